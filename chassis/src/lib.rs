@@ -1,0 +1,35 @@
+//! What every built-in service is mounted on: errors, seams, the router over the table of operations.
+
+use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+
+pub mod body;
+pub mod error;
+pub mod identity;
+pub mod outbound;
+pub mod routes;
+
+pub use body::Body;
+pub use error::{Error, Kind, Result};
+pub use identity::{Caller, Identity, Passage};
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The connection a request came on.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub tls: bool,
+}
+
+/// All built-in paths as one handler, so that the listener needs to know nothing of services.
+pub trait Builtin: Send + Sync + 'static {
+    /// Whether the (decoded) first path segment belongs to the daemon itself. Such a path never reaches the gateway.
+    fn owns(&self, first_segment: &str) -> bool;
+
+    /// Answers; never fails. The request carries the client's address as the extension [`outbound::ClientAddress`].
+    fn call(
+        &self,
+        request: http::Request<hyper::body::Incoming>,
+        peer: Arc<Peer>,
+    ) -> BoxFuture<'static, http::Response<Body>>;
+}

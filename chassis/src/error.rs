@@ -1,0 +1,106 @@
+//! What can go wrong, as kinds a caller can act on, each with a sentence that names the thing and the way out.
+
+use std::{borrow::Cow, error, fmt};
+
+/// The kind of a failure; it decides the HTTP status (contract decision 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    NotFound,
+    Invalid,
+    Conflict,
+    Unauthenticated,
+    Forbidden,
+    TooLarge,
+    TimedOut,
+    Limited,
+    StorageFull,
+    Unavailable,
+    Internal,
+}
+
+impl Kind {
+    pub fn status(self) -> http::StatusCode {
+        use http::StatusCode as S;
+        match self {
+            Kind::NotFound => S::NOT_FOUND,
+            Kind::Invalid => S::BAD_REQUEST,
+            Kind::Conflict => S::CONFLICT,
+            Kind::Unauthenticated => S::UNAUTHORIZED,
+            Kind::Forbidden => S::FORBIDDEN,
+            Kind::TooLarge => S::PAYLOAD_TOO_LARGE,
+            Kind::TimedOut => S::REQUEST_TIMEOUT,
+            Kind::Limited => S::TOO_MANY_REQUESTS,
+            Kind::StorageFull => S::INSUFFICIENT_STORAGE,
+            Kind::Unavailable => S::SERVICE_UNAVAILABLE,
+            Kind::Internal => S::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// A failure on its way to the caller. `message` is shown; `cause` never is: it is logged once, at the boundary.
+pub struct Error {
+    pub kind: Kind,
+    pub message: Cow<'static, str>,
+    pub cause: Option<Box<dyn error::Error + Send + Sync>>,
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+macro_rules! constructors {
+    ($($name:ident $kind:ident),* $(,)?) => {
+        impl Error {
+            $(pub fn $name(message: impl Into<Cow<'static, str>>) -> Error {
+                Error { kind: Kind::$kind, message: message.into(), cause: None }
+            })*
+        }
+    };
+}
+
+constructors! {
+    not_found NotFound,
+    invalid Invalid,
+    conflict Conflict,
+    unauthenticated Unauthenticated,
+    forbidden Forbidden,
+    too_large TooLarge,
+    timed_out TimedOut,
+    limited Limited,
+    storage_full StorageFull,
+    unavailable Unavailable,
+}
+
+impl Error {
+    /// A fault of ours: the caller sees a fixed sentence and the request id, the log has the cause.
+    pub fn internal(cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
+        Error {
+            kind: Kind::Internal,
+            message:
+                "something went wrong on our side; the log has the reason under this request's id"
+                    .into(),
+            cause: Some(cause.into()),
+        }
+    }
+
+    pub fn because(mut self, cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
+        self.cause = Some(cause.into());
+        self
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.message)?;
+        match &self.cause {
+            Some(cause) => write!(f, " (because: {cause})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl error::Error for Error {}
