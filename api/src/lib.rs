@@ -1,1 +1,51 @@
+//! The contract: for each service its wire types, its permissions and its table of operations, and the folds over the
+//! table that need no I/O (decoding, the OpenAPI document). Imports nothing of ours and no web framework.
 
+pub mod input;
+pub mod json;
+pub mod op;
+pub mod openapi;
+pub mod output;
+pub mod platform;
+pub mod registry;
+pub mod slug;
+pub mod time;
+pub mod user;
+
+pub use input::{Body, Input, InvalidInput, Parts, Path, Query};
+pub use op::{Access, Effect, Guard, Method, Op, Permission, Row};
+pub use output::{Created, Json, NoContent, Output, Text};
+pub use slug::Slug;
+pub use time::Time;
+
+/// A built-in service as the contract knows it.
+pub struct Service {
+    /// The first segment of its paths and the slug of its account. Empty for paths of the daemon itself.
+    pub slug: &'static str,
+    pub name: &'static str,
+    pub operations: &'static [&'static Row],
+    pub permissions: &'static [&'static Permission],
+}
+
+/// Every built-in service, in the order of the document.
+pub static SERVICES: &[&Service] = &[&platform::SERVICE, &user::SERVICE, &registry::SERVICE];
+
+/// Every operation of every service.
+pub fn operations() -> impl Iterator<Item = &'static Row> {
+    SERVICES.iter().flat_map(|service| service.operations.iter().copied())
+}
+
+/// Every permission of every service.
+pub fn permissions() -> impl Iterator<Item = &'static Permission> {
+    SERVICES.iter().flat_map(|service| service.permissions.iter().copied())
+}
+
+/// Sent by our own clients: answers may then carry an `extra` object in types that the published Go client keeps
+/// closed (contract decision 2).
+pub const EXTENDED_HEADER: &str = "openorch-extended";
+
+/// The roles every daemon has. Roles do not inherit: the admin account holds `ADMIN` alone.
+pub mod role {
+    pub const ADMIN: &str = "user-svc:admin";
+    pub const USER: &str = "user-svc:user";
+}

@@ -74,9 +74,7 @@ impl Error {
     pub fn internal(cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
         Error {
             kind: Kind::Internal,
-            message:
-                "something went wrong on our side; the log has the reason under this request's id"
-                    .into(),
+            message: "something went wrong on our side; the log has the reason under this request's id".into(),
             cause: Some(cause.into()),
         }
     }

@@ -47,18 +47,10 @@ pub trait Identity: Send + Sync + 'static {
 
     /// What to send on to the service `audience` in place of an `Authorization` value, answered from memory where
     /// possible: `None` means ask [`Identity::passage`]. Called for every proxied request that has the header.
-    fn passage_cached(
-        &self,
-        authorization: &HeaderValue,
-        audience: &str,
-    ) -> Option<Result<Passage>>;
+    fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>>;
 
     /// The same with everything that may take time: reading the session, signing.
     /// `Unauthenticated` (401) for a token of ours that is revoked or ended, `Forbidden` (403) for a delegated one
     /// made for another service.
-    fn passage<'a>(
-        &'a self,
-        authorization: &'a HeaderValue,
-        audience: &'a str,
-    ) -> BoxFuture<'a, Result<Passage>>;
+    fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>>;
 }

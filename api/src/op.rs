@@ -1,0 +1,241 @@
+//! The table of operations: one row says all that is true of an operation, and router, document, client, command line,
+//! permission seeding and guard tests are folds over the rows.
+
+use std::marker::PhantomData;
+
+use schemars::SchemaGenerator;
+use serde_json::Value;
+
+use crate::{
+    input::{Input, InputShape},
+    output::{Output, OutputShape},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Delete,
+}
+
+impl Method {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+        }
+    }
+}
+
+/// What an operation does to the state, which decides about retries and audit. A POST that lists is a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Read,
+    Write,
+}
+
+/// A right that can be held by a role or granted to a slug.
+#[derive(Debug)]
+pub struct Permission {
+    /// `<slug of the service>:<thing>:<verb>`.
+    pub id: &'static str,
+    pub description: &'static str,
+    /// The built-in roles that hold it when the daemon is first started.
+    pub granted_to: &'static [&'static str],
+}
+
+/// Who may call an operation.
+#[derive(Clone, Copy, Debug)]
+pub enum Access {
+    Public,
+    /// Any account with a valid token.
+    SignedIn,
+    Needs(Guard),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Guard {
+    pub permission: &'static Permission,
+    /// Accounts that pass without the permission: built-in services that need the operation for their work.
+    pub also_slugs: &'static [&'static str],
+    /// The owner of the thing that the input names passes too. The service binds a function that finds the owner.
+    pub owner: bool,
+}
+
+impl Access {
+    pub const fn needs(permission: &'static Permission) -> Access {
+        Access::Needs(Guard { permission, also_slugs: &[], owner: false })
+    }
+
+    pub const fn or_slugs(self, also_slugs: &'static [&'static str]) -> Access {
+        match self {
+            Access::Needs(guard) => Access::Needs(Guard { also_slugs, ..guard }),
+            other => other,
+        }
+    }
+
+    pub const fn or_owner(self) -> Access {
+        match self {
+            Access::Needs(guard) => Access::Needs(Guard { owner: true, ..guard }),
+            other => other,
+        }
+    }
+}
+
+/// One operation without its types: what the folds read.
+pub struct Row {
+    /// The operation id of the document, of logs, metrics and `oo call`.
+    pub id: &'static str,
+    pub method: Method,
+    /// With `{name}` for path parameters.
+    pub path: &'static str,
+    /// Other paths under which the same operation answers.
+    pub aliases: &'static [&'static str],
+    /// The doc comment: first line a summary, the rest a description.
+    pub doc: &'static str,
+    pub access: Access,
+    /// `None`: what the method says (GET reads, all else writes).
+    pub effect: Option<Effect>,
+    /// Whether a call leaves an entry in the audit log.
+    pub audited: bool,
+    /// Whether a delegated token (contract decision 9) may call it.
+    pub delegated: bool,
+    /// Refusals beyond those that access and input bring by themselves: status and when it comes.
+    pub errors: &'static [(u16, &'static str)],
+    /// Largest body in bytes as sent; unpacked it may be four times that.
+    pub body_limit: usize,
+    /// Rewrites other accepted forms of the request (the successor's) into ours, before decoding.
+    pub normalise: Option<fn(&mut Value)>,
+    pub input: fn(&mut SchemaGenerator) -> InputShape,
+    pub output: fn(&mut SchemaGenerator) -> OutputShape,
+}
+
+/// The published limit for a JSON body (contract decision 23).
+pub const BODY_LIMIT: usize = 4 << 20;
+/// How many times larger than `body_limit` a compressed body may be when unpacked.
+pub const UNPACKED_FACTOR: usize = 4;
+
+impl Row {
+    pub fn effect(&self) -> Effect {
+        match (self.effect, self.method) {
+            (Some(effect), _) => effect,
+            (None, Method::Get) => Effect::Read,
+            (None, _) => Effect::Write,
+        }
+    }
+
+    pub fn summary(&self) -> &'static str {
+        self.doc.trim().split('\n').next().unwrap_or_default().trim_end_matches('.')
+    }
+
+    /// The names of the path parameters, in order.
+    pub fn path_parameters(&self) -> impl Iterator<Item = &'static str> {
+        self.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
+    }
+}
+
+/// A row with the types of its input and output, so that a handler of the wrong type does not compile.
+pub struct Op<I, O> {
+    pub row: &'static Row,
+    types: PhantomData<fn(I) -> O>,
+}
+
+impl<I: Input, O: Output> Op<I, O> {
+    pub const fn new(row: &'static Row) -> Op<I, O> {
+        Op { row, types: PhantomData }
+    }
+}
+
+impl<I, O> Clone for Op<I, O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<I, O> Copy for Op<I, O> {}
+
+/// Declares the operations of a service and the list of their rows.
+///
+/// ```text
+/// ops! {
+///     /// Register an instance of a service.
+///     REGISTER_INSTANCE "registerInstance" = PUT "/registry-svc/instance"
+///         (Body<RegisterInstanceRequest>) -> Created<RegisterInstanceResponse>,
+///         access: Access::needs(&INSTANCE_EDIT), audited: true;
+/// }
+/// ```
+#[macro_export]
+macro_rules! ops {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident $id:literal = $method:ident $path:literal ($($input:ty)?) -> $output:ty
+        $(, $field:ident : $value:expr)* ;
+    )*) => {
+        $(
+            $(#[doc = $doc])+
+            pub const $name: $crate::Op<$crate::ops!(@input $($input)?), $output> = {
+                const ROW: &$crate::Row = &$crate::Row {
+                id: $id,
+                method: $crate::ops!(@method $method),
+                path: $path,
+                doc: concat!($($doc, "\n"),+),
+                input: <$crate::ops!(@input $($input)?) as $crate::Input>::describe,
+                output: <$output as $crate::Output>::describe,
+                $($field: $value,)*
+                ..$crate::op::TEMPLATE
+                };
+                $crate::Op::new(ROW)
+            };
+        )*
+        /// The rows of this service, in the order of the contract.
+        pub static OPERATIONS: &[&$crate::Row] = &[$($name.row),*];
+    };
+    (@input) => { () };
+    (@input $input:ty) => { $input };
+    (@method GET) => { $crate::Method::Get };
+    (@method POST) => { $crate::Method::Post };
+    (@method PUT) => { $crate::Method::Put };
+    (@method DELETE) => { $crate::Method::Delete };
+}
+
+/// What a row says when it does not say otherwise: nobody gets in who is not admitted by name.
+pub const TEMPLATE: Row = Row {
+    id: "",
+    method: Method::Get,
+    path: "",
+    aliases: &[],
+    doc: "",
+    access: Access::Needs(Guard {
+        permission: &Permission { id: "", description: "", granted_to: &[] },
+        also_slugs: &[],
+        owner: false,
+    }),
+    effect: None,
+    audited: false,
+    delegated: false,
+    errors: &[],
+    body_limit: BODY_LIMIT,
+    normalise: None,
+    input: <() as Input>::describe,
+    output: <crate::NoContent as Output>::describe,
+};
+
+/// Declares the permissions of a service and the list of them.
+#[macro_export]
+macro_rules! permissions {
+    ($($name:ident $id:literal $description:literal [$($role:ident),*];)*) => {
+        $(
+            #[doc = $description]
+            pub static $name: $crate::Permission = $crate::Permission {
+                id: $id,
+                description: $description,
+                granted_to: &[$($crate::role::$role),*],
+            };
+        )*
+        /// The permissions of this service; seeded when the daemon first starts.
+        pub static PERMISSIONS: &[&$crate::Permission] = &[$(&$name),*];
+    };
+}

@@ -1,0 +1,445 @@
+//! The contract of registry-svc: definitions, instances and nodes.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Access, Body, Created, Json, NoContent, Path, Query, Time,
+    op::Effect,
+    ops, path_values, permissions,
+    user::{is_false, is_zero},
+};
+
+pub static SERVICE: crate::Service =
+    crate::Service { slug: "registry-svc", name: "Registry Svc", operations: OPERATIONS, permissions: PERMISSIONS };
+
+permissions! {
+    INSTANCE_VIEW "registry-svc:instance:view" "See the instances of all services." [ADMIN, USER];
+    INSTANCE_CREATE "registry-svc:instance:create" "Create instances for others." [ADMIN];
+    INSTANCE_EDIT "registry-svc:instance:edit" "Register instances of the own service." [ADMIN, USER];
+    INSTANCE_DELETE "registry-svc:instance:delete" "Remove the instances of any service." [ADMIN];
+    DEFINITION_VIEW "registry-svc:definition:view" "See definitions." [ADMIN, USER];
+    DEFINITION_CREATE "registry-svc:definition:create" "Create definitions." [ADMIN];
+    DEFINITION_EDIT "registry-svc:definition:edit" "Save definitions." [ADMIN];
+    DEFINITION_DELETE "registry-svc:definition:delete" "Remove definitions." [ADMIN];
+    NODE_VIEW "registry-svc:node:view" "See nodes and how busy they are." [ADMIN];
+    NODE_CREATE "registry-svc:node:create" "Create nodes." [ADMIN];
+    NODE_EDIT "registry-svc:node:edit" "Edit nodes." [ADMIN];
+    NODE_DELETE "registry-svc:node:delete" "Remove nodes." [ADMIN];
+    NODE_STREAM "registry-svc:node:stream" "Watch nodes." [ADMIN];
+}
+
+path_values! {
+    /// The id of an instance.
+    InstanceId at most 128;
+    /// The id of a definition.
+    DefinitionId at most 128;
+    /// The URL of a node, percent-encoded in the path.
+    NodeUrl at most 2048;
+}
+
+ops! {
+    /// Register an instance of the caller's service, or refresh the one at the same URL.
+    ///
+    /// From then on requests to `/<slug of the caller>/…` reach it, as soon as it answers. A heartbeat is the same
+    /// call again. The answer waits up to 100 ms for the first probe.
+    REGISTER_INSTANCE "registerInstance" = PUT "/registry-svc/instance"
+        (Body<RegisterInstanceRequest>) -> Created<RegisterInstanceResponse>,
+        access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), audited: true,
+        errors: &[(403, "the URL or the id belongs to another account")];
+
+    /// List instances, all or those that match every given field.
+    LIST_INSTANCES "listInstances" = GET "/registry-svc/instances"
+        (Query<ListInstancesRequest>) -> Json<ListInstancesResponse>,
+        access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]);
+
+    /// Remove an instance: no request reaches it any more. Its owner and admins may.
+    REMOVE_INSTANCE "removeInstance" = DELETE "/registry-svc/instance/{id}"
+        (Path<InstanceId>) -> NoContent,
+        access: Access::needs(&INSTANCE_DELETE).or_slugs(&["deploy-svc"]).or_owner(), audited: true,
+        errors: &[(404, "there is no instance with this id")];
+
+    /// Save a definition: what a service is made of, by its id.
+    SAVE_DEFINITION "saveDefinition" = PUT "/registry-svc/definition"
+        (Body<SaveDefinitionRequest>) -> Created<SaveDefinitionResponse>,
+        access: Access::needs(&DEFINITION_EDIT), audited: true;
+
+    /// List definitions.
+    LIST_DEFINITIONS "listDefinitions" = GET "/registry-svc/definitions"
+        () -> Json<ListDefinitionsResponse>,
+        access: Access::needs(&DEFINITION_VIEW).or_slugs(&["deploy-svc"]);
+
+    /// Remove a definition.
+    DELETE_DEFINITION "deleteDefinition" = DELETE "/registry-svc/definition/{id}"
+        (Path<DefinitionId>) -> NoContent,
+        access: Access::needs(&DEFINITION_DELETE).or_slugs(&["deploy-svc"]), audited: true,
+        errors: &[(404, "there is no definition with this id")];
+
+    /// The node that answers, with its load.
+    SELF_NODE "selfNode" = GET "/registry-svc/node/self"
+        () -> Json<NodeSelfResponse>,
+        access: Access::needs(&NODE_VIEW).or_slugs(&["file-svc", "model-svc"]);
+
+    /// List nodes, all or those with the given ids.
+    LIST_NODES "listNodes" = POST "/registry-svc/nodes"
+        (Body<ListNodesRequest>) -> Json<ListNodesResponse>,
+        access: Access::needs(&NODE_VIEW).or_slugs(&["deploy-svc", "file-svc"]), effect: Some(Effect::Read);
+
+    /// Forget a node. One that still runs comes back with its next heartbeat.
+    DELETE_NODE "deleteNode" = DELETE "/registry-svc/node/{url}"
+        (Path<NodeUrl>) -> NoContent,
+        access: Access::needs(&NODE_DELETE).or_slugs(&["deploy-svc"]), audited: true,
+        errors: &[(404, "there is no node with this URL")];
+}
+
+/// How an instance answers its probes. Requests go to `Healthy` ones, to `Degraded` (slow) ones when there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum InstanceStatus {
+    /// Registered, not probed yet.
+    #[default]
+    Unknown,
+    Healthy,
+    /// It answers, but slowly, or is being drained: `details` says which.
+    Degraded,
+    Unreachable,
+    Error,
+}
+
+impl InstanceStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            InstanceStatus::Unknown => "Unknown",
+            InstanceStatus::Healthy => "Healthy",
+            InstanceStatus::Degraded => "Degraded",
+            InstanceStatus::Unreachable => "Unreachable",
+            InstanceStatus::Error => "Error",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RegisterInstanceRequest {
+    /// Made by the daemon when left out. The same id with another URL moves the instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Where the daemon reaches the instance, for example `http://127.0.0.1:9311`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deployment_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Probed by HTTP GET under this path (2xx and 3xx are well) instead of by opening a connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_path: Option<String>,
+    /// Announces a heartbeat in seconds: after three silent intervals the instance is removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_seconds: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RegisterInstanceResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extra: Option<RegisterInstanceExtra>,
+}
+
+/// Sent when the request carries `OpenOrch-Extended: 1`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RegisterInstanceExtra {
+    pub id: String,
+    pub status: InstanceStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListInstancesRequest {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The slug of the owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slug: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deployment_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ListInstancesResponse {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<Instance>,
+}
+
+/// A running copy of a service. Closed: the published Go client refuses any other key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Instance {
+    pub id: String,
+    pub url: String,
+    pub status: InstanceStatus,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub deployment_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub node_url: String,
+    pub last_heartbeat: Time,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub scheme: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ip: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub port: u16,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// Why the status is what it is, in words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub details: String,
+    /// The slug of the owner.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub slug: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extra: Option<InstanceExtra>,
+}
+
+/// Sent when the request carries `OpenOrch-Extended: 1`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InstanceExtra {
+    pub owner_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub health_path: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub heartbeat_seconds: u32,
+    /// Whether the gateway sends requests to it now.
+    #[serde(skip_serializing_if = "is_false")]
+    pub routable: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct SaveDefinitionRequest {
+    pub definition: Option<Definition>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct SaveDefinitionResponse {}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ListDefinitionsResponse {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub definitions: Vec<Definition>,
+}
+
+/// What a service is made of: an image or a repository, its API and its settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Definition {
+    pub id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepositorySpec>,
+    #[serde(default, rename = "apiSpecs", skip_serializing_if = "Vec::is_empty")]
+    pub api_specs: Vec<ApiSpec>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clients: Vec<Client>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub envars: Vec<EnvVar>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSpec {
+    pub name: String,
+    #[serde(default)]
+    pub internal_ports: Vec<u16>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RepositorySpec {
+    pub url: String,
+    #[serde(default)]
+    pub ports: Vec<u16>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub build_context: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub container_file: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ApiSpec {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub url: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub protocol_type: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Client {
+    pub language: Language,
+    pub url: String,
+}
+
+/// Languages that the published client knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Language {
+    JavaScript,
+    Python,
+    Java,
+    #[serde(rename = "C#")]
+    CSharp,
+    #[serde(rename = "C++")]
+    CPlusPlus,
+    Ruby,
+    Go,
+    Swift,
+    #[serde(rename = "PHP")]
+    Php,
+    TypeScript,
+    Kotlin,
+    Scala,
+    Perl,
+    Rust,
+    Haskell,
+    Clojure,
+    Elixir,
+    #[serde(rename = "Objective-C")]
+    ObjectiveC,
+    #[serde(rename = "F#")]
+    FSharp,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EnvVar {
+    pub key: String,
+    pub value: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PortMapping {
+    pub internal: u16,
+    pub host: u16,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ListNodesRequest {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ListNodesResponse {
+    pub nodes: Vec<Node>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct NodeSelfResponse {
+    pub node: Node,
+}
+
+/// A machine that runs a daemon. Closed: the published Go client refuses any other key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Node {
+    pub id: String,
+    pub url: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub availability_zone: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub region: String,
+    pub last_heartbeat: Time,
+    pub usage: ResourceUsage,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<Gpu>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ResourceUsage {
+    pub cpu: Usage,
+    pub memory: Usage,
+    pub disk: Usage,
+}
+
+/// Memory and disk in bytes; of the CPU hundredths of a percent out of 100 percent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Usage {
+    pub used: u64,
+    pub total: u64,
+    pub percent: f64,
+}
+
+/// A GPU as nvidia-smi tells it: memory in MiB, power in watts, temperature in degrees Celsius.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Gpu {
+    /// `<URL of the node>:<index>`.
+    pub id: String,
+    pub intra_node_id: u32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub bus_id: String,
+    pub temperature: f64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub performance_state: String,
+    pub power_usage: f64,
+    pub power_cap: f64,
+    pub memory_usage: u32,
+    pub memory_total: u32,
+    pub gpu_utilization: f64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub compute_mode: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cuda_version: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub process_details: Vec<Process>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Process {
+    pub pid: u32,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub process_name: String,
+    pub memory_usage: u32,
+}
