@@ -3,14 +3,24 @@
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 pub mod body;
+pub mod clock;
 pub mod error;
+pub mod forwarded;
 pub mod identity;
+pub mod ids;
+pub mod metrics;
 pub mod outbound;
+pub mod request;
+pub mod respond;
+pub mod router;
 pub mod routes;
+pub mod seal;
+pub mod service;
 
 pub use body::Body;
 pub use error::{Error, Kind, Result};
 pub use identity::{Caller, Identity, Passage};
+pub use service::{Cx, Mounted, Service};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

@@ -1,0 +1,368 @@
+//! The built-in paths: finds the operation of a request, checks who calls, reads the input within its limits, runs the
+//! handler, and counts and logs what came of it. Everything it knows of an operation comes from its row.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use openorch_api::{Access, EXTENDED_HEADER, Guard, Parts, Row, op};
+use percent_encoding::percent_decode_str;
+use tracing::{Instrument, debug, error, info_span};
+
+use crate::{
+    Body, BoxFuture, Builtin, Caller, Error, Identity, Kind, Peer, Result,
+    forwarded::{ClientAddress, RequestId},
+    metrics::OperationMetrics,
+    request::{self, BodyLimits},
+    respond,
+    service::{Bound, Handler, Mounted, RequestContext, Verdict, panic_text},
+};
+
+/// The durations of contract decision 23 that concern built-in operations.
+#[derive(Clone, Copy, Debug)]
+pub struct RouterSettings {
+    /// The longest silence within a request body.
+    pub body_idle: Duration,
+}
+
+impl Default for RouterSettings {
+    fn default() -> RouterSettings {
+        RouterSettings { body_idle: Duration::from_secs(30) }
+    }
+}
+
+pub struct Router {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    identity: Arc<dyn Identity>,
+    settings: RouterSettings,
+    /// By number of segments; within it, paths with more literal segments come first.
+    routes: HashMap<usize, Vec<Route>>,
+    first_segments: HashSet<&'static str>,
+}
+
+struct Route {
+    segments: Vec<Segment>,
+    /// One path may be several operations by method.
+    operations: Vec<Arc<Operation>>,
+}
+
+#[derive(PartialEq)]
+enum Segment {
+    Literal(&'static str),
+    Parameter,
+}
+
+struct Operation {
+    row: &'static Row,
+    reads_body: bool,
+    handler: Handler,
+    metrics: OperationMetrics,
+}
+
+impl Router {
+    /// Panics when two operations claim one path and method: a mistake in the table that no input can cause.
+    pub fn new(services: Vec<Mounted>, identity: Arc<dyn Identity>, settings: RouterSettings) -> Router {
+        let mut routes: HashMap<usize, Vec<Route>> = HashMap::new();
+        let mut first_segments = HashSet::new();
+        for bound in services.into_iter().flat_map(|service| service.bound) {
+            let Bound { row, reads_body, handler } = bound;
+            let operation = Arc::new(Operation { row, reads_body, handler, metrics: OperationMetrics::default() });
+            for path in std::iter::once(&row.path).chain(row.aliases) {
+                let segments = pattern(path);
+                if let Some(Segment::Literal(first)) = segments.first() {
+                    first_segments.insert(*first);
+                }
+                add(routes.entry(segments.len()).or_default(), segments, operation.clone());
+            }
+        }
+        for same_length in routes.values_mut() {
+            same_length.sort_by_key(|route| route.segments.iter().filter(|s| **s == Segment::Parameter).count());
+        }
+        Router { inner: Arc::new(Inner { identity, settings, routes, first_segments }) }
+    }
+
+    /// The counters of all operations in the Prometheus text format.
+    pub fn metrics(&self) -> String {
+        self.inner.metrics()
+    }
+
+    /// A handle with which an operation of this very router can read its counters.
+    pub fn metrics_source(&self) -> impl Fn() -> String + Send + Sync + use<> {
+        let inner = Arc::downgrade(&self.inner);
+        move || inner.upgrade().map(|inner| inner.metrics()).unwrap_or_default()
+    }
+}
+
+fn pattern(path: &'static str) -> Vec<Segment> {
+    path[1..]
+        .split('/')
+        .map(|segment| if segment.starts_with('{') { Segment::Parameter } else { Segment::Literal(segment) })
+        .collect()
+}
+
+fn add(routes: &mut Vec<Route>, segments: Vec<Segment>, operation: Arc<Operation>) {
+    match routes.iter_mut().find(|route| route.segments == segments) {
+        None => routes.push(Route { segments, operations: vec![operation] }),
+        Some(route) => {
+            let taken = route.operations.iter().any(|other| other.row.method == operation.row.method);
+            assert!(!taken, "two operations at {} {}", operation.row.method.as_str(), operation.row.path);
+            route.operations.push(operation);
+        }
+    }
+}
+
+impl Builtin for Router {
+    fn owns(&self, first_segment: &str) -> bool {
+        self.inner.first_segments.contains(first_segment) || openorch_api::slug::is_reserved(first_segment)
+    }
+
+    fn call(&self, request: Request<Incoming>, peer: Arc<Peer>) -> BoxFuture<'static, Response<Body>> {
+        let inner = self.inner.clone();
+        Box::pin(async move { respond::with_cors(inner.answer(request, &peer).await) })
+    }
+}
+
+impl Inner {
+    async fn answer(self: Arc<Inner>, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+        if request.method() == Method::OPTIONS {
+            return respond::success(StatusCode::OK, None);
+        }
+        let (operation, path) = match self.find(request.method(), request.uri().path()) {
+            Ok(found) => found,
+            Err(refusal) => return *refusal,
+        };
+        let request_id: Box<str> =
+            request.extensions().get::<RequestId>().map(|id| id.as_str().into()).unwrap_or_default();
+        let started = Instant::now();
+        let span = info_span!("operation", operation.id = operation.row.id, request.id = &*request_id);
+        let work = self.clone().run(operation.clone(), path, request, peer.address.ip(), request_id);
+        // On a task of its own, so that a caller who leaves cannot stop a write between the store and the memory.
+        let outcome = match tokio::spawn(work.instrument(span.clone())).await {
+            Ok(outcome) => outcome,
+            Err(ended) if ended.is_panic() => Err(Error::internal(panic_text(ended.into_panic()))),
+            Err(_) => Err(Error::unavailable("the daemon is stopping; try again in a moment")),
+        };
+        let response = match outcome {
+            Ok(response) => response,
+            Err(error) => {
+                if error.kind == Kind::Internal {
+                    span.in_scope(|| error!("{error:?}"));
+                } else {
+                    span.in_scope(|| debug!("{error:?}"));
+                }
+                respond::failure(&error)
+            }
+        };
+        operation.metrics.count(response.status(), started.elapsed());
+        response
+    }
+
+    /// The operation of a path, its parameters decoded once (contract decision 4).
+    fn find(&self, method: &Method, path: &str) -> Result<(Arc<Operation>, Vec<String>), Box<Response<Body>>> {
+        let no_such = || Box::new(respond::refusal(StatusCode::NOT_FOUND, "no such operation; /docs lists them"));
+        let segments = decode_segments(path)
+            .map_err(|sentence| Box::new(respond::refusal(StatusCode::BAD_REQUEST, sentence)))?;
+        let candidates = self.routes.get(&segments.len()).ok_or_else(no_such)?;
+        let route = candidates.iter().find(|route| matches(&route.segments, &segments)).ok_or_else(no_such)?;
+        // HEAD is GET without the body, which the HTTP library leaves out (RFC 9110, 9.3.2).
+        let asked = if method == Method::HEAD { "GET" } else { method.as_str() };
+        let Some(operation) = route.operations.iter().find(|operation| operation.row.method.as_str() == asked) else {
+            return Err(Box::new(method_not_allowed(route)));
+        };
+        let parameters = route
+            .segments
+            .iter()
+            .zip(segments)
+            .filter(|(segment, _)| **segment == Segment::Parameter)
+            .map(|(_, value)| value)
+            .collect();
+        Ok((operation.clone(), parameters))
+    }
+
+    async fn run(
+        self: Arc<Inner>,
+        operation: Arc<Operation>,
+        path: Vec<String>,
+        request: Request<Incoming>,
+        peer_ip: std::net::IpAddr,
+        request_id: Box<str>,
+    ) -> Result<Response<Body>> {
+        let row = operation.row;
+        let (head, body) = request.into_parts();
+        let token = bearer(&head.headers);
+        let (caller, verdict) = self.admit(row, token).await?;
+        let body = if operation.reads_body {
+            let limits = BodyLimits {
+                packed: row.body_limit,
+                unpacked: row.body_limit * op::UNPACKED_FACTOR,
+                idle: self.settings.body_idle,
+            };
+            let bytes = request::read_body(&head.headers, body, &limits).await?;
+            let mut value = openorch_api::json::parse(&bytes).map_err(|refused| Error::invalid(refused.0))?;
+            if let (Some(normalise), Some(value)) = (row.normalise, value.as_mut()) {
+                normalise(value);
+            }
+            value
+        } else {
+            None
+        };
+        let context = RequestContext {
+            caller,
+            request_id,
+            client_ip: head.extensions.get::<ClientAddress>().map_or(peer_ip, |client| client.ip),
+            extended: head.headers.get(EXTENDED_HEADER).is_some_and(|value| value == "1"),
+            token: token.map(Into::into),
+        };
+        let parts = Parts { path, query: query(head.uri.query().unwrap_or_default())?, body };
+        (operation.handler)(Arc::new(context), parts, verdict).await
+    }
+
+    /// Who calls, and whether the row lets them (contract decisions 5 and 9).
+    async fn admit(&self, row: &Row, token: Option<&str>) -> Result<(Option<Caller>, Verdict)> {
+        if let Access::Public = row.access {
+            return Ok((None, Verdict::Allowed));
+        }
+        let token = token.ok_or_else(|| {
+            Error::unauthenticated("Unauthorized: send the token of a sign-in as `Authorization: Bearer …`")
+        })?;
+        let caller = self.identity.authenticate(token).await?;
+        if let (Some(audience), false) = (&caller.audience, row.delegated) {
+            return Err(Error::forbidden(format!(
+                "`{}` cannot be called with a token that was made for the service `{audience}`",
+                row.id
+            )));
+        }
+        let verdict = match row.access {
+            Access::Public | Access::SignedIn => Verdict::Allowed,
+            Access::Needs(guard) => self.decide(&guard, &caller)?,
+        };
+        Ok((Some(caller), verdict))
+    }
+
+    fn decide(&self, guard: &Guard, caller: &Caller) -> Result<Verdict> {
+        if guard.also_slugs.contains(&&*caller.slug) || self.identity.allows(caller, guard.permission.id) {
+            return Ok(Verdict::Allowed);
+        }
+        if guard.owner {
+            return Ok(Verdict::IfOwner);
+        }
+        Err(Error::forbidden(format!(
+            "the account `{}` lacks the permission `{}`; an admin can give it",
+            caller.slug, guard.permission.id
+        )))
+    }
+
+    fn metrics(&self) -> String {
+        let mut requests = String::from("# TYPE openorch_operation_requests_total counter\n");
+        let mut seconds = String::from("# TYPE openorch_operation_seconds_total counter\n");
+        let mut operations: Vec<_> =
+            self.routes.values().flatten().flat_map(|route| &route.operations).map(|o| (o.row.id, o)).collect();
+        operations.sort_by_key(|(id, _)| *id);
+        operations.dedup_by_key(|(id, _)| *id);
+        for (id, operation) in operations {
+            operation.metrics.write(id, &mut requests, &mut seconds);
+        }
+        requests + &seconds
+    }
+}
+
+fn matches(pattern: &[Segment], segments: &[String]) -> bool {
+    pattern.iter().zip(segments).all(|(pattern, segment)| match pattern {
+        Segment::Literal(literal) => literal == segment,
+        Segment::Parameter => !segment.is_empty(),
+    })
+}
+
+fn method_not_allowed(route: &Route) -> Response<Body> {
+    let mut allowed: Vec<&str> = route.operations.iter().map(|operation| operation.row.method.as_str()).collect();
+    if allowed.contains(&"GET") {
+        allowed.push("HEAD");
+    }
+    allowed.push("OPTIONS");
+    let allowed = allowed.join(", ");
+    let mut response = respond::refusal(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("this path answers {allowed}; see /docs for what each does"),
+    );
+    if let Ok(value) = HeaderValue::from_str(&allowed) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
+}
+
+/// Splits at the slashes, then decodes each segment once.
+fn decode_segments(path: &str) -> Result<Vec<String>, &'static str> {
+    let path = path.strip_prefix('/').ok_or("the path must start with a slash")?;
+    path.split('/').map(decode).collect()
+}
+
+fn decode(text: &str) -> Result<String, &'static str> {
+    if has_bad_escape(text.as_bytes()) {
+        return Err("a `%` in the path is not followed by two hexadecimal digits; write a plain one as %25");
+    }
+    let text = percent_decode_str(text).decode_utf8().map_err(|_| "the decoded path is not UTF-8")?;
+    if text.contains('\0') {
+        return Err("the path contains a NUL character");
+    }
+    Ok(text.into_owned())
+}
+
+fn has_bad_escape(bytes: &[u8]) -> bool {
+    bytes.iter().enumerate().any(|(at, byte)| {
+        *byte == b'%' && !bytes.get(at + 1..at + 3).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
+/// `a=1&b=2` with `+` for a space, as forms send it.
+fn query(text: &str) -> Result<Vec<(String, String)>> {
+    text.split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let read = |part: &str| decode(&part.replace('+', " ")).map_err(Error::invalid);
+            Ok((read(key)?, read(value)?))
+        })
+        .collect()
+}
+
+/// The token of the `Authorization` header, with or without `Bearer ` before it (contract decision 8).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim();
+    let token = match value.split_at_checked(7) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer ") => rest.trim_start(),
+        _ => value,
+    };
+    (!token.is_empty() && !token.eq_ignore_ascii_case("bearer")).then_some(token)
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_decoded_once_after_splitting() {
+        let decoded = |path| decode_segments(path).map(|segments| segments.join("|"));
+        assert_eq!(decoded("/user-svc/permission/user-svc%3Arole%3Aview/is"), Ok("user-svc|permission|user-svc:role:view|is".into()));
+        assert_eq!(decoded("/a%2Fb/%2525"), Ok("a/b|%25".into()));
+        assert!(decoded("/a%zz").is_err());
+        assert!(decoded("/a%00").is_err());
+        assert!(decoded("/%ff").is_err());
+    }
+
+    #[test]
+    fn the_scheme_may_be_left_out() {
+        for (value, want) in [("Bearer abc", Some("abc")), ("bearer  abc", Some("abc")), ("abc", Some("abc")), ("Bearer", None), ("Bearer ", None), ("", None)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
+            assert_eq!(bearer(&headers), want, "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Encryption at rest: XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03) in an envelope that names its version and key,
+//! bound to the place where the value is stored, so that a value moved to another row does not open.
+//!
+//! `v1.<key id>.<base64 of nonce and ciphertext>`
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305, XNonce,
+    aead::{Aead, Payload},
+};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+const NONCE_LENGTH: usize = 24;
+
+/// The key that other programs of this kind publish as their default: whoever has it has no key.
+pub const PUBLISHED_DEFAULT_KEY: &str = "changeMeToSomethingSecureForReal";
+
+/// Seals and opens values with the daemon's encryption key.
+pub struct Seal {
+    cipher: XChaCha20Poly1305,
+    key_id: String,
+}
+
+/// Why a sealed value did not open.
+#[derive(Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// It was sealed with another key, whose id this is.
+    OtherKey(String),
+    /// It was changed, cut, or belongs somewhere else.
+    Damaged,
+}
+
+impl Seal {
+    /// `key` is the text of `OPENORCH_ENCRYPTION_KEY` or of the generated key file.
+    pub fn new(key: &str) -> Seal {
+        let derived = Zeroizing::new(digest("openorch seal v1", key));
+        let key_id = digest("openorch key id v1", key)[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        Seal { cipher: XChaCha20Poly1305::new((&*derived).into()), key_id }
+    }
+
+    /// `place` says where the value is stored: table, row and field.
+    pub fn seal(&self, place: &str, plain: &[u8]) -> String {
+        let mut nonce = [0u8; NONCE_LENGTH];
+        getrandom::fill(&mut nonce).expect("the operating system gives random bytes");
+        let payload = Payload { msg: plain, aad: place.as_bytes() };
+        let sealed = self.cipher.encrypt(&XNonce::from(nonce), payload).expect("a value in memory is not too long to seal");
+        format!("v1.{}.{}", self.key_id, STANDARD.encode([&nonce[..], &sealed].concat()))
+    }
+
+    pub fn open(&self, place: &str, envelope: &str) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let mut parts = envelope.splitn(3, '.');
+        let (Some("v1"), Some(key_id), Some(text)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(OpenError::Damaged);
+        };
+        if key_id != self.key_id {
+            return Err(OpenError::OtherKey(key_id.to_owned()));
+        }
+        let bytes = STANDARD.decode(text).map_err(|_| OpenError::Damaged)?;
+        let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LENGTH>().ok_or(OpenError::Damaged)?;
+        let payload = Payload { msg: sealed, aad: place.as_bytes() };
+        self.cipher.decrypt(&XNonce::from(*nonce), payload).map(Zeroizing::new).map_err(|_| OpenError::Damaged)
+    }
+}
+
+fn digest(purpose: &str, key: &str) -> [u8; 32] {
+    Sha256::new().chain_update(purpose).chain_update([0]).chain_update(key).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_opens_only_with_its_key_and_in_its_place() {
+        let seal = Seal::new("a key");
+        let sealed = seal.seal("userSvcKeyPairs/1/private", b"secret");
+        assert_eq!(**seal.open("userSvcKeyPairs/1/private", &sealed).unwrap(), *b"secret");
+        assert_eq!(seal.open("userSvcKeyPairs/2/private", &sealed), Err(OpenError::Damaged));
+        assert!(matches!(Seal::new("other").open("userSvcKeyPairs/1/private", &sealed), Err(OpenError::OtherKey(_))));
+        assert_eq!(seal.open("userSvcKeyPairs/1/private", "v1.x"), Err(OpenError::Damaged));
+    }
+}

@@ -1,0 +1,208 @@
+//! A service: handlers bound to rows of the table of operations, and the work it does by itself.
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use http::{Response, StatusCode};
+use openorch_api::{Input, Op, Output, Parts, Row};
+
+use crate::{Body, BoxFuture, Caller, Error, Result, clock::Clock, respond};
+
+/// What a handler is called with: the state of its service and all that is known of the request.
+pub struct Cx<S> {
+    pub state: Arc<S>,
+    pub request: Arc<RequestContext>,
+}
+
+/// A request as services see it, whatever it came through.
+pub struct RequestContext {
+    /// The authenticated account; always there in guarded operations.
+    pub caller: Option<Caller>,
+    pub request_id: Box<str>,
+    /// Where the client is, by the rules of contract decision 17.
+    pub client_ip: std::net::IpAddr,
+    /// Whether answers may carry `extra` (contract decision 2).
+    pub extended: bool,
+    /// The token the caller came with.
+    pub token: Option<Box<str>>,
+}
+
+impl<S> Cx<S> {
+    /// The caller of an operation that is not public.
+    pub fn caller(&self) -> Result<&Caller> {
+        self.request.caller.as_ref().ok_or_else(|| Error::unauthenticated("Unauthorized"))
+    }
+}
+
+impl<S> std::ops::Deref for Cx<S> {
+    type Target = S;
+    fn deref(&self) -> &S {
+        &self.state
+    }
+}
+
+/// Runs one operation: decodes the parts, finds the owner where the row asks for it, calls the handler.
+pub(crate) type Handler = Arc<dyn Fn(Arc<RequestContext>, Parts, Verdict) -> BoxFuture<'static, Result<Response<Body>>> + Send + Sync>;
+
+/// What the permission check said before the input was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Allowed,
+    /// Only as the owner of what the input names.
+    IfOwner,
+}
+
+pub struct Bound {
+    pub row: &'static Row,
+    pub(crate) reads_body: bool,
+    pub(crate) handler: Handler,
+}
+
+/// Work that a service does by itself until the daemon stops.
+pub struct Task {
+    pub name: &'static str,
+    pub run: Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+}
+
+/// A service being put together: its state, its operations, its background work.
+pub struct Service<S> {
+    slug: &'static str,
+    state: Arc<S>,
+    bound: Vec<Bound>,
+    tasks: Vec<Task>,
+}
+
+/// A service that is mounted, its state type forgotten.
+pub struct Mounted {
+    pub slug: &'static str,
+    pub bound: Vec<Bound>,
+    pub tasks: Vec<Task>,
+}
+
+impl<S: Send + Sync + 'static> Service<S> {
+    pub fn new(slug: &'static str, state: Arc<S>) -> Service<S> {
+        Service { slug, state, bound: Vec::new(), tasks: Vec::new() }
+    }
+
+    /// Binds the handler of an operation.
+    pub fn on<I, O, F, R>(self, op: Op<I, O>, handler: F) -> Self
+    where
+        I: Input,
+        O: Output,
+        F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O>> + Send + 'static,
+    {
+        assert!(!asks_for_owner(op.row), "operation `{}` asks for its owner: bind it with on_owned", op.row.id);
+        let no_owner = |_: &S, _: &I| -> Result<String> { Err(Error::internal("an operation without owner")) };
+        self.bind(op, no_owner, handler)
+    }
+
+    /// Binds the handler of an operation whose row lets the owner of the target in: `owner` finds the user id of the
+    /// owner, or says that there is no such thing.
+    pub fn on_owned<I, O, W, F, R>(self, op: Op<I, O>, owner: W, handler: F) -> Self
+    where
+        I: Input,
+        O: Output,
+        W: Fn(&S, &I) -> Result<String> + Send + Sync + 'static,
+        F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O>> + Send + 'static,
+    {
+        assert!(asks_for_owner(op.row), "the row of `{}` does not let the owner in", op.row.id);
+        self.bind(op, owner, handler)
+    }
+
+    fn bind<I, O, W, F, R>(mut self, op: Op<I, O>, owner: W, handler: F) -> Self
+    where
+        I: Input,
+        O: Output,
+        W: Fn(&S, &I) -> Result<String> + Send + Sync + 'static,
+        F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O>> + Send + 'static,
+    {
+        let state = self.state.clone();
+        let (owner, handler) = (Arc::new(owner), Arc::new(handler));
+        let run: Handler = Arc::new(move |request, mut parts, verdict| {
+            let cx = Cx { state: state.clone(), request };
+            let (owner, handler) = (owner.clone(), handler.clone());
+            Box::pin(async move {
+                let input = I::decode(&mut parts).map_err(|refused| Error::invalid(refused.0))?;
+                if verdict == Verdict::IfOwner {
+                    let owner_id = owner(&cx.state, &input)?;
+                    if *cx.caller()?.user_id != *owner_id {
+                        return Err(Error::forbidden("only the owner and admins may do this"));
+                    }
+                }
+                let output = handler(cx, input).await?;
+                let status = StatusCode::from_u16(O::STATUS).map_err(Error::internal)?;
+                Ok(respond::success(status, output.encode().map_err(Error::internal)?))
+            })
+        });
+        self.bound.push(Bound { row: op.row, reads_body: I::HAS_BODY, handler: run });
+        self
+    }
+
+    /// Adds work that runs until the daemon stops; when it panics it is started again.
+    pub fn run<F, R>(mut self, name: &'static str, work: F) -> Self
+    where
+        F: Fn(Arc<S>) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let state = self.state.clone();
+        self.tasks.push(Task { name, run: Arc::new(move || Box::pin(work(state.clone()))) });
+        self
+    }
+
+    /// Adds work that is done again and again with this pause before each time.
+    pub fn every<F, R>(self, pause: Duration, name: &'static str, work: F) -> Self
+    where
+        F: Fn(Arc<S>) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let work = Arc::new(work);
+        self.run(name, move |state| {
+            let work = work.clone();
+            async move {
+                loop {
+                    tokio::time::sleep(pause).await;
+                    work(state.clone()).await;
+                }
+            }
+        })
+    }
+
+    pub fn mount(self) -> Mounted {
+        Mounted { slug: self.slug, bound: self.bound, tasks: self.tasks }
+    }
+}
+
+fn asks_for_owner(row: &Row) -> bool {
+    matches!(row.access, openorch_api::Access::Needs(guard) if guard.owner)
+}
+
+/// Runs a task until its future ends; a panic is logged and the task starts again after a second.
+pub async fn supervise(task: Task) {
+    loop {
+        match tokio::spawn((task.run)()).await {
+            Ok(()) => return,
+            Err(ended) if ended.is_cancelled() => return,
+            Err(panicked) => {
+                let reason = panic_text(panicked.into_panic());
+                tracing::error!(task.name, "the task `{}` failed ({reason}) and is started again", task.name);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
+    match payload.downcast::<String>() {
+        Ok(text) => *text,
+        Err(payload) => payload.downcast_ref::<&str>().map_or_else(|| "panic".to_owned(), |text| (*text).to_owned()),
+    }
+}
+
+/// The clock and the ids that services share.
+#[derive(Clone)]
+pub struct Shared {
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<crate::ids::Ids>,
+}

@@ -1,0 +1,137 @@
+//! The signing key: RSA-2048, made once, its private half sealed in the store; and the tokens signed with it
+//! (RS256, RFC 7515 and 7519).
+
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
+    rsa::{KeyPair, KeySize, PublicKeyComponents},
+    signature::KeyPair as _,
+};
+use base64::{Engine, engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD}};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use openorch_api::user::Key;
+use openorch_chassis::{Error, Result};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// What a token says. The first three are the published claims; the rest are standard ones (RFC 7519, section 4.1; `sid`
+/// from OpenID Connect).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Claims {
+    /// User id.
+    pub oui: String,
+    /// Slug.
+    pub olu: String,
+    /// Role ids.
+    pub ori: Vec<String>,
+    pub iss: String,
+    pub iat: i64,
+    pub exp: i64,
+    pub jti: String,
+    /// The session.
+    pub sid: String,
+    /// The service that a delegated token was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aud: Option<String>,
+}
+
+pub const ISSUER: &str = "openorch";
+
+/// The key pair that signs, ready for use.
+pub struct SigningKey {
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    header: Header,
+    validation: Validation,
+    pub public_pem: String,
+    pub public_jwk: Key,
+}
+
+impl SigningKey {
+    /// Makes a new key pair; answers its private half as PKCS#8.
+    pub fn generate() -> Result<Zeroizing<Vec<u8>>> {
+        let pair = KeyPair::generate(KeySize::Rsa2048).map_err(|_| Error::internal("no RSA key could be generated"))?;
+        let der: Pkcs8V1Der = pair.as_der().map_err(|_| Error::internal("the RSA key has no PKCS#8 form"))?;
+        Ok(Zeroizing::new(der.as_ref().to_vec()))
+    }
+
+    pub fn from_pkcs8(id: &str, pkcs8: &[u8]) -> Result<SigningKey> {
+        let unreadable = |_| Error::internal("the stored signing key is not an RSA key");
+        let pair = KeyPair::from_pkcs8(pkcs8).map_err(|error| Error::internal(error.to_string()))?;
+        let spki: PublicKeyX509Der = pair.public_key().as_der().map_err(unreadable)?;
+        let public: PublicKeyComponents<Vec<u8>> = pair.public_key().into();
+        let (n, e) = (URL_SAFE_NO_PAD.encode(&public.n), URL_SAFE_NO_PAD.encode(&public.e));
+        let decoding = DecodingKey::from_rsa_components(&n, &e).map_err(Error::internal)?;
+        let mut header = Header::new(Algorithm::RS256);
+        header.kid = Some(id.to_owned());
+        let mut validation = Validation::new(Algorithm::RS256);
+        // Times and audience are judged by us: a login's token outlives its `exp` while its session lives.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        validation.set_issuer(&[ISSUER]);
+        Ok(SigningKey {
+            encoding: EncodingKey::from_rsa_pem(pem("PRIVATE KEY", pkcs8).as_bytes()).map_err(Error::internal)?,
+            decoding,
+            header,
+            validation,
+            public_pem: pem("PUBLIC KEY", spki.as_ref()),
+            public_jwk: Key { kid: id.to_owned(), kty: "RSA".into(), alg: "RS256".into(), use_: "sig".into(), n, e },
+        })
+    }
+
+    pub fn sign(&self, claims: &Claims) -> Result<String> {
+        jsonwebtoken::encode(&self.header, claims, &self.encoding).map_err(Error::internal)
+    }
+
+    /// The claims, if this key signed the token. Says nothing of time, session or audience.
+    pub fn verify(&self, token: &str) -> Option<Claims> {
+        let header = jsonwebtoken::decode_header(token).ok()?;
+        if header.kid != self.header.kid || header.alg != Algorithm::RS256 {
+            return None;
+        }
+        jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).ok().map(|token| token.claims)
+    }
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = format!("-----BEGIN {label}-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.extend(line.iter().map(|byte| *byte as char));
+        pem.push('\n');
+    }
+    pem + &format!("-----END {label}-----\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_known_by_the_key_that_signed_it_alone() {
+        let key = |id| SigningKey::from_pkcs8(id, &SigningKey::generate().unwrap()).unwrap();
+        let (ours, same_name) = (key("keyp_1"), key("keyp_1"));
+        let claims = Claims {
+            oui: "usr_1".into(),
+            olu: "joe".into(),
+            ori: vec!["user-svc:user".into()],
+            iss: ISSUER.into(),
+            iat: 1,
+            exp: 2,
+            jti: "tok_1".into(),
+            sid: "ses_1".into(),
+            aud: None,
+        };
+        let token = ours.sign(&claims).unwrap();
+        assert_eq!(ours.verify(&token), Some(claims.clone()));
+        assert_eq!(ours.sign(&claims).unwrap(), token, "the same claims give the same text");
+        assert_eq!(same_name.verify(&token), None);
+        let body = token.split('.').nth(1).unwrap();
+        let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT","kid":"keyp_1"}"#);
+        let symmetric = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT","kid":"keyp_1"}"#);
+        for forged in [format!("{none}.{body}."), format!("{symmetric}.{body}.AAAA"), format!("{token}A"), "a.b.c".into()] {
+            assert_eq!(ours.verify(&forged), None, "{forged}");
+        }
+        assert!(ours.public_pem.starts_with("-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0B"));
+    }
+}
