@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, error, fmt};
 
+use openorch_store::StoreError;
+
 /// The kind of a failure; it decides the HTTP status (contract decision 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -79,6 +81,12 @@ impl Error {
         }
     }
 
+    /// Whether the store refused a batch because another writer came first: reading again and trying again may help.
+    pub fn is_lost_race(&self) -> bool {
+        let cause = self.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
+        matches!(cause, Some(StoreError::Conflict(_) | StoreError::AlreadyExists(_)))
+    }
+
     pub fn because(mut self, cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
         self.cause = Some(cause.into());
         self
@@ -102,3 +110,21 @@ impl fmt::Display for Error {
 }
 
 impl error::Error for Error {}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Error {
+        let shown = error.to_string();
+        let shown = match error {
+            StoreError::NotFound(_) => Error::not_found(shown),
+            StoreError::AlreadyExists(_) | StoreError::Conflict(_) => Error::conflict(shown),
+            StoreError::Invalid(_) => Error::invalid(shown),
+            StoreError::TooLarge(_) => Error::too_large(shown),
+            StoreError::StorageFull(_) => Error::storage_full(
+                "the disk of the daemon is full: nothing was changed, reading goes on; an operator must free space",
+            ),
+            StoreError::Unavailable(_) => Error::unavailable("the store does not answer; try again in a moment"),
+            _ => return Error::internal(error),
+        };
+        shown.because(error)
+    }
+}

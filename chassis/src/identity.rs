@@ -54,3 +54,9 @@ pub trait Identity: Send + Sync + 'static {
     /// made for another service.
     fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>>;
 }
+
+/// Who knows whether something of an account runs right now. The sessions of such an account are never idle
+/// (contract decision 8).
+pub trait Liveness: Send + Sync + 'static {
+    fn has_live_instance(&self, user_id: &str) -> bool;
+}

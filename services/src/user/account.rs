@@ -1,0 +1,206 @@
+//! Registering, signing in, the own profile and password.
+
+use openorch_api::{
+    Body, Json, Slug, input::check_name,
+    user::{
+        AuthToken, ChangePasswordRequest, Contact, ContactInput, Empty, LoginRequest, LoginResponse,
+        ReadUserByTokenResponse, RegisterRequest, RegisterResponse, SaveSelfRequest,
+    },
+};
+use openorch_chassis::{Cx, Error, Result};
+use openorch_store::{Batch, Guard, Query, Stored};
+
+use super::{
+    Registration, Users,
+    memory::Account,
+    passwords::MAX_BYTES,
+    retry,
+    rows::{PASSWORDS, PasswordRow, RoleLinkRow, UserRow},
+    seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
+    session::UNKNOWN_DEVICE,
+};
+
+const MAX_NAME_BYTES: usize = 256;
+const MAX_CONTACT_BYTES: usize = 320;
+const MAX_PLATFORM_BYTES: usize = 32;
+
+pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Result<Json<RegisterResponse>> {
+    let slug = Slug::parse(request.slug.as_deref().unwrap_or_default()).map_err(|e| Error::invalid(e.0))?;
+    let name = checked_name(request.name.unwrap_or_default())?;
+    let contacts = request.contact.map(|contact| cx.checked_contact(contact)).transpose()?.flatten();
+    let password = request.password.unwrap_or_default();
+    cx.settings.password_rules.check(&password)?;
+    cx.refuse_taken(&slug).await?;
+    let roles = cx.admitted_roles(request.invitation.as_deref()).await?;
+    let hash = cx.passwords.hash(password).await?;
+
+    let now = cx.now();
+    let user = UserRow {
+        id: cx.shared.ids.next("usr"),
+        slug: slug.as_str().to_owned(),
+        name,
+        contacts: contacts.into_iter().collect(),
+        created_at: now,
+        updated_at: now,
+    };
+    let password = PasswordRow { hash, is_default: false, updated_at: now };
+    retry(|| async {
+        cx.refuse_taken(&slug).await?;
+        let mut batch = cx.use_invitation(request.invitation.as_deref()).await?;
+        batch = batch
+            .push(cx.users.create(&user.id, &user)?)
+            .push(cx.password_rows.create(&user.id, &password)?);
+        for role in &roles {
+            let link = RoleLinkRow::new(&user.id, role);
+            batch = batch.push(cx.role_links.create(&link.id(), &link)?);
+        }
+        Ok(cx.store.commit(batch).await?)
+    })
+    .await?;
+    tracing::info!(account.slug = %slug, "account `{slug}` registered");
+    let account = cx.known_account(&user.id).await?;
+    let token = cx.open_session(&account, request.device.as_deref(), Batch::new()).await?;
+    Ok(Json(RegisterResponse { token }))
+}
+
+pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
+    let slug = request.slug.unwrap_or_default();
+    let user = cx.by_slug(&slug).await?.ok_or_else(|| Error::invalid("Slug not found"))?;
+    let token = cx.sign_in(&user, request.password.unwrap_or_default(), request.device.as_deref()).await?;
+    Ok(Json(LoginResponse { token }))
+}
+
+pub async fn read_by_token(cx: Cx<Users>, (): ()) -> Result<Json<ReadUserByTokenResponse>> {
+    let Stored { value: user, .. } = own_row(&cx).await?;
+    Ok(Json(ReadUserByTokenResponse { user: user.to_wire(), ..Default::default() }))
+}
+
+pub async fn save_self(cx: Cx<Users>, Body(request): Body<SaveSelfRequest>) -> Result<Json<Empty>> {
+    let name = request.name.map(checked_name).transpose()?;
+    retry(|| async {
+        let Stored { version, value: mut user } = own_row(&cx).await?;
+        if let Some(name) = &name {
+            user.name.clone_from(name);
+        }
+        user.updated_at = cx.now();
+        Ok(cx.store.commit(Batch::new().push(cx.users.replace(&user.id, &user, Some(version))?)).await?)
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRequest>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    if request.slug.as_deref().is_some_and(|slug| !slug.is_empty() && slug != &*caller.slug) {
+        return Err(Error::forbidden(format!(
+            "`{}` may change its own password only; an admin can reset that of another account",
+            caller.slug
+        )));
+    }
+    let (current, new) = (request.current_password.unwrap_or_default(), request.new_password.unwrap_or_default());
+    cx.settings.password_rules.check(&new)?;
+    let incorrect = || Error::invalid("current password is incorrect");
+    let Stored { version, value: stored } = cx.password_rows.get(&caller.user_id).await?.ok_or_else(incorrect)?;
+    if current.len() > MAX_BYTES || !cx.passwords.verify(current, stored.hash).await? {
+        return Err(incorrect());
+    }
+    let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
+    let row = PasswordRow { hash: cx.passwords.hash(new).await?, is_default, updated_at: cx.now() };
+    // The caller's own session stays, unless it is the one that programs without a device of their own share.
+    let own = cx.sessions.get(&caller.session_id).await?;
+    let keep = own.filter(|own| own.value.device != UNKNOWN_DEVICE).map(|own| own.value.id);
+    let batch = Batch::new().push(cx.password_rows.replace(&caller.user_id, &row, Some(version))?);
+    cx.end_sessions(&caller.user_id, keep.as_deref(), batch).await.map_err(|error| {
+        if error.is_lost_race() { Error::conflict("the password was just changed by someone else") } else { error }
+    })?;
+    if *caller.slug == *ADMIN_SLUG {
+        cx.default_password.store(is_default, std::sync::atomic::Ordering::SeqCst);
+    }
+    Ok(Json(Empty {}))
+}
+
+impl Users {
+    async fn sign_in(&self, user: &UserRow, password: String, device: Option<&str>) -> Result<AuthToken> {
+        let wrong = || Error::unauthenticated("Invalid password");
+        if password.len() > MAX_BYTES {
+            return Err(wrong());
+        }
+        let Stored { version, value: stored } = self.password_rows.get(&user.id).await?.ok_or_else(wrong)?;
+        if !self.passwords.verify(password, stored.hash).await? {
+            return Err(wrong());
+        }
+        // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
+        let unchanged = Batch::new().require(Guard::Version {
+            collection: PASSWORDS.name,
+            id: user.id.clone(),
+            version,
+        });
+        let account = self.known_account(&user.id).await?;
+        self.open_session(&account, device, unchanged).await
+    }
+
+    pub(super) async fn by_slug(&self, slug: &str) -> Result<Option<UserRow>> {
+        let found = self.users.find(&Query::new().equals("slug", slug)).await?;
+        Ok(found.into_iter().next().map(|found| found.value))
+    }
+
+    async fn refuse_taken(&self, slug: &Slug) -> Result<()> {
+        if slug.is_reserved() {
+            return Err(Error::conflict(format!(
+                "slug already exists: `{slug}` belongs to the daemon itself; choose another"
+            )));
+        }
+        if self.by_slug(slug.as_str()).await?.is_some() {
+            return Err(Error::conflict(format!("slug already exists: `{slug}` is taken; sign in or choose another")));
+        }
+        Ok(())
+    }
+
+    async fn known_account(&self, user_id: &str) -> Result<std::sync::Arc<Account>> {
+        self.account(user_id).await?.ok_or_else(|| Error::unauthenticated("the account is gone"))
+    }
+
+    /// The roles of a new account, or why none may be made.
+    async fn admitted_roles(&self, invitation: Option<&str>) -> Result<Vec<String>> {
+        match (self.settings.registration, invitation) {
+            (_, Some(code)) => Ok(self.invitation(code).await?.value.role_ids),
+            (Registration::Open, None) => Ok(vec![openorch_api::role::USER.to_owned()]),
+            (Registration::Invite, None) => Err(Error::forbidden(
+                "registration is by invitation: ask an admin for one and send its code as `invitation`",
+            )),
+            (Registration::Closed, None) => Err(Error::forbidden(
+                "registration is closed; an admin can open it with OPENORCH_REGISTRATION=open, or invite",
+            )),
+        }
+    }
+
+    fn checked_contact(&self, contact: ContactInput) -> Result<Option<Contact>> {
+        if contact.value.is_empty() {
+            return Ok(None);
+        }
+        check_name("contact.value", &contact.value, MAX_CONTACT_BYTES).map_err(|e| Error::invalid(e.0))?;
+        if !contact.platform.is_empty() {
+            check_name("contact.platform", &contact.platform, MAX_PLATFORM_BYTES).map_err(|e| Error::invalid(e.0))?;
+        }
+        let now = self.now();
+        Ok(Some(Contact {
+            created_at: now,
+            updated_at: now,
+            platform: contact.platform,
+            value: contact.value,
+            ..Contact::default()
+        }))
+    }
+}
+
+async fn own_row(cx: &Cx<Users>) -> Result<Stored<UserRow>> {
+    let gone = || Error::unauthenticated("the account of this token is gone");
+    cx.users.get(&cx.caller()?.user_id).await?.ok_or_else(gone)
+}
+
+fn checked_name(name: String) -> Result<String> {
+    if !name.is_empty() {
+        check_name("name", &name, MAX_NAME_BYTES).map_err(|e| Error::invalid(e.0))?;
+    }
+    Ok(name)
+}

@@ -1,0 +1,109 @@
+//! Invitations (contract decision 30): codes with which accounts can be registered while registration is not open.
+
+use openorch_api::{
+    Body, Json, Path, Time, role,
+    user::{
+        CreateInvitationRequest, CreateInvitationResponse, Empty, Invitation, InvitationId, ListInvitationsResponse,
+    },
+};
+use openorch_chassis::{Cx, Error, Result, ids::random_text};
+use openorch_store::{Batch, Query, Stored};
+use sha2::{Digest, Sha256};
+
+use super::{Users, retry, rows::InvitationRow};
+
+const DEFAULT_SECONDS: u64 = 7 * 24 * 3600;
+const MAX_SECONDS: u64 = 365 * 24 * 3600;
+const MAX_USES: u32 = 10_000;
+const MAX_ROLES: usize = 32;
+/// About 142 bits: nobody guesses one.
+const CODE_LENGTH: usize = 24;
+
+pub async fn create(
+    cx: Cx<Users>,
+    Body(request): Body<CreateInvitationRequest>,
+) -> Result<Json<CreateInvitationResponse>> {
+    let seconds = request.expires_in.unwrap_or(DEFAULT_SECONDS);
+    let uses = request.uses.unwrap_or(1);
+    if !(1..=MAX_SECONDS).contains(&seconds) {
+        return Err(Error::invalid(format!("expiresIn is in seconds, from 1 to {MAX_SECONDS} (a year)")));
+    }
+    if !(1..=MAX_USES).contains(&uses) {
+        return Err(Error::invalid(format!("uses is from 1 to {MAX_USES}")));
+    }
+    let role_ids = request.role_ids.unwrap_or_else(|| vec![role::USER.to_owned()]);
+    if role_ids.len() > MAX_ROLES {
+        return Err(Error::invalid(format!("an invitation gives at most {MAX_ROLES} roles")));
+    }
+    for id in &role_ids {
+        if cx.roles.get(id).await?.is_none() {
+            return Err(Error::invalid(format!("there is no role `{id}`")));
+        }
+    }
+    let now = cx.now();
+    let expires_at = now.0.checked_add(jiff::SignedDuration::from_secs(seconds as i64)).map_err(Error::internal)?;
+    let code = random_text(CODE_LENGTH);
+    let row = InvitationRow {
+        id: cx.shared.ids.random("invi"),
+        code_hash: hash(&code),
+        created_at: now,
+        expires_at: Time(expires_at),
+        uses_left: uses,
+        role_ids,
+        created_by: cx.caller()?.slug.to_string(),
+    };
+    cx.store.commit(Batch::new().push(cx.invitations.create(&row.id, &row)?)).await?;
+    Ok(Json(CreateInvitationResponse { invitation: Invitation { code, ..to_wire(row) } }))
+}
+
+pub async fn list(cx: Cx<Users>, (): ()) -> Result<Json<ListInvitationsResponse>> {
+    let rows = cx.invitations.find(&Query::new()).await?;
+    Ok(Json(ListInvitationsResponse { invitations: rows.into_iter().map(|row| to_wire(row.value)).collect() }))
+}
+
+pub async fn revoke(cx: Cx<Users>, Path(id): Path<InvitationId>) -> Result<Json<Empty>> {
+    let unknown = || Error::not_found(format!("there is no invitation `{}`", id.0));
+    retry(|| async {
+        let Stored { version, .. } = cx.invitations.get(&id.0).await?.ok_or_else(unknown)?;
+        Ok(cx.store.commit(Batch::new().push(cx.invitations.delete(&id.0, Some(version)))).await?)
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+impl Users {
+    /// The invitation with this code, if it still holds.
+    pub(super) async fn invitation(&self, code: &str) -> Result<Stored<InvitationRow>> {
+        let found = self.invitations.find(&Query::new().equals("codeHash", hash(code))).await?;
+        found.into_iter().next().filter(|found| found.value.expires_at > self.now()).ok_or_else(|| {
+            Error::forbidden("this invitation is not known, has ended or was used up; ask an admin for another")
+        })
+    }
+
+    /// A batch that takes one use from the invitation, if there is one.
+    pub(super) async fn use_invitation(&self, code: Option<&str>) -> Result<Batch> {
+        let Some(code) = code else { return Ok(Batch::new()) };
+        let Stored { version, value: mut row } = self.invitation(code).await?;
+        row.uses_left = row.uses_left.saturating_sub(1);
+        Ok(Batch::new().push(match row.uses_left {
+            0 => self.invitations.delete(&row.id, Some(version)),
+            _ => self.invitations.replace(&row.id, &row, Some(version))?,
+        }))
+    }
+}
+
+fn to_wire(row: InvitationRow) -> Invitation {
+    Invitation {
+        id: row.id,
+        code: String::new(),
+        created_at: row.created_at,
+        expires_at: row.expires_at,
+        uses_left: row.uses_left,
+        role_ids: row.role_ids,
+        created_by: row.created_by,
+    }
+}
+
+fn hash(code: &str) -> String {
+    Sha256::digest(code).iter().map(|byte| format!("{byte:02x}")).collect()
+}

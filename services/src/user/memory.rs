@@ -1,0 +1,177 @@
+//! What checks of tokens and permissions are answered from: the rules whole, accounts and sessions as far as they were
+//! used, all bounded (contract decision 8). The store stays the truth; whoever changes it says so here.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use moka::sync::Cache;
+use openorch_chassis::Result;
+
+use super::keys::Claims;
+
+/// Which permissions each role has.
+#[derive(Default)]
+pub struct Rules {
+    pub by_role: HashMap<Box<str>, HashSet<Box<str>>>,
+}
+
+impl Rules {
+    pub fn role_has(&self, role: &str, permission: &str) -> bool {
+        self.by_role.get(role).is_some_and(|permissions| permissions.contains(permission))
+    }
+}
+
+/// An account as checks need it.
+pub struct Account {
+    pub id: Arc<str>,
+    pub slug: Arc<str>,
+    pub roles: Arc<[Box<str>]>,
+}
+
+/// A live session as checks need it.
+pub struct LiveSession {
+    pub id: Arc<str>,
+    pub user_id: Arc<str>,
+    pub app: Arc<str>,
+    pub device: Box<str>,
+    /// Last use, in seconds since 1970.
+    pub used_at: AtomicI64,
+    /// The last use that is in the store.
+    pub noted_at: AtomicI64,
+}
+
+/// A token whose signature is ours. True for ever, so never invalidated.
+pub struct Verified {
+    pub claims: Claims,
+    pub audience: Option<Arc<str>>,
+}
+
+/// A delegated token as it is sent on to a service.
+#[derive(Clone)]
+pub struct Delegated {
+    pub header: HeaderValue,
+    pub session_id: Arc<str>,
+    /// In seconds since 1970; from then on a new one is made.
+    pub fresh_until: i64,
+    epoch: u64,
+}
+
+pub type Digest = [u8; 32];
+
+pub struct Memory {
+    rules: ArcSwap<Rules>,
+    accounts: Cache<Arc<str>, Arc<Account>>,
+    sessions: Cache<Arc<str>, Arc<LiveSession>>,
+    tokens: Cache<Digest, Arc<Verified>>,
+    delegated: Cache<Digest, Delegated>,
+    /// Rises whenever a session ends or an account changes. What was read before it rose is not kept, and delegated
+    /// tokens made before it rose are checked again.
+    epoch: AtomicU64,
+    /// Held while something read is put in and while something changed is taken out, so that neither slips by the other.
+    order: Mutex<()>,
+}
+
+impl Memory {
+    pub fn new(rules: Rules, entries: u64) -> Memory {
+        Memory {
+            rules: ArcSwap::from_pointee(rules),
+            accounts: Cache::new(entries),
+            sessions: Cache::new(entries),
+            tokens: Cache::new(entries),
+            delegated: Cache::new(entries),
+            epoch: AtomicU64::new(0),
+            order: Mutex::new(()),
+        }
+    }
+
+    pub fn rules(&self) -> arc_swap::Guard<Arc<Rules>> {
+        self.rules.load()
+    }
+
+    /// The account, read by `read` on first use.
+    pub async fn account<F>(&self, id: &str, read: impl FnOnce() -> F) -> Result<Option<Arc<Account>>>
+    where
+        F: Future<Output = Result<Option<Account>>>,
+    {
+        self.through(&self.accounts, id, read).await
+    }
+
+    /// The session if it lives, read by `read` on first use.
+    pub async fn session<F>(&self, id: &str, read: impl FnOnce() -> F) -> Result<Option<Arc<LiveSession>>>
+    where
+        F: Future<Output = Result<Option<LiveSession>>>,
+    {
+        self.through(&self.sessions, id, read).await
+    }
+
+    async fn through<V, F>(
+        &self,
+        cache: &Cache<Arc<str>, Arc<V>>,
+        id: &str,
+        read: impl FnOnce() -> F,
+    ) -> Result<Option<Arc<V>>>
+    where
+        V: Send + Sync + 'static,
+        F: Future<Output = Result<Option<V>>>,
+    {
+        if let Some(found) = cache.get(id) {
+            return Ok(Some(found));
+        }
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        let Some(value) = read().await?.map(Arc::new) else { return Ok(None) };
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.epoch.load(Ordering::SeqCst) == epoch {
+            cache.insert(id.into(), value.clone());
+        }
+        Ok(Some(value))
+    }
+
+    /// These sessions ended: the next request with one is refused.
+    pub fn sessions_ended<'a>(&self, ids: impl IntoIterator<Item = &'a str>) {
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        ids.into_iter().for_each(|id| self.sessions.invalidate(id));
+    }
+
+    pub fn token(&self, digest: &Digest) -> Option<Arc<Verified>> {
+        self.tokens.get(digest)
+    }
+
+    pub fn keep_token(&self, digest: Digest, verified: Arc<Verified>) {
+        self.tokens.insert(digest, verified);
+    }
+
+    /// The delegated token for these, if nothing ended since it was made and it is fresh at `now`.
+    pub fn delegated(&self, digest: &Digest, now: i64) -> Option<Delegated> {
+        let found = self.delegated.get(digest)?;
+        (found.fresh_until > now && found.epoch == self.epoch.load(Ordering::SeqCst)).then_some(found)
+    }
+
+    /// Reads the epoch that [`Memory::keep_delegated`] wants: before anything is looked up for the token.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    pub fn keep_delegated(&self, digest: Digest, header: HeaderValue, session_id: Arc<str>, fresh_until: i64, epoch: u64) {
+        self.delegated.insert(digest, Delegated { header, session_id, fresh_until, epoch });
+    }
+
+    pub fn known_session(&self, id: &str) -> Option<Arc<LiveSession>> {
+        self.sessions.get(id)
+    }
+
+    /// The sessions used since their last use was stored, `behind` seconds ago or more.
+    pub fn unnoted_uses(&self, behind: i64) -> Vec<Arc<LiveSession>> {
+        let lags = |session: &LiveSession| {
+            session.used_at.load(Ordering::Relaxed) - session.noted_at.load(Ordering::Relaxed) >= behind
+        };
+        self.sessions.iter().map(|(_, session)| session).filter(|session| lags(session)).collect()
+    }
+}

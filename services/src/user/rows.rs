@@ -1,0 +1,161 @@
+//! What the user service stores: one collection for each kind of row.
+
+use openorch_api::Time;
+use openorch_store::{Collection, Index};
+use serde::{Deserialize, Serialize};
+
+/// The tenant of everything that does not name one (contract decision 11).
+pub const DEFAULT_APP: &str = "unnamed";
+
+pub static USERS: Collection =
+    Collection { name: "userSvcUsers", indexes: &[Index { fields: &["slug"], unique: true }] };
+pub static PASSWORDS: Collection = Collection { name: "userSvcPasswords", indexes: &[] };
+pub static SESSIONS: Collection = Collection {
+    name: "userSvcSessions",
+    indexes: &[Index { fields: &["userId", "app", "device"], unique: true }],
+};
+pub static ROLES: Collection = Collection { name: "userSvcRoles", indexes: &[] };
+pub static ROLE_LINKS: Collection =
+    Collection { name: "userSvcRoleLinks", indexes: &[Index { fields: &["userId"], unique: false }] };
+pub static PERMISSIONS: Collection = Collection { name: "userSvcPermissions", indexes: &[] };
+pub static PERMISSION_LINKS: Collection = Collection { name: "userSvcPermissionRoleLinks", indexes: &[] };
+pub static INVITATIONS: Collection =
+    Collection { name: "userSvcInvitations", indexes: &[Index { fields: &["codeHash"], unique: true }] };
+pub static KEY_PAIRS: Collection = Collection { name: "userSvcKeyPairs", indexes: &[] };
+
+pub static ALL: &[&Collection] = &[
+    &USERS, &PASSWORDS, &SESSIONS, &ROLES, &ROLE_LINKS, &PERMISSIONS, &PERMISSION_LINKS, &INVITATIONS, &KEY_PAIRS,
+];
+
+/// An account. Its password hash is a row of its own, so that nothing that reads accounts ever holds one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserRow {
+    pub id: String,
+    pub slug: String,
+    pub name: String,
+    #[serde(default)]
+    pub contacts: Vec<openorch_api::user::Contact>,
+    pub created_at: Time,
+    pub updated_at: Time,
+}
+
+impl UserRow {
+    pub fn to_wire(&self) -> openorch_api::user::User {
+        openorch_api::user::User {
+            id: self.id.clone(),
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            name: self.name.clone(),
+            slug: self.slug.clone(),
+            contacts: self.contacts.clone(),
+        }
+    }
+}
+
+/// The password of the account with the same id. Accounts of built-in services have none and cannot sign in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PasswordRow {
+    pub hash: String,
+    /// The admin's password is still the one that everybody knows.
+    #[serde(default)]
+    pub is_default: bool,
+    pub updated_at: Time,
+}
+
+/// A session of an account on a device. The token's text is not stored: it is made again from these fields.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionRow {
+    pub id: String,
+    pub user_id: String,
+    pub app: String,
+    pub device: String,
+    pub created_at: Time,
+    /// To the hour: written when it is that much older than the last use.
+    pub used_at: Time,
+    pub token_id: String,
+    pub token_created_at: Time,
+    /// `iat` of the token's present text.
+    pub issued_at: Time,
+    /// The roles in the token's present text.
+    pub roles: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoleRow {
+    pub id: String,
+    pub name: String,
+    pub description: String,
+    pub owner_id: String,
+    pub created_at: Time,
+    pub updated_at: Time,
+}
+
+/// An account has a role.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoleLinkRow {
+    pub user_id: String,
+    pub role_id: String,
+    pub app: String,
+}
+
+impl RoleLinkRow {
+    pub fn new(user_id: &str, role_id: &str) -> RoleLinkRow {
+        RoleLinkRow { user_id: user_id.to_owned(), role_id: role_id.to_owned(), app: DEFAULT_APP.to_owned() }
+    }
+
+    pub fn id(&self) -> String {
+        format!("{}:{}:{}", self.app, self.user_id, self.role_id)
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PermissionRow {
+    pub id: String,
+    pub name: String,
+    pub description: String,
+    pub owner_id: String,
+    pub created_at: Time,
+    pub updated_at: Time,
+}
+
+/// A role has a permission.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PermissionLinkRow {
+    pub permission_id: String,
+    pub role_id: String,
+}
+
+impl PermissionLinkRow {
+    pub fn id(&self) -> String {
+        format!("{}:{}", self.permission_id, self.role_id)
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InvitationRow {
+    pub id: String,
+    /// SHA-256 of the code, in hexadecimal: the code itself is shown once and kept nowhere.
+    pub code_hash: String,
+    pub created_at: Time,
+    pub expires_at: Time,
+    pub uses_left: u32,
+    pub role_ids: Vec<String>,
+    pub created_by: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyPairRow {
+    pub id: String,
+    /// PKCS#8, sealed with the daemon's encryption key.
+    pub private: String,
+    pub created_at: Time,
+}

@@ -1,0 +1,285 @@
+//! Start-up of the user service: what must be there is made in one transaction, then the rules are read into memory.
+//! On a folder that was used before only what a newer version brings is added.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, OnceLock, atomic::{AtomicBool, Ordering}},
+};
+
+use openorch_api::{Time, role};
+use openorch_chassis::{
+    Error,
+    seal::{OpenError, Seal},
+    service::Shared,
+};
+use openorch_store::{Batch, Query, Store, Table};
+
+use super::{
+    UserSettings, Users,
+    keys::SigningKey,
+    memory::{Memory, Rules},
+    passwords::{Passwords, hash_now},
+    rows::*,
+};
+
+pub const ADMIN_SLUG: &str = "openorch";
+/// The password that everybody knows (contract decision 12): while it stands, the daemon listens on loopback only.
+pub const DEFAULT_ADMIN_PASSWORD: &str = "changeme";
+
+const BUILT_IN_ROLES: &[(&str, &str, &str)] = &[
+    (role::ADMIN, "Admin", "May do whatever the daemon can do."),
+    (role::USER, "User", "What every account may do that registers."),
+];
+
+/// Why the user service cannot start, with the way out.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<Error> for StartError {
+    fn from(error: Error) -> StartError {
+        match &error.cause {
+            Some(cause) => StartError(format!("{error}: {cause}")),
+            None => StartError(error.to_string()),
+        }
+    }
+}
+
+impl From<openorch_store::StoreError> for StartError {
+    fn from(error: openorch_store::StoreError) -> StartError {
+        StartError(error.to_string())
+    }
+}
+
+/// Brings the stored rows to what this version needs and makes the service. `admin_password` is
+/// `OPENORCH_ADMIN_PASSWORD`; it counts on the first start and while the default password stands.
+pub async fn prepare(
+    store: Arc<dyn Store>,
+    shared: Shared,
+    seal: &Seal,
+    settings: UserSettings,
+    admin_password: Option<String>,
+    default_password: Arc<AtomicBool>,
+) -> Result<Arc<Users>, StartError> {
+    let seeding = Seeding { store: store.clone(), shared: shared.clone(), now: Time(shared.clock.now()) };
+    let (key, first_start) = match seeding.open_key(seal).await? {
+        Some(key) => (key, None),
+        None => {
+            let (key, batch) = seeding.make_key(seal)?;
+            (key, Some(seeding.make_admin(admin_password.clone(), batch)?))
+        }
+    };
+    let was_empty = first_start.is_some();
+    let rules = seeding.complete_rules(first_start.unwrap_or_default()).await?;
+    if was_empty {
+        store.mark_seeded().await?;
+    }
+    let users = Users {
+        users: Table::new(store.clone(), &USERS),
+        password_rows: Table::new(store.clone(), &PASSWORDS),
+        sessions: Table::new(store.clone(), &SESSIONS),
+        roles: Table::new(store.clone(), &ROLES),
+        role_links: Table::new(store.clone(), &ROLE_LINKS),
+        invitations: Table::new(store.clone(), &INVITATIONS),
+        passwords: Passwords::new(settings.hashes_at_once),
+        memory: Memory::new(rules, settings.cache_entries),
+        key,
+        store,
+        shared,
+        settings,
+        default_password,
+        liveness: OnceLock::new(),
+    };
+    users.check_admin_password(if was_empty { None } else { admin_password }).await?;
+    Ok(Arc::new(users))
+}
+
+/// Sets the admin's password and ends all its sessions, while no daemon runs on the store.
+pub async fn reset_admin_password(store: Arc<dyn Store>, clock: &dyn openorch_chassis::clock::Clock, password: &str) -> Result<(), StartError> {
+    if password.is_empty() || password.len() > super::passwords::MAX_BYTES {
+        return Err(StartError("the new password must have 1 to 1024 bytes".into()));
+    }
+    let users: Table<UserRow> = Table::new(store.clone(), &USERS);
+    let found = users.find(&Query::new().equals("slug", ADMIN_SLUG)).await?;
+    let admin = found.first().ok_or_else(|| {
+        StartError(format!("there is no account `{ADMIN_SLUG}` in this data folder: it was never started, or is another's"))
+    })?;
+    let row = PasswordRow {
+        hash: hash_now(password)?,
+        is_default: password == DEFAULT_ADMIN_PASSWORD,
+        updated_at: Time(clock.now()),
+    };
+    let sessions: Table<SessionRow> = Table::new(store.clone(), &SESSIONS);
+    let passwords: Table<PasswordRow> = Table::new(store.clone(), &PASSWORDS);
+    let mut batch = Batch::new().push(passwords.upsert(&admin.value.id, &row)?);
+    for session in sessions.find(&Query::new().equals("userId", admin.value.id.as_str())).await? {
+        batch = batch.push(sessions.delete(&session.value.id, None));
+    }
+    Ok(store.commit(batch).await?)
+}
+
+struct Seeding {
+    store: Arc<dyn Store>,
+    shared: Shared,
+    now: Time,
+}
+
+impl Seeding {
+    /// The stored signing key. That it opens is also the check that the encryption key is the right one.
+    async fn open_key(&self, seal: &Seal) -> Result<Option<SigningKey>, StartError> {
+        let pairs: Table<KeyPairRow> = Table::new(self.store.clone(), &KEY_PAIRS);
+        let Some(pair) = pairs.find(&Query::new()).await?.into_iter().next() else { return Ok(None) };
+        let pair = pair.value;
+        let private = seal.open(&place(&pair.id), &pair.private).map_err(|error| match error {
+            OpenError::OtherKey(id) => StartError(format!(
+                "this data was encrypted with another key (id {id}) than the one given now: set OPENORCH_ENCRYPTION_KEY \
+                 to the key it was first started with, or put the file `encryption.key` of its data folder back"
+            )),
+            OpenError::Damaged => StartError("the stored signing key is damaged: restore the data from a backup".into()),
+        })?;
+        Ok(Some(SigningKey::from_pkcs8(&pair.id, &private)?))
+    }
+
+    fn make_key(&self, seal: &Seal) -> Result<(SigningKey, Batch), StartError> {
+        let id = self.shared.ids.random("keyp");
+        let private = SigningKey::generate()?;
+        let row = KeyPairRow { private: seal.seal(&place(&id), &private), id: id.clone(), created_at: self.now };
+        let pairs: Table<KeyPairRow> = Table::new(self.store.clone(), &KEY_PAIRS);
+        Ok((SigningKey::from_pkcs8(&id, &private)?, Batch::new().push(pairs.create(&id, &row)?)))
+    }
+
+    fn make_admin(&self, password: Option<String>, batch: Batch) -> Result<Batch, StartError> {
+        let password = password.unwrap_or_else(|| DEFAULT_ADMIN_PASSWORD.to_owned());
+        let (id, batch) = self.make_account(ADMIN_SLUG, "Admin", role::ADMIN, batch)?;
+        let row = PasswordRow {
+            hash: hash_now(&password)?,
+            is_default: password == DEFAULT_ADMIN_PASSWORD,
+            updated_at: self.now,
+        };
+        let passwords: Table<PasswordRow> = Table::new(self.store.clone(), &PASSWORDS);
+        Ok(batch.push(passwords.create(&id, &row)?))
+    }
+
+    fn make_account(&self, slug: &str, name: &str, role: &str, batch: Batch) -> Result<(String, Batch), StartError> {
+        let user = UserRow {
+            id: self.shared.ids.next("usr"),
+            slug: slug.to_owned(),
+            name: name.to_owned(),
+            contacts: Vec::new(),
+            created_at: self.now,
+            updated_at: self.now,
+        };
+        let link = RoleLinkRow::new(&user.id, role);
+        let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
+        let links: Table<RoleLinkRow> = Table::new(self.store.clone(), &ROLE_LINKS);
+        let batch = batch.push(users.create(&user.id, &user)?).push(links.create(&link.id(), &link)?);
+        Ok((user.id, batch))
+    }
+
+    /// Adds the accounts of built-in services, roles and permissions that are missing, commits, and answers the rules.
+    /// Permissions that exist keep the roles an operator gave or took.
+    async fn complete_rules(&self, mut batch: Batch) -> Result<Rules, StartError> {
+        let roles: Table<RoleRow> = Table::new(self.store.clone(), &ROLES);
+        let permissions: Table<PermissionRow> = Table::new(self.store.clone(), &PERMISSIONS);
+        let links: Table<PermissionLinkRow> = Table::new(self.store.clone(), &PERMISSION_LINKS);
+        let mut rules = Rules::default();
+        for link in links.find(&Query::new()).await? {
+            give(&mut rules, &link.value);
+        }
+        let mut owners = HashMap::new();
+        for service in openorch_api::SERVICES {
+            let (id, with_account) = self.service_account(service, batch).await?;
+            batch = with_account;
+            owners.insert(service.slug, id);
+        }
+        let known: HashSet<String> = roles.find(&Query::new()).await?.into_iter().map(|row| row.value.id).collect();
+        for (id, name, description) in BUILT_IN_ROLES.iter().filter(|(id, ..)| !known.contains(*id)) {
+            let row = RoleRow {
+                id: (*id).to_owned(),
+                name: (*name).to_owned(),
+                description: (*description).to_owned(),
+                owner_id: owners["user-svc"].clone(),
+                created_at: self.now,
+                updated_at: self.now,
+            };
+            batch = batch.push(roles.create(id, &row)?);
+        }
+        let known: HashSet<String> = permissions.find(&Query::new()).await?.into_iter().map(|row| row.value.id).collect();
+        for service in openorch_api::SERVICES {
+            for permission in service.permissions.iter().filter(|permission| !known.contains(permission.id)) {
+                let row = PermissionRow {
+                    id: permission.id.to_owned(),
+                    name: permission.id.to_owned(),
+                    description: permission.description.to_owned(),
+                    owner_id: owners[service.slug].clone(),
+                    created_at: self.now,
+                    updated_at: self.now,
+                };
+                batch = batch.push(permissions.create(permission.id, &row)?);
+                for role in permission.granted_to {
+                    let link =
+                        PermissionLinkRow { permission_id: permission.id.to_owned(), role_id: (*role).to_owned() };
+                    batch = batch.push(links.create(&link.id(), &link)?);
+                    give(&mut rules, &link);
+                }
+            }
+        }
+        if !batch.is_empty() {
+            self.store.commit(batch).await?;
+        }
+        Ok(rules)
+    }
+
+    /// The account of a built-in service: it has no password and cannot sign in.
+    async fn service_account(
+        &self,
+        service: &openorch_api::Service,
+        batch: Batch,
+    ) -> Result<(String, Batch), StartError> {
+        let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
+        match users.find(&Query::new().equals("slug", service.slug)).await?.into_iter().next() {
+            Some(found) => Ok((found.value.id, batch)),
+            None => self.make_account(service.slug, service.name, role::USER, batch),
+        }
+    }
+}
+
+fn give(rules: &mut Rules, link: &PermissionLinkRow) {
+    rules.by_role.entry(link.role_id.as_str().into()).or_default().insert(link.permission_id.as_str().into());
+}
+
+fn place(id: &str) -> String {
+    format!("{}/{id}/private", KEY_PAIRS.name)
+}
+
+impl Users {
+    /// Sets the flag of the default password, after replacing that password if another was given.
+    async fn check_admin_password(&self, given: Option<String>) -> Result<(), StartError> {
+        let Some(admin) = self.by_slug(ADMIN_SLUG).await? else { return Ok(()) };
+        let Some(stored) = self.password_rows.get(&admin.id).await? else { return Ok(()) };
+        let mut is_default = stored.value.is_default;
+        match given {
+            Some(password) if is_default && password != DEFAULT_ADMIN_PASSWORD => {
+                let row = PasswordRow { hash: hash_now(&password)?, is_default: false, updated_at: self.now() };
+                let batch = Batch::new().push(self.password_rows.replace(&admin.id, &row, Some(stored.version))?);
+                self.end_sessions(&admin.id, None, batch).await?;
+                is_default = false;
+            }
+            Some(_) if !is_default => tracing::info!(
+                "OPENORCH_ADMIN_PASSWORD is ignored: the password of `{ADMIN_SLUG}` was set before; \
+                 `openorch admin reset-password` sets another"
+            ),
+            _ => {}
+        }
+        self.default_password.store(is_default, Ordering::SeqCst);
+        Ok(())
+    }
+}

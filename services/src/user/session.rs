@@ -1,0 +1,335 @@
+//! Sessions and tokens (contract decisions 8 and 9): a session is the authority, its token stands for it, a delegated
+//! token stands for it before one service. This is the daemon's identity.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use http::HeaderValue;
+use jiff::Timestamp;
+use openorch_api::{Time, user::AuthToken};
+use openorch_chassis::{BoxFuture, Caller, Error, Identity, Passage, Result};
+use openorch_store::{Batch, Query, Stored};
+
+use super::{
+    Users,
+    keys::{Claims, ISSUER},
+    memory::{Account, Digest, LiveSession, Verified},
+    rows::{DEFAULT_APP, SessionRow},
+};
+
+/// Sessions that name no device share this one. Signing out elsewhere does not end it, changing the password does.
+pub const UNKNOWN_DEVICE: &str = "unknown";
+const MAX_DEVICE_BYTES: usize = 128;
+/// How far the stored last use may lag behind, in seconds.
+const USE_NOTED_AFTER: i64 = 3600;
+/// A delegated token is made anew when it has less than this part of its life left.
+const DELEGATED_REST: i64 = 5;
+
+impl Users {
+    /// Signs the account in on a device: the same session again while it lives, a new token after a role change.
+    /// `guard` holds for the moment of writing, so that a password change in between is seen.
+    pub(super) async fn open_session(&self, account: &Account, device: Option<&str>, guard: Batch) -> Result<AuthToken> {
+        let device = device.filter(|device| !device.is_empty()).unwrap_or(UNKNOWN_DEVICE);
+        openorch_api::input::check_name("device", device, MAX_DEVICE_BYTES).map_err(|e| Error::invalid(e.0))?;
+        super::retry(|| async {
+            let by_device =
+                Query::new().equals("userId", &*account.id).equals("app", DEFAULT_APP).equals("device", device);
+            let found = self.sessions.find(&by_device).await?.into_iter().next();
+            let (row, batch) = self.session_for(account, device, found, guard.clone())?;
+            if let Some(batch) = batch {
+                self.store.commit(batch).await?;
+            }
+            self.auth_token(account, &row)
+        })
+        .await
+    }
+
+    /// The session to answer with, and what must be written for it.
+    fn session_for(
+        &self,
+        account: &Account,
+        device: &str,
+        found: Option<Stored<SessionRow>>,
+        guard: Batch,
+    ) -> Result<(SessionRow, Option<Batch>)> {
+        let now = self.now();
+        let roles: Vec<String> = account.roles.iter().map(|role| role.to_string()).collect();
+        let (asleep, alive) = match found {
+            Some(found) if self.is_idle(&found.value) => (Some(found), None),
+            found => (None, found),
+        };
+        let Some(Stored { version, value: mut row }) = alive else {
+            // One that fell asleep is not woken: its place is taken by a new session.
+            let guard = match asleep {
+                Some(asleep) => guard.push(self.sessions.delete(&asleep.value.id, Some(asleep.version))),
+                None => guard,
+            };
+            let fresh = SessionRow {
+                id: self.shared.ids.random("ses"),
+                user_id: account.id.to_string(),
+                app: DEFAULT_APP.to_owned(),
+                device: device.to_owned(),
+                created_at: now,
+                used_at: now,
+                token_id: self.shared.ids.random("tok"),
+                token_created_at: now,
+                issued_at: now,
+                roles,
+            };
+            let batch = guard.push(self.sessions.create(&fresh.id, &fresh)?);
+            return Ok((fresh, Some(batch)));
+        };
+        let renew_after = self.settings.token_lifetime.as_secs() as i64 * 2 / 3;
+        let due = now.0.as_second() - row.issued_at.0.as_second() >= renew_after;
+        if row.roles == roles && !due {
+            return Ok((row, None));
+        }
+        if row.roles != roles {
+            row.token_id = self.shared.ids.random("tok");
+            row.token_created_at = now;
+            row.roles = roles;
+        }
+        row.issued_at = now;
+        row.used_at = now;
+        let batch = guard.push(self.sessions.replace(&row.id, &row, Some(version))?);
+        Ok((row, Some(batch)))
+    }
+
+    fn auth_token(&self, account: &Account, row: &SessionRow) -> Result<AuthToken> {
+        let issued = row.issued_at.0.as_second();
+        let expires = issued + self.settings.token_lifetime.as_secs() as i64;
+        let token = self.key.sign(&Claims {
+            oui: account.id.to_string(),
+            olu: account.slug.to_string(),
+            ori: row.roles.clone(),
+            iss: ISSUER.into(),
+            iat: issued,
+            exp: expires,
+            jti: row.token_id.clone(),
+            sid: row.id.clone(),
+            aud: None,
+        })?;
+        Ok(AuthToken {
+            id: row.token_id.clone(),
+            created_at: row.token_created_at,
+            updated_at: row.issued_at,
+            user_id: account.id.to_string(),
+            token,
+            active: true,
+            device: row.device.clone(),
+            expires_at: Time(Timestamp::from_second(expires).unwrap_or(Timestamp::MAX)),
+        })
+    }
+
+    /// The claims of a token that we signed; `None` for any other text.
+    fn verified(&self, token: &str) -> Option<(Digest, Arc<Verified>)> {
+        let digest = digest(&[token.as_bytes()]);
+        if let Some(known) = self.memory.token(&digest) {
+            return Some((digest, known));
+        }
+        let claims = self.key.verify(token)?;
+        let audience = claims.aud.as_deref().map(Arc::from);
+        let verified = Arc::new(Verified { claims, audience });
+        self.memory.keep_token(digest, verified.clone());
+        Some((digest, verified))
+    }
+
+    /// The session behind a verified token, if the token still counts.
+    async fn live_session(&self, verified: &Verified) -> Result<Arc<LiveSession>> {
+        let now = self.now().0.as_second();
+        if verified.audience.is_some() && verified.claims.exp <= now {
+            return Err(Error::unauthenticated("the delegated token has ended; make the call again"));
+        }
+        let ended = || Error::unauthenticated("the session of this token has ended; sign in again");
+        let session = self.memory.session(&verified.claims.sid, || self.read_session(&verified.claims.sid)).await?;
+        let session = session.ok_or_else(ended)?;
+        if *session.user_id != *verified.claims.oui {
+            return Err(ended());
+        }
+        let idle = now - session.used_at.load(Ordering::Relaxed) > self.settings.session_idle.as_secs() as i64;
+        if idle && !self.has_live_instance(&session.user_id) {
+            return Err(ended());
+        }
+        session.used_at.store(now, Ordering::Relaxed);
+        Ok(session)
+    }
+
+    async fn read_session(&self, id: &str) -> Result<Option<LiveSession>> {
+        let Some(Stored { value: row, .. }) = self.sessions.get(id).await? else { return Ok(None) };
+        let used_at = row.used_at.0.as_second();
+        Ok(Some(LiveSession {
+            id: row.id.into(),
+            user_id: row.user_id.into(),
+            app: row.app.into(),
+            device: row.device.into(),
+            used_at: used_at.into(),
+            noted_at: used_at.into(),
+        }))
+    }
+
+    /// Whether a stored session was not used for so long that it ended.
+    fn is_idle(&self, row: &SessionRow) -> bool {
+        let stored = row.used_at.0.as_second();
+        let used = self.memory.known_session(&row.id).map_or(stored, |live| live.used_at.load(Ordering::Relaxed).max(stored));
+        let idle = self.now().0.as_second() - used > self.settings.session_idle.as_secs() as i64;
+        idle && !self.has_live_instance(&row.user_id)
+    }
+
+    fn has_live_instance(&self, user_id: &str) -> bool {
+        self.liveness.get().is_some_and(|liveness| liveness.has_live_instance(user_id))
+    }
+
+    /// The account with its roles, from memory or the store.
+    pub(super) async fn account(&self, user_id: &str) -> Result<Option<Arc<Account>>> {
+        self.memory.account(user_id, || self.read_account(user_id)).await
+    }
+
+    async fn read_account(&self, user_id: &str) -> Result<Option<Account>> {
+        let Some(Stored { value: user, .. }) = self.users.get(user_id).await? else { return Ok(None) };
+        let links = self.role_links.find(&Query::new().equals("userId", user_id)).await?;
+        let mut roles: Vec<Box<str>> = links.into_iter().map(|link| link.value.role_id.into()).collect();
+        roles.sort();
+        Ok(Some(Account { id: user.id.into(), slug: user.slug.into(), roles: roles.into() }))
+    }
+
+    /// Ends all sessions of an account but `keep`, in one batch with `and`.
+    pub(super) async fn end_sessions(&self, user_id: &str, keep: Option<&str>, mut and: Batch) -> Result<()> {
+        let all = self.sessions.find(&Query::new().equals("userId", user_id)).await?;
+        let ended: Vec<String> =
+            all.into_iter().map(|found| found.value.id).filter(|id| Some(id.as_str()) != keep).collect();
+        for id in &ended {
+            and = and.push(self.sessions.delete(id, None));
+        }
+        self.store.commit(and).await?;
+        self.memory.sessions_ended(ended.iter().map(String::as_str));
+        Ok(())
+    }
+
+    async fn mint(&self, verified: &Verified, digest: Digest, audience: &str) -> Result<Passage> {
+        let epoch = self.memory.epoch();
+        let session = self.live_session(verified).await?;
+        if let Some(made_for) = verified.audience.as_deref() {
+            if made_for == audience {
+                return Ok(Passage::Untouched);
+            }
+            return Err(Error::forbidden(format!(
+                "a token that was made for the service `{made_for}` does not open `{audience}`"
+            )));
+        }
+        let gone = || Error::unauthenticated("the account of this token is gone");
+        let account = self.account(&session.user_id).await?.ok_or_else(gone)?;
+        let now = self.now().0.as_second();
+        let lifetime = self.settings.delegated_lifetime.as_secs() as i64;
+        let token = self.key.sign(&Claims {
+            oui: account.id.to_string(),
+            olu: account.slug.to_string(),
+            ori: account.roles.iter().map(|role| role.to_string()).collect(),
+            iss: ISSUER.into(),
+            iat: now,
+            exp: now + lifetime,
+            jti: self.shared.ids.random("tok"),
+            sid: session.id.to_string(),
+            aud: Some(audience.to_owned()),
+        })?;
+        let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(Error::internal)?;
+        header.set_sensitive(true);
+        let fresh_until = now + lifetime - lifetime / DELEGATED_REST;
+        self.memory.keep_delegated(digest, header.clone(), session.id.clone(), fresh_until, epoch);
+        Ok(Passage::Replace(header))
+    }
+}
+
+impl Identity for Users {
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Caller>> {
+        Box::pin(async move {
+            let unknown = || Error::unauthenticated("Unauthorized: this is not a token of this daemon; sign in for one");
+            let (_, verified) = self.verified(token).ok_or_else(unknown)?;
+            let session = self.live_session(&verified).await?;
+            let gone = || Error::unauthenticated("the account of this token is gone");
+            let account = self.account(&session.user_id).await?.ok_or_else(gone)?;
+            Ok(Caller {
+                user_id: account.id.clone(),
+                slug: account.slug.clone(),
+                session_id: session.id.clone(),
+                roles: account.roles.clone(),
+                app: session.app.clone(),
+                audience: verified.audience.clone(),
+            })
+        })
+    }
+
+    fn allows(&self, caller: &Caller, permission: &str) -> bool {
+        let rules = self.memory.rules();
+        caller.roles.iter().any(|role| rules.role_has(role, permission))
+    }
+
+    fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>> {
+        let token = token_of(authorization);
+        if !looks_like_ours(token) {
+            return Some(Ok(Passage::Untouched));
+        }
+        let now = self.shared.clock.now().as_second();
+        let known = self.memory.delegated(&digest(&[token, audience.as_bytes()]), now)?;
+        if let Some(session) = self.memory.known_session(&known.session_id) {
+            session.used_at.store(now, Ordering::Relaxed);
+        }
+        Some(Ok(Passage::Replace(known.header)))
+    }
+
+    fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>> {
+        Box::pin(async move {
+            let token = token_of(authorization);
+            let Some(text) = std::str::from_utf8(token).ok().filter(|_| looks_like_ours(token)) else {
+                return Ok(Passage::Untouched);
+            };
+            match self.verified(text) {
+                None => Ok(Passage::Untouched),
+                Some((_, verified)) => {
+                    self.mint(&verified, digest(&[token, audience.as_bytes()]), audience).await
+                }
+            }
+        })
+    }
+}
+
+/// Writes down when sessions were used, for those whose stored time lags an hour.
+pub async fn note_uses(users: Arc<Users>) {
+    for session in users.memory.unnoted_uses(USE_NOTED_AFTER) {
+        let used = session.used_at.load(Ordering::Relaxed);
+        let noted = async {
+            let Some(Stored { version, value: mut row }) = users.sessions.get(&session.id).await? else { return Ok(()) };
+            row.used_at = Time(Timestamp::from_second(used).unwrap_or(row.used_at.0));
+            users.store.commit(Batch::new().push(users.sessions.replace(&row.id, &row, Some(version))?)).await?;
+            session.noted_at.store(used, Ordering::Relaxed);
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = noted.await {
+            tracing::warn!("the last use of a session could not be stored: {error:?}");
+        }
+    }
+}
+
+/// The token of an `Authorization` value, `Bearer ` before it or not.
+fn token_of(authorization: &HeaderValue) -> &[u8] {
+    let value = authorization.as_bytes().trim_ascii();
+    match value.split_at_checked(7) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest.trim_ascii_start(),
+        _ => value,
+    }
+}
+
+/// Whether the text can be a token of ours at all: a JWT. What is not is never looked up.
+fn looks_like_ours(token: &[u8]) -> bool {
+    token.starts_with(b"eyJ") && token.iter().filter(|byte| **byte == b'.').count() == 2
+}
+
+fn digest(parts: &[&[u8]]) -> Digest {
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        context.update(part);
+        context.update(&[0]);
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}
