@@ -4,6 +4,7 @@ use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 pub mod body;
 pub mod error;
+pub mod forwarded;
 pub mod identity;
 pub mod outbound;
 pub mod routes;
@@ -26,7 +27,7 @@ pub trait Builtin: Send + Sync + 'static {
     /// Whether the (decoded) first path segment belongs to the daemon itself. Such a path never reaches the gateway.
     fn owns(&self, first_segment: &str) -> bool;
 
-    /// Answers; never fails. The request carries the client's address as the extension [`outbound::ClientAddress`].
+    /// Answers; never fails. The request carries the client's address as the extension [`forwarded::ClientAddress`].
     fn call(
         &self,
         request: http::Request<hyper::body::Incoming>,
