@@ -1,3 +1,590 @@
-pub struct ClientAddress { pub ip: std::net::IpAddr }
-pub struct RequestId(pub String);
-impl RequestId { pub fn as_str(&self)->&str { &self.0 } }
+//! Who sent a request, and what a request says of that when it goes on (contract decision 17): the one place that
+//! reads, removes and writes `Forwarded`, `X-Forwarded-*` and request ids, for built-in and proxied requests alike.
+
+use std::{
+    cell::Cell,
+    fmt::Write,
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use crate::{
+    Error, Peer, Result,
+    outbound::{Cidr, unwrapped},
+};
+
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Who sent a request, as far as can be believed. A request extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAddress {
+    pub ip: IpAddr,
+    /// Whether the client itself spoke TLS.
+    pub https: bool,
+    /// The host the client asked for.
+    pub host: Option<HeaderValue>,
+}
+
+/// The id under which a request is found in logs, ours and the services'. A request extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(pub HeaderValue);
+
+impl RequestId {
+    pub fn as_str(&self) -> &str {
+        // Accepted and fresh ones are ASCII; the fallback is never seen.
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// Keeps the client's id if it is one that may stand in a log, else makes a fresh one.
+    pub fn of(headers: &HeaderMap) -> RequestId {
+        let mut given = headers.get_all(X_REQUEST_ID).iter();
+        match (given.next(), given.next()) {
+            (Some(id), None) if is_request_id(id.as_bytes()) => RequestId(id.clone()),
+            _ => RequestId::fresh(),
+        }
+    }
+
+    pub fn fresh() -> RequestId {
+        let mut text = [0; 20];
+        let mut bits = (u128::from(random()) << 64) | u128::from(random());
+        for place in &mut text {
+            *place = b"0123456789abcdefghjkmnpqrstvwxyz"[(bits & 31) as usize];
+            bits >>= 5;
+        }
+        let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text));
+        RequestId(value.unwrap_or(HeaderValue::from_static("unknown")))
+    }
+}
+
+fn is_request_id(id: &[u8]) -> bool {
+    (1..=64).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+}
+
+/// Different on each call and each start; not a secret.
+fn random() -> u64 {
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0));
+    }
+    // SplitMix64.
+    let state = STATE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    STATE.set(state);
+    let mut z = state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The proxies in front of the daemon whose word counts: `OPENORCH_TRUSTED_PROXIES`. They must set or remove
+/// `X-Forwarded-For`, which is read before `Forwarded`.
+#[derive(Clone, Debug, Default)]
+pub struct TrustedProxies(Arc<[Cidr]>);
+
+impl TrustedProxies {
+    /// A comma-separated list of addresses and ranges.
+    pub fn parse(text: &str) -> Result<TrustedProxies> {
+        let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
+        let ranges = words.map(|word| {
+            Cidr::parse(word).ok_or_else(|| {
+                Error::invalid(format!(
+                    "`{word}` is no proxy's address: write an address or a range such as `10.0.0.0/8`"
+                ))
+            })
+        });
+        Ok(TrustedProxies(ranges.collect::<Result<Vec<_>>>()?.into()))
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0
+            .iter()
+            .any(|range| range.contains(unwrapped(address)))
+    }
+}
+
+/// Whether the request claims to have been forwarded. Spellings with `_` count: some servers read them alike.
+pub fn claims_forwarding(headers: &HeaderMap) -> bool {
+    headers
+        .keys()
+        .any(|name| !matches!(class(name), Class::Other | Class::Ours))
+}
+
+enum Class {
+    Other,
+    /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP`.
+    Forwarding,
+    /// A name that becomes one of the above, or of ours, when `_` is read as `-`.
+    Disguised,
+    /// `X-OpenOrch-*`.
+    Ours,
+}
+
+/// Looks at the first letter first: this runs for every header of every request.
+fn class(name: &HeaderName) -> Class {
+    let text = name.as_str().as_bytes();
+    match text.first() {
+        Some(b'f') if *name == header::FORWARDED => Class::Forwarding,
+        Some(b'x') if text.len() > 1 && matches!(text[1], b'-' | b'_') => {
+            let is = |what: &[u8]| {
+                text.len() >= what.len()
+                    && text
+                        .iter()
+                        .zip(what)
+                        .all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
+            };
+            let ours = is(b"x-openorch-");
+            let forwarding = is(b"x-forwarded") || (is(b"x-real-ip") && text.len() == 9);
+            match (ours || forwarding, text.contains(&b'_')) {
+                (false, _) => Class::Other,
+                // `x-forwarded-my_field` is itself, not a disguise; it goes the way of its prefix all the same.
+                (true, true) => Class::Disguised,
+                (true, false) if ours => Class::Ours,
+                (true, false) => Class::Forwarding,
+            }
+        }
+        _ => Class::Other,
+    }
+}
+
+/// Whether a name may not come in from outside: for the fields of trailers.
+pub fn is_reserved(name: &HeaderName) -> bool {
+    !matches!(class(name), Class::Other)
+}
+
+/// The connection a request came on, as the next server is told of it. Made once per connection.
+pub struct Hop {
+    ip: IpAddr,
+    https: bool,
+    proxies: Option<TrustedProxies>,
+    ip_value: HeaderValue,
+    /// The last host asked for on this connection, with the `Forwarded` made of it: it is nearly always the same.
+    last: Mutex<Option<(HeaderValue, HeaderValue)>>,
+}
+
+impl Hop {
+    pub fn new(peer: &Peer, proxies: &TrustedProxies) -> Hop {
+        let ip = unwrapped(peer.address.ip());
+        Hop {
+            ip,
+            https: peer.tls,
+            proxies: proxies.contains(ip).then(|| proxies.clone()),
+            ip_value: value(ip.to_string()),
+            last: Mutex::default(),
+        }
+    }
+
+    /// The one client-address function. To be called before [`Hop::clean`]; `host` is the target's authority where
+    /// the request has one, else its `Host`.
+    pub fn client(&self, headers: &HeaderMap, host: Option<&HeaderValue>) -> ClientAddress {
+        let mut client = ClientAddress {
+            ip: self.ip,
+            https: self.https,
+            host: host.cloned(),
+        };
+        let Some(proxies) = &self.proxies else {
+            return client;
+        };
+        let said = Said::of(headers);
+        for node in said.chain.iter().rev() {
+            // What cannot be read was said by the last proxy believed: it stands for the client.
+            let Some(ip) = node_address(node) else { break };
+            client.ip = ip;
+            if !proxies.contains(ip) {
+                break;
+            }
+        }
+        client.https = said.https.unwrap_or(client.https);
+        client.host = said.host.or(client.host);
+        client
+    }
+
+    /// Removes what a client may not say of itself.
+    pub fn clean(&self, headers: &mut HeaderMap) {
+        let trusted = self.proxies.is_some();
+        let unwanted = |name: &HeaderName| match class(name) {
+            Class::Other => false,
+            Class::Forwarding => !trusted,
+            Class::Disguised | Class::Ours => true,
+        };
+        if !headers.keys().any(unwanted) {
+            return;
+        }
+        let names: Vec<HeaderName> = headers.keys().filter(|n| unwanted(n)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+
+    /// Says who sent the request, for the next server. To be called after [`Hop::clean`].
+    pub fn introduce(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+        if self.proxies.is_some() {
+            return self.pass_on(headers, host);
+        }
+        let proto = if self.https { "https" } else { "http" };
+        headers.insert(X_FORWARDED_FOR, self.ip_value.clone());
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+        let forwarded = match host {
+            Some(host) => {
+                headers.insert(X_FORWARDED_HOST, host.clone());
+                let mut last = self.last.lock().unwrap_or_else(|b| b.into_inner());
+                match &*last {
+                    Some((same, made)) if same == host => made.clone(),
+                    _ => {
+                        let made = forwarded(&[self.ip.to_string()], Some(host), proto);
+                        *last = Some((host.clone(), made.clone()));
+                        made
+                    }
+                }
+            }
+            None => forwarded(&[self.ip.to_string()], None, proto),
+        };
+        headers.insert(header::FORWARDED, forwarded);
+    }
+
+    /// Behind a trusted proxy the chain it told of is kept, and the proxy itself added to it.
+    fn pass_on(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+        let client = self.client(headers, host);
+        let mut chain = Said::of(headers).chain;
+        chain.push(self.ip.to_string());
+        let proto = if client.https { "https" } else { "http" };
+        headers.insert(X_FORWARDED_FOR, value(chain.join(", ")));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+        let made = forwarded(&chain, client.host.as_ref(), proto);
+        headers.insert(header::FORWARDED, made);
+        if let Some(host) = client.host {
+            headers.insert(X_FORWARDED_HOST, host);
+        }
+    }
+}
+
+/// What the headers of a trusted proxy say.
+#[derive(Default)]
+struct Said {
+    /// The client first, the last proxy before ours last; as written, without quotes and ports.
+    chain: Vec<String>,
+    https: Option<bool>,
+    host: Option<HeaderValue>,
+}
+
+impl Said {
+    fn of(headers: &HeaderMap) -> Said {
+        let mut said = Said::default();
+        if headers.contains_key(X_FORWARDED_FOR) {
+            said.chain = elements(headers, &X_FORWARDED_FOR).map(node).collect();
+        } else if headers.contains_key(header::FORWARDED) {
+            for element in elements(headers, &header::FORWARDED) {
+                said.read_element(element);
+            }
+        } else if let Some(ip) = last(headers, &X_REAL_IP) {
+            said.chain = vec![node(ip)];
+        }
+        // The last value is the one that the proxy next to us wrote; those before it may be the client's.
+        if let Some(proto) = last(headers, &X_FORWARDED_PROTO) {
+            said.https = Some(proto.eq_ignore_ascii_case("https"));
+        }
+        if let Some(host) = last(headers, &X_FORWARDED_HOST) {
+            said.host = HeaderValue::from_str(host).ok();
+        }
+        said
+    }
+
+    fn read_element(&mut self, element: &str) {
+        let mut from = "unknown".to_owned();
+        for pair in element.split(';') {
+            let Some((key, given)) = pair.split_once('=') else {
+                continue;
+            };
+            let given = given.trim().trim_matches('"');
+            match key.trim().to_ascii_lowercase().as_str() {
+                "for" => from = node(given),
+                "proto" => self.https = Some(given.eq_ignore_ascii_case("https")),
+                "host" => self.host = HeaderValue::from_str(given).ok(),
+                _ => {}
+            }
+        }
+        self.chain.push(from);
+    }
+}
+
+fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|element| !element.is_empty())
+}
+
+fn last<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    elements(headers, name).last()
+}
+
+/// An address without quotes and port; what is no address (`unknown`, `_hidden`) only with harmless letters.
+fn node(text: &str) -> String {
+    let text = text.trim_matches('"');
+    match node_address(text) {
+        Some(ip) => ip.to_string(),
+        None if text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) =>
+        {
+            text.to_owned()
+        }
+        None => "unknown".to_owned(),
+    }
+}
+
+fn node_address(text: &str) -> Option<IpAddr> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(unwrapped(ip));
+    }
+    if let Some(rest) = text.strip_prefix('[') {
+        return rest.split_once(']')?.0.parse().ok().map(unwrapped);
+    }
+    text.split_once(':')?.0.parse().ok().map(unwrapped)
+}
+
+fn forwarded(chain: &[String], host: Option<&HeaderValue>, proto: &str) -> HeaderValue {
+    let mut text = String::with_capacity(64);
+    for (at, node) in chain.iter().enumerate() {
+        let gap = if at == 0 { "" } else { ", " };
+        let quoted = node.contains(':');
+        // Writing into a string cannot fail.
+        let _ = match quoted {
+            true => write!(text, "{gap}for=\"[{node}]\""),
+            false => write!(text, "{gap}for={node}"),
+        };
+        if at > 0 {
+            continue;
+        }
+        if let Some(host) = host.and_then(|host| host.to_str().ok())
+            && !host.contains(['"', '\\'])
+        {
+            let _ = write!(text, ";host=\"{host}\"");
+        }
+        let _ = write!(text, ";proto={proto}");
+    }
+    value(text)
+}
+
+fn value(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hop(peer: &str, trusted: &str) -> Hop {
+        let peer = Peer {
+            address: peer.parse().unwrap(),
+            tls: false,
+        };
+        Hop::new(&peer, &TrustedProxies::parse(trusted).unwrap())
+    }
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_is_believed() {
+        type Lines = &'static [(&'static str, &'static str)];
+        let cases: &[(&str, Lines, &str, bool)] = &[
+            // Not trusted: nothing it says counts.
+            (
+                "1.2.3.4:5",
+                &[("x-forwarded-for", "9.9.9.9")],
+                "1.2.3.4",
+                false,
+            ),
+            (
+                "1.2.3.4:5",
+                &[("forwarded", "for=9.9.9.9;proto=https")],
+                "1.2.3.4",
+                false,
+            ),
+            ("10.0.0.1:5", &[], "10.0.0.1", false),
+            (
+                "10.0.0.1:5",
+                &[("x-forwarded-for", "9.9.9.9")],
+                "9.9.9.9",
+                false,
+            ),
+            (
+                "[::ffff:10.0.0.1]:5",
+                &[("x-forwarded-for", "9.9.9.9")],
+                "9.9.9.9",
+                false,
+            ),
+            // The client's own invention stands left of what the proxy saw.
+            (
+                "10.0.0.1:5",
+                &[("x-forwarded-for", "6.6.6.6, 9.9.9.9")],
+                "9.9.9.9",
+                false,
+            ),
+            (
+                "10.0.0.1:5",
+                &[
+                    ("x-forwarded-for", "6.6.6.6"),
+                    ("x-forwarded-for", "9.9.9.9"),
+                ],
+                "9.9.9.9",
+                false,
+            ),
+            (
+                "10.0.0.1:5",
+                &[("x-forwarded-for", "9.9.9.9, 10.0.0.7")],
+                "9.9.9.9",
+                false,
+            ),
+            (
+                "10.0.0.1:5",
+                &[("x-forwarded-for", "10.0.0.8, 10.0.0.7")],
+                "10.0.0.8",
+                false,
+            ),
+            (
+                "10.0.0.1:5",
+                &[("x-forwarded-for", "9.9.9.9, unknown")],
+                "10.0.0.1",
+                false,
+            ),
+            (
+                "10.0.0.1:5",
+                &[("x-forwarded-for", "9.9.9.9:4711")],
+                "9.9.9.9",
+                false,
+            ),
+            (
+                "10.0.0.1:5",
+                &[("x-forwarded-for", "[2001:db8::1]:4711")],
+                "2001:db8::1",
+                false,
+            ),
+            (
+                "10.0.0.1:5",
+                &[("forwarded", "for=\"[2001:db8::1]:99\";proto=https")],
+                "2001:db8::1",
+                true,
+            ),
+            (
+                "10.0.0.1:5",
+                &[("x-forwarded-for", "9.9.9.9"), ("forwarded", "for=6.6.6.6")],
+                "9.9.9.9",
+                false,
+            ),
+            ("10.0.0.1:5", &[("x-real-ip", "9.9.9.9")], "9.9.9.9", false),
+            (
+                "10.0.0.1:5",
+                &[("x-forwarded-proto", "http, https")],
+                "10.0.0.1",
+                true,
+            ),
+        ];
+        for (peer, lines, ip, https) in cases {
+            let client = hop(peer, "10.0.0.0/8").client(&headers(lines), None);
+            assert_eq!(client.ip, ip.parse::<IpAddr>().unwrap(), "{peer} {lines:?}");
+            assert_eq!(client.https, *https, "{peer} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_may_not_say_is_removed() {
+        let all = [
+            ("forwarded", "for=1.1.1.1"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-anything", "x"),
+            ("x-real-ip", "1.1.1.1"),
+            ("x-openorch-user", "admin"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("x-real_ip", "1.1.1.1"),
+            ("x_openorch_user", "admin"),
+            ("x-openorch-a_b", "x"),
+            ("x-other", "stays"),
+            ("x_other", "stays"),
+            ("openorch-extended", "1"),
+        ];
+        let left = |peer: &str| {
+            let mut headers = headers(&all);
+            hop(peer, "10.0.0.0/8").clean(&mut headers);
+            let mut names: Vec<String> = headers.keys().map(|n| n.to_string()).collect();
+            names.sort();
+            names.join(" ")
+        };
+        assert_eq!(left("1.2.3.4:5"), "openorch-extended x-other x_other");
+        assert_eq!(
+            left("10.0.0.1:5"),
+            "forwarded openorch-extended x-forwarded-anything x-forwarded-for x-other x-real-ip x_other"
+        );
+    }
+
+    #[test]
+    fn the_next_server_is_told_who_asked() {
+        let host = HeaderValue::from_static("shop.example:8080");
+        let mut sent = HeaderMap::new();
+        hop("[2001:db8::7]:5", "").introduce(&mut sent, Some(&host));
+        assert_eq!(sent[X_FORWARDED_FOR], "2001:db8::7");
+        assert_eq!(sent[X_FORWARDED_PROTO], "http");
+        assert_eq!(sent[X_FORWARDED_HOST], "shop.example:8080");
+        assert_eq!(
+            sent[header::FORWARDED],
+            "for=\"[2001:db8::7]\";host=\"shop.example:8080\";proto=http"
+        );
+
+        let mut sent = headers(&[
+            ("x-forwarded-for", "9.9.9.9"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "shop.example"),
+        ]);
+        hop("10.0.0.1:5", "10.0.0.1")
+            .introduce(&mut sent, Some(&HeaderValue::from_static("inner")));
+        assert_eq!(sent[X_FORWARDED_FOR], "9.9.9.9, 10.0.0.1");
+        assert_eq!(sent[X_FORWARDED_PROTO], "https");
+        assert_eq!(sent[X_FORWARDED_HOST], "shop.example");
+        assert_eq!(
+            sent[header::FORWARDED],
+            "for=9.9.9.9;host=\"shop.example\";proto=https, for=10.0.0.1"
+        );
+    }
+
+    #[test]
+    fn a_request_id_is_kept_only_if_it_is_harmless() {
+        for (given, kept) in [
+            (&["abc-123"][..], true),
+            (&["a b"], false),
+            (&["a\u{9}b"], false),
+            (&[""], false),
+            (&["a", "b"], false),
+            (
+                &["0123456789012345678901234567890123456789012345678901234567890123"],
+                true,
+            ),
+            (
+                &["01234567890123456789012345678901234567890123456789012345678901234"],
+                false,
+            ),
+        ] {
+            let mut headers = HeaderMap::new();
+            for id in given {
+                headers.append(X_REQUEST_ID, HeaderValue::from_static(id));
+            }
+            let id = RequestId::of(&headers);
+            assert_eq!(id.0 == given[0], kept, "{given:?}");
+            assert!(is_request_id(id.0.as_bytes()));
+        }
+        assert_ne!(RequestId::fresh(), RequestId::fresh());
+    }
+}

@@ -36,7 +36,7 @@ pub trait Builtin: Send + Sync + 'static {
     /// Whether the (decoded) first path segment belongs to the daemon itself. Such a path never reaches the gateway.
     fn owns(&self, first_segment: &str) -> bool;
 
-    /// Answers; never fails. The request carries the client's address as the extension [`outbound::ClientAddress`].
+    /// Answers; never fails. The request carries the client's address as the extension [`forwarded::ClientAddress`].
     fn call(
         &self,
         request: http::Request<hyper::body::Incoming>,

@@ -1,8 +1,308 @@
-//! The one way out to addresses that users give: which addresses are allowed, how they are dialled.
-//! (Contract decisions 15 and 17.)
+//! The one way out to addresses that users give: which addresses are allowed, how they are dialled
+//! (contract decision 15). Speaks TCP and TLS; what is said on the connection is the caller's.
 
-/// The address of an instance in canonical form.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct InstanceUrl {
-    text: String,
+use std::{
+    error, fmt, io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    pin::Pin,
+    sync::{Arc, OnceLock, RwLock},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{Error, Result};
+
+mod networks;
+mod url;
+
+pub use networks::{Cidr, Networks, unwrapped};
+pub use url::InstanceUrl;
+
+/// How connections are opened.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `OPENORCH_INSTANCE_NETWORKS`.
+    pub networks: Networks,
+    /// From the look-up of the name to the end of the TLS handshake.
+    pub connect_timeout: Duration,
+    /// Trusted beside the system's roots.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            networks: Networks::default(),
+            connect_timeout: Duration::from_secs(3),
+            extra_roots: Vec::new(),
+        }
+    }
+}
+
+/// Opens connections to instances. One for the whole process.
+pub struct Outbound {
+    settings: Settings,
+    own: RwLock<Vec<SocketAddr>>,
+    tls: OnceLock<TlsConnector>,
+}
+
+impl Outbound {
+    pub fn new(settings: Settings) -> Outbound {
+        Outbound {
+            settings,
+            own: RwLock::default(),
+            tls: OnceLock::new(),
+        }
+    }
+
+    /// Where the daemon listens and where its database is: never dialled for users. An unspecified address means
+    /// that port on every address of this machine.
+    pub fn set_own_addresses(&self, addresses: Vec<SocketAddr>) {
+        *self
+            .own
+            .write()
+            .unwrap_or_else(|broken| broken.into_inner()) = addresses;
+    }
+
+    /// Resolves, checks and dials. What was checked is what is dialled: the name is not looked up twice.
+    pub async fn dial(&self, url: &InstanceUrl) -> Result<Connection, DialError> {
+        match timeout(self.settings.connect_timeout, self.connect(url)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(DialError::TimedOut(self.settings.connect_timeout)),
+        }
+    }
+
+    /// Whether `url` may be registered: an error if it points where nothing may be dialled. A name that does not
+    /// resolve now may do so later.
+    pub async fn check_now(&self, url: &InstanceUrl) -> Result<()> {
+        let looked_up = timeout(self.settings.connect_timeout, self.resolve(url)).await;
+        let Ok(Ok(addresses)) = looked_up else {
+            return Ok(());
+        };
+        let forbidden = |reason: String| {
+            Err(Error::invalid(format!(
+                "`{url}` cannot be the address of an instance: {reason}"
+            )))
+        };
+        // One of several being our own is enough: the name leads back here.
+        if let Some(own) = addresses.iter().find(|address| self.is_own(**address)) {
+            return forbidden(own_refusal(*own));
+        }
+        match self.allowed(addresses) {
+            Err(DialError::Forbidden(reason)) => forbidden(reason),
+            _ => Ok(()),
+        }
+    }
+
+    async fn connect(&self, url: &InstanceUrl) -> Result<Connection, DialError> {
+        let addresses = self.allowed(self.resolve(url).await?)?;
+        let share = self.settings.connect_timeout / addresses.len() as u32;
+        let mut last = None;
+        for address in addresses {
+            // A dead first address must not use up the time of a living second one.
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return self.secure(url, stream).await,
+                Ok(Err(error)) => last = Some(DialError::Connect(address, error)),
+                Err(_) => last = last.or(Some(DialError::TimedOut(share))),
+            }
+        }
+        Err(last.unwrap_or(DialError::TimedOut(share)))
+    }
+
+    async fn secure(&self, url: &InstanceUrl, stream: TcpStream) -> Result<Connection, DialError> {
+        // Without it small requests wait for acknowledgements; a socket that refuses still works.
+        let _ = stream.set_nodelay(true);
+        if !url.is_https() {
+            return Ok(Connection::Plain(stream));
+        }
+        let name = ServerName::try_from(url.host().to_owned())
+            .map_err(|error| DialError::Tls(io::Error::other(error)))?;
+        match self.tls_connector()?.connect(name, stream).await {
+            Ok(stream) => Ok(Connection::Tls(Box::new(stream))),
+            Err(error) => Err(DialError::Tls(error)),
+        }
+    }
+
+    async fn resolve(&self, url: &InstanceUrl) -> Result<Vec<SocketAddr>, DialError> {
+        if let Ok(address) = url.host().parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, url.port())]);
+        }
+        match lookup_host((url.host(), url.port())).await {
+            Ok(addresses) => Ok(addresses.collect()),
+            Err(error) => Err(DialError::Resolve(error)),
+        }
+    }
+
+    /// The addresses of a name that may be dialled; an error if it has none.
+    fn allowed(&self, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, DialError> {
+        let mut refusal = None;
+        let mut allowed = addresses;
+        allowed.retain(|address| match self.refusal(*address) {
+            None => true,
+            Some(reason) => {
+                refusal = Some(reason);
+                false
+            }
+        });
+        match refusal {
+            Some(reason) if allowed.is_empty() => Err(DialError::Forbidden(reason)),
+            None if allowed.is_empty() => Err(DialError::Resolve(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the name has no address",
+            ))),
+            _ => Ok(allowed),
+        }
+    }
+
+    fn refusal(&self, address: SocketAddr) -> Option<String> {
+        if self.is_own(address) {
+            return Some(own_refusal(address));
+        }
+        let reason = self.settings.networks.refusal(address.ip())?;
+        Some(format!(
+            "it leads to {}, and {reason} (setting OPENORCH_INSTANCE_NETWORKS)",
+            address.ip()
+        ))
+    }
+
+    fn is_own(&self, address: SocketAddr) -> bool {
+        let ip = unwrapped(address.ip());
+        let own = self.own.read().unwrap_or_else(|broken| broken.into_inner());
+        own.iter().any(|own| {
+            own.port() == address.port()
+                && (unwrapped(own.ip()) == ip
+                    || (own.ip().is_unspecified() && is_of_this_machine(ip)))
+        })
+    }
+
+    fn tls_connector(&self) -> Result<&TlsConnector, DialError> {
+        if let Some(ready) = self.tls.get() {
+            return Ok(ready);
+        }
+        // Reading the system's roots takes milliseconds, and most daemons never dial https.
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots.add_parsable_certificates(self.settings.extra_roots.iter().cloned());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| DialError::Tls(io::Error::other(error)))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(self
+            .tls
+            .get_or_init(|| TlsConnector::from(Arc::new(config))))
+    }
+}
+
+fn own_refusal(address: SocketAddr) -> String {
+    format!("{address} is an address of this daemon or its database")
+}
+
+/// Only addresses of this machine can be bound; asking the kernel needs no list of interfaces.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
+}
+
+/// Why a connection could not be opened.
+#[derive(Debug)]
+pub enum DialError {
+    /// The address may not be dialled.
+    Forbidden(String),
+    /// The name has no address.
+    Resolve(io::Error),
+    Connect(SocketAddr, io::Error),
+    TimedOut(Duration),
+    /// The handshake failed, or the certificate is not trusted.
+    Tls(io::Error),
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DialError::Forbidden(reason) => f.write_str(reason),
+            DialError::Resolve(error) => write!(f, "its name cannot be resolved: {error}"),
+            DialError::Connect(address, error) => write!(f, "connecting to {address}: {error}"),
+            DialError::TimedOut(after) => write!(f, "no connection within {after:?}"),
+            DialError::Tls(error) => write!(f, "the TLS handshake failed: {error}"),
+        }
+    }
+}
+
+impl error::Error for DialError {}
+
+/// An open connection to an instance.
+pub enum Connection {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection {
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Connection::Plain(stream) => stream.peer_addr().ok(),
+            Connection::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+        }
+    }
+}
+
+macro_rules! each {
+    ($connection:expr, $stream:ident => $call:expr) => {
+        match $connection.get_mut() {
+            Connection::Plain($stream) => $call,
+            Connection::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Connection::Plain(stream) => stream.is_write_vectored(),
+            Connection::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
 }
