@@ -1,0 +1,260 @@
+//! Registering, listing and removing instances. A URL belongs to the account that registered it: nobody else changes
+//! it, but admins.
+
+use std::sync::Arc;
+
+use openorch_api::{
+    Body, Created, Json, NoContent, Path, Query as QueryInput,
+    input::check_name,
+    registry::{
+        InstanceId, InstanceStatus, ListInstancesRequest, ListInstancesResponse, RegisterInstanceExtra,
+        RegisterInstanceRequest, RegisterInstanceResponse,
+    },
+};
+use openorch_chassis::{Caller, Cx, Error, Result, outbound::InstanceUrl};
+use openorch_store::{Batch, Query, Stored};
+use tokio::sync::oneshot;
+
+use super::{
+    Registry,
+    live::Entry,
+    probe::Command,
+    retry,
+    rows::{InstanceRow, ServiceRow},
+};
+
+const MAX_ID_BYTES: usize = 128;
+const MAX_FIELD_BYTES: usize = 1024;
+const MAX_HEARTBEAT_SECONDS: u32 = 24 * 3600;
+/// An instance that announced a heartbeat is removed after so many silent intervals (contract decision 16).
+const SILENT_INTERVALS: i64 = 3;
+
+pub async fn register(
+    cx: Cx<Registry>,
+    Body(request): Body<RegisterInstanceRequest>,
+) -> Result<Created<RegisterInstanceResponse>> {
+    let url = check(&request)?;
+    cx.outbound.check_now(&url).await?;
+    let caller = cx.caller()?;
+    let id = match cx.unchanged(&request, &url, caller) {
+        Some(entry) => {
+            entry.seen(cx.now());
+            entry.row.id.clone()
+        }
+        None => retry(|| cx.save(&request, &url, caller)).await?,
+    };
+    let status = cx.probe_and_wait(&id).await;
+    let extra = cx.request.extended.then(|| RegisterInstanceExtra { id, status });
+    Ok(Created(RegisterInstanceResponse { extra }))
+}
+
+pub async fn list(
+    cx: Cx<Registry>,
+    QueryInput(filter): QueryInput<ListInstancesRequest>,
+) -> Result<Json<ListInstancesResponse>> {
+    let mut instances: Vec<_> = cx
+        .live
+        .all()
+        .into_iter()
+        .filter(|entry| matches(&entry.row, &filter))
+        .map(|entry| entry.to_wire(cx.request.extended))
+        .collect();
+    instances.sort_by(|a, b| (&a.slug, &a.id).cmp(&(&b.slug, &b.id)));
+    Ok(Json(ListInstancesResponse { instances }))
+}
+
+/// The user id of the owner of the instance that a removal names.
+pub fn owner(registry: &Registry, Path(id): &Path<InstanceId>) -> Result<String> {
+    registry.live.get(&id.0).map(|entry| entry.row.owner_id.clone()).ok_or_else(|| unknown(&id.0))
+}
+
+pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoContent> {
+    let owner_id = owner(&cx, &Path(id.clone()))?;
+    retry(|| async {
+        let Stored { version, value } = cx.instances.get(&id.0).await?.ok_or_else(|| unknown(&id.0))?;
+        // The permission was decided for this owner; an id that changed hands meanwhile is not removed.
+        if value.owner_id != owner_id {
+            return Err(Error::forbidden(format!("instance `{}` just became another account's", id.0)));
+        }
+        Ok(cx.store.commit(Batch::new().push(cx.instances.delete(&id.0, Some(version)))).await?)
+    })
+    .await?;
+    cx.live.remove(&[id.0.clone()]);
+    tracing::info!(instance.id = %id.0, "instance `{}` removed", id.0);
+    Ok(NoContent)
+}
+
+/// Removes the instances that announced a heartbeat and have been silent for three intervals.
+pub async fn remove_silent(registry: Arc<Registry>) {
+    let now = registry.now();
+    let is_silent = |entry: &Arc<Entry>| {
+        let most = i64::from(entry.row.heartbeat_seconds) * SILENT_INTERVALS;
+        most > 0 && now.0.as_second() - entry.last_sign().0.as_second() > most
+    };
+    for entry in registry.live.all().into_iter().filter(is_silent) {
+        let id = &entry.row.id;
+        let batch = Batch::new().push(registry.instances.delete(id, Some(entry.version)));
+        match registry.store.commit(batch).await {
+            Ok(()) => {
+                registry.live.remove(&[id.clone()]);
+                tracing::info!(instance.id = %id, instance.slug = %entry.row.slug, "instance `{id}` was silent for too long and is removed");
+            }
+            Err(error) => tracing::warn!(instance.id = %id, "the silent instance `{id}` could not be removed: {error}"),
+        }
+    }
+}
+
+impl Registry {
+    /// The instance, if the request says nothing new of it: then nothing is written.
+    fn unchanged(&self, request: &RegisterInstanceRequest, url: &InstanceUrl, caller: &Caller) -> Option<Arc<Entry>> {
+        let entry = self.live.by_url(url.as_str())?;
+        let mut merged = entry.row.clone();
+        merged.merge(request, url);
+        let same_id = request.id.as_ref().is_none_or(|id| *id == entry.row.id);
+        (same_id && *entry.row.owner_id == *caller.user_id && merged == entry.row).then_some(entry)
+    }
+
+    /// Writes what a registration says; answers the id of the instance.
+    async fn save(&self, request: &RegisterInstanceRequest, url: &InstanceUrl, caller: &Caller) -> Result<String> {
+        let at_url = self.instances.find(&Query::new().equals("url", url.as_str())).await?.into_iter().next();
+        let with_id = match &request.id {
+            Some(id) => self.instances.get(id).await?,
+            None => None,
+        };
+        for known in at_url.iter().chain(&with_id) {
+            may_change(&known.value, caller)?;
+        }
+        // The id that is asked for stays; a row that was at the URL under another id gives way to it.
+        let replaced = match (&at_url, &request.id) {
+            (Some(known), Some(id)) if known.value.id != *id => Some(known.clone()),
+            _ => None,
+        };
+        let base = with_id.clone().or(at_url);
+        let mut row = match &base {
+            Some(known) => known.value.clone(),
+            None => self.new_row(caller)?,
+        };
+        if let Some(id) = &request.id {
+            row.id.clone_from(id);
+        }
+        if row.url != url.as_str() {
+            row.status = InstanceStatus::Unknown;
+            row.details.clear();
+        }
+        row.merge(request, url);
+        let mut batch = Batch::new();
+        if let Some(old) = &replaced {
+            batch = batch.push(self.instances.delete(&old.value.id, Some(old.version)));
+        }
+        let in_place = base.as_ref().filter(|known| known.value.id == row.id);
+        batch = batch.push(match in_place {
+            Some(known) => self.instances.replace(&row.id, &row, Some(known.version))?,
+            None => self.instances.create(&row.id, &row)?,
+        });
+        let service = ServiceRow { owner_id: row.owner_id.clone(), slug: row.slug.clone() };
+        batch = batch.push(self.services.upsert(&service.owner_id, &service)?);
+        self.store.commit(batch).await?;
+        let version = in_place.map_or(1, |known| known.version + 1);
+        let gone: Vec<String> = replaced.into_iter().map(|old| old.value.id).collect();
+        let id = row.id.clone();
+        tracing::info!(instance.id = %id, instance.slug = %row.slug, "instance `{id}` of `{}` registered at {url}", row.slug);
+        self.live.put(row, version, url.clone(), &gone, self.now());
+        Ok(id)
+    }
+
+    fn new_row(&self, caller: &Caller) -> Result<InstanceRow> {
+        let most = self.settings.instances_per_account;
+        if !caller.is_admin() && self.live.count(&caller.user_id) >= most {
+            return Err(Error::limited(format!(
+                "`{}` has {most} instances, as many as one account may have; remove some",
+                caller.slug
+            )));
+        }
+        Ok(InstanceRow {
+            id: self.shared.ids.next("inst"),
+            url: String::new(),
+            owner_id: caller.user_id.to_string(),
+            slug: caller.slug.to_string(),
+            status: InstanceStatus::Unknown,
+            details: String::new(),
+            created_at: self.now(),
+            deployment_id: String::new(),
+            node_url: self.settings.node_url.clone(),
+            scheme: String::new(),
+            host: String::new(),
+            ip: String::new(),
+            port: 0,
+            path: String::new(),
+            health_path: String::new(),
+            heartbeat_seconds: 0,
+        })
+    }
+
+    /// Starts the quick probing and waits a moment for its first result, so that a request right after the
+    /// registration succeeds.
+    async fn probe_and_wait(&self, id: &str) -> InstanceStatus {
+        let (done, first) = oneshot::channel();
+        self.command(Command::Quick { id: id.into(), done });
+        // Not in time is fine: the probing goes on without us.
+        let _ = tokio::time::timeout(self.settings.register_wait, first).await;
+        self.live.get(id).map_or(InstanceStatus::Unknown, |entry| entry.status())
+    }
+}
+
+fn may_change(known: &InstanceRow, caller: &Caller) -> Result<()> {
+    if *known.owner_id == *caller.user_id || caller.is_admin() || &*caller.slug == "deploy-svc" {
+        return Ok(());
+    }
+    Err(Error::forbidden(format!(
+        "caller slug '{}' does not match instance slug '{}': the instance `{}` at {} belongs to `{}`",
+        caller.slug, known.slug, known.id, known.url, known.slug
+    )))
+}
+
+fn check(request: &RegisterInstanceRequest) -> Result<InstanceUrl> {
+    let Some(url) = request.url.as_deref().filter(|url| !url.is_empty()) else {
+        return Err(Error::invalid("url is required: where the daemon reaches the instance, for example http://127.0.0.1:9311"));
+    };
+    if let Some(id) = &request.id {
+        check_name("id", id, MAX_ID_BYTES).map_err(|e| Error::invalid(e.0))?;
+    }
+    let texts = [
+        ("deploymentId", &request.deployment_id),
+        ("scheme", &request.scheme),
+        ("host", &request.host),
+        ("ip", &request.ip),
+        ("path", &request.path),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text.as_ref().filter(|text| !text.is_empty()) {
+            check_name(name, text, MAX_FIELD_BYTES).map_err(|e| Error::invalid(e.0))?;
+        }
+    }
+    if let Some(path) = request.health_path.as_ref().filter(|path| !path.is_empty()) {
+        let is_path = path.starts_with('/') && path.len() <= MAX_FIELD_BYTES && path.bytes().all(|b| b.is_ascii_graphic());
+        if !is_path || path.contains('#') {
+            return Err(Error::invalid("healthPath is the path of a URL, for example /skeleton-svc/health"));
+        }
+    }
+    if request.heartbeat_seconds.is_some_and(|seconds| seconds > MAX_HEARTBEAT_SECONDS) {
+        return Err(Error::invalid(format!("heartbeatSeconds is at most {MAX_HEARTBEAT_SECONDS} (a day); 0 turns it off")));
+    }
+    InstanceUrl::parse(url)
+}
+
+fn matches(row: &InstanceRow, filter: &ListInstancesRequest) -> bool {
+    let wanted = [
+        (&filter.id, &row.id),
+        (&filter.slug, &row.slug),
+        (&filter.scheme, &row.scheme),
+        (&filter.host, &row.host),
+        (&filter.ip, &row.ip),
+        (&filter.deployment_id, &row.deployment_id),
+        (&filter.path, &row.path),
+    ];
+    wanted.iter().all(|(wanted, have)| wanted.as_ref().is_none_or(|wanted| wanted.is_empty() || wanted == *have))
+}
+
+fn unknown(id: &str) -> Error {
+    Error::not_found(format!("there is no instance `{id}`; `oo instance ls` lists them"))
+}

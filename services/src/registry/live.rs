@@ -1,0 +1,280 @@
+//! The instances in memory, whole: what probes found out, and what the gateway was told of it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use openorch_api::{
+    Time,
+    registry::{Instance, InstanceExtra, InstanceStatus},
+};
+use openorch_chassis::{
+    outbound::InstanceUrl,
+    routes::{Backend, Routable, Routes},
+};
+use openorch_store::Stored;
+
+use super::rows::{InstanceRow, ServiceRow};
+
+/// An instance with what is known of it now.
+pub struct Entry {
+    pub row: InstanceRow,
+    pub version: u64,
+    pub url: Arc<InstanceUrl>,
+    state: Mutex<State>,
+}
+
+#[derive(Clone)]
+struct State {
+    status: InstanceStatus,
+    details: String,
+    /// The last successful probe.
+    last_heartbeat: Time,
+    /// The last sign of life of any kind; silence counts from here.
+    last_sign: Time,
+}
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    pub status: InstanceStatus,
+    pub details: String,
+}
+
+impl Entry {
+    fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn status(&self) -> InstanceStatus {
+        self.state().status
+    }
+
+    pub fn last_sign(&self) -> Time {
+        self.state().last_sign
+    }
+
+    /// A registration is a sign of life too.
+    pub fn seen(&self, now: Time) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).last_sign = now;
+    }
+
+    pub fn to_wire(&self, extended: bool) -> Instance {
+        let (row, state) = (&self.row, self.state());
+        Instance {
+            id: row.id.clone(),
+            url: row.url.clone(),
+            status: state.status,
+            deployment_id: row.deployment_id.clone(),
+            node_url: row.node_url.clone(),
+            last_heartbeat: state.last_heartbeat,
+            scheme: row.scheme.clone(),
+            host: row.host.clone(),
+            ip: row.ip.clone(),
+            port: row.port,
+            path: row.path.clone(),
+            details: state.details,
+            slug: row.slug.clone(),
+            tags: Vec::new(),
+            extra: extended.then(|| InstanceExtra {
+                owner_id: row.owner_id.clone(),
+                health_path: row.health_path.clone(),
+                heartbeat_seconds: row.heartbeat_seconds,
+                routable: routable(state.status) != Routable::No,
+            }),
+        }
+    }
+}
+
+/// Contract decision 22.
+fn routable(status: InstanceStatus) -> Routable {
+    match status {
+        InstanceStatus::Healthy => Routable::Yes,
+        InstanceStatus::Degraded => Routable::IfNoBetter,
+        InstanceStatus::Unknown | InstanceStatus::Unreachable | InstanceStatus::Error => Routable::No,
+    }
+}
+
+/// The instances of one account.
+struct Group {
+    slug: Box<str>,
+    ids: BTreeSet<Arc<str>>,
+}
+
+#[derive(Default)]
+struct Tables {
+    by_id: HashMap<Arc<str>, Arc<Entry>>,
+    by_url: HashMap<Box<str>, Arc<str>>,
+    by_owner: HashMap<Box<str>, Group>,
+}
+
+pub struct Live {
+    tables: RwLock<Tables>,
+    routes: Arc<dyn Routes>,
+}
+
+impl Live {
+    pub fn new(routes: Arc<dyn Routes>) -> Live {
+        Live { tables: RwLock::default(), routes }
+    }
+
+    /// Fills the memory at start and hands the whole to the gateway.
+    pub fn load(&self, rows: Vec<Stored<InstanceRow>>, services: Vec<Stored<ServiceRow>>, now: Time) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        for service in services {
+            tables.group(&service.value.owner_id, &service.value.slug);
+        }
+        for Stored { value: row, version } in rows {
+            match InstanceUrl::parse(&row.url) {
+                Ok(url) => {
+                    let state = State {
+                        status: row.status,
+                        details: row.details.clone(),
+                        last_heartbeat: Time::ZERO,
+                        last_sign: now,
+                    };
+                    tables.insert(Entry { row, version, url: Arc::new(url), state: Mutex::new(state) });
+                }
+                Err(error) => tracing::error!(instance.id = %row.id, "instance `{}` is left out: {error}", row.id),
+            }
+        }
+        let owners = tables.by_owner.values();
+        self.routes.load(owners.map(|group| (group.slug.clone(), tables.backends(group))).collect());
+    }
+
+    pub fn get(&self, id: &str) -> Option<Arc<Entry>> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner).by_id.get(id).cloned()
+    }
+
+    pub fn by_url(&self, url: &str) -> Option<Arc<Entry>> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        tables.by_url.get(url).and_then(|id| tables.by_id.get(id)).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Entry>> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner).by_id.values().cloned().collect()
+    }
+
+    /// How many instances an account has.
+    pub fn count(&self, owner_id: &str) -> usize {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        tables.by_owner.get(owner_id).map_or(0, |group| group.ids.len())
+    }
+
+    pub fn has_routable(&self, owner_id: &str) -> bool {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(group) = tables.by_owner.get(owner_id) else { return false };
+        group.ids.iter().filter_map(|id| tables.by_id.get(id)).any(|entry| routable(entry.status()) != Routable::No)
+    }
+
+    /// A row was written: `gone` are the ids of rows that the same batch removed. An older version than the one known
+    /// changes nothing. What is known of the same address stays known.
+    pub fn put(&self, row: InstanceRow, version: u64, url: InstanceUrl, gone: &[String], now: Time) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let mut touched = BTreeSet::from([Box::from(row.owner_id.as_str())]);
+        let mut state = State {
+            status: InstanceStatus::Unknown,
+            details: String::new(),
+            last_heartbeat: Time::ZERO,
+            last_sign: now,
+        };
+        for id in gone {
+            touched.extend(tables.remove(id).map(|entry| Box::from(entry.row.owner_id.as_str())));
+        }
+        if let Some(known) = tables.by_id.get(row.id.as_str()) {
+            if known.version > version {
+                return;
+            }
+            if known.row.url == row.url {
+                state = State { last_sign: now, ..known.state() };
+            }
+            let id = known.row.id.clone();
+            tables.remove(&id);
+        }
+        tables.insert(Entry { row, version, url: Arc::new(url), state: Mutex::new(state) });
+        self.publish(&tables, &touched);
+    }
+
+    /// Instances were removed.
+    pub fn remove(&self, ids: &[String]) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let touched = ids.iter().filter_map(|id| Some(tables.remove(id)?.row.owner_id.as_str().into())).collect();
+        self.publish(&tables, &touched);
+    }
+
+    /// Takes what a probe found. `Some`: the status changed from this one. Nothing is taken for an instance that was
+    /// moved or replaced while it was probed.
+    pub fn found(&self, probed: &Arc<Entry>, finding: &Finding, now: Time) -> Option<InstanceStatus> {
+        // The write lock orders what the gateway is told: two probes must not publish each other's past.
+        let tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let entry = tables.by_id.get(probed.row.id.as_str()).filter(|entry| entry.row.url == probed.row.url)?;
+        let before = {
+            let mut state = entry.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = state.status;
+            state.status = finding.status;
+            state.details.clone_from(&finding.details);
+            if matches!(finding.status, InstanceStatus::Healthy | InstanceStatus::Degraded) {
+                state.last_heartbeat = now;
+                state.last_sign = now;
+            }
+            before
+        };
+        if routable(before) != routable(finding.status) {
+            self.publish(&tables, &BTreeSet::from([Box::from(entry.row.owner_id.as_str())]));
+        }
+        (before != finding.status).then_some(before)
+    }
+
+    /// A new version of a row that only carries what probes found.
+    pub fn noted(&self, row: InstanceRow, version: u64) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = tables.by_id.get(row.id.as_str()).filter(|known| known.version < version) else { return };
+        let entry = Entry { url: known.url.clone(), state: Mutex::new(known.state()), row, version };
+        tables.insert(entry);
+    }
+
+    fn publish(&self, tables: &Tables, owners: &BTreeSet<Box<str>>) {
+        for group in owners.iter().filter_map(|owner| tables.by_owner.get(owner)) {
+            self.routes.publish(&group.slug, tables.backends(group));
+        }
+    }
+}
+
+impl Tables {
+    fn group(&mut self, owner_id: &str, slug: &str) -> &mut Group {
+        if !self.by_owner.contains_key(owner_id) {
+            self.by_owner.insert(owner_id.into(), Group { slug: slug.into(), ids: BTreeSet::new() });
+        }
+        self.by_owner.get_mut(owner_id).expect("it was put in if it was missing")
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let id: Arc<str> = entry.row.id.as_str().into();
+        self.group(&entry.row.owner_id, &entry.row.slug).ids.insert(id.clone());
+        self.by_url.insert(entry.row.url.as_str().into(), id.clone());
+        self.by_id.insert(id, Arc::new(entry));
+    }
+
+    fn remove(&mut self, id: &str) -> Option<Arc<Entry>> {
+        let entry = self.by_id.remove(id)?;
+        if self.by_url.get(entry.row.url.as_str()).is_some_and(|known| **known == *id) {
+            self.by_url.remove(entry.row.url.as_str());
+        }
+        if let Some(group) = self.by_owner.get_mut(entry.row.owner_id.as_str()) {
+            group.ids.remove(id);
+        }
+        Some(entry)
+    }
+
+    fn backends(&self, group: &Group) -> Vec<Backend> {
+        let entries = group.ids.iter().filter_map(|id| Some((id, self.by_id.get(id)?)));
+        entries
+            .map(|(id, entry)| Backend {
+                instance_id: id.clone(),
+                url: entry.url.clone(),
+                routable: routable(entry.status()),
+            })
+            .collect()
+    }
+}

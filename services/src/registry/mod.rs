@@ -1,0 +1,195 @@
+//! Remembers which instances are alive and whose they are. Knows nothing of routing: it tells the gateway what it knows
+//! through the `Routes` seam, and the gateway decides.
+
+mod definition;
+mod gpu;
+mod instance;
+mod live;
+mod node;
+mod probe;
+mod rows;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use openorch_api::{Time, registry as api};
+use openorch_chassis::{
+    Error, Mounted, Result, Service,
+    identity::Liveness,
+    outbound::Outbound,
+    routes::Routes,
+    service::Shared,
+};
+use openorch_store::{Collection, Query, Store, Table};
+use tokio::sync::mpsc;
+
+use self::{live::Live, node::SelfNode, probe::Command, rows::{InstanceRow, ServiceRow}};
+
+#[derive(Clone, Debug)]
+pub struct RegistrySettings {
+    /// Pause between two probes of an instance.
+    pub probe_interval: Duration,
+    /// A probe that takes longer has failed.
+    pub probe_timeout: Duration,
+    /// An instance that takes longer to answer is `Degraded`.
+    pub slow_after: Duration,
+    /// How long a new registration is probed quickly, and the pauses of that: the first one doubles up to the second.
+    pub quick_for: Duration,
+    pub quick_pause: Duration,
+    pub quick_pause_most: Duration,
+    /// How long the answer to a registration waits for the first probe.
+    pub register_wait: Duration,
+    /// Probes running side by side.
+    pub probes_at_once: usize,
+    /// Pause between two heartbeats of the node.
+    pub node_interval: Duration,
+    /// Instances that one account may have; admins have no limit.
+    pub instances_per_account: usize,
+    pub node_id: Option<String>,
+    /// Under which this daemon is known to others.
+    pub node_url: String,
+    pub availability_zone: String,
+    pub region: String,
+    /// Whose free space the node tells.
+    pub data_dir: std::path::PathBuf,
+}
+
+impl RegistrySettings {
+    pub fn new(node_url: String, data_dir: std::path::PathBuf) -> RegistrySettings {
+        RegistrySettings {
+            probe_interval: Duration::from_secs(15),
+            probe_timeout: Duration::from_secs(3),
+            slow_after: Duration::from_secs(1),
+            quick_for: Duration::from_secs(15),
+            quick_pause: Duration::from_millis(50),
+            quick_pause_most: Duration::from_millis(250),
+            register_wait: Duration::from_millis(100),
+            probes_at_once: 256,
+            node_interval: Duration::from_secs(15),
+            instances_per_account: 1000,
+            node_id: None,
+            node_url,
+            availability_zone: String::new(),
+            region: String::new(),
+            data_dir,
+        }
+    }
+}
+
+/// The state of the registry.
+pub struct Registry {
+    shared: Shared,
+    settings: RegistrySettings,
+    store: Arc<dyn Store>,
+    instances: Table<InstanceRow>,
+    services: Table<ServiceRow>,
+    definitions: Table<api::Definition>,
+    nodes: Table<api::Node>,
+    live: Live,
+    outbound: Arc<Outbound>,
+    node: SelfNode,
+    commands: mpsc::UnboundedSender<Command>,
+    /// Taken by the probing task when it starts.
+    inbox: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
+}
+
+/// The collections of this service, to be opened before [`prepare`].
+pub fn collections() -> &'static [&'static Collection] {
+    rows::ALL
+}
+
+/// Reads what is stored and tells the gateway of it, so that the first request after a start is routed.
+pub async fn prepare(
+    store: Arc<dyn Store>,
+    shared: Shared,
+    outbound: Arc<Outbound>,
+    routes: Arc<dyn Routes>,
+    settings: RegistrySettings,
+) -> Result<Arc<Registry>> {
+    let instances: Table<InstanceRow> = Table::new(store.clone(), &rows::INSTANCES);
+    let services: Table<ServiceRow> = Table::new(store.clone(), &rows::SERVICES);
+    let nodes: Table<api::Node> = Table::new(store.clone(), &rows::NODES);
+    let now = Time(shared.clock.now());
+    let live = Live::new(routes);
+    live.load(instances.find(&Query::new()).await?, services.find(&Query::new()).await?, now);
+    let node = SelfNode::join(&nodes, &store, &shared, &settings).await?;
+    let (commands, inbox) = mpsc::unbounded_channel();
+    Ok(Arc::new(Registry {
+        definitions: Table::new(store.clone(), &rows::DEFINITIONS),
+        instances,
+        services,
+        nodes,
+        live,
+        node,
+        store,
+        shared,
+        settings,
+        outbound,
+        commands,
+        inbox: Mutex::new(Some(inbox)),
+    }))
+}
+
+pub fn service(registry: Arc<Registry>) -> Mounted {
+    let (probe_silence, node_interval) = (Duration::from_secs(1), registry.settings.node_interval);
+    Service::new(api::SERVICE.slug, registry)
+        .on(api::REGISTER_INSTANCE, instance::register)
+        .on(api::LIST_INSTANCES, instance::list)
+        .on_owned(api::REMOVE_INSTANCE, instance::owner, instance::remove)
+        .on(api::SAVE_DEFINITION, definition::save)
+        .on(api::LIST_DEFINITIONS, definition::list)
+        .on(api::DELETE_DEFINITION, definition::delete)
+        .on(api::SELF_NODE, node::read_self)
+        .on(api::LIST_NODES, node::list)
+        .on(api::DELETE_NODE, node::delete)
+        .run("probe instances", probe::run)
+        .every(probe_silence, "remove silent instances", instance::remove_silent)
+        .every(node_interval, "tell how the node is", node::heartbeat)
+        .mount()
+}
+
+impl Registry {
+    /// Has an instance probed at once: the gateway could not connect to it.
+    pub fn suspect(&self, instance_id: &str) {
+        self.command(Command::Now { id: instance_id.into() });
+    }
+
+    fn command(&self, command: Command) {
+        // Nobody listens while the daemon stops; then nothing needs to be probed either.
+        let _ = self.commands.send(command);
+    }
+
+    fn now(&self) -> Time {
+        Time(self.shared.clock.now())
+    }
+}
+
+impl Liveness for Registry {
+    fn has_live_instance(&self, user_id: &str) -> bool {
+        self.live.has_routable(user_id)
+    }
+}
+
+/// The URL under which a daemon is known that was not told one.
+pub fn default_node_url(listen: SocketAddr, host_name: Option<String>) -> String {
+    let host = match host_name {
+        Some(name) if listen.ip().is_unspecified() => name,
+        _ if listen.is_ipv6() => format!("[{}]", listen.ip()),
+        _ => listen.ip().to_string(),
+    };
+    format!("http://{host}:{}", listen.port())
+}
+
+/// A row that another writer changed meanwhile is read again and the change tried again.
+async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -> F) -> Result<T> {
+    for _ in 0..16 {
+        match attempt().await {
+            Err(error) if error.is_lost_race() => continue,
+            outcome => return outcome,
+        }
+    }
+    Err(Error::unavailable("others change the same thing all the time; try again in a moment"))
+}

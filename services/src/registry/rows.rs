@@ -1,0 +1,92 @@
+//! What the registry stores. Heartbeats are not stored: they live in memory (contract decision 16).
+
+use openorch_api::{Time, registry as api};
+use openorch_chassis::outbound::InstanceUrl;
+use openorch_store::{Collection, Index};
+use serde::{Deserialize, Serialize};
+
+pub static INSTANCES: Collection =
+    Collection { name: "registrySvcInstances", indexes: &[Index { fields: &["url"], unique: true }] };
+/// The accounts under which something was registered once, so that a service without instances is told from one that
+/// never was (contract decision 22).
+pub static SERVICES: Collection = Collection { name: "registrySvcServices", indexes: &[] };
+pub static DEFINITIONS: Collection = Collection { name: "registrySvcDefinitions", indexes: &[] };
+pub static NODES: Collection =
+    Collection { name: "registrySvcNodes", indexes: &[Index { fields: &["url"], unique: true }] };
+
+pub static ALL: &[&Collection] = &[&INSTANCES, &SERVICES, &DEFINITIONS, &NODES];
+
+/// An instance as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceRow {
+    pub id: String,
+    /// In canonical form.
+    pub url: String,
+    pub owner_id: String,
+    /// The slug of the owner.
+    pub slug: String,
+    /// The last status, which counts after a start until the first probe.
+    pub status: api::InstanceStatus,
+    #[serde(default)]
+    pub details: String,
+    pub created_at: Time,
+    #[serde(default)]
+    pub deployment_id: String,
+    #[serde(default)]
+    pub node_url: String,
+    #[serde(default)]
+    pub scheme: String,
+    #[serde(default)]
+    pub host: String,
+    #[serde(default)]
+    pub ip: String,
+    #[serde(default)]
+    pub port: u16,
+    #[serde(default)]
+    pub path: String,
+    #[serde(default)]
+    pub health_path: String,
+    #[serde(default)]
+    pub heartbeat_seconds: u32,
+}
+
+impl InstanceRow {
+    /// Takes over what the request says: fields it leaves out stay, the parts of the address follow the URL.
+    pub fn merge(&mut self, request: &api::RegisterInstanceRequest, url: &InstanceUrl) {
+        if self.url != url.as_str() {
+            self.url = url.as_str().to_owned();
+            self.scheme = url.scheme().to_owned();
+            self.host = url.host().to_owned();
+            self.port = url.port();
+            self.ip = url.host().parse::<std::net::IpAddr>().map(|ip| ip.to_string()).unwrap_or_default();
+        }
+        let texts = [
+            (&mut self.deployment_id, &request.deployment_id),
+            (&mut self.scheme, &request.scheme),
+            (&mut self.host, &request.host),
+            (&mut self.ip, &request.ip),
+            (&mut self.path, &request.path),
+            (&mut self.health_path, &request.health_path),
+        ];
+        for (field, given) in texts {
+            if let Some(given) = given.as_ref().filter(|given| !given.is_empty()) {
+                field.clone_from(given);
+            }
+        }
+        if let Some(port) = request.port.filter(|port| *port != 0) {
+            self.port = port;
+        }
+        if let Some(seconds) = request.heartbeat_seconds {
+            self.heartbeat_seconds = seconds;
+        }
+    }
+}
+
+/// The id of the row is the user id of the owner.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRow {
+    pub owner_id: String,
+    pub slug: String,
+}
