@@ -1,0 +1,1 @@
+//! Facts that need the inside of the engine.
