@@ -80,6 +80,9 @@ impl Spec {
         };
         for index in collection.indexes {
             let fields = index.fields.iter().map(|text| Field::new(text)).collect::<Result<Vec<_>>>()?;
+            if fields.is_empty() {
+                return Err(StoreError::Internal(format!("an index of {name} has no fields")));
+            }
             let declared = index.fields.join(",");
             let mut names: Vec<String> = fields.iter().map(|field| quote(&field.column())).collect();
             for field in &fields {
