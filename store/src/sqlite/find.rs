@@ -175,7 +175,7 @@ impl Plan {
     pub(super) fn explain(&self, connection: &Connection) -> String {
         let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {}", self.sql)).unwrap();
         let lines = statement.query_map(params_from_iter(&self.conditions.values), |row| row.get::<_, String>(3));
-        lines.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("; ")
+        lines.unwrap().map(|line| line.unwrap()).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -470,4 +470,60 @@ fn strictly_after(parts: &[(&str, Direction, SqlValue)], values: &mut Vec<SqlVal
     }
     values.push(value.clone());
     format!("({column} {sign} ? OR ({column} = ? AND {}))", strictly_after(others, values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Collection, Index};
+    use serde_json::json;
+
+    const COLLECTION: Collection = Collection {
+        name: "plans",
+        indexes: &[
+            Index::on(&["owner", "at"]),
+            Index::on(&["at"]),
+            Index::on(&["lower(name)"]),
+            Index::on(&["place.city"]),
+            Index::unique(&["slug"]),
+        ],
+    };
+
+    #[test]
+    fn declared_fields_are_sought_and_their_order_needs_no_sorting() {
+        let connection = Connection::open_in_memory().unwrap();
+        let spec = Arc::new(Spec::new(&COLLECTION).unwrap());
+        let info = "CREATE TABLE _store_meta(collection TEXT PRIMARY KEY, spec TEXT, version INTEGER)";
+        connection.execute_batch(info).unwrap();
+        super::super::schema::bring_up(&connection, [&*spec].into_iter()).unwrap();
+        let after = |values: Vec<Value>| Cursor { values, id: Some("x".into()) };
+        let owner = || Query::all().equals("owner", "o");
+        for (query, index) in [
+            (Query::all().equals("id", "x"), "(id=?)"),
+            (Query::all().is_in("id", ["x", "y"]), "(id=?)"),
+            (Query::all().after(after(vec![])).limit(5), "(id>?)"),
+            (owner(), "ix plans(owner,at) (f_owner=?)"),
+            (owner().ascending("at"), "ix plans(owner,at) (f_owner=?)"),
+            (owner().descending("at").limit(50), "ix plans(owner,at) (f_owner=?)"),
+            (owner().equals("at", 1), "ix plans(owner,at) (f_owner=? AND f_at=?)"),
+            (owner().ascending("at").after(after(vec![json!(1)])), "ix plans(owner,at) (f_owner=? AND f_at>?)"),
+            (owner().descending("at").after(after(vec![json!(1)])), "ix plans(owner,at) (f_owner=? AND f_at<?)"),
+            (Query::all().ascending("at").after(after(vec![json!(1)])), "ix plans(at) (f_at>?)"),
+            (Query::all().descending("at").after(after(vec![json!(null)])).limit(9), "ix plans(at) (f_at<?)"),
+            (Query::all().starts_with("name", "Ab"), "ix plans(lower(name)) (l_name>? AND l_name<?)"),
+            (Query::all().equals("place.city", "x"), "ix plans(place.city) (f_place.city=?)"),
+            (Query::all().is_in("place.city", ["x", "y", "z"]), "ix plans(place.city) (f_place.city=?)"),
+            (Query::all().equals("slug", "x"), "ux plans(slug) (f_slug=?)"),
+            (owner().equals("undeclared", 1).ascending("at").limit(3), "ix plans(owner,at) (f_owner=?)"),
+        ] {
+            let shown = Plan::new(spec.clone(), &query).unwrap().explain(&connection);
+            assert!(shown.contains("SEARCH") && shown.contains(index) && !shown.contains("SCAN"), "{query:?}: {shown}");
+            if !query.order.is_empty() {
+                assert!(!shown.contains("TEMP B-TREE"), "{query:?}: {shown}");
+            }
+        }
+        // In the order of an index without any filter: SQLite walks the index and calls that a scan.
+        let shown = Plan::new(spec, &Query::all().descending("at").limit(3)).unwrap().explain(&connection);
+        assert!(shown.contains("SCAN c_plans USING INDEX ix plans(at)") && !shown.contains("TEMP B-TREE"), "{shown}");
+    }
 }

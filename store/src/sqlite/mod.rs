@@ -6,8 +6,6 @@ mod find;
 mod folder;
 mod reader;
 mod schema;
-#[cfg(test)]
-mod tests;
 mod writer;
 
 use std::collections::HashMap;

@@ -24,7 +24,6 @@ pub(super) struct Spec {
     declaration: String,
     pub(super) insert: String,
     pub(super) update: String,
-    pub(super) upsert: String,
     pub(super) delete: String,
     pub(super) version: String,
     pub(super) get: String,
@@ -125,10 +124,8 @@ impl Spec {
         let all: String = names.iter().map(|column| format!(", {column}")).collect();
         let marks = ", ?".repeat(names.len());
         let set: String = names.iter().enumerate().map(|(i, column)| format!(", {column} = ?{}", i + 4)).collect();
-        let excluded: String = names.iter().map(|column| format!(", {column} = excluded.{column}")).collect();
         let insert = format!("INSERT INTO {table}(id, ver, doc{all}) VALUES (?, ?, ?{marks})");
         Self {
-            upsert: format!("{insert} ON CONFLICT(id) DO UPDATE SET ver = excluded.ver, doc = excluded.doc{excluded}"),
             insert,
             update: format!("UPDATE {table} SET ver = ?2, doc = ?3{set} WHERE id = ?1"),
             delete: format!("DELETE FROM {table} WHERE id = ?"),

@@ -190,8 +190,12 @@ impl Writer {
 
     fn step(&mut self, step: &Step) -> Result<()> {
         match step {
-            Step::Create(document) => self.put(&document.place.spec.insert, document).map(drop),
-            Step::Upsert(document) => self.put(&document.place.spec.upsert, document).map(drop),
+            Step::Create(document) => self.create(document),
+            // Not ON CONFLICT: a row that breaks two unique indexes at once would depend on which is looked at first.
+            Step::Upsert(document) => match self.put(&document.place.spec.update, document)? {
+                0 => self.create(document),
+                _ => Ok(()),
+            },
             Step::Replace(document, version) => {
                 self.expect_version(&document.place, *version)?;
                 match self.put(&document.place.spec.update, document)? {
@@ -228,6 +232,17 @@ impl Writer {
                 }
                 Err(StoreError::Conflict(plan.refusal(count, *at_least, *at_most)))
             }
+        }
+    }
+
+    fn create(&mut self, document: &Document) -> Result<()> {
+        match self.put(&document.place.spec.insert, document) {
+            Ok(_) => Ok(()),
+            // The same document twice breaks every unique index; the id is what to tell.
+            Err(StoreError::AlreadyExists(_)) if self.version(&document.place)?.is_some() => {
+                Err(document.place.taken())
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -304,6 +319,10 @@ impl Place {
         StoreError::NotFound(format!("`{}` is not in {}", self.id, self.spec.name))
     }
 
+    fn taken(&self) -> StoreError {
+        StoreError::AlreadyExists(format!("`{}` is already in {}", self.id, self.spec.name))
+    }
+
     fn conflict(&self, what: &str) -> StoreError {
         StoreError::Conflict(format!("`{}` of {} {what}", self.id, self.spec.name))
     }
@@ -317,7 +336,7 @@ impl Place {
         }
         match self.spec.broken_index(message) {
             Some(fields) => self.spec.taken(fields),
-            None => StoreError::AlreadyExists(format!("`{}` is already in {}", self.id, self.spec.name)),
+            None => self.taken(),
         }
     }
 }
@@ -325,4 +344,100 @@ impl Place {
 /// Whoever asked may have stopped waiting.
 fn answer(reply: Reply, outcome: Result<()>) {
     let _ = reply.send(outcome);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Collection, Index};
+
+    const COLLECTION: Collection = Collection { name: "group", indexes: &[Index::unique(&["slug"])] };
+
+    struct Bench {
+        _folder: tempfile::TempDir,
+        writer: Writer,
+        spec: Arc<Spec>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let temp = tempfile::tempdir().unwrap();
+            let folder = Arc::new(Folder::open(temp.path()).unwrap());
+            let mut writer = Writer::open(folder, Arc::default(), None).unwrap();
+            let spec = Arc::new(Spec::new(&COLLECTION).unwrap());
+            writer.bring_up(std::slice::from_ref(&spec)).unwrap();
+            Self { _folder: temp, writer, spec }
+        }
+
+        fn create(&self, id: &str) -> Step {
+            let place = Place { spec: self.spec.clone(), id: id.into() };
+            let keys = self.spec.keys(id, &serde_json::json!({})).unwrap();
+            Step::Create(Document { place, body: "{}".into(), keys })
+        }
+
+        /// Runs these batches as one group and gives back what each was answered.
+        fn group(&mut self, batches: Vec<Vec<Step>>) -> Vec<Result<()>> {
+            let (jobs, mut receiver) = mpsc::channel(GROUP);
+            let (replies, mut answers): (Vec<_>, Vec<_>) = batches.iter().map(|_| oneshot::channel()).unzip();
+            let mut waiting = batches.into_iter().zip(replies);
+            let (first, reply) = waiting.next().unwrap();
+            for (steps, reply) in waiting {
+                assert!(jobs.try_send(Job::Commit(steps, reply)).is_ok());
+            }
+            assert!(self.writer.group(first, reply, &mut receiver).is_none());
+            assert!(receiver.try_recv().is_err(), "one group took them all");
+            answers.iter_mut().map(|answer| answer.try_recv().unwrap()).collect()
+        }
+
+        fn count(&self) -> i64 {
+            self.writer.connection.query_row("SELECT count(*) FROM c_group", [], |row| row.get(0)).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_batch_that_fails_within_a_group_is_undone_alone() {
+        let mut bench = Bench::new();
+        let batches = (0..32).map(|i| match i {
+            7 => vec![bench.create("seven"), bench.create("i6")],
+            i => vec![bench.create(&format!("i{i}"))],
+        });
+        let batches: Vec<_> = batches.collect();
+        let answers = bench.group(batches);
+        for (i, answer) in answers.iter().enumerate() {
+            match i {
+                7 => assert_eq!(*answer, Err(StoreError::AlreadyExists("`i6` is already in group".into()))),
+                _ => assert_eq!(*answer, Ok(()), "{i}"),
+            }
+        }
+        assert_eq!(bench.count(), 31);
+    }
+
+    #[test]
+    fn a_commit_that_fails_fails_everyone_in_it_and_the_next_one_works() {
+        let mut bench = Bench::new();
+        bench.writer.connection.commit_hook(Some(|| true)).unwrap();
+        let batches = (0..4).map(|i| vec![bench.create(&format!("i{i}")), bench.create(&format!("j{}", i / 2))]);
+        let batches: Vec<_> = batches.collect();
+        let answers = bench.group(batches);
+        assert!(answers.iter().all(Result::is_err), "{answers:?}");
+        // One that had failed before keeps its own reason.
+        assert_eq!(answers[1], Err(StoreError::AlreadyExists("`j0` is already in group".into())));
+        assert!(!matches!(answers[0], Err(StoreError::AlreadyExists(_))), "{answers:?}");
+        assert_eq!(bench.count(), 0);
+
+        bench.writer.connection.commit_hook(None::<fn() -> bool>).unwrap();
+        let again = vec![vec![bench.create("i0")]];
+        assert_eq!(bench.group(again), [Ok(())]);
+        assert_eq!(bench.count(), 1);
+    }
+
+    #[test]
+    fn versions_go_on_where_they_stood_before_a_restart() {
+        let mut bench = Bench::new();
+        let batches = vec![vec![bench.create("a")], vec![bench.create("b")]];
+        bench.group(batches);
+        let last = bench.writer.last_version;
+        let folder = bench.writer.folder.clone();
+        assert_eq!(Writer::open(folder, Arc::default(), None).unwrap().last_version, last);
+    }
 }

@@ -115,6 +115,16 @@ async fn a_unique_index_names_itself_and_spares_documents_without_the_field() {
     store.commit(thing("d", json!({"slug": "X"}))).await.unwrap();
     assert_eq!(store.commit(Batch::new().replace(T, "b", r#"{"slug":"x"}"#)).await, Err(taken.clone()));
     assert_eq!(store.commit(Batch::new().upsert(T, "e", r#"{"slug":"x"}"#)).await, Err(taken));
+    // A document keeps its own name, and the same document twice is told by its id.
+    store.commit(Batch::new().upsert(T, "a", r#"{"slug":"x","rank":1}"#)).await.unwrap();
+    assert_eq!(
+        store.commit(thing("a", json!({"slug": "x"}))).await,
+        Err(StoreError::AlreadyExists("`a` is already in testSvcThings".into()))
+    );
+    assert_eq!(
+        store.commit(thing("c", json!({}))).await,
+        Err(StoreError::AlreadyExists("`c` is already in testSvcThings".into()))
+    );
     // The name passes from one to the other within a batch.
     store.commit(Batch::new().replace(T, "a", "{}").replace(T, "b", r#"{"slug":"x"}"#)).await.unwrap();
 }

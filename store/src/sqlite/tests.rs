@@ -1,1 +1,0 @@
-//! Facts that need the inside of the engine.
