@@ -106,8 +106,8 @@ impl Folder {
 
 fn swapped(database: &Path, found: &str, wanted: &str, lock: &Path) -> StoreError {
     StoreError::Corrupt(format!(
-        "`{}` is database {found}, but this folder was started with database {wanted}; put that one back, or, to go on \
-         with this one, remove `{}`. Nothing was changed",
+        "`{}` is database {found}, but this folder was started with database {wanted}; put that one back, with \
+         its own `-wal` file or none, or, to go on with this one, remove `{}`. Nothing was changed",
         database.display(),
         lock.display()
     ))

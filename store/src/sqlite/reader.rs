@@ -2,6 +2,7 @@
 //! while, so that an idle daemon keeps neither.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -109,7 +110,6 @@ impl Shared {
     }
 
     fn work(self: Arc<Self>) {
-        let _leaving = Leaving(&self);
         let mut connection = None;
         while let Some(job) = self.next() {
             if connection.is_none() {
@@ -121,12 +121,17 @@ impl Shared {
                     }
                 }
             }
-            if let Some(connection) = &connection {
-                job(Ok(connection));
+            if let Some(open) = &connection {
+                // A read that panics answers nobody; the thread goes on, with a connection that is not in its middle.
+                if catch_unwind(AssertUnwindSafe(|| job(Ok(open)))).is_err() {
+                    connection = None;
+                }
             }
         }
     }
 
+    /// The next job; none when the thread is to end, which is counted here, under the same lock: whoever asks next
+    /// must not rely on a thread that is leaving.
     fn next(&self) -> Option<Job> {
         let mut state = self.state();
         loop {
@@ -134,6 +139,7 @@ impl Shared {
                 return Some(job);
             }
             if state.closed {
+                state.threads -= 1;
                 return None;
             }
             state.waiting += 1;
@@ -141,18 +147,10 @@ impl Shared {
             state = guard;
             state.waiting -= 1;
             if time.timed_out() && state.queue.is_empty() {
+                state.threads -= 1;
                 return None;
             }
         }
-    }
-}
-
-/// Counts a thread out, however it ends.
-struct Leaving<'a>(&'a Shared);
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        self.0.state().threads -= 1;
     }
 }
 
@@ -169,4 +167,39 @@ fn connect(folder: &Folder) -> Result<Connection> {
 
 pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_read_that_panics_fails_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let readers = Readers::new(Arc::new(Folder::open(temp.path()).unwrap()), 1);
+        let broken = readers.run(|_, _| -> Result<()> { panic!("on purpose") }).await;
+        assert!(matches!(broken, Err(StoreError::Internal(_))));
+        assert_eq!(readers.run(|_, _| Ok(1)).await, Ok(1));
+        readers.close();
+        assert_eq!(readers.run(|_, _| Ok(1)).await, Err(closed()));
+    }
+
+    #[tokio::test]
+    async fn threads_come_with_the_work_and_never_more_than_said() {
+        let temp = tempfile::tempdir().unwrap();
+        let readers = Arc::new(Readers::new(Arc::new(Folder::open(temp.path()).unwrap()), 2));
+        assert_eq!(readers.shared.state().threads, 0);
+        let tasks: Vec<_> = (0..50)
+            .map(|i| {
+                let readers = readers.clone();
+                tokio::spawn(async move { readers.run(move |_, _| Ok(i)).await })
+            })
+            .collect();
+        for (i, task) in tasks.into_iter().enumerate() {
+            assert_eq!(task.await.unwrap(), Ok(i));
+        }
+        assert!((1..=2).contains(&readers.shared.state().threads));
+        readers.close();
+        assert_eq!(readers.shared.state().threads, 0);
+    }
 }
