@@ -20,10 +20,10 @@ pub(super) fn from_sqlite(error: rusqlite::Error, doing: &str) -> StoreError {
             StoreError::Corrupt(format!("{doing} failed because the database is damaged ({error}); restore a backup"))
         }
         ErrorCode::TooBig => StoreError::TooLarge(format!("{doing} failed: {error}")),
-        ErrorCode::PermissionDenied
-        | ErrorCode::ReadOnly
-        | ErrorCode::CannotOpen
-        | ErrorCode::DatabaseBusy
+        ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen => StoreError::Unavailable(format!(
+            "{doing} failed: {error}; give the user this runs as the right to write the data folder and its files"
+        )),
+        ErrorCode::DatabaseBusy
         | ErrorCode::DatabaseLocked
         | ErrorCode::FileLockingProtocolFailed
         | ErrorCode::OutOfMemory

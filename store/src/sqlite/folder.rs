@@ -64,7 +64,7 @@ impl Folder {
             }
             (None, None) => create(&database)?,
         };
-        keep_private(&database, 0o600);
+        keep_private(&database);
         let this = Self { database, database_id: identity.id, seeded: identity.seeded, lock, lock_path };
         if this.seeded && remembered.is_none() {
             this.remember()?;
@@ -128,22 +128,23 @@ fn make_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(folder).map_err(|error| from_io(&error, "making the folder", folder))?;
-    keep_private(folder, 0o700);
+    keep_private(folder);
     Ok(())
 }
 
 /// Secrets are kept here, so rights that were given to others are taken back. Some file systems have no such rights,
 /// and a folder may belong to another user who shares it on purpose; that is no reason to refuse it.
-fn keep_private(path: &Path, mode: u32) {
+fn keep_private(path: &Path) {
     #[cfg(unix)]
-    {
+    if let Ok(found) = fs::metadata(path) {
         use std::os::unix::fs::PermissionsExt;
-        if fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o777 != mode) {
-            let _ = fs::set_permissions(path, fs::Permissions::from_mode(mode));
+        let mode = found.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            let _ = fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700));
         }
     }
     #[cfg(not(unix))]
-    let _ = (path, mode);
+    let _ = path;
 }
 
 fn open_private(path: &Path) -> Result<File> {
@@ -152,7 +153,7 @@ fn open_private(path: &Path) -> Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let file = options.open(path).map_err(|error| from_io(&error, "opening", path))?;
-    keep_private(path, 0o600);
+    keep_private(path);
     Ok(file)
 }
 
