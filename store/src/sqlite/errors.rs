@@ -1,0 +1,52 @@
+//! What SQLite and the file system report, as the store's errors with a way out.
+
+use std::io;
+use std::path::Path;
+
+use rusqlite::ErrorCode;
+
+use crate::StoreError;
+
+/// Turns an error of SQLite into ours; `doing` says what was tried, for example "writing" or "opening `x`".
+pub(super) fn from_sqlite(error: rusqlite::Error, doing: &str) -> StoreError {
+    let Some(code) = error.sqlite_error().copied() else {
+        return StoreError::Internal(format!("{doing} failed: {error}"));
+    };
+    match code.code {
+        // The shared-memory file beside the database is grown by writing, which fails so where the disk is full.
+        _ if code.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => full(doing),
+        ErrorCode::DiskFull => full(doing),
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
+            StoreError::Corrupt(format!("{doing} failed because the database is damaged ({error}); restore a backup"))
+        }
+        ErrorCode::TooBig => StoreError::TooLarge(format!("{doing} failed: {error}")),
+        ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen => StoreError::Unavailable(format!(
+            "{doing} failed: {error}; give the user this runs as the right to write the data folder and its files"
+        )),
+        ErrorCode::DatabaseBusy
+        | ErrorCode::DatabaseLocked
+        | ErrorCode::FileLockingProtocolFailed
+        | ErrorCode::OutOfMemory
+        | ErrorCode::SystemIoFailure => StoreError::Unavailable(format!("{doing} failed: {error}")),
+        _ => StoreError::Internal(format!("{doing} failed: {error}")),
+    }
+}
+
+/// Turns an error of the file system into ours.
+pub(super) fn from_io(error: &io::Error, doing: &str, path: &Path) -> StoreError {
+    let place = path.display();
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(&format!("{doing} `{place}`")),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreError::Unavailable(format!(
+            "{doing} `{place}` failed: {error}; give the user this runs as the right to it, or choose another data folder"
+        )),
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => StoreError::Unavailable(format!(
+            "`{place}` cannot be the data folder, there is a file in its way; move the file or choose another folder"
+        )),
+        _ => StoreError::Unavailable(format!("{doing} `{place}` failed: {error}")),
+    }
+}
+
+fn full(doing: &str) -> StoreError {
+    StoreError::StorageFull(format!("{doing} failed because the disk is full; free some space, nothing was lost"))
+}

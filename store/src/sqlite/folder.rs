@@ -1,0 +1,369 @@
+//! The data folder: who holds it, and whether the database in it is the one it was started with. Knows nothing of
+//! collections; the tables made here are the store's own.
+//!
+//! A lock file holds the other daemons off (the operating system's lock, so a dead holder never blocks) and remembers
+//! the database's id once the first seeding is committed. Everything that can be told to be wrong is told before the
+//! database is opened for writing, so what is refused is left as it was.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::errors::{from_io, from_sqlite};
+use crate::{Result, StoreError};
+
+const LOCK: &str = "openorch.lock";
+const DATABASE: &str = "openorch.db";
+/// "OpOr", in the header of every database of ours.
+const APPLICATION_ID: u32 = 0x4F70_4F72;
+/// The layout of the tables and keys. A database with a higher one is refused.
+pub(super) const LAYOUT: u32 = 1;
+/// In the lock file until there is an id.
+const NO_ID: &str = "--------------------------------";
+
+/// A folder this process holds, until the value is dropped.
+pub(super) struct Folder {
+    /// Where the database is.
+    pub(super) database: PathBuf,
+    /// The id of the database.
+    pub(super) database_id: String,
+    /// Whether seeding had been finished when the folder was opened.
+    pub(super) seeded: bool,
+    lock: File,
+    lock_path: PathBuf,
+}
+
+/// What a database says of itself.
+struct Identity {
+    id: String,
+    seeded: bool,
+}
+
+impl Folder {
+    /// Takes hold of the folder and makes sure that its database is ours and the right one, or makes a new one.
+    pub(super) fn open(folder: &Path) -> Result<Self> {
+        make_folder(folder)?;
+        let lock_path = folder.join(LOCK);
+        let mut lock = take_lock(folder, &lock_path)?;
+        let remembered = read_id(&mut lock).map_err(|error| from_io(&error, "reading", &lock_path))?;
+        write_pid(&mut lock, remembered.as_deref()).map_err(|error| from_io(&error, "writing", &lock_path))?;
+
+        let database = folder.join(DATABASE);
+        let identity = match (read_identity(&database)?, &remembered) {
+            (Some(found), Some(wanted)) if found.id == *wanted => Identity { seeded: true, ..found },
+            (Some(found), Some(wanted)) => return Err(swapped(&database, &found.id, wanted, &lock_path)),
+            (None, Some(wanted)) => return Err(gone(&database, wanted, folder)),
+            // Seeded, and the lock file does not know: it was lost, or a crash came between the two.
+            (Some(found), None) if found.seeded => found,
+            // A first start that did not come to its end. It had answered nobody yet.
+            (Some(_), None) => {
+                remove_database(&database)?;
+                create(&database)?
+            }
+            (None, None) => create(&database)?,
+        };
+        keep_private(&database);
+        let this = Self { database, database_id: identity.id, seeded: identity.seeded, lock, lock_path };
+        if this.seeded && remembered.is_none() {
+            this.remember()?;
+        }
+        Ok(this)
+    }
+
+    /// Writes the database's id into the lock file.
+    pub(super) fn remember(&self) -> Result<()> {
+        let write = || {
+            let mut lock = &self.lock;
+            lock.seek(SeekFrom::Start(0))?;
+            lock.write_all(format!("database {}\n", self.database_id).as_bytes())?;
+            lock.sync_all()
+        };
+        write().map_err(|error| from_io(&error, "writing", &self.lock_path))
+    }
+
+    /// Lets another process have the folder.
+    pub(super) fn let_go(&self) {
+        // The system does the same when this process ends.
+        let _ = self.lock.unlock();
+    }
+
+    /// A connection to the database, which must be there.
+    pub(super) fn connect(&self) -> Result<Connection> {
+        let doing = || format!("opening `{}`", self.database.display());
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection =
+            Connection::open_with_flags(&self.database, flags).map_err(|error| from_sqlite(error, &doing()))?;
+        // SQLite falls back to reading alone where it may not write.
+        if connection.is_readonly("main").map_err(|error| from_sqlite(error, &doing()))? {
+            let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+            return Err(from_io(&denied, "opening for writing", &self.database));
+        }
+        Ok(connection)
+    }
+}
+
+fn swapped(database: &Path, found: &str, wanted: &str, lock: &Path) -> StoreError {
+    StoreError::Corrupt(format!(
+        "`{}` is database {found}, but this folder was started with database {wanted}; put that one back, with \
+         its own `-wal` file or none, or, to go on with this one, remove `{}`. Nothing was changed",
+        database.display(),
+        lock.display()
+    ))
+}
+
+fn gone(database: &Path, wanted: &str, folder: &Path) -> StoreError {
+    StoreError::Corrupt(format!(
+        "`{}` is missing or empty, but this folder was started with database {wanted}; restore it from a backup, or, to \
+         start with nothing, move the folder `{}` away. Nothing was changed",
+        database.display(),
+        folder.display()
+    ))
+}
+
+fn make_folder(folder: &Path) -> Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder).map_err(|error| from_io(&error, "making the folder", folder))?;
+    keep_private(folder);
+    Ok(())
+}
+
+/// Secrets are kept here, so rights that were given to others are taken back. Some file systems have no such rights,
+/// and a folder may belong to another user who shares it on purpose; that is no reason to refuse it.
+fn keep_private(path: &Path) {
+    #[cfg(unix)]
+    if let Ok(found) = fs::metadata(path) {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = found.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            let _ = fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}
+
+fn open_private(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path).map_err(|error| from_io(&error, "opening", path))?;
+    keep_private(path);
+    Ok(file)
+}
+
+fn take_lock(folder: &Path, path: &Path) -> Result<File> {
+    let mut lock = open_private(path)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let holder = match lock.read_to_string(&mut text) {
+                Ok(_) => text.lines().find_map(|line| line.strip_prefix("pid ")).map(str::trim),
+                Err(_) => None,
+            };
+            Err(StoreError::InUse(format!(
+                "the data folder `{}` is in use by another daemon (pid {}); stop that one, or choose another folder",
+                folder.display(),
+                holder.unwrap_or("unknown")
+            )))
+        }
+        Err(TryLockError::Error(error)) => Err(from_io(&error, "locking", path)),
+    }
+}
+
+/// The lock file has two lines: `database <id>` and `pid <number>`. The first is written in place and once, so that no
+/// crash at a later start can lose it.
+fn read_id(lock: &mut File) -> io::Result<Option<String>> {
+    let mut text = Vec::new();
+    lock.seek(SeekFrom::Start(0))?;
+    lock.take(1024).read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    let id = text.lines().next().and_then(|line| line.strip_prefix("database "));
+    Ok(id.filter(|id| id.len() == NO_ID.len() && id.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned))
+}
+
+fn write_pid(lock: &mut File, id: Option<&str>) -> io::Result<()> {
+    if id.is_none() {
+        lock.set_len(0)?;
+        lock.seek(SeekFrom::Start(0))?;
+        lock.write_all(format!("database {NO_ID}\n").as_bytes())?;
+    }
+    lock.seek(SeekFrom::Start(format!("database {NO_ID}\n").len() as u64))?;
+    lock.write_all(format!("pid {:<10}\n", std::process::id()).as_bytes())
+}
+
+/// What the database says of itself, without touching it: `None` where there is nothing, an error where there is
+/// something that is not a sound database of ours.
+fn read_identity(database: &Path) -> Result<Option<Identity>> {
+    let wal_length = fs::metadata(beside(database, "-wal")).map_or(0, |wal| wal.len());
+    let length = match fs::metadata(database) {
+        Ok(found) => found.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(from_io(&error, "reading", database)),
+    };
+    if length == 0 && wal_length == 0 {
+        return Ok(None);
+    }
+    check_header(database, length, wal_length)?;
+
+    // Without a log to read, `immutable` keeps SQLite from making any file; with one, a reader leaves it in place.
+    let immutable = if wal_length == 0 { "?immutable=1" } else { "" };
+    let uri = format!("file:{}{immutable}", uri_path(database));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let read = |connection: Connection| {
+        connection.query_row(
+            "SELECT (SELECT value FROM _store_info WHERE key = 'database_id'), \
+                    (SELECT value FROM _store_info WHERE key = 'seeded')",
+            [],
+            |row| Ok(Identity { id: row.get(0)?, seeded: row.get::<_, i64>(1)? != 0 }),
+        )
+    };
+    match Connection::open_with_flags(&uri, flags).and_then(read) {
+        Ok(identity) => Ok(Some(identity)),
+        Err(error) => match from_sqlite(error, &format!("reading `{}`", database.display())) {
+            // A table of ours or a value in it that is not there.
+            StoreError::Internal(why) => Err(StoreError::Corrupt(format!("{why}; restore a backup"))),
+            other => Err(other),
+        },
+    }
+}
+
+fn check_header(database: &Path, length: u64, wal_length: u64) -> Result<()> {
+    let refused = |why: &str| {
+        Err(StoreError::Corrupt(format!(
+            "`{}` {why}; restore it from a backup, or move it away. Nothing was changed",
+            database.display()
+        )))
+    };
+    if length == 0 {
+        return refused("is missing or empty while its log `-wal` is not");
+    }
+    let mut header = [0; 100];
+    let read = File::open(database).and_then(|mut file| file.read_exact(&mut header));
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return refused("is not a database of OpenOrch"),
+        Err(error) => return Err(from_io(&error, "reading", database)),
+        Ok(()) => {}
+    }
+    let number = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    if !header.starts_with(b"SQLite format 3\0") || number(68) != APPLICATION_ID {
+        return refused("is not a database of OpenOrch");
+    }
+    check_layout(database, number(60))?;
+    let page_size = match u64::from(u16::from_be_bytes([header[16], header[17]])) {
+        1 => 65536,
+        size => size,
+    };
+    // With a log, the file may rightly be behind its header until the log is read.
+    if wal_length == 0 && u64::from(number(28)) * page_size > length {
+        return refused("is cut off");
+    }
+    Ok(())
+}
+
+/// Refuses a database that a newer version of this program wrote.
+pub(super) fn check_layout(database: &Path, layout: u32) -> Result<()> {
+    if layout > LAYOUT {
+        return Err(StoreError::Unavailable(format!(
+            "`{}` was written by a newer version (layout {layout}, this version knows {LAYOUT}); start that version, or \
+             restore a backup made before it. Nothing was changed",
+            database.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Makes the database under another name and moves it into place whole, so that a crash leaves all of it or nothing.
+fn create(database: &Path) -> Result<Identity> {
+    let new = database.with_extension("db.new");
+    let made = remove_database(&new).and_then(|()| fill_new(&new)).and_then(|identity| {
+        fs::rename(&new, database).map_err(|error| from_io(&error, "making", database))?;
+        sync_folder_of(database)?;
+        Ok(identity)
+    });
+    if made.is_err() {
+        // Best effort: what is left is removed at the next start.
+        let _ = remove_database(&new);
+    }
+    made
+}
+
+fn fill_new(new: &Path) -> Result<Identity> {
+    let id = random_id()?;
+    drop(open_private(new)?);
+    let fill = || {
+        let connection = Connection::open_with_flags(new, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.execute_batch(&format!(
+            "PRAGMA synchronous = FULL;
+             BEGIN;
+             PRAGMA application_id = {APPLICATION_ID};
+             PRAGMA user_version = {LAYOUT};
+             CREATE TABLE _store_info(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+             CREATE TABLE _store_meta(collection TEXT PRIMARY KEY, spec TEXT NOT NULL, version INTEGER NOT NULL)
+               WITHOUT ROWID;
+             INSERT INTO _store_info VALUES ('database_id', '{id}'), ('seeded', 0), ('last_version', 0);
+             COMMIT;
+             PRAGMA journal_mode = WAL;"
+        ))?;
+        connection.close().map_err(|(_, error)| error)
+    };
+    fill().map_err(|error| from_sqlite(error, &format!("making `{}`", new.display())))?;
+    Ok(Identity { id, seeded: false })
+}
+
+/// The log goes before the database: a log without its database must never meet another one.
+fn remove_database(database: &Path) -> Result<()> {
+    for path in [beside(database, "-wal"), beside(database, "-shm"), beside(database, "-journal"), database.into()] {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(from_io(&error, "removing", &path)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn sync_folder_of(file: &Path) -> Result<()> {
+    #[cfg(unix)]
+    if let Some(folder) = file.parent() {
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| from_io(&error, "writing the folder", folder))?;
+    }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
+}
+
+fn random_id() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| StoreError::Unavailable(format!("the system gives no random numbers: {error}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// A path as SQLite's URIs want it: every byte that could mean something there is escaped.
+fn uri_path(path: &Path) -> String {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let mut uri = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b':' => uri.push(byte.into()),
+            b'\\' if cfg!(windows) => uri.push('/'),
+            _ if byte.is_ascii_alphanumeric() => uri.push(byte.into()),
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    if cfg!(windows) { format!("///{uri}") } else { uri }
+}

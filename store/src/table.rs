@@ -1,0 +1,121 @@
+//! The typed view of a collection: a [`Table`] turns values into writes and rows into values.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Collection, Cursor, Filter, Query, Result, Row, Store, StoreError, Write};
+
+/// A collection whose documents are `T`. Cheap to clone. Reads ask the store; writes are values to put in a
+/// [`Batch`](crate::Batch), so that what belongs together is committed together.
+pub struct Table<T> {
+    store: Arc<dyn Store>,
+    collection: &'static Collection,
+    kind: PhantomData<fn() -> T>,
+}
+
+/// A document as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored<T> {
+    /// Its id.
+    pub id: String,
+    /// Its version, for [`Write::Replace`] and [`Guard::Version`](crate::Guard).
+    pub version: u64,
+    /// What it says.
+    pub value: T,
+}
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TypedPage<T> {
+    /// The documents, in order.
+    pub items: Vec<Stored<T>>,
+    /// Where to go on; none where this was the end.
+    pub next: Option<Cursor>,
+}
+
+impl<T: Serialize + DeserializeOwned> Table<T> {
+    /// The view of a collection that is opened, or will be before the first use.
+    pub fn new(store: Arc<dyn Store>, collection: &'static Collection) -> Self {
+        Self { store, collection, kind: PhantomData }
+    }
+
+    /// The collection looked at.
+    pub fn collection(&self) -> &'static Collection {
+        self.collection
+    }
+
+    /// The store it is in, to commit to.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The document with this id. `Corrupt` where what is stored cannot be read as `T`.
+    pub async fn get(&self, id: &str) -> Result<Option<Stored<T>>> {
+        self.store.get(self.collection.name, id).await?.map(|row| self.read(row)).transpose()
+    }
+
+    /// The documents a query describes.
+    pub async fn find(&self, query: &Query) -> Result<Vec<Stored<T>>> {
+        Ok(self.page(query).await?.items)
+    }
+
+    /// The documents a query describes, and where to go on.
+    pub async fn page(&self, query: &Query) -> Result<TypedPage<T>> {
+        let page = self.store.find(self.collection.name, query).await?;
+        let items = page.rows.into_iter().map(|row| self.read(row)).collect::<Result<_>>()?;
+        Ok(TypedPage { items, next: page.next })
+    }
+
+    /// The first document a query describes.
+    pub async fn first(&self, query: &Query) -> Result<Option<Stored<T>>> {
+        Ok(self.find(&query.clone().limit(1)).await?.pop())
+    }
+
+    /// How many documents pass all filters.
+    pub async fn count(&self, filters: &[Filter]) -> Result<u64> {
+        self.store.count(self.collection.name, filters).await
+    }
+
+    /// [`Write::Create`] of this value.
+    pub fn create(&self, id: impl Into<String>, value: &T) -> Result<Write> {
+        Ok(Write::Create { collection: self.collection.name, id: id.into(), body: self.write(value)? })
+    }
+
+    /// [`Write::Replace`] by this value, of any version or of the given one alone.
+    pub fn replace(&self, id: impl Into<String>, value: &T, version: Option<u64>) -> Result<Write> {
+        Ok(Write::Replace { collection: self.collection.name, id: id.into(), body: self.write(value)?, version })
+    }
+
+    /// [`Write::Upsert`] of this value.
+    pub fn upsert(&self, id: impl Into<String>, value: &T) -> Result<Write> {
+        Ok(Write::Upsert { collection: self.collection.name, id: id.into(), body: self.write(value)? })
+    }
+
+    /// [`Write::Delete`], of any version or of the given one alone.
+    pub fn delete(&self, id: impl Into<String>, version: Option<u64>) -> Write {
+        Write::Delete { collection: self.collection.name, id: id.into(), version }
+    }
+
+    fn read(&self, row: Row) -> Result<Stored<T>> {
+        let value = serde_json::from_str(&row.body).map_err(|error| {
+            StoreError::Corrupt(format!("document `{}` of {} cannot be read: {error}", row.id, self.collection.name))
+        })?;
+        Ok(Stored { id: row.id, version: row.version, value })
+    }
+
+    fn write(&self, value: &T) -> Result<Box<str>> {
+        let body = serde_json::to_string(value).map_err(|error| {
+            StoreError::Internal(format!("a document of {} cannot be written: {error}", self.collection.name))
+        })?;
+        Ok(body.into())
+    }
+}
+
+impl<T> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        Self { store: self.store.clone(), collection: self.collection, kind: PhantomData }
+    }
+}
