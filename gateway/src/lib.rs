@@ -1,1 +1,46 @@
+//! The data plane: takes connections, hands built-in paths to the daemon's own services and everything else to the
+//! instances behind the gateway. Knows no storage; who is alive it is told through [`Table`].
+//!
+//! Start reading at [`Server`] (connections), then `service` (what a request is), then `forward` (the proxy).
 
+mod balance;
+mod body;
+mod connection;
+mod forward;
+mod guard;
+mod headers;
+mod life;
+mod metrics;
+mod pool;
+mod refusal;
+mod server;
+mod service;
+mod settings;
+mod table;
+mod target;
+mod tls;
+mod tunnel;
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use openorch_chassis::{Builtin, Identity, outbound::Outbound, routes::Suspects};
+
+pub use metrics::{Metrics, Snapshot};
+pub use server::Server;
+pub use settings::Settings;
+pub use table::Table;
+pub use tls::server_config;
+
+/// What the gateway is wired to.
+pub struct Gateway {
+    pub table: Arc<Table>,
+    pub identity: Arc<dyn Identity>,
+    pub builtin: Arc<dyn Builtin>,
+    pub outbound: Arc<Outbound>,
+    /// Told of instances that could not be connected to.
+    pub suspects: Suspects,
+    /// While true, only loopback is served (contract decision 13).
+    pub loopback_only: Arc<AtomicBool>,
+    pub metrics: Arc<Metrics>,
+    pub settings: Settings,
+}

@@ -1,0 +1,38 @@
+//! Which instance of a service gets a request. For now any, at random; to know better is a later change, here.
+
+use std::{
+    cell::Cell,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use crate::{pool::Instance, table::Service};
+
+/// One of the Healthy instances, else one of the slow ones, none of those `tried` where another is left.
+pub fn pick<'a>(service: &'a Service, tried: &[Arc<Instance>]) -> Option<&'a Arc<Instance>> {
+    let candidates = match service.healthy.is_empty() {
+        false => &service.healthy,
+        true => &service.slow,
+    };
+    if candidates.len() <= 1 {
+        return candidates.first();
+    }
+    let start = random() as usize % candidates.len();
+    let (before, after) = candidates.split_at(start);
+    let untried = |instance: &&Arc<Instance>| !tried.iter().any(|t| Arc::ptr_eq(t, instance));
+    let mut order = after.iter().chain(before);
+    order.find(untried).or(candidates.get(start))
+}
+
+fn random() -> u64 {
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0) | 1);
+    }
+    // Xorshift: even enough to spread load.
+    let mut state = STATE.get();
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    STATE.set(state);
+    state >> 16
+}

@@ -1,0 +1,385 @@
+//! The proxy: one request to one instance and its answer back (contract decisions 9, 15, 17, 22 and 24). This is
+//! the hot path; what it allocates, every request pays.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
+    uri::PathAndQuery,
+};
+use http_body::Body as _;
+use hyper::{
+    body::Incoming,
+    client::conn::TrySendError,
+    ext::on_informational,
+    upgrade::{self, OnUpgrade},
+};
+use openorch_chassis::{Passage, forwarded::RequestId, outbound::DialError};
+
+use crate::{
+    Gateway, balance,
+    body::{FromInstance, Gate, Lease, Upload},
+    connection::Connection,
+    headers::{self, VIA},
+    metrics::count,
+    pool::{Instance, Sender},
+    refusal::{Refusal, shown},
+    table::Service,
+    tunnel,
+};
+
+/// A request seen this often was sent in a circle.
+const MAX_PASSAGES: usize = 5;
+
+/// Connections tried before a request is given up; only failures to connect, so it was not sent.
+const MAX_DIALS: usize = 3;
+
+/// An answer's head and where its body comes from; no body after an upgrade.
+pub type Answer = Response<Option<FromInstance>>;
+
+pub async fn forward(
+    connection: &Arc<Connection>,
+    mut request: Request<Incoming>,
+    slug: &str,
+    host: Option<&HeaderValue>,
+    id: &RequestId,
+) -> Result<Answer, Refusal> {
+    let gateway = &*connection.gateway;
+    let Some(service) = gateway.table.find(slug) else {
+        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no service `{}` is registered here", shown(slug))));
+    };
+    if headers::passages(request.headers()) >= MAX_PASSAGES {
+        return Err(Refusal::new(
+            StatusCode::LOOP_DETECTED,
+            format!(
+                "this request for `{slug}` has passed this gateway five times already: an instance of `{slug}` leads back here"
+            ),
+        ));
+    }
+    let Some(instance) = balance::pick(&service, &[]).cloned() else {
+        return Err(Refusal::unavailable(format!(
+            "service `{slug}` has no instance that is ready; it is tried again as soon as one is healthy"
+        )));
+    };
+    authorize(gateway, request.headers_mut(), slug).await?;
+
+    let upgrade = headers::wanted_upgrade(request.headers(), request.version());
+    let client_side = upgrade.is_some().then(|| upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    edit_head(connection, &mut parts, &body, host, id, upgrade);
+    let gate = gate(&mut parts, &body);
+    let upload = match body.is_end_stream() {
+        true => Upload::Empty,
+        false => {
+            let gate = gate.clone().map(|gate| (gate, gateway.settings.expect));
+            Upload::new(body, gate, connection)
+        }
+    };
+
+    let mut trip = Trip {
+        connection,
+        service: &service,
+        slug,
+        spare: spare(&parts, &upload),
+        target: parts.uri.path_and_query().cloned(),
+        gate: gate.as_ref(),
+        uploads: !matches!(upload, Upload::Empty),
+    };
+    let mut request = Request::from_parts(parts, upload);
+    if let Some(gate) = &gate {
+        listen_for_continue(&mut request, gate);
+    }
+    let (response, lease) = trip.send(instance, request).await?;
+    answer(connection, response, lease, gate, client_side, slug)
+}
+
+/// Replaces a session's token by one made for this service (contract decision 9).
+async fn authorize(gateway: &Gateway, headers: &mut HeaderMap, slug: &str) -> Result<(), Refusal> {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(authorization) = given.next() else {
+        return Ok(());
+    };
+    if given.next().is_some() || authorization.to_str().is_err() {
+        return check_odd(gateway, headers, slug).await;
+    }
+    let passage = match gateway.identity.passage_cached(authorization, slug) {
+        Some(known) => known?,
+        None => gateway.identity.passage(authorization, slug).await?,
+    };
+    if let Passage::Replace(delegated) = passage {
+        headers.insert(header::AUTHORIZATION, delegated);
+    }
+    Ok(())
+}
+
+/// Several values, or bytes that are no text: a service may read those otherwise than we do, so they pass only if
+/// none can be a token of ours.
+async fn check_odd(gateway: &Gateway, headers: &HeaderMap, slug: &str) -> Result<(), Refusal> {
+    for value in headers.get_all(header::AUTHORIZATION) {
+        let foreign = match value.to_str() {
+            Ok(_) => matches!(gateway.identity.passage(value, slug).await, Ok(Passage::Untouched)),
+            // Our tokens are JWTs, which all begin so.
+            Err(_) => !value.as_bytes().windows(3).any(|bytes| bytes == b"eyJ"),
+        };
+        if !foreign {
+            return Err(Refusal::bad_request(
+                "this request has more than one `Authorization`, or one that is no text; send one token",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Everything in the head that does not depend on the instance.
+fn edit_head(
+    connection: &Connection,
+    parts: &mut Parts,
+    body: &Incoming,
+    host: Option<&HeaderValue>,
+    id: &RequestId,
+    upgrade: Option<HeaderValue>,
+) {
+    let headers = &mut parts.headers;
+    headers::end_hop(headers);
+    connection.hop.clean(headers);
+    connection.hop.introduce(headers, host);
+    headers.insert(openorch_chassis::forwarded::X_REQUEST_ID, id.0.clone());
+    headers.append(header::VIA, VIA);
+    if let Some(protocol) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+    if parts.version == Version::HTTP_2 {
+        headers::join_cookies(headers);
+    }
+    // Over HTTP/2 a body needs no length; over HTTP/1 a GET with one is only sent if it is framed.
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        headers.remove(header::CONTENT_LENGTH);
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    parts.version = Version::HTTP_11;
+}
+
+/// For `Expect: 100-continue`: keeps the body back until the instance wants it.
+fn gate(parts: &mut Parts, body: &Incoming) -> Option<Arc<Gate>> {
+    let expect = parts.headers.get(header::EXPECT)?;
+    if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        return None;
+    }
+    if body.is_end_stream() {
+        parts.headers.remove(header::EXPECT);
+        return None;
+    }
+    Some(Arc::new(Gate::default()))
+}
+
+/// A copy of the head, for requests that may be sent twice: idempotent ones without a body.
+fn spare(parts: &Parts, upload: &Upload) -> Option<Parts> {
+    let idempotent = matches!(
+        parts.method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    );
+    if !idempotent || !matches!(upload, Upload::Empty) {
+        return None;
+    }
+    let (mut copy, ()) = Request::new(()).into_parts();
+    copy.method = parts.method.clone();
+    copy.version = parts.version;
+    copy.headers = parts.headers.clone();
+    Some(copy)
+}
+
+/// One request on its way to an instance, over as many connections as it takes.
+struct Trip<'a> {
+    connection: &'a Arc<Connection>,
+    service: &'a Service,
+    slug: &'a str,
+    spare: Option<Parts>,
+    target: Option<PathAndQuery>,
+    gate: Option<&'a Arc<Gate>>,
+    uploads: bool,
+}
+
+impl Trip<'_> {
+    async fn send(
+        &mut self,
+        mut instance: Arc<Instance>,
+        mut request: Request<Upload>,
+    ) -> Result<(Response<Incoming>, Lease), Refusal> {
+        let gateway = &*self.connection.gateway;
+        let mut again = false;
+        loop {
+            // A second try does not trust the pool: what closed one connection may have closed all.
+            let pooled = if again { None } else { self.pooled(&instance).await };
+            let sender = match pooled {
+                Some(sender) => sender,
+                None => self.connect(&mut instance).await?,
+            };
+            self.address(&mut request, &instance)?;
+            let mut lease = Lease { instance: instance.clone(), sender, uploads: self.uploads };
+            let failed = match lease.sender.http.try_send_request(request).await {
+                Ok(response) => return Ok((response, lease)),
+                Err(failed) => failed,
+            };
+            if again {
+                return Err(self.failed(failed));
+            }
+            request = self.once_more(failed)?;
+            again = true;
+            count(&gateway.metrics.retried);
+        }
+    }
+
+    async fn pooled(&self, instance: &Instance) -> Option<Sender> {
+        let gateway = &*self.connection.gateway;
+        loop {
+            let mut sender = instance.take(self.connection.clock.now(), &gateway.settings)?;
+            if sender.http.ready().await.is_ok() {
+                count(&gateway.metrics.reused);
+                return Some(sender);
+            }
+        }
+    }
+
+    /// Opens a connection, to another instance if this one does not answer. The request is still untouched.
+    async fn connect(&self, instance: &mut Arc<Instance>) -> Result<Sender, Refusal> {
+        let gateway = &*self.connection.gateway;
+        let mut tried = Vec::new();
+        loop {
+            let error = match gateway.outbound.dial(&instance.url).await {
+                Ok(stream) => match Sender::start(stream, self.connection.clock.now()).await {
+                    Ok(sender) => {
+                        count(&gateway.metrics.connected);
+                        return Ok(sender);
+                    }
+                    Err(error) => error.to_string(),
+                },
+                Err(error) => {
+                    self.suspect(instance, &error);
+                    error.to_string()
+                }
+            };
+            count(&gateway.metrics.connect_failed);
+            tried.push(instance.clone());
+            let only_one = self.service.healthy.len().max(self.service.slow.len()) == 1;
+            let enough = tried.len() >= if only_one { 2 } else { MAX_DIALS };
+            match balance::pick(self.service, &tried) {
+                Some(next) if !enough => *instance = next.clone(),
+                _ => {
+                    tracing::debug!(slug = self.slug, error, "no instance could be connected to");
+                    return Err(Refusal::bad_gateway(format!(
+                        "no connection to an instance of `{}` could be opened; see that it runs and listens at the address it registered",
+                        self.slug
+                    )));
+                }
+            }
+        }
+    }
+
+    fn suspect(&self, instance: &Instance, error: &DialError) {
+        tracing::debug!(instance.id = %instance.id, %error, "instance `{}` cannot be connected to", instance.id);
+        // Full means that enough are waiting to be probed; the regular probe finds this one too.
+        let _ = self.connection.gateway.suspects.try_send(instance.id.clone());
+    }
+
+    /// Host and target as the instance expects them.
+    fn address(&self, request: &mut Request<Upload>, instance: &Instance) -> Result<(), Refusal> {
+        let base = instance.url.base_path();
+        let target = self.target.as_ref().map_or("/", PathAndQuery::as_str);
+        // The usual request already says what is to be sent on, byte for byte.
+        if !base.is_empty() || request.uri().authority().is_some() || request.uri() == "/" {
+            let whole = match (base, &self.target) {
+                ("", Some(target)) => Ok(target.clone()),
+                _ => PathAndQuery::from_maybe_shared(Bytes::from(format!("{base}{target}"))),
+            };
+            let whole = whole.map_err(|_| Refusal::bad_request("this path cannot be sent on"))?;
+            *request.uri_mut() = Uri::from(whole);
+        }
+        request.headers_mut().insert(header::HOST, instance.host.clone());
+        Ok(())
+    }
+
+    /// The request again, if it may be sent again (contract decision 24).
+    fn once_more(&mut self, mut failed: TrySendError<Request<Upload>>) -> Result<Request<Upload>, Refusal> {
+        // Handed back: not a byte of it was written.
+        if let Some(unsent) = failed.take_message() {
+            return Ok(unsent);
+        }
+        match self.spare.take() {
+            // An answer came, only a bad one; asking again would get another.
+            Some(mut parts) if !failed.error().is_parse() => {
+                parts.uri = self.target.clone().map(Uri::from).unwrap_or_default();
+                Ok(Request::from_parts(parts, Upload::Empty))
+            }
+            _ => Err(self.failed(failed)),
+        }
+    }
+
+    fn failed(&self, failed: TrySendError<Request<Upload>>) -> Refusal {
+        if let Some(gate) = self.gate {
+            gate.close();
+        }
+        let error = failed.into_error();
+        tracing::debug!(slug = self.slug, %error, "an instance did not answer properly");
+        let slug = self.slug;
+        Refusal::bad_gateway(match error.is_parse() {
+            true => format!("an instance of `{slug}` answered with something that is not HTTP"),
+            false => format!("an instance of `{slug}` closed the connection without an answer"),
+        })
+    }
+}
+
+fn answer(
+    connection: &Arc<Connection>,
+    mut response: Response<Incoming>,
+    lease: Lease,
+    gate: Option<Arc<Gate>>,
+    client_side: Option<OnUpgrade>,
+    slug: &str,
+) -> Result<Answer, Refusal> {
+    *response.version_mut() = Version::HTTP_11;
+    let bad = |what: &str| Err(Refusal::bad_gateway(format!("an instance of `{slug}` {what}")));
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(client_side) = client_side else {
+            return bad("switched protocols without being asked");
+        };
+        let protocol = response.headers().get(header::UPGRADE).cloned();
+        let Some(protocol) = protocol.filter(|_| !headers::names_http2(response.headers())) else {
+            return bad("switched to a protocol that cannot be tunnelled");
+        };
+        tunnel::join(connection.clone(), client_side, upgrade::on(&mut response));
+        edit_answer(response.headers_mut());
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+        return Ok(response.map(|_| None));
+    }
+    if !headers::only_chunked(response.headers()) {
+        return bad("answered with a transfer coding other than `chunked`");
+    }
+    edit_answer(response.headers_mut());
+    Ok(response.map(|body| Some(FromInstance::new(body, lease, gate))))
+}
+
+fn edit_answer(headers: &mut HeaderMap) {
+    headers::end_hop(headers);
+    headers.remove(header::TE);
+    if headers.remove(header::TRANSFER_ENCODING).is_some() {
+        // It has lost against the coding, and would contradict the body.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    // Services share the daemon's origin: none may take the pages of others over, or log their users out.
+    headers.remove("service-worker-allowed");
+    headers.remove("clear-site-data");
+}
+
+/// Opens the gate when the instance says 100.
+fn listen_for_continue(request: &mut Request<Upload>, gate: &Arc<Gate>) {
+    let gate = gate.clone();
+    on_informational(request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            gate.open();
+        }
+    });
+}

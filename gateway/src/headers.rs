@@ -1,0 +1,190 @@
+//! Which headers end at a proxy and which go through (RFC 9110 7.6), edited in place.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+pub const VIA: HeaderValue = HeaderValue::from_static("1.1 openorch");
+
+/// How often a gateway of ours has seen this request.
+pub fn passages(headers: &HeaderMap) -> usize {
+    tokens(headers, header::VIA).filter(|entry| entry.split_whitespace().nth(1) == Some("openorch")).count()
+}
+
+/// The elements of a list header, over all its lines.
+pub fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+/// What the client wants to upgrade to; never HTTP/2, of which we would only see the first request.
+pub fn wanted_upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+    let wanted = headers.get(header::UPGRADE)?;
+    let asked = tokens(headers, header::CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"));
+    let tunnelled = version == Version::HTTP_11 && asked && !names_http2(headers);
+    tunnelled.then(|| wanted.clone())
+}
+
+pub fn names_http2(headers: &HeaderMap) -> bool {
+    tokens(headers, header::UPGRADE).any(|token| {
+        let protocol = token.split('/').next().unwrap_or(token);
+        ["h2c", "h2", "http"].iter().any(|name| protocol.eq_ignore_ascii_case(name))
+    })
+}
+
+/// Removes what was meant for us alone. `Transfer-Encoding` is left to the caller.
+pub fn end_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(ends_here) {
+        return;
+    }
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = tokens(headers, header::CONNECTION)
+            .filter_map(|token| HeaderName::try_from(token).ok())
+            .filter(|name| !is_kept(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    let trailers_wanted = tokens(headers, header::TE).any(|token| {
+        let coding = token.split(';').next().unwrap_or(token);
+        coding.trim().eq_ignore_ascii_case("trailers")
+    });
+    let ending: Vec<HeaderName> = headers.keys().filter(|n| ends_here(n)).cloned().collect();
+    for name in ending {
+        headers.remove(name);
+    }
+    if trailers_wanted {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+fn ends_here(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "te"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "http2-settings"
+    )
+}
+
+/// Not even `Connection` can name these: they say who asks, for what and how, or how the message is framed. Without
+/// this rule a client could take away what a proxy in front of us has added.
+fn is_kept(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "authorization"
+            | "cache-control"
+            | "content-encoding"
+            | "content-length"
+            | "content-type"
+            | "cookie"
+            | "expect"
+            | "forwarded"
+            | "host"
+            | "set-cookie"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "via"
+            | "x-real-ip"
+            | "x-request-id"
+    ) || name.as_str().starts_with("x-forwarded-")
+}
+
+/// HTTP/2 may split cookies over lines, HTTP/1 may not.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(|line| line.as_bytes()).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// The only coding we can undo and redo is `chunked`.
+pub fn only_chunked(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn what_is_meant_for_one_hop_ends_there() {
+        let mut given = headers(&[
+            ("connection", "close, X-Mine, authorization, x-forwarded-for"),
+            ("connection", "content-length"),
+            ("x-mine", "1"),
+            ("authorization", "kept"),
+            ("x-forwarded-for", "kept"),
+            ("content-length", "5"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "secret"),
+            ("te", "gzip, trailers;q=0.5"),
+            ("upgrade", "websocket"),
+            ("x-other", "kept"),
+        ]);
+        end_hop(&mut given);
+        let mut names: Vec<&str> = given.keys().map(|name| name.as_str()).collect();
+        names.sort();
+        assert_eq!(names, ["authorization", "connection", "content-length", "te", "x-forwarded-for", "x-other"]);
+        assert_eq!((&given["te"], &given["connection"]), (&"trailers".parse().unwrap(), &"te".parse().unwrap()));
+    }
+
+    #[test]
+    fn our_own_passages_are_counted() {
+        for (via, want) in [
+            ("", 0),
+            ("1.1 openorch", 1),
+            ("1.1 openorch, 1.0 other, 2 openorch (x)", 2),
+            ("1.1 openorch-not", 0),
+            ("1.1 other (1.1 openorch", 0),
+        ] {
+            let mut given = HeaderMap::new();
+            given.append(header::VIA, HeaderValue::from_static(via));
+            assert_eq!(passages(&given), want, "{via}");
+        }
+    }
+
+    #[test]
+    fn http2_is_never_tunnelled() {
+        for (upgrade, connection, tunnelled) in [
+            ("websocket", "Upgrade", true),
+            ("websocket", "keep-alive, upgrade", true),
+            ("websocket", "keep-alive", false),
+            ("h2c", "Upgrade, HTTP2-Settings", false),
+            ("websocket, h2c", "Upgrade", false),
+            ("HTTP/2.0", "Upgrade", false),
+        ] {
+            let given = headers(&[("upgrade", upgrade), ("connection", connection)]);
+            assert_eq!(wanted_upgrade(&given, Version::HTTP_11).is_some(), tunnelled, "{upgrade}");
+            assert!(wanted_upgrade(&given, Version::HTTP_10).is_none());
+        }
+    }
+}

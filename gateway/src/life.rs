@@ -1,0 +1,235 @@
+//! How long connections may wait for what, and how they are told to end. One look over all of them now and then
+//! instead of a timer in each: a request then costs no timer at all.
+
+use std::{
+    collections::HashMap,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{
+            AtomicU8, AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use crate::Settings;
+
+/// Milliseconds since the server started, as of the last tick. Asking is one load.
+pub struct Clock {
+    started: Instant,
+    now: AtomicU64,
+}
+
+impl Clock {
+    pub fn start() -> Clock {
+        Clock { started: Instant::now(), now: AtomicU64::new(0) }
+    }
+
+    pub fn now(&self) -> u64 {
+        self.now.load(Relaxed)
+    }
+
+    pub fn tick(&self) -> u64 {
+        let now = self.started.elapsed().as_millis() as u64;
+        self.now.store(now, Relaxed);
+        now
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Order {
+    GoOn = 0,
+    /// End when nothing runs any more.
+    Finish = 1,
+    /// End at once.
+    Stop = 2,
+}
+
+// What a connection without a running request waits for.
+const FIRST_BYTE: u8 = 0;
+const HEAD: u8 = 1;
+const NEXT_REQUEST: u8 = 2;
+/// HTTP/2: bytes between requests are its own housekeeping and say nothing of a head.
+const NEXT_STREAM: u8 = 3;
+
+/// The life of one connection, or of one tunnel.
+pub struct Life {
+    waits_for: AtomicU8,
+    since: AtomicU64,
+    running: AtomicU32,
+    order: AtomicU8,
+    waker: Mutex<Option<std::task::Waker>>,
+}
+
+impl Life {
+    fn new(now: u64) -> Life {
+        Life {
+            waits_for: AtomicU8::new(FIRST_BYTE),
+            since: AtomicU64::new(now),
+            running: AtomicU32::new(0),
+            order: AtomicU8::new(Order::GoOn as u8),
+            waker: Mutex::default(),
+        }
+    }
+
+    /// Bytes have come in.
+    pub fn heard(&self, bytes: &[u8], clock: &Clock) {
+        if self.running.load(Relaxed) > 0 {
+            return;
+        }
+        let waits_for = match self.waits_for.load(Relaxed) {
+            FIRST_BYTE if bytes.starts_with(b"PRI ") => NEXT_STREAM,
+            FIRST_BYTE | NEXT_REQUEST => HEAD,
+            _ => return,
+        };
+        self.waits_for.store(waits_for, Relaxed);
+        self.since.store(clock.now(), Relaxed);
+    }
+
+    /// The TLS handshake is over; the first byte of a request is still to come.
+    pub fn secured(&self, http2: bool, clock: &Clock) {
+        let waits_for = if http2 { NEXT_STREAM } else { FIRST_BYTE };
+        self.waits_for.store(waits_for, Relaxed);
+        self.since.store(clock.now(), Relaxed);
+    }
+
+    /// A request begins: no limit on waiting counts until it ends.
+    pub fn begin(&self) {
+        self.running.fetch_add(1, Relaxed);
+    }
+
+    pub fn end(&self, clock: &Clock) {
+        if self.waits_for.load(Relaxed) != NEXT_STREAM {
+            self.waits_for.store(NEXT_REQUEST, Relaxed);
+        }
+        self.since.store(clock.now(), Relaxed);
+        self.running.fetch_sub(1, Release);
+    }
+
+    fn overdue(&self, now: u64, settings: &Settings) -> Option<Order> {
+        if self.running.load(Acquire) > 0 {
+            return None;
+        }
+        let (limit, order) = match self.waits_for.load(Relaxed) {
+            FIRST_BYTE => (settings.first_byte, Order::Stop),
+            HEAD => (settings.head, Order::Stop),
+            _ => (settings.idle, Order::Finish),
+        };
+        let waited = Duration::from_millis(now.saturating_sub(self.since.load(Relaxed)));
+        if waited < limit {
+            return None;
+        }
+        // One that was asked to finish and is still there after another such wait is stopped.
+        self.since.store(now, Relaxed);
+        match self.order() {
+            Order::GoOn => Some(order),
+            _ => Some(Order::Stop),
+        }
+    }
+
+    pub fn order(&self) -> Order {
+        match self.order.load(Acquire) {
+            0 => Order::GoOn,
+            1 => Order::Finish,
+            _ => Order::Stop,
+        }
+    }
+
+    fn give(&self, order: Order) {
+        if self.order.fetch_max(order as u8, AcqRel) < order as u8 {
+            let waker = self.waker.lock().unwrap_or_else(|b| b.into_inner()).clone();
+            waker.into_iter().for_each(|waker| waker.wake());
+        }
+    }
+
+    /// Orders given from now on wake this task.
+    pub fn watch(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.lock().unwrap_or_else(|b| b.into_inner());
+        *waker = Some(cx.waker().clone());
+    }
+
+    /// Runs `work` until it ends or an order at least as strong as `until` comes.
+    pub async fn unless<T>(&self, until: Order, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            self.watch(cx);
+            match self.order() >= until {
+                true => Poll::Ready(None),
+                false => work.as_mut().poll(cx).map(Some),
+            }
+        })
+        .await
+    }
+}
+
+/// All that is open.
+#[derive(Default)]
+pub struct Lives {
+    open: Mutex<(u64, HashMap<u64, Arc<Life>>)>,
+    ended: Notify,
+}
+
+/// The entry of an open connection or tunnel; it ends with this.
+pub struct Entry {
+    pub life: Arc<Life>,
+    lives: Arc<Lives>,
+    key: u64,
+}
+
+impl Lives {
+    pub fn enter(self: &Arc<Lives>, clock: &Clock) -> Entry {
+        let life = Arc::new(Life::new(clock.now()));
+        let mut open = self.open();
+        open.0 += 1;
+        let key = open.0;
+        open.1.insert(key, life.clone());
+        Entry { life, lives: self.clone(), key }
+    }
+
+    /// Ends what has waited for too long.
+    pub fn sweep(&self, now: u64, settings: &Settings) {
+        let overdue = |life: &Arc<Life>| Some((life.overdue(now, settings)?, life.clone()));
+        let overdue: Vec<_> = self.open().1.values().filter_map(overdue).collect();
+        overdue.into_iter().for_each(|(order, life)| life.give(order));
+    }
+
+    pub fn give_all(&self, order: Order) {
+        let all: Vec<_> = self.open().1.values().cloned().collect();
+        all.into_iter().for_each(|life| life.give(order));
+    }
+
+    pub async fn all_ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.open().1.is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.open().1.len()
+    }
+
+    fn open(&self) -> MutexGuard<'_, (u64, HashMap<u64, Arc<Life>>)> {
+        self.open.lock().unwrap_or_else(|broken| broken.into_inner())
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut open = self.lives.open();
+        open.1.remove(&self.key);
+        if open.1.is_empty() {
+            self.lives.ended.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! One instance as the gateway sees it: its address, ready to be written into requests, and the open connections
+//! to it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use openorch_chassis::outbound::{Connection, InstanceUrl};
+
+use crate::{Settings, body::Upload};
+
+pub struct Instance {
+    pub id: Arc<str>,
+    pub url: Arc<InstanceUrl>,
+    /// What goes into `Host`.
+    pub host: HeaderValue,
+    idle: Mutex<Vec<Sender>>,
+}
+
+/// The sending end of a connection to an instance.
+pub struct Sender {
+    pub http: http1::SendRequest<Upload>,
+    /// When it was opened and last given back, in the server's milliseconds.
+    born: u64,
+    since: u64,
+}
+
+impl Instance {
+    pub fn new(id: Arc<str>, url: Arc<InstanceUrl>) -> Instance {
+        // A parsed URL has no byte that a header may not have.
+        let host = HeaderValue::from_str(url.authority());
+        Instance { id, host: host.unwrap_or(HeaderValue::from_static("invalid")), url, idle: Mutex::default() }
+    }
+
+    /// The connection used last: those at the bottom get the chance to grow old.
+    pub fn take(&self, now: u64, settings: &Settings) -> Option<Sender> {
+        loop {
+            let sender = self.idle().pop()?;
+            if sender.is_fresh(now, settings) {
+                return Some(sender);
+            }
+        }
+    }
+
+    pub fn give_back(&self, mut sender: Sender, now: u64, settings: &Settings) {
+        sender.since = now;
+        if !sender.is_fresh(now, settings) {
+            return;
+        }
+        let mut idle = self.idle();
+        if idle.len() < settings.pool_size {
+            idle.push(sender);
+        }
+    }
+
+    /// Closes what has been unused for too long; nobody else would, at an instance that gets no requests.
+    pub fn sweep(&self, now: u64, settings: &Settings) {
+        let mut idle = self.idle();
+        if idle.is_empty() {
+            return;
+        }
+        let (fresh, stale): (Vec<_>, Vec<_>) = idle.drain(..).partition(|sender| sender.is_fresh(now, settings));
+        *idle = fresh;
+        drop(idle);
+        drop(stale);
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Sender>> {
+        self.idle.lock().unwrap_or_else(|broken| broken.into_inner())
+    }
+}
+
+impl Sender {
+    /// Speaks HTTP on a connection just opened.
+    pub async fn start(stream: Connection, now: u64) -> hyper::Result<Sender> {
+        let (http, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(async move {
+            // Its failure is told to whoever waits for an answer on it; an idle one may fail in silence.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(Sender { http, born: now, since: now })
+    }
+
+    fn is_fresh(&self, now: u64, settings: &Settings) -> bool {
+        let within = |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) <= limit.as_millis();
+        !self.http.is_closed() && within(self.since, settings.pool_idle) && within(self.born, settings.pool_age)
+    }
+}

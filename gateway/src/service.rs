@@ -1,0 +1,139 @@
+//! What happens to a request: it is checked, and handed to the daemon's own services or to an instance.
+
+use std::{convert::Infallible, sync::Arc, sync::atomic::Ordering::Acquire};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::PathAndQuery};
+use hyper::body::Incoming;
+use openorch_chassis::forwarded::{RequestId, X_REQUEST_ID};
+
+use crate::{
+    body::{self, Kind, Reply},
+    connection::Connection,
+    forward::forward,
+    guard, headers,
+    metrics::count,
+    refusal::Refusal,
+    target::{Target, target},
+};
+
+pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Reply>, Infallible> {
+    let running = body::Request::begin(connection);
+    let connection = running.connection();
+    let id = RequestId::of(request.headers());
+    let response = match answer(connection, request, &id).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            connection.gateway.metrics.count_refusal(refusal.status);
+            let mut response = refusal.into_response().map(Kind::Text);
+            response.headers_mut().insert(X_REQUEST_ID, id.0);
+            response
+        }
+    };
+    Ok(response.map(|kind| Reply::new(kind, running)))
+}
+
+async fn answer(
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+    id: &RequestId,
+) -> Result<Response<Kind>, Refusal> {
+    let gateway = &*connection.gateway;
+    let host = check_head(connection, &request)?;
+    let path = request.uri().path_and_query().cloned();
+    let path = path.as_ref().map_or("", PathAndQuery::path);
+    let segment = match target(path) {
+        Target::Segment(segment) => segment,
+        Target::Nameless => {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "this path names no service; write it like `/<slug>/…`"));
+        }
+        Target::NotText => {
+            return Err(Refusal::bad_request("the first segment of this path is not UTF-8 when decoded"));
+        }
+    };
+    let builtin = gateway.builtin.owns(&segment);
+    if gateway.loopback_only.load(Acquire) {
+        let host = host.as_ref().map(HeaderValue::as_bytes);
+        guard::refuse_strangers(request.headers(), host, builtin)?;
+    }
+    if builtin {
+        count(&gateway.metrics.builtin);
+        return Ok(call_builtin(connection, request, host, id).await);
+    }
+    let answer = forward(connection, request, &segment, host.as_ref(), id).await?;
+    count(&gateway.metrics.forwarded);
+    Ok(answer.map(|body| match body {
+        Some(body) => Kind::Instance(body),
+        None => Kind::Text(Default::default()),
+    }))
+}
+
+/// What is wrong with a request wherever it goes; else the host it asks for.
+fn check_head(connection: &Connection, request: &Request<Incoming>) -> Result<Option<HeaderValue>, Refusal> {
+    let settings = &connection.gateway.settings;
+    let uri = request.uri();
+    if *request.method() == Method::CONNECT {
+        return Err(Refusal::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "CONNECT is not spoken here; name a service by its path",
+        ));
+    }
+    if uri.path_and_query().is_some_and(|path| path.as_str().len() > settings.target_bytes) {
+        return Err(Refusal::new(
+            StatusCode::URI_TOO_LONG,
+            format!("this request's target is longer than {} bytes", settings.target_bytes),
+        ));
+    }
+    let headers = request.headers();
+    if headers.len() > settings.head_fields {
+        return Err(Refusal::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            format!("this request has more than {} header fields", settings.head_fields),
+        ));
+    }
+    if !headers::only_chunked(headers) {
+        return Err(Refusal::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "no transfer coding but `chunked` alone is understood here",
+        ));
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let given = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refusal::bad_request("this request has more than one `Host`"));
+    }
+    match uri.authority() {
+        Some(authority) => {
+            let host = HeaderValue::from_str(authority.as_str());
+            match host.ok().filter(|host| !host.as_bytes().contains(&b'@')) {
+                Some(host) => Ok(Some(host)),
+                None => Err(Refusal::bad_request("this request's target names no host")),
+            }
+        }
+        None if given.is_none() && request.version() == Version::HTTP_11 => {
+            Err(Refusal::bad_request("this request has no `Host`"))
+        }
+        None => Ok(given.cloned()),
+    }
+}
+
+async fn call_builtin(
+    connection: &Connection,
+    mut request: Request<Incoming>,
+    host: Option<HeaderValue>,
+    id: &RequestId,
+) -> Response<Kind> {
+    let client = connection.hop.client(request.headers(), host.as_ref());
+    connection.hop.clean(request.headers_mut());
+    // The operations know paths only.
+    if request.uri().authority().is_some()
+        && let Some(path) = request.uri().path_and_query().cloned()
+    {
+        *request.uri_mut() = path.into();
+    }
+    request.extensions_mut().insert(client);
+    request.extensions_mut().insert(id.clone());
+    let answering = connection.gateway.builtin.call(request, connection.peer.clone());
+    let mut response = answering.await;
+    response.headers_mut().insert(X_REQUEST_ID, id.0.clone());
+    response.map(Kind::Builtin)
+}

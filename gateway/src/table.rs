@@ -1,0 +1,146 @@
+//! The routing table: which instances stand behind which slug. Read by every request without a lock; written whole
+//! slugs at a time by the registry.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use arc_swap::ArcSwap;
+use openorch_chassis::routes::{Backend, Routable, Routes};
+
+use crate::{Settings, pool::Instance};
+
+/// Publishing copies one shard; with 20,000 services that is about eighty pointers.
+const SHARDS: usize = 256;
+
+type Shard = HashMap<Arc<str>, Arc<Service>>;
+
+pub struct Table {
+    shards: Box<[ArcSwap<Shard>]>,
+    /// Two writers of one shard must not lose each other's slug.
+    writing: Mutex<()>,
+}
+
+/// The instances of one slug, sorted by what may be sent to them.
+#[derive(Default)]
+pub struct Service {
+    pub healthy: Vec<Arc<Instance>>,
+    pub slow: Vec<Arc<Instance>>,
+    /// Not routable now, but their connections are worth keeping should they come back.
+    resting: Vec<Arc<Instance>>,
+}
+
+impl Default for Table {
+    fn default() -> Table {
+        Table { shards: (0..SHARDS).map(|_| ArcSwap::default()).collect(), writing: Mutex::default() }
+    }
+}
+
+impl Table {
+    pub fn new() -> Table {
+        Table::default()
+    }
+
+    /// `None` for a slug under which nothing was ever published.
+    pub(crate) fn find(&self, slug: &str) -> Option<Arc<Service>> {
+        self.shards[shard(slug)].load().get(slug).cloned()
+    }
+
+    /// Closes connections to instances that were not used for long.
+    pub(crate) fn sweep(&self, now: u64, settings: &Settings) {
+        for shard in &self.shards {
+            for service in shard.load().values() {
+                service.all().for_each(|instance| instance.sweep(now, settings));
+            }
+        }
+    }
+}
+
+impl Routes for Table {
+    fn publish(&self, slug: &str, backends: Vec<Backend>) {
+        let _writing = self.writing.lock().unwrap_or_else(|broken| broken.into_inner());
+        let shard = &self.shards[shard(slug)];
+        let mut next = Shard::clone(&shard.load());
+        let service = Service::new(backends, next.get(slug).map(|old| &**old));
+        next.insert(slug.into(), Arc::new(service));
+        shard.store(Arc::new(next));
+    }
+
+    fn load(&self, services: Vec<(Box<str>, Vec<Backend>)>) {
+        let _writing = self.writing.lock().unwrap_or_else(|broken| broken.into_inner());
+        let mut next: Vec<Shard> = (0..SHARDS).map(|_| Shard::new()).collect();
+        for (slug, backends) in services {
+            let service = Service::new(backends, self.find(&slug).as_deref());
+            next[shard(&slug)].insert(slug.into(), Arc::new(service));
+        }
+        for (shard, next) in self.shards.iter().zip(next) {
+            shard.store(Arc::new(next));
+        }
+    }
+}
+
+impl Service {
+    /// An instance that stays at its address keeps its connections.
+    fn new(backends: Vec<Backend>, old: Option<&Service>) -> Service {
+        let mut service = Service::default();
+        for backend in backends {
+            let known =
+                old.and_then(|old| old.all().find(|known| known.id == backend.instance_id && known.url == backend.url));
+            let instance = match known {
+                Some(known) => known.clone(),
+                None => Arc::new(Instance::new(backend.instance_id, backend.url)),
+            };
+            match backend.routable {
+                Routable::Yes => service.healthy.push(instance),
+                Routable::IfNoBetter => service.slow.push(instance),
+                Routable::No => service.resting.push(instance),
+            }
+        }
+        service
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.healthy.iter().chain(&self.slow).chain(&self.resting)
+    }
+}
+
+/// FNV-1a: slugs are chosen by people, and a crowded shard costs a writer microseconds.
+fn shard(slug: &str) -> usize {
+    let hash = slug.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash ^ (hash >> 16)) as usize % SHARDS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openorch_chassis::outbound::InstanceUrl;
+
+    fn backend(id: &str, url: &str, routable: Routable) -> Backend {
+        Backend { instance_id: id.into(), url: Arc::new(InstanceUrl::parse(url).unwrap()), routable }
+    }
+
+    #[test]
+    fn an_instance_keeps_its_connections_while_it_keeps_its_address() {
+        let table = Table::new();
+        assert!(table.find("a").is_none());
+        table.publish("a", vec![backend("1", "http://x", Routable::Yes)]);
+        let first = table.find("a").unwrap().healthy[0].clone();
+        table.publish("a", vec![backend("1", "http://x", Routable::No)]);
+        table.publish("b", vec![]);
+        table.publish("a", vec![backend("1", "http://x", Routable::IfNoBetter)]);
+        assert!(Arc::ptr_eq(&first, &table.find("a").unwrap().slow[0]));
+        table.load(vec![("a".into(), vec![backend("1", "http://x", Routable::Yes)])]);
+        assert!(Arc::ptr_eq(&first, &table.find("a").unwrap().healthy[0]));
+        assert!(table.find("b").is_none());
+        table.publish("a", vec![backend("1", "http://y", Routable::Yes)]);
+        assert!(!Arc::ptr_eq(&first, &table.find("a").unwrap().healthy[0]));
+    }
+
+    #[test]
+    fn twenty_thousand_services_spread_over_the_shards() {
+        let mut counts = [0; SHARDS];
+        (0..20_000).for_each(|n| counts[shard(&format!("service-{n}"))] += 1);
+        assert!(counts.iter().all(|count| (20..200).contains(count)), "{counts:?}");
+    }
+}
