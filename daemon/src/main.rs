@@ -1,1 +1,151 @@
-fn main() {}
+//! `openorch`, the daemon: reads its settings, starts, tells the next step, and stops on a signal.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, atomic::Ordering},
+};
+
+use clap::{Parser, Subcommand};
+use openorch::{Running, Settings, StartError, VERSION, settings::Given};
+use openorch_chassis::clock::SystemClock;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Identity, registry, gateway and services for what you run, in one program.
+///
+/// Each setting is a flag, a variable and a key of the config file. Secrets are never flags: OPENORCH_ADMIN_PASSWORD
+/// and OPENORCH_ENCRYPTION_KEY are variables, or files named by the same variables with _FILE, or keys of the config
+/// file. OPENORCH_LOG sets what is logged (for example `debug`).
+#[derive(Parser)]
+#[command(name = "openorch", version = VERSION)]
+struct Cli {
+    /// A config file (TOML) with settings under the names of the flags
+    #[arg(long, env = "OPENORCH_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    given: Given,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Work on the admin account while the daemon is stopped
+    Admin {
+        #[command(subcommand)]
+        command: AdminCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum AdminCommand {
+    /// Set the password of `openorch` and end its sessions; from OPENORCH_ADMIN_PASSWORD, a prompt, or standard input
+    ResetPassword,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("OPENORCH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&StartError(format!("the runtime cannot start: {error}"))),
+    };
+    let outcome = Settings::new(cli.given, cli.config.as_deref()).and_then(|settings| match cli.command {
+        None => runtime.block_on(serve(settings)),
+        Some(Command::Admin { command: AdminCommand::ResetPassword }) => runtime.block_on(reset(settings)),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &StartError) -> ExitCode {
+    eprintln!("openorch: {error}");
+    ExitCode::FAILURE
+}
+
+async fn serve(settings: Settings) -> Result<(), StartError> {
+    raise_file_limit();
+    let scheme = if settings.has_tls() { "https" } else { "http" };
+    let asked = settings.listen;
+    let running = openorch::start(settings, Arc::new(SystemClock)).await?;
+    tell_next_step(&running, scheme);
+    if running.is_held_back {
+        tracing::warn!(
+            "asked to listen on {asked}, but the default password or the published encryption key stands: listening on \
+             {} only. Set OPENORCH_ADMIN_PASSWORD (and OPENORCH_ENCRYPTION_KEY, if you set it to the published one) and \
+             start again",
+            running.address
+        );
+    }
+    wait_for_signal().await?;
+    tracing::info!("stopping");
+    tokio::select! {
+        () = running.stop() => Ok(()),
+        outcome = wait_for_signal() => outcome,
+    }
+}
+
+fn tell_next_step(running: &Running, scheme: &str) {
+    let address = format!("{scheme}://{}", running.address);
+    println!("OpenOrch {VERSION} listens on {address}");
+    if !running.is_first_start {
+        return;
+    }
+    let password = if running.default_password.load(Ordering::SeqCst) {
+        "with the default password: only this machine is served until it is changed"
+    } else {
+        "with the password you set"
+    };
+    println!(
+        "\nThe admin is `openorch`, {password}.\n\n\
+         Put a service behind it, in any language:\n\
+         \x20 1. POST {address}/user-svc/register     {{\"slug\": \"my-service\", \"name\": \"My Service\", \"password\": \"…\"}}\n\
+         \x20 2. PUT  {address}/registry-svc/instance {{\"url\": \"http://127.0.0.1:PORT\"}}   with the token of step 1\n\
+         \x20 3. curl {address}/my-service/…          reaches it\n\n\
+         {address}/docs lists everything else; `oo instance ls` shows what runs."
+    );
+}
+
+async fn wait_for_signal() -> Result<(), StartError> {
+    let failed = |error| StartError(format!("signals cannot be received: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// As many open files as the system lets us have: each connection is one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!("the limit on open files stays at {:?}: {error}", limit.current);
+    }
+}
+
+async fn reset(settings: Settings) -> Result<(), StartError> {
+    let password = match &settings.secrets.admin_password {
+        Some(password) => password.clone(),
+        None => read_password()?,
+    };
+    openorch::reset_admin_password(&settings, Arc::new(SystemClock), &password).await?;
+    println!("the password of `openorch` is set; its sessions have ended");
+    Ok(())
+}
+
+fn read_password() -> Result<String, StartError> {
+    let failed = |error: std::io::Error| StartError(format!("no password could be read: {error}"));
+    if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        return rpassword::prompt_password("New password of `openorch`: ").map_err(failed);
+    }
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(failed)?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}

@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 //! Where documents are kept: collections of JSON documents with declared indexes, changed by batches with guards.
 //! This file has the [`Store`] seam; engines are folders beside it. Who may see or change a document is not decided
 //! here, and neither is what a document means.
@@ -73,4 +70,3 @@ pub trait Store: Send + Sync {
     /// Dropping the store does the same, blocking.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
->>>>>>> store

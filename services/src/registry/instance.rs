@@ -71,12 +71,12 @@ pub fn owner(registry: &Registry, Path(id): &Path<InstanceId>) -> Result<String>
 pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoContent> {
     let owner_id = owner(&cx, &Path(id.clone()))?;
     retry(|| async {
-        let Stored { version, value } = cx.instances.get(&id.0).await?.ok_or_else(|| unknown(&id.0))?;
+        let Stored { version, value, .. } = cx.instances.get(&id.0).await?.ok_or_else(|| unknown(&id.0))?;
         // The permission was decided for this owner; an id that changed hands meanwhile is not removed.
         if value.owner_id != owner_id {
             return Err(Error::forbidden(format!("instance `{}` just became another account's", id.0)));
         }
-        Ok(cx.store.commit(Batch::new().push(cx.instances.delete(&id.0, Some(version)))).await?)
+        Ok(cx.store.commit(Batch::new().with(cx.instances.delete(&id.0, Some(version)))).await?)
     })
     .await?;
     cx.live.remove(&[id.0.clone()]);
@@ -93,7 +93,7 @@ pub async fn remove_silent(registry: Arc<Registry>) {
     };
     for entry in registry.live.all().into_iter().filter(is_silent) {
         let id = &entry.row.id;
-        let batch = Batch::new().push(registry.instances.delete(id, Some(entry.version)));
+        let batch = Batch::new().with(registry.instances.delete(id, Some(entry.version)));
         match registry.store.commit(batch).await {
             Ok(()) => {
                 registry.live.remove(&[id.clone()]);
@@ -116,7 +116,7 @@ impl Registry {
 
     /// Writes what a registration says; answers the id of the instance.
     async fn save(&self, request: &RegisterInstanceRequest, url: &InstanceUrl, caller: &Caller) -> Result<String> {
-        let at_url = self.instances.find(&Query::new().equals("url", url.as_str())).await?.into_iter().next();
+        let at_url = self.instances.find(&Query::all().equals("url", url.as_str())).await?.into_iter().next();
         let with_id = match &request.id {
             Some(id) => self.instances.get(id).await?,
             None => None,
@@ -144,21 +144,22 @@ impl Registry {
         row.merge(request, url);
         let mut batch = Batch::new();
         if let Some(old) = &replaced {
-            batch = batch.push(self.instances.delete(&old.value.id, Some(old.version)));
+            batch = batch.with(self.instances.delete(&old.value.id, Some(old.version)));
         }
         let in_place = base.as_ref().filter(|known| known.value.id == row.id);
-        batch = batch.push(match in_place {
+        batch = batch.with(match in_place {
             Some(known) => self.instances.replace(&row.id, &row, Some(known.version))?,
             None => self.instances.create(&row.id, &row)?,
         });
         let service = ServiceRow { owner_id: row.owner_id.clone(), slug: row.slug.clone() };
-        batch = batch.push(self.services.upsert(&service.owner_id, &service)?);
+        batch = batch.with(self.services.upsert(&service.owner_id, &service)?);
         self.store.commit(batch).await?;
-        let version = in_place.map_or(1, |known| known.version + 1);
+        // A later writer's row is as good: the memory then learns of both.
+        let Some(Stored { version, value: row, .. }) = self.instances.get(&row.id).await? else { return Ok(row.id) };
         let gone: Vec<String> = replaced.into_iter().map(|old| old.value.id).collect();
-        let id = row.id.clone();
+        let (id, known_url) = (row.id.clone(), row.url.clone());
         tracing::info!(instance.id = %id, instance.slug = %row.slug, "instance `{id}` of `{}` registered at {url}", row.slug);
-        self.live.put(row, version, url.clone(), &gone, self.now());
+        self.live.put(row, version, InstanceUrl::parse(&known_url)?, &gone, self.now());
         Ok(id)
     }
 

@@ -125,7 +125,7 @@ impl Live {
         for service in services {
             tables.group(&service.value.owner_id, &service.value.slug);
         }
-        for Stored { value: row, version } in rows {
+        for Stored { value: row, version, .. } in rows {
             match InstanceUrl::parse(&row.url) {
                 Ok(url) => {
                     let state = State {

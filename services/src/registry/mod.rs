@@ -114,7 +114,7 @@ pub async fn prepare(
     let nodes: Table<api::Node> = Table::new(store.clone(), &rows::NODES);
     let now = Time(shared.clock.now());
     let live = Live::new(routes);
-    live.load(instances.find(&Query::new()).await?, services.find(&Query::new()).await?, now);
+    live.load(instances.find(&Query::all()).await?, services.find(&Query::all()).await?, now);
     let node = SelfNode::join(&nodes, &store, &shared, &settings).await?;
     let (commands, inbox) = mpsc::unbounded_channel();
     Ok(Arc::new(Registry {

@@ -48,11 +48,11 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         cx.refuse_taken(&slug).await?;
         let mut batch = cx.use_invitation(request.invitation.as_deref()).await?;
         batch = batch
-            .push(cx.users.create(&user.id, &user)?)
-            .push(cx.password_rows.create(&user.id, &password)?);
+            .with(cx.users.create(&user.id, &user)?)
+            .with(cx.password_rows.create(&user.id, &password)?);
         for role in &roles {
             let link = RoleLinkRow::new(&user.id, role);
-            batch = batch.push(cx.role_links.create(&link.id(), &link)?);
+            batch = batch.with(cx.role_links.create(link.id(), &link)?);
         }
         Ok(cx.store.commit(batch).await?)
     })
@@ -78,12 +78,12 @@ pub async fn read_by_token(cx: Cx<Users>, (): ()) -> Result<Json<ReadUserByToken
 pub async fn save_self(cx: Cx<Users>, Body(request): Body<SaveSelfRequest>) -> Result<Json<Empty>> {
     let name = request.name.map(checked_name).transpose()?;
     retry(|| async {
-        let Stored { version, value: mut user } = own_row(&cx).await?;
+        let Stored { version, value: mut user, .. } = own_row(&cx).await?;
         if let Some(name) = &name {
             user.name.clone_from(name);
         }
         user.updated_at = cx.now();
-        Ok(cx.store.commit(Batch::new().push(cx.users.replace(&user.id, &user, Some(version))?)).await?)
+        Ok(cx.store.commit(Batch::new().with(cx.users.replace(&user.id, &user, Some(version))?)).await?)
     })
     .await?;
     Ok(Json(Empty {}))
@@ -100,7 +100,7 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
     let (current, new) = (request.current_password.unwrap_or_default(), request.new_password.unwrap_or_default());
     cx.settings.password_rules.check(&new)?;
     let incorrect = || Error::invalid("current password is incorrect");
-    let Stored { version, value: stored } = cx.password_rows.get(&caller.user_id).await?.ok_or_else(incorrect)?;
+    let Stored { version, value: stored, .. } = cx.password_rows.get(&caller.user_id).await?.ok_or_else(incorrect)?;
     if current.len() > MAX_BYTES || !cx.passwords.verify(current, stored.hash).await? {
         return Err(incorrect());
     }
@@ -109,7 +109,7 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
     // The caller's own session stays, unless it is the one that programs without a device of their own share.
     let own = cx.sessions.get(&caller.session_id).await?;
     let keep = own.filter(|own| own.value.device != UNKNOWN_DEVICE).map(|own| own.value.id);
-    let batch = Batch::new().push(cx.password_rows.replace(&caller.user_id, &row, Some(version))?);
+    let batch = Batch::new().with(cx.password_rows.replace(&*caller.user_id, &row, Some(version))?);
     cx.end_sessions(&caller.user_id, keep.as_deref(), batch).await.map_err(|error| {
         if error.is_lost_race() { Error::conflict("the password was just changed by someone else") } else { error }
     })?;
@@ -125,7 +125,7 @@ impl Users {
         if password.len() > MAX_BYTES {
             return Err(wrong());
         }
-        let Stored { version, value: stored } = self.password_rows.get(&user.id).await?.ok_or_else(wrong)?;
+        let Stored { version, value: stored, .. } = self.password_rows.get(&user.id).await?.ok_or_else(wrong)?;
         if !self.passwords.verify(password, stored.hash).await? {
             return Err(wrong());
         }
@@ -140,7 +140,7 @@ impl Users {
     }
 
     pub(super) async fn by_slug(&self, slug: &str) -> Result<Option<UserRow>> {
-        let found = self.users.find(&Query::new().equals("slug", slug)).await?;
+        let found = self.users.find(&Query::all().equals("slug", slug)).await?;
         Ok(found.into_iter().next().map(|found| found.value))
     }
 

@@ -52,12 +52,12 @@ pub async fn create(
         role_ids,
         created_by: cx.caller()?.slug.to_string(),
     };
-    cx.store.commit(Batch::new().push(cx.invitations.create(&row.id, &row)?)).await?;
+    cx.store.commit(Batch::new().with(cx.invitations.create(&row.id, &row)?)).await?;
     Ok(Json(CreateInvitationResponse { invitation: Invitation { code, ..to_wire(row) } }))
 }
 
 pub async fn list(cx: Cx<Users>, (): ()) -> Result<Json<ListInvitationsResponse>> {
-    let rows = cx.invitations.find(&Query::new()).await?;
+    let rows = cx.invitations.find(&Query::all()).await?;
     Ok(Json(ListInvitationsResponse { invitations: rows.into_iter().map(|row| to_wire(row.value)).collect() }))
 }
 
@@ -65,7 +65,7 @@ pub async fn revoke(cx: Cx<Users>, Path(id): Path<InvitationId>) -> Result<Json<
     let unknown = || Error::not_found(format!("there is no invitation `{}`", id.0));
     retry(|| async {
         let Stored { version, .. } = cx.invitations.get(&id.0).await?.ok_or_else(unknown)?;
-        Ok(cx.store.commit(Batch::new().push(cx.invitations.delete(&id.0, Some(version)))).await?)
+        Ok(cx.store.commit(Batch::new().with(cx.invitations.delete(&id.0, Some(version)))).await?)
     })
     .await?;
     Ok(Json(Empty {}))
@@ -74,7 +74,7 @@ pub async fn revoke(cx: Cx<Users>, Path(id): Path<InvitationId>) -> Result<Json<
 impl Users {
     /// The invitation with this code, if it still holds.
     pub(super) async fn invitation(&self, code: &str) -> Result<Stored<InvitationRow>> {
-        let found = self.invitations.find(&Query::new().equals("codeHash", hash(code))).await?;
+        let found = self.invitations.find(&Query::all().equals("codeHash", hash(code))).await?;
         found.into_iter().next().filter(|found| found.value.expires_at > self.now()).ok_or_else(|| {
             Error::forbidden("this invitation is not known, has ended or was used up; ask an admin for another")
         })
@@ -83,9 +83,9 @@ impl Users {
     /// A batch that takes one use from the invitation, if there is one.
     pub(super) async fn use_invitation(&self, code: Option<&str>) -> Result<Batch> {
         let Some(code) = code else { return Ok(Batch::new()) };
-        let Stored { version, value: mut row } = self.invitation(code).await?;
+        let Stored { version, value: mut row, .. } = self.invitation(code).await?;
         row.uses_left = row.uses_left.saturating_sub(1);
-        Ok(Batch::new().push(match row.uses_left {
+        Ok(Batch::new().with(match row.uses_left {
             0 => self.invitations.delete(&row.id, Some(version)),
             _ => self.invitations.replace(&row.id, &row, Some(version))?,
         }))

@@ -108,7 +108,7 @@ pub async fn reset_admin_password(store: Arc<dyn Store>, clock: &dyn openorch_ch
         return Err(StartError("the new password must have 1 to 1024 bytes".into()));
     }
     let users: Table<UserRow> = Table::new(store.clone(), &USERS);
-    let found = users.find(&Query::new().equals("slug", ADMIN_SLUG)).await?;
+    let found = users.find(&Query::all().equals("slug", ADMIN_SLUG)).await?;
     let admin = found.first().ok_or_else(|| {
         StartError(format!("there is no account `{ADMIN_SLUG}` in this data folder: it was never started, or is another's"))
     })?;
@@ -119,9 +119,9 @@ pub async fn reset_admin_password(store: Arc<dyn Store>, clock: &dyn openorch_ch
     };
     let sessions: Table<SessionRow> = Table::new(store.clone(), &SESSIONS);
     let passwords: Table<PasswordRow> = Table::new(store.clone(), &PASSWORDS);
-    let mut batch = Batch::new().push(passwords.upsert(&admin.value.id, &row)?);
-    for session in sessions.find(&Query::new().equals("userId", admin.value.id.as_str())).await? {
-        batch = batch.push(sessions.delete(&session.value.id, None));
+    let mut batch = Batch::new().with(passwords.upsert(&admin.value.id, &row)?);
+    for session in sessions.find(&Query::all().equals("userId", admin.value.id.as_str())).await? {
+        batch = batch.with(sessions.delete(&session.value.id, None));
     }
     Ok(store.commit(batch).await?)
 }
@@ -136,7 +136,7 @@ impl Seeding {
     /// The stored signing key. That it opens is also the check that the encryption key is the right one.
     async fn open_key(&self, seal: &Seal) -> Result<Option<SigningKey>, StartError> {
         let pairs: Table<KeyPairRow> = Table::new(self.store.clone(), &KEY_PAIRS);
-        let Some(pair) = pairs.find(&Query::new()).await?.into_iter().next() else { return Ok(None) };
+        let Some(pair) = pairs.find(&Query::all()).await?.into_iter().next() else { return Ok(None) };
         let pair = pair.value;
         let private = seal.open(&place(&pair.id), &pair.private).map_err(|error| match error {
             OpenError::OtherKey(id) => StartError(format!(
@@ -153,7 +153,7 @@ impl Seeding {
         let private = SigningKey::generate()?;
         let row = KeyPairRow { private: seal.seal(&place(&id), &private), id: id.clone(), created_at: self.now };
         let pairs: Table<KeyPairRow> = Table::new(self.store.clone(), &KEY_PAIRS);
-        Ok((SigningKey::from_pkcs8(&id, &private)?, Batch::new().push(pairs.create(&id, &row)?)))
+        Ok((SigningKey::from_pkcs8(&id, &private)?, Batch::new().with(pairs.create(&id, &row)?)))
     }
 
     fn make_admin(&self, password: Option<String>, batch: Batch) -> Result<Batch, StartError> {
@@ -165,7 +165,7 @@ impl Seeding {
             updated_at: self.now,
         };
         let passwords: Table<PasswordRow> = Table::new(self.store.clone(), &PASSWORDS);
-        Ok(batch.push(passwords.create(&id, &row)?))
+        Ok(batch.with(passwords.create(&id, &row)?))
     }
 
     fn make_account(&self, slug: &str, name: &str, role: &str, batch: Batch) -> Result<(String, Batch), StartError> {
@@ -180,7 +180,7 @@ impl Seeding {
         let link = RoleLinkRow::new(&user.id, role);
         let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
         let links: Table<RoleLinkRow> = Table::new(self.store.clone(), &ROLE_LINKS);
-        let batch = batch.push(users.create(&user.id, &user)?).push(links.create(&link.id(), &link)?);
+        let batch = batch.with(users.create(&user.id, &user)?).with(links.create(&link.id(), &link)?);
         Ok((user.id, batch))
     }
 
@@ -191,7 +191,7 @@ impl Seeding {
         let permissions: Table<PermissionRow> = Table::new(self.store.clone(), &PERMISSIONS);
         let links: Table<PermissionLinkRow> = Table::new(self.store.clone(), &PERMISSION_LINKS);
         let mut rules = Rules::default();
-        for link in links.find(&Query::new()).await? {
+        for link in links.find(&Query::all()).await? {
             give(&mut rules, &link.value);
         }
         let mut owners = HashMap::new();
@@ -200,7 +200,7 @@ impl Seeding {
             batch = with_account;
             owners.insert(service.slug, id);
         }
-        let known: HashSet<String> = roles.find(&Query::new()).await?.into_iter().map(|row| row.value.id).collect();
+        let known: HashSet<String> = roles.find(&Query::all()).await?.into_iter().map(|row| row.value.id).collect();
         for (id, name, description) in BUILT_IN_ROLES.iter().filter(|(id, ..)| !known.contains(*id)) {
             let row = RoleRow {
                 id: (*id).to_owned(),
@@ -210,9 +210,9 @@ impl Seeding {
                 created_at: self.now,
                 updated_at: self.now,
             };
-            batch = batch.push(roles.create(id, &row)?);
+            batch = batch.with(roles.create(*id, &row)?);
         }
-        let known: HashSet<String> = permissions.find(&Query::new()).await?.into_iter().map(|row| row.value.id).collect();
+        let known: HashSet<String> = permissions.find(&Query::all()).await?.into_iter().map(|row| row.value.id).collect();
         for service in openorch_api::SERVICES {
             for permission in service.permissions.iter().filter(|permission| !known.contains(permission.id)) {
                 let row = PermissionRow {
@@ -223,11 +223,11 @@ impl Seeding {
                     created_at: self.now,
                     updated_at: self.now,
                 };
-                batch = batch.push(permissions.create(permission.id, &row)?);
+                batch = batch.with(permissions.create(permission.id, &row)?);
                 for role in permission.granted_to {
                     let link =
                         PermissionLinkRow { permission_id: permission.id.to_owned(), role_id: (*role).to_owned() };
-                    batch = batch.push(links.create(&link.id(), &link)?);
+                    batch = batch.with(links.create(&link.id(), &link)?);
                     give(&mut rules, &link);
                 }
             }
@@ -245,7 +245,7 @@ impl Seeding {
         batch: Batch,
     ) -> Result<(String, Batch), StartError> {
         let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
-        match users.find(&Query::new().equals("slug", service.slug)).await?.into_iter().next() {
+        match users.find(&Query::all().equals("slug", service.slug)).await?.into_iter().next() {
             Some(found) => Ok((found.value.id, batch)),
             None => self.make_account(service.slug, service.name, role::USER, batch),
         }
@@ -269,7 +269,7 @@ impl Users {
         match given {
             Some(password) if is_default && password != DEFAULT_ADMIN_PASSWORD => {
                 let row = PasswordRow { hash: hash_now(&password)?, is_default: false, updated_at: self.now() };
-                let batch = Batch::new().push(self.password_rows.replace(&admin.id, &row, Some(stored.version))?);
+                let batch = Batch::new().with(self.password_rows.replace(&admin.id, &row, Some(stored.version))?);
                 self.end_sessions(&admin.id, None, batch).await?;
                 is_default = false;
             }

@@ -33,7 +33,7 @@ impl Users {
         openorch_api::input::check_name("device", device, MAX_DEVICE_BYTES).map_err(|e| Error::invalid(e.0))?;
         super::retry(|| async {
             let by_device =
-                Query::new().equals("userId", &*account.id).equals("app", DEFAULT_APP).equals("device", device);
+                Query::all().equals("userId", &*account.id).equals("app", DEFAULT_APP).equals("device", device);
             let found = self.sessions.find(&by_device).await?.into_iter().next();
             let (row, batch) = self.session_for(account, device, found, guard.clone())?;
             if let Some(batch) = batch {
@@ -58,10 +58,10 @@ impl Users {
             Some(found) if self.is_idle(&found.value) => (Some(found), None),
             found => (None, found),
         };
-        let Some(Stored { version, value: mut row }) = alive else {
+        let Some(Stored { version, value: mut row, .. }) = alive else {
             // One that fell asleep is not woken: its place is taken by a new session.
             let guard = match asleep {
-                Some(asleep) => guard.push(self.sessions.delete(&asleep.value.id, Some(asleep.version))),
+                Some(asleep) => guard.with(self.sessions.delete(&asleep.value.id, Some(asleep.version))),
                 None => guard,
             };
             let fresh = SessionRow {
@@ -76,7 +76,7 @@ impl Users {
                 issued_at: now,
                 roles,
             };
-            let batch = guard.push(self.sessions.create(&fresh.id, &fresh)?);
+            let batch = guard.with(self.sessions.create(&fresh.id, &fresh)?);
             return Ok((fresh, Some(batch)));
         };
         let renew_after = self.settings.token_lifetime.as_secs() as i64 * 2 / 3;
@@ -91,7 +91,7 @@ impl Users {
         }
         row.issued_at = now;
         row.used_at = now;
-        let batch = guard.push(self.sessions.replace(&row.id, &row, Some(version))?);
+        let batch = guard.with(self.sessions.replace(&row.id, &row, Some(version))?);
         Ok((row, Some(batch)))
     }
 
@@ -186,7 +186,7 @@ impl Users {
 
     async fn read_account(&self, user_id: &str) -> Result<Option<Account>> {
         let Some(Stored { value: user, .. }) = self.users.get(user_id).await? else { return Ok(None) };
-        let links = self.role_links.find(&Query::new().equals("userId", user_id)).await?;
+        let links = self.role_links.find(&Query::all().equals("userId", user_id)).await?;
         let mut roles: Vec<Box<str>> = links.into_iter().map(|link| link.value.role_id.into()).collect();
         roles.sort();
         Ok(Some(Account { id: user.id.into(), slug: user.slug.into(), roles: roles.into() }))
@@ -194,11 +194,11 @@ impl Users {
 
     /// Ends all sessions of an account but `keep`, in one batch with `and`.
     pub(super) async fn end_sessions(&self, user_id: &str, keep: Option<&str>, mut and: Batch) -> Result<()> {
-        let all = self.sessions.find(&Query::new().equals("userId", user_id)).await?;
+        let all = self.sessions.find(&Query::all().equals("userId", user_id)).await?;
         let ended: Vec<String> =
             all.into_iter().map(|found| found.value.id).filter(|id| Some(id.as_str()) != keep).collect();
         for id in &ended {
-            and = and.push(self.sessions.delete(id, None));
+            and = and.with(self.sessions.delete(id, None));
         }
         self.store.commit(and).await?;
         self.memory.sessions_ended(ended.iter().map(String::as_str));
@@ -297,9 +297,9 @@ pub async fn note_uses(users: Arc<Users>) {
     for session in users.memory.unnoted_uses(USE_NOTED_AFTER) {
         let used = session.used_at.load(Ordering::Relaxed);
         let noted = async {
-            let Some(Stored { version, value: mut row }) = users.sessions.get(&session.id).await? else { return Ok(()) };
+            let Some(Stored { version, value: mut row, .. }) = users.sessions.get(&session.id).await? else { return Ok(()) };
             row.used_at = Time(Timestamp::from_second(used).unwrap_or(row.used_at.0));
-            users.store.commit(Batch::new().push(users.sessions.replace(&row.id, &row, Some(version))?)).await?;
+            users.store.commit(Batch::new().with(users.sessions.replace(&row.id, &row, Some(version))?)).await?;
             session.noted_at.store(used, Ordering::Relaxed);
             Ok::<(), Error>(())
         };

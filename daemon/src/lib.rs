@@ -1,0 +1,11 @@
+//! The daemon as a library, so that tests start it inside their own process with a clock that they move.
+//! `main.rs` is the program around it.
+
+pub mod secrets;
+pub mod settings;
+mod start;
+
+pub use settings::Settings;
+pub use start::{Running, StartError, reset_admin_password, start};
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,77 @@
+//! Secrets of the operator: from a variable, from the file that `…_FILE` names, or from the config file; never from a
+//! flag, where every user of the machine would read them.
+
+use std::{env, fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+
+use openorch_chassis::{ids::random_text, seal::PUBLISHED_DEFAULT_KEY};
+
+use crate::{StartError, settings::Given};
+
+/// The generated key's file in the folder of the server.
+const KEY_FILE: &str = "encryption.key";
+/// 32 characters: also the size that secrets encrypted by the existing system need.
+const KEY_LENGTH: usize = 32;
+
+#[derive(Clone, Default)]
+pub struct Secrets {
+    pub admin_password: Option<String>,
+    pub encryption_key: Option<String>,
+}
+
+impl Secrets {
+    pub fn from_environment(given: &Given) -> Result<Secrets, StartError> {
+        Ok(Secrets {
+            admin_password: read("OPENORCH_ADMIN_PASSWORD")?.or_else(|| given.admin_password.clone()),
+            encryption_key: read("OPENORCH_ENCRYPTION_KEY")?.or_else(|| given.encryption_key.clone()),
+        })
+    }
+
+    /// Whether the key is the one that everybody can look up (contract decision 13).
+    pub fn has_published_key(&self) -> bool {
+        self.encryption_key.as_deref() == Some(PUBLISHED_DEFAULT_KEY)
+    }
+
+    /// The key that was given, else that of the folder. `is_new`: nothing was encrypted yet, so one may be made.
+    pub fn encryption_key(&self, folder: &Path, is_new: bool) -> Result<String, StartError> {
+        if let Some(key) = &self.encryption_key {
+            return Ok(key.clone());
+        }
+        let path = folder.join(KEY_FILE);
+        match fs::read_to_string(&path) {
+            Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+            Ok(_) if !is_new => return Err(missing(&path, "is empty")),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StartError(format!("the key file {} cannot be read: {error}", path.display())));
+            }
+            Err(_) if !is_new => return Err(missing(&path, "is missing")),
+            _ => {}
+        }
+        let key = random_text(KEY_LENGTH);
+        write_private(&path, &key)
+            .map_err(|error| StartError(format!("the key file {} cannot be written: {error}", path.display())))?;
+        Ok(key)
+    }
+}
+
+fn missing(path: &Path, how: &str) -> StartError {
+    StartError(format!(
+        "the key file {} {how}, and the data is encrypted with it: put it back, or set OPENORCH_ENCRYPTION_KEY to its text",
+        path.display()
+    ))
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn read(name: &str) -> Result<Option<String>, StartError> {
+    if let Ok(value) = env::var(name) {
+        return Ok(Some(value).filter(|value| !value.is_empty()));
+    }
+    let Some(path) = env::var_os(format!("{name}_FILE")) else { return Ok(None) };
+    let text = fs::read_to_string(&path)
+        .map_err(|error| StartError(format!("{name}_FILE: {} cannot be read: {error}", Path::new(&path).display())))?;
+    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|value| !value.is_empty()))
+}

@@ -1,0 +1,265 @@
+//! Puts the daemon together: one list of services, one list of adapters. Nothing is answered before all of it stands.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use openorch_chassis::{
+    Builtin, Identity, Mounted,
+    clock::Clock,
+    ids::Ids,
+    outbound::Outbound,
+    router::Router,
+    routes::Routes,
+    seal::Seal,
+    service::{Shared, supervise},
+};
+use openorch_gateway::{Gateway, Metrics, Server, Table};
+use openorch_services::{platform, registry, user};
+use openorch_store::{Collection, SqliteOptions, SqliteStore, Store};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{Settings, VERSION};
+
+/// Instances the gateway could not reach that wait to be probed; more are found by the regular probes.
+const SUSPECTS: usize = 1024;
+
+/// Why the daemon does not start, with the way out.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<openorch_store::StoreError> for StartError {
+    fn from(error: openorch_store::StoreError) -> StartError {
+        StartError(error.to_string())
+    }
+}
+
+impl From<user::StartError> for StartError {
+    fn from(error: user::StartError) -> StartError {
+        StartError(error.to_string())
+    }
+}
+
+impl From<openorch_chassis::Error> for StartError {
+    fn from(error: openorch_chassis::Error) -> StartError {
+        StartError(match &error.cause {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        })
+    }
+}
+
+/// A daemon that serves.
+pub struct Running {
+    /// The address it is bound to.
+    pub address: SocketAddr,
+    /// Nothing was in the data folder before.
+    pub is_first_start: bool,
+    /// It was asked to listen wider than loopback, but the default password or key stands.
+    pub is_held_back: bool,
+    /// The admin's password is the default one.
+    pub default_password: Arc<AtomicBool>,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl Running {
+    /// Stops gracefully: running requests get their time, the store is closed.
+    pub async fn stop(self) {
+        // A receiver that is gone has stopped already.
+        let _ = self.stop.send(());
+        // A panic inside was logged where it happened.
+        let _ = self.served.await;
+    }
+}
+
+/// Starts the daemon; it serves from the moment this answers.
+pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
+    // Bound first, so that a taken port is told before anything is touched.
+    let listener = bind(settings.listen).await?;
+    let folder = settings.server_dir();
+    let opening = folder.clone();
+    let store = tokio::task::spawn_blocking(move || SqliteStore::open(opening, SqliteOptions::default()))
+        .await
+        .map_err(|error| StartError(format!("the store could not be opened: {error}")))??;
+    let started = assemble(settings, clock, listener, store.clone()).await;
+    if started.is_err() {
+        store.close().await;
+    }
+    started
+}
+
+async fn assemble(
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    listener: TcpListener,
+    store: Arc<dyn Store>,
+) -> Result<Running, StartError> {
+    let is_first_start = !store.is_seeded();
+    let collections: Vec<Collection> =
+        user::collections().iter().chain(registry::collections()).map(|collection| **collection).collect();
+    store.open_collections(&collections).await?;
+    let seal = Seal::new(&settings.secrets.encryption_key(&settings.server_dir(), is_first_start)?);
+    let shared = Shared { clock: clock.clone(), ids: Arc::new(Ids::new(clock, machine(&store))) };
+
+    // Whether the address may be opened is known only after the accounts: until then the wider rules count.
+    let default_password = Arc::new(AtomicBool::new(false));
+    let asked_loopback = settings.listen.ip().is_loopback();
+    let users = user::prepare(
+        store.clone(),
+        shared.clone(),
+        &seal,
+        settings.user(asked_loopback),
+        settings.secrets.admin_password.clone(),
+        default_password.clone(),
+    )
+    .await?;
+    let is_open_to_all = default_password.load(Ordering::SeqCst) || settings.secrets.has_published_key();
+    let is_held_back = is_open_to_all && !asked_loopback;
+    let listener = if is_held_back {
+        let port = local(&listener)?.port();
+        drop(listener);
+        bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)).await?
+    } else {
+        listener
+    };
+    let address = local(&listener)?;
+
+    let outbound = Arc::new(Outbound::new(settings.outbound()?));
+    outbound.set_own_addresses(vec![address]);
+    let table = Arc::new(Table::new());
+    let routes: Arc<dyn Routes> = table.clone();
+    let registry =
+        registry::prepare(store.clone(), shared, outbound.clone(), routes, settings.registry(address)?).await?;
+    users.watch_liveness(registry.clone());
+    let platform = platform::Platform::new(store.clone(), VERSION);
+
+    let mut services: Vec<Mounted> = vec![
+        platform::service(platform.clone()),
+        user::service(users.clone()),
+        registry::service(registry.clone()),
+    ];
+    let mut tasks = JoinSet::new();
+    for task in services.iter_mut().flat_map(|service| std::mem::take(&mut service.tasks)) {
+        tasks.spawn(supervise(task));
+    }
+    let (suspects, mut suspected) = mpsc::channel::<Arc<str>>(SUSPECTS);
+    tasks.spawn(async move {
+        while let Some(instance_id) = suspected.recv().await {
+            registry.suspect(&instance_id);
+        }
+    });
+
+    let identity: Arc<dyn Identity> = users;
+    let router = Arc::new(Router::new(services, identity.clone(), settings.router()));
+    let metrics = Arc::new(Metrics::default());
+    let (operations, counted) = (router.metrics_source(), metrics.clone());
+    platform.set_metrics(Box::new(move || operations() + &gateway_metrics(&counted)));
+    let builtin: Arc<dyn Builtin> = router;
+    let gateway = Arc::new(Gateway {
+        table,
+        identity,
+        builtin,
+        outbound,
+        suspects,
+        loopback_only: if settings.secrets.has_published_key() {
+            Arc::new(AtomicBool::new(true))
+        } else {
+            default_password.clone()
+        },
+        metrics,
+        settings: settings.gateway()?,
+    });
+    let (stop, stopped) = oneshot::channel();
+    let served = tokio::spawn(async move {
+        let shutdown = async {
+            // The sender gone without a word stops it too.
+            let _ = stopped.await;
+        };
+        Server::new(gateway).run(vec![listener], shutdown).await;
+        tasks.shutdown().await;
+        store.close().await;
+    });
+    Ok(Running { address, is_first_start, is_held_back, default_password, stop, served })
+}
+
+/// Sets the admin's password while no daemon runs on the folder.
+pub async fn reset_admin_password(settings: &Settings, clock: Arc<dyn Clock>, password: &str) -> Result<(), StartError> {
+    let folder = settings.server_dir();
+    if !folder.exists() {
+        return Err(StartError(format!("there is no data in {}; start the daemon first", folder.display())));
+    }
+    let store = SqliteStore::open(folder, SqliteOptions::default())?;
+    let collections: Vec<Collection> = user::collections().iter().map(|collection| **collection).collect();
+    let outcome = async {
+        store.open_collections(&collections).await?;
+        Ok(user::reset_admin_password(store.clone(), &*clock, password).await?)
+    };
+    let outcome = outcome.await;
+    store.close().await;
+    outcome
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        StartError(match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "{address} is taken by another program: stop it, or choose another address with OPENORCH_LISTEN (--listen)"
+            ),
+            _ => format!("listening on {address} failed: {error}; choose another address with OPENORCH_LISTEN (--listen)"),
+        })
+    })
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|error| StartError(format!("the listening address is not known: {error}")))
+}
+
+/// Tells the ids of this database's node from those of others.
+fn machine(store: &Arc<dyn Store>) -> u16 {
+    u16::from_str_radix(store.database_id().get(..4).unwrap_or_default(), 16).unwrap_or_default()
+}
+
+fn gateway_metrics(metrics: &Metrics) -> String {
+    let now = metrics.snapshot();
+    let counters = [
+        ("builtin", now.builtin),
+        ("forwarded", now.forwarded),
+        ("refused", now.refused),
+        ("bad_gateway", now.bad_gateway),
+        ("unavailable", now.unavailable),
+    ];
+    let mut text = String::from("# TYPE openorch_gateway_requests_total counter\n");
+    for (outcome, count) in counters {
+        text += &format!("openorch_gateway_requests_total{{outcome=\"{outcome}\"}} {count}\n");
+    }
+    for (name, kind, value) in [
+        ("openorch_gateway_retries_total", "counter", now.retried),
+        ("openorch_gateway_connects_total", "counter", now.connected),
+        ("openorch_gateway_connect_failures_total", "counter", now.connect_failed),
+        ("openorch_gateway_reuses_total", "counter", now.reused),
+        ("openorch_gateway_tunnels_total", "counter", now.tunnels),
+        ("openorch_gateway_in_flight", "gauge", now.in_flight),
+        ("openorch_gateway_connections", "gauge", now.connections),
+    ] {
+        text += &format!("# TYPE {name} {kind}\n{name} {value}\n");
+    }
+    text
+}

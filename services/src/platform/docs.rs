@@ -1,0 +1,59 @@
+//! The operations as one page of HTML, from the table: no script, no field for a token, nothing from outside.
+
+use std::fmt::Write;
+
+use openorch_api::{Access, Row, SERVICES};
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
+code{background:#f3f3f3;padding:.1em .3em;border-radius:3px}section{margin:1.5rem 0;border-top:1px solid #ddd}\
+.method{font-weight:700}.access{color:#666;font-size:.9em}@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}\
+code{background:#2a2a2a}section{border-color:#333}.access{color:#999}a{color:#8bf}}";
+
+pub fn page(version: &str) -> String {
+    let mut html = format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <title>OpenOrch {version}</title><style>{STYLE}</style></head><body><h1>OpenOrch {version}</h1>\
+         <p>Requests to <code>/&lt;slug&gt;/…</code> reach the instances of the account with that slug. The operations below are \
+         the daemon's own; <a href=\"/openapi.json\">openapi.json</a> has their types. Those that need a token take it as \
+         <code>Authorization: Bearer …</code>; <code>POST /user-svc/login</code> gives one.</p><ul>"
+    );
+    for service in SERVICES {
+        let _ = write!(html, "<li><a href=\"#{}\">{}</a></li>", service.slug, escape(service.name));
+    }
+    html.push_str("</ul>");
+    for service in SERVICES {
+        let _ = write!(html, "<h2 id=\"{}\">{}</h2>", service.slug, escape(service.name));
+        service.operations.iter().for_each(|row| operation(&mut html, row));
+    }
+    html + "</body></html>"
+}
+
+fn operation(html: &mut String, row: &Row) {
+    let _ = write!(
+        html,
+        "<section id=\"{id}\"><h3><code><span class=\"method\">{}</span> {}</code></h3><p class=\"access\">{id} · {}</p>",
+        row.method.as_str(),
+        escape(row.path),
+        access(row),
+        id = row.id,
+    );
+    for paragraph in row.doc.split("\n\n").map(str::trim).filter(|text| !text.is_empty()) {
+        let _ = write!(html, "<p>{}</p>", escape(paragraph));
+    }
+    html.push_str("</section>");
+}
+
+fn access(row: &Row) -> String {
+    match row.access {
+        Access::Public => "anyone".into(),
+        Access::SignedIn => "any account".into(),
+        Access::Needs(guard) => {
+            let owner = if guard.owner { ", or the owner" } else { "" };
+            format!("permission <code>{}</code>{owner}", escape(guard.permission.id))
+        }
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

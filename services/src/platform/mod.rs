@@ -1,0 +1,73 @@
+//! The daemon's own paths: what it is, whether it is well, its documents and metrics.
+
+mod docs;
+
+use std::sync::{Arc, OnceLock};
+
+use openorch_api::{Json, Text, platform as api};
+use openorch_chassis::{Cx, Mounted, Result, Service};
+use openorch_store::Store;
+use serde_json::Value;
+
+/// Writes all counters in the Prometheus text format.
+pub type MetricsSource = Box<dyn Fn() -> String + Send + Sync>;
+
+pub struct Platform {
+    store: Arc<dyn Store>,
+    version: &'static str,
+    metrics: OnceLock<MetricsSource>,
+}
+
+impl Platform {
+    pub fn new(store: Arc<dyn Store>, version: &'static str) -> Arc<Platform> {
+        Arc::new(Platform { store, version, metrics: OnceLock::new() })
+    }
+
+    /// Where the metrics come from: known only once everything else is put together.
+    pub fn set_metrics(&self, source: MetricsSource) {
+        // A second call would be a mistake in the wiring; the first one stays.
+        let _ = self.metrics.set(source);
+    }
+}
+
+pub fn service(platform: Arc<Platform>) -> Mounted {
+    Service::new(api::SERVICE.slug, platform)
+        .on(api::WELCOME, welcome)
+        .on(api::HEALTH, health)
+        .on(api::READY, ready)
+        .on(api::OPENAPI, openapi)
+        .on(api::DOCS, read_docs)
+        .on(api::METRICS, metrics)
+        .mount()
+}
+
+async fn welcome(cx: Cx<Platform>, (): ()) -> Result<Json<api::Welcome>> {
+    let welcome = api::Welcome {
+        name: "OpenOrch".into(),
+        version: cx.version.into(),
+        docs: "/docs".into(),
+    };
+    Ok(Json(welcome))
+}
+
+async fn health(_: Cx<Platform>, (): ()) -> Result<Json<api::Health>> {
+    Ok(Json(api::Health { status: "ok".into() }))
+}
+
+async fn ready(cx: Cx<Platform>, (): ()) -> Result<Json<api::Health>> {
+    cx.store.ready().await?;
+    Ok(Json(api::Health { status: "ready".into() }))
+}
+
+async fn openapi(cx: Cx<Platform>, (): ()) -> Result<Json<Value>> {
+    Ok(Json(openorch_api::openapi::document(cx.version)))
+}
+
+async fn read_docs(cx: Cx<Platform>, (): ()) -> Result<Text> {
+    Ok(Text { content_type: "text/html; charset=utf-8", text: docs::page(cx.version) })
+}
+
+async fn metrics(cx: Cx<Platform>, (): ()) -> Result<Text> {
+    let text = cx.metrics.get().map(|source| source()).unwrap_or_default();
+    Ok(Text { content_type: "text/plain; version=0.0.4; charset=utf-8", text })
+}

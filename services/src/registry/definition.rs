@@ -1,0 +1,41 @@
+//! Definitions: what a service is made of, kept for those who deploy it.
+
+use openorch_api::{
+    Body, Created, Json, NoContent, Path,
+    input::check_name,
+    registry::{DefinitionId, ListDefinitionsResponse, SaveDefinitionRequest, SaveDefinitionResponse},
+};
+use openorch_chassis::{Cx, Error, Result};
+use openorch_store::{Batch, Query};
+
+use super::Registry;
+
+/// A list without pages is answered whole up to here (contract decision 7).
+const MOST: usize = 50_000;
+
+pub async fn save(
+    cx: Cx<Registry>,
+    Body(request): Body<SaveDefinitionRequest>,
+) -> Result<Created<SaveDefinitionResponse>> {
+    let definition = request.definition.ok_or_else(|| Error::invalid("definition is required"))?;
+    check_name("definition.id", &definition.id, 128).map_err(|e| Error::invalid(e.0))?;
+    cx.store.commit(Batch::new().with(cx.definitions.upsert(&definition.id, &definition)?)).await?;
+    Ok(Created(SaveDefinitionResponse {}))
+}
+
+pub async fn list(cx: Cx<Registry>, (): ()) -> Result<Json<ListDefinitionsResponse>> {
+    let found = cx.definitions.find(&Query::all().limit(MOST as u64 + 1)).await?;
+    if found.len() > MOST {
+        return Err(Error::invalid(format!("there are more than {MOST} definitions; remove some")));
+    }
+    Ok(Json(ListDefinitionsResponse { definitions: found.into_iter().map(|row| row.value).collect() }))
+}
+
+pub async fn delete(cx: Cx<Registry>, Path(id): Path<DefinitionId>) -> Result<NoContent> {
+    let unknown = |error: openorch_store::StoreError| match error {
+        openorch_store::StoreError::NotFound(_) => Error::not_found(format!("there is no definition `{}`", id.0)),
+        other => other.into(),
+    };
+    cx.store.commit(Batch::new().with(cx.definitions.delete(&id.0, None))).await.map_err(unknown)?;
+    Ok(NoContent)
+}

@@ -1,0 +1,131 @@
+//! Nodes: the machines that run a daemon, and how busy they are.
+
+use std::{path::Path as FilePath, sync::{Arc, Mutex, PoisonError}};
+
+use openorch_api::{
+    Body, Json, NoContent, Path, Time,
+    registry::{ListNodesRequest, ListNodesResponse, Node, NodeSelfResponse, NodeUrl, ResourceUsage, Usage},
+};
+use openorch_chassis::{Cx, Error, Result, service::Shared};
+use openorch_store::{Batch, Query, Store, Table};
+use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, RefreshKind, System};
+
+use super::{Registry, RegistrySettings, gpu, retry};
+
+/// The node that this daemon is, with its last measurement.
+pub struct SelfNode {
+    state: Mutex<Node>,
+    /// `None` where the operating system does not tell.
+    system: Mutex<Option<System>>,
+}
+
+impl SelfNode {
+    /// Takes the id given by the operator, else that of the stored node at the same URL, else a new one.
+    pub async fn join(
+        nodes: &Table<Node>,
+        store: &Arc<dyn Store>,
+        shared: &Shared,
+        settings: &RegistrySettings,
+    ) -> Result<SelfNode> {
+        let known = nodes.first(&Query::all().equals("url", settings.node_url.as_str())).await?;
+        let id = match (&settings.node_id, &known) {
+            (Some(id), _) => id.clone(),
+            (None, Some(known)) => known.value.id.clone(),
+            (None, None) => shared.ids.next("node"),
+        };
+        let kinds = RefreshKind::nothing()
+            .with_cpu(CpuRefreshKind::nothing().with_usage())
+            .with_memory(MemoryRefreshKind::nothing().with_ram());
+        let node = Node {
+            id,
+            url: settings.node_url.clone(),
+            availability_zone: settings.availability_zone.clone(),
+            region: settings.region.clone(),
+            last_heartbeat: Time(shared.clock.now()),
+            ..known.as_ref().map(|known| known.value.clone()).unwrap_or_default()
+        };
+        if known.as_ref().is_none_or(|known| known.value.id != node.id || known.value.region != node.region) {
+            let mut batch = Batch::new();
+            if let Some(old) = known.filter(|known| known.value.id != node.id) {
+                batch = batch.with(nodes.delete(&old.value.id, None));
+            }
+            store.commit(batch.with(nodes.upsert(&node.id, &node)?)).await?;
+        }
+        Ok(SelfNode { state: Mutex::new(node), system: Mutex::new(System::new_with_specifics(kinds).ok()) })
+    }
+
+    fn read(&self) -> Node {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Measures; the CPU's share is that since the last measurement.
+    fn measure(&self, data_dir: &FilePath) -> ResourceUsage {
+        let mut usage = ResourceUsage { disk: disk(data_dir), ..ResourceUsage::default() };
+        if let Some(system) = &mut *self.system.lock().unwrap_or_else(PoisonError::into_inner) {
+            system.refresh_cpu_usage();
+            system.refresh_memory();
+            let busy = f64::from(system.global_cpu_usage());
+            usage.cpu = Usage { used: busy as u64 * 100, total: 100, percent: busy };
+            usage.memory = part_of(system.used_memory(), system.total_memory());
+        }
+        usage
+    }
+}
+
+/// The disk that holds the folder.
+fn disk(folder: &FilePath) -> Usage {
+    let Ok(disks) = Disks::new_with_refreshed_list() else { return Usage::default() };
+    let holding = disks.iter().filter(|disk| folder.starts_with(disk.mount_point()));
+    let nearest = holding.max_by_key(|disk| disk.mount_point().as_os_str().len());
+    nearest.map_or_else(Usage::default, |disk| {
+        part_of(disk.total_space().saturating_sub(disk.available_space()), disk.total_space())
+    })
+}
+
+fn part_of(used: u64, total: u64) -> Usage {
+    let percent = if total == 0 { 0.0 } else { used as f64 * 100.0 / total as f64 };
+    Usage { used, total, percent }
+}
+
+pub async fn read_self(cx: Cx<Registry>, (): ()) -> Result<Json<NodeSelfResponse>> {
+    Ok(Json(NodeSelfResponse { node: cx.node.read() }))
+}
+
+pub async fn list(cx: Cx<Registry>, Body(request): Body<ListNodesRequest>) -> Result<Json<ListNodesResponse>> {
+    let own = cx.node.read();
+    let mut nodes: Vec<Node> = cx.nodes.find(&Query::all()).await?.into_iter().map(|row| row.value).collect();
+    nodes.retain(|node| node.id != own.id);
+    nodes.push(own);
+    nodes.retain(|node| request.ids.is_empty() || request.ids.contains(&node.id));
+    nodes.sort_by(|a, b| a.url.cmp(&b.url));
+    Ok(Json(ListNodesResponse { nodes }))
+}
+
+pub async fn delete(cx: Cx<Registry>, Path(url): Path<NodeUrl>) -> Result<NoContent> {
+    let unknown = || Error::not_found(format!("there is no node at {}; `oo node ls` lists them", url.0));
+    retry(|| async {
+        let found = cx.nodes.first(&Query::all().equals("url", url.0.as_str())).await?.ok_or_else(unknown)?;
+        Ok(cx.store.commit(Batch::new().with(cx.nodes.delete(&found.id, Some(found.version)))).await?)
+    })
+    .await?;
+    Ok(NoContent)
+}
+
+/// Measures the node and stores what it found.
+pub async fn heartbeat(registry: Arc<Registry>) {
+    let gpus = gpu::read(&registry.settings.node_url).await;
+    let measuring = registry.clone();
+    let measured = tokio::task::spawn_blocking(move || measuring.node.measure(&measuring.settings.data_dir)).await;
+    let Ok(usage) = measured else { return };
+    let node = {
+        let mut node = registry.node.state.lock().unwrap_or_else(PoisonError::into_inner);
+        node.usage = usage;
+        node.gpus = gpus;
+        node.last_heartbeat = registry.now();
+        node.clone()
+    };
+    let stored = async { Ok::<(), Error>(registry.store.commit(Batch::new().with(registry.nodes.upsert(&node.id, &node)?)).await?) };
+    if let Err(error) = stored.await {
+        tracing::warn!(node.id = %node.id, "the heartbeat of node `{}` could not be stored: {error:?}", node.id);
+    }
+}

@@ -1,0 +1,241 @@
+//! Finds out which instances answer: by opening a connection, or by an HTTP GET where an instance names a health path.
+//! One task decides when; the probes themselves run side by side. A new registration is probed quickly until it
+//! answers, since programs register before they listen (contract decision 16).
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use openorch_api::registry::InstanceStatus;
+use openorch_chassis::{Result, outbound::DialError};
+use openorch_store::{Batch, Stored};
+use tokio::{
+    sync::oneshot,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    Registry,
+    live::{Entry, Finding},
+};
+
+/// What the probing task is asked.
+pub enum Command {
+    /// A registration: probe now, and quickly again until it answers; say when the first result is there.
+    Quick { id: Arc<str>, done: oneshot::Sender<()> },
+    /// Something seems wrong: probe now.
+    Now { id: Arc<str> },
+}
+
+/// What the task knows of the probing of one instance.
+struct Plan {
+    due: Instant,
+    /// Until then it is probed quickly, with this pause.
+    quick: Option<(Instant, Duration)>,
+    running: bool,
+    /// Asked for while one was running: that one began too early to count.
+    again: bool,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+struct Schedule {
+    plans: HashMap<Arc<str>, Plan>,
+    queue: BTreeSet<(Instant, Arc<str>)>,
+}
+
+pub async fn run(registry: Arc<Registry>) {
+    let inbox = registry.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    let Some(mut inbox) = inbox else { return };
+    let mut schedule = Schedule { plans: HashMap::new(), queue: BTreeSet::new() };
+    schedule.spread(&registry);
+    let mut running: JoinSet<Arc<str>> = JoinSet::new();
+    loop {
+        let room = running.len() < registry.settings.probes_at_once;
+        let next = schedule.queue.first().map(|(due, _)| *due).filter(|_| room);
+        tokio::select! {
+            command = inbox.recv() => match command {
+                Some(command) => schedule.take(command, &registry),
+                None => return,
+            },
+            Some(ended) = running.join_next() => match ended {
+                Ok(id) => schedule.finished(&id, &registry),
+                Err(error) => tracing::error!("a probe failed: {error}"),
+            },
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
+                if let Some(id) = schedule.start_next() {
+                    let registry = registry.clone();
+                    running.spawn(async move {
+                        probe(&registry, &id).await;
+                        id
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Schedule {
+    /// At start: all instances within the first interval, so that they are not all probed at one moment.
+    fn spread(&mut self, registry: &Registry) {
+        let all = registry.live.all();
+        let (now, count) = (Instant::now(), all.len().max(1) as u32);
+        for (place, entry) in all.iter().enumerate() {
+            // A few are probed at once; many are spread over the interval.
+            let delay = if count <= 256 { Duration::ZERO } else { registry.settings.probe_interval * place as u32 / count };
+            self.plan(&entry.row.id.as_str().into(), now + delay);
+        }
+    }
+
+    fn plan(&mut self, id: &Arc<str>, due: Instant) -> &mut Plan {
+        if let Some(known) = self.plans.get(id) {
+            self.queue.remove(&(known.due, id.clone()));
+        }
+        self.queue.insert((due, id.clone()));
+        let plan = self.plans.entry(id.clone()).or_insert_with(|| Plan {
+            due,
+            quick: None,
+            running: false,
+            again: false,
+            waiting: Vec::new(),
+        });
+        plan.due = due;
+        plan
+    }
+
+    fn take(&mut self, command: Command, registry: &Registry) {
+        let now = Instant::now();
+        let (id, done) = match command {
+            Command::Quick { id, done } => (id, Some(done)),
+            Command::Now { id } => (id, None),
+        };
+        if self.plans.get(&id).is_some_and(|plan| plan.running) {
+            if let Some(plan) = self.plans.get_mut(&id) {
+                plan.again = true;
+                plan.quick = done.is_some().then(|| quick(registry, now)).or(plan.quick);
+                plan.waiting.extend(done);
+            }
+            return;
+        }
+        let plan = self.plan(&id, now);
+        plan.quick = done.is_some().then(|| quick(registry, now)).or(plan.quick);
+        plan.waiting.extend(done);
+    }
+
+    fn start_next(&mut self) -> Option<Arc<str>> {
+        let (_, id) = self.queue.pop_first()?;
+        self.plans.get_mut(&id)?.running = true;
+        Some(id)
+    }
+
+    fn finished(&mut self, id: &Arc<str>, registry: &Registry) {
+        let Some(entry) = registry.live.get(id) else {
+            self.plans.remove(id);
+            return;
+        };
+        let now = Instant::now();
+        let Some(plan) = self.plans.get_mut(id) else { return };
+        plan.running = false;
+        let again = std::mem::take(&mut plan.again);
+        if !again {
+            for waiting in plan.waiting.drain(..) {
+                // Whoever waited may have given up.
+                let _ = waiting.send(());
+            }
+        }
+        let answered = matches!(entry.status(), InstanceStatus::Healthy | InstanceStatus::Degraded);
+        let pause = match plan.quick {
+            _ if again => Duration::ZERO,
+            Some((until, pause)) if !answered && now < until => {
+                plan.quick = Some((until, (pause * 2).min(registry.settings.quick_pause_most)));
+                pause
+            }
+            _ => {
+                plan.quick = None;
+                registry.settings.probe_interval
+            }
+        };
+        self.plan(id, now + pause);
+    }
+}
+
+fn quick(registry: &Registry, now: Instant) -> (Instant, Duration) {
+    (now + registry.settings.quick_for, registry.settings.quick_pause)
+}
+
+async fn probe(registry: &Registry, id: &str) {
+    let Some(entry) = registry.live.get(id) else { return };
+    let finding = look(registry, &entry).await;
+    let Some(before) = registry.live.found(&entry, &finding, registry.now()) else { return };
+    let (status, slug) = (finding.status.as_str(), &entry.row.slug);
+    tracing::info!(instance.id = %id, instance.slug = %slug, "instance `{id}` of `{slug}` is {status} (was {})", before.as_str());
+    if let Err(error) = note(registry, id, &finding).await {
+        tracing::warn!(instance.id = %id, "the status of instance `{id}` could not be stored: {error:?}");
+    }
+}
+
+async fn look(registry: &Registry, entry: &Entry) -> Finding {
+    let started = Instant::now();
+    let reached = match timeout(registry.settings.probe_timeout, reach(registry, entry)).await {
+        Ok(reached) => reached,
+        Err(_) => Err(format!("no answer within {:?}", registry.settings.probe_timeout)),
+    };
+    let took = started.elapsed();
+    match reached {
+        Err(reason) => Finding { status: InstanceStatus::Unreachable, details: reason },
+        Ok(()) if took > registry.settings.slow_after => Finding {
+            status: InstanceStatus::Degraded,
+            details: format!("slow: it took {} ms to answer", took.as_millis()),
+        },
+        Ok(()) => Finding { status: InstanceStatus::Healthy, details: String::new() },
+    }
+}
+
+async fn reach(registry: &Registry, entry: &Entry) -> Result<(), String> {
+    let connection = registry.outbound.dial(&entry.url).await.map_err(|error: DialError| error.to_string())?;
+    if entry.row.health_path.is_empty() {
+        return Ok(());
+    }
+    let path = &entry.row.health_path;
+    let failed = |error: hyper::Error| format!("GET {path}: {error}");
+    let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(connection)).await.map_err(failed)?;
+    let request = Request::get(path.as_str())
+        .header(header::HOST, entry.url.authority())
+        .header(header::USER_AGENT, "openorch-health")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| format!("GET {path}: {error}"))?;
+    let answer = async { sender.send_request(request).await.map_err(failed) };
+    tokio::select! {
+        answer = answer => {
+            let status = answer?.status();
+            if status.is_success() || status.is_redirection() { Ok(()) } else { Err(format!("GET {path} answered {status}")) }
+        }
+        ended = driver => Err(match ended {
+            Ok(()) => format!("GET {path}: the connection was closed without an answer"),
+            Err(error) => failed(error),
+        }),
+    }
+}
+
+/// Stores the new status, which counts after a start until the first probe. Another change meanwhile is fine: the next
+/// probe finds the same again.
+async fn note(registry: &Registry, id: &str, finding: &Finding) -> Result<()> {
+    let Some(Stored { version, value: mut row, .. }) = registry.instances.get(id).await? else { return Ok(()) };
+    row.status = finding.status;
+    row.details.clone_from(&finding.details);
+    let batch = Batch::new().with(registry.instances.replace(id, &row, Some(version))?);
+    match registry.store.commit(batch).await.map_err(openorch_chassis::Error::from) {
+        Err(error) if !error.is_lost_race() => return Err(error),
+        _ => {}
+    }
+    if let Some(stored) = registry.instances.get(id).await? {
+        registry.live.noted(stored.value, stored.version);
+    }
+    Ok(())
+}
