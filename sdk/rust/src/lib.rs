@@ -1,1 +1,43 @@
+//! The Rust SDK of OpenOrch: a client typed by the table of operations, and what a service needs to live on the
+//! platform: its account and the registration of its instance. Storage for services is not here yet.
+//!
+//! ```no_run
+//! use openorch_sdk::{
+//!     ClientFactory, Error, FileCredentialStore, InstanceRegistration,
+//!     api::registry::{LIST_NODES, ListNodesRequest},
+//!     register_service_account,
+//! };
+//!
+//! # async fn example() -> Result<(), Error> {
+//! let client = ClientFactory::new("http://127.0.0.1:58231")?.client();
+//! let store = FileCredentialStore::new("/var/lib/skeleton-svc", "skeleton-svc");
+//! let token = register_service_account(&client, "skeleton-svc", "Skeleton Svc", &store).await?;
+//!
+//! let client = client.with_token(&token)?;
+//! let instance = InstanceRegistration::new("http://127.0.0.1:9311").register(&client).await?;
+//! let nodes = client.call(LIST_NODES, openorch_sdk::api::Body(ListNodesRequest::default())).await?;
+//! instance.deregister().await
+//! # }
+//! ```
+#![warn(missing_docs)]
 
+mod account;
+mod client;
+mod credential;
+mod error;
+mod instance;
+pub mod private_file;
+mod settings;
+mod target;
+
+pub use account::{register_service_account, register_service_account_within};
+pub use client::{Client, ClientFactory, Response};
+pub use credential::{Credential, CredentialStore, FileCredentialStore, MemoryCredentialStore};
+pub use error::Error;
+pub use instance::{InstanceRegistration, RegisteredInstance};
+pub use settings::SdkSettings;
+
+/// The types of headers and methods that this crate's functions take.
+pub use http;
+/// The contract: the tables of operations and their wire types.
+pub use openorch_api as api;

@@ -1,0 +1,94 @@
+//! Why a call did not come to an answer, as kinds a caller can act on. Each names the operation and the way out.
+
+use std::{borrow::Cow, error, fmt};
+
+/// A failed call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The server (or the service behind its gateway) understood the call and said no.
+    Refused {
+        /// The operation id, or method and path of a raw call.
+        operation: Cow<'static, str>,
+        /// The HTTP status.
+        status: u16,
+        /// The server's own sentence.
+        message: String,
+        /// Under this id the call stands in the server's log.
+        request_id: Option<String>,
+    },
+    /// No connection, or no answer in time. Whether the server did anything is unknown unless `was_sent` is false.
+    Unreachable {
+        /// The operation id, or method and path of a raw call.
+        operation: Cow<'static, str>,
+        /// Where the server was looked for.
+        url: String,
+        /// What went wrong, in words.
+        reason: String,
+        /// Whether the request may have reached the server.
+        was_sent: bool,
+    },
+    /// An answer that is none of ours: a page of HTML, a redirect, a body that was cut.
+    Unexpected {
+        /// The operation id, or method and path of a raw call.
+        operation: Cow<'static, str>,
+        /// The HTTP status.
+        status: u16,
+        /// What was wrong with the answer.
+        reason: String,
+        /// Under this id the call stands in the server's log, if it was the server that answered.
+        request_id: Option<String>,
+    },
+    /// What was given to this library cannot be sent. Nothing was.
+    Invalid(String),
+    /// The credential of the service cannot be read or kept.
+    Credential(String),
+}
+
+impl Error {
+    /// The HTTP status of the answer, where there was one.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Error::Refused { status, .. } | Error::Unexpected { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Under this id the call stands in the server's log.
+    pub fn request_id(&self) -> Option<&str> {
+        match self {
+            Error::Refused { request_id, .. } | Error::Unexpected { request_id, .. } => request_id.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether the same call may well succeed in a moment: the server is away, starting, or asks for patience.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Error::Unreachable { .. } => true,
+            Error::Refused { status, .. } | Error::Unexpected { status, .. } => matches!(status, 429 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Refused { operation, status, message, .. } => write!(f, "{operation}: {message} ({status})"),
+            Error::Unreachable { operation, url, reason, .. } => {
+                write!(f, "{operation}: no answer from {url}: {reason}")
+            }
+            Error::Unexpected { operation, status, reason, .. } => {
+                write!(f, "{operation}: this does not look like an answer of OpenOrch ({status}): {reason}")
+            }
+            Error::Invalid(reason) | Error::Credential(reason) => f.write_str(reason),
+        }?;
+        match self.request_id() {
+            Some(id) => write!(f, " [request {id}]"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl error::Error for Error {}

@@ -1,0 +1,185 @@
+//! Where a request goes: the server's address, checked once, and paths whose parameters cannot change their shape.
+
+use openorch_api::{Parts, Row};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use url::{Host, Url};
+
+use crate::Error;
+
+/// All but the unreserved characters of RFC 3986, so that a parameter is one segment whatever stands in it.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The address of a server: scheme, host and port.
+pub(crate) fn parse_base(text: &str) -> Result<Url, Error> {
+    let invalid = |why: &str| {
+        Error::Invalid(format!(
+            "`{}` is not the address of a server: {why}; write it like http://127.0.0.1:58231",
+            text.trim().escape_debug()
+        ))
+    };
+    let url = Url::parse(text.trim()).map_err(|error| match error {
+        url::ParseError::RelativeUrlWithoutBase => invalid("http:// or https:// is missing in front"),
+        other => invalid(&other.to_string()),
+    })?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(invalid("it begins with neither http:// nor https://"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        // The text is not repeated: what stands in front of the `@` is a secret.
+        return Err(Error::Invalid(
+            "the address of a server carries a user or password; leave them out and sign in instead".into(),
+        ));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(invalid("it carries a query or a fragment"));
+    }
+    if url.path() != "/" {
+        return Err(invalid("it carries a path, and OpenOrch lives at a host's root"));
+    }
+    Ok(url)
+}
+
+/// Whether requests to it stay on this machine.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost") || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// Path and query of an operation with its parameters filled in.
+pub(crate) fn path_and_query(row: &Row, parts: &Parts) -> Result<String, Error> {
+    let mut values = parts.path.iter();
+    let mut target = String::with_capacity(row.path.len() + 32);
+    for segment in row.path.split('/').skip(1) {
+        target.push('/');
+        let Some(name) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
+            target.push_str(segment);
+            continue;
+        };
+        let value = values
+            .next()
+            .ok_or_else(|| Error::Invalid(format!("{}: the path parameter `{name}` is missing", row.id)))?;
+        // Dot segments are resolved by every URL library, written `%2E` too: they would name another operation.
+        if matches!(value.as_str(), "" | "." | "..") {
+            return Err(Error::Invalid(format!("{}: the path parameter `{name}` cannot be `{value}`", row.id)));
+        }
+        target.extend(utf8_percent_encode(value, SEGMENT));
+    }
+    for (index, (key, value)) in parts.query.iter().enumerate() {
+        target.push(if index == 0 { '?' } else { '&' });
+        target.extend(utf8_percent_encode(key, SEGMENT));
+        target.push('=');
+        target.extend(utf8_percent_encode(value, SEGMENT));
+    }
+    Ok(target)
+}
+
+/// The URL of a raw call: `path_and_query` as the caller wrote it, still on the same server.
+pub(crate) fn raw_url(base: &Url, path_and_query: &str) -> Result<Url, Error> {
+    let shown = path_and_query.escape_debug();
+    if !path_and_query.starts_with('/') {
+        return Err(Error::Invalid(format!("the path `{shown}` does not begin with `/`")));
+    }
+    if path_and_query.contains('#') {
+        return Err(Error::Invalid(format!("the path `{shown}` holds a `#`, which is never sent; write %23")));
+    }
+    let origin = base.as_str().trim_end_matches('/');
+    let url = Url::parse(&format!("{origin}{path_and_query}"))
+        .map_err(|error| Error::Invalid(format!("the path `{shown}` cannot be sent: {error}")))?;
+    let path = path_and_query.split('?').next().unwrap_or_default();
+    let resolved = |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
+    // A URL library resolves these, and the request would go elsewhere than it says.
+    if url.origin() != base.origin() || path.contains('\\') || path.split('/').any(resolved) {
+        return Err(Error::Invalid(format!(
+            "the path `{shown}` holds `.` or `..` segments or backslashes; write it out"
+        )));
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use openorch_api::{Input, Path, Query, registry, user};
+
+    use super::*;
+
+    #[test]
+    fn addresses_of_servers() {
+        for (text, want) in [
+            ("http://127.0.0.1:58231", Some("http://127.0.0.1:58231/")),
+            (" https://example.com/ ", Some("https://example.com/")),
+            ("http://[::1]:80", Some("http://[::1]/")),
+            ("127.0.0.1:58231", None),
+            ("localhost:58231", None),
+            ("", None),
+            ("ftp://example.com", None),
+            ("http://", None),
+            ("http://u:p@example.com", None),
+            ("http://example.com/base", None),
+            ("http://example.com/?a=1", None),
+            ("http://example.com/#a", None),
+            ("http://exa mple.com", None),
+        ] {
+            assert_eq!(parse_base(text).ok().as_ref().map(Url::as_str), want, "{text}");
+        }
+        let refusal = parse_base("http://me:hunter2@example.com").unwrap_err().to_string();
+        assert!(!refusal.contains("hunter2"), "{refusal}");
+    }
+
+    #[test]
+    fn a_path_parameter_is_one_segment_whatever_stands_in_it() {
+        for (value, want) in [
+            ("inst_1", Ok("/registry-svc/instance/inst_1")),
+            ("a/b?c#d e", Ok("/registry-svc/instance/a%2Fb%3Fc%23d%20e")),
+            ("%2e", Ok("/registry-svc/instance/%252e")),
+            ("ä", Ok("/registry-svc/instance/%C3%A4")),
+            ("..", Err(())),
+            (".", Err(())),
+            ("", Err(())),
+        ] {
+            let mut parts = Parts::default();
+            Path(registry::InstanceId(value.into())).encode(&mut parts);
+            let target = path_and_query(registry::REMOVE_INSTANCE.row, &parts);
+            assert_eq!(target.map_err(|_| ()), want.map(str::to_owned), "{value}");
+        }
+        assert!(path_and_query(user::IS_AUTHORIZED.row, &Parts::default()).is_err());
+    }
+
+    #[test]
+    fn a_query_carries_the_given_fields_alone() {
+        let mut parts = Parts::default();
+        let input = registry::ListInstancesRequest {
+            slug: Some("a&b=c".into()),
+            host: Some("x y".into()),
+            ..Default::default()
+        };
+        Query(input).encode(&mut parts);
+        let target = path_and_query(registry::LIST_INSTANCES.row, &parts).unwrap();
+        let (path, query) = target.split_once('?').unwrap();
+        let mut pairs: Vec<_> = query.split('&').collect();
+        pairs.sort_unstable();
+        assert_eq!((path, pairs), ("/registry-svc/instances", vec!["host=x%20y", "slug=a%26b%3Dc"]));
+    }
+
+    #[test]
+    fn raw_paths_stay_on_the_server_and_go_where_they_say() {
+        let base = parse_base("http://127.0.0.1:58231").unwrap();
+        for (path, want) in [
+            ("/skeleton-svc/hello?x=1", Some("http://127.0.0.1:58231/skeleton-svc/hello?x=1")),
+            ("//other.example/x", Some("http://127.0.0.1:58231//other.example/x")),
+            ("/a b", Some("http://127.0.0.1:58231/a%20b")),
+            ("hello", None),
+            ("@other.example/", None),
+            ("/a/../b", None),
+            ("/a/%2e%2E/b", None),
+            ("/a/.", None),
+            ("/a\\b", None),
+            ("/a#b", None),
+        ] {
+            assert_eq!(raw_url(&base, path).ok().as_ref().map(Url::as_str), want, "{path}");
+        }
+    }
+}

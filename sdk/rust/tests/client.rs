@@ -1,0 +1,166 @@
+//! What the client puts on the wire, and what it makes of good, bad and foreign answers.
+
+mod stub;
+
+use openorch_sdk::{
+    Client, ClientFactory, Error, SdkSettings,
+    api::{
+        Body, Json, NoContent, Path, Query,
+        registry::{self, LIST_INSTANCES, LIST_NODES, ListInstancesRequest, ListNodesRequest, REMOVE_INSTANCE},
+        user::{IS_AUTHORIZED, LOGIN, LoginRequest, PermissionId, READ_USER_BY_TOKEN},
+    },
+    http::{HeaderMap, Method},
+};
+use stub::{Stub, json};
+
+fn client(stub: &Stub) -> Client {
+    ClientFactory::new(&stub.url).unwrap().client()
+}
+
+#[tokio::test]
+async fn a_call_is_path_query_body_and_the_callers_token() {
+    let stub = Stub::new(|request| match request.method.as_str() {
+        "DELETE" => "HTTP/1.1 204 X\r\n\r\n".into(),
+        "GET" => json(200, r#"{"instances":[{"id":"inst_1","url":"http://a","status":"Healthy","unknown":1}]}"#),
+        _ => json(200, "{}"),
+    });
+    let client = client(&stub).with_token("t0k").unwrap().with_header("X-App", "shop").unwrap();
+    let Json(list) = client
+        .call(LIST_INSTANCES, Query(ListInstancesRequest { slug: Some("a b".into()), ..Default::default() }))
+        .await
+        .unwrap();
+    assert_eq!(list.instances[0].id, "inst_1");
+    let gone = client.call(REMOVE_INSTANCE, Path(registry::InstanceId("a/b".into()))).await.unwrap();
+    assert_eq!(gone, NoContent);
+    let permission = Path(PermissionId("user-svc:role:view".into()));
+    client.call(IS_AUTHORIZED, (permission, Body(Default::default()))).await.unwrap();
+    client.call(LIST_NODES, Body(ListNodesRequest { ids: vec!["n".into()] })).await.unwrap();
+    client.call(READ_USER_BY_TOKEN, ()).await.unwrap();
+
+    let seen = stub.seen();
+    let lines: Vec<_> = seen.iter().map(|request| (request.line(), request.body.as_str())).collect();
+    let expected = [
+        ("GET /registry-svc/instances?slug=a%20b", ""),
+        ("DELETE /registry-svc/instance/a%2Fb", ""),
+        ("POST /user-svc/permission/user-svc%3Arole%3Aview/is-authorized", "{}"),
+        ("POST /registry-svc/nodes", r#"{"ids":["n"]}"#),
+        ("POST /user-svc/user/by-token", ""),
+    ];
+    assert_eq!(lines, expected.map(|(line, body)| (line.to_owned(), body)));
+    for request in &seen {
+        assert_eq!(request.header("authorization"), Some("Bearer t0k"));
+        assert_eq!(request.header("openorch-extended"), Some("1"));
+        assert_eq!(request.header("x-app"), Some("shop"));
+        assert_eq!(request.connection, 0, "one connection serves them all");
+    }
+    assert_eq!(seen[3].header("content-type"), Some("application/json"));
+    assert_eq!(seen[4].header("content-type"), None);
+}
+
+#[tokio::test]
+async fn the_token_of_an_incoming_request_is_passed_on_and_never_an_older_one() {
+    let stub = Stub::new(|_| json(200, "{}"));
+    let mut incoming = HeaderMap::new();
+    incoming.insert("authorization", "Bearer theirs".parse().unwrap());
+    let own = client(&stub).with_token("own").unwrap();
+    own.clone().with_token_of(&incoming).call(READ_USER_BY_TOKEN, ()).await.unwrap();
+    own.with_token_of(&HeaderMap::new()).call(READ_USER_BY_TOKEN, ()).await.unwrap();
+    let tokens: Vec<_> = stub.seen().iter().map(|request| request.header("authorization").map(str::to_owned)).collect();
+    assert_eq!(tokens, [Some("Bearer theirs".to_owned()), None]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_the_servers_sentence_with_its_request_id() {
+    let stub = Stub::new(|_| json(403, r#"{"error": "account `x` lacks the permission"}"#));
+    let error = client(&stub).call(LIST_NODES, Body(ListNodesRequest::default())).await.unwrap_err();
+    let expected = Error::Refused {
+        operation: "listNodes".into(),
+        status: 403,
+        message: "account `x` lacks the permission".into(),
+        request_id: Some("req-1".into()),
+    };
+    assert_eq!(error, expected);
+    assert_eq!(error.to_string(), "listNodes: account `x` lacks the permission (403) [request req-1]");
+}
+
+#[tokio::test]
+async fn answers_that_are_not_ours_are_named() {
+    let html = "<html><body>It works!</body></html>";
+    for (answer, status, words) in [
+        (json(200, html), 200, "page of HTML"),
+        (json(502, html), 502, "page of HTML"),
+        (json(500, "Internal Server Error"), 500, "it says `Internal Server Error`"),
+        (json(200, ""), 200, "its body is empty"),
+        (json(200, r#"{"nodes":["#), 200, "its body cannot be read"),
+        (json(200, r#"{"nodes":[{"id":1}]}"#), 200, "its body cannot be read"),
+        (
+            "HTTP/1.1 302 X\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n".into(),
+            302,
+            "elsewhere",
+        ),
+        ("HTTP/1.1 404 X\r\nContent-Length: 2\r\n\r\n{}".into(), 404, "its refusal has no `error`"),
+    ] {
+        let shown = answer.clone();
+        let stub = Stub::new(move |_| answer.clone());
+        let error = client(&stub).call(LIST_NODES, Body(ListNodesRequest::default())).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Unexpected { operation, .. } if operation == "listNodes"),
+            "{shown}: {error:?}"
+        );
+        assert_eq!(error.status(), Some(status), "{shown}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let stub = Stub::new(|_| "HTTP/1.1 431 X\r\nContent-Length: 0\r\n\r\n".into());
+    let error = client(&stub).call(LIST_NODES, Body(ListNodesRequest::default())).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Refused { status: 431, .. }),
+        "a refusal of the HTTP library has no body: {error:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_is_not_taken_for_a_whole_one() {
+    let stub = Stub::new(|_| "HTTP/1.1 200 X\r\nContent-Length: 100\r\n\r\n{}".into());
+    let error = client(&stub).request(Method::GET, "/x/hang-up", None).await.unwrap_err();
+    assert!(matches!(&error, Error::Unexpected { status: 200, .. }), "{error:?}");
+    let stub = Stub::new(|_| String::new());
+    let error = client(&stub).request(Method::GET, "/x/hang-up", None).await.unwrap_err();
+    assert!(matches!(&error, Error::Unreachable { was_sent: true, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_raw_call_answers_whatever_comes_back() {
+    let stub = Stub::new(|_| json(503, r#"{"error":"no instance"}"#));
+    let answer = client(&stub).request(Method::POST, "/skeleton-svc/hello?a=1", Some("{}".into())).await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.refusal().as_deref()), (503, Some("no instance")));
+    assert_eq!(answer.request_id(), Some("req-1"));
+    assert_eq!(stub.seen()[0].line(), "POST /skeleton-svc/hello?a=1");
+}
+
+#[tokio::test]
+async fn reads_wait_for_a_server_that_is_about_to_listen_and_writes_do_not() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let client = ClientFactory::new(&format!("http://{address}")).unwrap().client();
+
+    let write = client.call(LOGIN, Body(LoginRequest::default())).await.unwrap_err();
+    assert!(matches!(&write, Error::Unreachable { was_sent: false, .. }), "{write:?}");
+    assert!(write.to_string().contains(&format!("no answer from http://{address}: ")), "{write}");
+
+    let read = tokio::spawn(async move { client.call(READ_USER_BY_TOKEN, ()).await });
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let stub = Stub::on(std::net::TcpListener::bind(address).unwrap(), |_| json(200, "{}"));
+    read.await.unwrap().unwrap();
+    assert_eq!(stub.seen().len(), 1);
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused_before_it_is() {
+    assert!(matches!(ClientFactory::new("example.com"), Err(Error::Invalid(_))));
+    let client = || ClientFactory::new("http://127.0.0.1:1").unwrap().client();
+    assert!(client().with_token("a\nb").is_err());
+    assert!(client().with_header("a b", "c").is_err());
+    assert!(!format!("{:?}", client().with_token("s3cret").unwrap()).contains("s3cret"));
+    assert!(SdkSettings::default().client().unwrap_err().to_string().contains("OPENORCH_URL is not set"));
+}

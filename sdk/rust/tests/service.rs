@@ -1,0 +1,156 @@
+//! A service's first minutes: its account, its instance, and what it does when the daemon is not there yet.
+
+mod stub;
+
+use std::{sync::Mutex, time::Duration};
+
+use openorch_sdk::{
+    Client, ClientFactory, CredentialStore, Error, FileCredentialStore, InstanceRegistration, MemoryCredentialStore,
+    register_service_account, register_service_account_within,
+};
+use stub::{Request, Stub, json};
+
+fn client(stub: &Stub) -> Client {
+    ClientFactory::new(&stub.url).unwrap().client()
+}
+
+/// Enough of user-svc: accounts with their passwords.
+fn accounts() -> impl Fn(&Request) -> String + Send + Sync {
+    let accounts = Mutex::new(std::collections::BTreeMap::<String, String>::new());
+    move |request| {
+        let body: serde_json::Value = serde_json::from_str(&request.body).unwrap();
+        let text = |key: &str| body[key].as_str().unwrap().to_owned();
+        let mut accounts = accounts.lock().unwrap();
+        match (request.target.as_str(), accounts.get(&text("slug"))) {
+            ("/user-svc/login", None) => json(400, r#"{"error": "Slug not found"}"#),
+            ("/user-svc/login", Some(password)) if *password != text("password") => {
+                json(401, r#"{"error": "Invalid password"}"#)
+            }
+            ("/user-svc/register", Some(_)) => json(409, r#"{"error": "slug already exists"}"#),
+            ("/user-svc/register", None) => {
+                accounts.insert(text("slug"), text("password"));
+                json(200, r#"{"token":{"token":"jwt"}}"#)
+            }
+            _ => json(200, r#"{"token":{"token":"jwt"}}"#),
+        }
+    }
+}
+
+fn lines(stub: &Stub) -> Vec<String> {
+    stub.seen().iter().map(Request::line).collect()
+}
+
+#[tokio::test]
+async fn the_first_start_registers_and_the_second_signs_in_with_the_same_password() {
+    let (stub, folder) = (Stub::new(accounts()), tempfile::tempdir().unwrap());
+    let store = FileCredentialStore::new(folder.path(), "skeleton-svc");
+    for _ in 0..2 {
+        let token = register_service_account(&client(&stub), "skeleton-svc", "Skeleton Svc", &store).await.unwrap();
+        assert_eq!(token, "jwt");
+    }
+    assert_eq!(lines(&stub), ["POST /user-svc/login", "POST /user-svc/register", "POST /user-svc/login"]);
+    assert!(stub.seen()[1].body.contains(r#""name":"Skeleton Svc""#));
+    let kept = store.load().await.unwrap().unwrap();
+    assert!(stub.seen().iter().all(|request| request.body.contains(&kept.password)));
+}
+
+#[tokio::test]
+async fn the_password_is_kept_before_the_server_hears_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("skeleton-svc.json");
+    let stub = Stub::new(move |request| {
+        let kept = std::fs::read_to_string(&path).expect("the credential is on disk by now");
+        let sent: serde_json::Value = serde_json::from_str(&request.body).unwrap();
+        assert!(kept.contains(sent["password"].as_str().unwrap()));
+        json(500, r#"{"error": "crash"}"#)
+    });
+    let store = FileCredentialStore::new(folder.path(), "skeleton-svc");
+    let error = register_service_account(&client(&stub), "skeleton-svc", "S", &store).await.unwrap_err();
+    assert_eq!(error.status(), Some(500));
+}
+
+#[tokio::test]
+async fn a_lost_credential_is_told_with_the_way_out_and_registers_nothing() {
+    let stub = Stub::new(accounts());
+    let first = MemoryCredentialStore::default();
+    register_service_account(&client(&stub), "skeleton-svc", "S", &first).await.unwrap();
+    let lost = MemoryCredentialStore::default();
+    let error = register_service_account(&client(&stub), "skeleton-svc", "S", &lost).await.unwrap_err();
+    assert!(matches!(&error, Error::Credential(text) if text.contains("another password")), "{error}");
+    assert_eq!(stub.seen().len(), 3);
+}
+
+#[tokio::test]
+async fn a_copy_that_registered_in_between_is_signed_in_to() {
+    let logins = Mutex::new(0);
+    let stub = Stub::new(move |request| {
+        let mut logins = logins.lock().unwrap();
+        *logins += usize::from(request.target.ends_with("login"));
+        match (request.target.as_str(), *logins) {
+            ("/user-svc/login", 1) => json(400, r#"{"error": "Slug not found"}"#),
+            ("/user-svc/register", _) => json(409, r#"{"error": "slug already exists"}"#),
+            _ => json(200, r#"{"token":{"token":"jwt"}}"#),
+        }
+    });
+    let token = register_service_account(&client(&stub), "a-svc", "A", &MemoryCredentialStore::default()).await;
+    assert_eq!(token.unwrap(), "jwt");
+}
+
+#[tokio::test]
+async fn another_400_is_not_taken_for_an_account_to_register() {
+    let stub = Stub::new(|_| json(400, r#"{"error": "slug `A` may hold only a-z"}"#));
+    let error =
+        register_service_account(&client(&stub), "A", "A", &MemoryCredentialStore::default()).await.unwrap_err();
+    assert_eq!((error.status(), lines(&stub)), (Some(400), vec!["POST /user-svc/login".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_service_waits_for_the_daemon_and_gives_up_when_told_to() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let away = ClientFactory::new(&format!("http://{address}")).unwrap().client();
+    let store = MemoryCredentialStore::default();
+    let error = register_service_account_within(Duration::ZERO, &away, "a-svc", "A", &store).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+
+    let waiting =
+        tokio::spawn(
+            async move { register_service_account(&away, "a-svc", "A", &MemoryCredentialStore::default()).await },
+        );
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let _stub = Stub::on(std::net::TcpListener::bind(address).unwrap(), accounts());
+    assert_eq!(waiting.await.unwrap().unwrap(), "jwt");
+}
+
+#[tokio::test]
+async fn an_instance_is_registered_beats_and_says_good_bye() {
+    let stub = Stub::new(|request| match request.method.as_str() {
+        "PUT" => json(201, r#"{"extra":{"id":"inst_1","status":"Healthy"}}"#),
+        _ => "HTTP/1.1 204 X\r\n\r\n".into(),
+    });
+    let registration = InstanceRegistration::new("http://127.0.0.1:9311").health_path("/health");
+    let instance = registration.heartbeat(Duration::from_secs(1)).register(&client(&stub)).await.unwrap();
+    assert_eq!(instance.id().as_deref(), Some("inst_1"));
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    instance.deregister().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(
+        lines(&stub),
+        ["PUT /registry-svc/instance", "PUT /registry-svc/instance", "DELETE /registry-svc/instance/inst_1"]
+    );
+    let body = r#"{"healthPath":"/health","heartbeatSeconds":1,"url":"http://127.0.0.1:9311"}"#;
+    assert_eq!([stub.seen()[0].body.as_str(), stub.seen()[1].body.as_str()], [body, body]);
+}
+
+#[tokio::test]
+async fn with_a_server_that_does_not_say_the_id_the_instance_is_found_by_its_url() {
+    let stub = Stub::new(|request| match request.method.as_str() {
+        "PUT" => json(201, "{}"),
+        "GET" => json(200, r#"{"instances":[{"id":"inst_9","url":"http://127.0.0.1:9311","status":"Unknown"}]}"#),
+        _ => json(404, r#"{"error": "there is no instance with this id"}"#),
+    });
+    let instance = InstanceRegistration::new("http://127.0.0.1:9311/").register(&client(&stub)).await.unwrap();
+    instance.deregister().await.expect("gone already is gone");
+    assert_eq!(lines(&stub)[2], "DELETE /registry-svc/instance/inst_9");
+}
