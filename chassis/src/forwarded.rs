@@ -102,17 +102,13 @@ impl TrustedProxies {
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.0
-            .iter()
-            .any(|range| range.contains(unwrapped(address)))
+        self.0.iter().any(|range| range.contains(unwrapped(address)))
     }
 }
 
 /// Whether the request claims to have been forwarded. Spellings with `_` count: some servers read them alike.
 pub fn claims_forwarding(headers: &HeaderMap) -> bool {
-    headers
-        .keys()
-        .any(|name| !matches!(class(name), Class::Other | Class::Ours))
+    headers.keys().any(|name| !matches!(class(name), Class::Other | Class::Ours))
 }
 
 enum Class {
@@ -132,11 +128,7 @@ fn class(name: &HeaderName) -> Class {
         Some(b'f') if *name == header::FORWARDED => Class::Forwarding,
         Some(b'x') if text.len() > 1 && matches!(text[1], b'-' | b'_') => {
             let is = |what: &[u8]| {
-                text.len() >= what.len()
-                    && text
-                        .iter()
-                        .zip(what)
-                        .all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
+                text.len() >= what.len() && text.iter().zip(what).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
             };
             let ours = is(b"x-openorch-");
             let forwarding = is(b"x-forwarded") || (is(b"x-real-ip") && text.len() == 9);
@@ -182,11 +174,7 @@ impl Hop {
     /// The one client-address function. To be called before [`Hop::clean`]; `host` is the target's authority where
     /// the request has one, else its `Host`.
     pub fn client(&self, headers: &HeaderMap, host: Option<&HeaderValue>) -> ClientAddress {
-        let mut client = ClientAddress {
-            ip: self.ip,
-            https: self.https,
-            host: host.cloned(),
-        };
+        let mut client = ClientAddress { ip: self.ip, https: self.https, host: host.cloned() };
         let Some(proxies) = &self.proxies else {
             return client;
         };
@@ -331,12 +319,7 @@ fn node(text: &str) -> String {
     let text = text.trim_matches('"');
     match node_address(text) {
         Some(ip) => ip.to_string(),
-        None if text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) =>
-        {
-            text.to_owned()
-        }
+        None if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) => text.to_owned(),
         None => "unknown".to_owned(),
     }
 }
@@ -383,10 +366,7 @@ mod tests {
     use super::*;
 
     fn hop(peer: &str, trusted: &str) -> Hop {
-        let peer = Peer {
-            address: peer.parse().unwrap(),
-            tls: false,
-        };
+        let peer = Peer { address: peer.parse().unwrap(), tls: false };
         Hop::new(&peer, &TrustedProxies::parse(trusted).unwrap())
     }
 
@@ -403,96 +383,23 @@ mod tests {
         type Lines = &'static [(&'static str, &'static str)];
         let cases: &[(&str, Lines, &str, bool)] = &[
             // Not trusted: nothing it says counts.
-            (
-                "1.2.3.4:5",
-                &[("x-forwarded-for", "9.9.9.9")],
-                "1.2.3.4",
-                false,
-            ),
-            (
-                "1.2.3.4:5",
-                &[("forwarded", "for=9.9.9.9;proto=https")],
-                "1.2.3.4",
-                false,
-            ),
+            ("1.2.3.4:5", &[("x-forwarded-for", "9.9.9.9")], "1.2.3.4", false),
+            ("1.2.3.4:5", &[("forwarded", "for=9.9.9.9;proto=https")], "1.2.3.4", false),
             ("10.0.0.1:5", &[], "10.0.0.1", false),
-            (
-                "10.0.0.1:5",
-                &[("x-forwarded-for", "9.9.9.9")],
-                "9.9.9.9",
-                false,
-            ),
-            (
-                "[::ffff:10.0.0.1]:5",
-                &[("x-forwarded-for", "9.9.9.9")],
-                "9.9.9.9",
-                false,
-            ),
+            ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9")], "9.9.9.9", false),
+            ("[::ffff:10.0.0.1]:5", &[("x-forwarded-for", "9.9.9.9")], "9.9.9.9", false),
             // The client's own invention stands left of what the proxy saw.
-            (
-                "10.0.0.1:5",
-                &[("x-forwarded-for", "6.6.6.6, 9.9.9.9")],
-                "9.9.9.9",
-                false,
-            ),
-            (
-                "10.0.0.1:5",
-                &[
-                    ("x-forwarded-for", "6.6.6.6"),
-                    ("x-forwarded-for", "9.9.9.9"),
-                ],
-                "9.9.9.9",
-                false,
-            ),
-            (
-                "10.0.0.1:5",
-                &[("x-forwarded-for", "9.9.9.9, 10.0.0.7")],
-                "9.9.9.9",
-                false,
-            ),
-            (
-                "10.0.0.1:5",
-                &[("x-forwarded-for", "10.0.0.8, 10.0.0.7")],
-                "10.0.0.8",
-                false,
-            ),
-            (
-                "10.0.0.1:5",
-                &[("x-forwarded-for", "9.9.9.9, unknown")],
-                "10.0.0.1",
-                false,
-            ),
-            (
-                "10.0.0.1:5",
-                &[("x-forwarded-for", "9.9.9.9:4711")],
-                "9.9.9.9",
-                false,
-            ),
-            (
-                "10.0.0.1:5",
-                &[("x-forwarded-for", "[2001:db8::1]:4711")],
-                "2001:db8::1",
-                false,
-            ),
-            (
-                "10.0.0.1:5",
-                &[("forwarded", "for=\"[2001:db8::1]:99\";proto=https")],
-                "2001:db8::1",
-                true,
-            ),
-            (
-                "10.0.0.1:5",
-                &[("x-forwarded-for", "9.9.9.9"), ("forwarded", "for=6.6.6.6")],
-                "9.9.9.9",
-                false,
-            ),
+            ("10.0.0.1:5", &[("x-forwarded-for", "6.6.6.6, 9.9.9.9")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "9.9.9.9")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9, 10.0.0.7")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "10.0.0.8, 10.0.0.7")], "10.0.0.8", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9, unknown")], "10.0.0.1", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9:4711")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "[2001:db8::1]:4711")], "2001:db8::1", false),
+            ("10.0.0.1:5", &[("forwarded", "for=\"[2001:db8::1]:99\";proto=https")], "2001:db8::1", true),
+            ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9"), ("forwarded", "for=6.6.6.6")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("x-real-ip", "9.9.9.9")], "9.9.9.9", false),
-            (
-                "10.0.0.1:5",
-                &[("x-forwarded-proto", "http, https")],
-                "10.0.0.1",
-                true,
-            ),
+            ("10.0.0.1:5", &[("x-forwarded-proto", "http, https")], "10.0.0.1", true),
         ];
         for (peer, lines, ip, https) in cases {
             let client = hop(peer, "10.0.0.0/8").client(&headers(lines), None);
@@ -539,25 +446,18 @@ mod tests {
         assert_eq!(sent[X_FORWARDED_FOR], "2001:db8::7");
         assert_eq!(sent[X_FORWARDED_PROTO], "http");
         assert_eq!(sent[X_FORWARDED_HOST], "shop.example:8080");
-        assert_eq!(
-            sent[header::FORWARDED],
-            "for=\"[2001:db8::7]\";host=\"shop.example:8080\";proto=http"
-        );
+        assert_eq!(sent[header::FORWARDED], "for=\"[2001:db8::7]\";host=\"shop.example:8080\";proto=http");
 
         let mut sent = headers(&[
             ("x-forwarded-for", "9.9.9.9"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "shop.example"),
         ]);
-        hop("10.0.0.1:5", "10.0.0.1")
-            .introduce(&mut sent, Some(&HeaderValue::from_static("inner")));
+        hop("10.0.0.1:5", "10.0.0.1").introduce(&mut sent, Some(&HeaderValue::from_static("inner")));
         assert_eq!(sent[X_FORWARDED_FOR], "9.9.9.9, 10.0.0.1");
         assert_eq!(sent[X_FORWARDED_PROTO], "https");
         assert_eq!(sent[X_FORWARDED_HOST], "shop.example");
-        assert_eq!(
-            sent[header::FORWARDED],
-            "for=9.9.9.9;host=\"shop.example\";proto=https, for=10.0.0.1"
-        );
+        assert_eq!(sent[header::FORWARDED], "for=9.9.9.9;host=\"shop.example\";proto=https, for=10.0.0.1");
     }
 
     #[test]
@@ -568,14 +468,8 @@ mod tests {
             (&["a\u{9}b"], false),
             (&[""], false),
             (&["a", "b"], false),
-            (
-                &["0123456789012345678901234567890123456789012345678901234567890123"],
-                true,
-            ),
-            (
-                &["01234567890123456789012345678901234567890123456789012345678901234"],
-                false,
-            ),
+            (&["0123456789012345678901234567890123456789012345678901234567890123"], true),
+            (&["01234567890123456789012345678901234567890123456789012345678901234"], false),
         ] {
             let mut headers = HeaderMap::new();
             for id in given {

@@ -32,12 +32,16 @@ impl OperationMetrics {
         for (class, outcome) in OUTCOMES.iter().enumerate() {
             let count = self.outcomes[class].load(Ordering::Relaxed);
             if count > 0 {
-                let _ = writeln!(requests, "openorch_operation_requests_total{{operation=\"{id}\",outcome=\"{outcome}\"}} {count}");
+                let _ = writeln!(
+                    requests,
+                    "openorch_operation_requests_total{{operation=\"{id}\",outcome=\"{outcome}\"}} {count}"
+                );
             }
         }
         let spent = self.microseconds.load(Ordering::Relaxed);
         if spent > 0 {
-            let _ = writeln!(seconds, "openorch_operation_seconds_total{{operation=\"{id}\"}} {:.6}", spent as f64 / 1e6);
+            let _ =
+                writeln!(seconds, "openorch_operation_seconds_total{{operation=\"{id}\"}} {:.6}", spent as f64 / 1e6);
         }
     }
 }

@@ -39,11 +39,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings {
-            networks: Networks::default(),
-            connect_timeout: Duration::from_secs(3),
-            extra_roots: Vec::new(),
-        }
+        Settings { networks: Networks::default(), connect_timeout: Duration::from_secs(3), extra_roots: Vec::new() }
     }
 }
 
@@ -56,20 +52,13 @@ pub struct Outbound {
 
 impl Outbound {
     pub fn new(settings: Settings) -> Outbound {
-        Outbound {
-            settings,
-            own: RwLock::default(),
-            tls: OnceLock::new(),
-        }
+        Outbound { settings, own: RwLock::default(), tls: OnceLock::new() }
     }
 
     /// Where the daemon listens and where its database is: never dialled for users. An unspecified address means
     /// that port on every address of this machine.
     pub fn set_own_addresses(&self, addresses: Vec<SocketAddr>) {
-        *self
-            .own
-            .write()
-            .unwrap_or_else(|broken| broken.into_inner()) = addresses;
+        *self.own.write().unwrap_or_else(|broken| broken.into_inner()) = addresses;
     }
 
     /// Resolves, checks and dials. What was checked is what is dialled: the name is not looked up twice.
@@ -87,11 +76,8 @@ impl Outbound {
         let Ok(Ok(addresses)) = looked_up else {
             return Ok(());
         };
-        let forbidden = |reason: String| {
-            Err(Error::invalid(format!(
-                "`{url}` cannot be the address of an instance: {reason}"
-            )))
-        };
+        let forbidden =
+            |reason: String| Err(Error::invalid(format!("`{url}` cannot be the address of an instance: {reason}")));
         // One of several being our own is enough: the name leads back here.
         if let Some(own) = addresses.iter().find(|address| self.is_own(**address)) {
             return forbidden(own_refusal(*own));
@@ -123,8 +109,8 @@ impl Outbound {
         if !url.is_https() {
             return Ok(Connection::Plain(stream));
         }
-        let name = ServerName::try_from(url.host().to_owned())
-            .map_err(|error| DialError::Tls(io::Error::other(error)))?;
+        let name =
+            ServerName::try_from(url.host().to_owned()).map_err(|error| DialError::Tls(io::Error::other(error)))?;
         match self.tls_connector()?.connect(name, stream).await {
             Ok(stream) => Ok(Connection::Tls(Box::new(stream))),
             Err(error) => Err(DialError::Tls(error)),
@@ -154,10 +140,9 @@ impl Outbound {
         });
         match refusal {
             Some(reason) if allowed.is_empty() => Err(DialError::Forbidden(reason)),
-            None if allowed.is_empty() => Err(DialError::Resolve(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the name has no address",
-            ))),
+            None if allowed.is_empty() => {
+                Err(DialError::Resolve(io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+            }
             _ => Ok(allowed),
         }
     }
@@ -167,10 +152,7 @@ impl Outbound {
             return Some(own_refusal(address));
         }
         let reason = self.settings.networks.refusal(address.ip())?;
-        Some(format!(
-            "it leads to {}, and {reason} (setting OPENORCH_INSTANCE_NETWORKS)",
-            address.ip()
-        ))
+        Some(format!("it leads to {}, and {reason} (setting OPENORCH_INSTANCE_NETWORKS)", address.ip()))
     }
 
     fn is_own(&self, address: SocketAddr) -> bool {
@@ -178,8 +160,7 @@ impl Outbound {
         let own = self.own.read().unwrap_or_else(|broken| broken.into_inner());
         own.iter().any(|own| {
             own.port() == address.port()
-                && (unwrapped(own.ip()) == ip
-                    || (own.ip().is_unspecified() && is_of_this_machine(ip)))
+                && (unwrapped(own.ip()) == ip || (own.ip().is_unspecified() && is_of_this_machine(ip)))
         })
     }
 
@@ -198,9 +179,7 @@ impl Outbound {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(self
-            .tls
-            .get_or_init(|| TlsConnector::from(Arc::new(config))))
+        Ok(self.tls.get_or_init(|| TlsConnector::from(Arc::new(config))))
     }
 }
 
@@ -265,21 +244,13 @@ macro_rules! each {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_read(cx, buffer))
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         each!(self, stream => Pin::new(stream).poll_write(cx, bytes))
     }
 

@@ -102,7 +102,9 @@ fn read_at_most(reader: impl Read, limit: usize, coding: &str) -> Result<Vec<u8>
         .read_to_end(&mut unpacked)
         .map_err(|error| Error::invalid(format!("the body is not valid {coding}")).because(error))?;
     if unpacked.len() > limit {
-        return Err(Error::too_large(format!("the body unpacks to more than {limit} bytes, the limit of this operation")));
+        return Err(Error::too_large(format!(
+            "the body unpacks to more than {limit} bytes, the limit of this operation"
+        )));
     }
     Ok(unpacked)
 }

@@ -167,8 +167,8 @@ impl Inner {
     /// The operation of a path, its parameters decoded once (contract decision 4).
     fn find(&self, method: &Method, path: &str) -> Result<(Arc<Operation>, Vec<String>), Box<Response<Body>>> {
         let no_such = || Box::new(respond::refusal(StatusCode::NOT_FOUND, "no such operation; /docs lists them"));
-        let segments = decode_segments(path)
-            .map_err(|sentence| Box::new(respond::refusal(StatusCode::BAD_REQUEST, sentence)))?;
+        let segments =
+            decode_segments(path).map_err(|sentence| Box::new(respond::refusal(StatusCode::BAD_REQUEST, sentence)))?;
         let candidates = self.routes.get(&segments.len()).ok_or_else(no_such)?;
         let route = candidates.iter().find(|route| matches(&route.segments, &segments)).ok_or_else(no_such)?;
         // HEAD is GET without the body, which the HTTP library leaves out (RFC 9110, 9.3.2).
@@ -342,7 +342,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (!token.is_empty() && !token.eq_ignore_ascii_case("bearer")).then_some(token)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -350,7 +349,10 @@ mod tests {
     #[test]
     fn segments_are_decoded_once_after_splitting() {
         let decoded = |path| decode_segments(path).map(|segments| segments.join("|"));
-        assert_eq!(decoded("/user-svc/permission/user-svc%3Arole%3Aview/is"), Ok("user-svc|permission|user-svc:role:view|is".into()));
+        assert_eq!(
+            decoded("/user-svc/permission/user-svc%3Arole%3Aview/is"),
+            Ok("user-svc|permission|user-svc:role:view|is".into())
+        );
         assert_eq!(decoded("/a%2Fb/%2525"), Ok("a/b|%25".into()));
         assert!(decoded("/a%zz").is_err());
         assert!(decoded("/a%00").is_err());
@@ -359,7 +361,14 @@ mod tests {
 
     #[test]
     fn the_scheme_may_be_left_out() {
-        for (value, want) in [("Bearer abc", Some("abc")), ("bearer  abc", Some("abc")), ("abc", Some("abc")), ("Bearer", None), ("Bearer ", None), ("", None)] {
+        for (value, want) in [
+            ("Bearer abc", Some("abc")),
+            ("bearer  abc", Some("abc")),
+            ("abc", Some("abc")),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("", None),
+        ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
             assert_eq!(bearer(&headers), want, "{value:?}");

@@ -44,7 +44,8 @@ impl Seal {
         let mut nonce = [0u8; NONCE_LENGTH];
         getrandom::fill(&mut nonce).expect("the operating system gives random bytes");
         let payload = Payload { msg: plain, aad: place.as_bytes() };
-        let sealed = self.cipher.encrypt(&XNonce::from(nonce), payload).expect("a value in memory is not too long to seal");
+        let sealed =
+            self.cipher.encrypt(&XNonce::from(nonce), payload).expect("a value in memory is not too long to seal");
         format!("v1.{}.{}", self.key_id, STANDARD.encode([&nonce[..], &sealed].concat()))
     }
 

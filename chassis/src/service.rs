@@ -41,7 +41,8 @@ impl<S> std::ops::Deref for Cx<S> {
 }
 
 /// Runs one operation: decodes the parts, finds the owner where the row asks for it, calls the handler.
-pub(crate) type Handler = Arc<dyn Fn(Arc<RequestContext>, Parts, Verdict) -> BoxFuture<'static, Result<Response<Body>>> + Send + Sync>;
+pub(crate) type Handler =
+    Arc<dyn Fn(Arc<RequestContext>, Parts, Verdict) -> BoxFuture<'static, Result<Response<Body>>> + Send + Sync>;
 
 /// What the permission check said before the input was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

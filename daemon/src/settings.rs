@@ -1,7 +1,13 @@
 //! Settings: each is a flag, an environment variable and a key of the config file, in that order of weight, and is
 //! listed by `--help` with its default. Secrets are never flags: see `secrets.rs`.
 
-use std::{fs, net::SocketAddr, path::{Path, PathBuf}, str::FromStr, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use openorch_chassis::{
     forwarded::TrustedProxies,
@@ -247,7 +253,9 @@ impl Settings {
     pub fn gateway(&self) -> Result<openorch_gateway::Settings, StartError> {
         let (given, usual) = (&self.given, openorch_gateway::Settings::default());
         let trusted_proxies = match &given.trusted_proxies {
-            Some(text) => TrustedProxies::parse(text).map_err(|e| StartError(format!("OPENORCH_TRUSTED_PROXIES: {e}")))?,
+            Some(text) => {
+                TrustedProxies::parse(text).map_err(|e| StartError(format!("OPENORCH_TRUSTED_PROXIES: {e}")))?
+            }
             None => usual.trusted_proxies,
         };
         let tls = match (&given.tls_cert, &given.tls_key) {

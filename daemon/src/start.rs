@@ -151,11 +151,8 @@ async fn assemble(
     users.watch_liveness(registry.clone());
     let platform = platform::Platform::new(store.clone(), VERSION);
 
-    let mut services: Vec<Mounted> = vec![
-        platform::service(platform.clone()),
-        user::service(users.clone()),
-        registry::service(registry.clone()),
-    ];
+    let mut services: Vec<Mounted> =
+        vec![platform::service(platform.clone()), user::service(users.clone()), registry::service(registry.clone())];
     let mut tasks = JoinSet::new();
     for task in services.iter_mut().flat_map(|service| std::mem::take(&mut service.tasks)) {
         tasks.spawn(supervise(task));
@@ -201,7 +198,11 @@ async fn assemble(
 }
 
 /// Sets the admin's password while no daemon runs on the folder.
-pub async fn reset_admin_password(settings: &Settings, clock: Arc<dyn Clock>, password: &str) -> Result<(), StartError> {
+pub async fn reset_admin_password(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+    password: &str,
+) -> Result<(), StartError> {
     let folder = settings.server_dir();
     if !folder.exists() {
         return Err(StartError(format!("there is no data in {}; start the daemon first", folder.display())));

@@ -28,9 +28,7 @@ impl Cidr {
             bits == 0 || (a ^ b) >> (width - bits) == 0
         }
         match (self.address, address) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => {
-                same(a.to_bits().into(), b.to_bits().into(), self.bits, 32)
-            }
+            (IpAddr::V4(a), IpAddr::V4(b)) => same(a.to_bits().into(), b.to_bits().into(), self.bits, 32),
             (IpAddr::V6(a), IpAddr::V6(b)) => same(a.to_bits(), b.to_bits(), self.bits, 128),
             _ => false,
         }
@@ -48,34 +46,19 @@ pub struct Networks {
 
 impl Default for Networks {
     fn default() -> Networks {
-        Networks {
-            loopback: true,
-            private: true,
-            public: true,
-            ranges: Vec::new(),
-        }
+        Networks { loopback: true, private: true, public: true, ranges: Vec::new() }
     }
 }
 
 impl Networks {
     /// For downloads, webhooks and repositories.
     pub fn public_only() -> Networks {
-        Networks {
-            loopback: false,
-            private: false,
-            public: true,
-            ranges: Vec::new(),
-        }
+        Networks { loopback: false, private: false, public: true, ranges: Vec::new() }
     }
 
     /// A comma-separated list of `loopback`, `private`, `public` and ranges such as `10.0.0.0/8`.
     pub fn parse(text: &str) -> Result<Networks> {
-        let mut networks = Networks {
-            loopback: false,
-            private: false,
-            public: false,
-            ranges: Vec::new(),
-        };
+        let mut networks = Networks { loopback: false, private: false, public: false, ranges: Vec::new() };
         for word in text.split(',').map(str::trim).filter(|w| !w.is_empty()) {
             match word {
                 "loopback" => networks.loopback = true,
@@ -135,15 +118,10 @@ pub fn unwrapped(address: IpAddr) -> IpAddr {
 
 /// Expects an unwrapped address.
 fn never(address: IpAddr) -> Option<&'static str> {
-    const METADATA_V4: [Ipv4Addr; 3] = [
-        Ipv4Addr::new(169, 254, 169, 254),
-        Ipv4Addr::new(100, 100, 100, 200),
-        Ipv4Addr::new(168, 63, 129, 16),
-    ];
-    const METADATA_V6: [Ipv6Addr; 2] = [
-        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
-    ];
+    const METADATA_V4: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(169, 254, 169, 254), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
+    const METADATA_V6: [Ipv6Addr; 2] =
+        [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
     let metadata = "it is a cloud's metadata address";
     let link_local = "link-local addresses are never allowed";
     let multicast = "multicast addresses are never allowed";
@@ -155,9 +133,7 @@ fn never(address: IpAddr) -> Option<&'static str> {
         _ if address.is_multicast() => Some(multicast),
         _ if address.is_unspecified() => Some("the unspecified address leads nowhere"),
         IpAddr::V4(a) if a.octets()[0] == 0 => Some("addresses in 0.0.0.0/8 lead nowhere"),
-        IpAddr::V4(a) if a.octets()[0] >= 240 => {
-            Some("broadcast and reserved addresses lead nowhere")
-        }
+        IpAddr::V4(a) if a.octets()[0] >= 240 => Some("broadcast and reserved addresses lead nowhere"),
         _ => None,
     }
 }
@@ -232,11 +208,7 @@ mod tests {
             ("", "127.0.0.1", false),
         ] {
             let networks = Networks::parse(setting).unwrap();
-            assert_eq!(
-                networks.refusal(address.parse().unwrap()).is_none(),
-                allowed,
-                "{setting} {address}"
-            );
+            assert_eq!(networks.refusal(address.parse().unwrap()).is_none(), allowed, "{setting} {address}");
         }
         for bad in ["10.0.0.0/33", "lan", "10.0.0/8", "::/129", "1.2.3.4/-1"] {
             assert!(Networks::parse(bad).is_err(), "{bad}");

@@ -32,16 +32,11 @@ impl InstanceUrl {
             return refuse("it is longer than 2,048 bytes");
         }
         // The parser below would quietly drop tabs and line ends and turn `\` into `/`.
-        if given
-            .chars()
-            .any(|c| c.is_control() || c.is_whitespace() || c == '\\')
-        {
+        if given.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
             return refuse("it holds a space, a control character or a backslash");
         }
         let lower = given.as_bytes();
-        let starts = |prefix: &[u8]| {
-            lower.len() >= prefix.len() && lower[..prefix.len()].eq_ignore_ascii_case(prefix)
-        };
+        let starts = |prefix: &[u8]| lower.len() >= prefix.len() && lower[..prefix.len()].eq_ignore_ascii_case(prefix);
         if !starts(b"http://") && !starts(b"https://") {
             return refuse("it does not begin with `http://` or `https://`");
         }
@@ -57,10 +52,7 @@ impl InstanceUrl {
         };
         if !parsed.username().is_empty()
             || parsed.password().is_some()
-            || given
-                .split('/')
-                .nth(2)
-                .is_some_and(|authority| authority.contains('@'))
+            || given.split('/').nth(2).is_some_and(|authority| authority.contains('@'))
         {
             return refuse("it has a user name or password");
         }
@@ -99,9 +91,7 @@ impl InstanceUrl {
     /// Without the brackets of an IPv6 address.
     pub fn host(&self) -> &str {
         let host = &self.text[self.authority_start()..self.host_end];
-        host.strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host)
+        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
     }
 
     pub fn port(&self) -> u16 {
@@ -161,34 +151,10 @@ mod tests {
     #[test]
     fn two_spellings_of_an_address_become_one() {
         for (given, want, authority, base, port) in [
-            (
-                "HTTP://LocalHost:80/",
-                "http://localhost",
-                "localhost",
-                "",
-                80,
-            ),
-            (
-                "https://Host.Example:443",
-                "https://host.example",
-                "host.example",
-                "",
-                443,
-            ),
-            (
-                "https://host:80/a/b/",
-                "https://host:80/a/b",
-                "host:80",
-                "/a/b",
-                80,
-            ),
-            (
-                "http://0x7f.1:8080/",
-                "http://127.0.0.1:8080",
-                "127.0.0.1:8080",
-                "",
-                8080,
-            ),
+            ("HTTP://LocalHost:80/", "http://localhost", "localhost", "", 80),
+            ("https://Host.Example:443", "https://host.example", "host.example", "", 443),
+            ("https://host:80/a/b/", "https://host:80/a/b", "host:80", "/a/b", 80),
+            ("http://0x7f.1:8080/", "http://127.0.0.1:8080", "127.0.0.1:8080", "", 8080),
             ("http://2130706433", "http://127.0.0.1", "127.0.0.1", "", 80),
             ("http://[::1]:9/x//", "http://[::1]:9/x", "[::1]:9", "/x", 9),
             ("http://a/b/../c", "http://a/c", "a", "/c", 80),
@@ -196,11 +162,7 @@ mod tests {
         ] {
             let url = InstanceUrl::parse(given).expect(given);
             assert_eq!(url.to_string(), want);
-            assert_eq!(
-                (url.authority(), url.base_path(), url.port()),
-                (authority, base, port),
-                "{given}"
-            );
+            assert_eq!((url.authority(), url.base_path(), url.port()), (authority, base, port), "{given}");
             assert_eq!(InstanceUrl::parse(want).expect(want), url);
         }
         assert_eq!(InstanceUrl::parse("http://[::1]:9").unwrap().host(), "::1");

@@ -42,11 +42,7 @@ pub fn service(platform: Arc<Platform>) -> Mounted {
 }
 
 async fn welcome(cx: Cx<Platform>, (): ()) -> Result<Json<api::Welcome>> {
-    let welcome = api::Welcome {
-        name: "OpenOrch".into(),
-        version: cx.version.into(),
-        docs: "/docs".into(),
-    };
+    let welcome = api::Welcome { name: "OpenOrch".into(), version: cx.version.into(), docs: "/docs".into() };
     Ok(Json(welcome))
 }
 

@@ -214,7 +214,9 @@ fn may_change(known: &InstanceRow, caller: &Caller) -> Result<()> {
 
 fn check(request: &RegisterInstanceRequest) -> Result<InstanceUrl> {
     let Some(url) = request.url.as_deref().filter(|url| !url.is_empty()) else {
-        return Err(Error::invalid("url is required: where the daemon reaches the instance, for example http://127.0.0.1:9311"));
+        return Err(Error::invalid(
+            "url is required: where the daemon reaches the instance, for example http://127.0.0.1:9311",
+        ));
     };
     if let Some(id) = &request.id {
         check_name("id", id, MAX_ID_BYTES).map_err(|e| Error::invalid(e.0))?;
@@ -232,13 +234,16 @@ fn check(request: &RegisterInstanceRequest) -> Result<InstanceUrl> {
         }
     }
     if let Some(path) = request.health_path.as_ref().filter(|path| !path.is_empty()) {
-        let is_path = path.starts_with('/') && path.len() <= MAX_FIELD_BYTES && path.bytes().all(|b| b.is_ascii_graphic());
+        let is_path =
+            path.starts_with('/') && path.len() <= MAX_FIELD_BYTES && path.bytes().all(|b| b.is_ascii_graphic());
         if !is_path || path.contains('#') {
             return Err(Error::invalid("healthPath is the path of a URL, for example /skeleton-svc/health"));
         }
     }
     if request.heartbeat_seconds.is_some_and(|seconds| seconds > MAX_HEARTBEAT_SECONDS) {
-        return Err(Error::invalid(format!("heartbeatSeconds is at most {MAX_HEARTBEAT_SECONDS} (a day); 0 turns it off")));
+        return Err(Error::invalid(format!(
+            "heartbeatSeconds is at most {MAX_HEARTBEAT_SECONDS} (a day); 0 turns it off"
+        )));
     }
     InstanceUrl::parse(url)
 }

@@ -17,16 +17,17 @@ use std::{
 
 use openorch_api::{Time, registry as api};
 use openorch_chassis::{
-    Error, Mounted, Result, Service,
-    identity::Liveness,
-    outbound::Outbound,
-    routes::Routes,
-    service::Shared,
+    Error, Mounted, Result, Service, identity::Liveness, outbound::Outbound, routes::Routes, service::Shared,
 };
 use openorch_store::{Collection, Query, Store, Table};
 use tokio::sync::mpsc;
 
-use self::{live::Live, node::SelfNode, probe::Command, rows::{InstanceRow, ServiceRow}};
+use self::{
+    live::Live,
+    node::SelfNode,
+    probe::Command,
+    rows::{InstanceRow, ServiceRow},
+};
 
 #[derive(Clone, Debug)]
 pub struct RegistrySettings {
@@ -134,7 +135,6 @@ pub async fn prepare(
 }
 
 pub fn service(registry: Arc<Registry>) -> Mounted {
-    let (probe_silence, node_interval) = (Duration::from_secs(1), registry.settings.node_interval);
     Service::new(api::SERVICE.slug, registry)
         .on(api::REGISTER_INSTANCE, instance::register)
         .on(api::LIST_INSTANCES, instance::list)
@@ -146,8 +146,8 @@ pub fn service(registry: Arc<Registry>) -> Mounted {
         .on(api::LIST_NODES, node::list)
         .on(api::DELETE_NODE, node::delete)
         .run("probe instances", probe::run)
-        .every(probe_silence, "remove silent instances", instance::remove_silent)
-        .every(node_interval, "tell how the node is", node::heartbeat)
+        .every(Duration::from_secs(1), "remove silent instances", instance::remove_silent)
+        .run("tell how the node is", node::tell)
         .mount()
 }
 

@@ -1,6 +1,9 @@
 //! Nodes: the machines that run a daemon, and how busy they are.
 
-use std::{path::Path as FilePath, sync::{Arc, Mutex, PoisonError}};
+use std::{
+    path::Path as FilePath,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use openorch_api::{
     Body, Json, NoContent, Path, Time,
@@ -111,8 +114,16 @@ pub async fn delete(cx: Cx<Registry>, Path(url): Path<NodeUrl>) -> Result<NoCont
     Ok(NoContent)
 }
 
+/// Measures the node at once and then on the interval.
+pub async fn tell(registry: Arc<Registry>) {
+    loop {
+        heartbeat(registry.clone()).await;
+        tokio::time::sleep(registry.settings.node_interval).await;
+    }
+}
+
 /// Measures the node and stores what it found.
-pub async fn heartbeat(registry: Arc<Registry>) {
+async fn heartbeat(registry: Arc<Registry>) {
     let gpus = gpu::read(&registry.settings.node_url).await;
     let measuring = registry.clone();
     let measured = tokio::task::spawn_blocking(move || measuring.node.measure(&measuring.settings.data_dir)).await;
@@ -124,7 +135,9 @@ pub async fn heartbeat(registry: Arc<Registry>) {
         node.last_heartbeat = registry.now();
         node.clone()
     };
-    let stored = async { Ok::<(), Error>(registry.store.commit(Batch::new().with(registry.nodes.upsert(&node.id, &node)?)).await?) };
+    let stored = async {
+        Ok::<(), Error>(registry.store.commit(Batch::new().with(registry.nodes.upsert(&node.id, &node)?)).await?)
+    };
     if let Err(error) = stored.await {
         tracing::warn!(node.id = %node.id, "the heartbeat of node `{}` could not be stored: {error:?}", node.id);
     }

@@ -88,7 +88,8 @@ impl Schedule {
         let (now, count) = (Instant::now(), all.len().max(1) as u32);
         for (place, entry) in all.iter().enumerate() {
             // A few are probed at once; many are spread over the interval.
-            let delay = if count <= 256 { Duration::ZERO } else { registry.settings.probe_interval * place as u32 / count };
+            let delay =
+                if count <= 256 { Duration::ZERO } else { registry.settings.probe_interval * place as u32 / count };
             self.plan(&entry.row.id.as_str().into(), now + delay);
         }
     }

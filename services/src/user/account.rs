@@ -1,7 +1,8 @@
 //! Registering, signing in, the own profile and password.
 
 use openorch_api::{
-    Body, Json, Slug, input::check_name,
+    Body, Json, Slug,
+    input::check_name,
     user::{
         AuthToken, ChangePasswordRequest, Contact, ContactInput, Empty, LoginRequest, LoginResponse,
         ReadUserByTokenResponse, RegisterRequest, RegisterResponse, SaveSelfRequest,
@@ -47,9 +48,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     retry(|| async {
         cx.refuse_taken(&slug).await?;
         let mut batch = cx.use_invitation(request.invitation.as_deref()).await?;
-        batch = batch
-            .with(cx.users.create(&user.id, &user)?)
-            .with(cx.password_rows.create(&user.id, &password)?);
+        batch = batch.with(cx.users.create(&user.id, &user)?).with(cx.password_rows.create(&user.id, &password)?);
         for role in &roles {
             let link = RoleLinkRow::new(&user.id, role);
             batch = batch.with(cx.role_links.create(link.id(), &link)?);
@@ -130,11 +129,8 @@ impl Users {
             return Err(wrong());
         }
         // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
-        let unchanged = Batch::new().require(Guard::Version {
-            collection: PASSWORDS.name,
-            id: user.id.clone(),
-            version,
-        });
+        let unchanged =
+            Batch::new().require(Guard::Version { collection: PASSWORDS.name, id: user.id.clone(), version });
         let account = self.known_account(&user.id).await?;
         self.open_session(&account, device, unchanged).await
     }

@@ -6,7 +6,10 @@ use aws_lc_rs::{
     rsa::{KeyPair, KeySize, PublicKeyComponents},
     signature::KeyPair as _,
 };
-use base64::{Engine, engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD}};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use openorch_api::user::Key;
 use openorch_chassis::{Error, Result};
@@ -129,7 +132,9 @@ mod tests {
         let body = token.split('.').nth(1).unwrap();
         let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT","kid":"keyp_1"}"#);
         let symmetric = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT","kid":"keyp_1"}"#);
-        for forged in [format!("{none}.{body}."), format!("{symmetric}.{body}.AAAA"), format!("{token}A"), "a.b.c".into()] {
+        for forged in
+            [format!("{none}.{body}."), format!("{symmetric}.{body}.AAAA"), format!("{token}A"), "a.b.c".into()]
+        {
             assert_eq!(ours.verify(&forged), None, "{forged}");
         }
         assert!(ours.public_pem.starts_with("-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0B"));

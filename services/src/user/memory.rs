@@ -40,7 +40,6 @@ pub struct LiveSession {
     pub id: Arc<str>,
     pub user_id: Arc<str>,
     pub app: Arc<str>,
-    pub device: Box<str>,
     /// Last use, in seconds since 1970.
     pub used_at: AtomicI64,
     /// The last use that is in the store.
@@ -159,7 +158,14 @@ impl Memory {
         self.epoch.load(Ordering::SeqCst)
     }
 
-    pub fn keep_delegated(&self, digest: Digest, header: HeaderValue, session_id: Arc<str>, fresh_until: i64, epoch: u64) {
+    pub fn keep_delegated(
+        &self,
+        digest: Digest,
+        header: HeaderValue,
+        session_id: Arc<str>,
+        fresh_until: i64,
+        epoch: u64,
+    ) {
         self.delegated.insert(digest, Delegated { header, session_id, fresh_until, epoch });
     }
 

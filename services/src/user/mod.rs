@@ -12,10 +12,7 @@ mod seed;
 mod session;
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::AtomicBool,
-    },
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 

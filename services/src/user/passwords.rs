@@ -20,11 +20,51 @@ const PASSES: u32 = 2;
 
 /// The most used passwords of eight characters and more; a short list on purpose, it only has to stop the careless.
 const COMMON: &[&str] = &[
-    "12345678", "123456789", "1234567890", "password", "password1", "password123", "passw0rd", "qwertyui", "qwerty123",
-    "qwertyuiop", "11111111", "00000000", "88888888", "iloveyou", "sunshine", "princess", "football", "baseball",
-    "superman", "trustno1", "welcome1", "changeme", "changeme1", "changeme123", "letmein1", "admin123", "administrator",
-    "abcd1234", "abc12345", "1q2w3e4r", "1qaz2wsx", "87654321", "openorch", "openorch1", "openorch123", "starwars",
-    "computer", "whatever", "dragon123", "monkey123", "master123", "internet", "michelle", "jennifer", "samantha",
+    "12345678",
+    "123456789",
+    "1234567890",
+    "password",
+    "password1",
+    "password123",
+    "passw0rd",
+    "qwertyui",
+    "qwerty123",
+    "qwertyuiop",
+    "11111111",
+    "00000000",
+    "88888888",
+    "iloveyou",
+    "sunshine",
+    "princess",
+    "football",
+    "baseball",
+    "superman",
+    "trustno1",
+    "welcome1",
+    "changeme",
+    "changeme1",
+    "changeme123",
+    "letmein1",
+    "admin123",
+    "administrator",
+    "abcd1234",
+    "abc12345",
+    "1q2w3e4r",
+    "1qaz2wsx",
+    "87654321",
+    "openorch",
+    "openorch1",
+    "openorch123",
+    "starwars",
+    "computer",
+    "whatever",
+    "dragon123",
+    "monkey123",
+    "master123",
+    "internet",
+    "michelle",
+    "jennifer",
+    "samantha",
 ];
 
 /// What passwords must be like.
@@ -70,10 +110,7 @@ pub struct Passwords {
 impl Passwords {
     /// At most `at_once` hashes are computed side by side.
     pub fn new(at_once: usize) -> Passwords {
-        Passwords {
-            turns: Arc::new(Semaphore::new(at_once.max(1))),
-            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-        }
+        Passwords { turns: Arc::new(Semaphore::new(at_once.max(1))), waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
     }
 
     /// The hash of a new password, in PHC string format.
@@ -93,9 +130,11 @@ impl Passwords {
     }
 
     async fn take_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let _place = self.waiting.clone().try_acquire_owned().map_err(|_| {
-            Error::limited("too many sign-ins and registrations at once; try again in a moment")
-        })?;
+        let _place = self
+            .waiting
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| Error::limited("too many sign-ins and registrations at once; try again in a moment"))?;
         let _turn = self.turns.clone().acquire_owned().await.map_err(Error::internal)?;
         tokio::task::spawn_blocking(work).await.map_err(Error::internal)
     }

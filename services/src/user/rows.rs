@@ -10,10 +10,8 @@ pub const DEFAULT_APP: &str = "unnamed";
 pub static USERS: Collection =
     Collection { name: "userSvcUsers", indexes: &[Index { fields: &["slug"], unique: true }] };
 pub static PASSWORDS: Collection = Collection { name: "userSvcPasswords", indexes: &[] };
-pub static SESSIONS: Collection = Collection {
-    name: "userSvcSessions",
-    indexes: &[Index { fields: &["userId", "app", "device"], unique: true }],
-};
+pub static SESSIONS: Collection =
+    Collection { name: "userSvcSessions", indexes: &[Index { fields: &["userId", "app", "device"], unique: true }] };
 pub static ROLES: Collection = Collection { name: "userSvcRoles", indexes: &[] };
 pub static ROLE_LINKS: Collection =
     Collection { name: "userSvcRoleLinks", indexes: &[Index { fields: &["userId"], unique: false }] };
@@ -23,9 +21,8 @@ pub static INVITATIONS: Collection =
     Collection { name: "userSvcInvitations", indexes: &[Index { fields: &["codeHash"], unique: true }] };
 pub static KEY_PAIRS: Collection = Collection { name: "userSvcKeyPairs", indexes: &[] };
 
-pub static ALL: &[&Collection] = &[
-    &USERS, &PASSWORDS, &SESSIONS, &ROLES, &ROLE_LINKS, &PERMISSIONS, &PERMISSION_LINKS, &INVITATIONS, &KEY_PAIRS,
-];
+pub static ALL: &[&Collection] =
+    &[&USERS, &PASSWORDS, &SESSIONS, &ROLES, &ROLE_LINKS, &PERMISSIONS, &PERMISSION_LINKS, &INVITATIONS, &KEY_PAIRS];
 
 /// An account. Its password hash is a row of its own, so that nothing that reads accounts ever holds one.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -4,7 +4,10 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    sync::{Arc, OnceLock, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use openorch_api::{Time, role};
@@ -103,14 +106,20 @@ pub async fn prepare(
 }
 
 /// Sets the admin's password and ends all its sessions, while no daemon runs on the store.
-pub async fn reset_admin_password(store: Arc<dyn Store>, clock: &dyn openorch_chassis::clock::Clock, password: &str) -> Result<(), StartError> {
+pub async fn reset_admin_password(
+    store: Arc<dyn Store>,
+    clock: &dyn openorch_chassis::clock::Clock,
+    password: &str,
+) -> Result<(), StartError> {
     if password.is_empty() || password.len() > super::passwords::MAX_BYTES {
         return Err(StartError("the new password must have 1 to 1024 bytes".into()));
     }
     let users: Table<UserRow> = Table::new(store.clone(), &USERS);
     let found = users.find(&Query::all().equals("slug", ADMIN_SLUG)).await?;
     let admin = found.first().ok_or_else(|| {
-        StartError(format!("there is no account `{ADMIN_SLUG}` in this data folder: it was never started, or is another's"))
+        StartError(format!(
+            "there is no account `{ADMIN_SLUG}` in this data folder: it was never started, or is another's"
+        ))
     })?;
     let row = PasswordRow {
         hash: hash_now(password)?,
@@ -212,7 +221,8 @@ impl Seeding {
             };
             batch = batch.with(roles.create(*id, &row)?);
         }
-        let known: HashSet<String> = permissions.find(&Query::all()).await?.into_iter().map(|row| row.value.id).collect();
+        let known: HashSet<String> =
+            permissions.find(&Query::all()).await?.into_iter().map(|row| row.value.id).collect();
         for service in openorch_api::SERVICES {
             for permission in service.permissions.iter().filter(|permission| !known.contains(permission.id)) {
                 let row = PermissionRow {

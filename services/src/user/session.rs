@@ -28,7 +28,12 @@ const DELEGATED_REST: i64 = 5;
 impl Users {
     /// Signs the account in on a device: the same session again while it lives, a new token after a role change.
     /// `guard` holds for the moment of writing, so that a password change in between is seen.
-    pub(super) async fn open_session(&self, account: &Account, device: Option<&str>, guard: Batch) -> Result<AuthToken> {
+    pub(super) async fn open_session(
+        &self,
+        account: &Account,
+        device: Option<&str>,
+        guard: Batch,
+    ) -> Result<AuthToken> {
         let device = device.filter(|device| !device.is_empty()).unwrap_or(UNKNOWN_DEVICE);
         openorch_api::input::check_name("device", device, MAX_DEVICE_BYTES).map_err(|e| Error::invalid(e.0))?;
         super::retry(|| async {
@@ -161,7 +166,6 @@ impl Users {
             id: row.id.into(),
             user_id: row.user_id.into(),
             app: row.app.into(),
-            device: row.device.into(),
             used_at: used_at.into(),
             noted_at: used_at.into(),
         }))
@@ -170,7 +174,8 @@ impl Users {
     /// Whether a stored session was not used for so long that it ended.
     fn is_idle(&self, row: &SessionRow) -> bool {
         let stored = row.used_at.0.as_second();
-        let used = self.memory.known_session(&row.id).map_or(stored, |live| live.used_at.load(Ordering::Relaxed).max(stored));
+        let used =
+            self.memory.known_session(&row.id).map_or(stored, |live| live.used_at.load(Ordering::Relaxed).max(stored));
         let idle = self.now().0.as_second() - used > self.settings.session_idle.as_secs() as i64;
         idle && !self.has_live_instance(&row.user_id)
     }
@@ -242,7 +247,8 @@ impl Users {
 impl Identity for Users {
     fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Caller>> {
         Box::pin(async move {
-            let unknown = || Error::unauthenticated("Unauthorized: this is not a token of this daemon; sign in for one");
+            let unknown =
+                || Error::unauthenticated("Unauthorized: this is not a token of this daemon; sign in for one");
             let (_, verified) = self.verified(token).ok_or_else(unknown)?;
             let session = self.live_session(&verified).await?;
             let gone = || Error::unauthenticated("the account of this token is gone");
@@ -284,9 +290,7 @@ impl Identity for Users {
             };
             match self.verified(text) {
                 None => Ok(Passage::Untouched),
-                Some((_, verified)) => {
-                    self.mint(&verified, digest(&[token, audience.as_bytes()]), audience).await
-                }
+                Some((_, verified)) => self.mint(&verified, digest(&[token, audience.as_bytes()]), audience).await,
             }
         })
     }
@@ -297,7 +301,9 @@ pub async fn note_uses(users: Arc<Users>) {
     for session in users.memory.unnoted_uses(USE_NOTED_AFTER) {
         let used = session.used_at.load(Ordering::Relaxed);
         let noted = async {
-            let Some(Stored { version, value: mut row, .. }) = users.sessions.get(&session.id).await? else { return Ok(()) };
+            let Some(Stored { version, value: mut row, .. }) = users.sessions.get(&session.id).await? else {
+                return Ok(());
+            };
             row.used_at = Time(Timestamp::from_second(used).unwrap_or(row.used_at.0));
             users.store.commit(Batch::new().with(users.sessions.replace(&row.id, &row, Some(version))?)).await?;
             session.noted_at.store(used, Ordering::Relaxed);

@@ -1,0 +1,235 @@
+//! Accounts, sessions and tokens over the wire, and attempts to get what one must not have.
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Echo, token_of};
+
+#[tokio::test]
+async fn of_two_registrations_of_one_slug_at_once_one_wins() {
+    let daemon = Daemon::start().await;
+    let body = json!({ "slug": "twin-svc", "password": "p" });
+    let (a, b) = tokio::join!(
+        daemon.call("POST", "/user-svc/register", "", body.clone()),
+        daemon.call("POST", "/user-svc/register", "", body),
+    );
+    let mut statuses = [a.status.as_u16(), b.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 409], "{} {}", a.text, b.text);
+}
+
+#[tokio::test]
+async fn slugs_that_are_malformed_taken_or_reserved_are_refused() {
+    let daemon = Daemon::start().await;
+    for (slug, status) in [
+        ("", 400),
+        ("Upper", 400),
+        ("a_b", 400),
+        ("a--b", 400),
+        ("-a", 400),
+        ("a\u{0}b", 400),
+        (&*"a".repeat(64), 400),
+        ("user-svc", 409),
+        ("model-svc", 409),
+        ("health", 409),
+        ("openorch", 409),
+    ] {
+        let answer = daemon.call("POST", "/user-svc/register", "", json!({ "slug": slug, "password": "p" })).await;
+        assert_eq!(answer.status, status, "{slug:?}: {}", answer.text);
+    }
+    let longest = "a".repeat(63);
+    daemon.register(&longest).await;
+}
+
+#[tokio::test]
+async fn signing_in_has_the_published_refusals() {
+    let daemon = Daemon::start().await;
+    daemon.register("joe").await;
+    let (unknown, wrong) = (daemon.login("nobody", "x", "").await, daemon.login("joe", "x", "").await);
+    assert_eq!((unknown.status.as_u16(), unknown.error().as_str()), (400, "Slug not found"));
+    assert_eq!((wrong.status.as_u16(), wrong.error().as_str()), (401, "Invalid password"));
+    // Built-in services have no password.
+    assert_eq!(daemon.login("registry-svc", "", "").await.status, 401);
+}
+
+#[tokio::test]
+async fn the_same_device_gets_the_same_session_and_its_text_is_renewed() {
+    let daemon = Daemon::start().await;
+    let first = daemon.register("joe").await;
+    let again = daemon.login("joe", "pass", "").await;
+    assert_eq!(token_of(&again), first);
+    let id = again.json()["token"]["id"].clone();
+    daemon.clock.advance(17 * 3600);
+    let renewed = daemon.login("joe", "pass", "").await;
+    assert_eq!(renewed.json()["token"]["id"], id, "the same session");
+    assert_ne!(token_of(&renewed), first, "another text");
+    assert_ne!(daemon.login("joe", "pass", "phone").await.json()["token"]["id"], id, "another device");
+    // A program that signed in once keeps working beyond `exp`, until the session was idle for too long.
+    daemon.clock.advance(30 * 24 * 3600);
+    assert_eq!(daemon.call("POST", "/user-svc/user/by-token", &first, Value::Null).await.status, 200);
+    daemon.clock.advance(91 * 24 * 3600);
+    assert_eq!(daemon.call("POST", "/user-svc/user/by-token", &first, Value::Null).await.status, 401);
+    assert_ne!(daemon.login("joe", "pass", "").await.json()["token"]["id"], id, "a new session");
+}
+
+#[tokio::test]
+async fn an_account_with_a_live_instance_is_not_idle() {
+    let daemon = Daemon::start().await;
+    let service = Echo::start().await;
+    let token = daemon.register("busy-svc").await;
+    daemon.put_instance(&token, json!({ "url": service.url })).await;
+    daemon.clock.advance(100 * 24 * 3600);
+    assert_eq!(daemon.call("POST", "/user-svc/user/by-token", &token, Value::Null).await.status, 200);
+}
+
+#[tokio::test]
+async fn changing_the_password_ends_the_other_sessions_at_once() {
+    let daemon = Daemon::start().await;
+    let shared = daemon.register("joe").await;
+    let laptop = token_of(&daemon.login("joe", "pass", "laptop").await);
+    let phone = token_of(&daemon.login("joe", "pass", "phone").await);
+    let change = |current: &str| json!({ "currentPassword": current, "newPassword": "new" });
+    let wrong = daemon.call("POST", "/user-svc/change-password", &laptop, change("nope")).await;
+    assert_eq!((wrong.status.as_u16(), wrong.error().as_str()), (400, "current password is incorrect"));
+    let others = json!({ "slug": "openorch", "currentPassword": "changeme", "newPassword": "new" });
+    assert_eq!(daemon.call("POST", "/user-svc/change-password", &laptop, others).await.status, 403);
+    assert_eq!(daemon.call("POST", "/user-svc/change-password", &laptop, change("pass")).await.status, 200);
+    for (token, status) in [(&laptop, 200), (&phone, 401), (&shared, 401)] {
+        assert_eq!(daemon.call("POST", "/user-svc/user/by-token", token, Value::Null).await.status, status);
+    }
+    assert_eq!(daemon.login("joe", "pass", "").await.status, 401);
+    assert_eq!(daemon.login("joe", "new", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn tokens_that_are_not_ours_or_changed_are_refused() {
+    let daemon = Daemon::start().await;
+    let token = daemon.register("joe").await;
+    let [head, body, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!("not a JWT") };
+    let other = Daemon::start().await.register("joe").await;
+    // {"alg":"none","typ":"JWT"}
+    let none = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{body}.");
+    for forged in [
+        "x",
+        "a.b.c",
+        "eyJ",
+        &none,
+        &other,
+        &format!("{head}.{body}."),
+        &format!("{head}.{body}.{}", "A".repeat(signature.len())),
+    ] {
+        let answer = daemon.call("POST", "/user-svc/user/by-token", forged, Value::Null).await;
+        assert_eq!(answer.status, 401, "{forged}");
+    }
+    let bare = daemon.send("POST", "/user-svc/user/by-token", "", Vec::new(), &[("authorization", &token)]).await;
+    assert_eq!(bare.status, 200, "a bare token is accepted");
+}
+
+#[tokio::test]
+async fn a_service_never_receives_the_session_of_its_caller() {
+    let daemon = Daemon::start().await;
+    let (evil, good) = (Echo::start().await, Echo::start().await);
+    let (evil_token, good_token) = (daemon.register("evil-svc").await, daemon.register("good-svc").await);
+    daemon.put_instance(&evil_token, json!({ "url": evil.url })).await;
+    daemon.put_instance(&good_token, json!({ "url": good.url })).await;
+    let admin = daemon.admin().await;
+    let received =
+        daemon.call("GET", "/evil-svc/x", &admin, Value::Null).await.json()["head"].as_str().unwrap().to_owned();
+    let line = received.lines().find(|line| line.to_lowercase().starts_with("authorization:")).unwrap().to_owned();
+    let delegated = line.rsplit(' ').next().unwrap().to_owned();
+    assert_ne!(delegated, admin);
+    assert!(!received.contains(&admin));
+
+    // What it was made for: asking who calls, and whether they may.
+    assert_eq!(daemon.call("POST", "/user-svc/user/by-token", &delegated, Value::Null).await.status, 200);
+    let ask = "/user-svc/permission/user-svc:role:view/is-authorized";
+    assert_eq!(daemon.call("POST", ask, &delegated, json!({})).await.status, 200);
+    // Nothing else: the service cannot act as the admin, here or at another service.
+    for (method, path, body) in [
+        ("POST", "/user-svc/invitation", json!({})),
+        ("PUT", "/registry-svc/instance", json!({ "url": good.url })),
+        ("POST", "/registry-svc/nodes", json!({})),
+        ("PUT", "/user-svc/self", json!({ "name": "x" })),
+        ("GET", "/good-svc/x", Value::Null),
+    ] {
+        assert_eq!(daemon.call(method, path, &delegated, body).await.status, 403, "{method} {path}");
+    }
+    assert_eq!(daemon.call("GET", "/evil-svc/x", &delegated, Value::Null).await.status, 200, "its own service");
+    daemon.clock.advance(301);
+    assert_eq!(daemon.call("POST", "/user-svc/user/by-token", &delegated, Value::Null).await.status, 401);
+    assert_eq!(daemon.call("GET", "/evil-svc/x", &delegated, Value::Null).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_refused_at_the_gateway_and_a_foreign_one_passes() {
+    let daemon = Daemon::start().await;
+    let service = Echo::start().await;
+    let token = daemon.register("some-svc").await;
+    daemon.put_instance(&token, json!({ "url": service.url })).await;
+    daemon.register("joe").await;
+    let (laptop, phone) =
+        (token_of(&daemon.login("joe", "pass", "a").await), token_of(&daemon.login("joe", "pass", "b").await));
+    assert_eq!(daemon.call("GET", "/some-svc/", &phone, Value::Null).await.status, 200);
+    let change = json!({ "currentPassword": "pass", "newPassword": "new" });
+    daemon.call("POST", "/user-svc/change-password", &laptop, change).await;
+    assert_eq!(daemon.call("GET", "/some-svc/", &phone, Value::Null).await.status, 401);
+    assert_eq!(daemon.call("GET", "/some-svc/", &laptop, Value::Null).await.status, 200);
+    let foreign = daemon.call("GET", "/some-svc/", "not-ours", Value::Null).await;
+    assert!(foreign.text.contains("Bearer not-ours"), "{}", foreign.text);
+}
+
+#[tokio::test]
+async fn an_invitation_makes_as_many_accounts_as_it_says_and_no_more() {
+    let daemon = Daemon::with(&["--registration", "invite"]).await;
+    let admin = daemon.admin().await;
+    let register = |slug: &str, code: Value| json!({ "slug": slug, "password": "p", "invitation": code });
+    let plain = daemon.call("POST", "/user-svc/register", "", json!({ "slug": "a", "password": "p" })).await;
+    assert_eq!(plain.status, 403);
+    let made = daemon.call("POST", "/user-svc/invitation", &admin, json!({ "uses": 2, "expiresIn": 60 })).await.json();
+    let (code, id) = (made["invitation"]["code"].clone(), made["invitation"]["id"].as_str().unwrap().to_owned());
+    let listed = daemon.call("GET", "/user-svc/invitations", &admin, Value::Null).await;
+    assert!(!listed.text.contains(code.as_str().unwrap()), "the code is shown once");
+    for (slug, status) in [("a", 200), ("b", 200), ("c", 403)] {
+        assert_eq!(daemon.call("POST", "/user-svc/register", "", register(slug, code.clone())).await.status, status);
+    }
+    assert_eq!(daemon.call("DELETE", &format!("/user-svc/invitation/{id}"), &admin, Value::Null).await.status, 404);
+
+    let made = daemon.call("POST", "/user-svc/invitation", &admin, json!({ "expiresIn": 60 })).await.json();
+    daemon.clock.advance(61);
+    let late = daemon.call("POST", "/user-svc/register", "", register("d", made["invitation"]["code"].clone())).await;
+    assert_eq!(late.status, 403);
+    for bad in [json!({ "uses": 0 }), json!({ "expiresIn": 0 }), json!({ "roleIds": ["no-such"] })] {
+        assert_eq!(daemon.call("POST", "/user-svc/invitation", &admin, bad).await.status, 400);
+    }
+}
+
+#[tokio::test]
+async fn closed_registration_is_refused_and_the_heart_works_for_accounts_that_exist() {
+    let mut daemon = Daemon::start().await;
+    daemon.register("early-svc").await;
+    daemon.restart(&["--registration", "closed"]).await;
+    let late = daemon.call("POST", "/user-svc/register", "", json!({ "slug": "late", "password": "p" })).await;
+    assert_eq!(late.status, 403);
+    assert_eq!(daemon.login("early-svc", "pass", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn while_the_default_password_stands_only_loopback_names_are_served() {
+    let daemon = Daemon::start().await;
+    for (name, value) in [("host", "example.org"), ("origin", "https://example.org"), ("x-forwarded-for", "10.0.0.1")] {
+        let answer = daemon.send("GET", "/health", "", Vec::new(), &[(name, value)]).await;
+        assert_eq!(answer.status, 403, "{name}");
+    }
+    let admin = daemon.admin().await;
+    let change = json!({ "currentPassword": "changeme", "newPassword": "better" });
+    assert_eq!(daemon.call("POST", "/user-svc/change-password", &admin, change).await.status, 200);
+    assert_eq!(daemon.send("GET", "/health", "", Vec::new(), &[("host", "example.org")]).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_public_key_is_told_as_pem_and_as_a_key_set() {
+    let daemon = Daemon::start().await;
+    let pem = daemon.call("GET", "/user-svc/public-key", "", Value::Null).await.json();
+    assert!(pem["publicKey"].as_str().unwrap().starts_with("-----BEGIN PUBLIC KEY-----\n"));
+    let set = daemon.call("GET", "/.well-known/jwks.json", "", Value::Null).await.json();
+    assert_eq!((set["keys"][0]["kty"].as_str(), set["keys"][0]["alg"].as_str()), (Some("RSA"), Some("RS256")));
+}

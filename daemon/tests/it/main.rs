@@ -1,0 +1,11 @@
+//! The daemon from outside: over HTTP, with real storage; most tests start it inside their process with a clock of
+//! their own, those about processes start the program.
+
+mod answers;
+mod flow;
+mod golden;
+mod identity;
+mod process;
+mod support;
+mod table;
+mod tidy;

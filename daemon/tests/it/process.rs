@@ -1,0 +1,215 @@
+//! The program as a process: killed under load, started twice, on damaged data, on a taken port.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+struct Process {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that ended already cannot be killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_openorch"));
+    command
+        .env_clear()
+        .env("OPENORCH_DATA_DIR", folder)
+        .env("OPENORCH_LISTEN", "127.0.0.1:0")
+        .env("OPENORCH_INSTANCES_PER_ACCOUNT", "1000000")
+        .stderr(Stdio::null());
+    command
+}
+
+fn start(folder: &Path) -> Process {
+    let mut child = command(folder).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().rsplit(' ').next().unwrap().to_owned();
+    assert!(url.starts_with("http://"), "{line}");
+    Process { child, url }
+}
+
+/// Starts where it must refuse: answers what it said.
+fn refused(command: &mut Command) -> String {
+    let Output { status, stderr, .. } = command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{text}");
+    text
+}
+
+async fn post(url: &str, path: &str, token: &str, body: Value) -> Option<Value> {
+    let method = if path.contains("registry") { reqwest::Method::PUT } else { reqwest::Method::POST };
+    let request = reqwest::Client::new().request(method, format!("{url}{path}")).body(body.to_string());
+    let answer = request.header("authorization", format!("Bearer {token}")).send().await.ok()?;
+    if !answer.status().is_success() {
+        return None;
+    }
+    serde_json::from_str(&answer.text().await.ok()?).ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_kills_under_write_load_lose_no_acknowledged_write() {
+    let folder = TempDir::new().unwrap();
+    let acknowledged: Arc<Mutex<Vec<String>>> = Arc::default();
+    let mut token = String::new();
+    for round in 0..20 {
+        let mut process = start(folder.path());
+        if round == 0 {
+            let body = json!({ "slug": "writer-svc", "password": "p" });
+            let answer = post(&process.url, "/user-svc/register", "", body).await.unwrap();
+            token = answer["token"]["token"].as_str().unwrap().to_owned();
+        }
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let (url, token, acknowledged) = (process.url.clone(), token.clone(), acknowledged.clone());
+                tokio::spawn(async move {
+                    for count in 0.. {
+                        let id = format!("inst_{round}_{writer}_{count}");
+                        let body = json!({ "url": format!("http://127.0.0.1:9/{id}"), "id": id });
+                        if post(&url, "/registry-svc/instance", &token, body).await.is_none() {
+                            return;
+                        }
+                        acknowledged.lock().unwrap().push(id);
+                    }
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(60 + 13 * round)).await;
+        process.child.kill().unwrap();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+    }
+    let process = start(folder.path());
+    let request = reqwest::Client::new().get(format!("{}/registry-svc/instances", process.url));
+    let list = request.header("authorization", format!("Bearer {token}")).send().await.unwrap().text().await.unwrap();
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let stored: std::collections::HashSet<&str> =
+        list["instances"].as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect();
+    let acknowledged = acknowledged.lock().unwrap();
+    assert!(acknowledged.len() > 20, "the load was real: {}", acknowledged.len());
+    let lost: Vec<_> = acknowledged.iter().filter(|id| !stored.contains(id.as_str())).collect();
+    assert!(lost.is_empty(), "{} of {} lost: {lost:?}", lost.len(), acknowledged.len());
+}
+
+#[test]
+fn a_second_daemon_on_the_folder_is_told_who_has_it() {
+    let folder = TempDir::new().unwrap();
+    let process = start(folder.path());
+    let text = refused(&mut command(folder.path()));
+    assert!(text.contains(&process.child.id().to_string()) && text.contains(folder.path().to_str().unwrap()), "{text}");
+}
+
+#[test]
+fn a_taken_port_is_told_and_no_data_is_touched() {
+    let folder = TempDir::new().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let text = refused(command(folder.path()).env("OPENORCH_LISTEN", &address));
+    assert!(text.contains(&address) && text.contains("OPENORCH_LISTEN"), "{text}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn damaged_missing_and_wrongly_keyed_data_is_named_and_left_alone() {
+    let folder = TempDir::new().unwrap();
+    drop(start(folder.path()));
+    let server = folder.path().join("server");
+    let database = fs::read_dir(&server)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|end| end == "db"))
+        .unwrap();
+
+    let text = refused(command(folder.path()).env("OPENORCH_ENCRYPTION_KEY", "another key"));
+    assert!(text.contains("OPENORCH_ENCRYPTION_KEY"), "{text}");
+
+    let key = server.join("encryption.key");
+    let kept = fs::read(&key).unwrap();
+    fs::remove_file(&key).unwrap();
+    let text = refused(&mut command(folder.path()));
+    assert!(text.contains("encryption.key") && !key.exists(), "{text}");
+    fs::write(&key, kept).unwrap();
+    drop(start(folder.path()));
+
+    for end in ["db-wal", "db-shm"] {
+        // They may be gone already.
+        let _ = fs::remove_file(database.with_extension(end));
+    }
+    fs::write(&database, b"this is no database, but somebody's notes").unwrap();
+    let text = refused(&mut command(folder.path()));
+    assert!(text.contains(database.file_name().unwrap().to_str().unwrap()), "{text}");
+    assert_eq!(fs::read(&database).unwrap(), b"this is no database, but somebody's notes");
+    fs::remove_file(&database).unwrap();
+    refused(&mut command(folder.path()));
+    assert!(!database.exists(), "a missing database is not made anew");
+}
+
+#[test]
+fn it_is_held_to_loopback_while_the_default_password_stands() {
+    let folder = TempDir::new().unwrap();
+    let mut child = command(folder.path()).env("OPENORCH_LISTEN", "0.0.0.0:0").stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.contains("http://127.0.0.1:"), "{line}");
+
+    let open = TempDir::new().unwrap();
+    let mut wide = command(open.path());
+    wide.env("OPENORCH_LISTEN", "0.0.0.0:0").env("OPENORCH_ADMIN_PASSWORD", "long enough for all");
+    let mut child = wide.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.contains("http://0.0.0.0:"), "{line}");
+}
+
+#[tokio::test]
+async fn the_admin_password_is_reset_while_the_daemon_is_stopped() {
+    let folder = TempDir::new().unwrap();
+    let process = start(folder.path());
+    let text = refused(command(folder.path()).args(["admin", "reset-password"]).env("OPENORCH_ADMIN_PASSWORD", "new"));
+    assert!(text.contains("pid") || text.contains(&process.child.id().to_string()), "{text}");
+    let login = |password: &str| json!({ "slug": "openorch", "password": password });
+    let answer = post(&process.url, "/user-svc/login", "", login("changeme")).await.unwrap();
+    let old = answer["token"]["token"].as_str().unwrap().to_owned();
+    drop(process);
+    let done = command(folder.path()).args(["admin", "reset-password"]).env("OPENORCH_ADMIN_PASSWORD", "new").status();
+    assert!(done.unwrap().success());
+    let process = start(folder.path());
+    assert!(post(&process.url, "/user-svc/login", "", login("changeme")).await.is_none());
+    assert!(post(&process.url, "/user-svc/login", "", login("new")).await.is_some());
+    assert!(post(&process.url, "/user-svc/user/by-token", &old, json!({})).await.is_none(), "its sessions ended");
+}
+
+#[test]
+fn help_lists_every_setting_and_a_mistake_in_the_config_file_is_placed() {
+    let folder = TempDir::new().unwrap();
+    let help = command(folder.path()).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for name in ["OPENORCH_LISTEN", "OPENORCH_DATA_DIR", "OPENORCH_TRUSTED_PROXIES", "[default: 127.0.0.1:58231]"] {
+        assert!(help.contains(name), "{name}");
+    }
+    let config = folder.path().join("openorch.toml");
+    fs::write(&config, "drain = \"5s\"\nlisten-on = \"x\"\n").unwrap();
+    let text = refused(command(folder.path()).env("OPENORCH_CONFIG", &config));
+    assert!(text.contains("openorch.toml") && text.contains("line 2"), "{text}");
+}

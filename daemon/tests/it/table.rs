@@ -1,0 +1,147 @@
+//! Guards that are folds over the table of operations: what a row says is what happens.
+
+use std::collections::HashSet;
+
+use openorch_api::{Access, Row};
+use serde_json::Value;
+
+use crate::support::Daemon;
+
+/// The path with its parameters filled in.
+fn path(row: &Row, value: &str) -> String {
+    row.path_parameters().fold(row.path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), value))
+}
+
+#[test]
+fn ids_paths_and_permissions_are_declared_once() {
+    let (mut ids, mut paths) = (HashSet::new(), HashSet::new());
+    let declared: HashSet<&str> = openorch_api::permissions().map(|permission| permission.id).collect();
+    for row in openorch_api::operations() {
+        assert!(ids.insert(row.id), "{} twice", row.id);
+        for path in std::iter::once(&row.path).chain(row.aliases) {
+            assert!(paths.insert((row.method, *path)), "{} {path} twice", row.method.as_str());
+        }
+        assert!(!row.summary().is_empty(), "{} says nothing of itself", row.id);
+        if let Access::Needs(guard) = row.access {
+            assert!(declared.contains(guard.permission.id), "{} needs `{}`", row.id, guard.permission.id);
+        }
+    }
+    for service in openorch_api::SERVICES {
+        for permission in service.permissions {
+            assert!(permission.id.starts_with(&format!("{}:", service.slug)), "{}", permission.id);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_operation_is_served_and_guarded_ones_refuse_nobody_and_strangers() {
+    let daemon = Daemon::start().await;
+    let stranger = daemon.register("stranger").await;
+    for row in openorch_api::operations() {
+        let path = path(row, "x");
+        let nobody = daemon.call(row.method.as_str(), &path, "", Value::Null).await;
+        let served = nobody.status != 405 && !nobody.text.contains("no such operation");
+        assert!(served, "{} is not served: {}", row.id, nobody.text);
+        if !matches!(row.access, Access::Public) {
+            assert_eq!(nobody.status, 401, "{} to nobody", row.id);
+            assert_eq!(nobody.headers["www-authenticate"], "Bearer");
+        }
+        if let Access::Needs(guard) = row.access {
+            let answer = daemon.call(row.method.as_str(), &path, &stranger, Value::Null).await;
+            if guard.permission.granted_to.contains(&openorch_api::role::USER) {
+                assert_ne!(answer.status, 403, "{} to a user: {}", row.id, answer.text);
+            } else if guard.owner {
+                assert!([403, 404].contains(&answer.status.as_u16()), "{} to a stranger: {}", row.id, answer.text);
+            } else {
+                assert_eq!(answer.status, 403, "{} to a stranger", row.id);
+                assert!(answer.error().contains(guard.permission.id), "{}", answer.text);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_malformed_input_makes_the_daemon_fail() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    let deep = "[".repeat(500) + &"]".repeat(500);
+    let bodies: [&[u8]; 14] = [
+        b"",
+        b"null",
+        b"{",
+        b"[]",
+        b"1",
+        b"\"x\"",
+        b"{\"slug\":1}",
+        b"{\"url\":[]}",
+        b"{\"a\":1,\"a\":2}",
+        b"{} x",
+        b"\xff\xfe",
+        b"{\"name\":\"\\u0000\"}",
+        b"{\"definition\":{\"id\":\"\"}}",
+        deep.as_bytes(),
+    ];
+    for row in openorch_api::operations() {
+        for value in ["x", "%00", "%ff", "%zz", &"y".repeat(3000), "a%2Fb"] {
+            for body in bodies {
+                let answer = daemon.send(row.method.as_str(), &path(row, value), &admin, body.to_vec(), &[]).await;
+                assert!(answer.status.as_u16() < 500, "{} with {value} and {body:?}: {}", row.id, answer.text);
+                if answer.status.as_u16() >= 400 {
+                    assert!(!answer.error().is_empty());
+                }
+            }
+            if row.path_parameters().next().is_none() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn bad_input_gets_the_refusal_of_its_kind_and_changes_nothing() {
+    let daemon = Daemon::start().await;
+    let post = async |body: Vec<u8>, headers: &[(&str, &str)]| {
+        daemon.send("POST", "/user-svc/register", "", body, headers).await
+    };
+    let valid = br#"{"slug":"x-svc","password":"p","unknown":{"a":1}}"#.to_vec();
+    assert_eq!(post(br#"{"slug":"a","slug":"b","password":"p"}"#.to_vec(), &[]).await.status, 400);
+    assert_eq!(post(br#"{"slug":["a"],"password":"p"}"#.to_vec(), &[]).await.status, 400);
+    assert_eq!(post(vec![b'x'; (4 << 20) + 1], &[]).await.status, 413);
+    assert_eq!(post(valid.clone(), &[("content-encoding", "gzip")]).await.status, 400);
+    assert_eq!(post(valid.clone(), &[("content-encoding", "deflate")]).await.status, 400);
+    let zeros = vec![b' '; 17 << 20];
+    assert_eq!(post(gzip(&zeros), &[("content-encoding", "gzip")]).await.status, 413);
+    assert!(daemon.login("x-svc", "p", "").await.error().contains("Slug not found"));
+    assert_eq!(post(gzip(&valid), &[("content-encoding", "gzip")]).await.status, 200);
+
+    let answer = daemon.call("DELETE", "/user-svc/login", "", Value::Null).await;
+    assert_eq!((answer.status.as_u16(), answer.headers["allow"].to_str().unwrap()), (405, "POST, OPTIONS"));
+    let answer = daemon.call("OPTIONS", "/user-svc/login", "", Value::Null).await;
+    assert_eq!((answer.status.as_u16(), answer.headers["access-control-allow-origin"].to_str().unwrap()), (200, "*"));
+    for path in ["/user-svc/no-such", "/model-svc/models", "/user%2Dsvc/no-such", "/v1/x"] {
+        let answer = daemon.call("GET", path, "", Value::Null).await;
+        assert_eq!(answer.status, 404);
+        assert!(answer.error().starts_with("no such operation"), "{path}: {}", answer.text);
+    }
+    assert_eq!(daemon.call("GET", "//user-svc/public-key", "", Value::Null).await.status, 404);
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn documents_and_metrics_are_served() {
+    let daemon = Daemon::start().await;
+    let page = daemon.call("GET", "/docs", "", Value::Null).await;
+    assert!(page.headers["content-type"].to_str().unwrap().starts_with("text/html"));
+    assert!(page.text.contains("registerInstance") && !page.text.contains("<script"));
+    let document = daemon.call("GET", "/openapi.json", "", Value::Null).await.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let admin = daemon.admin().await;
+    let metrics = daemon.call("GET", "/metrics", &admin, Value::Null).await;
+    assert!(metrics.text.contains(r#"openorch_operation_requests_total{operation="docs",outcome="success"} 1"#));
+}

@@ -1,0 +1,67 @@
+//! Arrows between the crates go one way (ARCHITECTURE.md): this reads the tree and refuses others.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// Which crates of ours each crate may use; the same in tests, but for a crate's own test helpers.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("api", &[]),
+    ("store", &[]),
+    ("chassis", &["openorch-api", "openorch-store"]),
+    ("services", &["openorch-api", "openorch-chassis", "openorch-store"]),
+    ("gateway", &["openorch-chassis"]),
+    ("sdk/rust", &["openorch-api"]),
+    ("cli", &["openorch-api", "openorch-sdk"]),
+    ("daemon", &["openorch-api", "openorch-chassis", "openorch-gateway", "openorch-services", "openorch-store"]),
+    ("examples/first-service/rust", &["openorch-sdk", "openorch-api"]),
+];
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+#[test]
+fn crates_use_only_what_the_architecture_allows() {
+    let allowed: BTreeMap<_, _> = ARROWS.iter().copied().collect();
+    for (folder, arrows) in allowed {
+        let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+        let used = manifest.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
+        for name in used.filter(|name| name.starts_with("openorch-")) {
+            assert!(arrows.contains(&name), "{folder} must not use {name}");
+        }
+    }
+}
+
+#[test]
+fn no_service_imports_another() {
+    let services = root().join("services/src");
+    let names: Vec<String> = fs::read_dir(&services)
+        .unwrap()
+        .filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir())?.file_name().into_string().ok())
+        .collect();
+    for name in &names {
+        for file in fs::read_dir(services.join(name)).unwrap().map(|entry| entry.unwrap().path()) {
+            let text = fs::read_to_string(&file).unwrap();
+            for other in names.iter().filter(|other| *other != name) {
+                assert!(!text.contains(&format!("crate::{other}")), "{} imports `{other}`", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_source_file_says_what_it_is_for_and_stays_readable() {
+    fn walk(folder: &Path) {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                walk(&path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                assert!(text.starts_with("//!"), "{} does not say what it is for", path.display());
+                assert!(text.lines().count() <= 700, "{} wants to be two files", path.display());
+            }
+        }
+    }
+    for folder in ["api", "store", "chassis", "services", "gateway", "sdk/rust", "cli", "daemon"] {
+        walk(&root().join(folder).join("src"));
+    }
+}
