@@ -1,6 +1,6 @@
 //! The OpenAPI 3.1 document as a fold over the table of operations.
 
-use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
+use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{Access, Effect, Row, Service, input::InputShape};
@@ -14,17 +14,20 @@ pub fn document(version: &str) -> Value {
         let mut generator = SchemaSettings::draft2020_12()
             .with(|settings| {
                 settings.meta_schema = None;
-                settings.definitions_path = format!("/components/schemas/{}.", prefix(service)).into();
+                settings.definitions_path = SCHEMAS.into();
             })
             .into_generator();
         for row in service.operations {
             for path in std::iter::once(&row.path).chain(row.aliases) {
                 let is_alias = *path != row.path;
                 let item = paths.entry(*path).or_insert_with(|| json!({}));
-                item[row.method.as_str().to_lowercase()] = operation(service, row, is_alias, &mut generator);
+                let mut operation = operation(service, row, is_alias, &mut generator);
+                qualify(&mut operation, &prefix(service));
+                item[row.method.as_str().to_lowercase()] = operation;
             }
         }
-        for (name, schema) in generator.take_definitions(true) {
+        for (name, mut schema) in generator.take_definitions(true) {
+            qualify(&mut schema, &prefix(service));
             schemas.insert(format!("{}.{name}", prefix(service)), schema);
         }
     }
@@ -51,8 +54,32 @@ pub fn document(version: &str) -> Value {
             "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } }
         }
     });
-    point_references_at_components(&mut document);
+    leave_out_null(&mut document);
     document
+}
+
+const SCHEMAS: &str = "/components/schemas";
+/// The one schema that all services share.
+const ERROR: &str = "#/components/schemas/Error";
+
+/// References within a service get its prefix, as its schemas do.
+fn qualify(value: &mut Value, prefix: &str) {
+    match value {
+        Value::Object(fields) => {
+            for (key, inner) in fields.iter_mut() {
+                match inner {
+                    Value::String(reference) if key == "$ref" && reference != ERROR => {
+                        if let Some(name) = reference.strip_prefix("#/components/schemas/") {
+                            *reference = format!("#{SCHEMAS}/{prefix}.{name}");
+                        }
+                    }
+                    inner => qualify(inner, prefix),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| qualify(item, prefix)),
+        _ => {}
+    }
 }
 
 fn prefix(service: &Service) -> String {
@@ -98,7 +125,7 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
         let entry = responses.entry(status.to_string()).or_insert_with(|| {
             json!({
                 "description": "",
-                "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } }
+                "content": { "application/json": { "schema": { "$ref": ERROR } } }
             })
         });
         let text = entry["description"].as_str().unwrap_or_default();
@@ -140,9 +167,9 @@ fn refusals(row: &Row, input: &InputShape) -> Vec<(u16, &'static str)> {
     list
 }
 
-/// Query schemas are inlined as parameters: references to the generator's own place of definitions are already right,
-/// but nullable fields of optional parameters read better without their `null` alternative.
-fn point_references_at_components(document: &mut Value) {
+/// Optional fields accept `null` and may be left out; the document says the second alone, since generated clients make
+/// worse types of the first.
+fn leave_out_null(document: &mut Value) {
     match document {
         Value::Object(fields) => {
             if let Some(Value::Array(types)) = fields.get_mut("type") {
@@ -152,17 +179,9 @@ fn point_references_at_components(document: &mut Value) {
                     fields.insert("type".into(), only);
                 }
             }
-            fields.values_mut().for_each(point_references_at_components);
+            fields.values_mut().for_each(leave_out_null);
         }
-        Value::Array(items) => items.iter_mut().for_each(point_references_at_components),
+        Value::Array(items) => items.iter_mut().for_each(leave_out_null),
         _ => {}
     }
-}
-
-/// The schema of one operation's JSON answer, with everything it refers to inside: what tests validate answers with.
-pub fn answer_schema(row: &Row) -> Option<Schema> {
-    let mut generator = SchemaSettings::draft2020_12().into_generator();
-    let (_, mut schema) = (row.output)(&mut generator).body?;
-    schema.insert("$defs".into(), Value::Object(generator.take_definitions(true)));
-    Some(schema)
 }

@@ -1,6 +1,7 @@
 //! `openorch`, the daemon: reads its settings, starts, tells the next step, and stops on a signal.
 
 use std::{
+    io::Write,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::Ordering},
@@ -91,23 +92,28 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
 
 fn tell_next_step(running: &Running, scheme: &str) {
     let address = format!("{scheme}://{}", running.address);
-    println!("OpenOrch {VERSION} listens on {address}");
-    if !running.is_first_start {
-        return;
+    let mut text = format!("OpenOrch {VERSION} listens on {address}\n");
+    if running.is_first_start {
+        text += &first_steps(running, &address);
     }
+    // Nobody may be reading, and that is no reason to stop.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn first_steps(running: &Running, address: &str) -> String {
     let password = if running.default_password.load(Ordering::SeqCst) {
         "with the default password: only this machine is served until it is changed"
     } else {
         "with the password you set"
     };
-    println!(
+    format!(
         "\nThe admin is `openorch`, {password}.\n\n\
          Put a service behind it, in any language:\n\
          \x20 1. POST {address}/user-svc/register     {{\"slug\": \"my-service\", \"name\": \"My Service\", \"password\": \"…\"}}\n\
          \x20 2. PUT  {address}/registry-svc/instance {{\"url\": \"http://127.0.0.1:PORT\"}}   with the token of step 1\n\
          \x20 3. curl {address}/my-service/…          reaches it\n\n\
-         {address}/docs lists everything else; `oo instance ls` shows what runs."
-    );
+         {address}/docs lists everything else; `oo instance ls` shows what runs.\n"
+    )
 }
 
 async fn wait_for_signal() -> Result<(), StartError> {

@@ -296,7 +296,7 @@ fn read_file(path: &Path) -> Result<Given, StartError> {
         .map_err(|error| StartError(format!("the config file {} cannot be read: {error}", path.display())))?;
     // The message of the parser shows the line, which may hold a secret: only the place is told.
     toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
         StartError(format!("the config file {} has a mistake in line {line}: {}", path.display(), error.message()))
     })
 }

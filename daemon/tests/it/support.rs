@@ -137,8 +137,9 @@ impl Daemon {
 
 pub fn settings(folder: &Path, flags: &[&str]) -> Settings {
     let folder = folder.to_str().unwrap();
-    let always = ["test", "--listen", "127.0.0.1:0", "--data-dir", folder, "--probe-interval", "200ms"];
-    let given = Flags::parse_from(always.iter().chain(flags)).given;
+    let always = ["test", "--listen", "127.0.0.1:0", "--data-dir", folder];
+    let probing: &[&str] = if flags.contains(&"--probe-interval") { &[] } else { &["--probe-interval", "200ms"] };
+    let given = Flags::parse_from(always.iter().chain(probing).chain(flags)).given;
     Settings::new(given, None).unwrap()
 }
 
