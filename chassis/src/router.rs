@@ -59,6 +59,9 @@ enum Segment {
     Parameter,
 }
 
+/// An operation and the values of its path parameters.
+type Found = (Arc<Operation>, Vec<String>);
+
 struct Operation {
     row: &'static Row,
     reads_body: bool,
@@ -165,7 +168,7 @@ impl Inner {
     }
 
     /// The operation of a path, its parameters decoded once (contract decision 4).
-    fn find(&self, method: &Method, path: &str) -> Result<(Arc<Operation>, Vec<String>), Box<Response<Body>>> {
+    fn find(&self, method: &Method, path: &str) -> Result<Found, Box<Response<Body>>> {
         let no_such = || Box::new(respond::refusal(StatusCode::NOT_FOUND, "no such operation; /docs lists them"));
         let segments =
             decode_segments(path).map_err(|sentence| Box::new(respond::refusal(StatusCode::BAD_REQUEST, sentence)))?;

@@ -44,7 +44,7 @@ pub async fn register(
         None => retry(|| cx.save(&request, &url, caller)).await?,
     };
     let status = cx.probe_and_wait(&id).await;
-    let extra = cx.request.extended.then(|| RegisterInstanceExtra { id, status });
+    let extra = cx.request.extended.then_some(RegisterInstanceExtra { id, status });
     Ok(Created(RegisterInstanceResponse { extra }))
 }
 
@@ -79,7 +79,7 @@ pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoCo
         Ok(cx.store.commit(Batch::new().with(cx.instances.delete(&id.0, Some(version)))).await?)
     })
     .await?;
-    cx.live.remove(&[id.0.clone()]);
+    cx.live.remove(std::slice::from_ref(&id.0));
     tracing::info!(instance.id = %id.0, "instance `{}` removed", id.0);
     Ok(NoContent)
 }
@@ -96,7 +96,7 @@ pub async fn remove_silent(registry: Arc<Registry>) {
         let batch = Batch::new().with(registry.instances.delete(id, Some(entry.version)));
         match registry.store.commit(batch).await {
             Ok(()) => {
-                registry.live.remove(&[id.clone()]);
+                registry.live.remove(std::slice::from_ref(id));
                 tracing::info!(instance.id = %id, instance.slug = %entry.row.slug, "instance `{id}` was silent for too long and is removed");
             }
             Err(error) => tracing::warn!(instance.id = %id, "the silent instance `{id}` could not be removed: {error}"),

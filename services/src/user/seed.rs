@@ -189,7 +189,7 @@ impl Seeding {
         let link = RoleLinkRow::new(&user.id, role);
         let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
         let links: Table<RoleLinkRow> = Table::new(self.store.clone(), &ROLE_LINKS);
-        let batch = batch.with(users.create(&user.id, &user)?).with(links.create(&link.id(), &link)?);
+        let batch = batch.with(users.create(&user.id, &user)?).with(links.create(link.id(), &link)?);
         Ok((user.id, batch))
     }
 
@@ -237,7 +237,7 @@ impl Seeding {
                 for role in permission.granted_to {
                     let link =
                         PermissionLinkRow { permission_id: permission.id.to_owned(), role_id: (*role).to_owned() };
-                    batch = batch.with(links.create(&link.id(), &link)?);
+                    batch = batch.with(links.create(link.id(), &link)?);
                     give(&mut rules, &link);
                 }
             }
