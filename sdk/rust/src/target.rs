@@ -9,6 +9,11 @@ use crate::Error;
 /// All but the unreserved characters of RFC 3986, so that a parameter is one segment whatever stands in it.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// Checks the address of a server and answers it as clients show it: without a slash at the end.
+pub fn server_url(text: &str) -> Result<String, Error> {
+    Ok(parse_base(text)?.as_str().trim_end_matches('/').to_owned())
+}
+
 /// The address of a server: scheme, host and port.
 pub(crate) fn parse_base(text: &str) -> Result<Url, Error> {
     let invalid = |why: &str| {

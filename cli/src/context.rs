@@ -1,0 +1,221 @@
+//! Which server a command talks to, and as whom: flags, then the environment's variables, then what was stored. A token
+//! goes only to the server it was made for.
+
+use openorch_sdk::{Client, ClientFactory, SdkSettings};
+
+use crate::{
+    args::{Common, Format},
+    config::{Config, ConfigFile},
+    failure::Failure,
+};
+
+/// Used when no environment was ever added.
+pub const DEFAULT_NAME: &str = "local";
+pub const DEFAULT_URL: &str = "http://127.0.0.1:58231";
+
+pub struct Context {
+    pub common: Common,
+    pub file: ConfigFile,
+    variables: SdkSettings,
+}
+
+/// A server, by the name under which its tokens are stored.
+#[derive(Debug, PartialEq)]
+pub struct Server {
+    pub name: String,
+    pub url: String,
+}
+
+impl Context {
+    pub fn new(common: Common, file: ConfigFile) -> Context {
+        Context { common, file, variables: SdkSettings::from_env() }
+    }
+
+    /// The format asked for; a table where none was.
+    pub fn format(&self) -> Format {
+        self.common.output.unwrap_or(Format::Table)
+    }
+
+    pub fn server(&self) -> Result<Server, Failure> {
+        server(&self.common, &self.variables, &self.file.load()?)
+    }
+
+    /// A client that calls as nobody.
+    pub fn anonymous(&self) -> Result<Client, Failure> {
+        Ok(ClientFactory::new(&self.server()?.url)?.client())
+    }
+
+    /// A client that calls as the user, if there is one.
+    pub fn client_if_signed_in(&self) -> Result<Client, Failure> {
+        let config = self.file.load()?;
+        let server = server(&self.common, &self.variables, &config)?;
+        let client = ClientFactory::new(&server.url)?.client();
+        match token(&self.common, &self.variables, &config, &server)? {
+            Some(token) => Ok(client.with_token(&token)?),
+            None => Ok(client),
+        }
+    }
+
+    /// A client that calls as the user.
+    pub fn client(&self) -> Result<Client, Failure> {
+        Ok(self.anonymous()?.with_token(&self.token()?)?)
+    }
+
+    pub fn token(&self) -> Result<String, Failure> {
+        let config = self.file.load()?;
+        let server = server(&self.common, &self.variables, &config)?;
+        token(&self.common, &self.variables, &config, &server)?.ok_or_else(|| {
+            Failure::NotSignedIn(format!(
+                "nobody is signed in to `{}` ({}); sign in with `oo login`",
+                server.name, server.url
+            ))
+        })
+    }
+}
+
+fn server(common: &Common, variables: &SdkSettings, config: &Config) -> Result<Server, Failure> {
+    if let Some(name) = &common.env {
+        return named(config, name).ok_or_else(|| not_found(name));
+    }
+    if let Some(url) = &variables.url {
+        // Compared in the form that the client gives them, so that a trailing slash makes no other server.
+        let url = openorch_sdk::server_url(url)?;
+        let here = |name: &&String| config.environments.get(*name).is_some_and(|known| same_url(&known.url, &url));
+        let known = Some(&config.selected_environment).filter(here).or_else(|| config.environments.keys().find(here));
+        let unnamed = || url.split_once("://").map_or(url.as_str(), |(_, host)| host).to_owned();
+        return Ok(Server { name: known.cloned().unwrap_or_else(unnamed), url });
+    }
+    if config.environments.is_empty() {
+        return Ok(Server { name: DEFAULT_NAME.into(), url: DEFAULT_URL.into() });
+    }
+    if config.selected_environment.is_empty() {
+        return Err(Failure::Usage(
+            "no environment is selected; choose one of `oo env ls` with `oo env select`".into(),
+        ));
+    }
+    named(config, &config.selected_environment).ok_or_else(|| {
+        Failure::NotFound(format!(
+            "the selected environment `{}` is not there any more; choose one of `oo env ls` with `oo env select`",
+            config.selected_environment
+        ))
+    })
+}
+
+fn named(config: &Config, name: &str) -> Option<Server> {
+    match config.environments.get(name) {
+        Some(known) => Some(Server { name: name.to_owned(), url: known.url.clone() }),
+        None if name == DEFAULT_NAME && config.environments.is_empty() => {
+            Some(Server { name: DEFAULT_NAME.into(), url: DEFAULT_URL.into() })
+        }
+        None => None,
+    }
+}
+
+pub fn not_found(name: &str) -> Failure {
+    Failure::NotFound(format!("environment `{name}` not found; `oo env ls` shows those there are"))
+}
+
+fn same_url(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/').eq_ignore_ascii_case(other.trim_end_matches('/'))
+}
+
+fn token(
+    common: &Common,
+    variables: &SdkSettings,
+    config: &Config,
+    server: &Server,
+) -> Result<Option<String>, Failure> {
+    // A flag says it more precisely than a variable that was exported once, and a variable's token belongs with the
+    // server that was meant then.
+    if common.env.is_none()
+        && common.user.is_none()
+        && let Some(token) = &variables.token
+    {
+        return Ok(Some(token.clone()));
+    }
+    let environment = config.environments.get(&server.name).filter(|known| same_url(&known.url, &server.url));
+    let stored = |slug: &str| {
+        let token = &environment?.users.get(slug)?.token;
+        Some(token.clone()).filter(|token| !token.is_empty())
+    };
+    match &common.user {
+        Some(slug) => match stored(slug) {
+            Some(token) => Ok(Some(token)),
+            None => Err(Failure::NotSignedIn(format!(
+                "`{slug}` has not signed in to `{}` from here; sign in with `oo login {slug}`",
+                server.name
+            ))),
+        },
+        None => Ok(environment.and_then(|known| stored(&known.selected_user))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    fn known() -> Config {
+        let mut config = Config::default();
+        config.selected_environment = "a".into();
+        for (name, url) in [("a", "http://127.0.0.1:1"), ("b", "http://127.0.0.1:2")] {
+            let mut environment = Environment::new(name, url);
+            environment.remember("other", format!("{name}-other"));
+            environment.remember("me", format!("{name}-me"));
+            config.environments.insert(name.into(), environment);
+        }
+        config
+    }
+
+    fn resolve(config: &Config, env: &str, user: &str, url: &str, given: &str) -> Result<(String, String), Failure> {
+        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let common = Common { env: some(env), user: some(user), output: None };
+        let variables = SdkSettings { url: some(url), token: some(given) };
+        let server = server(&common, &variables, config)?;
+        let token = token(&common, &variables, config, &server)?.unwrap_or_default();
+        Ok((server.url, token))
+    }
+
+    #[test]
+    fn flags_win_over_variables_and_those_over_what_is_stored() {
+        let (a, b, c) = ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3");
+        for (env, user, url, given, want) in [
+            ("", "", "", "", Some((a, "a-me"))),
+            ("b", "", "", "", Some((b, "b-me"))),
+            ("", "other", "", "", Some((a, "a-other"))),
+            ("b", "other", "", "", Some((b, "b-other"))),
+            ("", "", b, "", Some((b, "b-me"))),
+            ("", "", "http://127.0.0.1:2/", "", Some((b, "b-me"))),
+            ("", "", c, "", Some((c, ""))),
+            ("", "", c, "var", Some((c, "var"))),
+            ("", "", "", "var", Some((a, "var"))),
+            ("b", "", c, "var", Some((b, "b-me"))),
+            ("", "other", "", "var", Some((a, "a-other"))),
+            ("", "stranger", "", "", None),
+            ("", "me", c, "", None),
+            ("c", "", "", "", None),
+            ("", "", "no-url", "", None),
+        ] {
+            let got = resolve(&known(), env, user, url, given).ok();
+            let want = want.map(|(url, token)| (url.to_owned(), token.to_owned()));
+            assert_eq!(got, want, "-e {env} -u {user} OPENORCH_URL={url} OPENORCH_TOKEN={given}");
+        }
+    }
+
+    #[test]
+    fn without_any_environment_there_is_a_local_one() {
+        let nothing = Config::default();
+        assert_eq!(resolve(&nothing, "", "", "", "").ok(), Some((DEFAULT_URL.into(), String::new())));
+        assert_eq!(resolve(&nothing, "local", "", "", "").ok(), Some((DEFAULT_URL.into(), String::new())));
+        assert!(resolve(&nothing, "prod", "", "", "").is_err());
+    }
+
+    #[test]
+    fn a_selection_that_is_gone_is_told() {
+        let mut config = known();
+        config.selected_environment = "gone".into();
+        assert!(matches!(resolve(&config, "", "", "", ""), Err(Failure::NotFound(text)) if text.contains("`gone`")));
+        config.selected_environment = String::new();
+        assert!(matches!(resolve(&config, "", "", "", ""), Err(Failure::Usage(_))));
+    }
+}

@@ -1,0 +1,114 @@
+//! `oo env`: the servers that this command line knows. Talks to none of them.
+
+use serde::Serialize;
+
+use crate::{
+    args::{EnvCommand, Format},
+    config::{Config, Environment},
+    context::{Context, not_found},
+    failure::Failure,
+    print,
+};
+
+pub fn run(context: &Context, command: EnvCommand) -> Result<String, Failure> {
+    match command {
+        EnvCommand::Add { name, url, description } => add(context, &name, &url, description),
+        EnvCommand::List => list(context),
+        EnvCommand::Select { name } => select(context, name),
+        EnvCommand::Remove { name } => remove(context, &name),
+        EnvCommand::Current => current(context),
+    }
+}
+
+fn add(context: &Context, name: &str, url: &str, description: Option<String>) -> Result<String, Failure> {
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err(Failure::Usage("the name of an environment is a word, for example `local`".into()));
+    }
+    let url = openorch_sdk::server_url(url)?;
+    context.file.change(|config| {
+        let is_new = !config.environments.contains_key(name);
+        let environment = config.environments.entry(name.to_owned()).or_insert_with(|| Environment::new(name, &url));
+        if environment.url != url {
+            // Its tokens were made by another server, which must not be the one to show them to.
+            environment.users.clear();
+            environment.selected_user.clear();
+            environment.url = url;
+        }
+        if let Some(description) = description {
+            environment.description = description;
+        }
+        if is_new {
+            config.selected_environment = name.to_owned();
+        }
+        Ok(String::new())
+    })
+}
+
+fn select(context: &Context, name: String) -> Result<String, Failure> {
+    context.file.change(|config| {
+        if !config.environments.contains_key(&name) {
+            return Err(not_found(&name));
+        }
+        config.selected_environment = name;
+        Ok(String::new())
+    })
+}
+
+fn remove(context: &Context, name: &str) -> Result<String, Failure> {
+    context.file.change(|config| {
+        config.environments.remove(name).ok_or_else(|| not_found(name))?;
+        if config.selected_environment == name {
+            config.selected_environment.clear();
+        }
+        Ok(String::new())
+    })
+}
+
+/// An environment as it is shown: without its tokens.
+#[derive(Serialize)]
+struct Shown {
+    name: String,
+    selected: bool,
+    url: String,
+    description: String,
+    users: Vec<String>,
+}
+
+fn list(context: &Context) -> Result<String, Failure> {
+    let config = context.file.load()?;
+    if config.environments.is_empty() && context.format() == Format::Table {
+        return Ok("No environments found.".into());
+    }
+    let shown: Vec<Shown> =
+        config.environments.iter().map(|(name, environment)| show(&config, name, environment)).collect();
+    print::list(context.format(), ["ENV NAME", "SELECTED", "URL", "DESCRIPTION"], &shown, |one| {
+        let selected = if one.selected { "*" } else { "" };
+        [one.name.clone(), selected.into(), one.url.clone(), one.description.clone()]
+    })
+}
+
+fn current(context: &Context) -> Result<String, Failure> {
+    let (config, server) = (context.file.load()?, context.server()?);
+    let unknown = Environment::new(&server.name, &server.url);
+    let shown = show(&config, &server.name, config.environments.get(&server.name).unwrap_or(&unknown));
+    match context.format() {
+        Format::Table => Ok(print::table(
+            ["SELECTED", "USERS", "URL", "DESCRIPTION"],
+            [[shown.name, shown.users.join(", "), shown.url, shown.description]],
+        )),
+        other => print::value(other, &shown),
+    }
+}
+
+/// The user who signed in last stands first.
+fn show(config: &Config, name: &str, environment: &Environment) -> Shown {
+    let mut users: Vec<String> = environment.users.keys().cloned().collect();
+    users.sort_by_key(|slug| *slug != environment.selected_user);
+    Shown {
+        name: name.to_owned(),
+        selected: config.selected_environment == name,
+        url: environment.url.clone(),
+        description: environment.description.clone(),
+        users,
+    }
+}

@@ -1,0 +1,252 @@
+//! `--key=value` pairs as the parts of a request: which part a key belongs to, and what type its value has, is read from
+//! the schemas of the operation's row.
+
+use openorch_sdk::api::{Parts, Row};
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use crate::failure::Failure;
+
+/// What an operation takes.
+pub struct Inputs {
+    row: &'static Row,
+    path: Vec<&'static str>,
+    query: Option<Value>,
+    body: Option<Value>,
+    /// What `$ref` points to.
+    definitions: Map<String, Value>,
+}
+
+impl Inputs {
+    pub fn of(row: &'static Row) -> Inputs {
+        let mut generator = SchemaSettings::draft2020_12().into_generator();
+        let shape = (row.input)(&mut generator);
+        Inputs {
+            row,
+            path: row.path_parameters().collect(),
+            query: shape.query.map(Value::from),
+            body: shape.body.map(Value::from),
+            definitions: generator.take_definitions(true),
+        }
+    }
+
+    /// The keys that may be given, each with its type and where it goes.
+    pub fn known(&self) -> Vec<(String, String, &'static str)> {
+        let mut list: Vec<_> = self.path.iter().map(|name| (name.to_string(), "string".into(), "path")).collect();
+        for (schema, place) in [(&self.query, "query"), (&self.body, "body")] {
+            for (name, schema) in schema.iter().flat_map(|schema| self.properties(schema)) {
+                list.push((name.clone(), self.kind(schema).unwrap_or("value").to_owned(), place));
+            }
+        }
+        list
+    }
+
+    /// The request with these values, on top of `body` where one is given.
+    pub fn fill(&self, values: &[(String, String)], body: Option<Value>) -> Result<Parts, Failure> {
+        if body.is_some() && self.body.is_none() {
+            return Err(Failure::Usage(format!("{} takes no body, so `-f` has no place", self.row.id)));
+        }
+        let mut parts = Parts { body: body.or_else(|| self.body.as_ref().map(|_| json!({}))), ..Parts::default() };
+        let mut path = vec![None; self.path.len()];
+        for (key, text) in values {
+            if let Some(at) = self.path.iter().position(|name| name == key) {
+                path[at] = Some(text.clone());
+            } else if self.query.as_ref().is_some_and(|query| self.property(query, key).is_some()) {
+                parts.query.push((key.clone(), text.clone()));
+            } else if let (Some(schema), Some(body)) = (&self.body, &mut parts.body) {
+                self.set(body, schema, key, key, text)?;
+            } else {
+                return Err(self.unknown(key));
+            }
+        }
+        for (name, value) in self.path.iter().zip(path) {
+            let missing =
+                || Failure::Usage(format!("`--{name}=…` is missing: it stands in the path {}", self.row.path));
+            parts.path.push(value.ok_or_else(missing)?);
+        }
+        Ok(parts)
+    }
+
+    /// Puts a value where `rest` of the key `whole` points to: `a.b` is the field `b` of the object `a`.
+    fn set(&self, object: &mut Value, schema: &Value, whole: &str, rest: &str, text: &str) -> Result<(), Failure> {
+        let Value::Object(fields) = object else {
+            return Err(Failure::Usage(format!("`--{whole}` names a field, and the body given is not an object")));
+        };
+        // A property may have a dot in its own name, so the whole is looked for first.
+        let (name, deeper) = match self.property(schema, rest) {
+            Some(_) => (rest, None),
+            None => rest.split_once('.').map_or((rest, None), |(name, deeper)| (name, Some(deeper))),
+        };
+        // An object without properties of its own is free-form: any name goes.
+        let free = Value::Bool(true);
+        let schema = match self.property(schema, name) {
+            Some(schema) => schema,
+            None if self.properties(schema).is_empty() => &free,
+            None => return Err(self.unknown(whole)),
+        };
+        if let Some(deeper) = deeper {
+            let inner = fields.entry(name).or_insert_with(|| json!({}));
+            return self.set(inner, schema, whole, deeper, text);
+        }
+        if self.kind(schema) == Some("array") && !text.starts_with('[') {
+            let items = self.alternatives(schema).into_iter().find_map(|one| one.get("items")).unwrap_or(&free);
+            let value = self.typed(items, whole, text)?;
+            match fields.entry(name).or_insert_with(|| json!([])) {
+                Value::Array(list) => list.push(value),
+                other => *other = json!([value]),
+            }
+        } else {
+            fields.insert(name.to_owned(), self.typed(schema, whole, text)?);
+        }
+        Ok(())
+    }
+
+    fn typed(&self, schema: &Value, key: &str, text: &str) -> Result<Value, Failure> {
+        let refused = |what: &str| Failure::Usage(format!("`--{key}={text}`: the value must be {what}"));
+        let parsed = || serde_json::from_str::<Value>(text).ok();
+        match self.kind(schema) {
+            Some("string") => Ok(text.into()),
+            Some("integer") => {
+                parsed().filter(|it| it.is_i64() || it.is_u64()).ok_or_else(|| refused("a whole number"))
+            }
+            Some("number") => parsed().filter(Value::is_number).ok_or_else(|| refused("a number")),
+            Some("boolean") => parsed().filter(Value::is_boolean).ok_or_else(|| refused("true or false")),
+            Some("array") => parsed().filter(Value::is_array).ok_or_else(|| refused("a JSON list")),
+            Some("object") => {
+                let way_out = "a JSON object, or its fields one by one (`--key.field=…`)";
+                parsed().filter(Value::is_object).ok_or_else(|| refused(way_out))
+            }
+            // Of unknown type: what is JSON is meant as such, all else is text.
+            _ => Ok(parsed().unwrap_or_else(|| text.into())),
+        }
+    }
+
+    fn kind<'a>(&'a self, schema: &'a Value) -> Option<&'a str> {
+        self.alternatives(schema).into_iter().find_map(|one| match one.get("type")? {
+            Value::String(kind) => Some(kind.as_str()),
+            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null"),
+            _ => None,
+        })
+    }
+
+    fn property<'a>(&'a self, schema: &'a Value, name: &str) -> Option<&'a Value> {
+        self.properties(schema).into_iter().find(|(known, _)| *known == name).map(|(_, schema)| schema)
+    }
+
+    fn properties<'a>(&'a self, schema: &'a Value) -> Vec<(&'a String, &'a Value)> {
+        let objects = self.alternatives(schema).into_iter().filter_map(|one| one.get("properties")?.as_object());
+        objects.flatten().collect()
+    }
+
+    /// The schemas behind references and choices, those that say only `null` left out.
+    fn alternatives<'a>(&'a self, schema: &'a Value) -> Vec<&'a Value> {
+        if let Some(name) = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next()) {
+            return self.definitions.get(name).map(|found| self.alternatives(found)).unwrap_or_default();
+        }
+        let choices = ["anyOf", "oneOf", "allOf"].into_iter().find_map(|word| schema.get(word)?.as_array());
+        match choices {
+            Some(choices) => choices.iter().flat_map(|one| self.alternatives(one)).collect(),
+            None if schema.get("type").is_some_and(|kind| kind == "null") => Vec::new(),
+            None => vec![schema],
+        }
+    }
+
+    fn unknown(&self, key: &str) -> Failure {
+        let known: Vec<_> = self.known().into_iter().map(|(name, ..)| format!("--{name}")).collect();
+        let known = if known.is_empty() { "it takes none".into() } else { format!("it takes {}", known.join(", ")) };
+        Failure::Usage(format!("{} has no parameter `--{key}`; {known}", self.row.id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openorch_sdk::api;
+
+    use super::*;
+
+    fn fill(id: &str, flags: &str, body: Option<Value>) -> Result<Parts, String> {
+        let row = api::operations().find(|row| row.id == id).unwrap();
+        let values: Vec<_> = flags
+            .split_whitespace()
+            .map(|flag| flag.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).unwrap())
+            .collect();
+        Inputs::of(row).fill(&values, body).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn keys_find_their_part_and_values_their_type() {
+        for (id, flags, path, query, body) in [
+            ("listInstances", "slug=007 host=a=b", "", "slug=007&host=a=b", Value::Null),
+            ("removeInstance", "id=inst_1", "inst_1", "", Value::Null),
+            ("login", "slug=123 password=true", "", "", json!({ "slug": "123", "password": "true" })),
+            ("login", "contact=x device=", "", "", json!({ "contact": "x", "device": "" })),
+            ("listNodes", "", "", "", json!({})),
+            ("listNodes", "ids=1", "", "", json!({ "ids": ["1"] })),
+            ("listNodes", "ids=a ids=b", "", "", json!({ "ids": ["a", "b"] })),
+            ("listNodes", r#"ids=["a"]"#, "", "", json!({ "ids": ["a"] })),
+            ("registerInstance", "url=http://a port=80", "", "", json!({ "url": "http://a", "port": 80 })),
+            ("createInvitation", "roleIds=a uses=2", "", "", json!({ "roleIds": ["a"], "uses": 2 })),
+            ("isAuthorized", "permissionId=a:b grantedSlugs=x", "a:b", "", json!({ "grantedSlugs": ["x"] })),
+            (
+                "saveDefinition",
+                "definition.id=a definition.image.name=n definition.image.internalPorts=80",
+                "",
+                "",
+                json!({ "definition": { "id": "a", "image": { "name": "n", "internalPorts": [80] } } }),
+            ),
+            (
+                "saveDefinition",
+                r#"definition={"id":"a"} definition.id=b"#,
+                "",
+                "",
+                json!({ "definition": { "id": "b" } }),
+            ),
+            (
+                "register",
+                r#"slug=a contact.value=7 contact.platform=email"#,
+                "",
+                "",
+                json!({ "slug": "a", "contact": { "value": "7", "platform": "email" } }),
+            ),
+        ] {
+            let parts = fill(id, flags, None).unwrap_or_else(|refusal| panic!("{id} {flags}: {refusal}"));
+            let sent: Vec<_> = parts.query.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            assert_eq!((parts.path.join("/"), sent.join("&")), (path.to_owned(), query.to_owned()), "{id} {flags}");
+            assert_eq!(parts.body.unwrap_or_default(), body, "{id} {flags}");
+        }
+    }
+
+    #[test]
+    fn flags_go_over_a_body_from_a_file() {
+        let parts = fill("login", "slug=b", Some(json!({ "slug": "a", "password": "p", "own": 1 }))).unwrap();
+        assert_eq!(parts.body, Some(json!({ "slug": "b", "password": "p", "own": 1 })));
+    }
+
+    #[test]
+    fn wrong_input_is_refused_with_what_would_be_right() {
+        for (id, flags, body, words) in [
+            ("removeInstance", "", None, "`--id=…` is missing"),
+            ("removeInstance", "idd=1 id=2", None, "no parameter `--idd`; it takes --id"),
+            ("selfNode", "a=1", None, "it takes none"),
+            ("selfNode", "", Some(json!({})), "takes no body"),
+            ("listNodes", "id=1", None, "it takes --ids"),
+            ("registerInstance", "port=x", None, "a whole number"),
+            ("registerInstance", "port=1.5", None, "a whole number"),
+            ("saveDefinition", "definition=a", None, "a JSON object"),
+            ("saveDefinition", "definition.image.nam=a", None, "no parameter `--definition.image.nam`"),
+            ("login", "slug=a", Some(json!([])), "not an object"),
+            ("listInstances", "nope=1", None, "it takes --"),
+        ] {
+            let refusal = fill(id, flags, body).unwrap_err();
+            assert!(refusal.contains(words), "{id} {flags}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn every_operation_of_the_contract_can_say_what_it_takes() {
+        for row in api::operations() {
+            let known = Inputs::of(row).known();
+            assert!(known.len() >= row.path_parameters().count(), "{}", row.id);
+        }
+    }
+}

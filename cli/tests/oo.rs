@@ -1,0 +1,282 @@
+//! The program as its user sees it: what it prints where, what it ends with, and what it leaves in its settings file.
+//! The server is a stub; the real daemon is met in the daemon's own tests and in `examples/first-service/run`.
+
+#[path = "../../sdk/rust/tests/stub/mod.rs"]
+mod stub;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
+
+use stub::{Request, Stub, json};
+
+struct Home {
+    folder: tempfile::TempDir,
+}
+
+impl Home {
+    fn new() -> Home {
+        Home { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A home in which `openorch` is signed in to the stub.
+    fn signed_in(stub: &Stub) -> Home {
+        let home = Home::new();
+        let users = "{openorch: {slug: openorch, token: t0k}}";
+        let environment = format!("{{url: '{}', selectedUser: openorch, users: {users}}}", stub.url);
+        fs::create_dir_all(home.settings().parent().unwrap()).unwrap();
+        fs::write(home.settings(), format!("selectedEnvironment: s\nenvironments: {{s: {environment}}}\n")).unwrap();
+        home
+    }
+
+    fn settings(&self) -> PathBuf {
+        self.folder.path().join(".openorch/cliConfig.yaml")
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oo"));
+        command.args(line.split_whitespace()).env("HOME", self.folder.path()).stdin(Stdio::null());
+        command.env_remove("OPENORCH_URL").env_remove("OPENORCH_TOKEN");
+        command
+    }
+
+    fn oo(&self, line: &str) -> Ran {
+        Ran::of(self.command(line).output().unwrap())
+    }
+
+    fn oo_with(&self, line: &str, input: &str) -> Ran {
+        let mut command = self.command(line);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        Ran::of(child.wait_with_output().unwrap())
+    }
+}
+
+#[derive(Debug)]
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn of(output: Output) -> Ran {
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn is(&self, code: i32, out: &str, err: &str) {
+        assert_eq!((self.code, self.out.as_str(), self.err.as_str()), (code, out, err));
+    }
+}
+
+/// `{"ori":["user-svc:admin"]}` as the claims of a token.
+const TOKEN: &str = "e30.eyJvcmkiOlsidXNlci1zdmM6YWRtaW4iXX0.c2ln";
+
+fn daemon(request: &Request) -> String {
+    match request.line().as_str() {
+        "POST /user-svc/login" if request.body.contains("wrong") => json(401, r#"{"error": "Invalid password"}"#),
+        "POST /user-svc/login" => json(200, &format!(r#"{{"token":{{"token":"{TOKEN}"}}}}"#)),
+        "POST /user-svc/user/by-token" => json(200, r#"{"user":{"id":"usr_1","slug":"openorch"}}"#),
+        "GET /registry-svc/instances" => json(
+            200,
+            r#"{"instances":[{"id":"inst_1","url":"http://127.0.0.1:9311","status":"Healthy","slug":"skeleton-svc",
+                "lastHeartbeat":"0001-01-01T00:00:00Z"}]}"#,
+        ),
+        "POST /registry-svc/nodes" => json(200, r#"{"nodes":[]}"#),
+        "DELETE /registry-svc/instance/inst_1" | "DELETE /registry-svc/node/a%2Fb" => "HTTP/1.1 204 X\r\n\r\n".into(),
+        "DELETE /registry-svc/instance/theirs" => json(403, r#"{"error": "it belongs to another account"}"#),
+        _ => json(404, r#"{"error": "there is no instance with this id"}"#),
+    }
+}
+
+#[test]
+fn signing_in_from_nothing_keeps_the_token_private_and_prints_none() {
+    let (stub, home) = (Stub::new(daemon), Home::new());
+    home.oo(&format!("env add here {}/", stub.url)).is(0, "", "");
+    home.oo_with("login", "openorch\n pass word \n").is(0, "", "");
+    let sent: serde_json::Value = serde_json::from_str(&stub.seen()[0].body).unwrap();
+    assert_eq!((sent["slug"].as_str(), sent["password"].as_str()), (Some("openorch"), Some(" pass word ")));
+    assert!(sent["device"].as_str().unwrap().starts_with("cli@"), "{sent}");
+
+    home.oo("whoami").is(0, "slug: openorch\nid: usr_1\nroles:\n- user-svc:admin\n", "");
+    home.oo("token").is(0, &format!("{TOKEN}\n"), "");
+    assert_eq!(stub.seen()[1].header("authorization"), Some(format!("Bearer {TOKEN}").as_str()));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(home.settings()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn a_password_as_an_argument_works_with_a_warning() {
+    let (stub, home) = (Stub::new(daemon), Home::new());
+    home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
+    let ran = home.oo("login openorch changeme");
+    assert_eq!((ran.code, ran.out.as_str()), (0, ""));
+    assert!(ran.err.starts_with("warning: a password given as an argument"), "{}", ran.err);
+    home.oo_with("login openorch", "wrong\n").is(4, "", "Error: Invalid password [request req-1]\n");
+    home.oo("token").is(0, &format!("{TOKEN}\n"), "");
+}
+
+#[test]
+fn instances_are_a_documented_table_or_data() {
+    let stub = Stub::new(daemon);
+    let home = Home::signed_in(&stub);
+    let table = "INSTANCE ID   URL                     STATUS    OWNER SLUG     LAST HEARTBEAT\n\
+                 inst_1        http://127.0.0.1:9311   Healthy   skeleton-svc\n";
+    for line in ["instance ls", "i list", "instances ls"] {
+        home.oo(line).is(0, table, "");
+    }
+    let data: serde_json::Value = serde_json::from_str(&home.oo("instance ls -o json").out).unwrap();
+    assert_eq!(data[0]["slug"], "skeleton-svc");
+    home.oo("node ls").is(0, "NODE ID   URL   LAST HEARTBEAT\n", "");
+    home.oo("instance rm inst_1").is(0, "", "");
+}
+
+#[test]
+fn how_it_ends_tells_scripts_why() {
+    let stub = Stub::new(daemon);
+    let home = Home::signed_in(&stub);
+    home.oo("instance rm inst_2").is(3, "", "Error: there is no instance with this id [request req-1]\n");
+    home.oo("instance rm theirs").is(4, "", "Error: it belongs to another account [request req-1]\n");
+    for (line, code) in
+        [("instance rm", 2), ("frobnicate", 2), ("env typo", 2), ("env rm nope", 3), ("-e nope node ls", 3)]
+    {
+        assert_eq!(home.oo(line).code, code, "{line}");
+    }
+    for line in ["", "env", "instance"] {
+        let help = home.oo(line);
+        assert_eq!((help.code, help.err.as_str(), help.out.contains("Usage: oo")), (0, "", true), "{line}");
+    }
+
+    let nobody = Home::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    nobody.oo(&format!("env add gone http://{free}")).is(0, "", "");
+    let ran = nobody.oo_with("login openorch", "x\n");
+    assert_eq!((ran.code, ran.out.as_str()), (5, ""));
+    assert!(ran.err.starts_with(&format!("Error: login: no answer from http://{free}: ")), "{}", ran.err);
+}
+
+#[test]
+fn before_any_sign_in_the_way_to_it_is_told() {
+    let home = Home::new();
+    let told = "Error: nobody is signed in to `local` (http://127.0.0.1:58231); sign in with `oo login`\n";
+    for line in ["token", "whoami", "node ls", "call listNodes"] {
+        home.oo(line).is(4, "", told);
+    }
+    assert!(!home.settings().exists(), "asking leaves nothing behind");
+}
+
+#[test]
+fn environments_are_added_selected_and_forgotten() {
+    let home = Home::new();
+    home.oo("env ls").is(0, "No environments found.\n", "");
+    let current =
+        "SELECTED   USERS   URL                      DESCRIPTION\nlocal              http://127.0.0.1:58231\n";
+    home.oo("env current").is(0, current, "");
+    home.oo("env add b http://127.0.0.1:2 second").is(0, "", "");
+    home.oo("environment add a http://127.0.0.1:1/").is(0, "", "");
+    home.oo("e s b").is(0, "", "");
+    let table = "ENV NAME   SELECTED   URL                  DESCRIPTION\n\
+                 a                     http://127.0.0.1:1\n\
+                 b          *          http://127.0.0.1:2   second\n";
+    home.oo("environments ls").is(0, table, "");
+    home.oo("env add b http://127.0.0.1:3").is(0, "", "");
+    assert!(home.oo("env ls").out.contains("http://127.0.0.1:3   second"));
+    home.oo("env rm b").is(0, "", "");
+    let ran = home.oo("node ls");
+    assert_eq!((ran.code, ran.err.contains("`oo env select`")), (2, true), "{}", ran.err);
+    let ran = home.oo("env add c 127.0.0.1:1");
+    assert_eq!((ran.code, ran.err.contains("http://")), (2, true), "{}", ran.err);
+}
+
+#[test]
+fn the_token_for_one_server_is_never_sent_to_another() {
+    let (one, other) = (Stub::new(daemon), Stub::new(daemon));
+    let home = Home::signed_in(&one);
+    let run = |line: &str, token: Option<&str>| {
+        let mut command = home.command(line);
+        command.env("OPENORCH_URL", &other.url).envs(token.map(|token| ("OPENORCH_TOKEN", token)));
+        Ran::of(command.output().unwrap()).code
+    };
+    assert_eq!(run("node ls", None), 4);
+    run("call health", None);
+    assert!(other.seen().iter().all(|request| request.header("authorization").is_none()));
+    assert_eq!(run("node ls", Some("var")), 0);
+    assert_eq!(other.seen().last().unwrap().header("authorization"), Some("Bearer var"));
+    assert_eq!(run("-e s node ls", Some("var")), 0);
+    assert_eq!(one.seen().last().unwrap().header("authorization"), Some("Bearer t0k"));
+
+    // The name of an environment that now points elsewhere does not take the old tokens there.
+    home.oo(&format!("env add s {}", other.url)).is(0, "", "");
+    assert_eq!(home.oo("node ls").code, 4);
+}
+
+#[test]
+fn any_operation_can_be_called_by_its_id() {
+    let stub = Stub::new(daemon);
+    let home = Home::signed_in(&stub);
+    home.oo("call listNodes --ids=a --ids=b").is(0, "{\n  \"nodes\": []\n}\n", "");
+    home.oo_with("call listNodes -o yaml -f -", "ids: [c]\n").is(0, "nodes: []\n", "");
+    home.oo("call deleteNode --url=a/b").is(0, "", "");
+    let seen: Vec<_> = stub.seen().iter().map(|request| format!("{} {}", request.line(), request.body)).collect();
+    let expected = [
+        r#"POST /registry-svc/nodes {"ids":["a","b"]}"#,
+        r#"POST /registry-svc/nodes {"ids":["c"]}"#,
+        "DELETE /registry-svc/node/a%2Fb ",
+    ];
+    assert_eq!(seen, expected);
+
+    let list = home.oo("call");
+    assert!(list.out.starts_with("OPERATION") && list.out.contains("registerInstance"), "{}", list.out);
+    let help = home.oo("call registerInstance --help");
+    assert!(help.out.contains("PUT /registry-svc/instance") && help.out.contains("--healthPath=<string>"), "{help:?}");
+    for (line, words) in [
+        ("call nodes", "did you mean listNodes?"),
+        ("call xyz", "`oo call` lists them"),
+        ("call listNodes ids=a", "write `--key=value`"),
+        ("call listNodes --nope=a", "it takes --ids"),
+        ("call listNodes -o table", "no table form"),
+        ("call listNodes -f", "needs a value"),
+        ("call listNodes -f /does/not/exist", "/does/not/exist"),
+    ] {
+        let ran = home.oo(line);
+        assert_eq!((ran.code, ran.err.contains(words)), (2, true), "{line}: {}", ran.err);
+    }
+    assert_eq!(stub.seen().len(), 3, "what is used wrongly is not sent");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_who_has_seen_enough_is_no_failure() {
+    let home = Home::new();
+    let mut child = home.command("call").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut told = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert_eq!((child.wait().unwrap().code(), told.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn two_sign_ins_at_once_lose_nothing() {
+    let (stub, home) = (Stub::new(daemon), Home::new());
+    home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
+    std::thread::scope(|threads| {
+        for user in ["a", "b", "c", "d"] {
+            let home = &home;
+            threads.spawn(move || home.oo_with(&format!("login {user}"), "x\n").is(0, "", ""));
+        }
+    });
+    let users: serde_json::Value = serde_json::from_str(&home.oo("env current -o json").out).unwrap();
+    assert_eq!(users["users"].as_array().unwrap().len(), 4);
+}
