@@ -57,9 +57,8 @@ impl Facts {
             }
         }
         if strict {
-            for extra in have.iter().filter(|name| !fields.contains_key(**name)) {
-                panic!("{at} has `{extra}`, which {kind} refuses: {value}");
-            }
+            let extra: Vec<_> = have.iter().filter(|name| !fields.contains_key(**name)).collect();
+            assert!(extra.is_empty(), "{at} has {extra:?}, which {kind} refuses: {value}");
         }
     }
 }
