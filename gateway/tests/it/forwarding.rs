@@ -40,20 +40,13 @@ async fn a_second_host_on_one_connection_is_not_mixed_up_with_the_first() {
 async fn what_a_stranger_says_of_itself_is_dropped() {
     let platform = Platform::in_front_of(mirror().await).await;
     let lies = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nX-OpenOrch-User: admin\r\nX_Forwarded_For: 6.6.6.6\r\nX-Forwarded_For: 6.6.6.6\r\nX_OpenOrch_User: admin\r\nX-Forwarded-Anything: 6\r\n";
-    let sent = platform
-        .ask(&format!("GET /demo HTTP/1.1\r\nHost: h\r\n{lies}\r\n"))
-        .await
-        .body
-        .to_lowercase();
+    let sent = platform.ask(&format!("GET /demo HTTP/1.1\r\nHost: h\r\n{lies}\r\n")).await.body.to_lowercase();
     for lie in ["6.6.6.6", "evil", "openorch-user", "openorch_user", "x-real-ip", "anything", "https"] {
         assert!(!sent.contains(lie), "{lie}: {sent}");
     }
     assert_eq!(header(&sent, "x-forwarded-for").unwrap(), "127.0.0.1");
 
-    let told = platform
-        .ask(&format!("GET /user-svc HTTP/1.1\r\nHost: h\r\n{lies}\r\n"))
-        .await
-        .body;
+    let told = platform.ask(&format!("GET /user-svc HTTP/1.1\r\nHost: h\r\n{lies}\r\n")).await.body;
     assert!(told.contains("client 127.0.0.1 https=false host=Some(\"h\")"), "{told}");
     assert!(!told.contains("6.6.6.6") && !told.contains("openorch-user"), "{told}");
 }
@@ -66,33 +59,21 @@ async fn a_trusted_proxy_is_believed() {
     .await;
     platform.publish("demo", &[&format!("http://{}", mirror().await)]);
     let said = "X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.example\r\nX-OpenOrch-User: admin\r\nX_Real_IP: 6.6.6.6\r\n";
-    let sent = platform
-        .ask(&format!("GET /demo HTTP/1.1\r\nHost: inner\r\n{said}\r\n"))
-        .await
-        .body;
+    let sent = platform.ask(&format!("GET /demo HTTP/1.1\r\nHost: inner\r\n{said}\r\n")).await.body;
     assert_eq!(header(&sent, "x-forwarded-for").unwrap(), "9.9.9.9, 127.0.0.1");
     assert_eq!(header(&sent, "x-forwarded-proto").unwrap(), "https");
     assert_eq!(header(&sent, "x-forwarded-host").unwrap(), "shop.example");
-    assert_eq!(
-        header(&sent, "forwarded").unwrap(),
-        "for=9.9.9.9;host=\"shop.example\";proto=https, for=127.0.0.1"
-    );
+    assert_eq!(header(&sent, "forwarded").unwrap(), "for=9.9.9.9;host=\"shop.example\";proto=https, for=127.0.0.1");
     assert!(!sent.contains("admin") && !sent.contains("6.6.6.6"), "{sent}");
-    let told = platform
-        .ask(&format!("GET /user-svc HTTP/1.1\r\nHost: inner\r\n{said}\r\n"))
-        .await
-        .body;
+    let told = platform.ask(&format!("GET /user-svc HTTP/1.1\r\nHost: inner\r\n{said}\r\n")).await.body;
     assert!(told.contains("client 9.9.9.9 https=true host=Some(\"shop.example\")"), "{told}");
 }
 
 #[tokio::test]
 async fn a_request_id_is_kept_if_it_is_harmless() {
     let platform = Platform::in_front_of(mirror().await).await;
-    let ask = async |path: &str, lines: &str| {
-        platform
-            .ask(&format!("GET {path} HTTP/1.1\r\nHost: h\r\n{lines}\r\n"))
-            .await
-    };
+    let ask =
+        async |path: &str, lines: &str| platform.ask(&format!("GET {path} HTTP/1.1\r\nHost: h\r\n{lines}\r\n")).await;
     let sent = ask("/demo", "X-Request-Id: abc-123\r\n").await.body;
     assert_eq!(header(&sent, "x-request-id").unwrap(), "abc-123");
     let sent = ask("/demo", "X-Request-Id: abc 123\r\n").await.body;
@@ -111,10 +92,7 @@ async fn a_request_id_is_kept_if_it_is_harmless() {
 async fn headers_for_one_hop_end_here_and_all_others_pass() {
     let platform = Platform::in_front_of(mirror().await).await;
     let lines = "Connection: X-Mine, keep-alive\r\nX-Mine: 1\r\nKeep-Alive: 5\r\nProxy-Connection: x\r\nProxy-Authorization: secret\r\nTE: gzip, trailers\r\nTraceparent: 00-aa-bb-01\r\nCookie: a=1\r\nX-Twice: 1\r\nX-Twice: 2\r\nUser_Name: bob\r\n";
-    let sent = platform
-        .ask(&format!("GET /demo HTTP/1.1\r\nHost: h\r\n{lines}\r\n"))
-        .await
-        .body;
+    let sent = platform.ask(&format!("GET /demo HTTP/1.1\r\nHost: h\r\n{lines}\r\n")).await.body;
     for gone in ["x-mine", "keep-alive", "proxy-connection", "proxy-authorization"] {
         assert_eq!(header(&sent, gone), None, "{sent}");
     }
@@ -133,10 +111,7 @@ async fn headers_for_one_hop_end_here_and_all_others_pass() {
 async fn the_connection_header_cannot_take_away_what_matters() {
     let platform = Platform::in_front_of(mirror().await).await;
     let lines = "Connection: authorization, x-forwarded-for, forwarded, via, host, x-request-id, content-length, cookie\r\nAuthorization: Bearer ours\r\nCookie: a=1\r\nContent-Length: 2\r\n";
-    let sent = platform
-        .ask(&format!("POST /demo HTTP/1.1\r\nHost: h\r\n{lines}\r\nhi"))
-        .await
-        .body;
+    let sent = platform.ask(&format!("POST /demo HTTP/1.1\r\nHost: h\r\n{lines}\r\nhi")).await.body;
     for (name, value) in [
         ("authorization", "Bearer delegated-for-demo"),
         ("x-forwarded-for", "127.0.0.1"),
@@ -187,9 +162,7 @@ async fn a_client_that_speaks_http2_from_the_start_is_served() {
     let io = hyper_util::rt::TokioIo::new(stream);
     let executor = hyper_util::rt::TokioExecutor::new();
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake::<_, _, http_body_util::Full<bytes::Bytes>>(executor, io)
-            .await
-            .unwrap();
+        hyper::client::conn::http2::handshake::<_, _, http_body_util::Full<bytes::Bytes>>(executor, io).await.unwrap();
     tokio::spawn(connection);
     for (body, framing) in [("", None), ("hello", Some("content-length: 5"))] {
         let request = http::Request::post("http://shop.example/demo/x?y")

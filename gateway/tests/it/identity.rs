@@ -3,9 +3,7 @@
 use crate::support::*;
 
 async fn sent(platform: &Platform, lines: &str) -> Answer {
-    platform
-        .ask(&format!("GET /demo HTTP/1.1\r\nHost: h\r\n{lines}\r\n"))
-        .await
+    platform.ask(&format!("GET /demo HTTP/1.1\r\nHost: h\r\n{lines}\r\n")).await
 }
 
 #[tokio::test]

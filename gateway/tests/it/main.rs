@@ -2,5 +2,9 @@
 
 mod forwarding;
 mod identity;
+mod limits;
+mod retries;
 mod routing;
+mod stopping;
+mod streams;
 mod support;

@@ -37,10 +37,7 @@ async fn an_instance_with_a_base_path_gets_it_before_the_target() {
     let instance = mirror().await;
     let platform = Platform::start().await;
     platform.publish("demo", &[&format!("http://{instance}/base/path/")]);
-    for (asked, sent) in [
-        ("/demo/x?y=1", "/base/path/demo/x?y=1"),
-        ("/demo?", "/base/path/demo?"),
-    ] {
+    for (asked, sent) in [("/demo/x?y=1", "/base/path/demo/x?y=1"), ("/demo?", "/base/path/demo?")] {
         assert_eq!(platform.get(asked).await.body.split(' ').nth(1), Some(sent));
     }
 }
@@ -121,10 +118,7 @@ async fn slow_instances_serve_only_while_no_healthy_one_exists() {
     };
     platform.table.publish(
         "demo",
-        vec![
-            backend(&slow_url, Routable::IfNoBetter),
-            backend(&format!("http://{healthy}"), Routable::Yes),
-        ],
+        vec![backend(&slow_url, Routable::IfNoBetter), backend(&format!("http://{healthy}"), Routable::Yes)],
     );
     for _ in 0..20 {
         assert_eq!(platform.get("/demo").await.body, "healthy");
@@ -166,10 +160,7 @@ async fn an_instance_that_cannot_be_connected_to_is_a_bad_gateway_and_suspect() 
 #[tokio::test]
 async fn a_name_that_resolves_to_a_forbidden_address_is_not_dialled() {
     let networks = openorch_chassis::outbound::Networks::parse("private,public").unwrap();
-    let dialling = openorch_chassis::outbound::Settings {
-        networks,
-        ..Default::default()
-    };
+    let dialling = openorch_chassis::outbound::Settings { networks, ..Default::default() };
     let platform = Platform::dialling(dialling, |_| {}).await;
     let port = mirror().await.port();
     for host in ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]"] {

@@ -51,10 +51,7 @@ impl Platform {
         Platform::dialling(outbound::Settings::default(), change).await
     }
 
-    pub async fn dialling(
-        dialling: outbound::Settings,
-        change: impl FnOnce(&mut Settings),
-    ) -> Platform {
+    pub async fn dialling(dialling: outbound::Settings, change: impl FnOnce(&mut Settings)) -> Platform {
         let mut settings = Settings::default();
         change(&mut settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -162,11 +159,7 @@ impl Identity for People {
         (value != "Bearer ours-slowly").then(|| People::judge(value, audience))
     }
 
-    fn passage<'a>(
-        &'a self,
-        value: &'a HeaderValue,
-        audience: &'a str,
-    ) -> BoxFuture<'a, Result<Passage>> {
+    fn passage<'a>(&'a self, value: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>> {
         Box::pin(async move {
             tokio::task::yield_now().await;
             People::judge(value, audience)
@@ -182,11 +175,7 @@ impl Builtin for Daemon {
         ["", "user-svc"].contains(&first_segment)
     }
 
-    fn call(
-        &self,
-        request: Request<Incoming>,
-        peer: Arc<Peer>,
-    ) -> BoxFuture<'static, Response<Body>> {
+    fn call(&self, request: Request<Incoming>, peer: Arc<Peer>) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
             let client = request.extensions().get::<ClientAddress>().unwrap();
             let id = request.extensions().get::<RequestId>().unwrap();
@@ -247,10 +236,7 @@ where
 pub async fn mirror() -> SocketAddr {
     listen(|mut stream, _| async move {
         while let Some(request) = stream.read_message().await {
-            let answer = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{request}",
-                request.len()
-            );
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{request}", request.len());
             stream.send(&answer).await;
         }
     })
@@ -304,10 +290,7 @@ pub fn header(head: &str, name: &str) -> Option<String> {
 
 impl Client {
     pub fn new(stream: TcpStream) -> Client {
-        Client {
-            stream,
-            buffer: BytesMut::new(),
-        }
+        Client { stream, buffer: BytesMut::new() }
     }
 
     pub async fn connect(address: SocketAddr) -> Client {
@@ -340,12 +323,7 @@ impl Client {
             true => (String::new(), true),
             false => self.read_body(&head, true).await,
         };
-        Answer {
-            status,
-            head,
-            body,
-            whole,
-        }
+        Answer { status, head, body, whole }
     }
 
     /// A whole request; `None` when the connection has ended.

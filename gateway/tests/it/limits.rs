@@ -1,0 +1,68 @@
+//! Limits on what a client may send and how long it may take (contract decision 23), and framing (decision 24).
+
+use std::time::Duration;
+
+use crate::support::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+#[tokio::test]
+async fn heads_up_to_the_promise_pass_and_larger_ones_are_refused() {
+    let platform = Platform::in_front_of(saying(OK).await).await;
+    let with = |fields: String| format!("GET /demo HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+    let many = |count: usize| (0..count).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+    let large = |bytes: usize| format!("x-large: {}\r\n", "y".repeat(bytes));
+    assert_eq!(platform.ask(&with(many(85))).await.status, 200);
+    assert_eq!(platform.ask(&with(many(150))).await.status, 431);
+    assert_eq!(platform.ask(&with(large(16_000))).await.status, 200);
+    assert_eq!(platform.ask(&with(large(80_000))).await.status, 431);
+    let long = |bytes: usize| format!("GET /demo/{} HTTP/1.1\r\nHost: h\r\n\r\n", "y".repeat(bytes));
+    assert_eq!(platform.ask(&long(30_000)).await.status, 200);
+    assert_eq!(platform.ask(&long(40_000)).await.status, 414);
+}
+
+#[tokio::test]
+async fn a_silent_or_slow_client_is_let_go() {
+    let short = Duration::from_millis(150);
+    let platform = Platform::with(|settings| {
+        settings.first_byte = short;
+        settings.head = short;
+        settings.idle = short;
+    })
+    .await;
+    platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
+    let mut silent = platform.client().await;
+    assert!(within(silent.is_ended()).await);
+    let mut slow = platform.client().await;
+    slow.send("GET /demo HTTP/1.1\r\nHo").await;
+    while within(slow.more()).await {}
+    let mut idle = platform.client().await;
+    assert_eq!(idle.ask(&get("/demo")).await.status, 200);
+    assert!(within(idle.is_ended()).await);
+}
+
+#[tokio::test]
+async fn ambiguous_framing_never_reaches_an_instance_as_two_requests() {
+    let platform = Platform::in_front_of(mirror().await).await;
+    let smuggled = "POST /demo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /demo/evil HTTP/1.1\r\nHost: h\r\n\r\n";
+    let mut client = platform.client().await;
+    let answer = client.ask(smuggled).await;
+    if answer.status == 200 {
+        assert!(!answer.body.to_lowercase().contains("content-length"), "{}", answer.body);
+        assert!(client.is_ended().await, "the connection is closed after it");
+    } else {
+        assert_eq!(answer.status, 400);
+    }
+    for bad in [
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: gzip",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Content-Length: 1\r\nContent-Length: 2",
+        "Content-Length: +1",
+        "Content-Length: -1",
+        "Transfer-Encoding : chunked",
+    ] {
+        let status = platform.ask(&format!("POST /demo HTTP/1.1\r\nHost: h\r\n{bad}\r\n\r\n0\r\n\r\n")).await.status;
+        assert!([400, 501].contains(&status), "{bad}: {status}");
+    }
+}

@@ -1,0 +1,167 @@
+//! Bodies pass as they come, both ways: event streams, large bodies, trailers, upgrades, `Expect` (gateway.md, 4 and 5).
+
+use http::Response;
+use http_body_util::{BodyExt, Full};
+
+use crate::support::*;
+
+#[tokio::test]
+async fn an_event_reaches_the_client_before_the_next_one_is_written() {
+    let instance = listen(|mut stream, _| async move {
+        stream.read_message().await;
+        stream.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        stream.send("9\r\ndata: 1\n\n\r\n").await;
+        // The second is written only when the first was read: a buffer in between would wait for ever.
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let platform = Platform::in_front_of(instance).await;
+    let mut client = platform.client().await;
+    client.send(&get("/demo/events")).await;
+    let head = within(client.read_head()).await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert_eq!(within(client.read_line()).await.unwrap(), "9\r\n");
+    assert_eq!(within(client.read_exactly(9)).await.unwrap(), "data: 1\n\n");
+}
+
+#[tokio::test]
+async fn a_large_body_passes_both_ways_whole() {
+    let instance = instance(|request| async move {
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        Response::new(Full::new(body))
+    })
+    .await;
+    let platform = Platform::in_front_of(instance).await;
+    let body = "0123456789abcdef".repeat(1 << 19);
+    let answer = platform.ask(&post("/demo", &body)).await;
+    assert_eq!((answer.status, answer.whole, answer.body.len()), (200, true, body.len()));
+    assert!(answer.body == body);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_not_made_whole() {
+    for cut in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ] {
+        let instance = listen(move |mut stream, _| async move {
+            stream.read_message().await;
+            stream.send(cut).await;
+        })
+        .await;
+        let platform = Platform::in_front_of(instance).await;
+        let answer = platform.get("/demo").await;
+        assert!(!answer.whole, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways() {
+    let instance = listen(|mut stream, _| async move {
+        let request = stream.read_message().await.unwrap();
+        let answer = if request.contains("x-sum: 7") { "yes" } else { "no " };
+        stream
+            .send(&format!("HTTP/1.1 200 OK\r\nTrailer: X-Check\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{answer}\r\n0\r\nX-Check: 9\r\n\r\n"))
+            .await;
+    })
+    .await;
+    let platform = Platform::in_front_of(instance).await;
+    let request = "POST /demo HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Sum: 7\r\n\r\n";
+    let answer = platform.ask(request).await;
+    assert!(answer.body.contains("yes") && answer.body.to_lowercase().contains("x-check: 9"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_is_a_tunnel() {
+    let instance = listen(|mut stream, _| async move {
+        let head = stream.read_head().await.unwrap().to_lowercase();
+        assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
+        stream.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello").await;
+        while let Some(text) = stream.read_exactly(4).await {
+            stream.send(&text.to_uppercase()).await;
+        }
+    })
+    .await;
+    let platform = Platform::in_front_of(instance).await;
+    let mut client = platform.client().await;
+    let answer =
+        client.ask("GET /demo/ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    assert_eq!(answer.status, 101);
+    assert_eq!(within(client.read_exactly(5)).await.as_deref(), Some("hello"));
+    for word in ["ping", "pong"] {
+        client.send(word).await;
+        assert_eq!(within(client.read_exactly(4)).await.unwrap(), word.to_uppercase());
+    }
+    assert_eq!(client.buffered(), 0);
+}
+
+#[tokio::test]
+async fn a_body_behind_expect_is_sent_when_the_instance_wants_it() {
+    let instance = listen(|mut stream, _| async move {
+        let head = stream.read_head().await.unwrap();
+        assert!(head.to_lowercase().contains("expect: 100-continue"), "{head}");
+        stream.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+        let body = stream.read_exactly(5).await.unwrap();
+        stream.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{body}")).await;
+    })
+    .await;
+    let platform = Platform::in_front_of(instance).await;
+    let mut client = platform.client().await;
+    client.send("POST /demo HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
+    assert!(within(client.read_head()).await.unwrap().starts_with("HTTP/1.1 100"));
+    client.send("12345").await;
+    assert_eq!(client.answer().await.body, "12345");
+}
+
+#[tokio::test]
+async fn an_instance_that_refuses_needs_no_body() {
+    let instance = listen(|mut stream, _| async move {
+        stream.read_head().await;
+        stream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
+        stream.is_ended().await;
+    })
+    .await;
+    let platform = Platform::in_front_of(instance).await;
+    let mut client = platform.client().await;
+    let request = "POST /demo HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+    let answer = client.ask(request).await;
+    assert_eq!((answer.status, answer.body.as_str()), (403, "no"));
+}
+
+#[tokio::test]
+async fn when_the_client_leaves_the_instance_learns_it() {
+    let (told, left) = tokio::sync::oneshot::channel();
+    let told = std::sync::Mutex::new(Some(told));
+    let instance = listen(move |mut stream, _| {
+        let told = told.lock().unwrap().take();
+        async move {
+            stream.read_message().await;
+            assert!(stream.is_ended().await);
+            told.unwrap().send(()).unwrap();
+        }
+    })
+    .await;
+    let platform = Platform::in_front_of(instance).await;
+    let mut client = platform.client().await;
+    client.send(&get("/demo/long")).await;
+    // Sent on before it leaves.
+    while platform.metrics.snapshot().connected == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(client);
+    within(left).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_sending_side_has_left() {
+    let instance = listen(|mut stream, _| async move {
+        stream.read_message().await;
+        stream.is_ended().await;
+    })
+    .await;
+    let platform = Platform::in_front_of(instance).await;
+    let mut client = platform.client().await;
+    client.send(&get("/demo/long")).await;
+    client.shut_sending().await;
+    assert!(client.is_ended().await);
+}
