@@ -1,7 +1,7 @@
 //! `openorch`, the daemon: reads its settings, starts, tells the next step, and stops on a signal.
 
 use std::{
-    io::Write,
+    io::{IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::Ordering},
@@ -48,7 +48,12 @@ enum AdminCommand {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("OPENORCH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&StartError(format!("the runtime cannot start: {error}"))),
@@ -148,7 +153,7 @@ async fn reset(settings: Settings) -> Result<(), StartError> {
 
 fn read_password() -> Result<String, StartError> {
     let failed = |error: std::io::Error| StartError(format!("no password could be read: {error}"));
-    if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+    if std::io::stdin().is_terminal() {
         return rpassword::prompt_password("New password of `openorch`: ").map_err(failed);
     }
     let mut line = String::new();

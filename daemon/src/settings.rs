@@ -180,6 +180,12 @@ impl Settings {
         if given.tls_cert.is_some() != given.tls_key.is_some() {
             return Err(StartError("OPENORCH_TLS_CERT and OPENORCH_TLS_KEY go together: set both or none".into()));
         }
+        // Said instead of passed over: the operator would look for the data in the wrong place.
+        if let Some(engine) = std::env::var("OPENORCH_DB").ok().filter(|engine| !engine.is_empty()) {
+            return Err(StartError(format!(
+                "OPENORCH_DB is `{engine}`, and this version keeps its data in SQLite alone: unset it to start"
+            )));
+        }
         let secrets = Secrets::from_environment(&given)?;
         let listen = given.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 58231)));
         Ok(Settings { listen, data_dir, secrets, given })

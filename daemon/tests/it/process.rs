@@ -208,6 +208,8 @@ fn help_lists_every_setting_and_a_mistake_in_the_config_file_is_placed() {
     for name in ["OPENORCH_LISTEN", "OPENORCH_DATA_DIR", "OPENORCH_TRUSTED_PROXIES", "[default: 127.0.0.1:58231]"] {
         assert!(help.contains(name), "{name}");
     }
+    let text = refused(command(folder.path()).env("OPENORCH_DB", "postgres"));
+    assert!(text.contains("OPENORCH_DB"), "{text}");
     let config = folder.path().join("openorch.toml");
     fs::write(&config, "drain = \"5s\"\nlisten-on = \"x\"\n").unwrap();
     let text = refused(command(folder.path()).env("OPENORCH_CONFIG", &config));

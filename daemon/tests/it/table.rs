@@ -134,6 +134,19 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn a_body_that_stops_coming_is_given_up() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let daemon = Daemon::with(&["--body-idle-timeout", "100ms"]).await;
+    let address = daemon.url.trim_start_matches("http://").to_owned();
+    let mut slow = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let head = format!("POST /user-svc/register HTTP/1.1\r\nHost: {address}\r\nContent-Length: 10\r\n\r\n{{");
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    slow.read_exact(&mut answer).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 408");
+}
+
+#[tokio::test]
 async fn documents_and_metrics_are_served() {
     let daemon = Daemon::start().await;
     let page = daemon.call("GET", "/docs", "", Value::Null).await;

@@ -159,13 +159,13 @@ impl Users {
     /// The roles of a new account, or why none may be made.
     async fn admitted_roles(&self, invitation: Option<&str>) -> Result<Vec<String>> {
         match (self.settings.registration, invitation) {
-            (_, Some(code)) => Ok(self.invitation(code).await?.value.role_ids),
+            (Registration::Open | Registration::Invite, Some(code)) => Ok(self.invitation(code).await?.value.role_ids),
             (Registration::Open, None) => Ok(vec![openorch_api::role::USER.to_owned()]),
             (Registration::Invite, None) => Err(Error::forbidden(
                 "registration is by invitation: ask an admin for one and send its code as `invitation`",
             )),
-            (Registration::Closed, None) => Err(Error::forbidden(
-                "registration is closed; an admin can open it with OPENORCH_REGISTRATION=open, or invite",
+            (Registration::Closed, _) => Err(Error::forbidden(
+                "registration is closed; an operator can open it with OPENORCH_REGISTRATION=open or invite",
             )),
         }
     }

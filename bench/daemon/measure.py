@@ -1,0 +1,146 @@
+"""Measures the daemon's starts, its memory and the first curl. Called by ./run."""
+
+import http.server
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+
+BINARY, PORT, COUNT = sys.argv[1], 18190, 20_000
+URL = f"http://127.0.0.1:{PORT}"
+
+
+def call(method, path, token="", body=None):
+    request = urllib.request.Request(URL + path, method=method, data=json.dumps(body).encode() if body else None)
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    with urllib.request.urlopen(request) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+def start(folder, **more):
+    """Starts it; answers the process and the milliseconds until /ready answered."""
+    env = {"OPENORCH_LISTEN": f"127.0.0.1:{PORT}", "OPENORCH_DATA_DIR": folder, "OPENORCH_LOG": "error", **more}
+    began = time.perf_counter()
+    process = subprocess.Popen([BINARY], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", PORT), timeout=1) as stream:
+                stream.sendall(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                if stream.recv(64).startswith(b"HTTP/1.1 200"):
+                    return process, (time.perf_counter() - began) * 1000
+        except OSError:
+            time.sleep(0.001)
+
+
+def stop(process):
+    process.terminate()
+    process.wait()
+
+
+def memory(process):
+    with open(f"/proc/{process.pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+
+def starts(folder, times=7):
+    measured = []
+    for _ in range(times):
+        process, milliseconds = start(folder)
+        measured.append(milliseconds)
+        stop(process)
+    return statistics.median(measured)
+
+
+def fill(folder):
+    """20,000 accounts and instances: rows copied in SQL, since registering so many would take minutes of hashing."""
+    import sqlite3
+
+    database = next(os.path.join(folder, "server", name) for name in os.listdir(f"{folder}/server") if name.endswith(".db"))
+    with sqlite3.connect(database) as rows:
+        for table, key in (("c_userSvcUsers", "slug"), ("c_registrySvcInstances", "url")):
+            columns = [row[1] for row in rows.execute(f"PRAGMA table_info({table})")]
+            wanted = "WHERE json_extract(doc,'$.slug')='bench-svc'"
+            pattern = rows.execute(f"SELECT {','.join(columns)} FROM {table} {wanted}").fetchone()
+            owner = rows.execute("SELECT id FROM c_userSvcUsers WHERE json_extract(doc,'$.slug')='bench-svc'").fetchone()[0]
+            made = []
+            for number in range(COUNT):
+                row = dict(zip(columns, pattern))
+                doc = json.loads(row["doc"])
+                old = doc[key]
+                doc["id"] = f"{doc['id']}x{number}"
+                doc["slug"] = f"bench-svc-{number}"
+                if key == "url":
+                    doc["url"] = f"http://127.0.0.1:9/{number}"
+                    doc["ownerId"] = f"{owner}x{number}"
+                row["id"], row["doc"] = doc["id"], json.dumps(doc)
+                for column, value in row.items():
+                    if isinstance(value, bytes) and old.encode() in value:
+                        row[column] = value.replace(old.encode(), doc[key].encode())
+                row.pop("rid", None)
+                made.append(tuple(row.values()))
+            names = ",".join(name for name in columns if name != "rid")
+            rows.executemany(f"INSERT INTO {table}({names}) VALUES({','.join('?' * len(made[0]))})", made)
+
+
+def first_curl(token):
+    """Milliseconds from the service's listen() to the first 200, the service registered a second before."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    call("PUT", "/registry-svc/instance", token, {"url": f"http://127.0.0.1:{port}"})
+    time.sleep(1)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Hello)
+    began = time.perf_counter()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    while True:
+        try:
+            urllib.request.urlopen(f"{URL}/bench-svc/hello").read()
+            break
+        except OSError:
+            time.sleep(0.002)
+    took = (time.perf_counter() - began) * 1000
+    server.shutdown()
+    server.server_close()
+    call("DELETE", "/registry-svc/instance/" + call("GET", "/registry-svc/instances", token)["instances"][0]["id"], token)
+    return took
+
+
+class Hello(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_):
+        pass
+
+
+firsts = []
+for _ in range(5):
+    with tempfile.TemporaryDirectory() as folder:
+        process, milliseconds = start(folder)
+        firsts.append(milliseconds)
+        stop(process)
+print(f"first start, empty folder: {statistics.median(firsts):.0f} ms (target < 1000)")
+with tempfile.TemporaryDirectory() as folder:
+    process, _ = start(folder)
+    idle_wait = int(os.environ.get("IDLE_SECONDS", "30"))
+    time.sleep(idle_wait)
+    print(f"idle memory after {idle_wait} s, empty folder: {memory(process):.1f} MiB (target <= 25)")
+    token = call("POST", "/user-svc/register", body={"slug": "bench-svc", "password": "p"})["token"]["token"]
+    curls = [first_curl(token) for _ in range(5)]
+    print(f"first curl after listening: median {statistics.median(curls):.0f} ms, worst {max(curls):.0f} (target < 300)")
+    call("PUT", "/registry-svc/instance", token, {"url": "http://127.0.0.1:9"})
+    stop(process)
+    print(f"later start: {starts(folder):.0f} ms (target < 100)")
+    fill(folder)
+    print(f"later start with {COUNT} accounts and instances: {starts(folder):.0f} ms (target < 150)")
