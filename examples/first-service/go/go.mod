@@ -1,0 +1,3 @@
+module skeleton-svc
+
+go 1.22

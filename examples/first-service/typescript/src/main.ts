@@ -1,0 +1,50 @@
+// A first service on OpenOrch, in TypeScript, with the published client: an account, an instance, one page.
+
+import { randomBytes } from "node:crypto";
+import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { Configuration, RegistrySvcApi, ResponseError, UserSvcApi } from "@openorch/client";
+
+const basePath = process.env.OPENORCH_URL;
+if (!basePath) throw new Error("OPENORCH_URL is not set; give the address of the daemon, for example http://127.0.0.1:58231");
+const selfUrl = process.env.SELF_URL ?? "http://127.0.0.1:9311";
+
+const token = await signIn(new UserSvcApi(new Configuration({ basePath })), credential());
+const configuration = new Configuration({ basePath, apiKey: `Bearer ${token}` });
+await new RegistrySvcApi(configuration).registerInstance({ body: { url: selfUrl } });
+
+createServer((request, response) => {
+  const known = request.url === "/skeleton-svc/hello";
+  response.writeHead(known ? 200 : 404, { "Content-Type": "application/json" });
+  response.end(known ? '{"hello": "world"}' : '{"error": "there is only /skeleton-svc/hello here"}');
+}).listen(Number(new URL(selfUrl).port || 80), new URL(selfUrl).hostname, () => console.log(`listening on ${selfUrl}`));
+
+// The password is made once, and is on the disk before the server hears of it.
+function credential(): { slug: string; password: string } {
+  const folder = process.env.SKELETON_DATA ?? join(homedir(), ".openorch", "skeleton-svc");
+  const path = join(folder, "credential.json");
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const fresh = { slug: "skeleton-svc", password: `cred_${randomBytes(24).toString("base64url")}` };
+  const whole = `${path}.${process.pid}`;
+  writeFileSync(whole, JSON.stringify(fresh), { mode: 0o600 });
+  try {
+    linkSync(whole, path); // Never in place of one that is there: of two copies that start together one wins.
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+  } finally {
+    rmSync(whole);
+  }
+  return JSON.parse(readFileSync(path, "utf8"));
+}
+
+async function signIn(users: UserSvcApi, credential: { slug: string; password: string }): Promise<string> {
+  try {
+    return (await users.login({ body: credential })).token!.token!;
+  } catch (error) {
+    const text = error instanceof ResponseError ? await error.response.text() : "";
+    if (!text.includes("Slug not found")) throw new Error(`cannot sign in: ${text || error}`, { cause: error });
+  }
+  return (await users.register({ body: { ...credential, name: "Skeleton Svc" } })).token!.token!;
+}
