@@ -119,14 +119,13 @@ async fn assemble(
     let seal = Seal::new(&settings.secrets.encryption_key(&settings.server_dir(), is_first_start)?);
     let shared = Shared { clock: clock.clone(), ids: Arc::new(Ids::new(clock, machine(&store))) };
 
-    // Whether the address may be opened is known only after the accounts: until then the wider rules count.
     let default_password = Arc::new(AtomicBool::new(false));
     let asked_loopback = settings.listen.ip().is_loopback();
     let users = user::prepare(
         store.clone(),
         shared.clone(),
         &seal,
-        settings.user(asked_loopback),
+        |is_default| settings.user(asked_loopback || is_default || settings.secrets.has_published_key()),
         settings.secrets.admin_password.clone(),
         default_password.clone(),
     )

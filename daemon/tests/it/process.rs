@@ -171,6 +171,11 @@ fn it_is_held_to_loopback_while_the_default_password_stands() {
     child.wait().unwrap();
     assert!(line.contains("http://127.0.0.1:"), "{line}");
 
+    let weak = TempDir::new().unwrap();
+    let mut short = command(weak.path());
+    let text = refused(short.env("OPENORCH_LISTEN", "0.0.0.0:0").env("OPENORCH_ADMIN_PASSWORD", "short"));
+    assert!(text.contains("OPENORCH_ADMIN_PASSWORD") && text.contains("8 characters"), "{text}");
+
     let open = TempDir::new().unwrap();
     let mut wide = command(open.path());
     wide.env("OPENORCH_LISTEN", "0.0.0.0:0").env("OPENORCH_ADMIN_PASSWORD", "long enough for all");

@@ -63,15 +63,20 @@ impl From<openorch_store::StoreError> for StartError {
 }
 
 /// Brings the stored rows to what this version needs and makes the service. `admin_password` is
-/// `OPENORCH_ADMIN_PASSWORD`; it counts on the first start and while the default password stands.
+/// `OPENORCH_ADMIN_PASSWORD`; it counts on the first start and while the default password stands. `settings_for` is told
+/// whether that stands, since looser rules count while only this machine is served.
 pub async fn prepare(
     store: Arc<dyn Store>,
     shared: Shared,
     seal: &Seal,
-    settings: UserSettings,
+    settings_for: impl Fn(bool) -> UserSettings,
     admin_password: Option<String>,
     default_password: Arc<AtomicBool>,
 ) -> Result<Arc<Users>, StartError> {
+    if let Some(password) = &admin_password {
+        let rules = settings_for(false).password_rules;
+        rules.check(password).map_err(|error| StartError(format!("OPENORCH_ADMIN_PASSWORD: {error}")))?;
+    }
     let seeding = Seeding { store: store.clone(), shared: shared.clone(), now: Time(shared.clock.now()) };
     let (key, first_start) = match seeding.open_key(seal).await? {
         Some(key) => (key, None),
@@ -85,7 +90,10 @@ pub async fn prepare(
     if was_empty {
         store.mark_seeded().await?;
     }
-    let users = Users {
+    let is_default = seeding.settle_admin_password(if was_empty { None } else { admin_password }).await?;
+    default_password.store(is_default, Ordering::SeqCst);
+    let settings = settings_for(is_default);
+    Ok(Arc::new(Users {
         users: Table::new(store.clone(), &USERS),
         password_rows: Table::new(store.clone(), &PASSWORDS),
         sessions: Table::new(store.clone(), &SESSIONS),
@@ -100,9 +108,7 @@ pub async fn prepare(
         settings,
         default_password,
         liveness: OnceLock::new(),
-    };
-    users.check_admin_password(if was_empty { None } else { admin_password }).await?;
-    Ok(Arc::new(users))
+    }))
 }
 
 /// Sets the admin's password and ends all its sessions, while no daemon runs on the store.
@@ -121,16 +127,18 @@ pub async fn reset_admin_password(
             "there is no account `{ADMIN_SLUG}` in this data folder: it was never started, or is another's"
         ))
     })?;
-    let row = PasswordRow {
-        hash: hash_now(password)?,
-        is_default: password == DEFAULT_ADMIN_PASSWORD,
-        updated_at: Time(clock.now()),
-    };
+    set_admin_password(&store, &admin.id, password, Time(clock.now())).await
+}
+
+/// Writes the password and ends all sessions of the admin, in one batch.
+async fn set_admin_password(store: &Arc<dyn Store>, id: &str, password: &str, now: Time) -> Result<(), StartError> {
+    let row =
+        PasswordRow { hash: hash_now(password)?, is_default: password == DEFAULT_ADMIN_PASSWORD, updated_at: now };
     let sessions: Table<SessionRow> = Table::new(store.clone(), &SESSIONS);
     let passwords: Table<PasswordRow> = Table::new(store.clone(), &PASSWORDS);
-    let mut batch = Batch::new().with(passwords.upsert(&admin.value.id, &row)?);
-    for session in sessions.find(&Query::all().equals("userId", admin.value.id.as_str())).await? {
-        batch = batch.with(sessions.delete(&session.value.id, None));
+    let mut batch = Batch::new().with(passwords.upsert(id, &row)?);
+    for session in sessions.find(&Query::all().equals("userId", id)).await? {
+        batch = batch.with(sessions.delete(&session.id, None));
     }
     Ok(store.commit(batch).await?)
 }
@@ -248,6 +256,26 @@ impl Seeding {
         Ok(rules)
     }
 
+    /// Whether the admin's password is the default one, after replacing that if another is given.
+    async fn settle_admin_password(&self, given: Option<String>) -> Result<bool, StartError> {
+        let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
+        let passwords: Table<PasswordRow> = Table::new(self.store.clone(), &PASSWORDS);
+        let Some(admin) = users.first(&Query::all().equals("slug", ADMIN_SLUG)).await? else { return Ok(false) };
+        let Some(stored) = passwords.get(&admin.id).await? else { return Ok(false) };
+        match given {
+            Some(password) if stored.value.is_default && password != DEFAULT_ADMIN_PASSWORD => {
+                set_admin_password(&self.store, &admin.id, &password, self.now).await?;
+                return Ok(false);
+            }
+            Some(_) if !stored.value.is_default => tracing::info!(
+                "OPENORCH_ADMIN_PASSWORD is ignored: the password of `{ADMIN_SLUG}` was set before; \
+                 `openorch admin reset-password` sets another"
+            ),
+            _ => {}
+        }
+        Ok(stored.value.is_default)
+    }
+
     /// The account of a built-in service: it has no password and cannot sign in.
     async fn service_account(
         &self,
@@ -268,28 +296,4 @@ fn give(rules: &mut Rules, link: &PermissionLinkRow) {
 
 fn place(id: &str) -> String {
     format!("{}/{id}/private", KEY_PAIRS.name)
-}
-
-impl Users {
-    /// Sets the flag of the default password, after replacing that password if another was given.
-    async fn check_admin_password(&self, given: Option<String>) -> Result<(), StartError> {
-        let Some(admin) = self.by_slug(ADMIN_SLUG).await? else { return Ok(()) };
-        let Some(stored) = self.password_rows.get(&admin.id).await? else { return Ok(()) };
-        let mut is_default = stored.value.is_default;
-        match given {
-            Some(password) if is_default && password != DEFAULT_ADMIN_PASSWORD => {
-                let row = PasswordRow { hash: hash_now(&password)?, is_default: false, updated_at: self.now() };
-                let batch = Batch::new().with(self.password_rows.replace(&admin.id, &row, Some(stored.version))?);
-                self.end_sessions(&admin.id, None, batch).await?;
-                is_default = false;
-            }
-            Some(_) if !is_default => tracing::info!(
-                "OPENORCH_ADMIN_PASSWORD is ignored: the password of `{ADMIN_SLUG}` was set before; \
-                 `openorch admin reset-password` sets another"
-            ),
-            _ => {}
-        }
-        self.default_password.store(is_default, Ordering::SeqCst);
-        Ok(())
-    }
 }
