@@ -198,11 +198,16 @@ impl Users {
     }
 
     /// Ends all sessions of an account but `keep`, in one batch with `and`.
-    pub(super) async fn end_sessions(&self, user_id: &str, keep: Option<&str>, mut and: Batch) -> Result<()> {
+    pub(super) async fn end_sessions(&self, user_id: &str, keep: Option<&str>, and: Batch) -> Result<()> {
         let all = self.sessions.find(&Query::all().equals("userId", user_id)).await?;
         let ended: Vec<String> =
             all.into_iter().map(|found| found.value.id).filter(|id| Some(id.as_str()) != keep).collect();
-        for id in &ended {
+        self.end_these(&ended, and).await
+    }
+
+    /// Ends these sessions, in one batch with `and`.
+    pub(super) async fn end_these(&self, ended: &[String], mut and: Batch) -> Result<()> {
+        for id in ended {
             and = and.with(self.sessions.delete(id, None));
         }
         self.store.commit(and).await?;
