@@ -144,7 +144,7 @@ async fn signing_out_ends_the_own_session_at_once_here_and_at_the_gateway() {
 async fn sessions_of_others_are_ended_by_an_admin_alone() {
     let daemon = Daemon::start().await;
     let (joe, eve, admin) = (daemon.register("joe").await, daemon.register("eve").await, daemon.admin().await);
-    let me = async |token: String| { daemon.call("POST", "/user-svc/user/by-token", &token, Value::Null).await };
+    let me = async |token: String| daemon.call("POST", "/user-svc/user/by-token", &token, Value::Null).await;
     let id = me(joe.clone()).await.json()["user"]["id"].as_str().unwrap().to_owned();
     let revoke = async |token: &str, body: Value| daemon.call("DELETE", "/user-svc/tokens", token, body).await;
     let all = json!({ "userId": id, "allTokens": true });

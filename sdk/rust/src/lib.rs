@@ -36,7 +36,7 @@ pub use credential::{Credential, CredentialStore, FileCredentialStore, MemoryCre
 pub use error::Error;
 pub use instance::{InstanceRegistration, RegisteredInstance};
 pub use settings::SdkSettings;
-pub use target::server_url;
+pub use target::{path_and_query, server_url};
 
 /// The types of headers and methods that this crate's functions take.
 pub use http;

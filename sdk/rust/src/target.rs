@@ -54,8 +54,8 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Path and query of an operation with its parameters filled in.
-pub(crate) fn path_and_query(row: &Row, parts: &Parts) -> Result<String, Error> {
+/// Path and query of an operation with its parameters filled in, as they are sent.
+pub fn path_and_query(row: &Row, parts: &Parts) -> Result<String, Error> {
     let mut values = parts.path.iter();
     let mut target = String::with_capacity(row.path.len() + 32);
     for segment in row.path.split('/').skip(1) {
