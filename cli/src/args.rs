@@ -26,32 +26,32 @@ pub struct Args {
     pub command: Command,
 }
 
+/// Under this heading stands what every command takes, after its own options.
+const COMMON: &str = "Common options";
+
 /// What every command takes.
 #[derive(Group, Clone, Default)]
 pub struct Common {
     /// Use this environment instead of the selected one
-    #[arg(short, long, global = true, value_name = "NAME")]
+    #[arg(short, long, global = true, value_name = "NAME", help_heading = COMMON)]
     pub env: Option<String>,
     /// Call as this user, who signed in earlier, instead of the selected one
-    #[arg(short, long, global = true, value_name = "SLUG")]
+    #[arg(short, long, global = true, value_name = "SLUG", help_heading = COMMON)]
     pub user: Option<String>,
-    /// How answers are shown
-    #[arg(short, long, global = true, value_name = "FORMAT")]
+    /// How answers are shown: table, wide (more columns), json, yaml or name (names or ids alone)
+    #[arg(short, long, global = true, value_name = "FORMAT", hide_possible_values = true, help_heading = COMMON)]
     pub output: Option<Format>,
     /// Give up when no answer came for so long
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, help_heading = COMMON)]
     pub timeout: Option<std::time::Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Columns for people
     Table,
-    /// More columns
     Wide,
     Json,
     Yaml,
-    /// Names or ids alone, one a line
     Name,
 }
 
@@ -108,13 +108,13 @@ pub enum Command {
     Get(RawArgs),
     /// POST to any path; keys become the JSON body
     #[command(disable_help_subcommand = true, override_usage = raw_usage("post"), after_help = BODY_HELP)]
-    Post(RawArgs),
+    Post(BodyArgs),
     /// PUT to any path; keys become the JSON body
     #[command(disable_help_subcommand = true, override_usage = raw_usage("put"), after_help = BODY_HELP)]
-    Put(RawArgs),
+    Put(BodyArgs),
     /// DELETE any path; keys become the JSON body
     #[command(disable_help_subcommand = true, override_usage = raw_usage("delete"), after_help = BODY_HELP)]
-    Delete(RawArgs),
+    Delete(BodyArgs),
     /// Call any operation by its id; alone, list them
     #[command(
         disable_help_subcommand = true,
@@ -154,13 +154,20 @@ pub enum Command {
     },
 }
 
-/// A raw call's own options, which stand before the path; all after it is input.
+/// The own options of a raw call with a body.
 #[derive(Group)]
-pub struct RawArgs {
-    /// Read the body from this file, JSON or YAML; `-` is standard input
+pub struct BodyArgs {
+    /// Read the body from this file, JSON or YAML, or with another Content-Type (-H) as it is; `-` is standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,
-    /// Send this header too; with a Content-Type that is not JSON the file is sent as it is
+    #[command(flatten)]
+    pub raw: RawArgs,
+}
+
+/// The own options of any raw call, which stand before the path; all after it is input.
+#[derive(Group)]
+pub struct RawArgs {
+    /// Send this header too
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
     pub headers: Vec<String>,
     /// Print the request for curl instead of sending it
@@ -312,8 +319,15 @@ mod tests {
         ] {
             assert!(command().try_get_matches_from(line.split(' ')).is_ok(), "{line}");
         }
-        let bad =
-            ["oo env typo", "oo frobnicate", "oo whoami extra", "oo instance rm", "oo node ls -o csv", "oo get -x /"];
+        let bad = [
+            "oo env typo",
+            "oo frobnicate",
+            "oo whoami extra",
+            "oo instance rm",
+            "oo node ls -o csv",
+            "oo get -f - /x",
+            "oo get -x /",
+        ];
         for line in
             bad.into_iter().chain(["oo --timeout 0 whoami", "oo --timeout x whoami", "oo logout --all --forget"])
         {
@@ -329,8 +343,8 @@ mod tests {
         assert!(args.common.env.is_none() && file.is_none());
 
         let args = parse("oo post -e prod -f - /x --help --env=a --timeout").unwrap();
-        let Command::Post(raw) = args.command else { panic!("another command") };
+        let Command::Post(BodyArgs { file, raw }) = args.command else { panic!("another command") };
         assert_eq!(Words::of(raw.request), ["/x", "--help", "--env=a", "--timeout"]);
-        assert_eq!((args.common.env.as_deref(), raw.file.as_deref()), (Some("prod"), Some("-")));
+        assert_eq!((args.common.env.as_deref(), file.as_deref()), (Some("prod"), Some("-")));
     }
 }

@@ -80,7 +80,9 @@ struct Broken(String);
 
 impl ConfigFile {
     pub fn in_home() -> ConfigFile {
-        let home = env::home_dir().filter(|home| !home.as_os_str().is_empty());
+        // A HOME that is set to nothing says that there is none; one that is not set is looked up by the account.
+        let has_none = env::var_os("HOME").is_some_and(|home| home.is_empty());
+        let home = env::home_dir().filter(|home| !has_none && !home.as_os_str().is_empty());
         ConfigFile { path: home.map(|home| home.join(".openorch").join("cliConfig.yaml")) }
     }
 
@@ -238,7 +240,7 @@ environments:
     fn a_file_that_others_could_read_is_closed_to_them_by_the_next_write() {
         use std::os::unix::fs::PermissionsExt;
         let (_folder, file) = file(DOCUMENTED);
-        std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::set_permissions(file.path().unwrap(), std::fs::Permissions::from_mode(0o644)).unwrap();
         file.change(|_| Ok(())).unwrap();
         assert_eq!(std::fs::metadata(file.path().unwrap()).unwrap().permissions().mode() & 0o777, 0o600);
     }

@@ -126,6 +126,12 @@ impl Context {
 
     /// Calls an operation with parts that are put together.
     pub async fn send(&self, connection: &Connection, row: &'static Row, parts: &Parts) -> Result<Response, Failure> {
+        // A server that is sent too much may close before its refusal is read, and then nobody is told why.
+        if let Some(size) = parts.body.as_ref().map(|body| body.to_string().len()).filter(|size| *size > row.body_limit)
+        {
+            let limit = row.body_limit;
+            return Err(Failure::Usage(format!("the body has {size} bytes, and {} takes at most {limit}", row.id)));
+        }
         let writes = (row.effect() == Effect::Write).then_some(row.id);
         self.answered(connection, writes, connection.client.call_row(row, parts)).await
     }

@@ -59,6 +59,8 @@ pub async fn run(context: &mut Context) -> Result<(Output, u8), Failure> {
     context.common.timeout.get_or_insert(PATIENCE);
     let mut checks = vec![settings(context)];
     match context.server() {
+        // Of settings that cannot be read there is no more to say.
+        Err(_) if checks[0].code != 0 => {}
         Err(failure) => checks.push(Check::fail("environment", &failure)),
         Ok(server) => {
             checks.push(Check::ok("environment", format!("`{}`, {}", server.name, server.url)));
@@ -83,7 +85,10 @@ fn settings(context: &Context) -> Check {
         Ok(_) if is_open_to_others(&path) => {
             Check::warn("settings", format!("`{path}` can be read by other users; `chmod 600` closes it"))
         }
-        Ok(config) => Check::ok("settings", format!("`{path}`, {} environments", config.environments.len())),
+        Ok(config) => {
+            let names: Vec<_> = config.environments.into_keys().collect();
+            Check::ok("settings", format!("`{path}` knows {}", names.join(", ")))
+        }
     }
 }
 

@@ -79,7 +79,7 @@ impl fmt::Display for Failure {
             | Failure::NoAnswer(text)
             | Failure::Stopped(text)
             | Failure::Other(text) => f.write_str(&printable(text)),
-            Failure::Hinted(failure, way_out) => write!(f, "{failure}\n{}", printable(way_out)),
+            Failure::Hinted(failure, way_out) => write!(f, "{failure}\nhint: {}", printable(way_out)),
             // The server's sentence stands alone: it names the thing by itself.
             Failure::Call(Error::Refused { message, request_id, .. }) => {
                 f.write_str(&printable(message))?;

@@ -98,10 +98,10 @@ async fn dispatch(context: &mut Context, matches: &ArgMatches) -> Result<(Output
             sign_in::register(context, slug, password, name, invitation).await?
         }
         Command::Password => sign_in::password(context).await?,
-        Command::Get(args) => return Ok((raw::run(context, Method::GET, args).await?, 0)),
-        Command::Post(args) => return Ok((raw::run(context, Method::POST, args).await?, 0)),
-        Command::Put(args) => return Ok((raw::run(context, Method::PUT, args).await?, 0)),
-        Command::Delete(args) => return Ok((raw::run(context, Method::DELETE, args).await?, 0)),
+        Command::Get(args) => return Ok((raw::run(context, Method::GET, None, args).await?, 0)),
+        Command::Post(args) => return Ok((raw::run(context, Method::POST, args.file, args.raw).await?, 0)),
+        Command::Put(args) => return Ok((raw::run(context, Method::PUT, args.file, args.raw).await?, 0)),
+        Command::Delete(args) => return Ok((raw::run(context, Method::DELETE, args.file, args.raw).await?, 0)),
         Command::Call { file, curl, operation } => {
             return Ok((call::run(context, Words::of(operation), file, curl).await?, 0));
         }

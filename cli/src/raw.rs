@@ -30,21 +30,17 @@ struct Content {
     verbatim: Option<String>,
 }
 
-pub async fn run(context: &Context, method: Method, args: RawArgs) -> Result<Output, Failure> {
+pub async fn run(context: &Context, method: Method, file: Option<String>, args: RawArgs) -> Result<Output, Failure> {
     print::check_answer_format(context.common.output)?;
     let mut request = take_apart(Words::of(args.request))?;
     let headers = args.headers.iter().map(|text| named_header(text)).collect::<Result<Vec<_>, _>>()?;
+    let flags = std::mem::take(&mut request.flags);
     let content = if method == Method::GET {
-        if args.file.is_some() {
-            return Err(Failure::Usage("`oo get` sends no body, so `-f` has no place; see `oo post`".into()));
-        }
         // A read has no body: what the keys say becomes its query.
-        for flag in std::mem::take(&mut request.flags) {
-            append(&mut request.target, &flag.key, &flag.value.into_text());
-        }
+        flags.into_iter().for_each(|flag| append(&mut request.target, &flag.key, &flag.value.into_text()));
         None
     } else {
-        Some(content(args.file, request.flags, &headers)?)
+        Some(content(file, flags, &headers)?)
     };
     let Request { target, .. } = request;
     if args.curl {

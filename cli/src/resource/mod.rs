@@ -122,6 +122,8 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
     if let Some(row) = resource.remove {
         let ids = Arg::new("ids").value_name(name_of(resource)).num_args(1..).required(true);
         let yes = Arg::new("yes").short('y').long("yes").action(ArgAction::SetTrue).help("Do not ask");
+        let help = format!("As `oo {} ls -o name` prints them", resource.noun);
+        let ids = ids.help(help);
         verbs.push(command("remove", row).visible_alias("rm").arg(ids).arg(yes));
     }
     verbs.extend(resource.more.iter().map(verb_command));
@@ -129,9 +131,10 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
 }
 
 fn command(name: &'static str, row: &Row) -> Command {
-    let (first, rest) = row.doc.trim().split_once('\n').unwrap_or((row.doc.trim(), ""));
-    let long = format!("{first}\n{}", rest.lines().map(str::trim).collect::<Vec<_>>().join("\n"));
-    Command::new(name).about(row.summary()).long_about(long.trim().to_owned())
+    let (_, rest) = row.doc.trim().split_once('\n').unwrap_or_default();
+    let rest = rest.lines().map(str::trim).collect::<Vec<_>>().join("\n").trim().to_owned();
+    let command = Command::new(name).about(row.summary());
+    if rest.is_empty() { command } else { command.after_help(rest) }
 }
 
 fn verb_command(verb: &Verb) -> Command {
@@ -150,7 +153,9 @@ fn flags(row: &'static Row) -> Vec<Arg> {
         let Key { name, kind, about, .. } = key;
         // A command tree lives as long as the program.
         let name: &'static str = name.leak();
-        let mut arg = Arg::new(name).long(dashed(name)).help(about.replace('\n', " "));
+        let looks_for = format!("Only those with this {}", dashed(name).replace('-', " "));
+        let help = if about.is_empty() && row.id.starts_with("list") { looks_for } else { about };
+        let mut arg = Arg::new(name).long(dashed(name)).help(help.replace('\n', " ").trim_end_matches('.').to_owned());
         if name.chars().any(char::is_uppercase) {
             arg = arg.alias(name);
         }

@@ -100,7 +100,11 @@ async fn watch(
                 let clear = if io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
                 let end = if text.ends_with('\n') { "" } else { "\n" };
                 let mut out = anstream::stdout().lock();
-                write!(out, "{clear}{text}{end}").and_then(|()| out.flush())?;
+                match write!(out, "{clear}{text}{end}").and_then(|()| out.flush()) {
+                    // The reader has seen enough.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(String::new()),
+                    written => written?,
+                }
                 was_shown = true;
             }
             Err(failure) if was_shown && failure.code() == 5 => warn(&failure.to_string()),
