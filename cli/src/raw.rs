@@ -83,7 +83,7 @@ fn take_apart(words: Vec<String>) -> Result<Request, Failure> {
 /// Adds a pair to the query of a target.
 fn append(target: &mut String, key: &str, value: &str) {
     target.push(if target.contains('?') { '&' } else { '?' });
-    target.extend(url::form_urlencoded::Serializer::new(String::new()).append_pair(key, value).finish().chars());
+    target.push_str(&url::form_urlencoded::Serializer::new(String::new()).append_pair(key, value).finish());
 }
 
 fn named_header(text: &str) -> Result<(String, String), Failure> {

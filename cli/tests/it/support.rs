@@ -25,7 +25,7 @@ impl Home {
         let home = Home::new();
         let users = "{openorch: {slug: openorch, token: t0k}}";
         let environment = format!("{{url: '{}', selectedUser: openorch, users: {users}}}", stub.url);
-        home.write_settings(&format!("selectedEnvironment: s\nenvironments: {{s: {environment}}}\n"));
+        home.write_settings(format!("selectedEnvironment: s\nenvironments: {{s: {environment}}}\n"));
         home
     }
 

@@ -52,7 +52,13 @@ fn play(golden: &str) -> String {
     let (daemon, service, home) = (Daemon::start(), Stub::new(service), Home::new());
     let folder = tempfile::tempdir().unwrap();
     let mut played = String::new();
-    for line in golden.lines().filter(|line| line.starts_with("$ ") || line.starts_with('#') || line.is_empty()) {
+    let mut lines = golden.lines().peekable();
+    while let Some(line) = lines.next() {
+        // An empty line belongs to what follows it if that is for the reader; else a command printed it.
+        let is_gap = line.is_empty() && lines.peek().is_some_and(|next| next.starts_with('#'));
+        if !(line.starts_with("$ ") || line.starts_with('#') || is_gap) {
+            continue;
+        }
         played.push_str(&format!("{line}\n"));
         let Some(line) = line.strip_prefix("$ ") else { continue };
         let mut command = Command::new("sh");
