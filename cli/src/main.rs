@@ -53,6 +53,7 @@ fn main() -> ExitCode {
     match run(&matches) {
         Ok((output, code)) => print(&output, code),
         Err(failure) => {
+            progress::clear();
             let red = anstyle::AnsiColor::Red.on_default();
             // Nothing is left to be told if stderr is closed too.
             let _ = writeln!(anstream::stderr(), "{red}Error:{red:#} {failure}");

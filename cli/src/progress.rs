@@ -5,6 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     io::{self, IsTerminal, Write},
     pin::pin,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -26,12 +27,8 @@ impl Progress {
     /// `done` of `all` things are, for example, `saved`.
     pub fn count(&self, done: usize, all: usize, verb: &'static str) {
         self.counted.set(Some((done, all, verb)));
-        if all > 1 && io::stderr().is_terminal() {
-            let _ = write!(
-                io::stderr(),
-                "\r\u{1b}[K{}",
-                if done < all { format!("{done} of {all} {verb} ") } else { String::new() }
-            );
+        if all > 1 && is_shown() {
+            if done < all { show(&format!("{done} of {all} {verb}")) } else { clear() }
         }
     }
 
@@ -63,28 +60,43 @@ impl Progress {
 }
 
 async fn shown<T>(server: &str, answer: impl Future<Output = T>) -> T {
-    if !io::stderr().is_terminal() {
+    if !is_shown() {
         return answer.await;
     }
     let started = Instant::now();
     let mut ticks = interval_at(started + PATIENCE, Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut answer = pin!(answer);
-    let mut has_line = false;
     loop {
         tokio::select! {
             biased;
             answered = &mut answer => {
-                if has_line {
-                    let _ = write!(io::stderr(), "\r\u{1b}[K");
-                }
+                clear();
                 return answered;
             }
             _ = ticks.tick() => {
-                let waited = started.elapsed().as_secs();
-                let _ = write!(io::stderr(), "\r\u{1b}[Kwaiting for {server}, {waited} s (Ctrl-C stops) ");
-                has_line = true;
+                show(&format!("waiting for {server}, {} s (Ctrl-C stops)", started.elapsed().as_secs()));
             }
         }
+    }
+}
+
+/// Whether there is a terminal on which a line can be written over.
+fn is_shown() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|kind| kind != "dumb")
+}
+
+/// Whether a line of progress stands there, unfinished.
+static HAS_LINE: AtomicBool = AtomicBool::new(false);
+
+fn show(line: &str) {
+    HAS_LINE.store(true, Ordering::Relaxed);
+    let _ = write!(io::stderr(), "\r\u{1b}[K{line} ");
+}
+
+/// Takes the line of progress away, before anything else is said.
+pub fn clear() {
+    if HAS_LINE.swap(false, Ordering::Relaxed) {
+        let _ = write!(io::stderr(), "\r\u{1b}[K");
     }
 }

@@ -107,9 +107,9 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
         Some(verb) => verbs.push(verb_command(verb)),
         None if resource.list.is_some() => {
             let about = format!("Show one {} with all that is known of it", resource.noun);
-            verbs.push(
-                Command::new("get").about(about).arg(Arg::new("id").value_name(name_of(resource)).required(true)),
-            );
+            let id = Arg::new("id").value_name(name_of(resource)).required(true);
+            let id = id.help(format!("As `oo {} ls -o name` prints it", resource.noun));
+            verbs.push(Command::new("get").about(about).arg(id));
         }
         None => {}
     }
@@ -122,8 +122,7 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
     if let Some(row) = resource.remove {
         let ids = Arg::new("ids").value_name(name_of(resource)).num_args(1..).required(true);
         let yes = Arg::new("yes").short('y').long("yes").action(ArgAction::SetTrue).help("Do not ask");
-        let help = format!("As `oo {} ls -o name` prints them", resource.noun);
-        let ids = ids.help(help);
+        let ids = ids.help(format!("As `oo {} ls -o name` prints them", resource.noun));
         verbs.push(command("remove", row).visible_alias("rm").arg(ids).arg(yes));
     }
     verbs.extend(resource.more.iter().map(verb_command));
