@@ -110,7 +110,7 @@ fn fish_and_zsh_read_their_scripts() {
     if let Some(printed) = shell(&home, "fish", "oo completion fish | source; complete -C 'oo instance rm '") {
         assert_eq!(printed, "inst_1\tmy-svc Healthy\ninst_2\tother\n");
     }
-    // Zsh completes on a terminal alone; that it understands the script is seen here, the rest in `terminal.rs`.
+    // Zsh completes on a terminal alone: here it is seen that it understands the script.
     let script = "compdef() { echo \"compdef $*\" }; source <(oo completion zsh); whence -w _oo";
     if let Some(printed) = shell(&home, "zsh", script) {
         assert_eq!(printed, "compdef _oo oo\n_oo: function\n");
