@@ -119,6 +119,7 @@ impl From<StoreError> for Error {
             StoreError::AlreadyExists(_) | StoreError::Conflict(_) => Error::conflict(shown),
             StoreError::Invalid(_) => Error::invalid(shown),
             StoreError::TooLarge(_) => Error::too_large(shown),
+            StoreError::TimedOut(_) => Error::timed_out(shown),
             StoreError::StorageFull(_) => Error::storage_full(
                 "the disk of the daemon is full: nothing was changed, reading goes on; an operator must free space",
             ),

@@ -76,7 +76,8 @@ pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoCo
         if value.owner_id != owner_id {
             return Err(Error::forbidden(format!("instance `{}` just became another account's", id.0)));
         }
-        Ok(cx.store.commit(Batch::new().with(cx.instances.delete(&id.0, Some(version)))).await?)
+        cx.store.commit(Batch::new().with(cx.instances.delete(&id.0, Some(version)))).await?;
+        Ok(())
     })
     .await?;
     cx.live.remove(std::slice::from_ref(&id.0));
@@ -95,7 +96,7 @@ pub async fn remove_silent(registry: Arc<Registry>) {
         let id = &entry.row.id;
         let batch = Batch::new().with(registry.instances.delete(id, Some(entry.version)));
         match registry.store.commit(batch).await {
-            Ok(()) => {
+            Ok(_) => {
                 registry.live.remove(std::slice::from_ref(id));
                 tracing::info!(instance.id = %id, instance.slug = %entry.row.slug, "instance `{id}` was silent for too long and is removed");
             }

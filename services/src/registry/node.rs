@@ -136,7 +136,8 @@ async fn heartbeat(registry: Arc<Registry>) {
         node.clone()
     };
     let stored = async {
-        Ok::<(), Error>(registry.store.commit(Batch::new().with(registry.nodes.upsert(&node.id, &node)?)).await?)
+        registry.store.commit(Batch::new().with(registry.nodes.upsert(&node.id, &node)?)).await?;
+        Ok::<(), Error>(())
     };
     if let Err(error) = stored.await {
         tracing::warn!(node.id = %node.id, "the heartbeat of node `{}` could not be stored: {error:?}", node.id);

@@ -140,7 +140,8 @@ async fn set_admin_password(store: &Arc<dyn Store>, id: &str, password: &str, no
     for session in sessions.find(&Query::all().equals("userId", id)).await? {
         batch = batch.with(sessions.delete(&session.id, None));
     }
-    Ok(store.commit(batch).await?)
+    store.commit(batch).await?;
+    Ok(())
 }
 
 struct Seeding {
