@@ -210,7 +210,10 @@ fn help_lists_every_setting_and_a_mistake_in_the_config_file_is_placed() {
     let folder = TempDir::new().unwrap();
     let help = command(folder.path()).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    for name in ["OPENORCH_LISTEN", "OPENORCH_DATA_DIR", "OPENORCH_TRUSTED_PROXIES", "[default: 127.0.0.1:58231]"] {
+    for name in openorch::settings::VARIABLES {
+        assert!(help.contains(&format!("[{name}] [default: ")), "{name}");
+    }
+    for name in ["OPENORCH_ADMIN_PASSWORD", "OPENORCH_ENCRYPTION_KEY", "_FILE", "OPENORCH_CONFIG"] {
         assert!(help.contains(name), "{name}");
     }
     let text = refused(command(folder.path()).env("OPENORCH_DB", "postgres"));

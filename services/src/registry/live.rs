@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use openorch_api::{
@@ -29,10 +30,10 @@ pub struct Entry {
 struct State {
     status: InstanceStatus,
     details: String,
-    /// The last successful probe.
+    /// The last successful probe, or heartbeat of an instance that announced one.
     last_heartbeat: Time,
-    /// The last sign of life of any kind; silence counts from here.
-    last_sign: Time,
+    /// How long there was no sign of life of any kind, while the daemon ran.
+    silent_for: Duration,
 }
 
 /// What a probe found.
@@ -51,13 +52,20 @@ impl Entry {
         self.state().status
     }
 
-    pub fn last_sign(&self) -> Time {
-        self.state().last_sign
+    /// A registration is a sign of life too, and the heartbeat of an instance that announced one.
+    pub fn seen(&self, now: Time) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.silent_for = Duration::ZERO;
+        if self.row.heartbeat_seconds > 0 {
+            state.last_heartbeat = now;
+        }
     }
 
-    /// A registration is a sign of life too.
-    pub fn seen(&self, now: Time) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).last_sign = now;
+    /// Time went by without a sign of life; answers how much by now.
+    pub fn waited(&self, time: Duration) -> Duration {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.silent_for += time;
+        state.silent_for
     }
 
     pub fn to_wire(&self, extended: bool) -> Instance {
@@ -120,7 +128,7 @@ impl Live {
     }
 
     /// Fills the memory at start and hands the whole to the gateway.
-    pub fn load(&self, rows: Vec<Stored<InstanceRow>>, services: Vec<Stored<ServiceRow>>, now: Time) {
+    pub fn load(&self, rows: Vec<Stored<InstanceRow>>, services: Vec<Stored<ServiceRow>>) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         for service in services {
             tables.group(&service.value.owner_id, &service.value.slug);
@@ -132,7 +140,7 @@ impl Live {
                         status: row.status,
                         details: row.details.clone(),
                         last_heartbeat: Time::ZERO,
-                        last_sign: now,
+                        silent_for: Duration::ZERO,
                     };
                     tables.insert(Entry { row, version, url: Arc::new(url), state: Mutex::new(state) });
                 }
@@ -176,18 +184,21 @@ impl Live {
         let mut state = State {
             status: InstanceStatus::Unknown,
             details: String::new(),
-            last_heartbeat: Time::ZERO,
-            last_sign: now,
+            last_heartbeat: if row.heartbeat_seconds > 0 { now } else { Time::ZERO },
+            silent_for: Duration::ZERO,
         };
         for id in gone {
             touched.extend(tables.remove(id).map(|entry| Box::from(entry.row.owner_id.as_str())));
         }
         if let Some(known) = tables.by_id.get(row.id.as_str()) {
             if known.version > version {
+                self.publish(&tables, &touched);
                 return;
             }
             if known.row.url == row.url {
-                state = State { last_sign: now, ..known.state() };
+                let heartbeat = state.last_heartbeat;
+                state = State { silent_for: Duration::ZERO, ..known.state() };
+                state.last_heartbeat = state.last_heartbeat.max(heartbeat);
             }
             let id = known.row.id.clone();
             tables.remove(&id);
@@ -216,7 +227,7 @@ impl Live {
             state.details.clone_from(&finding.details);
             if matches!(finding.status, InstanceStatus::Healthy | InstanceStatus::Degraded) {
                 state.last_heartbeat = now;
-                state.last_sign = now;
+                state.silent_for = Duration::ZERO;
             }
             before
         };

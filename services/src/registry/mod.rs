@@ -17,7 +17,7 @@ use std::{
 
 use openorch_api::{Time, registry as api};
 use openorch_chassis::{
-    Error, Mounted, Result, Service, identity::Liveness, outbound::Outbound, routes::Routes, service::Shared,
+    Mounted, Result, Service, identity::Liveness, outbound::Outbound, routes::Routes, service::Shared,
 };
 use openorch_store::{Collection, Query, Store, Table};
 use tokio::sync::mpsc;
@@ -43,8 +43,14 @@ pub struct RegistrySettings {
     pub quick_pause_most: Duration,
     /// How long the answer to a registration waits for the first probe.
     pub register_wait: Duration,
-    /// Probes running side by side.
+    /// Probes running side by side, and how many of them one account may have: instances that hang must not delay
+    /// the probes of others.
     pub probes_at_once: usize,
+    pub probes_per_account: usize,
+    /// An instance that announced a heartbeat is removed after so many silent intervals.
+    pub silent_intervals: u32,
+    /// Pause between two looks at who is silent; a longer time between them is one in which the daemon did not run.
+    pub silence_pause: Duration,
     /// Pause between two heartbeats of the node.
     pub node_interval: Duration,
     /// Instances that one account may have; admins have no limit.
@@ -69,6 +75,9 @@ impl RegistrySettings {
             quick_pause_most: Duration::from_millis(250),
             register_wait: Duration::from_millis(100),
             probes_at_once: 256,
+            probes_per_account: 32,
+            silent_intervals: 3,
+            silence_pause: Duration::from_secs(1),
             node_interval: Duration::from_secs(15),
             instances_per_account: 1000,
             node_id: None,
@@ -93,6 +102,8 @@ pub struct Registry {
     outbound: Arc<Outbound>,
     node: SelfNode,
     commands: mpsc::UnboundedSender<Command>,
+    /// When it was last looked who is silent.
+    looked_at: Mutex<Option<Time>>,
     /// Taken by the probing task when it starts.
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
 }
@@ -113,9 +124,8 @@ pub async fn prepare(
     let instances: Table<InstanceRow> = Table::new(store.clone(), &rows::INSTANCES);
     let services: Table<ServiceRow> = Table::new(store.clone(), &rows::SERVICES);
     let nodes: Table<api::Node> = Table::new(store.clone(), &rows::NODES);
-    let now = Time(shared.clock.now());
     let live = Live::new(routes);
-    live.load(instances.find(&Query::all()).await?, services.find(&Query::all()).await?, now);
+    live.load(instances.find(&Query::all()).await?, services.find(&Query::all()).await?);
     let node = SelfNode::join(&nodes, &store, &shared, &settings).await?;
     let (commands, inbox) = mpsc::unbounded_channel();
     Ok(Arc::new(Registry {
@@ -130,11 +140,13 @@ pub async fn prepare(
         settings,
         outbound,
         commands,
+        looked_at: Mutex::default(),
         inbox: Mutex::new(Some(inbox)),
     }))
 }
 
 pub fn service(registry: Arc<Registry>) -> Mounted {
+    let silence_pause = registry.settings.silence_pause;
     Service::new(api::SERVICE.slug, registry)
         .on(api::REGISTER_INSTANCE, instance::register)
         .on(api::LIST_INSTANCES, instance::list)
@@ -146,7 +158,7 @@ pub fn service(registry: Arc<Registry>) -> Mounted {
         .on(api::LIST_NODES, node::list)
         .on(api::DELETE_NODE, node::delete)
         .run("probe instances", probe::run)
-        .every(Duration::from_secs(1), "remove silent instances", instance::remove_silent)
+        .every(silence_pause, "remove silent instances", instance::remove_silent)
         .run("tell how the node is", node::tell)
         .mount()
 }
@@ -174,22 +186,11 @@ impl Liveness for Registry {
 }
 
 /// The URL under which a daemon is known that was not told one.
-pub fn default_node_url(listen: SocketAddr, host_name: Option<String>) -> String {
+pub fn default_node_url(listen: SocketAddr, is_https: bool, host_name: Option<String>) -> String {
     let host = match host_name {
         Some(name) if listen.ip().is_unspecified() => name,
         _ if listen.is_ipv6() => format!("[{}]", listen.ip()),
         _ => listen.ip().to_string(),
     };
-    format!("http://{host}:{}", listen.port())
-}
-
-/// A row that another writer changed meanwhile is read again and the change tried again.
-async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -> F) -> Result<T> {
-    for _ in 0..16 {
-        match attempt().await {
-            Err(error) if error.is_lost_race() => continue,
-            outcome => return outcome,
-        }
-    }
-    Err(Error::unavailable("others change the same thing all the time; try again in a moment"))
+    format!("{}://{host}:{}", if is_https { "https" } else { "http" }, listen.port())
 }
