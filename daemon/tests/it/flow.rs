@@ -106,6 +106,8 @@ async fn only_an_instance_that_announced_a_heartbeat_is_removed_for_silence() {
     let beat = json!({ "url": "http://127.0.0.1:9", "id": "inst_a", "heartbeatSeconds": 1 });
     daemon.put_instance(&token, beat.clone()).await;
     daemon.put_instance(&token, json!({ "url": "http://127.0.0.1:19", "id": "inst_b" })).await;
+    // An empty id is none.
+    assert_eq!(daemon.put_instance(&token, json!({ "url": "http://127.0.0.1:19", "id": "" })).await.status, 201);
     // One jump is a pause in which the daemon did not run, or a clock that was set.
     daemon.clock.advance(3600);
     for _ in 0..20 {
@@ -133,6 +135,22 @@ async fn everything_is_there_after_a_restart_and_the_last_status_counts() {
     daemon.restart(&["--probe-interval", "1h"]).await;
     assert_eq!(daemon.call("GET", "/lasting-svc/", "", Value::Null).await.status, 200);
     assert_eq!(daemon.instances(&token).await.len(), 1, "the token still counts");
+}
+
+#[tokio::test]
+async fn one_accounts_hanging_instances_do_not_delay_those_of_others() {
+    let daemon = Daemon::with(&["--probes", "4", "--probes-per-account", "2", "--probe-timeout", "1h"]).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let hanging = daemon.register("hanging-svc").await;
+    for n in 0..20 {
+        let instance = json!({ "url": format!("http://127.0.0.1:{port}/{n}"), "healthPath": "/health" });
+        assert_eq!(daemon.put_instance(&hanging, instance).await.status, 201);
+    }
+    let service = Echo::start().await;
+    let quick = daemon.register("quick-svc").await;
+    daemon.put_instance(&quick, json!({ "url": service.url })).await;
+    assert_eq!(daemon.call("GET", "/quick-svc/", "", Value::Null).await.status, 200);
 }
 
 #[tokio::test]
