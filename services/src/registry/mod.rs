@@ -17,13 +17,14 @@ use std::{
 
 use openorch_api::{Time, registry as api};
 use openorch_chassis::{
-    Mounted, Result, Service, identity::Liveness, outbound::Outbound, routes::Routes, service::Shared,
+    Error, Mounted, Result, Service, identity::Liveness, outbound::Outbound, routes::Routes, service::Shared,
 };
-use openorch_store::{Collection, Query, Store, Table};
+use openorch_store::{Collection, Query, Store, StoreError, Stored, Table};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use self::{
-    live::Live,
+    live::{Entry, Live},
     node::SelfNode,
     probe::Command,
     rows::{InstanceRow, ServiceRow},
@@ -125,7 +126,11 @@ pub async fn prepare(
     let services: Table<ServiceRow> = Table::new(store.clone(), &rows::SERVICES);
     let nodes: Table<api::Node> = Table::new(store.clone(), &rows::NODES);
     let live = Live::new(routes);
-    live.load(instances.find(&Query::all()).await?, services.find(&Query::all()).await?);
+    let (entries, owners) = tokio::try_join!(
+        read_whole(&instances, |row| Entry::stored(row.value, row.version)),
+        read_whole(&services, |row| Some(row.value)),
+    )?;
+    live.load(entries, owners);
     let node = SelfNode::join(&nodes, &store, &shared, &settings).await?;
     let (commands, inbox) = mpsc::unbounded_channel();
     Ok(Arc::new(Registry {
@@ -143,6 +148,41 @@ pub async fn prepare(
         looked_at: Mutex::default(),
         inbox: Mutex::new(Some(inbox)),
     }))
+}
+
+/// So many rows are a thread's work of some milliseconds.
+const ROWS_AT_ONCE: usize = 2048;
+
+/// A whole collection, made into what is kept of it on several threads while the rest is still read: a start with many
+/// instances is to be quick.
+async fn read_whole<T, U>(table: &Table<T>, keep: impl Fn(Stored<T>) -> Option<U> + Copy + Send + 'static) -> Result<Vec<U>>
+where
+    T: Serialize + DeserializeOwned + 'static,
+    U: Send + 'static,
+{
+    let mut rows = table.stream(&Query::all()).await?;
+    let mut parts = Vec::new();
+    let mut part = Vec::new();
+    loop {
+        let piece = rows.next().await?;
+        let is_last = piece.is_none();
+        part.extend(piece.unwrap_or_default());
+        if part.len() >= ROWS_AT_ONCE || is_last {
+            let (table, rows) = (table.clone(), std::mem::take(&mut part));
+            parts.push(tokio::task::spawn_blocking(move || {
+                let kept = rows.into_iter().filter_map(|row| table.read(row).map(keep).transpose());
+                kept.collect::<Result<Vec<U>, StoreError>>()
+            }));
+        }
+        if is_last {
+            break;
+        }
+    }
+    let mut whole = Vec::new();
+    for part in parts {
+        whole.extend(part.await.map_err(Error::internal)??);
+    }
+    Ok(whole)
 }
 
 pub fn service(registry: Arc<Registry>) -> Mounted {
