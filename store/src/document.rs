@@ -4,6 +4,17 @@ use serde_json::Value;
 
 use crate::{Result, StoreError, key};
 
+/// The longest id in bytes.
+const ID_LIMIT: usize = 512;
+
+/// Refuses what cannot be an id.
+pub(crate) fn check_id(collection: &str, id: &str) -> Result<()> {
+    if id.is_empty() || id.len() > ID_LIMIT || id.contains('\0') {
+        return Err(StoreError::Invalid(format!("an id of {collection} must have 1 to {ID_LIMIT} bytes and no NUL")));
+    }
+    Ok(())
+}
+
 /// Reads a body that is to be stored. It must be a JSON object within the size limit, without a NUL and without an
 /// integer beyond 64 bits: those would come back as something else.
 pub(crate) fn parse_new(body: &str, limit: usize, place: &str) -> Result<Value> {
@@ -38,6 +49,47 @@ pub(crate) fn field<'a>(document: &'a Value, path: &str) -> &'a Value {
         };
     }
     value
+}
+
+/// The body with these fields set, and what it says; checked like a new one.
+pub(crate) fn with_fields(
+    body: &str,
+    fields: &[(String, Value)],
+    limit: usize,
+    collection: &str,
+    id: &str,
+) -> Result<(Box<str>, Value)> {
+    let place = format!("document `{id}` of {collection}");
+    let mut value = parse_stored(body, collection, id)?;
+    for (path, new) in fields {
+        set(&mut value, path, new.clone())?;
+    }
+    let text = value.to_string();
+    let value = parse_new(&text, limit, &place)?;
+    Ok((text.into(), value))
+}
+
+/// Sets the value at a dotted path; objects that are missing on the way are made.
+pub(crate) fn set(document: &mut Value, path: &str, value: Value) -> Result<()> {
+    if path == "id" {
+        return Err(StoreError::Invalid("the id of a document cannot be changed; make another and remove this".into()));
+    }
+    let mut place = document;
+    let mut names = path.split('.').peekable();
+    while let Some(name) = names.next() {
+        if place.is_null() {
+            *place = Value::Object(serde_json::Map::new());
+        }
+        let Some(fields) = place.as_object_mut() else {
+            return Err(StoreError::Invalid(format!("`{path}` cannot be set: what is before `{name}` is no object")));
+        };
+        place = fields.entry(name).or_insert(Value::Null);
+        if names.peek().is_none() {
+            *place = value;
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// Looks at the text itself, because the parser has made a float of a long integer already. The text is valid JSON.
@@ -107,6 +159,22 @@ mod tests {
             assert_eq!(parse_new(body, 1000, "x").is_ok(), fine, "{body:?}");
         }
         assert!(matches!(parse_new("{}   ", 4, "x"), Err(StoreError::TooLarge(_))));
+    }
+
+    #[test]
+    fn a_field_is_set_by_its_path() {
+        for (path, want) in [
+            ("a", Some(json!({"a": 7, "n": null}))),
+            ("b", Some(json!({"a": {"b": 1}, "b": 7, "n": null}))),
+            ("a.b", Some(json!({"a": {"b": 7}, "n": null}))),
+            ("a.c.d", Some(json!({"a": {"b": 1, "c": {"d": 7}}, "n": null}))),
+            ("n.x", Some(json!({"a": {"b": 1}, "n": {"x": 7}}))),
+            ("a.b.c", None),
+            ("id", None),
+        ] {
+            let mut document = json!({"a": {"b": 1}, "n": null});
+            assert_eq!(set(&mut document, path, json!(7)).ok().map(|()| document), want, "{path}");
+        }
     }
 
     #[test]

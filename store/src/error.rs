@@ -16,6 +16,8 @@ pub enum StoreError {
     Invalid(String),
     /// The document is over the size limit.
     TooLarge(String),
+    /// Reading took longer than it may, or what was read was not taken.
+    TimedOut(String),
     /// The disk is full. Reads go on; writes work again once there is room.
     StorageFull(String),
     /// The store cannot be reached or used now: closed, no right to the folder, input/output errors.
@@ -37,6 +39,7 @@ impl StoreError {
             | Self::Conflict(text)
             | Self::Invalid(text)
             | Self::TooLarge(text)
+            | Self::TimedOut(text)
             | Self::StorageFull(text)
             | Self::Unavailable(text)
             | Self::Corrupt(text)

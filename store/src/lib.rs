@@ -7,8 +7,11 @@
 mod document;
 mod error;
 mod key;
+mod matching;
 mod model;
 mod query;
+mod rows;
+mod sql;
 mod sqlite;
 mod table;
 
@@ -16,8 +19,9 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub use error::StoreError;
-pub use model::{Batch, Collection, Guard, Index, Row, Write};
-pub use query::{Cursor, Direction, Filter, Order, Page, Query};
+pub use model::{Batch, Collection, Committed, Guard, Index, MOST_TOUCHED, Row, Write};
+pub use query::{Cursor, Direction, Filter, MOST_FILTERS, MOST_VALUES, Order, Page, Query};
+pub use rows::Rows;
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use table::{Stored, Table, TypedPage};
 
@@ -42,8 +46,11 @@ pub trait Store: Send + Sync {
     /// The document with this id, `None` where there is none.
     fn get<'a>(&'a self, collection: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Row>>>;
 
-    /// The documents a query describes, in its order, all as of one moment.
+    /// The documents a query describes, in its order, all as of one moment. `TimedOut` where that takes too long.
     fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>>;
+
+    /// The same piece by piece, however many there are.
+    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>>;
 
     /// How many documents pass all filters.
     fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>>;
@@ -51,7 +58,7 @@ pub trait Store: Send + Sync {
     /// Applies a batch: all of its writes, in their order, or none. Answered when it is on disk.
     ///
     /// The first write or guard that does not hold decides the error: see [`Write`] and [`Guard`].
-    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<()>>;
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>>;
 
     /// Says that the first seeding is committed. From then on a start that finds the database missing, empty or
     /// another is refused; before, a start begins afresh, and drops whatever an unfinished seeding left behind.

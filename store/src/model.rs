@@ -1,6 +1,8 @@
 //! The words of a store: collections and their indexes, rows, and a batch of writes with guards.
 //! Questions are in `query.rs`.
 
+use serde_json::Value;
+
 use crate::Filter;
 
 /// A declared collection of JSON documents.
@@ -12,7 +14,8 @@ pub struct Collection {
     pub indexes: &'static [Index],
 }
 
-/// A declared index.
+/// A declared index. The values that one document has in the fields of one index may take up to 2,048 bytes together;
+/// a document beyond that is `Invalid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Index {
     /// The fields in order: dotted paths into the document. `lower(name)` stands for the text of `name` without
@@ -21,17 +24,27 @@ pub struct Index {
     /// Whether no two documents may have the same values. A document that lacks one of the fields, or has null
     /// there, is exempt.
     pub unique: bool,
+    /// The list each of whose elements has an entry of its own, before the fields.
+    pub each: Option<&'static str>,
 }
 
 impl Index {
     /// An index that answers by these fields, and in their order.
     pub const fn on(fields: &'static [&'static str]) -> Self {
-        Self { fields, unique: false }
+        Self { fields, unique: false, each: None }
     }
 
     /// The same, and no two documents may agree in all of the fields.
     pub const fn unique(fields: &'static [&'static str]) -> Self {
-        Self { fields, unique: true }
+        Self { fields, unique: true, each: None }
+    }
+
+    /// An index that answers [`Filter::Intersects`] on `list`: for each element the documents that hold it, in the
+    /// order of `fields`. A query that gives the first fields by `Equals` and orders by all the others, one way, with
+    /// a limit, costs the same however many documents hold the element. At most 1,000 elements count; a longer list is
+    /// `Invalid`.
+    pub const fn each(list: &'static str, fields: &'static [&'static str]) -> Self {
+        Self { fields, unique: false, each: Some(list) }
     }
 }
 
@@ -40,14 +53,18 @@ impl Index {
 pub struct Row {
     /// Its id within the collection.
     pub id: String,
-    /// Grows with every write to the whole store, so a document that was deleted and made again never has an old
-    /// version. Means nothing else: neither consecutive nor starting at 1.
+    /// The version of the batch that wrote it. Grows with every batch for the whole store, so a document that was
+    /// deleted and made again never has an old version. Means nothing else: neither consecutive nor starting at 1.
     pub version: u64,
     /// The document: JSON text.
     pub body: Box<str>,
 }
 
-/// One step of a [`Batch`]. Bodies are JSON objects, as text; ids have 1 to 512 bytes.
+/// The most documents that one write by filters may touch; beyond, it is `Invalid` and nothing is changed.
+pub const MOST_TOUCHED: usize = 50_000;
+
+/// One step of a [`Batch`]. Bodies are JSON objects, as text; ids have 1 to 512 bytes. Those that go by filters touch
+/// [`MOST_TOUCHED`] documents at most.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
     /// Adds a document; `AlreadyExists` where the id is taken.
@@ -59,6 +76,16 @@ pub enum Write {
     Upsert { collection: &'static str, id: String, body: Box<str> },
     /// Removes a document; `NotFound` where nothing is, `Conflict` where it is not at the given version.
     Delete { collection: &'static str, id: String, version: Option<u64> },
+    /// Puts this body in the place of every document that passes all filters; none is fine.
+    ReplaceWhere { collection: &'static str, filters: Vec<Filter>, body: Box<str> },
+    /// Puts this body in the place of every document that passes all filters; where none does, adds it under this id,
+    /// or `AlreadyExists` where that is taken.
+    UpsertWhere { collection: &'static str, filters: Vec<Filter>, id: String, body: Box<str> },
+    /// Sets these fields, dotted paths, in every document that passes all filters, and leaves its others; none is
+    /// fine. Objects on the way that are missing are made; `Invalid` where something else is in the way, and for `id`.
+    UpdateFields { collection: &'static str, filters: Vec<Filter>, fields: Vec<(String, Value)> },
+    /// Removes every document that passes all filters; none is fine.
+    DeleteWhere { collection: &'static str, filters: Vec<Filter> },
     /// Goes on only if this holds.
     Require(Guard),
 }
@@ -88,6 +115,15 @@ impl Guard {
     pub fn at_least(collection: &'static str, filters: Vec<Filter>, at_least: u64) -> Self {
         Self::Count { collection, filters, at_least, at_most: u64::MAX }
     }
+}
+
+/// What came of a batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The version that every document of the batch has now; 0 where none was touched.
+    pub version: u64,
+    /// How many documents each step of the batch wrote or removed; 0 for a guard.
+    pub touched: Vec<u64>,
 }
 
 /// Writes and guards that happen together or not at all. An empty one is committed at once.

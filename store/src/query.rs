@@ -3,7 +3,14 @@
 
 use serde_json::Value;
 
-use crate::{Result, Row, StoreError};
+use crate::{Result, Row, StoreError, key};
+
+/// The most filters in one question, those within [`Filter::Any`] counted too.
+pub const MOST_FILTERS: usize = 256;
+/// The most values in one question, over all its filters.
+pub const MOST_VALUES: usize = 10_000;
+/// How deep [`Filter::Any`] may be within itself.
+const MOST_DEEP: usize = 8;
 
 /// Which documents, in which order, and how many. Without a limit it means all; without an order, by id.
 ///
@@ -16,6 +23,8 @@ pub struct Query {
     pub filters: Vec<Filter>,
     /// The first decides, the next breaks its ties.
     pub order: Vec<Order>,
+    /// In an order made up anew each time; then there is neither another order nor a place to go on from.
+    pub shuffled: bool,
     /// At most so many rows; none means all.
     pub limit: Option<u64>,
     /// Only what comes after this place.
@@ -23,16 +32,27 @@ pub struct Query {
 }
 
 /// What a document must have. A field is a dotted path of at most eight names, each of letters, digits and `_` and not
-/// starting with a digit; any other is `Invalid`, and so are integers beyond 64 bits. Filters on declared fields are
-/// answered from the index, others by looking at every document that passes the rest.
+/// starting with a digit; any other is `Invalid`, and so are integers beyond 64 bits and more than [`MOST_FILTERS`] or
+/// [`MOST_VALUES`]. Filters on declared fields are answered from the index, others by looking at every document that
+/// passes the rest. Ignoring case means equal after `to_lowercase`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Filter {
     /// The field has this value. Null also means missing.
     Equals { field: String, value: Value },
-    /// The field has one of these values, at most 10,000; none at all finds nothing.
+    /// The field has one of these values; none at all finds nothing.
     IsIn { field: String, values: Vec<Value> },
-    /// The field is text that starts so, both taken through `to_lowercase`. Answered from an index on `lower(field)`.
+    /// The field is at or above `from` and below `to`, in the order of values; one that is missing is no limit.
+    Range { field: String, from: Option<Value>, to: Option<Value> },
+    /// The field is text that starts so, ignoring case. Answered from an index on `lower(field)`.
     StartsWith { field: String, prefix: String },
+    /// The field is text that has this in it, ignoring case. Looks at every document, or at an index on
+    /// `lower(field)`, which is less to look at.
+    Contains { field: String, text: String },
+    /// The field is a list that holds one of these values; none at all finds nothing. Answered from
+    /// [`Index::each`](crate::Index::each).
+    Intersects { field: String, values: Vec<Value> },
+    /// One of these holds; none at all finds nothing.
+    Any(Vec<Filter>),
 }
 
 /// A field that decides the order.
@@ -51,6 +71,32 @@ pub enum Direction {
     Ascending,
     /// Largest first.
     Descending,
+}
+
+impl Direction {
+    /// The word of SQL.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Ascending => "ASC",
+            Self::Descending => "DESC",
+        }
+    }
+
+    /// How what comes later compares.
+    pub(crate) fn sign(self) -> &'static str {
+        match self {
+            Self::Ascending => ">",
+            Self::Descending => "<",
+        }
+    }
+
+    /// An ordering seen this way.
+    pub(crate) fn of(self, ordering: std::cmp::Ordering) -> std::cmp::Ordering {
+        match self {
+            Self::Ascending => ordering,
+            Self::Descending => ordering.reverse(),
+        }
+    }
 }
 
 /// A place in an ordered list: strictly after the given values of the order fields and, with an id, within those
@@ -94,6 +140,11 @@ impl Query {
         self.filter(Filter::starts_with(field, prefix))
     }
 
+    /// And the field is a list that holds one of these values.
+    pub fn intersects<V: Into<Value>>(self, field: impl Into<String>, values: impl IntoIterator<Item = V>) -> Self {
+        self.filter(Filter::intersects(field, values))
+    }
+
     /// And this holds.
     pub fn filter(mut self, filter: Filter) -> Self {
         self.filters.push(filter);
@@ -113,6 +164,12 @@ impl Query {
     /// Then by this field.
     pub fn order_by(mut self, field: impl Into<String>, direction: Direction) -> Self {
         self.order.push(Order { field: field.into(), direction });
+        self
+    }
+
+    /// In an order made up anew each time.
+    pub fn shuffled(mut self) -> Self {
+        self.shuffled = true;
         self
     }
 
@@ -145,11 +202,96 @@ impl Filter {
         Self::StartsWith { field: field.into(), prefix: prefix.into() }
     }
 
-    /// The field asked about.
-    pub fn field(&self) -> &str {
-        match self {
-            Self::Equals { field, .. } | Self::IsIn { field, .. } | Self::StartsWith { field, .. } => field,
+    /// The field's text has this in it, without regard to case.
+    pub fn contains(field: impl Into<String>, text: impl Into<String>) -> Self {
+        Self::Contains { field: field.into(), text: text.into() }
+    }
+
+    /// The field is a list that holds one of these values.
+    pub fn intersects<V: Into<Value>>(field: impl Into<String>, values: impl IntoIterator<Item = V>) -> Self {
+        Self::Intersects { field: field.into(), values: values.into_iter().map(Into::into).collect() }
+    }
+
+    /// The field is at or above `from` and below `to`.
+    pub fn range(field: impl Into<String>, from: Option<Value>, to: Option<Value>) -> Self {
+        Self::Range { field: field.into(), from, to }
+    }
+}
+
+impl Query {
+    /// Refuses what no engine is to be asked.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_filters(&self.filters)?;
+        for order in &self.order {
+            check_field(&order.field)?;
         }
+        if self.shuffled && (self.after.is_some() || !self.order.is_empty()) {
+            return Err(StoreError::Invalid(
+                "a shuffled answer has no other order and no place to go on from; leave out the cursor and the order"
+                    .into(),
+            ));
+        }
+        self.after.as_ref().map_or(Ok(()), |cursor| cursor.check(&self.order))
+    }
+}
+
+impl Cursor {
+    fn check(&self, order: &[Order]) -> Result<()> {
+        if self.values.len() != order.len() {
+            return Err(StoreError::Invalid(format!(
+                "the cursor has {} values for {} order fields; give one for each",
+                self.values.len(),
+                order.len()
+            )));
+        }
+        match &self.id {
+            None if order.is_empty() => {
+                Err(StoreError::Invalid("a cursor without order fields needs the last row's id".into()))
+            }
+            Some(id) => key::refuse_nul(id),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Refuses filters that no engine is to be asked.
+pub(crate) fn check_filters(filters: &[Filter]) -> Result<()> {
+    let (mut nodes, mut values) = (0, 0);
+    filters.iter().try_for_each(|filter| filter.check(0, &mut nodes, &mut values))
+}
+
+impl Filter {
+    fn check(&self, depth: usize, nodes: &mut usize, values: &mut usize) -> Result<()> {
+        *nodes += 1;
+        if *nodes > MOST_FILTERS {
+            return Err(StoreError::Invalid(format!(
+                "there are more than {MOST_FILTERS} filters; ask for less at once"
+            )));
+        }
+        match self {
+            Self::Equals { field, .. } => check_field(field)?,
+            Self::Range { field, .. } => check_field(field)?,
+            Self::StartsWith { field, prefix: text } | Self::Contains { field, text } => {
+                check_field(field)?;
+                key::refuse_nul(text)?;
+            }
+            Self::IsIn { field, values: list } | Self::Intersects { field, values: list } => {
+                check_field(field)?;
+                *values += list.len();
+                if *values > MOST_VALUES {
+                    return Err(StoreError::Invalid(format!(
+                        "`{field}` and others are compared with more than {MOST_VALUES} values; ask for less at once"
+                    )));
+                }
+            }
+            Self::Any(_) if depth == MOST_DEEP => {
+                return Err(StoreError::Invalid(format!(
+                    "the filters are within each other more than {MOST_DEEP} deep"
+                )));
+            }
+            Self::Any(parts) => parts.iter().try_for_each(|part| part.check(depth + 1, nodes, values))?,
+        }
+        Ok(())
     }
 }
 

@@ -5,14 +5,12 @@ use openorch_chassis::outbound::InstanceUrl;
 use openorch_store::{Collection, Index};
 use serde::{Deserialize, Serialize};
 
-pub static INSTANCES: Collection =
-    Collection { name: "registrySvcInstances", indexes: &[Index { fields: &["url"], unique: true }] };
+pub static INSTANCES: Collection = Collection { name: "registrySvcInstances", indexes: &[Index::unique(&["url"])] };
 /// The accounts under which something was registered once, so that a service without instances is told from one that
 /// never was (contract decision 22).
 pub static SERVICES: Collection = Collection { name: "registrySvcServices", indexes: &[] };
 pub static DEFINITIONS: Collection = Collection { name: "registrySvcDefinitions", indexes: &[] };
-pub static NODES: Collection =
-    Collection { name: "registrySvcNodes", indexes: &[Index { fields: &["url"], unique: true }] };
+pub static NODES: Collection = Collection { name: "registrySvcNodes", indexes: &[Index::unique(&["url"])] };
 
 pub static ALL: &[&Collection] = &[&INSTANCES, &SERVICES, &DEFINITIONS, &NODES];
 

@@ -5,7 +5,7 @@ use openorch_api::{
     user::{Empty, RevokeTokensRequest, TOKEN_REVOKE},
 };
 use openorch_chassis::{Cx, Error, Identity, Result};
-use openorch_store::{Batch, Query};
+use openorch_store::Query;
 
 use super::{Users, session::UNKNOWN_DEVICE};
 
@@ -46,6 +46,6 @@ pub async fn revoke_tokens(cx: Cx<Users>, Body(request): Body<RevokeTokensReques
     if let (Some(device), true, false) = (&device, ended.is_empty(), all) {
         return Err(Error::not_found(format!("the account has no session on the device `{device}`")));
     }
-    cx.end_these(&ended, Batch::new()).await?;
+    cx.end_these(&ended).await?;
     Ok(Json(Empty {}))
 }

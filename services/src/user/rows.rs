@@ -7,18 +7,16 @@ use serde::{Deserialize, Serialize};
 /// The tenant of everything that does not name one (contract decision 11).
 pub const DEFAULT_APP: &str = "unnamed";
 
-pub static USERS: Collection =
-    Collection { name: "userSvcUsers", indexes: &[Index { fields: &["slug"], unique: true }] };
+pub static USERS: Collection = Collection { name: "userSvcUsers", indexes: &[Index::unique(&["slug"])] };
 pub static PASSWORDS: Collection = Collection { name: "userSvcPasswords", indexes: &[] };
 pub static SESSIONS: Collection =
-    Collection { name: "userSvcSessions", indexes: &[Index { fields: &["userId", "app", "device"], unique: true }] };
+    Collection { name: "userSvcSessions", indexes: &[Index::unique(&["userId", "app", "device"])] };
 pub static ROLES: Collection = Collection { name: "userSvcRoles", indexes: &[] };
-pub static ROLE_LINKS: Collection =
-    Collection { name: "userSvcRoleLinks", indexes: &[Index { fields: &["userId"], unique: false }] };
+pub static ROLE_LINKS: Collection = Collection { name: "userSvcRoleLinks", indexes: &[Index::on(&["userId"])] };
 pub static PERMISSIONS: Collection = Collection { name: "userSvcPermissions", indexes: &[] };
 pub static PERMISSION_LINKS: Collection = Collection { name: "userSvcPermissionRoleLinks", indexes: &[] };
 pub static INVITATIONS: Collection =
-    Collection { name: "userSvcInvitations", indexes: &[Index { fields: &["codeHash"], unique: true }] };
+    Collection { name: "userSvcInvitations", indexes: &[Index::unique(&["codeHash"])] };
 pub static KEY_PAIRS: Collection = Collection { name: "userSvcKeyPairs", indexes: &[] };
 
 pub static ALL: &[&Collection] =

@@ -16,6 +16,8 @@ pub(super) fn from_sqlite(error: rusqlite::Error, doing: &str) -> StoreError {
         // The shared-memory file beside the database is grown by writing, which fails so where the disk is full.
         _ if code.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => full(doing),
         ErrorCode::DiskFull => full(doing),
+        // Whoever set the limit knows how long it was.
+        ErrorCode::OperationInterrupted => StoreError::TimedOut(String::new()),
         ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
             StoreError::Corrupt(format!("{doing} failed because the database is damaged ({error}); restore a backup"))
         }

@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags};
 
 use super::errors::{from_io, from_sqlite};
@@ -18,8 +19,11 @@ const LOCK: &str = "openorch.lock";
 const DATABASE: &str = "openorch.db";
 /// "OpOr", in the header of every database of ours.
 const APPLICATION_ID: u32 = 0x4F70_4F72;
-/// The layout of the tables and keys. A database with a higher one is refused.
-pub(super) const LAYOUT: u32 = 1;
+/// The layout of the tables and keys. 2 added tables for lists and `min_compatible`.
+pub(super) const LAYOUT: u32 = 2;
+/// The lowest layout that a program must know to write here; in each database, so that an older program can be told.
+/// Programs that know layout 1 alone would leave the tables of lists behind.
+const MIN_COMPATIBLE: u32 = 2;
 /// In the lock file until there is an id.
 const NO_ID: &str = "--------------------------------";
 
@@ -210,7 +214,7 @@ fn read_identity(database: &Path) -> Result<Option<Identity>> {
     if length == 0 && wal_length == 0 {
         return Ok(None);
     }
-    check_header(database, length, wal_length)?;
+    let layout = check_header(database, length, wal_length)?;
 
     // Without a log to read, `immutable` keeps SQLite from making any file; with one, a reader leaves it in place.
     let immutable = if wal_length == 0 { "?immutable=1" } else { "" };
@@ -219,13 +223,21 @@ fn read_identity(database: &Path) -> Result<Option<Identity>> {
     let read = |connection: Connection| {
         connection.query_row(
             "SELECT (SELECT value FROM _store_info WHERE key = 'database_id'), \
-                    (SELECT value FROM _store_info WHERE key = 'seeded')",
+                    (SELECT value FROM _store_info WHERE key = 'seeded'), \
+                    (SELECT value FROM _store_info WHERE key = 'min_compatible')",
             [],
-            |row| Ok(Identity { id: row.get(0)?, seeded: row.get::<_, i64>(1)? != 0 }),
+            |row| {
+                let identity = Identity { id: row.get(0)?, seeded: row.get::<_, i64>(1)? != 0 };
+                Ok((identity, row.get::<_, Option<u32>>(2)?))
+            },
         )
     };
     match Connection::open_with_flags(&uri, flags).and_then(read) {
-        Ok(identity) => Ok(Some(identity)),
+        Ok((identity, min_compatible)) => {
+            check_layout(database, layout, min_compatible)?;
+            Ok(Some(identity))
+        }
+        Err(_) if layout > LAYOUT => check_layout(database, layout, None).map(|()| None),
         Err(error) => match from_sqlite(error, &format!("reading `{}`", database.display())) {
             // A table of ours or a value in it that is not there.
             StoreError::Internal(why) => Err(StoreError::Corrupt(format!("{why}; restore a backup"))),
@@ -234,7 +246,8 @@ fn read_identity(database: &Path) -> Result<Option<Identity>> {
     }
 }
 
-fn check_header(database: &Path, length: u64, wal_length: u64) -> Result<()> {
+/// The layout that the first bytes tell, if they are those of a sound database of ours.
+fn check_header(database: &Path, length: u64, wal_length: u64) -> Result<u32> {
     let refused = |why: &str| {
         Err(StoreError::Corrupt(format!(
             "`{}` {why}; restore it from a backup, or move it away. Nothing was changed",
@@ -255,7 +268,6 @@ fn check_header(database: &Path, length: u64, wal_length: u64) -> Result<()> {
     if !header.starts_with(b"SQLite format 3\0") || number(68) != APPLICATION_ID {
         return refused("is not a database of OpenOrch");
     }
-    check_layout(database, number(60))?;
     let page_size = match u64::from(u16::from_be_bytes([header[16], header[17]])) {
         1 => 65536,
         size => size,
@@ -264,12 +276,12 @@ fn check_header(database: &Path, length: u64, wal_length: u64) -> Result<()> {
     if wal_length == 0 && u64::from(number(28)) * page_size > length {
         return refused("is cut off");
     }
-    Ok(())
+    Ok(number(60))
 }
 
-/// Refuses a database that a newer version of this program wrote.
-pub(super) fn check_layout(database: &Path, layout: u32) -> Result<()> {
-    if layout > LAYOUT {
+/// Refuses a database that a newer version of this program wrote, unless it says that this one can work with it.
+fn check_layout(database: &Path, layout: u32, min_compatible: Option<u32>) -> Result<()> {
+    if layout > LAYOUT && min_compatible.unwrap_or(layout) > LAYOUT {
         return Err(StoreError::Unavailable(format!(
             "`{}` was written by a newer version (layout {layout}, this version knows {LAYOUT}); start that version, or \
              restore a backup made before it. Nothing was changed",
@@ -277,6 +289,48 @@ pub(super) fn check_layout(database: &Path, layout: u32) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Brings an older layout to ours, after a copy of the whole database was put beside it.
+pub(super) fn upgrade(connection: &Connection, database: &Path) -> Result<()> {
+    let failed = |error| from_sqlite(error, &format!("upgrading `{}`", database.display()));
+    let layout: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    if layout >= LAYOUT {
+        return Ok(());
+    }
+    let copy = database.with_file_name(format!("openorch-layout-{layout}.db"));
+    // What is there is of an upgrade that did not come to its end; the database itself is still as it was.
+    remove_database(&copy)?;
+    drop(open_private(&copy)?);
+    if let Err(error) = copy_into(connection, &copy).map_err(failed) {
+        // Best effort: half a copy is of no use to anyone.
+        let _ = remove_database(&copy);
+        return Err(error);
+    }
+    sync_file(&copy)?;
+    sync_folder_of(&copy)?;
+    tracing::info!(
+        "the database has the older layout {layout} and is brought to layout {LAYOUT}; a copy from before is in `{}`",
+        copy.display()
+    );
+    let steps = format!(
+        "BEGIN IMMEDIATE;
+         INSERT INTO _store_info VALUES ('min_compatible', {MIN_COMPATIBLE});
+         PRAGMA user_version = {LAYOUT};
+         COMMIT;"
+    );
+    connection.execute_batch(&steps).map_err(|error| {
+        // If even this fails, closing the connection does it.
+        let _ = connection.execute_batch("ROLLBACK");
+        failed(error)
+    })
+}
+
+/// Writes the database as of one moment, compacted, into a new or empty file.
+pub(super) fn copy_into(connection: &Connection, copy: &Path) -> rusqlite::Result<()> {
+    // The name is bytes; SQLite wants them called text.
+    let name = ToSqlOutput::Borrowed(ValueRef::Text(copy.as_os_str().as_encoded_bytes()));
+    connection.execute("VACUUM INTO ?", [name]).map(drop)
 }
 
 /// Makes the database under another name and moves it into place whole, so that a crash leaves all of it or nothing.
@@ -307,7 +361,8 @@ fn fill_new(new: &Path) -> Result<Identity> {
              CREATE TABLE _store_info(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
              CREATE TABLE _store_meta(collection TEXT PRIMARY KEY, spec TEXT NOT NULL, version INTEGER NOT NULL)
                WITHOUT ROWID;
-             INSERT INTO _store_info VALUES ('database_id', '{id}'), ('seeded', 0), ('last_version', 0);
+             INSERT INTO _store_info VALUES ('database_id', '{id}'), ('seeded', 0), ('last_version', 0),
+               ('min_compatible', {MIN_COMPATIBLE});
              COMMIT;
              PRAGMA journal_mode = WAL;"
         ))?;
@@ -326,6 +381,10 @@ fn remove_database(database: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn sync_file(path: &Path) -> Result<()> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(|error| from_io(&error, "writing", path))
 }
 
 fn sync_folder_of(file: &Path) -> Result<()> {

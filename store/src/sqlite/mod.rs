@@ -2,9 +2,9 @@
 //! (`writer.rs`), a few read (`reader.rs`); what a document may be is checked here, on the caller's thread.
 
 mod errors;
-mod find;
 mod folder;
 mod reader;
+mod run;
 mod schema;
 mod writer;
 
@@ -13,24 +13,25 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::OptionalExtension;
 use tokio::sync::{mpsc, oneshot};
 
 use self::errors::from_sqlite;
-use self::find::{CountPlan, Plan};
 use self::folder::Folder;
-use self::reader::{Readers, closed};
-use self::schema::Spec;
-use self::writer::{Document, Job, Place, Reply, Step, Writer};
+use self::reader::{Limits, Readers, closed};
+use self::schema::Statements;
+use self::writer::{Body, Document, Job, Matches, Place, Reply, Step, Writer};
+use crate::query::check_field;
+use crate::sql::{CountPlan, Dialect, Plan, Spec};
 use crate::{
-    Batch, BoxFuture, Collection, Filter, Guard, Page, Query, Result, Row, Store, StoreError, Write, document,
+    Batch, BoxFuture, Collection, Committed, Filter, Guard, MOST_TOUCHED, Page, Query, Result, Row, Rows, Store,
+    StoreError, Write, document,
 };
 
 /// So many jobs may wait for the writer; whoever comes next waits for room.
 const WAITING: usize = 1024;
-/// The longest id in bytes.
-const ID_LIMIT: usize = 512;
 
 /// What can be set when a folder is opened; the defaults are what the daemon runs with.
 #[derive(Debug, Clone)]
@@ -41,11 +42,24 @@ pub struct SqliteOptions {
     pub readers: usize,
     /// The database may grow to so many pages of 4 KiB; beyond, it behaves as on a full disk.
     pub page_limit: Option<u32>,
+    /// The longest that answering may take.
+    pub read_limit: Duration,
+    /// The longest that an answer may take that is given away piece by piece.
+    pub stream_limit: Duration,
+    /// The longest that the next piece of such an answer may wait to be taken.
+    pub piece_limit: Duration,
 }
 
 impl Default for SqliteOptions {
     fn default() -> Self {
-        Self { document_limit: 4 * 1024 * 1024, readers: 4, page_limit: None }
+        Self {
+            document_limit: 4 * 1024 * 1024,
+            readers: 4,
+            page_limit: None,
+            read_limit: Duration::from_secs(30),
+            stream_limit: Duration::from_secs(600),
+            piece_limit: Duration::from_secs(30),
+        }
     }
 }
 
@@ -55,12 +69,24 @@ pub struct SqliteStore(Arc<Inner>);
 struct Inner {
     folder: Arc<Folder>,
     document_limit: usize,
-    specs: RwLock<HashMap<&'static str, Arc<Spec>>>,
+    collections: RwLock<HashMap<&'static str, Arc<Known>>>,
     seeded: Arc<AtomicBool>,
     readers: Readers,
     /// None once the store is closed; the writer ends when it has worked off what was sent.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A collection that was opened.
+struct Known {
+    spec: Arc<Spec>,
+    statements: Statements,
+}
+
+impl Known {
+    fn new(spec: Spec) -> Self {
+        Self { statements: Statements::new(&spec), spec: Arc::new(spec) }
+    }
 }
 
 impl SqliteStore {
@@ -74,17 +100,18 @@ impl SqliteStore {
     pub fn open(folder: impl AsRef<Path>, options: SqliteOptions) -> Result<Arc<dyn Store>> {
         let folder = Arc::new(Folder::open(folder.as_ref())?);
         let seeded = Arc::new(AtomicBool::new(folder.seeded));
-        let writer = Writer::open(folder.clone(), seeded.clone(), options.page_limit)?;
+        let writer = Writer::open(folder.clone(), seeded.clone(), options.document_limit, options.page_limit)?;
+        let limits = Limits { read: options.read_limit, stream: options.stream_limit, piece: options.piece_limit };
         let (jobs, receiver) = mpsc::channel(WAITING);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.work(receiver))
             .map_err(|error| StoreError::Unavailable(format!("no thread can be started for writing: {error}")))?;
         Ok(Arc::new(Self(Arc::new(Inner {
-            readers: Readers::new(folder.clone(), options.readers),
+            readers: Readers::new(folder.clone(), options.readers, limits),
             folder,
             document_limit: options.document_limit,
-            specs: RwLock::default(),
+            collections: RwLock::default(),
             seeded,
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(thread)),
@@ -95,46 +122,50 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn open_collections<'a>(&'a self, collections: &'a [Collection]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let specs = collections.iter().map(|one| Spec::new(one).map(Arc::new)).collect::<Result<Vec<_>>>()?;
-            self.0.ask(|reply| Job::Open(specs.clone(), reply)).await?;
-            let mut known = self.0.specs.write().unwrap_or_else(PoisonError::into_inner);
-            known.extend(specs.into_iter().map(|spec| (spec.name, spec)));
+            let opened = collections.iter().map(|one| Ok(Arc::new(Known::new(Spec::new(one)?))));
+            let opened = opened.collect::<Result<Vec<_>>>()?;
+            self.0.ask(|reply| Job::Open(opened.clone(), reply)).await?;
+            let mut known = self.0.collections.write().unwrap_or_else(PoisonError::into_inner);
+            known.extend(opened.into_iter().map(|one| (one.spec.name, one)));
             Ok(())
         })
     }
 
     fn get<'a>(&'a self, collection: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Row>>> {
         Box::pin(async move {
-            let (spec, id) = (self.0.spec(collection)?, id.to_owned());
-            let read = move |connection: &rusqlite::Connection, _: &dyn Fn() -> bool| {
+            let known = self.0.known(collection)?;
+            self.0.readers.run_here(|connection| {
                 connection
-                    .prepare_cached(&spec.get)
-                    .and_then(|mut statement| statement.query_row([&id], find::row_of).optional())
-                    .map_err(|error| from_sqlite(error, &format!("reading {}", spec.name)))
-            };
-            self.0.readers.run(read).await
+                    .prepare_cached(&known.statements.get)
+                    .and_then(|mut statement| statement.query_row([id], run::row_of).optional())
+                    .map_err(|error| from_sqlite(error, &format!("reading {collection}")))
+            })
         })
     }
 
     fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            let plan = Plan::new(self.0.spec(collection)?, query)?;
-            self.0.readers.run(move |connection, abandoned| plan.run(connection, abandoned)).await
+            let plan = self.0.plan(collection, query)?;
+            self.0.readers.run(move |connection| run::find(&plan, connection)).await
         })
+    }
+
+    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>> {
+        Box::pin(async move { self.0.readers.stream(self.0.plan(collection, query)?).await })
     }
 
     fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
-            let plan = CountPlan::new(self.0.spec(collection)?, filters)?;
-            self.0.readers.run(move |connection, abandoned| plan.run(connection, u64::MAX, abandoned)).await
+            let plan = self.0.count(collection, filters, u64::MAX)?;
+            self.0.readers.run(move |connection| run::count(&plan, connection)).await
         })
     }
 
-    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<()>> {
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         Box::pin(async move {
             let steps = batch.0.into_iter().map(|write| self.0.step(write)).collect::<Result<Vec<_>>>()?;
             if steps.is_empty() {
-                return Ok(());
+                return Ok(Committed::default());
             }
             self.0.ask(|reply| Job::Commit(steps, reply)).await
         })
@@ -157,7 +188,7 @@ impl Store for SqliteStore {
             if self.0.sender()?.is_closed() {
                 return Err(StoreError::Unavailable("the writing thread has ended".into()));
             }
-            let read = |connection: &rusqlite::Connection, _: &dyn Fn() -> bool| {
+            let read = |connection: &rusqlite::Connection| {
                 connection
                     .prepare_cached("SELECT value FROM _store_info WHERE key = 'database_id'")
                     .and_then(|mut statement| statement.query_row([], |_| Ok(())))
@@ -191,19 +222,27 @@ impl Drop for SqliteStore {
 }
 
 impl Inner {
-    fn spec(&self, collection: &str) -> Result<Arc<Spec>> {
-        let known = self.specs.read().unwrap_or_else(PoisonError::into_inner);
+    fn known(&self, collection: &str) -> Result<Arc<Known>> {
+        let known = self.collections.read().unwrap_or_else(PoisonError::into_inner);
         known
             .get(collection)
             .cloned()
             .ok_or_else(|| StoreError::Internal(format!("the collection {collection} was not opened")))
     }
 
+    fn plan(&self, collection: &str, query: &Query) -> Result<Plan> {
+        Plan::new(Dialect::Sqlite, self.known(collection)?.spec.clone(), query)
+    }
+
+    fn count(&self, collection: &str, filters: &[Filter], enough: u64) -> Result<CountPlan> {
+        CountPlan::new(Dialect::Sqlite, self.known(collection)?.spec.clone(), filters, enough)
+    }
+
     fn sender(&self) -> Result<mpsc::Sender<Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)
     }
 
-    async fn ask(&self, job: impl FnOnce(Reply) -> Job) -> Result<()> {
+    async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         self.sender()?.send(job(reply)).await.map_err(|_| closed())?;
         let ended = || StoreError::Unavailable("the writing thread ended without an answer".into());
@@ -231,32 +270,48 @@ impl Inner {
             }
             Write::Upsert { collection, id, body } => Step::Upsert(self.document(collection, id, body)?),
             Write::Delete { collection, id, version } => Step::Delete(self.place(collection, id)?, version),
+            Write::ReplaceWhere { collection, filters, body } => {
+                Step::ReplaceWhere(self.matches(collection, filters)?, self.body(collection, "*", body)?)
+            }
+            Write::UpsertWhere { collection, filters, id, body } => {
+                let document = self.document(collection, id, body.clone())?;
+                let body = self.body(collection, &document.place.id, body)?;
+                Step::UpsertWhere(self.matches(collection, filters)?, Box::new(document), body)
+            }
+            Write::UpdateFields { collection, filters, fields } => {
+                fields.iter().try_for_each(|(field, _)| check_field(field))?;
+                Step::UpdateFields(self.matches(collection, filters)?, fields)
+            }
+            Write::DeleteWhere { collection, filters } => Step::DeleteWhere(self.matches(collection, filters)?),
             Write::Require(Guard::Absent { collection, id }) => Step::Absent(self.place(collection, id)?),
             Write::Require(Guard::Exists { collection, id }) => Step::Exists(self.place(collection, id)?),
             Write::Require(Guard::Version { collection, id, version }) => {
                 Step::Version(self.place(collection, id)?, version)
             }
             Write::Require(Guard::Count { collection, filters, at_least, at_most }) => {
-                Step::Count { plan: CountPlan::new(self.spec(collection)?, &filters)?, at_least, at_most }
+                let enough = at_most.saturating_add(1).max(at_least);
+                Step::Count { plan: self.count(collection, &filters, enough)?, at_least, at_most }
             }
         })
     }
 
     fn place(&self, collection: &str, id: String) -> Result<Place> {
-        Ok(Place { spec: self.spec(collection)?, id })
+        Ok(Place { known: self.known(collection)?, id })
+    }
+
+    fn matches(&self, collection: &str, filters: Vec<Filter>) -> Result<Matches> {
+        let query = Query { filters, limit: Some(MOST_TOUCHED as u64), ..Query::default() };
+        Ok(Matches { known: self.known(collection)?, plan: self.plan(collection, &query)? })
+    }
+
+    fn body(&self, collection: &str, id: &str, body: Box<str>) -> Result<Body> {
+        let value = document::parse_new(&body, self.document_limit, &format!("document `{id}` of {collection}"))?;
+        Ok(Body { text: body, value })
     }
 
     fn document(&self, collection: &str, id: String, body: Box<str>) -> Result<Document> {
-        let place = self.place(collection, id)?;
-        if place.id.is_empty() || place.id.len() > ID_LIMIT || place.id.contains('\0') {
-            return Err(StoreError::Invalid(format!(
-                "an id of {} must have 1 to {ID_LIMIT} bytes and no NUL",
-                place.spec.name
-            )));
-        }
-        let name = format!("document `{}` of {}", place.id, place.spec.name);
-        let value = document::parse_new(&body, self.document_limit, &name)?;
-        let keys = place.spec.keys(&place.id, &value)?;
-        Ok(Document { place, body, keys })
+        document::check_id(collection, &id)?;
+        let Body { text, value } = self.body(collection, &id, body)?;
+        Document::new(self.known(collection)?, id, text, &value)
     }
 }

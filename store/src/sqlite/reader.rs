@@ -1,32 +1,60 @@
 //! The readers: a few threads with a connection each, made when there is work and gone when there has been none for a
-//! while, so that an idle daemon keeps neither.
+//! while, so that an idle daemon keeps neither; threads of their own for answers that are given away piece by piece;
+//! and connections for reads so short that they run where they are asked for.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::errors::from_sqlite;
 use super::folder::Folder;
-use crate::{Result, StoreError};
+use super::run;
+use crate::rows::{Given, Pieces, not_taken};
+use crate::sql::Plan;
+use crate::{Result, Row, Rows, StoreError};
 
 /// How long a thread waits for more before it ends.
 const IDLE: Duration = Duration::from_secs(20);
+/// Answers given away piece by piece side by side; more wait.
+const STREAMS: usize = 8;
+/// Rows in a piece.
+const PIECE: usize = 256;
+/// Pieces that wait to be taken.
+const PIECES_WAITING: usize = 2;
+/// Steps of SQLite's machine between two looks at the time.
+const STEPS_PER_LOOK: i32 = 20_000;
 
-/// The threads that read.
+/// How long reading may take.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// An answer as a whole.
+    pub(super) read: Duration,
+    /// An answer given away piece by piece.
+    pub(super) stream: Duration,
+    /// Until the next piece of such an answer is taken.
+    pub(super) piece: Duration,
+}
+
+/// Who reads.
 pub(super) struct Readers {
     shared: Arc<Shared>,
+    streams: Arc<Semaphore>,
 }
 
 struct Shared {
     folder: Arc<Folder>,
+    limits: Limits,
     most: usize,
     state: Mutex<State>,
     wake: Condvar,
+    /// Connections for short reads that nobody uses now.
+    short: Mutex<Vec<Reader>>,
 }
 
 #[derive(Default)]
@@ -38,29 +66,108 @@ struct State {
     handles: Vec<JoinHandle<()>>,
 }
 
-type Job = Box<dyn FnOnce(Result<&Connection>) + Send>;
+type Job = Box<dyn FnOnce(Result<&Reader>) + Send>;
+
+/// A connection that reads.
+struct Reader {
+    connection: Connection,
+    watch: Arc<Mutex<Option<Watch>>>,
+}
+
+/// When the present reading is to be stopped.
+struct Watch {
+    until: Instant,
+    abandoned: Arc<AtomicBool>,
+}
+
+/// Says that nobody waits any more, when dropped.
+struct Abandon(Arc<AtomicBool>);
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 impl Readers {
-    pub(super) fn new(folder: Arc<Folder>, most: usize) -> Self {
-        let shared = Shared { folder, most: most.max(1), state: Mutex::new(State::default()), wake: Condvar::new() };
-        Self { shared: Arc::new(shared) }
+    pub(super) fn new(folder: Arc<Folder>, most: usize, limits: Limits) -> Self {
+        let shared = Shared {
+            folder,
+            limits,
+            most: most.max(1),
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            short: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared), streams: Arc::new(Semaphore::new(STREAMS)) }
     }
 
-    /// Runs `read` on one of the threads. It gets a way to ask whether the answer is still wanted.
+    /// Runs `read` on one of the threads, until it is done, takes too long, or nobody waits for it.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Connection, &dyn Fn() -> bool) -> Result<T> + Send + 'static,
+        read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.submit(Box::new(move |connection| {
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let _abandon = Abandon(abandoned.clone());
+        let most = self.shared.limits.read;
+        self.submit(Box::new(move |reader| {
             if reply.is_closed() {
                 return;
             }
-            let result = connection.and_then(|connection| read(connection, &|| reply.is_closed()));
+            let result = reader.and_then(|reader| reader.within(most, abandoned, read));
             // An answer that nobody waits for any more is dropped.
             let _ = reply.send(result);
         }))?;
         answer.await.unwrap_or_else(|_| Err(StoreError::Internal("a reader ended without an answer".into())))
+    }
+
+    /// Runs `read` here and now, for reads by id: some microseconds, less than asking a thread takes. The longest they
+    /// can take is a page or two of the disk.
+    pub(super) fn run_here<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        if self.shared.state().closed {
+            return Err(closed());
+        }
+        let kept = self.shared.short().pop();
+        let reader = match kept {
+            Some(reader) => reader,
+            None => Reader::open(&self.shared.folder)?,
+        };
+        let result = read(&reader.connection);
+        let mut short = self.shared.short();
+        if short.len() < self.shared.most {
+            short.push(reader);
+        }
+        result
+    }
+
+    /// Gives an answer away piece by piece, from a thread of its own.
+    pub(super) async fn stream(&self, plan: Plan) -> Result<Rows> {
+        let turn = self.streams.clone().acquire_owned().await.map_err(|_| closed())?;
+        let (pieces, mut rows) = Rows::new(PIECES_WAITING);
+        let shared = self.shared.clone();
+        let read = move || {
+            let until = Instant::now() + shared.limits.stream;
+            let outcome = Reader::open(&shared.folder).and_then(|reader| {
+                reader.within(shared.limits.stream, Arc::default(), |connection| {
+                    run::stream(&plan, connection, PIECE, |rows| shared.give(&pieces, rows, until))
+                })
+            });
+            pieces.end(outcome);
+            drop(turn);
+        };
+        let mut state = self.shared.state();
+        if state.closed {
+            return Err(closed());
+        }
+        state.handles.retain(|handle| !handle.is_finished());
+        let handle = std::thread::Builder::new()
+            .name("store-stream".into())
+            .spawn(read)
+            .map_err(|error| StoreError::Unavailable(format!("no thread can be started for reading: {error}")))?;
+        rows.wakes(handle.thread().clone());
+        state.handles.push(handle);
+        Ok(rows)
     }
 
     fn submit(&self, job: Job) -> Result<()> {
@@ -96,11 +203,14 @@ impl Readers {
             state.closed = true;
             std::mem::take(&mut state.handles)
         };
+        self.streams.close();
         self.shared.wake.notify_all();
         for handle in handles {
+            handle.thread().unpark();
             // A reader that panicked has nothing left to finish.
             let _ = handle.join();
         }
+        self.shared.short().clear();
     }
 }
 
@@ -109,22 +219,48 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn short(&self) -> MutexGuard<'_, Vec<Reader>> {
+        self.short.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a piece where it is taken from, waiting for room; says whether anybody still takes.
+    fn give(&self, pieces: &Pieces, rows: Vec<Row>, until: Instant) -> Result<bool> {
+        let until = until.min(Instant::now() + self.limits.piece);
+        let mut piece = rows;
+        loop {
+            piece = match pieces.try_give(piece) {
+                Given::Taken => return Ok(true),
+                Given::NobodyThere => return Ok(false),
+                Given::NoRoom(piece) => piece,
+            };
+            if self.state().closed {
+                return Err(closed());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(not_taken());
+            }
+            // Woken when a piece is taken; a wake-up without reason costs one more look.
+            std::thread::park_timeout(left);
+        }
+    }
+
     fn work(self: Arc<Self>) {
-        let mut connection = None;
+        let mut reader = None;
         while let Some(job) = self.next() {
-            if connection.is_none() {
-                match connect(&self.folder) {
-                    Ok(opened) => connection = Some(opened),
+            if reader.is_none() {
+                match Reader::open(&self.folder) {
+                    Ok(opened) => reader = Some(opened),
                     Err(error) => {
                         job(Err(error));
                         continue;
                     }
                 }
             }
-            if let Some(open) = &connection {
+            if let Some(open) = &reader {
                 // A read that panics answers nobody; the thread goes on, with a connection that is not in its middle.
                 if catch_unwind(AssertUnwindSafe(|| job(Ok(open)))).is_err() {
-                    connection = None;
+                    reader = None;
                 }
             }
         }
@@ -154,45 +290,86 @@ impl Shared {
     }
 }
 
-fn connect(folder: &Folder) -> Result<Connection> {
-    let connection = folder.connect()?;
-    connection.set_prepared_statement_cache_capacity(64);
-    connection
-        .execute_batch(
-            "PRAGMA query_only = 1; PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -2048;",
-        )
-        .map_err(|error| from_sqlite(error, "opening a reader"))?;
-    Ok(connection)
+impl Reader {
+    fn open(folder: &Folder) -> Result<Self> {
+        let mut connection = folder.connect()?;
+        connection.set_prepared_statement_cache_capacity(64);
+        let watch = Arc::<Mutex<Option<Watch>>>::default();
+        let asked = watch.clone();
+        let is_over = move || asked.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(Watch::is_over);
+        connection
+            .progress_handler(STEPS_PER_LOOK, Some(is_over))
+            .and_then(|()| {
+                connection.execute_batch(
+                    "PRAGMA query_only = 1; PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY; \
+                     PRAGMA cache_size = -2048;",
+                )
+            })
+            .map_err(|error| from_sqlite(error, "opening a reader"))?;
+        Ok(Self { connection, watch })
+    }
+
+    /// Runs `read`, and stops SQLite in its middle once that took `most` or nobody waits any more.
+    fn within<T>(
+        &self,
+        most: Duration,
+        abandoned: Arc<AtomicBool>,
+        read: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.watch(Some(Watch { until: Instant::now() + most, abandoned }));
+        let result = read(&self.connection);
+        self.watch(None);
+        match result {
+            // The reading of what is given away has words of its own.
+            Err(StoreError::TimedOut(text)) if text.is_empty() => Err(StoreError::TimedOut(format!(
+                "reading took longer than {} s; ask for less, or by fields that are declared",
+                most.as_secs_f32()
+            ))),
+            other => other,
+        }
+    }
+
+    fn watch(&self, watch: Option<Watch>) {
+        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = watch;
+    }
+}
+
+impl Watch {
+    fn is_over(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed) || Instant::now() > self.until
+    }
 }
 
 pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".into())
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LIMITS: Limits =
+        Limits { read: Duration::from_secs(5), stream: Duration::from_secs(5), piece: Duration::from_secs(5) };
+
     #[tokio::test]
     async fn a_read_that_panics_fails_alone() {
         let temp = tempfile::tempdir().unwrap();
-        let readers = Readers::new(Arc::new(Folder::open(temp.path()).unwrap()), 1);
-        let broken = readers.run(|_, _| -> Result<()> { panic!("on purpose") }).await;
+        let readers = Readers::new(Arc::new(Folder::open(temp.path()).unwrap()), 1, LIMITS);
+        let broken = readers.run(|_| -> Result<()> { panic!("on purpose") }).await;
         assert!(matches!(broken, Err(StoreError::Internal(_))));
-        assert_eq!(readers.run(|_, _| Ok(1)).await, Ok(1));
+        assert_eq!(readers.run(|_| Ok(1)).await, Ok(1));
         readers.close();
-        assert_eq!(readers.run(|_, _| Ok(1)).await, Err(closed()));
+        assert_eq!(readers.run(|_| Ok(1)).await, Err(closed()));
     }
 
     #[tokio::test]
     async fn threads_come_with_the_work_and_never_more_than_said() {
         let temp = tempfile::tempdir().unwrap();
-        let readers = Arc::new(Readers::new(Arc::new(Folder::open(temp.path()).unwrap()), 2));
+        let readers = Arc::new(Readers::new(Arc::new(Folder::open(temp.path()).unwrap()), 2, LIMITS));
         assert_eq!(readers.shared.state().threads, 0);
         let tasks: Vec<_> = (0..50)
             .map(|i| {
                 let readers = readers.clone();
-                tokio::spawn(async move { readers.run(move |_, _| Ok(i)).await })
+                tokio::spawn(async move { readers.run(move |_| Ok(i)).await })
             })
             .collect();
         for (i, task) in tasks.into_iter().enumerate() {

@@ -6,28 +6,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::errors::from_sqlite;
-use super::find::CountPlan;
-use super::folder::{Folder, check_layout};
-use super::schema::{self, Spec};
-use crate::{Result, StoreError};
+use super::folder::{Folder, upgrade};
+use super::schema::{self, change_entry};
+use super::{Known, run};
+use crate::sql::{CountPlan, Entry, Plan, count_refusal};
+use crate::{Committed, Result, StoreError, document};
 
 /// The most batches in one transaction.
 const GROUP: usize = 512;
 
 /// Where the answer to a job goes.
-pub(super) type Reply = oneshot::Sender<Result<()>>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
 /// What the writer is asked to do.
 pub(super) enum Job {
     /// Apply a batch.
-    Commit(Vec<Step>, Reply),
+    Commit(Vec<Step>, Reply<Committed>),
     /// Bring the tables to what is declared.
-    Open(Vec<Arc<Spec>>, Reply),
+    Open(Vec<Arc<Known>>, Reply<()>),
     /// Say in the database and in the lock file that seeding is finished.
-    MarkSeeded(Reply),
+    MarkSeeded(Reply<()>),
 }
 
 /// A write, checked and with its keys made, so that the writer only has to execute it.
@@ -36,15 +38,24 @@ pub(super) enum Step {
     Replace(Document, Option<u64>),
     Upsert(Document),
     Delete(Place, Option<u64>),
+    ReplaceWhere(Matches, Body),
+    /// The document is for where nothing matches.
+    UpsertWhere(Matches, Box<Document>, Body),
+    UpdateFields(Matches, Vec<(String, Value)>),
+    DeleteWhere(Matches),
     Absent(Place),
     Exists(Place),
     Version(Place, u64),
-    Count { plan: CountPlan, at_least: u64, at_most: u64 },
+    Count {
+        plan: CountPlan,
+        at_least: u64,
+        at_most: u64,
+    },
 }
 
 /// An id of a collection.
 pub(super) struct Place {
-    pub(super) spec: Arc<Spec>,
+    pub(super) known: Arc<Known>,
     pub(super) id: String,
 }
 
@@ -53,6 +64,20 @@ pub(super) struct Document {
     pub(super) place: Place,
     pub(super) body: Box<str>,
     pub(super) keys: Vec<Vec<u8>>,
+    /// Its entries in each list of the collection.
+    pub(super) entries: Vec<Vec<Entry>>,
+}
+
+/// A body that is not bound to an id.
+pub(super) struct Body {
+    pub(super) text: Box<str>,
+    pub(super) value: Value,
+}
+
+/// The documents that pass some filters.
+pub(super) struct Matches {
+    pub(super) known: Arc<Known>,
+    pub(super) plan: Plan,
 }
 
 /// The state of the writing thread.
@@ -60,7 +85,8 @@ pub(super) struct Writer {
     connection: Connection,
     folder: Arc<Folder>,
     seeded: Arc<AtomicBool>,
-    /// The last version given to a document.
+    document_limit: usize,
+    /// The last version given to a batch.
     last_version: u64,
     /// The last version that is on disk.
     saved_version: u64,
@@ -68,10 +94,15 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Opens the connection that writes.
-    pub(super) fn open(folder: Arc<Folder>, seeded: Arc<AtomicBool>, page_limit: Option<u32>) -> Result<Self> {
+    pub(super) fn open(
+        folder: Arc<Folder>,
+        seeded: Arc<AtomicBool>,
+        document_limit: usize,
+        page_limit: Option<u32>,
+    ) -> Result<Self> {
         let connection = folder.connect()?;
         let doing = format!("opening `{}`", folder.database.display());
-        let prepare = || -> rusqlite::Result<(String, u32, u64)> {
+        let prepare = || -> rusqlite::Result<(String, u64)> {
             connection.set_prepared_statement_cache_capacity(128);
             connection.execute_batch(
                 "PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL; \
@@ -81,21 +112,20 @@ impl Writer {
                 connection.execute_batch(&format!("PRAGMA max_page_count = {pages}"))?;
             }
             let mode = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-            let layout = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
             let last = connection.query_row("SELECT value FROM _store_info WHERE key = 'last_version'", [], |row| {
                 row.get::<_, i64>(0)
             })?;
-            Ok((mode, layout, last.unsigned_abs()))
+            Ok((mode, last.unsigned_abs()))
         };
-        let (mode, layout, last_version) = prepare().map_err(|error| from_sqlite(error, &doing))?;
+        let (mode, last_version) = prepare().map_err(|error| from_sqlite(error, &doing))?;
         if mode != "wal" {
             return Err(StoreError::Unavailable(format!(
                 "{doing} failed: this file system has no shared memory for files (it may be a network mount); choose a \
                  data folder on a local disk"
             )));
         }
-        check_layout(&folder.database, layout)?;
-        Ok(Self { connection, folder, seeded, last_version, saved_version: last_version })
+        upgrade(&connection, &folder.database)?;
+        Ok(Self { connection, folder, seeded, document_limit, last_version, saved_version: last_version })
     }
 
     /// Works until nobody can ask any more, then writes the log back and closes.
@@ -104,7 +134,7 @@ impl Writer {
         while let Some(job) = next.take() {
             match job {
                 Job::Commit(steps, reply) => next = self.group(steps, reply, &mut jobs),
-                Job::Open(specs, reply) => answer(reply, self.bring_up(&specs)),
+                Job::Open(collections, reply) => answer(reply, self.bring_up(&collections)),
                 Job::MarkSeeded(reply) => answer(reply, self.mark_seeded()),
             }
             if next.is_none() {
@@ -116,7 +146,7 @@ impl Writer {
     }
 
     /// Commits this batch and those that came meanwhile; gives back a job of another kind that it met.
-    fn group(&mut self, steps: Vec<Step>, reply: Reply, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    fn group(&mut self, steps: Vec<Step>, reply: Reply<Committed>, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
         if let Err(error) = self.run("BEGIN IMMEDIATE") {
             answer(reply, Err(error));
             return None;
@@ -156,7 +186,7 @@ impl Writer {
     }
 
     /// Undoes the transaction and tells everybody whose batch was in it; one that had failed keeps its own reason.
-    fn fail(&mut self, group: Vec<(Reply, Result<()>)>, error: StoreError) {
+    fn fail(&mut self, group: Vec<(Reply<Committed>, Result<Committed>)>, error: StoreError) {
         self.roll_back();
         for (reply, outcome) in group {
             answer(reply, outcome.and(Err(error.clone())));
@@ -170,14 +200,22 @@ impl Writer {
         }
     }
 
-    fn apply(&mut self, steps: &[Step]) -> Result<()> {
+    fn apply(&mut self, steps: &[Step]) -> Result<Committed> {
         self.run("SAVEPOINT batch")?;
-        let outcome = steps.iter().try_for_each(|step| self.step(step));
+        let version = self.last_version + 1;
+        let outcome = steps.iter().map(|step| self.step(step, version)).collect::<Result<Vec<_>>>();
         if self.connection.is_autocommit() {
-            return outcome;
+            return outcome.map(|touched| Committed { version, touched });
         }
         match outcome {
-            Ok(()) => self.run("RELEASE batch"),
+            Ok(touched) => {
+                self.run("RELEASE batch")?;
+                if touched.iter().all(|touched| *touched == 0) {
+                    return Ok(Committed { version: 0, touched });
+                }
+                self.last_version = version;
+                Ok(Committed { version, touched })
+            }
             Err(error) => match self.run("ROLLBACK TO batch").and_then(|()| self.run("RELEASE batch")) {
                 Ok(()) => Err(error),
                 Err(worse) => {
@@ -188,73 +226,163 @@ impl Writer {
         }
     }
 
-    fn step(&mut self, step: &Step) -> Result<()> {
+    /// Takes a step; says how many documents it touched.
+    fn step(&self, step: &Step, version: u64) -> Result<u64> {
         match step {
-            Step::Create(document) => self.create(document),
-            // Not ON CONFLICT: a row that breaks two unique indexes at once would depend on which is looked at first.
-            Step::Upsert(document) => match self.put(&document.place.spec.update, document)? {
-                0 => self.create(document),
-                _ => Ok(()),
-            },
-            Step::Replace(document, version) => {
-                self.expect_version(&document.place, *version)?;
-                match self.put(&document.place.spec.update, document)? {
-                    0 => Err(document.place.missing()),
-                    _ => Ok(()),
-                }
+            Step::Create(document) => self.create(document, version).map(|()| 1),
+            Step::Upsert(document) => self.upsert(document, version).map(|()| 1),
+            Step::Replace(document, wanted) => {
+                self.expect_version(&document.place, *wanted)?;
+                if self.replace(document, version)? { Ok(1) } else { Err(document.place.missing()) }
             }
-            Step::Delete(place, version) => {
-                self.expect_version(place, *version)?;
-                let deleted =
-                    self.connection.prepare_cached(&place.spec.delete).and_then(|mut s| s.execute([&place.id]));
-                match deleted.map_err(|error| place.failed(error))? {
-                    0 => Err(place.missing()),
-                    _ => Ok(()),
+            Step::Delete(place, wanted) => {
+                self.expect_version(place, *wanted)?;
+                if self.delete(place)? { Ok(1) } else { Err(place.missing()) }
+            }
+            Step::ReplaceWhere(matches, body) => self.replace_where(matches, body, version),
+            Step::UpsertWhere(matches, document, body) => match self.replace_where(matches, body, version)? {
+                0 => self.create(document, version).map(|()| 1),
+                touched => Ok(touched),
+            },
+            Step::UpdateFields(matches, fields) => self.update_fields(matches, fields, version),
+            Step::DeleteWhere(matches) => {
+                let found = self.matching(matches)?;
+                for (id, _) in &found {
+                    self.delete(&Place { known: matches.known.clone(), id: id.clone() })?;
                 }
+                Ok(found.len() as u64)
             }
             Step::Absent(place) => match self.version(place)? {
-                None => Ok(()),
+                None => Ok(0),
                 Some(_) => Err(place.conflict("is there")),
             },
             Step::Exists(place) => match self.version(place)? {
-                Some(_) => Ok(()),
+                Some(_) => Ok(0),
                 None => Err(place.conflict("is not there")),
             },
             Step::Version(place, wanted) => match self.version(place)? {
-                Some(found) if found == *wanted => Ok(()),
+                Some(found) if found == *wanted => Ok(0),
                 Some(_) => Err(place.conflict("has been changed")),
                 None => Err(place.conflict("is not there")),
             },
             Step::Count { plan, at_least, at_most } => {
-                let count = plan.run(&self.connection, at_most.saturating_add(1).max(*at_least), &|| false)?;
+                let count = run::count(plan, &self.connection)?;
                 if count >= *at_least && count <= *at_most {
-                    return Ok(());
+                    return Ok(0);
                 }
-                Err(StoreError::Conflict(plan.refusal(count, *at_least, *at_most)))
+                Err(count_refusal(&plan.spec, count, *at_least, *at_most))
             }
         }
     }
 
-    fn create(&mut self, document: &Document) -> Result<()> {
-        match self.put(&document.place.spec.insert, document) {
-            Ok(_) => Ok(()),
+    fn create(&self, document: &Document, version: u64) -> Result<()> {
+        let place = &document.place;
+        match self.put(&place.known.statements.insert, document, version) {
+            Ok(_) => self.change_entries(place, self.connection.last_insert_rowid(), &[], &document.entries),
             // The same document twice breaks every unique index; the id is what to tell.
-            Err(StoreError::AlreadyExists(_)) if self.version(&document.place)?.is_some() => {
-                Err(document.place.taken())
-            }
+            Err(StoreError::AlreadyExists(_)) if self.version(place)?.is_some() => Err(place.taken()),
             Err(error) => Err(error),
         }
     }
 
+    /// Not ON CONFLICT: a row that breaks two unique indexes at once would depend on which is looked at first.
+    fn upsert(&self, document: &Document, version: u64) -> Result<()> {
+        if self.replace(document, version)? { Ok(()) } else { self.create(document, version) }
+    }
+
+    /// Puts a document in the place of what is there; says whether there was something.
+    fn replace(&self, document: &Document, version: u64) -> Result<bool> {
+        let place = &document.place;
+        let old = self.old_entries(place)?;
+        if self.put(&place.known.statements.update, document, version)? == 0 {
+            return Ok(false);
+        }
+        if let Some((rid, old)) = old {
+            self.change_entries(place, rid, &old, &document.entries)?;
+        }
+        Ok(true)
+    }
+
+    fn delete(&self, place: &Place) -> Result<bool> {
+        if let Some((rid, old)) = self.old_entries(place)? {
+            self.change_entries(place, rid, &old, &[])?;
+        }
+        let deleted = self.cached(&place.known.statements.delete).and_then(|mut s| s.execute([&place.id]));
+        deleted.map(|rows| rows > 0).map_err(|error| place.failed(error))
+    }
+
+    fn replace_where(&self, matches: &Matches, body: &Body, version: u64) -> Result<u64> {
+        let found = self.matching(matches)?;
+        for (id, _) in &found {
+            let document = Document::new(matches.known.clone(), id.clone(), body.text.clone(), &body.value)?;
+            self.replace(&document, version)?;
+        }
+        Ok(found.len() as u64)
+    }
+
+    fn update_fields(&self, matches: &Matches, fields: &[(String, Value)], version: u64) -> Result<u64> {
+        let found = self.matching(matches)?;
+        for (id, body) in &found {
+            let name = matches.known.spec.name;
+            let (text, value) = document::with_fields(body, fields, self.document_limit, name, id)?;
+            self.replace(&Document::new(matches.known.clone(), id.clone(), text, &value)?, version)?;
+        }
+        Ok(found.len() as u64)
+    }
+
+    /// The ids and bodies of what passes the filters.
+    fn matching(&self, matches: &Matches) -> Result<Vec<(String, Box<str>)>> {
+        let mut collector = matches.plan.collector();
+        run::each(&self.connection, &matches.plan, |row| collector.take(row))?;
+        let page = collector.page()?;
+        if page.next.is_some() {
+            return Err(matches.known.spec.too_many_touched());
+        }
+        Ok(page.rows.into_iter().map(|row| (row.id, row.body)).collect())
+    }
+
+    /// What the lists of a collection have of a document now, and its row number; none where there are no lists or no
+    /// document. The keys of an entry are all that removes it, and only the old document has them.
+    fn old_entries(&self, place: &Place) -> Result<Option<(i64, Vec<Vec<Entry>>)>> {
+        let spec = &place.known.spec;
+        if spec.lists.is_empty() {
+            return Ok(None);
+        }
+        let found = self.cached(&place.known.statements.old).and_then(|mut statement| {
+            statement.query_row([&place.id], |row| Ok((row.get(0)?, row.get::<_, String>(1)?))).optional()
+        });
+        let Some((rid, body)) = found.map_err(|error| place.failed(error))? else { return Ok(None) };
+        let value = document::parse_stored(&body, spec.name, &place.id)?;
+        Ok(Some((rid, place.known.entries(&place.id, &value)?)))
+    }
+
+    /// Makes the entries of a document what they are to be.
+    fn change_entries(&self, place: &Place, rid: i64, old: &[Vec<Entry>], new: &[Vec<Entry>]) -> Result<()> {
+        let none = Vec::new();
+        for (at, (add, remove)) in place.known.statements.lists.iter().enumerate() {
+            let (old, new) = (old.get(at).unwrap_or(&none), new.get(at).unwrap_or(&none));
+            // Entries are in order, so that looking for one is quick.
+            let gone = old.iter().filter(|entry| new.binary_search(entry).is_err());
+            let come = new.iter().filter(|entry| old.binary_search(entry).is_err());
+            let changed = gone
+                .map(|entry| (remove, entry, None))
+                .chain(come.map(|entry| (add, entry, Some(rid))))
+                .try_for_each(|(sql, entry, rid)| {
+                    self.cached(sql).and_then(|mut s| change_entry(&mut s, entry, &place.id, rid)).map(drop)
+                });
+            changed.map_err(|error| place.failed(error))?;
+        }
+        Ok(())
+    }
+
     /// Executes one of the statements that store a document, and says how many rows it changed.
-    fn put(&mut self, sql: &str, document: &Document) -> Result<usize> {
-        self.last_version += 1;
-        let version = i64::try_from(self.last_version).unwrap_or(i64::MAX);
+    fn put(&self, sql: &str, document: &Document, version: u64) -> Result<usize> {
+        let version = i64::try_from(version).unwrap_or(i64::MAX);
         let place = &document.place;
         let head = [ValueRef::from(&*place.id), ValueRef::Integer(version), ValueRef::from(&*document.body)];
         let keys = document.keys.iter().map(|key| ValueRef::Blob(key));
         let values = head.into_iter().chain(keys).map(ToSqlOutput::Borrowed);
-        let done = self.connection.prepare_cached(sql).and_then(|mut s| s.execute(params_from_iter(values)));
+        let done = self.cached(sql).and_then(|mut s| s.execute(params_from_iter(values)));
         done.map_err(|error| place.failed(error))
     }
 
@@ -269,10 +397,13 @@ impl Writer {
 
     fn version(&self, place: &Place) -> Result<Option<u64>> {
         let found = self
-            .connection
-            .prepare_cached(&place.spec.version)
+            .cached(&place.known.statements.version)
             .and_then(|mut s| s.query_row([&place.id], |row| row.get::<_, i64>(0)).optional());
         Ok(found.map_err(|error| place.failed(error))?.map(i64::unsigned_abs))
+    }
+
+    fn cached(&self, sql: &str) -> rusqlite::Result<rusqlite::CachedStatement<'_>> {
+        self.connection.prepare_cached(sql)
     }
 
     fn save_version(&self) -> Result<()> {
@@ -287,8 +418,8 @@ impl Writer {
             .map_err(|error| from_sqlite(error, "writing"))
     }
 
-    fn bring_up(&mut self, specs: &[Arc<Spec>]) -> Result<()> {
-        self.alone(|writer| schema::bring_up(&writer.connection, specs.iter().map(AsRef::as_ref)))
+    fn bring_up(&mut self, collections: &[Arc<Known>]) -> Result<()> {
+        self.alone(|writer| schema::bring_up(&writer.connection, collections.iter().map(|known| &*known.spec)))
     }
 
     /// First the database, then the lock file: a crash between the two is made good at the next start.
@@ -314,69 +445,86 @@ impl Writer {
     }
 }
 
+impl Document {
+    /// Makes the keys of a document whose body is in order.
+    pub(super) fn new(known: Arc<Known>, id: String, body: Box<str>, value: &Value) -> Result<Self> {
+        let keys = known.spec.keys(&id, value)?;
+        let entries = known.entries(&id, value)?;
+        Ok(Self { place: Place { known, id }, body, keys, entries })
+    }
+}
+
+impl Known {
+    fn entries(&self, id: &str, value: &Value) -> Result<Vec<Vec<Entry>>> {
+        self.spec.lists.iter().map(|list| self.spec.entries(list, id, value)).collect()
+    }
+}
+
 impl Place {
     fn missing(&self) -> StoreError {
-        StoreError::NotFound(format!("`{}` is not in {}", self.id, self.spec.name))
+        self.known.spec.missing(&self.id)
     }
 
     fn taken(&self) -> StoreError {
-        StoreError::AlreadyExists(format!("`{}` is already in {}", self.id, self.spec.name))
+        self.known.spec.there(&self.id)
     }
 
     fn conflict(&self, what: &str) -> StoreError {
-        StoreError::Conflict(format!("`{}` of {} {what}", self.id, self.spec.name))
+        self.known.spec.conflict(&self.id, what)
     }
 
     fn failed(&self, error: rusqlite::Error) -> StoreError {
+        let spec = &self.known.spec;
         let rusqlite::Error::SqliteFailure(code, Some(message)) = &error else {
-            return from_sqlite(error, &format!("writing to {}", self.spec.name));
+            return from_sqlite(error, &format!("writing to {}", spec.name));
         };
         if code.code != ErrorCode::ConstraintViolation {
-            return from_sqlite(error, &format!("writing to {}", self.spec.name));
+            return from_sqlite(error, &format!("writing to {}", spec.name));
         }
-        match self.spec.broken_index(message) {
-            Some(fields) => self.spec.taken(fields),
+        // The message ends with the last column of the index, which no other index has.
+        let is_broken = |column: &String| message.ends_with(&format!("c_{}.{}", spec.name, column.trim_matches('"')));
+        match spec.indexes.iter().find(|index| index.unique && index.columns.last().is_some_and(is_broken)) {
+            Some(index) => spec.taken(index),
             None => self.taken(),
         }
     }
 }
 
 /// Whoever asked may have stopped waiting.
-fn answer(reply: Reply, outcome: Result<()>) {
+fn answer<T>(reply: Reply<T>, outcome: Result<T>) {
     let _ = reply.send(outcome);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Collection, Index};
+    use crate::{Collection, Index, sql::Spec};
 
     const COLLECTION: Collection = Collection { name: "group", indexes: &[Index::unique(&["slug"])] };
 
     struct Bench {
         _folder: tempfile::TempDir,
         writer: Writer,
-        spec: Arc<Spec>,
+        known: Arc<Known>,
     }
 
     impl Bench {
         fn new() -> Self {
             let temp = tempfile::tempdir().unwrap();
             let folder = Arc::new(Folder::open(temp.path()).unwrap());
-            let mut writer = Writer::open(folder, Arc::default(), None).unwrap();
-            let spec = Arc::new(Spec::new(&COLLECTION).unwrap());
-            writer.bring_up(std::slice::from_ref(&spec)).unwrap();
-            Self { _folder: temp, writer, spec }
+            let mut writer = Writer::open(folder, Arc::default(), 1000, None).unwrap();
+            let known = Arc::new(Known::new(Spec::new(&COLLECTION).unwrap()));
+            writer.bring_up(std::slice::from_ref(&known)).unwrap();
+            Self { _folder: temp, writer, known }
         }
 
         fn create(&self, id: &str) -> Step {
-            let place = Place { spec: self.spec.clone(), id: id.into() };
-            let keys = self.spec.keys(id, &serde_json::json!({})).unwrap();
-            Step::Create(Document { place, body: "{}".into(), keys })
+            let value = serde_json::json!({});
+            Step::Create(Document::new(self.known.clone(), id.into(), "{}".into(), &value).unwrap())
         }
 
         /// Runs these batches as one group and gives back what each was answered.
-        fn group(&mut self, batches: Vec<Vec<Step>>) -> Vec<Result<()>> {
+        fn group(&mut self, batches: Vec<Vec<Step>>) -> Vec<Result<Committed>> {
             let (jobs, mut receiver) = mpsc::channel(GROUP);
             let (replies, mut answers): (Vec<_>, Vec<_>) = batches.iter().map(|_| oneshot::channel()).unzip();
             let mut waiting = batches.into_iter().zip(replies);
@@ -406,7 +554,7 @@ mod tests {
         for (i, answer) in answers.iter().enumerate() {
             match i {
                 7 => assert_eq!(*answer, Err(StoreError::AlreadyExists("`i6` is already in group".into()))),
-                _ => assert_eq!(*answer, Ok(()), "{i}"),
+                _ => assert_eq!(answer.as_ref().unwrap().touched, [1], "{i}"),
             }
         }
         assert_eq!(bench.count(), 31);
@@ -427,7 +575,7 @@ mod tests {
 
         bench.writer.connection.commit_hook(None::<fn() -> bool>).unwrap();
         let again = vec![vec![bench.create("i0")]];
-        assert_eq!(bench.group(again), [Ok(())]);
+        assert!(bench.group(again)[0].is_ok());
         assert_eq!(bench.count(), 1);
     }
 
@@ -438,6 +586,6 @@ mod tests {
         bench.group(batches);
         let last = bench.writer.last_version;
         let folder = bench.writer.folder.clone();
-        assert_eq!(Writer::open(folder, Arc::default(), None).unwrap().last_version, last);
+        assert_eq!(Writer::open(folder, Arc::default(), 1000, None).unwrap().last_version, last);
     }
 }

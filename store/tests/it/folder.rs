@@ -256,9 +256,65 @@ async fn a_file_that_is_no_sound_database_of_ours_is_refused() {
 async fn a_newer_layout_is_refused() {
     let (_temp, folder) = temp();
     seeded(&folder).await;
-    rusqlite::Connection::open(folder.join("openorch.db")).unwrap().execute_batch("PRAGMA user_version = 2").unwrap();
+    rusqlite::Connection::open(folder.join("openorch.db"))
+        .unwrap()
+        .execute_batch("PRAGMA user_version = 9; UPDATE _store_info SET value = 9 WHERE key = 'min_compatible'")
+        .unwrap();
     let error = refused(&folder);
-    assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("newer version (layout 2")), "{error:?}");
+    assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("newer version (layout 9")), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_newer_layout_that_says_we_can_work_with_it_is_opened_and_left_as_it_is() {
+    let (_temp, folder) = temp();
+    seeded(&folder).await;
+    let database = folder.join("openorch.db");
+    let layout = |sql: &str| {
+        let connection = rusqlite::Connection::open(&database).unwrap();
+        connection.execute_batch(sql).unwrap();
+        connection.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0)).unwrap()
+    };
+    layout("PRAGMA user_version = 9");
+    let store = open(&folder).unwrap();
+    store.open_collections(&[THINGS]).await.unwrap();
+    store.commit(thing("new", json!({}))).await.unwrap();
+    store.close().await;
+    assert_eq!(layout(""), 9);
+}
+
+const WITH_READERS: &[Index] = &[Index::on(&["rank"]), Index::unique(&["slug"]), Index::each("readers", &["rank"])];
+
+#[tokio::test]
+async fn a_folder_of_an_older_layout_is_upgraded_after_a_copy_was_made() {
+    let (_temp, folder) = temp();
+    fs::create_dir_all(&folder).unwrap();
+    let old = rusqlite::Connection::open(folder.join("openorch.db")).unwrap();
+    old.execute_batch(include_str!("layout-1.sql")).unwrap();
+    drop(old);
+
+    let store = open(&folder).unwrap();
+    let declared = Collection { name: THINGS.name, indexes: WITH_READERS };
+    store.open_collections(&[declared]).await.unwrap();
+    let query = Query::all().intersects("readers", ["r1", "r2"]).descending("rank").limit(3);
+    assert_eq!(ids(&store, THINGS.name, &query).await, ["t038", "t037", "t034"]);
+    assert_eq!(ids(&store, THINGS.name, &Query::all().equals("slug", "s7")).await, ["t007"]);
+    // Versions go on behind those of before.
+    let before = store.get(THINGS.name, "t039").await.unwrap().unwrap().version;
+    let now = store.commit(thing("new", json!({"readers": ["r1"], "rank": 99}))).await.unwrap().version;
+    assert!(now > before, "{now} {before}");
+    store.close().await;
+
+    let number = |database: &str, sql: &str| {
+        let connection = rusqlite::Connection::open(folder.join(database)).unwrap();
+        connection.query_row(sql, [], |row| row.get::<_, u32>(0)).unwrap()
+    };
+    assert_eq!(number("openorch.db", "PRAGMA user_version"), 2);
+    assert_eq!(number("openorch.db", "SELECT value FROM _store_info WHERE key = 'min_compatible'"), 2);
+    assert_eq!(number("openorch-layout-1.db", "PRAGMA user_version"), 1);
+    assert_eq!(number("openorch-layout-1.db", "SELECT count(*) FROM c_testSvcThings"), 40);
+    let store = open(&folder).unwrap();
+    store.open_collections(&[declared]).await.unwrap();
+    assert_eq!(ids(&store, THINGS.name, &query).await, ["new", "t038", "t037"]);
 }
 
 #[tokio::test]
@@ -379,7 +435,7 @@ async fn indexes_follow_the_declaration_and_old_documents_are_in_them() {
             assert_eq!(ids(&store, declared.name, question).await, *old);
         }
         let version = store.get(declared.name, "d0001").await.unwrap().unwrap().version;
-        assert_eq!(version, 2, "an index is no write");
+        assert_eq!(version, 1, "an index is no write");
         if declared == AFTER {
             let taken = store.commit(openorch_store::Batch::new().create(AFTER.name, "x", r#"{"slug":"s7"}"#)).await;
             assert!(matches!(taken, Err(StoreError::AlreadyExists(_))));

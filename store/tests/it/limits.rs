@@ -25,7 +25,7 @@ async fn a_document_over_the_limit_is_too_large() {
 #[tokio::test]
 async fn four_mebibytes_come_back_whole() {
     let (_folder, store) = crate::new_store().await;
-    let large = json!({"kind": "k".repeat(1024 * 1024), "text": "é".repeat(1024 * 1024)});
+    let large = json!({"kind": "k", "more": "k".repeat(1024 * 1024), "text": "é".repeat(1024 * 1024)});
     store.commit(thing("large", large.clone())).await.unwrap();
     assert_eq!(body(&store, "large").await, Some(large));
 }
@@ -44,7 +44,7 @@ async fn write_until_full(store: &std::sync::Arc<dyn openorch_store::Store>, nam
         let mut failure = None;
         for task in tasks {
             match task.await.unwrap() {
-                Ok(()) => written += 1,
+                Ok(_) => written += 1,
                 Err(error) => failure = Some(error),
             }
         }

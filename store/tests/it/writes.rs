@@ -166,7 +166,7 @@ async fn of_many_who_read_and_replace_at_a_version_nobody_is_lost() {
             let old: serde_json::Value = serde_json::from_str(&row.body).unwrap();
             let new = json!({"rank": old["rank"].as_u64().unwrap() + 1}).to_string();
             match store.commit(Batch::new().replace_at(T, "n", new, row.version)).await {
-                Ok(()) => return,
+                Ok(_) => return,
                 Err(StoreError::Conflict(_)) => {}
                 Err(other) => panic!("{other}"),
             }

@@ -1,0 +1,109 @@
+//! Filters answered by looking at a document: what an engine has no index for. Values are compared by their keys, as
+//! the indexes compare them, so that declared or not the answer is the same.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use crate::{Filter, Result, document, key};
+
+/// Filters of which all must hold, ready to be put to many documents.
+#[derive(Default)]
+pub(crate) struct Matcher(Vec<Test>);
+
+enum Test {
+    Equals(String, Vec<u8>),
+    IsIn(String, HashSet<Vec<u8>>),
+    Range(String, Option<Vec<u8>>, Option<Vec<u8>>),
+    StartsWith(String, String),
+    Contains(String, String),
+    Intersects(String, HashSet<Vec<u8>>),
+    Any(Vec<Test>),
+}
+
+impl Matcher {
+    pub(crate) fn add(&mut self, filter: &Filter) -> Result<()> {
+        self.0.push(Test::new(filter)?);
+        Ok(())
+    }
+
+    /// Whether every document passes.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn pass(&self, id: &str, document: &Value) -> Result<bool> {
+        for test in &self.0 {
+            if !test.holds(id, document)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Test {
+    fn new(filter: &Filter) -> Result<Self> {
+        let keys = |values: &[Value]| values.iter().map(key::of).collect::<Result<HashSet<_>>>();
+        Ok(match filter {
+            Filter::Equals { field, value } => Self::Equals(field.clone(), key::of(value)?),
+            Filter::IsIn { field, values } => Self::IsIn(field.clone(), keys(values)?),
+            Filter::Range { field, from, to } => {
+                let end = |value: &Option<Value>| value.as_ref().map(key::of).transpose();
+                Self::Range(field.clone(), end(from)?, end(to)?)
+            }
+            Filter::StartsWith { field, prefix } => Self::StartsWith(field.clone(), prefix.to_lowercase()),
+            Filter::Contains { field, text } => Self::Contains(field.clone(), text.to_lowercase()),
+            Filter::Intersects { field, values } => Self::Intersects(field.clone(), keys(values)?),
+            Filter::Any(parts) => Self::Any(parts.iter().map(Self::new).collect::<Result<_>>()?),
+        })
+    }
+
+    fn holds(&self, id: &str, document: &Value) -> Result<bool> {
+        Ok(match self {
+            Self::Equals(field, wanted) => field_key(field, id, document)? == *wanted,
+            Self::IsIn(field, wanted) => wanted.contains(&field_key(field, id, document)?),
+            Self::Range(field, from, to) => {
+                let found = field_key(field, id, document)?;
+                from.as_ref().is_none_or(|from| found >= *from) && to.as_ref().is_none_or(|to| found < *to)
+            }
+            Self::StartsWith(field, prefix) => {
+                text(field, id, document).is_some_and(|text| text.to_lowercase().starts_with(prefix.as_str()))
+            }
+            Self::Contains(field, part) => {
+                text(field, id, document).is_some_and(|text| text.to_lowercase().contains(part.as_str()))
+            }
+            Self::Intersects(field, wanted) => match document::field(document, field) {
+                Value::Array(items) if field != "id" => {
+                    for item in items {
+                        if wanted.contains(&key::of(item)?) {
+                            return Ok(true);
+                        }
+                    }
+                    false
+                }
+                _ => false,
+            },
+            Self::Any(parts) => {
+                for part in parts {
+                    if part.holds(id, document)? {
+                        return Ok(true);
+                    }
+                }
+                false
+            }
+        })
+    }
+}
+
+fn text<'a>(field: &str, id: &'a str, document: &'a Value) -> Option<&'a str> {
+    if field == "id" { Some(id) } else { document::field(document, field).as_str() }
+}
+
+/// The key of a field of a document; `id` is the document's id.
+pub(crate) fn field_key(field: &str, id: &str, document: &Value) -> Result<Vec<u8>> {
+    match field {
+        "id" => Ok(key::of_text(id)),
+        path => key::of(document::field(document, path)),
+    }
+}

@@ -1,0 +1,207 @@
+//! Filters as conditions of SQL, as far as the declared columns answer them; the rest is left to Rust.
+
+use serde_json::Value;
+
+use super::{Dialect, ListSpec, Spec};
+use crate::matching::Matcher;
+use crate::{Cursor, Direction, Filter, Order, Result, key};
+
+/// A value to bind.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Bind {
+    /// The key of a value.
+    Key(Vec<u8>),
+    /// An id.
+    Text(String),
+    Integer(i64),
+    /// Several keys as one value; for engines that have such.
+    Keys(Vec<Vec<u8>>),
+    /// Several ids as one value.
+    Texts(Vec<String>),
+}
+
+/// Conditions of which all must hold: SQL with its values, and what is left to Rust.
+pub(crate) struct Conditions {
+    dialect: Dialect,
+    sql: Vec<String>,
+    pub(crate) values: Vec<Bind>,
+    pub(crate) rest: Matcher,
+    /// Whether a list of values is so long that the statement is not worth keeping.
+    pub(crate) long: bool,
+}
+
+/// Longer lists of values are not worth keeping a prepared statement for.
+const MOST_VALUES_KEPT: usize = 64;
+
+impl Conditions {
+    pub(crate) fn new(dialect: Dialect, spec: &Spec, filters: &[Filter]) -> Result<Self> {
+        let mut this = Self { dialect, sql: Vec::new(), values: Vec::new(), rest: Matcher::default(), long: false };
+        for filter in filters {
+            if is_declared(spec, filter) {
+                let sql = this.condition(spec, filter)?;
+                this.sql.push(sql);
+            } else {
+                this.rest.add(filter)?;
+            }
+        }
+        Ok(this)
+    }
+
+    /// The condition of a filter that is declared in all its parts.
+    fn condition(&mut self, spec: &Spec, filter: &Filter) -> Result<String> {
+        Ok(match filter {
+            Filter::Equals { field, value } => {
+                let bind = bind(field, value)?;
+                format!("{} = {}", column(spec, field), self.mark(bind))
+            }
+            Filter::IsIn { field, values } => {
+                let binds = values.iter().map(|value| bind(field, value)).collect::<Result<Vec<_>>>()?;
+                self.is_one_of(&column(spec, field), binds)
+            }
+            Filter::Range { field, from, to } => {
+                let mut parts = Vec::new();
+                for (sign, end) in [(">=", from), ("<", to)] {
+                    if let Some(value) = end {
+                        let bind = bind(field, value)?;
+                        parts.push(format!("{} {sign} {}", column(spec, field), self.mark(bind)));
+                    }
+                }
+                if parts.is_empty() { "1 = 1".into() } else { parts.join(" AND ") }
+            }
+            Filter::StartsWith { field, prefix } => {
+                let from = key::of_text(&prefix.to_lowercase());
+                let to = key::after_prefix(from.clone());
+                let column = lower_column(spec, field);
+                let from = self.mark(Bind::Key(from));
+                format!("{column} >= {from} AND {column} < {}", self.mark(Bind::Key(to)))
+            }
+            Filter::Contains { field, text } => {
+                let column = lower_column(spec, field);
+                let part = self.mark(Bind::Key(text.to_lowercase().into_bytes()));
+                // What is no text has a key below those of texts, and the first byte of a key says the type.
+                let texts = self.dialect.literal(&key::of_text(""));
+                match self.dialect {
+                    Dialect::Sqlite => format!("{column} >= {texts} AND instr(substr({column}, 2), {part}) > 0"),
+                    Dialect::Postgres => format!("{column} >= {texts} AND position({part} in substr({column}, 2)) > 0"),
+                }
+            }
+            Filter::Intersects { field, values } => {
+                let keys = values.iter().map(|value| key::of(value).map(Bind::Key)).collect::<Result<Vec<_>>>()?;
+                let table = list_of(spec, field).map_or("", |list| &list.table);
+                format!("id IN (SELECT id FROM {table} WHERE {})", self.is_one_of("val", keys))
+            }
+            Filter::Any(parts) => {
+                let parts = parts.iter().map(|part| Ok(format!("({})", self.condition(spec, part)?)));
+                let parts = parts.collect::<Result<Vec<_>>>()?;
+                if parts.is_empty() { "1 = 0".into() } else { format!("({})", parts.join(" OR ")) }
+            }
+        })
+    }
+
+    /// Goes on after a cursor. The first comparison alone lets the engine seek; the others cut exactly.
+    pub(crate) fn after(&mut self, order: &[Order], columns: &[String], cursor: &Cursor) -> Result<()> {
+        let mut parts = Vec::new();
+        for ((order, column), value) in order.iter().zip(columns).zip(&cursor.values) {
+            parts.push((column.as_str(), order.direction, bind(&order.field, value)?));
+        }
+        if let Some(id) = &cursor.id {
+            parts.push(("id", tie(order), Bind::Text(id.clone())));
+        }
+        if let [(column, direction, value), _, ..] = parts.as_slice() {
+            let mark = self.mark(value.clone());
+            self.sql.push(format!("{column} {}= {mark}", direction.sign()));
+        }
+        let sql = self.strictly_after(&parts);
+        self.sql.push(sql);
+        Ok(())
+    }
+
+    fn strictly_after(&mut self, parts: &[(&str, Direction, Bind)]) -> String {
+        let Some(((column, direction, value), others)) = parts.split_first() else { return "1 = 0".into() };
+        let sign = direction.sign();
+        let mark = self.mark(value.clone());
+        if others.is_empty() {
+            return format!("{column} {sign} {mark}");
+        }
+        format!("({column} {sign} {mark} OR ({column} = {mark} AND {}))", self.strictly_after(others))
+    }
+
+    /// Binds a value and gives its mark.
+    pub(crate) fn mark(&mut self, value: Bind) -> String {
+        self.values.push(value);
+        self.dialect.mark(self.values.len())
+    }
+
+    /// `IN (…)`, or what the engine has instead: few statements are to serve all lengths of lists.
+    fn is_one_of(&mut self, column: &str, mut binds: Vec<Bind>) -> String {
+        // No value is equal to one of none.
+        let Some(last) = binds.last().cloned() else { return "1 = 0".into() };
+        if self.dialect == Dialect::Postgres {
+            return format!("{column} = ANY({})", self.mark(together(binds)));
+        }
+        // Lengths are rounded up by repeating the last value.
+        binds.resize(binds.len().next_power_of_two(), last);
+        self.long |= binds.len() > MOST_VALUES_KEPT;
+        let marks: Vec<String> = binds.into_iter().map(|bind| self.mark(bind)).collect();
+        format!("{column} IN ({})", marks.join(", "))
+    }
+
+    /// ` WHERE …`, or nothing.
+    pub(crate) fn clause(&self) -> String {
+        if self.sql.is_empty() { String::new() } else { format!(" WHERE {}", self.sql.join(" AND ")) }
+    }
+}
+
+fn is_declared(spec: &Spec, filter: &Filter) -> bool {
+    match filter {
+        Filter::Equals { field, .. } | Filter::IsIn { field, .. } | Filter::Range { field, .. } => {
+            spec.column(field).is_some()
+        }
+        Filter::StartsWith { field, .. } | Filter::Contains { field, .. } => spec.lower_column(field).is_some(),
+        Filter::Intersects { field, .. } => list_of(spec, field).is_some(),
+        Filter::Any(parts) => parts.iter().all(|part| is_declared(spec, part)),
+    }
+}
+
+/// A list of the collection with entries of its own, whatever their order.
+fn list_of<'a>(spec: &'a Spec, field: &str) -> Option<&'a ListSpec> {
+    spec.lists.iter().find(|list| list.list == field)
+}
+
+fn column(spec: &Spec, field: &str) -> String {
+    spec.column(field).unwrap_or_default()
+}
+
+fn lower_column(spec: &Spec, field: &str) -> String {
+    spec.lower_column(field).unwrap_or_default()
+}
+
+/// What a column is compared with: the key, or for the id its text. A value that is no text is below or above every
+/// id, as the order of types says: ids are never empty, and have at most 512 bytes.
+fn bind(field: &str, value: &Value) -> Result<Bind> {
+    let key = key::of(value)?;
+    Ok(match (field, value) {
+        ("id", Value::String(text)) => Bind::Text(text.clone()),
+        ("id", Value::Array(_) | Value::Object(_)) => Bind::Text("\u{10FFFF}".repeat(129)),
+        ("id", _) => Bind::Text(String::new()),
+        _ => Bind::Key(key),
+    })
+}
+
+fn together(binds: Vec<Bind>) -> Bind {
+    let texts = matches!(binds.first(), Some(Bind::Text(_)));
+    let (mut keys, mut ids) = (Vec::new(), Vec::new());
+    for bind in binds {
+        match bind {
+            Bind::Key(key) => keys.push(key),
+            Bind::Text(text) => ids.push(text),
+            _ => {}
+        }
+    }
+    if texts { Bind::Texts(ids) } else { Bind::Keys(keys) }
+}
+
+/// The direction in which the id breaks ties.
+pub(crate) fn tie(order: &[Order]) -> Direction {
+    order.last().map_or(Direction::Ascending, |last| last.direction)
+}

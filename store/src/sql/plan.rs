@@ -1,0 +1,357 @@
+//! How a query is answered: in SQL as far as the declared columns go, the rest here, row by row. An engine runs the
+//! SQL of a [`Plan`] and gives what comes to its [`Collector`].
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::condition::tie;
+use super::{Bind, Conditions, Dialect, ListSpec, Spec};
+use crate::matching::field_key;
+use crate::{Cursor, Direction, Filter, Order, Page, Query, Result, Row, StoreError, document, key, query};
+
+/// More elements asked for at once are looked up as a set instead of one by one.
+const MOST_ELEMENTS_MERGED: usize = 64;
+
+/// A query, ready to be run on any connection. Its statement selects id, version and document.
+pub(crate) struct Plan {
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) sql: String,
+    conditions: Conditions,
+    order: Vec<Order>,
+    shuffled: bool,
+    /// Where SQL cannot order, the rows are ordered here, and the cursor is looked at here.
+    ordered_here: Option<Option<Place>>,
+    limit: Option<usize>,
+}
+
+/// A count, ready to be run.
+pub(crate) struct CountPlan {
+    pub(crate) spec: Arc<Spec>,
+    /// Selects the count, or where something is left to Rust the documents.
+    pub(crate) sql: String,
+    conditions: Conditions,
+    enough: u64,
+}
+
+/// A cursor as keys.
+struct Place {
+    keys: Vec<Vec<u8>>,
+    id: Option<String>,
+}
+
+impl Plan {
+    /// Checks a query and makes its SQL.
+    pub(crate) fn new(dialect: Dialect, spec: Arc<Spec>, query: &Query) -> Result<Self> {
+        query.check()?;
+        let limit = query.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        if let Some((conditions, sql)) = top_of_lists(dialect, &spec, query)? {
+            let order = query.order.clone();
+            return Ok(Self { spec, sql, conditions, order, shuffled: false, ordered_here: None, limit });
+        }
+        let mut conditions = Conditions::new(dialect, &spec, &query.filters)?;
+        let columns: Option<Vec<String>> = query.order.iter().map(|order| spec.column(&order.field)).collect();
+        let mut end = String::new();
+        let ordered_here = match columns {
+            Some(columns) => {
+                if let Some(cursor) = &query.after {
+                    conditions.after(&query.order, &columns, cursor)?;
+                }
+                end = if query.shuffled { " ORDER BY random()".into() } else { order_by(&query.order, &columns) };
+                if let (Some(limit), true) = (query.limit, conditions.rest.is_empty()) {
+                    end += &format!(" LIMIT {}", conditions.mark(one_more(limit)));
+                }
+                None
+            }
+            None => Some(query.after.as_ref().map(Place::new).transpose()?),
+        };
+        let sql = format!("SELECT id, ver, doc FROM {}{}{end}", spec.table, conditions.clause());
+        let (order, shuffled) = (query.order.clone(), query.shuffled);
+        Ok(Self { spec, sql, conditions, order, shuffled, ordered_here, limit })
+    }
+
+    pub(crate) fn values(&self) -> &[Bind] {
+        &self.conditions.values
+    }
+
+    /// Whether the statement is worth keeping.
+    pub(crate) fn is_kept(&self) -> bool {
+        !self.conditions.long
+    }
+
+    /// Whether the answer is empty without asking.
+    pub(crate) fn wants_nothing(&self) -> bool {
+        self.limit == Some(0)
+    }
+
+    /// Takes the rows that come.
+    pub(crate) fn collector(&self) -> Collector<'_> {
+        Collector { plan: self, found: 0, rows: Vec::new(), sortable: Vec::new() }
+    }
+
+    fn cursor(&self, row: &Row) -> Result<Cursor> {
+        let document = document::parse_stored(&row.body, self.spec.name, &row.id)?;
+        let value = |order: &Order| match order.field.as_str() {
+            "id" => Value::String(row.id.clone()),
+            field => document::field(&document, field).clone(),
+        };
+        Ok(Cursor { values: self.order.iter().map(value).collect(), id: Some(row.id.clone()) })
+    }
+
+    fn sort(&self, rows: &mut [(Vec<Vec<u8>>, Row)]) {
+        rows.sort_by(|(a, row_a), (b, row_b)| {
+            self.compare(a, b).then_with(|| tie(&self.order).of(row_a.id.cmp(&row_b.id)))
+        });
+    }
+
+    fn is_after(&self, keys: &[Vec<u8>], id: &str, place: &Place) -> bool {
+        let by_id = match &place.id {
+            Some(last) => tie(&self.order).of(id.cmp(last)),
+            None => Ordering::Equal,
+        };
+        self.compare(keys, &place.keys).then(by_id).is_gt()
+    }
+
+    fn compare(&self, a: &[Vec<u8>], b: &[Vec<u8>]) -> Ordering {
+        let one = |((a, b), order): ((&Vec<u8>, &Vec<u8>), &Order)| order.direction.of(a.cmp(b));
+        let first = a.iter().zip(b).zip(&self.order).map(one).find(|ordering| ordering.is_ne());
+        first.unwrap_or(Ordering::Equal)
+    }
+}
+
+/// What a query has found so far.
+pub(crate) struct Collector<'a> {
+    plan: &'a Plan,
+    /// Rows that were found and already taken out.
+    found: usize,
+    rows: Vec<Row>,
+    sortable: Vec<(Vec<Vec<u8>>, Row)>,
+}
+
+impl Collector<'_> {
+    /// Takes a row that SQL let through; says whether more are wanted.
+    pub(crate) fn take(&mut self, row: Row) -> Result<bool> {
+        let plan = self.plan;
+        let read = !plan.conditions.rest.is_empty() || plan.ordered_here.is_some();
+        let document = if read { document::parse_stored(&row.body, plan.spec.name, &row.id)? } else { Value::Null };
+        if !plan.conditions.rest.is_empty() && !plan.conditions.rest.pass(&row.id, &document)? {
+            return Ok(true);
+        }
+        let Some(place) = &plan.ordered_here else {
+            self.rows.push(row);
+            return Ok(plan.limit.is_none_or(|limit| self.found + self.rows.len() <= limit));
+        };
+        let keys = plan.order.iter().map(|order| field_key(&order.field, &row.id, &document));
+        let keys = keys.collect::<Result<Vec<_>>>()?;
+        if place.as_ref().is_none_or(|place| plan.is_after(&keys, &row.id, place)) {
+            self.sortable.push((keys, row));
+        }
+        // Only the first rows are wanted, so the others need not be kept until the end.
+        if let Some(limit) = plan.limit
+            && self.sortable.len() >= limit.saturating_mul(2).max(1024)
+        {
+            plan.sort(&mut self.sortable);
+            self.sortable.truncate(limit.saturating_add(1));
+        }
+        Ok(true)
+    }
+
+    /// How many rows can be given away already.
+    pub(crate) fn ready(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The rows that can be given away already, in order; their number counts towards the limit.
+    pub(crate) fn drain(&mut self) -> Vec<Row> {
+        let room = self.plan.limit.map_or(usize::MAX, |limit| limit - self.found.min(limit));
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.truncate(room);
+        self.found += rows.len();
+        rows
+    }
+
+    /// No more rows come: puts those that were ordered here in their order.
+    pub(crate) fn finish(&mut self) {
+        self.plan.sort(&mut self.sortable);
+        self.rows.extend(self.sortable.drain(..).map(|(_, row)| row));
+    }
+
+    pub(crate) fn page(mut self) -> Result<Page> {
+        self.finish();
+        let mut rows = self.rows;
+        let Some(limit) = self.plan.limit.filter(|limit| rows.len() > *limit) else {
+            return Ok(Page { rows, next: None });
+        };
+        rows.truncate(limit);
+        let next = match rows.last() {
+            Some(last) if !self.plan.shuffled => Some(self.plan.cursor(last)?),
+            _ => None,
+        };
+        Ok(Page { rows, next })
+    }
+}
+
+impl CountPlan {
+    /// Checks the filters and makes their SQL, which stops at `enough`.
+    pub(crate) fn new(dialect: Dialect, spec: Arc<Spec>, filters: &[Filter], enough: u64) -> Result<Self> {
+        query::check_filters(filters)?;
+        let mut conditions = Conditions::new(dialect, &spec, filters)?;
+        let (table, clause) = (&spec.table, conditions.clause());
+        let sql = if !conditions.rest.is_empty() {
+            format!("SELECT id, ver, doc FROM {table}{clause}")
+        } else if enough == u64::MAX {
+            format!("SELECT count(*) FROM {table}{clause}")
+        } else {
+            let enough = Bind::Integer(i64::try_from(enough).unwrap_or(i64::MAX));
+            format!("SELECT count(*) FROM (SELECT 1 FROM {table}{clause} LIMIT {}) t", conditions.mark(enough))
+        };
+        Ok(Self { spec, sql, conditions, enough })
+    }
+
+    pub(crate) fn values(&self) -> &[Bind] {
+        &self.conditions.values
+    }
+
+    /// Whether the statement is worth keeping.
+    pub(crate) fn is_kept(&self) -> bool {
+        !self.conditions.long
+    }
+
+    /// Whether SQL counts; else the documents are to be given to [`CountPlan::take`].
+    pub(crate) fn is_counted_there(&self) -> bool {
+        self.conditions.rest.is_empty()
+    }
+
+    /// Counts a document that SQL let through; says whether more are wanted.
+    pub(crate) fn take(&self, row: &Row, count: &mut u64) -> Result<bool> {
+        let document = document::parse_stored(&row.body, self.spec.name, &row.id)?;
+        *count += u64::from(self.conditions.rest.pass(&row.id, &document)?);
+        Ok(*count < self.enough)
+    }
+}
+
+/// What to say when a guard on a number of documents did not hold.
+pub(crate) fn count_refusal(spec: &Spec, count: u64, at_least: u64, at_most: u64) -> StoreError {
+    let name = spec.name;
+    StoreError::Conflict(if count < at_least {
+        format!("{name} has {count} such documents and must have at least {at_least}")
+    } else {
+        format!("{name} has more than {at_most} such documents")
+    })
+}
+
+impl Place {
+    fn new(cursor: &Cursor) -> Result<Self> {
+        Ok(Self { keys: cursor.values.iter().map(key::of).collect::<Result<_>>()?, id: cursor.id.clone() })
+    }
+}
+
+fn order_by(order: &[Order], columns: &[String]) -> String {
+    let mut terms: Vec<String> =
+        order.iter().zip(columns).map(|(order, column)| format!("{column} {}", order.direction.word())).collect();
+    terms.push(format!("id {}", tie(order).word()));
+    format!(" ORDER BY {}", terms.join(", "))
+}
+
+/// One row more than wanted says whether there is more.
+fn one_more(limit: u64) -> Bind {
+    Bind::Integer(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1))
+}
+
+/// The first rows that hold one of some elements, where the entries of a list are in the order asked for: the first
+/// of each element, merged. Costs the same however many documents hold the elements. `None` where it cannot be so.
+fn top_of_lists(dialect: Dialect, spec: &Spec, query: &Query) -> Result<Option<(Conditions, String)>> {
+    let Some(limit) = query.limit.filter(|_| !query.shuffled) else { return Ok(None) };
+    let is_list = |filter: &&Filter| matches!(filter, Filter::Intersects { .. });
+    let (lists, others): (Vec<_>, Vec<_>) = query.filters.iter().partition(is_list);
+    let [Filter::Intersects { field, values }] = lists.as_slice() else { return Ok(None) };
+    if values.is_empty() || values.len() > MOST_ELEMENTS_MERGED {
+        return Ok(None);
+    }
+    let Some((list, given)) = spec.lists.iter().find_map(|list| {
+        let given = leads_to_order(list, &others, &query.order)?;
+        (list.list == field).then_some((list, given))
+    }) else {
+        return Ok(None);
+    };
+    let mut conditions = Conditions::new(dialect, spec, &[])?;
+    let keys = values.iter().map(key::of).collect::<Result<std::collections::BTreeSet<_>>>()?;
+    let mut elements = Vec::new();
+    if dialect == Dialect::Postgres {
+        elements.push(conditions.mark(Bind::Keys(keys.into_iter().collect())));
+    } else {
+        elements.extend(keys.into_iter().map(|key| conditions.mark(Bind::Key(key))));
+    }
+    let mut fixed = String::new();
+    for (place, value) in given.iter().enumerate() {
+        fixed += &format!(" AND k{} = {}", place + 1, conditions.mark(Bind::Key(key::of(value)?)));
+    }
+    let columns: Vec<String> = (given.len() + 1..=list.fields.len()).map(|n| format!("k{n}")).collect();
+    if let Some(cursor) = &query.after {
+        conditions.after(&query.order, &columns, cursor)?;
+        fixed += &conditions.clause().replacen(" WHERE", " AND", 1);
+    }
+    let limit = conditions.mark(one_more(limit));
+    Ok(Some((conditions, merged(dialect, spec, list, &query.order, &columns, &elements, &fixed, &limit))))
+}
+
+/// The values of the list's first fields, if the other filters give exactly those and the order is that of the fields
+/// behind them, all one way.
+fn leads_to_order<'a>(list: &ListSpec, filters: &[&'a Filter], order: &[Order]) -> Option<Vec<&'a Value>> {
+    if filters.len() + order.len() != list.fields.len() || order.iter().any(|one| one.direction != tie(order)) {
+        return None;
+    }
+    let is_next = |(place, order): (usize, &Order)| list.place_of(&order.field) == Some(filters.len() + place);
+    if !order.iter().enumerate().all(is_next) {
+        return None;
+    }
+    let mut given: Vec<Option<&Value>> = vec![None; filters.len()];
+    for filter in filters {
+        let Filter::Equals { field, value } = filter else { return None };
+        *given.get_mut(list.place_of(field)?)? = Some(value);
+    }
+    given.into_iter().collect()
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one statement")]
+fn merged(
+    dialect: Dialect,
+    spec: &Spec,
+    list: &ListSpec,
+    order: &[Order],
+    columns: &[String],
+    elements: &[String],
+    fixed: &str,
+    limit: &str,
+) -> String {
+    let direction: Direction = tie(order);
+    let terms: String = columns.iter().map(|column| format!("{column}, ")).collect();
+    let sort = |prefix: &str| {
+        let terms = columns.iter().map(String::as_str).chain(["id"]);
+        terms.map(|term| format!("{prefix}{term} {}", direction.word())).collect::<Vec<_>>().join(", ")
+    };
+    let (sorted, sorted_t, table, side) = (sort(""), sort("t."), &spec.table, &list.table);
+    match dialect {
+        Dialect::Sqlite => {
+            let one = |element: &String| {
+                format!(
+                    "SELECT * FROM (SELECT {terms}id, rid FROM {side} WHERE val = {element}{fixed} ORDER BY {sorted} LIMIT {limit})"
+                )
+            };
+            let each = elements.iter().map(one).collect::<Vec<_>>().join(" UNION ");
+            format!(
+                "SELECT c.id, c.ver, c.doc FROM (SELECT * FROM ({each}) ORDER BY {sorted} LIMIT {limit}) t \
+                 CROSS JOIN {table} c ON c.rid = t.rid ORDER BY {sorted_t}"
+            )
+        }
+        Dialect::Postgres => {
+            let element = elements.join("");
+            format!(
+                "SELECT c.id, c.ver, c.doc FROM (SELECT DISTINCT {terms}id FROM unnest({element}::bytea[]) v CROSS JOIN LATERAL \
+                 (SELECT {terms}id FROM {side} WHERE val = v{fixed} ORDER BY {sorted} LIMIT {limit}) e \
+                 ORDER BY {sorted} LIMIT {limit}) t JOIN {table} c ON c.id = t.id ORDER BY {sorted_t}"
+            )
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! A declared collection, checked: its table, the columns that Rust fills from each document, its indexes, and a table
+//! beside it for each list whose elements are indexed.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::Dialect;
+use crate::query::check_field;
+use crate::{Collection, Index, Result, StoreError, document, key};
+
+/// The keys of one document in one index may have so many bytes. PostgreSQL holds 2,704 in an entry of a b-tree, and
+/// an id of 512 goes with them.
+const INDEX_LIMIT: usize = 2_100;
+/// The most elements of an indexed list.
+const MOST_ELEMENTS: usize = 1_000;
+/// Longer names are cut by PostgreSQL, at 63 bytes.
+const NAME_LIMIT: usize = 60;
+
+pub(crate) struct Spec {
+    pub(crate) name: &'static str,
+    /// The name of its table, quoted, as are all names below but those that say otherwise.
+    pub(crate) table: String,
+    pub(crate) columns: Vec<Column>,
+    pub(crate) indexes: Vec<IndexSpec>,
+    pub(crate) lists: Vec<ListSpec>,
+    /// All of the declaration as text: another text is another declaration.
+    pub(crate) declaration: String,
+}
+
+/// A column that Rust fills from the document.
+pub(crate) struct Column {
+    /// Without quotes.
+    pub(crate) name: String,
+    pub(crate) content: Content,
+}
+
+pub(crate) enum Content {
+    /// The key of a field: `f_…`, or `l_…` without regard to case.
+    Key(Field),
+    /// At the end of a unique index: empty, or the id where a field is missing, which exempts the document: `u_…`.
+    Exemption(Vec<Field>),
+}
+
+#[derive(Clone, PartialEq)]
+pub(crate) struct Field {
+    path: &'static str,
+    lower: bool,
+}
+
+pub(crate) struct IndexSpec {
+    /// Without quotes.
+    pub(crate) name: String,
+    pub(crate) unique: bool,
+    /// The fields as declared, for people.
+    pub(crate) declared: String,
+    /// Its columns, in order.
+    pub(crate) columns: Vec<String>,
+    /// Where its keys stand among the columns of the collection.
+    parts: Vec<usize>,
+}
+
+/// A list whose elements have entries of their own: a table of `val`, the key of the element; `k1`, `k2` … the keys of
+/// the fields; `id`, the document's.
+pub(crate) struct ListSpec {
+    /// Without quotes.
+    pub(crate) name: String,
+    pub(crate) table: String,
+    /// The dotted path of the list.
+    pub(crate) list: &'static str,
+    pub(crate) fields: Vec<Field>,
+    declared: String,
+}
+
+/// The keys of one entry of a list: of the element, then of the fields.
+pub(crate) type Entry = Vec<Vec<u8>>;
+
+impl Spec {
+    /// Checks a declaration.
+    pub(crate) fn new(collection: &Collection) -> Result<Self> {
+        check_name(collection.name)?;
+        let name = collection.name;
+        let mut spec = Self {
+            name,
+            table: quote(&format!("c_{name}")),
+            columns: Vec::new(),
+            indexes: Vec::new(),
+            lists: Vec::new(),
+            declaration: String::new(),
+        };
+        let mut declaration = Vec::new();
+        for index in collection.indexes {
+            let said = match index.each {
+                Some(list) => spec.add_list(index, list)?,
+                None => spec.add_index(index)?,
+            };
+            if !declaration.contains(&said) {
+                declaration.push(said);
+            }
+        }
+        spec.declaration = declaration.join(";");
+        Ok(spec)
+    }
+
+    fn add_index(&mut self, index: &Index) -> Result<String> {
+        let name = self.name;
+        let fields = index.fields.iter().map(|text| Field::new(text)).collect::<Result<Vec<_>>>()?;
+        if fields.is_empty() {
+            return Err(StoreError::Internal(format!("an index of {name} has no fields")));
+        }
+        let declared = index.fields.join(",");
+        let (mut columns, mut parts) = (Vec::new(), Vec::new());
+        for field in &fields {
+            columns.push(if field.is_id() { "id".into() } else { quote(&field.column()) });
+            if !field.is_id() {
+                parts.push(self.add_column(Column { name: field.column(), content: Content::Key(field.clone()) })?);
+            }
+        }
+        if index.unique {
+            let exemption = short(format!("u_{declared}"));
+            columns.push(quote(&exemption));
+            self.add_column(Column { name: exemption, content: Content::Exemption(fields) })?;
+        } else if columns.last().is_some_and(|last| last != "id") {
+            columns.push("id".into());
+        }
+        // The name says all that the index is, so a changed declaration is another index.
+        let said = format!("{} {name}({declared})", if index.unique { "ux" } else { "ix" });
+        let index_name = short(said.clone());
+        if !self.indexes.iter().any(|there| there.name == index_name) {
+            self.indexes.push(IndexSpec { name: index_name, unique: index.unique, declared, columns, parts });
+        }
+        Ok(said)
+    }
+
+    fn add_list(&mut self, index: &Index, list: &'static str) -> Result<String> {
+        check_field(list)?;
+        let fields = index.fields.iter().map(|text| Field::new(text)).collect::<Result<Vec<_>>>()?;
+        // The id needs not be named: it ends every entry.
+        if index.unique || list == "id" || fields.iter().any(Field::is_id) {
+            return Err(StoreError::Internal(format!("an index of {} on each `{list}` cannot be so", self.name)));
+        }
+        let declared = format!("{list}/{}", index.fields.join(","));
+        let said = format!("s_{}({declared})", self.name);
+        let name = short(said.clone());
+        if !self.lists.iter().any(|there| there.name == name) {
+            self.lists.push(ListSpec { table: quote(&name), name, list, fields, declared });
+        }
+        Ok(said)
+    }
+
+    /// The place of a column, which is made if it is not there.
+    fn add_column(&mut self, column: Column) -> Result<usize> {
+        match self.columns.iter().position(|there| there.name.eq_ignore_ascii_case(&column.name)) {
+            None => self.columns.push(column),
+            Some(place) if self.columns[place].name == column.name => return Ok(place),
+            Some(place) => {
+                return Err(StoreError::Internal(format!(
+                    "fields of {} differ in case alone: {} and {}",
+                    self.name, self.columns[place].name, column.name
+                )));
+            }
+        }
+        Ok(self.columns.len() - 1)
+    }
+
+    /// What belongs in the columns for this document, in their order. `Invalid` where it is too long to be indexed.
+    pub(crate) fn keys(&self, id: &str, document: &Value) -> Result<Vec<Vec<u8>>> {
+        let keys = self.columns.iter().map(|column| column.content.of(id, document)).collect::<Result<Vec<_>>>()?;
+        for index in &self.indexes {
+            let bytes = index.parts.iter().map(|place| keys[*place].len()).sum::<usize>();
+            if bytes > INDEX_LIMIT {
+                return Err(self.too_long(id, &index.declared, bytes));
+            }
+        }
+        Ok(keys)
+    }
+
+    /// The entries of this document in one of the lists, in order and each once.
+    pub(crate) fn entries(&self, list: &ListSpec, id: &str, document: &Value) -> Result<Vec<Entry>> {
+        let Value::Array(items) = document::field(document, list.list) else { return Ok(Vec::new()) };
+        if items.len() > MOST_ELEMENTS {
+            return Err(StoreError::Invalid(format!(
+                "`{}` of document `{id}` of {} has {} elements; it may have at most {MOST_ELEMENTS}",
+                list.list,
+                self.name,
+                items.len()
+            )));
+        }
+        let fields = list.fields.iter().map(|field| field.key(id, document)).collect::<Result<Vec<_>>>()?;
+        let values = items.iter().map(key::of).collect::<Result<BTreeSet<_>>>()?;
+        let longest = values.iter().map(Vec::len).max().unwrap_or_default();
+        let bytes = longest + fields.iter().map(Vec::len).sum::<usize>();
+        if bytes > INDEX_LIMIT {
+            return Err(self.too_long(id, &list.declared, bytes));
+        }
+        Ok(values.into_iter().map(|value| [vec![value], fields.clone()].concat()).collect())
+    }
+
+    fn too_long(&self, id: &str, declared: &str, bytes: usize) -> StoreError {
+        StoreError::Invalid(format!(
+            "{declared} of document `{id}` of {} takes {bytes} bytes in its index; at most {INDEX_LIMIT} fit",
+            self.name
+        ))
+    }
+
+    /// The column that a field is compared in, quoted; none where the field is not declared.
+    pub(crate) fn column(&self, field: &str) -> Option<String> {
+        if field == "id" { Some("id".into()) } else { self.key_column(field, false) }
+    }
+
+    /// The column that holds the key of a field without regard to case.
+    pub(crate) fn lower_column(&self, field: &str) -> Option<String> {
+        self.key_column(field, true)
+    }
+
+    fn key_column(&self, wanted: &str, case: bool) -> Option<String> {
+        let is_it = |column: &&Column| match &column.content {
+            Content::Key(field) => field.path == wanted && field.lower == case,
+            Content::Exemption(_) => false,
+        };
+        self.columns.iter().find(is_it).map(|column| quote(&column.name))
+    }
+
+    /// The answer to a broken unique index.
+    pub(crate) fn taken(&self, index: &IndexSpec) -> StoreError {
+        StoreError::AlreadyExists(format!("another document of {} has the same {}", self.name, index.declared))
+    }
+
+    pub(crate) fn missing(&self, id: &str) -> StoreError {
+        StoreError::NotFound(format!("`{id}` is not in {}", self.name))
+    }
+
+    pub(crate) fn there(&self, id: &str) -> StoreError {
+        StoreError::AlreadyExists(format!("`{id}` is already in {}", self.name))
+    }
+
+    /// A guard that did not hold, or a document at another version; `what` says how it is.
+    pub(crate) fn conflict(&self, id: &str, what: &str) -> StoreError {
+        StoreError::Conflict(format!("`{id}` of {} {what}", self.name))
+    }
+
+    pub(crate) fn too_many_touched(&self) -> StoreError {
+        let most = crate::model::MOST_TOUCHED;
+        StoreError::Invalid(format!(
+            "more than {most} documents of {} would be written at once; filter more",
+            self.name
+        ))
+    }
+}
+
+impl IndexSpec {
+    pub(crate) fn create(&self, table: &str) -> String {
+        let unique = if self.unique { "UNIQUE " } else { "" };
+        format!("CREATE {unique}INDEX {} ON {table}({})", quote(&self.name), self.columns.join(", "))
+    }
+}
+
+impl ListSpec {
+    /// The names of the columns before the id.
+    pub(crate) fn columns(&self) -> Vec<String> {
+        std::iter::once("val".into()).chain((1..=self.fields.len()).map(|n| format!("k{n}"))).collect()
+    }
+
+    /// The column of a field; none where it is not among the fields.
+    pub(crate) fn place_of(&self, field: &str) -> Option<usize> {
+        self.fields.iter().position(|there| there.path == field && !there.lower)
+    }
+}
+
+impl Field {
+    fn new(text: &'static str) -> Result<Self> {
+        let inner = text.strip_prefix("lower(").and_then(|rest| rest.strip_suffix(')'));
+        let field = Self { path: inner.unwrap_or(text), lower: inner.is_some() };
+        check_field(field.path)?;
+        Ok(field)
+    }
+
+    fn is_id(&self) -> bool {
+        self.path == "id" && !self.lower
+    }
+
+    fn column(&self) -> String {
+        match self {
+            _ if self.is_id() => "id".into(),
+            Self { lower: true, path } => short(format!("l_{path}")),
+            Self { lower: false, path } => short(format!("f_{path}")),
+        }
+    }
+
+    fn key(&self, id: &str, document: &Value) -> Result<Vec<u8>> {
+        match (self.path, self.lower) {
+            ("id", false) => Ok(key::of_text(id)),
+            ("id", true) => Ok(key::of_text(&id.to_lowercase())),
+            (path, false) => key::of(document::field(document, path)),
+            (path, true) => Ok(key::of_lower(document::field(document, path))),
+        }
+    }
+}
+
+impl Content {
+    pub(crate) fn of(&self, id: &str, document: &Value) -> Result<Vec<u8>> {
+        match self {
+            Self::Key(field) => field.key(id, document),
+            Self::Exemption(fields) => {
+                for field in fields {
+                    if field.key(id, document)? == key::NULL {
+                        return Ok(id.as_bytes().to_vec());
+                    }
+                }
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// The type of the column, and what it holds until it is filled.
+    pub(crate) fn kind(&self, dialect: Dialect) -> String {
+        let empty = match self {
+            Self::Key(_) => key::NULL,
+            Self::Exemption(_) => &[],
+        };
+        format!("{} NOT NULL DEFAULT {}", dialect.bytes(), dialect.literal(empty))
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.len() <= 48
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if plain {
+        return Ok(());
+    }
+    Err(StoreError::Internal(format!("`{name}` cannot be the name of a collection")))
+}
+
+/// The table of a list, without quotes, from what a declaration says; none where it says another index.
+pub(crate) fn list_table(said: &str) -> Option<String> {
+    said.starts_with("s_").then(|| short(said.to_owned()))
+}
+
+/// A long name by its beginning and a hash of the whole (FNV-1a, 64 bits).
+fn short(name: String) -> String {
+    if name.len() <= NAME_LIMIT {
+        return name;
+    }
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("{}~{hash:016x}", &name[..NAME_LIMIT - 17])
+}
+
+/// Names that reach here have neither quotes nor NUL: they are made of declared names.
+pub(crate) fn quote(name: &str) -> String {
+    format!("\"{name}\"")
+}

@@ -1,0 +1,214 @@
+//! Runs plans on a connection.
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Statement, ToSql, params_from_iter};
+
+use super::errors::from_sqlite;
+use crate::sql::{Bind, CountPlan, Plan};
+use crate::{Page, Result, Row};
+
+impl ToSql for Bind {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Key(key) => ValueRef::Blob(key),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Integer(number) => ValueRef::Integer(*number),
+            // SQLite has no such values, and its plans have none.
+            Self::Keys(_) | Self::Texts(_) => ValueRef::Null,
+        }))
+    }
+}
+
+/// The page that a query describes.
+pub(super) fn find(plan: &Plan, connection: &Connection) -> Result<Page> {
+    let mut collector = plan.collector();
+    if !plan.wants_nothing() {
+        each(connection, plan, |row| collector.take(row))?;
+    }
+    collector.page()
+}
+
+/// Gives the rows of an answer away as they come, so many at a time; `give` says whether more are wanted.
+pub(super) fn stream(
+    plan: &Plan,
+    connection: &Connection,
+    at_once: usize,
+    mut give: impl FnMut(Vec<Row>) -> Result<bool>,
+) -> Result<()> {
+    if plan.wants_nothing() {
+        return Ok(());
+    }
+    let mut collector = plan.collector();
+    let mut wanted = true;
+    each(connection, plan, |row| {
+        let more = collector.take(row)?;
+        if collector.ready() >= at_once {
+            wanted = give(collector.drain())?;
+        }
+        Ok(more && wanted)
+    })?;
+    if !wanted {
+        return Ok(());
+    }
+    collector.finish();
+    let mut rest = collector.drain();
+    while !rest.is_empty() {
+        let later = rest.split_off(rest.len().min(at_once));
+        if !give(rest)? {
+            return Ok(());
+        }
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Gives every row of the plan's statement to `take` until that has enough.
+pub(super) fn each(connection: &Connection, plan: &Plan, take: impl FnMut(Row) -> Result<bool>) -> Result<()> {
+    let values = plan.values();
+    with_statement(connection, plan.spec.name, &plan.sql, plan.is_kept(), |statement| {
+        rows(statement, values, plan.spec.name, take)
+    })
+}
+
+/// How many documents pass; stops where the plan has enough.
+pub(super) fn count(plan: &CountPlan, connection: &Connection) -> Result<u64> {
+    let (name, values) = (plan.spec.name, plan.values());
+    with_statement(connection, name, &plan.sql, plan.is_kept(), |statement| {
+        if plan.is_counted_there() {
+            let counted = statement.query_row(params_from_iter(values), |row| row.get::<_, i64>(0));
+            return counted.map(i64::unsigned_abs).map_err(|error| from_sqlite(error, &format!("counting in {name}")));
+        }
+        let mut count = 0;
+        rows(statement, values, name, |row| plan.take(&row, &mut count))?;
+        Ok(count)
+    })
+}
+
+fn with_statement<T>(
+    connection: &Connection,
+    name: &str,
+    sql: &str,
+    is_kept: bool,
+    run: impl FnOnce(&mut Statement<'_>) -> Result<T>,
+) -> Result<T> {
+    let failed = |error| from_sqlite(error, &format!("reading {name}"));
+    if is_kept {
+        run(&mut *connection.prepare_cached(sql).map_err(failed)?)
+    } else {
+        run(&mut connection.prepare(sql).map_err(failed)?)
+    }
+}
+
+fn rows(
+    statement: &mut Statement<'_>,
+    values: &[Bind],
+    name: &str,
+    mut take: impl FnMut(Row) -> Result<bool>,
+) -> Result<()> {
+    let failed = |error| from_sqlite(error, &format!("reading {name}"));
+    let mut rows = statement.query(params_from_iter(values)).map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        if !take(row_of(row).map_err(failed)?)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The columns of a row that every statement here selects: id, version, document.
+pub(super) fn row_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    let version: i64 = row.get(1)?;
+    let body = row.get_ref(2)?.as_str()?;
+    Ok(Row { id: row.get(0)?, version: version.unsigned_abs(), body: body.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::super::schema;
+    use super::*;
+    use crate::sql::{Dialect, Spec};
+    use crate::{Collection, Cursor, Index, Query};
+
+    /// What SQLite says it will do.
+    fn explain(connection: &Connection, spec: &Arc<Spec>, query: &Query) -> String {
+        let plan = Plan::new(Dialect::Sqlite, spec.clone(), query).unwrap();
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {}", plan.sql)).unwrap();
+        let lines = statement.query_map(params_from_iter(plan.values()), |row| row.get::<_, String>(3));
+        lines.unwrap().map(|line| line.unwrap()).collect::<Vec<_>>().join("; ")
+    }
+
+    const COLLECTION: Collection = Collection {
+        name: "plans",
+        indexes: &[
+            Index::on(&["owner", "at"]),
+            Index::on(&["at"]),
+            Index::on(&["lower(name)"]),
+            Index::on(&["place.city"]),
+            Index::unique(&["slug"]),
+            Index::each("readers", &["kind", "at"]),
+        ],
+    };
+
+    #[test]
+    fn declared_fields_are_sought_and_their_order_needs_no_sorting() {
+        let connection = Connection::open_in_memory().unwrap();
+        let spec = Arc::new(Spec::new(&COLLECTION).unwrap());
+        let info = "CREATE TABLE _store_meta(collection TEXT PRIMARY KEY, spec TEXT, version INTEGER)";
+        connection.execute_batch(info).unwrap();
+        schema::bring_up(&connection, [&*spec].into_iter()).unwrap();
+        let after = |values: Vec<Value>| Cursor { values, id: Some("x".into()) };
+        let owner = || Query::all().equals("owner", "o");
+        for (query, index) in [
+            (Query::all().equals("id", "x"), "(id=?)"),
+            (Query::all().is_in("id", ["x", "y"]), "(id=?)"),
+            (Query::all().after(after(vec![])).limit(5), "(id>?)"),
+            (owner(), "ix plans(owner,at) (f_owner=?)"),
+            (owner().ascending("at"), "ix plans(owner,at) (f_owner=?)"),
+            (owner().descending("at").limit(50), "ix plans(owner,at) (f_owner=?)"),
+            (owner().equals("at", 1), "ix plans(owner,at) (f_owner=? AND f_at=?)"),
+            (owner().ascending("at").after(after(vec![json!(1)])), "ix plans(owner,at) (f_owner=? AND f_at>?)"),
+            (owner().descending("at").after(after(vec![json!(1)])), "ix plans(owner,at) (f_owner=? AND f_at<?)"),
+            (Query::all().ascending("at").after(after(vec![json!(1)])), "ix plans(at) (f_at>?)"),
+            (Query::all().descending("at").after(after(vec![json!(null)])).limit(9), "ix plans(at) (f_at<?)"),
+            (Query::all().starts_with("name", "Ab"), "ix plans(lower(name)) (l_name>? AND l_name<?)"),
+            (Query::all().equals("place.city", "x"), "ix plans(place.city) (f_place.city=?)"),
+            (Query::all().is_in("place.city", ["x", "y", "z"]), "ix plans(place.city) (f_place.city=?)"),
+            (Query::all().equals("slug", "x"), "ux plans(slug) (f_slug=?)"),
+            (
+                Query::all().filter(crate::Filter::range("at", Some(json!(1)), Some(json!(5)))),
+                "ix plans(at) (f_at>? AND f_at<?)",
+            ),
+            (Query::all().intersects("readers", ["a", "b"]), "s_plans(readers/kind,at) USING PRIMARY KEY (val=?)"),
+            (owner().intersects("readers", ["a", "b"]).ascending("at").limit(5), "ix plans(owner,at) (f_owner=?)"),
+            (
+                Query::all().intersects("readers", ["a", "b"]).equals("kind", "k").descending("at").limit(5),
+                "s_plans(readers/kind,at) USING PRIMARY KEY (val=? AND k1=?)",
+            ),
+            (
+                Query::all()
+                    .intersects("readers", ["a"])
+                    .equals("kind", "k")
+                    .descending("at")
+                    .after(after(vec![json!(3)]))
+                    .limit(5),
+                "s_plans(readers/kind,at) USING PRIMARY KEY (val=? AND k1=? AND k2<?)",
+            ),
+            (owner().equals("undeclared", 1).ascending("at").limit(3), "ix plans(owner,at) (f_owner=?)"),
+        ] {
+            let shown = explain(&connection, &spec, &query);
+            let scans = shown.contains("SCAN c_") || shown.contains("SCAN s_");
+            assert!(shown.contains("SEARCH") && shown.contains(index) && !scans, "{query:?}: {shown}");
+            // What the lists give is at most a page of each element, and is merged.
+            if !query.order.is_empty() && !shown.contains("CO-ROUTINE t") {
+                assert!(!shown.contains("TEMP B-TREE"), "{query:?}: {shown}");
+            }
+        }
+        // In the order of an index without any filter: SQLite walks the index and calls that a scan.
+        let shown = explain(&connection, &spec, &Query::all().descending("at").limit(3));
+        assert!(shown.contains("SCAN c_plans USING INDEX ix plans(at)") && !shown.contains("TEMP B-TREE"), "{shown}");
+    }
+}
