@@ -155,7 +155,10 @@ const ROWS_AT_ONCE: usize = 2048;
 
 /// A whole collection, made into what is kept of it on several threads while the rest is still read: a start with many
 /// instances is to be quick.
-async fn read_whole<T, U>(table: &Table<T>, keep: impl Fn(Stored<T>) -> Option<U> + Copy + Send + 'static) -> Result<Vec<U>>
+async fn read_whole<T, U>(
+    table: &Table<T>,
+    keep: impl Fn(Stored<T>) -> Option<U> + Copy + Send + 'static,
+) -> Result<Vec<U>>
 where
     T: Serialize + DeserializeOwned + 'static,
     U: Send + 'static,
