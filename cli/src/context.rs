@@ -4,7 +4,7 @@
 
 use openorch_sdk::{
     Client, ClientFactory, Error, Response, SdkSettings,
-    api::{Access, Effect, Parts, Row},
+    api::{Access, Effect, Parts, Row, op},
 };
 
 use crate::{
@@ -127,9 +127,9 @@ impl Context {
     /// Calls an operation with parts that are put together.
     pub async fn send(&self, connection: &Connection, row: &'static Row, parts: &Parts) -> Result<Response, Failure> {
         // A server that is sent too much may close before its refusal is read, and then nobody is told why.
-        if let Some(size) = parts.body.as_ref().map(|body| body.to_string().len()).filter(|size| *size > row.body_limit)
-        {
-            let limit = row.body_limit;
+        let size = parts.body.as_ref().map_or(0, |body| body.to_string().len());
+        let limit = row.body_limit.unwrap_or(op::BODY_LIMIT);
+        if size > limit {
             return Err(Failure::Usage(format!("the body has {size} bytes, and {} takes at most {limit}", row.id)));
         }
         let writes = (row.effect() == Effect::Write).then_some(row.id);

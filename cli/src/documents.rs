@@ -138,7 +138,7 @@ fn json_documents(text: &str) -> Result<Vec<&RawValue>, serde_json::Error> {
 
 /// The values, each read as strictly as the server reads it.
 fn strict(raw: &[&RawValue]) -> Result<Vec<Value>, String> {
-    let read = raw.iter().map(|raw| json::parse(raw.get().as_bytes()).map_err(|refusal| refusal.0));
+    let read = raw.iter().map(|raw| json::parse(raw.get().as_bytes(), json::MAX_DEPTH).map_err(|refusal| refusal.0));
     Ok(read.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 

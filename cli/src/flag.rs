@@ -1,6 +1,7 @@
 //! One word of input: `--key=value`, its typed forms, and `?key=value`. What becomes of a key is not decided here: in
 //! raw calls `mapping.rs` does, in `oo call` the schema of the operation (`input.rs`).
 
+use openorch_sdk::api::json;
 use serde_json::Value;
 
 use crate::{documents, failure::Failure};
@@ -37,7 +38,7 @@ impl Flag {
         let (key, value) = if let Some(key) = key.strip_suffix(":s") {
             (key, Given::Text(text.to_owned()))
         } else if let Some(key) = key.strip_suffix(':') {
-            let value = openorch_sdk::api::json::parse(text.as_bytes()).ok().flatten();
+            let value = json::parse(text.as_bytes(), json::MAX_DEPTH).ok().flatten();
             let refused = || Failure::Usage(format!("`{word}`: no JSON follows; for text write `--{key}:s={text}`"));
             (key, Given::Json(value.ok_or_else(refused)?))
         } else if let Some(key) = key.strip_suffix('@') {
