@@ -125,6 +125,11 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
     }
 }
 
+/// The collections of all services.
+pub(crate) fn collections() -> Vec<Collection> {
+    user::collections().iter().chain(registry::collections()).map(|collection| **collection).collect()
+}
+
 async fn assemble(
     settings: Settings,
     clock: Arc<dyn Clock>,
@@ -132,9 +137,7 @@ async fn assemble(
     store: Arc<dyn Store>,
 ) -> Result<Running, StartError> {
     let is_first_start = !store.is_seeded();
-    let collections: Vec<Collection> =
-        user::collections().iter().chain(registry::collections()).map(|collection| **collection).collect();
-    store.open_collections(&collections).await?;
+    store.open_collections(&collections()).await?;
     let store_metrics = Arc::new(StoreMetrics::default());
     let store = Metered::new(store, store_metrics.clone());
     let seal = Seal::new(&settings.secrets.encryption_key(&settings.server_dir(), is_first_start)?);

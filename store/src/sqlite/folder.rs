@@ -16,7 +16,7 @@ use super::errors::{from_io, from_sqlite};
 use crate::{Result, StoreError};
 
 const LOCK: &str = "openorch.lock";
-const DATABASE: &str = "openorch.db";
+pub(super) const DATABASE: &str = "openorch.db";
 /// "OpOr", in the header of every database of ours.
 const APPLICATION_ID: u32 = 0x4F70_4F72;
 /// The layout of the tables and keys. 2 added tables for lists and `min_compatible`.
@@ -40,9 +40,9 @@ pub(super) struct Folder {
 }
 
 /// What a database says of itself.
-struct Identity {
+pub(super) struct Identity {
     id: String,
-    seeded: bool,
+    pub(super) seeded: bool,
 }
 
 impl Folder {
@@ -126,7 +126,7 @@ fn gone(database: &Path, wanted: &str, folder: &Path) -> StoreError {
     ))
 }
 
-fn make_folder(folder: &Path) -> Result<()> {
+pub(super) fn make_folder(folder: &Path) -> Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -151,7 +151,7 @@ fn keep_private(path: &Path) {
     let _ = path;
 }
 
-fn open_private(path: &Path) -> Result<File> {
+pub(super) fn open_private(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]
@@ -159,6 +159,22 @@ fn open_private(path: &Path) -> Result<File> {
     let file = options.open(path).map_err(|error| from_io(&error, "opening", path))?;
     keep_private(path);
     Ok(file)
+}
+
+/// A folder that is held while its database is put there.
+pub(super) struct Held {
+    /// The lock, until it is dropped.
+    pub(super) file: File,
+    /// Whether the folder was started with a database.
+    pub(super) has_database: bool,
+}
+
+/// Takes hold of a folder without looking at its database.
+pub(super) fn take_folder(folder: &Path) -> Result<Held> {
+    let path = folder.join(LOCK);
+    let mut file = take_lock(folder, &path)?;
+    let has_database = read_id(&mut file).map_err(|error| from_io(&error, "reading", &path))?.is_some();
+    Ok(Held { file, has_database })
 }
 
 fn take_lock(folder: &Path, path: &Path) -> Result<File> {
@@ -204,7 +220,7 @@ fn write_pid(lock: &mut File, id: Option<&str>) -> io::Result<()> {
 
 /// What the database says of itself, without touching it: `None` where there is nothing, an error where there is
 /// something that is not a sound database of ours.
-fn read_identity(database: &Path) -> Result<Option<Identity>> {
+pub(super) fn read_identity(database: &Path) -> Result<Option<Identity>> {
     let wal_length = fs::metadata(beside(database, "-wal")).map_or(0, |wal| wal.len());
     let length = match fs::metadata(database) {
         Ok(found) => found.len(),
@@ -373,7 +389,7 @@ fn fill_new(new: &Path) -> Result<Identity> {
 }
 
 /// The log goes before the database: a log without its database must never meet another one.
-fn remove_database(database: &Path) -> Result<()> {
+pub(super) fn remove_database(database: &Path) -> Result<()> {
     for path in [beside(database, "-wal"), beside(database, "-shm"), beside(database, "-journal"), database.into()] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(from_io(&error, "removing", &path)),
@@ -383,11 +399,11 @@ fn remove_database(database: &Path) -> Result<()> {
     Ok(())
 }
 
-fn sync_file(path: &Path) -> Result<()> {
+pub(super) fn sync_file(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(|error| from_io(&error, "writing", path))
 }
 
-fn sync_folder_of(file: &Path) -> Result<()> {
+pub(super) fn sync_folder_of(file: &Path) -> Result<()> {
     #[cfg(unix)]
     if let Some(folder) = file.parent() {
         File::open(folder)
@@ -406,7 +422,7 @@ fn random_id() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn beside(database: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(suffix);
     name.into()

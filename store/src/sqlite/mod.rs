@@ -1,12 +1,17 @@
 //! The embedded engine: one folder with one SQLite database, for a daemon that stands alone. One thread writes
 //! (`writer.rs`), a few read (`reader.rs`); what a document may be is checked here, on the caller's thread.
 
+mod backup;
+mod check;
 mod errors;
 mod folder;
 mod reader;
 mod run;
 mod schema;
 mod writer;
+
+pub use self::backup::{Notes, Restoring, backup};
+pub use self::check::check;
 
 use std::collections::HashMap;
 use std::path::Path;

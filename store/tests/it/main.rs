@@ -1,5 +1,6 @@
 //! The facts of the store, told across its boundary: real SQLite in folders of their own.
 
+mod backup;
 mod crash;
 mod folder;
 mod limits;
