@@ -221,6 +221,11 @@ impl Spec {
         self.columns.iter().find(is_it).map(|column| quote(&column.name))
     }
 
+    /// Where a quoted column stands among those that Rust fills; none for the id.
+    pub(crate) fn place_of(&self, quoted: &str) -> Option<usize> {
+        self.columns.iter().position(|column| quote(&column.name) == quoted)
+    }
+
     /// The answer to a broken unique index.
     pub(crate) fn taken(&self, index: &IndexSpec) -> StoreError {
         StoreError::AlreadyExists(format!("another document of {} has the same {}", self.name, index.declared))
@@ -333,7 +338,7 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 /// The table of a list, without quotes, from what a declaration says; none where it says another index.
-pub(crate) fn list_table(said: &str) -> Option<String> {
+pub(super) fn list_table(said: &str) -> Option<String> {
     said.starts_with("s_").then(|| short(said.to_owned()))
 }
 
