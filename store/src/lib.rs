@@ -9,6 +9,7 @@ mod error;
 mod key;
 mod matching;
 mod model;
+mod postgres;
 mod query;
 mod rows;
 mod sql;
@@ -20,6 +21,7 @@ use std::pin::Pin;
 
 pub use error::StoreError;
 pub use model::{Batch, Collection, Committed, Guard, Index, MOST_TOUCHED, Row, Write};
+pub use postgres::{PostgresOptions, PostgresStore};
 pub use query::{Cursor, Direction, Filter, MOST_FILTERS, MOST_VALUES, Order, Page, Query};
 pub use rows::Rows;
 pub use sqlite::{SqliteOptions, SqliteStore};

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::spec::list_table;
 use super::{Column, IndexSpec, ListSpec, Spec};
 use crate::{Result, StoreError};
 
@@ -57,7 +56,7 @@ impl<'a> Change<'a> {
         let declaration = found.map_or("", |(declaration, _)| declaration.as_str());
         // Columns made by another version of the keys are made again.
         let keep = there.is_new || found.is_some_and(|(_, version)| *version == SPEC_VERSION);
-        let lists: BTreeSet<String> = declaration.split(';').filter_map(list_table).collect();
+        let lists: BTreeSet<String> = ListSpec::tables(declaration).collect();
 
         let keeps_index = |name: &str| keep && spec.indexes.iter().any(|index| index.name == name);
         let keeps_column = |name: &str| keep && spec.columns.iter().any(|column| column.name == name);
@@ -87,6 +86,6 @@ pub(crate) fn broken_by_documents(spec: &Spec, index: &IndexSpec) -> StoreError 
     ))
 }
 
-fn names<'a>(all: &'a BTreeSet<String>, wanted: impl Fn(&str) -> bool) -> Vec<&'a str> {
+fn names(all: &BTreeSet<String>, wanted: impl Fn(&str) -> bool) -> Vec<&str> {
     all.iter().map(String::as_str).filter(|name| wanted(name)).collect()
 }
