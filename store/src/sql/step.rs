@@ -7,7 +7,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use serde_json::Value;
 
 use super::{CountPlan, Dialect, Entry, Plan, Spec};
-use crate::query::check_field;
 use crate::{Collection, Filter, Guard, MOST_TOUCHED, Query, Result, StoreError, Write, document};
 
 /// A collection that was opened, with the engine's statements for it.
@@ -128,7 +127,7 @@ impl<S: for<'a> From<&'a Spec>> Collections<S> {
                 Step::UpsertWhere(self.matches(collection, filters)?, Box::new(document), body)
             }
             Write::UpdateFields { collection, filters, fields } => {
-                fields.iter().try_for_each(|(field, _)| check_field(field))?;
+                fields.iter().try_for_each(|(field, _)| document::check_settable(field))?;
                 Step::UpdateFields(self.matches(collection, filters)?, fields)
             }
             Write::DeleteWhere { collection, filters } => Step::DeleteWhere(self.matches(collection, filters)?),

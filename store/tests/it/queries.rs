@@ -1,9 +1,23 @@
 //! Order, filters and pages: the same whether a field is declared or not.
 
-use openorch_store::{Batch, Cursor, Direction, Filter, Query, StoreError};
+use std::sync::Arc;
+
+use openorch_store::{Batch, Cursor, Direction, Filter, Query, Store, StoreError};
 use serde_json::{Value, json};
 
-use crate::{PLAIN, THINGS, fill, ids, new_store};
+use crate::{Bench, PLAIN, THINGS, fill, ids};
+
+cases! {
+    values_of_all_types_come_in_the_order_of_the_contract,
+    equality_knows_types_and_nothing_else_is_equal,
+    one_of_many_values_is_enough,
+    a_prefix_ignores_case_and_has_no_wildcards,
+    pages_of_every_size_add_up_to_the_whole,
+    declared_or_not_the_answer_is_the_same,
+    a_cursor_without_an_id_passes_over_every_tie,
+    a_question_that_cannot_be_asked_is_refused,
+    a_limit_says_whether_there_is_more_and_none_means_all,
+}
 
 /// Every type, in the order of the contract; ties are broken by id.
 fn ascending() -> Vec<Value> {
@@ -37,8 +51,8 @@ fn ascending() -> Vec<Value> {
     ]
 }
 
-async fn mixed() -> (tempfile::TempDir, std::sync::Arc<dyn openorch_store::Store>) {
-    let (folder, store) = new_store().await;
+async fn mixed(bench: &Bench) -> &Arc<dyn Store> {
+    let store = &bench.store;
     let mut batch = Batch::new();
     // Stored in another order than the one that is expected.
     for (i, value) in ascending().into_iter().enumerate().rev() {
@@ -49,25 +63,23 @@ async fn mixed() -> (tempfile::TempDir, std::sync::Arc<dyn openorch_store::Store
         }
     }
     store.commit(batch).await.unwrap();
-    (folder, store)
+    store
 }
 
-#[tokio::test]
-async fn values_of_all_types_come_in_the_order_of_the_contract() {
-    let (_folder, store) = mixed().await;
+async fn values_of_all_types_come_in_the_order_of_the_contract(bench: Bench) {
+    let store = mixed(&bench).await;
     let mut wanted: Vec<String> = (0..ascending().len()).map(|i| format!("v{i:02}")).collect();
     for collection in [THINGS.name, PLAIN.name] {
-        assert_eq!(ids(&store, collection, &Query::all().ascending("rank")).await, wanted, "{collection}");
+        assert_eq!(ids(store, collection, &Query::all().ascending("rank")).await, wanted, "{collection}");
     }
     wanted.reverse();
     for collection in [THINGS.name, PLAIN.name] {
-        assert_eq!(ids(&store, collection, &Query::all().descending("rank")).await, wanted, "{collection}");
+        assert_eq!(ids(store, collection, &Query::all().descending("rank")).await, wanted, "{collection}");
     }
 }
 
-#[tokio::test]
-async fn equality_knows_types_and_nothing_else_is_equal() {
-    let (_folder, store) = mixed().await;
+async fn equality_knows_types_and_nothing_else_is_equal(bench: Bench) {
+    let store = mixed(&bench).await;
     for (value, found) in [
         (json!(null), vec!["v00", "v01"]),
         (json!(false), vec!["v02"]),
@@ -83,33 +95,31 @@ async fn equality_knows_types_and_nothing_else_is_equal() {
     ] {
         for collection in [THINGS.name, PLAIN.name] {
             let query = Query::all().equals("rank", value.clone());
-            assert_eq!(ids(&store, collection, &query).await, found, "{collection} {value}");
+            assert_eq!(ids(store, collection, &query).await, found, "{collection} {value}");
             let count = store.count(collection, &query.filters).await.unwrap();
             assert_eq!(count, found.len() as u64, "{collection} {value}");
         }
     }
 }
 
-#[tokio::test]
-async fn one_of_many_values_is_enough() {
-    let (_folder, store) = mixed().await;
+async fn one_of_many_values_is_enough(bench: Bench) {
+    let store = mixed(&bench).await;
     for collection in [THINGS.name, PLAIN.name] {
         let query = Query::all().is_in("rank", [json!("9"), json!(9), json!("none"), json!(null), json!("9")]);
-        assert_eq!(ids(&store, collection, &query).await, ["v00", "v01", "v07", "v08", "v16"]);
+        assert_eq!(ids(store, collection, &query).await, ["v00", "v01", "v07", "v08", "v16"]);
         let none: [Value; 0] = [];
-        assert_eq!(ids(&store, collection, &Query::all().is_in("rank", none)).await, [""; 0]);
+        assert_eq!(ids(store, collection, &Query::all().is_in("rank", none)).await, [""; 0]);
         let by_id = Query::all().is_in("id", [json!("v03"), json!(3), json!("v02")]);
-        assert_eq!(ids(&store, collection, &by_id).await, ["v02", "v03"]);
+        assert_eq!(ids(store, collection, &by_id).await, ["v02", "v03"]);
         let many = Query::all().is_in("id", (0..10_000).map(|i| json!(format!("v{i:02}"))));
-        assert_eq!(ids(&store, collection, &many).await.len(), ascending().len());
+        assert_eq!(ids(store, collection, &many).await.len(), ascending().len());
         let too_many = Query::all().is_in("id", (0..10_001).map(|i| json!(i)));
         assert!(matches!(store.find(collection, &too_many).await, Err(StoreError::Invalid(_))));
     }
 }
 
-#[tokio::test]
-async fn a_prefix_ignores_case_and_has_no_wildcards() {
-    let (_folder, store) = new_store().await;
+async fn a_prefix_ignores_case_and_has_no_wildcards(bench: Bench) {
+    let store = &bench.store;
     let mut batch = Batch::new();
     let names = ["Alpha", "alphabet", "ALP", "al", "Ärger", "äRGER 2", "a%b", "a_b", "axb", "日本語", "日本"];
     for (i, name) in names.iter().enumerate() {
@@ -138,15 +148,14 @@ async fn a_prefix_ignores_case_and_has_no_wildcards() {
     ] {
         for collection in [THINGS.name, PLAIN.name] {
             let query = Query::all().starts_with("name", prefix);
-            assert_eq!(ids(&store, collection, &query).await, found, "{collection} {prefix}");
+            assert_eq!(ids(store, collection, &query).await, found, "{collection} {prefix}");
         }
     }
-    assert_eq!(ids(&store, PLAIN.name, &Query::all().starts_with("id", "N0")).await.len(), 10);
+    assert_eq!(ids(store, PLAIN.name, &Query::all().starts_with("id", "N0")).await.len(), 10);
 }
 
-#[tokio::test]
-async fn pages_of_every_size_add_up_to_the_whole() {
-    let (_folder, store) = mixed().await;
+async fn pages_of_every_size_add_up_to_the_whole(bench: Bench) {
+    let store = mixed(&bench).await;
     use Direction::{Ascending, Descending};
     let orders: [&[(&str, Direction)]; 9] = [
         &[],
@@ -162,7 +171,7 @@ async fn pages_of_every_size_add_up_to_the_whole() {
     for collection in [THINGS.name, PLAIN.name] {
         for order in orders {
             let query = order.iter().fold(Query::all(), |query, (field, way)| query.order_by(*field, *way));
-            let whole = ids(&store, collection, &query).await;
+            let whole = ids(store, collection, &query).await;
             assert_eq!(whole.len(), ascending().len());
             for limit in 1..=7 {
                 let mut walked = Vec::new();
@@ -182,9 +191,8 @@ async fn pages_of_every_size_add_up_to_the_whole() {
     }
 }
 
-#[tokio::test]
-async fn declared_or_not_the_answer_is_the_same() {
-    let (_folder, store) = mixed().await;
+async fn declared_or_not_the_answer_is_the_same(bench: Bench) {
+    let store = mixed(&bench).await;
     for value in ascending() {
         for query in [
             Query::all().equals("kind", "x").ascending("rank"),
@@ -197,28 +205,26 @@ async fn declared_or_not_the_answer_is_the_same() {
             Query::all().ascending("id").after(Cursor { values: vec![value.clone()], id: None }),
             Query::all().equals("id", value.clone()),
         ] {
-            let (declared, plain) = (ids(&store, THINGS.name, &query).await, ids(&store, PLAIN.name, &query).await);
+            let (declared, plain) = (ids(store, THINGS.name, &query).await, ids(store, PLAIN.name, &query).await);
             assert_eq!(declared, plain, "{query:?}");
         }
     }
 }
 
-#[tokio::test]
-async fn a_cursor_without_an_id_passes_over_every_tie() {
-    let (_folder, store) = mixed().await;
+async fn a_cursor_without_an_id_passes_over_every_tie(bench: Bench) {
+    let store = mixed(&bench).await;
     for collection in [THINGS.name, PLAIN.name] {
         let after = |id: Option<&str>| {
             let cursor = Cursor { values: vec![json!(9)], id: id.map(Into::into) };
             Query::all().ascending("rank").limit(1).after(cursor)
         };
-        assert_eq!(ids(&store, collection, &after(None)).await, ["v09"]);
-        assert_eq!(ids(&store, collection, &after(Some("v07"))).await, ["v08"]);
+        assert_eq!(ids(store, collection, &after(None)).await, ["v09"]);
+        assert_eq!(ids(store, collection, &after(Some("v07"))).await, ["v08"]);
     }
 }
 
-#[tokio::test]
-async fn a_question_that_cannot_be_asked_is_refused() {
-    let (_folder, store) = new_store().await;
+async fn a_question_that_cannot_be_asked_is_refused(bench: Bench) {
+    let store = &bench.store;
     let cursor = |values: Vec<Value>| Cursor { values, id: None };
     for query in [
         Query::all().equals("a'b", 1),
@@ -241,10 +247,9 @@ async fn a_question_that_cannot_be_asked_is_refused() {
     assert!(error.sentence().contains("`a b` cannot be a field name"), "{error}");
 }
 
-#[tokio::test]
-async fn a_limit_says_whether_there_is_more_and_none_means_all() {
-    let (_folder, store) = new_store().await;
-    fill(&store, 2000).await;
+async fn a_limit_says_whether_there_is_more_and_none_means_all(bench: Bench) {
+    let store = &bench.store;
+    fill(store, 2000).await;
     let find = async |query: Query| store.find(THINGS.name, &query).await.unwrap();
     assert_eq!(find(Query::all()).await.rows.len(), 2000);
     let page = find(Query::all().limit(2000)).await;
