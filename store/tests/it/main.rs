@@ -8,6 +8,7 @@ mod crash;
 mod folder;
 mod limits;
 mod oracle;
+mod pitfalls;
 mod queries;
 mod writes;
 

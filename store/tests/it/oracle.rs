@@ -410,7 +410,9 @@ fn holds(filter: &Filter, id: &str, document: &Value) -> bool {
             from.as_ref().is_none_or(|from| compare(&found, from).is_ge())
                 && to.as_ref().is_none_or(|to| compare(&found, to).is_lt())
         }
-        Filter::StartsWith { field, prefix } => text(field).is_some_and(|text| text.starts_with(&prefix.to_lowercase())),
+        Filter::StartsWith { field, prefix } => {
+            text(field).is_some_and(|text| text.starts_with(&prefix.to_lowercase()))
+        }
         Filter::Contains { field, text: part } => text(field).is_some_and(|text| text.contains(&part.to_lowercase())),
         Filter::Intersects { field, values } => {
             let found = field_of(document, id, field);
