@@ -7,6 +7,7 @@ mod suite;
 mod crash;
 mod folder;
 mod limits;
+mod lists;
 mod oracle;
 mod pitfalls;
 mod queries;
