@@ -7,6 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
+use crate::strict;
+
 /// A request taken apart: path parameters in order, decoded once; query pairs, decoded; the JSON body.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parts {
@@ -79,22 +81,11 @@ impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Input for Bo
         InputShape { body: Some(generator.subschema_for::<T>()), ..InputShape::default() }
     }
     fn decode(parts: &mut Parts) -> Result<Self, InvalidInput> {
-        let mut body = match parts.body.take() {
+        let body = match parts.body.take() {
             None | Some(Value::Null) => Value::Object(Map::new()),
             Some(body) => body,
         };
-        if let Value::Object(fields) = &mut body {
-            fields.retain(|_, value| !value.is_null());
-        }
-        serde_path_to_error::deserialize(body).map(Body).map_err(|error| {
-            let path = error.path().to_string();
-            let cause = error.into_inner();
-            InvalidInput(if path == "." {
-                format!("Invalid JSON: {cause}")
-            } else {
-                format!("Invalid JSON: `{path}`: {cause}")
-            })
-        })
+        strict::read(body).map(Body).map_err(|reason| InvalidInput(format!("Invalid JSON: {reason}")))
     }
     fn encode(&self, parts: &mut Parts) {
         // A wire type is a tree of strings, numbers and lists: it always has a JSON form.
@@ -128,9 +119,9 @@ impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Input for Qu
         for (key, value) in parts.query.drain(..) {
             fields.entry(key).or_insert(Value::String(value));
         }
-        serde_path_to_error::deserialize(Value::Object(fields))
+        strict::read(Value::Object(fields))
             .map(Query)
-            .map_err(|error| InvalidInput(format!("invalid query: {error}")))
+            .map_err(|reason| InvalidInput(format!("the query cannot be read: {reason}")))
     }
     fn encode(&self, parts: &mut Parts) {
         if let Ok(Value::Object(fields)) = serde_json::to_value(&self.0) {

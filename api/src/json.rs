@@ -8,11 +8,11 @@ use serde_json::{Map, Number, Value};
 
 use crate::InvalidInput;
 
-/// Arrays and objects inside one another at most this deep.
+/// Arrays and objects inside one another are at most this deep, where no setting says otherwise.
 pub const MAX_DEPTH: usize = 64;
 
-/// Reads one JSON value. `Ok(None)` for an empty body or one of white space alone.
-pub fn parse(bytes: &[u8]) -> Result<Option<Value>, InvalidInput> {
+/// Reads one JSON value, nested at most `depth` deep. `Ok(None)` for an empty body or one of white space alone.
+pub fn parse(bytes: &[u8], depth: usize) -> Result<Option<Value>, InvalidInput> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         InvalidInput(format!("Invalid JSON: byte {} is not UTF-8; send the text in UTF-8", error.valid_up_to()))
     })?;
@@ -20,20 +20,22 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Value>, InvalidInput> {
         return Ok(None);
     }
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value = Strict { depth: 0 }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    let value =
+        Strict { depth: 0, most: depth }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     value.map(Some).map_err(|error| InvalidInput(format!("Invalid JSON: {error}")))
 }
 
 struct Strict {
     depth: usize,
+    most: usize,
 }
 
 impl Strict {
     fn deeper<E: de::Error>(&self) -> Result<Strict, E> {
-        if self.depth == MAX_DEPTH {
-            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH} levels")));
+        if self.depth == self.most {
+            return Err(E::custom(format_args!("nested deeper than {} levels", self.most)));
         }
-        Ok(Strict { depth: self.depth + 1 })
+        Ok(Strict { depth: self.depth + 1, most: self.most })
     }
 }
 
@@ -130,8 +132,8 @@ mod tests {
             (r#""\u0000""#, false),
             (r#""\ud800""#, false),
         ] {
-            assert_eq!(parse(text.as_bytes()).is_ok(), good, "{text}");
+            assert_eq!(parse(text.as_bytes(), MAX_DEPTH).is_ok(), good, "{text}");
         }
-        assert!(parse(b"\"\xff\"").is_err());
+        assert!(parse(b"\"\xff\"", MAX_DEPTH).is_err());
     }
 }

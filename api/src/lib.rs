@@ -9,12 +9,13 @@ pub mod output;
 pub mod platform;
 pub mod registry;
 pub mod slug;
+mod strict;
 pub mod time;
 pub mod user;
 
 pub use input::{Body, Input, InvalidInput, Parts, Path, Query};
 pub use op::{Access, Effect, Guard, Method, Op, Permission, Row};
-pub use output::{Created, Json, NoContent, Output, Text};
+pub use output::{Created, Html, Json, NoContent, Output, Samples};
 pub use slug::Slug;
 pub use time::Time;
 

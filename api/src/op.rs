@@ -105,17 +105,18 @@ pub struct Row {
     pub delegated: bool,
     /// Refusals beyond those that access and input bring by themselves: status and when it comes.
     pub errors: &'static [(u16, &'static str)],
-    /// Largest body in bytes as sent; unpacked it may be four times that.
-    pub body_limit: usize,
+    /// Largest body in bytes as sent, where it is not the usual one, which a setting gives; unpacked it may be four
+    /// times that.
+    pub body_limit: Option<usize>,
     /// Rewrites other accepted forms of the request (the successor's) into ours, before decoding.
     pub normalise: Option<fn(&mut Value)>,
     pub input: fn(&mut SchemaGenerator) -> InputShape,
     pub output: fn(&mut SchemaGenerator) -> OutputShape,
 }
 
-/// The published limit for a JSON body (contract decision 23).
+/// The usual limit for a JSON body in bytes as sent, where no setting says otherwise (contract decision 23).
 pub const BODY_LIMIT: usize = 4 << 20;
-/// How many times larger than `body_limit` a compressed body may be when unpacked.
+/// How many times larger than its limit a compressed body may be when unpacked.
 pub const UNPACKED_FACTOR: usize = 4;
 
 impl Row {
@@ -217,7 +218,7 @@ pub const TEMPLATE: Row = Row {
     audited: false,
     delegated: false,
     errors: &[],
-    body_limit: BODY_LIMIT,
+    body_limit: None,
     normalise: None,
     input: <() as Input>::describe,
     output: <crate::NoContent as Output>::describe,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{Access, Effect, Row, Service, input::InputShape};
 
-/// The whole document. Built once and kept by those who serve it: it takes some milliseconds.
+/// The whole document. Making it takes some milliseconds: whoever serves it keeps it.
 pub fn document(version: &str) -> Value {
     let mut paths = Map::new();
     let mut schemas = Map::new();
@@ -159,6 +159,9 @@ fn refusals(row: &Row, input: &InputShape) -> Vec<(u16, &'static str)> {
     }
     if matches!(row.access, Access::Needs(_)) {
         list.push((403, "the account lacks the permission"));
+    }
+    if !matches!(row.access, Access::Public) && !row.delegated {
+        list.push((403, "the token was made for a service alone"));
     }
     if input.body.is_some() {
         list.push((413, "the body is too large"));

@@ -74,22 +74,33 @@ impl Output for NoContent {
     }
 }
 
-/// 200 with text of a content type of its own: pages, documents, metrics.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Text {
-    pub content_type: &'static str,
-    pub text: String,
+macro_rules! text_output {
+    ($($(#[doc = $doc:literal])+ $name:ident $content_type:literal;)*) => {
+        $(
+            $(#[doc = $doc])+
+            #[derive(Clone, Debug, PartialEq)]
+            pub struct $name(pub String);
+
+            impl Output for $name {
+                const STATUS: u16 = 200;
+                fn describe(_: &mut SchemaGenerator) -> OutputShape {
+                    let media_type = $content_type.split(';').next().unwrap_or($content_type);
+                    OutputShape { status: 200, body: Some((media_type, schemars::json_schema!({ "type": "string" }))) }
+                }
+                fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
+                    Ok(Some(Encoded { content_type: $content_type, bytes: self.0.into_bytes() }))
+                }
+                fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+                    Ok($name(String::from_utf8_lossy(bytes).into_owned()))
+                }
+            }
+        )*
+    };
 }
 
-impl Output for Text {
-    const STATUS: u16 = 200;
-    fn describe(_: &mut SchemaGenerator) -> OutputShape {
-        OutputShape { status: 200, body: Some(("text/plain", schemars::json_schema!({ "type": "string" }))) }
-    }
-    fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
-        Ok(Some(Encoded { content_type: self.content_type, bytes: self.text.into_bytes() }))
-    }
-    fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        Ok(Text { content_type: "text/plain", text: String::from_utf8_lossy(bytes).into_owned() })
-    }
+text_output! {
+    /// 200 with a page.
+    Html "text/html; charset=utf-8";
+    /// 200 with samples in the Prometheus text format 0.0.4.
+    Samples "text/plain; version=0.0.4; charset=utf-8";
 }

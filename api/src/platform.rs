@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Access, Json, Text, ops, permissions};
+use crate::{Access, Html, Json, Samples, ops, permissions};
 
 pub static SERVICE: crate::Service =
     crate::Service { slug: "platform-svc", name: "OpenOrch", operations: OPERATIONS, permissions: PERMISSIONS };
@@ -28,10 +28,10 @@ ops! {
     OPENAPI "openapi" = GET "/openapi.json" () -> Json<Value>, access: Access::Public;
 
     /// The operations as a page to read.
-    DOCS "docs" = GET "/docs" () -> Text, access: Access::Public;
+    DOCS "docs" = GET "/docs" () -> Html, access: Access::Public;
 
     /// Counters of operations and of the gateway, in the Prometheus text format 0.0.4.
-    METRICS "metrics" = GET "/metrics" () -> Text, access: Access::needs(&METRICS_VIEW);
+    METRICS "metrics" = GET "/metrics" () -> Samples, access: Access::needs(&METRICS_VIEW);
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

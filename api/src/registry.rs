@@ -48,12 +48,13 @@ ops! {
     REGISTER_INSTANCE "registerInstance" = PUT "/registry-svc/instance"
         (Body<RegisterInstanceRequest>) -> Created<RegisterInstanceResponse>,
         access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), audited: true,
-        errors: &[(403, "the URL or the id belongs to another account")];
+        errors: &[(403, "the URL or the id belongs to another account"), (429, "the account has as many instances as it may")];
 
     /// List instances, all or those that match every given field.
     LIST_INSTANCES "listInstances" = GET "/registry-svc/instances"
         (Query<ListInstancesRequest>) -> Json<ListInstancesResponse>,
-        access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]);
+        access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]),
+        errors: &[(400, "there are more than one answer may list; filter by slug")];
 
     /// Remove an instance: no request reaches it any more. Its owner and admins may.
     REMOVE_INSTANCE "removeInstance" = DELETE "/registry-svc/instance/{id}"

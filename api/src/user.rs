@@ -41,7 +41,7 @@ ops! {
     /// Register an account, for a person or a service, and sign it in.
     REGISTER "register" = POST "/user-svc/register"
         (Body<RegisterRequest>) -> Json<RegisterResponse>,
-        access: Access::Public, audited: true, normalise: Some(accept_contact_text),
+        access: Access::Public, audited: true, normalise: Some(accept_other_contacts),
         errors: &[(403, "registration is closed or needs an invitation"), (409, "the slug is taken"),
             (429, "too many at once; try again in a moment")];
 
@@ -50,7 +50,7 @@ ops! {
     /// From the same device the same session is answered again.
     LOGIN "login" = POST "/user-svc/login"
         (Body<LoginRequest>) -> Json<LoginResponse>,
-        access: Access::Public, normalise: Some(accept_contact_text),
+        access: Access::Public, normalise: Some(accept_other_contacts),
         errors: &[(401, "the password is wrong"), (429, "too many at once; try again in a moment")];
 
     /// The key that session tokens are signed with, as PEM.
@@ -78,7 +78,8 @@ ops! {
     CHANGE_PASSWORD "changePassword" = POST "/user-svc/change-password"
         (Body<ChangePasswordRequest>) -> Json<Empty>,
         access: Access::needs(&USER_PASSWORD_CHANGE), audited: true,
-        errors: &[(429, "too many at once; try again in a moment")];
+        errors: &[(409, "the password was changed by someone else meanwhile"),
+            (429, "too many at once; try again in a moment")];
 
     /// Whether the caller has a permission: 200 if so, 401 for every no.
     IS_AUTHORIZED "isAuthorized" = POST "/user-svc/permission/{permissionId}/is-authorized"
@@ -102,12 +103,18 @@ ops! {
         errors: &[(404, "there is no invitation with this id")];
 }
 
-/// The published form of `contact` in sign-in is a text, the successor's an object: a text becomes an object.
-fn accept_contact_text(body: &mut Value) {
-    if let Some(contact) = body.get_mut("contact")
-        && let Value::String(text) = contact
-    {
-        *contact = serde_json::json!({ "value": text.as_str() });
+/// The published form of `contact` in sign-in is a text; the successor's is an object whose `id` is the address. Both
+/// become an object with `value`.
+fn accept_other_contacts(body: &mut Value) {
+    let Some(contact) = body.get_mut("contact") else { return };
+    match contact {
+        Value::String(text) => *contact = serde_json::json!({ "value": text.as_str() }),
+        Value::Object(fields) if !fields.contains_key("value") => {
+            if let Some(id) = fields.remove("id") {
+                fields.insert("value".into(), id);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -60,34 +60,39 @@ def starts(folder, times=7):
 
 
 def fill(folder):
-    """20,000 accounts and instances: rows copied in SQL, since registering so many would take minutes of hashing."""
+    """20,000 accounts and instances with all that belongs to them: rows copied in SQL, since registering so many would
+    take minutes of hashing."""
     import sqlite3
 
     database = next(os.path.join(folder, "server", name) for name in os.listdir(f"{folder}/server") if name.endswith(".db"))
     with sqlite3.connect(database) as rows:
-        for table, key in (("c_userSvcUsers", "slug"), ("c_registrySvcInstances", "url")):
-            columns = [row[1] for row in rows.execute(f"PRAGMA table_info({table})")]
-            wanted = "WHERE json_extract(doc,'$.slug')='bench-svc'"
-            pattern = rows.execute(f"SELECT {','.join(columns)} FROM {table} {wanted}").fetchone()
-            owner = rows.execute("SELECT id FROM c_userSvcUsers WHERE json_extract(doc,'$.slug')='bench-svc'").fetchone()[0]
-            made = []
-            for number in range(COUNT):
-                row = dict(zip(columns, pattern))
-                doc = json.loads(row["doc"])
-                old = doc[key]
-                doc["id"] = f"{doc['id']}x{number}"
-                doc["slug"] = f"bench-svc-{number}"
-                if key == "url":
-                    doc["url"] = f"http://127.0.0.1:9/{number}"
-                    doc["ownerId"] = f"{owner}x{number}"
-                row["id"], row["doc"] = doc["id"], json.dumps(doc)
-                for column, value in row.items():
-                    if isinstance(value, bytes) and old.encode() in value:
-                        row[column] = value.replace(old.encode(), doc[key].encode())
-                row.pop("rid", None)
-                made.append(tuple(row.values()))
-            names = ",".join(name for name in columns if name != "rid")
-            rows.executemany(f"INSERT INTO {table}({names}) VALUES({','.join('?' * len(made[0]))})", made)
+        owner = rows.execute("SELECT id FROM c_userSvcUsers WHERE json_extract(doc,'$.slug')='bench-svc'").fetchone()[0]
+        tables = [name for (name,) in rows.execute("SELECT name FROM sqlite_schema WHERE type='table' AND name LIKE 'c_%'")]
+        for table in tables:
+            columns = [row[1] for row in rows.execute(f"PRAGMA table_info({table})") if row[1] != "rid"]
+            names = ",".join(f'"{name}"' for name in columns)
+            patterns = rows.execute(
+                f"SELECT {names} FROM {table} WHERE id=:owner OR doc LIKE '%'||:owner||'%'", {"owner": owner}
+            ).fetchall()
+            made = [copy(pattern, owner, number) for pattern in patterns for number in range(COUNT)]
+            rows.executemany(f"INSERT INTO {table}({names}) VALUES({','.join('?' * len(columns))})", made)
+
+
+def copy(row, owner, number):
+    """The row of another account: ids, slug and URL made its own, in text and in keys alike."""
+    changes = [(owner, f"{owner}x{number}"), ("bench-svc", f"bench-svc-{number}"), ("127.0.0.1:9", f"127.0.0.1:9/{number}")]
+    values = []
+    for value in row:
+        for old, new in changes:
+            if isinstance(value, str):
+                value = value.replace(old, new)
+            elif isinstance(value, bytes):
+                value = value.replace(old.encode(), new.encode())
+        values.append(value)
+    if owner not in str(row[0]):
+        values[0] = f"{row[0]}x{number}"
+        values = [v.replace(f'"id":"{row[0]}"', f'"id":"{row[0]}x{number}"') if isinstance(v, str) and v != values[0] else v for v in values]
+    return values
 
 
 def first_curl(token):

@@ -72,11 +72,12 @@ constructors! {
 }
 
 impl Error {
-    /// A fault of ours: the caller sees a fixed sentence and the request id, the log has the cause.
+    /// A fault of ours: the caller sees a fixed sentence, to which the router adds the request's id; the log has the
+    /// cause under that id.
     pub fn internal(cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
         Error {
             kind: Kind::Internal,
-            message: "something went wrong on our side; the log has the reason under this request's id".into(),
+            message: "something went wrong on our side; the log has the reason under the request's id".into(),
             cause: Some(cause.into()),
         }
     }

@@ -10,10 +10,11 @@ use std::{
     time::Duration,
 };
 
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, lookup_host},
+    sync::Semaphore,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -26,6 +27,9 @@ mod url;
 pub use networks::{Cidr, Networks, unwrapped};
 pub use url::InstanceUrl;
 
+/// Names looked up side by side.
+const LOOKUPS_AT_ONCE: usize = 64;
+
 /// How connections are opened.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -33,13 +37,17 @@ pub struct Settings {
     pub networks: Networks,
     /// From the look-up of the name to the end of the TLS handshake.
     pub connect_timeout: Duration,
-    /// Trusted beside the system's roots.
-    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// How long a look-up may hold up a registration; a name that takes longer is checked when it is dialled.
+    pub check_timeout: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { networks: Networks::default(), connect_timeout: Duration::from_secs(3), extra_roots: Vec::new() }
+        Settings {
+            networks: Networks::default(),
+            connect_timeout: Duration::from_secs(3),
+            check_timeout: Duration::from_millis(500),
+        }
     }
 }
 
@@ -48,11 +56,13 @@ pub struct Outbound {
     settings: Settings,
     own: RwLock<Vec<SocketAddr>>,
     tls: OnceLock<TlsConnector>,
+    /// Turns to look up names: a look-up holds a thread, and a name server that is silent holds it for long.
+    lookups: Semaphore,
 }
 
 impl Outbound {
     pub fn new(settings: Settings) -> Outbound {
-        Outbound { settings, own: RwLock::default(), tls: OnceLock::new() }
+        Outbound { settings, own: RwLock::default(), tls: OnceLock::new(), lookups: Semaphore::new(LOOKUPS_AT_ONCE) }
     }
 
     /// Where the daemon listens and where its database is: never dialled for users. An unspecified address means
@@ -72,7 +82,7 @@ impl Outbound {
     /// Whether `url` may be registered: an error if it points where nothing may be dialled. A name that does not
     /// resolve now may do so later.
     pub async fn check_now(&self, url: &InstanceUrl) -> Result<()> {
-        let looked_up = timeout(self.settings.connect_timeout, self.resolve(url)).await;
+        let looked_up = timeout(self.settings.check_timeout, self.resolve(url)).await;
         let Ok(Ok(addresses)) = looked_up else {
             return Ok(());
         };
@@ -121,6 +131,7 @@ impl Outbound {
         if let Ok(address) = url.host().parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, url.port())]);
         }
+        let _turn = self.lookups.acquire().await.map_err(|error| DialError::Resolve(io::Error::other(error)))?;
         match lookup_host((url.host(), url.port())).await {
             Ok(addresses) => Ok(addresses.collect()),
             Err(error) => Err(DialError::Resolve(error)),
@@ -152,7 +163,7 @@ impl Outbound {
             return Some(own_refusal(address));
         }
         let reason = self.settings.networks.refusal(address.ip())?;
-        Some(format!("it leads to {}, and {reason} (setting OPENORCH_INSTANCE_NETWORKS)", address.ip()))
+        Some(format!("it leads to {}, and {reason}", address.ip()))
     }
 
     fn is_own(&self, address: SocketAddr) -> bool {
@@ -171,7 +182,6 @@ impl Outbound {
         // Reading the system's roots takes milliseconds, and most daemons never dial https.
         let mut roots = rustls::RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        roots.add_parsable_certificates(self.settings.extra_roots.iter().cloned());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -205,6 +215,16 @@ pub enum DialError {
     Tls(io::Error),
 }
 
+impl DialError {
+    /// Whether this machine lacked something, which says nothing of the instance: descriptors, ports, memory.
+    pub fn is_local(&self) -> bool {
+        let (DialError::Connect(_, error) | DialError::Resolve(error)) = self else { return false };
+        // EMFILE and ENFILE have no kind of their own; ENOBUFS is 105 on Linux, 55 on macOS.
+        matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
+            || matches!(error.raw_os_error(), Some(24 | 23 | 105 | 55))
+    }
+}
+
 impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -223,15 +243,6 @@ impl error::Error for DialError {}
 pub enum Connection {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Connection {
-    pub fn peer(&self) -> Option<SocketAddr> {
-        match self {
-            Connection::Plain(stream) => stream.peer_addr().ok(),
-            Connection::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
-        }
-    }
 }
 
 macro_rules! each {

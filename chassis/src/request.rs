@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 
 use crate::{Error, Result};
 
@@ -19,8 +20,13 @@ pub struct BodyLimits {
     pub idle: Duration,
 }
 
-/// The body, unpacked.
-pub async fn read_body(headers: &HeaderMap, body: Incoming, limits: &BodyLimits) -> Result<Vec<u8>> {
+/// The body, unpacked in one of the turns that `unpacking` has.
+pub async fn read_body(
+    headers: &HeaderMap,
+    body: Incoming,
+    limits: &BodyLimits,
+    unpacking: &Semaphore,
+) -> Result<Vec<u8>> {
     let coding = Coding::of(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limits.packed as u64) {
@@ -33,6 +39,7 @@ pub async fn read_body(headers: &HeaderMap, body: Incoming, limits: &BodyLimits)
         // Unpacking 16 MiB takes tens of milliseconds: not on a thread that serves requests.
         coding => {
             let limit = limits.unpacked;
+            let _turn = unpacking.acquire().await.map_err(Error::internal)?;
             tokio::task::spawn_blocking(move || coding.unpack(&packed, limit)).await.map_err(Error::internal)?
         }
     }
@@ -89,7 +96,8 @@ impl Coding {
     fn unpack(&self, packed: &[u8], limit: usize) -> Result<Vec<u8>> {
         match self {
             Coding::Identity => Ok(packed.to_vec()),
-            Coding::Gzip => read_at_most(flate2::read::MultiGzDecoder::new(packed), limit, "gzip"),
+            // One member, as clients send: a body of many empty ones would cost time and give nothing.
+            Coding::Gzip => read_at_most(flate2::read::GzDecoder::new(packed), limit, "gzip"),
             Coding::Brotli => read_at_most(brotli_decompressor::Decompressor::new(packed, 4096), limit, "br"),
         }
     }

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use hyper::body::Incoming;
 use openorch_api::{Access, EXTENDED_HEADER, Guard, Parts, Row, op};
 use percent_encoding::percent_decode_str;
+use tokio::sync::Semaphore;
 use tracing::{Instrument, debug, error, info_span};
 
 use crate::{
@@ -22,16 +23,30 @@ use crate::{
     service::{Bound, Handler, Mounted, RequestContext, Verdict, panic_text},
 };
 
-/// The durations of contract decision 23 that concern built-in operations.
+/// The limits of contract decision 23 that concern built-in operations.
 #[derive(Clone, Copy, Debug)]
 pub struct RouterSettings {
     /// The longest silence within a request body.
     pub body_idle: Duration,
+    /// Bytes of a body as sent.
+    pub body_bytes: usize,
+    /// Bytes of a compressed body when unpacked.
+    pub body_unpacked_bytes: usize,
+    /// How deep arrays and objects may be inside one another.
+    pub body_depth: usize,
+    /// Compressed bodies unpacked side by side: each takes memory and a thread.
+    pub unpacking_at_once: usize,
 }
 
 impl Default for RouterSettings {
     fn default() -> RouterSettings {
-        RouterSettings { body_idle: Duration::from_secs(30) }
+        RouterSettings {
+            body_idle: Duration::from_secs(30),
+            body_bytes: op::BODY_LIMIT,
+            body_unpacked_bytes: op::BODY_LIMIT * op::UNPACKED_FACTOR,
+            body_depth: openorch_api::json::MAX_DEPTH,
+            unpacking_at_once: 4,
+        }
     }
 }
 
@@ -42,6 +57,7 @@ pub struct Router {
 struct Inner {
     identity: Arc<dyn Identity>,
     settings: RouterSettings,
+    unpacking: Arc<Semaphore>,
     /// By number of segments; within it, paths with more literal segments come first.
     routes: HashMap<usize, Vec<Route>>,
     first_segments: HashSet<&'static str>,
@@ -88,7 +104,8 @@ impl Router {
         for same_length in routes.values_mut() {
             same_length.sort_by_key(|route| route.segments.iter().filter(|s| **s == Segment::Parameter).count());
         }
-        Router { inner: Arc::new(Inner { identity, settings, routes, first_segments }) }
+        let unpacking = Arc::new(Semaphore::new(settings.unpacking_at_once.max(1)));
+        Router { inner: Arc::new(Inner { identity, settings, unpacking, routes, first_segments }) }
     }
 
     /// The counters of all operations in the Prometheus text format.
@@ -145,7 +162,7 @@ impl Inner {
             request.extensions().get::<RequestId>().map(|id| id.as_str().into()).unwrap_or_default();
         let started = Instant::now();
         let span = info_span!("operation", operation.id = operation.row.id, request.id = &*request_id);
-        let work = self.clone().run(operation.clone(), path, request, peer.address.ip(), request_id);
+        let work = self.clone().run(operation.clone(), path, request, peer.address.ip(), request_id.clone());
         // On a task of its own, so that a caller who leaves cannot stop a write between the store and the memory.
         let outcome = match tokio::spawn(work.instrument(span.clone())).await {
             Ok(outcome) => outcome,
@@ -154,9 +171,10 @@ impl Inner {
         };
         let response = match outcome {
             Ok(response) => response,
-            Err(error) => {
+            Err(mut error) => {
                 if error.kind == Kind::Internal {
                     span.in_scope(|| error!("{error:?}"));
+                    error.message = format!("{} (request {request_id})", error.message).into();
                 } else {
                     span.in_scope(|| debug!("{error:?}"));
                 }
@@ -203,12 +221,13 @@ impl Inner {
         let (caller, verdict) = self.admit(row, token).await?;
         let body = if operation.reads_body {
             let limits = BodyLimits {
-                packed: row.body_limit,
-                unpacked: row.body_limit * op::UNPACKED_FACTOR,
+                packed: row.body_limit.unwrap_or(self.settings.body_bytes),
+                unpacked: row.body_limit.map_or(self.settings.body_unpacked_bytes, |limit| limit * op::UNPACKED_FACTOR),
                 idle: self.settings.body_idle,
             };
-            let bytes = request::read_body(&head.headers, body, &limits).await?;
-            let mut value = openorch_api::json::parse(&bytes).map_err(|refused| Error::invalid(refused.0))?;
+            let bytes = request::read_body(&head.headers, body, &limits, &self.unpacking).await?;
+            let parsed = openorch_api::json::parse(&bytes, self.settings.body_depth);
+            let mut value = parsed.map_err(|refused| Error::invalid(refused.0))?;
             if let (Some(normalise), Some(value)) = (row.normalise, value.as_mut()) {
                 normalise(value);
             }
@@ -221,7 +240,6 @@ impl Inner {
             request_id,
             client_ip: head.extensions.get::<ClientAddress>().map_or(peer_ip, |client| client.ip),
             extended: head.headers.get(EXTENDED_HEADER).is_some_and(|value| value == "1"),
-            token: token.map(Into::into),
         };
         let parts = Parts { path, query: query(head.uri.query().unwrap_or_default())?, body };
         (operation.handler)(Arc::new(context), parts, verdict).await
@@ -306,13 +324,14 @@ fn decode_segments(path: &str) -> Result<Vec<String>, &'static str> {
     path.split('/').map(decode).collect()
 }
 
+/// Decodes a part of the path or of the query.
 fn decode(text: &str) -> Result<String, &'static str> {
     if has_bad_escape(text.as_bytes()) {
-        return Err("a `%` in the path is not followed by two hexadecimal digits; write a plain one as %25");
+        return Err("a `%` in the URL is not followed by two hexadecimal digits; write a plain one as %25");
     }
-    let text = percent_decode_str(text).decode_utf8().map_err(|_| "the decoded path is not UTF-8")?;
+    let text = percent_decode_str(text).decode_utf8().map_err(|_| "the decoded URL is not UTF-8")?;
     if text.contains('\0') {
-        return Err("the path contains a NUL character");
+        return Err("the URL contains a NUL character");
     }
     Ok(text.into_owned())
 }

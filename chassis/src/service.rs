@@ -22,8 +22,6 @@ pub struct RequestContext {
     pub client_ip: std::net::IpAddr,
     /// Whether answers may carry `extra` (contract decision 2).
     pub extended: bool,
-    /// The token the caller came with.
-    pub token: Option<Box<str>>,
 }
 
 impl<S> Cx<S> {
@@ -201,9 +199,35 @@ pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
     }
 }
 
-/// The clock and the ids that services share.
+/// What services share.
 #[derive(Clone)]
 pub struct Shared {
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<crate::ids::Ids>,
+    /// A list that cannot be asked for in pages is answered whole up to here (contract decision 7).
+    pub list_most: usize,
+}
+
+impl Shared {
+    /// Nothing is cut silently: a list that is too long is refused with the way out.
+    pub fn refuse_long_list(&self, length: usize, of: &str, way_out: &str) -> Result<()> {
+        if length > self.list_most {
+            return Err(Error::invalid(format!("there are more than {} {of}; {way_out}", self.list_most)));
+        }
+        Ok(())
+    }
+}
+
+/// The usual [`Shared::list_most`].
+pub const LIST_MOST: usize = 50_000;
+
+/// Runs `attempt` again when another writer came between its reading and its batch.
+pub async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -> F) -> Result<T> {
+    for _ in 0..16 {
+        match attempt().await {
+            Err(error) if error.is_lost_race() => continue,
+            outcome => return outcome,
+        }
+    }
+    Err(Error::unavailable("others change the same thing all the time; try again in a moment"))
 }

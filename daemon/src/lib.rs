@@ -4,6 +4,7 @@
 pub mod secrets;
 pub mod settings;
 mod start;
+mod values;
 
 pub use settings::Settings;
 pub use start::{Running, StartError, reset_admin_password, start};

@@ -2,6 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write},
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::Ordering},
@@ -10,19 +11,20 @@ use std::{
 use clap::{Parser, Subcommand};
 use openorch::{Running, Settings, StartError, VERSION, settings::Given};
 use openorch_chassis::clock::SystemClock;
+use openorch_services::user::Registration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Identity, registry, gateway and services for what you run, in one program.
 ///
-/// Each setting is a flag, a variable and a key of the config file. Secrets are never flags: OPENORCH_ADMIN_PASSWORD
-/// and OPENORCH_ENCRYPTION_KEY are variables, or files named by the same variables with _FILE, or keys of the config
-/// file. OPENORCH_LOG sets what is logged (for example `debug`).
+/// Each setting is a flag, a variable and a key of the config file, in this order of weight. Secrets are never flags:
+/// OPENORCH_ADMIN_PASSWORD and OPENORCH_ENCRYPTION_KEY are variables, or files named by the same variables with _FILE,
+/// or keys of the config file.
 #[derive(Parser)]
 #[command(name = "openorch", version = VERSION)]
 struct Cli {
-    /// A config file (TOML) with settings under the names of the flags
-    #[arg(long, env = "OPENORCH_CONFIG")]
+    /// A config file (TOML) with settings under the names of the flags [OPENORCH_CONFIG]
+    #[arg(long, global = true)]
     config: Option<PathBuf>,
     #[command(flatten)]
     given: Given,
@@ -47,25 +49,33 @@ enum AdminCommand {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("OPENORCH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let outcome = Settings::new(cli.given, cli.config.as_deref()).and_then(|settings| {
+        log_as(settings.log())?;
+        let runtime =
+            tokio::runtime::Runtime::new().map_err(|error| StartError(format!("the runtime cannot start: {error}")))?;
+        let outcome = match cli.command {
+            None => runtime.block_on(serve(settings)),
+            Some(Command::Admin { command: AdminCommand::ResetPassword }) => runtime.block_on(reset(settings)),
+        };
+        // Nothing that still looks up a name or hashes a password is waited for.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn log_as(filter: &str) -> Result<(), StartError> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| StartError(format!("OPENORCH_LOG: {error}")))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&StartError(format!("the runtime cannot start: {error}"))),
-    };
-    let outcome = Settings::new(cli.given, cli.config.as_deref()).and_then(|settings| match cli.command {
-        None => runtime.block_on(serve(settings)),
-        Some(Command::Admin { command: AdminCommand::ResetPassword }) => runtime.block_on(reset(settings)),
-    });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
+    Ok(())
 }
 
 fn fail(error: &StartError) -> ExitCode {
@@ -77,17 +87,18 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
     raise_file_limit();
     let scheme = if settings.has_tls() { "https" } else { "http" };
     let asked = settings.listen;
-    let running = openorch::start(settings, Arc::new(SystemClock)).await?;
+    let mut running = openorch::start(settings, Arc::new(SystemClock)).await?;
     tell_next_step(&running, scheme);
-    if running.is_held_back {
+    if let Some(way_out) = running.held_back() {
         tracing::warn!(
-            "asked to listen on {asked}, but the default password or the published encryption key stands: listening on \
-             {} only. Set OPENORCH_ADMIN_PASSWORD (and OPENORCH_ENCRYPTION_KEY, if you set it to the published one) and \
-             start again",
+            "asked to listen on {asked}, listening on {} only: {way_out}, then start again",
             running.address
         );
     }
-    wait_for_signal().await?;
+    tokio::select! {
+        signal = wait_for_signal() => signal?,
+        () = running.ended() => return Err(StartError("the server ended by itself; the log has the reason".into())),
+    }
     tracing::info!("stopping");
     tokio::select! {
         () = running.stop() => Ok(()),
@@ -96,10 +107,13 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
 }
 
 fn tell_next_step(running: &Running, scheme: &str) {
-    let address = format!("{scheme}://{}", running.address);
-    let mut text = format!("OpenOrch {VERSION} listens on {address}\n");
+    let mut text = format!("OpenOrch {VERSION} listens on {scheme}://{}\n", running.address);
     if running.is_first_start {
-        text += &first_steps(running, &address);
+        let mut near = running.address;
+        if near.ip().is_unspecified() {
+            near.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        text += &first_steps(running, &format!("{scheme}://{near}"));
     }
     // Nobody may be reading, and that is no reason to stop.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -111,10 +125,22 @@ fn first_steps(running: &Running, address: &str) -> String {
     } else {
         "with the password you set"
     };
+    let (before, invitation) = match running.registration {
+        Registration::Open => (String::new(), ""),
+        Registration::Invite => (
+            format!("Registration is by invitation: POST {address}/user-svc/invitation as the admin gives a code.\n\n"),
+            ", \"invitation\": \"…\"",
+        ),
+        Registration::Closed => (
+            "Registration is closed: start with OPENORCH_REGISTRATION=invite, or open, to let services register.\n\n"
+                .into(),
+            "",
+        ),
+    };
     format!(
-        "\nThe admin is `openorch`, {password}.\n\n\
+        "\nThe admin is `openorch`, {password}.\n\n{before}\
          Put a service behind it, in any language:\n\
-         \x20 1. POST {address}/user-svc/register     {{\"slug\": \"my-service\", \"name\": \"My Service\", \"password\": \"…\"}}\n\
+         \x20 1. POST {address}/user-svc/register     {{\"slug\": \"my-service\", \"name\": \"My Service\", \"password\": \"…\"{invitation}}}\n\
          \x20 2. PUT  {address}/registry-svc/instance {{\"url\": \"http://127.0.0.1:PORT\"}}   with the token of step 1\n\
          \x20 3. curl {address}/my-service/…          reaches it\n\n\
          {address}/docs lists everything else; `oo instance ls` shows what runs.\n"

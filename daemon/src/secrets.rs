@@ -66,12 +66,17 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()
 }
 
+/// The secret of a variable, else of the file that `…_FILE` names. An empty one counts as not set.
 fn read(name: &str) -> Result<Option<String>, StartError> {
-    if let Ok(value) = env::var(name) {
-        return Ok(Some(value).filter(|value| !value.is_empty()));
+    if let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) {
+        return value.into_string().map(Some).map_err(|_| StartError(format!("{name} is not UTF-8")));
     }
-    let Some(path) = env::var_os(format!("{name}_FILE")) else { return Ok(None) };
+    let Some(path) = env::var_os(format!("{name}_FILE")).filter(|path| !path.is_empty()) else { return Ok(None) };
     let text = fs::read_to_string(&path)
         .map_err(|error| StartError(format!("{name}_FILE: {} cannot be read: {error}", Path::new(&path).display())))?;
-    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()).filter(|value| !value.is_empty()))
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        return Err(StartError(format!("{name}_FILE: {} is empty", Path::new(&path).display())));
+    }
+    Ok(Some(secret.to_owned()))
 }

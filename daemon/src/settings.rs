@@ -2,6 +2,8 @@
 //! listed by `--help` with its default. Secrets are never flags: see `secrets.rs`.
 
 use std::{
+    env,
+    fmt::Display,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -13,61 +15,30 @@ use openorch_chassis::{
     forwarded::TrustedProxies,
     outbound::{self, Networks},
     router::RouterSettings,
+    service::LIST_MOST,
 };
 use openorch_gateway::server_config;
 use openorch_services::{
     registry::{RegistrySettings, default_node_url},
     user::{PasswordRules, Registration, UserSettings},
 };
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
-use crate::{StartError, secrets::Secrets};
-
-/// A duration as people write it: `150ms`, `10s`, `5m`, `24h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Duration);
-
-impl FromStr for Span {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Span, String> {
-        let wrong = || format!("`{text}` is not a duration like 150ms, 10s, 5m or 24h");
-        let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let number: u64 = text[..unit_at].parse().map_err(|_| wrong())?;
-        let milliseconds = match &text[unit_at..] {
-            "ms" => Some(number),
-            "s" => number.checked_mul(1000),
-            "m" => number.checked_mul(60_000),
-            "h" => number.checked_mul(3_600_000),
-            _ => None,
-        };
-        // A hundred years are enough for anyone, and keep every sum within range.
-        let most = 100 * 366 * 24 * 3_600_000;
-        milliseconds.filter(|ms| *ms <= most).map(|ms| Span(Duration::from_millis(ms))).ok_or_else(wrong)
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Span, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum RegistrationChoice {
-    Open,
-    Invite,
-    Closed,
-}
+use crate::{
+    StartError,
+    secrets::Secrets,
+    values::{Address, Count, Pause, RegistrationChoice, Span},
+};
 
 macro_rules! settings {
-    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ty, $variable:literal, $default:literal;)*) => {
+    ($($doc:literal $name:ident: $kind:ty, $variable:literal, $default:literal;)*) => {
         /// What was given, before defaults.
         #[derive(Clone, Debug, Default, Deserialize, clap::Args)]
         #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
         pub struct Given {
             $(
-                #[arg(long, env = $variable, hide_env_values = true, help = concat!($($doc),+, " [default: ", $default, "]"))]
+                #[doc = $doc]
+                #[arg(long, global = true, help = concat!($doc, " [", $variable, "] [default: ", $default, "]"))]
                 pub $name: Option<$kind>,
             )*
             /// `OPENORCH_ADMIN_PASSWORD` of the config file.
@@ -78,9 +49,17 @@ macro_rules! settings {
             pub encryption_key: Option<String>,
         }
 
+        /// The variables of all settings.
+        pub const VARIABLES: &[&str] = &[$($variable),*];
+
         impl Given {
+            /// What variables say. An empty one says nothing.
+            fn from_environment() -> Result<Given, StartError> {
+                Ok(Given { $($name: variable($variable)?,)* ..Given::default() })
+            }
+
             /// What is not given here is taken from `other`.
-            pub fn or(self, other: Given) -> Given {
+            fn or(self, other: Given) -> Given {
                 Given {
                     $($name: self.$name.or(other.$name),)*
                     admin_password: self.admin_password.or(other.admin_password),
@@ -92,68 +71,106 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Address and port to listen on
-    listen: SocketAddr, "OPENORCH_LISTEN", "127.0.0.1:58231";
-    /// Folder for the data; the daemon keeps to `server/` in it
+    "Address and port to listen on"
+    listen: Address, "OPENORCH_LISTEN", "127.0.0.1:58231";
+    "Folder for the data; the daemon keeps to `server/` in it"
     data_dir: PathBuf, "OPENORCH_DATA_DIR", "~/.openorch";
-    /// URL under which other nodes and services reach this daemon
+    "URL under which other nodes and services reach this daemon"
     url: String, "OPENORCH_URL", "from the address it listens on";
-    /// Id of this node
+    "Id of this node"
     node_id: String, "OPENORCH_NODE_ID", "made at the first start";
-    /// Availability zone of this node
+    "Availability zone of this node"
     az: String, "OPENORCH_AZ", "none";
-    /// Region of this node
+    "Region of this node"
     region: String, "OPENORCH_REGION", "none";
-    /// Certificate chain (PEM) for TLS on the listening port
+    "Certificate chain (PEM) for TLS on the listening port"
     tls_cert: PathBuf, "OPENORCH_TLS_CERT", "no TLS";
-    /// Private key (PEM) of that certificate
+    "Private key (PEM) of that certificate"
     tls_key: PathBuf, "OPENORCH_TLS_KEY", "no TLS";
-    /// Who may register an account
+    "Who may register an account"
     registration: RegistrationChoice, "OPENORCH_REGISTRATION", "open on loopback, else closed";
-    /// Fewest characters of a password
-    password_min: usize, "OPENORCH_PASSWORD_MIN", "1 on loopback, else 8";
-    /// Networks that instances may be in: CIDRs, and the words loopback, private and public
+    "Fewest characters of a password"
+    password_min: Count, "OPENORCH_PASSWORD_MIN", "1 on loopback, else 8";
+    "Most bytes of a password"
+    password_max: Count, "OPENORCH_PASSWORD_MAX", "1024";
+    "Password hashes computed side by side"
+    hashes_at_once: Count, "OPENORCH_HASHES_AT_ONCE", "half of the cores";
+    "Networks that instances may be in: CIDRs, and the words loopback, private and public"
     instance_networks: String, "OPENORCH_INSTANCE_NETWORKS", "loopback,private,public";
-    /// Networks (CIDRs) whose forwarding headers are believed
+    "Networks (CIDRs) whose forwarding headers are believed"
     trusted_proxies: String, "OPENORCH_TRUSTED_PROXIES", "none";
-    /// How long running requests get when the daemon stops
+    "How long running requests get when the daemon stops"
     drain: Span, "OPENORCH_DRAIN", "10s";
-    /// Pause between two probes of an instance
-    probe_interval: Span, "OPENORCH_PROBE_INTERVAL", "15s";
-    /// How long a probe may take
+    "Pause between two probes of an instance"
+    probe_interval: Pause, "OPENORCH_PROBE_INTERVAL", "15s";
+    "How long a probe may take"
     probe_timeout: Span, "OPENORCH_PROBE_TIMEOUT", "3s";
-    /// An instance that answers a probe later than this is Degraded
+    "An instance that answers a probe later than this is Degraded"
     probe_slow_after: Span, "OPENORCH_PROBE_SLOW_AFTER", "1s";
-    /// How long a new registration is probed quickly
+    "How long a new registration is probed quickly"
     probe_quick_for: Span, "OPENORCH_PROBE_QUICK_FOR", "15s";
-    /// Pause between two heartbeats of this node
-    node_interval: Span, "OPENORCH_NODE_INTERVAL", "15s";
-    /// Instances that one account may have
-    instances_per_account: usize, "OPENORCH_INSTANCES_PER_ACCOUNT", "1000";
-    /// How long connecting to an instance may take
+    "First pause of that quick probing; it doubles up to the longest one"
+    probe_quick_pause: Pause, "OPENORCH_PROBE_QUICK_PAUSE", "50ms";
+    "Longest pause of that quick probing"
+    probe_quick_pause_most: Pause, "OPENORCH_PROBE_QUICK_PAUSE_MOST", "250ms";
+    "Probes that run side by side"
+    probes: Count, "OPENORCH_PROBES", "256";
+    "Probes of one account's instances that run side by side"
+    probes_per_account: Count, "OPENORCH_PROBES_PER_ACCOUNT", "32";
+    "How long a registration waits for its first probe"
+    register_wait: Span, "OPENORCH_REGISTER_WAIT", "100ms";
+    "Silent intervals after which an instance that announced a heartbeat is removed"
+    silent_intervals: Count, "OPENORCH_SILENT_INTERVALS", "3";
+    "Pause between two looks at who is silent"
+    silence_pause: Pause, "OPENORCH_SILENCE_PAUSE", "1s";
+    "Pause between two heartbeats of this node"
+    node_interval: Pause, "OPENORCH_NODE_INTERVAL", "15s";
+    "Instances that one account may have"
+    instances_per_account: Count, "OPENORCH_INSTANCES_PER_ACCOUNT", "1000";
+    "How long connecting to an instance may take"
     connect_timeout: Span, "OPENORCH_CONNECT_TIMEOUT", "3s";
-    /// What a token's text says of its life
+    "What a token's text says of its life"
     token_lifetime: Span, "OPENORCH_TOKEN_LIFETIME", "24h";
-    /// How long a delegated token lives
+    "How long a delegated token lives"
     delegated_lifetime: Span, "OPENORCH_DELEGATED_LIFETIME", "5m";
-    /// A session ends when it is not used for so long
+    "A session ends when it is not used for so long"
     session_idle: Span, "OPENORCH_SESSION_IDLE", "2160h";
-    /// Bytes of a request's head
-    head_bytes: usize, "OPENORCH_HEAD_BYTES", "65536";
-    /// Fields of a request's head
-    head_fields: usize, "OPENORCH_HEAD_FIELDS", "100";
-    /// Bytes of a request's target
-    target_bytes: usize, "OPENORCH_TARGET_BYTES", "32768";
-    /// How long a new connection may stay silent
+    "Bytes of a request's head"
+    head_bytes: Count, "OPENORCH_HEAD_BYTES", "65536";
+    "Fields of a request's head"
+    head_fields: Count, "OPENORCH_HEAD_FIELDS", "100";
+    "Bytes of a request's target"
+    target_bytes: Count, "OPENORCH_TARGET_BYTES", "32768";
+    "How long a new connection may stay silent"
     first_byte_timeout: Span, "OPENORCH_FIRST_BYTE_TIMEOUT", "15s";
-    /// How long a request's head may take
+    "How long a request's head may take"
     head_timeout: Span, "OPENORCH_HEAD_TIMEOUT", "15s";
-    /// The longest silence within the body of a built-in operation's request
+    "The longest silence within the body of a built-in operation's request"
     body_idle_timeout: Span, "OPENORCH_BODY_IDLE_TIMEOUT", "30s";
-    /// How long a connection is kept between two requests
+    "Bytes of the body of a built-in operation's request as sent"
+    body_bytes: Count, "OPENORCH_BODY_BYTES", "4194304";
+    "Bytes of such a body when unpacked"
+    body_unpacked_bytes: Count, "OPENORCH_BODY_UNPACKED_BYTES", "16777216";
+    "How deep arrays and objects in such a body may be inside one another, at most 100"
+    body_depth: Count, "OPENORCH_BODY_DEPTH", "64";
+    "Entries of a list that cannot be asked for in pages"
+    list_most: Count, "OPENORCH_LIST_MOST", "50000";
+    "How long an instance may let a body wait that was announced with Expect: 100-continue"
+    expect_timeout: Span, "OPENORCH_EXPECT_TIMEOUT", "1s";
+    "Passages through gateways of ours after which a request is in a circle"
+    passages: Count, "OPENORCH_PASSAGES", "5";
+    "How long a connection to an instance is kept unused"
+    pool_idle: Span, "OPENORCH_POOL_IDLE", "4s";
+    "How old a connection to an instance may become"
+    pool_age: Span, "OPENORCH_POOL_AGE", "5m";
+    "Unused connections kept to each instance"
+    pool_size: Count, "OPENORCH_POOL_SIZE", "1024";
+    "How long a connection is kept between two requests"
     idle_timeout: Span, "OPENORCH_IDLE_TIMEOUT", "75s";
-    /// Open connections
-    connections: usize, "OPENORCH_CONNECTIONS", "20000";
+    "Open connections"
+    connections: Count, "OPENORCH_CONNECTIONS", "20000";
+    "What is logged: error, warn, info, debug or trace, also for one part alone"
+    log: String, "OPENORCH_LOG", "info";
 }
 
 /// Everything the daemon runs with.
@@ -165,12 +182,17 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Adds the config file and the defaults to what flags and variables say.
-    pub fn new(given: Given, config_file: Option<&Path>) -> Result<Settings, StartError> {
-        let given = match config_file {
-            Some(path) => given.or(read_file(path)?),
-            None => given,
+    /// Adds variables, the config file and the defaults to what flags say. Everything is judged here: a mistake is told
+    /// before anything is touched.
+    pub fn new(flags: Given, config_file: Option<&Path>) -> Result<Settings, StartError> {
+        let config_file = match config_file {
+            Some(path) => Some(path.to_owned()),
+            None => variable("OPENORCH_CONFIG")?,
         };
+        let mut given = flags.or(Given::from_environment()?);
+        if let Some(path) = config_file {
+            given = given.or(read_file(&path)?);
+        }
         let data_dir = match &given.data_dir {
             Some(folder) => folder.clone(),
             None => std::env::home_dir().map(|home| home.join(".openorch")).ok_or_else(|| {
@@ -187,8 +209,12 @@ impl Settings {
             )));
         }
         let secrets = Secrets::from_environment(&given)?;
-        let listen = given.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 58231)));
-        Ok(Settings { listen, data_dir, secrets, given })
+        let listen = given.listen.map_or(SocketAddr::from(([127, 0, 0, 1], 58231)), |address| address.0);
+        let settings = Settings { listen, data_dir, secrets, given };
+        settings.outbound()?;
+        settings.gateway()?;
+        settings.registry(listen)?;
+        Ok(settings)
     }
 
     /// Where the daemon's own files are.
@@ -201,18 +227,17 @@ impl Settings {
         let given = &self.given;
         UserSettings {
             registration: match given.registration {
-                Some(RegistrationChoice::Open) => Registration::Open,
-                Some(RegistrationChoice::Invite) => Registration::Invite,
-                Some(RegistrationChoice::Closed) => Registration::Closed,
+                Some(RegistrationChoice(choice)) => choice,
                 None if loopback_only => Registration::Open,
                 None => Registration::Closed,
             },
-            password_rules: PasswordRules::new(loopback_only, given.password_min),
+            password_rules: PasswordRules::new(loopback_only, count(given.password_min), count(given.password_max)),
             token_lifetime: span(given.token_lifetime, usual.token_lifetime),
             delegated_lifetime: span(given.delegated_lifetime, usual.delegated_lifetime),
             session_idle: span(given.session_idle, usual.session_idle),
             // A storm of sign-ins leaves half of the cores to everything else.
-            hashes_at_once: std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2),
+            hashes_at_once: count(given.hashes_at_once)
+                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
             ..usual
         }
     }
@@ -221,20 +246,33 @@ impl Settings {
     pub fn registry(&self, listen: SocketAddr) -> Result<RegistrySettings, StartError> {
         let given = &self.given;
         let node_url = match &given.url {
-            Some(url) => outbound::InstanceUrl::parse(url)
-                .map_err(|error| StartError(format!("OPENORCH_URL: {error}")))?
-                .as_str()
-                .to_owned(),
-            None => default_node_url(listen, host_name()),
+            Some(url) => {
+                let whole = if url.contains("://") { url.clone() } else { format!("http://{url}") };
+                let parsed = outbound::InstanceUrl::parse(&whole);
+                let wrong = |_| {
+                    StartError(format!(
+                        "OPENORCH_URL: `{url}` is not the URL of a daemon; write it like http://10.0.0.5:58231"
+                    ))
+                };
+                parsed.map_err(wrong)?.as_str().to_owned()
+            }
+            None => default_node_url(listen, self.has_tls(), host_name()),
         };
         let usual = RegistrySettings::new(node_url, self.data_dir.clone());
         Ok(RegistrySettings {
-            probe_interval: span(given.probe_interval, usual.probe_interval),
+            probe_interval: pause(given.probe_interval, usual.probe_interval),
             probe_timeout: span(given.probe_timeout, usual.probe_timeout),
             slow_after: span(given.probe_slow_after, usual.slow_after),
             quick_for: span(given.probe_quick_for, usual.quick_for),
-            node_interval: span(given.node_interval, usual.node_interval),
-            instances_per_account: given.instances_per_account.unwrap_or(usual.instances_per_account),
+            quick_pause: pause(given.probe_quick_pause, usual.quick_pause),
+            quick_pause_most: pause(given.probe_quick_pause_most, usual.quick_pause_most),
+            register_wait: span(given.register_wait, usual.register_wait),
+            probes_at_once: count(given.probes).unwrap_or(usual.probes_at_once),
+            probes_per_account: count(given.probes_per_account).unwrap_or(usual.probes_per_account),
+            silent_intervals: count(given.silent_intervals).map_or(usual.silent_intervals, |most| most as u32),
+            silence_pause: pause(given.silence_pause, usual.silence_pause),
+            node_interval: pause(given.node_interval, usual.node_interval),
+            instances_per_account: count(given.instances_per_account).unwrap_or(usual.instances_per_account),
             node_id: given.node_id.clone().filter(|id| !id.is_empty()),
             availability_zone: given.az.clone().unwrap_or_default(),
             region: given.region.clone().unwrap_or_default(),
@@ -253,7 +291,25 @@ impl Settings {
     }
 
     pub fn router(&self) -> RouterSettings {
-        RouterSettings { body_idle: span(self.given.body_idle_timeout, RouterSettings::default().body_idle) }
+        let (given, usual) = (&self.given, RouterSettings::default());
+        RouterSettings {
+            body_idle: span(given.body_idle_timeout, usual.body_idle),
+            body_bytes: count(given.body_bytes).unwrap_or(usual.body_bytes),
+            body_unpacked_bytes: count(given.body_unpacked_bytes).unwrap_or(usual.body_unpacked_bytes),
+            // The reader of stored documents goes 128 deep.
+            body_depth: count(given.body_depth).map_or(usual.body_depth, |depth| depth.min(100)),
+            ..usual
+        }
+    }
+
+    /// Entries of a list that cannot be asked for in pages.
+    pub fn list_most(&self) -> usize {
+        count(self.given.list_most).unwrap_or(LIST_MOST)
+    }
+
+    /// What is logged, in the syntax of `tracing`'s filters.
+    pub fn log(&self) -> &str {
+        self.given.log.as_deref().unwrap_or("info")
     }
 
     pub fn gateway(&self) -> Result<openorch_gateway::Settings, StartError> {
@@ -265,18 +321,26 @@ impl Settings {
             None => usual.trusted_proxies,
         };
         let tls = match (&given.tls_cert, &given.tls_key) {
-            (Some(cert), Some(key)) => Some(server_config(cert, key).map_err(|e| StartError(e.to_string()))?),
+            (Some(cert), Some(key)) => Some({
+                let wrong = |error| StartError(format!("OPENORCH_TLS_CERT and OPENORCH_TLS_KEY: {error}"));
+                server_config(cert, key).map_err(wrong)?
+            }),
             _ => None,
         };
         Ok(openorch_gateway::Settings {
-            head_bytes: given.head_bytes.unwrap_or(usual.head_bytes),
-            head_fields: given.head_fields.unwrap_or(usual.head_fields),
-            target_bytes: given.target_bytes.unwrap_or(usual.target_bytes),
+            head_bytes: count(given.head_bytes).unwrap_or(usual.head_bytes),
+            head_fields: count(given.head_fields).unwrap_or(usual.head_fields),
+            target_bytes: count(given.target_bytes).unwrap_or(usual.target_bytes),
+            expect: span(given.expect_timeout, usual.expect),
+            passages: count(given.passages).unwrap_or(usual.passages),
+            pool_idle: span(given.pool_idle, usual.pool_idle),
+            pool_age: span(given.pool_age, usual.pool_age),
+            pool_size: count(given.pool_size).unwrap_or(usual.pool_size),
             first_byte: span(given.first_byte_timeout, usual.first_byte),
             head: span(given.head_timeout, usual.head),
             idle: span(given.idle_timeout, usual.idle),
             drain: span(given.drain, usual.drain),
-            connections: given.connections.unwrap_or(usual.connections),
+            connections: count(given.connections).unwrap_or(usual.connections),
             trusted_proxies,
             tls,
             ..usual
@@ -293,6 +357,21 @@ fn span(given: Option<Span>, usual: Duration) -> Duration {
     given.map_or(usual, |span| span.0)
 }
 
+fn pause(given: Option<Pause>, usual: Duration) -> Duration {
+    given.map_or(usual, |pause| pause.0)
+}
+
+fn count(given: Option<Count>) -> Option<usize> {
+    given.map(|count| count.0)
+}
+
+/// The value of a variable; an empty one counts as not set.
+fn variable<T: FromStr<Err: Display>>(name: &str) -> Result<Option<T>, StartError> {
+    let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let Some(text) = value.to_str() else { return Err(StartError(format!("{name} is not UTF-8"))) };
+    text.parse().map(Some).map_err(|error| StartError(format!("{name}: {error}")))
+}
+
 fn host_name() -> Option<String> {
     rustix::system::uname().nodename().to_str().ok().filter(|name| !name.is_empty()).map(str::to_owned)
 }
@@ -300,24 +379,15 @@ fn host_name() -> Option<String> {
 fn read_file(path: &Path) -> Result<Given, StartError> {
     let text = fs::read_to_string(path)
         .map_err(|error| StartError(format!("the config file {} cannot be read: {error}", path.display())))?;
-    // The message of the parser shows the line, which may hold a secret: only the place is told.
+    // The parser's message may show a value, which may be a secret: of a line with one, only the place is told.
     toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-        StartError(format!("the config file {} has a mistake in line {line}: {}", path.display(), error.message()))
+        let at = error.span().map_or(0, |span| span.start);
+        let line = text[..at].matches('\n').count();
+        let is_secret = text.lines().nth(line).is_some_and(|line| SECRET_KEYS.iter().any(|key| line.contains(key)));
+        let reason = if is_secret { "a secret is text in quotes" } else { error.message() };
+        StartError(format!("the config file {} has a mistake in line {}: {reason}", path.display(), line + 1))
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_a_number_and_a_unit() {
-        for (text, want) in [("150ms", 150), ("10s", 10_000), ("5m", 300_000), ("24h", 86_400_000), ("0s", 0)] {
-            assert_eq!(text.parse(), Ok(Span(Duration::from_millis(want))));
-        }
-        for text in ["", "10", "s", "1.5s", "-1s", "10 s", "99999999999999999999s", "9999999999h", "1d"] {
-            assert!(text.parse::<Span>().is_err(), "{text}");
-        }
-    }
-}
+/// The keys of the config file that are no settings but secrets.
+const SECRET_KEYS: &[&str] = &["admin-password", "encryption-key"];

@@ -59,9 +59,10 @@ impl From<user::StartError> for StartError {
 
 impl From<openorch_chassis::Error> for StartError {
     fn from(error: openorch_chassis::Error) -> StartError {
-        StartError(match &error.cause {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
+        // The sentence of a fault of ours is for callers; its cause says what is the matter.
+        StartError(match error.cause {
+            Some(cause) => cause.to_string(),
+            None => error.message.into_owned(),
         })
     }
 }
@@ -72,8 +73,10 @@ pub struct Running {
     pub address: SocketAddr,
     /// Nothing was in the data folder before.
     pub is_first_start: bool,
-    /// It was asked to listen wider than loopback, but the default password or key stands.
-    pub is_held_back: bool,
+    /// Who may register.
+    pub registration: user::Registration,
+    /// It was asked to listen wider than loopback, and why it does not, with the way out.
+    held_back: Option<String>,
     /// The admin's password is the default one.
     pub default_password: Arc<AtomicBool>,
     stop: oneshot::Sender<()>,
@@ -81,6 +84,17 @@ pub struct Running {
 }
 
 impl Running {
+    /// Why it does not listen wider than loopback though it was asked to, with the way out.
+    pub fn held_back(&self) -> Option<&str> {
+        self.held_back.as_deref()
+    }
+
+    /// Waits until the server ends without having been asked to: a fault.
+    pub async fn ended(&mut self) {
+        // A panic inside was logged where it happened.
+        let _ = (&mut self.served).await;
+    }
+
     /// Stops gracefully: running requests get their time, the store is closed.
     pub async fn stop(self) {
         // A receiver that is gone has stopped already.
@@ -99,11 +113,13 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
     let store = tokio::task::spawn_blocking(move || SqliteStore::open(opening, SqliteOptions::default()))
         .await
         .map_err(|error| StartError(format!("the store could not be opened: {error}")))??;
-    let started = assemble(settings, clock, listener, store.clone()).await;
-    if started.is_err() {
-        store.close().await;
+    match assemble(settings, clock, listener, store.clone()).await {
+        Ok(running) => Ok(running),
+        Err(error) => {
+            store.close().await;
+            Err(StartError(format!("{error} (the data is in `{}`)", folder.display())))
+        }
     }
-    started
 }
 
 async fn assemble(
@@ -117,7 +133,8 @@ async fn assemble(
         user::collections().iter().chain(registry::collections()).map(|collection| **collection).collect();
     store.open_collections(&collections).await?;
     let seal = Seal::new(&settings.secrets.encryption_key(&settings.server_dir(), is_first_start)?);
-    let shared = Shared { clock: clock.clone(), ids: Arc::new(Ids::new(clock, machine(&store))) };
+    let ids = Arc::new(Ids::new(clock.clone(), machine(&store)));
+    let shared = Shared { clock, ids, list_most: settings.list_most() };
 
     let default_password = Arc::new(AtomicBool::new(false));
     let asked_loopback = settings.listen.ip().is_loopback();
@@ -130,9 +147,10 @@ async fn assemble(
         default_password.clone(),
     )
     .await?;
-    let is_open_to_all = default_password.load(Ordering::SeqCst) || settings.secrets.has_published_key();
-    let is_held_back = is_open_to_all && !asked_loopback;
-    let listener = if is_held_back {
+    let registration = users.registration();
+    let way_out = way_out(default_password.load(Ordering::SeqCst), settings.secrets.has_published_key());
+    let held_back = way_out.clone().filter(|_| !asked_loopback);
+    let listener = if held_back.is_some() {
         let port = local(&listener)?.port();
         drop(listener);
         bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)).await?
@@ -180,6 +198,7 @@ async fn assemble(
         } else {
             default_password.clone()
         },
+        way_out: way_out.unwrap_or_default(),
         metrics,
         settings: settings.gateway()?,
     });
@@ -193,7 +212,20 @@ async fn assemble(
         tasks.shutdown().await;
         store.close().await;
     });
-    Ok(Running { address, is_first_start, is_held_back, default_password, stop, served })
+    Ok(Running { address, is_first_start, registration, held_back, default_password, stop, served })
+}
+
+/// Why only this machine is served, and how that ends (contract decision 13).
+fn way_out(default_password: bool, published_key: bool) -> Option<String> {
+    let password = "the admin's password is the default one: change it on this machine with \
+                    POST /user-svc/change-password, or start the daemon with OPENORCH_ADMIN_PASSWORD";
+    let key = "the encryption key is the published one: start the daemon with another OPENORCH_ENCRYPTION_KEY";
+    match (default_password, published_key) {
+        (false, false) => None,
+        (true, false) => Some(password.into()),
+        (false, true) => Some(key.into()),
+        (true, true) => Some(format!("{password}; and {key}")),
+    }
 }
 
 /// Sets the admin's password while no daemon runs on the folder.
@@ -210,7 +242,8 @@ pub async fn reset_admin_password(
     let collections: Vec<Collection> = user::collections().iter().map(|collection| **collection).collect();
     let outcome = async {
         store.open_collections(&collections).await?;
-        Ok(user::reset_admin_password(store.clone(), &*clock, password).await?)
+        let rules = settings.user(settings.listen.ip().is_loopback()).password_rules;
+        Ok(user::reset_admin_password(store.clone(), &*clock, rules, password).await?)
     };
     let outcome = outcome.await;
     store.close().await;

@@ -1,7 +1,7 @@
 //! The proxy: one request to one instance and its answer back (contract decisions 9, 15, 17, 22 and 24). This is
 //! the hot path; what it allocates, every request pays.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -19,7 +19,7 @@ use openorch_chassis::{Passage, forwarded::RequestId, outbound::DialError};
 
 use crate::{
     Gateway, balance,
-    body::{FromInstance, Gate, Lease, Upload},
+    body::{FromInstance, Gate, Lease, Upload, UploadError},
     connection::Connection,
     headers::{self, VIA},
     metrics::count,
@@ -28,9 +28,6 @@ use crate::{
     table::Service,
     tunnel,
 };
-
-/// A request seen this often was sent in a circle.
-const MAX_PASSAGES: usize = 5;
 
 /// Connections tried before a request is given up; only failures to connect, so it was not sent.
 const MAX_DIALS: usize = 3;
@@ -49,11 +46,12 @@ pub async fn forward(
     let Some(service) = gateway.table.find(slug) else {
         return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no service `{}` is registered here", shown(slug))));
     };
-    if headers::passages(request.headers()) >= MAX_PASSAGES {
+    let most = gateway.settings.passages;
+    if headers::passages(request.headers()) >= most {
         return Err(Refusal::new(
             StatusCode::LOOP_DETECTED,
             format!(
-                "this request for `{slug}` has passed this gateway five times already: an instance of `{slug}` leads back here"
+                "this request for `{slug}` has passed this gateway {most} times already: an instance of `{slug}` leads back here"
             ),
         ));
     }
@@ -255,6 +253,12 @@ impl Trip<'_> {
                     }
                     Err(error) => error.to_string(),
                 },
+                Err(error) if error.is_local() => {
+                    tracing::debug!(%error, "no connection to an instance can be opened for want of something here");
+                    return Err(Refusal::unavailable(
+                        "the daemon has no connection left to reach instances with; try again in a moment",
+                    ));
+                }
                 Err(error) => {
                     self.suspect(instance, &error);
                     error.to_string()
@@ -321,6 +325,9 @@ impl Trip<'_> {
             gate.close();
         }
         let error = failed.into_error();
+        if error.source().is_some_and(|cause| matches!(cause.downcast_ref(), Some(UploadError::Client(_)))) {
+            return Refusal::bad_request("the body of this request ended too early or is not framed as HTTP asks");
+        }
         tracing::debug!(slug = self.slug, %error, "an instance did not answer properly");
         let slug = self.slug;
         Refusal::bad_gateway(match error.is_parse() {

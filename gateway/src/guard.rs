@@ -8,11 +8,9 @@ use openorch_chassis::forwarded;
 
 use crate::{headers::passages, refusal::Refusal};
 
-const WAY_OUT: &str = "while the default password or key stands, only this machine is served; set OPENORCH_ADMIN_PASSWORD and OPENORCH_ENCRYPTION_KEY and restart the daemon";
-
-/// `host` is the target's authority where the request has one, else its `Host`.
-pub fn refuse_strangers(headers: &HeaderMap, host: Option<&[u8]>, builtin: bool) -> Result<(), Refusal> {
-    let refuse = |what: &str| Err(Refusal::new(StatusCode::FORBIDDEN, format!("{what}: {WAY_OUT}")));
+/// `host` is the target's authority where the request has one, else its `Host`; `way_out` says how this ends.
+pub fn refuse_strangers(headers: &HeaderMap, host: Option<&[u8]>, builtin: bool, way_out: &str) -> Result<(), Refusal> {
+    let refuse = |what: &str| Err(Refusal::new(StatusCode::FORBIDDEN, format!("{what}: {way_out}")));
     if host.is_some_and(|host| !is_loopback(host)) {
         return refuse("this request asks for a host other than localhost");
     }

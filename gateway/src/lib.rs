@@ -41,6 +41,8 @@ pub struct Gateway {
     pub suspects: Suspects,
     /// While true, only loopback is served (contract decision 13).
     pub loopback_only: Arc<AtomicBool>,
+    /// How that ends, for whoever is refused meanwhile.
+    pub way_out: String,
     pub metrics: Arc<Metrics>,
     pub settings: Settings,
 }

@@ -53,7 +53,7 @@ async fn answer(
     let builtin = gateway.builtin.owns(&segment);
     if gateway.loopback_only.load(Acquire) {
         let host = host.as_ref().map(HeaderValue::as_bytes);
-        guard::refuse_strangers(request.headers(), host, builtin)?;
+        guard::refuse_strangers(request.headers(), host, builtin, &gateway.way_out)?;
     }
     if builtin {
         count(&gateway.metrics.builtin);

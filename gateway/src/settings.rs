@@ -20,6 +20,8 @@ pub struct Settings {
     pub idle: Duration,
     /// How long a body is held back for an instance that was sent `Expect: 100-continue` and says nothing.
     pub expect: Duration,
+    /// A request that passed a gateway of ours so often goes in a circle; 508.
+    pub passages: usize,
     /// `OPENORCH_DRAIN`: what running requests get when the daemon stops.
     pub drain: Duration,
     /// Open connections; beyond it, new ones wait.
@@ -51,6 +53,7 @@ impl Default for Settings {
             head: Duration::from_secs(15),
             idle: Duration::from_secs(75),
             expect: Duration::from_secs(1),
+            passages: 5,
             drain: Duration::from_secs(10),
             connections: 20_000,
             accept_pause: Duration::from_millis(100),

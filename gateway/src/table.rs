@@ -69,7 +69,8 @@ impl Routes for Table {
 
     fn load(&self, services: Vec<(Box<str>, Vec<Backend>)>) {
         let _writing = self.writing.lock().unwrap_or_else(|broken| broken.into_inner());
-        let mut next: Vec<Shard> = (0..SHARDS).map(|_| Shard::new()).collect();
+        let room = services.len() / SHARDS * 5 / 4;
+        let mut next: Vec<Shard> = (0..SHARDS).map(|_| Shard::with_capacity(room)).collect();
         for (slug, backends) in services {
             let service = Service::new(backends, self.find(&slug).as_deref());
             next[shard(&slug)].insert(slug.into(), Arc::new(service));

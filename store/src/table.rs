@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Collection, Cursor, Filter, Query, Result, Row, Store, StoreError, Write};
+use crate::{Collection, Cursor, Filter, Query, Result, Row, Rows, Store, StoreError, Write};
 
 /// A collection whose documents are `T`. Cheap to clone. Reads ask the store; writes are values to put in a
 /// [`Batch`](crate::Batch), so that what belongs together is committed together.
@@ -69,6 +69,11 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
         Ok(TypedPage { items, next: page.next })
     }
 
+    /// The same piece by piece, as rows: [`Table::read`] makes documents of them.
+    pub async fn stream(&self, query: &Query) -> Result<Rows> {
+        self.store.stream(self.collection.name, query).await
+    }
+
     /// The first document a query describes.
     pub async fn first(&self, query: &Query) -> Result<Option<Stored<T>>> {
         Ok(self.find(&query.clone().limit(1)).await?.pop())
@@ -99,7 +104,8 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
         Write::Delete { collection: self.collection.name, id: id.into(), version }
     }
 
-    fn read(&self, row: Row) -> Result<Stored<T>> {
+    /// The document of a row. `Corrupt` where what is stored cannot be read as `T`.
+    pub fn read(&self, row: Row) -> Result<Stored<T>> {
         let value = serde_json::from_str(&row.body).map_err(|error| {
             StoreError::Corrupt(format!("document `{}` of {} cannot be read: {error}", row.id, self.collection.name))
         })?;

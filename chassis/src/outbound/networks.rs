@@ -51,11 +51,6 @@ impl Default for Networks {
 }
 
 impl Networks {
-    /// For downloads, webhooks and repositories.
-    pub fn public_only() -> Networks {
-        Networks { loopback: false, private: false, public: true, ranges: Vec::new() }
-    }
-
     /// A comma-separated list of `loopback`, `private`, `public` and ranges such as `10.0.0.0/8`.
     pub fn parse(text: &str) -> Result<Networks> {
         let mut networks = Networks { loopback: false, private: false, public: false, ranges: Vec::new() };
@@ -84,11 +79,11 @@ impl Networks {
             return None;
         }
         let (allowed, refusal) = if address.is_loopback() {
-            (self.loopback, "loopback addresses are not allowed here")
+            (self.loopback, "loopback addresses are not allowed here (OPENORCH_INSTANCE_NETWORKS says which are)")
         } else if is_private(address) {
-            (self.private, "private addresses are not allowed here")
+            (self.private, "private addresses are not allowed here (OPENORCH_INSTANCE_NETWORKS says which are)")
         } else {
-            (self.public, "public addresses are not allowed here")
+            (self.public, "public addresses are not allowed here (OPENORCH_INSTANCE_NETWORKS says which are)")
         };
         (!allowed).then_some(refusal)
     }

@@ -101,16 +101,27 @@ async fn a_service_that_dies_is_unreachable_and_comes_back() {
 
 #[tokio::test]
 async fn only_an_instance_that_announced_a_heartbeat_is_removed_for_silence() {
-    let daemon = Daemon::start().await;
+    let daemon = Daemon::with(&["--silence-pause", "10ms"]).await;
     let token = daemon.register("silent-svc").await;
-    daemon.put_instance(&token, json!({ "url": "http://127.0.0.1:9", "id": "inst_a", "heartbeatSeconds": 10 })).await;
+    let beat = json!({ "url": "http://127.0.0.1:9", "id": "inst_a", "heartbeatSeconds": 1 });
+    daemon.put_instance(&token, beat.clone()).await;
     daemon.put_instance(&token, json!({ "url": "http://127.0.0.1:19", "id": "inst_b" })).await;
-    daemon.clock.advance(29);
-    daemon.put_instance(&token, json!({ "url": "http://127.0.0.1:9", "heartbeatSeconds": 10 })).await;
-    daemon.clock.advance(29);
-    assert_eq!(daemon.instances(&token).await.len(), 2);
+    // An empty id is none.
+    assert_eq!(daemon.put_instance(&token, json!({ "url": "http://127.0.0.1:19", "id": "" })).await.status, 201);
+    // One jump is a pause in which the daemon did not run, or a clock that was set.
     daemon.clock.advance(3600);
-    daemon.until("the silent one is removed", || async { daemon.instances(&token).await.len() == 1 }).await;
+    for _ in 0..20 {
+        assert_eq!(daemon.instances(&token).await.len(), 2);
+    }
+    daemon.put_instance(&token, beat).await;
+    let shown = daemon.instances(&token).await;
+    let beaten: Vec<_> = shown.iter().map(|one| one["lastHeartbeat"] != "0001-01-01T00:00:00Z").collect();
+    assert_eq!(beaten, [true, false], "a heartbeat is the same call again");
+    let gone = || async {
+        daemon.clock.advance(1);
+        daemon.instances(&token).await.len() == 1
+    };
+    daemon.until("the silent one is removed", gone).await;
     assert_eq!(daemon.instances(&token).await[0]["id"], "inst_b");
 }
 
@@ -124,6 +135,22 @@ async fn everything_is_there_after_a_restart_and_the_last_status_counts() {
     daemon.restart(&["--probe-interval", "1h"]).await;
     assert_eq!(daemon.call("GET", "/lasting-svc/", "", Value::Null).await.status, 200);
     assert_eq!(daemon.instances(&token).await.len(), 1, "the token still counts");
+}
+
+#[tokio::test]
+async fn one_accounts_hanging_instances_do_not_delay_those_of_others() {
+    let daemon = Daemon::with(&["--probes", "4", "--probes-per-account", "2", "--probe-timeout", "1h"]).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let hanging = daemon.register("hanging-svc").await;
+    for n in 0..20 {
+        let instance = json!({ "url": format!("http://127.0.0.1:{port}/{n}"), "healthPath": "/health" });
+        assert_eq!(daemon.put_instance(&hanging, instance).await.status, 201);
+    }
+    let service = Echo::start().await;
+    let quick = daemon.register("quick-svc").await;
+    daemon.put_instance(&quick, json!({ "url": service.url })).await;
+    assert_eq!(daemon.call("GET", "/quick-svc/", "", Value::Null).await.status, 200);
 }
 
 #[tokio::test]

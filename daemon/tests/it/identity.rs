@@ -100,6 +100,49 @@ async fn changing_the_password_ends_the_other_sessions_at_once() {
     assert_eq!(daemon.login("joe", "new", "").await.status, 200);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_session_made_with_the_old_password_outlives_its_change() {
+    let daemon = std::sync::Arc::new(Daemon::with(&["--hashes-at-once", "8"]).await);
+    daemon.register("joe").await;
+    for round in 0..8 {
+        let (old, new) =
+            if round == 0 { ("pass".into(), "p1".into()) } else { (format!("p{round}"), format!("p{}", round + 1)) };
+        let own = token_of(&daemon.login("joe", &old, "own").await);
+        let logins: Vec<_> = (0..6)
+            .map(|n| {
+                let (daemon, old) = (daemon.clone(), old.clone());
+                tokio::spawn(async move { daemon.login("joe", &old, &format!("device {round} {n}")).await })
+            })
+            .collect();
+        let change = json!({ "currentPassword": old, "newPassword": new });
+        assert_eq!(daemon.call("POST", "/user-svc/change-password", &own, change).await.status, 200);
+        for login in logins {
+            let answer = login.await.unwrap();
+            if answer.status == 200 {
+                let read = daemon.call("POST", "/user-svc/user/by-token", &token_of(&answer), Value::Null).await;
+                assert_eq!(read.status, 401, "round {round}");
+            }
+        }
+        assert_eq!(daemon.call("POST", "/user-svc/user/by-token", &own, Value::Null).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_changed_name_is_told_at_once() {
+    let daemon = Daemon::start().await;
+    let token = daemon.register("joe").await;
+    let name = async || {
+        let ask = "/user-svc/permission/registry-svc%3Ainstance%3Aview/is-authorized";
+        let authorized = daemon.call("POST", ask, &token, json!({})).await.json();
+        let read = daemon.call("POST", "/user-svc/user/by-token", &token, Value::Null).await.json();
+        assert_eq!(authorized["user"], read["user"]);
+        read["user"]["name"].clone()
+    };
+    assert_eq!(name().await, "joe");
+    assert_eq!(daemon.call("PUT", "/user-svc/self", &token, json!({ "name": "Joseph" })).await.status, 200);
+    assert_eq!(name().await, "Joseph");
+}
+
 #[tokio::test]
 async fn tokens_that_are_not_ours_or_changed_are_refused() {
     let daemon = Daemon::start().await;
@@ -160,6 +203,26 @@ async fn a_service_never_receives_the_session_of_its_caller() {
 }
 
 #[tokio::test]
+async fn a_session_in_an_odd_spelling_does_not_reach_a_service_either() {
+    let daemon = Daemon::start().await;
+    let evil = Echo::start().await;
+    let token = daemon.register("evil-svc").await;
+    daemon.put_instance(&token, json!({ "url": evil.url })).await;
+    let session = daemon.register("joe").await;
+    for spelling in
+        ["Bearer\tTOKEN", "Bearer Bearer TOKEN", "Token TOKEN", "Bearer \"TOKEN\"", "Bearer TOKEN;", "x.TOKEN"]
+    {
+        let value = spelling.replace("TOKEN", &session);
+        let answer = daemon.send("GET", "/evil-svc/x", "", Vec::new(), &[("authorization", &value)]).await;
+        assert_eq!(answer.status, 400, "{spelling}: {}", answer.text);
+    }
+    for foreign in ["Basic am9lOnBhc3M=", "Token eyJhbGciOiJub25lIn0.e30.", "Bearer eyJ"] {
+        let answer = daemon.send("GET", "/evil-svc/x", "", Vec::new(), &[("authorization", foreign)]).await;
+        assert!(answer.text.contains(foreign), "{}", answer.text);
+    }
+}
+
+#[tokio::test]
 async fn a_revoked_token_is_refused_at_the_gateway_and_a_foreign_one_passes() {
     let daemon = Daemon::start().await;
     let service = Echo::start().await;
@@ -192,6 +255,12 @@ async fn an_invitation_makes_as_many_accounts_as_it_says_and_no_more() {
         assert_eq!(daemon.call("POST", "/user-svc/register", "", register(slug, code.clone())).await.status, status);
     }
     assert_eq!(daemon.call("DELETE", &format!("/user-svc/invitation/{id}"), &admin, Value::Null).await.status, 404);
+
+    // A role named twice is given once.
+    let twice = json!({ "roleIds": ["user-svc:user", "user-svc:user"] });
+    let made = daemon.call("POST", "/user-svc/invitation", &admin, twice).await.json();
+    let twice = register("twice", made["invitation"]["code"].clone());
+    assert_eq!(daemon.call("POST", "/user-svc/register", "", twice).await.status, 200);
 
     let made = daemon.call("POST", "/user-svc/invitation", &admin, json!({ "expiresIn": 60 })).await.json();
     daemon.clock.advance(61);

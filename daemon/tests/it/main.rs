@@ -6,6 +6,8 @@ mod flow;
 mod golden;
 mod identity;
 mod process;
+mod settings;
 mod support;
 mod table;
 mod tidy;
+mod tls;

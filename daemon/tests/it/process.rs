@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,9 +12,11 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-struct Process {
-    child: Child,
-    url: String,
+pub struct Process {
+    pub child: Child,
+    pub url: String,
+    /// All that it says after the first line.
+    pub output: BufReader<ChildStdout>,
 }
 
 impl Drop for Process {
@@ -25,7 +27,7 @@ impl Drop for Process {
     }
 }
 
-fn command(folder: &Path) -> Command {
+pub fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_openorch"));
     command
         .env_clear()
@@ -37,23 +39,29 @@ fn command(folder: &Path) -> Command {
 }
 
 fn start(folder: &Path) -> Process {
-    let mut child = command(folder).stdout(Stdio::piped()).spawn().unwrap();
+    run(&mut command(folder))
+}
+
+/// Starts it and waits until it says where it listens.
+pub fn run(command: &mut Command) -> Process {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    output.read_line(&mut line).unwrap();
     let url = line.trim().rsplit(' ').next().unwrap().to_owned();
-    assert!(url.starts_with("http://"), "{line}");
-    Process { child, url }
+    assert!(url.starts_with("http"), "{line}");
+    Process { child, url, output }
 }
 
 /// Starts where it must refuse: answers what it said.
-fn refused(command: &mut Command) -> String {
+pub fn refused(command: &mut Command) -> String {
     let Output { status, stderr, .. } = command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().unwrap();
     let text = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(1), "{text}");
     text
 }
 
-async fn post(url: &str, path: &str, token: &str, body: Value) -> Option<Value> {
+pub async fn post(url: &str, path: &str, token: &str, body: Value) -> Option<Value> {
     let method = if path.contains("registry") { reqwest::Method::PUT } else { reqwest::Method::POST };
     let request = reqwest::Client::new().request(method, format!("{url}{path}")).body(body.to_string());
     let answer = request.header("authorization", format!("Bearer {token}")).send().await.ok()?;
@@ -161,32 +169,6 @@ fn damaged_missing_and_wrongly_keyed_data_is_named_and_left_alone() {
     assert!(!database.exists(), "a missing database is not made anew");
 }
 
-#[test]
-fn it_is_held_to_loopback_while_the_default_password_stands() {
-    let folder = TempDir::new().unwrap();
-    let mut child = command(folder.path()).env("OPENORCH_LISTEN", "0.0.0.0:0").stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(line.contains("http://127.0.0.1:"), "{line}");
-
-    let weak = TempDir::new().unwrap();
-    let mut short = command(weak.path());
-    let text = refused(short.env("OPENORCH_LISTEN", "0.0.0.0:0").env("OPENORCH_ADMIN_PASSWORD", "short"));
-    assert!(text.contains("OPENORCH_ADMIN_PASSWORD") && text.contains("8 characters"), "{text}");
-
-    let open = TempDir::new().unwrap();
-    let mut wide = command(open.path());
-    wide.env("OPENORCH_LISTEN", "0.0.0.0:0").env("OPENORCH_ADMIN_PASSWORD", "long enough for all");
-    let mut child = wide.stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(line.contains("http://0.0.0.0:"), "{line}");
-}
-
 #[tokio::test]
 async fn the_admin_password_is_reset_while_the_daemon_is_stopped() {
     let folder = TempDir::new().unwrap();
@@ -205,18 +187,63 @@ async fn the_admin_password_is_reset_while_the_daemon_is_stopped() {
     assert!(post(&process.url, "/user-svc/user/by-token", &old, json!({})).await.is_none(), "its sessions ended");
 }
 
-#[test]
-fn help_lists_every_setting_and_a_mistake_in_the_config_file_is_placed() {
+#[tokio::test]
+async fn a_second_signal_ends_what_the_first_one_waits_for() {
     let folder = TempDir::new().unwrap();
-    let help = command(folder.path()).arg("--help").output().unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
-    for name in ["OPENORCH_LISTEN", "OPENORCH_DATA_DIR", "OPENORCH_TRUSTED_PROXIES", "[default: 127.0.0.1:58231]"] {
-        assert!(help.contains(name), "{name}");
+    let mut process = run(command(folder.path()).env("OPENORCH_DRAIN", "1h"));
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let registered = post(&process.url, "/user-svc/register", "", json!({ "slug": "slow-svc", "password": "p" })).await;
+    let token = registered.unwrap()["token"]["token"].as_str().unwrap().to_owned();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    post(&process.url, "/registry-svc/instance", &token, json!({ "url": url })).await.unwrap();
+    let asked = format!("{}/slow-svc/x", process.url);
+    let request = tokio::spawn(async move { reqwest::get(asked).await });
+    // The probe's connection comes first, then that of the request, which is never answered.
+    let _probe = silent.accept().await.unwrap();
+    let _request = silent.accept().await.unwrap();
+    let terminate = |process: &Process| {
+        let pid = rustix::process::Pid::from_raw(process.child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    };
+    terminate(&process);
+    let address = process.url.trim_start_matches("http://").to_owned();
+    while std::net::TcpStream::connect(&address).is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let text = refused(command(folder.path()).env("OPENORCH_DB", "postgres"));
-    assert!(text.contains("OPENORCH_DB"), "{text}");
-    let config = folder.path().join("openorch.toml");
-    fs::write(&config, "drain = \"5s\"\nlisten-on = \"x\"\n").unwrap();
-    let text = refused(command(folder.path()).env("OPENORCH_CONFIG", &config));
-    assert!(text.contains("openorch.toml") && text.contains("line 2"), "{text}");
+    assert!(process.child.try_wait().unwrap().is_none(), "it waits for the request");
+    terminate(&process);
+    let ended = tokio::task::spawn_blocking(move || process.child.wait().unwrap());
+    let status = tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap().unwrap();
+    assert!(status.success());
+    assert!(request.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn out_of_descriptors_no_instance_is_blamed_and_what_is_open_goes_on() {
+    let folder = TempDir::new().unwrap();
+    let daemon = env!("CARGO_BIN_EXE_openorch");
+    let mut limited = Command::new("sh");
+    limited.env_clear().args(["-c", &format!("ulimit -n 64; exec {daemon} --probe-interval 50ms")]);
+    limited.env("OPENORCH_DATA_DIR", folder.path()).env("OPENORCH_LISTEN", "127.0.0.1:0").stderr(Stdio::null());
+    let process = run(&mut limited);
+    let service = crate::support::Echo::start().await;
+    let client = reqwest::Client::new();
+    let registered = post(&process.url, "/user-svc/register", "", json!({ "slug": "well-svc", "password": "p" })).await;
+    let token = registered.unwrap()["token"]["token"].as_str().unwrap().to_owned();
+    post(&process.url, "/registry-svc/instance", &token, json!({ "url": service.url })).await.unwrap();
+    let statuses = || async {
+        let asked = client.get(format!("{}/registry-svc/instances", process.url)).bearer_auth(&token).send().await;
+        asked.unwrap().text().await.unwrap()
+    };
+    assert!(statuses().await.contains("Healthy"));
+    let address = process.url.trim_start_matches("http://");
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        open.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    // Ten probes' time, seen through the connection that the client keeps open.
+    for _ in 0..50 {
+        assert!(statuses().await.contains("Healthy"));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

@@ -4,7 +4,7 @@ mod docs;
 
 use std::sync::{Arc, OnceLock};
 
-use openorch_api::{Json, Text, platform as api};
+use openorch_api::{Html, Json, Samples, platform as api};
 use openorch_chassis::{Cx, Mounted, Result, Service};
 use openorch_store::Store;
 use serde_json::Value;
@@ -16,11 +16,20 @@ pub struct Platform {
     store: Arc<dyn Store>,
     version: &'static str,
     metrics: OnceLock<MetricsSource>,
+    /// Made when first asked for, and kept: making it takes milliseconds, and anyone may ask.
+    document: OnceLock<Value>,
+    page: OnceLock<String>,
 }
 
 impl Platform {
     pub fn new(store: Arc<dyn Store>, version: &'static str) -> Arc<Platform> {
-        Arc::new(Platform { store, version, metrics: OnceLock::new() })
+        Arc::new(Platform {
+            store,
+            version,
+            metrics: OnceLock::new(),
+            document: OnceLock::new(),
+            page: OnceLock::new(),
+        })
     }
 
     /// Where the metrics come from: known only once everything else is put together.
@@ -56,14 +65,13 @@ async fn ready(cx: Cx<Platform>, (): ()) -> Result<Json<api::Health>> {
 }
 
 async fn openapi(cx: Cx<Platform>, (): ()) -> Result<Json<Value>> {
-    Ok(Json(openorch_api::openapi::document(cx.version)))
+    Ok(Json(cx.document.get_or_init(|| openorch_api::openapi::document(cx.version)).clone()))
 }
 
-async fn read_docs(cx: Cx<Platform>, (): ()) -> Result<Text> {
-    Ok(Text { content_type: "text/html; charset=utf-8", text: docs::page(cx.version) })
+async fn read_docs(cx: Cx<Platform>, (): ()) -> Result<Html> {
+    Ok(Html(cx.page.get_or_init(|| docs::page(cx.version)).clone()))
 }
 
-async fn metrics(cx: Cx<Platform>, (): ()) -> Result<Text> {
-    let text = cx.metrics.get().map(|source| source()).unwrap_or_default();
-    Ok(Text { content_type: "text/plain; version=0.0.4; charset=utf-8", text })
+async fn metrics(cx: Cx<Platform>, (): ()) -> Result<Samples> {
+    Ok(Samples(cx.metrics.get().map(|source| source()).unwrap_or_default()))
 }

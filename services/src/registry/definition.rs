@@ -10,9 +10,6 @@ use openorch_store::{Batch, Query};
 
 use super::Registry;
 
-/// A list without pages is answered whole up to here (contract decision 7).
-const MOST: usize = 50_000;
-
 pub async fn save(
     cx: Cx<Registry>,
     Body(request): Body<SaveDefinitionRequest>,
@@ -24,10 +21,8 @@ pub async fn save(
 }
 
 pub async fn list(cx: Cx<Registry>, (): ()) -> Result<Json<ListDefinitionsResponse>> {
-    let found = cx.definitions.find(&Query::all().limit(MOST as u64 + 1)).await?;
-    if found.len() > MOST {
-        return Err(Error::invalid(format!("there are more than {MOST} definitions; remove some")));
-    }
+    let found = cx.definitions.find(&Query::all().limit(cx.shared.list_most as u64 + 1)).await?;
+    cx.shared.refuse_long_list(found.len(), "definitions", "remove some")?;
     Ok(Json(ListDefinitionsResponse { definitions: found.into_iter().map(|row| row.value).collect() }))
 }
 

@@ -1,7 +1,10 @@
 //! Registering, listing and removing instances. A URL belongs to the account that registered it: nobody else changes
 //! it, but admins.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use openorch_api::{
     Body, Created, Json, NoContent, Path, Query as QueryInput,
@@ -11,7 +14,7 @@ use openorch_api::{
         RegisterInstanceRequest, RegisterInstanceResponse,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result, outbound::InstanceUrl};
+use openorch_chassis::{Caller, Cx, Error, Result, outbound::InstanceUrl, service::retry};
 use openorch_store::{Batch, Query, Stored};
 use tokio::sync::oneshot;
 
@@ -19,20 +22,18 @@ use super::{
     Registry,
     live::Entry,
     probe::Command,
-    retry,
     rows::{InstanceRow, ServiceRow},
 };
 
 const MAX_ID_BYTES: usize = 128;
 const MAX_FIELD_BYTES: usize = 1024;
 const MAX_HEARTBEAT_SECONDS: u32 = 24 * 3600;
-/// An instance that announced a heartbeat is removed after so many silent intervals (contract decision 16).
-const SILENT_INTERVALS: i64 = 3;
 
 pub async fn register(
     cx: Cx<Registry>,
-    Body(request): Body<RegisterInstanceRequest>,
+    Body(mut request): Body<RegisterInstanceRequest>,
 ) -> Result<Created<RegisterInstanceResponse>> {
+    request.id = request.id.filter(|id| !id.is_empty());
     let url = check(&request)?;
     cx.outbound.check_now(&url).await?;
     let caller = cx.caller()?;
@@ -59,6 +60,7 @@ pub async fn list(
         .filter(|entry| matches(&entry.row, &filter))
         .map(|entry| entry.to_wire(cx.request.extended))
         .collect();
+    cx.shared.refuse_long_list(instances.len(), "instances", "ask for those of one `slug`")?;
     instances.sort_by(|a, b| (&a.slug, &a.id).cmp(&(&b.slug, &b.id)));
     Ok(Json(ListInstancesResponse { instances }))
 }
@@ -85,12 +87,17 @@ pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoCo
     Ok(NoContent)
 }
 
-/// Removes the instances that announced a heartbeat and have been silent for three intervals.
+/// Removes the instances that announced a heartbeat and have been silent for some intervals of it (contract decision
+/// 16). Only time in which the daemon ran counts: after a pause between two looks that is longer than it should be, the
+/// machine slept, or its clock was set.
 pub async fn remove_silent(registry: Arc<Registry>) {
     let now = registry.now();
+    let before = registry.looked_at.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
+    let passed = before.and_then(|before| Duration::try_from(now.0.duration_since(before.0)).ok()).unwrap_or_default();
+    let passed = passed.min(registry.settings.silence_pause * 2);
     let is_silent = |entry: &Arc<Entry>| {
-        let most = i64::from(entry.row.heartbeat_seconds) * SILENT_INTERVALS;
-        most > 0 && now.0.as_second() - entry.last_sign().0.as_second() > most
+        let most = Duration::from_secs(entry.row.heartbeat_seconds.into()) * registry.settings.silent_intervals;
+        !most.is_zero() && entry.waited(passed) > most
     };
     for entry in registry.live.all().into_iter().filter(is_silent) {
         let id = &entry.row.id;
@@ -154,13 +161,15 @@ impl Registry {
         });
         let service = ServiceRow { owner_id: row.owner_id.clone(), slug: row.slug.clone() };
         batch = batch.with(self.services.upsert(&service.owner_id, &service)?);
-        self.store.commit(batch).await?;
-        // A later writer's row is as good: the memory then learns of both.
-        let Some(Stored { version, value: row, .. }) = self.instances.get(&row.id).await? else { return Ok(row.id) };
+        let version = self.store.commit(batch).await?.version;
         let gone: Vec<String> = replaced.into_iter().map(|old| old.value.id).collect();
         let (id, known_url) = (row.id.clone(), row.url.clone());
         tracing::info!(instance.id = %id, instance.slug = %row.slug, "instance `{id}` of `{}` registered at {url}", row.slug);
         self.live.put(row, version, InstanceUrl::parse(&known_url)?, &gone, self.now());
+        // Whoever removed it meanwhile may have done so in memory before it was put there.
+        if self.instances.get(&id).await?.is_none() {
+            self.live.remove(std::slice::from_ref(&id));
+        }
         Ok(id)
     }
 

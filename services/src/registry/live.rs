@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use openorch_api::{
@@ -13,7 +14,6 @@ use openorch_chassis::{
     outbound::InstanceUrl,
     routes::{Backend, Routable, Routes},
 };
-use openorch_store::Stored;
 
 use super::rows::{InstanceRow, ServiceRow};
 
@@ -29,10 +29,10 @@ pub struct Entry {
 struct State {
     status: InstanceStatus,
     details: String,
-    /// The last successful probe.
+    /// The last successful probe, or heartbeat of an instance that announced one.
     last_heartbeat: Time,
-    /// The last sign of life of any kind; silence counts from here.
-    last_sign: Time,
+    /// How long there was no sign of life of any kind, while the daemon ran.
+    silent_for: Duration,
 }
 
 /// What a probe found.
@@ -43,6 +43,25 @@ pub struct Finding {
 }
 
 impl Entry {
+    /// An instance as it was stored: its last status counts until the first probe. `None` where its address is none.
+    pub fn stored(row: InstanceRow, version: u64) -> Option<Entry> {
+        match InstanceUrl::parse(&row.url) {
+            Ok(url) => {
+                let state = State {
+                    status: row.status,
+                    details: row.details.clone(),
+                    last_heartbeat: Time::ZERO,
+                    silent_for: Duration::ZERO,
+                };
+                Some(Entry { row, version, url: Arc::new(url), state: Mutex::new(state) })
+            }
+            Err(error) => {
+                tracing::error!(instance.id = %row.id, "instance `{}` is left out: {error}", row.id);
+                None
+            }
+        }
+    }
+
     fn state(&self) -> State {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -51,13 +70,25 @@ impl Entry {
         self.state().status
     }
 
-    pub fn last_sign(&self) -> Time {
-        self.state().last_sign
+    /// A registration is a sign of life too, and the heartbeat of an instance that announced one.
+    pub fn seen(&self, now: Time) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.silent_for = Duration::ZERO;
+        if self.row.heartbeat_seconds > 0 {
+            state.last_heartbeat = now;
+        }
     }
 
-    /// A registration is a sign of life too.
-    pub fn seen(&self, now: Time) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).last_sign = now;
+    /// Time went by without a sign of life; answers how much by now.
+    pub fn waited(&self, time: Duration) -> Duration {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.silent_for += time;
+        state.silent_for
+    }
+
+    /// What the gateway needs to know.
+    fn backend(&self, id: &Arc<str>) -> Backend {
+        Backend { instance_id: id.clone(), url: self.url.clone(), routable: routable(self.status()) }
     }
 
     pub fn to_wire(&self, extended: bool) -> Instance {
@@ -99,7 +130,8 @@ fn routable(status: InstanceStatus) -> Routable {
 /// The instances of one account.
 struct Group {
     slug: Box<str>,
-    ids: BTreeSet<Arc<str>>,
+    /// In order: mostly it is one, and seldom many.
+    ids: Vec<Arc<str>>,
 }
 
 #[derive(Default)]
@@ -119,28 +151,39 @@ impl Live {
         Live { tables: RwLock::default(), routes }
     }
 
-    /// Fills the memory at start and hands the whole to the gateway.
-    pub fn load(&self, rows: Vec<Stored<InstanceRow>>, services: Vec<Stored<ServiceRow>>, now: Time) {
+    /// Fills the memory at start and, at the same time, hands the whole to the gateway.
+    pub fn load(&self, entries: Vec<Entry>, services: Vec<ServiceRow>) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        tables.reserve(entries.len(), services.len());
+        let mut groups: Vec<(ServiceRow, Vec<(Arc<str>, Arc<Entry>)>)> = Vec::with_capacity(services.len());
+        let mut places: HashMap<String, usize> = HashMap::with_capacity(services.len());
         for service in services {
-            tables.group(&service.value.owner_id, &service.value.slug);
+            places.insert(service.owner_id.clone(), groups.len());
+            groups.push((service, Vec::new()));
         }
-        for Stored { value: row, version, .. } in rows {
-            match InstanceUrl::parse(&row.url) {
-                Ok(url) => {
-                    let state = State {
-                        status: row.status,
-                        details: row.details.clone(),
-                        last_heartbeat: Time::ZERO,
-                        last_sign: now,
-                    };
-                    tables.insert(Entry { row, version, url: Arc::new(url), state: Mutex::new(state) });
+        for entry in entries {
+            let place = *places.entry(entry.row.owner_id.clone()).or_insert_with(|| {
+                let row = &entry.row;
+                groups.push((ServiceRow { owner_id: row.owner_id.clone(), slug: row.slug.clone() }, Vec::new()));
+                groups.len() - 1
+            });
+            groups[place].1.push((entry.row.id.as_str().into(), Arc::new(entry)));
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let backends = |of: &[(Arc<str>, Arc<Entry>)]| of.iter().map(|(id, entry)| entry.backend(id)).collect();
+                self.routes.load(groups.iter().map(|(row, of)| (row.slug.as_str().into(), backends(of))).collect());
+            });
+            for (service, of) in &groups {
+                let group = tables.group(&service.owner_id, &service.slug);
+                group.ids.extend(of.iter().map(|(id, _)| id.clone()));
+                group.ids.sort();
+                for (id, entry) in of {
+                    tables.by_url.insert(entry.row.url.as_str().into(), id.clone());
+                    tables.by_id.insert(id.clone(), entry.clone());
                 }
-                Err(error) => tracing::error!(instance.id = %row.id, "instance `{}` is left out: {error}", row.id),
             }
-        }
-        let owners = tables.by_owner.values();
-        self.routes.load(owners.map(|group| (group.slug.clone(), tables.backends(group))).collect());
+        });
     }
 
     pub fn get(&self, id: &str) -> Option<Arc<Entry>> {
@@ -176,18 +219,21 @@ impl Live {
         let mut state = State {
             status: InstanceStatus::Unknown,
             details: String::new(),
-            last_heartbeat: Time::ZERO,
-            last_sign: now,
+            last_heartbeat: if row.heartbeat_seconds > 0 { now } else { Time::ZERO },
+            silent_for: Duration::ZERO,
         };
         for id in gone {
             touched.extend(tables.remove(id).map(|entry| Box::from(entry.row.owner_id.as_str())));
         }
         if let Some(known) = tables.by_id.get(row.id.as_str()) {
             if known.version > version {
+                self.publish(&tables, &touched);
                 return;
             }
             if known.row.url == row.url {
-                state = State { last_sign: now, ..known.state() };
+                let heartbeat = state.last_heartbeat;
+                state = State { silent_for: Duration::ZERO, ..known.state() };
+                state.last_heartbeat = state.last_heartbeat.max(heartbeat);
             }
             let id = known.row.id.clone();
             tables.remove(&id);
@@ -216,7 +262,7 @@ impl Live {
             state.details.clone_from(&finding.details);
             if matches!(finding.status, InstanceStatus::Healthy | InstanceStatus::Degraded) {
                 state.last_heartbeat = now;
-                state.last_sign = now;
+                state.silent_for = Duration::ZERO;
             }
             before
         };
@@ -244,14 +290,17 @@ impl Live {
 impl Tables {
     fn group(&mut self, owner_id: &str, slug: &str) -> &mut Group {
         if !self.by_owner.contains_key(owner_id) {
-            self.by_owner.insert(owner_id.into(), Group { slug: slug.into(), ids: BTreeSet::new() });
+            self.by_owner.insert(owner_id.into(), Group { slug: slug.into(), ids: Vec::new() });
         }
         self.by_owner.get_mut(owner_id).expect("it was put in if it was missing")
     }
 
     fn insert(&mut self, entry: Entry) {
         let id: Arc<str> = entry.row.id.as_str().into();
-        self.group(&entry.row.owner_id, &entry.row.slug).ids.insert(id.clone());
+        let ids = &mut self.group(&entry.row.owner_id, &entry.row.slug).ids;
+        if let Err(place) = ids.binary_search(&id) {
+            ids.insert(place, id.clone());
+        }
         self.by_url.insert(entry.row.url.as_str().into(), id.clone());
         self.by_id.insert(id, Arc::new(entry));
     }
@@ -262,19 +311,18 @@ impl Tables {
             self.by_url.remove(entry.row.url.as_str());
         }
         if let Some(group) = self.by_owner.get_mut(entry.row.owner_id.as_str()) {
-            group.ids.remove(id);
+            group.ids.retain(|known| **known != *id);
         }
         Some(entry)
     }
 
     fn backends(&self, group: &Group) -> Vec<Backend> {
-        let entries = group.ids.iter().filter_map(|id| Some((id, self.by_id.get(id)?)));
-        entries
-            .map(|(id, entry)| Backend {
-                instance_id: id.clone(),
-                url: entry.url.clone(),
-                routable: routable(entry.status()),
-            })
-            .collect()
+        group.ids.iter().filter_map(|id| Some(self.by_id.get(id)?.backend(id))).collect()
+    }
+
+    fn reserve(&mut self, instances: usize, services: usize) {
+        self.by_id.reserve(instances);
+        self.by_url.reserve(instances);
+        self.by_owner.reserve(services);
     }
 }

@@ -19,11 +19,12 @@ use openorch_api::{Time, registry as api};
 use openorch_chassis::{
     Error, Mounted, Result, Service, identity::Liveness, outbound::Outbound, routes::Routes, service::Shared,
 };
-use openorch_store::{Collection, Query, Store, Table};
+use openorch_store::{Collection, Query, Store, StoreError, Stored, Table};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use self::{
-    live::Live,
+    live::{Entry, Live},
     node::SelfNode,
     probe::Command,
     rows::{InstanceRow, ServiceRow},
@@ -43,8 +44,14 @@ pub struct RegistrySettings {
     pub quick_pause_most: Duration,
     /// How long the answer to a registration waits for the first probe.
     pub register_wait: Duration,
-    /// Probes running side by side.
+    /// Probes running side by side, and how many of them one account may have: instances that hang must not delay
+    /// the probes of others.
     pub probes_at_once: usize,
+    pub probes_per_account: usize,
+    /// An instance that announced a heartbeat is removed after so many silent intervals.
+    pub silent_intervals: u32,
+    /// Pause between two looks at who is silent; a longer time between them is one in which the daemon did not run.
+    pub silence_pause: Duration,
     /// Pause between two heartbeats of the node.
     pub node_interval: Duration,
     /// Instances that one account may have; admins have no limit.
@@ -69,6 +76,9 @@ impl RegistrySettings {
             quick_pause_most: Duration::from_millis(250),
             register_wait: Duration::from_millis(100),
             probes_at_once: 256,
+            probes_per_account: 32,
+            silent_intervals: 3,
+            silence_pause: Duration::from_secs(1),
             node_interval: Duration::from_secs(15),
             instances_per_account: 1000,
             node_id: None,
@@ -93,6 +103,8 @@ pub struct Registry {
     outbound: Arc<Outbound>,
     node: SelfNode,
     commands: mpsc::UnboundedSender<Command>,
+    /// When it was last looked who is silent.
+    looked_at: Mutex<Option<Time>>,
     /// Taken by the probing task when it starts.
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
 }
@@ -113,9 +125,12 @@ pub async fn prepare(
     let instances: Table<InstanceRow> = Table::new(store.clone(), &rows::INSTANCES);
     let services: Table<ServiceRow> = Table::new(store.clone(), &rows::SERVICES);
     let nodes: Table<api::Node> = Table::new(store.clone(), &rows::NODES);
-    let now = Time(shared.clock.now());
     let live = Live::new(routes);
-    live.load(instances.find(&Query::all()).await?, services.find(&Query::all()).await?, now);
+    let (entries, owners) = tokio::try_join!(
+        read_whole(&instances, |row| Entry::stored(row.value, row.version)),
+        read_whole(&services, |row| Some(row.value)),
+    )?;
+    live.load(entries, owners);
     let node = SelfNode::join(&nodes, &store, &shared, &settings).await?;
     let (commands, inbox) = mpsc::unbounded_channel();
     Ok(Arc::new(Registry {
@@ -130,11 +145,51 @@ pub async fn prepare(
         settings,
         outbound,
         commands,
+        looked_at: Mutex::default(),
         inbox: Mutex::new(Some(inbox)),
     }))
 }
 
+/// So many rows are a thread's work of some milliseconds.
+const ROWS_AT_ONCE: usize = 2048;
+
+/// A whole collection, made into what is kept of it on several threads while the rest is still read: a start with many
+/// instances is to be quick.
+async fn read_whole<T, U>(
+    table: &Table<T>,
+    keep: impl Fn(Stored<T>) -> Option<U> + Copy + Send + 'static,
+) -> Result<Vec<U>>
+where
+    T: Serialize + DeserializeOwned + 'static,
+    U: Send + 'static,
+{
+    let mut rows = table.stream(&Query::all()).await?;
+    let mut parts = Vec::new();
+    let mut part = Vec::new();
+    loop {
+        let piece = rows.next().await?;
+        let is_last = piece.is_none();
+        part.extend(piece.unwrap_or_default());
+        if part.len() >= ROWS_AT_ONCE || is_last {
+            let (table, rows) = (table.clone(), std::mem::take(&mut part));
+            parts.push(tokio::task::spawn_blocking(move || {
+                let kept = rows.into_iter().filter_map(|row| table.read(row).map(keep).transpose());
+                kept.collect::<Result<Vec<U>, StoreError>>()
+            }));
+        }
+        if is_last {
+            break;
+        }
+    }
+    let mut whole = Vec::new();
+    for part in parts {
+        whole.extend(part.await.map_err(Error::internal)??);
+    }
+    Ok(whole)
+}
+
 pub fn service(registry: Arc<Registry>) -> Mounted {
+    let silence_pause = registry.settings.silence_pause;
     Service::new(api::SERVICE.slug, registry)
         .on(api::REGISTER_INSTANCE, instance::register)
         .on(api::LIST_INSTANCES, instance::list)
@@ -146,7 +201,7 @@ pub fn service(registry: Arc<Registry>) -> Mounted {
         .on(api::LIST_NODES, node::list)
         .on(api::DELETE_NODE, node::delete)
         .run("probe instances", probe::run)
-        .every(Duration::from_secs(1), "remove silent instances", instance::remove_silent)
+        .every(silence_pause, "remove silent instances", instance::remove_silent)
         .run("tell how the node is", node::tell)
         .mount()
 }
@@ -174,22 +229,11 @@ impl Liveness for Registry {
 }
 
 /// The URL under which a daemon is known that was not told one.
-pub fn default_node_url(listen: SocketAddr, host_name: Option<String>) -> String {
+pub fn default_node_url(listen: SocketAddr, is_https: bool, host_name: Option<String>) -> String {
     let host = match host_name {
         Some(name) if listen.ip().is_unspecified() => name,
         _ if listen.is_ipv6() => format!("[{}]", listen.ip()),
         _ => listen.ip().to_string(),
     };
-    format!("http://{host}:{}", listen.port())
-}
-
-/// A row that another writer changed meanwhile is read again and the change tried again.
-async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -> F) -> Result<T> {
-    for _ in 0..16 {
-        match attempt().await {
-            Err(error) if error.is_lost_race() => continue,
-            outcome => return outcome,
-        }
-    }
-    Err(Error::unavailable("others change the same thing all the time; try again in a moment"))
+    format!("{}://{host}:{}", if is_https { "https" } else { "http" }, listen.port())
 }

@@ -9,11 +9,14 @@ use openorch_api::{
     Body, Json, NoContent, Path, Time,
     registry::{ListNodesRequest, ListNodesResponse, Node, NodeSelfResponse, NodeUrl, ResourceUsage, Usage},
 };
-use openorch_chassis::{Cx, Error, Result, service::Shared};
+use openorch_chassis::{
+    Cx, Error, Result,
+    service::{Shared, retry},
+};
 use openorch_store::{Batch, Query, Store, Table};
 use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, RefreshKind, System};
 
-use super::{Registry, RegistrySettings, gpu, retry};
+use super::{Registry, RegistrySettings, gpu};
 
 /// The node that this daemon is, with its last measurement.
 pub struct SelfNode {
@@ -96,7 +99,9 @@ pub async fn read_self(cx: Cx<Registry>, (): ()) -> Result<Json<NodeSelfResponse
 
 pub async fn list(cx: Cx<Registry>, Body(request): Body<ListNodesRequest>) -> Result<Json<ListNodesResponse>> {
     let own = cx.node.read();
-    let mut nodes: Vec<Node> = cx.nodes.find(&Query::all()).await?.into_iter().map(|row| row.value).collect();
+    let found = cx.nodes.find(&Query::all().limit(cx.shared.list_most as u64 + 1)).await?;
+    cx.shared.refuse_long_list(found.len(), "nodes", "remove those that are gone")?;
+    let mut nodes: Vec<Node> = found.into_iter().map(|row| row.value).collect();
     nodes.retain(|node| node.id != own.id);
     nodes.push(own);
     nodes.retain(|node| request.ids.is_empty() || request.ids.contains(&node.id));
@@ -108,7 +113,8 @@ pub async fn delete(cx: Cx<Registry>, Path(url): Path<NodeUrl>) -> Result<NoCont
     let unknown = || Error::not_found(format!("there is no node at {}; `oo node ls` lists them", url.0));
     retry(|| async {
         let found = cx.nodes.first(&Query::all().equals("url", url.0.as_str())).await?.ok_or_else(unknown)?;
-        Ok(cx.store.commit(Batch::new().with(cx.nodes.delete(&found.id, Some(found.version)))).await?)
+        cx.store.commit(Batch::new().with(cx.nodes.delete(&found.id, Some(found.version)))).await?;
+        Ok(())
     })
     .await?;
     Ok(NoContent)

@@ -3,7 +3,7 @@
 //! answers, since programs register before they listen (contract decision 16).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -36,10 +36,13 @@ pub enum Command {
 
 /// What the task knows of the probing of one instance.
 struct Plan {
+    owner: Box<str>,
     due: Instant,
     /// Until then it is probed quickly, with this pause.
     quick: Option<(Instant, Duration)>,
     running: bool,
+    /// Waits in the share of its account instead of in the queue.
+    parked: bool,
     /// Asked for while one was running: that one began too early to count.
     again: bool,
     waiting: Vec<oneshot::Sender<()>>,
@@ -48,12 +51,21 @@ struct Plan {
 struct Schedule {
     plans: HashMap<Arc<str>, Plan>,
     queue: BTreeSet<(Instant, Arc<str>)>,
+    shares: HashMap<Box<str>, Share>,
+}
+
+/// What one account has of the probes that run side by side: instances that hang must not delay those of others.
+#[derive(Default)]
+struct Share {
+    running: usize,
+    /// Due, and waiting for a probe of the same account to end.
+    waiting: VecDeque<Arc<str>>,
 }
 
 pub async fn run(registry: Arc<Registry>) {
     let inbox = registry.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     let Some(mut inbox) = inbox else { return };
-    let mut schedule = Schedule { plans: HashMap::new(), queue: BTreeSet::new() };
+    let mut schedule = Schedule { plans: HashMap::new(), queue: BTreeSet::new(), shares: HashMap::new() };
     schedule.spread(&registry);
     let mut running: JoinSet<Arc<str>> = JoinSet::new();
     loop {
@@ -69,7 +81,7 @@ pub async fn run(registry: Arc<Registry>) {
                 Err(error) => tracing::error!("a probe failed: {error}"),
             },
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
-                if let Some(id) = schedule.start_next() {
+                if let Some(id) = schedule.start_next(registry.settings.probes_per_account) {
                     let registry = registry.clone();
                     running.spawn(async move {
                         probe(&registry, &id).await;
@@ -90,19 +102,24 @@ impl Schedule {
             // A few are probed at once; many are spread over the interval.
             let delay =
                 if count <= 256 { Duration::ZERO } else { registry.settings.probe_interval * place as u32 / count };
-            self.plan(&entry.row.id.as_str().into(), now + delay);
+            self.plan(&entry.row.id.as_str().into(), &entry.row.owner_id, now + delay);
         }
     }
 
-    fn plan(&mut self, id: &Arc<str>, due: Instant) -> &mut Plan {
-        if let Some(known) = self.plans.get(id) {
+    fn plan(&mut self, id: &Arc<str>, owner: &str, due: Instant) -> &mut Plan {
+        let known = self.plans.get(id);
+        if let Some(known) = known {
             self.queue.remove(&(known.due, id.clone()));
         }
-        self.queue.insert((due, id.clone()));
+        if known.is_none_or(|known| !known.parked) {
+            self.queue.insert((due, id.clone()));
+        }
         let plan = self.plans.entry(id.clone()).or_insert_with(|| Plan {
+            owner: owner.into(),
             due,
             quick: None,
             running: false,
+            parked: false,
             again: false,
             waiting: Vec::new(),
         });
@@ -124,18 +141,46 @@ impl Schedule {
             }
             return;
         }
-        let plan = self.plan(&id, now);
+        let Some(entry) = registry.live.get(&id) else { return };
+        let plan = self.plan(&id, &entry.row.owner_id, now);
         plan.quick = done.is_some().then(|| quick(registry, now)).or(plan.quick);
         plan.waiting.extend(done);
     }
 
-    fn start_next(&mut self) -> Option<Arc<str>> {
+    /// Takes what is due next; none where its account has all the probes it may have, then it waits for one of those.
+    fn start_next(&mut self, per_account: usize) -> Option<Arc<str>> {
         let (_, id) = self.queue.pop_first()?;
-        self.plans.get_mut(&id)?.running = true;
+        let plan = self.plans.get_mut(&id)?;
+        let share = self.shares.entry(plan.owner.clone()).or_default();
+        if share.running >= per_account {
+            plan.parked = true;
+            share.waiting.push_back(id);
+            return None;
+        }
+        share.running += 1;
+        plan.running = true;
         Some(id)
     }
 
+    /// Gives the place of a probe that ended to the next of the same account.
+    fn give_place(&mut self, owner: &str) {
+        let Some(share) = self.shares.get_mut(owner) else { return };
+        share.running = share.running.saturating_sub(1);
+        if let Some(next) = share.waiting.pop_front()
+            && let Some(plan) = self.plans.get_mut(&next)
+        {
+            plan.parked = false;
+            plan.due = Instant::now();
+            self.queue.insert((plan.due, next));
+        }
+        if share.running == 0 && share.waiting.is_empty() {
+            self.shares.remove(owner);
+        }
+    }
+
     fn finished(&mut self, id: &Arc<str>, registry: &Registry) {
+        let Some(owner) = self.plans.get(id).map(|plan| plan.owner.clone()) else { return };
+        self.give_place(&owner);
         let Some(entry) = registry.live.get(id) else {
             self.plans.remove(id);
             return;
@@ -162,7 +207,7 @@ impl Schedule {
                 registry.settings.probe_interval
             }
         };
-        self.plan(id, now + pause);
+        self.plan(id, &owner, now + pause);
     }
 }
 
@@ -172,7 +217,8 @@ fn quick(registry: &Registry, now: Instant) -> (Instant, Duration) {
 
 async fn probe(registry: &Registry, id: &str) {
     let Some(entry) = registry.live.get(id) else { return };
-    let finding = look(registry, &entry).await;
+    // What this machine lacks says nothing of the instance: it stays as it is until the next probe.
+    let Some(finding) = look(registry, &entry).await else { return };
     let Some(before) = registry.live.found(&entry, &finding, registry.now()) else { return };
     let (status, slug) = (finding.status.as_str(), &entry.row.slug);
     tracing::info!(instance.id = %id, instance.slug = %slug, "instance `{id}` of `{slug}` is {status} (was {})", before.as_str());
@@ -181,44 +227,57 @@ async fn probe(registry: &Registry, id: &str) {
     }
 }
 
-async fn look(registry: &Registry, entry: &Entry) -> Finding {
+async fn look(registry: &Registry, entry: &Entry) -> Option<Finding> {
     let started = Instant::now();
     let reached = match timeout(registry.settings.probe_timeout, reach(registry, entry)).await {
-        Ok(reached) => reached,
+        Ok(Err(Failure::Here)) => return None,
+        Ok(Err(Failure::There(reason))) => Err(reason),
+        Ok(Ok(())) => Ok(()),
         Err(_) => Err(format!("no answer within {:?}", registry.settings.probe_timeout)),
     };
     let took = started.elapsed();
-    match reached {
+    Some(match reached {
         Err(reason) => Finding { status: InstanceStatus::Unreachable, details: reason },
         Ok(()) if took > registry.settings.slow_after => Finding {
             status: InstanceStatus::Degraded,
             details: format!("slow: it took {} ms to answer", took.as_millis()),
         },
         Ok(()) => Finding { status: InstanceStatus::Healthy, details: String::new() },
-    }
+    })
 }
 
-async fn reach(registry: &Registry, entry: &Entry) -> Result<(), String> {
-    let connection = registry.outbound.dial(&entry.url).await.map_err(|error: DialError| error.to_string())?;
+/// Why a probe got no answer.
+enum Failure {
+    /// This machine lacked something: descriptors, ports, memory.
+    Here,
+    There(String),
+}
+
+async fn reach(registry: &Registry, entry: &Entry) -> Result<(), Failure> {
+    let connection = registry.outbound.dial(&entry.url).await.map_err(|error: DialError| match error.is_local() {
+        true => Failure::Here,
+        false => Failure::There(error.to_string()),
+    })?;
     if entry.row.health_path.is_empty() {
         return Ok(());
     }
     let path = &entry.row.health_path;
-    let failed = |error: hyper::Error| format!("GET {path}: {error}");
+    let failed = |error: hyper::Error| Failure::There(format!("GET {path}: {error}"));
     let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(connection)).await.map_err(failed)?;
     let request = Request::get(path.as_str())
         .header(header::HOST, entry.url.authority())
         .header(header::USER_AGENT, "openorch-health")
         .body(Empty::<Bytes>::new())
-        .map_err(|error| format!("GET {path}: {error}"))?;
+        .map_err(|error| Failure::There(format!("GET {path}: {error}")))?;
     let answer = async { sender.send_request(request).await.map_err(failed) };
     tokio::select! {
         answer = answer => {
             let status = answer?.status();
-            if status.is_success() || status.is_redirection() { Ok(()) } else { Err(format!("GET {path} answered {status}")) }
+            let well = status.is_success() || status.is_redirection();
+            if well { Ok(()) } else { Err(Failure::There(format!("GET {path} answered {status}"))) }
         }
         ended = driver => Err(match ended {
-            Ok(()) => format!("GET {path}: the connection was closed without an answer"),
+            Ok(()) => Failure::There(format!("GET {path}: the connection was closed without an answer")),
             Err(error) => failed(error),
         }),
     }

@@ -8,17 +8,15 @@ use openorch_api::{
         ReadUserByTokenResponse, RegisterRequest, RegisterResponse, SaveSelfRequest,
     },
 };
-use openorch_chassis::{Cx, Error, Result};
+use openorch_chassis::{Cx, Error, Result, service::retry};
 use openorch_store::{Batch, Guard, Query, Stored};
 
 use super::{
     Registration, Users,
     memory::Account,
-    passwords::MAX_BYTES,
-    retry,
     rows::{PASSWORDS, PasswordRow, RoleLinkRow, UserRow},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
-    session::UNKNOWN_DEVICE,
+    session::{UNKNOWN_DEVICE, checked_device},
 };
 
 const MAX_NAME_BYTES: usize = 256;
@@ -29,10 +27,14 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     let slug = Slug::parse(request.slug.as_deref().unwrap_or_default()).map_err(|e| Error::invalid(e.0))?;
     let name = checked_name(request.name.unwrap_or_default())?;
     let contacts = request.contact.map(|contact| cx.checked_contact(contact)).transpose()?.flatten();
+    let device = checked_device(request.device.as_deref())?;
     let password = request.password.unwrap_or_default();
+    let invitation = request.invitation.as_deref().filter(|code| !code.is_empty());
     cx.settings.password_rules.check(&password)?;
     cx.refuse_taken(&slug).await?;
-    let roles = cx.admitted_roles(request.invitation.as_deref()).await?;
+    let mut roles = cx.admitted_roles(invitation).await?;
+    roles.sort();
+    roles.dedup();
     let hash = cx.passwords.hash(password).await?;
 
     let now = cx.now();
@@ -45,33 +47,33 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         updated_at: now,
     };
     let password = PasswordRow { hash, is_default: false, updated_at: now };
-    retry(|| async {
+    let account = Account::new(&user, roles.iter().map(|role| role.as_str().into()).collect());
+    let token = retry(|| async {
         cx.refuse_taken(&slug).await?;
-        let mut batch = cx.use_invitation(request.invitation.as_deref()).await?;
+        let mut batch = cx.use_invitation(invitation).await?;
         batch = batch.with(cx.users.create(&user.id, &user)?).with(cx.password_rows.create(&user.id, &password)?);
         for role in &roles {
             let link = RoleLinkRow::new(&user.id, role);
             batch = batch.with(cx.role_links.create(link.id(), &link)?);
         }
-        Ok(cx.store.commit(batch).await?)
+        cx.open_first_session(&account, device, batch).await
     })
     .await?;
     tracing::info!(account.slug = %slug, "account `{slug}` registered");
-    let account = cx.known_account(&user.id).await?;
-    let token = cx.open_session(&account, request.device.as_deref(), Batch::new()).await?;
     Ok(Json(RegisterResponse { token }))
 }
 
 pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
     let slug = request.slug.unwrap_or_default();
+    let device = checked_device(request.device.as_deref())?;
     let user = cx.by_slug(&slug).await?.ok_or_else(|| Error::invalid("Slug not found"))?;
-    let token = cx.sign_in(&user, request.password.unwrap_or_default(), request.device.as_deref()).await?;
+    let token = cx.sign_in(&user, request.password.unwrap_or_default(), device).await?;
     Ok(Json(LoginResponse { token }))
 }
 
 pub async fn read_by_token(cx: Cx<Users>, (): ()) -> Result<Json<ReadUserByTokenResponse>> {
-    let Stored { value: user, .. } = own_row(&cx).await?;
-    Ok(Json(ReadUserByTokenResponse { user: user.to_wire(), ..Default::default() }))
+    let account = cx.known_account(&cx.caller()?.user_id).await?;
+    Ok(Json(ReadUserByTokenResponse { user: account.profile.clone(), ..Default::default() }))
 }
 
 pub async fn save_self(cx: Cx<Users>, Body(request): Body<SaveSelfRequest>) -> Result<Json<Empty>> {
@@ -82,9 +84,11 @@ pub async fn save_self(cx: Cx<Users>, Body(request): Body<SaveSelfRequest>) -> R
             user.name.clone_from(name);
         }
         user.updated_at = cx.now();
-        Ok(cx.store.commit(Batch::new().with(cx.users.replace(&user.id, &user, Some(version))?)).await?)
+        cx.store.commit(Batch::new().with(cx.users.replace(&user.id, &user, Some(version))?)).await?;
+        Ok(())
     })
     .await?;
+    cx.memory.profile_changed(&cx.caller()?.user_id);
     Ok(Json(Empty {}))
 }
 
@@ -100,18 +104,23 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
     cx.settings.password_rules.check(&new)?;
     let incorrect = || Error::invalid("current password is incorrect");
     let Stored { version, value: stored, .. } = cx.password_rows.get(&caller.user_id).await?.ok_or_else(incorrect)?;
-    if current.len() > MAX_BYTES || !cx.passwords.verify(current, stored.hash).await? {
+    if !cx.settings.password_rules.is_possible(&current) || !cx.passwords.verify(current, stored.hash).await? {
         return Err(incorrect());
     }
     let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
     let row = PasswordRow { hash: cx.passwords.hash(new).await?, is_default, updated_at: cx.now() };
-    // The caller's own session stays, unless it is the one that programs without a device of their own share.
-    let own = cx.sessions.get(&caller.session_id).await?;
-    let keep = own.filter(|own| own.value.device != UNKNOWN_DEVICE).map(|own| own.value.id);
-    let batch = Batch::new().with(cx.password_rows.replace(&*caller.user_id, &row, Some(version))?);
-    cx.end_sessions(&caller.user_id, keep.as_deref(), batch).await.map_err(|error| {
-        if error.is_lost_race() { Error::conflict("the password was just changed by someone else") } else { error }
-    })?;
+    retry(|| async {
+        let now = cx.password_rows.get(&caller.user_id).await?;
+        if now.is_none_or(|now| now.version != version) {
+            return Err(Error::conflict("the password was just changed by someone else"));
+        }
+        // The caller's own session stays, unless it is the one that programs without a device of their own share.
+        let own = cx.sessions.get(&caller.session_id).await?;
+        let keep = own.filter(|own| own.value.device != UNKNOWN_DEVICE);
+        let batch = Batch::new().with(cx.password_rows.replace(&*caller.user_id, &row, Some(version))?);
+        cx.end_sessions(&caller.user_id, keep, batch).await
+    })
+    .await?;
     if *caller.slug == *ADMIN_SLUG {
         cx.default_password.store(is_default, std::sync::atomic::Ordering::SeqCst);
     }
@@ -119,9 +128,9 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
 }
 
 impl Users {
-    async fn sign_in(&self, user: &UserRow, password: String, device: Option<&str>) -> Result<AuthToken> {
+    async fn sign_in(&self, user: &UserRow, password: String, device: &str) -> Result<AuthToken> {
         let wrong = || Error::unauthenticated("Invalid password");
-        if password.len() > MAX_BYTES {
+        if !self.settings.password_rules.is_possible(&password) {
             return Err(wrong());
         }
         let Stored { version, value: stored, .. } = self.password_rows.get(&user.id).await?.ok_or_else(wrong)?;
@@ -152,8 +161,8 @@ impl Users {
         Ok(())
     }
 
-    async fn known_account(&self, user_id: &str) -> Result<std::sync::Arc<Account>> {
-        self.account(user_id).await?.ok_or_else(|| Error::unauthenticated("the account is gone"))
+    pub(super) async fn known_account(&self, user_id: &str) -> Result<std::sync::Arc<Account>> {
+        self.account(user_id).await?.ok_or_else(|| Error::unauthenticated("the account of this token is gone"))
     }
 
     /// The roles of a new account, or why none may be made.

@@ -26,7 +26,6 @@ pub async fn is_authorized(
     if !granted && !cx.allows(caller, &permission.0) {
         return Err(Error::unauthenticated("Unauthorized"));
     }
-    let gone = || Error::unauthenticated("the account of this token is gone");
-    let user = cx.users.get(&caller.user_id).await?.ok_or_else(gone)?.value;
-    Ok(Json(IsAuthorizedResponse { authorized: true, user: user.to_wire() }))
+    let account = cx.known_account(&caller.user_id).await?;
+    Ok(Json(IsAuthorizedResponse { authorized: true, user: account.profile.clone() }))
 }

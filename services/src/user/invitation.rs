@@ -6,11 +6,11 @@ use openorch_api::{
         CreateInvitationRequest, CreateInvitationResponse, Empty, Invitation, InvitationId, ListInvitationsResponse,
     },
 };
-use openorch_chassis::{Cx, Error, Result, ids::random_text};
+use openorch_chassis::{Cx, Error, Result, ids::random_text, service::retry};
 use openorch_store::{Batch, Query, Stored};
 use sha2::{Digest, Sha256};
 
-use super::{Users, retry, rows::InvitationRow};
+use super::{Users, rows::InvitationRow};
 
 const DEFAULT_SECONDS: u64 = 7 * 24 * 3600;
 const MAX_SECONDS: u64 = 365 * 24 * 3600;
@@ -31,7 +31,9 @@ pub async fn create(
     if !(1..=MAX_USES).contains(&uses) {
         return Err(Error::invalid(format!("uses is from 1 to {MAX_USES}")));
     }
-    let role_ids = request.role_ids.unwrap_or_else(|| vec![role::USER.to_owned()]);
+    let mut role_ids = request.role_ids.unwrap_or_else(|| vec![role::USER.to_owned()]);
+    role_ids.sort();
+    role_ids.dedup();
     if role_ids.len() > MAX_ROLES {
         return Err(Error::invalid(format!("an invitation gives at most {MAX_ROLES} roles")));
     }
@@ -57,7 +59,8 @@ pub async fn create(
 }
 
 pub async fn list(cx: Cx<Users>, (): ()) -> Result<Json<ListInvitationsResponse>> {
-    let rows = cx.invitations.find(&Query::all()).await?;
+    let rows = cx.invitations.find(&Query::all().limit(cx.shared.list_most as u64 + 1)).await?;
+    cx.shared.refuse_long_list(rows.len(), "invitations", "revoke some")?;
     Ok(Json(ListInvitationsResponse { invitations: rows.into_iter().map(|row| to_wire(row.value)).collect() }))
 }
 
@@ -65,7 +68,8 @@ pub async fn revoke(cx: Cx<Users>, Path(id): Path<InvitationId>) -> Result<Json<
     let unknown = || Error::not_found(format!("there is no invitation `{}`", id.0));
     retry(|| async {
         let Stored { version, .. } = cx.invitations.get(&id.0).await?.ok_or_else(unknown)?;
-        Ok(cx.store.commit(Batch::new().with(cx.invitations.delete(&id.0, Some(version)))).await?)
+        cx.store.commit(Batch::new().with(cx.invitations.delete(&id.0, Some(version)))).await?;
+        Ok(())
     })
     .await?;
     Ok(Json(Empty {}))

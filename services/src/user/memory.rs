@@ -12,9 +12,10 @@ use std::{
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use moka::sync::Cache;
+use openorch_api::user::User;
 use openorch_chassis::Result;
 
-use super::keys::Claims;
+use super::{keys::Claims, rows::UserRow};
 
 /// Which permissions each role has.
 #[derive(Default)]
@@ -33,6 +34,14 @@ pub struct Account {
     pub id: Arc<str>,
     pub slug: Arc<str>,
     pub roles: Arc<[Box<str>]>,
+    /// What others are told of it.
+    pub profile: User,
+}
+
+impl Account {
+    pub fn new(row: &UserRow, roles: Arc<[Box<str>]>) -> Account {
+        Account { id: row.id.as_str().into(), slug: row.slug.as_str().into(), roles, profile: row.to_wire() }
+    }
 }
 
 /// A live session as checks need it.
@@ -56,10 +65,10 @@ pub struct Verified {
 #[derive(Clone)]
 pub struct Delegated {
     pub header: HeaderValue,
-    pub session_id: Arc<str>,
+    /// As it was when the token was made: another one in memory means that something changed.
+    pub session: Arc<LiveSession>,
     /// In seconds since 1970; from then on a new one is made.
     pub fresh_until: i64,
-    epoch: u64,
 }
 
 pub type Digest = [u8; 32];
@@ -70,8 +79,7 @@ pub struct Memory {
     sessions: Cache<Arc<str>, Arc<LiveSession>>,
     tokens: Cache<Digest, Arc<Verified>>,
     delegated: Cache<Digest, Delegated>,
-    /// Rises whenever a session ends or an account changes. What was read before it rose is not kept, and delegated
-    /// tokens made before it rose are checked again.
+    /// Rises whenever a session ends or an account changes: what was read before it rose is not kept.
     epoch: AtomicU64,
     /// Held while something read is put in and while something changed is taken out, so that neither slips by the other.
     order: Mutex<()>,
@@ -132,11 +140,22 @@ impl Memory {
         Ok(Some(value))
     }
 
-    /// These sessions ended: the next request with one is refused.
-    pub fn sessions_ended<'a>(&self, ids: impl IntoIterator<Item = &'a str>) {
+    /// All sessions of an account ended but the one to keep: the next request with one is refused.
+    pub fn sessions_of_account_ended(&self, user_id: &str, keep: Option<&str>) {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         self.epoch.fetch_add(1, Ordering::SeqCst);
-        ids.into_iter().for_each(|id| self.sessions.invalidate(id));
+        // Rare, and over what is in memory alone.
+        let ended = |session: &LiveSession| *session.user_id == *user_id && Some(&*session.id) != keep;
+        for (id, _) in self.sessions.iter().filter(|(_, session)| ended(session)) {
+            self.sessions.invalidate(&*id);
+        }
+    }
+
+    /// What is told of an account changed; who it is and what it may stayed.
+    pub fn profile_changed(&self, user_id: &str) {
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.accounts.invalidate(user_id);
     }
 
     pub fn token(&self, digest: &Digest) -> Option<Arc<Verified>> {
@@ -147,26 +166,15 @@ impl Memory {
         self.tokens.insert(digest, verified);
     }
 
-    /// The delegated token for these, if nothing ended since it was made and it is fresh at `now`.
+    /// The delegated token for these, if its session is as it was when it was made, and it is fresh at `now`.
     pub fn delegated(&self, digest: &Digest, now: i64) -> Option<Delegated> {
         let found = self.delegated.get(digest)?;
-        (found.fresh_until > now && found.epoch == self.epoch.load(Ordering::SeqCst)).then_some(found)
+        let known = self.sessions.get(&*found.session.id)?;
+        (found.fresh_until > now && Arc::ptr_eq(&known, &found.session)).then_some(found)
     }
 
-    /// Reads the epoch that [`Memory::keep_delegated`] wants: before anything is looked up for the token.
-    pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::SeqCst)
-    }
-
-    pub fn keep_delegated(
-        &self,
-        digest: Digest,
-        header: HeaderValue,
-        session_id: Arc<str>,
-        fresh_until: i64,
-        epoch: u64,
-    ) {
-        self.delegated.insert(digest, Delegated { header, session_id, fresh_until, epoch });
+    pub fn keep_delegated(&self, digest: Digest, delegated: Delegated) {
+        self.delegated.insert(digest, delegated);
     }
 
     pub fn known_session(&self, id: &str) -> Option<Arc<LiveSession>> {

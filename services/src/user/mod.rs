@@ -17,7 +17,7 @@ use std::{
 };
 
 use openorch_api::{Time, user as api};
-use openorch_chassis::{Error, Mounted, Result, Service, identity::Liveness, service::Shared};
+use openorch_chassis::{Mounted, Service, identity::Liveness, service::Shared};
 use openorch_store::{Collection, Store, Table};
 
 use self::{
@@ -60,7 +60,7 @@ impl Default for UserSettings {
     fn default() -> UserSettings {
         UserSettings {
             registration: Registration::Open,
-            password_rules: PasswordRules::new(true, None),
+            password_rules: PasswordRules::new(true, None, None),
             token_lifetime: Duration::from_secs(24 * 3600),
             delegated_lifetime: Duration::from_secs(300),
             session_idle: Duration::from_secs(90 * 24 * 3600),
@@ -96,6 +96,11 @@ impl Users {
         let _ = self.liveness.set(liveness);
     }
 
+    /// Who may register.
+    pub fn registration(&self) -> Registration {
+        self.settings.registration
+    }
+
     fn now(&self) -> Time {
         Time(self.shared.clock.now())
     }
@@ -121,15 +126,4 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::REVOKE_INVITATION, invitation::revoke)
         .every(Duration::from_secs(60), "note when sessions were used", session::note_uses)
         .mount()
-}
-
-/// Runs `attempt` again when another writer came between its reading and its batch.
-async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -> F) -> Result<T> {
-    for _ in 0..16 {
-        match attempt().await {
-            Err(error) if error.is_lost_race() => continue,
-            outcome => return outcome,
-        }
-    }
-    Err(Error::unavailable("others change the same thing all the time; try again in a moment"))
 }

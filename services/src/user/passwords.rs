@@ -8,8 +8,8 @@ use openorch_chassis::{Error, Result};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-/// Longer ones are refused: no person types them, and each byte costs.
-pub const MAX_BYTES: usize = 1024;
+/// Longer ones are refused where no setting says otherwise: no person types them, and each byte costs.
+const MAX_BYTES: usize = 1024;
 const MIN_CHARACTERS: usize = 8;
 /// More callers than this waiting for a hash are told to come back.
 const MAX_WAITING: usize = 256;
@@ -72,24 +72,35 @@ const COMMON: &[&str] = &[
 pub struct PasswordRules {
     /// Fewest characters.
     pub min: usize,
+    /// Most bytes.
+    pub max_bytes: usize,
     /// Whether the common ones are refused.
     pub refuse_common: bool,
 }
 
 impl PasswordRules {
     /// On loopback any password that is not empty, so that existing programs can register with short ones; beyond it at
-    /// least eight characters and none of the common ones. `min` replaces the length for both.
-    pub fn new(loopback_only: bool, min: Option<usize>) -> PasswordRules {
+    /// least eight characters and none of the common ones. `min` and `max_bytes` replace the lengths for both.
+    pub fn new(loopback_only: bool, min: Option<usize>, max_bytes: Option<usize>) -> PasswordRules {
         let usual = if loopback_only { 1 } else { MIN_CHARACTERS };
-        PasswordRules { min: min.unwrap_or(usual).max(1), refuse_common: !loopback_only }
+        PasswordRules {
+            min: min.unwrap_or(usual).max(1),
+            max_bytes: max_bytes.unwrap_or(MAX_BYTES),
+            refuse_common: !loopback_only,
+        }
+    }
+
+    /// Whether this can be anybody's password at all: what cannot is not worth a hash.
+    pub fn is_possible(&self, password: &str) -> bool {
+        password.len() <= self.max_bytes
     }
 
     pub fn check(&self, password: &str) -> Result<()> {
         if password.is_empty() {
             return Err(Error::invalid("password is required"));
         }
-        if password.len() > MAX_BYTES {
-            return Err(Error::invalid(format!("the password is longer than {MAX_BYTES} bytes")));
+        if !self.is_possible(password) {
+            return Err(Error::invalid(format!("the password is longer than {} bytes", self.max_bytes)));
         }
         if password.chars().count() < self.min {
             return Err(Error::invalid(format!("the password needs at least {} characters", self.min)));
@@ -157,8 +168,11 @@ mod tests {
 
     #[test]
     fn rules_are_looser_on_loopback() {
-        let (loopback, wide, long) =
-            (PasswordRules::new(true, None), PasswordRules::new(false, None), PasswordRules::new(true, Some(12)));
+        let (loopback, wide, long) = (
+            PasswordRules::new(true, None, None),
+            PasswordRules::new(false, None, None),
+            PasswordRules::new(true, Some(12), None),
+        );
         for (password, on_loopback, beyond, with_min) in [
             ("", false, false, false),
             ("a", true, false, false),

@@ -13,7 +13,7 @@ use std::{
 use openorch_api::{Time, role};
 use openorch_chassis::{
     Error,
-    seal::{OpenError, Seal},
+    seal::{OpenError, PUBLISHED_DEFAULT_KEY, Seal},
     service::Shared,
 };
 use openorch_store::{Batch, Query, Store, Table};
@@ -22,7 +22,7 @@ use super::{
     UserSettings, Users,
     keys::SigningKey,
     memory::{Memory, Rules},
-    passwords::{Passwords, hash_now},
+    passwords::{PasswordRules, Passwords, hash_now},
     rows::*,
 };
 
@@ -49,10 +49,10 @@ impl std::error::Error for StartError {}
 
 impl From<Error> for StartError {
     fn from(error: Error) -> StartError {
-        match &error.cause {
-            Some(cause) => StartError(format!("{error}: {cause}")),
-            None => StartError(error.to_string()),
-        }
+        StartError(match error.cause {
+            Some(cause) => cause.to_string(),
+            None => error.message.into_owned(),
+        })
     }
 }
 
@@ -73,24 +73,21 @@ pub async fn prepare(
     admin_password: Option<String>,
     default_password: Arc<AtomicBool>,
 ) -> Result<Arc<Users>, StartError> {
-    if let Some(password) = &admin_password {
-        let rules = settings_for(false).password_rules;
-        rules.check(password).map_err(|error| StartError(format!("OPENORCH_ADMIN_PASSWORD: {error}")))?;
-    }
+    let rules = settings_for(false).password_rules;
     let seeding = Seeding { store: store.clone(), shared: shared.clone(), now: Time(shared.clock.now()) };
-    let (key, first_start) = match seeding.open_key(seal).await? {
-        Some(key) => (key, None),
+    let (key, batch, was_empty) = match seeding.open_key(seal).await? {
+        Some((key, batch)) => (key, batch, false),
         None => {
             let (key, batch) = seeding.make_key(seal)?;
-            (key, Some(seeding.make_admin(admin_password.clone(), batch)?))
+            (key, seeding.make_admin(admin_password.clone(), rules, batch)?, true)
         }
     };
-    let was_empty = first_start.is_some();
-    let rules = seeding.complete_rules(first_start.unwrap_or_default()).await?;
+    let admin_rules = rules;
+    let rules = seeding.complete_rules(batch).await?;
     if was_empty {
         store.mark_seeded().await?;
     }
-    let is_default = seeding.settle_admin_password(if was_empty { None } else { admin_password }).await?;
+    let is_default = seeding.settle_admin_password(if was_empty { None } else { admin_password }, admin_rules).await?;
     default_password.store(is_default, Ordering::SeqCst);
     let settings = settings_for(is_default);
     Ok(Arc::new(Users {
@@ -115,11 +112,10 @@ pub async fn prepare(
 pub async fn reset_admin_password(
     store: Arc<dyn Store>,
     clock: &dyn openorch_chassis::clock::Clock,
+    rules: PasswordRules,
     password: &str,
 ) -> Result<(), StartError> {
-    if password.is_empty() || password.len() > super::passwords::MAX_BYTES {
-        return Err(StartError("the new password must have 1 to 1024 bytes".into()));
-    }
+    rules.check(password).map_err(|error| StartError(format!("the new password is refused: {error}")))?;
     let users: Table<UserRow> = Table::new(store.clone(), &USERS);
     let found = users.find(&Query::all().equals("slug", ADMIN_SLUG)).await?;
     let admin = found.first().ok_or_else(|| {
@@ -151,19 +147,33 @@ struct Seeding {
 }
 
 impl Seeding {
-    /// The stored signing key. That it opens is also the check that the encryption key is the right one.
-    async fn open_key(&self, seal: &Seal) -> Result<Option<SigningKey>, StartError> {
+    /// The stored signing key, and what is to be written for it. That it opens is also the check that the encryption
+    /// key is the right one.
+    async fn open_key(&self, seal: &Seal) -> Result<Option<(SigningKey, Batch)>, StartError> {
         let pairs: Table<KeyPairRow> = Table::new(self.store.clone(), &KEY_PAIRS);
         let Some(pair) = pairs.find(&Query::all()).await?.into_iter().next() else { return Ok(None) };
-        let pair = pair.value;
-        let private = seal.open(&place(&pair.id), &pair.private).map_err(|error| match error {
+        let mut pair = pair.value;
+        let (place, mut batch) = (place(&pair.id), Batch::new());
+        let opened = match seal.open(&place, &pair.private) {
+            // Whoever leaves the published key behind need not leave the data behind.
+            Err(OpenError::OtherKey(id)) => match Seal::new(PUBLISHED_DEFAULT_KEY).open(&place, &pair.private) {
+                Ok(private) => {
+                    pair.private = seal.seal(&place, &private);
+                    batch = batch.with(pairs.replace(&pair.id, &pair, None)?);
+                    Ok(private)
+                }
+                Err(_) => Err(OpenError::OtherKey(id)),
+            },
+            opened => opened,
+        };
+        let private = opened.map_err(|error| match error {
             OpenError::OtherKey(id) => StartError(format!(
                 "this data was encrypted with another key (id {id}) than the one given now: set OPENORCH_ENCRYPTION_KEY \
                  to the key it was first started with, or put the file `encryption.key` of its data folder back"
             )),
             OpenError::Damaged => StartError("the stored signing key is damaged: restore the data from a backup".into()),
         })?;
-        Ok(Some(SigningKey::from_pkcs8(&pair.id, &private)?))
+        Ok(Some((SigningKey::from_pkcs8(&pair.id, &private)?, batch)))
     }
 
     fn make_key(&self, seal: &Seal) -> Result<(SigningKey, Batch), StartError> {
@@ -174,8 +184,11 @@ impl Seeding {
         Ok((SigningKey::from_pkcs8(&id, &private)?, Batch::new().with(pairs.create(&id, &row)?)))
     }
 
-    fn make_admin(&self, password: Option<String>, batch: Batch) -> Result<Batch, StartError> {
-        let password = password.unwrap_or_else(|| DEFAULT_ADMIN_PASSWORD.to_owned());
+    fn make_admin(&self, password: Option<String>, rules: PasswordRules, batch: Batch) -> Result<Batch, StartError> {
+        let password = match password {
+            Some(password) => refuse_weak(rules, password)?,
+            None => DEFAULT_ADMIN_PASSWORD.to_owned(),
+        };
         let (id, batch) = self.make_account(ADMIN_SLUG, "Admin", role::ADMIN, batch)?;
         let row = PasswordRow {
             hash: hash_now(&password)?,
@@ -258,14 +271,14 @@ impl Seeding {
     }
 
     /// Whether the admin's password is the default one, after replacing that if another is given.
-    async fn settle_admin_password(&self, given: Option<String>) -> Result<bool, StartError> {
+    async fn settle_admin_password(&self, given: Option<String>, rules: PasswordRules) -> Result<bool, StartError> {
         let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
         let passwords: Table<PasswordRow> = Table::new(self.store.clone(), &PASSWORDS);
         let Some(admin) = users.first(&Query::all().equals("slug", ADMIN_SLUG)).await? else { return Ok(false) };
         let Some(stored) = passwords.get(&admin.id).await? else { return Ok(false) };
         match given {
             Some(password) if stored.value.is_default && password != DEFAULT_ADMIN_PASSWORD => {
-                set_admin_password(&self.store, &admin.id, &password, self.now).await?;
+                set_admin_password(&self.store, &admin.id, &refuse_weak(rules, password)?, self.now).await?;
                 return Ok(false);
             }
             Some(_) if !stored.value.is_default => tracing::info!(
@@ -289,6 +302,14 @@ impl Seeding {
             None => self.make_account(service.slug, service.name, role::USER, batch),
         }
     }
+}
+
+/// The default password is no weak one but none: whoever starts with it is served on this machine alone.
+fn refuse_weak(rules: PasswordRules, password: String) -> Result<String, StartError> {
+    if password != DEFAULT_ADMIN_PASSWORD {
+        rules.check(&password).map_err(|error| StartError(format!("OPENORCH_ADMIN_PASSWORD: {error}")))?;
+    }
+    Ok(password)
 }
 
 fn give(rules: &mut Rules, link: &PermissionLinkRow) {

@@ -7,14 +7,14 @@ use aws_lc_rs::digest::{Context, SHA256};
 use http::HeaderValue;
 use jiff::Timestamp;
 use openorch_api::{Time, user::AuthToken};
-use openorch_chassis::{BoxFuture, Caller, Error, Identity, Passage, Result};
-use openorch_store::{Batch, Query, Stored};
+use openorch_chassis::{BoxFuture, Caller, Error, Identity, Passage, Result, service::retry};
+use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
 
 use super::{
     Users,
     keys::{Claims, ISSUER},
-    memory::{Account, Digest, LiveSession, Verified},
-    rows::{DEFAULT_APP, SessionRow},
+    memory::{Account, Delegated, Digest, LiveSession, Verified},
+    rows::{DEFAULT_APP, SESSIONS, SessionRow},
 };
 
 /// Sessions that name no device share this one. Signing out elsewhere does not end it, changing the password does.
@@ -28,15 +28,8 @@ const DELEGATED_REST: i64 = 5;
 impl Users {
     /// Signs the account in on a device: the same session again while it lives, a new token after a role change.
     /// `guard` holds for the moment of writing, so that a password change in between is seen.
-    pub(super) async fn open_session(
-        &self,
-        account: &Account,
-        device: Option<&str>,
-        guard: Batch,
-    ) -> Result<AuthToken> {
-        let device = device.filter(|device| !device.is_empty()).unwrap_or(UNKNOWN_DEVICE);
-        openorch_api::input::check_name("device", device, MAX_DEVICE_BYTES).map_err(|e| Error::invalid(e.0))?;
-        super::retry(|| async {
+    pub(super) async fn open_session(&self, account: &Account, device: &str, guard: Batch) -> Result<AuthToken> {
+        retry(|| async {
             let by_device =
                 Query::all().equals("userId", &*account.id).equals("app", DEFAULT_APP).equals("device", device);
             let found = self.sessions.find(&by_device).await?.into_iter().next();
@@ -47,6 +40,18 @@ impl Users {
             self.auth_token(account, &row)
         })
         .await
+    }
+
+    /// A new account's first session, written with the account itself in the same batch.
+    pub(super) async fn open_first_session(
+        &self,
+        account: &Account,
+        device: &str,
+        with_account: Batch,
+    ) -> Result<AuthToken> {
+        let (row, batch) = self.session_for(account, device, None, with_account)?;
+        self.store.commit(batch.unwrap_or_default()).await?;
+        self.auth_token(account, &row)
     }
 
     /// The session to answer with, and what must be written for it.
@@ -194,24 +199,41 @@ impl Users {
         let links = self.role_links.find(&Query::all().equals("userId", user_id)).await?;
         let mut roles: Vec<Box<str>> = links.into_iter().map(|link| link.value.role_id.into()).collect();
         roles.sort();
-        Ok(Some(Account { id: user.id.into(), slug: user.slug.into(), roles: roles.into() }))
+        Ok(Some(Account::new(&user, roles.into())))
     }
 
-    /// Ends all sessions of an account but `keep`, in one batch with `and`.
-    pub(super) async fn end_sessions(&self, user_id: &str, keep: Option<&str>, mut and: Batch) -> Result<()> {
-        let all = self.sessions.find(&Query::all().equals("userId", user_id)).await?;
-        let ended: Vec<String> =
-            all.into_iter().map(|found| found.value.id).filter(|id| Some(id.as_str()) != keep).collect();
-        for id in &ended {
-            and = and.with(self.sessions.delete(id, None));
+    /// Ends all sessions of an account but `keep`, in one batch with `and`: also those that begin while this is asked.
+    pub(super) async fn end_sessions(&self, user_id: &str, keep: Option<Stored<SessionRow>>, and: Batch) -> Result<()> {
+        let kept_id = keep.as_ref().map(|keep| keep.value.id.clone());
+        let mut batch = and;
+        if let Some(Stored { id, version, .. }) = &keep {
+            batch = batch.require(Guard::Version { collection: SESSIONS.name, id: id.clone(), version: *version });
         }
-        self.store.commit(and).await?;
-        self.memory.sessions_ended(ended.iter().map(String::as_str));
+        let of_account = vec![Filter::equals("userId", user_id)];
+        batch = batch.with(Write::DeleteWhere { collection: SESSIONS.name, filters: of_account });
+        if let Some(keep) = &keep {
+            batch = batch.with(self.sessions.create(&keep.id, &keep.value)?);
+        }
+        self.store.commit(batch).await?;
+        self.memory.sessions_of_account_ended(user_id, kept_id.as_deref());
         Ok(())
     }
 
+    /// A service must not find a token of ours in whatever else the value says.
+    fn refuse_odd(&self, authorization: &HeaderValue) -> Result<Passage> {
+        let words = authorization.as_bytes().split(|byte| !is_of_jwt(*byte));
+        let is_ours = |word: &[u8]| std::str::from_utf8(word).is_ok_and(|word| self.verified(word).is_some());
+        // A JWT may follow on other letters of its alphabet, as in `token.eyJ…`.
+        let starts = |word: &[u8]| (0..word.len()).filter(|at| word[*at..].starts_with(b"eyJ")).collect::<Vec<_>>();
+        for word in words {
+            if starts(word).into_iter().take(8).any(|at| is_ours(&word[at..])) {
+                return Err(Error::invalid("send the token as `Authorization: Bearer …` and nothing beside it"));
+            }
+        }
+        Ok(Passage::Untouched)
+    }
+
     async fn mint(&self, verified: &Verified, digest: Digest, audience: &str) -> Result<Passage> {
-        let epoch = self.memory.epoch();
         let session = self.live_session(verified).await?;
         if let Some(made_for) = verified.audience.as_deref() {
             if made_for == audience {
@@ -239,7 +261,7 @@ impl Users {
         let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(Error::internal)?;
         header.set_sensitive(true);
         let fresh_until = now + lifetime - lifetime / DELEGATED_REST;
-        self.memory.keep_delegated(digest, header.clone(), session.id.clone(), fresh_until, epoch);
+        self.memory.keep_delegated(digest, Delegated { header: header.clone(), session, fresh_until });
         Ok(Passage::Replace(header))
     }
 }
@@ -270,30 +292,36 @@ impl Identity for Users {
     }
 
     fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>> {
-        let token = token_of(authorization);
-        if !looks_like_ours(token) {
-            return Some(Ok(Passage::Untouched));
-        }
+        let token = match spelling(authorization) {
+            Spelling::Foreign => return Some(Ok(Passage::Untouched)),
+            Spelling::Odd => return None,
+            Spelling::Usual(token) => token,
+        };
         let now = self.shared.clock.now().as_second();
         let known = self.memory.delegated(&digest(&[token, audience.as_bytes()]), now)?;
-        if let Some(session) = self.memory.known_session(&known.session_id) {
-            session.used_at.store(now, Ordering::Relaxed);
-        }
+        known.session.used_at.store(now, Ordering::Relaxed);
         Some(Ok(Passage::Replace(known.header)))
     }
 
     fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>> {
         Box::pin(async move {
-            let token = token_of(authorization);
-            let Some(text) = std::str::from_utf8(token).ok().filter(|_| looks_like_ours(token)) else {
-                return Ok(Passage::Untouched);
-            };
-            match self.verified(text) {
-                None => Ok(Passage::Untouched),
-                Some((_, verified)) => self.mint(&verified, digest(&[token, audience.as_bytes()]), audience).await,
+            match spelling(authorization) {
+                Spelling::Foreign => Ok(Passage::Untouched),
+                Spelling::Odd => self.refuse_odd(authorization),
+                Spelling::Usual(token) => match std::str::from_utf8(token).ok().and_then(|text| self.verified(text)) {
+                    None => Ok(Passage::Untouched),
+                    Some((_, verified)) => self.mint(&verified, digest(&[token, audience.as_bytes()]), audience).await,
+                },
             }
         })
     }
+}
+
+/// The name of a device, if it is one; sessions that name none share [`UNKNOWN_DEVICE`].
+pub(super) fn checked_device(device: Option<&str>) -> Result<&str> {
+    let device = device.filter(|device| !device.is_empty()).unwrap_or(UNKNOWN_DEVICE);
+    openorch_api::input::check_name("device", device, MAX_DEVICE_BYTES).map_err(|e| Error::invalid(e.0))?;
+    Ok(device)
 }
 
 /// Writes down when sessions were used, for those whose stored time lags an hour.
@@ -315,18 +343,38 @@ pub async fn note_uses(users: Arc<Users>) {
     }
 }
 
-/// The token of an `Authorization` value, `Bearer ` before it or not.
-fn token_of(authorization: &HeaderValue) -> &[u8] {
+/// How an `Authorization` value gives a token.
+enum Spelling<'a> {
+    /// Nothing in it can be a token of ours, which are all JWTs.
+    Foreign,
+    /// The token, with or without `Bearer ` before it.
+    Usual(&'a [u8]),
+    /// A JWT among other things. A service may well find it there.
+    Odd,
+}
+
+fn spelling(authorization: &HeaderValue) -> Spelling<'_> {
     let value = authorization.as_bytes().trim_ascii();
-    match value.split_at_checked(7) {
+    let token = match value.split_at_checked(7) {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest.trim_ascii_start(),
         _ => value,
+    };
+    match (looks_like_jwt(token), value.windows(3).any(|bytes| bytes == b"eyJ")) {
+        (true, _) => Spelling::Usual(token),
+        (false, true) => Spelling::Odd,
+        (false, false) => Spelling::Foreign,
     }
 }
 
-/// Whether the text can be a token of ours at all: a JWT. What is not is never looked up.
-fn looks_like_ours(token: &[u8]) -> bool {
-    token.starts_with(b"eyJ") && token.iter().filter(|byte| **byte == b'.').count() == 2
+fn looks_like_jwt(token: &[u8]) -> bool {
+    token.starts_with(b"eyJ")
+        && token.iter().all(|byte| is_of_jwt(*byte))
+        && token.iter().filter(|byte| **byte == b'.').count() == 2
+}
+
+/// Base64url and the dots between (RFC 7515, section 3.1).
+fn is_of_jwt(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
 fn digest(parts: &[&[u8]]) -> Digest {
@@ -338,4 +386,37 @@ fn digest(parts: &[&[u8]]) -> Digest {
     let mut digest = [0; 32];
     digest.copy_from_slice(context.finish().as_ref());
     digest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_found_in_every_spelling() {
+        for (value, want) in [
+            ("Bearer eyJa.b.c", "usual"),
+            ("bearer   eyJa.b.c ", "usual"),
+            ("eyJa.b.c", "usual"),
+            ("Bearer abc", "foreign"),
+            ("Basic dXNlcjpwYXNz", "foreign"),
+            ("", "foreign"),
+            ("Bearer\teyJa.b.c", "odd"),
+            ("Bearer Bearer eyJa.b.c", "odd"),
+            ("Token eyJa.b.c", "odd"),
+            ("Bearer \"eyJa.b.c\"", "odd"),
+            ("Bearer eyJa.b.c;", "odd"),
+            ("Bearer eyJa.b", "odd"),
+        ] {
+            let found = match spelling(&HeaderValue::from_str(value).unwrap()) {
+                Spelling::Foreign => "foreign",
+                Spelling::Usual(token) => {
+                    assert_eq!(token, b"eyJa.b.c");
+                    "usual"
+                }
+                Spelling::Odd => "odd",
+            };
+            assert_eq!(found, want, "{value:?}");
+        }
+    }
 }

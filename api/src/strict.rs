@@ -1,0 +1,128 @@
+//! Typed reading of JSON that a caller sent. Where serde would also take a list for an object, this does not; and a
+//! field that is null is a field that is not there, at every depth (contract decision 3).
+
+use serde::de::{
+    DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Unexpected, Visitor,
+    value::{MapDeserializer, SeqDeserializer},
+};
+use serde_json::{Error, Map, Value};
+
+/// Reads `T` from a value; the error is a sentence that names the field.
+pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
+        let path = error.path().to_string();
+        let cause = error.into_inner();
+        if path == "." { cause.to_string() } else { format!("`{path}`: {cause}") }
+    })
+}
+
+struct Strict(Value);
+
+impl IntoDeserializer<'_, Error> for Strict {
+    type Deserializer = Self;
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+fn object<'de, V: Visitor<'de>>(fields: Map<String, Value>, visitor: V) -> Result<V::Value, Error> {
+    visitor.visit_map(MapDeserializer::new(fields.into_iter().map(|(name, value)| (name, Strict(value)))))
+}
+
+impl<'de> Deserializer<'de> for Strict {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.0 {
+            Value::Array(items) => visitor.visit_seq(SeqDeserializer::new(items.into_iter().map(Strict))),
+            Value::Object(fields) => object(fields, visitor),
+            simple => simple.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match self.0 {
+            Value::Object(mut fields) => {
+                fields.retain(|_, value| !value.is_null());
+                object(fields, visitor)
+            }
+            Value::Array(_) => Err(Error::invalid_type(Unexpected::Seq, &visitor)),
+            simple => simple.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.0.deserialize_enum(name, variants, visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default)]
+    struct Outer {
+        name: String,
+        inner: Option<Inner>,
+        list: Vec<Inner>,
+        free: Value,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default)]
+    struct Inner {
+        port: u16,
+        ports: Vec<u16>,
+    }
+
+    #[test]
+    fn a_list_is_no_object_and_null_is_nothing() {
+        for (value, fine) in [
+            (json!({}), true),
+            (json!({"name": null, "inner": null, "list": null}), true),
+            (json!({"inner": {"port": null, "ports": null}}), true),
+            (json!({"list": [{"port": 1}, {"ports": [1]}]}), true),
+            (json!(["a"]), false),
+            (json!({"inner": [1]}), false),
+            (json!({"list": [[1]]}), false),
+            (json!({"list": [null]}), false),
+            (json!({"inner": {"port": 70000}}), false),
+            (json!({"name": 1}), false),
+            (json!("a"), false),
+            (json!(1), false),
+        ] {
+            assert_eq!(read::<Outer>(value.clone()).is_ok(), fine, "{value}");
+        }
+        // What is free is kept as it is.
+        let free = json!({"a": null, "b": [null, {"c": null}]});
+        assert_eq!(read::<Outer>(json!({"free": free})).unwrap().free, free);
+        assert!(read::<Outer>(json!({"inner": {"port": "x"}})).unwrap_err().starts_with("`inner.port`: "));
+    }
+}

@@ -1,0 +1,190 @@
+//! What is set, and what is said of a mistake: by flag, by variable, by file; and who is served meanwhile.
+
+use std::{
+    fs,
+    io::Read,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::process::{command, post, refused, run};
+
+fn wide(folder: &Path) -> Command {
+    let mut command = command(folder);
+    command.env("OPENORCH_LISTEN", "0.0.0.0:0");
+    command
+}
+
+#[test]
+fn it_is_held_to_loopback_while_the_default_password_stands() {
+    for given in [None, Some(""), Some("changeme")] {
+        let folder = TempDir::new().unwrap();
+        let mut command = wide(folder.path());
+        command.envs(given.map(|password| ("OPENORCH_ADMIN_PASSWORD", password)));
+        assert!(run(&mut command).url.starts_with("http://127.0.0.1:"), "{given:?}");
+    }
+    let weak = TempDir::new().unwrap();
+    let text = refused(wide(weak.path()).env("OPENORCH_ADMIN_PASSWORD", "short"));
+    assert!(text.contains("OPENORCH_ADMIN_PASSWORD") && text.contains("8 characters"), "{text}");
+
+    let open = TempDir::new().unwrap();
+    let opened = run(wide(open.path()).env("OPENORCH_ADMIN_PASSWORD", "long enough for all"));
+    assert!(opened.url.starts_with("http://0.0.0.0:"), "{}", opened.url);
+    drop(opened);
+    // The password is set: another one given is not looked at.
+    for ignored in ["short", "changeme"] {
+        let again = run(wide(open.path()).env("OPENORCH_ADMIN_PASSWORD", ignored));
+        assert!(again.url.starts_with("http://0.0.0.0:"), "{}", again.url);
+    }
+}
+
+#[test]
+fn a_reset_password_is_held_to_the_same_rules() {
+    let folder = TempDir::new().unwrap();
+    drop(run(&mut command(folder.path())));
+    let reset = |command: &mut Command, password: &str| {
+        command.args(["admin", "reset-password"]).env("OPENORCH_ADMIN_PASSWORD", password).stdout(Stdio::null());
+        command.output().unwrap()
+    };
+    let refused = reset(&mut wide(folder.path()), "a");
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success(), "{text}");
+    assert!(reset(&mut wide(folder.path()), "long enough for all").status.success());
+    // A flag may also stand behind the command.
+    let mut elsewhere = Command::new(env!("CARGO_BIN_EXE_openorch"));
+    elsewhere.env_clear().args(["admin", "reset-password", "--data-dir"]).arg(folder.path());
+    assert!(
+        elsewhere.env("OPENORCH_ADMIN_PASSWORD", "a").output().unwrap().status.success(),
+        "on loopback any will do"
+    );
+}
+
+#[tokio::test]
+async fn the_published_key_holds_to_loopback_until_another_takes_its_place() {
+    let folder = TempDir::new().unwrap();
+    let published = "changeMeToSomethingSecureForReal";
+    let with_key = |key: &str| {
+        let mut command = wide(folder.path());
+        command.env("OPENORCH_ADMIN_PASSWORD", "long enough for all").env("OPENORCH_ENCRYPTION_KEY", key);
+        command
+    };
+    let first = run(&mut with_key(published));
+    assert!(first.url.starts_with("http://127.0.0.1:"));
+    let login = json!({ "slug": "openorch", "password": "long enough for all" });
+    let answer = post(&first.url, "/user-svc/login", "", login).await.unwrap();
+    let token = answer["token"]["token"].as_str().unwrap().to_owned();
+    drop(first);
+    let second = run(&mut with_key("another key that nobody knows"));
+    assert!(second.url.starts_with("http://0.0.0.0:"));
+    let url = second.url.replace("0.0.0.0", "127.0.0.1");
+    assert!(post(&url, "/user-svc/user/by-token", &token, json!({})).await.is_some(), "the signing key is the same");
+    drop(second);
+    let text = refused(&mut with_key(published));
+    assert!(text.contains("another key"), "{text}");
+}
+
+#[test]
+fn a_mistake_in_a_setting_is_named_and_nothing_is_touched() {
+    let folder = TempDir::new().unwrap();
+    for (variable, value) in [
+        ("OPENORCH_TRUSTED_PROXIES", "foo"),
+        ("OPENORCH_INSTANCE_NETWORKS", "foo"),
+        ("OPENORCH_URL", "http://a b"),
+        ("OPENORCH_DRAIN", "soon"),
+        ("OPENORCH_CONNECTIONS", "0"),
+        ("OPENORCH_PROBE_INTERVAL", "0s"),
+        ("OPENORCH_REGISTRATION", "maybe"),
+        ("OPENORCH_LISTEN", "here"),
+        ("OPENORCH_LOG", "a=b=c"),
+        ("OPENORCH_DB", "oracle"),
+        ("OPENORCH_ADMIN_PASSWORD_FILE", "/no/such/file"),
+    ] {
+        let text = refused(command(folder.path()).env(variable, value));
+        assert!(text.contains(variable), "{variable}: {text}");
+    }
+    let mut half = command(folder.path());
+    half.env("OPENORCH_TLS_CERT", "/no/such/file").env("OPENORCH_TLS_KEY", "/no/such/file");
+    assert!(refused(&mut half).contains("OPENORCH_TLS_CERT"));
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "the folder was touched");
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let folder = TempDir::new().unwrap();
+    let mut command = command(folder.path());
+    for variable in openorch::settings::VARIABLES {
+        if !["OPENORCH_LISTEN", "OPENORCH_DATA_DIR"].contains(variable) {
+            command.env(variable, "");
+        }
+    }
+    run(&mut command);
+}
+
+#[tokio::test]
+async fn secrets_come_from_files_too() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("password");
+    fs::write(&file, "from a file\n").unwrap();
+    let daemon = run(command(&folder.path().join("data")).env("OPENORCH_ADMIN_PASSWORD_FILE", &file));
+    let login = json!({ "slug": "openorch", "password": "from a file" });
+    assert!(post(&daemon.url, "/user-svc/login", "", login).await.is_some());
+    drop(daemon);
+    let config = folder.path().join("openorch.toml");
+    fs::write(&config, "admin-password = \"from a config file\"\nlisten = \"127.0.0.1:0\"\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_openorch"));
+    command.env_clear().env("OPENORCH_DATA_DIR", folder.path().join("other")).env("OPENORCH_CONFIG", &config);
+    let daemon = run(&mut command);
+    let login = json!({ "slug": "openorch", "password": "from a config file" });
+    assert!(post(&daemon.url, "/user-svc/login", "", login).await.is_some());
+}
+
+#[test]
+fn help_lists_every_setting_and_a_mistake_in_the_config_file_is_placed() {
+    let folder = TempDir::new().unwrap();
+    let help = command(folder.path()).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for name in openorch::settings::VARIABLES {
+        assert!(help.contains(&format!("[{name}] [default: ")), "{name}");
+    }
+    for name in ["OPENORCH_ADMIN_PASSWORD", "OPENORCH_ENCRYPTION_KEY", "_FILE", "OPENORCH_CONFIG"] {
+        assert!(help.contains(name), "{name}");
+    }
+    let config = folder.path().join("openorch.toml");
+    for (text, shown) in [
+        ("drain = \"5s\"\nlisten-on = \"x\"\n", "line 2"),
+        ("drain = \"soon\"\n", "`soon` is not a duration"),
+        ("\nadmin-password = 12345678\n", "line 2"),
+        ("encryption-key = [\"hidden\"]\n", "line 1"),
+    ] {
+        fs::write(&config, text).unwrap();
+        let said = refused(command(folder.path()).env("OPENORCH_CONFIG", &config));
+        assert!(said.contains("openorch.toml") && said.contains(shown), "{said}");
+        assert!(!said.contains("12345678") && !said.contains("hidden"), "{said}");
+    }
+}
+
+#[test]
+fn the_first_start_tells_the_next_step_that_works_and_nothing_secret() {
+    for (registration, said) in [
+        ("open", "Put a service behind it"),
+        ("invite", "Registration is by invitation"),
+        ("closed", "Registration is closed"),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let mut command = wide(folder.path());
+        command.env("OPENORCH_REGISTRATION", registration).env("OPENORCH_ADMIN_PASSWORD", "long enough for all");
+        let mut daemon = run(&mut command);
+        let key = fs::read_to_string(folder.path().join("server/encryption.key")).unwrap();
+        daemon.child.kill().unwrap();
+        let mut text = String::new();
+        daemon.output.read_to_string(&mut text).unwrap();
+        assert!(
+            text.contains(said) && text.contains("/user-svc/register") && text.contains("http://127.0.0.1:"),
+            "{text}"
+        );
+        assert!(!text.contains("long enough") && !text.contains(key.trim()), "{text}");
+    }
+}
