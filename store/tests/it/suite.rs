@@ -19,11 +19,15 @@ macro_rules! cases {
     };
 }
 
-/// The same for the engines that have a disk and a time limit.
+/// The same for what the oracle does not have: limits of indexes and of time, a disk. In a module of its own, since a file
+/// may have cases of both kinds.
 macro_rules! cases_of_engines {
     ($($name:ident),* $(,)?) => {
-        mod sqlite { $(case!($name, Sqlite);)* }
-        mod postgres { $(case!($name, Postgres);)* }
+        mod engines {
+            use super::{$($name),*};
+            mod sqlite { $(case!($name, Sqlite);)* }
+            mod postgres { $(case!($name, Postgres);)* }
+        }
     };
 }
 
