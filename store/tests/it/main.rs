@@ -11,6 +11,7 @@ mod lists;
 mod oracle;
 mod pitfalls;
 mod queries;
+mod random;
 mod writes;
 
 use std::path::Path;

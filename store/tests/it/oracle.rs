@@ -31,7 +31,7 @@ struct Data {
 }
 
 impl MemStore {
-    pub fn new() -> Arc<dyn Store> {
+    pub fn open() -> Arc<dyn Store> {
         Arc::new(Self::default())
     }
 

@@ -109,7 +109,7 @@ impl Bench {
 impl Place {
     pub async fn open(&self, wishes: &Wishes) -> Result<Arc<dyn Store>> {
         match self {
-            Self::Memory => Ok(MemStore::new()),
+            Self::Memory => Ok(MemStore::open()),
             Self::Folder(folder) => {
                 let mut options = SqliteOptions::default();
                 options.document_limit = wishes.document_limit.unwrap_or(options.document_limit);
