@@ -13,17 +13,13 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags};
 
 use super::errors::{from_io, from_sqlite};
+use crate::sql::{LAYOUT, MIN_COMPATIBLE, random_id};
 use crate::{Result, StoreError};
 
 const LOCK: &str = "openorch.lock";
 pub(super) const DATABASE: &str = "openorch.db";
 /// "OpOr", in the header of every database of ours.
 const APPLICATION_ID: u32 = 0x4F70_4F72;
-/// The layout of the tables and keys. 2 added tables for lists and `min_compatible`.
-pub(super) const LAYOUT: u32 = 2;
-/// The lowest layout that a program must know to write here; in each database, so that an older program can be told.
-/// Programs that know layout 1 alone would leave the tables of lists behind.
-const MIN_COMPATIBLE: u32 = 2;
 /// In the lock file until there is an id.
 const NO_ID: &str = "--------------------------------";
 
@@ -413,13 +409,6 @@ pub(super) fn sync_folder_of(file: &Path) -> Result<()> {
     #[cfg(not(unix))]
     let _ = file;
     Ok(())
-}
-
-fn random_id() -> Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| StoreError::Unavailable(format!("the system gives no random numbers: {error}")))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
