@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["openorch-api", "openorch-sdk"]),
     ("daemon", &["openorch-api", "openorch-chassis", "openorch-gateway", "openorch-services", "openorch-store"]),
     ("examples/first-service/rust", &["openorch-sdk", "openorch-api"]),
+    ("bench/store", &["openorch-store"]),
 ];
 
 fn root() -> &'static Path {
