@@ -226,7 +226,7 @@ fn mixed(table: &mut Table) {
             }
         });
     }
-    runtime.block_on(tokio::time::sleep(FOR));
+    runtime.block_on(async { tokio::time::sleep(FOR).await });
     is_over.store(true, Relaxed);
     let rate = |count: &AtomicUsize| count.load(Relaxed) as f64 / FOR.as_secs_f64();
     let detail = format!("{:.0} gets/s beside", rate(&gets));

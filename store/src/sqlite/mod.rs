@@ -133,6 +133,11 @@ impl Store for SqliteStore {
     fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
             let plan = self.0.collections.plan(collection, query)?;
+            if plan.is_all_sql()
+                && let Some(page) = self.0.readers.try_here(|connection| run::find_short(&plan, connection))?
+            {
+                return Ok(page);
+            }
             self.0.readers.run(move |connection| run::find(&plan, connection)).await
         })
     }
