@@ -10,8 +10,10 @@ mod limits;
 mod lists;
 mod oracle;
 mod pitfalls;
+mod postgres;
 mod queries;
 mod random;
+mod time;
 mod writes;
 
 use std::path::Path;
