@@ -96,7 +96,7 @@ struct SmallDisk(tempfile::TempDir);
 impl SmallDisk {
     fn new() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let mounted = crate::folder::run("mount", &["-t", "tmpfs", "-o", "size=4m", "tmpfs", folder.path().to_str()?]);
+        let mounted = crate::child::run("mount", &["-t", "tmpfs", "-o", "size=4m", "tmpfs", folder.path().to_str()?]);
         if !mounted {
             eprintln!("SKIPPED: no small disk can be mounted here");
         }
@@ -120,7 +120,7 @@ impl SmallDisk {
 #[cfg(target_os = "linux")]
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        crate::folder::run("umount", &["-l", self.path().to_str().unwrap()]);
+        crate::child::run("umount", &["-l", self.path().to_str().unwrap()]);
     }
 }
 

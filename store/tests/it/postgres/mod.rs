@@ -39,7 +39,7 @@ fn with_option(connection: &str, option: &str) -> String {
 }
 
 /// Asks again until it is so; fails where that takes longer than anything here does.
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask().await {

@@ -83,10 +83,6 @@ impl Server {
         self.at("127.0.0.1")
     }
 
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     pub async fn start(&mut self) {
         // Whether another program has taken the port since is only known afterwards.
         for _ in 0..3 {
@@ -134,12 +130,22 @@ impl Server {
         }
     }
 
+    /// Lets all of its processes stand still.
+    pub fn freeze(&self) {
+        let Some(process) = &self.process else { return };
+        let postmaster = Pid::from_child(process);
+        kill_process(postmaster, Signal::STOP).unwrap();
+        for child in children(postmaster) {
+            let _ = kill_process(child, Signal::STOP);
+        }
+    }
+
     /// Kills all of its processes; none has the time for a word.
     pub fn kill(&mut self) {
+        // It must not see its children die, and make new ones.
+        self.freeze();
         let Some(mut process) = self.process.take() else { return };
         let postmaster = Pid::from_child(&process);
-        // It must not see its children die, and make new ones.
-        kill_process(postmaster, Signal::STOP).unwrap();
         for child in children(postmaster) {
             let _ = kill_process(child, Signal::KILL);
         }
