@@ -82,3 +82,16 @@ pub async fn fill(store: &Arc<dyn Store>, count: usize) {
     }
     store.commit(batch).await.unwrap();
 }
+
+/// Text that no compression makes shorter, of so many bytes.
+pub fn noise(bytes: usize) -> String {
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        letters[(state >> 20) as usize % 64] as char
+    };
+    (0..bytes).map(|_| next()).collect()
+}

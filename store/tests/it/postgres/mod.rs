@@ -34,7 +34,7 @@ async fn refused(options: PostgresOptions) -> openorch_store::StoreError {
 }
 
 /// The same connection string with one more option.
-fn with_option(connection: &str, option: &str) -> String {
+pub fn with_option(connection: &str, option: &str) -> String {
     format!("{connection}{}{option}", if connection.contains('?') { '&' } else { '?' })
 }
 

@@ -44,11 +44,9 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("openorch-server").tempdir_in(place).unwrap();
         // PostgreSQL refuses to run as root.
         let owner = rustix::process::geteuid().is_root().then(owner);
-        if let Some((user, group)) = owner {
-            std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).unwrap();
-        }
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let mut this = Self { folder, programs, owner, settings, port: 0, process: None };
+        this.give(this.folder.path());
         let data = this.data();
         let mut initdb = this.command("initdb");
         initdb.args(["--no-sync", "-U", "openorch", "-A", "trust", "-E", "UTF8", "--locale=C", "-D"]).arg(data);
@@ -68,10 +66,15 @@ impl Server {
         let path = self.folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        if let Some((user, group)) = self.owner {
-            std::os::unix::fs::chown(&path, Some(user), Some(group)).unwrap();
-        }
+        self.give(&path);
         path
+    }
+
+    /// Makes a file or a folder the server's own.
+    pub fn give(&self, path: &Path) {
+        if let Some((user, group)) = self.owner {
+            std::os::unix::fs::chown(path, Some(user), Some(group)).unwrap();
+        }
     }
 
     /// The address, by this name of the host.
