@@ -5,6 +5,8 @@
 mod errors;
 mod flight;
 mod hold;
+#[cfg(test)]
+mod plan_tests;
 mod reader;
 mod schema;
 mod sessions;

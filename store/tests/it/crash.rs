@@ -1,38 +1,49 @@
-//! What was acknowledged is there after a kill.
+//! What was acknowledged is there after a kill of whoever writes, after a kill of the database server, and after a power
+//! cut; a batch is there whole or not at all, and the entries of lists are those of the documents.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use openorch_store::Query;
+use openorch_store::{Filter, PostgresOptions, PostgresStore, Query, Store, StoreError};
 use serde_json::json;
 
-use crate::folder::{lines, start_child};
+use crate::child::{lines, run, start};
+use crate::postgres::{Server, until};
+use crate::suite::Schema;
 use crate::{THINGS, open, thing};
 
 const T: &str = THINGS.name;
 const WRITERS: usize = 8;
+const FOLDER: &str = "STORE_CHILD_FOLDER";
+const CONNECTION: &str = "STORE_CHILD_CONNECTION";
+const SCHEMA: &str = "STORE_CHILD_SCHEMA";
 
-/// Not a test of its own: writes and says what was acknowledged, until it is killed.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "runs as a child of other tests"]
-async fn child_that_writes_until_it_is_killed() {
-    let Some(folder) = std::env::var_os("STORE_CHILD_FOLDER") else { return };
-    let store = open(Path::new(&folder)).unwrap();
-    store.open_collections(&[THINGS]).await.unwrap();
-    if !store.is_seeded() {
-        store.mark_seeded().await.unwrap();
-    }
-    let pid = std::process::id();
+/// Writes side by side, two documents that belong together at a time, and says which were acknowledged; until it is told
+/// to stop, or killed.
+async fn write(
+    store: &Arc<dyn Store>,
+    name: &str,
+    stop: &Arc<AtomicBool>,
+    told: impl Fn(String) + Clone + Send + 'static,
+) {
     let tasks = (0..WRITERS).map(|writer| {
-        let store = store.clone();
+        let (store, stop, told) = (store.clone(), stop.clone(), told.clone());
+        let name = format!("{name}w{writer}");
         tokio::spawn(async move {
             for i in 0.. {
-                let id = format!("p{pid}w{writer}i{i}");
-                // Two documents that belong together.
-                let batch =
-                    thing(&id, json!({"kind": "half", "rank": i, "slug": id})).create(T, format!("{id}b"), "{}");
-                store.commit(batch).await.unwrap();
-                println!("acknowledged {id}");
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let id = format!("{name}i{i}");
+                let body = json!({"kind": "half", "rank": i, "slug": id, "readers": ["all", i % 7]});
+                match store.commit(thing(&id, body).create(T, format!("{id}b"), "{}")).await {
+                    Ok(_) => told(id),
+                    // Whether this one is there nobody knows; the next is another.
+                    Err(StoreError::Unavailable(_)) => tokio::task::yield_now().await,
+                    Err(other) => panic!("{other:?}"),
+                }
             }
         })
     });
@@ -41,35 +52,220 @@ async fn child_that_writes_until_it_is_killed() {
     }
 }
 
+/// Not a test of its own: writes until it is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "runs as a child of other tests"]
+async fn child_that_writes_until_it_is_killed() {
+    let store = if let Some(folder) = std::env::var_os(FOLDER) {
+        open(Path::new(&folder)).unwrap()
+    } else if let (Ok(connection), Ok(schema)) = (std::env::var(CONNECTION), std::env::var(SCHEMA)) {
+        PostgresStore::open(PostgresOptions { schema, ..PostgresOptions::new(connection) }).await.unwrap()
+    } else {
+        return;
+    };
+    store.open_collections(&[THINGS]).await.unwrap();
+    if !store.is_seeded() {
+        store.mark_seeded().await.unwrap();
+    }
+    let name = format!("p{}", std::process::id());
+    write(&store, &name, &Arc::default(), |id| println!("acknowledged {id}")).await;
+}
+
+/// Lets children write and kills each, at another place each time; `end` is how. Gives what was acknowledged.
+fn kill_writers(
+    environment: &[(&str, &std::ffi::OsStr)],
+    rounds: usize,
+    step: usize,
+    mut end: impl FnMut(&mut std::process::Child),
+) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    for round in 0..rounds {
+        let mut child = start("crash::child_that_writes_until_it_is_killed", environment);
+        // What was printed before the kill is still read.
+        let mut printed =
+            lines(&mut child).filter_map(|line| line.split_once("acknowledged ").map(|(_, id)| id.to_owned()));
+        acknowledged.extend(printed.by_ref().take(1 + round * step));
+        end(&mut child);
+        acknowledged.extend(printed);
+        child.wait().unwrap();
+    }
+    acknowledged
+}
+
+/// Refuses a store that lacks something acknowledged, or has half of something.
+async fn check(store: &Arc<dyn Store>, acknowledged: &[String], at_least: usize) {
+    store.open_collections(&[THINGS]).await.unwrap();
+    let stored: HashSet<String> =
+        store.find(T, &Query::all()).await.unwrap().rows.into_iter().map(|row| row.id).collect();
+    for id in acknowledged {
+        assert!(stored.contains(id) && stored.contains(&format!("{id}b")), "{id} was acknowledged and is gone");
+    }
+    let halves = store.count(T, &[Filter::equals("kind", "half")]).await.unwrap() as usize;
+    assert_eq!(halves * 2, stored.len(), "a batch is there whole or not at all");
+    let listed = store.count(T, &[Filter::intersects("readers", ["all"])]).await.unwrap() as usize;
+    let first = Query::all().intersects("readers", ["all"]).descending("rank").limit(halves as u64 + 1);
+    assert_eq!((listed, store.find(T, &first).await.unwrap().rows.len()), (halves, halves), "entries of lists");
+    assert!(acknowledged.len() >= at_least, "{} is too few to prove anything", acknowledged.len());
+    println!("{} acknowledged, none lost", acknowledged.len());
+}
+
+fn integrity(folder: &Path) {
+    let connection = rusqlite::Connection::open(folder.join("openorch.db")).unwrap();
+    let check: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+}
+
 #[tokio::test]
 async fn every_acknowledged_write_survives_kill_9() {
     let temp = tempfile::tempdir().unwrap();
     let folder = temp.path().join("server");
-    let mut acknowledged: Vec<String> = Vec::new();
-    for round in 0..20 {
-        let mut child = start_child("crash::child_that_writes_until_it_is_killed", &folder);
-        // Killed at another place each time; what was printed before the kill is still read.
-        let mut printed =
-            lines(&mut child).filter_map(|line| line.split_once("acknowledged ").map(|(_, id)| id.to_owned()));
-        acknowledged.extend(printed.by_ref().take(1 + round * 37));
-        child.kill().unwrap();
-        acknowledged.extend(printed);
-        child.wait().unwrap();
-    }
+    let acknowledged = kill_writers(&[(FOLDER, folder.as_os_str())], 20, 37, |child| child.kill().unwrap());
     let store = open(&folder).unwrap();
-    store.open_collections(&[THINGS]).await.unwrap();
-    let stored: HashSet<String> =
-        store.find(T, &Query::all()).await.unwrap().rows.into_iter().map(|row| row.id).collect();
-    for id in &acknowledged {
-        assert!(stored.contains(id) && stored.contains(&format!("{id}b")), "{id} was acknowledged and is gone");
-    }
-    let halves = store.find(T, &Query::all().equals("kind", "half")).await.unwrap().rows;
-    assert_eq!(halves.len() * 2, stored.len(), "a batch is there whole or not at all");
-    assert!(acknowledged.len() > 3000, "{}", acknowledged.len());
+    check(&store, &acknowledged, 3000).await;
     store.close().await;
-    let check: String = rusqlite::Connection::open(folder.join("openorch.db"))
-        .unwrap()
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(check, "ok");
+    integrity(&folder);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_acknowledged_write_to_postgres_survives_kill_9_of_the_writer() {
+    let Some(schema) = Schema::new() else { return };
+    let environment = [(CONNECTION, schema.connection.as_ref()), (SCHEMA, schema.name.as_ref())];
+    let acknowledged = kill_writers(&environment, 20, 12, |child| child.kill().unwrap());
+    let store = PostgresStore::open(schema.options()).await.unwrap();
+    check(&store, &acknowledged, 1000).await;
+    store.close().await;
+}
+
+/// Writes to a server while `end` ends it, some times, and it is started again; the store stays open all the time.
+async fn end_servers(mut server: Server, rounds: usize, mut end: impl AsyncFnMut(&mut Server)) {
+    let options = PostgresOptions::new(server.connection());
+    let store = PostgresStore::open(options.clone()).await.unwrap();
+    store.open_collections(&[THINGS]).await.unwrap();
+    store.mark_seeded().await.unwrap();
+    let (stop, acknowledged) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<String>>>::default());
+    let writing = tokio::spawn({
+        let (store, stop, acknowledged) = (store.clone(), stop.clone(), acknowledged.clone());
+        async move { write(&store, "w", &stop, move |id| acknowledged.lock().unwrap().push(id)).await }
+    });
+    let count = || acknowledged.lock().unwrap().len();
+    for round in 0..rounds {
+        let wanted = count() + 100 + round * 23;
+        until("writes go on", async || (count() > wanted).then_some(())).await;
+        end(&mut server).await;
+        server.start().await;
+    }
+    let wanted = count() + 50;
+    until("writes go on", async || (count() > wanted).then_some(())).await;
+    stop.store(true, Ordering::Relaxed);
+    writing.await.unwrap();
+    let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
+    check(&store, &acknowledged, rounds * 100).await;
+    store.close().await;
+    let store = PostgresStore::open(options).await.unwrap();
+    check(&store, &acknowledged, rounds * 100).await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_acknowledged_write_survives_kill_9_and_an_immediate_stop_of_the_server() {
+    let Some(server) = Server::new().await else { return };
+    let mut round = 0;
+    end_servers(server, 6, async |server| {
+        round += 1;
+        if round % 2 == 0 { server.stop_at_once() } else { server.kill() }
+    })
+    .await;
+}
+
+/// A disk whose power can be cut: a file system of its own in a file. What was not synced when it is cut is gone.
+struct Disk {
+    _temp: tempfile::TempDir,
+    image: String,
+    mount: PathBuf,
+    cuts: AtomicUsize,
+}
+
+impl Disk {
+    fn new() -> Option<Self> {
+        let temp = tempfile::tempdir().unwrap();
+        let image = temp.path().join("image").to_str()?.to_owned();
+        let this = Self { image, mount: temp.path().join("mount"), cuts: AtomicUsize::new(0), _temp: temp };
+        std::fs::File::create(&this.image).unwrap().set_len(512 * 1024 * 1024).unwrap();
+        std::fs::create_dir(&this.mount).unwrap();
+        std::fs::set_permissions(this._temp.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let made = run("mkfs.ext4", &["-q", "-F", &this.image]) && this.turn_on() && run("python3", &["-c", ""]);
+        if !made {
+            eprintln!("SKIPPED: no disk can be made here whose power could be cut (root, mkfs.ext4 and a loop device)");
+        }
+        made.then_some(this)
+    }
+
+    fn turn_on(&self) -> bool {
+        // It writes nothing of its own accord, so that what is not synced is not there.
+        run("mount", &["-o", "loop,commit=300", &self.image, self.mount.to_str().unwrap()])
+    }
+
+    /// A file that is not synced. Another for each cut: one that is written anew is synced by ext4 of its own accord.
+    fn unsynced(&self) -> PathBuf {
+        self.mount.join(format!("unsynced{}", self.cuts.load(Ordering::Relaxed)))
+    }
+
+    /// Cuts the power. Whoever writes there should stand still, as everything does without power.
+    fn cut(&self) {
+        self.cuts.fetch_add(1, Ordering::Relaxed);
+        std::fs::write(self.unsynced(), "here").unwrap();
+        // EXT4_IOC_SHUTDOWN without writing the journal.
+        let shutdown = "import fcntl, os, struct, sys\n\
+                        fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
+        assert!(run("python3", &["-c", shutdown, self.mount.to_str().unwrap()]), "the power was not cut");
+    }
+
+    /// After everybody who had files open there is dead.
+    fn turn_on_again(&self) {
+        assert!(run("umount", &[self.mount.to_str().unwrap()]));
+        assert!(self.turn_on());
+        let unsynced = std::fs::read(self.unsynced()).unwrap_or_default();
+        assert_ne!(unsynced, b"here", "it was no power cut: what was not synced is there");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run("umount", &["-l", self.mount.to_str().unwrap()]);
+    }
+}
+
+#[tokio::test]
+async fn every_acknowledged_write_survives_a_power_cut() {
+    let Some(disk) = Disk::new() else { return };
+    let folder = disk.mount.join("server");
+    let acknowledged = kill_writers(&[(FOLDER, folder.as_os_str())], 5, 41, |child| {
+        rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::STOP).unwrap();
+        disk.cut();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        disk.turn_on_again();
+    });
+    let store = open(&folder).unwrap();
+    check(&store, &acknowledged, 200).await;
+    store.close().await;
+    integrity(&folder);
+    drop(store);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_acknowledged_write_survives_a_power_cut_of_the_server() {
+    if Server::made(None, &[]).is_none() {
+        return;
+    }
+    let Some(disk) = Disk::new() else { return };
+    let Some(server) = Server::within(Some(&disk.mount), &[]).await else { return };
+    assert!(run("sync", &["-f", disk.mount.to_str().unwrap()]));
+    end_servers(server, 2, async |server| {
+        server.freeze();
+        disk.cut();
+        server.kill();
+        disk.turn_on_again();
+    })
+    .await;
 }

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use openorch_store::{Collection, Index, Query, SqliteOptions, SqliteStore, StoreError};
 use serde_json::json;
 
+use crate::child::{lines, run, start};
 use crate::{THINGS, fill, ids, open, thing};
 
 const T: &str = THINGS.name;
@@ -69,25 +69,10 @@ async fn child_that_holds_a_folder() {
     std::io::stdin().read_line(&mut line).unwrap();
 }
 
-pub fn start_child(name: &str, folder: &Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"])
-        .env("STORE_CHILD_FOLDER", folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-pub fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
-    use std::io::BufRead;
-    std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok)
-}
-
 #[tokio::test]
 async fn another_process_holds_the_folder_until_it_dies() {
     let (_temp, folder) = temp();
-    let mut child = start_child("folder::child_that_holds_a_folder", &folder);
+    let mut child = start("folder::child_that_holds_a_folder", &[("STORE_CHILD_FOLDER", folder.as_os_str())]);
     assert!(lines(&mut child).any(|line| line.contains("holding")));
     let error = refused(&folder);
     let pid = format!("(pid {})", child.id());
@@ -373,12 +358,6 @@ async fn a_folder_that_cannot_be_written_is_told() {
     let error = outcome.unwrap_err();
     let told = |text: &str| text.contains(path) && text.contains("give the user this runs as the right to");
     assert!(matches!(&error, StoreError::Unavailable(text) if told(text)), "{error:?}");
-}
-
-#[cfg(target_os = "linux")]
-pub fn run(program: &str, arguments: &[&str]) -> bool {
-    let outcome = Command::new(program).args(arguments).stderr(Stdio::null()).status();
-    outcome.is_ok_and(|status| status.success())
 }
 
 const BEFORE: Collection =

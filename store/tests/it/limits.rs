@@ -1,46 +1,57 @@
 //! Where things end: the size of a document, and the disk.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use openorch_store::{Batch, Filter, Query, SqliteOptions, SqliteStore, StoreError};
+use openorch_store::{
+    Batch, Filter, PostgresOptions, PostgresStore, Query, SqliteOptions, SqliteStore, Store, StoreError, Write,
+};
 use serde_json::json;
 
-use crate::{THINGS, body, ids, open, thing};
+use crate::child::run;
+use crate::postgres::{Server, with_option};
+use crate::suite::{Wishes, ask};
+use crate::{Bench, THINGS, body, ids, noise, open, thing};
 
 const T: &str = THINGS.name;
 
-#[tokio::test]
-async fn a_document_over_the_limit_is_too_large() {
-    let folder = tempfile::tempdir().unwrap();
-    let options = SqliteOptions { document_limit: 1000, ..SqliteOptions::default() };
-    let store = SqliteStore::open(folder.path(), options).unwrap();
-    store.open_collections(&[THINGS]).await.unwrap();
-    let of = |bytes: usize| json!({"text": "x".repeat(bytes - r#"{"text":""}"#.len())});
-    store.commit(thing("fits", of(1000))).await.unwrap();
-    let error = store.commit(thing("over", of(1001))).await.unwrap_err();
-    let sentence = "document `over` of testSvcThings has 1001 bytes; a document may have at most 1000";
-    assert_eq!(error, StoreError::TooLarge(sentence.into()));
+cases_of_engines! {
+    a_document_over_the_limit_is_too_large,
+    four_mebibytes_come_back_whole,
 }
 
-#[tokio::test]
-async fn four_mebibytes_come_back_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path()).unwrap();
-    store.open_collections(&[THINGS]).await.unwrap();
+async fn a_document_over_the_limit_is_too_large(bench: Bench) {
+    let wishes = Wishes { document_limit: Some(1000), ..Wishes::default() };
+    let bench = Bench::wishing(bench.engine, wishes).await.unwrap();
+    let of = |bytes: usize| json!({"text": "x".repeat(bytes - r#"{"text":""}"#.len())});
+    bench.store.commit(thing("fits", of(1000))).await.unwrap();
+    let error = bench.store.commit(thing("over", of(1001))).await.unwrap_err();
+    let sentence = "document `over` of testSvcThings has 1001 bytes; a document may have at most 1000";
+    assert_eq!(error, StoreError::TooLarge(sentence.into()));
+    // One that grows is no other matter.
+    let fields = vec![("more".to_owned(), json!(1))];
+    let grow = Write::UpdateFields { collection: T, filters: vec![], fields };
+    let error = bench.store.commit(Batch::new().create(T, "small", "{}").with(grow)).await.unwrap_err();
+    assert!(matches!(&error, StoreError::TooLarge(text) if text.contains("`fits`")), "{error:?}");
+    assert_eq!(ids(&bench.store, T, &Query::all()).await, ["fits"]);
+    assert_eq!(body(&bench.store, "fits").await, Some(of(1000)));
+}
+
+async fn four_mebibytes_come_back_whole(bench: Bench) {
     let large = json!({"kind": "k", "more": "k".repeat(1024 * 1024), "text": "é".repeat(1024 * 1024)});
-    store.commit(thing("large", large.clone())).await.unwrap();
-    assert_eq!(body(&store, "large").await, Some(large));
+    bench.store.commit(thing("large", large.clone())).await.unwrap();
+    assert_eq!(body(&bench.store, "large").await, Some(large));
 }
 
 /// Writes until it fails, several at a time, and says how many documents were acknowledged.
-async fn write_until_full(store: &std::sync::Arc<dyn openorch_store::Store>, name: &str) -> (u64, StoreError) {
+async fn write_until_full(store: &Arc<dyn Store>, name: &str) -> (u64, StoreError) {
     let mut written = 0;
     loop {
         let mut tasks = Vec::new();
         for _ in 0..8 {
             let id = format!("{name}{written:06}-{}", tasks.len());
             let store = store.clone();
-            let batch = thing(&id, json!({"kind": "full", "text": "x".repeat(4000)}));
+            let batch = thing(&id, json!({"kind": "full", "text": noise(4000)}));
             tasks.push(tokio::spawn(async move { store.commit(batch).await }));
         }
         let mut failure = None;
@@ -56,19 +67,19 @@ async fn write_until_full(store: &std::sync::Arc<dyn openorch_store::Store>, nam
     }
 }
 
-async fn a_full_store_reads_on_and_writes_again(
-    store: &std::sync::Arc<dyn openorch_store::Store>,
-    make_room: impl FnOnce(),
-) {
+async fn a_full_store_reads_on_and_writes_again(store: &Arc<dyn Store>, make_room: impl FnOnce()) {
     store.open_collections(&[THINGS]).await.unwrap();
     store.commit(thing("before", json!({"rank": 1}))).await.unwrap();
     let (written, error) = write_until_full(store, "f").await;
-    assert!(matches!(&error, StoreError::StorageFull(text) if text.contains("the disk is full")), "{error:?}");
+    assert!(
+        matches!(&error, StoreError::StorageFull(text) if text.contains("is full; free some space, nothing was lost")),
+        "{error:?}"
+    );
     assert!(written > 0);
     assert_eq!(body(store, "before").await, Some(json!({"rank": 1})));
     let full = [Filter::equals("kind", "full")];
     assert_eq!(store.count(T, &full).await.unwrap(), written, "what was acknowledged is there, and nothing else");
-    let again = store.commit(thing("again", json!({"text": "x".repeat(2_000_000)}))).await;
+    let again = store.commit(thing("again", json!({"text": noise(2_000_000)}))).await;
     assert!(matches!(again, Err(StoreError::StorageFull(_))), "{again:?}");
     store.ready().await.unwrap();
 
@@ -96,7 +107,7 @@ struct SmallDisk(tempfile::TempDir);
 impl SmallDisk {
     fn new() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let mounted = crate::folder::run("mount", &["-t", "tmpfs", "-o", "size=4m", "tmpfs", folder.path().to_str()?]);
+        let mounted = run("mount", &["-t", "tmpfs", "-o", "size=4m", "tmpfs", folder.path().to_str()?]);
         if !mounted {
             eprintln!("SKIPPED: no small disk can be mounted here");
         }
@@ -120,8 +131,30 @@ impl SmallDisk {
 #[cfg(target_os = "linux")]
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        crate::folder::run("umount", &["-l", self.path().to_str().unwrap()]);
+        run("umount", &["-l", self.path().to_str().unwrap()]);
     }
+}
+
+/// The tables are on a small disk, the server's log is not: without room for that a server ends itself.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_of_the_server_reads_go_on_and_writes_work_again_once_there_is_room() {
+    let Some(server) = Server::new().await else { return };
+    let Some(disk) = SmallDisk::new() else { return };
+    server.give(disk.path());
+    ask(&server.connection(), &format!("CREATE TABLESPACE small LOCATION '{}'", disk.path().display())).await;
+    let ballast = disk.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 1024 * 1024]).unwrap();
+    let there = with_option(&server.connection(), "options=-c%20default_tablespace%3Dsmall");
+    let store = PostgresStore::open(PostgresOptions::new(&*there)).await.unwrap();
+    a_full_store_reads_on_and_writes_again(&store, || std::fs::remove_file(&ballast).unwrap()).await;
+    let count = store.count(T, &[]).await.unwrap();
+    store.mark_seeded().await.unwrap();
+    store.close().await;
+    let store = PostgresStore::open(PostgresOptions::new(there)).await.unwrap();
+    store.open_collections(&[THINGS]).await.unwrap();
+    assert_eq!(store.count(T, &[]).await.unwrap(), count);
+    store.close().await;
 }
 
 #[cfg(target_os = "linux")]

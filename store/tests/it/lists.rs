@@ -3,7 +3,7 @@
 use openorch_store::{Batch, Cursor, Filter, Query, StoreError, Write};
 use serde_json::{Value, json};
 
-use crate::{BOTH, Bench, THINGS, ids};
+use crate::{BOTH, Bench, THINGS, ids, noise};
 
 const T: &str = THINGS.name;
 
@@ -189,19 +189,6 @@ async fn a_list_of_too_many_elements_is_refused(bench: Bench) {
     let sentence = "`readers` of document `b` of testSvcThings has 1001 elements; it may have at most 1000";
     assert_eq!(error, StoreError::Invalid(sentence.into()));
     assert_eq!(ids(&bench.store, T, &Query::all().intersects("readers", ["r999"])).await, ["a"]);
-}
-
-/// Text that no compression makes shorter, of so many bytes.
-fn noise(bytes: usize) -> String {
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        letters[(state >> 20) as usize % 64] as char
-    };
-    (0..bytes).map(|_| next()).collect()
 }
 
 async fn what_does_not_fit_an_index_is_refused_and_what_fits_is_kept(bench: Bench) {

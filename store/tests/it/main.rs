@@ -5,14 +5,17 @@
 mod suite;
 
 mod backup;
+mod child;
 mod crash;
 mod folder;
 mod limits;
 mod lists;
 mod oracle;
 mod pitfalls;
+mod postgres;
 mod queries;
 mod random;
+mod time;
 mod writes;
 
 use std::path::Path;
@@ -79,4 +82,17 @@ pub async fn fill(store: &Arc<dyn Store>, count: usize) {
         batch = batch.create(THINGS.name, format!("t{i:05}"), body.to_string());
     }
     store.commit(batch).await.unwrap();
+}
+
+/// Text that no compression makes shorter, of so many bytes.
+pub fn noise(bytes: usize) -> String {
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        letters[(state >> 20) as usize % 64] as char
+    };
+    (0..bytes).map(|_| next()).collect()
 }

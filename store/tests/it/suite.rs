@@ -167,7 +167,9 @@ impl Drop for Schema {
                 // A test may have stopped the server.
                 if let Ok((client, task)) = tokio_postgres::connect(&connection, tokio_postgres::NoTls).await {
                     let task = tokio::spawn(task);
-                    let _ = client.batch_execute(&format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await;
+                    let _ = client
+                        .batch_execute(&format!("SET lock_timeout = '10s'; DROP SCHEMA IF EXISTS {name} CASCADE"))
+                        .await;
                     task.abort();
                 }
             });

@@ -17,6 +17,7 @@ cases! {
     a_unique_index_names_itself_and_spares_documents_without_the_field,
     one_failing_batch_of_32_neither_fails_nor_undoes_the_others,
     of_many_who_read_and_replace_at_a_version_nobody_is_lost,
+    of_many_with_the_same_guard_exactly_one_wins,
     a_table_turns_values_into_writes_and_back,
     what_is_refused_says_what_and_why,
     the_limits_of_integers_come_back_exactly,
@@ -184,6 +185,37 @@ async fn of_many_who_read_and_replace_at_a_version_nobody_is_lost(bench: Bench) 
         task.await.unwrap();
     }
     assert_eq!(body(store, "n").await, Some(json!({"rank": 40})));
+}
+
+async fn of_many_with_the_same_guard_exactly_one_wins(bench: Bench) {
+    let one = |round: usize| vec![Filter::equals("kind", format!("seat{round}"))];
+    let plain = |round: usize| vec![Filter::equals("other", round)];
+    let absent = |round: usize| Guard::Absent { collection: T, id: format!("key{round}") };
+    for round in 0..12 {
+        let guard = match round % 3 {
+            // What each writes is no other's, so that the guards alone decide.
+            0 => Guard::at_most(T, one(round), 0),
+            1 => Guard::at_most(T, plain(round), 0),
+            _ => absent(round),
+        };
+        let tasks = (0..12).map(|i| {
+            let id = if round % 3 == 2 { format!("key{round}") } else { format!("r{round}i{i}") };
+            let body = json!({"kind": format!("seat{round}"), "other": round, "rank": i}).to_string();
+            let batch = Batch::new().require(guard.clone()).upsert(T, id, body);
+            let store = bench.store.clone();
+            tokio::spawn(async move { store.commit(batch).await })
+        });
+        let mut won = 0;
+        for task in tasks.collect::<Vec<_>>() {
+            match task.await.unwrap() {
+                Ok(_) => won += 1,
+                Err(StoreError::Conflict(_)) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(won, 1, "round {round}");
+        assert_eq!(bench.store.count(T, &one(round)).await, Ok(1), "round {round}");
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,109 @@
+//! One daemon at a time holds a schema, also through a loss of the connection that says so.
+
+use openorch_store::{Batch, StoreError};
+
+use super::{Schema, commit_once_possible, opened, refused, sessions, terminate, until, with_option};
+use crate::{THINGS, ids};
+
+const T: &str = THINGS.name;
+
+fn create(id: &str) -> Batch {
+    Batch::new().create(T, id, "{}")
+}
+
+/// The session that has the lock.
+const HOLDS: &str = "pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')";
+
+/// A schema whose first daemon is told by the name of the schema.
+fn named(schema: &Schema) -> openorch_store::PostgresOptions {
+    let mut options = schema.options();
+    options.connection = with_option(&options.connection, &format!("application_name={}", schema.name));
+    options
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_daemon_is_told_who_has_the_schema_and_gets_it_once_it_is_let_go() {
+    let Some(schema) = Schema::new() else { return };
+    let first = opened(named(&schema)).await;
+    first.mark_seeded().await.unwrap();
+    let session = sessions(&schema, &schema.name, HOLDS).await[0];
+    let error = refused(schema.options()).await;
+    let words = [
+        format!("the schema `{}` of the database `postgres` at ", schema.name),
+        format!("is in use by another daemon (`{}` at 127.0.0.1, session {session} of the server)", schema.name),
+        "stop that one, or choose another schema".into(),
+    ];
+    for words in words {
+        assert!(matches!(&error, StoreError::InUse(text) if text.contains(&words)), "{error:?}");
+    }
+    first.commit(create("a")).await.unwrap();
+    first.close().await;
+    let second = opened(schema.options()).await;
+    assert_eq!(ids(&second, T, &Default::default()).await, ["a"]);
+    // Another schema of the same database is another matter.
+    let Some(other) = Schema::new() else { return };
+    opened(other.options()).await.close().await;
+    second.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_is_lost_is_taken_again() {
+    let Some(schema) = Schema::new() else { return };
+    let store = opened(named(&schema)).await;
+    store.mark_seeded().await.unwrap();
+    for round in 0..3 {
+        terminate(&schema, &sessions(&schema, &schema.name, HOLDS).await).await;
+        commit_once_possible(&store, create(&format!("a{round}"))).await;
+        // Reading needs no hold.
+        assert_eq!(ids(&store, T, &Default::default()).await.len(), round + 1);
+    }
+    until("the store is ready", async || store.ready().await.ok()).await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_another_daemon_had_meanwhile_is_lost_for_good() {
+    let Some(schema) = Schema::new() else { return };
+    let store = opened(named(&schema)).await;
+    store.mark_seeded().await.unwrap();
+    store.commit(create("a")).await.unwrap();
+    // Whoever waits for the lock has it the moment it is free; then it is another daemon's.
+    let (other, task) = tokio_postgres::connect(&schema.connection, tokio_postgres::NoTls).await.unwrap();
+    let task = tokio::spawn(task);
+    let lock = schema.ask("SELECT classid::int8, objid::int8 FROM pg_locks WHERE locktype = 'advisory'").await;
+    let holder = sessions(&schema, &schema.name, HOLDS).await[0];
+    let mine = schema
+        .ask(&format!("SELECT classid::int8, objid::int8 FROM pg_locks WHERE locktype = 'advisory' AND pid = {holder}"))
+        .await;
+    assert!(lock.contains(&mine[0]));
+    let numbers = format!(
+        "{}, {}",
+        mine[0][0].parse::<u32>().unwrap().cast_signed(),
+        mine[0][1].parse::<u32>().unwrap().cast_signed()
+    );
+    let waiting = tokio::spawn(async move {
+        other.batch_execute(&format!("SELECT pg_advisory_lock({numbers})")).await.unwrap();
+        other
+    });
+    let queued = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    until("the other waits", async || (!schema.ask(queued).await.is_empty()).then_some(())).await;
+    terminate(&schema, &[holder]).await;
+    let other = waiting.await.unwrap();
+    let error = until("writes are refused", async || store.commit(create("b")).await.err()).await;
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+    // What an opening writes.
+    let use_it = format!("UPDATE {}._store_info SET value = 'another' WHERE key = 'opening'", schema.name);
+    other.batch_execute(&use_it).await.unwrap();
+    drop(other);
+    task.await.unwrap().unwrap();
+    let told = until("the loss is found out", async || {
+        let error = store.commit(create("b")).await.expect_err("nobody writes without a hold");
+        let StoreError::Unavailable(text) = error else { panic!("{error:?}") };
+        text.contains("another daemon has used the schema").then_some(text)
+    })
+    .await;
+    assert!(told.contains("start this one again"), "{told}");
+    assert!(store.ready().await.is_err());
+    assert_eq!(ids(&store, T, &Default::default()).await, ["a"], "reads go on");
+    store.close().await;
+}

@@ -1,0 +1,86 @@
+//! What takes too long ends by itself, and what is not finished holds nothing up.
+
+use std::time::{Duration, Instant};
+
+use openorch_store::{Batch, Filter, Query, StoreError};
+use serde_json::json;
+
+use crate::suite::Wishes;
+use crate::{Bench, PLAIN, THINGS, fill, ids};
+
+const T: &str = THINGS.name;
+
+cases_of_engines! {
+    a_read_that_takes_too_long_is_ended_and_said_so,
+    a_stream_whose_rows_nobody_takes_is_ended_and_says_so,
+    a_stream_that_is_dropped_ends_its_reading_at_once,
+    a_stream_shows_one_moment_and_holds_up_no_writer,
+}
+
+async fn wishing(bench: Bench, wishes: Wishes) -> Bench {
+    Bench::wishing(bench.engine, wishes).await.expect("there was one a moment ago")
+}
+
+async fn a_read_that_takes_too_long_is_ended_and_said_so(bench: Bench) {
+    let bench = wishing(bench, Wishes { read_limit: Some(Duration::from_millis(1)), ..Wishes::default() }).await;
+    fill(&bench.store, 5000).await;
+    let slow = [Filter::contains("text", "nowhere"), Filter::contains("other", "nowhere")];
+    let query = slow.iter().fold(Query::all().ascending("text"), |query, filter| query.filter(filter.clone()));
+    let sentence = "reading took longer than 0.001 s; ask for less, or by fields that are declared";
+    let too_long = StoreError::TimedOut(sentence.into());
+    assert_eq!(bench.store.find(T, &query).await.map(drop), Err(too_long.clone()), "{:?}", bench.engine);
+    assert_eq!(bench.store.count(T, &slow).await, Err(too_long));
+    // The connection that was stopped in its middle is of use again, or replaced.
+    let committed = bench.store.commit(Batch::new().delete(T, "t00001")).await;
+    assert_eq!(committed.unwrap().touched, [1]);
+}
+
+async fn a_stream_whose_rows_nobody_takes_is_ended_and_says_so(bench: Bench) {
+    let limit = Duration::from_millis(100);
+    let bench = wishing(bench, Wishes { piece_limit: Some(limit), ..Wishes::default() }).await;
+    fill(&bench.store, 5000).await;
+    let mut rows = bench.store.stream(T, &Query::all()).await.unwrap();
+    let mut taken = rows.next().await.unwrap().unwrap().len();
+    // Until the limit has passed for certain; there is no clock in between that could be moved.
+    tokio::time::sleep(limit * 4).await;
+    let error = loop {
+        match rows.next().await {
+            Ok(Some(piece)) => taken += piece.len(),
+            Ok(None) => panic!("all of it was given away"),
+            Err(error) => break error,
+        }
+    };
+    let sentence = "the rest of the answer was not taken in time; ask again, and take it faster";
+    assert_eq!(error, StoreError::TimedOut(sentence.into()));
+    assert!(taken < 5000);
+    assert_eq!(rows.next().await, Ok(None), "after an error nothing comes");
+}
+
+async fn a_stream_that_is_dropped_ends_its_reading_at_once(bench: Bench) {
+    fill(&bench.store, 3000).await;
+    let start = Instant::now();
+    // Many more than may run side by side, each left in its middle.
+    for _ in 0..40 {
+        let mut rows = bench.store.stream(T, &Query::all()).await.unwrap();
+        assert!(rows.next().await.unwrap().is_some());
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "nobody waited for a limit");
+    assert_eq!(bench.store.count(T, &[]).await, Ok(3000));
+}
+
+async fn a_stream_shows_one_moment_and_holds_up_no_writer(bench: Bench) {
+    fill(&bench.store, 3000).await;
+    let mut rows = bench.store.stream(T, &Query::all().descending("rank")).await.unwrap();
+    let first = rows.next().await.unwrap().unwrap();
+    assert_eq!(first[0].id, "t02999");
+    let delete = (0..1000).fold(Batch::new(), |batch, i| batch.delete(T, format!("t{i:05}")));
+    bench.store.commit(delete.create(T, "new", json!({"rank": 1}).to_string())).await.unwrap();
+    let mut all = first;
+    while let Some(piece) = rows.next().await.unwrap() {
+        all.extend(piece);
+    }
+    let wanted: Vec<String> = (0..3000).rev().map(|i| format!("t{i:05}")).collect();
+    assert_eq!(all.into_iter().map(|row| row.id).collect::<Vec<_>>(), wanted);
+    assert_eq!(ids(&bench.store, T, &Query::all()).await.len(), 2001);
+    assert_eq!(bench.store.count(PLAIN.name, &[]).await, Ok(0));
+}
