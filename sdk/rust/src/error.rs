@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, error, fmt};
 
+use crate::retry::is_temporary;
+
 /// A failed call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -66,7 +68,7 @@ impl Error {
     pub fn is_temporary(&self) -> bool {
         match self {
             Error::Unreachable { .. } => true,
-            Error::Refused { status, .. } | Error::Unexpected { status, .. } => matches!(status, 429 | 502 | 503 | 504),
+            Error::Refused { status, .. } | Error::Unexpected { status, .. } => is_temporary(*status),
             _ => false,
         }
     }

@@ -27,16 +27,20 @@ mod credential;
 mod error;
 mod instance;
 pub mod private_file;
+mod retry;
+mod session;
 mod settings;
 mod target;
+mod trace;
 
-pub use account::{register_service_account, register_service_account_within};
+pub use account::{register_service_account, register_service_account_within, service_client};
 pub use client::{Client, ClientFactory, Response};
 pub use credential::{Credential, CredentialStore, FileCredentialStore, MemoryCredentialStore};
 pub use error::Error;
 pub use instance::{InstanceRegistration, RegisteredInstance};
 pub use settings::SdkSettings;
 pub use target::{path_and_query, server_url};
+pub use trace::TraceContext;
 
 /// The types of headers and methods that this crate's functions take.
 pub use http;
