@@ -28,6 +28,8 @@ mod error;
 mod instance;
 pub mod private_file;
 mod retry;
+#[cfg(feature = "service")]
+pub mod service;
 mod session;
 mod settings;
 mod target;
