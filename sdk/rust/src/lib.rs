@@ -33,6 +33,8 @@ pub mod service;
 mod session;
 mod settings;
 mod target;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trace;
 
 pub use account::{register_service_account, register_service_account_within, service_client};

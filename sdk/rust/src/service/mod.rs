@@ -123,7 +123,8 @@ impl Service {
                 self.slug
             ));
         } else if !self.paths.insert(path.to_owned()) {
-            self.fault.get_or_insert(format!("the path `{path}` is given twice; put its methods together: get(…).post(…)"));
+            self.fault
+                .get_or_insert(format!("the path `{path}` is given twice; put its methods together: get(…).post(…)"));
         } else {
             self.router = self.router.route(path, methods);
         }
@@ -351,7 +352,10 @@ async fn bind(self_url: Option<&str>, listen: Option<&str>) -> Result<(TcpListen
 /// Host and port of a URL.
 fn address_of(url: &str) -> Result<String, Error> {
     let invalid = || {
-        Error::Service(format!("SELF_URL is `{}`, which is no URL of a service; write it like http://127.0.0.1:9311", url.escape_debug()))
+        Error::Service(format!(
+            "SELF_URL is `{}`, which is no URL of a service; write it like http://127.0.0.1:9311",
+            url.escape_debug()
+        ))
     };
     let parsed = Url::parse(url.trim()).map_err(|_| invalid())?;
     match (parsed.host_str(), parsed.port_or_known_default()) {

@@ -42,7 +42,13 @@ pub(super) async fn observe(platform: Platform, mut request: Request, next: Next
 }
 
 /// Lets those pass who have the permission.
-pub(super) async fn guard(permission: &str, platform: Platform, caller: Caller, request: Request, next: Next) -> Response {
+pub(super) async fn guard(
+    permission: &str,
+    platform: Platform,
+    caller: Caller,
+    request: Request,
+    next: Next,
+) -> Response {
     match platform.require(&caller, permission).await {
         Ok(()) => next.run(request).await,
         Err(error) => Refusal::from(error).into_response(),

@@ -31,11 +31,10 @@ pub(super) struct Start<S> {
     pub drain: Duration,
 }
 
-/// A service that is known to the daemon and answers.
-struct Running {
-    instance: RegisteredInstance,
-    server: JoinHandle<io::Result<()>>,
-    /// Dropped to have the server finish.
+/// The task that accepts connections.
+struct Server {
+    task: JoinHandle<io::Result<()>>,
+    /// Dropped to have it finish what is under way and end.
     quit: oneshot::Sender<()>,
 }
 
@@ -46,50 +45,71 @@ impl<S: CredentialStore + 'static> Start<S> {
         listener: TcpListener,
         router: impl FnOnce(Platform) -> Router,
     ) -> Result<(), Error> {
-        let (mut stop, drain) = (pin!(stop), self.drain);
-        let mut running = tokio::select! {
-            started = self.start(listener, router) => started?,
+        let mut stop = pin!(stop);
+        let (client, slug) = tokio::select! {
+            signed_in = sign_in_service(PATIENCE, &self.client, &self.slug, &self.name, self.store) => signed_in?,
             () = &mut stop => return Ok(()),
         };
-        let ended = tokio::select! {
-            ended = &mut running.server => Some(ended),
+        // Before the instance is registered, so that the first probe finds it well.
+        let mut server = Server::start(listener, router(Platform::new(&slug, client.clone())));
+
+        let registration = InstanceRegistration::new(&self.url).health_path(&self.health_path).heartbeat(HEARTBEAT);
+        let what = format!("registering {}", self.url);
+        let mut registering = pin!(patiently(PATIENCE, &what, || registration.clone().register(&client)));
+        let instance = tokio::select! {
+            registered = &mut registering => registered?,
+            () = &mut stop => {
+                // The daemon may know the instance already: only its answer says which one is to be removed.
+                if let Ok(Ok(instance)) = timeout(GOOD_BYE, registering).await {
+                    say_good_bye(instance).await;
+                }
+                server.finish(self.drain).await;
+                return Ok(());
+            }
+        };
+        tracing::info!("`{slug}` serves at {}", self.url);
+        let failed = tokio::select! {
+            failed = server.failed() => Some(failed),
             () = &mut stop => None,
         };
-        say_good_bye(running.instance).await;
-        match ended {
-            // An accept loop that ends by itself has failed.
-            Some(ended) => Err(Error::Service(match ended {
-                Ok(Ok(())) => "it stopped listening".into(),
-                Ok(Err(error)) => format!("it stopped listening: {error}"),
-                Err(error) => format!("its listener failed: {error}"),
-            })),
+        say_good_bye(instance).await;
+        match failed {
+            Some(error) => Err(error),
             None => {
-                drop(running.quit);
-                if timeout(drain, &mut running.server).await.is_err() {
-                    tracing::warn!("requests were still under way after {drain:?}: they are cut");
-                    running.server.abort();
-                }
+                server.finish(self.drain).await;
                 Ok(())
             }
         }
     }
+}
 
-    async fn start(self, listener: TcpListener, router: impl FnOnce(Platform) -> Router) -> Result<Running, Error> {
-        let (client, slug) = sign_in_service(PATIENCE, &self.client, &self.slug, &self.name, self.store).await?;
-        let router = router(Platform::new(&slug, client.clone()));
-        // Before the instance is registered, so that the first probe finds it well.
+impl Server {
+    fn start(listener: TcpListener, router: Router) -> Server {
         let (quit, told) = oneshot::channel::<()>();
         let listener = listener.tap_io(|stream| {
             // Small answers must not wait for more; where that cannot be set they do.
             let _ = stream.set_nodelay(true);
         });
         let serving = axum::serve(listener, router).with_graceful_shutdown(async { drop(told.await) });
-        let server = tokio::spawn(serving.into_future());
-        let registration = InstanceRegistration::new(&self.url).health_path(&self.health_path).heartbeat(HEARTBEAT);
-        let what = format!("registering {}", self.url);
-        let instance = patiently(PATIENCE, &what, || registration.clone().register(&client)).await?;
-        tracing::info!("`{slug}` serves at {}", self.url);
-        Ok(Running { instance, server, quit })
+        Server { task: tokio::spawn(serving.into_future()), quit }
+    }
+
+    /// Why it ended though nobody told it to.
+    async fn failed(&mut self) -> Error {
+        Error::Service(match (&mut self.task).await {
+            Ok(Ok(())) => "it stopped listening".into(),
+            Ok(Err(error)) => format!("it stopped listening: {error}"),
+            Err(error) => format!("its listener failed: {error}"),
+        })
+    }
+
+    /// Accepts nothing more and finishes what is under way.
+    async fn finish(mut self, limit: Duration) {
+        drop(self.quit);
+        if timeout(limit, &mut self.task).await.is_err() {
+            tracing::warn!("requests were still under way after {limit:?}: they are cut");
+            self.task.abort();
+        }
     }
 }
 

@@ -211,9 +211,10 @@ impl TokenCheck {
             return Err(refused("the token is signed in another way than the platform's; sign in again"));
         }
         let keys = self.keys_with(&head.kid).await?;
-        let is_signed = keys.by_id.get(&head.kid).is_some_and(|key| {
-            key.verify(&RSA_PKCS1_2048_8192_SHA256, signed.as_bytes(), &signature).is_ok()
-        });
+        let is_signed = keys
+            .by_id
+            .get(&head.kid)
+            .is_some_and(|key| key.verify(&RSA_PKCS1_2048_8192_SHA256, signed.as_bytes(), &signature).is_ok());
         if !is_signed {
             return Err(refused("the token is not signed by the daemon; sign in again"));
         }
@@ -237,9 +238,7 @@ impl TokenCheck {
 
     /// The keys, fetched again where this one is not among them or all are old.
     async fn keys_with(&self, id: &str) -> Result<Arc<Keys>, Error> {
-        let is_good = |keys: &Keys| {
-            keys.by_id.contains_key(id) && keys.fetched.is_some_and(|at| at.elapsed() < FRESH)
-        };
+        let is_good = |keys: &Keys| keys.by_id.contains_key(id) && keys.fetched.is_some_and(|at| at.elapsed() < FRESH);
         let known = self.known();
         if is_good(&known) {
             return Ok(known);

@@ -1,7 +1,6 @@
 //! What the client puts on the wire, and what it makes of good, bad and foreign answers.
 
-mod stub;
-
+use crate::stub::{Stub, json};
 use openorch_sdk::{
     Client, ClientFactory, Error, SdkSettings,
     api::{
@@ -11,7 +10,6 @@ use openorch_sdk::{
     },
     http::{HeaderMap, Method},
 };
-use stub::{Stub, json};
 
 fn client(stub: &Stub) -> Client {
     ClientFactory::new(&stub.url).unwrap().client()

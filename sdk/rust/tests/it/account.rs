@@ -1,14 +1,12 @@
 //! A service's first minutes: its account, its instance, and what it does when the daemon is not there yet.
 
-mod stub;
-
 use std::{sync::Mutex, time::Duration};
 
+use crate::stub::{Request, Stub, json};
 use openorch_sdk::{
     Client, ClientFactory, CredentialStore, Error, FileCredentialStore, InstanceRegistration, MemoryCredentialStore,
     register_service_account, register_service_account_within,
 };
-use stub::{Request, Stub, json};
 
 fn client(stub: &Stub) -> Client {
     ClientFactory::new(&stub.url).unwrap().client()
