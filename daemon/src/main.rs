@@ -9,8 +9,8 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use openorch::{Running, Settings, StartError, VERSION, settings::Given};
-use openorch_chassis::clock::SystemClock;
+use openorch::{Running, Settings, StartError, VERSION, keep, settings::Given};
+use openorch_chassis::clock::{Clock, SystemClock};
 use openorch_services::user::Registration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -39,6 +39,18 @@ enum Command {
         #[command(subcommand)]
         command: AdminCommand,
     },
+    /// Write all data into one new file, as of one moment; the daemon may run meanwhile
+    Backup {
+        /// The file to make; it holds secrets, and its owner alone can read it
+        file: PathBuf,
+    },
+    /// Put the data of a backup into a data folder that has none
+    Restore {
+        /// A file that `openorch backup` made
+        file: PathBuf,
+    },
+    /// Check that the data is sound: the database, and all that is derived from its documents
+    Check,
 }
 
 #[derive(Subcommand)]
@@ -56,6 +68,9 @@ fn main() -> ExitCode {
         let outcome = match cli.command {
             None => runtime.block_on(serve(settings)),
             Some(Command::Admin { command: AdminCommand::ResetPassword }) => runtime.block_on(reset(settings)),
+            Some(Command::Backup { file }) => told(keep::backup(&settings, &file, SystemClock.now())),
+            Some(Command::Restore { file }) => told(keep::restore(&settings, &file)),
+            Some(Command::Check) => told(keep::check(&settings)),
         };
         // Nothing that still looks up a name or hashes a password is waited for.
         runtime.shutdown_background();
@@ -65,6 +80,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+fn told(outcome: Result<String, StartError>) -> Result<(), StartError> {
+    let text = outcome?;
+    // Nobody may be reading, and that is no reason to fail.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(())
 }
 
 fn log_as(filter: &str) -> Result<(), StartError> {

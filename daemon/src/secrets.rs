@@ -51,6 +51,26 @@ impl Secrets {
             .map_err(|error| StartError(format!("the key file {} cannot be written: {error}", path.display())))?;
         Ok(key)
     }
+
+    /// The key that the daemon made for itself, if it works with that one.
+    pub fn generated_key(&self, folder: &Path) -> Result<Option<String>, StartError> {
+        let path = folder.join(KEY_FILE);
+        match (&self.encryption_key, fs::read_to_string(&path)) {
+            (Some(_), _) => Ok(None),
+            (None, Ok(text)) => Ok(Some(text.trim().to_owned()).filter(|key| !key.is_empty())),
+            (None, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            (None, Err(error)) => Err(StartError(format!("the key file {} cannot be read: {error}", path.display()))),
+        }
+    }
+
+    /// Puts a key back that the daemon had made for itself. Answers what else the next start needs.
+    pub fn put_back(&self, folder: &Path, key: &str) -> Result<&'static str, StartError> {
+        let path = folder.join(KEY_FILE);
+        write_private(&path, key)
+            .map_err(|error| StartError(format!("the key file {} cannot be written: {error}", path.display())))?;
+        let other = self.encryption_key.as_deref().is_some_and(|given| given != key);
+        Ok(if other { " without OPENORCH_ENCRYPTION_KEY, which is not the key it has" } else { "" })
+    }
 }
 
 fn missing(path: &Path, how: &str) -> StartError {

@@ -28,7 +28,10 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::{Settings, VERSION};
+use crate::{
+    Settings, VERSION,
+    metered::{Metered, StoreMetrics},
+};
 
 /// Instances the gateway could not reach that wait to be probed; more are found by the regular probes.
 const SUSPECTS: usize = 1024;
@@ -122,6 +125,11 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
     }
 }
 
+/// The collections of all services.
+pub(crate) fn collections() -> Vec<Collection> {
+    user::collections().iter().chain(registry::collections()).map(|collection| **collection).collect()
+}
+
 async fn assemble(
     settings: Settings,
     clock: Arc<dyn Clock>,
@@ -129,9 +137,9 @@ async fn assemble(
     store: Arc<dyn Store>,
 ) -> Result<Running, StartError> {
     let is_first_start = !store.is_seeded();
-    let collections: Vec<Collection> =
-        user::collections().iter().chain(registry::collections()).map(|collection| **collection).collect();
-    store.open_collections(&collections).await?;
+    store.open_collections(&collections()).await?;
+    let store_metrics = Arc::new(StoreMetrics::default());
+    let store = Metered::new(store, store_metrics.clone());
     let seal = Seal::new(&settings.secrets.encryption_key(&settings.server_dir(), is_first_start)?);
     let ids = Arc::new(Ids::new(clock.clone(), machine(&store)));
     let shared = Shared { clock, ids, list_most: settings.list_most() };
@@ -185,7 +193,7 @@ async fn assemble(
     let router = Arc::new(Router::new(services, identity.clone(), settings.router()));
     let metrics = Arc::new(Metrics::default());
     let (operations, counted) = (router.metrics_source(), metrics.clone());
-    platform.set_metrics(Box::new(move || operations() + &gateway_metrics(&counted)));
+    platform.set_metrics(Box::new(move || operations() + &gateway_metrics(&counted) + &store_metrics.text()));
     let builtin: Arc<dyn Builtin> = router;
     let gateway = Arc::new(Gateway {
         table,

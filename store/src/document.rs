@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::query::check_field;
 use crate::{Result, StoreError, key};
 
 /// The longest id in bytes.
@@ -69,11 +70,16 @@ pub(crate) fn with_fields(
     Ok((text.into(), value))
 }
 
-/// Sets the value at a dotted path; objects that are missing on the way are made.
-pub(crate) fn set(document: &mut Value, path: &str, value: Value) -> Result<()> {
+/// Refuses a field that cannot be set in any document.
+pub(crate) fn check_settable(path: &str) -> Result<()> {
     if path == "id" {
         return Err(StoreError::Invalid("the id of a document cannot be changed; make another and remove this".into()));
     }
+    check_field(path)
+}
+
+/// Sets the value at a dotted path; objects that are missing on the way are made.
+pub(crate) fn set(document: &mut Value, path: &str, value: Value) -> Result<()> {
     let mut place = document;
     let mut names = path.split('.').peekable();
     while let Some(name) = names.next() {
@@ -170,7 +176,6 @@ mod tests {
             ("a.c.d", Some(json!({"a": {"b": 1, "c": {"d": 7}}, "n": null}))),
             ("n.x", Some(json!({"a": {"b": 1}, "n": {"x": 7}}))),
             ("a.b.c", None),
-            ("id", None),
         ] {
             let mut document = json!({"a": {"b": 1}, "n": null});
             assert_eq!(set(&mut document, path, json!(7)).ok().map(|()| document), want, "{path}");

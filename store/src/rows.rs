@@ -38,6 +38,14 @@ impl Rows {
         (Pieces { pieces: sender, failure: failure.clone() }, Self { pieces: receiver, failure, reader: None })
     }
 
+    /// An answer that is there already.
+    pub fn of(rows: Vec<Row>) -> Self {
+        let (pieces, this) = Self::new(1);
+        // There is room for one piece.
+        let _ = pieces.try_give(rows);
+        this
+    }
+
     /// Wakes this thread whenever there is room.
     pub(crate) fn wakes(&mut self, reader: Thread) {
         self.reader = Some(reader);

@@ -362,3 +362,29 @@ async fn the_public_key_is_told_as_pem_and_as_a_key_set() {
     let set = daemon.call("GET", "/.well-known/jwks.json", "", Value::Null).await.json();
     assert_eq!((set["keys"][0]["kty"].as_str(), set["keys"][0]["alg"].as_str()), (Some("RSA"), Some("RS256")));
 }
+
+#[tokio::test]
+async fn once_warm_neither_the_gateway_nor_a_check_asks_the_store() {
+    let daemon = Daemon::with(&["--node-interval", "1h"]).await;
+    let (echo, user) = (Echo::start().await, daemon.register("warm-svc").await);
+    assert_eq!(daemon.put_instance(&user, json!({ "url": echo.url })).await.status, 201);
+    let admin = daemon.admin().await;
+    let request = async || {
+        assert_eq!(daemon.call("GET", "/warm-svc/x", &user, Value::Null).await.status, 200);
+        let check = daemon.call("POST", "/user-svc/permission/nobody-svc:x/is-authorized", &user, json!({})).await;
+        assert_eq!(check.status, 401, "it has no such permission");
+        assert_eq!(daemon.call("POST", "/user-svc/user/by-token", &user, Value::Null).await.status, 200);
+    };
+    let asked = async || {
+        let metrics = daemon.call("GET", "/metrics", &admin, Value::Null).await.text;
+        let lines = metrics.lines().filter(|line| line.starts_with("openorch_store_calls_total{"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    request().await;
+    let before = asked().await;
+    assert!(before.iter().all(|line| !line.ends_with(" 0")) && before.len() == 2, "{before:?}");
+    for _ in 0..20 {
+        request().await;
+    }
+    assert_eq!(asked().await, before);
+}

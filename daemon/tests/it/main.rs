@@ -5,6 +5,7 @@ mod answers;
 mod flow;
 mod golden;
 mod identity;
+mod keep;
 mod process;
 mod settings;
 mod support;

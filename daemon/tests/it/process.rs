@@ -19,6 +19,14 @@ pub struct Process {
     pub output: BufReader<ChildStdout>,
 }
 
+impl Process {
+    /// Asks it to stop.
+    pub fn terminate(&self) {
+        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // One that ended already cannot be killed.
@@ -201,17 +209,13 @@ async fn a_second_signal_ends_what_the_first_one_waits_for() {
     // The probe's connection comes first, then that of the request, which is never answered.
     let _probe = silent.accept().await.unwrap();
     let _request = silent.accept().await.unwrap();
-    let terminate = |process: &Process| {
-        let pid = rustix::process::Pid::from_raw(process.child.id() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    };
-    terminate(&process);
+    process.terminate();
     let address = process.url.trim_start_matches("http://").to_owned();
     while std::net::TcpStream::connect(&address).is_ok() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(process.child.try_wait().unwrap().is_none(), "it waits for the request");
-    terminate(&process);
+    process.terminate();
     let ended = tokio::task::spawn_blocking(move || process.child.wait().unwrap());
     let status = tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap().unwrap();
     assert!(status.success());

@@ -1,14 +1,34 @@
-//! What the SQL engines share: how a declared collection becomes tables (`spec.rs`), how filters become conditions
-//! (`condition.rs`), and how a query is answered (`plan.rs`). What differs between them is in [`Dialect`]. Values are
-//! always bound; the only names in the text of SQL are those of declarations in code.
+//! What the SQL engines share: how a declared collection becomes tables (`spec.rs`) and what has to change for it
+//! (`change.rs`), how filters become conditions (`condition.rs`), how a query is answered (`plan.rs`), and what a write
+//! is before it is executed (`step.rs`). What differs between them is in [`Dialect`]. Values are always bound; the only
+//! names in the text of SQL are those of declarations in code.
 
+pub(crate) mod change;
 mod condition;
 mod plan;
 mod spec;
+mod step;
 
 pub(crate) use condition::{Bind, Conditions};
 pub(crate) use plan::{CountPlan, Plan, count_refusal};
-pub(crate) use spec::{Column, Entry, ListSpec, Spec, list_table, quote};
+pub(crate) use spec::{Column, Entry, IndexSpec, ListSpec, Spec, quote};
+pub(crate) use step::{Body, Collections, Document, Known, Matches, Place, Step};
+
+use crate::{Result, StoreError};
+
+/// The layout of the tables and keys. 2 added tables for lists and `min_compatible`.
+pub(crate) const LAYOUT: u32 = 2;
+/// The lowest layout that a program must know to write here; in each database, so that an older program can be told.
+/// Programs that know layout 1 alone would leave the tables of lists behind.
+pub(crate) const MIN_COMPATIBLE: u32 = 2;
+
+/// A name for a new database: 32 hex digits.
+pub(crate) fn random_id() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| StoreError::Unavailable(format!("the system gives no random numbers: {error}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
 
 /// Which SQL is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

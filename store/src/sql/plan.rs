@@ -2,6 +2,7 @@
 //! SQL of a [`Plan`] and gives what comes to its [`Collector`].
 
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -13,6 +14,10 @@ use crate::{Cursor, Direction, Filter, Order, Page, Query, Result, Row, StoreErr
 
 /// More elements asked for at once are looked up as a set instead of one by one.
 const MOST_ELEMENTS_MERGED: usize = 64;
+
+/// The most rows in a piece of an answer, and about how many bytes.
+const PIECE: usize = 256;
+const PIECE_BYTES: usize = 1024 * 1024;
 
 /// A query, ready to be run on any connection. Its statement selects id, version and document.
 pub(crate) struct Plan {
@@ -85,9 +90,14 @@ impl Plan {
         self.limit == Some(0)
     }
 
+    /// Whether SQL may have more rows than are wanted.
+    pub(crate) fn may_stop_early(&self) -> bool {
+        self.limit.is_some() && self.ordered_here.is_none() && !self.conditions.rest.is_empty()
+    }
+
     /// Takes the rows that come.
     pub(crate) fn collector(&self) -> Collector<'_> {
-        Collector { plan: self, found: 0, rows: Vec::new(), sortable: Vec::new() }
+        Collector { plan: self, found: 0, rows: VecDeque::new(), bytes: 0, sortable: Vec::new() }
     }
 
     fn cursor(&self, row: &Row) -> Result<Cursor> {
@@ -125,7 +135,9 @@ pub(crate) struct Collector<'a> {
     plan: &'a Plan,
     /// Rows that were found and already taken out.
     found: usize,
-    rows: Vec<Row>,
+    rows: VecDeque<Row>,
+    /// How long the bodies of these are together.
+    bytes: usize,
     sortable: Vec<(Vec<Vec<u8>>, Row)>,
 }
 
@@ -139,7 +151,8 @@ impl Collector<'_> {
             return Ok(true);
         }
         let Some(place) = &plan.ordered_here else {
-            self.rows.push(row);
+            self.bytes += row.body.len();
+            self.rows.push_back(row);
             return Ok(plan.limit.is_none_or(|limit| self.found + self.rows.len() <= limit));
         };
         let keys = plan.order.iter().map(|order| field_key(&order.field, &row.id, &document));
@@ -157,18 +170,26 @@ impl Collector<'_> {
         Ok(true)
     }
 
-    /// How many rows can be given away already.
-    pub(crate) fn ready(&self) -> usize {
-        self.rows.len()
+    /// Whether there are enough rows for a piece of an answer that is given away piece by piece.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.rows.len() >= PIECE || self.bytes >= PIECE_BYTES
     }
 
-    /// The rows that can be given away already, in order; their number counts towards the limit.
+    /// The next piece, in order: rows that can be given away already; none where there are none. Their number counts
+    /// towards the limit.
     pub(crate) fn drain(&mut self) -> Vec<Row> {
-        let room = self.plan.limit.map_or(usize::MAX, |limit| limit - self.found.min(limit));
-        let mut rows = std::mem::take(&mut self.rows);
-        rows.truncate(room);
-        self.found += rows.len();
-        rows
+        let room = self.plan.limit.map_or(usize::MAX, |limit| limit - self.found.min(limit)).min(PIECE);
+        let (mut piece, mut bytes) = (Vec::new(), 0);
+        while piece.len() < room
+            && bytes < PIECE_BYTES
+            && let Some(row) = self.rows.pop_front()
+        {
+            bytes += row.body.len();
+            piece.push(row);
+        }
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.found += piece.len();
+        piece
     }
 
     /// No more rows come: puts those that were ordered here in their order.
@@ -179,7 +200,7 @@ impl Collector<'_> {
 
     pub(crate) fn page(mut self) -> Result<Page> {
         self.finish();
-        let mut rows = self.rows;
+        let mut rows = Vec::from(self.rows);
         let Some(limit) = self.plan.limit.filter(|limit| rows.len() > *limit) else {
             return Ok(Page { rows, next: None });
         };

@@ -221,6 +221,11 @@ impl Spec {
         self.columns.iter().find(is_it).map(|column| quote(&column.name))
     }
 
+    /// Where a quoted column stands among those that Rust fills; none for the id.
+    pub(crate) fn place_of(&self, quoted: &str) -> Option<usize> {
+        self.columns.iter().position(|column| quote(&column.name) == quoted)
+    }
+
     /// The answer to a broken unique index.
     pub(crate) fn taken(&self, index: &IndexSpec) -> StoreError {
         StoreError::AlreadyExists(format!("another document of {} has the same {}", self.name, index.declared))
@@ -256,6 +261,11 @@ impl IndexSpec {
 }
 
 impl ListSpec {
+    /// The tables of the lists of a declaration, without quotes.
+    pub(crate) fn tables(declaration: &str) -> impl Iterator<Item = String> + '_ {
+        declaration.split(';').filter(|said| said.starts_with("s_")).map(|said| short(said.to_owned()))
+    }
+
     /// The names of the columns before the id.
     pub(crate) fn columns(&self) -> Vec<String> {
         std::iter::once("val".into()).chain((1..=self.fields.len()).map(|n| format!("k{n}"))).collect()
@@ -330,11 +340,6 @@ fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(StoreError::Internal(format!("`{name}` cannot be the name of a collection")))
-}
-
-/// The table of a list, without quotes, from what a declaration says; none where it says another index.
-pub(crate) fn list_table(said: &str) -> Option<String> {
-    said.starts_with("s_").then(|| short(said.to_owned()))
 }
 
 /// A long name by its beginning and a hash of the whole (FNV-1a, 64 bits).

@@ -1,6 +1,8 @@
 //! The embedded engine: one folder with one SQLite database, for a daemon that stands alone. One thread writes
-//! (`writer.rs`), a few read (`reader.rs`); what a document may be is checked here, on the caller's thread.
+//! (`writer.rs`), a few read (`reader.rs`); what a document may be is checked on the caller's thread.
 
+mod backup;
+mod check;
 mod errors;
 mod folder;
 mod reader;
@@ -8,10 +10,12 @@ mod run;
 mod schema;
 mod writer;
 
-use std::collections::HashMap;
+pub use self::backup::{Notes, Restoring, backup};
+pub use self::check::check;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,13 +26,9 @@ use self::errors::from_sqlite;
 use self::folder::Folder;
 use self::reader::{Limits, Readers, closed};
 use self::schema::Statements;
-use self::writer::{Body, Document, Job, Matches, Place, Reply, Step, Writer};
-use crate::query::check_field;
-use crate::sql::{CountPlan, Dialect, Plan, Spec};
-use crate::{
-    Batch, BoxFuture, Collection, Committed, Filter, Guard, MOST_TOUCHED, Page, Query, Result, Row, Rows, Store,
-    StoreError, Write, document,
-};
+use self::writer::{Job, Reply, Writer};
+use crate::sql::{self, Dialect};
+use crate::{Batch, BoxFuture, Collection, Committed, Filter, Page, Query, Result, Row, Rows, Store, StoreError};
 
 /// So many jobs may wait for the writer; whoever comes next waits for room.
 const WAITING: usize = 1024;
@@ -68,8 +68,7 @@ pub struct SqliteStore(Arc<Inner>);
 
 struct Inner {
     folder: Arc<Folder>,
-    document_limit: usize,
-    collections: RwLock<HashMap<&'static str, Arc<Known>>>,
+    collections: Collections,
     seeded: Arc<AtomicBool>,
     readers: Readers,
     /// None once the store is closed; the writer ends when it has worked off what was sent.
@@ -77,17 +76,8 @@ struct Inner {
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A collection that was opened.
-struct Known {
-    spec: Arc<Spec>,
-    statements: Statements,
-}
-
-impl Known {
-    fn new(spec: Spec) -> Self {
-        Self { statements: Statements::new(&spec), spec: Arc::new(spec) }
-    }
-}
+type Known = sql::Known<Statements>;
+type Collections = sql::Collections<Statements>;
 
 impl SqliteStore {
     /// Takes the folder, which is made where there is none, and opens its database, or makes one. Blocks, for a few
@@ -110,8 +100,7 @@ impl SqliteStore {
         Ok(Arc::new(Self(Arc::new(Inner {
             readers: Readers::new(folder.clone(), options.readers, limits),
             folder,
-            document_limit: options.document_limit,
-            collections: RwLock::default(),
+            collections: Collections::new(Dialect::Sqlite, options.document_limit),
             seeded,
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(thread)),
@@ -122,18 +111,16 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn open_collections<'a>(&'a self, collections: &'a [Collection]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let opened = collections.iter().map(|one| Ok(Arc::new(Known::new(Spec::new(one)?))));
-            let opened = opened.collect::<Result<Vec<_>>>()?;
+            let opened = Collections::check(collections)?;
             self.0.ask(|reply| Job::Open(opened.clone(), reply)).await?;
-            let mut known = self.0.collections.write().unwrap_or_else(PoisonError::into_inner);
-            known.extend(opened.into_iter().map(|one| (one.spec.name, one)));
+            self.0.collections.add(opened);
             Ok(())
         })
     }
 
     fn get<'a>(&'a self, collection: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Row>>> {
         Box::pin(async move {
-            let known = self.0.known(collection)?;
+            let known = self.0.collections.get(collection)?;
             self.0.readers.run_here(|connection| {
                 connection
                     .prepare_cached(&known.statements.get)
@@ -145,25 +132,25 @@ impl Store for SqliteStore {
 
     fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
-            let plan = self.0.plan(collection, query)?;
+            let plan = self.0.collections.plan(collection, query)?;
             self.0.readers.run(move |connection| run::find(&plan, connection)).await
         })
     }
 
     fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>> {
-        Box::pin(async move { self.0.readers.stream(self.0.plan(collection, query)?).await })
+        Box::pin(async move { self.0.readers.stream(self.0.collections.plan(collection, query)?).await })
     }
 
     fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
-            let plan = self.0.count(collection, filters, u64::MAX)?;
+            let plan = self.0.collections.count(collection, filters, u64::MAX)?;
             self.0.readers.run(move |connection| run::count(&plan, connection)).await
         })
     }
 
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         Box::pin(async move {
-            let steps = batch.0.into_iter().map(|write| self.0.step(write)).collect::<Result<Vec<_>>>()?;
+            let steps = batch.0.into_iter().map(|write| self.0.collections.step(write)).collect::<Result<Vec<_>>>()?;
             if steps.is_empty() {
                 return Ok(Committed::default());
             }
@@ -222,22 +209,6 @@ impl Drop for SqliteStore {
 }
 
 impl Inner {
-    fn known(&self, collection: &str) -> Result<Arc<Known>> {
-        let known = self.collections.read().unwrap_or_else(PoisonError::into_inner);
-        known
-            .get(collection)
-            .cloned()
-            .ok_or_else(|| StoreError::Internal(format!("the collection {collection} was not opened")))
-    }
-
-    fn plan(&self, collection: &str, query: &Query) -> Result<Plan> {
-        Plan::new(Dialect::Sqlite, self.known(collection)?.spec.clone(), query)
-    }
-
-    fn count(&self, collection: &str, filters: &[Filter], enough: u64) -> Result<CountPlan> {
-        CountPlan::new(Dialect::Sqlite, self.known(collection)?.spec.clone(), filters, enough)
-    }
-
     fn sender(&self) -> Result<mpsc::Sender<Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)
     }
@@ -260,58 +231,5 @@ impl Inner {
             let _ = writer.join();
             self.folder.let_go();
         }
-    }
-
-    fn step(&self, write: Write) -> Result<Step> {
-        Ok(match write {
-            Write::Create { collection, id, body } => Step::Create(self.document(collection, id, body)?),
-            Write::Replace { collection, id, body, version } => {
-                Step::Replace(self.document(collection, id, body)?, version)
-            }
-            Write::Upsert { collection, id, body } => Step::Upsert(self.document(collection, id, body)?),
-            Write::Delete { collection, id, version } => Step::Delete(self.place(collection, id)?, version),
-            Write::ReplaceWhere { collection, filters, body } => {
-                Step::ReplaceWhere(self.matches(collection, filters)?, self.body(collection, "*", body)?)
-            }
-            Write::UpsertWhere { collection, filters, id, body } => {
-                let document = self.document(collection, id, body.clone())?;
-                let body = self.body(collection, &document.place.id, body)?;
-                Step::UpsertWhere(self.matches(collection, filters)?, Box::new(document), body)
-            }
-            Write::UpdateFields { collection, filters, fields } => {
-                fields.iter().try_for_each(|(field, _)| check_field(field))?;
-                Step::UpdateFields(self.matches(collection, filters)?, fields)
-            }
-            Write::DeleteWhere { collection, filters } => Step::DeleteWhere(self.matches(collection, filters)?),
-            Write::Require(Guard::Absent { collection, id }) => Step::Absent(self.place(collection, id)?),
-            Write::Require(Guard::Exists { collection, id }) => Step::Exists(self.place(collection, id)?),
-            Write::Require(Guard::Version { collection, id, version }) => {
-                Step::Version(self.place(collection, id)?, version)
-            }
-            Write::Require(Guard::Count { collection, filters, at_least, at_most }) => {
-                let enough = at_most.saturating_add(1).max(at_least);
-                Step::Count { plan: self.count(collection, &filters, enough)?, at_least, at_most }
-            }
-        })
-    }
-
-    fn place(&self, collection: &str, id: String) -> Result<Place> {
-        Ok(Place { known: self.known(collection)?, id })
-    }
-
-    fn matches(&self, collection: &str, filters: Vec<Filter>) -> Result<Matches> {
-        let query = Query { filters, limit: Some(MOST_TOUCHED as u64), ..Query::default() };
-        Ok(Matches { known: self.known(collection)?, plan: self.plan(collection, &query)? })
-    }
-
-    fn body(&self, collection: &str, id: &str, body: Box<str>) -> Result<Body> {
-        let value = document::parse_new(&body, self.document_limit, &format!("document `{id}` of {collection}"))?;
-        Ok(Body { text: body, value })
-    }
-
-    fn document(&self, collection: &str, id: String, body: Box<str>) -> Result<Document> {
-        document::check_id(collection, &id)?;
-        let Body { text, value } = self.body(collection, &id, body)?;
-        Document::new(self.known(collection)?, id, text, &value)
     }
 }

@@ -23,8 +23,6 @@ use crate::{Result, Row, Rows, StoreError};
 const IDLE: Duration = Duration::from_secs(20);
 /// Answers given away piece by piece side by side; more wait.
 const STREAMS: usize = 8;
-/// Rows in a piece.
-const PIECE: usize = 256;
 /// Pieces that wait to be taken.
 const PIECES_WAITING: usize = 2;
 /// Steps of SQLite's machine between two looks at the time.
@@ -150,7 +148,7 @@ impl Readers {
             let until = Instant::now() + shared.limits.stream;
             let outcome = Reader::open(&shared.folder).and_then(|reader| {
                 reader.within(shared.limits.stream, Arc::default(), |connection| {
-                    run::stream(&plan, connection, PIECE, |rows| shared.give(&pieces, rows, until))
+                    run::stream(&plan, connection, |rows| shared.give(&pieces, rows, until))
                 })
             });
             pieces.end(outcome);

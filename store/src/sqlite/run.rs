@@ -28,11 +28,10 @@ pub(super) fn find(plan: &Plan, connection: &Connection) -> Result<Page> {
     collector.page()
 }
 
-/// Gives the rows of an answer away as they come, so many at a time; `give` says whether more are wanted.
+/// Gives the rows of an answer away as they come, some at a time; `give` says whether more are wanted.
 pub(super) fn stream(
     plan: &Plan,
     connection: &Connection,
-    at_once: usize,
     mut give: impl FnMut(Vec<Row>) -> Result<bool>,
 ) -> Result<()> {
     if plan.wants_nothing() {
@@ -42,7 +41,7 @@ pub(super) fn stream(
     let mut wanted = true;
     each(connection, plan, |row| {
         let more = collector.take(row)?;
-        if collector.ready() >= at_once {
+        if collector.is_ready() {
             wanted = give(collector.drain())?;
         }
         Ok(more && wanted)
@@ -53,11 +52,10 @@ pub(super) fn stream(
     collector.finish();
     let mut rest = collector.drain();
     while !rest.is_empty() {
-        let later = rest.split_off(rest.len().min(at_once));
         if !give(rest)? {
             return Ok(());
         }
-        rest = later;
+        rest = collector.drain();
     }
     Ok(())
 }

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::errors::from_sqlite;
 use super::folder::{Folder, upgrade};
-use super::schema::{self, change_entry};
+use super::schema::{self, Statements, change_entry};
 use super::{Known, run};
-use crate::sql::{CountPlan, Entry, Plan, count_refusal};
+use crate::sql::{self, Body, Entry, count_refusal};
 use crate::{Committed, Result, StoreError, document};
 
 /// The most batches in one transaction.
@@ -32,53 +32,10 @@ pub(super) enum Job {
     MarkSeeded(Reply<()>),
 }
 
-/// A write, checked and with its keys made, so that the writer only has to execute it.
-pub(super) enum Step {
-    Create(Document),
-    Replace(Document, Option<u64>),
-    Upsert(Document),
-    Delete(Place, Option<u64>),
-    ReplaceWhere(Matches, Body),
-    /// The document is for where nothing matches.
-    UpsertWhere(Matches, Box<Document>, Body),
-    UpdateFields(Matches, Vec<(String, Value)>),
-    DeleteWhere(Matches),
-    Absent(Place),
-    Exists(Place),
-    Version(Place, u64),
-    Count {
-        plan: CountPlan,
-        at_least: u64,
-        at_most: u64,
-    },
-}
-
-/// An id of a collection.
-pub(super) struct Place {
-    pub(super) known: Arc<Known>,
-    pub(super) id: String,
-}
-
-/// A document to be stored.
-pub(super) struct Document {
-    pub(super) place: Place,
-    pub(super) body: Box<str>,
-    pub(super) keys: Vec<Vec<u8>>,
-    /// Its entries in each list of the collection.
-    pub(super) entries: Vec<Vec<Entry>>,
-}
-
-/// A body that is not bound to an id.
-pub(super) struct Body {
-    pub(super) text: Box<str>,
-    pub(super) value: Value,
-}
-
-/// The documents that pass some filters.
-pub(super) struct Matches {
-    pub(super) known: Arc<Known>,
-    pub(super) plan: Plan,
-}
+type Step = sql::Step<Statements>;
+type Place = sql::Place<Statements>;
+type Document = sql::Document<Statements>;
+type Matches = sql::Matches<Statements>;
 
 /// The state of the writing thread.
 pub(super) struct Writer {
@@ -252,19 +209,9 @@ impl Writer {
                 }
                 Ok(found.len() as u64)
             }
-            Step::Absent(place) => match self.version(place)? {
-                None => Ok(0),
-                Some(_) => Err(place.conflict("is there")),
-            },
-            Step::Exists(place) => match self.version(place)? {
-                Some(_) => Ok(0),
-                None => Err(place.conflict("is not there")),
-            },
-            Step::Version(place, wanted) => match self.version(place)? {
-                Some(found) if found == *wanted => Ok(0),
-                Some(_) => Err(place.conflict("has been changed")),
-                None => Err(place.conflict("is not there")),
-            },
+            Step::Absent(place) => place.must_be_absent(self.version(place)?),
+            Step::Exists(place) => place.must_exist(self.version(place)?),
+            Step::Version(place, wanted) => place.must_be_at(self.version(place)?, *wanted),
             Step::Count { plan, at_least, at_most } => {
                 let count = run::count(plan, &self.connection)?;
                 if count >= *at_least && count <= *at_most {
@@ -308,7 +255,7 @@ impl Writer {
             self.change_entries(place, rid, &old, &[])?;
         }
         let deleted = self.cached(&place.known.statements.delete).and_then(|mut s| s.execute([&place.id]));
-        deleted.map(|rows| rows > 0).map_err(|error| place.failed(error))
+        deleted.map(|rows| rows > 0).map_err(|error| failed(place, error))
     }
 
     fn replace_where(&self, matches: &Matches, body: &Body, version: u64) -> Result<u64> {
@@ -351,7 +298,7 @@ impl Writer {
         let found = self.cached(&place.known.statements.old).and_then(|mut statement| {
             statement.query_row([&place.id], |row| Ok((row.get(0)?, row.get::<_, String>(1)?))).optional()
         });
-        let Some((rid, body)) = found.map_err(|error| place.failed(error))? else { return Ok(None) };
+        let Some((rid, body)) = found.map_err(|error| failed(place, error))? else { return Ok(None) };
         let value = document::parse_stored(&body, spec.name, &place.id)?;
         Ok(Some((rid, place.known.entries(&place.id, &value)?)))
     }
@@ -370,7 +317,7 @@ impl Writer {
                 .try_for_each(|(sql, entry, rid)| {
                     self.cached(sql).and_then(|mut s| change_entry(&mut s, entry, &place.id, rid)).map(drop)
                 });
-            changed.map_err(|error| place.failed(error))?;
+            changed.map_err(|error| failed(place, error))?;
         }
         Ok(())
     }
@@ -382,24 +329,46 @@ impl Writer {
         let head = [ValueRef::from(&*place.id), ValueRef::Integer(version), ValueRef::from(&*document.body)];
         let keys = document.keys.iter().map(|key| ValueRef::Blob(key));
         let values = head.into_iter().chain(keys).map(ToSqlOutput::Borrowed);
-        let done = self.cached(sql).and_then(|mut s| s.execute(params_from_iter(values)));
-        done.map_err(|error| place.failed(error))
+        match self.cached(sql).and_then(|mut s| s.execute(params_from_iter(values))) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                Err(self.broken_by(document)?)
+            }
+            done => done.map_err(|error| failed(place, error)),
+        }
+    }
+
+    /// The first declared unique index that a document breaks. SQLite names the one it looked at first, which depends on
+    /// when the indexes were made.
+    fn broken_by(&self, document: &Document) -> Result<StoreError> {
+        let Place { known, id } = &document.place;
+        for index in known.spec.indexes.iter().filter(|index| index.unique) {
+            let mut sql = format!("SELECT 1 FROM {} WHERE id <> ?", known.spec.table);
+            let mut values = vec![ValueRef::from(&**id)];
+            for column in &index.columns {
+                sql += &format!(" AND {column} = ?");
+                values.push(match known.spec.place_of(column) {
+                    Some(place) => ValueRef::Blob(&document.keys[place]),
+                    None => ValueRef::from(&**id),
+                });
+            }
+            let values = values.into_iter().map(ToSqlOutput::Borrowed);
+            let found = self.connection.prepare(&sql).and_then(|mut s| s.exists(params_from_iter(values)));
+            if found.map_err(|error| failed(&document.place, error))? {
+                return Ok(known.spec.taken(index));
+            }
+        }
+        Ok(document.place.taken())
     }
 
     fn expect_version(&self, place: &Place, wanted: Option<u64>) -> Result<()> {
-        let Some(wanted) = wanted else { return Ok(()) };
-        match self.version(place)? {
-            Some(found) if found == wanted => Ok(()),
-            Some(_) => Err(place.conflict("has been changed")),
-            None => Err(place.missing()),
-        }
+        if wanted.is_none() { Ok(()) } else { place.expect(self.version(place)?, wanted) }
     }
 
     fn version(&self, place: &Place) -> Result<Option<u64>> {
         let found = self
             .cached(&place.known.statements.version)
             .and_then(|mut s| s.query_row([&place.id], |row| row.get::<_, i64>(0)).optional());
-        Ok(found.map_err(|error| place.failed(error))?.map(i64::unsigned_abs))
+        Ok(found.map_err(|error| failed(place, error))?.map(i64::unsigned_abs))
     }
 
     fn cached(&self, sql: &str) -> rusqlite::Result<rusqlite::CachedStatement<'_>> {
@@ -445,49 +414,8 @@ impl Writer {
     }
 }
 
-impl Document {
-    /// Makes the keys of a document whose body is in order.
-    pub(super) fn new(known: Arc<Known>, id: String, body: Box<str>, value: &Value) -> Result<Self> {
-        let keys = known.spec.keys(&id, value)?;
-        let entries = known.entries(&id, value)?;
-        Ok(Self { place: Place { known, id }, body, keys, entries })
-    }
-}
-
-impl Known {
-    fn entries(&self, id: &str, value: &Value) -> Result<Vec<Vec<Entry>>> {
-        self.spec.lists.iter().map(|list| self.spec.entries(list, id, value)).collect()
-    }
-}
-
-impl Place {
-    fn missing(&self) -> StoreError {
-        self.known.spec.missing(&self.id)
-    }
-
-    fn taken(&self) -> StoreError {
-        self.known.spec.there(&self.id)
-    }
-
-    fn conflict(&self, what: &str) -> StoreError {
-        self.known.spec.conflict(&self.id, what)
-    }
-
-    fn failed(&self, error: rusqlite::Error) -> StoreError {
-        let spec = &self.known.spec;
-        let rusqlite::Error::SqliteFailure(code, Some(message)) = &error else {
-            return from_sqlite(error, &format!("writing to {}", spec.name));
-        };
-        if code.code != ErrorCode::ConstraintViolation {
-            return from_sqlite(error, &format!("writing to {}", spec.name));
-        }
-        // The message ends with the last column of the index, which no other index has.
-        let is_broken = |column: &String| message.ends_with(&format!("c_{}.{}", spec.name, column.trim_matches('"')));
-        match spec.indexes.iter().find(|index| index.unique && index.columns.last().is_some_and(is_broken)) {
-            Some(index) => spec.taken(index),
-            None => self.taken(),
-        }
-    }
+fn failed(place: &Place, error: rusqlite::Error) -> StoreError {
+    from_sqlite(error, &format!("writing to {}", place.known.spec.name))
 }
 
 /// Whoever asked may have stopped waiting.

@@ -24,7 +24,9 @@ async fn a_document_over_the_limit_is_too_large() {
 
 #[tokio::test]
 async fn four_mebibytes_come_back_whole() {
-    let (_folder, store) = crate::new_store().await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    store.open_collections(&[THINGS]).await.unwrap();
     let large = json!({"kind": "k", "more": "k".repeat(1024 * 1024), "text": "é".repeat(1024 * 1024)});
     store.commit(thing("large", large.clone())).await.unwrap();
     assert_eq!(body(&store, "large").await, Some(large));

@@ -1,9 +1,18 @@
-//! The facts of the store, told across its boundary: real SQLite in folders of their own.
+//! The facts of the store, told across its boundary. What holds for every engine is told once, as a case of the suite
+//! (`suite.rs`), and stamped for the oracle, SQLite and PostgreSQL; what only one has is in a file of its own.
 
+#[macro_use]
+mod suite;
+
+mod backup;
 mod crash;
 mod folder;
 mod limits;
+mod lists;
+mod oracle;
+mod pitfalls;
 mod queries;
+mod random;
 mod writes;
 
 use std::path::Path;
@@ -11,6 +20,8 @@ use std::sync::Arc;
 
 use openorch_store::{Batch, Collection, Index, Query, SqliteOptions, SqliteStore, Store, StoreError};
 use serde_json::{Value, json};
+
+pub use suite::{Bench, Engine};
 
 /// Things with everything declared that a test may want.
 pub const THINGS: Collection = Collection {
@@ -20,27 +31,29 @@ pub const THINGS: Collection = Collection {
         Index::on(&["rank"]),
         Index::on(&["lower(name)"]),
         Index::unique(&["slug"]),
+        Index::unique(&["place.zip", "lower(code)"]),
         Index::on(&["place.city"]),
+        Index::each("readers", &["kind", "rank"]),
+        Index::each("readers", &["rank"]),
+        Index::each("tags", &[]),
     ],
 };
 
 /// The same documents without any index.
 pub const PLAIN: Collection = Collection { name: "testSvcPlain", indexes: &[] };
 
-pub fn open(folder: &Path) -> Result<Arc<dyn Store>, StoreError> {
-    SqliteStore::open(folder, SqliteOptions::default())
-}
-
-/// A store in a new folder, with both collections, and the folder that must outlive it.
-pub async fn new_store() -> (tempfile::TempDir, Arc<dyn Store>) {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(&folder.path().join("server")).unwrap();
-    store.open_collections(&[THINGS, PLAIN]).await.unwrap();
-    (folder, store)
-}
+/// Both, for what must not depend on declarations.
+pub const BOTH: [&str; 2] = [THINGS.name, PLAIN.name];
 
 pub fn thing(id: &str, body: Value) -> Batch {
     Batch::new().create(THINGS.name, id, body.to_string())
+}
+
+/// The same documents in both collections.
+pub fn in_both<'a>(documents: impl IntoIterator<Item = (&'a str, Value)>) -> Batch {
+    documents.into_iter().fold(Batch::new(), |batch, (id, body)| {
+        BOTH.iter().fold(batch, |batch, collection| batch.create(collection, id, body.to_string()))
+    })
 }
 
 pub async fn ids(store: &Arc<dyn Store>, collection: &str, query: &Query) -> Vec<String> {
@@ -52,7 +65,12 @@ pub async fn body(store: &Arc<dyn Store>, id: &str) -> Option<Value> {
     row.map(|row| serde_json::from_str(&row.body).unwrap())
 }
 
-/// Numbered things, `t0000` upwards.
+/// The embedded engine in this folder.
+pub fn open(folder: &Path) -> Result<Arc<dyn Store>, StoreError> {
+    SqliteStore::open(folder, SqliteOptions::default())
+}
+
+/// Numbered things, `t00000` upwards.
 pub async fn fill(store: &Arc<dyn Store>, count: usize) {
     let mut batch = Batch::new();
     for i in 0..count {

@@ -1,9 +1,30 @@
 //! Order, filters and pages: the same whether a field is declared or not.
 
-use openorch_store::{Batch, Cursor, Direction, Filter, Query, StoreError};
+use std::sync::Arc;
+
+use openorch_store::{Batch, Cursor, Direction, Filter, Query, Store, StoreError};
 use serde_json::{Value, json};
 
-use crate::{PLAIN, THINGS, fill, ids, new_store};
+use crate::{Bench, PLAIN, THINGS, fill, ids};
+
+cases! {
+    values_of_all_types_come_in_the_order_of_the_contract,
+    equality_knows_types_and_nothing_else_is_equal,
+    one_of_many_values_is_enough,
+    a_prefix_ignores_case_and_has_no_wildcards,
+    pages_of_every_size_add_up_to_the_whole,
+    declared_or_not_the_answer_is_the_same,
+    a_cursor_without_an_id_passes_over_every_tie,
+    a_question_that_cannot_be_asked_is_refused,
+    a_limit_says_whether_there_is_more_and_none_means_all,
+    a_range_has_its_lower_end_and_not_its_upper,
+    any_of_some_filters_is_enough,
+    filters_of_all_kinds_answer_alike_declared_or_not,
+    a_shuffled_answer_has_everything_and_another_order_each_time,
+    as_many_filters_as_may_be_are_answered_and_one_more_is_refused,
+    a_cursor_of_another_query_is_a_place_or_refused_but_never_wrong,
+    a_moment_passes_between_pages_and_nothing_is_repeated,
+}
 
 /// Every type, in the order of the contract; ties are broken by id.
 fn ascending() -> Vec<Value> {
@@ -37,8 +58,8 @@ fn ascending() -> Vec<Value> {
     ]
 }
 
-async fn mixed() -> (tempfile::TempDir, std::sync::Arc<dyn openorch_store::Store>) {
-    let (folder, store) = new_store().await;
+async fn mixed(bench: &Bench) -> &Arc<dyn Store> {
+    let store = &bench.store;
     let mut batch = Batch::new();
     // Stored in another order than the one that is expected.
     for (i, value) in ascending().into_iter().enumerate().rev() {
@@ -49,25 +70,23 @@ async fn mixed() -> (tempfile::TempDir, std::sync::Arc<dyn openorch_store::Store
         }
     }
     store.commit(batch).await.unwrap();
-    (folder, store)
+    store
 }
 
-#[tokio::test]
-async fn values_of_all_types_come_in_the_order_of_the_contract() {
-    let (_folder, store) = mixed().await;
+async fn values_of_all_types_come_in_the_order_of_the_contract(bench: Bench) {
+    let store = mixed(&bench).await;
     let mut wanted: Vec<String> = (0..ascending().len()).map(|i| format!("v{i:02}")).collect();
     for collection in [THINGS.name, PLAIN.name] {
-        assert_eq!(ids(&store, collection, &Query::all().ascending("rank")).await, wanted, "{collection}");
+        assert_eq!(ids(store, collection, &Query::all().ascending("rank")).await, wanted, "{collection}");
     }
     wanted.reverse();
     for collection in [THINGS.name, PLAIN.name] {
-        assert_eq!(ids(&store, collection, &Query::all().descending("rank")).await, wanted, "{collection}");
+        assert_eq!(ids(store, collection, &Query::all().descending("rank")).await, wanted, "{collection}");
     }
 }
 
-#[tokio::test]
-async fn equality_knows_types_and_nothing_else_is_equal() {
-    let (_folder, store) = mixed().await;
+async fn equality_knows_types_and_nothing_else_is_equal(bench: Bench) {
+    let store = mixed(&bench).await;
     for (value, found) in [
         (json!(null), vec!["v00", "v01"]),
         (json!(false), vec!["v02"]),
@@ -83,33 +102,31 @@ async fn equality_knows_types_and_nothing_else_is_equal() {
     ] {
         for collection in [THINGS.name, PLAIN.name] {
             let query = Query::all().equals("rank", value.clone());
-            assert_eq!(ids(&store, collection, &query).await, found, "{collection} {value}");
+            assert_eq!(ids(store, collection, &query).await, found, "{collection} {value}");
             let count = store.count(collection, &query.filters).await.unwrap();
             assert_eq!(count, found.len() as u64, "{collection} {value}");
         }
     }
 }
 
-#[tokio::test]
-async fn one_of_many_values_is_enough() {
-    let (_folder, store) = mixed().await;
+async fn one_of_many_values_is_enough(bench: Bench) {
+    let store = mixed(&bench).await;
     for collection in [THINGS.name, PLAIN.name] {
         let query = Query::all().is_in("rank", [json!("9"), json!(9), json!("none"), json!(null), json!("9")]);
-        assert_eq!(ids(&store, collection, &query).await, ["v00", "v01", "v07", "v08", "v16"]);
+        assert_eq!(ids(store, collection, &query).await, ["v00", "v01", "v07", "v08", "v16"]);
         let none: [Value; 0] = [];
-        assert_eq!(ids(&store, collection, &Query::all().is_in("rank", none)).await, [""; 0]);
+        assert_eq!(ids(store, collection, &Query::all().is_in("rank", none)).await, [""; 0]);
         let by_id = Query::all().is_in("id", [json!("v03"), json!(3), json!("v02")]);
-        assert_eq!(ids(&store, collection, &by_id).await, ["v02", "v03"]);
+        assert_eq!(ids(store, collection, &by_id).await, ["v02", "v03"]);
         let many = Query::all().is_in("id", (0..10_000).map(|i| json!(format!("v{i:02}"))));
-        assert_eq!(ids(&store, collection, &many).await.len(), ascending().len());
+        assert_eq!(ids(store, collection, &many).await.len(), ascending().len());
         let too_many = Query::all().is_in("id", (0..10_001).map(|i| json!(i)));
         assert!(matches!(store.find(collection, &too_many).await, Err(StoreError::Invalid(_))));
     }
 }
 
-#[tokio::test]
-async fn a_prefix_ignores_case_and_has_no_wildcards() {
-    let (_folder, store) = new_store().await;
+async fn a_prefix_ignores_case_and_has_no_wildcards(bench: Bench) {
+    let store = &bench.store;
     let mut batch = Batch::new();
     let names = ["Alpha", "alphabet", "ALP", "al", "Ärger", "äRGER 2", "a%b", "a_b", "axb", "日本語", "日本"];
     for (i, name) in names.iter().enumerate() {
@@ -138,15 +155,14 @@ async fn a_prefix_ignores_case_and_has_no_wildcards() {
     ] {
         for collection in [THINGS.name, PLAIN.name] {
             let query = Query::all().starts_with("name", prefix);
-            assert_eq!(ids(&store, collection, &query).await, found, "{collection} {prefix}");
+            assert_eq!(ids(store, collection, &query).await, found, "{collection} {prefix}");
         }
     }
-    assert_eq!(ids(&store, PLAIN.name, &Query::all().starts_with("id", "N0")).await.len(), 10);
+    assert_eq!(ids(store, PLAIN.name, &Query::all().starts_with("id", "N0")).await.len(), 10);
 }
 
-#[tokio::test]
-async fn pages_of_every_size_add_up_to_the_whole() {
-    let (_folder, store) = mixed().await;
+async fn pages_of_every_size_add_up_to_the_whole(bench: Bench) {
+    let store = mixed(&bench).await;
     use Direction::{Ascending, Descending};
     let orders: [&[(&str, Direction)]; 9] = [
         &[],
@@ -162,7 +178,7 @@ async fn pages_of_every_size_add_up_to_the_whole() {
     for collection in [THINGS.name, PLAIN.name] {
         for order in orders {
             let query = order.iter().fold(Query::all(), |query, (field, way)| query.order_by(*field, *way));
-            let whole = ids(&store, collection, &query).await;
+            let whole = ids(store, collection, &query).await;
             assert_eq!(whole.len(), ascending().len());
             for limit in 1..=7 {
                 let mut walked = Vec::new();
@@ -182,9 +198,8 @@ async fn pages_of_every_size_add_up_to_the_whole() {
     }
 }
 
-#[tokio::test]
-async fn declared_or_not_the_answer_is_the_same() {
-    let (_folder, store) = mixed().await;
+async fn declared_or_not_the_answer_is_the_same(bench: Bench) {
+    let store = mixed(&bench).await;
     for value in ascending() {
         for query in [
             Query::all().equals("kind", "x").ascending("rank"),
@@ -197,28 +212,26 @@ async fn declared_or_not_the_answer_is_the_same() {
             Query::all().ascending("id").after(Cursor { values: vec![value.clone()], id: None }),
             Query::all().equals("id", value.clone()),
         ] {
-            let (declared, plain) = (ids(&store, THINGS.name, &query).await, ids(&store, PLAIN.name, &query).await);
+            let (declared, plain) = (ids(store, THINGS.name, &query).await, ids(store, PLAIN.name, &query).await);
             assert_eq!(declared, plain, "{query:?}");
         }
     }
 }
 
-#[tokio::test]
-async fn a_cursor_without_an_id_passes_over_every_tie() {
-    let (_folder, store) = mixed().await;
+async fn a_cursor_without_an_id_passes_over_every_tie(bench: Bench) {
+    let store = mixed(&bench).await;
     for collection in [THINGS.name, PLAIN.name] {
         let after = |id: Option<&str>| {
             let cursor = Cursor { values: vec![json!(9)], id: id.map(Into::into) };
             Query::all().ascending("rank").limit(1).after(cursor)
         };
-        assert_eq!(ids(&store, collection, &after(None)).await, ["v09"]);
-        assert_eq!(ids(&store, collection, &after(Some("v07"))).await, ["v08"]);
+        assert_eq!(ids(store, collection, &after(None)).await, ["v09"]);
+        assert_eq!(ids(store, collection, &after(Some("v07"))).await, ["v08"]);
     }
 }
 
-#[tokio::test]
-async fn a_question_that_cannot_be_asked_is_refused() {
-    let (_folder, store) = new_store().await;
+async fn a_question_that_cannot_be_asked_is_refused(bench: Bench) {
+    let store = &bench.store;
     let cursor = |values: Vec<Value>| Cursor { values, id: None };
     for query in [
         Query::all().equals("a'b", 1),
@@ -241,10 +254,9 @@ async fn a_question_that_cannot_be_asked_is_refused() {
     assert!(error.sentence().contains("`a b` cannot be a field name"), "{error}");
 }
 
-#[tokio::test]
-async fn a_limit_says_whether_there_is_more_and_none_means_all() {
-    let (_folder, store) = new_store().await;
-    fill(&store, 2000).await;
+async fn a_limit_says_whether_there_is_more_and_none_means_all(bench: Bench) {
+    let store = &bench.store;
+    fill(store, 2000).await;
     let find = async |query: Query| store.find(THINGS.name, &query).await.unwrap();
     assert_eq!(find(Query::all()).await.rows.len(), 2000);
     let page = find(Query::all().limit(2000)).await;
@@ -257,4 +269,194 @@ async fn a_limit_says_whether_there_is_more_and_none_means_all() {
     assert_eq!(page.rows[0].id, "t00999");
     let next = find(Query::all().equals("text", "x".repeat(300)).limit(1500)).await.next;
     assert_eq!(next.unwrap().id.as_deref(), Some("t01499"));
+}
+
+async fn a_range_has_its_lower_end_and_not_its_upper(bench: Bench) {
+    let store = mixed(&bench).await;
+    for (from, to, found) in [
+        (Some(json!(0)), Some(json!(10)), vec!["v06", "v07", "v08"]),
+        (Some(json!(-1.5)), Some(json!(0.0)), vec!["v05"]),
+        (Some(json!(i64::MAX)), Some(json!(1e300)), vec!["v12"]),
+        (None, Some(json!(true)), vec!["v00", "v01", "v02"]),
+        (Some(json!("é")), None, vec!["v23", "v24", "v25"]),
+        (Some(json!("a")), Some(json!("b")), vec!["v20", "v21", "v22"]),
+        (Some(json!(10)), Some(json!(10)), vec![]),
+        (Some(json!("z")), Some(json!("a")), vec![]),
+        (Some(json!([])), Some(json!({})), vec!["v24"]),
+    ] {
+        for collection in [THINGS.name, PLAIN.name] {
+            let query = Query::all().filter(Filter::range("rank", from.clone(), to.clone()));
+            assert_eq!(ids(store, collection, &query).await, found, "{collection} {from:?} {to:?}");
+            let ordered = query.clone().descending("rank").limit(2);
+            let mut last = found.clone();
+            last.reverse();
+            last.truncate(2);
+            assert_eq!(ids(store, collection, &ordered).await, last, "{collection} {from:?} {to:?}");
+        }
+    }
+    for collection in [THINGS.name, PLAIN.name] {
+        let all = Query::all().filter(Filter::range("rank", None, None));
+        assert_eq!(ids(store, collection, &all).await.len(), ascending().len());
+        let by_id = Query::all().filter(Filter::range("id", Some(json!("v03")), Some(json!("v05"))));
+        assert_eq!(ids(store, collection, &by_id).await, ["v03", "v04"]);
+        let above = Query::all().filter(Filter::range("id", Some(json!(7)), Some(json!({}))));
+        assert_eq!(ids(store, collection, &above).await.len(), ascending().len());
+    }
+}
+
+async fn any_of_some_filters_is_enough(bench: Bench) {
+    let store = mixed(&bench).await;
+    let any = |parts: Vec<Filter>| Query::all().filter(Filter::Any(parts));
+    for (query, found) in [
+        (any(vec![Filter::equals("rank", 9), Filter::equals("rank", "9")]), vec!["v07", "v08", "v16"]),
+        (any(vec![Filter::equals("rank", 9), Filter::equals("undeclared", Value::Null)]).limit(2), vec!["v00", "v01"]),
+        (any(vec![]), vec![]),
+        (any(vec![Filter::Any(vec![]), Filter::Any(vec![Filter::equals("id", "v03")])]), vec!["v03"]),
+        (any(vec![Filter::equals("id", "v03"), Filter::is_in("id", ["v01", "v04"])]).equals("kind", "x"), vec!["v04"]),
+        (any(vec![Filter::equals("rank", true), Filter::starts_with("kind", "none")]), vec!["v03"]),
+        (
+            any(vec![Filter::equals("rank", true), Filter::intersects("rank", [1])]).descending("rank"),
+            vec!["v24", "v03"],
+        ),
+    ] {
+        for collection in [THINGS.name, PLAIN.name] {
+            assert_eq!(ids(store, collection, &query).await, found, "{collection} {query:?}");
+        }
+    }
+    let nested = |depth: usize| (0..depth).fold(Filter::equals("id", "v03"), |inner, _| Filter::Any(vec![inner]));
+    for collection in [THINGS.name, PLAIN.name] {
+        assert_eq!(ids(store, collection, &Query::all().filter(nested(8))).await, ["v03"]);
+        let error = store.find(collection, &Query::all().filter(nested(9))).await.unwrap_err();
+        assert!(matches!(error, StoreError::Invalid(_)), "{error:?}");
+    }
+}
+
+async fn filters_of_all_kinds_answer_alike_declared_or_not(bench: Bench) {
+    let store = mixed(&bench).await;
+    let mut filters = vec![
+        Filter::equals("kind", "x"),
+        Filter::starts_with("rank", "A"),
+        Filter::contains("rank", "\""),
+        Filter::contains("kind", "X"),
+        Filter::starts_with("id", "V0"),
+        Filter::contains("id", "1"),
+        Filter::is_in("rank", [json!(0), json!(null), json!([1])]),
+        Filter::intersects("rank", [json!(1), json!("a")]),
+        Filter::equals("undeclared", Value::Null),
+        Filter::range("id", Some(json!("v05")), Some(json!("v15"))),
+    ];
+    filters.push(Filter::Any(filters[1..3].to_vec()));
+    for a in &filters {
+        for b in &filters {
+            for query in [
+                Query::all().filter(a.clone()).filter(b.clone()).descending("rank"),
+                Query::all().filter(a.clone()).filter(b.clone()).ascending("kind").limit(3),
+                Query::all().filter(Filter::Any(vec![a.clone(), b.clone()])).ascending("undeclared").limit(7),
+            ] {
+                let (declared, plain) = (ids(store, THINGS.name, &query).await, ids(store, PLAIN.name, &query).await);
+                assert_eq!(declared, plain, "{query:?}");
+            }
+        }
+    }
+}
+
+async fn a_shuffled_answer_has_everything_and_another_order_each_time(bench: Bench) {
+    let store = mixed(&bench).await;
+    let whole = ids(store, THINGS.name, &Query::all()).await;
+    let mut orders = std::collections::HashSet::new();
+    for _ in 0..5 {
+        for collection in [THINGS.name, PLAIN.name] {
+            let found = ids(store, collection, &Query::all().shuffled()).await;
+            orders.insert(found.clone());
+            let mut sorted = found;
+            sorted.sort();
+            assert_eq!(sorted, whole);
+            let page = store.find(collection, &Query::all().equals("kind", "x").shuffled().limit(3)).await.unwrap();
+            assert_eq!((page.rows.len(), page.next), (3, None));
+        }
+    }
+    // The oracle may show them in any order, and shows them in the same.
+    assert!(orders.len() > 5 || bench.engine == crate::Engine::Memory, "{}", orders.len());
+    let place = Cursor { values: vec![], id: Some("v01".into()) };
+    for query in [Query::all().shuffled().ascending("rank"), Query::all().shuffled().after(place)] {
+        assert!(matches!(store.find(THINGS.name, &query).await, Err(StoreError::Invalid(_))), "{query:?}");
+    }
+}
+
+async fn as_many_filters_as_may_be_are_answered_and_one_more_is_refused(bench: Bench) {
+    let store = mixed(&bench).await;
+    let many = |count: usize| Query { filters: vec![Filter::equals("rank", 9); count], ..Query::default() };
+    let any = |count: usize| {
+        let parts = (0..count).map(|i| Filter::equals(["rank", "id", "undeclared"][i % 3], i as u64));
+        Query::all().filter(Filter::Any(parts.collect()))
+    };
+    for collection in [THINGS.name, PLAIN.name] {
+        assert_eq!(ids(store, collection, &many(256)).await, ["v07", "v08"], "{collection}");
+        assert_eq!(ids(store, collection, &any(255)).await, ["v06", "v07", "v08"].map(String::from), "{collection}");
+        for query in [many(257), many(10_000), any(256), any(10_000)] {
+            let error = store.find(collection, &query).await.unwrap_err();
+            assert!(matches!(&error, StoreError::Invalid(text) if !text.is_empty()), "{error:?}");
+            let error = store.count(collection, &query.filters).await.unwrap_err();
+            assert!(matches!(error, StoreError::Invalid(_)), "{error:?}");
+        }
+    }
+}
+
+async fn a_cursor_of_another_query_is_a_place_or_refused_but_never_wrong(bench: Bench) {
+    let store = mixed(&bench).await;
+    let places = [
+        Cursor { values: vec![], id: Some("v10".into()) },
+        Cursor { values: vec![], id: Some(String::new()) },
+        Cursor { values: vec![], id: Some("\u{10FFFF}".into()) },
+        Cursor { values: vec![json!({"not": "there"})], id: Some("nobody".into()) },
+        Cursor { values: vec![json!("x"), json!(9)], id: Some("v07".into()) },
+        Cursor { values: vec![json!(9), json!("x")], id: None },
+        Cursor { values: vec![json!([]), json!(null)], id: Some("v07".into()) },
+        Cursor { values: vec![json!(1); 3], id: Some("v07".into()) },
+    ];
+    let queries = [
+        Query::all(),
+        Query::all().descending("id"),
+        Query::all().ascending("rank"),
+        Query::all().descending("kind").ascending("rank"),
+        Query::all().equals("kind", "x").ascending("kind").descending("rank"),
+    ];
+    for place in &places {
+        for query in &queries {
+            for limit in [2, 100] {
+                let query = query.clone().after(place.clone()).limit(limit);
+                let (a, b) = (store.find(THINGS.name, &query).await, store.find(PLAIN.name, &query).await);
+                if place.values.len() != query.order.len() {
+                    assert!(matches!(a, Err(StoreError::Invalid(_))), "{query:?}");
+                    assert_eq!(a, b);
+                    continue;
+                }
+                let all = |page: &openorch_store::Page| page.rows.iter().map(|row| row.id.clone()).collect::<Vec<_>>();
+                let (a, b) = (a.unwrap(), b.unwrap());
+                assert_eq!(all(&a), all(&b), "{query:?}");
+                assert_eq!(a.next, b.next, "{query:?}");
+            }
+        }
+    }
+}
+
+async fn a_moment_passes_between_pages_and_nothing_is_repeated(bench: Bench) {
+    let store = &bench.store;
+    fill(store, 40).await;
+    let mut query = Query::all().descending("rank").limit(10);
+    let mut seen = Vec::new();
+    for round in 0.. {
+        let page = store.find(THINGS.name, &query).await.unwrap();
+        seen.extend(page.rows.into_iter().map(|row| row.id));
+        let Some(next) = page.next else { break };
+        query.after = Some(next);
+        // What is behind the place moves, comes and goes.
+        let batch = Batch::new()
+            .upsert(THINGS.name, format!("t000{:02}", 39 - round * 10), json!({"rank": 1000 + round}).to_string())
+            .create(THINGS.name, format!("new{round}"), json!({"rank": 2000}).to_string())
+            .delete(THINGS.name, format!("t000{:02}", 38 - round * 10));
+        store.commit(batch).await.unwrap();
+    }
+    let wanted: Vec<String> = (0..40).rev().map(|i| format!("t{i:05}")).collect();
+    assert_eq!(seen, wanted);
 }

@@ -6,13 +6,27 @@ use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Table, Wri
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{THINGS, body, fill, ids, new_store, thing};
+use crate::{Bench, Engine, THINGS, body, fill, ids, thing};
+
+cases! {
+    a_document_lives_from_create_to_delete,
+    a_document_made_again_never_has_an_old_version,
+    a_batch_is_all_or_nothing,
+    a_guard_that_does_not_hold_stops_the_whole_batch,
+    a_guard_sees_the_writes_before_it,
+    a_unique_index_names_itself_and_spares_documents_without_the_field,
+    one_failing_batch_of_32_neither_fails_nor_undoes_the_others,
+    of_many_who_read_and_replace_at_a_version_nobody_is_lost,
+    a_table_turns_values_into_writes_and_back,
+    what_is_refused_says_what_and_why,
+    the_limits_of_integers_come_back_exactly,
+    a_closed_store_says_so_and_what_was_committed_is_there_again,
+}
 
 const T: &str = THINGS.name;
 
-#[tokio::test]
-async fn a_document_lives_from_create_to_delete() {
-    let (_folder, store) = new_store().await;
+async fn a_document_lives_from_create_to_delete(bench: Bench) {
+    let store = &bench.store;
     store.commit(thing("a", json!({"name": "one"}))).await.unwrap();
     let first = store.get(T, "a").await.unwrap().unwrap();
     assert_eq!((first.id.as_str(), &*first.body), ("a", r#"{"name":"one"}"#));
@@ -21,7 +35,7 @@ async fn a_document_lives_from_create_to_delete() {
     store.commit(Batch::new().replace_at(T, "a", r#"{"name":"two"}"#, first.version)).await.unwrap();
     let second = store.get(T, "a").await.unwrap().unwrap();
     assert!(second.version > first.version);
-    assert_eq!(body(&store, "a").await, Some(json!({"name": "two"})));
+    assert_eq!(body(store, "a").await, Some(json!({"name": "two"})));
 
     let stale = store.commit(Batch::new().replace_at(T, "a", "{}", first.version)).await.unwrap_err();
     assert_eq!(stale, StoreError::Conflict("`a` of testSvcThings has been changed".into()));
@@ -29,7 +43,7 @@ async fn a_document_lives_from_create_to_delete() {
     assert!(matches!(stale, StoreError::Conflict(_)));
 
     store.commit(Batch::new().upsert(T, "a", r#"{"name":"three"}"#).upsert(T, "b", "{}")).await.unwrap();
-    assert_eq!(body(&store, "a").await, Some(json!({"name": "three"})));
+    assert_eq!(body(store, "a").await, Some(json!({"name": "three"})));
     store.commit(Batch::new().delete(T, "a")).await.unwrap();
     assert_eq!(store.get(T, "a").await.unwrap(), None);
     for gone in [Batch::new().delete(T, "a"), Batch::new().replace(T, "a", "{}"), Batch::new().delete_at(T, "a", 1)] {
@@ -38,9 +52,8 @@ async fn a_document_lives_from_create_to_delete() {
     }
 }
 
-#[tokio::test]
-async fn a_document_made_again_never_has_an_old_version() {
-    let (_folder, store) = new_store().await;
+async fn a_document_made_again_never_has_an_old_version(bench: Bench) {
+    let store = &bench.store;
     store.commit(thing("a", json!({}))).await.unwrap();
     let old = store.get(T, "a").await.unwrap().unwrap().version;
     store.commit(Batch::new().delete(T, "a").create(T, "a", "{}")).await.unwrap();
@@ -48,19 +61,17 @@ async fn a_document_made_again_never_has_an_old_version() {
     assert!(matches!(stale, Err(StoreError::Conflict(_))));
 }
 
-#[tokio::test]
-async fn a_batch_is_all_or_nothing() {
-    let (_folder, store) = new_store().await;
+async fn a_batch_is_all_or_nothing(bench: Bench) {
+    let store = &bench.store;
     store.commit(thing("b", json!({}))).await.unwrap();
     let batch = Batch::new().create(T, "a", "{}").delete(T, "b").create(T, "c", "{}").delete(T, "nobody");
     assert!(matches!(store.commit(batch).await, Err(StoreError::NotFound(_))));
-    assert_eq!(ids(&store, T, &Query::all()).await, ["b"]);
+    assert_eq!(ids(store, T, &Query::all()).await, ["b"]);
     store.commit(Batch::new()).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_guard_that_does_not_hold_stops_the_whole_batch() {
-    let (_folder, store) = new_store().await;
+async fn a_guard_that_does_not_hold_stops_the_whole_batch(bench: Bench) {
+    let store = &bench.store;
     store.commit(thing("a", json!({"kind": "k", "other": 1}))).await.unwrap();
     let version = store.get(T, "a").await.unwrap().unwrap().version;
     let (a, b) = (|| "a".to_owned(), || "b".to_owned());
@@ -89,12 +100,11 @@ async fn a_guard_that_does_not_hold_stops_the_whole_batch() {
         assert_eq!(outcome.is_ok(), holds, "{shown}: {outcome:?}");
         assert!(holds || matches!(outcome, Err(StoreError::Conflict(_))), "{shown}: {outcome:?}");
     }
-    assert_eq!(ids(&store, T, &Query::all()).await, ["a"]);
+    assert_eq!(ids(store, T, &Query::all()).await, ["a"]);
 }
 
-#[tokio::test]
-async fn a_guard_sees_the_writes_before_it() {
-    let (_folder, store) = new_store().await;
+async fn a_guard_sees_the_writes_before_it(bench: Bench) {
+    let store = &bench.store;
     let one = |id: &str| {
         thing(id, json!({"kind": "seat"})).require(Guard::at_most(T, vec![Filter::equals("kind", "seat")], 2))
     };
@@ -104,9 +114,8 @@ async fn a_guard_sees_the_writes_before_it() {
     assert_eq!(full, StoreError::Conflict("testSvcThings has more than 2 such documents".into()));
 }
 
-#[tokio::test]
-async fn a_unique_index_names_itself_and_spares_documents_without_the_field() {
-    let (_folder, store) = new_store().await;
+async fn a_unique_index_names_itself_and_spares_documents_without_the_field(bench: Bench) {
+    let store = &bench.store;
     store.commit(thing("a", json!({"slug": "x"}))).await.unwrap();
     let taken = StoreError::AlreadyExists("another document of testSvcThings has the same slug".into());
     assert_eq!(store.commit(thing("b", json!({"slug": "x"}))).await, Err(taken.clone()));
@@ -129,9 +138,8 @@ async fn a_unique_index_names_itself_and_spares_documents_without_the_field() {
     store.commit(Batch::new().replace(T, "a", "{}").replace(T, "b", r#"{"slug":"x"}"#)).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_failing_batch_of_32_neither_fails_nor_undoes_the_others() {
-    let (_folder, store) = new_store().await;
+async fn one_failing_batch_of_32_neither_fails_nor_undoes_the_others(bench: Bench) {
+    let store = &bench.store;
     for round in 0..20 {
         let mut tasks = Vec::new();
         for i in 0..32 {
@@ -156,9 +164,8 @@ async fn one_failing_batch_of_32_neither_fails_nor_undoes_the_others() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_who_read_and_replace_at_a_version_nobody_is_lost() {
-    let (_folder, store) = new_store().await;
+async fn of_many_who_read_and_replace_at_a_version_nobody_is_lost(bench: Bench) {
+    let store = &bench.store;
     store.commit(thing("n", json!({"rank": 0}))).await.unwrap();
     let add_one = |store: Arc<dyn openorch_store::Store>| async move {
         loop {
@@ -176,7 +183,7 @@ async fn of_many_who_read_and_replace_at_a_version_nobody_is_lost() {
     for task in tasks {
         task.await.unwrap();
     }
-    assert_eq!(body(&store, "n").await, Some(json!({"rank": 40})));
+    assert_eq!(body(store, "n").await, Some(json!({"rank": 40})));
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -185,9 +192,8 @@ struct Thing {
     rank: i64,
 }
 
-#[tokio::test]
-async fn a_table_turns_values_into_writes_and_back() {
-    let (_folder, store) = new_store().await;
+async fn a_table_turns_values_into_writes_and_back(bench: Bench) {
+    let store = &bench.store;
     let table: Table<Thing> = Table::new(store.clone(), &THINGS);
     let (one, two) = (Thing { name: "one".into(), rank: i64::MAX }, Thing { name: "two".into(), rank: i64::MIN });
     let writes = [table.create("1", &one).unwrap(), table.upsert("2", &two).unwrap()];
@@ -214,9 +220,8 @@ async fn a_table_turns_values_into_writes_and_back() {
     assert!(matches!(&odd, StoreError::Corrupt(text) if text.contains("`odd` of testSvcThings")), "{odd}");
 }
 
-#[tokio::test]
-async fn what_is_refused_says_what_and_why() {
-    let (_folder, store) = new_store().await;
+async fn what_is_refused_says_what_and_why(bench: Bench) {
+    let store = &bench.store;
     let long = "x".repeat(513);
     for (batch, words) in [
         (Batch::new().create(T, "", "{}"), "an id of testSvcThings must have 1 to 512 bytes"),
@@ -235,31 +240,38 @@ async fn what_is_refused_says_what_and_why() {
     assert_eq!(unknown, StoreError::Internal("the collection nowhere was not opened".into()));
 }
 
-#[tokio::test]
-async fn the_limits_of_integers_come_back_exactly() {
-    let (_folder, store) = new_store().await;
+async fn the_limits_of_integers_come_back_exactly(bench: Bench) {
+    let store = &bench.store;
     for (id, rank) in [("min", i64::MIN), ("max", i64::MAX), ("past", 9_007_199_254_740_993)] {
         store.commit(thing(id, json!({"rank": rank}))).await.unwrap();
-        assert_eq!(body(&store, id).await, Some(json!({"rank": rank})));
-        assert_eq!(ids(&store, T, &Query::all().equals("rank", rank)).await, [id]);
+        assert_eq!(body(store, id).await, Some(json!({"rank": rank})));
+        assert_eq!(ids(store, T, &Query::all().equals("rank", rank)).await, [id]);
     }
-    assert_eq!(ids(&store, T, &Query::all().equals("rank", 9_007_199_254_740_992i64)).await, [""; 0]);
+    assert_eq!(ids(store, T, &Query::all().equals("rank", 9_007_199_254_740_992i64)).await, [""; 0]);
 }
 
-#[tokio::test]
-async fn a_closed_store_says_so_and_what_was_committed_is_there_again() {
-    let (folder, store) = new_store().await;
+async fn a_closed_store_says_so_and_what_was_committed_is_there_again(mut bench: Bench) {
+    let store = bench.store.clone();
     fill(&store, 10).await;
+    let id = store.database_id().to_owned();
+    assert!(!store.is_seeded());
     store.mark_seeded().await.unwrap();
+    assert!(store.is_seeded());
     store.ready().await.unwrap();
-    store.close().await;
-    let closed = StoreError::Unavailable("the store is closed".into());
-    assert_eq!(store.get(T, "t00001").await, Err(closed.clone()));
-    assert_eq!(store.ready().await, Err(closed.clone()));
-    assert_eq!(store.commit(thing("x", json!({}))).await, Err(closed));
-    store.close().await;
-
-    let again = crate::open(&folder.path().join("server")).unwrap();
-    again.open_collections(&[THINGS]).await.unwrap();
-    assert_eq!(again.count(T, &[]).await.unwrap(), 10);
+    bench.reopen().await;
+    if bench.engine != Engine::Memory {
+        let closed = StoreError::Unavailable("the store is closed".into());
+        assert_eq!(store.get(T, "t00001").await, Err(closed.clone()));
+        assert_eq!(store.find(T, &Query::all()).await, Err(closed.clone()));
+        assert_eq!(store.count(T, &[]).await, Err(closed.clone()));
+        assert_eq!(store.stream(T, &Query::all()).await.err(), Some(closed.clone()));
+        assert_eq!(store.ready().await, Err(closed.clone()));
+        assert_eq!(store.open_collections(&[THINGS]).await, Err(closed.clone()));
+        assert_eq!(store.mark_seeded().await, Err(closed.clone()));
+        assert_eq!(store.commit(thing("x", json!({}))).await, Err(closed));
+        store.close().await;
+    }
+    assert_eq!(bench.store.count(T, &[]).await.unwrap(), 10);
+    assert_eq!(bench.store.database_id(), id);
+    assert!(bench.store.is_seeded());
 }

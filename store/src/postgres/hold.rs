@@ -1,0 +1,283 @@
+//! One daemon at a time holds a schema: an advisory lock of the server, on a connection of its own. The server lets go
+//! of it when that connection ends, so a dead holder blocks nobody for longer than it takes to notice.
+//!
+//! A connection may also end while its daemon lives. Then writes are refused until the lock is taken again, and for good
+//! if another daemon has held it meanwhile: what this one has in memory may not be what is stored any more.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Error};
+
+use super::errors::{Failure, describe};
+use super::target::Target;
+use crate::sql::quote;
+use crate::{Result, StoreError};
+
+/// "OpOr": the first half of the number of the lock; the other is made of the schema's name.
+const LOCK_CLASS: u32 = 0x4F70_4F72;
+/// How long a start waits for a holder that is just ending.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The hold on a schema, to be asked from anywhere.
+#[derive(Clone)]
+pub(super) struct Holding(Arc<Shared>);
+
+/// The task that keeps it. Dropping this lets the schema go.
+pub(super) struct Keeper {
+    holding: Holding,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    target: Arc<Target>,
+    schema: String,
+    state: Mutex<State>,
+    /// The lock was looked for and was not there.
+    doubt: Notify,
+    closing: Notify,
+}
+
+enum State {
+    /// By the session with this number at the server.
+    Held(i32),
+    /// Why it is not held.
+    Lost(String),
+}
+
+/// A connection that has the lock.
+pub(super) struct Lock {
+    pub(super) client: Client,
+    connection: JoinHandle<()>,
+    session: i32,
+}
+
+impl Lock {
+    /// Takes the lock of a schema on this connection. `InUse` where another has it and keeps it.
+    pub(super) async fn take(
+        target: &Target,
+        schema: &str,
+        client: Client,
+        connection: JoinHandle<()>,
+    ) -> std::result::Result<Self, Failure> {
+        let until = tokio::time::Instant::now() + GRACE;
+        loop {
+            if let Some(session) = try_lock(&client, schema).await? {
+                return Ok(Self { client, connection, session });
+            }
+            if tokio::time::Instant::now() > until {
+                let holder = holder(&client, schema).await?;
+                return Err(Failure::Store(StoreError::InUse(format!(
+                    "the schema `{schema}` of {} is in use by another daemon ({holder}); stop that one, or choose another \
+                     schema",
+                    target.place
+                ))));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Keeper {
+    /// Keeps the lock. `opening` is what the schema remembers of this opening of it.
+    pub(super) fn new(target: Arc<Target>, schema: String, lock: Lock, opening: String) -> Self {
+        let shared = Shared {
+            target,
+            schema,
+            state: Mutex::new(State::Held(lock.session)),
+            doubt: Notify::new(),
+            closing: Notify::new(),
+        };
+        let holding = Holding(Arc::new(shared));
+        let task = tokio::spawn(holding.clone().keep(lock, opening));
+        Self { holding, task: Mutex::new(Some(task)) }
+    }
+
+    pub(super) fn holding(&self) -> &Holding {
+        &self.holding
+    }
+
+    /// Lets the schema go, so that another daemon can have it at once.
+    pub(super) async fn let_go(&self) {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut task) = task {
+            self.holding.0.closing.notify_one();
+            if tokio::time::timeout(Duration::from_secs(5), &mut task).await.is_err() {
+                task.abort();
+            }
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            task.abort();
+        }
+    }
+}
+
+impl Holding {
+    /// Whether this daemon may write.
+    pub(super) fn check(&self) -> Result<()> {
+        self.session().map(drop)
+    }
+
+    /// Asks the server whether it sees the lock, before a new connection is written on: a daemon that was cut off for a
+    /// while may not know yet that it has lost it.
+    pub(super) async fn confirm(&self, client: &Client) -> std::result::Result<(), Failure> {
+        loop {
+            let session = self.session()?;
+            let sql = format!("SELECT FROM pg_locks l WHERE l.pid = {session} AND {}", is_lock(&self.0.schema));
+            if !client.query_typed(&sql, &[]).await?.is_empty() {
+                return Ok(());
+            }
+            // It may have been taken again between the two looks.
+            if self.session()? == session {
+                self.0.doubt.notify_one();
+                return Err(StoreError::Unavailable(format!("the hold on {} was lost", self.schema())).into());
+            }
+        }
+    }
+
+    fn session(&self) -> Result<i32> {
+        match &*self.0.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Held(session) => Ok(*session),
+            State::Lost(why) => Err(StoreError::Unavailable(format!("nothing can be written now: {why}"))),
+        }
+    }
+
+    fn set(&self, state: State) {
+        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn lost(&self, why: String) {
+        self.set(State::Lost(why));
+    }
+
+    fn schema(&self) -> String {
+        format!("the schema `{}` of {}", self.0.schema, self.0.target.place)
+    }
+
+    async fn keep(self, mut lock: Lock, opening: String) {
+        loop {
+            tokio::select! {
+                _ = &mut lock.connection => {}
+                () = self.0.doubt.notified() => {}
+                () = self.0.closing.notified() => {
+                    self.lost("the store is closed".into());
+                    let sql = format!("SELECT pg_advisory_unlock({})", lock_number(&self.0.schema));
+                    // Best effort: the end of the connection does the same.
+                    let _ = lock.client.batch_execute(&sql).await;
+                    return;
+                }
+            }
+            let why = format!("the connection that holds {} was lost", self.schema());
+            tracing::warn!("{why}; nothing is written until it is there again");
+            self.lost(why);
+            drop(lock);
+            lock = tokio::select! {
+                regained = self.regain(&opening) => match regained {
+                    Some(lock) => lock,
+                    None => return,
+                },
+                () = self.0.closing.notified() => return self.lost("the store is closed".into()),
+            };
+            tracing::info!("{} is held again", self.schema());
+            self.set(State::Held(lock.session));
+        }
+    }
+
+    /// Takes the lock again, as soon as that can be; `None` where it must not be any more.
+    async fn regain(&self, opening: &str) -> Option<Lock> {
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match self.try_regain(opening).await {
+                Ok(Some(lock)) => return Some(lock),
+                Ok(None) => {
+                    let why = format!("another daemon has used {} meanwhile; start this one again", self.schema());
+                    tracing::error!("{why}");
+                    self.lost(why);
+                    return None;
+                }
+                Err(Failure::Postgres(error)) => {
+                    self.lost(format!("{} cannot be reached: {}", self.0.target.place, describe(&error)));
+                }
+                Err(Failure::Store(error)) => self.lost(error.sentence().to_owned()),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    async fn try_regain(&self, opening: &str) -> std::result::Result<Option<Lock>, Failure> {
+        let (client, connection) = self.0.target.connect().await?;
+        set_up(&client).await?;
+        let lock = Lock::take(&self.0.target, &self.0.schema, client, connection).await?;
+        Ok((read_opening(&lock.client, &self.0.schema).await?.as_deref() == Some(opening)).then_some(lock))
+    }
+}
+
+/// Keeps the server from ending the session that holds the lock, and lets it notice when the daemon is gone.
+pub(super) async fn set_up(client: &Client) -> std::result::Result<(), Error> {
+    client
+        .batch_execute(
+            "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
+             SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+             SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'",
+        )
+        .await
+}
+
+/// The opening that the schema remembers.
+async fn read_opening(client: &Client, schema: &str) -> std::result::Result<Option<String>, Error> {
+    let sql = format!("SELECT value FROM {}._store_info WHERE key = 'opening'", quote(schema));
+    let rows = client.query_typed(&sql, &[]).await?;
+    rows.first().map(|row| row.try_get(0)).transpose()
+}
+
+/// The number of this session, if it has the lock now.
+async fn try_lock(client: &Client, schema: &str) -> std::result::Result<Option<i32>, Error> {
+    let sql = format!("SELECT pg_backend_pid() WHERE pg_try_advisory_lock({})", lock_number(schema));
+    let rows = client.query_typed(&sql, &[]).await?;
+    rows.first().map(|row| row.try_get(0)).transpose()
+}
+
+/// Who has the lock, for people.
+async fn holder(client: &Client, schema: &str) -> std::result::Result<String, Error> {
+    let sql = format!(
+        "SELECT a.application_name, a.pid, host(a.client_addr) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
+         WHERE {}",
+        is_lock(schema)
+    );
+    let rows = client.query_typed(&sql, &[]).await?;
+    let Some(row) = rows.first() else { return Ok("which has just let it go".into()) };
+    let (name, session): (Option<String>, i32) = (row.try_get(0)?, row.try_get(1)?);
+    let address: Option<String> = row.try_get(2)?;
+    Ok(format!(
+        "`{}`{}, session {session} of the server",
+        name.unwrap_or_default(),
+        address.map(|address| format!(" at {address}")).unwrap_or_default()
+    ))
+}
+
+/// Whether `l`, a row of `pg_locks`, is the lock of a schema and somebody has it.
+fn is_lock(schema: &str) -> String {
+    format!(
+        "l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid::int8 = {LOCK_CLASS} \
+         AND l.objid::int8 = {} AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        hash(schema)
+    )
+}
+
+/// The arguments of the functions that lock: two numbers of 32 bits, with a sign.
+fn lock_number(schema: &str) -> String {
+    format!("{}, {}", LOCK_CLASS.cast_signed(), hash(schema).cast_signed())
+}
+
+/// FNV-1a.
+fn hash(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}

@@ -1,0 +1,313 @@
+//! Reads: each on one connection of the pool that reads, within a limit of time. A connection that turns out to be dead
+//! is replaced once, since asking twice changes nothing.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{ClientWrapper, Transaction};
+use futures_util::TryStreamExt;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_postgres::{IsolationLevel, Portal, Statement};
+
+use super::Known;
+use super::errors::Failure;
+use super::sessions::{Lease, Lessor, closed, prepare};
+use super::statements::{Value, row_of};
+use crate::rows::Pieces;
+use crate::sql::{CountPlan, Plan};
+use crate::{Page, Result, Row, Rows, StoreError};
+
+/// The most rows that are asked for at a time, and about how many bytes; the first time it is not known how long they
+/// are.
+const CHUNK: usize = 512;
+const CHUNK_BYTES: usize = 512 * 1024;
+const FIRST_CHUNK: usize = 32;
+/// Pieces that wait to be taken.
+const PIECES_WAITING: usize = 2;
+/// What the server's own limit comes before, so that its word is heard.
+const MARGIN: Duration = Duration::from_millis(500);
+
+/// How long reading may take.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    /// An answer as a whole.
+    pub(super) read: Duration,
+    /// An answer given away piece by piece.
+    pub(super) stream: Duration,
+    /// Until the next piece of such an answer is taken.
+    pub(super) piece: Duration,
+}
+
+/// Who reads.
+#[derive(Clone)]
+pub(super) struct Reader {
+    sessions: Lessor,
+    limits: Limits,
+    /// Answers given away piece by piece side by side; they leave half of the connections to the short reads.
+    streams: Arc<Semaphore>,
+}
+
+/// Something to ask.
+pub(super) trait Ask: Sync {
+    type Answer: Send;
+
+    fn on(&self, client: &mut Lease) -> impl Future<Output = Outcome<Self::Answer>> + Send;
+}
+
+type Outcome<T> = std::result::Result<T, Failure>;
+
+impl Reader {
+    pub(super) fn new(sessions: Lessor, connections: usize, limits: Limits) -> Self {
+        Self { sessions, limits, streams: Arc::new(Semaphore::new((connections / 2).max(1))) }
+    }
+
+    /// Asks; `doing` says what for.
+    pub(super) async fn ask<Q: Ask>(&self, question: &Q, doing: &str) -> Result<Q::Answer> {
+        let mut again = true;
+        loop {
+            let mut lease = self.sessions.lease().await?;
+            match timeout(self.limits.read + MARGIN, question.on(&mut lease)).await {
+                Ok(Ok(answer)) => {
+                    lease.give_back();
+                    return Ok(answer);
+                }
+                Ok(Err(failure)) if failure.is_lost() && again => {
+                    again = false;
+                    self.sessions.renew();
+                }
+                Ok(Err(failure)) => return Err(within(failure.into_store(doing), self.limits.read)),
+                Err(_) => return Err(within(StoreError::TimedOut(String::new()), self.limits.read)),
+            }
+        }
+    }
+
+    /// Gives an answer away piece by piece, from a task of its own, as of one moment.
+    pub(super) async fn stream(&self, plan: Plan, end: impl Future<Output = ()> + Send + 'static) -> Result<Rows> {
+        let until = Instant::now() + self.limits.read;
+        let turn = match timeout_at(until, self.streams.clone().acquire_owned()).await {
+            Ok(turn) => turn.map_err(|_| closed())?,
+            Err(_) => return Err(too_many_streams()),
+        };
+        let lease = self.sessions.lease().await?;
+        let (pieces, rows) = Rows::new(PIECES_WAITING);
+        let this = self.clone();
+        tokio::spawn(async move {
+            let outcome = tokio::select! {
+                outcome = this.pump(lease, &plan, &pieces) => outcome,
+                () = end => Err(closed()),
+            };
+            pieces.end(outcome);
+            drop(turn);
+        });
+        Ok(rows)
+    }
+
+    async fn pump(&self, mut lease: Lease, plan: &Plan, pieces: &Pieces) -> Result<()> {
+        let limit = self.limits.stream;
+        let until = Instant::now() + limit;
+        // A connection is replaced as long as nothing of the answer was seen.
+        let mut again = true;
+        loop {
+            let mut given = false;
+            let pumped = timeout_at(until, self.give(&mut lease, plan, pieces, until, &mut given)).await;
+            match pumped {
+                Ok(Ok(())) => {
+                    lease.give_back();
+                    return Ok(());
+                }
+                Ok(Err(failure)) if failure.is_lost() && again && !given => {
+                    again = false;
+                    self.sessions.renew();
+                    lease = self.sessions.lease().await?;
+                }
+                Ok(Err(failure)) => {
+                    return Err(within(failure.into_store(&format!("reading {}", plan.spec.name)), limit));
+                }
+                Err(_) => return Err(within(StoreError::TimedOut(String::new()), limit)),
+            }
+        }
+    }
+
+    async fn give(
+        &self,
+        lease: &mut Lease,
+        plan: &Plan,
+        pieces: &Pieces,
+        until: Instant,
+        given: &mut bool,
+    ) -> Outcome<()> {
+        let statement = lease.prepare(&plan.sql).await?;
+        let transaction = begin(lease).await?;
+        let limit = self.limits.stream.as_millis().clamp(1, i32::MAX as u128);
+        transaction.batch_execute(&format!("SET LOCAL statement_timeout = {limit}")).await?;
+        let patience =
+            || self.limits.piece.min(until.saturating_duration_since(Instant::now()).saturating_sub(MARGIN / 5));
+        let mut collector = plan.collector();
+        let mut chunks = Chunks::new(&transaction, &statement, plan).await?;
+        let mut wanted = !plan.wants_nothing();
+        while let (true, Some(rows)) = (wanted, chunks.next().await?) {
+            for row in rows {
+                wanted = wanted && collector.take(row)?;
+            }
+            if collector.is_ready() || !wanted {
+                *given = true;
+                if !pieces.give(collector.drain(), patience()).await? {
+                    return end(transaction).await;
+                }
+            }
+        }
+        // What is ordered here is complete, so that nothing has to be kept for it at the server.
+        end(transaction).await?;
+        collector.finish();
+        let mut rest = collector.drain();
+        while !rest.is_empty() {
+            *given = true;
+            if !pieces.give(rest, patience()).await? {
+                return Ok(());
+            }
+            rest = collector.drain();
+        }
+        Ok(())
+    }
+}
+
+/// One document by its id.
+pub(super) struct Get<'a> {
+    pub(super) known: &'a Known,
+    pub(super) id: &'a str,
+}
+
+impl Ask for Get<'_> {
+    type Answer = Option<Row>;
+
+    async fn on(&self, client: &mut Lease) -> Outcome<Option<Row>> {
+        let statement = client.prepare(&self.known.statements.get).await?;
+        let row = client.query_opt(&statement, &[&Value::id(self.id)]).await?;
+        Ok(row.as_ref().map(row_of).transpose()?)
+    }
+}
+
+impl Ask for Plan {
+    type Answer = Page;
+
+    async fn on(&self, client: &mut Lease) -> Outcome<Page> {
+        let mut collector = self.collector();
+        if self.wants_nothing() {
+            return Ok(collector.page()?);
+        }
+        let statement = client.prepare(&self.sql).await?;
+        if self.may_stop_early() {
+            let transaction = begin(client).await?;
+            let mut chunks = Chunks::new(&transaction, &statement, self).await?;
+            let mut wanted = true;
+            while let (true, Some(rows)) = (wanted, chunks.next().await?) {
+                for row in rows {
+                    wanted = wanted && collector.take(row)?;
+                }
+            }
+            end(transaction).await?;
+        } else {
+            each(client, &statement, self, |row| collector.take(row)).await?;
+        }
+        Ok(collector.page()?)
+    }
+}
+
+impl Ask for CountPlan {
+    type Answer = u64;
+
+    async fn on(&self, client: &mut Lease) -> Outcome<u64> {
+        let statement = client.prepare(&self.sql).await?;
+        let mut rows = pin!(client.query_raw(&statement, self.values()).await?);
+        let mut count = 0;
+        while let Some(row) = rows.try_next().await? {
+            if self.is_counted_there() {
+                count = row.try_get::<_, i64>(0)?.unsigned_abs();
+            } else {
+                self.take(&row_of(&row)?, &mut count)?;
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Whether the database answers.
+pub(super) struct Ready;
+
+impl Ask for Ready {
+    type Answer = ();
+
+    async fn on(&self, client: &mut Lease) -> Outcome<()> {
+        let statement = prepare(client, "SELECT value FROM _store_info WHERE key = 'database_id'").await?;
+        client.query_one(&statement, &[]).await?;
+        Ok(())
+    }
+}
+
+/// Gives every row of a plan to `take`.
+pub(super) async fn each(
+    client: &ClientWrapper,
+    statement: &Statement,
+    plan: &Plan,
+    mut take: impl FnMut(Row) -> Result<bool>,
+) -> Outcome<()> {
+    let mut rows = pin!(client.query_raw(statement, plan.values()).await?);
+    while let Some(row) = rows.try_next().await? {
+        if !take(row_of(&row)?)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The rows of a plan, some at a time, so that the server makes no more of them than are wanted.
+struct Chunks<'a> {
+    transaction: &'a Transaction<'a>,
+    portal: Portal,
+    /// How many to ask for next; none once there are no more.
+    next: Option<usize>,
+}
+
+impl<'a> Chunks<'a> {
+    async fn new(transaction: &'a Transaction<'a>, statement: &Statement, plan: &Plan) -> Outcome<Self> {
+        let portal = transaction.bind_raw(statement, plan.values()).await?;
+        Ok(Self { transaction, portal, next: Some(FIRST_CHUNK) })
+    }
+
+    async fn next(&mut self) -> Outcome<Option<Vec<Row>>> {
+        let Some(wanted) = self.next else { return Ok(None) };
+        let found = self.transaction.query_portal(&self.portal, wanted as i32).await?;
+        let rows = found.iter().map(row_of).collect::<std::result::Result<Vec<_>, _>>()?;
+        let bytes = rows.iter().map(|row| row.body.len()).sum::<usize>().max(1);
+        self.next = (rows.len() == wanted).then(|| (CHUNK_BYTES * rows.len() / bytes).clamp(1, CHUNK));
+        Ok(Some(rows))
+    }
+}
+
+async fn begin(client: &mut ClientWrapper) -> Outcome<Transaction<'_>> {
+    let transaction = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    Ok(transaction.start().await?)
+}
+
+/// Nothing was changed, so that this is as good as a commit, and cannot fail for any reason of its own.
+async fn end(transaction: Transaction<'_>) -> Outcome<()> {
+    Ok(transaction.rollback().await?)
+}
+
+/// Says how long reading could take, where it took longer.
+fn within(error: StoreError, limit: Duration) -> StoreError {
+    match error {
+        StoreError::TimedOut(text) if text.is_empty() => StoreError::TimedOut(format!(
+            "reading took longer than {} s; ask for less, or by fields that are declared",
+            limit.as_secs_f32()
+        )),
+        other => other,
+    }
+}
+
+fn too_many_streams() -> StoreError {
+    StoreError::TimedOut("too many long answers are being given at the same time; try again".into())
+}

@@ -1,0 +1,318 @@
+//! The start: reaches the database, refuses one that cannot be worked with, takes hold of the schema, and makes it or
+//! recognises it. Everything that can be told to be wrong is told before anything is changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error};
+
+use super::errors::{Failure, describe, may_come_back};
+use super::hold::{self, Keeper, Lock};
+use super::target::Target;
+use crate::sql::{LAYOUT, ListSpec, MIN_COMPATIBLE, quote, random_id};
+use crate::{Result, StoreError};
+
+/// PostgreSQL 13.
+const OLDEST_SERVER: i32 = 130_000;
+
+/// A schema that is held and is ours.
+pub(super) struct Opened {
+    pub(super) keeper: Keeper,
+    pub(super) database_id: String,
+    pub(super) seeded: bool,
+}
+
+/// What a schema says of itself.
+struct Identity {
+    id: String,
+    seeded: bool,
+}
+
+/// Refuses a name that would have to be written differently in SQL.
+pub(super) fn check_schema(name: &str) -> Result<()> {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.len() <= 63
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain && !name.starts_with("pg_") && name != "information_schema" {
+        return Ok(());
+    }
+    Err(StoreError::Invalid(format!(
+        "`{}` cannot be the schema; use up to 63 small letters, digits and `_`, not starting with a digit or `pg_`",
+        name.chars().take(100).collect::<String>().escape_debug()
+    )))
+}
+
+/// Opens the schema. `wanted` is the id its database must have, where that is known.
+pub(super) async fn open(
+    target: &Arc<Target>,
+    schema: &str,
+    patience: Duration,
+    wanted: Option<&str>,
+) -> Result<Opened> {
+    let doing = format!("opening the schema `{schema}` of {}", target.place);
+    let (client, connection) = connect(target, patience).await?;
+    let opened = async {
+        hold::set_up(&client).await?;
+        check_server(target, &client).await?;
+        let mut lock = Lock::take(target, schema, client, connection).await?;
+        let opening = random_id()?;
+        let identity = Schema { target, name: schema }.open(&mut lock.client, wanted, &opening).await?;
+        let keeper = Keeper::new(target.clone(), schema.to_owned(), lock, opening);
+        Ok(Opened { keeper, database_id: identity.id, seeded: identity.seeded })
+    };
+    opened.await.map_err(|failure: Failure| failure.into_store(&doing))
+}
+
+/// Connects, and where the database is away waits for it.
+async fn connect(target: &Target, patience: Duration) -> Result<(Client, tokio::task::JoinHandle<()>)> {
+    let until = Instant::now() + patience;
+    let mut pause = Duration::from_millis(100);
+    let mut told = false;
+    loop {
+        let error = match target.connect().await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => error,
+        };
+        if !may_come_back(&error) {
+            return Err(refused(target, &error));
+        }
+        if Instant::now() + pause > until {
+            return Err(StoreError::Unavailable(format!(
+                "{} did not answer within {} s: {}; start it, or correct the connection string",
+                target.place,
+                patience.as_secs_f32(),
+                describe(&error)
+            )));
+        }
+        if !told {
+            tracing::warn!("{} does not answer ({}); waiting for it", target.place, describe(&error));
+            told = true;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// The answer to a connection that was refused for good.
+fn refused(target: &Target, error: &Error) -> StoreError {
+    let (place, told) = (&target.place, describe(error));
+    let way_out = match error.code() {
+        Some(&SqlState::INVALID_PASSWORD) => "correct the user and the password in the connection string",
+        Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
+            "correct the user in the connection string, or let it in by the server's pg_hba.conf"
+        }
+        Some(&SqlState::INVALID_CATALOG_NAME) => {
+            "make it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, or correct the connection string"
+        }
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => "give the user the right to connect to it",
+        Some(_) => "see the server's log",
+        None => "correct the connection string (for TLS: sslmode and sslrootcert)",
+    };
+    StoreError::Unavailable(format!("{place} refused the connection: {told}; {way_out}"))
+}
+
+/// Refuses a server that cannot keep what is stored as it is.
+async fn check_server(target: &Target, client: &Client) -> std::result::Result<(), Failure> {
+    let row = client
+        .query_typed(
+            "SELECT current_setting('server_version_num')::int4, current_setting('server_version'), \
+             current_setting('server_encoding'), pg_is_in_recovery(), current_setting('fsync')",
+            &[],
+        )
+        .await?;
+    let Some(row) = row.first() else { return Ok(()) };
+    let (number, version, encoding): (i32, &str, &str) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (is_standby, fsync): (bool, &str) = (row.try_get(3)?, row.try_get(4)?);
+    let place = &target.place;
+    let refusal = if number < OLDEST_SERVER {
+        format!("{place} is PostgreSQL {version}; 13 is the oldest that will do")
+    } else if encoding != "UTF8" {
+        format!(
+            "{place} has the encoding {encoding}, which cannot keep every text; make another with \
+             CREATE DATABASE openorch ENCODING 'UTF8' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+    } else if is_standby {
+        format!(
+            "{place} is a standby, which cannot write; name the primary, or all hosts and target_session_attrs=read-write"
+        )
+    } else {
+        if fsync != "on" {
+            tracing::warn!("{place} has fsync turned off: a power cut may lose or damage everything in it");
+        }
+        return Ok(());
+    };
+    Err(StoreError::Unavailable(refusal).into())
+}
+
+struct Schema<'a> {
+    target: &'a Target,
+    name: &'a str,
+}
+
+impl Schema<'_> {
+    /// Recognises the schema, or makes it; all in one transaction.
+    async fn open(
+        &self,
+        client: &mut Client,
+        wanted: Option<&str>,
+        opening: &str,
+    ) -> std::result::Result<Identity, Failure> {
+        let transaction = client.transaction().await?;
+        // The lock is ours, so nobody else does the same now; a start in the middle of a change of the schema by an
+        // operator meets this transaction as a whole or not at all.
+        let client = transaction.client();
+        let there = self.check_rights(client).await?;
+        client.batch_execute(&format!("SET LOCAL search_path = {}", quote(self.name))).await?;
+        let found = if there { self.identity(client).await? } else { None };
+        let identity = match (found, wanted) {
+            (Some(found), Some(wanted)) if found.id != wanted => return Err(self.swapped(&found.id, wanted).into()),
+            (None, Some(wanted)) => return Err(self.gone(wanted).into()),
+            (Some(found), _) if found.seeded => found,
+            // A first start that did not come to its end. It had answered nobody yet.
+            (Some(_), Some(wanted)) => return Err(self.gone(wanted).into()),
+            (Some(_), None) => {
+                self.drop_ours(client).await?;
+                self.make(client).await?
+            }
+            (None, None) => {
+                if !there {
+                    client.batch_execute(&format!("CREATE SCHEMA {}", quote(self.name))).await?;
+                }
+                self.make(client).await?
+            }
+        };
+        let remember = format!(
+            "INSERT INTO _store_info VALUES ('opening', '{opening}') ON CONFLICT (key) DO UPDATE SET value = '{opening}'"
+        );
+        client.batch_execute(&remember).await?;
+        transaction.commit().await?;
+        Ok(identity)
+    }
+
+    /// Whether the schema is there. Refuses a user who may not do here what has to be done.
+    async fn check_rights(&self, client: &Client) -> std::result::Result<bool, Failure> {
+        let rows = client
+            .query_typed(
+                &format!(
+                    "SELECT has_database_privilege(current_database(), 'CREATE'), current_user::text, \
+                     current_database()::text, \
+                     (SELECT has_schema_privilege(oid, 'CREATE') AND has_schema_privilege(oid, 'USAGE') \
+                      FROM pg_namespace WHERE nspname = '{}')",
+                    self.name
+                ),
+                &[],
+            )
+            .await?;
+        let Some(row) = rows.first() else { return Ok(false) };
+        let (may_create, user, database): (bool, &str, &str) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let (place, name) = (&self.target.place, self.name);
+        match row.try_get(3)? {
+            None if !may_create => Err(StoreError::Unavailable(format!(
+                "the user `{user}` has no right to make the schema `{name}` in {place}; run there: \
+                 CREATE SCHEMA {name} AUTHORIZATION \"{user}\" (or GRANT CREATE ON DATABASE \"{database}\" TO \"{user}\")"
+            ))
+            .into()),
+            Some(false) => Err(StoreError::Unavailable(format!(
+                "the user `{user}` has no right to the schema `{name}` of {place}; run there: \
+                 ALTER SCHEMA {name} OWNER TO \"{user}\", or choose another schema"
+            ))
+            .into()),
+            there => Ok(there.is_some()),
+        }
+    }
+
+    /// What the schema says of itself; none where there is nothing of ours.
+    async fn identity(&self, client: &Client) -> std::result::Result<Option<Identity>, Failure> {
+        let rows = client
+            .query_typed(
+                &format!(
+                    "SELECT FROM pg_class WHERE relname = '_store_info' AND relnamespace = '{}'::regnamespace",
+                    self.name
+                ),
+                &[],
+            )
+            .await?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let not_ours = |why: &str| {
+            StoreError::Corrupt(format!(
+                "the table `_store_info` in the schema `{}` of {} {why}; restore a backup, or choose another schema. \
+                 Nothing was changed",
+                self.name, self.target.place
+            ))
+        };
+        let rows = client.query_typed("SELECT key::text, value::text FROM _store_info", &[]).await;
+        let rows = rows.map_err(|error| match error.code() {
+            Some(&SqlState::UNDEFINED_COLUMN) => Failure::Store(not_ours("is not OpenOrch's")),
+            _ => Failure::Postgres(error),
+        })?;
+        let mut info = BTreeMap::new();
+        for row in &rows {
+            let (key, value): (&str, Option<&str>) = (row.try_get(0)?, row.try_get(1)?);
+            info.insert(key, value.unwrap_or_default());
+        }
+        let number = |key: &str| info.get(key).and_then(|text| text.parse::<u32>().ok());
+        let (Some(id), Some(seeded), Some(layout)) = (info.get("database_id"), info.get("seeded"), number("layout"))
+        else {
+            return Err(not_ours("lacks what OpenOrch writes there").into());
+        };
+        if layout > LAYOUT && number("min_compatible").unwrap_or(layout) > LAYOUT {
+            return Err(StoreError::Unavailable(format!(
+                "the schema `{}` of {} was written by a newer version (layout {layout}, this version knows {LAYOUT}); start \
+                 that version, or restore a backup made before it. Nothing was changed",
+                self.name, self.target.place
+            ))
+            .into());
+        }
+        Ok(Some(Identity { id: (*id).to_owned(), seeded: *seeded == "1" }))
+    }
+
+    async fn make(&self, client: &Client) -> std::result::Result<Identity, Failure> {
+        let id = random_id()?;
+        client
+            .batch_execute(&format!(
+                "CREATE TABLE _store_info(key text COLLATE \"C\" PRIMARY KEY, value text NOT NULL);
+                 CREATE TABLE _store_meta(collection text COLLATE \"C\" PRIMARY KEY, spec text NOT NULL, version bigint NOT NULL);
+                 CREATE SEQUENCE _store_version;
+                 INSERT INTO _store_info VALUES ('database_id', '{id}'), ('seeded', '0'), ('layout', '{LAYOUT}'),
+                   ('min_compatible', '{MIN_COMPATIBLE}');"
+            ))
+            .await?;
+        Ok(Identity { id, seeded: false })
+    }
+
+    /// Drops what an unfinished seeding left, and nothing that somebody else put into the schema.
+    async fn drop_ours(&self, client: &Client) -> std::result::Result<(), Failure> {
+        let rows = client.query_typed("SELECT collection, spec FROM _store_meta", &[]).await?;
+        let mut sql = String::new();
+        for row in &rows {
+            let (collection, declaration): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+            sql += &format!("DROP TABLE IF EXISTS {};", quote(&format!("c_{collection}")));
+            for list in ListSpec::tables(declaration) {
+                sql += &format!("DROP TABLE IF EXISTS {};", quote(&list));
+            }
+        }
+        sql += "DROP TABLE _store_meta, _store_info; DROP SEQUENCE _store_version;";
+        Ok(client.batch_execute(&sql).await?)
+    }
+
+    fn swapped(&self, found: &str, wanted: &str) -> StoreError {
+        StoreError::Corrupt(format!(
+            "the schema `{}` of {} is database {found}, but this daemon was started with database {wanted}; correct the \
+             connection string. Nothing was changed",
+            self.name, self.target.place
+        ))
+    }
+
+    fn gone(&self, wanted: &str) -> StoreError {
+        StoreError::Corrupt(format!(
+            "the schema `{}` of {} is missing or empty, but this daemon was started with database {wanted}; restore it from a \
+             backup, or correct the connection string. Nothing was changed",
+            self.name, self.target.place
+        ))
+    }
+}

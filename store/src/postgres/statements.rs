@@ -1,0 +1,214 @@
+//! The statements of one collection, as text, and what is bound to them. Each write is one statement, whatever belongs
+//! to it: entries of lists are changed in the same one, which is what lets a batch of one write do without a transaction.
+
+use std::error::Error;
+
+use bytes::BytesMut;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+
+use super::Document;
+use crate::Row;
+use crate::sql::{Bind, Spec, quote};
+
+/// The statements of one collection.
+pub(super) struct Statements {
+    /// For a batch of one write.
+    pub(super) alone: Writes,
+    /// For within a transaction that has taken a version already.
+    pub(super) within: Writes,
+    pub(super) get: String,
+    pub(super) version: String,
+}
+
+/// The first column of what they give is the version that the document has now; no row, or null, where nothing was
+/// written. Those that want a version give the one before as the second.
+pub(super) struct Writes {
+    pub(super) create: String,
+    pub(super) upsert: String,
+    pub(super) replace: String,
+    pub(super) replace_at: String,
+    pub(super) delete: String,
+    pub(super) delete_at: String,
+}
+
+/// A version for a new batch.
+pub(super) const NEXT_VERSION: &str = "SELECT nextval('_store_version')";
+
+impl From<&Spec> for Statements {
+    fn from(spec: &Spec) -> Self {
+        Self {
+            alone: Writes::new(spec, "nextval('_store_version')"),
+            within: Writes::new(spec, "currval('_store_version')"),
+            get: format!("SELECT id, ver, doc FROM {} WHERE id = $1", spec.table),
+            version: format!("SELECT ver FROM {} WHERE id = $1", spec.table),
+        }
+    }
+}
+
+impl Writes {
+    /// Values: 1 is the id, 2 the document, then the keys, then for each list its elements and the keys of its fields,
+    /// and a version that is wanted comes last. A deletion has the id, and the version.
+    fn new(spec: &Spec, version: &str) -> Self {
+        let table = &spec.table;
+        let names: Vec<String> = spec.columns.iter().map(|column| quote(&column.name)).collect();
+        let all: String = names.iter().map(|name| format!(", {name}")).collect();
+        let marks: String = (0..names.len()).map(|at| format!(", ${}", at + 3)).collect();
+        let set: String = names.iter().enumerate().map(|(at, name)| format!(", {name} = ${}", at + 3)).collect();
+        let excluded: String = names.iter().map(|name| format!(", {name} = excluded.{name}")).collect();
+
+        let insert =
+            format!("INSERT INTO {table}(id, ver, doc{all}) VALUES ($1, {version}, $2{marks}) ON CONFLICT (id) DO");
+        let update = format!("UPDATE {table} SET ver = {version}, doc = $2{set} WHERE id = $1");
+        let delete = format!("DELETE FROM {table} WHERE id = $1");
+        let (come, gone, dropped, last) = of_lists(spec, names.len() + 3);
+        let both = [gone, come.clone()].concat();
+        Self {
+            // The id is looked at before the unique indexes: who stores the same document twice is told the id.
+            create: plain(&format!("{insert} NOTHING"), "ver", &come),
+            upsert: plain(
+                &format!("{insert} UPDATE SET ver = excluded.ver, doc = excluded.doc{excluded}"),
+                "ver",
+                &both,
+            ),
+            replace: plain(&update, "ver", &both),
+            replace_at: at_version(&format!("{update} AND ver = ${last}"), "ver", &both, table),
+            delete: plain(&delete, version, &dropped),
+            delete_at: at_version(&format!("{delete} AND ver = $2"), version, &dropped, table),
+        }
+    }
+}
+
+/// A write of any version, with what belongs to it.
+fn plain(write: &str, version: &str, lists: &[String]) -> String {
+    if lists.is_empty() {
+        return format!("{write} RETURNING {version}");
+    }
+    format!("WITH d AS ({write} RETURNING id, {version} AS ver), {} SELECT ver FROM d", lists.join(", "))
+}
+
+/// A write of one version alone. The statement sees the table as it was before: the second column.
+fn at_version(write: &str, version: &str, lists: &[String], table: &str) -> String {
+    let lists: String = lists.iter().map(|list| format!(", {list}")).collect();
+    format!(
+        "WITH d AS ({write} RETURNING id, {version} AS ver){lists} \
+         SELECT (SELECT ver FROM d), (SELECT ver FROM {table} WHERE id = $1)"
+    )
+}
+
+/// The parts that change the entries of `d`, the document written, if it was: those that come, those that go, all of
+/// them for a document that goes; and the number behind the last value. All entries of a document have the same fields,
+/// so that those that stay are told by the element alone, unless the fields have changed.
+fn of_lists(spec: &Spec, first: usize) -> (Vec<String>, Vec<String>, Vec<String>, usize) {
+    let (mut come, mut gone, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
+    let mut at = first;
+    for (number, list) in spec.lists.iter().enumerate() {
+        let (table, elements) = (&list.table, at);
+        let columns = list.columns();
+        let fields: Vec<(usize, &String)> =
+            columns.iter().skip(1).enumerate().map(|(n, k)| (elements + 1 + n, k)).collect();
+        let values: String = fields.iter().map(|(mark, _)| format!("${mark}::bytea, ")).collect();
+        let same: String = fields.iter().map(|(mark, name)| format!(" AND s.{name} = ${mark}")).collect();
+        come.push(format!(
+            "c{number} AS (INSERT INTO {table}({}, id) SELECT v, {values}d.id FROM d, unnest(${elements}::bytea[]) v \
+             ON CONFLICT DO NOTHING)",
+            columns.join(", ")
+        ));
+        gone.push(format!(
+            "g{number} AS (DELETE FROM {table} s USING d WHERE s.id = d.id AND NOT (s.val = ANY(${elements}){same}))"
+        ));
+        dropped.push(format!("g{number} AS (DELETE FROM {table} s USING d WHERE s.id = d.id)"));
+        at = elements + columns.len();
+    }
+    (come, gone, dropped, at)
+}
+
+/// A value to bind.
+#[derive(Debug)]
+pub(super) enum Value<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
+    Many(Vec<&'a [u8]>),
+    Version(i64),
+}
+
+impl<'a> Value<'a> {
+    /// An id. One with a NUL, which PostgreSQL takes for no text, is nobody's; neither is an empty one.
+    pub(super) fn id(id: &'a str) -> Self {
+        Self::Text(if id.contains('\0') { "" } else { id })
+    }
+
+    /// A version that is wanted; one beyond all that there can be is nobody's, and neither is a negative one.
+    pub(super) fn version(version: u64) -> Self {
+        Self::Version(i64::try_from(version).unwrap_or(-1))
+    }
+}
+
+/// The values of a document, in the order of [`Writes`].
+pub(super) fn values_of(document: &Document) -> Vec<Value<'_>> {
+    let mut values = vec![Value::id(&document.place.id), Value::Text(&document.body)];
+    values.extend(document.keys.iter().map(|key| Value::Bytes(key)));
+    for (list, entries) in document.place.known.spec.lists.iter().zip(&document.entries) {
+        values.push(Value::Many(entries.iter().map(|entry| &*entry[0]).collect()));
+        // Without elements there are no entries, and whatever fields are not theirs.
+        let field = |at: usize| entries.first().and_then(|entry| entry.get(at)).map_or(&[][..], |key| key);
+        values.extend((1..=list.fields.len()).map(|at| Value::Bytes(field(at))));
+    }
+    values
+}
+
+type Written = Result<IsNull, Box<dyn Error + Sync + Send>>;
+
+impl ToSql for Value<'_> {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Written {
+        match self {
+            // JSON goes over the wire as its text.
+            Self::Text(text) => text.to_sql(&Type::TEXT, out),
+            Self::Bytes(bytes) => bytes.to_sql(kind, out),
+            Self::Many(many) => many.to_sql(kind, out),
+            Self::Version(version) => version.to_sql(kind, out),
+        }
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        [Type::TEXT, Type::JSON, Type::BYTEA, Type::BYTEA_ARRAY, Type::INT8].contains(kind)
+    }
+
+    to_sql_checked!();
+}
+
+impl ToSql for Bind {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Written {
+        match self {
+            Self::Key(key) => key.as_slice().to_sql(kind, out),
+            Self::Text(text) => text.to_sql(kind, out),
+            Self::Integer(number) => number.to_sql(kind, out),
+            Self::Keys(keys) => keys.to_sql(kind, out),
+            Self::Texts(texts) => texts.to_sql(kind, out),
+        }
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        [Type::TEXT, Type::TEXT_ARRAY, Type::BYTEA, Type::BYTEA_ARRAY, Type::INT8].contains(kind)
+    }
+
+    to_sql_checked!();
+}
+
+/// A document as it comes: JSON as its text.
+struct Json(Box<str>);
+
+impl FromSql<'_> for Json {
+    fn from_sql(_: &Type, raw: &[u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(std::str::from_utf8(raw)?.into()))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::JSON
+    }
+}
+
+/// The columns of a row that every plan selects: id, version, document.
+pub(super) fn row_of(row: &tokio_postgres::Row) -> Result<Row, tokio_postgres::Error> {
+    let version: i64 = row.try_get(1)?;
+    Ok(Row { id: row.try_get(0)?, version: version.unsigned_abs(), body: row.try_get::<_, Json>(2)?.0 })
+}

@@ -1,0 +1,119 @@
+//! TLS to the database: which certificates are believed. The modes are those of libpq's `sslmode`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::{Result, StoreError};
+
+/// Whom the other end may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// Anyone: `prefer` and `require` keep off who listens alone.
+    Anyone,
+    /// Who has a certificate of a trusted authority: `verify-ca`.
+    Issued,
+    /// Who has one for the name of the host: `verify-full`.
+    IssuedForHost,
+}
+
+/// Makes connections that trust the authorities in a file, or those of the system.
+pub(super) fn connector(trust: Trust, roots: Option<&Path>) -> Result<MakeRustlsConnect> {
+    let certificates = match (trust, roots) {
+        (Trust::Anyone, _) => Vec::new(),
+        (_, Some(path)) => from_file(path)?,
+        (_, None) => rustls_native_certs::load_native_certs().certs,
+    };
+    let mut store = RootCertStore::empty();
+    let (believed, _) = store.add_parsable_certificates(certificates.iter().cloned());
+    if trust != Trust::Anyone && believed == 0 {
+        return Err(match roots {
+            Some(path) => StoreError::Invalid(format!("`{}` (sslrootcert) has no certificate in it", path.display())),
+            None => StoreError::Invalid(
+                "this system has no certificate authorities to check the database by; install its package of them \
+                 (ca-certificates), or name a file by sslrootcert"
+                    .into(),
+            ),
+        });
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = Verifier { trust, certificates, store, provider: provider.clone() };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| StoreError::Internal(format!("TLS cannot be set up: {error}")))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    // What `sslnegotiation=direct` needs; servers that do not know it pass over it.
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    Ok(MakeRustlsConnect::new(config))
+}
+
+fn from_file(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    read.map_err(|error| StoreError::Invalid(format!("`{}` (sslrootcert) cannot be read: {error}", path.display())))
+}
+
+#[derive(Debug)]
+struct Verifier {
+    trust: Trust,
+    certificates: Vec<CertificateDer<'static>>,
+    store: RootCertStore,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, Error> {
+        if self.trust == Trust::Anyone {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        // The manual of PostgreSQL makes servers certificates that vouch for themselves. They are authorities to rustls,
+        // and no authority may stand for a server; but the very certificate that is trusted needs no one to vouch.
+        if !self.certificates.contains(end_entity) {
+            let algorithms = self.provider.signature_verification_algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(&certificate, &self.store, intermediates, now, algorithms)?;
+        }
+        if self.trust == Trust::IssuedForHost {
+            verify_server_name(&certificate, server_name)?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,229 @@
+//! The opened collections of an engine, and writes as steps: checked, with their keys made, so that an engine only has
+//! to execute them. What a document may be is decided here, on the caller's side, the same for every engine.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde_json::Value;
+
+use super::{CountPlan, Dialect, Entry, Plan, Spec};
+use crate::{Collection, Filter, Guard, MOST_TOUCHED, Query, Result, StoreError, Write, document};
+
+/// A collection that was opened, with the engine's statements for it.
+pub(crate) struct Known<S> {
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) statements: S,
+}
+
+impl<S: for<'a> From<&'a Spec>> Known<S> {
+    pub(crate) fn new(spec: Spec) -> Self {
+        Self { statements: S::from(&spec), spec: Arc::new(spec) }
+    }
+}
+
+/// The collections that were opened, by name.
+pub(crate) struct Collections<S> {
+    dialect: Dialect,
+    document_limit: usize,
+    known: RwLock<HashMap<&'static str, Arc<Known<S>>>>,
+}
+
+/// A write or a guard.
+pub(crate) enum Step<S> {
+    Create(Document<S>),
+    Replace(Document<S>, Option<u64>),
+    Upsert(Document<S>),
+    Delete(Place<S>, Option<u64>),
+    ReplaceWhere(Matches<S>, Body),
+    /// The document is for where nothing matches.
+    UpsertWhere(Matches<S>, Box<Document<S>>, Body),
+    UpdateFields(Matches<S>, Vec<(String, Value)>),
+    DeleteWhere(Matches<S>),
+    Absent(Place<S>),
+    Exists(Place<S>),
+    Version(Place<S>, u64),
+    Count {
+        plan: CountPlan,
+        at_least: u64,
+        at_most: u64,
+    },
+}
+
+/// An id of a collection.
+pub(crate) struct Place<S> {
+    pub(crate) known: Arc<Known<S>>,
+    pub(crate) id: String,
+}
+
+/// A document to be stored.
+pub(crate) struct Document<S> {
+    pub(crate) place: Place<S>,
+    pub(crate) body: Box<str>,
+    pub(crate) keys: Vec<Vec<u8>>,
+    /// Its entries in each list of the collection.
+    pub(crate) entries: Vec<Vec<Entry>>,
+}
+
+/// A body that is not bound to an id.
+pub(crate) struct Body {
+    pub(crate) text: Box<str>,
+    pub(crate) value: Value,
+}
+
+/// The documents that pass some filters: [`MOST_TOUCHED`] at most, and whether there are more.
+pub(crate) struct Matches<S> {
+    pub(crate) known: Arc<Known<S>>,
+    pub(crate) plan: Plan,
+}
+
+impl<S: for<'a> From<&'a Spec>> Collections<S> {
+    /// None yet.
+    pub(crate) fn new(dialect: Dialect, document_limit: usize) -> Self {
+        Self { dialect, document_limit, known: RwLock::default() }
+    }
+
+    /// Checks declarations. They can be used once the engine has made their tables and [`Collections::add`] was called.
+    pub(crate) fn check(declared: &[Collection]) -> Result<Vec<Arc<Known<S>>>> {
+        declared.iter().map(|one| Ok(Arc::new(Known::new(Spec::new(one)?)))).collect()
+    }
+
+    pub(crate) fn add(&self, opened: Vec<Arc<Known<S>>>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.extend(opened.into_iter().map(|one| (one.spec.name, one)));
+    }
+
+    pub(crate) fn get(&self, collection: &str) -> Result<Arc<Known<S>>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(collection)
+            .cloned()
+            .ok_or_else(|| StoreError::Internal(format!("the collection {collection} was not opened")))
+    }
+
+    pub(crate) fn plan(&self, collection: &str, query: &Query) -> Result<Plan> {
+        Plan::new(self.dialect, self.get(collection)?.spec.clone(), query)
+    }
+
+    /// The count stops at `enough`.
+    pub(crate) fn count(&self, collection: &str, filters: &[Filter], enough: u64) -> Result<CountPlan> {
+        CountPlan::new(self.dialect, self.get(collection)?.spec.clone(), filters, enough)
+    }
+
+    /// Checks a write.
+    pub(crate) fn step(&self, write: Write) -> Result<Step<S>> {
+        Ok(match write {
+            Write::Create { collection, id, body } => Step::Create(self.document(collection, id, body)?),
+            Write::Replace { collection, id, body, version } => {
+                Step::Replace(self.document(collection, id, body)?, version)
+            }
+            Write::Upsert { collection, id, body } => Step::Upsert(self.document(collection, id, body)?),
+            Write::Delete { collection, id, version } => Step::Delete(self.place(collection, id)?, version),
+            Write::ReplaceWhere { collection, filters, body } => {
+                Step::ReplaceWhere(self.matches(collection, filters)?, self.body(collection, "*", body)?)
+            }
+            Write::UpsertWhere { collection, filters, id, body } => {
+                let document = self.document(collection, id, body.clone())?;
+                let body = self.body(collection, &document.place.id, body)?;
+                Step::UpsertWhere(self.matches(collection, filters)?, Box::new(document), body)
+            }
+            Write::UpdateFields { collection, filters, fields } => {
+                fields.iter().try_for_each(|(field, _)| document::check_settable(field))?;
+                Step::UpdateFields(self.matches(collection, filters)?, fields)
+            }
+            Write::DeleteWhere { collection, filters } => Step::DeleteWhere(self.matches(collection, filters)?),
+            Write::Require(Guard::Absent { collection, id }) => Step::Absent(self.place(collection, id)?),
+            Write::Require(Guard::Exists { collection, id }) => Step::Exists(self.place(collection, id)?),
+            Write::Require(Guard::Version { collection, id, version }) => {
+                Step::Version(self.place(collection, id)?, version)
+            }
+            Write::Require(Guard::Count { collection, filters, at_least, at_most }) => {
+                let enough = at_most.saturating_add(1).max(at_least);
+                Step::Count { plan: self.count(collection, &filters, enough)?, at_least, at_most }
+            }
+        })
+    }
+
+    fn place(&self, collection: &str, id: String) -> Result<Place<S>> {
+        Ok(Place { known: self.get(collection)?, id })
+    }
+
+    fn matches(&self, collection: &str, filters: Vec<Filter>) -> Result<Matches<S>> {
+        let query = Query { filters, limit: Some(MOST_TOUCHED as u64), ..Query::default() };
+        Ok(Matches { known: self.get(collection)?, plan: self.plan(collection, &query)? })
+    }
+
+    fn body(&self, collection: &str, id: &str, body: Box<str>) -> Result<Body> {
+        let value = document::parse_new(&body, self.document_limit, &format!("document `{id}` of {collection}"))?;
+        Ok(Body { text: body, value })
+    }
+
+    fn document(&self, collection: &str, id: String, body: Box<str>) -> Result<Document<S>> {
+        document::check_id(collection, &id)?;
+        let Body { text, value } = self.body(collection, &id, body)?;
+        Document::new(self.get(collection)?, id, text, &value)
+    }
+}
+
+impl<S> Document<S> {
+    /// Makes the keys of a document whose body is in order.
+    pub(crate) fn new(known: Arc<Known<S>>, id: String, body: Box<str>, value: &Value) -> Result<Self> {
+        let keys = known.spec.keys(&id, value)?;
+        let entries = known.entries(&id, value)?;
+        Ok(Self { place: Place { known, id }, body, keys, entries })
+    }
+}
+
+impl<S> Known<S> {
+    /// The entries of a document in each list of the collection.
+    pub(crate) fn entries(&self, id: &str, value: &Value) -> Result<Vec<Vec<Entry>>> {
+        self.spec.lists.iter().map(|list| self.spec.entries(list, id, value)).collect()
+    }
+}
+
+impl<S> Place<S> {
+    pub(crate) fn missing(&self) -> StoreError {
+        self.known.spec.missing(&self.id)
+    }
+
+    pub(crate) fn taken(&self) -> StoreError {
+        self.known.spec.there(&self.id)
+    }
+
+    pub(crate) fn conflict(&self, what: &str) -> StoreError {
+        self.known.spec.conflict(&self.id, what)
+    }
+
+    /// What a guard says that wants nothing here.
+    pub(crate) fn must_be_absent(&self, found: Option<u64>) -> Result<u64> {
+        match found {
+            None => Ok(0),
+            Some(_) => Err(self.conflict("is there")),
+        }
+    }
+
+    /// What a guard says that wants something here.
+    pub(crate) fn must_exist(&self, found: Option<u64>) -> Result<u64> {
+        match found {
+            Some(_) => Ok(0),
+            None => Err(self.conflict("is not there")),
+        }
+    }
+
+    /// What a guard says that wants this version.
+    pub(crate) fn must_be_at(&self, found: Option<u64>, wanted: u64) -> Result<u64> {
+        match found {
+            Some(found) if found == wanted => Ok(0),
+            Some(_) => Err(self.conflict("has been changed")),
+            None => Err(self.conflict("is not there")),
+        }
+    }
+
+    /// Whether a write may go on that wants this version, or any where it names none.
+    pub(crate) fn expect(&self, found: Option<u64>, wanted: Option<u64>) -> Result<()> {
+        match (found, wanted) {
+            (None, _) => Err(self.missing()),
+            (Some(found), Some(wanted)) if found != wanted => Err(self.conflict("has been changed")),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The engines under test, and the macro that stamps a case for each of them.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use openorch_store::{PostgresOptions, PostgresStore, Result, SqliteOptions, SqliteStore, Store};
+
+use crate::oracle::MemStore;
+use crate::{PLAIN, THINGS};
+
+/// Makes a test of each function for each engine. They take a [`Bench`].
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        mod memory { $(case!($name, Memory);)* }
+        mod sqlite { $(case!($name, Sqlite);)* }
+        mod postgres { $(case!($name, Postgres);)* }
+    };
+}
+
+/// The same for what the oracle does not have: limits of indexes and of time, a disk. In a module of its own, since a file
+/// may have cases of both kinds.
+macro_rules! cases_of_engines {
+    ($($name:ident),* $(,)?) => {
+        mod engines {
+            use super::{$($name),*};
+            mod sqlite { $(case!($name, Sqlite);)* }
+            mod postgres { $(case!($name, Postgres);)* }
+        }
+    };
+}
+
+macro_rules! case {
+    ($name:ident, $engine:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            if let Some(bench) = crate::Bench::new(crate::Engine::$engine).await {
+                super::$name(bench).await;
+            }
+        }
+    };
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Memory,
+    Sqlite,
+    Postgres,
+}
+
+/// A store of its own with the collections of the tests, and what has to go when it is done.
+pub struct Bench {
+    pub store: Arc<dyn Store>,
+    pub engine: Engine,
+    place: Place,
+}
+
+pub enum Place {
+    Memory,
+    Folder(tempfile::TempDir),
+    Schema(Schema),
+}
+
+/// What a case may want otherwise than the default.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    pub document_limit: Option<usize>,
+    pub read_limit: Option<Duration>,
+    pub stream_limit: Option<Duration>,
+    pub piece_limit: Option<Duration>,
+}
+
+impl Bench {
+    /// None where there is no PostgreSQL to test with; that is said aloud.
+    pub async fn new(engine: Engine) -> Option<Self> {
+        let bench = Self::empty(engine, &Wishes::default()).await?;
+        bench.store.open_collections(&[THINGS, PLAIN]).await.unwrap();
+        Some(bench)
+    }
+
+    pub async fn wishing(engine: Engine, wishes: Wishes) -> Option<Self> {
+        let bench = Self::empty(engine, &wishes).await?;
+        bench.store.open_collections(&[THINGS, PLAIN]).await.unwrap();
+        Some(bench)
+    }
+
+    /// Without any collection.
+    pub async fn empty(engine: Engine, wishes: &Wishes) -> Option<Self> {
+        let place = match engine {
+            Engine::Memory => Place::Memory,
+            Engine::Sqlite => Place::Folder(tempfile::tempdir().unwrap()),
+            Engine::Postgres => Place::Schema(Schema::new()?),
+        };
+        let store = place.open(wishes).await.unwrap();
+        Some(Self { store, engine, place })
+    }
+
+    /// Closes the store and opens it again, with the collections of the tests.
+    pub async fn reopen(&mut self) {
+        if self.engine != Engine::Memory {
+            self.store.close().await;
+            self.store = self.place.open(&Wishes::default()).await.unwrap();
+            self.store.open_collections(&[THINGS, PLAIN]).await.unwrap();
+        }
+    }
+}
+
+impl Place {
+    pub async fn open(&self, wishes: &Wishes) -> Result<Arc<dyn Store>> {
+        match self {
+            Self::Memory => Ok(MemStore::open()),
+            Self::Folder(folder) => {
+                let mut options = SqliteOptions::default();
+                options.document_limit = wishes.document_limit.unwrap_or(options.document_limit);
+                options.read_limit = wishes.read_limit.unwrap_or(options.read_limit);
+                options.stream_limit = wishes.stream_limit.unwrap_or(options.stream_limit);
+                options.piece_limit = wishes.piece_limit.unwrap_or(options.piece_limit);
+                SqliteStore::open(folder.path().join("server"), options)
+            }
+            Self::Schema(schema) => {
+                let mut options = schema.options();
+                options.document_limit = wishes.document_limit.unwrap_or(options.document_limit);
+                options.read_limit = wishes.read_limit.unwrap_or(options.read_limit);
+                options.stream_limit = wishes.stream_limit.unwrap_or(options.stream_limit);
+                options.piece_limit = wishes.piece_limit.unwrap_or(options.piece_limit);
+                PostgresStore::open(options).await
+            }
+        }
+    }
+}
+
+/// A schema of a name that nothing else has; dropped in the end, with all in it.
+pub struct Schema {
+    pub connection: String,
+    pub name: String,
+}
+
+impl Schema {
+    /// None where there is no PostgreSQL to test with; that is said aloud.
+    pub fn new() -> Option<Self> {
+        Some(Self::in_database(database()?))
+    }
+
+    pub fn in_database(connection: String) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self { connection, name: format!("test_{}_{count}", std::process::id()) }
+    }
+
+    pub fn options(&self) -> PostgresOptions {
+        PostgresOptions { schema: self.name.clone(), ..PostgresOptions::new(&*self.connection) }
+    }
+
+    /// What a statement gives, as text.
+    pub async fn ask(&self, sql: &str) -> Vec<Vec<String>> {
+        ask(&self.connection, &format!("SET search_path = {}; {sql}", self.name)).await
+    }
+}
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        let (connection, name) = (self.connection.clone(), self.name.clone());
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                // A test may have stopped the server.
+                if let Ok((client, task)) = tokio_postgres::connect(&connection, tokio_postgres::NoTls).await {
+                    let task = tokio::spawn(task);
+                    let _ = client.batch_execute(&format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await;
+                    task.abort();
+                }
+            });
+        });
+        let _ = dropping.join();
+    }
+}
+
+/// What statements give, as text, on a connection of its own.
+pub async fn ask(connection: &str, sql: &str) -> Vec<Vec<String>> {
+    let (client, task) = tokio_postgres::connect(connection, tokio_postgres::NoTls).await.unwrap();
+    let task = tokio::spawn(task);
+    let messages = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    task.abort();
+    let rows = messages.into_iter().filter_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|at| row.get(at).unwrap_or_default().to_owned()).collect())
+        }
+        _ => None,
+    });
+    rows.collect()
+}
+
+/// The connection string of the PostgreSQL to test with.
+pub fn database() -> Option<String> {
+    let connection = std::env::var("OPENORCH_TEST_DB_STRING").ok();
+    if connection.is_none() {
+        skip("the tests of PostgreSQL", "OPENORCH_TEST_DB_STRING is not set; run `tools/postgres cargo test`");
+    }
+    connection
+}
+
+/// Says what is not tested, past the capture of the test's output; an error where nothing may be left out.
+pub fn skip(what: &str, why: &str) {
+    if std::env::var_os("REQUIRE_POSTGRES").is_some_and(|value| value != "0") {
+        panic!("{what} cannot run: {why}");
+    }
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: {why}");
+    });
+}
