@@ -9,7 +9,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("chassis", &["openorch-api", "openorch-store"]),
     ("services", &["openorch-api", "openorch-chassis", "openorch-store"]),
     ("gateway", &["openorch-chassis"]),
-    ("sdk/rust", &["openorch-api", "openorch-sdk"]),
+    ("sdk/rust", &["openorch-api", "openorch-store", "openorch-sdk"]),
     ("cli", &["openorch-api", "openorch-sdk"]),
     ("daemon", &["openorch-api", "openorch-chassis", "openorch-gateway", "openorch-services", "openorch-store"]),
     ("examples/first-service/rust", &["openorch-sdk", "openorch-api"]),

@@ -63,6 +63,9 @@ pub enum Error {
     Unauthenticated(String),
     /// The caller of a service lacks a permission. The sentence is for the caller.
     Forbidden(String),
+    /// What the datastore of the service said.
+    #[cfg(feature = "datastore")]
+    Datastore(openorch_store::StoreError),
     /// The service cannot run: no address to listen on, a path that no request can reach.
     Service(String),
 }
@@ -101,6 +104,11 @@ impl Error {
         match self {
             Error::Unreachable { .. } => true,
             Error::Refused { status, .. } | Error::Unexpected { status, .. } => is_temporary(*status),
+            #[cfg(feature = "datastore")]
+            Error::Datastore(error) => {
+                use openorch_store::StoreError::{Conflict, StorageFull, TimedOut, Unavailable};
+                matches!(error, Conflict(_) | StorageFull(_) | TimedOut(_) | Unavailable(_))
+            }
             _ => false,
         }
     }
@@ -121,6 +129,8 @@ impl fmt::Display for Error {
             | Error::Unauthenticated(reason)
             | Error::Forbidden(reason)
             | Error::Service(reason) => f.write_str(reason),
+            #[cfg(feature = "datastore")]
+            Error::Datastore(error) => error.fmt(f),
         }?;
         match self.request_id() {
             Some(id) => write!(f, " [request {id}]"),

@@ -24,6 +24,8 @@
 mod account;
 mod client;
 mod credential;
+#[cfg(feature = "datastore")]
+pub mod datastore;
 mod error;
 mod instance;
 pub mod private_file;

@@ -54,6 +54,8 @@ impl From<Error> for Refusal {
         match error {
             Error::Unauthenticated(sentence) => Refusal::new(StatusCode::UNAUTHORIZED, sentence),
             Error::Forbidden(sentence) => Refusal::new(StatusCode::FORBIDDEN, sentence),
+            #[cfg(feature = "datastore")]
+            Error::Datastore(error) => of_datastore(error),
             error if error.is_temporary() => {
                 tracing::warn!("a call failed for now: {error}");
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the platform does not answer; try again in a moment")
@@ -62,6 +64,33 @@ impl From<Error> for Refusal {
                 tracing::error!("a call failed: {error}");
                 Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "something is wrong in this service; its log says what")
             }
+        }
+    }
+}
+
+/// Sentences of a store are for whoever asked, but for those about its own troubles.
+#[cfg(feature = "datastore")]
+fn of_datastore(error: openorch_store::StoreError) -> Refusal {
+    use openorch_store::StoreError::{
+        AlreadyExists, Conflict, Corrupt, InUse, Internal, Invalid, NotFound, StorageFull, TimedOut, TooLarge,
+        Unavailable,
+    };
+    match error {
+        NotFound(sentence) => Refusal::new(StatusCode::NOT_FOUND, sentence),
+        AlreadyExists(sentence) | Conflict(sentence) => Refusal::new(StatusCode::CONFLICT, sentence),
+        Invalid(sentence) => Refusal::new(StatusCode::BAD_REQUEST, sentence),
+        TooLarge(sentence) => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, sentence),
+        StorageFull(reason) => {
+            tracing::error!("the datastore is full: {reason}");
+            Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "there is no room to store more; reading goes on")
+        }
+        TimedOut(reason) | Unavailable(reason) => {
+            tracing::warn!("the datastore failed for now: {reason}");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the data cannot be reached; try again in a moment")
+        }
+        Corrupt(reason) | InUse(reason) | Internal(reason) => {
+            tracing::error!("the datastore failed: {reason}");
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "something is wrong in this service; its log says what")
         }
     }
 }

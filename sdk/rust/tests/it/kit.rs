@@ -79,7 +79,7 @@ async fn a_service_is_reached_listed_and_gone_when_it_stops() {
         .route("/skeleton-svc/thing", post(async || "made"));
     let kit = Kit::start(&daemon, service);
     let joe = daemon.register("joe").await.unwrap();
-    until("the service is there", async || !instances(&joe).await.is_empty()).await;
+    until_reached(&joe, "/skeleton-svc/hello").await;
     assert_eq!(get_text(&joe, "/skeleton-svc/hello").await, (200, r#"{"hello": "world"}"#.into()));
     let listed = &instances(&joe).await[0];
     assert_eq!((listed.slug.as_str(), listed.status.as_str()), ("skeleton-svc", "Healthy"));

@@ -4,6 +4,7 @@
 mod account;
 mod client;
 mod daemon;
+mod datastore;
 mod kit;
 mod stub;
 mod tokens;
