@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use openorch_store::{Notes, Progress, Restoring};
 
-use crate::{Settings, StartError, VERSION, start::collections};
+use crate::{Settings, StartError, VERSION, start::collections, values::Engine};
 
 /// Between two words about the progress.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -21,6 +21,7 @@ const MADE_BY: &str = "version";
 /// Writes all data into one new file, as of one moment. A key that the daemon made for itself goes with it; one that
 /// the operator gave does not. Answers what to tell.
 pub fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<String, StartError> {
+    require_folder(settings)?;
     let folder = settings.server_dir();
     let key = settings.secrets.generated_key(&folder)?;
     let mut notes: Notes = vec![(MADE_AT.into(), now.to_string()), (MADE_BY.into(), VERSION.into())];
@@ -39,6 +40,7 @@ pub fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<String
 
 /// Puts the data of a backup into a folder that has none. Answers what to tell.
 pub fn restore(settings: &Settings, file: &Path) -> Result<String, StartError> {
+    require_folder(settings)?;
     let folder = settings.server_dir();
     let mut meter = Meter::new();
     let restoring = Restoring::prepare(file, &folder, &mut |progress| meter.show(progress))?;
@@ -57,6 +59,7 @@ pub fn restore(settings: &Settings, file: &Path) -> Result<String, StartError> {
 
 /// Looks for what is wrong with the data. Answers what to tell; an error where something is wrong.
 pub fn check(settings: &Settings) -> Result<String, StartError> {
+    require_folder(settings)?;
     let folder = settings.server_dir();
     let mut meter = Meter::new();
     let findings = openorch_store::check(&folder, &collections(), &mut |progress| meter.show(progress))?;
@@ -71,6 +74,18 @@ pub fn check(settings: &Settings) -> Result<String, StartError> {
         text += &format!("\n  … and {} more", findings.further);
     }
     Err(StartError(text))
+}
+
+/// A database server has its own tools for all of this, which know its disks and its other databases.
+fn require_folder(settings: &Settings) -> Result<(), StartError> {
+    match settings.engine() {
+        Engine::Sqlite => Ok(()),
+        Engine::Postgres => Err(StartError(format!(
+            "the data is in PostgreSQL: use its pg_dump and pg_restore with the schema `{}`, and keep \
+             OPENORCH_ENCRYPTION_KEY as well",
+            settings.schema()
+        ))),
+    }
 }
 
 /// Shows on a terminal how far a long piece of work is, in one line that is gone afterwards; says it now and then where

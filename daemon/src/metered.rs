@@ -63,8 +63,8 @@ pub struct Metered {
 }
 
 impl Metered {
-    pub fn new(store: Arc<dyn Store>, metrics: Arc<StoreMetrics>) -> Arc<dyn Store> {
-        Arc::new(Metered { store, metrics })
+    pub fn new(store: Arc<dyn Store>, metrics: Arc<StoreMetrics>) -> Metered {
+        Metered { store, metrics }
     }
 }
 

@@ -16,6 +16,8 @@ const KEY_LENGTH: usize = 32;
 pub struct Secrets {
     pub admin_password: Option<String>,
     pub encryption_key: Option<String>,
+    /// Where the PostgreSQL database is, with its password.
+    pub db_string: Option<String>,
 }
 
 impl Secrets {
@@ -23,12 +25,24 @@ impl Secrets {
         Ok(Secrets {
             admin_password: read("OPENORCH_ADMIN_PASSWORD")?.or_else(|| given.admin_password.clone()),
             encryption_key: read("OPENORCH_ENCRYPTION_KEY")?.or_else(|| given.encryption_key.clone()),
+            db_string: read("OPENORCH_DB_STRING")?.or_else(|| given.db_string.clone()),
         })
     }
 
     /// Whether the key is the one that everybody can look up (contract decision 13).
     pub fn has_published_key(&self) -> bool {
         self.encryption_key.as_deref() == Some(PUBLISHED_DEFAULT_KEY)
+    }
+
+    /// The key that was given. A database server is shared by machines, so that none may make one for itself.
+    pub fn given_key(&self) -> Result<String, StartError> {
+        self.encryption_key.clone().ok_or_else(|| {
+            StartError(
+                "with its data in PostgreSQL the daemon makes no encryption key of its own: set OPENORCH_ENCRYPTION_KEY, \
+                 or OPENORCH_ENCRYPTION_KEY_FILE, to a long random text, and keep it"
+                    .into(),
+            )
+        })
     }
 
     /// The key that was given, else that of the folder. `is_new`: nothing was encrypted yet, so one may be made.

@@ -50,6 +50,14 @@ pub(crate) struct Checker<'a> {
     entries: Vec<u64>,
 }
 
+/// What follows from a document.
+struct Derived {
+    /// What belongs in the columns.
+    keys: Vec<Vec<u8>>,
+    /// What belongs in each list.
+    entries: Vec<Vec<Entry>>,
+}
+
 impl<'a> Checker<'a> {
     pub(crate) fn new(spec: &'a Spec, findings: &'a mut Findings) -> Self {
         Self { entries: vec![0; spec.lists.len()], spec, findings }
@@ -59,7 +67,7 @@ impl<'a> Checker<'a> {
     pub(crate) fn document(&mut self, id: &str, doc: &str, columns: &[Vec<u8>]) -> Vec<Vec<Entry>> {
         self.findings.documents += 1;
         match self.derived(id, doc) {
-            Ok((keys, entries)) => {
+            Ok(Derived { keys, entries }) => {
                 if keys != columns {
                     let name = self.spec.name;
                     self.findings.add(format!("the indexed fields of document `{id}` of {name} are not those it has"));
@@ -74,10 +82,10 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn derived(&self, id: &str, doc: &str) -> Result<(Vec<Vec<u8>>, Vec<Vec<Entry>>)> {
+    fn derived(&self, id: &str, doc: &str) -> Result<Derived> {
         let value = document::parse_stored(doc, self.spec.name, id)?;
         let lists = self.spec.lists.iter().map(|list| self.spec.entries(list, id, &value));
-        Ok((self.spec.keys(id, &value)?, lists.collect::<Result<_>>()?))
+        Ok(Derived { keys: self.spec.keys(id, &value)?, entries: lists.collect::<Result<_>>()? })
     }
 
     /// An entry that should be there is not.

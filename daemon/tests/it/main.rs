@@ -2,6 +2,7 @@
 //! their own, those about processes start the program.
 
 mod answers;
+mod database;
 mod flow;
 mod golden;
 mod identity;
