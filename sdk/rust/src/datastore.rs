@@ -90,24 +90,14 @@ impl DatastoreFactory {
                 })?;
                 Ok(DatastoreFactory::in_folder(folder.join("services").join(slug.as_str())))
             }
-            "postgres" | "postgresql" => {
-                let connection = match (variable("OPENORCH_DB_STRING"), variable("OPENORCH_DB_STRING_FILE")) {
-                    (Some(text), None) => text,
-                    (None, Some(path)) => fs::read_to_string(&path)
-                        .map_err(|error| Error::Service(format!("OPENORCH_DB_STRING_FILE: `{path}`: {error}")))?,
-                    (Some(_), Some(_)) => {
-                        let both = "OPENORCH_DB_STRING and OPENORCH_DB_STRING_FILE are both set; unset one of them";
-                        return Err(Error::Service(both.into()));
-                    }
-                    (None, None) => {
-                        return Err(Error::Service(
-                            "OPENORCH_DB is `postgres`, and OPENORCH_DB_STRING does not say where it is; write it like \
-                             postgres://user:password@host:5432/database"
-                                .into(),
-                        ));
-                    }
-                };
-                DatastoreFactory::on_postgres(connection.trim(), slug.as_str())
+            "postgres" => {
+                if let Some(driver) = variable("OPENORCH_DB_DRIVER").filter(|driver| driver != "postgres") {
+                    return Err(Error::Service(format!(
+                        "OPENORCH_DB_DRIVER is `{}`; the driver of a database server is postgres",
+                        driver.escape_debug()
+                    )));
+                }
+                DatastoreFactory::on_postgres(&connection(variable)?, slug.as_str())
             }
             other => Err(Error::Service(format!(
                 "OPENORCH_DB is `{}`, which is no engine; set it to `postgres`, or to `sqlite` for files of this machine",
@@ -180,6 +170,26 @@ impl DatastoreFactory {
             store.mark_seeded().await?;
         }
         Ok(Datastore { store, place: place.into() })
+    }
+}
+
+/// Where the database server is: said by a variable, which counts first, or by the file that the other one names.
+fn connection(variable: impl Fn(&str) -> Option<String>) -> Result<String, Error> {
+    if let Some(text) = variable("OPENORCH_DB_STRING") {
+        return Ok(text);
+    }
+    let path = variable("OPENORCH_DB_STRING_FILE").ok_or_else(|| {
+        Error::Service(
+            "OPENORCH_DB is `postgres`, and OPENORCH_DB_STRING does not say where the database is: set it, or \
+             OPENORCH_DB_STRING_FILE, to something like postgres://user:password@host:5432/database"
+                .into(),
+        )
+    })?;
+    let text = fs::read_to_string(&path)
+        .map_err(|error| Error::Service(format!("OPENORCH_DB_STRING_FILE: `{path}` cannot be read: {error}")))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(Error::Service(format!("OPENORCH_DB_STRING_FILE: `{path}` is empty"))),
+        text => Ok(text.to_owned()),
     }
 }
 
@@ -302,16 +312,18 @@ mod tests {
             (&[("OPENORCH_DATA_DIR", "/d")][..], Ok("/d/services/a-svc")),
             (&[("OPENORCH_DATA_DIR", "/d"), ("OPENORCH_DB", "sqlite")], Ok("/d/services/a-svc")),
             (&[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING", "postgres://x")], Ok("svc_a_svc in postgres://x")),
+            (&[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING_FILE", secret)], Ok("svc_a_svc in postgres://there")),
             (
-                &[("OPENORCH_DB", "postgresql"), ("OPENORCH_DB_STRING_FILE", secret)],
-                Ok("svc_a_svc in postgres://there"),
+                &[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING", "x"), ("OPENORCH_DB_STRING_FILE", "/none")],
+                Ok("svc_a_svc in x"),
+            ),
+            (
+                &[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING", "x"), ("OPENORCH_DB_DRIVER", "mysql")],
+                Err("`mysql`; the driver"),
             ),
             (&[("OPENORCH_DB", "postgres")], Err("OPENORCH_DB_STRING does not say")),
-            (&[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING_FILE", "/none")], Err("`/none`: ")),
-            (
-                &[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING_FILE", secret), ("OPENORCH_DB_STRING", "x")],
-                Err("both set"),
-            ),
+            (&[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING_FILE", "/none")], Err("`/none` cannot be read")),
+            (&[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING_FILE", "/dev/null")], Err("is empty")),
             (&[("OPENORCH_DB", "mysql")], Err("`mysql`, which is no engine")),
         ] {
             match (factory(variables), want) {

@@ -35,6 +35,7 @@ async fn documents_in_a_file_stay_and_belong_to_one_program_at_a_time() {
 #[tokio::test]
 async fn documents_in_postgres_stay_too() {
     let Ok(connection) = std::env::var("OPENORCH_TEST_DB_STRING") else {
+        assert!(std::env::var_os("REQUIRE_POSTGRES").is_none(), "OPENORCH_TEST_DB_STRING is not set");
         eprintln!("SKIP: OPENORCH_TEST_DB_STRING is not set");
         return;
     };
