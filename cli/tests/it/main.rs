@@ -6,7 +6,7 @@ mod golden;
 mod program;
 #[cfg(unix)]
 mod shells;
-#[path = "../../../sdk/rust/tests/stub/mod.rs"]
+#[path = "../../../sdk/rust/tests/it/stub.rs"]
 mod stub;
 mod support;
 #[cfg(unix)]
