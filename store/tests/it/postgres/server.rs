@@ -135,11 +135,21 @@ impl Server {
 
     /// Lets all of its processes stand still.
     pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// First to the one that makes the others.
+    fn signal(&self, signal: Signal) {
         let Some(process) = &self.process else { return };
         let postmaster = Pid::from_child(process);
-        kill_process(postmaster, Signal::STOP).unwrap();
+        kill_process(postmaster, signal).unwrap();
         for child in children(postmaster) {
-            let _ = kill_process(child, Signal::STOP);
+            let _ = kill_process(child, signal);
         }
     }
 
