@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Error};
 
 use super::errors::{Failure, describe};
-use super::target::Target;
+use super::target::{CONNECT_LIMIT, Target};
 use crate::sql::quote;
 use crate::{Result, StoreError};
 
@@ -213,7 +213,7 @@ impl Holding {
     }
 
     async fn try_regain(&self, opening: &str) -> std::result::Result<Option<Lock>, Failure> {
-        let (client, connection) = self.0.target.connect().await?;
+        let (client, connection) = self.0.target.connect(CONNECT_LIMIT).await?;
         set_up(&client).await?;
         let lock = Lock::take(&self.0.target, &self.0.schema, client, connection).await?;
         Ok((read_opening(&lock.client, &self.0.schema).await?.as_deref() == Some(opening)).then_some(lock))

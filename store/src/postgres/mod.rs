@@ -60,6 +60,8 @@ pub struct PostgresOptions {
     pub stream_limit: Duration,
     /// The longest that the next piece of such an answer may wait to be taken.
     pub piece_limit: Duration,
+    /// The longest that a batch may take; beyond, it is not known whether it was written.
+    pub write_limit: Duration,
     /// How long a start waits for a database that is away.
     pub connect_patience: Duration,
 }
@@ -78,6 +80,7 @@ impl PostgresOptions {
             read_limit: Duration::from_secs(30),
             stream_limit: Duration::from_secs(600),
             piece_limit: Duration::from_secs(30),
+            write_limit: Duration::from_secs(120),
             connect_patience: Duration::from_secs(30),
         }
     }
@@ -102,6 +105,7 @@ impl fmt::Debug for PostgresOptions {
             .field("read_limit", &self.read_limit)
             .field("stream_limit", &self.stream_limit)
             .field("piece_limit", &self.piece_limit)
+            .field("write_limit", &self.write_limit)
             .field("connect_patience", &self.connect_patience)
             .finish_non_exhaustive()
     }
@@ -150,6 +154,7 @@ impl PostgresStore {
             reads: options.read_connections,
             writes: options.write_connections,
             read_limit: options.read_limit,
+            write_limit: options.write_limit,
         };
         let sessions = Sessions::new(&target, &options.schema, &sizes, keeper.holding())?;
         let limits = Limits { read: options.read_limit, stream: options.stream_limit, piece: options.piece_limit };
@@ -157,7 +162,7 @@ impl PostgresStore {
             runtime: Handle::current(),
             collections: Collections::new(Dialect::Postgres, options.document_limit),
             reader: Reader::new(sessions.reads.clone(), options.read_connections, limits),
-            writer: Writer::new(sessions.writes.clone(), keeper.holding().clone(), options.document_limit),
+            writer: Writer::new(sessions.writes.clone(), keeper.holding().clone(), &options),
             tidying: tokio::spawn(sessions.clone().tidy()).abort_handle(),
             sessions,
             keeper,

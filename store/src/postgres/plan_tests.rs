@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::sessions::settings;
-use super::target::Target;
+use super::target::{CONNECT_LIMIT, Target};
 use super::{PostgresOptions, PostgresStore};
 use crate::sql::{Bind, CountPlan, Dialect, Plan, Spec};
 use crate::{Batch, Collection, Cursor, Filter, Index, Query, Store};
@@ -46,7 +46,7 @@ impl Bench {
             let batch = documents.fold(Batch::new(), |batch, (id, body)| batch.create("plans", id, body.to_string()));
             store.commit(batch).await.unwrap();
         }
-        let (client, _) = Target::parse(&connection).unwrap().connect().await.unwrap();
+        let (client, _) = Target::parse(&connection).unwrap().connect(CONNECT_LIMIT).await.unwrap();
         client.batch_execute(&settings(&schema)).await.unwrap();
         client.batch_execute("ANALYZE; SET plan_cache_mode = force_generic_plan").await.unwrap();
         Some(Self { client, store, spec: Arc::new(Spec::new(&COLLECTION).unwrap()), schema })

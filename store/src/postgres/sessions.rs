@@ -14,7 +14,7 @@ use tokio_postgres::{Error, Statement};
 
 use super::errors::{Failure, describe};
 use super::hold::Holding;
-use super::target::Target;
+use super::target::{CONNECT_LIMIT, Target};
 use crate::sql::quote;
 use crate::{Result, StoreError};
 
@@ -68,6 +68,7 @@ pub(super) struct Sizes {
     pub(super) reads: usize,
     pub(super) writes: usize,
     pub(super) read_limit: Duration,
+    pub(super) write_limit: Duration,
 }
 
 impl Sessions {
@@ -107,7 +108,7 @@ impl Sessions {
         });
         Ok(Self {
             reads: Lessor::new(target, sizes.reads, sizes.read_limit, reads)?,
-            writes: Lessor::new(target, sizes.writes, LOCK_LIMIT, writes)?,
+            writes: Lessor::new(target, sizes.writes, sizes.write_limit.min(LOCK_LIMIT), writes)?,
         })
     }
 
@@ -136,7 +137,7 @@ impl Lessor {
             .max_size(size.max(1))
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(wait))
-            .create_timeout(Some(Duration::from_secs(20)))
+            .create_timeout(Some(wait.min(CONNECT_LIMIT)))
             // The one used last is used again, so that those that are too many are found to be idle.
             .queue_mode(QueueMode::Lifo)
             .post_create(set_up)

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Error};
 
 use super::errors::{Failure, describe, may_come_back};
 use super::hold::{self, Keeper, Lock};
-use super::target::Target;
+use super::target::{CONNECT_LIMIT, Target};
 use crate::sql::{LAYOUT, ListSpec, MIN_COMPATIBLE, quote, random_id};
 use crate::{Result, StoreError};
 
@@ -72,23 +72,23 @@ async fn connect(target: &Target, patience: Duration) -> Result<(Client, tokio::
     let mut pause = Duration::from_millis(100);
     let mut told = false;
     loop {
-        let error = match target.connect().await {
+        // One that listens and says nothing is asked again, too: it may be about to start.
+        let left = until.saturating_duration_since(Instant::now());
+        let why = match target.connect(left.clamp(pause, CONNECT_LIMIT)).await {
             Ok(connected) => return Ok(connected),
-            Err(error) => error,
+            Err(Failure::Postgres(error)) if !may_come_back(&error) => return Err(refused(target, &error)),
+            Err(Failure::Postgres(error)) => describe(&error),
+            Err(Failure::Store(error)) => error.sentence().to_owned(),
         };
-        if !may_come_back(&error) {
-            return Err(refused(target, &error));
-        }
         if Instant::now() + pause > until {
             return Err(StoreError::Unavailable(format!(
-                "{} did not answer within {} s: {}; start it, or correct the connection string",
+                "{} did not answer within {} s: {why}; start it, or correct the connection string",
                 target.place,
-                patience.as_secs_f32(),
-                describe(&error)
+                patience.as_secs_f32()
             )));
         }
         if !told {
-            tracing::warn!("{} does not answer ({}); waiting for it", target.place, describe(&error));
+            tracing::warn!("{} does not answer ({why}); waiting for it", target.place);
             told = true;
         }
         tokio::time::sleep(pause).await;

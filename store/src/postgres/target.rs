@@ -11,6 +11,7 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::errors::Failure;
 use super::tls::{self, Trust};
 use crate::{Result, StoreError};
 
@@ -60,6 +61,9 @@ const OTHER_OPTIONS: &[&str] = &[
     "sslpassword",
     "sslsni",
 ];
+
+/// How long making a connection may take.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How the database is reached.
 #[derive(Clone)]
@@ -126,9 +130,12 @@ impl Target {
         by_name.chain(addresses.map(|(at, ip)| std::net::SocketAddr::new(*ip, port(at)).to_string())).collect()
     }
 
-    /// A connection with a task of its own, which ends with it.
-    pub(super) async fn connect(&self) -> std::result::Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
-        let (client, connection) = self.config.connect(self.tls.clone()).await?;
+    /// A connection with a task of its own, which ends with it; where there is none within `limit`, the store's own error.
+    pub(super) async fn connect(&self, limit: Duration) -> std::result::Result<(Client, JoinHandle<()>), Failure> {
+        let connecting = tokio::time::timeout(limit, self.config.connect(self.tls.clone())).await;
+        let (client, connection) = connecting.map_err(|_| {
+            StoreError::Unavailable(format!("what listens there said nothing for {} s", limit.as_secs_f32()))
+        })??;
         // What went wrong is told to whoever waits for an answer.
         let task = tokio::spawn(async move { drop(connection.await) });
         Ok((client, task))

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_postgres::{Row, Statement};
 
 use super::errors::Failure;
@@ -13,7 +14,7 @@ use super::flight::{Answer, Request, Sent, collection_of, is_by_filters, is_plai
 use super::hold::Holding;
 use super::sessions::{Lease, Lessor};
 use super::statements::{NEXT_VERSION, Writes};
-use super::{Document, Known, Matches, Place, Step, schema};
+use super::{Document, Known, Matches, Place, PostgresOptions, Step, schema};
 use crate::{Committed, Result, StoreError, document};
 
 /// How often a batch is tried again that others came in between of.
@@ -30,13 +31,15 @@ pub(super) struct Writer {
     sessions: Lessor,
     holding: Holding,
     document_limit: usize,
+    limit: Duration,
     /// Whoever has lost a race tries again under this, so that the losers do not race each other as well.
     losers: tokio::sync::Mutex<()>,
 }
 
 impl Writer {
-    pub(super) fn new(sessions: Lessor, holding: Holding, document_limit: usize) -> Self {
-        Self { sessions, holding, document_limit, losers: tokio::sync::Mutex::default() }
+    pub(super) fn new(sessions: Lessor, holding: Holding, options: &PostgresOptions) -> Self {
+        let (document_limit, limit) = (options.document_limit, options.write_limit);
+        Self { sessions, holding, document_limit, limit, losers: tokio::sync::Mutex::default() }
     }
 
     /// Applies a batch.
@@ -46,7 +49,11 @@ impl Writer {
         loop {
             self.holding.check()?;
             let lease = self.sessions.lease().await?;
-            match self.attempt(lease, steps).await {
+            // A server that stands still, as a machine does that is paused, says nothing and closes nothing.
+            let Ok(outcome) = timeout(self.limit, self.attempt(lease, steps)).await else {
+                return Err(unanswered(steps, self.limit));
+            };
+            match outcome {
                 Err(failure) if failure.is_lost_race() && tries < MOST_TRIES => {
                     tries += 1;
                     drop(turn.take());
@@ -317,6 +324,14 @@ fn unknown(steps: &[Step]) -> StoreError {
         "{} failed: the connection to the database was lost before its answer came, so it is not known whether it was \
          written",
         doing(steps)
+    ))
+}
+
+fn unanswered(steps: &[Step], limit: Duration) -> StoreError {
+    StoreError::Unavailable(format!(
+        "{} failed: the database did not answer within {} s, so it is not known whether it was written",
+        doing(steps),
+        limit.as_secs_f32()
     ))
 }
 

@@ -130,7 +130,7 @@ async fn every_acknowledged_write_survives_kill_9() {
 async fn every_acknowledged_write_to_postgres_survives_kill_9_of_the_writer() {
     let Some(schema) = Schema::new() else { return };
     let environment = [(CONNECTION, schema.connection.as_ref()), (SCHEMA, schema.name.as_ref())];
-    let acknowledged = kill_writers(&environment, 20, 12, |child| child.kill().unwrap());
+    let acknowledged = kill_writers(&environment, 12, 20, |child| child.kill().unwrap());
     let store = PostgresStore::open(schema.options()).await.unwrap();
     check(&store, &acknowledged, 1000).await;
     store.close().await;

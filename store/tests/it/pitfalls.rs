@@ -25,6 +25,7 @@ cases! {
     lone_surrogates_are_refused,
     of_a_key_given_twice_the_last_counts,
     setting_a_field_makes_the_objects_on_its_way,
+    setting_a_field_leaves_every_digit_of_the_others,
     only_lists_hold_elements,
     a_document_comes_back_byte_for_byte,
     a_count_counts_what_passes,
@@ -349,6 +350,30 @@ async fn setting_a_field_makes_the_objects_on_its_way(bench: Bench) {
     let blocked = Write::UpdateFields { collection: T, filters: vec![], fields };
     let error = bench.store.commit(blocked.into()).await.unwrap_err();
     assert!(matches!(error, StoreError::Invalid(_)), "{error:?}");
+}
+
+async fn setting_a_field_leaves_every_digit_of_the_others(bench: Bench) {
+    // Neighbours of each other, that differ in the last digit alone.
+    let mut floats = Vec::new();
+    for start in [0.1, 1.0 / 3.0, 1e23, 5.5e-17, 123_456_789.123_456_79, 8.41e21, 2.2e-308] {
+        let mut float: f64 = start;
+        for _ in 0..20 {
+            floats.push(float);
+            float = float.next_up();
+        }
+    }
+    for (at, float) in floats.iter().enumerate() {
+        let body = json!({"rank": float, "other": float}).to_string();
+        bench.store.commit(Batch::new().create(T, format!("f{at:03}"), body)).await.unwrap();
+    }
+    let fields = vec![("kind".to_owned(), json!("k"))];
+    bench.store.commit(Write::UpdateFields { collection: T, filters: vec![], fields }.into()).await.unwrap();
+    for (at, float) in floats.iter().enumerate() {
+        let id = format!("f{at:03}");
+        let text = bench.store.get(T, &id).await.unwrap().unwrap().body;
+        assert!(text.contains(&format!("\"other\":{}", json!(float))), "{float:?} became {text}");
+        assert_eq!(ids(&bench.store, T, &Query::all().equals("rank", *float)).await, [id]);
+    }
 }
 
 async fn only_lists_hold_elements(bench: Bench) {

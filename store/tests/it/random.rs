@@ -20,7 +20,7 @@ use crate::{BOTH, Bench, Engine, PLAIN, THINGS};
 use generate::{CURRENT, Walk};
 
 /// Cases of each property unless `PROPTEST_CASES` says otherwise.
-const CASES: u32 = 48;
+const CASES: u32 = 32;
 
 /// The stores that are held against one another: the oracle first, then the engines that there are.
 struct Stores(Vec<Bench>);

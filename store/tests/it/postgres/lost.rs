@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use openorch_store::{Batch, Filter, Guard, Query, Store, StoreError};
+use openorch_store::{Batch, Filter, Guard, PostgresOptions, Query, Store, StoreError};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Schema, commit_once_possible, opened, sessions, terminate, until, with_option};
+use super::{Schema, Server, commit_once_possible, opened, sessions, terminate, until, with_option};
 use crate::{THINGS, body, ids};
 
 const T: &str = THINGS.name;
@@ -256,6 +256,29 @@ async fn of_writes_under_connections_that_die_all_acknowledged_ones_are_there_on
         assert!(!there.contains(id), "{id} was said not to be written and is there");
     }
     assert_eq!(body(&store, "n").await, Some(json!({"rank": there.len()})), "each was counted once");
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stands_still_is_given_up_on_and_used_again() {
+    let Some(server) = Server::new().await else { return };
+    let mut options = PostgresOptions::new(server.connection());
+    (options.read_limit, options.write_limit) = (Duration::from_millis(200), Duration::from_millis(300));
+    let store = opened(options).await;
+    store.commit(Batch::new().create(T, "a", "{}").create(T, "b", "{}")).await.unwrap();
+    assert_eq!(store.count(T, &[]).await, Ok(2));
+    server.freeze();
+    for batch in [Batch::new().create(T, "c", "{}"), Batch::new().create(T, "d", "{}").create(T, "e", "{}")] {
+        // Nobody knows; and there may be no connection to try it on.
+        let error = store.commit(batch).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Unavailable(_)), "{error:?}");
+    }
+    assert!(matches!(store.count(T, &[]).await, Err(StoreError::TimedOut(_))));
+    server.thaw();
+    commit_once_possible(&store, Batch::new().create(T, "f", "{}")).await;
+    let there = until("reading", async || store.find(T, &Query::all()).await.ok()).await;
+    let there: Vec<_> = there.rows.into_iter().map(|row| row.id).filter(|id| id != "c").collect();
+    assert_eq!(there, ["a", "b", "f"], "of a batch that was not committed nothing is there");
     store.close().await;
 }
 

@@ -135,11 +135,21 @@ impl Server {
 
     /// Lets all of its processes stand still.
     pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// First to the one that makes the others.
+    fn signal(&self, signal: Signal) {
         let Some(process) = &self.process else { return };
         let postmaster = Pid::from_child(process);
-        kill_process(postmaster, Signal::STOP).unwrap();
+        kill_process(postmaster, signal).unwrap();
         for child in children(postmaster) {
-            let _ = kill_process(child, Signal::STOP);
+            let _ = kill_process(child, signal);
         }
     }
 
@@ -149,11 +159,16 @@ impl Server {
         self.freeze();
         let Some(mut process) = self.process.take() else { return };
         let postmaster = Pid::from_child(&process);
-        for child in children(postmaster) {
-            let _ = kill_process(child, Signal::KILL);
+        let children = children(postmaster);
+        for child in &children {
+            let _ = kill_process(*child, Signal::KILL);
         }
         kill_process(postmaster, Signal::KILL).unwrap();
         process.wait().unwrap();
+        // They are nobody's now, so that nobody can wait for them; what they have open is open until they are gone.
+        while children.iter().any(|child| state(*child).is_some_and(|state| state != "Z")) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn command(&self, program: &str) -> Command {
@@ -186,12 +201,18 @@ pub fn free_port() -> u16 {
 }
 
 fn children(parent: Pid) -> Vec<Pid> {
-    let of = |entry: std::fs::DirEntry| -> Option<Pid> {
-        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // Behind the name, which may have anything in it: the state, then the parent.
-        let of: i32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
-        Pid::from_raw(pid).filter(|_| of == parent.as_raw_nonzero().get())
-    };
-    std::fs::read_dir("/proc").unwrap().filter_map(|entry| of(entry.ok()?)).collect()
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_child = |pid: &Pid| field(*pid, 1).is_some_and(|of| of == parent.as_raw_nonzero().to_string());
+    pids.filter_map(Pid::from_raw).filter(is_child).collect()
+}
+
+/// The letter of what a process does; none where there is no such process.
+fn state(pid: Pid) -> Option<String> {
+    field(pid, 0)
+}
+
+/// A field of what the system says of a process, counted from behind its name, which may have anything in it.
+fn field(pid: Pid, number: usize) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(number).map(str::to_owned)
 }

@@ -32,6 +32,16 @@ async fn a_database_that_is_away_is_waited_for_and_then_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_listens_and_says_nothing_is_named_in_time() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let mut options = PostgresOptions::new(format!("postgres://u@127.0.0.1:{port}/d"));
+    options.connect_patience = Duration::from_millis(300);
+    let error = refused(options).await;
+    assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("said nothing for")), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_comes_up_while_it_is_waited_for_is_used() {
     let Some(mut server) = Server::made(None, &[]) else { return };
     let options = PostgresOptions::new(server.connection());
