@@ -315,7 +315,7 @@ fn finish(router: Router, has_fallback: bool) -> Router {
 
 /// With what happens around every request but the probes.
 fn observed(router: Router, platform: Platform, health: Option<&str>) -> Router {
-    let observe = move |request: Request, next: Next| -> _ { request::observe(platform.clone(), request, next) };
+    let observe = move |request: Request, next: Next| request::observe(platform.clone(), request, next);
     let router = router.layer(middleware::from_fn(observe));
     match health {
         Some(path) => Router::new().route(path, get(request::health)).fallback_service(router),

@@ -3,10 +3,11 @@
 use std::{path::Path, process::Command, sync::Once};
 
 use openorch_sdk::{
+    Error,
     api::{
         Body,
         registry::{LIST_NODES, ListNodesRequest},
-        user::READ_USER_BY_TOKEN,
+        user::{READ_USER_BY_TOKEN, REVOKE_TOKENS, RevokeTokensRequest},
     },
     testing::TestDaemon,
 };
@@ -60,4 +61,28 @@ async fn a_daemon_that_does_not_start_says_why() {
     start(&[]).await;
     let error = TestDaemon::start_with(&[("OPENORCH_PROBE_INTERVAL", "soon")]).await.unwrap_err().to_string();
     assert!(error.contains("no daemon for the test: it ended: ") && error.contains("PROBE_INTERVAL"), "{error}");
+}
+
+#[tokio::test]
+async fn a_token_that_ended_is_refused_in_the_daemons_words_and_the_operation_is_named() {
+    let daemon = start(&[]).await;
+    let joe = daemon.register("joe").await.unwrap();
+    joe.call(REVOKE_TOKENS, Body(RevokeTokensRequest::default())).await.unwrap();
+    let error = joe.call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
+    let Error::Refused { operation, status, message, request_id } = &error else { panic!("{error:?}") };
+    assert_eq!((operation.as_ref(), *status), ("readUserByToken", 401));
+    assert!(!message.is_empty() && request_id.is_some(), "{error:?}");
+    assert!(!error.is_temporary());
+}
+
+#[tokio::test]
+async fn a_daemon_that_was_ended_is_unreachable_until_it_is_back() {
+    let mut daemon = start(&[]).await;
+    let joe = daemon.register("joe").await.unwrap();
+    daemon.kill();
+    let error = joe.call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
+    assert!(matches!(&error, Error::Unreachable { was_sent: false, .. }) && error.is_temporary(), "{error:?}");
+    assert!(error.to_string().starts_with(&format!("readUserByToken: no answer from {}: ", daemon.url())), "{error}");
+    daemon.resume().await.unwrap();
+    joe.call(READ_USER_BY_TOKEN, ()).await.unwrap();
 }

@@ -135,7 +135,7 @@ async fn handlers_know_who_calls_and_the_guard_lets_in_whom_the_daemon_would() {
 async fn what_is_under_way_is_finished_after_the_instance_is_gone() {
     let daemon = daemon::start(&[]).await;
     let slow = get(async || {
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
         "done"
     });
     let service = Service::new("slow-svc").route("/slow-svc/slow", slow).route("/slow-svc/quick", get(async || "yes"));
@@ -210,12 +210,13 @@ async fn an_instance_that_the_daemon_has_lost_is_registered_anew_by_an_account_m
     let client = service_client(&daemon.client(), "a-svc", "A", MemoryCredentialStore::default()).await.unwrap();
     let registration = InstanceRegistration::new("http://127.0.0.1:9").heartbeat(Duration::from_secs(1));
     let instance = registration.register(&client).await.unwrap();
+    let lost = instance.id();
     daemon.kill();
     std::fs::remove_dir_all(daemon.folder().join("server")).unwrap();
     daemon.resume().await.unwrap();
     let joe = daemon.register("joe").await.unwrap();
-    assert_eq!(instances(&joe).await, []);
     until("it is back", async || !instances(&joe).await.is_empty()).await;
+    until("its new id is known", async || instance.id() != lost).await;
     instance.deregister().await.unwrap();
     assert_eq!(instances(&joe).await, []);
 }

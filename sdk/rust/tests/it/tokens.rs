@@ -223,10 +223,10 @@ async fn a_yes_is_kept_for_ten_seconds_and_asked_for_in_the_callers_name() {
     assert_eq!(stub.seen()[1].header("authorization"), Some(format!("Bearer {token}").as_str()));
     guard.require(&caller, "a-svc:thing:edit").await.unwrap();
     assert_eq!(asked(&stub, "is-authorized"), 2, "another permission is another question");
-    after(Duration::from_secs(9)).await;
+    after(Duration::from_secs(5)).await;
     guard.require(&caller, "a-svc:thing:view").await.unwrap();
     assert_eq!(asked(&stub, "is-authorized"), 2);
-    after(Duration::from_secs(2)).await;
+    after(Duration::from_secs(6)).await;
     guard.require(&caller, "a-svc:thing:view").await.unwrap();
     assert_eq!(asked(&stub, "is-authorized"), 3);
 }
@@ -235,10 +235,10 @@ async fn a_yes_is_kept_for_ten_seconds_and_asked_for_in_the_callers_name() {
 async fn a_yes_never_outlives_the_token() {
     let signer = Signer::new("k1");
     let stub = daemon(&keys(&[&signer]), true);
-    let caller = check(&stub).verify(&signer.token(&claims(4))).await.unwrap();
+    let caller = check(&stub).verify(&signer.token(&claims(8))).await.unwrap();
     let guard = Guard::new(ClientFactory::new(&stub.url).unwrap().client());
     guard.require(&caller, "a-svc:thing:view").await.unwrap();
-    after(Duration::from_secs(5)).await;
+    after(Duration::from_secs(9)).await;
     guard.require(&caller, "a-svc:thing:view").await.unwrap();
     assert_eq!(asked(&stub, "is-authorized"), 2);
 }
