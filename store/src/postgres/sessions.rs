@@ -137,7 +137,8 @@ impl Lessor {
             .max_size(size.max(1))
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(wait))
-            .create_timeout(Some(wait.min(CONNECT_LIMIT)))
+            // Making one takes a few round trips, however little time there is for an answer.
+            .create_timeout(Some(wait.clamp(Duration::from_secs(1), CONNECT_LIMIT)))
             // The one used last is used again, so that those that are too many are found to be idle.
             .queue_mode(QueueMode::Lifo)
             .post_create(set_up)
