@@ -106,7 +106,7 @@ fn inserts(runtime: &Runtime, store: &Arc<dyn Store>, connection: &str, table: &
          ('b' || (:number)::text || '-' || (random() * 1000000000)::bigint::text, 1, \
          json_build_object('group', 'g' || (:number)::text, 'value', :number, 'text', '{text}', 'readers', json_build_array('account-7')), \
          decode(lpad(to_hex(:number), 16, '0'), 'hex'), decode(lpad(to_hex(:number), 16, '0'), 'hex')) RETURNING id, f_value) \
-         INSERT INTO \"{list}\"(val, k1, id) SELECT '\\\\x05'::bytea, f_value, id FROM d;\n"
+         INSERT INTO \"{list}\"(val, k1, id) SELECT '\\x05'::bytea, f_value, id FROM d;\n"
     );
     let mut start = 1_000_000;
     let [ratio, rate] = medians(|| {
