@@ -1,9 +1,14 @@
 //! Where the data is in PostgreSQL: what an operator must give, and what is told where it is wrong. What the daemon does
 //! there is shown by `tools/test-on-postgres`, which runs the other tests on it.
 
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
 use tempfile::TempDir;
 
-use crate::process::{command, refused, run};
+use crate::process::{command, refused, run, terminate};
 
 /// The program with its data in PostgreSQL, as far as `variables` say.
 fn on_postgres(folder: &TempDir, variables: &[(&str, &str)]) -> std::process::Command {
@@ -38,6 +43,17 @@ fn what_is_missing_or_wrong_is_named_without_the_password() {
     let told = refused(on_postgres(&folder, &[key, away]).args(["backup", "x"]));
     assert!(told.contains("pg_dump"), "{told}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made in the data folder");
+}
+
+#[test]
+fn a_signal_while_it_waits_for_the_database_ends_it_in_order() {
+    let folder = TempDir::new().unwrap();
+    let given = [("OPENORCH_ENCRYPTION_KEY", "a long text"), ("OPENORCH_DB_STRING", "postgres://u:hush@127.0.0.1:1/d")];
+    let mut daemon = on_postgres(&folder, &given).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(daemon.stderr.take().unwrap()).lines();
+    log.find(|line| line.as_ref().unwrap().contains("waiting for it")).unwrap().unwrap();
+    terminate(&daemon);
+    assert!(daemon.wait().unwrap().success());
 }
 
 #[tokio::test]

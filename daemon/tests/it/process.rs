@@ -24,9 +24,14 @@ pub struct Process {
 impl Process {
     /// Asks it to stop.
     pub fn terminate(&self) {
-        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        terminate(&self.child);
     }
+}
+
+/// Asks a program to stop, as the system does when it shuts down.
+pub fn terminate(child: &Child) {
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
 }
 
 impl Drop for Process {
