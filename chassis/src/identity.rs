@@ -60,3 +60,12 @@ pub trait Identity: Send + Sync + 'static {
 pub trait Liveness: Send + Sync + 'static {
     fn has_live_instance(&self, user_id: &str) -> bool;
 }
+
+/// Who keeps things that belong to accounts and go with them.
+pub trait Belongings: Send + Sync + 'static {
+    /// What to write so that nothing of the account is left; in one batch with its deletion.
+    fn removal<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, Result<Vec<openorch_store::Write>>>;
+
+    /// That was committed: the account and its things are gone.
+    fn removed(&self, user_id: &str);
+}

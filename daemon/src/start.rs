@@ -146,7 +146,7 @@ async fn assemble(
         Engine::Postgres => settings.secrets.given_key()?,
     };
     let seal = Seal::new(&key);
-    let ids = Arc::new(Ids::new(clock.clone(), machine(&store)));
+    let ids = Arc::new(Ids::new(clock.clone()));
     let shared = Shared { clock, ids, list_most: settings.list_most() };
 
     let default_password = Arc::new(AtomicBool::new(false));
@@ -181,6 +181,7 @@ async fn assemble(
     let registry =
         registry::prepare(store.clone(), shared, outbound.clone(), routes, settings.registry(address)?).await?;
     users.watch_liveness(registry.clone());
+    users.watch_belongings(vec![registry.clone()]);
     let platform = platform::Platform::new(store.clone(), VERSION);
 
     let mut services: Vec<Mounted> =
@@ -278,11 +279,6 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|error| StartError(format!("the listening address is not known: {error}")))
-}
-
-/// Tells the ids of this database's node from those of others.
-fn machine(store: &Arc<dyn Store>) -> u16 {
-    u16::from_str_radix(store.database_id().get(..4).unwrap_or_default(), 16).unwrap_or_default()
 }
 
 fn gateway_metrics(metrics: &Metrics) -> String {

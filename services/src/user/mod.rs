@@ -3,29 +3,42 @@
 
 mod account;
 mod authorize;
+mod contact;
+mod enroll;
+mod grant;
 mod invitation;
 mod keys;
 mod memory;
+mod organization;
 mod passwords;
+mod permission;
 mod revoke;
+mod role;
 mod rows;
+mod rules;
 mod seed;
 mod session;
+mod users;
 
 use std::{
     sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
-use openorch_api::{Time, user as api};
-use openorch_chassis::{Mounted, Service, identity::Liveness, service::Shared};
+use openorch_api::{Path, Time, user as api};
+use openorch_chassis::{
+    Mounted, Service,
+    identity::{Belongings, Liveness},
+    service::Shared,
+};
 use openorch_store::{Collection, Store, Table};
 
 use self::{
     keys::SigningKey,
     memory::Memory,
     passwords::Passwords,
-    rows::{InvitationRow, PasswordRow, RoleLinkRow, RoleRow, SessionRow, UserRow},
+    rows::{ContactRow, InvitationRow, OrganizationRow, PasswordRow, RoleLinkRow, SessionRow, TombstoneRow, UserRow},
+    rules::RuleTables,
 };
 pub use self::{
     passwords::PasswordRules,
@@ -77,9 +90,14 @@ pub struct Users {
     settings: UserSettings,
     store: Arc<dyn Store>,
     users: Table<UserRow>,
+    contacts: Table<ContactRow>,
+    tombstones: Table<TombstoneRow>,
+    organizations: Table<OrganizationRow>,
     password_rows: Table<PasswordRow>,
     sessions: Table<SessionRow>,
-    roles: Table<RoleRow>,
+    rule_tables: RuleTables,
+    /// Held while the rules change; true when nobody knows whether the last change was made.
+    rule_changes: tokio::sync::Mutex<bool>,
     role_links: Table<RoleLinkRow>,
     invitations: Table<InvitationRow>,
     key: SigningKey,
@@ -88,6 +106,7 @@ pub struct Users {
     /// While the admin's password is the default one (contract decision 13).
     default_password: Arc<AtomicBool>,
     liveness: OnceLock<Arc<dyn Liveness>>,
+    belongings: OnceLock<Vec<Arc<dyn Belongings>>>,
 }
 
 impl Users {
@@ -95,6 +114,12 @@ impl Users {
     pub fn watch_liveness(&self, liveness: Arc<dyn Liveness>) {
         // A second call would be a mistake in the wiring; the first one stays.
         let _ = self.liveness.set(liveness);
+    }
+
+    /// Who keeps things of accounts that go with them.
+    pub fn watch_belongings(&self, belongings: Vec<Arc<dyn Belongings>>) {
+        // As above.
+        let _ = self.belongings.set(belongings);
     }
 
     /// Who may register.
@@ -119,13 +144,49 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::GET_PUBLIC_KEY, authorize::public_key)
         .on(api::GET_KEY_SET, authorize::key_set)
         .on(api::READ_USER_BY_TOKEN, account::read_by_token)
+        .on(api::READ_SELF, account::read_self)
         .on(api::SAVE_SELF, account::save_self)
         .on(api::CHANGE_PASSWORD, account::change_password)
         .on(api::REVOKE_TOKENS, revoke::revoke_tokens)
+        .on(api::LIST_SESSIONS, revoke::list)
+        .on(api::REVOKE_SESSION, revoke::revoke)
+        .on(api::GET_USERS, users::list)
+        .on(api::CREATE_USER, users::create)
+        .on(api::SAVE_USER, users::save)
+        .on(api::DELETE_USER, users::delete)
+        .on(api::RELEASE_SLUG, users::release_slug)
+        .on(api::RESET_PASSWORD, users::reset_password)
         .on(api::IS_AUTHORIZED, authorize::is_authorized)
+        .on(api::GET_ROLES, role::list)
+        .on(api::CREATE_ROLE, role::create)
+        .on_owned(api::DELETE_ROLE, |users, Path(id)| role::owner(users, id), role::delete)
+        .on_owned(api::GET_PERMISSIONS_BY_ROLE, |users, Path(id)| role::owner(users, id), role::permissions)
+        .on_owned(api::SET_ROLE_PERMISSIONS, |users, (Path(id), _)| role::owner(users, id), role::set_permissions)
+        .on(api::SAVE_PERMISSIONS, permission::save)
+        .on(api::LIST_PERMISSIONS, role::list_permissions)
+        .on_owned(api::DELETE_PERMISSION, |users, Path(id)| permission::owner(users, id), permission::delete)
+        .on(api::ASSIGN_PERMISSIONS, permission::assign)
+        .on(api::SAVE_GRANTS, grant::save)
+        .on(api::LIST_GRANTS, grant::list)
+        .on_owned(api::DELETE_GRANT, |users, Path(id)| grant::owner(users, id), grant::delete)
+        .on(api::SAVE_PERMITS, grant::save_permits)
+        .on(api::LIST_PERMITS, grant::list_permits)
+        .on(api::SAVE_ENROLLS, enroll::save)
+        .on(api::LIST_ENROLLS, enroll::list)
+        .on(api::DELETE_ENROLL, enroll::delete)
+        .on(api::HAS_PERMISSION, permission::has)
+        .on(api::CREATE_ORGANIZATION, organization::create)
+        .on(api::SAVE_ORGANIZATION, organization::save)
+        .on(api::LIST_ORGANIZATIONS, organization::list)
+        .on(api::DELETE_ORGANIZATION, organization::delete)
+        .on(api::LIST_MEMBERS, organization::members)
+        .on(api::ADD_USER_TO_ORGANIZATION, organization::add_user)
+        .on(api::SAVE_MEMBERSHIP, organization::save_membership)
+        .on(api::REMOVE_USER_FROM_ORGANIZATION, organization::remove_user)
         .on(api::CREATE_INVITATION, invitation::create)
         .on(api::LIST_INVITATIONS, invitation::list)
         .on(api::REVOKE_INVITATION, invitation::revoke)
         .every(Duration::from_secs(60), "note when sessions were used", session::note_uses)
+        .every(Duration::from_secs(1), "settle the rules", Users::settle_rules)
         .mount()
 }

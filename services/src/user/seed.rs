@@ -2,7 +2,7 @@
 //! On a folder that was used before only what a newer version brings is added.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     sync::{
         Arc, OnceLock,
@@ -21,9 +21,10 @@ use openorch_store::{Batch, Query, Store, Table};
 use super::{
     UserSettings, Users,
     keys::SigningKey,
-    memory::{Memory, Rules},
+    memory::Memory,
     passwords::{PasswordRules, Passwords, hash_now},
     rows::*,
+    rules::{Change, RuleTables, Rules},
 };
 
 pub const ADMIN_SLUG: &str = "openorch";
@@ -92,9 +93,13 @@ pub async fn prepare(
     let settings = settings_for(is_default);
     Ok(Arc::new(Users {
         users: Table::new(store.clone(), &USERS),
+        contacts: Table::new(store.clone(), &CONTACTS),
+        tombstones: Table::new(store.clone(), &TOMBSTONES),
+        organizations: Table::new(store.clone(), &ORGANIZATIONS),
         password_rows: Table::new(store.clone(), &PASSWORDS),
         sessions: Table::new(store.clone(), &SESSIONS),
-        roles: Table::new(store.clone(), &ROLES),
+        rule_tables: RuleTables::new(&store),
+        rule_changes: tokio::sync::Mutex::new(false),
         role_links: Table::new(store.clone(), &ROLE_LINKS),
         invitations: Table::new(store.clone(), &INVITATIONS),
         passwords: Passwords::new(settings.hashes_at_once),
@@ -105,6 +110,7 @@ pub async fn prepare(
         settings,
         default_password,
         liveness: OnceLock::new(),
+        belongings: OnceLock::new(),
     }))
 }
 
@@ -205,10 +211,12 @@ impl Seeding {
             slug: slug.to_owned(),
             name: name.to_owned(),
             contacts: Vec::new(),
+            labels: Default::default(),
+            thumbnail_file_id: String::new(),
             created_at: self.now,
             updated_at: self.now,
         };
-        let link = RoleLinkRow::new(&user.id, role);
+        let link = RoleLinkRow::new(&user.id, role, self.now);
         let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
         let links: Table<RoleLinkRow> = Table::new(self.store.clone(), &ROLE_LINKS);
         let batch = batch.with(users.create(&user.id, &user)?).with(links.create(link.id(), &link)?);
@@ -218,55 +226,51 @@ impl Seeding {
     /// Adds the accounts of built-in services, roles and permissions that are missing, commits, and answers the rules.
     /// Permissions that exist keep the roles an operator gave or took.
     async fn complete_rules(&self, mut batch: Batch) -> Result<Rules, StartError> {
-        let roles: Table<RoleRow> = Table::new(self.store.clone(), &ROLES);
-        let permissions: Table<PermissionRow> = Table::new(self.store.clone(), &PERMISSIONS);
-        let links: Table<PermissionLinkRow> = Table::new(self.store.clone(), &PERMISSION_LINKS);
-        let mut rules = Rules::default();
-        for link in links.find(&Query::all()).await? {
-            give(&mut rules, &link.value);
-        }
+        let mut rules = Rules::read(&self.store).await?;
         let mut owners = HashMap::new();
         for service in openorch_api::SERVICES {
             let (id, with_account) = self.service_account(service, batch).await?;
             batch = with_account;
             owners.insert(service.slug, id);
         }
-        let known: HashSet<String> = roles.find(&Query::all()).await?.into_iter().map(|row| row.value.id).collect();
-        for (id, name, description) in BUILT_IN_ROLES.iter().filter(|(id, ..)| !known.contains(*id)) {
-            let row = RoleRow {
+        let mut changes = Vec::new();
+        for (id, name, description) in BUILT_IN_ROLES.iter().filter(|(id, ..)| !rules.roles.contains_key(*id)) {
+            changes.push(Change::SaveRole(RoleRow {
                 id: (*id).to_owned(),
                 name: (*name).to_owned(),
                 description: (*description).to_owned(),
                 owner_id: owners["user-svc"].clone(),
                 created_at: self.now,
                 updated_at: self.now,
-            };
-            batch = batch.with(roles.create(*id, &row)?);
+            }));
         }
-        let known: HashSet<String> =
-            permissions.find(&Query::all()).await?.into_iter().map(|row| row.value.id).collect();
         for service in openorch_api::SERVICES {
-            for permission in service.permissions.iter().filter(|permission| !known.contains(permission.id)) {
-                let row = PermissionRow {
+            let missing = service.permissions.iter().filter(|row| !rules.permissions.contains_key(row.id));
+            for permission in missing {
+                changes.push(Change::SavePermission(PermissionRow {
                     id: permission.id.to_owned(),
                     name: permission.id.to_owned(),
                     description: permission.description.to_owned(),
                     owner_id: owners[service.slug].clone(),
                     created_at: self.now,
                     updated_at: self.now,
-                };
-                batch = batch.with(permissions.create(permission.id, &row)?);
-                for role in permission.granted_to {
-                    let link =
-                        PermissionLinkRow { permission_id: permission.id.to_owned(), role_id: (*role).to_owned() };
-                    batch = batch.with(links.create(link.id(), &link)?);
-                    give(&mut rules, &link);
-                }
+                }));
+                changes.extend(permission.granted_to.iter().map(|role| {
+                    Change::Link(PermissionLinkRow {
+                        permission_id: permission.id.to_owned(),
+                        role_id: (*role).to_owned(),
+                    })
+                }));
             }
+        }
+        let tables = RuleTables::new(&self.store);
+        for change in &changes {
+            tables.write(&mut batch, change)?;
         }
         if !batch.is_empty() {
             self.store.commit(batch).await?;
         }
+        rules.apply(changes);
         Ok(rules)
     }
 
@@ -310,10 +314,6 @@ fn refuse_weak(rules: PasswordRules, password: String) -> Result<String, StartEr
         rules.check(&password).map_err(|error| StartError(format!("OPENORCH_ADMIN_PASSWORD: {error}")))?;
     }
     Ok(password)
-}
-
-fn give(rules: &mut Rules, link: &PermissionLinkRow) {
-    rules.by_role.entry(link.role_id.as_str().into()).or_default().insert(link.permission_id.as_str().into());
 }
 
 fn place(id: &str) -> String {

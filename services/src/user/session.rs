@@ -20,6 +20,8 @@ use super::{
 /// Sessions that name no device share this one. Signing out elsewhere does not end it, changing the password does.
 pub const UNKNOWN_DEVICE: &str = "unknown";
 const MAX_DEVICE_BYTES: usize = 128;
+/// Room for roles in a token, so that it stays under 4 KiB.
+const MAX_ROLES_BYTES: usize = 2200;
 /// How far the stored last use may lag behind, in seconds.
 const USE_NOTED_AFTER: i64 = 3600;
 /// A delegated token is made anew when it has less than this part of its life left.
@@ -111,7 +113,7 @@ impl Users {
         let token = self.key.sign(&Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: row.roles.clone(),
+            ori: told(row.roles.iter().map(String::as_str)),
             iss: ISSUER.into(),
             iat: issued,
             exp: expires,
@@ -177,12 +179,16 @@ impl Users {
     }
 
     /// Whether a stored session was not used for so long that it ended.
-    fn is_idle(&self, row: &SessionRow) -> bool {
-        let stored = row.used_at.0.as_second();
-        let used =
-            self.memory.known_session(&row.id).map_or(stored, |live| live.used_at.load(Ordering::Relaxed).max(stored));
-        let idle = self.now().0.as_second() - used > self.settings.session_idle.as_secs() as i64;
-        idle && !self.has_live_instance(&row.user_id)
+    pub(super) fn is_idle(&self, row: &SessionRow) -> bool {
+        let unused = self.now().0.as_second() - self.last_use(row).0.as_second();
+        unused > self.settings.session_idle.as_secs() as i64 && !self.has_live_instance(&row.user_id)
+    }
+
+    /// When a stored session was used last, as far as it is known.
+    pub(super) fn last_use(&self, row: &SessionRow) -> Time {
+        let live = self.memory.known_session(&row.id).map(|live| live.used_at.load(Ordering::Relaxed));
+        let live = live.and_then(|second| Timestamp::from_second(second).ok());
+        Time(live.map_or(row.used_at.0, |live| live.max(row.used_at.0)))
     }
 
     fn has_live_instance(&self, user_id: &str) -> bool {
@@ -214,16 +220,20 @@ impl Users {
         if let Some(keep) = &keep {
             batch = batch.with(self.sessions.create(&keep.id, &keep.value)?);
         }
-        self.store.commit(batch).await?;
+        let outcome = self.store.commit(batch).await;
+        // Also where nobody knows what came of it: what is still stored is read again.
         self.memory.sessions_of_account_ended(user_id, kept_id.as_deref());
+        outcome?;
         Ok(())
     }
 
     /// Ends these sessions in one batch.
     pub(super) async fn end_these(&self, ended: &[String]) -> Result<()> {
         let batch = ended.iter().fold(Batch::new(), |batch, id| batch.with(self.sessions.delete(id, None)));
-        self.store.commit(batch).await?;
+        let outcome = self.store.commit(batch).await;
+        // Also where nobody knows what came of it: what is still stored is read again.
         self.memory.sessions_ended(ended.iter().map(String::as_str));
+        outcome?;
         Ok(())
     }
 
@@ -258,7 +268,7 @@ impl Users {
         let token = self.key.sign(&Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: account.roles.iter().map(|role| role.to_string()).collect(),
+            ori: told(account.roles.iter().map(AsRef::as_ref)),
             iss: ISSUER.into(),
             iat: now,
             exp: now + lifetime,
@@ -295,8 +305,7 @@ impl Identity for Users {
     }
 
     fn allows(&self, caller: &Caller, permission: &str) -> bool {
-        let rules = self.memory.rules();
-        caller.roles.iter().any(|role| rules.role_has(role, permission))
+        self.memory.check_rules().allow(&caller.slug, &caller.roles, permission)
     }
 
     fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>> {
@@ -323,6 +332,25 @@ impl Identity for Users {
             }
         })
     }
+}
+
+/// The roles that a token names: a token is sent with each request, so one with very many roles names those that fit,
+/// the built-in ones first. The daemon looks roles up by session; a service can ask it.
+fn told<'a>(roles: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut roles: Vec<&str> = roles.collect();
+    roles.sort_by_key(|role| !role.starts_with("user-svc:"));
+    let mut room = MAX_ROLES_BYTES;
+    let mut told: Vec<String> = roles
+        .into_iter()
+        .take_while(|role| {
+            let fits = role.len() + 3 <= room;
+            room = room.saturating_sub(role.len() + 3);
+            fits
+        })
+        .map(str::to_owned)
+        .collect();
+    told.sort();
+    told
 }
 
 /// The name of a device, if it is one; sessions that name none share [`UNKNOWN_DEVICE`].
