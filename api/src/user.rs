@@ -1,13 +1,14 @@
 //! The contract of user-svc: accounts, sessions, roles and permissions.
 
 mod account;
+mod audit;
 mod invitation;
 mod organization;
 mod rules;
 
 use serde_json::Value;
 
-pub use self::{account::*, invitation::*, organization::*, rules::*};
+pub use self::{account::*, audit::*, invitation::*, organization::*, rules::*};
 use crate::{Access, Body, Json, Path, Query, op::Effect, ops, path_values, permissions};
 
 pub static SERVICE: crate::Service =
@@ -35,6 +36,7 @@ permissions! {
     GRANT_VIEW "user-svc:grant:view" "See grants." [ADMIN];
     GRANT_CREATE "user-svc:grant:create" "Save grants." [ADMIN];
     SLUG_RELEASE "user-svc:slug:release" "Let the slug of a deleted account be taken again." [ADMIN];
+    AUDIT_VIEW "user-svc:audit:view" "Read the audit log." [ADMIN];
     TOKEN_REVOKE "user-svc:token:revoke" "End the sessions of other accounts." [ADMIN];
 }
 
@@ -63,7 +65,7 @@ ops! {
     /// Register an account, for a person or a service, and sign it in.
     REGISTER "register" = POST "/user-svc/register"
         (Body<RegisterRequest>) -> Json<RegisterResponse>,
-        access: Access::Public, audited: true, normalise: Some(accept_other_contacts),
+        access: Access::Public, audited: true, target: &["/slug"], normalise: Some(accept_other_contacts),
         errors: &[(403, "registration is closed or needs an invitation"), (409, "the slug is taken"),
             (429, "too many at once; try again in a moment")];
 
@@ -72,7 +74,7 @@ ops! {
     /// From the same device the same session is answered again.
     LOGIN "login" = POST "/user-svc/login"
         (Body<LoginRequest>) -> Json<LoginResponse>,
-        access: Access::Public, normalise: Some(accept_other_contacts),
+        access: Access::Public, audited: true, target: &["/slug"], normalise: Some(accept_other_contacts),
         errors: &[(401, "the password is wrong"), (429, "too many at once; try again in a moment")];
 
     /// The key that session tokens are signed with, as PEM.
@@ -115,7 +117,7 @@ ops! {
     /// named. With `userId` an admin ends sessions of another account, that one included.
     REVOKE_TOKENS "revokeTokens" = DELETE "/user-svc/tokens"
         (Body<RevokeTokensRequest>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true,
+        access: Access::SignedIn, audited: true, target: &["/userId", "/device"],
         errors: &[(403, "the account is another's and the caller lacks `user-svc:token:revoke`"),
             (404, "there is no such account, or no session on this device")];
 
@@ -139,7 +141,7 @@ ops! {
     /// Create an account with any roles.
     CREATE_USER "createUser" = POST "/user-svc/user"
         (Body<CreateUserRequest>) -> Json<CreateUserResponse>,
-        access: Access::needs(&USER_CREATE), audited: true, normalise: Some(accept_other_contacts),
+        access: Access::needs(&USER_CREATE), audited: true, target: &["/user/id", "/user/slug"], normalise: Some(accept_other_contacts),
         errors: &[(409, "the slug, the id or the contact is taken"),
             (429, "too many at once; try again in a moment")];
 
@@ -183,7 +185,7 @@ ops! {
     /// Create a role under the own slug, or change the own one with this id.
     CREATE_ROLE "createRole" = POST "/user-svc/role"
         (Body<CreateRoleRequest>) -> Json<CreateRoleResponse>,
-        access: Access::needs(&ROLE_CREATE), audited: true,
+        access: Access::needs(&ROLE_CREATE), audited: true, target: &["/id"],
         errors: &[(403, "the id is not under the caller's slug, or a permission is another's")];
 
     /// Delete a role: those who had it lose it at once.
@@ -201,13 +203,13 @@ ops! {
     /// Say which permissions a role has from now on. For the role's owner alone; the built-in ones are the admins'.
     SET_ROLE_PERMISSIONS "setRolePermission" = PUT "/user-svc/role/{roleId}/permissions"
         ((Path<RoleId>, Body<SetRolePermissionsRequest>)) -> Json<Empty>,
-        access: Access::needs(&ROLE_EDIT).or_owner(), audited: true,
+        access: Access::needs(&ROLE_EDIT).or_owner(), audited: true, target: &["/permissionIds/*"],
         errors: &[(403, "the role or a permission is another's"), (404, "there is no role with this id")];
 
     /// Save permissions under the own slug.
     SAVE_PERMISSIONS "savePermissions" = PUT "/user-svc/permissions"
         (Body<SavePermissionsRequest>) -> Json<SavePermissionsResponse>,
-        access: Access::needs(&PERMISSION_CREATE), audited: true,
+        access: Access::needs(&PERMISSION_CREATE), audited: true, target: &["/permissions/*/id"],
         errors: &[(403, "an id is not under the caller's slug")];
 
     /// The permissions that some of the caller's roles have.
@@ -225,13 +227,13 @@ ops! {
     /// Add the caller's permissions to roles, the built-in ones included.
     ASSIGN_PERMISSIONS "assignPermissions" = PUT "/user-svc/roles/permissions"
         (Body<AssignPermissionsRequest>) -> Json<Empty>,
-        access: Access::needs(&PERMISSION_ASSIGN), audited: true,
+        access: Access::needs(&PERMISSION_ASSIGN), audited: true, target: &["/permissionLinks/*/permissionId", "/permissionLinks/*/roleId"],
         errors: &[(403, "a permission is another's")];
 
     /// Save grants: permissions for accounts by slug, also for slugs that are not registered yet.
     SAVE_GRANTS "saveGrants" = PUT "/user-svc/grants"
         (Body<SaveGrantsRequest>) -> Json<Empty>,
-        access: Access::needs(&GRANT_CREATE), audited: true;
+        access: Access::needs(&GRANT_CREATE), audited: true, target: &["/grants/*/permissionId", "/grants/*/slugs/*"];
 
     /// List grants, those of permits with slugs included.
     LIST_GRANTS "listGrants" = POST "/user-svc/grants"
@@ -248,7 +250,7 @@ ops! {
     /// admins.
     SAVE_PERMITS "savePermits" = PUT "/user-svc/permits"
         (Body<SavePermitsRequest>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true,
+        access: Access::SignedIn, audited: true, target: &["/permits/*/permission", "/permits/*/slugs/*", "/permits/*/roles/*"],
         errors: &[(403, "a permission is not under the caller's slug, or an id is another's")];
 
     /// List permits, grants included.
@@ -260,7 +262,7 @@ ops! {
     /// role beside it.
     SAVE_ENROLLS "saveEnrolls" = PUT "/user-svc/enrolls"
         (Body<SaveEnrollsRequest>) -> Json<SaveEnrollsResponse>,
-        access: Access::SignedIn, audited: true,
+        access: Access::SignedIn, audited: true, target: &["/enrolls/*/userId", "/enrolls/*/role"],
         errors: &[(403, "the caller may not give this role"), (404, "there is no such role or account")];
 
     /// List who has a role, or which roles an account has. Accounts see their own; the rest is for those who may give
@@ -285,14 +287,14 @@ ops! {
     /// Create an organization; the caller becomes its admin.
     CREATE_ORGANIZATION "createOrganization" = POST "/user-svc/organization"
         (Body<CreateOrganizationRequest>) -> Json<CreateOrganizationResponse>,
-        access: Access::needs(&ORGANIZATION_CREATE), audited: true,
+        access: Access::needs(&ORGANIZATION_CREATE), audited: true, target: &["/id", "/slug"],
         errors: &[(409, "the id or the slug is taken")];
 
     /// Create an organization, or change the one with this slug or id as its admin. Answers with a token that has the
     /// caller's present roles.
     SAVE_ORGANIZATION "saveOrganization" = PUT "/user-svc/organization"
         (Body<SaveOrganizationRequest>) -> Json<SaveOrganizationResponse>,
-        access: Access::needs(&ORGANIZATION_CREATE), audited: true,
+        access: Access::needs(&ORGANIZATION_CREATE), audited: true, target: &["/id", "/slug"],
         errors: &[(403, "the caller is no admin of the organization"), (409, "the id or the slug is taken")];
 
     /// List all organizations, the newest first. Accounts find their own with `readSelf`.
@@ -316,14 +318,14 @@ ops! {
     /// Add an account to an organization, as its admin.
     ADD_USER_TO_ORGANIZATION "addUserToOrganization" = POST "/user-svc/organization/{organizationId}/user"
         ((Path<OrganizationId>, Body<AddUserToOrganizationRequest>)) -> Json<Empty>,
-        access: Access::needs(&ORGANIZATION_ADD_USER), audited: true,
+        access: Access::needs(&ORGANIZATION_ADD_USER), audited: true, target: &["/userId"],
         errors: &[(403, "the caller is no admin of the organization"),
             (404, "there is no such organization or account")];
 
     /// Say what an account is in an organization: `user` or `admin`. As an admin of the organization.
     SAVE_MEMBERSHIP "saveMembership" = PUT "/user-svc/organization/{organizationId}/user/{userId}"
         ((Path<OrganizationId>, Path<UserId>, Body<SaveMembershipRequest>)) -> Json<Empty>,
-        access: Access::needs(&ORGANIZATION_ADD_USER), audited: true,
+        access: Access::needs(&ORGANIZATION_ADD_USER), audited: true, target: &["/role"],
         errors: &[(403, "the caller is no admin of the organization"),
             (404, "there is no such organization or account"), (409, "it is the last admin")];
 
@@ -335,10 +337,15 @@ ops! {
         errors: &[(403, "the caller is no admin of the organization"),
             (404, "there is no such organization, or the account is not in it"), (409, "it is the last admin")];
 
+    /// Read the audit log: who changed what and who was refused, the newest first.
+    LIST_AUDIT "listAudit" = POST "/user-svc/audit"
+        (Body<ListAuditRequest>) -> Json<ListAuditResponse>,
+        access: Access::needs(&AUDIT_VIEW), effect: Some(Effect::Read);
+
     /// Make an invitation: a code with which accounts can be registered while registration is by invitation.
     CREATE_INVITATION "createInvitation" = POST "/user-svc/invitation"
         (Body<CreateInvitationRequest>) -> Json<CreateInvitationResponse>,
-        access: Access::needs(&USER_CREATE), audited: true;
+        access: Access::needs(&USER_CREATE), audited: true, target: &["/roleIds/*"];
 
     /// List invitations, without their codes.
     LIST_INVITATIONS "listInvitations" = GET "/user-svc/invitations"

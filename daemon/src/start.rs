@@ -10,7 +10,8 @@ use std::{
 };
 
 use openorch_chassis::{
-    Builtin, Identity, Mounted,
+    Audit, Builtin, Identity, Mounted,
+    audit::Audited,
     clock::Clock,
     ids::Ids,
     outbound::Outbound,
@@ -147,6 +148,8 @@ async fn assemble(
     };
     let seal = Seal::new(&key);
     let ids = Arc::new(Ids::new(clock.clone()));
+    let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
+    let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone()));
     let shared = Shared { clock, ids, list_most: settings.list_most() };
 
     let default_password = Arc::new(AtomicBool::new(false));
@@ -154,6 +157,7 @@ async fn assemble(
     let users = user::prepare(
         store.clone(),
         shared.clone(),
+        audit.clone(),
         &seal,
         |is_default| settings.user(asked_loopback || is_default || settings.secrets.has_published_key()),
         settings.secrets.admin_password.clone(),
@@ -198,7 +202,7 @@ async fn assemble(
     });
 
     let identity: Arc<dyn Identity> = users;
-    let router = Arc::new(Router::new(services, identity.clone(), settings.router()));
+    let router = Arc::new(Router::new(services, identity.clone(), audit.clone(), settings.router()));
     let metrics = Arc::new(Metrics::default());
     let (operations, counted) = (router.metrics_source(), metrics.clone());
     platform.set_metrics(Box::new(move || operations() + &gateway_metrics(&counted) + &store_metrics.text()));
@@ -226,6 +230,7 @@ async fn assemble(
         };
         Server::new(gateway).run(vec![listener], shutdown).await;
         tasks.shutdown().await;
+        audit.write_refusals().await;
         store.close().await;
     });
     Ok(Running { address, is_first_start, registration, held_back, default_password, stop, served })

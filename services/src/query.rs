@@ -24,10 +24,13 @@ pub fn from_wire(query: &wire::Query, usual: u64, most: u64) -> Result<Query> {
         let direction = if order.desc { Direction::Descending } else { Direction::Ascending };
         asked = asked.order_by(field(&order.field), direction);
     }
-    match query.after().map_err(Error::invalid)? {
-        Some(values) => Ok(Query { after: Some(cursor(values, asked.order.len())?), ..asked }),
-        None => Ok(asked),
-    }
+    let after = place(query, asked.order.len())?;
+    Ok(Query { after, ..asked })
+}
+
+/// Where to go on in an order of so many fields, if the query says.
+pub fn place(query: &wire::Query, fields: usize) -> Result<Option<Cursor>> {
+    query.after().map_err(Error::invalid)?.map(|values| cursor(values, fields)).transpose()
 }
 
 /// As many values as order fields: strictly after them. One more, the last row's id: exactly after that row.

@@ -2,11 +2,13 @@
 //! their own, those about processes start the program.
 
 mod answers;
+mod audit;
 mod database;
 mod flow;
 mod golden;
 mod identity;
 mod keep;
+mod matrix;
 mod process;
 mod rules;
 mod settings;

@@ -1,6 +1,6 @@
 //! Registering, signing in, the own profile and password.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use openorch_api::{
     Body, Json, Slug,
@@ -67,7 +67,7 @@ pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<J
     let slug = request.slug.unwrap_or_default();
     let device = checked_device(request.device.as_deref())?;
     let user = cx.by_slug(&slug).await?.ok_or_else(|| Error::invalid("Slug not found"))?;
-    let token = cx.sign_in(&user, request.password.unwrap_or_default(), device).await?;
+    let token = cx.sign_in(&user, request.password.unwrap_or_default(), device, cx.request.client_ip).await?;
     Ok(Json(LoginResponse { token }))
 }
 
@@ -136,7 +136,10 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
     cx.settings.password_rules.check(&new)?;
     let incorrect = || Error::invalid("current password is incorrect");
     let Stored { version, value: stored, .. } = cx.password_rows.get(&caller.user_id).await?.ok_or_else(incorrect)?;
-    if !cx.settings.password_rules.is_possible(&current) || !cx.passwords.verify(current, stored.hash).await? {
+    if !cx.settings.password_rules.is_possible(&current) {
+        return Err(incorrect());
+    }
+    if !cx.is_password_of(&caller.user_id, current, stored.hash, cx.request.client_ip).await? {
         return Err(incorrect());
     }
     let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
@@ -178,13 +181,13 @@ impl Users {
         Ok(Json(Empty {}))
     }
 
-    async fn sign_in(&self, user: &UserRow, password: String, device: &str) -> Result<AuthToken> {
+    async fn sign_in(&self, user: &UserRow, password: String, device: &str, address: IpAddr) -> Result<AuthToken> {
         let wrong = || Error::unauthenticated("Invalid password");
         if !self.settings.password_rules.is_possible(&password) {
             return Err(wrong());
         }
         let Stored { version, value: stored, .. } = self.password_rows.get(&user.id).await?.ok_or_else(wrong)?;
-        if !self.passwords.verify(password, stored.hash).await? {
+        if !self.is_password_of(&user.id, password, stored.hash, address).await? {
             return Err(wrong());
         }
         // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
@@ -192,6 +195,17 @@ impl Users {
             Batch::new().require(Guard::Version { collection: PASSWORDS.name, id: user.id.clone(), version });
         let account = self.known_account(&user.id).await?;
         self.open_session(&account, device, unchanged).await
+    }
+
+    /// Whether this is the account's password, unless too many wrong ones were tried.
+    async fn is_password_of(&self, user_id: &str, password: String, hash: String, address: IpAddr) -> Result<bool> {
+        let attempt = self.throttle.begin(user_id, address, self.now().0.as_second())?;
+        let is_right = self.passwords.verify(password, hash).await?;
+        match is_right {
+            true => self.throttle.succeeded(attempt),
+            false => self.throttle.failed(attempt, self.now().0.as_second()),
+        }
+        Ok(is_right)
     }
 
     pub(super) async fn by_slug(&self, slug: &str) -> Result<Option<UserRow>> {

@@ -2,6 +2,7 @@
 //! needs for that is held in memory; the store is asked on first use.
 
 mod account;
+mod audit;
 mod authorize;
 mod contact;
 mod enroll;
@@ -18,6 +19,7 @@ mod rows;
 mod rules;
 mod seed;
 mod session;
+mod throttle;
 mod users;
 
 use std::{
@@ -25,9 +27,12 @@ use std::{
     time::Duration,
 };
 
-use openorch_api::{Path, Time, user as api};
+use openorch_api::{
+    Path, Time,
+    user::{self as api, AuditEntry},
+};
 use openorch_chassis::{
-    Mounted, Service,
+    Audit, Mounted, Service,
     identity::{Belongings, Liveness},
     service::Shared,
 };
@@ -39,6 +44,7 @@ use self::{
     passwords::Passwords,
     rows::{ContactRow, InvitationRow, OrganizationRow, PasswordRow, RoleLinkRow, SessionRow, TombstoneRow, UserRow},
     rules::RuleTables,
+    throttle::Throttle,
 };
 pub use self::{
     passwords::PasswordRules,
@@ -64,6 +70,8 @@ pub struct UserSettings {
     pub delegated_lifetime: Duration,
     /// A session ends when it was not used for so long.
     pub session_idle: Duration,
+    /// Entries of the audit log are removed after so long.
+    pub audit_retention: Duration,
     /// Password hashes computed side by side.
     pub hashes_at_once: usize,
     /// Accounts and sessions held in memory, each.
@@ -78,6 +86,7 @@ impl Default for UserSettings {
             token_lifetime: Duration::from_secs(24 * 3600),
             delegated_lifetime: Duration::from_secs(300),
             session_idle: Duration::from_secs(90 * 24 * 3600),
+            audit_retention: Duration::from_secs(365 * 24 * 3600),
             hashes_at_once: 1,
             cache_entries: 50_000,
         }
@@ -106,6 +115,9 @@ pub struct Users {
     /// While the admin's password is the default one (contract decision 13).
     default_password: Arc<AtomicBool>,
     liveness: OnceLock<Arc<dyn Liveness>>,
+    throttle: Throttle,
+    audit: Arc<Audit>,
+    audit_entries: Table<AuditEntry>,
     belongings: OnceLock<Vec<Arc<dyn Belongings>>>,
 }
 
@@ -183,10 +195,13 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::ADD_USER_TO_ORGANIZATION, organization::add_user)
         .on(api::SAVE_MEMBERSHIP, organization::save_membership)
         .on(api::REMOVE_USER_FROM_ORGANIZATION, organization::remove_user)
+        .on(api::LIST_AUDIT, audit::list)
         .on(api::CREATE_INVITATION, invitation::create)
         .on(api::LIST_INVITATIONS, invitation::list)
         .on(api::REVOKE_INVITATION, invitation::revoke)
         .every(Duration::from_secs(60), "note when sessions were used", session::note_uses)
+        .every(Duration::from_secs(1), "write refused attempts to the audit log", audit::write_refusals)
+        .every(Duration::from_secs(3600), "remove old entries of the audit log", audit::remove_old)
         .every(Duration::from_secs(1), "settle the rules", Users::settle_rules)
         .mount()
 }

@@ -52,6 +52,7 @@ pub static ALL: &[&Collection] = &[
     &GRANTS,
     &INVITATIONS,
     &KEY_PAIRS,
+    &openorch_chassis::audit::ENTRIES,
 ];
 
 /// An account. Its password hash is a row of its own, so that nothing that reads accounts ever holds one.

@@ -12,7 +12,7 @@ use std::{
 
 use openorch_api::{Time, role};
 use openorch_chassis::{
-    Error,
+    Audit, Error,
     seal::{OpenError, PUBLISHED_DEFAULT_KEY, Seal},
     service::Shared,
 };
@@ -25,6 +25,7 @@ use super::{
     passwords::{PasswordRules, Passwords, hash_now},
     rows::*,
     rules::{Change, RuleTables, Rules},
+    throttle::Throttle,
 };
 
 pub const ADMIN_SLUG: &str = "openorch";
@@ -69,6 +70,7 @@ impl From<openorch_store::StoreError> for StartError {
 pub async fn prepare(
     store: Arc<dyn Store>,
     shared: Shared,
+    audit: Arc<Audit>,
     seal: &Seal,
     settings_for: impl Fn(bool) -> UserSettings,
     admin_password: Option<String>,
@@ -96,6 +98,9 @@ pub async fn prepare(
         contacts: Table::new(store.clone(), &CONTACTS),
         tombstones: Table::new(store.clone(), &TOMBSTONES),
         organizations: Table::new(store.clone(), &ORGANIZATIONS),
+        audit_entries: Table::new(store.clone(), &openorch_chassis::audit::ENTRIES),
+        audit,
+        throttle: Throttle::new(),
         password_rows: Table::new(store.clone(), &PASSWORDS),
         sessions: Table::new(store.clone(), &SESSIONS),
         rule_tables: RuleTables::new(&store),
