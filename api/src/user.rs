@@ -36,6 +36,9 @@ permissions! {
     GRANT_VIEW "user-svc:grant:view" "See grants." [ADMIN];
     GRANT_CREATE "user-svc:grant:create" "Save grants." [ADMIN];
     SLUG_RELEASE "user-svc:slug:release" "Let the slug of a deleted account be taken again." [ADMIN];
+    KEY_ROTATE "user-svc:key:rotate" "Replace the key that tokens are signed with." [ADMIN];
+    DELEGATION_VIEW "user-svc:delegation:view" "See what services may do for their callers." [ADMIN];
+    DELEGATION_EDIT "user-svc:delegation:edit" "Say what services may do for their callers." [ADMIN];
     AUDIT_VIEW "user-svc:audit:view" "Read the audit log." [ADMIN];
     TOKEN_REVOKE "user-svc:token:revoke" "End the sessions of other accounts." [ADMIN];
 }
@@ -53,6 +56,8 @@ path_values! {
     EnrollId at most 512;
     /// The id of a session.
     SessionId at most 128;
+    /// The slug of a service.
+    ServiceSlug at most 63;
     /// The slug of an account that was deleted.
     DeletedSlug at most 63;
     /// The id of an organization.
@@ -86,6 +91,17 @@ ops! {
     GET_KEY_SET "getKeySet" = GET "/user-svc/jwks.json"
         () -> Json<KeySet>,
         access: Access::Public, aliases: &["/.well-known/jwks.json"];
+
+    /// Sign with a new key from now on. Tokens that were signed with the one before stay good, and the key set shows both
+    /// until their texts have ended.
+    ROTATE_KEY "rotateKey" = POST "/user-svc/key/rotate"
+        () -> Json<KeySet>,
+        access: Access::needs(&KEY_ROTATE), audited: true;
+
+    /// A new text for the caller's token, with its present roles. The session stays the same.
+    REFRESH_TOKEN "refreshToken" = POST "/user-svc/refresh-token"
+        () -> Json<LoginResponse>,
+        access: Access::SignedIn;
 
     /// The account behind the token.
     READ_USER_BY_TOKEN "readUserByToken" = POST "/user-svc/user/by-token"
@@ -278,6 +294,23 @@ ops! {
         access: Access::SignedIn, audited: true,
         errors: &[(403, "the caller may not give this role"), (404, "there is no enroll with this id"),
             (409, "nobody would be left who can administer this")];
+
+    /// Say which operations a service may call for its callers, with the tokens that it receives from them, and to which
+    /// other services it may hand those on. Without this it may ask who calls and what they may, and nothing else.
+    SAVE_DELEGATION "saveDelegation" = PUT "/user-svc/delegation"
+        (Body<Delegation>) -> Json<Empty>,
+        access: Access::needs(&DELEGATION_EDIT), audited: true, target: &["/slug", "/operations/*", "/services/*"];
+
+    /// List which services may do what for their callers.
+    LIST_DELEGATIONS "listDelegations" = GET "/user-svc/delegations"
+        () -> Json<ListDelegationsResponse>,
+        access: Access::needs(&DELEGATION_VIEW);
+
+    /// Take back what a service may do for its callers.
+    DELETE_DELEGATION "deleteDelegation" = DELETE "/user-svc/delegation/{serviceSlug}"
+        (Path<ServiceSlug>) -> Json<Empty>,
+        access: Access::needs(&DELEGATION_EDIT), audited: true,
+        errors: &[(404, "nothing was opened to a service of this slug")];
 
     /// Whether the caller has a permission; 200 for yes and no alike.
     HAS_PERMISSION "hasPermission" = POST "/user-svc/self/has/{permissionId}"

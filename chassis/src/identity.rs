@@ -45,6 +45,9 @@ pub trait Identity: Send + Sync + 'static {
     /// Whether the caller has `permission` by role or grant. A look-up in memory.
     fn allows(&self, caller: &Caller, permission: &str) -> bool;
 
+    /// Whether an admin let the service `audience` call this operation for its callers.
+    fn opens(&self, audience: &str, operation: &str) -> bool;
+
     /// What to send on to the service `audience` in place of an `Authorization` value, answered from memory where
     /// possible: `None` means ask [`Identity::passage`]. Called for every proxied request that has the header.
     fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>>;

@@ -271,9 +271,12 @@ impl Inner {
         })?;
         let caller = self.identity.authenticate(token).await?;
         audit::tell_caller(&caller);
-        if let (Some(audience), false) = (&caller.audience, row.delegated) {
+        if let (Some(audience), false) = (&caller.audience, row.delegated)
+            && !self.identity.opens(audience, row.id)
+        {
             return Err(Error::forbidden(format!(
-                "`{}` cannot be called with a token that was made for the service `{audience}`",
+                "`{}` cannot be called with a token that was made for the service `{audience}`; an admin can open it to \
+                 the service with PUT /user-svc/delegation",
                 row.id
             )));
         }

@@ -232,6 +232,26 @@ pub struct HasPermissionResponse {
     pub user: super::User,
 }
 
+/// What a service may do with the tokens that its callers send it (contract decision 9).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Delegation {
+    /// The service.
+    pub slug: String,
+    /// The ids of the operations that it may call for its callers, who must be allowed to call them themselves.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<String>,
+    /// The slugs of the services to which it may hand its callers' tokens on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ListDelegationsResponse {
+    pub delegations: Vec<Delegation>,
+}
+
 /// An account has a role.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]

@@ -16,4 +16,5 @@ mod support;
 mod table;
 mod tidy;
 mod tls;
+mod tokens;
 mod users;

@@ -71,6 +71,12 @@ pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<J
     Ok(Json(LoginResponse { token }))
 }
 
+pub async fn refresh(cx: Cx<Users>, (): ()) -> Result<Json<LoginResponse>> {
+    let caller = cx.caller()?;
+    let account = cx.known_account(&caller.user_id).await?;
+    Ok(Json(LoginResponse { token: cx.renew(&account, &caller.session_id).await? }))
+}
+
 pub async fn read_by_token(cx: Cx<Users>, (): ()) -> Result<Json<ReadUserByTokenResponse>> {
     let account = cx.known_account(&cx.caller()?.user_id).await?;
     let organizations = cx.organizations_of(&account.roles).await?;

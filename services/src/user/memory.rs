@@ -34,6 +34,8 @@ pub struct LiveSession {
     pub id: Arc<str>,
     pub user_id: Arc<str>,
     pub app: Arc<str>,
+    /// In seconds since 1970.
+    pub created_at: i64,
     /// Last use, in seconds since 1970.
     pub used_at: AtomicI64,
     /// The last use that is in the store.

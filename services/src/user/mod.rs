@@ -5,6 +5,7 @@ mod account;
 mod audit;
 mod authorize;
 mod contact;
+mod delegation;
 mod enroll;
 mod grant;
 mod invitation;
@@ -27,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use openorch_api::{
     Path, Time,
     user::{self as api, AuditEntry},
@@ -34,15 +36,19 @@ use openorch_api::{
 use openorch_chassis::{
     Audit, Mounted, Service,
     identity::{Belongings, Liveness},
+    seal::Seal,
     service::Shared,
 };
 use openorch_store::{Collection, Store, Table};
 
 use self::{
-    keys::SigningKey,
+    keys::KeyRing,
     memory::Memory,
     passwords::Passwords,
-    rows::{ContactRow, InvitationRow, OrganizationRow, PasswordRow, RoleLinkRow, SessionRow, TombstoneRow, UserRow},
+    rows::{
+        ContactRow, InvitationRow, KeyPairRow, OrganizationRow, PasswordRow, RoleLinkRow, SessionRow, TombstoneRow,
+        UserRow,
+    },
     rules::RuleTables,
     throttle::Throttle,
 };
@@ -70,6 +76,8 @@ pub struct UserSettings {
     pub delegated_lifetime: Duration,
     /// A session ends when it was not used for so long.
     pub session_idle: Duration,
+    /// A session ends after so long, however much it is used.
+    pub session_lifetime: Option<Duration>,
     /// Entries of the audit log are removed after so long.
     pub audit_retention: Duration,
     /// Password hashes computed side by side.
@@ -86,6 +94,7 @@ impl Default for UserSettings {
             token_lifetime: Duration::from_secs(24 * 3600),
             delegated_lifetime: Duration::from_secs(300),
             session_idle: Duration::from_secs(90 * 24 * 3600),
+            session_lifetime: None,
             audit_retention: Duration::from_secs(365 * 24 * 3600),
             hashes_at_once: 1,
             cache_entries: 50_000,
@@ -109,7 +118,9 @@ pub struct Users {
     rule_changes: tokio::sync::Mutex<bool>,
     role_links: Table<RoleLinkRow>,
     invitations: Table<InvitationRow>,
-    key: SigningKey,
+    key_pairs: Table<KeyPairRow>,
+    keys: ArcSwap<KeyRing>,
+    seal: Seal,
     passwords: Passwords,
     memory: Memory,
     /// While the admin's password is the default one (contract decision 13).
@@ -155,6 +166,8 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::LOGIN, account::login)
         .on(api::GET_PUBLIC_KEY, authorize::public_key)
         .on(api::GET_KEY_SET, authorize::key_set)
+        .on(api::ROTATE_KEY, authorize::rotate_key)
+        .on(api::REFRESH_TOKEN, account::refresh)
         .on(api::READ_USER_BY_TOKEN, account::read_by_token)
         .on(api::READ_SELF, account::read_self)
         .on(api::SAVE_SELF, account::save_self)
@@ -186,6 +199,9 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::SAVE_ENROLLS, enroll::save)
         .on(api::LIST_ENROLLS, enroll::list)
         .on(api::DELETE_ENROLL, enroll::delete)
+        .on(api::SAVE_DELEGATION, delegation::save)
+        .on(api::LIST_DELEGATIONS, delegation::list)
+        .on(api::DELETE_DELEGATION, delegation::delete)
         .on(api::HAS_PERMISSION, permission::has)
         .on(api::CREATE_ORGANIZATION, organization::create)
         .on(api::SAVE_ORGANIZATION, organization::save)

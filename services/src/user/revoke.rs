@@ -19,7 +19,7 @@ pub async fn list(cx: Cx<Users>, Query(request): Query<ListSessionsRequest>) -> 
         )));
     }
     let found = cx.sessions.find(&Asked::all().equals("userId", user_id)).await?;
-    let sessions = found.into_iter().map(|row| row.value).filter(|row| !cx.is_idle(row)).map(|row| Session {
+    let sessions = found.into_iter().map(|row| row.value).filter(|row| !cx.is_over(row)).map(|row| Session {
         current: *row.id == *caller.session_id,
         used_at: cx.last_use(&row),
         id: row.id,

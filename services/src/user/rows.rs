@@ -34,6 +34,8 @@ pub static ROLE_LINKS: Collection =
 pub static PERMISSIONS: Collection = Collection { name: "userSvcPermissions", indexes: &[] };
 pub static PERMISSION_LINKS: Collection = Collection { name: "userSvcPermissionRoleLinks", indexes: &[] };
 pub static GRANTS: Collection = Collection { name: "userSvcGrants", indexes: &[] };
+/// What services may do for their callers; the id is the service's slug.
+pub static DELEGATIONS: Collection = Collection { name: "userSvcDelegations", indexes: &[] };
 pub static INVITATIONS: Collection =
     Collection { name: "userSvcInvitations", indexes: &[Index::unique(&["codeHash"])] };
 pub static KEY_PAIRS: Collection = Collection { name: "userSvcKeyPairs", indexes: &[] };
@@ -50,6 +52,7 @@ pub static ALL: &[&Collection] = &[
     &PERMISSIONS,
     &PERMISSION_LINKS,
     &GRANTS,
+    &DELEGATIONS,
     &INVITATIONS,
     &KEY_PAIRS,
     &openorch_chassis::audit::ENTRIES,
@@ -283,7 +286,17 @@ pub struct InvitationRow {
 #[serde(rename_all = "camelCase")]
 pub struct KeyPairRow {
     pub id: String,
-    /// PKCS#8, sealed with the daemon's encryption key.
+    /// PKCS#8, sealed with the daemon's encryption key. Empty once another key signs.
     pub private: String,
     pub created_at: Time,
+    /// Of a key that signs no more: since when, and its public half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired: Option<RetiredKey>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetiredKey {
+    pub at: Time,
+    pub public: openorch_api::user::Key,
 }

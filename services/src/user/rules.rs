@@ -6,13 +6,15 @@ use std::{
     sync::Arc,
 };
 
+use openorch_api::user::Delegation;
 use openorch_chassis::{Caller, Error, Result};
 use openorch_store::{Batch, Query, Store, StoreError, Table, Write};
 
 use super::{
     Users,
     rows::{
-        GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow, PermissionRow, ROLE_LINKS, ROLES, RoleRow,
+        DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow, PermissionRow, ROLE_LINKS,
+        ROLES, RoleRow,
     },
 };
 
@@ -26,6 +28,8 @@ pub struct Rules {
     pub roles: HashMap<Arc<str>, Arc<RoleRow>>,
     pub permissions: HashMap<Arc<str>, Arc<PermissionRow>>,
     pub grants: HashMap<Arc<str>, Arc<GrantRow>>,
+    /// By the slug of the service.
+    pub delegations: HashMap<Arc<str>, Arc<Delegation>>,
     by_role: HashMap<Arc<str>, Arc<HashSet<Arc<str>>>>,
     granted: HashMap<Arc<str>, Arc<Granted>>,
 }
@@ -50,6 +54,8 @@ pub enum Change {
     Unlink(PermissionLinkRow),
     SaveGrant(GrantRow),
     DeleteGrant(String),
+    SaveDelegation(Delegation),
+    DeleteDelegation(String),
 }
 
 impl Rules {
@@ -63,6 +69,8 @@ impl Rules {
         changes.extend(roles.into_iter().map(|row| Change::SaveRole(row.value)));
         let links = Table::<PermissionLinkRow>::new(store.clone(), &PERMISSION_LINKS).find(&all).await?;
         changes.extend(links.into_iter().map(|row| Change::Link(row.value)));
+        let delegations = Table::<Delegation>::new(store.clone(), &DELEGATIONS).find(&all).await?;
+        changes.extend(delegations.into_iter().map(|row| Change::SaveDelegation(row.value)));
         let mut rules = Rules::default();
         rules.apply(changes);
         let grants = Table::<GrantRow>::new(store.clone(), &GRANTS).find(&all).await?;
@@ -85,6 +93,16 @@ impl Rules {
 
     pub fn role_has(&self, role: &str, permission: &str) -> bool {
         self.by_role.get(role).is_some_and(|permissions| permissions.contains(permission))
+    }
+
+    /// Whether a service may call this operation for its callers.
+    pub fn opens(&self, service: &str, operation: &str) -> bool {
+        self.delegations.get(service).is_some_and(|row| row.operations.iter().any(|id| id == operation))
+    }
+
+    /// Whether a service may hand its callers' tokens on to another.
+    pub fn hands_on(&self, service: &str, to: &str) -> bool {
+        self.delegations.get(service).is_some_and(|row| row.services.iter().any(|slug| slug == to))
     }
 
     /// The permissions of a role, by links alone.
@@ -130,6 +148,12 @@ impl Rules {
                 }
                 Change::DeleteGrant(id) => {
                     regranted.extend(self.grants.remove(id.as_str()).map(|row| row.permission_id.clone()));
+                }
+                Change::SaveDelegation(row) => {
+                    self.delegations.insert(row.slug.as_str().into(), Arc::new(row));
+                }
+                Change::DeleteDelegation(slug) => {
+                    self.delegations.remove(slug.as_str());
                 }
             }
         }
@@ -213,6 +237,7 @@ pub struct RuleTables {
     permissions: Table<PermissionRow>,
     links: Table<PermissionLinkRow>,
     grants: Table<GrantRow>,
+    delegations: Table<Delegation>,
 }
 
 impl RuleTables {
@@ -222,6 +247,7 @@ impl RuleTables {
             permissions: Table::new(store.clone(), &PERMISSIONS),
             links: Table::new(store.clone(), &PERMISSION_LINKS),
             grants: Table::new(store.clone(), &GRANTS),
+            delegations: Table::new(store.clone(), &DELEGATIONS),
         }
     }
 
@@ -242,6 +268,8 @@ impl RuleTables {
             Change::Unlink(row) => self.links.delete(row.id(), None),
             Change::SaveGrant(row) => self.grants.upsert(&row.id, row)?,
             Change::DeleteGrant(id) => self.grants.delete(id, None),
+            Change::SaveDelegation(row) => self.delegations.upsert(&row.slug, row)?,
+            Change::DeleteDelegation(slug) => self.delegations.delete(slug, None),
         };
         batch.push(write);
         Ok(())

@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use openorch_api::{Time, role};
 use openorch_chassis::{
     Audit, Error,
@@ -20,7 +21,7 @@ use openorch_store::{Batch, Query, Store, Table};
 
 use super::{
     UserSettings, Users,
-    keys::SigningKey,
+    keys::{KeyRing, SigningKey, VerifyingKey},
     memory::Memory,
     passwords::{PasswordRules, Passwords, hash_now},
     rows::*,
@@ -78,11 +79,11 @@ pub async fn prepare(
 ) -> Result<Arc<Users>, StartError> {
     let rules = settings_for(false).password_rules;
     let seeding = Seeding { store: store.clone(), shared: shared.clone(), now: Time(shared.clock.now()) };
-    let (key, batch, was_empty) = match seeding.open_key(seal).await? {
-        Some((key, batch)) => (key, batch, false),
+    let (keys, batch, was_empty) = match seeding.open_keys(seal).await? {
+        Some((keys, batch)) => (keys, batch, false),
         None => {
-            let (key, batch) = seeding.make_key(seal)?;
-            (key, seeding.make_admin(admin_password.clone(), rules, batch)?, true)
+            let (keys, batch) = seeding.make_key(seal)?;
+            (keys, seeding.make_admin(admin_password.clone(), rules, batch)?, true)
         }
     };
     let admin_rules = rules;
@@ -109,7 +110,9 @@ pub async fn prepare(
         invitations: Table::new(store.clone(), &INVITATIONS),
         passwords: Passwords::new(settings.hashes_at_once),
         memory: Memory::new(rules, settings.cache_entries),
-        key,
+        key_pairs: Table::new(store.clone(), &KEY_PAIRS),
+        keys: ArcSwap::from_pointee(keys),
+        seal: seal.clone(),
         store,
         shared,
         settings,
@@ -158,13 +161,20 @@ struct Seeding {
 }
 
 impl Seeding {
-    /// The stored signing key, and what is to be written for it. That it opens is also the check that the encryption
-    /// key is the right one.
-    async fn open_key(&self, seal: &Seal) -> Result<Option<(SigningKey, Batch)>, StartError> {
+    /// The stored keys, and what is to be written for them. That the one that signs opens is also the check that the
+    /// encryption key is the right one.
+    async fn open_keys(&self, seal: &Seal) -> Result<Option<(KeyRing, Batch)>, StartError> {
         let pairs: Table<KeyPairRow> = Table::new(self.store.clone(), &KEY_PAIRS);
-        let Some(pair) = pairs.find(&Query::all()).await?.into_iter().next() else { return Ok(None) };
-        let mut pair = pair.value;
-        let (place, mut batch) = (place(&pair.id), Batch::new());
+        let (mut retired, mut current) = (Vec::new(), None);
+        for pair in pairs.find(&Query::all()).await? {
+            match pair.value.retired {
+                Some(key) => retired.push((key.at.0.as_second(), Arc::new(VerifyingKey::new(key.public)?))),
+                None => current = Some(pair.value),
+            }
+        }
+        retired.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
+        let Some(mut pair) = current else { return Ok(None) };
+        let (place, mut batch) = (private_place(&pair.id), Batch::new());
         let opened = match seal.open(&place, &pair.private) {
             // Whoever leaves the published key behind need not leave the data behind.
             Err(OpenError::OtherKey(id)) => match Seal::new(PUBLISHED_DEFAULT_KEY).open(&place, &pair.private) {
@@ -184,15 +194,22 @@ impl Seeding {
             )),
             OpenError::Damaged => StartError("the stored signing key is damaged: restore the data from a backup".into()),
         })?;
-        Ok(Some((SigningKey::from_pkcs8(&pair.id, &private)?, batch)))
+        let current = Arc::new(SigningKey::from_pkcs8(&pair.id, &private)?);
+        Ok(Some((KeyRing { current, retired }, batch)))
     }
 
-    fn make_key(&self, seal: &Seal) -> Result<(SigningKey, Batch), StartError> {
+    fn make_key(&self, seal: &Seal) -> Result<(KeyRing, Batch), StartError> {
         let id = self.shared.ids.random("keyp");
         let private = SigningKey::generate()?;
-        let row = KeyPairRow { private: seal.seal(&place(&id), &private), id: id.clone(), created_at: self.now };
+        let row = KeyPairRow {
+            private: seal.seal(&private_place(&id), &private),
+            id: id.clone(),
+            created_at: self.now,
+            retired: None,
+        };
         let pairs: Table<KeyPairRow> = Table::new(self.store.clone(), &KEY_PAIRS);
-        Ok((SigningKey::from_pkcs8(&id, &private)?, Batch::new().with(pairs.create(&id, &row)?)))
+        let current = Arc::new(SigningKey::from_pkcs8(&id, &private)?);
+        Ok((KeyRing { current, retired: Vec::new() }, Batch::new().with(pairs.create(&id, &row)?)))
     }
 
     fn make_admin(&self, password: Option<String>, rules: PasswordRules, batch: Batch) -> Result<Batch, StartError> {
@@ -321,6 +338,7 @@ fn refuse_weak(rules: PasswordRules, password: String) -> Result<String, StartEr
     Ok(password)
 }
 
-fn place(id: &str) -> String {
+/// Names where the private half of a key is kept, for the seal on it.
+pub(super) fn private_place(id: &str) -> String {
     format!("{}/{id}/private", KEY_PAIRS.name)
 }

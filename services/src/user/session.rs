@@ -44,6 +44,20 @@ impl Users {
         .await
     }
 
+    /// A new text for the token of a session that lives.
+    pub(super) async fn renew(&self, account: &Account, session_id: &str) -> Result<AuthToken> {
+        let ended = || Error::unauthenticated("the session of this token has ended; sign in again");
+        retry(|| async {
+            let Stored { version, value: mut row, .. } = self.sessions.get(session_id).await?.ok_or_else(ended)?;
+            row.roles = account.roles.iter().map(|role| role.to_string()).collect();
+            row.token_id = self.shared.ids.random("tok");
+            (row.token_created_at, row.issued_at, row.used_at) = (self.now(), self.now(), self.now());
+            self.store.commit(Batch::new().with(self.sessions.replace(&row.id, &row, Some(version))?)).await?;
+            self.auth_token(account, &row)
+        })
+        .await
+    }
+
     /// A new account's first session, written with the account itself in the same batch.
     pub(super) async fn open_first_session(
         &self,
@@ -67,7 +81,7 @@ impl Users {
         let now = self.now();
         let roles: Vec<String> = account.roles.iter().map(|role| role.to_string()).collect();
         let (asleep, alive) = match found {
-            Some(found) if self.is_idle(&found.value) => (Some(found), None),
+            Some(found) if self.is_over(&found.value) => (Some(found), None),
             found => (None, found),
         };
         let Some(Stored { version, value: mut row, .. }) = alive else {
@@ -110,7 +124,7 @@ impl Users {
     fn auth_token(&self, account: &Account, row: &SessionRow) -> Result<AuthToken> {
         let issued = row.issued_at.0.as_second();
         let expires = issued + self.settings.token_lifetime.as_secs() as i64;
-        let token = self.key.sign(&Claims {
+        let token = self.keys.load().current.sign(&Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
             ori: told(row.roles.iter().map(String::as_str)),
@@ -139,7 +153,7 @@ impl Users {
         if let Some(known) = self.memory.token(&digest) {
             return Some((digest, known));
         }
-        let claims = self.key.verify(token)?;
+        let claims = self.keys.load().verify(token)?;
         let audience = claims.aud.as_deref().map(Arc::from);
         let verified = Arc::new(Verified { claims, audience });
         self.memory.keep_token(digest, verified.clone());
@@ -162,6 +176,9 @@ impl Users {
         if idle && !self.has_live_instance(&session.user_id) {
             return Err(ended());
         }
+        if self.is_too_old(session.created_at, now) {
+            return Err(ended());
+        }
         session.used_at.store(now, Ordering::Relaxed);
         Ok(session)
     }
@@ -173,15 +190,25 @@ impl Users {
             id: row.id.into(),
             user_id: row.user_id.into(),
             app: row.app.into(),
+            created_at: row.created_at.0.as_second(),
             used_at: used_at.into(),
             noted_at: used_at.into(),
         }))
     }
 
-    /// Whether a stored session was not used for so long that it ended.
-    pub(super) fn is_idle(&self, row: &SessionRow) -> bool {
-        let unused = self.now().0.as_second() - self.last_use(row).0.as_second();
+    /// Whether a stored session was not used for so long that it ended, or lived as long as it may.
+    pub(super) fn is_over(&self, row: &SessionRow) -> bool {
+        let now = self.now().0.as_second();
+        if self.is_too_old(row.created_at.0.as_second(), now) {
+            return true;
+        }
+        let unused = now - self.last_use(row).0.as_second();
         unused > self.settings.session_idle.as_secs() as i64 && !self.has_live_instance(&row.user_id)
+    }
+
+    /// Whether a session lived as long as it may, however much it is used.
+    fn is_too_old(&self, created_at: i64, now: i64) -> bool {
+        self.settings.session_lifetime.is_some_and(|most| now - created_at > most.as_secs() as i64)
     }
 
     /// When a stored session was used last, as far as it is known.
@@ -254,7 +281,7 @@ impl Users {
     async fn mint(&self, verified: &Verified, digest: Digest, audience: &str) -> Result<Passage> {
         let session = self.live_session(verified).await?;
         if let Some(made_for) = verified.audience.as_deref() {
-            if made_for == audience {
+            if made_for == audience || self.memory.check_rules().hands_on(made_for, audience) {
                 return Ok(Passage::Untouched);
             }
             return Err(Error::forbidden(format!(
@@ -265,7 +292,7 @@ impl Users {
         let account = self.account(&session.user_id).await?.ok_or_else(gone)?;
         let now = self.now().0.as_second();
         let lifetime = self.settings.delegated_lifetime.as_secs() as i64;
-        let token = self.key.sign(&Claims {
+        let token = self.keys.load().current.sign(&Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
             ori: told(account.roles.iter().map(AsRef::as_ref)),
@@ -306,6 +333,10 @@ impl Identity for Users {
 
     fn allows(&self, caller: &Caller, permission: &str) -> bool {
         self.memory.check_rules().allow(&caller.slug, &caller.roles, permission)
+    }
+
+    fn opens(&self, audience: &str, operation: &str) -> bool {
+        self.memory.check_rules().opens(audience, operation)
     }
 
     fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>> {

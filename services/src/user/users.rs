@@ -183,6 +183,15 @@ fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
             false => Change::SaveGrant(row),
         }
     }));
+    for row in rules.delegations.values() {
+        if row.slug == user.slug {
+            changes.push(Change::DeleteDelegation(row.slug.clone()));
+        } else if row.services.contains(&user.slug) {
+            let mut row = openorch_api::user::Delegation::clone(row);
+            row.services.retain(|slug| *slug != user.slug);
+            changes.push(Change::SaveDelegation(row));
+        }
+    }
     // A grant may go for two reasons.
     let mut gone = std::collections::HashSet::new();
     changes.retain(|change| match change {
