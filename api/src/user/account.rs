@@ -248,7 +248,7 @@ pub struct GetUsersRequest {
     pub query: Option<query::Query>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<String>,
-    /// Those whose slug or name starts so, or who have this contact.
+    /// Those who have this contact, or in whose slug or name this is, beginning where a word begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<String>,
     /// Those who have this contact.

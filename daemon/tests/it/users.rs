@@ -160,6 +160,26 @@ async fn accounts_are_listed_searched_and_paged() {
     ] {
         assert_eq!(slugs(&users(&daemon, body.clone()).await), ["ann", "anton"], "{body}");
     }
+    let admin = daemon.admin().await;
+    let named = json!({ "user": { "name": "Ünal Mc'Name 3", "slug": "other-name", "contacts": [{ "value": "u@example.org" }] } });
+    assert_eq!(daemon.call("POST", "/user-svc/user", &admin, named).await.status, 200);
+    for (search, want) in [
+        ("ün", 1),
+        ("NAME", 1),
+        ("mc'n", 1),
+        ("name 3", 1),
+        ("other-n", 1),
+        ("3", 1),
+        ("nal", 0),
+        ("U+x@Example.org", 1),
+        ("namex", 0),
+        ("%", 0),
+        ("ann", 1),
+        ("an", 2),
+        ("a", 3),
+    ] {
+        assert_eq!(slugs(&users(&daemon, json!({ "search": search })).await).len(), want, "{search}");
+    }
     let one = json!({ "query": { "filters": [{ "op": "equals", "fields": ["slug"], "jsonValues": "[\"bob\"]" }] } });
     let bob = users(&daemon, one).await;
     assert_eq!(slugs(&users(&daemon, json!({ "ids": [bob["users"][0]["id"]] })).await), ["bob"]);

@@ -16,7 +16,7 @@ use openorch_store::{Batch, Filter, Guard, Query, Stored};
 use super::{
     Registration, Users,
     memory::Account,
-    rows::{PASSWORDS, PasswordRow, UserRow},
+    rows::{PASSWORDS, PasswordRow, UserRow, search_prefixes},
     rules::{check_count, check_text},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
     session::{UNKNOWN_DEVICE, checked_device},
@@ -41,11 +41,13 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     let hash = cx.passwords.hash(password).await?;
 
     let now = cx.now();
+    let search_prefixes = search_prefixes(slug.as_str(), &name);
     let user = UserRow {
         id: cx.shared.ids.next("usr"),
         slug: slug.as_str().to_owned(),
         name,
         contacts: contacts.into_iter().collect(),
+        search_prefixes,
         labels: BTreeMap::new(),
         thumbnail_file_id: String::new(),
         created_at: now,
@@ -125,6 +127,7 @@ impl Profile {
     pub fn apply(&self, user: &mut UserRow) {
         let SaveSelfRequest { name, labels, thumbnail_file_id } = self.0.clone();
         user.name = name.unwrap_or(std::mem::take(&mut user.name));
+        user.search_prefixes = search_prefixes(&user.slug, &user.name);
         user.labels = labels.unwrap_or(std::mem::take(&mut user.labels));
         user.thumbnail_file_id = thumbnail_file_id.unwrap_or(std::mem::take(&mut user.thumbnail_file_id));
     }

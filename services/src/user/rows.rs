@@ -13,8 +13,7 @@ pub static USERS: Collection = Collection {
     name: "userSvcUsers",
     indexes: &[
         Index::unique(&["slug"]),
-        Index::on(&["lower(slug)"]),
-        Index::on(&["lower(name)"]),
+        Index::each("searchPrefixes", &["createdAt"]),
         Index::on(&["createdAt"]),
         Index::on(&["updatedAt"]),
     ],
@@ -67,6 +66,9 @@ pub struct UserRow {
     pub name: String,
     #[serde(default)]
     pub contacts: Vec<openorch_api::user::Contact>,
+    /// What a search begins with, of any word of slug and name: see [`search_prefixes`].
+    #[serde(default)]
+    pub search_prefixes: Vec<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
@@ -88,6 +90,34 @@ impl UserRow {
             thumbnail_file_id: self.thumbnail_file_id.clone(),
         }
     }
+}
+
+/// How much of a word the index of searches knows.
+const PREFIX_LENGTH: usize = 3;
+/// How many words of a name are found.
+const MAX_WORDS: usize = 16;
+
+/// The first one, two and three letters of each word of an account's slug and name: among a million accounts those whose
+/// words begin like the search are found in the order of a page, and few enough to look at for the rest of it.
+pub fn search_prefixes(slug: &str, name: &str) -> Vec<String> {
+    let mut prefixes: Vec<String> = words(slug)
+        .chain(words(name).take(MAX_WORDS))
+        .flat_map(|word| (1..=PREFIX_LENGTH).map(move |length| word.chars().take(length).collect()))
+        .collect();
+    prefixes.sort();
+    prefixes.dedup();
+    prefixes
+}
+
+/// The prefix under which accounts are found that this search can mean.
+pub fn search_prefix(search: &str) -> String {
+    words(search).next().unwrap_or_default().chars().take(PREFIX_LENGTH).collect()
+}
+
+fn words(text: &str) -> impl Iterator<Item = String> {
+    let words: Vec<String> =
+        text.to_lowercase().split(|letter: char| !letter.is_alphanumeric()).map(str::to_owned).collect();
+    words.into_iter().filter(|word| !word.is_empty())
 }
 
 /// The password of the account with the same id. Accounts of built-in services have none and cannot sign in.

@@ -233,6 +233,7 @@ impl Seeding {
             slug: slug.to_owned(),
             name: name.to_owned(),
             contacts: Vec::new(),
+            search_prefixes: search_prefixes(slug, name),
             labels: Default::default(),
             thumbnail_file_id: String::new(),
             created_at: self.now,

@@ -31,9 +31,15 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<GetUsersRequest>) -> Result
         asked.filters.push(Filter::is_in("id", owner));
     }
     if let Some(search) = request.search.as_deref().filter(|search| !search.is_empty()) {
-        let mut any = vec![Filter::starts_with("slug", search), Filter::starts_with("name", search)];
-        any.extend(cx.by_contact(search).await?.map(|row| Filter::equals("id", row.value.user_id)));
-        asked.filters.push(Filter::Any(any));
+        match cx.by_contact(search).await? {
+            Some(owner) => asked.filters.push(Filter::equals("id", owner.value.user_id)),
+            None => {
+                asked.filters.push(Filter::intersects("searchPrefixes", [search_prefix(search)]));
+                asked
+                    .filters
+                    .push(Filter::Any(vec![Filter::contains("slug", search), Filter::contains("name", search)]));
+            }
+        }
     }
     let count = if counts { cx.users.count(&asked.filters).await? } else { 0 };
     let page = cx.users.page(&asked).await?;
@@ -236,6 +242,7 @@ impl Users {
             id: if input.id.is_empty() { self.shared.ids.next("usr") } else { input.id },
             slug: Slug::parse(&input.slug).map_err(|error| Error::invalid(error.0))?.as_str().to_owned(),
             name: checked_name(input.name)?,
+            search_prefixes: Vec::new(),
             contacts: contacts.pop().map(|one| self.checked_contact(one)).transpose()?.flatten().into_iter().collect(),
             labels: Default::default(),
             thumbnail_file_id: String::new(),
@@ -243,6 +250,7 @@ impl Users {
             updated_at: now,
         };
         profile.apply(&mut user);
+        user.search_prefixes = search_prefixes(&user.slug, &user.name);
         Ok(user)
     }
 
