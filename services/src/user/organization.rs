@@ -79,14 +79,10 @@ pub async fn list(
 pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let members = retry(|| async {
-        let Stored { version, .. } = cx.organization(&id).await?;
+        let organization = cx.organization(&id).await?;
         need_admin(caller, &id.0)?;
         let members = cx.links_of(&id.0).await?;
-        // Who takes this id again would have what others keep for the organization.
-        let tombstone = TombstoneRow { user_id: caller.user_id.to_string(), deleted_at: cx.now() };
-        let mut batch = Batch::new()
-            .with(cx.organizations.delete(&id.0, Some(version)))
-            .with(cx.tombstones.upsert(tombstone_id(&id.0), &tombstone)?);
+        let mut batch = cx.bury(&organization, &caller.user_id, Batch::new())?;
         for role in [admin_role(&id.0), user_role(&id.0)] {
             batch.push(Write::DeleteWhere {
                 collection: ROLE_LINKS.name,
@@ -180,6 +176,26 @@ impl Users {
         }
         let rows = self.organizations.find(&Query::all().is_in("id", ids).ascending("createdAt")).await?;
         Ok(rows.iter().map(|row| row.value.to_wire()).collect())
+    }
+
+    /// Adds to a batch that takes this role from its account that the organization goes, where nobody else is in it.
+    pub(super) async fn without_organization(&self, link: &RoleLinkRow, batch: &Batch) -> Result<Option<Batch>> {
+        let Some(id) = organization_of(&link.role_id) else { return Ok(None) };
+        let Some(organization) = self.organizations.get(id).await? else { return Ok(None) };
+        if self.links_of(id).await?.len() > 1 {
+            return Ok(None);
+        }
+        let members = vec![Filter::is_in("roleId", [admin_role(id), user_role(id)])];
+        let batch = self.bury(&organization, &link.user_id, batch.clone())?;
+        Ok(Some(batch.require(Guard::at_most(ROLE_LINKS.name, members, 0))))
+    }
+
+    /// Adds that an organization goes. Who takes its id again would have what others keep for it, so nobody may.
+    fn bury(&self, organization: &Stored<OrganizationRow>, by: &str, batch: Batch) -> Result<Batch> {
+        let tombstone = TombstoneRow { user_id: by.to_owned(), deleted_at: self.now() };
+        Ok(batch
+            .with(self.organizations.delete(&organization.id, Some(organization.version)))
+            .with(self.tombstones.upsert(tombstone_id(&organization.id), &tombstone)?))
     }
 
     fn new_organization(&self, request: CreateOrganizationRequest) -> Result<OrganizationRow> {

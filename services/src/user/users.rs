@@ -153,7 +153,10 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
         let mut batch = Batch::new().with(cx.users.delete(&user.id, Some(version)));
         for link in cx.role_links.find(&Query::all().equals("userId", &*user.id)).await? {
             batch.push(cx.role_links.delete(&link.id, Some(link.version)));
-            batch = cx.keep_an_admin(&link.value, batch).await?;
+            batch = match cx.without_organization(&link.value, &batch).await? {
+                Some(batch) => batch,
+                None => cx.keep_an_admin(&link.value, batch).await?,
+            };
         }
         for collection in [SESSIONS.name, CONTACTS.name] {
             batch.push(Write::DeleteWhere { collection, filters: vec![Filter::equals("userId", &*user.id)] });
