@@ -28,6 +28,7 @@ permissions! {
     ORGANIZATION_REMOVE_USER "user-svc:organization:remove-user" "Remove accounts from the own organizations." [ADMIN, USER];
     GRANT_VIEW "user-svc:grant:view" "See grants." [ADMIN];
     GRANT_CREATE "user-svc:grant:create" "Save grants." [ADMIN];
+    TOKEN_REVOKE "user-svc:token:revoke" "End the sessions of other accounts." [ADMIN];
 }
 
 path_values! {
@@ -80,6 +81,17 @@ ops! {
         access: Access::needs(&USER_PASSWORD_CHANGE), audited: true,
         errors: &[(409, "the password was changed by someone else meanwhile"),
             (429, "too many at once; try again in a moment")];
+
+    /// Sign out: end the caller's session, that of another device of the account, or all of them. Their tokens are
+    /// refused from then on.
+    ///
+    /// The session that programs without a device of their own share (`unknown`) ends only when it is the caller's own or
+    /// named. With `userId` an admin ends sessions of another account, that one included.
+    REVOKE_TOKENS "revokeTokens" = DELETE "/user-svc/tokens"
+        (Body<RevokeTokensRequest>) -> Json<Empty>,
+        access: Access::SignedIn, audited: true,
+        errors: &[(403, "the account is another's and the caller lacks `user-svc:token:revoke`"),
+            (404, "there is no such account, or no session on this device")];
 
     /// Whether the caller has a permission: 200 if so, 401 for every no.
     IS_AUTHORIZED "isAuthorized" = POST "/user-svc/permission/{permissionId}/is-authorized"
@@ -302,6 +314,20 @@ pub struct ChangePasswordRequest {
     pub current_password: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_password: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RevokeTokensRequest {
+    /// End the session on this device instead of the caller's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The account whose sessions end; the caller's when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    /// End all sessions of the account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all_tokens: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

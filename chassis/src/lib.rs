@@ -3,6 +3,7 @@
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 pub mod body;
+pub mod client_body;
 pub mod clock;
 pub mod error;
 pub mod forwarded;
@@ -18,6 +19,7 @@ pub mod seal;
 pub mod service;
 
 pub use body::Body;
+pub use client_body::ClientBody;
 pub use error::{Error, Kind, Result};
 pub use identity::{Caller, Identity, Passage};
 pub use service::{Cx, Mounted, Service};
@@ -37,9 +39,5 @@ pub trait Builtin: Send + Sync + 'static {
     fn owns(&self, first_segment: &str) -> bool;
 
     /// Answers; never fails. The request carries the client's address as the extension [`forwarded::ClientAddress`].
-    fn call(
-        &self,
-        request: http::Request<hyper::body::Incoming>,
-        peer: Arc<Peer>,
-    ) -> BoxFuture<'static, http::Response<Body>>;
+    fn call(&self, request: http::Request<ClientBody>, peer: Arc<Peer>) -> BoxFuture<'static, http::Response<Body>>;
 }

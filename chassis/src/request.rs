@@ -6,10 +6,9 @@ use std::{io::Read, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
-use crate::{Error, Result};
+use crate::{ClientBody, Error, Result};
 
 pub struct BodyLimits {
     /// Bytes as sent.
@@ -23,7 +22,7 @@ pub struct BodyLimits {
 /// The body, unpacked in one of the turns that `unpacking` has.
 pub async fn read_body(
     headers: &HeaderMap,
-    body: Incoming,
+    body: ClientBody,
     limits: &BodyLimits,
     unpacking: &Semaphore,
 ) -> Result<Vec<u8>> {
@@ -45,7 +44,7 @@ pub async fn read_body(
     }
 }
 
-async fn collect(mut body: Incoming, limits: &BodyLimits) -> Result<Vec<u8>> {
+async fn collect(mut body: ClientBody, limits: &BodyLimits) -> Result<Vec<u8>> {
     let mut whole = Vec::new();
     loop {
         let frame = match tokio::time::timeout(limits.idle, body.frame()).await {

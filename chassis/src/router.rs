@@ -8,14 +8,13 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use openorch_api::{Access, EXTENDED_HEADER, Guard, Parts, Row, op};
 use percent_encoding::percent_decode_str;
 use tokio::sync::Semaphore;
 use tracing::{Instrument, debug, error, info_span};
 
 use crate::{
-    Body, BoxFuture, Builtin, Caller, Error, Identity, Kind, Peer, Result,
+    Body, BoxFuture, Builtin, Caller, ClientBody, Error, Identity, Kind, Peer, Result,
     forwarded::{ClientAddress, RequestId},
     metrics::OperationMetrics,
     request::{self, BodyLimits},
@@ -143,14 +142,14 @@ impl Builtin for Router {
         self.inner.first_segments.contains(first_segment) || openorch_api::slug::is_reserved(first_segment)
     }
 
-    fn call(&self, request: Request<Incoming>, peer: Arc<Peer>) -> BoxFuture<'static, Response<Body>> {
+    fn call(&self, request: Request<ClientBody>, peer: Arc<Peer>) -> BoxFuture<'static, Response<Body>> {
         let inner = self.inner.clone();
         Box::pin(async move { respond::with_cors(inner.answer(request, &peer).await) })
     }
 }
 
 impl Inner {
-    async fn answer(self: Arc<Inner>, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+    async fn answer(self: Arc<Inner>, request: Request<ClientBody>, peer: &Peer) -> Response<Body> {
         if request.method() == Method::OPTIONS {
             return respond::success(StatusCode::OK, None);
         }
@@ -211,7 +210,7 @@ impl Inner {
         self: Arc<Inner>,
         operation: Arc<Operation>,
         path: Vec<String>,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         peer_ip: std::net::IpAddr,
         request_id: Box<str>,
     ) -> Result<Response<Body>> {

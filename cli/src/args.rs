@@ -1,6 +1,9 @@
-//! The command tree: names, aliases and help. Commands and aliases are those of the documented `oo`.
+//! The command tree that is the same whatever the daemon can do: names, aliases and help. Commands and aliases are those
+//! of the documented `oo`. The groups (`oo instance …`) come from the table in `resource/table.rs`.
 
-use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use clap::{Args as Group, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::{completion::Shell, resource};
 
 /// The command line of OpenOrch.
 #[derive(Parser)]
@@ -8,37 +11,48 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum};
     name = "oo",
     version,
     max_term_width = 100,
+    arg_required_else_help = true,
     after_help = "Environment:\n  \
         OPENORCH_URL    the server, instead of the selected environment (-e sets it aside)\n  \
-        OPENORCH_TOKEN  the token to call with (-e and -u set it aside)\n\n\
-        Exit codes: 0 done, 1 failed, 2 wrong use, 3 not found, 4 not permitted, 5 no answer"
+        OPENORCH_TOKEN  the token to call with (-e and -u set it aside)\n  \
+        NO_COLOR        no colours, also on a terminal\n\n\
+        Exit codes: 0 done, 1 failed, 2 wrong use, 3 not found, 4 not permitted, 5 no answer, 130 stopped by Ctrl-C\n\n\
+        Start with `oo login`, then `oo instance ls`; `oo doctor` says what is wrong."
 )]
 pub struct Args {
     #[command(flatten)]
     pub common: Common,
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Command,
 }
+
+/// Under this heading stands what every command takes, after its own options.
+const COMMON: &str = "Common options";
 
 /// What every command takes.
 #[derive(Group, Clone, Default)]
 pub struct Common {
     /// Use this environment instead of the selected one
-    #[arg(short, long, global = true, value_name = "NAME")]
+    #[arg(short, long, global = true, value_name = "NAME", help_heading = COMMON)]
     pub env: Option<String>,
-    /// Call as this user, who signed in earlier, instead of the last one
-    #[arg(short, long, global = true, value_name = "SLUG")]
+    /// Call as this user, who signed in earlier, instead of the selected one
+    #[arg(short, long, global = true, value_name = "SLUG", help_heading = COMMON)]
     pub user: Option<String>,
-    /// How answers are shown
-    #[arg(short, long, global = true, value_name = "FORMAT")]
+    /// How answers are shown: table, wide (more columns), json, yaml or name (names or ids alone)
+    #[arg(short, long, global = true, value_name = "FORMAT", hide_possible_values = true, help_heading = COMMON)]
     pub output: Option<Format>,
+    /// Give up when no answer came for so long
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, help_heading = COMMON)]
+    pub timeout: Option<std::time::Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Table,
+    Wide,
     Json,
     Yaml,
+    Name,
 }
 
 #[derive(Subcommand)]
@@ -52,6 +66,24 @@ pub enum Command {
         /// Better left out: arguments are seen by other users and kept by the shell
         password: Option<String>,
     },
+    /// End the session: its token is refused from then on
+    Logout {
+        /// Who; the selected user when left out
+        slug: Option<String>,
+        /// End the sessions of the account on all devices (but the one that programs share)
+        #[arg(long, conflicts_with = "forget")]
+        all: bool,
+        /// Forget the token here without telling the server: the session lives on
+        #[arg(long)]
+        forget: bool,
+    },
+    /// Go on as another user who signed in earlier; alone, list them
+    #[command(visible_alias = "su", alias = "use")]
+    Switch { slug: Option<String> },
+    /// Show the account that is signed in
+    Whoami,
+    /// Print the token of the account that is signed in
+    Token,
     /// Register an account and sign in to it; asks for what is left out
     Register {
         slug: Option<String>,
@@ -64,37 +96,102 @@ pub enum Command {
         #[arg(long, value_name = "CODE")]
         invitation: Option<String>,
     },
-    /// Show the account that is signed in
-    Whoami,
-    /// Print the token of the account that is signed in
-    Token,
-    /// Running copies of services
-    #[command(subcommand, visible_aliases = ["i", "instances"], arg_required_else_help = true)]
-    Instance(InstanceCommand),
-    /// Machines that run the platform
-    #[command(subcommand, visible_aliases = ["n", "nodes"], arg_required_else_help = true)]
-    Node(NodeCommand),
-    /// Call any operation; without one, list them
+    /// Change the own password: asks for the present one, then for the new one
+    #[command(visible_alias = "passwd")]
+    Password,
+    /// GET any path; keys become the query
+    #[command(
+        disable_help_subcommand = true,
+        override_usage = "oo get [OPTIONS] PATH [?key=value]... [--key=value]...",
+        after_help = GET_HELP
+    )]
+    Get(RawArgs),
+    /// POST to any path; keys become the JSON body
+    #[command(disable_help_subcommand = true, override_usage = raw_usage("post"), after_help = BODY_HELP)]
+    Post(BodyArgs),
+    /// PUT to any path; keys become the JSON body
+    #[command(disable_help_subcommand = true, override_usage = raw_usage("put"), after_help = BODY_HELP)]
+    Put(BodyArgs),
+    /// DELETE any path; keys become the JSON body
+    #[command(disable_help_subcommand = true, override_usage = raw_usage("delete"), after_help = BODY_HELP)]
+    Delete(BodyArgs),
+    /// Call any operation by its id; alone, list them
     #[command(
         disable_help_subcommand = true,
         override_usage = "oo call [OPTIONS] [OPERATION] [-f FILE] [--key=value]...",
-        after_help = "Path, query and body parameters are given by name; `oo call OPERATION --help` shows them.\n\
-            `-f FILE` (or `-f -`) gives a body in JSON or YAML.\n\n\
-            oo call listInstances --slug=skeleton-svc\n\
-            oo call saveDefinition --definition.id=a --definition.image.name=nginx\n\
-            oo call saveDefinition -f definition.yaml"
+        after_help = CALL_HELP
     )]
     Call {
+        /// Read the body from this file, JSON or YAML; `-` is standard input
+        #[arg(short, long, value_name = "FILE")]
+        file: Option<String>,
+        /// Print the request for curl instead of sending it
+        #[arg(long)]
+        curl: bool,
         #[command(subcommand)]
-        operation: Option<Operation>,
+        operation: Option<Words>,
+    },
+    /// Find out why something does not work: settings, daemon, versions, clock, token
+    Doctor,
+    /// Print the version
+    Version,
+    /// Print the script that makes a shell complete `oo`
+    #[command(after_help = COMPLETION_HELP)]
+    Completion { shell: Shell },
+    /// Print the manual of `oo` or of one of its commands, for `man -l -`
+    Man {
+        #[arg(value_name = "COMMAND")]
+        words: Vec<String>,
+        /// Write the manuals of all commands into this folder
+        #[arg(short, long, value_name = "FOLDER", conflicts_with = "words")]
+        directory: Option<std::path::PathBuf>,
+    },
+    /// What the shells' scripts ask: the words so far, the last one unfinished
+    #[command(hide = true)]
+    Complete {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
 }
 
-/// An operation of the contract, and all that follows it: its keys are no options of `oo`.
+/// The own options of a raw call with a body.
+#[derive(Group)]
+pub struct BodyArgs {
+    /// Read the body from this file, JSON or YAML, or with another Content-Type (-H) as it is; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<String>,
+    #[command(flatten)]
+    pub raw: RawArgs,
+}
+
+/// The own options of any raw call, which stand before the path; all after it is input.
+#[derive(Group)]
+pub struct RawArgs {
+    /// Send this header too
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// Print the request for curl instead of sending it
+    #[arg(long)]
+    pub curl: bool,
+    #[command(subcommand)]
+    pub request: Option<Words>,
+}
+
+/// A word of the caller's and all that follows it: its keys are no options of `oo`.
 #[derive(Subcommand)]
-pub enum Operation {
+pub enum Words {
     #[command(external_subcommand)]
-    Named(Vec<String>),
+    Given(Vec<String>),
+}
+
+impl Words {
+    /// The words, none if there were none.
+    pub fn of(given: Option<Words>) -> Vec<String> {
+        match given {
+            Some(Words::Given(words)) => words,
+            None => Vec::new(),
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -111,41 +208,91 @@ pub enum EnvCommand {
     List,
     /// Use this environment from now on
     #[command(visible_alias = "s")]
-    Select { name: String },
+    Select {
+        #[arg(value_name = "NAME")]
+        environment: String,
+    },
     /// Forget an environment and the tokens for it
     #[command(visible_alias = "rm")]
-    Remove { name: String },
+    Remove {
+        #[arg(value_name = "NAME")]
+        environment: String,
+    },
     /// Show the selected environment
     #[command(visible_alias = "c")]
     Current,
 }
 
-#[derive(Subcommand)]
-pub enum InstanceCommand {
-    /// List the instances of all services
-    #[command(visible_alias = "ls")]
-    List,
-    /// Remove an instance: no request reaches it any more
-    #[command(visible_alias = "rm")]
-    Remove { id: String },
+/// The whole tree, groups included.
+pub fn command() -> clap::Command {
+    Args::command().subcommands(resource::commands())
 }
 
-#[derive(Subcommand)]
-pub enum NodeCommand {
-    /// List the nodes
-    #[command(visible_alias = "ls")]
-    List,
+/// A span in seconds, from a thousandth to a day.
+pub fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let span = text.parse().ok().filter(|count| (0.001..=86_400.0).contains(count));
+    let span = span.and_then(|count| std::time::Duration::try_from_secs_f64(count).ok());
+    span.ok_or_else(|| "a number of seconds is wanted, from 0.001 to 86400".into())
 }
+
+fn raw_usage(method: &str) -> String {
+    format!("oo {method} [OPTIONS] PATH [?key=value]... [--key=value]...")
+}
+
+macro_rules! raw_help {
+    ($first:literal, $($example:literal),+) => {
+        concat!(
+            "Options of `oo` stand before the path; all after it is input:\n",
+            $first,
+            "  --key:=JSON     any JSON: 7.5, null, [\"one\"], {\"a\": 1}\n",
+            "  --key:s=text    text, whatever it looks like\n",
+            "  --key@=FILE     the text of a file\n",
+            "  ?key=value      a pair of the query",
+            $("\n\n", $example),+
+        )
+    };
+}
+
+const GET_HELP: &str = raw_help!(
+    "  --key=value     a pair of the query, like ?key=value\n",
+    "oo get /registry-svc/instances --slug=skeleton-svc\noo get '/skeleton-svc/hello?name=x'"
+);
+
+const BODY_HELP: &str = raw_help!(
+    "  --key=value     a whole number, true or false, else text\n",
+    "`--a.b=1` and `--a-b=1` are {\"a\": {\"b\": 1}}: a key with a dot is split at dots alone. A key given twice\n\
+     becomes a list. Keys go over the body of `-f`; without either the body is {}.",
+    "oo put /registry-svc/instance --url=http://127.0.0.1:9311\n\
+     oo post /user-svc/invitation --uses=2 --roleIds:='[\"user-svc:user\"]'\n\
+     oo put -f definition.yaml /registry-svc/definition"
+);
+
+const CALL_HELP: &str = "\
+Path, query and body parameters are given by name; `oo call OPERATION --help` shows them. The kind of a value is the
+operation's; `--key:=JSON`, `--key:s=text` and `--key@=FILE` say it themselves. `-f FILE` (or `-f -`) gives a body in
+JSON or YAML. `-e`, `-u`, `-o` and `-f` may stand after the operation too.
+
+oo call listInstances --slug=skeleton-svc
+oo call saveDefinition --definition.id=a --definition.image.name=nginx
+oo call saveDefinition -f definition.yaml";
+
+const COMPLETION_HELP: &str = "\
+bash:  source <(oo completion bash)      in ~/.bashrc
+zsh:   source <(oo completion zsh)       in ~/.zshrc, after compinit
+fish:  oo completion fish | source       in ~/.config/fish/config.fish";
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        let matches = command().try_get_matches_from(line.split(' '))?;
+        <Args as clap::FromArgMatches>::from_arg_matches(&matches)
+    }
 
     #[test]
     fn the_command_tree_is_sound() {
-        Args::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
@@ -161,25 +308,43 @@ mod tests {
             "oo instance ls",
             "oo i list -e prod -u me -o json",
             "oo -e prod instances rm inst_1",
-            "oo nodes ls",
+            "oo nodes ls -w",
+            "oo def save some.yaml",
             "oo call listNodes --ids=a --ids=b -f - -o yaml",
             "oo call listNodes --help",
             "oo call",
+            "oo get /x --a=b",
+            "oo -e prod delete -u me /x",
+            "oo su me",
         ] {
-            assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
+            assert!(command().try_get_matches_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in ["oo env typo", "oo frobnicate", "oo whoami extra", "oo instance rm", "oo node ls -o csv"] {
-            assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
+        let bad = [
+            "oo env typo",
+            "oo frobnicate",
+            "oo whoami extra",
+            "oo instance rm",
+            "oo node ls -o csv",
+            "oo get -f - /x",
+            "oo get -x /",
+        ];
+        for line in
+            bad.into_iter().chain(["oo --timeout 0 whoami", "oo --timeout x whoami", "oo logout --all --forget"])
+        {
+            assert!(command().try_get_matches_from(line.split(' ')).is_err(), "{line}");
         }
     }
 
     #[test]
-    fn everything_after_the_operation_belongs_to_it() {
-        let args = Args::try_parse_from(["oo", "call", "x", "--help", "-f", "-", "--env=a"]).unwrap();
-        let Some(Command::Call { operation: Some(Operation::Named(words)) }) = args.command else {
-            panic!("another command")
-        };
-        assert_eq!(words, ["x", "--help", "-f", "-", "--env=a"]);
-        assert!(args.common.env.is_none());
+    fn everything_after_the_operation_or_the_path_belongs_to_it() {
+        let args = parse("oo call x --help -f - --env=a").unwrap();
+        let Command::Call { operation, file, .. } = args.command else { panic!("another command") };
+        assert_eq!(Words::of(operation), ["x", "--help", "-f", "-", "--env=a"]);
+        assert!(args.common.env.is_none() && file.is_none());
+
+        let args = parse("oo post -e prod -f - /x --help --env=a --timeout").unwrap();
+        let Command::Post(BodyArgs { file, raw }) = args.command else { panic!("another command") };
+        assert_eq!(Words::of(raw.request), ["/x", "--help", "--env=a", "--timeout"]);
+        assert_eq!((args.common.env.as_deref(), file.as_deref()), (Some("prod"), Some("-")));
     }
 }

@@ -1,13 +1,17 @@
 //! What the command line remembers between runs: environments, and the users who signed in to them. The file is the
 //! documented `~/.openorch/cliConfig.yaml`; keys that this version does not know are kept.
 
-use std::{collections::BTreeMap, env, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    path::{Path, PathBuf},
+};
 
 use openorch_sdk::private_file;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_norway::Value;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, warn};
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -63,43 +67,116 @@ impl Environment {
     }
 }
 
+/// A settings file larger than this is none of ours.
+const MAX_BYTES: u64 = 4 << 20;
+
 pub struct ConfigFile {
-    path: PathBuf,
+    /// `None`: there is no home folder.
+    path: Option<PathBuf>,
 }
 
+/// Why a file is no settings file of ours. Never quotes it: values here are tokens.
+struct Broken(String);
+
 impl ConfigFile {
-    pub fn in_home() -> Result<ConfigFile, Failure> {
-        let home = env::home_dir()
-            .filter(|home| !home.as_os_str().is_empty())
-            .ok_or_else(|| Failure::Other("there is no home folder to keep the settings in; set HOME".into()))?;
-        Ok(ConfigFile { path: home.join(".openorch").join("cliConfig.yaml") })
+    pub fn in_home() -> ConfigFile {
+        // A HOME that is set to nothing says that there is none; one that is not set is looked up by the account.
+        let has_none = env::var_os("HOME").is_some_and(|home| home.is_empty());
+        let home = env::home_dir().filter(|home| !has_none && !home.as_os_str().is_empty());
+        ConfigFile { path: home.map(|home| home.join(".openorch").join("cliConfig.yaml")) }
     }
 
+    pub fn path(&self) -> Result<&Path, Failure> {
+        let no_home = || Failure::Other("there is no home folder to keep the settings in; set HOME".into());
+        self.path.as_deref().ok_or_else(no_home)
+    }
+
+    pub fn has_place(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// What is stored. A file that is broken or another program's is refused, and told how to come out of that.
     pub fn load(&self) -> Result<Config, Failure> {
-        let failed = |what: &dyn std::fmt::Display| Failure::Other(format!("`{}`: {what}", self.path.display()));
-        let text = private_file::read(&self.path).map_err(|error| failed(&error))?.unwrap_or_default();
-        if text.trim().is_empty() {
-            return Ok(Config::default());
-        }
-        // An error of the parser may repeat a value, and values here are tokens: only where it is gets told.
-        serde_norway::from_str(&text).map_err(|error| {
-            let at = error.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default();
-            failed(&format_args!("{at}this is not a settings file of `oo`; repair it, or move it away to start anew"))
+        let path = self.path()?;
+        read(path)?.map_err(|Broken(why)| {
+            Failure::Other(format!(
+                "`{}`: {why}; repair it, or start anew with `oo env add NAME URL`, which keeps this file aside",
+                path.display()
+            ))
         })
     }
 
-    /// Reads, changes and writes back, while no other `oo` does. Nothing is written if the change fails.
+    /// Reads, changes and writes back, while no other `oo` does. Nothing is written if the change fails. A file that is
+    /// broken or another program's is moved aside first, never overwritten.
     pub fn change<T>(&self, change: impl FnOnce(&mut Config) -> Result<T, Failure>) -> Result<T, Failure> {
+        let path = self.path()?;
         let failed = |what: &dyn std::fmt::Display| {
-            Failure::Other(format!("cannot write the settings `{}`: {what}", self.path.display()))
+            Failure::Other(format!("cannot write the settings `{}`: {what}", path.display()))
         };
-        let _held = private_file::lock(&self.path).map_err(|error| failed(&error))?;
-        let mut config = self.load()?;
+        let _held = private_file::lock(path).map_err(|error| failed(&error))?;
+        let (mut config, broken) = match read(path)? {
+            Ok(config) => (config, None),
+            Err(broken) => (Config::default(), Some(broken)),
+        };
         let answer = change(&mut config)?;
         let text = serde_norway::to_string(&config).map_err(|error| failed(&error))?;
-        private_file::replace(&self.path, &text).map_err(|error| failed(&error))?;
+        if let Some(Broken(why)) = broken {
+            let aside = set_aside(path).map_err(|error| failed(&error))?;
+            warn(&format!("`{}`: {why}; it was kept aside as `{}`", path.display(), aside.display()));
+        }
+        private_file::replace(path, &text).map_err(|error| failed(&error))?;
         Ok(answer)
     }
+}
+
+fn read(path: &Path) -> Result<Result<Config, Broken>, Failure> {
+    let failed = |error: io::Error| Failure::Other(format!("cannot read the settings `{}`: {error}", path.display()));
+    if fs::metadata(path).is_ok_and(|file| file.len() > MAX_BYTES) {
+        return Ok(Err(Broken("it is too large to be a settings file of `oo`".into())));
+    }
+    match private_file::read(path) {
+        Ok(text) => Ok(parse(&text.unwrap_or_default())),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Ok(Err(Broken("it is not text, so no settings file of `oo`".into())))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn parse(text: &str) -> Result<Config, Broken> {
+    if text.trim().is_empty() {
+        return Ok(Config::default());
+    }
+    let foreign = |at: String| Broken(format!("{at}this is not a settings file of `oo`"));
+    let config: Config = serde_norway::from_str(text)
+        .map_err(|error| foreign(error.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default()))?;
+    if config.environments.is_empty() && config.selected_environment.is_empty() {
+        // Of other keys alone: another program's, unless ours stand there too and are empty.
+        let whole: Value = serde_norway::from_str(text).unwrap_or_default();
+        let ours = ["environments", "selectedEnvironment"].iter().any(|key| whole.get(key).is_some());
+        if !ours && !config.other.is_empty() {
+            return Err(foreign(String::new()));
+        }
+    }
+    Ok(config)
+}
+
+/// Moves the file to a name beside it that is free.
+fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let names = std::iter::once(".broken".to_owned()).chain((2..).map(|count| format!(".broken-{count}")));
+    for name in names {
+        let aside = beside(&name);
+        if fs::symlink_metadata(&aside).is_err() {
+            fs::rename(path, &aside)?;
+            return Ok(aside);
+        }
+    }
+    unreachable!("the names do not end")
 }
 
 /// `key:` with nothing after it is null, and means the same as no key.
@@ -134,7 +211,7 @@ environments:
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cliConfig.yaml");
         std::fs::write(&path, text).unwrap();
-        (folder, ConfigFile { path })
+        (folder, ConfigFile { path: Some(path) })
     }
 
     #[test]
@@ -149,7 +226,7 @@ environments:
             Ok(())
         })
         .unwrap();
-        let text = std::fs::read_to_string(&file.path).unwrap();
+        let text = std::fs::read_to_string(file.path().unwrap()).unwrap();
         let after: Value = serde_norway::from_str(&text).unwrap();
         assert_eq!(after["theme"], "dark");
         assert_eq!(after["environments"]["local"]["color"]["g"][1], 3);
@@ -163,18 +240,48 @@ environments:
     fn a_file_that_others_could_read_is_closed_to_them_by_the_next_write() {
         use std::os::unix::fs::PermissionsExt;
         let (_folder, file) = file(DOCUMENTED);
-        std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::set_permissions(file.path().unwrap(), std::fs::Permissions::from_mode(0o644)).unwrap();
         file.change(|_| Ok(())).unwrap();
-        assert_eq!(std::fs::metadata(&file.path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(file.path().unwrap()).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
-    fn an_empty_file_is_no_settings_and_a_broken_one_is_named_and_left_alone() {
-        let (_folder, empty) = file(" \n");
-        assert!(empty.load().unwrap().environments.is_empty());
-        let (_folder, broken) = file("environments: [token-s3cret");
-        let failure = broken.change(|_| Ok(())).err().unwrap().to_string();
-        assert!(failure.contains("cliConfig.yaml") && !failure.contains("s3cret"), "{failure}");
-        assert_eq!(std::fs::read_to_string(&broken.path).unwrap(), "environments: [token-s3cret");
+    fn an_empty_file_is_no_settings_and_our_own_keys_may_be_empty() {
+        for text in ["", " \n", "environments:", "theme: dark\nenvironments: {}\nselectedEnvironment: ''\n"] {
+            let (_folder, file) = file(text);
+            assert!(file.load().unwrap().environments.is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_broken_or_foreign_file_is_told_when_read_and_kept_aside_when_written() {
+        let cases: [(&[u8], &str); 6] = [
+            (b"environments: [token-s3cret", "line"),
+            (b"selectedEnvironment: [s3cret]", "line 1"),
+            (b"- s3cret", "not a settings file"),
+            (b"s3cret: 1\nother: 2\n", "not a settings file"),
+            (b"s3cret", "not a settings file"),
+            (b"\xff\xfes3cret", "not text"),
+        ];
+        for (bytes, words) in cases {
+            let (folder, file) = file("");
+            std::fs::write(file.path().unwrap(), bytes).unwrap();
+            let refusal = file.load().err().unwrap().to_string();
+            assert!(refusal.contains("cliConfig.yaml") && refusal.contains(words), "{refusal}");
+            assert!(!refusal.contains("s3cret"), "{refusal}");
+            assert!(file.change(|_| Err::<(), _>(Failure::Other(String::new()))).is_err());
+            assert_eq!(std::fs::read(file.path().unwrap()).unwrap(), bytes, "a change that fails moves nothing");
+
+            std::fs::write(folder.path().join("cliConfig.yaml.broken"), "older").unwrap();
+            file.change(|config| {
+                config.selected_environment = "a".into();
+                Ok(())
+            })
+            .unwrap();
+            let aside = folder.path().join("cliConfig.yaml.broken-2");
+            assert_eq!(std::fs::read(aside).unwrap(), bytes);
+            assert_eq!(std::fs::read_to_string(folder.path().join("cliConfig.yaml.broken")).unwrap(), "older");
+            assert_eq!(file.load().unwrap().selected_environment, "a");
+        }
     }
 }

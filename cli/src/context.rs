@@ -1,12 +1,17 @@
 //! Which server a command talks to, and as whom: flags, then the environment's variables, then what was stored. A token
-//! goes only to the server it was made for.
+//! goes only to the server it was made for. All calls go through here, so that waiting, `--timeout` and the way out of a
+//! refusal are the same everywhere.
 
-use openorch_sdk::{Client, ClientFactory, SdkSettings};
+use openorch_sdk::{
+    Client, ClientFactory, Error, Response, SdkSettings,
+    api::{Access, Effect, Parts, Row, op},
+};
 
 use crate::{
     args::{Common, Format},
     config::{Config, ConfigFile},
     failure::Failure,
+    progress::Progress,
 };
 
 /// Used when no environment was ever added.
@@ -16,19 +21,41 @@ pub const DEFAULT_URL: &str = "http://127.0.0.1:58231";
 pub struct Context {
     pub common: Common,
     pub file: ConfigFile,
+    pub progress: Progress,
     variables: SdkSettings,
 }
 
 /// A server, by the name under which its tokens are stored.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     pub name: String,
     pub url: String,
 }
 
+/// A token and where it comes from.
+#[derive(Clone, PartialEq)]
+pub struct Token {
+    pub text: String,
+    pub source: Source,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// `OPENORCH_TOKEN`.
+    Variable,
+    /// This user's, in the settings.
+    Stored(String),
+}
+
+/// A client and as whom it calls.
+pub struct Connection {
+    pub client: Client,
+    pub caller: Option<Source>,
+}
+
 impl Context {
     pub fn new(common: Common, file: ConfigFile) -> Context {
-        Context { common, file, variables: SdkSettings::from_env() }
+        Context { common, file, progress: Progress::default(), variables: SdkSettings::from_env() }
     }
 
     /// The format asked for; a table where none was.
@@ -36,40 +63,125 @@ impl Context {
         self.common.output.unwrap_or(Format::Table)
     }
 
+    /// What is stored. Scripts that say all by variables need no home folder.
+    pub fn config(&self) -> Result<Config, Failure> {
+        let needs_none = self.variables.url.is_some() && self.common.env.is_none() && !self.file.has_place();
+        if needs_none { Ok(Config::default()) } else { self.file.load() }
+    }
+
     pub fn server(&self) -> Result<Server, Failure> {
-        server(&self.common, &self.variables, &self.file.load()?)
+        server(&self.common, &self.variables, &self.config()?)
     }
 
-    /// A client that calls as nobody.
-    pub fn anonymous(&self) -> Result<Client, Failure> {
-        Ok(ClientFactory::new(&self.server()?.url)?.client())
+    /// A connection that calls as nobody.
+    pub fn anonymous(&self) -> Result<Connection, Failure> {
+        Ok(Connection { client: ClientFactory::new(&self.server()?.url)?.client(), caller: None })
     }
 
-    /// A client that calls as the user, if there is one.
-    pub fn client_if_signed_in(&self) -> Result<Client, Failure> {
-        let config = self.file.load()?;
+    /// A connection that calls as the user, if there is one.
+    pub fn connection_if_signed_in(&self) -> Result<Connection, Failure> {
+        let config = self.config()?;
         let server = server(&self.common, &self.variables, &config)?;
         let client = ClientFactory::new(&server.url)?.client();
         match token(&self.common, &self.variables, &config, &server)? {
-            Some(token) => Ok(client.with_token(&token)?),
-            None => Ok(client),
+            Some(token) => Ok(Connection { client: client.with_token(&token.text)?, caller: Some(token.source) }),
+            None => Ok(Connection { client, caller: None }),
         }
     }
 
-    /// A client that calls as the user.
-    pub fn client(&self) -> Result<Client, Failure> {
-        Ok(self.anonymous()?.with_token(&self.token()?)?)
+    /// A connection that calls as the user.
+    pub fn connection(&self) -> Result<Connection, Failure> {
+        let token = self.token()?;
+        Ok(Connection { client: self.anonymous()?.client.with_token(&token.text)?, caller: Some(token.source) })
     }
 
-    pub fn token(&self) -> Result<String, Failure> {
-        let config = self.file.load()?;
+    /// The token to call with, if there is one.
+    pub fn token_if_any(&self) -> Result<Option<Token>, Failure> {
+        let config = self.config()?;
+        let server = server(&self.common, &self.variables, &config)?;
+        token(&self.common, &self.variables, &config, &server)
+    }
+
+    pub fn token(&self) -> Result<Token, Failure> {
+        let config = self.config()?;
         let server = server(&self.common, &self.variables, &config)?;
         token(&self.common, &self.variables, &config, &server)?.ok_or_else(|| {
-            Failure::NotSignedIn(format!(
-                "nobody is signed in to `{}` ({}); sign in with `oo login`",
-                server.name, server.url
-            ))
+            let others = config.environments.get(&server.name).is_some_and(|known| !known.users.is_empty());
+            let way_out = if others {
+                "sign in with `oo login`, or choose a user of `oo switch`"
+            } else {
+                "sign in with `oo login`"
+            };
+            Failure::NotSignedIn(format!("nobody is signed in to `{}` ({}); {way_out}", server.name, server.url))
         })
+    }
+
+    /// The connection that an operation needs.
+    pub fn connection_for(&self, row: &Row) -> Result<Connection, Failure> {
+        match row.access {
+            Access::Public => self.connection_if_signed_in(),
+            _ => self.connection(),
+        }
+    }
+
+    /// Calls an operation with parts that are put together.
+    pub async fn send(&self, connection: &Connection, row: &'static Row, parts: &Parts) -> Result<Response, Failure> {
+        // A server that is sent too much may close before its refusal is read, and then nobody is told why.
+        let size = parts.body.as_ref().map_or(0, |body| body.to_string().len());
+        let limit = row.body_limit.unwrap_or(op::BODY_LIMIT);
+        if size > limit {
+            return Err(Failure::Usage(format!("the body has {size} bytes, and {} takes at most {limit}", row.id)));
+        }
+        let writes = (row.effect() == Effect::Write).then_some(row.id);
+        self.answered(connection, writes, connection.client.call_row(row, parts)).await
+    }
+
+    /// Waits for an answer as long as the caller is patient; `writes` names the call if it changes something. A refusal
+    /// gets the way out that only this side knows.
+    pub async fn answered<T>(
+        &self,
+        connection: &Connection,
+        writes: Option<&str>,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Failure> {
+        let url = connection.client.url();
+        let call = self.progress.wait(url, writes, call);
+        let answer = match self.common.timeout {
+            Some(patience) => tokio::time::timeout(patience, call).await.map_err(|_| {
+                let seconds = patience.as_secs_f64();
+                Failure::NoAnswer(format!("no answer from {url} within {seconds} s; `--timeout` sets another limit"))
+            })?,
+            None => call.await,
+        };
+        answer.map_err(|error| self.explained(error, connection.caller.as_ref()))
+    }
+
+    /// The failure with its way out, where only this side knows that.
+    pub fn explained(&self, error: Error, caller: Option<&Source>) -> Failure {
+        let way_out = match &error {
+            Error::Unreachable { .. } => {
+                "is the daemon running there? `oo doctor` says more; `oo env select` chooses another one".to_owned()
+            }
+            // Services behind the gateway and `isAuthorized` say 401 too, and mean something else.
+            Error::Refused { status: 401, message, .. } if message.contains("sign in") => match caller {
+                Some(Source::Variable) => "the token is that of OPENORCH_TOKEN; set another one".to_owned(),
+                Some(Source::Stored(slug)) => format!("sign in again with `{} {slug}`", self.command("login")),
+                None => return error.into(),
+            },
+            Error::Refused { status: 404, message, .. } if message.starts_with("no such operation") => {
+                "this daemon does not have it; `oo doctor` compares the versions".to_owned()
+            }
+            _ => return error.into(),
+        };
+        Failure::from(error).hinted(way_out)
+    }
+
+    /// A command of `oo` as it has to be written to reach the same environment.
+    pub fn command(&self, words: &str) -> String {
+        match &self.common.env {
+            Some(name) => format!("oo -e {name} {words}"),
+            None => format!("oo {words}"),
+        }
     }
 }
 
@@ -115,28 +227,24 @@ pub fn not_found(name: &str) -> Failure {
     Failure::NotFound(format!("environment `{name}` not found; `oo env ls` shows those there are"))
 }
 
-fn same_url(one: &str, other: &str) -> bool {
+pub fn same_url(one: &str, other: &str) -> bool {
     one.trim_end_matches('/').eq_ignore_ascii_case(other.trim_end_matches('/'))
 }
 
-fn token(
-    common: &Common,
-    variables: &SdkSettings,
-    config: &Config,
-    server: &Server,
-) -> Result<Option<String>, Failure> {
+fn token(common: &Common, variables: &SdkSettings, config: &Config, server: &Server) -> Result<Option<Token>, Failure> {
     // A flag says it more precisely than a variable that was exported once, and a variable's token belongs with the
     // server that was meant then.
     if common.env.is_none()
         && common.user.is_none()
         && let Some(token) = &variables.token
     {
-        return Ok(Some(token.clone()));
+        return Ok(Some(Token { text: token.clone(), source: Source::Variable }));
     }
     let environment = config.environments.get(&server.name).filter(|known| same_url(&known.url, &server.url));
     let stored = |slug: &str| {
-        let token = &environment?.users.get(slug)?.token;
-        Some(token.clone()).filter(|token| !token.is_empty())
+        let text = &environment?.users.get(slug)?.token;
+        let token = Token { text: text.clone(), source: Source::Stored(slug.to_owned()) };
+        Some(token).filter(|token| !token.text.is_empty())
     };
     match &common.user {
         Some(slug) => match stored(slug) {
@@ -169,10 +277,10 @@ mod tests {
 
     fn resolve(config: &Config, env: &str, user: &str, url: &str, given: &str) -> Result<(String, String), Failure> {
         let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-        let common = Common { env: some(env), user: some(user), output: None };
+        let common = Common { env: some(env), user: some(user), ..Common::default() };
         let variables = SdkSettings { url: some(url), token: some(given) };
         let server = server(&common, &variables, config)?;
-        let token = token(&common, &variables, config, &server)?.unwrap_or_default();
+        let token = token(&common, &variables, config, &server)?.map(|token| token.text).unwrap_or_default();
         Ok((server.url, token))
     }
 

@@ -7,15 +7,15 @@ use crate::{
     config::{Config, Environment},
     context::{Context, not_found},
     failure::Failure,
-    print,
+    print::{self, Cell, Column, Kind},
 };
 
 pub fn run(context: &Context, command: EnvCommand) -> Result<String, Failure> {
     match command {
         EnvCommand::Add { name, url, description } => add(context, &name, &url, description),
         EnvCommand::List => list(context),
-        EnvCommand::Select { name } => select(context, name),
-        EnvCommand::Remove { name } => remove(context, &name),
+        EnvCommand::Select { environment } => select(context, environment),
+        EnvCommand::Remove { environment } => remove(context, &environment),
         EnvCommand::Current => current(context),
     }
 }
@@ -74,30 +74,43 @@ struct Shown {
     users: Vec<String>,
 }
 
+const LIST: Kind = Kind {
+    columns: &[
+        Column::new("ENV NAME", Cell::Text(&["name"])),
+        Column::new("SELECTED", Cell::Star("selected")),
+        Column::new("URL", Cell::Text(&["url"])),
+        Column::new("DESCRIPTION", Cell::Text(&["description"])),
+        Column::wide("USERS", Cell::Text(&["users"])),
+    ],
+    name: "name",
+};
+
+/// The documented columns; the first shows the name, under the header that the documents give it.
+const CURRENT: Kind = Kind {
+    columns: &[
+        Column::new("SELECTED", Cell::Text(&["name"])),
+        Column::new("USERS", Cell::Text(&["users"])),
+        Column::new("URL", Cell::Text(&["url"])),
+        Column::new("DESCRIPTION", Cell::Text(&["description"])),
+    ],
+    name: "name",
+};
+
 fn list(context: &Context) -> Result<String, Failure> {
-    let config = context.file.load()?;
+    let config = context.config()?;
     if config.environments.is_empty() && context.format() == Format::Table {
         return Ok("No environments found.".into());
     }
     let shown: Vec<Shown> =
         config.environments.iter().map(|(name, environment)| show(&config, name, environment)).collect();
-    print::list(context.format(), ["ENV NAME", "SELECTED", "URL", "DESCRIPTION"], &shown, |one| {
-        let selected = if one.selected { "*" } else { "" };
-        [one.name.clone(), selected.into(), one.url.clone(), one.description.clone()]
-    })
+    print::list(context.format(), &LIST, &print::as_items(&shown)?)
 }
 
 fn current(context: &Context) -> Result<String, Failure> {
-    let (config, server) = (context.file.load()?, context.server()?);
+    let (config, server) = (context.config()?, context.server()?);
     let unknown = Environment::new(&server.name, &server.url);
     let shown = show(&config, &server.name, config.environments.get(&server.name).unwrap_or(&unknown));
-    match context.format() {
-        Format::Table => Ok(print::table(
-            ["SELECTED", "USERS", "URL", "DESCRIPTION"],
-            [[shown.name, shown.users.join(", "), shown.url, shown.description]],
-        )),
-        other => print::value(other, &shown),
-    }
+    print::item(context.format(), &CURRENT, &print::as_items(&[shown])?[0])
 }
 
 /// The user who signed in last stands first.

@@ -1,6 +1,10 @@
 //! What went wrong, as a sentence for the reader and a code for the script.
 
-use std::{fmt, io, process::ExitCode};
+use std::{
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use openorch_sdk::Error;
 
@@ -12,32 +16,70 @@ pub enum Failure {
     NotFound(String),
     NotSignedIn(String),
     Call(Error),
+    /// The caller's patience (`--timeout`) ended first.
+    NoAnswer(String),
+    /// Ctrl-C.
+    Stopped(String),
+    /// With the way out, which the sentence of another cannot know.
+    Hinted(Box<Failure>, String),
     Other(String),
 }
 
 impl Failure {
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
+        ExitCode::from(self.code())
+    }
+
+    pub fn code(&self) -> u8 {
+        match self {
             Failure::Other(_) => 1,
             Failure::Usage(_) | Failure::Call(Error::Invalid(_)) => 2,
             Failure::NotFound(_) => 3,
             Failure::NotSignedIn(_) => 4,
-            Failure::Call(Error::Unreachable { .. }) => 5,
+            Failure::Call(Error::Unreachable { .. }) | Failure::NoAnswer(_) => 5,
+            // What shells say of a program that SIGINT ended.
+            Failure::Stopped(_) => 130,
+            Failure::Hinted(failure, _) => failure.code(),
             Failure::Call(error) => match error.status() {
                 Some(404) => 3,
                 Some(401 | 403) => 4,
                 _ => 1,
             },
-        })
+        }
+    }
+
+    /// The status that the server refused with.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Failure::Call(error) => error.status(),
+            Failure::Hinted(failure, _) => failure.status(),
+            _ => None,
+        }
+    }
+
+    /// Without the way out.
+    pub fn plain(self) -> Failure {
+        match self {
+            Failure::Hinted(failure, _) => *failure,
+            failure => failure,
+        }
+    }
+
+    pub fn hinted(self, way_out: impl Into<String>) -> Failure {
+        Failure::Hinted(Box::new(self), way_out.into())
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(text) | Failure::NotFound(text) | Failure::NotSignedIn(text) | Failure::Other(text) => {
-                f.write_str(&printable(text))
-            }
+            Failure::Usage(text)
+            | Failure::NotFound(text)
+            | Failure::NotSignedIn(text)
+            | Failure::NoAnswer(text)
+            | Failure::Stopped(text)
+            | Failure::Other(text) => f.write_str(&printable(text)),
+            Failure::Hinted(failure, way_out) => write!(f, "{failure}\nhint: {}", printable(way_out)),
             // The server's sentence stands alone: it names the thing by itself.
             Failure::Call(Error::Refused { message, request_id, .. }) => {
                 f.write_str(&printable(message))?;
@@ -59,8 +101,19 @@ impl From<Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
-        Failure::Other(error.to_string())
+        match error.kind() {
+            // Ctrl-C while a password is typed.
+            io::ErrorKind::Interrupted => Failure::Stopped("stopped by Ctrl-C; nothing was done".into()),
+            _ => Failure::Other(error.to_string()),
+        }
     }
+}
+
+/// A word on the side, for people.
+pub fn warn(text: &str) {
+    let style = anstyle::AnsiColor::Yellow.on_default();
+    // Nothing is left to be told if stderr is closed.
+    let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {}", printable(text));
 }
 
 /// Text of others without the characters that steer a terminal.

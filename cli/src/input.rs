@@ -5,7 +5,10 @@ use openorch_sdk::api::{Parts, Row};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    flag::{Flag, Given},
+};
 
 /// What an operation takes.
 pub struct Inputs {
@@ -15,6 +18,15 @@ pub struct Inputs {
     body: Option<Value>,
     /// What `$ref` points to.
     definitions: Map<String, Value>,
+}
+
+/// A key that an operation takes.
+pub struct Key {
+    pub name: String,
+    pub kind: String,
+    /// `path`, `query` or `body`.
+    pub place: &'static str,
+    pub about: String,
 }
 
 impl Inputs {
@@ -30,33 +42,42 @@ impl Inputs {
         }
     }
 
-    /// The keys that may be given, each with its type and where it goes.
-    pub fn known(&self) -> Vec<(String, String, &'static str)> {
-        let mut list: Vec<_> = self.path.iter().map(|name| (name.to_string(), "string".into(), "path")).collect();
+    /// The keys that may be given.
+    pub fn known(&self) -> Vec<Key> {
+        let path =
+            |name: &&str| Key { name: name.to_string(), kind: "string".into(), place: "path", about: String::new() };
+        let mut list: Vec<Key> = self.path.iter().map(path).collect();
         for (schema, place) in [(&self.query, "query"), (&self.body, "body")] {
             for (name, schema) in schema.iter().flat_map(|schema| self.properties(schema)) {
-                list.push((name.clone(), self.kind(schema).unwrap_or("value").to_owned(), place));
+                let kind = self.kind(schema).unwrap_or("value").to_owned();
+                let about = schema.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
+                list.push(Key { name: name.clone(), kind, place, about });
             }
         }
         list
     }
 
+    /// The type of a property of the body.
+    pub fn body_kind(&self, name: &str) -> Option<&str> {
+        self.property(self.body.as_ref()?, name).and_then(|schema| self.kind(schema))
+    }
+
     /// The request with these values, on top of `body` where one is given.
-    pub fn fill(&self, values: &[(String, String)], body: Option<Value>) -> Result<Parts, Failure> {
+    pub fn fill(&self, flags: Vec<Flag>, body: Option<Value>) -> Result<Parts, Failure> {
         if body.is_some() && self.body.is_none() {
             return Err(Failure::Usage(format!("{} takes no body, so `-f` has no place", self.row.id)));
         }
         let mut parts = Parts { body: body.or_else(|| self.body.as_ref().map(|_| json!({}))), ..Parts::default() };
         let mut path = vec![None; self.path.len()];
-        for (key, text) in values {
-            if let Some(at) = self.path.iter().position(|name| name == key) {
-                path[at] = Some(text.clone());
-            } else if self.query.as_ref().is_some_and(|query| self.property(query, key).is_some()) {
-                parts.query.push((key.clone(), text.clone()));
+        for Flag { key, value } in flags {
+            if let Some(at) = self.path.iter().position(|name| *name == key) {
+                path[at] = Some(value.into_text());
+            } else if self.query.as_ref().is_some_and(|query| self.property(query, &key).is_some()) {
+                parts.query.push((key, value.into_text()));
             } else if let (Some(schema), Some(body)) = (&self.body, &mut parts.body) {
-                self.set(body, schema, key, key, text)?;
+                self.set(body, schema, &key, &key, value)?;
             } else {
-                return Err(self.unknown(key));
+                return Err(self.unknown(&key));
             }
         }
         for (name, value) in self.path.iter().zip(path) {
@@ -68,7 +89,7 @@ impl Inputs {
     }
 
     /// Puts a value where `rest` of the key `whole` points to: `a.b` is the field `b` of the object `a`.
-    fn set(&self, object: &mut Value, schema: &Value, whole: &str, rest: &str, text: &str) -> Result<(), Failure> {
+    fn set(&self, object: &mut Value, schema: &Value, whole: &str, rest: &str, value: Given) -> Result<(), Failure> {
         let Value::Object(fields) = object else {
             return Err(Failure::Usage(format!("`--{whole}` names a field, and the body given is not an object")));
         };
@@ -86,26 +107,37 @@ impl Inputs {
         };
         if let Some(deeper) = deeper {
             let inner = fields.entry(name).or_insert_with(|| json!({}));
-            return self.set(inner, schema, whole, deeper, text);
+            return self.set(inner, schema, whole, deeper, value);
         }
-        if self.kind(schema) == Some("array") && !text.starts_with('[') {
+        let is_list = match &value {
+            Given::Plain(text) => text.starts_with('['),
+            Given::Json(value) => value.is_array(),
+            Given::Text(_) => false,
+        };
+        if self.kind(schema) == Some("array") && !is_list {
             let items = self.alternatives(schema).into_iter().find_map(|one| one.get("items")).unwrap_or(&free);
-            let value = self.typed(items, whole, text)?;
+            let value = self.typed(items, whole, value)?;
             match fields.entry(name).or_insert_with(|| json!([])) {
                 Value::Array(list) => list.push(value),
                 other => *other = json!([value]),
             }
         } else {
-            fields.insert(name.to_owned(), self.typed(schema, whole, text)?);
+            fields.insert(name.to_owned(), self.typed(schema, whole, value)?);
         }
         Ok(())
     }
 
-    fn typed(&self, schema: &Value, key: &str, text: &str) -> Result<Value, Failure> {
+    fn typed(&self, schema: &Value, key: &str, value: Given) -> Result<Value, Failure> {
+        let text = &match value {
+            Given::Plain(text) => text,
+            // Said by the caller: the server decides whether that is right.
+            Given::Text(text) => return Ok(text.into()),
+            Given::Json(value) => return Ok(value),
+        };
         let refused = |what: &str| Failure::Usage(format!("`--{key}={text}`: the value must be {what}"));
         let parsed = || serde_json::from_str::<Value>(text).ok();
         match self.kind(schema) {
-            Some("string") => Ok(text.into()),
+            Some("string") => Ok(text.as_str().into()),
             Some("integer") => {
                 parsed().filter(|it| it.is_i64() || it.is_u64()).ok_or_else(|| refused("a whole number"))
             }
@@ -117,7 +149,7 @@ impl Inputs {
                 parsed().filter(Value::is_object).ok_or_else(|| refused(way_out))
             }
             // Of unknown type: what is JSON is meant as such, all else is text.
-            _ => Ok(parsed().unwrap_or_else(|| text.into())),
+            _ => Ok(parsed().unwrap_or_else(|| text.as_str().into())),
         }
     }
 
@@ -152,7 +184,7 @@ impl Inputs {
     }
 
     fn unknown(&self, key: &str) -> Failure {
-        let known: Vec<_> = self.known().into_iter().map(|(name, ..)| format!("--{name}")).collect();
+        let known: Vec<_> = self.known().into_iter().map(|key| format!("--{}", key.name)).collect();
         let known = if known.is_empty() { "it takes none".into() } else { format!("it takes {}", known.join(", ")) };
         Failure::Usage(format!("{} has no parameter `--{key}`; {known}", self.row.id))
     }
@@ -166,11 +198,8 @@ mod tests {
 
     fn fill(id: &str, flags: &str, body: Option<Value>) -> Result<Parts, String> {
         let row = api::operations().find(|row| row.id == id).unwrap();
-        let values: Vec<_> = flags
-            .split_whitespace()
-            .map(|flag| flag.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).unwrap())
-            .collect();
-        Inputs::of(row).fill(&values, body).map_err(|failure| failure.to_string())
+        let flags = flags.split_whitespace().map(|flag| Flag::parse(&format!("--{flag}")).unwrap()).collect();
+        Inputs::of(row).fill(flags, body).map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -185,6 +214,10 @@ mod tests {
             ("listNodes", "ids=a ids=b", "", "", json!({ "ids": ["a", "b"] })),
             ("listNodes", r#"ids=["a"]"#, "", "", json!({ "ids": ["a"] })),
             ("registerInstance", "url=http://a port=80", "", "", json!({ "url": "http://a", "port": 80 })),
+            ("login", "slug:s=7 contact:={\"a\":1}", "", "", json!({ "slug": "7", "contact": { "a": 1 } })),
+            ("listNodes", "ids:=[\"a\"]", "", "", json!({ "ids": ["a"] })),
+            ("listNodes", "ids:s=[a ids:=1", "", "", json!({ "ids": ["[a", 1] })),
+            ("listInstances", "slug:=7", "", "slug=7", Value::Null),
             ("createInvitation", "roleIds=a uses=2", "", "", json!({ "roleIds": ["a"], "uses": 2 })),
             ("isAuthorized", "permissionId=a:b grantedSlugs=x", "a:b", "", json!({ "grantedSlugs": ["x"] })),
             (

@@ -2,81 +2,142 @@
 //! scripts can act on. What a command does stands in its own file.
 
 mod args;
+mod ask;
 mod call;
+mod completion;
 mod config;
 mod context;
+mod curl;
+mod doctor;
+mod documents;
 mod environment;
 mod failure;
+mod flag;
 mod input;
-mod instance;
-mod node;
+mod manual;
+mod mapping;
 mod print;
+mod progress;
+mod raw;
+mod resource;
 mod sign_in;
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{ArgMatches, FromArgMatches, error::ErrorKind};
+use openorch_sdk::http::Method;
 
 use crate::{
-    args::{Args, Command, InstanceCommand, NodeCommand, Operation},
+    args::{Args, Command, Common, Words},
     config::ConfigFile,
     context::Context,
     failure::Failure,
+    print::Output,
 };
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
+    let matches = match args::command().try_get_matches() {
+        Ok(matches) => matches,
         // A group without a command, and `oo` alone, show their help: that is an answer, not a failure.
         Err(shown) if shown.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return print(&shown.render().to_string());
+            return print(&Output::Text(shown.render().ansi().to_string()), 0);
         }
         Err(shown) => {
             let _ = shown.print();
             return ExitCode::from(u8::try_from(shown.exit_code()).unwrap_or(2));
         }
     };
-    match run(args) {
-        Ok(text) => print(&text),
+    match run(&matches) {
+        Ok((output, code)) => print(&output, code),
         Err(failure) => {
+            progress::clear();
+            let red = anstyle::AnsiColor::Red.on_default();
             // Nothing is left to be told if stderr is closed too.
-            let _ = writeln!(io::stderr(), "Error: {failure}");
+            let _ = writeln!(anstream::stderr(), "{red}Error:{red:#} {failure}");
             failure.exit_code()
         }
     }
 }
 
-fn run(args: Args) -> Result<String, Failure> {
-    let Some(command) = args.command else { return Ok(Args::command().render_help().to_string()) };
-    let context = Context::new(args.common, ConfigFile::in_home()?);
+fn run(matches: &ArgMatches) -> Result<(Output, u8), Failure> {
+    // Clap has seen to it that everything is there and of its kind.
+    let odd = |error: clap::Error| Failure::Usage(error.to_string());
+    let mut context = Context::new(Common::from_arg_matches(matches).map_err(odd)?, ConfigFile::in_home());
     // One request after the other: a thread pool would cost more than it does.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        match command {
-            Command::Env(command) => environment::run(&context, command),
-            Command::Login { slug, password } => sign_in::login(&context, slug, password).await,
-            Command::Register { slug, password, name, invitation } => {
-                sign_in::register(&context, slug, password, name, invitation).await
-            }
-            Command::Whoami => sign_in::whoami(&context).await,
-            Command::Token => sign_in::token(&context),
-            Command::Instance(InstanceCommand::List) => instance::list(&context).await,
-            Command::Instance(InstanceCommand::Remove { id }) => instance::remove(&context, id).await,
-            Command::Node(NodeCommand::List) => node::list(&context).await,
-            Command::Call { operation: None } => call::list(&context),
-            Command::Call { operation: Some(Operation::Named(words)) } => call::run(context, words).await,
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            // The command first: until it waits for the first time, when all questions are asked, Ctrl-C simply ends it.
+            biased;
+            outcome = dispatch(&mut context, matches) => outcome,
+            _ = tokio::signal::ctrl_c() => Err(Failure::Stopped(context.progress.stopped())),
         }
-    })
+    });
+    // A look-up of a name that still runs is not waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
-fn print(text: &str) -> ExitCode {
-    let mut out = io::stdout().lock();
-    let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    match out.write_all(text.as_bytes()).and_then(|()| out.write_all(end.as_bytes())).and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
+async fn dispatch(context: &mut Context, matches: &ArgMatches) -> Result<(Output, u8), Failure> {
+    if let Some((word, matches)) = matches.subcommand()
+        && let Some(resource) = resource::named(word)
+    {
+        return Ok((resource::run(context, resource, matches).await?, 0));
+    }
+    let args = Args::from_arg_matches(matches).map_err(|error| Failure::Usage(error.to_string()))?;
+    let text = match args.command {
+        Command::Env(command) => environment::run(context, command)?,
+        Command::Login { slug, password } => sign_in::login(context, slug, password).await?,
+        Command::Logout { slug, all, forget } => sign_in::logout(context, slug, all, forget).await?,
+        Command::Switch { slug } => sign_in::switch(context, slug)?,
+        Command::Whoami => sign_in::whoami(context).await?,
+        Command::Token => sign_in::token(context)?,
+        Command::Register { slug, password, name, invitation } => {
+            sign_in::register(context, slug, password, name, invitation).await?
+        }
+        Command::Password => sign_in::password(context).await?,
+        Command::Get(args) => return Ok((raw::run(context, Method::GET, None, args).await?, 0)),
+        Command::Post(args) => return Ok((raw::run(context, Method::POST, args.file, args.raw).await?, 0)),
+        Command::Put(args) => return Ok((raw::run(context, Method::PUT, args.file, args.raw).await?, 0)),
+        Command::Delete(args) => return Ok((raw::run(context, Method::DELETE, args.file, args.raw).await?, 0)),
+        Command::Call { file, curl, operation } => {
+            return Ok((call::run(context, Words::of(operation), file, curl).await?, 0));
+        }
+        Command::Doctor => return doctor::run(context).await,
+        Command::Version => concat!("oo ", env!("CARGO_PKG_VERSION")).to_owned(),
+        Command::Completion { shell } => completion::script(shell),
+        Command::Man { directory: Some(folder), .. } => {
+            manual::write(&folder)?;
+            String::new()
+        }
+        Command::Man { words, directory: None } => manual::page(&words)?,
+        Command::Complete { words } => completion::candidates(context, words).await,
+    };
+    Ok((Output::Text(text), 0))
+}
+
+/// Writes what a command has to say. Colours are left out where they are not wanted: in files, by NO_COLOR.
+fn print(output: &Output, code: u8) -> ExitCode {
+    let written = match output {
+        Output::Text(text) => {
+            let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+            let mut out = anstream::stdout().lock();
+            write!(out, "{text}{end}").and_then(|()| out.flush())
+        }
+        Output::Bytes(bytes) if bytes.contains(&0) && io::stdout().is_terminal() => {
+            let _ = writeln!(io::stderr(), "Error: the answer is no text; send it into a file, `oo … > FILE`");
+            return ExitCode::FAILURE;
+        }
+        Output::Bytes(bytes) => {
+            let mut out = io::stdout().lock();
+            out.write_all(bytes).and_then(|()| out.flush())
+        }
+    };
+    match written {
+        Ok(()) => ExitCode::from(code),
         // The reader has seen enough (`oo node ls | head -1`).
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,26 +1,112 @@
-//! Answers as text: tables for people, JSON and YAML for programs.
+//! Answers as text: tables for people, JSON, YAML and bare names for programs.
 
 use std::fmt::Display;
 
+use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
-use openorch_sdk::api::Time;
 use serde::Serialize;
+use serde_norway::Value;
 
 use crate::{
     args::Format,
     failure::{Failure, printable},
 };
 
-/// A list, as a table with these columns or as the items themselves.
-pub fn list<T: Serialize, const N: usize>(
-    format: Format,
-    header: [&str; N],
-    items: &[T],
-    row: impl Fn(&T) -> [String; N],
-) -> Result<String, Failure> {
+/// What a command has to say.
+pub enum Output {
+    Text(String),
+    /// Of others, as it came.
+    Bytes(Vec<u8>),
+}
+
+impl From<String> for Output {
+    fn from(text: String) -> Output {
+        Output::Text(text)
+    }
+}
+
+/// The answer to any call: JSON in the format asked for, all else as it came.
+pub fn answer(format: Option<Format>, bytes: &[u8]) -> Result<Output, Failure> {
+    // As YAML's value, which keeps the order of keys that the server chose.
+    match serde_json::from_slice::<Value>(bytes) {
+        Ok(answer) => value(format.unwrap_or(Format::Json), &answer).map(Output::Text),
+        Err(_) => Ok(Output::Bytes(bytes.to_vec())),
+    }
+}
+
+/// Refuses a format that [`answer`] does not have. Asked before the call: it may change things, and its answer would not
+/// be shown.
+pub fn check_answer_format(format: Option<Format>) -> Result<(), Failure> {
     match format {
-        Format::Table => Ok(table(header, items.iter().map(row))),
-        other => value(other, &items),
+        None | Some(Format::Json | Format::Yaml) => Ok(()),
+        Some(_) => Err(Failure::Usage("answers of operations have no table form; use `-o json` or `-o yaml`".into())),
+    }
+}
+
+/// A column of a table and where its cells come from.
+pub struct Column {
+    pub header: &'static str,
+    pub cell: Cell,
+    /// Shown with `-o wide` alone.
+    pub wide: bool,
+}
+
+/// A cell made from the item of a row. Fields are named with dots, `image.name`.
+#[derive(Clone, Copy)]
+pub enum Cell {
+    /// The first of the fields that says something; lists with a comma and a space between.
+    Text(&'static [&'static str]),
+    /// A status, coloured by how well it is.
+    Status(&'static str),
+    /// How long ago a time was, `8s ago`.
+    Ago(&'static str),
+    /// How long until a time, `6d23h`.
+    Until(&'static str),
+    /// A number of percent, `12.5%`.
+    Percent(&'static str),
+    /// A star where the field is true.
+    Star(&'static str),
+}
+
+impl Column {
+    pub const fn new(header: &'static str, cell: Cell) -> Column {
+        Column { header, cell, wide: false }
+    }
+
+    pub const fn wide(header: &'static str, cell: Cell) -> Column {
+        Column { header, cell, wide: true }
+    }
+}
+
+/// Items of one kind: their columns, and the field that names one.
+pub struct Kind<'a> {
+    pub columns: &'a [Column],
+    pub name: &'static str,
+}
+
+/// A list in the format asked for.
+pub fn list(format: Format, kind: &Kind, items: &[Value]) -> Result<String, Failure> {
+    match format {
+        Format::Table | Format::Wide => {
+            let columns: Vec<&Column> =
+                kind.columns.iter().filter(|column| format == Format::Wide || !column.wide).collect();
+            let header = columns.iter().map(|column| column.header).collect();
+            let rows = items.iter().map(|item| columns.iter().map(|column| cell(column.cell, item)).collect());
+            Ok(table(header, rows.collect()))
+        }
+        Format::Name => {
+            let names = items.iter().map(|item| printable(&text_at(item, kind.name)));
+            Ok(names.filter(|name| !name.is_empty()).map(|name| name + "\n").collect())
+        }
+        Format::Json | Format::Yaml => value(format, &items),
+    }
+}
+
+/// One item in the format asked for; as a table it is a list of one.
+pub fn item(format: Format, kind: &Kind, item: &Value) -> Result<String, Failure> {
+    match format {
+        Format::Json | Format::Yaml => value(format, item),
+        _ => list(format, kind, std::slice::from_ref(item)),
     }
 }
 
@@ -30,72 +116,188 @@ pub fn value(format: Format, value: &impl Serialize) -> Result<String, Failure> 
     match format {
         Format::Json => serde_json::to_string_pretty(value).map_err(|error| failed(&error)),
         Format::Yaml => serde_norway::to_string(value).map_err(|error| failed(&error)),
-        Format::Table => Err(Failure::Usage("a table is for lists; use `-o json` or `-o yaml` here".into())),
+        _ => Err(Failure::Usage("this has no columns and no name; use `-o json` or `-o yaml` here".into())),
     }
 }
 
-/// Left-aligned columns with three spaces between, the header always there.
-pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let mut lines = vec![header.map(str::to_owned)];
-    lines.extend(rows.into_iter().map(|row| row.map(|cell| printable(&cell))));
-    let mut widths = [0; N];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = (*width).max(cell.chars().count());
+/// Items that are no answer of a server, for [`list`] and [`item`].
+pub fn as_items<T: Serialize>(items: &[T]) -> Result<Vec<Value>, Failure> {
+    let made = items.iter().map(serde_norway::to_value).collect::<Result<Vec<_>, _>>();
+    made.map_err(|error| Failure::Other(format!("this cannot be shown: {error}")))
+}
+
+/// A cell's text and the colour it has where colours are shown.
+struct Shown {
+    text: String,
+    style: Style,
+}
+
+fn plain(text: impl Into<String>) -> Shown {
+    Shown { text: text.into(), style: Style::new() }
+}
+
+fn cell(cell: Cell, item: &Value) -> Shown {
+    let seconds = |name| time_at(item, name).map(|at: Timestamp| at.as_second() - now().as_second());
+    match cell {
+        Cell::Text(names) => {
+            let texts = names.iter().map(|name| text_at(item, name));
+            plain(printable(&texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default()))
+        }
+        Cell::Status(name) => {
+            let text = printable(&text_at(item, name));
+            let colour = match text.as_str() {
+                "Healthy" | "OK" | "ok" => Some(AnsiColor::Green),
+                "Unreachable" | "Error" | "FAIL" | "ended" => Some(AnsiColor::Red),
+                "Degraded" | "Deploying" | "warn" => Some(AnsiColor::Yellow),
+                _ => None,
+            };
+            Shown { text, style: colour.map_or(Style::new(), |colour| colour.on_default()) }
+        }
+        // An unreadable time is shown as it is, one that is not there yet not at all.
+        Cell::Ago(name) => {
+            plain(seconds(name).map_or_else(
+                || printable(&raw_time(item, name)),
+                |ahead| format!("{} ago", span(ahead.saturating_neg())),
+            ))
+        }
+        Cell::Until(name) => plain(seconds(name).map_or_else(|| printable(&raw_time(item, name)), span)),
+        Cell::Percent(name) => {
+            let percent = at(item, name).and_then(Value::as_f64);
+            plain(percent.map(|percent| format!("{percent:.1}%")).unwrap_or_default())
+        }
+        Cell::Star(name) => plain(if at(item, name).and_then(Value::as_bool) == Some(true) { "*" } else { "" }),
+    }
+}
+
+/// The field that a dotted name leads to.
+pub fn at<'a>(item: &'a Value, name: &str) -> Option<&'a Value> {
+    name.split('.').try_fold(item, |value, key| value.get(key))
+}
+
+/// What a field says, in words.
+pub fn text_at(item: &Value, name: &str) -> String {
+    fn text(value: &Value) -> String {
+        match value {
+            Value::Null => String::new(),
+            Value::Bool(bool) => bool.to_string(),
+            Value::Number(number) => number.to_string(),
+            Value::String(text) => text.clone(),
+            Value::Sequence(list) => list.iter().map(text).collect::<Vec<_>>().join(", "),
+            other => serde_json::to_string(other).unwrap_or_default(),
         }
     }
-    let mut text = String::new();
-    for line in &lines {
-        let padded = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect::<Vec<_>>();
-        text.push_str(padded.join("   ").trim_end());
-        text.push('\n');
-    }
-    text
+    at(item, name).map(text).unwrap_or_default()
 }
 
-/// How long ago a heartbeat was, like `8s ago` or `1m12s ago`; empty if there was none yet.
-pub fn ago(at: Time) -> String {
-    if at.is_zero() { String::new() } else { format!("{} ago", seconds(now().as_second() - at.0.as_second())) }
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+fn raw_time(item: &Value, name: &str) -> String {
+    let text = text_at(item, name);
+    if text == NEVER { String::new() } else { text }
+}
+
+fn time_at(item: &Value, name: &str) -> Option<Timestamp> {
+    raw_time(item, name).parse().ok()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a command runs once, now; what it shows of time is tested without")]
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
 /// `72` is `1m12s`. Clocks of two machines differ: what lies ahead is now.
-fn seconds(count: i64) -> String {
-    let count = count.max(0);
-    let (hours, minutes, seconds) = (count / 3600, count / 60 % 60, count % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{seconds}s"),
-        (0, _) => format!("{minutes}m{seconds}s"),
-        _ => format!("{hours}h{minutes}m{seconds}s"),
+pub fn span(seconds: i64) -> String {
+    let count = seconds.max(0);
+    let (days, hours, minutes, seconds) = (count / 86_400, count / 3600, count / 60 % 60, count % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{seconds}s"),
+        // As the documented `oo` shows them, which knows no days; days come where seconds say nothing any more.
+        (0..2, ..) => format!("{hours}h{minutes}m{seconds}s"),
+        _ => format!("{days}d{}h", hours % 24),
     }
+}
+
+/// Left-aligned columns with three spaces between, the header always there.
+fn table(header: Vec<&str>, rows: Vec<Vec<Shown>>) -> String {
+    let mut lines: Vec<Vec<Shown>> = vec![header.into_iter().map(plain).collect()];
+    lines.extend(rows);
+    let mut widths = vec![0; lines[0].len()];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.text.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for line in &lines {
+        // What follows the last cell that says something is left out, so that no line ends in spaces.
+        let filled = line.iter().rposition(|cell| !cell.text.is_empty()).map_or(0, |last| last + 1);
+        for (at, (cell, width)) in line.iter().zip(&widths).take(filled).enumerate() {
+            let pad = if at + 1 == filled { 0 } else { width + 3 - cell.text.chars().count() };
+            let Shown { text: words, style } = cell;
+            text.push_str(&format!("{style}{words}{style:#}{:pad$}", ""));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn value(text: &str) -> Value {
+        serde_norway::from_str(text).unwrap()
+    }
+
+    const KIND: Kind = Kind {
+        columns: &[
+            Column::new("ID", Cell::Text(&["id"])),
+            Column::new("STATUS", Cell::Status("status")),
+            Column::new("PORTS", Cell::Text(&["image.ports", "ports"])),
+            Column::wide("SEEN", Cell::Ago("seen")),
+        ],
+        name: "id",
+    };
+
+    fn shown(format: Format, items: &str) -> String {
+        let Value::Sequence(items) = value(items) else { panic!("a list") };
+        list(format, &KIND, &items).unwrap()
+    }
+
     #[test]
     fn columns_are_as_wide_as_their_widest_cell_and_three_spaces_apart() {
-        let rows = [["inst_1".into(), "http://ä".into(), String::new()], ["i".into(), "u".into(), "x".into()]];
-        let expected = "ID       URL        LAST\ninst_1   http://ä\ni        u          x\n";
-        assert_eq!(table(["ID", "URL", "LAST"], rows), expected);
-        assert_eq!(table(["ID", "URL"], []), "ID   URL\n");
+        let items = "[{id: ä, image: {ports: [80, 81]}}, {id: inst_1, status: x, seen: odd}, {}]";
+        let table = "ID       STATUS   PORTS\nä                 80, 81\ninst_1   x\n\n";
+        assert_eq!(shown(Format::Table, items), table);
+        assert_eq!(shown(Format::Table, "[]"), "ID   STATUS   PORTS\n");
+        assert_eq!(
+            shown(Format::Wide, "[{id: a, seen: odd}]"),
+            "ID   STATUS   PORTS   SEEN\na                     odd\n"
+        );
+        assert_eq!(shown(Format::Wide, "[{id: a, seen: '0001-01-01T00:00:00Z'}]").lines().nth(1), Some("a"));
+        assert_eq!(shown(Format::Name, items), "ä\ninst_1\n");
+        assert_eq!(shown(Format::Json, "[]"), "[]");
+    }
+
+    #[test]
+    fn a_status_has_its_colour() {
+        assert!(shown(Format::Table, "[{id: a, status: Healthy}]").contains("a    \u{1b}[32mHealthy\u{1b}[0m\n"));
     }
 
     #[test]
     fn what_others_wrote_cannot_steer_the_terminal() {
-        assert_eq!(table(["A"], [["x\u{1b}[2J\n".into()]]), "A\nx\u{fffd}[2J\u{fffd}\n");
+        let text = shown(Format::Table, r#"[{id: "x\e[2J\n", status: "\e[31m"}]"#);
+        assert!(text.contains("x\u{fffd}[2J\u{fffd}") && !text.contains('\u{1b}'), "{text:?}");
+        assert!(!shown(Format::Name, r#"[{id: "a\nb"}]"#).trim_end().contains('\n'));
     }
 
     #[test]
-    fn ages() {
-        for (count, want) in [(-5, "0s"), (0, "0s"), (8, "8s"), (72, "1m12s"), (3600, "1h0m0s"), (90_061, "25h1m1s")] {
-            assert_eq!(seconds(count), want);
+    fn spans() {
+        for (count, want) in
+            [(-5, "0s"), (0, "0s"), (8, "8s"), (72, "1m12s"), (3600, "1h0m0s"), (90_061, "25h1m1s"), (604_800, "7d0h")]
+        {
+            assert_eq!(span(count), want);
         }
-        assert_eq!(ago(Time::ZERO), "");
     }
 }

@@ -1,29 +1,38 @@
-//! Who is calling: sign in, register, `whoami`, `token`. Passwords are asked for without echo, or read from standard
-//! input when that is no terminal; nothing but `token` ever prints a token.
+//! Who is calling: sign in and out, register, switch, `whoami`, `token`, the own password. Nothing but `token` ever prints
+//! a token.
 
-use std::{
-    io::{self, BufRead, IsTerminal, Write},
-    process,
-};
+use std::process;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use openorch_sdk::api::{
     Body, Json,
-    user::{LOGIN, LoginRequest, READ_USER_BY_TOKEN, REGISTER, RegisterRequest},
+    user::{
+        CHANGE_PASSWORD, ChangePasswordRequest, LOGIN, LoginRequest, READ_USER_BY_TOKEN, REGISTER, REVOKE_TOKENS,
+        RegisterRequest, RevokeTokensRequest,
+    },
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{args::Format, config::Environment, context::Context, failure::Failure, print};
+use crate::{
+    args::Format,
+    ask,
+    config::Environment,
+    context::{Context, Source, same_url},
+    failure::{Failure, warn},
+    print::{self, Cell, Column, Kind},
+};
 
 pub async fn login(context: &Context, slug: Option<String>, password: Option<String>) -> Result<String, Failure> {
-    let (slug, password) = ask(slug, password)?;
+    let slug = ask::slug(slug.or_else(|| context.common.user.clone()))?;
+    let password = ask::password(password, "Enter password: ")?;
     let input = LoginRequest {
         slug: Some(slug.clone()),
         password: Some(password),
         device: Some(device()),
         ..LoginRequest::default()
     };
-    let Json(answer) = context.anonymous()?.call(LOGIN, Body(input)).await?;
+    let server = context.anonymous()?;
+    let Json(answer) = context.answered(&server, None, server.client.call(LOGIN, Body(input))).await?;
     remember(context, &slug, answer.token.token)
 }
 
@@ -34,7 +43,8 @@ pub async fn register(
     name: Option<String>,
     invitation: Option<String>,
 ) -> Result<String, Failure> {
-    let (slug, password) = ask(slug, password)?;
+    let slug = ask::slug(slug.or_else(|| context.common.user.clone()))?;
+    let password = ask::new_password(password, "Choose a password: ")?;
     let input = RegisterRequest {
         name: Some(name.unwrap_or_else(|| slug.clone())),
         slug: Some(slug.clone()),
@@ -43,8 +53,83 @@ pub async fn register(
         invitation,
         ..RegisterRequest::default()
     };
-    let Json(answer) = context.anonymous()?.call(REGISTER, Body(input)).await?;
+    let server = context.anonymous()?;
+    let call = server.client.call(REGISTER, Body(input));
+    let Json(answer) = context.answered(&server, Some(REGISTER.row.id), call).await?;
     remember(context, &slug, answer.token.token)
+}
+
+/// Ends the session at the server, then forgets its token here. One that has ended already is forgotten too.
+pub async fn logout(context: &mut Context, slug: Option<String>, all: bool, forget: bool) -> Result<String, Failure> {
+    if slug.is_some() {
+        context.common.user = slug;
+    }
+    let token = context.token()?;
+    if !forget {
+        let connection = context.connection()?;
+        let input = RevokeTokensRequest { all_tokens: all.then_some(true), ..RevokeTokensRequest::default() };
+        let call = connection.client.call(REVOKE_TOKENS, Body(input));
+        match context.answered(&connection, Some(REVOKE_TOKENS.row.id), call).await {
+            Ok(_) => {}
+            Err(refusal) if refusal.status() == Some(401) => {}
+            Err(failure) => {
+                return Err(
+                    failure.hinted("the token is still there; `oo logout --forget` forgets it without the server")
+                );
+            }
+        }
+    }
+    if let Source::Variable = token.source {
+        warn("the token is that of OPENORCH_TOKEN, which is still set");
+        return Ok(String::new());
+    }
+    let server = context.server()?;
+    context.file.change(|config| {
+        if let Some(environment) = config.environments.get_mut(&server.name) {
+            // By the token and not by the name: another `oo` may have signed in meanwhile.
+            environment.users.retain(|_, user| user.token != token.text);
+            if !environment.users.contains_key(&environment.selected_user) {
+                environment.selected_user.clear();
+            }
+        }
+        Ok(String::new())
+    })
+}
+
+/// Selects a user whose token is stored; without one, lists those there are.
+pub fn switch(context: &Context, slug: Option<String>) -> Result<String, Failure> {
+    let server = context.server()?;
+    let Some(slug) = slug else { return stored_users(context, &server.name) };
+    let unknown = || {
+        let login = context.command("login");
+        Failure::NotSignedIn(format!("`{slug}` has not signed in to `{}` from here; use `{login} {slug}`", server.name))
+    };
+    if !context.config()?.environments.get(&server.name).is_some_and(|known| known.users.contains_key(&slug)) {
+        return Err(unknown());
+    }
+    context.file.change(|config| {
+        let environment = config.environments.get_mut(&server.name).ok_or_else(unknown)?;
+        environment.selected_user.clone_from(&slug);
+        Ok(String::new())
+    })
+}
+
+fn stored_users(context: &Context, server: &str) -> Result<String, Failure> {
+    #[derive(Serialize)]
+    struct Shown {
+        slug: String,
+        selected: bool,
+    }
+    const KIND: Kind = Kind {
+        columns: &[Column::new("SLUG", Cell::Text(&["slug"])), Column::new("SELECTED", Cell::Star("selected"))],
+        name: "slug",
+    };
+    let config = context.config()?;
+    let shown = config.environments.get(server).into_iter().flat_map(|environment| {
+        let show = |slug: &String| Shown { slug: slug.clone(), selected: *slug == environment.selected_user };
+        environment.users.keys().map(show).collect::<Vec<_>>()
+    });
+    print::list(context.format(), &KIND, &print::as_items(&shown.collect::<Vec<_>>())?)
 }
 
 pub async fn whoami(context: &Context) -> Result<String, Failure> {
@@ -54,15 +139,38 @@ pub async fn whoami(context: &Context) -> Result<String, Failure> {
         id: String,
         roles: Vec<String>,
     }
-    let token = context.token()?;
-    let client = context.anonymous()?.with_token(&token)?;
-    let Json(answer) = client.call(READ_USER_BY_TOKEN, ()).await?;
-    let shown = Shown { slug: answer.user.slug, id: answer.user.id, roles: roles(&token) };
-    print::value(context.common.output.unwrap_or(Format::Yaml), &shown)
+    const KIND: Kind = Kind {
+        columns: &[
+            Column::new("SLUG", Cell::Text(&["slug"])),
+            Column::new("USER ID", Cell::Text(&["id"])),
+            Column::new("ROLES", Cell::Text(&["roles"])),
+        ],
+        name: "slug",
+    };
+    let roles = roles(&context.token()?.text);
+    let connection = context.connection()?;
+    let Json(answer) = context.answered(&connection, None, connection.client.call(READ_USER_BY_TOKEN, ())).await?;
+    let shown = print::as_items(&[Shown { slug: answer.user.slug, id: answer.user.id, roles }])?;
+    print::item(context.common.output.unwrap_or(Format::Yaml), &KIND, &shown[0])
 }
 
 pub fn token(context: &Context) -> Result<String, Failure> {
-    context.token()
+    Ok(context.token()?.text)
+}
+
+/// Changes the own password. This session stays, all others of the account end.
+pub async fn password(context: &Context) -> Result<String, Failure> {
+    let connection = context.connection()?;
+    let current = ask::password(None, "Present password: ")?;
+    let new = ask::new_password(None, "New password: ")?;
+    let input = ChangePasswordRequest {
+        current_password: Some(current),
+        new_password: Some(new),
+        ..ChangePasswordRequest::default()
+    };
+    let call = connection.client.call(CHANGE_PASSWORD, Body(input));
+    context.answered(&connection, Some(CHANGE_PASSWORD.row.id), call).await?;
+    Ok(String::new())
 }
 
 fn remember(context: &Context, slug: &str, token: String) -> Result<String, Failure> {
@@ -75,7 +183,7 @@ fn remember(context: &Context, slug: &str, token: String) -> Result<String, Fail
         let is_first = config.environments.is_empty();
         let new = || Environment::new(&server.name, &server.url);
         let environment = config.environments.entry(server.name.clone()).or_insert_with(new);
-        if environment.url.trim_end_matches('/') != server.url.trim_end_matches('/') {
+        if !same_url(&environment.url, &server.url) {
             return Err(Failure::Other(format!(
                 "the environment `{}` has another URL than {}; add one for it with `oo env add`",
                 server.name, server.url
@@ -87,45 +195,6 @@ fn remember(context: &Context, slug: &str, token: String) -> Result<String, Fail
         }
         Ok(String::new())
     })
-}
-
-fn ask(slug: Option<String>, password: Option<String>) -> Result<(String, String), Failure> {
-    let slug = match slug {
-        Some(slug) => slug,
-        None => ask_line("Enter slug: ")?.trim().to_owned(),
-    };
-    if slug.is_empty() {
-        return Err(Failure::Usage("a slug is needed to sign in, for example `openorch`".into()));
-    }
-    let password = match password {
-        Some(password) => {
-            let warning = "warning: a password given as an argument is seen by other users of this machine and kept \
-                           by the shell; leave it out to be asked for it";
-            let _ = writeln!(io::stderr(), "{warning}");
-            password
-        }
-        None if io::stdin().is_terminal() => rpassword::prompt_password("Enter password: ")?,
-        None => read_line()?,
-    };
-    if password.is_empty() {
-        return Err(Failure::Usage("a password is needed to sign in; type it when asked, or pipe it in".into()));
-    }
-    Ok((slug, password))
-}
-
-fn ask_line(prompt: &str) -> Result<String, Failure> {
-    if io::stdin().is_terminal() {
-        // Not on standard output: that may be captured, and the prompt with it.
-        let _ = write!(io::stderr(), "{prompt}");
-    }
-    read_line()
-}
-
-fn read_line() -> Result<String, Failure> {
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
-    // The line's end alone: a password may begin and end with spaces.
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// What the session is called, so that it is not the one that programs share: `cli@host`.

@@ -1,6 +1,9 @@
 //! The daemon as a library, so that tests start it inside their own process with a clock that they move.
 //! `main.rs` is the program around it.
 
+mod engine;
+pub mod keep;
+mod metered;
 pub mod secrets;
 pub mod settings;
 mod start;

@@ -1,7 +1,7 @@
 //! `openorch`, the daemon: reads its settings, starts, tells the next step, and stops on a signal.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::{self, IsTerminal, Write},
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     process::ExitCode,
@@ -9,10 +9,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use openorch::{Running, Settings, StartError, VERSION, settings::Given};
-use openorch_chassis::clock::SystemClock;
+use openorch::{Running, Settings, StartError, VERSION, keep, settings::Given};
+use openorch_chassis::clock::{Clock, SystemClock};
 use openorch_services::user::Registration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Identity, registry, gateway and services for what you run, in one program.
@@ -39,6 +39,18 @@ enum Command {
         #[command(subcommand)]
         command: AdminCommand,
     },
+    /// Write all data into one new file, as of one moment; the daemon may run meanwhile
+    Backup {
+        /// The file to make; it holds secrets, and its owner alone can read it
+        file: PathBuf,
+    },
+    /// Put the data of a backup into a data folder that has none
+    Restore {
+        /// A file that `openorch backup` made
+        file: PathBuf,
+    },
+    /// Check that the data is sound: the database, and all that is derived from its documents
+    Check,
 }
 
 #[derive(Subcommand)]
@@ -56,6 +68,9 @@ fn main() -> ExitCode {
         let outcome = match cli.command {
             None => runtime.block_on(serve(settings)),
             Some(Command::Admin { command: AdminCommand::ResetPassword }) => runtime.block_on(reset(settings)),
+            Some(Command::Backup { file }) => told(keep::backup(&settings, &file, SystemClock.now())),
+            Some(Command::Restore { file }) => told(keep::restore(&settings, &file)),
+            Some(Command::Check) => told(keep::check(&settings)),
         };
         // Nothing that still looks up a name or hashes a password is waited for.
         runtime.shutdown_background();
@@ -65,6 +80,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+fn told(outcome: Result<String, StartError>) -> Result<(), StartError> {
+    let text = outcome?;
+    // Nobody may be reading, and that is no reason to fail.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(())
 }
 
 fn log_as(filter: &str) -> Result<(), StartError> {
@@ -87,7 +109,12 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
     raise_file_limit();
     let scheme = if settings.has_tls() { "https" } else { "http" };
     let asked = settings.listen;
-    let mut running = openorch::start(settings, Arc::new(SystemClock)).await?;
+    // Before anything else: a signal that comes while it starts is not lost, and never kills it half-way.
+    let mut signals = Signals::new()?;
+    let mut running = tokio::select! {
+        running = openorch::start(settings, Arc::new(SystemClock)) => running?,
+        () = signals.next() => return Ok(()),
+    };
     tell_next_step(&running, scheme);
     if let Some(way_out) = running.held_back() {
         tracing::warn!(
@@ -96,14 +123,15 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
         );
     }
     tokio::select! {
-        signal = wait_for_signal() => signal?,
+        () = signals.next() => {}
         () = running.ended() => return Err(StartError("the server ended by itself; the log has the reason".into())),
     }
     tracing::info!("stopping");
     tokio::select! {
-        () = running.stop() => Ok(()),
-        outcome = wait_for_signal() => outcome,
+        () = running.stop() => {}
+        () = signals.next() => {}
     }
+    Ok(())
 }
 
 fn tell_next_step(running: &Running, scheme: &str) {
@@ -147,15 +175,26 @@ fn first_steps(running: &Running, address: &str) -> String {
     )
 }
 
-async fn wait_for_signal() -> Result<(), StartError> {
-    let failed = |error| StartError(format!("signals cannot be received: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// What asks the daemon to stop: SIGTERM, and SIGINT of a person at the keyboard.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on signals are kept for [`Signals::next`] instead of ending the process.
+    fn new() -> Result<Self, StartError> {
+        let listen =
+            |kind| signal(kind).map_err(|error: io::Error| StartError(format!("signals cannot be received: {error}")));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// As many open files as the system lets us have: each connection is one.

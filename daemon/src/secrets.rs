@@ -16,6 +16,8 @@ const KEY_LENGTH: usize = 32;
 pub struct Secrets {
     pub admin_password: Option<String>,
     pub encryption_key: Option<String>,
+    /// Where the PostgreSQL database is, with its password.
+    pub db_string: Option<String>,
 }
 
 impl Secrets {
@@ -23,12 +25,24 @@ impl Secrets {
         Ok(Secrets {
             admin_password: read("OPENORCH_ADMIN_PASSWORD")?.or_else(|| given.admin_password.clone()),
             encryption_key: read("OPENORCH_ENCRYPTION_KEY")?.or_else(|| given.encryption_key.clone()),
+            db_string: read("OPENORCH_DB_STRING")?.or_else(|| given.db_string.clone()),
         })
     }
 
     /// Whether the key is the one that everybody can look up (contract decision 13).
     pub fn has_published_key(&self) -> bool {
         self.encryption_key.as_deref() == Some(PUBLISHED_DEFAULT_KEY)
+    }
+
+    /// The key that was given. A database server is shared by machines, so that none may make one for itself.
+    pub fn given_key(&self) -> Result<String, StartError> {
+        self.encryption_key.clone().ok_or_else(|| {
+            StartError(
+                "with its data in PostgreSQL the daemon makes no encryption key of its own: set OPENORCH_ENCRYPTION_KEY, \
+                 or OPENORCH_ENCRYPTION_KEY_FILE, to a long random text, and keep it"
+                    .into(),
+            )
+        })
     }
 
     /// The key that was given, else that of the folder. `is_new`: nothing was encrypted yet, so one may be made.
@@ -50,6 +64,26 @@ impl Secrets {
         write_private(&path, &key)
             .map_err(|error| StartError(format!("the key file {} cannot be written: {error}", path.display())))?;
         Ok(key)
+    }
+
+    /// The key that the daemon made for itself, if it works with that one.
+    pub fn generated_key(&self, folder: &Path) -> Result<Option<String>, StartError> {
+        let path = folder.join(KEY_FILE);
+        match (&self.encryption_key, fs::read_to_string(&path)) {
+            (Some(_), _) => Ok(None),
+            (None, Ok(text)) => Ok(Some(text.trim().to_owned()).filter(|key| !key.is_empty())),
+            (None, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            (None, Err(error)) => Err(StartError(format!("the key file {} cannot be read: {error}", path.display()))),
+        }
+    }
+
+    /// Puts a key back that the daemon had made for itself. Answers what else the next start needs.
+    pub fn put_back(&self, folder: &Path, key: &str) -> Result<&'static str, StartError> {
+        let path = folder.join(KEY_FILE);
+        write_private(&path, key)
+            .map_err(|error| StartError(format!("the key file {} cannot be written: {error}", path.display())))?;
+        let other = self.encryption_key.as_deref().is_some_and(|given| given != key);
+        Ok(if other { " without OPENORCH_ENCRYPTION_KEY, which is not the key it has" } else { "" })
     }
 }
 

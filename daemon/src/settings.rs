@@ -22,12 +22,13 @@ use openorch_services::{
     registry::{RegistrySettings, default_node_url},
     user::{PasswordRules, Registration, UserSettings},
 };
+use openorch_store::PostgresOptions;
 use serde::Deserialize;
 
 use crate::{
     StartError,
     secrets::Secrets,
-    values::{Address, Count, Pause, RegistrationChoice, Span},
+    values::{Address, Count, Engine, Pause, RegistrationChoice, Span},
 };
 
 macro_rules! settings {
@@ -47,6 +48,9 @@ macro_rules! settings {
             /// `OPENORCH_ENCRYPTION_KEY` of the config file.
             #[arg(skip)]
             pub encryption_key: Option<String>,
+            /// `OPENORCH_DB_STRING` of the config file.
+            #[arg(skip)]
+            pub db_string: Option<String>,
         }
 
         /// The variables of all settings.
@@ -64,6 +68,7 @@ macro_rules! settings {
                     $($name: self.$name.or(other.$name),)*
                     admin_password: self.admin_password.or(other.admin_password),
                     encryption_key: self.encryption_key.or(other.encryption_key),
+                    db_string: self.db_string.or(other.db_string),
                 }
             }
         }
@@ -75,6 +80,16 @@ settings! {
     listen: Address, "OPENORCH_LISTEN", "127.0.0.1:58231";
     "Folder for the data; the daemon keeps to `server/` in it"
     data_dir: PathBuf, "OPENORCH_DATA_DIR", "~/.openorch";
+    "Engine that keeps the data: sqlite, in the data folder, or postgres, where OPENORCH_DB_STRING (also _FILE) says"
+    db: Engine, "OPENORCH_DB", "sqlite";
+    "Driver of a database server; there is one"
+    db_driver: Engine, "OPENORCH_DB_DRIVER", "postgres";
+    "Schema of the database, which is the daemon's alone"
+    db_schema: String, "OPENORCH_DB_SCHEMA", "openorch";
+    "Connections to the database, a third of them for reading"
+    db_connections: Count, "OPENORCH_DB_CONNECTIONS", "24";
+    "How long a start waits for a database that is away"
+    db_patience: Span, "OPENORCH_DB_PATIENCE", "30s";
     "URL under which other nodes and services reach this daemon"
     url: String, "OPENORCH_URL", "from the address it listens on";
     "Id of this node"
@@ -202,11 +217,8 @@ impl Settings {
         if given.tls_cert.is_some() != given.tls_key.is_some() {
             return Err(StartError("OPENORCH_TLS_CERT and OPENORCH_TLS_KEY go together: set both or none".into()));
         }
-        // Said instead of passed over: the operator would look for the data in the wrong place.
-        if let Some(engine) = std::env::var("OPENORCH_DB").ok().filter(|engine| !engine.is_empty()) {
-            return Err(StartError(format!(
-                "OPENORCH_DB is `{engine}`, and this version keeps its data in SQLite alone: unset it to start"
-            )));
+        if given.db_driver == Some(Engine::Sqlite) {
+            return Err(StartError("OPENORCH_DB_DRIVER: the driver of a database server is postgres".into()));
         }
         let secrets = Secrets::from_environment(&given)?;
         let listen = given.listen.map_or(SocketAddr::from(([127, 0, 0, 1], 58231)), |address| address.0);
@@ -220,6 +232,30 @@ impl Settings {
     /// Where the daemon's own files are.
     pub fn server_dir(&self) -> PathBuf {
         self.data_dir.join("server")
+    }
+
+    /// Which engine keeps the data.
+    pub fn engine(&self) -> Engine {
+        self.given.db.unwrap_or_default()
+    }
+
+    /// The schema of the database.
+    pub fn schema(&self) -> &str {
+        self.given.db_schema.as_deref().unwrap_or("openorch")
+    }
+
+    /// How the database is used.
+    pub fn database(&self, usual: PostgresOptions) -> PostgresOptions {
+        let given = &self.given;
+        let connections = count(given.db_connections).unwrap_or(usual.write_connections + usual.read_connections);
+        let read_connections = (connections / 3).max(1);
+        PostgresOptions {
+            schema: self.schema().into(),
+            read_connections,
+            write_connections: connections.saturating_sub(read_connections).max(1),
+            connect_patience: span(given.db_patience, usual.connect_patience),
+            ..usual
+        }
     }
 
     pub fn user(&self, loopback_only: bool) -> UserSettings {
@@ -390,4 +426,4 @@ fn read_file(path: &Path) -> Result<Given, StartError> {
 }
 
 /// The keys of the config file that are no settings but secrets.
-const SECRET_KEYS: &[&str] = &["admin-password", "encryption-key"];
+const SECRET_KEYS: &[&str] = &["admin-password", "encryption-key", "db-string"];

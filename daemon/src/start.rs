@@ -21,14 +21,18 @@ use openorch_chassis::{
 };
 use openorch_gateway::{Gateway, Metrics, Server, Table};
 use openorch_services::{platform, registry, user};
-use openorch_store::{Collection, SqliteOptions, SqliteStore, Store};
+use openorch_store::{Collection, Store};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
     task::{JoinHandle, JoinSet},
 };
 
-use crate::{Settings, VERSION};
+use crate::{
+    Settings, VERSION, engine,
+    metered::{Metered, StoreMetrics},
+    values::Engine,
+};
 
 /// Instances the gateway could not reach that wait to be probed; more are found by the regular probes.
 const SUSPECTS: usize = 1024;
@@ -108,18 +112,23 @@ impl Running {
 pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     // Bound first, so that a taken port is told before anything is touched.
     let listener = bind(settings.listen).await?;
-    let folder = settings.server_dir();
-    let opening = folder.clone();
-    let store = tokio::task::spawn_blocking(move || SqliteStore::open(opening, SqliteOptions::default()))
-        .await
-        .map_err(|error| StartError(format!("the store could not be opened: {error}")))??;
+    let place = engine::place(&settings);
+    if settings.engine() == Engine::Postgres {
+        settings.secrets.given_key()?;
+    }
+    let store = engine::open(&settings).await?;
     match assemble(settings, clock, listener, store.clone()).await {
         Ok(running) => Ok(running),
         Err(error) => {
             store.close().await;
-            Err(StartError(format!("{error} (the data is in `{}`)", folder.display())))
+            Err(StartError(format!("{error} (the data is in {place})")))
         }
     }
+}
+
+/// The collections of all services.
+pub(crate) fn collections() -> Vec<Collection> {
+    user::collections().iter().chain(registry::collections()).map(|collection| **collection).collect()
 }
 
 async fn assemble(
@@ -129,10 +138,14 @@ async fn assemble(
     store: Arc<dyn Store>,
 ) -> Result<Running, StartError> {
     let is_first_start = !store.is_seeded();
-    let collections: Vec<Collection> =
-        user::collections().iter().chain(registry::collections()).map(|collection| **collection).collect();
-    store.open_collections(&collections).await?;
-    let seal = Seal::new(&settings.secrets.encryption_key(&settings.server_dir(), is_first_start)?);
+    store.open_collections(&collections()).await?;
+    let store_metrics = Arc::new(StoreMetrics::default());
+    let store: Arc<dyn Store> = Arc::new(Metered::new(store, store_metrics.clone()));
+    let key = match settings.engine() {
+        Engine::Sqlite => settings.secrets.encryption_key(&settings.server_dir(), is_first_start)?,
+        Engine::Postgres => settings.secrets.given_key()?,
+    };
+    let seal = Seal::new(&key);
     let ids = Arc::new(Ids::new(clock.clone(), machine(&store)));
     let shared = Shared { clock, ids, list_most: settings.list_most() };
 
@@ -160,7 +173,9 @@ async fn assemble(
     let address = local(&listener)?;
 
     let outbound = Arc::new(Outbound::new(settings.outbound()?));
-    outbound.set_own_addresses(vec![address]);
+    let mut own = engine::addresses(&settings).await?;
+    own.push(address);
+    outbound.set_own_addresses(own);
     let table = Arc::new(Table::new());
     let routes: Arc<dyn Routes> = table.clone();
     let registry =
@@ -185,7 +200,7 @@ async fn assemble(
     let router = Arc::new(Router::new(services, identity.clone(), settings.router()));
     let metrics = Arc::new(Metrics::default());
     let (operations, counted) = (router.metrics_source(), metrics.clone());
-    platform.set_metrics(Box::new(move || operations() + &gateway_metrics(&counted)));
+    platform.set_metrics(Box::new(move || operations() + &gateway_metrics(&counted) + &store_metrics.text()));
     let builtin: Arc<dyn Builtin> = router;
     let gateway = Arc::new(Gateway {
         table,
@@ -235,10 +250,10 @@ pub async fn reset_admin_password(
     password: &str,
 ) -> Result<(), StartError> {
     let folder = settings.server_dir();
-    if !folder.exists() {
+    if settings.engine() == Engine::Sqlite && !folder.exists() {
         return Err(StartError(format!("there is no data in {}; start the daemon first", folder.display())));
     }
-    let store = SqliteStore::open(folder, SqliteOptions::default())?;
+    let store = engine::open(settings).await?;
     let collections: Vec<Collection> = user::collections().iter().map(|collection| **collection).collect();
     let outcome = async {
         store.open_collections(&collections).await?;

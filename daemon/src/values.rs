@@ -26,6 +26,14 @@ pub struct Address(pub SocketAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegistrationChoice(pub Registration);
 
+/// Which engine keeps the data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    #[default]
+    Sqlite,
+    Postgres,
+}
+
 const COUNT_MOST: usize = 1_000_000_000;
 
 impl FromStr for Span {
@@ -90,6 +98,17 @@ impl FromStr for RegistrationChoice {
     }
 }
 
+impl FromStr for Engine {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Engine, String> {
+        match text {
+            "sqlite" => Ok(Engine::Sqlite),
+            "postgres" => Ok(Engine::Postgres),
+            _ => Err(format!("`{text}` is not one of sqlite and postgres")),
+        }
+    }
+}
+
 macro_rules! read_as_text {
     ($($kind:ty),*) => {
         $(impl<'de> Deserialize<'de> for $kind {
@@ -100,7 +119,7 @@ macro_rules! read_as_text {
     };
 }
 
-read_as_text!(Span, Pause, Address, RegistrationChoice);
+read_as_text!(Span, Pause, Address, RegistrationChoice, Engine);
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Count, D::Error> {

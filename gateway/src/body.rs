@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use openorch_chassis::forwarded;
+use openorch_chassis::{ClientBody, forwarded};
 use tokio::time::{Sleep, sleep};
 
 use crate::{
@@ -27,7 +27,7 @@ pub enum Upload {
 }
 
 pub struct Streamed {
-    body: Incoming,
+    body: ClientBody,
     gate: Option<Gated>,
     /// An upload may outlast its answer.
     _running: Running,
@@ -39,7 +39,7 @@ struct Gated {
 }
 
 impl Upload {
-    pub fn new(body: Incoming, gate: Option<(Arc<Gate>, Duration)>, connection: &Arc<Connection>) -> Upload {
+    pub fn new(body: ClientBody, gate: Option<(Arc<Gate>, Duration)>, connection: &Arc<Connection>) -> Upload {
         Upload::Streamed(Streamed {
             body,
             gate: gate.map(|(gate, patience)| Gated { gate, patience: Box::pin(sleep(patience)) }),

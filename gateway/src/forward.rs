@@ -15,7 +15,7 @@ use hyper::{
     ext::on_informational,
     upgrade::{self, OnUpgrade},
 };
-use openorch_chassis::{Passage, forwarded::RequestId, outbound::DialError};
+use openorch_chassis::{ClientBody, Passage, forwarded::RequestId, outbound::DialError};
 
 use crate::{
     Gateway, balance,
@@ -37,7 +37,7 @@ pub type Answer = Response<Option<FromInstance>>;
 
 pub async fn forward(
     connection: &Arc<Connection>,
-    mut request: Request<Incoming>,
+    mut request: Request<ClientBody>,
     slug: &str,
     host: Option<&HeaderValue>,
     id: &RequestId,
@@ -133,7 +133,7 @@ async fn check_odd(gateway: &Gateway, headers: &HeaderMap, slug: &str) -> Result
 fn edit_head(
     connection: &Connection,
     parts: &mut Parts,
-    body: &Incoming,
+    body: &ClientBody,
     host: Option<&HeaderValue>,
     id: &RequestId,
     upgrade: Option<HeaderValue>,
@@ -160,7 +160,7 @@ fn edit_head(
 }
 
 /// For `Expect: 100-continue`: keeps the body back until the instance wants it.
-fn gate(parts: &mut Parts, body: &Incoming) -> Option<Arc<Gate>> {
+fn gate(parts: &mut Parts, body: &ClientBody) -> Option<Arc<Gate>> {
     let expect = parts.headers.get(header::EXPECT)?;
     if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
         return None;

@@ -4,7 +4,10 @@ use std::{convert::Infallible, sync::Arc, sync::atomic::Ordering::Acquire};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::PathAndQuery};
 use hyper::body::Incoming;
-use openorch_chassis::forwarded::{RequestId, X_REQUEST_ID};
+use openorch_chassis::{
+    ClientBody,
+    forwarded::{RequestId, X_REQUEST_ID},
+};
 
 use crate::{
     body::{self, Kind, Reply},
@@ -17,6 +20,7 @@ use crate::{
 };
 
 pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Reply>, Infallible> {
+    let request = ClientBody::of(request);
     let running = body::Request::begin(connection);
     let connection = running.connection();
     let id = RequestId::of(request.headers());
@@ -34,7 +38,7 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
 
 async fn answer(
     connection: &Arc<Connection>,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
     id: &RequestId,
 ) -> Result<Response<Kind>, Refusal> {
     let gateway = &*connection.gateway;
@@ -68,7 +72,7 @@ async fn answer(
 }
 
 /// What is wrong with a request wherever it goes; else the host it asks for.
-fn check_head(connection: &Connection, request: &Request<Incoming>) -> Result<Option<HeaderValue>, Refusal> {
+fn check_head(connection: &Connection, request: &Request<ClientBody>) -> Result<Option<HeaderValue>, Refusal> {
     let settings = &connection.gateway.settings;
     let uri = request.uri();
     if *request.method() == Method::CONNECT {
@@ -118,7 +122,7 @@ fn check_head(connection: &Connection, request: &Request<Incoming>) -> Result<Op
 
 async fn call_builtin(
     connection: &Connection,
-    mut request: Request<Incoming>,
+    mut request: Request<ClientBody>,
     host: Option<HeaderValue>,
     id: &RequestId,
 ) -> Response<Kind> {

@@ -4,6 +4,7 @@
 //!
 //! Start reading with [`Store`], then [`Batch`] and [`Query`]; most callers hold a [`Table`], the typed view.
 
+mod check;
 mod document;
 mod error;
 mod key;
@@ -19,12 +20,13 @@ mod table;
 use std::future::Future;
 use std::pin::Pin;
 
+pub use check::{Findings, OnProgress, Progress};
 pub use error::StoreError;
 pub use model::{Batch, Collection, Committed, Guard, Index, MOST_TOUCHED, Row, Write};
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use query::{Cursor, Direction, Filter, MOST_FILTERS, MOST_VALUES, Order, Page, Query};
 pub use rows::Rows;
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{Notes, Restoring, SqliteOptions, SqliteStore, backup, check};
 pub use table::{Stored, Table, TypedPage};
 
 /// A future in a box: what lets [`Store`] be used as `Arc<dyn Store>`.

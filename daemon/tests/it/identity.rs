@@ -144,6 +144,66 @@ async fn a_changed_name_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn signing_out_ends_the_own_session_at_once_here_and_at_the_gateway() {
+    let daemon = Daemon::start().await;
+    let service = Echo::start().await;
+    let some = daemon.register("some-svc").await;
+    daemon.put_instance(&some, json!({ "url": service.url })).await;
+    let shared = daemon.register("joe").await;
+    let [laptop, phone, tablet] = [
+        daemon.login("joe", "pass", "laptop"),
+        daemon.login("joe", "pass", "phone"),
+        daemon.login("joe", "pass", "tablet"),
+    ];
+    let [laptop, phone, tablet] = [token_of(&laptop.await), token_of(&phone.await), token_of(&tablet.await)];
+    let works = async |token: &str| {
+        let here = daemon.call("POST", "/user-svc/user/by-token", token, Value::Null).await.status == 200;
+        let there = daemon.call("GET", "/some-svc/x", token, Value::Null).await.status == 200;
+        assert_eq!(here, there, "the gateway and the daemon agree");
+        here
+    };
+    let revoke = async |token: &str, body: Value| daemon.call("DELETE", "/user-svc/tokens", token, body).await;
+
+    assert!(works(&laptop).await && works(&phone).await && works(&tablet).await && works(&shared).await);
+    let answer = revoke(&laptop, Value::Null).await;
+    assert_eq!((answer.status.as_u16(), answer.text.as_str()), (200, "{}"));
+    assert!(!works(&laptop).await && works(&phone).await && works(&shared).await);
+    assert_eq!(revoke(&laptop, Value::Null).await.status, 401, "an ended session ends nothing");
+
+    assert_eq!(revoke(&phone, json!({ "device": "tablet" })).await.status, 200);
+    assert!(!works(&tablet).await && works(&phone).await);
+    let unknown = revoke(&phone, json!({ "device": "fridge" })).await;
+    assert_eq!((unknown.status.as_u16(), unknown.error().contains("`fridge`")), (404, true));
+
+    // What programs share is not ended by someone who signs out elsewhere, unless that is said by name.
+    assert_eq!(revoke(&phone, json!({ "allTokens": true })).await.status, 200);
+    assert!(!works(&phone).await && works(&shared).await);
+    let phone = token_of(&daemon.login("joe", "pass", "phone").await);
+    assert_eq!(revoke(&phone, json!({ "device": "unknown" })).await.status, 200);
+    assert!(works(&phone).await && !works(&shared).await);
+}
+
+#[tokio::test]
+async fn sessions_of_others_are_ended_by_an_admin_alone() {
+    let daemon = Daemon::start().await;
+    let (joe, eve, admin) = (daemon.register("joe").await, daemon.register("eve").await, daemon.admin().await);
+    let me = async |token: String| daemon.call("POST", "/user-svc/user/by-token", &token, Value::Null).await;
+    let id = me(joe.clone()).await.json()["user"]["id"].as_str().unwrap().to_owned();
+    let revoke = async |token: &str, body: Value| daemon.call("DELETE", "/user-svc/tokens", token, body).await;
+    let all = json!({ "userId": id, "allTokens": true });
+
+    let refused = revoke(&eve, all.clone()).await;
+    assert_eq!((refused.status.as_u16(), refused.error().contains("user-svc:token:revoke")), (403, true));
+    assert_eq!(revoke(&admin, json!({ "userId": id })).await.status, 400, "which ones is not said");
+    assert_eq!(revoke(&admin, json!({ "userId": "usr_none", "allTokens": true })).await.status, 404);
+    assert_eq!(me(joe.clone()).await.status, 200);
+    assert_eq!(revoke(&admin, all).await.status, 200);
+    assert_eq!(me(joe).await.status, 401, "the session that names no device too");
+    assert_eq!((me(eve).await.status.as_u16(), me(admin).await.status.as_u16()), (200, 200));
+    assert_eq!(daemon.login("joe", "pass", "").await.status, 200, "signing in again works");
+}
+
+#[tokio::test]
 async fn tokens_that_are_not_ours_or_changed_are_refused() {
     let daemon = Daemon::start().await;
     let token = daemon.register("joe").await;
@@ -301,4 +361,30 @@ async fn the_public_key_is_told_as_pem_and_as_a_key_set() {
     assert!(pem["publicKey"].as_str().unwrap().starts_with("-----BEGIN PUBLIC KEY-----\n"));
     let set = daemon.call("GET", "/.well-known/jwks.json", "", Value::Null).await.json();
     assert_eq!((set["keys"][0]["kty"].as_str(), set["keys"][0]["alg"].as_str()), (Some("RSA"), Some("RS256")));
+}
+
+#[tokio::test]
+async fn once_warm_neither_the_gateway_nor_a_check_asks_the_store() {
+    let daemon = Daemon::with(&["--node-interval", "1h"]).await;
+    let (echo, user) = (Echo::start().await, daemon.register("warm-svc").await);
+    assert_eq!(daemon.put_instance(&user, json!({ "url": echo.url })).await.status, 201);
+    let admin = daemon.admin().await;
+    let request = async || {
+        assert_eq!(daemon.call("GET", "/warm-svc/x", &user, Value::Null).await.status, 200);
+        let check = daemon.call("POST", "/user-svc/permission/nobody-svc:x/is-authorized", &user, json!({})).await;
+        assert_eq!(check.status, 401, "it has no such permission");
+        assert_eq!(daemon.call("POST", "/user-svc/user/by-token", &user, Value::Null).await.status, 200);
+    };
+    let asked = async || {
+        let metrics = daemon.call("GET", "/metrics", &admin, Value::Null).await.text;
+        let lines = metrics.lines().filter(|line| line.starts_with("openorch_store_calls_total{"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    request().await;
+    let before = asked().await;
+    assert!(before.iter().all(|line| !line.ends_with(" 0")) && before.len() == 2, "{before:?}");
+    for _ in 0..20 {
+        request().await;
+    }
+    assert_eq!(asked().await, before);
 }

@@ -2,9 +2,11 @@
 //! their own, those about processes start the program.
 
 mod answers;
+mod database;
 mod flow;
 mod golden;
 mod identity;
+mod keep;
 mod process;
 mod settings;
 mod support;

@@ -135,9 +135,16 @@ impl Daemon {
     }
 }
 
+/// The schema for a folder, where the tests run on a database server: `tools/test-on-postgres` says so by variables.
+pub fn schema(folder: &Path) -> String {
+    let name = folder.file_name().unwrap().to_str().unwrap().to_lowercase();
+    format!("t_{}", name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_"))
+}
+
 pub fn settings(folder: &Path, flags: &[&str]) -> Settings {
+    let schema = schema(folder);
     let folder = folder.to_str().unwrap();
-    let always = ["test", "--listen", "127.0.0.1:0", "--data-dir", folder];
+    let always = ["test", "--listen", "127.0.0.1:0", "--data-dir", folder, "--db-schema", &schema];
     let probing: &[&str] = if flags.contains(&"--probe-interval") { &[] } else { &["--probe-interval", "200ms"] };
     let given = Flags::parse_from(always.iter().chain(probing).chain(flags)).given;
     Settings::new(given, None).unwrap()

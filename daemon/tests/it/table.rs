@@ -65,7 +65,7 @@ async fn every_operation_is_served_and_guarded_ones_refuse_nobody_and_strangers(
 #[tokio::test]
 async fn no_malformed_input_makes_the_daemon_fail() {
     let daemon = Daemon::start().await;
-    let admin = daemon.admin().await;
+    let mut admin = daemon.admin().await;
     let deep = "[".repeat(500) + &"]".repeat(500);
     let bodies: [&[u8]; 16] = [
         b"",
@@ -88,6 +88,10 @@ async fn no_malformed_input_makes_the_daemon_fail() {
     for row in openorch_api::operations() {
         for value in ["x", "%00", "%ff", "%zz", &"y".repeat(3000), "a%2Fb"] {
             for body in bodies {
+                if row.id == openorch_api::user::REVOKE_TOKENS.row.id {
+                    // It takes an empty body, and ends the very session that the other attempts need.
+                    admin = daemon.admin().await;
+                }
                 let answer = daemon.send(row.method.as_str(), &path(row, value), &admin, body.to_vec(), &[]).await;
                 assert!(answer.status.as_u16() < 500, "{} with {value} and {body:?}: {}", row.id, answer.text);
                 if answer.status.as_u16() >= 400 {

@@ -1,6 +1,10 @@
 //! Arrows between the crates go one way (ARCHITECTURE.md): this reads the tree and refuses others.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 /// Which crates of ours each crate may use; the same in tests, but for a crate's own test helpers.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -9,10 +13,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("chassis", &["openorch-api", "openorch-store"]),
     ("services", &["openorch-api", "openorch-chassis", "openorch-store"]),
     ("gateway", &["openorch-chassis"]),
-    ("sdk/rust", &["openorch-api"]),
+    ("sdk/rust", &["openorch-api", "openorch-store", "openorch-sdk"]),
     ("cli", &["openorch-api", "openorch-sdk"]),
     ("daemon", &["openorch-api", "openorch-chassis", "openorch-gateway", "openorch-services", "openorch-store"]),
     ("examples/first-service/rust", &["openorch-sdk", "openorch-api"]),
+    ("bench/sdk", &["openorch-sdk"]),
+    ("bench/store", &["openorch-store"]),
 ];
 
 fn root() -> &'static Path {
@@ -38,6 +44,22 @@ fn crates_use_only_what_the_architecture_allows() {
         }
         assert!(manifest.get("target").is_none(), "{folder}: read the dependencies of targets here too");
     }
+}
+
+/// Services are built from it all day, and each crate is one more to trust.
+#[test]
+fn the_sdk_brings_fewer_than_130_crates_without_its_datastore() {
+    let mut tree = std::process::Command::new(env!("CARGO"));
+    tree.args(["tree", "--offline", "--package", "openorch-sdk", "--edges", "normal,build", "--prefix", "none"]);
+    let listed = tree.args(["--format", "{p}"]).current_dir(root()).output().unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let text = String::from_utf8(listed.stdout).unwrap();
+    // A crate that was listed before is marked so at the end of its line.
+    let crates: BTreeSet<_> =
+        text.lines().map(|line| line.trim_end_matches(" (*)")).filter(|line| !line.is_empty()).collect();
+    assert!(crates.len() < 130, "{} crates: {crates:#?}", crates.len());
+    assert!(crates.len() > 50, "this counts wrongly: {text}");
+    assert!(!text.contains("openorch-store"), "the datastore is optional");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
+
 use crate::support::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -65,4 +67,37 @@ async fn ambiguous_framing_never_reaches_an_instance_as_two_requests() {
         let status = platform.ask(&format!("POST /demo HTTP/1.1\r\nHost: h\r\n{bad}\r\n\r\n0\r\n\r\n")).await.status;
         assert!([400, 501].contains(&status), "{bad}: {status}");
     }
+}
+
+#[tokio::test]
+async fn whoever_sends_a_body_that_nobody_wants_still_reads_why() {
+    let platform = Platform::start().await;
+    // Far more than the sockets between us hold, and sent to its end before anything is read, as many clients do.
+    let body = "x".repeat(20 << 20);
+    for (path, status) in [("/nobody-svc/upload", 404), ("/user-svc/upload", 200)] {
+        let mut client = platform.client().await;
+        client.send(&post(path, &body)).await;
+        assert_eq!(within(client.answer()).await.status, status, "{path}");
+        let again = within(client.ask(&get("/nobody-svc"))).await;
+        assert_eq!(again.status, 404, "the connection goes on");
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_end_that_nobody_wants_is_cut() {
+    let platform = Platform::start().await;
+    let mut client = platform.client().await;
+    client.send("POST /nobody-svc HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999\r\n\r\n").await;
+    assert_eq!(within(client.answer()).await.status, 404);
+    let mut stream = client.into_inner();
+    let piece = vec![0; 1 << 20];
+    let sending = async {
+        let mut sent = 0_u64;
+        while stream.write_all(&piece).await.is_ok() {
+            sent += 1;
+        }
+        sent
+    };
+    let sent = within(sending).await;
+    assert!((64..200).contains(&sent), "{sent} MiB");
 }

@@ -176,7 +176,11 @@ impl Builtin for Daemon {
         ["", "user-svc"].contains(&first_segment)
     }
 
-    fn call(&self, request: Request<Incoming>, peer: Arc<Peer>) -> BoxFuture<'static, Response<Body>> {
+    fn call(
+        &self,
+        request: Request<openorch_chassis::ClientBody>,
+        peer: Arc<Peer>,
+    ) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
             let client = request.extensions().get::<ClientAddress>().unwrap();
             let id = request.extensions().get::<RequestId>().unwrap();

@@ -1,23 +1,35 @@
 //! A service's account: made at its first start, signed in to at every other.
 
-use std::time::{Duration, Instant};
+use std::{sync::Arc, time::Duration};
 
 use openorch_api::{
     Body, Json,
     user::{LOGIN, LoginRequest, REGISTER, RegisterRequest},
 };
 
-use crate::{Client, Credential, CredentialStore, Error};
+use crate::{Client, Credential, CredentialStore, Error, retry::patiently, session::Session};
 
 /// How long a service waits for a daemon that is away: long enough for both to be started at once.
-const PATIENCE: Duration = Duration::from_secs(60);
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Signs the service in, registering its account at the first start, and answers the token to call with.
 ///
 /// The password is made here and kept in `store` before the server hears of it, so that a crash in between locks nobody
 /// out. While the daemon is away this tries again, for a minute. A stored slug wins over the one given.
+///
+/// Fails with [`Error::Credential`] where the credential cannot be read or kept, or is not the account's.
+///
+/// ```no_run
+/// use openorch_sdk::{ClientFactory, Error, FileCredentialStore, register_service_account};
+///
+/// # async fn example() -> Result<(), Error> {
+/// let client = ClientFactory::new("http://127.0.0.1:58231")?.client();
+/// let store = FileCredentialStore::in_home("skeleton-svc")?;
+/// let token = register_service_account(&client, "skeleton-svc", "Skeleton Svc", &store).await?;
+/// let client = client.with_token(&token)?;
+/// # Ok(())
+/// # }
+/// ```
 pub async fn register_service_account(
     client: &Client,
     slug: &str,
@@ -28,6 +40,15 @@ pub async fn register_service_account(
 }
 
 /// [`register_service_account`] with another limit to its patience.
+///
+/// ```no_run
+/// # use openorch_sdk::{Client, Error, MemoryCredentialStore, register_service_account_within};
+/// # async fn example(client: &Client) -> Result<(), Error> {
+/// let (store, at_once) = (MemoryCredentialStore::default(), std::time::Duration::ZERO);
+/// let token = register_service_account_within(at_once, client, "a-svc", "A", &store).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub async fn register_service_account_within(
     patience: Duration,
     client: &Client,
@@ -35,20 +56,64 @@ pub async fn register_service_account_within(
     name: &str,
     store: &impl CredentialStore,
 ) -> Result<String, Error> {
-    let credential = match store.load().await? {
-        Some(credential) => credential,
-        None => store.keep(Credential::random(slug)?).await?,
-    };
-    let (started, mut wait) = (Instant::now(), FIRST_WAIT);
-    loop {
-        match sign_in_or_register(client, &credential, name, store).await {
-            Err(error) if error.is_temporary() && started.elapsed() + wait < patience => {
-                tracing::warn!(account.slug = %credential.slug, "signing in `{}` waits: {error}", credential.slug);
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(LONGEST_WAIT);
-            }
-            settled => return settled,
+    let credential = credential(slug, store).await?;
+    let what = signing_in(&credential.slug);
+    patiently(patience, &what, || sign_in_or_register(client, &credential, name, store)).await
+}
+
+/// The client that a service calls with: signed in like by [`register_service_account`], and signed in again whenever the
+/// daemon no longer knows its session.
+///
+/// ```no_run
+/// use openorch_sdk::{ClientFactory, Error, FileCredentialStore, service_client};
+///
+/// # async fn example() -> Result<(), Error> {
+/// let client = ClientFactory::new("http://127.0.0.1:58231")?.client();
+/// let store = FileCredentialStore::in_home("skeleton-svc")?;
+/// let client = service_client(&client, "skeleton-svc", "Skeleton Svc", store).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub async fn service_client(
+    client: &Client,
+    slug: &str,
+    name: &str,
+    store: impl CredentialStore + 'static,
+) -> Result<Client, Error> {
+    Ok(sign_in_service(PATIENCE, client, slug, name, store).await?.0)
+}
+
+/// The client of a service and the slug that its account has.
+pub(crate) async fn sign_in_service(
+    patience: Duration,
+    client: &Client,
+    slug: &str,
+    name: &str,
+    store: impl CredentialStore + 'static,
+) -> Result<(Client, String), Error> {
+    let credential = credential(slug, &store).await?;
+    let slug = credential.slug.clone();
+    let service = Arc::new((client.clone().without_token(), credential, name.to_owned(), store));
+    let sign_in = move || {
+        let service = Arc::clone(&service);
+        async move {
+            let (client, credential, name, store) = &*service;
+            sign_in_or_register(client, credential, name, store).await
         }
+    };
+    let token = patiently(patience, &signing_in(&slug), &sign_in).await?;
+    Ok((client.clone().with_session(Session::new(&token, Box::new(move || Box::pin(sign_in())))?), slug))
+}
+
+fn signing_in(slug: &str) -> String {
+    format!("signing in `{slug}`")
+}
+
+/// The credential that is kept, or a fresh one that is from now on.
+async fn credential(slug: &str, store: &impl CredentialStore) -> Result<Credential, Error> {
+    match store.load().await? {
+        Some(credential) => Ok(credential),
+        None => store.keep(Credential::random(slug)?).await,
     }
 }
 

@@ -1,38 +1,76 @@
 //! The client: sends one operation and reads its answer. Cheap to clone; clones share connections. Follows no redirect
-//! (a token would go along) and tries again only what reads and was never sent.
+//! (a token would go along) and tries again only what reads.
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use openorch_api::{Effect, Input, Op, Output, Parts, Row};
 use url::Url;
 
-use crate::{Error, target};
+use crate::{Error, TraceContext, retry, session::Session, target};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may stand still, not how long it may take: downloads are long.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Waits before further attempts at a read whose connection could not be opened.
-const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
 /// At most this many bytes of an unexpected answer are shown.
 const SHOWN: usize = 120;
 
-/// Makes clients of one server that share its connections.
+/// Makes clients of one server that share its connections. Nothing is shared between two factories.
+///
+/// ```
+/// use openorch_sdk::ClientFactory;
+///
+/// let factory = ClientFactory::new("http://127.0.0.1:58231")?;
+/// let as_nobody = factory.client();
+/// let as_somebody = factory.client().with_token("eyJ…the.token")?;
+/// # Ok::<(), openorch_sdk::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ClientFactory {
     client: Client,
 }
 
 /// Calls operations of one server as one caller.
+///
+/// A call that only reads is tried again, twice at most and within ten seconds, when the server could not be reached or
+/// asked for patience (429, 502, 503, 504; `Retry-After` is kept to); one that writes never is. Connecting may take five
+/// seconds, and an answer may stand still for sixty; [`with_time_out`](Client::with_time_out) limits the whole call.
+///
+/// ```no_run
+/// use openorch_sdk::{ClientFactory, api::{Json, user::READ_USER_BY_TOKEN}};
+///
+/// # async fn example() -> Result<(), openorch_sdk::Error> {
+/// let client = ClientFactory::new("http://127.0.0.1:58231")?.client().with_token("eyJ…the.token")?;
+/// let Json(me) = client.call(READ_USER_BY_TOKEN, ()).await?;
+/// println!("I am {}", me.user.slug);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     base: Url,
     headers: HeaderMap,
+    time_out: Option<Duration>,
+    /// The session of a service, whose token may change; else the token is among the headers.
+    session: Option<Arc<Session>>,
 }
 
 /// The answer to a raw call.
+///
+/// ```
+/// use openorch_sdk::{Response, http::{HeaderMap, StatusCode}};
+///
+/// let bytes = r#"{"error": "there is no such service"}"#.into();
+/// let answer = Response { status: StatusCode::NOT_FOUND, headers: HeaderMap::new(), bytes };
+/// assert_eq!(answer.refusal().as_deref(), Some("there is no such service"));
+/// assert_eq!(answer.request_id(), None);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Response {
     /// The status, of whatever kind.
@@ -45,65 +83,115 @@ pub struct Response {
 
 impl ClientFactory {
     /// Clients of the server at `url`, for example `http://127.0.0.1:58231`. Connects to nothing yet.
+    ///
+    /// ```
+    /// use openorch_sdk::ClientFactory;
+    /// assert!(ClientFactory::new("https://openorch.example").is_ok());
+    /// assert!(ClientFactory::new("openorch.example").is_err());
+    /// ```
     pub fn new(url: &str) -> Result<ClientFactory, Error> {
         let base = target::parse_base(url)?;
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("openorch-sdk-rust/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(SILENCE_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none());
-        if target::is_loopback(&base) {
-            builder = builder.no_proxy();
-            if base.scheme() == "http" {
-                // Reading the system's roots costs milliseconds at every start of a program that needs none of them.
-                builder = builder.tls_certs_only([]);
-            }
-        }
-        let http = builder
-            .build()
-            .map_err(|error| Error::Invalid(format!("the HTTP client cannot start: {}", root_cause(&error))))?;
+        let http = http_client(&base)?;
         let mut headers = HeaderMap::new();
         headers.insert(openorch_api::EXTENDED_HEADER, HeaderValue::from_static("1"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
-        Ok(ClientFactory { client: Client { http, base, headers } })
+        Ok(ClientFactory { client: Client { http, base, headers, time_out: None, session: None } })
     }
 
     /// A client that calls as nobody. Give it a token with [`Client::with_token`].
+    ///
+    /// ```
+    /// let factory = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?;
+    /// assert_eq!(factory.client().url(), "http://127.0.0.1:58231");
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
     pub fn client(&self) -> Client {
         self.client.clone()
     }
 }
 
+/// The client of the HTTP library for servers at such an address.
+fn http_client(base: &Url) -> Result<reqwest::Client, Error> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("openorch-sdk-rust/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(SILENCE_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none());
+    if target::is_loopback(base) {
+        builder = builder.no_proxy();
+        if base.scheme() == "http" {
+            // Reading the system's roots costs milliseconds at every start of a program that needs none of them.
+            builder = builder.tls_certs_only([]);
+        }
+    }
+    builder.build().map_err(|error| Error::Invalid(format!("the HTTP client cannot start: {}", root_cause(&error))))
+}
+
+/// What a token is sent as.
+pub(crate) fn bearer(token: &str) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
+        .map_err(|_| Error::Invalid("the token holds characters that no token has; sign in again".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 impl Client {
     /// The same client calling with this session's token.
+    ///
+    /// ```
+    /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
+    /// assert!(client.clone().with_token("eyJ…the.token").is_ok());
+    /// assert!(client.with_token("two\nlines").is_err());
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
     pub fn with_token(self, token: &str) -> Result<Client, Error> {
-        let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-            .map_err(|_| Error::Invalid("the token holds characters that no token has; sign in again".into()))?;
-        value.set_sensitive(true);
-        Ok(self.with_header_value(header::AUTHORIZATION, value))
+        Ok(self.without_token().with_header_value(header::AUTHORIZATION, bearer(token)?))
     }
 
     /// The same client calling with the token of a request that a service has received, if that has one.
     ///
     /// The gateway puts a token there that says who the caller is and that this service alone may use.
+    ///
+    /// ```
+    /// use openorch_sdk::{ClientFactory, http::HeaderMap};
+    ///
+    /// fn client_of(incoming: &HeaderMap, factory: &ClientFactory) -> openorch_sdk::Client {
+    ///     factory.client().with_token_of(incoming)
+    /// }
+    /// # client_of(&HeaderMap::new(), &ClientFactory::new("http://127.0.0.1:58231").unwrap());
+    /// ```
     pub fn with_token_of(self, request: &HeaderMap) -> Client {
+        let client = self.without_token();
         match request.get(header::AUTHORIZATION) {
             Some(value) => {
                 let mut value = value.clone();
                 value.set_sensitive(true);
-                self.with_header_value(header::AUTHORIZATION, value)
+                client.with_header_value(header::AUTHORIZATION, value)
             }
-            None => self.without_token(),
+            None => client,
         }
     }
 
     /// The same client calling as nobody.
+    ///
+    /// ```
+    /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client().with_token("t0k")?;
+    /// assert!(format!("{:?}", client.without_token()).contains("has_token: false"));
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
     pub fn without_token(mut self) -> Client {
         self.headers.remove(header::AUTHORIZATION);
+        self.session = None;
         self
     }
 
     /// The same client sending one header more with every call.
+    ///
+    /// ```
+    /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
+    /// let client = client.with_header("X-Shop", "berlin")?;
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
     pub fn with_header(self, name: &str, value: &str) -> Result<Client, Error> {
         let name = HeaderName::try_from(name)
             .map_err(|_| Error::Invalid(format!("`{}` is not a header's name", name.escape_debug())))?;
@@ -112,17 +200,71 @@ impl Client {
         Ok(self.with_header_value(name, value))
     }
 
+    /// The same client calling the server at another address, for example a certain node of several. Its token and its
+    /// headers go along.
+    ///
+    /// ```
+    /// let client = openorch_sdk::ClientFactory::new("http://10.0.0.5:58231")?.client();
+    /// assert_eq!(client.with_address("http://10.0.0.6:58231")?.url(), "http://10.0.0.6:58231");
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
+    pub fn with_address(mut self, url: &str) -> Result<Client, Error> {
+        let base = target::parse_base(url)?;
+        // Connections are shared where they are made the same way.
+        let kind = |url: &Url| (target::is_loopback(url), url.scheme() == "http");
+        if kind(&base) != kind(&self.base) {
+            self.http = http_client(&base)?;
+        }
+        self.base = base;
+        Ok(self)
+    }
+
+    /// The same client with a limit to what a whole call may take, attempts and waits together.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
+    /// let client = client.with_time_out(Duration::from_millis(500));
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
+    pub fn with_time_out(mut self, limit: Duration) -> Client {
+        self.time_out = Some(limit);
+        self
+    }
+
+    pub(crate) fn with_session(mut self, session: Session) -> Client {
+        self.headers.remove(header::AUTHORIZATION);
+        self.session = Some(Arc::new(session));
+        self
+    }
+
     fn with_header_value(mut self, name: HeaderName, value: HeaderValue) -> Client {
         self.headers.insert(name, value);
         self
     }
 
-    /// The address of the server.
+    /// The address of the server, without a slash at the end.
+    ///
+    /// ```
+    /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231/")?.client();
+    /// assert_eq!(client.url(), "http://127.0.0.1:58231");
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
     pub fn url(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
     }
 
     /// Calls one operation of the contract.
+    ///
+    /// ```no_run
+    /// use openorch_sdk::{Client, Error, api::{Body, Json, registry::{LIST_NODES, ListNodesRequest}}};
+    ///
+    /// async fn count_nodes(client: &Client) -> Result<usize, Error> {
+    ///     let Json(answer) = client.call(LIST_NODES, Body(ListNodesRequest::default())).await?;
+    ///     Ok(answer.nodes.len())
+    /// }
+    /// ```
     pub async fn call<I: Input, O: Output>(&self, operation: Op<I, O>, input: I) -> Result<O, Error> {
         let mut parts = Parts::default();
         input.encode(&mut parts);
@@ -137,6 +279,16 @@ impl Client {
     }
 
     /// Calls one operation whose parts are already taken together, and answers its success. For folds over the table.
+    ///
+    /// ```no_run
+    /// use openorch_sdk::{Client, Error, Response, api};
+    ///
+    /// /// Any operation that takes no input, by its id.
+    /// async fn by_name(client: &Client, id: &str) -> Option<Result<Response, Error>> {
+    ///     let row = api::operations().find(|row| row.id == id)?;
+    ///     Some(client.call_row(row, &api::Parts::default()).await)
+    /// }
+    /// ```
     pub async fn call_row(&self, row: &'static Row, parts: &Parts) -> Result<Response, Error> {
         let path = target::path_and_query(row, parts)?;
         let url = target::raw_url(&self.base, &path)?;
@@ -152,40 +304,81 @@ impl Client {
             openorch_api::Method::Put => Method::PUT,
             openorch_api::Method::Delete => Method::DELETE,
         };
-        let body = body.map(Bytes::from);
-        let mut waits = RETRY_AFTER.iter();
+        let call = Call { operation: row.id.into(), method, url, body: body.map(Bytes::from) };
+        let answer = self.in_time(&call, self.send_patiently(&call, row.effect() == Effect::Read)).await?;
+        success(call.operation, answer)
+    }
+
+    /// Sends any request to the server, also to services behind its gateway, once, and answers whatever comes back.
+    ///
+    /// `path_and_query` is sent as it is written, for example `/skeleton-svc/hello?name=x`; a body is sent as JSON.
+    ///
+    /// ```no_run
+    /// use openorch_sdk::{Client, Error, http::Method};
+    ///
+    /// async fn greet(client: &Client) -> Result<String, Error> {
+    ///     let answer = client.request(Method::GET, "/skeleton-svc/hello", None).await?;
+    ///     Ok(String::from_utf8_lossy(&answer.bytes).into_owned())
+    /// }
+    /// ```
+    pub async fn request(&self, method: Method, path_and_query: &str, body: Option<Bytes>) -> Result<Response, Error> {
+        let url = target::raw_url(&self.base, path_and_query)?;
+        let operation = format!("{method} {}", url.path()).into();
+        let call = Call { operation, method, url, body };
+        self.in_time(&call, self.send_patiently(&call, false)).await
+    }
+
+    async fn in_time(
+        &self,
+        call: &Call,
+        sending: impl Future<Output = Result<Response, Error>>,
+    ) -> Result<Response, Error> {
+        let Some(limit) = self.time_out else { return sending.await };
+        tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| {
+            let reason = format!("nothing came within {} ms", limit.as_millis());
+            Err(self.unreachable(call, reason, true))
+        })
+    }
+
+    async fn send_patiently(&self, call: &Call, may_repeat: bool) -> Result<Response, Error> {
+        let (started, mut retries) = (Instant::now(), 0);
         loop {
-            match self.send(row.id.into(), method.clone(), url.clone(), body.clone()).await {
-                Err(Error::Unreachable { was_sent: false, .. }) if row.effect() == Effect::Read && waits.len() > 0 => {
-                    tokio::time::sleep(waits.next().copied().unwrap_or_default()).await;
-                }
-                sent => return success(row.id.into(), sent?),
-            }
+            let outcome = self.send_signed_in(call).await;
+            let pause = may_repeat.then(|| retry::pause(&outcome, retries, started.elapsed())).flatten();
+            let Some(pause) = pause else { return outcome };
+            tokio::time::sleep(pause).await;
+            retries += 1;
         }
     }
 
-    /// Sends any request to the server, also to services behind its gateway, and answers whatever comes back.
-    ///
-    /// `path_and_query` is sent as it is written, for example `/skeleton-svc/hello?name=x`; a body is sent as JSON.
-    pub async fn request(&self, method: Method, path_and_query: &str, body: Option<Bytes>) -> Result<Response, Error> {
-        let url = target::raw_url(&self.base, path_and_query)?;
-        let operation = format!("{method} {}", url.path());
-        self.send(operation.into(), method, url, body).await
+    /// Sends the call; a service whose session has ended signs in again and repeats what was refused for it.
+    async fn send_signed_in(&self, call: &Call) -> Result<Response, Error> {
+        let Some(session) = &self.session else { return self.send(call, None).await };
+        let token = session.token();
+        let answer = self.send(call, Some(&token)).await?;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        match session.renew(&token).await {
+            Some(fresh) => self.send(call, Some(&fresh)).await,
+            None => Ok(answer),
+        }
     }
 
-    async fn send(
-        &self,
-        operation: Cow<'static, str>,
-        method: Method,
-        url: Url,
-        body: Option<Bytes>,
-    ) -> Result<Response, Error> {
-        let mut request = self.http.request(method, url).headers(self.headers.clone());
-        if let Some(body) = body {
-            if !self.headers.contains_key(header::CONTENT_TYPE) {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-            }
-            request = request.body(body);
+    async fn send(&self, call: &Call, token: Option<&HeaderValue>) -> Result<Response, Error> {
+        let mut headers = self.headers.clone();
+        if let Some(token) = token {
+            headers.insert(header::AUTHORIZATION, token.clone());
+        }
+        if call.body.is_some() && !headers.contains_key(header::CONTENT_TYPE) {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        if let Some(trace) = TraceContext::current() {
+            trace.next().write(&mut headers);
+        }
+        let mut request = self.http.request(call.method.clone(), call.url.clone()).headers(headers);
+        if let Some(body) = &call.body {
+            request = request.body(body.clone());
         }
         let mut answer = match request.send().await {
             Ok(answer) => answer,
@@ -199,7 +392,7 @@ impl Client {
                 } else {
                     format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())
                 };
-                return Err(Error::Unreachable { operation, url: self.url().to_owned(), reason, was_sent });
+                return Err(self.unreachable(call, reason, was_sent));
             }
         };
         let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
@@ -207,27 +400,51 @@ impl Client {
             Ok(bytes) => Ok(Response { status, headers, bytes }),
             Err(error) => {
                 let answer = Response { status, headers, bytes: Bytes::new() };
-                Err(unexpected(operation, &answer, format!("it was cut: {}", root_cause(&error))))
+                Err(unexpected(call.operation.clone(), &answer, format!("it was cut: {}", root_cause(&error))))
             }
         }
     }
+
+    fn unreachable(&self, call: &Call, reason: String, was_sent: bool) -> Error {
+        Error::Unreachable { operation: call.operation.clone(), url: self.url().to_owned(), reason, was_sent }
+    }
+}
+
+/// What is sent, however often.
+struct Call {
+    operation: Cow<'static, str>,
+    method: Method,
+    url: Url,
+    body: Option<Bytes>,
 }
 
 // Written by hand so that a token never lands in a log through `{:?}`.
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let has_token = self.headers.contains_key(header::AUTHORIZATION);
+        let has_token = self.session.is_some() || self.headers.contains_key(header::AUTHORIZATION);
         f.debug_struct("Client").field("url", &self.url()).field("has_token", &has_token).finish()
     }
 }
 
 impl Response {
     /// Under this id the call stands in the server's log.
+    ///
+    /// ```
+    /// fn log(answer: &openorch_sdk::Response) {
+    ///     println!("{} (request {})", answer.status, answer.request_id().unwrap_or("unknown"));
+    /// }
+    /// ```
     pub fn request_id(&self) -> Option<&str> {
         self.headers.get("x-request-id")?.to_str().ok()
     }
 
     /// The server's sentence, if this is a refusal in the platform's form, `{"error": "…"}`.
+    ///
+    /// ```
+    /// fn tell(answer: &openorch_sdk::Response) -> String {
+    ///     answer.refusal().unwrap_or_else(|| answer.status.to_string())
+    /// }
+    /// ```
     pub fn refusal(&self) -> Option<String> {
         let body: serde_json::Value = serde_json::from_slice(&self.bytes).ok()?;
         Some(body.get("error")?.as_str()?.to_owned())

@@ -13,6 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, private_file};
 
 /// What a service signs in with.
+///
+/// ```
+/// let credential = openorch_sdk::Credential::random("skeleton-svc")?;
+/// assert!(credential.password.starts_with("cred_"));
+/// assert!(!format!("{credential:?}").contains(&credential.password), "it never lands in a log");
+/// # Ok::<(), openorch_sdk::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
     /// The account, and so the first path segment under which the service is reached.
@@ -23,6 +30,12 @@ pub struct Credential {
 
 impl Credential {
     /// A credential with a random password.
+    ///
+    /// ```
+    /// use openorch_sdk::Credential;
+    /// assert_ne!(Credential::random("skeleton-svc")?, Credential::random("skeleton-svc")?);
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
     pub fn random(slug: &str) -> Result<Credential, Error> {
         const ALPHABET: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
         let mut password = String::from("cred_");
@@ -46,6 +59,26 @@ impl std::fmt::Debug for Credential {
 }
 
 /// Where a service keeps its credential.
+///
+/// ```
+/// use std::sync::Mutex;
+/// use openorch_sdk::{Credential, CredentialStore, Error};
+///
+/// /// In a table of the service's own, say.
+/// struct InTable(Mutex<Option<Credential>>);
+///
+/// impl CredentialStore for InTable {
+///     async fn load(&self) -> Result<Option<Credential>, Error> {
+///         Ok(self.0.lock().unwrap().clone())
+///     }
+///     async fn keep(&self, fresh: Credential) -> Result<Credential, Error> {
+///         Ok(self.0.lock().unwrap().get_or_insert(fresh).clone())
+///     }
+///     fn place(&self) -> String {
+///         "the table `credentials`".into()
+///     }
+/// }
+/// ```
 pub trait CredentialStore: Send + Sync {
     /// The credential that was kept before, if any.
     fn load(&self) -> impl Future<Output = Result<Option<Credential>, Error>> + Send;
@@ -58,7 +91,20 @@ pub trait CredentialStore: Send + Sync {
     fn place(&self) -> String;
 }
 
-/// Keeps the credential as a JSON file that only its owner can read.
+/// Keeps the credential as a JSON file that only its owner can read. One that is damaged is refused and left as it is: it
+/// may hold the account's only password.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use openorch_sdk::{Credential, CredentialStore, FileCredentialStore};
+///
+/// # let folder = tempfile::tempdir()?;
+/// let store = FileCredentialStore::new(folder.path(), "skeleton-svc");
+/// let kept = store.keep(Credential::random("skeleton-svc")?).await?;
+/// assert_eq!(store.load().await?, Some(kept));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct FileCredentialStore {
     path: PathBuf,
@@ -66,11 +112,20 @@ pub struct FileCredentialStore {
 
 impl FileCredentialStore {
     /// In `folder`, as `<slug>.json`.
+    ///
+    /// ```
+    /// let store = openorch_sdk::FileCredentialStore::new("/var/lib/skeleton-svc", "skeleton-svc");
+    /// ```
     pub fn new(folder: impl AsRef<Path>, slug: &str) -> FileCredentialStore {
         FileCredentialStore { path: folder.as_ref().join(format!("{slug}.json")) }
     }
 
     /// In `~/.openorch/credentials`, as `<slug>.json`.
+    ///
+    /// ```no_run
+    /// let store = openorch_sdk::FileCredentialStore::in_home("skeleton-svc")?;
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
     pub fn in_home(slug: &str) -> Result<FileCredentialStore, Error> {
         let home = env::home_dir()
             .filter(|home| !home.as_os_str().is_empty())
@@ -117,6 +172,10 @@ impl CredentialStore for FileCredentialStore {
 }
 
 /// Keeps the credential as long as the program runs: for tests, and for services whose account may be lost.
+///
+/// ```
+/// let store = openorch_sdk::MemoryCredentialStore::default();
+/// ```
 #[derive(Debug, Default)]
 pub struct MemoryCredentialStore {
     credential: Mutex<Option<Credential>>,
@@ -124,6 +183,14 @@ pub struct MemoryCredentialStore {
 
 impl MemoryCredentialStore {
     /// A store that already knows a credential, for example one from a secret manager.
+    ///
+    /// ```
+    /// use openorch_sdk::{Credential, MemoryCredentialStore};
+    ///
+    /// fn store(password: String) -> MemoryCredentialStore {
+    ///     MemoryCredentialStore::with(Credential { slug: "skeleton-svc".into(), password })
+    /// }
+    /// ```
     pub fn with(credential: Credential) -> MemoryCredentialStore {
         MemoryCredentialStore { credential: Mutex::new(Some(credential)) }
     }

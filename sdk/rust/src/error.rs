@@ -2,7 +2,23 @@
 
 use std::{borrow::Cow, error, fmt};
 
+use crate::retry::is_temporary;
+
 /// A failed call.
+///
+/// ```
+/// use openorch_sdk::Error;
+///
+/// fn advise(error: &Error) -> &'static str {
+///     match error {
+///         Error::Refused { status: 403, .. } => "ask an admin",
+///         error if error.is_temporary() => "try again in a moment",
+///         _ => "read the message",
+///     }
+/// }
+/// let error = Error::Refused { operation: "listNodes".into(), status: 403, message: "no".into(), request_id: None };
+/// assert_eq!((advise(&error), error.to_string().as_str()), ("ask an admin", "listNodes: no (403)"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -41,12 +57,25 @@ pub enum Error {
     },
     /// What was given to this library cannot be sent. Nothing was.
     Invalid(String),
-    /// The credential of the service cannot be read or kept.
+    /// The credential of the service cannot be read or kept, or is not its account's.
     Credential(String),
+    /// The caller of a service did not say who it is, or with a token that is not good. The sentence is for the caller.
+    Unauthenticated(String),
+    /// The caller of a service lacks a permission. The sentence is for the caller.
+    Forbidden(String),
+    /// What the datastore of the service said.
+    #[cfg(feature = "datastore")]
+    Datastore(openorch_store::StoreError),
+    /// The service cannot run: no address to listen on, a path that no request can reach.
+    Service(String),
 }
 
 impl Error {
     /// The HTTP status of the answer, where there was one.
+    ///
+    /// ```
+    /// assert_eq!(openorch_sdk::Error::Invalid("nothing was sent".into()).status(), None);
+    /// ```
     pub fn status(&self) -> Option<u16> {
         match self {
             Error::Refused { status, .. } | Error::Unexpected { status, .. } => Some(*status),
@@ -55,6 +84,10 @@ impl Error {
     }
 
     /// Under this id the call stands in the server's log.
+    ///
+    /// ```
+    /// assert_eq!(openorch_sdk::Error::Invalid("nothing was sent".into()).request_id(), None);
+    /// ```
     pub fn request_id(&self) -> Option<&str> {
         match self {
             Error::Refused { request_id, .. } | Error::Unexpected { request_id, .. } => request_id.as_deref(),
@@ -63,10 +96,19 @@ impl Error {
     }
 
     /// Whether the same call may well succeed in a moment: the server is away, starting, or asks for patience.
+    ///
+    /// ```
+    /// assert!(!openorch_sdk::Error::Invalid("nothing was sent".into()).is_temporary());
+    /// ```
     pub fn is_temporary(&self) -> bool {
         match self {
             Error::Unreachable { .. } => true,
-            Error::Refused { status, .. } | Error::Unexpected { status, .. } => matches!(status, 429 | 502 | 503 | 504),
+            Error::Refused { status, .. } | Error::Unexpected { status, .. } => is_temporary(*status),
+            #[cfg(feature = "datastore")]
+            Error::Datastore(error) => {
+                use openorch_store::StoreError::{Conflict, StorageFull, TimedOut, Unavailable};
+                matches!(error, Conflict(_) | StorageFull(_) | TimedOut(_) | Unavailable(_))
+            }
             _ => false,
         }
     }
@@ -82,7 +124,13 @@ impl fmt::Display for Error {
             Error::Unexpected { operation, status, reason, .. } => {
                 write!(f, "{operation}: this does not look like an answer of OpenOrch ({status}): {reason}")
             }
-            Error::Invalid(reason) | Error::Credential(reason) => f.write_str(reason),
+            Error::Invalid(reason)
+            | Error::Credential(reason)
+            | Error::Unauthenticated(reason)
+            | Error::Forbidden(reason)
+            | Error::Service(reason) => f.write_str(reason),
+            #[cfg(feature = "datastore")]
+            Error::Datastore(error) => error.fmt(f),
         }?;
         match self.request_id() {
             Some(id) => write!(f, " [request {id}]"),

@@ -14,16 +14,40 @@ use openorch_api::{
 };
 use tokio::task::AbortHandle;
 
-use crate::{Client, Error};
+use crate::{Client, Error, retry::backoff};
+
+/// After a beat that was not heard, before the next.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is to be registered. Requests to `/<slug of the client's account>/…` then reach it.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use openorch_sdk::{Client, Error, InstanceRegistration};
+///
+/// async fn serve(client: &Client) -> Result<(), Error> {
+///     let instance = InstanceRegistration::new("http://127.0.0.1:9311")
+///         .health_path("/health")
+///         .heartbeat(Duration::from_secs(20))
+///         .register(client)
+///         .await?;
+///     // … serve until told to stop, then:
+///     instance.deregister().await
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceRegistration {
     request: RegisterInstanceRequest,
 }
 
-/// A registered instance. Dropping it stops the heartbeat and nothing else; [`deregister`](Self::deregister) says
+/// A registered instance, as made by [`InstanceRegistration::register`]. Dropping it stops the heartbeat and nothing else; [`deregister`](Self::deregister) says
 /// good-bye.
+///
+/// ```
+/// fn show(instance: &openorch_sdk::RegisteredInstance) {
+///     println!("{} is {}", instance.id().unwrap_or_default(), instance.status().as_str());
+/// }
+/// ```
 #[must_use = "the heartbeat ends when this is dropped"]
 #[derive(Debug)]
 pub struct RegisteredInstance {
@@ -49,12 +73,21 @@ struct Seen {
 
 impl InstanceRegistration {
     /// The instance that the daemon reaches at `url`, for example `http://127.0.0.1:9311`.
+    ///
+    /// ```
+    /// let registration = openorch_sdk::InstanceRegistration::new("http://127.0.0.1:9311");
+    /// ```
     pub fn new(url: impl Into<String>) -> InstanceRegistration {
         let request = RegisterInstanceRequest { url: Some(url.into()), ..RegisterInstanceRequest::default() };
         InstanceRegistration { request }
     }
 
     /// Probed by `GET` under this path instead of by opening a connection.
+    ///
+    /// ```
+    /// # use openorch_sdk::InstanceRegistration;
+    /// let registration = InstanceRegistration::new("http://127.0.0.1:9311").health_path("/health");
+    /// ```
     pub fn health_path(mut self, path: impl Into<String>) -> InstanceRegistration {
         self.request.health_path = Some(path.into());
         self
@@ -62,6 +95,12 @@ impl InstanceRegistration {
 
     /// Registers again at this interval, of whole seconds and one at least. The daemon forgets an instance that
     /// announced a heartbeat and stays silent for three intervals; one that announced none is never forgotten.
+    ///
+    /// ```
+    /// # use openorch_sdk::InstanceRegistration;
+    /// # use std::time::Duration;
+    /// let registration = InstanceRegistration::new("http://127.0.0.1:9311").heartbeat(Duration::from_secs(20));
+    /// ```
     pub fn heartbeat(mut self, every: Duration) -> InstanceRegistration {
         self.request.heartbeat_seconds = Some(u32::try_from(every.as_secs()).unwrap_or(u32::MAX).max(1));
         self
@@ -69,7 +108,16 @@ impl InstanceRegistration {
 
     /// Registers the instance, before or after it listens: the daemon looks for it eagerly for some seconds.
     ///
-    /// With a heartbeat this must be called on a Tokio runtime, which then runs it.
+    /// With a heartbeat this must be called on a Tokio runtime, which then runs it. Should the daemon lose the instance,
+    /// the next beat registers it anew.
+    ///
+    /// ```no_run
+    /// # use openorch_sdk::{Client, Error, InstanceRegistration};
+    /// # async fn example(client: &Client) -> Result<(), Error> {
+    /// let instance = InstanceRegistration::new("http://127.0.0.1:9311").register(client).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn register(self, client: &Client) -> Result<RegisteredInstance, Error> {
         let request = self.request;
         let seen = Arc::new(Mutex::new(announce(client, &request).await?));
@@ -86,17 +134,37 @@ impl InstanceRegistration {
 
 impl RegisteredInstance {
     /// The id that the registry gave, unless the server is too old to say.
+    ///
+    /// ```
+    /// # fn example(instance: &openorch_sdk::RegisteredInstance) {
+    /// assert!(instance.id().is_none_or(|id| id.starts_with("inst_")));
+    /// # }
+    /// ```
     pub fn id(&self) -> Option<String> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).id.clone()
     }
 
     /// How the daemon found the instance when it was registered, or at the last heartbeat.
+    ///
+    /// ```
+    /// use openorch_sdk::{RegisteredInstance, api::registry::InstanceStatus};
+    ///
+    /// fn is_well(instance: &RegisteredInstance) -> bool {
+    ///     instance.status() == InstanceStatus::Healthy
+    /// }
+    /// ```
     pub fn status(&self) -> InstanceStatus {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).status
     }
 
     /// Removes the instance, so that no further request is sent to it. For the end of a service, before it stops
     /// listening. One that is gone already is no failure.
+    ///
+    /// ```no_run
+    /// # async fn example(instance: openorch_sdk::RegisteredInstance) -> Result<(), openorch_sdk::Error> {
+    /// instance.deregister().await
+    /// # }
+    /// ```
     pub async fn deregister(self) -> Result<(), Error> {
         if let Some(heartbeat) = &self.heartbeat {
             // Before the removal, and not in the middle of a beat: one that arrives later brings the instance back.
@@ -141,13 +209,28 @@ async fn beat(
     seen: Arc<Mutex<Seen>>,
     beating: Arc<tokio::sync::Mutex<()>>,
 ) {
+    let mut failures = 0;
     loop {
-        tokio::time::sleep(every).await;
+        // One that was not heard is repeated sooner: a daemon that comes back may have lost the instance.
+        let pause = if failures == 0 { every } else { backoff(FIRST_PAUSE, failures - 1, every) };
+        tokio::time::sleep(pause).await;
         let _held = beating.lock().await;
         match announce(&client, &request).await {
-            Ok(fresh) => *seen.lock().unwrap_or_else(PoisonError::into_inner) = fresh,
-            // The next beat is the next attempt; the daemon allows two to be missed.
-            Err(error) => tracing::warn!("a heartbeat was not heard: {error}"),
+            Ok(fresh) => {
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                if seen.id.is_some() && fresh.id.is_some() && seen.id != fresh.id {
+                    tracing::warn!(
+                        "the daemon had lost the instance {}; it is registered again",
+                        request.url.as_deref().unwrap_or_default()
+                    );
+                }
+                *seen = fresh;
+                failures = 0;
+            }
+            Err(error) => {
+                tracing::warn!("a heartbeat was not heard: {error}");
+                failures += 1;
+            }
         }
     }
 }

@@ -1,42 +1,60 @@
-//! The Rust SDK of OpenOrch: a client typed by the table of operations, and what a service needs to live on the
-//! platform: its account and the registration of its instance. Storage for services is not here yet.
+//! The Rust SDK of OpenOrch: a client typed by the table of operations, and what a service needs to live on the platform.
+//! A service with a server of its own begins with [`service_client`] and [`InstanceRegistration`]; one without has all of
+//! it from `service::Service`.
 //!
 //! ```no_run
 //! use openorch_sdk::{
 //!     ClientFactory, Error, FileCredentialStore, InstanceRegistration,
-//!     api::registry::{LIST_NODES, ListNodesRequest},
-//!     register_service_account,
+//!     api::{Body, Json, registry::{LIST_NODES, ListNodesRequest}},
+//!     service_client,
 //! };
 //!
 //! # async fn example() -> Result<(), Error> {
 //! let client = ClientFactory::new("http://127.0.0.1:58231")?.client();
 //! let store = FileCredentialStore::new("/var/lib/skeleton-svc", "skeleton-svc");
-//! let token = register_service_account(&client, "skeleton-svc", "Skeleton Svc", &store).await?;
+//! let client = service_client(&client, "skeleton-svc", "Skeleton Svc", store).await?;
 //!
-//! let client = client.with_token(&token)?;
 //! let instance = InstanceRegistration::new("http://127.0.0.1:9311").register(&client).await?;
-//! let nodes = client.call(LIST_NODES, openorch_sdk::api::Body(ListNodesRequest::default())).await?;
+//! let Json(answer) = client.call(LIST_NODES, Body(ListNodesRequest::default())).await?;
 //! instance.deregister().await
 //! # }
 //! ```
+//!
+//! Features: `service` (default) is the service kit on axum; `datastore` keeps documents in a file or in PostgreSQL;
+//! `testing` starts a daemon for a test. Without features it is the client alone.
 #![warn(missing_docs)]
+
+/// The README is tested like any example.
+#[cfg(all(doctest, feature = "service"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod account;
 mod client;
 mod credential;
+#[cfg(feature = "datastore")]
+pub mod datastore;
 mod error;
 mod instance;
 pub mod private_file;
+mod retry;
+#[cfg(feature = "service")]
+pub mod service;
+mod session;
 mod settings;
 mod target;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod trace;
 
-pub use account::{register_service_account, register_service_account_within};
+pub use account::{register_service_account, register_service_account_within, service_client};
 pub use client::{Client, ClientFactory, Response};
 pub use credential::{Credential, CredentialStore, FileCredentialStore, MemoryCredentialStore};
 pub use error::Error;
 pub use instance::{InstanceRegistration, RegisteredInstance};
 pub use settings::SdkSettings;
-pub use target::server_url;
+pub use target::{path_and_query, server_url};
+pub use trace::TraceContext;
 
 /// The types of headers and methods that this crate's functions take.
 pub use http;

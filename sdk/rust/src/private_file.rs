@@ -7,13 +7,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Held while a file is read, changed and written back. Let go when dropped, by a crash too.
+/// Held while a file is read, changed and written back. Let go when dropped, by a crash too. [`lock`] makes one.
+///
+/// ```
+/// use openorch_sdk::private_file::{self, Lock};
+///
+/// fn hold(path: &std::path::Path) -> std::io::Result<Lock> {
+///     private_file::lock(path)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
 
 /// Waits until no other program changes the file at `path`; makes its folder if needed.
 ///
 /// The lock is a file beside it (`<name>.lock`), since the file itself is replaced by every write.
+///
+/// ```
+/// use openorch_sdk::private_file;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = &folder.path().join("count");
+/// let held = private_file::lock(path)?;
+/// let count: u32 = private_file::read(path)?.and_then(|text| text.parse().ok()).unwrap_or(0);
+/// private_file::replace(path, &(count + 1).to_string())?;
+/// drop(held);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn lock(path: &Path) -> io::Result<Lock> {
     make_folder_of(path)?;
     let file = private(OpenOptions::new().write(true).create(true).truncate(false)).open(beside(path, "lock"))?;
@@ -22,6 +42,11 @@ pub fn lock(path: &Path) -> io::Result<Lock> {
 }
 
 /// The text of the file, or `None` if there is no such file.
+///
+/// ```
+/// assert_eq!(openorch_sdk::private_file::read("/no/such/file".as_ref())?, None);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn read(path: &Path) -> io::Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -31,6 +56,13 @@ pub fn read(path: &Path) -> io::Result<Option<String>> {
 }
 
 /// Puts `text` in place of the file's content. Readers see the old text or the new one, also after a crash.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let path = &folder.path().join("secret");
+/// openorch_sdk::private_file::replace(path, "s3cret")?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn replace(path: &Path, text: &str) -> io::Result<()> {
     make_folder_of(path)?;
     // A file that is a link (to a synchronised folder, say) stays one: what it points to is replaced.

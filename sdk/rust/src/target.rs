@@ -10,6 +10,13 @@ use crate::Error;
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Checks the address of a server and answers it as clients show it: without a slash at the end.
+///
+/// ```
+/// use openorch_sdk::server_url;
+/// assert_eq!(server_url(" http://127.0.0.1:58231/ ")?, "http://127.0.0.1:58231");
+/// assert!(server_url("127.0.0.1:58231").is_err());
+/// # Ok::<(), openorch_sdk::Error>(())
+/// ```
 pub fn server_url(text: &str) -> Result<String, Error> {
     Ok(parse_base(text)?.as_str().trim_end_matches('/').to_owned())
 }
@@ -54,8 +61,15 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Path and query of an operation with its parameters filled in.
-pub(crate) fn path_and_query(row: &Row, parts: &Parts) -> Result<String, Error> {
+/// Path and query of an operation with its parameters filled in, as they are sent.
+///
+/// ```
+/// use openorch_sdk::{api::{Parts, registry::REMOVE_INSTANCE}, path_and_query};
+/// let parts = Parts { path: vec!["a/b".into()], ..Parts::default() };
+/// assert_eq!(path_and_query(REMOVE_INSTANCE.row, &parts)?, "/registry-svc/instance/a%2Fb");
+/// # Ok::<(), openorch_sdk::Error>(())
+/// ```
+pub fn path_and_query(row: &Row, parts: &Parts) -> Result<String, Error> {
     let mut values = parts.path.iter();
     let mut target = String::with_capacity(row.path.len() + 32);
     for segment in row.path.split('/').skip(1) {

@@ -127,6 +127,9 @@ fn routable(status: InstanceStatus) -> Routable {
     }
 }
 
+/// Instances on their way into memory, by id.
+type Loaded = Vec<(Arc<str>, Arc<Entry>)>;
+
 /// The instances of one account.
 struct Group {
     slug: Box<str>,
@@ -155,7 +158,7 @@ impl Live {
     pub fn load(&self, entries: Vec<Entry>, services: Vec<ServiceRow>) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         tables.reserve(entries.len(), services.len());
-        let mut groups: Vec<(ServiceRow, Vec<(Arc<str>, Arc<Entry>)>)> = Vec::with_capacity(services.len());
+        let mut groups: Vec<(ServiceRow, Loaded)> = Vec::with_capacity(services.len());
         let mut places: HashMap<String, usize> = HashMap::with_capacity(services.len());
         for service in services {
             places.insert(service.owner_id.clone(), groups.len());
@@ -171,7 +174,7 @@ impl Live {
         }
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let backends = |of: &[(Arc<str>, Arc<Entry>)]| of.iter().map(|(id, entry)| entry.backend(id)).collect();
+                let backends = |of: &Loaded| of.iter().map(|(id, entry)| entry.backend(id)).collect();
                 self.routes.load(groups.iter().map(|(row, of)| (row.slug.as_str().into(), backends(of))).collect());
             });
             for (service, of) in &groups {

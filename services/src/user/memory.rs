@@ -151,6 +151,15 @@ impl Memory {
         }
     }
 
+    /// These sessions ended: the next request with one is refused.
+    pub fn sessions_ended<'a>(&self, ids: impl Iterator<Item = &'a str>) {
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        for id in ids {
+            self.sessions.invalidate(id);
+        }
+    }
+
     /// What is told of an account changed; who it is and what it may stayed.
     pub fn profile_changed(&self, user_id: &str) {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);

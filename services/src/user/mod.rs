@@ -7,6 +7,7 @@ mod invitation;
 mod keys;
 mod memory;
 mod passwords;
+mod revoke;
 mod rows;
 mod seed;
 mod session;
@@ -120,6 +121,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::READ_USER_BY_TOKEN, account::read_by_token)
         .on(api::SAVE_SELF, account::save_self)
         .on(api::CHANGE_PASSWORD, account::change_password)
+        .on(api::REVOKE_TOKENS, revoke::revoke_tokens)
         .on(api::IS_AUTHORIZED, authorize::is_authorized)
         .on(api::CREATE_INVITATION, invitation::create)
         .on(api::LIST_INVITATIONS, invitation::list)

@@ -219,6 +219,14 @@ impl Users {
         Ok(())
     }
 
+    /// Ends these sessions in one batch.
+    pub(super) async fn end_these(&self, ended: &[String]) -> Result<()> {
+        let batch = ended.iter().fold(Batch::new(), |batch, id| batch.with(self.sessions.delete(id, None)));
+        self.store.commit(batch).await?;
+        self.memory.sessions_ended(ended.iter().map(String::as_str));
+        Ok(())
+    }
+
     /// A service must not find a token of ours in whatever else the value says.
     fn refuse_odd(&self, authorization: &HeaderValue) -> Result<Passage> {
         let words = authorization.as_bytes().split(|byte| !is_of_jwt(*byte));

@@ -86,6 +86,14 @@ impl PostgresOptions {
     }
 }
 
+impl PostgresOptions {
+    /// The hosts and ports it leads to, as `host:port`; none where it is a socket of this machine. `Invalid` where the
+    /// connection string cannot be read.
+    pub fn hosts(&self) -> Result<Vec<String>> {
+        Ok(Target::parse(&self.connection)?.hosts())
+    }
+}
+
 impl fmt::Debug for PostgresOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresOptions")

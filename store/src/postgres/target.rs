@@ -117,6 +117,19 @@ impl Target {
         Ok(Self { tls: tls::connector(trust, ours.roots.as_deref())?, place: place(&config), config })
     }
 
+    /// As `host:port`, those of the network alone.
+    pub(super) fn hosts(&self) -> Vec<String> {
+        let port = |at: usize| port(&self.config, at);
+        let by_name = self.config.get_hosts().iter().enumerate().filter_map(|(at, host)| match host {
+            Host::Tcp(name) if name.contains(':') => Some(format!("[{name}]:{}", port(at))),
+            Host::Tcp(name) => Some(format!("{name}:{}", port(at))),
+            #[cfg(unix)]
+            Host::Unix(_) => None,
+        });
+        let addresses = self.config.get_hostaddrs().iter().enumerate();
+        by_name.chain(addresses.map(|(at, ip)| std::net::SocketAddr::new(*ip, port(at)).to_string())).collect()
+    }
+
     /// A connection with a task of its own, which ends with it; where there is none within `limit`, the store's own error.
     pub(super) async fn connect(&self, limit: Duration) -> std::result::Result<(Client, JoinHandle<()>), Failure> {
         let connecting = tokio::time::timeout(limit, self.config.connect(self.tls.clone())).await;
@@ -263,8 +276,12 @@ fn set_defaults(config: &mut Config) {
     }
 }
 
+fn port(config: &Config, at: usize) -> u16 {
+    *config.get_ports().get(at).or_else(|| config.get_ports().first()).unwrap_or(&5432)
+}
+
 fn place(config: &Config) -> String {
-    let port = |at: usize| *config.get_ports().get(at).or_else(|| config.get_ports().first()).unwrap_or(&5432);
+    let port = |at: usize| port(config, at);
     let host = |(at, host): (usize, &Host)| match host {
         Host::Tcp(name) if name.contains(':') => format!("[{name}]:{}", port(at)),
         Host::Tcp(name) => format!("{name}:{}", port(at)),
@@ -334,6 +351,15 @@ mod tests {
             assert!(matches!(&error, StoreError::Invalid(told) if told.contains(words)), "{text}: {error}");
             assert!(!error.sentence().contains("secret"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn the_hosts_are_those_of_the_network() {
+        let hosts = |text: &str| parsed(text).hosts();
+        assert_eq!(hosts("postgres://u:p@h1:1,h2/d"), ["h1:1", "h2:5432"]);
+        assert_eq!(hosts("host=/run/pg user=u"), [""; 0]);
+        assert_eq!(hosts("host=::1 port=7 user=u"), ["[::1]:7"]);
+        assert_eq!(hosts("hostaddr=10.0.0.1 user=u"), ["10.0.0.1:5432"]);
     }
 
     #[test]

@@ -85,6 +85,11 @@ impl Plan {
         !self.conditions.long
     }
 
+    /// Whether nothing is left to be done with the rows that come.
+    pub(crate) fn is_all_sql(&self) -> bool {
+        self.conditions.rest.is_empty() && self.ordered_here.is_none()
+    }
+
     /// Whether the answer is empty without asking.
     pub(crate) fn wants_nothing(&self) -> bool {
         self.limit == Some(0)

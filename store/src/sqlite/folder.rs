@@ -17,7 +17,7 @@ use crate::sql::{LAYOUT, MIN_COMPATIBLE, random_id};
 use crate::{Result, StoreError};
 
 const LOCK: &str = "openorch.lock";
-const DATABASE: &str = "openorch.db";
+pub(super) const DATABASE: &str = "openorch.db";
 /// "OpOr", in the header of every database of ours.
 const APPLICATION_ID: u32 = 0x4F70_4F72;
 /// In the lock file until there is an id.
@@ -36,9 +36,9 @@ pub(super) struct Folder {
 }
 
 /// What a database says of itself.
-struct Identity {
+pub(super) struct Identity {
     id: String,
-    seeded: bool,
+    pub(super) seeded: bool,
 }
 
 impl Folder {
@@ -122,7 +122,7 @@ fn gone(database: &Path, wanted: &str, folder: &Path) -> StoreError {
     ))
 }
 
-fn make_folder(folder: &Path) -> Result<()> {
+pub(super) fn make_folder(folder: &Path) -> Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -147,7 +147,7 @@ fn keep_private(path: &Path) {
     let _ = path;
 }
 
-fn open_private(path: &Path) -> Result<File> {
+pub(super) fn open_private(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]
@@ -155,6 +155,22 @@ fn open_private(path: &Path) -> Result<File> {
     let file = options.open(path).map_err(|error| from_io(&error, "opening", path))?;
     keep_private(path);
     Ok(file)
+}
+
+/// A folder that is held while its database is put there.
+pub(super) struct Held {
+    /// The lock, until it is dropped.
+    pub(super) file: File,
+    /// Whether the folder was started with a database.
+    pub(super) has_database: bool,
+}
+
+/// Takes hold of a folder without looking at its database.
+pub(super) fn take_folder(folder: &Path) -> Result<Held> {
+    let path = folder.join(LOCK);
+    let mut file = take_lock(folder, &path)?;
+    let has_database = read_id(&mut file).map_err(|error| from_io(&error, "reading", &path))?.is_some();
+    Ok(Held { file, has_database })
 }
 
 fn take_lock(folder: &Path, path: &Path) -> Result<File> {
@@ -200,7 +216,7 @@ fn write_pid(lock: &mut File, id: Option<&str>) -> io::Result<()> {
 
 /// What the database says of itself, without touching it: `None` where there is nothing, an error where there is
 /// something that is not a sound database of ours.
-fn read_identity(database: &Path) -> Result<Option<Identity>> {
+pub(super) fn read_identity(database: &Path) -> Result<Option<Identity>> {
     let wal_length = fs::metadata(beside(database, "-wal")).map_or(0, |wal| wal.len());
     let length = match fs::metadata(database) {
         Ok(found) => found.len(),
@@ -369,7 +385,7 @@ fn fill_new(new: &Path) -> Result<Identity> {
 }
 
 /// The log goes before the database: a log without its database must never meet another one.
-fn remove_database(database: &Path) -> Result<()> {
+pub(super) fn remove_database(database: &Path) -> Result<()> {
     for path in [beside(database, "-wal"), beside(database, "-shm"), beside(database, "-journal"), database.into()] {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(from_io(&error, "removing", &path)),
@@ -379,11 +395,11 @@ fn remove_database(database: &Path) -> Result<()> {
     Ok(())
 }
 
-fn sync_file(path: &Path) -> Result<()> {
+pub(super) fn sync_file(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(|error| from_io(&error, "writing", path))
 }
 
-fn sync_folder_of(file: &Path) -> Result<()> {
+pub(super) fn sync_folder_of(file: &Path) -> Result<()> {
     #[cfg(unix)]
     if let Some(folder) = file.parent() {
         File::open(folder)
@@ -395,7 +411,7 @@ fn sync_folder_of(file: &Path) -> Result<()> {
     Ok(())
 }
 
-fn beside(database: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(suffix);
     name.into()

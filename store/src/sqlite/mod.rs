@@ -1,12 +1,17 @@
 //! The embedded engine: one folder with one SQLite database, for a daemon that stands alone. One thread writes
 //! (`writer.rs`), a few read (`reader.rs`); what a document may be is checked on the caller's thread.
 
+mod backup;
+mod check;
 mod errors;
 mod folder;
 mod reader;
 mod run;
 mod schema;
 mod writer;
+
+pub use self::backup::{Notes, Restoring, backup};
+pub use self::check::check;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,6 +133,11 @@ impl Store for SqliteStore {
     fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
             let plan = self.0.collections.plan(collection, query)?;
+            if plan.is_all_sql()
+                && let Some(page) = self.0.readers.try_here(|connection| run::find_short(&plan, connection))?
+            {
+                return Ok(page);
+            }
             self.0.readers.run(move |connection| run::find(&plan, connection)).await
         })
     }

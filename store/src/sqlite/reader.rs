@@ -123,6 +123,10 @@ impl Readers {
     /// Runs `read` here and now, for reads by id: some microseconds, less than asking a thread takes. The longest they
     /// can take is a page or two of the disk.
     pub(super) fn run_here<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.take_reader(|reader| read(&reader.connection))
+    }
+
+    fn take_reader<T>(&self, work: impl FnOnce(&Reader) -> Result<T>) -> Result<T> {
         if self.shared.state().closed {
             return Err(closed());
         }
@@ -131,12 +135,26 @@ impl Readers {
             Some(reader) => reader,
             None => Reader::open(&self.shared.folder)?,
         };
-        let result = read(&reader.connection);
+        let result = work(&reader);
         let mut short = self.shared.short();
         if short.len() < self.shared.most {
             short.push(reader);
         }
         result
+    }
+
+    /// Runs `read` here and now if it turns out to be short; `None` where it does not, and has to be run on a thread. What
+    /// is given up was at most `STEPS_PER_LOOK` steps, about a millisecond.
+    pub(super) fn try_here<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<Option<T>> {
+        self.take_reader(|reader| {
+            reader.watch(Some(Watch { until: Instant::now(), abandoned: Arc::default() }));
+            let result = read(&reader.connection);
+            reader.watch(None);
+            match result {
+                Err(StoreError::TimedOut(_)) => Ok(None),
+                other => other.map(Some),
+            }
+        })
     }
 
     /// Gives an answer away piece by piece, from a thread of its own.

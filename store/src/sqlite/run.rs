@@ -5,7 +5,10 @@ use rusqlite::{Connection, Statement, ToSql, params_from_iter};
 
 use super::errors::from_sqlite;
 use crate::sql::{Bind, CountPlan, Plan};
-use crate::{Page, Result, Row};
+use crate::{Page, Result, Row, StoreError};
+
+/// Bytes of documents that are read where they are asked for.
+const SHORT_BYTES: usize = 256 * 1024;
 
 impl ToSql for Bind {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
@@ -24,6 +27,22 @@ pub(super) fn find(plan: &Plan, connection: &Connection) -> Result<Page> {
     let mut collector = plan.collector();
     if !plan.wants_nothing() {
         each(connection, plan, |row| collector.take(row))?;
+    }
+    collector.page()
+}
+
+/// The same, given up as too long where the page is large.
+pub(super) fn find_short(plan: &Plan, connection: &Connection) -> Result<Page> {
+    let mut collector = plan.collector();
+    let mut bytes = 0;
+    if !plan.wants_nothing() {
+        each(connection, plan, |row| {
+            bytes += row.body.len();
+            if bytes > SHORT_BYTES {
+                return Err(StoreError::TimedOut(String::new()));
+            }
+            collector.take(row)
+        })?;
     }
     collector.page()
 }

@@ -4,6 +4,7 @@
 #[macro_use]
 mod suite;
 
+mod backup;
 mod child;
 mod crash;
 mod folder;

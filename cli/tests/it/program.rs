@@ -1,82 +1,14 @@
 //! The program as its user sees it: what it prints where, what it ends with, and what it leaves in its settings file.
 //! The server is a stub; the real daemon is met in the daemon's own tests and in `examples/first-service/run`.
 
-#[path = "../../sdk/rust/tests/stub/mod.rs"]
-mod stub;
+use std::fs;
+#[cfg(unix)]
+use std::{io::Read, process::Stdio};
 
-use std::{
-    fs,
-    io::{Read, Write},
-    path::PathBuf,
-    process::{Command, Output, Stdio},
+use crate::{
+    stub::{Request, Stub, json},
+    support::{Home, Ran},
 };
-
-use stub::{Request, Stub, json};
-
-struct Home {
-    folder: tempfile::TempDir,
-}
-
-impl Home {
-    fn new() -> Home {
-        Home { folder: tempfile::tempdir().unwrap() }
-    }
-
-    /// A home in which `openorch` is signed in to the stub.
-    fn signed_in(stub: &Stub) -> Home {
-        let home = Home::new();
-        let users = "{openorch: {slug: openorch, token: t0k}}";
-        let environment = format!("{{url: '{}', selectedUser: openorch, users: {users}}}", stub.url);
-        fs::create_dir_all(home.settings().parent().unwrap()).unwrap();
-        fs::write(home.settings(), format!("selectedEnvironment: s\nenvironments: {{s: {environment}}}\n")).unwrap();
-        home
-    }
-
-    fn settings(&self) -> PathBuf {
-        self.folder.path().join(".openorch/cliConfig.yaml")
-    }
-
-    fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_oo"));
-        command.args(line.split_whitespace()).env("HOME", self.folder.path()).stdin(Stdio::null());
-        command.env_remove("OPENORCH_URL").env_remove("OPENORCH_TOKEN");
-        command
-    }
-
-    fn oo(&self, line: &str) -> Ran {
-        Ran::of(self.command(line).output().unwrap())
-    }
-
-    fn oo_with(&self, line: &str, input: &str) -> Ran {
-        let mut command = self.command(line);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        Ran::of(child.wait_with_output().unwrap())
-    }
-}
-
-#[derive(Debug)]
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    fn of(output: Output) -> Ran {
-        Ran {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    #[track_caller]
-    fn is(&self, code: i32, out: &str, err: &str) {
-        assert_eq!((self.code, self.out.as_str(), self.err.as_str()), (code, out, err));
-    }
-}
 
 /// `{"ori":["user-svc:admin"]}` as the claims of a token.
 const TOKEN: &str = "e30.eyJvcmkiOlsidXNlci1zdmM6YWRtaW4iXX0.c2ln";

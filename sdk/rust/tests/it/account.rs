@@ -1,14 +1,12 @@
 //! A service's first minutes: its account, its instance, and what it does when the daemon is not there yet.
 
-mod stub;
-
 use std::{sync::Mutex, time::Duration};
 
+use crate::stub::{Request, Stub, json};
 use openorch_sdk::{
     Client, ClientFactory, CredentialStore, Error, FileCredentialStore, InstanceRegistration, MemoryCredentialStore,
-    register_service_account, register_service_account_within,
+    api::user::READ_USER_BY_TOKEN, register_service_account, register_service_account_within, service_client,
 };
-use stub::{Request, Stub, json};
 
 fn client(stub: &Stub) -> Client {
     ClientFactory::new(&stub.url).unwrap().client()
@@ -153,4 +151,83 @@ async fn with_a_server_that_does_not_say_the_id_the_instance_is_found_by_its_url
     let instance = InstanceRegistration::new("http://127.0.0.1:9311/").register(&client(&stub)).await.unwrap();
     instance.deregister().await.expect("gone already is gone");
     assert_eq!(lines(&stub)[2], "DELETE /registry-svc/instance/inst_9");
+}
+
+#[tokio::test]
+async fn two_copies_that_start_at_once_share_one_account() {
+    let (daemon, folder) = (crate::daemon::start(&[]).await, tempfile::tempdir().unwrap());
+    let copies = (0..4).map(|_| {
+        let (client, store) = (daemon.client(), FileCredentialStore::new(folder.path(), "a-svc"));
+        tokio::spawn(async move {
+            let client = service_client(&client, "a-svc", "A", store).await?;
+            Ok::<_, Error>(client.call(READ_USER_BY_TOKEN, ()).await?.0.user.id)
+        })
+    });
+    let mut ids = std::collections::BTreeSet::new();
+    for copy in copies.collect::<Vec<_>>() {
+        ids.insert(copy.await.unwrap().unwrap());
+    }
+    assert_eq!(ids.len(), 1);
+}
+
+#[tokio::test]
+async fn a_service_that_lost_its_credential_file_is_told_the_way_out_by_the_real_daemon_too() {
+    let (daemon, folder) = (crate::daemon::start(&[]).await, tempfile::tempdir().unwrap());
+    let store = FileCredentialStore::new(folder.path(), "a-svc");
+    register_service_account(&daemon.client(), "a-svc", "A", &store).await.unwrap();
+    std::fs::remove_file(folder.path().join("a-svc.json")).unwrap();
+    let error = register_service_account(&daemon.client(), "a-svc", "A", &store).await.unwrap_err();
+    assert!(matches!(&error, Error::Credential(text) if text.contains("have an admin reset")), "{error}");
+}
+
+#[tokio::test]
+async fn a_broken_credential_file_stays_as_it_is_and_nothing_is_sent() {
+    let (stub, folder) = (Stub::new(accounts()), tempfile::tempdir().unwrap());
+    let path = folder.path().join("a-svc.json");
+    for broken in ["", "{\"slug\":\"a-s", "[]", "{\"slug\":\"a-svc\"}", "<html>"] {
+        std::fs::write(&path, broken).unwrap();
+        let store = FileCredentialStore::new(folder.path(), "a-svc");
+        let error = register_service_account(&client(&stub), "a-svc", "A", &store).await.unwrap_err();
+        assert!(matches!(&error, Error::Credential(text) if text.contains("is damaged")), "{broken}: {error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), broken);
+    }
+    std::fs::write(&path, b"\xff\xfe").unwrap();
+    let store = FileCredentialStore::new(folder.path(), "a-svc");
+    let error = register_service_account(&client(&stub), "a-svc", "A", &store).await.unwrap_err();
+    assert!(matches!(&error, Error::Credential(_)), "{error}");
+    assert_eq!(stub.seen().len(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn without_a_home_a_service_says_where_it_would_keep_its_credential() {
+    use std::os::unix::process::CommandExt;
+    // The environment is a process's: this test runs itself as one without a home, of an account that no list knows.
+    if std::env::var_os("IS_CHILD").is_some() {
+        let error = FileCredentialStore::in_home("a-svc").unwrap_err().to_string();
+        assert!(error.contains("there is no home folder") && error.contains("set HOME"), "{error}");
+        return;
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.arg("without_a_home_a_service_says_where_it_would_keep_its_credential").env("IS_CHILD", "1");
+    match child.env_remove("HOME").uid(54_321).output() {
+        Ok(ran) => assert!(String::from_utf8_lossy(&ran.stdout).contains("1 passed"), "{ran:?}"),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => eprintln!("SKIP: this needs root"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_asks_for_patience_is_waited_for() {
+    let count = Mutex::new(0);
+    let stub = Stub::new(move |_| {
+        *count.lock().unwrap() += 1;
+        match *count.lock().unwrap() {
+            1 => json(503, r#"{"error": "the store is away"}"#),
+            2 => json(429, r#"{"error": "too many at once"}"#),
+            _ => json(200, r#"{"token":{"token":"jwt"}}"#),
+        }
+    });
+    let token = register_service_account(&client(&stub), "a-svc", "A", &MemoryCredentialStore::default()).await;
+    assert_eq!((token.unwrap().as_str(), stub.seen().len()), ("jwt", 3));
 }

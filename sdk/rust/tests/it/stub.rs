@@ -20,11 +20,9 @@ pub struct Request {
 }
 
 impl Request {
-    #[allow(dead_code, reason = "each test binary uses its own part")]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
-    #[allow(dead_code, reason = "each test binary uses its own part")]
     pub fn line(&self) -> String {
         format!("{} {}", self.method, self.target)
     }

@@ -1,7 +1,6 @@
 //! What the client puts on the wire, and what it makes of good, bad and foreign answers.
 
-mod stub;
-
+use crate::stub::{self, Stub, json};
 use openorch_sdk::{
     Client, ClientFactory, Error, SdkSettings,
     api::{
@@ -11,7 +10,6 @@ use openorch_sdk::{
     },
     http::{HeaderMap, Method},
 };
-use stub::{Stub, json};
 
 fn client(stub: &Stub) -> Client {
     ClientFactory::new(&stub.url).unwrap().client()
@@ -163,4 +161,84 @@ fn what_cannot_be_sent_is_refused_before_it_is() {
     assert!(client().with_header("a b", "c").is_err());
     assert!(!format!("{:?}", client().with_token("s3cret").unwrap()).contains("s3cret"));
     assert!(SdkSettings::default().client().unwrap_err().to_string().contains("OPENORCH_URL is not set"));
+}
+
+#[tokio::test]
+async fn a_read_is_tried_again_when_the_server_asks_for_patience_and_a_write_is_not() {
+    let refused = |times: usize| {
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        move |_: &stub::Request| match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            before if before < times => {
+                "HTTP/1.1 503 X\r\nRetry-After: 0\r\nContent-Length: 16\r\n\r\n{\"error\":\"away\"}".to_owned()
+            }
+            _ => json(200, "{}"),
+        }
+    };
+    for (times, calls, ends) in [(1, 2, None), (2, 3, None), (3, 3, Some(503))] {
+        let stub = Stub::new(refused(times));
+        let read = client(&stub).call(LIST_NODES, Body(ListNodesRequest::default())).await;
+        assert_eq!((read.err().and_then(|error| error.status()), stub.seen().len()), (ends, calls));
+    }
+    let stub = Stub::new(refused(1));
+    let write = client(&stub).call(LOGIN, Body(LoginRequest::default())).await.unwrap_err();
+    assert_eq!((write.status(), stub.seen().len()), (Some(503), 1));
+    let stub = Stub::new(refused(1));
+    let raw = client(&stub).request(Method::GET, "/a-svc/x", None).await.unwrap();
+    assert_eq!((raw.status.as_u16(), stub.seen().len()), (503, 1), "a raw call answers whatever comes back");
+}
+
+#[tokio::test]
+async fn a_read_whose_connection_broke_is_sent_again() {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let stub = Stub::new(move |_| match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+        // Less than was promised, and then the end: the stub hangs up on what it cannot answer whole.
+        0 => panic!("this connection ends here"),
+        _ => json(200, "{}"),
+    });
+    client(&stub).call(READ_USER_BY_TOKEN, ()).await.unwrap();
+    assert_eq!(stub.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_slow_server_is_left_when_the_time_is_up() {
+    let stub = Stub::new(|_| {
+        std::thread::sleep(std::time::Duration::from_secs(8));
+        json(200, "{}")
+    });
+    let (limit, started) = (std::time::Duration::from_millis(200), std::time::Instant::now());
+    let error = client(&stub).with_time_out(limit).call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
+    assert!(started.elapsed() < limit * 20);
+    assert!(matches!(&error, Error::Unreachable { was_sent: true, .. }), "{error:?}");
+    let said = format!("readUserByToken: no answer from {}: nothing came within 200 ms", stub.url);
+    assert_eq!(error.to_string(), said);
+}
+
+#[tokio::test]
+async fn a_client_can_turn_to_another_address_with_all_it_carries() {
+    let (one, other) = (Stub::new(|_| json(200, "{}")), Stub::new(|_| json(200, "{}")));
+    let client = client(&one).with_token("t0k").unwrap().with_header("X-App", "shop").unwrap();
+    let there = client.with_address(&other.url).unwrap();
+    assert_eq!(there.url(), other.url);
+    there.call(READ_USER_BY_TOKEN, ()).await.unwrap();
+    assert_eq!((one.seen().len(), other.seen()[0].header("x-app")), (0, Some("shop")));
+    assert_eq!(other.seen()[0].header("authorization"), Some("Bearer t0k"));
+    assert!(there.with_address("https://openorch.example").is_ok());
+}
+
+#[tokio::test]
+async fn a_server_of_another_version_is_understood_as_far_as_it_can_be() {
+    // One that says more, and less, than this knows.
+    let stub = Stub::new(|_| json(200, r#"{"user":{"id":"usr_1","nickname":"J","contacts":[]},"since":"2.0"}"#));
+    let Json(answer) = client(&stub).call(READ_USER_BY_TOKEN, ()).await.unwrap();
+    assert_eq!((answer.user.id.as_str(), answer.user.slug.as_str()), ("usr_1", ""));
+    // One that says something else, and one that does not know the operation.
+    let stub = Stub::new(|_| json(200, r#"{"user":"joe"}"#));
+    let error = client(&stub).call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
+    assert!(
+        error.to_string().starts_with("readUserByToken: this does not look like an answer of OpenOrch (200)"),
+        "{error}"
+    );
+    let stub = Stub::new(|_| json(404, r#"{"error":"there is no such path"}"#));
+    let error = client(&stub).call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
+    assert_eq!(error.to_string(), "readUserByToken: there is no such path (404) [request req-1]");
 }

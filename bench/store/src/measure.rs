@@ -1,0 +1,96 @@
+//! Rounds, ratios and the table they are printed in.
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Rounds of which the median counts.
+pub const ROUNDS: usize = 5;
+
+/// What something cost.
+#[derive(Clone, Copy)]
+pub struct Cost {
+    pub wall: Duration,
+    /// Of the whole process.
+    pub cpu: Duration,
+}
+
+impl Cost {
+    /// Operations a second.
+    pub fn rate(&self, operations: usize) -> f64 {
+        operations as f64 / self.wall.as_secs_f64()
+    }
+
+    /// Microseconds of CPU for one operation.
+    pub fn micros(&self, operations: usize) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / operations as f64
+    }
+}
+
+fn cpu() -> Duration {
+    let now = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+pub fn cost(work: impl FnOnce()) -> Cost {
+    let (wall, before) = (Instant::now(), cpu());
+    work();
+    Cost { wall: wall.elapsed(), cpu: cpu() - before }
+}
+
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The medians of what each round answers.
+pub fn medians<const N: usize>(mut round: impl FnMut() -> [f64; N]) -> [f64; N] {
+    let rounds: Vec<[f64; N]> = (0..ROUNDS).map(|_| round()).collect();
+    std::array::from_fn(|at| median(rounds.iter().map(|round| round[at]).collect()))
+}
+
+/// What a line is held to.
+pub enum Hold {
+    AtLeast(f64),
+    AtMost(f64),
+    /// Told, not held.
+    Nothing,
+}
+
+#[derive(Default)]
+pub struct Table(Vec<[String; 4]>);
+
+impl Table {
+    pub fn line(&mut self, what: &str, measured: f64, hold: Hold, detail: String) {
+        let (held, met) = match hold {
+            Hold::AtLeast(least) => (format!(">= {least}"), measured >= least),
+            Hold::AtMost(most) => (format!("<= {most}"), measured <= most),
+            Hold::Nothing => ("-".into(), true),
+        };
+        let mark = if met { "" } else { " **missed**" };
+        eprintln!("{what}: {measured:.2} ({held}){mark}  {detail}");
+        self.0.push([what.into(), format!("{measured:.2}{mark}"), held, detail]);
+    }
+
+    /// As Markdown.
+    pub fn text(&self) -> String {
+        let mut text = String::from("| what | measured | held to | detail |\n| --- | --- | --- | --- |\n");
+        for row in &self.0 {
+            text += &format!("| {} |\n", row.join(" | "));
+        }
+        text
+    }
+}
+
+/// Numbers that look random and are the same in each run (SplitMix64).
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn below(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % most as u64) as usize
+    }
+}

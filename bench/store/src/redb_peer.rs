@@ -1,0 +1,52 @@
+//! redb, an embedded key-value store in Rust: what a get and a durable insert cost without SQL.
+
+use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+use tempfile::tempdir;
+
+use crate::{
+    data::{COUNT, body, id},
+    measure::{Cost, Hold, Numbers, Table, cost, medians},
+};
+
+const DOCS: TableDefinition<'_, &str, &str> = TableDefinition::new("docs");
+
+fn insert(database: &Database, numbers: impl Iterator<Item = usize>) {
+    let mut transaction = database.begin_write().unwrap();
+    transaction.set_durability(Durability::Immediate).unwrap();
+    {
+        let mut table = transaction.open_table(DOCS).unwrap();
+        for number in numbers {
+            table.insert(id(number).as_str(), body(number).as_str()).unwrap();
+        }
+    }
+    transaction.commit().unwrap();
+}
+
+/// Gets of ours, which `ours` runs, against gets of redb.
+pub fn gets(table: &mut Table, ours: impl Fn(Vec<usize>) -> Cost, times: usize) {
+    let folder = tempdir().unwrap();
+    let database = Database::create(folder.path().join("redb")).unwrap();
+    insert(&database, 0..COUNT);
+    let mut seed = 500;
+    let [ratio] = medians(|| {
+        seed += 1;
+        let mut numbers = Numbers(seed);
+        let numbers: Vec<usize> = (0..times).map(|_| numbers.below(COUNT)).collect();
+        let theirs = cost(|| {
+            for number in &numbers {
+                let transaction = database.begin_read().unwrap();
+                let docs = transaction.open_table(DOCS).unwrap();
+                assert!(!docs.get(id(*number).as_str()).unwrap().unwrap().value().to_owned().is_empty());
+            }
+        });
+        [ours(numbers).rate(times) / theirs.rate(times)]
+    });
+    table.line("get c1 / redb", ratio, Hold::Nothing, "redb keeps no versions and no indexes".into());
+}
+
+/// Inserts one by one, each on disk before the next.
+pub fn inserts(times: usize) -> Cost {
+    let folder = tempdir().unwrap();
+    let database = Database::create(folder.path().join("redb")).unwrap();
+    cost(|| (0..times).for_each(|number| insert(&database, std::iter::once(number))))
+}

@@ -1,0 +1,188 @@
+//! `oo doctor`: from the settings file to the token, what is well and what is not, each with the way out.
+
+use std::time::{Duration, Instant};
+
+use jiff::fmt::rfc2822;
+use openorch_sdk::{
+    Client, ClientFactory, Response,
+    api::user::READ_USER_BY_TOKEN,
+    http::{Method, header},
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    args::Format,
+    context::{Connection, Context, Server},
+    failure::Failure,
+    print::{self, Cell, Column, Kind, Output},
+};
+
+/// How long each question may take unless `--timeout` says otherwise.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Clocks this many seconds apart are told, and more than the second number is a fault: tokens end too soon or too late.
+const APART: (i64, i64) = (5, 60);
+
+#[derive(Serialize)]
+struct Check {
+    check: &'static str,
+    result: &'static str,
+    details: String,
+    /// What the program ends with if this is the first fault.
+    #[serde(skip)]
+    code: u8,
+}
+
+impl Check {
+    fn ok(check: &'static str, details: impl Into<String>) -> Check {
+        Check { check, result: "ok", details: details.into(), code: 0 }
+    }
+    fn warn(check: &'static str, details: impl Into<String>) -> Check {
+        Check { check, result: "warn", details: details.into(), code: 0 }
+    }
+    fn fail(check: &'static str, failure: &Failure) -> Check {
+        Check { check, result: "FAIL", details: failure.to_string().replace('\n', "; "), code: failure.code() }
+    }
+}
+
+const KIND: Kind = Kind {
+    columns: &[
+        Column::new("CHECK", Cell::Text(&["check"])),
+        Column::new("RESULT", Cell::Status("result")),
+        Column::new("DETAILS", Cell::Text(&["details"])),
+    ],
+    name: "check",
+};
+
+/// The report, and the code to end with.
+pub async fn run(context: &mut Context) -> Result<(Output, u8), Failure> {
+    context.common.timeout.get_or_insert(PATIENCE);
+    let mut checks = vec![settings(context)];
+    match context.server() {
+        // Of settings that cannot be read there is no more to say.
+        Err(_) if checks[0].code != 0 => {}
+        Err(failure) => checks.push(Check::fail("environment", &failure)),
+        Ok(server) => {
+            checks.push(Check::ok("environment", format!("`{}`, {}", server.name, server.url)));
+            daemon(context, &server, &mut checks).await;
+        }
+    }
+    let code = checks.iter().map(|check| check.code).find(|code| *code != 0).unwrap_or_default();
+    let format = context.common.output.unwrap_or(Format::Table);
+    Ok((print::list(format, &KIND, &print::as_items(&checks)?)?.into(), code))
+}
+
+fn settings(context: &Context) -> Check {
+    let path = match context.file.path() {
+        Ok(path) => path.display().to_string(),
+        Err(failure) => return Check::warn("settings", failure.to_string()),
+    };
+    match context.file.load() {
+        Err(failure) => Check::fail("settings", &failure),
+        Ok(config) if config.environments.is_empty() => {
+            Check::ok("settings", format!("`{path}` is empty or not there"))
+        }
+        Ok(_) if is_open_to_others(&path) => {
+            Check::warn("settings", format!("`{path}` can be read by other users; `chmod 600` closes it"))
+        }
+        Ok(config) => {
+            let names: Vec<_> = config.environments.into_keys().collect();
+            Check::ok("settings", format!("`{path}` knows {}", names.join(", ")))
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_open_to_others(path: &str) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_open_to_others(_: &str) -> bool {
+    false
+}
+
+/// What the daemon says. Each question builds on the one before.
+async fn daemon(context: &Context, server: &Server, checks: &mut Vec<Check>) {
+    let client = match ClientFactory::new(&server.url) {
+        Ok(factory) => factory.client(),
+        Err(error) => return checks.push(Check::fail("daemon", &error.into())),
+    };
+    let started = Instant::now();
+    let welcome = match ask(context, &client, "/").await {
+        Ok(answer) => answer,
+        Err(failure) => return checks.push(Check::fail("daemon", &failure)),
+    };
+    let took = started.elapsed().as_millis();
+    let said: Value = serde_json::from_slice(&welcome.bytes).unwrap_or_default();
+    let (name, version) = (said["name"].as_str(), said["version"].as_str());
+    let (Some("OpenOrch"), Some(version)) = (name, version) else {
+        let text = format!(
+            "{} is answered by another program ({}); `oo env add` takes the right address",
+            server.url, welcome.status
+        );
+        return checks.push(Check::fail("daemon", &Failure::Other(text)));
+    };
+    checks.push(Check::ok("daemon", format!("answers within {took} ms")));
+    checks.push(versions(version));
+    checks.push(match ask(context, &client, "/ready").await {
+        Ok(answer) if answer.status.is_success() => Check::ok("store", "ready"),
+        Ok(answer) => {
+            let why = answer.refusal().unwrap_or_else(|| answer.status.to_string());
+            Check::fail("store", &Failure::Other(format!("the daemon cannot serve: {why}; its log says more")))
+        }
+        Err(failure) => Check::fail("store", &failure),
+    });
+    checks.push(clock(&welcome));
+    checks.push(token(context).await);
+}
+
+async fn ask(context: &Context, client: &Client, path: &str) -> Result<Response, Failure> {
+    let connection = Connection { client: client.clone(), caller: None };
+    context.answered(&connection, None, client.request(Method::GET, path, None)).await.map_err(Failure::plain)
+}
+
+fn versions(daemon: &str) -> Check {
+    let own = env!("CARGO_PKG_VERSION");
+    let told = format!("oo {own}, daemon {daemon}");
+    if own == daemon {
+        Check::ok("versions", told)
+    } else {
+        Check::warn("versions", format!("{told}: they differ, so either may know operations that the other does not"))
+    }
+}
+
+fn clock(answer: &Response) -> Check {
+    let date = answer.headers.get(header::DATE).and_then(|date| date.to_str().ok());
+    let Some(theirs) = date.and_then(|date| rfc2822::parse(date).ok()) else {
+        return Check::warn("clock", "the daemon does not tell its time");
+    };
+    let apart = (theirs.timestamp().as_second() - print::now().as_second()).abs();
+    let told = format!("{apart} s apart");
+    match apart {
+        _ if apart <= APART.0 => Check::ok("clock", told),
+        _ if apart <= APART.1 => Check::warn("clock", format!("{told}; set both machines by a time server")),
+        _ => Check::fail(
+            "clock",
+            &Failure::Other(format!("{told}: tokens end too soon or too late; set both by a time server")),
+        ),
+    }
+}
+
+async fn token(context: &Context) -> Check {
+    match context.token_if_any() {
+        Err(failure) => Check::fail("token", &failure),
+        Ok(None) => Check::warn("token", format!("nobody is signed in; `{}` changes that", context.command("login"))),
+        Ok(Some(_)) => match who(context).await {
+            Ok(slug) => Check::ok("token", format!("calls as `{slug}`")),
+            Err(failure) => Check::fail("token", &failure),
+        },
+    }
+}
+
+async fn who(context: &Context) -> Result<String, Failure> {
+    let connection = context.connection()?;
+    let call = connection.client.call(READ_USER_BY_TOKEN, ());
+    Ok(context.answered(&connection, None, call).await?.0.user.slug)
+}

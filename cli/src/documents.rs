@@ -1,0 +1,243 @@
+//! Files that a person wrote: JSON or YAML, one document or several, a file, a folder or standard input. Everything is
+//! read and checked before anything of it is sent.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use openorch_sdk::api::json;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use crate::failure::Failure;
+
+/// Larger files are given up before they are read: no operation takes so much.
+const MAX_BYTES: u64 = 64 << 20;
+/// Folders within folders at most this deep: a link may lead in a circle.
+const MAX_DEPTH: usize = 32;
+const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// A document and where it stands, for sentences about it.
+#[derive(Debug)]
+pub struct Document {
+    pub place: String,
+    pub value: Value,
+}
+
+/// The text of a file as it is; `-` is standard input.
+pub fn text_of(file: &str) -> Result<String, Failure> {
+    String::from_utf8(bytes_of(file)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::Usage(format!("`{}` is not text: byte {at} is not UTF-8", named(file)))
+    })
+}
+
+/// The content of a file as it is; `-` is standard input.
+pub fn bytes_of(file: &str) -> Result<Vec<u8>, Failure> {
+    let failed = |error: io::Error| Failure::Usage(format!("cannot read `{}`: {error}", named(file)));
+    let mut bytes = Vec::new();
+    if file == "-" {
+        io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    } else {
+        let opened = File::open(file).map_err(failed)?;
+        if opened.metadata().map_err(failed)?.is_dir() {
+            return Err(Failure::Usage(format!("`{file}` is a folder; a file is wanted")));
+        }
+        // Not by the length that the file system tells: devices have none.
+        opened.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    }
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(Failure::Usage(format!("`{}` is larger than {} MiB", named(file), MAX_BYTES >> 20)));
+    }
+    Ok(bytes)
+}
+
+/// The one document of a file.
+pub fn one_of(file: &str) -> Result<Value, Failure> {
+    let mut documents = parse(file, &text_of(file)?)?;
+    match (documents.pop(), documents.len()) {
+        (Some(only), 0) => Ok(only.value),
+        (_, others) => {
+            let count = others + 1;
+            Err(Failure::Usage(format!("`{}` holds {count} documents, and one call sends one", named(file))))
+        }
+    }
+}
+
+/// All documents of a file, or of the files in a folder and the folders in it, by name.
+pub fn all_of(place: &str) -> Result<Vec<Document>, Failure> {
+    if place == "-" || !Path::new(place).is_dir() {
+        return parse(place, &text_of(place)?);
+    }
+    let mut files = Vec::new();
+    collect(Path::new(place), 0, &mut files)?;
+    if files.is_empty() {
+        return Err(Failure::Usage(format!("the folder `{place}` holds no file that ends in .yaml, .yml or .json")));
+    }
+    let mut documents = Vec::new();
+    for file in files {
+        let file = file.to_string_lossy();
+        documents.extend(parse(&file, &text_of(&file)?)?);
+    }
+    Ok(documents)
+}
+
+/// The files below a folder that are meant: hidden ones and other kinds are not.
+fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::Usage(format!("cannot read the folder `{}`: {error}", folder.display()));
+    if depth > MAX_DEPTH {
+        return Err(Failure::Usage(format!("`{}` lies deeper than {MAX_DEPTH} folders", folder.display())));
+    }
+    let entries = fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if hidden {
+            continue;
+        }
+        if path.is_dir() {
+            collect(&path, depth + 1, files)?;
+        } else if path.extension().is_some_and(|end| ENDINGS.iter().any(|known| end.eq_ignore_ascii_case(known))) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
+    // Some editors put a byte order mark there.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.trim().is_empty() {
+        return Err(Failure::Usage(format!("`{}` is empty", named(file))));
+    }
+    let values = match json_documents(text) {
+        // What is JSON is taken as such, and refused as such: YAML reads some of its texts and numbers differently.
+        Ok(raw) => strict(&raw),
+        Err(error) if text.trim_start().starts_with('{') => yaml_documents(text).map_err(|_| error.to_string()),
+        Err(_) => yaml_documents(text),
+    };
+    let values = values.map_err(|error| Failure::Usage(format!("`{}` cannot be used: {error}", named(file))))?;
+    if values.is_empty() {
+        return Err(Failure::Usage(format!("`{}` holds no document", named(file))));
+    }
+    let several = values.len() > 1;
+    let place = |at: usize| match several {
+        true => format!("{} (document {})", named(file), at + 1),
+        false => named(file).to_owned(),
+    };
+    Ok(values.into_iter().enumerate().map(|(at, value)| Document { place: place(at), value }).collect())
+}
+
+/// One JSON value after the other.
+fn json_documents(text: &str) -> Result<Vec<&RawValue>, serde_json::Error> {
+    serde_json::Deserializer::from_str(text).into_iter().collect()
+}
+
+/// The values, each read as strictly as the server reads it.
+fn strict(raw: &[&RawValue]) -> Result<Vec<Value>, String> {
+    let read = raw.iter().map(|raw| json::parse(raw.get().as_bytes(), json::MAX_DEPTH).map_err(|refusal| refusal.0));
+    Ok(read.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// The documents of a YAML stream; those without content (a `---` too many) are none.
+fn yaml_documents(text: &str) -> Result<Vec<Value>, String> {
+    let mut values = Vec::new();
+    for document in serde_norway::Deserializer::from_str(text) {
+        // By way of YAML's own value, which refuses a key that stands there twice.
+        let value = serde_norway::Value::deserialize(document).map_err(|error| error.to_string())?;
+        if !value.is_null() {
+            values.push(serde_json::to_value(value).map_err(|error| error.to_string())?);
+        }
+    }
+    Ok(values)
+}
+
+fn named(file: &str) -> &str {
+    if file == "-" { "standard input" } else { file }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn values(text: &str) -> Result<Vec<Value>, String> {
+        let documents = parse("f", text).map_err(|failure| failure.to_string())?;
+        Ok(documents.into_iter().map(|document| document.value).collect())
+    }
+
+    #[test]
+    fn json_and_yaml_one_document_or_several() {
+        for (text, want) in [
+            (r#"{"a": 1}"#, vec![json!({ "a": 1 })]),
+            ("{\"a\": 1}\n{\"a\": 2}\n", vec![json!({ "a": 1 }), json!({ "a": 2 })]),
+            ("a: 1\n", vec![json!({ "a": 1 })]),
+            ("\u{feff}a: 1\n", vec![json!({ "a": 1 })]),
+            ("---\na: 1\n---\na: yes\n---\n", vec![json!({ "a": 1 }), json!({ "a": "yes" })]),
+            ("{a: 1}", vec![json!({ "a": 1 })]),
+            ("- 1\n- 2\n", vec![json!([1, 2])]),
+            ("1: x", vec![json!({ "1": "x" })]),
+        ] {
+            assert_eq!(values(text).unwrap(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_with_the_place() {
+        for (text, words) in [
+            ("", "`f` is empty"),
+            (" \n\t", "`f` is empty"),
+            ("---\n", "holds no document"),
+            ("# a comment alone\n", "holds no document"),
+            ("{\"a\": 1,", "EOF while parsing"),
+            ("{\"a\": 1, \"a\": 2}", "`a` appears twice"),
+            ("a: 1\na: 2\n", "duplicate entry"),
+            ("a: [1", "line 1"),
+            ("a: 1\n b: 2\n", "line 2"),
+            ("? [1]\n: x", "cannot be used"),
+            ("{\"n\": 123456789012345678901}", "send it as text"),
+        ] {
+            let refusal = values(text).unwrap_err();
+            assert!(refusal.contains(words), "{text:?}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn folders_are_walked_by_name_and_other_files_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let all = || all_of(folder.path().to_str().unwrap());
+        assert!(all().unwrap_err().to_string().contains("no file that ends in"));
+        write("b.json", "{\"n\": 3}");
+        write("a/x.yaml", "n: 1\n---\nn: 2\n");
+        write("README.md", "# not meant");
+        write(".hidden.yaml", "n: 9");
+        let documents = all().unwrap();
+        let numbers: Vec<_> = documents.iter().map(|document| document.value["n"].as_i64().unwrap()).collect();
+        assert_eq!(numbers, [1, 2, 3]);
+        assert!(documents[1].place.ends_with("x.yaml (document 2)"), "{}", documents[1].place);
+        write("c.yml", "");
+        assert!(all().unwrap_err().to_string().contains("c.yml` is empty"));
+    }
+
+    #[test]
+    fn one_document_is_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        fs::write(path, "a: 1\n---\na: 2\n").unwrap();
+        assert!(one_of(path).unwrap_err().to_string().contains("holds 2 documents"));
+        fs::write(path, b"\xff\xfe").unwrap();
+        assert!(one_of(path).unwrap_err().to_string().contains("byte 0 is not UTF-8"));
+        assert!(one_of("/").unwrap_err().to_string().contains("is a folder"));
+        #[cfg(unix)]
+        assert!(one_of("/dev/zero").unwrap_err().to_string().contains("larger than 64 MiB"));
+    }
+}

@@ -1,0 +1,110 @@
+//! One word of input: `--key=value`, its typed forms, and `?key=value`. What becomes of a key is not decided here: in
+//! raw calls `mapping.rs` does, in `oo call` the schema of the operation (`input.rs`).
+
+use openorch_sdk::api::json;
+use serde_json::Value;
+
+use crate::{documents, failure::Failure};
+
+#[derive(Debug, PartialEq)]
+pub struct Flag {
+    pub key: String,
+    pub value: Given,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Given {
+    /// `--key=value`: its type is guessed or known.
+    Plain(String),
+    /// `--key:s=text`, and `--key@=FILE` with the text of the file.
+    Text(String),
+    /// `--key:=JSON`.
+    Json(Value),
+}
+
+impl Flag {
+    /// Takes a word apart; reads the file that it names.
+    pub fn parse(word: &str) -> Result<Flag, Failure> {
+        let invalid = || {
+            let way_out = if matches!(word, "-e" | "-u" | "-o" | "-f" | "-H" | "--curl" | "--timeout" | "--help" | "-h")
+            {
+                "options of `oo` stand before the path"
+            } else {
+                "write `--key=value`"
+            };
+            Failure::Usage(format!("invalid flag format: `{word}`; {way_out}"))
+        };
+        let (key, text) = word.strip_prefix("--").and_then(|pair| pair.split_once('=')).ok_or_else(invalid)?;
+        let (key, value) = if let Some(key) = key.strip_suffix(":s") {
+            (key, Given::Text(text.to_owned()))
+        } else if let Some(key) = key.strip_suffix(':') {
+            let value = json::parse(text.as_bytes(), json::MAX_DEPTH).ok().flatten();
+            let refused = || Failure::Usage(format!("`{word}`: no JSON follows; for text write `--{key}:s={text}`"));
+            (key, Given::Json(value.ok_or_else(refused)?))
+        } else if let Some(key) = key.strip_suffix('@') {
+            (key, Given::Text(documents::text_of(text)?))
+        } else {
+            (key, Given::Plain(text.to_owned()))
+        };
+        if key.is_empty() {
+            return Err(invalid());
+        }
+        Ok(Flag { key: key.to_owned(), value })
+    }
+}
+
+impl Given {
+    /// The value where only text has a place: in a path or a query.
+    pub fn into_text(self) -> String {
+        match self {
+            Given::Plain(text) | Given::Text(text) | Given::Json(Value::String(text)) => text,
+            Given::Json(value) => value.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn words_are_taken_apart() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "from a file\n").unwrap();
+        let from_file = format!("--key@={}", file.path().display());
+        for (word, key, value) in [
+            ("--key=value", "key", Given::Plain("value".into())),
+            ("--key=", "key", Given::Plain(String::new())),
+            ("--key=a=b", "key", Given::Plain("a=b".into())),
+            ("--key:s=7", "key", Given::Text("7".into())),
+            ("--key:=7.5", "key", Given::Json(json!(7.5))),
+            ("--key:=[1]", "key", Given::Json(json!([1]))),
+            ("--key:=null", "key", Given::Json(json!(null))),
+            ("--a.b:={\"c\":1}", "a.b", Given::Json(json!({ "c": 1 }))),
+            (&*from_file, "key", Given::Text("from a file\n".into())),
+        ] {
+            assert_eq!(Flag::parse(word).unwrap(), Flag { key: key.into(), value }, "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_flag_is_refused_with_the_way_out() {
+        for (word, words) in [
+            ("--key", "write `--key=value`"),
+            ("-k=v", "write `--key=value`"),
+            ("key=value", "write `--key=value`"),
+            ("--=v", "write `--key=value`"),
+            ("--:=1", "write `--key=value`"),
+            ("-e", "stand before the path"),
+            ("--key:=", "no JSON follows"),
+            ("--key:=text", "write `--key:s=text`"),
+            ("--key:={\"a\":1,\"a\":2}", "no JSON follows"),
+            ("--key@=/does/not/exist", "/does/not/exist"),
+        ] {
+            let refusal = Flag::parse(word).unwrap_err().to_string();
+            assert!(refusal.contains(words), "{word}: {refusal}");
+        }
+    }
+}

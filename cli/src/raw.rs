@@ -1,0 +1,246 @@
+//! `oo get`, `post`, `put` and `delete`: any path of the daemon or of a service behind its gateway.
+
+use openorch_sdk::{
+    Error, Response,
+    http::{HeaderValue, Method, header},
+};
+use serde_json::json;
+
+use crate::{
+    args::{RawArgs, Words},
+    context::{Connection, Context},
+    curl, documents,
+    failure::Failure,
+    flag::Flag,
+    mapping,
+    print::{self, Output},
+};
+
+/// What the words after the options ask for.
+struct Request {
+    /// With its query.
+    target: String,
+    flags: Vec<Flag>,
+}
+
+/// A body and where it comes from.
+struct Content {
+    bytes: Vec<u8>,
+    /// A file that is sent as it is.
+    verbatim: Option<String>,
+}
+
+pub async fn run(context: &Context, method: Method, file: Option<String>, args: RawArgs) -> Result<Output, Failure> {
+    print::check_answer_format(context.common.output)?;
+    let mut request = take_apart(Words::of(args.request))?;
+    let headers = args.headers.iter().map(|text| named_header(text)).collect::<Result<Vec<_>, _>>()?;
+    let flags = std::mem::take(&mut request.flags);
+    let content = if method == Method::GET {
+        // A read has no body: what the keys say becomes its query.
+        flags.into_iter().for_each(|flag| append(&mut request.target, &flag.key, &flag.value.into_text()));
+        None
+    } else {
+        Some(content(file, flags, &headers)?)
+    };
+    let Request { target, .. } = request;
+    if args.curl {
+        return as_curl(context, method, &target, &headers, content.as_ref()).map(Output::Text);
+    }
+    let mut connection = context.connection_if_signed_in()?;
+    for (name, value) in &headers {
+        connection.client = connection.client.with_header(name, value)?;
+    }
+    let answer = send(context, &connection, method, &target, content.map(|content| content.bytes)).await?;
+    print::answer(context.common.output, &answer)
+}
+
+fn take_apart(words: Vec<String>) -> Result<Request, Failure> {
+    let is_input = |word: &String| word.starts_with('-') || word.starts_with('?');
+    let split = words.iter().position(is_input).unwrap_or(words.len());
+    // As the documents say: the words before the first key are the path, joined with slashes.
+    let mut target = words[..split].join("/");
+    if !target.starts_with('/') {
+        let shown = if target.is_empty() { words.first().cloned().unwrap_or_default() } else { target };
+        return Err(Failure::Usage(if shown.is_empty() {
+            "a path is wanted, for example `/registry-svc/instances`".into()
+        } else {
+            format!("the path `{shown}` does not begin with `/`; write it like `/registry-svc/instances`")
+        }));
+    }
+    let mut flags = Vec::new();
+    for word in &words[split..] {
+        match word.strip_prefix('?') {
+            Some(pair) => match pair.split_once('=') {
+                Some((key, value)) if !key.is_empty() => append(&mut target, key, value),
+                _ => return Err(Failure::Usage(format!("`{word}` is no pair of a query; write `?key=value`"))),
+            },
+            None => flags.push(Flag::parse(word)?),
+        }
+    }
+    Ok(Request { target, flags })
+}
+
+/// Adds a pair to the query of a target.
+fn append(target: &mut String, key: &str, value: &str) {
+    target.push(if target.contains('?') { '&' } else { '?' });
+    target.push_str(&url::form_urlencoded::Serializer::new(String::new()).append_pair(key, value).finish());
+}
+
+fn named_header(text: &str) -> Result<(String, String), Failure> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or_else(|| Failure::Usage(format!("`-H {text}` is no header; write `-H 'Name: value'`")))?;
+    let (name, value) = (name.trim(), value.trim());
+    if HeaderValue::from_str(value).is_err() {
+        return Err(Failure::Usage(format!("the value of the header `{name}` cannot be sent")));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// The body: the file, with the keys over it. A file of another type than JSON is sent as it is.
+fn content(file: Option<String>, flags: Vec<Flag>, headers: &[(String, String)]) -> Result<Content, Failure> {
+    let kind = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(header::CONTENT_TYPE.as_str()));
+    let is_json = kind.is_none_or(|(_, value)| value.to_ascii_lowercase().contains("json"));
+    match file {
+        Some(file) if !is_json => {
+            if !flags.is_empty() {
+                return Err(Failure::Usage("a body that is not JSON has no place for `--key=value`".into()));
+            }
+            Ok(Content { bytes: documents::bytes_of(&file)?, verbatim: Some(file) })
+        }
+        file => {
+            let body = file.map_or(Ok(json!({})), |file| documents::one_of(&file))?;
+            Ok(Content { bytes: mapping::over(body, flags)?.to_string().into_bytes(), verbatim: None })
+        }
+    }
+}
+
+fn as_curl(
+    context: &Context,
+    method: Method,
+    target: &str,
+    headers: &[(String, String)],
+    content: Option<&Content>,
+) -> Result<String, Failure> {
+    let url = context.server()?.url;
+    let body = content.map(|content| match &content.verbatim {
+        Some(file) => curl::Body::File(file),
+        None => curl::Body::Json(&content.bytes),
+    });
+    let request = curl::Request {
+        method,
+        url: format!("{}{target}", url.trim_end_matches('/')),
+        token: context.token_if_any()?.is_some(),
+        headers,
+        body,
+    };
+    Ok(curl::line(&request, &context.common))
+}
+
+/// Reads go on to where the server points, as often as this.
+const MAX_REDIRECTS: usize = 5;
+/// At most this much of a refusal that is not ours is shown.
+const SHOWN: usize = 500;
+
+/// Sends it and answers the body of a success.
+async fn send(
+    context: &Context,
+    connection: &Connection,
+    method: Method,
+    target: &str,
+    body: Option<Vec<u8>>,
+) -> Result<Vec<u8>, Failure> {
+    let mut target = target.to_owned();
+    for _ in 0..=MAX_REDIRECTS {
+        let path = target.split('?').next().unwrap_or_default();
+        let name = format!("{method} {path}");
+        let writes = (method != Method::GET).then_some(name.as_str());
+        let call = connection.client.request(method.clone(), &target, body.clone().map(Into::into));
+        let answer = context.answered(connection, writes, call).await?;
+        if answer.status.is_success() {
+            return Ok(answer.bytes.to_vec());
+        }
+        match next_target(&answer, &target, connection.client.url()) {
+            // A token goes along, so never to another server; and a write is not repeated elsewhere.
+            Some(next) if method == Method::GET => target = next,
+            _ => return Err(context.explained(refusal(name, answer), connection.caller.as_ref())),
+        }
+    }
+    Err(Failure::Other(format!("the server points from one place to the next, more than {MAX_REDIRECTS} times")))
+}
+
+/// Where a redirect leads, if that is on the same server.
+fn next_target(answer: &Response, target: &str, server: &str) -> Option<String> {
+    if !answer.status.is_redirection() {
+        return None;
+    }
+    let here = url::Url::parse(&format!("{server}{target}")).ok()?;
+    let next = here.join(answer.headers.get(header::LOCATION)?.to_str().ok()?).ok()?;
+    (next.origin() == here.origin()).then(|| next[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
+}
+
+/// The sentence of a refusal. Services behind the gateway have their own ways to refuse.
+fn refusal(operation: String, answer: Response) -> Error {
+    let (status, request_id) = (answer.status, answer.request_id().map(str::to_owned));
+    let shown = String::from_utf8_lossy(&answer.bytes[..answer.bytes.len().min(SHOWN)]).trim().to_owned();
+    let points_to = answer.headers.get(header::LOCATION).and_then(|to| to.to_str().ok());
+    let message = match (answer.refusal(), points_to) {
+        (Some(sentence), _) => sentence,
+        (None, Some(to)) if status.is_redirection() => format!("{operation}: {status}: it points to `{to}`"),
+        (None, _) if shown.is_empty() => format!("{operation}: {status}"),
+        (None, _) => format!("{operation}: {status}: {shown}"),
+    };
+    Error::Refused { operation: operation.into(), status: status.as_u16(), message, request_id }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Result<Request, String> {
+        take_apart(line.split_whitespace().map(str::to_owned).collect()).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn a_path_its_query_and_its_keys() {
+        for (line, target, keys) in [
+            ("/x", "/x", 0),
+            ("/x y z", "/x/y/z", 0),
+            ("/x?a=1 ?b=2", "/x?a=1&b=2", 0),
+            ("/x ?a=b=c ?d=&e", "/x?a=b%3Dc&d=%26e", 0),
+            ("/x --a=1 ?b=2 --c=3", "/x?b=2", 2),
+        ] {
+            let request = words(line).unwrap();
+            assert_eq!((request.target.as_str(), request.flags.len()), (target, keys), "{line}");
+        }
+        for (line, refusal) in [
+            ("", "a path is wanted"),
+            ("x", "the path `x` does not begin with `/`"),
+            ("registry-svc/instances", "does not begin with `/`"),
+            ("--a=1", "the path `--a=1` does not begin"),
+            ("/x --a", "invalid flag format: `--a`"),
+            ("/x --a 1", "invalid flag format: `--a`"),
+            ("/x -k=v", "invalid flag format: `-k=v`"),
+            ("/x --a=1 y", "invalid flag format: `y`"),
+            ("/x -o json", "options of `oo` stand before the path"),
+            ("/x ?a", "write `?key=value`"),
+        ] {
+            let told = words(line).err().unwrap_or_default();
+            assert!(told.contains(refusal), "{line}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_json_unless_its_type_says_otherwise() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "b: 2").unwrap();
+        let path = || Some(file.path().to_str().unwrap().to_owned());
+        let flags = || vec![Flag::parse("--a=1").unwrap()];
+        let image = [("content-type".to_owned(), "image/png".to_owned())];
+        let text = |content: Content| String::from_utf8(content.bytes).unwrap();
+        assert_eq!(text(content(None, vec![], &[]).unwrap()), "{}");
+        assert_eq!(text(content(path(), flags(), &[]).unwrap()), r#"{"a":1,"b":2}"#);
+        assert_eq!(text(content(path(), vec![], &image).unwrap()), "b: 2");
+        assert!(content(path(), flags(), &image).is_err());
+    }
+}

@@ -1,0 +1,212 @@
+//! What the commands of a group do.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use clap::ArgMatches;
+use openorch_sdk::{
+    Response,
+    api::{Parts, Row},
+};
+use serde_json::{Map, Value as Json};
+use serde_norway::Value;
+
+use super::{List, Resource, Save, Verb, given};
+use crate::{
+    args::Format,
+    ask,
+    context::{Connection, Context},
+    documents::{self, Document},
+    failure::{Failure, warn},
+    input::Inputs,
+    print::{self, Output},
+};
+
+/// Runs the command of `resource` that was given.
+pub async fn run(context: &Context, resource: &'static Resource, matches: &ArgMatches) -> Result<Output, Failure> {
+    let Some((verb, matches)) = matches.subcommand() else { return Ok(Output::Text(String::new())) };
+    let words = |name: &str| -> Vec<String> { matches.get_many(name).into_iter().flatten().cloned().collect() };
+    let text = match (verb, &resource.list, &resource.save, resource.remove) {
+        ("list", Some(from), ..) => match matches.get_one::<Duration>("watch") {
+            Some(every) => watch(context, resource, from, matches, *every).await,
+            None => list(context, &context.connection_for(from.row)?, resource, from, matches).await,
+        },
+        ("get", Some(from), ..) if resource.get.is_none() => get(context, resource, from, &words("id").concat()).await,
+        ("save", _, Some(save), _) => save_all(context, resource, save, words("places")).await,
+        ("remove", .., Some(row)) => remove(context, resource, row, words("ids"), matches.get_flag("yes")).await,
+        _ => match resource.more.iter().chain(&resource.get).find(|more| more.name == verb) {
+            Some(more) => other(context, resource, more, matches).await,
+            None => Err(Failure::Usage(format!("`oo {} {verb}` is not there", resource.noun))),
+        },
+    };
+    text.map(Output::Text)
+}
+
+async fn list(
+    context: &Context,
+    connection: &Connection,
+    resource: &Resource,
+    from: &List,
+    matches: &ArgMatches,
+) -> Result<String, Failure> {
+    let parts = Inputs::of(from.row).fill(given(from.row, matches), None)?;
+    let items = items(context, connection, from, &parts).await?;
+    print::list(context.format(), &resource.kind, &items)
+}
+
+/// The items that an operation lists.
+pub async fn items(
+    context: &Context,
+    connection: &Connection,
+    from: &List,
+    parts: &Parts,
+) -> Result<Vec<Value>, Failure> {
+    let answer = context.send(connection, from.row, parts).await?;
+    match read(&answer)?.get_mut(from.items) {
+        // An empty list is left out.
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Sequence(items)) => Ok(std::mem::take(items)),
+        Some(_) => Err(foreign()),
+    }
+}
+
+/// As YAML's value, which keeps the order of keys that the server chose.
+fn read(answer: &Response) -> Result<Value, Failure> {
+    serde_json::from_slice(&answer.bytes).ok().filter(Value::is_mapping).ok_or_else(foreign)
+}
+
+fn foreign() -> Failure {
+    Failure::Other(
+        "the server's answer is not understood; `oo doctor` tells whether it is a daemon, and its version".into(),
+    )
+}
+
+/// Shows the list until Ctrl-C, a terminal's in place, else one after the other. Goes on while the server is away.
+async fn watch(
+    context: &Context,
+    resource: &Resource,
+    from: &List,
+    matches: &ArgMatches,
+    every: Duration,
+) -> Result<String, Failure> {
+    // Its connection stays open from one time to the next.
+    let connection = context.connection_for(from.row)?;
+    let mut was_shown = false;
+    loop {
+        match list(context, &connection, resource, from, matches).await {
+            Ok(text) => {
+                let clear = if io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
+                let end = if text.ends_with('\n') { "" } else { "\n" };
+                let mut out = anstream::stdout().lock();
+                match write!(out, "{clear}{text}{end}").and_then(|()| out.flush()) {
+                    // The reader has seen enough.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(String::new()),
+                    written => written?,
+                }
+                was_shown = true;
+            }
+            Err(failure) if was_shown && failure.code() == 5 => warn(&failure.to_string()),
+            Err(failure) => return Err(failure),
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
+/// One thing, picked out of the list.
+async fn get(context: &Context, resource: &Resource, from: &List, name: &str) -> Result<String, Failure> {
+    let mut parts = Inputs::of(from.row).fill(Vec::new(), None)?;
+    let filters = Inputs::of(from.row).known().iter().any(|key| key.name == resource.kind.name && key.place == "query");
+    if filters {
+        parts.query.push((resource.kind.name.into(), name.into()));
+    }
+    let items = items(context, &context.connection_for(from.row)?, from, &parts).await?;
+    let is_meant = |item: &&Value| [resource.kind.name, "id"].iter().any(|field| print::text_at(item, field) == name);
+    match items.iter().find(is_meant) {
+        Some(item) => print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, item),
+        None => Err(Failure::NotFound(format!("there is no {0} `{name}`; `oo {0} ls` lists them", resource.noun))),
+    }
+}
+
+/// Saves what stands in files. All of them are read and checked before the first is sent.
+async fn save_all(context: &Context, resource: &Resource, save: &Save, places: Vec<String>) -> Result<String, Failure> {
+    let mut documents = Vec::new();
+    for place in &places {
+        documents.extend(documents::all_of(place)?);
+    }
+    let connection = context.connection_for(save.row)?;
+    let wrap = |value: Json| Parts {
+        body: Some(Json::Object(Map::from_iter([(save.wrapper.to_owned(), value)]))),
+        ..Parts::default()
+    };
+    if Inputs::of(save.row).body_kind(save.wrapper) == Some("array") {
+        let all = documents.into_iter().flat_map(|document| match document.value {
+            Json::Array(list) => list,
+            one => vec![one],
+        });
+        context.send(&connection, save.row, &wrap(all.collect())).await?;
+        return Ok(String::new());
+    }
+    if let Some(Document { place, value }) = documents.iter().find(|document| !document.value.is_object()) {
+        let kind = if value.is_array() { "a list" } else { "a single value" };
+        return Err(Failure::Usage(format!(
+            "`{place}` holds {kind} where one {} is due; nothing was sent. Several stand one after the other, with `---` between",
+            resource.noun
+        )));
+    }
+    let all = documents.len();
+    for (done, document) in documents.into_iter().enumerate() {
+        context.progress.count(done, all, "saved");
+        let sent = context.send(&connection, save.row, &wrap(document.value)).await;
+        sent.map_err(|failure| at(context, failure, &document.place, all))?;
+    }
+    context.progress.count(all, all, "saved");
+    Ok(String::new())
+}
+
+async fn remove(
+    context: &Context,
+    resource: &Resource,
+    row: &'static Row,
+    names: Vec<String>,
+    yes: bool,
+) -> Result<String, Failure> {
+    let connection = context.connection_for(row)?;
+    ask::agreed(&format!("Remove the {} {}?", resource.noun, names.join(", ")), yes)?;
+    let all = names.len();
+    for (done, name) in names.into_iter().enumerate() {
+        context.progress.count(done, all, "removed");
+        let parts = Parts { path: vec![name.clone()], ..Parts::default() };
+        context.send(&connection, row, &parts).await.map_err(|failure| at(context, failure, &name, all))?;
+    }
+    context.progress.count(all, all, "removed");
+    Ok(String::new())
+}
+
+/// A failure among several things says at which, and what was done before.
+fn at(context: &Context, failure: Failure, place: &str, all: usize) -> Failure {
+    if all == 1 { failure } else { failure.hinted(format!("at `{place}`; {}", context.progress.so_far())) }
+}
+
+/// Another operation of the group.
+async fn other(context: &Context, resource: &Resource, verb: &Verb, matches: &ArgMatches) -> Result<String, Failure> {
+    let parts = Inputs::of(verb.row).fill(given(verb.row, matches), None)?;
+    let answer = context.send(&context.connection_for(verb.row)?, verb.row, &parts).await?;
+    let mut answer = read(&answer)?;
+    let item = answer.get_mut(verb.item).map(std::mem::take).ok_or_else(foreign)?;
+    print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, &item)
+}
+
+/// All things of this kind by name, each with what else is known of it, for completion.
+pub async fn things(context: &Context, resource: &Resource) -> Result<Vec<(String, String)>, Failure> {
+    let Some(from) = &resource.list else { return Ok(Vec::new()) };
+    let parts = Inputs::of(from.row).fill(Vec::new(), None)?;
+    let items = items(context, &context.connection_for(from.row)?, from, &parts).await?;
+    let name = resource.kind.name;
+    let about = |item: &Value| {
+        let others = ["slug", "status", "url", "image.name", "name"].into_iter().filter(|field| *field != name);
+        others.map(|field| print::text_at(item, field)).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
+    };
+    Ok(items.iter().map(|item| (print::text_at(item, name), about(item))).collect())
+}

@@ -1,0 +1,15 @@
+//! `oo` from outside. `transcripts.rs` meets a real daemon; `program.rs` and `bad_input.rs` a stub that can misbehave;
+//! `golden.rs` keeps the help texts; `shells.rs` asks bash (and zsh and fish, where they are installed) to complete.
+
+mod bad_input;
+mod golden;
+mod program;
+#[cfg(unix)]
+mod shells;
+#[path = "../../../sdk/rust/tests/it/stub.rs"]
+mod stub;
+mod support;
+#[cfg(unix)]
+mod terminal;
+#[cfg(unix)]
+mod transcripts;

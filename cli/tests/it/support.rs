@@ -1,0 +1,163 @@
+//! A home of its own for each test, ways to run `oo` in it, and a daemon.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
+    thread,
+};
+
+use crate::stub::Stub;
+
+pub struct Home {
+    pub folder: tempfile::TempDir,
+}
+
+impl Home {
+    pub fn new() -> Home {
+        Home { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A home in which `openorch` is signed in to the stub.
+    pub fn signed_in(stub: &Stub) -> Home {
+        let home = Home::new();
+        let users = "{openorch: {slug: openorch, token: t0k}}";
+        let environment = format!("{{url: '{}', selectedUser: openorch, users: {users}}}", stub.url);
+        home.write_settings(format!("selectedEnvironment: s\nenvironments: {{s: {environment}}}\n"));
+        home
+    }
+
+    pub fn settings(&self) -> PathBuf {
+        self.folder.path().join(".openorch/cliConfig.yaml")
+    }
+
+    pub fn write_settings(&self, text: impl AsRef<[u8]>) {
+        fs::create_dir_all(self.settings().parent().unwrap()).unwrap();
+        fs::write(self.settings(), text).unwrap();
+    }
+
+    /// A file beside the settings; answers its path.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    pub fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oo"));
+        command.args(line.split_whitespace());
+        self.prepare(&mut command);
+        command
+    }
+
+    /// Gives a command this home and none of the surroundings of the test.
+    pub fn prepare(&self, command: &mut Command) {
+        command.env("HOME", self.folder.path()).env("USERPROFILE", self.folder.path()).stdin(Stdio::null());
+        for name in ["OPENORCH_URL", "OPENORCH_TOKEN", "NO_COLOR", "CLICOLOR_FORCE"] {
+            command.env_remove(name);
+        }
+    }
+
+    pub fn oo(&self, line: &str) -> Ran {
+        Ran::of(self.command(line).output().unwrap())
+    }
+
+    /// With words that hold spaces.
+    pub fn oo_words(&self, words: &[&str]) -> Ran {
+        Ran::of(self.command("").args(words).output().unwrap())
+    }
+
+    pub fn oo_with(&self, line: &str, input: &str) -> Ran {
+        let mut command = self.command(line);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        Ran::of(child.wait_with_output().unwrap())
+    }
+}
+
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    pub fn of(output: Output) -> Ran {
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    pub fn is(&self, code: i32, out: &str, err: &str) {
+        assert_eq!((self.code, self.out.as_str(), self.err.as_str()), (code, out, err));
+    }
+
+    /// Ended with this code, printed nothing, and said these words.
+    #[track_caller]
+    pub fn fails(&self, code: i32, words: &str) {
+        assert_eq!((self.code, self.out.as_str()), (code, ""), "{}", self.err);
+        assert!(self.err.starts_with("Error: ") && self.err.contains(words), "`{words}` is not in {}", self.err);
+    }
+}
+
+/// A daemon in a folder of its own, ended with the test.
+pub struct Daemon {
+    pub url: String,
+    child: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Daemon {
+    pub fn start() -> Daemon {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(daemon_program());
+        command.args(["--listen", "127.0.0.1:0", "--probe-interval", "200ms"]).env("OPENORCH_UI_LISTEN", "");
+        command.arg("--data-dir").arg(folder.path()).env("HOME", folder.path()).env("OPENORCH_LOG", "error");
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let url = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| line.split_once("listens on ").map(|(_, url)| url.trim().to_owned()))
+            .expect("the daemon says where it listens");
+        // What else it has to say must not block it.
+        thread::spawn(move || lines.count());
+        Daemon { url, child, _folder: folder }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The daemon's program: that of `OPENORCH_BIN`, or the one that cargo put beside `oo`. `cargo test` of the workspace has
+/// built it; a test of this crate alone builds it where it is missing.
+fn daemon_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if let Some(given) = std::env::var_os("OPENORCH_BIN") {
+            return given.into();
+        }
+        let oo = Path::new(env!("CARGO_BIN_EXE_oo"));
+        let program = oo.with_file_name(format!("openorch{}", std::env::consts::EXE_SUFFIX));
+        if !program.exists() {
+            let mut build = Command::new(env!("CARGO"));
+            build.args(["build", "--quiet", "--package", "openorch"]);
+            if oo.parent().is_some_and(|profile| profile.ends_with("release")) {
+                build.arg("--release");
+            }
+            assert!(build.status().unwrap().success(), "the daemon cannot be built");
+        }
+        program
+    })
+}

@@ -1,0 +1,116 @@
+//! What is different on a terminal: questions, colours, progress. The terminal is that of `script` (util-linux); where
+//! that is not installed these facts go unchecked.
+
+use std::{
+    io::{Read, Write},
+    process::{Command, Stdio},
+    sync::{Mutex, mpsc},
+    time::Duration,
+};
+
+use crate::{
+    stub::{Stub, json},
+    support::Home,
+};
+
+/// Types an answer after each prompt to `oo`; answers what the terminal showed and the code.
+fn typed(home: &Home, line: &str, talk: &[(&str, &str)], variables: &[(&str, &str)]) -> Option<(String, i32)> {
+    let mut command = Command::new("script");
+    let oo = env!("CARGO_BIN_EXE_oo");
+    // `exec`, so that what `script` ends with is what `oo` ended with.
+    command.args(["-qefc", &format!("exec {oo} {line}"), "/dev/null"]);
+    home.prepare(&mut command);
+    // Where CI is set, even a dumb terminal counts as one with colours.
+    command.env("TERM", "xterm").env_remove("CI").envs(variables.iter().copied());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().ok()?;
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut shown = Vec::new();
+    for (prompt, keys) in talk {
+        let from = shown.len();
+        while !String::from_utf8_lossy(&shown[from..]).contains(prompt) {
+            let mut byte = [0];
+            assert_eq!(stdout.read(&mut byte).unwrap(), 1, "no `{prompt}` in {}", String::from_utf8_lossy(&shown));
+            shown.push(byte[0]);
+        }
+        stdin.write_all(keys.as_bytes()).unwrap();
+    }
+    stdout.read_to_end(&mut shown).unwrap();
+    let code = child.wait().unwrap().code().unwrap_or(-1);
+    Some((String::from_utf8_lossy(&shown).into_owned(), code))
+}
+
+fn server() -> Stub {
+    Stub::new(|request| match (request.method.as_str(), request.target.as_str()) {
+        ("GET", "/registry-svc/instances") => json(
+            200,
+            r#"{"instances":[{"id":"inst_1","url":"u","status":"Healthy","slug":"a","lastHeartbeat":"0001-01-01T00:00:00Z"}]}"#,
+        ),
+        ("DELETE", _) => "HTTP/1.1 204 X\r\n\r\n".into(),
+        ("POST", "/user-svc/login") => json(200, r#"{"token":{"token":"t"}}"#),
+        _ => json(404, r#"{"error":"nothing"}"#),
+    })
+}
+
+#[test]
+fn removing_asks_unless_told_not_to() {
+    let stub = server();
+    let home = Home::signed_in(&stub);
+    let Some((shown, code)) = typed(&home, "instance rm inst_1", &[("[y/N] ", "n\n")], &[]) else { return };
+    assert!(shown.contains("Remove the instance inst_1? [y/N]") && code == 1, "{shown}");
+    assert!(shown.contains("nothing was done"), "{shown}");
+    assert_eq!(stub.seen().len(), 0);
+    assert_eq!(typed(&home, "instance rm inst_1", &[("[y/N] ", "y\n")], &[]).unwrap().1, 0);
+    assert_eq!(stub.seen().len(), 1);
+    let (shown, code) = typed(&home, "instance rm -y inst_1", &[], &[]).unwrap();
+    assert!(!shown.contains("[y/N]") && code == 0, "{shown}");
+    assert_eq!(stub.seen().len(), 2);
+}
+
+#[test]
+fn colours_are_shown_on_a_terminal_unless_they_are_not_wanted() {
+    let stub = server();
+    let home = Home::signed_in(&stub);
+    let Some((shown, _)) = typed(&home, "instance ls", &[], &[]) else { return };
+    assert!(shown.contains("\u{1b}[32mHealthy\u{1b}[0m"), "{shown:?}");
+    for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let (shown, _) = typed(&home, "instance ls", &[], &[variable]).unwrap();
+        assert!(shown.contains("Healthy") && !shown.contains('\u{1b}'), "{shown:?}");
+    }
+    let (shown, code) = typed(&home, "get /x", &[], &[]).unwrap();
+    assert!(shown.contains("\u{1b}[31mError:\u{1b}[0m nothing") && code == 3, "{shown:?}");
+    assert!(!home.oo("instance ls").out.contains('\u{1b}'));
+}
+
+#[test]
+fn a_password_is_asked_for_without_echo_and_a_new_one_twice() {
+    let stub = server();
+    let home = Home::signed_in(&stub);
+    let Some((shown, code)) = typed(&home, "login", &[("slug: ", "me\n"), ("password: ", "s3cret\n")], &[]) else {
+        return;
+    };
+    assert!(shown.contains("Enter slug: ") && shown.contains("Enter password: ") && code == 0, "{shown}");
+    assert!(stub.seen()[0].body.contains(r#""password":"s3cret""#), "{}", stub.seen()[0].body);
+    let (shown, code) = typed(&home, "register me", &[("password: ", "one\n"), ("again: ", "two\n")], &[]).unwrap();
+    assert!(shown.contains("the two passwords differ; nothing was done") && code == 2, "{shown}");
+    // Ctrl-C at the question.
+    let (shown, code) = typed(&home, "login me", &[("password: ", "\u{3}")], &[]).unwrap();
+    assert!(!shown.contains("s3cret") && code == 130, "{shown}");
+    assert_eq!(stub.seen().len(), 1);
+}
+
+#[test]
+fn waiting_long_is_shown() {
+    let (let_go, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let stub = Stub::new(move |_| {
+        let _ = held.lock().unwrap().recv_timeout(Duration::from_millis(1200));
+        json(200, r#"{"nodes":[]}"#)
+    });
+    let home = Home::signed_in(&stub);
+    let Some((shown, _)) = typed(&home, "node ls", &[], &[]) else { return };
+    let line = format!("waiting for {}, 1 s (Ctrl-C stops)", stub.url);
+    assert!(shown.contains(&line) && shown.contains("\u{1b}[KNODE ID"), "{shown:?}");
+    drop(let_go);
+    assert!(!typed(&home, "node ls", &[], &[]).unwrap().0.contains("waiting"));
+}

@@ -1,0 +1,87 @@
+//! Where the data is in PostgreSQL: what an operator must give, and what is told where it is wrong. What the daemon does
+//! there is shown by `tools/test-on-postgres`, which runs the other tests on it.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use tempfile::TempDir;
+
+use crate::process::{command, refused, run, terminate};
+
+/// The program with its data in PostgreSQL, as far as `variables` say.
+fn on_postgres(folder: &TempDir, variables: &[(&str, &str)]) -> std::process::Command {
+    let mut command = command(folder.path());
+    command.env("OPENORCH_DB", "postgres").envs(variables.iter().copied());
+    for name in ["OPENORCH_DB_STRING", "OPENORCH_ENCRYPTION_KEY"] {
+        if !variables.iter().any(|(given, _)| *given == name) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+#[test]
+fn what_is_missing_or_wrong_is_named_without_the_password() {
+    let folder = TempDir::new().unwrap();
+    let key = ("OPENORCH_ENCRYPTION_KEY", "a long text");
+    let away = ("OPENORCH_DB_STRING", "postgres://u:hush@127.0.0.1:1/d");
+    let soon = ("OPENORCH_DB_PATIENCE", "0s");
+    let schema = ("OPENORCH_DB_SCHEMA", "no schema");
+    for (variables, words) in [
+        (vec![key], "OPENORCH_DB_STRING"),
+        (vec![away], "OPENORCH_ENCRYPTION_KEY"),
+        (vec![key, soon, away], "127.0.0.1:1"),
+        (vec![key, soon, schema, away], "no schema"),
+        (vec![key, ("OPENORCH_DB_STRING", "hush")], "cannot be read"),
+        (vec![key, away, ("OPENORCH_DB_DRIVER", "mysql")], "OPENORCH_DB_DRIVER"),
+    ] {
+        let told = refused(&mut on_postgres(&folder, &variables));
+        assert!(told.contains(words) && !told.contains("hush"), "{variables:?}: {told}");
+    }
+    let told = refused(on_postgres(&folder, &[key, away]).args(["backup", "x"]));
+    assert!(told.contains("pg_dump"), "{told}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made in the data folder");
+}
+
+#[test]
+fn a_signal_while_it_waits_for_the_database_ends_it_in_order() {
+    let folder = TempDir::new().unwrap();
+    let given = [("OPENORCH_ENCRYPTION_KEY", "a long text"), ("OPENORCH_DB_STRING", "postgres://u:hush@127.0.0.1:1/d")];
+    let mut daemon = on_postgres(&folder, &given).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(daemon.stderr.take().unwrap()).lines();
+    log.find(|line| line.as_ref().unwrap().contains("waiting for it")).unwrap().unwrap();
+    terminate(&daemon);
+    assert!(daemon.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn another_key_and_a_second_daemon_are_refused_and_services_cannot_name_the_database() {
+    let Ok(string) = std::env::var("OPENORCH_TEST_DB_STRING") else {
+        assert!(std::env::var_os("REQUIRE_POSTGRES").is_none(), "OPENORCH_TEST_DB_STRING names no PostgreSQL");
+        eprintln!("SKIP: OPENORCH_TEST_DB_STRING names no PostgreSQL");
+        return;
+    };
+    let folder = TempDir::new().unwrap();
+    let with = |key| on_postgres(&folder, &[("OPENORCH_DB_STRING", string.as_str()), ("OPENORCH_ENCRYPTION_KEY", key)]);
+    let mut first = run(&mut with("the right key"));
+    assert!(refused(&mut with("the right key")).contains("in use"));
+    let database = string.rsplit_once('@').unwrap().1.split_once('/').unwrap().0;
+    let token = crate::process::post(
+        &first.url,
+        "/user-svc/register",
+        "",
+        serde_json::json!({ "slug": "sly-svc", "password": "p" }),
+    );
+    let token = token.await.unwrap()["token"]["token"].as_str().unwrap().to_owned();
+    let url = format!("http://{database}");
+    let instance =
+        crate::process::post(&first.url, "/registry-svc/instance", &token, serde_json::json!({ "url": url }));
+    assert!(instance.await.is_none(), "the database's own address is no instance");
+    first.terminate();
+    assert!(first.child.wait().unwrap().success());
+    let told = refused(&mut with("hush-hush"));
+    assert!(told.contains("OPENORCH_ENCRYPTION_KEY") && !told.contains("hush-hush"), "{told}");
+    run(&mut with("the right key"));
+}

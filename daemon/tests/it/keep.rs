@@ -1,0 +1,91 @@
+//! `openorch backup`, `restore` and `check` as a person runs them, beside the program and without it.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::process::{command, post, refused, run};
+
+fn told(command: &mut Command) -> String {
+    let output = command.stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn with(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = command(folder);
+    command.args(arguments);
+    command
+}
+
+#[tokio::test]
+async fn a_backup_beside_the_running_daemon_is_a_daemon_elsewhere() {
+    let place = TempDir::new().unwrap();
+    let (folder, other, file) = (place.path().join("a"), place.path().join("b"), place.path().join("backup"));
+    let file = file.to_str().unwrap();
+    let first = run(&mut command(&folder));
+    let account = json!({ "slug": "kept-svc", "password": "p" });
+    let token = post(&first.url, "/user-svc/register", "", account.clone()).await.unwrap()["token"]["token"].clone();
+    assert!(told(&mut with(&folder, &["backup", file])).contains("has all data"));
+    let later = json!({ "slug": "later-svc", "password": "p" });
+    post(&first.url, "/user-svc/register", "", later.clone()).await.unwrap();
+    assert!(told(&mut with(&folder, &["check"])).contains("is sound"));
+    assert!(refused(&mut with(&folder, &["backup", file])).contains("exists already"));
+    assert!(refused(&mut with(&folder, &["restore", file])).contains("in use"));
+    drop(first);
+
+    assert!(refused(&mut with(&folder, &["restore", file])).contains("has data"));
+    assert!(told(&mut with(&other, &["restore", file])).contains("start the daemon"));
+    let second = run(&mut command(&other));
+    assert!(post(&second.url, "/user-svc/login", "", account).await.is_some());
+    assert!(post(&second.url, "/user-svc/login", "", later).await.is_none(), "it came after the backup");
+    let mine = post(&second.url, "/user-svc/user/by-token", token.as_str().unwrap(), json!({})).await;
+    assert!(mine.is_some(), "the sessions and the key that signs them are there too");
+}
+
+#[tokio::test]
+async fn a_key_that_the_operator_gave_is_not_in_the_backup() {
+    let place = TempDir::new().unwrap();
+    let (folder, other, file) = (place.path().join("a"), place.path().join("b"), place.path().join("backup"));
+    let file = file.to_str().unwrap();
+    let key = "the operator's key of 32 letters";
+    let keyed = |command: &mut Command| {
+        command.env("OPENORCH_ENCRYPTION_KEY", key);
+    };
+    let mut start = command(&folder);
+    keyed(&mut start);
+    drop(run(&mut start));
+    assert!(told(&mut with(&folder, &["backup", file])).contains("keep OPENORCH_ENCRYPTION_KEY as well"));
+    let bytes = fs::read(file).unwrap();
+    assert!(!bytes.windows(key.len()).any(|part| part == key.as_bytes()));
+    assert!(told(&mut with(&other, &["restore", file])).contains("OPENORCH_ENCRYPTION_KEY it had"));
+    assert!(refused(&mut command(&other)).contains("OPENORCH_ENCRYPTION_KEY"));
+    let mut start = command(&other);
+    keyed(&mut start);
+    run(&mut start);
+}
+
+#[test]
+fn what_is_wrong_is_told_and_fails() {
+    let place = TempDir::new().unwrap();
+    let mut daemon = run(&mut command(place.path()));
+    daemon.terminate();
+    assert!(daemon.child.wait().unwrap().success());
+    let database = place.path().join("server/openorch.db");
+    let mut bytes = fs::read(&database).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0x5a);
+    fs::write(&database, bytes).unwrap();
+    let text = refused(&mut with(place.path(), &["check"]));
+    assert!(text.contains("damaged") && text.contains("backup"), "{text}");
+    let nothing = TempDir::new().unwrap();
+    assert!(refused(&mut with(nothing.path(), &["check"])).contains("there is no data"));
+    assert!(refused(&mut with(nothing.path(), &["backup", "x"])).contains("there is no data"));
+    assert!(refused(&mut with(nothing.path(), &["restore", "/no/such/file"])).contains("/no/such/file"));
+}

@@ -1,0 +1,85 @@
+//! A service's documents, in both engines: PostgreSQL where `OPENORCH_TEST_DB_STRING` says where one is
+//! (`tools/postgres cargo test` starts one).
+
+use openorch_sdk::{
+    Credential, CredentialStore, Error,
+    api::user::READ_USER_BY_TOKEN,
+    datastore::{Batch, Collection, Datastore, DatastoreFactory, Direction, Index, Query, StoreError},
+    service_client,
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Note {
+    author: String,
+    text: String,
+}
+
+static NOTES: Collection = Collection { name: "notes", indexes: &[Index::on(&["author"])] };
+
+fn note(author: &str, text: &str) -> Note {
+    Note { author: author.into(), text: text.into() }
+}
+
+#[tokio::test]
+async fn documents_in_a_file_stay_and_belong_to_one_program_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let factory = DatastoreFactory::in_folder(folder.path());
+    story(&factory).await;
+    let held = factory.open(&[]).await.unwrap();
+    let error = factory.open(&[]).await.unwrap_err();
+    assert!(matches!(error, Error::Datastore(StoreError::InUse(_))), "{error}");
+    assert!(held.place().contains(folder.path().to_str().unwrap()));
+}
+
+#[tokio::test]
+async fn documents_in_postgres_stay_too() {
+    let Ok(connection) = std::env::var("OPENORCH_TEST_DB_STRING") else {
+        assert!(std::env::var_os("REQUIRE_POSTGRES").is_none(), "OPENORCH_TEST_DB_STRING is not set");
+        eprintln!("SKIP: OPENORCH_TEST_DB_STRING is not set");
+        return;
+    };
+    // A schema for this run alone.
+    let slug = format!("sdk-test-{}", std::process::id());
+    story(&DatastoreFactory::on_postgres(&connection, &slug).unwrap()).await;
+}
+
+async fn story(factory: &DatastoreFactory) {
+    let datastore = factory.open(&[NOTES]).await.unwrap();
+    let notes = datastore.table::<Note>(&NOTES);
+    let batch = Batch::new()
+        .with(notes.create("note_1", &note("joe", "milk")).unwrap())
+        .with(notes.create("note_2", &note("ann", "bread")).unwrap())
+        .with(notes.create("note_3", &note("joe", "eggs")).unwrap());
+    datastore.commit(batch).await.unwrap();
+    let of_joe = Query::all().equals("author", "joe").order_by("text", Direction::Descending);
+    let found = notes.find(&of_joe).await.unwrap();
+    assert_eq!(found.iter().map(|one| one.value.text.as_str()).collect::<Vec<_>>(), ["milk", "eggs"]);
+    let again = datastore.commit(Batch::new().with(notes.create("note_1", &note("x", "y")).unwrap())).await;
+    assert!(matches!(again, Err(Error::Datastore(StoreError::AlreadyExists(_)))), "{again:?}");
+    let credential = keep(&datastore).await;
+    datastore.store().close().await;
+    drop((notes, datastore));
+
+    let datastore = factory.open(&[NOTES]).await.unwrap();
+    assert_eq!(datastore.table::<Note>(&NOTES).get("note_2").await.unwrap().unwrap().value, note("ann", "bread"));
+    assert_eq!(datastore.load().await.unwrap(), Some(credential));
+    datastore.store().close().await;
+}
+
+async fn keep(datastore: &Datastore) -> Credential {
+    assert_eq!(datastore.load().await.unwrap(), None);
+    let first = datastore.keep(Credential::random("a-svc").unwrap()).await.unwrap();
+    assert_eq!(datastore.keep(Credential::random("a-svc").unwrap()).await.unwrap(), first, "the first one stands");
+    first
+}
+
+#[tokio::test]
+async fn a_service_signs_in_with_the_credential_in_its_datastore() {
+    let (daemon, folder) = (crate::daemon::start(&[]).await, tempfile::tempdir().unwrap());
+    let datastore = DatastoreFactory::in_folder(folder.path()).open(&[]).await.unwrap();
+    for _ in 0..2 {
+        let client = service_client(&daemon.client(), "a-svc", "A", datastore.clone()).await.unwrap();
+        assert_eq!(client.call(READ_USER_BY_TOKEN, ()).await.unwrap().0.user.slug, "a-svc");
+    }
+}

@@ -1,0 +1,38 @@
+//! Every public item has an example: this reads the sources, and the doc tests run what it finds.
+
+use std::{fs, path::Path};
+
+#[test]
+fn every_public_item_has_an_example() {
+    let mut without = Vec::new();
+    let count = look(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut without);
+    assert_eq!(without, Vec::<String>::new());
+    assert!(count > 80, "this finds only {count} items");
+}
+
+/// How many public items the sources in this folder have; adds those without an example.
+fn look(folder: &Path, without: &mut Vec<String>) -> usize {
+    let mut count = 0;
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            count += look(&path, without);
+            continue;
+        }
+        let mut has_example = false;
+        for line in fs::read_to_string(&path).unwrap().lines().map(str::trim_start) {
+            let is_item = ["fn ", "async fn ", "struct ", "enum ", "trait "]
+                .iter()
+                .any(|kind| line.strip_prefix("pub ").is_some_and(|rest| rest.starts_with(kind)));
+            if is_item {
+                count += 1;
+                if !has_example {
+                    without.push(format!("{}: {line}", path.display()));
+                }
+            }
+            // Attributes stand between the comment and its item.
+            has_example =
+                line.starts_with("/// ```") || has_example && (line.starts_with("///") || line.starts_with('#'));
+        }
+    }
+    count
+}

@@ -1,0 +1,284 @@
+//! A service on the kit behind a real daemon, from its first call to its last.
+
+use std::time::Duration;
+
+use openorch_sdk::{
+    Client, Error, FileCredentialStore, InstanceRegistration, MemoryCredentialStore, TraceContext,
+    api::{
+        Body, Json, Query,
+        registry::{Instance, LIST_INSTANCES, ListInstancesRequest},
+        user::{READ_USER_BY_TOKEN, REVOKE_TOKENS, RevokeTokensRequest},
+    },
+    http::{HeaderMap, Method},
+    service::{
+        Caller, Platform, Refusal, Service,
+        axum::{
+            Router,
+            routing::{get, post},
+        },
+    },
+    service_client,
+    testing::TestDaemon,
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::{daemon, stub::Stub};
+
+/// A running service and the way to stop it.
+struct Kit {
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<Result<(), Error>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Kit {
+    fn start(daemon: &TestDaemon, service: Service) -> Kit {
+        let folder = tempfile::tempdir().unwrap();
+        let service = service.daemon(daemon.url()).listen("127.0.0.1:0").credential_folder(folder.path());
+        let (stop, stopped) = oneshot::channel::<()>();
+        Kit { stop, running: tokio::spawn(service.run_until(async { drop(stopped.await) })), _folder: folder }
+    }
+
+    async fn stop(self) {
+        drop(self.stop);
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+async fn instances(client: &Client) -> Vec<Instance> {
+    let Json(list) = client.call(LIST_INSTANCES, Query(ListInstancesRequest::default())).await.unwrap();
+    list.instances
+}
+
+/// Waits until it holds; twenty seconds at most.
+async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    for _ in 0..1000 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited in vain: {what}");
+}
+
+/// Status and body of a GET.
+async fn get_text(client: &Client, path: &str) -> (u16, String) {
+    let answer = client.request(Method::GET, path, None).await.unwrap();
+    (answer.status.as_u16(), String::from_utf8_lossy(&answer.bytes).into_owned())
+}
+
+async fn until_reached(client: &Client, path: &str) {
+    until(path, async || client.request(Method::GET, path, None).await.unwrap().status.is_success()).await;
+}
+
+#[tokio::test]
+async fn a_service_is_reached_listed_and_gone_when_it_stops() {
+    let daemon = daemon::start(&[]).await;
+    let service = Service::new("skeleton-svc")
+        .route("/skeleton-svc/hello", get(async || r#"{"hello": "world"}"#))
+        .route("/skeleton-svc/thing", post(async || "made"));
+    let kit = Kit::start(&daemon, service);
+    let joe = daemon.register("joe").await.unwrap();
+    until_reached(&joe, "/skeleton-svc/hello").await;
+    assert_eq!(get_text(&joe, "/skeleton-svc/hello").await, (200, r#"{"hello": "world"}"#.into()));
+    let listed = &instances(&joe).await[0];
+    assert_eq!((listed.slug.as_str(), listed.status.as_str()), ("skeleton-svc", "Healthy"));
+    let extra = listed.extra.as_ref().unwrap();
+    assert_eq!((extra.health_path.as_str(), extra.heartbeat_seconds), ("/health", 20));
+    let (status, text) = get_text(&joe, "/skeleton-svc/nothing").await;
+    assert_eq!(
+        (status, text.as_str()),
+        (404, r#"{"error":"there is nothing at `/skeleton-svc/nothing` in this service"}"#)
+    );
+    assert_eq!(get_text(&joe, "/skeleton-svc/thing").await.0, 405);
+    kit.stop().await;
+    assert_eq!(instances(&joe).await, []);
+    assert_eq!(get_text(&joe, "/skeleton-svc/hello").await.0, 503);
+}
+
+#[tokio::test]
+async fn handlers_know_who_calls_and_the_guard_lets_in_whom_the_daemon_would() {
+    async fn who(caller: Option<Caller>) -> String {
+        caller.map_or("nobody".into(), |caller| caller.slug().to_owned())
+    }
+    async fn as_caller(platform: Platform, caller: Caller) -> Result<String, Refusal> {
+        let Json(answer) = platform.client_of(&caller)?.call(READ_USER_BY_TOKEN, ()).await?;
+        let Json(own) = platform.client().call(READ_USER_BY_TOKEN, ()).await?;
+        Ok(format!("{} of {} ({})", answer.user.slug, own.user.slug, platform.slug()))
+    }
+    let daemon = daemon::start(&[]).await;
+    // A permission that the admin has and nobody else.
+    let service = Service::new("skeleton-svc")
+        .route("/skeleton-svc/who", get(who))
+        .route("/skeleton-svc/as-caller", get(as_caller))
+        .guarded("/skeleton-svc/users", "user-svc:user:view", get(async || "all users"));
+    let kit = Kit::start(&daemon, service);
+    let (nobody, joe, admin) = (daemon.client(), daemon.register("joe").await.unwrap(), daemon.admin().await.unwrap());
+    until_reached(&nobody, "/skeleton-svc/who").await;
+    for (client, who, as_caller, users) in
+        [(&nobody, "nobody", 401, 401), (&joe, "joe", 200, 403), (&admin, "openorch", 200, 200)]
+    {
+        assert_eq!(get_text(client, "/skeleton-svc/who").await, (200, who.into()));
+        let (status, text) = get_text(client, "/skeleton-svc/as-caller").await;
+        assert_eq!(status, as_caller, "{text}");
+        assert!(status == 401 || text == format!("{who} of skeleton-svc (skeleton-svc)"), "{text}");
+        assert_eq!(get_text(client, "/skeleton-svc/users").await.0, users, "{who}");
+    }
+    // Past the gateway there is no token that was made for the service.
+    let direct = admin.clone().with_address(&instances(&admin).await[0].url).unwrap();
+    let (status, text) = get_text(&direct, "/skeleton-svc/who").await;
+    assert!(status == 401 && text.contains("not made for `skeleton-svc`"), "{status} {text}");
+    kit.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_under_way_is_finished_after_the_instance_is_gone() {
+    let daemon = daemon::start(&[]).await;
+    let slow = get(async || {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        "done"
+    });
+    let service = Service::new("slow-svc").route("/slow-svc/slow", slow).route("/slow-svc/quick", get(async || "yes"));
+    let (kit, joe) = (Kit::start(&daemon, service), daemon.register("joe").await.unwrap());
+    until_reached(&joe, "/slow-svc/quick").await;
+    let under_way = tokio::spawn({
+        let joe = joe.clone();
+        async move { get_text(&joe, "/slow-svc/slow").await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    drop(kit.stop);
+    until("the instance is gone", async || instances(&joe).await.is_empty()).await;
+    assert!(!under_way.is_finished());
+    assert_eq!(under_way.await.unwrap(), (200, "done".into()));
+    kit.running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_never_ends_does_not_keep_a_service_from_stopping() {
+    let daemon = daemon::start(&[]).await;
+    let service = Service::new("slow-svc")
+        .route("/slow-svc/quick", get(async || "yes"))
+        .route("/slow-svc/never", get(async || std::future::pending::<()>().await))
+        .drain(Duration::from_millis(100));
+    let (kit, joe) = (Kit::start(&daemon, service), daemon.register("joe").await.unwrap());
+    until_reached(&joe, "/slow-svc/quick").await;
+    let never = tokio::spawn(async move { joe.request(Method::GET, "/slow-svc/never", None).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    kit.stop().await;
+    never.abort();
+}
+
+#[tokio::test]
+async fn a_trace_goes_through_the_service_to_whom_it_calls() {
+    let stub = Stub::new(|_| crate::stub::json(200, "{}"));
+    let url = stub.url.clone();
+    let call = get(async move |platform: Platform| {
+        let other = platform.client().clone().with_address(&url).unwrap();
+        other.request(Method::GET, "/other-svc/x", None).await.unwrap();
+        TraceContext::current().unwrap().to_string()
+    });
+    let daemon = daemon::start(&[]).await;
+    let kit =
+        Kit::start(&daemon, Service::new("a-svc").route("/a-svc/call", call).route("/a-svc/x", get(async || "x")));
+    until_reached(&daemon.client(), "/a-svc/x").await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let traced = daemon.client().with_header("traceparent", parent).unwrap().with_header("tracestate", "v=1").unwrap();
+    let (_, step) = get_text(&traced, "/a-svc/call").await;
+    let seen = stub.seen();
+    let sent = seen[0].header("traceparent").unwrap();
+    assert!(sent.starts_with(&parent[..36]) && step.starts_with(&parent[..36]), "{sent} {step}");
+    assert!(sent != parent && step != parent && sent != step, "each step has a name of its own");
+    assert_eq!(seen[0].header("tracestate"), Some("v=1"));
+    assert!(get_text(&daemon.client(), "/a-svc/call").await.1 != step, "without a trace one begins");
+    kit.stop().await;
+}
+
+#[tokio::test]
+async fn any_tower_service_answers_what_no_route_does() {
+    let daemon = daemon::start(&[]).await;
+    let router = Router::new().route("/a-svc/a", get(async |platform: Platform| platform.slug().to_owned()));
+    let kit = Kit::start(&daemon, Service::new("a-svc").service(router).route("/a-svc/b", get(async || "b")));
+    until_reached(&daemon.client(), "/a-svc/b").await;
+    assert_eq!(get_text(&daemon.client(), "/a-svc/a").await.1, "a-svc");
+    assert_eq!(get_text(&daemon.client(), "/a-svc/b").await.1, "b");
+    kit.stop().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_the_daemon_has_lost_is_registered_anew_by_an_account_made_anew() {
+    let mut daemon = daemon::start(&[]).await;
+    let client = service_client(&daemon.client(), "a-svc", "A", MemoryCredentialStore::default()).await.unwrap();
+    let registration = InstanceRegistration::new("http://127.0.0.1:9").heartbeat(Duration::from_secs(1));
+    let instance = registration.register(&client).await.unwrap();
+    let lost = instance.id();
+    daemon.kill();
+    std::fs::remove_dir_all(daemon.folder().join("server")).unwrap();
+    daemon.resume().await.unwrap();
+    let joe = daemon.register("joe").await.unwrap();
+    until("it is back", async || !instances(&joe).await.is_empty()).await;
+    until("its new id is known", async || instance.id() != lost).await;
+    instance.deregister().await.unwrap();
+    assert_eq!(instances(&joe).await, []);
+}
+
+#[tokio::test]
+async fn a_service_whose_session_was_ended_signs_in_again_and_its_call_succeeds() {
+    let daemon = daemon::start(&[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileCredentialStore::new(folder.path(), "a-svc");
+    let client = service_client(&daemon.client(), "a-svc", "A", store.clone()).await.unwrap();
+    let user_id = client.call(READ_USER_BY_TOKEN, ()).await.unwrap().0.user.id;
+    let all = RevokeTokensRequest { user_id: Some(user_id), all_tokens: Some(true), device: None };
+    daemon.admin().await.unwrap().call(REVOKE_TOKENS, Body(all.clone())).await.unwrap();
+    // Ten calls at once: one of them signs in, and all succeed.
+    let calls = (0..10).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move { client.call(READ_USER_BY_TOKEN, ()).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.unwrap().unwrap().0.user.slug, "a-svc");
+    }
+    // Ended once more at once, it is told: signing in again and again would be of use to nobody.
+    daemon.admin().await.unwrap().call(REVOKE_TOKENS, Body(all)).await.unwrap();
+    assert_eq!(client.call(READ_USER_BY_TOKEN, ()).await.unwrap_err().status(), Some(401));
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    tokio::time::resume();
+    client.call(READ_USER_BY_TOKEN, ()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_run_says_why() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let service = |slug| Service::new(slug).daemon("http://127.0.0.1:1").credential_folder(folder.path());
+    let yes = || get(async || "yes");
+    for (service, why) in [
+        (service("Not a slug"), "slug `Not a slug` may hold only"),
+        (service("a-svc").route("/hello", yes()), "no request reaches the path `/hello`"),
+        (service("a-svc").route("/a-svcx/hello", yes()), "no request reaches"),
+        (service("a-svc").route("a-svc/hello", yes()), "no request reaches"),
+        (service("a-svc").route("/a-svc/x", yes()).route("/a-svc/x", post(async || "")), "is given twice"),
+        (service("a-svc").listen(&taken), "cannot listen on 127.0.0.1"),
+        (service("a-svc").listen("0.0.0.0:0"), "SELF_URL is not set"),
+        (service("a-svc").reached_at("9311"), "SELF_URL is `9311`"),
+        (service("a-svc").daemon("nowhere"), "`nowhere` is not the address of a server"),
+    ] {
+        let error = service.run_until(std::future::pending()).await.unwrap_err().to_string();
+        assert!(error.contains(why), "{error} does not say `{why}`");
+    }
+}
+
+#[tokio::test]
+async fn a_service_stops_while_it_waits_for_a_daemon_that_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::new("a-svc").daemon("http://127.0.0.1:1").credential_folder(folder.path());
+    service.run_until(tokio::time::sleep(Duration::from_millis(300))).await.unwrap();
+}
+
+#[test]
+fn a_client_of_a_request_without_token_calls_as_nobody() {
+    let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:1").unwrap().client().with_token("own").unwrap();
+    assert!(format!("{:?}", client.with_token_of(&HeaderMap::new())).contains("has_token: false"));
+}

@@ -1,0 +1,259 @@
+//! Callers' tokens and what callers may: keys that change, tokens that are not good, yeses that are kept for a while.
+//! Time is moved, not waited for.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    rsa::{KeySize, PublicKeyComponents},
+    signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use openorch_sdk::{
+    ClientFactory, Error,
+    http::HeaderMap,
+    service::{Guard, TokenCheck},
+};
+use serde_json::{Value, json};
+
+use crate::stub::{self, Stub};
+
+/// A key that signs as the daemon does.
+struct Signer {
+    id: String,
+    pair: RsaKeyPair,
+}
+
+impl Signer {
+    fn new(id: &str) -> Signer {
+        Signer { id: id.into(), pair: RsaKeyPair::generate(KeySize::Rsa2048).unwrap() }
+    }
+
+    fn jwk(&self) -> Value {
+        let public: PublicKeyComponents<Vec<u8>> = self.pair.public_key().into();
+        let (n, e) = (URL_SAFE_NO_PAD.encode(public.n), URL_SAFE_NO_PAD.encode(public.e));
+        json!({ "kid": self.id, "kty": "RSA", "alg": "RS256", "use": "sig", "n": n, "e": e })
+    }
+
+    fn sign(&self, head: Value, claims: &Value) -> String {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(&head), part(claims));
+        let mut signature = vec![0; self.pair.public_modulus_len()];
+        self.pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).unwrap();
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    fn token(&self, claims: &Value) -> String {
+        self.sign(json!({ "alg": "RS256", "typ": "JWT", "kid": self.id }), claims)
+    }
+}
+
+/// What joe's token for `a-svc` says, good for so many seconds.
+#[expect(clippy::disallowed_methods, reason = "ends of tokens are wall time")]
+fn claims(lifetime: i64) -> Value {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+    json!({
+        "oui": "usr_1", "olu": "joe", "ori": ["user-svc:user"], "iss": "openorch", "iat": now, "jti": "t", "sid": "s",
+        "exp": now + lifetime, "aud": "a-svc",
+    })
+}
+
+fn with(mut claims: Value, key: &str, value: Value) -> Value {
+    claims[key] = value;
+    claims
+}
+
+/// A daemon that serves these keys, or fails while there are none, and says yes to joe.
+fn daemon(keys: &Arc<Mutex<Option<Vec<Value>>>>, allowed: bool) -> Stub {
+    let keys = Arc::clone(keys);
+    Stub::new(move |request| match (request.target.ends_with("jwks.json"), &*keys.lock().unwrap()) {
+        (true, Some(keys)) => stub::json(200, &json!({ "keys": keys }).to_string()),
+        (true, None) => stub::json(500, r#"{"error":"the store is away"}"#),
+        (false, _) if allowed => stub::json(200, r#"{"authorized":true,"user":{"slug":"joe"}}"#),
+        (false, _) => stub::json(401, r#"{"error":"Unauthorized"}"#),
+    })
+}
+
+fn keys(signers: &[&Signer]) -> Arc<Mutex<Option<Vec<Value>>>> {
+    Arc::new(Mutex::new(Some(signers.iter().map(|signer| signer.jwk()).collect())))
+}
+
+fn check(stub: &Stub) -> TokenCheck {
+    TokenCheck::new(ClientFactory::new(&stub.url).unwrap().client().with_token("own").unwrap(), "a-svc")
+}
+
+/// Moves the clock on. It runs in between, so that connections are not taken for silent.
+async fn after(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+fn asked(stub: &Stub, what: &str) -> usize {
+    stub.seen().iter().filter(|request| request.target.contains(what)).count()
+}
+
+#[tokio::test]
+async fn a_token_says_who_calls_without_the_daemon_being_asked_each_time() {
+    let signer = Signer::new("k1");
+    let stub = daemon(&keys(&[&signer]), true);
+    let check = check(&stub);
+    for _ in 0..3 {
+        let caller = check.verify(&signer.token(&claims(60))).await.unwrap();
+        assert_eq!(
+            (caller.slug(), caller.user_id(), caller.roles()),
+            ("joe", "usr_1", &["user-svc:user".to_owned()][..])
+        );
+        assert!(!format!("{caller:?}").contains("ey"));
+    }
+    assert_eq!(stub.seen().len(), 1);
+    assert_eq!(stub.seen()[0].header("authorization"), None, "keys are public, and the own token stays at home");
+
+    let mut request = HeaderMap::new();
+    assert!(check.caller(&request).await.unwrap_err().to_string().contains("no token came"));
+    for scheme in ["Bearer ", "bearer ", ""] {
+        request.insert("authorization", format!("{scheme}{}", signer.token(&claims(60))).parse().unwrap());
+        assert_eq!(check.caller(&request).await.unwrap().slug(), "joe");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_good_is_refused_with_the_reason() {
+    let (signer, other) = (Signer::new("k1"), Signer::new("k1"));
+    let stub = daemon(&keys(&[&signer]), true);
+    let check = check(&stub);
+    let (good, claims) = (signer.token(&claims(60)), claims(60));
+    let head = |alg: &str| json!({ "alg": alg, "kid": "k1" });
+    let (signed, signature) = good.rsplit_once('.').unwrap();
+    let exp = claims["exp"].as_i64().unwrap();
+    for (token, why) in [
+        (signer.token(&with(claims.clone(), "exp", json!(exp - 61))), "has ended"),
+        (signer.token(&with(claims.clone(), "exp", json!(0))), "has ended"),
+        (signer.token(&with(claims.clone(), "exp", json!("soon"))), "does not say"),
+        (signer.token(&with(claims.clone(), "aud", json!("b-svc"))), "not made for `a-svc`"),
+        (signer.token(&with(claims.clone(), "aud", Value::Null)), "not made for `a-svc`"),
+        (signer.token(&with(claims.clone(), "iss", json!("else"))), "somebody else"),
+        (signer.token(&json!({})), "does not say"),
+        (other.token(&claims), "not signed by the daemon"),
+        (signer.sign(head("none"), &claims), "another way"),
+        (signer.sign(head("HS256"), &claims), "another way"),
+        (signer.sign(json!({ "alg": "RS256", "kid": "k1", "crit": ["b64"] }), &claims), "another way"),
+        (signer.sign(json!({ "alg": "RS256" }), &claims), "not one of the platform's"),
+        (signer.sign(json!({ "alg": "RS256", "kid": "k2" }), &claims), "not signed by the daemon"),
+        (format!("{signed}."), "not signed by the daemon"),
+        (format!("{signed}x.{signature}"), "platform's"),
+        (format!("{good}.x"), "not one of the platform's"),
+        (signed.to_owned(), "not one of the platform's"),
+        ("x".repeat(1 << 20), "not one of the platform's"),
+        (String::new(), "not one of the platform's"),
+        ("..".into(), "not one of the platform's"),
+    ] {
+        let error = check.verify(&token).await.unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, Error::Unauthenticated(_)), "{text}");
+        assert!(text.contains(why), "{text} does not say `{why}`");
+    }
+    check.verify(&good).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rotated_key_is_found_and_keys_are_asked_for_seldom_however_many_are_unknown() {
+    let (old, new) = (Signer::new("k1"), Signer::new("k2"));
+    let keys = keys(&[&old]);
+    let stub = daemon(&keys, true);
+    let check = check(&stub);
+    check.verify(&old.token(&claims(600))).await.unwrap();
+    *keys.lock().unwrap() = Some(vec![old.jwk(), new.jwk()]);
+    for _ in 0..20 {
+        check.verify(&new.token(&claims(600))).await.unwrap_err();
+    }
+    assert_eq!(stub.seen().len(), 1, "it was asked a moment ago");
+    after(Duration::from_secs(11)).await;
+    check.verify(&new.token(&claims(600))).await.unwrap();
+    check.verify(&old.token(&claims(600))).await.unwrap();
+    assert_eq!(stub.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_withdrawn_key_is_not_trusted_for_ever_and_an_absent_daemon_changes_nothing() {
+    let (old, new) = (Signer::new("k1"), Signer::new("k2"));
+    let keys = keys(&[&old]);
+    let stub = daemon(&keys, true);
+    let check = check(&stub);
+    check.verify(&old.token(&claims(600))).await.unwrap();
+    *keys.lock().unwrap() = None;
+    after(Duration::from_secs(3601)).await;
+    for _ in 0..5 {
+        check.verify(&old.token(&claims(600))).await.expect("the keys of before still stand");
+    }
+    assert_eq!(stub.seen().len(), 2, "and a daemon that fails is not asked at every call");
+    *keys.lock().unwrap() = Some(vec![new.jwk()]);
+    after(Duration::from_secs(11)).await;
+    check.verify(&old.token(&claims(600))).await.unwrap_err();
+    check.verify(&new.token(&claims(600))).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_any_key_a_token_is_neither_good_nor_bad() {
+    let signer = Signer::new("k1");
+    let stub = daemon(&Arc::default(), true);
+    let check = check(&stub);
+    let error = check.verify(&signer.token(&claims(60))).await.unwrap_err();
+    assert_eq!(error.status(), Some(500), "{error}");
+    let error = check.verify(&signer.token(&claims(60))).await.unwrap_err();
+    assert!(error.is_temporary() && error.to_string().contains("getKeySet"), "{error}");
+    assert_eq!(stub.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_yes_is_kept_for_ten_seconds_and_asked_for_in_the_callers_name() {
+    let signer = Signer::new("k1");
+    let stub = daemon(&keys(&[&signer]), true);
+    let token = signer.token(&claims(600));
+    let caller = check(&stub).verify(&token).await.unwrap();
+    let guard = Guard::new(ClientFactory::new(&stub.url).unwrap().client().with_token("own").unwrap());
+    for _ in 0..3 {
+        guard.require(&caller, "a-svc:thing:view").await.unwrap();
+    }
+    assert_eq!(asked(&stub, "is-authorized"), 1);
+    assert_eq!(stub.seen()[1].line(), "POST /user-svc/permission/a-svc%3Athing%3Aview/is-authorized");
+    assert_eq!(stub.seen()[1].header("authorization"), Some(format!("Bearer {token}").as_str()));
+    guard.require(&caller, "a-svc:thing:edit").await.unwrap();
+    assert_eq!(asked(&stub, "is-authorized"), 2, "another permission is another question");
+    after(Duration::from_secs(5)).await;
+    guard.require(&caller, "a-svc:thing:view").await.unwrap();
+    assert_eq!(asked(&stub, "is-authorized"), 2);
+    after(Duration::from_secs(6)).await;
+    guard.require(&caller, "a-svc:thing:view").await.unwrap();
+    assert_eq!(asked(&stub, "is-authorized"), 3);
+}
+
+#[tokio::test]
+async fn a_yes_never_outlives_the_token() {
+    let signer = Signer::new("k1");
+    let stub = daemon(&keys(&[&signer]), true);
+    let caller = check(&stub).verify(&signer.token(&claims(8))).await.unwrap();
+    let guard = Guard::new(ClientFactory::new(&stub.url).unwrap().client());
+    guard.require(&caller, "a-svc:thing:view").await.unwrap();
+    after(Duration::from_secs(9)).await;
+    guard.require(&caller, "a-svc:thing:view").await.unwrap();
+    assert_eq!(asked(&stub, "is-authorized"), 2);
+}
+
+#[tokio::test]
+async fn a_no_is_not_kept_and_a_daemon_that_cannot_be_asked_lets_nobody_in() {
+    let signer = Signer::new("k1");
+    let stub = daemon(&keys(&[&signer]), false);
+    let caller = check(&stub).verify(&signer.token(&claims(600))).await.unwrap();
+    let guard = Guard::new(ClientFactory::new(&stub.url).unwrap().client());
+    for count in 1..=3 {
+        let error = guard.require(&caller, "a-svc:thing:view").await.unwrap_err();
+        assert_eq!(error, Error::Forbidden("account `joe` lacks the permission `a-svc:thing:view`".into()));
+        assert_eq!(asked(&stub, "is-authorized"), count);
+    }
+    let away = Guard::new(ClientFactory::new("http://127.0.0.1:1").unwrap().client());
+    assert!(matches!(away.allows(&caller, "a-svc:thing:view").await, Err(Error::Unreachable { .. })));
+}

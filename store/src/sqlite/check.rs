@@ -1,0 +1,106 @@
+//! Checks a database as of one moment, whether a daemon runs on it or not: its pages by SQLite's own check, then every
+//! document against its columns and the entries of its lists.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Row, params_from_iter, types::Value as SqlValue};
+
+use super::errors::from_sqlite;
+use super::folder::{DATABASE, read_identity};
+use crate::check::{Checker, Findings, OnProgress, Progress};
+use crate::sql::{ListSpec, Spec, quote};
+use crate::{Collection, Result, StoreError};
+
+/// Documents between two words about the progress.
+const PER_WORD: u64 = 1000;
+/// Faults of pages that are told.
+const MOST_FAULTS: u32 = 20;
+
+/// Looks for what is wrong in the database of a data folder. Collections that a later version declared otherwise, or
+/// not yet, are looked at as far as they are the same.
+///
+/// `NotFound` where there is no database; an error too where it cannot be read at all.
+pub fn check(folder: &Path, collections: &[Collection], progress: OnProgress<'_>) -> Result<Findings> {
+    let database = folder.join(DATABASE);
+    if read_identity(&database)?.is_none() {
+        return Err(StoreError::NotFound(format!("there is no data in `{}`", folder.display())));
+    }
+    let failed = |error| from_sqlite(error, &format!("checking `{}`", database.display()));
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&database, flags).map_err(failed)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    connection.execute_batch("PRAGMA query_only = ON; BEGIN").map_err(failed)?;
+    let mut findings = Findings::default();
+    progress(Progress { what: "the pages of the database", done: 0, of: 1 });
+    pages(&connection, &mut findings).map_err(failed)?;
+    let recorded: BTreeMap<String, String> = connection
+        .prepare("SELECT collection, spec FROM _store_meta")
+        .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+        .map_err(failed)?;
+    for collection in collections {
+        let spec = Spec::new(collection)?;
+        if recorded.get(spec.name) == Some(&spec.declaration) {
+            documents(&connection, Checker::new(&spec, &mut findings), progress).map_err(failed)?;
+        }
+    }
+    Ok(findings)
+}
+
+fn pages(connection: &Connection, findings: &mut Findings) -> rusqlite::Result<()> {
+    let mut check = connection.prepare(&format!("PRAGMA integrity_check({MOST_FAULTS})"))?;
+    let faults = check.query_map([], |row| row.get::<_, String>(0))?;
+    for fault in faults {
+        match fault?.as_str() {
+            "ok" => {}
+            fault => findings.add(format!("the database file is damaged: {fault}")),
+        }
+    }
+    Ok(())
+}
+
+fn documents(connection: &Connection, mut checker: Checker<'_>, progress: OnProgress<'_>) -> rusqlite::Result<()> {
+    let spec = checker.spec;
+    let columns: String = spec.columns.iter().map(|column| format!(", {}", quote(&column.name))).collect();
+    let mut select = connection.prepare(&format!("SELECT rid, id, doc{columns} FROM {} ORDER BY rid", spec.table))?;
+    let mut lists = Vec::new();
+    for list in &spec.lists {
+        lists.push(connection.prepare(&has_entry(list))?);
+    }
+    let count =
+        |table: &str| connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0));
+    let of = u64::try_from(count(&spec.table)?).unwrap_or_default();
+    let mut rows = select.query([])?;
+    let mut done = 0;
+    while let Some(row) = rows.next()? {
+        if done % PER_WORD == 0 {
+            progress(Progress { what: spec.name, done, of });
+        }
+        done += 1;
+        let (rid, id, doc): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let expected = checker.document(&id, &doc, &keys(row, spec.columns.len())?);
+        for (list, entries) in expected.iter().enumerate() {
+            for entry in entries {
+                let keys = entry.iter().map(|key| SqlValue::Blob(key.clone()));
+                let whole = keys.chain([SqlValue::Text(id.clone()), SqlValue::Integer(rid)]);
+                if !lists[list].exists(params_from_iter(whole))? {
+                    checker.missing_entry(list, &id);
+                }
+            }
+        }
+    }
+    for (at, list) in spec.lists.iter().enumerate() {
+        checker.list_has(at, u64::try_from(count(&list.table)?).unwrap_or_default());
+    }
+    Ok(())
+}
+
+fn keys(row: &Row<'_>, columns: usize) -> rusqlite::Result<Vec<Vec<u8>>> {
+    (0..columns).map(|at| row.get(at + 3)).collect()
+}
+
+fn has_entry(list: &ListSpec) -> String {
+    let columns: String = list.columns().iter().map(|column| format!("{column} = ? AND ")).collect();
+    format!("SELECT 1 FROM {} WHERE {columns}id = ? AND rid = ?", list.table)
+}
