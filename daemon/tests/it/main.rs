@@ -7,6 +7,7 @@ mod flow;
 mod golden;
 mod identity;
 mod keep;
+mod keep_on_postgres;
 mod process;
 mod settings;
 mod support;
