@@ -2,13 +2,14 @@
 
 mod account;
 mod audit;
+mod contact;
 mod invitation;
 mod organization;
 mod rules;
 
 use serde_json::Value;
 
-pub use self::{account::*, audit::*, invitation::*, organization::*, rules::*};
+pub use self::{account::*, audit::*, contact::*, invitation::*, organization::*, rules::*};
 use crate::{Access, Body, Json, Path, Query, op::Effect, ops, path_values, permissions};
 
 pub static SERVICE: crate::Service =
@@ -54,6 +55,8 @@ path_values! {
     UserId at most 128;
     /// The id of an enroll.
     EnrollId at most 512;
+    /// A contact in its normal form, as `contacts[].id` tells it.
+    ContactId at most 400;
     /// The id of a session.
     SessionId at most 128;
     /// The slug of a service.
@@ -117,6 +120,32 @@ ops! {
     SAVE_SELF "saveSelf" = PUT "/user-svc/self"
         (Body<SaveSelfRequest>) -> Json<Empty>,
         access: Access::SignedIn, audited: true;
+
+    /// Send a code to a contact, to be sent back with a registration that names it: it is verified then.
+    SEND_OTP "sendOtp" = POST "/user-svc/otp/send"
+        (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
+        access: Access::Public, audited: true, target: &["/contactId"],
+        errors: &[(429, "a code was sent there a moment ago, or too many were asked for"),
+            (503, "no mail server is set")];
+
+    /// Send a code to a contact that is to become the caller's.
+    SEND_OWN_OTP "sendOwnOtp" = POST "/user-svc/self/contact"
+        (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
+        access: Access::SignedIn, audited: true, target: &["/contactId"],
+        errors: &[(429, "a code was sent there a moment ago, or too many were asked for"),
+            (503, "no mail server is set")];
+
+    /// Show by its code that a contact is the caller's. Another account that had named it without showing so loses it.
+    VERIFY_CONTACT "verifyContact" = PUT "/user-svc/self/contact"
+        (Body<VerifyContactRequest>) -> Json<Empty>,
+        access: Access::SignedIn, audited: true, target: &["/otpId"],
+        errors: &[(409, "another account showed that the contact is its own")];
+
+    /// Remove a contact of the caller's.
+    REMOVE_CONTACT "removeContact" = DELETE "/user-svc/self/contact/{contactId}"
+        (Path<ContactId>) -> Json<Empty>,
+        access: Access::SignedIn, audited: true,
+        errors: &[(404, "the caller has no such contact")];
 
     /// Change the own password. Ends all other sessions of the account, and also the caller's own when it was made
     /// without naming a device.

@@ -59,6 +59,19 @@ pub fn random_text(length: usize) -> String {
     text
 }
 
+/// A random number below `most`, each as likely as the others.
+pub fn random_number(most: u32) -> u32 {
+    let usable = u32::MAX - u32::MAX % most.max(1);
+    loop {
+        let mut bytes = [0; 4];
+        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+        let number = u32::from_ne_bytes(bytes);
+        if number < usable {
+            return number % most.max(1);
+        }
+    }
+}
+
 fn base62(mut number: u64) -> String {
     let mut digits = Vec::with_capacity(11);
     loop {

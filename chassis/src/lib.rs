@@ -10,6 +10,7 @@ pub mod error;
 pub mod forwarded;
 pub mod identity;
 pub mod ids;
+pub mod mail;
 pub mod metrics;
 pub mod outbound;
 pub mod request;

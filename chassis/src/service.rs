@@ -204,6 +204,8 @@ pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
 pub struct Shared {
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<crate::ids::Ids>,
+    pub audit: Arc<crate::Audit>,
+    pub mailer: Arc<dyn crate::mail::Mailer>,
     /// A list that cannot be asked for in pages is answered whole up to here (contract decision 7).
     pub list_most: usize,
 }

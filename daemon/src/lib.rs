@@ -3,6 +3,7 @@
 
 mod engine;
 pub mod keep;
+mod mail;
 mod metered;
 pub mod secrets;
 pub mod settings;

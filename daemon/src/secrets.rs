@@ -21,6 +21,8 @@ const KEY_LENGTH: usize = 32;
 pub struct Secrets {
     pub admin_password: Option<String>,
     pub encryption_key: Option<String>,
+    /// The password of the account at the mail server.
+    pub smtp_password: Option<String>,
     /// Where the PostgreSQL database is, with its password.
     pub db_string: Option<String>,
 }
@@ -30,6 +32,7 @@ impl Secrets {
         Ok(Secrets {
             admin_password: read("OPENORCH_ADMIN_PASSWORD")?.or_else(|| given.admin_password.clone()),
             encryption_key: read("OPENORCH_ENCRYPTION_KEY")?.or_else(|| given.encryption_key.clone()),
+            smtp_password: read("OPENORCH_SMTP_PASSWORD")?.or_else(|| given.smtp_password.clone()),
             db_string: read("OPENORCH_DB_STRING")?.or_else(|| given.db_string.clone()),
         })
     }

@@ -8,11 +8,13 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
 use openorch_chassis::{
     forwarded::TrustedProxies,
+    mail::{Mailer, NoMailer},
     outbound::{self, Networks},
     router::RouterSettings,
     service::LIST_MOST,
@@ -27,8 +29,9 @@ use serde::Deserialize;
 
 use crate::{
     StartError,
+    mail::{SmtpMailer, SmtpServer},
     secrets::Secrets,
-    values::{Address, Count, Engine, Pause, RegistrationChoice, Span},
+    values::{Address, Count, Engine, Pause, Port, RegistrationChoice, SmtpSecurity, Span},
 };
 
 macro_rules! settings {
@@ -48,6 +51,9 @@ macro_rules! settings {
             /// `OPENORCH_ENCRYPTION_KEY` of the config file.
             #[arg(skip)]
             pub encryption_key: Option<String>,
+            /// `OPENORCH_SMTP_PASSWORD` of the config file.
+            #[arg(skip)]
+            pub smtp_password: Option<String>,
             /// `OPENORCH_DB_STRING` of the config file.
             #[arg(skip)]
             pub db_string: Option<String>,
@@ -68,6 +74,7 @@ macro_rules! settings {
                     $($name: self.$name.or(other.$name),)*
                     admin_password: self.admin_password.or(other.admin_password),
                     encryption_key: self.encryption_key.or(other.encryption_key),
+                    smtp_password: self.smtp_password.or(other.smtp_password),
                     db_string: self.db_string.or(other.db_string),
                 }
             }
@@ -152,6 +159,16 @@ settings! {
     session_idle: Span, "OPENORCH_SESSION_IDLE", "2160h";
     "A session ends after so long, however much it is used"
     session_lifetime: Span, "OPENORCH_SESSION_LIFETIME", "none";
+    "Mail server through which the daemon sends mail (its password: OPENORCH_SMTP_PASSWORD, also _FILE)"
+    smtp_host: String, "OPENORCH_SMTP_HOST", "none: no mail is sent";
+    "Port of the mail server"
+    smtp_port: Port, "OPENORCH_SMTP_PORT", "587, or 465 with tls";
+    "How the connection to the mail server is kept private: starttls, tls from the first byte, or none"
+    smtp_security: SmtpSecurity, "OPENORCH_SMTP_SECURITY", "starttls, or none to loopback";
+    "Account at the mail server"
+    smtp_user: String, "OPENORCH_SMTP_USER", "none";
+    "Sender of the daemon's mail, such as `Our Platform <platform@example.org>`"
+    smtp_from: String, "OPENORCH_SMTP_FROM", "none";
     "How long entries of the audit log are kept"
     audit_retention: Span, "OPENORCH_AUDIT_RETENTION", "8760h";
     "Bytes of a request's head"
@@ -230,12 +247,28 @@ impl Settings {
         settings.outbound()?;
         settings.gateway()?;
         settings.registry(listen)?;
+        settings.mailer()?;
         Ok(settings)
     }
 
     /// Where the daemon's own files are.
     pub fn server_dir(&self) -> PathBuf {
         self.data_dir.join("server")
+    }
+
+    /// What sends the daemon's mail.
+    pub fn mailer(&self) -> Result<Arc<dyn Mailer>, StartError> {
+        let given = &self.given;
+        let Some(host) = &given.smtp_host else { return Ok(Arc::new(NoMailer)) };
+        let server = SmtpServer {
+            host,
+            port: given.smtp_port.map(|port| port.0),
+            security: given.smtp_security,
+            user: given.smtp_user.as_deref(),
+            password: self.secrets.smtp_password.as_deref(),
+            from: given.smtp_from.as_deref(),
+        };
+        Ok(Arc::new(SmtpMailer::new(server)?))
     }
 
     /// Which engine keeps the data.

@@ -150,14 +150,14 @@ async fn assemble(
     let ids = Arc::new(Ids::new(clock.clone()));
     let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
     let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone()));
-    let shared = Shared { clock, ids, list_most: settings.list_most() };
+    let shared =
+        Shared { clock, ids, audit: audit.clone(), mailer: settings.mailer()?, list_most: settings.list_most() };
 
     let default_password = Arc::new(AtomicBool::new(false));
     let asked_loopback = settings.listen.ip().is_loopback();
     let users = user::prepare(
         store.clone(),
         shared.clone(),
-        audit.clone(),
         &seal,
         |is_default| settings.user(asked_loopback || is_default || settings.secrets.has_published_key()),
         settings.secrets.admin_password.clone(),

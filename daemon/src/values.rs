@@ -98,6 +98,42 @@ impl FromStr for RegistrationChoice {
     }
 }
 
+/// A port to connect to.
+#[derive(Clone, Copy, Debug)]
+pub struct Port(pub u16);
+
+impl FromStr for Port {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Port, String> {
+        match text.parse() {
+            Ok(port) if port > 0 => Ok(Port(port)),
+            _ => Err(format!("`{text}` is no port; it is a number from 1 to 65535")),
+        }
+    }
+}
+
+/// How a connection to a mail server is kept private.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmtpSecurity {
+    /// Plain at first, then TLS (RFC 3207), or no mail is sent.
+    StartTls,
+    /// TLS from the first byte (RFC 8314).
+    Tls,
+    None,
+}
+
+impl FromStr for SmtpSecurity {
+    type Err = String;
+    fn from_str(text: &str) -> Result<SmtpSecurity, String> {
+        match text {
+            "starttls" => Ok(SmtpSecurity::StartTls),
+            "tls" => Ok(SmtpSecurity::Tls),
+            "none" => Ok(SmtpSecurity::None),
+            _ => Err(format!("`{text}` is not one of starttls, tls and none")),
+        }
+    }
+}
+
 impl FromStr for Engine {
     type Err = String;
     fn from_str(text: &str) -> Result<Engine, String> {
@@ -119,7 +155,7 @@ macro_rules! read_as_text {
     };
 }
 
-read_as_text!(Span, Pause, Address, RegistrationChoice, Engine);
+read_as_text!(Span, Pause, Address, RegistrationChoice, Engine, Port, SmtpSecurity);
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Count, D::Error> {

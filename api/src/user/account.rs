@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Organization, is_false};
+use super::{Contact, ContactInput, Organization, is_false};
 use crate::{Time, query};
 
 /// `{}`.
@@ -30,16 +30,6 @@ pub struct RegisterRequest {
     /// The code of an invitation, while registration is by invitation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invitation: Option<String>,
-}
-
-/// How an account can be reached. What a caller says of verification is ignored.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ContactInput {
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub platform: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub value: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -131,25 +121,6 @@ pub struct User {
     /// The id of a file that shows the account.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub thumbnail_file_id: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Contact {
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub id: String,
-    pub created_at: Time,
-    pub updated_at: Time,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub user_id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub platform: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub value: String,
-    #[serde(skip_serializing_if = "is_false")]
-    pub verified: bool,
-    #[serde(skip_serializing_if = "is_false")]
-    pub is_primary: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

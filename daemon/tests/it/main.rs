@@ -3,6 +3,7 @@
 
 mod answers;
 mod audit;
+mod contacts;
 mod database;
 mod flow;
 mod golden;

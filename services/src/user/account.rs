@@ -6,8 +6,8 @@ use openorch_api::{
     Body, Json, Slug,
     input::check_name,
     user::{
-        AuthToken, ChangePasswordRequest, Empty, LoginRequest, LoginResponse, ReadSelfRequest, ReadSelfResponse,
-        ReadUserByTokenResponse, RegisterRequest, RegisterResponse, SaveSelfRequest,
+        AuthToken, ChangePasswordRequest, ContactInput, Empty, LoginRequest, LoginResponse, ReadSelfRequest,
+        ReadSelfResponse, ReadUserByTokenResponse, RegisterRequest, RegisterResponse, SaveSelfRequest,
     },
 };
 use openorch_chassis::{Cx, Error, Result, service::retry};
@@ -16,7 +16,8 @@ use openorch_store::{Batch, Filter, Guard, Query, Stored};
 use super::{
     Registration, Users,
     memory::Account,
-    rows::{PASSWORDS, PasswordRow, UserRow, search_prefixes},
+    otp::Expected,
+    rows::{OtpPurpose, PASSWORDS, PasswordRow, UserRow, search_prefixes},
     rules::{check_count, check_text},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
     session::{UNKNOWN_DEVICE, checked_device},
@@ -29,7 +30,8 @@ const MAX_LABEL_BYTES: usize = 256;
 pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Result<Json<RegisterResponse>> {
     let slug = Slug::parse(request.slug.as_deref().unwrap_or_default()).map_err(|e| Error::invalid(e.0))?;
     let name = checked_name(request.name.unwrap_or_default())?;
-    let contacts = request.contact.map(|contact| cx.checked_contact(contact)).transpose()?.flatten();
+    let shown = request.contact.unwrap_or_default();
+    let contact = cx.checked_contact(&shown)?;
     let device = checked_device(request.device.as_deref())?;
     let password = request.password.unwrap_or_default();
     let invitation = request.invitation.as_deref().filter(|code| !code.is_empty());
@@ -46,7 +48,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         id: cx.shared.ids.next("usr"),
         slug: slug.as_str().to_owned(),
         name,
-        contacts: contacts.into_iter().collect(),
+        contacts: contact.into_iter().collect(),
         search_prefixes,
         labels: BTreeMap::new(),
         thumbnail_file_id: String::new(),
@@ -55,12 +57,18 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     };
     let password = PasswordRow { hash, is_default: false, updated_at: now };
     let account = Account::new(&user, roles.iter().map(|role| role.as_str().into()).collect());
-    let token = retry(|| async {
+    let (token, displaced) = retry(|| async {
+        let mut user = user.clone();
         let batch = cx.use_invitation(invitation).await?.with(cx.password_rows.create(&user.id, &password)?);
-        let batch = cx.make_account(&slug, &user, &roles, batch).await?;
-        cx.open_first_session(&account, device, batch).await
+        let batch = cx.show_contact(batch, &mut user, &shown).await?;
+        let (batch, displaced) = cx.make_account(&slug, &user, &roles, batch).await?;
+        Ok((cx.open_first_session(&account, device, batch).await?, displaced))
     })
     .await?;
+    // It may have been looked up before it said which contact is shown to be its own.
+    for id in displaced.iter().chain([&user.id]) {
+        cx.memory.profile_changed(id);
+    }
     tracing::info!(account.slug = %slug, "account `{slug}` registered");
     Ok(Json(RegisterResponse { token }))
 }
@@ -172,6 +180,16 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
 }
 
 impl Users {
+    /// Takes the code with which a new account shows that its contact is its own, if it came with one.
+    async fn show_contact(&self, batch: Batch, user: &mut UserRow, shown: &ContactInput) -> Result<Batch> {
+        let (Some(contact), false) = (user.contacts.first_mut(), shown.otp_id.is_empty()) else { return Ok(batch) };
+        let expected = Expected { purpose: OtpPurpose::Register, user_id: "", contact: Some(&contact.value) };
+        let code = self.redeem(&shown.otp_id, &shown.otp_code, &expected).await?;
+        contact.verified = true;
+        contact.platform = code.value.platform;
+        Ok(batch.with(self.otps.delete(&code.id, Some(code.version))))
+    }
+
     pub(super) async fn save_profile(
         &self,
         user_id: &str,

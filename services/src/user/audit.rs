@@ -47,11 +47,11 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Resul
 }
 
 pub async fn write_refusals(users: Arc<Users>) {
-    users.audit.write_refusals().await;
+    users.shared.audit.write_refusals().await;
 }
 
 pub async fn remove_old(users: Arc<Users>) {
-    if let Err(error) = users.audit.remove_older(users.settings.audit_retention).await {
+    if let Err(error) = users.shared.audit.remove_older(users.settings.audit_retention).await {
         tracing::warn!("old entries of the audit log could not be removed yet: {error}");
     }
 }

@@ -12,6 +12,7 @@ mod invitation;
 mod keys;
 mod memory;
 mod organization;
+mod otp;
 mod passwords;
 mod permission;
 mod revoke;
@@ -34,7 +35,7 @@ use openorch_api::{
     user::{self as api, AuditEntry},
 };
 use openorch_chassis::{
-    Audit, Mounted, Service,
+    Mounted, Service,
     identity::{Belongings, Liveness},
     seal::Seal,
     service::Shared,
@@ -44,10 +45,11 @@ use openorch_store::{Collection, Store, Table};
 use self::{
     keys::KeyRing,
     memory::Memory,
+    otp::Sendings,
     passwords::Passwords,
     rows::{
-        ContactRow, InvitationRow, KeyPairRow, OrganizationRow, PasswordRow, RoleLinkRow, SessionRow, TombstoneRow,
-        UserRow,
+        ContactRow, InvitationRow, KeyPairRow, OrganizationRow, OtpRow, PasswordRow, RoleLinkRow, SessionRow,
+        TombstoneRow, UserRow,
     },
     rules::RuleTables,
     throttle::Throttle,
@@ -127,7 +129,8 @@ pub struct Users {
     default_password: Arc<AtomicBool>,
     liveness: OnceLock<Arc<dyn Liveness>>,
     throttle: Throttle,
-    audit: Arc<Audit>,
+    otps: Table<OtpRow>,
+    sendings: Sendings,
     audit_entries: Table<AuditEntry>,
     belongings: OnceLock<Vec<Arc<dyn Belongings>>>,
 }
@@ -171,6 +174,10 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::READ_USER_BY_TOKEN, account::read_by_token)
         .on(api::READ_SELF, account::read_self)
         .on(api::SAVE_SELF, account::save_self)
+        .on(api::SEND_OTP, otp::send)
+        .on(api::SEND_OWN_OTP, otp::send_own)
+        .on(api::VERIFY_CONTACT, contact::verify)
+        .on(api::REMOVE_CONTACT, contact::remove)
         .on(api::CHANGE_PASSWORD, account::change_password)
         .on(api::REVOKE_TOKENS, revoke::revoke_tokens)
         .on(api::LIST_SESSIONS, revoke::list)
@@ -217,6 +224,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::REVOKE_INVITATION, invitation::revoke)
         .every(Duration::from_secs(60), "note when sessions were used", session::note_uses)
         .every(Duration::from_secs(1), "write refused attempts to the audit log", audit::write_refusals)
+        .every(Duration::from_secs(600), "forget codes whose time is over", Users::forget_codes)
         .every(Duration::from_secs(3600), "remove old entries of the audit log", audit::remove_old)
         .every(Duration::from_secs(1), "settle the rules", Users::settle_rules)
         .mount()

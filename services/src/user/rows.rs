@@ -20,6 +20,7 @@ pub static USERS: Collection = Collection {
 };
 /// Who has which contact; the id is the contact in its normal form, so that no two accounts have the same.
 pub static CONTACTS: Collection = Collection { name: "userSvcContacts", indexes: &[Index::on(&["userId"])] };
+pub static OTPS: Collection = Collection { name: "userSvcOtps", indexes: &[Index::on(&["expiresAt"])] };
 /// The slugs of deleted accounts; the id is the slug.
 pub static TOMBSTONES: Collection = Collection { name: "userSvcTombstones", indexes: &[] };
 pub static ORGANIZATIONS: Collection =
@@ -42,6 +43,7 @@ pub static KEY_PAIRS: Collection = Collection { name: "userSvcKeyPairs", indexes
 pub static ALL: &[&Collection] = &[
     &USERS,
     &CONTACTS,
+    &OTPS,
     &TOMBSTONES,
     &ORGANIZATIONS,
     &PASSWORDS,
@@ -263,7 +265,37 @@ pub struct GrantRow {
 #[serde(rename_all = "camelCase")]
 pub struct ContactRow {
     pub user_id: String,
+    /// The account showed that it is its own; one that did not gives way to one that does.
+    #[serde(default)]
+    pub verified: bool,
     pub created_at: Time,
+}
+
+/// What a code was sent for; it is good for nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OtpPurpose {
+    Register,
+    /// For the account with this id.
+    Verify,
+}
+
+/// A one-time code that was sent to a contact.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OtpRow {
+    pub id: String,
+    pub purpose: OtpPurpose,
+    /// The account that asked; empty for a registration.
+    pub user_id: String,
+    pub platform: String,
+    /// As it was written.
+    pub contact: String,
+    /// The code, sealed with the daemon's encryption key.
+    pub code: String,
+    /// Wrong codes that were tried.
+    pub attempts: u32,
+    pub expires_at: Time,
 }
 
 /// A slug that a deleted account had: whoever reached it by this name must not reach another unknowingly.

@@ -13,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use openorch_api::{Time, role};
 use openorch_chassis::{
-    Audit, Error,
+    Error,
     seal::{OpenError, PUBLISHED_DEFAULT_KEY, Seal},
     service::Shared,
 };
@@ -23,6 +23,7 @@ use super::{
     UserSettings, Users,
     keys::{KeyRing, SigningKey, VerifyingKey},
     memory::Memory,
+    otp::Sendings,
     passwords::{PasswordRules, Passwords, hash_now},
     rows::*,
     rules::{Change, RuleTables, Rules},
@@ -71,7 +72,6 @@ impl From<openorch_store::StoreError> for StartError {
 pub async fn prepare(
     store: Arc<dyn Store>,
     shared: Shared,
-    audit: Arc<Audit>,
     seal: &Seal,
     settings_for: impl Fn(bool) -> UserSettings,
     admin_password: Option<String>,
@@ -100,8 +100,9 @@ pub async fn prepare(
         tombstones: Table::new(store.clone(), &TOMBSTONES),
         organizations: Table::new(store.clone(), &ORGANIZATIONS),
         audit_entries: Table::new(store.clone(), &openorch_chassis::audit::ENTRIES),
-        audit,
         throttle: Throttle::new(),
+        otps: Table::new(store.clone(), &OTPS),
+        sendings: Sendings::new(),
         password_rows: Table::new(store.clone(), &PASSWORDS),
         sessions: Table::new(store.clone(), &SESSIONS),
         rule_tables: RuleTables::new(&store),

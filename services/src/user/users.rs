@@ -97,7 +97,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
     };
     let slug = Slug::parse(&user.slug).map_err(|error| Error::invalid(error.0))?;
     retry(|| async {
-        let mut batch = cx.make_account(&slug, &user, &roles, Batch::new()).await?;
+        let (mut batch, _) = cx.make_account(&slug, &user, &roles, Batch::new()).await?;
         if let Some(password) = &password {
             batch.push(cx.password_rows.create(&user.id, password)?);
         }
@@ -246,7 +246,7 @@ impl Users {
             slug: Slug::parse(&input.slug).map_err(|error| Error::invalid(error.0))?.as_str().to_owned(),
             name: checked_name(input.name)?,
             search_prefixes: Vec::new(),
-            contacts: contacts.pop().map(|one| self.checked_contact(one)).transpose()?.flatten().into_iter().collect(),
+            contacts: contacts.pop().map(|one| self.checked_contact(&one)).transpose()?.flatten().into_iter().collect(),
             labels: Default::default(),
             thumbnail_file_id: String::new(),
             created_at: now,
@@ -257,14 +257,14 @@ impl Users {
         Ok(user)
     }
 
-    /// The batch that makes an account with these roles.
+    /// The batch that makes an account with these roles, and which accounts lose a contact by it.
     pub(super) async fn make_account(
         &self,
         slug: &Slug,
         user: &UserRow,
         roles: &[String],
         batch: Batch,
-    ) -> Result<Batch> {
+    ) -> Result<(Batch, Vec<String>)> {
         self.refuse_taken(slug).await?;
         let buried = Guard::Absent { collection: TOMBSTONES.name, id: user.slug.clone() };
         let mut batch = batch.require(buried).with(self.users.create(&user.id, user)?);

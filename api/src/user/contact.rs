@@ -1,0 +1,66 @@
+//! Wire types of contacts: how an account can be reached, and the codes that show whose a contact is.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::is_false;
+use crate::Time;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Contact {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    pub created_at: Time,
+    pub updated_at: Time,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub user_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub platform: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    /// The account showed that it is its own.
+    #[serde(skip_serializing_if = "is_false")]
+    pub verified: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    pub is_primary: bool,
+}
+
+/// How an account can be reached. What a caller says of verification is ignored, but for a code that was sent there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContactInput {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub platform: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub value: String,
+    /// The answer to `sendOtp` for this contact, and the code that arrived there.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub otp_id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub otp_code: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SendOtpRequest {
+    /// The contact, such as an e-mail address.
+    pub contact_id: String,
+    /// `email`, also where it is left out.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub contact_platform: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SendOtpResponse {
+    /// To be sent with the code.
+    pub otp_id: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VerifyContactRequest {
+    pub otp_id: String,
+    pub otp_code: String,
+}

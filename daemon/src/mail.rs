@@ -1,0 +1,89 @@
+//! Mail through a server of the operator's (SMTP, RFC 5321).
+
+use std::{net::IpAddr, time::Duration};
+
+use lettre::{
+    Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
+    message::{Mailbox, header::ContentType},
+    transport::smtp::authentication::Credentials,
+};
+use openorch_chassis::{BoxFuture, Error, Result, mail::Mailer};
+
+use crate::{StartError, values::SmtpSecurity};
+
+/// A server that does not take a message within this time is away.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the settings say of the mail server.
+pub struct SmtpServer<'a> {
+    pub host: &'a str,
+    pub port: Option<u16>,
+    pub security: Option<SmtpSecurity>,
+    pub user: Option<&'a str>,
+    pub password: Option<&'a str>,
+    pub from: Option<&'a str>,
+}
+
+/// Sends through an SMTP server.
+pub struct SmtpMailer {
+    transport: AsyncSmtpTransport<Tokio1Executor>,
+    from: Mailbox,
+}
+
+impl SmtpMailer {
+    /// Connects with the first message.
+    pub fn new(server: SmtpServer<'_>) -> Result<SmtpMailer, StartError> {
+        let from = server.from.ok_or_else(|| {
+            StartError("OPENORCH_SMTP_FROM is needed with OPENORCH_SMTP_HOST: the sender of the daemon's mail".into())
+        })?;
+        let from = from.parse().map_err(|error| StartError(format!("OPENORCH_SMTP_FROM: `{from}`: {error}")))?;
+        let is_near = server.host == "localhost" || server.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let usual = if is_near { SmtpSecurity::None } else { SmtpSecurity::StartTls };
+        let security = server.security.unwrap_or(usual);
+        if security == SmtpSecurity::None && !is_near && server.password.is_some() {
+            return Err(StartError(
+                "OPENORCH_SMTP_SECURITY=none would send the password of the mail account readable over the network; use \
+                 starttls or tls"
+                    .into(),
+            ));
+        }
+        let unusable = |error| StartError(format!("OPENORCH_SMTP_HOST: `{}` cannot be used: {error}", server.host));
+        let mut builder = match security {
+            SmtpSecurity::StartTls => {
+                AsyncSmtpTransport::<Tokio1Executor>::starttls_relay(server.host).map_err(unusable)?
+            }
+            SmtpSecurity::Tls => AsyncSmtpTransport::<Tokio1Executor>::relay(server.host).map_err(unusable)?,
+            SmtpSecurity::None => AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(server.host).port(587),
+        };
+        if let Some(port) = server.port {
+            builder = builder.port(port);
+        }
+        if let Some(user) = server.user {
+            let password = server.password.unwrap_or_default();
+            builder = builder.credentials(Credentials::new(user.to_owned(), password.to_owned()));
+        }
+        Ok(SmtpMailer { transport: builder.timeout(Some(TIMEOUT)).build(), from })
+    }
+}
+
+impl Mailer for SmtpMailer {
+    fn send<'a>(&'a self, to: &'a str, subject: &'a str, text: String) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let to: Address = to.parse().map_err(|_| Error::invalid("this is no e-mail address"))?;
+            let message = Message::builder()
+                .from(self.from.clone())
+                .to(Mailbox::new(None, to))
+                .subject(subject)
+                .header(ContentType::TEXT_PLAIN)
+                .body(text)
+                .map_err(Error::internal)?;
+            match self.transport.send(message).await {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    tracing::warn!("mail could not be sent: {error}");
+                    Err(Error::unavailable("the mail server does not take the message; try again in a moment"))
+                }
+            }
+        })
+    }
+}

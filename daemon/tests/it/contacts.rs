@@ -1,0 +1,194 @@
+//! Contacts and the codes that show whose they are, with a mail server of the test's own.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpListener,
+};
+
+use crate::support::{Daemon, token_of};
+
+/// A mail server (RFC 5321) that keeps what it is given.
+struct Post {
+    port: String,
+    letters: Arc<Mutex<Vec<String>>>,
+}
+
+impl Post {
+    async fn start() -> Post {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let letters: Arc<Mutex<Vec<String>>> = Arc::default();
+        let kept = letters.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let kept = kept.clone();
+                tokio::spawn(async move {
+                    let (read, mut write) = stream.split();
+                    let mut lines = BufReader::new(read).lines();
+                    let mut letter: Option<String> = None;
+                    let _ = write.write_all(b"220 post\r\n").await;
+                    while let Ok(Some(line)) = lines.next_line().await {
+                        let answer: &[u8] = match &mut letter {
+                            Some(_) if line == "." => {
+                                kept.lock().unwrap().extend(letter.take());
+                                b"250 kept\r\n"
+                            }
+                            Some(letter) => {
+                                *letter += &format!("{line}\n");
+                                continue;
+                            }
+                            None if line == "DATA" => {
+                                letter = Some(String::new());
+                                b"354 go on\r\n"
+                            }
+                            None => b"250 fine\r\n",
+                        };
+                        if write.write_all(answer).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Post { port, letters }
+    }
+
+    /// The code of the last letter, and to whom that went.
+    fn last(&self) -> (String, String) {
+        let letters = self.letters.lock().unwrap();
+        let letter = letters.last().unwrap();
+        let after = |start: &str| letter.split(start).nth(1).unwrap().lines().next().unwrap().trim().to_owned();
+        (after("Your code is "), after("To: "))
+    }
+}
+
+async fn start() -> (Daemon, Post) {
+    let post = Post::start().await;
+    let flags = ["--smtp-host", "127.0.0.1", "--smtp-port", &post.port, "--smtp-from", "Us <us@example.org>"];
+    (Daemon::with(&flags).await, post)
+}
+
+async fn ask(daemon: &Daemon, token: &str, contact: &str) -> String {
+    let path = if token.is_empty() { "/user-svc/otp/send" } else { "/user-svc/self/contact" };
+    let answer = daemon.call("POST", path, token, json!({ "contactId": contact, "contactPlatform": "email" })).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.json()["otpId"].as_str().unwrap().to_owned()
+}
+
+async fn contacts(daemon: &Daemon, token: &str) -> Vec<Value> {
+    let own = daemon.call("POST", "/user-svc/self", token, Value::Null).await.json();
+    own["contacts"].as_array().cloned().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_registration_with_the_code_has_a_verified_contact() {
+    let (daemon, post) = start().await;
+    let id = ask(&daemon, "", "Ann@Example.org").await;
+    let (code, to) = post.last();
+    assert_eq!((code.len(), to.as_str()), (6, "Ann@Example.org"));
+    let register = |slug: &str, contact: &str, id: &str, code: &str| {
+        let contact = json!({ "id": contact, "otpId": id, "otpCode": code });
+        json!({ "slug": slug, "password": "pass", "contact": contact })
+    };
+    let other = daemon.call("POST", "/user-svc/register", "", register("eve", "eve@example.org", &id, &code)).await;
+    assert_eq!(other.status, 400, "a code is for one contact: {}", other.text);
+    let ann = daemon.call("POST", "/user-svc/register", "", register("ann", "ann@example.org", &id, &code)).await;
+    assert_eq!(ann.status, 200, "{}", ann.text);
+    let own = contacts(&daemon, &token_of(&ann)).await;
+    assert_eq!((&own[0]["verified"], &own[0]["platform"]), (&json!(true), &json!("email")));
+    let again = daemon.call("POST", "/user-svc/register", "", register("bob", "ann@example.org", &id, &code)).await;
+    assert_eq!(again.status, 400, "used up: {}", again.text);
+    assert!(daemon.login("bob", "pass", "").await.error().contains("Slug not found"), "nothing was made");
+}
+
+#[tokio::test]
+async fn w20_a_code_is_guessed_a_few_times_and_is_good_for_its_purpose_and_its_account() {
+    let (daemon, post) = start().await;
+    let (ann, eve) = (daemon.register("ann").await, daemon.register("eve").await);
+    let verify = async |token: &str, id: &str, code: &str| {
+        daemon.call("PUT", "/user-svc/self/contact", token, json!({ "otpId": id, "otpCode": code })).await
+    };
+    let id = ask(&daemon, &ann, "ann@example.org").await;
+    let (code, _) = post.last();
+    assert_eq!(verify(&eve, &id, &code).await.status, 400, "another account");
+    let register =
+        json!({ "slug": "x", "password": "p", "contact": { "id": "ann@example.org", "otpId": id, "otpCode": code } });
+    assert_eq!(daemon.call("POST", "/user-svc/register", "", register).await.status, 400, "another purpose");
+    let wrong = if code == "000000" { "000001" } else { "000000" };
+    let guesses = (0..20).map(|_| verify(&ann, &id, wrong));
+    let mut told = Vec::new();
+    for guess in guesses {
+        told.push(guess.await);
+    }
+    assert!(told[0].error().contains("4 more tries"), "{}", told[0].text);
+    assert!(told[4].error().contains("too often"), "{}", told[4].text);
+    assert!(told.iter().all(|answer| answer.status == 400));
+    assert_eq!(verify(&ann, &id, &code).await.status, 400, "the right one comes too late");
+
+    let early = daemon.call("POST", "/user-svc/self/contact", &ann, json!({ "contactId": "ann@example.org" })).await;
+    assert!(early.status == 429 && early.error().contains("seconds"), "{}", early.text);
+    daemon.clock.advance(60);
+    let id = ask(&daemon, &ann, "ann@example.org").await;
+    let (code, _) = post.last();
+    daemon.clock.advance(600);
+    assert_eq!(verify(&ann, &id, &code).await.status, 400, "ended");
+    let id = ask(&daemon, &ann, "ann@example.org").await;
+    let (code, _) = post.last();
+    let (one, other) = tokio::join!(verify(&ann, &id, &code), verify(&ann, &id, &code));
+    let passed = [one, other].iter().filter(|answer| answer.status == 200).count();
+    assert_eq!(passed, 1, "once");
+    assert_eq!(contacts(&daemon, &ann).await[0]["verified"], true);
+}
+
+#[tokio::test]
+async fn who_shows_that_a_contact_is_its_own_has_it() {
+    let (daemon, post) = start().await;
+    // W6: what a registration says of its contact is not taken for true.
+    let claimed = json!({ "platform": "email", "value": "ann@example.org", "verified": true, "userId": "usr_x" });
+    let body = json!({ "slug": "squatter", "password": "pass", "contact": claimed });
+    let squatter = token_of(&daemon.call("POST", "/user-svc/register", "", body).await);
+    assert!(contacts(&daemon, &squatter).await[0]["verified"].is_null());
+    let ann = daemon.register("ann").await;
+    let id = ask(&daemon, &ann, "ann+tag@example.org").await;
+    let (code, _) = post.last();
+    let body = json!({ "otpId": id, "otpCode": code });
+    assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &ann, body).await.status, 200);
+    assert!(contacts(&daemon, &squatter).await.is_empty(), "who only named it gives way");
+    assert_eq!(contacts(&daemon, &ann).await.len(), 1);
+    daemon.clock.advance(3600);
+    let id = ask(&daemon, &squatter, "ann@example.org").await;
+    let body = json!({ "otpId": id, "otpCode": post.last().0 });
+    assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &squatter, body).await.status, 409);
+
+    let path = "/user-svc/self/contact/ann@example.org";
+    assert_eq!(daemon.call("DELETE", path, &squatter, Value::Null).await.status, 404);
+    assert_eq!(daemon.call("DELETE", path, &ann, Value::Null).await.status, 200);
+    assert!(contacts(&daemon, &ann).await.is_empty());
+    let body = json!({ "slug": "free", "password": "pass", "contact": { "value": "ann@example.org" } });
+    assert_eq!(daemon.call("POST", "/user-svc/register", "", body).await.status, 200, "it is free again");
+}
+
+#[tokio::test]
+async fn without_a_mail_server_the_setting_is_named_and_bad_addresses_are_refused() {
+    let daemon = Daemon::start().await;
+    let answer = daemon.call("POST", "/user-svc/otp/send", "", json!({ "contactId": "a@b.c" })).await;
+    assert!(answer.status == 503 && answer.error().contains("OPENORCH_SMTP_HOST"), "{}", answer.text);
+    let (daemon, post) = start().await;
+    for body in [
+        json!({}),
+        json!({ "contactId": "no address" }),
+        json!({ "contactId": "a@b.c\r\nBcc: x@y.z" }),
+        json!({ "contactId": "a@b.c", "contactPlatform": "phone" }),
+        json!({ "contactId": format!("{}@b.c", "a".repeat(400)) }),
+    ] {
+        assert_eq!(daemon.call("POST", "/user-svc/otp/send", "", body.clone()).await.status, 400, "{body}");
+    }
+    assert!(post.letters.lock().unwrap().is_empty());
+    let told = crate::process::refused(
+        crate::process::command(daemon.folder.path()).args(["--smtp-host", "mail.example.org"]),
+    );
+    assert!(told.contains("OPENORCH_SMTP_FROM"), "{told}");
+}

@@ -1,0 +1,197 @@
+//! One-time codes: six digits sent to a contact, good for one purpose, a few tries and ten minutes.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::SignedDuration;
+use moka::sync::Cache;
+use openorch_api::{
+    Body, Json, Time,
+    user::{SendOtpRequest, SendOtpResponse},
+};
+use openorch_chassis::{Cx, Error, Result, ids::random_number, service::retry};
+use openorch_store::{Batch, Filter, Query, Stored, Write};
+
+use super::{
+    Users,
+    contact::{EMAIL, normal},
+    rows::{OTPS, OtpPurpose, OtpRow},
+};
+
+const LIFETIME: SignedDuration = SignedDuration::from_mins(10);
+/// Wrong codes after which a code is good for nothing: a guess is right once in 200,000 times.
+const MAX_ATTEMPTS: u32 = 5;
+const DIGITS: usize = 6;
+
+/// Pause between two codes to one contact, in seconds, and how many an hour.
+const PAUSE: i64 = 60;
+const HOURLY_TO_CONTACT: usize = 5;
+/// How many an hour are sent because one address or account asked.
+const HOURLY_FOR_CALLER: usize = 20;
+const HOUR: i64 = 3600;
+const REMEMBERED: u64 = 50_000;
+
+/// When codes were sent lately, by contact and by who asked. Lives in memory.
+pub struct Sendings {
+    recent: Cache<String, Arc<Vec<i64>>>,
+    order: Mutex<()>,
+}
+
+impl Sendings {
+    pub fn new() -> Sendings {
+        Sendings { recent: Cache::new(REMEMBERED), order: Mutex::default() }
+    }
+
+    /// Counts a code that is about to be sent, or says how long to wait.
+    fn count(&self, contact: &str, caller: &str, now: i64) -> Result<()> {
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Vec::new();
+        for (key, most, pause) in
+            [(format!("to {contact}"), HOURLY_TO_CONTACT, PAUSE), (format!("for {caller}"), HOURLY_FOR_CALLER, 0)]
+        {
+            let known = self.recent.get(&key).unwrap_or_default();
+            let mut times: Vec<i64> = known.iter().copied().filter(|time| (0..HOUR).contains(&(now - time))).collect();
+            let by_pause = times.last().map_or(0, |last| last + pause - now);
+            let by_count = times.len().checked_sub(most).map_or(0, |first| times[first] + HOUR - now);
+            let wait = by_pause.max(by_count);
+            if wait > 0 {
+                return Err(Error::limited(format!("codes were asked for lately; try again in {wait} seconds")));
+            }
+            times.push(now);
+            next.push((key, times));
+        }
+        for (key, times) in next {
+            self.recent.insert(key, Arc::new(times));
+        }
+        Ok(())
+    }
+}
+
+/// What a code must have been sent for.
+pub struct Expected<'a> {
+    pub purpose: OtpPurpose,
+    /// The account that asked; empty for a registration.
+    pub user_id: &'a str,
+    /// The contact, where the caller names it.
+    pub contact: Option<&'a str>,
+}
+
+pub async fn send(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
+    let address: IpAddr = super::throttle::network(cx.request.client_ip);
+    cx.send_code(request, OtpPurpose::Register, "", &address.to_string()).await
+}
+
+pub async fn send_own(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
+    let user_id = &cx.caller()?.user_id;
+    cx.send_code(request, OtpPurpose::Verify, user_id, user_id).await
+}
+
+impl Users {
+    async fn send_code(
+        &self,
+        request: SendOtpRequest,
+        purpose: OtpPurpose,
+        user_id: &str,
+        caller: &str,
+    ) -> Result<Json<SendOtpResponse>> {
+        let platform = if request.contact_platform.is_empty() { EMAIL.to_owned() } else { request.contact_platform };
+        if platform != EMAIL {
+            return Err(Error::invalid("codes are sent by `email` only"));
+        }
+        openorch_api::input::check_name("contactId", &request.contact_id, 320).map_err(|e| Error::invalid(e.0))?;
+        let now = self.now();
+        self.sendings.count(&normal(&request.contact_id), caller, now.0.as_second())?;
+        let code = format!("{:0width$}", random_number(10_u32.pow(DIGITS as u32)), width = DIGITS);
+        let id = self.shared.ids.random("otp");
+        let row = OtpRow {
+            code: self.seal.seal(&place(&id), code.as_bytes()),
+            id,
+            purpose,
+            user_id: user_id.to_owned(),
+            platform,
+            contact: request.contact_id,
+            attempts: 0,
+            expires_at: Time(now.0.checked_add(LIFETIME).map_err(Error::internal)?),
+        };
+        // It is stored first: a code that arrives is one that counts.
+        self.store.commit(self.otps.create(&row.id, &row)?.into()).await?;
+        let text = format!(
+            "Your code is {code}\n\nIt is good for ten minutes. If you did not ask for it, somebody typed your address by \
+             mistake, and you need do nothing.\n"
+        );
+        self.shared.mailer.send(&row.contact, "Your code", text).await?;
+        Ok(Json(SendOtpResponse { otp_id: row.id }))
+    }
+
+    /// The code's row, to be deleted at its version by what it is good for; a wrong code is counted.
+    pub(super) async fn redeem(&self, id: &str, code: &str, expected: &Expected<'_>) -> Result<Stored<OtpRow>> {
+        let failed = |why: &str| Error::invalid(format!("Contact verification failed: {why}"));
+        let over = || failed("the code is not known, was used, or has ended; ask for another");
+        retry(|| async {
+            let found = if id.len() > 128 { None } else { self.otps.get(id).await? };
+            let Stored { version, value: row, .. } = found.as_ref().ok_or_else(over)?;
+            let is_meant = row.purpose == expected.purpose
+                && row.user_id == expected.user_id
+                && expected.contact.is_none_or(|contact| normal(contact) == normal(&row.contact));
+            if !is_meant || row.expires_at <= self.now() || row.attempts >= MAX_ATTEMPTS {
+                return Err(over());
+            }
+            let sent = self.seal.open(&place(&row.id), &row.code).map_err(|_| over())?;
+            if is_same(&sent, code.as_bytes()) {
+                return found.clone().ok_or_else(over);
+            }
+            let counted = OtpRow { attempts: row.attempts + 1, ..row.clone() };
+            self.store.commit(self.otps.replace(&row.id, &counted, Some(*version))?.into()).await?;
+            match MAX_ATTEMPTS - counted.attempts {
+                0 => Err(failed("the code is wrong, and was wrong too often; ask for another")),
+                left => Err(failed(&format!("the code is wrong; {left} more tries"))),
+            }
+        })
+        .await
+    }
+
+    /// Codes whose time is over go.
+    pub(super) async fn forget_codes(users: Arc<Users>) {
+        let over = Filter::range("expiresAt", None, Some(users.now().to_string().into()));
+        let outcome = async {
+            let old = users.store.find(OTPS.name, &Query::all().filter(over).limit(10_000)).await?;
+            let remove = |row: openorch_store::Row| Write::Delete {
+                collection: OTPS.name,
+                id: row.id,
+                version: Some(row.version),
+            };
+            users.store.commit(old.rows.into_iter().map(remove).collect::<Batch>()).await
+        };
+        if let Err(error) = outcome.await {
+            tracing::warn!("old codes could not be removed yet: {error}");
+        }
+    }
+}
+
+/// Takes the same time wherever the first difference is.
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
+fn place(id: &str) -> String {
+    format!("{}/{id}/code", OTPS.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_to_a_contact_and_for_a_caller_are_few() {
+        let sendings = Sendings::new();
+        assert!(sendings.count("a@b.c", "192.0.2.1", 0).is_ok());
+        assert!(sendings.count("a@b.c", "192.0.2.2", 59).is_err(), "whoever asks");
+        let sent = (1..60).filter(|minute| sendings.count("a@b.c", "192.0.2.3", minute * 60).is_ok()).count();
+        assert_eq!(sent, HOURLY_TO_CONTACT - 1);
+        let sent = (0..100).filter(|n| sendings.count(&format!("{n}@b.c"), "192.0.2.4", 0).is_ok()).count();
+        assert_eq!(sent, HOURLY_FOR_CALLER);
+        assert!(sendings.count("z@b.c", "192.0.2.4", HOUR).is_ok());
+    }
+}
