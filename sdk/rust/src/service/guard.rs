@@ -20,6 +20,8 @@ use super::Caller;
 
 /// The longest a yes is kept: so long may a caller go on after a permission was taken away.
 const KEPT: Duration = Duration::from_secs(10);
+/// A request waits for this answer.
+const TIME_OUT: Duration = Duration::from_secs(10);
 /// At most so many yeses are kept, about a megabyte of them.
 const CAPACITY: usize = 10_000;
 
@@ -49,7 +51,10 @@ impl Guard {
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn new(client: Client) -> Guard {
-        Guard { client: client.without_token(), yeses: Arc::new(Mutex::new(Yeses::new(CAPACITY))) }
+        Guard {
+            client: client.without_token().or_time_out(TIME_OUT),
+            yeses: Arc::new(Mutex::new(Yeses::new(CAPACITY))),
+        }
     }
 
     /// Whether the caller has the permission. A yes may be ten seconds old, though never older than the caller's token;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use openorch_sdk::{
-    Client, Error, FileCredentialStore, InstanceRegistration, MemoryCredentialStore, TraceContext,
+    Client, Credential, Error, FileCredentialStore, InstanceRegistration, MemoryCredentialStore, TraceContext,
     api::{
         Body, Json, Query,
         registry::{Instance, LIST_INSTANCES, ListInstancesRequest},
@@ -22,7 +22,7 @@ use openorch_sdk::{
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use crate::{daemon, stub::Stub};
+use crate::{daemon, stub::Stub, until};
 
 /// A running service and the way to stop it.
 struct Kit {
@@ -48,17 +48,6 @@ impl Kit {
 async fn instances(client: &Client) -> Vec<Instance> {
     let Json(list) = client.call(LIST_INSTANCES, Query(ListInstancesRequest::default())).await.unwrap();
     list.instances
-}
-
-/// Waits until it holds; twenty seconds at most.
-async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
-    for _ in 0..1000 {
-        if condition().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("waited in vain: {what}");
 }
 
 /// Status and body of a GET.
@@ -169,6 +158,38 @@ async fn a_request_that_never_ends_does_not_keep_a_service_from_stopping() {
 }
 
 #[tokio::test]
+async fn what_is_cut_ends_at_the_limit_and_its_callers_are_told() {
+    struct Ended(Option<oneshot::Sender<()>>);
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            drop(self.0.take());
+        }
+    }
+    let (tell, ended) = oneshot::channel();
+    let tell = std::sync::Arc::new(std::sync::Mutex::new(Some(tell)));
+    let never = get({
+        let tell = std::sync::Arc::clone(&tell);
+        async move || {
+            let _ended = Ended(tell.lock().unwrap().take());
+            std::future::pending::<()>().await
+        }
+    });
+    let daemon = daemon::start(&[]).await;
+    let service = Service::new("slow-svc")
+        .route("/slow-svc/quick", get(async || "yes"))
+        .route("/slow-svc/never", never)
+        .drain(Duration::from_millis(50));
+    let (kit, joe) = (Kit::start(&daemon, service), daemon.register("joe").await.unwrap());
+    until_reached(&joe, "/slow-svc/quick").await;
+    let direct = joe.clone().with_address(&instances(&joe).await[0].url).unwrap();
+    let under_way = tokio::spawn(async move { get_text(&direct, "/slow-svc/never").await });
+    until("the request is under way", async || tell.lock().unwrap().is_none()).await;
+    kit.stop().await;
+    assert!(ended.await.is_err(), "the handler is dropped");
+    assert_eq!(under_way.await.unwrap(), (503, r#"{"error":"the service stops; try again in a moment"}"#.into()));
+}
+
+#[tokio::test]
 async fn a_trace_goes_through_the_service_to_whom_it_calls() {
     let stub = Stub::new(|_| crate::stub::json(200, "{}"));
     let url = stub.url.clone();
@@ -260,6 +281,17 @@ async fn a_service_that_cannot_run_says_why() {
         (service("a-svc").route("/a-svcx/hello", yes()), "no request reaches"),
         (service("a-svc").route("a-svc/hello", yes()), "no request reaches"),
         (service("a-svc").route("/a-svc/x", yes()).route("/a-svc/x", post(async || "")), "is given twice"),
+        (service("a-svc").route("/a-svc/:id", yes()), "a parameter is written `{id}`"),
+        (service("a-svc").route("/a-svc/*rest", yes()), "the rest of a path is written `{*rest}`"),
+        (service("a-svc").route("/a-svc/{id", yes()), "is neither plain nor one"),
+        (service("a-svc").route("/a-svc/x{id}", yes()), "is neither plain nor one"),
+        (service("a-svc").route("/a-svc/{}", yes()), "is neither plain nor one"),
+        (service("a-svc").route("/a-svc/{*rest}/x", yes()), "nothing can follow"),
+        (service("a-svc").route("/a-svc/{a}", yes()).route("/a-svc/{b}", yes()), "is given twice"),
+        (
+            service("a-svc").credentials(MemoryCredentialStore::with(Credential::random("b-svc").unwrap())),
+            "this program's memory holds the credential of `b-svc`, and this service is `a-svc`",
+        ),
         (service("a-svc").listen(&taken), "cannot listen on 127.0.0.1"),
         (service("a-svc").listen("0.0.0.0:0"), "SELF_URL is not set"),
         (service("a-svc").reached_at("9311"), "SELF_URL is `9311`"),
@@ -268,6 +300,30 @@ async fn a_service_that_cannot_run_says_why() {
         let error = service.run_until(std::future::pending()).await.unwrap_err().to_string();
         assert!(error.contains(why), "{error} does not say `{why}`");
     }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_signal_that_comes_while_the_service_starts_is_not_lost() {
+    // Signals are the whole process's: this test runs itself as one whose daemon never answers.
+    if let Ok(url) = std::env::var("SILENT_DAEMON") {
+        let folder = tempfile::tempdir().unwrap();
+        let service = Service::new("a-svc").daemon(&url).listen("127.0.0.1:0").credential_folder(folder.path());
+        assert_eq!(service.run().await, std::process::ExitCode::SUCCESS);
+        return;
+    }
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.arg("a_signal_that_comes_while_the_service_starts_is_not_lost");
+    child.env("SILENT_DAEMON", format!("http://{}", silent.local_addr().unwrap()));
+    let child = child.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // It signs in by now.
+    let held = silent.accept().unwrap();
+    let kill = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let ran = child.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&ran.stdout).contains("1 passed"), "{ran:?}");
+    drop(held);
 }
 
 #[tokio::test]
