@@ -213,5 +213,8 @@ fn users(context: &Context) -> Vec<Candidate> {
 }
 
 async fn live(context: &Context, group: &'static Resource) -> Vec<Candidate> {
-    resource::things(context, group).await.unwrap_or_default()
+    let mut things = resource::things(context, group).await.unwrap_or_default();
+    // What others named like an option would be read as one.
+    things.retain(|(name, _)| !name.is_empty() && !name.starts_with('-'));
+    things
 }

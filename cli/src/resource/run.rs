@@ -1,6 +1,7 @@
 //! What the commands of a group do.
 
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal, Write},
     time::Duration,
 };
@@ -10,8 +11,7 @@ use openorch_sdk::{
     Response,
     api::{Parts, Row},
 };
-use serde_json::{Map, Value as Json};
-use serde_norway::Value;
+use serde_json::{Map, Value as Json, value::RawValue};
 
 use super::{List, Resource, Save, Verb, given};
 use crate::{
@@ -19,9 +19,10 @@ use crate::{
     ask,
     context::{Connection, Context},
     documents::{self, Document},
-    failure::{Failure, warn},
+    failure::{FOREIGN, Failure, warn},
     input::Inputs,
-    print::{self, Output},
+    json,
+    print::{self, Output, Thing},
 };
 
 /// Runs the command of `resource` that was given.
@@ -51,39 +52,43 @@ async fn list(
     from: &List,
     matches: &ArgMatches,
 ) -> Result<String, Failure> {
-    let parts = Inputs::of(from.row).fill(given(from.row, matches), None)?;
-    let items = items(context, connection, from, &parts).await?;
-    print::list(context.format(), &resource.kind, &items)
+    print::list(context.format(), &resource.kind, &listed(context, connection, from, matches).await?)
 }
 
-/// The items that an operation lists.
-pub async fn items(
+async fn listed(
     context: &Context,
     connection: &Connection,
     from: &List,
-    parts: &Parts,
-) -> Result<Vec<Value>, Failure> {
-    let answer = context.send(connection, from.row, parts).await?;
-    match read(&answer)?.get_mut(from.items) {
-        // An empty list is left out.
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Sequence(items)) => Ok(std::mem::take(items)),
-        Some(_) => Err(foreign()),
-    }
+    matches: &ArgMatches,
+) -> Result<Vec<Thing>, Failure> {
+    let parts = Inputs::of(from.row).fill(given(from.row, matches), None)?;
+    items(context, connection, from, &parts).await
 }
 
-/// As YAML's value, which keeps the order of keys that the server chose.
-fn read(answer: &Response) -> Result<Value, Failure> {
-    serde_json::from_slice(&answer.bytes).ok().filter(Value::is_mapping).ok_or_else(foreign)
+/// The items that an operation lists.
+async fn items(context: &Context, connection: &Connection, from: &List, parts: &Parts) -> Result<Vec<Thing>, Failure> {
+    let answer = context.send(connection, from.row, parts).await?;
+    let items = match fields(&answer)?.get(from.items) {
+        // An empty list is left out.
+        None => Vec::new(),
+        Some(items) => {
+            serde_json::from_str::<Option<Vec<&RawValue>>>(items.get()).map_err(|_| foreign())?.unwrap_or_default()
+        }
+    };
+    items.into_iter().map(|item| Thing::read(item.get()).ok_or_else(foreign)).collect()
+}
+
+/// The fields of an answer, as they came.
+fn fields(answer: &Response) -> Result<BTreeMap<String, &RawValue>, Failure> {
+    serde_json::from_slice(&answer.bytes).map_err(|_| foreign())
 }
 
 fn foreign() -> Failure {
-    Failure::Other(
-        "the server's answer is not understood; `oo doctor` tells whether it is a daemon, and its version".into(),
-    )
+    Failure::Other(FOREIGN.into())
 }
 
-/// Shows the list until Ctrl-C, a terminal's in place, else one after the other. Goes on while the server is away.
+/// Shows the list until Ctrl-C, a terminal's in place, else one after the other: JSON a line each, YAML as documents.
+/// Goes on while the server is away.
 async fn watch(
     context: &Context,
     resource: &Resource,
@@ -93,21 +98,30 @@ async fn watch(
 ) -> Result<String, Failure> {
     // Its connection stays open from one time to the next.
     let connection = context.connection_for(from.row)?;
+    let (is_terminal, format) = (io::stdout().is_terminal(), context.format());
     let mut was_shown = false;
     loop {
-        match list(context, &connection, resource, from, matches).await {
-            Ok(text) => {
-                let clear = if io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
+        match listed(context, &connection, from, matches).await {
+            Ok(things) => {
+                let text = match format {
+                    Format::Json if !is_terminal => json::compact(&print::json_of(&things)),
+                    _ => print::list(format, &resource.kind, &things)?,
+                };
+                let begin = match format {
+                    _ if is_terminal => "\u{1b}[H\u{1b}[2J",
+                    Format::Yaml if was_shown => "---\n",
+                    _ => "",
+                };
                 let end = if text.ends_with('\n') { "" } else { "\n" };
                 let mut out = anstream::stdout().lock();
-                match write!(out, "{clear}{text}{end}").and_then(|()| out.flush()) {
+                match write!(out, "{begin}{text}{end}").and_then(|()| out.flush()) {
                     // The reader has seen enough.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(String::new()),
                     written => written?,
                 }
                 was_shown = true;
             }
-            Err(failure) if was_shown && failure.code() == 5 => warn(&failure.to_string()),
+            Err(failure) if was_shown && failure.code() == 5 => warn(&failure.plain().to_string()),
             Err(failure) => return Err(failure),
         }
         tokio::time::sleep(every).await;
@@ -122,7 +136,7 @@ async fn get(context: &Context, resource: &Resource, from: &List, name: &str) ->
         parts.query.push((resource.kind.name.into(), name.into()));
     }
     let items = items(context, &context.connection_for(from.row)?, from, &parts).await?;
-    let is_meant = |item: &&Value| [resource.kind.name, "id"].iter().any(|field| print::text_at(item, field) == name);
+    let is_meant = |item: &&Thing| [resource.kind.name, "id"].iter().any(|field| item.text_at(field) == name);
     match items.iter().find(is_meant) {
         Some(item) => print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, item),
         None => Err(Failure::NotFound(format!("there is no {0} `{name}`; `oo {0} ls` lists them", resource.noun))),
@@ -193,8 +207,7 @@ fn at(context: &Context, failure: Failure, place: &str, all: usize) -> Failure {
 async fn other(context: &Context, resource: &Resource, verb: &Verb, matches: &ArgMatches) -> Result<String, Failure> {
     let parts = Inputs::of(verb.row).fill(given(verb.row, matches), None)?;
     let answer = context.send(&context.connection_for(verb.row)?, verb.row, &parts).await?;
-    let mut answer = read(&answer)?;
-    let item = answer.get_mut(verb.item).map(std::mem::take).ok_or_else(foreign)?;
+    let item = fields(&answer)?.get(verb.item).and_then(|item| Thing::read(item.get())).ok_or_else(foreign)?;
     print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, &item)
 }
 
@@ -204,9 +217,9 @@ pub async fn things(context: &Context, resource: &Resource) -> Result<Vec<(Strin
     let parts = Inputs::of(from.row).fill(Vec::new(), None)?;
     let items = items(context, &context.connection_for(from.row)?, from, &parts).await?;
     let name = resource.kind.name;
-    let about = |item: &Value| {
+    let about = |item: &Thing| {
         let others = ["slug", "status", "url", "image.name", "name"].into_iter().filter(|field| *field != name);
-        others.map(|field| print::text_at(item, field)).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
+        others.map(|field| item.text_at(field)).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
     };
-    Ok(items.iter().map(|item| (print::text_at(item, name), about(item))).collect())
+    Ok(items.iter().map(|item| (item.text_at(name), about(item))).collect())
 }

@@ -104,6 +104,26 @@ fn bash_completes() {
 }
 
 #[test]
+fn an_id_that_is_shell_is_completed_as_a_word_and_never_run() {
+    let names = ["q;touch x", "q$(touch x)", "q`touch x`", "q'\"|touch x", "-q"];
+    let definitions: Vec<_> = names.iter().map(|id| serde_json::json!({ "id": id })).collect();
+    let answer = serde_json::json!({ "definitions": definitions }).to_string();
+    let stub = Stub::new(move |_| json(200, &answer));
+    let home = Home::signed_in(&stub);
+    let line = "oo def get ";
+    // What the line would become is run, with `oo` a function that says what it was given.
+    let script = format!(
+        "source <(oo completion bash); COMP_LINE='{line}' COMP_POINT={} _oo; oo() {{ printf '%s\n' \"$3\"; }}; \
+         for word in \"${{COMPREPLY[@]}}\"; do eval \"{line} $word\"; done; ls x",
+        line.len()
+    );
+    let Some(printed) = shell(&home, "bash", &script) else { return };
+    let lines: Vec<_> = printed.lines().collect();
+    assert_eq!(lines[..4], names[..4]);
+    assert!(lines.len() == 5 && lines[4].contains("No such file"), "{printed}");
+}
+
+#[test]
 fn fish_and_zsh_read_their_scripts() {
     let stub = server();
     let home = Home::signed_in(&stub);
