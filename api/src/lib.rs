@@ -7,6 +7,7 @@ pub mod op;
 pub mod openapi;
 pub mod output;
 pub mod platform;
+pub mod query;
 pub mod registry;
 pub mod slug;
 mod strict;

@@ -99,8 +99,11 @@ pub struct Row {
     pub access: Access,
     /// `None`: what the method says (GET reads, all else writes).
     pub effect: Option<Effect>,
-    /// Whether a call leaves an entry in the audit log.
+    /// Whether a call that changes something, or is refused, leaves an entry in the audit log.
     pub audited: bool,
+    /// What of the body the entry names as the call's target, beside the path's parameters: JSON pointers to texts, in
+    /// which `*` stands for each element of a list. Never to a secret.
+    pub target: &'static [&'static str],
     /// Whether a delegated token (contract decision 9) may call it.
     pub delegated: bool,
     /// Refusals beyond those that access and input bring by themselves: status and when it comes.
@@ -216,6 +219,7 @@ pub const TEMPLATE: Row = Row {
     }),
     effect: None,
     audited: false,
+    target: &[],
     delegated: false,
     errors: &[],
     body_limit: None,

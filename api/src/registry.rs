@@ -47,7 +47,7 @@ ops! {
     /// call again. The answer waits up to 100 ms for the first probe.
     REGISTER_INSTANCE "registerInstance" = PUT "/registry-svc/instance"
         (Body<RegisterInstanceRequest>) -> Created<RegisterInstanceResponse>,
-        access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), audited: true,
+        access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), audited: true, target: &["/id", "/url"],
         errors: &[(403, "the URL or the id belongs to another account"), (429, "the account has as many instances as it may")];
 
     /// List instances, all or those that match every given field.
@@ -65,7 +65,7 @@ ops! {
     /// Save a definition: what a service is made of, by its id.
     SAVE_DEFINITION "saveDefinition" = PUT "/registry-svc/definition"
         (Body<SaveDefinitionRequest>) -> Created<SaveDefinitionResponse>,
-        access: Access::needs(&DEFINITION_EDIT), audited: true;
+        access: Access::needs(&DEFINITION_EDIT), audited: true, target: &["/definition/id"];
 
     /// List definitions.
     LIST_DEFINITIONS "listDefinitions" = GET "/registry-svc/definitions"

@@ -1,10 +1,15 @@
 //! The contract of user-svc: accounts, sessions, roles and permissions.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+mod account;
+mod audit;
+mod invitation;
+mod organization;
+mod rules;
+
 use serde_json::Value;
 
-use crate::{Access, Body, Json, Path, Time, op::Effect, ops, path_values, permissions};
+pub use self::{account::*, audit::*, invitation::*, organization::*, rules::*};
+use crate::{Access, Body, Json, Path, Query, op::Effect, ops, path_values, permissions};
 
 pub static SERVICE: crate::Service =
     crate::Service { slug: "user-svc", name: "User Svc", operations: OPERATIONS, permissions: PERMISSIONS };
@@ -23,17 +28,40 @@ permissions! {
     PERMISSION_CREATE "user-svc:permission:create" "Create permissions under the own slug." [ADMIN, USER];
     PERMISSION_EDIT "user-svc:permission:edit" "Edit the own permissions." [ADMIN, USER];
     PERMISSION_ASSIGN "user-svc:permission:assign" "Give the own permissions to roles." [ADMIN, USER];
+    PERMISSION_DELETE "user-svc:permission:delete" "Delete permissions." [ADMIN];
     ORGANIZATION_CREATE "user-svc:organization:create" "Create organizations." [ADMIN, USER];
     ORGANIZATION_ADD_USER "user-svc:organization:add-user" "Add accounts to the own organizations." [ADMIN, USER];
     ORGANIZATION_REMOVE_USER "user-svc:organization:remove-user" "Remove accounts from the own organizations." [ADMIN, USER];
+    ORGANIZATION_VIEW "user-svc:organization:view" "See all organizations." [ADMIN];
     GRANT_VIEW "user-svc:grant:view" "See grants." [ADMIN];
     GRANT_CREATE "user-svc:grant:create" "Save grants." [ADMIN];
+    SLUG_RELEASE "user-svc:slug:release" "Let the slug of a deleted account be taken again." [ADMIN];
+    KEY_ROTATE "user-svc:key:rotate" "Replace the key that tokens are signed with." [ADMIN];
+    DELEGATION_VIEW "user-svc:delegation:view" "See what services may do for their callers." [ADMIN];
+    DELEGATION_EDIT "user-svc:delegation:edit" "Say what services may do for their callers." [ADMIN];
+    AUDIT_VIEW "user-svc:audit:view" "Read the audit log." [ADMIN];
     TOKEN_REVOKE "user-svc:token:revoke" "End the sessions of other accounts." [ADMIN];
 }
 
 path_values! {
     /// The id of a permission, for example `user-svc:role:view`.
     PermissionId at most 256;
+    /// The id of a role, for example `user-svc:user`.
+    RoleId at most 256;
+    /// The id of a grant or a permit.
+    GrantId at most 128;
+    /// The id of an account.
+    UserId at most 128;
+    /// The id of an enroll.
+    EnrollId at most 512;
+    /// The id of a session.
+    SessionId at most 128;
+    /// The slug of a service.
+    ServiceSlug at most 63;
+    /// The slug of an account that was deleted.
+    DeletedSlug at most 63;
+    /// The id of an organization.
+    OrganizationId at most 128;
     /// The id of an invitation.
     InvitationId at most 128;
 }
@@ -42,7 +70,7 @@ ops! {
     /// Register an account, for a person or a service, and sign it in.
     REGISTER "register" = POST "/user-svc/register"
         (Body<RegisterRequest>) -> Json<RegisterResponse>,
-        access: Access::Public, audited: true, normalise: Some(accept_other_contacts),
+        access: Access::Public, audited: true, target: &["/slug"], normalise: Some(accept_other_contacts),
         errors: &[(403, "registration is closed or needs an invitation"), (409, "the slug is taken"),
             (429, "too many at once; try again in a moment")];
 
@@ -51,7 +79,7 @@ ops! {
     /// From the same device the same session is answered again.
     LOGIN "login" = POST "/user-svc/login"
         (Body<LoginRequest>) -> Json<LoginResponse>,
-        access: Access::Public, normalise: Some(accept_other_contacts),
+        access: Access::Public, audited: true, target: &["/slug"], normalise: Some(accept_other_contacts),
         errors: &[(401, "the password is wrong"), (429, "too many at once; try again in a moment")];
 
     /// The key that session tokens are signed with, as PEM.
@@ -64,10 +92,26 @@ ops! {
         () -> Json<KeySet>,
         access: Access::Public, aliases: &["/.well-known/jwks.json"];
 
+    /// Sign with a new key from now on. Tokens that were signed with the one before stay good, and the key set shows both
+    /// until their texts have ended.
+    ROTATE_KEY "rotateKey" = POST "/user-svc/key/rotate"
+        () -> Json<KeySet>,
+        access: Access::needs(&KEY_ROTATE), audited: true;
+
+    /// A new text for the caller's token, with its present roles. The session stays the same.
+    REFRESH_TOKEN "refreshToken" = POST "/user-svc/refresh-token"
+        () -> Json<LoginResponse>,
+        access: Access::SignedIn;
+
     /// The account behind the token.
     READ_USER_BY_TOKEN "readUserByToken" = POST "/user-svc/user/by-token"
         () -> Json<ReadUserByTokenResponse>,
         access: Access::SignedIn, effect: Some(Effect::Read), delegated: true;
+
+    /// The own account with its roles and organizations.
+    READ_SELF "readSelf" = POST "/user-svc/self"
+        (Body<ReadSelfRequest>) -> Json<ReadSelfResponse>,
+        access: Access::SignedIn, effect: Some(Effect::Read);
 
     /// Change the own profile.
     SAVE_SELF "saveSelf" = PUT "/user-svc/self"
@@ -89,19 +133,252 @@ ops! {
     /// named. With `userId` an admin ends sessions of another account, that one included.
     REVOKE_TOKENS "revokeTokens" = DELETE "/user-svc/tokens"
         (Body<RevokeTokensRequest>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true,
+        access: Access::SignedIn, audited: true, target: &["/userId", "/device"],
         errors: &[(403, "the account is another's and the caller lacks `user-svc:token:revoke`"),
             (404, "there is no such account, or no session on this device")];
+
+    /// List the sessions of an account: the caller's own, or of any for who may end them.
+    LIST_SESSIONS "listSessions" = GET "/user-svc/sessions"
+        (Query<ListSessionsRequest>) -> Json<ListSessionsResponse>,
+        access: Access::SignedIn,
+        errors: &[(403, "the account is another's and the caller lacks `user-svc:token:revoke`")];
+
+    /// End one session, of the caller's or of any for who may end them. Its tokens are refused from then on.
+    REVOKE_SESSION "revokeSession" = DELETE "/user-svc/session/{sessionId}"
+        (Path<SessionId>) -> Json<Empty>,
+        access: Access::SignedIn, audited: true,
+        errors: &[(404, "the caller may end no session with this id")];
+
+    /// List and search accounts.
+    GET_USERS "getUsers" = POST "/user-svc/users"
+        (Body<GetUsersRequest>) -> Json<GetUsersResponse>,
+        access: Access::needs(&USER_VIEW), effect: Some(Effect::Read);
+
+    /// Create an account with any roles.
+    CREATE_USER "createUser" = POST "/user-svc/user"
+        (Body<CreateUserRequest>) -> Json<CreateUserResponse>,
+        access: Access::needs(&USER_CREATE), audited: true, target: &["/user/id", "/user/slug"], normalise: Some(accept_other_contacts),
+        errors: &[(409, "the slug, the id or the contact is taken"),
+            (429, "too many at once; try again in a moment")];
+
+    /// Change the profile of an account.
+    SAVE_USER "saveUser" = PUT "/user-svc/user/{userId}"
+        ((Path<UserId>, Body<SaveSelfRequest>)) -> Json<Empty>,
+        access: Access::needs(&USER_EDIT), audited: true,
+        errors: &[(404, "there is no account with this id")];
+
+    /// Delete an account with its sessions, memberships, roles, permissions, grants and instances. Its slug stays
+    /// taken until an admin releases it.
+    DELETE_USER "deleteUser" = DELETE "/user-svc/user/{userId}"
+        (Path<UserId>) -> Json<Empty>,
+        access: Access::needs(&USER_DELETE), audited: true,
+        errors: &[(403, "the account is a built-in service's"), (404, "there is no account with this id"),
+            (409, "it is the last admin, or the last admin of an organization with other members")];
+
+    /// Let the slug of a deleted account be registered again.
+    RELEASE_SLUG "releaseSlug" = DELETE "/user-svc/slug/{deletedSlug}"
+        (Path<DeletedSlug>) -> Json<Empty>,
+        access: Access::needs(&SLUG_RELEASE), audited: true,
+        errors: &[(404, "no deleted account had this slug")];
+
+    /// Set the password of an account. Ends all its sessions.
+    RESET_PASSWORD "resetPassword" = POST "/user-svc/{userId}/reset-password"
+        ((Path<UserId>, Body<ResetPasswordRequest>)) -> Json<Empty>,
+        access: Access::needs(&USER_PASSWORD_RESET), audited: true,
+        errors: &[(403, "the account is a built-in service's"), (404, "there is no account with this id"),
+            (429, "too many at once; try again in a moment")];
 
     /// Whether the caller has a permission: 200 if so, 401 for every no.
     IS_AUTHORIZED "isAuthorized" = POST "/user-svc/permission/{permissionId}/is-authorized"
         ((Path<PermissionId>, Body<IsAuthorizedRequest>)) -> Json<IsAuthorizedResponse>,
         access: Access::SignedIn, effect: Some(Effect::Read), delegated: true;
 
+    /// List the roles.
+    GET_ROLES "getRoles" = GET "/user-svc/roles"
+        () -> Json<GetRolesResponse>,
+        access: Access::needs(&ROLE_VIEW);
+
+    /// Create a role under the own slug, or change the own one with this id.
+    CREATE_ROLE "createRole" = POST "/user-svc/role"
+        (Body<CreateRoleRequest>) -> Json<CreateRoleResponse>,
+        access: Access::needs(&ROLE_CREATE), audited: true, target: &["/id"],
+        errors: &[(403, "the id is not under the caller's slug, or a permission is another's")];
+
+    /// Delete a role: those who had it lose it at once.
+    DELETE_ROLE "deleteRole" = DELETE "/user-svc/role/{roleId}"
+        (Path<RoleId>) -> Json<Empty>,
+        access: Access::needs(&ROLE_DELETE).or_owner(), audited: true,
+        errors: &[(403, "the role is built in"), (404, "there is no role with this id")];
+
+    /// The permissions that a role has.
+    GET_PERMISSIONS_BY_ROLE "getPermissionsByRole" = GET "/user-svc/role/{roleId}/permissions"
+        (Path<RoleId>) -> Json<GetPermissionsByRoleResponse>,
+        access: Access::needs(&ROLE_VIEW).or_owner(),
+        errors: &[(404, "there is no role with this id")];
+
+    /// Say which permissions a role has from now on. For the role's owner alone; the built-in ones are the admins'.
+    SET_ROLE_PERMISSIONS "setRolePermission" = PUT "/user-svc/role/{roleId}/permissions"
+        ((Path<RoleId>, Body<SetRolePermissionsRequest>)) -> Json<Empty>,
+        access: Access::needs(&ROLE_EDIT).or_owner(), audited: true, target: &["/permissionIds/*"],
+        errors: &[(403, "the role or a permission is another's"), (404, "there is no role with this id")];
+
+    /// Save permissions under the own slug.
+    SAVE_PERMISSIONS "savePermissions" = PUT "/user-svc/permissions"
+        (Body<SavePermissionsRequest>) -> Json<SavePermissionsResponse>,
+        access: Access::needs(&PERMISSION_CREATE), audited: true, target: &["/permissions/*/id"],
+        errors: &[(403, "an id is not under the caller's slug")];
+
+    /// The permissions that some of the caller's roles have.
+    LIST_PERMISSIONS "listPermissions" = POST "/user-svc/permissions"
+        (Body<ListPermissionsRequest>) -> Json<ListPermissionsResponse>,
+        access: Access::SignedIn, effect: Some(Effect::Read),
+        errors: &[(403, "the caller has not one of the roles")];
+
+    /// Delete a permission: no role and no grant gives it from then on.
+    DELETE_PERMISSION "deletePermission" = DELETE "/user-svc/permission/{permissionId}"
+        (Path<PermissionId>) -> Json<Empty>,
+        access: Access::needs(&PERMISSION_DELETE).or_owner(), audited: true,
+        errors: &[(403, "the permission is a built-in service's"), (404, "there is no permission with this id")];
+
+    /// Add the caller's permissions to roles, the built-in ones included.
+    ASSIGN_PERMISSIONS "assignPermissions" = PUT "/user-svc/roles/permissions"
+        (Body<AssignPermissionsRequest>) -> Json<Empty>,
+        access: Access::needs(&PERMISSION_ASSIGN), audited: true, target: &["/permissionLinks/*/permissionId", "/permissionLinks/*/roleId"],
+        errors: &[(403, "a permission is another's")];
+
+    /// Save grants: permissions for accounts by slug, also for slugs that are not registered yet.
+    SAVE_GRANTS "saveGrants" = PUT "/user-svc/grants"
+        (Body<SaveGrantsRequest>) -> Json<Empty>,
+        access: Access::needs(&GRANT_CREATE), audited: true, target: &["/grants/*/permissionId", "/grants/*/slugs/*"];
+
+    /// List grants, those of permits with slugs included.
+    LIST_GRANTS "listGrants" = POST "/user-svc/grants"
+        (Body<ListGrantsRequest>) -> Json<ListGrantsResponse>,
+        access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
+
+    /// Delete a grant or a permit.
+    DELETE_GRANT "deleteGrant" = DELETE "/user-svc/grant/{grantId}"
+        (Path<GrantId>) -> Json<Empty>,
+        access: Access::needs(&GRANT_CREATE).or_owner(), audited: true,
+        errors: &[(404, "there is no grant with this id")];
+
+    /// Save permits: permissions for accounts by slug and by role. Those of permissions under another's slug are for
+    /// admins.
+    SAVE_PERMITS "savePermits" = PUT "/user-svc/permits"
+        (Body<SavePermitsRequest>) -> Json<Empty>,
+        access: Access::SignedIn, audited: true, target: &["/permits/*/permission", "/permits/*/slugs/*", "/permits/*/roles/*"],
+        errors: &[(403, "a permission is not under the caller's slug, or an id is another's")];
+
+    /// List permits, grants included.
+    LIST_PERMITS "listPermits" = POST "/user-svc/permits"
+        (Body<ListPermitsRequest>) -> Json<ListPermitsResponse>,
+        access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
+
+    /// Give roles to accounts. Who may: admins; the owner of the slug that the role starts with; who has the `admin`
+    /// role beside it.
+    SAVE_ENROLLS "saveEnrolls" = PUT "/user-svc/enrolls"
+        (Body<SaveEnrollsRequest>) -> Json<SaveEnrollsResponse>,
+        access: Access::SignedIn, audited: true, target: &["/enrolls/*/userId", "/enrolls/*/role"],
+        errors: &[(403, "the caller may not give this role"), (404, "there is no such role or account")];
+
+    /// List who has a role, or which roles an account has. Accounts see their own; the rest is for those who may give
+    /// the role.
+    LIST_ENROLLS "listEnrolls" = POST "/user-svc/enrolls"
+        (Body<ListEnrollsRequest>) -> Json<ListEnrollsResponse>,
+        access: Access::SignedIn, effect: Some(Effect::Read),
+        errors: &[(403, "the caller may not see this")];
+
+    /// Take a role from an account.
+    DELETE_ENROLL "deleteEnroll" = DELETE "/user-svc/enroll/{enrollId}"
+        (Path<EnrollId>) -> Json<Empty>,
+        access: Access::SignedIn, audited: true,
+        errors: &[(403, "the caller may not give this role"), (404, "there is no enroll with this id"),
+            (409, "nobody would be left who can administer this")];
+
+    /// Say which operations a service may call for its callers, with the tokens that it receives from them, and to which
+    /// other services it may hand those on. Without this it may ask who calls and what they may, and nothing else.
+    SAVE_DELEGATION "saveDelegation" = PUT "/user-svc/delegation"
+        (Body<Delegation>) -> Json<Empty>,
+        access: Access::needs(&DELEGATION_EDIT), audited: true, target: &["/slug", "/operations/*", "/services/*"];
+
+    /// List which services may do what for their callers.
+    LIST_DELEGATIONS "listDelegations" = GET "/user-svc/delegations"
+        () -> Json<ListDelegationsResponse>,
+        access: Access::needs(&DELEGATION_VIEW);
+
+    /// Take back what a service may do for its callers.
+    DELETE_DELEGATION "deleteDelegation" = DELETE "/user-svc/delegation/{serviceSlug}"
+        (Path<ServiceSlug>) -> Json<Empty>,
+        access: Access::needs(&DELEGATION_EDIT), audited: true,
+        errors: &[(404, "nothing was opened to a service of this slug")];
+
+    /// Whether the caller has a permission; 200 for yes and no alike.
+    HAS_PERMISSION "hasPermission" = POST "/user-svc/self/has/{permissionId}"
+        (Path<PermissionId>) -> Json<HasPermissionResponse>,
+        access: Access::SignedIn, effect: Some(Effect::Read), delegated: true;
+
+    /// Create an organization; the caller becomes its admin.
+    CREATE_ORGANIZATION "createOrganization" = POST "/user-svc/organization"
+        (Body<CreateOrganizationRequest>) -> Json<CreateOrganizationResponse>,
+        access: Access::needs(&ORGANIZATION_CREATE), audited: true, target: &["/id", "/slug"],
+        errors: &[(409, "the id or the slug is taken")];
+
+    /// Create an organization, or change the one with this slug or id as its admin. Answers with a token that has the
+    /// caller's present roles.
+    SAVE_ORGANIZATION "saveOrganization" = PUT "/user-svc/organization"
+        (Body<SaveOrganizationRequest>) -> Json<SaveOrganizationResponse>,
+        access: Access::needs(&ORGANIZATION_CREATE), audited: true, target: &["/id", "/slug"],
+        errors: &[(403, "the caller is no admin of the organization"), (409, "the id or the slug is taken")];
+
+    /// List all organizations, the newest first. Accounts find their own with `readSelf`.
+    LIST_ORGANIZATIONS "listOrganizations" = POST "/user-svc/organizations"
+        (Body<ListOrganizationsRequest>) -> Json<ListOrganizationsResponse>,
+        access: Access::needs(&ORGANIZATION_VIEW), effect: Some(Effect::Read);
+
+    /// Delete an organization; its members lose their roles in it at once.
+    DELETE_ORGANIZATION "deleteOrganization" = DELETE "/user-svc/organization/{organizationId}"
+        (Path<OrganizationId>) -> Json<Empty>,
+        access: Access::SignedIn, audited: true,
+        errors: &[(403, "the caller is no admin of the organization"),
+            (404, "there is no organization with this id")];
+
+    /// Who is in an organization; for its members and for admins.
+    LIST_MEMBERS "listMembers" = GET "/user-svc/organization/{organizationId}/users"
+        (Path<OrganizationId>) -> Json<ListMembersResponse>,
+        access: Access::SignedIn,
+        errors: &[(403, "the caller is not in the organization"), (404, "there is no organization with this id")];
+
+    /// Add an account to an organization, as its admin.
+    ADD_USER_TO_ORGANIZATION "addUserToOrganization" = POST "/user-svc/organization/{organizationId}/user"
+        ((Path<OrganizationId>, Body<AddUserToOrganizationRequest>)) -> Json<Empty>,
+        access: Access::needs(&ORGANIZATION_ADD_USER), audited: true, target: &["/userId"],
+        errors: &[(403, "the caller is no admin of the organization"),
+            (404, "there is no such organization or account")];
+
+    /// Say what an account is in an organization: `user` or `admin`. As an admin of the organization.
+    SAVE_MEMBERSHIP "saveMembership" = PUT "/user-svc/organization/{organizationId}/user/{userId}"
+        ((Path<OrganizationId>, Path<UserId>, Body<SaveMembershipRequest>)) -> Json<Empty>,
+        access: Access::needs(&ORGANIZATION_ADD_USER), audited: true, target: &["/role"],
+        errors: &[(403, "the caller is no admin of the organization"),
+            (404, "there is no such organization or account"), (409, "it is the last admin")];
+
+    /// Remove an account from an organization, as its admin, or leave it.
+    REMOVE_USER_FROM_ORGANIZATION "removeUserFromOrganization"
+        = DELETE "/user-svc/organization/{organizationId}/user/{userId}"
+        ((Path<OrganizationId>, Path<UserId>)) -> Json<Empty>,
+        access: Access::needs(&ORGANIZATION_REMOVE_USER), audited: true,
+        errors: &[(403, "the caller is no admin of the organization"),
+            (404, "there is no such organization, or the account is not in it"), (409, "it is the last admin")];
+
+    /// Read the audit log: who changed what and who was refused, the newest first.
+    LIST_AUDIT "listAudit" = POST "/user-svc/audit"
+        (Body<ListAuditRequest>) -> Json<ListAuditResponse>,
+        access: Access::needs(&AUDIT_VIEW), effect: Some(Effect::Read);
+
     /// Make an invitation: a code with which accounts can be registered while registration is by invitation.
     CREATE_INVITATION "createInvitation" = POST "/user-svc/invitation"
         (Body<CreateInvitationRequest>) -> Json<CreateInvitationResponse>,
-        access: Access::needs(&USER_CREATE), audited: true;
+        access: Access::needs(&USER_CREATE), audited: true, target: &["/roleIds/*"];
 
     /// List invitations, without their codes.
     LIST_INVITATIONS "listInvitations" = GET "/user-svc/invitations"
@@ -118,15 +395,25 @@ ops! {
 /// The published form of `contact` in sign-in is a text; the successor's is an object whose `id` is the address. Both
 /// become an object with `value`.
 fn accept_other_contacts(body: &mut Value) {
-    let Some(contact) = body.get_mut("contact") else { return };
-    match contact {
-        Value::String(text) => *contact = serde_json::json!({ "value": text.as_str() }),
-        Value::Object(fields) if !fields.contains_key("value") => {
-            if let Some(id) = fields.remove("id") {
-                fields.insert("value".into(), id);
-            }
+    if let Some(contact) = body.get_mut("contact") {
+        if let Value::String(text) = contact {
+            *contact = serde_json::json!({ "value": text.as_str() });
         }
-        _ => {}
+        accept_contact_id(contact);
+    }
+    for holder in ["/contacts", "/user/contacts"] {
+        if let Some(Value::Array(contacts)) = body.pointer_mut(holder) {
+            contacts.iter_mut().for_each(accept_contact_id);
+        }
+    }
+}
+
+fn accept_contact_id(contact: &mut Value) {
+    let Value::Object(fields) = contact else { return };
+    if !fields.contains_key("value")
+        && let Some(id) = fields.remove("id")
+    {
+        fields.insert("value".into(), id);
     }
 }
 
@@ -136,251 +423,4 @@ pub(crate) fn is_false(value: &bool) -> bool {
 
 pub(crate) fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-/// `{}`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Empty {}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct RegisterRequest {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slug: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub password: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub contact: Option<ContactInput>,
-    /// What the session is called; sessions that name none share `unknown`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-    /// The code of an invitation, while registration is by invitation.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub invitation: Option<String>,
-}
-
-/// How an account can be reached. What a caller says of verification is ignored.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ContactInput {
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub platform: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub value: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct RegisterResponse {
-    pub token: AuthToken,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LoginRequest {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slug: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub password: Option<String>,
-    /// Accepted and not used: accounts sign in by slug.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub contact: Option<Value>,
-    /// What the session is called, for example `cli@host`; sessions that name none share `unknown`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct LoginResponse {
-    pub token: AuthToken,
-}
-
-/// A session and the token that stands for it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct AuthToken {
-    pub id: String,
-    pub created_at: Time,
-    pub updated_at: Time,
-    pub user_id: String,
-    /// The JSON Web Token to send as `Authorization: Bearer …`.
-    pub token: String,
-    #[serde(skip_serializing_if = "is_false")]
-    pub active: bool,
-    pub device: String,
-    /// When the token's text ends (`exp`); the session may live on.
-    pub expires_at: Time,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct GetPublicKeyResponse {
-    /// PEM, `PUBLIC KEY` (SubjectPublicKeyInfo).
-    pub public_key: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct KeySet {
-    pub keys: Vec<Key>,
-}
-
-/// An RSA public key (RFC 7518, section 6.3.1): `n` and `e` in unpadded base64url.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct Key {
-    pub kid: String,
-    pub kty: String,
-    pub alg: String,
-    #[serde(rename = "use")]
-    pub use_: String,
-    pub n: String,
-    pub e: String,
-}
-
-/// An account, of a person or a service. Never carries a password hash.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct User {
-    pub id: String,
-    pub created_at: Time,
-    pub updated_at: Time,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub slug: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub contacts: Vec<Contact>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Contact {
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub id: String,
-    pub created_at: Time,
-    pub updated_at: Time,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub user_id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub platform: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub value: String,
-    #[serde(skip_serializing_if = "is_false")]
-    pub verified: bool,
-    #[serde(skip_serializing_if = "is_false")]
-    pub is_primary: bool,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ReadUserByTokenResponse {
-    pub user: User,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub organizations: Vec<Organization>,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub active_organization_id: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Organization {
-    pub id: String,
-    pub created_at: Time,
-    pub updated_at: Time,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub slug: String,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct SaveSelfRequest {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ChangePasswordRequest {
-    /// The own slug; may be left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slug: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub current_password: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub new_password: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct RevokeTokensRequest {
-    /// End the session on this device instead of the caller's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<String>,
-    /// The account whose sessions end; the caller's when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user_id: Option<String>,
-    /// End all sessions of the account.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub all_tokens: Option<bool>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct IsAuthorizedRequest {
-    /// Accounts that pass whatever permissions they have.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub granted_slugs: Vec<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct IsAuthorizedResponse {
-    pub authorized: bool,
-    pub user: User,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct CreateInvitationRequest {
-    /// Seconds until it ends; seven days when left out, a year at most.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub expires_in: Option<u64>,
-    /// How many accounts it may make; one when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uses: Option<u32>,
-    /// The roles of those accounts; `user-svc:user` when left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub role_ids: Option<Vec<String>>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct CreateInvitationResponse {
-    pub invitation: Invitation,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub struct ListInvitationsResponse {
-    pub invitations: Vec<Invitation>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Invitation {
-    pub id: String,
-    /// Shown once, in the answer that makes it.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub code: String,
-    pub created_at: Time,
-    pub expires_at: Time,
-    pub uses_left: u32,
-    pub role_ids: Vec<String>,
-    pub created_by: String,
 }

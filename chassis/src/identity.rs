@@ -45,6 +45,9 @@ pub trait Identity: Send + Sync + 'static {
     /// Whether the caller has `permission` by role or grant. A look-up in memory.
     fn allows(&self, caller: &Caller, permission: &str) -> bool;
 
+    /// Whether an admin let the service `audience` call this operation for its callers.
+    fn opens(&self, audience: &str, operation: &str) -> bool;
+
     /// What to send on to the service `audience` in place of an `Authorization` value, answered from memory where
     /// possible: `None` means ask [`Identity::passage`]. Called for every proxied request that has the header.
     fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>>;
@@ -59,4 +62,13 @@ pub trait Identity: Send + Sync + 'static {
 /// (contract decision 8).
 pub trait Liveness: Send + Sync + 'static {
     fn has_live_instance(&self, user_id: &str) -> bool;
+}
+
+/// Who keeps things that belong to accounts and go with them.
+pub trait Belongings: Send + Sync + 'static {
+    /// What to write so that nothing of the account is left; in one batch with its deletion.
+    fn removal<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, Result<Vec<openorch_store::Write>>>;
+
+    /// That was committed: the account and its things are gone.
+    fn removed(&self, user_id: &str);
 }

@@ -1,5 +1,5 @@
 //! Ids: `<prefix>_<base62>`. The plain ones are time-ordered (Sonyflake's layout: 39 bits of time in units of 10 ms
-//! since 2014-09-01 UTC, 8 bits of sequence, 16 bits of machine); the random ones are for what must not be guessed
+//! since 2014-09-01 UTC, 8 bits of sequence, 16 bits that tell nodes and starts apart); the random ones are for what must not be guessed
 //! (contract decision 19).
 
 use std::sync::{
@@ -15,15 +15,17 @@ const RANDOM_LENGTH: usize = 24;
 
 pub struct Ids {
     clock: Arc<dyn Clock>,
-    machine: u16,
+    /// Drawn anew at each start: a clock that was set back meanwhile must not make the ids of before again.
+    start: u16,
     /// Time and sequence of the last id, so that ids rise even when the clock goes back.
     last: AtomicU64,
 }
 
 impl Ids {
-    /// `machine` tells nodes apart; two nodes must not share it.
-    pub fn new(clock: Arc<dyn Clock>, machine: u16) -> Ids {
-        Ids { clock, machine, last: AtomicU64::new(0) }
+    pub fn new(clock: Arc<dyn Clock>) -> Ids {
+        let mut drawn = [0; 2];
+        getrandom::fill(&mut drawn).expect("the operating system gives random bytes");
+        Ids { clock, start: u16::from_ne_bytes(drawn), last: AtomicU64::new(0) }
     }
 
     /// A new time-ordered id.
@@ -34,7 +36,7 @@ impl Ids {
             .last
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(now.max(last + 1)))
             .unwrap_or_default();
-        let number = (now.max(previous + 1) << 16) | u64::from(self.machine);
+        let number = (now.max(previous + 1) << 16) | u64::from(self.start);
         format!("{prefix}_{}", base62(number))
     }
 
@@ -78,7 +80,7 @@ mod tests {
     #[test]
     fn ids_rise_also_within_one_moment_and_when_the_clock_goes_back() {
         let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
-        let ids = Ids::new(clock.clone(), 7);
+        let ids = Ids::new(clock.clone());
         let mut last = String::new();
         for step in 0..2000 {
             if step == 1000 {

@@ -2,6 +2,7 @@
 
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
+pub mod audit;
 pub mod body;
 pub mod client_body;
 pub mod clock;
@@ -18,6 +19,7 @@ pub mod routes;
 pub mod seal;
 pub mod service;
 
+pub use audit::Audit;
 pub use body::Body;
 pub use client_body::ClientBody;
 pub use error::{Error, Kind, Result};

@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 use tracing::{Instrument, debug, error, info_span};
 
 use crate::{
-    Body, BoxFuture, Builtin, Caller, ClientBody, Error, Identity, Kind, Peer, Result,
+    Audit, Body, BoxFuture, Builtin, Caller, ClientBody, Error, Identity, Kind, Peer, Result,
+    audit::{self, Call},
     forwarded::{ClientAddress, RequestId},
     metrics::OperationMetrics,
     request::{self, BodyLimits},
@@ -55,6 +56,7 @@ pub struct Router {
 
 struct Inner {
     identity: Arc<dyn Identity>,
+    audit: Arc<Audit>,
     settings: RouterSettings,
     unpacking: Arc<Semaphore>,
     /// By number of segments; within it, paths with more literal segments come first.
@@ -86,7 +88,12 @@ struct Operation {
 
 impl Router {
     /// Panics when two operations claim one path and method: a mistake in the table that no input can cause.
-    pub fn new(services: Vec<Mounted>, identity: Arc<dyn Identity>, settings: RouterSettings) -> Router {
+    pub fn new(
+        services: Vec<Mounted>,
+        identity: Arc<dyn Identity>,
+        audit: Arc<Audit>,
+        settings: RouterSettings,
+    ) -> Router {
         let mut routes: HashMap<usize, Vec<Route>> = HashMap::new();
         let mut first_segments = HashSet::new();
         for bound in services.into_iter().flat_map(|service| service.bound) {
@@ -104,7 +111,7 @@ impl Router {
             same_length.sort_by_key(|route| route.segments.iter().filter(|s| **s == Segment::Parameter).count());
         }
         let unpacking = Arc::new(Semaphore::new(settings.unpacking_at_once.max(1)));
-        Router { inner: Arc::new(Inner { identity, settings, unpacking, routes, first_segments }) }
+        Router { inner: Arc::new(Inner { identity, audit, settings, unpacking, routes, first_segments }) }
     }
 
     /// The counters of all operations in the Prometheus text format.
@@ -161,7 +168,13 @@ impl Inner {
             request.extensions().get::<RequestId>().map(|id| id.as_str().into()).unwrap_or_default();
         let started = Instant::now();
         let span = info_span!("operation", operation.id = operation.row.id, request.id = &*request_id);
-        let work = self.clone().run(operation.clone(), path, request, peer.address.ip(), request_id.clone());
+        let client_ip = request.extensions().get::<ClientAddress>().map_or(peer.address.ip(), |client| client.ip);
+        let call = operation.row.audited.then(|| Call::new(operation.row, client_ip, &request_id));
+        let work = self.clone().run(operation.clone(), path, request, client_ip, request_id.clone());
+        let work: BoxFuture<'static, _> = match call.clone() {
+            Some(call) => Box::pin(call.serve(work)),
+            None => Box::pin(work),
+        };
         // On a task of its own, so that a caller who leaves cannot stop a write between the store and the memory.
         let outcome = match tokio::spawn(work.instrument(span.clone())).await {
             Ok(outcome) => outcome,
@@ -171,6 +184,9 @@ impl Inner {
         let response = match outcome {
             Ok(response) => response,
             Err(mut error) => {
+                if let Some(call) = &call {
+                    self.audit.refused(call, &error);
+                }
                 if error.kind == Kind::Internal {
                     span.in_scope(|| error!("{error:?}"));
                     error.message = format!("{} (request {request_id})", error.message).into();
@@ -211,7 +227,7 @@ impl Inner {
         operation: Arc<Operation>,
         path: Vec<String>,
         request: Request<ClientBody>,
-        peer_ip: std::net::IpAddr,
+        client_ip: std::net::IpAddr,
         request_id: Box<str>,
     ) -> Result<Response<Body>> {
         let row = operation.row;
@@ -237,10 +253,11 @@ impl Inner {
         let context = RequestContext {
             caller,
             request_id,
-            client_ip: head.extensions.get::<ClientAddress>().map_or(peer_ip, |client| client.ip),
+            client_ip,
             extended: head.headers.get(EXTENDED_HEADER).is_some_and(|value| value == "1"),
         };
         let parts = Parts { path, query: query(head.uri.query().unwrap_or_default())?, body };
+        audit::tell_target(row, &parts);
         (operation.handler)(Arc::new(context), parts, verdict).await
     }
 
@@ -253,9 +270,13 @@ impl Inner {
             Error::unauthenticated("Unauthorized: send the token of a sign-in as `Authorization: Bearer …`")
         })?;
         let caller = self.identity.authenticate(token).await?;
-        if let (Some(audience), false) = (&caller.audience, row.delegated) {
+        audit::tell_caller(&caller);
+        if let (Some(audience), false) = (&caller.audience, row.delegated)
+            && !self.identity.opens(audience, row.id)
+        {
             return Err(Error::forbidden(format!(
-                "`{}` cannot be called with a token that was made for the service `{audience}`",
+                "`{}` cannot be called with a token that was made for the service `{audience}`; an admin can open it to \
+                 the service with PUT /user-svc/delegation",
                 row.id
             )));
         }

@@ -29,6 +29,9 @@ pub trait Routes: Send + Sync + 'static {
     /// a slug never published is 404. Takes effect for the next request.
     fn publish(&self, slug: &str, backends: Vec<Backend>);
 
+    /// Nothing is known of `slug` any more: 404, as if nothing was ever registered under it.
+    fn forget(&self, slug: &str);
+
     /// Replaces the whole table, at start.
     fn load(&self, services: Vec<(Box<str>, Vec<Backend>)>);
 }

@@ -17,6 +17,7 @@ const NONCE_LENGTH: usize = 24;
 pub const PUBLISHED_DEFAULT_KEY: &str = "changeMeToSomethingSecureForReal";
 
 /// Seals and opens values with the daemon's encryption key.
+#[derive(Clone)]
 pub struct Seal {
     cipher: XChaCha20Poly1305,
     key_id: String,

@@ -150,6 +150,10 @@ settings! {
     delegated_lifetime: Span, "OPENORCH_DELEGATED_LIFETIME", "5m";
     "A session ends when it is not used for so long"
     session_idle: Span, "OPENORCH_SESSION_IDLE", "2160h";
+    "A session ends after so long, however much it is used"
+    session_lifetime: Span, "OPENORCH_SESSION_LIFETIME", "none";
+    "How long entries of the audit log are kept"
+    audit_retention: Span, "OPENORCH_AUDIT_RETENTION", "8760h";
     "Bytes of a request's head"
     head_bytes: Count, "OPENORCH_HEAD_BYTES", "65536";
     "Fields of a request's head"
@@ -271,6 +275,8 @@ impl Settings {
             token_lifetime: span(given.token_lifetime, usual.token_lifetime),
             delegated_lifetime: span(given.delegated_lifetime, usual.delegated_lifetime),
             session_idle: span(given.session_idle, usual.session_idle),
+            session_lifetime: given.session_lifetime.map(|span| span.0),
+            audit_retention: span(given.audit_retention, usual.audit_retention),
             // A storm of sign-ins leaves half of the cores to everything else.
             hashes_at_once: count(given.hashes_at_once)
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),

@@ -10,7 +10,8 @@ use std::{
 };
 
 use openorch_chassis::{
-    Builtin, Identity, Mounted,
+    Audit, Builtin, Identity, Mounted,
+    audit::Audited,
     clock::Clock,
     ids::Ids,
     outbound::Outbound,
@@ -146,7 +147,9 @@ async fn assemble(
         Engine::Postgres => settings.secrets.given_key()?,
     };
     let seal = Seal::new(&key);
-    let ids = Arc::new(Ids::new(clock.clone(), machine(&store)));
+    let ids = Arc::new(Ids::new(clock.clone()));
+    let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
+    let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone()));
     let shared = Shared { clock, ids, list_most: settings.list_most() };
 
     let default_password = Arc::new(AtomicBool::new(false));
@@ -154,6 +157,7 @@ async fn assemble(
     let users = user::prepare(
         store.clone(),
         shared.clone(),
+        audit.clone(),
         &seal,
         |is_default| settings.user(asked_loopback || is_default || settings.secrets.has_published_key()),
         settings.secrets.admin_password.clone(),
@@ -181,6 +185,7 @@ async fn assemble(
     let registry =
         registry::prepare(store.clone(), shared, outbound.clone(), routes, settings.registry(address)?).await?;
     users.watch_liveness(registry.clone());
+    users.watch_belongings(vec![registry.clone()]);
     let platform = platform::Platform::new(store.clone(), VERSION);
 
     let mut services: Vec<Mounted> =
@@ -197,7 +202,7 @@ async fn assemble(
     });
 
     let identity: Arc<dyn Identity> = users;
-    let router = Arc::new(Router::new(services, identity.clone(), settings.router()));
+    let router = Arc::new(Router::new(services, identity.clone(), audit.clone(), settings.router()));
     let metrics = Arc::new(Metrics::default());
     let (operations, counted) = (router.metrics_source(), metrics.clone());
     platform.set_metrics(Box::new(move || operations() + &gateway_metrics(&counted) + &store_metrics.text()));
@@ -225,6 +230,7 @@ async fn assemble(
         };
         Server::new(gateway).run(vec![listener], shutdown).await;
         tasks.shutdown().await;
+        audit.write_refusals().await;
         store.close().await;
     });
     Ok(Running { address, is_first_start, registration, held_back, default_password, stop, served })
@@ -278,11 +284,6 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|error| StartError(format!("the listening address is not known: {error}")))
-}
-
-/// Tells the ids of this database's node from those of others.
-fn machine(store: &Arc<dyn Store>) -> u16 {
-    u16::from_str_radix(store.database_id().get(..4).unwrap_or_default(), 16).unwrap_or_default()
 }
 
 fn gateway_metrics(metrics: &Metrics) -> String {

@@ -67,6 +67,14 @@ impl Routes for Table {
         shard.store(Arc::new(next));
     }
 
+    fn forget(&self, slug: &str) {
+        let _writing = self.writing.lock().unwrap_or_else(|broken| broken.into_inner());
+        let shard = &self.shards[shard(slug)];
+        let mut next = Shard::clone(&shard.load());
+        next.remove(slug);
+        shard.store(Arc::new(next));
+    }
+
     fn load(&self, services: Vec<(Box<str>, Vec<Backend>)>) {
         let _writing = self.writing.lock().unwrap_or_else(|broken| broken.into_inner());
         let room = services.len() / SHARDS * 5 / 4;

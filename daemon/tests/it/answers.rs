@@ -109,6 +109,70 @@ async fn every_answer_of_a_published_operation_fits_the_published_client() {
             json!({ "currentPassword": "pass", "newPassword": "b" }),
         ),
     ];
+    let organization = "/user-svc/organization/org_o/user";
+    let role_permissions = "/user-svc/role/strict-svc%3Ar/permissions";
+    let rules = [
+        (
+            "savePermissions",
+            "PUT",
+            "/user-svc/permissions",
+            &token,
+            json!({ "permissions": [{ "id": "strict-svc:p", "name": "P" }] }),
+        ),
+        (
+            "createRole",
+            "POST",
+            "/user-svc/role",
+            &token,
+            json!({ "id": "strict-svc:r", "name": "R", "description": "d" }),
+        ),
+        ("setRolePermission", "PUT", role_permissions, &token, json!({ "permissionIds": ["strict-svc:p"] })),
+        ("getPermissionsByRole", "GET", role_permissions, &token, Value::Null),
+        ("getRoles", "GET", "/user-svc/roles", &admin, Value::Null),
+        (
+            "assignPermissions",
+            "PUT",
+            "/user-svc/roles/permissions",
+            &token,
+            json!({ "permissionLinks": [{ "roleId": "user-svc:user", "permissionId": "strict-svc:p" }] }),
+        ),
+        (
+            "saveGrants",
+            "PUT",
+            "/user-svc/grants",
+            &admin,
+            json!({ "grants": [{ "permissionId": "strict-svc:p", "slugs": ["strict-svc"] }] }),
+        ),
+        ("listGrants", "POST", "/user-svc/grants", &admin, Value::Null),
+        ("deleteRole", "DELETE", "/user-svc/role/strict-svc%3Ar", &token, Value::Null),
+        (
+            "createUser",
+            "POST",
+            "/user-svc/user",
+            &admin,
+            json!({ "user": { "id": "usr_n", "name": "N", "slug": "n", "labels": { "a": "b" } } }),
+        ),
+        ("getUsers", "POST", "/user-svc/users", &admin, json!({ "query": { "count": true, "limit": 3 } })),
+        ("saveUser", "PUT", "/user-svc/user/usr_n", &admin, json!({ "name": "M" })),
+        ("resetPassword", "POST", "/user-svc/usr_n/reset-password", &admin, json!({ "newPassword": "c" })),
+        (
+            "createOrganization",
+            "POST",
+            "/user-svc/organization",
+            &token,
+            json!({ "id": "org_o", "name": "O", "slug": "o" }),
+        ),
+        ("addUserToOrganization", "POST", organization, &token, json!({ "userId": "usr_n" })),
+        ("readUserByToken", "POST", "/user-svc/user/by-token", &token, Value::Null),
+        ("removeUserFromOrganization", "DELETE", "/user-svc/organization/org_o/user/usr_n", &token, Value::Null),
+        ("deleteUser", "DELETE", "/user-svc/user/usr_n", &admin, Value::Null),
+    ];
+    for (operation, method, path, token, body) in rules {
+        let answer = daemon.call(method, path, token, body).await;
+        assert!(answer.status.is_success(), "{operation}: {} {}", answer.status, answer.text);
+        facts.check(operation, &answer.text);
+        checked.insert(operation);
+    }
     facts.check("register", &registered.text);
     checked.insert("register");
     for (operation, method, path, token, body) in calls {

@@ -2,14 +2,19 @@
 //! their own, those about processes start the program.
 
 mod answers;
+mod audit;
 mod database;
 mod flow;
 mod golden;
 mod identity;
 mod keep;
+mod matrix;
 mod process;
+mod rules;
 mod settings;
 mod support;
 mod table;
 mod tidy;
 mod tls;
+mod tokens;
+mod users;

@@ -148,6 +148,10 @@ impl People {
 }
 
 impl Identity for People {
+    fn opens(&self, _: &str, _: &str) -> bool {
+        false
+    }
+
     fn authenticate<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Caller>> {
         Box::pin(async { Err(Error::unauthenticated("nobody")) })
     }

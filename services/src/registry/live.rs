@@ -252,6 +252,16 @@ impl Live {
         self.publish(&tables, &touched);
     }
 
+    /// An account went with all its instances.
+    pub fn forget(&self, owner_id: &str) {
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(group) = tables.by_owner.remove(owner_id) else { return };
+        for id in &group.ids {
+            tables.remove(id);
+        }
+        self.routes.forget(&group.slug);
+    }
+
     /// Takes what a probe found. `Some`: the status changed from this one. Nothing is taken for an instance that was
     /// moved or replaced while it was probed.
     pub fn found(&self, probed: &Arc<Entry>, finding: &Finding, now: Time) -> Option<InstanceStatus> {

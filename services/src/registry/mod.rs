@@ -17,9 +17,13 @@ use std::{
 
 use openorch_api::{Time, registry as api};
 use openorch_chassis::{
-    Error, Mounted, Result, Service, identity::Liveness, outbound::Outbound, routes::Routes, service::Shared,
+    BoxFuture, Error, Mounted, Result, Service,
+    identity::{Belongings, Liveness},
+    outbound::Outbound,
+    routes::Routes,
+    service::Shared,
 };
-use openorch_store::{Collection, Query, Store, StoreError, Stored, Table};
+use openorch_store::{Collection, Filter, Query, Store, StoreError, Stored, Table, Write};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
@@ -225,6 +229,21 @@ impl Registry {
 impl Liveness for Registry {
     fn has_live_instance(&self, user_id: &str) -> bool {
         self.live.has_routable(user_id)
+    }
+}
+
+impl Belongings for Registry {
+    fn removal<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, Result<Vec<Write>>> {
+        let of = |collection, field: &str| {
+            let filters = vec![Filter::equals(field, user_id)];
+            Write::DeleteWhere { collection, filters }
+        };
+        let writes = vec![of(rows::INSTANCES.name, "ownerId"), of(rows::SERVICES.name, "id")];
+        Box::pin(async move { Ok(writes) })
+    }
+
+    fn removed(&self, user_id: &str) {
+        self.live.forget(user_id);
     }
 }
 

@@ -5,7 +5,8 @@ use openorch_chassis::outbound::InstanceUrl;
 use openorch_store::{Collection, Index};
 use serde::{Deserialize, Serialize};
 
-pub static INSTANCES: Collection = Collection { name: "registrySvcInstances", indexes: &[Index::unique(&["url"])] };
+pub static INSTANCES: Collection =
+    Collection { name: "registrySvcInstances", indexes: &[Index::unique(&["url"]), Index::on(&["ownerId"])] };
 /// The accounts under which something was registered once, so that a service without instances is told from one that
 /// never was (contract decision 22).
 pub static SERVICES: Collection = Collection { name: "registrySvcServices", indexes: &[] };

@@ -1,27 +1,30 @@
 //! Registering, signing in, the own profile and password.
 
+use std::{collections::BTreeMap, net::IpAddr};
+
 use openorch_api::{
     Body, Json, Slug,
     input::check_name,
     user::{
-        AuthToken, ChangePasswordRequest, Contact, ContactInput, Empty, LoginRequest, LoginResponse,
+        AuthToken, ChangePasswordRequest, Empty, LoginRequest, LoginResponse, ReadSelfRequest, ReadSelfResponse,
         ReadUserByTokenResponse, RegisterRequest, RegisterResponse, SaveSelfRequest,
     },
 };
 use openorch_chassis::{Cx, Error, Result, service::retry};
-use openorch_store::{Batch, Guard, Query, Stored};
+use openorch_store::{Batch, Filter, Guard, Query, Stored};
 
 use super::{
     Registration, Users,
     memory::Account,
-    rows::{PASSWORDS, PasswordRow, RoleLinkRow, UserRow},
+    rows::{PASSWORDS, PasswordRow, UserRow, search_prefixes},
+    rules::{check_count, check_text},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
     session::{UNKNOWN_DEVICE, checked_device},
 };
 
 const MAX_NAME_BYTES: usize = 256;
-const MAX_CONTACT_BYTES: usize = 320;
-const MAX_PLATFORM_BYTES: usize = 32;
+const MAX_LABELS: usize = 32;
+const MAX_LABEL_BYTES: usize = 256;
 
 pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Result<Json<RegisterResponse>> {
     let slug = Slug::parse(request.slug.as_deref().unwrap_or_default()).map_err(|e| Error::invalid(e.0))?;
@@ -38,24 +41,23 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     let hash = cx.passwords.hash(password).await?;
 
     let now = cx.now();
+    let search_prefixes = search_prefixes(slug.as_str(), &name);
     let user = UserRow {
         id: cx.shared.ids.next("usr"),
         slug: slug.as_str().to_owned(),
         name,
         contacts: contacts.into_iter().collect(),
+        search_prefixes,
+        labels: BTreeMap::new(),
+        thumbnail_file_id: String::new(),
         created_at: now,
         updated_at: now,
     };
     let password = PasswordRow { hash, is_default: false, updated_at: now };
     let account = Account::new(&user, roles.iter().map(|role| role.as_str().into()).collect());
     let token = retry(|| async {
-        cx.refuse_taken(&slug).await?;
-        let mut batch = cx.use_invitation(invitation).await?;
-        batch = batch.with(cx.users.create(&user.id, &user)?).with(cx.password_rows.create(&user.id, &password)?);
-        for role in &roles {
-            let link = RoleLinkRow::new(&user.id, role);
-            batch = batch.with(cx.role_links.create(link.id(), &link)?);
-        }
+        let batch = cx.use_invitation(invitation).await?.with(cx.password_rows.create(&user.id, &password)?);
+        let batch = cx.make_account(&slug, &user, &roles, batch).await?;
         cx.open_first_session(&account, device, batch).await
     })
     .await?;
@@ -67,29 +69,68 @@ pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<J
     let slug = request.slug.unwrap_or_default();
     let device = checked_device(request.device.as_deref())?;
     let user = cx.by_slug(&slug).await?.ok_or_else(|| Error::invalid("Slug not found"))?;
-    let token = cx.sign_in(&user, request.password.unwrap_or_default(), device).await?;
+    let token = cx.sign_in(&user, request.password.unwrap_or_default(), device, cx.request.client_ip).await?;
     Ok(Json(LoginResponse { token }))
+}
+
+pub async fn refresh(cx: Cx<Users>, (): ()) -> Result<Json<LoginResponse>> {
+    let caller = cx.caller()?;
+    let account = cx.known_account(&caller.user_id).await?;
+    Ok(Json(LoginResponse { token: cx.renew(&account, &caller.session_id).await? }))
 }
 
 pub async fn read_by_token(cx: Cx<Users>, (): ()) -> Result<Json<ReadUserByTokenResponse>> {
     let account = cx.known_account(&cx.caller()?.user_id).await?;
-    Ok(Json(ReadUserByTokenResponse { user: account.profile.clone(), ..Default::default() }))
+    let organizations = cx.organizations_of(&account.roles).await?;
+    let active_organization_id = organizations.first().map(|first| first.id.clone()).unwrap_or_default();
+    Ok(Json(ReadUserByTokenResponse { user: account.profile.clone(), organizations, active_organization_id }))
+}
+
+pub async fn read_self(cx: Cx<Users>, Body(request): Body<ReadSelfRequest>) -> Result<Json<ReadSelfResponse>> {
+    let caller = cx.caller()?;
+    let account = cx.known_account(&caller.user_id).await?;
+    let organizations = cx.organizations_of(&account.roles).await?;
+    let token_count = match request.count_tokens {
+        true => cx.sessions.count(&[Filter::equals("userId", &*caller.user_id)]).await?,
+        false => 0,
+    };
+    Ok(Json(ReadSelfResponse {
+        roles: account.roles.iter().map(|role| role.to_string()).collect(),
+        contacts: account.profile.contacts.clone(),
+        active_organization_id: organizations.first().map(|first| first.id.clone()).unwrap_or_default(),
+        user: account.profile.clone(),
+        organizations,
+        token_count,
+    }))
 }
 
 pub async fn save_self(cx: Cx<Users>, Body(request): Body<SaveSelfRequest>) -> Result<Json<Empty>> {
-    let name = request.name.map(checked_name).transpose()?;
-    retry(|| async {
-        let Stored { version, value: mut user, .. } = own_row(&cx).await?;
-        if let Some(name) = &name {
-            user.name.clone_from(name);
+    let gone = || Error::unauthenticated("the account of this token is gone");
+    cx.save_profile(&cx.caller()?.user_id, Profile::checked(request)?, gone).await
+}
+
+/// What of a profile is to change.
+pub struct Profile(SaveSelfRequest);
+
+impl Profile {
+    pub fn checked(request: SaveSelfRequest) -> Result<Profile> {
+        let name = request.name.map(checked_name).transpose()?;
+        for (label, value) in request.labels.iter().flatten() {
+            check_name("the name of a label", label, MAX_LABEL_BYTES).map_err(|e| Error::invalid(e.0))?;
+            check_text("the value of a label", value, MAX_LABEL_BYTES)?;
         }
-        user.updated_at = cx.now();
-        cx.store.commit(Batch::new().with(cx.users.replace(&user.id, &user, Some(version))?)).await?;
-        Ok(())
-    })
-    .await?;
-    cx.memory.profile_changed(&cx.caller()?.user_id);
-    Ok(Json(Empty {}))
+        check_count("labels", request.labels.as_ref().map_or(0, BTreeMap::len), MAX_LABELS)?;
+        check_text("thumbnailFileId", request.thumbnail_file_id.as_deref().unwrap_or_default(), MAX_LABEL_BYTES)?;
+        Ok(Profile(SaveSelfRequest { name, ..request }))
+    }
+
+    pub fn apply(&self, user: &mut UserRow) {
+        let SaveSelfRequest { name, labels, thumbnail_file_id } = self.0.clone();
+        user.name = name.unwrap_or(std::mem::take(&mut user.name));
+        user.search_prefixes = search_prefixes(&user.slug, &user.name);
+        user.labels = labels.unwrap_or(std::mem::take(&mut user.labels));
+        user.thumbnail_file_id = thumbnail_file_id.unwrap_or(std::mem::take(&mut user.thumbnail_file_id));
+    }
 }
 
 pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRequest>) -> Result<Json<Empty>> {
@@ -104,7 +145,10 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
     cx.settings.password_rules.check(&new)?;
     let incorrect = || Error::invalid("current password is incorrect");
     let Stored { version, value: stored, .. } = cx.password_rows.get(&caller.user_id).await?.ok_or_else(incorrect)?;
-    if !cx.settings.password_rules.is_possible(&current) || !cx.passwords.verify(current, stored.hash).await? {
+    if !cx.settings.password_rules.is_possible(&current) {
+        return Err(incorrect());
+    }
+    if !cx.is_password_of(&caller.user_id, current, stored.hash, cx.request.client_ip).await? {
         return Err(incorrect());
     }
     let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
@@ -128,13 +172,31 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
 }
 
 impl Users {
-    async fn sign_in(&self, user: &UserRow, password: String, device: &str) -> Result<AuthToken> {
+    pub(super) async fn save_profile(
+        &self,
+        user_id: &str,
+        profile: Profile,
+        gone: impl Fn() -> Error,
+    ) -> Result<Json<Empty>> {
+        retry(|| async {
+            let Stored { version, value: mut user, .. } = self.users.get(user_id).await?.ok_or_else(&gone)?;
+            profile.apply(&mut user);
+            user.updated_at = self.now();
+            self.store.commit(Batch::new().with(self.users.replace(&user.id, &user, Some(version))?)).await?;
+            Ok(())
+        })
+        .await?;
+        self.memory.profile_changed(user_id);
+        Ok(Json(Empty {}))
+    }
+
+    async fn sign_in(&self, user: &UserRow, password: String, device: &str, address: IpAddr) -> Result<AuthToken> {
         let wrong = || Error::unauthenticated("Invalid password");
         if !self.settings.password_rules.is_possible(&password) {
             return Err(wrong());
         }
         let Stored { version, value: stored, .. } = self.password_rows.get(&user.id).await?.ok_or_else(wrong)?;
-        if !self.passwords.verify(password, stored.hash).await? {
+        if !self.is_password_of(&user.id, password, stored.hash, address).await? {
             return Err(wrong());
         }
         // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
@@ -144,15 +206,31 @@ impl Users {
         self.open_session(&account, device, unchanged).await
     }
 
+    /// Whether this is the account's password, unless too many wrong ones were tried.
+    async fn is_password_of(&self, user_id: &str, password: String, hash: String, address: IpAddr) -> Result<bool> {
+        let attempt = self.throttle.begin(user_id, address, self.now().0.as_second())?;
+        let is_right = self.passwords.verify(password, hash).await?;
+        match is_right {
+            true => self.throttle.succeeded(attempt),
+            false => self.throttle.failed(attempt, self.now().0.as_second()),
+        }
+        Ok(is_right)
+    }
+
     pub(super) async fn by_slug(&self, slug: &str) -> Result<Option<UserRow>> {
         let found = self.users.find(&Query::all().equals("slug", slug)).await?;
         Ok(found.into_iter().next().map(|found| found.value))
     }
 
-    async fn refuse_taken(&self, slug: &Slug) -> Result<()> {
+    pub(super) async fn refuse_taken(&self, slug: &Slug) -> Result<()> {
         if slug.is_reserved() {
             return Err(Error::conflict(format!(
                 "slug already exists: `{slug}` belongs to the daemon itself; choose another"
+            )));
+        }
+        if self.tombstones.get(slug.as_str()).await?.is_some() {
+            return Err(Error::conflict(format!(
+                "slug already exists: `{slug}` was a deleted account's; choose another, or an admin releases it"
             )));
         }
         if self.by_slug(slug.as_str()).await?.is_some() {
@@ -178,32 +256,9 @@ impl Users {
             )),
         }
     }
-
-    fn checked_contact(&self, contact: ContactInput) -> Result<Option<Contact>> {
-        if contact.value.is_empty() {
-            return Ok(None);
-        }
-        check_name("contact.value", &contact.value, MAX_CONTACT_BYTES).map_err(|e| Error::invalid(e.0))?;
-        if !contact.platform.is_empty() {
-            check_name("contact.platform", &contact.platform, MAX_PLATFORM_BYTES).map_err(|e| Error::invalid(e.0))?;
-        }
-        let now = self.now();
-        Ok(Some(Contact {
-            created_at: now,
-            updated_at: now,
-            platform: contact.platform,
-            value: contact.value,
-            ..Contact::default()
-        }))
-    }
 }
 
-async fn own_row(cx: &Cx<Users>) -> Result<Stored<UserRow>> {
-    let gone = || Error::unauthenticated("the account of this token is gone");
-    cx.users.get(&cx.caller()?.user_id).await?.ok_or_else(gone)
-}
-
-fn checked_name(name: String) -> Result<String> {
+pub(super) fn checked_name(name: String) -> Result<String> {
     if !name.is_empty() {
         check_name("name", &name, MAX_NAME_BYTES).map_err(|e| Error::invalid(e.0))?;
     }

@@ -1,19 +1,64 @@
 //! What others check tokens with: the public key, and whether a caller may.
 
+use std::sync::Arc;
+
 use openorch_api::{
     Body, Json, Path,
-    user::{GetPublicKeyResponse, IsAuthorizedRequest, IsAuthorizedResponse, KeySet, PermissionId},
+    user::{GetPublicKeyResponse, IsAuthorizedRequest, IsAuthorizedResponse, Key, KeySet, PermissionId},
 };
 use openorch_chassis::{Cx, Error, Identity, Result};
+use openorch_store::Batch;
 
-use super::Users;
+use super::{
+    Users,
+    keys::{KeyRing, SigningKey, VerifyingKey},
+    rows::{KeyPairRow, RetiredKey},
+    seed::private_place,
+};
 
 pub async fn public_key(cx: Cx<Users>, (): ()) -> Result<Json<GetPublicKeyResponse>> {
-    Ok(Json(GetPublicKeyResponse { public_key: cx.key.public_pem.clone() }))
+    Ok(Json(GetPublicKeyResponse { public_key: cx.keys.load().current.public_pem.clone() }))
 }
 
 pub async fn key_set(cx: Cx<Users>, (): ()) -> Result<Json<KeySet>> {
-    Ok(Json(KeySet { keys: vec![cx.key.public_jwk.clone()] }))
+    Ok(Json(KeySet { keys: cx.public_keys() }))
+}
+
+/// Signs with a new key from now on.
+pub async fn rotate_key(cx: Cx<Users>, (): ()) -> Result<Json<KeySet>> {
+    let private = tokio::task::spawn_blocking(SigningKey::generate).await.map_err(Error::internal)??;
+    let id = cx.shared.ids.random("keyp");
+    let key = Arc::new(SigningKey::from_pkcs8(&id, &private)?);
+    let row =
+        KeyPairRow { private: cx.seal.seal(&private_place(&id), &private), id, created_at: cx.now(), retired: None };
+    // One after the other: two at once would each retire the same key.
+    let _order = cx.rule_changes.lock().await;
+    let ring = cx.keys.load_full();
+    let before = &ring.current.verifying.public;
+    let stored =
+        cx.key_pairs.get(&before.kid).await?.ok_or_else(|| Error::internal("the signing key is not stored"))?;
+    let retired = KeyPairRow {
+        private: String::new(),
+        retired: Some(RetiredKey { at: cx.now(), public: before.clone() }),
+        ..stored.value
+    };
+    let batch = Batch::new().with(cx.key_pairs.create(&row.id, &row)?).with(cx.key_pairs.replace(
+        &retired.id,
+        &retired,
+        Some(stored.version),
+    )?);
+    cx.store.commit(batch).await?;
+    let since = (cx.now().0.as_second(), Arc::new(VerifyingKey::new(before.clone())?));
+    let retired = std::iter::once(since).chain(ring.retired.iter().cloned()).collect();
+    cx.keys.store(Arc::new(KeyRing { current: key, retired }));
+    Ok(Json(KeySet { keys: cx.public_keys() }))
+}
+
+impl Users {
+    fn public_keys(&self) -> Vec<Key> {
+        let lifetime = self.settings.token_lifetime.as_secs() as i64;
+        self.keys.load().public(self.now().0.as_second(), lifetime)
+    }
 }
 
 /// 401 for every no, as published clients know it (contract decision 5).

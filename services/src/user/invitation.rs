@@ -38,7 +38,7 @@ pub async fn create(
         return Err(Error::invalid(format!("an invitation gives at most {MAX_ROLES} roles")));
     }
     for id in &role_ids {
-        if cx.roles.get(id).await?.is_none() {
+        if !cx.memory.rules().roles.contains_key(id.as_str()) {
             return Err(Error::invalid(format!("there is no role `{id}`")));
         }
     }

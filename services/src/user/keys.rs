@@ -1,5 +1,7 @@
-//! The signing key: RSA-2048, made once, its private half sealed in the store; and the tokens signed with it
-//! (RS256, RFC 7515 and 7519).
+//! The signing key: RSA-2048, its private half sealed in the store; those that signed before it; and the tokens signed
+//! with them (RS256, RFC 7515 and 7519).
+
+use std::sync::Arc;
 
 use aws_lc_rs::{
     encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
@@ -39,14 +41,37 @@ pub struct Claims {
 
 pub const ISSUER: &str = "openorch";
 
+/// A key that tokens are checked with.
+pub struct VerifyingKey {
+    decoding: DecodingKey,
+    validation: Validation,
+    pub public: Key,
+}
+
+impl VerifyingKey {
+    pub fn new(public: Key) -> Result<VerifyingKey> {
+        let mut validation = Validation::new(Algorithm::RS256);
+        // Times and audience are judged by us: a login's token outlives its `exp` while its session lives.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        validation.set_issuer(&[ISSUER]);
+        let decoding = DecodingKey::from_rsa_components(&public.n, &public.e).map_err(Error::internal)?;
+        Ok(VerifyingKey { decoding, validation, public })
+    }
+
+    /// The claims, if this key signed the token. Says nothing of time, session or audience.
+    pub fn verify(&self, token: &str) -> Option<Claims> {
+        jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).ok().map(|token| token.claims)
+    }
+}
+
 /// The key pair that signs, ready for use.
 pub struct SigningKey {
     encoding: EncodingKey,
-    decoding: DecodingKey,
     header: Header,
-    validation: Validation,
     pub public_pem: String,
-    pub public_jwk: Key,
+    pub verifying: VerifyingKey,
 }
 
 impl SigningKey {
@@ -63,36 +88,46 @@ impl SigningKey {
         let spki: PublicKeyX509Der = pair.public_key().as_der().map_err(unreadable)?;
         let public: PublicKeyComponents<Vec<u8>> = pair.public_key().into();
         let (n, e) = (URL_SAFE_NO_PAD.encode(&public.n), URL_SAFE_NO_PAD.encode(&public.e));
-        let decoding = DecodingKey::from_rsa_components(&n, &e).map_err(Error::internal)?;
         let mut header = Header::new(Algorithm::RS256);
         header.kid = Some(id.to_owned());
-        let mut validation = Validation::new(Algorithm::RS256);
-        // Times and audience are judged by us: a login's token outlives its `exp` while its session lives.
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
-        validation.set_issuer(&[ISSUER]);
+        let public = Key { kid: id.to_owned(), kty: "RSA".into(), alg: "RS256".into(), use_: "sig".into(), n, e };
         Ok(SigningKey {
             encoding: EncodingKey::from_rsa_pem(pem("PRIVATE KEY", pkcs8).as_bytes()).map_err(Error::internal)?,
-            decoding,
             header,
-            validation,
             public_pem: pem("PUBLIC KEY", spki.as_ref()),
-            public_jwk: Key { kid: id.to_owned(), kty: "RSA".into(), alg: "RS256".into(), use_: "sig".into(), n, e },
+            verifying: VerifyingKey::new(public)?,
         })
     }
 
     pub fn sign(&self, claims: &Claims) -> Result<String> {
         jsonwebtoken::encode(&self.header, claims, &self.encoding).map_err(Error::internal)
     }
+}
 
-    /// The claims, if this key signed the token. Says nothing of time, session or audience.
+/// The key that signs, and those that did: what they signed is good as long as its session lives.
+pub struct KeyRing {
+    pub current: Arc<SigningKey>,
+    /// With the second since which each signs no more; the newest first.
+    pub retired: Vec<(i64, Arc<VerifyingKey>)>,
+}
+
+impl KeyRing {
+    /// The claims, if one of the keys signed the token. Says nothing of time, session or audience.
     pub fn verify(&self, token: &str) -> Option<Claims> {
-        let header = jsonwebtoken::decode_header(token).ok()?;
-        if header.kid != self.header.kid || header.alg != Algorithm::RS256 {
-            return None;
-        }
-        jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).ok().map(|token| token.claims)
+        let header = jsonwebtoken::decode_header(token).ok().filter(|header| header.alg == Algorithm::RS256)?;
+        let kid = header.kid?;
+        let retired = self.retired.iter().map(|(_, key)| &**key);
+        let mut keys = std::iter::once(&self.current.verifying).chain(retired);
+        keys.find(|key| key.public.kid == kid)?.verify(token)
+    }
+
+    /// The keys that others may meet in tokens whose texts have not ended: a retired one for `lifetime` seconds more.
+    pub fn public(&self, now: i64, lifetime: i64) -> Vec<Key> {
+        let met = self.retired.iter().filter(|(since, _)| now - since <= lifetime);
+        std::iter::once(&self.current.verifying)
+            .chain(met.map(|(_, key)| &**key))
+            .map(|key| key.public.clone())
+            .collect()
     }
 }
 
@@ -113,7 +148,8 @@ mod tests {
     #[test]
     fn a_token_is_known_by_the_key_that_signed_it_alone() {
         let key = |id| SigningKey::from_pkcs8(id, &SigningKey::generate().unwrap()).unwrap();
-        let (ours, same_name) = (key("keyp_1"), key("keyp_1"));
+        let ring = |key| KeyRing { current: Arc::new(key), retired: Vec::new() };
+        let (ours, same_name) = (ring(key("keyp_1")), ring(key("keyp_1")));
         let claims = Claims {
             oui: "usr_1".into(),
             olu: "joe".into(),
@@ -125,9 +161,9 @@ mod tests {
             sid: "ses_1".into(),
             aud: None,
         };
-        let token = ours.sign(&claims).unwrap();
+        let token = ours.current.sign(&claims).unwrap();
         assert_eq!(ours.verify(&token), Some(claims.clone()));
-        assert_eq!(ours.sign(&claims).unwrap(), token, "the same claims give the same text");
+        assert_eq!(ours.current.sign(&claims).unwrap(), token, "the same claims give the same text");
         assert_eq!(same_name.verify(&token), None);
         let body = token.split('.').nth(1).unwrap();
         let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT","kid":"keyp_1"}"#);
@@ -137,6 +173,6 @@ mod tests {
         {
             assert_eq!(ours.verify(&forged), None, "{forged}");
         }
-        assert!(ours.public_pem.starts_with("-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0B"));
+        assert!(ours.current.public_pem.starts_with("-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0B"));
     }
 }

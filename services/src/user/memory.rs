@@ -1,12 +1,9 @@
 //! What checks of tokens and permissions are answered from: the rules whole, accounts and sessions as far as they were
 //! used, all bounded (contract decision 8). The store stays the truth; whoever changes it says so here.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -15,19 +12,7 @@ use moka::sync::Cache;
 use openorch_api::user::User;
 use openorch_chassis::Result;
 
-use super::{keys::Claims, rows::UserRow};
-
-/// Which permissions each role has.
-#[derive(Default)]
-pub struct Rules {
-    pub by_role: HashMap<Box<str>, HashSet<Box<str>>>,
-}
-
-impl Rules {
-    pub fn role_has(&self, role: &str, permission: &str) -> bool {
-        self.by_role.get(role).is_some_and(|permissions| permissions.contains(permission))
-    }
-}
+use super::{keys::Claims, rows::UserRow, rules::Rules};
 
 /// An account as checks need it.
 pub struct Account {
@@ -49,6 +34,8 @@ pub struct LiveSession {
     pub id: Arc<str>,
     pub user_id: Arc<str>,
     pub app: Arc<str>,
+    /// In seconds since 1970.
+    pub created_at: i64,
     /// Last use, in seconds since 1970.
     pub used_at: AtomicI64,
     /// The last use that is in the store.
@@ -98,8 +85,18 @@ impl Memory {
         }
     }
 
-    pub fn rules(&self) -> arc_swap::Guard<Arc<Rules>> {
+    /// The rules as they are now, for a check.
+    pub fn check_rules(&self) -> arc_swap::Guard<Arc<Rules>> {
         self.rules.load()
+    }
+
+    /// The rules as they are now, to be kept for a while.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    pub fn set_rules(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
     }
 
     /// The account, read by `read` on first use.
@@ -165,6 +162,21 @@ impl Memory {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.accounts.invalidate(user_id);
+    }
+
+    /// What an account may do changed, or it went: nothing that was made while it could do more is sent to a service.
+    pub fn rights_changed(&self, user_id: &str) {
+        self.profile_changed(user_id);
+        // A delegated token counts as long as its session is the very one in memory.
+        self.sessions_of_account_ended(user_id, None);
+    }
+
+    /// The same of all accounts.
+    pub fn all_rights_changed(&self) {
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.accounts.invalidate_all();
+        self.delegated.invalidate_all();
     }
 
     pub fn token(&self, digest: &Digest) -> Option<Arc<Verified>> {

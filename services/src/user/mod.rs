@@ -2,30 +2,55 @@
 //! needs for that is held in memory; the store is asked on first use.
 
 mod account;
+mod audit;
 mod authorize;
+mod contact;
+mod delegation;
+mod enroll;
+mod grant;
 mod invitation;
 mod keys;
 mod memory;
+mod organization;
 mod passwords;
+mod permission;
 mod revoke;
+mod role;
 mod rows;
+mod rules;
 mod seed;
 mod session;
+mod throttle;
+mod users;
 
 use std::{
     sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
-use openorch_api::{Time, user as api};
-use openorch_chassis::{Mounted, Service, identity::Liveness, service::Shared};
+use arc_swap::ArcSwap;
+use openorch_api::{
+    Path, Time,
+    user::{self as api, AuditEntry},
+};
+use openorch_chassis::{
+    Audit, Mounted, Service,
+    identity::{Belongings, Liveness},
+    seal::Seal,
+    service::Shared,
+};
 use openorch_store::{Collection, Store, Table};
 
 use self::{
-    keys::SigningKey,
+    keys::KeyRing,
     memory::Memory,
     passwords::Passwords,
-    rows::{InvitationRow, PasswordRow, RoleLinkRow, RoleRow, SessionRow, UserRow},
+    rows::{
+        ContactRow, InvitationRow, KeyPairRow, OrganizationRow, PasswordRow, RoleLinkRow, SessionRow, TombstoneRow,
+        UserRow,
+    },
+    rules::RuleTables,
+    throttle::Throttle,
 };
 pub use self::{
     passwords::PasswordRules,
@@ -51,6 +76,10 @@ pub struct UserSettings {
     pub delegated_lifetime: Duration,
     /// A session ends when it was not used for so long.
     pub session_idle: Duration,
+    /// A session ends after so long, however much it is used.
+    pub session_lifetime: Option<Duration>,
+    /// Entries of the audit log are removed after so long.
+    pub audit_retention: Duration,
     /// Password hashes computed side by side.
     pub hashes_at_once: usize,
     /// Accounts and sessions held in memory, each.
@@ -65,6 +94,8 @@ impl Default for UserSettings {
             token_lifetime: Duration::from_secs(24 * 3600),
             delegated_lifetime: Duration::from_secs(300),
             session_idle: Duration::from_secs(90 * 24 * 3600),
+            session_lifetime: None,
+            audit_retention: Duration::from_secs(365 * 24 * 3600),
             hashes_at_once: 1,
             cache_entries: 50_000,
         }
@@ -77,17 +108,28 @@ pub struct Users {
     settings: UserSettings,
     store: Arc<dyn Store>,
     users: Table<UserRow>,
+    contacts: Table<ContactRow>,
+    tombstones: Table<TombstoneRow>,
+    organizations: Table<OrganizationRow>,
     password_rows: Table<PasswordRow>,
     sessions: Table<SessionRow>,
-    roles: Table<RoleRow>,
+    rule_tables: RuleTables,
+    /// Held while the rules change; true when nobody knows whether the last change was made.
+    rule_changes: tokio::sync::Mutex<bool>,
     role_links: Table<RoleLinkRow>,
     invitations: Table<InvitationRow>,
-    key: SigningKey,
+    key_pairs: Table<KeyPairRow>,
+    keys: ArcSwap<KeyRing>,
+    seal: Seal,
     passwords: Passwords,
     memory: Memory,
     /// While the admin's password is the default one (contract decision 13).
     default_password: Arc<AtomicBool>,
     liveness: OnceLock<Arc<dyn Liveness>>,
+    throttle: Throttle,
+    audit: Arc<Audit>,
+    audit_entries: Table<AuditEntry>,
+    belongings: OnceLock<Vec<Arc<dyn Belongings>>>,
 }
 
 impl Users {
@@ -95,6 +137,12 @@ impl Users {
     pub fn watch_liveness(&self, liveness: Arc<dyn Liveness>) {
         // A second call would be a mistake in the wiring; the first one stays.
         let _ = self.liveness.set(liveness);
+    }
+
+    /// Who keeps things of accounts that go with them.
+    pub fn watch_belongings(&self, belongings: Vec<Arc<dyn Belongings>>) {
+        // As above.
+        let _ = self.belongings.set(belongings);
     }
 
     /// Who may register.
@@ -118,14 +166,58 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::LOGIN, account::login)
         .on(api::GET_PUBLIC_KEY, authorize::public_key)
         .on(api::GET_KEY_SET, authorize::key_set)
+        .on(api::ROTATE_KEY, authorize::rotate_key)
+        .on(api::REFRESH_TOKEN, account::refresh)
         .on(api::READ_USER_BY_TOKEN, account::read_by_token)
+        .on(api::READ_SELF, account::read_self)
         .on(api::SAVE_SELF, account::save_self)
         .on(api::CHANGE_PASSWORD, account::change_password)
         .on(api::REVOKE_TOKENS, revoke::revoke_tokens)
+        .on(api::LIST_SESSIONS, revoke::list)
+        .on(api::REVOKE_SESSION, revoke::revoke)
+        .on(api::GET_USERS, users::list)
+        .on(api::CREATE_USER, users::create)
+        .on(api::SAVE_USER, users::save)
+        .on(api::DELETE_USER, users::delete)
+        .on(api::RELEASE_SLUG, users::release_slug)
+        .on(api::RESET_PASSWORD, users::reset_password)
         .on(api::IS_AUTHORIZED, authorize::is_authorized)
+        .on(api::GET_ROLES, role::list)
+        .on(api::CREATE_ROLE, role::create)
+        .on_owned(api::DELETE_ROLE, |users, Path(id)| role::owner(users, id), role::delete)
+        .on_owned(api::GET_PERMISSIONS_BY_ROLE, |users, Path(id)| role::owner(users, id), role::permissions)
+        .on_owned(api::SET_ROLE_PERMISSIONS, |users, (Path(id), _)| role::owner(users, id), role::set_permissions)
+        .on(api::SAVE_PERMISSIONS, permission::save)
+        .on(api::LIST_PERMISSIONS, role::list_permissions)
+        .on_owned(api::DELETE_PERMISSION, |users, Path(id)| permission::owner(users, id), permission::delete)
+        .on(api::ASSIGN_PERMISSIONS, permission::assign)
+        .on(api::SAVE_GRANTS, grant::save)
+        .on(api::LIST_GRANTS, grant::list)
+        .on_owned(api::DELETE_GRANT, |users, Path(id)| grant::owner(users, id), grant::delete)
+        .on(api::SAVE_PERMITS, grant::save_permits)
+        .on(api::LIST_PERMITS, grant::list_permits)
+        .on(api::SAVE_ENROLLS, enroll::save)
+        .on(api::LIST_ENROLLS, enroll::list)
+        .on(api::DELETE_ENROLL, enroll::delete)
+        .on(api::SAVE_DELEGATION, delegation::save)
+        .on(api::LIST_DELEGATIONS, delegation::list)
+        .on(api::DELETE_DELEGATION, delegation::delete)
+        .on(api::HAS_PERMISSION, permission::has)
+        .on(api::CREATE_ORGANIZATION, organization::create)
+        .on(api::SAVE_ORGANIZATION, organization::save)
+        .on(api::LIST_ORGANIZATIONS, organization::list)
+        .on(api::DELETE_ORGANIZATION, organization::delete)
+        .on(api::LIST_MEMBERS, organization::members)
+        .on(api::ADD_USER_TO_ORGANIZATION, organization::add_user)
+        .on(api::SAVE_MEMBERSHIP, organization::save_membership)
+        .on(api::REMOVE_USER_FROM_ORGANIZATION, organization::remove_user)
+        .on(api::LIST_AUDIT, audit::list)
         .on(api::CREATE_INVITATION, invitation::create)
         .on(api::LIST_INVITATIONS, invitation::list)
         .on(api::REVOKE_INVITATION, invitation::revoke)
         .every(Duration::from_secs(60), "note when sessions were used", session::note_uses)
+        .every(Duration::from_secs(1), "write refused attempts to the audit log", audit::write_refusals)
+        .every(Duration::from_secs(3600), "remove old entries of the audit log", audit::remove_old)
+        .every(Duration::from_secs(1), "settle the rules", Users::settle_rules)
         .mount()
 }

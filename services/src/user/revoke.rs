@@ -1,13 +1,47 @@
-//! Signing out: sessions end, and their tokens with them (contract decision 8).
+//! Sessions of accounts: which there are, and signing out: they end, and their tokens with them (contract decision 8).
 
 use openorch_api::{
-    Body, Json,
-    user::{Empty, RevokeTokensRequest, TOKEN_REVOKE},
+    Body, Json, Path, Query,
+    user::{Empty, ListSessionsRequest, ListSessionsResponse, RevokeTokensRequest, Session, SessionId, TOKEN_REVOKE},
 };
 use openorch_chassis::{Cx, Error, Identity, Result};
-use openorch_store::Query;
+use openorch_store::Query as Asked;
 
-use super::{Users, session::UNKNOWN_DEVICE};
+use super::{Users, rows::SessionRow, session::UNKNOWN_DEVICE};
+
+pub async fn list(cx: Cx<Users>, Query(request): Query<ListSessionsRequest>) -> Result<Json<ListSessionsResponse>> {
+    let caller = cx.caller()?;
+    let user_id = request.user_id.filter(|id| !id.is_empty()).unwrap_or_else(|| caller.user_id.to_string());
+    if *user_id != *caller.user_id && !cx.allows(caller, TOKEN_REVOKE.id) {
+        return Err(Error::forbidden(format!(
+            "`{}` may see its own sessions only; those of another account need the permission `{}`",
+            caller.slug, TOKEN_REVOKE.id
+        )));
+    }
+    let found = cx.sessions.find(&Asked::all().equals("userId", user_id)).await?;
+    let sessions = found.into_iter().map(|row| row.value).filter(|row| !cx.is_over(row)).map(|row| Session {
+        current: *row.id == *caller.session_id,
+        used_at: cx.last_use(&row),
+        id: row.id,
+        user_id: row.user_id,
+        app_id: row.app,
+        device: row.device,
+        created_at: row.created_at,
+    });
+    Ok(Json(ListSessionsResponse { sessions: sessions.collect() }))
+}
+
+/// A session of another account is told from none to those alone who may end it.
+pub async fn revoke(cx: Cx<Users>, Path(id): Path<SessionId>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    let found = cx.sessions.get(&id.0).await?;
+    let may = |row: &SessionRow| *row.user_id == *caller.user_id || cx.allows(caller, TOKEN_REVOKE.id);
+    if !found.is_some_and(|found| may(&found.value)) {
+        return Err(Error::not_found(format!("there is no session `{}`; GET /user-svc/sessions lists yours", id.0)));
+    }
+    cx.end_these(&[id.0]).await?;
+    Ok(Json(Empty {}))
+}
 
 pub async fn revoke_tokens(cx: Cx<Users>, Body(request): Body<RevokeTokensRequest>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
@@ -32,7 +66,7 @@ pub async fn revoke_tokens(cx: Cx<Users>, Body(request): Body<RevokeTokensReques
     let spares_programs = |of: &str, id: &str| of == UNKNOWN_DEVICE && others.is_none() && *id != *caller.session_id;
     let ended: Vec<String> = cx
         .sessions
-        .find(&Query::all().equals("userId", user_id))
+        .find(&Asked::all().equals("userId", user_id))
         .await?
         .into_iter()
         .map(|found| found.value)

@@ -1,5 +1,7 @@
 //! What the user service stores: one collection for each kind of row.
 
+use std::collections::BTreeMap;
+
 use openorch_api::Time;
 use openorch_store::{Collection, Index};
 use serde::{Deserialize, Serialize};
@@ -7,20 +9,53 @@ use serde::{Deserialize, Serialize};
 /// The tenant of everything that does not name one (contract decision 11).
 pub const DEFAULT_APP: &str = "unnamed";
 
-pub static USERS: Collection = Collection { name: "userSvcUsers", indexes: &[Index::unique(&["slug"])] };
+pub static USERS: Collection = Collection {
+    name: "userSvcUsers",
+    indexes: &[
+        Index::unique(&["slug"]),
+        Index::each("searchPrefixes", &["createdAt"]),
+        Index::on(&["createdAt"]),
+        Index::on(&["updatedAt"]),
+    ],
+};
+/// Who has which contact; the id is the contact in its normal form, so that no two accounts have the same.
+pub static CONTACTS: Collection = Collection { name: "userSvcContacts", indexes: &[Index::on(&["userId"])] };
+/// The slugs of deleted accounts; the id is the slug.
+pub static TOMBSTONES: Collection = Collection { name: "userSvcTombstones", indexes: &[] };
+pub static ORGANIZATIONS: Collection =
+    Collection { name: "userSvcOrganizations", indexes: &[Index::unique(&["slug"]), Index::on(&["createdAt"])] };
 pub static PASSWORDS: Collection = Collection { name: "userSvcPasswords", indexes: &[] };
 pub static SESSIONS: Collection =
     Collection { name: "userSvcSessions", indexes: &[Index::unique(&["userId", "app", "device"])] };
 pub static ROLES: Collection = Collection { name: "userSvcRoles", indexes: &[] };
-pub static ROLE_LINKS: Collection = Collection { name: "userSvcRoleLinks", indexes: &[Index::on(&["userId"])] };
+pub static ROLE_LINKS: Collection =
+    Collection { name: "userSvcRoleLinks", indexes: &[Index::on(&["userId"]), Index::on(&["roleId"])] };
 pub static PERMISSIONS: Collection = Collection { name: "userSvcPermissions", indexes: &[] };
 pub static PERMISSION_LINKS: Collection = Collection { name: "userSvcPermissionRoleLinks", indexes: &[] };
+pub static GRANTS: Collection = Collection { name: "userSvcGrants", indexes: &[] };
+/// What services may do for their callers; the id is the service's slug.
+pub static DELEGATIONS: Collection = Collection { name: "userSvcDelegations", indexes: &[] };
 pub static INVITATIONS: Collection =
     Collection { name: "userSvcInvitations", indexes: &[Index::unique(&["codeHash"])] };
 pub static KEY_PAIRS: Collection = Collection { name: "userSvcKeyPairs", indexes: &[] };
 
-pub static ALL: &[&Collection] =
-    &[&USERS, &PASSWORDS, &SESSIONS, &ROLES, &ROLE_LINKS, &PERMISSIONS, &PERMISSION_LINKS, &INVITATIONS, &KEY_PAIRS];
+pub static ALL: &[&Collection] = &[
+    &USERS,
+    &CONTACTS,
+    &TOMBSTONES,
+    &ORGANIZATIONS,
+    &PASSWORDS,
+    &SESSIONS,
+    &ROLES,
+    &ROLE_LINKS,
+    &PERMISSIONS,
+    &PERMISSION_LINKS,
+    &GRANTS,
+    &DELEGATIONS,
+    &INVITATIONS,
+    &KEY_PAIRS,
+    &openorch_chassis::audit::ENTRIES,
+];
 
 /// An account. Its password hash is a row of its own, so that nothing that reads accounts ever holds one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,6 +66,13 @@ pub struct UserRow {
     pub name: String,
     #[serde(default)]
     pub contacts: Vec<openorch_api::user::Contact>,
+    /// What a search begins with, of any word of slug and name: see [`search_prefixes`].
+    #[serde(default)]
+    pub search_prefixes: Vec<String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub thumbnail_file_id: String,
     pub created_at: Time,
     pub updated_at: Time,
 }
@@ -44,8 +86,38 @@ impl UserRow {
             name: self.name.clone(),
             slug: self.slug.clone(),
             contacts: self.contacts.clone(),
+            labels: self.labels.clone(),
+            thumbnail_file_id: self.thumbnail_file_id.clone(),
         }
     }
+}
+
+/// How much of a word the index of searches knows.
+const PREFIX_LENGTH: usize = 3;
+/// How many words of a name are found.
+const MAX_WORDS: usize = 16;
+
+/// The first one, two and three letters of each word of an account's slug and name: among a million accounts those whose
+/// words begin like the search are found in the order of a page, and few enough to look at for the rest of it.
+pub fn search_prefixes(slug: &str, name: &str) -> Vec<String> {
+    let mut prefixes: Vec<String> = words(slug)
+        .chain(words(name).take(MAX_WORDS))
+        .flat_map(|word| (1..=PREFIX_LENGTH).map(move |length| word.chars().take(length).collect()))
+        .collect();
+    prefixes.sort();
+    prefixes.dedup();
+    prefixes
+}
+
+/// The prefix under which accounts are found that this search can mean.
+pub fn search_prefix(search: &str) -> String {
+    words(search).next().unwrap_or_default().chars().take(PREFIX_LENGTH).collect()
+}
+
+fn words(text: &str) -> impl Iterator<Item = String> {
+    let words: Vec<String> =
+        text.to_lowercase().split(|letter: char| !letter.is_alphanumeric()).map(str::to_owned).collect();
+    words.into_iter().filter(|word| !word.is_empty())
 }
 
 /// The password of the account with the same id. Accounts of built-in services have none and cannot sign in.
@@ -89,6 +161,19 @@ pub struct RoleRow {
     pub updated_at: Time,
 }
 
+impl RoleRow {
+    pub fn to_wire(&self) -> openorch_api::user::Role {
+        openorch_api::user::Role {
+            id: self.id.clone(),
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            name: self.name.clone(),
+            description: self.description.clone(),
+            owner_id: self.owner_id.clone(),
+        }
+    }
+}
+
 /// An account has a role.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -96,11 +181,22 @@ pub struct RoleLinkRow {
     pub user_id: String,
     pub role_id: String,
     pub app: String,
+    #[serde(default)]
+    pub created_at: Time,
+    /// The account that gave it; empty for roles that an account began with.
+    #[serde(default)]
+    pub created_by: String,
 }
 
 impl RoleLinkRow {
-    pub fn new(user_id: &str, role_id: &str) -> RoleLinkRow {
-        RoleLinkRow { user_id: user_id.to_owned(), role_id: role_id.to_owned(), app: DEFAULT_APP.to_owned() }
+    pub fn new(user_id: &str, role_id: &str, now: Time) -> RoleLinkRow {
+        RoleLinkRow {
+            user_id: user_id.to_owned(),
+            role_id: role_id.to_owned(),
+            app: DEFAULT_APP.to_owned(),
+            created_at: now,
+            created_by: String::new(),
+        }
     }
 
     pub fn id(&self) -> String {
@@ -119,6 +215,19 @@ pub struct PermissionRow {
     pub updated_at: Time,
 }
 
+impl PermissionRow {
+    pub fn to_wire(&self) -> openorch_api::user::Permission {
+        openorch_api::user::Permission {
+            id: self.id.clone(),
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            name: self.name.clone(),
+            description: self.description.clone(),
+            owner_id: self.owner_id.clone(),
+        }
+    }
+}
+
 /// A role has a permission.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -130,6 +239,63 @@ pub struct PermissionLinkRow {
 impl PermissionLinkRow {
     pub fn id(&self) -> String {
         format!("{}:{}", self.permission_id, self.role_id)
+    }
+}
+
+/// A permission for accounts by slug and by role: a grant (slugs alone) and a permit are two views of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GrantRow {
+    pub id: String,
+    pub permission_id: String,
+    pub slugs: Vec<String>,
+    pub role_ids: Vec<String>,
+    /// The tenant, or `*` for all.
+    pub app: String,
+    /// The account that saved it first.
+    pub owner_id: String,
+    pub created_at: Time,
+    pub updated_at: Time,
+}
+
+/// Whose a contact is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContactRow {
+    pub user_id: String,
+    pub created_at: Time,
+}
+
+/// A slug that a deleted account had: whoever reached it by this name must not reach another unknowingly.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TombstoneRow {
+    pub user_id: String,
+    pub deleted_at: Time,
+}
+
+/// Its members are the accounts with its two roles.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrganizationRow {
+    pub id: String,
+    pub name: String,
+    /// None where it has none, so that several may have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slug: Option<String>,
+    pub created_at: Time,
+    pub updated_at: Time,
+}
+
+impl OrganizationRow {
+    pub fn to_wire(&self) -> openorch_api::user::Organization {
+        openorch_api::user::Organization {
+            id: self.id.clone(),
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            name: self.name.clone(),
+            slug: self.slug.clone().unwrap_or_default(),
+        }
     }
 }
 
@@ -150,7 +316,17 @@ pub struct InvitationRow {
 #[serde(rename_all = "camelCase")]
 pub struct KeyPairRow {
     pub id: String,
-    /// PKCS#8, sealed with the daemon's encryption key.
+    /// PKCS#8, sealed with the daemon's encryption key. Empty once another key signs.
     pub private: String,
     pub created_at: Time,
+    /// Of a key that signs no more: since when, and its public half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired: Option<RetiredKey>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetiredKey {
+    pub at: Time,
+    pub public: openorch_api::user::Key,
 }

@@ -2,7 +2,7 @@
 //! On a folder that was used before only what a newer version brings is added.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     sync::{
         Arc, OnceLock,
@@ -10,9 +10,10 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use openorch_api::{Time, role};
 use openorch_chassis::{
-    Error,
+    Audit, Error,
     seal::{OpenError, PUBLISHED_DEFAULT_KEY, Seal},
     service::Shared,
 };
@@ -20,10 +21,12 @@ use openorch_store::{Batch, Query, Store, Table};
 
 use super::{
     UserSettings, Users,
-    keys::SigningKey,
-    memory::{Memory, Rules},
+    keys::{KeyRing, SigningKey, VerifyingKey},
+    memory::Memory,
     passwords::{PasswordRules, Passwords, hash_now},
     rows::*,
+    rules::{Change, RuleTables, Rules},
+    throttle::Throttle,
 };
 
 pub const ADMIN_SLUG: &str = "openorch";
@@ -68,6 +71,7 @@ impl From<openorch_store::StoreError> for StartError {
 pub async fn prepare(
     store: Arc<dyn Store>,
     shared: Shared,
+    audit: Arc<Audit>,
     seal: &Seal,
     settings_for: impl Fn(bool) -> UserSettings,
     admin_password: Option<String>,
@@ -75,11 +79,11 @@ pub async fn prepare(
 ) -> Result<Arc<Users>, StartError> {
     let rules = settings_for(false).password_rules;
     let seeding = Seeding { store: store.clone(), shared: shared.clone(), now: Time(shared.clock.now()) };
-    let (key, batch, was_empty) = match seeding.open_key(seal).await? {
-        Some((key, batch)) => (key, batch, false),
+    let (keys, batch, was_empty) = match seeding.open_keys(seal).await? {
+        Some((keys, batch)) => (keys, batch, false),
         None => {
-            let (key, batch) = seeding.make_key(seal)?;
-            (key, seeding.make_admin(admin_password.clone(), rules, batch)?, true)
+            let (keys, batch) = seeding.make_key(seal)?;
+            (keys, seeding.make_admin(admin_password.clone(), rules, batch)?, true)
         }
     };
     let admin_rules = rules;
@@ -92,19 +96,29 @@ pub async fn prepare(
     let settings = settings_for(is_default);
     Ok(Arc::new(Users {
         users: Table::new(store.clone(), &USERS),
+        contacts: Table::new(store.clone(), &CONTACTS),
+        tombstones: Table::new(store.clone(), &TOMBSTONES),
+        organizations: Table::new(store.clone(), &ORGANIZATIONS),
+        audit_entries: Table::new(store.clone(), &openorch_chassis::audit::ENTRIES),
+        audit,
+        throttle: Throttle::new(),
         password_rows: Table::new(store.clone(), &PASSWORDS),
         sessions: Table::new(store.clone(), &SESSIONS),
-        roles: Table::new(store.clone(), &ROLES),
+        rule_tables: RuleTables::new(&store),
+        rule_changes: tokio::sync::Mutex::new(false),
         role_links: Table::new(store.clone(), &ROLE_LINKS),
         invitations: Table::new(store.clone(), &INVITATIONS),
         passwords: Passwords::new(settings.hashes_at_once),
         memory: Memory::new(rules, settings.cache_entries),
-        key,
+        key_pairs: Table::new(store.clone(), &KEY_PAIRS),
+        keys: ArcSwap::from_pointee(keys),
+        seal: seal.clone(),
         store,
         shared,
         settings,
         default_password,
         liveness: OnceLock::new(),
+        belongings: OnceLock::new(),
     }))
 }
 
@@ -147,13 +161,20 @@ struct Seeding {
 }
 
 impl Seeding {
-    /// The stored signing key, and what is to be written for it. That it opens is also the check that the encryption
-    /// key is the right one.
-    async fn open_key(&self, seal: &Seal) -> Result<Option<(SigningKey, Batch)>, StartError> {
+    /// The stored keys, and what is to be written for them. That the one that signs opens is also the check that the
+    /// encryption key is the right one.
+    async fn open_keys(&self, seal: &Seal) -> Result<Option<(KeyRing, Batch)>, StartError> {
         let pairs: Table<KeyPairRow> = Table::new(self.store.clone(), &KEY_PAIRS);
-        let Some(pair) = pairs.find(&Query::all()).await?.into_iter().next() else { return Ok(None) };
-        let mut pair = pair.value;
-        let (place, mut batch) = (place(&pair.id), Batch::new());
+        let (mut retired, mut current) = (Vec::new(), None);
+        for pair in pairs.find(&Query::all()).await? {
+            match pair.value.retired {
+                Some(key) => retired.push((key.at.0.as_second(), Arc::new(VerifyingKey::new(key.public)?))),
+                None => current = Some(pair.value),
+            }
+        }
+        retired.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
+        let Some(mut pair) = current else { return Ok(None) };
+        let (place, mut batch) = (private_place(&pair.id), Batch::new());
         let opened = match seal.open(&place, &pair.private) {
             // Whoever leaves the published key behind need not leave the data behind.
             Err(OpenError::OtherKey(id)) => match Seal::new(PUBLISHED_DEFAULT_KEY).open(&place, &pair.private) {
@@ -173,15 +194,22 @@ impl Seeding {
             )),
             OpenError::Damaged => StartError("the stored signing key is damaged: restore the data from a backup".into()),
         })?;
-        Ok(Some((SigningKey::from_pkcs8(&pair.id, &private)?, batch)))
+        let current = Arc::new(SigningKey::from_pkcs8(&pair.id, &private)?);
+        Ok(Some((KeyRing { current, retired }, batch)))
     }
 
-    fn make_key(&self, seal: &Seal) -> Result<(SigningKey, Batch), StartError> {
+    fn make_key(&self, seal: &Seal) -> Result<(KeyRing, Batch), StartError> {
         let id = self.shared.ids.random("keyp");
         let private = SigningKey::generate()?;
-        let row = KeyPairRow { private: seal.seal(&place(&id), &private), id: id.clone(), created_at: self.now };
+        let row = KeyPairRow {
+            private: seal.seal(&private_place(&id), &private),
+            id: id.clone(),
+            created_at: self.now,
+            retired: None,
+        };
         let pairs: Table<KeyPairRow> = Table::new(self.store.clone(), &KEY_PAIRS);
-        Ok((SigningKey::from_pkcs8(&id, &private)?, Batch::new().with(pairs.create(&id, &row)?)))
+        let current = Arc::new(SigningKey::from_pkcs8(&id, &private)?);
+        Ok((KeyRing { current, retired: Vec::new() }, Batch::new().with(pairs.create(&id, &row)?)))
     }
 
     fn make_admin(&self, password: Option<String>, rules: PasswordRules, batch: Batch) -> Result<Batch, StartError> {
@@ -205,10 +233,13 @@ impl Seeding {
             slug: slug.to_owned(),
             name: name.to_owned(),
             contacts: Vec::new(),
+            search_prefixes: search_prefixes(slug, name),
+            labels: Default::default(),
+            thumbnail_file_id: String::new(),
             created_at: self.now,
             updated_at: self.now,
         };
-        let link = RoleLinkRow::new(&user.id, role);
+        let link = RoleLinkRow::new(&user.id, role, self.now);
         let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
         let links: Table<RoleLinkRow> = Table::new(self.store.clone(), &ROLE_LINKS);
         let batch = batch.with(users.create(&user.id, &user)?).with(links.create(link.id(), &link)?);
@@ -218,55 +249,51 @@ impl Seeding {
     /// Adds the accounts of built-in services, roles and permissions that are missing, commits, and answers the rules.
     /// Permissions that exist keep the roles an operator gave or took.
     async fn complete_rules(&self, mut batch: Batch) -> Result<Rules, StartError> {
-        let roles: Table<RoleRow> = Table::new(self.store.clone(), &ROLES);
-        let permissions: Table<PermissionRow> = Table::new(self.store.clone(), &PERMISSIONS);
-        let links: Table<PermissionLinkRow> = Table::new(self.store.clone(), &PERMISSION_LINKS);
-        let mut rules = Rules::default();
-        for link in links.find(&Query::all()).await? {
-            give(&mut rules, &link.value);
-        }
+        let mut rules = Rules::read(&self.store).await?;
         let mut owners = HashMap::new();
         for service in openorch_api::SERVICES {
             let (id, with_account) = self.service_account(service, batch).await?;
             batch = with_account;
             owners.insert(service.slug, id);
         }
-        let known: HashSet<String> = roles.find(&Query::all()).await?.into_iter().map(|row| row.value.id).collect();
-        for (id, name, description) in BUILT_IN_ROLES.iter().filter(|(id, ..)| !known.contains(*id)) {
-            let row = RoleRow {
+        let mut changes = Vec::new();
+        for (id, name, description) in BUILT_IN_ROLES.iter().filter(|(id, ..)| !rules.roles.contains_key(*id)) {
+            changes.push(Change::SaveRole(RoleRow {
                 id: (*id).to_owned(),
                 name: (*name).to_owned(),
                 description: (*description).to_owned(),
                 owner_id: owners["user-svc"].clone(),
                 created_at: self.now,
                 updated_at: self.now,
-            };
-            batch = batch.with(roles.create(*id, &row)?);
+            }));
         }
-        let known: HashSet<String> =
-            permissions.find(&Query::all()).await?.into_iter().map(|row| row.value.id).collect();
         for service in openorch_api::SERVICES {
-            for permission in service.permissions.iter().filter(|permission| !known.contains(permission.id)) {
-                let row = PermissionRow {
+            let missing = service.permissions.iter().filter(|row| !rules.permissions.contains_key(row.id));
+            for permission in missing {
+                changes.push(Change::SavePermission(PermissionRow {
                     id: permission.id.to_owned(),
                     name: permission.id.to_owned(),
                     description: permission.description.to_owned(),
                     owner_id: owners[service.slug].clone(),
                     created_at: self.now,
                     updated_at: self.now,
-                };
-                batch = batch.with(permissions.create(permission.id, &row)?);
-                for role in permission.granted_to {
-                    let link =
-                        PermissionLinkRow { permission_id: permission.id.to_owned(), role_id: (*role).to_owned() };
-                    batch = batch.with(links.create(link.id(), &link)?);
-                    give(&mut rules, &link);
-                }
+                }));
+                changes.extend(permission.granted_to.iter().map(|role| {
+                    Change::Link(PermissionLinkRow {
+                        permission_id: permission.id.to_owned(),
+                        role_id: (*role).to_owned(),
+                    })
+                }));
             }
+        }
+        let tables = RuleTables::new(&self.store);
+        for change in &changes {
+            tables.write(&mut batch, change)?;
         }
         if !batch.is_empty() {
             self.store.commit(batch).await?;
         }
+        rules.apply(changes);
         Ok(rules)
     }
 
@@ -312,10 +339,7 @@ fn refuse_weak(rules: PasswordRules, password: String) -> Result<String, StartEr
     Ok(password)
 }
 
-fn give(rules: &mut Rules, link: &PermissionLinkRow) {
-    rules.by_role.entry(link.role_id.as_str().into()).or_default().insert(link.permission_id.as_str().into());
-}
-
-fn place(id: &str) -> String {
+/// Names where the private half of a key is kept, for the seal on it.
+pub(super) fn private_place(id: &str) -> String {
     format!("{}/{id}/private", KEY_PAIRS.name)
 }

@@ -20,6 +20,8 @@ use super::{
 /// Sessions that name no device share this one. Signing out elsewhere does not end it, changing the password does.
 pub const UNKNOWN_DEVICE: &str = "unknown";
 const MAX_DEVICE_BYTES: usize = 128;
+/// Room for roles in a token, so that it stays under 4 KiB.
+const MAX_ROLES_BYTES: usize = 2200;
 /// How far the stored last use may lag behind, in seconds.
 const USE_NOTED_AFTER: i64 = 3600;
 /// A delegated token is made anew when it has less than this part of its life left.
@@ -37,6 +39,20 @@ impl Users {
             if let Some(batch) = batch {
                 self.store.commit(batch).await?;
             }
+            self.auth_token(account, &row)
+        })
+        .await
+    }
+
+    /// A new text for the token of a session that lives.
+    pub(super) async fn renew(&self, account: &Account, session_id: &str) -> Result<AuthToken> {
+        let ended = || Error::unauthenticated("the session of this token has ended; sign in again");
+        retry(|| async {
+            let Stored { version, value: mut row, .. } = self.sessions.get(session_id).await?.ok_or_else(ended)?;
+            row.roles = account.roles.iter().map(|role| role.to_string()).collect();
+            row.token_id = self.shared.ids.random("tok");
+            (row.token_created_at, row.issued_at, row.used_at) = (self.now(), self.now(), self.now());
+            self.store.commit(Batch::new().with(self.sessions.replace(&row.id, &row, Some(version))?)).await?;
             self.auth_token(account, &row)
         })
         .await
@@ -65,7 +81,7 @@ impl Users {
         let now = self.now();
         let roles: Vec<String> = account.roles.iter().map(|role| role.to_string()).collect();
         let (asleep, alive) = match found {
-            Some(found) if self.is_idle(&found.value) => (Some(found), None),
+            Some(found) if self.is_over(&found.value) => (Some(found), None),
             found => (None, found),
         };
         let Some(Stored { version, value: mut row, .. }) = alive else {
@@ -108,10 +124,10 @@ impl Users {
     fn auth_token(&self, account: &Account, row: &SessionRow) -> Result<AuthToken> {
         let issued = row.issued_at.0.as_second();
         let expires = issued + self.settings.token_lifetime.as_secs() as i64;
-        let token = self.key.sign(&Claims {
+        let token = self.keys.load().current.sign(&Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: row.roles.clone(),
+            ori: told(row.roles.iter().map(String::as_str)),
             iss: ISSUER.into(),
             iat: issued,
             exp: expires,
@@ -137,7 +153,7 @@ impl Users {
         if let Some(known) = self.memory.token(&digest) {
             return Some((digest, known));
         }
-        let claims = self.key.verify(token)?;
+        let claims = self.keys.load().verify(token)?;
         let audience = claims.aud.as_deref().map(Arc::from);
         let verified = Arc::new(Verified { claims, audience });
         self.memory.keep_token(digest, verified.clone());
@@ -160,6 +176,9 @@ impl Users {
         if idle && !self.has_live_instance(&session.user_id) {
             return Err(ended());
         }
+        if self.is_too_old(session.created_at, now) {
+            return Err(ended());
+        }
         session.used_at.store(now, Ordering::Relaxed);
         Ok(session)
     }
@@ -171,18 +190,32 @@ impl Users {
             id: row.id.into(),
             user_id: row.user_id.into(),
             app: row.app.into(),
+            created_at: row.created_at.0.as_second(),
             used_at: used_at.into(),
             noted_at: used_at.into(),
         }))
     }
 
-    /// Whether a stored session was not used for so long that it ended.
-    fn is_idle(&self, row: &SessionRow) -> bool {
-        let stored = row.used_at.0.as_second();
-        let used =
-            self.memory.known_session(&row.id).map_or(stored, |live| live.used_at.load(Ordering::Relaxed).max(stored));
-        let idle = self.now().0.as_second() - used > self.settings.session_idle.as_secs() as i64;
-        idle && !self.has_live_instance(&row.user_id)
+    /// Whether a stored session was not used for so long that it ended, or lived as long as it may.
+    pub(super) fn is_over(&self, row: &SessionRow) -> bool {
+        let now = self.now().0.as_second();
+        if self.is_too_old(row.created_at.0.as_second(), now) {
+            return true;
+        }
+        let unused = now - self.last_use(row).0.as_second();
+        unused > self.settings.session_idle.as_secs() as i64 && !self.has_live_instance(&row.user_id)
+    }
+
+    /// Whether a session lived as long as it may, however much it is used.
+    fn is_too_old(&self, created_at: i64, now: i64) -> bool {
+        self.settings.session_lifetime.is_some_and(|most| now - created_at > most.as_secs() as i64)
+    }
+
+    /// When a stored session was used last, as far as it is known.
+    pub(super) fn last_use(&self, row: &SessionRow) -> Time {
+        let live = self.memory.known_session(&row.id).map(|live| live.used_at.load(Ordering::Relaxed));
+        let live = live.and_then(|second| Timestamp::from_second(second).ok());
+        Time(live.map_or(row.used_at.0, |live| live.max(row.used_at.0)))
     }
 
     fn has_live_instance(&self, user_id: &str) -> bool {
@@ -214,16 +247,20 @@ impl Users {
         if let Some(keep) = &keep {
             batch = batch.with(self.sessions.create(&keep.id, &keep.value)?);
         }
-        self.store.commit(batch).await?;
+        let outcome = self.store.commit(batch).await;
+        // Also where nobody knows what came of it: what is still stored is read again.
         self.memory.sessions_of_account_ended(user_id, kept_id.as_deref());
+        outcome?;
         Ok(())
     }
 
     /// Ends these sessions in one batch.
     pub(super) async fn end_these(&self, ended: &[String]) -> Result<()> {
         let batch = ended.iter().fold(Batch::new(), |batch, id| batch.with(self.sessions.delete(id, None)));
-        self.store.commit(batch).await?;
+        let outcome = self.store.commit(batch).await;
+        // Also where nobody knows what came of it: what is still stored is read again.
         self.memory.sessions_ended(ended.iter().map(String::as_str));
+        outcome?;
         Ok(())
     }
 
@@ -244,7 +281,7 @@ impl Users {
     async fn mint(&self, verified: &Verified, digest: Digest, audience: &str) -> Result<Passage> {
         let session = self.live_session(verified).await?;
         if let Some(made_for) = verified.audience.as_deref() {
-            if made_for == audience {
+            if made_for == audience || self.memory.check_rules().hands_on(made_for, audience) {
                 return Ok(Passage::Untouched);
             }
             return Err(Error::forbidden(format!(
@@ -255,10 +292,10 @@ impl Users {
         let account = self.account(&session.user_id).await?.ok_or_else(gone)?;
         let now = self.now().0.as_second();
         let lifetime = self.settings.delegated_lifetime.as_secs() as i64;
-        let token = self.key.sign(&Claims {
+        let token = self.keys.load().current.sign(&Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: account.roles.iter().map(|role| role.to_string()).collect(),
+            ori: told(account.roles.iter().map(AsRef::as_ref)),
             iss: ISSUER.into(),
             iat: now,
             exp: now + lifetime,
@@ -295,8 +332,11 @@ impl Identity for Users {
     }
 
     fn allows(&self, caller: &Caller, permission: &str) -> bool {
-        let rules = self.memory.rules();
-        caller.roles.iter().any(|role| rules.role_has(role, permission))
+        self.memory.check_rules().allow(&caller.slug, &caller.roles, permission)
+    }
+
+    fn opens(&self, audience: &str, operation: &str) -> bool {
+        self.memory.check_rules().opens(audience, operation)
     }
 
     fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>> {
@@ -323,6 +363,25 @@ impl Identity for Users {
             }
         })
     }
+}
+
+/// The roles that a token names: a token is sent with each request, so one with very many roles names those that fit,
+/// the built-in ones first. The daemon looks roles up by session; a service can ask it.
+fn told<'a>(roles: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut roles: Vec<&str> = roles.collect();
+    roles.sort_by_key(|role| !role.starts_with("user-svc:"));
+    let mut room = MAX_ROLES_BYTES;
+    let mut told: Vec<String> = roles
+        .into_iter()
+        .take_while(|role| {
+            let fits = role.len() + 3 <= room;
+            room = room.saturating_sub(role.len() + 3);
+            fits
+        })
+        .map(str::to_owned)
+        .collect();
+    told.sort();
+    told
 }
 
 /// The name of a device, if it is one; sessions that name none share [`UNKNOWN_DEVICE`].

@@ -1,0 +1,100 @@
+//! The query object (contract, `services.md` section 1): which documents, in which order, how many, and where to go on.
+//! Both generations' spellings are taken.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Query {
+    /// All must hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<Filter>,
+    /// The first decides, the next breaks its ties.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub order_bys: Vec<OrderBy>,
+    /// At most so many; 0 means the usual number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// JSON text of a list: the values of the order fields in the last row seen, and with one value more, its id.
+    #[serde(skip_serializing_if = "String::is_empty", alias = "afterJson")]
+    pub json_after: String,
+    /// Whether to count all that pass the filters.
+    #[serde(skip_serializing_if = "crate::user::is_false")]
+    pub count: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Filter {
+    pub op: Op,
+    /// Dotted paths; one of them must pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
+    /// JSON text of a list of values.
+    #[serde(skip_serializing_if = "String::is_empty", alias = "valuesJson")]
+    pub json_values: String,
+    /// For `or`: one of these must pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<Filter>,
+}
+
+/// What a filter compares by. Text is compared without regard to case by `containsSubstring` and `startsWith`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Op {
+    /// The field is the first value, or a list that holds it.
+    #[default]
+    Equals,
+    /// The field is text with the first value in it.
+    ContainsSubstring,
+    /// The field is text that starts with the first value.
+    StartsWith,
+    /// The field is a list that shares a value with these.
+    Intersects,
+    /// The field is one of these values.
+    IsInList,
+    /// One of the inner filters passes.
+    Or,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OrderBy {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub field: String,
+    #[serde(skip_serializing_if = "crate::user::is_false")]
+    pub desc: bool,
+    /// In an order made up anew each time.
+    #[serde(skip_serializing_if = "crate::user::is_false")]
+    pub randomize: bool,
+    /// Accepted and not needed: values know their type.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sorting_type: String,
+}
+
+impl Filter {
+    /// The values, or what is wrong with their text.
+    pub fn values(&self) -> Result<Vec<Value>, String> {
+        list(&self.json_values).map_err(|reason| format!("`jsonValues` is {reason}"))
+    }
+}
+
+impl Query {
+    /// The values of the cursor, if there is one, or what is wrong with its text.
+    pub fn after(&self) -> Result<Option<Vec<Value>>, String> {
+        if self.json_after.is_empty() {
+            return Ok(None);
+        }
+        list(&self.json_after).map(Some).map_err(|reason| format!("`jsonAfter` is {reason}"))
+    }
+}
+
+fn list(text: &str) -> Result<Vec<Value>, String> {
+    match crate::json::parse(text.as_bytes(), 64) {
+        Ok(Some(Value::Array(values))) => Ok(values),
+        Ok(_) => Err("not the JSON text of a list, such as \"[42]\"".into()),
+        Err(refused) => Err(format!("no JSON text: {}", refused.0)),
+    }
+}

@@ -1,0 +1,80 @@
+//! Wire types of the audit log.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Time;
+
+/// A call that changed something or was refused. Written once; only the count of refusals grows, within a minute.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AuditEntry {
+    pub id: String,
+    pub at: Time,
+    /// The account that called; empty where nobody was signed in.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub actor_id: String,
+    /// Its slug at that time.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub actor_slug: String,
+    pub client_ip: String,
+    /// The id of the operation, as `oo call` takes it.
+    pub operation: String,
+    /// What the call was about, by id, slug or URL; several are parted by spaces.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub target: String,
+    pub outcome: AuditOutcome,
+    /// The status of the answer.
+    pub status: u16,
+    /// Of the first of them, where there were several.
+    pub request_id: String,
+    /// How many calls this tells of: refusals of one caller and operation within a minute are one entry.
+    pub count: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum AuditOutcome {
+    /// The change was made.
+    #[default]
+    Done,
+    Refused,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListAuditRequest {
+    /// The slug or id of the account that called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// The id of an operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    /// The whole target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<AuditOutcome>,
+    /// From this time on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Time>,
+    /// Before this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
+    /// 100 where it is left out, 1,000 at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// The `next` of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListAuditResponse {
+    /// The newest first.
+    pub entries: Vec<AuditEntry>,
+    /// Where more come: what to send as `after` with the same question.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
+}

@@ -1,0 +1,307 @@
+//! Wire types of roles, permissions and grants.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Time;
+
+/// A set of permissions under one name, to be given to accounts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Role {
+    /// `<slug of its owner>:<name>`.
+    pub id: String,
+    pub created_at: Time,
+    pub updated_at: Time,
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// The account that says what is in it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub owner_id: String,
+}
+
+/// A right, named by the service that asks for it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Permission {
+    /// `<slug of its owner>:<thing>:<verb>`.
+    pub id: String,
+    pub created_at: Time,
+    pub updated_at: Time,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// The account that says which roles have it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub owner_id: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GetRolesResponse {
+    /// By name, then id.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<Role>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CreateRoleRequest {
+    /// Starts with the caller's slug and a colon: `my-service:editor`.
+    pub id: String,
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// The permissions that it has; each the caller's own, or any for an admin.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub permission_ids: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CreateRoleResponse {
+    pub role: Role,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GetPermissionsByRoleResponse {
+    /// By name, then id.
+    pub permissions: Vec<Permission>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SetRolePermissionsRequest {
+    /// All that the role has from now on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub permission_ids: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PermissionInput {
+    /// Starts with the caller's slug and a colon: `my-service:page:view`.
+    pub id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub description: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SavePermissionsRequest {
+    pub permissions: Vec<PermissionInput>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SavePermissionsResponse {
+    pub permissions: Vec<Permission>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PermissionLink {
+    pub role_id: String,
+    pub permission_id: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AssignPermissionsRequest {
+    pub permission_links: Vec<PermissionLink>,
+}
+
+/// A permission for accounts by slug, whatever their roles.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Grant {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub permission_id: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slugs: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SaveGrantsRequest {
+    /// One with a known id takes the place of what was saved under it; one without is given an id.
+    pub grants: Vec<Grant>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListGrantsRequest {
+    /// Those of this permission only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permission_id: Option<String>,
+    /// Those that name this slug only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slug: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListGrantsResponse {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<Grant>,
+}
+
+/// A permission for accounts by slug and for all who have one of some roles: a grant with roles.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Permit {
+    pub app_id: String,
+    pub id: String,
+    pub created_at: Time,
+    pub updated_at: Time,
+    pub permission: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slugs: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PermitInput {
+    /// Given where it is left out.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// The tenant where it counts: `*` for all, which is for admins; `unnamed` where it is left out.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub app_host: String,
+    pub permission: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slugs: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SavePermitsRequest {
+    pub permits: Vec<PermitInput>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListPermitsRequest {
+    /// Those of this permission only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permission: Option<String>,
+    /// Those that name this slug only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slug: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListPermitsResponse {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub permits: Vec<Permit>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListPermissionsRequest {
+    /// Roles that the caller has, or any for an admin.
+    pub roles: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListPermissionsResponse {
+    /// What those roles have together, by id.
+    pub permissions: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HasPermissionResponse {
+    pub authorized: bool,
+    pub app_id: String,
+    /// Until when the answer may be kept (contract decision 9).
+    pub until: Time,
+    pub user: super::User,
+}
+
+/// What a service may do with the tokens that its callers send it (contract decision 9).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Delegation {
+    /// The service.
+    pub slug: String,
+    /// The ids of the operations that it may call for its callers, who must be allowed to call them themselves.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<String>,
+    /// The slugs of the services to which it may hand its callers' tokens on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ListDelegationsResponse {
+    pub delegations: Vec<Delegation>,
+}
+
+/// An account has a role.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Enroll {
+    pub id: String,
+    pub app_id: String,
+    pub created_at: Time,
+    pub updated_at: Time,
+    pub user_id: String,
+    pub role: String,
+    /// The account that gave it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub created_by: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EnrollInput {
+    /// The tenant where it counts: `unnamed`, also where it is left out.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub app_host: String,
+    pub user_id: String,
+    pub role: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SaveEnrollsRequest {
+    pub enrolls: Vec<EnrollInput>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SaveEnrollsResponse {
+    /// What was given, new or not.
+    pub enrolls: Vec<Enroll>,
+}
+
+/// At least one of the two.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListEnrollsRequest {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ListEnrollsResponse {
+    pub enrolls: Vec<Enroll>,
+}

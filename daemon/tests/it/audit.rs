@@ -1,0 +1,129 @@
+//! The audit log: each change and each refusal is told, by whom and from where, and nothing secret is in it.
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, claims, token_of};
+
+async fn audit(daemon: &Daemon, body: Value) -> Vec<Value> {
+    let answer = daemon.call("POST", "/user-svc/audit", &daemon.admin().await, body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.json()["entries"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_change_is_told_with_who_from_where_what_and_the_request() {
+    let mut daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    let ann = daemon.register("ann").await;
+    let ann_id = claims(&ann)["oui"].as_str().unwrap().to_owned();
+    let enroll = json!({ "enrolls": [{ "userId": ann_id, "role": "user-svc:admin" }] });
+    let id = [("x-request-id", "the-request")];
+    let answer = daemon.send("PUT", "/user-svc/enrolls", &admin, enroll.to_string().into_bytes(), &id).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let told = audit(&daemon, json!({ "operation": "saveEnrolls" })).await;
+    let [entry] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(entry["actorSlug"], "openorch");
+    assert_eq!(entry["actorId"], claims(&admin)["oui"]);
+    assert_eq!(entry["clientIp"], "127.0.0.1");
+    assert_eq!(entry["target"], format!("{ann_id} user-svc:admin"));
+    assert_eq!((&entry["outcome"], &entry["status"], &entry["count"]), (&json!("done"), &json!(200), &json!(1)));
+    assert_eq!(entry["requestId"], "the-request");
+    assert!(entry["at"].as_str().unwrap().starts_with("20"));
+
+    let registered = audit(&daemon, json!({ "target": "ann", "operation": "register" })).await;
+    assert_eq!(registered.len(), 1, "also what nobody who was signed in did");
+    let before = audit(&daemon, json!({})).await.len();
+    // What changes nothing tells nothing: the same enroll again, a read, the same sign-in.
+    daemon.call("PUT", "/user-svc/enrolls", &admin, enroll).await;
+    daemon.call("GET", "/user-svc/roles", &admin, Value::Null).await;
+    assert_eq!(audit(&daemon, json!({})).await.len(), before);
+    daemon.restart(&[]).await;
+    assert_eq!(audit(&daemon, json!({})).await.len(), before, "it is stored");
+    let wide = daemon.call("POST", "/user-svc/audit", &daemon.admin().await, json!({ "limit": 1000 })).await.text;
+    assert!(!wide.contains("pass") && !wide.contains("changeme") && !wide.contains("eyJ"), "{wide}");
+}
+
+#[tokio::test]
+async fn refusals_of_one_caller_and_operation_within_a_minute_are_one_entry() {
+    let daemon = Daemon::start().await;
+    let (ann, bob) = (daemon.register("ann").await, daemon.register("bob").await);
+    for token in [&ann, &ann, &ann, &bob, ""] {
+        let grant = json!({ "grants": [{ "permissionId": "user-svc:user:view", "slugs": ["ann"] }] });
+        assert!(daemon.call("PUT", "/user-svc/grants", token, grant).await.status.is_client_error());
+    }
+    daemon.login("ann", "wrong", "").await;
+    let refused = json!({ "outcome": "refused", "operation": "saveGrants" });
+    daemon.until("the refusals are told", async || audit(&daemon, refused.clone()).await.len() == 3).await;
+    let told = audit(&daemon, refused.clone()).await;
+    let of = |slug: &str| told.iter().find(|entry| entry["actorSlug"].as_str().unwrap_or_default() == slug).unwrap();
+    assert_eq!((&of("ann")["count"], &of("ann")["status"]), (&json!(3), &json!(403)));
+    assert_eq!((&of("bob")["count"], &of("")["status"]), (&json!(1), &json!(401)));
+    let wrong = audit(&daemon, json!({ "operation": "login", "outcome": "refused" })).await;
+    assert_eq!((&wrong[0]["target"], &wrong[0]["status"]), (&json!("ann"), &json!(401)));
+    daemon.clock.advance(60);
+    daemon.call("PUT", "/user-svc/grants", &ann, json!({})).await;
+    daemon.until("another minute is another entry", async || audit(&daemon, refused.clone()).await.len() == 4).await;
+}
+
+#[tokio::test]
+async fn the_log_is_asked_by_time_actor_operation_and_target_in_pages_and_by_admins_alone() {
+    let daemon = Daemon::start().await;
+    let ann = daemon.register("ann").await;
+    let start = openorch_api::Time(openorch_chassis::clock::Clock::now(&*daemon.clock)).to_string();
+    for n in 0..5 {
+        daemon.clock.advance(10);
+        daemon.call("POST", "/user-svc/role", &ann, json!({ "id": format!("ann:r{n}"), "name": "R" })).await;
+    }
+    let own = audit(&daemon, json!({ "actor": "ann" })).await;
+    let targets: Vec<_> = own.iter().map(|entry| entry["target"].as_str().unwrap()).collect();
+    assert_eq!(targets, ["ann:r4", "ann:r3", "ann:r2", "ann:r1", "ann:r0"], "the newest first");
+    assert_eq!(audit(&daemon, json!({ "actor": claims(&ann)["oui"] })).await.len(), 5);
+    assert_eq!(audit(&daemon, json!({ "target": "ann:r3" })).await.len(), 1);
+    assert_eq!(audit(&daemon, json!({ "actor": "ann", "until": own[2]["at"] })).await.len(), 2);
+    assert_eq!(audit(&daemon, json!({ "actor": "ann", "from": own[2]["at"] })).await.len(), 3);
+    assert_eq!(audit(&daemon, json!({ "actor": "ann", "until": start })).await.len(), 0);
+    let admin = daemon.admin().await;
+    let (mut after, mut seen) = (String::new(), Vec::new());
+    loop {
+        let body = json!({ "actor": "ann", "limit": 2, "after": after });
+        let page = daemon.call("POST", "/user-svc/audit", &admin, body).await.json();
+        seen.extend(page["entries"].as_array().unwrap().iter().map(|entry| entry["id"].clone()));
+        match page["next"].as_str() {
+            Some(next) => after = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(seen, own.iter().map(|entry| entry["id"].clone()).collect::<Vec<_>>());
+    assert_eq!(daemon.call("POST", "/user-svc/audit", &ann, Value::Null).await.status, 403);
+    for body in [json!({ "limit": 5000 }), json!({ "after": "x" }), json!({ "from": "yesterday" })] {
+        assert_eq!(daemon.call("POST", "/user-svc/audit", &admin, body).await.status, 400);
+    }
+}
+
+#[tokio::test]
+async fn w11_guessing_a_password_gets_slower_and_an_unknown_slug_never_counts() {
+    let daemon = Daemon::start().await;
+    daemon.register("ann").await;
+    for _ in 0..100 {
+        assert_eq!(daemon.login("nobody-yet", "x", "").await.status, 400);
+    }
+    for _ in 0..5 {
+        assert_eq!(daemon.login("ann", "wrong", "").await.status, 401);
+    }
+    let slow = daemon.login("ann", "pass", "").await;
+    assert!(slow.status == 429 && slow.error().contains("seconds"), "even the right one: {}", slow.text);
+    daemon.clock.advance(1);
+    assert_eq!(daemon.login("ann", "wrong", "").await.status, 401);
+    assert_eq!(daemon.login("ann", "pass", "").await.status, 429);
+    daemon.clock.advance(2);
+    let token = token_of(&daemon.login("ann", "pass", "").await);
+    assert_eq!(daemon.login("ann", "wrong", "").await.status, 401, "forgiven by the right one");
+    // Who found a session open guesses no faster.
+    let change = json!({ "currentPassword": "guess", "newPassword": "mine" });
+    let mut statuses = Vec::new();
+    for _ in 0..8 {
+        let answer = daemon.call("POST", "/user-svc/change-password", &token, change.clone()).await;
+        statuses.push(answer.status.as_u16());
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+}

@@ -1,0 +1,200 @@
+//! Every operation with every kind of caller: who gets in is what the row says, and nothing a plain account does makes it
+//! able to do more.
+
+use openorch_api::{Access, Row};
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Echo, claims, token_of};
+
+/// A caller and what it may, as the table tells it.
+struct Who {
+    name: &'static str,
+    token: String,
+    /// The built-in roles it has; `None` where it is not signed in.
+    roles: Option<&'static [&'static str]>,
+    /// For a token made for a service.
+    is_delegated: bool,
+}
+
+/// What a row says of a caller who owns nothing of what is named.
+fn verdict(row: &Row, who: &Who) -> &'static [u16] {
+    const REFUSED: &[u16] = &[403];
+    // A thing that is not there has no owner.
+    const NOT_FOUND: &[u16] = &[403, 404];
+    let Access::Needs(guard) = row.access else {
+        return match (row.access, who.roles) {
+            (Access::Public, _) => &[],
+            (_, None) => &[401],
+            _ if who.is_delegated && !row.delegated => REFUSED,
+            _ => &[],
+        };
+    };
+    let Some(roles) = who.roles else { return &[401] };
+    if who.is_delegated && !row.delegated {
+        return REFUSED;
+    }
+    match guard.permission.granted_to.iter().any(|role| roles.contains(role)) {
+        true => &[],
+        false if guard.owner => NOT_FOUND,
+        false => REFUSED,
+    }
+}
+
+#[tokio::test]
+async fn every_row_with_every_caller_is_as_the_table_says() {
+    let daemon = Daemon::start().await;
+    let echo = Echo::start().await;
+    let service = daemon.register("shop-svc").await;
+    daemon.put_instance(&service, json!({ "url": echo.url })).await;
+    let user = daemon.register("ann").await;
+    daemon.call("POST", "/user-svc/organization", &user, json!({ "id": "org_a" })).await;
+    let revoked = token_of(&daemon.login("ann", "pass", "lost").await);
+    daemon.call("DELETE", "/user-svc/tokens", &user, json!({ "device": "lost" })).await;
+    let head = daemon.call("GET", "/shop-svc/x", &daemon.admin().await, Value::Null).await.json();
+    let delegated = head["head"].as_str().unwrap().split("Bearer ").nth(1).unwrap().lines().next().unwrap().to_owned();
+    const USER: &[&str] = &[openorch_api::role::USER];
+    const ADMIN: &[&str] = &[openorch_api::role::ADMIN];
+    for row in openorch_api::operations() {
+        // Made anew each time: some rows end the session that calls.
+        let admin = token_of(&daemon.login("openorch", "changeme", row.id).await);
+        let plain = token_of(&daemon.login("shop-svc", "pass", row.id).await);
+        let of_organization = token_of(&daemon.login("ann", "pass", row.id).await);
+        for who in [
+            Who { name: "nobody", token: String::new(), roles: None, is_delegated: false },
+            Who { name: "a revoked session", token: revoked.clone(), roles: None, is_delegated: false },
+            Who { name: "a service", token: plain, roles: Some(USER), is_delegated: false },
+            Who { name: "an organization's admin", token: of_organization, roles: Some(USER), is_delegated: false },
+            Who { name: "a service for an admin", token: delegated.clone(), roles: Some(ADMIN), is_delegated: true },
+            Who { name: "an admin", token: admin, roles: Some(ADMIN), is_delegated: false },
+        ] {
+            let path =
+                row.path_parameters().fold(row.path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), "x"));
+            let status = daemon.call(row.method.as_str(), &path, &who.token, Value::Null).await.status.as_u16();
+            let want = verdict(row, &who);
+            if want.is_empty() {
+                // It got in; what it finds there is another test's matter. `is-authorized` says no with 401.
+                let answers_401 = [openorch_api::user::IS_AUTHORIZED.row.id, openorch_api::user::LOGIN.row.id];
+                assert!(status != 401 || answers_401.contains(&row.id), "{} by {}: {status}", row.id, who.name);
+                let is_guarded = matches!(row.access, Access::Needs(_));
+                assert!(
+                    !is_guarded || status != 403 || row.errors.iter().any(|(status, _)| *status == 403),
+                    "{} by {}: {status}",
+                    row.id,
+                    who.name
+                );
+            } else {
+                assert!(want.contains(&status), "{} by {}: {status}, not {want:?}", row.id, who.name);
+            }
+        }
+    }
+}
+
+/// A sequence of numbers from a seed (xorshift64*, Vigna 2016), so that a failure can be repeated.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % sides
+    }
+
+    fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.roll(of.len())]
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_a_plain_account_does_gives_it_a_permission_that_is_not_its_own() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7_u64);
+    let mut dice = Dice(seed);
+    let daemon = Daemon::start().await;
+    let (bob, ann, admin) = (daemon.register("bob").await, daemon.register("ann").await, daemon.admin().await);
+    daemon.call("PUT", "/user-svc/permissions", &ann, json!({ "permissions": [{ "id": "ann:secret" }] })).await;
+    let role = json!({ "id": "ann:keeper", "name": "K", "permissionIds": ["ann:secret"] });
+    daemon.call("POST", "/user-svc/role", &ann, role).await;
+    daemon.call("POST", "/user-svc/organization", &ann, json!({ "id": "org_a", "name": "A" })).await;
+    let id = |token: &str| claims(token)["oui"].as_str().unwrap().to_owned();
+    let (bob_id, ann_id, admin_id) = (id(&bob), id(&ann), id(&admin));
+    let allowed = async |token: &str| {
+        let mut allowed = Vec::new();
+        for permission in openorch_api::permissions().map(|permission| permission.id).chain(["ann:secret"]) {
+            let path = format!("/user-svc/self/has/{permission}");
+            if daemon.call("POST", &path, token, Value::Null).await.json()["authorized"] == true {
+                allowed.push(permission);
+            }
+        }
+        allowed
+    };
+    let before = (allowed(&bob).await, allowed(&ann).await, allowed(&admin).await);
+    let roles = [
+        "user-svc:admin",
+        "user-svc:user",
+        "ann:keeper",
+        "bob:r",
+        "bob:admin",
+        "bob:q:admin",
+        "user-svc:org:{org_a}:admin",
+        "user-svc:org:{org_b}:admin",
+        "bob",
+        "ann:admin",
+        ":admin",
+        "user-svc",
+    ];
+    let permissions =
+        ["user-svc:user:view", "user-svc:grant:create", "ann:secret", "bob:p", "bob:q", "ann:x", "*", "user-svc:*"];
+    let users = [bob_id.as_str(), ann_id.as_str(), admin_id.as_str(), "usr_none"];
+    let slugs = ["bob", "ann", "openorch", "user-svc"];
+    let organizations = ["org_a", "org_b", "org_c"];
+    for step in 0..400 {
+        let (role, permission) = (dice.pick(&roles), dice.pick(&permissions));
+        let (user, slug, organization) = (dice.pick(&users), dice.pick(&slugs), dice.pick(&organizations));
+        let id = dice.pick(&["", "g1", "g2"]);
+        let encoded = |text: &str| text.replace('{', "%7B").replace('}', "%7D");
+        let (method, path, body) = match dice.roll(19) {
+            0 => ("PUT", "/user-svc/permissions".into(), json!({ "permissions": [{ "id": permission }] })),
+            1 => ("POST", "/user-svc/role".into(), json!({ "id": role, "name": "n", "permissionIds": [permission] })),
+            2 => ("POST", "/user-svc/role".into(), json!({ "id": role, "name": "n" })),
+            3 => (
+                "PUT",
+                format!("/user-svc/role/{}/permissions", encoded(role)),
+                json!({ "permissionIds": [permission] }),
+            ),
+            4 => (
+                "PUT",
+                "/user-svc/roles/permissions".into(),
+                json!({ "permissionLinks": [{ "roleId": role, "permissionId": permission }] }),
+            ),
+            5 => (
+                "PUT",
+                "/user-svc/grants".into(),
+                json!({ "grants": [{ "id": id, "permissionId": permission, "slugs": [slug] }] }),
+            ),
+            6 => (
+                "PUT",
+                "/user-svc/permits".into(),
+                json!({ "permits": [{ "id": id, "permission": permission, "slugs": [slug], "roles": [role] }] }),
+            ),
+            7 | 8 => ("PUT", "/user-svc/enrolls".into(), json!({ "enrolls": [{ "userId": user, "role": role }] })),
+            9 => ("DELETE", format!("/user-svc/enroll/unnamed:{user}:{}", encoded(role)), Value::Null),
+            10 => ("POST", "/user-svc/organization".into(), json!({ "id": organization, "name": "n" })),
+            11 => ("PUT", "/user-svc/organization".into(), json!({ "id": organization, "slug": slug, "name": "n" })),
+            12 => ("POST", format!("/user-svc/organization/{organization}/user"), json!({ "userId": user })),
+            13 => ("PUT", format!("/user-svc/organization/{organization}/user/{user}"), json!({ "role": "admin" })),
+            14 => ("DELETE", format!("/user-svc/organization/{organization}/user/{user}"), Value::Null),
+            15 => {
+                ("POST", "/user-svc/user".into(), json!({ "user": { "name": "n", "slug": slug }, "roleIds": [role] }))
+            }
+            16 => ("DELETE", format!("/user-svc/user/{user}"), Value::Null),
+            17 => ("POST", format!("/user-svc/{user}/reset-password"), json!({ "newPassword": "x" })),
+            _ => ("POST", "/user-svc/invitation".into(), json!({ "roleIds": [role] })),
+        };
+        let answer = daemon.call(method, &path, &bob, body.clone()).await;
+        assert!(answer.status.as_u16() < 500, "seed {seed}, step {step}: {method} {path} {body}: {}", answer.text);
+        if step % 50 == 49 {
+            let after = (allowed(&bob).await, allowed(&ann).await, allowed(&admin).await);
+            assert_eq!(before, after, "seed {seed}, by step {step}: {method} {path} {body}");
+        }
+    }
+}

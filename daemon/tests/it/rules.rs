@@ -1,0 +1,302 @@
+//! Roles, permissions, grants and enrolls: what each gives and takes at once, and who may not.
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Echo, token_of};
+
+async fn id_of(daemon: &Daemon, token: &str) -> String {
+    let answer = daemon.call("POST", "/user-svc/self", token, Value::Null).await;
+    answer.json()["user"]["id"].as_str().unwrap_or_else(|| panic!("{}", answer.text)).to_owned()
+}
+
+async fn has(daemon: &Daemon, token: &str, permission: &str) -> bool {
+    let answer = daemon.call("POST", &format!("/user-svc/self/has/{permission}"), token, Value::Null).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let authorized = answer.json()["authorized"].as_bool().unwrap();
+    let path = format!("/user-svc/permission/{permission}/is-authorized");
+    let asked = daemon.call("POST", &path, token, Value::Null).await;
+    assert_eq!(asked.status == 200, authorized, "both ways of asking say the same");
+    authorized
+}
+
+async fn status(daemon: &Daemon, method: &str, path: &str, token: &str, body: Value) -> u16 {
+    daemon.call(method, path, token, body).await.status.as_u16()
+}
+
+#[tokio::test]
+async fn a_service_gives_its_permissions_to_roles_and_roles_to_accounts() {
+    let mut daemon = Daemon::start().await;
+    let (shop, ann, admin) = (daemon.register("shop-svc").await, daemon.register("ann").await, daemon.admin().await);
+    let permissions = json!({ "permissions": [{ "id": "shop-svc:order:view" }, { "id": "shop-svc:order:edit" }] });
+    for _ in 0..2 {
+        let saved = daemon.call("PUT", "/user-svc/permissions", &shop, permissions.clone()).await.json();
+        assert_eq!(saved["permissions"][0]["ownerId"], id_of(&daemon, &shop).await);
+    }
+    let role = json!({ "id": "shop-svc:clerk", "name": "Clerk", "permissionIds": ["shop-svc:order:view"] });
+    let made = daemon.call("POST", "/user-svc/role", &shop, role).await.json();
+    assert_eq!((made["role"]["id"].as_str(), made["role"]["name"].as_str()), (Some("shop-svc:clerk"), Some("Clerk")));
+
+    assert!(!has(&daemon, &ann, "shop-svc:order:view").await);
+    let enroll = json!({ "enrolls": [{ "userId": id_of(&daemon, &ann).await, "role": "shop-svc:clerk" }] });
+    let enrolled = daemon.call("PUT", "/user-svc/enrolls", &shop, enroll).await.json();
+    assert!(has(&daemon, &ann, "shop-svc:order:view").await && !has(&daemon, &ann, "shop-svc:order:edit").await);
+    let own = daemon.call("POST", "/user-svc/permissions", &ann, json!({ "roles": ["shop-svc:clerk"] })).await;
+    assert_eq!(own.json()["permissions"], json!(["shop-svc:order:view"]));
+
+    // The whole set is replaced, and those who have the role keep it (W8).
+    let path = "/user-svc/role/shop-svc%3Aclerk/permissions";
+    let only = json!({ "permissionIds": ["shop-svc:order:edit"] });
+    assert_eq!(status(&daemon, "PUT", path, &shop, only).await, 200);
+    assert!(!has(&daemon, &ann, "shop-svc:order:view").await && has(&daemon, &ann, "shop-svc:order:edit").await);
+    let listed = daemon.call("GET", path, &shop, Value::Null).await.json();
+    assert_eq!(listed["permissions"].as_array().unwrap().len(), 1);
+    let link = json!({ "permissionLinks": [{ "roleId": "user-svc:user", "permissionId": "shop-svc:order:view" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/roles/permissions", &shop, link).await, 200);
+    assert!(has(&daemon, &ann, "shop-svc:order:view").await);
+
+    daemon.restart(&[]).await;
+    assert!(has(&daemon, &ann, "shop-svc:order:edit").await, "it is stored");
+    let roles = daemon.call("GET", "/user-svc/roles", &admin, Value::Null).await.json();
+    let ids: Vec<_> = roles["roles"].as_array().unwrap().iter().map(|role| role["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["user-svc:admin", "shop-svc:clerk", "user-svc:user"], "by name");
+
+    // Taken by the enroll, then the role, then the permission: at once each time.
+    let id = enrolled["enrolls"][0]["id"].as_str().unwrap();
+    assert_eq!(status(&daemon, "DELETE", &format!("/user-svc/enroll/{id}"), &shop, Value::Null).await, 200);
+    assert!(!has(&daemon, &ann, "shop-svc:order:edit").await);
+    let enroll = json!({ "enrolls": [{ "userId": id_of(&daemon, &ann).await, "role": "shop-svc:clerk" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, enroll.clone()).await, 200);
+    assert!(has(&daemon, &ann, "shop-svc:order:edit").await);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/role/shop-svc:clerk", &shop, Value::Null).await, 200);
+    assert!(!has(&daemon, &ann, "shop-svc:order:edit").await);
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, enroll).await, 404);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/permission/shop-svc:order:view", &shop, Value::Null).await, 200);
+    assert!(!has(&daemon, &ann, "shop-svc:order:view").await);
+}
+
+#[tokio::test]
+async fn grants_and_permits_give_by_slug_and_by_role() {
+    let daemon = Daemon::start().await;
+    let (shop, ann, admin) = (daemon.register("shop-svc").await, daemon.register("ann").await, daemon.admin().await);
+    let grant =
+        json!({ "grants": [{ "id": "g1", "permissionId": "user-svc:user:view", "slugs": ["ann", "later-svc"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, grant.clone()).await, 200);
+    assert!(has(&daemon, &ann, "user-svc:user:view").await && !has(&daemon, &shop, "user-svc:user:view").await);
+    assert_eq!(status(&daemon, "POST", "/user-svc/users", &ann, Value::Null).await, 200, "the guards know it, too");
+    let later = daemon.register("later-svc").await;
+    assert!(has(&daemon, &later, "user-svc:user:view").await);
+    for (filter, want) in [
+        (json!({}), 1),
+        (json!({ "slug": "ann" }), 1),
+        (json!({ "slug": "bob" }), 0),
+        (json!({ "permissionId": "user-svc:user:view" }), 1),
+        (json!({ "permissionId": "user-svc:user:edit" }), 0),
+    ] {
+        let listed = daemon.call("POST", "/user-svc/grants", &admin, filter.clone()).await.json();
+        assert_eq!(listed["grants"].as_array().map_or(0, Vec::len), want, "{filter}");
+    }
+    let fewer = json!({ "grants": [{ "id": "g1", "permissionId": "user-svc:user:view", "slugs": ["later-svc"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, fewer).await, 200);
+    assert!(!has(&daemon, &ann, "user-svc:user:view").await && has(&daemon, &later, "user-svc:user:view").await);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/g1", &admin, Value::Null).await, 200);
+    assert!(!has(&daemon, &later, "user-svc:user:view").await);
+
+    let permit = json!({ "permits": [{ "permission": "shop-svc:order:view", "roles": ["user-svc:user"] }] });
+    for _ in 0..2 {
+        assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &shop, permit.clone()).await, 200);
+    }
+    assert!(has(&daemon, &ann, "shop-svc:order:view").await && !has(&daemon, &admin, "shop-svc:order:view").await);
+    let listed = daemon.call("POST", "/user-svc/permits", &admin, Value::Null).await.json();
+    assert_eq!(listed["permits"].as_array().unwrap().len(), 1, "the same permit is saved once");
+}
+
+#[tokio::test]
+async fn w1_a_plain_account_saves_no_grant() {
+    let daemon = Daemon::start().await;
+    let (bob, ann) = (daemon.register("bob").await, daemon.register("ann").await);
+    let grant = json!({ "grants": [{ "permissionId": "user-svc:user:view", "slugs": ["bob"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &bob, grant).await, 403);
+    for permission in ["user-svc:user:view", "ann:x", "bobby:x", "bob", "bob-svc:x", ":x", "BOB:x"] {
+        let permit = json!({ "permits": [{ "permission": permission, "slugs": ["bob"] }] });
+        let status = status(&daemon, "PUT", "/user-svc/permits", &bob, permit).await;
+        assert!([400, 403].contains(&status), "{permission}: {status}");
+    }
+    // W21: nobody takes the permit of another over, nor one for every app.
+    let permit = json!({ "permits": [{ "id": "p1", "permission": "ann:x", "slugs": ["ann"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &ann, permit).await, 200);
+    let permit = json!({ "permits": [{ "id": "p1", "permission": "bob:x", "slugs": ["bob"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &bob, permit).await, 403);
+    let permit = json!({ "permits": [{ "permission": "bob:x", "appHost": "*", "slugs": ["bob"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &bob, permit).await, 403);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/p1", &bob, Value::Null).await, 403);
+    assert!(has(&daemon, &ann, "ann:x").await && !has(&daemon, &bob, "user-svc:user:view").await);
+}
+
+#[tokio::test]
+async fn w2_nobody_gives_a_permission_of_another() {
+    let daemon = Daemon::start().await;
+    let (bob, ann) = (daemon.register("bob").await, daemon.register("ann").await);
+    daemon.call("PUT", "/user-svc/permissions", &ann, json!({ "permissions": [{ "id": "ann:x" }] })).await;
+    daemon.call("POST", "/user-svc/role", &bob, json!({ "id": "bob:r", "name": "R" })).await;
+    for permission in ["user-svc:user:create", "ann:x"] {
+        for role in ["user-svc:user", "bob:r"] {
+            let link = json!({ "permissionLinks": [{ "roleId": role, "permissionId": permission }] });
+            assert_eq!(status(&daemon, "PUT", "/user-svc/roles/permissions", &bob, link).await, 403);
+        }
+        let ids = json!({ "permissionIds": [permission] });
+        assert_eq!(status(&daemon, "PUT", "/user-svc/role/bob:r/permissions", &bob, ids).await, 403);
+        let role = json!({ "id": "bob:q", "name": "Q", "permissionIds": [permission] });
+        assert_eq!(status(&daemon, "POST", "/user-svc/role", &bob, role).await, 403);
+    }
+    let own = id_of(&daemon, &bob).await;
+    for role in ["user-svc:admin", "user-svc:user", "ann:r", "user-svc:org:{x}:admin"] {
+        let enroll = json!({ "enrolls": [{ "userId": own, "role": role }] });
+        assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &bob, enroll).await, 403, "{role}");
+    }
+    assert!(!has(&daemon, &bob, "user-svc:user:create").await);
+}
+
+#[tokio::test]
+async fn w4_and_w5_ids_are_under_the_own_slug_and_what_is_anothers_stays() {
+    let daemon = Daemon::start().await;
+    let (bob, bobby, admin) = (daemon.register("bob").await, daemon.register("bobby").await, daemon.admin().await);
+    for id in ["bobby:x", "user-svc:admin", "user-svc:user:view", "bob", "bob:", ":x", "", "bob:a b", "bob:{x}"] {
+        let role = status(&daemon, "POST", "/user-svc/role", &bob, json!({ "id": id, "name": "N" })).await;
+        let permission = json!({ "permissions": [{ "id": "bob:fine" }, { "id": id }] });
+        let permission = status(&daemon, "PUT", "/user-svc/permissions", &bob, permission).await;
+        assert!([400, 403].contains(&role) && role == permission, "{id}: {role} and {permission}");
+    }
+    let link = json!({ "permissionLinks": [{ "roleId": "user-svc:user", "permissionId": "bob:fine" }] });
+    assert_eq!(
+        status(&daemon, "PUT", "/user-svc/roles/permissions", &bob, link).await,
+        404,
+        "none of a list was saved"
+    );
+    daemon.call("POST", "/user-svc/role", &bobby, json!({ "id": "bobby:r", "name": "R" })).await;
+    for (method, path) in [
+        ("DELETE", "/user-svc/role/bobby:r"),
+        ("GET", "/user-svc/role/bobby:r/permissions"),
+        ("PUT", "/user-svc/role/bobby:r/permissions"),
+        ("DELETE", "/user-svc/role/user-svc:user"),
+        ("PUT", "/user-svc/role/user-svc:user/permissions"),
+        ("DELETE", "/user-svc/permission/user-svc:user:view"),
+    ] {
+        assert_eq!(status(&daemon, method, path, &bob, Value::Null).await, 403, "{method} {path}");
+    }
+    for (method, path) in [
+        ("DELETE", "/user-svc/role/user-svc:user"),
+        ("DELETE", "/user-svc/role/user-svc:admin"),
+        ("PUT", "/user-svc/role/user-svc:admin/permissions"),
+        ("PUT", "/user-svc/role/bobby:r/permissions"),
+        ("DELETE", "/user-svc/permission/user-svc:user:view"),
+    ] {
+        assert_eq!(status(&daemon, method, path, &admin, Value::Null).await, 403, "an admin: {method} {path}");
+    }
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/role/bobby:r", &admin, Value::Null).await, 200);
+}
+
+#[tokio::test]
+async fn who_has_the_admin_role_of_a_service_gives_its_other_roles_and_no_more() {
+    let daemon = Daemon::start().await;
+    let (shop, ann, bob) =
+        (daemon.register("shop-svc").await, daemon.register("ann").await, daemon.register("bob").await);
+    for role in ["shop-svc:admin", "shop-svc:clerk", "shop-svc:deep:one"] {
+        daemon.call("POST", "/user-svc/role", &shop, json!({ "id": role, "name": role })).await;
+    }
+    let enroll = |user: String, role: &str| json!({ "enrolls": [{ "userId": user, "role": role }] });
+    let (ann_id, bob_id) = (id_of(&daemon, &ann).await, id_of(&daemon, &bob).await);
+    let save = async |token: &str, body: Value| status(&daemon, "PUT", "/user-svc/enrolls", token, body).await;
+    assert_eq!(save(&ann, enroll(bob_id.clone(), "shop-svc:clerk")).await, 403);
+    assert_eq!(save(&shop, enroll(ann_id.clone(), "shop-svc:admin")).await, 200);
+    assert_eq!(save(&ann, enroll(bob_id.clone(), "shop-svc:clerk")).await, 200);
+    assert_eq!(save(&ann, enroll(bob_id.clone(), "shop-svc:deep:one")).await, 403);
+    assert_eq!(save(&bob, enroll(bob_id.clone(), "shop-svc:admin")).await, 403);
+    assert_eq!(save(&shop, enroll("usr_none".into(), "shop-svc:clerk")).await, 404);
+    let list = async |token: &str, body: Value| daemon.call("POST", "/user-svc/enrolls", token, body).await;
+    let own = list(&bob, json!({ "userId": bob_id })).await.json();
+    assert_eq!(own["enrolls"].as_array().unwrap().len(), 2);
+    assert_eq!(list(&bob, json!({ "role": "shop-svc:clerk" })).await.status, 403);
+    assert_eq!(list(&bob, json!({ "userId": ann_id })).await.status, 403);
+    assert_eq!(list(&shop, json!({ "role": "shop-svc:clerk" })).await.json()["enrolls"][0]["createdBy"], ann_id);
+}
+
+#[tokio::test]
+async fn the_last_admin_stays_and_two_who_go_at_once_are_not_both_let_go() {
+    let daemon = Daemon::start().await;
+    let (admin, ann) = (daemon.admin().await, daemon.register("ann").await);
+    let admin_id = id_of(&daemon, &admin).await;
+    let path = |id: &str| format!("/user-svc/enroll/unnamed:{id}:user-svc:admin");
+    let answer = daemon.call("DELETE", &path(&admin_id), &admin, Value::Null).await;
+    assert_eq!(answer.status, 409, "{}", answer.text);
+    assert!(answer.error().contains("last admin"), "{}", answer.text);
+    assert_eq!(status(&daemon, "DELETE", &format!("/user-svc/user/{admin_id}"), &admin, Value::Null).await, 409);
+    let ann_id = id_of(&daemon, &ann).await;
+    let enroll = json!({ "enrolls": [{ "userId": ann_id, "role": "user-svc:admin" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, enroll).await, 200);
+    let (admin_path, ann_path) = (path(&admin_id), path(&ann_id));
+    let (one, other) = tokio::join!(
+        status(&daemon, "DELETE", &ann_path, &admin, Value::Null),
+        status(&daemon, "DELETE", &admin_path, &ann, Value::Null),
+    );
+    let refused = [one, other].iter().filter(|status| **status != 200).count();
+    assert_eq!(refused, 1, "{one} and {other}");
+}
+
+#[tokio::test]
+async fn a_service_is_told_the_roles_that_the_caller_has_now() {
+    let daemon = Daemon::start().await;
+    let echo = Echo::start().await;
+    let (shop, ann) = (daemon.register("shop-svc").await, daemon.register("ann").await);
+    daemon.put_instance(&shop, json!({ "url": echo.url })).await;
+    daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:clerk", "name": "Clerk" })).await;
+    let told = async || {
+        let answer = daemon.call("GET", "/shop-svc/x", &ann, Value::Null).await;
+        let head = answer.json()["head"].as_str().unwrap().to_owned();
+        let token = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned();
+        crate::support::claims(&token)["ori"].clone()
+    };
+    assert_eq!(told().await, json!(["user-svc:user"]));
+    let enroll = json!({ "enrolls": [{ "userId": id_of(&daemon, &ann).await, "role": "shop-svc:clerk" }] });
+    let saved = daemon.call("PUT", "/user-svc/enrolls", &shop, enroll).await.json();
+    assert_eq!(told().await, json!(["shop-svc:clerk", "user-svc:user"]));
+    let path = format!("/user-svc/enroll/{}", saved["enrolls"][0]["id"].as_str().unwrap());
+    assert_eq!(status(&daemon, "DELETE", &path, &shop, Value::Null).await, 200);
+    assert_eq!(told().await, json!(["user-svc:user"]));
+}
+
+#[tokio::test]
+async fn a_token_stays_short_however_many_roles_its_account_has() {
+    let daemon = Daemon::start().await;
+    let (shop, ann) = (daemon.register("shop-svc").await, daemon.register("ann").await);
+    let ann_id = id_of(&daemon, &ann).await;
+    let roles: Vec<String> = (0..200).map(|n| format!("shop-svc:a-role-with-a-rather-long-name-{n:03}")).collect();
+    for role in &roles {
+        daemon.call("POST", "/user-svc/role", &shop, json!({ "id": role, "name": role })).await;
+    }
+    let enrolls: Vec<Value> = roles.iter().map(|role| json!({ "userId": ann_id, "role": role })).collect();
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &shop, json!({ "enrolls": enrolls })).await, 200);
+    let token = token_of(&daemon.login("ann", "pass", "test").await);
+    assert!(token.len() < 4096, "{} bytes", token.len());
+    assert!(crate::support::claims(&token)["ori"].as_array().unwrap().contains(&json!("user-svc:user")));
+    let own = daemon.call("POST", "/user-svc/self", &token, Value::Null).await.json();
+    assert_eq!(own["roles"].as_array().unwrap().len(), 201, "the rest is looked up by session");
+}
+
+#[tokio::test]
+async fn lists_names_and_counts_have_limits_that_are_told() {
+    let daemon = Daemon::start().await;
+    let shop = daemon.register("shop-svc").await;
+    let many: Vec<Value> = (0..1001).map(|n| json!({ "id": format!("shop-svc:p{n}") })).collect();
+    let answer = daemon.call("PUT", "/user-svc/permissions", &shop, json!({ "permissions": many })).await;
+    assert!(answer.status == 400 && answer.error().contains("1000"), "{}", answer.text);
+    let long = "x".repeat(300);
+    for body in [
+        json!({ "id": format!("shop-svc:{long}"), "name": "N" }),
+        json!({ "id": "shop-svc:r", "name": long }),
+        json!({ "id": "shop-svc:r", "name": "a\nb" }),
+        json!({ "id": "shop-svc:r", "name": "N", "description": "x".repeat(2000) }),
+        json!({ "id": "shop-svc:1:2:3:4:5:6:7:8", "name": "N" }),
+    ] {
+        assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, body.clone()).await, 400, "{body}");
+    }
+}

@@ -1,0 +1,127 @@
+//! Tokens over time: renewed, signed with another key, ended by age; and what a service may do with those of its callers.
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Echo, claims, token_of};
+
+async fn status(daemon: &Daemon, method: &str, path: &str, token: &str, body: Value) -> u16 {
+    daemon.call(method, path, token, body).await.status.as_u16()
+}
+
+async fn who(daemon: &Daemon, token: &str) -> u16 {
+    status(daemon, "POST", "/user-svc/user/by-token", token, Value::Null).await
+}
+
+fn kid(token: &str) -> String {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    let head = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+    serde_json::from_slice::<Value>(&head).unwrap()["kid"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn another_key_signs_and_nobody_is_signed_out() {
+    let mut daemon = Daemon::start().await;
+    let (ann, admin) = (daemon.register("ann").await, daemon.admin().await);
+    assert_eq!(status(&daemon, "POST", "/user-svc/key/rotate", &ann, Value::Null).await, 403);
+    let (one, other) = tokio::join!(
+        status(&daemon, "POST", "/user-svc/key/rotate", &admin, Value::Null),
+        status(&daemon, "POST", "/user-svc/key/rotate", &admin, Value::Null),
+    );
+    assert_eq!((one, other), (200, 200));
+    for restarted in [false, true] {
+        if restarted {
+            daemon.restart(&[]).await;
+        }
+        assert_eq!((who(&daemon, &ann).await, who(&daemon, &admin).await), (200, 200));
+        let keys = daemon.call("GET", "/user-svc/jwks.json", "", Value::Null).await.json();
+        let kids: Vec<_> = keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap()).collect();
+        let fresh = token_of(&daemon.login("ann", "pass", if restarted { "b" } else { "a" }).await);
+        assert_eq!(kids.len(), 3, "two at once made two: {kids:?}");
+        assert!(kid(&fresh) == kids[0] && kid(&ann) != kids[0] && kids.contains(&kid(&ann).as_str()));
+    }
+    let pem = daemon.call("GET", "/user-svc/public-key", "", Value::Null).await.text;
+    assert!(!pem.contains("PRIVATE"));
+    daemon.clock.advance(25 * 3600);
+    let keys = daemon.call("GET", "/user-svc/jwks.json", "", Value::Null).await.json();
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 1, "texts of the old keys have ended");
+    assert_eq!(who(&daemon, &ann).await, 200, "the daemon knows its own tokens as long as their sessions live");
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_within_its_session() {
+    let daemon = Daemon::start().await;
+    let ann = daemon.register("ann").await;
+    daemon.clock.advance(48 * 3600);
+    let renewed = token_of(&daemon.call("POST", "/user-svc/refresh-token", &ann, Value::Null).await);
+    assert!(claims(&renewed)["exp"].as_i64() > claims(&ann)["exp"].as_i64());
+    assert_eq!(claims(&renewed)["sid"], claims(&ann)["sid"]);
+    assert_ne!(claims(&renewed)["jti"], claims(&ann)["jti"]);
+    assert_eq!((who(&daemon, &renewed).await, who(&daemon, &ann).await), (200, 200));
+    daemon.call("DELETE", "/user-svc/tokens", &renewed, Value::Null).await;
+    assert_eq!((who(&daemon, &renewed).await, who(&daemon, &ann).await), (401, 401));
+    // W25: a text that we did not sign is never the way to one that we did.
+    let (head, rest) = ann.split_once('.').unwrap();
+    let forged = format!("{head}.{}.AAAA", rest.split_once('.').unwrap().0);
+    assert_eq!(status(&daemon, "POST", "/user-svc/refresh-token", &forged, Value::Null).await, 401);
+}
+
+#[tokio::test]
+async fn a_session_has_an_absolute_end_where_it_is_set() {
+    let daemon = Daemon::with(&["--session-lifetime", "48h"]).await;
+    let ann = daemon.register("ann").await;
+    daemon.clock.advance(47 * 3600);
+    assert_eq!(who(&daemon, &ann).await, 200);
+    let renewed = token_of(&daemon.call("POST", "/user-svc/refresh-token", &ann, Value::Null).await);
+    daemon.clock.advance(2 * 3600);
+    assert_eq!((who(&daemon, &ann).await, who(&daemon, &renewed).await), (401, 401));
+    let fresh = token_of(&daemon.login("ann", "pass", "").await);
+    assert!(who(&daemon, &fresh).await == 200 && claims(&fresh)["sid"] != claims(&ann)["sid"]);
+}
+
+#[tokio::test]
+async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
+    let daemon = Daemon::start().await;
+    let (shop_echo, mail_echo) = (Echo::start().await, Echo::start().await);
+    let (shop, mail) = (daemon.register("shop-svc").await, daemon.register("mail-svc").await);
+    daemon.put_instance(&shop, json!({ "url": shop_echo.url })).await;
+    daemon.put_instance(&mail, json!({ "url": mail_echo.url })).await;
+    let (ann, admin) = (daemon.register("ann").await, daemon.admin().await);
+    let received = async |path: &str, token: &str| {
+        let answer = daemon.call("GET", path, token, Value::Null).await;
+        let head = answer.json()["head"].as_str().unwrap_or_else(|| panic!("{}", answer.text)).to_owned();
+        head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned()
+    };
+    let delegated = received("/shop-svc/x", &ann).await;
+    let profile = json!({ "name": "Ann of the shop" });
+    let acts = async || {
+        let save = status(&daemon, "PUT", "/user-svc/self", &delegated, profile.clone()).await;
+        (save, status(&daemon, "GET", "/mail-svc/x", &delegated, Value::Null).await)
+    };
+    assert_eq!(acts().await, (403, 403));
+    let open = json!({ "slug": "shop-svc", "operations": ["saveSelf", "saveGrants"], "services": ["mail-svc"] });
+    for token in [&shop, &ann, &delegated] {
+        assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", token, open.clone()).await, 403);
+    }
+    assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, open).await, 200);
+    assert_eq!(acts().await, (200, 200));
+    assert_eq!(received("/mail-svc/x", &delegated).await, delegated, "handed on as it is, never made anew");
+    // What the caller may not, the service may not for it; and other services got nothing.
+    assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &delegated, json!({})).await, 403);
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &delegated, json!({ "id": "ann:r" })).await, 403);
+    let of_mail = received("/mail-svc/x", &ann).await;
+    assert_eq!(status(&daemon, "PUT", "/user-svc/self", &of_mail, profile.clone()).await, 403);
+    assert_eq!(status(&daemon, "GET", "/shop-svc/x", &of_mail, Value::Null).await, 403);
+    let listed = daemon.call("GET", "/user-svc/delegations", &admin, Value::Null).await.json();
+    assert_eq!(listed["delegations"][0]["slug"], "shop-svc");
+    for bad in [
+        json!({ "slug": "shop-svc", "operations": ["noSuchThing"] }),
+        json!({ "slug": "shop-svc", "operations": ["login"] }),
+        json!({ "slug": "Shop" }),
+        json!({}),
+    ] {
+        assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, bad.clone()).await, 400, "{bad}");
+    }
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/delegation/shop-svc", &admin, Value::Null).await, 200);
+    assert_eq!(acts().await, (403, 403));
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/delegation/shop-svc", &admin, Value::Null).await, 404);
+}

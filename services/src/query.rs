@@ -1,0 +1,134 @@
+//! From the query object of the wire to the store's: what every service that takes one shares.
+
+use openorch_api::query as wire;
+use openorch_chassis::{Error, Result};
+use openorch_store::{Cursor, Direction, Filter, Query};
+use serde_json::Value;
+
+/// The store's query for one of the wire. `usual` rows where it names no limit, `most` whatever it names.
+pub fn from_wire(query: &wire::Query, usual: u64, most: u64) -> Result<Query> {
+    let limit = match query.limit.unwrap_or_default() {
+        0 => usual,
+        limit => u64::try_from(limit).map_err(|_| Error::invalid("`limit` is below 0"))?,
+    };
+    if limit > most {
+        return Err(Error::invalid(format!("`limit` is {limit}; at most {most} come in one answer, `next` goes on")));
+    }
+    let filters = query.filters.iter().map(filter).collect::<Result<_>>()?;
+    let mut asked = Query { filters, ..Query::all() }.limit(limit);
+    for order in &query.order_bys {
+        if order.randomize {
+            asked = asked.shuffled();
+            continue;
+        }
+        let direction = if order.desc { Direction::Descending } else { Direction::Ascending };
+        asked = asked.order_by(field(&order.field), direction);
+    }
+    let after = place(query, asked.order.len())?;
+    Ok(Query { after, ..asked })
+}
+
+/// Where to go on in an order of so many fields, if the query says.
+pub fn place(query: &wire::Query, fields: usize) -> Result<Option<Cursor>> {
+    query.after().map_err(Error::invalid)?.map(|values| cursor(values, fields)).transpose()
+}
+
+/// As many values as order fields: strictly after them. One more, the last row's id: exactly after that row.
+fn cursor(mut values: Vec<Value>, fields: usize) -> Result<Cursor> {
+    if values.len() != fields + 1 {
+        return Ok(Cursor { values, id: None });
+    }
+    match values.pop() {
+        Some(Value::String(id)) => Ok(Cursor { values, id: Some(id) }),
+        _ => Err(Error::invalid("the last value of `jsonAfter` is the last row's id, which is text")),
+    }
+}
+
+/// A cursor as `jsonAfter` takes it.
+pub fn to_wire(cursor: &Cursor) -> String {
+    let values: Vec<Value> = cursor.values.iter().cloned().chain(cursor.id.clone().map(Value::String)).collect();
+    Value::Array(values).to_string()
+}
+
+fn filter(filter: &wire::Filter) -> Result<Filter> {
+    if filter.op == wire::Op::Or {
+        return Ok(Filter::Any(filter.filters.iter().map(self::filter).collect::<Result<_>>()?));
+    }
+    let values = filter.values().map_err(Error::invalid)?;
+    if filter.fields.is_empty() {
+        return Err(Error::invalid("a filter names no `fields`"));
+    }
+    let mut by_field = filter.fields.iter().map(|name| of_field(filter.op, field(name), &values));
+    match (by_field.next(), filter.fields.len()) {
+        (Some(only), 1) => only,
+        (first, _) => Ok(Filter::Any(first.into_iter().chain(by_field).collect::<Result<_>>()?)),
+    }
+}
+
+fn of_field(op: wire::Op, field: String, values: &[Value]) -> Result<Filter> {
+    let first = || values.first().cloned().ok_or_else(|| Error::invalid("a filter has no value in `jsonValues`"));
+    let text = || match first()? {
+        Value::String(text) => Ok(text),
+        other => Err(Error::invalid(format!("`{other}` is no text, and only text starts with or contains text"))),
+    };
+    Ok(match op {
+        wire::Op::Equals => {
+            let value = first()?;
+            let held = Filter::Intersects { field: field.clone(), values: vec![value.clone()] };
+            Filter::Any(vec![Filter::Equals { field, value }, held])
+        }
+        wire::Op::ContainsSubstring => Filter::contains(field, text()?),
+        wire::Op::StartsWith => Filter::starts_with(field, text()?),
+        wire::Op::Intersects => Filter::Intersects { field, values: values.to_vec() },
+        wire::Op::IsInList => Filter::IsIn { field, values: values.to_vec() },
+        wire::Op::Or => Filter::Any(Vec::new()),
+    })
+}
+
+/// The first letter of each name counts as a small one (contract, `services.md` 1.2).
+fn field(path: &str) -> String {
+    let small = |name: &str| {
+        let mut letters = name.chars();
+        letters.next().map_or_else(String::new, |first| first.to_ascii_lowercase().to_string() + letters.as_str())
+    };
+    path.split('.').map(small).collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn asked(value: Value) -> Result<Query> {
+        from_wire(&serde_json::from_value(value).unwrap(), 20, 1000)
+    }
+
+    #[test]
+    fn both_spellings_mean_the_same() {
+        let old = asked(json!({ "filters": [{ "op": "startsWith", "fields": ["Name"], "jsonValues": "[\"a\"]" }],
+            "orderBys": [{ "field": "CreatedAt", "desc": true }], "jsonAfter": "[\"t\",\"id\"]" }));
+        let new = asked(json!({ "filters": [{ "op": "startsWith", "fields": ["name"], "valuesJson": "[\"a\"]" }],
+            "orderBys": [{ "field": "createdAt", "desc": true }], "afterJson": "[\"t\",\"id\"]", "limit": 20 }));
+        let want = Query::all().filter(Filter::starts_with("name", "a")).descending("createdAt").limit(20);
+        let want = want.after(Cursor { values: vec![json!("t")], id: Some("id".into()) });
+        assert_eq!((old.unwrap(), new.unwrap()), (want.clone(), want.clone()));
+        assert_eq!(to_wire(want.after.as_ref().unwrap()), "[\"t\",\"id\"]");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for query in [
+            json!({ "limit": -1 }),
+            json!({ "limit": 1001 }),
+            json!({ "filters": [{ "op": "equals", "fields": ["a"], "jsonValues": "[]" }] }),
+            json!({ "filters": [{ "op": "equals", "fields": ["a"] }] }),
+            json!({ "filters": [{ "op": "equals", "jsonValues": "[1]" }] }),
+            json!({ "filters": [{ "op": "startsWith", "fields": ["a"], "jsonValues": "[1]" }] }),
+            json!({ "orderBys": [{ "field": "a" }], "jsonAfter": "[1,2]" }),
+            json!({ "jsonAfter": "1" }),
+        ] {
+            assert!(asked(query.clone()).is_err(), "{query}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The audit log as admins read it, and its upkeep. Who writes it: `openorch_chassis::audit`.
+
+use std::sync::Arc;
+
+use openorch_api::{
+    Body, Json,
+    query::Query as Wire,
+    user::{ListAuditRequest, ListAuditResponse},
+};
+use openorch_chassis::{Cx, Error, Result};
+use openorch_store::{Filter, Query};
+
+use super::Users;
+
+const PAGE: u64 = 100;
+const MAX_PAGE: u64 = 1000;
+
+pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Result<Json<ListAuditResponse>> {
+    let limit = request.limit.filter(|limit| *limit > 0).unwrap_or(PAGE);
+    if limit > MAX_PAGE {
+        return Err(Error::invalid(format!("`limit` is at most {MAX_PAGE}; `next` goes on")));
+    }
+    // Slugs have no `_` in them and ids have.
+    let actor = request.actor.map(|actor| (if actor.contains('_') { "actorId" } else { "actorSlug" }, actor));
+    let named = [("operation", request.operation), ("target", request.target)];
+    let named = named.into_iter().filter_map(|(field, value)| Some((field, value?))).chain(actor);
+    let mut query = Query::all().descending("at").limit(limit);
+    for (field, value) in named.filter(|(_, value)| !value.is_empty()) {
+        query = query.equals(field, value);
+    }
+    if let Some(outcome) = request.outcome {
+        query = query.equals("outcome", serde_json::to_value(outcome).map_err(Error::internal)?);
+    }
+    let bound =
+        |time: Option<openorch_api::Time>| time.filter(|time| !time.is_zero()).map(|time| time.to_string().into());
+    let (from, until) = (bound(request.from), bound(request.until));
+    if from.is_some() || until.is_some() {
+        query = query.filter(Filter::range("at", from, until));
+    }
+    if let Some(after) = request.after.filter(|after| !after.is_empty()) {
+        let place = Wire { json_after: after, ..Wire::default() };
+        query.after = crate::query::place(&place, 1)?;
+    }
+    let page = cx.audit_entries.page(&query).await?;
+    let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
+    Ok(Json(ListAuditResponse { entries: page.items.into_iter().map(|row| row.value).collect(), next }))
+}
+
+pub async fn write_refusals(users: Arc<Users>) {
+    users.audit.write_refusals().await;
+}
+
+pub async fn remove_old(users: Arc<Users>) {
+    if let Err(error) = users.audit.remove_older(users.settings.audit_retention).await {
+        tracing::warn!("old entries of the audit log could not be removed yet: {error}");
+    }
+}

@@ -1,0 +1,58 @@
+//! Delegations: what an admin opens to a service, so that it may act for its callers (contract decision 9).
+
+use openorch_api::{
+    Access, Body, Json, Path, Slug,
+    user::{Delegation, Empty, ListDelegationsResponse, ServiceSlug},
+};
+use openorch_chassis::{Cx, Error, Result};
+use openorch_store::Batch;
+
+use super::{
+    Users,
+    rules::{Change, check_count},
+};
+
+const MAX_NAMED: usize = 500;
+
+pub async fn save(cx: Cx<Users>, Body(mut row): Body<Delegation>) -> Result<Json<Empty>> {
+    check_count("operations", row.operations.len(), MAX_NAMED)?;
+    check_count("services", row.services.len(), MAX_NAMED)?;
+    for slug in std::iter::once(&row.slug).chain(&row.services) {
+        Slug::parse(slug).map_err(|error| Error::invalid(error.0))?;
+    }
+    for id in &row.operations {
+        let known = openorch_api::operations().find(|operation| operation.id == id);
+        let Some(operation) = known else {
+            let shown: String = id.chars().take(80).filter(|letter| !letter.is_control()).collect();
+            return Err(Error::invalid(format!("there is no operation `{shown}`; /docs lists them")));
+        };
+        if matches!(operation.access, Access::Public) {
+            return Err(Error::invalid(format!("`{id}` is open to everybody already")));
+        }
+    }
+    for names in [&mut row.operations, &mut row.services] {
+        names.sort();
+        names.dedup();
+    }
+    cx.change_rules(|_| Ok((vec![Change::SaveDelegation(row)], Batch::new()))).await?;
+    Ok(Json(Empty {}))
+}
+
+pub async fn list(cx: Cx<Users>, (): ()) -> Result<Json<ListDelegationsResponse>> {
+    let rules = cx.memory.rules();
+    let mut delegations: Vec<Delegation> = rules.delegations.values().map(|row| Delegation::clone(row)).collect();
+    cx.shared.refuse_long_list(delegations.len(), "delegations", "delete some")?;
+    delegations.sort_by(|a, b| a.slug.cmp(&b.slug));
+    Ok(Json(ListDelegationsResponse { delegations }))
+}
+
+pub async fn delete(cx: Cx<Users>, Path(slug): Path<ServiceSlug>) -> Result<Json<Empty>> {
+    cx.change_rules(|rules| {
+        if !rules.delegations.contains_key(slug.0.as_str()) {
+            return Err(Error::not_found(format!("nothing was opened to `{}`", slug.0)));
+        }
+        Ok((vec![Change::DeleteDelegation(slug.0.clone())], Batch::new()))
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}

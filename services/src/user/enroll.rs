@@ -1,0 +1,184 @@
+//! Enrolls: which accounts have which roles. What an account has is read again on its very next request.
+
+use openorch_api::{
+    Body, Json, Path,
+    user::{
+        Empty, Enroll, EnrollId, EnrollInput, ListEnrollsRequest, ListEnrollsResponse, SaveEnrollsRequest,
+        SaveEnrollsResponse,
+    },
+};
+use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
+use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
+
+use super::{
+    Users,
+    rows::{DEFAULT_APP, ROLE_LINKS, ROLES, RoleLinkRow, USERS},
+    rules::check_count,
+};
+
+const MAX_SAVED: usize = 1000;
+/// What every request looks at stays short.
+const MAX_ROLES: u64 = 1000;
+
+pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Result<Json<SaveEnrollsResponse>> {
+    let caller = cx.caller()?;
+    check_count("enrolls", request.enrolls.len(), MAX_SAVED)?;
+    for input in &request.enrolls {
+        check(&cx, caller, input)?;
+    }
+    let enrolls = retry(|| async {
+        let mut batch = Batch::new();
+        let mut enrolls: Vec<Enroll> = Vec::new();
+        for input in &request.enrolls {
+            let mut link = RoleLinkRow::new(&input.user_id, &input.role, cx.now());
+            link.created_by = caller.user_id.to_string();
+            if enrolls.iter().any(|known| known.id == link.id()) {
+                continue;
+            }
+            if let Some(known) = cx.role_links.get(&link.id()).await? {
+                enrolls.push(to_wire(known.value));
+                continue;
+            }
+            // It may not go meanwhile, or be had again when it is made anew.
+            batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: input.role.clone() }));
+            cx.give(&mut batch, &link).await?;
+            enrolls.push(to_wire(link));
+        }
+        cx.store.commit(batch).await?;
+        Ok(enrolls)
+    })
+    .await?;
+    for enroll in &enrolls {
+        cx.memory.rights_changed(&enroll.user_id);
+    }
+    Ok(Json(SaveEnrollsResponse { enrolls }))
+}
+
+pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Result<Json<ListEnrollsResponse>> {
+    let caller = cx.caller()?;
+    let role = request.role.filter(|role| !role.is_empty());
+    let user_id = request.user_id.filter(|id| !id.is_empty());
+    let is_own = user_id.as_deref() == Some(&*caller.user_id);
+    match &role {
+        _ if is_own || caller.is_admin() => {}
+        Some(role) if may_give(caller, role) => {}
+        Some(role) => return Err(refusal(role)),
+        None => return Err(Error::forbidden("name your own `userId`, or a `role` that you may give")),
+    }
+    let mut query = Query::all();
+    for (field, value) in [("userId", &user_id), ("roleId", &role)] {
+        if let Some(value) = value {
+            query = query.equals(field, value.as_str());
+        }
+    }
+    if query.filters.is_empty() {
+        return Err(Error::invalid("name a `role` or a `userId`"));
+    }
+    let rows = cx.role_links.find(&query.limit(cx.shared.list_most as u64 + 1)).await?;
+    cx.shared.refuse_long_list(rows.len(), "enrolls", "name a role and an account")?;
+    Ok(Json(ListEnrollsResponse { enrolls: rows.into_iter().map(|row| to_wire(row.value)).collect() }))
+}
+
+pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    let link = retry(|| async {
+        // Whether there is one is told to those alone who could have given it.
+        let unknown = || Error::not_found(format!("there is no enroll `{}`", id.0));
+        let Stored { value: link, version, .. } = cx.role_links.get(&id.0).await?.ok_or_else(unknown)?;
+        if !may_give(caller, &link.role_id) {
+            return Err(refusal(&link.role_id));
+        }
+        let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id.0, Some(version)))).await?;
+        cx.store.commit(batch).await?;
+        Ok(link)
+    })
+    .await?;
+    cx.memory.rights_changed(&link.user_id);
+    Ok(Json(Empty {}))
+}
+
+impl Users {
+    /// Adds to a batch that an account has a role from now on.
+    pub(super) async fn give(&self, batch: &mut Batch, link: &RoleLinkRow) -> Result<()> {
+        if self.users.get(&link.user_id).await?.is_none() {
+            return Err(Error::not_found(format!("user not found: there is no account `{}`", shown(&link.user_id))));
+        }
+        let of_account = vec![Filter::equals("userId", link.user_id.as_str())];
+        if self.role_links.count(&of_account).await? >= MAX_ROLES {
+            return Err(Error::invalid(format!("an account has at most {MAX_ROLES} roles")));
+        }
+        batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: link.user_id.clone() }));
+        batch.push(self.role_links.create(link.id(), link)?);
+        batch.push(Write::Require(Guard::at_most(ROLE_LINKS.name, of_account, MAX_ROLES)));
+        Ok(())
+    }
+
+    /// Adds to a batch that takes this role from someone: somebody must be left who has it, where it is a role without
+    /// which nobody could give it back.
+    pub(super) async fn keep_an_admin(&self, link: &RoleLinkRow, batch: Batch) -> Result<Batch> {
+        let is_platform = link.role_id == openorch_api::role::ADMIN;
+        if !is_platform && !super::organization::is_admin_role(&link.role_id) {
+            return Ok(batch);
+        }
+        let have_it = vec![Filter::equals("roleId", link.role_id.as_str())];
+        if self.role_links.count(&have_it).await? <= 1 {
+            return Err(Error::conflict(if is_platform {
+                "Cannot delete last admin user: give the role `user-svc:admin` to another account first".to_owned()
+            } else {
+                format!("nobody else has the role `{}`: make another account admin first", link.role_id)
+            }));
+        }
+        Ok(batch.require(Guard::at_least(ROLE_LINKS.name, have_it, 1)))
+    }
+}
+
+fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<()> {
+    for (name, value) in [("userId", &input.user_id), ("role", &input.role)] {
+        openorch_api::input::check_name(name, value, 256).map_err(|error| Error::invalid(error.0))?;
+    }
+    if !matches!(input.app_host.as_str(), "" | DEFAULT_APP) {
+        return Err(Error::not_found(format!("there is no app `{}`", shown(&input.app_host))));
+    }
+    if !may_give(caller, &input.role) {
+        return Err(refusal(&input.role));
+    }
+    if !cx.memory.rules().roles.contains_key(input.role.as_str()) {
+        return Err(Error::not_found(if input.role.starts_with("user-svc:org:") {
+            "the roles of an organization are given with POST /user-svc/organization/{organizationId}/user".to_owned()
+        } else {
+            format!("cannot find role `{}`; POST /user-svc/role makes one", shown(&input.role))
+        }));
+    }
+    Ok(())
+}
+
+/// Admins give all roles, an account those under its slug, and who has the role `admin` of a prefix the others of it.
+fn may_give(caller: &Caller, role: &str) -> bool {
+    let under_own_slug = role.split_once(':').is_some_and(|(slug, _)| *slug == *caller.slug);
+    let beside_own = |prefix: &str| caller.roles.iter().any(|own| own.strip_suffix(":admin") == Some(prefix));
+    caller.is_admin() || under_own_slug || role.rsplit_once(':').is_some_and(|(prefix, _)| beside_own(prefix))
+}
+
+fn refusal(role: &str) -> Error {
+    Error::forbidden(format!(
+        "the role `{}` is not yours to give: that is for admins, for the account of the slug that it starts with, and \
+         for those who have the `admin` role beside it",
+        shown(role)
+    ))
+}
+
+fn to_wire(row: RoleLinkRow) -> Enroll {
+    Enroll {
+        id: row.id(),
+        app_id: row.app,
+        created_at: row.created_at,
+        updated_at: row.created_at,
+        user_id: row.user_id,
+        role: row.role_id,
+        created_by: row.created_by,
+    }
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(256).filter(|letter| !letter.is_control()).collect()
+}

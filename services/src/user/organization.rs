@@ -1,0 +1,346 @@
+//! Organizations: groups of accounts. Who is in one is told by its two roles alone, `user-svc:org:{id}:admin` and
+//! `…:user` with literal braces, so that being a member and having the rights of one cannot fall apart.
+
+use openorch_api::{
+    Body, Json, Path, Slug,
+    user::{
+        AddUserToOrganizationRequest, CreateOrganizationRequest, CreateOrganizationResponse, Empty,
+        ListMembersResponse, ListOrganizationsRequest, ListOrganizationsResponse, Member, Organization, OrganizationId,
+        SaveMembershipRequest, SaveOrganizationRequest, SaveOrganizationResponse, UserId,
+    },
+};
+use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
+use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
+
+use super::{
+    Users,
+    account::checked_name,
+    rows::{ORGANIZATIONS, OrganizationRow, ROLE_LINKS, RoleLinkRow, TOMBSTONES, TombstoneRow},
+};
+
+const MAX_ID_BYTES: usize = 64;
+const PAGE: i64 = 20;
+const MAX_PAGE: i64 = 1000;
+
+pub async fn create(
+    cx: Cx<Users>,
+    Body(request): Body<CreateOrganizationRequest>,
+) -> Result<Json<CreateOrganizationResponse>> {
+    let row = cx.new_organization(request)?;
+    cx.found_organization(cx.caller()?, &row).await?;
+    Ok(Json(CreateOrganizationResponse { organization: row.to_wire() }))
+}
+
+pub async fn save(
+    cx: Cx<Users>,
+    Body(request): Body<SaveOrganizationRequest>,
+) -> Result<Json<SaveOrganizationResponse>> {
+    let caller = cx.caller()?;
+    Slug::parse(&request.slug).map_err(|error| Error::invalid(error.0))?;
+    let wanted = CreateOrganizationRequest { id: request.id, slug: request.slug, name: request.name };
+    let fresh = cx.new_organization(wanted.clone())?;
+    let known = match wanted.id.as_str() {
+        "" => cx.organizations.first(&Query::all().equals("slug", wanted.slug.as_str())).await?.map(|row| row.value),
+        id => cx.organizations.get(id).await?.map(|row| row.value),
+    };
+    let organization = match known {
+        None => {
+            cx.found_organization(caller, &fresh).await?;
+            fresh.to_wire()
+        }
+        Some(known) => cx.change_organization(caller, &known.id, fresh).await?,
+    };
+    let account = cx.known_account(&caller.user_id).await?;
+    let session = cx.sessions.get(&caller.session_id).await?;
+    let session = session.ok_or_else(|| Error::unauthenticated("the session of this token has ended"))?;
+    let token = cx.open_session(&account, &session.value.device, Batch::new()).await?;
+    Ok(Json(SaveOrganizationResponse { organization, token }))
+}
+
+pub async fn list(
+    cx: Cx<Users>,
+    Body(request): Body<ListOrganizationsRequest>,
+) -> Result<Json<ListOrganizationsResponse>> {
+    let limit = request.limit.filter(|limit| *limit != 0).unwrap_or(PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Error::invalid(format!("`limit` is from 1 to {MAX_PAGE}; `afterTime` goes on")));
+    }
+    let mut query = Query::all().descending("createdAt").limit(limit.unsigned_abs());
+    if !request.ids.is_empty() {
+        query = query.is_in("id", request.ids);
+    }
+    if let Some(before) = request.after_time.filter(|time| !time.is_zero()) {
+        query = query.filter(Filter::range("createdAt", None, Some(before.to_string().into())));
+    }
+    let rows = cx.organizations.find(&query).await?;
+    Ok(Json(ListOrganizationsResponse { organizations: rows.iter().map(|row| row.value.to_wire()).collect() }))
+}
+
+pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    let members = retry(|| async {
+        let organization = cx.organization(&id).await?;
+        need_admin(caller, &id.0)?;
+        let members = cx.links_of(&id.0).await?;
+        let mut batch = cx.bury(&organization, &caller.user_id, Batch::new())?;
+        for role in [admin_role(&id.0), user_role(&id.0)] {
+            batch.push(Write::DeleteWhere {
+                collection: ROLE_LINKS.name,
+                filters: vec![Filter::equals("roleId", role)],
+            });
+        }
+        cx.store.commit(batch).await?;
+        Ok(members)
+    })
+    .await?;
+    for member in members {
+        cx.memory.rights_changed(&member.user_id);
+    }
+    Ok(Json(Empty {}))
+}
+
+pub async fn members(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Json<ListMembersResponse>> {
+    let caller = cx.caller()?;
+    cx.organization(&id).await?;
+    if !caller.roles.iter().any(|role| **role == *user_role(&id.0)) {
+        need_admin(caller, &id.0)
+            .map_err(|_| Error::forbidden(format!("you are not in the organization `{}`", id.0)))?;
+    }
+    let links = cx.links_of(&id.0).await?;
+    let ids: Vec<String> = links.iter().map(|link| link.user_id.clone()).collect();
+    let mut members = Vec::new();
+    for ids in ids.chunks(1000) {
+        for user in cx.users.find(&Query::all().is_in("id", ids.to_vec())).await? {
+            let is_admin = links.iter().any(|link| link.user_id == user.id && is_admin_role(&link.role_id));
+            let role = if is_admin { "admin" } else { "user" };
+            members.push(Member { user: user.value.to_wire(), role: role.to_owned() });
+        }
+    }
+    Ok(Json(ListMembersResponse { members }))
+}
+
+pub async fn add_user(
+    cx: Cx<Users>,
+    (Path(id), Body(request)): (Path<OrganizationId>, Body<AddUserToOrganizationRequest>),
+) -> Result<Json<Empty>> {
+    openorch_api::input::check_name("userId", &request.user_id, 128).map_err(|error| Error::invalid(error.0))?;
+    cx.set_membership(&cx, &id, &request.user_id, None).await
+}
+
+pub async fn save_membership(
+    cx: Cx<Users>,
+    (Path(id), Path(user_id), Body(request)): (Path<OrganizationId>, Path<UserId>, Body<SaveMembershipRequest>),
+) -> Result<Json<Empty>> {
+    let is_admin = match request.role.as_deref() {
+        None | Some("") => None,
+        Some("user") => Some(false),
+        Some("admin") => Some(true),
+        Some(_) => return Err(Error::invalid("`role` is `admin` or `user`")),
+    };
+    cx.set_membership(&cx, &id, &user_id.0, is_admin).await
+}
+
+pub async fn remove_user(
+    cx: Cx<Users>,
+    (Path(id), Path(user_id)): (Path<OrganizationId>, Path<UserId>),
+) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    retry(|| async {
+        cx.organization(&id).await?;
+        if *user_id.0 != *caller.user_id {
+            need_admin(caller, &id.0)?;
+        }
+        let links = cx.links_of_member(&id.0, &user_id.0).await?;
+        if links.is_empty() {
+            return Err(Error::not_found(format!("the account `{}` is not in the organization", user_id.0)));
+        }
+        let mut batch = Batch::new();
+        for link in links {
+            batch.push(cx.role_links.delete(&link.id, Some(link.version)));
+            batch = cx.keep_an_admin(&link.value, batch).await?;
+        }
+        cx.store.commit(batch).await?;
+        Ok(())
+    })
+    .await?;
+    cx.memory.rights_changed(&user_id.0);
+    Ok(Json(Empty {}))
+}
+
+impl Users {
+    /// The organizations of an account by its roles, the oldest first.
+    pub(super) async fn organizations_of(&self, roles: &[Box<str>]) -> Result<Vec<Organization>> {
+        let ids: Vec<&str> = roles.iter().filter_map(|role| organization_of(role)).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.organizations.find(&Query::all().is_in("id", ids).ascending("createdAt")).await?;
+        Ok(rows.iter().map(|row| row.value.to_wire()).collect())
+    }
+
+    /// Adds to a batch that takes this role from its account that the organization goes, where nobody else is in it.
+    pub(super) async fn without_organization(&self, link: &RoleLinkRow, batch: &Batch) -> Result<Option<Batch>> {
+        let Some(id) = organization_of(&link.role_id) else { return Ok(None) };
+        let Some(organization) = self.organizations.get(id).await? else { return Ok(None) };
+        if self.links_of(id).await?.len() > 1 {
+            return Ok(None);
+        }
+        let members = vec![Filter::is_in("roleId", [admin_role(id), user_role(id)])];
+        let batch = self.bury(&organization, &link.user_id, batch.clone())?;
+        Ok(Some(batch.require(Guard::at_most(ROLE_LINKS.name, members, 0))))
+    }
+
+    /// Adds that an organization goes. Who takes its id again would have what others keep for it, so nobody may.
+    fn bury(&self, organization: &Stored<OrganizationRow>, by: &str, batch: Batch) -> Result<Batch> {
+        let tombstone = TombstoneRow { user_id: by.to_owned(), deleted_at: self.now() };
+        Ok(batch
+            .with(self.organizations.delete(&organization.id, Some(organization.version)))
+            .with(self.tombstones.upsert(tombstone_id(&organization.id), &tombstone)?))
+    }
+
+    fn new_organization(&self, request: CreateOrganizationRequest) -> Result<OrganizationRow> {
+        let now = self.now();
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if request.id.len() > MAX_ID_BYTES || !request.id.bytes().all(fits) {
+            return Err(Error::invalid(format!(
+                "the id of an organization has letters, digits, `_` and `-`, {MAX_ID_BYTES} at most; leave it out to be given one"
+            )));
+        }
+        if !request.slug.is_empty() {
+            Slug::parse(&request.slug).map_err(|error| Error::invalid(error.0))?;
+        }
+        Ok(OrganizationRow {
+            id: if request.id.is_empty() { self.shared.ids.next("org") } else { request.id },
+            name: checked_name(request.name)?,
+            slug: Some(request.slug).filter(|slug| !slug.is_empty()),
+            created_at: now,
+            updated_at: now,
+        })
+    }
+
+    /// Makes an organization whose admin the caller is.
+    async fn found_organization(&self, caller: &Caller, row: &OrganizationRow) -> Result<()> {
+        let taken = || Error::conflict("organization already exists: its id or slug is taken; choose another");
+        let mut link = RoleLinkRow::new(&caller.user_id, &admin_role(&row.id), row.created_at);
+        link.created_by = caller.user_id.to_string();
+        retry(|| async {
+            let buried = tombstone_id(&row.id);
+            if self.tombstones.get(&buried).await?.is_some() {
+                return Err(taken());
+            }
+            let mut batch = Batch::new()
+                .require(Guard::Absent { collection: TOMBSTONES.name, id: buried })
+                .with(self.organizations.create(&row.id, row)?);
+            self.give(&mut batch, &link).await?;
+            self.store.commit(batch).await.map_err(|error| match error {
+                openorch_store::StoreError::AlreadyExists(_) => taken(),
+                other => other.into(),
+            })?;
+            Ok(())
+        })
+        .await?;
+        self.memory.rights_changed(&caller.user_id);
+        Ok(())
+    }
+
+    async fn change_organization(&self, caller: &Caller, id: &str, wanted: OrganizationRow) -> Result<Organization> {
+        need_admin(caller, id)?;
+        retry(|| async {
+            let id = OrganizationId(id.to_owned());
+            let Stored { version, value: mut row, .. } = self.organization(&id).await?;
+            row.name.clone_from(&wanted.name);
+            row.slug.clone_from(&wanted.slug);
+            row.updated_at = wanted.updated_at;
+            let batch = Batch::new().with(self.organizations.replace(&row.id, &row, Some(version))?);
+            self.store.commit(batch).await.map_err(|error| match error {
+                openorch_store::StoreError::AlreadyExists(_) => {
+                    Error::conflict("organization already exists: its slug is taken; choose another")
+                }
+                other => other.into(),
+            })?;
+            Ok(row.to_wire())
+        })
+        .await
+    }
+
+    async fn organization(&self, id: &OrganizationId) -> Result<Stored<OrganizationRow>> {
+        let unknown = || Error::not_found(format!("organization not found: there is none with the id `{}`", id.0));
+        self.organizations.get(&id.0).await?.ok_or_else(unknown)
+    }
+
+    async fn links_of(&self, id: &str) -> Result<Vec<RoleLinkRow>> {
+        let of_both = Query::all().is_in("roleId", [admin_role(id), user_role(id)]);
+        let links = self.role_links.find(&of_both.limit(self.shared.list_most as u64 + 1)).await?;
+        self.shared.refuse_long_list(links.len(), "members", "split the organization")?;
+        Ok(links.into_iter().map(|link| link.value).collect())
+    }
+
+    async fn links_of_member(&self, id: &str, user_id: &str) -> Result<Vec<Stored<RoleLinkRow>>> {
+        let of_both = Query::all().equals("userId", user_id).is_in("roleId", [admin_role(id), user_role(id)]);
+        Ok(self.role_links.find(&of_both).await?)
+    }
+
+    /// Puts an account into an organization; without a wish, one that is in it stays what it is.
+    async fn set_membership(
+        &self,
+        cx: &Cx<Users>,
+        id: &OrganizationId,
+        user_id: &str,
+        as_admin: Option<bool>,
+    ) -> Result<Json<Empty>> {
+        let caller = cx.caller()?;
+        retry(|| async {
+            self.organization(id).await?;
+            need_admin(caller, &id.0)?;
+            let before = self.links_of_member(&id.0, user_id).await?;
+            if as_admin.is_none() && !before.is_empty() {
+                return Ok(());
+            }
+            let role = if as_admin.unwrap_or_default() { admin_role(&id.0) } else { user_role(&id.0) };
+            let mut batch = Batch::new().require(Guard::Exists { collection: ORGANIZATIONS.name, id: id.0.clone() });
+            for link in before.iter().filter(|link| link.value.role_id != role) {
+                batch.push(self.role_links.delete(&link.id, Some(link.version)));
+                batch = self.keep_an_admin(&link.value, batch).await?;
+            }
+            if !before.iter().any(|link| link.value.role_id == role) {
+                let mut link = RoleLinkRow::new(user_id, &role, self.now());
+                link.created_by = caller.user_id.to_string();
+                self.give(&mut batch, &link).await?;
+            }
+            self.store.commit(batch).await?;
+            Ok(())
+        })
+        .await?;
+        self.memory.rights_changed(user_id);
+        Ok(Json(Empty {}))
+    }
+}
+
+fn tombstone_id(id: &str) -> String {
+    format!("org:{id}")
+}
+
+fn admin_role(id: &str) -> String {
+    format!("user-svc:org:{{{id}}}:admin")
+}
+
+fn user_role(id: &str) -> String {
+    format!("user-svc:org:{{{id}}}:user")
+}
+
+/// The organization that a role is of.
+fn organization_of(role: &str) -> Option<&str> {
+    let (id, rest) = role.strip_prefix("user-svc:org:{")?.split_once('}')?;
+    matches!(rest, ":admin" | ":user").then_some(id)
+}
+
+pub(super) fn is_admin_role(role: &str) -> bool {
+    organization_of(role).is_some() && role.ends_with(":admin")
+}
+
+fn need_admin(caller: &Caller, id: &str) -> Result<()> {
+    if caller.is_admin() || caller.roles.iter().any(|role| **role == *admin_role(id)) {
+        return Ok(());
+    }
+    Err(Error::forbidden(format!("not an admin of the organization `{id}`")))
+}

@@ -1,0 +1,135 @@
+//! Permissions: the rights that services ask for, each its service's own.
+
+use openorch_api::{
+    Body, Json, Path,
+    user::{
+        AssignPermissionsRequest, Empty, HasPermissionResponse, PermissionId, SavePermissionsRequest,
+        SavePermissionsResponse,
+    },
+};
+use openorch_chassis::{Caller, Cx, Error, Identity, Result};
+use openorch_store::Batch;
+
+use super::{
+    Users,
+    role::{MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES},
+    rows::{PermissionLinkRow, PermissionRow},
+    rules::{Change, Rules, check_count, check_text, own_id},
+};
+
+const MAX_SAVED: usize = 1000;
+/// Rules are held in memory: an account that is no admin has room for so many permissions.
+const MAX_OWNED: usize = 10_000;
+/// How long an answer may be kept, in seconds (contract decision 9).
+const KEPT_SECONDS: i64 = 10;
+
+pub async fn save(cx: Cx<Users>, Body(request): Body<SavePermissionsRequest>) -> Result<Json<SavePermissionsResponse>> {
+    let caller = cx.caller()?;
+    check_count("permissions", request.permissions.len(), MAX_SAVED)?;
+    for input in &request.permissions {
+        own_id(caller, "permission", &input.id)?;
+        check_text("name", &input.name, MAX_NAME_BYTES)?;
+        check_text("description", &input.description, MAX_DESCRIPTION_BYTES)?;
+    }
+    let now = cx.now();
+    let mut saved = Vec::new();
+    cx.change_rules(|rules| {
+        let owned = rules.permissions.values().filter(|row| *row.owner_id == *caller.user_id).count();
+        let fresh =
+            request.permissions.iter().filter(|input| !rules.permissions.contains_key(input.id.as_str())).count();
+        if fresh > 0 && owned + fresh > MAX_OWNED && !caller.is_admin() {
+            return Err(Error::forbidden(format!("an account may have {MAX_OWNED} permissions; delete some")));
+        }
+        let mut changes = Vec::new();
+        for input in request.permissions {
+            let known = rules.permissions.get(input.id.as_str());
+            if known.is_some_and(|row| *row.owner_id != *caller.user_id) {
+                return Err(Error::forbidden(format!("cannot update unowned permission `{}`", input.id)));
+            }
+            let row = PermissionRow {
+                id: input.id,
+                name: input.name,
+                description: input.description,
+                owner_id: caller.user_id.to_string(),
+                created_at: known.map_or(now, |row| row.created_at),
+                updated_at: now,
+            };
+            saved.push(row.to_wire());
+            // A service saves the same permissions at every start.
+            if known.is_none_or(|known| (&known.name, &known.description) != (&row.name, &row.description)) {
+                changes.push(Change::SavePermission(row));
+            }
+        }
+        Ok((changes, Batch::new()))
+    })
+    .await?;
+    Ok(Json(SavePermissionsResponse { permissions: saved }))
+}
+
+pub async fn delete(cx: Cx<Users>, Path(id): Path<PermissionId>) -> Result<Json<Empty>> {
+    if openorch_api::permissions().any(|permission| permission.id == id.0) {
+        return Err(Error::forbidden(format!("`{}` is a built-in service's and is not deleted", id.0)));
+    }
+    cx.change_rules(|rules| {
+        known(rules, &id.0)?;
+        Ok((rules.without_permission(&id.0), Batch::new()))
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+pub async fn assign(cx: Cx<Users>, Body(request): Body<AssignPermissionsRequest>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    check_count("permissionLinks", request.permission_links.len(), MAX_SAVED)?;
+    cx.change_rules(|rules| {
+        let mut changes = Vec::new();
+        for link in request.permission_links {
+            if !rules.roles.contains_key(link.role_id.as_str()) {
+                return Err(Error::not_found(format!("cannot find role `{}`", link.role_id)));
+            }
+            may_link(caller, rules, &link.permission_id)?;
+            if !rules.role_has(&link.role_id, &link.permission_id) {
+                changes
+                    .push(Change::Link(PermissionLinkRow { permission_id: link.permission_id, role_id: link.role_id }));
+            }
+        }
+        Ok((changes, Batch::new()))
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+pub async fn has(cx: Cx<Users>, Path(id): Path<PermissionId>) -> Result<Json<HasPermissionResponse>> {
+    let caller = cx.caller()?;
+    let account = cx.known_account(&caller.user_id).await?;
+    let until = cx.now().0.checked_add(jiff::SignedDuration::from_secs(KEPT_SECONDS)).map_err(Error::internal)?;
+    Ok(Json(HasPermissionResponse {
+        authorized: cx.allows(caller, &id.0),
+        app_id: caller.app.to_string(),
+        until: openorch_api::Time(until),
+        user: account.profile.clone(),
+    }))
+}
+
+/// Whose a permission is, for rows that let the owner in.
+pub fn owner(users: &Users, id: &PermissionId) -> Result<String> {
+    known(&users.memory.rules(), &id.0).map(|row| row.owner_id.clone())
+}
+
+/// Only who owns a permission, or an admin, says which roles have it.
+pub fn may_link(caller: &Caller, rules: &Rules, id: &str) -> Result<()> {
+    let row = known(rules, id)?;
+    if *row.owner_id != *caller.user_id && !caller.is_admin() {
+        return Err(Error::forbidden(format!("not an owner of the permission `{id}`")));
+    }
+    Ok(())
+}
+
+fn known<'a>(rules: &'a Rules, id: &str) -> Result<&'a PermissionRow> {
+    let shown: String = id.chars().take(256).filter(|letter| !letter.is_control()).collect();
+    rules.permissions.get(id).map(AsRef::as_ref).ok_or_else(|| {
+        Error::not_found(format!(
+            "cannot find permission `{shown}`; its service saves it with PUT /user-svc/permissions"
+        ))
+    })
+}

@@ -1,0 +1,165 @@
+//! Roles: sets of permissions that accounts are given.
+
+use openorch_api::{
+    Body, Json, Path,
+    user::{
+        CreateRoleRequest, CreateRoleResponse, Empty, GetPermissionsByRoleResponse, GetRolesResponse,
+        ListPermissionsRequest, ListPermissionsResponse, RoleId, SetRolePermissionsRequest,
+    },
+};
+use openorch_chassis::{Caller, Cx, Error, Result};
+use openorch_store::Batch;
+
+use super::{
+    Users,
+    permission::may_link,
+    rows::{PermissionLinkRow, RoleRow},
+    rules::{Change, Rules, check_count, check_text, own_id},
+};
+
+pub const MAX_NAME_BYTES: usize = 256;
+pub const MAX_DESCRIPTION_BYTES: usize = 1024;
+const MAX_PERMISSIONS: usize = 1000;
+/// Rules are held in memory: an account that is no admin has room for so many roles.
+const MAX_ROLES_OWNED: usize = 1000;
+/// Built in, and never deleted.
+const FIXED: [&str; 2] = [openorch_api::role::ADMIN, openorch_api::role::USER];
+
+pub async fn list(cx: Cx<Users>, (): ()) -> Result<Json<GetRolesResponse>> {
+    let rules = cx.memory.rules();
+    cx.shared.refuse_long_list(rules.roles.len(), "roles", "delete some")?;
+    let mut roles: Vec<_> = rules.roles.values().map(|row| row.to_wire()).collect();
+    roles.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    Ok(Json(GetRolesResponse { roles }))
+}
+
+pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Result<Json<CreateRoleResponse>> {
+    let caller = cx.caller()?;
+    own_id(caller, "role", &request.id)?;
+    check_text("name", &request.name, MAX_NAME_BYTES)?;
+    check_text("description", &request.description, MAX_DESCRIPTION_BYTES)?;
+    check_count("permissionIds", request.permission_ids.len(), MAX_PERMISSIONS)?;
+    let now = cx.now();
+    let mut row = RoleRow {
+        id: request.id,
+        name: request.name,
+        description: request.description,
+        owner_id: caller.user_id.to_string(),
+        created_at: now,
+        updated_at: now,
+    };
+    let mut saved = None;
+    cx.change_rules(|rules| {
+        match rules.roles.get(row.id.as_str()) {
+            Some(known) if known.owner_id != row.owner_id => {
+                return Err(Error::forbidden(format!("the role `{}` is another account's", row.id)));
+            }
+            Some(known) => row.created_at = known.created_at,
+            None => refuse_too_many(caller, rules)?,
+        }
+        let mut changes = vec![Change::SaveRole(row.clone())];
+        changes.extend(with_permissions(caller, rules, &row.id, &request.permission_ids)?);
+        saved = Some(row.to_wire());
+        Ok((changes, Batch::new()))
+    })
+    .await?;
+    Ok(Json(CreateRoleResponse { role: saved.unwrap_or_default() }))
+}
+
+pub async fn delete(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<Empty>> {
+    if FIXED.contains(&id.0.as_str()) {
+        return Err(Error::forbidden(format!("cannot delete default role `{}`", id.0)));
+    }
+    cx.change_rules(|rules| {
+        known(rules, &id)?;
+        Ok((rules.without_role(&id.0), Batch::new()))
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+pub async fn permissions(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<GetPermissionsByRoleResponse>> {
+    let rules = cx.memory.rules();
+    known(&rules, &id)?;
+    let has = rules.permissions_of(&id.0).filter_map(|permission| rules.permissions.get(permission));
+    let mut permissions: Vec<_> = has.map(|row| row.to_wire()).collect();
+    permissions.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    Ok(Json(GetPermissionsByRoleResponse { permissions }))
+}
+
+/// A role is its owner's alone (contract decision 27). Nobody can sign in as the owner of a built-in one, so those are
+/// the admins'; but the admins' own role keeps what it has, or nobody could give it back.
+pub async fn set_permissions(
+    cx: Cx<Users>,
+    (Path(id), Body(request)): (Path<RoleId>, Body<SetRolePermissionsRequest>),
+) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    check_count("permissionIds", request.permission_ids.len(), MAX_PERMISSIONS)?;
+    if id.0 == openorch_api::role::ADMIN {
+        return Err(Error::forbidden(format!(
+            "what the role `{}` has is not replaced: give it more with PUT /user-svc/roles/permissions",
+            id.0
+        )));
+    }
+    cx.change_rules(|rules| {
+        let role = known(rules, &id)?;
+        let acts_for_owner = caller.is_admin() && FIXED.contains(&id.0.as_str());
+        if *role.owner_id != *caller.user_id && !acts_for_owner {
+            return Err(Error::forbidden(format!("cannot add permission to unowned role `{}`", id.0)));
+        }
+        Ok((with_permissions(caller, rules, &id.0, &request.permission_ids)?, Batch::new()))
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+pub async fn list_permissions(
+    cx: Cx<Users>,
+    Body(request): Body<ListPermissionsRequest>,
+) -> Result<Json<ListPermissionsResponse>> {
+    let caller = cx.caller()?;
+    check_count("roles", request.roles.len(), MAX_PERMISSIONS)?;
+    let foreign = request.roles.iter().find(|role| !caller.roles.iter().any(|own| **own == ***role));
+    if let (Some(role), false) = (foreign, caller.is_admin()) {
+        return Err(Error::forbidden(format!("you have not the role `{role}`; ask for roles of your own")));
+    }
+    let rules = cx.memory.rules();
+    let mut permissions: Vec<String> =
+        request.roles.iter().flat_map(|role| rules.permissions_of(role)).map(|id| id.to_string()).collect();
+    permissions.sort();
+    permissions.dedup();
+    Ok(Json(ListPermissionsResponse { permissions }))
+}
+
+/// Whose a role is, for rows that let the owner in.
+pub fn owner(users: &Users, id: &RoleId) -> Result<String> {
+    known(&users.memory.rules(), id).map(|row| row.owner_id.clone())
+}
+
+fn known<'a>(rules: &'a Rules, id: &RoleId) -> Result<&'a RoleRow> {
+    match rules.roles.get(id.0.as_str()) {
+        Some(row) => Ok(row),
+        None => Err(Error::not_found(format!("cannot find role `{}`; GET /user-svc/roles lists them", id.0))),
+    }
+}
+
+/// The steps after which a role has these permissions and no others. Those it has already may be anyone's.
+fn with_permissions(caller: &Caller, rules: &Rules, role: &str, wanted: &[String]) -> Result<Vec<Change>> {
+    let link = |permission: &str| PermissionLinkRow { permission_id: permission.to_owned(), role_id: role.to_owned() };
+    let mut changes = Vec::new();
+    for id in wanted.iter().filter(|id| !rules.role_has(role, id)) {
+        may_link(caller, rules, id)?;
+        changes.push(Change::Link(link(id)));
+    }
+    let gone = rules.permissions_of(role).filter(|id| !wanted.iter().any(|wanted| **wanted == ***id));
+    changes.extend(gone.map(|id| Change::Unlink(link(id))));
+    Ok(changes)
+}
+
+fn refuse_too_many(caller: &Caller, rules: &Rules) -> Result<()> {
+    let owned = rules.roles.values().filter(|row| *row.owner_id == *caller.user_id).count();
+    if owned >= MAX_ROLES_OWNED && !caller.is_admin() {
+        return Err(Error::forbidden(format!("an account may have {MAX_ROLES_OWNED} roles; delete some")));
+    }
+    Ok(())
+}

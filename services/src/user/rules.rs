@@ -1,0 +1,368 @@
+//! Who may what: roles, permissions and grants. They are held in memory whole (contract decision 8); each change is
+//! decided from there, committed, and only then seen by checks, one change after the other.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use openorch_api::user::Delegation;
+use openorch_chassis::{Caller, Error, Result};
+use openorch_store::{Batch, Query, Store, StoreError, Table, Write};
+
+use super::{
+    Users,
+    rows::{
+        DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow, PermissionRow, ROLE_LINKS,
+        ROLES, RoleRow,
+    },
+};
+
+const MAX_ID_BYTES: usize = 256;
+/// How many names an id is made of, at most.
+const MAX_ID_PARTS: usize = 8;
+
+/// The rules as checks and lists read them.
+#[derive(Clone, Default)]
+pub struct Rules {
+    pub roles: HashMap<Arc<str>, Arc<RoleRow>>,
+    pub permissions: HashMap<Arc<str>, Arc<PermissionRow>>,
+    pub grants: HashMap<Arc<str>, Arc<GrantRow>>,
+    /// By the slug of the service.
+    pub delegations: HashMap<Arc<str>, Arc<Delegation>>,
+    by_role: HashMap<Arc<str>, Arc<HashSet<Arc<str>>>>,
+    granted: HashMap<Arc<str>, Arc<Granted>>,
+}
+
+/// Who has a permission by grants.
+#[derive(Default)]
+struct Granted {
+    slugs: HashSet<Box<str>>,
+    roles: HashSet<Box<str>>,
+}
+
+/// A step of a change: what is written, and what checks see once it is.
+#[derive(Clone, Debug)]
+pub enum Change {
+    SaveRole(RoleRow),
+    /// With its permissions, and from everyone who has it.
+    DeleteRole(String),
+    SavePermission(PermissionRow),
+    /// From all roles and grants.
+    DeletePermission(String),
+    Link(PermissionLinkRow),
+    Unlink(PermissionLinkRow),
+    SaveGrant(GrantRow),
+    DeleteGrant(String),
+    SaveDelegation(Delegation),
+    DeleteDelegation(String),
+}
+
+impl Rules {
+    /// All that is stored.
+    pub async fn read(store: &Arc<dyn Store>) -> Result<Rules, StoreError> {
+        let all = Query::all();
+        let mut changes = Vec::new();
+        let permissions = Table::<PermissionRow>::new(store.clone(), &PERMISSIONS).find(&all).await?;
+        changes.extend(permissions.into_iter().map(|row| Change::SavePermission(row.value)));
+        let roles = Table::<RoleRow>::new(store.clone(), &ROLES).find(&all).await?;
+        changes.extend(roles.into_iter().map(|row| Change::SaveRole(row.value)));
+        let links = Table::<PermissionLinkRow>::new(store.clone(), &PERMISSION_LINKS).find(&all).await?;
+        changes.extend(links.into_iter().map(|row| Change::Link(row.value)));
+        let delegations = Table::<Delegation>::new(store.clone(), &DELEGATIONS).find(&all).await?;
+        changes.extend(delegations.into_iter().map(|row| Change::SaveDelegation(row.value)));
+        let mut rules = Rules::default();
+        rules.apply(changes);
+        let grants = Table::<GrantRow>::new(store.clone(), &GRANTS).find(&all).await?;
+        for row in grants {
+            rules.grants.insert(row.value.id.as_str().into(), Arc::new(row.value));
+        }
+        rules.index_grants();
+        Ok(rules)
+    }
+
+    /// Whether these roles, or grants to them or to the slug, give the permission.
+    pub fn allow(&self, slug: &str, roles: &[Box<str>], permission: &str) -> bool {
+        if roles.iter().any(|role| self.role_has(role, permission)) {
+            return true;
+        }
+        self.granted.get(permission).is_some_and(|granted| {
+            granted.slugs.contains(slug) || roles.iter().any(|role| granted.roles.contains(role))
+        })
+    }
+
+    pub fn role_has(&self, role: &str, permission: &str) -> bool {
+        self.by_role.get(role).is_some_and(|permissions| permissions.contains(permission))
+    }
+
+    /// Whether a service may call this operation for its callers.
+    pub fn opens(&self, service: &str, operation: &str) -> bool {
+        self.delegations.get(service).is_some_and(|row| row.operations.iter().any(|id| id == operation))
+    }
+
+    /// Whether a service may hand its callers' tokens on to another.
+    pub fn hands_on(&self, service: &str, to: &str) -> bool {
+        self.delegations.get(service).is_some_and(|row| row.services.iter().any(|slug| slug == to))
+    }
+
+    /// The permissions of a role, by links alone.
+    pub fn permissions_of<'a>(&'a self, role: &str) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
+        self.by_role.get(role).into_iter().flat_map(|permissions| permissions.iter())
+    }
+
+    /// Takes the changes over, in order.
+    pub fn apply(&mut self, changes: Vec<Change>) {
+        // Sets that several changes touch are copied once.
+        let mut regranted = HashSet::new();
+        for change in changes {
+            match change {
+                Change::SaveRole(row) => {
+                    self.roles.insert(row.id.as_str().into(), Arc::new(row));
+                }
+                Change::DeleteRole(id) => {
+                    self.roles.remove(id.as_str());
+                    self.by_role.remove(id.as_str());
+                }
+                Change::SavePermission(row) => {
+                    self.permissions.insert(row.id.as_str().into(), Arc::new(row));
+                }
+                Change::DeletePermission(id) => {
+                    self.permissions.remove(id.as_str());
+                }
+                Change::Link(link) => {
+                    let permission = match self.permissions.get_key_value(link.permission_id.as_str()) {
+                        Some((id, _)) => id.clone(),
+                        None => link.permission_id.as_str().into(),
+                    };
+                    Arc::make_mut(self.by_role.entry(link.role_id.as_str().into()).or_default()).insert(permission);
+                }
+                Change::Unlink(link) => {
+                    if let Some(permissions) = self.by_role.get_mut(link.role_id.as_str()) {
+                        Arc::make_mut(permissions).remove(link.permission_id.as_str());
+                    }
+                }
+                Change::SaveGrant(row) => {
+                    regranted.insert(row.permission_id.clone());
+                    let before = self.grants.insert(row.id.as_str().into(), Arc::new(row));
+                    regranted.extend(before.map(|row| row.permission_id.clone()));
+                }
+                Change::DeleteGrant(id) => {
+                    regranted.extend(self.grants.remove(id.as_str()).map(|row| row.permission_id.clone()));
+                }
+                Change::SaveDelegation(row) => {
+                    self.delegations.insert(row.slug.as_str().into(), Arc::new(row));
+                }
+                Change::DeleteDelegation(slug) => {
+                    self.delegations.remove(slug.as_str());
+                }
+            }
+        }
+        self.regrant(&regranted);
+    }
+
+    /// Finds anew who is granted these permissions.
+    fn regrant(&mut self, permissions: &HashSet<String>) {
+        let mut fresh: HashMap<&str, Granted> = HashMap::new();
+        if !permissions.is_empty() {
+            for row in self.grants.values().filter(|row| permissions.contains(&row.permission_id)) {
+                fresh.entry(permissions.get(&row.permission_id).map_or("", |id| id)).or_default().add(row);
+            }
+        }
+        for id in permissions {
+            match fresh.remove(id.as_str()) {
+                Some(granted) => self.granted.insert(id.as_str().into(), Arc::new(granted)),
+                None => self.granted.remove(id.as_str()),
+            };
+        }
+    }
+
+    fn index_grants(&mut self) {
+        let all = self.grants.values().map(|row| row.permission_id.clone()).collect();
+        self.regrant(&all);
+    }
+
+    /// What must go when an account goes: its roles and permissions, and the grants it saved.
+    pub fn owned_by(&self, user_id: &str) -> Vec<Change> {
+        let roles = self.roles.values().filter(|row| row.owner_id == user_id);
+        let permissions = self.permissions.values().filter(|row| row.owner_id == user_id);
+        let grants = self.grants.values().filter(|row| row.owner_id == user_id);
+        let mut changes: Vec<Change> = roles.flat_map(|row| self.without_role(&row.id)).collect();
+        changes.extend(permissions.flat_map(|row| self.without_permission(&row.id)));
+        changes.extend(grants.map(|row| Change::DeleteGrant(row.id.clone())));
+        dedup(changes)
+    }
+
+    /// The steps that delete a role.
+    pub fn without_role(&self, id: &str) -> Vec<Change> {
+        let links = self.permissions_of(id).map(|permission| {
+            Change::Unlink(PermissionLinkRow { permission_id: permission.to_string(), role_id: id.to_owned() })
+        });
+        links.chain([Change::DeleteRole(id.to_owned())]).collect()
+    }
+
+    /// The steps that delete a permission.
+    pub fn without_permission(&self, id: &str) -> Vec<Change> {
+        let links = self.by_role.iter().filter(|(_, permissions)| permissions.contains(id)).map(|(role, _)| {
+            Change::Unlink(PermissionLinkRow { permission_id: id.to_owned(), role_id: role.to_string() })
+        });
+        let grants = self.grants.values().filter(|row| row.permission_id == id);
+        let grants = grants.map(|row| Change::DeleteGrant(row.id.clone()));
+        links.chain(grants).chain([Change::DeletePermission(id.to_owned())]).collect()
+    }
+}
+
+/// A role and a permission of one owner may be linked, and then the link is named by both.
+fn dedup(changes: Vec<Change>) -> Vec<Change> {
+    let mut seen = HashSet::new();
+    changes
+        .into_iter()
+        .filter(|change| match change {
+            Change::Unlink(link) => seen.insert(("link", link.id())),
+            Change::DeleteGrant(id) => seen.insert(("grant", id.clone())),
+            _ => true,
+        })
+        .collect()
+}
+
+impl Granted {
+    fn add(&mut self, row: &GrantRow) {
+        self.slugs.extend(row.slugs.iter().map(|slug| slug.as_str().into()));
+        self.roles.extend(row.role_ids.iter().map(|role| role.as_str().into()));
+    }
+}
+
+/// The views through which changes are written.
+pub struct RuleTables {
+    roles: Table<RoleRow>,
+    permissions: Table<PermissionRow>,
+    links: Table<PermissionLinkRow>,
+    grants: Table<GrantRow>,
+    delegations: Table<Delegation>,
+}
+
+impl RuleTables {
+    pub fn new(store: &Arc<dyn Store>) -> RuleTables {
+        RuleTables {
+            roles: Table::new(store.clone(), &ROLES),
+            permissions: Table::new(store.clone(), &PERMISSIONS),
+            links: Table::new(store.clone(), &PERMISSION_LINKS),
+            grants: Table::new(store.clone(), &GRANTS),
+            delegations: Table::new(store.clone(), &DELEGATIONS),
+        }
+    }
+
+    /// Adds what a change writes.
+    pub fn write(&self, batch: &mut Batch, change: &Change) -> Result<(), StoreError> {
+        let write = match change {
+            Change::SaveRole(row) => self.roles.upsert(&row.id, row)?,
+            Change::DeleteRole(id) => {
+                batch.push(Write::DeleteWhere {
+                    collection: ROLE_LINKS.name,
+                    filters: vec![openorch_store::Filter::equals("roleId", id.as_str())],
+                });
+                self.roles.delete(id, None)
+            }
+            Change::SavePermission(row) => self.permissions.upsert(&row.id, row)?,
+            Change::DeletePermission(id) => self.permissions.delete(id, None),
+            Change::Link(row) => self.links.upsert(row.id(), row)?,
+            Change::Unlink(row) => self.links.delete(row.id(), None),
+            Change::SaveGrant(row) => self.grants.upsert(&row.id, row)?,
+            Change::DeleteGrant(id) => self.grants.delete(id, None),
+            Change::SaveDelegation(row) => self.delegations.upsert(&row.slug, row)?,
+            Change::DeleteDelegation(slug) => self.delegations.delete(slug, None),
+        };
+        batch.push(write);
+        Ok(())
+    }
+}
+
+impl Users {
+    /// Changes the rules: `decide` says how from what they are, and what else is written with it. Nothing else changes
+    /// them meanwhile.
+    pub(super) async fn change_rules(&self, decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>) -> Result<()> {
+        let mut is_stale = self.rule_changes.lock().await;
+        if *is_stale {
+            self.memory.set_rules(Rules::read(&self.store).await?);
+            *is_stale = false;
+        }
+        let rules = self.memory.rules();
+        let (changes, mut batch) = decide(&rules)?;
+        for change in &changes {
+            self.rule_tables.write(&mut batch, change)?;
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let takes_roles = changes.iter().any(|change| matches!(change, Change::DeleteRole(_)));
+        match self.store.commit(batch).await {
+            Ok(_) => {
+                let mut next = Rules::clone(&rules);
+                next.apply(changes);
+                self.memory.set_rules(next);
+                if takes_roles {
+                    self.memory.all_rights_changed();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Perhaps it was written all the same: then the next change, and the next look, start from the store.
+                *is_stale = matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_));
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Brings the rules back to what is stored, after a change of which nobody knows whether it was made.
+    pub(super) async fn settle_rules(users: Arc<Users>) {
+        if let Err(error) = users.change_rules(|_| Ok((Vec::new(), Batch::new()))).await {
+            tracing::warn!("the rules cannot be read from the store: {error:?}");
+        }
+    }
+}
+
+/// An id that the caller may take: `<its slug>:…`, each part of letters, digits, `_`, `.` and `-`.
+pub(super) fn own_id(caller: &Caller, what: &str, id: &str) -> Result<()> {
+    check_id(what, id)?;
+    match id.split_once(':') {
+        Some((slug, _)) if *slug == *caller.slug => Ok(()),
+        _ => Err(Error::forbidden(format!(
+            "created {what} id must be prefixed by caller slug: `{id}` must start with `{}:`",
+            caller.slug
+        ))),
+    }
+}
+
+/// What every id of a role or permission looks like.
+pub(super) fn check_id(what: &str, id: &str) -> Result<()> {
+    if id.is_empty() {
+        return Err(Error::invalid(format!("create {what} is missing id")));
+    }
+    let fits = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+    };
+    let parts = id.split(':').count();
+    if id.len() > MAX_ID_BYTES || !(2..=MAX_ID_PARTS).contains(&parts) || !id.split(':').all(fits) {
+        let shown: String = id.chars().take(80).filter(|letter| !letter.is_control()).collect();
+        return Err(Error::invalid(format!(
+            "`{shown}` is no id of a {what}: it is `<slug>:<name>`, 2 to {MAX_ID_PARTS} parts of letters, digits, `_`, \
+             `.` and `-`, at most {MAX_ID_BYTES} bytes"
+        )));
+    }
+    Ok(())
+}
+
+/// A text that people read: of one line, and not long.
+pub(super) fn check_text(what: &str, text: &str, limit: usize) -> Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    openorch_api::input::check_name(what, text, limit).map_err(|error| Error::invalid(error.0))
+}
+
+/// Refuses lists that nobody means.
+pub(super) fn check_count(what: &str, count: usize, most: usize) -> Result<()> {
+    if count > most {
+        return Err(Error::invalid(format!("there are {count} {what}; at most {most} are taken in one request")));
+    }
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! Accounts as admins see them: listed, searched, made, changed, deleted.
+
+use openorch_api::{
+    Body, Json, Path, Slug, query,
+    user::{
+        CreateUserRequest, CreateUserResponse, DeletedSlug, Empty, GetUsersRequest, GetUsersResponse,
+        ResetPasswordRequest, SaveSelfRequest, UserId, UserInput,
+    },
+};
+use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
+
+use super::{
+    Users,
+    account::{Profile, checked_name},
+    rows::*,
+    rules::{Change, Rules, check_count},
+    seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
+};
+
+const PAGE: u64 = 20;
+const MAX_PAGE: u64 = 1000;
+const MAX_IDS: usize = 1000;
+const MAX_ROLES: usize = 32;
+
+pub async fn list(cx: Cx<Users>, Body(request): Body<GetUsersRequest>) -> Result<Json<GetUsersResponse>> {
+    let counts = request.count || request.query.as_ref().is_some_and(|query| query.count);
+    let mut asked = asked(&request)?;
+    if let Some(contact) = request.contact_id.as_deref().filter(|contact| !contact.is_empty()) {
+        let owner = cx.by_contact(contact).await?.map(|row| row.value.user_id);
+        asked.filters.push(Filter::is_in("id", owner));
+    }
+    if let Some(search) = request.search.as_deref().filter(|search| !search.is_empty()) {
+        match cx.by_contact(search).await? {
+            Some(owner) => asked.filters.push(Filter::equals("id", owner.value.user_id)),
+            None => {
+                asked.filters.push(Filter::intersects("searchPrefixes", [search_prefix(search)]));
+                asked
+                    .filters
+                    .push(Filter::Any(vec![Filter::contains("slug", search), Filter::contains("name", search)]));
+            }
+        }
+    }
+    let count = if counts { cx.users.count(&asked.filters).await? } else { 0 };
+    let page = cx.users.page(&asked).await?;
+    let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
+    let users = page.items.iter().map(|row| row.value.to_wire()).collect();
+    Ok(Json(GetUsersResponse { users, count, next, ..Default::default() }))
+}
+
+/// The query of a request: the query object, with what the shorter keys say on top.
+fn asked(request: &GetUsersRequest) -> Result<Query> {
+    let mut wire = request.query.clone().unwrap_or_default();
+    if wire.limit.unwrap_or_default() == 0 {
+        wire.limit = request.limit;
+    }
+    let descends = match request.order.as_deref() {
+        None | Some("" | "desc") => true,
+        Some("asc") => false,
+        Some(_) => return Err(Error::invalid("`order` is `asc` or `desc`")),
+    };
+    if wire.order_bys.is_empty() {
+        let field = match request.order_by.as_deref() {
+            None | Some("" | "createdAt") => "createdAt",
+            Some("updatedAt") => "updatedAt",
+            Some(_) => return Err(Error::invalid("`orderBy` is `createdAt` or `updatedAt`")),
+        };
+        wire.order_bys = vec![query::OrderBy { field: field.to_owned(), desc: descends, ..Default::default() }];
+        if let Some(after) = request.after_time.filter(|time| !time.is_zero() && wire.json_after.is_empty()) {
+            wire.json_after = serde_json::json!([after]).to_string();
+        }
+    }
+    let mut asked = crate::query::from_wire(&wire, PAGE, MAX_PAGE)?;
+    if !request.ids.is_empty() {
+        check_count("ids", request.ids.len(), MAX_IDS)?;
+        asked = asked.is_in("id", request.ids.clone());
+    }
+    Ok(asked)
+}
+
+pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Result<Json<CreateUserResponse>> {
+    let input = request.user.ok_or_else(|| Error::invalid("user is required"))?;
+    let roles = request.role_ids.unwrap_or_else(|| vec![openorch_api::role::USER.to_owned()]);
+    check_count("roleIds", roles.len(), MAX_ROLES)?;
+    let rules = cx.memory.rules();
+    if let Some(missing) = roles.iter().find(|role| !rules.roles.contains_key(role.as_str())) {
+        return Err(Error::invalid(format!("some roles are not found: there is no role `{missing}`")));
+    }
+    let user = cx.new_user(input, request.contacts)?;
+    let password = match request.password.filter(|password| !password.is_empty()) {
+        Some(password) => {
+            cx.settings.password_rules.check(&password)?;
+            let hash = cx.passwords.hash(password).await?;
+            Some(PasswordRow { hash, is_default: false, updated_at: user.created_at })
+        }
+        None => None,
+    };
+    let slug = Slug::parse(&user.slug).map_err(|error| Error::invalid(error.0))?;
+    retry(|| async {
+        let mut batch = cx.make_account(&slug, &user, &roles, Batch::new()).await?;
+        if let Some(password) = &password {
+            batch.push(cx.password_rows.create(&user.id, password)?);
+        }
+        for role in &roles {
+            batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: role.clone() }));
+        }
+        cx.store.commit(batch).await.map_err(taken)?;
+        Ok(())
+    })
+    .await?;
+    Ok(Json(CreateUserResponse { user: user.to_wire() }))
+}
+
+pub async fn save(
+    cx: Cx<Users>,
+    (Path(id), Body(request)): (Path<UserId>, Body<SaveSelfRequest>),
+) -> Result<Json<Empty>> {
+    cx.save_profile(&id.0, Profile::checked(request)?, unknown(&id)).await
+}
+
+pub async fn reset_password(
+    cx: Cx<Users>,
+    (Path(id), Body(request)): (Path<UserId>, Body<ResetPasswordRequest>),
+) -> Result<Json<Empty>> {
+    let new = request.new_password;
+    cx.settings.password_rules.check(&new)?;
+    let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+    refuse_built_in(&user)?;
+    let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
+    let row = PasswordRow { hash: cx.passwords.hash(new).await?, is_default, updated_at: cx.now() };
+    retry(|| async {
+        if cx.users.get(&id.0).await?.is_none() {
+            return Err(unknown(&id)());
+        }
+        let batch = Batch::new()
+            .require(Guard::Exists { collection: USERS.name, id: id.0.clone() })
+            .with(cx.password_rows.upsert(&id.0, &row)?);
+        cx.end_sessions(&id.0, None, batch).await
+    })
+    .await?;
+    if user.slug == ADMIN_SLUG {
+        cx.default_password.store(is_default, std::sync::atomic::Ordering::SeqCst);
+    }
+    Ok(Json(Empty {}))
+}
+
+/// Takes an account away with all that is its own, in one transaction.
+pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>> {
+    let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+    refuse_built_in(&user)?;
+    retry(|| async {
+        let Stored { version, value: user, .. } = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?;
+        let mut batch = Batch::new().with(cx.users.delete(&user.id, Some(version)));
+        for link in cx.role_links.find(&Query::all().equals("userId", &*user.id)).await? {
+            batch.push(cx.role_links.delete(&link.id, Some(link.version)));
+            batch = match cx.without_organization(&link.value, &batch).await? {
+                Some(batch) => batch,
+                None => cx.keep_an_admin(&link.value, batch).await?,
+            };
+        }
+        for collection in [SESSIONS.name, CONTACTS.name] {
+            batch.push(Write::DeleteWhere { collection, filters: vec![Filter::equals("userId", &*user.id)] });
+        }
+        if cx.password_rows.get(&user.id).await?.is_some() {
+            batch.push(cx.password_rows.delete(&user.id, None));
+        }
+        let tombstone = TombstoneRow { user_id: user.id.clone(), deleted_at: cx.now() };
+        batch.push(cx.tombstones.create(&user.slug, &tombstone)?);
+        for other in cx.belongings.get().into_iter().flatten() {
+            batch.0.extend(other.removal(&user.id).await?);
+        }
+        cx.change_rules(|rules| Ok((what_goes_with(rules, &user), batch))).await
+    })
+    .await?;
+    cx.memory.rights_changed(&id.0);
+    for other in cx.belongings.get().into_iter().flatten() {
+        other.removed(&id.0);
+    }
+    tracing::info!(account.slug = %user.slug, "account `{}` deleted", user.slug);
+    Ok(Json(Empty {}))
+}
+
+/// What it owned, and its slug in grants of others: whoever takes the slug after a release begins with nothing.
+fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
+    let mut changes = rules.owned_by(&user.id);
+    let granted = rules.grants.values().filter(|row| row.slugs.contains(&user.slug) && row.owner_id != user.id);
+    changes.extend(granted.map(|row| {
+        let mut row = GrantRow::clone(row);
+        row.slugs.retain(|slug| *slug != user.slug);
+        match row.slugs.is_empty() && row.role_ids.is_empty() {
+            true => Change::DeleteGrant(row.id),
+            false => Change::SaveGrant(row),
+        }
+    }));
+    for row in rules.delegations.values() {
+        if row.slug == user.slug {
+            changes.push(Change::DeleteDelegation(row.slug.clone()));
+        } else if row.services.contains(&user.slug) {
+            let mut row = openorch_api::user::Delegation::clone(row);
+            row.services.retain(|slug| *slug != user.slug);
+            changes.push(Change::SaveDelegation(row));
+        }
+    }
+    // A grant may go for two reasons.
+    let mut gone = std::collections::HashSet::new();
+    changes.retain(|change| match change {
+        Change::DeleteGrant(id) => gone.insert(id.clone()),
+        _ => true,
+    });
+    changes.retain(|change| !matches!(change, Change::SaveGrant(row) if gone.contains(&row.id)));
+    changes
+}
+
+pub async fn release_slug(cx: Cx<Users>, Path(slug): Path<DeletedSlug>) -> Result<Json<Empty>> {
+    Slug::parse(&slug.0).map_err(|error| Error::invalid(error.0))?;
+    cx.store.commit(cx.tombstones.delete(&slug.0, None).into()).await.map_err(|error| match error {
+        StoreError::NotFound(_) => Error::not_found(format!("no deleted account had the slug `{}`", slug.0)),
+        other => other.into(),
+    })?;
+    Ok(Json(Empty {}))
+}
+
+impl Users {
+    fn new_user(&self, input: UserInput, mut contacts: Vec<openorch_api::user::ContactInput>) -> Result<UserRow> {
+        contacts.extend(input.contacts);
+        if input.name.is_empty() {
+            return Err(Error::invalid("name is required"));
+        }
+        if contacts.len() > 1 {
+            return Err(Error::invalid("more than one contact: an account begins with one at most"));
+        }
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if input.id.len() > 64 || !input.id.bytes().all(fits) {
+            return Err(Error::invalid(
+                "the id of an account has letters, digits, `_` and `-`, 64 at most; leave it out to be given one",
+            ));
+        }
+        let profile = Profile::checked(SaveSelfRequest {
+            name: None,
+            labels: Some(input.labels),
+            thumbnail_file_id: Some(input.thumbnail_file_id),
+        })?;
+        let now = self.now();
+        let mut user = UserRow {
+            id: if input.id.is_empty() { self.shared.ids.next("usr") } else { input.id },
+            slug: Slug::parse(&input.slug).map_err(|error| Error::invalid(error.0))?.as_str().to_owned(),
+            name: checked_name(input.name)?,
+            search_prefixes: Vec::new(),
+            contacts: contacts.pop().map(|one| self.checked_contact(one)).transpose()?.flatten().into_iter().collect(),
+            labels: Default::default(),
+            thumbnail_file_id: String::new(),
+            created_at: now,
+            updated_at: now,
+        };
+        profile.apply(&mut user);
+        user.search_prefixes = search_prefixes(&user.slug, &user.name);
+        Ok(user)
+    }
+
+    /// The batch that makes an account with these roles.
+    pub(super) async fn make_account(
+        &self,
+        slug: &Slug,
+        user: &UserRow,
+        roles: &[String],
+        batch: Batch,
+    ) -> Result<Batch> {
+        self.refuse_taken(slug).await?;
+        let buried = Guard::Absent { collection: TOMBSTONES.name, id: user.slug.clone() };
+        let mut batch = batch.require(buried).with(self.users.create(&user.id, user)?);
+        for role in roles {
+            let link = RoleLinkRow::new(&user.id, role, user.created_at);
+            batch.push(self.role_links.upsert(link.id(), &link)?);
+        }
+        self.take_contacts(batch, user).await
+    }
+}
+
+/// What the store says of two at once is what each would have been told alone.
+pub(super) fn taken(error: StoreError) -> Error {
+    match error {
+        StoreError::AlreadyExists(_) => Error::conflict("slug already exists, or the id or contact is another's"),
+        other => other.into(),
+    }
+}
+
+/// The accounts of built-in services are the daemon itself.
+fn refuse_built_in(user: &UserRow) -> Result<()> {
+    if openorch_api::SERVICES.iter().any(|service| service.slug == user.slug) {
+        return Err(Error::forbidden(format!("`{}` is a built-in service: it has no password and stays", user.slug)));
+    }
+    Ok(())
+}
+
+fn unknown(id: &UserId) -> impl Fn() -> Error + use<'_> {
+    || Error::not_found(format!("user not found: there is no account `{}`", id.0))
+}
