@@ -2,6 +2,7 @@
 
 mod account;
 mod audit;
+mod debug;
 mod invitation;
 mod organization;
 mod rules;
