@@ -207,8 +207,11 @@ fn cell(cell: Cell, item: &Value) -> Shown {
     }
 }
 
-/// The field that a dotted name leads to.
+/// The field that a dotted name leads to; the whole where it names none.
 fn at<'a>(item: &'a Value, name: &str) -> Option<&'a Value> {
+    if name.is_empty() {
+        return Some(item);
+    }
     name.split('.').try_fold(item, |value, key| value.get(key))
 }
 

@@ -14,6 +14,8 @@ fn server() -> Stub {
             200,
             r#"{"instances":[{"id":"inst_1","slug":"my-svc","status":"Healthy"},{"id":"inst_2","slug":"other"}]}"#,
         ),
+        "/user-svc/roles" => json(200, r#"{"roles":[{"id":"a-svc:clerk","name":"Clerk"}]}"#),
+        "/user-svc/users" => json(200, r#"{"users":[{"id":"usr_1","slug":"joe"},{"id":"usr_2"}]}"#),
         _ => json(404, r#"{"error":"nothing"}"#),
     })
 }
@@ -38,6 +40,14 @@ fn candidates_come_from_the_tree_the_table_the_settings_and_the_server() {
         ("i rm inst_1 inst_", vec!["inst_1", "inst_2"]),
         ("-e s i get ", vec!["inst_1", "inst_2"]),
         ("-e nowhere i get ", vec![]),
+        ("user rm ", vec!["usr_1", "usr_2"]),
+        ("user reset-password ", vec!["usr_1", "usr_2"]),
+        ("session ls --user-id usr_", vec!["usr_1", "usr_2"]),
+        ("org add-user o1 ", vec!["usr_1", "usr_2"]),
+        ("role permissions ", vec!["a-svc:clerk"]),
+        ("enroll ls --role ", vec!["a-svc:clerk"]),
+        ("permission ls --roles a", vec!["a-svc:clerk"]),
+        ("org m", vec!["members"]),
         ("instance ls --sl", vec!["--slug"]),
         ("call registerI", vec!["registerInstance"]),
         ("call removeInstance --", vec!["--id="]),
