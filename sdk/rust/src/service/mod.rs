@@ -4,13 +4,16 @@
 mod credentials;
 mod guard;
 mod logs;
+mod permission;
 mod platform;
 mod refusal;
 mod request;
 mod running;
 mod token;
 
-use std::{collections::BTreeSet, env, future::Future, path::PathBuf, pin::pin, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeSet, env, future::Future, path::PathBuf, pin::pin, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use axum::{
     Router,
@@ -66,6 +69,7 @@ pub struct Service {
     self_url: Option<String>,
     listen: Option<String>,
     credentials: Option<AnyCredentialStore>,
+    permissions: Vec<permission::Declared>,
     drain: Duration,
     /// What was wrong with what the program said; told when it is run.
     fault: Option<String>,
@@ -89,6 +93,7 @@ impl Service {
             self_url: None,
             listen: None,
             credentials: None,
+            permissions: Vec::new(),
             drain: DRAIN,
             fault: openorch_api::Slug::parse(slug).err().map(|error| error.to_string()),
         }
@@ -134,17 +139,44 @@ impl Service {
         self
     }
 
-    /// [`route`](Self::route) for callers who have a permission: others get 401 or 403.
+    /// Declares a permission of this service, and which roles have it from the start: it is saved and given to them at each
+    /// start, before the service can be called. `order:view` is short for `<slug>:order:view`. What an admin gives to other
+    /// roles stays.
+    ///
+    /// ```
+    /// use openorch_sdk::{api::role, service::{Service, axum::routing::get}};
+    ///
+    /// let service = Service::new("shop-svc")
+    ///     .permission("order:view", "See all orders.", &[role::ADMIN, role::USER])
+    ///     .guarded("/shop-svc/orders", "order:view", get(async || "all orders"));
+    /// ```
+    ///
+    /// The service does not run ([`Error::Service`]) where the permission is not under its own slug, nor where the daemon
+    /// refuses it ([`Error::Refused`], which names `savePermissions` or `assignPermissions`).
+    pub fn permission(mut self, id: &str, description: &str, roles: &[&str]) -> Service {
+        let id = permission::whole_id(&self.slug, id);
+        if let Some(why) = permission::fault(&self.slug, &id) {
+            self.fault.get_or_insert(why);
+        }
+        let roles = roles.iter().map(|role| role.to_string()).collect();
+        self.permissions.push(permission::Declared { id, description: description.to_owned(), roles });
+        self
+    }
+
+    /// [`route`](Self::route) for callers who have a permission, the service's own or another's: others get 401 or 403.
+    /// Own ones may be written short, like in [`permission`](Self::permission).
     ///
     /// ```
     /// use openorch_sdk::service::{Service, axum::routing::get};
     ///
     /// let service = Service::new("skeleton-svc")
-    ///     .guarded("/skeleton-svc/things", "skeleton-svc:thing:view", get(async || "all things"));
+    ///     .guarded("/skeleton-svc/things", "thing:view", get(async || "all things"))
+    ///     .guarded("/skeleton-svc/users", "user-svc:user:view", get(async || "all users"));
     /// ```
-    pub fn guarded(self, path: &str, permission: &'static str, methods: MethodRouter) -> Service {
+    pub fn guarded(self, path: &str, permission: &str, methods: MethodRouter) -> Service {
+        let permission: Arc<str> = permission::whole_id(&self.slug, permission).into();
         let guard = move |platform: Platform, caller: Caller, request: Request, next: Next| {
-            request::guard(permission, platform, caller, request, next)
+            request::guard(Arc::clone(&permission), platform, caller, request, next)
         };
         self.route(path, methods.route_layer(middleware::from_fn(guard)))
     }
@@ -320,6 +352,7 @@ impl Service {
             name: self.name,
             store,
             url,
+            permissions: self.permissions,
             health_path: self.health_path.clone(),
             drain: self.drain,
         };

@@ -3,6 +3,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -88,13 +89,13 @@ impl HttpBody for Cut {
 
 /// Lets those pass who have the permission.
 pub(super) async fn guard(
-    permission: &str,
+    permission: Arc<str>,
     platform: Platform,
     caller: Caller,
     request: Request,
     next: Next,
 ) -> Response {
-    match platform.require(&caller, permission).await {
+    match platform.require(&caller, &permission).await {
         Ok(()) => next.run(request).await,
         Err(error) => Refusal::from(error).into_response(),
     }

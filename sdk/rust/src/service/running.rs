@@ -22,7 +22,11 @@ use crate::{
     retry::patiently,
 };
 
-use super::{Platform, request};
+use super::{
+    Platform,
+    permission::{Declared, declare},
+    request,
+};
 
 /// Often enough that an instance that is gone without a word is forgotten within a minute.
 const HEARTBEAT: Duration = Duration::from_secs(20);
@@ -37,6 +41,8 @@ pub(super) struct Start<S> {
     pub store: S,
     /// Where the daemon reaches it.
     pub url: String,
+    /// What it declares before it can be called.
+    pub permissions: Vec<Declared>,
     pub health_path: String,
     pub drain: Duration,
 }
@@ -81,6 +87,11 @@ impl<S: CredentialStore + 'static> Start<S> {
             signed_in = sign_in_service(PATIENCE, &self.client, &self.slug, &self.name, self.store) => signed_in?,
             () = &mut stop => return Ok(()),
         };
+        let what = format!("declaring the permissions of `{slug}`");
+        tokio::select! {
+            declared = patiently(PATIENCE, &what, || declare(&client, &self.permissions)) => declared?,
+            () = &mut stop => return Ok(()),
+        }
         // Before the instance is registered, so that the first probe finds it well.
         let mut server = Server::start(listener, router(Platform::new(&slug, client.clone())));
 

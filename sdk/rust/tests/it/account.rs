@@ -268,6 +268,9 @@ fn without_a_home_a_service_says_where_it_would_keep_its_credential() {
     }
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
     child.arg("without_a_home_a_service_says_where_it_would_keep_its_credential").env("IS_CHILD", "1");
+    // One that is set to nothing says that there is none, whatever the account has.
+    let ran = child.env("HOME", "").output().unwrap();
+    assert!(String::from_utf8_lossy(&ran.stdout).contains("1 passed"), "{ran:?}");
     match child.env_remove("HOME").uid(54_321).output() {
         Ok(ran) => assert!(String::from_utf8_lossy(&ran.stdout).contains("1 passed"), "{ran:?}"),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => eprintln!("SKIP: this needs root"),
