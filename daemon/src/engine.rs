@@ -1,5 +1,5 @@
-//! Where the data is: the embedded SQLite in the data folder, or a schema of a PostgreSQL database. This is the one
-//! place that names the engines; everything above sees a `Store`.
+//! Where the data is: the embedded SQLite in the data folder, or a schema of a PostgreSQL database. This and
+//! `keep.rs` are the places that name the engines; everything above sees a `Store`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,7 +23,8 @@ pub async fn open(settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
     }
 }
 
-fn postgres(settings: &Settings) -> Result<PostgresOptions, StartError> {
+/// The schema that the settings name.
+pub fn postgres(settings: &Settings) -> Result<PostgresOptions, StartError> {
     let connection = settings.secrets.db_string.clone().ok_or_else(|| {
         StartError(
             "OPENORCH_DB is `postgres`, and OPENORCH_DB_STRING does not say where the database is: set it, or \
@@ -38,7 +39,7 @@ fn postgres(settings: &Settings) -> Result<PostgresOptions, StartError> {
 pub fn place(settings: &Settings) -> String {
     match settings.engine() {
         Engine::Sqlite => format!("`{}`", settings.server_dir().display()),
-        Engine::Postgres => "the database".into(),
+        Engine::Postgres => format!("the schema `{}` of the database", settings.schema()),
     }
 }
 

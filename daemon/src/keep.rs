@@ -7,9 +7,9 @@ use std::{
 };
 
 use jiff::Timestamp;
-use openorch_store::{Notes, Progress, Restoring};
+use openorch_store::{Notes, PostgresRestoring, PostgresStore, Progress, Restoring};
 
-use crate::{Settings, StartError, VERSION, start::collections, values::Engine};
+use crate::{Settings, StartError, VERSION, engine, start::collections, values::Engine};
 
 /// Between two words about the progress.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -20,10 +20,12 @@ const MADE_BY: &str = "version";
 
 /// Writes all data into one new file, as of one moment. A key that the daemon made for itself goes with it; one that
 /// the operator gave does not. Answers what to tell.
-pub fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<String, StartError> {
-    require_folder(settings)?;
+pub async fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<String, StartError> {
     let folder = settings.server_dir();
-    let key = settings.secrets.generated_key(&folder)?;
+    let key = match settings.engine() {
+        Engine::Sqlite => settings.secrets.generated_key(&folder)?,
+        Engine::Postgres => None,
+    };
     let mut notes: Notes = vec![(MADE_AT.into(), now.to_string()), (MADE_BY.into(), VERSION.into())];
     let about_key = match key {
         Some(key) => {
@@ -33,42 +35,61 @@ pub fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<String
         None => "the key that decrypts it is not in it: keep OPENORCH_ENCRYPTION_KEY as well",
     };
     let mut meter = Meter::new();
-    let size = openorch_store::backup(&folder, file, &notes, &mut |progress| meter.show(progress))?;
+    let mut show = |progress: Progress<'_>| meter.show(progress);
+    let size = match settings.engine() {
+        Engine::Sqlite => openorch_store::backup(&folder, file, &notes, &mut show)?,
+        Engine::Postgres => PostgresStore::backup(&engine::postgres(settings)?, file, &notes, &mut show).await?,
+    };
     meter.end();
-    Ok(format!("`{}` has all data of `{}`, {}; {about_key}", file.display(), folder.display(), bytes(size)))
+    Ok(format!("`{}` has all data of {}, {}; {about_key}", file.display(), engine::place(settings), bytes(size)))
 }
 
-/// Puts the data of a backup into a folder that has none. Answers what to tell.
-pub fn restore(settings: &Settings, file: &Path) -> Result<String, StartError> {
-    require_folder(settings)?;
-    let folder = settings.server_dir();
+/// Puts the data of a backup into a folder or a schema that has none. Answers what to tell.
+pub async fn restore(settings: &Settings, file: &Path) -> Result<String, StartError> {
     let mut meter = Meter::new();
-    let restoring = Restoring::prepare(file, &folder, &mut |progress| meter.show(progress))?;
-    meter.end();
-    let note = |wanted: &str| restoring.notes().iter().find(|(name, _)| name == wanted).map(|(_, text)| text.clone());
-    let key = note(ENCRYPTION_KEY);
-    let made = note(MADE_AT).map_or(String::new(), |at| format!(" as of {at}"));
-    let about_key = match &key {
-        // Before the data, which cannot be read without it.
-        Some(key) => settings.secrets.put_back(&folder, key)?,
-        None => ", with the OPENORCH_ENCRYPTION_KEY it had",
+    let mut show = |progress: Progress<'_>| meter.show(progress);
+    // The key is put down before the data, which cannot be read without it.
+    let (notes, about_key) = match settings.engine() {
+        Engine::Sqlite => {
+            let folder = settings.server_dir();
+            let restoring = Restoring::prepare(file, &folder, &collections(), &mut show)?;
+            let notes = restoring.notes().clone();
+            let key = note(&notes, ENCRYPTION_KEY);
+            let about_key = key.map(|key| settings.secrets.put_back(&folder, key)).transpose()?;
+            restoring.finish()?;
+            (notes, about_key.map(str::to_owned))
+        }
+        Engine::Postgres => {
+            let restoring = PostgresRestoring::prepare(file, &engine::postgres(settings)?).await?;
+            let notes = restoring.notes().clone();
+            let key = note(&notes, ENCRYPTION_KEY);
+            let about_key = key.map(|key| settings.secrets.hand_over(&settings.server_dir(), key)).transpose()?;
+            restoring.finish(&collections(), &mut show).await?;
+            (notes, about_key)
+        }
     };
-    restoring.finish()?;
-    Ok(format!("`{}` has the data of `{}`{made}; start the daemon{about_key}", folder.display(), file.display()))
+    meter.end();
+    let made = note(&notes, MADE_AT).map_or(String::new(), |at| format!(" as of {at}"));
+    let about_key = about_key.unwrap_or_else(|| ", with the OPENORCH_ENCRYPTION_KEY it had".into());
+    let place = in_front(engine::place(settings));
+    Ok(format!("{place} has the data of `{}`{made}; start the daemon{about_key}", file.display()))
 }
 
 /// Looks for what is wrong with the data. Answers what to tell; an error where something is wrong.
-pub fn check(settings: &Settings) -> Result<String, StartError> {
-    require_folder(settings)?;
-    let folder = settings.server_dir();
+pub async fn check(settings: &Settings) -> Result<String, StartError> {
     let mut meter = Meter::new();
-    let findings = openorch_store::check(&folder, &collections(), &mut |progress| meter.show(progress))?;
+    let mut show = |progress: Progress<'_>| meter.show(progress);
+    let findings = match settings.engine() {
+        Engine::Sqlite => openorch_store::check(&settings.server_dir(), &collections(), &mut show)?,
+        Engine::Postgres => PostgresStore::check(&engine::postgres(settings)?, &collections(), &mut show).await?,
+    };
     meter.end();
+    let place = in_front(engine::place(settings));
     if findings.problems.is_empty() {
-        return Ok(format!("`{}` is sound: {} documents were checked", folder.display(), findings.documents));
+        return Ok(format!("{place} is sound: {} documents were checked", findings.documents));
     }
     let count = findings.problems.len() as u64 + findings.further;
-    let mut text = format!("`{}` has {count} problems; restore a backup made before them:", folder.display());
+    let mut text = format!("{place} has {count} problems; restore a backup made before them:");
     findings.problems.iter().for_each(|problem| text += &format!("\n  {problem}"));
     if findings.further > 0 {
         text += &format!("\n  … and {} more", findings.further);
@@ -76,15 +97,15 @@ pub fn check(settings: &Settings) -> Result<String, StartError> {
     Err(StartError(text))
 }
 
-/// A database server has its own tools for all of this, which know its disks and its other databases.
-fn require_folder(settings: &Settings) -> Result<(), StartError> {
-    match settings.engine() {
-        Engine::Sqlite => Ok(()),
-        Engine::Postgres => Err(StartError(format!(
-            "the data is in PostgreSQL: use its pg_dump and pg_restore with the schema `{}`, and keep \
-             OPENORCH_ENCRYPTION_KEY as well",
-            settings.schema()
-        ))),
+fn note<'a>(notes: &'a Notes, wanted: &str) -> Option<&'a str> {
+    notes.iter().find(|(name, _)| name == wanted).map(|(_, text)| text.as_str())
+}
+
+/// The beginning of a sentence.
+fn in_front(text: String) -> String {
+    match text.strip_prefix("the ") {
+        Some(rest) => format!("The {rest}"),
+        None => text,
     }
 }
 

@@ -44,7 +44,7 @@ enum Command {
         /// The file to make; it holds secrets, and its owner alone can read it
         file: PathBuf,
     },
-    /// Put the data of a backup into a data folder that has none
+    /// Put the data of a backup, from SQLite or PostgreSQL, into a data folder or a schema that has none
     Restore {
         /// A file that `openorch backup` made
         file: PathBuf,
@@ -68,9 +68,9 @@ fn main() -> ExitCode {
         let outcome = match cli.command {
             None => runtime.block_on(serve(settings)),
             Some(Command::Admin { command: AdminCommand::ResetPassword }) => runtime.block_on(reset(settings)),
-            Some(Command::Backup { file }) => told(keep::backup(&settings, &file, SystemClock.now())),
-            Some(Command::Restore { file }) => told(keep::restore(&settings, &file)),
-            Some(Command::Check) => told(keep::check(&settings)),
+            Some(Command::Backup { file }) => told(runtime.block_on(keep::backup(&settings, &file, SystemClock.now()))),
+            Some(Command::Restore { file }) => told(runtime.block_on(keep::restore(&settings, &file))),
+            Some(Command::Check) => told(runtime.block_on(keep::check(&settings))),
         };
         // Nothing that still looks up a name or hashes a password is waited for.
         runtime.shutdown_background();

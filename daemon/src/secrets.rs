@@ -1,7 +1,12 @@
 //! Secrets of the operator: from a variable, from the file that `…_FILE` names, or from the config file; never from a
 //! flag, where every user of the machine would read them.
 
-use std::{env, fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    env, fs,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
 
 use openorch_chassis::{ids::random_text, seal::PUBLISHED_DEFAULT_KEY};
 
@@ -84,6 +89,39 @@ impl Secrets {
             .map_err(|error| StartError(format!("the key file {} cannot be written: {error}", path.display())))?;
         let other = self.encryption_key.as_deref().is_some_and(|given| given != key);
         Ok(if other { " without OPENORCH_ENCRYPTION_KEY, which is not the key it has" } else { "" })
+    }
+
+    /// Keeps a key that a daemon had made for itself, for one with its data in PostgreSQL, which has to be given it. Answers
+    /// how the next start is.
+    pub fn hand_over(&self, folder: &Path, key: &str) -> Result<String, StartError> {
+        if self.encryption_key.as_deref() == Some(key) {
+            return Ok(String::new());
+        }
+        let path = folder.join(KEY_FILE);
+        let place = path.display();
+        match fs::read_to_string(&path) {
+            Ok(text) if text.trim() == key => {}
+            Ok(text) if !text.trim().is_empty() => {
+                return Err(StartError(format!(
+                    "the key of this backup has to go to {place}, where there is another one; move that one away, or choose \
+                     another data folder. Nothing was changed"
+                )));
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StartError(format!("the key file {place} cannot be read: {error}")));
+            }
+            _ => fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .and_then(|()| write_private(&path, key))
+                .map_err(|error| StartError(format!("the key file {place} cannot be written: {error}")))?,
+        }
+        let instead = match self.encryption_key {
+            Some(_) => ", instead of the OPENORCH_ENCRYPTION_KEY that is set now and is not the key it has",
+            None => ", where its key is",
+        };
+        Ok(format!(" with OPENORCH_ENCRYPTION_KEY_FILE={place}{instead}"))
     }
 }
 

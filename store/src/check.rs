@@ -94,7 +94,14 @@ impl<'a> Checker<'a> {
         self.findings.add(format!("an entry of document `{id}` of {name} is missing in its list `{list}`"));
     }
 
-    /// After the last document: how many entries each list has.
+    /// An entry is there that the document does not have.
+    pub(crate) fn surplus_entry(&mut self, list: usize, id: &str) {
+        let (name, list) = (self.spec.name, self.spec.lists[list].list);
+        self.findings
+            .add(format!("the list `{list}` of {name} has an entry of document `{id}` that it should not have"));
+    }
+
+    /// After the last document, where the entries of each were not looked at one by one: how many entries each list has.
     pub(crate) fn list_has(&mut self, list: usize, entries: u64) {
         let (name, path, wanted) = (self.spec.name, self.spec.lists[list].list, self.entries[list]);
         if entries > wanted {

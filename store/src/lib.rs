@@ -23,7 +23,7 @@ use std::pin::Pin;
 pub use check::{Findings, OnProgress, Progress};
 pub use error::StoreError;
 pub use model::{Batch, Collection, Committed, Guard, Index, MOST_TOUCHED, Row, Write};
-pub use postgres::{PostgresOptions, PostgresStore};
+pub use postgres::{PostgresOptions, PostgresRestoring, PostgresStore};
 pub use query::{Cursor, Direction, Filter, MOST_FILTERS, MOST_VALUES, Order, Page, Query};
 pub use rows::Rows;
 pub use sqlite::{Notes, Restoring, SqliteOptions, SqliteStore, backup, check};

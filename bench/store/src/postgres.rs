@@ -104,8 +104,8 @@ fn inserts(runtime: &Runtime, store: &Arc<dyn Store>, connection: &str, table: &
         "\\set number random(100000000, 2000000000)\n\
          WITH d AS (INSERT INTO \"c_benchSvcDocs\"(id, ver, doc, f_group, f_value) VALUES \
          ('b' || (:number)::text || '-' || (random() * 1000000000)::bigint::text, 1, \
-         json_build_object('group', 'g' || (:number)::text, 'value', :number, 'text', '{text}', 'readers', json_build_array('account-7')), \
-         decode(lpad(to_hex(:number), 16, '0'), 'hex'), decode(lpad(to_hex(:number), 16, '0'), 'hex')) RETURNING id, f_value) \
+         json_build_object('group', 'g' || (:number)::text, 'value', (:number)::bigint, 'text', '{text}', 'readers', json_build_array('account-7')), \
+         decode(lpad(to_hex((:number)::bigint), 16, '0'), 'hex'), decode(lpad(to_hex((:number)::bigint), 16, '0'), 'hex')) RETURNING id, f_value) \
          INSERT INTO \"{list}\"(val, k1, id) SELECT '\\x05'::bytea, f_value, id FROM d;\n"
     );
     let mut start = 1_000_000;

@@ -15,6 +15,11 @@ const FEW: usize = 10_000;
 const MANY: usize = 1_000_000;
 const GETS: usize = 20_000;
 const PAGES: usize = 1_000;
+/// Documents that are asked for again and again, and the pages they fill.
+const ASKED: usize = 1_000;
+const TURNED: usize = ASKED / 50;
+/// So many more pages are turned to come by documents that nobody has asked for yet.
+const FAR: usize = 100;
 
 pub fn run(table: &mut Table) {
     let (small, large) = (tempdir().unwrap(), tempdir().unwrap());
@@ -26,14 +31,15 @@ pub fn run(table: &mut Table) {
     let detail = format!("{many:.1} ms");
     table.line("opening 1,000,000 documents / 10,000", many / few, Hold::AtMost(1.5), detail);
     let mut seed = 0;
-    let [gets, pages] = medians(|| {
+    let [gets, pages, far] = medians(|| {
         seed += 1;
-        let (get_few, page_few) = cost_in(small.path(), FEW, seed);
-        let (get_many, page_many) = cost_in(large.path(), MANY, seed);
-        [get_many / get_few, page_many / page_few]
+        let few = cost_in(small.path(), FEW, seed);
+        let many = cost_in(large.path(), MANY, seed);
+        [many.get / few.get, many.page / few.page, many.far_page / few.far_page]
     });
     table.line("get, 1,000,000 / 10,000", gets, Hold::AtMost(1.3), String::new());
     table.line("page of 50, 1,000,000 / 10,000", pages, Hold::AtMost(1.3), String::new());
+    table.line("page of 50, 1,000,000 / 10,000, far from those before", far, Hold::Nothing, String::new());
     table.line("memory at 1,000,000 documents, MiB", worked(large.path()) - before, Hold::AtMost(60.0), String::new());
 }
 
@@ -58,33 +64,59 @@ fn opened(folder: &Path) -> f64 {
     taken.as_secs_f64() * 1e3
 }
 
-/// Microseconds of a get and of a page, the documents asked for again and again being as many in both: what is
-/// compared is the depth of the trees, not the size of the machine's cache.
-fn cost_in(folder: &Path, count: usize, seed: u64) -> (f64, f64) {
+/// Microseconds.
+struct Costs {
+    get: f64,
+    page: f64,
+    far_page: f64,
+}
+
+/// What a get and a page cost, the documents asked for again and again being as many in both: what is compared is the
+/// depth of the trees, not the size of any cache; but for the pages far away, which are in no cache of ours.
+fn cost_in(folder: &Path, count: usize, seed: u64) -> Costs {
     let runtime = runtime();
     let store = open(folder);
     runtime.block_on(async {
         store.open_collections(&[DOCS]).await.unwrap();
         let mut numbers = Numbers(seed);
-        let asked: Vec<String> = (0..FEW / 10).map(|_| id(numbers.below(count))).collect();
-        for id in &asked {
-            store.get(DOCS.name, id).await.unwrap();
+        let asked: Vec<String> = (0..ASKED).map(|_| id(numbers.below(count))).collect();
+        let get = async |times: usize| {
+            for at in 0..times {
+                assert!(store.get(DOCS.name, &asked[at % asked.len()]).await.unwrap().is_some());
+            }
+        };
+        get(ASKED).await;
+        let get = micros(GETS, get(GETS)).await;
+        let mut far = None;
+        let near = async |times: usize| {
+            let mut last = None;
+            for turned in 1..=times {
+                let next = store.find(DOCS.name, &page(last.as_ref())).await.unwrap().next;
+                last = if turned % TURNED == 0 { None } else { next };
+            }
+        };
+        near(TURNED + 1).await;
+        let near = micros(PAGES, near(PAGES)).await;
+        for _ in 0..TURNED {
+            far = store.find(DOCS.name, &page(far.as_ref())).await.unwrap().next;
         }
-        let started = Instant::now();
-        for at in 0..GETS {
-            assert!(store.get(DOCS.name, &asked[at % asked.len()]).await.unwrap().is_some());
-        }
-        let get = started.elapsed().as_secs_f64() * 1e6 / GETS as f64;
-        let mut first = store.find(DOCS.name, &page(None)).await.unwrap().next;
-        let started = Instant::now();
-        for turned in 0..PAGES {
-            let next = store.find(DOCS.name, &page(first.as_ref())).await.unwrap().next;
-            first = if turned % 100 == 99 { None } else { next };
-        }
-        let page = started.elapsed().as_secs_f64() * 1e6 / PAGES as f64;
+        let far_page = micros(FAR, async {
+            for _ in 0..FAR {
+                far = store.find(DOCS.name, &page(far.as_ref())).await.unwrap().next;
+            }
+        });
+        let far_page = far_page.await;
         store.close().await;
-        (get, page)
+        eprintln!("  {count} documents: get {get:.1} us, page {near:.0} us, far away {far_page:.0} us");
+        Costs { get, page: near, far_page }
     })
+}
+
+/// What each of so many takes.
+async fn micros(times: usize, work: impl Future<Output = ()>) -> f64 {
+    let started = Instant::now();
+    work.await;
+    started.elapsed().as_secs_f64() * 1e6 / times as f64
 }
 
 /// Resident MiB after work of every kind.

@@ -3,6 +3,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    path::Path,
     process::Stdio,
 };
 
@@ -10,9 +11,19 @@ use tempfile::TempDir;
 
 use crate::process::{command, refused, run, terminate};
 
+/// The PostgreSQL to test with. None where there is none; that is said aloud.
+pub fn database() -> Option<String> {
+    let string = std::env::var("OPENORCH_TEST_DB_STRING").ok();
+    if string.is_none() {
+        assert!(std::env::var_os("REQUIRE_POSTGRES").is_none(), "OPENORCH_TEST_DB_STRING names no PostgreSQL");
+        eprintln!("SKIP: OPENORCH_TEST_DB_STRING names no PostgreSQL");
+    }
+    string
+}
+
 /// The program with its data in PostgreSQL, as far as `variables` say.
-fn on_postgres(folder: &TempDir, variables: &[(&str, &str)]) -> std::process::Command {
-    let mut command = command(folder.path());
+pub fn on_postgres(folder: &Path, variables: &[(&str, &str)]) -> std::process::Command {
+    let mut command = command(folder);
     command.env("OPENORCH_DB", "postgres").envs(variables.iter().copied());
     for name in ["OPENORCH_DB_STRING", "OPENORCH_ENCRYPTION_KEY"] {
         if !variables.iter().any(|(given, _)| *given == name) {
@@ -37,11 +48,13 @@ fn what_is_missing_or_wrong_is_named_without_the_password() {
         (vec![key, ("OPENORCH_DB_STRING", "hush")], "cannot be read"),
         (vec![key, away, ("OPENORCH_DB_DRIVER", "mysql")], "OPENORCH_DB_DRIVER"),
     ] {
-        let told = refused(&mut on_postgres(&folder, &variables));
+        let told = refused(&mut on_postgres(folder.path(), &variables));
         assert!(told.contains(words) && !told.contains("hush"), "{variables:?}: {told}");
     }
-    let told = refused(on_postgres(&folder, &[key, away]).args(["backup", "x"]));
-    assert!(told.contains("pg_dump"), "{told}");
+    for work in [&["backup", "x"][..], &["check"]] {
+        let told = refused(on_postgres(folder.path(), &[key, soon, away]).args(work));
+        assert!(told.contains("127.0.0.1:1") && !told.contains("hush"), "{told}");
+    }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made in the data folder");
 }
 
@@ -49,7 +62,7 @@ fn what_is_missing_or_wrong_is_named_without_the_password() {
 fn a_signal_while_it_waits_for_the_database_ends_it_in_order() {
     let folder = TempDir::new().unwrap();
     let given = [("OPENORCH_ENCRYPTION_KEY", "a long text"), ("OPENORCH_DB_STRING", "postgres://u:hush@127.0.0.1:1/d")];
-    let mut daemon = on_postgres(&folder, &given).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut daemon = on_postgres(folder.path(), &given).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(daemon.stderr.take().unwrap()).lines();
     log.find(|line| line.as_ref().unwrap().contains("waiting for it")).unwrap().unwrap();
     terminate(&daemon);
@@ -58,13 +71,10 @@ fn a_signal_while_it_waits_for_the_database_ends_it_in_order() {
 
 #[tokio::test]
 async fn another_key_and_a_second_daemon_are_refused_and_services_cannot_name_the_database() {
-    let Ok(string) = std::env::var("OPENORCH_TEST_DB_STRING") else {
-        assert!(std::env::var_os("REQUIRE_POSTGRES").is_none(), "OPENORCH_TEST_DB_STRING names no PostgreSQL");
-        eprintln!("SKIP: OPENORCH_TEST_DB_STRING names no PostgreSQL");
-        return;
-    };
+    let Some(string) = database() else { return };
     let folder = TempDir::new().unwrap();
-    let with = |key| on_postgres(&folder, &[("OPENORCH_DB_STRING", string.as_str()), ("OPENORCH_ENCRYPTION_KEY", key)]);
+    let with =
+        |key| on_postgres(folder.path(), &[("OPENORCH_DB_STRING", string.as_str()), ("OPENORCH_ENCRYPTION_KEY", key)]);
     let mut first = run(&mut with("the right key"));
     assert!(refused(&mut with("the right key")).contains("in use"));
     let database = string.rsplit_once('@').unwrap().1.split_once('/').unwrap().0;

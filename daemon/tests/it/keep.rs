@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::process::{command, post, refused, run};
 
-fn told(command: &mut Command) -> String {
+pub fn told(command: &mut Command) -> String {
     let output = command.stderr(Stdio::piped()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");

@@ -8,6 +8,7 @@ mod flow;
 mod golden;
 mod identity;
 mod keep;
+mod keep_on_postgres;
 mod matrix;
 mod process;
 mod rules;

@@ -2,22 +2,27 @@
 //! `writer.rs`, reads in `reader.rs`; `start.rs` decides whether a database will do, `hold.rs` keeps other daemons off.
 //! What a document may be is checked before anything is sent, by the same code as for the other engine.
 
+mod backup;
+mod check;
 mod errors;
 mod flight;
 mod hold;
 #[cfg(test)]
 mod plan_tests;
 mod reader;
+mod restore;
 mod schema;
 mod sessions;
 mod start;
 mod statements;
 mod target;
 mod tls;
+mod visit;
 mod writer;
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,6 +30,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 use tokio::task::AbortHandle;
+
+pub use self::restore::PostgresRestoring;
 
 use self::hold::Keeper;
 use self::reader::{Get, Limits, Reader, Ready};
@@ -34,7 +41,10 @@ use self::statements::Statements;
 use self::target::Target;
 use self::writer::Writer;
 use crate::sql::{self, Dialect};
-use crate::{Batch, BoxFuture, Collection, Committed, Filter, Page, Query, Result, Row, Rows, Store, StoreError};
+use crate::{
+    Batch, BoxFuture, Collection, Committed, Filter, Findings, Notes, OnProgress, Page, Query, Result, Row, Rows,
+    Store, StoreError,
+};
 
 /// What can be set when a schema is opened; the defaults are what the daemon runs with. Its text never shows the
 /// connection string, which may hold a password.
@@ -171,6 +181,33 @@ impl PostgresStore {
             gate: Arc::default(),
             closed: watch::Sender::new(false),
         }))))
+    }
+
+    /// Writes all documents of a schema as of this moment into a new file that its owner alone can read, and that this
+    /// and the other engine restore; whether a daemon runs on the schema or not. Answers its size in bytes. The file is
+    /// whole or not there.
+    ///
+    /// Refused, with nothing written: a file that exists already (`AlreadyExists`), a schema without data that were
+    /// seeded (`NotFound`), a disk that is full (`StorageFull`), a database that cannot be used (`Unavailable`).
+    pub async fn backup(
+        options: &PostgresOptions,
+        file: &Path,
+        notes: &Notes,
+        progress: OnProgress<'_>,
+    ) -> Result<u64> {
+        backup::backup(options, file, notes, progress).await
+    }
+
+    /// Looks for what is wrong in a schema, whether a daemon runs on it or not: in the documents, and in what was derived
+    /// from them. Collections that a later version declared otherwise, or not yet, are left out.
+    ///
+    /// `NotFound` where there are no data; an error too where they cannot be read at all.
+    pub async fn check(
+        options: &PostgresOptions,
+        collections: &[Collection],
+        progress: OnProgress<'_>,
+    ) -> Result<Findings> {
+        check::check(options, collections, progress).await
     }
 
     /// Runs something that reads, where it is asked for, wherever that is: the connections belong to our own runtime.

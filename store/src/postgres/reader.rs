@@ -263,9 +263,9 @@ pub(super) async fn each(
     Ok(())
 }
 
-/// The rows of a plan, some at a time, so that the server makes no more of them than are wanted.
-struct Chunks<'a> {
-    transaction: &'a Transaction<'a>,
+/// The rows of a statement, some at a time, so that the server makes no more of them than are wanted.
+pub(super) struct Chunks<'a> {
+    transaction: &'a tokio_postgres::Transaction<'a>,
     portal: Portal,
     /// How many to ask for next; none once there are no more.
     next: Option<usize>,
@@ -274,16 +274,26 @@ struct Chunks<'a> {
 impl<'a> Chunks<'a> {
     async fn new(transaction: &'a Transaction<'a>, statement: &Statement, plan: &Plan) -> Outcome<Self> {
         let portal = transaction.bind_raw(statement, plan.values()).await?;
-        Ok(Self { transaction, portal, next: Some(FIRST_CHUNK) })
+        Ok(Self::of(transaction, portal))
     }
 
-    async fn next(&mut self) -> Outcome<Option<Vec<Row>>> {
+    pub(super) fn of(transaction: &'a tokio_postgres::Transaction<'a>, portal: Portal) -> Self {
+        Self { transaction, portal, next: Some(FIRST_CHUNK) }
+    }
+
+    /// Documents.
+    pub(super) async fn next(&mut self) -> Outcome<Option<Vec<Row>>> {
+        let Some(found) = self.next_raw().await? else { return Ok(None) };
+        Ok(Some(found.iter().map(row_of).collect::<std::result::Result<Vec<_>, _>>()?))
+    }
+
+    /// Whatever the statement selects.
+    pub(super) async fn next_raw(&mut self) -> Outcome<Option<Vec<tokio_postgres::Row>>> {
         let Some(wanted) = self.next else { return Ok(None) };
         let found = self.transaction.query_portal(&self.portal, wanted as i32).await?;
-        let rows = found.iter().map(row_of).collect::<std::result::Result<Vec<_>, _>>()?;
-        let bytes = rows.iter().map(|row| row.body.len()).sum::<usize>().max(1);
-        self.next = (rows.len() == wanted).then(|| (CHUNK_BYTES * rows.len() / bytes).clamp(1, CHUNK));
-        Ok(Some(rows))
+        let bytes = found.iter().map(|row| row.raw_size_bytes()).sum::<usize>().max(1);
+        self.next = (found.len() == wanted).then(|| (CHUNK_BYTES * found.len() / bytes).clamp(1, CHUNK));
+        Ok(Some(found))
     }
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use deadpool_postgres::{ClientWrapper, Transaction};
+use deadpool_postgres::ClientWrapper;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, IsolationLevel};
+use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use super::Known;
 use super::errors::Failure;
@@ -27,17 +27,23 @@ pub(super) async fn bring_up(client: &mut ClientWrapper, collections: &[Arc<Know
     // It must be seen what the other has done, which a serializable transaction would not.
     let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
     transaction.batch_execute("SELECT FROM _store_info WHERE key = 'layout' FOR UPDATE").await?;
+    bring_up_within(&transaction, collections).await?;
+    Ok(transaction.commit().await?)
+}
+
+/// The same within the caller's transaction.
+pub(super) async fn bring_up_within(transaction: &Transaction<'_>, collections: &[Arc<Known>]) -> Outcome<()> {
     let recorded = recorded(transaction.client()).await?;
     for known in collections {
         if !change::is_as_declared(&recorded, &known.spec) {
             change::check_case(&recorded, &known.spec)?;
-            Tables { transaction: &transaction, spec: &known.spec }.bring_up(&recorded).await?;
+            Tables { transaction, spec: &known.spec }.bring_up(&recorded).await?;
         }
     }
-    Ok(transaction.commit().await?)
+    Ok(())
 }
 
-async fn recorded(client: &Client) -> Outcome<Recorded> {
+pub(super) async fn recorded(client: &Client) -> Outcome<Recorded> {
     let mut recorded = Recorded::new();
     for row in client.query("SELECT collection, spec, version FROM _store_meta", &[]).await? {
         recorded.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
@@ -107,15 +113,7 @@ impl Tables<'_> {
         let is_new = is_new.await?.is_empty();
         if is_new {
             let columns: String = self.spec.columns.iter().map(|column| format!("{}, ", column_of(column))).collect();
-            // Documents are `json` and not `jsonb`: they come back byte for byte, as they do from SQLite, and an operator
-            // can still ask for `doc->>'slug'`. No filter of ours looks into them here. Ids compare by their bytes,
-            // whatever the collation of the database; keys are bytes anyway.
-            self.transaction
-                .batch_execute(&format!(
-                    "CREATE TABLE {}(id text COLLATE \"C\" PRIMARY KEY, ver bigint NOT NULL, {columns}doc json NOT NULL)",
-                    self.spec.table
-                ))
-                .await?;
+            self.transaction.batch_execute(&table_with_columns(&self.spec.table, &columns)).await?;
         }
         Ok(There {
             is_new,
@@ -187,6 +185,18 @@ impl Tables<'_> {
             }
         }
     }
+}
+
+/// The table of a collection of which no more is known than its name.
+pub(super) fn table_without_columns(table: &str) -> String {
+    table_with_columns(table, "")
+}
+
+/// Documents are `json` and not `jsonb`: they come back byte for byte, as they do from SQLite, and an operator can still
+/// ask for `doc->>'slug'`. No filter of ours looks into them here. Ids compare by their bytes, whatever the collation of
+/// the database; keys are bytes anyway.
+fn table_with_columns(table: &str, columns: &str) -> String {
+    format!("CREATE TABLE {table}(id text COLLATE \"C\" PRIMARY KEY, ver bigint NOT NULL, {columns}doc json NOT NULL)")
 }
 
 fn table_of(list: &ListSpec) -> String {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 use super::errors::{Failure, describe, may_come_back};
@@ -26,9 +27,9 @@ pub(super) struct Opened {
 }
 
 /// What a schema says of itself.
-struct Identity {
-    id: String,
-    seeded: bool,
+pub(super) struct Identity {
+    pub(super) id: String,
+    pub(super) seeded: bool,
 }
 
 /// Refuses a name that would have to be written differently in SQL.
@@ -67,7 +68,7 @@ pub(super) async fn open(
 }
 
 /// Connects, and where the database is away waits for it.
-async fn connect(target: &Target, patience: Duration) -> Result<(Client, tokio::task::JoinHandle<()>)> {
+pub(super) async fn connect(target: &Target, patience: Duration) -> Result<(Client, tokio::task::JoinHandle<()>)> {
     let until = Instant::now() + patience;
     let mut pause = Duration::from_millis(100);
     let mut told = false;
@@ -115,7 +116,7 @@ fn refused(target: &Target, error: &Error) -> StoreError {
 }
 
 /// Refuses a server that cannot keep what is stored as it is.
-async fn check_server(target: &Target, client: &Client) -> std::result::Result<(), Failure> {
+pub(super) async fn check_server(target: &Target, client: &Client) -> std::result::Result<(), Failure> {
     let row = client
         .query_typed(
             "SELECT current_setting('server_version_num')::int4, current_setting('server_version'), \
@@ -147,9 +148,10 @@ async fn check_server(target: &Target, client: &Client) -> std::result::Result<(
     Err(StoreError::Unavailable(refusal).into())
 }
 
-struct Schema<'a> {
-    target: &'a Target,
-    name: &'a str,
+/// A schema, held or not.
+pub(super) struct Schema<'a> {
+    pub(super) target: &'a Target,
+    pub(super) name: &'a str,
 }
 
 impl Schema<'_> {
@@ -175,13 +177,13 @@ impl Schema<'_> {
             (Some(_), Some(wanted)) => return Err(self.gone(wanted).into()),
             (Some(_), None) => {
                 self.drop_ours(client).await?;
-                self.make(client).await?
+                self.make(client, random_id()?, false).await?
             }
             (None, None) => {
                 if !there {
                     client.batch_execute(&format!("CREATE SCHEMA {}", quote(self.name))).await?;
                 }
-                self.make(client).await?
+                self.make(client, random_id()?, false).await?
             }
         };
         let remember = format!(
@@ -192,8 +194,31 @@ impl Schema<'_> {
         Ok(identity)
     }
 
+    /// Whether the schema is there, whoever may do what in it.
+    pub(super) async fn is_there(&self, client: &Client) -> std::result::Result<bool, Failure> {
+        let sql = "SELECT FROM pg_namespace WHERE nspname = $1";
+        Ok(!client.query_typed(sql, &[(&self.name, Type::TEXT)]).await?.is_empty())
+    }
+
+    /// Refuses a schema that has anything in it.
+    pub(super) async fn require_empty(&self, client: &Client) -> std::result::Result<(), Failure> {
+        let sql = "SELECT relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                   WHERE nspname = $1 ORDER BY relname LIMIT 1";
+        match client.query_typed(sql, &[(&self.name, Type::TEXT)]).await?.first() {
+            None => Ok(()),
+            Some(row) => Err(StoreError::AlreadyExists(format!(
+                "the schema `{}` of {} is not empty, `{}` is in it; restore into another one, or drop it there if nobody \
+                 needs what it has. Nothing was changed",
+                self.name,
+                self.target.place,
+                row.try_get::<_, &str>(0)?
+            ))
+            .into()),
+        }
+    }
+
     /// Whether the schema is there. Refuses a user who may not do here what has to be done.
-    async fn check_rights(&self, client: &Client) -> std::result::Result<bool, Failure> {
+    pub(super) async fn check_rights(&self, client: &Client) -> std::result::Result<bool, Failure> {
         let rows = client
             .query_typed(
                 &format!(
@@ -225,7 +250,7 @@ impl Schema<'_> {
     }
 
     /// What the schema says of itself; none where there is nothing of ours.
-    async fn identity(&self, client: &Client) -> std::result::Result<Option<Identity>, Failure> {
+    pub(super) async fn identity(&self, client: &Client) -> std::result::Result<Option<Identity>, Failure> {
         let rows = client
             .query_typed(
                 &format!(
@@ -271,18 +296,29 @@ impl Schema<'_> {
         Ok(Some(Identity { id: (*id).to_owned(), seeded: *seeded == "1" }))
     }
 
-    async fn make(&self, client: &Client) -> std::result::Result<Identity, Failure> {
-        let id = random_id()?;
+    /// Makes the tables in which the schema says what it is.
+    pub(super) async fn make(
+        &self,
+        client: &Client,
+        id: String,
+        seeded: bool,
+    ) -> std::result::Result<Identity, Failure> {
         client
             .batch_execute(&format!(
                 "CREATE TABLE _store_info(key text COLLATE \"C\" PRIMARY KEY, value text NOT NULL);
                  CREATE TABLE _store_meta(collection text COLLATE \"C\" PRIMARY KEY, spec text NOT NULL, version bigint NOT NULL);
                  CREATE SEQUENCE _store_version;
-                 INSERT INTO _store_info VALUES ('database_id', '{id}'), ('seeded', '0'), ('layout', '{LAYOUT}'),
-                   ('min_compatible', '{MIN_COMPATIBLE}');"
+                 INSERT INTO _store_info VALUES ('layout', '{LAYOUT}'), ('min_compatible', '{MIN_COMPATIBLE}');"
             ))
             .await?;
-        Ok(Identity { id, seeded: false })
+        let is_seeded = if seeded { "1" } else { "0" };
+        client
+            .query_typed(
+                "INSERT INTO _store_info VALUES ('database_id', $1), ('seeded', $2)",
+                &[(&id, Type::TEXT), (&is_seeded, Type::TEXT)],
+            )
+            .await?;
+        Ok(Identity { id, seeded })
     }
 
     /// Drops what an unfinished seeding left, and nothing that somebody else put into the schema.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Mutex, RwLock};
 use tokio::time::timeout;
 use tokio_postgres::{Row, Statement};
 
@@ -17,8 +18,10 @@ use super::statements::{NEXT_VERSION, Writes};
 use super::{Document, Known, Matches, Place, PostgresOptions, Step, schema};
 use crate::{Committed, Result, StoreError, document};
 
-/// How often a batch is tried again that others came in between of.
-const MOST_TRIES: u32 = 10;
+/// A batch that others came in between of so often goes alone from then on, so that nothing of ours can.
+const LOST_BEFORE_ALONE: u32 = 4;
+/// How often it is tried again: beyond, it is another program that writes to our tables all the time.
+const MOST_TRIES: u32 = 20;
 /// So many statements are sent before their answers are looked at.
 const FLIGHT: usize = 256;
 /// And about so many bytes.
@@ -33,13 +36,16 @@ pub(super) struct Writer {
     document_limit: usize,
     limit: Duration,
     /// Whoever has lost a race tries again under this, so that the losers do not race each other as well.
-    losers: tokio::sync::Mutex<()>,
+    losers: Mutex<()>,
+    /// Read-locked by each batch under way; one that goes alone has it to itself. Who holds the schema is the only one
+    /// who writes to it, so that such a batch cannot lose: none is refused for what the others do.
+    road: RwLock<()>,
 }
 
 impl Writer {
     pub(super) fn new(sessions: Lessor, holding: Holding, options: &PostgresOptions) -> Self {
         let (document_limit, limit) = (options.document_limit, options.write_limit);
-        Self { sessions, holding, document_limit, limit, losers: tokio::sync::Mutex::default() }
+        Self { sessions, holding, document_limit, limit, losers: Mutex::default(), road: RwLock::default() }
     }
 
     /// Applies a batch.
@@ -47,11 +53,12 @@ impl Writer {
         let mut turn = None;
         let (mut tries, mut again) = (0, true);
         loop {
-            self.holding.check()?;
-            let lease = self.sessions.lease().await?;
-            // A server that stands still, as a machine does that is paused, says nothing and closes nothing.
-            let Ok(outcome) = timeout(self.limit, self.attempt(lease, steps)).await else {
-                return Err(unanswered(steps, self.limit));
+            let outcome = if tries < LOST_BEFORE_ALONE {
+                let _others_too = self.road.read().await;
+                self.attempt(steps).await?
+            } else {
+                let _alone = self.road.write().await;
+                self.attempt(steps).await?
             };
             match outcome {
                 Err(failure) if failure.is_lost_race() && tries < MOST_TRIES => {
@@ -62,7 +69,8 @@ impl Writer {
                 }
                 Err(failure) if failure.is_lost_race() => {
                     return Err(StoreError::Conflict(
-                        "others were writing the same documents all the time; nothing was written, try again".into(),
+                        "another program is writing the same documents all the time; nothing was written, try again"
+                            .into(),
                     ));
                 }
                 // Nothing of the batch had been sent. What is lost later comes as an error of the store.
@@ -73,6 +81,15 @@ impl Writer {
                 outcome => return outcome.map_err(|failure| failure.into_store(&doing(steps))),
             }
         }
+    }
+
+    /// Tries a batch once, if that can be.
+    async fn attempt(&self, steps: &[Step]) -> Result<Outcome<Committed>> {
+        self.holding.check()?;
+        let lease = self.sessions.lease().await?;
+        // A server that stands still, as a machine does that is paused, says nothing and closes nothing.
+        let outcome = timeout(self.limit, self.write(lease, steps)).await;
+        outcome.map_err(|_| unanswered(steps, self.limit))
     }
 
     /// Brings the tables of these collections to what is declared.
@@ -98,7 +115,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn attempt(&self, lease: Lease, steps: &[Step]) -> Outcome<Committed> {
+    async fn write(&self, lease: Lease, steps: &[Step]) -> Outcome<Committed> {
         if let [step] = steps
             && is_plain_write(step)
         {

@@ -8,6 +8,8 @@ use crate::{Result, StoreError};
 
 /// Written beside each collection's declaration; another one means that its columns must be made again.
 pub(crate) const SPEC_VERSION: i64 = 1;
+/// Written there instead for a collection that has its documents alone: its columns, lists and indexes are yet to be made.
+pub(crate) const DOCUMENTS_ALONE: i64 = 0;
 /// So many documents at a time are read while a new column is filled.
 pub(crate) const FILL_AT_ONCE: usize = 200;
 

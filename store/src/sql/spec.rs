@@ -332,7 +332,7 @@ impl Content {
     }
 }
 
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let plain = name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.len() <= 48
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');

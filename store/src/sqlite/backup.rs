@@ -1,6 +1,7 @@
 //! Copies of a data folder's database and the way back. A backup is a database of ours, compacted, as of one moment; it
 //! carries notes, which its makers read again when it is restored.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,11 +13,14 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::errors::{from_io, from_sqlite};
 use super::folder::{
-    DATABASE, beside, copy_into, make_folder, open_private, read_identity, remove_database, sync_file, sync_folder_of,
-    take_folder,
+    DATABASE, Identity, beside, copy_into, make_folder, open_private, read_identity, remove_database, sync_file,
+    sync_folder_of, take_folder,
 };
+use super::schema;
 use crate::check::{OnProgress, Progress};
-use crate::{Result, StoreError};
+use crate::sql::Spec;
+use crate::sql::change::DOCUMENTS_ALONE;
+use crate::{Collection, Result, StoreError};
 
 /// Bytes that are copied between two words about the progress.
 const PIECE: usize = 1 << 20;
@@ -39,37 +43,58 @@ pub fn backup(folder: &Path, file: &Path, notes: &Notes, progress: OnProgress<'_
             folder.display()
         )));
     }
-    write_whole(file, |part| {
-        copy(&database, part, progress)?;
-        seal(part, notes)
-    })
+    let new = NewFile::make(file)?;
+    copy(&database, &new.part, progress)?;
+    seal(&new.part, notes)?;
+    new.finish()
 }
 
-/// Makes a file that its owner alone can read, under another name until `write` has filled it.
-pub(crate) fn write_whole(file: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<u64> {
-    let there = || StoreError::AlreadyExists(format!("`{}` exists already; choose another name", file.display()));
-    if file.exists() {
-        return Err(there());
+/// A backup that is being made, under another name until it is whole. Dropping it leaves nothing.
+pub(super) struct NewFile {
+    file: PathBuf,
+    pub(super) part: PathBuf,
+    is_whole: bool,
+}
+
+impl NewFile {
+    /// Makes an empty file that its owner alone can read.
+    pub(super) fn make(file: &Path) -> Result<Self> {
+        let this = Self { file: file.into(), part: beside(file, ".part"), is_whole: false };
+        this.refuse_another()?;
+        // What is there is of a backup that did not come to its end.
+        remove_database(&this.part)?;
+        drop(open_private(&this.part)?);
+        Ok(this)
     }
-    let part = beside(file, ".part");
-    // What is there is of a backup that did not come to its end.
-    remove_database(&part)?;
-    drop(open_private(&part)?);
-    let written = write(&part).and_then(|()| {
-        sync_file(&part)?;
-        let size = fs::metadata(&part).map_err(|error| from_io(&error, "reading", &part))?.len();
-        if file.exists() {
-            return Err(there());
-        }
-        fs::rename(&part, file).map_err(|error| from_io(&error, "making", file))?;
-        sync_folder_of(file)?;
+
+    /// Gives it its name. Answers its size.
+    pub(super) fn finish(mut self) -> Result<u64> {
+        sync_file(&self.part)?;
+        let size = fs::metadata(&self.part).map_err(|error| from_io(&error, "reading", &self.part))?.len();
+        self.refuse_another()?;
+        fs::rename(&self.part, &self.file).map_err(|error| from_io(&error, "making", &self.file))?;
+        self.is_whole = true;
+        sync_folder_of(&self.file)?;
         Ok(size)
-    });
-    if written.is_err() {
-        // Best effort: half a backup is of no use to anyone.
-        let _ = remove_database(&part);
     }
-    written
+
+    fn refuse_another(&self) -> Result<()> {
+        match self.file.exists() {
+            false => Ok(()),
+            true => {
+                Err(StoreError::AlreadyExists(format!("`{}` exists already; choose another name", self.file.display())))
+            }
+        }
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            // Best effort: half a backup is of no use to anyone.
+            let _ = remove_database(&self.part);
+        }
+    }
 }
 
 fn copy(database: &Path, part: &Path, progress: OnProgress<'_>) -> Result<()> {
@@ -96,7 +121,7 @@ fn copy(database: &Path, part: &Path, progress: OnProgress<'_>) -> Result<()> {
 }
 
 /// Adds the notes and makes sure that the copy is one that can be restored.
-fn seal(part: &Path, notes: &Notes) -> Result<()> {
+pub(super) fn seal(part: &Path, notes: &Notes) -> Result<()> {
     let failed = |error| from_sqlite(error, &format!("writing `{}`", part.display()));
     let mut connection = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
     let add = |connection: &mut Connection| {
@@ -112,7 +137,7 @@ fn seal(part: &Path, notes: &Notes) -> Result<()> {
     connection.close().map_err(|(_, error)| failed(error))
 }
 
-fn require_sound(connection: &Connection, file: &Path) -> Result<()> {
+pub(super) fn require_sound(connection: &Connection, file: &Path) -> Result<()> {
     let found: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|error| from_sqlite(error, &format!("checking `{}`", file.display())))?;
@@ -120,6 +145,16 @@ fn require_sound(connection: &Connection, file: &Path) -> Result<()> {
         "ok" => Ok(()),
         _ => Err(StoreError::Corrupt(format!("`{}` is damaged: {found}", file.display()))),
     }
+}
+
+/// What the makers of a backup wrote; none in a database that is no backup.
+pub(super) fn read_notes(connection: &Connection) -> rusqlite::Result<Option<Notes>> {
+    let has_notes = "SELECT count(*) FROM sqlite_schema WHERE name = '_backup'";
+    if connection.query_row(has_notes, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(None);
+    }
+    let mut select = connection.prepare("SELECT name, value FROM _backup ORDER BY name")?;
+    select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>().map(Some)
 }
 
 /// A backup that was copied into an empty folder and is not in its place yet. Dropping it leaves the folder empty.
@@ -133,15 +168,20 @@ pub struct Restoring {
 }
 
 impl Restoring {
-    /// Copies a backup into a folder without a database, which is made where there is none, and checks the copy.
+    /// Copies a backup into a folder without a database, which is made where there is none, and checks the copy. One that
+    /// another engine made has documents alone, of which everything else is made here for the given collections.
     ///
     /// Refused, with nothing left behind: a folder that another process holds (`InUse`) or that has data
     /// (`AlreadyExists`), a file that is not there (`NotFound`), is damaged or not a backup (`Corrupt`), or was written
     /// by a newer version (`Unavailable`), a disk that is full (`StorageFull`).
-    pub fn prepare(file: &Path, folder: &Path, progress: OnProgress<'_>) -> Result<Restoring> {
-        if !read_identity(file)?.is_some_and(|identity| identity.seeded) {
-            return Err(StoreError::NotFound(format!("`{}` is missing, empty, or has no data", file.display())));
-        }
+    pub fn prepare(
+        file: &Path,
+        folder: &Path,
+        collections: &[Collection],
+        progress: OnProgress<'_>,
+    ) -> Result<Restoring> {
+        let specs = collections.iter().map(Spec::new).collect::<Result<Vec<_>>>()?;
+        require_backup(file)?;
         make_folder(folder)?;
         let lock = take_folder(folder)?;
         let database = folder.join(DATABASE);
@@ -155,7 +195,7 @@ impl Restoring {
         let mut this =
             Restoring { folder: folder.into(), part, notes: Notes::new(), _lock: lock.file, is_placed: false };
         this.copy(file, progress)?;
-        this.open()?;
+        this.open(&specs)?;
         Ok(this)
     }
 
@@ -194,26 +234,31 @@ impl Restoring {
     }
 
     /// Takes the notes out of the copy, which is then a database like any other.
-    fn open(&mut self) -> Result<()> {
+    fn open(&mut self, specs: &[Spec]) -> Result<()> {
         let failed = |error| from_sqlite(error, &format!("reading `{}`", self.part.display()));
         let connection = Connection::open_with_flags(&self.part, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
         require_sound(&connection, &self.part)?;
-        let take = || {
-            let has_notes = "SELECT count(*) FROM sqlite_schema WHERE name = '_backup'";
-            if connection.query_row(has_notes, [], |row| row.get::<_, i64>(0))? == 0 {
-                return Ok(Notes::new());
-            }
-            let mut select = connection.prepare("SELECT name, value FROM _backup ORDER BY name")?;
-            let notes = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
-            drop(select);
-            connection.execute_batch("DROP TABLE _backup")?;
-            Ok(notes)
-        };
-        let notes = take().map_err(failed)?;
+        let notes = read_notes(&connection).map_err(failed)?;
+        connection.execute_batch("BEGIN; DROP TABLE IF EXISTS _backup").map_err(failed)?;
+        let alone = documents_alone(&connection).map_err(failed)?;
+        schema::bring_up(&connection, specs.iter().filter(|spec| alone.contains(spec.name)))?;
+        connection.execute_batch("COMMIT").map_err(failed)?;
         connection.close().map_err(|(_, error)| failed(error))?;
-        self.notes = notes;
+        self.notes = notes.unwrap_or_default();
         sync_file(&self.part)
     }
+}
+
+/// The collections that have their documents alone.
+fn documents_alone(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
+    let mut select = connection.prepare("SELECT collection FROM _store_meta WHERE version = ?")?;
+    select.query_map([DOCUMENTS_ALONE], |row| row.get(0))?.collect()
+}
+
+/// Refuses a file that is not there or not a database that was seeded; answers what it says of itself.
+pub(super) fn require_backup(file: &Path) -> Result<Identity> {
+    let identity = read_identity(file)?.filter(|identity| identity.seeded);
+    identity.ok_or_else(|| StoreError::NotFound(format!("`{}` is missing, empty, or has no data", file.display())))
 }
 
 impl Drop for Restoring {

@@ -37,7 +37,7 @@ pub(super) struct Folder {
 
 /// What a database says of itself.
 pub(super) struct Identity {
-    id: String,
+    pub(super) id: String,
     pub(super) seeded: bool,
 }
 
@@ -228,10 +228,6 @@ pub(super) fn read_identity(database: &Path) -> Result<Option<Identity>> {
     }
     let layout = check_header(database, length, wal_length)?;
 
-    // Without a log to read, `immutable` keeps SQLite from making any file; with one, a reader leaves it in place.
-    let immutable = if wal_length == 0 { "?immutable=1" } else { "" };
-    let uri = format!("file:{}{immutable}", uri_path(database));
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let read = |connection: Connection| {
         connection.query_row(
             "SELECT (SELECT value FROM _store_info WHERE key = 'database_id'), \
@@ -244,7 +240,7 @@ pub(super) fn read_identity(database: &Path) -> Result<Option<Identity>> {
             },
         )
     };
-    match Connection::open_with_flags(&uri, flags).and_then(read) {
+    match look_into(database).and_then(read) {
         Ok((identity, min_compatible)) => {
             check_layout(database, layout, min_compatible)?;
             Ok(Some(identity))
@@ -256,6 +252,16 @@ pub(super) fn read_identity(database: &Path) -> Result<Option<Identity>> {
             other => Err(other),
         },
     }
+}
+
+/// A connection that changes nothing in a database and makes no file beside it.
+pub(super) fn look_into(database: &Path) -> rusqlite::Result<Connection> {
+    // Without a log to read, `immutable` keeps SQLite from making any file; with one, a reader leaves it in place.
+    let has_log = fs::metadata(beside(database, "-wal")).is_ok_and(|wal| wal.len() > 0);
+    let immutable = if has_log { "" } else { "?immutable=1" };
+    let uri = format!("file:{}{immutable}", uri_path(database));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(&uri, flags)
 }
 
 /// The layout that the first bytes tell, if they are those of a sound database of ours.
@@ -365,23 +371,30 @@ fn fill_new(new: &Path) -> Result<Identity> {
     drop(open_private(new)?);
     let fill = || {
         let connection = Connection::open_with_flags(new, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        connection.execute_batch(&format!(
-            "PRAGMA synchronous = FULL;
-             BEGIN;
-             PRAGMA application_id = {APPLICATION_ID};
-             PRAGMA user_version = {LAYOUT};
-             CREATE TABLE _store_info(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-             CREATE TABLE _store_meta(collection TEXT PRIMARY KEY, spec TEXT NOT NULL, version INTEGER NOT NULL)
-               WITHOUT ROWID;
-             INSERT INTO _store_info VALUES ('database_id', '{id}'), ('seeded', 0), ('last_version', 0),
-               ('min_compatible', {MIN_COMPATIBLE});
-             COMMIT;
-             PRAGMA journal_mode = WAL;"
-        ))?;
+        connection.execute_batch("PRAGMA synchronous = FULL; BEGIN")?;
+        make_own_tables(&connection, &id, false, 0)?;
+        connection.execute_batch("COMMIT; PRAGMA journal_mode = WAL")?;
         connection.close().map_err(|(_, error)| error)
     };
     fill().map_err(|error| from_sqlite(error, &format!("making `{}`", new.display())))?;
     Ok(Identity { id, seeded: false })
+}
+
+/// Makes the tables in which a database says what it is, within the caller's transaction.
+pub(super) fn make_own_tables(connection: &Connection, id: &str, seeded: bool, last: i64) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "PRAGMA application_id = {APPLICATION_ID};
+         PRAGMA user_version = {LAYOUT};
+         CREATE TABLE _store_info(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+         CREATE TABLE _store_meta(collection TEXT PRIMARY KEY, spec TEXT NOT NULL, version INTEGER NOT NULL)
+           WITHOUT ROWID;"
+    ))?;
+    connection
+        .execute(
+            "INSERT INTO _store_info VALUES ('database_id', ?), ('seeded', ?), ('last_version', ?), ('min_compatible', ?)",
+            (id, i64::from(seeded), last, MIN_COMPATIBLE),
+        )
+        .map(drop)
 }
 
 /// The log goes before the database: a log without its database must never meet another one.

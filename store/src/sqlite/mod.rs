@@ -1,6 +1,7 @@
 //! The embedded engine: one folder with one SQLite database, for a daemon that stands alone. One thread writes
 //! (`writer.rs`), a few read (`reader.rs`); what a document may be is checked on the caller's thread.
 
+mod archive;
 mod backup;
 mod check;
 mod errors;
@@ -10,6 +11,7 @@ mod run;
 mod schema;
 mod writer;
 
+pub(crate) use self::archive::{Archive, Declared, NewArchive, Origin};
 pub use self::backup::{Notes, Restoring, backup};
 pub use self::check::check;
 

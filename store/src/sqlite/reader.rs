@@ -28,6 +28,15 @@ const PIECES_WAITING: usize = 2;
 /// Steps of SQLite's machine between two looks at the time.
 const STEPS_PER_LOOK: i32 = 20_000;
 
+/// KiB of pages that a connection keeps: for long reads, which come by a page once, and for short ones, which come by the
+/// same again. A document of a million is found by five pages of its own; asking the system for each costs more than all
+/// the rest.
+const CACHE: u32 = 2048;
+const CACHE_OF_SHORT: u32 = 16_384;
+/// Bytes that SQLite may use in this process before a connection takes another of its own pages instead of memory: short
+/// reads side by side do not keep as much as each of them alone.
+const HEAP: u32 = 32 * 1024 * 1024;
+
 /// How long reading may take.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
@@ -133,7 +142,7 @@ impl Readers {
         let kept = self.shared.short().pop();
         let reader = match kept {
             Some(reader) => reader,
-            None => Reader::open(&self.shared.folder)?,
+            None => Reader::open(&self.shared.folder, CACHE_OF_SHORT)?,
         };
         let result = work(&reader);
         let mut short = self.shared.short();
@@ -164,7 +173,7 @@ impl Readers {
         let shared = self.shared.clone();
         let read = move || {
             let until = Instant::now() + shared.limits.stream;
-            let outcome = Reader::open(&shared.folder).and_then(|reader| {
+            let outcome = Reader::open(&shared.folder, CACHE).and_then(|reader| {
                 reader.within(shared.limits.stream, Arc::default(), |connection| {
                     run::stream(&plan, connection, |rows| shared.give(&pieces, rows, until))
                 })
@@ -265,7 +274,7 @@ impl Shared {
         let mut reader = None;
         while let Some(job) = self.next() {
             if reader.is_none() {
-                match Reader::open(&self.folder) {
+                match Reader::open(&self.folder, CACHE) {
                     Ok(opened) => reader = Some(opened),
                     Err(error) => {
                         job(Err(error));
@@ -307,7 +316,8 @@ impl Shared {
 }
 
 impl Reader {
-    fn open(folder: &Folder) -> Result<Self> {
+    /// With so many KiB of pages kept.
+    fn open(folder: &Folder, cache: u32) -> Result<Self> {
         let mut connection = folder.connect()?;
         connection.set_prepared_statement_cache_capacity(64);
         let watch = Arc::<Mutex<Option<Watch>>>::default();
@@ -316,10 +326,10 @@ impl Reader {
         connection
             .progress_handler(STEPS_PER_LOOK, Some(is_over))
             .and_then(|()| {
-                connection.execute_batch(
+                connection.execute_batch(&format!(
                     "PRAGMA query_only = 1; PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY; \
-                     PRAGMA cache_size = -2048;",
-                )
+                     PRAGMA cache_size = -{cache}; PRAGMA soft_heap_limit = {HEAP};"
+                ))
             })
             .map_err(|error| from_sqlite(error, "opening a reader"))?;
         Ok(Self { connection, watch })

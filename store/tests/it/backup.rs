@@ -12,15 +12,15 @@ use serde_json::json;
 
 use crate::open;
 
-const PAIRS: Collection = Collection {
+pub const PAIRS: Collection = Collection {
     name: "testSvcPairs",
     indexes: &[Index::on(&["rank"]), Index::unique(&["slug"]), Index::each("readers", &["rank"])],
 };
-const P: &str = PAIRS.name;
+pub const P: &str = PAIRS.name;
 
-fn silent(_: Progress<'_>) {}
+pub fn silent(_: Progress<'_>) {}
 
-fn pair(batch: Batch, number: usize) -> Batch {
+pub fn pair(batch: Batch, number: usize) -> Batch {
     let body = |side: &str| {
         let readers = [format!("r{}", number % 7), "all".to_owned()];
         json!({ "rank": number, "slug": format!("{side}{number}"), "readers": readers, "text": "x".repeat(500) })
@@ -29,15 +29,19 @@ fn pair(batch: Batch, number: usize) -> Batch {
     batch.create(P, format!("l{number:06}"), left.to_string()).create(P, format!("r{number:06}"), right.to_string())
 }
 
-async fn filled(folder: &Path, pairs: usize) -> Arc<dyn Store> {
+pub async fn filled(folder: &Path, pairs: usize) -> Arc<dyn Store> {
     let store = open(folder).unwrap();
-    store.open_collections(&[PAIRS]).await.unwrap();
-    store.commit((0..pairs).fold(Batch::new(), pair)).await.unwrap();
-    store.mark_seeded().await.unwrap();
+    fill_with_pairs(&store, pairs).await;
     store
 }
 
-fn sound(folder: &Path) -> Findings {
+pub async fn fill_with_pairs(store: &Arc<dyn Store>, pairs: usize) {
+    store.open_collections(&[PAIRS]).await.unwrap();
+    store.commit((0..pairs).fold(Batch::new(), pair)).await.unwrap();
+    store.mark_seeded().await.unwrap();
+}
+
+pub fn sound(folder: &Path) -> Findings {
     let findings = check(folder, &[PAIRS], &mut silent).unwrap();
     assert_eq!(findings.problems, Vec::<String>::new());
     findings
@@ -79,7 +83,7 @@ async fn a_backup_made_while_others_write_is_of_one_moment_and_comes_back_whole(
     #[cfg(unix)]
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions()) & 0o777, 0o600);
 
-    let restoring = Restoring::prepare(&file, &other, &mut silent).unwrap();
+    let restoring = Restoring::prepare(&file, &other, &[PAIRS], &mut silent).unwrap();
     assert_eq!(*restoring.notes(), notes);
     restoring.finish().unwrap();
     let documents = sound(&other).documents as usize;
@@ -103,7 +107,7 @@ async fn what_cannot_be_backed_up_or_restored_is_refused_and_leaves_nothing() {
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);
     let refused = |file: &str, folder: &str, words: &str| {
-        let error = Restoring::prepare(&at(file), &at(folder), &mut silent).err().expect(words);
+        let error = Restoring::prepare(&at(file), &at(folder), &[PAIRS], &mut silent).err().expect(words);
         assert!(error.sentence().contains(words), "{error}");
         error
     };
@@ -138,9 +142,9 @@ async fn what_cannot_be_backed_up_or_restored_is_refused_and_leaves_nothing() {
     assert!(left.iter().all(|name| name == "openorch.lock"), "{left:?}");
 
     fs::write(at("good"), &good).unwrap();
-    drop(Restoring::prepare(&at("good"), &at("new"), &mut silent).unwrap());
+    drop(Restoring::prepare(&at("good"), &at("new"), &[PAIRS], &mut silent).unwrap());
     assert!(!at("new").join("openorch.db").exists(), "what was not finished is not there");
-    Restoring::prepare(&at("good"), &at("new"), &mut silent).unwrap().finish().unwrap();
+    Restoring::prepare(&at("good"), &at("new"), &[PAIRS], &mut silent).unwrap().finish().unwrap();
     assert_eq!(sound(&at("new")).documents, 200);
 }
 

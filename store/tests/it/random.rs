@@ -30,7 +30,9 @@ fn check<S: proptest::strategy::Strategy>(input: S, property: impl AsyncFn(&Stor
     let runtime = Runtime::new().unwrap();
     let stores = runtime.block_on(Stores::open());
     let cases = std::env::var("PROPTEST_CASES").map_or(CASES, |cases| cases.parse().unwrap());
-    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    // Milliseconds: a case that fails is to be seen before anybody loses patience.
+    let max_shrink_time = 60_000;
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, max_shrink_time, ..Config::default() });
     let outcome = runner.run(&input, |input| {
         runtime.block_on(async {
             stores.clear().await;

@@ -18,6 +18,7 @@ cases! {
     one_failing_batch_of_32_neither_fails_nor_undoes_the_others,
     of_many_who_read_and_replace_at_a_version_nobody_is_lost,
     of_many_with_the_same_guard_exactly_one_wins,
+    of_many_who_change_one_document_without_a_guard_nobody_is_refused_or_lost,
     a_table_turns_values_into_writes_and_back,
     what_is_refused_says_what_and_why,
     the_limits_of_integers_come_back_exactly,
@@ -216,6 +217,23 @@ async fn of_many_with_the_same_guard_exactly_one_wins(bench: Bench) {
         assert_eq!(won, 1, "round {round}");
         assert_eq!(bench.store.count(T, &one(round)).await, Ok(1), "round {round}");
     }
+}
+
+async fn of_many_who_change_one_document_without_a_guard_nobody_is_refused_or_lost(bench: Bench) {
+    bench.store.commit(thing("n", json!({}))).await.unwrap();
+    let tasks = (0..24).map(|i| {
+        let fields = vec![(format!("field{i}"), json!(i))];
+        let set = Write::UpdateFields { collection: T, filters: vec![Filter::equals("id", "n")], fields };
+        let batch = Batch::new().create(T, format!("with{i}"), "{}").with(set);
+        let store = bench.store.clone();
+        tokio::spawn(async move { store.commit(batch).await })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        assert_eq!(task.await.unwrap().unwrap().touched, [1, 1]);
+    }
+    let wanted: serde_json::Map<_, _> = (0..24).map(|i| (format!("field{i}"), json!(i))).collect();
+    assert_eq!(body(&bench.store, "n").await, Some(wanted.into()));
+    assert_eq!(bench.store.count(T, &[]).await, Ok(25));
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

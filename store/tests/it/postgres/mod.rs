@@ -1,5 +1,6 @@
 //! What only PostgreSQL has: a server that may be away, stop or be killed, a network in between, and other users.
 
+mod backup;
 mod hold;
 mod lost;
 mod server;

@@ -1,0 +1,70 @@
+//! Copies of a schema: all documents as of one moment, whoever writes meanwhile, into a file that either engine restores.
+//! Columns, lists and indexes stay behind; they are made again from the documents.
+
+use std::path::Path;
+
+use tokio_postgres::Transaction;
+
+use super::errors::Failure;
+use super::reader::Chunks;
+use super::visit::Visit;
+use super::{PostgresOptions, schema};
+use crate::check::{OnProgress, Progress};
+use crate::sql::quote;
+use crate::sqlite::{Declared, NewArchive, Origin};
+use crate::{Notes, Result};
+
+type Outcome<T> = std::result::Result<T, Failure>;
+
+/// Writes all documents of a schema as of this moment into a new file that its owner alone can read, whether a daemon
+/// runs on the schema or not. Answers its size in bytes. The file is whole or not there.
+pub(super) async fn backup(
+    options: &PostgresOptions,
+    file: &Path,
+    notes: &Notes,
+    progress: OnProgress<'_>,
+) -> Result<u64> {
+    let copied = copy(options, file, progress).await;
+    let doing = format!("copying the schema `{}`", options.schema);
+    copied.map_err(|failure| failure.into_store(&doing))?.finish(notes)
+}
+
+async fn copy(options: &PostgresOptions, file: &Path, progress: OnProgress<'_>) -> Outcome<NewArchive> {
+    let mut visit = Visit::begin(options).await?;
+    let (transaction, identity) = visit.look().await?;
+    let recorded = schema::recorded(transaction.client()).await?;
+    // A sequence is not as of the moment of the transaction, but later, which is as good: it only must not be earlier.
+    let last = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM _store_version";
+    let last_version = transaction.query_one(last, &[]).await?.try_get(0)?;
+    let archive = NewArchive::make(file, &Origin { database_id: identity.id, last_version })?;
+    for (name, (declaration, _)) in recorded {
+        let declared = Declared { name, declaration };
+        archive.collection(&declared)?;
+        documents(&transaction, &declared.name, &archive, progress).await?;
+    }
+    Ok(archive)
+}
+
+async fn documents(
+    transaction: &Transaction<'_>,
+    collection: &str,
+    archive: &NewArchive,
+    progress: OnProgress<'_>,
+) -> Outcome<()> {
+    let table = quote(&format!("c_{collection}"));
+    let of = count(transaction, &table).await?;
+    let portal = transaction.bind(&format!("SELECT id, ver, doc FROM {table}"), &[]).await?;
+    let mut chunks = Chunks::of(transaction, portal);
+    let mut done = 0;
+    while let Some(rows) = chunks.next().await? {
+        archive.add(collection, &rows)?;
+        done += rows.len() as u64;
+        progress(Progress { what: collection, done, of });
+    }
+    Ok(())
+}
+
+pub(super) async fn count(transaction: &Transaction<'_>, table: &str) -> Outcome<u64> {
+    let row = transaction.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await?;
+    Ok(row.try_get::<_, i64>(0)?.unsigned_abs())
+}

@@ -1,0 +1,128 @@
+//! Checks a schema as of one moment, whether a daemon runs on it or not: every document against its columns and the
+//! entries of its lists. The pages below are the server's to check; it has `pg_amcheck` for them.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tokio_postgres::Transaction;
+
+use super::PostgresOptions;
+use super::backup::count;
+use super::errors::Failure;
+use super::reader::Chunks;
+use super::schema;
+use super::statements::row_of;
+use super::visit::Visit;
+use crate::check::{Checker, Findings, OnProgress, Progress};
+use crate::sql::{Entry, ListSpec, Spec, change, quote};
+use crate::{Collection, Result};
+
+type Outcome<T> = std::result::Result<T, Failure>;
+
+/// Looks for what is wrong in the documents of a schema. Collections that a later version declared otherwise, or not
+/// yet, are looked at as far as they are the same.
+pub(super) async fn check(
+    options: &PostgresOptions,
+    collections: &[Collection],
+    progress: OnProgress<'_>,
+) -> Result<Findings> {
+    let specs = collections.iter().map(Spec::new).collect::<Result<Vec<_>>>()?;
+    let checked = look(options, &specs, progress).await;
+    checked.map_err(|failure| failure.into_store(&format!("checking the schema `{}`", options.schema)))
+}
+
+async fn look(options: &PostgresOptions, specs: &[Spec], progress: OnProgress<'_>) -> Outcome<Findings> {
+    let mut visit = Visit::begin(options).await?;
+    let (transaction, _) = visit.look().await?;
+    let recorded = schema::recorded(transaction.client()).await?;
+    let mut findings = Findings::default();
+    for spec in specs.iter().filter(|spec| change::is_as_declared(&recorded, spec)) {
+        let checker = Checker::new(spec, &mut findings);
+        Looking { transaction: &transaction, checker }.at_all(progress).await?;
+    }
+    Ok(findings)
+}
+
+/// The check of one collection.
+struct Looking<'a> {
+    transaction: &'a Transaction<'a>,
+    checker: Checker<'a>,
+}
+
+impl Looking<'_> {
+    async fn at_all(mut self, progress: OnProgress<'_>) -> Outcome<()> {
+        let spec = self.checker.spec;
+        let of = count(self.transaction, &spec.table).await?;
+        let columns: String = spec.columns.iter().map(|column| format!(", {}", quote(&column.name))).collect();
+        let select = format!("SELECT id, ver, doc{columns} FROM {}", spec.table);
+        let mut chunks = Chunks::of(self.transaction, self.transaction.bind(&select, &[]).await?);
+        let mut done = 0;
+        while let Some(rows) = chunks.next_raw().await? {
+            self.documents(&rows).await?;
+            done += rows.len() as u64;
+            progress(Progress { what: spec.name, done, of });
+        }
+        for (at, list) in spec.lists.iter().enumerate() {
+            self.without_document(at, list).await?;
+        }
+        Ok(())
+    }
+
+    async fn documents(&mut self, rows: &[tokio_postgres::Row]) -> Outcome<()> {
+        let spec = self.checker.spec;
+        // By list: the ids that can be looked for, and what each should have.
+        let mut expected = vec![HashMap::new(); spec.lists.len()];
+        for found in rows {
+            let columns =
+                (0..spec.columns.len()).map(|at| found.try_get(at + 3)).collect::<std::result::Result<Vec<_>, _>>()?;
+            let row = row_of(found)?;
+            let entries = self.checker.document(&row.id, &row.body, &columns);
+            // None come of a document that cannot be read, which is told already.
+            for (of_list, entries) in expected.iter_mut().zip(entries) {
+                of_list.insert(row.id.clone(), BTreeSet::from_iter(entries));
+            }
+        }
+        for (at, (list, expected)) in spec.lists.iter().zip(&expected).enumerate() {
+            self.entries(at, list, expected).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares the entries of some documents in one list with those they should have.
+    async fn entries(
+        &mut self,
+        at: usize,
+        list: &ListSpec,
+        expected: &HashMap<String, BTreeSet<Entry>>,
+    ) -> Outcome<()> {
+        let columns = list.columns();
+        let select = format!("SELECT id, {} FROM {} WHERE id = ANY($1)", columns.join(", "), list.table);
+        let ids: Vec<&String> = expected.keys().collect();
+        let mut there: HashMap<String, BTreeSet<Entry>> = HashMap::new();
+        for row in self.transaction.query(&select, &[&ids]).await? {
+            let entry = (1..=columns.len()).map(|at| row.try_get(at)).collect::<std::result::Result<Entry, _>>()?;
+            there.entry(row.try_get(0)?).or_default().insert(entry);
+        }
+        let none = BTreeSet::new();
+        for (id, wanted) in expected {
+            let found = there.get(id).unwrap_or(&none);
+            wanted.difference(found).for_each(|_| self.checker.missing_entry(at, id));
+            found.difference(wanted).for_each(|_| self.checker.surplus_entry(at, id));
+        }
+        Ok(())
+    }
+
+    /// Looks for entries of documents that are not there.
+    async fn without_document(&mut self, at: usize, list: &ListSpec) -> Outcome<()> {
+        let (table, documents) = (&list.table, &self.checker.spec.table);
+        let select = format!(
+            "SELECT id FROM {table} s WHERE NOT EXISTS (SELECT FROM {documents} c WHERE c.id = s.id) ORDER BY id"
+        );
+        let mut chunks = Chunks::of(self.transaction, self.transaction.bind(&select, &[]).await?);
+        while let Some(rows) = chunks.next_raw().await? {
+            for row in &rows {
+                self.checker.surplus_entry(at, row.try_get(0)?);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! The way back from a backup of either engine into an empty schema. All of it is one transaction: the schema has nothing
+//! or everything, whatever happens meanwhile.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio_postgres::Transaction;
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+
+use super::errors::Failure;
+use super::hold::{self, Lock};
+use super::start::{self, Schema};
+use super::statements::Value;
+use super::target::Target;
+use super::{Collections, Document, Known, PostgresOptions, schema};
+use crate::check::{OnProgress, Progress};
+use crate::sql::change::{self, DOCUMENTS_ALONE};
+use crate::sql::{Spec, quote};
+use crate::sqlite::{Archive, Declared};
+use crate::{Collection, Notes, Result, Row, StoreError, document};
+
+type Outcome<T> = std::result::Result<T, Failure>;
+
+/// A backup that can be restored into a schema that is empty and held. Nothing is changed before it is finished.
+pub struct PostgresRestoring {
+    archive: Archive,
+    target: Target,
+    schema: String,
+    lock: Lock,
+}
+
+impl PostgresRestoring {
+    /// Opens a backup of either engine and takes hold of the schema.
+    ///
+    /// Refused, with nothing changed: as by [`super::PostgresStore::open`], and a schema that has anything in it
+    /// (`AlreadyExists`), a file that is not there (`NotFound`), is damaged or not a backup (`Corrupt`), or was written by a
+    /// newer version (`Unavailable`).
+    pub async fn prepare(file: &Path, options: &PostgresOptions) -> Result<Self> {
+        let archive = Archive::open(file)?;
+        start::check_schema(&options.schema)?;
+        let (target, schema) = (Target::parse(&options.connection)?, options.schema.clone());
+        let prepare = async {
+            let (client, connection) = start::connect(&target, options.connect_patience).await?;
+            hold::set_up(&client).await?;
+            start::check_server(&target, &client).await?;
+            let lock = Lock::take(&target, &schema, client, connection).await?;
+            let place = Schema { target: &target, name: &schema };
+            place.check_rights(&lock.client).await?;
+            place.require_empty(&lock.client).await?;
+            Ok(lock)
+        };
+        match prepare.await {
+            Ok(lock) => Ok(Self { archive, target, schema, lock }),
+            Err(failure) => Err(failed(failure, &schema)),
+        }
+    }
+
+    /// What the makers of the backup wrote.
+    pub fn notes(&self) -> &Notes {
+        &self.archive.notes
+    }
+
+    /// Restores everything, with the columns, lists and indexes that these collections declare; what a collection beyond
+    /// them has is made when it is opened. From then on a daemon can be started on the schema.
+    ///
+    /// Refused, with nothing changed: documents that these declarations do not allow.
+    pub async fn finish(self, collections: &[Collection], progress: OnProgress<'_>) -> Result<()> {
+        let Self { archive, target, schema, mut lock } = self;
+        let place = Schema { target: &target, name: &schema };
+        let restored = restore(&archive, &place, &mut lock, Collections::check(collections)?, progress).await;
+        restored.map_err(|failure| failed(failure, &schema))
+    }
+}
+
+fn failed(failure: Failure, schema: &str) -> StoreError {
+    failure.into_store(&format!("restoring into the schema `{schema}`"))
+}
+
+async fn restore(
+    archive: &Archive,
+    place: &Schema<'_>,
+    lock: &mut Lock,
+    declared: Vec<Arc<Known>>,
+    progress: OnProgress<'_>,
+) -> Outcome<()> {
+    let transaction = lock.client.transaction().await?;
+    let client = transaction.client();
+    let is_there = place.check_rights(client).await?;
+    place.require_empty(client).await?;
+    if !is_there {
+        transaction.batch_execute(&format!("CREATE SCHEMA {}", quote(place.name))).await?;
+    }
+    transaction.batch_execute(&format!("SET LOCAL search_path = {}", quote(place.name))).await?;
+    place.make(client, archive.origin.database_id.clone(), true).await?;
+    if archive.origin.last_version > 0 {
+        transaction.execute("SELECT setval('_store_version', $1)", &[&archive.origin.last_version]).await?;
+    }
+    schema::bring_up_within(&transaction, &declared).await?;
+    let declared: HashMap<&str, Arc<Known>> = declared.into_iter().map(|known| (known.spec.name, known)).collect();
+    for one in &archive.collections {
+        let known = declared.get(one.name.as_str());
+        if known.is_none() {
+            make_without_columns(&transaction, one).await?;
+        }
+        Filling { transaction: &transaction, name: &one.name, known }.fill(archive, progress).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+/// The table of a collection that is not declared here, as far as it is known what it has.
+async fn make_without_columns(transaction: &Transaction<'_>, declared: &Declared) -> Outcome<()> {
+    let table = quote(&format!("c_{}", declared.name));
+    transaction.batch_execute(&schema::table_without_columns(&table)).await?;
+    let meta = "INSERT INTO _store_meta VALUES ($1, $2, $3)";
+    transaction.execute(meta, &[&declared.name, &declared.declaration, &DOCUMENTS_ALONE]).await?;
+    Ok(())
+}
+
+/// A collection whose documents are put into its empty tables.
+struct Filling<'a> {
+    transaction: &'a Transaction<'a>,
+    name: &'a str,
+    /// None where it is not declared here, so that its documents are all that there can be.
+    known: Option<&'a Arc<Known>>,
+}
+
+impl Filling<'_> {
+    async fn fill(&self, archive: &Archive, progress: OnProgress<'_>) -> Outcome<()> {
+        let of = archive.count(self.name)?;
+        let (mut place, mut done) = (i64::MIN, 0);
+        loop {
+            let rows = archive.page(self.name, &mut place)?;
+            if rows.is_empty() {
+                break;
+            }
+            done += rows.len() as u64;
+            self.add(rows).await?;
+            progress(Progress { what: self.name, done, of });
+        }
+        // What the planner knows of tables that were empty until now.
+        let lists = self.known.map_or(&[][..], |known| &known.spec.lists);
+        let lists: String = lists.iter().map(|list| format!("ANALYZE {};", list.table)).collect();
+        Ok(self.transaction.batch_execute(&format!("ANALYZE {}; {lists}", quote(&format!("c_{}", self.name)))).await?)
+    }
+
+    async fn add(&self, rows: Vec<Row>) -> Outcome<()> {
+        let Some(known) = self.known else {
+            let values = rows.iter().map(|row| of_row(&row.id, row.version, &row.body));
+            return self.copy(&quote(&format!("c_{}", self.name)), "id, ver, doc", values).await;
+        };
+        let spec = &known.spec;
+        let mut documents = Vec::with_capacity(rows.len());
+        for Row { id, version, body } in rows {
+            let value = document::parse_stored(&body, self.name, &id)?;
+            documents.push((version, Document::new(known.clone(), id, body, &value)?));
+        }
+        let columns: String = spec.columns.iter().map(|column| format!(", {}", quote(&column.name))).collect();
+        let values = documents.iter().map(|(version, document)| {
+            let mut values = of_row(&document.place.id, *version, &document.body);
+            values.extend(document.keys.iter().map(|key| Value::Bytes(key)));
+            values
+        });
+        let copied = self.copy(&spec.table, &format!("id, ver, doc{columns}"), values).await;
+        copied.map_err(|failure| broken(spec, failure))?;
+        for (at, list) in spec.lists.iter().enumerate() {
+            let entries = documents.iter().flat_map(|(_, document)| {
+                document.entries[at].iter().map(|entry| {
+                    let keys = entry.iter().map(|key| Value::Bytes(key));
+                    [Value::id(&document.place.id)].into_iter().chain(keys).collect()
+                })
+            });
+            self.copy(&list.table, &format!("id, {}", list.columns().join(", ")), entries).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds rows to a table. Values are of the types of these columns.
+    async fn copy<'v>(&self, table: &str, columns: &str, rows: impl Iterator<Item = Vec<Value<'v>>>) -> Outcome<()> {
+        let mut rows = rows.peekable();
+        let Some(first) = rows.peek() else { return Ok(()) };
+        let types: Vec<Type> = first.iter().enumerate().map(|(at, value)| type_of(at, value)).collect();
+        let sink = self.transaction.copy_in(&format!("COPY {table}({columns}) FROM STDIN (FORMAT binary)")).await?;
+        let mut writer = pin!(BinaryCopyInWriter::new(sink, &types));
+        for row in rows {
+            writer.as_mut().write_raw(row).await?;
+        }
+        writer.finish().await?;
+        Ok(())
+    }
+}
+
+fn of_row<'a>(id: &'a str, version: u64, body: &'a str) -> Vec<Value<'a>> {
+    vec![Value::id(id), Value::version(version), Value::Text(body)]
+}
+
+/// An id comes first; any other text is a document.
+fn type_of(at: usize, value: &Value<'_>) -> Type {
+    match value {
+        Value::Text(_) if at == 0 => Type::TEXT,
+        Value::Text(_) => Type::JSON,
+        Value::Version(_) => Type::INT8,
+        Value::Bytes(_) | Value::Many(_) => Type::BYTEA,
+    }
+}
+
+/// The answer where documents break an index that was not unique where they come from.
+fn broken(spec: &Spec, failure: Failure) -> Failure {
+    let Failure::Postgres(error) = &failure else { return failure };
+    let Some(told) = error.as_db_error().filter(|told| *told.code() == SqlState::UNIQUE_VIOLATION) else {
+        return failure;
+    };
+    match spec.indexes.iter().find(|index| told.constraint() == Some(&*index.name)) {
+        Some(index) => change::broken_by_documents(spec, index).into(),
+        None => failure,
+    }
+}
