@@ -21,7 +21,7 @@ use crate::{
     ask,
     config::Environment,
     context::{Context, Server, Source, same_url},
-    failure::{FOREIGN, Failure, warn},
+    failure::{FOREIGN, Failure, printable, warn},
     print::{self, Cell, Column, Kind},
 };
 
@@ -163,7 +163,8 @@ pub async fn whoami(context: &Context) -> Result<String, Failure> {
 }
 
 pub fn token(context: &Context) -> Result<String, Failure> {
-    Ok(context.token()?.text)
+    // A server that signs in with more than a token has it shown, not done.
+    Ok(printable(&context.token()?.text))
 }
 
 /// Changes the own password. This session stays, all others of the account end.

@@ -8,7 +8,7 @@ use tokio::{runtime::Builder, sync::oneshot, time::sleep};
 /// What shells say of a program that SIGINT ended.
 pub const CODE: u8 = 130;
 /// So long the program has to say what was under way; whoever is held up by others has nothing to say.
-const GRACE: Duration = Duration::from_millis(250);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Done when Ctrl-C comes. It is listened for from the first poll on: until then, while questions are asked, Ctrl-C
 /// simply ends the program.
