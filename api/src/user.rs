@@ -3,6 +3,7 @@
 mod account;
 mod audit;
 mod contact;
+mod debug;
 mod invitation;
 mod organization;
 mod rules;

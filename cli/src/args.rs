@@ -261,7 +261,7 @@ const GET_HELP: &str = raw_help!(
 const BODY_HELP: &str = raw_help!(
     "  --key=value     a whole number, true or false, else text\n",
     "`--a.b=1` and `--a-b=1` are {\"a\": {\"b\": 1}}: a key with a dot is split at dots alone. A key given twice\n\
-     becomes a list. Keys go over the body of `-f`; without either the body is {}.",
+     becomes a list. Keys go over the body of `-f` and replace what it says; without either the body is {}.",
     "oo put /registry-svc/instance --url=http://127.0.0.1:9311\n\
      oo post /user-svc/invitation --uses=2 --roleIds:='[\"user-svc:user\"]'\n\
      oo put -f definition.yaml /registry-svc/definition"

@@ -27,7 +27,7 @@ pub fn password(given: Option<String>, prompt: &str) -> Result<String, Failure> 
             );
             password
         }
-        None if io::stdin().is_terminal() => rpassword::prompt_password(prompt)?,
+        None if io::stdin().is_terminal() => typed(prompt)?,
         None => read_line()?,
     };
     if password.is_empty() {
@@ -36,11 +36,19 @@ pub fn password(given: Option<String>, prompt: &str) -> Result<String, Failure> 
     Ok(password)
 }
 
+/// Ctrl-D is an answer too: an empty one.
+fn typed(prompt: &str) -> Result<String, Failure> {
+    match rpassword::prompt_password(prompt) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(String::new()),
+        typed => Ok(typed?),
+    }
+}
+
 /// A password that does not exist yet: a person types it twice.
 pub fn new_password(given: Option<String>, prompt: &str) -> Result<String, Failure> {
     let asks = given.is_none() && io::stdin().is_terminal();
     let password = password(given, prompt)?;
-    if asks && rpassword::prompt_password("The same again: ")? != password {
+    if asks && typed("The same again: ")? != password {
         return Err(Failure::Usage("the two passwords differ; nothing was done".into()));
     }
     Ok(password)

@@ -40,19 +40,21 @@ pub async fn run(
         return as_curl(context, row, &parts).map(Output::Text);
     }
     let answer = context.send(&context.connection_for(row)?, row, &parts).await?;
-    print::answer(context.common.output, &answer.bytes)
+    print::answer(context.common.output, &String::from_utf8_lossy(&answer.bytes)).map(Output::Text)
 }
 
 /// The call as a line for curl.
 pub fn as_curl(context: &Context, row: &'static Row, parts: &Parts) -> Result<String, Failure> {
-    let url = context.server()?.url;
+    let client = context.anonymous()?.client;
     let body = parts.body.as_ref().map(|body| body.to_string());
     let request = curl::Request {
         method: Method::from_bytes(row.method.as_str().as_bytes()).unwrap_or_default(),
-        url: format!("{}{}", url.trim_end_matches('/'), path_and_query(row, parts)?),
-        token: !matches!(row.access, api::Access::Public),
+        url: client.address_of(&path_and_query(row, parts)?)?,
+        token: !matches!(row.access, api::Access::Public) || context.token_if_any()?.is_some(),
+        defaults: client.headers(),
         headers: &[],
         body: body.as_ref().map(|body| curl::Body::Json(body.as_bytes())),
+        follows: false,
     };
     Ok(curl::line(&request, &context.common))
 }
@@ -109,7 +111,7 @@ fn list(context: &Context) -> Result<String, Failure> {
     let shown: Vec<Shown> = api::operations()
         .map(|row| Shown { id: row.id, method: row.method.as_str(), path: row.path, summary: row.summary() })
         .collect();
-    print::list(context.format(), &KIND, &print::as_items(&shown)?)
+    print::list(context.format(), &KIND, &print::as_things(&shown)?)
 }
 
 fn describe(row: &Row, inputs: &Inputs) -> String {

@@ -136,7 +136,10 @@ impl<'a> Place<'a> {
             ("words", "man") => {
                 args::command().get_subcommands().map(|command| (command.get_name().into(), String::new())).collect()
             }
-            _ => Vec::new(),
+            (id, _) => match things_named(id) {
+                Some(group) => live(context, group).await,
+                None => Vec::new(),
+            },
         }
     }
 
@@ -155,6 +158,16 @@ impl<'a> Place<'a> {
             Some(_) => Vec::new(),
         }
     }
+}
+
+/// The things that a key of an operation names.
+fn things_named(key: &str) -> Option<&'static Resource> {
+    resource::named(match key {
+        "userId" => "user",
+        "roleId" | "roleIds" | "role" | "roles" => "role",
+        "organizationId" => "org",
+        _ => return None,
+    })
 }
 
 /// The keys of an operation, or the values of the one that is begun.
@@ -213,5 +226,8 @@ fn users(context: &Context) -> Vec<Candidate> {
 }
 
 async fn live(context: &Context, group: &'static Resource) -> Vec<Candidate> {
-    resource::things(context, group).await.unwrap_or_default()
+    let mut things = resource::things(context, group).await.unwrap_or_default();
+    // What others named like an option would be read as one.
+    things.retain(|(name, _)| !name.is_empty() && !name.starts_with('-'));
+    things
 }

@@ -20,6 +20,9 @@ pub struct Config {
     pub selected_environment: String,
     #[serde(deserialize_with = "or_default")]
     pub environments: BTreeMap<String, Environment>,
+    /// What tells the sessions of this home from those of another on the same machine: some random digits.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    pub device: String,
     #[serde(flatten)]
     other: BTreeMap<String, Value>,
 }

@@ -102,6 +102,10 @@ impl Context {
         token(&self.common, &self.variables, &config, &server)
     }
 
+    pub fn has_token_variable(&self) -> bool {
+        self.variables.token.is_some()
+    }
+
     pub fn token(&self) -> Result<Token, Failure> {
         let config = self.config()?;
         let server = server(&self.common, &self.variables, &config)?;

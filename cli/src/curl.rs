@@ -1,16 +1,20 @@
 //! `--curl`: the same request as a line for curl. The token is left out; the shell asks `oo token` for it.
 
-use openorch_sdk::http::Method;
+use openorch_sdk::http::{HeaderMap, Method};
 
 use crate::args::Common;
 
 pub struct Request<'a> {
     pub method: Method,
     pub url: String,
-    /// Whether the call carries a token.
+    /// Whether the call carries the token of whoever is signed in.
     pub token: bool,
+    /// What the client sends of itself; the call's own headers go before these.
+    pub defaults: &'a HeaderMap,
     pub headers: &'a [(String, String)],
     pub body: Option<Body<'a>>,
+    /// Whether `oo` would go on to where the server points.
+    pub follows: bool,
 }
 
 pub enum Body<'a> {
@@ -23,17 +27,27 @@ pub enum Body<'a> {
 pub fn line(request: &Request, common: &Common) -> String {
     // curl takes brackets in an address for a range of addresses unless it is told not to.
     let literally = if request.url.contains(['[', ']', '{', '}']) { "-g " } else { "" };
-    let mut line = format!("curl -X {} {literally}{}", request.method, quoted(&request.url));
-    if request.token {
+    let follows = if request.follows { "-L " } else { "" };
+    let mut line = format!("curl -X {} {follows}{literally}{}", request.method, quoted(&request.url));
+    let own = |name: &str| request.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+    if request.token && !own("authorization") {
         // In double quotes, so that the shell runs what stands in the parentheses.
         line.push_str(&format!(" \\\n  -H \"Authorization: Bearer $({})\"", token_command(common)));
     }
-    let has_type = request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
-    if request.body.is_some() && !has_type {
-        line.push_str(" \\\n  -H 'Content-Type: application/json'");
+    if request.body.is_some() && !own("content-type") {
+        push_header(&mut line, "Content-Type", "application/json");
     }
-    for (name, value) in request.headers {
-        line.push_str(&format!(" \\\n  -H {}", quoted(&format!("{name}: {value}"))));
+    for (name, value) in request.defaults {
+        if !own(name.as_str()) && !value.is_sensitive() {
+            push_header(&mut line, name.as_str(), value.to_str().unwrap_or_default());
+        }
+    }
+    for (at, (name, value)) in request.headers.iter().enumerate() {
+        // Of a header given twice the last one counts.
+        let again = request.headers[at + 1..].iter().any(|(later, _)| later.eq_ignore_ascii_case(name));
+        if !again {
+            push_header(&mut line, name, value);
+        }
     }
     match request.body {
         Some(Body::Json(body)) => {
@@ -43,6 +57,12 @@ pub fn line(request: &Request, common: &Common) -> String {
         None => {}
     }
     line
+}
+
+fn push_header(line: &mut String, name: &str, value: &str) {
+    // Written with a colon, curl would leave out a header that is empty.
+    let header = if value.is_empty() { format!("{name};") } else { format!("{name}: {value}") };
+    line.push_str(&format!(" \\\n  -H {}", quoted(&header)));
 }
 
 fn token_command(common: &Common) -> String {
@@ -85,19 +105,32 @@ mod tests {
 
     #[test]
     fn a_request_is_written_without_its_token() {
-        let headers = [("X-A".to_owned(), "b".to_owned())];
-        let request = Request {
-            method: Method::PUT,
+        let mut defaults = HeaderMap::new();
+        defaults.insert("accept", "application/json".parse().unwrap());
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let request = |headers, method, body| Request {
+            method,
             url: "http://127.0.0.1:1/x".into(),
             token: true,
-            headers: &headers,
-            body: Some(Body::Json(br#"{"a":"it's"}"#)),
+            defaults: &defaults,
+            headers,
+            follows: body_is_none(&body),
+            body,
         };
         let common = Common { env: Some("prod site".into()), ..Common::default() };
+        let headers = [header("X-A", "a"), header("x-a", "b"), header("X-Empty", "")];
         let want = "curl -X PUT http://127.0.0.1:1/x \\\n  \
             -H \"Authorization: Bearer $(oo -e 'prod site' token)\" \\\n  \
-            -H 'Content-Type: application/json' \\\n  -H 'X-A: b' \\\n  \
-            --data-raw '{\"a\":\"it'\\''s\"}'";
-        assert_eq!(line(&request, &common), want);
+            -H 'Content-Type: application/json' \\\n  -H 'accept: application/json' \\\n  \
+            -H 'x-a: b' \\\n  -H 'X-Empty;' \\\n  --data-raw '{\"a\":\"it'\\''s\"}'";
+        let body = Some(Body::Json(br#"{"a":"it's"}"#));
+        assert_eq!(line(&request(&headers, Method::PUT, body), &common), want);
+        let headers = [header("authorization", "none"), header("Accept", "text/plain")];
+        let want = "curl -X GET -L http://127.0.0.1:1/x \\\n  -H 'authorization: none' \\\n  -H 'Accept: text/plain'";
+        assert_eq!(line(&request(&headers, Method::GET, None), &common), want);
+    }
+
+    fn body_is_none(body: &Option<Body>) -> bool {
+        body.is_none()
     }
 }

@@ -69,7 +69,7 @@ pub async fn run(context: &mut Context) -> Result<(Output, u8), Failure> {
     }
     let code = checks.iter().map(|check| check.code).find(|code| *code != 0).unwrap_or_default();
     let format = context.common.output.unwrap_or(Format::Table);
-    Ok((print::list(format, &KIND, &print::as_items(&checks)?)?.into(), code))
+    Ok((print::list(format, &KIND, &print::as_things(&checks)?)?.into(), code))
 }
 
 fn settings(context: &Context) -> Check {
@@ -184,5 +184,9 @@ async fn token(context: &Context) -> Check {
 async fn who(context: &Context) -> Result<String, Failure> {
     let connection = context.connection()?;
     let call = connection.client.call(READ_USER_BY_TOKEN, ());
-    Ok(context.answered(&connection, None, call).await?.0.user.slug)
+    let user = context.answered(&connection, None, call).await?.0.user;
+    if user.id.is_empty() {
+        return Err(Failure::Other("the daemon does not say whose token it is".into()));
+    }
+    Ok(user.slug)
 }

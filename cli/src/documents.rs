@@ -147,12 +147,32 @@ fn yaml_documents(text: &str) -> Result<Vec<Value>, String> {
     let mut values = Vec::new();
     for document in serde_norway::Deserializer::from_str(text) {
         // By way of YAML's own value, which refuses a key that stands there twice.
-        let value = serde_norway::Value::deserialize(document).map_err(|error| error.to_string())?;
-        if !value.is_null() {
-            values.push(serde_json::to_value(value).map_err(|error| error.to_string())?);
-        }
+        let mut value = serde_norway::Value::deserialize(document).map_err(|error| error.to_string())?;
+        value.apply_merge().map_err(|error| error.to_string())?;
+        representable(&value)?;
+        let text = serde_json::to_vec(&value).map_err(|error| error.to_string())?;
+        // As strictly as JSON: numbers that lose digits are refused, and so is what lies too deep.
+        let value = json::parse(&text, json::MAX_DEPTH).map_err(|refusal| refusal.0)?;
+        values.extend(value.filter(|value| !value.is_null()));
     }
     Ok(values)
+}
+
+/// Refuses what YAML has and JSON does not: it would arrive as something else.
+fn representable(value: &serde_norway::Value) -> Result<(), String> {
+    use serde_norway::Value;
+    match value {
+        Value::Number(number) if number.as_f64().is_some_and(|number| !number.is_finite()) => {
+            Err(format!("{number} is no number that can be sent"))
+        }
+        Value::Tagged(tagged) => Err(format!("the tag `{}` means nothing here; leave it out", tagged.tag)),
+        Value::Sequence(list) => list.iter().try_for_each(representable),
+        Value::Mapping(fields) => fields.iter().try_for_each(|(key, value)| {
+            representable(key)?;
+            representable(value)
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn named(file: &str) -> &str {
@@ -181,6 +201,11 @@ mod tests {
             ("{a: 1}", vec![json!({ "a": 1 })]),
             ("- 1\n- 2\n", vec![json!([1, 2])]),
             ("1: x", vec![json!({ "1": "x" })]),
+            (
+                "base: &b {x: 1, y: 2}\na: {<<: *b, y: 3}",
+                vec![json!({ "base": { "x": 1, "y": 2 }, "a": { "x": 1, "y": 3 } })],
+            ),
+            ("n: 9223372036854775807\nm: 0.1", vec![json!({ "n": i64::MAX, "m": 0.1 })]),
         ] {
             assert_eq!(values(text).unwrap(), want, "{text}");
         }
@@ -200,6 +225,14 @@ mod tests {
             ("a: 1\n b: 2\n", "line 2"),
             ("? [1]\n: x", "cannot be used"),
             ("{\"n\": 123456789012345678901}", "send it as text"),
+            ("n: 123456789012345678901", "123456789012345678901"),
+            ("n: 9223372036854775808", "send it as text"),
+            ("n: .inf", "no number that can be sent"),
+            ("- [.nan]", "no number that can be sent"),
+            ("a: !secret x", "the tag `!secret`"),
+            ("!thing {a: 1}", "the tag `!thing`"),
+            ("a: {<<: 1}", "cannot be used"),
+            (&*format!("a: {}{}", "[".repeat(70), "]".repeat(70)), "nested deeper"),
         ] {
             let refusal = values(text).unwrap_err();
             assert!(refusal.contains(words), "{text:?}: {refusal}");

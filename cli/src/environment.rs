@@ -6,7 +6,7 @@ use crate::{
     args::{EnvCommand, Format},
     config::{Config, Environment},
     context::{Context, not_found},
-    failure::Failure,
+    failure::{Failure, warn},
     print::{self, Cell, Column, Kind},
 };
 
@@ -30,6 +30,14 @@ fn add(context: &Context, name: &str, url: &str, description: Option<String>) ->
         let environment = config.environments.entry(name.to_owned()).or_insert_with(|| Environment::new(name, &url));
         if environment.url != url {
             // Its tokens were made by another server, which must not be the one to show them to.
+            if !environment.users.is_empty() {
+                let users: Vec<_> = environment.users.keys().map(String::as_str).collect();
+                warn(&format!(
+                    "`{name}` was {}; the sign-ins there are forgotten ({})",
+                    environment.url,
+                    users.join(", ")
+                ));
+            }
             environment.users.clear();
             environment.selected_user.clear();
             environment.url = url;
@@ -45,6 +53,8 @@ fn add(context: &Context, name: &str, url: &str, description: Option<String>) ->
 }
 
 fn select(context: &Context, name: String) -> Result<String, Failure> {
+    // A broken file knows no name at all, and is to be told as broken.
+    context.file.load()?;
     context.file.change(|config| {
         if !config.environments.contains_key(&name) {
             return Err(not_found(&name));
@@ -55,6 +65,7 @@ fn select(context: &Context, name: String) -> Result<String, Failure> {
 }
 
 fn remove(context: &Context, name: &str) -> Result<String, Failure> {
+    context.file.load()?;
     context.file.change(|config| {
         config.environments.remove(name).ok_or_else(|| not_found(name))?;
         if config.selected_environment == name {
@@ -103,14 +114,14 @@ fn list(context: &Context) -> Result<String, Failure> {
     }
     let shown: Vec<Shown> =
         config.environments.iter().map(|(name, environment)| show(&config, name, environment)).collect();
-    print::list(context.format(), &LIST, &print::as_items(&shown)?)
+    print::list(context.format(), &LIST, &print::as_things(&shown)?)
 }
 
 fn current(context: &Context) -> Result<String, Failure> {
     let (config, server) = (context.config()?, context.server()?);
     let unknown = Environment::new(&server.name, &server.url);
     let shown = show(&config, &server.name, config.environments.get(&server.name).unwrap_or(&unknown));
-    print::item(context.format(), &CURRENT, &print::as_items(&[shown])?[0])
+    print::item(context.format(), &CURRENT, &print::as_thing(&shown)?)
 }
 
 /// The user who signed in last stands first.

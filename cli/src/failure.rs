@@ -8,6 +8,8 @@ use std::{
 
 use openorch_sdk::Error;
 
+use crate::stop;
+
 #[derive(Debug)]
 pub enum Failure {
     /// The command was used wrongly; nothing was done.
@@ -25,6 +27,10 @@ pub enum Failure {
     Other(String),
 }
 
+/// Said of an answer that is none of a daemon's.
+pub const FOREIGN: &str =
+    "the server's answer is not understood; `oo doctor` tells whether it is a daemon, and its version";
+
 impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code())
@@ -37,8 +43,7 @@ impl Failure {
             Failure::NotFound(_) => 3,
             Failure::NotSignedIn(_) => 4,
             Failure::Call(Error::Unreachable { .. }) | Failure::NoAnswer(_) => 5,
-            // What shells say of a program that SIGINT ended.
-            Failure::Stopped(_) => 130,
+            Failure::Stopped(_) => stop::CODE,
             Failure::Hinted(failure, _) => failure.code(),
             Failure::Call(error) => match error.status() {
                 Some(404) => 3,
@@ -119,4 +124,9 @@ pub fn warn(text: &str) {
 /// Text of others without the characters that steer a terminal.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// [`printable`] for text of more than one line.
+pub fn printable_lines(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
 }

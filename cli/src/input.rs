@@ -1,13 +1,14 @@
 //! `--key=value` pairs as the parts of a request: which part a key belongs to, and what type its value has, is read from
 //! the schemas of the operation's row.
 
-use openorch_sdk::api::{Parts, Row};
+use openorch_sdk::api::{Parts, Row, json::MAX_DEPTH};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::{
     failure::Failure,
     flag::{Flag, Given},
+    mapping::too_deep,
 };
 
 /// What an operation takes.
@@ -74,6 +75,8 @@ impl Inputs {
                 path[at] = Some(value.into_text());
             } else if self.query.as_ref().is_some_and(|query| self.property(query, &key).is_some()) {
                 parts.query.push((key, value.into_text()));
+            } else if key.split('.').count() > MAX_DEPTH {
+                return Err(too_deep(key.split('.').count()));
             } else if let (Some(schema), Some(body)) = (&self.body, &mut parts.body) {
                 self.set(body, schema, &key, &key, value)?;
             } else {
@@ -273,6 +276,12 @@ mod tests {
             let refusal = fill(id, flags, body).unwrap_err();
             assert!(refusal.contains(words), "{id} {flags}: {refusal}");
         }
+    }
+
+    #[test]
+    fn a_key_deeper_than_any_body_is_refused() {
+        let deep = format!("definition.{}=1", vec!["a"; 1_000_000].join("."));
+        assert!(fill("saveDefinition", &deep, None).unwrap_err().contains("1000001 parts"));
     }
 
     #[test]

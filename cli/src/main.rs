@@ -14,6 +14,7 @@ mod environment;
 mod failure;
 mod flag;
 mod input;
+mod json;
 mod manual;
 mod mapping;
 mod print;
@@ -21,9 +22,10 @@ mod progress;
 mod raw;
 mod resource;
 mod sign_in;
+mod stop;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     process::ExitCode,
 };
 
@@ -73,7 +75,7 @@ fn run(matches: &ArgMatches) -> Result<(Output, u8), Failure> {
             // The command first: until it waits for the first time, when all questions are asked, Ctrl-C simply ends it.
             biased;
             outcome = dispatch(&mut context, matches) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(Failure::Stopped(context.progress.stopped())),
+            () = stop::stopped() => Err(Failure::Stopped(context.progress.stopped())),
         }
     });
     // A look-up of a name that still runs is not waited for.
@@ -127,14 +129,7 @@ fn print(output: &Output, code: u8) -> ExitCode {
             let mut out = anstream::stdout().lock();
             write!(out, "{text}{end}").and_then(|()| out.flush())
         }
-        Output::Bytes(bytes) if bytes.contains(&0) && io::stdout().is_terminal() => {
-            let _ = writeln!(io::stderr(), "Error: the answer is no text; send it into a file, `oo … > FILE`");
-            return ExitCode::FAILURE;
-        }
-        Output::Bytes(bytes) => {
-            let mut out = io::stdout().lock();
-            out.write_all(bytes).and_then(|()| out.flush())
-        }
+        Output::Shown => Ok(()),
     };
     match written {
         Ok(()) => ExitCode::from(code),

@@ -2,6 +2,7 @@
 //! by their numbers in the documents: 1 is `flag.rs`; 2, 3, 4 and 6 are here; 5 was a bug and is not followed; 7: an
 //! object, `{}` without any key.
 
+use openorch_sdk::api::json::MAX_DEPTH;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -9,23 +10,50 @@ use crate::{
     flag::{Flag, Given},
 };
 
-/// Puts the flags, in their order, over `body`.
-pub fn over(body: Value, flags: Vec<Flag>) -> Result<Value, Failure> {
+/// Puts what the flags say over `body`: objects go into one another, of all else the flags' replaces the body's.
+pub fn over(mut body: Value, flags: Vec<Flag>) -> Result<Value, Failure> {
     if flags.is_empty() {
         return Ok(body);
     }
-    let Value::Object(mut fields) = body else {
+    if !body.is_object() {
         return Err(Failure::Usage("the body is no object, so `--key=value` has no place in it".into()));
-    };
+    }
+    merge(&mut body, object_of(flags)?);
+    Ok(body)
+}
+
+fn merge(under: &mut Value, over: Value) {
+    match (under, over) {
+        (Value::Object(under), Value::Object(over)) => {
+            for (key, value) in over {
+                merge(under.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (under, over) => *under = over,
+    }
+}
+
+/// The flags alone, in their order, by the rules.
+fn object_of(flags: Vec<Flag>) -> Result<Value, Failure> {
+    let mut fields = Map::new();
     for flag in flags {
         let value = match flag.value {
             Given::Plain(text) => guessed(text),
             Given::Text(text) => text.into(),
             Given::Json(value) => value,
         };
-        put(&mut fields, &segments(&flag.key), value);
+        let path = segments(&flag.key);
+        if path.len() > MAX_DEPTH {
+            return Err(too_deep(path.len()));
+        }
+        put(&mut fields, &path, value);
     }
     Ok(Value::Object(fields))
+}
+
+/// A key of more parts than any server reads. It is not repeated: it is long.
+pub fn too_deep(parts: usize) -> Failure {
+    Failure::Usage(format!("a key has {parts} parts, and bodies are at most {MAX_DEPTH} levels deep"))
 }
 
 /// Rule 2: a key with a dot is split at dots alone, any other at dashes.
@@ -119,5 +147,31 @@ mod tests {
         assert_eq!(over(json!({ "b": 2 }), flag()).unwrap(), json!({ "a": 1, "b": 2 }));
         assert_eq!(over(json!([1]), vec![]).unwrap(), json!([1]));
         assert!(over(json!([1]), flag()).is_err());
+    }
+
+    #[test]
+    fn a_key_that_the_body_has_too_replaces_what_stands_there_and_does_not_join_it() {
+        let over = |body: Value, flags: &str| {
+            over(body, flags.split_whitespace().map(|word| Flag::parse(word).unwrap()).collect()).unwrap()
+        };
+        for (body, flags, want) in [
+            (json!({ "a": 1 }), "--a=2", json!({ "a": 2 })),
+            (json!({ "a": [1, 2] }), "--a=3", json!({ "a": 3 })),
+            (json!({ "a": [1, 2] }), "--a=3 --a=4", json!({ "a": [3, 4] })),
+            (json!({ "a": { "b": 1, "c": 2 } }), "--a.b=3", json!({ "a": { "b": 3, "c": 2 } })),
+            (json!({ "a": 1 }), "--a.b=2", json!({ "a": { "b": 2 } })),
+            (json!({ "a": { "b": 1 } }), "--a=2", json!({ "a": 2 })),
+            (json!({ "a": { "b": 1 } }), "--a:={\"c\":2}", json!({ "a": { "b": 1, "c": 2 } })),
+        ] {
+            assert_eq!(over(body.clone(), flags), want, "{body} {flags}");
+        }
+    }
+
+    #[test]
+    fn a_key_deeper_than_any_body_is_refused() {
+        let flag = |parts: usize| vec![Flag::parse(&format!("--{}=1", vec!["a"; parts].join("."))).unwrap()];
+        assert!(over(json!({}), flag(MAX_DEPTH)).is_ok());
+        let refusal = over(json!({}), flag(1_000_000)).unwrap_err();
+        assert!(refusal.code() == 2 && refusal.to_string().contains("1000000 parts"), "{refusal}");
     }
 }

@@ -10,13 +10,14 @@ use serde_norway::Value;
 use crate::{
     args::Format,
     failure::{Failure, printable},
+    json,
 };
 
 /// What a command has to say.
 pub enum Output {
     Text(String),
-    /// Of others, as it came.
-    Bytes(Vec<u8>),
+    /// Nothing that it has not said yet.
+    Shown,
 }
 
 impl From<String> for Output {
@@ -25,12 +26,32 @@ impl From<String> for Output {
     }
 }
 
-/// The answer to any call: JSON in the format asked for, all else as it came.
-pub fn answer(format: Option<Format>, bytes: &[u8]) -> Result<Output, Failure> {
-    // As YAML's value, which keeps the order of keys that the server chose.
-    match serde_json::from_slice::<Value>(bytes) {
-        Ok(answer) => value(format.unwrap_or(Format::Json), &answer).map(Output::Text),
-        Err(_) => Ok(Output::Bytes(bytes.to_vec())),
+/// Something to be shown: its JSON as it came, which keeps the digits of its numbers, and what that says.
+#[derive(Debug)]
+pub struct Thing {
+    json: String,
+    pub value: Value,
+}
+
+impl Thing {
+    /// `None` where that is no JSON, or none that has one meaning alone.
+    pub fn read(json: &str) -> Option<Thing> {
+        // As YAML's value, which keeps the order of keys that the server chose.
+        Some(Thing { value: serde_json::from_str(json).ok()?, json: json.to_owned() })
+    }
+
+    /// What a field says, in words.
+    pub fn text_at(&self, name: &str) -> String {
+        text_at(&self.value, name)
+    }
+}
+
+/// The answer to any call, if it is JSON, in the format asked for.
+pub fn answer(format: Option<Format>, json: &str) -> Result<String, Failure> {
+    match (format.unwrap_or(Format::Json), Thing::read(json)) {
+        // JSON that has no one meaning (a key given twice) is shown as it came.
+        (Format::Yaml, Some(thing)) => as_yaml(json, &thing.value),
+        _ => Ok(json::indented(json)),
     }
 }
 
@@ -85,45 +106,62 @@ pub struct Kind<'a> {
 }
 
 /// A list in the format asked for.
-pub fn list(format: Format, kind: &Kind, items: &[Value]) -> Result<String, Failure> {
+pub fn list(format: Format, kind: &Kind, things: &[Thing]) -> Result<String, Failure> {
     match format {
         Format::Table | Format::Wide => {
             let columns: Vec<&Column> =
                 kind.columns.iter().filter(|column| format == Format::Wide || !column.wide).collect();
             let header = columns.iter().map(|column| column.header).collect();
-            let rows = items.iter().map(|item| columns.iter().map(|column| cell(column.cell, item)).collect());
-            Ok(table(header, rows.collect()))
+            let row = |thing: &Thing| columns.iter().map(|column| cell(column.cell, &thing.value)).collect();
+            Ok(table(header, things.iter().map(row).collect()))
         }
         Format::Name => {
-            let names = items.iter().map(|item| printable(&text_at(item, kind.name)));
+            let names = things.iter().map(|thing| printable(&thing.text_at(kind.name)));
             Ok(names.filter(|name| !name.is_empty()).map(|name| name + "\n").collect())
         }
-        Format::Json | Format::Yaml => value(format, &items),
+        Format::Json => Ok(json::indented(&json_of(things))),
+        Format::Yaml => {
+            let values: Vec<_> = things.iter().map(|thing| &thing.value).collect();
+            as_yaml(&json_of(things), &values)
+        }
     }
 }
 
-/// One item in the format asked for; as a table it is a list of one.
-pub fn item(format: Format, kind: &Kind, item: &Value) -> Result<String, Failure> {
+/// The things as one JSON list.
+pub fn json_of(things: &[Thing]) -> String {
+    format!("[{}]", things.iter().map(|thing| thing.json.as_str()).collect::<Vec<_>>().join(","))
+}
+
+/// One thing in the format asked for; as a table it is a list of one.
+pub fn item(format: Format, kind: &Kind, thing: &Thing) -> Result<String, Failure> {
     match format {
-        Format::Json | Format::Yaml => value(format, item),
-        _ => list(format, kind, std::slice::from_ref(item)),
+        Format::Json => Ok(json::indented(&thing.json)),
+        Format::Yaml => as_yaml(&thing.json, &thing.value),
+        _ => list(format, kind, std::slice::from_ref(thing)),
     }
 }
 
-/// Anything, as JSON or YAML.
-pub fn value(format: Format, value: &impl Serialize) -> Result<String, Failure> {
-    let failed = |error: &dyn Display| Failure::Other(format!("the answer cannot be shown: {error}"));
-    match format {
-        Format::Json => serde_json::to_string_pretty(value).map_err(|error| failed(&error)),
-        Format::Yaml => serde_norway::to_string(value).map_err(|error| failed(&error)),
-        _ => Err(Failure::Usage("this has no columns and no name; use `-o json` or `-o yaml` here".into())),
+/// JSON, and what it says, as YAML.
+fn as_yaml(json: &str, value: &impl Serialize) -> Result<String, Failure> {
+    // YAML reads JSON too, and it keeps the digits of numbers that its own writer would round.
+    if json::changed_by_yaml(json).is_some() {
+        return Ok(json::indented(json));
     }
+    serde_norway::to_string(value).map_err(|error| cannot_be_shown(&error))
 }
 
-/// Items that are no answer of a server, for [`list`] and [`item`].
-pub fn as_items<T: Serialize>(items: &[T]) -> Result<Vec<Value>, Failure> {
-    let made = items.iter().map(serde_norway::to_value).collect::<Result<Vec<_>, _>>();
-    made.map_err(|error| Failure::Other(format!("this cannot be shown: {error}")))
+/// Things that are no answer of a server, for [`list`] and [`item`].
+pub fn as_things<T: Serialize>(items: &[T]) -> Result<Vec<Thing>, Failure> {
+    items.iter().map(as_thing).collect()
+}
+
+pub fn as_thing<T: Serialize>(item: &T) -> Result<Thing, Failure> {
+    let json = serde_json::to_string(item).map_err(|error| cannot_be_shown(&error))?;
+    Thing::read(&json).ok_or_else(|| cannot_be_shown(&"it is no JSON"))
+}
+
+fn cannot_be_shown(error: &dyn Display) -> Failure {
+    Failure::Other(format!("this cannot be shown: {error}"))
 }
 
 /// A cell's text and the colour it has where colours are shown.
@@ -169,13 +207,15 @@ fn cell(cell: Cell, item: &Value) -> Shown {
     }
 }
 
-/// The field that a dotted name leads to.
-pub fn at<'a>(item: &'a Value, name: &str) -> Option<&'a Value> {
+/// The field that a dotted name leads to; the whole where it names none.
+fn at<'a>(item: &'a Value, name: &str) -> Option<&'a Value> {
+    if name.is_empty() {
+        return Some(item);
+    }
     name.split('.').try_fold(item, |value, key| value.get(key))
 }
 
-/// What a field says, in words.
-pub fn text_at(item: &Value, name: &str) -> String {
+fn text_at(item: &Value, name: &str) -> String {
     fn text(value: &Value) -> String {
         match value {
             Value::Null => String::new(),
@@ -262,7 +302,7 @@ mod tests {
 
     fn shown(format: Format, items: &str) -> String {
         let Value::Sequence(items) = value(items) else { panic!("a list") };
-        list(format, &KIND, &items).unwrap()
+        list(format, &KIND, &as_things(&items).unwrap()).unwrap()
     }
 
     #[test]
@@ -278,6 +318,20 @@ mod tests {
         assert_eq!(shown(Format::Wide, "[{id: a, seen: '0001-01-01T00:00:00Z'}]").lines().nth(1), Some("a"));
         assert_eq!(shown(Format::Name, items), "ä\ninst_1\n");
         assert_eq!(shown(Format::Json, "[]"), "[]");
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        let json = r#"{"n":12345678901234567890123,"m":1.50}"#;
+        let thing = [Thing::read(json).unwrap()];
+        let indented = "{\n  \"n\": 12345678901234567890123,\n  \"m\": 1.50\n}";
+        for format in [Format::Json, Format::Yaml] {
+            assert_eq!(item(format, &KIND, &thing[0]).unwrap(), indented);
+            assert_eq!(answer(Some(format), json).unwrap(), indented);
+            assert!(list(format, &KIND, &thing).unwrap().contains("12345678901234567890123"));
+        }
+        assert_eq!(answer(Some(Format::Yaml), r#"{"n":9007199254740993}"#).unwrap(), "n: 9007199254740993\n");
+        assert_eq!(answer(None, r#"{"a":1,"a":2}"#).unwrap(), "{\n  \"a\": 1,\n  \"a\": 2\n}");
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! `oo get`, `post`, `put` and `delete`: any path of the daemon or of a service behind its gateway.
 
+use std::io::{self, IsTerminal, Write};
+
 use openorch_sdk::{
-    Error, Response,
+    Bytes, Client, Error, OpenResponse, Response,
     http::{HeaderValue, Method, header},
 };
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 
 use crate::{
     args::{RawArgs, Words},
     context::{Connection, Context},
     curl, documents,
-    failure::Failure,
+    failure::{Failure, printable_lines},
     flag::Flag,
     mapping,
     print::{self, Output},
@@ -51,7 +53,10 @@ pub async fn run(context: &Context, method: Method, file: Option<String>, args: 
         connection.client = connection.client.with_header(name, value)?;
     }
     let answer = send(context, &connection, method, &target, content.map(|content| content.bytes)).await?;
-    print::answer(context.common.output, &answer)
+    match answer {
+        Answer::Json(json) => print::answer(context.common.output, &json).map(Output::Text),
+        Answer::Other(body) => copy(body).await,
+    }
 }
 
 fn take_apart(words: Vec<String>) -> Result<Request, Failure> {
@@ -122,19 +127,40 @@ fn as_curl(
     headers: &[(String, String)],
     content: Option<&Content>,
 ) -> Result<String, Failure> {
-    let url = context.server()?.url;
+    let client = context.anonymous()?.client;
     let body = content.map(|content| match &content.verbatim {
         Some(file) => curl::Body::File(file),
         None => curl::Body::Json(&content.bytes),
     });
     let request = curl::Request {
-        method,
-        url: format!("{}{target}", url.trim_end_matches('/')),
+        url: client.address_of(target)?,
         token: context.token_if_any()?.is_some(),
+        defaults: client.headers(),
         headers,
         body,
+        follows: method == Method::GET,
+        method,
     };
     Ok(curl::line(&request, &context.common))
+}
+
+/// A success.
+enum Answer {
+    Json(String),
+    /// What is no JSON is not kept, however long it is; here is how it begins.
+    Other(Beginning),
+}
+
+struct Beginning {
+    first: Bytes,
+    rest: Option<Box<OpenResponse>>,
+}
+
+/// How the answer to one request goes on.
+enum Step {
+    Done(Answer),
+    /// No success.
+    Else(Response),
 }
 
 /// Reads go on to where the server points, as often as this.
@@ -142,24 +168,24 @@ const MAX_REDIRECTS: usize = 5;
 /// At most this much of a refusal that is not ours is shown.
 const SHOWN: usize = 500;
 
-/// Sends it and answers the body of a success.
+/// Sends it and answers a success.
 async fn send(
     context: &Context,
     connection: &Connection,
     method: Method,
     target: &str,
     body: Option<Vec<u8>>,
-) -> Result<Vec<u8>, Failure> {
+) -> Result<Answer, Failure> {
     let mut target = target.to_owned();
     for _ in 0..=MAX_REDIRECTS {
         let path = target.split('?').next().unwrap_or_default();
         let name = format!("{method} {path}");
         let writes = (method != Method::GET).then_some(name.as_str());
-        let call = connection.client.request(method.clone(), &target, body.clone().map(Into::into));
-        let answer = context.answered(connection, writes, call).await?;
-        if answer.status.is_success() {
-            return Ok(answer.bytes.to_vec());
-        }
+        let call = step(&connection.client, method.clone(), &target, body.clone());
+        let answer = match context.answered(connection, writes, call).await? {
+            Step::Done(answer) => return Ok(answer),
+            Step::Else(answer) => answer,
+        };
         match next_target(&answer, &target, connection.client.url()) {
             // A token goes along, so never to another server; and a write is not repeated elsewhere.
             Some(next) if method == Method::GET => target = next,
@@ -167,6 +193,68 @@ async fn send(
         }
     }
     Err(Failure::Other(format!("the server points from one place to the next, more than {MAX_REDIRECTS} times")))
+}
+
+async fn step(client: &Client, method: Method, target: &str, body: Option<Vec<u8>>) -> Result<Step, Error> {
+    let mut answer = client.open(method, target, body.map(Into::into)).await?;
+    if !answer.status.is_success() {
+        return answer.whole().await.map(Step::Else);
+    }
+    let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.to_ascii_lowercase();
+    // Some services say nothing of what they answer, or call it text.
+    let (is_json, may_be) = (kind.contains("json"), kind.is_empty() || kind.starts_with("text/plain"));
+    if is_json {
+        let answer = answer.whole().await?;
+        return Ok(Step::Done(match json_text(&answer.bytes) {
+            Some(json) => Answer::Json(json),
+            None => Answer::Other(Beginning { first: answer.bytes, rest: None }),
+        }));
+    }
+    let first = answer.chunk().await?.unwrap_or_default();
+    let begins = first.iter().find(|byte| !byte.is_ascii_whitespace());
+    if may_be && matches!(begins, Some(b'{' | b'[')) {
+        // All of it or, where it goes on, none.
+        let second = answer.chunk().await?;
+        if let (None, Some(json)) = (&second, json_text(&first)) {
+            return Ok(Step::Done(Answer::Json(json)));
+        }
+        let first = [first, second.unwrap_or_default()].concat().into();
+        return Ok(Step::Done(Answer::Other(Beginning { first, rest: Some(Box::new(answer)) })));
+    }
+    Ok(Step::Done(Answer::Other(Beginning { first, rest: Some(Box::new(answer)) })))
+}
+
+fn json_text(bytes: &[u8]) -> Option<String> {
+    let json: &RawValue = serde_json::from_slice(bytes).ok()?;
+    Some(json.get().to_owned())
+}
+
+/// Hands an answer that is no JSON on as it comes; on a terminal without what would steer it.
+async fn copy(body: Beginning) -> Result<Output, Failure> {
+    let Beginning { first, mut rest } = body;
+    let mut next = Some(first);
+    let is_terminal = io::stdout().is_terminal();
+    while let Some(piece) = next {
+        if is_terminal && piece.contains(&0) {
+            return Err(Failure::Other("the answer is no text; send it into a file, `oo … > FILE`".into()));
+        }
+        let mut out = io::stdout().lock();
+        let written = match is_terminal {
+            true => out.write_all(printable_lines(&String::from_utf8_lossy(&piece)).as_bytes()),
+            false => out.write_all(&piece),
+        };
+        match written.and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            written => written.map_err(|error| Failure::Other(format!("cannot write the answer: {error}")))?,
+        }
+        drop(out);
+        next = match &mut rest {
+            Some(rest) => rest.chunk().await?,
+            None => None,
+        };
+    }
+    Ok(Output::Shown)
 }
 
 /// Where a redirect leads, if that is on the same server.

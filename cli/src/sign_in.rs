@@ -1,7 +1,10 @@
 //! Who is calling: sign in and out, register, switch, `whoami`, `token`, the own password. Nothing but `token` ever prints
 //! a token.
 
-use std::process;
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    process,
+};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use openorch_sdk::api::{
@@ -17,23 +20,23 @@ use crate::{
     args::Format,
     ask,
     config::Environment,
-    context::{Context, Source, same_url},
-    failure::{Failure, warn},
+    context::{Context, Server, Source, same_url},
+    failure::{FOREIGN, Failure, printable, warn},
     print::{self, Cell, Column, Kind},
 };
 
 pub async fn login(context: &Context, slug: Option<String>, password: Option<String>) -> Result<String, Failure> {
     let slug = ask::slug(slug.or_else(|| context.common.user.clone()))?;
     let password = ask::password(password, "Enter password: ")?;
+    let server = context.anonymous()?;
     let input = LoginRequest {
         slug: Some(slug.clone()),
         password: Some(password),
-        device: Some(device()),
+        device: Some(prepared(context)?),
         ..LoginRequest::default()
     };
-    let server = context.anonymous()?;
     let Json(answer) = context.answered(&server, None, server.client.call(LOGIN, Body(input))).await?;
-    remember(context, &slug, answer.token.token)
+    remember(context, &slug, answer.token.token, "the server has signed you in")
 }
 
 pub async fn register(
@@ -45,18 +48,18 @@ pub async fn register(
 ) -> Result<String, Failure> {
     let slug = ask::slug(slug.or_else(|| context.common.user.clone()))?;
     let password = ask::new_password(password, "Choose a password: ")?;
+    let server = context.anonymous()?;
     let input = RegisterRequest {
         name: Some(name.unwrap_or_else(|| slug.clone())),
         slug: Some(slug.clone()),
         password: Some(password),
-        device: Some(device()),
+        device: Some(prepared(context)?),
         invitation,
         ..RegisterRequest::default()
     };
-    let server = context.anonymous()?;
     let call = server.client.call(REGISTER, Body(input));
     let Json(answer) = context.answered(&server, Some(REGISTER.row.id), call).await?;
-    remember(context, &slug, answer.token.token)
+    remember(context, &slug, answer.token.token, "the server has made the account")
 }
 
 /// Ends the session at the server, then forgets its token here. One that has ended already is forgotten too.
@@ -111,7 +114,9 @@ pub fn switch(context: &Context, slug: Option<String>) -> Result<String, Failure
         let environment = config.environments.get_mut(&server.name).ok_or_else(unknown)?;
         environment.selected_user.clone_from(&slug);
         Ok(String::new())
-    })
+    })?;
+    tell_of_variable(context);
+    Ok(String::new())
 }
 
 fn stored_users(context: &Context, server: &str) -> Result<String, Failure> {
@@ -129,7 +134,7 @@ fn stored_users(context: &Context, server: &str) -> Result<String, Failure> {
         let show = |slug: &String| Shown { slug: slug.clone(), selected: *slug == environment.selected_user };
         environment.users.keys().map(show).collect::<Vec<_>>()
     });
-    print::list(context.format(), &KIND, &print::as_items(&shown.collect::<Vec<_>>())?)
+    print::list(context.format(), &KIND, &print::as_things(&shown.collect::<Vec<_>>())?)
 }
 
 pub async fn whoami(context: &Context) -> Result<String, Failure> {
@@ -150,12 +155,16 @@ pub async fn whoami(context: &Context) -> Result<String, Failure> {
     let roles = roles(&context.token()?.text);
     let connection = context.connection()?;
     let Json(answer) = context.answered(&connection, None, connection.client.call(READ_USER_BY_TOKEN, ())).await?;
-    let shown = print::as_items(&[Shown { slug: answer.user.slug, id: answer.user.id, roles }])?;
-    print::item(context.common.output.unwrap_or(Format::Yaml), &KIND, &shown[0])
+    if answer.user.id.is_empty() {
+        return Err(Failure::Other(FOREIGN.into()));
+    }
+    let shown = print::as_thing(&Shown { slug: answer.user.slug, id: answer.user.id, roles })?;
+    print::item(context.common.output.unwrap_or(Format::Yaml), &KIND, &shown)
 }
 
 pub fn token(context: &Context) -> Result<String, Failure> {
-    Ok(context.token()?.text)
+    // A server that signs in with more than a token has it shown, not done.
+    Ok(printable(&context.token()?.text))
 }
 
 /// Changes the own password. This session stays, all others of the account end.
@@ -173,31 +182,67 @@ pub async fn password(context: &Context) -> Result<String, Failure> {
     Ok(String::new())
 }
 
-fn remember(context: &Context, slug: &str, token: String) -> Result<String, Failure> {
-    if token.is_empty() {
-        return Err(Failure::Other("the server signed in without giving a token; is it an OpenOrch daemon?".into()));
-    }
+/// Sees to it that a sign-in can be kept, by writing the settings, before the server is asked for one. Answers what the
+/// session is called: two homes on one machine have one each.
+fn prepared(context: &Context) -> Result<String, Failure> {
     let server = context.server()?;
     context.file.change(|config| {
-        // The server of `-e`, `OPENORCH_URL` or nothing at all becomes an environment with its first sign-in.
-        let is_first = config.environments.is_empty();
-        let new = || Environment::new(&server.name, &server.url);
-        let environment = config.environments.entry(server.name.clone()).or_insert_with(new);
-        if !same_url(&environment.url, &server.url) {
-            return Err(Failure::Other(format!(
-                "the environment `{}` has another URL than {}; add one for it with `oo env add`",
-                server.name, server.url
-            )));
+        if let Some(environment) = config.environments.get(&server.name) {
+            fits(environment, &server)?;
         }
-        environment.remember(slug, token);
-        if is_first {
-            config.selected_environment = server.name.clone();
+        if config.device.is_empty() {
+            // No secret: it need only differ, as the standard library's own hashers do.
+            config.device = format!("{:06x}", RandomState::new().build_hasher().finish() & 0xff_ffff);
         }
-        Ok(String::new())
+        Ok(format!("{}:{}", device(), config.device))
     })
 }
 
-/// What the session is called, so that it is not the one that programs share: `cli@host`.
+fn fits(environment: &Environment, server: &Server) -> Result<(), Failure> {
+    if same_url(&environment.url, &server.url) {
+        return Ok(());
+    }
+    Err(Failure::Other(format!(
+        "the environment `{}` has another URL than {}; add one for it with `oo env add`",
+        server.name, server.url
+    )))
+}
+
+/// Keeps the token. Should that fail after all, `done` says what the server has done.
+fn remember(context: &Context, slug: &str, token: String, done: &str) -> Result<String, Failure> {
+    if token.is_empty() {
+        return Err(Failure::Other("the server signed in without giving a token; is it an OpenOrch daemon?".into()));
+    }
+    let keep = |server: Server| {
+        context.file.change(|config| {
+            // The server of `-e`, `OPENORCH_URL` or nothing at all becomes an environment with its first sign-in.
+            let is_first = config.environments.is_empty();
+            let new = || Environment::new(&server.name, &server.url);
+            let environment = config.environments.entry(server.name.clone()).or_insert_with(new);
+            fits(environment, &server)?;
+            environment.remember(slug, token);
+            if is_first {
+                config.selected_environment = server.name.clone();
+            }
+            Ok(())
+        })
+    };
+    context.server().and_then(keep).map_err(|failure| {
+        let login = context.command("login");
+        failure.hinted(format!("{done}, and only its token is not kept; `{login} {slug}` asks for another"))
+    })?;
+    tell_of_variable(context);
+    Ok(String::new())
+}
+
+/// Whoever has just been chosen is not who calls as long as the variable is set.
+fn tell_of_variable(context: &Context) {
+    if context.has_token_variable() {
+        warn("OPENORCH_TOKEN is set, and its token is called with; unset it, or choose a user with `-u`");
+    }
+}
+
+/// How the sessions of this machine begin, so that none is the one that programs share: `cli@host`.
 fn device() -> String {
     let from_file = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = from_file.or_else(|| {

@@ -31,7 +31,7 @@ pub struct ListInvitationsResponse {
     pub invitations: Vec<Invitation>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Invitation {
     pub id: String,

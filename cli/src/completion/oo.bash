@@ -11,7 +11,9 @@ _oo() {
     while IFS=$'\t' read -r candidate _; do
         case $candidate in *=) compopt -o nospace 2> /dev/null ;; esac
         case $candidate in /*/) compopt -o nospace 2> /dev/null ;; esac
-        COMPREPLY+=("${candidate#"$kept"}")
+        # Readline takes it over as it is: what an id holds is a word, never shell.
+        printf -v candidate %q "${candidate#"$kept"}"
+        COMPREPLY+=("$candidate")
     done < <("${words[0]}" complete -- "${words[@]:1}" 2> /dev/null)
 }
 complete -o bashdefault -o default -F _oo oo

@@ -52,20 +52,58 @@ pub struct List {
     pub row: &'static Row,
     /// The key of the answer under which the items stand.
     pub items: &'static str,
+    pub one: One,
+}
+
+/// How one of a list is found.
+pub enum One {
+    /// Among those that the list answers without being told more.
+    Picked,
+    /// By this key of the list's operation.
+    By(&'static str),
+    /// Not at all: the list says all that there is to know, or only of what it is asked for.
+    No,
 }
 
 pub struct Save {
     pub row: &'static Row,
-    /// The key of the body that takes the object. Where it takes a list, all documents are sent at once.
+    /// The key of the body that takes the object; empty where the object is the body. Where it takes a list, all
+    /// documents are sent at once.
     pub wrapper: &'static str,
+    /// What makes a document's thing if it has no `id`; the id of the others stands in the path.
+    pub new: Option<(&'static Row, &'static str)>,
+}
+
+impl Save {
+    pub const fn new(row: &'static Row, wrapper: &'static str) -> Save {
+        Save { row, wrapper, new: None }
+    }
 }
 
 /// Another operation on this kind of thing: path parameters are its words, all else its flags.
 pub struct Verb {
     pub name: &'static str,
     pub row: &'static Row,
-    /// The key of the answer under which the thing stands.
-    pub item: &'static str,
+    pub answer: Answer,
+    /// Keys of the body that are words too, after those of the path.
+    pub words: &'static [&'static str],
+    /// A key that is asked for, since arguments are seen by others.
+    pub secret: Option<&'static str>,
+}
+
+/// What an operation answers with.
+pub enum Answer {
+    Nothing,
+    /// The key under which the thing stands.
+    Thing(&'static str),
+    /// The key under which other things stand, and what those are.
+    Things(&'static str, Kind<'static>),
+}
+
+impl Verb {
+    pub const fn new(name: &'static str, row: &'static Row, answer: Answer) -> Verb {
+        Verb { name, row, answer, words: &[], secret: None }
+    }
 }
 
 /// The group that a word of the command line means.
@@ -100,12 +138,12 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
             .default_missing_value("2")
             .value_parser(seconds)
             .help("Show the list again and again, every two seconds or as often as said, until Ctrl-C");
-        let list = command("list", list.row).visible_alias("ls").args(flags(list.row)).arg(watch);
+        let list = command("list", list.row).visible_alias("ls").args(flags(list.row, &[])).arg(watch);
         verbs.push(list);
     }
     match &resource.get {
         Some(verb) => verbs.push(verb_command(verb)),
-        None if resource.list.is_some() => {
+        None if resource.list.as_ref().is_some_and(|list| !matches!(list.one, One::No)) => {
             let about = format!("Show one {} with all that is known of it", resource.noun);
             let id = Arg::new("id").value_name(name_of(resource)).required(true);
             let id = id.help(format!("As `oo {} ls -o name` prints it", resource.noun));
@@ -117,7 +155,13 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
         let help =
             "YAML or JSON files, each with one document or several; folders of such files; `-` is standard input";
         let places = Arg::new("places").value_name("FILE").num_args(1..).required(true).help(help);
-        verbs.push(command("save", save.row).visible_alias("s").arg(places));
+        let mut command = command("save", save.row);
+        if save.new.is_some() {
+            let noun = resource.noun;
+            command = command
+                .about(format!("Save {noun}s: a document with an `id` changes that {noun}, one without makes one"));
+        }
+        verbs.push(command.visible_alias("s").arg(places));
     }
     if let Some(row) = resource.remove {
         let ids = Arg::new("ids").value_name(name_of(resource)).num_args(1..).required(true);
@@ -137,17 +181,20 @@ fn command(name: &'static str, row: &Row) -> Command {
 }
 
 fn verb_command(verb: &Verb) -> Command {
-    let words = verb.row.path_parameters().map(|name| Arg::new(name).required(true));
-    command(verb.name, verb.row).args(words).args(flags(verb.row))
+    let word = |name| Arg::new(name).value_name(&*dashed(name).to_uppercase().leak()).required(true);
+    let words = verb.row.path_parameters().chain(verb.words.iter().copied()).map(word);
+    let others: Vec<_> = verb.words.iter().copied().chain(verb.secret).collect();
+    command(verb.name, verb.row).args(words).args(flags(verb.row, &others))
 }
 
 /// What a thing is called in usage lines.
 fn name_of(resource: &Resource) -> &'static str {
-    resource.kind.name.to_uppercase().leak()
+    if resource.kind.name.is_empty() { "ID" } else { resource.kind.name.to_uppercase().leak() }
 }
 
-/// The keys of an operation as flags: `deploymentId` is `--deployment-id`, and its own spelling is understood too.
-fn flags(row: &'static Row) -> Vec<Arg> {
+/// The keys of an operation, but for some, as flags: `deploymentId` is `--deployment-id`, and its own spelling is understood
+/// too.
+fn flags(row: &'static Row, but: &[&str]) -> Vec<Arg> {
     let flag = |key: Key| {
         let Key { name, kind, about, .. } = key;
         // A command tree lives as long as the program.
@@ -164,7 +211,12 @@ fn flags(row: &'static Row) -> Vec<Arg> {
             kind => arg.value_name(&*kind.to_uppercase().leak()),
         }
     };
-    Inputs::of(row).known().into_iter().filter(|key| key.place != "path").map(flag).collect()
+    Inputs::of(row)
+        .known()
+        .into_iter()
+        .filter(|key| key.place != "path" && !but.contains(&key.name.as_str()))
+        .map(flag)
+        .collect()
 }
 
 /// What the command line says of an operation's keys.
@@ -177,7 +229,8 @@ fn given(row: &'static Row, matches: &ArgMatches) -> Vec<Flag> {
             }
             continue;
         }
-        for value in matches.get_many::<String>(&name).into_iter().flatten() {
+        // What is asked for is no argument.
+        for value in matches.try_get_many::<String>(&name).ok().flatten().into_iter().flatten() {
             flags.push(Flag { key: name.clone(), value: Given::Plain(value.clone()) });
         }
     }

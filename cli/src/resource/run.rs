@@ -1,6 +1,7 @@
 //! What the commands of a group do.
 
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal, Write},
     time::Duration,
 };
@@ -10,18 +11,19 @@ use openorch_sdk::{
     Response,
     api::{Parts, Row},
 };
-use serde_json::{Map, Value as Json};
-use serde_norway::Value;
+use serde_json::{Map, Value as Json, value::RawValue};
 
-use super::{List, Resource, Save, Verb, given};
+use super::{Answer, List, One, Resource, Save, Verb, given};
 use crate::{
     args::Format,
     ask,
     context::{Connection, Context},
     documents::{self, Document},
-    failure::{Failure, warn},
+    failure::{FOREIGN, Failure, warn},
+    flag::{Flag, Given},
     input::Inputs,
-    print::{self, Output},
+    json,
+    print::{self, Output, Thing},
 };
 
 /// Runs the command of `resource` that was given.
@@ -51,39 +53,46 @@ async fn list(
     from: &List,
     matches: &ArgMatches,
 ) -> Result<String, Failure> {
-    let parts = Inputs::of(from.row).fill(given(from.row, matches), None)?;
-    let items = items(context, connection, from, &parts).await?;
-    print::list(context.format(), &resource.kind, &items)
+    print::list(context.format(), &resource.kind, &listed(context, connection, from, matches).await?)
 }
 
-/// The items that an operation lists.
-pub async fn items(
+async fn listed(
     context: &Context,
     connection: &Connection,
     from: &List,
-    parts: &Parts,
-) -> Result<Vec<Value>, Failure> {
-    let answer = context.send(connection, from.row, parts).await?;
-    match read(&answer)?.get_mut(from.items) {
-        // An empty list is left out.
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Sequence(items)) => Ok(std::mem::take(items)),
-        Some(_) => Err(foreign()),
-    }
+    matches: &ArgMatches,
+) -> Result<Vec<Thing>, Failure> {
+    let parts = Inputs::of(from.row).fill(given(from.row, matches), None)?;
+    items(context, connection, from, &parts).await
 }
 
-/// As YAML's value, which keeps the order of keys that the server chose.
-fn read(answer: &Response) -> Result<Value, Failure> {
-    serde_json::from_slice(&answer.bytes).ok().filter(Value::is_mapping).ok_or_else(foreign)
+/// The items that an operation lists.
+async fn items(context: &Context, connection: &Connection, from: &List, parts: &Parts) -> Result<Vec<Thing>, Failure> {
+    let answer = context.send(connection, from.row, parts).await?;
+    things_at(&answer, from.items)
+}
+
+/// The things of a list within an answer.
+fn things_at(answer: &Response, key: &str) -> Result<Vec<Thing>, Failure> {
+    let items = match fields(answer)?.get(key) {
+        // An empty list is left out.
+        None => None,
+        Some(items) => serde_json::from_str::<Option<Vec<&RawValue>>>(items.get()).map_err(|_| foreign())?,
+    };
+    items.into_iter().flatten().map(|item| Thing::read(item.get()).ok_or_else(foreign)).collect()
+}
+
+/// The fields of an answer, as they came.
+fn fields(answer: &Response) -> Result<BTreeMap<String, &RawValue>, Failure> {
+    serde_json::from_slice(&answer.bytes).map_err(|_| foreign())
 }
 
 fn foreign() -> Failure {
-    Failure::Other(
-        "the server's answer is not understood; `oo doctor` tells whether it is a daemon, and its version".into(),
-    )
+    Failure::Other(FOREIGN.into())
 }
 
-/// Shows the list until Ctrl-C, a terminal's in place, else one after the other. Goes on while the server is away.
+/// Shows the list until Ctrl-C, a terminal's in place, else one after the other: JSON a line each, YAML as documents.
+/// Goes on while the server is away.
 async fn watch(
     context: &Context,
     resource: &Resource,
@@ -93,21 +102,30 @@ async fn watch(
 ) -> Result<String, Failure> {
     // Its connection stays open from one time to the next.
     let connection = context.connection_for(from.row)?;
+    let (is_terminal, format) = (io::stdout().is_terminal(), context.format());
     let mut was_shown = false;
     loop {
-        match list(context, &connection, resource, from, matches).await {
-            Ok(text) => {
-                let clear = if io::stdout().is_terminal() { "\u{1b}[H\u{1b}[2J" } else { "" };
+        match listed(context, &connection, from, matches).await {
+            Ok(things) => {
+                let text = match format {
+                    Format::Json if !is_terminal => json::compact(&print::json_of(&things)),
+                    _ => print::list(format, &resource.kind, &things)?,
+                };
+                let begin = match format {
+                    _ if is_terminal => "\u{1b}[H\u{1b}[2J",
+                    Format::Yaml if was_shown => "---\n",
+                    _ => "",
+                };
                 let end = if text.ends_with('\n') { "" } else { "\n" };
                 let mut out = anstream::stdout().lock();
-                match write!(out, "{clear}{text}{end}").and_then(|()| out.flush()) {
+                match write!(out, "{begin}{text}{end}").and_then(|()| out.flush()) {
                     // The reader has seen enough.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(String::new()),
                     written => written?,
                 }
                 was_shown = true;
             }
-            Err(failure) if was_shown && failure.code() == 5 => warn(&failure.to_string()),
+            Err(failure) if was_shown && failure.code() == 5 => warn(&failure.plain().to_string()),
             Err(failure) => return Err(failure),
         }
         tokio::time::sleep(every).await;
@@ -116,13 +134,13 @@ async fn watch(
 
 /// One thing, picked out of the list.
 async fn get(context: &Context, resource: &Resource, from: &List, name: &str) -> Result<String, Failure> {
-    let mut parts = Inputs::of(from.row).fill(Vec::new(), None)?;
-    let filters = Inputs::of(from.row).known().iter().any(|key| key.name == resource.kind.name && key.place == "query");
-    if filters {
-        parts.query.push((resource.kind.name.into(), name.into()));
-    }
+    let key = match from.one {
+        One::By(key) => vec![Flag { key: key.into(), value: Given::Text(name.into()) }],
+        One::Picked | One::No => Vec::new(),
+    };
+    let parts = Inputs::of(from.row).fill(key, None)?;
     let items = items(context, &context.connection_for(from.row)?, from, &parts).await?;
-    let is_meant = |item: &&Value| [resource.kind.name, "id"].iter().any(|field| print::text_at(item, field) == name);
+    let is_meant = |item: &&Thing| [resource.kind.name, "id"].iter().any(|field| item.text_at(field) == name);
     match items.iter().find(is_meant) {
         Some(item) => print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, item),
         None => Err(Failure::NotFound(format!("there is no {0} `{name}`; `oo {0} ls` lists them", resource.noun))),
@@ -136,16 +154,9 @@ async fn save_all(context: &Context, resource: &Resource, save: &Save, places: V
         documents.extend(documents::all_of(place)?);
     }
     let connection = context.connection_for(save.row)?;
-    let wrap = |value: Json| Parts {
-        body: Some(Json::Object(Map::from_iter([(save.wrapper.to_owned(), value)]))),
-        ..Parts::default()
-    };
     if Inputs::of(save.row).body_kind(save.wrapper) == Some("array") {
-        let all = documents.into_iter().flat_map(|document| match document.value {
-            Json::Array(list) => list,
-            one => vec![one],
-        });
-        context.send(&connection, save.row, &wrap(all.collect())).await?;
+        let all = documents.into_iter().flat_map(|document| elements(document.value, save.wrapper)).collect();
+        context.send(&connection, save.row, &with_body(wrapped(all, save.wrapper))).await?;
         return Ok(String::new());
     }
     if let Some(Document { place, value }) = documents.iter().find(|document| !document.value.is_object()) {
@@ -156,13 +167,47 @@ async fn save_all(context: &Context, resource: &Resource, save: &Save, places: V
         )));
     }
     let all = documents.len();
-    for (done, document) in documents.into_iter().enumerate() {
+    for (done, Document { place, value }) in documents.into_iter().enumerate() {
         context.progress.count(done, all, "saved");
-        let sent = context.send(&connection, save.row, &wrap(document.value)).await;
-        sent.map_err(|failure| at(context, failure, &document.place, all))?;
+        let (row, parts) = call_of(save, value);
+        let sent = context.send(&connection, row, &parts).await;
+        sent.map_err(|failure| at(context, failure, &place, all))?;
     }
     context.progress.count(all, all, "saved");
     Ok(String::new())
+}
+
+/// The things of a document where many go into one call: those of a list, or of a whole body of that call.
+fn elements(value: Json, wrapper: &str) -> Vec<Json> {
+    match value {
+        Json::Array(list) => list,
+        Json::Object(mut fields) if fields.len() == 1 && fields.get(wrapper).is_some_and(Json::is_array) => {
+            fields.remove(wrapper).map_or(Vec::new(), |list| elements(list, wrapper))
+        }
+        one => vec![one],
+    }
+}
+
+/// The operation that saves a document, and what it is sent.
+fn call_of(save: &Save, mut value: Json) -> (&'static Row, Parts) {
+    let Some((new, wrapper)) = save.new else { return (save.row, with_body(wrapped(value, save.wrapper))) };
+    let id = value.as_object_mut().and_then(|fields| fields.remove("id"));
+    match id.as_ref().and_then(Json::as_str) {
+        Some(id) => (save.row, Parts { path: vec![id.to_owned()], ..with_body(wrapped(value, save.wrapper)) }),
+        None => (new, with_body(wrapped(value, wrapper))),
+    }
+}
+
+/// The body that says this, unless it is that already.
+fn wrapped(value: Json, wrapper: &str) -> Json {
+    if wrapper.is_empty() || value.get(wrapper).is_some() {
+        return value;
+    }
+    Json::Object(Map::from_iter([(wrapper.to_owned(), value)]))
+}
+
+fn with_body(body: Json) -> Parts {
+    Parts { body: Some(body), ..Parts::default() }
 }
 
 async fn remove(
@@ -191,11 +236,20 @@ fn at(context: &Context, failure: Failure, place: &str, all: usize) -> Failure {
 
 /// Another operation of the group.
 async fn other(context: &Context, resource: &Resource, verb: &Verb, matches: &ArgMatches) -> Result<String, Failure> {
-    let parts = Inputs::of(verb.row).fill(given(verb.row, matches), None)?;
+    let mut flags = given(verb.row, matches);
+    if let Some(key) = verb.secret {
+        flags.push(Flag { key: key.into(), value: Given::Text(ask::new_password(None, "New password: ")?) });
+    }
+    let parts = Inputs::of(verb.row).fill(flags, None)?;
     let answer = context.send(&context.connection_for(verb.row)?, verb.row, &parts).await?;
-    let mut answer = read(&answer)?;
-    let item = answer.get_mut(verb.item).map(std::mem::take).ok_or_else(foreign)?;
-    print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, &item)
+    match &verb.answer {
+        Answer::Nothing => Ok(String::new()),
+        Answer::Things(key, kind) => print::list(context.format(), kind, &things_at(&answer, key)?),
+        Answer::Thing(key) => {
+            let thing = fields(&answer)?.get(*key).and_then(|thing| Thing::read(thing.get())).ok_or_else(foreign)?;
+            print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, &thing)
+        }
+    }
 }
 
 /// All things of this kind by name, each with what else is known of it, for completion.
@@ -204,9 +258,9 @@ pub async fn things(context: &Context, resource: &Resource) -> Result<Vec<(Strin
     let parts = Inputs::of(from.row).fill(Vec::new(), None)?;
     let items = items(context, &context.connection_for(from.row)?, from, &parts).await?;
     let name = resource.kind.name;
-    let about = |item: &Value| {
+    let about = |item: &Thing| {
         let others = ["slug", "status", "url", "image.name", "name"].into_iter().filter(|field| *field != name);
-        others.map(|field| print::text_at(item, field)).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
+        others.map(|field| item.text_at(field)).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
     };
-    Ok(items.iter().map(|item| (print::text_at(item, name), about(item))).collect())
+    Ok(items.iter().map(|item| (item.text_at(name), about(item))).collect())
 }

@@ -6,13 +6,37 @@ use openorch_sdk::api::{
         DELETE_DEFINITION, DELETE_NODE, LIST_DEFINITIONS, LIST_INSTANCES, LIST_NODES, REMOVE_INSTANCE, SAVE_DEFINITION,
         SELF_NODE,
     },
-    user::{CREATE_INVITATION, LIST_INVITATIONS, REVOKE_INVITATION},
+    user::{
+        ADD_USER_TO_ORGANIZATION, CREATE_INVITATION, CREATE_ROLE, CREATE_USER, DELETE_DELEGATION, DELETE_ENROLL,
+        DELETE_GRANT, DELETE_ORGANIZATION, DELETE_PERMISSION, DELETE_ROLE, DELETE_USER, GET_PERMISSIONS_BY_ROLE,
+        GET_ROLES, GET_USERS, LIST_AUDIT, LIST_DELEGATIONS, LIST_ENROLLS, LIST_GRANTS, LIST_INVITATIONS, LIST_MEMBERS,
+        LIST_ORGANIZATIONS, LIST_PERMISSIONS, LIST_PERMITS, LIST_SESSIONS, RELEASE_SLUG, REMOVE_USER_FROM_ORGANIZATION,
+        RESET_PASSWORD, REVOKE_INVITATION, REVOKE_SESSION, SAVE_DELEGATION, SAVE_ENROLLS, SAVE_GRANTS, SAVE_MEMBERSHIP,
+        SAVE_ORGANIZATION, SAVE_PERMISSIONS, SAVE_PERMITS, SAVE_USER, SET_ROLE_PERMISSIONS,
+    },
 };
 
-use super::{List, Resource, Save, Verb};
+use super::{Answer, List, One, Resource, Save, Verb};
 use crate::print::{
     Cell::{Ago, Percent, Star, Status, Text, Until},
     Column, Kind,
+};
+
+/// The permissions of a role.
+const PERMISSIONS: Kind = Kind {
+    columns: &[Column::new("PERMISSION ID", Text(&["id"])), Column::new("DESCRIPTION", Text(&["description"]))],
+    name: "id",
+};
+
+/// Who is in an organization.
+const MEMBERS: Kind = Kind {
+    columns: &[
+        Column::new("USER ID", Text(&["user.id"])),
+        Column::new("SLUG", Text(&["user.slug"])),
+        Column::new("NAME", Text(&["user.name"])),
+        Column::new("ROLE", Text(&["role"])),
+    ],
+    name: "user.id",
 };
 
 pub static RESOURCES: &[Resource] = &[
@@ -33,7 +57,7 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: LIST_INSTANCES.row, items: "instances" }),
+        list: Some(List { row: LIST_INSTANCES.row, items: "instances", one: One::By("id") }),
         remove: Some(REMOVE_INSTANCE.row),
         ..Resource::NONE
     },
@@ -55,9 +79,9 @@ pub static RESOURCES: &[Resource] = &[
             // A node is removed by its URL, so that is its name.
             name: "url",
         },
-        list: Some(List { row: LIST_NODES.row, items: "nodes" }),
+        list: Some(List { row: LIST_NODES.row, items: "nodes", one: One::Picked }),
         remove: Some(DELETE_NODE.row),
-        more: &[Verb { name: "self", row: SELF_NODE.row, item: "node" }],
+        more: &[Verb::new("self", SELF_NODE.row, Answer::Thing("node"))],
         ..Resource::NONE
     },
     Resource {
@@ -75,9 +99,201 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: LIST_DEFINITIONS.row, items: "definitions" }),
-        save: Some(Save { row: SAVE_DEFINITION.row, wrapper: "definition" }),
+        list: Some(List { row: LIST_DEFINITIONS.row, items: "definitions", one: One::Picked }),
+        save: Some(Save::new(SAVE_DEFINITION.row, "definition")),
         remove: Some(DELETE_DEFINITION.row),
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "user",
+        aliases: &["users"],
+        about: "Accounts, of people and of services",
+        kind: Kind {
+            columns: &[
+                Column::new("USER ID", Text(&["id"])),
+                Column::new("SLUG", Text(&["slug"])),
+                Column::new("NAME", Text(&["name"])),
+                Column::new("CREATED", Ago("createdAt")),
+                Column::wide("LABELS", Text(&["labels"])),
+            ],
+            name: "id",
+        },
+        list: Some(List { row: GET_USERS.row, items: "users", one: One::By("ids") }),
+        save: Some(Save { row: SAVE_USER.row, wrapper: "", new: Some((CREATE_USER.row, "user")) }),
+        remove: Some(DELETE_USER.row),
+        more: &[
+            Verb { secret: Some("newPassword"), ..Verb::new("reset-password", RESET_PASSWORD.row, Answer::Nothing) },
+            Verb::new("release-slug", RELEASE_SLUG.row, Answer::Nothing),
+        ],
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "session",
+        aliases: &["sessions"],
+        about: "Where an account is signed in",
+        kind: Kind {
+            columns: &[
+                Column::new("SESSION ID", Text(&["id"])),
+                Column::new("DEVICE", Text(&["device"])),
+                Column::new("CURRENT", Star("current")),
+                Column::new("CREATED", Ago("createdAt")),
+                Column::new("USED", Ago("usedAt")),
+                Column::wide("USER ID", Text(&["userId"])),
+            ],
+            name: "id",
+        },
+        list: Some(List { row: LIST_SESSIONS.row, items: "sessions", one: One::Picked }),
+        remove: Some(REVOKE_SESSION.row),
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "role",
+        aliases: &["roles"],
+        about: "What accounts are: sets of permissions",
+        kind: Kind {
+            columns: &[
+                Column::new("ROLE ID", Text(&["id"])),
+                Column::new("NAME", Text(&["name"])),
+                Column::new("DESCRIPTION", Text(&["description"])),
+                Column::wide("OWNER ID", Text(&["ownerId"])),
+            ],
+            name: "id",
+        },
+        list: Some(List { row: GET_ROLES.row, items: "roles", one: One::Picked }),
+        save: Some(Save::new(CREATE_ROLE.row, "")),
+        remove: Some(DELETE_ROLE.row),
+        more: &[
+            Verb::new("permissions", GET_PERMISSIONS_BY_ROLE.row, Answer::Things("permissions", PERMISSIONS)),
+            Verb::new("set-permissions", SET_ROLE_PERMISSIONS.row, Answer::Nothing),
+        ],
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "permission",
+        aliases: &["permissions"],
+        about: "Rights that services ask for",
+        // The list answers ids alone.
+        kind: Kind { columns: &[Column::new("PERMISSION ID", Text(&[""]))], name: "" },
+        list: Some(List { row: LIST_PERMISSIONS.row, items: "permissions", one: One::No }),
+        save: Some(Save::new(SAVE_PERMISSIONS.row, "permissions")),
+        remove: Some(DELETE_PERMISSION.row),
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "grant",
+        aliases: &["grants"],
+        about: "Permissions given to accounts by slug",
+        kind: Kind {
+            columns: &[
+                Column::new("GRANT ID", Text(&["id"])),
+                Column::new("PERMISSION ID", Text(&["permissionId"])),
+                Column::new("SLUGS", Text(&["slugs"])),
+            ],
+            name: "id",
+        },
+        list: Some(List { row: LIST_GRANTS.row, items: "grants", one: One::Picked }),
+        save: Some(Save::new(SAVE_GRANTS.row, "grants")),
+        remove: Some(DELETE_GRANT.row),
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "permit",
+        aliases: &["permits"],
+        about: "Permissions given to accounts by slug and by role",
+        kind: Kind {
+            columns: &[
+                Column::new("PERMIT ID", Text(&["id"])),
+                Column::new("PERMISSION", Text(&["permission"])),
+                Column::new("SLUGS", Text(&["slugs"])),
+                Column::new("ROLES", Text(&["roles"])),
+                Column::wide("APP", Text(&["appId"])),
+            ],
+            name: "id",
+        },
+        list: Some(List { row: LIST_PERMITS.row, items: "permits", one: One::Picked }),
+        save: Some(Save::new(SAVE_PERMITS.row, "permits")),
+        remove: Some(DELETE_GRANT.row),
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "enroll",
+        aliases: &["enrolls"],
+        about: "Which account has which role",
+        kind: Kind {
+            columns: &[
+                Column::new("ENROLL ID", Text(&["id"])),
+                Column::new("USER ID", Text(&["userId"])),
+                Column::new("ROLE", Text(&["role"])),
+                Column::wide("CREATED BY", Text(&["createdBy"])),
+                Column::wide("APP", Text(&["appId"])),
+            ],
+            name: "id",
+        },
+        // It wants to know of which role or account.
+        list: Some(List { row: LIST_ENROLLS.row, items: "enrolls", one: One::No }),
+        save: Some(Save::new(SAVE_ENROLLS.row, "enrolls")),
+        remove: Some(DELETE_ENROLL.row),
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "org",
+        aliases: &["organization", "organizations"],
+        about: "Organizations and who is in them",
+        kind: Kind {
+            columns: &[
+                Column::new("ORGANIZATION ID", Text(&["id"])),
+                Column::new("SLUG", Text(&["slug"])),
+                Column::new("NAME", Text(&["name"])),
+                Column::new("CREATED", Ago("createdAt")),
+            ],
+            name: "id",
+        },
+        list: Some(List { row: LIST_ORGANIZATIONS.row, items: "organizations", one: One::By("ids") }),
+        save: Some(Save::new(SAVE_ORGANIZATION.row, "")),
+        remove: Some(DELETE_ORGANIZATION.row),
+        more: &[
+            Verb::new("members", LIST_MEMBERS.row, Answer::Things("members", MEMBERS)),
+            Verb { words: &["userId"], ..Verb::new("add-user", ADD_USER_TO_ORGANIZATION.row, Answer::Nothing) },
+            Verb::new("set-user", SAVE_MEMBERSHIP.row, Answer::Nothing),
+            Verb::new("remove-user", REMOVE_USER_FROM_ORGANIZATION.row, Answer::Nothing),
+        ],
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "delegation",
+        aliases: &["delegations"],
+        about: "What services may do for their callers",
+        kind: Kind {
+            columns: &[
+                Column::new("SERVICE", Text(&["slug"])),
+                Column::new("OPERATIONS", Text(&["operations"])),
+                Column::new("SERVICES", Text(&["services"])),
+            ],
+            name: "slug",
+        },
+        list: Some(List { row: LIST_DELEGATIONS.row, items: "delegations", one: One::Picked }),
+        save: Some(Save::new(SAVE_DELEGATION.row, "")),
+        remove: Some(DELETE_DELEGATION.row),
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "audit",
+        aliases: &[],
+        about: "Who changed what, and who was refused",
+        kind: Kind {
+            columns: &[
+                Column::new("AT", Text(&["at"])),
+                Column::new("ACTOR", Text(&["actorSlug", "actorId"])),
+                Column::new("OPERATION", Text(&["operation"])),
+                Column::new("TARGET", Text(&["target"])),
+                Column::new("STATUS", Text(&["status"])),
+                Column::new("COUNT", Text(&["count"])),
+                Column::wide("CLIENT", Text(&["clientIp"])),
+                Column::wide("REQUEST", Text(&["requestId"])),
+            ],
+            name: "id",
+        },
+        list: Some(List { row: LIST_AUDIT.row, items: "entries", one: One::No }),
         ..Resource::NONE
     },
     Resource {
@@ -94,9 +310,9 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: LIST_INVITATIONS.row, items: "invitations" }),
+        list: Some(List { row: LIST_INVITATIONS.row, items: "invitations", one: One::Picked }),
         remove: Some(REVOKE_INVITATION.row),
-        more: &[Verb { name: "create", row: CREATE_INVITATION.row, item: "invitation" }],
+        more: &[Verb::new("create", CREATE_INVITATION.row, Answer::Thing("invitation"))],
         ..Resource::NONE
     },
 ];
@@ -122,7 +338,9 @@ mod tests {
             .flat_map(|resource| {
                 let more = resource.more.iter().chain(&resource.get).map(|verb| verb.row);
                 let list = resource.list.as_ref().map(|list| list.row);
-                list.into_iter().chain(resource.save.as_ref().map(|save| save.row)).chain(resource.remove).chain(more)
+                let save =
+                    resource.save.iter().flat_map(|save| [Some(save.row), save.new.map(|(new, _)| new)]).flatten();
+                list.into_iter().chain(save).chain(resource.remove).chain(more)
             })
             .map(|row| row.id)
             .collect();
@@ -145,7 +363,11 @@ mod tests {
             if let Some(row) = resource.remove {
                 assert_eq!(row.path_parameters().count(), 1, "{}", resource.noun);
             }
-            if let Some(save) = &resource.save {
+            if let Some((new, wrapper)) = resource.save.as_ref().and_then(|save| save.new) {
+                let kind = crate::input::Inputs::of(new).body_kind(wrapper).map(str::to_owned);
+                assert_eq!(kind.as_deref(), Some("object"), "{}", resource.noun);
+            }
+            if let Some(save) = resource.save.as_ref().filter(|save| !save.wrapper.is_empty()) {
                 let kind = crate::input::Inputs::of(save.row).body_kind(save.wrapper).map(str::to_owned);
                 assert!(matches!(kind.as_deref(), Some("object" | "array")), "{}: {kind:?}", resource.noun);
             }

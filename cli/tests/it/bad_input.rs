@@ -109,7 +109,9 @@ fn settings_that_are_broken_are_told_and_kept_aside_by_the_next_sign_in() {
         home.write_settings(text);
         home.oo("instance ls")
             .fails(1, "not a settings file of `oo`; repair it, or start anew with `oo env add NAME URL`");
-        home.oo_with("login openorch", "x\n").fails(1, "not a settings file");
+        for line in ["login openorch", "env select here", "env rm here", "switch openorch", "logout"] {
+            home.oo_with(line, "x\n").fails(1, "not a settings file");
+        }
         assert_eq!(fs::read_to_string(home.settings()).unwrap(), text);
         let ran = home.oo(&format!("env add here {}", stub.url));
         assert!(ran.code == 0 && ran.err.contains("it was kept aside as"), "{}", ran.err);
@@ -196,18 +198,149 @@ fn ctrl_c_while_a_call_runs_says_what_is_not_known() {
     assert_eq!(interrupt(&stub, "logout").code, 130);
 }
 
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_program_that_is_held_up_by_its_reader_or_by_a_lock() {
+    let interrupted = |child: &mut std::process::Child| {
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        // Whoever is deaf to it is ended here, so that the test fails and does not hang.
+        let (waited, pid) = (mpsc::channel::<()>(), child.id().to_string());
+        let watchdog = std::thread::spawn(move || {
+            if waited
+                .1
+                .recv_timeout(Duration::from_secs(20))
+                .is_err_and(|error| error == mpsc::RecvTimeoutError::Timeout)
+            {
+                let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            }
+        });
+        let code = child.wait().unwrap().code();
+        drop(waited.0);
+        watchdog.join().unwrap();
+        code
+    };
+    let long = format!("[{}1]", "1,".repeat(1 << 20));
+    let stub = Stub::new(move |request| match request.method.as_str() {
+        "DELETE" => json(200, "{}"),
+        _ => json(200, &long),
+    });
+    let home = Home::signed_in(&stub);
+    let mut child = home.command("get /x").stdout(Stdio::piped()).spawn().unwrap();
+    // It writes by now, and more than a pipe holds.
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+    assert_eq!(interrupted(&mut child), Some(130));
+
+    let held = openorch_sdk::private_file::lock(&home.settings()).unwrap();
+    let mut child = home.command("logout").spawn().unwrap();
+    while !stub.seen().iter().any(|request| request.method == "DELETE") {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(interrupted(&mut child), Some(130));
+    drop(held);
+}
+
+#[test]
+fn nothing_is_asked_of_the_server_whose_answer_could_not_be_kept() {
+    let stub = Stub::new(|_| json(200, r#"{"token":{"token":"t"}}"#));
+    let home = Home::new();
+    home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
+    // A folder where the lock should be; permissions would not stop a test that runs as root.
+    let lock = home.settings().with_file_name("cliConfig.yaml.lock");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    for line in ["register joe", "login joe"] {
+        home.oo_with(line, "x\n").fails(1, "cannot write the settings");
+    }
+    assert_eq!(stub.seen().len(), 0);
+}
+
+#[test]
+fn an_account_that_was_made_is_told_where_its_token_cannot_be_kept() {
+    let home = Home::new();
+    let settings = home.settings();
+    // While the server answers, a folder takes the place of the file.
+    let stub = Stub::new(move |_| {
+        fs::remove_file(&settings).unwrap();
+        fs::create_dir(&settings).unwrap();
+        json(200, r#"{"token":{"token":"t"}}"#)
+    });
+    home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
+    let ran = home.oo_with("register joe", "x\n");
+    assert!(ran.code == 1 && ran.err.contains("cliConfig.yaml"), "{}", ran.err);
+    let told = "hint: the server has made the account, and only its token is not kept; `oo login joe` asks for another";
+    assert!(ran.err.contains(told), "{}", ran.err);
+}
+
+#[test]
+fn a_server_that_says_all_is_well_to_everything_is_nobodys_daemon() {
+    let stub = Stub::new(|request| match request.target.as_str() {
+        "/" => json(200, r#"{"name":"OpenOrch","version":"0.1.0"}"#),
+        _ => json(200, "{}"),
+    });
+    let home = Home::signed_in(&stub);
+    home.oo("whoami").fails(1, "not understood");
+    assert!(home.oo("doctor").out.contains("does not say whose token it is"), "{}", home.oo("doctor").out);
+}
+
+#[test]
+fn an_answer_without_end_is_not_kept_and_what_is_no_json_is_handed_on() {
+    let long = 65 << 20;
+    let text = "x".repeat(1 << 20);
+    let stub = Stub::new(move |request| {
+        let kind = if request.target == "/text" { "text/plain" } else { "application/json" };
+        let body = if request.target == "/text" { text.as_str() } else { "[" };
+        let length = if request.target == "/text" { text.len() } else { long };
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}")
+    });
+    let home = Home::signed_in(&stub);
+    home.oo("get /json").fails(1, "its body has more than 67108864 bytes");
+    home.oo("instance ls").fails(1, "its body has more than 67108864 bytes");
+    let ran = home.oo("get /text");
+    assert_eq!((ran.code, ran.out.len()), (0, 1 << 20), "{}", ran.err);
+}
+
+#[test]
+fn numbers_are_shown_with_all_their_digits() {
+    let stub = Stub::new(|request| match request.target.as_str() {
+        "/registry-svc/nodes" => json(200, r#"{"nodes":[{"url":"u","n":12345678901234567890123}]}"#),
+        _ => json(200, r#"{"b": 12345678901234567890123, "a": 1.50, "c": "\u009b"}"#),
+    });
+    let home = Home::signed_in(&stub);
+    let shown = "{\n  \"b\": 12345678901234567890123,\n  \"a\": 1.50,\n  \"c\": \"\\u009b\"\n}\n";
+    for line in ["get /x", "get -o yaml /x", "post /x", "call selfNode"] {
+        home.oo(line).is(0, shown, "");
+    }
+    for line in ["node ls -o json", "node ls -o yaml", "node get u"] {
+        assert!(home.oo(line).out.contains("12345678901234567890123"), "{line}");
+    }
+}
+
 #[test]
 fn a_watched_list_is_shown_again_and_outlives_the_server_being_away() {
     use std::io::{BufRead, BufReader};
-    // Every second connection is cut.
-    let stub =
-        Stub::new(|request| if request.connection % 2 == 1 { String::new() } else { json(200, r#"{"nodes":[]}"#) });
-    let home = Home::signed_in(&stub);
-    let mut child =
-        home.command("node ls --watch=0.001 -o json").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let lines: Vec<_> = BufReader::new(child.stdout.take().unwrap()).lines().take(3).map(Result::unwrap).collect();
-    assert_eq!(lines, ["[]", "[]", "[]"]);
-    // Its reader is gone: it ends by itself, and that is no failure.
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    // One time it answers, then it hangs up as often as a call is tried.
+    let flaky = || {
+        let count = Mutex::new(0);
+        Stub::new(move |_| {
+            let mut count = count.lock().unwrap();
+            *count += 1;
+            if *count % 4 == 1 { json(200, r#"{"nodes":[{"id": "a", "n": 1.0}]}"#) } else { String::new() }
+        })
+    };
+    for (format, lines) in [
+        ("json", r#"[{"id":"a","n":1.0}] [{"id":"a","n":1.0}]"#),
+        ("yaml", "- id: a|  n: 1.0|---|- id: a|  n: 1.0|---"),
+    ] {
+        let home = Home::signed_in(&flaky());
+        let lines: Vec<_> = lines.split(if format == "json" { ' ' } else { '|' }).collect();
+        let mut command = home.command(&format!("node ls --watch=0.001 -o {format}"));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(out.take(lines.len()).map(Result::unwrap).collect::<Vec<_>>(), lines, "{format}");
+        // Its reader is gone: it ends by itself, and that is no failure.
+        let ran = Ran::of(child.wait_with_output().unwrap());
+        assert!(ran.code == 0 && ran.err.starts_with("warning: ") && !ran.err.contains('\u{fffd}'), "{ran:?}");
+    }
+    let home = Home::new();
     assert_eq!(home.oo("node ls -w=0").code, 2);
 }

@@ -16,7 +16,8 @@ fn the_help_texts_are_the_golden_ones() {
     names.sort();
     let mut text = String::new();
     for name in names {
-        let words: Vec<&str> = name.trim_end_matches(".1").split('-').skip(1).collect();
+        let words = words_of(&fs::read_to_string(pages.join(&name)).unwrap());
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let help = home.oo_words(&[&words[..], &["--help"]].concat());
         assert_eq!((help.code, help.err.as_str()), (0, ""), "{name}");
         text.push_str(&format!("$ oo {}\n{}\n", [&words[..], &["--help"]].concat().join(" "), help.out));
@@ -28,6 +29,13 @@ fn the_help_texts_are_the_golden_ones() {
     let golden = fs::read_to_string(&path).unwrap_or_default();
     let differs = golden.lines().zip(text.lines()).find(|(old, new)| old != new);
     assert!(golden == text, "help.txt differs, first at {differs:?}: run UPDATE=1 cargo test -p oo and review it");
+}
+
+/// The command that a page is about: the name of its file does not say where a word with a dash ends.
+fn words_of(page: &str) -> Vec<String> {
+    let synopsis = page.lines().find_map(|line| line.strip_prefix("\\fBoo")).unwrap();
+    let words = synopsis.split_once("\\fR").unwrap().0.replace("\\-", "-");
+    words.split_whitespace().map(str::to_owned).collect()
 }
 
 #[test]

@@ -37,15 +37,36 @@ fn signing_in_from_nothing_keeps_the_token_private_and_prints_none() {
     home.oo_with("login", "openorch\n pass word \n").is(0, "", "");
     let sent: serde_json::Value = serde_json::from_str(&stub.seen()[0].body).unwrap();
     assert_eq!((sent["slug"].as_str(), sent["password"].as_str()), (Some("openorch"), Some(" pass word ")));
-    assert!(sent["device"].as_str().unwrap().starts_with("cli@"), "{sent}");
+    let device = sent["device"].as_str().unwrap().to_owned();
+    assert!(device.starts_with("cli@") && device.rsplit_once(':').is_some_and(|(_, own)| own.len() == 6), "{device}");
+    home.oo_with("login openorch", "x\n").is(0, "", "");
+    assert!(stub.seen()[1].body.contains(&device), "one home signs in as one device");
+    let other = Home::new();
+    other.oo(&format!("env add here {}/", stub.url)).is(0, "", "");
+    other.oo_with("login openorch", "x\n").is(0, "", "");
+    assert!(!stub.seen()[2].body.contains(&device), "and another as another");
 
     home.oo("whoami").is(0, "slug: openorch\nid: usr_1\nroles:\n- user-svc:admin\n", "");
     home.oo("token").is(0, &format!("{TOKEN}\n"), "");
-    assert_eq!(stub.seen()[1].header("authorization"), Some(format!("Bearer {TOKEN}").as_str()));
+    assert_eq!(stub.seen()[3].header("authorization"), Some(format!("Bearer {TOKEN}").as_str()));
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(fs::metadata(home.settings()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn whoever_signs_in_while_the_variable_says_another_is_told() {
+    let (stub, home) = (Stub::new(daemon), Home::new());
+    home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
+    let run = |line: &str| {
+        let mut command = home.command(line);
+        Ran::of(command.env("OPENORCH_TOKEN", "t").output().unwrap())
+    };
+    for line in ["login openorch changeme", "switch openorch"] {
+        let ran = run(line);
+        assert!(ran.code == 0 && ran.err.contains("warning: OPENORCH_TOKEN is set, and its token"), "{}", ran.err);
     }
 }
 
@@ -150,7 +171,8 @@ fn the_token_for_one_server_is_never_sent_to_another() {
     assert_eq!(one.seen().last().unwrap().header("authorization"), Some("Bearer t0k"));
 
     // The name of an environment that now points elsewhere does not take the old tokens there.
-    home.oo(&format!("env add s {}", other.url)).is(0, "", "");
+    let forgotten = format!("warning: `s` was {}; the sign-ins there are forgotten (openorch)\n", one.url);
+    home.oo(&format!("env add s {}", other.url)).is(0, "", &forgotten);
     assert_eq!(home.oo("node ls").code, 4);
 }
 

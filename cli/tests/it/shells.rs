@@ -14,6 +14,8 @@ fn server() -> Stub {
             200,
             r#"{"instances":[{"id":"inst_1","slug":"my-svc","status":"Healthy"},{"id":"inst_2","slug":"other"}]}"#,
         ),
+        "/user-svc/roles" => json(200, r#"{"roles":[{"id":"a-svc:clerk","name":"Clerk"}]}"#),
+        "/user-svc/users" => json(200, r#"{"users":[{"id":"usr_1","slug":"joe"},{"id":"usr_2"}]}"#),
         _ => json(404, r#"{"error":"nothing"}"#),
     })
 }
@@ -38,6 +40,14 @@ fn candidates_come_from_the_tree_the_table_the_settings_and_the_server() {
         ("i rm inst_1 inst_", vec!["inst_1", "inst_2"]),
         ("-e s i get ", vec!["inst_1", "inst_2"]),
         ("-e nowhere i get ", vec![]),
+        ("user rm ", vec!["usr_1", "usr_2"]),
+        ("user reset-password ", vec!["usr_1", "usr_2"]),
+        ("session ls --user-id usr_", vec!["usr_1", "usr_2"]),
+        ("org add-user o1 ", vec!["usr_1", "usr_2"]),
+        ("role permissions ", vec!["a-svc:clerk"]),
+        ("enroll ls --role ", vec!["a-svc:clerk"]),
+        ("permission ls --roles a", vec!["a-svc:clerk"]),
+        ("org m", vec!["members"]),
         ("instance ls --sl", vec!["--slug"]),
         ("call registerI", vec!["registerInstance"]),
         ("call removeInstance --", vec!["--id="]),
@@ -101,6 +111,26 @@ fn bash_completes() {
         let Some(printed) = shell(&home, "bash", &script) else { return };
         assert_eq!(printed.trim(), want, "{line}");
     }
+}
+
+#[test]
+fn an_id_that_is_shell_is_completed_as_a_word_and_never_run() {
+    let names = ["q;touch x", "q$(touch x)", "q`touch x`", "q'\"|touch x", "-q"];
+    let definitions: Vec<_> = names.iter().map(|id| serde_json::json!({ "id": id })).collect();
+    let answer = serde_json::json!({ "definitions": definitions }).to_string();
+    let stub = Stub::new(move |_| json(200, &answer));
+    let home = Home::signed_in(&stub);
+    let line = "oo def get ";
+    // What the line would become is run, with `oo` a function that says what it was given.
+    let script = format!(
+        "source <(oo completion bash); COMP_LINE='{line}' COMP_POINT={} _oo; oo() {{ printf '%s\n' \"$3\"; }}; \
+         for word in \"${{COMPREPLY[@]}}\"; do eval \"{line} $word\"; done; ls x",
+        line.len()
+    );
+    let Some(printed) = shell(&home, "bash", &script) else { return };
+    let lines: Vec<_> = printed.lines().collect();
+    assert_eq!(lines[..4], names[..4]);
+    assert!(lines.len() == 5 && lines[4].contains("No such file"), "{printed}");
 }
 
 #[test]

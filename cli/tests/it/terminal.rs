@@ -83,6 +83,19 @@ fn colours_are_shown_on_a_terminal_unless_they_are_not_wanted() {
 }
 
 #[test]
+fn what_a_service_says_cannot_steer_the_terminal() {
+    let stub = Stub::new(|_| {
+        let body = "one\ttwo\n\u{1b}[2J\u{9b}31m";
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    });
+    let home = Home::signed_in(&stub);
+    let Some((shown, code)) = typed(&home, "get /x", &[], &[]) else { return };
+    assert!(shown.contains("one\ttwo\r\n") && code == 0, "{shown:?}");
+    assert!(!shown.contains('\u{1b}') && !shown.contains('\u{9b}'), "{shown:?}");
+    assert!(home.oo("get /x").out.contains('\u{1b}'), "a file gets what was said");
+}
+
+#[test]
 fn a_password_is_asked_for_without_echo_and_a_new_one_twice() {
     let stub = server();
     let home = Home::signed_in(&stub);
@@ -96,6 +109,9 @@ fn a_password_is_asked_for_without_echo_and_a_new_one_twice() {
     // Ctrl-C at the question.
     let (shown, code) = typed(&home, "login me", &[("password: ", "\u{3}")], &[]).unwrap();
     assert!(!shown.contains("s3cret") && code == 130, "{shown}");
+    // Ctrl-D there. The line's end is for a terminal that is not yet told to hand it on.
+    let (shown, code) = typed(&home, "login me", &[("password: ", "\u{4}\n")], &[]).unwrap();
+    assert!(shown.contains("a password is needed; type it when asked") && code == 2, "{shown}");
     assert_eq!(stub.seen().len(), 1);
 }
 

@@ -29,7 +29,9 @@ macro_rules! transcripts {
     };
 }
 
-transcripts! { first_steps users environments raw_calls operations groups files doctor }
+transcripts! {
+    first_steps users accounts roles organizations environments raw_calls operations groups files doctor
+}
 
 fn folder() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/transcripts")
@@ -129,7 +131,7 @@ fn settled(line: &str) -> String {
 
 fn ids_and_times(word: &str) -> String {
     let mut word = word.to_owned();
-    for prefix in ["inst_", "node_", "usr_", "invi_"] {
+    for prefix in ["inst_", "node_", "usr_", "invi_", "ses_"] {
         if let Some(at) = word.find(prefix) {
             let start = at + prefix.len();
             let length = word[start..].chars().take_while(char::is_ascii_alphanumeric).count();
@@ -137,6 +139,10 @@ fn ids_and_times(word: &str) -> String {
                 word.replace_range(start..start + length, "ID");
             }
         }
+    }
+    if let Some(at) = word.find("cli@") {
+        let length = word[at..].find('"').unwrap_or(word.len() - at);
+        word.replace_range(at..at + length, "cli@HOST:OWN");
     }
     let is_time = |at: usize| {
         let part = word.as_bytes().get(at..at + 11);

@@ -12,6 +12,9 @@ use crate::{Client, Credential, CredentialStore, Error, retry::patiently, sessio
 /// How long a service waits for a daemon that is away: long enough for both to be started at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// One attempt at it: a password's hash takes a moment, and no more.
+const TIME_OUT: Duration = Duration::from_secs(10);
+
 /// Signs the service in, registering its account at the first start, and answers the token to call with.
 ///
 /// The password is made here and kept in `store` before the server hears of it, so that a crash in between locks nobody
@@ -58,6 +61,7 @@ pub async fn register_service_account_within(
 ) -> Result<String, Error> {
     let credential = credential(slug, store).await?;
     let what = signing_in(&credential.slug);
+    let client = &client.clone().or_time_out(TIME_OUT);
     patiently(patience, &what, || sign_in_or_register(client, &credential, name, store)).await
 }
 
@@ -93,7 +97,7 @@ pub(crate) async fn sign_in_service(
 ) -> Result<(Client, String), Error> {
     let credential = credential(slug, &store).await?;
     let slug = credential.slug.clone();
-    let service = Arc::new((client.clone().without_token(), credential, name.to_owned(), store));
+    let service = Arc::new((client.clone().without_token().or_time_out(TIME_OUT), credential, name.to_owned(), store));
     let sign_in = move || {
         let service = Arc::clone(&service);
         async move {

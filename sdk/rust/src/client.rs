@@ -12,13 +12,19 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use openorch_api::{Effect, Input, Op, Output, Parts, Row};
 use url::Url;
 
-use crate::{Error, TraceContext, retry, session::Session, target};
+use crate::{
+    Error, TraceContext,
+    response::{OpenResponse, Response, describe_foreign, root_cause, success, unexpected},
+    retry,
+    session::Session,
+    target,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may stand still, not how long it may take: downloads are long.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
-/// At most this many bytes of an unexpected answer are shown.
-const SHOWN: usize = 120;
+/// Longer answers are given up unless a client is told otherwise: they would be kept in memory whole.
+const ANSWER_LIMIT: usize = 64 << 20;
 
 /// Makes clients of one server that share its connections. Nothing is shared between two factories.
 ///
@@ -39,7 +45,8 @@ pub struct ClientFactory {
 ///
 /// A call that only reads is tried again, twice at most and within ten seconds, when the server could not be reached or
 /// asked for patience (429, 502, 503, 504; `Retry-After` is kept to); one that writes never is. Connecting may take five
-/// seconds, and an answer may stand still for sixty; [`with_time_out`](Client::with_time_out) limits the whole call.
+/// seconds, and an answer may stand still for sixty; [`with_time_out`](Client::with_time_out) limits the whole call. An
+/// answer may have 64 MiB, or as much as [`with_answer_limit`](Client::with_answer_limit) says.
 ///
 /// ```no_run
 /// use openorch_sdk::{ClientFactory, api::{Json, user::READ_USER_BY_TOKEN}};
@@ -57,28 +64,9 @@ pub struct Client {
     base: Url,
     headers: HeaderMap,
     time_out: Option<Duration>,
+    answer_limit: usize,
     /// The session of a service, whose token may change; else the token is among the headers.
     session: Option<Arc<Session>>,
-}
-
-/// The answer to a raw call.
-///
-/// ```
-/// use openorch_sdk::{Response, http::{HeaderMap, StatusCode}};
-///
-/// let bytes = r#"{"error": "there is no such service"}"#.into();
-/// let answer = Response { status: StatusCode::NOT_FOUND, headers: HeaderMap::new(), bytes };
-/// assert_eq!(answer.refusal().as_deref(), Some("there is no such service"));
-/// assert_eq!(answer.request_id(), None);
-/// ```
-#[derive(Clone, Debug)]
-pub struct Response {
-    /// The status, of whatever kind.
-    pub status: StatusCode,
-    /// The headers as received.
-    pub headers: HeaderMap,
-    /// The whole body.
-    pub bytes: Bytes,
 }
 
 impl ClientFactory {
@@ -95,7 +83,9 @@ impl ClientFactory {
         let mut headers = HeaderMap::new();
         headers.insert(openorch_api::EXTENDED_HEADER, HeaderValue::from_static("1"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
-        Ok(ClientFactory { client: Client { http, base, headers, time_out: None, session: None } })
+        Ok(ClientFactory {
+            client: Client { http, base, headers, time_out: None, answer_limit: ANSWER_LIMIT, session: None },
+        })
     }
 
     /// A client that calls as nobody. Give it a token with [`Client::with_token`].
@@ -233,6 +223,25 @@ impl Client {
         self
     }
 
+    /// The same client with another limit to the bytes of an answer than 64 MiB. What [`open`](Client::open) answers has
+    /// none as long as it is read piece by piece.
+    ///
+    /// ```
+    /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
+    /// let client = client.with_answer_limit(1 << 20);
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
+    pub fn with_answer_limit(mut self, bytes: usize) -> Client {
+        self.answer_limit = bytes;
+        self
+    }
+
+    /// The limit of those who have none of their own.
+    pub(crate) fn or_time_out(mut self, limit: Duration) -> Client {
+        self.time_out.get_or_insert(limit);
+        self
+    }
+
     pub(crate) fn with_session(mut self, session: Session) -> Client {
         self.headers.remove(header::AUTHORIZATION);
         self.session = Some(Arc::new(session));
@@ -253,6 +262,30 @@ impl Client {
     /// ```
     pub fn url(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
+    }
+
+    /// What is sent with every call; the token among it is marked as sensitive. A service's token, which may change, is not
+    /// there.
+    ///
+    /// ```
+    /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
+    /// assert!(client.headers().contains_key("accept"));
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// The whole address of a raw call, refused where [`request`](Self::request) would refuse it.
+    ///
+    /// ```
+    /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
+    /// assert_eq!(client.address_of("/health")?, "http://127.0.0.1:58231/health");
+    /// assert!(client.address_of("/a/../health").is_err());
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
+    pub fn address_of(&self, path_and_query: &str) -> Result<String, Error> {
+        Ok(target::raw_url(&self.base, path_and_query)?.into())
     }
 
     /// Calls one operation of the contract.
@@ -322,17 +355,35 @@ impl Client {
     /// }
     /// ```
     pub async fn request(&self, method: Method, path_and_query: &str, body: Option<Bytes>) -> Result<Response, Error> {
-        let url = target::raw_url(&self.base, path_and_query)?;
-        let operation = format!("{method} {}", url.path()).into();
-        let call = Call { operation, method, url, body };
+        let call = self.raw_call(method, path_and_query, body)?;
         self.in_time(&call, self.send_patiently(&call, false)).await
     }
 
-    async fn in_time(
-        &self,
-        call: &Call,
-        sending: impl Future<Output = Result<Response, Error>>,
-    ) -> Result<Response, Error> {
+    /// [`request`](Self::request) that answers as soon as the answer begins, for bodies that are long.
+    ///
+    /// ```no_run
+    /// use openorch_sdk::{Client, Error, http::Method};
+    ///
+    /// async fn size_of(client: &Client, path: &str) -> Result<usize, Error> {
+    ///     let mut answer = client.open(Method::GET, path, None).await?;
+    ///     let mut size = 0;
+    ///     while let Some(piece) = answer.chunk().await? {
+    ///         size += piece.len();
+    ///     }
+    ///     Ok(size)
+    /// }
+    /// ```
+    pub async fn open(&self, method: Method, path_and_query: &str, body: Option<Bytes>) -> Result<OpenResponse, Error> {
+        let call = self.raw_call(method, path_and_query, body)?;
+        self.in_time(&call, self.open_signed_in(&call)).await
+    }
+
+    fn raw_call(&self, method: Method, path_and_query: &str, body: Option<Bytes>) -> Result<Call, Error> {
+        let url = target::raw_url(&self.base, path_and_query)?;
+        Ok(Call { operation: format!("{method} {}", url.path()).into(), method, url, body })
+    }
+
+    async fn in_time<T>(&self, call: &Call, sending: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let Some(limit) = self.time_out else { return sending.await };
         tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| {
             let reason = format!("nothing came within {} ms", limit.as_millis());
@@ -343,7 +394,10 @@ impl Client {
     async fn send_patiently(&self, call: &Call, may_repeat: bool) -> Result<Response, Error> {
         let (started, mut retries) = (Instant::now(), 0);
         loop {
-            let outcome = self.send_signed_in(call).await;
+            let outcome = match self.open_signed_in(call).await {
+                Ok(answer) => answer.whole().await,
+                Err(error) => Err(error),
+            };
             let pause = may_repeat.then(|| retry::pause(&outcome, retries, started.elapsed())).flatten();
             let Some(pause) = pause else { return outcome };
             tokio::time::sleep(pause).await;
@@ -352,7 +406,7 @@ impl Client {
     }
 
     /// Sends the call; a service whose session has ended signs in again and repeats what was refused for it.
-    async fn send_signed_in(&self, call: &Call) -> Result<Response, Error> {
+    async fn open_signed_in(&self, call: &Call) -> Result<OpenResponse, Error> {
         let Some(session) = &self.session else { return self.send(call, None).await };
         let token = session.token();
         let answer = self.send(call, Some(&token)).await?;
@@ -365,7 +419,7 @@ impl Client {
         }
     }
 
-    async fn send(&self, call: &Call, token: Option<&HeaderValue>) -> Result<Response, Error> {
+    async fn send(&self, call: &Call, token: Option<&HeaderValue>) -> Result<OpenResponse, Error> {
         let mut headers = self.headers.clone();
         if let Some(token) = token {
             headers.insert(header::AUTHORIZATION, token.clone());
@@ -396,13 +450,7 @@ impl Client {
             }
         };
         let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
-        match answer.bytes().await {
-            Ok(bytes) => Ok(Response { status, headers, bytes }),
-            Err(error) => {
-                let answer = Response { status, headers, bytes: Bytes::new() };
-                Err(unexpected(call.operation.clone(), &answer, format!("it was cut: {}", root_cause(&error))))
-            }
-        }
+        Ok(OpenResponse { status, headers, body: answer, operation: call.operation.clone(), limit: self.answer_limit })
     }
 
     fn unreachable(&self, call: &Call, reason: String, was_sent: bool) -> Error {
@@ -424,81 +472,4 @@ impl std::fmt::Debug for Client {
         let has_token = self.session.is_some() || self.headers.contains_key(header::AUTHORIZATION);
         f.debug_struct("Client").field("url", &self.url()).field("has_token", &has_token).finish()
     }
-}
-
-impl Response {
-    /// Under this id the call stands in the server's log.
-    ///
-    /// ```
-    /// fn log(answer: &openorch_sdk::Response) {
-    ///     println!("{} (request {})", answer.status, answer.request_id().unwrap_or("unknown"));
-    /// }
-    /// ```
-    pub fn request_id(&self) -> Option<&str> {
-        self.headers.get("x-request-id")?.to_str().ok()
-    }
-
-    /// The server's sentence, if this is a refusal in the platform's form, `{"error": "…"}`.
-    ///
-    /// ```
-    /// fn tell(answer: &openorch_sdk::Response) -> String {
-    ///     answer.refusal().unwrap_or_else(|| answer.status.to_string())
-    /// }
-    /// ```
-    pub fn refusal(&self) -> Option<String> {
-        let body: serde_json::Value = serde_json::from_slice(&self.bytes).ok()?;
-        Some(body.get("error")?.as_str()?.to_owned())
-    }
-}
-
-fn success(operation: Cow<'static, str>, answer: Response) -> Result<Response, Error> {
-    if answer.status.is_success() {
-        return Ok(answer);
-    }
-    if !answer.status.is_client_error() && !answer.status.is_server_error() {
-        let reason = match answer.headers.get(header::LOCATION).and_then(|to| to.to_str().ok()) {
-            Some(to) => format!("it points to `{to}`; give the server's own address"),
-            None => "it is neither a success nor a refusal".into(),
-        };
-        return Err(unexpected(operation, &answer, reason));
-    }
-    let message = match answer.refusal() {
-        Some(message) => message,
-        // Refusals that the HTTP library makes before there is a request have no body.
-        None if answer.bytes.is_empty() => {
-            answer.status.canonical_reason().unwrap_or("refused without a reason").into()
-        }
-        None => {
-            let reason = describe_foreign(&answer).unwrap_or_else(|| "its refusal has no `error`".into());
-            return Err(unexpected(operation, &answer, reason));
-        }
-    };
-    let request_id = answer.request_id().map(str::to_owned);
-    Err(Error::Refused { operation, status: answer.status.as_u16(), message, request_id })
-}
-
-fn unexpected(operation: Cow<'static, str>, answer: &Response, reason: String) -> Error {
-    let request_id = answer.request_id().map(str::to_owned);
-    Error::Unexpected { operation, status: answer.status.as_u16(), reason, request_id }
-}
-
-/// What a body is that is not JSON at all.
-fn describe_foreign(answer: &Response) -> Option<String> {
-    let text = String::from_utf8_lossy(&answer.bytes[..answer.bytes.len().min(SHOWN)]);
-    let text = text.trim();
-    match text.chars().next() {
-        None => Some("its body is empty".into()),
-        Some('<') => Some("it is a page of HTML; is there another program at this address?".into()),
-        Some('{' | '[' | '"') => None,
-        Some(_) => Some(format!("it says `{}`", text.escape_debug())),
-    }
-}
-
-/// The last link of an error's chain: the first ones say only that a request failed.
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -127,8 +127,7 @@ impl FileCredentialStore {
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn in_home(slug: &str) -> Result<FileCredentialStore, Error> {
-        let home = env::home_dir()
-            .filter(|home| !home.as_os_str().is_empty())
+        let home = home()
             .ok_or_else(|| Error::Credential("there is no home folder to keep the credential in; set HOME".into()))?;
         Ok(FileCredentialStore::new(home.join(".openorch/credentials"), slug))
     }
@@ -209,6 +208,12 @@ impl CredentialStore for MemoryCredentialStore {
     fn place(&self) -> String {
         "this program's memory".into()
     }
+}
+
+/// The home folder. A HOME that is set to nothing says that there is none; one that is not set is looked up by the account.
+pub(crate) fn home() -> Option<PathBuf> {
+    let has_none = env::var_os("HOME").is_some_and(|home| home.is_empty());
+    env::home_dir().filter(|home| !has_none && !home.as_os_str().is_empty())
 }
 
 #[cfg(test)]

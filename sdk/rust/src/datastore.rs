@@ -7,7 +7,7 @@ use openorch_api::Slug;
 use openorch_store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Credential, CredentialStore, Error};
+use crate::{Credential, CredentialStore, Error, credential::home};
 
 pub use openorch_store::{
     Batch, Collection, Committed, Cursor, Direction, Filter, Guard, Index, Order, Page, Query, Row, Rows, Store,
@@ -83,8 +83,7 @@ impl DatastoreFactory {
         match engine.as_str() {
             "" | "sqlite" => {
                 let folder = variable("OPENORCH_DATA_DIR").map(PathBuf::from);
-                let home =
-                    || env::home_dir().filter(|home| !home.as_os_str().is_empty()).map(|home| home.join(".openorch"));
+                let home = || home().map(|home| home.join(".openorch"));
                 let folder = folder.or_else(home).ok_or_else(|| {
                     Error::Service("there is no home folder to keep data in; set OPENORCH_DATA_DIR or HOME".into())
                 })?;
@@ -153,6 +152,12 @@ impl DatastoreFactory {
     /// # }).unwrap();
     /// ```
     pub async fn open(&self, collections: &[Collection]) -> Result<Datastore, Error> {
+        if collections.iter().any(|collection| collection.name == CREDENTIALS.name) {
+            return Err(Error::Datastore(StoreError::Invalid(format!(
+                "the collection `{}` is where this library keeps the service's credential; give yours another name",
+                CREDENTIALS.name
+            ))));
+        }
         let (store, place) = match &self.engine {
             Engine::Sqlite(folder) => (
                 SqliteStore::open(folder, SqliteOptions::default())?,

@@ -12,10 +12,14 @@ use openorch_api::{
         RegisterInstanceRequest,
     },
 };
-use tokio::task::AbortHandle;
+use tokio::{task::AbortHandle, time::timeout};
 
 use crate::{Client, Error, retry::backoff};
 
+/// A beat that takes longer is not heard.
+const BEAT_TIME_OUT: Duration = Duration::from_secs(10);
+/// So long a beat that is under way is waited for before the instance is removed: arriving later, it would bring it back.
+const LAST_BEAT: Duration = Duration::from_secs(1);
 /// After a beat that was not heard, before the next.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -125,7 +129,13 @@ impl InstanceRegistration {
         let heartbeat = request.heartbeat_seconds.map(|seconds| {
             let every = Duration::from_secs(u64::from(seconds));
             let beating = Arc::default();
-            let beat = beat(client.clone(), request, every, Arc::clone(&seen), Arc::clone(&beating));
+            let beat = beat(
+                client.clone().or_time_out(BEAT_TIME_OUT),
+                request,
+                every,
+                Arc::clone(&seen),
+                Arc::clone(&beating),
+            );
             Heartbeat { task: tokio::spawn(beat).abort_handle(), beating }
         });
         Ok(RegisteredInstance { client: client.clone(), url, seen, heartbeat })
@@ -167,9 +177,9 @@ impl RegisteredInstance {
     /// ```
     pub async fn deregister(self) -> Result<(), Error> {
         if let Some(heartbeat) = &self.heartbeat {
-            // Before the removal, and not in the middle of a beat: one that arrives later brings the instance back.
-            let _still = heartbeat.beating.lock().await;
+            let still = timeout(LAST_BEAT, heartbeat.beating.lock()).await;
             heartbeat.task.abort();
+            drop(still);
         }
         let id = match self.id() {
             Some(id) => id,

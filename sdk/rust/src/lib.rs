@@ -37,6 +37,7 @@ pub mod datastore;
 mod error;
 mod instance;
 pub mod private_file;
+mod response;
 mod retry;
 #[cfg(feature = "service")]
 pub mod service;
@@ -48,14 +49,17 @@ pub mod testing;
 mod trace;
 
 pub use account::{register_service_account, register_service_account_within, service_client};
-pub use client::{Client, ClientFactory, Response};
+pub use client::{Client, ClientFactory};
 pub use credential::{Credential, CredentialStore, FileCredentialStore, MemoryCredentialStore};
 pub use error::Error;
 pub use instance::{InstanceRegistration, RegisteredInstance};
+pub use response::{OpenResponse, Response};
 pub use settings::SdkSettings;
 pub use target::{path_and_query, server_url};
 pub use trace::TraceContext;
 
+/// What bodies are made of.
+pub use bytes::Bytes;
 /// The types of headers and methods that this crate's functions take.
 pub use http;
 /// The contract: the tables of operations and their wire types.

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ type SignIn = dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, Error>> + S
 pub(crate) struct Session {
     token: RwLock<HeaderValue>,
     sign_in: Box<SignIn>,
-    /// When somebody last signed in again; held while somebody does, so that one at a time does.
+    /// When signing in again last ended; held while somebody does, so that one at a time does.
     renewed: Mutex<Option<Instant>>,
 }
 
@@ -36,7 +36,13 @@ impl Session {
     }
 
     /// Another token than the one that was refused; `None` if there is none to be had.
-    pub(crate) async fn renew(&self, refused: &HeaderValue) -> Option<HeaderValue> {
+    pub(crate) async fn renew(self: &Arc<Self>, refused: &HeaderValue) -> Option<HeaderValue> {
+        let (session, refused) = (Arc::clone(self), refused.clone());
+        // On a task of its own: a caller who gives up must not take the sign-in of all others with him.
+        tokio::spawn(async move { session.renew_now(&refused).await }).await.ok().flatten()
+    }
+
+    async fn renew_now(&self, refused: &HeaderValue) -> Option<HeaderValue> {
         let mut renewed = self.renewed.lock().await;
         let token = self.token();
         if token != *refused {
@@ -45,8 +51,9 @@ impl Session {
         if renewed.is_some_and(|at| at.elapsed() < PAUSE) {
             return None;
         }
+        let signed_in = (self.sign_in)().await.and_then(|token| bearer(&token));
         *renewed = Some(Instant::now());
-        match (self.sign_in)().await.and_then(|token| bearer(&token)) {
+        match signed_in {
             // The same session stands: what was refused is not the token.
             Ok(same) if same == *refused => None,
             Ok(fresh) => {

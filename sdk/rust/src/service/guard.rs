@@ -20,6 +20,8 @@ use super::Caller;
 
 /// The longest a yes is kept: so long may a caller go on after a permission was taken away.
 const KEPT: Duration = Duration::from_secs(10);
+/// A request waits for this answer.
+const TIME_OUT: Duration = Duration::from_secs(10);
 /// At most so many yeses are kept, about a megabyte of them.
 const CAPACITY: usize = 10_000;
 
@@ -37,6 +39,8 @@ const CAPACITY: usize = 10_000;
 #[derive(Clone)]
 pub struct Guard {
     client: Client,
+    /// Accounts that pass whatever permissions they have.
+    granted_slugs: Arc<[String]>,
     yeses: Arc<Mutex<Yeses>>,
 }
 
@@ -49,7 +53,23 @@ impl Guard {
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn new(client: Client) -> Guard {
-        Guard { client: client.without_token(), yeses: Arc::new(Mutex::new(Yeses::new(CAPACITY))) }
+        Guard {
+            client: client.without_token().or_time_out(TIME_OUT),
+            granted_slugs: Arc::default(),
+            yeses: Arc::new(Mutex::new(Yeses::new(CAPACITY))),
+        }
+    }
+
+    /// The same guard letting these accounts pass too, whatever permissions they have: services that work together, say.
+    ///
+    /// ```no_run
+    /// # use openorch_sdk::{Error, service::{Caller, Guard}};
+    /// async fn bill(guard: &Guard, caller: &Caller) -> Result<(), Error> {
+    ///     guard.granting(&["shop-svc"]).require(caller, "billing-svc:invoice:create").await
+    /// }
+    /// ```
+    pub fn granting(&self, slugs: &[&str]) -> Guard {
+        Guard { granted_slugs: slugs.iter().map(|slug| slug.to_string()).collect(), ..self.clone() }
     }
 
     /// Whether the caller has the permission. A yes may be ten seconds old, though never older than the caller's token;
@@ -62,13 +82,16 @@ impl Guard {
     /// }
     /// ```
     pub async fn allows(&self, caller: &Caller, permission: &str) -> Result<bool, Error> {
-        let key = key(caller.token(), permission);
+        let key = key(caller.token(), permission, &self.granted_slugs);
         let now = Instant::now();
         if self.yeses().is_kept(&key, now) {
             return Ok(true);
         }
         let client = self.client.clone().with_token(caller.token())?;
-        let question = (Path(PermissionId(permission.to_owned())), Body(IsAuthorizedRequest::default()));
+        let question = (
+            Path(PermissionId(permission.to_owned())),
+            Body(IsAuthorizedRequest { granted_slugs: self.granted_slugs.to_vec() }),
+        );
         match client.call(IS_AUTHORIZED, question).await {
             Ok(answer) if answer.0.authorized => {
                 // Counted from before the question, so that a slow answer does not make it live longer.
@@ -112,12 +135,16 @@ impl fmt::Debug for Guard {
 type Key = [u8; 32];
 
 /// Who may what. Tokens are not kept, only what they hash to: they are secrets, and long.
-fn key(token: &str, permission: &str) -> Key {
+fn key(token: &str, permission: &str, granted_slugs: &[String]) -> Key {
     let mut hash = digest::Context::new(&SHA256);
     hash.update(token.as_bytes());
     // No token holds a NUL.
     hash.update(&[0]);
     hash.update(permission.as_bytes());
+    for slug in granted_slugs {
+        hash.update(&[0]);
+        hash.update(slug.as_bytes());
+    }
     let mut key = Key::default();
     key.copy_from_slice(hash.finish().as_ref());
     key
@@ -180,8 +207,10 @@ mod tests {
 
     #[test]
     fn a_yes_is_of_one_token_and_one_permission() {
+        let key = |token, permission| key(token, permission, &[]);
         assert_ne!(key("a", "b"), key("ab", ""));
         assert_ne!(key("a", "b"), key("a", "c"));
         assert_eq!(key("a", "b"), key("a", "b"));
+        assert_ne!(key("a", "b"), super::key("a", "b", &["c".into()]));
     }
 }

@@ -1,15 +1,19 @@
 //! The service kit: everything a service does to live on the platform, around handlers of axum or any tower service. What
 //! a handler can ask the platform is in `platform.rs`.
 
+mod credentials;
 mod guard;
 mod logs;
+mod permission;
 mod platform;
 mod refusal;
 mod request;
 mod running;
 mod token;
 
-use std::{collections::BTreeSet, env, future::Future, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeSet, env, future::Future, path::PathBuf, pin::pin, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use axum::{
     Router,
@@ -18,10 +22,12 @@ use axum::{
     response::IntoResponse,
     routing::{MethodRouter, get},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 use url::Url;
 
-use crate::{ClientFactory, Error, FileCredentialStore, SdkSettings};
+use crate::{ClientFactory, CredentialStore, Error, FileCredentialStore, SdkSettings};
+
+use credentials::AnyCredentialStore;
 
 pub use guard::Guard;
 pub use platform::Platform;
@@ -62,7 +68,8 @@ pub struct Service {
     daemon: Option<String>,
     self_url: Option<String>,
     listen: Option<String>,
-    credential_folder: Option<PathBuf>,
+    credentials: Option<AnyCredentialStore>,
+    permissions: Vec<permission::Declared>,
     drain: Duration,
     /// What was wrong with what the program said; told when it is run.
     fault: Option<String>,
@@ -85,7 +92,8 @@ impl Service {
             daemon: None,
             self_url: None,
             listen: None,
-            credential_folder: None,
+            credentials: None,
+            permissions: Vec::new(),
             drain: DRAIN,
             fault: openorch_api::Slug::parse(slug).err().map(|error| error.to_string()),
         }
@@ -105,8 +113,6 @@ impl Service {
     /// Answers requests to `path`, which must begin with the slug and may hold `{parameters}`. All methods of a path go
     /// into one call: `get(list).post(create)`. Handlers may take [`Platform`] and [`Caller`].
     ///
-    /// Panics, as axum does, where two paths differ in the names of their parameters alone.
-    ///
     /// ```
     /// use openorch_sdk::service::{Caller, Service, axum::{extract::Path, routing::get}};
     ///
@@ -122,7 +128,9 @@ impl Service {
                 "no request reaches the path `{path}`: the gateway sends this service what begins with `/{}/`",
                 self.slug
             ));
-        } else if !self.paths.insert(path.to_owned()) {
+        } else if let Some(why) = odd_path(path) {
+            self.fault.get_or_insert(format!("the path `{path}` cannot be routed: {why}"));
+        } else if !self.paths.insert(shape(path)) {
             self.fault
                 .get_or_insert(format!("the path `{path}` is given twice; put its methods together: get(…).post(…)"));
         } else {
@@ -131,17 +139,44 @@ impl Service {
         self
     }
 
-    /// [`route`](Self::route) for callers who have a permission: others get 401 or 403.
+    /// Declares a permission of this service, and which roles have it from the start: it is saved and given to them at each
+    /// start, before the service can be called. `order:view` is short for `<slug>:order:view`. What an admin gives to other
+    /// roles stays.
+    ///
+    /// ```
+    /// use openorch_sdk::{api::role, service::{Service, axum::routing::get}};
+    ///
+    /// let service = Service::new("shop-svc")
+    ///     .permission("order:view", "See all orders.", &[role::ADMIN, role::USER])
+    ///     .guarded("/shop-svc/orders", "order:view", get(async || "all orders"));
+    /// ```
+    ///
+    /// The service does not run ([`Error::Service`]) where the permission is not under its own slug, nor where the daemon
+    /// refuses it ([`Error::Refused`], which names `savePermissions` or `assignPermissions`).
+    pub fn permission(mut self, id: &str, description: &str, roles: &[&str]) -> Service {
+        let id = permission::whole_id(&self.slug, id);
+        if let Some(why) = permission::fault(&self.slug, &id) {
+            self.fault.get_or_insert(why);
+        }
+        let roles = roles.iter().map(|role| role.to_string()).collect();
+        self.permissions.push(permission::Declared { id, description: description.to_owned(), roles });
+        self
+    }
+
+    /// [`route`](Self::route) for callers who have a permission, the service's own or another's: others get 401 or 403.
+    /// Own ones may be written short, like in [`permission`](Self::permission).
     ///
     /// ```
     /// use openorch_sdk::service::{Service, axum::routing::get};
     ///
     /// let service = Service::new("skeleton-svc")
-    ///     .guarded("/skeleton-svc/things", "skeleton-svc:thing:view", get(async || "all things"));
+    ///     .guarded("/skeleton-svc/things", "thing:view", get(async || "all things"))
+    ///     .guarded("/skeleton-svc/users", "user-svc:user:view", get(async || "all users"));
     /// ```
-    pub fn guarded(self, path: &str, permission: &'static str, methods: MethodRouter) -> Service {
+    pub fn guarded(self, path: &str, permission: &str, methods: MethodRouter) -> Service {
+        let permission: Arc<str> = permission::whole_id(&self.slug, permission).into();
         let guard = move |platform: Platform, caller: Caller, request: Request, next: Next| {
-            request::guard(permission, platform, caller, request, next)
+            request::guard(Arc::clone(&permission), platform, caller, request, next)
         };
         self.route(path, methods.route_layer(middleware::from_fn(guard)))
     }
@@ -219,8 +254,19 @@ impl Service {
     /// # use openorch_sdk::service::Service;
     /// let service = Service::new("skeleton-svc").credential_folder("/var/lib/skeleton-svc");
     /// ```
-    pub fn credential_folder(mut self, folder: impl Into<PathBuf>) -> Service {
-        self.credential_folder = Some(folder.into());
+    pub fn credential_folder(self, folder: impl Into<PathBuf>) -> Service {
+        let store = FileCredentialStore::new(folder.into(), &self.slug);
+        self.credentials(store)
+    }
+
+    /// Keeps the credential in this store instead of a file of the home folder: in the service's own datastore, say.
+    ///
+    /// ```
+    /// # use openorch_sdk::{MemoryCredentialStore, service::Service};
+    /// let service = Service::new("skeleton-svc").credentials(MemoryCredentialStore::default());
+    /// ```
+    pub fn credentials(mut self, store: impl CredentialStore + 'static) -> Service {
+        self.credentials = Some(AnyCredentialStore::new(store));
         self
     }
 
@@ -246,12 +292,16 @@ impl Service {
     /// ```
     pub async fn run(self) -> ExitCode {
         logs::start();
+        // From the first moment on, so that none is lost while the service starts.
+        let mut signals = running::Signals::listen();
+        let (stop, stopped) = oneshot::channel::<()>();
         let twice = async {
-            running::signal().await;
-            running::signal().await;
+            signals.next().await;
+            drop(stop);
+            signals.next().await;
         };
         tokio::select! {
-            ended = self.run_until(running::signal()) => match ended {
+            ended = self.run_until(async { drop(stopped.await) }) => match ended {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     tracing::error!("the service cannot run: {error}");
@@ -285,19 +335,24 @@ impl Service {
             Some(url) => ClientFactory::new(url)?.client(),
             None => SdkSettings::from_env().client()?.without_token(),
         };
-        let store = match &self.credential_folder {
-            Some(folder) => FileCredentialStore::new(folder, &self.slug),
-            None => FileCredentialStore::in_home(&self.slug)?,
+        let store = match self.credentials {
+            Some(store) => store,
+            None => AnyCredentialStore::new(FileCredentialStore::in_home(&self.slug)?),
         };
         let self_url = self.self_url.or_else(|| env::var("SELF_URL").ok().filter(|url| !url.trim().is_empty()));
+        let mut stop = pin!(stop);
         // Before anything is asked of the daemon: a port that is taken is told at once.
-        let (listener, url) = bind(self_url.as_deref(), self.listen.as_deref()).await?;
+        let (listener, url) = tokio::select! {
+            bound = bind(self_url.as_deref(), self.listen.as_deref()) => bound?,
+            () = &mut stop => return Ok(()),
+        };
         let start = running::Start {
             client,
             slug: self.slug,
             name: self.name,
             store,
             url,
+            permissions: self.permissions,
             health_path: self.health_path.clone(),
             drain: self.drain,
         };
@@ -305,6 +360,41 @@ impl Service {
         let health = (self.health_path == HEALTH_PATH).then_some(HEALTH_PATH);
         start.serve_until(stop, listener, move |platform| observed(router, platform, health)).await
     }
+}
+
+/// Why axum would panic at a path.
+fn odd_path(path: &str) -> Option<String> {
+    for segment in path.split('/') {
+        if let Some(name) = segment.strip_prefix(':') {
+            return Some(format!("a parameter is written `{{{name}}}`"));
+        }
+        if let Some(name) = segment.strip_prefix('*') {
+            return Some(format!("the rest of a path is written `{{*{name}}}`"));
+        }
+        let plain = segment.replace("{{", "").replace("}}", "");
+        if !plain.contains(['{', '}']) {
+            continue;
+        }
+        let name = plain.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        let is_name = |name: &str| !name.is_empty() && !name.contains(['{', '}', '*']);
+        if !name.is_some_and(|name| is_name(name.strip_prefix('*').unwrap_or(name))) {
+            return Some(format!("`{segment}` is neither plain nor one `{{parameter}}`"));
+        }
+        if name.is_some_and(|name| name.starts_with('*')) && !path.ends_with(segment) {
+            return Some(format!("nothing can follow `{segment}`"));
+        }
+    }
+    None
+}
+
+/// A path without the names of its parameters: two of one shape cannot be told apart.
+fn shape(path: &str) -> String {
+    let nameless = |segment: &str| match segment.strip_prefix('{') {
+        Some(name) if name.starts_with('*') => "{*}".to_owned(),
+        Some(name) if !name.starts_with('{') => "{}".to_owned(),
+        _ => segment.to_owned(),
+    };
+    path.split('/').map(nameless).collect::<Vec<_>>().join("/")
 }
 
 /// With answers in the platform's form where there is no handler.

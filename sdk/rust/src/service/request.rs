@@ -1,14 +1,23 @@
 //! What happens to every request around its handler: its place in a trace, a span and a line in the log; and what is
 //! answered where there is no handler.
 
-use std::time::Instant;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
 
 use axum::{
+    body::{Body, HttpBody},
     extract::Request,
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
+use http_body::Frame;
+use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::TraceContext;
@@ -41,15 +50,52 @@ pub(super) async fn observe(platform: Platform, mut request: Request, next: Next
     step.scope(work.instrument(span)).await
 }
 
+/// Runs a request until it is answered in full, or cut: its handler first, then the body of its answer.
+pub(super) async fn until_cut(mut is_cut: watch::Receiver<bool>, request: Request, next: Next) -> Response {
+    let mut body_is_cut = is_cut.clone();
+    let answer = tokio::select! {
+        biased;
+        answer = next.run(request) => answer,
+        _ = is_cut.wait_for(|is_cut| *is_cut) => {
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the service stops; try again in a moment").into_response();
+        }
+    };
+    if answer.body().is_end_stream() || answer.body().size_hint().exact().is_some() {
+        return answer;
+    }
+    // A body that comes piece by piece may go on without end.
+    let cut = Box::pin(async move { drop(body_is_cut.wait_for(|is_cut| *is_cut).await) });
+    answer.map(|body| Body::new(Cut { body, cut }))
+}
+
+/// A body that ends in a failure when it is cut.
+struct Cut {
+    body: Body,
+    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl HttpBody for Cut {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        // First, since a body may have always something to say. Nobody polls it again after a failure.
+        match self.cut.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Some(Err(axum::Error::new("the service stops")))),
+            Poll::Pending => Pin::new(&mut self.body).poll_frame(cx),
+        }
+    }
+}
+
 /// Lets those pass who have the permission.
 pub(super) async fn guard(
-    permission: &str,
+    permission: Arc<str>,
     platform: Platform,
     caller: Caller,
     request: Request,
     next: Next,
 ) -> Response {
-    match platform.require(&caller, permission).await {
+    match platform.require(&caller, &permission).await {
         Ok(()) => next.run(request).await,
         Err(error) => Refusal::from(error).into_response(),
     }

@@ -3,8 +3,18 @@
 
 use std::{future::Future, io, pin::pin, time::Duration};
 
-use axum::{Router, serve::ListenerExt};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{self, Next},
+    serve::ListenerExt,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use crate::{
     Client, CredentialStore, Error, InstanceRegistration, RegisteredInstance,
@@ -12,7 +22,11 @@ use crate::{
     retry::patiently,
 };
 
-use super::Platform;
+use super::{
+    Platform,
+    permission::{Declared, declare},
+    request,
+};
 
 /// Often enough that an instance that is gone without a word is forgotten within a minute.
 const HEARTBEAT: Duration = Duration::from_secs(20);
@@ -27,8 +41,22 @@ pub(super) struct Start<S> {
     pub store: S,
     /// Where the daemon reaches it.
     pub url: String,
+    /// What it declares before it can be called.
+    pub permissions: Vec<Declared>,
     pub health_path: String,
     pub drain: Duration,
+}
+
+/// Refuses the credential of another service: this one would answer under another name than it was given.
+async fn fits(store: &impl CredentialStore, slug: &str) -> Result<(), Error> {
+    match store.load().await? {
+        Some(other) if other.slug != slug => Err(Error::Service(format!(
+            "{} holds the credential of `{}`, and this service is `{slug}`; give it a place of its own",
+            store.place(),
+            other.slug
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The task that accepts connections.
@@ -36,7 +64,12 @@ struct Server {
     task: JoinHandle<io::Result<()>>,
     /// Dropped to have it finish what is under way and end.
     quit: oneshot::Sender<()>,
+    /// Said to have what is under way end at once: connections are tasks that nobody but themselves can end.
+    cut: watch::Sender<bool>,
 }
+
+/// So long answers that are cut may take to be told to whom they were due.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl<S: CredentialStore + 'static> Start<S> {
     pub(super) async fn serve_until(
@@ -46,10 +79,19 @@ impl<S: CredentialStore + 'static> Start<S> {
         router: impl FnOnce(Platform) -> Router,
     ) -> Result<(), Error> {
         let mut stop = pin!(stop);
+        tokio::select! {
+            fits = fits(&self.store, &self.slug) => fits?,
+            () = &mut stop => return Ok(()),
+        }
         let (client, slug) = tokio::select! {
             signed_in = sign_in_service(PATIENCE, &self.client, &self.slug, &self.name, self.store) => signed_in?,
             () = &mut stop => return Ok(()),
         };
+        let what = format!("declaring the permissions of `{slug}`");
+        tokio::select! {
+            declared = patiently(PATIENCE, &what, || declare(&client, &self.permissions)) => declared?,
+            () = &mut stop => return Ok(()),
+        }
         // Before the instance is registered, so that the first probe finds it well.
         let mut server = Server::start(listener, router(Platform::new(&slug, client.clone())));
 
@@ -86,12 +128,16 @@ impl<S: CredentialStore + 'static> Start<S> {
 impl Server {
     fn start(listener: TcpListener, router: Router) -> Server {
         let (quit, told) = oneshot::channel::<()>();
+        let (cut, is_cut) = watch::channel(false);
+        let router = router.layer(middleware::from_fn(move |request: Request, next: Next| {
+            request::until_cut(is_cut.clone(), request, next)
+        }));
         let listener = listener.tap_io(|stream| {
             // Small answers must not wait for more; where that cannot be set they do.
             let _ = stream.set_nodelay(true);
         });
         let serving = axum::serve(listener, router).with_graceful_shutdown(async { drop(told.await) });
-        Server { task: tokio::spawn(serving.into_future()), quit }
+        Server { task: tokio::spawn(serving.into_future()), quit, cut }
     }
 
     /// Why it ended though nobody told it to.
@@ -108,7 +154,10 @@ impl Server {
         drop(self.quit);
         if timeout(limit, &mut self.task).await.is_err() {
             tracing::warn!("requests were still under way after {limit:?}: they are cut");
-            self.task.abort();
+            self.cut.send_replace(true);
+            if timeout(LAST_WORDS, &mut self.task).await.is_err() {
+                self.task.abort();
+            }
         }
     }
 }
@@ -121,23 +170,42 @@ async fn say_good_bye(instance: RegisteredInstance) {
     }
 }
 
-/// Done when the program is told to stop: by SIGTERM or Ctrl-C.
-pub(super) async fn signal() {
-    let told = async {
+/// What tells the program to stop: SIGTERM and Ctrl-C, none of them lost from the moment this is made.
+pub(super) struct Signals {
+    #[cfg(unix)]
+    told: io::Result<[tokio::signal::unix::Signal; 2]>,
+    #[cfg(windows)]
+    told: io::Result<tokio::signal::windows::CtrlC>,
+}
+
+impl Signals {
+    pub(super) fn listen() -> Signals {
         #[cfg(unix)]
-        {
+        let told = {
             use tokio::signal::unix::{SignalKind, signal};
-            let mut terminate = signal(SignalKind::terminate())?;
-            tokio::select! {
-                _ = terminate.recv() => Ok(()),
-                interrupted = tokio::signal::ctrl_c() => interrupted,
-            }
+            signal(SignalKind::terminate()).and_then(|term| Ok([term, signal(SignalKind::interrupt())?]))
+        };
+        #[cfg(windows)]
+        let told = tokio::signal::windows::ctrl_c();
+        if let Err(error) = &told {
+            tracing::warn!("signals cannot be heard: {error}");
         }
-        #[cfg(not(unix))]
-        tokio::signal::ctrl_c().await
-    };
-    if let Err(error) = told.await {
-        tracing::warn!("signals cannot be heard: {error}");
-        std::future::pending::<()>().await;
+        Signals { told }
+    }
+
+    /// Done when the next one comes.
+    pub(super) async fn next(&mut self) {
+        match &mut self.told {
+            #[cfg(unix)]
+            Ok([terminate, interrupt]) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            }
+            #[cfg(windows)]
+            Ok(interrupt) => drop(interrupt.recv().await),
+            Err(_) => std::future::pending().await,
+        }
     }
 }

@@ -13,7 +13,10 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, header};
 use openorch_api::{Json, user::GET_KEY_SET};
 use serde::Deserialize;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::Instant,
+};
 
 use crate::{Client, Error};
 
@@ -23,6 +26,8 @@ const ISSUER: &str = "openorch";
 const PAUSE: Duration = Duration::from_secs(10);
 /// Keys older than this are asked for again, so that one that was withdrawn is not trusted for ever.
 const FRESH: Duration = Duration::from_secs(3600);
+/// A token's end is seen by another clock than the one that set it.
+const LEEWAY: Duration = Duration::from_secs(60);
 const FETCH_TIME_OUT: Duration = Duration::from_secs(5);
 /// Longer than any token; what is longer is not looked at.
 const LONGEST: usize = 16 << 10;
@@ -141,9 +146,11 @@ struct Inner {
     client: Client,
     audience: String,
     keys: RwLock<Arc<Keys>>,
-    /// When keys were last asked for, with success or not; held while they are, so that one at a time does.
-    asked: Mutex<Option<Instant>>,
+    /// When the keys last came, or failed to; held while they are asked for, so that one at a time does.
+    asked: Arc<Mutex<Option<Instant>>>,
 }
+
+type Asked = OwnedMutexGuard<Option<Instant>>;
 
 #[derive(Debug, Default)]
 struct Keys {
@@ -230,60 +237,80 @@ impl TokenCheck {
             )));
         }
         let caller = Caller { claims: Arc::new(claims), token: token.into() };
-        if caller.remaining().is_zero() {
+        if caller.expires_at().checked_add(LEEWAY).is_none_or(|end| end <= now()) {
             return Err(refused("the token has ended; call again through the gateway"));
         }
         Ok(caller)
     }
 
-    /// The keys, fetched again where this one is not among them or all are old.
+    /// The keys: at once where this one is among them, else as they are now.
     async fn keys_with(&self, id: &str) -> Result<Arc<Keys>, Error> {
-        let is_good = |keys: &Keys| keys.by_id.contains_key(id) && keys.fetched.is_some_and(|at| at.elapsed() < FRESH);
-        let known = self.known();
-        if is_good(&known) {
-            return Ok(known);
+        let known = self.inner.known();
+        let inner = Arc::clone(&self.inner);
+        // Asked for on a task of its own: a caller who gives up does not end what all others wait for.
+        if !known.by_id.contains_key(id) {
+            let id = id.to_owned();
+            let refreshed = tokio::spawn(async move {
+                let asked = Arc::clone(&inner.asked).lock_owned().await;
+                inner.refreshed(&id, asked).await
+            });
+            return refreshed.await.unwrap_or_else(|_| Err(no_keys(&self.inner)));
         }
-        let mut asked = self.inner.asked.lock().await;
+        if known.fetched.is_none_or(|at| at.elapsed() >= FRESH)
+            && let Ok(asked) = Arc::clone(&self.inner.asked).try_lock_owned()
+            && asked.is_none_or(|at| at.elapsed() >= PAUSE)
+        {
+            tokio::spawn(async move { inner.refresh(asked).await });
+        }
+        Ok(known)
+    }
+}
+
+impl Inner {
+    /// The keys of now, unless they were asked for a moment ago.
+    async fn refreshed(&self, id: &str, asked: Asked) -> Result<Arc<Keys>, Error> {
         let known = self.known();
-        if is_good(&known) || asked.is_some_and(|at| at.elapsed() < PAUSE) {
+        if known.by_id.contains_key(id) || asked.is_some_and(|at| at.elapsed() < PAUSE) {
             return match known.fetched {
                 Some(_) => Ok(known),
-                None => Err(Error::Unreachable {
-                    operation: GET_KEY_SET.row.id.into(),
-                    url: self.inner.client.url().to_owned(),
-                    reason: "the keys could not be fetched a moment ago".into(),
-                    was_sent: false,
-                }),
+                None => Err(no_keys(self)),
             };
         }
+        self.refresh(asked).await
+    }
+
+    async fn refresh(&self, mut asked: Asked) -> Result<Arc<Keys>, Error> {
+        let fetched = self.fetch().await.map(Arc::new);
         *asked = Some(Instant::now());
-        match self.fetch().await {
-            Ok(keys) => {
-                let keys = Arc::new(keys);
-                *self.inner.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&keys);
-                Ok(keys)
-            }
+        match &fetched {
+            Ok(keys) => *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(keys),
             // Callers of before are still known by the keys of before.
-            Err(error) if known.by_id.contains_key(id) => {
-                tracing::warn!("the daemon's keys could not be fetched, those of before are used: {error}");
-                Ok(known)
-            }
-            Err(error) => Err(error),
+            Err(error) => tracing::warn!("the daemon's keys could not be fetched: {error}"),
         }
+        fetched
     }
 
     fn known(&self) -> Arc<Keys> {
-        Arc::clone(&self.inner.keys.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn fetch(&self) -> Result<Keys, Error> {
-        let Json(set) = self.inner.client.call(GET_KEY_SET, ()).await?;
+        let Json(set) = self.client.call(GET_KEY_SET, ()).await?;
         let signs = |key: &openorch_api::user::Key| key.kty == "RSA" && matches!(key.use_.as_str(), "sig" | "");
         let by_id = set.keys.into_iter().filter(signs).filter_map(|key| {
             let (n, e) = (URL_SAFE_NO_PAD.decode(&key.n).ok()?, URL_SAFE_NO_PAD.decode(&key.e).ok()?);
             Some((key.kid, RsaPublicKeyComponents { n, e }))
         });
         Ok(Keys { by_id: by_id.collect(), fetched: Some(Instant::now()) })
+    }
+}
+
+fn no_keys(inner: &Inner) -> Error {
+    Error::Unreachable {
+        operation: GET_KEY_SET.row.id.into(),
+        url: inner.client.url().to_owned(),
+        reason: "the keys could not be fetched a moment ago".into(),
+        was_sent: false,
     }
 }
 

@@ -154,6 +154,64 @@ async fn with_a_server_that_does_not_say_the_id_the_instance_is_found_by_its_url
 }
 
 #[tokio::test]
+async fn a_beat_that_is_not_answered_does_not_keep_an_instance_from_leaving() {
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (held, beats) = (Mutex::new(held), Mutex::new(0));
+    let stub = Stub::new(move |request| {
+        if request.method != "PUT" {
+            return "HTTP/1.1 204 X\r\n\r\n".into();
+        }
+        let beat = {
+            let mut beats = beats.lock().unwrap();
+            *beats += 1;
+            *beats
+        };
+        if beat > 1 {
+            let _ = held.lock().unwrap().recv();
+        }
+        json(201, r#"{"extra":{"id":"inst_1","status":"Healthy"}}"#)
+    });
+    let registration = InstanceRegistration::new("http://127.0.0.1:9311").heartbeat(Duration::from_secs(1));
+    let instance = registration.register(&client(&stub)).await.unwrap();
+    crate::until("it beats", async || stub.seen().len() == 2).await;
+    tokio::time::timeout(Duration::from_secs(10), instance.deregister()).await.unwrap().unwrap();
+    assert_eq!(lines(&stub)[2], "DELETE /registry-svc/instance/inst_1");
+    drop(let_go);
+}
+
+#[tokio::test]
+async fn a_caller_who_gives_up_does_not_leave_the_service_signed_out() {
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let (held, logins) = (Mutex::new(held), Mutex::new(0));
+    let stub = Stub::new(move |request| match request.target.as_str() {
+        "/user-svc/login" => {
+            let login = {
+                let mut logins = logins.lock().unwrap();
+                *logins += 1;
+                *logins
+            };
+            if login == 2 {
+                let _ = held.lock().unwrap().recv();
+            }
+            json(200, &format!(r#"{{"token":{{"token":"t{login}"}}}}"#))
+        }
+        _ if request.header("authorization") == Some("Bearer t1") => json(401, r#"{"error":"the session has ended"}"#),
+        _ => json(200, r#"{"user":{"id":"usr_1","slug":"a-svc"}}"#),
+    });
+    let client = service_client(&client(&stub), "a-svc", "A", MemoryCredentialStore::default()).await.unwrap();
+    let impatient = tokio::spawn({
+        let client = client.clone();
+        async move { client.call(READ_USER_BY_TOKEN, ()).await }
+    });
+    crate::until("it signs in again", async || stub.seen().len() == 3).await;
+    impatient.abort();
+    assert!(impatient.await.unwrap_err().is_cancelled());
+    drop(let_go);
+    assert_eq!(client.call(READ_USER_BY_TOKEN, ()).await.unwrap().0.user.slug, "a-svc");
+    assert_eq!(stub.seen().iter().filter(|request| request.target.ends_with("login")).count(), 2);
+}
+
+#[tokio::test]
 async fn two_copies_that_start_at_once_share_one_account() {
     let (daemon, folder) = (crate::daemon::start(&[]).await, tempfile::tempdir().unwrap());
     let copies = (0..4).map(|_| {
@@ -210,6 +268,9 @@ fn without_a_home_a_service_says_where_it_would_keep_its_credential() {
     }
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
     child.arg("without_a_home_a_service_says_where_it_would_keep_its_credential").env("IS_CHILD", "1");
+    // One that is set to nothing says that there is none, whatever the account has.
+    let ran = child.env("HOME", "").output().unwrap();
+    assert!(String::from_utf8_lossy(&ran.stdout).contains("1 passed"), "{ran:?}");
     match child.env_remove("HOME").uid(54_321).output() {
         Ok(ran) => assert!(String::from_utf8_lossy(&ran.stdout).contains("1 passed"), "{ran:?}"),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => eprintln!("SKIP: this needs root"),

@@ -242,3 +242,31 @@ async fn a_server_of_another_version_is_understood_as_far_as_it_can_be() {
     let error = client(&stub).call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
     assert_eq!(error.to_string(), "readUserByToken: there is no such path (404) [request req-1]");
 }
+
+#[tokio::test]
+async fn an_answer_beyond_the_limit_is_refused_with_or_without_its_length() {
+    let stub = Stub::new(|request| match request.target.as_str() {
+        "/length" => json(200, "0123456789"),
+        _ => "HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n5\r\n56789\r\n0\r\n\r\n".into(),
+    });
+    for path in ["/length", "/pieces"] {
+        let get = async |limit| client(&stub).with_answer_limit(limit).request(Method::GET, path, None).await;
+        assert_eq!(get(10).await.unwrap().bytes, "0123456789");
+        let error = get(9).await.unwrap_err();
+        assert!(error.to_string().contains("its body has more than 9 bytes"), "{error}");
+        assert!(!error.is_temporary());
+        let answer = client(&stub).with_answer_limit(9).open(Method::GET, path, None).await.unwrap();
+        assert!(answer.whole().await.is_err());
+    }
+}
+
+#[test]
+fn what_an_answer_holds_never_lands_in_a_log() {
+    let bytes = r#"{"token":"s3cret"}"#.into();
+    let answer = openorch_sdk::Response { status: http_ok(), headers: HeaderMap::new(), bytes };
+    assert!(!format!("{answer:?}").contains("s3cret"));
+}
+
+fn http_ok() -> openorch_sdk::http::StatusCode {
+    openorch_sdk::http::StatusCode::OK
+}

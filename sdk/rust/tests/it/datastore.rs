@@ -33,6 +33,15 @@ async fn documents_in_a_file_stay_and_belong_to_one_program_at_a_time() {
 }
 
 #[tokio::test]
+async fn the_collection_of_the_credential_is_nobody_elses() {
+    let folder = tempfile::tempdir().unwrap();
+    let credentials = Collection { name: "credentials", indexes: &[] };
+    let error = DatastoreFactory::in_folder(folder.path()).open(&[credentials]).await.unwrap_err();
+    assert!(matches!(&error, Error::Datastore(StoreError::Invalid(why)) if why.contains("another name")), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was begun");
+}
+
+#[tokio::test]
 async fn documents_in_postgres_stay_too() {
     let Ok(connection) = std::env::var("OPENORCH_TEST_DB_STRING") else {
         assert!(std::env::var_os("REQUIRE_POSTGRES").is_none(), "OPENORCH_TEST_DB_STRING is not set");

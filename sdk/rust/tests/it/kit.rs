@@ -1,19 +1,24 @@
 //! A service on the kit behind a real daemon, from its first call to its last.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use openorch_sdk::{
-    Client, Error, FileCredentialStore, InstanceRegistration, MemoryCredentialStore, TraceContext,
+    Client, Credential, Error, FileCredentialStore, InstanceRegistration, MemoryCredentialStore, TraceContext,
     api::{
-        Body, Json, Query,
+        Body, Json, Path, Query,
         registry::{Instance, LIST_INSTANCES, ListInstancesRequest},
-        user::{READ_USER_BY_TOKEN, REVOKE_TOKENS, RevokeTokensRequest},
+        role,
+        user::{GET_PERMISSIONS_BY_ROLE, READ_USER_BY_TOKEN, REVOKE_TOKENS, RevokeTokensRequest, RoleId},
     },
     http::{HeaderMap, Method},
     service::{
         Caller, Platform, Refusal, Service,
         axum::{
-            Router,
+            self, Router,
             routing::{get, post},
         },
     },
@@ -22,21 +27,26 @@ use openorch_sdk::{
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use crate::{daemon, stub::Stub};
+use crate::{daemon, stub::Stub, until};
 
 /// A running service and the way to stop it.
 struct Kit {
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<(), Error>>,
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Kit {
     fn start(daemon: &TestDaemon, service: Service) -> Kit {
         let folder = tempfile::tempdir().unwrap();
-        let service = service.daemon(daemon.url()).listen("127.0.0.1:0").credential_folder(folder.path());
+        let kit = Kit::start_in(folder.path(), daemon, service);
+        Kit { _folder: Some(folder), ..kit }
+    }
+
+    fn start_in(folder: &std::path::Path, daemon: &TestDaemon, service: Service) -> Kit {
+        let service = service.daemon(daemon.url()).listen("127.0.0.1:0").credential_folder(folder);
         let (stop, stopped) = oneshot::channel::<()>();
-        Kit { stop, running: tokio::spawn(service.run_until(async { drop(stopped.await) })), _folder: folder }
+        Kit { stop, running: tokio::spawn(service.run_until(async { drop(stopped.await) })), _folder: None }
     }
 
     async fn stop(self) {
@@ -48,17 +58,6 @@ impl Kit {
 async fn instances(client: &Client) -> Vec<Instance> {
     let Json(list) = client.call(LIST_INSTANCES, Query(ListInstancesRequest::default())).await.unwrap();
     list.instances
-}
-
-/// Waits until it holds; twenty seconds at most.
-async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
-    for _ in 0..1000 {
-        if condition().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("waited in vain: {what}");
 }
 
 /// Status and body of a GET.
@@ -132,6 +131,47 @@ async fn handlers_know_who_calls_and_the_guard_lets_in_whom_the_daemon_would() {
 }
 
 #[tokio::test]
+async fn permissions_that_a_service_declares_are_there_before_it_can_be_called() {
+    let daemon = daemon::start(&[]).await;
+    let service = || {
+        Service::new("shop-svc")
+            .permission("order:view", "See all orders.", &[role::USER])
+            .permission("shop-svc:order:edit", "Edit all orders.", &[])
+            .guarded("/shop-svc/orders", "order:view", get(async || "all orders").delete(async || ""))
+            .guarded("/shop-svc/edit", "order:edit", get(async || "edited"))
+            .route(
+                "/shop-svc/granting",
+                get(async |platform: Platform, caller: Caller| -> Result<&'static str, Refusal> {
+                    platform.guard().granting(&["joe"]).require(&caller, "shop-svc:order:edit").await?;
+                    Ok("granted")
+                }),
+            )
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (joe, ann) = (daemon.register("joe").await.unwrap(), daemon.register("ann").await.unwrap());
+    // Twice: a service that starts again declares them again.
+    for _ in 0..2 {
+        let kit = Kit::start_in(folder.path(), &daemon, service());
+        until_reached(&joe, "/shop-svc/orders").await;
+        assert_eq!(get_text(&joe, "/shop-svc/orders").await, (200, "all orders".into()));
+        assert_eq!(get_text(&daemon.client(), "/shop-svc/orders").await.0, 401);
+        assert_eq!(get_text(&joe, "/shop-svc/edit").await.0, 403, "it was given to no role");
+        assert_eq!(get_text(&joe, "/shop-svc/granting").await.1, "granted");
+        assert_eq!(get_text(&ann, "/shop-svc/granting").await.0, 403);
+        let all = daemon.admin().await.unwrap().call(GET_PERMISSIONS_BY_ROLE, Path(RoleId(role::USER.into()))).await;
+        let all = all.unwrap().0.permissions;
+        let declared = all.iter().find(|permission| permission.id == "shop-svc:order:view").unwrap();
+        assert_eq!(declared.description, "See all orders.");
+        kit.stop().await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let refused = Service::new("late-svc").daemon(daemon.url()).credential_folder(folder.path());
+    let refused = refused.permission("a:b", "", &["user-svc:no-such-role"]);
+    let error = refused.run_until(std::future::pending()).await.unwrap_err();
+    assert!(error.to_string().starts_with("assignPermissions: "), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_under_way_is_finished_after_the_instance_is_gone() {
     let daemon = daemon::start(&[]).await;
     let slow = get(async || {
@@ -166,6 +206,70 @@ async fn a_request_that_never_ends_does_not_keep_a_service_from_stopping() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     kit.stop().await;
     never.abort();
+}
+
+#[tokio::test]
+async fn what_is_cut_ends_at_the_limit_and_its_callers_are_told() {
+    struct Ended(Option<oneshot::Sender<()>>);
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            drop(self.0.take());
+        }
+    }
+    let (tell, ended) = oneshot::channel();
+    let tell = std::sync::Arc::new(std::sync::Mutex::new(Some(tell)));
+    let never = get({
+        let tell = std::sync::Arc::clone(&tell);
+        async move || {
+            let _ended = Ended(tell.lock().unwrap().take());
+            std::future::pending::<()>().await
+        }
+    });
+    let daemon = daemon::start(&[]).await;
+    let service = Service::new("slow-svc")
+        .route("/slow-svc/quick", get(async || "yes"))
+        .route("/slow-svc/never", never)
+        .drain(Duration::from_millis(50));
+    let (kit, joe) = (Kit::start(&daemon, service), daemon.register("joe").await.unwrap());
+    until_reached(&joe, "/slow-svc/quick").await;
+    let direct = joe.clone().with_address(&instances(&joe).await[0].url).unwrap();
+    let under_way = tokio::spawn(async move { get_text(&direct, "/slow-svc/never").await });
+    until("the request is under way", async || tell.lock().unwrap().is_none()).await;
+    kit.stop().await;
+    assert!(ended.await.is_err(), "the handler is dropped");
+    assert_eq!(under_way.await.unwrap(), (503, r#"{"error":"the service stops; try again in a moment"}"#.into()));
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_cut_at_the_limit_too() {
+    /// Says one thing, and then waits for more to say.
+    struct Endless(bool);
+    impl axum::body::HttpBody for Endless {
+        type Data = openorch_sdk::Bytes;
+        type Error = std::convert::Infallible;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context,
+        ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+            if std::mem::replace(&mut self.0, true) {
+                return Poll::Pending;
+            }
+            Poll::Ready(Some(Ok(http_body::Frame::data("first".into()))))
+        }
+    }
+    let daemon = daemon::start(&[]).await;
+    let service = Service::new("slow-svc")
+        .route("/slow-svc/quick", get(async || "yes"))
+        .route("/slow-svc/endless", get(async || axum::body::Body::new(Endless(false))))
+        .drain(Duration::from_millis(50));
+    let (kit, joe) = (Kit::start(&daemon, service), daemon.register("joe").await.unwrap());
+    until_reached(&joe, "/slow-svc/quick").await;
+    let direct = joe.clone().with_address(&instances(&joe).await[0].url).unwrap();
+    let mut answer = direct.open(Method::GET, "/slow-svc/endless", None).await.unwrap();
+    assert_eq!(answer.chunk().await.unwrap().unwrap(), "first");
+    kit.stop().await;
+    let error = answer.chunk().await.unwrap_err().to_string();
+    assert!(error.starts_with("GET /slow-svc/endless: ") && error.contains("it was cut"), "{error}");
 }
 
 #[tokio::test]
@@ -260,6 +364,18 @@ async fn a_service_that_cannot_run_says_why() {
         (service("a-svc").route("/a-svcx/hello", yes()), "no request reaches"),
         (service("a-svc").route("a-svc/hello", yes()), "no request reaches"),
         (service("a-svc").route("/a-svc/x", yes()).route("/a-svc/x", post(async || "")), "is given twice"),
+        (service("a-svc").permission("user-svc:user:view", "", &[]), "is not this service's to declare"),
+        (service("a-svc").route("/a-svc/:id", yes()), "a parameter is written `{id}`"),
+        (service("a-svc").route("/a-svc/*rest", yes()), "the rest of a path is written `{*rest}`"),
+        (service("a-svc").route("/a-svc/{id", yes()), "is neither plain nor one"),
+        (service("a-svc").route("/a-svc/x{id}", yes()), "is neither plain nor one"),
+        (service("a-svc").route("/a-svc/{}", yes()), "is neither plain nor one"),
+        (service("a-svc").route("/a-svc/{*rest}/x", yes()), "nothing can follow"),
+        (service("a-svc").route("/a-svc/{a}", yes()).route("/a-svc/{b}", yes()), "is given twice"),
+        (
+            service("a-svc").credentials(MemoryCredentialStore::with(Credential::random("b-svc").unwrap())),
+            "this program's memory holds the credential of `b-svc`, and this service is `a-svc`",
+        ),
         (service("a-svc").listen(&taken), "cannot listen on 127.0.0.1"),
         (service("a-svc").listen("0.0.0.0:0"), "SELF_URL is not set"),
         (service("a-svc").reached_at("9311"), "SELF_URL is `9311`"),
@@ -268,6 +384,30 @@ async fn a_service_that_cannot_run_says_why() {
         let error = service.run_until(std::future::pending()).await.unwrap_err().to_string();
         assert!(error.contains(why), "{error} does not say `{why}`");
     }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_signal_that_comes_while_the_service_starts_is_not_lost() {
+    // Signals are the whole process's: this test runs itself as one whose daemon never answers.
+    if let Ok(url) = std::env::var("SILENT_DAEMON") {
+        let folder = tempfile::tempdir().unwrap();
+        let service = Service::new("a-svc").daemon(&url).listen("127.0.0.1:0").credential_folder(folder.path());
+        assert_eq!(service.run().await, std::process::ExitCode::SUCCESS);
+        return;
+    }
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.arg("a_signal_that_comes_while_the_service_starts_is_not_lost");
+    child.env("SILENT_DAEMON", format!("http://{}", silent.local_addr().unwrap()));
+    let child = child.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // It signs in by now.
+    let held = silent.accept().unwrap();
+    let kill = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let ran = child.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&ran.stdout).contains("1 passed"), "{ran:?}");
+    drop(held);
 }
 
 #[tokio::test]

@@ -9,3 +9,14 @@ mod examples;
 mod kit;
 mod stub;
 mod tokens;
+
+/// Waits until it holds; twenty seconds at most.
+pub async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    for _ in 0..1000 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("waited in vain: {what}");
+}

@@ -34,7 +34,7 @@ pub struct Stub {
 }
 
 impl Stub {
-    /// Answers each request with what `answer` makes of it: the bytes of a whole response.
+    /// Answers each request with what `answer` makes of it: the bytes of a whole response; without any it hangs up.
     pub fn new(answer: impl Fn(&Request) -> String + Send + Sync + 'static) -> Stub {
         Stub::on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
     }
@@ -71,10 +71,8 @@ fn serve(stream: TcpStream, connection: usize, log: &Mutex<Vec<Request>>, answer
     while let Some(mut request) = read(&mut reader) {
         request.connection = connection;
         log.lock().unwrap().push(request.clone());
-        if writer.write_all(answer(&request).as_bytes()).is_err() {
-            return;
-        }
-        if request.target.ends_with("hang-up") {
+        let answer = answer(&request);
+        if writer.write_all(answer.as_bytes()).is_err() || answer.is_empty() || request.target.ends_with("hang-up") {
             return;
         }
     }

@@ -1,0 +1,59 @@
+//! How wire types that hold a password, a token or a code are shown by `{:?}`: without it, so that none lands in a log.
+
+use std::fmt;
+
+use super::{
+    AuthToken, ChangePasswordRequest, CreateUserRequest, Invitation, LoginRequest, RegisterRequest,
+    ResetPasswordRequest,
+};
+
+/// Each with the fields that may be shown.
+macro_rules! shows {
+    ($($name:ident { $($field:ident),* })*) => {
+        $(
+            impl fmt::Debug for $name {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.debug_struct(stringify!($name))$(.field(stringify!($field), &self.$field))*.finish_non_exhaustive()
+                }
+            }
+        )*
+    };
+}
+
+shows! {
+    RegisterRequest { name, slug, device }
+    LoginRequest { slug, device }
+    AuthToken { id, created_at, updated_at, user_id, active, device, expires_at }
+    ChangePasswordRequest { slug }
+    CreateUserRequest { user, role_ids, contacts }
+    ResetPasswordRequest {}
+    Invitation { id, created_at, expires_at, uses_left, role_ids, created_by }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::user::{CreateInvitationResponse, LoginResponse, RegisterResponse};
+
+    #[test]
+    fn secrets_are_not_shown() {
+        fn shown<T: DeserializeOwned + fmt::Debug>(json: &str) -> String {
+            format!("{:?}", serde_json::from_str::<T>(json).unwrap())
+        }
+        let token = r#"{"token": {"id": "a", "token": "s3cret"}}"#;
+        for text in [
+            shown::<RegisterRequest>(r#"{"slug": "a", "password": "s3cret", "invitation": "s3cret"}"#),
+            shown::<LoginRequest>(r#"{"slug": "a", "password": "s3cret"}"#),
+            shown::<ChangePasswordRequest>(r#"{"slug": "a", "currentPassword": "s3cret", "newPassword": "s3cret"}"#),
+            shown::<CreateUserRequest>(r#"{"user": {"slug": "a"}, "password": "s3cret"}"#),
+            shown::<RegisterResponse>(token),
+            shown::<LoginResponse>(token),
+            shown::<CreateInvitationResponse>(r#"{"invitation": {"id": "a", "code": "s3cret"}}"#),
+        ] {
+            assert!(text.contains("\"a\"") && !text.contains("s3cret"), "{text}");
+        }
+        assert!(!shown::<ResetPasswordRequest>(r#"{"newPassword": "s3cret"}"#).contains("s3cret"));
+    }
+}

@@ -1,0 +1,182 @@
+//! JSON as text: broken into lines or put on one, with every value as it was written. Numbers go through no type that could
+//! lose their digits, and keys keep their order. Works on text that is known to be JSON.
+
+/// Deeper than this nothing is indented: the spaces alone would fill the memory.
+const DEEPEST: usize = 100;
+
+/// One value to a line, indented by twos.
+pub fn indented(json: &str) -> String {
+    if deepest(json) > DEEPEST {
+        return compact(json);
+    }
+    let mut text = String::with_capacity(json.len() * 2);
+    let mut depth = 0;
+    let mut tokens = Tokens { rest: json }.peekable();
+    let line = |text: &mut String, depth: usize| {
+        text.push('\n');
+        (0..depth).for_each(|_| text.push_str("  "));
+    };
+    while let Some(token) = tokens.next() {
+        match token {
+            "{" | "[" if matches!(tokens.peek(), Some(&"}" | &"]")) => {
+                text.push_str(token);
+                text.extend(tokens.next());
+            }
+            "{" | "[" => {
+                text.push_str(token);
+                depth += 1;
+                line(&mut text, depth);
+            }
+            "}" | "]" => {
+                depth -= 1;
+                line(&mut text, depth);
+                text.push_str(token);
+            }
+            "," => {
+                text.push(',');
+                line(&mut text, depth);
+            }
+            ":" => text.push_str(": "),
+            value => push_value(&mut text, value),
+        }
+    }
+    text
+}
+
+/// All on one line.
+pub fn compact(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    Tokens { rest: json }.for_each(|token| push_value(&mut text, token));
+    text
+}
+
+/// The number that YAML's reader and writer, which know 64 bits, would change.
+pub fn changed_by_yaml(json: &str) -> Option<&str> {
+    Tokens { rest: json }.find(|token| {
+        token.starts_with(|c: char| c == '-' || c.is_ascii_digit())
+            && token.parse::<i64>().is_err()
+            && token.parse::<u64>().is_err()
+            && token.parse::<f64>().is_ok_and(|number| digits(&format!("{number:e}")) != digits(token))
+    })
+}
+
+/// A number's digits and where its point stands, the same for `1.50`, `15e-1` and `1.5`.
+fn digits(number: &str) -> (String, i64) {
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let mut exponent = exponent.parse().unwrap_or(i64::MAX);
+    let (whole, fraction) = mantissa.trim_start_matches('-').split_once('.').unwrap_or((mantissa, ""));
+    let all = format!("{}{fraction}", whole.trim_start_matches('-'));
+    let kept = all.trim_end_matches('0');
+    exponent = exponent.saturating_add((all.len() - kept.len()) as i64 - fraction.len() as i64);
+    let kept = kept.trim_start_matches('0');
+    (kept.to_owned(), if kept.is_empty() { 0 } else { exponent })
+}
+
+/// A text with characters that steer a terminal has them escaped, which says the same.
+fn push_value(text: &mut String, value: &str) {
+    for c in value.chars() {
+        if c.is_control() { text.push_str(&format!("\\u{:04x}", u32::from(c))) } else { text.push(c) }
+    }
+}
+
+fn deepest(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for token in (Tokens { rest: json }) {
+        match token {
+            "{" | "[" => depth += 1,
+            "}" | "]" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
+/// Brackets, commas, colons and values, one after the other.
+struct Tokens<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Iterator for Tokens<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let text = self.rest.trim_start();
+        let length = match *text.as_bytes().first()? {
+            b'"' => {
+                let mut is_escaped = false;
+                let ends = |byte: u8| {
+                    let ends = byte == b'"' && !is_escaped;
+                    is_escaped = byte == b'\\' && !is_escaped;
+                    ends
+                };
+                1 + text.bytes().skip(1).position(ends).map_or(text.len() - 1, |at| at + 1)
+            }
+            b'{' | b'}' | b'[' | b']' | b',' | b':' => 1,
+            _ => text.find(|c: char| ",:{}[]\"".contains(c) || c.is_whitespace()).unwrap_or(text.len()),
+        };
+        let (token, rest) = text.split_at(length);
+        self.rest = rest;
+        Some(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_stay_as_they_were_written() {
+        for (json, one_line) in [
+            ("{}", "{}"),
+            (" [ ] ", "[]"),
+            (
+                r#"{ "b": 1, "a" : [ 1.50, 12345678901234567890123, 1E400 ] }"#,
+                r#"{"b":1,"a":[1.50,12345678901234567890123,1E400]}"#,
+            ),
+            (r#"["a\"b\\", "{,:}", null,true]"#, r#"["a\"b\\","{,:}",null,true]"#),
+            ("7", "7"),
+            ("\"\u{9b}31mä\u{7f}\"", "\"\\u009b31mä\\u007f\""),
+        ] {
+            assert_eq!(compact(json), one_line);
+            assert_eq!(compact(&indented(json)), one_line);
+            if let Ok(value) = serde_json::from_str::<serde_norway::Value>(json) {
+                let same = serde_json::from_str::<serde_norway::Value>(&indented(json)).unwrap();
+                assert_eq!(value, same, "{json}");
+            }
+        }
+        let json = r#"{"a":[1,{"b":[]}],"c":{}}"#;
+        let value: serde_json::Value = serde_json::from_str(json).unwrap();
+        assert_eq!(indented(json), serde_json::to_string_pretty(&value).unwrap());
+    }
+
+    #[test]
+    fn what_is_nested_without_end_is_not_indented_without_end() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(indented(&deep), deep);
+    }
+
+    #[test]
+    fn numbers_that_64_bits_would_change() {
+        for (number, changes) in [
+            ("1", false),
+            ("-9223372036854775808", false),
+            ("18446744073709551615", false),
+            ("18446744073709551616", true),
+            ("18446744073709551617", true),
+            ("1.50", false),
+            ("15e-1", false),
+            ("-0.0", false),
+            ("0.1", false),
+            ("0.12345678901234567890", true),
+            ("1E400", true),
+            ("1e23", false),
+        ] {
+            assert_eq!(changed_by_yaml(number).is_some(), changes, "{number}");
+        }
+        assert_eq!(
+            changed_by_yaml(r#"{"a":["12345678901234567890123",12345678901234567890123]}"#),
+            Some("12345678901234567890123")
+        );
+    }
+}

@@ -1,0 +1,34 @@
+//! A service with permissions of its own: every account may see the orders, and only who was given the other permission may
+//! drop them. `oo role set-permissions`, `oo permit save` and `oo grant save` give it. Run it like the first service, with
+//! `cargo run --example orders`.
+
+use std::process::ExitCode;
+
+use openorch_sdk::{
+    api::role,
+    service::{
+        Caller, Platform, Refusal, Service,
+        axum::{extract::Path, routing::get},
+    },
+};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    Service::new("orders-svc")
+        .permission("order:view", "See all orders.", &[role::ADMIN, role::USER])
+        .permission("order:drop", "Drop orders.", &[role::ADMIN])
+        .guarded("/orders-svc/orders", "order:view", get(async || "two orders"))
+        .route("/orders-svc/order/{id}", get(view).delete(drop_order))
+        .run()
+        .await
+}
+
+async fn view(Path(id): Path<String>, caller: Option<Caller>) -> String {
+    format!("order {id}, as {} sees it", caller.as_ref().map_or("whoever comes by", Caller::slug))
+}
+
+/// Services that work together may pass whatever permissions they have.
+async fn drop_order(platform: Platform, caller: Caller, Path(id): Path<String>) -> Result<String, Refusal> {
+    platform.guard().granting(&["billing-svc"]).require(&caller, "orders-svc:order:drop").await?;
+    Ok(format!("order {id} is dropped"))
+}

@@ -1,0 +1,204 @@
+//! What comes back from a call: read piece by piece or whole, and what is to be made of one that is no success.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+
+use crate::Error;
+
+/// At most this many bytes of an unexpected answer are shown.
+const SHOWN: usize = 120;
+
+/// The answer to a raw call.
+///
+/// ```
+/// use openorch_sdk::{Response, http::{HeaderMap, StatusCode}};
+///
+/// let bytes = r#"{"error": "there is no such service"}"#.into();
+/// let answer = Response { status: StatusCode::NOT_FOUND, headers: HeaderMap::new(), bytes };
+/// assert_eq!(answer.refusal().as_deref(), Some("there is no such service"));
+/// assert_eq!(answer.request_id(), None);
+/// ```
+#[derive(Clone)]
+pub struct Response {
+    /// The status, of whatever kind.
+    pub status: StatusCode,
+    /// The headers as received.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub bytes: Bytes,
+}
+
+/// The answer to a raw call whose body is still to come, as made by [`Client::open`].
+///
+/// ```
+/// fn is_json(answer: &openorch_sdk::OpenResponse) -> bool {
+///     answer.headers.get("content-type").is_some_and(|kind| kind == "application/json")
+/// }
+/// ```
+#[derive(Debug)]
+pub struct OpenResponse {
+    /// The status, of whatever kind.
+    pub status: StatusCode,
+    /// The headers as received.
+    pub headers: HeaderMap,
+    pub(crate) body: reqwest::Response,
+    pub(crate) operation: Cow<'static, str>,
+    /// How many bytes of it may be kept.
+    pub(crate) limit: usize,
+}
+
+impl OpenResponse {
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// ```no_run
+    /// # use openorch_sdk::{Error, OpenResponse};
+    /// async fn skip(mut answer: OpenResponse) -> Result<(), Error> {
+    ///     while answer.chunk().await?.is_some() {}
+    ///     Ok(())
+    /// }
+    /// ```
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        let piece = self.body.chunk().await;
+        piece.map_err(|error| self.odd(format!("it was cut: {}", root_cause(&error))))
+    }
+
+    /// What is left of the body, as far as the client's limit allows.
+    ///
+    /// ```no_run
+    /// # use openorch_sdk::{Error, OpenResponse, Response};
+    /// async fn all_of(answer: OpenResponse) -> Result<Response, Error> {
+    ///     answer.whole().await
+    /// }
+    /// ```
+    pub async fn whole(mut self) -> Result<Response, Error> {
+        let announced = self.body.content_length().unwrap_or_default();
+        if usize::try_from(announced).is_ok_and(|length| length <= self.limit) {
+            let Some(first) = self.chunk().await? else { return Ok(self.with(Bytes::new())) };
+            // Most answers come in one piece, which need not be copied.
+            let Some(second) = self.chunk_within(first.len()).await? else { return Ok(self.with(first)) };
+            let mut bytes = Vec::from(first);
+            bytes.extend_from_slice(&second);
+            while let Some(piece) = self.chunk_within(bytes.len()).await? {
+                bytes.extend_from_slice(&piece);
+            }
+            return Ok(self.with(bytes.into()));
+        }
+        Err(self.too_long())
+    }
+
+    async fn chunk_within(&mut self, read: usize) -> Result<Option<Bytes>, Error> {
+        match self.chunk().await? {
+            Some(piece) if piece.len() > self.limit.saturating_sub(read) => Err(self.too_long()),
+            piece => Ok(piece),
+        }
+    }
+
+    fn with(self, bytes: Bytes) -> Response {
+        Response { status: self.status, headers: self.headers, bytes }
+    }
+
+    fn too_long(&self) -> Error {
+        self.odd(format!("its body has more than {} bytes, which is this client's limit", self.limit))
+    }
+
+    fn odd(&self, reason: String) -> Error {
+        let request_id = request_id(&self.headers).map(str::to_owned);
+        Error::Unexpected { operation: self.operation.clone(), status: self.status.as_u16(), reason, request_id }
+    }
+}
+
+fn request_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get("x-request-id")?.to_str().ok()
+}
+
+// Written by hand so that no body, which may hold a token, lands in a log through `{:?}`.
+impl std::fmt::Debug for Response {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Response { status, bytes, .. } = self;
+        let request_id = &self.request_id();
+        f.debug_struct("Response")
+            .field("status", status)
+            .field("request_id", request_id)
+            .field("bytes", &bytes.len())
+            .finish()
+    }
+}
+
+impl Response {
+    /// Under this id the call stands in the server's log.
+    ///
+    /// ```
+    /// fn log(answer: &openorch_sdk::Response) {
+    ///     println!("{} (request {})", answer.status, answer.request_id().unwrap_or("unknown"));
+    /// }
+    /// ```
+    pub fn request_id(&self) -> Option<&str> {
+        request_id(&self.headers)
+    }
+
+    /// The server's sentence, if this is a refusal in the platform's form, `{"error": "…"}`.
+    ///
+    /// ```
+    /// fn tell(answer: &openorch_sdk::Response) -> String {
+    ///     answer.refusal().unwrap_or_else(|| answer.status.to_string())
+    /// }
+    /// ```
+    pub fn refusal(&self) -> Option<String> {
+        let body: serde_json::Value = serde_json::from_slice(&self.bytes).ok()?;
+        Some(body.get("error")?.as_str()?.to_owned())
+    }
+}
+
+pub(crate) fn success(operation: Cow<'static, str>, answer: Response) -> Result<Response, Error> {
+    if answer.status.is_success() {
+        return Ok(answer);
+    }
+    if !answer.status.is_client_error() && !answer.status.is_server_error() {
+        let reason = match answer.headers.get(header::LOCATION).and_then(|to| to.to_str().ok()) {
+            Some(to) => format!("it points to `{to}`; give the server's own address"),
+            None => "it is neither a success nor a refusal".into(),
+        };
+        return Err(unexpected(operation, &answer, reason));
+    }
+    let message = match answer.refusal() {
+        Some(message) => message,
+        // Refusals that the HTTP library makes before there is a request have no body.
+        None if answer.bytes.is_empty() => {
+            answer.status.canonical_reason().unwrap_or("refused without a reason").into()
+        }
+        None => {
+            let reason = describe_foreign(&answer).unwrap_or_else(|| "its refusal has no `error`".into());
+            return Err(unexpected(operation, &answer, reason));
+        }
+    };
+    let request_id = answer.request_id().map(str::to_owned);
+    Err(Error::Refused { operation, status: answer.status.as_u16(), message, request_id })
+}
+
+pub(crate) fn unexpected(operation: Cow<'static, str>, answer: &Response, reason: String) -> Error {
+    let request_id = answer.request_id().map(str::to_owned);
+    Error::Unexpected { operation, status: answer.status.as_u16(), reason, request_id }
+}
+
+/// What a body is that is not JSON at all.
+pub(crate) fn describe_foreign(answer: &Response) -> Option<String> {
+    let text = String::from_utf8_lossy(&answer.bytes[..answer.bytes.len().min(SHOWN)]);
+    let text = text.trim();
+    match text.chars().next() {
+        None => Some("its body is empty".into()),
+        Some('<') => Some("it is a page of HTML; is there another program at this address?".into()),
+        Some('{' | '[' | '"') => None,
+        Some(_) => Some(format!("it says `{}`", text.escape_debug())),
+    }
+}
+
+/// The last link of an error's chain: the first ones say only that a request failed.
+pub(crate) fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,78 @@
+//! The permissions that a service declares: saved under its slug and given to roles before anybody can call it.
+
+use openorch_api::{
+    Body,
+    user::{
+        ASSIGN_PERMISSIONS, AssignPermissionsRequest, PermissionInput, PermissionLink, SAVE_PERMISSIONS,
+        SavePermissionsRequest,
+    },
+};
+
+use crate::{Client, Error};
+
+/// One of them, and the roles that have it from the start.
+#[derive(Clone, Debug)]
+pub(super) struct Declared {
+    pub id: String,
+    pub description: String,
+    pub roles: Vec<String>,
+}
+
+/// The whole id: `order:view` is short for `<slug>:order:view`, and what has two colons is whole.
+pub(super) fn whole_id(slug: &str, name: &str) -> String {
+    match name.matches(':').count() {
+        0 | 1 => format!("{slug}:{name}"),
+        _ => name.to_owned(),
+    }
+}
+
+/// Why a service cannot declare it.
+pub(super) fn fault(slug: &str, id: &str) -> Option<String> {
+    let name = id.strip_prefix(slug).and_then(|rest| rest.strip_prefix(':'));
+    match name {
+        Some(name) if !name.is_empty() => None,
+        _ => Some(format!("the permission `{id}` is not this service's to declare: its own begin with `{slug}:`")),
+    }
+}
+
+/// Saves the permissions and gives them to their roles. What was given before, or by an admin, stays.
+pub(super) async fn declare(client: &Client, permissions: &[Declared]) -> Result<(), Error> {
+    if permissions.is_empty() {
+        return Ok(());
+    }
+    let input = |declared: &Declared| PermissionInput {
+        id: declared.id.clone(),
+        description: declared.description.clone(),
+        ..PermissionInput::default()
+    };
+    let permissions_of_body = permissions.iter().map(input).collect();
+    client.call(SAVE_PERMISSIONS, Body(SavePermissionsRequest { permissions: permissions_of_body })).await?;
+    let links = permissions.iter().flat_map(|declared| {
+        let link = |role: &String| PermissionLink { role_id: role.clone(), permission_id: declared.id.clone() };
+        declared.roles.iter().map(link)
+    });
+    let permission_links: Vec<_> = links.collect();
+    if !permission_links.is_empty() {
+        client.call(ASSIGN_PERMISSIONS, Body(AssignPermissionsRequest { permission_links })).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_are_under_the_own_slug() {
+        for (name, id, is_own) in [
+            ("order:view", "shop-svc:order:view", true),
+            ("order", "shop-svc:order", true),
+            ("shop-svc:order:view", "shop-svc:order:view", true),
+            ("user-svc:user:view", "user-svc:user:view", false),
+            ("", "shop-svc:", false),
+        ] {
+            assert_eq!(whole_id("shop-svc", name), id);
+            assert_eq!(fault("shop-svc", id).is_none(), is_own, "{id}");
+        }
+    }
+}
