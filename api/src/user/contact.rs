@@ -27,7 +27,7 @@ pub struct Contact {
 }
 
 /// How an account can be reached. What a caller says of verification is ignored, but for a code that was sent there.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContactInput {
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -58,7 +58,7 @@ pub struct SendOtpResponse {
     pub otp_id: String,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VerifyContactRequest {
     pub otp_id: String,

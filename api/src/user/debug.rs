@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    AuthToken, ChangePasswordRequest, CreateUserRequest, Invitation, LoginRequest, RegisterRequest,
-    ResetPasswordRequest,
+    AuthToken, ChangePasswordRequest, ContactInput, CreateUserRequest, Invitation, LoginRequest, RegisterRequest,
+    ResetPasswordRequest, VerifyContactRequest,
 };
 
 /// Each with the fields that may be shown.
@@ -27,6 +27,8 @@ shows! {
     ChangePasswordRequest { slug }
     CreateUserRequest { user, role_ids, contacts }
     ResetPasswordRequest {}
+    ContactInput { platform, value, otp_id }
+    VerifyContactRequest { otp_id }
     Invitation { id, created_at, expires_at, uses_left, role_ids, created_by }
 }
 

@@ -324,11 +324,13 @@ mod tests {
     use super::*;
 
     /// Operations that list, save or remove, and have no group for a reason.
-    const WITHOUT_GROUP: [&str; 2] = [
+    const WITHOUT_GROUP: [&str; 3] = [
         // `oo logout`.
         "revokeTokens",
         // The own profile is no list of things.
         "saveSelf",
+        // Nor are the own contacts, which come by a code.
+        "removeContact",
     ];
 
     #[test]
