@@ -30,7 +30,7 @@ pub struct Response {
     pub bytes: Bytes,
 }
 
-/// The answer to a raw call whose body is still to come, as made by [`Client::open`].
+/// The answer to a raw call whose body is still to come, as made by [`Client::open`](crate::Client::open).
 ///
 /// ```
 /// fn is_json(answer: &openorch_sdk::OpenResponse) -> bool {
