@@ -20,7 +20,7 @@ use crate::{Committed, Result, StoreError, document};
 /// The most batches in one transaction.
 const GROUP: usize = 512;
 /// Pages of 4 KiB in the log before they are written back. Those that are written again and again, as those of an index
-/// are, are written back once; what a crash leaves to be read at the next start stays below 20 MiB.
+/// are, are written back once. A crash leaves about 16 MiB of log to be read at the next start.
 const LOG_PAGES: u32 = 4000;
 
 /// Where the answer to a job goes.
