@@ -135,6 +135,13 @@ impl Row {
         self.doc.trim().split('\n').next().unwrap_or_default().trim_end_matches('.')
     }
 
+    /// Whether its answer holds the token of a session: whoever reads it can be that account.
+    pub fn answers_token(&self) -> bool {
+        let mut generator = SchemaGenerator::default();
+        (self.output)(&mut generator);
+        generator.definitions().contains_key("AuthToken")
+    }
+
     /// The names of the path parameters, in order.
     pub fn path_parameters(&self) -> impl Iterator<Item = &'static str> {
         self.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))

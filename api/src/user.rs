@@ -304,7 +304,7 @@ ops! {
         (Body<ListPermitsRequest>) -> Json<ListPermitsResponse>,
         access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
 
-    /// Give roles to accounts. Who may: admins; the owner of the slug that the role starts with; who has the `admin`
+    /// Give roles to accounts, and to whoever will show that a contact is its own. Who may: admins; the owner of the slug that the role starts with; who has the `admin`
     /// role beside it.
     SAVE_ENROLLS "saveEnrolls" = PUT "/user-svc/enrolls"
         (Body<SaveEnrollsRequest>) -> Json<SaveEnrollsResponse>,

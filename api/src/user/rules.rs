@@ -54,9 +54,10 @@ pub struct CreateRoleRequest {
     pub name: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// The permissions that it has; each the caller's own, or any for an admin.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub permission_ids: Vec<String>,
+    /// The permissions that it has from now on; each the caller's own, or any for an admin. A role that is there keeps
+    /// what it has where this is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permission_ids: Option<Vec<String>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -252,7 +253,7 @@ pub struct ListDelegationsResponse {
     pub delegations: Vec<Delegation>,
 }
 
-/// An account has a role.
+/// An account has a role, or will have it once it shows that a contact is its own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Enroll {
@@ -260,7 +261,11 @@ pub struct Enroll {
     pub app_id: String,
     pub created_at: Time,
     pub updated_at: Time,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub user_id: String,
+    /// The contact, where no account has shown yet that it is its own.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub contact_id: String,
     pub role: String,
     /// The account that gave it.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -273,7 +278,12 @@ pub struct EnrollInput {
     /// The tenant where it counts: `unnamed`, also where it is left out.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub app_host: String,
+    /// The account; or else a contact.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub user_id: String,
+    /// A contact, such as an e-mail address, of an account that may not be there yet.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub contact_id: String,
     pub role: String,
 }
 
@@ -290,7 +300,7 @@ pub struct SaveEnrollsResponse {
     pub enrolls: Vec<Enroll>,
 }
 
-/// At least one of the two.
+/// At least one of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListEnrollsRequest {
@@ -298,6 +308,8 @@ pub struct ListEnrollsRequest {
     pub role: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contact_id: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -172,6 +172,52 @@ async fn who_shows_that_a_contact_is_its_own_has_it() {
 }
 
 #[tokio::test]
+async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
+    let (daemon, post) = start().await;
+    let shop = daemon.register("shop-svc").await;
+    daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:clerk", "name": "Clerk" })).await;
+    let enroll = |contact: &str, role: &str| json!({ "enrolls": [{ "contactId": contact, "role": role }] });
+    let save = async |body: Value| daemon.call("PUT", "/user-svc/enrolls", &shop, body).await;
+    for contact in ["ann@example.org", "bob@example.org", "eve@example.org"] {
+        assert_eq!(save(enroll(contact, "shop-svc:clerk")).await.status, 200);
+    }
+    assert_eq!(save(enroll("ann@example.org", "user-svc:admin")).await.status, 403);
+    assert_eq!(save(enroll("", "shop-svc:clerk")).await.status, 400);
+    let listed = daemon.call("POST", "/user-svc/enrolls", &shop, json!({ "role": "shop-svc:clerk" })).await.json();
+    assert_eq!(listed["enrolls"].as_array().unwrap().len(), 3);
+    let of_eve = listed["enrolls"].as_array().unwrap().iter().find(|one| one["contactId"] == "eve@example.org").unwrap();
+    let path = format!("/user-svc/enroll/{}", of_eve["id"].as_str().unwrap());
+    assert_eq!(daemon.call("DELETE", &path, &daemon.register("dan").await, Value::Null).await.status, 403);
+    assert_eq!(daemon.call("DELETE", &path, &shop, Value::Null).await.status, 200);
+
+    let roles = async |token: &str| daemon.call("POST", "/user-svc/self", token, Value::Null).await.json()["roles"].clone();
+    // At a registration, later, and not for who only says so.
+    let id = ask(&daemon, "", "Ann@Example.org").await;
+    let contact = json!({ "id": "ann@example.org", "otpId": id, "otpCode": post.last().0 });
+    let ann = json!({ "slug": "ann", "password": "pass", "contact": contact });
+    let ann = token_of(&daemon.call("POST", "/user-svc/register", "", ann).await);
+    assert_eq!(roles(&ann).await, json!(["shop-svc:clerk", "user-svc:user"]));
+    let liar = json!({ "slug": "liar", "password": "pass", "contact": { "value": "bob@example.org" } });
+    let liar = token_of(&daemon.call("POST", "/user-svc/register", "", liar).await);
+    assert_eq!(roles(&liar).await, json!(["user-svc:user"]));
+    for (name, contact, want) in [
+        ("bob", "bob@example.org", json!(["shop-svc:clerk", "user-svc:user"])),
+        ("eve", "eve@example.org", json!(["user-svc:user"])),
+    ] {
+        let token = daemon.register(name).await;
+        let id = ask(&daemon, &token, contact).await;
+        let body = json!({ "otpId": id, "otpCode": post.last().0 });
+        assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &token, body).await.status, 200);
+        assert_eq!(roles(&token).await, want, "{name}");
+    }
+    // Of an account that has shown it, it is given at once.
+    daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:boss", "name": "Boss" })).await;
+    let given = save(enroll("ann+x@example.org", "shop-svc:boss")).await.json();
+    assert!(given["enrolls"][0]["userId"].is_string() && given["enrolls"][0]["contactId"].is_null());
+    assert!(roles(&ann).await.as_array().unwrap().contains(&json!("shop-svc:boss")));
+}
+
+#[tokio::test]
 async fn without_a_mail_server_the_setting_is_named_and_bad_addresses_are_refused() {
     let daemon = Daemon::start().await;
     let answer = daemon.call("POST", "/user-svc/otp/send", "", json!({ "contactId": "a@b.c" })).await;

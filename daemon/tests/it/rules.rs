@@ -43,6 +43,10 @@ async fn a_service_gives_its_permissions_to_roles_and_roles_to_accounts() {
     let own = daemon.call("POST", "/user-svc/permissions", &ann, json!({ "roles": ["shop-svc:clerk"] })).await;
     assert_eq!(own.json()["permissions"], json!(["shop-svc:order:view"]));
 
+    let renamed = json!({ "id": "shop-svc:clerk", "name": "Clerk" });
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, renamed).await, 200);
+    assert!(has(&daemon, &ann, "shop-svc:order:view").await, "it keeps what is not spoken of");
+
     // The whole set is replaced, and those who have the role keep it (W8).
     let path = "/user-svc/role/shop-svc%3Aclerk/permissions";
     let only = json!({ "permissionIds": ["shop-svc:order:edit"] });

@@ -116,6 +116,8 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
     for bad in [
         json!({ "slug": "shop-svc", "operations": ["noSuchThing"] }),
         json!({ "slug": "shop-svc", "operations": ["login"] }),
+        json!({ "slug": "shop-svc", "operations": ["refreshToken"] }),
+        json!({ "slug": "shop-svc", "operations": ["saveOrganization"] }),
         json!({ "slug": "Shop" }),
         json!({}),
     ] {

@@ -60,14 +60,16 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     let (token, displaced) = retry(|| async {
         let mut user = user.clone();
         let batch = cx.use_invitation(invitation).await?.with(cx.password_rows.create(&user.id, &password)?);
-        let batch = cx.show_contact(batch, &mut user, &shown).await?;
-        let (batch, displaced) = cx.make_account(&slug, &user, &roles, batch).await?;
+        // What waited for the contact comes after the account that gets it.
+        let waited = cx.show_contact(Batch::new(), &mut user, &shown).await?;
+        let (mut batch, displaced) = cx.make_account(&slug, &user, &roles, batch).await?;
+        batch.0.extend(waited.0);
         Ok((cx.open_first_session(&account, device, batch).await?, displaced))
     })
     .await?;
     // It may have been looked up before it said which contact is shown to be its own.
     for id in displaced.iter().chain([&user.id]) {
-        cx.memory.profile_changed(id);
+        cx.memory.rights_changed(id);
     }
     tracing::info!(account.slug = %slug, "account `{slug}` registered");
     Ok(Json(RegisterResponse { token }))
@@ -187,7 +189,8 @@ impl Users {
         let code = self.redeem(&shown.otp_id, &shown.otp_code, &expected).await?;
         contact.verified = true;
         contact.platform = code.value.platform;
-        Ok(batch.with(self.otps.delete(&code.id, Some(code.version))))
+        let batch = batch.with(self.otps.delete(&code.id, Some(code.version)));
+        self.give_waiting(batch, &user.id, &contact.id).await
     }
 
     pub(super) async fn save_profile(

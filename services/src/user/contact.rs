@@ -43,13 +43,15 @@ pub async fn verify(cx: Cx<Users>, Body(request): Body<VerifyContactRequest>) ->
             Some(version),
         )?);
         let (batch, displaced) = cx.take_contact(batch, &user, &id, true).await?;
+        let batch = cx.give_waiting(batch, &user.id, &id).await?;
         cx.store.commit(batch).await?;
         Ok(displaced)
     })
     .await?;
-    for id in displaced.iter().map(String::as_str).chain([user_id]) {
-        cx.memory.profile_changed(id);
+    for id in displaced {
+        cx.memory.profile_changed(&id);
     }
+    cx.memory.rights_changed(user_id);
     Ok(Json(Empty {}))
 }
 

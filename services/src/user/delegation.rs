@@ -29,6 +29,12 @@ pub async fn save(cx: Cx<Users>, Body(mut row): Body<Delegation>) -> Result<Json
         if matches!(operation.access, Access::Public) {
             return Err(Error::invalid(format!("`{id}` is open to everybody already")));
         }
+        // A service acts for its callers as long as they call it; it never becomes them.
+        if operation.answers_token() {
+            return Err(Error::invalid(format!(
+                "`{id}` answers with the token of a session, which is the caller's alone: it cannot be opened to a service"
+            )));
+        }
     }
     for names in [&mut row.operations, &mut row.services] {
         names.sort();

@@ -12,13 +12,17 @@ use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
 
 use super::{
     Users,
-    rows::{DEFAULT_APP, ROLE_LINKS, ROLES, RoleLinkRow, USERS},
+    contact::normal,
+    rows::{ContactEnrollRow, DEFAULT_APP, ROLE_LINKS, ROLES, RoleLinkRow, USERS},
     rules::check_count,
 };
 
 const MAX_SAVED: usize = 1000;
 /// What every request looks at stays short.
 const MAX_ROLES: u64 = 1000;
+const MAX_WAITING: u64 = 100;
+/// What the ids of enrolls for contacts begin with; no app is called so.
+const CONTACT_PREFIX: &str = "contact:";
 
 pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Result<Json<SaveEnrollsResponse>> {
     let caller = cx.caller()?;
@@ -30,7 +34,15 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
         let mut batch = Batch::new();
         let mut enrolls: Vec<Enroll> = Vec::new();
         for input in &request.enrolls {
-            let mut link = RoleLinkRow::new(&input.user_id, &input.role, cx.now());
+            let owner = match input.user_id.as_str() {
+                "" => cx.by_contact(&input.contact_id).await?.filter(|row| row.value.verified).map(|row| row.value.user_id),
+                id => Some(id.to_owned()),
+            };
+            let Some(user_id) = owner else {
+                enrolls.push(cx.enroll_contact(&mut batch, caller, input).await?);
+                continue;
+            };
+            let mut link = RoleLinkRow::new(&user_id, &input.role, cx.now());
             link.created_by = caller.user_id.to_string();
             if enrolls.iter().any(|known| known.id == link.id()) {
                 continue;
@@ -48,7 +60,7 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
         Ok(enrolls)
     })
     .await?;
-    for enroll in &enrolls {
+    for enroll in enrolls.iter().filter(|enroll| !enroll.user_id.is_empty()) {
         cx.memory.rights_changed(&enroll.user_id);
     }
     Ok(Json(SaveEnrollsResponse { enrolls }))
@@ -65,22 +77,33 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Res
         Some(role) => return Err(refusal(role)),
         None => return Err(Error::forbidden("name your own `userId`, or a `role` that you may give")),
     }
-    let mut query = Query::all();
-    for (field, value) in [("userId", &user_id), ("roleId", &role)] {
-        if let Some(value) = value {
-            query = query.equals(field, value.as_str());
-        }
+    let contact = request.contact_id.filter(|id| !id.is_empty()).map(|contact| normal(&contact));
+    if role.is_none() && user_id.is_none() && contact.is_none() {
+        return Err(Error::invalid("name a `role`, a `userId` or a `contactId`"));
     }
-    if query.filters.is_empty() {
-        return Err(Error::invalid("name a `role` or a `userId`"));
+    let asked = |field: &str, value: &Option<String>| {
+        let named = [(field, value), ("roleId", &role)];
+        let filters = named.into_iter().filter_map(|(field, value)| Some(Filter::equals(field, value.as_deref()?)));
+        Query { filters: filters.collect(), ..Query::all() }.limit(cx.shared.list_most as u64 + 1)
+    };
+    let mut enrolls = Vec::new();
+    if contact.is_none() {
+        let rows = cx.role_links.find(&asked("userId", &user_id)).await?;
+        enrolls.extend(rows.into_iter().map(|row| to_wire(row.value)));
     }
-    let rows = cx.role_links.find(&query.limit(cx.shared.list_most as u64 + 1)).await?;
-    cx.shared.refuse_long_list(rows.len(), "enrolls", "name a role and an account")?;
-    Ok(Json(ListEnrollsResponse { enrolls: rows.into_iter().map(|row| to_wire(row.value)).collect() }))
+    if user_id.is_none() {
+        let rows = cx.contact_enrolls.find(&asked("contact", &contact)).await?;
+        enrolls.extend(rows.into_iter().map(|row| waiting(row.value)));
+    }
+    cx.shared.refuse_long_list(enrolls.len(), "enrolls", "name a role and an account")?;
+    Ok(Json(ListEnrollsResponse { enrolls }))
 }
 
 pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
+    if id.0.starts_with(CONTACT_PREFIX) {
+        return delete_waiting(&cx, &id).await;
+    }
     let link = retry(|| async {
         // Whether there is one is told to those alone who could have given it.
         let unknown = || Error::not_found(format!("there is no enroll `{}`", id.0));
@@ -97,7 +120,53 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empt
     Ok(Json(Empty {}))
 }
 
+async fn delete_waiting(cx: &Cx<Users>, id: &EnrollId) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    retry(|| async {
+        let unknown = || Error::not_found(format!("there is no enroll `{}`", id.0));
+        let Stored { value: row, version, .. } = cx.contact_enrolls.get(&id.0).await?.ok_or_else(unknown)?;
+        if !may_give(caller, &row.role_id) {
+            return Err(refusal(&row.role_id));
+        }
+        cx.store.commit(cx.contact_enrolls.delete(&id.0, Some(version)).into()).await?;
+        Ok(Json(Empty {}))
+    })
+    .await
+}
+
 impl Users {
+    /// Adds to a batch that a role waits for whoever shows that a contact is its own.
+    async fn enroll_contact(&self, batch: &mut Batch, caller: &Caller, input: &EnrollInput) -> Result<Enroll> {
+        let row = ContactEnrollRow {
+            contact: normal(&input.contact_id),
+            role_id: input.role.clone(),
+            app: DEFAULT_APP.to_owned(),
+            created_at: self.now(),
+            created_by: caller.user_id.to_string(),
+        };
+        let waits = vec![Filter::equals("contact", row.contact.as_str())];
+        if self.contact_enrolls.count(&waits).await? >= MAX_WAITING {
+            return Err(Error::invalid(format!("at most {MAX_WAITING} roles wait for one contact")));
+        }
+        batch.push(self.contact_enrolls.upsert(row.id(), &row)?);
+        Ok(waiting(row))
+    }
+
+    /// Adds to the batch with which an account shows that a contact is its own the roles that waited for that.
+    pub(super) async fn give_waiting(&self, mut batch: Batch, user_id: &str, contact: &str) -> Result<Batch> {
+        for row in self.contact_enrolls.find(&Query::all().equals("contact", contact)).await? {
+            batch.push(self.contact_enrolls.delete(&row.id, Some(row.version)));
+            if !self.memory.rules().roles.contains_key(row.value.role_id.as_str()) {
+                continue;
+            }
+            let mut link = RoleLinkRow::new(user_id, &row.value.role_id, self.now());
+            link.created_by = row.value.created_by;
+            batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
+            batch.push(self.role_links.upsert(link.id(), &link)?);
+        }
+        Ok(batch)
+    }
+
     /// Adds to a batch that an account has a role from now on.
     pub(super) async fn give(&self, batch: &mut Batch, link: &RoleLinkRow) -> Result<()> {
         if self.users.get(&link.user_id).await?.is_none() {
@@ -133,7 +202,11 @@ impl Users {
 }
 
 fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<()> {
-    for (name, value) in [("userId", &input.user_id), ("role", &input.role)] {
+    if input.user_id.is_empty() == input.contact_id.is_empty() {
+        return Err(Error::invalid("an enroll names a `userId` or a `contactId`"));
+    }
+    let who = if input.user_id.is_empty() { ("contactId", &input.contact_id) } else { ("userId", &input.user_id) };
+    for (name, value) in [who, ("role", &input.role)] {
         openorch_api::input::check_name(name, value, 256).map_err(|error| Error::invalid(error.0))?;
     }
     if !matches!(input.app_host.as_str(), "" | DEFAULT_APP) {
@@ -167,6 +240,19 @@ fn refusal(role: &str) -> Error {
     ))
 }
 
+fn waiting(row: ContactEnrollRow) -> Enroll {
+    Enroll {
+        id: row.id(),
+        app_id: row.app,
+        created_at: row.created_at,
+        updated_at: row.created_at,
+        user_id: String::new(),
+        contact_id: row.contact,
+        role: row.role_id,
+        created_by: row.created_by,
+    }
+}
+
 fn to_wire(row: RoleLinkRow) -> Enroll {
     Enroll {
         id: row.id(),
@@ -174,6 +260,7 @@ fn to_wire(row: RoleLinkRow) -> Enroll {
         created_at: row.created_at,
         updated_at: row.created_at,
         user_id: row.user_id,
+        contact_id: String::new(),
         role: row.role_id,
         created_by: row.created_by,
     }

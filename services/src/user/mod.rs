@@ -48,7 +48,7 @@ use self::{
     otp::Sendings,
     passwords::Passwords,
     rows::{
-        ContactRow, InvitationRow, KeyPairRow, OrganizationRow, OtpRow, PasswordRow, RoleLinkRow, SessionRow,
+        ContactEnrollRow,        ContactRow, InvitationRow, KeyPairRow, OrganizationRow, OtpRow, PasswordRow, RoleLinkRow, SessionRow,
         TombstoneRow, UserRow,
     },
     rules::RuleTables,
@@ -130,6 +130,7 @@ pub struct Users {
     liveness: OnceLock<Arc<dyn Liveness>>,
     throttle: Throttle,
     otps: Table<OtpRow>,
+    contact_enrolls: Table<ContactEnrollRow>,
     sendings: Sendings,
     audit_entries: Table<AuditEntry>,
     belongings: OnceLock<Vec<Arc<dyn Belongings>>>,

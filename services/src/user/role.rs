@@ -38,7 +38,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Re
     own_id(caller, "role", &request.id)?;
     check_text("name", &request.name, MAX_NAME_BYTES)?;
     check_text("description", &request.description, MAX_DESCRIPTION_BYTES)?;
-    check_count("permissionIds", request.permission_ids.len(), MAX_PERMISSIONS)?;
+    check_count("permissionIds", request.permission_ids.as_ref().map_or(0, Vec::len), MAX_PERMISSIONS)?;
     let now = cx.now();
     let mut row = RoleRow {
         id: request.id,
@@ -58,7 +58,9 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Re
             None => refuse_too_many(caller, rules)?,
         }
         let mut changes = vec![Change::SaveRole(row.clone())];
-        changes.extend(with_permissions(caller, rules, &row.id, &request.permission_ids)?);
+        if let Some(wanted) = &request.permission_ids {
+            changes.extend(with_permissions(caller, rules, &row.id, wanted)?);
+        }
         saved = Some(row.to_wire());
         Ok((changes, Batch::new()))
     })

@@ -20,6 +20,9 @@ pub static USERS: Collection = Collection {
 };
 /// Who has which contact; the id is the contact in its normal form, so that no two accounts have the same.
 pub static CONTACTS: Collection = Collection { name: "userSvcContacts", indexes: &[Index::on(&["userId"])] };
+/// Roles for contacts whose accounts are not known yet.
+pub static CONTACT_ENROLLS: Collection =
+    Collection { name: "userSvcContactEnrolls", indexes: &[Index::on(&["contact"]), Index::on(&["roleId"])] };
 pub static OTPS: Collection = Collection { name: "userSvcOtps", indexes: &[Index::on(&["expiresAt"])] };
 /// The slugs of deleted accounts; the id is the slug.
 pub static TOMBSTONES: Collection = Collection { name: "userSvcTombstones", indexes: &[] };
@@ -44,6 +47,7 @@ pub static ALL: &[&Collection] = &[
     &USERS,
     &CONTACTS,
     &OTPS,
+    &CONTACT_ENROLLS,
     &TOMBSTONES,
     &ORGANIZATIONS,
     &PASSWORDS,
@@ -296,6 +300,28 @@ pub struct OtpRow {
     /// Wrong codes that were tried.
     pub attempts: u32,
     pub expires_at: Time,
+}
+
+/// A role for whoever shows that a contact is its own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContactEnrollRow {
+    /// In its normal form.
+    pub contact: String,
+    pub role_id: String,
+    pub app: String,
+    pub created_at: Time,
+    /// The account that gave it.
+    pub created_by: String,
+}
+
+impl ContactEnrollRow {
+    /// A digest, since a contact may be long and the id of a document may not.
+    pub fn id(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::digest(format!("{}\n{}\n{}", self.app, self.role_id, self.contact));
+        format!("contact:{}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
 }
 
 /// A slug that a deleted account had: whoever reached it by this name must not reach another unknowingly.

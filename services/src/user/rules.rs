@@ -13,7 +13,7 @@ use openorch_store::{Batch, Query, Store, StoreError, Table, Write};
 use super::{
     Users,
     rows::{
-        DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow, PermissionRow, ROLE_LINKS,
+        CONTACT_ENROLLS, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow, PermissionRow, ROLE_LINKS,
         ROLES, RoleRow,
     },
 };
@@ -256,10 +256,10 @@ impl RuleTables {
         let write = match change {
             Change::SaveRole(row) => self.roles.upsert(&row.id, row)?,
             Change::DeleteRole(id) => {
-                batch.push(Write::DeleteWhere {
-                    collection: ROLE_LINKS.name,
-                    filters: vec![openorch_store::Filter::equals("roleId", id.as_str())],
-                });
+                for collection in [ROLE_LINKS.name, CONTACT_ENROLLS.name] {
+                    let filters = vec![openorch_store::Filter::equals("roleId", id.as_str())];
+                    batch.push(Write::DeleteWhere { collection, filters });
+                }
                 self.roles.delete(id, None)
             }
             Change::SavePermission(row) => self.permissions.upsert(&row.id, row)?,

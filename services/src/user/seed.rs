@@ -102,6 +102,7 @@ pub async fn prepare(
         audit_entries: Table::new(store.clone(), &openorch_chassis::audit::ENTRIES),
         throttle: Throttle::new(),
         otps: Table::new(store.clone(), &OTPS),
+        contact_enrolls: Table::new(store.clone(), &CONTACT_ENROLLS),
         sendings: Sendings::new(),
         password_rows: Table::new(store.clone(), &PASSWORDS),
         sessions: Table::new(store.clone(), &SESSIONS),
