@@ -72,14 +72,11 @@ pub struct Save {
     pub wrapper: &'static str,
     /// What makes a document's thing if it has no `id`; the id of the others stands in the path.
     pub new: Option<(&'static Row, &'static str)>,
-    /// A key that a document must have: left out it would mean an empty list, which takes away what is there, and what
-    /// `get` shows does not have it.
-    pub needs: Option<&'static str>,
 }
 
 impl Save {
     pub const fn new(row: &'static Row, wrapper: &'static str) -> Save {
-        Save { row, wrapper, new: None, needs: None }
+        Save { row, wrapper, new: None }
     }
 }
 

@@ -166,15 +166,6 @@ async fn save_all(context: &Context, resource: &Resource, save: &Save, places: V
             resource.noun
         )));
     }
-    if let Some(key) = save.needs
-        && let Some(Document { place, .. }) = documents.iter().find(|document| document.value.get(key).is_none())
-    {
-        return Err(Failure::Usage(format!(
-            "`{place}` does not say `{key}`, and nothing was sent: a {} that is saved has what its document says and no \
-             more; write them all, or `{key}: []`",
-            resource.noun
-        )));
-    }
     let all = documents.len();
     for (done, Document { place, value }) in documents.into_iter().enumerate() {
         context.progress.count(done, all, "saved");

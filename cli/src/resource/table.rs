@@ -119,7 +119,7 @@ pub static RESOURCES: &[Resource] = &[
             name: "id",
         },
         list: Some(List { row: GET_USERS.row, items: "users", one: One::By("ids") }),
-        save: Some(Save { new: Some((CREATE_USER.row, "user")), ..Save::new(SAVE_USER.row, "") }),
+        save: Some(Save { row: SAVE_USER.row, wrapper: "", new: Some((CREATE_USER.row, "user")) }),
         remove: Some(DELETE_USER.row),
         more: &[
             Verb { secret: Some("newPassword"), ..Verb::new("reset-password", RESET_PASSWORD.row, Answer::Nothing) },
@@ -160,7 +160,7 @@ pub static RESOURCES: &[Resource] = &[
             name: "id",
         },
         list: Some(List { row: GET_ROLES.row, items: "roles", one: One::Picked }),
-        save: Some(Save { needs: Some("permissionIds"), ..Save::new(CREATE_ROLE.row, "") }),
+        save: Some(Save::new(CREATE_ROLE.row, "")),
         remove: Some(DELETE_ROLE.row),
         more: &[
             Verb::new("permissions", GET_PERMISSIONS_BY_ROLE.row, Answer::Things("permissions", PERMISSIONS)),
