@@ -185,12 +185,14 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
     assert_eq!(save(enroll("", "shop-svc:clerk")).await.status, 400);
     let listed = daemon.call("POST", "/user-svc/enrolls", &shop, json!({ "role": "shop-svc:clerk" })).await.json();
     assert_eq!(listed["enrolls"].as_array().unwrap().len(), 3);
-    let of_eve = listed["enrolls"].as_array().unwrap().iter().find(|one| one["contactId"] == "eve@example.org").unwrap();
+    let of_eve =
+        listed["enrolls"].as_array().unwrap().iter().find(|one| one["contactId"] == "eve@example.org").unwrap();
     let path = format!("/user-svc/enroll/{}", of_eve["id"].as_str().unwrap());
     assert_eq!(daemon.call("DELETE", &path, &daemon.register("dan").await, Value::Null).await.status, 403);
     assert_eq!(daemon.call("DELETE", &path, &shop, Value::Null).await.status, 200);
 
-    let roles = async |token: &str| daemon.call("POST", "/user-svc/self", token, Value::Null).await.json()["roles"].clone();
+    let roles =
+        async |token: &str| daemon.call("POST", "/user-svc/self", token, Value::Null).await.json()["roles"].clone();
     // At a registration, later, and not for who only says so.
     let id = ask(&daemon, "", "Ann@Example.org").await;
     let contact = json!({ "id": "ann@example.org", "otpId": id, "otpCode": post.last().0 });

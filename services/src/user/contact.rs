@@ -48,7 +48,7 @@ pub async fn verify(cx: Cx<Users>, Body(request): Body<VerifyContactRequest>) ->
         Ok(displaced)
     })
     .await?;
-    for id in displaced {
+    if let Some(id) = displaced {
         cx.memory.profile_changed(&id);
     }
     cx.memory.rights_changed(user_id);

@@ -35,7 +35,11 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
         let mut enrolls: Vec<Enroll> = Vec::new();
         for input in &request.enrolls {
             let owner = match input.user_id.as_str() {
-                "" => cx.by_contact(&input.contact_id).await?.filter(|row| row.value.verified).map(|row| row.value.user_id),
+                "" => cx
+                    .by_contact(&input.contact_id)
+                    .await?
+                    .filter(|row| row.value.verified)
+                    .map(|row| row.value.user_id),
                 id => Some(id.to_owned()),
             };
             let Some(user_id) = owner else {

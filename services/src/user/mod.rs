@@ -48,8 +48,8 @@ use self::{
     otp::Sendings,
     passwords::Passwords,
     rows::{
-        ContactEnrollRow,        ContactRow, InvitationRow, KeyPairRow, OrganizationRow, OtpRow, PasswordRow, RoleLinkRow, SessionRow,
-        TombstoneRow, UserRow,
+        ContactEnrollRow, ContactRow, InvitationRow, KeyPairRow, OrganizationRow, OtpRow, PasswordRow, RoleLinkRow,
+        SessionRow, TombstoneRow, UserRow,
     },
     rules::RuleTables,
     throttle::Throttle,

@@ -13,8 +13,8 @@ use openorch_store::{Batch, Query, Store, StoreError, Table, Write};
 use super::{
     Users,
     rows::{
-        CONTACT_ENROLLS, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow, PermissionRow, ROLE_LINKS,
-        ROLES, RoleRow,
+        CONTACT_ENROLLS, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow,
+        PermissionRow, ROLE_LINKS, ROLES, RoleRow,
     },
 };
 
