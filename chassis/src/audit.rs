@@ -14,12 +14,12 @@ use openorch_api::{
     user::{AuditEntry, AuditOutcome},
 };
 use openorch_store::{
-    Batch, BoxFuture, Collection, Committed, Filter, Index, Page, Query, Result, Row as StoredRow, Rows, Store, Table,
-    Write,
+    Batch, BoxFuture, Collection, Committed, Filter, Guard, Index, Page, Query, Result, Row as StoredRow, Rows, Store,
+    Table, Write,
 };
 use serde_json::Value;
 
-use crate::{Caller, Error, clock::Clock, error::Kind, ids::Ids};
+use crate::{Error, clock::Clock, error::Kind, identity::ACCOUNTS, ids::Ids};
 
 /// The entries, to be opened before the store is used.
 pub static ENTRIES: Collection = Collection {
@@ -71,13 +71,19 @@ impl Call {
 }
 
 /// Says who calls, where the call that is served is audited.
-pub(crate) fn tell_caller(caller: &Caller) {
+pub fn tell_actor(user_id: &str, slug: &str) {
     // Outside of an audited call there is nobody to tell.
     let _ = CALL.try_with(|call| {
         let mut entry = lock(&call.entry);
-        entry.actor_id = caller.user_id.to_string();
-        entry.actor_slug = caller.slug.to_string();
+        entry.actor_id = user_id.to_owned();
+        entry.actor_slug = slug.to_owned();
     });
+}
+
+/// Does what is part of a call and not the change that it is about: what is committed within is not told as that.
+pub async fn aside<F: Future>(work: F) -> F::Output {
+    let call = Call { entry: Mutex::default(), is_written: Mutex::new(true) };
+    CALL.scope(Arc::new(call), work).await
 }
 
 /// Says what the call is about: the path's parameters, and what the row names of the body.
@@ -240,12 +246,24 @@ impl Audited {
 
     async fn commit_with_entry(&self, call: Arc<Call>, mut batch: Batch) -> Result<Committed> {
         let steps = batch.0.len();
+        let actor = lock(&call.entry).actor_id.clone();
+        // An account that was deleted meanwhile changes nothing more. One that registers is made by this very batch.
+        let guards = !actor.is_empty() && !makes(&batch, &actor);
+        if guards {
+            batch.0.insert(0, Write::Require(Guard::Exists { collection: ACCOUNTS, id: actor }));
+        }
         batch.push(self.audit.change(&call)?);
         let mut committed = self.store.commit(batch).await?;
+        committed.touched.drain(..usize::from(guards));
         committed.touched.truncate(steps);
         *lock(&call.is_written) = true;
         Ok(committed)
     }
+}
+
+fn makes(batch: &Batch, account: &str) -> bool {
+    let of_account = |write: &Write| matches!(write, Write::Create { collection, id, .. } if *collection == ACCOUNTS && id == account);
+    batch.0.iter().any(of_account)
 }
 
 impl Store for Audited {

@@ -7,6 +7,9 @@ use http::HeaderValue;
 
 use crate::{BoxFuture, Result};
 
+/// The collection of accounts, by id.
+pub const ACCOUNTS: &str = "userSvcUsers";
+
 /// An account that was authenticated, as a request carries it.
 #[derive(Clone, Debug)]
 pub struct Caller {

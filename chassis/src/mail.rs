@@ -4,6 +4,11 @@ use crate::{BoxFuture, Error, Result};
 
 /// Sends mail for the daemon.
 pub trait Mailer: Send + Sync + 'static {
+    /// Refuses at once where no mail can be sent at all.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Hands a message for one reader to a mail server. `Invalid` where `to` is no address, `Unavailable` where the
     /// server does not take it, or none is set.
     fn send<'a>(&'a self, to: &'a str, subject: &'a str, text: String) -> BoxFuture<'a, Result<()>>;
@@ -13,11 +18,13 @@ pub trait Mailer: Send + Sync + 'static {
 pub struct NoMailer;
 
 impl Mailer for NoMailer {
+    fn check(&self) -> Result<()> {
+        Err(Error::unavailable(
+            "this daemon sends no mail: an operator must set OPENORCH_SMTP_HOST and OPENORCH_SMTP_FROM",
+        ))
+    }
+
     fn send<'a>(&'a self, _: &'a str, _: &'a str, _: String) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async {
-            Err(Error::unavailable(
-                "this daemon sends no mail: an operator must set OPENORCH_SMTP_HOST and OPENORCH_SMTP_FROM",
-            ))
-        })
+        Box::pin(async { self.check() })
     }
 }

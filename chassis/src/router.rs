@@ -233,7 +233,7 @@ impl Inner {
         let row = operation.row;
         let (head, body) = request.into_parts();
         let token = bearer(&head.headers);
-        let (caller, verdict) = self.admit(row, token).await?;
+        let mut admitted = self.admit(row, token).await?;
         let body = if operation.reads_body {
             let limits = BodyLimits {
                 packed: row.body_limit.unwrap_or(self.settings.body_bytes),
@@ -246,10 +246,13 @@ impl Inner {
             if let (Some(normalise), Some(value)) = (row.normalise, value.as_mut()) {
                 normalise(value);
             }
+            // A body may take its time. What counts is what the caller may when the work begins.
+            admitted = self.admit(row, token).await?;
             value
         } else {
             None
         };
+        let (caller, verdict) = admitted;
         let context = RequestContext {
             caller,
             request_id,
@@ -270,7 +273,7 @@ impl Inner {
             Error::unauthenticated("Unauthorized: send the token of a sign-in as `Authorization: Bearer …`")
         })?;
         let caller = self.identity.authenticate(token).await?;
-        audit::tell_caller(&caller);
+        audit::tell_actor(&caller.user_id, &caller.slug);
         if let (Some(audience), false) = (&caller.audience, row.delegated)
             && !self.identity.opens(audience, row.id)
         {

@@ -74,18 +74,26 @@ async fn the_log_is_asked_by_time_actor_operation_and_target_in_pages_and_by_adm
         daemon.clock.advance(10);
         daemon.call("POST", "/user-svc/role", &ann, json!({ "id": format!("ann:r{n}"), "name": "R" })).await;
     }
-    let own = audit(&daemon, json!({ "actor": "ann" })).await;
+    let own = audit(&daemon, json!({ "operation": "createRole", "actor": "ann" })).await;
+    let registered = audit(&daemon, json!({ "operation": "register", "actor": "ann" })).await;
+    assert_eq!(registered.len(), 1, "its own registration is its own doing");
     let targets: Vec<_> = own.iter().map(|entry| entry["target"].as_str().unwrap()).collect();
     assert_eq!(targets, ["ann:r4", "ann:r3", "ann:r2", "ann:r1", "ann:r0"], "the newest first");
-    assert_eq!(audit(&daemon, json!({ "actor": claims(&ann)["oui"] })).await.len(), 5);
+    assert_eq!(audit(&daemon, json!({ "operation": "createRole", "actor": claims(&ann)["oui"] })).await.len(), 5);
     assert_eq!(audit(&daemon, json!({ "target": "ann:r3" })).await.len(), 1);
-    assert_eq!(audit(&daemon, json!({ "actor": "ann", "until": own[2]["at"] })).await.len(), 2);
-    assert_eq!(audit(&daemon, json!({ "actor": "ann", "from": own[2]["at"] })).await.len(), 3);
-    assert_eq!(audit(&daemon, json!({ "actor": "ann", "until": start })).await.len(), 0);
+    assert_eq!(
+        audit(&daemon, json!({ "operation": "createRole", "actor": "ann", "until": own[2]["at"] })).await.len(),
+        2
+    );
+    assert_eq!(
+        audit(&daemon, json!({ "operation": "createRole", "actor": "ann", "from": own[2]["at"] })).await.len(),
+        3
+    );
+    assert_eq!(audit(&daemon, json!({ "operation": "createRole", "actor": "ann", "until": start })).await.len(), 0);
     let admin = daemon.admin().await;
     let (mut after, mut seen) = (String::new(), Vec::new());
     loop {
-        let body = json!({ "actor": "ann", "limit": 2, "after": after });
+        let body = json!({ "operation": "createRole", "actor": "ann", "limit": 2, "after": after });
         let page = daemon.call("POST", "/user-svc/audit", &admin, body).await.json();
         seen.extend(page["entries"].as_array().unwrap().iter().map(|entry| entry["id"].clone()));
         match page["next"].as_str() {

@@ -304,3 +304,91 @@ async fn lists_names_and_counts_have_limits_that_are_told() {
         assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, body.clone()).await, 400, "{body}");
     }
 }
+
+#[tokio::test]
+async fn an_admin_who_saves_under_an_id_of_another_gives_nothing_to_that_account() {
+    let daemon = Daemon::start().await;
+    let (squat, ann, admin) = (daemon.register("squat").await, daemon.register("ann").await, daemon.admin().await);
+    let permit = json!({ "permits": [{ "id": "ops", "permission": "squat:x", "slugs": ["squat"], "roles": ["user-svc:user"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &squat, permit.clone()).await, 200);
+    let grant = json!({ "grants": [{ "id": "ops", "permissionId": "user-svc:user:view", "slugs": ["ann"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, grant).await, 200);
+    assert!(has(&daemon, &ann, "user-svc:user:view").await && !has(&daemon, &squat, "user-svc:user:view").await);
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &squat, permit).await, 403);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/ops", &squat, Value::Null).await, 403);
+}
+
+#[tokio::test]
+async fn links_whose_names_run_together_are_told_apart_and_their_owner_can_go() {
+    let daemon = Daemon::start().await;
+    let (kim, admin) = (daemon.register("kim").await, daemon.admin().await);
+    let permissions = json!({ "permissions": [{ "id": "kim:a" }, { "id": "kim:a:kim" }] });
+    daemon.call("PUT", "/user-svc/permissions", &kim, permissions).await;
+    for (role, permission) in [("kim:kim:x", "kim:a"), ("kim:x", "kim:a:kim")] {
+        let role = json!({ "id": role, "name": "X", "permissionIds": [permission] });
+        assert_eq!(status(&daemon, "POST", "/user-svc/role", &kim, role).await, 200);
+    }
+    let none = json!({ "permissionIds": [] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/role/kim:x/permissions", &kim, none).await, 200);
+    let left = daemon.call("GET", "/user-svc/role/kim:kim:x/permissions", &kim, Value::Null).await.json();
+    assert_eq!(left["permissions"][0]["id"], "kim:a");
+    let path = format!("/user-svc/user/{}", id_of(&daemon, &kim).await);
+    assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
+}
+
+#[tokio::test]
+async fn who_makes_a_role_anew_has_nothing_of_what_the_one_before_had() {
+    let daemon = Daemon::start().await;
+    let (joe, bob, admin) = (daemon.register("joe").await, daemon.register("bob").await, daemon.admin().await);
+    let role = json!({ "id": "joe:ops", "name": "Ops" });
+    daemon.call("POST", "/user-svc/role", &joe, role.clone()).await;
+    let permit = json!({ "permits": [{ "permission": "bob:read", "roles": ["joe:ops"], "slugs": ["bob"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &bob, permit).await, 200);
+    let invitation =
+        daemon.call("POST", "/user-svc/invitation", &admin, json!({ "roleIds": ["joe:ops"] })).await.json();
+    let path = format!("/user-svc/user/{}", id_of(&daemon, &joe).await);
+    assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
+    let body = json!({ "slug": "eve", "password": "pass", "invitation": invitation["invitation"]["code"] });
+    let eve = token_of(&daemon.call("POST", "/user-svc/register", "", body).await);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/slug/joe", &admin, Value::Null).await, 200);
+    let joe = daemon.register("joe").await;
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &joe, role).await, 200);
+    let enroll = json!({ "enrolls": [{ "userId": id_of(&daemon, &joe).await, "role": "joe:ops" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &joe, enroll).await, 200);
+    assert!(!has(&daemon, &joe, "bob:read").await && has(&daemon, &bob, "bob:read").await);
+    let own = daemon.call("POST", "/user-svc/self", &eve, Value::Null).await.json();
+    assert_eq!(own["roles"], json!([]));
+    // Roles of built-in accounts would count as admins who can never sign in.
+    let built_in = daemon.call("POST", "/user-svc/users", &admin, json!({ "search": "user-svc" })).await.json();
+    let enroll = json!({ "enrolls": [{ "userId": built_in["users"][0]["id"], "role": "user-svc:admin" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, enroll).await, 403);
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_in_after_the_rights_are_gone_does_nothing() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let daemon = Daemon::start().await;
+    let (eve, admin) = (daemon.register("eve").await, daemon.admin().await);
+    let eve_id = id_of(&daemon, &eve).await;
+    let enroll = json!({ "enrolls": [{ "userId": eve_id, "role": "user-svc:admin" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, enroll).await, 200);
+    let body =
+        json!({ "user": { "name": "Back door", "slug": "back-door" }, "roleIds": ["user-svc:admin"] }).to_string();
+    let mut stream = tokio::net::TcpStream::connect(daemon.url.trim_start_matches("http://")).await.unwrap();
+    let head = format!(
+        "POST /user-svc/user HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {eve}\r\ncontent-length: {}\r\n\
+         expect: 100-continue\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The daemon asks for the body once it has looked at who calls.
+    let mut asked = [0; 25];
+    stream.read_exact(&mut asked).await.unwrap();
+    assert!(asked.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&asked));
+    let path = format!("/user-svc/enroll/unnamed:{eve_id}:user-svc:admin");
+    assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
+    stream.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+}

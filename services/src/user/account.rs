@@ -10,7 +10,7 @@ use openorch_api::{
         ReadSelfResponse, ReadUserByTokenResponse, RegisterRequest, RegisterResponse, SaveSelfRequest,
     },
 };
-use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_chassis::{Cx, Error, Result, audit, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, Stored};
 
 use super::{
@@ -38,6 +38,8 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     cx.settings.password_rules.check(&password)?;
     cx.refuse_taken(&slug).await?;
     let mut roles = cx.admitted_roles(invitation).await?;
+    // An invitation may name a role that is gone.
+    roles.retain(|role| cx.memory.rules().roles.contains_key(role.as_str()));
     roles.sort();
     roles.dedup();
     let hash = cx.passwords.hash(password).await?;
@@ -64,6 +66,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         let waited = cx.show_contact(Batch::new(), &mut user, &shown).await?;
         let (mut batch, displaced) = cx.make_account(&slug, &user, &roles, batch).await?;
         batch.0.extend(waited.0);
+        audit::tell_actor(&user.id, &user.slug);
         Ok((cx.open_first_session(&account, device, batch).await?, displaced))
     })
     .await?;
@@ -91,15 +94,14 @@ pub async fn refresh(cx: Cx<Users>, (): ()) -> Result<Json<LoginResponse>> {
 
 pub async fn read_by_token(cx: Cx<Users>, (): ()) -> Result<Json<ReadUserByTokenResponse>> {
     let account = cx.known_account(&cx.caller()?.user_id).await?;
-    let organizations = cx.organizations_of(&account.roles).await?;
-    let active_organization_id = organizations.first().map(|first| first.id.clone()).unwrap_or_default();
+    let (organizations, active_organization_id) = cx.organizations_of(&account).await?;
     Ok(Json(ReadUserByTokenResponse { user: account.profile.clone(), organizations, active_organization_id }))
 }
 
 pub async fn read_self(cx: Cx<Users>, Body(request): Body<ReadSelfRequest>) -> Result<Json<ReadSelfResponse>> {
     let caller = cx.caller()?;
     let account = cx.known_account(&caller.user_id).await?;
-    let organizations = cx.organizations_of(&account.roles).await?;
+    let (organizations, active_organization_id) = cx.organizations_of(&account).await?;
     let token_count = match request.count_tokens {
         true => cx.sessions.count(&[Filter::equals("userId", &*caller.user_id)]).await?,
         false => 0,
@@ -107,7 +109,7 @@ pub async fn read_self(cx: Cx<Users>, Body(request): Body<ReadSelfRequest>) -> R
     Ok(Json(ReadSelfResponse {
         roles: account.roles.iter().map(|role| role.to_string()).collect(),
         contacts: account.profile.contacts.clone(),
-        active_organization_id: organizations.first().map(|first| first.id.clone()).unwrap_or_default(),
+        active_organization_id,
         user: account.profile.clone(),
         organizations,
         token_count,
@@ -188,6 +190,7 @@ impl Users {
         let expected = Expected { purpose: OtpPurpose::Register, user_id: "", contact: Some(&contact.value) };
         let code = self.redeem(&shown.otp_id, &shown.otp_code, &expected).await?;
         contact.verified = true;
+        contact.value.clone_from(&code.value.contact);
         contact.platform = code.value.platform;
         let batch = batch.with(self.otps.delete(&code.id, Some(code.version)));
         self.give_waiting(batch, &user.id, &contact.id).await
@@ -220,6 +223,7 @@ impl Users {
         if !self.is_password_of(&user.id, password, stored.hash, address).await? {
             return Err(wrong());
         }
+        audit::tell_actor(&user.id, &user.slug);
         // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
         let unchanged =
             Batch::new().require(Guard::Version { collection: PASSWORDS.name, id: user.id.clone(), version });

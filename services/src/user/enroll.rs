@@ -1,5 +1,7 @@
 //! Enrolls: which accounts have which roles. What an account has is read again on its very next request.
 
+use std::collections::BTreeSet;
+
 use openorch_api::{
     Body, Json, Path,
     user::{
@@ -30,6 +32,11 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
     for input in &request.enrolls {
         check(&cx, caller, input)?;
     }
+    // Also where nobody knows what came of it: what is stored is read again.
+    let forget = || {
+        let named = request.enrolls.iter().filter(|input| !input.user_id.is_empty());
+        named.for_each(|input| cx.memory.rights_changed(&input.user_id));
+    };
     let enrolls = retry(|| async {
         let mut batch = Batch::new();
         let mut enrolls: Vec<Enroll> = Vec::new();
@@ -63,11 +70,16 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
         cx.store.commit(batch).await?;
         Ok(enrolls)
     })
-    .await?;
-    for enroll in enrolls.iter().filter(|enroll| !enroll.user_id.is_empty()) {
-        cx.memory.rights_changed(&enroll.user_id);
+    .await
+    .inspect_err(|_| forget())?;
+    let given: BTreeSet<&str> = enrolls.iter().map(|enroll| enroll.user_id.as_str()).collect();
+    for user_id in given.into_iter().filter(|id| !id.is_empty()) {
+        cx.memory.rights_changed(user_id);
     }
-    Ok(Json(SaveEnrollsResponse { enrolls }))
+    // Whose a contact is, is not told to whoever names it.
+    let is_named = |enroll: &Enroll| request.enrolls.iter().any(|input| input.user_id == enroll.user_id);
+    let is_told = |enroll: &Enroll| caller.is_admin() || enroll.user_id.is_empty() || is_named(enroll);
+    Ok(Json(SaveEnrollsResponse { enrolls: enrolls.into_iter().filter(is_told).collect() }))
 }
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Result<Json<ListEnrollsResponse>> {
@@ -108,20 +120,22 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empt
     if id.0.starts_with(CONTACT_PREFIX) {
         return delete_waiting(&cx, &id).await;
     }
-    let link = retry(|| async {
+    retry(|| async {
         // Whether there is one is told to those alone who could have given it.
         let unknown = || Error::not_found(format!("there is no enroll `{}`", id.0));
         let Stored { value: link, version, .. } = cx.role_links.get(&id.0).await?.ok_or_else(unknown)?;
-        if !may_give(caller, &link.role_id) {
+        // What was given unasked is put away by oneself.
+        if !may_give(caller, &link.role_id) && *link.user_id != *caller.user_id {
             return Err(refusal(&link.role_id));
         }
         let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id.0, Some(version)))).await?;
-        cx.store.commit(batch).await?;
-        Ok(link)
+        let outcome = cx.store.commit(batch).await;
+        // Also where nobody knows what came of it: what is stored is read again.
+        cx.memory.rights_changed(&link.user_id);
+        outcome?;
+        Ok(Json(Empty {}))
     })
-    .await?;
-    cx.memory.rights_changed(&link.user_id);
-    Ok(Json(Empty {}))
+    .await
 }
 
 async fn delete_waiting(cx: &Cx<Users>, id: &EnrollId) -> Result<Json<Empty>> {
@@ -148,9 +162,10 @@ impl Users {
             created_at: self.now(),
             created_by: caller.user_id.to_string(),
         };
-        let waits = vec![Filter::equals("contact", row.contact.as_str())];
+        let by_caller = Filter::equals("createdBy", row.created_by.as_str());
+        let waits = vec![Filter::equals("contact", row.contact.as_str()), by_caller];
         if self.contact_enrolls.count(&waits).await? >= MAX_WAITING {
-            return Err(Error::invalid(format!("at most {MAX_WAITING} roles wait for one contact")));
+            return Err(Error::invalid(format!("at most {MAX_WAITING} roles that you gave wait for one contact")));
         }
         batch.push(self.contact_enrolls.upsert(row.id(), &row)?);
         Ok(waiting(row))
@@ -173,9 +188,9 @@ impl Users {
 
     /// Adds to a batch that an account has a role from now on.
     pub(super) async fn give(&self, batch: &mut Batch, link: &RoleLinkRow) -> Result<()> {
-        if self.users.get(&link.user_id).await?.is_none() {
-            return Err(Error::not_found(format!("user not found: there is no account `{}`", shown(&link.user_id))));
-        }
+        let unknown = || Error::not_found(format!("user not found: there is no account `{}`", shown(&link.user_id)));
+        let user = self.users.get(&link.user_id).await?.ok_or_else(unknown)?;
+        super::users::refuse_built_in(&user.value)?;
         let of_account = vec![Filter::equals("userId", link.user_id.as_str())];
         if self.role_links.count(&of_account).await? >= MAX_ROLES {
             return Err(Error::invalid(format!("an account has at most {MAX_ROLES} roles")));

@@ -88,13 +88,15 @@ async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result
             if before.is_some_and(|row| !is_own(caller, row)) {
                 return Err(Error::forbidden(format!("the permit `{}` is another account's", one.id)));
             }
+            // What was there stays as far as it is about the same permission; else nothing of it, its owner included.
+            let kept = before.filter(|row| row.permission_id == one.permission_id);
             let row = GrantRow {
                 id: if one.id.is_empty() { cx.shared.ids.next("grn") } else { one.id },
                 permission_id: one.permission_id,
                 slugs: one.slugs,
-                role_ids: one.role_ids.unwrap_or_else(|| before.map_or_else(Vec::new, |row| row.role_ids.clone())),
-                app: one.app.or_else(|| before.map(|row| row.app.clone())).unwrap_or_else(|| ALL_APPS.into()),
-                owner_id: before.map_or_else(|| caller.user_id.to_string(), |row| row.owner_id.clone()),
+                role_ids: one.role_ids.unwrap_or_else(|| kept.map_or_else(Vec::new, |row| row.role_ids.clone())),
+                app: one.app.or_else(|| kept.map(|row| row.app.clone())).unwrap_or_else(|| ALL_APPS.into()),
+                owner_id: kept.map_or_else(|| caller.user_id.to_string(), |row| row.owner_id.clone()),
                 created_at: before.map_or(now, |row| row.created_at),
                 updated_at: now,
             };

@@ -167,8 +167,20 @@ impl Memory {
     /// What an account may do changed, or it went: nothing that was made while it could do more is sent to a service.
     pub fn rights_changed(&self, user_id: &str) {
         self.profile_changed(user_id);
-        // A delegated token counts as long as its session is the very one in memory.
-        self.sessions_of_account_ended(user_id, None);
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        // A delegated token counts as long as its session is the very one in memory: another one takes its place, which
+        // knows when it was used last.
+        for (id, session) in self.sessions.iter().filter(|(_, session)| *session.user_id == *user_id) {
+            let again = LiveSession {
+                id: session.id.clone(),
+                user_id: session.user_id.clone(),
+                app: session.app.clone(),
+                created_at: session.created_at,
+                used_at: session.used_at.load(Ordering::Relaxed).into(),
+                noted_at: session.noted_at.load(Ordering::Relaxed).into(),
+            };
+            self.sessions.insert((*id).clone(), Arc::new(again));
+        }
     }
 
     /// The same of all accounts.

@@ -6,7 +6,7 @@ use openorch_api::{
     user::{
         AddUserToOrganizationRequest, CreateOrganizationRequest, CreateOrganizationResponse, Empty,
         ListMembersResponse, ListOrganizationsRequest, ListOrganizationsResponse, Member, Organization, OrganizationId,
-        SaveMembershipRequest, SaveOrganizationRequest, SaveOrganizationResponse, UserId,
+        SaveMembershipRequest, SaveOrganizationRequest, SaveOrganizationResponse, User, UserId,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
@@ -15,6 +15,7 @@ use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
 use super::{
     Users,
     account::checked_name,
+    memory::Account,
     rows::{ORGANIZATIONS, OrganizationRow, ROLE_LINKS, RoleLinkRow, TOMBSTONES, TombstoneRow},
 };
 
@@ -78,7 +79,7 @@ pub async fn list(
 
 pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    let members = retry(|| async {
+    retry(|| async {
         let organization = cx.organization(&id).await?;
         need_admin(caller, &id.0)?;
         let members = cx.links_of(&id.0).await?;
@@ -89,14 +90,14 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Jso
                 filters: vec![Filter::equals("roleId", role)],
             });
         }
-        cx.store.commit(batch).await?;
-        Ok(members)
+        let outcome = cx.store.commit(batch).await;
+        for member in members {
+            cx.memory.rights_changed(&member.user_id);
+        }
+        outcome?;
+        Ok(Json(Empty {}))
     })
-    .await?;
-    for member in members {
-        cx.memory.rights_changed(&member.user_id);
-    }
-    Ok(Json(Empty {}))
+    .await
 }
 
 pub async fn members(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Json<ListMembersResponse>> {
@@ -113,7 +114,16 @@ pub async fn members(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Js
         for user in cx.users.find(&Query::all().is_in("id", ids.to_vec())).await? {
             let is_admin = links.iter().any(|link| link.user_id == user.id && is_admin_role(&link.role_id));
             let role = if is_admin { "admin" } else { "user" };
-            members.push(Member { user: user.value.to_wire(), role: role.to_owned() });
+            // Nobody asked them whether they want to be in it: how to reach them is theirs to tell.
+            let user = User {
+                id: user.value.id,
+                slug: user.value.slug,
+                name: user.value.name,
+                created_at: user.value.created_at,
+                updated_at: user.value.updated_at,
+                ..User::default()
+            };
+            members.push(Member { user, role: role.to_owned() });
         }
     }
     Ok(Json(ListMembersResponse { members }))
@@ -159,23 +169,27 @@ pub async fn remove_user(
             batch.push(cx.role_links.delete(&link.id, Some(link.version)));
             batch = cx.keep_an_admin(&link.value, batch).await?;
         }
-        cx.store.commit(batch).await?;
-        Ok(())
+        let outcome = cx.store.commit(batch).await;
+        // Also where nobody knows what came of it: what is stored is read again.
+        cx.memory.rights_changed(&user_id.0);
+        outcome?;
+        Ok(Json(Empty {}))
     })
-    .await?;
-    cx.memory.rights_changed(&user_id.0);
-    Ok(Json(Empty {}))
+    .await
 }
 
 impl Users {
-    /// The organizations of an account by its roles, the oldest first.
-    pub(super) async fn organizations_of(&self, roles: &[Box<str>]) -> Result<Vec<Organization>> {
-        let ids: Vec<&str> = roles.iter().filter_map(|role| organization_of(role)).collect();
+    /// The organizations of an account by its roles, the oldest first, and the id of the active one: the first that it
+    /// founded, since it did not ask to be in the others.
+    pub(super) async fn organizations_of(&self, account: &Account) -> Result<(Vec<Organization>, String)> {
+        let ids: Vec<&str> = account.roles.iter().filter_map(|role| organization_of(role)).collect();
         if ids.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), String::new()));
         }
         let rows = self.organizations.find(&Query::all().is_in("id", ids).ascending("createdAt")).await?;
-        Ok(rows.iter().map(|row| row.value.to_wire()).collect())
+        let founded = rows.iter().find(|row| row.value.founder_id == *account.id).or(rows.first());
+        let active = founded.map(|row| row.id.clone()).unwrap_or_default();
+        Ok((rows.iter().map(|row| row.value.to_wire()).collect(), active))
     }
 
     /// Adds to a batch that takes this role from its account that the organization goes, where nobody else is in it.
@@ -213,6 +227,7 @@ impl Users {
             id: if request.id.is_empty() { self.shared.ids.next("org") } else { request.id },
             name: checked_name(request.name)?,
             slug: Some(request.slug).filter(|slug| !slug.is_empty()),
+            founder_id: String::new(),
             created_at: now,
             updated_at: now,
         })
@@ -221,6 +236,7 @@ impl Users {
     /// Makes an organization whose admin the caller is.
     async fn found_organization(&self, caller: &Caller, row: &OrganizationRow) -> Result<()> {
         let taken = || Error::conflict("organization already exists: its id or slug is taken; choose another");
+        let row = &OrganizationRow { founder_id: caller.user_id.to_string(), ..row.clone() };
         let mut link = RoleLinkRow::new(&caller.user_id, &admin_role(&row.id), row.created_at);
         link.created_by = caller.user_id.to_string();
         retry(|| async {
@@ -294,7 +310,7 @@ impl Users {
             need_admin(caller, &id.0)?;
             let before = self.links_of_member(&id.0, user_id).await?;
             if as_admin.is_none() && !before.is_empty() {
-                return Ok(());
+                return Ok(Json(Empty {}));
             }
             let role = if as_admin.unwrap_or_default() { admin_role(&id.0) } else { user_role(&id.0) };
             let mut batch = Batch::new().require(Guard::Exists { collection: ORGANIZATIONS.name, id: id.0.clone() });
@@ -307,12 +323,12 @@ impl Users {
                 link.created_by = caller.user_id.to_string();
                 self.give(&mut batch, &link).await?;
             }
-            self.store.commit(batch).await?;
-            Ok(())
+            let outcome = self.store.commit(batch).await;
+            self.memory.rights_changed(user_id);
+            outcome?;
+            Ok(Json(Empty {}))
         })
-        .await?;
-        self.memory.rights_changed(user_id);
-        Ok(Json(Empty {}))
+        .await
     }
 }
 

@@ -1,5 +1,7 @@
 //! Roles: sets of permissions that accounts are given.
 
+use std::collections::{BTreeSet, HashSet};
+
 use openorch_api::{
     Body, Json, Path,
     user::{
@@ -74,7 +76,9 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<Empty>
     }
     cx.change_rules(|rules| {
         known(rules, &id)?;
-        Ok((rules.without_role(&id.0), Batch::new()))
+        let mut changes = rules.without_role(&id.0);
+        changes.extend(rules.without_names(&HashSet::from([id.0.as_str()]), None));
+        Ok((changes, Batch::new()))
     })
     .await?;
     Ok(Json(Empty {}))
@@ -84,7 +88,8 @@ pub async fn permissions(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<G
     let rules = cx.memory.rules();
     known(&rules, &id)?;
     let has = rules.permissions_of(&id.0).filter_map(|permission| rules.permissions.get(permission));
-    let mut permissions: Vec<_> = has.map(|row| row.to_wire()).collect();
+    let mut permissions: Vec<_> = has.map(|row| row.to_wire()).take(cx.shared.list_most + 1).collect();
+    cx.shared.refuse_long_list(permissions.len(), "permissions", "take some from the role")?;
     permissions.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
     Ok(Json(GetPermissionsByRoleResponse { permissions }))
 }
@@ -126,11 +131,10 @@ pub async fn list_permissions(
         return Err(Error::forbidden(format!("you have not the role `{role}`; ask for roles of your own")));
     }
     let rules = cx.memory.rules();
-    let mut permissions: Vec<String> =
-        request.roles.iter().flat_map(|role| rules.permissions_of(role)).map(|id| id.to_string()).collect();
-    permissions.sort();
-    permissions.dedup();
-    Ok(Json(ListPermissionsResponse { permissions }))
+    let roles: BTreeSet<&String> = request.roles.iter().collect();
+    let permissions: BTreeSet<_> = roles.into_iter().flat_map(|role| rules.permissions_of(role)).collect();
+    cx.shared.refuse_long_list(permissions.len(), "permissions", "name fewer roles")?;
+    Ok(Json(ListPermissionsResponse { permissions: permissions.into_iter().map(|id| id.to_string()).collect() }))
 }
 
 /// Whose a role is, for rows that let the owner in.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub const DEFAULT_APP: &str = "unnamed";
 
 pub static USERS: Collection = Collection {
-    name: "userSvcUsers",
+    name: openorch_chassis::identity::ACCOUNTS,
     indexes: &[
         Index::unique(&["slug"]),
         Index::each("searchPrefixes", &["createdAt"]),
@@ -35,7 +35,8 @@ pub static ROLES: Collection = Collection { name: "userSvcRoles", indexes: &[] }
 pub static ROLE_LINKS: Collection =
     Collection { name: "userSvcRoleLinks", indexes: &[Index::on(&["userId"]), Index::on(&["roleId"])] };
 pub static PERMISSIONS: Collection = Collection { name: "userSvcPermissions", indexes: &[] };
-pub static PERMISSION_LINKS: Collection = Collection { name: "userSvcPermissionRoleLinks", indexes: &[] };
+pub static PERMISSION_LINKS: Collection =
+    Collection { name: "userSvcPermissionRoleLinks", indexes: &[Index::on(&["roleId"])] };
 pub static GRANTS: Collection = Collection { name: "userSvcGrants", indexes: &[] };
 /// What services may do for their callers; the id is the service's slug.
 pub static DELEGATIONS: Collection = Collection { name: "userSvcDelegations", indexes: &[] };
@@ -244,7 +245,8 @@ pub struct PermissionLinkRow {
 
 impl PermissionLinkRow {
     pub fn id(&self) -> String {
-        format!("{}:{}", self.permission_id, self.role_id)
+        // Ids have colons in them, and never this.
+        format!("{}|{}", self.permission_id, self.role_id)
     }
 }
 
@@ -341,6 +343,8 @@ pub struct OrganizationRow {
     /// None where it has none, so that several may have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slug: Option<String>,
+    #[serde(default)]
+    pub founder_id: String,
     pub created_at: Time,
     pub updated_at: Time,
 }

@@ -200,6 +200,24 @@ impl Rules {
         links.chain([Change::DeleteRole(id.to_owned())]).collect()
     }
 
+    /// The steps after which no grant names these roles or this slug: whoever has the name later begins with nothing.
+    pub fn without_names(&self, roles: &HashSet<&str>, slug: Option<&str>) -> Vec<Change> {
+        let names_role = |row: &GrantRow| row.role_ids.iter().any(|role| roles.contains(role.as_str()));
+        let names_slug = |row: &GrantRow| slug.is_some_and(|slug| row.slugs.iter().any(|named| named == slug));
+        let touched = self.grants.values().filter(|row| names_role(row) || names_slug(row));
+        touched
+            .map(|row| {
+                let mut row = GrantRow::clone(row);
+                row.role_ids.retain(|role| !roles.contains(role.as_str()));
+                row.slugs.retain(|named| Some(named.as_str()) != slug);
+                match row.slugs.is_empty() && row.role_ids.is_empty() {
+                    true => Change::DeleteGrant(row.id),
+                    false => Change::SaveGrant(row),
+                }
+            })
+            .collect()
+    }
+
     /// The steps that delete a permission.
     pub fn without_permission(&self, id: &str) -> Vec<Change> {
         let links = self.by_role.iter().filter(|(_, permissions)| permissions.contains(id)).map(|(role, _)| {
@@ -265,7 +283,13 @@ impl RuleTables {
             Change::SavePermission(row) => self.permissions.upsert(&row.id, row)?,
             Change::DeletePermission(id) => self.permissions.delete(id, None),
             Change::Link(row) => self.links.upsert(row.id(), row)?,
-            Change::Unlink(row) => self.links.delete(row.id(), None),
+            Change::Unlink(row) => Write::DeleteWhere {
+                collection: PERMISSION_LINKS.name,
+                filters: vec![
+                    openorch_store::Filter::equals("roleId", row.role_id.as_str()),
+                    openorch_store::Filter::equals("permissionId", row.permission_id.as_str()),
+                ],
+            },
             Change::SaveGrant(row) => self.grants.upsert(&row.id, row)?,
             Change::DeleteGrant(id) => self.grants.delete(id, None),
             Change::SaveDelegation(row) => self.delegations.upsert(&row.slug, row)?,
@@ -283,6 +307,7 @@ impl Users {
         let mut is_stale = self.rule_changes.lock().await;
         if *is_stale {
             self.memory.set_rules(Rules::read(&self.store).await?);
+            self.memory.all_rights_changed();
             *is_stale = false;
         }
         let rules = self.memory.rules();

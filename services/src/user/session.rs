@@ -108,7 +108,8 @@ impl Users {
         let renew_after = self.settings.token_lifetime.as_secs() as i64 * 2 / 3;
         let due = now.0.as_second() - row.issued_at.0.as_second() >= renew_after;
         if row.roles == roles && !due {
-            return Ok((row, None));
+            // Nothing is written, and what must hold must hold all the same.
+            return Ok((row, Some(guard).filter(|guard| !guard.is_empty())));
         }
         if row.roles != roles {
             row.token_id = self.shared.ids.random("tok");

@@ -122,7 +122,7 @@ impl Throttle {
     fn wait(&self, key: &Key, now: i64) -> i64 {
         let Some(known) = self.recent(key, now) else { return 0 };
         let Some(beyond) = known.count.checked_sub(key.free()) else { return 0 };
-        let delay = 1_i64.checked_shl(beyond).map_or(LONGEST, |delay| delay.min(LONGEST));
+        let delay = (1_i64 << beyond.min(16)).min(LONGEST);
         // A clock that was set back must not make anybody wait longer.
         (known.last.min(now) + delay - now).max(0)
     }

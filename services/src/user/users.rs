@@ -101,9 +101,6 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
         if let Some(password) = &password {
             batch.push(cx.password_rows.create(&user.id, password)?);
         }
-        for role in &roles {
-            batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: role.clone() }));
-        }
         cx.store.commit(batch).await.map_err(taken)?;
         Ok(())
     })
@@ -171,7 +168,13 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
         }
         cx.change_rules(|rules| Ok((what_goes_with(rules, &user), batch))).await
     })
-    .await?;
+    .await
+    .inspect_err(|_| {
+        // Also where nobody knows what came of it: what is stored is read again.
+        cx.memory.sessions_of_account_ended(&id.0, None);
+        cx.memory.rights_changed(&id.0);
+    })?;
+    cx.memory.sessions_of_account_ended(&id.0, None);
     cx.memory.rights_changed(&id.0);
     for other in cx.belongings.get().into_iter().flatten() {
         other.removed(&id.0);
@@ -183,15 +186,11 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
 /// What it owned, and its slug in grants of others: whoever takes the slug after a release begins with nothing.
 fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
     let mut changes = rules.owned_by(&user.id);
-    let granted = rules.grants.values().filter(|row| row.slugs.contains(&user.slug) && row.owner_id != user.id);
-    changes.extend(granted.map(|row| {
-        let mut row = GrantRow::clone(row);
-        row.slugs.retain(|slug| *slug != user.slug);
-        match row.slugs.is_empty() && row.role_ids.is_empty() {
-            true => Change::DeleteGrant(row.id),
-            false => Change::SaveGrant(row),
-        }
-    }));
+    let roles = rules.roles.values().filter(|row| row.owner_id == user.id).map(|row| row.id.as_str()).collect();
+    changes.extend(rules.without_names(&roles, Some(&user.slug)));
+    let under_slug = |id: &str| id.split_once(':').is_some_and(|(slug, _)| slug == user.slug);
+    let of_others = rules.grants.values().filter(|row| under_slug(&row.permission_id));
+    changes.extend(of_others.map(|row| Change::DeleteGrant(row.id.clone())));
     for row in rules.delegations.values() {
         if row.slug == user.slug {
             changes.push(Change::DeleteDelegation(row.slug.clone()));
@@ -270,6 +269,7 @@ impl Users {
         let mut batch = batch.require(buried).with(self.users.create(&user.id, user)?);
         for role in roles {
             let link = RoleLinkRow::new(&user.id, role, user.created_at);
+            batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: role.clone() }));
             batch.push(self.role_links.upsert(link.id(), &link)?);
         }
         self.take_contacts(batch, user).await
@@ -285,7 +285,7 @@ pub(super) fn taken(error: StoreError) -> Error {
 }
 
 /// The accounts of built-in services are the daemon itself.
-fn refuse_built_in(user: &UserRow) -> Result<()> {
+pub(super) fn refuse_built_in(user: &UserRow) -> Result<()> {
     if openorch_api::SERVICES.iter().any(|service| service.slug == user.slug) {
         return Err(Error::forbidden(format!("`{}` is a built-in service: it has no password and stays", user.slug)));
     }
