@@ -50,26 +50,27 @@ pub fn compact(json: &str) -> String {
     text
 }
 
+/// A number has at most so many digits that say something to whoever reads it in 64 bits (IEEE 754, binary64).
+const DIGITS: usize = 17;
+
 /// The number that YAML's reader and writer, which know 64 bits, would change.
 pub fn changed_by_yaml(json: &str) -> Option<&str> {
     Tokens { rest: json }.find(|token| {
         token.starts_with(|c: char| c == '-' || c.is_ascii_digit())
             && token.parse::<i64>().is_err()
             && token.parse::<u64>().is_err()
-            && token.parse::<f64>().is_ok_and(|number| digits(&format!("{number:e}")) != digits(token))
+            && token.parse::<f64>().is_ok_and(|number| {
+                let digits = digits(token);
+                digits > DIGITS || number.is_infinite() || (number == 0.0 && digits > 0)
+            })
     })
 }
 
-/// A number's digits and where its point stands, the same for `1.50`, `15e-1` and `1.5`.
-fn digits(number: &str) -> (String, i64) {
-    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
-    let mut exponent = exponent.parse().unwrap_or(i64::MAX);
-    let (whole, fraction) = mantissa.trim_start_matches('-').split_once('.').unwrap_or((mantissa, ""));
-    let all = format!("{}{fraction}", whole.trim_start_matches('-'));
-    let kept = all.trim_end_matches('0');
-    exponent = exponent.saturating_add((all.len() - kept.len()) as i64 - fraction.len() as i64);
-    let kept = kept.trim_start_matches('0');
-    (kept.to_owned(), if kept.is_empty() { 0 } else { exponent })
+/// How many digits of a number say something: none of `0.0`, two of `1.50` and of `15e9`.
+fn digits(number: &str) -> usize {
+    let mantissa = number.split(['e', 'E']).next().unwrap_or_default();
+    let all: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    all.trim_matches('0').len()
 }
 
 /// A text with characters that steer a terminal has them escaped, which says the same.
@@ -178,5 +179,18 @@ mod tests {
             changed_by_yaml(r#"{"a":["12345678901234567890123",12345678901234567890123]}"#),
             Some("12345678901234567890123")
         );
+    }
+
+    #[test]
+    fn no_number_that_our_own_writer_wrote_counts_as_changed() {
+        let mut bits = 7_u64;
+        for _ in 0..20_000 {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let share = (bits >> 11) as f64 / (1_u64 << 53) as f64 * 100.0;
+            for number in [share, f64::from(share as f32), share / 1e9, share * 1e20, f64::from_bits(bits)] {
+                let text = serde_json::to_string(&number).unwrap();
+                assert_eq!(changed_by_yaml(&text), None, "{text}");
+            }
+        }
     }
 }
