@@ -9,7 +9,7 @@ use openorch_store::Batch;
 
 use super::{
     Users,
-    rules::{Change, check_count},
+    rules::{Change, check_count, shown},
 };
 
 const MAX_NAMED: usize = 500;
@@ -23,8 +23,7 @@ pub async fn save(cx: Cx<Users>, Body(mut row): Body<Delegation>) -> Result<Json
     for id in &row.operations {
         let known = openorch_api::operations().find(|operation| operation.id == id);
         let Some(operation) = known else {
-            let shown: String = id.chars().take(80).filter(|letter| !letter.is_control()).collect();
-            return Err(Error::invalid(format!("there is no operation `{shown}`; /docs lists them")));
+            return Err(Error::invalid(format!("there is no operation `{}`; /docs lists them", shown(id))));
         };
         if matches!(operation.access, Access::Public) {
             return Err(Error::invalid(format!("`{id}` is open to everybody already")));

@@ -16,7 +16,7 @@ use super::{
     Users,
     contact::normal,
     rows::{ContactEnrollRow, DEFAULT_APP, ROLE_LINKS, ROLES, RoleLinkRow, USERS},
-    rules::check_count,
+    rules::{check_count, shown},
 };
 
 const MAX_SAVED: usize = 1000;
@@ -283,8 +283,4 @@ fn to_wire(row: RoleLinkRow) -> Enroll {
         role: row.role_id,
         created_by: row.created_by,
     }
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(256).filter(|letter| !letter.is_control()).collect()
 }

@@ -14,7 +14,7 @@ use openorch_store::Batch;
 use super::{
     Users,
     rows::{DEFAULT_APP, GrantRow},
-    rules::{Change, Rules, check_count, check_id},
+    rules::{Change, Rules, check_count, check_id, shown},
 };
 
 const MAX_SAVED: usize = 1000;
@@ -204,8 +204,4 @@ fn refuse_too_many(caller: &Caller, rules: &Rules, fresh: usize) -> Result<()> {
         return Err(Error::forbidden(format!("an account may have {MAX_OWNED} permits; delete some")));
     }
     Ok(())
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(256).filter(|letter| !letter.is_control()).collect()
 }

@@ -14,7 +14,7 @@ use super::{
     Users,
     role::{MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES},
     rows::{PermissionLinkRow, PermissionRow},
-    rules::{Change, Rules, check_count, check_text, own_id},
+    rules::{Change, Rules, check_count, check_text, own_id, shown},
 };
 
 const MAX_SAVED: usize = 1000;
@@ -126,7 +126,7 @@ pub fn may_link(caller: &Caller, rules: &Rules, id: &str) -> Result<()> {
 }
 
 fn known<'a>(rules: &'a Rules, id: &str) -> Result<&'a PermissionRow> {
-    let shown: String = id.chars().take(256).filter(|letter| !letter.is_control()).collect();
+    let shown = shown(id);
     rules.permissions.get(id).map(AsRef::as_ref).ok_or_else(|| {
         Error::not_found(format!(
             "cannot find permission `{shown}`; its service saves it with PUT /user-svc/permissions"

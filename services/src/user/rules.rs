@@ -367,13 +367,18 @@ pub(super) fn check_id(what: &str, id: &str) -> Result<()> {
     };
     let parts = id.split(':').count();
     if id.len() > MAX_ID_BYTES || !(2..=MAX_ID_PARTS).contains(&parts) || !id.split(':').all(fits) {
-        let shown: String = id.chars().take(80).filter(|letter| !letter.is_control()).collect();
+        let shown = shown(id);
         return Err(Error::invalid(format!(
             "`{shown}` is no id of a {what}: it is `<slug>:<name>`, 2 to {MAX_ID_PARTS} parts of letters, digits, `_`, \
              `.` and `-`, at most {MAX_ID_BYTES} bytes"
         )));
     }
     Ok(())
+}
+
+/// What an error repeats of a caller's text: not all of a long one, and nothing that steers a terminal.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(MAX_ID_BYTES).filter(|letter| !letter.is_control()).collect()
 }
 
 /// A text that people read: of one line, and not long.
