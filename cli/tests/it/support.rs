@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, ErrorKind, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
@@ -73,7 +73,11 @@ impl Home {
         let mut command = self.command(line);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        // A command that refuses before it reads closes its end: that is told by what it answers.
+        match child.stdin.take().unwrap().write_all(input.as_bytes()) {
+            Err(why) if why.kind() == ErrorKind::BrokenPipe => {}
+            written => written.unwrap(),
+        }
         Ran::of(child.wait_with_output().unwrap())
     }
 }
