@@ -1,6 +1,7 @@
 //! The contract of user-svc: accounts, sessions, roles and permissions.
 
 mod account;
+mod app;
 mod audit;
 mod contact;
 mod debug;
@@ -10,7 +11,7 @@ mod rules;
 
 use serde_json::Value;
 
-pub use self::{account::*, audit::*, contact::*, invitation::*, organization::*, rules::*};
+pub use self::{account::*, app::*, audit::*, contact::*, invitation::*, organization::*, rules::*};
 use crate::{Access, Body, Json, Path, Query, op::Effect, ops, path_values, permissions};
 
 pub static SERVICE: crate::Service =
@@ -42,6 +43,8 @@ permissions! {
     DELEGATION_VIEW "user-svc:delegation:view" "See what services may do for their callers." [ADMIN];
     DELEGATION_EDIT "user-svc:delegation:edit" "Say what services may do for their callers." [ADMIN];
     AUDIT_VIEW "user-svc:audit:view" "Read the audit log." [ADMIN];
+    APP_MULTI_VIEW "user-svc:app:multi-view" "See all apps." [ADMIN];
+    APP_EDIT "user-svc:app:edit" "Make apps and change their hosts." [ADMIN];
     TOKEN_REVOKE "user-svc:token:revoke" "End the sessions of other accounts." [ADMIN];
 }
 
@@ -78,13 +81,14 @@ ops! {
         errors: &[(403, "registration is closed or needs an invitation"), (409, "the slug is taken"),
             (429, "too many at once; try again in a moment")];
 
-    /// Sign in with slug and password.
+    /// Sign in with the slug, or a verified contact, and the password; or with a contact and the code that was sent there.
     ///
     /// From the same device the same session is answered again.
     LOGIN "login" = POST "/user-svc/login"
         (Body<LoginRequest>) -> Json<LoginResponse>,
         access: Access::Public, audited: true, target: &["/slug"], normalise: Some(accept_other_contacts),
-        errors: &[(401, "the password is wrong"), (429, "too many at once; try again in a moment")];
+        errors: &[(401, "the password is wrong"), (403, "the account has no role in this app"),
+            (404, "there is no app of this host"), (429, "too many at once; try again in a moment")];
 
     /// The key that session tokens are signed with, as PEM.
     GET_PUBLIC_KEY "getPublicKey" = GET "/user-svc/public-key"
@@ -107,6 +111,33 @@ ops! {
         () -> Json<LoginResponse>,
         access: Access::SignedIn;
 
+    /// A token for another app in which the account has roles, or for another device. Its session ends with the one it was
+    /// exchanged from.
+    EXCHANGE_TOKEN "exchangeToken" = PUT "/user-svc/token/exchange"
+        (Body<ExchangeTokenRequest>) -> Json<LoginResponse>,
+        access: Access::SignedIn, audited: true, target: &["/newAppHost", "/newAppId", "/newDevice"],
+        errors: &[(403, "the account has no role in this app, or the token was exchanged itself"),
+            (404, "there is no such app"), (409, "the account is signed in on this device already")];
+
+    /// The apps with these ids and hosts; all of them for who may see those.
+    LIST_APPS "listApps" = POST "/user-svc/apps"
+        (Body<ListAppsRequest>) -> Json<ListAppsResponse>,
+        access: Access::SignedIn, effect: Some(Effect::Read),
+        errors: &[(403, "all are asked for and the caller lacks `user-svc:app:multi-view`")];
+
+    /// The app of a host.
+    READ_APP "readApp" = POST "/user-svc/app"
+        (Body<ReadAppRequest>) -> Json<ReadAppResponse>,
+        access: Access::Public, effect: Some(Effect::Read),
+        errors: &[(404, "there is no app of this host")];
+
+    /// Make an app, or change the host of one.
+    UPDATE_APP "updateApp" = PUT "/user-svc/app"
+        (Body<UpdateAppRequest>) -> Json<UpdateAppResponse>,
+        access: Access::needs(&APP_EDIT), audited: true, target: &["/id", "/newHost"],
+        errors: &[(403, "it is the built-in app"), (404, "there is no app with this id"),
+            (409, "another app has this host")];
+
     /// The account behind the token.
     READ_USER_BY_TOKEN "readUserByToken" = POST "/user-svc/user/by-token"
         () -> Json<ReadUserByTokenResponse>,
@@ -122,7 +153,8 @@ ops! {
         (Body<SaveSelfRequest>) -> Json<Empty>,
         access: Access::SignedIn, audited: true;
 
-    /// Send a code to a contact, to be sent back with a registration that names it: it is verified then.
+    /// Send a code to a contact. It is good to register with that contact, which is verified then, or to sign in to the
+    /// account that has it; the answer does not tell which, what arrives does.
     SEND_OTP "sendOtp" = POST "/user-svc/otp/send"
         (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
         access: Access::Public, audited: true, target: &["/contactId"],

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{Contact, ContactInput, Organization, is_false};
 use crate::{Time, query};
@@ -30,6 +29,9 @@ pub struct RegisterRequest {
     /// The code of an invitation, while registration is by invitation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invitation: Option<String>,
+    /// The host of the app to register in; `unnamed` where it is left out.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub app_host: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,12 +47,15 @@ pub struct LoginRequest {
     pub slug: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
-    /// Accepted and not used: accounts sign in by slug.
+    /// A verified contact of the account, instead of the slug; with a code that was sent there, instead of the password.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub contact: Option<Value>,
+    pub contact: Option<ContactInput>,
     /// What the session is called, for example `cli@host`; sessions that name none share `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// The host of the app to sign in to; `unnamed` where it is left out.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub app_host: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -64,6 +69,8 @@ pub struct LoginResponse {
 #[serde(rename_all = "camelCase", default)]
 pub struct AuthToken {
     pub id: String,
+    /// The app in which its roles count.
+    pub app_id: String,
     pub created_at: Time,
     pub updated_at: Time,
     pub user_id: String,
@@ -282,6 +289,9 @@ pub struct CreateUserRequest {
     /// `user-svc:user` where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role_ids: Option<Vec<String>>,
+    /// The host of the app in which the roles count; the caller's where it is left out.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub app_host: String,
     /// One at most; may stand here or in the user.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub contacts: Vec<ContactInput>,

@@ -46,6 +46,9 @@ pub struct ContactInput {
 pub struct SendOtpRequest {
     /// The contact, such as an e-mail address.
     pub contact_id: String,
+    /// The host of the app for which the code is to be good; `unnamed` where it is left out.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub app_host: String,
     /// `email`, also where it is left out.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub contact_platform: String,

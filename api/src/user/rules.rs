@@ -175,7 +175,7 @@ pub struct PermitInput {
     /// Given where it is left out.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
-    /// The tenant where it counts: `*` for all, which is for admins; `unnamed` where it is left out.
+    /// The host of the app where it counts: `*` for all, which is for admins; the caller's where it is left out.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub app_host: String,
     pub permission: String,
@@ -228,6 +228,7 @@ pub struct ListPermissionsResponse {
 pub struct HasPermissionResponse {
     pub authorized: bool,
     pub app_id: String,
+    pub app: super::App,
     /// Until when the answer may be kept (contract decision 9).
     pub until: Time,
     pub user: super::User,
@@ -275,7 +276,7 @@ pub struct Enroll {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EnrollInput {
-    /// The tenant where it counts: `unnamed`, also where it is left out.
+    /// The host of the app where it counts: `*` for all, which is for admins; the caller's where it is left out.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub app_host: String,
     /// The account; or else a contact.

@@ -61,7 +61,7 @@ impl Post {
         let letters = self.letters.lock().unwrap();
         let letter = letters.last().unwrap();
         let after = |start: &str| letter.split(start).nth(1).unwrap().lines().next().unwrap().trim().to_owned();
-        (after("Your code is "), after("To: "))
+        (after(" is "), after("To: "))
     }
 }
 
@@ -240,4 +240,47 @@ async fn without_a_mail_server_the_setting_is_named_and_bad_addresses_are_refuse
         crate::process::command(daemon.folder.path()).args(["--smtp-host", "mail.example.org"]),
     );
     assert!(told.contains("OPENORCH_SMTP_FROM"), "{told}");
+}
+
+#[tokio::test]
+async fn a_code_or_a_password_signs_in_by_a_contact_that_is_verified() {
+    let (daemon, post) = start().await;
+    let id = ask(&daemon, "", "ann@example.org").await;
+    let contact = |id: &str, code: &str| json!({ "id": "Ann@example.org", "otpId": id, "otpCode": code });
+    let first = json!({ "slug": "ann", "password": "pass", "contact": contact(&id, &post.last().0) });
+    assert_eq!(daemon.call("POST", "/user-svc/register", "", first).await.status, 200);
+    let login = async |body: Value| daemon.call("POST", "/user-svc/login", "", body).await;
+    let by_password = login(json!({ "contact": "ann+news@example.org", "password": "pass" })).await;
+    assert_eq!(by_password.status, 200, "{}", by_password.text);
+
+    // What is sent to whoever has an account is to sign in, and not to make another.
+    daemon.clock.advance(61);
+    let id = ask(&daemon, "", "ann@example.org").await;
+    let code = post.last().0;
+    let other = json!({ "slug": "bob", "password": "pass", "contact": contact(&id, &code) });
+    assert_eq!(daemon.call("POST", "/user-svc/register", "", other).await.status, 409);
+    let wrong = format!("{:06}", (code.parse::<u32>().unwrap() + 1) % 1_000_000);
+    assert_eq!(login(json!({ "contact": contact(&id, &wrong) })).await.status, 400);
+    let by_code = login(json!({ "contact": contact(&id, &code), "device": "phone" })).await;
+    assert_eq!(by_code.status, 200, "{}", by_code.text);
+    assert_eq!(by_code.json()["token"]["userId"], by_password.json()["token"]["userId"]);
+    assert_eq!(login(json!({ "contact": contact(&id, &code) })).await.status, 400, "used up");
+
+    // An account that only named a contact is not reached by it, and nothing tells the two from none.
+    let eve = json!({ "slug": "eve", "password": "pass", "contact": { "id": "eve@example.org" } });
+    assert_eq!(daemon.call("POST", "/user-svc/register", "", eve).await.status, 200);
+    let id = ask(&daemon, "", "eve@example.org").await;
+    let body = json!({ "contact": { "id": "eve@example.org", "otpId": id, "otpCode": post.last().0 } });
+    assert_eq!(login(body).await.status, 400, "that code is to register");
+    for unknown in ["eve@example.org", "nobody@example.org"] {
+        let answer = login(json!({ "contact": unknown, "password": "pass" })).await;
+        assert_eq!((answer.status.as_u16(), answer.error().as_str()), (401, "Invalid password"), "{unknown}");
+    }
+    // They are guessed no faster than passwords of accounts that there are.
+    let mut limited = 0;
+    for _ in 0..8 {
+        limited +=
+            u32::from(login(json!({ "contact": "nobody@example.org", "password": "guess" })).await.status == 429);
+    }
+    assert!(limited > 0);
 }

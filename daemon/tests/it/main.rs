@@ -2,6 +2,7 @@
 //! their own, those about processes start the program.
 
 mod answers;
+mod apps;
 mod audit;
 mod contacts;
 mod database;

@@ -1,26 +1,26 @@
-//! Registering, signing in, the own profile and password.
+//! Registering, the own profile and password.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use openorch_api::{
     Body, Json, Slug,
     input::check_name,
     user::{
-        AuthToken, ChangePasswordRequest, ContactInput, Empty, LoginRequest, LoginResponse, ReadSelfRequest,
-        ReadSelfResponse, ReadUserByTokenResponse, RegisterRequest, RegisterResponse, SaveSelfRequest,
+        ChangePasswordRequest, ContactInput, Empty, ReadSelfRequest, ReadSelfResponse, ReadUserByTokenResponse,
+        RegisterRequest, RegisterResponse, SaveSelfRequest,
     },
 };
 use openorch_chassis::{Cx, Error, Result, audit, service::retry};
-use openorch_store::{Batch, Filter, Guard, Query, Stored};
+use openorch_store::{Batch, Filter, Query, Stored};
 
 use super::{
     Registration, Users,
     memory::Account,
     otp::Expected,
-    rows::{OtpPurpose, PASSWORDS, PasswordRow, UserRow, search_prefixes},
+    rows::{OtpPurpose, PasswordRow, RoleLinkRow, UserRow, search_prefixes},
     rules::{check_count, check_text},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
-    session::{UNKNOWN_DEVICE, checked_device},
+    session::{Place, UNKNOWN_DEVICE, checked_device},
 };
 
 const MAX_NAME_BYTES: usize = 256;
@@ -33,11 +33,12 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     let shown = request.contact.unwrap_or_default();
     let contact = cx.checked_contact(&shown)?;
     let device = checked_device(request.device.as_deref())?;
+    let app = cx.app_of_host(&request.app_host)?;
     let password = request.password.unwrap_or_default();
     let invitation = request.invitation.as_deref().filter(|code| !code.is_empty());
     cx.settings.password_rules.check(&password)?;
     cx.refuse_taken(&slug).await?;
-    let mut roles = cx.admitted_roles(invitation).await?;
+    let mut roles = cx.admitted_roles(&app, invitation).await?;
     // An invitation may name a role that is gone.
     roles.retain(|role| cx.memory.rules().roles.contains_key(role.as_str()));
     roles.sort();
@@ -58,16 +59,18 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         updated_at: now,
     };
     let password = PasswordRow { hash, is_default: false, updated_at: now };
-    let account = Account::new(&user, roles.iter().map(|role| role.as_str().into()).collect());
+    let links: Vec<RoleLinkRow> = roles.iter().map(|role| RoleLinkRow::new(&app, &user.id, role, now)).collect();
+    let account = Account::new(&user, &links);
+    let place = Place { app: &app, device, exchanged_from: None };
     let (token, displaced) = retry(|| async {
         let mut user = user.clone();
-        let batch = cx.use_invitation(invitation).await?.with(cx.password_rows.create(&user.id, &password)?);
+        let batch = cx.use_invitation(&app, invitation).await?.with(cx.password_rows.create(&user.id, &password)?);
         // What waited for the contact comes after the account that gets it.
-        let waited = cx.show_contact(Batch::new(), &mut user, &shown).await?;
-        let (mut batch, displaced) = cx.make_account(&slug, &user, &roles, batch).await?;
+        let waited = cx.show_contact(Batch::new(), &mut user, &app, &shown).await?;
+        let (mut batch, displaced) = cx.make_account(&slug, &user, &links, batch).await?;
         batch.0.extend(waited.0);
         audit::tell_actor(&user.id, &user.slug);
-        Ok((cx.open_first_session(&account, device, batch).await?, displaced))
+        Ok((cx.open_first_session(&account, &place, batch).await?, displaced))
     })
     .await?;
     // It may have been looked up before it said which contact is shown to be its own.
@@ -78,36 +81,23 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     Ok(Json(RegisterResponse { token }))
 }
 
-pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
-    let slug = request.slug.unwrap_or_default();
-    let device = checked_device(request.device.as_deref())?;
-    let user = cx.by_slug(&slug).await?.ok_or_else(|| Error::invalid("Slug not found"))?;
-    let token = cx.sign_in(&user, request.password.unwrap_or_default(), device, cx.request.client_ip).await?;
-    Ok(Json(LoginResponse { token }))
-}
-
-pub async fn refresh(cx: Cx<Users>, (): ()) -> Result<Json<LoginResponse>> {
+pub async fn read_by_token(cx: Cx<Users>, (): ()) -> Result<Json<ReadUserByTokenResponse>> {
     let caller = cx.caller()?;
     let account = cx.known_account(&caller.user_id).await?;
-    Ok(Json(LoginResponse { token: cx.renew(&account, &caller.session_id).await? }))
-}
-
-pub async fn read_by_token(cx: Cx<Users>, (): ()) -> Result<Json<ReadUserByTokenResponse>> {
-    let account = cx.known_account(&cx.caller()?.user_id).await?;
-    let (organizations, active_organization_id) = cx.organizations_of(&account).await?;
+    let (organizations, active_organization_id) = cx.organizations_of(&account, &caller.app).await?;
     Ok(Json(ReadUserByTokenResponse { user: account.profile.clone(), organizations, active_organization_id }))
 }
 
 pub async fn read_self(cx: Cx<Users>, Body(request): Body<ReadSelfRequest>) -> Result<Json<ReadSelfResponse>> {
     let caller = cx.caller()?;
     let account = cx.known_account(&caller.user_id).await?;
-    let (organizations, active_organization_id) = cx.organizations_of(&account).await?;
+    let (organizations, active_organization_id) = cx.organizations_of(&account, &caller.app).await?;
     let token_count = match request.count_tokens {
         true => cx.sessions.count(&[Filter::equals("userId", &*caller.user_id)]).await?,
         false => 0,
     };
     Ok(Json(ReadSelfResponse {
-        roles: account.roles.iter().map(|role| role.to_string()).collect(),
+        roles: caller.roles.iter().map(|role| role.to_string()).collect(),
         contacts: account.profile.contacts.clone(),
         active_organization_id,
         user: account.profile.clone(),
@@ -170,9 +160,10 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
         if now.is_none_or(|now| now.version != version) {
             return Err(Error::conflict("the password was just changed by someone else"));
         }
-        // The caller's own session stays, unless it is the one that programs without a device of their own share.
+        // The caller's own session stays, unless it is the one that programs without a device of their own share, or was
+        // exchanged from one that ends.
         let own = cx.sessions.get(&caller.session_id).await?;
-        let keep = own.filter(|own| own.value.device != UNKNOWN_DEVICE);
+        let keep = own.filter(|own| own.value.device != UNKNOWN_DEVICE && own.value.exchanged_from.is_none());
         let batch = Batch::new().with(cx.password_rows.replace(&*caller.user_id, &row, Some(version))?);
         cx.end_sessions(&caller.user_id, keep, batch).await
     })
@@ -185,10 +176,14 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
 
 impl Users {
     /// Takes the code with which a new account shows that its contact is its own, if it came with one.
-    async fn show_contact(&self, batch: Batch, user: &mut UserRow, shown: &ContactInput) -> Result<Batch> {
+    async fn show_contact(&self, batch: Batch, user: &mut UserRow, app: &str, shown: &ContactInput) -> Result<Batch> {
         let (Some(contact), false) = (user.contacts.first_mut(), shown.otp_id.is_empty()) else { return Ok(batch) };
-        let expected = Expected { purpose: OtpPurpose::Register, user_id: "", contact: Some(&contact.value) };
+        let purpose = self.purpose_of_code(&contact.value).await?;
+        let expected = Expected { purpose, user_id: "", contact: Some(&contact.value), app };
         let code = self.redeem(&shown.otp_id, &shown.otp_code, &expected).await?;
+        if purpose == OtpPurpose::SignIn {
+            return Err(Error::conflict("contact already exists: an account of yours has it; sign in with this code"));
+        }
         contact.verified = true;
         contact.value.clone_from(&code.value.contact);
         contact.platform = code.value.platform;
@@ -212,34 +207,6 @@ impl Users {
         .await?;
         self.memory.profile_changed(user_id);
         Ok(Json(Empty {}))
-    }
-
-    async fn sign_in(&self, user: &UserRow, password: String, device: &str, address: IpAddr) -> Result<AuthToken> {
-        let wrong = || Error::unauthenticated("Invalid password");
-        if !self.settings.password_rules.is_possible(&password) {
-            return Err(wrong());
-        }
-        let Stored { version, value: stored, .. } = self.password_rows.get(&user.id).await?.ok_or_else(wrong)?;
-        if !self.is_password_of(&user.id, password, stored.hash, address).await? {
-            return Err(wrong());
-        }
-        audit::tell_actor(&user.id, &user.slug);
-        // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
-        let unchanged =
-            Batch::new().require(Guard::Version { collection: PASSWORDS.name, id: user.id.clone(), version });
-        let account = self.known_account(&user.id).await?;
-        self.open_session(&account, device, unchanged).await
-    }
-
-    /// Whether this is the account's password, unless too many wrong ones were tried.
-    async fn is_password_of(&self, user_id: &str, password: String, hash: String, address: IpAddr) -> Result<bool> {
-        let attempt = self.throttle.begin(user_id, address, self.now().0.as_second())?;
-        let is_right = self.passwords.verify(password, hash).await?;
-        match is_right {
-            true => self.throttle.succeeded(attempt),
-            false => self.throttle.failed(attempt, self.now().0.as_second()),
-        }
-        Ok(is_right)
     }
 
     pub(super) async fn by_slug(&self, slug: &str) -> Result<Option<UserRow>> {
@@ -269,9 +236,11 @@ impl Users {
     }
 
     /// The roles of a new account, or why none may be made.
-    async fn admitted_roles(&self, invitation: Option<&str>) -> Result<Vec<String>> {
+    async fn admitted_roles(&self, app: &str, invitation: Option<&str>) -> Result<Vec<String>> {
         match (self.settings.registration, invitation) {
-            (Registration::Open | Registration::Invite, Some(code)) => Ok(self.invitation(code).await?.value.role_ids),
+            (Registration::Open | Registration::Invite, Some(code)) => {
+                Ok(self.invitation(app, code).await?.value.role_ids)
+            }
             (Registration::Open, None) => Ok(vec![openorch_api::role::USER.to_owned()]),
             (Registration::Invite, None) => Err(Error::forbidden(
                 "registration is by invitation: ask an admin for one and send its code as `invitation`",

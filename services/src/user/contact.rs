@@ -22,8 +22,9 @@ const MAX_CONTACTS: usize = 16;
 
 /// Shows that a contact is the caller's.
 pub async fn verify(cx: Cx<Users>, Body(request): Body<VerifyContactRequest>) -> Result<Json<Empty>> {
-    let user_id = &*cx.caller()?.user_id;
-    let expected = Expected { purpose: OtpPurpose::Verify, user_id, contact: None };
+    let caller = cx.caller()?;
+    let user_id = &*caller.user_id;
+    let expected = Expected { purpose: OtpPurpose::Verify, user_id, contact: None, app: &caller.app };
     let displaced = retry(|| async {
         let code = cx.redeem(&request.otp_id, &request.otp_code, &expected).await?;
         let gone = || Error::unauthenticated("the account of this token is gone");

@@ -1,6 +1,6 @@
 //! Enrolls: which accounts have which roles. What an account has is read again on its very next request.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use openorch_api::{
     Body, Json, Path,
@@ -15,7 +15,7 @@ use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
 use super::{
     Users,
     contact::normal,
-    rows::{ContactEnrollRow, DEFAULT_APP, ROLE_LINKS, ROLES, RoleLinkRow, USERS},
+    rows::{ALL_APPS, ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow, USERS, app_of},
     rules::{check_count, shown},
 };
 
@@ -29,8 +29,9 @@ const CONTACT_PREFIX: &str = "contact:";
 pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Result<Json<SaveEnrollsResponse>> {
     let caller = cx.caller()?;
     check_count("enrolls", request.enrolls.len(), MAX_SAVED)?;
+    let mut apps = Vec::new();
     for input in &request.enrolls {
-        check(&cx, caller, input)?;
+        apps.push(check(&cx, caller, input)?);
     }
     // Also where nobody knows what came of it: what is stored is read again.
     let forget = || {
@@ -40,7 +41,7 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
     let enrolls = retry(|| async {
         let mut batch = Batch::new();
         let mut enrolls: Vec<Enroll> = Vec::new();
-        for input in &request.enrolls {
+        for (input, app) in request.enrolls.iter().zip(&apps) {
             let owner = match input.user_id.as_str() {
                 "" => cx
                     .by_contact(&input.contact_id)
@@ -50,10 +51,10 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
                 id => Some(id.to_owned()),
             };
             let Some(user_id) = owner else {
-                enrolls.push(cx.enroll_contact(&mut batch, caller, input).await?);
+                enrolls.push(cx.enroll_contact(&mut batch, caller, app, input).await?);
                 continue;
             };
-            let mut link = RoleLinkRow::new(&user_id, &input.role, cx.now());
+            let mut link = RoleLinkRow::new(app, &user_id, &input.role, cx.now());
             link.created_by = caller.user_id.to_string();
             if enrolls.iter().any(|known| known.id == link.id()) {
                 continue;
@@ -87,9 +88,10 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Res
     let role = request.role.filter(|role| !role.is_empty());
     let user_id = request.user_id.filter(|id| !id.is_empty());
     let is_own = user_id.as_deref() == Some(&*caller.user_id);
+    let sees_all = is_own || caller.is_admin() || role.as_deref().is_some_and(|role| is_under_own_slug(caller, role));
     match &role {
-        _ if is_own || caller.is_admin() => {}
-        Some(role) if may_give(caller, role) => {}
+        _ if sees_all => {}
+        Some(role) if may_give(caller, role, &caller.app) => {}
         Some(role) => return Err(refusal(role)),
         None => return Err(Error::forbidden("name your own `userId`, or a `role` that you may give")),
     }
@@ -112,6 +114,7 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Res
         enrolls.extend(rows.into_iter().map(|row| waiting(row.value)));
     }
     cx.shared.refuse_long_list(enrolls.len(), "enrolls", "name a role and an account")?;
+    enrolls.retain(|enroll| sees_all || *enroll.app_id == *caller.app);
     Ok(Json(ListEnrollsResponse { enrolls }))
 }
 
@@ -125,7 +128,7 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empt
         let unknown = || Error::not_found(format!("there is no enroll `{}`", id.0));
         let Stored { value: link, version, .. } = cx.role_links.get(&id.0).await?.ok_or_else(unknown)?;
         // What was given unasked is put away by oneself.
-        if !may_give(caller, &link.role_id) && *link.user_id != *caller.user_id {
+        if !may_give(caller, &link.role_id, &link.app) && *link.user_id != *caller.user_id {
             return Err(refusal(&link.role_id));
         }
         let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id.0, Some(version)))).await?;
@@ -143,7 +146,7 @@ async fn delete_waiting(cx: &Cx<Users>, id: &EnrollId) -> Result<Json<Empty>> {
     retry(|| async {
         let unknown = || Error::not_found(format!("there is no enroll `{}`", id.0));
         let Stored { value: row, version, .. } = cx.contact_enrolls.get(&id.0).await?.ok_or_else(unknown)?;
-        if !may_give(caller, &row.role_id) {
+        if !may_give(caller, &row.role_id, &row.app) {
             return Err(refusal(&row.role_id));
         }
         cx.store.commit(cx.contact_enrolls.delete(&id.0, Some(version)).into()).await?;
@@ -154,11 +157,17 @@ async fn delete_waiting(cx: &Cx<Users>, id: &EnrollId) -> Result<Json<Empty>> {
 
 impl Users {
     /// Adds to a batch that a role waits for whoever shows that a contact is its own.
-    async fn enroll_contact(&self, batch: &mut Batch, caller: &Caller, input: &EnrollInput) -> Result<Enroll> {
+    async fn enroll_contact(
+        &self,
+        batch: &mut Batch,
+        caller: &Caller,
+        app: &str,
+        input: &EnrollInput,
+    ) -> Result<Enroll> {
         let row = ContactEnrollRow {
             contact: normal(&input.contact_id),
             role_id: input.role.clone(),
-            app: DEFAULT_APP.to_owned(),
+            app: app_of(&input.role, app).to_owned(),
             created_at: self.now(),
             created_by: caller.user_id.to_string(),
         };
@@ -178,7 +187,7 @@ impl Users {
             if !self.memory.rules().roles.contains_key(row.value.role_id.as_str()) {
                 continue;
             }
-            let mut link = RoleLinkRow::new(user_id, &row.value.role_id, self.now());
+            let mut link = RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now());
             link.created_by = row.value.created_by;
             batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
             batch.push(self.role_links.upsert(link.id(), &link)?);
@@ -220,7 +229,8 @@ impl Users {
     }
 }
 
-fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<()> {
+/// The app where the role is to count.
+fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str>> {
     if input.user_id.is_empty() == input.contact_id.is_empty() {
         return Err(Error::invalid("an enroll names a `userId` or a `contactId`"));
     }
@@ -228,10 +238,12 @@ fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<()> {
     for (name, value) in [who, ("role", &input.role)] {
         openorch_api::input::check_name(name, value, 256).map_err(|error| Error::invalid(error.0))?;
     }
-    if !matches!(input.app_host.as_str(), "" | DEFAULT_APP) {
-        return Err(Error::not_found(format!("there is no app `{}`", shown(&input.app_host))));
-    }
-    if !may_give(caller, &input.role) {
+    let app = match input.app_host.as_str() {
+        "" => caller.app.clone(),
+        ALL_APPS => ALL_APPS.into(),
+        host => cx.app_of_host(host)?,
+    };
+    if !may_give(caller, &input.role, &app) {
         return Err(refusal(&input.role));
     }
     if !cx.memory.rules().roles.contains_key(input.role.as_str()) {
@@ -241,14 +253,22 @@ fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<()> {
             format!("cannot find role `{}`; POST /user-svc/role makes one", shown(&input.role))
         }));
     }
-    Ok(())
+    Ok(app)
 }
 
-/// Admins give all roles, an account those under its slug, and who has the role `admin` of a prefix the others of it.
-fn may_give(caller: &Caller, role: &str) -> bool {
-    let under_own_slug = role.split_once(':').is_some_and(|(slug, _)| *slug == *caller.slug);
+/// Admins give all roles, an account those under its slug in each app, and who has the role `admin` of a prefix the
+/// others of it in its app.
+fn may_give(caller: &Caller, role: &str, app: &str) -> bool {
+    if app == ALL_APPS {
+        return caller.is_admin();
+    }
     let beside_own = |prefix: &str| caller.roles.iter().any(|own| own.strip_suffix(":admin") == Some(prefix));
-    caller.is_admin() || under_own_slug || role.rsplit_once(':').is_some_and(|(prefix, _)| beside_own(prefix))
+    let is_beside = *caller.app == *app && role.rsplit_once(':').is_some_and(|(prefix, _)| beside_own(prefix));
+    caller.is_admin() || is_under_own_slug(caller, role) || is_beside
+}
+
+fn is_under_own_slug(caller: &Caller, role: &str) -> bool {
+    role.split_once(':').is_some_and(|(slug, _)| *slug == *caller.slug)
 }
 
 fn refusal(role: &str) -> Error {

@@ -13,7 +13,7 @@ use openorch_store::Batch;
 
 use super::{
     Users,
-    rows::{DEFAULT_APP, GrantRow},
+    rows::{ALL_APPS, GrantRow},
     rules::{Change, Rules, check_count, check_id, shown},
 };
 
@@ -21,7 +21,6 @@ const MAX_SAVED: usize = 1000;
 const MAX_NAMED: usize = 1000;
 /// Rules are held in memory: an account that is no admin has room for so many permits.
 const MAX_OWNED: usize = 1000;
-const ALL_APPS: &str = "*";
 
 /// What is saved, whichever of the two forms it came in.
 struct Wanted {
@@ -56,18 +55,18 @@ pub async fn save_permits(cx: Cx<Users>, Body(request): Body<SavePermitsRequest>
                 caller.slug
             )));
         }
-        match permit.app_host.as_str() {
-            "" | DEFAULT_APP => {}
-            ALL_APPS if caller.is_admin() => {}
+        let app = match permit.app_host.as_str() {
+            "" => caller.app.to_string(),
+            ALL_APPS if caller.is_admin() => ALL_APPS.to_owned(),
             ALL_APPS => return Err(Error::forbidden("permits for all apps are for admins to give")),
-            other => return Err(Error::not_found(format!("there is no app `{}`", shown(other)))),
-        }
+            host => cx.app_of_host(host)?.to_string(),
+        };
         wanted.push(Wanted {
             id: permit.id,
             permission_id: permit.permission,
             slugs: permit.slugs,
             role_ids: Some(permit.roles),
-            app: Some(if permit.app_host.is_empty() { DEFAULT_APP.to_owned() } else { permit.app_host }),
+            app: Some(app),
         });
     }
     save_all(&cx, "permits", wanted).await

@@ -48,6 +48,7 @@ pub async fn create(
     let row = InvitationRow {
         id: cx.shared.ids.random("invi"),
         code_hash: hash(&code),
+        app: cx.caller()?.app.to_string(),
         created_at: now,
         expires_at: Time(expires_at),
         uses_left: uses,
@@ -76,18 +77,19 @@ pub async fn revoke(cx: Cx<Users>, Path(id): Path<InvitationId>) -> Result<Json<
 }
 
 impl Users {
-    /// The invitation with this code, if it still holds.
-    pub(super) async fn invitation(&self, code: &str) -> Result<Stored<InvitationRow>> {
+    /// The invitation to an app with this code, if it still holds.
+    pub(super) async fn invitation(&self, app: &str, code: &str) -> Result<Stored<InvitationRow>> {
         let found = self.invitations.find(&Query::all().equals("codeHash", hash(code))).await?;
-        found.into_iter().next().filter(|found| found.value.expires_at > self.now()).ok_or_else(|| {
+        let holds = |row: &InvitationRow| row.app == app && row.expires_at > self.now();
+        found.into_iter().next().filter(|found| holds(&found.value)).ok_or_else(|| {
             Error::forbidden("this invitation is not known, has ended or was used up; ask an admin for another")
         })
     }
 
     /// A batch that takes one use from the invitation, if there is one.
-    pub(super) async fn use_invitation(&self, code: Option<&str>) -> Result<Batch> {
+    pub(super) async fn use_invitation(&self, app: &str, code: Option<&str>) -> Result<Batch> {
         let Some(code) = code else { return Ok(Batch::new()) };
-        let Stored { version, value: mut row, .. } = self.invitation(code).await?;
+        let Stored { version, value: mut row, .. } = self.invitation(app, code).await?;
         row.uses_left = row.uses_left.saturating_sub(1);
         Ok(Batch::new().with(match row.uses_left {
             0 => self.invitations.delete(&row.id, Some(version)),

@@ -37,6 +37,9 @@ pub struct Claims {
     /// The service that a delegated token was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aud: Option<String>,
+    /// The app of the session, where it is not the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
 }
 
 pub const ISSUER: &str = "openorch";
@@ -160,6 +163,7 @@ mod tests {
             jti: "tok_1".into(),
             sid: "ses_1".into(),
             aud: None,
+            app: None,
         };
         let token = ours.current.sign(&claims).unwrap();
         assert_eq!(ours.verify(&token), Some(claims.clone()));

@@ -1,9 +1,12 @@
 //! What checks of tokens and permissions are answered from: the rules whole, accounts and sessions as far as they were
 //! used, all bounded (contract decision 8). The store stays the truth; whoever changes it says so here.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -12,20 +15,58 @@ use moka::sync::Cache;
 use openorch_api::user::User;
 use openorch_chassis::Result;
 
-use super::{keys::Claims, rows::UserRow, rules::Rules};
+use super::{
+    keys::Claims,
+    rows::{ALL_APPS, DEFAULT_APP, RoleLinkRow, UserRow},
+    rules::Rules,
+};
+
+/// Role ids, in order.
+pub type Roles = Arc<[Box<str>]>;
 
 /// An account as checks need it.
 pub struct Account {
     pub id: Arc<str>,
     pub slug: Arc<str>,
-    pub roles: Arc<[Box<str>]>,
+    /// By app, for those in which it has roles of its own; the roles that it has everywhere are among them.
+    by_app: BTreeMap<Box<str>, Roles>,
+    /// In all other apps.
+    everywhere: Roles,
     /// What others are told of it.
     pub profile: User,
 }
 
 impl Account {
-    pub fn new(row: &UserRow, roles: Arc<[Box<str>]>) -> Account {
-        Account { id: row.id.as_str().into(), slug: row.slug.as_str().into(), roles, profile: row.to_wire() }
+    pub fn new(row: &UserRow, links: &[RoleLinkRow]) -> Account {
+        let is_everywhere = |link: &RoleLinkRow| link.app == ALL_APPS || link.role_id == openorch_api::role::ADMIN;
+        let roles_of = |fits: &dyn Fn(&RoleLinkRow) -> bool| {
+            let mut roles: Vec<Box<str>> =
+                links.iter().filter(|link| fits(link)).map(|link| link.role_id.as_str().into()).collect();
+            roles.sort();
+            roles.dedup();
+            Roles::from(roles)
+        };
+        let by_app = links.iter().filter(|link| !is_everywhere(link)).map(|link| {
+            let app = link.app.as_str();
+            (app.into(), roles_of(&|link| link.app == app || is_everywhere(link)))
+        });
+        Account {
+            id: row.id.as_str().into(),
+            slug: row.slug.as_str().into(),
+            by_app: by_app.collect(),
+            everywhere: roles_of(&is_everywhere),
+            profile: row.to_wire(),
+        }
+    }
+
+    /// The roles that it has in an app.
+    pub fn roles_in(&self, app: &str) -> &Roles {
+        self.by_app.get(app).unwrap_or(&self.everywhere)
+    }
+
+    /// Whether it may sign in to an app: to the default one each account may, to others those that have a role there.
+    pub fn is_in(&self, app: &str) -> bool {
+        app == DEFAULT_APP || !self.roles_in(app).is_empty()
     }
 }
 
@@ -34,6 +75,8 @@ pub struct LiveSession {
     pub id: Arc<str>,
     pub user_id: Arc<str>,
     pub app: Arc<str>,
+    /// The session that it ends with.
+    pub exchanged_from: Option<Arc<str>>,
     /// In seconds since 1970.
     pub created_at: i64,
     /// Last use, in seconds since 1970.
@@ -148,12 +191,18 @@ impl Memory {
         }
     }
 
-    /// These sessions ended: the next request with one is refused.
-    pub fn sessions_ended<'a>(&self, ids: impl Iterator<Item = &'a str>) {
+    /// These sessions ended, and those that were exchanged from them: the next request with one is refused.
+    pub fn sessions_ended(&self, ids: &[String]) {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         self.epoch.fetch_add(1, Ordering::SeqCst);
         for id in ids {
-            self.sessions.invalidate(id);
+            self.sessions.invalidate(id.as_str());
+        }
+        let ended = |session: &LiveSession| {
+            session.exchanged_from.as_deref().is_some_and(|from| ids.iter().any(|id| id == from))
+        };
+        for (id, _) in self.sessions.iter().filter(|(_, session)| ended(session)) {
+            self.sessions.invalidate(&*id);
         }
     }
 
@@ -175,6 +224,7 @@ impl Memory {
                 id: session.id.clone(),
                 user_id: session.user_id.clone(),
                 app: session.app.clone(),
+                exchanged_from: session.exchanged_from.clone(),
                 created_at: session.created_at,
                 used_at: session.used_at.load(Ordering::Relaxed).into(),
                 noted_at: session.noted_at.load(Ordering::Relaxed).into(),

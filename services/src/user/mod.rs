@@ -2,6 +2,7 @@
 //! needs for that is held in memory; the store is asked on first use.
 
 mod account;
+mod app;
 mod audit;
 mod authorize;
 mod contact;
@@ -21,6 +22,7 @@ mod rows;
 mod rules;
 mod seed;
 mod session;
+mod sign_in;
 mod throttle;
 mod users;
 
@@ -167,11 +169,15 @@ pub fn collections() -> &'static [&'static Collection] {
 pub fn service(users: Arc<Users>) -> Mounted {
     Service::new(api::SERVICE.slug, users)
         .on(api::REGISTER, account::register)
-        .on(api::LOGIN, account::login)
+        .on(api::LOGIN, sign_in::login)
+        .on(api::EXCHANGE_TOKEN, sign_in::exchange)
+        .on(api::LIST_APPS, app::list)
+        .on(api::READ_APP, app::read)
+        .on(api::UPDATE_APP, app::update)
         .on(api::GET_PUBLIC_KEY, authorize::public_key)
         .on(api::GET_KEY_SET, authorize::key_set)
         .on(api::ROTATE_KEY, authorize::rotate_key)
-        .on(api::REFRESH_TOKEN, account::refresh)
+        .on(api::REFRESH_TOKEN, sign_in::refresh)
         .on(api::READ_USER_BY_TOKEN, account::read_by_token)
         .on(api::READ_SELF, account::read_self)
         .on(api::SAVE_SELF, account::save_self)

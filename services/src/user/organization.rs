@@ -27,7 +27,7 @@ pub async fn create(
     cx: Cx<Users>,
     Body(request): Body<CreateOrganizationRequest>,
 ) -> Result<Json<CreateOrganizationResponse>> {
-    let row = cx.new_organization(request)?;
+    let row = cx.new_organization(&cx.caller()?.app, request)?;
     cx.found_organization(cx.caller()?, &row).await?;
     Ok(Json(CreateOrganizationResponse { organization: row.to_wire() }))
 }
@@ -39,9 +39,12 @@ pub async fn save(
     let caller = cx.caller()?;
     Slug::parse(&request.slug).map_err(|error| Error::invalid(error.0))?;
     let wanted = CreateOrganizationRequest { id: request.id, slug: request.slug, name: request.name };
-    let fresh = cx.new_organization(wanted.clone())?;
+    let fresh = cx.new_organization(&caller.app, wanted.clone())?;
     let known = match wanted.id.as_str() {
-        "" => cx.organizations.first(&Query::all().equals("slug", wanted.slug.as_str())).await?.map(|row| row.value),
+        "" => {
+            let by_slug = Query::all().equals("app", &*caller.app).equals("slug", wanted.slug.as_str());
+            cx.organizations.first(&by_slug).await?.map(|row| row.value)
+        }
         id => cx.organizations.get(id).await?.map(|row| row.value),
     };
     let organization = match known {
@@ -52,9 +55,7 @@ pub async fn save(
         Some(known) => cx.change_organization(caller, &known.id, fresh).await?,
     };
     let account = cx.known_account(&caller.user_id).await?;
-    let session = cx.sessions.get(&caller.session_id).await?;
-    let session = session.ok_or_else(|| Error::unauthenticated("the session of this token has ended"))?;
-    let token = cx.open_session(&account, &session.value.device, Batch::new()).await?;
+    let token = cx.renew(&account, &caller.session_id).await?;
     Ok(Json(SaveOrganizationResponse { organization, token }))
 }
 
@@ -66,7 +67,7 @@ pub async fn list(
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(Error::invalid(format!("`limit` is from 1 to {MAX_PAGE}; `afterTime` goes on")));
     }
-    let mut query = Query::all().descending("createdAt").limit(limit.unsigned_abs());
+    let mut query = Query::all().equals("app", &*cx.caller()?.app).descending("createdAt").limit(limit.unsigned_abs());
     if !request.ids.is_empty() {
         query = query.is_in("id", request.ids);
     }
@@ -80,7 +81,7 @@ pub async fn list(
 pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     retry(|| async {
-        let organization = cx.organization(&id).await?;
+        let organization = cx.organization(caller, &id).await?;
         need_admin(caller, &id.0)?;
         let members = cx.links_of(&id.0).await?;
         let mut batch = cx.bury(&organization, &caller.user_id, Batch::new())?;
@@ -102,7 +103,7 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Jso
 
 pub async fn members(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Json<ListMembersResponse>> {
     let caller = cx.caller()?;
-    cx.organization(&id).await?;
+    cx.organization(caller, &id).await?;
     if !caller.roles.iter().any(|role| **role == *user_role(&id.0)) {
         need_admin(caller, &id.0)
             .map_err(|_| Error::forbidden(format!("you are not in the organization `{}`", id.0)))?;
@@ -156,7 +157,7 @@ pub async fn remove_user(
 ) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     retry(|| async {
-        cx.organization(&id).await?;
+        cx.organization(caller, &id).await?;
         if *user_id.0 != *caller.user_id {
             need_admin(caller, &id.0)?;
         }
@@ -179,10 +180,10 @@ pub async fn remove_user(
 }
 
 impl Users {
-    /// The organizations of an account by its roles, the oldest first, and the id of the active one: the first that it
+    /// The organizations of an account in an app by its roles, the oldest first, and the id of the active one: the first that it
     /// founded, since it did not ask to be in the others.
-    pub(super) async fn organizations_of(&self, account: &Account) -> Result<(Vec<Organization>, String)> {
-        let ids: Vec<&str> = account.roles.iter().filter_map(|role| organization_of(role)).collect();
+    pub(super) async fn organizations_of(&self, account: &Account, app: &str) -> Result<(Vec<Organization>, String)> {
+        let ids: Vec<&str> = account.roles_in(app).iter().filter_map(|role| organization_of(role)).collect();
         if ids.is_empty() {
             return Ok((Vec::new(), String::new()));
         }
@@ -212,7 +213,7 @@ impl Users {
             .with(self.tombstones.upsert(tombstone_id(&organization.id), &tombstone)?))
     }
 
-    fn new_organization(&self, request: CreateOrganizationRequest) -> Result<OrganizationRow> {
+    fn new_organization(&self, app: &str, request: CreateOrganizationRequest) -> Result<OrganizationRow> {
         let now = self.now();
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         if request.id.len() > MAX_ID_BYTES || !request.id.bytes().all(fits) {
@@ -225,6 +226,7 @@ impl Users {
         }
         Ok(OrganizationRow {
             id: if request.id.is_empty() { self.shared.ids.next("org") } else { request.id },
+            app: app.to_owned(),
             name: checked_name(request.name)?,
             slug: Some(request.slug).filter(|slug| !slug.is_empty()),
             founder_id: String::new(),
@@ -237,7 +239,7 @@ impl Users {
     async fn found_organization(&self, caller: &Caller, row: &OrganizationRow) -> Result<()> {
         let taken = || Error::conflict("organization already exists: its id or slug is taken; choose another");
         let row = &OrganizationRow { founder_id: caller.user_id.to_string(), ..row.clone() };
-        let mut link = RoleLinkRow::new(&caller.user_id, &admin_role(&row.id), row.created_at);
+        let mut link = RoleLinkRow::new(&row.app, &caller.user_id, &admin_role(&row.id), row.created_at);
         link.created_by = caller.user_id.to_string();
         retry(|| async {
             let buried = tombstone_id(&row.id);
@@ -263,7 +265,7 @@ impl Users {
         need_admin(caller, id)?;
         retry(|| async {
             let id = OrganizationId(id.to_owned());
-            let Stored { version, value: mut row, .. } = self.organization(&id).await?;
+            let Stored { version, value: mut row, .. } = self.organization(caller, &id).await?;
             row.name.clone_from(&wanted.name);
             row.slug.clone_from(&wanted.slug);
             row.updated_at = wanted.updated_at;
@@ -279,9 +281,11 @@ impl Users {
         .await
     }
 
-    async fn organization(&self, id: &OrganizationId) -> Result<Stored<OrganizationRow>> {
+    /// An organization of the caller's app.
+    async fn organization(&self, caller: &Caller, id: &OrganizationId) -> Result<Stored<OrganizationRow>> {
         let unknown = || Error::not_found(format!("organization not found: there is none with the id `{}`", id.0));
-        self.organizations.get(&id.0).await?.ok_or_else(unknown)
+        let found = self.organizations.get(&id.0).await?;
+        found.filter(|row| caller.is_admin() || *row.value.app == *caller.app).ok_or_else(unknown)
     }
 
     async fn links_of(&self, id: &str) -> Result<Vec<RoleLinkRow>> {
@@ -306,7 +310,7 @@ impl Users {
     ) -> Result<Json<Empty>> {
         let caller = cx.caller()?;
         retry(|| async {
-            self.organization(id).await?;
+            let app = self.organization(caller, id).await?.value.app;
             need_admin(caller, &id.0)?;
             let before = self.links_of_member(&id.0, user_id).await?;
             if as_admin.is_none() && !before.is_empty() {
@@ -319,7 +323,7 @@ impl Users {
                 batch = self.keep_an_admin(&link.value, batch).await?;
             }
             if !before.iter().any(|link| link.value.role_id == role) {
-                let mut link = RoleLinkRow::new(user_id, &role, self.now());
+                let mut link = RoleLinkRow::new(&app, user_id, &role, self.now());
                 link.created_by = caller.user_id.to_string();
                 self.give(&mut batch, &link).await?;
             }

@@ -1,9 +1,6 @@
 //! One-time codes: six digits sent to a contact, good for one purpose, a few tries and ten minutes.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::SignedDuration;
 use moka::sync::Cache;
@@ -71,31 +68,46 @@ impl Sendings {
 /// What a code must have been sent for.
 pub struct Expected<'a> {
     pub purpose: OtpPurpose,
-    /// The account that asked; empty for a registration.
+    /// The account that asked; empty where nobody was signed in.
     pub user_id: &'a str,
     /// The contact, where the caller names it.
     pub contact: Option<&'a str>,
+    pub app: &'a str,
+}
+
+/// Who asked for a code, and what for.
+struct Asked<'a> {
+    purpose: OtpPurpose,
+    user_id: &'a str,
+    app: &'a str,
+    /// By whom sendings are counted.
+    callers: &'a [&'a str],
 }
 
 pub async fn send(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
-    let address: IpAddr = super::throttle::network(cx.request.client_ip);
-    cx.send_code(request, OtpPurpose::Register, "", &[&address.to_string()]).await
+    let address = super::throttle::network(cx.request.client_ip).to_string();
+    let app = cx.app_of_host(&request.app_host)?;
+    let purpose = cx.purpose_of_code(&request.contact_id).await?;
+    cx.send_code(request, Asked { purpose, user_id: "", app: &app, callers: &[&address] }).await
 }
 
 pub async fn send_own(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
-    let user_id = &cx.caller()?.user_id;
-    let address: IpAddr = super::throttle::network(cx.request.client_ip);
-    cx.send_code(request, OtpPurpose::Verify, user_id, &[user_id, &address.to_string()]).await
+    let caller = cx.caller()?;
+    let address = super::throttle::network(cx.request.client_ip).to_string();
+    let callers = [&*caller.user_id, &address];
+    let purpose = OtpPurpose::Verify;
+    cx.send_code(request, Asked { purpose, user_id: &caller.user_id, app: &caller.app, callers: &callers }).await
 }
 
 impl Users {
-    async fn send_code(
-        &self,
-        request: SendOtpRequest,
-        purpose: OtpPurpose,
-        user_id: &str,
-        callers: &[&str],
-    ) -> Result<Json<SendOtpResponse>> {
+    /// What a code is good for that somebody asks for who is not signed in. The answer is the same for both, so that
+    /// nobody learns whether an account has the contact but who reads what arrives there.
+    pub(super) async fn purpose_of_code(&self, contact: &str) -> Result<OtpPurpose> {
+        let is_known = self.by_contact(contact).await?.is_some_and(|owner| owner.value.verified);
+        Ok(if is_known { OtpPurpose::SignIn } else { OtpPurpose::Register })
+    }
+
+    async fn send_code(&self, request: SendOtpRequest, asked: Asked<'_>) -> Result<Json<SendOtpResponse>> {
         let platform = if request.contact_platform.is_empty() { EMAIL.to_owned() } else { request.contact_platform };
         if platform != EMAIL {
             return Err(Error::invalid("codes are sent by `email` only"));
@@ -103,14 +115,15 @@ impl Users {
         openorch_api::input::check_name("contactId", &request.contact_id, 320).map_err(|e| Error::invalid(e.0))?;
         self.shared.mailer.check()?;
         let now = self.now();
-        self.sendings.count(&normal(&request.contact_id), callers, now.0.as_second())?;
+        self.sendings.count(&normal(&request.contact_id), asked.callers, now.0.as_second())?;
         let code = format!("{:0width$}", random_number(10_u32.pow(DIGITS as u32)), width = DIGITS);
         let id = self.shared.ids.random("otp");
         let row = OtpRow {
             code: self.seal.seal(&place(&id), code.as_bytes()),
             id,
-            purpose,
-            user_id: user_id.to_owned(),
+            purpose: asked.purpose,
+            app: asked.app.to_owned(),
+            user_id: asked.user_id.to_owned(),
             platform,
             // Not as it was typed: what is shown by the code is the normal form, so that is where it goes.
             contact: normal(&request.contact_id),
@@ -119,9 +132,15 @@ impl Users {
         };
         // It is stored first: a code that arrives is one that counts.
         aside(self.store.commit(self.otps.create(&row.id, &row)?.into())).await?;
+        // Whoever is asked for a code on the telephone should know what would be done with it.
+        let what_for = match asked.purpose {
+            OtpPurpose::Register => "register an account",
+            OtpPurpose::SignIn => "sign in",
+            OtpPurpose::Verify => "add this address to an account",
+        };
         let text = format!(
-            "Your code is {code}\n\nIt is good for ten minutes. If you did not ask for it, somebody typed your address by \
-             mistake, and you need do nothing.\n"
+            "Your code to {what_for} is {code}\n\nIt is good for ten minutes. Tell it to nobody. If you did not ask for it, \
+             somebody typed your address by mistake, and you need do nothing.\n"
         );
         self.shared.mailer.send(&row.contact, "Your code", text).await?;
         Ok(Json(SendOtpResponse { otp_id: row.id }))
@@ -136,6 +155,7 @@ impl Users {
             let Stored { version, value: row, .. } = found.as_ref().ok_or_else(over)?;
             let is_meant = row.purpose == expected.purpose
                 && row.user_id == expected.user_id
+                && row.app == expected.app
                 && expected.contact.is_none_or(|contact| normal(contact) == normal(&row.contact));
             if !is_meant || row.expires_at <= self.now() || row.attempts >= MAX_ATTEMPTS {
                 return Err(over());

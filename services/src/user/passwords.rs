@@ -112,6 +112,10 @@ impl PasswordRules {
     }
 }
 
+/// The hash of a password that nobody knows, with the parameters of all others: what is checked against it takes as long.
+pub const HASH_OF_NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$dmSNE7/1EQc7g8xNM0PyNA$b+1uHecm2pZiifyNbDx0yXnrH0jkfc8bD1bI4Nrhsyg";
+
 /// The pool that hashes.
 pub struct Passwords {
     turns: Arc<Semaphore>,
@@ -165,6 +169,19 @@ fn argon2() -> Argon2<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_hash_of_nobody_costs_what_others_do() {
+        let nobody = PasswordHash::new(HASH_OF_NOBODY).unwrap();
+        let other = hash_now("a password").unwrap();
+        let other = PasswordHash::new(&other).unwrap();
+        assert_eq!(
+            (nobody.algorithm, nobody.version, nobody.params.to_string()),
+            (other.algorithm, other.version, other.params.to_string())
+        );
+        assert_eq!(nobody.hash.unwrap().len(), other.hash.unwrap().len());
+        assert!(argon2().verify_password(b"", &nobody).is_err());
+    }
 
     #[test]
     fn rules_are_looser_on_loopback() {

@@ -106,6 +106,7 @@ pub async fn has(cx: Cx<Users>, Path(id): Path<PermissionId>) -> Result<Json<Has
     Ok(Json(HasPermissionResponse {
         authorized: cx.allows(caller, &id.0),
         app_id: caller.app.to_string(),
+        app: cx.app(&caller.app),
         until: openorch_api::Time(until),
         user: account.profile.clone(),
     }))

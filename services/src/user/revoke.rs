@@ -36,10 +36,10 @@ pub async fn revoke(cx: Cx<Users>, Path(id): Path<SessionId>) -> Result<Json<Emp
     let caller = cx.caller()?;
     let found = cx.sessions.get(&id.0).await?;
     let may = |row: &SessionRow| *row.user_id == *caller.user_id || cx.allows(caller, TOKEN_REVOKE.id);
-    if !found.is_some_and(|found| may(&found.value)) {
+    let Some(found) = found.filter(|found| may(&found.value)) else {
         return Err(Error::not_found(format!("there is no session `{}`; GET /user-svc/sessions lists yours", id.0)));
-    }
-    cx.end_these(&[id.0]).await?;
+    };
+    cx.end_these(&found.value.user_id, &[id.0]).await?;
     Ok(Json(Empty {}))
 }
 
@@ -80,6 +80,6 @@ pub async fn revoke_tokens(cx: Cx<Users>, Body(request): Body<RevokeTokensReques
     if let (Some(device), true, false) = (&device, ended.is_empty(), all) {
         return Err(Error::not_found(format!("the account has no session on the device `{device}`")));
     }
-    cx.end_these(&ended).await?;
+    cx.end_these(user_id, &ended).await?;
     Ok(Json(Empty {}))
 }

@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 
 /// The tenant of everything that does not name one (contract decision 11).
 pub const DEFAULT_APP: &str = "unnamed";
+/// Where something counts in all tenants.
+pub const ALL_APPS: &str = "*";
+
+fn default_app() -> String {
+    DEFAULT_APP.to_owned()
+}
 
 pub static USERS: Collection = Collection {
     name: openorch_chassis::identity::ACCOUNTS,
@@ -27,7 +33,7 @@ pub static OTPS: Collection = Collection { name: "userSvcOtps", indexes: &[Index
 /// The slugs of deleted accounts; the id is the slug.
 pub static TOMBSTONES: Collection = Collection { name: "userSvcTombstones", indexes: &[] };
 pub static ORGANIZATIONS: Collection =
-    Collection { name: "userSvcOrganizations", indexes: &[Index::unique(&["slug"]), Index::on(&["createdAt"])] };
+    Collection { name: "userSvcOrganizations", indexes: &[Index::unique(&["app", "slug"]), Index::on(&["createdAt"])] };
 pub static PASSWORDS: Collection = Collection { name: "userSvcPasswords", indexes: &[] };
 pub static SESSIONS: Collection =
     Collection { name: "userSvcSessions", indexes: &[Index::unique(&["userId", "app", "device"])] };
@@ -42,6 +48,8 @@ pub static GRANTS: Collection = Collection { name: "userSvcGrants", indexes: &[]
 pub static DELEGATIONS: Collection = Collection { name: "userSvcDelegations", indexes: &[] };
 pub static INVITATIONS: Collection =
     Collection { name: "userSvcInvitations", indexes: &[Index::unique(&["codeHash"])] };
+/// The tenants but for the default one.
+pub static APPS: Collection = Collection { name: "userSvcApps", indexes: &[Index::unique(&["host"])] };
 pub static KEY_PAIRS: Collection = Collection { name: "userSvcKeyPairs", indexes: &[] };
 
 pub static ALL: &[&Collection] = &[
@@ -60,6 +68,7 @@ pub static ALL: &[&Collection] = &[
     &GRANTS,
     &DELEGATIONS,
     &INVITATIONS,
+    &APPS,
     &KEY_PAIRS,
     &openorch_chassis::audit::ENTRIES,
 ];
@@ -146,6 +155,10 @@ pub struct SessionRow {
     pub user_id: String,
     pub app: String,
     pub device: String,
+    /// The session that it was exchanged from, and ends with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchanged_from: Option<String>,
+    /// When the account signed in.
     pub created_at: Time,
     /// To the hour: written when it is that much older than the last use.
     pub used_at: Time,
@@ -181,7 +194,7 @@ impl RoleRow {
     }
 }
 
-/// An account has a role.
+/// An account has a role in a tenant, or in all.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RoleLinkRow {
@@ -196,11 +209,11 @@ pub struct RoleLinkRow {
 }
 
 impl RoleLinkRow {
-    pub fn new(user_id: &str, role_id: &str, now: Time) -> RoleLinkRow {
+    pub fn new(app: &str, user_id: &str, role_id: &str, now: Time) -> RoleLinkRow {
         RoleLinkRow {
             user_id: user_id.to_owned(),
             role_id: role_id.to_owned(),
-            app: DEFAULT_APP.to_owned(),
+            app: app_of(role_id, app).to_owned(),
             created_at: now,
             created_by: String::new(),
         }
@@ -209,6 +222,12 @@ impl RoleLinkRow {
     pub fn id(&self) -> String {
         format!("{}:{}:{}", self.app, self.user_id, self.role_id)
     }
+}
+
+/// The tenant under which it is written that someone has a role. Who is admin of the platform is so everywhere, and that
+/// is written once.
+pub fn app_of<'a>(role_id: &str, app: &'a str) -> &'a str {
+    if role_id == openorch_api::role::ADMIN { DEFAULT_APP } else { app }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -282,6 +301,7 @@ pub struct ContactRow {
 #[serde(rename_all = "camelCase")]
 pub enum OtpPurpose {
     Register,
+    SignIn,
     /// For the account with this id.
     Verify,
 }
@@ -292,7 +312,10 @@ pub enum OtpPurpose {
 pub struct OtpRow {
     pub id: String,
     pub purpose: OtpPurpose,
-    /// The account that asked; empty for a registration.
+    /// The tenant for which it is good.
+    #[serde(default = "default_app")]
+    pub app: String,
+    /// The account that asked; empty where nobody was signed in.
     pub user_id: String,
     pub platform: String,
     /// As it was written.
@@ -339,6 +362,8 @@ pub struct TombstoneRow {
 #[serde(rename_all = "camelCase")]
 pub struct OrganizationRow {
     pub id: String,
+    #[serde(default = "default_app")]
+    pub app: String,
     pub name: String,
     /// None where it has none, so that several may have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -367,11 +392,30 @@ pub struct InvitationRow {
     pub id: String,
     /// SHA-256 of the code, in hexadecimal: the code itself is shown once and kept nowhere.
     pub code_hash: String,
+    /// The tenant for which it is good.
+    #[serde(default = "default_app")]
+    pub app: String,
     pub created_at: Time,
     pub expires_at: Time,
     pub uses_left: u32,
     pub role_ids: Vec<String>,
     pub created_by: String,
+}
+
+/// A tenant, known by a host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AppRow {
+    pub id: String,
+    pub host: String,
+    pub created_at: Time,
+    pub updated_at: Time,
+}
+
+impl AppRow {
+    pub fn to_wire(&self) -> openorch_api::user::App {
+        openorch_api::user::App { id: self.id.clone(), host: self.host.clone() }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

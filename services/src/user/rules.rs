@@ -13,8 +13,8 @@ use openorch_store::{Batch, Query, Store, StoreError, Table, Write};
 use super::{
     Users,
     rows::{
-        CONTACT_ENROLLS, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow,
-        PermissionRow, ROLE_LINKS, ROLES, RoleRow,
+        ALL_APPS, APPS, AppRow, CONTACT_ENROLLS, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS,
+        PermissionLinkRow, PermissionRow, ROLE_LINKS, ROLES, RoleRow,
     },
 };
 
@@ -30,13 +30,18 @@ pub struct Rules {
     pub grants: HashMap<Arc<str>, Arc<GrantRow>>,
     /// By the slug of the service.
     pub delegations: HashMap<Arc<str>, Arc<Delegation>>,
+    /// By host.
+    pub apps: HashMap<Arc<str>, Arc<AppRow>>,
     by_role: HashMap<Arc<str>, Arc<HashSet<Arc<str>>>>,
     granted: HashMap<Arc<str>, Arc<Granted>>,
 }
 
-/// Who has a permission by grants.
+/// Who has a permission by grants, by the app where they count.
 #[derive(Default)]
-struct Granted {
+struct Granted(HashMap<Box<str>, GrantedIn>);
+
+#[derive(Default)]
+struct GrantedIn {
     slugs: HashSet<Box<str>>,
     roles: HashSet<Box<str>>,
 }
@@ -56,6 +61,7 @@ pub enum Change {
     DeleteGrant(String),
     SaveDelegation(Delegation),
     DeleteDelegation(String),
+    SaveApp(AppRow),
 }
 
 impl Rules {
@@ -71,6 +77,8 @@ impl Rules {
         changes.extend(links.into_iter().map(|row| Change::Link(row.value)));
         let delegations = Table::<Delegation>::new(store.clone(), &DELEGATIONS).find(&all).await?;
         changes.extend(delegations.into_iter().map(|row| Change::SaveDelegation(row.value)));
+        let apps = Table::<AppRow>::new(store.clone(), &APPS).find(&all).await?;
+        changes.extend(apps.into_iter().map(|row| Change::SaveApp(row.value)));
         let mut rules = Rules::default();
         rules.apply(changes);
         let grants = Table::<GrantRow>::new(store.clone(), &GRANTS).find(&all).await?;
@@ -81,13 +89,15 @@ impl Rules {
         Ok(rules)
     }
 
-    /// Whether these roles, or grants to them or to the slug, give the permission.
-    pub fn allow(&self, slug: &str, roles: &[Box<str>], permission: &str) -> bool {
-        if roles.iter().any(|role| self.role_has(role, permission)) {
+    /// Whether the caller's roles, or grants to them or to its slug, give the permission.
+    pub fn allow(&self, caller: &Caller, permission: &str) -> bool {
+        if caller.roles.iter().any(|role| self.role_has(role, permission)) {
             return true;
         }
         self.granted.get(permission).is_some_and(|granted| {
-            granted.slugs.contains(slug) || roles.iter().any(|role| granted.roles.contains(role))
+            [&*caller.app, ALL_APPS].into_iter().filter_map(|app| granted.0.get(app)).any(|granted| {
+                granted.slugs.contains(&*caller.slug) || caller.roles.iter().any(|role| granted.roles.contains(role))
+            })
         })
     }
 
@@ -154,6 +164,10 @@ impl Rules {
                 }
                 Change::DeleteDelegation(slug) => {
                     self.delegations.remove(slug.as_str());
+                }
+                Change::SaveApp(row) => {
+                    self.apps.retain(|_, known| known.id != row.id);
+                    self.apps.insert(row.host.as_str().into(), Arc::new(row));
                 }
             }
         }
@@ -244,8 +258,9 @@ fn dedup(changes: Vec<Change>) -> Vec<Change> {
 
 impl Granted {
     fn add(&mut self, row: &GrantRow) {
-        self.slugs.extend(row.slugs.iter().map(|slug| slug.as_str().into()));
-        self.roles.extend(row.role_ids.iter().map(|role| role.as_str().into()));
+        let granted = self.0.entry(row.app.as_str().into()).or_default();
+        granted.slugs.extend(row.slugs.iter().map(|slug| slug.as_str().into()));
+        granted.roles.extend(row.role_ids.iter().map(|role| role.as_str().into()));
     }
 }
 
@@ -256,6 +271,7 @@ pub struct RuleTables {
     links: Table<PermissionLinkRow>,
     grants: Table<GrantRow>,
     delegations: Table<Delegation>,
+    apps: Table<AppRow>,
 }
 
 impl RuleTables {
@@ -266,6 +282,7 @@ impl RuleTables {
             links: Table::new(store.clone(), &PERMISSION_LINKS),
             grants: Table::new(store.clone(), &GRANTS),
             delegations: Table::new(store.clone(), &DELEGATIONS),
+            apps: Table::new(store.clone(), &APPS),
         }
     }
 
@@ -294,6 +311,7 @@ impl RuleTables {
             Change::DeleteGrant(id) => self.grants.delete(id, None),
             Change::SaveDelegation(row) => self.delegations.upsert(&row.slug, row)?,
             Change::DeleteDelegation(slug) => self.delegations.delete(slug, None),
+            Change::SaveApp(row) => self.apps.upsert(&row.id, row)?,
         };
         batch.push(write);
         Ok(())

@@ -241,7 +241,7 @@ impl Seeding {
             created_at: self.now,
             updated_at: self.now,
         };
-        let link = RoleLinkRow::new(&user.id, role, self.now);
+        let link = RoleLinkRow::new(DEFAULT_APP, &user.id, role, self.now);
         let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
         let links: Table<RoleLinkRow> = Table::new(self.store.clone(), &ROLE_LINKS);
         let batch = batch.with(users.create(&user.id, &user)?).with(links.create(link.id(), &link)?);

@@ -14,12 +14,12 @@ use super::{
     Users,
     keys::{Claims, ISSUER},
     memory::{Account, Delegated, Digest, LiveSession, Verified},
-    rows::{DEFAULT_APP, SESSIONS, SessionRow},
+    rows::{DEFAULT_APP, RoleLinkRow, SESSIONS, SessionRow},
 };
 
 /// Sessions that name no device share this one. Signing out elsewhere does not end it, changing the password does.
 pub const UNKNOWN_DEVICE: &str = "unknown";
-const MAX_DEVICE_BYTES: usize = 128;
+pub const MAX_DEVICE_BYTES: usize = 128;
 /// Room for roles in a token, so that it stays under 4 KiB.
 const MAX_ROLES_BYTES: usize = 2200;
 /// How far the stored last use may lag behind, in seconds.
@@ -27,21 +27,55 @@ const USE_NOTED_AFTER: i64 = 3600;
 /// A delegated token is made anew when it has less than this part of its life left.
 const DELEGATED_REST: i64 = 5;
 
+/// Where an account signs in. It has one session at each place.
+pub(super) struct Place<'a> {
+    pub app: &'a str,
+    pub device: &'a str,
+    /// The session that a new one is exchanged from, instead of a sign-in.
+    pub exchanged_from: Option<&'a SessionRow>,
+}
+
 impl Users {
     /// Signs the account in on a device: the same session again while it lives, a new token after a role change.
     /// `guard` holds for the moment of writing, so that a password change in between is seen.
-    pub(super) async fn open_session(&self, account: &Account, device: &str, guard: Batch) -> Result<AuthToken> {
+    pub(super) async fn open_session(&self, account: &Account, place: &Place<'_>, guard: Batch) -> Result<AuthToken> {
+        if !account.is_in(place.app) {
+            return Err(Error::forbidden(format!(
+                "`{}` has no role in this app; who may give one there does so with PUT /user-svc/enrolls",
+                account.slug
+            )));
+        }
         retry(|| async {
-            let by_device =
-                Query::all().equals("userId", &*account.id).equals("app", DEFAULT_APP).equals("device", device);
-            let found = self.sessions.find(&by_device).await?.into_iter().next();
-            let (row, batch) = self.session_for(account, device, found, guard.clone())?;
+            let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
+            let found = self.sessions.find(&by_device.equals("device", place.device)).await?.into_iter().next();
+            self.refuse_occupied(place, found.as_ref()).await?;
+            let before = found.as_ref().map(|found| found.id.clone());
+            let (row, batch) = self.session_for(account, place, found, guard.clone())?;
             if let Some(batch) = batch {
-                self.store.commit(batch).await?;
+                let outcome = self.store.commit(batch).await;
+                // Also where nobody knows what came of it: what is still stored is read again.
+                if let Some(before) = before.filter(|before| *before != row.id) {
+                    self.memory.sessions_ended(&[before]);
+                }
+                outcome?;
             }
             self.auth_token(account, &row)
         })
         .await
+    }
+
+    /// An exchanged session does not take the place of one that somebody signed in to, nor of one from elsewhere.
+    async fn refuse_occupied(&self, place: &Place<'_>, found: Option<&Stored<SessionRow>>) -> Result<()> {
+        let (Some(from), Some(Stored { value: row, .. })) = (place.exchanged_from, found) else { return Ok(()) };
+        if self.is_over(row) || row.exchanged_from.as_deref() == Some(&*from.id) {
+            return Ok(());
+        }
+        if let Some(other) = &row.exchanged_from
+            && self.sessions.get(other).await?.is_none()
+        {
+            return Ok(());
+        }
+        Err(Error::conflict("the account is signed in on this device already; name another `newDevice`"))
     }
 
     /// A new text for the token of a session that lives.
@@ -49,7 +83,7 @@ impl Users {
         let ended = || Error::unauthenticated("the session of this token has ended; sign in again");
         retry(|| async {
             let Stored { version, value: mut row, .. } = self.sessions.get(session_id).await?.ok_or_else(ended)?;
-            row.roles = account.roles.iter().map(|role| role.to_string()).collect();
+            row.roles = account.roles_in(&row.app).iter().map(|role| role.to_string()).collect();
             row.token_id = self.shared.ids.random("tok");
             (row.token_created_at, row.issued_at, row.used_at) = (self.now(), self.now(), self.now());
             self.store.commit(Batch::new().with(self.sessions.replace(&row.id, &row, Some(version))?)).await?;
@@ -62,10 +96,10 @@ impl Users {
     pub(super) async fn open_first_session(
         &self,
         account: &Account,
-        device: &str,
+        place: &Place<'_>,
         with_account: Batch,
     ) -> Result<AuthToken> {
-        let (row, batch) = self.session_for(account, device, None, with_account)?;
+        let (row, batch) = self.session_for(account, place, None, with_account)?;
         self.store.commit(batch.unwrap_or_default()).await?;
         self.auth_token(account, &row)
     }
@@ -74,14 +108,18 @@ impl Users {
     fn session_for(
         &self,
         account: &Account,
-        device: &str,
+        place: &Place<'_>,
         found: Option<Stored<SessionRow>>,
         guard: Batch,
     ) -> Result<(SessionRow, Option<Batch>)> {
         let now = self.now();
-        let roles: Vec<String> = account.roles.iter().map(|role| role.to_string()).collect();
+        let roles: Vec<String> = account.roles_in(place.app).iter().map(|role| role.to_string()).collect();
+        let exchanged_from = place.exchanged_from.map(|from| from.id.clone());
         let (asleep, alive) = match found {
-            Some(found) if self.is_over(&found.value) => (Some(found), None),
+            // Whoever has a token of one that came about in another way must not have one of this.
+            Some(found) if self.is_over(&found.value) || found.value.exchanged_from != exchanged_from => {
+                (Some(found), None)
+            }
             found => (None, found),
         };
         let Some(Stored { version, value: mut row, .. }) = alive else {
@@ -93,9 +131,10 @@ impl Users {
             let fresh = SessionRow {
                 id: self.shared.ids.random("ses"),
                 user_id: account.id.to_string(),
-                app: DEFAULT_APP.to_owned(),
-                device: device.to_owned(),
-                created_at: now,
+                app: place.app.to_owned(),
+                device: place.device.to_owned(),
+                exchanged_from,
+                created_at: place.exchanged_from.map_or(now, |from| from.created_at),
                 used_at: now,
                 token_id: self.shared.ids.random("tok"),
                 token_created_at: now,
@@ -135,9 +174,11 @@ impl Users {
             jti: row.token_id.clone(),
             sid: row.id.clone(),
             aud: None,
+            app: told_app(&row.app),
         })?;
         Ok(AuthToken {
             id: row.token_id.clone(),
+            app_id: row.app.clone(),
             created_at: row.token_created_at,
             updated_at: row.issued_at,
             user_id: account.id.to_string(),
@@ -180,6 +221,9 @@ impl Users {
         if self.is_too_old(session.created_at, now) {
             return Err(ended());
         }
+        if let Some(from) = &session.exchanged_from {
+            self.memory.session(from, || self.read_session(from)).await?.ok_or_else(ended)?;
+        }
         session.used_at.store(now, Ordering::Relaxed);
         Ok(session)
     }
@@ -191,6 +235,7 @@ impl Users {
             id: row.id.into(),
             user_id: row.user_id.into(),
             app: row.app.into(),
+            exchanged_from: row.exchanged_from.map(Into::into),
             created_at: row.created_at.0.as_second(),
             used_at: used_at.into(),
             noted_at: used_at.into(),
@@ -231,9 +276,8 @@ impl Users {
     async fn read_account(&self, user_id: &str) -> Result<Option<Account>> {
         let Some(Stored { value: user, .. }) = self.users.get(user_id).await? else { return Ok(None) };
         let links = self.role_links.find(&Query::all().equals("userId", user_id)).await?;
-        let mut roles: Vec<Box<str>> = links.into_iter().map(|link| link.value.role_id.into()).collect();
-        roles.sort();
-        Ok(Some(Account::new(&user, roles.into())))
+        let links: Vec<RoleLinkRow> = links.into_iter().map(|link| link.value).collect();
+        Ok(Some(Account::new(&user, &links)))
     }
 
     /// Ends all sessions of an account but `keep`, in one batch with `and`: also those that begin while this is asked.
@@ -255,12 +299,14 @@ impl Users {
         Ok(())
     }
 
-    /// Ends these sessions in one batch.
-    pub(super) async fn end_these(&self, ended: &[String]) -> Result<()> {
+    /// Ends these sessions of an account in one batch, and those that were exchanged from them.
+    pub(super) async fn end_these(&self, user_id: &str, ended: &[String]) -> Result<()> {
         let batch = ended.iter().fold(Batch::new(), |batch, id| batch.with(self.sessions.delete(id, None)));
+        let exchanged = vec![Filter::equals("userId", user_id), Filter::is_in("exchangedFrom", ended.to_vec())];
+        let batch = batch.with(Write::DeleteWhere { collection: SESSIONS.name, filters: exchanged });
         let outcome = self.store.commit(batch).await;
         // Also where nobody knows what came of it: what is still stored is read again.
-        self.memory.sessions_ended(ended.iter().map(String::as_str));
+        self.memory.sessions_ended(ended);
         outcome?;
         Ok(())
     }
@@ -296,13 +342,14 @@ impl Users {
         let token = self.keys.load().current.sign(&Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: told(account.roles.iter().map(AsRef::as_ref)),
+            ori: told(account.roles_in(&session.app).iter().map(AsRef::as_ref)),
             iss: ISSUER.into(),
             iat: now,
             exp: now + lifetime,
             jti: self.shared.ids.random("tok"),
             sid: session.id.to_string(),
             aud: Some(audience.to_owned()),
+            app: told_app(&session.app),
         })?;
         let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(Error::internal)?;
         header.set_sensitive(true);
@@ -325,7 +372,7 @@ impl Identity for Users {
                 user_id: account.id.clone(),
                 slug: account.slug.clone(),
                 session_id: session.id.clone(),
-                roles: account.roles.clone(),
+                roles: account.roles_in(&session.app).clone(),
                 app: session.app.clone(),
                 audience: verified.audience.clone(),
             })
@@ -333,7 +380,7 @@ impl Identity for Users {
     }
 
     fn allows(&self, caller: &Caller, permission: &str) -> bool {
-        self.memory.check_rules().allow(&caller.slug, &caller.roles, permission)
+        self.memory.check_rules().allow(caller, permission)
     }
 
     fn opens(&self, audience: &str, operation: &str) -> bool {
@@ -383,6 +430,11 @@ fn told<'a>(roles: impl Iterator<Item = &'a str>) -> Vec<String> {
         .collect();
     told.sort();
     told
+}
+
+/// The app as a token tells it: programs that know no apps never see one.
+fn told_app(app: &str) -> Option<String> {
+    (app != DEFAULT_APP).then(|| app.to_owned())
 }
 
 /// The name of a device, if it is one; sessions that name none share [`UNKNOWN_DEVICE`].

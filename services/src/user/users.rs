@@ -86,7 +86,12 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
     if let Some(missing) = roles.iter().find(|role| !rules.roles.contains_key(role.as_str())) {
         return Err(Error::invalid(format!("some roles are not found: there is no role `{missing}`")));
     }
+    let app = match request.app_host.as_str() {
+        "" => cx.caller()?.app.clone(),
+        host => cx.app_of_host(host)?,
+    };
     let user = cx.new_user(input, request.contacts)?;
+    let links: Vec<_> = roles.iter().map(|role| RoleLinkRow::new(&app, &user.id, role, user.created_at)).collect();
     let password = match request.password.filter(|password| !password.is_empty()) {
         Some(password) => {
             cx.settings.password_rules.check(&password)?;
@@ -97,7 +102,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
     };
     let slug = Slug::parse(&user.slug).map_err(|error| Error::invalid(error.0))?;
     retry(|| async {
-        let (mut batch, _) = cx.make_account(&slug, &user, &roles, Batch::new()).await?;
+        let (mut batch, _) = cx.make_account(&slug, &user, &links, Batch::new()).await?;
         if let Some(password) = &password {
             batch.push(cx.password_rows.create(&user.id, password)?);
         }
@@ -261,16 +266,15 @@ impl Users {
         &self,
         slug: &Slug,
         user: &UserRow,
-        roles: &[String],
+        links: &[RoleLinkRow],
         batch: Batch,
     ) -> Result<(Batch, Vec<String>)> {
         self.refuse_taken(slug).await?;
         let buried = Guard::Absent { collection: TOMBSTONES.name, id: user.slug.clone() };
         let mut batch = batch.require(buried).with(self.users.create(&user.id, user)?);
-        for role in roles {
-            let link = RoleLinkRow::new(&user.id, role, user.created_at);
-            batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: role.clone() }));
-            batch.push(self.role_links.upsert(link.id(), &link)?);
+        for link in links {
+            batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
+            batch.push(self.role_links.upsert(link.id(), link)?);
         }
         self.take_contacts(batch, user).await
     }

@@ -1,0 +1,201 @@
+//! Apps: what counts in one does not in another, and a token for one is not had by asking.
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Daemon, claims, token_of};
+
+const HOST: &str = "shop.example.com";
+
+async fn make_app(daemon: &Daemon, admin: &str, host: &str) -> String {
+    let made = daemon.call("PUT", "/user-svc/app", admin, json!({ "newHost": host })).await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    made.json()["app"]["id"].as_str().unwrap().to_owned()
+}
+
+async fn register(daemon: &Daemon, slug: &str, host: &str) -> Answer {
+    daemon.call("POST", "/user-svc/register", "", json!({ "slug": slug, "password": "pass", "appHost": host })).await
+}
+
+async fn login(daemon: &Daemon, slug: &str, host: &str) -> Answer {
+    let body = json!({ "slug": slug, "password": "pass", "device": "test", "appHost": host });
+    daemon.call("POST", "/user-svc/login", "", body).await
+}
+
+async fn own(daemon: &Daemon, token: &str) -> Value {
+    daemon.call("POST", "/user-svc/self", token, Value::Null).await.json()
+}
+
+async fn exchange(daemon: &Daemon, token: &str, body: Value) -> Answer {
+    daemon.call("PUT", "/user-svc/token/exchange", token, body).await
+}
+
+async fn enroll(daemon: &Daemon, token: &str, user_id: &Value, role: &str, host: &str) -> Answer {
+    let body = json!({ "enrolls": [{ "userId": user_id, "role": role, "appHost": host }] });
+    daemon.call("PUT", "/user-svc/enrolls", token, body).await
+}
+
+async fn has(daemon: &Daemon, token: &str, permission: &str) -> bool {
+    let path = format!("/user-svc/self/has/{permission}");
+    daemon.call("POST", &path, token, Value::Null).await.json()["authorized"] == true
+}
+
+#[tokio::test]
+async fn an_app_is_made_by_an_admin_and_found_by_its_host() {
+    let mut daemon = Daemon::start().await;
+    let (admin, ann) = (daemon.admin().await, daemon.register("ann").await);
+    let id = make_app(&daemon, &admin, "Shop.Example.com").await;
+    let read = async |host: &str| daemon.call("POST", "/user-svc/app", "", json!({ "host": host })).await;
+    assert_eq!(read(HOST).await.json()["app"], json!({ "id": id, "host": HOST }));
+    assert_eq!(read("unnamed").await.json()["app"], json!({ "id": "unnamed", "host": "unnamed" }));
+    assert_eq!(
+        (read("").await.status, read("other.example.com").await.status),
+        (400.try_into().unwrap(), 404.try_into().unwrap())
+    );
+    for (body, status) in [
+        (json!({ "newHost": HOST }), 409),
+        (json!({ "newHost": "a/b" }), 400),
+        (json!({ "newHost": "*" }), 400),
+        (json!({}), 400),
+        (json!({ "id": "unnamed", "newHost": "x.example.com" }), 403),
+        (json!({ "id": "app_none", "newHost": "x.example.com" }), 404),
+    ] {
+        assert_eq!(daemon.call("PUT", "/user-svc/app", &admin, body.clone()).await.status, status, "{body}");
+    }
+    let list = async |token: &str, body: Value| daemon.call("POST", "/user-svc/apps", token, body).await;
+    assert_eq!(list(&ann, Value::Null).await.status, 403);
+    assert_eq!(list(&ann, json!({ "host": [HOST] })).await.json()["apps"], json!([{ "id": id, "host": HOST }]));
+    assert_eq!(list(&admin, Value::Null).await.json()["apps"].as_array().unwrap().len(), 2);
+
+    let moved = json!({ "id": id, "newHost": "store.example.com" });
+    assert_eq!(daemon.call("PUT", "/user-svc/app", &admin, moved).await.status, 200);
+    daemon.restart(&[]).await;
+    let read = async |host: &str| daemon.call("POST", "/user-svc/app", "", json!({ "host": host })).await;
+    assert_eq!(read("store.example.com").await.json()["app"]["id"], json!(id));
+    assert_eq!(read(HOST).await.status, 404);
+}
+
+#[tokio::test]
+async fn roles_permits_and_organizations_of_an_app_count_in_it_alone() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    let id = make_app(&daemon, &admin, HOST).await;
+    let shopper = register(&daemon, "ann", HOST).await;
+    assert_eq!(shopper.json()["token"]["appId"], json!(id));
+    let there = token_of(&shopper);
+    assert_eq!((&claims(&there)["app"], &own(&daemon, &there).await["roles"]), (&json!(id), &json!(["user-svc:user"])));
+    // Everybody may sign in to the default app; who has no role in it may little there.
+    let here = token_of(&login(&daemon, "ann", "").await);
+    assert_eq!((&claims(&here)["app"], &own(&daemon, &here).await["roles"]), (&Value::Null, &json!([])));
+    let founding = json!({ "slug": "crew", "name": "Crew" });
+    let found = async |token: &str| daemon.call("POST", "/user-svc/organization", token, founding.clone()).await;
+    assert_eq!(found(&here).await.status, 403);
+    let crew = found(&there).await;
+    assert_eq!(crew.status, 200, "{}", crew.text);
+    assert_eq!(found(&admin).await.status, 200, "its slug is free in another app");
+    assert_eq!(own(&daemon, &there).await["organizations"].as_array().unwrap().len(), 1);
+    assert!(own(&daemon, &here).await["organizations"].is_null());
+    let bob = daemon.register("bob").await;
+    let members = format!("/user-svc/organization/{}/users", crew.json()["organization"]["id"].as_str().unwrap());
+    assert_eq!(daemon.call("GET", &members, &bob, Value::Null).await.status, 404, "not told from none");
+
+    // A service says in which app its permit and its role count.
+    let shop = daemon.register("shop-svc").await;
+    let permissions = json!({ "permissions": [{ "id": "shop-svc:order:view" }, { "id": "shop-svc:order:edit" }] });
+    assert_eq!(daemon.call("PUT", "/user-svc/permissions", &shop, permissions).await.status, 200);
+    let permit =
+        |host: &str| json!({ "permits": [{ "permission": "shop-svc:order:view", "slugs": ["ann"], "appHost": host }] });
+    assert_eq!(daemon.call("PUT", "/user-svc/permits", &shop, permit(HOST)).await.status, 200);
+    assert!(has(&daemon, &there, "shop-svc:order:view").await && !has(&daemon, &here, "shop-svc:order:view").await);
+    assert_eq!(daemon.call("PUT", "/user-svc/permits", &shop, permit("*")).await.status, 403);
+    assert_eq!(daemon.call("PUT", "/user-svc/permits", &shop, permit("none.example.com")).await.status, 404);
+    assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit("*")).await.status, 200);
+    assert!(has(&daemon, &here, "shop-svc:order:view").await);
+
+    let role = json!({ "id": "shop-svc:clerk", "name": "Clerk", "permissionIds": ["shop-svc:order:edit"] });
+    assert_eq!(daemon.call("POST", "/user-svc/role", &shop, role).await.status, 200);
+    let ann = own(&daemon, &there).await["user"]["id"].clone();
+    let given = enroll(&daemon, &shop, &ann, "shop-svc:clerk", HOST).await;
+    assert_eq!(given.json()["enrolls"][0]["appId"], json!(id), "{}", given.text);
+    assert!(has(&daemon, &there, "shop-svc:order:edit").await && !has(&daemon, &here, "shop-svc:order:edit").await);
+    assert_eq!(enroll(&daemon, &shop, &ann, "shop-svc:clerk", "*").await.status, 403, "for admins");
+    assert_eq!(enroll(&daemon, &admin, &ann, "shop-svc:clerk", "*").await.status, 200);
+    assert!(has(&daemon, &here, "shop-svc:order:edit").await);
+    // An admin of the platform is so in each app.
+    assert_eq!(enroll(&daemon, &admin, &ann, "user-svc:admin", HOST).await.status, 200);
+    assert!(own(&daemon, &here).await["roles"].as_array().unwrap().contains(&json!("user-svc:admin")));
+}
+
+#[tokio::test]
+async fn w22_no_token_for_any_app_and_no_app_by_naming_one() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    make_app(&daemon, &admin, HOST).await;
+    let (ann, other) = (daemon.register("ann").await, "other.example.com");
+    let naming = [
+        register(&daemon, "eve", other).await,
+        login(&daemon, "ann", other).await,
+        exchange(&daemon, &ann, json!({ "newAppHost": other })).await,
+        exchange(&daemon, &ann, json!({ "newAppId": "app_none" })).await,
+        daemon.call("POST", "/user-svc/app", &admin, json!({ "host": other })).await,
+        enroll(&daemon, &admin, &own(&daemon, &ann).await["user"]["id"], "user-svc:user", other).await,
+    ];
+    for answer in naming {
+        assert_eq!(answer.status, 404, "{}", answer.text);
+    }
+    let apps = daemon.call("POST", "/user-svc/apps", &admin, Value::Null).await.json();
+    assert_eq!(apps["apps"].as_array().unwrap().len(), 2, "naming one makes none: {apps}");
+    assert_eq!(daemon.call("PUT", "/user-svc/app", &ann, json!({ "newHost": other })).await.status, 403);
+
+    // No role there, no token for it.
+    assert_eq!(exchange(&daemon, &ann, json!({ "newAppHost": HOST })).await.status, 403);
+    assert_eq!(login(&daemon, "ann", HOST).await.status, 403);
+    for body in
+        [json!({}), json!({ "newAppHost": HOST, "newAppId": "unnamed" }), json!({ "newDevice": "x".repeat(200) })]
+    {
+        assert_eq!(exchange(&daemon, &ann, body.clone()).await.status, 400, "{body}");
+    }
+    // Nor without a token, or with one that is not ours.
+    for token in ["", "eyJhbGciOiJub25lIn0.e30."] {
+        assert_eq!(exchange(&daemon, token, json!({ "newAppHost": HOST })).await.status, 401);
+    }
+    assert_eq!(own(&daemon, &ann).await["user"]["slug"], json!("ann"), "nothing changed");
+}
+
+#[tokio::test]
+async fn an_exchanged_token_ends_with_the_one_it_came_from() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    let id = make_app(&daemon, &admin, HOST).await;
+    daemon.register("ann").await;
+    let here = token_of(&daemon.login("ann", "pass", "laptop").await);
+    let ann = own(&daemon, &here).await["user"]["id"].clone();
+    assert_eq!(enroll(&daemon, &admin, &ann, "user-svc:user", HOST).await.status, 200);
+    let answer = exchange(&daemon, &here, json!({ "newAppHost": HOST })).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(
+        (&answer.json()["token"]["appId"], &answer.json()["token"]["device"]),
+        (&json!(id), &json!("laptop (from unnamed)"))
+    );
+    let there = token_of(&answer);
+    let again = exchange(&daemon, &here, json!({ "newAppId": id })).await;
+    assert_eq!(again.json()["token"]["id"], answer.json()["token"]["id"], "the same session again");
+    assert_eq!(exchange(&daemon, &there, json!({ "newDevice": "more" })).await.status, 403, "not a chain");
+    // A session that somebody signed in to is not had, and not taken away.
+    let signed_in = token_of(&login(&daemon, "ann", HOST).await);
+    let onto = json!({ "newAppHost": HOST, "newDevice": "test" });
+    assert_eq!(exchange(&daemon, &here, onto).await.status, 409);
+    // Who signs in at the place of an exchanged one has a session of its own.
+    let body = json!({ "slug": "ann", "password": "pass", "device": "laptop (from unnamed)", "appHost": HOST });
+    let own_one = token_of(&daemon.call("POST", "/user-svc/login", "", body).await);
+    let status = async |token: &str| daemon.call("POST", "/user-svc/self", token, Value::Null).await.status.as_u16();
+    assert_eq!((status(&there).await, status(&own_one).await), (401, 200));
+    let named = exchange(&daemon, &here, json!({ "newAppHost": HOST, "newDevice": "phone" })).await;
+    let there = token_of(&named);
+    assert_eq!(status(&there).await, 200);
+    let ended = daemon.call("DELETE", "/user-svc/tokens", &here, Value::Null).await;
+    assert_eq!(ended.status, 200);
+    assert_eq!((status(&here).await, status(&there).await, status(&signed_in).await), (401, 401, 200));
+    let sessions = daemon.call("GET", "/user-svc/sessions", &signed_in, Value::Null).await.json();
+    let devices: Vec<&Value> = sessions["sessions"].as_array().unwrap().iter().map(|row| &row["device"]).collect();
+    assert!(!devices.contains(&&json!("phone")), "{devices:?}");
+}

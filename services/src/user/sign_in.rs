@@ -1,0 +1,160 @@
+//! Signing in: by slug or contact with the password, by a code that was sent to a contact; a session for another app out
+//! of one that is there; a new text for a token.
+
+use std::net::IpAddr;
+
+use openorch_api::{
+    Body, Json,
+    user::{AuthToken, ContactInput, ExchangeTokenRequest, LoginRequest, LoginResponse},
+};
+use openorch_chassis::{Cx, Error, Result, audit, service::retry};
+use openorch_store::{Batch, Guard, Stored};
+
+use super::{
+    Users,
+    contact::normal,
+    otp::Expected,
+    passwords::HASH_OF_NOBODY,
+    rows::{CONTACTS, OtpPurpose, PASSWORDS, SESSIONS},
+    session::{MAX_DEVICE_BYTES, Place, checked_device},
+};
+
+pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
+    let place = Place {
+        app: &cx.app_of_host(&request.app_host)?,
+        device: checked_device(request.device.as_deref())?,
+        exchanged_from: None,
+    };
+    let slug = request.slug.unwrap_or_default();
+    let contact = request.contact.unwrap_or_default();
+    let password = request.password.unwrap_or_default();
+    let by_contact = slug.is_empty() && !contact.value.is_empty();
+    let token = if by_contact && !contact.otp_id.is_empty() {
+        cx.sign_in_by_code(&contact, &place).await?
+    } else {
+        let account = if by_contact {
+            let owner = cx.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
+            owner.map_or_else(|| Unknown(&contact.value).id(), |owner| owner.value.user_id)
+        } else {
+            cx.by_slug(&slug).await?.ok_or_else(|| Error::invalid("Slug not found"))?.id
+        };
+        cx.sign_in_by_password(&account, password, &place, cx.request.client_ip).await?
+    };
+    Ok(Json(LoginResponse { token }))
+}
+
+pub async fn refresh(cx: Cx<Users>, (): ()) -> Result<Json<LoginResponse>> {
+    let caller = cx.caller()?;
+    let account = cx.known_account(&caller.user_id).await?;
+    Ok(Json(LoginResponse { token: cx.renew(&account, &caller.session_id).await? }))
+}
+
+/// Whoever has a token can have more of them by this: each ends with the one it came from, so that ending that one ends
+/// them all.
+pub async fn exchange(cx: Cx<Users>, Body(request): Body<ExchangeTokenRequest>) -> Result<Json<LoginResponse>> {
+    let caller = cx.caller()?;
+    let device = request.new_device.filter(|device| !device.is_empty());
+    let app = match (request.new_app_id.as_str(), request.new_app_host.as_str()) {
+        ("", "") if device.is_none() => {
+            return Err(Error::invalid("name a `newAppHost`, a `newAppId` or a `newDevice`"));
+        }
+        ("", "") => caller.app.clone(),
+        ("", host) => cx.app_of_host(host)?,
+        (id, "") => cx.app_with_id(id)?,
+        _ => return Err(Error::invalid("name the app by `newAppHost` or `newAppId`, not both")),
+    };
+    let ended = || Error::unauthenticated("the session of this token has ended; sign in again");
+    let from = cx.sessions.get(&caller.session_id).await?.ok_or_else(ended)?.value;
+    if from.exchanged_from.is_some() {
+        return Err(Error::forbidden(
+            "this token was exchanged for another one: exchange that one, which you signed in for",
+        ));
+    }
+    let device = match device {
+        Some(device) => device,
+        None => device_beside(&from.device, &from.app),
+    };
+    let place = Place { app: &app, device: checked_device(Some(&device))?, exchanged_from: Some(&from) };
+    let account = cx.known_account(&caller.user_id).await?;
+    let it_lives = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
+    Ok(Json(LoginResponse { token: cx.open_session(&account, &place, it_lives).await? }))
+}
+
+/// Where a session goes that names no device: beside the one that it comes from, and in nobody else's place.
+fn device_beside(device: &str, app: &str) -> String {
+    let suffix = format!(" (from {app})");
+    let room = MAX_DEVICE_BYTES.saturating_sub(suffix.len());
+    let cut = (0..=room.min(device.len())).rev().find(|at| device.is_char_boundary(*at)).unwrap_or_default();
+    format!("{}{suffix}", &device[..cut])
+}
+
+/// A contact that is no account's: wrong passwords for it are counted as if it were, so that nothing tells it apart.
+struct Unknown<'a>(&'a str);
+
+impl Unknown<'_> {
+    fn id(&self) -> String {
+        format!("contact:{}", normal(self.0))
+    }
+}
+
+impl Users {
+    async fn sign_in_by_password(
+        &self,
+        user_id: &str,
+        password: String,
+        place: &Place<'_>,
+        address: IpAddr,
+    ) -> Result<AuthToken> {
+        let wrong = || Error::unauthenticated("Invalid password");
+        if !self.settings.password_rules.is_possible(&password) {
+            return Err(wrong());
+        }
+        let known = self.password_rows.get(user_id).await?;
+        // The same work for an account that there is not, or that has no password.
+        let hash = known.as_ref().map_or_else(|| HASH_OF_NOBODY.to_owned(), |known| known.value.hash.clone());
+        let is_right = self.is_password_of(user_id, password, hash, address).await?;
+        let version = known.filter(|_| is_right).ok_or_else(wrong)?.version;
+        // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
+        let unchanged =
+            Batch::new().require(Guard::Version { collection: PASSWORDS.name, id: user_id.to_owned(), version });
+        let account = self.known_account(user_id).await?;
+        audit::tell_actor(&account.id, &account.slug);
+        self.open_session(&account, place, unchanged).await
+    }
+
+    /// Whether this is the account's password, unless too many wrong ones were tried.
+    pub(super) async fn is_password_of(
+        &self,
+        user_id: &str,
+        password: String,
+        hash: String,
+        address: IpAddr,
+    ) -> Result<bool> {
+        let attempt = self.throttle.begin(user_id, address, self.now().0.as_second())?;
+        let is_right = self.passwords.verify(password, hash).await?;
+        match is_right {
+            true => self.throttle.succeeded(attempt),
+            false => self.throttle.failed(attempt, self.now().0.as_second()),
+        }
+        Ok(is_right)
+    }
+
+    /// A code that arrived at a contact is as good as a password of whose contact that is.
+    async fn sign_in_by_code(&self, contact: &ContactInput, place: &Place<'_>) -> Result<AuthToken> {
+        let expected =
+            Expected { purpose: OtpPurpose::SignIn, user_id: "", contact: Some(&contact.value), app: place.app };
+        retry(|| async {
+            let code = self.redeem(&contact.otp_id, &contact.otp_code, &expected).await?;
+            let owner = self.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
+            let gone = || Error::unauthenticated("no account has this contact any more");
+            let Stored { id, version, value: owner } = owner.ok_or_else(gone)?;
+            let account = self.account(&owner.user_id).await?.ok_or_else(gone)?;
+            audit::tell_actor(&account.id, &account.slug);
+            let used = Batch::new()
+                .require(Guard::Version { collection: CONTACTS.name, id, version })
+                .with(self.otps.delete(&code.id, Some(code.version)));
+            self.open_session(&account, place, used).await
+        })
+        .await
+    }
+}
