@@ -20,3 +20,4 @@ mod tidy;
 mod tls;
 mod tokens;
 mod users;
+mod weaknesses;
