@@ -17,6 +17,7 @@ use super::{
     Registration, Users,
     memory::Account,
     otp::Expected,
+    passwords::Purpose,
     rows::{OtpPurpose, PASSWORDS, PasswordRow, UserRow, search_prefixes},
     rules::{check_count, check_text},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
@@ -42,7 +43,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     roles.retain(|role| cx.memory.rules().roles.contains_key(role.as_str()));
     roles.sort();
     roles.dedup();
-    let hash = cx.passwords.hash(password).await?;
+    let hash = cx.passwords.hash(password, Purpose::Registration, cx.request.client_ip).await?;
 
     let now = cx.now();
     let search_prefixes = search_prefixes(slug.as_str(), &name);
@@ -164,7 +165,8 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
         return Err(incorrect());
     }
     let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
-    let row = PasswordRow { hash: cx.passwords.hash(new).await?, is_default, updated_at: cx.now() };
+    let hash = cx.passwords.hash(new, Purpose::SignIn, cx.request.client_ip).await?;
+    let row = PasswordRow { hash, is_default, updated_at: cx.now() };
     retry(|| async {
         let now = cx.password_rows.get(&caller.user_id).await?;
         if now.is_none_or(|now| now.version != version) {
@@ -233,11 +235,12 @@ impl Users {
 
     /// Whether this is the account's password, unless too many wrong ones were tried.
     async fn is_password_of(&self, user_id: &str, password: String, hash: String, address: IpAddr) -> Result<bool> {
-        let attempt = self.throttle.begin(user_id, address, self.now().0.as_second())?;
-        let is_right = self.passwords.verify(password, hash).await?;
+        let place = self.passwords.place(Purpose::SignIn, address)?;
+        let attempt = self.throttle.begin(user_id, address, self.now().0.as_second()).await?;
+        let is_right = place.verify(password, hash).await?;
         match is_right {
-            true => self.throttle.succeeded(attempt),
-            false => self.throttle.failed(attempt, self.now().0.as_second()),
+            true => attempt.succeeded(),
+            false => attempt.failed(self.now().0.as_second()),
         }
         Ok(is_right)
     }
