@@ -165,21 +165,47 @@ async fn a_service_is_told_the_roles_that_the_caller_has_now() {
 }
 
 #[tokio::test]
-async fn a_token_stays_short_however_many_roles_its_account_has() {
+async fn a_token_stays_short_however_many_roles_its_account_has_and_nobody_crowds_it() {
     let daemon = Daemon::start().await;
-    let (shop, ann) = (daemon.register("shop-svc").await, daemon.register("ann").await);
-    let ann_id = id_of(&ann);
+    let (shop, ann, admin) = (daemon.register("shop-svc").await, daemon.register("ann").await, daemon.admin().await);
     let roles: Vec<String> = (0..200).map(|n| format!("shop-svc:a-role-with-a-rather-long-name-{n:03}")).collect();
-    for role in &roles {
+    for role in roles.iter().map(String::as_str).chain(["shop-svc:zzz"]) {
         daemon.call("POST", "/user-svc/role", &shop, json!({ "id": role, "name": role })).await;
     }
-    let enrolls: Vec<Value> = roles.iter().map(|role| json!({ "userId": ann_id, "role": role })).collect();
-    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &shop, json!({ "enrolls": enrolls })).await, 200);
+    let enroll = |roles: &[String]| {
+        let enrolls: Vec<Value> = roles.iter().map(|role| json!({ "userId": id_of(&ann), "role": role })).collect();
+        json!({ "enrolls": enrolls })
+    };
+    let save =
+        async |token: &str, roles: &[String]| daemon.call("PUT", "/user-svc/enrolls", token, enroll(roles)).await;
+    assert_eq!(save(&admin, &["shop-svc:zzz".into()]).await.status, 200);
+    // At once or bit by bit, one giver gives so many; the admin gives the rest.
+    for many in [&roles[..], &roles[..101]] {
+        let refused = save(&shop, many).await;
+        assert!(refused.status == 403 && refused.error().contains("100 roles"), "{}", refused.text);
+    }
+    assert_eq!(save(&shop, &roles[..60]).await.status, 200);
+    assert_eq!(save(&shop, &roles[60..101]).await.status, 403);
+    assert_eq!(save(&shop, &roles[60..100]).await.status, 200);
+    assert_eq!(save(&shop, &roles[..100]).await.status, 200, "it has these already");
+    let told = |token: &str| crate::support::claims(token)["ori"].as_array().unwrap().clone();
+    let before = told(&token_of(&daemon.login("ann", "pass", "test").await));
+    assert!(before.contains(&json!("shop-svc:zzz")) && before.contains(&json!("user-svc:user")), "{before:?}");
+    assert_eq!(save(&admin, &roles[100..]).await.status, 200);
+    daemon.call("POST", "/user-svc/organization", &ann, json!({ "id": "org_a" })).await;
     let token = token_of(&daemon.login("ann", "pass", "test").await);
     assert!(token.len() < 4096, "{} bytes", token.len());
-    assert!(crate::support::claims(&token)["ori"].as_array().unwrap().contains(&json!("user-svc:user")));
+    assert!(told(&token).contains(&json!("user-svc:user")));
     let own = daemon.call("POST", "/user-svc/self", &token, Value::Null).await.json();
-    assert_eq!(own["roles"].as_array().unwrap().len(), 201, "the rest is looked up by session");
+    assert_eq!(own["roles"].as_array().unwrap().len(), 203, "the rest is looked up by session");
+    // Nor does anybody put an account into organizations without end.
+    for n in 0..=100 {
+        let id = format!("org_{n}");
+        daemon.call("POST", "/user-svc/organization", &shop, json!({ "id": id })).await;
+        let add = json!({ "userId": id_of(&admin) });
+        let added = status(&daemon, "POST", &format!("/user-svc/organization/{id}/user"), &shop, add).await;
+        assert_eq!(added, if n < 100 { 200 } else { 403 }, "{n}");
+    }
 }
 
 #[tokio::test]
@@ -287,4 +313,33 @@ async fn a_body_that_trickles_in_after_the_rights_are_gone_does_nothing() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+}
+
+#[tokio::test]
+async fn permissions_of_a_role_and_links_of_an_account_are_bounded() {
+    let daemon = Daemon::start().await;
+    let shop = daemon.register("shop-svc").await;
+    let names = |from: usize, to: usize| (from..to).map(|n| format!("shop-svc:p{n}")).collect::<Vec<_>>();
+    for part in [names(0, 1000), names(1000, 1200)] {
+        let permissions: Vec<Value> = part.iter().map(|id| json!({ "id": id })).collect();
+        let body = json!({ "permissions": permissions });
+        assert_eq!(status(&daemon, "PUT", "/user-svc/permissions", &shop, body).await, 200);
+    }
+    let assign = async |role: &str, ids: Vec<String>| {
+        let links: Vec<Value> = ids.iter().map(|id| json!({ "roleId": role, "permissionId": id })).collect();
+        daemon.call("PUT", "/user-svc/roles/permissions", &shop, json!({ "permissionLinks": links })).await
+    };
+    let role = json!({ "id": "shop-svc:r0", "name": "R", "permissionIds": names(0, 1000) });
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, role).await, 200);
+    let refused = assign("shop-svc:r0", names(1000, 1001)).await;
+    assert!(refused.status == 403 && refused.error().contains("1000 permissions"), "{}", refused.text);
+    assert_eq!(assign("shop-svc:r0", names(0, 1000)).await.status, 200, "it has these already");
+    for n in 1..10 {
+        let role = json!({ "id": format!("shop-svc:r{n}"), "name": "R", "permissionIds": names(0, 1000) });
+        assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, role).await, 200);
+    }
+    let refused = assign("user-svc:user", names(0, 1)).await;
+    assert!(refused.status == 403 && refused.error().contains("10000"), "{}", refused.text);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/role/shop-svc:r1", &shop, Value::Null).await, 200);
+    assert_eq!(assign("user-svc:user", names(0, 1)).await.status, 200);
 }

@@ -262,6 +262,11 @@ async fn an_organization_has_members_whose_rights_end_at_once() {
     assert_eq!(own["roles"], json!(["user-svc:user"]));
     let again = call("POST", "/user-svc/organization", &eve, organization).await;
     assert_eq!(again.status, 409, "its id stays taken, or its members' things would be another's: {}", again.text);
+    let release = "/user-svc/organization-id/org_1";
+    assert_eq!(call("DELETE", release, &bob, Value::Null).await.status, 403);
+    assert_eq!(call("DELETE", release, &daemon.admin().await, Value::Null).await.status, 200);
+    assert_eq!(call("DELETE", release, &daemon.admin().await, Value::Null).await.status, 404);
+    assert_eq!(call("POST", "/user-svc/organization", &eve, json!({ "id": "org_1" })).await.status, 200);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use super::{
     memory::Account,
     otp::Expected,
     passwords::Purpose,
-    rows::{OtpPurpose, PASSWORDS, PasswordRow, UserRow, search_prefixes},
+    rows::{OtpPurpose, PASSWORDS, PasswordRow, RoleLinkRow, UserRow, search_prefixes},
     rules::{check_count, check_text},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
     session::{UNKNOWN_DEVICE, checked_device},
@@ -59,7 +59,8 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         updated_at: now,
     };
     let password = PasswordRow { hash, is_default: false, updated_at: now };
-    let account = Account::new(&user, roles.iter().map(|role| role.as_str().into()).collect());
+    let links: Vec<_> = roles.iter().map(|role| RoleLinkRow::new(&user.id, role, now)).collect();
+    let account = Account::new(&user, &links);
     let (token, displaced) = retry(|| async {
         let mut user = user.clone();
         let batch = cx.use_invitation(invitation).await?.with(cx.password_rows.create(&user.id, &password)?);

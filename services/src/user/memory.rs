@@ -12,20 +12,38 @@ use moka::sync::Cache;
 use openorch_api::user::User;
 use openorch_chassis::Result;
 
-use super::{keys::Claims, rows::UserRow, rules::Rules};
+use super::{
+    keys::Claims,
+    rows::{RoleLinkRow, UserRow},
+    rules::Rules,
+};
 
 /// An account as checks need it.
 pub struct Account {
     pub id: Arc<str>,
     pub slug: Arc<str>,
     pub roles: Arc<[Box<str>]>,
+    /// Those of them, sorted, that it began with or an admin gave.
+    pub trusted: Box<[Box<str>]>,
     /// What others are told of it.
     pub profile: User,
 }
 
 impl Account {
-    pub fn new(row: &UserRow, roles: Arc<[Box<str>]>) -> Account {
-        Account { id: row.id.as_str().into(), slug: row.slug.as_str().into(), roles, profile: row.to_wire() }
+    pub fn new(row: &UserRow, links: &[RoleLinkRow]) -> Account {
+        let names = |wanted: fn(&RoleLinkRow) -> bool| {
+            let mut names: Vec<Box<str>> =
+                links.iter().filter(|link| wanted(link)).map(|link| link.role_id.as_str().into()).collect();
+            names.sort();
+            names
+        };
+        Account {
+            id: row.id.as_str().into(),
+            slug: row.slug.as_str().into(),
+            roles: names(|_| true).into(),
+            trusted: names(RoleLinkRow::is_trusted).into(),
+            profile: row.to_wire(),
+        }
     }
 }
 
