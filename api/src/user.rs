@@ -38,7 +38,7 @@ permissions! {
     ORGANIZATION_VIEW "user-svc:organization:view" "See all organizations." [ADMIN];
     GRANT_VIEW "user-svc:grant:view" "See grants." [ADMIN];
     GRANT_CREATE "user-svc:grant:create" "Save grants." [ADMIN];
-    SLUG_RELEASE "user-svc:slug:release" "Let the slug of a deleted account be taken again." [ADMIN];
+    SLUG_RELEASE "user-svc:slug:release" "Let the slug of a deleted account, or the id of a deleted organization, be taken again." [ADMIN];
     KEY_ROTATE "user-svc:key:rotate" "Replace the key that tokens are signed with." [ADMIN];
     DELEGATION_VIEW "user-svc:delegation:view" "See what services may do for their callers." [ADMIN];
     DELEGATION_EDIT "user-svc:delegation:edit" "Say what services may do for their callers." [ADMIN];
@@ -69,6 +69,8 @@ path_values! {
     DeletedSlug at most 63;
     /// The id of an organization.
     OrganizationId at most 128;
+    /// The id of an organization that was deleted.
+    DeletedOrganizationId at most 128;
     /// The id of an invitation.
     InvitationId at most 128;
 }
@@ -403,6 +405,12 @@ ops! {
         access: Access::SignedIn, audited: true,
         errors: &[(403, "the caller is no admin of the organization"),
             (404, "there is no organization with this id")];
+
+    /// Let the id of a deleted organization be taken again: whoever does has what others keep for it.
+    RELEASE_ORGANIZATION_ID "releaseOrganizationId" = DELETE "/user-svc/organization-id/{deletedOrganizationId}"
+        (Path<DeletedOrganizationId>) -> Json<Empty>,
+        access: Access::needs(&SLUG_RELEASE), audited: true,
+        errors: &[(404, "no deleted organization had this id")];
 
     /// Who is in an organization; for its members and for admins.
     LIST_MEMBERS "listMembers" = GET "/user-svc/organization/{organizationId}/users"

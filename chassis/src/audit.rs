@@ -1,6 +1,7 @@
-//! The audit log (one entry for each change by an operation whose row says so): who, from where, what, to what, and what
+//! The audit log (one entry for each call of an operation whose row says so): who, from where, what, to what, and what
 //! came of it. The entry of a change is in the very batch that makes the change, whoever commits it: [`Audited`] puts it
-//! there. Refused attempts are gathered by caller, operation and minute, and written every second.
+//! there. A call that succeeded and changed nothing has its entry written before it is answered. Refused attempts are
+//! gathered by caller, operation and minute, and written every second.
 
 use std::{
     collections::HashMap,
@@ -175,6 +176,23 @@ impl Audit {
         });
     }
 
+    /// Tells of a call that succeeded, where no change of it did: a sign-in that found its session, a save of what was
+    /// there already.
+    pub(crate) async fn succeeded(&self, call: &Call) {
+        if *lock(&call.is_written) {
+            return;
+        }
+        let outcome = match self.change(call) {
+            Ok(write) => self.store.commit(write.into()).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            // What was asked for is done: while the disk is full, an admin must be able to sign in.
+            let entry = lock(&call.entry).clone();
+            tracing::warn!(operation.id = entry.operation, "a call could not be written to the audit log: {error}");
+        }
+    }
+
     /// Writes what was refused since the last time, and lets go of minutes that are over.
     pub async fn write_refusals(&self) {
         let minute = self.clock.now().as_second() / 60;
@@ -220,7 +238,7 @@ impl Audit {
         }
     }
 
-    /// The write that tells a change.
+    /// The write that tells a call that was done.
     fn change(&self, call: &Call) -> Result<Write> {
         let entry = AuditEntry {
             id: self.ids.next("aud"),

@@ -171,6 +171,14 @@ impl Inner {
         let client_ip = request.extensions().get::<ClientAddress>().map_or(peer.address.ip(), |client| client.ip);
         let call = operation.row.audited.then(|| Call::new(operation.row, client_ip, &request_id));
         let work = self.clone().run(operation.clone(), path, request, client_ip, request_id.clone());
+        let (audit, served) = (self.audit.clone(), call.clone());
+        let work = async move {
+            let outcome = work.await;
+            if let (Some(call), Ok(_)) = (&served, &outcome) {
+                audit.succeeded(call).await;
+            }
+            outcome
+        };
         let work: BoxFuture<'static, _> = match call.clone() {
             Some(call) => Box::pin(call.serve(work)),
             None => Box::pin(work),

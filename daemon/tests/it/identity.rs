@@ -18,29 +18,6 @@ async fn of_two_registrations_of_one_slug_at_once_one_wins() {
 }
 
 #[tokio::test]
-async fn slugs_that_are_malformed_taken_or_reserved_are_refused() {
-    let daemon = Daemon::start().await;
-    for (slug, status) in [
-        ("", 400),
-        ("Upper", 400),
-        ("a_b", 400),
-        ("a--b", 400),
-        ("-a", 400),
-        ("a\u{0}b", 400),
-        (&*"a".repeat(64), 400),
-        ("user-svc", 409),
-        ("model-svc", 409),
-        ("health", 409),
-        ("openorch", 409),
-    ] {
-        let answer = daemon.call("POST", "/user-svc/register", "", json!({ "slug": slug, "password": "p" })).await;
-        assert_eq!(answer.status, status, "{slug:?}: {}", answer.text);
-    }
-    let longest = "a".repeat(63);
-    daemon.register(&longest).await;
-}
-
-#[tokio::test]
 async fn signing_in_has_the_published_refusals() {
     let daemon = Daemon::start().await;
     daemon.register("joe").await;
@@ -387,4 +364,41 @@ async fn once_warm_neither_the_gateway_nor_a_check_asks_the_store() {
         request().await;
     }
     assert_eq!(asked().await, before);
+}
+
+/// What so many sign-ins at once are answered, by status.
+async fn at_once(daemon: &std::sync::Arc<Daemon>, count: usize, password: &'static str) -> Vec<u16> {
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..count {
+        let daemon = daemon.clone();
+        calls.spawn(async move { daemon.login("joe", password, &format!("worker {n}")).await.status.as_u16() });
+    }
+    calls.join_all().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_guesses_is_no_faster_and_a_burst_of_right_passwords_passes() {
+    let daemon = std::sync::Arc::new(Daemon::with(&["--hashes-at-once", "8"]).await);
+    daemon.register("joe").await;
+    assert!(at_once(&daemon, 64, "pass").await.iter().all(|status| *status == 200));
+    let guesses = at_once(&daemon, 64, "wrong").await;
+    let judged = guesses.iter().filter(|status| **status == 401).count();
+    assert!(judged == 5 && guesses.iter().all(|status| [401, 429].contains(status)), "{guesses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_registrations_shuts_nobody_out_who_signs_in() {
+    let daemon = std::sync::Arc::new(Daemon::with(&["--hashes-at-once", "1"]).await);
+    daemon.register("joe").await;
+    let mut flood = tokio::task::JoinSet::new();
+    for n in 0..200 {
+        let daemon = daemon.clone();
+        let body = json!({ "slug": format!("flood-{n}"), "password": "p" });
+        flood.spawn(async move { daemon.call("POST", "/user-svc/register", "", body).await.status.as_u16() });
+    }
+    let first = flood.join_next().await.unwrap().unwrap();
+    assert!([200, 429].contains(&first));
+    assert_eq!(daemon.login("joe", "pass", "").await.status, 200);
+    assert!(!flood.is_empty(), "it waits still");
+    flood.abort_all();
 }

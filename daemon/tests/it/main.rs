@@ -21,3 +21,4 @@ mod tidy;
 mod tls;
 mod tokens;
 mod users;
+mod weaknesses;

@@ -154,6 +154,32 @@ pub fn token_of(answer: &Answer) -> String {
     answer.json()["token"]["token"].as_str().unwrap_or_else(|| panic!("no token in {}", answer.text)).to_owned()
 }
 
+/// The id of the account that a token is of.
+pub fn id_of(token: &str) -> String {
+    claims(token)["oui"].as_str().unwrap_or_else(|| panic!("no account in {token}")).to_owned()
+}
+
+pub async fn status(daemon: &Daemon, method: &str, path: &str, token: &str, body: Value) -> u16 {
+    daemon.call(method, path, token, body).await.status.as_u16()
+}
+
+/// Whether an account has a permission; both ways of asking must say the same.
+pub async fn has(daemon: &Daemon, token: &str, permission: &str) -> bool {
+    let answer = daemon.call("POST", &format!("/user-svc/self/has/{permission}"), token, Value::Null).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let authorized = answer.json()["authorized"].as_bool().unwrap();
+    let path = format!("/user-svc/permission/{permission}/is-authorized");
+    assert_eq!(status(daemon, "POST", &path, token, Value::Null).await == 200, authorized);
+    authorized
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
 /// What a token says, unchecked.
 pub fn claims(token: &str) -> Value {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};

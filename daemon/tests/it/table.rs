@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use openorch_api::{Access, Row};
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, token_of};
+use crate::support::{Daemon, gzip, token_of};
 
 /// The path with its parameters filled in.
 fn path(row: &Row, value: &str) -> String {
@@ -137,26 +137,6 @@ async fn bad_input_gets_the_refusal_of_its_kind_and_changes_nothing() {
         assert!(answer.error().starts_with("no such operation"), "{path}: {}", answer.text);
     }
     assert_eq!(daemon.call("GET", "//user-svc/public-key", "", Value::Null).await.status, 404);
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    use std::io::Write;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-#[tokio::test]
-async fn a_body_that_stops_coming_is_given_up() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let daemon = Daemon::with(&["--body-idle-timeout", "100ms"]).await;
-    let address = daemon.url.trim_start_matches("http://").to_owned();
-    let mut slow = tokio::net::TcpStream::connect(&address).await.unwrap();
-    let head = format!("POST /user-svc/register HTTP/1.1\r\nHost: {address}\r\nContent-Length: 10\r\n\r\n{{");
-    slow.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = vec![0; 12];
-    slow.read_exact(&mut answer).await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 408");
 }
 
 #[tokio::test]

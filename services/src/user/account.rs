@@ -17,6 +17,7 @@ use super::{
     Registration, Users,
     memory::Account,
     otp::Expected,
+    passwords::Purpose,
     rows::{OtpPurpose, PasswordRow, RoleLinkRow, UserRow, search_prefixes},
     rules::{check_count, check_text},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
@@ -43,7 +44,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     roles.retain(|role| cx.memory.rules().roles.contains_key(role.as_str()));
     roles.sort();
     roles.dedup();
-    let hash = cx.passwords.hash(password).await?;
+    let hash = cx.passwords.hash(password, Purpose::Registration, cx.request.client_ip).await?;
 
     let now = cx.now();
     let search_prefixes = search_prefixes(slug.as_str(), &name);
@@ -154,7 +155,8 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
         return Err(incorrect());
     }
     let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
-    let row = PasswordRow { hash: cx.passwords.hash(new).await?, is_default, updated_at: cx.now() };
+    let hash = cx.passwords.hash(new, Purpose::SignIn, cx.request.client_ip).await?;
+    let row = PasswordRow { hash, is_default, updated_at: cx.now() };
     retry(|| async {
         let now = cx.password_rows.get(&caller.user_id).await?;
         if now.is_none_or(|now| now.version != version) {

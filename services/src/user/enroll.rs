@@ -22,6 +22,8 @@ use super::{
 const MAX_SAVED: usize = 1000;
 /// What every request looks at stays short.
 const MAX_ROLES: u64 = 1000;
+/// So many of them an account that is no admin may give to one other: it can crowd nobody out of what others give.
+const MAX_GIVEN: usize = 100;
 const MAX_WAITING: u64 = 100;
 /// What the ids of enrolls for contacts begin with; no app is called so.
 const CONTACT_PREFIX: &str = "contact:";
@@ -54,8 +56,7 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
                 enrolls.push(cx.enroll_contact(&mut batch, caller, app, input).await?);
                 continue;
             };
-            let mut link = RoleLinkRow::new(app, &user_id, &input.role, cx.now());
-            link.created_by = caller.user_id.to_string();
+            let link = RoleLinkRow::new(app, &user_id, &input.role, cx.now()).by(caller);
             if enrolls.iter().any(|known| known.id == link.id()) {
                 continue;
             }
@@ -195,13 +196,31 @@ impl Users {
         Ok(batch)
     }
 
+    /// A giver who is no admin gives one account so many roles and no more, what the batch gives already counted.
+    async fn refuse_too_many_given(&self, batch: &Batch, link: &RoleLinkRow) -> Result<()> {
+        if link.by_admin || link.created_by == link.user_id {
+            return Ok(());
+        }
+        let by_giver = [Filter::equals("userId", &*link.user_id), Filter::equals("createdBy", &*link.created_by)];
+        let given = self.role_links.count(&by_giver).await? as usize + adds(batch, link);
+        if given >= MAX_GIVEN {
+            return Err(Error::forbidden(format!(
+                "an account may give {MAX_GIVEN} roles to another: take some from `{}`, make one role of several, or have \
+                 an admin give them",
+                shown(&link.user_id)
+            )));
+        }
+        Ok(())
+    }
+
     /// Adds to a batch that an account has a role from now on.
     pub(super) async fn give(&self, batch: &mut Batch, link: &RoleLinkRow) -> Result<()> {
         let unknown = || Error::not_found(format!("user not found: there is no account `{}`", shown(&link.user_id)));
         let user = self.users.get(&link.user_id).await?.ok_or_else(unknown)?;
         super::users::refuse_built_in(&user.value)?;
+        self.refuse_too_many_given(batch, link).await?;
         let of_account = vec![Filter::equals("userId", link.user_id.as_str())];
-        if self.role_links.count(&of_account).await? >= MAX_ROLES {
+        if self.role_links.count(&of_account).await? + adds(batch, link) as u64 >= MAX_ROLES {
             return Err(Error::invalid(format!("an account has at most {MAX_ROLES} roles")));
         }
         batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: link.user_id.clone() }));
@@ -227,6 +246,13 @@ impl Users {
         }
         Ok(batch.require(Guard::at_least(ROLE_LINKS.name, have_it, 1)))
     }
+}
+
+/// How many roles a batch gives to the account of this link, in any app.
+fn adds(batch: &Batch, link: &RoleLinkRow) -> usize {
+    let is_of_account = |id: &str| id.split(':').nth(1) == Some(link.user_id.as_str());
+    let gives = |write: &&Write| matches!(write, Write::Create { collection, id, .. } if *collection == ROLE_LINKS.name && is_of_account(id));
+    batch.0.iter().filter(gives).count()
 }
 
 /// The app where the role is to count.

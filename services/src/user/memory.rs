@@ -32,6 +32,8 @@ pub struct Account {
     by_app: BTreeMap<Box<str>, Roles>,
     /// In all other apps.
     everywhere: Roles,
+    /// Those of all of them, sorted, that it began with or an admin gave.
+    pub trusted: Box<[Box<str>]>,
     /// What others are told of it.
     pub profile: User,
 }
@@ -55,6 +57,7 @@ impl Account {
             slug: row.slug.as_str().into(),
             by_app: by_app.collect(),
             everywhere: roles_of(&is_everywhere),
+            trusted: roles_of(&RoleLinkRow::is_trusted).to_vec().into(),
             profile: row.to_wire(),
         }
     }

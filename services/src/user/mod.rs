@@ -221,6 +221,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::SAVE_ORGANIZATION, organization::save)
         .on(api::LIST_ORGANIZATIONS, organization::list)
         .on(api::DELETE_ORGANIZATION, organization::delete)
+        .on(api::RELEASE_ORGANIZATION_ID, organization::release_id)
         .on(api::LIST_MEMBERS, organization::members)
         .on(api::ADD_USER_TO_ORGANIZATION, organization::add_user)
         .on(api::SAVE_MEMBERSHIP, organization::save_membership)

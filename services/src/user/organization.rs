@@ -4,13 +4,13 @@
 use openorch_api::{
     Body, Json, Path, Slug,
     user::{
-        AddUserToOrganizationRequest, CreateOrganizationRequest, CreateOrganizationResponse, Empty,
-        ListMembersResponse, ListOrganizationsRequest, ListOrganizationsResponse, Member, Organization, OrganizationId,
-        SaveMembershipRequest, SaveOrganizationRequest, SaveOrganizationResponse, User, UserId,
+        AddUserToOrganizationRequest, CreateOrganizationRequest, CreateOrganizationResponse, DeletedOrganizationId,
+        Empty, ListMembersResponse, ListOrganizationsRequest, ListOrganizationsResponse, Member, Organization,
+        OrganizationId, SaveMembershipRequest, SaveOrganizationRequest, SaveOrganizationResponse, User, UserId,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
-use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
+use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use super::{
     Users,
@@ -99,6 +99,15 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Jso
         Ok(Json(Empty {}))
     })
     .await
+}
+
+/// Lets the id of a deleted organization be taken again.
+pub async fn release_id(cx: Cx<Users>, Path(id): Path<DeletedOrganizationId>) -> Result<Json<Empty>> {
+    cx.store.commit(cx.tombstones.delete(tombstone_id(&id.0), None).into()).await.map_err(|error| match error {
+        StoreError::NotFound(_) => Error::not_found(format!("no deleted organization had the id `{}`", id.0)),
+        other => other.into(),
+    })?;
+    Ok(Json(Empty {}))
 }
 
 pub async fn members(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Json<ListMembersResponse>> {
@@ -239,8 +248,7 @@ impl Users {
     async fn found_organization(&self, caller: &Caller, row: &OrganizationRow) -> Result<()> {
         let taken = || Error::conflict("organization already exists: its id or slug is taken; choose another");
         let row = &OrganizationRow { founder_id: caller.user_id.to_string(), ..row.clone() };
-        let mut link = RoleLinkRow::new(&row.app, &caller.user_id, &admin_role(&row.id), row.created_at);
-        link.created_by = caller.user_id.to_string();
+        let link = RoleLinkRow::new(&row.app, &caller.user_id, &admin_role(&row.id), row.created_at).by(caller);
         retry(|| async {
             let buried = tombstone_id(&row.id);
             if self.tombstones.get(&buried).await?.is_some() {
@@ -251,7 +259,7 @@ impl Users {
                 .with(self.organizations.create(&row.id, row)?);
             self.give(&mut batch, &link).await?;
             self.store.commit(batch).await.map_err(|error| match error {
-                openorch_store::StoreError::AlreadyExists(_) => taken(),
+                StoreError::AlreadyExists(_) => taken(),
                 other => other.into(),
             })?;
             Ok(())
@@ -271,7 +279,7 @@ impl Users {
             row.updated_at = wanted.updated_at;
             let batch = Batch::new().with(self.organizations.replace(&row.id, &row, Some(version))?);
             self.store.commit(batch).await.map_err(|error| match error {
-                openorch_store::StoreError::AlreadyExists(_) => {
+                StoreError::AlreadyExists(_) => {
                     Error::conflict("organization already exists: its slug is taken; choose another")
                 }
                 other => other.into(),
@@ -323,8 +331,7 @@ impl Users {
                 batch = self.keep_an_admin(&link.value, batch).await?;
             }
             if !before.iter().any(|link| link.value.role_id == role) {
-                let mut link = RoleLinkRow::new(&app, user_id, &role, self.now());
-                link.created_by = caller.user_id.to_string();
+                let link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
                 self.give(&mut batch, &link).await?;
             }
             let outcome = self.store.commit(batch).await;

@@ -1,18 +1,27 @@
 //! Password hashes: Argon2id (RFC 9106) with OWASP's parameters, on a bounded pool so that a storm of sign-ins cannot
-//! take all cores, and which passwords are accepted (contract decision 13).
+//! take all cores, and which passwords are accepted (contract decision 13). Who waits for a hash waits in a line for its
+//! purpose and its address, and the lines take turns: neither a flood of registrations nor one address shuts others out.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version};
 use openorch_chassis::{Error, Result};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use super::throttle::network;
+
 /// Longer ones are refused where no setting says otherwise: no person types them, and each byte costs.
 const MAX_BYTES: usize = 1024;
 const MIN_CHARACTERS: usize = 8;
-/// More callers than this waiting for a hash are told to come back.
-const MAX_WAITING: usize = 256;
+/// Callers that wait for a hash at once: in all for one purpose, and of these from one address (an IPv6 one is its /64).
+/// Those beyond are told to come back. The share of an address is what a service with many workers signs in with.
+const MAX_WAITING: usize = 512;
+const MAX_WAITING_FROM_ADDRESS: usize = 128;
 
 /// Memory in KiB, passes, lanes: OWASP's first recommendation for Argon2id.
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -118,22 +127,94 @@ pub const HASH_OF_NOBODY: &str =
 
 /// The pool that hashes.
 pub struct Passwords {
-    turns: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    at_once: usize,
+    turns: Semaphore,
+    registrations: Line,
+    sign_ins: Line,
+}
+
+/// What a hash is for: each purpose has places of its own.
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose {
+    /// For an account that is not there yet.
+    Registration,
+    /// For an account that is there: its password is checked or replaced.
+    SignIn,
+}
+
+/// Those who wait for one purpose.
+struct Line {
+    waiting: Mutex<Waiting>,
+    /// Who is next of all addresses; as many as may hash at once, so that the pool is never idle.
+    next: Semaphore,
+}
+
+#[derive(Default)]
+struct Waiting {
+    all: usize,
+    by_address: HashMap<IpAddr, Queue>,
+}
+
+/// Those from one address.
+struct Queue {
+    count: usize,
+    next: Arc<Semaphore>,
+}
+
+/// A place in a line; whoever has it will be served.
+pub struct Place<'a> {
+    pool: &'a Passwords,
+    line: &'a Line,
+    address: IpAddr,
+    next: Arc<Semaphore>,
 }
 
 impl Passwords {
     /// At most `at_once` hashes are computed side by side.
     pub fn new(at_once: usize) -> Passwords {
-        Passwords { turns: Arc::new(Semaphore::new(at_once.max(1))), waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
+        let at_once = at_once.max(1);
+        let line = || Line { waiting: Mutex::default(), next: Semaphore::new(at_once) };
+        Passwords { at_once, turns: Semaphore::new(at_once), registrations: line(), sign_ins: line() }
+    }
+
+    /// A place for a caller from this address, if there is one left.
+    pub fn place(&self, purpose: Purpose, address: IpAddr) -> Result<Place<'_>> {
+        let line = match purpose {
+            Purpose::Registration => &self.registrations,
+            Purpose::SignIn => &self.sign_ins,
+        };
+        let address = network(address);
+        let mut waiting = line.waiting();
+        let from_here = waiting.by_address.get(&address).map_or(0, |queue| queue.count);
+        if from_here >= MAX_WAITING_FROM_ADDRESS {
+            return Err(Error::limited(format!(
+                "{from_here} sign-ins or registrations from your network wait already; try again in a moment"
+            )));
+        }
+        if waiting.all >= MAX_WAITING {
+            return Err(Error::limited("too many sign-ins or registrations at once; try again in a moment"));
+        }
+        waiting.all += 1;
+        let fresh = || Queue { count: 0, next: Arc::new(Semaphore::new(self.at_once)) };
+        let queue = waiting.by_address.entry(address).or_insert_with(fresh);
+        queue.count += 1;
+        Ok(Place { pool: self, line, address, next: queue.next.clone() })
     }
 
     /// The hash of a new password, in PHC string format.
-    pub async fn hash(&self, password: String) -> Result<String> {
+    pub async fn hash(&self, password: String, purpose: Purpose, address: IpAddr) -> Result<String> {
         let password = Zeroizing::new(password);
-        self.take_turn(move || hash_now(&password)).await?
+        self.place(purpose, address)?.take_turn(move || hash_now(&password)).await?
     }
+}
 
+impl Line {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place<'_> {
     /// Whether this is the password behind the hash.
     pub async fn verify(&self, password: String, hash: String) -> Result<bool> {
         let password = Zeroizing::new(password);
@@ -144,14 +225,25 @@ impl Passwords {
         .await?
     }
 
+    /// First come, first served: within the address, then among addresses, then among purposes.
     async fn take_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let _place = self
-            .waiting
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| Error::limited("too many sign-ins and registrations at once; try again in a moment"))?;
-        let _turn = self.turns.clone().acquire_owned().await.map_err(Error::internal)?;
+        let _of_address = self.next.acquire().await.map_err(Error::internal)?;
+        let _of_line = self.line.next.acquire().await.map_err(Error::internal)?;
+        let _turn = self.pool.turns.acquire().await.map_err(Error::internal)?;
         tokio::task::spawn_blocking(work).await.map_err(Error::internal)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.line.waiting();
+        waiting.all -= 1;
+        if let Some(queue) = waiting.by_address.get_mut(&self.address) {
+            queue.count -= 1;
+            if queue.count == 0 {
+                waiting.by_address.remove(&self.address);
+            }
+        }
     }
 }
 
@@ -201,5 +293,50 @@ mod tests {
             assert_eq!(wide.check(password).is_ok(), beyond, "{password}");
             assert_eq!(long.check(password).is_ok(), with_min, "{password}");
         }
+    }
+
+    fn places<'a>(pool: &'a Passwords, purpose: Purpose, network: u8, count: usize) -> Vec<Place<'a>> {
+        (0..count).map_while(|_| pool.place(purpose, IpAddr::from([192, 0, 2, network])).ok()).collect()
+    }
+
+    #[test]
+    fn neither_registrations_nor_one_address_take_the_places_of_others() {
+        let pool = Passwords::new(1);
+        let flood: Vec<_> = (0..100).flat_map(|n| places(&pool, Purpose::Registration, n, 1000)).collect();
+        assert_eq!(flood.len(), MAX_WAITING);
+        let greedy = places(&pool, Purpose::SignIn, 1, 1000);
+        assert_eq!(greedy.len(), MAX_WAITING_FROM_ADDRESS);
+        assert_eq!(places(&pool, Purpose::SignIn, 2, 1).len(), 1, "another address");
+        let many: Vec<IpAddr> = (0..500).map(|n| format!("2001:db8::{n:x}").parse().unwrap()).collect();
+        let network: Vec<_> = many.iter().filter_map(|address| pool.place(Purpose::SignIn, *address).ok()).collect();
+        assert_eq!(network.len(), MAX_WAITING_FROM_ADDRESS, "a /64 is one address");
+        drop((flood, greedy));
+        assert_eq!(places(&pool, Purpose::Registration, 1, 1).len(), 1, "places are given back");
+        assert_eq!(pool.sign_ins.waiting().by_address.len(), 1, "and who has none is forgotten");
+    }
+
+    #[tokio::test]
+    async fn the_lines_take_turns_whoever_came_first() {
+        let pool = Arc::new(Passwords::new(1));
+        let order: Arc<Mutex<Vec<&str>>> = Arc::default();
+        let all_wait = pool.turns.acquire().await.unwrap();
+        let mut served = tokio::task::JoinSet::new();
+        let crowd = [("registration", Purpose::Registration, 1, 20), ("greedy", Purpose::SignIn, 1, 20)];
+        for (name, purpose, network, count) in crowd.into_iter().chain([("late", Purpose::SignIn, 2, 1)]) {
+            for _ in 0..count {
+                let (pool, order) = (pool.clone(), order.clone());
+                served.spawn(async move {
+                    let place = pool.place(purpose, IpAddr::from([192, 0, 2, network])).unwrap();
+                    place.take_turn(move || order.lock().unwrap().push(name)).await.unwrap();
+                });
+                // It is in its line before the next comes.
+                tokio::task::yield_now().await;
+            }
+        }
+        drop(all_wait);
+        served.join_all().await;
+        let order = order.lock().unwrap();
+        let at = order.iter().position(|name| *name == "late").unwrap();
+        assert!(order.len() == 41 && at < 6, "{at}: {order:?}");
     }
 }

@@ -12,7 +12,7 @@ use openorch_store::Batch;
 
 use super::{
     Users,
-    role::{MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES},
+    role::{MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, refuse_too_many_links},
     rows::{PermissionLinkRow, PermissionRow},
     rules::{Change, Rules, check_count, check_text, own_id, shown},
 };
@@ -93,6 +93,7 @@ pub async fn assign(cx: Cx<Users>, Body(request): Body<AssignPermissionsRequest>
                     .push(Change::Link(PermissionLinkRow { permission_id: link.permission_id, role_id: link.role_id }));
             }
         }
+        refuse_too_many_links(caller, rules, &changes)?;
         Ok((changes, Batch::new()))
     })
     .await?;

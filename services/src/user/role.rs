@@ -1,6 +1,6 @@
 //! Roles: sets of permissions that accounts are given.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use openorch_api::{
     Body, Json, Path,
@@ -22,6 +22,8 @@ use super::{
 pub const MAX_NAME_BYTES: usize = 256;
 pub const MAX_DESCRIPTION_BYTES: usize = 1024;
 const MAX_PERMISSIONS: usize = 1000;
+/// Rules are held in memory: so many links an account that is no admin may have of its permissions with roles.
+const MAX_LINKS: usize = 10_000;
 /// Rules are held in memory: an account that is no admin has room for so many roles.
 const MAX_ROLES_OWNED: usize = 1000;
 /// Built in, and never deleted.
@@ -159,6 +161,7 @@ fn with_permissions(caller: &Caller, rules: &Rules, role: &str, wanted: &[String
     }
     let gone = rules.permissions_of(role).filter(|id| !wanted.iter().any(|wanted| **wanted == ***id));
     changes.extend(gone.map(|id| Change::Unlink(link(id))));
+    refuse_too_many_links(caller, rules, &changes)?;
     Ok(changes)
 }
 
@@ -166,6 +169,39 @@ fn refuse_too_many(caller: &Caller, rules: &Rules) -> Result<()> {
     let owned = rules.roles.values().filter(|row| *row.owner_id == *caller.user_id).count();
     if owned >= MAX_ROLES_OWNED && !caller.is_admin() {
         return Err(Error::forbidden(format!("an account may have {MAX_ROLES_OWNED} roles; delete some")));
+    }
+    Ok(())
+}
+
+/// A role has so many permissions, and an account so many links of its permissions with roles. What is given up by the
+/// same change is not counted against it.
+pub fn refuse_too_many_links(caller: &Caller, rules: &Rules, changes: &[Change]) -> Result<()> {
+    let mut fresh: HashMap<&str, HashSet<&str>> = HashMap::new();
+    let mut gone = HashSet::new();
+    for change in changes {
+        match change {
+            Change::Link(link) => _ = fresh.entry(&link.role_id).or_default().insert(&link.permission_id),
+            Change::Unlink(link) => _ = gone.insert((link.role_id.as_str(), link.permission_id.as_str())),
+            _ => {}
+        }
+    }
+    if fresh.is_empty() || caller.is_admin() {
+        return Ok(());
+    }
+    // What every account has may have of everybody.
+    for (role, permissions) in fresh.iter().filter(|(role, _)| !FIXED.contains(role)) {
+        let stays = |id: &&std::sync::Arc<str>| !permissions.contains(&***id) && !gone.contains(&(*role, &***id));
+        if rules.permissions_of(role).filter(stays).count() + permissions.len() > MAX_PERMISSIONS {
+            return Err(Error::forbidden(format!(
+                "a role has at most {MAX_PERMISSIONS} permissions; make another one"
+            )));
+        }
+    }
+    let count: usize = fresh.values().map(HashSet::len).sum();
+    if (rules.links_of(&caller.user_id) + count).saturating_sub(gone.len()) > MAX_LINKS {
+        return Err(Error::forbidden(format!(
+            "an account may give its permissions to roles {MAX_LINKS} times; take some from roles first"
+        )));
     }
     Ok(())
 }

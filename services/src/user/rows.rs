@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use openorch_api::Time;
+use openorch_chassis::Caller;
 use openorch_store::{Collection, Index};
 use serde::{Deserialize, Serialize};
 
@@ -206,6 +207,9 @@ pub struct RoleLinkRow {
     /// The account that gave it; empty for roles that an account began with.
     #[serde(default)]
     pub created_by: String,
+    /// That account was an admin.
+    #[serde(default)]
+    pub by_admin: bool,
 }
 
 impl RoleLinkRow {
@@ -216,7 +220,18 @@ impl RoleLinkRow {
             app: app_of(role_id, app).to_owned(),
             created_at: now,
             created_by: String::new(),
+            by_admin: false,
         }
+    }
+
+    /// Given by this account.
+    pub fn by(self, giver: &Caller) -> RoleLinkRow {
+        RoleLinkRow { created_by: giver.user_id.to_string(), by_admin: giver.is_admin(), ..self }
+    }
+
+    /// Whether it is of the daemon's own making, and not an account's that is no admin.
+    pub fn is_trusted(&self) -> bool {
+        self.by_admin || self.created_by.is_empty()
     }
 
     pub fn id(&self) -> String {

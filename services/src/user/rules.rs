@@ -120,6 +120,12 @@ impl Rules {
         self.by_role.get(role).into_iter().flat_map(|permissions| permissions.iter())
     }
 
+    /// How often permissions of this account are given to roles.
+    pub fn links_of(&self, user_id: &str) -> usize {
+        let is_own = |id: &&Arc<str>| self.permissions.get(&**id).is_some_and(|row| row.owner_id == user_id);
+        self.by_role.values().map(|permissions| permissions.iter().filter(is_own).count()).sum()
+    }
+
     /// Takes the changes over, in order.
     pub fn apply(&mut self, changes: Vec<Change>) {
         // Sets that several changes touch are copied once.

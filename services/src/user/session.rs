@@ -167,7 +167,7 @@ impl Users {
         let token = self.keys.load().current.sign(&Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: told(row.roles.iter().map(String::as_str)),
+            ori: told(row.roles.iter().map(String::as_str), &account.trusted),
             iss: ISSUER.into(),
             iat: issued,
             exp: expires,
@@ -342,7 +342,7 @@ impl Users {
         let token = self.keys.load().current.sign(&Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: told(account.roles_in(&session.app).iter().map(AsRef::as_ref)),
+            ori: told(account.roles_in(&session.app).iter().map(AsRef::as_ref), &account.trusted),
             iss: ISSUER.into(),
             iat: now,
             exp: now + lifetime,
@@ -414,10 +414,13 @@ impl Identity for Users {
 }
 
 /// The roles that a token names: a token is sent with each request, so one with very many roles names those that fit,
-/// the built-in ones first. The daemon looks roles up by session; a service can ask it.
-fn told<'a>(roles: impl Iterator<Item = &'a str>) -> Vec<String> {
+/// the built-in ones first, then those that an admin gave, those of organizations, and the rest: nobody crowds out what
+/// counts more. The daemon looks roles up by session; a service can ask it.
+fn told<'a>(roles: impl Iterator<Item = &'a str>, trusted: &[Box<str>]) -> Vec<String> {
     let mut roles: Vec<&str> = roles.collect();
-    roles.sort_by_key(|role| !role.starts_with("user-svc:"));
+    let is_trusted = |role: &str| trusted.binary_search_by(|known| (**known).cmp(role)).is_ok();
+    let is_built_in = |role: &str| [openorch_api::role::ADMIN, openorch_api::role::USER].contains(&role);
+    roles.sort_by_key(|role| (!is_built_in(role), !is_trusted(role), !role.starts_with("user-svc:")));
     let mut room = MAX_ROLES_BYTES;
     let mut told: Vec<String> = roles
         .into_iter()

@@ -14,7 +14,7 @@ use super::{
     Users,
     contact::normal,
     otp::Expected,
-    passwords::HASH_OF_NOBODY,
+    passwords::{HASH_OF_NOBODY, Purpose},
     rows::{CONTACTS, OtpPurpose, PASSWORDS, SESSIONS},
     session::{MAX_DEVICE_BYTES, Place, checked_device},
 };
@@ -130,11 +130,12 @@ impl Users {
         hash: String,
         address: IpAddr,
     ) -> Result<bool> {
-        let attempt = self.throttle.begin(user_id, address, self.now().0.as_second())?;
-        let is_right = self.passwords.verify(password, hash).await?;
+        let place = self.passwords.place(Purpose::SignIn, address)?;
+        let attempt = self.throttle.begin(user_id, address, self.now().0.as_second()).await?;
+        let is_right = place.verify(password, hash).await?;
         match is_right {
-            true => self.throttle.succeeded(attempt),
-            false => self.throttle.failed(attempt, self.now().0.as_second()),
+            true => attempt.succeeded(),
+            false => attempt.failed(self.now().0.as_second()),
         }
         Ok(is_right)
     }

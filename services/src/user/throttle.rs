@@ -1,14 +1,18 @@
 //! Throttling of failed sign-ins: each failure beyond a few makes the next attempt wait longer. Counted for an account
 //! from one address, for an account, and for an address; where an account has signed in from an address before, only its
-//! own failures there count, so that nobody shuts it out by guessing elsewhere.
+//! own failures there count, so that nobody shuts it out by guessing elsewhere. No more attempts are under way at once
+//! than may fail: those beyond wait until others are judged, so that many at once learn no more than one after the other.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, PoisonError},
+    pin::pin,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use moka::sync::Cache;
 use openorch_chassis::{Error, Result};
+use tokio::sync::Notify;
 
 /// Failures without a delay: of one account from one address, of an account, from an address.
 const FREE_FOR_PAIR: u32 = 5;
@@ -38,7 +42,7 @@ impl Key {
     }
 }
 
-/// Failures that were, and attempts after them of which nobody knows yet.
+/// Failures that were.
 #[derive(Clone, Copy, Default)]
 struct Failures {
     count: u32,
@@ -50,68 +54,70 @@ pub struct Throttle {
     failures: Cache<Key, Failures>,
     /// Accounts and addresses from which they have signed in.
     known: Cache<(String, IpAddr), ()>,
-    /// Reading and counting are one step, or many at once would pass.
-    order: Mutex<()>,
+    /// Attempts under way of which nobody knows yet. Held while one begins or is judged, or many at once would pass.
+    under_way: Mutex<HashMap<Key, u32>>,
+    /// Told whenever one ends.
+    ended: Notify,
 }
 
-/// An attempt that may be made. It has failed unless it is told otherwise.
-pub struct Attempt {
+/// An attempt that may be made, until it is dropped. It counts for nothing unless it is judged.
+pub struct Attempt<'a> {
+    throttle: &'a Throttle,
     keys: Vec<Key>,
     pair: (String, IpAddr),
 }
 
 impl Throttle {
     pub fn new() -> Throttle {
-        Throttle { failures: Cache::new(REMEMBERED), known: Cache::new(REMEMBERED), order: Mutex::default() }
+        Throttle {
+            failures: Cache::new(REMEMBERED),
+            known: Cache::new(REMEMBERED),
+            under_way: Mutex::default(),
+            ended: Notify::new(),
+        }
     }
 
-    /// Lets an attempt to sign an account in begin, or says how long to wait. `now` in seconds.
-    pub fn begin(&self, user_id: &str, address: IpAddr, now: i64) -> Result<Attempt> {
+    /// Lets an attempt to sign an account in begin as soon as few enough others are under way, or says how long to wait.
+    /// `now` in seconds. How many wait here is bounded by the places of the pool that hashes.
+    pub async fn begin(&self, user_id: &str, address: IpAddr, now: i64) -> Result<Attempt<'_>> {
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            // From here on no end is missed.
+            ended.as_mut().enable();
+            if let Some(attempt) = self.try_begin(user_id, address, now)? {
+                return Ok(attempt);
+            }
+            ended.await;
+        }
+    }
+
+    fn try_begin(&self, user_id: &str, address: IpAddr, now: i64) -> Result<Option<Attempt<'_>>> {
         let address = network(address);
         let pair = (user_id.to_owned(), address);
+        let mut under_way = self.under_way();
         let mut keys = vec![Key::Pair(user_id.to_owned(), address)];
         if !self.known.contains_key(&pair) {
             keys.extend([Key::Account(user_id.to_owned()), Key::Address(address)]);
         }
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = keys.iter().map(|key| self.wait(key, now)).max().unwrap_or_default();
         if wait > 0 {
             return Err(Error::limited(format!("too many failed sign-ins; try again in {wait} seconds")));
         }
-        // Attempts made at once wait for each other as soon as one has failed.
+        let is_full = |key: &Key| {
+            let failed = self.recent(key, now).map_or(0, |known| known.count);
+            under_way.get(key).is_some_and(|count| *count >= key.free().saturating_sub(failed).max(1))
+        };
+        if keys.iter().any(is_full) {
+            return Ok(None);
+        }
         for key in &keys {
-            if let Some(known) = self.recent(key, now) {
-                self.failures.insert(key.clone(), Failures { count: known.count + 1, last: now });
-            }
+            *under_way.entry(key.clone()).or_default() += 1;
         }
-        Ok(Attempt { keys, pair })
+        Ok(Some(Attempt { throttle: self, keys, pair }))
     }
 
-    /// The password was wrong.
-    pub fn failed(&self, attempt: Attempt, now: i64) {
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in attempt.keys {
-            if self.recent(&key, now).is_none() {
-                self.failures.insert(key, Failures { count: 1, last: now });
-            }
-        }
-    }
-
-    /// The password was right: what was guessed before is forgiven to this account at this address.
-    pub fn succeeded(&self, attempt: Attempt) {
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in &attempt.keys {
-            match key {
-                Key::Pair(..) => self.failures.invalidate(key),
-                // This attempt was counted beforehand, and was no failure.
-                _ => {
-                    if let Some(known) = self.failures.get(key) {
-                        self.failures.insert(key.clone(), Failures { count: known.count.saturating_sub(1), ..known });
-                    }
-                }
-            }
-        }
-        self.known.insert(attempt.pair, ());
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Key, u32>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recent(&self, key: &Key, now: i64) -> Option<Failures> {
@@ -128,6 +134,40 @@ impl Throttle {
     }
 }
 
+impl Attempt<'_> {
+    /// The password was wrong.
+    pub fn failed(self, now: i64) {
+        let _order = self.throttle.under_way();
+        for key in &self.keys {
+            let count = self.throttle.recent(key, now).map_or(0, |known| known.count) + 1;
+            self.throttle.failures.insert(key.clone(), Failures { count, last: now });
+        }
+    }
+
+    /// The password was right: what was guessed before is forgiven to this account at this address.
+    pub fn succeeded(self) {
+        let _order = self.throttle.under_way();
+        self.throttle.failures.invalidate(&Key::Pair(self.pair.0.clone(), self.pair.1));
+        self.throttle.known.insert(self.pair.clone(), ());
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.throttle.under_way();
+        for key in &self.keys {
+            if let Some(count) = under_way.get_mut(key) {
+                *count -= 1;
+                if *count == 0 {
+                    under_way.remove(key);
+                }
+            }
+        }
+        drop(under_way);
+        self.throttle.ended.notify_waiters();
+    }
+}
+
 /// Whoever has an IPv6 address has at least its /64 (RFC 6177).
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -141,9 +181,9 @@ mod tests {
     use super::*;
 
     fn fail(throttle: &Throttle, account: &str, address: &str, now: i64) -> bool {
-        match throttle.begin(account, address.parse().unwrap(), now) {
+        match throttle.try_begin(account, address.parse().unwrap(), now) {
             Ok(attempt) => {
-                throttle.failed(attempt, now);
+                attempt.expect("nothing else is under way").failed(now);
                 true
             }
             Err(_) => false,
@@ -185,12 +225,43 @@ mod tests {
     fn who_signed_in_here_before_is_not_shut_out_by_others() {
         let (throttle, now) = (Throttle::new(), 1_000_000);
         let home: IpAddr = "203.0.113.1".parse().unwrap();
-        throttle.succeeded(throttle.begin("a", home, now).unwrap());
+        throttle.try_begin("a", home, now).unwrap().unwrap().succeeded();
         for n in 0..200 {
             fail(&throttle, "a", &format!("192.0.2.{n}"), now);
             fail(&throttle, &format!("u{n}"), "203.0.113.1", now);
         }
-        assert!(throttle.begin("a", home, now).is_ok());
-        assert!(throttle.begin("a", "192.0.2.250".parse().unwrap(), now).is_err());
+        assert!(throttle.try_begin("a", home, now).is_ok());
+        assert!(throttle.try_begin("a", "192.0.2.250".parse().unwrap(), now).is_err());
+    }
+
+    #[tokio::test]
+    async fn many_at_once_learn_no_more_than_one_after_the_other() {
+        let (throttle, now) = (std::sync::Arc::new(Throttle::new()), 1_000_000);
+        let home: IpAddr = "203.0.113.1".parse().unwrap();
+        let at_once = |right: bool| {
+            let mut attempts = tokio::task::JoinSet::new();
+            for _ in 0..64 {
+                let throttle = throttle.clone();
+                attempts.spawn(async move {
+                    let Ok(attempt) = throttle.begin("a", home, now).await else { return false };
+                    // All begin before any is judged.
+                    tokio::task::yield_now().await;
+                    match right {
+                        true => attempt.succeeded(),
+                        false => attempt.failed(now),
+                    }
+                    true
+                });
+            }
+            attempts.join_all()
+        };
+        let passed = |all: Vec<bool>| all.into_iter().filter(|passed| *passed).count();
+        assert_eq!(passed(at_once(true).await), 64, "right ones wait for their turn");
+        assert_eq!(passed(at_once(false).await), FREE_FOR_PAIR as usize);
+        assert!(throttle.under_way().is_empty());
+        // One that came to no verdict counts for nothing and keeps nobody waiting.
+        let later = now + LONGEST;
+        drop(throttle.try_begin("a", home, later).unwrap().unwrap());
+        assert!(throttle.try_begin("a", home, later).unwrap().is_some());
     }
 }

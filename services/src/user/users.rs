@@ -13,6 +13,7 @@ use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 use super::{
     Users,
     account::{Profile, checked_name},
+    passwords::Purpose,
     rows::*,
     rules::{Change, Rules, check_count},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
@@ -95,7 +96,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
     let password = match request.password.filter(|password| !password.is_empty()) {
         Some(password) => {
             cx.settings.password_rules.check(&password)?;
-            let hash = cx.passwords.hash(password).await?;
+            let hash = cx.passwords.hash(password, Purpose::SignIn, cx.request.client_ip).await?;
             Some(PasswordRow { hash, is_default: false, updated_at: user.created_at })
         }
         None => None,
@@ -129,7 +130,8 @@ pub async fn reset_password(
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
-    let row = PasswordRow { hash: cx.passwords.hash(new).await?, is_default, updated_at: cx.now() };
+    let hash = cx.passwords.hash(new, Purpose::SignIn, cx.request.client_ip).await?;
+    let row = PasswordRow { hash, is_default, updated_at: cx.now() };
     retry(|| async {
         if cx.users.get(&id.0).await?.is_none() {
             return Err(unknown(&id)());

@@ -1,0 +1,206 @@
+//! What comes in and goes out: the gateway, addresses, queries, bodies.
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::support::{Daemon, Echo, gzip, status};
+
+/// All that the daemon answers to this text, which asks for the connection to be closed or is never ended.
+async fn raw(daemon: &Daemon, text: &str) -> String {
+    let mut stream = TcpStream::connect(daemon.url.trim_start_matches("http://")).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // A connection that is cut is the end of it, too.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn w14_a_service_gets_neither_its_callers_session_nor_what_was_meant_for_one_hop() {
+    let daemon = Daemon::start().await;
+    let echo = Echo::start().await;
+    let (evil, admin) = (daemon.register("evil-svc").await, daemon.admin().await);
+    daemon.put_instance(&evil, json!({ "url": echo.url })).await;
+    let head = raw(
+        &daemon,
+        &format!(
+            "GET /evil-svc/x HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {admin}\r\nconnection: close, x-mine\r\n\
+             x-mine: one hop\r\nkeep-alive: timeout=9\r\nproxy-authorization: Basic c2VjcmV0\r\nte: gzip\r\nx-other: goes on\r\n\r\n"
+        ),
+    )
+    .await;
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("x-other: goes on"), "{head}");
+    for dropped in [admin.as_str(), admin.rsplit('.').next().unwrap(), "one hop", "c2VjcmV0", "keep-alive", "te: gzip"]
+    {
+        assert!(!head.contains(dropped), "{dropped}: {head}");
+    }
+
+    // A redirect is the caller's to follow: the daemon asks no address that a service names.
+    let inside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("http://{}/secrets", inside.local_addr().unwrap());
+    let redirect =
+        format!("HTTP/1.1 302 Found\r\nlocation: {target}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let redirect = redirect.clone();
+            tokio::spawn(async move {
+                let mut asked = [0; 4096];
+                let _ = stream.read(&mut asked).await;
+                let _ = stream.write_all(redirect.as_bytes()).await;
+            });
+        }
+    });
+    let sly = daemon.register("sly-svc").await;
+    daemon.put_instance(&sly, json!({ "url": url })).await;
+    let answer = daemon.call("GET", "/sly-svc/x", &admin, Value::Null).await;
+    assert_eq!((answer.status.as_u16(), answer.headers["location"].to_str().unwrap()), (302, target.as_str()));
+    let asked = tokio::select! {
+        biased;
+        _ = inside.accept() => true,
+        _ = std::future::ready(()) => false,
+    };
+    assert!(!asked, "the daemon followed");
+
+    // What names no service goes to none.
+    for path in ["/", "/?x", "//evil-svc/x"] {
+        let answer = daemon.call("GET", path, &admin, Value::Null).await;
+        assert!(!answer.text.contains("\"head\""), "{path}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn w15_no_instance_is_registered_at_an_address_that_only_the_daemon_may_reach_or_that_is_anothers() {
+    let daemon = Daemon::start().await;
+    let token = daemon.register("bad-svc").await;
+    let own = daemon.url.clone();
+    for url in [
+        "",
+        "ftp://127.0.0.1:21",
+        "127.0.0.1:80",
+        "http://",
+        "http://user@127.0.0.1:80",
+        "http://127.0.0.1:80/?q",
+        "http://127.0.0.1:80/#f",
+        "http://169.254.169.254",
+        "http://[fe80::1]:80",
+        "http://224.0.0.1",
+        "http://0.0.0.0:80",
+        "http://[::ffff:169.254.169.254]",
+        "http://0251.0376.0251.0376",
+        "http://2852039166",
+        own.as_str(),
+    ] {
+        let answer = daemon.put_instance(&token, json!({ "url": url })).await;
+        assert_eq!(answer.status, 400, "{url}: {}", answer.text);
+    }
+    let long = format!("http://127.0.0.1/{}", "a".repeat(3000));
+    assert_eq!(daemon.put_instance(&token, json!({ "url": long })).await.status, 400);
+    assert!(daemon.instances(&token).await.is_empty());
+
+    // A squatter is told whose an address is, the real service too, and an admin sets it right.
+    let (echo, shop, admin) = (Echo::start().await, daemon.register("shop-svc").await, daemon.admin().await);
+    assert_eq!(daemon.put_instance(&token, json!({ "url": echo.url, "id": "inst_x" })).await.status, 201);
+    let refused = daemon.put_instance(&shop, json!({ "url": echo.url })).await;
+    assert!(refused.status == 403 && refused.error().contains("bad-svc"), "{}", refused.text);
+    assert_eq!(daemon.call("DELETE", "/registry-svc/instance/inst_x", &admin, Value::Null).await.status, 204);
+    assert_eq!(daemon.put_instance(&shop, json!({ "url": echo.url })).await.status, 201);
+}
+
+#[tokio::test]
+async fn w17_no_name_or_value_of_a_query_becomes_sql() {
+    let daemon = Daemon::start().await;
+    let (ann, admin) = (daemon.register("ann").await, daemon.admin().await);
+    let ask = async |body: Value| daemon.call("POST", "/user-svc/users", &admin, body).await;
+    let all = ask(json!({ "count": true })).await.json()["count"].clone();
+    for attack in [
+        "slug' OR '1'='1",
+        "slug\" OR \"1\"=\"1",
+        "1=1) OR (1=1",
+        "slug) UNION SELECT id, hash FROM userSvcPasswords --",
+        "slug; DROP TABLE c_userSvcUsers; --",
+        "body->>'slug'",
+        "json_extract(body, '$.slug')",
+        "lower(slug)",
+        "slug\u{0}",
+        "[slug]",
+        "slug/**/",
+    ] {
+        let values = json!([attack]).to_string();
+        let by_field = json!({ "query": { "filters": [{ "op": "equals", "fields": [attack], "jsonValues": "[1]" }] } });
+        let by_order = json!({ "query": { "orderBys": [{ "field": attack, "desc": true }] } });
+        for body in [by_field, by_order] {
+            let answer = ask(body.clone()).await;
+            assert_eq!(answer.status, 400, "{body}: {}", answer.text);
+            assert!(!answer.text.to_lowercase().contains("syntax"), "{}", answer.text);
+        }
+        for op in ["equals", "startsWith", "containsSubstring", "intersects", "isInList"] {
+            let body = json!({ "query": { "filters": [{ "op": op, "fields": ["slug"], "jsonValues": values }] } });
+            let answer = ask(body).await;
+            let found = answer.json()["users"].as_array().map_or(0, Vec::len);
+            // A NUL is in no JSON text that is taken.
+            let is_taken = answer.status == 200 || (answer.status == 400 && attack.contains('\0'));
+            assert!(is_taken && found == 0, "{op} {attack}: {}", answer.text);
+        }
+        let searched = ask(json!({ "search": attack })).await;
+        assert!(searched.json()["users"].as_array().is_none_or(Vec::is_empty), "{attack}: {}", searched.text);
+    }
+    // The wildcards of LIKE are letters like any other.
+    for (op, value) in [("containsSubstring", "%"), ("startsWith", "_nn"), ("startsWith", "a%")] {
+        let filter = json!({ "op": op, "fields": ["slug"], "jsonValues": json!([value]).to_string() });
+        let answer = ask(json!({ "query": { "filters": [filter] } })).await.json();
+        assert!(answer["users"].as_array().is_none_or(Vec::is_empty), "{value}: {answer}");
+    }
+    assert_eq!(ask(json!({ "count": true })).await.json()["count"], all);
+    assert_eq!(status(&daemon, "POST", "/user-svc/user/by-token", &ann, Value::Null).await, 200);
+}
+
+#[tokio::test]
+async fn w18_no_body_is_too_large_or_too_slow_for_the_daemon_and_no_cookie_is_ever_credentials() {
+    let daemon = Daemon::start().await;
+    let post = async |body: Vec<u8>, headers: &[(&str, &str)]| {
+        daemon.send("POST", "/user-svc/register", "", body, headers).await.status.as_u16()
+    };
+    let valid = br#"{"slug":"x-svc","password":"p"}"#.to_vec();
+    assert_eq!(post(vec![b' '; (4 << 20) + 1], &[]).await, 413);
+    // Bombs: 16 MiB and a byte of spaces.
+    let gzipped = gzip(&vec![b' '; (16 << 20) + 1]);
+    let brotli = [
+        203, 255, 255, 63, 248, 37, 64, 226, 177, 64, 32, 247, 254, 143, 255, 255, 127, 240, 75, 0, 196, 97, 17, 128,
+        238, 253, 31, 0, 0, 2, 32, 3,
+    ];
+    assert_eq!(post(gzipped, &[("content-encoding", "gzip")]).await, 413);
+    assert_eq!(post(brotli.to_vec(), &[("content-encoding", "br")]).await, 413);
+    assert_eq!(post(gzip(&gzip(&valid)), &[("content-encoding", "gzip, gzip")]).await, 400, "one coding, not many");
+    let deep = "[".repeat(100_000);
+    assert_eq!(post(deep.into_bytes(), &[]).await, 400);
+
+    // Clients that never end: of nothing at all, of a head, of a body.
+    let limits = ["--body-idle-timeout", "100ms", "--head-timeout", "100ms", "--first-byte-timeout", "100ms"];
+    let impatient = Daemon::with(&limits).await;
+    assert_eq!(raw(&impatient, "").await, "");
+    let slow = raw(&impatient, "POST /user-svc/register HTTP/1.1\r\nhost: localhost\r\nx-slow").await;
+    assert!(slow.is_empty() || slow.starts_with("HTTP/1.1 408"), "{slow}");
+    let head = "POST /user-svc/register HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n";
+    let slow = raw(&impatient, &format!("{head}connection: close\r\n\r\n{{")).await;
+    assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
+    let endless = format!("{head}x-long: {}\r\n\r\n", "y".repeat(80_000));
+    assert!(raw(&impatient, &endless).await.starts_with("HTTP/1.1 431"));
+    assert_eq!(post(valid, &[]).await, 200, "and it serves on");
+
+    // Any page may ask, none with what a browser adds by itself.
+    let admin = daemon.admin().await;
+    for method in ["GET", "OPTIONS"] {
+        let asked = [("origin", "http://localhost"), ("access-control-request-method", "PUT")];
+        let answer = daemon.send(method, "/user-svc/public-key", "", Vec::new(), &asked).await;
+        assert_eq!(answer.headers["access-control-allow-origin"], "*");
+        assert!(!answer.headers.contains_key("access-control-allow-credentials"), "{:?}", answer.headers);
+    }
+    let cookies = format!("token={admin}; Authorization=Bearer {admin}; session={admin}");
+    let answer = daemon.send("GET", "/user-svc/roles", "", Vec::new(), &[("cookie", &cookies)]).await;
+    assert_eq!(answer.status, 401);
+}
