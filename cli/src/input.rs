@@ -211,7 +211,7 @@ mod tests {
             ("listInstances", "slug=007 host=a=b", "", "slug=007&host=a=b", Value::Null),
             ("removeInstance", "id=inst_1", "inst_1", "", Value::Null),
             ("login", "slug=123 password=true", "", "", json!({ "slug": "123", "password": "true" })),
-            ("login", "contact=x device=", "", "", json!({ "contact": "x", "device": "" })),
+            ("login", "password=x device=", "", "", json!({ "password": "x", "device": "" })),
             ("listNodes", "", "", "", json!({})),
             ("listNodes", "ids=1", "", "", json!({ "ids": ["1"] })),
             ("listNodes", "ids=a ids=b", "", "", json!({ "ids": ["a", "b"] })),

@@ -9,10 +9,11 @@ use openorch_sdk::api::{
     user::{
         ADD_USER_TO_ORGANIZATION, CREATE_INVITATION, CREATE_ROLE, CREATE_USER, DELETE_DELEGATION, DELETE_ENROLL,
         DELETE_GRANT, DELETE_ORGANIZATION, DELETE_PERMISSION, DELETE_ROLE, DELETE_USER, GET_PERMISSIONS_BY_ROLE,
-        GET_ROLES, GET_USERS, LIST_AUDIT, LIST_DELEGATIONS, LIST_ENROLLS, LIST_GRANTS, LIST_INVITATIONS, LIST_MEMBERS,
-        LIST_ORGANIZATIONS, LIST_PERMISSIONS, LIST_PERMITS, LIST_SESSIONS, RELEASE_SLUG, REMOVE_USER_FROM_ORGANIZATION,
-        RESET_PASSWORD, REVOKE_INVITATION, REVOKE_SESSION, SAVE_DELEGATION, SAVE_ENROLLS, SAVE_GRANTS, SAVE_MEMBERSHIP,
-        SAVE_ORGANIZATION, SAVE_PERMISSIONS, SAVE_PERMITS, SAVE_USER, SET_ROLE_PERMISSIONS,
+        GET_ROLES, GET_USERS, LIST_APPS, LIST_AUDIT, LIST_DELEGATIONS, LIST_ENROLLS, LIST_GRANTS, LIST_INVITATIONS,
+        LIST_MEMBERS, LIST_ORGANIZATIONS, LIST_PERMISSIONS, LIST_PERMITS, LIST_SESSIONS, RELEASE_SLUG,
+        REMOVE_USER_FROM_ORGANIZATION, RESET_PASSWORD, REVOKE_INVITATION, REVOKE_SESSION, SAVE_DELEGATION,
+        SAVE_ENROLLS, SAVE_GRANTS, SAVE_MEMBERSHIP, SAVE_ORGANIZATION, SAVE_PERMISSIONS, SAVE_PERMITS, SAVE_USER,
+        SET_ROLE_PERMISSIONS, UPDATE_APP,
     },
 };
 
@@ -257,6 +258,18 @@ pub static RESOURCES: &[Resource] = &[
             Verb::new("set-user", SAVE_MEMBERSHIP.row, Answer::Nothing),
             Verb::new("remove-user", REMOVE_USER_FROM_ORGANIZATION.row, Answer::Nothing),
         ],
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "app",
+        aliases: &["apps"],
+        about: "Tenants, known by a host",
+        kind: Kind {
+            columns: &[Column::new("APP ID", Text(&["id"])), Column::new("HOST", Text(&["host"]))],
+            name: "id",
+        },
+        list: Some(List { row: LIST_APPS.row, items: "apps", one: One::By("ids") }),
+        save: Some(Save::new(UPDATE_APP.row, "")),
         ..Resource::NONE
     },
     Resource {
