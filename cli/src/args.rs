@@ -65,6 +65,9 @@ pub enum Command {
         slug: Option<String>,
         /// Better left out: arguments are seen by other users and kept by the shell
         password: Option<String>,
+        /// The app (tenant) to sign in to, by its host; the default one when left out
+        #[arg(long, value_name = "HOST")]
+        app: Option<String>,
     },
     /// End the session: its token is refused from then on
     Logout {
@@ -95,6 +98,9 @@ pub enum Command {
         /// The code of an invitation, where registration needs one
         #[arg(long, value_name = "CODE")]
         invitation: Option<String>,
+        /// The app (tenant) to register in, by its host; the default one when left out
+        #[arg(long, value_name = "HOST")]
+        app: Option<String>,
     },
     /// Change the own password: asks for the present one, then for the new one
     #[command(visible_alias = "passwd")]

@@ -92,13 +92,13 @@ async fn dispatch(context: &mut Context, matches: &ArgMatches) -> Result<(Output
     let args = Args::from_arg_matches(matches).map_err(|error| Failure::Usage(error.to_string()))?;
     let text = match args.command {
         Command::Env(command) => environment::run(context, command)?,
-        Command::Login { slug, password } => sign_in::login(context, slug, password).await?,
+        Command::Login { slug, password, app } => sign_in::login(context, slug, password, app).await?,
         Command::Logout { slug, all, forget } => sign_in::logout(context, slug, all, forget).await?,
         Command::Switch { slug } => sign_in::switch(context, slug)?,
         Command::Whoami => sign_in::whoami(context).await?,
         Command::Token => sign_in::token(context)?,
-        Command::Register { slug, password, name, invitation } => {
-            sign_in::register(context, slug, password, name, invitation).await?
+        Command::Register { slug, password, name, invitation, app } => {
+            sign_in::register(context, slug, password, name, invitation, app).await?
         }
         Command::Password => sign_in::password(context).await?,
         Command::Get(args) => return Ok((raw::run(context, Method::GET, None, args).await?, 0)),

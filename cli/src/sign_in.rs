@@ -25,7 +25,12 @@ use crate::{
     print::{self, Cell, Column, Kind},
 };
 
-pub async fn login(context: &Context, slug: Option<String>, password: Option<String>) -> Result<String, Failure> {
+pub async fn login(
+    context: &Context,
+    slug: Option<String>,
+    password: Option<String>,
+    app: Option<String>,
+) -> Result<String, Failure> {
     let slug = ask::slug(slug.or_else(|| context.common.user.clone()))?;
     let password = ask::password(password, "Enter password: ")?;
     let server = context.anonymous()?;
@@ -33,6 +38,7 @@ pub async fn login(context: &Context, slug: Option<String>, password: Option<Str
         slug: Some(slug.clone()),
         password: Some(password),
         device: Some(prepared(context)?),
+        app_host: app.unwrap_or_default(),
         ..LoginRequest::default()
     };
     let Json(answer) = context.answered(&server, None, server.client.call(LOGIN, Body(input))).await?;
@@ -45,6 +51,7 @@ pub async fn register(
     password: Option<String>,
     name: Option<String>,
     invitation: Option<String>,
+    app: Option<String>,
 ) -> Result<String, Failure> {
     let slug = ask::slug(slug.or_else(|| context.common.user.clone()))?;
     let password = ask::new_password(password, "Choose a password: ")?;
@@ -55,6 +62,7 @@ pub async fn register(
         password: Some(password),
         device: Some(prepared(context)?),
         invitation,
+        app_host: app.unwrap_or_default(),
         ..RegisterRequest::default()
     };
     let call = server.client.call(REGISTER, Body(input));
