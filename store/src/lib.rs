@@ -29,6 +29,13 @@ pub use rows::Rows;
 pub use sqlite::{Notes, Restoring, SqliteOptions, SqliteStore, backup, check};
 pub use table::{Stored, Table, TypedPage};
 
+/// What the engines say they will do for a query, so that tests of those who ask see whether an index answers.
+#[cfg(any(test, feature = "explain"))]
+pub mod explain {
+    pub use crate::postgres::OnPostgres;
+    pub use crate::sqlite::on_sqlite;
+}
+
 /// A future in a box: what lets [`Store`] be used as `Arc<dyn Store>`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

@@ -16,6 +16,8 @@ mod organization;
 mod otp;
 mod passwords;
 mod permission;
+#[cfg(test)]
+mod plan_tests;
 mod revoke;
 mod role;
 mod rows;

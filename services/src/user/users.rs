@@ -26,22 +26,11 @@ const MAX_ROLES: usize = 32;
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<GetUsersRequest>) -> Result<Json<GetUsersResponse>> {
     let counts = request.count || request.query.as_ref().is_some_and(|query| query.count);
-    let mut asked = asked(&request)?;
-    if let Some(contact) = request.contact_id.as_deref().filter(|contact| !contact.is_empty()) {
-        let owner = cx.by_contact(contact).await?.map(|row| row.value.user_id);
-        asked.filters.push(Filter::is_in("id", owner));
-    }
-    if let Some(search) = request.search.as_deref().filter(|search| !search.is_empty()) {
-        match cx.by_contact(search).await? {
-            Some(owner) => asked.filters.push(Filter::equals("id", owner.value.user_id)),
-            None => {
-                asked.filters.push(Filter::intersects("searchPrefixes", [search_prefix(search)]));
-                asked
-                    .filters
-                    .push(Filter::Any(vec![Filter::contains("slug", search), Filter::contains("name", search)]));
-            }
-        }
-    }
+    let owner = async |contact: &Option<String>| match contact.as_deref().filter(|contact| !contact.is_empty()) {
+        Some(contact) => Ok::<_, Error>(cx.by_contact(contact).await?.map(|row| row.value.user_id)),
+        None => Ok(None),
+    };
+    let asked = sought(&request, owner(&request.contact_id).await?, owner(&request.search).await?)?;
     let count = if counts { cx.users.count(&asked.filters).await? } else { 0 };
     let page = cx.users.page(&asked).await?;
     let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
@@ -49,7 +38,31 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<GetUsersRequest>) -> Result
     Ok(Json(GetUsersResponse { users, count, next, ..Default::default() }))
 }
 
-/// The query of a request: the query object, with what the shorter keys say on top.
+/// The query of a request, where these accounts have the contact that it names and the one that it searches for.
+pub(super) fn sought(
+    request: &GetUsersRequest,
+    has_contact: Option<String>,
+    has_searched: Option<String>,
+) -> Result<Query> {
+    let mut asked = asked(request)?;
+    let is_given = |text: &&str| !text.is_empty();
+    if request.contact_id.as_deref().filter(is_given).is_some() {
+        asked.filters.push(Filter::is_in("id", has_contact));
+    }
+    if let Some(search) = request.search.as_deref().filter(is_given) {
+        match has_searched {
+            Some(owner) => asked.filters.push(Filter::equals("id", owner)),
+            None => {
+                let somewhere = vec![Filter::contains("slug", search), Filter::contains("name", search)];
+                asked.filters.push(Filter::intersects("searchPrefixes", [search_prefix(search)]));
+                asked.filters.push(Filter::Any(somewhere));
+            }
+        }
+    }
+    Ok(asked)
+}
+
+/// The query object of a request, with what the shorter keys say on top.
 fn asked(request: &GetUsersRequest) -> Result<Query> {
     let mut wire = request.query.clone().unwrap_or_default();
     if wire.limit.unwrap_or_default() == 0 {

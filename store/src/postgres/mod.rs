@@ -5,6 +5,8 @@
 mod backup;
 mod check;
 mod errors;
+#[cfg(any(test, feature = "explain"))]
+mod explain;
 mod flight;
 mod hold;
 #[cfg(test)]
@@ -31,6 +33,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
 use tokio::task::AbortHandle;
 
+#[cfg(any(test, feature = "explain"))]
+pub use self::explain::OnPostgres;
 pub use self::restore::PostgresRestoring;
 
 use self::hold::Keeper;

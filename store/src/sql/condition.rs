@@ -152,7 +152,8 @@ impl Conditions {
     }
 }
 
-fn is_declared(spec: &Spec, filter: &Filter) -> bool {
+/// Whether a filter is declared in all its parts, so that SQL can say it.
+pub(super) fn is_declared(spec: &Spec, filter: &Filter) -> bool {
     match filter {
         Filter::Equals { field, .. } | Filter::IsIn { field, .. } | Filter::Range { field, .. } => {
             spec.column(field).is_some()

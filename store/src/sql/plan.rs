@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::condition::tie;
+use super::condition::{is_declared, tie};
 use super::{Bind, Conditions, Dialect, ListSpec, Spec};
 use crate::matching::field_key;
 use crate::{Cursor, Direction, Filter, Order, Page, Query, Result, Row, StoreError, document, key, query};
@@ -286,25 +286,30 @@ fn one_more(limit: u64) -> Bind {
 }
 
 /// The first rows that hold one of some elements, where the entries of a list are in the order asked for: the first
-/// of each element, merged. Costs the same however many documents hold the elements. `None` where it cannot be so.
+/// of each element, merged. Costs the same however many documents hold the elements. Where something is left to Rust, the
+/// entries of the one element are walked in their order until enough rows passed. `None` where it cannot be so.
 fn top_of_lists(dialect: Dialect, spec: &Spec, query: &Query) -> Result<Option<(Conditions, String)>> {
     let Some(limit) = query.limit.filter(|_| !query.shuffled) else { return Ok(None) };
     let is_list = |filter: &&Filter| matches!(filter, Filter::Intersects { .. });
     let (lists, others): (Vec<_>, Vec<_>) = query.filters.iter().partition(is_list);
     let [Filter::Intersects { field, values }] = lists.as_slice() else { return Ok(None) };
-    if values.is_empty() || values.len() > MOST_ELEMENTS_MERGED {
+    let found = spec.lists.iter().filter(|list| list.list == field).find_map(|list| {
+        let is_of_list =
+            |filter: &Filter| matches!(filter, Filter::Equals { field, .. } if list.place_of(field).is_some());
+        let (known, rest): (Vec<_>, Vec<_>) =
+            others.iter().copied().partition(|filter| is_of_list(filter) || is_declared(spec, filter));
+        Some((list, leads_to_order(list, &known, &query.order)?, rest))
+    });
+    let Some((list, given, rest)) = found else { return Ok(None) };
+    let most = if rest.is_empty() { MOST_ELEMENTS_MERGED } else { 1 };
+    if values.is_empty() || values.len() > most {
         return Ok(None);
     }
-    let Some((list, given)) = spec.lists.iter().find_map(|list| {
-        let given = leads_to_order(list, &others, &query.order)?;
-        (list.list == field).then_some((list, given))
-    }) else {
-        return Ok(None);
-    };
-    let mut conditions = Conditions::new(dialect, spec, &[])?;
+    let rest: Vec<Filter> = rest.into_iter().cloned().collect();
+    let mut conditions = Conditions::new(dialect, spec, &rest)?;
     let keys = values.iter().map(key::of).collect::<Result<std::collections::BTreeSet<_>>>()?;
     let mut elements = Vec::new();
-    if dialect == Dialect::Postgres {
+    if dialect == Dialect::Postgres && rest.is_empty() {
         elements.push(conditions.mark(Bind::Keys(keys.into_iter().collect())));
     } else {
         elements.extend(keys.into_iter().map(|key| conditions.mark(Bind::Key(key))));
@@ -318,8 +323,46 @@ fn top_of_lists(dialect: Dialect, spec: &Spec, query: &Query) -> Result<Option<(
         conditions.after(&query.order, &columns, cursor)?;
         fixed += &conditions.clause().replacen(" WHERE", " AND", 1);
     }
+    if let ([element], false) = (elements.as_slice(), rest.is_empty()) {
+        let sql = walked(dialect, spec, list, &query.order, &columns, &format!("val = {element}{fixed}"));
+        return Ok(Some((conditions, sql)));
+    }
     let limit = conditions.mark(one_more(limit));
     Ok(Some((conditions, merged(dialect, spec, list, &query.order, &columns, &elements, &fixed, &limit))))
+}
+
+/// The rows of the entries that pass, in their order, each row looked up as it is wanted: nobody knows yet how many are.
+fn walked(
+    dialect: Dialect,
+    spec: &Spec,
+    list: &ListSpec,
+    order: &[Order],
+    columns: &[String],
+    condition: &str,
+) -> String {
+    let terms: String = columns.iter().map(|column| format!("{column}, ")).collect();
+    let (table, side) = (&spec.table, &list.table);
+    match dialect {
+        Dialect::Sqlite => format!(
+            "SELECT c.id, c.ver, c.doc FROM (SELECT {terms}id, rid FROM {side} WHERE {condition}) t \
+             CROSS JOIN {table} c ON c.rid = t.rid ORDER BY {}",
+            sorted(order, columns, "t.")
+        ),
+        // Without the offsets, which change nothing, it would join the whole of both and sort that.
+        Dialect::Postgres => format!(
+            "SELECT c.id, c.ver, c.doc FROM (SELECT {terms}id FROM {side} WHERE {condition} ORDER BY {} OFFSET 0) t \
+             CROSS JOIN LATERAL (SELECT id, ver, doc FROM {table} WHERE id = t.id OFFSET 0) c ORDER BY {}",
+            sorted(order, columns, ""),
+            sorted(order, columns, "t.")
+        ),
+    }
+}
+
+/// The terms of an order over the columns of a list's entries.
+fn sorted(order: &[Order], columns: &[String], prefix: &str) -> String {
+    let direction: Direction = tie(order);
+    let terms = columns.iter().map(String::as_str).chain(["id"]);
+    terms.map(|term| format!("{prefix}{term} {}", direction.word())).collect::<Vec<_>>().join(", ")
 }
 
 /// The values of the list's first fields, if the other filters give exactly those and the order is that of the fields
@@ -351,13 +394,9 @@ fn merged(
     fixed: &str,
     limit: &str,
 ) -> String {
-    let direction: Direction = tie(order);
     let terms: String = columns.iter().map(|column| format!("{column}, ")).collect();
-    let sort = |prefix: &str| {
-        let terms = columns.iter().map(String::as_str).chain(["id"]);
-        terms.map(|term| format!("{prefix}{term} {}", direction.word())).collect::<Vec<_>>().join(", ")
-    };
-    let (sorted, sorted_t, table, side) = (sort(""), sort("t."), &spec.table, &list.table);
+    let (table, side) = (&spec.table, &list.table);
+    let (sorted, sorted_t) = (sorted(order, columns, ""), sorted(order, columns, "t."));
     match dialect {
         Dialect::Sqlite => {
             let one = |element: &String| {

@@ -5,6 +5,8 @@ mod archive;
 mod backup;
 mod check;
 mod errors;
+#[cfg(any(test, feature = "explain"))]
+mod explain;
 mod folder;
 mod reader;
 mod run;
@@ -14,6 +16,8 @@ mod writer;
 pub(crate) use self::archive::{Archive, Declared, NewArchive, Origin};
 pub use self::backup::{Notes, Restoring, backup};
 pub use self::check::check;
+#[cfg(any(test, feature = "explain"))]
+pub use self::explain::on_sqlite;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -141,22 +141,10 @@ pub(super) fn row_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::{Value, json};
 
-    use super::super::schema;
-    use super::*;
-    use crate::sql::{Dialect, Spec};
+    use super::super::on_sqlite;
     use crate::{Collection, Cursor, Index, Query};
-
-    /// What SQLite says it will do.
-    fn explain(connection: &Connection, spec: &Arc<Spec>, query: &Query) -> String {
-        let plan = Plan::new(Dialect::Sqlite, spec.clone(), query).unwrap();
-        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {}", plan.sql)).unwrap();
-        let lines = statement.query_map(params_from_iter(plan.values()), |row| row.get::<_, String>(3));
-        lines.unwrap().map(|line| line.unwrap()).collect::<Vec<_>>().join("; ")
-    }
 
     const COLLECTION: Collection = Collection {
         name: "plans",
@@ -172,11 +160,7 @@ mod tests {
 
     #[test]
     fn declared_fields_are_sought_and_their_order_needs_no_sorting() {
-        let connection = Connection::open_in_memory().unwrap();
-        let spec = Arc::new(Spec::new(&COLLECTION).unwrap());
-        let info = "CREATE TABLE _store_meta(collection TEXT PRIMARY KEY, spec TEXT, version INTEGER)";
-        connection.execute_batch(info).unwrap();
-        schema::bring_up(&connection, [&*spec].into_iter()).unwrap();
+        let explain = |query: &Query| on_sqlite(&COLLECTION, query).unwrap();
         let after = |values: Vec<Value>| Cursor { values, id: Some("x".into()) };
         let owner = || Query::all().equals("owner", "o");
         for (query, index) in [
@@ -215,8 +199,18 @@ mod tests {
                 "s_plans(readers/kind,at) USING PRIMARY KEY (val=? AND k1=? AND k2<?)",
             ),
             (owner().equals("undeclared", 1).ascending("at").limit(3), "ix plans(owner,at) (f_owner=?)"),
+            (
+                Query::all()
+                    .intersects("readers", ["a"])
+                    .equals("kind", "k")
+                    .equals("undeclared", 1)
+                    .descending("at")
+                    .after(after(vec![json!(3)]))
+                    .limit(5),
+                "s_plans(readers/kind,at) USING PRIMARY KEY (val=? AND k1=? AND k2<?)",
+            ),
         ] {
-            let shown = explain(&connection, &spec, &query);
+            let shown = explain(&query);
             let scans = shown.contains("SCAN c_") || shown.contains("SCAN s_");
             assert!(shown.contains("SEARCH") && shown.contains(index) && !scans, "{query:?}: {shown}");
             // What the lists give is at most a page of each element, and is merged.
@@ -225,7 +219,7 @@ mod tests {
             }
         }
         // In the order of an index without any filter: SQLite walks the index and calls that a scan.
-        let shown = explain(&connection, &spec, &Query::all().descending("at").limit(3));
+        let shown = explain(&Query::all().descending("at").limit(3));
         assert!(shown.contains("SCAN c_plans USING INDEX ix plans(at)") && !shown.contains("TEMP B-TREE"), "{shown}");
     }
 }

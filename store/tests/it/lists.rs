@@ -54,6 +54,9 @@ fn questions() -> Vec<Query> {
             asked(&values).descending("kind").descending("rank"),
             asked(&values).descending("kind").ascending("rank"),
             asked(&values).equals("other", 1).ascending("rank"),
+            k().equals("other", 1).ascending("rank"),
+            k().filter(Filter::Any(vec![Filter::equals("other", 2), Filter::contains("other", "x")]))
+                .descending("rank"),
             asked(&values).intersects("tags", ["all"]).ascending("rank"),
             asked(&values).is_in("kind", ["k0", "k1"]),
             Query::all()

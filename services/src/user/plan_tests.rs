@@ -1,0 +1,90 @@
+//! Pages of accounts come from an index on both engines, so that a million accounts cost no more than a thousand.
+
+use openorch_api::user::GetUsersRequest;
+use openorch_store::{
+    Collection, Cursor, Index, Query,
+    explain::{OnPostgres, on_sqlite},
+};
+use serde_json::{Value, json};
+
+use super::{
+    rows::{USERS, search_prefixes},
+    users::sought,
+};
+
+const BY_SEARCH: &str = "s_userSvcUsers(searchPrefixes/createdAt)";
+const BY_AGE: &str = "ix userSvcUsers(createdAt)";
+
+fn asked(body: Value) -> Query {
+    sought(&serde_json::from_value::<GetUsersRequest>(body).unwrap(), None, None).unwrap()
+}
+
+/// What admins ask for, and what must answer: an index, or the primary key.
+fn shapes() -> Vec<(Query, &'static str)> {
+    let further = |query: Query| {
+        let after = Cursor { values: vec![json!("2026-01-01T00:00:01.000000Z")], id: Some("usr_1".into()) };
+        query.after(after)
+    };
+    let by_contact: GetUsersRequest = serde_json::from_value(json!({ "contactId": "a@b.c" })).unwrap();
+    let by_search: GetUsersRequest = serde_json::from_value(json!({ "search": "a@b.c" })).unwrap();
+    let owner = || Some("usr_1".to_owned());
+    vec![
+        // One letter, which half of all accounts have; a whole name; more than is indexed of a word; several words.
+        (asked(json!({ "search": "a" })), BY_SEARCH),
+        (asked(json!({ "search": "a", "order": "asc", "limit": 1000 })), BY_SEARCH),
+        (further(asked(json!({ "search": "a" }))), BY_SEARCH),
+        (asked(json!({ "search": "Ann 17" })), BY_SEARCH),
+        (asked(json!({ "search": "nobody-is-called-so" })), BY_SEARCH),
+        (asked(json!({})), BY_AGE),
+        (further(asked(json!({ "query": { "limit": 50 } }))), BY_AGE),
+        (asked(json!({ "orderBy": "updatedAt" })), "ix userSvcUsers(updatedAt)"),
+        (asked(json!({ "ids": ["usr_1", "usr_2"] })), "key"),
+        (sought(&by_contact, owner(), None).unwrap(), "key"),
+        (sought(&by_search, None, owner()).unwrap(), "key"),
+    ]
+}
+
+/// The same collection without what is found by its words.
+fn unsearchable() -> Collection {
+    let others: Vec<Index> =
+        USERS.indexes.iter().filter(|index| !format!("{index:?}").contains("searchPrefixes")).copied().collect();
+    Collection { indexes: Vec::leak(others), ..USERS }
+}
+
+#[test]
+fn sqlite_answers_pages_of_accounts_from_an_index() {
+    for (query, index) in shapes() {
+        let shown = on_sqlite(&USERS, &query).unwrap();
+        let index = if index == "key" { "(id=?)" } else { index };
+        // In the order of an index without any filter: SQLite walks the index and calls that a scan.
+        let scans = shown.contains("SCAN") && !shown.contains(&format!("USING INDEX {index}"));
+        let sorts = shown.contains("TEMP B-TREE") && index != "(id=?)";
+        assert!(shown.contains(index) && !scans && !sorts, "{query:?}: {shown}");
+    }
+    let shown = on_sqlite(&unsearchable(), &asked(json!({ "search": "a" }))).unwrap();
+    assert!(!shown.contains("SEARCH"), "this would be seen: {shown}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_answers_pages_of_accounts_from_an_index() {
+    let account = |n: usize| {
+        let (slug, name) = (format!("account-{n}"), format!("{} {n}", ["Ann", "Bob", "Cleo", "Dan"][n % 4]));
+        let at = format!("2026-01-01T00:{:02}:{:02}.000000Z", n / 60 % 60, n % 60);
+        let body = json!({ "id": format!("usr_{n}"), "slug": slug, "name": name, "createdAt": at, "updatedAt": at,
+            "searchPrefixes": search_prefixes(&slug, &name), "contacts": [], "labels": { "note": "x".repeat(300) } });
+        (format!("usr_{n}"), body.to_string())
+    };
+    let accounts: Vec<_> = (0..5000).map(account).collect();
+    let Some(bench) = OnPostgres::new("accounts", USERS, &accounts).await else { return };
+    for (query, index) in shapes() {
+        let shown = bench.explain(&query).await;
+        let index = if index == "key" { "c_userSvcUsers_pkey" } else { index };
+        let sorts = shown.contains("Sort") && !index.ends_with("_pkey");
+        assert!(shown.contains(index) && !shown.contains("Seq Scan") && !sorts, "{query:?}: {shown}");
+    }
+    bench.end().await;
+    let Some(bench) = OnPostgres::new("unsearchable", unsearchable(), &accounts).await else { return };
+    let shown = bench.explain(&asked(json!({ "search": "a" }))).await;
+    assert!(!shown.contains(BY_SEARCH), "this would be seen: {shown}");
+    bench.end().await;
+}
