@@ -14,7 +14,7 @@ use super::{
     Users,
     keys::{Claims, ISSUER},
     memory::{Account, Delegated, Digest, LiveSession, Verified},
-    rows::{DEFAULT_APP, SESSIONS, SessionRow},
+    rows::{DEFAULT_APP, RoleLinkRow, SESSIONS, SessionRow},
 };
 
 /// Sessions that name no device share this one. Signing out elsewhere does not end it, changing the password does.
@@ -231,7 +231,9 @@ impl Users {
     async fn read_account(&self, user_id: &str) -> Result<Option<Account>> {
         let Some(Stored { value: user, .. }) = self.users.get(user_id).await? else { return Ok(None) };
         let links = self.role_links.find(&Query::all().equals("userId", user_id)).await?;
-        let links: Vec<_> = links.into_iter().map(|link| link.value).collect();
+        let going = &self.memory.check_rules().going;
+        let counts = |link: &RoleLinkRow| !going.contains(link.role_id.as_str());
+        let links: Vec<_> = links.into_iter().map(|link| link.value).filter(counts).collect();
         Ok(Some(Account::new(&user, &links)))
     }
 
