@@ -1,13 +1,13 @@
 //! What others check tokens with: the public key, and whether a caller may.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use openorch_api::{
     Body, Json, Path,
     user::{GetPublicKeyResponse, IsAuthorizedRequest, IsAuthorizedResponse, Key, KeySet, PermissionId},
 };
 use openorch_chassis::{Cx, Error, Identity, Result};
-use openorch_store::Batch;
+use openorch_store::{Batch, StoreError};
 
 use super::{
     Users,
@@ -33,6 +33,7 @@ pub async fn rotate_key(cx: Cx<Users>, (): ()) -> Result<Json<KeySet>> {
         KeyPairRow { private: cx.seal.seal(&private_place(&id), &private), id, created_at: cx.now(), retired: None };
     // One after the other: two at once would each retire the same key.
     let _order = cx.rule_changes.lock().await;
+    cx.settle_keys().await?;
     let ring = cx.keys.load_full();
     let before = &ring.current.verifying.public;
     let stored =
@@ -47,14 +48,37 @@ pub async fn rotate_key(cx: Cx<Users>, (): ()) -> Result<Json<KeySet>> {
         &retired,
         Some(stored.version),
     )?);
-    cx.store.commit(batch).await?;
     let since = (cx.now().0.as_second(), Arc::new(VerifyingKey::new(before.clone())?));
     let retired = std::iter::once(since).chain(ring.retired.iter().cloned()).collect();
-    cx.keys.store(Arc::new(KeyRing { current: key, retired }));
+    let next = Arc::new(KeyRing { current: key, retired });
+    match cx.store.commit(batch).await {
+        Ok(_) => cx.keys.store(next),
+        Err(error @ (StoreError::Unavailable(_) | StoreError::TimedOut(_))) => {
+            // Perhaps it was written all the same, and then the key that signs now is retired.
+            *cx.unsettled_keys.lock().unwrap_or_else(PoisonError::into_inner) = Some((row.id.clone(), next));
+            cx.settle_keys().await?;
+            if cx.keys.load().current.verifying.public.kid != row.id {
+                return Err(error.into());
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
     Ok(Json(KeySet { keys: cx.public_keys() }))
 }
 
 impl Users {
+    /// Signs with the key that is stored, after a change of which nobody knew whether it was made. Whoever changes keys
+    /// holds `rule_changes` meanwhile.
+    pub(super) async fn settle_keys(&self) -> Result<()> {
+        let unsettled = || self.unsettled_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((id, ring)) = unsettled().clone() else { return Ok(()) };
+        if self.key_pairs.get(&id).await?.is_some() {
+            self.keys.store(ring);
+        }
+        *unsettled() = None;
+        Ok(())
+    }
+
     fn public_keys(&self) -> Vec<Key> {
         let lifetime = self.settings.token_lifetime.as_secs() as i64;
         self.keys.load().public(self.now().0.as_second(), lifetime)

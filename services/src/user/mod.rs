@@ -25,11 +25,13 @@ mod rules;
 mod seed;
 mod session;
 mod sign_in;
+#[cfg(test)]
+mod store_tests;
 mod throttle;
 mod users;
 
 use std::{
-    sync::{Arc, OnceLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -126,6 +128,8 @@ pub struct Users {
     invitations: Table<InvitationRow>,
     key_pairs: Table<KeyPairRow>,
     keys: ArcSwap<KeyRing>,
+    /// The keys as they are if the one with this id is stored, while nobody knows that.
+    unsettled_keys: Mutex<Option<(String, Arc<KeyRing>)>>,
     seal: Seal,
     passwords: Passwords,
     memory: Memory,
@@ -236,6 +240,6 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .every(Duration::from_secs(1), "write refused attempts to the audit log", audit::write_refusals)
         .every(Duration::from_secs(600), "forget codes whose time is over", Users::forget_codes)
         .every(Duration::from_secs(3600), "remove old entries of the audit log", audit::remove_old)
-        .every(Duration::from_secs(1), "settle the rules", Users::settle_rules)
+        .every(Duration::from_secs(1), "settle rules and keys", Users::settle)
         .mount()
 }

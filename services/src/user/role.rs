@@ -51,9 +51,16 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Re
         owner_id: caller.user_id.to_string(),
         created_at: now,
         updated_at: now,
+        going: false,
     };
     let mut saved = None;
     cx.change_rules(|rules| {
+        if rules.going.contains(row.id.as_str()) {
+            return Err(Error::conflict(format!(
+                "the role `{}` was deleted and is being taken from all who had it; try again in a moment",
+                row.id
+            )));
+        }
         match rules.roles.get(row.id.as_str()) {
             Some(known) if known.owner_id != row.owner_id => {
                 return Err(Error::forbidden(format!("the role `{}` is another account's", row.id)));
@@ -83,6 +90,7 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<Empty>
         Ok((changes, Batch::new()))
     })
     .await?;
+    cx.clear_roles().await;
     Ok(Json(Empty {}))
 }
 

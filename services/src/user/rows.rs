@@ -180,6 +180,9 @@ pub struct RoleRow {
     pub owner_id: String,
     pub created_at: Time,
     pub updated_at: Time,
+    /// It is being deleted: it gives nothing and nobody has it any more, whatever links are still there.
+    #[serde(default)]
+    pub going: bool,
 }
 
 impl RoleRow {

@@ -8,7 +8,7 @@ use std::{
 
 use openorch_api::user::Delegation;
 use openorch_chassis::{Caller, Error, Result};
-use openorch_store::{Batch, Query, Store, StoreError, Table, Write};
+use openorch_store::{Batch, Filter, Query, Store, StoreError, Table, Write};
 
 use super::{
     Users,
@@ -19,6 +19,8 @@ use super::{
 };
 
 const MAX_ID_BYTES: usize = 256;
+/// From so many a role that is going is taken in one batch: others write in between.
+const CLEARED_AT_ONCE: usize = 2000;
 /// How many names an id is made of, at most.
 const MAX_ID_PARTS: usize = 8;
 
@@ -26,6 +28,8 @@ const MAX_ID_PARTS: usize = 8;
 #[derive(Clone, Default)]
 pub struct Rules {
     pub roles: HashMap<Arc<str>, Arc<RoleRow>>,
+    /// Roles that are being deleted: they count for nothing, and their ids are not free yet.
+    pub going: HashSet<Arc<str>>,
     pub permissions: HashMap<Arc<str>, Arc<PermissionRow>>,
     pub grants: HashMap<Arc<str>, Arc<GrantRow>>,
     /// By the slug of the service.
@@ -50,7 +54,7 @@ struct GrantedIn {
 #[derive(Clone, Debug)]
 pub enum Change {
     SaveRole(RoleRow),
-    /// With its permissions, and from everyone who has it.
+    /// A role that is going, with the last of those who had it.
     DeleteRole(String),
     SavePermission(PermissionRow),
     /// From all roles and grants.
@@ -132,12 +136,16 @@ impl Rules {
         let mut regranted = HashSet::new();
         for change in changes {
             match change {
+                Change::SaveRole(row) if row.going => {
+                    self.roles.remove(row.id.as_str());
+                    self.by_role.remove(row.id.as_str());
+                    self.going.insert(row.id.as_str().into());
+                }
                 Change::SaveRole(row) => {
                     self.roles.insert(row.id.as_str().into(), Arc::new(row));
                 }
                 Change::DeleteRole(id) => {
-                    self.roles.remove(id.as_str());
-                    self.by_role.remove(id.as_str());
+                    self.going.remove(id.as_str());
                 }
                 Change::SavePermission(row) => {
                     self.permissions.insert(row.id.as_str().into(), Arc::new(row));
@@ -212,12 +220,14 @@ impl Rules {
         dedup(changes)
     }
 
-    /// The steps that delete a role.
+    /// The steps after which a role gives nothing and nobody has it. Very many may have had it: what is stored of that
+    /// is taken away bit by bit, see [`Users::clear_roles`].
     pub fn without_role(&self, id: &str) -> Vec<Change> {
         let links = self.permissions_of(id).map(|permission| {
             Change::Unlink(PermissionLinkRow { permission_id: permission.to_string(), role_id: id.to_owned() })
         });
-        links.chain([Change::DeleteRole(id.to_owned())]).collect()
+        let role = self.roles.get(id).map(|row| Change::SaveRole(RoleRow { going: true, ..RoleRow::clone(row) }));
+        links.chain(role).collect()
     }
 
     /// The steps after which no grant names these roles or this slug: whoever has the name later begins with nothing.
@@ -298,7 +308,7 @@ impl RuleTables {
             Change::SaveRole(row) => self.roles.upsert(&row.id, row)?,
             Change::DeleteRole(id) => {
                 for collection in [ROLE_LINKS.name, CONTACT_ENROLLS.name] {
-                    let filters = vec![openorch_store::Filter::equals("roleId", id.as_str())];
+                    let filters = vec![Filter::equals("roleId", id.as_str())];
                     batch.push(Write::DeleteWhere { collection, filters });
                 }
                 self.roles.delete(id, None)
@@ -309,8 +319,8 @@ impl RuleTables {
             Change::Unlink(row) => Write::DeleteWhere {
                 collection: PERMISSION_LINKS.name,
                 filters: vec![
-                    openorch_store::Filter::equals("roleId", row.role_id.as_str()),
-                    openorch_store::Filter::equals("permissionId", row.permission_id.as_str()),
+                    Filter::equals("roleId", row.role_id.as_str()),
+                    Filter::equals("permissionId", row.permission_id.as_str()),
                 ],
             },
             Change::SaveGrant(row) => self.grants.upsert(&row.id, row)?,
@@ -342,7 +352,7 @@ impl Users {
         if batch.is_empty() {
             return Ok(());
         }
-        let takes_roles = changes.iter().any(|change| matches!(change, Change::DeleteRole(_)));
+        let takes_roles = changes.iter().any(|change| matches!(change, Change::SaveRole(row) if row.going));
         match self.store.commit(batch).await {
             Ok(_) => {
                 let mut next = Rules::clone(&rules);
@@ -361,11 +371,49 @@ impl Users {
         }
     }
 
-    /// Brings the rules back to what is stored, after a change of which nobody knows whether it was made.
-    pub(super) async fn settle_rules(users: Arc<Users>) {
+    /// Brings rules and keys back to what is stored, after a change of which nobody knows whether it was made, and ends
+    /// what was begun.
+    pub(super) async fn settle(users: Arc<Users>) {
         if let Err(error) = users.change_rules(|_| Ok((Vec::new(), Batch::new()))).await {
             tracing::warn!("the rules cannot be read from the store: {error:?}");
         }
+        let order = users.rule_changes.lock().await;
+        if let Err(error) = users.settle_keys().await {
+            tracing::warn!("the signing keys cannot be read from the store: {error:?}");
+        }
+        drop(order);
+        users.clear_roles().await;
+    }
+
+    /// Takes roles that are going from all who have them, and frees their ids. What stays undone is done a second later,
+    /// or after the next start.
+    pub(super) async fn clear_roles(&self) {
+        let going: Vec<Arc<str>> = self.memory.check_rules().going.iter().cloned().collect();
+        for id in going {
+            if let Err(error) = self.clear_role(&id).await {
+                tracing::warn!("the role `{id}` gives nothing any more, and could not be cleared away yet: {error:?}");
+            }
+        }
+    }
+
+    async fn clear_role(&self, id: &str) -> Result<()> {
+        for collection in [ROLE_LINKS.name, CONTACT_ENROLLS.name] {
+            loop {
+                let some = Query::all().equals("roleId", id).limit(CLEARED_AT_ONCE as u64);
+                let rows = self.store.find(collection, &some).await?.rows;
+                if rows.len() < CLEARED_AT_ONCE {
+                    break;
+                }
+                // By filter: some may go meanwhile.
+                let filters = vec![Filter::is_in("id", rows.into_iter().map(|row| row.id))];
+                self.store.commit(Write::DeleteWhere { collection, filters }.into()).await?;
+            }
+        }
+        self.change_rules(|rules| {
+            let is_there = rules.going.contains(id);
+            Ok((is_there.then(|| Change::DeleteRole(id.to_owned())).into_iter().collect(), Batch::new()))
+        })
+        .await
     }
 }
 

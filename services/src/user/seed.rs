@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -114,6 +114,7 @@ pub async fn prepare(
         memory: Memory::new(rules, settings.cache_entries),
         key_pairs: Table::new(store.clone(), &KEY_PAIRS),
         keys: ArcSwap::from_pointee(keys),
+        unsettled_keys: Mutex::default(),
         seal: seal.clone(),
         store,
         shared,
@@ -267,6 +268,7 @@ impl Seeding {
                 owner_id: owners["user-svc"].clone(),
                 created_at: self.now,
                 updated_at: self.now,
+                going: false,
             }));
         }
         for service in openorch_api::SERVICES {

@@ -276,7 +276,9 @@ impl Users {
     async fn read_account(&self, user_id: &str) -> Result<Option<Account>> {
         let Some(Stored { value: user, .. }) = self.users.get(user_id).await? else { return Ok(None) };
         let links = self.role_links.find(&Query::all().equals("userId", user_id)).await?;
-        let links: Vec<RoleLinkRow> = links.into_iter().map(|link| link.value).collect();
+        let going = &self.memory.check_rules().going;
+        let counts = |link: &RoleLinkRow| !going.contains(link.role_id.as_str());
+        let links: Vec<RoleLinkRow> = links.into_iter().map(|link| link.value).filter(counts).collect();
         Ok(Some(Account::new(&user, &links)))
     }
 

@@ -199,6 +199,7 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
     for other in cx.belongings.get().into_iter().flatten() {
         other.removed(&id.0);
     }
+    cx.clear_roles().await;
     tracing::info!(account.slug = %user.slug, "account `{}` deleted", user.slug);
     Ok(Json(Empty {}))
 }
