@@ -102,8 +102,9 @@ ops! {
         () -> Json<KeySet>,
         access: Access::Public, aliases: &["/.well-known/jwks.json"];
 
-    /// Sign with a new key from now on. Tokens that were signed with the one before stay good, and the key set shows both
-    /// until their texts have ended.
+    /// Sign with a new key from now on.
+    ///
+    /// Tokens that were signed with the one before stay good, and the key set shows both until their texts have ended.
     ROTATE_KEY "rotateKey" = POST "/user-svc/key/rotate"
         () -> Json<KeySet>,
         access: Access::needs(&KEY_ROTATE), audited: true;
@@ -406,7 +407,9 @@ ops! {
         errors: &[(403, "the caller is no admin of the organization"),
             (404, "there is no organization with this id")];
 
-    /// Let the id of a deleted organization be taken again: whoever does has what others keep for it.
+    /// Let the id of a deleted organization be taken again.
+    ///
+    /// Whoever takes it has what others still keep for the organization that was.
     RELEASE_ORGANIZATION_ID "releaseOrganizationId" = DELETE "/user-svc/organization-id/{deletedOrganizationId}"
         (Path<DeletedOrganizationId>) -> Json<Empty>,
         access: Access::needs(&SLUG_RELEASE), audited: true,

@@ -46,7 +46,8 @@ pub struct ContactInput {
 pub struct SendOtpRequest {
     /// The contact, such as an e-mail address.
     pub contact_id: String,
-    /// The host of the app for which the code is to be good; `unnamed` where it is left out.
+    /// The host of the app for which the code is to be good, `unnamed` where it is left out. Who is signed in is in an app
+    /// already, and asks for that.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub app_host: String,
     /// `email`, also where it is left out.

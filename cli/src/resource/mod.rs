@@ -26,6 +26,8 @@ pub struct Resource {
     /// Its columns, and the field by which it is named on the command line.
     pub kind: Kind<'static>,
     pub list: Option<List>,
+    /// Where the list's operation answers with more than these things: what the list is, and which keys say nothing of it.
+    pub part: Option<Part>,
     /// The operation that reads one; without it one is picked out of the list.
     pub get: Option<Verb>,
     pub save: Option<Save>,
@@ -41,6 +43,7 @@ impl Resource {
         about: "",
         kind: Kind { columns: &[], name: "id" },
         list: None,
+        part: None,
         get: None,
         save: None,
         remove: None,
@@ -53,6 +56,12 @@ pub struct List {
     /// The key of the answer under which the items stand.
     pub items: &'static str,
     pub one: One,
+}
+
+/// A list that is a part of an answer.
+pub struct Part {
+    pub about: &'static str,
+    pub without: &'static [&'static str],
 }
 
 /// How one of a list is found.
@@ -138,8 +147,12 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
             .default_missing_value("2")
             .value_parser(seconds)
             .help("Show the list again and again, every two seconds or as often as said, until Ctrl-C");
-        let list = command("list", list.row).visible_alias("ls").args(flags(list.row, &[])).arg(watch);
-        verbs.push(list);
+        let without = resource.part.as_ref().map_or(&[][..], |part| part.without);
+        let command = command("list", list.row).visible_alias("ls").args(flags(list.row, without)).arg(watch);
+        verbs.push(match &resource.part {
+            Some(part) => command.about(part.about),
+            None => command,
+        });
     }
     match &resource.get {
         Some(verb) => verbs.push(verb_command(verb)),
@@ -224,7 +237,8 @@ fn given(row: &'static Row, matches: &ArgMatches) -> Vec<Flag> {
     let mut flags = Vec::new();
     for Key { name, kind, .. } in Inputs::of(row).known() {
         if kind == "boolean" {
-            if matches.get_flag(&name) {
+            // A list that is a part of an answer leaves some out.
+            if matches.try_get_one::<bool>(&name).ok().flatten() == Some(&true) {
                 flags.push(Flag { key: name, value: Given::Json(true.into()) });
             }
             continue;

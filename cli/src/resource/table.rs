@@ -8,16 +8,17 @@ use openorch_sdk::api::{
     },
     user::{
         ADD_USER_TO_ORGANIZATION, CREATE_INVITATION, CREATE_ROLE, CREATE_USER, DELETE_DELEGATION, DELETE_ENROLL,
-        DELETE_GRANT, DELETE_ORGANIZATION, DELETE_PERMISSION, DELETE_ROLE, DELETE_USER, GET_PERMISSIONS_BY_ROLE,
-        GET_ROLES, GET_USERS, LIST_APPS, LIST_AUDIT, LIST_DELEGATIONS, LIST_ENROLLS, LIST_GRANTS, LIST_INVITATIONS,
-        LIST_MEMBERS, LIST_ORGANIZATIONS, LIST_PERMISSIONS, LIST_PERMITS, LIST_SESSIONS, RELEASE_SLUG,
-        REMOVE_USER_FROM_ORGANIZATION, RESET_PASSWORD, REVOKE_INVITATION, REVOKE_SESSION, SAVE_DELEGATION,
-        SAVE_ENROLLS, SAVE_GRANTS, SAVE_MEMBERSHIP, SAVE_ORGANIZATION, SAVE_PERMISSIONS, SAVE_PERMITS, SAVE_USER,
-        SET_ROLE_PERMISSIONS, UPDATE_APP,
+        DELETE_GRANT, DELETE_ORGANIZATION, DELETE_PERMISSION, DELETE_ROLE, DELETE_USER, GET_KEY_SET,
+        GET_PERMISSIONS_BY_ROLE, GET_ROLES, GET_USERS, LIST_APPS, LIST_AUDIT, LIST_DELEGATIONS, LIST_ENROLLS,
+        LIST_GRANTS, LIST_INVITATIONS, LIST_MEMBERS, LIST_ORGANIZATIONS, LIST_PERMISSIONS, LIST_PERMITS, LIST_SESSIONS,
+        READ_SELF, RELEASE_ORGANIZATION_ID, RELEASE_SLUG, REMOVE_CONTACT, REMOVE_USER_FROM_ORGANIZATION,
+        RESET_PASSWORD, REVOKE_INVITATION, REVOKE_SESSION, ROTATE_KEY, SAVE_DELEGATION, SAVE_ENROLLS, SAVE_GRANTS,
+        SAVE_MEMBERSHIP, SAVE_ORGANIZATION, SAVE_PERMISSIONS, SAVE_PERMITS, SAVE_USER, SEND_OWN_OTP,
+        SET_ROLE_PERMISSIONS, UPDATE_APP, VERIFY_CONTACT,
     },
 };
 
-use super::{Answer, List, One, Resource, Save, Verb};
+use super::{Answer, List, One, Part, Resource, Save, Verb};
 use crate::print::{
     Cell::{Ago, Percent, Star, Status, Text, Until},
     Column, Kind,
@@ -38,6 +39,16 @@ const MEMBERS: Kind = Kind {
         Column::new("ROLE", Text(&["role"])),
     ],
     name: "user.id",
+};
+
+/// Keys that tokens are checked with.
+const KEYS: Kind = Kind {
+    columns: &[
+        Column::new("KEY ID", Text(&["kid"])),
+        Column::new("ALGORITHM", Text(&["alg"])),
+        Column::new("TYPE", Text(&["kty"])),
+    ],
+    name: "kid",
 };
 
 pub static RESOURCES: &[Resource] = &[
@@ -145,6 +156,39 @@ pub static RESOURCES: &[Resource] = &[
         },
         list: Some(List { row: LIST_SESSIONS.row, items: "sessions", one: One::Picked }),
         remove: Some(REVOKE_SESSION.row),
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "contact",
+        aliases: &["contacts"],
+        about: "How the own account can be reached",
+        kind: Kind {
+            columns: &[
+                Column::new("CONTACT ID", Text(&["id"])),
+                Column::new("PLATFORM", Text(&["platform"])),
+                Column::new("VERIFIED", Star("verified")),
+                Column::wide("PRIMARY", Star("isPrimary")),
+                Column::wide("WRITTEN AS", Text(&["value"])),
+            ],
+            name: "id",
+        },
+        list: Some(List { row: READ_SELF.row, items: "contacts", one: One::Picked }),
+        part: Some(Part { about: "List the own contacts", without: &["countTokens"] }),
+        remove: Some(REMOVE_CONTACT.row),
+        more: &[
+            // It answers with what `verify` wants beside the code that arrives.
+            Verb { words: &["contactId"], ..Verb::new("add", SEND_OWN_OTP.row, Answer::Thing("otpId")) },
+            Verb { words: &["otpId", "otpCode"], ..Verb::new("verify", VERIFY_CONTACT.row, Answer::Nothing) },
+        ],
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "key",
+        aliases: &["keys"],
+        about: "The keys that tokens are signed with",
+        kind: KEYS,
+        list: Some(List { row: GET_KEY_SET.row, items: "keys", one: One::Picked }),
+        more: &[Verb::new("rotate", ROTATE_KEY.row, Answer::Things("keys", KEYS))],
         ..Resource::NONE
     },
     Resource {
@@ -257,6 +301,7 @@ pub static RESOURCES: &[Resource] = &[
             Verb { words: &["userId"], ..Verb::new("add-user", ADD_USER_TO_ORGANIZATION.row, Answer::Nothing) },
             Verb::new("set-user", SAVE_MEMBERSHIP.row, Answer::Nothing),
             Verb::new("remove-user", REMOVE_USER_FROM_ORGANIZATION.row, Answer::Nothing),
+            Verb::new("release-id", RELEASE_ORGANIZATION_ID.row, Answer::Nothing),
         ],
         ..Resource::NONE
     },
@@ -337,13 +382,11 @@ mod tests {
     use super::*;
 
     /// Operations that list, save or remove, and have no group for a reason.
-    const WITHOUT_GROUP: [&str; 3] = [
+    const WITHOUT_GROUP: [&str; 2] = [
         // `oo logout`.
         "revokeTokens",
         // The own profile is no list of things.
         "saveSelf",
-        // Nor are the own contacts, which come by a code.
-        "removeContact",
     ];
 
     #[test]

@@ -234,3 +234,20 @@ fn two_sign_ins_at_once_lose_nothing() {
     let users: serde_json::Value = serde_json::from_str(&home.oo("env current -o json").out).unwrap();
     assert_eq!(users["users"].as_array().unwrap().len(), 4);
 }
+
+#[test]
+fn a_contact_is_added_by_the_code_that_arrives_there() {
+    let stub = Stub::new(|request| match request.line().as_str() {
+        "POST /user-svc/self/contact" => json(200, r#"{"otpId":"otp_1"}"#),
+        "PUT /user-svc/self/contact" => json(200, "{}"),
+        _ => json(200, r#"{"contacts":[{"id":"ann@example.org","platform":"email","verified":true}]}"#),
+    });
+    let home = Home::signed_in(&stub);
+    home.oo("contact add Ann@Example.org").is(0, "otp_1\n", "");
+    home.oo("contact add Ann@Example.org -o json").is(0, "\"otp_1\"\n", "");
+    home.oo("contact verify otp_1 012345").is(0, "", "");
+    home.oo("contact ls -o name").is(0, "ann@example.org\n", "");
+    let bodies: Vec<String> = stub.seen().into_iter().map(|request| request.body).collect();
+    assert!(bodies[0].contains(r#""contactId":"Ann@Example.org""#), "{bodies:?}");
+    assert!(bodies[2].contains(r#""otpCode":"012345""#) && bodies[2].contains(r#""otpId":"otp_1""#), "{bodies:?}");
+}
