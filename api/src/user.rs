@@ -88,7 +88,7 @@ ops! {
     /// From the same device the same session is answered again.
     LOGIN "login" = POST "/user-svc/login"
         (Body<LoginRequest>) -> Json<LoginResponse>,
-        access: Access::Public, audited: true, target: &["/slug"], normalise: Some(accept_other_contacts),
+        access: Access::Public, audited: true, target: &["/slug", "/contact/value"], normalise: Some(accept_other_contacts),
         errors: &[(401, "the password is wrong"), (403, "the account has no role in this app"),
             (404, "there is no app of this host"), (429, "too many at once; try again in a moment")];
 

@@ -199,3 +199,73 @@ async fn an_exchanged_token_ends_with_the_one_it_came_from() {
     let devices: Vec<&Value> = sessions["sessions"].as_array().unwrap().iter().map(|row| &row["device"]).collect();
     assert!(!devices.contains(&&json!("phone")), "{devices:?}");
 }
+
+#[tokio::test]
+async fn nobody_is_let_into_an_app_by_a_role_of_its_own_nor_stays_in_it_without_one() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    make_app(&daemon, &admin, HOST).await;
+    let eve = daemon.register("eve").await;
+    let id = own(&daemon, &eve).await["user"]["id"].clone();
+    let role = json!({ "id": "eve:key", "name": "Key" });
+    assert_eq!(daemon.call("POST", "/user-svc/role", &eve, role).await.status, 200);
+    assert_eq!(enroll(&daemon, &eve, &id, "eve:key", HOST).await.status, 200);
+    assert_eq!(login(&daemon, "eve", HOST).await.status, 403);
+    assert_eq!(exchange(&daemon, &eve, json!({ "newAppHost": HOST })).await.status, 403);
+
+    let given = enroll(&daemon, &admin, &id, "user-svc:user", HOST).await.json();
+    let there = token_of(&login(&daemon, "eve", HOST).await);
+    let path = format!("/user-svc/enroll/{}", given["enrolls"][0]["id"].as_str().unwrap());
+    assert_eq!(daemon.call("DELETE", &path, &admin, Value::Null).await.status, 200);
+    for path in ["/user-svc/self", "/user-svc/refresh-token"] {
+        assert_eq!(daemon.call("POST", path, &there, Value::Null).await.status, 401, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn who_may_make_accounts_in_an_app_makes_no_admins_and_takes_none_over() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    make_app(&daemon, &admin, HOST).await;
+    let help = token_of(&register(&daemon, "help", HOST).await);
+    for permission in ["user-svc:user:create", "user-svc:user:passwordReset", "user-svc:user:delete"] {
+        let permit = json!({ "permits": [{ "permission": permission, "slugs": ["help"], "appHost": HOST }] });
+        assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit).await.status, 200);
+    }
+    let made = async |slug: &str, role: &str, host: &str| {
+        let user = json!({ "slug": slug, "name": slug });
+        let body = json!({ "user": user, "password": "pass", "roleIds": [role], "appHost": host });
+        daemon.call("POST", "/user-svc/user", &help, body).await.status.as_u16()
+    };
+    assert_eq!(made("front", "user-svc:user", "").await, 200);
+    assert_eq!((made("back", "user-svc:admin", "").await, made("side", "user-svc:user", "unnamed").await), (403, 403));
+    let invitation = json!({ "roleIds": ["user-svc:admin"] });
+    assert_eq!(daemon.call("POST", "/user-svc/invitation", &help, invitation).await.status, 403);
+    let boss = own(&daemon, &admin).await["user"]["id"].as_str().unwrap().to_owned();
+    let password = json!({ "newPassword": "taken over" });
+    let reset = daemon.call("POST", &format!("/user-svc/{boss}/reset-password"), &help, password).await;
+    assert_eq!((reset.status.as_u16(), daemon.login("openorch", "changeme", "").await.status.as_u16()), (403, 200));
+    let deleted = daemon.call("DELETE", &format!("/user-svc/user/{boss}"), &help, Value::Null).await;
+    assert_eq!(deleted.status, 403);
+}
+
+#[tokio::test]
+async fn a_stolen_token_cannot_be_multiplied_beyond_what_one_call_ends() {
+    let daemon = Daemon::start().await;
+    daemon.register("ann").await;
+    let stolen = token_of(&daemon.login("ann", "pass", "laptop").await);
+    for number in 0..100 {
+        let answer = exchange(&daemon, &stolen, json!({ "newDevice": format!("d{number}") })).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    assert_eq!(exchange(&daemon, &stolen, json!({ "newDevice": "one more" })).await.status, 409);
+    assert_eq!(exchange(&daemon, &stolen, json!({ "newDevice": "d7" })).await.status, 200, "one of those");
+    let ann = token_of(&daemon.login("ann", "pass", "phone").await);
+    let sessions = async || {
+        let listed = daemon.call("GET", "/user-svc/sessions", &ann, Value::Null).await.json();
+        listed["sessions"].as_array().unwrap().len()
+    };
+    assert_eq!(sessions().await, 103);
+    let ended = daemon.call("DELETE", "/user-svc/tokens", &ann, json!({ "device": "laptop" })).await;
+    assert_eq!((ended.status.as_u16(), sessions().await), (200, 2));
+}

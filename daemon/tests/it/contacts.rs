@@ -237,6 +237,14 @@ async fn a_code_or_a_password_signs_in_by_a_contact_that_is_verified() {
         let answer = login(json!({ "contact": unknown, "password": "pass" })).await;
         assert_eq!((answer.status.as_u16(), answer.error().as_str()), (401, "Invalid password"), "{unknown}");
     }
+    let long = login(json!({ "contact": "x".repeat(100_000), "password": "pass" })).await;
+    assert_eq!(long.status, 400, "{}", long.text);
+    // Whose a contact is does not show by what guessing at its account did.
+    for _ in 0..8 {
+        login(json!({ "slug": "ann", "password": "guess" })).await;
+    }
+    assert_eq!(login(json!({ "slug": "ann", "password": "guess" })).await.status, 429);
+    assert_eq!(login(json!({ "contact": "ann@example.org", "password": "guess" })).await.status, 401);
     // They are guessed no faster than passwords of accounts that there are.
     let mut limited = 0;
     for _ in 0..8 {

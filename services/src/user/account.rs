@@ -22,6 +22,7 @@ use super::{
     rules::{check_count, check_text},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
     session::{Place, UNKNOWN_DEVICE, checked_device},
+    sign_in::Guess,
 };
 
 const MAX_NAME_BYTES: usize = 256;
@@ -151,7 +152,8 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
     if !cx.settings.password_rules.is_possible(&current) {
         return Err(incorrect());
     }
-    if !cx.is_password_of(&caller.user_id, current, stored.hash, cx.request.client_ip).await? {
+    let guess = Guess { password: current, counted_as: &caller.user_id, address: cx.request.client_ip };
+    if !cx.is_password_of(guess, stored.hash).await? {
         return Err(incorrect());
     }
     let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;

@@ -16,7 +16,7 @@ use super::{
 };
 
 pub const EMAIL: &str = "email";
-const MAX_CONTACT_BYTES: usize = 320;
+pub const MAX_CONTACT_BYTES: usize = 320;
 const MAX_PLATFORM_BYTES: usize = 32;
 const MAX_CONTACTS: usize = 16;
 

@@ -53,7 +53,8 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
                 id => Some(id.to_owned()),
             };
             let Some(user_id) = owner else {
-                enrolls.push(cx.enroll_contact(&mut batch, caller, app, input).await?);
+                let enroll = cx.enroll_contact(&mut batch, caller, app, input, &enrolls).await?;
+                enrolls.push(enroll);
                 continue;
             };
             let link = RoleLinkRow::new(app, &user_id, &input.role, cx.now()).by(caller);
@@ -157,13 +158,14 @@ async fn delete_waiting(cx: &Cx<Users>, id: &EnrollId) -> Result<Json<Empty>> {
 }
 
 impl Users {
-    /// Adds to a batch that a role waits for whoever shows that a contact is its own.
+    /// Adds to a batch, in which these enrolls are already, that a role waits for whoever shows that a contact is its own.
     async fn enroll_contact(
         &self,
         batch: &mut Batch,
         caller: &Caller,
         app: &str,
         input: &EnrollInput,
+        enrolls: &[Enroll],
     ) -> Result<Enroll> {
         let row = ContactEnrollRow {
             contact: normal(&input.contact_id),
@@ -171,10 +173,13 @@ impl Users {
             app: app_of(&input.role, app).to_owned(),
             created_at: self.now(),
             created_by: caller.user_id.to_string(),
+            by_admin: caller.is_admin(),
         };
         let by_caller = Filter::equals("createdBy", row.created_by.as_str());
         let waits = vec![Filter::equals("contact", row.contact.as_str()), by_caller];
-        if self.contact_enrolls.count(&waits).await? >= MAX_WAITING {
+        let is_for_it = |enroll: &&Enroll| enroll.user_id.is_empty() && enroll.contact_id == row.contact;
+        let before = enrolls.iter().filter(is_for_it).count() as u64;
+        if self.contact_enrolls.count(&waits).await? + before >= MAX_WAITING {
             return Err(Error::invalid(format!("at most {MAX_WAITING} roles that you gave wait for one contact")));
         }
         batch.push(self.contact_enrolls.upsert(row.id(), &row)?);
@@ -189,7 +194,11 @@ impl Users {
                 continue;
             }
             let mut link = RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now());
-            link.created_by = row.value.created_by;
+            (link.created_by, link.by_admin) = (row.value.created_by, row.value.by_admin);
+            // What is over the limits is not given: whoever gave it could not have given it directly either.
+            if self.refuse_too_many_given(&batch, &link).await.is_err() || self.has_all_roles(&batch, &link).await? {
+                continue;
+            }
             batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
             batch.push(self.role_links.upsert(link.id(), &link)?);
         }
@@ -205,12 +214,17 @@ impl Users {
         let given = self.role_links.count(&by_giver).await? as usize + adds(batch, link);
         if given >= MAX_GIVEN {
             return Err(Error::forbidden(format!(
-                "an account may give {MAX_GIVEN} roles to another: take some from `{}`, make one role of several, or have \
-                 an admin give them",
-                shown(&link.user_id)
+                "an account may give {MAX_GIVEN} roles to another: take some from that one, make one role of several, or \
+                 have an admin give them"
             )));
         }
         Ok(())
+    }
+
+    /// Whether the account of this link has as many roles as one can have.
+    async fn has_all_roles(&self, batch: &Batch, link: &RoleLinkRow) -> Result<bool> {
+        let of_account = [Filter::equals("userId", link.user_id.as_str())];
+        Ok(self.role_links.count(&of_account).await? + adds(batch, link) as u64 >= MAX_ROLES)
     }
 
     /// Adds to a batch that an account has a role from now on.
@@ -220,7 +234,7 @@ impl Users {
         super::users::refuse_built_in(&user.value)?;
         self.refuse_too_many_given(batch, link).await?;
         let of_account = vec![Filter::equals("userId", link.user_id.as_str())];
-        if self.role_links.count(&of_account).await? + adds(batch, link) as u64 >= MAX_ROLES {
+        if self.has_all_roles(batch, link).await? {
             return Err(Error::invalid(format!("an account has at most {MAX_ROLES} roles")));
         }
         batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: link.user_id.clone() }));
@@ -251,7 +265,7 @@ impl Users {
 /// How many roles a batch gives to the account of this link, in any app.
 fn adds(batch: &Batch, link: &RoleLinkRow) -> usize {
     let is_of_account = |id: &str| id.split(':').nth(1) == Some(link.user_id.as_str());
-    let gives = |write: &&Write| matches!(write, Write::Create { collection, id, .. } if *collection == ROLE_LINKS.name && is_of_account(id));
+    let gives = |write: &&Write| matches!(write, Write::Create { collection, id, .. } | Write::Upsert { collection, id, .. } if *collection == ROLE_LINKS.name && is_of_account(id));
     batch.0.iter().filter(gives).count()
 }
 
@@ -291,6 +305,15 @@ fn may_give(caller: &Caller, role: &str, app: &str) -> bool {
     let beside_own = |prefix: &str| caller.roles.iter().any(|own| own.strip_suffix(":admin") == Some(prefix));
     let is_beside = *caller.app == *app && role.rsplit_once(':').is_some_and(|(prefix, _)| beside_own(prefix));
     caller.is_admin() || is_under_own_slug(caller, role) || is_beside
+}
+
+/// A new account is given what its maker may give, and what each account begins with in the maker's app.
+pub fn refuse_foreign_roles(caller: &Caller, roles: &[String], app: &str) -> Result<()> {
+    let may = |role: &str| (role == openorch_api::role::USER && *caller.app == *app) || may_give(caller, role, app);
+    match roles.iter().find(|role| !may(role)) {
+        Some(role) => Err(refusal(role)),
+        None => Ok(()),
+    }
 }
 
 fn is_under_own_slug(caller: &Caller, role: &str) -> bool {

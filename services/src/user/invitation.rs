@@ -42,6 +42,7 @@ pub async fn create(
             return Err(Error::invalid(format!("there is no role `{id}`")));
         }
     }
+    super::enroll::refuse_foreign_roles(cx.caller()?, &role_ids, &cx.caller()?.app)?;
     let now = cx.now();
     let expires_at = now.0.checked_add(jiff::SignedDuration::from_secs(seconds as i64)).map_err(Error::internal)?;
     let code = random_text(CODE_LENGTH);

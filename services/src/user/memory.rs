@@ -2,7 +2,7 @@
 //! used, all bounded (contract decision 8). The store stays the truth; whoever changes it says so here.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -32,6 +32,8 @@ pub struct Account {
     by_app: BTreeMap<Box<str>, Roles>,
     /// In all other apps.
     everywhere: Roles,
+    /// The apps that it is in, or `*`.
+    member_of: BTreeSet<Box<str>>,
     /// Those of all of them, sorted, that it began with or an admin gave.
     pub trusted: Box<[Box<str>]>,
     /// What others are told of it.
@@ -48,14 +50,18 @@ impl Account {
             roles.dedup();
             Roles::from(roles)
         };
-        let by_app = links.iter().filter(|link| !is_everywhere(link)).map(|link| {
-            let app = link.app.as_str();
-            (app.into(), roles_of(&|link| link.app == app || is_everywhere(link)))
-        });
+        let apps: BTreeSet<&str> =
+            links.iter().filter(|link| !is_everywhere(link)).map(|link| link.app.as_str()).collect();
+        let by_app = apps.into_iter().map(|app| (app.into(), roles_of(&|link| link.app == app || is_everywhere(link))));
+        // Any account may give a role of its own to any other, in any app: that makes nobody a member.
+        let admits =
+            |link: &&RoleLinkRow| link.is_trusted() || super::organization::organization_of(&link.role_id).is_some();
+        let member_of = links.iter().filter(admits).map(|link| if is_everywhere(link) { ALL_APPS } else { &*link.app });
         Account {
             id: row.id.as_str().into(),
             slug: row.slug.as_str().into(),
             by_app: by_app.collect(),
+            member_of: member_of.map(Into::into).collect(),
             everywhere: roles_of(&is_everywhere),
             trusted: roles_of(&RoleLinkRow::is_trusted).to_vec().into(),
             profile: row.to_wire(),
@@ -67,9 +73,10 @@ impl Account {
         self.by_app.get(app).unwrap_or(&self.everywhere)
     }
 
-    /// Whether it may sign in to an app: to the default one each account may, to others those that have a role there.
+    /// Whether it may have sessions in an app: in the default one each account may, in others those that have a role there
+    /// which they began with, which an admin gave, or which is of an organization.
     pub fn is_in(&self, app: &str) -> bool {
-        app == DEFAULT_APP || !self.roles_in(app).is_empty()
+        app == DEFAULT_APP || [app, ALL_APPS].into_iter().any(|app| self.member_of.contains(app))
     }
 }
 
@@ -201,9 +208,8 @@ impl Memory {
         for id in ids {
             self.sessions.invalidate(id.as_str());
         }
-        let ended = |session: &LiveSession| {
-            session.exchanged_from.as_deref().is_some_and(|from| ids.iter().any(|id| id == from))
-        };
+        let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
+        let ended = |session: &LiveSession| session.exchanged_from.as_deref().is_some_and(|from| ids.contains(from));
         for (id, _) in self.sessions.iter().filter(|(_, session)| ended(session)) {
             self.sessions.invalidate(&*id);
         }

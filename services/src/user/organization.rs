@@ -83,7 +83,6 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Jso
     retry(|| async {
         let organization = cx.organization(caller, &id).await?;
         need_admin(caller, &id.0)?;
-        let members = cx.links_of(&id.0).await?;
         let mut batch = cx.bury(&organization, &caller.user_id, Batch::new())?;
         for role in [admin_role(&id.0), user_role(&id.0)] {
             batch.push(Write::DeleteWhere {
@@ -92,9 +91,8 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Jso
             });
         }
         let outcome = cx.store.commit(batch).await;
-        for member in members {
-            cx.memory.rights_changed(&member.user_id);
-        }
+        // Also of accounts that came in meanwhile.
+        cx.memory.all_rights_changed();
         outcome?;
         Ok(Json(Empty {}))
     })
@@ -356,7 +354,7 @@ fn user_role(id: &str) -> String {
 }
 
 /// The organization that a role is of.
-fn organization_of(role: &str) -> Option<&str> {
+pub fn organization_of(role: &str) -> Option<&str> {
     let (id, rest) = role.strip_prefix("user-svc:org:{")?.split_once('}')?;
     matches!(rest, ":admin" | ":user").then_some(id)
 }

@@ -356,6 +356,9 @@ pub struct ContactEnrollRow {
     pub created_at: Time,
     /// The account that gave it.
     pub created_by: String,
+    /// That account was an admin.
+    #[serde(default)]
+    pub by_admin: bool,
 }
 
 impl ContactEnrollRow {

@@ -22,6 +22,10 @@ pub const UNKNOWN_DEVICE: &str = "unknown";
 pub const MAX_DEVICE_BYTES: usize = 128;
 /// Room for roles in a token, so that it stays under 4 KiB.
 const MAX_ROLES_BYTES: usize = 2200;
+/// How many sessions an account has at most, those that ended unused included until their place is taken.
+const MAX_SESSIONS: u64 = 5000;
+/// How many of them are exchanged from one.
+const MAX_EXCHANGED: u64 = 100;
 /// How far the stored last use may lag behind, in seconds.
 const USE_NOTED_AFTER: i64 = 3600;
 /// A delegated token is made anew when it has less than this part of its life left.
@@ -41,7 +45,7 @@ impl Users {
     pub(super) async fn open_session(&self, account: &Account, place: &Place<'_>, guard: Batch) -> Result<AuthToken> {
         if !account.is_in(place.app) {
             return Err(Error::forbidden(format!(
-                "`{}` has no role in this app; who may give one there does so with PUT /user-svc/enrolls",
+                "`{}` has no role in this app that lets it in; an admin gives one there with PUT /user-svc/enrolls",
                 account.slug
             )));
         }
@@ -49,6 +53,7 @@ impl Users {
             let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
             let found = self.sessions.find(&by_device.equals("device", place.device)).await?.into_iter().next();
             self.refuse_occupied(place, found.as_ref()).await?;
+            self.refuse_too_many(account, place, found.is_none()).await?;
             let before = found.as_ref().map(|found| found.id.clone());
             let (row, batch) = self.session_for(account, place, found, guard.clone())?;
             if let Some(batch) = batch {
@@ -62,6 +67,24 @@ impl Users {
             self.auth_token(account, &row)
         })
         .await
+    }
+
+    /// Sessions are few enough to be ended at once.
+    async fn refuse_too_many(&self, account: &Account, place: &Place<'_>, is_new: bool) -> Result<()> {
+        let of_account = Filter::equals("userId", &*account.id);
+        if is_new && self.sessions.count(std::slice::from_ref(&of_account)).await? >= MAX_SESSIONS {
+            return Err(Error::conflict(format!(
+                "the account is signed in on {MAX_SESSIONS} devices; end some sessions with DELETE /user-svc/tokens"
+            )));
+        }
+        let Some(from) = place.exchanged_from.filter(|_| is_new) else { return Ok(()) };
+        let of_origin = [of_account, Filter::equals("exchangedFrom", from.id.as_str())];
+        if self.sessions.count(&of_origin).await? >= MAX_EXCHANGED {
+            return Err(Error::conflict(format!(
+                "{MAX_EXCHANGED} tokens were exchanged from this one; use those, or end some of their sessions"
+            )));
+        }
+        Ok(())
     }
 
     /// An exchanged session does not take the place of one that somebody signed in to, nor of one from elsewhere.
@@ -82,7 +105,8 @@ impl Users {
     pub(super) async fn renew(&self, account: &Account, session_id: &str) -> Result<AuthToken> {
         let ended = || Error::unauthenticated("the session of this token has ended; sign in again");
         retry(|| async {
-            let Stored { version, value: mut row, .. } = self.sessions.get(session_id).await?.ok_or_else(ended)?;
+            let found = self.sessions.get(session_id).await?.filter(|found| account.is_in(&found.value.app));
+            let Stored { version, value: mut row, .. } = found.ok_or_else(ended)?;
             row.roles = account.roles_in(&row.app).iter().map(|role| role.to_string()).collect();
             row.token_id = self.shared.ids.random("tok");
             (row.token_created_at, row.issued_at, row.used_at) = (self.now(), self.now(), self.now());
@@ -125,7 +149,9 @@ impl Users {
         let Some(Stored { version, value: mut row, .. }) = alive else {
             // One that fell asleep is not woken: its place is taken by a new session.
             let guard = match asleep {
-                Some(asleep) => guard.with(self.sessions.delete(&asleep.value.id, Some(asleep.version))),
+                Some(asleep) => guard
+                    .with(self.sessions.delete(&asleep.value.id, Some(asleep.version)))
+                    .with(exchanged_from_any(&account.id, vec![asleep.value.id])),
                 None => guard,
             };
             let fresh = SessionRow {
@@ -141,7 +167,14 @@ impl Users {
                 issued_at: now,
                 roles,
             };
-            let batch = guard.with(self.sessions.create(&fresh.id, &fresh)?);
+            // All sessions of an account can be ended in one batch.
+            let of_account = Filter::equals("userId", &*account.id);
+            let mut batch = guard.with(self.sessions.create(&fresh.id, &fresh)?);
+            if let Some(from) = &fresh.exchanged_from {
+                let of_origin = vec![of_account.clone(), Filter::equals("exchangedFrom", from.as_str())];
+                batch = batch.require(Guard::at_most(SESSIONS.name, of_origin, MAX_EXCHANGED));
+            }
+            batch = batch.require(Guard::at_most(SESSIONS.name, vec![of_account], MAX_SESSIONS));
             return Ok((fresh, Some(batch)));
         };
         let renew_after = self.settings.token_lifetime.as_secs() as i64 * 2 / 3;
@@ -222,10 +255,20 @@ impl Users {
             return Err(ended());
         }
         if let Some(from) = &session.exchanged_from {
-            self.memory.session(from, || self.read_session(from)).await?.ok_or_else(ended)?;
+            let from = self.memory.session(from, || self.read_session(from)).await?.ok_or_else(ended)?;
+            // The two are used together, so that neither falls asleep alone.
+            from.used_at.store(now, Ordering::Relaxed);
         }
         session.used_at.store(now, Ordering::Relaxed);
         Ok(session)
+    }
+
+    /// A session in an app is worth nothing once its account is no longer in there.
+    fn refuse_outsider(&self, account: &Account, session: &LiveSession) -> Result<()> {
+        if account.is_in(&session.app) {
+            return Ok(());
+        }
+        Err(Error::unauthenticated(format!("`{}` is not in the app of this token any more", account.slug)))
     }
 
     async fn read_session(&self, id: &str) -> Result<Option<LiveSession>> {
@@ -274,10 +317,11 @@ impl Users {
     }
 
     async fn read_account(&self, user_id: &str) -> Result<Option<Account>> {
+        // Looked at first: a role that was cleared away since is in neither.
+        let rules = self.memory.rules();
         let Some(Stored { value: user, .. }) = self.users.get(user_id).await? else { return Ok(None) };
         let links = self.role_links.find(&Query::all().equals("userId", user_id)).await?;
-        let going = &self.memory.check_rules().going;
-        let counts = |link: &RoleLinkRow| !going.contains(link.role_id.as_str());
+        let counts = |link: &RoleLinkRow| !rules.going.contains(link.role_id.as_str());
         let links: Vec<RoleLinkRow> = links.into_iter().map(|link| link.value).filter(counts).collect();
         Ok(Some(Account::new(&user, &links)))
     }
@@ -303,9 +347,11 @@ impl Users {
 
     /// Ends these sessions of an account in one batch, and those that were exchanged from them.
     pub(super) async fn end_these(&self, user_id: &str, ended: &[String]) -> Result<()> {
-        let batch = ended.iter().fold(Batch::new(), |batch, id| batch.with(self.sessions.delete(id, None)));
-        let exchanged = vec![Filter::equals("userId", user_id), Filter::is_in("exchangedFrom", ended.to_vec())];
-        let batch = batch.with(Write::DeleteWhere { collection: SESSIONS.name, filters: exchanged });
+        // By filter: some may end meanwhile.
+        let these = vec![Filter::equals("userId", user_id), Filter::is_in("id", ended.to_vec())];
+        let batch = Batch::new()
+            .with(Write::DeleteWhere { collection: SESSIONS.name, filters: these })
+            .with(exchanged_from_any(user_id, ended.to_vec()));
         let outcome = self.store.commit(batch).await;
         // Also where nobody knows what came of it: what is still stored is read again.
         self.memory.sessions_ended(ended);
@@ -339,6 +385,7 @@ impl Users {
         }
         let gone = || Error::unauthenticated("the account of this token is gone");
         let account = self.account(&session.user_id).await?.ok_or_else(gone)?;
+        self.refuse_outsider(&account, &session)?;
         let now = self.now().0.as_second();
         let lifetime = self.settings.delegated_lifetime.as_secs() as i64;
         let token = self.keys.load().current.sign(&Claims {
@@ -370,6 +417,7 @@ impl Identity for Users {
             let session = self.live_session(&verified).await?;
             let gone = || Error::unauthenticated("the account of this token is gone");
             let account = self.account(&session.user_id).await?.ok_or_else(gone)?;
+            self.refuse_outsider(&account, &session)?;
             Ok(Caller {
                 user_id: account.id.clone(),
                 slug: account.slug.clone(),
@@ -435,6 +483,12 @@ fn told<'a>(roles: impl Iterator<Item = &'a str>, trusted: &[Box<str>]) -> Vec<S
         .collect();
     told.sort();
     told
+}
+
+/// Ends the sessions that were exchanged from these.
+fn exchanged_from_any(user_id: &str, ids: Vec<String>) -> Write {
+    let filters = vec![Filter::equals("userId", user_id), Filter::is_in("exchangedFrom", ids)];
+    Write::DeleteWhere { collection: SESSIONS.name, filters }
 }
 
 /// The app as a token tells it: programs that know no apps never see one.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use openorch_api::{
     Body, Json,
+    input::check_name,
     user::{AuthToken, ContactInput, ExchangeTokenRequest, LoginRequest, LoginResponse},
 };
 use openorch_chassis::{Cx, Error, Result, audit, service::retry};
@@ -12,7 +13,7 @@ use openorch_store::{Batch, Guard, Stored};
 
 use super::{
     Users,
-    contact::normal,
+    contact::{MAX_CONTACT_BYTES, normal},
     otp::Expected,
     passwords::{HASH_OF_NOBODY, Purpose},
     rows::{CONTACTS, OtpPurpose, PASSWORDS, SESSIONS},
@@ -29,16 +30,21 @@ pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<J
     let contact = request.contact.unwrap_or_default();
     let password = request.password.unwrap_or_default();
     let by_contact = slug.is_empty() && !contact.value.is_empty();
+    if by_contact {
+        check_name("contact", &contact.value, MAX_CONTACT_BYTES).map_err(|error| Error::invalid(error.0))?;
+    }
     let token = if by_contact && !contact.otp_id.is_empty() {
         cx.sign_in_by_code(&contact, &place).await?
     } else {
-        let account = if by_contact {
+        let (account, counted_as) = if by_contact {
             let owner = cx.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
-            owner.map_or_else(|| Unknown(&contact.value).id(), |owner| owner.value.user_id)
+            (owner.map(|owner| owner.value.user_id), format!("contact:{}", normal(&contact.value)))
         } else {
-            cx.by_slug(&slug).await?.ok_or_else(|| Error::invalid("Slug not found"))?.id
+            let id = cx.by_slug(&slug).await?.ok_or_else(|| Error::invalid("Slug not found"))?.id;
+            (Some(id.clone()), id)
         };
-        cx.sign_in_by_password(&account, password, &place, cx.request.client_ip).await?
+        let guess = Guess { password, counted_as: &counted_as, address: cx.request.client_ip };
+        cx.sign_in_by_password(account.as_deref().unwrap_or_default(), guess, &place).await?
     };
     Ok(Json(LoginResponse { token }))
 }
@@ -88,31 +94,25 @@ fn device_beside(device: &str, app: &str) -> String {
     format!("{}{suffix}", &device[..cut])
 }
 
-/// A contact that is no account's: wrong passwords for it are counted as if it were, so that nothing tells it apart.
-struct Unknown<'a>(&'a str);
-
-impl Unknown<'_> {
-    fn id(&self) -> String {
-        format!("contact:{}", normal(self.0))
-    }
+/// A password that may be right.
+pub(super) struct Guess<'a> {
+    pub password: String,
+    /// What wrong ones are counted by: the account where it was named, the contact where that was, so that whether it is an
+    /// account's, and which one's, does not show.
+    pub counted_as: &'a str,
+    pub address: IpAddr,
 }
 
 impl Users {
-    async fn sign_in_by_password(
-        &self,
-        user_id: &str,
-        password: String,
-        place: &Place<'_>,
-        address: IpAddr,
-    ) -> Result<AuthToken> {
+    async fn sign_in_by_password(&self, user_id: &str, guess: Guess<'_>, place: &Place<'_>) -> Result<AuthToken> {
         let wrong = || Error::unauthenticated("Invalid password");
-        if !self.settings.password_rules.is_possible(&password) {
+        if !self.settings.password_rules.is_possible(&guess.password) {
             return Err(wrong());
         }
         let known = self.password_rows.get(user_id).await?;
         // The same work for an account that there is not, or that has no password.
         let hash = known.as_ref().map_or_else(|| HASH_OF_NOBODY.to_owned(), |known| known.value.hash.clone());
-        let is_right = self.is_password_of(user_id, password, hash, address).await?;
+        let is_right = self.is_password_of(guess, hash).await?;
         let version = known.filter(|_| is_right).ok_or_else(wrong)?.version;
         // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
         let unchanged =
@@ -122,17 +122,11 @@ impl Users {
         self.open_session(&account, place, unchanged).await
     }
 
-    /// Whether this is the account's password, unless too many wrong ones were tried.
-    pub(super) async fn is_password_of(
-        &self,
-        user_id: &str,
-        password: String,
-        hash: String,
-        address: IpAddr,
-    ) -> Result<bool> {
-        let place = self.passwords.place(Purpose::SignIn, address)?;
-        let attempt = self.throttle.begin(user_id, address, self.now().0.as_second()).await?;
-        let is_right = place.verify(password, hash).await?;
+    /// Whether this is the password behind the hash, unless too many wrong ones were tried.
+    pub(super) async fn is_password_of(&self, guess: Guess<'_>, hash: String) -> Result<bool> {
+        let place = self.passwords.place(Purpose::SignIn, guess.address)?;
+        let attempt = self.throttle.begin(guess.counted_as, guess.address, self.now().0.as_second()).await?;
+        let is_right = place.verify(guess.password, hash).await?;
         match is_right {
             true => attempt.succeeded(),
             false => attempt.failed(self.now().0.as_second()),

@@ -104,6 +104,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
         "" => cx.caller()?.app.clone(),
         host => cx.app_of_host(host)?,
     };
+    super::enroll::refuse_foreign_roles(cx.caller()?, &roles, &app)?;
     let user = cx.new_user(input, request.contacts)?;
     let links: Vec<_> = roles.iter().map(|role| RoleLinkRow::new(&app, &user.id, role, user.created_at)).collect();
     let password = match request.password.filter(|password| !password.is_empty()) {
@@ -142,6 +143,7 @@ pub async fn reset_password(
     cx.settings.password_rules.check(&new)?;
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
+    cx.refuse_over_admin(&cx, &user).await?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
     let hash = cx.passwords.hash(new, Purpose::SignIn, cx.request.client_ip).await?;
     let row = PasswordRow { hash, is_default, updated_at: cx.now() };
@@ -165,6 +167,7 @@ pub async fn reset_password(
 pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>> {
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
+    cx.refuse_over_admin(&cx, &user).await?;
     retry(|| async {
         let Stored { version, value: user, .. } = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?;
         let mut batch = Batch::new().with(cx.users.delete(&user.id, Some(version)));
@@ -241,6 +244,16 @@ pub async fn release_slug(cx: Cx<Users>, Path(slug): Path<DeletedSlug>) -> Resul
 }
 
 impl Users {
+    /// Who may manage accounts without being admin does not become one by taking over or removing those who are.
+    async fn refuse_over_admin(&self, cx: &Cx<Users>, user: &UserRow) -> Result<()> {
+        let Some(account) = self.account(&user.id).await? else { return Ok(()) };
+        let is_admin = account.roles_in(DEFAULT_APP).iter().any(|role| **role == *openorch_api::role::ADMIN);
+        if is_admin && !cx.caller()?.is_admin() {
+            return Err(Error::forbidden(format!("`{}` is an admin: that is for admins to do", user.slug)));
+        }
+        Ok(())
+    }
+
     fn new_user(&self, input: UserInput, mut contacts: Vec<openorch_api::user::ContactInput>) -> Result<UserRow> {
         contacts.extend(input.contacts);
         if input.name.is_empty() {
