@@ -16,12 +16,13 @@ use openorch_store::{Batch, Filter, Query, Stored};
 use super::{
     Registration, Users,
     memory::Account,
+    open_session::Place,
     otp::Expected,
     passwords::Purpose,
     rows::{OtpPurpose, PasswordRow, RoleLinkRow, UserRow, search_prefixes},
     rules::{check_count, check_text},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
-    session::{Place, UNKNOWN_DEVICE, checked_device},
+    session::{UNKNOWN_DEVICE, checked_device},
     sign_in::Guess,
 };
 

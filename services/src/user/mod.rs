@@ -12,6 +12,7 @@ mod grant;
 mod invitation;
 mod keys;
 mod memory;
+mod open_session;
 mod organization;
 mod otp;
 mod passwords;

@@ -14,10 +14,11 @@ use openorch_store::{Batch, Guard, Stored};
 use super::{
     Users,
     contact::{MAX_CONTACT_BYTES, normal},
+    open_session::Place,
     otp::Expected,
     passwords::{HASH_OF_NOBODY, Purpose},
     rows::{CONTACTS, OtpPurpose, PASSWORDS, SESSIONS},
-    session::{MAX_DEVICE_BYTES, Place, checked_device},
+    session::{MAX_DEVICE_BYTES, checked_device},
 };
 
 pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {

@@ -1,0 +1,212 @@
+//! Opening a session: at its place there is the same one again while it lives; else a new one. And the text that stands
+//! for it.
+
+use jiff::Timestamp;
+use openorch_api::{Time, user::AuthToken};
+use openorch_chassis::{Error, Result, service::retry};
+use openorch_store::{Batch, Filter, Guard, Query, Stored};
+
+use super::{
+    Users,
+    keys::{Claims, ISSUER},
+    memory::Account,
+    rows::{SESSIONS, SessionRow},
+    session::{exchanged_from_any, told, told_app},
+};
+
+/// How many sessions an account has at most, those that ended unused included until their place is taken.
+const MAX_SESSIONS: u64 = 5000;
+/// How many of them are exchanged from one.
+const MAX_EXCHANGED: u64 = 100;
+
+/// Where an account signs in. It has one session at each place.
+pub struct Place<'a> {
+    pub app: &'a str,
+    pub device: &'a str,
+    /// The session that a new one is exchanged from, instead of a sign-in.
+    pub exchanged_from: Option<&'a SessionRow>,
+}
+
+impl Users {
+    /// Signs the account in on a device: the same session again while it lives, a new token after a role change.
+    /// `guard` holds for the moment of writing, so that a password change in between is seen.
+    pub(super) async fn open_session(&self, account: &Account, place: &Place<'_>, guard: Batch) -> Result<AuthToken> {
+        if !account.is_in(place.app) {
+            return Err(Error::forbidden(format!(
+                "`{}` has no role in this app that lets it in; an admin gives one there with PUT /user-svc/enrolls",
+                account.slug
+            )));
+        }
+        retry(|| async {
+            let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
+            let found = self.sessions.find(&by_device.equals("device", place.device)).await?.into_iter().next();
+            self.refuse_occupied(place, found.as_ref()).await?;
+            self.refuse_too_many(account, place, found.is_none()).await?;
+            let before = found.as_ref().map(|found| found.id.clone());
+            let (row, batch) = self.session_for(account, place, found, guard.clone())?;
+            if let Some(batch) = batch {
+                let outcome = self.store.commit(batch).await;
+                // Also where nobody knows what came of it: what is still stored is read again.
+                if let Some(before) = before.filter(|before| *before != row.id) {
+                    self.memory.sessions_ended(&[before]);
+                }
+                outcome?;
+            }
+            self.auth_token(account, &row)
+        })
+        .await
+    }
+
+    /// Sessions are few enough to be ended at once.
+    async fn refuse_too_many(&self, account: &Account, place: &Place<'_>, is_new: bool) -> Result<()> {
+        let of_account = Filter::equals("userId", &*account.id);
+        if is_new && self.sessions.count(std::slice::from_ref(&of_account)).await? >= MAX_SESSIONS {
+            return Err(Error::conflict(format!(
+                "the account is signed in on {MAX_SESSIONS} devices; end some sessions with DELETE /user-svc/tokens"
+            )));
+        }
+        let Some(from) = place.exchanged_from.filter(|_| is_new) else { return Ok(()) };
+        let of_origin = [of_account, Filter::equals("exchangedFrom", from.id.as_str())];
+        if self.sessions.count(&of_origin).await? >= MAX_EXCHANGED {
+            return Err(Error::conflict(format!(
+                "{MAX_EXCHANGED} tokens were exchanged from this one; use those, or end some of their sessions"
+            )));
+        }
+        Ok(())
+    }
+
+    /// An exchanged session does not take the place of one that somebody signed in to, nor of one from elsewhere.
+    async fn refuse_occupied(&self, place: &Place<'_>, found: Option<&Stored<SessionRow>>) -> Result<()> {
+        let (Some(from), Some(Stored { value: row, .. })) = (place.exchanged_from, found) else { return Ok(()) };
+        if self.is_over(row) || row.exchanged_from.as_deref() == Some(&*from.id) {
+            return Ok(());
+        }
+        if let Some(other) = &row.exchanged_from
+            && self.sessions.get(other).await?.is_none()
+        {
+            return Ok(());
+        }
+        Err(Error::conflict("the account is signed in on this device already; name another `newDevice`"))
+    }
+
+    /// A new text for the token of a session that lives.
+    pub(super) async fn renew(&self, account: &Account, session_id: &str) -> Result<AuthToken> {
+        let ended = || Error::unauthenticated("the session of this token has ended; sign in again");
+        retry(|| async {
+            let found = self.sessions.get(session_id).await?.filter(|found| account.is_in(&found.value.app));
+            let Stored { version, value: mut row, .. } = found.ok_or_else(ended)?;
+            row.roles = account.roles_in(&row.app).iter().map(|role| role.to_string()).collect();
+            row.token_id = self.shared.ids.random("tok");
+            (row.token_created_at, row.issued_at, row.used_at) = (self.now(), self.now(), self.now());
+            self.store.commit(Batch::new().with(self.sessions.replace(&row.id, &row, Some(version))?)).await?;
+            self.auth_token(account, &row)
+        })
+        .await
+    }
+
+    /// A new account's first session, written with the account itself in the same batch.
+    pub(super) async fn open_first_session(
+        &self,
+        account: &Account,
+        place: &Place<'_>,
+        with_account: Batch,
+    ) -> Result<AuthToken> {
+        let (row, batch) = self.session_for(account, place, None, with_account)?;
+        self.store.commit(batch.unwrap_or_default()).await?;
+        self.auth_token(account, &row)
+    }
+
+    /// The session to answer with, and what must be written for it.
+    fn session_for(
+        &self,
+        account: &Account,
+        place: &Place<'_>,
+        found: Option<Stored<SessionRow>>,
+        guard: Batch,
+    ) -> Result<(SessionRow, Option<Batch>)> {
+        let now = self.now();
+        let roles: Vec<String> = account.roles_in(place.app).iter().map(|role| role.to_string()).collect();
+        let exchanged_from = place.exchanged_from.map(|from| from.id.clone());
+        let (asleep, alive) = match found {
+            // Whoever has a token of one that came about in another way must not have one of this.
+            Some(found) if self.is_over(&found.value) || found.value.exchanged_from != exchanged_from => {
+                (Some(found), None)
+            }
+            found => (None, found),
+        };
+        let Some(Stored { version, value: mut row, .. }) = alive else {
+            // One that fell asleep is not woken: its place is taken by a new session.
+            let guard = match asleep {
+                Some(asleep) => guard
+                    .with(self.sessions.delete(&asleep.value.id, Some(asleep.version)))
+                    .with(exchanged_from_any(&account.id, vec![asleep.value.id])),
+                None => guard,
+            };
+            let fresh = SessionRow {
+                id: self.shared.ids.random("ses"),
+                user_id: account.id.to_string(),
+                app: place.app.to_owned(),
+                device: place.device.to_owned(),
+                exchanged_from,
+                created_at: place.exchanged_from.map_or(now, |from| from.created_at),
+                used_at: now,
+                token_id: self.shared.ids.random("tok"),
+                token_created_at: now,
+                issued_at: now,
+                roles,
+            };
+            // All sessions of an account can be ended in one batch.
+            let of_account = Filter::equals("userId", &*account.id);
+            let mut batch = guard.with(self.sessions.create(&fresh.id, &fresh)?);
+            if let Some(from) = &fresh.exchanged_from {
+                let of_origin = vec![of_account.clone(), Filter::equals("exchangedFrom", from.as_str())];
+                batch = batch.require(Guard::at_most(SESSIONS.name, of_origin, MAX_EXCHANGED));
+            }
+            batch = batch.require(Guard::at_most(SESSIONS.name, vec![of_account], MAX_SESSIONS));
+            return Ok((fresh, Some(batch)));
+        };
+        let renew_after = self.settings.token_lifetime.as_secs() as i64 * 2 / 3;
+        let due = now.0.as_second() - row.issued_at.0.as_second() >= renew_after;
+        if row.roles == roles && !due {
+            // Nothing is written, and what must hold must hold all the same.
+            return Ok((row, Some(guard).filter(|guard| !guard.is_empty())));
+        }
+        if row.roles != roles {
+            row.token_id = self.shared.ids.random("tok");
+            row.token_created_at = now;
+            row.roles = roles;
+        }
+        row.issued_at = now;
+        row.used_at = now;
+        let batch = guard.with(self.sessions.replace(&row.id, &row, Some(version))?);
+        Ok((row, Some(batch)))
+    }
+
+    fn auth_token(&self, account: &Account, row: &SessionRow) -> Result<AuthToken> {
+        let issued = row.issued_at.0.as_second();
+        let expires = issued + self.settings.token_lifetime.as_secs() as i64;
+        let token = self.keys.load().current.sign(&Claims {
+            oui: account.id.to_string(),
+            olu: account.slug.to_string(),
+            ori: told(row.roles.iter().map(String::as_str), &account.trusted),
+            iss: ISSUER.into(),
+            iat: issued,
+            exp: expires,
+            jti: row.token_id.clone(),
+            sid: row.id.clone(),
+            aud: None,
+            app: told_app(&row.app),
+        })?;
+        Ok(AuthToken {
+            id: row.token_id.clone(),
+            app_id: row.app.clone(),
+            created_at: row.token_created_at,
+            updated_at: row.issued_at,
+            user_id: account.id.to_string(),
+            token,
+            active: true,
+            device: row.device.clone(),
+            expires_at: Time(Timestamp::from_second(expires).unwrap_or(Timestamp::MAX)),
+        })
+    }
+}
