@@ -177,8 +177,23 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
     // Of an account that has shown it, it is given at once.
     daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:boss", "name": "Boss" })).await;
     let given = save(enroll("ann+x@example.org", "shop-svc:boss")).await.json();
-    assert_eq!(given["enrolls"], json!([]), "whose the contact is, is not told");
     assert!(roles(&ann).await.as_array().unwrap().contains(&json!("shop-svc:boss")));
+    // Whose the contact is, and whether it is anybody's, is not told.
+    let nobody = save(enroll("nobody@example.org", "shop-svc:boss")).await.json();
+    let fields = |answer: &Value| answer["enrolls"][0].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((fields(&given), given["enrolls"][0]["userId"].as_str()), (fields(&nobody), None));
+    let own = daemon.call("POST", "/user-svc/self", &ann, Value::Null).await.json();
+    for by in [json!({ "role": "shop-svc:boss" }), json!({ "role": "shop-svc:clerk" })] {
+        let listed = daemon.call("POST", "/user-svc/enrolls", &shop, by).await.text;
+        let id = own["user"]["id"].as_str().unwrap();
+        assert!(listed.contains("ann@example.org") && !listed.contains(&format!("\"userId\":\"{id}")), "{listed}");
+    }
+    for given in [&given, &nobody] {
+        let path = format!("/user-svc/enroll/{}", given["enrolls"][0]["id"].as_str().unwrap());
+        assert_eq!(daemon.call("DELETE", &path, &shop, Value::Null).await.status, 200);
+        assert_eq!(daemon.call("DELETE", &path, &shop, Value::Null).await.status, 404);
+    }
+    assert!(!roles(&ann).await.as_array().unwrap().contains(&json!("shop-svc:boss")));
 }
 
 #[tokio::test]

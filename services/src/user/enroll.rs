@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use openorch_api::{
-    Body, Json, Path,
+    Body, Json, Path, Time,
     user::{
         Empty, Enroll, EnrollId, EnrollInput, ListEnrollsRequest, ListEnrollsResponse, SaveEnrollsRequest,
         SaveEnrollsResponse,
@@ -35,14 +35,10 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
     for input in &request.enrolls {
         apps.push(check(&cx, caller, input)?);
     }
-    // Also where nobody knows what came of it: what is stored is read again.
-    let forget = || {
-        let named = request.enrolls.iter().filter(|input| !input.user_id.is_empty());
-        named.for_each(|input| cx.memory.rights_changed(&input.user_id));
-    };
     let enrolls = retry(|| async {
         let mut batch = Batch::new();
         let mut enrolls: Vec<Enroll> = Vec::new();
+        let mut given = BTreeSet::new();
         for (input, app) in request.enrolls.iter().zip(&apps) {
             let owner = match input.user_id.as_str() {
                 "" => cx
@@ -57,32 +53,36 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
                 enrolls.push(enroll);
                 continue;
             };
-            let link = RoleLinkRow::new(app, &user_id, &input.role, cx.now()).by(caller);
-            if enrolls.iter().any(|known| known.id == link.id()) {
-                continue;
-            }
-            if let Some(known) = cx.role_links.get(&link.id()).await? {
-                enrolls.push(to_wire(known.value));
+            let link = RoleLinkRow::new(app, &user_id, &input.role, cx.now());
+            let link = match input.user_id.as_str() {
+                "" => link.by_contact_of(&for_contact(caller, app, input, cx.now())),
+                _ => link.by(caller),
+            };
+            given.insert(user_id);
+            let is_in_batch = |write: &Write| matches!(write, Write::Create { id, .. } if *id == link.id());
+            let is_given_here = batch.0.iter().any(is_in_batch);
+            let known = cx.role_links.get(&link.id()).await?.map(|known| known.value);
+            let is_there = is_given_here || known.is_some();
+            // What somebody has already by another way does not show where a contact was named.
+            let same_way = known.filter(|known| known.contact_enroll_id == link.contact_enroll_id);
+            enrolls.push(shown_to(caller, same_way.unwrap_or_else(|| link.clone())));
+            if is_there {
                 continue;
             }
             // It may not go meanwhile, or be had again when it is made anew.
             batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: input.role.clone() }));
             cx.give(&mut batch, &link).await?;
-            enrolls.push(to_wire(link));
         }
-        cx.store.commit(batch).await?;
+        let outcome = cx.store.commit(batch).await;
+        // Also where nobody knows what came of it: what is stored is read again.
+        given.iter().for_each(|user_id| cx.memory.rights_changed(user_id));
+        outcome?;
         Ok(enrolls)
     })
-    .await
-    .inspect_err(|_| forget())?;
-    let given: BTreeSet<&str> = enrolls.iter().map(|enroll| enroll.user_id.as_str()).collect();
-    for user_id in given.into_iter().filter(|id| !id.is_empty()) {
-        cx.memory.rights_changed(user_id);
-    }
-    // Whose a contact is, is not told to whoever names it.
-    let is_named = |enroll: &Enroll| request.enrolls.iter().any(|input| input.user_id == enroll.user_id);
-    let is_told = |enroll: &Enroll| caller.is_admin() || enroll.user_id.is_empty() || is_named(enroll);
-    Ok(Json(SaveEnrollsResponse { enrolls: enrolls.into_iter().filter(is_told).collect() }))
+    .await?;
+    let mut told = BTreeSet::new();
+    let enrolls = enrolls.into_iter().filter(|enroll| told.insert(enroll.id.clone())).collect();
+    Ok(Json(SaveEnrollsResponse { enrolls }))
 }
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Result<Json<ListEnrollsResponse>> {
@@ -107,9 +107,12 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Res
         Query { filters: filters.collect(), ..Query::all() }.limit(cx.shared.list_most as u64 + 1)
     };
     let mut enrolls = Vec::new();
-    if contact.is_none() {
-        let rows = cx.role_links.find(&asked("userId", &user_id)).await?;
-        enrolls.extend(rows.into_iter().map(|row| to_wire(row.value)));
+    let by = if contact.is_some() { ("byContact", &contact) } else { ("userId", &user_id) };
+    // Who asks for an account's is not told that a contact is its.
+    let is_told = |link: &RoleLinkRow| is_own || caller.is_admin() || user_id.is_none() || link.by_contact.is_none();
+    if contact.is_none() || user_id.is_none() {
+        let rows = cx.role_links.find(&asked(by.0, by.1)).await?.into_iter().map(|row| row.value);
+        enrolls.extend(rows.filter(is_told).map(|link| if is_own { to_wire(link) } else { shown_to(caller, link) }));
     }
     if user_id.is_none() {
         let rows = cx.contact_enrolls.find(&asked("contact", &contact)).await?;
@@ -122,18 +125,23 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Res
 
 pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    if id.0.starts_with(CONTACT_PREFIX) {
-        return delete_waiting(&cx, &id).await;
-    }
     retry(|| async {
         // Whether there is one is told to those alone who could have given it.
         let unknown = || Error::not_found(format!("there is no enroll `{}`", id.0));
-        let Stored { value: link, version, .. } = cx.role_links.get(&id.0).await?.ok_or_else(unknown)?;
+        let is_by_contact = id.0.starts_with(CONTACT_PREFIX);
+        if is_by_contact && let Some(waits) = cx.contact_enrolls.get(&id.0).await? {
+            return delete_waiting(&cx, waits).await;
+        }
+        let found = match is_by_contact {
+            true => cx.role_links.first(&Query::all().equals("contactEnrollId", id.0.as_str())).await?,
+            false => cx.role_links.get(&id.0).await?,
+        };
+        let Stored { value: link, version, id, .. } = found.ok_or_else(unknown)?;
         // What was given unasked is put away by oneself.
         if !may_give(caller, &link.role_id, &link.app) && *link.user_id != *caller.user_id {
             return Err(refusal(&link.role_id));
         }
-        let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id.0, Some(version)))).await?;
+        let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id, Some(version)))).await?;
         let outcome = cx.store.commit(batch).await;
         // Also where nobody knows what came of it: what is stored is read again.
         cx.memory.rights_changed(&link.user_id);
@@ -143,18 +151,12 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empt
     .await
 }
 
-async fn delete_waiting(cx: &Cx<Users>, id: &EnrollId) -> Result<Json<Empty>> {
-    let caller = cx.caller()?;
-    retry(|| async {
-        let unknown = || Error::not_found(format!("there is no enroll `{}`", id.0));
-        let Stored { value: row, version, .. } = cx.contact_enrolls.get(&id.0).await?.ok_or_else(unknown)?;
-        if !may_give(caller, &row.role_id, &row.app) {
-            return Err(refusal(&row.role_id));
-        }
-        cx.store.commit(cx.contact_enrolls.delete(&id.0, Some(version)).into()).await?;
-        Ok(Json(Empty {}))
-    })
-    .await
+async fn delete_waiting(cx: &Cx<Users>, found: Stored<ContactEnrollRow>) -> Result<Json<Empty>> {
+    if !may_give(cx.caller()?, &found.value.role_id, &found.value.app) {
+        return Err(refusal(&found.value.role_id));
+    }
+    cx.store.commit(cx.contact_enrolls.delete(&found.id, Some(found.version)).into()).await?;
+    Ok(Json(Empty {}))
 }
 
 impl Users {
@@ -167,14 +169,7 @@ impl Users {
         input: &EnrollInput,
         enrolls: &[Enroll],
     ) -> Result<Enroll> {
-        let row = ContactEnrollRow {
-            contact: normal(&input.contact_id),
-            role_id: input.role.clone(),
-            app: app_of(&input.role, app).to_owned(),
-            created_at: self.now(),
-            created_by: caller.user_id.to_string(),
-            by_admin: caller.is_admin(),
-        };
+        let row = for_contact(caller, app, input, self.now());
         let by_caller = Filter::equals("createdBy", row.created_by.as_str());
         let waits = vec![Filter::equals("contact", row.contact.as_str()), by_caller];
         let is_for_it = |enroll: &&Enroll| enroll.user_id.is_empty() && enroll.contact_id == row.contact;
@@ -193,8 +188,8 @@ impl Users {
             if !self.memory.rules().roles.contains_key(row.value.role_id.as_str()) {
                 continue;
             }
-            let mut link = RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now());
-            (link.created_by, link.by_admin) = (row.value.created_by, row.value.by_admin);
+            let link =
+                RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now()).by_contact_of(&row.value);
             // What is over the limits is not given: whoever gave it could not have given it directly either.
             if self.refuse_too_many_given(&batch, &link).await.is_err() || self.has_all_roles(&batch, &link).await? {
                 continue;
@@ -326,6 +321,29 @@ fn refusal(role: &str) -> Error {
          for those who have the `admin` role beside it",
         shown(role)
     ))
+}
+
+/// What is kept of a role that is given to whose a contact is.
+fn for_contact(caller: &Caller, app: &str, input: &EnrollInput, now: Time) -> ContactEnrollRow {
+    ContactEnrollRow {
+        contact: normal(&input.contact_id),
+        role_id: input.role.clone(),
+        app: app_of(&input.role, app).to_owned(),
+        created_at: now,
+        created_by: caller.user_id.to_string(),
+        by_admin: caller.is_admin(),
+    }
+}
+
+/// An enroll as others than its account see it: where a contact was named, whether somebody has shown that it is its own,
+/// and who, is told to admins alone.
+fn shown_to(caller: &Caller, link: RoleLinkRow) -> Enroll {
+    match (&link.by_contact, &link.contact_enroll_id) {
+        (Some(contact), Some(id)) if !caller.is_admin() => {
+            Enroll { id: id.clone(), user_id: String::new(), contact_id: contact.clone(), ..to_wire(link.clone()) }
+        }
+        _ => to_wire(link),
+    }
 }
 
 fn waiting(row: ContactEnrollRow) -> Enroll {

@@ -39,8 +39,15 @@ pub static PASSWORDS: Collection = Collection { name: "userSvcPasswords", indexe
 pub static SESSIONS: Collection =
     Collection { name: "userSvcSessions", indexes: &[Index::unique(&["userId", "app", "device"])] };
 pub static ROLES: Collection = Collection { name: "userSvcRoles", indexes: &[] };
-pub static ROLE_LINKS: Collection =
-    Collection { name: "userSvcRoleLinks", indexes: &[Index::on(&["userId"]), Index::on(&["roleId"])] };
+pub static ROLE_LINKS: Collection = Collection {
+    name: "userSvcRoleLinks",
+    indexes: &[
+        Index::on(&["userId"]),
+        Index::on(&["roleId"]),
+        Index::on(&["byContact"]),
+        Index::on(&["contactEnrollId"]),
+    ],
+};
 pub static PERMISSIONS: Collection = Collection { name: "userSvcPermissions", indexes: &[] };
 pub static PERMISSION_LINKS: Collection =
     Collection { name: "userSvcPermissionRoleLinks", indexes: &[Index::on(&["roleId"])] };
@@ -213,6 +220,12 @@ pub struct RoleLinkRow {
     /// That account was an admin.
     #[serde(default)]
     pub by_admin: bool,
+    /// The contact, in its normal form, that was named instead of the account. Whose it is, is not told to who gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_contact: Option<String>,
+    /// The id under which who gave it knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact_enroll_id: Option<String>,
 }
 
 impl RoleLinkRow {
@@ -224,12 +237,26 @@ impl RoleLinkRow {
             created_at: now,
             created_by: String::new(),
             by_admin: false,
+            by_contact: None,
+            contact_enroll_id: None,
         }
     }
 
     /// Given by this account.
     pub fn by(self, giver: &Caller) -> RoleLinkRow {
         RoleLinkRow { created_by: giver.user_id.to_string(), by_admin: giver.is_admin(), ..self }
+    }
+
+    /// Given to whose this contact is.
+    pub fn by_contact_of(self, row: &ContactEnrollRow) -> RoleLinkRow {
+        RoleLinkRow {
+            created_at: row.created_at,
+            created_by: row.created_by.clone(),
+            by_admin: row.by_admin,
+            by_contact: Some(row.contact.clone()),
+            contact_enroll_id: Some(row.id()),
+            ..self
+        }
     }
 
     /// Whether it is of the daemon's own making, and not an account's that is no admin.
