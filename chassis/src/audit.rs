@@ -15,7 +15,7 @@ use openorch_api::{
     user::{AuditEntry, AuditOutcome},
 };
 use openorch_store::{
-    Batch, BoxFuture, Collection, Committed, Filter, Guard, Index, Page, Query, Result, Row as StoredRow, Rows, Store,
+    Batch, BoxFuture, Collection, Committed, Filter, Guard, Index, Layer, Query, Result, Row as StoredRow, Store,
     Table, Write,
 };
 use serde_json::Value;
@@ -284,28 +284,12 @@ fn makes(batch: &Batch, account: &str) -> bool {
     batch.0.iter().any(of_account)
 }
 
-impl Store for Audited {
-    fn open_collections<'a>(&'a self, collections: &'a [Collection]) -> BoxFuture<'a, Result<()>> {
-        self.store.open_collections(collections)
+impl Layer for Audited {
+    fn inner(&self) -> &dyn Store {
+        &*self.store
     }
 
-    fn get<'a>(&'a self, collection: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<StoredRow>>> {
-        self.store.get(collection, id)
-    }
-
-    fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
-        self.store.find(collection, query)
-    }
-
-    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>> {
-        self.store.stream(collection, query)
-    }
-
-    fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>> {
-        self.store.count(collection, filters)
-    }
-
-    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
+    fn committing(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         // A call may commit more than once; it is told with its first change.
         let call = CALL.try_with(Arc::clone).ok().filter(|call| !*lock(&call.is_written));
         let changes = batch.0.iter().any(|write| !matches!(write, Write::Require(_)));
@@ -313,26 +297,6 @@ impl Store for Audited {
             Some(call) if changes => Box::pin(self.commit_with_entry(call, batch)),
             _ => self.store.commit(batch),
         }
-    }
-
-    fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {
-        self.store.mark_seeded()
-    }
-
-    fn is_seeded(&self) -> bool {
-        self.store.is_seeded()
-    }
-
-    fn database_id(&self) -> &str {
-        self.store.database_id()
-    }
-
-    fn ready(&self) -> BoxFuture<'_, Result<()>> {
-        self.store.ready()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.store.close()
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use openorch_store::{Batch, BoxFuture, Collection, Committed, Filter, Page, Query, Result, Row, Rows, Store};
+use openorch_store::{Batch, BoxFuture, Committed, Layer, Result, Store};
 
 /// What was asked of the store.
 #[derive(Default)]
@@ -68,48 +68,16 @@ impl Metered {
     }
 }
 
-impl Store for Metered {
-    fn open_collections<'a>(&'a self, collections: &'a [Collection]) -> BoxFuture<'a, Result<()>> {
-        self.store.open_collections(collections)
+impl Layer for Metered {
+    fn inner(&self) -> &dyn Store {
+        &*self.store
     }
 
-    fn get<'a>(&'a self, collection: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Row>>> {
-        Box::pin(self.metrics.reads.measure(self.store.get(collection, id)))
+    fn reading<'a, T: Send + 'a>(&'a self, work: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
+        Box::pin(self.metrics.reads.measure(work))
     }
 
-    fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(self.metrics.reads.measure(self.store.find(collection, query)))
-    }
-
-    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>> {
-        Box::pin(self.metrics.reads.measure(self.store.stream(collection, query)))
-    }
-
-    fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>> {
-        Box::pin(self.metrics.reads.measure(self.store.count(collection, filters)))
-    }
-
-    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
+    fn committing(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         Box::pin(self.metrics.commits.measure(self.store.commit(batch)))
-    }
-
-    fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {
-        self.store.mark_seeded()
-    }
-
-    fn is_seeded(&self) -> bool {
-        self.store.is_seeded()
-    }
-
-    fn database_id(&self) -> &str {
-        self.store.database_id()
-    }
-
-    fn ready(&self) -> BoxFuture<'_, Result<()>> {
-        self.store.ready()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.store.close()
     }
 }

@@ -8,6 +8,7 @@ mod check;
 mod document;
 mod error;
 mod key;
+mod layer;
 mod matching;
 mod model;
 mod postgres;
@@ -22,6 +23,7 @@ use std::pin::Pin;
 
 pub use check::{Findings, OnProgress, Progress};
 pub use error::StoreError;
+pub use layer::Layer;
 pub use model::{Batch, Collection, Committed, Guard, Index, MOST_TOUCHED, Row, Write};
 pub use postgres::{PostgresOptions, PostgresRestoring, PostgresStore};
 pub use query::{Cursor, Direction, Filter, MOST_FILTERS, MOST_VALUES, Order, Page, Query};

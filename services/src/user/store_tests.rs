@@ -18,8 +18,7 @@ use openorch_chassis::{
     service::{LIST_MOST, RequestContext, Shared},
 };
 use openorch_store::{
-    Batch, BoxFuture, Collection, Committed, Filter, Page, Query, Result, Row, Rows, SqliteOptions, SqliteStore, Store,
-    StoreError,
+    Batch, BoxFuture, Collection, Committed, Filter, Layer, Result, SqliteOptions, SqliteStore, Store, StoreError,
 };
 
 use super::{
@@ -34,28 +33,12 @@ struct Unsure {
     is_unsure: AtomicBool,
 }
 
-impl Store for Unsure {
-    fn open_collections<'a>(&'a self, collections: &'a [Collection]) -> BoxFuture<'a, Result<()>> {
-        self.store.open_collections(collections)
+impl Layer for Unsure {
+    fn inner(&self) -> &dyn Store {
+        &*self.store
     }
 
-    fn get<'a>(&'a self, collection: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Row>>> {
-        self.store.get(collection, id)
-    }
-
-    fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
-        self.store.find(collection, query)
-    }
-
-    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>> {
-        self.store.stream(collection, query)
-    }
-
-    fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>> {
-        self.store.count(collection, filters)
-    }
-
-    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
+    fn committing(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         Box::pin(async move {
             let committed = self.store.commit(batch).await?;
             match self.is_unsure.swap(false, Ordering::SeqCst) {
@@ -63,26 +46,6 @@ impl Store for Unsure {
                 false => Ok(committed),
             }
         })
-    }
-
-    fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {
-        self.store.mark_seeded()
-    }
-
-    fn is_seeded(&self) -> bool {
-        self.store.is_seeded()
-    }
-
-    fn database_id(&self) -> &str {
-        self.store.database_id()
-    }
-
-    fn ready(&self) -> BoxFuture<'_, Result<()>> {
-        self.store.ready()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.store.close()
     }
 }
 

@@ -1,0 +1,65 @@
+//! Stores that stand before another one, to count what is asked of it or to add to what is written.
+
+use crate::{Batch, BoxFuture, Collection, Committed, Filter, Page, Query, Result, Row, Rows, Store};
+
+/// A store before another one. All that it does not say is that other one's.
+pub trait Layer: Send + Sync {
+    /// The store behind it.
+    fn inner(&self) -> &dyn Store;
+
+    /// Goes around each read.
+    fn reading<'a, T: Send + 'a>(&'a self, work: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
+        work
+    }
+
+    /// Applies a batch; see [`Store::commit`].
+    fn committing(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
+        self.inner().commit(batch)
+    }
+}
+
+impl<L: Layer> Store for L {
+    fn open_collections<'a>(&'a self, collections: &'a [Collection]) -> BoxFuture<'a, Result<()>> {
+        self.inner().open_collections(collections)
+    }
+
+    fn get<'a>(&'a self, collection: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Row>>> {
+        self.reading(self.inner().get(collection, id))
+    }
+
+    fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
+        self.reading(self.inner().find(collection, query))
+    }
+
+    fn stream<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Rows>> {
+        self.reading(self.inner().stream(collection, query))
+    }
+
+    fn count<'a>(&'a self, collection: &'a str, filters: &'a [Filter]) -> BoxFuture<'a, Result<u64>> {
+        self.reading(self.inner().count(collection, filters))
+    }
+
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
+        self.committing(batch)
+    }
+
+    fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {
+        self.inner().mark_seeded()
+    }
+
+    fn is_seeded(&self) -> bool {
+        self.inner().is_seeded()
+    }
+
+    fn database_id(&self) -> &str {
+        self.inner().database_id()
+    }
+
+    fn ready(&self) -> BoxFuture<'_, Result<()>> {
+        self.inner().ready()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner().close()
+    }
+}
