@@ -174,6 +174,18 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
         assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &token, body).await.status, 200);
         assert_eq!(roles(&token).await, want, "{name}");
     }
+    // Who has it already keeps it as it was given.
+    let (admin, carl) = (daemon.admin().await, daemon.register("carl").await);
+    let carl_id = crate::support::id_of(&carl);
+    let by_admin = json!({ "enrolls": [{ "userId": carl_id, "role": "shop-svc:clerk" }] });
+    let by_admin = daemon.call("PUT", "/user-svc/enrolls", &admin, by_admin).await.json();
+    assert_eq!(save(enroll("carl@example.org", "shop-svc:clerk")).await.status, 200);
+    let id = ask(&daemon, &carl, "carl@example.org").await;
+    let body = json!({ "otpId": id, "otpCode": post.last().0 });
+    assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &carl, body).await.status, 200);
+    let own = json!({ "userId": carl_id, "role": "shop-svc:clerk" });
+    let own = daemon.call("POST", "/user-svc/enrolls", &carl, own).await.json();
+    assert_eq!(own["enrolls"], by_admin["enrolls"]);
     // Of an account that has shown it, it is given at once.
     daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:boss", "name": "Boss" })).await;
     let given = save(enroll("ann+x@example.org", "shop-svc:boss")).await.json();

@@ -190,6 +190,10 @@ impl Users {
             }
             let link =
                 RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now()).by_contact_of(&row.value);
+            // Who has the role already keeps it as it was given: another giver's word may count for less.
+            if self.role_links.get(&link.id()).await?.is_some() {
+                continue;
+            }
             // What is over the limits is not given: whoever gave it could not have given it directly either.
             if self.refuse_too_many_given(&batch, &link).await.is_err() || self.has_all_roles(&batch, &link).await? {
                 continue;
