@@ -1,16 +1,20 @@
 //! Password hashes: Argon2id (RFC 9106) with OWASP's parameters, on a bounded pool so that a storm of sign-ins cannot
 //! take all cores, and which passwords are accepted (contract decision 13). Who waits for a hash waits in a line for its
 //! purpose and its address, and the lines take turns: neither a flood of registrations nor one address shuts others out.
+//! Where all places are taken, the addresses that have the most of them give some up.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version};
 use openorch_chassis::{Error, Result};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use zeroize::Zeroizing;
 
 use super::throttle::network;
@@ -151,22 +155,32 @@ struct Line {
 
 #[derive(Default)]
 struct Waiting {
+    /// Places that are taken.
     all: usize,
     by_address: HashMap<IpAddr, Queue>,
+    /// How many of each address have not begun to hash, where there are any.
+    by_length: BTreeSet<(usize, IpAddr)>,
+    /// The number of the next place.
+    next: u64,
 }
 
 /// Those from one address.
 struct Queue {
+    /// Their places, and who of them has not begun to hash, by number.
     count: usize,
+    idle: BTreeMap<u64, Arc<Notify>>,
     next: Arc<Semaphore>,
 }
 
-/// A place in a line; whoever has it will be served.
+/// A place in a line; whoever has it will be served, unless it must give way to another address.
 pub struct Place<'a> {
     pool: &'a Passwords,
     line: &'a Line,
     address: IpAddr,
+    number: u64,
     next: Arc<Semaphore>,
+    gave_way: Arc<Notify>,
+    has_begun: AtomicBool,
 }
 
 impl Passwords {
@@ -191,14 +205,12 @@ impl Passwords {
                 "{from_here} sign-ins or registrations from your network wait already; try again in a moment"
             )));
         }
-        if waiting.all >= MAX_WAITING {
-            return Err(Error::limited("too many sign-ins or registrations at once; try again in a moment"));
+        if waiting.all >= MAX_WAITING && !waiting.make_room(from_here) {
+            return Err(too_many());
         }
-        waiting.all += 1;
-        let fresh = || Queue { count: 0, next: Arc::new(Semaphore::new(self.at_once)) };
-        let queue = waiting.by_address.entry(address).or_insert_with(fresh);
-        queue.count += 1;
-        Ok(Place { pool: self, line, address, next: queue.next.clone() })
+        let gave_way = Arc::new(Notify::new());
+        let (number, next) = waiting.enter(address, gave_way.clone(), self.at_once);
+        Ok(Place { pool: self, line, address, number, next, gave_way, has_begun: AtomicBool::new(false) })
     }
 
     /// The hash of a new password, in PHC string format.
@@ -214,9 +226,59 @@ impl Line {
     }
 }
 
+impl Waiting {
+    fn enter(&mut self, address: IpAddr, gives_way: Arc<Notify>, at_once: usize) -> (u64, Arc<Semaphore>) {
+        let fresh = || Queue { count: 0, idle: BTreeMap::new(), next: Arc::new(Semaphore::new(at_once)) };
+        let queue = self.by_address.entry(address).or_insert_with(fresh);
+        let number = self.next;
+        self.by_length.remove(&(queue.idle.len(), address));
+        queue.idle.insert(number, gives_way);
+        self.by_length.insert((queue.idle.len(), address));
+        queue.count += 1;
+        self.all += 1;
+        self.next += 1;
+        (number, queue.next.clone())
+    }
+
+    /// Takes one out of those that have not begun to hash, if it was among them and has not given way.
+    fn take_idle(&mut self, address: IpAddr, number: u64) -> Option<Arc<Notify>> {
+        let queue = self.by_address.get_mut(&address)?;
+        let length = queue.idle.len();
+        let taken = queue.idle.remove(&number)?;
+        self.by_length.remove(&(length, address));
+        if length > 1 {
+            self.by_length.insert((length - 1, address));
+        }
+        Some(taken)
+    }
+
+    fn leave(&mut self, address: IpAddr) {
+        self.all -= 1;
+        if let Some(queue) = self.by_address.get_mut(&address) {
+            queue.count -= 1;
+            if queue.count == 0 {
+                self.by_address.remove(&address);
+            }
+        }
+    }
+
+    /// Takes the place of the newest of the address that has the most, for a newcomer whose address has still fewer when
+    /// it is in: else they would only change places, and one who waits alone would not be safe.
+    fn make_room(&mut self, from_here: usize) -> bool {
+        let Some((_, address)) = self.by_length.last().copied().filter(|(most, _)| from_here + 1 < *most) else {
+            return false;
+        };
+        let newest = self.by_address.get(&address).and_then(|queue| queue.idle.keys().next_back().copied());
+        let Some(gives_way) = newest.and_then(|newest| self.take_idle(address, newest)) else { return false };
+        self.leave(address);
+        gives_way.notify_one();
+        true
+    }
+}
+
 impl Place<'_> {
     /// Whether this is the password behind the hash.
-    pub async fn verify(&self, password: String, hash: String) -> Result<bool> {
+    pub async fn verify(self, password: String, hash: String) -> Result<bool> {
         let password = Zeroizing::new(password);
         self.take_turn(move || {
             let parsed = PasswordHash::new(&hash).map_err(|error| Error::internal(error.to_string()))?;
@@ -226,25 +288,43 @@ impl Place<'_> {
     }
 
     /// First come, first served: within the address, then among addresses, then among purposes.
-    async fn take_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let _of_address = self.next.acquire().await.map_err(Error::internal)?;
-        let _of_line = self.line.next.acquire().await.map_err(Error::internal)?;
-        let _turn = self.pool.turns.acquire().await.map_err(Error::internal)?;
+    async fn take_turn<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let turn = async {
+            let of_address = self.next.acquire().await.map_err(Error::internal)?;
+            let of_line = self.line.next.acquire().await.map_err(Error::internal)?;
+            let turn = self.pool.turns.acquire().await.map_err(Error::internal)?;
+            Ok::<_, Error>((of_address, of_line, turn))
+        };
+        let _turn = self.keep(turn).await??;
+        if self.line.waiting().take_idle(self.address, self.number).is_none() {
+            return Err(too_many());
+        }
+        self.has_begun.store(true, Ordering::Relaxed);
         tokio::task::spawn_blocking(work).await.map_err(Error::internal)
+    }
+
+    /// What is waited for in this place, unless it must give way.
+    pub async fn keep<T>(&self, what: impl Future<Output = T>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.gave_way.notified() => Err(too_many()),
+            came = what => Ok(came),
+        }
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut waiting = self.line.waiting();
-        waiting.all -= 1;
-        if let Some(queue) = waiting.by_address.get_mut(&self.address) {
-            queue.count -= 1;
-            if queue.count == 0 {
-                waiting.by_address.remove(&self.address);
-            }
+        // Who gave way has no place any more.
+        if self.has_begun.load(Ordering::Relaxed) || waiting.take_idle(self.address, self.number).is_some() {
+            waiting.leave(self.address);
         }
     }
+}
+
+fn too_many() -> Error {
+    Error::limited("too many sign-ins or registrations at once; try again in a moment")
 }
 
 /// Hashes on the calling thread; for start-up and the offline reset.
@@ -260,6 +340,8 @@ fn argon2() -> Argon2<'static> {
 
 #[cfg(test)]
 mod tests {
+    use openorch_chassis::Kind;
+
     use super::*;
 
     #[test]
@@ -303,7 +385,7 @@ mod tests {
     fn neither_registrations_nor_one_address_take_the_places_of_others() {
         let pool = Passwords::new(1);
         let flood: Vec<_> = (0..100).flat_map(|n| places(&pool, Purpose::Registration, n, 1000)).collect();
-        assert_eq!(flood.len(), MAX_WAITING);
+        assert_eq!(pool.registrations.waiting().all, MAX_WAITING);
         let greedy = places(&pool, Purpose::SignIn, 1, 1000);
         assert_eq!(greedy.len(), MAX_WAITING_FROM_ADDRESS);
         assert_eq!(places(&pool, Purpose::SignIn, 2, 1).len(), 1, "another address");
@@ -313,6 +395,35 @@ mod tests {
         drop((flood, greedy));
         assert_eq!(places(&pool, Purpose::Registration, 1, 1).len(), 1, "places are given back");
         assert_eq!(pool.sign_ins.waiting().by_address.len(), 1, "and who has none is forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_takes_the_newest_place_of_the_address_that_has_the_most() {
+        let pool = Passwords::new(1);
+        let place = |network: u8| pool.place(Purpose::SignIn, IpAddr::from([192, 0, 2, network]));
+        let mut greedy: Vec<Vec<Place>> = (0..4).map(|n| places(&pool, Purpose::SignIn, n, 1000)).collect();
+        assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING);
+        let one_more = place(0).err().unwrap().to_string();
+        assert!(one_more.contains("from your network"), "{one_more}");
+        let honest = place(9).ok().expect("there is room for who comes from elsewhere");
+        assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING);
+        let newest = greedy[3].pop().unwrap();
+        let refused = newest.verify("pass".into(), HASH_OF_NOBODY.into()).await.unwrap_err();
+        assert_eq!((refused.kind, refused.to_string()), (Kind::Limited, too_many().to_string()));
+        assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING, "it has given its place back already");
+        assert!(!greedy[3].pop().unwrap().verify("pass".into(), HASH_OF_NOBODY.into()).await.unwrap());
+        drop(place(3).ok().expect("a place was given back"));
+        // What was taken evenly is nobody's to take, and who waits alone is safe.
+        drop(greedy);
+        let many = |n: usize| IpAddr::from([198, 51, (n / 256) as u8, (n % 256) as u8]);
+        let alone: Vec<_> = (1..MAX_WAITING).map(|n| pool.place(Purpose::SignIn, many(n)).ok().unwrap()).collect();
+        assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING);
+        for n in [1, 999] {
+            assert_eq!(pool.place(Purpose::SignIn, many(n)).err().unwrap().to_string(), too_many().to_string());
+        }
+        drop((alone, honest));
+        let waiting = pool.sign_ins.waiting();
+        assert!(waiting.all == 0 && waiting.by_address.is_empty() && waiting.by_length.is_empty());
     }
 
     #[tokio::test]

@@ -126,7 +126,8 @@ impl Users {
     /// Whether this is the password behind the hash, unless too many wrong ones were tried.
     pub(super) async fn is_password_of(&self, guess: Guess<'_>, hash: String) -> Result<bool> {
         let place = self.passwords.place(Purpose::SignIn, guess.address)?;
-        let attempt = self.throttle.begin(guess.counted_as, guess.address, self.now().0.as_second()).await?;
+        let begun = self.throttle.begin(guess.counted_as, guess.address, self.now().0.as_second());
+        let attempt = place.keep(begun).await??;
         let is_right = place.verify(guess.password, hash).await?;
         match is_right {
             true => attempt.succeeded(),
