@@ -82,10 +82,11 @@ impl Error {
         }
     }
 
-    /// Whether the store refused a batch because another writer came first: reading again and trying again may help.
+    /// Whether the store refused a batch because another writer came first: reading again and trying again may help. Also
+    /// where what was to be changed is not there any more: it was, when it was read.
     pub fn is_lost_race(&self) -> bool {
         let cause = self.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
-        matches!(cause, Some(StoreError::Conflict(_) | StoreError::AlreadyExists(_)))
+        matches!(cause, Some(StoreError::Conflict(_) | StoreError::AlreadyExists(_) | StoreError::NotFound(_)))
     }
 
     pub fn because(mut self, cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {

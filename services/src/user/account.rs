@@ -15,7 +15,7 @@ use openorch_store::{Batch, Filter, Query, Stored};
 
 use super::{
     Registration, Users,
-    memory::Account,
+    memory::{Account, Memory},
     open_session::Place,
     otp::Expected,
     passwords::Purpose,
@@ -65,7 +65,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     let links: Vec<RoleLinkRow> = roles.iter().map(|role| RoleLinkRow::new(&app, &user.id, role, now)).collect();
     let account = Account::new(&user, &links);
     let place = Place { app: &app, device, exchanged_from: None };
-    let (token, displaced) = retry(|| async {
+    let token = retry(|| async {
         let mut user = user.clone();
         let batch = cx.use_invitation(&app, invitation).await?.with(cx.password_rows.create(&user.id, &password)?);
         // What waited for the contact comes after the account that gets it.
@@ -73,13 +73,12 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         let (mut batch, displaced) = cx.make_account(&slug, &user, &links, batch).await?;
         batch.0.extend(waited.0);
         audit::tell_actor(&user.id, &user.slug);
-        Ok((cx.open_first_session(&account, &place, batch).await?, displaced))
+        // It may have been looked up before it said which contact is shown to be its own.
+        let changed = || displaced.iter().chain([&user.id]);
+        let forget = |memory: &Memory| changed().for_each(|id| memory.rights_changed(id));
+        cx.open_first_session(&account, &place, batch, forget).await
     })
     .await?;
-    // It may have been looked up before it said which contact is shown to be its own.
-    for id in displaced.iter().chain([&user.id]) {
-        cx.memory.rights_changed(id);
-    }
     tracing::info!(account.slug = %slug, "account `{slug}` registered");
     Ok(Json(RegisterResponse { token }))
 }
@@ -170,13 +169,10 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
         let own = cx.sessions.get(&caller.session_id).await?;
         let keep = own.filter(|own| own.value.device != UNKNOWN_DEVICE && own.value.exchanged_from.is_none());
         let batch = Batch::new().with(cx.password_rows.replace(&*caller.user_id, &row, Some(version))?);
-        cx.end_sessions(&caller.user_id, keep, batch).await
+        cx.end_with_password((&caller.user_id, &caller.slug), keep, batch).await?;
+        Ok(Json(Empty {}))
     })
-    .await?;
-    if *caller.slug == *ADMIN_SLUG {
-        cx.default_password.store(is_default, std::sync::atomic::Ordering::SeqCst);
-    }
-    Ok(Json(Empty {}))
+    .await
 }
 
 impl Users {
@@ -206,12 +202,11 @@ impl Users {
             let Stored { version, value: mut user, .. } = self.users.get(user_id).await?.ok_or_else(&gone)?;
             profile.apply(&mut user);
             user.updated_at = self.now();
-            self.store.commit(Batch::new().with(self.users.replace(&user.id, &user, Some(version))?)).await?;
-            Ok(())
+            let batch = Batch::new().with(self.users.replace(&user.id, &user, Some(version))?);
+            self.commit(batch, |memory| memory.profile_changed(user_id)).await?;
+            Ok(Json(Empty {}))
         })
-        .await?;
-        self.memory.profile_changed(user_id);
-        Ok(Json(Empty {}))
+        .await
     }
 
     pub(super) async fn by_slug(&self, slug: &str) -> Result<Option<UserRow>> {

@@ -11,6 +11,7 @@ use openorch_store::{Batch, Stored};
 
 use super::{
     Users,
+    memory::Memory,
     otp::Expected,
     rows::{ContactRow, OtpPurpose, UserRow},
 };
@@ -25,7 +26,7 @@ pub async fn verify(cx: Cx<Users>, Body(request): Body<VerifyContactRequest>) ->
     let caller = cx.caller()?;
     let user_id = &*caller.user_id;
     let expected = Expected { purpose: OtpPurpose::Verify, user_id, contact: None, app: &caller.app };
-    let displaced = retry(|| async {
+    retry(|| async {
         let code = cx.redeem(&request.otp_id, &request.otp_code, &expected).await?;
         let gone = || Error::unauthenticated("the account of this token is gone");
         let Stored { version, value: mut user, .. } = cx.users.get(user_id).await?.ok_or_else(gone)?;
@@ -45,15 +46,14 @@ pub async fn verify(cx: Cx<Users>, Body(request): Body<VerifyContactRequest>) ->
         )?);
         let (batch, displaced) = cx.take_contact(batch, &user, &id, true).await?;
         let batch = cx.give_waiting(batch, &user.id, &id).await?;
-        cx.store.commit(batch).await?;
-        Ok(displaced)
+        let forget = |memory: &Memory| {
+            displaced.iter().for_each(|id| memory.profile_changed(id));
+            memory.rights_changed(user_id);
+        };
+        cx.commit(batch, forget).await?;
+        Ok(Json(Empty {}))
     })
-    .await?;
-    if let Some(id) = displaced {
-        cx.memory.profile_changed(&id);
-    }
-    cx.memory.rights_changed(user_id);
-    Ok(Json(Empty {}))
+    .await
 }
 
 pub async fn remove(cx: Cx<Users>, Path(id): Path<ContactId>) -> Result<Json<Empty>> {
@@ -72,12 +72,10 @@ pub async fn remove(cx: Cx<Users>, Path(id): Path<ContactId>) -> Result<Json<Emp
         if let Some(row) = cx.contacts.get(&id).await?.filter(|row| row.value.user_id == user.id) {
             batch.push(cx.contacts.delete(&id, Some(row.version)));
         }
-        cx.store.commit(batch).await?;
-        Ok(())
+        cx.commit(batch, |memory| memory.profile_changed(user_id)).await?;
+        Ok(Json(Empty {}))
     })
-    .await?;
-    cx.memory.profile_changed(user_id);
-    Ok(Json(Empty {}))
+    .await
 }
 
 impl Users {

@@ -32,6 +32,7 @@ mod throttle;
 mod users;
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
@@ -47,7 +48,7 @@ use openorch_chassis::{
     seal::Seal,
     service::Shared,
 };
-use openorch_store::{Collection, Store, Table};
+use openorch_store::{Batch, Collection, Committed, Store, StoreError, Table};
 
 use self::{
     keys::KeyRing,
@@ -134,6 +135,8 @@ pub struct Users {
     seal: Seal,
     passwords: Passwords,
     memory: Memory,
+    /// Accounts that are to be looked at again, since nobody knows what came of a change.
+    unsettled_accounts: Mutex<BTreeSet<String>>,
     /// While the admin's password is the default one (contract decision 13).
     default_password: Arc<AtomicBool>,
     liveness: OnceLock<Arc<dyn Liveness>>,
@@ -161,6 +164,14 @@ impl Users {
     /// Who may register.
     pub fn registration(&self) -> Registration {
         self.settings.registration
+    }
+
+    /// Writes, and has memory forget what that changes. Also where nobody knows what came of it: what is stored is read
+    /// again then.
+    async fn commit(&self, batch: Batch, forget: impl FnOnce(&Memory)) -> Result<Committed, StoreError> {
+        let outcome = self.store.commit(batch).await;
+        forget(&self.memory);
+        outcome
     }
 
     fn now(&self) -> Time {
@@ -241,6 +252,6 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .every(Duration::from_secs(1), "write refused attempts to the audit log", audit::write_refusals)
         .every(Duration::from_secs(600), "forget codes whose time is over", Users::forget_codes)
         .every(Duration::from_secs(3600), "remove old entries of the audit log", audit::remove_old)
-        .every(Duration::from_secs(1), "settle rules and keys", Users::settle)
+        .every(Duration::from_secs(1), "settle rules, keys and accounts", Users::settle)
         .mount()
 }

@@ -9,7 +9,7 @@ use openorch_store::{Batch, Filter, Guard, Query, Stored};
 use super::{
     Users,
     keys::{Claims, ISSUER},
-    memory::Account,
+    memory::{Account, Memory},
     rows::{SESSIONS, SessionRow},
     session::{exchanged_from_any, told, told_app},
 };
@@ -29,7 +29,8 @@ pub struct Place<'a> {
 
 impl Users {
     /// Signs the account in on a device: the same session again while it lives, a new token after a role change.
-    /// `guard` holds for the moment of writing, so that a password change in between is seen.
+    /// `guard` holds for the moment of writing, so that a password change in between is seen: whoever lost a race looks at
+    /// that again before the next attempt.
     pub(super) async fn open_session(&self, account: &Account, place: &Place<'_>, guard: Batch) -> Result<AuthToken> {
         if !account.is_in(place.app) {
             return Err(Error::forbidden(format!(
@@ -37,24 +38,17 @@ impl Users {
                 account.slug
             )));
         }
-        retry(|| async {
-            let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
-            let found = self.sessions.find(&by_device.equals("device", place.device)).await?.into_iter().next();
-            self.refuse_occupied(place, found.as_ref()).await?;
-            self.refuse_too_many(account, place, found.is_none()).await?;
-            let before = found.as_ref().map(|found| found.id.clone());
-            let (row, batch) = self.session_for(account, place, found, guard.clone())?;
-            if let Some(batch) = batch {
-                let outcome = self.store.commit(batch).await;
-                // Also where nobody knows what came of it: what is still stored is read again.
-                if let Some(before) = before.filter(|before| *before != row.id) {
-                    self.memory.sessions_ended(&[before]);
-                }
-                outcome?;
-            }
-            self.auth_token(account, &row)
-        })
-        .await
+        let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
+        let found = self.sessions.find(&by_device.equals("device", place.device)).await?.into_iter().next();
+        self.refuse_occupied(place, found.as_ref()).await?;
+        self.refuse_too_many(account, place, found.is_none()).await?;
+        let before = found.as_ref().map(|found| found.id.clone());
+        let (row, batch) = self.session_for(account, place, found, guard)?;
+        if let Some(batch) = batch {
+            let ended = before.filter(|before| *before != row.id);
+            self.commit(batch, |memory| ended.into_iter().for_each(|id| memory.sessions_ended(&[id]))).await?;
+        }
+        self.auth_token(account, &row)
     }
 
     /// Sessions are few enough to be ended at once.
@@ -110,9 +104,10 @@ impl Users {
         account: &Account,
         place: &Place<'_>,
         with_account: Batch,
+        forget: impl FnOnce(&Memory),
     ) -> Result<AuthToken> {
         let (row, batch) = self.session_for(account, place, None, with_account)?;
-        self.store.commit(batch.unwrap_or_default()).await?;
+        self.commit(batch.unwrap_or_default(), forget).await?;
         self.auth_token(account, &row)
     }
 

@@ -371,8 +371,8 @@ impl Users {
         }
     }
 
-    /// Brings rules and keys back to what is stored, after a change of which nobody knows whether it was made, and ends
-    /// what was begun.
+    /// Brings rules, keys and what is known of accounts back to what is stored, after a change of which nobody knows
+    /// whether it was made, and ends what was begun.
     pub(super) async fn settle(users: Arc<Users>) {
         if let Err(error) = users.change_rules(|_| Ok((Vec::new(), Batch::new()))).await {
             tracing::warn!("the rules cannot be read from the store: {error:?}");
@@ -382,6 +382,9 @@ impl Users {
             tracing::warn!("the signing keys cannot be read from the store: {error:?}");
         }
         drop(order);
+        if let Err(error) = users.settle_accounts().await {
+            tracing::warn!("the accounts cannot be read from the store: {error:?}");
+        }
         users.clear_roles().await;
     }
 

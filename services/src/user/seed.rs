@@ -115,6 +115,7 @@ pub async fn prepare(
         key_pairs: Table::new(store.clone(), &KEY_PAIRS),
         keys: ArcSwap::from_pointee(keys),
         unsettled_keys: Mutex::default(),
+        unsettled_accounts: Mutex::default(),
         seal: seal.clone(),
         store,
         shared,

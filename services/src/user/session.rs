@@ -144,10 +144,7 @@ impl Users {
         if let Some(keep) = &keep {
             batch = batch.with(self.sessions.create(&keep.id, &keep.value)?);
         }
-        let outcome = self.store.commit(batch).await;
-        // Also where nobody knows what came of it: what is still stored is read again.
-        self.memory.sessions_of_account_ended(user_id, kept_id.as_deref());
-        outcome?;
+        self.commit(batch, |memory| memory.sessions_of_account_ended(user_id, kept_id.as_deref())).await?;
         Ok(())
     }
 
@@ -158,10 +155,7 @@ impl Users {
         let batch = Batch::new()
             .with(Write::DeleteWhere { collection: SESSIONS.name, filters: these })
             .with(exchanged_from_any(user_id, ended.to_vec()));
-        let outcome = self.store.commit(batch).await;
-        // Also where nobody knows what came of it: what is still stored is read again.
-        self.memory.sessions_ended(ended);
-        outcome?;
+        self.commit(batch, |memory| memory.sessions_ended(ended)).await?;
         Ok(())
     }
 

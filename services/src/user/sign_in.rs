@@ -1,7 +1,10 @@
 //! Signing in: by slug or contact with the password, by a code that was sent to a contact; a session for another app out
 //! of one that is there; a new text for a token.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use openorch_api::{
     Body, Json,
@@ -71,20 +74,21 @@ pub async fn exchange(cx: Cx<Users>, Body(request): Body<ExchangeTokenRequest>) 
         _ => return Err(Error::invalid("name the app by `newAppHost` or `newAppId`, not both")),
     };
     let ended = || Error::unauthenticated("the session of this token has ended; sign in again");
-    let from = cx.sessions.get(&caller.session_id).await?.ok_or_else(ended)?.value;
-    if from.exchanged_from.is_some() {
-        return Err(Error::forbidden(
-            "this token was exchanged for another one: exchange that one, which you signed in for",
-        ));
-    }
-    let device = match device {
-        Some(device) => device,
-        None => device_beside(&from.device, &from.app),
-    };
-    let place = Place { app: &app, device: checked_device(Some(&device))?, exchanged_from: Some(&from) };
-    let account = cx.known_account(&caller.user_id).await?;
-    let it_lives = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
-    Ok(Json(LoginResponse { token: cx.open_session(&account, &place, it_lives).await? }))
+    let token = retry(|| async {
+        let from = cx.sessions.get(&caller.session_id).await?.ok_or_else(ended)?.value;
+        if from.exchanged_from.is_some() {
+            return Err(Error::forbidden(
+                "this token was exchanged for another one: exchange that one, which you signed in for",
+            ));
+        }
+        let device = device.clone().unwrap_or_else(|| device_beside(&from.device, &from.app));
+        let place = Place { app: &app, device: checked_device(Some(&device))?, exchanged_from: Some(&from) };
+        let account = cx.known_account(&caller.user_id).await?;
+        let it_lives = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
+        cx.open_session(&account, &place, it_lives).await
+    })
+    .await?;
+    Ok(Json(LoginResponse { token }))
 }
 
 /// Where a session goes that names no device: beside the one that it comes from, and in nobody else's place.
@@ -118,9 +122,18 @@ impl Users {
         // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
         let unchanged =
             Batch::new().require(Guard::Version { collection: PASSWORDS.name, id: user_id.to_owned(), version });
-        let account = self.known_account(user_id).await?;
-        audit::tell_actor(&account.id, &account.slug);
-        self.open_session(&account, place, unchanged).await
+        let is_again = AtomicBool::new(false);
+        retry(|| async {
+            if is_again.swap(true, Ordering::Relaxed)
+                && self.password_rows.get(user_id).await?.is_none_or(|now| now.version != version)
+            {
+                return Err(wrong());
+            }
+            let account = self.known_account(user_id).await?;
+            audit::tell_actor(&account.id, &account.slug);
+            self.open_session(&account, place, unchanged.clone()).await
+        })
+        .await
     }
 
     /// Whether this is the password behind the hash, unless too many wrong ones were tried.

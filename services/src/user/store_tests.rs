@@ -1,36 +1,46 @@
-//! What cannot be tried from outside: very many rows, and a store of which nobody knows whether it wrote.
+//! What cannot be tried from outside: very many rows, a store of which nobody knows whether it wrote, and another writer
+//! who comes between reading and writing.
 
 use std::{
     net::Ipv4Addr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use openorch_api::{Json, Path, user::RoleId};
+use openorch_api::{
+    Body, Json, Path,
+    user::{ContactId, ContactInput, RoleId, UserId},
+};
 use openorch_chassis::{
-    Audit, Caller, Cx,
+    Audit, Caller, Cx, Identity, Kind,
     clock::ManualClock,
+    identity::Belongings,
     ids::Ids,
-    mail::NoMailer,
+    mail::Mailer,
     seal::Seal,
     service::{LIST_MOST, RequestContext, Shared},
 };
 use openorch_store::{
     Batch, BoxFuture, Collection, Committed, Filter, Layer, Result, SqliteOptions, SqliteStore, Store, StoreError,
+    Write,
 };
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use super::{
-    UserSettings, Users, authorize, collections, prepare, role,
-    rows::{RoleLinkRow, RoleRow},
+    ADMIN_SLUG, UserSettings, Users, account, authorize, collections, contact, organization, otp, prepare, role,
+    rows::{CONTACTS, OTPS, RoleLinkRow, RoleRow, SESSIONS},
     rules::Change,
+    sign_in, users,
 };
 
-/// A store whose next commit is made and not acknowledged.
+/// A store whose next commit is made and not acknowledged, or comes after what another writes.
 struct Unsure {
     store: Arc<dyn Store>,
     is_unsure: AtomicBool,
+    meanwhile: Mutex<Batch>,
 }
 
 impl Layer for Unsure {
@@ -40,6 +50,8 @@ impl Layer for Unsure {
 
     fn committing(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         Box::pin(async move {
+            let meanwhile = std::mem::take(&mut *self.meanwhile.lock().unwrap());
+            self.store.commit(meanwhile).await?;
             let committed = self.store.commit(batch).await?;
             match self.is_unsure.swap(false, Ordering::SeqCst) {
                 true => Err(StoreError::Unavailable("the connection was lost".into())),
@@ -49,9 +61,23 @@ impl Layer for Unsure {
     }
 }
 
+/// Keeps the letters.
+#[derive(Default)]
+struct Post(Mutex<Vec<String>>);
+
+impl Mailer for Post {
+    fn send<'a>(&'a self, _: &'a str, _: &'a str, text: String) -> BoxFuture<'a, openorch_chassis::Result<()>> {
+        self.0.lock().unwrap().push(text);
+        Box::pin(async { Ok(()) })
+    }
+}
+
 struct Bench {
     users: Arc<Users>,
     store: Arc<Unsure>,
+    clock: Arc<ManualClock>,
+    post: Arc<Post>,
+    default_password: Arc<AtomicBool>,
     _folder: tempfile::TempDir,
 }
 
@@ -59,9 +85,55 @@ impl Bench {
     async fn new() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap();
-        let store = Arc::new(Unsure { store, is_unsure: AtomicBool::new(false) });
-        let users = start(store.clone()).await;
-        Bench { users, store, _folder: folder }
+        let store = Arc::new(Unsure { store, is_unsure: AtomicBool::new(false), meanwhile: Mutex::default() });
+        let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
+        let (post, default_password): (Arc<Post>, Arc<AtomicBool>) = Default::default();
+        let users = start_with(store.clone(), clock.clone(), post.clone(), default_password.clone()).await;
+        Bench { users, store, clock, post, default_password, _folder: folder }
+    }
+
+    fn unsure(&self) {
+        self.store.is_unsure.store(true, Ordering::SeqCst);
+    }
+
+    fn meanwhile(&self, write: Write) {
+        *self.store.meanwhile.lock().unwrap() = write.into();
+    }
+
+    /// A call by nobody, or whoever this token is of.
+    async fn by(&self, token: &str) -> Cx<Users> {
+        let caller = match token {
+            "" => None,
+            token => Some(self.users.authenticate(token).await.unwrap()),
+        };
+        self.call(caller)
+    }
+
+    fn call(&self, caller: Option<Caller>) -> Cx<Users> {
+        let request =
+            RequestContext { caller, request_id: "".into(), client_ip: Ipv4Addr::LOCALHOST.into(), extended: false };
+        Cx { state: self.users.clone(), request: Arc::new(request) }
+    }
+
+    /// Registers an account, with this contact if it is one; answers its token and id.
+    async fn register(&self, slug: &str, contact: ContactInput) -> (String, String) {
+        let asked = json!({ "slug": slug, "password": "pass", "contact": contact });
+        let Json(answer) = account::register(self.by("").await, body(asked)).await.unwrap();
+        (answer.token.token, answer.token.user_id)
+    }
+
+    /// A code that arrived at a contact, for nobody or this account.
+    async fn code(&self, token: &str, contact: &str) -> ContactInput {
+        self.clock.advance(120);
+        let (cx, asked) = (self.by(token).await, json!({ "contactId": contact }));
+        let answer = match token {
+            "" => otp::send(cx, body(asked)).await,
+            _ => otp::send_own(cx, body(asked)).await,
+        };
+        let Json(sent) = answer.unwrap();
+        let letter = self.post.0.lock().unwrap().pop().unwrap();
+        let code = letter.split(" is ").nth(1).unwrap().lines().next().unwrap().to_owned();
+        ContactInput { value: contact.into(), otp_id: sent.otp_id, otp_code: code, ..ContactInput::default() }
     }
 
     /// A call by the account of the daemon's own user service.
@@ -75,25 +147,32 @@ impl Bench {
             app: "unnamed".into(),
             audience: None,
         };
-        let request = RequestContext {
-            caller: Some(caller),
-            request_id: "".into(),
-            client_ip: Ipv4Addr::LOCALHOST.into(),
-            extended: false,
-        };
-        Cx { state: self.users.clone(), request: Arc::new(request) }
+        self.call(Some(caller))
     }
 }
 
+fn body<T: DeserializeOwned>(body: Value) -> Body<T> {
+    Body(serde_json::from_value(body).unwrap())
+}
+
 async fn start(store: Arc<dyn Store>) -> Arc<Users> {
+    let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
+    start_with(store, clock, Arc::new(Post::default()), Arc::default()).await
+}
+
+async fn start_with(
+    store: Arc<dyn Store>,
+    clock: Arc<ManualClock>,
+    mailer: Arc<Post>,
+    default_password: Arc<AtomicBool>,
+) -> Arc<Users> {
     let opened: Vec<Collection> = collections().iter().map(|collection| **collection).collect();
     store.open_collections(&opened).await.unwrap();
-    let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
     let ids = Arc::new(Ids::new(clock.clone()));
     let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
-    let shared = Shared { clock, ids, audit, mailer: Arc::new(NoMailer), list_most: LIST_MOST };
+    let shared = Shared { clock, ids, audit, mailer, list_most: LIST_MOST };
     let settings = |_| UserSettings::default();
-    prepare(store, shared, &Seal::new("a key"), settings, None, Arc::default()).await.unwrap()
+    prepare(store, shared, &Seal::new("a key"), settings, None, default_password).await.unwrap()
 }
 
 #[tokio::test]
@@ -155,4 +234,124 @@ async fn a_key_that_was_stored_signs_also_where_nobody_was_told_so() {
     assert_eq!(restarted.keys.load().current.verifying.public.kid, kid(), "the store says the same");
     authorize::rotate_key(bench.cx().await, ()).await.unwrap();
     assert_eq!(bench.users.keys.load().retired.len(), 2);
+}
+
+#[tokio::test]
+async fn who_lost_what_it_signs_in_with_is_refused_and_told_why() {
+    let bench = Bench::new().await;
+    let first = bench.code("", "ann@example.org").await;
+    let (token, id) = bench.register("ann", first).await;
+    let sign_in = async |asked: Value| {
+        let refused = sign_in::login(bench.by("").await, body(asked)).await.err().unwrap();
+        let told = (refused.kind, refused.to_string());
+        let of_ann = [Filter::equals("userId", id.as_str())];
+        assert_eq!(bench.users.sessions.count(&of_ann).await.unwrap(), 1, "{told:?}");
+        told
+    };
+    // Each is lost between the look at it and the session.
+    let mut row = bench.users.password_rows.get(&id).await.unwrap().unwrap().value;
+    row.is_default = !row.is_default;
+    bench.meanwhile(bench.users.password_rows.replace(&id, &row, None).unwrap());
+    let by_password = json!({ "slug": "ann", "password": "pass", "device": "laptop" });
+    assert_eq!(sign_in(by_password).await, (Kind::Unauthenticated, "Invalid password".into()));
+
+    let used = bench.code("", "ann@example.org").await;
+    bench.meanwhile(Write::Delete { collection: OTPS.name, id: used.otp_id.clone(), version: None });
+    let (kind, why) = sign_in(json!({ "contact": used, "device": "laptop" })).await;
+    assert!(kind == Kind::Invalid && why.contains("was used"), "{kind:?} {why}");
+    let lost = bench.code("", "ann@example.org").await;
+    bench.meanwhile(Write::Delete { collection: CONTACTS.name, id: "ann@example.org".into(), version: None });
+    let (kind, why) = sign_in(json!({ "contact": lost, "device": "laptop" })).await;
+    assert!(kind == Kind::Unauthenticated && why.contains("any more"), "{kind:?} {why}");
+
+    let cx = bench.by(&token).await;
+    let session = cx.caller().unwrap().session_id.to_string();
+    bench.meanwhile(Write::Delete { collection: SESSIONS.name, id: session, version: None });
+    let refused = sign_in::exchange(cx, body(json!({ "newDevice": "phone" }))).await.err().unwrap();
+    assert_eq!(refused.kind, Kind::Unauthenticated);
+}
+
+#[tokio::test]
+async fn what_was_stored_is_seen_also_where_nobody_was_told_so() {
+    let bench = Bench::new().await;
+    let users = &bench.users;
+    let (ann, ann_id) = bench.register("ann", ContactInput::default()).await;
+    let known = async |id: &str| users.account(id).await.unwrap().unwrap();
+    let unknown = |outcome: Option<openorch_chassis::Error>| {
+        assert_eq!(outcome.map(|error| error.kind), Some(Kind::Unavailable));
+    };
+    known(&ann_id).await;
+    bench.unsure();
+    unknown(account::save_self(bench.by(&ann).await, body(json!({ "name": "Ann" }))).await.err());
+    assert_eq!(known(&ann_id).await.profile.name, "Ann");
+
+    let code = bench.code(&ann, "ann@example.org").await;
+    bench.unsure();
+    let shown = json!({ "otpId": code.otp_id, "otpCode": code.otp_code });
+    unknown(contact::verify(bench.by(&ann).await, body(shown)).await.err());
+    assert_eq!(known(&ann_id).await.profile.contacts.len(), 1);
+    bench.unsure();
+    unknown(contact::remove(bench.by(&ann).await, Path(ContactId("ann@example.org".into()))).await.err());
+    assert!(known(&ann_id).await.profile.contacts.is_empty());
+
+    bench.unsure();
+    unknown(organization::create(bench.by(&ann).await, body(json!({ "id": "org_crew" }))).await.err());
+    assert!(known(&ann_id).await.roles_in("unnamed").iter().any(|role| role.contains("org_crew")));
+
+    // Who only named a contact gives way to who shows that it is its own.
+    let named = ContactInput { value: "bob@example.org".into(), ..ContactInput::default() };
+    let (_, squatter) = bench.register("squatter", named).await;
+    assert_eq!(known(&squatter).await.profile.contacts.len(), 1);
+    let shown = bench.code("", "bob@example.org").await;
+    bench.unsure();
+    let asked = json!({ "slug": "bob", "password": "pass", "contact": shown });
+    unknown(account::register(bench.by("").await, body(asked)).await.err());
+    assert!(known(&squatter).await.profile.contacts.is_empty());
+}
+
+#[tokio::test]
+async fn an_account_that_is_gone_is_so_everywhere_also_where_nobody_was_told_so() {
+    #[derive(Default)]
+    struct Things(Mutex<Vec<String>>);
+    impl Belongings for Things {
+        fn removal<'a>(&'a self, _: &'a str) -> BoxFuture<'a, openorch_chassis::Result<Vec<Write>>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+        fn removed(&self, user_id: &str) {
+            self.0.lock().unwrap().push(user_id.to_owned());
+        }
+    }
+    let bench = Bench::new().await;
+    let things = Arc::new(Things::default());
+    bench.users.watch_belongings(vec![things.clone()]);
+    let (_, id) = bench.register("ann", ContactInput::default()).await;
+    let delete = async |id: &str| users::delete(bench.cx().await, Path(UserId(id.into()))).await.err().unwrap().kind;
+    // One that stays keeps its things.
+    let admin = bench.users.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
+    assert_eq!(delete(&admin.id).await, Kind::Conflict);
+    Users::settle(bench.users.clone()).await;
+    assert!(things.0.lock().unwrap().is_empty());
+    bench.unsure();
+    assert_eq!(delete(&id).await, Kind::Unavailable);
+    Users::settle(bench.users.clone()).await;
+    assert_eq!(*things.0.lock().unwrap(), [id.clone()]);
+    assert!(bench.users.unsettled_accounts.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_default_password_that_was_replaced_is_so_also_where_nobody_was_told_so() {
+    let bench = Bench::new().await;
+    let is_default = || bench.default_password.load(Ordering::SeqCst);
+    let admin = bench.users.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
+    let reset = async |password: &str| {
+        let asked = (Path(UserId(admin.id.clone())), body(json!({ "newPassword": password })));
+        users::reset_password(bench.cx().await, asked).await.is_ok()
+    };
+    assert!(is_default());
+    for (password, want) in [("another one", false), ("changeme", true)] {
+        bench.unsure();
+        assert!(!reset(password).await);
+        assert_eq!(is_default(), want, "{password}");
+    }
+    assert!(reset("another one").await && !is_default());
 }

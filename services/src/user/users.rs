@@ -1,5 +1,10 @@
 //! Accounts as admins see them: listed, searched, made, changed, deleted.
 
+use std::{
+    collections::BTreeSet,
+    sync::{MutexGuard, PoisonError, atomic::Ordering},
+};
+
 use openorch_api::{
     Body, Json, Path, Slug, query,
     user::{
@@ -154,13 +159,10 @@ pub async fn reset_password(
         let batch = Batch::new()
             .require(Guard::Exists { collection: USERS.name, id: id.0.clone() })
             .with(cx.password_rows.upsert(&id.0, &row)?);
-        cx.end_sessions(&id.0, None, batch).await
+        cx.end_with_password((&id.0, &user.slug), None, batch).await?;
+        Ok(Json(Empty {}))
     })
-    .await?;
-    if user.slug == ADMIN_SLUG {
-        cx.default_password.store(is_default, std::sync::atomic::Ordering::SeqCst);
-    }
-    Ok(Json(Empty {}))
+    .await
 }
 
 /// Takes an account away with all that is its own, in one transaction.
@@ -193,15 +195,12 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
     })
     .await
     .inspect_err(|_| {
-        // Also where nobody knows what came of it: what is stored is read again.
+        // Perhaps it is gone all the same.
         cx.memory.sessions_of_account_ended(&id.0, None);
         cx.memory.rights_changed(&id.0);
+        cx.unsettled().insert(id.0.clone());
     })?;
-    cx.memory.sessions_of_account_ended(&id.0, None);
-    cx.memory.rights_changed(&id.0);
-    for other in cx.belongings.get().into_iter().flatten() {
-        other.removed(&id.0);
-    }
+    cx.gone(&id.0);
     cx.clear_roles().await;
     tracing::info!(account.slug = %user.slug, "account `{}` deleted", user.slug);
     Ok(Json(Empty {}))
@@ -244,6 +243,56 @@ pub async fn release_slug(cx: Cx<Users>, Path(slug): Path<DeletedSlug>) -> Resul
 }
 
 impl Users {
+    /// Nothing of this account, which is not stored any more, is in memory from now on.
+    fn gone(&self, user_id: &str) {
+        self.memory.sessions_of_account_ended(user_id, None);
+        self.memory.rights_changed(user_id);
+        for other in self.belongings.get().into_iter().flatten() {
+            other.removed(user_id);
+        }
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unsettled_accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at accounts again: whether they are gone, after deletions of which nobody knows whether they were made, and
+    /// whether the admin's password is the default one.
+    pub(super) async fn settle_accounts(&self) -> Result<()> {
+        // One after the other: the last to look sees the last change.
+        let _order = self.rule_changes.lock().await;
+        let unsettled = self.unsettled().clone();
+        for id in unsettled {
+            match self.users.get(&id).await? {
+                None => self.gone(&id),
+                Some(user) if user.value.slug == ADMIN_SLUG => {
+                    let is_default = self.password_rows.get(&id).await?.is_some_and(|row| row.value.is_default);
+                    self.default_password.store(is_default, Ordering::SeqCst);
+                }
+                Some(_) => {}
+            }
+            self.unsettled().remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Ends all sessions of an account but `keep` in one batch with `and`, which gives it another password.
+    pub(super) async fn end_with_password(
+        &self,
+        (user_id, slug): (&str, &str),
+        keep: Option<Stored<SessionRow>>,
+        and: Batch,
+    ) -> Result<()> {
+        let outcome = self.end_sessions(user_id, keep, and).await;
+        if slug == ADMIN_SLUG {
+            self.unsettled().insert(user_id.to_owned());
+            if let Err(error) = self.settle_accounts().await {
+                tracing::warn!("the admin's password cannot be read from the store: {error:?}");
+            }
+        }
+        outcome
+    }
+
     /// Who may manage accounts without being admin does not become one by taking over or removing those who are.
     async fn refuse_over_admin(&self, cx: &Cx<Users>, user: &UserRow) -> Result<()> {
         let Some(account) = self.account(&user.id).await? else { return Ok(()) };
