@@ -209,6 +209,50 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
 }
 
 #[tokio::test]
+async fn how_many_roles_a_contact_is_given_tells_nobody_whose_it_is() {
+    let (daemon, post) = start().await;
+    let (shop, ann) = (daemon.register("shop-svc").await, daemon.register("ann").await);
+    let id = ask(&daemon, &ann, "ann@example.org").await;
+    let shown = json!({ "otpId": id, "otpCode": post.last().0 });
+    assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &ann, shown).await.status, 200);
+    for n in 0..=100 {
+        daemon.call("POST", "/user-svc/role", &shop, json!({ "id": format!("shop-svc:r{n}"), "name": "R" })).await;
+    }
+    let give = async |who: &str, name: &str, numbers: std::ops::RangeInclusive<usize>| {
+        let enroll = |n: usize| json!({ who: name, "role": format!("shop-svc:r{n}") });
+        let body = json!({ "enrolls": numbers.map(enroll).collect::<Vec<_>>() });
+        let answer = daemon.call("PUT", "/user-svc/enrolls", &shop, body).await;
+        (answer.status.as_u16(), answer.text)
+    };
+    let roles = async || {
+        let own = daemon.call("POST", "/user-svc/self", &ann, Value::Null).await.json();
+        own["roles"].as_array().unwrap().len()
+    };
+    // All that may be given to the account, by its id: what names the contact then says no more than for nobody's.
+    assert_eq!(give("userId", &crate::support::id_of(&ann), 0..=99).await.0, 200);
+    let told = async |contact: &str| {
+        let given = give("contactId", contact, 0..=99).await;
+        let again = give("contactId", contact, 0..=99).await;
+        assert_eq!((given.0, again.0), (200, 200), "also again, as at each start: {}", again.1);
+        let over = give("contactId", contact, 100..=100).await;
+        assert!(over.1.contains("100 roles for one contact"), "{}", over.1);
+        let asked = json!({ "contactId": contact, "role": "shop-svc:r7" });
+        let listed = daemon.call("POST", "/user-svc/enrolls", &shop, asked).await;
+        let id = listed.json()["enrolls"][0]["id"].as_str().unwrap().to_owned();
+        let gone = daemon.call("DELETE", &format!("/user-svc/enroll/{id}"), &shop, Value::Null).await;
+        let texts = [given.1, over.1, listed.text.replace(&id, "id")].map(|text| text.replace(contact, "contact"));
+        (over.0, gone.status, texts.map(|text| without_ids(&text)))
+    };
+    assert_eq!(told("ann@example.org").await, told("nobody@example.org").await);
+    assert_eq!(roles().await, 101);
+}
+
+/// Those of enrolls for contacts are digests.
+fn without_ids(text: &str) -> String {
+    text.split('"').map(|part| if part.starts_with("contact:") { "id" } else { part }).collect()
+}
+
+#[tokio::test]
 async fn without_a_mail_server_the_setting_is_named_and_bad_addresses_are_refused() {
     let daemon = Daemon::start().await;
     let answer = daemon.call("POST", "/user-svc/otp/send", "", json!({ "contactId": "a@b.c" })).await;

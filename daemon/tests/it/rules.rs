@@ -209,6 +209,48 @@ async fn a_token_stays_short_however_many_roles_its_account_has_and_nobody_crowd
 }
 
 #[tokio::test]
+async fn accounts_that_are_free_do_not_fill_the_room_of_admins_and_of_the_account_itself() {
+    let daemon = Daemon::start().await;
+    let (ann, cara, admin) = (daemon.register("ann").await, daemon.register("cara").await, daemon.admin().await);
+    let give = async |token: &str, roles: &[String]| {
+        let enrolls: Vec<Value> = roles.iter().map(|role| json!({ "userId": id_of(&ann), "role": role })).collect();
+        daemon.call("PUT", "/user-svc/enrolls", token, json!({ "enrolls": enrolls })).await
+    };
+    let member = format!("/user-svc/organization/org_crew/user/{}", id_of(&ann));
+    daemon.call("POST", "/user-svc/organization", &cara, json!({ "id": "org_crew" })).await;
+    assert_eq!(status(&daemon, "PUT", &member, &cara, Value::Null).await, 200);
+    for n in 0..5 {
+        let slug = format!("free-{n}");
+        let token = daemon.register(&slug).await;
+        let roles: Vec<String> = (0..100).map(|n| format!("{slug}:r{n}")).collect();
+        for role in &roles {
+            daemon.call("POST", "/user-svc/role", &token, json!({ "id": role, "name": "R" })).await;
+        }
+        if n < 4 {
+            assert_eq!(give(&token, &roles).await.status, 200);
+            continue;
+        }
+        let refused = give(&token, &roles).await;
+        assert!(refused.status == 403 && refused.error().contains("500 roles"), "{}", refused.text);
+        assert_eq!(give(&token, &roles[..99]).await.status, 200);
+        let refused = give(&token, &roles[99..]).await;
+        assert!(refused.status == 403 && refused.error().contains("500 roles"), "{}", refused.text);
+        assert_eq!(give(&admin, &roles[99..]).await.status, 200, "there is room for what admins give");
+    }
+    let refused = daemon.call("POST", "/user-svc/organization", &cara, json!({ "id": "org_next" })).await;
+    assert_eq!(refused.status, 200, "{}", refused.text);
+    let next = format!("/user-svc/organization/org_next/user/{}", id_of(&ann));
+    assert_eq!(
+        status(&daemon, "PUT", &next, &cara, Value::Null).await,
+        403,
+        "an organization of anybody's is no admin"
+    );
+    assert_eq!(status(&daemon, "PUT", &member, &cara, json!({ "role": "admin" })).await, 200, "one that it is in");
+    let own = daemon.call("POST", "/user-svc/organization", &ann, json!({ "id": "org_own" })).await;
+    assert_eq!(own.status, 200, "{}", own.text);
+}
+
+#[tokio::test]
 async fn lists_names_and_counts_have_limits_that_are_told() {
     let daemon = Daemon::start().await;
     let shop = daemon.register("shop-svc").await;

@@ -23,8 +23,10 @@ const MAX_SAVED: usize = 1000;
 /// What every request looks at stays short.
 const MAX_ROLES: u64 = 1000;
 /// So many of them an account that is no admin may give to one other: it can crowd nobody out of what others give.
-const MAX_GIVEN: usize = 100;
-const MAX_WAITING: u64 = 100;
+const MAX_GIVEN: u64 = 100;
+/// So many of them all others may give who are no admins: accounts are free, and what admins give, or an account gives
+/// itself, always has room.
+const MAX_BY_OTHERS: u64 = 500;
 /// What the ids of enrolls for contacts begin with; no app is called so.
 const CONTACT_PREFIX: &str = "contact:";
 
@@ -36,47 +38,13 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
         apps.push(check(&cx, caller, input)?);
     }
     let enrolls = retry(|| async {
-        let mut batch = Batch::new();
+        let mut giving = Giving::default();
         let mut enrolls: Vec<Enroll> = Vec::new();
-        let mut given = BTreeSet::new();
         for (input, app) in request.enrolls.iter().zip(&apps) {
-            let owner = match input.user_id.as_str() {
-                "" => cx
-                    .by_contact(&input.contact_id)
-                    .await?
-                    .filter(|row| row.value.verified)
-                    .map(|row| row.value.user_id),
-                id => Some(id.to_owned()),
-            };
-            let Some(user_id) = owner else {
-                let enroll = cx.enroll_contact(&mut batch, caller, app, input, &enrolls).await?;
-                enrolls.push(enroll);
-                continue;
-            };
-            let link = RoleLinkRow::new(app, &user_id, &input.role, cx.now());
-            let link = match input.user_id.as_str() {
-                "" => link.by_contact_of(&for_contact(caller, app, input, cx.now())),
-                _ => link.by(caller),
-            };
-            given.insert(user_id);
-            let is_in_batch = |write: &Write| matches!(write, Write::Create { id, .. } if *id == link.id());
-            let is_given_here = batch.0.iter().any(is_in_batch);
-            let known = cx.role_links.get(&link.id()).await?.map(|known| known.value);
-            let is_there = is_given_here || known.is_some();
-            // What somebody has already by another way does not show where a contact was named.
-            let same_way = known.filter(|known| known.contact_enroll_id == link.contact_enroll_id);
-            enrolls.push(shown_to(caller, same_way.unwrap_or_else(|| link.clone())));
-            if is_there {
-                continue;
-            }
-            // It may not go meanwhile, or be had again when it is made anew.
-            batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: input.role.clone() }));
-            cx.give(&mut batch, &link).await?;
+            enrolls.push(cx.enroll(&mut giving, caller, app, input).await?);
         }
-        let outcome = cx.store.commit(batch).await;
-        // Also where nobody knows what came of it: what is stored is read again.
-        given.iter().for_each(|user_id| cx.memory.rights_changed(user_id));
-        outcome?;
+        let given = giving.accounts();
+        cx.commit(giving.batch(), |memory| given.iter().for_each(|id| memory.rights_changed(id))).await?;
         Ok(enrolls)
     })
     .await?;
@@ -142,10 +110,7 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empt
             return Err(refusal(&link.role_id));
         }
         let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id, Some(version)))).await?;
-        let outcome = cx.store.commit(batch).await;
-        // Also where nobody knows what came of it: what is stored is read again.
-        cx.memory.rights_changed(&link.user_id);
-        outcome?;
+        cx.commit(batch, |memory| memory.rights_changed(&link.user_id)).await?;
         Ok(Json(Empty {}))
     })
     .await
@@ -159,86 +124,202 @@ async fn delete_waiting(cx: &Cx<Users>, found: Stored<ContactEnrollRow>) -> Resu
     Ok(Json(Empty {}))
 }
 
+/// A batch that gives roles to accounts.
+#[derive(Default)]
+pub struct Giving {
+    pub batch: Batch,
+    links: Vec<RoleLinkRow>,
+    /// For each role that is given to whose a contact is, that contact.
+    contacts: Vec<String>,
+    /// The accounts of which others than admins may not give more than their part.
+    bounded: BTreeSet<String>,
+}
+
+impl Giving {
+    /// What else is written with it.
+    pub fn with(batch: Batch) -> Giving {
+        Giving { batch, ..Giving::default() }
+    }
+
+    fn given(&self, id: &str) -> Option<&RoleLinkRow> {
+        self.links.iter().find(|link| link.id() == id)
+    }
+
+    fn add(&mut self, write: Write, link: RoleLinkRow) {
+        self.batch.push(write);
+        if link.is_by_other() {
+            self.bounded.insert(link.user_id.clone());
+        }
+        self.links.push(link);
+    }
+
+    fn accounts(&self) -> BTreeSet<String> {
+        self.links.iter().map(|link| link.user_id.clone()).collect()
+    }
+
+    /// The batch, and that what is bounded still is when it is written.
+    pub fn batch(self) -> Batch {
+        let accounts = self.accounts();
+        let all = accounts.iter().map(|id| Guard::at_most(ROLE_LINKS.name, of_account(id), MAX_ROLES));
+        let by_others = self.bounded.iter().map(|id| Guard::at_most(ROLE_LINKS.name, by_others(id), MAX_BY_OTHERS));
+        all.chain(by_others).fold(self.batch, Batch::require)
+    }
+}
+
 impl Users {
-    /// Adds to a batch, in which these enrolls are already, that a role waits for whoever shows that a contact is its own.
-    async fn enroll_contact(
-        &self,
-        batch: &mut Batch,
-        caller: &Caller,
-        app: &str,
-        input: &EnrollInput,
-        enrolls: &[Enroll],
-    ) -> Result<Enroll> {
-        let row = for_contact(caller, app, input, self.now());
-        let by_caller = Filter::equals("createdBy", row.created_by.as_str());
-        let waits = vec![Filter::equals("contact", row.contact.as_str()), by_caller];
-        let is_for_it = |enroll: &&Enroll| enroll.user_id.is_empty() && enroll.contact_id == row.contact;
-        let before = enrolls.iter().filter(is_for_it).count() as u64;
-        if self.contact_enrolls.count(&waits).await? + before >= MAX_WAITING {
-            return Err(Error::invalid(format!("at most {MAX_WAITING} roles that you gave wait for one contact")));
+    /// Adds that an account has a role, or that one waits for whoever shows that a contact is its own. Which of the two it
+    /// is where a contact was named is told to admins alone: for all others it waits also where the account of the contact
+    /// has the role already by another way, or has no room for it.
+    async fn enroll(&self, giving: &mut Giving, caller: &Caller, app: &str, input: &EnrollInput) -> Result<Enroll> {
+        let by_contact = input.user_id.is_empty().then(|| for_contact(caller, app, input, self.now()));
+        let (owner, waits) = match &by_contact {
+            None => (Some(input.user_id.clone()), None),
+            Some(row) => {
+                let owner = self.by_contact(&row.contact).await?.filter(|owner| owner.value.verified);
+                (owner.map(|owner| owner.value.user_id), self.contact_enrolls.get(&row.id()).await?)
+            }
+        };
+        let link = owner.map(|id| {
+            let link = RoleLinkRow::new(app, &id, &input.role, self.now());
+            by_contact.as_ref().map_or_else(|| link.clone().by(caller), |row| link.clone().by_contact_of(row))
+        });
+        let known = match &link {
+            Some(link) => match giving.given(&link.id()) {
+                Some(given) => Some(given.clone()),
+                None => self.role_links.get(&link.id()).await?.map(|known| known.value),
+            },
+            None => None,
+        };
+        if let (Some(known), Some(link)) = (&known, &link) {
+            let is_same_way = known.contact_enroll_id == link.contact_enroll_id;
+            if is_same_way || by_contact.is_none() || caller.is_admin() {
+                return Ok(shown_to(caller, if is_same_way { known.clone() } else { link.clone() }));
+            }
         }
-        batch.push(self.contact_enrolls.upsert(row.id(), &row)?);
-        Ok(waiting(row))
+        // It may not go meanwhile, or be had again when it is made anew.
+        giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: input.role.clone() }));
+        if let (Some(row), None) = (&by_contact, &waits) {
+            self.refuse_too_many_for(giving, row).await?;
+            giving.contacts.push(row.contact.clone());
+        }
+        match (link, by_contact) {
+            (Some(link), None) => {
+                self.give(giving, link.clone()).await?;
+                Ok(to_wire(link))
+            }
+            (Some(link), Some(_))
+                if known.is_none() && (caller.is_admin() || self.has_room(giving, &link).await?.is_ok()) =>
+            {
+                giving.batch.0.extend(waits.map(|row| self.contact_enrolls.delete(&row.id, Some(row.version))));
+                self.give(giving, link.clone()).await?;
+                Ok(shown_to(caller, link))
+            }
+            // It waits as it was given first: another giver's word may count for less.
+            (_, Some(row)) => Ok(waiting(match waits {
+                Some(known) => known.value,
+                None => {
+                    giving.batch.push(self.contact_enrolls.upsert(row.id(), &row)?);
+                    row
+                }
+            })),
+            (None, None) => Err(Error::invalid("an enroll names a `userId` or a `contactId`")),
+        }
     }
 
-    /// Adds to the batch with which an account shows that a contact is its own the roles that waited for that.
-    pub(super) async fn give_waiting(&self, mut batch: Batch, user_id: &str, contact: &str) -> Result<Batch> {
-        for row in self.contact_enrolls.find(&Query::all().equals("contact", contact)).await? {
-            batch.push(self.contact_enrolls.delete(&row.id, Some(row.version)));
-            if !self.memory.rules().roles.contains_key(row.value.role_id.as_str()) {
-                continue;
-            }
-            let link =
-                RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now()).by_contact_of(&row.value);
-            // Who has the role already keeps it as it was given: another giver's word may count for less.
-            if self.role_links.get(&link.id()).await?.is_some() {
-                continue;
-            }
-            // What is over the limits is not given: whoever gave it could not have given it directly either.
-            if self.refuse_too_many_given(&batch, &link).await.is_err() || self.has_all_roles(&batch, &link).await? {
-                continue;
-            }
-            batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
-            batch.push(self.role_links.upsert(link.id(), &link)?);
-        }
-        Ok(batch)
-    }
-
-    /// A giver who is no admin gives one account so many roles and no more, what the batch gives already counted.
-    async fn refuse_too_many_given(&self, batch: &Batch, link: &RoleLinkRow) -> Result<()> {
-        if link.by_admin || link.created_by == link.user_id {
+    /// For a contact others than admins give as many roles as to an account, whether it is anybody's or not.
+    async fn refuse_too_many_for(&self, giving: &Giving, row: &ContactEnrollRow) -> Result<()> {
+        if row.by_admin {
             return Ok(());
         }
-        let by_giver = [Filter::equals("userId", &*link.user_id), Filter::equals("createdBy", &*link.created_by)];
-        let given = self.role_links.count(&by_giver).await? as usize + adds(batch, link);
-        if given >= MAX_GIVEN {
+        let here = giving.contacts.iter().filter(|contact| **contact == row.contact).count() as u64;
+        let known = async |filter: Filter| -> Result<u64> {
+            let waits = [Filter::equals("contact", row.contact.as_str()), filter.clone()];
+            let given = [Filter::equals("byContact", row.contact.as_str()), filter];
+            Ok(here + self.contact_enrolls.count(&waits).await? + self.role_links.count(&given).await?)
+        };
+        if known(Filter::equals("createdBy", row.created_by.as_str())).await? >= MAX_GIVEN {
             return Err(Error::forbidden(format!(
-                "an account may give {MAX_GIVEN} roles to another: take some from that one, make one role of several, or \
-                 have an admin give them"
+                "an account may give {MAX_GIVEN} roles for one contact: take some back, make one role of several, or have \
+                 an admin give them"
+            )));
+        }
+        if known(Filter::equals("byAdmin", false)).await? >= MAX_BY_OTHERS {
+            return Err(Error::forbidden(format!(
+                "accounts that are no admins gave {MAX_BY_OTHERS} roles for this contact, which is the most; have an \
+                 admin give this one"
             )));
         }
         Ok(())
     }
 
-    /// Whether the account of this link has as many roles as one can have.
-    async fn has_all_roles(&self, batch: &Batch, link: &RoleLinkRow) -> Result<bool> {
-        let of_account = [Filter::equals("userId", link.user_id.as_str())];
-        Ok(self.role_links.count(&of_account).await? + adds(batch, link) as u64 >= MAX_ROLES)
+    /// Adds to the batch with which an account shows that a contact is its own the roles that waited for that.
+    pub(super) async fn give_waiting(&self, batch: Batch, user_id: &str, contact: &str) -> Result<Batch> {
+        let mut giving = Giving::with(batch);
+        for row in self.contact_enrolls.find(&Query::all().equals("contact", contact)).await? {
+            let delete = self.contact_enrolls.delete(&row.id, Some(row.version));
+            if !self.memory.rules().roles.contains_key(row.value.role_id.as_str()) {
+                giving.batch.push(delete);
+                continue;
+            }
+            let link =
+                RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now()).by_contact_of(&row.value);
+            // Who has the role already keeps it as it was given: another giver's word may count for less. And what is over
+            // the limits is not given: whoever gave it could not have given it directly either. Neither shows.
+            if self.role_links.get(&link.id()).await?.is_some() || self.has_room(&giving, &link).await?.is_err() {
+                continue;
+            }
+            giving.batch.push(delete);
+            giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
+            giving.add(self.role_links.upsert(link.id(), &link)?, link);
+        }
+        Ok(giving.batch())
     }
 
-    /// Adds to a batch that an account has a role from now on.
-    pub(super) async fn give(&self, batch: &mut Batch, link: &RoleLinkRow) -> Result<()> {
+    /// Whether the account of this link may be given one more role by its giver, what the batch gives already counted.
+    async fn has_room(&self, giving: &Giving, link: &RoleLinkRow) -> Result<Result<()>> {
+        let stored = async |filters: Vec<Filter>| self.role_links.count(&filters).await;
+        let here = |fits: &dyn Fn(&RoleLinkRow) -> bool| {
+            giving.links.iter().filter(|other| other.user_id == link.user_id && fits(other)).count() as u64
+        };
+        let id = link.user_id.as_str();
+        if stored(of_account(id)).await? + here(&|_| true) >= MAX_ROLES {
+            return Ok(Err(Error::invalid(format!("an account has at most {MAX_ROLES} roles"))));
+        }
+        if !link.is_by_other() {
+            return Ok(Ok(()));
+        }
+        let by_giver = [of_account(id), vec![Filter::equals("createdBy", &*link.created_by)]].concat();
+        if stored(by_giver).await? + here(&|other| other.created_by == link.created_by) >= MAX_GIVEN {
+            return Ok(Err(Error::forbidden(format!(
+                "an account may give {MAX_GIVEN} roles to another: take some from that one, make one role of several, or \
+                 have an admin give them"
+            ))));
+        }
+        if stored(by_others(id)).await? + here(&RoleLinkRow::is_by_other) >= MAX_BY_OTHERS {
+            return Ok(Err(Error::forbidden(format!(
+                "an account has at most {MAX_BY_OTHERS} roles that others gave it who are no admins: it can put some \
+                 away, or an admin gives this one"
+            ))));
+        }
+        Ok(Ok(()))
+    }
+
+    /// Adds that an account has a role from now on.
+    pub(super) async fn give(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
         let unknown = || Error::not_found(format!("user not found: there is no account `{}`", shown(&link.user_id)));
         let user = self.users.get(&link.user_id).await?.ok_or_else(unknown)?;
         super::users::refuse_built_in(&user.value)?;
-        self.refuse_too_many_given(batch, link).await?;
-        let of_account = vec![Filter::equals("userId", link.user_id.as_str())];
-        if self.has_all_roles(batch, link).await? {
-            return Err(Error::invalid(format!("an account has at most {MAX_ROLES} roles")));
-        }
-        batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: link.user_id.clone() }));
-        batch.push(self.role_links.create(link.id(), link)?);
-        batch.push(Write::Require(Guard::at_most(ROLE_LINKS.name, of_account, MAX_ROLES)));
+        self.has_room(giving, &link).await??;
+        giving.batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: link.user_id.clone() }));
+        giving.add(self.role_links.create(link.id(), &link)?, link);
+        Ok(())
+    }
+
+    /// Adds that an account has a role from now on in the place of one that the batch takes from it: where it may have
+    /// no more, it may still have another.
+    pub(super) fn give_instead(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
+        giving.batch.push(self.role_links.create(link.id(), &link)?);
+        giving.links.push(link);
         Ok(())
     }
 
@@ -261,11 +342,16 @@ impl Users {
     }
 }
 
-/// How many roles a batch gives to the account of this link, in any app.
-fn adds(batch: &Batch, link: &RoleLinkRow) -> usize {
-    let is_of_account = |id: &str| id.split(':').nth(1) == Some(link.user_id.as_str());
-    let gives = |write: &&Write| matches!(write, Write::Create { collection, id, .. } | Write::Upsert { collection, id, .. } if *collection == ROLE_LINKS.name && is_of_account(id));
-    batch.0.iter().filter(gives).count()
+fn of_account(id: &str) -> Vec<Filter> {
+    vec![Filter::equals("userId", id)]
+}
+
+/// The roles of an account that others gave it who are no admins; see [`RoleLinkRow::is_by_other`].
+fn by_others(id: &str) -> Vec<Filter> {
+    // Ids have letters, digits, `_` and `-`: `!` comes before all of them.
+    let before = Filter::range("createdBy", Some("!".into()), Some(id.into()));
+    let after = Filter::range("createdBy", Some(format!("{id}!").into()), None);
+    vec![Filter::equals("userId", id), Filter::equals("byAdmin", false), Filter::Any(vec![before, after])]
 }
 
 /// The app where the role is to count.

@@ -15,7 +15,8 @@ use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 use super::{
     Users,
     account::checked_name,
-    memory::Account,
+    enroll::Giving,
+    memory::{Account, Memory},
     rows::{ORGANIZATIONS, OrganizationRow, ROLE_LINKS, RoleLinkRow, TOMBSTONES, TombstoneRow},
 };
 
@@ -90,10 +91,8 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Jso
                 filters: vec![Filter::equals("roleId", role)],
             });
         }
-        let outcome = cx.store.commit(batch).await;
         // Also of accounts that came in meanwhile.
-        cx.memory.all_rights_changed();
-        outcome?;
+        cx.commit(batch, Memory::all_rights_changed).await?;
         Ok(Json(Empty {}))
     })
     .await
@@ -177,10 +176,7 @@ pub async fn remove_user(
             batch.push(cx.role_links.delete(&link.id, Some(link.version)));
             batch = cx.keep_an_admin(&link.value, batch).await?;
         }
-        let outcome = cx.store.commit(batch).await;
-        // Also where nobody knows what came of it: what is stored is read again.
-        cx.memory.rights_changed(&user_id.0);
-        outcome?;
+        cx.commit(batch, |memory| memory.rights_changed(&user_id.0)).await?;
         Ok(Json(Empty {}))
     })
     .await
@@ -252,19 +248,19 @@ impl Users {
             if self.tombstones.get(&buried).await?.is_some() {
                 return Err(taken());
             }
-            let mut batch = Batch::new()
+            let batch = Batch::new()
                 .require(Guard::Absent { collection: TOMBSTONES.name, id: buried })
                 .with(self.organizations.create(&row.id, row)?);
-            self.give(&mut batch, &link).await?;
-            self.store.commit(batch).await.map_err(|error| match error {
+            let mut giving = Giving::with(batch);
+            self.give(&mut giving, link.clone()).await?;
+            let outcome = self.commit(giving.batch(), |memory| memory.rights_changed(&caller.user_id)).await;
+            outcome.map_err(|error| match error {
                 StoreError::AlreadyExists(_) => taken(),
                 other => other.into(),
             })?;
             Ok(())
         })
-        .await?;
-        self.memory.rights_changed(&caller.user_id);
-        Ok(())
+        .await
     }
 
     async fn change_organization(&self, caller: &Caller, id: &str, wanted: OrganizationRow) -> Result<Organization> {
@@ -328,13 +324,14 @@ impl Users {
                 batch.push(self.role_links.delete(&link.id, Some(link.version)));
                 batch = self.keep_an_admin(&link.value, batch).await?;
             }
-            if !before.iter().any(|link| link.value.role_id == role) {
-                let link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
-                self.give(&mut batch, &link).await?;
+            let mut giving = Giving::with(batch);
+            let link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
+            match before.is_empty() {
+                true => self.give(&mut giving, link).await?,
+                false if before.iter().any(|link| link.value.role_id == role) => {}
+                false => self.give_instead(&mut giving, link)?,
             }
-            let outcome = self.store.commit(batch).await;
-            self.memory.rights_changed(user_id);
-            outcome?;
+            self.commit(giving.batch(), |memory| memory.rights_changed(user_id)).await?;
             Ok(Json(Empty {}))
         })
         .await

@@ -264,6 +264,11 @@ impl RoleLinkRow {
         self.by_admin || self.created_by.is_empty()
     }
 
+    /// Whether another account than its own gave it, which is no admin.
+    pub fn is_by_other(&self) -> bool {
+        !self.is_trusted() && self.created_by != self.user_id
+    }
+
     pub fn id(&self) -> String {
         format!("{}:{}:{}", self.app, self.user_id, self.role_id)
     }
