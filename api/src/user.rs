@@ -44,7 +44,7 @@ permissions! {
     DELEGATION_EDIT "user-svc:delegation:edit" "Say what services may do for their callers." [ADMIN];
     AUDIT_VIEW "user-svc:audit:view" "Read the audit log." [ADMIN];
     APP_MULTI_VIEW "user-svc:app:multi-view" "See all apps." [ADMIN];
-    APP_EDIT "user-svc:app:edit" "Make apps and change their hosts." [ADMIN];
+    APP_EDIT "user-svc:app:edit" "Make apps, change their hosts and delete them." [ADMIN];
     TOKEN_REVOKE "user-svc:token:revoke" "End the sessions of other accounts." [ADMIN];
 }
 
@@ -73,6 +73,8 @@ path_values! {
     DeletedOrganizationId at most 128;
     /// The id of an invitation.
     InvitationId at most 128;
+    /// The id of an app.
+    AppId at most 128;
 }
 
 ops! {
@@ -140,6 +142,13 @@ ops! {
         access: Access::needs(&APP_EDIT), audited: true, target: &["/id", "/newHost"],
         errors: &[(403, "it is the built-in app"), (404, "there is no app with this id"),
             (409, "another app has this host")];
+
+    /// Delete an app to which nothing belongs any more. Its id is never given again; its host is free.
+    DELETE_APP "deleteApp" = DELETE "/user-svc/app/{appId}"
+        (Path<AppId>) -> Json<Empty>,
+        access: Access::needs(&APP_EDIT), audited: true,
+        errors: &[(403, "it is the built-in app"), (404, "there is no app with this id"),
+            (409, "roles, sessions, organizations, permits or invitations belong to it")];
 
     /// The account behind the token.
     READ_USER_BY_TOKEN "readUserByToken" = POST "/user-svc/user/by-token"

@@ -75,6 +75,67 @@ async fn an_app_is_made_by_an_admin_and_found_by_its_host() {
 }
 
 #[tokio::test]
+async fn an_app_goes_when_nothing_belongs_to_it_and_not_before() {
+    let daemon = Daemon::start().await;
+    let (admin, ann) = (daemon.admin().await, daemon.register("ann").await);
+    let call = async |method: &str, path: &str, token: &str, body: Value| {
+        let answer = daemon.call(method, path, token, body).await;
+        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.text);
+        answer.json()
+    };
+    let id = make_app(&daemon, &admin, HOST).await;
+    let delete = async |token: &str, id: &str| {
+        let answer = daemon.call("DELETE", &format!("/user-svc/app/{id}"), token, Value::Null).await;
+        (answer.status.as_u16(), answer.text)
+    };
+    assert_eq!(
+        (delete(&ann, &id).await.0, delete(&admin, "unnamed").await.0, delete(&admin, "app_none").await.0),
+        (403, 403, 404)
+    );
+    let login = json!({ "slug": "openorch", "password": "changeme", "device": "test", "appHost": HOST });
+    let there = call("POST", "/user-svc/login", "", login).await["token"]["token"].as_str().unwrap().to_owned();
+    let crew = call("POST", "/user-svc/organization", &there, json!({ "id": "org_crew" })).await;
+    let invited = call("POST", "/user-svc/invitation", &there, json!({})).await;
+    let permit = json!({ "permits": [{ "id": "p", "permission": "ann:x", "slugs": ["ann"], "appHost": HOST }] });
+    call("PUT", "/user-svc/permits", &admin, permit).await;
+    let waits = json!({ "enrolls": [{ "contactId": "bob@example.org", "role": "user-svc:user", "appHost": HOST }] });
+    let waits = call("PUT", "/user-svc/enrolls", &admin, waits).await;
+    let ways_out = [
+        ("1 roles given to accounts", format!("organization/{}", crew["organization"]["id"].as_str().unwrap())),
+        ("1 roles that wait", format!("enroll/{}", waits["enrolls"][0]["id"].as_str().unwrap())),
+        ("1 invitations", format!("invitation/{}", invited["invitation"]["id"].as_str().unwrap())),
+        ("1 permits", "grant/p".to_owned()),
+        ("1 sessions", "tokens".to_owned()),
+    ];
+    for (what, way_out) in &ways_out {
+        let (status, told) = delete(&admin, &id).await;
+        assert!(status == 409 && told.contains(what) && told.contains(HOST), "{told}");
+        assert_eq!(told.contains("1 organizations"), way_out.starts_with("organization"), "{told}");
+        call("DELETE", &format!("/user-svc/{way_out}"), &there, Value::Null).await;
+    }
+    assert_eq!((delete(&admin, &id).await.0, delete(&admin, &id).await.0), (200, 404));
+    assert_eq!(register(&daemon, "eve", HOST).await.status, 404);
+    assert_ne!(make_app(&daemon, &admin, HOST).await, id, "the host is free");
+    let entry = call("POST", "/user-svc/audit", &admin, json!({ "operation": "deleteApp", "target": id })).await;
+    assert!(entry["entries"].as_array().unwrap().iter().any(|entry| entry["outcome"] == "done"), "{entry}");
+}
+
+#[tokio::test]
+async fn who_comes_into_an_app_while_it_goes_is_in_it_or_it_is_gone() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    for n in 0..10 {
+        let host = format!("shop-{n}.example.com");
+        let path = format!("/user-svc/app/{}", make_app(&daemon, &admin, &host).await);
+        let slug = format!("ann-{n}");
+        let (deleted, came) =
+            tokio::join!(daemon.call("DELETE", &path, &admin, Value::Null), register(&daemon, &slug, &host));
+        let outcome = (deleted.status.as_u16(), came.status.as_u16());
+        assert!([(200, 404), (409, 200)].contains(&outcome), "{outcome:?}: {} {}", deleted.text, came.text);
+    }
+}
+
+#[tokio::test]
 async fn roles_permits_and_organizations_of_an_app_count_in_it_alone() {
     let daemon = Daemon::start().await;
     let admin = daemon.admin().await;

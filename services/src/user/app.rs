@@ -4,18 +4,18 @@
 use std::sync::Arc;
 
 use openorch_api::{
-    Body, Json,
+    Body, Json, Path,
     user::{
-        APP_MULTI_VIEW, App, ListAppsRequest, ListAppsResponse, ReadAppRequest, ReadAppResponse, UpdateAppRequest,
-        UpdateAppResponse,
+        APP_MULTI_VIEW, App, AppId, Empty, ListAppsRequest, ListAppsResponse, ReadAppRequest, ReadAppResponse,
+        UpdateAppRequest, UpdateAppResponse,
     },
 };
-use openorch_chassis::{Cx, Error, Identity, Result};
-use openorch_store::{Batch, Guard};
+use openorch_chassis::{Cx, Error, Identity, Result, service::retry};
+use openorch_store::{Batch, Filter, Guard, Write};
 
 use super::{
     Users,
-    rows::{APPS, AppRow, DEFAULT_APP},
+    rows::{ALL_APPS, APPS, AppRow, CONTACT_ENROLLS, DEFAULT_APP, INVITATIONS, ORGANIZATIONS, ROLE_LINKS, SESSIONS},
     rules::{Change, Rules, check_count, shown},
 };
 
@@ -24,6 +24,15 @@ const MAX_APPS: usize = 10_000;
 const MAX_NAMED: usize = 1000;
 /// A host name (RFC 1035, section 2.3.4) and a port.
 const MAX_HOST_BYTES: usize = 253 + 6;
+/// What belongs to an app, permits aside, which are rules. All have a field `app`; whoever writes one says that the app
+/// must be there: see [`Users::in_app`].
+const BELONGINGS: &[(&str, &str)] = &[
+    (ROLE_LINKS.name, "roles given to accounts"),
+    (CONTACT_ENROLLS.name, "roles that wait for contacts"),
+    (SESSIONS.name, "sessions"),
+    (ORGANIZATIONS.name, "organizations"),
+    (INVITATIONS.name, "invitations"),
+];
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<ListAppsRequest>) -> Result<Json<ListAppsResponse>> {
     let caller = cx.caller()?;
@@ -84,7 +93,50 @@ pub async fn update(cx: Cx<Users>, Body(request): Body<UpdateAppRequest>) -> Res
     Ok(Json(UpdateAppResponse { app }))
 }
 
+/// For an app that was made by mistake. It takes nothing with it: what belongs to it may be worth more than it.
+pub async fn delete(cx: Cx<Users>, Path(id): Path<AppId>) -> Result<Json<Empty>> {
+    if id.0 == DEFAULT_APP {
+        return Err(Error::forbidden(format!("the app `{DEFAULT_APP}` is built in and stays")));
+    }
+    let of_app = || vec![Filter::equals("app", id.0.as_str())];
+    retry(|| async {
+        let host = by_id(&cx.memory.rules(), &id.0)?.host.clone();
+        // Rows of all apps are looked at, first by a reader, and once more before anybody else writes: apps go rarely.
+        let mut left = Vec::new();
+        let mut batch = Batch::new();
+        for (collection, what) in BELONGINGS {
+            let count = cx.store.count(collection, &of_app()).await?;
+            left.extend((count > 0).then(|| format!("{count} {what}")));
+            batch.push(Write::Require(Guard::at_most(collection, of_app(), 0)));
+        }
+        cx.change_rules(|rules| {
+            by_id(rules, &id.0)?;
+            let permits = rules.grants.values().filter(|row| row.app == id.0).count();
+            left.extend((permits > 0).then(|| format!("{permits} permits")));
+            if !left.is_empty() {
+                return Err(Error::conflict(format!(
+                    "the app `{host}` is not empty: {} belong to it; take those away first",
+                    left.join(", ")
+                )));
+            }
+            Ok((vec![Change::DeleteApp(id.0.clone())], batch))
+        })
+        .await
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
 impl Users {
+    /// That an app is there when something of it is written.
+    pub(super) fn in_app(&self, app: &str) -> Result<Option<Write>> {
+        if matches!(app, DEFAULT_APP | ALL_APPS) {
+            return Ok(None);
+        }
+        let id = by_id(&self.memory.check_rules(), app)?.id.clone();
+        Ok(Some(Write::Require(Guard::Exists { collection: APPS.name, id })))
+    }
+
     /// The id of the app of a host; of the default one where none is named.
     pub(super) fn app_of_host(&self, host: &str) -> Result<Arc<str>> {
         if matches!(host, "" | DEFAULT_APP) {

@@ -196,6 +196,7 @@ impl Users {
                 return Ok(shown_to(caller, if is_same_way { known.clone() } else { link.clone() }));
             }
         }
+        giving.batch.0.extend(self.in_app(app)?);
         // It may not go meanwhile, or be had again when it is made anew.
         giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: input.role.clone() }));
         if let (Some(row), None) = (&by_contact, &waits) {

@@ -83,6 +83,7 @@ async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result
         let mut changes = Vec::new();
         let mut fresh = 0;
         for one in wanted {
+            one.app.as_deref().map_or(Ok(None), |app| cx.in_app(app))?;
             let before = rules.grants.get(one.id.as_str());
             if before.is_some_and(|row| !is_own(caller, row)) {
                 return Err(Error::forbidden(format!("the permit `{}` is another account's", one.id)));

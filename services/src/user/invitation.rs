@@ -56,7 +56,8 @@ pub async fn create(
         role_ids,
         created_by: cx.caller()?.slug.to_string(),
     };
-    cx.store.commit(Batch::new().with(cx.invitations.create(&row.id, &row)?)).await?;
+    let batch: Batch = cx.in_app(&row.app)?.into_iter().chain([cx.invitations.create(&row.id, &row)?]).collect();
+    cx.store.commit(batch).await?;
     Ok(Json(CreateInvitationResponse { invitation: Invitation { code, ..to_wire(row) } }))
 }
 

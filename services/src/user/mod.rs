@@ -192,6 +192,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::LIST_APPS, app::list)
         .on(api::READ_APP, app::read)
         .on(api::UPDATE_APP, app::update)
+        .on(api::DELETE_APP, app::delete)
         .on(api::GET_PUBLIC_KEY, authorize::public_key)
         .on(api::GET_KEY_SET, authorize::key_set)
         .on(api::ROTATE_KEY, authorize::rotate_key)

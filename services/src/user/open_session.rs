@@ -152,6 +152,8 @@ impl Users {
             };
             // All sessions of an account can be ended in one batch.
             let of_account = Filter::equals("userId", &*account.id);
+            let mut guard = guard;
+            guard.0.extend(self.in_app(place.app)?);
             let mut batch = guard.with(self.sessions.create(&fresh.id, &fresh)?);
             if let Some(from) = &fresh.exchanged_from {
                 let of_origin = vec![of_account.clone(), Filter::equals("exchangedFrom", from.as_str())];

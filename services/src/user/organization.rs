@@ -248,9 +248,10 @@ impl Users {
             if self.tombstones.get(&buried).await?.is_some() {
                 return Err(taken());
             }
-            let batch = Batch::new()
+            let mut batch = Batch::new()
                 .require(Guard::Absent { collection: TOMBSTONES.name, id: buried })
                 .with(self.organizations.create(&row.id, row)?);
+            batch.0.extend(self.in_app(&row.app)?);
             let mut giving = Giving::with(batch);
             self.give(&mut giving, link.clone()).await?;
             let outcome = self.commit(giving.batch(), |memory| memory.rights_changed(&caller.user_id)).await;

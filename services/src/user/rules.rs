@@ -66,6 +66,7 @@ pub enum Change {
     SaveDelegation(Delegation),
     DeleteDelegation(String),
     SaveApp(AppRow),
+    DeleteApp(String),
 }
 
 impl Rules {
@@ -183,6 +184,7 @@ impl Rules {
                     self.apps.retain(|_, known| known.id != row.id);
                     self.apps.insert(row.host.as_str().into(), Arc::new(row));
                 }
+                Change::DeleteApp(id) => self.apps.retain(|_, known| known.id != id),
             }
         }
         self.regrant(&regranted);
@@ -328,6 +330,7 @@ impl RuleTables {
             Change::SaveDelegation(row) => self.delegations.upsert(&row.slug, row)?,
             Change::DeleteDelegation(slug) => self.delegations.delete(slug, None),
             Change::SaveApp(row) => self.apps.upsert(&row.id, row)?,
+            Change::DeleteApp(id) => self.apps.delete(id, None),
         };
         batch.push(write);
         Ok(())

@@ -351,6 +351,7 @@ impl Users {
         let buried = Guard::Absent { collection: TOMBSTONES.name, id: user.slug.clone() };
         let mut batch = batch.require(buried).with(self.users.create(&user.id, user)?);
         for link in links {
+            batch.0.extend(self.in_app(&link.app)?);
             batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
             batch.push(self.role_links.upsert(link.id(), link)?);
         }
