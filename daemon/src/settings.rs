@@ -159,6 +159,10 @@ settings! {
     session_idle: Span, "OPENORCH_SESSION_IDLE", "2160h";
     "A session ends after so long, however much it is used"
     session_lifetime: Span, "OPENORCH_SESSION_LIFETIME", "none";
+    "How long a service may keep the answer whether a caller has a permission"
+    permission_kept: Span, "OPENORCH_PERMISSION_KEPT", "10s";
+    "Accounts, sessions, tokens and delegated tokens held in memory, each"
+    cache_entries: Count, "OPENORCH_CACHE_ENTRIES", "50000";
     "Mail server through which the daemon sends mail (its password: OPENORCH_SMTP_PASSWORD, also _FILE)"
     smtp_host: String, "OPENORCH_SMTP_HOST", "none: no mail is sent";
     "Port of the mail server"
@@ -310,10 +314,11 @@ impl Settings {
             session_idle: span(given.session_idle, usual.session_idle),
             session_lifetime: given.session_lifetime.map(|span| span.0),
             audit_retention: span(given.audit_retention, usual.audit_retention),
+            permission_kept: span(given.permission_kept, usual.permission_kept),
+            cache_entries: count(given.cache_entries).map_or(usual.cache_entries, |entries| entries as u64),
             // A storm of sign-ins leaves half of the cores to everything else.
             hashes_at_once: count(given.hashes_at_once)
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
-            ..usual
         }
     }
 
@@ -465,4 +470,4 @@ fn read_file(path: &Path) -> Result<Given, StartError> {
 }
 
 /// The keys of the config file that are no settings but secrets.
-const SECRET_KEYS: &[&str] = &["admin-password", "encryption-key", "db-string"];
+const SECRET_KEYS: &[&str] = &["admin-password", "encryption-key", "smtp-password", "db-string"];

@@ -10,7 +10,10 @@ use std::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::process::{command, post, refused, run};
+use crate::{
+    process::{command, post, refused, run},
+    support::{Daemon, start_time, token_of},
+};
 
 fn wide(folder: &Path) -> Command {
     let mut command = command(folder);
@@ -158,11 +161,29 @@ fn help_lists_every_setting_and_a_mistake_in_the_config_file_is_placed() {
         ("drain = \"soon\"\n", "`soon` is not a duration"),
         ("\nadmin-password = 12345678\n", "line 2"),
         ("encryption-key = [\"hidden\"]\n", "line 1"),
+        ("\nsmtp-password = 12345678\n", "line 2"),
     ] {
         fs::write(&config, text).unwrap();
         let said = refused(command(folder.path()).env("OPENORCH_CONFIG", &config));
         assert!(said.contains("openorch.toml") && said.contains(shown), "{said}");
         assert!(!said.contains("12345678") && !said.contains("hidden"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn how_long_an_answer_about_a_permission_is_kept_and_how_much_is_held_are_settings() {
+    let daemon = Daemon::with(&["--permission-kept", "3s", "--cache-entries", "1"]).await;
+    let until = async |token: &str| {
+        let answer = daemon.call("POST", "/user-svc/self/has/x:y", token, json!(null)).await.json();
+        answer["until"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()
+    };
+    // More than is held: what is not is read again.
+    for slug in ["ann", "bob", "cara"] {
+        daemon.register(slug).await;
+    }
+    for slug in ["ann", "bob", "cara"] {
+        let token = token_of(&daemon.login(slug, "pass", "test").await);
+        assert_eq!(until(&token).await, start_time() + std::time::Duration::from_secs(3));
     }
 }
 

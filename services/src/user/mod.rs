@@ -92,7 +92,9 @@ pub struct UserSettings {
     pub audit_retention: Duration,
     /// Password hashes computed side by side.
     pub hashes_at_once: usize,
-    /// Accounts and sessions held in memory, each.
+    /// How long an answer whether somebody has a permission may be kept.
+    pub permission_kept: Duration,
+    /// Accounts, sessions, tokens and delegated tokens held in memory, each.
     pub cache_entries: u64,
 }
 
@@ -107,6 +109,7 @@ impl Default for UserSettings {
             session_lifetime: None,
             audit_retention: Duration::from_secs(365 * 24 * 3600),
             hashes_at_once: 1,
+            permission_kept: Duration::from_secs(10),
             cache_entries: 50_000,
         }
     }

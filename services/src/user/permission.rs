@@ -20,8 +20,6 @@ use super::{
 const MAX_SAVED: usize = 1000;
 /// Rules are held in memory: an account that is no admin has room for so many permissions.
 const MAX_OWNED: usize = 10_000;
-/// How long an answer may be kept, in seconds (contract decision 9).
-const KEPT_SECONDS: i64 = 10;
 
 pub async fn save(cx: Cx<Users>, Body(request): Body<SavePermissionsRequest>) -> Result<Json<SavePermissionsResponse>> {
     let caller = cx.caller()?;
@@ -103,7 +101,8 @@ pub async fn assign(cx: Cx<Users>, Body(request): Body<AssignPermissionsRequest>
 pub async fn has(cx: Cx<Users>, Path(id): Path<PermissionId>) -> Result<Json<HasPermissionResponse>> {
     let caller = cx.caller()?;
     let account = cx.known_account(&caller.user_id).await?;
-    let until = cx.now().0.checked_add(jiff::SignedDuration::from_secs(KEPT_SECONDS)).map_err(Error::internal)?;
+    let kept = jiff::SignedDuration::try_from(cx.settings.permission_kept).map_err(Error::internal)?;
+    let until = cx.now().0.checked_add(kept).map_err(Error::internal)?;
     Ok(Json(HasPermissionResponse {
         authorized: cx.allows(caller, &id.0),
         app_id: caller.app.to_string(),
