@@ -299,6 +299,13 @@ async fn who_may_make_accounts_in_an_app_makes_no_admins_and_takes_none_over() {
         daemon.call("POST", "/user-svc/user", &help, body).await.status.as_u16()
     };
     assert_eq!(made("front", "user-svc:user", "").await, 200);
+    // A role of its own it may give in each app, and lets nobody in there by it.
+    make_app(&daemon, &admin, "other.example.com").await;
+    let key = json!({ "id": "help:key", "name": "Key" });
+    assert_eq!(daemon.call("POST", "/user-svc/role", &help, key).await.status, 200);
+    assert_eq!((made("spy", "help:key", "other.example.com").await, made("aide", "help:key", "").await), (200, 200));
+    assert_eq!(login(&daemon, "spy", "other.example.com").await.status, 403);
+    assert_eq!(login(&daemon, "aide", HOST).await.status, 200);
     assert_eq!((made("back", "user-svc:admin", "").await, made("side", "user-svc:user", "unnamed").await), (403, 403));
     let invitation = json!({ "roleIds": ["user-svc:admin"] });
     assert_eq!(daemon.call("POST", "/user-svc/invitation", &help, invitation).await.status, 403);

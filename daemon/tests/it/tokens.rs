@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, claims, status, token_of};
+use crate::support::{Daemon, Echo, claims, start_time, status, token_of};
 
 async fn who(daemon: &Daemon, token: &str) -> u16 {
     status(daemon, "POST", "/user-svc/user/by-token", token, Value::Null).await
@@ -12,6 +12,26 @@ fn kid(token: &str) -> String {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     let head = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
     serde_json::from_slice::<Value>(&head).unwrap()["kid"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_a_service_is_given_ends_when_the_session_ends_by_its_age_or_unused() {
+    for (flag, most, steps) in [("--session-lifetime", "10m", [590, 11]), ("--session-idle", "60s", [30, 61])] {
+        let daemon = Daemon::with(&[flag, most, "--probe-interval", "24h"]).await;
+        let echo = Echo::start().await;
+        let (shop, ann) = (daemon.register("shop-svc").await, daemon.register("ann").await);
+        daemon.put_instance(&shop, json!({ "url": echo.url })).await;
+        let start = start_time().as_second();
+        daemon.clock.advance(steps[0]);
+        let answer = daemon.call("GET", "/shop-svc/x", &ann, Value::Null).await;
+        assert_eq!(answer.status, 200, "{flag}: {}", answer.text);
+        let head = answer.json()["head"].as_str().unwrap().to_owned();
+        let token = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap();
+        let ends = claims(token)["exp"].as_i64().unwrap() - start;
+        assert_eq!(ends, if flag == "--session-lifetime" { 600 } else { 330 }, "{flag}");
+        daemon.clock.advance(steps[1]);
+        assert_eq!(daemon.call("GET", "/shop-svc/x", &ann, Value::Null).await.status, 401, "{flag}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! Sessions and tokens (contract decisions 8 and 9): a session is the authority, its token stands for it, a delegated
 //! token stands for it before one service. This is the daemon's identity.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use http::HeaderValue;
@@ -53,8 +56,7 @@ impl Users {
         if *session.user_id != *verified.claims.oui {
             return Err(ended());
         }
-        let idle = now - session.used_at.load(Ordering::Relaxed) > self.settings.session_idle.as_secs() as i64;
-        if idle && !self.has_live_instance(&session.user_id) {
+        if self.is_idle(&session, now) && !self.has_live_instance(&session.user_id) {
             return Err(ended());
         }
         if self.is_too_old(session.created_at, now) {
@@ -67,6 +69,10 @@ impl Users {
         }
         session.used_at.store(now, Ordering::Relaxed);
         Ok(session)
+    }
+
+    fn is_idle(&self, session: &LiveSession, now: i64) -> bool {
+        now - session.used_at.load(Ordering::Relaxed) > self.settings.session_idle.as_secs() as i64
     }
 
     /// A session in an app is worth nothing once its account is no longer in there.
@@ -188,6 +194,9 @@ impl Users {
         self.refuse_outsider(&account, &session)?;
         let now = self.now().0.as_second();
         let lifetime = self.settings.delegated_lifetime.as_secs() as i64;
+        // Services know nothing of the session: what they are given ends with it, where its end is known.
+        let left = |most: Duration| (session.created_at.saturating_add(most.as_secs() as i64) - now).max(1);
+        let lifetime = self.settings.session_lifetime.map_or(lifetime, |most| lifetime.min(left(most)));
         let token = self.keys.load().current.sign(&Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
@@ -245,6 +254,9 @@ impl Identity for Users {
         };
         let now = self.shared.clock.now().as_second();
         let known = self.memory.delegated(&digest(&[token, audience.as_bytes()]), now)?;
+        if self.is_idle(&known.session, now) {
+            return None;
+        }
         known.session.used_at.store(now, Ordering::Relaxed);
         Some(Ok(Passage::Replace(known.header)))
     }

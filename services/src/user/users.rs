@@ -111,7 +111,13 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
     };
     super::enroll::refuse_foreign_roles(cx.caller()?, &roles, &app)?;
     let user = cx.new_user(input, request.contacts)?;
-    let links: Vec<_> = roles.iter().map(|role| RoleLinkRow::new(&app, &user.id, role, user.created_at)).collect();
+    // What an account begins with lets it into an app. Who is no admin lets others into its own one alone.
+    let caller = cx.caller()?;
+    let link = |role: &String| {
+        let link = RoleLinkRow::new(&app, &user.id, role, user.created_at);
+        if caller.is_admin() || *caller.app == *app { link } else { link.by(caller) }
+    };
+    let links: Vec<_> = roles.iter().map(link).collect();
     let password = match request.password.filter(|password| !password.is_empty()) {
         Some(password) => {
             cx.settings.password_rules.check(&password)?;
