@@ -107,6 +107,8 @@ pub struct Delegated {
     pub header: HeaderValue,
     /// As it was when the token was made: another one in memory means that something changed.
     pub session: Arc<LiveSession>,
+    /// [`Memory::rights`] when it was begun.
+    pub rights: u64,
     /// In seconds since 1970; from then on a new one is made.
     pub fresh_until: i64,
 }
@@ -121,6 +123,8 @@ pub struct Memory {
     delegated: Cache<Digest, Delegated>,
     /// Rises whenever a session ends or an account changes: what was read before it rose is not kept.
     epoch: AtomicU64,
+    /// Rises whenever what all accounts may changes.
+    rights: AtomicU64,
     /// Held while something read is put in and while something changed is taken out, so that neither slips by the other.
     order: Mutex<()>,
 }
@@ -134,6 +138,7 @@ impl Memory {
             tokens: Cache::new(entries),
             delegated: Cache::new(entries),
             epoch: AtomicU64::new(0),
+            rights: AtomicU64::new(0),
             order: Mutex::new(()),
         }
     }
@@ -246,8 +251,15 @@ impl Memory {
     pub fn all_rights_changed(&self) {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         self.epoch.fetch_add(1, Ordering::SeqCst);
+        // Also those delegated tokens count no more that are being made.
+        self.rights.fetch_add(1, Ordering::SeqCst);
         self.accounts.invalidate_all();
         self.delegated.invalidate_all();
+    }
+
+    /// Another number means that what all accounts may changed. Asked before what a delegated token says is looked up.
+    pub fn rights(&self) -> u64 {
+        self.rights.load(Ordering::SeqCst)
     }
 
     pub fn token(&self, digest: &Digest) -> Option<Arc<Verified>> {
@@ -258,11 +270,12 @@ impl Memory {
         self.tokens.insert(digest, verified);
     }
 
-    /// The delegated token for these, if its session is as it was when it was made, and it is fresh at `now`.
+    /// The delegated token for these, if its session and all rights are as when it was made, and it is fresh at `now`.
     pub fn delegated(&self, digest: &Digest, now: i64) -> Option<Delegated> {
         let found = self.delegated.get(digest)?;
         let known = self.sessions.get(&*found.session.id)?;
-        (found.fresh_until > now && Arc::ptr_eq(&known, &found.session)).then_some(found)
+        let is_as_made = found.rights == self.rights() && Arc::ptr_eq(&known, &found.session);
+        (found.fresh_until > now && is_as_made).then_some(found)
     }
 
     pub fn keep_delegated(&self, digest: Digest, delegated: Delegated) {
@@ -279,5 +292,35 @@ impl Memory {
             session.used_at.load(Ordering::Relaxed) - session.noted_at.load(Ordering::Relaxed) >= behind
         };
         self.sessions.iter().map(|(_, session)| session).filter(|session| lags(session)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_delegated_token_that_was_begun_before_rights_changed_is_not_sent_on() {
+        let memory = Memory::new(Rules::default(), 10);
+        let session = || LiveSession {
+            id: "ses_1".into(),
+            user_id: "usr_1".into(),
+            app: DEFAULT_APP.into(),
+            exchanged_from: None,
+            created_at: 0,
+            used_at: 0.into(),
+            noted_at: 0.into(),
+        };
+        type Change = fn(&Memory);
+        let changes: [(Change, bool); 3] =
+            [(|_| {}, true), (|memory| memory.rights_changed("usr_1"), false), (Memory::all_rights_changed, false)];
+        for (change, is_sent) in changes {
+            let rights = memory.rights();
+            let session = memory.session("ses_1", async || Ok(Some(session()))).await.unwrap().unwrap();
+            change(&memory);
+            let header = HeaderValue::from_static("Bearer x");
+            memory.keep_delegated([0; 32], Delegated { header, session, rights, fresh_until: 10 });
+            assert_eq!(memory.delegated(&[0; 32], 5).is_some(), is_sent);
+        }
     }
 }

@@ -405,14 +405,14 @@ mod tests {
         assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING);
         let one_more = place(0).err().unwrap().to_string();
         assert!(one_more.contains("from your network"), "{one_more}");
-        let honest = place(9).ok().expect("there is room for who comes from elsewhere");
+        let honest = place(9).expect("there is room for who comes from elsewhere");
         assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING);
         let newest = greedy[3].pop().unwrap();
         let refused = newest.verify("pass".into(), HASH_OF_NOBODY.into()).await.unwrap_err();
         assert_eq!((refused.kind, refused.to_string()), (Kind::Limited, too_many().to_string()));
         assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING, "it has given its place back already");
         assert!(!greedy[3].pop().unwrap().verify("pass".into(), HASH_OF_NOBODY.into()).await.unwrap());
-        drop(place(3).ok().expect("a place was given back"));
+        drop(place(3).expect("a place was given back"));
         // What was taken evenly is nobody's to take, and who waits alone is safe.
         drop(greedy);
         let many = |n: usize| IpAddr::from([198, 51, (n / 256) as u8, (n % 256) as u8]);

@@ -180,6 +180,7 @@ impl Users {
     }
 
     async fn mint(&self, verified: &Verified, digest: Digest, audience: &str) -> Result<Passage> {
+        let rights = self.memory.rights();
         let session = self.live_session(verified).await?;
         if let Some(made_for) = verified.audience.as_deref() {
             if made_for == audience || self.memory.check_rules().hands_on(made_for, audience) {
@@ -212,7 +213,7 @@ impl Users {
         let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(Error::internal)?;
         header.set_sensitive(true);
         let fresh_until = now + lifetime - lifetime / DELEGATED_REST;
-        self.memory.keep_delegated(digest, Delegated { header: header.clone(), session, fresh_until });
+        self.memory.keep_delegated(digest, Delegated { header: header.clone(), session, rights, fresh_until });
         Ok(Passage::Replace(header))
     }
 }
