@@ -150,7 +150,7 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
     let of_eve =
         listed["enrolls"].as_array().unwrap().iter().find(|one| one["contactId"] == "eve@example.org").unwrap();
     let path = format!("/user-svc/enroll/{}", of_eve["id"].as_str().unwrap());
-    assert_eq!(daemon.call("DELETE", &path, &daemon.register("dan").await, Value::Null).await.status, 403);
+    assert_eq!(daemon.call("DELETE", &path, &daemon.register("dan").await, Value::Null).await.status, 404);
     assert_eq!(daemon.call("DELETE", &path, &shop, Value::Null).await.status, 200);
 
     let roles =
@@ -245,6 +245,37 @@ async fn how_many_roles_a_contact_is_given_tells_nobody_whose_it_is() {
     };
     assert_eq!(told("ann@example.org").await, told("nobody@example.org").await);
     assert_eq!(roles().await, 101);
+    // Nor does it show in what can be taken from an account by its id.
+    daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:s", "name": "S" })).await;
+    let bob = daemon.register("bob").await;
+    let id = ask(&daemon, &bob, "bob@example.org").await;
+    let shown = json!({ "otpId": id, "otpCode": post.last().0 });
+    assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &bob, shown).await.status, 200);
+    let bob_id = crate::support::id_of(&bob);
+    let taken = async |contact: &str| {
+        let give = async |who: &str, name: &str| {
+            let body = json!({ "enrolls": [{ who: name, "role": "shop-svc:s" }] });
+            let given = daemon.call("PUT", "/user-svc/enrolls", &shop, body).await;
+            given.json()["enrolls"][0]["id"].as_str().unwrap().to_owned()
+        };
+        let take = async |id: &str| {
+            daemon.call("DELETE", &format!("/user-svc/enroll/{id}"), &shop, Value::Null).await.status.as_u16()
+        };
+        let has_it = async || {
+            let own = daemon.call("POST", "/user-svc/self", &bob, Value::Null).await.json();
+            own["roles"].as_array().unwrap().contains(&json!("shop-svc:s"))
+        };
+        let by_contact = give("contactId", contact).await;
+        let by_id = format!("unnamed:{bob_id}:shop-svc:s");
+        let before = take(&by_id).await;
+        assert_eq!(give("userId", &bob_id).await, by_id);
+        assert!(has_it().await);
+        let after = (take(&by_id).await, take(&by_contact).await, take(&by_contact).await);
+        assert!(!has_it().await);
+        (before, after)
+    };
+    assert_eq!(taken("bob@example.org").await, (404, (200, 200, 404)));
+    assert_eq!(taken("nobody@example.org").await, (404, (200, 200, 404)));
 }
 
 /// Those of enrolls for contacts are digests.

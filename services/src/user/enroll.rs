@@ -93,35 +93,40 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Res
 
 pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
+    let unknown = || Error::not_found(format!("there is no enroll `{}`", shown(&id.0)));
+    let is_by_contact = id.0.starts_with(CONTACT_PREFIX);
+    // Whether there is one is told to those alone who could have given it; what was given unasked is put away by oneself.
+    let parts: Vec<&str> = id.0.splitn(3, ':').collect();
+    if let (false, [app, user_id, role]) = (is_by_contact, &*parts)
+        && !may_give(caller, role, app)
+        && **user_id != *caller.user_id
+    {
+        return Err(refusal(role));
+    }
     retry(|| async {
-        // Whether there is one is told to those alone who could have given it.
-        let unknown = || Error::not_found(format!("there is no enroll `{}`", id.0));
-        let is_by_contact = id.0.starts_with(CONTACT_PREFIX);
         if is_by_contact && let Some(waits) = cx.contact_enrolls.get(&id.0).await? {
-            return delete_waiting(&cx, waits).await;
+            if !may_give(caller, &waits.value.role_id, &waits.value.app) {
+                return Err(unknown());
+            }
+            cx.store.commit(cx.contact_enrolls.delete(&waits.id, Some(waits.version)).into()).await?;
+            return Ok(Json(Empty {}));
         }
         let found = match is_by_contact {
             true => cx.role_links.first(&Query::all().equals("contactEnrollId", id.0.as_str())).await?,
             false => cx.role_links.get(&id.0).await?,
         };
         let Stored { value: link, version, id, .. } = found.ok_or_else(unknown)?;
-        // What was given unasked is put away by oneself.
-        if !may_give(caller, &link.role_id, &link.app) && *link.user_id != *caller.user_id {
-            return Err(refusal(&link.role_id));
+        let is_own = *link.user_id == *caller.user_id;
+        // Nor does it show by what can be taken from whom whose a contact is.
+        let is_hidden = !is_by_contact && link.by_contact.is_some() && !caller.is_admin();
+        if !is_own && (is_hidden || !may_give(caller, &link.role_id, &link.app)) {
+            return Err(unknown());
         }
         let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id, Some(version)))).await?;
         cx.commit(batch, |memory| memory.rights_changed(&link.user_id)).await?;
         Ok(Json(Empty {}))
     })
     .await
-}
-
-async fn delete_waiting(cx: &Cx<Users>, found: Stored<ContactEnrollRow>) -> Result<Json<Empty>> {
-    if !may_give(cx.caller()?, &found.value.role_id, &found.value.app) {
-        return Err(refusal(&found.value.role_id));
-    }
-    cx.store.commit(cx.contact_enrolls.delete(&found.id, Some(found.version)).into()).await?;
-    Ok(Json(Empty {}))
 }
 
 /// A batch that gives roles to accounts.
@@ -191,6 +196,21 @@ impl Users {
             None => None,
         };
         if let (Some(known), Some(link)) = (&known, &link) {
+            if let (Some(contact), None, false) = (&known.by_contact, &by_contact, known.by_admin || caller.is_admin())
+            {
+                // Had by its id from now on, and the contact waits: as if nobody had shown yet that it is its own.
+                let waits = ContactEnrollRow {
+                    contact: contact.clone(),
+                    role_id: known.role_id.clone(),
+                    app: known.app.clone(),
+                    created_at: known.created_at,
+                    created_by: known.created_by.clone(),
+                    by_admin: known.by_admin,
+                };
+                giving.batch.push(self.contact_enrolls.upsert(waits.id(), &waits)?);
+                giving.batch.push(self.role_links.upsert(link.id(), link)?);
+                return Ok(to_wire(link.clone()));
+            }
             let is_same_way = known.contact_enroll_id == link.contact_enroll_id;
             if is_same_way || by_contact.is_none() || caller.is_admin() {
                 return Ok(shown_to(caller, if is_same_way { known.clone() } else { link.clone() }));

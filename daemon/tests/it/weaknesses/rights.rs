@@ -48,6 +48,28 @@ async fn w02_nobody_gives_a_permission_of_another() {
 }
 
 #[tokio::test]
+async fn w02_nobody_learns_what_others_have_by_trying_to_take_it() {
+    let daemon = Daemon::start().await;
+    let (bob, ann, admin) = (daemon.register("bob").await, daemon.register("ann").await, daemon.admin().await);
+    let waits = json!({ "enrolls": [{ "contactId": "ann@example.org", "role": "user-svc:admin" }] });
+    let waits = daemon.call("PUT", "/user-svc/enrolls", &admin, waits).await.json();
+    let by_contact = waits["enrolls"][0]["id"].as_str().unwrap().to_owned();
+    let take = async |token: &str, id: &str| {
+        status(&daemon, "DELETE", &format!("/user-svc/enroll/{id}"), token, Value::Null).await
+    };
+    let (ann, boss) = (id_of(&ann), id_of(&admin));
+    for (there, not_there) in [
+        (format!("unnamed:{ann}:user-svc:user"), format!("unnamed:{boss}:user-svc:user")),
+        (format!("unnamed:{boss}:user-svc:admin"), format!("unnamed:{ann}:user-svc:admin")),
+        (by_contact, format!("contact:{}", "0".repeat(64))),
+    ] {
+        assert_eq!(take(&bob, &there).await, take(&bob, &not_there).await, "{there}");
+        assert_eq!(take(&admin, &not_there).await, 404);
+    }
+    assert_eq!(take(&bob, &format!("unnamed:{}:bob:r", id_of(&bob))).await, 404, "of its own it is told");
+}
+
+#[tokio::test]
 async fn w04_nobody_claims_the_permission_of_a_service_before_it_comes() {
     let daemon = Daemon::start().await;
     let bob = daemon.register("bob").await;
