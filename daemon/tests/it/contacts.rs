@@ -278,6 +278,26 @@ async fn how_many_roles_a_contact_is_given_tells_nobody_whose_it_is() {
     assert_eq!(taken("nobody@example.org").await, (404, (200, 200, 404)));
 }
 
+#[tokio::test]
+async fn what_an_account_begins_with_is_not_had_by_the_word_of_another_instead() {
+    let (daemon, post) = start().await;
+    let (shop, admin) = (daemon.register("shop-svc").await, daemon.admin().await);
+    daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:clerk", "name": "C" })).await;
+    let waits = json!({ "enrolls": [{ "contactId": "eve@example.org", "role": "shop-svc:clerk" }] });
+    assert_eq!(daemon.call("PUT", "/user-svc/enrolls", &shop, waits).await.status, 200);
+    let invited = json!({ "roleIds": ["shop-svc:clerk"] });
+    let invited = daemon.call("POST", "/user-svc/invitation", &admin, invited).await.json();
+    let id = ask(&daemon, "", "eve@example.org").await;
+    let contact = json!({ "id": "eve@example.org", "otpId": id, "otpCode": post.last().0 });
+    let code = &invited["invitation"]["code"];
+    let body = json!({ "slug": "eve", "password": "pass", "contact": contact, "invitation": code });
+    let eve = token_of(&daemon.call("POST", "/user-svc/register", "", body).await);
+    let asked = json!({ "userId": crate::support::id_of(&eve) });
+    let own = daemon.call("POST", "/user-svc/enrolls", &eve, asked).await.json();
+    let own = own["enrolls"].as_array().unwrap();
+    assert!(own.len() == 1 && own[0]["createdBy"].is_null(), "{own:?}");
+}
+
 /// Those of enrolls for contacts are digests.
 fn without_ids(text: &str) -> String {
     text.split('"').map(|part| if part.starts_with("contact:") { "id" } else { part }).collect()

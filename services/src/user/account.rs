@@ -69,7 +69,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         let mut user = user.clone();
         let batch = cx.use_invitation(&app, invitation).await?.with(cx.password_rows.create(&user.id, &password)?);
         // What waited for the contact comes after the account that gets it.
-        let waited = cx.show_contact(Batch::new(), &mut user, &app, &shown).await?;
+        let waited = cx.show_contact(&mut user, &links, &app, &shown).await?;
         let (mut batch, displaced) = cx.make_account(&slug, &user, &links, batch).await?;
         batch.0.extend(waited.0);
         audit::tell_actor(&user.id, &user.slug);
@@ -177,8 +177,16 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
 
 impl Users {
     /// Takes the code with which a new account shows that its contact is its own, if it came with one.
-    async fn show_contact(&self, batch: Batch, user: &mut UserRow, app: &str, shown: &ContactInput) -> Result<Batch> {
-        let (Some(contact), false) = (user.contacts.first_mut(), shown.otp_id.is_empty()) else { return Ok(batch) };
+    async fn show_contact(
+        &self,
+        user: &mut UserRow,
+        links: &[RoleLinkRow],
+        app: &str,
+        shown: &ContactInput,
+    ) -> Result<Batch> {
+        let (Some(contact), false) = (user.contacts.first_mut(), shown.otp_id.is_empty()) else {
+            return Ok(Batch::new());
+        };
         let purpose = self.purpose_of_code(&contact.value).await?;
         let expected = Expected { purpose, user_id: "", contact: Some(&contact.value), app };
         let code = self.redeem(&shown.otp_id, &shown.otp_code, &expected).await?;
@@ -188,8 +196,8 @@ impl Users {
         contact.verified = true;
         contact.value.clone_from(&code.value.contact);
         contact.platform = code.value.platform;
-        let batch = batch.with(self.otps.delete(&code.id, Some(code.version)));
-        self.give_waiting(batch, &user.id, &contact.id).await
+        let batch = Batch::new().with(self.otps.delete(&code.id, Some(code.version)));
+        self.give_waiting(batch, &user.id, &contact.id, links).await
     }
 
     pub(super) async fn save_profile(

@@ -45,7 +45,7 @@ pub async fn verify(cx: Cx<Users>, Body(request): Body<VerifyContactRequest>) ->
             Some(version),
         )?);
         let (batch, displaced) = cx.take_contact(batch, &user, &id, true).await?;
-        let batch = cx.give_waiting(batch, &user.id, &id).await?;
+        let batch = cx.give_waiting(batch, &user.id, &id, &[]).await?;
         let forget = |memory: &Memory| {
             displaced.iter().for_each(|id| memory.profile_changed(id));
             memory.rights_changed(user_id);

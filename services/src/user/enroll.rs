@@ -1,6 +1,9 @@
 //! Enrolls: which accounts have which roles. What an account has is read again on its very next request.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use openorch_api::{
     Body, Json, Path, Time,
@@ -133,7 +136,8 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empt
 #[derive(Default)]
 pub struct Giving {
     pub batch: Batch,
-    links: Vec<RoleLinkRow>,
+    /// By id.
+    links: BTreeMap<String, RoleLinkRow>,
     /// For each role that is given to whose a contact is, that contact.
     contacts: Vec<String>,
     /// The accounts of which others than admins may not give more than their part.
@@ -146,20 +150,16 @@ impl Giving {
         Giving { batch, ..Giving::default() }
     }
 
-    fn given(&self, id: &str) -> Option<&RoleLinkRow> {
-        self.links.iter().find(|link| link.id() == id)
-    }
-
     fn add(&mut self, write: Write, link: RoleLinkRow) {
         self.batch.push(write);
         if link.is_by_other() {
             self.bounded.insert(link.user_id.clone());
         }
-        self.links.push(link);
+        self.links.insert(link.id(), link);
     }
 
     fn accounts(&self) -> BTreeSet<String> {
-        self.links.iter().map(|link| link.user_id.clone()).collect()
+        self.links.values().map(|link| link.user_id.clone()).collect()
     }
 
     /// The batch, and that what is bounded still is when it is written.
@@ -189,7 +189,7 @@ impl Users {
             by_contact.as_ref().map_or_else(|| link.clone().by(caller), |row| link.clone().by_contact_of(row))
         });
         let known = match &link {
-            Some(link) => match giving.given(&link.id()) {
+            Some(link) => match giving.links.get(&link.id()) {
                 Some(given) => Some(given.clone()),
                 None => self.role_links.get(&link.id()).await?.map(|known| known.value),
             },
@@ -273,9 +273,17 @@ impl Users {
         Ok(())
     }
 
-    /// Adds to the batch with which an account shows that a contact is its own the roles that waited for that.
-    pub(super) async fn give_waiting(&self, batch: Batch, user_id: &str, contact: &str) -> Result<Batch> {
+    /// Adds to the batch with which an account shows that a contact is its own the roles that waited for that. One that is
+    /// made by it begins with these.
+    pub(super) async fn give_waiting(
+        &self,
+        batch: Batch,
+        user_id: &str,
+        contact: &str,
+        begins_with: &[RoleLinkRow],
+    ) -> Result<Batch> {
         let mut giving = Giving::with(batch);
+        giving.links.extend(begins_with.iter().map(|link| (link.id(), link.clone())));
         for row in self.contact_enrolls.find(&Query::all().equals("contact", contact)).await? {
             let delete = self.contact_enrolls.delete(&row.id, Some(row.version));
             if !self.memory.rules().roles.contains_key(row.value.role_id.as_str()) {
@@ -286,7 +294,8 @@ impl Users {
                 RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now()).by_contact_of(&row.value);
             // Who has the role already keeps it as it was given: another giver's word may count for less. And what is over
             // the limits is not given: whoever gave it could not have given it directly either. Neither shows.
-            if self.role_links.get(&link.id()).await?.is_some() || self.has_room(&giving, &link).await?.is_err() {
+            let has_it = giving.links.contains_key(&link.id()) || self.role_links.get(&link.id()).await?.is_some();
+            if has_it || self.has_room(&giving, &link).await?.is_err() {
                 continue;
             }
             giving.batch.push(delete);
@@ -300,7 +309,7 @@ impl Users {
     async fn has_room(&self, giving: &Giving, link: &RoleLinkRow) -> Result<Result<()>> {
         let stored = async |filters: Vec<Filter>| self.role_links.count(&filters).await;
         let here = |fits: &dyn Fn(&RoleLinkRow) -> bool| {
-            giving.links.iter().filter(|other| other.user_id == link.user_id && fits(other)).count() as u64
+            giving.links.values().filter(|other| other.user_id == link.user_id && fits(other)).count() as u64
         };
         let id = link.user_id.as_str();
         if stored(of_account(id)).await? + here(&|_| true) >= MAX_ROLES {
@@ -340,7 +349,7 @@ impl Users {
     /// no more, it may still have another.
     pub(super) fn give_instead(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
         giving.batch.push(self.role_links.create(link.id(), &link)?);
-        giving.links.push(link);
+        giving.links.insert(link.id(), link);
         Ok(())
     }
 
