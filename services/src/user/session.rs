@@ -25,8 +25,10 @@ pub const UNKNOWN_DEVICE: &str = "unknown";
 pub const MAX_DEVICE_BYTES: usize = 128;
 /// Room for roles in a token, so that it stays under 4 KiB.
 const MAX_ROLES_BYTES: usize = 2200;
-/// How far the stored last use may lag behind, in seconds.
+/// How far the stored last use may lag behind, in seconds, and as a part of the time after which a session ends unused:
+/// after a restart the stored one counts.
 const USE_NOTED_AFTER: i64 = 3600;
+const USE_NOTED_PART: i64 = 4;
 /// A delegated token is made anew when it has less than this part of its life left.
 const DELEGATED_REST: i64 = 5;
 
@@ -316,9 +318,10 @@ pub(super) fn checked_device(device: Option<&str>) -> Result<&str> {
     Ok(device)
 }
 
-/// Writes down when sessions were used, for those whose stored time lags an hour.
+/// Writes down when sessions were used, for those whose stored time lags an hour, or a good part of what is left to them.
 pub async fn note_uses(users: Arc<Users>) {
-    for session in users.memory.unnoted_uses(USE_NOTED_AFTER) {
+    let part = users.settings.session_idle.as_secs() as i64 / USE_NOTED_PART;
+    for session in users.memory.unnoted_uses(part.clamp(1, USE_NOTED_AFTER)) {
         let used = session.used_at.load(Ordering::Relaxed);
         let noted = async {
             let Some(Stored { version, value: mut row, .. }) = users.sessions.get(&session.id).await? else {

@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use openorch_api::{
@@ -33,7 +34,7 @@ use super::{
     ADMIN_SLUG, UserSettings, Users, account, authorize, collections, contact, organization, otp, prepare, role,
     rows::{CONTACTS, OTPS, RoleLinkRow, RoleRow, SESSIONS},
     rules::Change,
-    sign_in, users,
+    session, sign_in, users,
 };
 
 /// A store whose next commit is made and not acknowledged, or comes after what another writes.
@@ -83,12 +84,16 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Bench {
+        Bench::with(UserSettings::default()).await
+    }
+
+    async fn with(settings: UserSettings) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap();
         let store = Arc::new(Unsure { store, is_unsure: AtomicBool::new(false), meanwhile: Mutex::default() });
         let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
         let (post, default_password): (Arc<Post>, Arc<AtomicBool>) = Default::default();
-        let users = start_with(store.clone(), clock.clone(), post.clone(), default_password.clone()).await;
+        let users = start_with(store.clone(), clock.clone(), post.clone(), default_password.clone(), settings).await;
         Bench { users, store, clock, post, default_password, _folder: folder }
     }
 
@@ -157,7 +162,7 @@ fn body<T: DeserializeOwned>(body: Value) -> Body<T> {
 
 async fn start(store: Arc<dyn Store>) -> Arc<Users> {
     let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
-    start_with(store, clock, Arc::new(Post::default()), Arc::default()).await
+    start_with(store, clock, Arc::new(Post::default()), Arc::default(), UserSettings::default()).await
 }
 
 async fn start_with(
@@ -165,13 +170,14 @@ async fn start_with(
     clock: Arc<ManualClock>,
     mailer: Arc<Post>,
     default_password: Arc<AtomicBool>,
+    settings: UserSettings,
 ) -> Arc<Users> {
     let opened: Vec<Collection> = collections().iter().map(|collection| **collection).collect();
     store.open_collections(&opened).await.unwrap();
     let ids = Arc::new(Ids::new(clock.clone()));
     let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
     let shared = Shared { clock, ids, audit, mailer, list_most: LIST_MOST };
-    let settings = |_| UserSettings::default();
+    let settings = |_| settings.clone();
     prepare(store, shared, &Seal::new("a key"), settings, None, default_password).await.unwrap()
 }
 
@@ -354,4 +360,17 @@ async fn a_default_password_that_was_replaced_is_so_also_where_nobody_was_told_s
         assert_eq!(is_default(), want, "{password}");
     }
     assert!(reset("another one").await && !is_default());
+}
+
+#[tokio::test]
+async fn a_session_that_is_used_lives_through_a_restart_however_soon_unused_ones_end() {
+    let settings = UserSettings { session_idle: Duration::from_secs(1200), ..UserSettings::default() };
+    let bench = Bench::with(settings.clone()).await;
+    let (ann, _) = bench.register("ann", ContactInput::default()).await;
+    bench.clock.advance(900);
+    bench.by(&ann).await;
+    session::note_uses(bench.users.clone()).await;
+    bench.clock.advance(900);
+    let again = start_with(bench.store.clone(), bench.clock, bench.post, bench.default_password, settings).await;
+    assert!(again.authenticate(&ann).await.is_ok());
 }
