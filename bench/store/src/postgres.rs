@@ -15,7 +15,7 @@ use crate::{
 const SCHEMA: &str = "openorch_bench";
 const DOCUMENTS: usize = 20_000;
 const GETS: usize = 12_000;
-const INSERTS: usize = 6_400;
+const INSERTS: usize = 32_000;
 const CLIENTS: usize = 32;
 /// Seconds of each run of pgbench.
 const SECONDS: &str = "2";
