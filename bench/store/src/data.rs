@@ -34,9 +34,16 @@ pub fn body(number: usize) -> String {
     }
     json!({
         "id": id(number), "group": group(number), "value": (number * 7919) % 1_000_003, "readers": readers,
-        "createdAt": "2026-11-24T12:00:00Z", "name": format!("Document {number}"), "text": "x".repeat(430),
+        "createdAt": created_at(number), "name": format!("Document {number}"), "text": "x".repeat(430),
     })
     .to_string()
+}
+
+/// A second after the one before it.
+fn created_at(number: usize) -> String {
+    let (minutes, seconds) = (number / 60, number % 60);
+    let (hours, minutes) = (minutes / 60, minutes % 60);
+    format!("2026-11-24T{hours:05}:{minutes:02}:{seconds:02}Z")
 }
 
 pub fn batch(numbers: std::ops::Range<usize>) -> Batch {
@@ -49,8 +56,13 @@ pub fn open(folder: &Path) -> Arc<dyn Store> {
 
 /// Opens the collection and puts documents `from..to` into it.
 pub fn fill(runtime: &Runtime, store: &Arc<dyn Store>, from: usize, to: usize) {
+    fill_into(DOCS, runtime, store, from, to);
+}
+
+/// The same with other indexes.
+pub fn fill_into(collection: Collection, runtime: &Runtime, store: &Arc<dyn Store>, from: usize, to: usize) {
     runtime.block_on(async {
-        store.open_collections(&[DOCS]).await.unwrap();
+        store.open_collections(&[collection]).await.unwrap();
         for start in (from..to).step_by(PER_BATCH) {
             store.commit(batch(start..to.min(start + PER_BATCH))).await.unwrap();
         }

@@ -3,14 +3,25 @@
 
 use std::{path::Path, time::Instant};
 
+use openorch_store::{Collection, Cursor, Index, Query};
 use tempfile::tempdir;
 
 use crate::{
-    data::{DOCS, batch, fill, id, open, runtime},
+    data::{DOCS, batch, fill_into, id, open, runtime},
     measure::{Hold, Numbers, Table, median, medians},
     reads::page,
 };
 
+/// As the services list what they have: the newest first.
+const LISTED: Collection = Collection {
+    name: DOCS.name,
+    indexes: &[
+        Index::on(&["group"]),
+        Index::on(&["value"]),
+        Index::each("readers", &["value"]),
+        Index::on(&["createdAt"]),
+    ],
+};
 const FEW: usize = 10_000;
 const MANY: usize = 1_000_000;
 const GETS: usize = 20_000;
@@ -32,22 +43,23 @@ pub fn run(table: &mut Table) {
     let detail = format!("{many:.1} ms");
     table.line("opening 1,000,000 documents / 10,000", many / few, Hold::AtMost(1.5), detail);
     let mut seed = 0;
-    let [gets, pages, far] = medians(|| {
+    let [gets, newest, pages, far] = medians(|| {
         seed += 1;
         let few = cost_in(small.path(), FEW, seed);
         let many = cost_in(large.path(), MANY, seed);
-        [many.get / few.get, many.page / few.page, many.far_page / few.far_page]
+        [many.get / few.get, many.newest / few.newest, many.page / few.page, many.far_page / few.far_page]
     });
     table.line("get, 1,000,000 / 10,000", gets, Hold::AtMost(1.3), String::new());
-    table.line("page of 50, 1,000,000 / 10,000", pages, Hold::AtMost(1.3), String::new());
-    table.line("page of 50, 1,000,000 / 10,000, far from those before", far, Hold::Nothing, String::new());
+    table.line("page of 50, newest first, 1,000,000 / 10,000", newest, Hold::AtMost(1.3), String::new());
+    table.line("page of 50 in a scattered order, 1,000,000 / 10,000", pages, Hold::AtMost(1.3), String::new());
+    table.line("the same, far from the pages before", far, Hold::Nothing, String::new());
     table.line("memory at 1,000,000 documents, MiB", worked(large.path()) - before, Hold::AtMost(60.0), String::new());
 }
 
 fn made(folder: &Path, count: usize) {
     let runtime = runtime();
     let store = open(folder);
-    fill(&runtime, &store, 0, count);
+    fill_into(LISTED, &runtime, &store, 0, count);
     runtime.block_on(async {
         store.mark_seeded().await.unwrap();
         store.close().await;
@@ -59,7 +71,7 @@ fn opened(folder: &Path) -> f64 {
     let runtime = runtime();
     let started = Instant::now();
     let store = open(folder);
-    runtime.block_on(store.open_collections(&[DOCS])).unwrap();
+    runtime.block_on(store.open_collections(&[LISTED])).unwrap();
     let taken = started.elapsed();
     runtime.block_on(store.close());
     taken.as_secs_f64() * 1e3
@@ -68,6 +80,9 @@ fn opened(folder: &Path) -> f64 {
 /// Microseconds.
 struct Costs {
     get: f64,
+    /// Of documents that were stored one after the other.
+    newest: f64,
+    /// Of documents that are all over the collection.
     page: f64,
     far_page: f64,
 }
@@ -78,7 +93,7 @@ fn cost_in(folder: &Path, count: usize, seed: u64) -> Costs {
     let runtime = runtime();
     let store = open(folder);
     runtime.block_on(async {
-        store.open_collections(&[DOCS]).await.unwrap();
+        store.open_collections(&[LISTED]).await.unwrap();
         let mut numbers = Numbers(seed);
         let asked: Vec<String> = (0..ASKED).map(|_| id(numbers.below(count))).collect();
         let get = async |times: usize| {
@@ -89,15 +104,17 @@ fn cost_in(folder: &Path, count: usize, seed: u64) -> Costs {
         get(ASKED).await;
         let get = micros(GETS, get(GETS)).await;
         let mut far = None;
-        let near = async |times: usize| {
+        let near = async |times: usize, page: fn(Option<&Cursor>) -> Query| {
             let mut last = None;
             for turned in 1..=times {
                 let next = store.find(DOCS.name, &page(last.as_ref())).await.unwrap().next;
                 last = if turned % TURNED == 0 { None } else { next };
             }
         };
-        near(TURNED + 1).await;
-        let near = micros(PAGES, near(PAGES)).await;
+        near(TURNED + 1, by_time).await;
+        let newest = micros(PAGES, near(PAGES, by_time)).await;
+        near(TURNED + 1, page).await;
+        let near = micros(PAGES, near(PAGES, page)).await;
         for _ in 0..TURNED {
             far = store.find(DOCS.name, &page(far.as_ref())).await.unwrap().next;
         }
@@ -108,9 +125,17 @@ fn cost_in(folder: &Path, count: usize, seed: u64) -> Costs {
         });
         let far_page = far_page.await;
         store.close().await;
-        eprintln!("  {count} documents: get {get:.1} us, page {near:.0} us, far away {far_page:.0} us");
-        Costs { get, page: near, far_page }
+        eprintln!("  {count} documents: get {get:.1} us, newest {newest:.0} us, scattered {near:.0} us, far away {far_page:.0} us");
+        Costs { get, newest, page: near, far_page }
     })
+}
+
+fn by_time(last: Option<&Cursor>) -> Query {
+    let query = Query::all().descending("createdAt").limit(50);
+    match last {
+        Some(last) => query.after(last.clone()),
+        None => query,
+    }
 }
 
 /// What each of so many takes.
@@ -125,7 +150,7 @@ fn worked(folder: &Path) -> f64 {
     let runtime = runtime();
     let store = open(folder);
     let most = runtime.block_on(async {
-        store.open_collections(&[DOCS]).await.unwrap();
+        store.open_collections(&[LISTED]).await.unwrap();
         let mut numbers = Numbers(1);
         let mut last = None;
         for round in 0..2000 {

@@ -1,6 +1,7 @@
 //! The embedded engine: one folder with one SQLite database, for a daemon that stands alone. One thread writes
 //! (`writer.rs`), a few read (`reader.rs`); what a document may be is checked on the caller's thread.
 
+mod apply;
 mod archive;
 mod backup;
 mod check;

@@ -1,21 +1,19 @@
-//! The one writer: a thread that commits what waits in one transaction. Each batch has a savepoint of its own, so a
-//! batch that fails takes nothing with it; nobody is answered before the commit is on disk.
+//! The one writer: a thread that commits what waits in one transaction. A batch that fails takes nothing with it
+//! (`apply.rs`); nobody is answered before the commit is on disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
-use serde_json::Value;
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::Known;
+use super::apply::Step;
 use super::errors::from_sqlite;
 use super::folder::{Folder, upgrade};
-use super::schema::{self, Statements, change_entry};
-use super::{Known, run};
-use crate::sql::{self, Body, Entry, count_refusal};
-use crate::{Committed, Result, StoreError, document};
+use super::schema;
+use crate::{Committed, Result, StoreError};
 
 /// The most batches in one transaction.
 const GROUP: usize = 512;
@@ -36,19 +34,21 @@ pub(super) enum Job {
     MarkSeeded(Reply<()>),
 }
 
-type Step = sql::Step<Statements>;
-type Place = sql::Place<Statements>;
-type Document = sql::Document<Statements>;
-type Matches = sql::Matches<Statements>;
+/// A batch in a group, and what came of it so far.
+struct Member {
+    steps: Vec<Step>,
+    reply: Reply<Committed>,
+    outcome: Result<Committed>,
+}
 
 /// The state of the writing thread.
 pub(super) struct Writer {
-    connection: Connection,
+    pub(super) connection: Connection,
     folder: Arc<Folder>,
     seeded: Arc<AtomicBool>,
-    document_limit: usize,
+    pub(super) document_limit: usize,
     /// The last version given to a batch.
-    last_version: u64,
+    pub(super) last_version: u64,
     /// The last version that is on disk.
     saved_version: u64,
     /// How many batches the last group had, and how long its commit took.
@@ -138,16 +138,20 @@ impl Writer {
         }
         let mut group = Vec::new();
         let mut left = None;
+        let mut all_apart = false;
         let mut current = Some((steps, reply));
         while let Some((steps, reply)) = current.take() {
-            let outcome = self.apply(&steps);
-            let lost = self.connection.is_autocommit();
-            let failure = outcome.as_ref().err().cloned();
-            group.push((reply, outcome));
-            if lost {
+            let applied = if all_apart { Some(self.apply_apart(&steps)) } else { self.apply(&steps) };
+            let is_torn = applied.is_none();
+            group.push(Member { steps, reply, outcome: applied.unwrap_or_else(|| Err(lost())) });
+            if is_torn {
+                all_apart = true;
+                self.redo(&mut group);
+            }
+            if self.connection.is_autocommit() {
                 // SQLite gave the whole transaction up, as it may on a full disk: nobody's writes are there.
-                let error = failure.unwrap_or_else(|| StoreError::Internal("the transaction was lost".into()));
-                self.fail(group, error);
+                let failure = group.last().and_then(|last| last.outcome.as_ref().err().cloned());
+                self.fail(group, failure.unwrap_or_else(lost));
                 return None;
             }
             if group.len() < GROUP {
@@ -163,8 +167,8 @@ impl Writer {
             Ok(()) => {
                 self.saved_version = self.last_version;
                 self.last_group = (group.len(), start.elapsed());
-                for (reply, outcome) in group {
-                    answer(reply, outcome);
+                for member in group {
+                    answer(member.reply, member.outcome);
                 }
             }
             Err(error) => self.fail(group, error),
@@ -172,236 +176,36 @@ impl Writer {
         left
     }
 
-    /// Undoes the transaction and tells everybody whose batch was in it; one that had failed keeps its own reason.
-    fn fail(&mut self, group: Vec<(Reply<Committed>, Result<Committed>)>, error: StoreError) {
+    /// Undoes the transaction and does again what was in it, each batch apart from the others. The transaction is gone
+    /// where that fails.
+    fn redo(&mut self, group: &mut [Member]) {
         self.roll_back();
-        for (reply, outcome) in group {
-            answer(reply, outcome.and(Err(error.clone())));
+        self.last_version = self.saved_version;
+        let begun = self.run("BEGIN IMMEDIATE");
+        for member in group {
+            member.outcome = begun.clone().and_then(|()| self.apply_apart(&member.steps));
+            if self.connection.is_autocommit() {
+                return;
+            }
         }
     }
 
-    fn roll_back(&self) {
+    /// Undoes the transaction and tells everybody whose batch was in it; one that had failed keeps its own reason.
+    fn fail(&mut self, group: Vec<Member>, error: StoreError) {
+        self.roll_back();
+        for member in group {
+            answer(member.reply, member.outcome.and(Err(error.clone())));
+        }
+    }
+
+    pub(super) fn roll_back(&self) {
         if !self.connection.is_autocommit() {
             // If even this fails the next BEGIN says so.
             let _ = self.run("ROLLBACK");
         }
     }
 
-    fn apply(&mut self, steps: &[Step]) -> Result<Committed> {
-        self.run("SAVEPOINT batch")?;
-        let version = self.last_version + 1;
-        let outcome = steps.iter().map(|step| self.step(step, version)).collect::<Result<Vec<_>>>();
-        if self.connection.is_autocommit() {
-            return outcome.map(|touched| Committed { version, touched });
-        }
-        match outcome {
-            Ok(touched) => {
-                self.run("RELEASE batch")?;
-                if touched.iter().all(|touched| *touched == 0) {
-                    return Ok(Committed { version: 0, touched });
-                }
-                self.last_version = version;
-                Ok(Committed { version, touched })
-            }
-            Err(error) => match self.run("ROLLBACK TO batch").and_then(|()| self.run("RELEASE batch")) {
-                Ok(()) => Err(error),
-                Err(worse) => {
-                    self.roll_back();
-                    Err(worse)
-                }
-            },
-        }
-    }
-
-    /// Takes a step; says how many documents it touched.
-    fn step(&self, step: &Step, version: u64) -> Result<u64> {
-        match step {
-            Step::Create(document) => self.create(document, version).map(|()| 1),
-            Step::Upsert(document) => self.upsert(document, version).map(|()| 1),
-            Step::Replace(document, wanted) => {
-                self.expect_version(&document.place, *wanted)?;
-                if self.replace(document, version)? { Ok(1) } else { Err(document.place.missing()) }
-            }
-            Step::Delete(place, wanted) => {
-                self.expect_version(place, *wanted)?;
-                if self.delete(place)? { Ok(1) } else { Err(place.missing()) }
-            }
-            Step::ReplaceWhere(matches, body) => self.replace_where(matches, body, version),
-            Step::UpsertWhere(matches, document, body) => match self.replace_where(matches, body, version)? {
-                0 => self.create(document, version).map(|()| 1),
-                touched => Ok(touched),
-            },
-            Step::UpdateFields(matches, fields) => self.update_fields(matches, fields, version),
-            Step::DeleteWhere(matches) => {
-                let found = self.matching(matches)?;
-                for (id, _) in &found {
-                    self.delete(&Place { known: matches.known.clone(), id: id.clone() })?;
-                }
-                Ok(found.len() as u64)
-            }
-            Step::Absent(place) => place.must_be_absent(self.version(place)?),
-            Step::Exists(place) => place.must_exist(self.version(place)?),
-            Step::Version(place, wanted) => place.must_be_at(self.version(place)?, *wanted),
-            Step::Count { plan, at_least, at_most } => {
-                let count = run::count(plan, &self.connection)?;
-                if count >= *at_least && count <= *at_most {
-                    return Ok(0);
-                }
-                Err(count_refusal(&plan.spec, count, *at_least, *at_most))
-            }
-        }
-    }
-
-    fn create(&self, document: &Document, version: u64) -> Result<()> {
-        let place = &document.place;
-        match self.put(&place.known.statements.insert, document, version) {
-            Ok(_) => self.change_entries(place, self.connection.last_insert_rowid(), &[], &document.entries),
-            // The same document twice breaks every unique index; the id is what to tell.
-            Err(StoreError::AlreadyExists(_)) if self.version(place)?.is_some() => Err(place.taken()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Not ON CONFLICT: a row that breaks two unique indexes at once would depend on which is looked at first.
-    fn upsert(&self, document: &Document, version: u64) -> Result<()> {
-        if self.replace(document, version)? { Ok(()) } else { self.create(document, version) }
-    }
-
-    /// Puts a document in the place of what is there; says whether there was something.
-    fn replace(&self, document: &Document, version: u64) -> Result<bool> {
-        let place = &document.place;
-        let old = self.old_entries(place)?;
-        if self.put(&place.known.statements.update, document, version)? == 0 {
-            return Ok(false);
-        }
-        if let Some((rid, old)) = old {
-            self.change_entries(place, rid, &old, &document.entries)?;
-        }
-        Ok(true)
-    }
-
-    fn delete(&self, place: &Place) -> Result<bool> {
-        if let Some((rid, old)) = self.old_entries(place)? {
-            self.change_entries(place, rid, &old, &[])?;
-        }
-        let deleted = self.cached(&place.known.statements.delete).and_then(|mut s| s.execute([&place.id]));
-        deleted.map(|rows| rows > 0).map_err(|error| failed(place, error))
-    }
-
-    fn replace_where(&self, matches: &Matches, body: &Body, version: u64) -> Result<u64> {
-        let found = self.matching(matches)?;
-        for (id, _) in &found {
-            let document = Document::new(matches.known.clone(), id.clone(), body.text.clone(), &body.value)?;
-            self.replace(&document, version)?;
-        }
-        Ok(found.len() as u64)
-    }
-
-    fn update_fields(&self, matches: &Matches, fields: &[(String, Value)], version: u64) -> Result<u64> {
-        let found = self.matching(matches)?;
-        for (id, body) in &found {
-            let name = matches.known.spec.name;
-            let (text, value) = document::with_fields(body, fields, self.document_limit, name, id)?;
-            self.replace(&Document::new(matches.known.clone(), id.clone(), text, &value)?, version)?;
-        }
-        Ok(found.len() as u64)
-    }
-
-    /// The ids and bodies of what passes the filters.
-    fn matching(&self, matches: &Matches) -> Result<Vec<(String, Box<str>)>> {
-        let mut collector = matches.plan.collector();
-        run::each(&self.connection, &matches.plan, |row| collector.take(row))?;
-        let page = collector.page()?;
-        if page.next.is_some() {
-            return Err(matches.known.spec.too_many_touched());
-        }
-        Ok(page.rows.into_iter().map(|row| (row.id, row.body)).collect())
-    }
-
-    /// What the lists of a collection have of a document now, and its row number; none where there are no lists or no
-    /// document. The keys of an entry are all that removes it, and only the old document has them.
-    fn old_entries(&self, place: &Place) -> Result<Option<(i64, Vec<Vec<Entry>>)>> {
-        let spec = &place.known.spec;
-        if spec.lists.is_empty() {
-            return Ok(None);
-        }
-        let found = self.cached(&place.known.statements.old).and_then(|mut statement| {
-            statement.query_row([&place.id], |row| Ok((row.get(0)?, row.get::<_, String>(1)?))).optional()
-        });
-        let Some((rid, body)) = found.map_err(|error| failed(place, error))? else { return Ok(None) };
-        let value = document::parse_stored(&body, spec.name, &place.id)?;
-        Ok(Some((rid, place.known.entries(&place.id, &value)?)))
-    }
-
-    /// Makes the entries of a document what they are to be.
-    fn change_entries(&self, place: &Place, rid: i64, old: &[Vec<Entry>], new: &[Vec<Entry>]) -> Result<()> {
-        let none = Vec::new();
-        for (at, (add, remove)) in place.known.statements.lists.iter().enumerate() {
-            let (old, new) = (old.get(at).unwrap_or(&none), new.get(at).unwrap_or(&none));
-            // Entries are in order, so that looking for one is quick.
-            let gone = old.iter().filter(|entry| new.binary_search(entry).is_err());
-            let come = new.iter().filter(|entry| old.binary_search(entry).is_err());
-            let changed = gone
-                .map(|entry| (remove, entry, None))
-                .chain(come.map(|entry| (add, entry, Some(rid))))
-                .try_for_each(|(sql, entry, rid)| {
-                    self.cached(sql).and_then(|mut s| change_entry(&mut s, entry, &place.id, rid)).map(drop)
-                });
-            changed.map_err(|error| failed(place, error))?;
-        }
-        Ok(())
-    }
-
-    /// Executes one of the statements that store a document, and says how many rows it changed.
-    fn put(&self, sql: &str, document: &Document, version: u64) -> Result<usize> {
-        let version = i64::try_from(version).unwrap_or(i64::MAX);
-        let place = &document.place;
-        let head = [ValueRef::from(&*place.id), ValueRef::Integer(version), ValueRef::from(&*document.body)];
-        let keys = document.keys.iter().map(|key| ValueRef::Blob(key));
-        let values = head.into_iter().chain(keys).map(ToSqlOutput::Borrowed);
-        match self.cached(sql).and_then(|mut s| s.execute(params_from_iter(values))) {
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                Err(self.broken_by(document)?)
-            }
-            done => done.map_err(|error| failed(place, error)),
-        }
-    }
-
-    /// The first declared unique index that a document breaks. SQLite names the one it looked at first, which depends on
-    /// when the indexes were made.
-    fn broken_by(&self, document: &Document) -> Result<StoreError> {
-        let Place { known, id } = &document.place;
-        for index in known.spec.indexes.iter().filter(|index| index.unique) {
-            let mut sql = format!("SELECT 1 FROM {} WHERE id <> ?", known.spec.table);
-            let mut values = vec![ValueRef::from(&**id)];
-            for column in &index.columns {
-                sql += &format!(" AND {column} = ?");
-                values.push(match known.spec.place_of(column) {
-                    Some(place) => ValueRef::Blob(&document.keys[place]),
-                    None => ValueRef::from(&**id),
-                });
-            }
-            let values = values.into_iter().map(ToSqlOutput::Borrowed);
-            let found = self.connection.prepare(&sql).and_then(|mut s| s.exists(params_from_iter(values)));
-            if found.map_err(|error| failed(&document.place, error))? {
-                return Ok(known.spec.taken(index));
-            }
-        }
-        Ok(document.place.taken())
-    }
-
-    fn expect_version(&self, place: &Place, wanted: Option<u64>) -> Result<()> {
-        if wanted.is_none() { Ok(()) } else { place.expect(self.version(place)?, wanted) }
-    }
-
-    fn version(&self, place: &Place) -> Result<Option<u64>> {
-        let found = self
-            .cached(&place.known.statements.version)
-            .and_then(|mut s| s.query_row([&place.id], |row| row.get::<_, i64>(0)).optional());
-        Ok(found.map_err(|error| failed(place, error))?.map(i64::unsigned_abs))
-    }
-
-    fn cached(&self, sql: &str) -> rusqlite::Result<rusqlite::CachedStatement<'_>> {
+    pub(super) fn cached(&self, sql: &str) -> rusqlite::Result<rusqlite::CachedStatement<'_>> {
         self.connection.prepare_cached(sql)
     }
 
@@ -438,14 +242,14 @@ impl Writer {
         outcome
     }
 
-    fn run(&self, sql: &'static str) -> Result<()> {
+    pub(super) fn run(&self, sql: &'static str) -> Result<()> {
         let done = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
         done.map(drop).map_err(|error| from_sqlite(error, "writing"))
     }
 }
 
-fn failed(place: &Place, error: rusqlite::Error) -> StoreError {
-    from_sqlite(error, &format!("writing to {}", place.known.spec.name))
+fn lost() -> StoreError {
+    StoreError::Internal("the transaction was lost".into())
 }
 
 /// Whoever asked may have stopped waiting.
@@ -456,9 +260,11 @@ fn answer<T>(reply: Reply<T>, outcome: Result<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Collection, Index, sql::Spec};
+    use crate::sql::{self, Spec};
+    use crate::{Collection, Index};
 
-    const COLLECTION: Collection = Collection { name: "group", indexes: &[Index::unique(&["slug"])] };
+    const COLLECTION: Collection =
+        Collection { name: "group", indexes: &[Index::unique(&["slug"]), Index::each("tags", &[])] };
 
     struct Bench {
         _folder: tempfile::TempDir,
@@ -477,8 +283,9 @@ mod tests {
         }
 
         fn create(&self, id: &str) -> Step {
-            let value = serde_json::json!({});
-            Step::Create(Document::new(self.known.clone(), id.into(), "{}".into(), &value).unwrap())
+            let value = serde_json::json!({ "tags": ["a"] });
+            let text = value.to_string().into();
+            Step::Create(sql::Document::new(self.known.clone(), id.into(), text, &value).unwrap())
         }
 
         /// Runs these batches as one group and gives back what each was answered.
@@ -516,6 +323,26 @@ mod tests {
             }
         }
         assert_eq!(bench.count(), 31);
+    }
+
+    #[test]
+    fn a_write_that_fails_in_its_middle_is_undone_alone() {
+        let mut bench = Bench::new();
+        let create = bench.create("torn");
+        bench.group(vec![vec![create]]);
+        let entries = "SELECT count(*) FROM \"s_group(tags/)\"";
+        let count =
+            |bench: &Bench, sql: &str| bench.writer.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        // As damage would: an entry without its document, which stands in the way of that document's own.
+        bench.writer.connection.execute_batch("DELETE FROM c_group").unwrap();
+        assert_eq!(count(&bench, entries), 1);
+
+        let batches = ["before", "torn", "after"].map(|id| vec![bench.create(id)]);
+        let answers = bench.group(batches.into());
+        assert!(answers[0].is_ok() && answers[1].is_err() && answers[2].is_ok(), "{answers:?}");
+        assert_eq!((bench.count(), count(&bench, entries)), (2, 3));
+        let versions = [0, 2].map(|at| answers[at].as_ref().unwrap().version);
+        assert_eq!(versions, [2, 3], "each has one of its own, told after what was done again");
     }
 
     #[test]
