@@ -17,8 +17,9 @@ use crate::{
 fn typed(home: &Home, line: &str, talk: &[(&str, &str)], variables: &[(&str, &str)]) -> Option<(String, i32)> {
     let mut command = Command::new("script");
     let oo = env!("CARGO_BIN_EXE_oo");
-    // `exec`, so that what `script` ends with is what `oo` ended with.
-    command.args(["-qefc", &format!("exec {oo} {line}"), "/dev/null"]);
+    // `exec`, so that what `script` ends with is what `oo` ended with. Who runs the tests in the background of a shell has
+    // them ignore Ctrl-C, and what they start: a terminal that is not yet told to hand it on would swallow it.
+    command.args(["-qefc", &format!("exec env --default-signal=INT {oo} {line}"), "/dev/null"]);
     home.prepare(&mut command);
     // Where CI is set, even a dumb terminal counts as one with colours.
     command.env("TERM", "xterm").env_remove("CI").envs(variables.iter().copied());
