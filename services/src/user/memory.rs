@@ -257,6 +257,14 @@ impl Memory {
         self.delegated.invalidate_all();
     }
 
+    /// Whatever was read is read again.
+    pub fn forget_all(&self) {
+        self.all_rights_changed();
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.sessions.invalidate_all();
+    }
+
     /// Another number means that what all accounts may changed. Asked before what a delegated token says is looked up.
     pub fn rights(&self) -> u64 {
         self.rights.load(Ordering::SeqCst)

@@ -33,7 +33,10 @@ mod users;
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -115,6 +118,9 @@ impl Default for UserSettings {
     }
 }
 
+/// For how many seconds a commit of which nobody knows what came may still be made.
+const DOUBT: i64 = 60;
+
 /// The state of the user service. It is also the daemon's [`openorch_chassis::Identity`].
 pub struct Users {
     shared: Shared,
@@ -138,6 +144,8 @@ pub struct Users {
     seal: Seal,
     passwords: Passwords,
     memory: Memory,
+    /// Until then, in seconds since 1970, commits may be made of which nobody knew what came.
+    doubtful_until: AtomicI64,
     /// Accounts that are to be looked at again, since nobody knows what came of a change.
     unsettled_accounts: Mutex<BTreeSet<String>>,
     /// While the admin's password is the default one (contract decision 13).
@@ -174,7 +182,24 @@ impl Users {
     async fn commit(&self, batch: Batch, forget: impl FnOnce(&Memory)) -> Result<Committed, StoreError> {
         let outcome = self.store.commit(batch).await;
         forget(&self.memory);
-        outcome
+        outcome.inspect_err(|error| {
+            self.is_open(error);
+        })
+    }
+
+    /// Whether commits may still be made of which nobody knew what came.
+    fn is_doubtful(&self) -> bool {
+        self.doubtful_until.load(Ordering::SeqCst) >= self.now().0.as_second()
+    }
+
+    /// Whether nobody knows what came of a commit. It may even be made later, by a server that is still at it: for a while
+    /// memory is not trusted.
+    fn is_open(&self, error: &StoreError) -> bool {
+        let is_open = matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_));
+        if is_open {
+            self.doubtful_until.fetch_max(self.now().0.as_second() + DOUBT, Ordering::SeqCst);
+        }
+        is_open
     }
 
     fn now(&self) -> Time {

@@ -368,7 +368,7 @@ impl Users {
             }
             Err(error) => {
                 // Perhaps it was written all the same: then the next change, and the next look, start from the store.
-                *is_stale = matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_));
+                *is_stale = self.is_open(&error);
                 Err(error.into())
             }
         }
@@ -377,6 +377,10 @@ impl Users {
     /// Brings rules, keys and what is known of accounts back to what is stored, after a change of which nobody knows
     /// whether it was made, and ends what was begun.
     pub(super) async fn settle(users: Arc<Users>) {
+        if users.is_doubtful() {
+            *users.rule_changes.lock().await = true;
+            users.memory.forget_all();
+        }
         if let Err(error) = users.change_rules(|_| Ok((Vec::new(), Batch::new()))).await {
             tracing::warn!("the rules cannot be read from the store: {error:?}");
         }

@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -115,6 +115,7 @@ pub async fn prepare(
         key_pairs: Table::new(store.clone(), &KEY_PAIRS),
         keys: ArcSwap::from_pointee(keys),
         unsettled_keys: Mutex::default(),
+        doubtful_until: AtomicI64::new(i64::MIN),
         unsettled_accounts: Mutex::default(),
         seal: seal.clone(),
         store,

@@ -37,10 +37,13 @@ use super::{
     session, sign_in, users,
 };
 
-/// A store whose next commit is made and not acknowledged, or comes after what another writes.
+/// A store whose next commit is made and not acknowledged, at once or once it is asked for, or comes after what another
+/// writes.
 struct Unsure {
     store: Arc<dyn Store>,
     is_unsure: AtomicBool,
+    is_late: AtomicBool,
+    late: Mutex<Batch>,
     meanwhile: Mutex<Batch>,
 }
 
@@ -53,6 +56,10 @@ impl Layer for Unsure {
         Box::pin(async move {
             let meanwhile = std::mem::take(&mut *self.meanwhile.lock().unwrap());
             self.store.commit(meanwhile).await?;
+            if self.is_late.swap(false, Ordering::SeqCst) {
+                *self.late.lock().unwrap() = batch;
+                return Err(StoreError::Unavailable("the connection was lost".into()));
+            }
             let committed = self.store.commit(batch).await?;
             match self.is_unsure.swap(false, Ordering::SeqCst) {
                 true => Err(StoreError::Unavailable("the connection was lost".into())),
@@ -90,7 +97,13 @@ impl Bench {
     async fn with(settings: UserSettings) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap();
-        let store = Arc::new(Unsure { store, is_unsure: AtomicBool::new(false), meanwhile: Mutex::default() });
+        let store = Arc::new(Unsure {
+            store,
+            is_unsure: AtomicBool::new(false),
+            is_late: AtomicBool::new(false),
+            late: Mutex::default(),
+            meanwhile: Mutex::default(),
+        });
         let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
         let (post, default_password): (Arc<Post>, Arc<AtomicBool>) = Default::default();
         let users = start_with(store.clone(), clock.clone(), post.clone(), default_password.clone(), settings).await;
@@ -373,4 +386,20 @@ async fn a_session_that_is_used_lives_through_a_restart_however_soon_unused_ones
     bench.clock.advance(900);
     let again = start_with(bench.store.clone(), bench.clock, bench.post, bench.default_password, settings).await;
     assert!(again.authenticate(&ann).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_session_whose_end_was_written_later_than_told_is_refused() {
+    let bench = Bench::new().await;
+    let (token, _) = bench.register("ann", ContactInput::default()).await;
+    let session = bench.users.authenticate(&token).await.unwrap();
+    bench.store.is_late.store(true, Ordering::SeqCst);
+    let ended = [session.session_id.to_string()];
+    assert!(bench.users.end_these(&session.user_id, &ended).await.is_err());
+    // It is there still, and in memory again.
+    assert!(bench.users.authenticate(&token).await.is_ok());
+    let late = std::mem::take(&mut *bench.store.late.lock().unwrap());
+    bench.store.store.commit(late).await.unwrap();
+    Users::settle(bench.users.clone()).await;
+    assert!(bench.users.authenticate(&token).await.is_err());
 }
