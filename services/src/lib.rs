@@ -3,4 +3,6 @@
 pub mod platform;
 mod query;
 pub mod registry;
+#[cfg(test)]
+mod unsure;
 pub mod user;

@@ -1,6 +1,7 @@
 //! What can go wrong in a store. Each carries a sentence that names the thing; none holds a document or a secret.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Why a store said no. The text is a sentence for the person who asked, except in `Internal` and `Corrupt`, whose
 /// causes are for the log.
@@ -30,7 +31,17 @@ pub enum StoreError {
     Internal(String),
 }
 
+/// How long a batch may still be written of which nobody knows what came ([`StoreError::is_open`]): a database server may
+/// be at it after its connection was lost.
+pub const OPEN_FOR: Duration = Duration::from_secs(60);
+
 impl StoreError {
+    /// Whether it leaves open, as the answer to a batch, if that was written or will be. All other errors say that it was
+    /// not.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::TimedOut(_))
+    }
+
     /// The sentence alone.
     pub fn sentence(&self) -> &str {
         match self {

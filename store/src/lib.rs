@@ -22,7 +22,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub use check::{Findings, OnProgress, Progress};
-pub use error::StoreError;
+pub use error::{OPEN_FOR, StoreError};
 pub use layer::Layer;
 pub use model::{Batch, Collection, Committed, Guard, Index, MOST_TOUCHED, Row, Write};
 pub use postgres::{PostgresOptions, PostgresRestoring, PostgresStore};

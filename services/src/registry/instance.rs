@@ -2,7 +2,8 @@
 //! it, but admins.
 
 use std::{
-    sync::{Arc, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use openorch_api::{
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result, outbound::InstanceUrl, service::retry};
-use openorch_store::{Batch, Query, Stored};
+use openorch_store::{Batch, Committed, OPEN_FOR, Query, StoreError, Stored};
 use tokio::sync::oneshot;
 
 use super::{
@@ -73,18 +74,35 @@ pub fn owner(registry: &Registry, Path(id): &Path<InstanceId>) -> Result<String>
 pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoContent> {
     let owner_id = owner(&cx, &Path(id.clone()))?;
     retry(|| async {
-        let Stored { version, value, .. } = cx.instances.get(&id.0).await?.ok_or_else(|| unknown(&id.0))?;
+        let Some(Stored { version, value, .. }) = cx.instances.get(&id.0).await? else {
+            cx.live.remove(std::slice::from_ref(&id.0));
+            return Err(unknown(&id.0));
+        };
         // The permission was decided for this owner; an id that changed hands meanwhile is not removed.
         if value.owner_id != owner_id {
             return Err(Error::forbidden(format!("instance `{}` just became another account's", id.0)));
         }
-        cx.store.commit(Batch::new().with(cx.instances.delete(&id.0, Some(version)))).await?;
+        cx.commit(cx.instances.delete(&id.0, Some(version)).into(), [&id.0]).await?;
         Ok(())
     })
     .await?;
     cx.live.remove(std::slice::from_ref(&id.0));
     tracing::info!(instance.id = %id.0, "instance `{}` removed", id.0);
     Ok(NoContent)
+}
+
+/// Looks at the instances again of which something was written, or will be, and nobody knows that.
+pub async fn settle(registry: Arc<Registry>) {
+    let (doubtful, now) = (registry.doubtful().clone(), registry.now().0.as_second());
+    for (id, until) in doubtful {
+        match registry.look_again(&id).await {
+            Ok(()) if until < now => drop(registry.doubtful().remove(&id)),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(instance.id = %id, "the instance `{id}` cannot be read from the store: {error:?}")
+            }
+        }
+    }
 }
 
 /// Removes the instances that announced a heartbeat and have been silent for some intervals of it (contract decision
@@ -101,8 +119,7 @@ pub async fn remove_silent(registry: Arc<Registry>) {
     };
     for entry in registry.live.all().into_iter().filter(is_silent) {
         let id = &entry.row.id;
-        let batch = Batch::new().with(registry.instances.delete(id, Some(entry.version)));
-        match registry.store.commit(batch).await {
+        match registry.commit(registry.instances.delete(id, Some(entry.version)).into(), [id]).await {
             Ok(_) => {
                 registry.live.remove(std::slice::from_ref(id));
                 tracing::info!(instance.id = %id, instance.slug = %entry.row.slug, "instance `{id}` was silent for too long and is removed");
@@ -161,8 +178,8 @@ impl Registry {
         });
         let service = ServiceRow { owner_id: row.owner_id.clone(), slug: row.slug.clone() };
         batch = batch.with(self.services.upsert(&service.owner_id, &service)?);
-        let version = self.store.commit(batch).await?.version;
         let gone: Vec<String> = replaced.into_iter().map(|old| old.value.id).collect();
+        let version = self.commit(batch, gone.iter().chain([&row.id])).await?.version;
         let (id, known_url) = (row.id.clone(), row.url.clone());
         tracing::info!(instance.id = %id, instance.slug = %row.slug, "instance `{id}` of `{}` registered at {url}", row.slug);
         self.live.put(row, version, InstanceUrl::parse(&known_url)?, &gone, self.now());
@@ -171,6 +188,42 @@ impl Registry {
             self.live.remove(std::slice::from_ref(&id));
         }
         Ok(id)
+    }
+
+    /// Writes something of these instances. Where nobody knows what came of it, they are looked at again.
+    async fn commit<'a>(
+        &self,
+        batch: Batch,
+        ids: impl IntoIterator<Item = &'a String>,
+    ) -> Result<Committed, StoreError> {
+        self.store.commit(batch).await.inspect_err(|error| {
+            if error.is_open() {
+                let until = self.now().0.as_second() + OPEN_FOR.as_secs() as i64;
+                self.doubtful().extend(ids.into_iter().map(|id| (id.clone(), until)));
+            }
+        })
+    }
+
+    fn doubtful(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings what is known of an instance to what is stored.
+    async fn look_again(&self, id: &String) -> Result<()> {
+        let Some(Stored { version, value, .. }) = self.instances.get(id).await? else {
+            self.live.remove(std::slice::from_ref(id));
+            return Ok(());
+        };
+        if self.live.get(id).is_some_and(|known| known.version >= version) {
+            return Ok(());
+        }
+        let url = InstanceUrl::parse(&value.url)?;
+        self.live.put(value, version, url, &[], self.now());
+        // As in `save`.
+        if self.instances.get(id).await?.is_none() {
+            self.live.remove(std::slice::from_ref(id));
+        }
+        Ok(())
     }
 
     fn new_row(&self, caller: &Caller) -> Result<InstanceRow> {

@@ -8,8 +8,11 @@ mod live;
 mod node;
 mod probe;
 mod rows;
+#[cfg(test)]
+mod store_tests;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -107,6 +110,8 @@ pub struct Registry {
     outbound: Arc<Outbound>,
     node: SelfNode,
     commands: mpsc::UnboundedSender<Command>,
+    /// Instances of which nobody knows what was written, and until when it still may be, in seconds since 1970.
+    doubtful: Mutex<BTreeMap<String, i64>>,
     /// When it was last looked who is silent.
     looked_at: Mutex<Option<Time>>,
     /// Taken by the probing task when it starts.
@@ -149,6 +154,7 @@ pub async fn prepare(
         settings,
         outbound,
         commands,
+        doubtful: Mutex::default(),
         looked_at: Mutex::default(),
         inbox: Mutex::new(Some(inbox)),
     }))
@@ -205,6 +211,7 @@ pub fn service(registry: Arc<Registry>) -> Mounted {
         .on(api::LIST_NODES, node::list)
         .on(api::DELETE_NODE, node::delete)
         .run("probe instances", probe::run)
+        .every(Duration::from_secs(1), "settle instances", instance::settle)
         .every(silence_pause, "remove silent instances", instance::remove_silent)
         .run("tell how the node is", node::tell)
         .mount()

@@ -7,7 +7,7 @@ use openorch_api::{
     user::{GetPublicKeyResponse, IsAuthorizedRequest, IsAuthorizedResponse, Key, KeySet, PermissionId},
 };
 use openorch_chassis::{Cx, Error, Identity, Result};
-use openorch_store::{Batch, StoreError};
+use openorch_store::Batch;
 
 use super::{
     Users,
@@ -53,7 +53,7 @@ pub async fn rotate_key(cx: Cx<Users>, (): ()) -> Result<Json<KeySet>> {
     let next = Arc::new(KeyRing { current: key, retired });
     match cx.store.commit(batch).await {
         Ok(_) => cx.keys.store(next),
-        Err(error @ (StoreError::Unavailable(_) | StoreError::TimedOut(_))) => {
+        Err(error) if error.is_open() => {
             // Perhaps it was written all the same, and then the key that signs now is retired.
             *cx.unsettled_keys.lock().unwrap_or_else(PoisonError::into_inner) = Some((row.id.clone(), next));
             cx.settle_keys().await?;

@@ -51,7 +51,7 @@ use openorch_chassis::{
     seal::Seal,
     service::Shared,
 };
-use openorch_store::{Batch, Collection, Committed, Store, StoreError, Table};
+use openorch_store::{Batch, Collection, Committed, OPEN_FOR, Store, StoreError, Table};
 
 use self::{
     keys::KeyRing,
@@ -118,9 +118,6 @@ impl Default for UserSettings {
     }
 }
 
-/// For how many seconds a commit of which nobody knows what came may still be made.
-const DOUBT: i64 = 60;
-
 /// The state of the user service. It is also the daemon's [`openorch_chassis::Identity`].
 pub struct Users {
     shared: Shared,
@@ -182,24 +179,19 @@ impl Users {
     async fn commit(&self, batch: Batch, forget: impl FnOnce(&Memory)) -> Result<Committed, StoreError> {
         let outcome = self.store.commit(batch).await;
         forget(&self.memory);
-        outcome.inspect_err(|error| {
-            self.is_open(error);
-        })
+        outcome.inspect_err(|error| self.doubt(error))
+    }
+
+    /// Where nobody knows what came of a commit, it may even be made later: for a while memory is not trusted.
+    fn doubt(&self, error: &StoreError) {
+        if error.is_open() {
+            self.doubtful_until.fetch_max(self.now().0.as_second() + OPEN_FOR.as_secs() as i64, Ordering::SeqCst);
+        }
     }
 
     /// Whether commits may still be made of which nobody knew what came.
     fn is_doubtful(&self) -> bool {
         self.doubtful_until.load(Ordering::SeqCst) >= self.now().0.as_second()
-    }
-
-    /// Whether nobody knows what came of a commit. It may even be made later, by a server that is still at it: for a while
-    /// memory is not trusted.
-    fn is_open(&self, error: &StoreError) -> bool {
-        let is_open = matches!(error, StoreError::Unavailable(_) | StoreError::TimedOut(_));
-        if is_open {
-            self.doubtful_until.fetch_max(self.now().0.as_second() + DOUBT, Ordering::SeqCst);
-        }
-        is_open
     }
 
     fn now(&self) -> Time {

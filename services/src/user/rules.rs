@@ -368,7 +368,8 @@ impl Users {
             }
             Err(error) => {
                 // Perhaps it was written all the same: then the next change, and the next look, start from the store.
-                *is_stale = self.is_open(&error);
+                *is_stale = error.is_open();
+                self.doubt(&error);
                 Err(error.into())
             }
         }

@@ -23,10 +23,7 @@ use openorch_chassis::{
     seal::Seal,
     service::{LIST_MOST, RequestContext, Shared},
 };
-use openorch_store::{
-    Batch, BoxFuture, Collection, Committed, Filter, Layer, Result, SqliteOptions, SqliteStore, Store, StoreError,
-    Write,
-};
+use openorch_store::{Batch, BoxFuture, Collection, Filter, Result, SqliteOptions, SqliteStore, Store, Write};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -36,38 +33,7 @@ use super::{
     rules::Change,
     session, sign_in, users,
 };
-
-/// A store whose next commit is made and not acknowledged, at once or once it is asked for, or comes after what another
-/// writes.
-struct Unsure {
-    store: Arc<dyn Store>,
-    is_unsure: AtomicBool,
-    is_late: AtomicBool,
-    late: Mutex<Batch>,
-    meanwhile: Mutex<Batch>,
-}
-
-impl Layer for Unsure {
-    fn inner(&self) -> &dyn Store {
-        &*self.store
-    }
-
-    fn committing(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
-        Box::pin(async move {
-            let meanwhile = std::mem::take(&mut *self.meanwhile.lock().unwrap());
-            self.store.commit(meanwhile).await?;
-            if self.is_late.swap(false, Ordering::SeqCst) {
-                *self.late.lock().unwrap() = batch;
-                return Err(StoreError::Unavailable("the connection was lost".into()));
-            }
-            let committed = self.store.commit(batch).await?;
-            match self.is_unsure.swap(false, Ordering::SeqCst) {
-                true => Err(StoreError::Unavailable("the connection was lost".into())),
-                false => Ok(committed),
-            }
-        })
-    }
-}
+use crate::unsure::Unsure;
 
 /// Keeps the letters.
 #[derive(Default)]
@@ -97,13 +63,7 @@ impl Bench {
     async fn with(settings: UserSettings) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap();
-        let store = Arc::new(Unsure {
-            store,
-            is_unsure: AtomicBool::new(false),
-            is_late: AtomicBool::new(false),
-            late: Mutex::default(),
-            meanwhile: Mutex::default(),
-        });
+        let store = Unsure::before(store);
         let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
         let (post, default_password): (Arc<Post>, Arc<AtomicBool>) = Default::default();
         let users = start_with(store.clone(), clock.clone(), post.clone(), default_password.clone(), settings).await;
@@ -398,8 +358,7 @@ async fn a_session_whose_end_was_written_later_than_told_is_refused() {
     assert!(bench.users.end_these(&session.user_id, &ended).await.is_err());
     // It is there still, and in memory again.
     assert!(bench.users.authenticate(&token).await.is_ok());
-    let late = std::mem::take(&mut *bench.store.late.lock().unwrap());
-    bench.store.store.commit(late).await.unwrap();
+    bench.store.make_late().await;
     Users::settle(bench.users.clone()).await;
     assert!(bench.users.authenticate(&token).await.is_err());
 }

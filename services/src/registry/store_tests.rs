@@ -1,0 +1,123 @@
+//! What cannot be tried from outside: a store of which nobody knows whether it wrote.
+
+use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering};
+
+use openorch_api::{
+    Body, Path,
+    registry::{InstanceId, RegisterInstanceRequest},
+};
+use openorch_chassis::{
+    Audit, BoxFuture, Caller, Cx, Kind,
+    clock::ManualClock,
+    ids::Ids,
+    mail::Mailer,
+    outbound::{Outbound, Settings},
+    routes::{Backend, Routes},
+    service::{LIST_MOST, RequestContext, Shared},
+};
+use openorch_store::{Collection, SqliteOptions, SqliteStore, Store};
+
+use super::{Registry, RegistrySettings, collections, instance, prepare};
+use crate::unsure::Unsure;
+
+struct NoMail;
+
+impl Mailer for NoMail {
+    fn send<'a>(&'a self, _: &'a str, _: &'a str, _: String) -> BoxFuture<'a, openorch_chassis::Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct NoRoutes;
+
+impl Routes for NoRoutes {
+    fn publish(&self, _: &str, _: Vec<Backend>) {}
+    fn forget(&self, _: &str) {}
+    fn load(&self, _: Vec<(Box<str>, Vec<Backend>)>) {}
+}
+
+struct Bench {
+    registry: Arc<Registry>,
+    store: Arc<Unsure>,
+    clock: Arc<ManualClock>,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Unsure::before(SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap());
+        let opened: Vec<Collection> = collections().iter().map(|collection| **collection).collect();
+        store.open_collections(&opened).await.unwrap();
+        let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
+        let ids = Arc::new(Ids::new(clock.clone()));
+        let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
+        let shared = Shared { clock: clock.clone(), ids, audit, mailer: Arc::new(NoMail), list_most: LIST_MOST };
+        let outbound = Arc::new(Outbound::new(Settings::default()));
+        let settings = RegistrySettings::new("http://127.0.0.1:1".into(), folder.path().into());
+        let registry = prepare(store.clone(), shared, outbound, Arc::new(NoRoutes), settings).await.unwrap();
+        Bench { registry, store, clock, _folder: folder }
+    }
+
+    fn cx(&self) -> Cx<Registry> {
+        let caller = Caller {
+            user_id: "usr_1".into(),
+            slug: "a-svc".into(),
+            session_id: "".into(),
+            roles: Arc::new([]),
+            app: "unnamed".into(),
+            audience: None,
+        };
+        let client_ip = Ipv4Addr::LOCALHOST.into();
+        let request = RequestContext { caller: Some(caller), request_id: "".into(), client_ip, extended: false };
+        Cx { state: self.registry.clone(), request: Arc::new(request) }
+    }
+
+    async fn register(&self) -> Option<Kind> {
+        let request = RegisterInstanceRequest { url: Some("http://127.0.0.1:9".into()), ..Default::default() };
+        instance::register(self.cx(), Body(request)).await.err().map(|error| error.kind)
+    }
+
+    async fn remove(&self, id: &str) -> Option<Kind> {
+        instance::remove(self.cx(), Path(InstanceId(id.into()))).await.err().map(|error| error.kind)
+    }
+
+    fn known(&self) -> Vec<String> {
+        self.registry.live.all().iter().map(|entry| entry.row.id.clone()).collect()
+    }
+
+    async fn settle(&self) {
+        instance::settle(self.registry.clone()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_instance_whose_removal_was_not_told_is_reached_no_more() {
+    let bench = Bench::new().await;
+    for is_late in [false, true] {
+        assert_eq!(bench.register().await, None);
+        let id = bench.known().concat();
+        let unsure = if is_late { &bench.store.is_late } else { &bench.store.is_unsure };
+        unsure.store(true, Ordering::SeqCst);
+        assert_eq!(bench.remove(&id).await, Some(Kind::Unavailable));
+        if is_late {
+            bench.settle().await;
+            assert_eq!(bench.known(), [&*id], "it is there still");
+            bench.store.make_late().await;
+        }
+        bench.settle().await;
+        assert_eq!(bench.known(), [""; 0]);
+        bench.clock.advance(120);
+        bench.settle().await;
+        assert!(bench.registry.doubtful.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_instance_whose_registration_was_not_told_is_reached() {
+    let bench = Bench::new().await;
+    bench.store.is_unsure.store(true, Ordering::SeqCst);
+    assert_eq!(bench.register().await, Some(Kind::Unavailable));
+    bench.settle().await;
+    assert_eq!(bench.known().len(), 1);
+}
