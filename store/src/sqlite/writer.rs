@@ -21,6 +21,9 @@ const GROUP: usize = 512;
 /// are, are written back once. A crash leaves about 16 MiB of log to be read at the next start.
 const LOG_PAGES: u32 = 4000;
 
+/// The longest that is waited for others to come. One commit may have taken seconds, where the disk stood still.
+const GATHER_LIMIT: Duration = Duration::from_millis(10);
+
 /// Where the answer to a job goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
@@ -124,8 +127,8 @@ impl Writer {
     /// commit for all of them is cheaper than two. Not for longer than a part of what a commit takes.
     fn gather(&self, jobs: &mpsc::Receiver<Job>) {
         let (members, commit) = self.last_group;
-        let start = Instant::now();
-        while jobs.len() + 1 < members && start.elapsed() < commit / 2 {
+        let (start, most) = (Instant::now(), GATHER_LIMIT.min(commit / 2));
+        while jobs.len() + 1 < members && start.elapsed() < most {
             std::thread::yield_now();
         }
     }
@@ -177,15 +180,15 @@ impl Writer {
     }
 
     /// Undoes the transaction and does again what was in it, each batch apart from the others. The transaction is gone
-    /// where that fails.
+    /// where that fails, and whoever's turn has not come by then is told why.
     fn redo(&mut self, group: &mut [Member]) {
         self.roll_back();
         self.last_version = self.saved_version;
-        let begun = self.run("BEGIN IMMEDIATE");
+        let mut going = self.run("BEGIN IMMEDIATE");
         for member in group {
-            member.outcome = begun.clone().and_then(|()| self.apply_apart(&member.steps));
-            if self.connection.is_autocommit() {
-                return;
+            member.outcome = going.clone().and_then(|()| self.apply_apart(&member.steps));
+            if going.is_ok() && self.connection.is_autocommit() {
+                going = member.outcome.clone().and_then(|_| Err(lost()));
             }
         }
     }
@@ -266,6 +269,8 @@ mod tests {
     const COLLECTION: Collection =
         Collection { name: "group", indexes: &[Index::unique(&["slug"]), Index::each("tags", &[])] };
 
+    const ENTRIES: &str = "SELECT count(*) FROM \"s_group(tags/)\"";
+
     struct Bench {
         _folder: tempfile::TempDir,
         writer: Writer,
@@ -303,7 +308,19 @@ mod tests {
         }
 
         fn count(&self) -> i64 {
-            self.writer.connection.query_row("SELECT count(*) FROM c_group", [], |row| row.get(0)).unwrap()
+            self.ask("SELECT count(*) FROM c_group")
+        }
+
+        fn ask(&self, sql: &str) -> i64 {
+            self.writer.connection.query_row(sql, [], |row| row.get(0)).unwrap()
+        }
+
+        /// As damage would: an entry without its document, which stands in the way of that document's own.
+        fn leave_an_entry_of(&mut self, id: &str) {
+            let create = self.create(id);
+            self.group(vec![vec![create]]);
+            self.writer.connection.execute_batch("DELETE FROM c_group").unwrap();
+            assert_eq!(self.ask(ENTRIES), 1);
         }
     }
 
@@ -328,21 +345,38 @@ mod tests {
     #[test]
     fn a_write_that_fails_in_its_middle_is_undone_alone() {
         let mut bench = Bench::new();
-        let create = bench.create("torn");
-        bench.group(vec![vec![create]]);
-        let entries = "SELECT count(*) FROM \"s_group(tags/)\"";
-        let count =
-            |bench: &Bench, sql: &str| bench.writer.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-        // As damage would: an entry without its document, which stands in the way of that document's own.
-        bench.writer.connection.execute_batch("DELETE FROM c_group").unwrap();
-        assert_eq!(count(&bench, entries), 1);
-
+        bench.leave_an_entry_of("torn");
         let batches = ["before", "torn", "after"].map(|id| vec![bench.create(id)]);
         let answers = bench.group(batches.into());
         assert!(answers[0].is_ok() && answers[1].is_err() && answers[2].is_ok(), "{answers:?}");
-        assert_eq!((bench.count(), count(&bench, entries)), (2, 3));
+        assert_eq!((bench.count(), bench.ask(ENTRIES)), (2, 3));
         let versions = [0, 2].map(|at| answers[at].as_ref().unwrap().version);
         assert_eq!(versions, [2, 3], "each has one of its own, told after what was done again");
+    }
+
+    #[test]
+    fn where_nothing_can_be_done_again_everyone_is_told_why() {
+        let mut bench = Bench::new();
+        bench.leave_an_entry_of("torn");
+        let other = Connection::open(&bench.writer.folder.database).unwrap();
+        bench.writer.connection.execute_batch("PRAGMA busy_timeout = 0").unwrap();
+        bench.writer.connection.rollback_hook(Some(move || other.execute_batch("BEGIN IMMEDIATE").unwrap())).unwrap();
+        let batches = ["before", "torn"].map(|id| vec![bench.create(id)]);
+        let answers = bench.group(batches.into());
+        let told = |answer: &Result<Committed>| matches!(answer, Err(StoreError::Unavailable(_)));
+        assert!(answers.iter().all(told), "{answers:?}");
+        bench.writer.connection.rollback_hook(None::<fn()>).unwrap();
+        assert_eq!(bench.count(), 0);
+    }
+
+    #[test]
+    fn a_disk_that_stood_still_once_holds_nobody_up_afterwards() {
+        let mut bench = Bench::new();
+        bench.writer.last_group = (2, Duration::from_secs(60));
+        let (_jobs, receiver) = mpsc::channel(1);
+        let start = Instant::now();
+        bench.writer.gather(&receiver);
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 
     #[test]
