@@ -1,6 +1,8 @@
 //! The one writer: a thread that commits what waits in one transaction. A batch that fails takes nothing with it
 //! (`apply.rs`); nobody is answered before the commit is on disk.
 
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Known;
 use super::apply::Step;
 use super::errors::from_sqlite;
-use super::folder::{Folder, upgrade};
+use super::folder::{Folder, beside, upgrade};
 use super::schema;
 use crate::{Committed, Result, StoreError};
 
@@ -21,8 +23,15 @@ const GROUP: usize = 512;
 /// are, are written back once. A crash leaves about 16 MiB of log to be read at the next start.
 const LOG_PAGES: u32 = 4000;
 
+/// Bytes of log after which the writer waits until readers let it begin the log anew. Without that it may only where none
+/// reads at the moment of a commit, which never comes where there is always one: the log would grow as long as that lasts.
+const LOG_MOST: u64 = 128 * 1024 * 1024;
+
 /// The longest that is waited for others to come. One commit may have taken seconds, where the disk stood still.
 const GATHER_LIMIT: Duration = Duration::from_millis(10);
+
+/// How long a lock is waited for.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// Where the answer to a job goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
@@ -54,6 +63,10 @@ pub(super) struct Writer {
     pub(super) last_version: u64,
     /// The last version that is on disk.
     saved_version: u64,
+    log: PathBuf,
+    log_most: u64,
+    /// The length of the log at which it is to begin anew.
+    log_due: u64,
     /// How many batches the last group had, and how long its commit took.
     last_group: (usize, Duration),
 }
@@ -70,8 +83,9 @@ impl Writer {
         let doing = format!("opening `{}`", folder.database.display());
         let prepare = || -> rusqlite::Result<(String, u64)> {
             connection.set_prepared_statement_cache_capacity(128);
+            connection.busy_timeout(BUSY)?;
             connection.execute_batch(
-                "PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL; \
+                "PRAGMA synchronous = FULL; \
                  PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096; PRAGMA journal_size_limit = 67108864;",
             )?;
             connection.query_row(&format!("PRAGMA wal_autocheckpoint = {LOG_PAGES}"), [], |_| Ok(()))?;
@@ -94,6 +108,9 @@ impl Writer {
         upgrade(&connection, &folder.database)?;
         Ok(Self {
             connection,
+            log: beside(&folder.database, "-wal"),
+            log_most: LOG_MOST,
+            log_due: LOG_MOST,
             folder,
             seeded,
             document_limit,
@@ -173,10 +190,31 @@ impl Writer {
                 for member in group {
                     answer(member.reply, member.outcome);
                 }
+                self.limit_log();
             }
             Err(error) => self.fail(group, error),
         }
         left
+    }
+
+    /// Begins the log anew where it is too long. Those who read by it are waited for, a second for each [`LOG_MOST`] that it
+    /// has and not longer than for any lock, so that one who reads for minutes does not hold up the writes as long.
+    fn limit_log(&mut self) {
+        let length = fs::metadata(&self.log).map_or(0, |log| log.len());
+        if length < self.log_due {
+            return;
+        }
+        let is_done = self
+            .connection
+            .busy_timeout(Duration::from_secs(length / self.log_most).min(BUSY))
+            .and_then(|()| {
+                let is_busy = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+                self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], is_busy)
+            })
+            .is_ok_and(|busy| busy == 0);
+        self.log_due = self.log_most + if is_done { 0 } else { length };
+        // Best effort, as all of this: what is wrong with the database is told to whoever writes next.
+        let _ = self.connection.busy_timeout(BUSY);
     }
 
     /// Undoes the transaction and does again what was in it, each batch apart from the others. The transaction is gone
@@ -367,6 +405,60 @@ mod tests {
         assert!(answers.iter().all(told), "{answers:?}");
         bench.writer.connection.rollback_hook(None::<fn()>).unwrap();
         assert_eq!(bench.count(), 0);
+    }
+
+    #[test]
+    fn readers_of_whom_one_is_always_there_do_not_make_the_log_grow() {
+        let mut bench = Bench::new();
+        bench.writer.log_most = 1024 * 1024;
+        bench.writer.log_due = bench.writer.log_most;
+        let over = Arc::new(AtomicBool::new(false));
+        let readers = [0, 1].map(|_| {
+            let (over, connection) = (over.clone(), Connection::open(&bench.writer.folder.database).unwrap());
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    connection.execute_batch("BEGIN; SELECT count(*) FROM c_group").unwrap();
+                    std::thread::sleep(Duration::from_millis(20));
+                    connection.execute_batch("COMMIT").unwrap();
+                }
+            })
+        });
+        for i in 0..40 {
+            let value = serde_json::json!({ "text": "x".repeat(200_000) });
+            let text = value.to_string().into();
+            let document = sql::Document::new(bench.known.clone(), format!("i{i}"), text, &value).unwrap();
+            assert!(bench.group(vec![vec![Step::Create(document)]])[0].is_ok());
+            let length = fs::metadata(&bench.writer.log).unwrap().len();
+            assert!(length < 3 * 1024 * 1024, "{i}: {length}");
+        }
+        over.store(true, Ordering::Relaxed);
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn one_who_reads_on_and_on_holds_up_no_write_for_long() {
+        let mut bench = Bench::new();
+        bench.writer.log_most = 64 * 1024;
+        bench.writer.log_due = bench.writer.log_most;
+        let reader = Connection::open(&bench.writer.folder.database).unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM c_group").unwrap();
+        let (start, mut count) = (Instant::now(), 0);
+        while bench.writer.log_due == bench.writer.log_most {
+            let create = bench.create(&format!("i{count}"));
+            assert!(bench.group(vec![vec![create]])[0].is_ok());
+            count += 1;
+        }
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        reader.execute_batch("COMMIT").unwrap();
+        while bench.writer.log_due > bench.writer.log_most {
+            let create = bench.create(&format!("i{count}"));
+            assert!(bench.group(vec![vec![create]])[0].is_ok());
+            count += 1;
+        }
+        assert_eq!(fs::metadata(&bench.writer.log).unwrap().len(), 0, "it began anew once nobody read");
+        assert_eq!(bench.count(), count);
     }
 
     #[test]
