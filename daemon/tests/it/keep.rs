@@ -72,6 +72,16 @@ async fn a_key_that_the_operator_gave_is_not_in_the_backup() {
 }
 
 #[test]
+fn a_backup_goes_by_a_name_alone_to_where_the_program_was_started() {
+    let place = TempDir::new().unwrap();
+    let (folder, other) = (place.path().join("a"), place.path().join("b"));
+    drop(run(&mut command(&folder)));
+    told(with(&folder, &["backup", "name"]).current_dir(place.path()));
+    told(with(&other, &["restore", "name"]).current_dir(place.path()));
+    assert!(told(&mut with(&other, &["check"])).contains("is sound"));
+}
+
+#[test]
 fn what_is_wrong_is_told_and_fails() {
     let place = TempDir::new().unwrap();
     let mut daemon = run(&mut command(place.path()));

@@ -415,6 +415,8 @@ pub(super) fn sync_file(path: &Path) -> Result<()> {
 pub(super) fn sync_folder_of(file: &Path) -> Result<()> {
     #[cfg(unix)]
     if let Some(folder) = file.parent() {
+        // A name alone is in the folder that this process works in.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|error| from_io(&error, "writing the folder", folder))?;
