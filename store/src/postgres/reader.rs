@@ -97,6 +97,8 @@ impl Reader {
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 outcome = this.pump(lease, &plan, &pieces) => outcome,
+                // It may be long until the next row is found.
+                () = pieces.left() => Ok(()),
                 () = end => Err(closed()),
             };
             pieces.end(outcome);

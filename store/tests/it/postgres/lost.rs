@@ -103,6 +103,21 @@ async fn a_single_write_whose_connection_is_lost_is_unknown_and_is_not_tried_aga
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_left_before_its_first_row_is_ended_at_the_server() {
+    let Some(schema) = Schema::new() else { return };
+    let store = named(&schema).await;
+    let blocker = Blocker::new(&schema, &format!("LOCK TABLE \"c_{T}\" IN ACCESS EXCLUSIVE MODE")).await;
+    let rows = store.stream(T, &Query::all()).await.unwrap();
+    let blocked = async || sessions(&schema, &schema.name, BLOCKED).await.first().copied();
+    until("the stream waits", blocked).await;
+    drop(rows);
+    let ended = async || sessions(&schema, &schema.name, BLOCKED).await.is_empty().then_some(());
+    until("the stream is ended", ended).await;
+    blocker.release().await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_somebody_ends_at_the_server_is_undone_and_says_so() {
     let Some(schema) = Schema::new() else { return };
     let store = named(&schema).await;
