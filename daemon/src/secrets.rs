@@ -5,7 +5,7 @@ use std::{
     env, fs,
     io::Write,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use openorch_chassis::{ids::random_text, seal::PUBLISHED_DEFAULT_KEY};
@@ -87,9 +87,7 @@ impl Secrets {
 
     /// Puts a key back that the daemon had made for itself. Answers what else the next start needs.
     pub fn put_back(&self, folder: &Path, key: &str) -> Result<&'static str, StartError> {
-        let path = folder.join(KEY_FILE);
-        write_private(&path, key)
-            .map_err(|error| StartError(format!("the key file {} cannot be written: {error}", path.display())))?;
+        keep_key(folder, key)?;
         let other = self.encryption_key.as_deref().is_some_and(|given| given != key);
         Ok(if other { " without OPENORCH_ENCRYPTION_KEY, which is not the key it has" } else { "" })
     }
@@ -100,32 +98,38 @@ impl Secrets {
         if self.encryption_key.as_deref() == Some(key) {
             return Ok(String::new());
         }
-        let path = folder.join(KEY_FILE);
-        let place = path.display();
-        match fs::read_to_string(&path) {
-            Ok(text) if text.trim() == key => {}
-            Ok(text) if !text.trim().is_empty() => {
-                return Err(StartError(format!(
-                    "the key of this backup has to go to {place}, where there is another one; move that one away, or choose \
-                     another data folder. Nothing was changed"
-                )));
-            }
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(StartError(format!("the key file {place} cannot be read: {error}")));
-            }
-            _ => fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .and_then(|()| write_private(&path, key))
-                .map_err(|error| StartError(format!("the key file {place} cannot be written: {error}")))?,
-        }
+        let path = keep_key(folder, key)?;
         let instead = match self.encryption_key {
             Some(_) => ", instead of the OPENORCH_ENCRYPTION_KEY that is set now and is not the key it has",
             None => ", where its key is",
         };
-        Ok(format!(" with OPENORCH_ENCRYPTION_KEY_FILE={place}{instead}"))
+        Ok(format!(" with OPENORCH_ENCRYPTION_KEY_FILE={}{instead}", path.display()))
     }
+}
+
+/// Writes a key into the folder, whose file it answers. One that is there already may be all that decrypts other data.
+fn keep_key(folder: &Path, key: &str) -> Result<PathBuf, StartError> {
+    let path = folder.join(KEY_FILE);
+    let place = path.display();
+    match fs::read_to_string(&path) {
+        Ok(text) if text.trim() == key => {}
+        Ok(text) if !text.trim().is_empty() => {
+            return Err(StartError(format!(
+                "the key of this backup has to go to {place}, where there is another one; move that one away, or choose \
+                 another data folder. Nothing was changed"
+            )));
+        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(StartError(format!("the key file {place} cannot be read: {error}")));
+        }
+        _ => fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .and_then(|()| write_private(&path, key))
+            .map_err(|error| StartError(format!("the key file {place} cannot be written: {error}")))?,
+    }
+    Ok(path)
 }
 
 fn missing(path: &Path, how: &str) -> StartError {

@@ -26,7 +26,7 @@ pub use error::{OPEN_FOR, StoreError};
 pub use layer::Layer;
 pub use model::{Batch, Collection, Committed, Guard, Index, MOST_TOUCHED, Row, Write};
 pub use postgres::{PostgresOptions, PostgresRestoring, PostgresStore};
-pub use query::{Cursor, Direction, Filter, MOST_FILTERS, MOST_VALUES, Order, Page, Query};
+pub use query::{Cursor, Direction, Filter, MOST_FILTERS, MOST_ORDERS, MOST_VALUES, Order, Page, Query};
 pub use rows::Rows;
 pub use sqlite::{Notes, Restoring, SqliteOptions, SqliteStore, backup, check};
 pub use table::{Stored, Table, TypedPage};

@@ -9,6 +9,8 @@ use crate::{Result, Row, StoreError, key};
 pub const MOST_FILTERS: usize = 256;
 /// The most values in one question, over all its filters.
 pub const MOST_VALUES: usize = 10_000;
+/// The most fields that decide the order of one answer.
+pub const MOST_ORDERS: usize = 32;
 /// How deep [`Filter::Any`] may be within itself.
 const MOST_DEEP: usize = 8;
 
@@ -21,7 +23,7 @@ const MOST_DEEP: usize = 8;
 pub struct Query {
     /// All must hold.
     pub filters: Vec<Filter>,
-    /// The first decides, the next breaks its ties.
+    /// The first decides, the next breaks its ties; at most [`MOST_ORDERS`].
     pub order: Vec<Order>,
     /// In an order made up anew each time; then there is neither another order nor a place to go on from.
     pub shuffled: bool,
@@ -222,6 +224,12 @@ impl Query {
     /// Refuses what no engine is to be asked.
     pub(crate) fn check(&self) -> Result<()> {
         check_filters(&self.filters)?;
+        if self.order.len() > MOST_ORDERS {
+            return Err(StoreError::Invalid(format!(
+                "the order has {} fields; at most {MOST_ORDERS} can decide it",
+                self.order.len()
+            )));
+        }
         for order in &self.order {
             check_field(&order.field)?;
         }

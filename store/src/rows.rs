@@ -1,5 +1,6 @@
 //! An answer that comes piece by piece: however long it is, only a few pieces are in memory.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
@@ -15,6 +16,8 @@ pub struct Rows {
     failure: Arc<Mutex<Option<StoreError>>>,
     /// A thread that waits for room; woken when there is some.
     reader: Option<Thread>,
+    /// Whether nobody wants more.
+    left: Arc<AtomicBool>,
 }
 
 /// The other end: where an engine puts the pieces.
@@ -35,7 +38,10 @@ impl Rows {
     pub(crate) fn new(room: usize) -> (Pieces, Self) {
         let (sender, receiver) = mpsc::channel(room);
         let failure = Arc::<Mutex<Option<StoreError>>>::default();
-        (Pieces { pieces: sender, failure: failure.clone() }, Self { pieces: receiver, failure, reader: None })
+        (
+            Pieces { pieces: sender, failure: failure.clone() },
+            Self { pieces: receiver, failure, reader: None, left: Arc::default() },
+        )
     }
 
     /// An answer that is there already.
@@ -49,6 +55,11 @@ impl Rows {
     /// Wakes this thread whenever there is room.
     pub(crate) fn wakes(&mut self, reader: Thread) {
         self.reader = Some(reader);
+    }
+
+    /// Set when this is dropped, for a reader that is between two pieces; whoever sets it ends the reading too.
+    pub(crate) fn left(&self) -> &Arc<AtomicBool> {
+        &self.left
     }
 
     /// The next rows, some at a time; none when there are no more. `TimedOut` where the rows were not taken for too
@@ -75,6 +86,7 @@ impl Rows {
 
 impl Drop for Rows {
     fn drop(&mut self) {
+        self.left.store(true, Ordering::Relaxed);
         self.pieces.close();
         self.wake();
     }
@@ -96,6 +108,11 @@ impl Pieces {
             Ok(sent) => Ok(sent.is_ok()),
             Err(_) => Err(not_taken()),
         }
+    }
+
+    /// Waits until nobody takes any more.
+    pub(crate) async fn left(&self) {
+        self.pieces.closed().await;
     }
 
     /// No more pieces come.

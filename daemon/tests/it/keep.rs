@@ -72,6 +72,35 @@ async fn a_key_that_the_operator_gave_is_not_in_the_backup() {
 }
 
 #[test]
+fn a_backup_goes_by_a_name_alone_to_where_the_program_was_started() {
+    let place = TempDir::new().unwrap();
+    let (folder, other) = (place.path().join("a"), place.path().join("b"));
+    drop(run(&mut command(&folder)));
+    told(with(&folder, &["backup", "name"]).current_dir(place.path()));
+    told(with(&other, &["restore", "name"]).current_dir(place.path()));
+    assert!(told(&mut with(&other, &["check"])).contains("is sound"));
+}
+
+/// What was kept with that key could not be read any more.
+#[test]
+fn a_restore_never_takes_the_place_of_another_key() {
+    let place = TempDir::new().unwrap();
+    let (folder, other, file) = (place.path().join("a"), place.path().join("b"), place.path().join("backup"));
+    let file = file.to_str().unwrap();
+    drop(run(&mut command(&folder)));
+    told(&mut with(&folder, &["backup", file]));
+    let key = other.join("server/encryption.key");
+    fs::create_dir_all(other.join("server")).unwrap();
+    fs::write(&key, "another key").unwrap();
+    let said = refused(&mut with(&other, &["restore", file]));
+    assert!(said.contains("another one") && said.contains(key.to_str().unwrap()), "{said}");
+    assert_eq!(fs::read_to_string(&key).unwrap(), "another key");
+    assert!(!other.join("server/openorch.db").exists());
+    fs::remove_file(&key).unwrap();
+    told(&mut with(&other, &["restore", file]));
+}
+
+#[test]
 fn what_is_wrong_is_told_and_fails() {
     let place = TempDir::new().unwrap();
     let mut daemon = run(&mut command(place.path()));

@@ -41,6 +41,11 @@ impl Failure {
         matches!(self, Self::Postgres(error) if is_lost(error))
     }
 
+    /// Whether the server was told to end it, by its own limit of time or by somebody.
+    pub(super) fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::QUERY_CANCELED))
+    }
+
     /// Whether another transaction came in between, and doing all of it again may go well.
     pub(super) fn is_lost_race(&self) -> bool {
         let Self::Postgres(error) = self else { return false };
@@ -58,8 +63,10 @@ pub(super) fn from_postgres(error: &Error, doing: &str) -> StoreError {
         };
     };
     match *code {
-        // Whoever set the limit knows how long it was.
-        SqlState::QUERY_CANCELED => StoreError::TimedOut(String::new()),
+        // No limit of ours: those who set one look for this themselves.
+        SqlState::QUERY_CANCELED => StoreError::Unavailable(format!(
+            "{doing} failed: {told}; somebody ended it at the database and nothing of it was done, try again"
+        )),
         SqlState::DISK_FULL => StoreError::StorageFull(format!(
             "{doing} failed because the disk of the database is full; free some space, nothing was lost"
         )),

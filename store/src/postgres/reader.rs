@@ -78,8 +78,8 @@ impl Reader {
                     again = false;
                     self.sessions.renew();
                 }
-                Ok(Err(failure)) => return Err(within(failure.into_store(doing), self.limits.read)),
-                Err(_) => return Err(within(StoreError::TimedOut(String::new()), self.limits.read)),
+                Ok(Err(failure)) => return Err(within(failure, doing, self.limits.read)),
+                Err(_) => return Err(too_long(self.limits.read)),
             }
         }
     }
@@ -97,6 +97,8 @@ impl Reader {
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 outcome = this.pump(lease, &plan, &pieces) => outcome,
+                // It may be long until the next row is found.
+                () = pieces.left() => Ok(()),
                 () = end => Err(closed()),
             };
             pieces.end(outcome);
@@ -124,9 +126,9 @@ impl Reader {
                     lease = self.sessions.lease().await?;
                 }
                 Ok(Err(failure)) => {
-                    return Err(within(failure.into_store(&format!("reading {}", plan.spec.name)), limit));
+                    return Err(within(failure, &format!("reading {}", plan.spec.name), limit));
                 }
-                Err(_) => return Err(within(StoreError::TimedOut(String::new()), limit)),
+                Err(_) => return Err(too_long(limit)),
             }
         }
     }
@@ -307,15 +309,16 @@ async fn end(transaction: Transaction<'_>) -> Outcome<()> {
     Ok(transaction.rollback().await?)
 }
 
-/// Says how long reading could take, where it took longer.
-fn within(error: StoreError, limit: Duration) -> StoreError {
-    match error {
-        StoreError::TimedOut(text) if text.is_empty() => StoreError::TimedOut(format!(
-            "reading took longer than {} s; ask for less, or by fields that are declared",
-            limit.as_secs_f32()
-        )),
-        other => other,
-    }
+/// Why reading failed. Where the server ended it, it took longer than it may.
+fn within(failure: Failure, doing: &str, limit: Duration) -> StoreError {
+    if failure.is_cancelled() { too_long(limit) } else { failure.into_store(doing) }
+}
+
+fn too_long(limit: Duration) -> StoreError {
+    StoreError::TimedOut(format!(
+        "reading took longer than {} s; ask for less, or by fields that are declared",
+        limit.as_secs_f32()
+    ))
 }
 
 fn too_many_streams() -> StoreError {

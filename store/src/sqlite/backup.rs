@@ -2,7 +2,9 @@
 //! carries notes, which its makers read again when it is restored.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
+#[cfg(unix)]
+use std::io;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +15,8 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::errors::{from_io, from_sqlite};
 use super::folder::{
-    DATABASE, Identity, beside, copy_into, make_folder, open_private, read_identity, remove_database, sync_file,
-    sync_folder_of, take_folder,
+    DATABASE, Identity, beside, copy_into, make_folder, open_private, read_identity, remove_beside, remove_database,
+    sync_file, sync_folder_of, take_folder,
 };
 use super::schema;
 use crate::check::{OnProgress, Progress};
@@ -54,37 +56,63 @@ pub(super) struct NewFile {
     file: PathBuf,
     pub(super) part: PathBuf,
     is_whole: bool,
+    /// Keeps others off the part until the value is dropped.
+    _lock: File,
 }
 
 impl NewFile {
-    /// Makes an empty file that its owner alone can read.
+    /// Makes an empty file that its owner alone can read. `InUse` where another process is making the same one.
     pub(super) fn make(file: &Path) -> Result<Self> {
-        let this = Self { file: file.into(), part: beside(file, ".part"), is_whole: false };
-        this.refuse_another()?;
+        refuse_another(file)?;
+        let part = beside(file, ".part");
+        let lock = open_private(&part)?;
+        // Some file systems have no locks, and most backups are made alone.
+        let is_another = matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
+        // Whoever had the lock a moment ago may have given the file its name, or removed it.
+        refuse_another(file)?;
+        if is_another || !is_at(&lock, &part) {
+            return Err(StoreError::InUse(format!(
+                "another process is making `{}`; wait for it, or choose another name",
+                file.display()
+            )));
+        }
         // What is there is of a backup that did not come to its end.
-        remove_database(&this.part)?;
-        drop(open_private(&this.part)?);
-        Ok(this)
+        remove_beside(&part)?;
+        lock.set_len(0).map_err(|error| from_io(&error, "writing", &part))?;
+        Ok(Self { file: file.into(), part, is_whole: false, _lock: lock })
     }
 
     /// Gives it its name. Answers its size.
     pub(super) fn finish(mut self) -> Result<u64> {
         sync_file(&self.part)?;
         let size = fs::metadata(&self.part).map_err(|error| from_io(&error, "reading", &self.part))?.len();
-        self.refuse_another()?;
+        refuse_another(&self.file)?;
         fs::rename(&self.part, &self.file).map_err(|error| from_io(&error, "making", &self.file))?;
         self.is_whole = true;
         sync_folder_of(&self.file)?;
         Ok(size)
     }
+}
 
-    fn refuse_another(&self) -> Result<()> {
-        match self.file.exists() {
-            false => Ok(()),
-            true => {
-                Err(StoreError::AlreadyExists(format!("`{}` exists already; choose another name", self.file.display())))
-            }
-        }
+fn refuse_another(file: &Path) -> Result<()> {
+    match file.exists() {
+        false => Ok(()),
+        true => Err(StoreError::AlreadyExists(format!("`{}` exists already; choose another name", file.display()))),
+    }
+}
+
+/// Whether an open file is the one that has this name now.
+fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let number = |found: io::Result<fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+        number(file.metadata()) == number(fs::metadata(path))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
     }
 }
 
@@ -267,5 +295,29 @@ impl Drop for Restoring {
             // Best effort: what is left is removed by the next restore.
             let _ = remove_database(&self.part);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_backups_to_the_same_file_the_second_is_refused_and_the_first_goes_on() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("backup");
+        let first = NewFile::make(&file).unwrap();
+        fs::write(&first.part, "half").unwrap();
+        let second = NewFile::make(&file).err().expect("the first one is being made");
+        assert!(matches!(&second, StoreError::InUse(text) if text.contains("another process is making")), "{second:?}");
+        assert_eq!(fs::read(&first.part).unwrap(), b"half");
+        assert_eq!(first.finish(), Ok(4));
+        let second = NewFile::make(&file).err().expect("there is one");
+        assert!(matches!(second, StoreError::AlreadyExists(_)), "{second:?}");
+
+        // As one that was killed leaves it.
+        fs::remove_file(&file).unwrap();
+        fs::write(temp.path().join("backup.part"), "half").unwrap();
+        assert_eq!(NewFile::make(&file).unwrap().finish(), Ok(0));
     }
 }

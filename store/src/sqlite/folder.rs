@@ -399,13 +399,20 @@ pub(super) fn make_own_tables(connection: &Connection, id: &str, seeded: bool, l
 
 /// The log goes before the database: a log without its database must never meet another one.
 pub(super) fn remove_database(database: &Path) -> Result<()> {
-    for path in [beside(database, "-wal"), beside(database, "-shm"), beside(database, "-journal"), database.into()] {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(from_io(&error, "removing", &path)),
-            _ => {}
-        }
+    remove_beside(database)?;
+    remove(database)
+}
+
+/// Removes what SQLite puts beside a database.
+pub(super) fn remove_beside(database: &Path) -> Result<()> {
+    ["-wal", "-shm", "-journal"].iter().try_for_each(|end| remove(&beside(database, end)))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(from_io(&error, "removing", path)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 pub(super) fn sync_file(path: &Path) -> Result<()> {
@@ -415,6 +422,8 @@ pub(super) fn sync_file(path: &Path) -> Result<()> {
 pub(super) fn sync_folder_of(file: &Path) -> Result<()> {
     #[cfg(unix)]
     if let Some(folder) = file.parent() {
+        // A name alone is in the folder that this process works in.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|error| from_io(&error, "writing the folder", folder))?;

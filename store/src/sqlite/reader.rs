@@ -70,6 +70,8 @@ struct State {
     threads: usize,
     waiting: usize,
     closed: bool,
+    /// What ends each answer that is given away piece by piece.
+    streams: Vec<Arc<AtomicBool>>,
     handles: Vec<JoinHandle<()>>,
 }
 
@@ -170,15 +172,16 @@ impl Readers {
     pub(super) async fn stream(&self, plan: Plan) -> Result<Rows> {
         let turn = self.streams.clone().acquire_owned().await.map_err(|_| closed())?;
         let (pieces, mut rows) = Rows::new(PIECES_WAITING);
-        let shared = self.shared.clone();
+        let (shared, left) = (self.shared.clone(), rows.left().clone());
         let read = move || {
             let until = Instant::now() + shared.limits.stream;
             let outcome = Reader::open(&shared.folder, CACHE).and_then(|reader| {
-                reader.within(shared.limits.stream, Arc::default(), |connection| {
+                reader.within(shared.limits.stream, left.clone(), |connection| {
                     run::stream(&plan, connection, |rows| shared.give(&pieces, rows, until))
                 })
             });
-            pieces.end(outcome);
+            // Whoever left it hears nothing any more; whoever is still there hears that the store was closed.
+            pieces.end(outcome.map_err(|error| if left.load(Ordering::Relaxed) { closed() } else { error }));
             drop(turn);
         };
         let mut state = self.shared.state();
@@ -192,6 +195,8 @@ impl Readers {
             .map_err(|error| StoreError::Unavailable(format!("no thread can be started for reading: {error}")))?;
         rows.wakes(handle.thread().clone());
         state.handles.push(handle);
+        state.streams.retain(|stream| Arc::strong_count(stream) > 1);
+        state.streams.push(rows.left().clone());
         Ok(rows)
     }
 
@@ -221,11 +226,12 @@ impl Readers {
         Ok(())
     }
 
-    /// Finishes what was asked and ends the threads.
+    /// Finishes what was asked, but for answers that are given away piece by piece, and ends the threads.
     pub(super) fn close(&self) {
         let handles = {
             let mut state = self.shared.state();
             state.closed = true;
+            state.streams.drain(..).for_each(|left| left.store(true, Ordering::Relaxed));
             std::mem::take(&mut state.handles)
         };
         self.streams.close();
@@ -369,9 +375,12 @@ impl Watch {
 pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("the store is closed".into())
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::{Dialect, Spec};
+    use crate::{Collection, Query};
 
     const LIMITS: Limits =
         Limits { read: Duration::from_secs(5), stream: Duration::from_secs(5), piece: Duration::from_secs(5) };
@@ -385,6 +394,31 @@ mod tests {
         assert_eq!(readers.run(|_| Ok(1)).await, Ok(1));
         readers.close();
         assert_eq!(readers.run(|_| Ok(1)).await, Err(closed()));
+    }
+
+    /// One that finds nothing and never ends.
+    fn endless() -> Plan {
+        let spec = Arc::new(Spec::new(&Collection { name: "endless", indexes: &[] }).unwrap());
+        let mut plan = Plan::new(Dialect::Sqlite, spec, &Query::all()).unwrap();
+        plan.sql = "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n) \
+                    SELECT 'a', 1, '{}' FROM n WHERE x < 0"
+            .into();
+        plan
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_finds_nothing_ends_when_it_is_left_and_when_the_store_is_closed() {
+        let limits = Limits { stream: Duration::from_secs(60), ..LIMITS };
+        let temp = tempfile::tempdir().unwrap();
+        let readers = Readers::new(Arc::new(Folder::open(temp.path()).unwrap()), 1, limits);
+        let start = Instant::now();
+        for _ in 0..3 * STREAMS {
+            drop(readers.stream(endless()).await.unwrap());
+        }
+        let mut rows = readers.stream(endless()).await.unwrap();
+        readers.close();
+        assert_eq!(rows.next().await, Err(closed()));
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! The one writer: a thread that commits what waits in one transaction. A batch that fails takes nothing with it
 //! (`apply.rs`); nobody is answered before the commit is on disk.
 
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Known;
 use super::apply::Step;
 use super::errors::from_sqlite;
-use super::folder::{Folder, upgrade};
+use super::folder::{Folder, beside, upgrade};
 use super::schema;
 use crate::{Committed, Result, StoreError};
 
@@ -20,6 +22,16 @@ const GROUP: usize = 512;
 /// Pages of 4 KiB in the log before they are written back. Those that are written again and again, as those of an index
 /// are, are written back once. A crash leaves about 16 MiB of log to be read at the next start.
 const LOG_PAGES: u32 = 4000;
+
+/// Bytes of log after which the writer waits until readers let it begin the log anew. Without that it may only where none
+/// reads at the moment of a commit, which never comes where there is always one: the log would grow as long as that lasts.
+const LOG_MOST: u64 = 128 * 1024 * 1024;
+
+/// The longest that is waited for others to come. One commit may have taken seconds, where the disk stood still.
+const GATHER_LIMIT: Duration = Duration::from_millis(10);
+
+/// How long a lock is waited for.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// Where the answer to a job goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
@@ -51,6 +63,10 @@ pub(super) struct Writer {
     pub(super) last_version: u64,
     /// The last version that is on disk.
     saved_version: u64,
+    log: PathBuf,
+    log_most: u64,
+    /// The length of the log at which it is to begin anew.
+    log_due: u64,
     /// How many batches the last group had, and how long its commit took.
     last_group: (usize, Duration),
 }
@@ -67,8 +83,9 @@ impl Writer {
         let doing = format!("opening `{}`", folder.database.display());
         let prepare = || -> rusqlite::Result<(String, u64)> {
             connection.set_prepared_statement_cache_capacity(128);
+            connection.busy_timeout(BUSY)?;
             connection.execute_batch(
-                "PRAGMA busy_timeout = 5000; PRAGMA synchronous = FULL; \
+                "PRAGMA synchronous = FULL; \
                  PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096; PRAGMA journal_size_limit = 67108864;",
             )?;
             connection.query_row(&format!("PRAGMA wal_autocheckpoint = {LOG_PAGES}"), [], |_| Ok(()))?;
@@ -91,6 +108,9 @@ impl Writer {
         upgrade(&connection, &folder.database)?;
         Ok(Self {
             connection,
+            log: beside(&folder.database, "-wal"),
+            log_most: LOG_MOST,
+            log_due: LOG_MOST,
             folder,
             seeded,
             document_limit,
@@ -124,8 +144,8 @@ impl Writer {
     /// commit for all of them is cheaper than two. Not for longer than a part of what a commit takes.
     fn gather(&self, jobs: &mpsc::Receiver<Job>) {
         let (members, commit) = self.last_group;
-        let start = Instant::now();
-        while jobs.len() + 1 < members && start.elapsed() < commit / 2 {
+        let (start, most) = (Instant::now(), GATHER_LIMIT.min(commit / 2));
+        while jobs.len() + 1 < members && start.elapsed() < most {
             std::thread::yield_now();
         }
     }
@@ -170,22 +190,43 @@ impl Writer {
                 for member in group {
                     answer(member.reply, member.outcome);
                 }
+                self.limit_log();
             }
             Err(error) => self.fail(group, error),
         }
         left
     }
 
+    /// Begins the log anew where it is too long. Those who read by it are waited for, a second for each [`LOG_MOST`] that it
+    /// has and not longer than for any lock, so that one who reads for minutes does not hold up the writes as long.
+    fn limit_log(&mut self) {
+        let length = fs::metadata(&self.log).map_or(0, |log| log.len());
+        if length < self.log_due {
+            return;
+        }
+        let is_done = self
+            .connection
+            .busy_timeout(Duration::from_secs(length / self.log_most).min(BUSY))
+            .and_then(|()| {
+                let is_busy = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+                self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], is_busy)
+            })
+            .is_ok_and(|busy| busy == 0);
+        self.log_due = self.log_most + if is_done { 0 } else { length };
+        // Best effort, as all of this: what is wrong with the database is told to whoever writes next.
+        let _ = self.connection.busy_timeout(BUSY);
+    }
+
     /// Undoes the transaction and does again what was in it, each batch apart from the others. The transaction is gone
-    /// where that fails.
+    /// where that fails, and whoever's turn has not come by then is told why.
     fn redo(&mut self, group: &mut [Member]) {
         self.roll_back();
         self.last_version = self.saved_version;
-        let begun = self.run("BEGIN IMMEDIATE");
+        let mut going = self.run("BEGIN IMMEDIATE");
         for member in group {
-            member.outcome = begun.clone().and_then(|()| self.apply_apart(&member.steps));
-            if self.connection.is_autocommit() {
-                return;
+            member.outcome = going.clone().and_then(|()| self.apply_apart(&member.steps));
+            if going.is_ok() && self.connection.is_autocommit() {
+                going = member.outcome.clone().and_then(|_| Err(lost()));
             }
         }
     }
@@ -266,6 +307,8 @@ mod tests {
     const COLLECTION: Collection =
         Collection { name: "group", indexes: &[Index::unique(&["slug"]), Index::each("tags", &[])] };
 
+    const ENTRIES: &str = "SELECT count(*) FROM \"s_group(tags/)\"";
+
     struct Bench {
         _folder: tempfile::TempDir,
         writer: Writer,
@@ -303,7 +346,19 @@ mod tests {
         }
 
         fn count(&self) -> i64 {
-            self.writer.connection.query_row("SELECT count(*) FROM c_group", [], |row| row.get(0)).unwrap()
+            self.ask("SELECT count(*) FROM c_group")
+        }
+
+        fn ask(&self, sql: &str) -> i64 {
+            self.writer.connection.query_row(sql, [], |row| row.get(0)).unwrap()
+        }
+
+        /// As damage would: an entry without its document, which stands in the way of that document's own.
+        fn leave_an_entry_of(&mut self, id: &str) {
+            let create = self.create(id);
+            self.group(vec![vec![create]]);
+            self.writer.connection.execute_batch("DELETE FROM c_group").unwrap();
+            assert_eq!(self.ask(ENTRIES), 1);
         }
     }
 
@@ -328,21 +383,92 @@ mod tests {
     #[test]
     fn a_write_that_fails_in_its_middle_is_undone_alone() {
         let mut bench = Bench::new();
-        let create = bench.create("torn");
-        bench.group(vec![vec![create]]);
-        let entries = "SELECT count(*) FROM \"s_group(tags/)\"";
-        let count =
-            |bench: &Bench, sql: &str| bench.writer.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-        // As damage would: an entry without its document, which stands in the way of that document's own.
-        bench.writer.connection.execute_batch("DELETE FROM c_group").unwrap();
-        assert_eq!(count(&bench, entries), 1);
-
+        bench.leave_an_entry_of("torn");
         let batches = ["before", "torn", "after"].map(|id| vec![bench.create(id)]);
         let answers = bench.group(batches.into());
         assert!(answers[0].is_ok() && answers[1].is_err() && answers[2].is_ok(), "{answers:?}");
-        assert_eq!((bench.count(), count(&bench, entries)), (2, 3));
+        assert_eq!((bench.count(), bench.ask(ENTRIES)), (2, 3));
         let versions = [0, 2].map(|at| answers[at].as_ref().unwrap().version);
         assert_eq!(versions, [2, 3], "each has one of its own, told after what was done again");
+    }
+
+    #[test]
+    fn where_nothing_can_be_done_again_everyone_is_told_why() {
+        let mut bench = Bench::new();
+        bench.leave_an_entry_of("torn");
+        let other = Connection::open(&bench.writer.folder.database).unwrap();
+        bench.writer.connection.execute_batch("PRAGMA busy_timeout = 0").unwrap();
+        bench.writer.connection.rollback_hook(Some(move || other.execute_batch("BEGIN IMMEDIATE").unwrap())).unwrap();
+        let batches = ["before", "torn"].map(|id| vec![bench.create(id)]);
+        let answers = bench.group(batches.into());
+        let told = |answer: &Result<Committed>| matches!(answer, Err(StoreError::Unavailable(_)));
+        assert!(answers.iter().all(told), "{answers:?}");
+        bench.writer.connection.rollback_hook(None::<fn()>).unwrap();
+        assert_eq!(bench.count(), 0);
+    }
+
+    #[test]
+    fn readers_of_whom_one_is_always_there_do_not_make_the_log_grow() {
+        let mut bench = Bench::new();
+        bench.writer.log_most = 1024 * 1024;
+        bench.writer.log_due = bench.writer.log_most;
+        let over = Arc::new(AtomicBool::new(false));
+        let readers = [0, 1].map(|_| {
+            let (over, connection) = (over.clone(), Connection::open(&bench.writer.folder.database).unwrap());
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    connection.execute_batch("BEGIN; SELECT count(*) FROM c_group").unwrap();
+                    std::thread::sleep(Duration::from_millis(20));
+                    connection.execute_batch("COMMIT").unwrap();
+                }
+            })
+        });
+        for i in 0..40 {
+            let value = serde_json::json!({ "text": "x".repeat(200_000) });
+            let text = value.to_string().into();
+            let document = sql::Document::new(bench.known.clone(), format!("i{i}"), text, &value).unwrap();
+            assert!(bench.group(vec![vec![Step::Create(document)]])[0].is_ok());
+            let length = fs::metadata(&bench.writer.log).unwrap().len();
+            assert!(length < 3 * 1024 * 1024, "{i}: {length}");
+        }
+        over.store(true, Ordering::Relaxed);
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn one_who_reads_on_and_on_holds_up_no_write_for_long() {
+        let mut bench = Bench::new();
+        bench.writer.log_most = 64 * 1024;
+        bench.writer.log_due = bench.writer.log_most;
+        let reader = Connection::open(&bench.writer.folder.database).unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM c_group").unwrap();
+        let (start, mut count) = (Instant::now(), 0);
+        while bench.writer.log_due == bench.writer.log_most {
+            let create = bench.create(&format!("i{count}"));
+            assert!(bench.group(vec![vec![create]])[0].is_ok());
+            count += 1;
+        }
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        reader.execute_batch("COMMIT").unwrap();
+        while bench.writer.log_due > bench.writer.log_most {
+            let create = bench.create(&format!("i{count}"));
+            assert!(bench.group(vec![vec![create]])[0].is_ok());
+            count += 1;
+        }
+        assert_eq!(fs::metadata(&bench.writer.log).unwrap().len(), 0, "it began anew once nobody read");
+        assert_eq!(bench.count(), count);
+    }
+
+    #[test]
+    fn a_disk_that_stood_still_once_holds_nobody_up_afterwards() {
+        let mut bench = Bench::new();
+        bench.writer.last_group = (2, Duration::from_secs(60));
+        let (_jobs, receiver) = mpsc::channel(1);
+        let start = Instant::now();
+        bench.writer.gather(&receiver);
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use openorch_store::{
-    Batch, BoxFuture, Collection, Committed, Cursor, Direction, Filter, Guard, Index, MOST_FILTERS, MOST_TOUCHED,
-    MOST_VALUES, Page, Query, Result, Row, Rows, Store, StoreError, Write,
+    Batch, BoxFuture, Collection, Committed, Cursor, Direction, Filter, Guard, Index, MOST_FILTERS, MOST_ORDERS,
+    MOST_TOUCHED, MOST_VALUES, Page, Query, Result, Row, Rows, Store, StoreError, Write,
 };
 use serde_json::Value;
 
@@ -548,7 +548,7 @@ fn check_query(query: &Query) -> Result<()> {
         check_filter(filter, 0, &mut filters, &mut values)?;
     }
     let invalid = |why: &str| Err(StoreError::Invalid(why.into()));
-    if filters > MOST_FILTERS || values > MOST_VALUES {
+    if filters > MOST_FILTERS || values > MOST_VALUES || query.order.len() > MOST_ORDERS {
         return invalid("too much at once");
     }
     query.order.iter().try_for_each(|order| check_field(&order.field))?;

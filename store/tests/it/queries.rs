@@ -22,6 +22,7 @@ cases! {
     filters_of_all_kinds_answer_alike_declared_or_not,
     a_shuffled_answer_has_everything_and_another_order_each_time,
     as_many_filters_as_may_be_are_answered_and_one_more_is_refused,
+    as_many_order_fields_as_may_be_decide_and_one_more_is_refused,
     a_cursor_of_another_query_is_a_place_or_refused_but_never_wrong,
     a_moment_passes_between_pages_and_nothing_is_repeated,
 }
@@ -398,6 +399,22 @@ async fn as_many_filters_as_may_be_are_answered_and_one_more_is_refused(bench: B
             assert!(matches!(&error, StoreError::Invalid(text) if !text.is_empty()), "{error:?}");
             let error = store.count(collection, &query.filters).await.unwrap_err();
             assert!(matches!(error, StoreError::Invalid(_)), "{error:?}");
+        }
+    }
+}
+
+async fn as_many_order_fields_as_may_be_decide_and_one_more_is_refused(bench: Bench) {
+    let store = mixed(&bench).await;
+    let many = |count: usize| (0..count).fold(Query::all(), |query, i| query.ascending(["rank", "kind"][i % 2]));
+    for collection in [THINGS.name, PLAIN.name] {
+        let whole = ids(store, collection, &many(32)).await;
+        assert_eq!(whole, ids(store, collection, &many(2)).await, "{collection}");
+        let page = store.find(collection, &many(32).limit(3)).await.unwrap();
+        let rest = ids(store, collection, &many(32).after(page.next.unwrap())).await;
+        assert_eq!(rest, whole[3..], "{collection}");
+        for count in [33, 3000] {
+            let error = store.find(collection, &many(count)).await.unwrap_err();
+            assert!(matches!(error, StoreError::Invalid(_)), "{collection} {count}: {error:?}");
         }
     }
 }

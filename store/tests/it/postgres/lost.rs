@@ -102,6 +102,48 @@ async fn a_single_write_whose_connection_is_lost_is_unknown_and_is_not_tried_aga
     store.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_left_before_its_first_row_is_ended_at_the_server() {
+    let Some(schema) = Schema::new() else { return };
+    let store = named(&schema).await;
+    let blocker = Blocker::new(&schema, &format!("LOCK TABLE \"c_{T}\" IN ACCESS EXCLUSIVE MODE")).await;
+    let rows = store.stream(T, &Query::all()).await.unwrap();
+    let blocked = async || sessions(&schema, &schema.name, BLOCKED).await.first().copied();
+    until("the stream waits", blocked).await;
+    drop(rows);
+    let ended = async || sessions(&schema, &schema.name, BLOCKED).await.is_empty().then_some(());
+    until("the stream is ended", ended).await;
+    blocker.release().await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_somebody_ends_at_the_server_is_undone_and_says_so() {
+    let Some(schema) = Schema::new() else { return };
+    let store = named(&schema).await;
+    store.commit(Batch::new().create(T, "row", "{}")).await.unwrap();
+    for batch in [
+        Batch::new().replace(T, "row", r#"{"rank":1}"#),
+        Batch::new().create(T, "first", "{}").replace(T, "row", r#"{"rank":1}"#),
+    ] {
+        let blocker = Blocker::new(&schema, &format!("SELECT FROM \"c_{T}\" WHERE id = 'row' FOR UPDATE")).await;
+        let writing = tokio::spawn({
+            let store = store.clone();
+            async move { store.commit(batch).await }
+        });
+        let blocked = async || sessions(&schema, &schema.name, BLOCKED).await.first().copied();
+        let session = until("the write waits", blocked).await;
+        schema.ask(&format!("SELECT pg_cancel_backend({session})")).await;
+        let error = writing.await.unwrap().unwrap_err();
+        let told = matches!(&error, StoreError::Unavailable(text) if text.contains("nothing of it was done"));
+        assert!(told, "{error:?}");
+        blocker.release().await;
+        assert_eq!(ids(&store, T, &Query::all()).await, ["row"]);
+        assert_eq!(body(&store, "row").await, Some(json!({})));
+    }
+    store.close().await;
+}
+
 /// Stands between a store and its server, and cuts a connection where it is told to.
 struct Wire {
     port: u16,
