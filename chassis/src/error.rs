@@ -89,6 +89,12 @@ impl Error {
         matches!(cause, Some(StoreError::Conflict(_) | StoreError::AlreadyExists(_) | StoreError::NotFound(_)))
     }
 
+    /// Whether an operator must do something, since the store does not answer or its disk is full.
+    pub fn is_of_store(&self) -> bool {
+        let cause = self.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
+        matches!(cause, Some(StoreError::Unavailable(_) | StoreError::StorageFull(_)))
+    }
+
     pub fn because(mut self, cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
         self.cause = Some(cause.into());
         self

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use openorch_api::{Access, EXTENDED_HEADER, Guard, Parts, Row, op};
 use percent_encoding::percent_decode_str;
 use tokio::sync::Semaphore;
-use tracing::{Instrument, debug, error, info_span};
+use tracing::{Instrument, debug, error, info_span, warn};
 
 use crate::{
     Audit, Body, BoxFuture, Builtin, Caller, ClientBody, Error, Identity, Kind, Peer, Result,
@@ -54,6 +54,9 @@ pub struct Router {
     inner: Arc<Inner>,
 }
 
+/// While the store cannot be used, requests fail for the same reason one after the other.
+const STORE_TOLD_EVERY: Duration = Duration::from_secs(60);
+
 struct Inner {
     identity: Arc<dyn Identity>,
     audit: Arc<Audit>,
@@ -62,6 +65,8 @@ struct Inner {
     /// By number of segments; within it, paths with more literal segments come first.
     routes: HashMap<usize, Vec<Route>>,
     first_segments: HashSet<&'static str>,
+    /// When the log was told last that the store cannot be used.
+    store_told: Mutex<Option<Instant>>,
 }
 
 struct Route {
@@ -111,7 +116,8 @@ impl Router {
             same_length.sort_by_key(|route| route.segments.iter().filter(|s| **s == Segment::Parameter).count());
         }
         let unpacking = Arc::new(Semaphore::new(settings.unpacking_at_once.max(1)));
-        Router { inner: Arc::new(Inner { identity, audit, settings, unpacking, routes, first_segments }) }
+        let store_told = Mutex::default();
+        Router { inner: Arc::new(Inner { identity, audit, settings, unpacking, routes, first_segments, store_told }) }
     }
 
     /// The counters of all operations in the Prometheus text format.
@@ -198,6 +204,9 @@ impl Inner {
                 if error.kind == Kind::Internal {
                     span.in_scope(|| error!("{error:?}"));
                     error.message = format!("{} (request {request_id})", error.message).into();
+                } else if error.is_of_store() && self.is_store_to_be_told() {
+                    let seconds = STORE_TOLD_EVERY.as_secs();
+                    span.in_scope(|| warn!("{error:?}; further ones are told every {seconds} s"));
                 } else {
                     span.in_scope(|| debug!("{error:?}"));
                 }
@@ -206,6 +215,15 @@ impl Inner {
         };
         operation.metrics.count(response.status(), started.elapsed());
         response
+    }
+
+    fn is_store_to_be_told(&self) -> bool {
+        let mut told = self.store_told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = told.is_none_or(|told| told.elapsed() >= STORE_TOLD_EVERY);
+        if is_due {
+            *told = Some(Instant::now());
+        }
+        is_due
     }
 
     /// The operation of a path, its parameters decoded once (contract decision 4).

@@ -2,14 +2,14 @@
 //! there is shown by `tools/test-on-postgres`, which runs the other tests on it.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::Path,
     process::Stdio,
 };
 
 use tempfile::TempDir;
 
-use crate::process::{command, refused, run, terminate};
+use crate::process::{command, post, refused, run, terminate};
 
 /// The PostgreSQL to test with. None where there is none; that is said aloud.
 pub fn database() -> Option<String> {
@@ -94,4 +94,38 @@ async fn another_key_and_a_second_daemon_are_refused_and_services_cannot_name_th
     let told = refused(&mut with("hush-hush"));
     assert!(told.contains("OPENORCH_ENCRYPTION_KEY") && !told.contains("hush-hush"), "{told}");
     run(&mut with("the right key"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_is_told_why_the_store_does_not_answer_once_and_not_for_each_request() {
+    let Some(string) = database() else { return };
+    let (before, after) = string.split_once('@').unwrap();
+    let (place, name) = after.split_once('/').unwrap();
+    let relay = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = format!("{before}@{}/{name}", relay.local_addr().unwrap());
+    let place = place.to_owned();
+    let relaying = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((mut near, _)) = relay.accept().await {
+            let place = place.clone();
+            connections.spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(place).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    let folder = TempDir::new().unwrap();
+    let given = [("OPENORCH_DB_STRING", through.as_str()), ("OPENORCH_ENCRYPTION_KEY", "a long text")];
+    let mut daemon = run(on_postgres(folder.path(), &given).stderr(Stdio::piped()));
+    relaying.abort();
+    let _ = relaying.await;
+    for slug in ["one", "two"] {
+        let told = post(&daemon.url, "/user-svc/register", "", serde_json::json!({ "slug": slug, "password": "pass" }));
+        assert_eq!(told.await, None, "refused");
+    }
+    daemon.terminate();
+    let mut log = String::new();
+    daemon.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert_eq!(log.matches("further ones are told").count(), 1, "{log}");
+    assert!(log.contains("because: writing to") || log.contains("because: reading"), "{log}");
 }
