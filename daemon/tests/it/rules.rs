@@ -93,6 +93,13 @@ async fn grants_and_permits_give_by_slug_and_by_role() {
     assert!(has(&daemon, &ann, "shop-svc:order:view").await && !has(&daemon, &admin, "shop-svc:order:view").await);
     let listed = daemon.call("POST", "/user-svc/permits", &admin, Value::Null).await.json();
     assert_eq!(listed["permits"].as_array().unwrap().len(), 1, "the same permit is saved once");
+    let one = json!({ "permission": "shop-svc:order:view", "slugs": ["bob"] });
+    let twice = json!({ "permits": [one, one] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &shop, twice).await, 200);
+    let listed = daemon.call("POST", "/user-svc/permits", &admin, json!({ "slug": "bob" })).await.json();
+    assert_eq!(listed["permits"].as_array().unwrap().len(), 1, "also within one request");
+    let unnamed = daemon.call("PUT", "/user-svc/grants", &admin, json!({ "grants": [{ "slugs": ["bob"] }] })).await;
+    assert!(unnamed.status == 400 && unnamed.error().starts_with("which permission?"), "{}", unnamed.text);
 }
 
 #[tokio::test]

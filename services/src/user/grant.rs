@@ -101,7 +101,9 @@ async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result
                 updated_at: now,
             };
             // A service saves the same permits at every start.
-            if before.is_none() && rules.grants.values().any(|known| is_same(known, &row)) {
+            let is_saved = |change: &Change| matches!(change, Change::SaveGrant(known) if is_same(known, &row));
+            let is_known = rules.grants.values().any(|known| is_same(known, &row)) || changes.iter().any(is_saved);
+            if before.is_none() && is_known {
                 continue;
             }
             fresh += usize::from(before.is_none());
@@ -115,6 +117,9 @@ async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result
 }
 
 fn check(one: &mut Wanted) -> Result<()> {
+    if one.permission_id.is_empty() {
+        return Err(Error::invalid("which permission? it is named by its id, for example `my-service:page:view`"));
+    }
     check_id("permission", &one.permission_id)?;
     if !one.id.is_empty() {
         openorch_api::input::check_name("id", &one.id, 128).map_err(|error| Error::invalid(error.0))?;
