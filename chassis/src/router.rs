@@ -303,9 +303,12 @@ impl Inner {
         if let (Some(audience), false) = (&caller.audience, row.delegated)
             && !self.identity.opens(audience, row.id)
         {
+            let way_out = match row.answers_token() {
+                true => "its answer is for the caller alone",
+                false => "an admin can open it to the service with PUT /user-svc/delegation",
+            };
             return Err(Error::forbidden(format!(
-                "`{}` cannot be called with a token that was made for the service `{audience}`; an admin can open it to \
-                 the service with PUT /user-svc/delegation",
+                "`{}` cannot be called with a token that was made for the service `{audience}`; {way_out}",
                 row.id
             )));
         }
