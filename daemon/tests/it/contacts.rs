@@ -375,3 +375,24 @@ async fn a_code_or_a_password_signs_in_by_a_contact_that_is_verified() {
     }
     assert!(limited > 0);
 }
+
+#[tokio::test]
+async fn a_blank_contact_is_nobodys() {
+    let daemon = Daemon::start().await;
+    let (admin, ann) = (daemon.admin().await, daemon.register("ann").await);
+    daemon.call("POST", "/user-svc/role", &ann, json!({ "id": "ann:guest" })).await;
+    for (method, path, token, body) in [
+        ("POST", "/user-svc/register", "", json!({ "slug": "eve", "password": "pass", "contact": { "value": " " } })),
+        (
+            "POST",
+            "/user-svc/user",
+            &admin,
+            json!({ "user": { "slug": "eve", "name": "Eve", "contacts": [{ "value": " " }] } }),
+        ),
+        ("PUT", "/user-svc/enrolls", &ann, json!({ "enrolls": [{ "contactId": " ", "role": "ann:guest" }] })),
+    ] {
+        let answer = daemon.call(method, path, token, body).await;
+        assert!(answer.status == 400 && answer.error().ends_with("is blank"), "{path}: {}", answer.text);
+    }
+    assert!(daemon.login("eve", "pass", "").await.error().contains("Slug not found"), "nothing was made");
+}

@@ -84,7 +84,7 @@ impl Users {
         if contact.value.is_empty() {
             return Ok(None);
         }
-        check_name("contact.value", &contact.value, MAX_CONTACT_BYTES).map_err(|e| Error::invalid(e.0))?;
+        check_value("contact.value", &contact.value, MAX_CONTACT_BYTES)?;
         if !contact.platform.is_empty() {
             check_name("contact.platform", &contact.platform, MAX_PLATFORM_BYTES).map_err(|e| Error::invalid(e.0))?;
         }
@@ -151,6 +151,15 @@ impl Users {
         }
         Ok(self.contacts.get(&id).await?)
     }
+}
+
+/// Refuses what can be nobody's contact.
+pub fn check_value(what: &str, contact: &str, limit: usize) -> Result<()> {
+    check_name(what, contact, limit).map_err(|error| Error::invalid(error.0))?;
+    if normal(contact).is_empty() {
+        return Err(Error::invalid(format!("{what} is blank")));
+    }
+    Ok(())
 }
 
 /// What two spellings of one contact have in common: lower case and, of an e-mail address, no `+tag` before the `@`,

@@ -17,7 +17,7 @@ use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
 
 use super::{
     Users,
-    contact::normal,
+    contact::{check_value, normal},
     rows::{ALL_APPS, ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow, USERS, app_of},
     rules::{check_count, shown},
 };
@@ -392,6 +392,9 @@ fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str
     let who = if input.user_id.is_empty() { ("contactId", &input.contact_id) } else { ("userId", &input.user_id) };
     for (name, value) in [who, ("role", &input.role)] {
         openorch_api::input::check_name(name, value, 256).map_err(|error| Error::invalid(error.0))?;
+    }
+    if !input.contact_id.is_empty() {
+        check_value("contactId", &input.contact_id, 256)?;
     }
     let app = match input.app_host.as_str() {
         "" => caller.app.clone(),
