@@ -44,6 +44,8 @@ pub struct Error {
     pub kind: Kind,
     pub message: Cow<'static, str>,
     pub cause: Option<Box<dyn error::Error + Send + Sync>>,
+    /// Seconds after which another try may help, where they are known.
+    pub retry_after: Option<i64>,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -52,7 +54,7 @@ macro_rules! constructors {
     ($($name:ident $kind:ident),* $(,)?) => {
         impl Error {
             $(pub fn $name(message: impl Into<Cow<'static, str>>) -> Error {
-                Error { kind: Kind::$kind, message: message.into(), cause: None }
+                Error { kind: Kind::$kind, message: message.into(), cause: None, retry_after: None }
             })*
         }
     };
@@ -79,6 +81,7 @@ impl Error {
             kind: Kind::Internal,
             message: "something went wrong on our side; the log has the reason under the request's id".into(),
             cause: Some(cause.into()),
+            retry_after: None,
         }
     }
 
@@ -93,6 +96,12 @@ impl Error {
     pub fn is_of_store(&self) -> bool {
         let cause = self.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
         matches!(cause, Some(StoreError::Unavailable(_) | StoreError::StorageFull(_)))
+    }
+
+    /// Says when to try again, for programs: the sentence says it for people.
+    pub fn after(mut self, seconds: i64) -> Error {
+        self.retry_after = Some(seconds);
+        self
     }
 
     pub fn because(mut self, cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {

@@ -60,7 +60,7 @@ pub fn failure(error: &Error) -> Response<Body> {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if matches!(error.kind, crate::Kind::Unavailable | crate::Kind::Limited) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response.headers_mut().insert(header::RETRY_AFTER, error.retry_after.unwrap_or(1).into());
     }
     response
 }

@@ -81,7 +81,8 @@ impl Mailer for SmtpMailer {
                 Ok(_) => Ok(()),
                 Err(error) => {
                     tracing::warn!("mail could not be sent: {error}");
-                    Err(Error::unavailable("the mail server does not take the message; try again in a moment"))
+                    Err(Error::unavailable("the mail server does not take the message; try again in a minute")
+                        .after(60))
                 }
             }
         })

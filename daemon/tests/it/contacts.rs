@@ -396,3 +396,19 @@ async fn a_blank_contact_is_nobodys() {
     }
     assert!(daemon.login("eve", "pass", "").await.error().contains("Slug not found"), "nothing was made");
 }
+
+#[tokio::test]
+async fn what_is_sent_too_often_says_to_programs_too_when_to_try_again() {
+    let (daemon, post) = start().await;
+    ask(&daemon, "", "ann@example.org").await;
+    let send = async |daemon: &Daemon| {
+        let answer = daemon.call("POST", "/user-svc/otp/send", "", json!({ "contactId": "ann@example.org" })).await;
+        (answer.status.as_u16(), answer.headers["retry-after"].to_str().unwrap().to_owned())
+    };
+    assert_eq!(send(&daemon).await, (429, "60".to_owned()));
+    drop(post);
+    // While the mail server is away, what was asked for counts all the same.
+    let away = Daemon::with(&["--smtp-host", "127.0.0.1", "--smtp-port", "1", "--smtp-from", "us@example.org"]).await;
+    assert_eq!(send(&away).await, (503, "60".to_owned()));
+    assert_eq!(send(&away).await, (429, "60".to_owned()));
+}

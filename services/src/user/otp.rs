@@ -53,7 +53,8 @@ impl Sendings {
             let by_count = times.len().checked_sub(most).map_or(0, |first| times[first] + HOUR - now);
             let wait = by_pause.max(by_count);
             if wait > 0 {
-                return Err(Error::limited(format!("codes were asked for lately; try again in {wait} seconds")));
+                let sentence = format!("codes were asked for lately; try again in {wait} seconds");
+                return Err(Error::limited(sentence).after(wait));
             }
             times.push(now);
             next.push((key, times));

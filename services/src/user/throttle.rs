@@ -101,7 +101,8 @@ impl Throttle {
         }
         let wait = keys.iter().map(|key| self.wait(key, now)).max().unwrap_or_default();
         if wait > 0 {
-            return Err(Error::limited(format!("too many failed sign-ins; try again in {wait} seconds")));
+            let sentence = format!("too many failed sign-ins; try again in {wait} seconds");
+            return Err(Error::limited(sentence).after(wait));
         }
         let is_full = |key: &Key| {
             let failed = self.recent(key, now).map_or(0, |known| known.count);
