@@ -352,7 +352,7 @@ ops! {
     /// role beside it.
     SAVE_ENROLLS "saveEnrolls" = PUT "/user-svc/enrolls"
         (Body<SaveEnrollsRequest>) -> Json<SaveEnrollsResponse>,
-        access: Access::SignedIn, audited: true, target: &["/enrolls/*/userId", "/enrolls/*/role"],
+        access: Access::SignedIn, audited: true, target: &["/enrolls/*/userId", "/enrolls/*/contactId", "/enrolls/*/role"],
         errors: &[(403, "the caller may not give this role"), (404, "there is no such role or account")];
 
     /// List who has a role, or which roles an account has. Accounts see their own; the rest is for those who may give

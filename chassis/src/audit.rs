@@ -34,7 +34,8 @@ pub static ENTRIES: Collection = Collection {
     ],
 };
 
-const MAX_TARGET_BYTES: usize = 256;
+/// Longer than any path parameter, so that each can be asked for.
+const MAX_TARGET_BYTES: usize = 1024;
 /// How many of a list are named as targets.
 const MAX_LISTED: usize = 4;
 /// Callers and operations whose refusals are told apart within a minute; those beyond count together.
@@ -78,6 +79,16 @@ pub fn tell_actor(user_id: &str, slug: &str) {
         let mut entry = lock(&call.entry);
         entry.actor_id = user_id.to_owned();
         entry.actor_slug = slug.to_owned();
+    });
+}
+
+/// Says what the call makes, where the caller named nothing that it could be told by.
+pub fn tell_made(id: &str) {
+    let _ = CALL.try_with(|call| {
+        let mut entry = lock(&call.entry);
+        if entry.target.is_empty() {
+            entry.target = id.to_owned();
+        }
     });
 }
 

@@ -33,6 +33,16 @@ pub fn place(query: &wire::Query, fields: usize) -> Result<Option<Cursor>> {
     query.after().map_err(Error::invalid)?.map(|values| cursor(values, fields)).transpose()
 }
 
+/// The same of a list in one order, which takes the `next` of an answer as `after`.
+pub fn place_of(next: Option<String>) -> Result<Option<Cursor>> {
+    let query = wire::Query { json_after: next.unwrap_or_default(), ..wire::Query::default() };
+    match place(&query, 1) {
+        Ok(None) => Ok(None),
+        Ok(Some(place)) if place.id.is_some() => Ok(Some(place)),
+        _ => Err(Error::invalid("`after` is the `next` of the answer before")),
+    }
+}
+
 /// As many values as order fields: strictly after them. One more, the last row's id: exactly after that row.
 fn cursor(mut values: Vec<Value>, fields: usize) -> Result<Cursor> {
     if values.len() != fields + 1 {

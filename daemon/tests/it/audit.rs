@@ -131,3 +131,43 @@ async fn the_log_is_asked_by_time_actor_operation_and_target_in_pages_and_by_adm
         assert_eq!(daemon.call("POST", "/user-svc/audit", &admin, body).await.status, 400);
     }
 }
+
+#[tokio::test]
+async fn each_entry_is_found_by_what_the_call_was_about_and_by_whoever_called() {
+    let daemon = Daemon::start().await;
+    let (admin, ann) = (daemon.admin().await, daemon.register("ann").await);
+    let ann_id = claims(&ann)["oui"].as_str().unwrap().to_owned();
+    let call = async |method: &str, path: &str, token: &str, body: Value| {
+        let answer = daemon.call(method, path, token, body).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        answer.json()
+    };
+    let long = format!("ann:{}", "r".repeat(252));
+    for role in ["ann:guest", &long] {
+        call("POST", "/user-svc/role", &ann, json!({ "id": role })).await;
+    }
+    let waits = json!({ "enrolls": [{ "contactId": "bob@example.org", "role": "ann:guest" }] });
+    call("PUT", "/user-svc/enrolls", &ann, waits).await;
+    let found = async |target: &str| audit(&daemon, json!({ "target": target })).await.len();
+    assert_eq!(found("bob@example.org ann:guest").await, 1, "also who is not registered yet");
+
+    let given = json!({ "enrolls": [{ "userId": ann_id, "role": long }] });
+    let enroll = call("PUT", "/user-svc/enrolls", &ann, given).await["enrolls"][0]["id"].as_str().unwrap().to_owned();
+    call("DELETE", &format!("/user-svc/enroll/{enroll}"), &ann, Value::Null).await;
+    assert_eq!((found(&long).await, found(&enroll).await), (1, 1), "however long");
+
+    let made = call("POST", "/user-svc/organization", &ann, json!({ "name": "Only a name" })).await;
+    assert_eq!(found(made["organization"]["id"].as_str().unwrap()).await, 1, "by the id that it was given");
+
+    // An id that was wished for may look like a slug.
+    let eve = json!({ "user": { "id": "plain", "name": "Eve", "slug": "eve" }, "password": "pass" });
+    call("POST", "/user-svc/user", &admin, eve).await;
+    daemon.login("eve", "pass", "").await;
+    for actor in ["plain", "eve"] {
+        assert_eq!(audit(&daemon, json!({ "actor": actor })).await.len(), 1, "{actor}");
+    }
+    for after in ["x", "[]", "[\"a\"]"] {
+        let answer = daemon.call("POST", "/user-svc/audit", &admin, json!({ "after": after })).await;
+        assert!(answer.status == 400 && answer.error().contains("`after`"), "{}", answer.text);
+    }
+}

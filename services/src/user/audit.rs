@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use openorch_api::{
-    Body, Json,
-    query::Query as Wire,
+    Body, Json, Slug,
     user::{ListAuditRequest, ListAuditResponse},
 };
 use openorch_chassis::{Cx, Error, Result};
@@ -20,8 +19,10 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Resul
     if limit > MAX_PAGE {
         return Err(Error::invalid(format!("`limit` is at most {MAX_PAGE}; `next` goes on")));
     }
-    // Slugs have no `_` in them and ids have.
-    let actor = request.actor.map(|actor| (if actor.contains('_') { "actorId" } else { "actorSlug" }, actor));
+    let actor = match request.actor.filter(|actor| !actor.is_empty()) {
+        Some(actor) if cx.is_id(&actor).await? => Some(("actorId", actor)),
+        actor => actor.map(|actor| ("actorSlug", actor)),
+    };
     let named = [("operation", request.operation), ("target", request.target)];
     let named = named.into_iter().filter_map(|(field, value)| Some((field, value?))).chain(actor);
     let mut query = Query::all().descending("at").limit(limit);
@@ -37,13 +38,21 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Resul
     if from.is_some() || until.is_some() {
         query = query.filter(Filter::range("at", from, until));
     }
-    if let Some(after) = request.after.filter(|after| !after.is_empty()) {
-        let place = Wire { json_after: after, ..Wire::default() };
-        query.after = crate::query::place(&place, 1)?;
-    }
+    query.after = crate::query::place_of(request.after)?;
     let page = cx.audit_entries.page(&query).await?;
     let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
     Ok(Json(ListAuditResponse { entries: page.items.into_iter().map(|row| row.value).collect(), next }))
+}
+
+impl Users {
+    /// Whether this is the id of an account and not its slug. Slugs have no `_` in them and ids that we give have; one
+    /// that was wished for at the account's making may look like a slug, which goes first.
+    async fn is_id(&self, actor: &str) -> Result<bool> {
+        if Slug::parse(actor).is_err() {
+            return Ok(true);
+        }
+        Ok(self.by_slug(actor).await?.is_none() && self.users.get(actor).await?.is_some())
+    }
 }
 
 pub async fn write_refusals(users: Arc<Users>) {

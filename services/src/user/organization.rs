@@ -9,7 +9,7 @@ use openorch_api::{
         OrganizationId, SaveMembershipRequest, SaveOrganizationRequest, SaveOrganizationResponse, User, UserId,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
+use openorch_chassis::{Caller, Cx, Error, Result, audit, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use super::{
@@ -242,6 +242,7 @@ impl Users {
     async fn found_organization(&self, caller: &Caller, row: &OrganizationRow) -> Result<()> {
         let taken = || Error::conflict("organization already exists: its id or slug is taken; choose another");
         let row = &OrganizationRow { founder_id: caller.user_id.to_string(), ..row.clone() };
+        audit::tell_made(&row.id);
         let link = RoleLinkRow::new(&row.app, &caller.user_id, &admin_role(&row.id), row.created_at).by(caller);
         retry(|| async {
             let buried = tombstone_id(&row.id);
