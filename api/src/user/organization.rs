@@ -66,12 +66,18 @@ pub struct ListOrganizationsRequest {
     /// Those made before this time: the newest come first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after_time: Option<Time>,
+    /// The `next` of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListOrganizationsResponse {
     pub organizations: Vec<Organization>,
+    /// Where more come: what to send as `after` with the same question.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -53,7 +53,27 @@ async fn list(
     from: &List,
     matches: &ArgMatches,
 ) -> Result<String, Failure> {
-    print::list(context.format(), &resource.kind, &listed(context, connection, from, matches).await?)
+    let parts = Inputs::of(from.row).fill(given(from.row, matches), None)?;
+    let answer = context.send(connection, from.row, &parts).await?;
+    let text = print::list(context.format(), &resource.kind, &things_at(&answer, from.items)?)?;
+    if let Some(next) = next_of(&answer)? {
+        warn(&format!("there are more; go on with {}", going_on(from.row, &next)));
+    }
+    Ok(text)
+}
+
+/// Where a list goes on, which came in part.
+fn next_of(answer: &Response) -> Result<Option<String>, Failure> {
+    let next = fields(answer)?.get("next").and_then(|next| serde_json::from_str::<String>(next.get()).ok());
+    Ok(next.filter(|next| !next.is_empty()))
+}
+
+/// What to add to the command to see what comes next.
+fn going_on(row: &'static Row, next: &str) -> String {
+    if Inputs::of(row).body_kind("after").is_some() {
+        return format!("--after='{next}'");
+    }
+    format!("--query='{}'", serde_json::json!({ "jsonAfter": next }))
 }
 
 async fn listed(

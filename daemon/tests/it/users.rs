@@ -254,6 +254,20 @@ async fn an_organization_has_members_whose_rights_end_at_once() {
     assert!(claims(token)["ori"].as_array().unwrap().contains(&json!("user-svc:org:{org_1}:admin")));
     let all = call("POST", "/user-svc/organizations", &daemon.admin().await, json!({ "limit": 1 })).await.json();
     assert_eq!(all["organizations"].as_array().unwrap().len(), 1);
+    // Made at one moment, as the clock stands still here: `afterTime` alone would lose some.
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let asked = json!({ "limit": 1, "after": after });
+        let page = call("POST", "/user-svc/organizations", &daemon.admin().await, asked).await.json();
+        seen.extend(page["organizations"].as_array().unwrap().iter().map(|one| one["id"].clone()));
+        match page["next"].as_str() {
+            Some(next) => after = next.to_owned(),
+            None => break,
+        }
+    }
+    let whole = call("POST", "/user-svc/organizations", &daemon.admin().await, Value::Null).await.json();
+    let whole = whole["organizations"].as_array().unwrap().iter().map(|one| one["id"].clone()).collect::<Vec<_>>();
+    assert!(whole.len() > 1 && seen == whole, "{seen:?} {whole:?}");
     assert_eq!(call("POST", "/user-svc/organizations", &bob, Value::Null).await.status, 403);
 
     assert_eq!(call("DELETE", "/user-svc/organization/org_1", &eve, Value::Null).await.status, 403);

@@ -66,7 +66,7 @@ pub async fn list(
 ) -> Result<Json<ListOrganizationsResponse>> {
     let limit = request.limit.filter(|limit| *limit != 0).unwrap_or(PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(Error::invalid(format!("`limit` is from 1 to {MAX_PAGE}; `afterTime` goes on")));
+        return Err(Error::invalid(format!("`limit` is from 1 to {MAX_PAGE}; `next` goes on")));
     }
     let mut query = Query::all().equals("app", &*cx.caller()?.app).descending("createdAt").limit(limit.unsigned_abs());
     if !request.ids.is_empty() {
@@ -75,8 +75,11 @@ pub async fn list(
     if let Some(before) = request.after_time.filter(|time| !time.is_zero()) {
         query = query.filter(Filter::range("createdAt", None, Some(before.to_string().into())));
     }
-    let rows = cx.organizations.find(&query).await?;
-    Ok(Json(ListOrganizationsResponse { organizations: rows.iter().map(|row| row.value.to_wire()).collect() }))
+    query.after = crate::query::place_of(request.after)?;
+    let page = cx.organizations.page(&query).await?;
+    let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
+    let organizations = page.items.iter().map(|row| row.value.to_wire()).collect();
+    Ok(Json(ListOrganizationsResponse { organizations, next }))
 }
 
 pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Json<Empty>> {
