@@ -11,9 +11,31 @@ use serde_json::{Error, Map, Value};
 pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let path = error.path().to_string();
-        let cause = error.into_inner();
-        if path == "." { cause.to_string() } else { format!("`{path}`: {cause}") }
+        let cause = plain(&error.into_inner().to_string());
+        if path == "." { cause } else { format!("`{path}`: {cause}") }
     })
+}
+
+/// What is wrong in words of JSON: the names of our types say nothing to a caller.
+fn plain(cause: &str) -> String {
+    let Some((found, wanted)) = cause.rsplit_once(", expected ") else { return cause.to_owned() };
+    let found = match found {
+        "invalid type: sequence" => "invalid type: a list",
+        "invalid type: map" => "invalid type: an object",
+        other => other,
+    };
+    let wanted = match wanted {
+        "a map" => "an object",
+        "a sequence" => "a list",
+        "i64" => "a whole number",
+        "u64" => "a whole number from 0",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u16" => "a whole number from 0 to 65535",
+        "f64" => "a number",
+        name if name.starts_with("struct ") => "an object",
+        other => other,
+    };
+    format!("{found}, expected {wanted}")
 }
 
 struct Strict(Value);

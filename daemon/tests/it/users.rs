@@ -306,3 +306,19 @@ async fn sessions_are_listed_and_ended_one_by_one() {
     assert_eq!(daemon.call("POST", "/user-svc/user/by-token", &ann, Value::Null).await.status, 200);
     assert_eq!(daemon.call("DELETE", &path, &admin, Value::Null).await.status, 404);
 }
+
+#[tokio::test]
+async fn what_does_not_fit_is_told_in_words_of_json() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    for (body, sentence) in [
+        (json!([]), "Invalid JSON: invalid type: a list, expected an object"),
+        (json!({ "limit": 1.5 }), "Invalid JSON: `limit`: invalid type: floating point `1.5`, expected a whole number"),
+        (json!({ "ids": { "a": 1 } }), "Invalid JSON: `ids`: invalid type: an object, expected a list"),
+    ] {
+        let answer = daemon.call("POST", "/user-svc/users", &admin, body).await;
+        assert_eq!((answer.status.as_u16(), answer.error().as_str()), (400, sentence));
+    }
+    let answer = daemon.call("POST", "/user-svc/invitation", &admin, json!({ "uses": -1 })).await;
+    assert!(answer.error().ends_with("expected a whole number from 0 to 4294967295"), "{}", answer.text);
+}
