@@ -14,9 +14,11 @@ struct Who {
     roles: Option<&'static [&'static str]>,
     /// For a token made for a service.
     is_delegated: bool,
+    /// What it owns and names, by path parameter.
+    owns: Vec<(&'static str, String)>,
 }
 
-/// What a row says of a caller who owns nothing of what is named.
+/// What a row says of a caller, who owns nothing of what is named but what it is said to own.
 fn verdict(row: &Row, who: &Who) -> &'static [u16] {
     const REFUSED: &[u16] = &[403];
     // A thing that is not there has no owner.
@@ -35,9 +37,31 @@ fn verdict(row: &Row, who: &Who) -> &'static [u16] {
     }
     match guard.permission.granted_to.iter().any(|role| roles.contains(role)) {
         true => &[],
+        false if guard.owner && !who.owns.is_empty() => &[],
         false if guard.owner => NOT_FOUND,
         false => REFUSED,
     }
+}
+
+/// Things of an account's own, by the path parameter that names each.
+async fn owned(daemon: &Daemon, token: &str, url: &str) -> Vec<(&'static str, String)> {
+    let call = async |method: &str, path: &str, body: Value| {
+        let answer = daemon.call(method, path, token, body).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+    };
+    call("PUT", "/user-svc/permissions", json!({ "permissions": [{ "id": "owner-svc:p" }] })).await;
+    call("POST", "/user-svc/role", json!({ "id": "owner-svc:r", "name": "R" })).await;
+    let permit = json!({ "id": "permit", "permission": "owner-svc:p", "roles": ["owner-svc:r"] });
+    call("PUT", "/user-svc/permits", json!({ "permits": [permit] })).await;
+    daemon.put_instance(token, json!({ "url": url })).await;
+    let instances = daemon.instances(token).await;
+    let own = instances.iter().find(|instance| instance["slug"] == "owner-svc").unwrap();
+    vec![
+        ("permissionId", "owner-svc:p".to_owned()),
+        ("roleId", "owner-svc:r".to_owned()),
+        ("grantId", "permit".to_owned()),
+        ("id", own["id"].as_str().unwrap().to_owned()),
+    ]
 }
 
 #[tokio::test]
@@ -46,6 +70,8 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
     let echo = Echo::start().await;
     let service = daemon.register("shop-svc").await;
     daemon.put_instance(&service, json!({ "url": echo.url })).await;
+    let of_owner = Echo::start().await;
+    daemon.register("owner-svc").await;
     let user = daemon.register("ann").await;
     daemon.call("POST", "/user-svc/organization", &user, json!({ "id": "org_a" })).await;
     let revoked = token_of(&daemon.login("ann", "pass", "lost").await);
@@ -59,19 +85,33 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
         let admin = token_of(&daemon.login("openorch", "changeme", row.id).await);
         let plain = token_of(&daemon.login("shop-svc", "pass", row.id).await);
         let of_organization = token_of(&daemon.login("ann", "pass", row.id).await);
+        let owner = token_of(&daemon.login("owner-svc", "pass", row.id).await);
+        let is_owners = matches!(row.access, Access::Needs(guard) if guard.owner);
+        let owns = if is_owners { owned(&daemon, &owner, &of_owner.url).await } else { Vec::new() };
+        let who = |name, token: &str, roles| Who {
+            name,
+            token: token.to_owned(),
+            roles,
+            is_delegated: false,
+            owns: Vec::new(),
+        };
         for who in [
-            Who { name: "nobody", token: String::new(), roles: None, is_delegated: false },
-            Who { name: "a revoked session", token: revoked.clone(), roles: None, is_delegated: false },
-            Who { name: "a service", token: plain, roles: Some(USER), is_delegated: false },
-            Who { name: "an organization's admin", token: of_organization, roles: Some(USER), is_delegated: false },
-            Who { name: "a service for an admin", token: delegated.clone(), roles: Some(ADMIN), is_delegated: true },
-            Who { name: "an admin", token: admin, roles: Some(ADMIN), is_delegated: false },
+            who("nobody", "", None),
+            who("a revoked session", &revoked, None),
+            who("a service", &plain, Some(USER)),
+            who("an organization's admin", &of_organization, Some(USER)),
+            Who { owns, ..who("an owner", &owner, Some(USER)) },
+            Who { is_delegated: true, ..who("a service for an admin", &delegated, Some(ADMIN)) },
+            who("an admin", &admin, Some(ADMIN)),
         ] {
-            let path =
-                row.path_parameters().fold(row.path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), "x"));
+            let named = |name: &str| who.owns.iter().find(|(owned, _)| *owned == name).map_or("x", |(_, id)| id);
+            let path = row
+                .path_parameters()
+                .fold(row.path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), named(name)));
             let status = daemon.call(row.method.as_str(), &path, &who.token, Value::Null).await.status.as_u16();
             let want = verdict(row, &who);
             if want.is_empty() {
+                assert!(who.owns.is_empty() || (200..300).contains(&status), "{} by {}: {status}", row.id, who.name);
                 // It got in; what it finds there is another test's matter. `is-authorized` says no with 401.
                 let answers_401 = [openorch_api::user::IS_AUTHORIZED.row.id, openorch_api::user::LOGIN.row.id];
                 assert!(status != 401 || answers_401.contains(&row.id), "{} by {}: {status}", row.id, who.name);
