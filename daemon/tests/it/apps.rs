@@ -337,3 +337,55 @@ async fn a_stolen_token_cannot_be_multiplied_beyond_what_one_call_ends() {
     let ended = daemon.call("DELETE", "/user-svc/tokens", &ann, json!({ "device": "laptop" })).await;
     assert_eq!((ended.status.as_u16(), sessions().await), (200, 2));
 }
+
+#[tokio::test]
+async fn who_manages_accounts_of_one_app_reaches_none_of_another_and_comes_to_no_more_by_it() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    make_app(&daemon, &admin, HOST).await;
+    make_app(&daemon, &admin, "other.example.com").await;
+    let (desk, help) = (daemon.register("desk").await, token_of(&register(&daemon, "help", HOST).await));
+    for permission in
+        ["user-svc:user:passwordReset", "user-svc:user:edit", "user-svc:user:delete", "user-svc:token:revoke"]
+    {
+        let permit = json!({ "permits": [{ "permission": permission, "slugs": ["help"], "appHost": HOST }] });
+        assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit).await.status, 200);
+        let grant = json!({ "grants": [{ "permissionId": permission, "slugs": ["desk"] }] });
+        assert_eq!(daemon.call("PUT", "/user-svc/grants", &admin, grant).await.status, 200);
+    }
+    let mut ids = Vec::new();
+    for (slug, host) in [("near", HOST), ("mighty", HOST), ("both", HOST), ("far", "other.example.com")] {
+        let token = token_of(&register(&daemon, slug, host).await);
+        ids.push(claims(&token)["oui"].clone());
+    }
+    let role = enroll(&daemon, &admin, &ids[2], "user-svc:user", "other.example.com").await;
+    assert_eq!(role.status, 200, "{}", role.text);
+    let grant = json!({ "grants": [{ "permissionId": "user-svc:grant:create", "slugs": ["mighty"] }] });
+    assert_eq!(daemon.call("PUT", "/user-svc/grants", &admin, grant).await.status, 200);
+    let [near, mighty, both, far] = [0, 1, 2, 3].map(|at: usize| ids[at].as_str().unwrap());
+    let status = async |token: &str, method: &str, path: String, body: Value| {
+        daemon.call(method, &path, token, body).await.status.as_u16()
+    };
+    let reset = async |token: &str, id: &str| {
+        status(token, "POST", format!("/user-svc/{id}/reset-password"), json!({ "newPassword": "pass" })).await
+    };
+    let edit = async |token: &str, id: &str| {
+        status(token, "PUT", format!("/user-svc/user/{id}"), json!({ "name": "Renamed" })).await
+    };
+    let sessions = async |token: &str, id: &str| {
+        let listed = daemon.call("GET", &format!("/user-svc/sessions?userId={id}"), token, Value::Null).await;
+        listed.json()["sessions"].as_array().unwrap().len()
+    };
+    assert_eq!((sessions(&help, far).await, sessions(&desk, far).await), (0, 1));
+    let ended = json!({ "userId": far, "allTokens": true });
+    assert_eq!(status(&help, "DELETE", "/user-svc/tokens".into(), ended).await, 200, "none of those it may end");
+    assert_eq!(sessions(&desk, far).await, 1);
+    assert_eq!((reset(&help, near).await, edit(&help, near).await), (200, 200));
+    for id in [both, far] {
+        assert_eq!((reset(&help, id).await, edit(&help, id).await), (403, 403), "{id}");
+        assert_eq!(status(&help, "DELETE", format!("/user-svc/user/{id}"), Value::Null).await, 403, "{id}");
+        assert_eq!((reset(&desk, id).await, edit(&desk, id).await), (200, 200), "who may in all apps: {id}");
+    }
+    assert_eq!((reset(&help, mighty).await, reset(&desk, mighty).await, edit(&desk, mighty).await), (403, 403, 200));
+    assert_eq!((reset(&admin, mighty).await, sessions(&admin, mighty).await), (200, 0));
+}

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use moka::sync::Cache;
 use openorch_api::user::User;
-use openorch_chassis::Result;
+use openorch_chassis::{Caller, Result};
 
 use super::{
     keys::Claims,
@@ -71,6 +71,23 @@ impl Account {
     /// The roles that it has in an app.
     pub fn roles_in(&self, app: &str) -> &Roles {
         self.by_app.get(app).unwrap_or(&self.everywhere)
+    }
+
+    /// The apps that it is in, `*` for all of them.
+    pub fn apps(&self) -> impl Iterator<Item = &str> {
+        self.member_of.iter().map(|app| &**app)
+    }
+
+    /// The account as a caller in an app.
+    pub fn caller_in(&self, app: &str) -> Caller {
+        Caller {
+            user_id: self.id.clone(),
+            slug: self.slug.clone(),
+            session_id: "".into(),
+            roles: self.roles_in(app).clone(),
+            app: app.into(),
+            audience: None,
+        }
     }
 
     /// Whether it may have sessions in an app: in the default one each account may, in others those that have a role there

@@ -7,7 +7,7 @@ use openorch_api::{
 use openorch_chassis::{Cx, Error, Identity, Result};
 use openorch_store::Query as Asked;
 
-use super::{Users, rows::SessionRow, session::UNKNOWN_DEVICE};
+use super::{Users, memory::Account, rows::SessionRow, session::UNKNOWN_DEVICE};
 
 pub async fn list(cx: Cx<Users>, Query(request): Query<ListSessionsRequest>) -> Result<Json<ListSessionsResponse>> {
     let caller = cx.caller()?;
@@ -18,8 +18,10 @@ pub async fn list(cx: Cx<Users>, Query(request): Query<ListSessionsRequest>) -> 
             caller.slug, TOKEN_REVOKE.id
         )));
     }
+    let own = cx.known_account(&caller.user_id).await?;
     let found = cx.sessions.find(&Asked::all().equals("userId", user_id)).await?;
-    let sessions = found.into_iter().map(|row| row.value).filter(|row| !cx.is_over(row)).map(|row| Session {
+    let is_shown = |row: &SessionRow| !cx.is_over(row) && cx.may_end(&own, row);
+    let sessions = found.into_iter().map(|row| row.value).filter(is_shown).map(|row| Session {
         current: *row.id == *caller.session_id,
         used_at: cx.last_use(&row),
         id: row.id,
@@ -35,8 +37,8 @@ pub async fn list(cx: Cx<Users>, Query(request): Query<ListSessionsRequest>) -> 
 pub async fn revoke(cx: Cx<Users>, Path(id): Path<SessionId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let found = cx.sessions.get(&id.0).await?;
-    let may = |row: &SessionRow| *row.user_id == *caller.user_id || cx.allows(caller, TOKEN_REVOKE.id);
-    let Some(found) = found.filter(|found| may(&found.value)) else {
+    let own = cx.known_account(&caller.user_id).await?;
+    let Some(found) = found.filter(|found| cx.may_end(&own, &found.value)) else {
         return Err(Error::not_found(format!("there is no session `{}`; GET /user-svc/sessions lists yours", id.0)));
     };
     cx.end_these(&found.value.user_id, &[id.0]).await?;
@@ -64,12 +66,14 @@ pub async fn revoke_tokens(cx: Cx<Users>, Body(request): Body<RevokeTokensReques
     // Programs that name no device share one session: someone who signs out everywhere does not mean to stop them. An
     // admin who ends the sessions of an account means all of them.
     let spares_programs = |of: &str, id: &str| of == UNKNOWN_DEVICE && others.is_none() && *id != *caller.session_id;
+    let own = cx.known_account(&caller.user_id).await?;
     let ended: Vec<String> = cx
         .sessions
         .find(&Asked::all().equals("userId", user_id))
         .await?
         .into_iter()
         .map(|found| found.value)
+        .filter(|row| cx.may_end(&own, row))
         .filter(|row| match &device {
             _ if all => !spares_programs(&row.device, &row.id),
             Some(device) => row.device == *device,
@@ -82,4 +86,11 @@ pub async fn revoke_tokens(cx: Cx<Users>, Body(request): Body<RevokeTokensReques
     }
     cx.end_these(user_id, &ended).await?;
     Ok(Json(Empty {}))
+}
+
+impl Users {
+    /// The own sessions, and those of others in each app where the account may end them.
+    fn may_end(&self, own: &Account, row: &SessionRow) -> bool {
+        *row.user_id == *own.id || self.allows(&own.caller_in(&row.app), TOKEN_REVOKE.id)
+    }
 }

@@ -9,10 +9,10 @@ use openorch_api::{
     Body, Json, Path, Slug, query,
     user::{
         CreateUserRequest, CreateUserResponse, DeletedSlug, Empty, GetUsersRequest, GetUsersResponse,
-        ResetPasswordRequest, SaveSelfRequest, UserId, UserInput,
+        ResetPasswordRequest, SaveSelfRequest, USER_DELETE, USER_EDIT, USER_PASSWORD_RESET, UserId, UserInput,
     },
 };
-use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_chassis::{Cx, Error, Identity, Result, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use super::{
@@ -143,6 +143,8 @@ pub async fn save(
     cx: Cx<Users>,
     (Path(id), Body(request)): (Path<UserId>, Body<SaveSelfRequest>),
 ) -> Result<Json<Empty>> {
+    let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+    cx.refuse_elsewhere(&cx, &user, USER_EDIT.id).await?;
     cx.save_profile(&id.0, Profile::checked(request)?, unknown(&id)).await
 }
 
@@ -155,6 +157,8 @@ pub async fn reset_password(
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
     cx.refuse_over_admin(&cx, &user).await?;
+    cx.refuse_elsewhere(&cx, &user, USER_PASSWORD_RESET.id).await?;
+    cx.refuse_mightier(&cx, &user).await?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
     let hash = cx.passwords.hash(new, Purpose::SignIn, cx.request.client_ip).await?;
     let row = PasswordRow { hash, is_default, updated_at: cx.now() };
@@ -176,6 +180,7 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
     cx.refuse_over_admin(&cx, &user).await?;
+    cx.refuse_elsewhere(&cx, &user, USER_DELETE.id).await?;
     retry(|| async {
         let Stored { version, value: user, .. } = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?;
         let mut batch = Batch::new().with(cx.users.delete(&user.id, Some(version)));
@@ -305,6 +310,40 @@ impl Users {
         let is_admin = account.roles_in(DEFAULT_APP).iter().any(|role| **role == *openorch_api::role::ADMIN);
         if is_admin && !cx.caller()?.is_admin() {
             return Err(Error::forbidden(format!("`{}` is an admin: that is for admins to do", user.slug)));
+        }
+        Ok(())
+    }
+
+    /// Accounts are of all apps: who may manage those of one has no hand in another by them.
+    async fn refuse_elsewhere(&self, cx: &Cx<Users>, user: &UserRow, permission: &str) -> Result<()> {
+        let caller = cx.caller()?;
+        let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
+        let own = self.known_account(&caller.user_id).await?;
+        if account.apps().all(|app| self.allows(&own.caller_in(app), permission)) {
+            return Ok(());
+        }
+        Err(Error::forbidden(format!(
+            "`{}` is not of this app alone: that is for who may do this in all apps, such as an admin",
+            user.slug
+        )))
+    }
+
+    /// Who sets a password can be that account: nobody comes to more of what not everybody may by that.
+    async fn refuse_mightier(&self, cx: &Cx<Users>, user: &UserRow) -> Result<()> {
+        let caller = cx.caller()?;
+        let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
+        let own = self.known_account(&caller.user_id).await?;
+        for app in account.apps().chain([DEFAULT_APP]) {
+            let (theirs, own) = (account.caller_in(app), own.caller_in(app));
+            let more = openorch_api::permissions()
+                .filter(|permission| !permission.granted_to.contains(&openorch_api::role::USER))
+                .find(|permission| self.allows(&theirs, permission.id) && !self.allows(&own, permission.id));
+            if let Some(permission) = more {
+                return Err(Error::forbidden(format!(
+                    "`{}` has the permission `{}`, which you lack: its password is for admins to set",
+                    user.slug, permission.id
+                )));
+            }
         }
         Ok(())
     }
