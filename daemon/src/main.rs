@@ -55,8 +55,12 @@ enum Command {
 
 #[derive(Subcommand)]
 enum AdminCommand {
-    /// Set the password of `openorch` and end its sessions; from OPENORCH_ADMIN_PASSWORD, a prompt, or standard input
-    ResetPassword,
+    /// Set the password of an admin and end its sessions; from OPENORCH_ADMIN_PASSWORD, a prompt, or standard input
+    ResetPassword {
+        /// Which admin
+        #[arg(long, default_value = "openorch")]
+        slug: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,7 +71,9 @@ fn main() -> ExitCode {
             tokio::runtime::Runtime::new().map_err(|error| StartError(format!("the runtime cannot start: {error}")))?;
         let outcome = match cli.command {
             None => runtime.block_on(serve(settings)),
-            Some(Command::Admin { command: AdminCommand::ResetPassword }) => runtime.block_on(reset(settings)),
+            Some(Command::Admin { command: AdminCommand::ResetPassword { slug } }) => {
+                runtime.block_on(reset(settings, &slug))
+            }
             Some(Command::Backup { file }) => told(runtime.block_on(keep::backup(&settings, &file, SystemClock.now()))),
             Some(Command::Restore { file }) => told(runtime.block_on(keep::restore(&settings, &file))),
             Some(Command::Check) => told(runtime.block_on(keep::check(&settings))),
@@ -206,20 +212,20 @@ fn raise_file_limit() {
     }
 }
 
-async fn reset(settings: Settings) -> Result<(), StartError> {
+async fn reset(settings: Settings, slug: &str) -> Result<(), StartError> {
     let password = match &settings.secrets.admin_password {
         Some(password) => password.clone(),
-        None => read_password()?,
+        None => read_password(slug)?,
     };
-    openorch::reset_admin_password(&settings, Arc::new(SystemClock), &password).await?;
-    println!("the password of `openorch` is set; its sessions have ended");
+    openorch::reset_admin_password(&settings, Arc::new(SystemClock), slug, &password).await?;
+    println!("the password of `{slug}` is set; its sessions have ended");
     Ok(())
 }
 
-fn read_password() -> Result<String, StartError> {
+fn read_password(slug: &str) -> Result<String, StartError> {
     let failed = |error: std::io::Error| StartError(format!("no password could be read: {error}"));
     if std::io::stdin().is_terminal() {
-        return rpassword::prompt_password("New password of `openorch`: ").map_err(failed);
+        return rpassword::prompt_password(format!("New password of `{slug}`: ")).map_err(failed);
     }
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).map_err(failed)?;

@@ -249,10 +249,11 @@ fn way_out(default_password: bool, published_key: bool) -> Option<String> {
     }
 }
 
-/// Sets the admin's password while no daemon runs on the folder.
+/// Sets the password of an admin while no daemon runs on the folder.
 pub async fn reset_admin_password(
     settings: &Settings,
     clock: Arc<dyn Clock>,
+    slug: &str,
     password: &str,
 ) -> Result<(), StartError> {
     let folder = settings.server_dir();
@@ -264,7 +265,7 @@ pub async fn reset_admin_password(
     let outcome = async {
         store.open_collections(&collections).await?;
         let rules = settings.user(settings.listen.ip().is_loopback()).password_rules;
-        Ok(user::reset_admin_password(store.clone(), &*clock, rules, password).await?)
+        Ok(user::reset_admin_password(store.clone(), &*clock, rules, slug, password).await?)
     };
     let outcome = outcome.await;
     store.close().await;

@@ -208,6 +208,25 @@ async fn the_admin_password_is_reset_while_the_daemon_is_stopped() {
     assert!(post(&process.url, "/user-svc/login", "", login("changeme")).await.is_none());
     assert!(post(&process.url, "/user-svc/login", "", login("new")).await.is_some());
     assert!(post(&process.url, "/user-svc/user/by-token", &old, json!({})).await.is_none(), "its sessions ended");
+
+    // Another admin may be the one who is left.
+    let admin = post(&process.url, "/user-svc/login", "", login("new")).await.unwrap();
+    let second = json!({ "user": { "slug": "second", "name": "Second" }, "roleIds": ["user-svc:admin"] });
+    let token = admin["token"]["token"].as_str().unwrap();
+    assert!(post(&process.url, "/user-svc/user", token, second).await.is_some());
+    drop(process);
+    let reset = |slug: &str| {
+        let mut command = command(folder.path());
+        command.args(["admin", "reset-password", "--slug", slug]).env("OPENORCH_ADMIN_PASSWORD", "another");
+        command
+    };
+    let text = refused(&mut reset("nobody"));
+    assert!(text.contains("--slug") && text.contains("`openorch`") && text.contains("`second`"), "{text}");
+    assert!(reset("second").status().unwrap().success());
+    let process = start(folder.path());
+    let second = json!({ "slug": "second", "password": "another" });
+    assert!(post(&process.url, "/user-svc/login", "", second).await.is_some());
+    assert!(post(&process.url, "/user-svc/login", "", login("new")).await.is_some());
 }
 
 #[tokio::test]

@@ -34,6 +34,9 @@ pub const ADMIN_SLUG: &str = "openorch";
 /// The password that everybody knows (contract decision 12): while it stands, the daemon listens on loopback only.
 pub const DEFAULT_ADMIN_PASSWORD: &str = "changeme";
 
+/// How many admins an error names.
+const SHOWN: usize = 5;
+
 const BUILT_IN_ROLES: &[(&str, &str, &str)] = &[
     (role::ADMIN, "Admin", "May do whatever the daemon can do."),
     (role::USER, "User", "What every account may do that registers."),
@@ -127,22 +130,28 @@ pub async fn prepare(
     }))
 }
 
-/// Sets the admin's password and ends all its sessions, while no daemon runs on the store.
+/// Sets the password of an admin and ends all its sessions, while no daemon runs on the store.
 pub async fn reset_admin_password(
     store: Arc<dyn Store>,
     clock: &dyn openorch_chassis::clock::Clock,
     rules: PasswordRules,
+    slug: &str,
     password: &str,
 ) -> Result<(), StartError> {
     rules.check(password).map_err(|error| StartError(format!("the new password is refused: {error}")))?;
     let users: Table<UserRow> = Table::new(store.clone(), &USERS);
-    let found = users.find(&Query::all().equals("slug", ADMIN_SLUG)).await?;
-    let admin = found.first().ok_or_else(|| {
-        StartError(format!(
-            "there is no account `{ADMIN_SLUG}` in this data folder: it was never started, or is another's"
-        ))
-    })?;
-    set_admin_password(&store, &admin.id, password, Time(clock.now())).await
+    let links: Table<RoleLinkRow> = Table::new(store.clone(), &ROLE_LINKS);
+    let links = links.find(&Query::all().equals("roleId", role::ADMIN)).await?;
+    let ids: Vec<String> = links.into_iter().map(|link| link.value.user_id).collect();
+    let admins = users.find(&Query::all().is_in("id", ids)).await?;
+    if let Some(admin) = admins.iter().find(|admin| admin.value.slug == slug) {
+        return set_admin_password(&store, &admin.id, password, Time(clock.now())).await;
+    }
+    let names: Vec<String> = admins.iter().take(SHOWN).map(|admin| format!("`{}`", admin.value.slug)).collect();
+    Err(StartError(match names.as_slice() {
+        [] => "there is no admin in this data folder: it was never started, or is another's".to_owned(),
+        names => format!("there is no admin `{slug}`; name one with --slug: {}", names.join(", ")),
+    }))
 }
 
 /// Writes the password and ends all sessions of the admin, in one batch.
