@@ -163,7 +163,10 @@ async fn get(context: &Context, resource: &Resource, from: &List, name: &str) ->
     let is_meant = |item: &&Thing| [resource.kind.name, "id"].iter().any(|field| item.text_at(field) == name);
     match items.iter().find(is_meant) {
         Some(item) => print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, item),
-        None => Err(Failure::NotFound(format!("there is no {0} `{name}`; `oo {0} ls` lists them", resource.noun))),
+        None => Err(Failure::NotFound(format!(
+            "there is no {0} with the {1} `{name}`; `oo {0} ls` lists them",
+            resource.noun, resource.kind.name
+        ))),
     }
 }
 
