@@ -389,3 +389,22 @@ async fn who_manages_accounts_of_one_app_reaches_none_of_another_and_comes_to_no
     assert_eq!((reset(&help, mighty).await, reset(&desk, mighty).await, edit(&desk, mighty).await), (403, 403, 200));
     assert_eq!((reset(&admin, mighty).await, sessions(&admin, mighty).await), (200, 0));
 }
+
+#[tokio::test]
+async fn who_may_save_grants_in_one_app_gives_nothing_in_another() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    make_app(&daemon, &admin, HOST).await;
+    let there = token_of(&register(&daemon, "help", HOST).await);
+    let permit = json!({ "permits": [{ "permission": "user-svc:grant:create", "slugs": ["help"], "appHost": HOST }] });
+    assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit).await.status, 200);
+    let here = token_of(&login(&daemon, "help", "").await);
+    let view = "user-svc:organization:view";
+    let grant = json!({ "grants": [{ "permissionId": view, "slugs": ["help"] }] });
+    assert_eq!(daemon.call("PUT", "/user-svc/grants", &here, grant.clone()).await.status, 403);
+    assert_eq!(daemon.call("PUT", "/user-svc/grants", &there, grant.clone()).await.status, 200);
+    assert_eq!((has(&daemon, &there, view).await, has(&daemon, &here, view).await), (true, false));
+    // An admin's counts in all.
+    assert_eq!(daemon.call("PUT", "/user-svc/grants", &admin, grant).await.status, 200);
+    assert!(has(&daemon, &here, view).await);
+}

@@ -4,11 +4,11 @@
 use openorch_api::{
     Body, Json, Path, Slug,
     user::{
-        Empty, Grant, GrantId, ListGrantsRequest, ListGrantsResponse, ListPermitsRequest, ListPermitsResponse, Permit,
-        SaveGrantsRequest, SavePermitsRequest,
+        Empty, GRANT_CREATE, Grant, GrantId, ListGrantsRequest, ListGrantsResponse, ListPermitsRequest,
+        ListPermitsResponse, Permit, SaveGrantsRequest, SavePermitsRequest,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result};
+use openorch_chassis::{Caller, Cx, Error, Identity, Result};
 use openorch_store::Batch;
 
 use super::{
@@ -79,6 +79,10 @@ async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result
         check(one)?;
     }
     let now = cx.now();
+    // A grant counts in all apps; one of who may save them in some apps alone counts where it was saved.
+    let own = cx.known_account(&caller.user_id).await?;
+    let may_everywhere = caller.is_admin() || cx.allows(&own.caller_in(ALL_APPS), GRANT_CREATE.id);
+    let usual_app = if may_everywhere { ALL_APPS } else { &*caller.app };
     cx.change_rules(|rules| {
         let mut changes = Vec::new();
         let mut fresh = 0;
@@ -95,7 +99,7 @@ async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result
                 permission_id: one.permission_id,
                 slugs: one.slugs,
                 role_ids: one.role_ids.unwrap_or_else(|| kept.map_or_else(Vec::new, |row| row.role_ids.clone())),
-                app: one.app.or_else(|| kept.map(|row| row.app.clone())).unwrap_or_else(|| ALL_APPS.into()),
+                app: one.app.or_else(|| kept.map(|row| row.app.clone())).unwrap_or_else(|| usual_app.to_owned()),
                 owner_id: kept.map_or_else(|| caller.user_id.to_string(), |row| row.owner_id.clone()),
                 created_at: before.map_or(now, |row| row.created_at),
                 updated_at: now,
