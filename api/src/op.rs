@@ -45,7 +45,13 @@ pub struct Permission {
     pub description: &'static str,
     /// The built-in roles that hold it when the daemon is first started.
     pub granted_to: &'static [&'static str],
+    /// Whether it is about what belongs to no app, or to all: then it is held by those alone who hold it in the default
+    /// app or in all apps.
+    pub of_all_apps: bool,
 }
+
+/// [`Permission::of_all_apps`].
+pub const ALL_APPS: bool = true;
 
 /// Who may call an operation.
 #[derive(Clone, Copy, Debug)]
@@ -220,7 +226,7 @@ pub const TEMPLATE: Row = Row {
     aliases: &[],
     doc: "",
     access: Access::Needs(Guard {
-        permission: &Permission { id: "", description: "", granted_to: &[] },
+        permission: &Permission { id: "", description: "", granted_to: &[], of_all_apps: false },
         also_slugs: &[],
         owner: false,
     }),
@@ -238,13 +244,14 @@ pub const TEMPLATE: Row = Row {
 /// Declares the permissions of a service and the list of them.
 #[macro_export]
 macro_rules! permissions {
-    ($($name:ident $id:literal $description:literal [$($role:ident),*];)*) => {
+    ($($name:ident $id:literal $description:literal [$($role:ident),*] $(, $reach:ident)?;)*) => {
         $(
             #[doc = $description]
             pub static $name: $crate::Permission = $crate::Permission {
                 id: $id,
                 description: $description,
                 granted_to: &[$($crate::role::$role),*],
+                of_all_apps: [$($crate::op::$reach,)? false][0],
             };
         )*
         /// The permissions of this service; seeded when the daemon first starts.

@@ -19,6 +19,8 @@ pub struct Caller {
     pub session_id: Arc<str>,
     /// The role ids the account has now (never those of an older token text).
     pub roles: Arc<[Box<str>]>,
+    /// Those it has in the default app, which decide about what belongs to no app.
+    pub default_app_roles: Arc<[Box<str>]>,
     /// The tenant (contract decision 11).
     pub app: Arc<str>,
     /// For a delegated token (contract decision 9) the slug of the service it was minted for.

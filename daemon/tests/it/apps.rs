@@ -408,3 +408,19 @@ async fn who_may_save_grants_in_one_app_gives_nothing_in_another() {
     assert_eq!(daemon.call("PUT", "/user-svc/grants", &admin, grant).await.status, 200);
     assert!(has(&daemon, &here, view).await);
 }
+
+#[tokio::test]
+async fn who_may_something_in_one_app_is_not_let_at_what_is_of_all_of_them() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    make_app(&daemon, &admin, HOST).await;
+    let there = token_of(&register(&daemon, "help", HOST).await);
+    let list = async |token: &str| daemon.call("POST", "/user-svc/users", token, json!({})).await.status.as_u16();
+    let permit =
+        |app: &str| json!({ "permits": [{ "permission": "user-svc:user:view", "slugs": ["help"], "appHost": app }] });
+    assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit(HOST)).await.status, 200);
+    assert_eq!((list(&there).await, has(&daemon, &there, "user-svc:user:view").await), (403, false));
+    // What it has in the default app, or in all of them, counts here too.
+    assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit("unnamed")).await.status, 200);
+    assert_eq!((list(&there).await, has(&daemon, &there, "user-svc:user:view").await), (200, true));
+}

@@ -65,6 +65,7 @@ impl Bench {
             slug: "a-svc".into(),
             session_id: "".into(),
             roles: Arc::new([]),
+            default_app_roles: Arc::new([]),
             app: "unnamed".into(),
             audience: None,
         };

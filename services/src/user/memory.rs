@@ -85,6 +85,7 @@ impl Account {
             slug: self.slug.clone(),
             session_id: "".into(),
             roles: self.roles_in(app).clone(),
+            default_app_roles: self.roles_in(DEFAULT_APP).clone(),
             app: app.into(),
             audience: None,
         }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use openorch_api::user::Delegation;
@@ -13,8 +13,8 @@ use openorch_store::{Batch, Filter, Query, Store, StoreError, Table, Write};
 use super::{
     Users,
     rows::{
-        ALL_APPS, APPS, AppRow, CONTACT_ENROLLS, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS,
-        PermissionLinkRow, PermissionRow, ROLE_LINKS, ROLES, RoleRow,
+        ALL_APPS, APPS, AppRow, CONTACT_ENROLLS, DEFAULT_APP, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS,
+        PERMISSIONS, PermissionLinkRow, PermissionRow, ROLE_LINKS, ROLES, RoleRow,
     },
 };
 
@@ -23,6 +23,10 @@ const MAX_ID_BYTES: usize = 256;
 const CLEARED_AT_ONCE: usize = 2000;
 /// How many names an id is made of, at most.
 const MAX_ID_PARTS: usize = 8;
+/// See [`openorch_api::Permission::of_all_apps`].
+static OF_ALL_APPS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    openorch_api::permissions().filter(|permission| permission.of_all_apps).map(|permission| permission.id).collect()
+});
 
 /// The rules as checks and lists read them.
 #[derive(Clone, Default)]
@@ -96,13 +100,25 @@ impl Rules {
 
     /// Whether the caller's roles, or grants to them or to its slug, give the permission.
     pub fn allow(&self, caller: &Caller, permission: &str) -> bool {
-        if caller.roles.iter().any(|role| self.role_has(role, permission)) {
-            return true;
+        let allow = |app: &str, roles: &[Box<str>]| {
+            let by_role = roles.iter().any(|role| self.role_has(role, permission));
+            by_role || self.grant(app, &caller.slug, roles, permission)
+        };
+        if !allow(&caller.app, &caller.roles) {
+            return false;
         }
+        // Who may something in one app is not let at what belongs to no app by that.
+        matches!(&*caller.app, DEFAULT_APP | ALL_APPS)
+            || !OF_ALL_APPS.contains(permission)
+            || allow(DEFAULT_APP, &caller.default_app_roles)
+    }
+
+    fn grant(&self, app: &str, slug: &str, roles: &[Box<str>], permission: &str) -> bool {
         self.granted.get(permission).is_some_and(|granted| {
-            [&*caller.app, ALL_APPS].into_iter().filter_map(|app| granted.0.get(app)).any(|granted| {
-                granted.slugs.contains(&*caller.slug) || caller.roles.iter().any(|role| granted.roles.contains(role))
-            })
+            [app, ALL_APPS]
+                .into_iter()
+                .filter_map(|app| granted.0.get(app))
+                .any(|granted| granted.slugs.contains(slug) || roles.iter().any(|role| granted.roles.contains(role)))
         })
     }
 

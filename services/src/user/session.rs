@@ -235,6 +235,7 @@ impl Identity for Users {
                 slug: account.slug.clone(),
                 session_id: session.id.clone(),
                 roles: account.roles_in(&session.app).clone(),
+                default_app_roles: account.roles_in(DEFAULT_APP).clone(),
                 app: session.app.clone(),
                 audience: verified.audience.clone(),
             })

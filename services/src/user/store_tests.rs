@@ -122,6 +122,7 @@ impl Bench {
             slug: owner.slug.into(),
             session_id: "".into(),
             roles: Arc::new([openorch_api::role::ADMIN.into()]),
+            default_app_roles: Arc::new([openorch_api::role::ADMIN.into()]),
             app: "unnamed".into(),
             audience: None,
         };
