@@ -176,7 +176,7 @@ macro_rules! path_values {
 
             impl $crate::input::PathValue for $name {
                 fn parse(text: String) -> Result<Self, $crate::InvalidInput> {
-                    $crate::input::check_name(stringify!($name), &text, $limit)?;
+                    $crate::input::check_parameter(stringify!($name), &text, $limit)?;
                     Ok($name(text))
                 }
                 fn text(&self) -> &str {
@@ -185,6 +185,14 @@ macro_rules! path_values {
             }
         )*
     };
+}
+
+/// [`check_name`] of a path parameter, of which its type is told as the path has it: `userId` for `UserId`.
+pub fn check_parameter(kind: &str, text: &str, limit: usize) -> Result<(), InvalidInput> {
+    check_name("", text, limit).or_else(|_| {
+        let (first, rest) = kind.split_at(kind.len().min(1));
+        check_name(&format!("{}{rest}", first.to_lowercase()), text, limit)
+    })
 }
 
 /// Refuses what no name of ours can be: empty, longer than `limit` bytes, or with control characters in it.
@@ -199,4 +207,16 @@ pub fn check_name(what: &str, text: &str, limit: usize) -> Result<(), InvalidInp
         return Err(InvalidInput(format!("{what} contains a control character")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_parameter_is_named_as_in_the_path() {
+        let told = check_parameter("UserId", &"x".repeat(129), 128).unwrap_err().0;
+        assert_eq!(told, "userId has 129 bytes; at most 128 are allowed");
+        assert!(check_parameter("UserId", "usr_1", 128).is_ok());
+    }
 }
