@@ -125,3 +125,8 @@ impl Pieces {
 pub(crate) fn not_taken() -> StoreError {
     StoreError::TimedOut("the rest of the answer was not taken in time; ask again, and take it faster".into())
 }
+
+/// Why an answer is not given that would have to wait too long for others to end.
+pub(crate) fn too_many_streams() -> StoreError {
+    StoreError::TimedOut("too many long answers are being given at the same time; try again".into())
+}

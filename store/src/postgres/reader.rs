@@ -16,7 +16,7 @@ use super::Known;
 use super::errors::Failure;
 use super::sessions::{Lease, Lessor, closed, prepare};
 use super::statements::{Value, row_of};
-use crate::rows::Pieces;
+use crate::rows::{Pieces, too_many_streams};
 use crate::sql::{CountPlan, Plan};
 use crate::{Page, Result, Row, Rows, StoreError};
 
@@ -319,8 +319,4 @@ fn too_long(limit: Duration) -> StoreError {
         "reading took longer than {} s; ask for less, or by fields that are declared",
         limit.as_secs_f32()
     ))
-}
-
-fn too_many_streams() -> StoreError {
-    StoreError::TimedOut("too many long answers are being given at the same time; try again".into())
 }

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
 
 use super::errors::from_sqlite;
 use super::folder::Folder;
 use super::run;
-use crate::rows::{Given, Pieces, not_taken};
+use crate::rows::{Given, Pieces, not_taken, too_many_streams};
 use crate::sql::Plan;
 use crate::{Result, Row, Rows, StoreError};
 
@@ -170,7 +171,8 @@ impl Readers {
 
     /// Gives an answer away piece by piece, from a thread of its own.
     pub(super) async fn stream(&self, plan: Plan) -> Result<Rows> {
-        let turn = self.streams.clone().acquire_owned().await.map_err(|_| closed())?;
+        let turn = timeout(self.shared.limits.read, self.streams.clone().acquire_owned()).await;
+        let turn = turn.map_err(|_| too_many_streams())?.map_err(|_| closed())?;
         let (pieces, mut rows) = Rows::new(PIECES_WAITING);
         let (shared, left) = (self.shared.clone(), rows.left().clone());
         let read = move || {

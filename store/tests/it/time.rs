@@ -13,6 +13,7 @@ const T: &str = THINGS.name;
 cases_of_engines! {
     a_read_that_takes_too_long_is_ended_and_said_so,
     a_stream_whose_rows_nobody_takes_is_ended_and_says_so,
+    a_stream_that_waits_too_long_for_others_is_refused,
     a_stream_that_is_dropped_ends_its_reading_at_once,
     a_stream_shows_one_moment_and_holds_up_no_writer,
 }
@@ -54,6 +55,23 @@ async fn a_stream_whose_rows_nobody_takes_is_ended_and_says_so(bench: Bench) {
     assert_eq!(error, StoreError::TimedOut(sentence.into()));
     assert!(taken < 5000);
     assert_eq!(rows.next().await, Ok(None), "after an error nothing comes");
+}
+
+async fn a_stream_that_waits_too_long_for_others_is_refused(bench: Bench) {
+    let wishes = Wishes { read_limit: Some(Duration::from_millis(200)), ..Wishes::default() };
+    let bench = wishing(bench, wishes).await;
+    fill(&bench.store, 5000).await;
+    let mut held = Vec::new();
+    let refusal = loop {
+        match bench.store.stream(T, &Query::all()).await {
+            Ok(rows) => held.push(rows),
+            Err(error) => break error,
+        }
+        assert!(held.len() < 100, "there is a limit");
+    };
+    assert!(matches!(&refusal, StoreError::TimedOut(text) if text.contains("long answers")), "{refusal:?}");
+    held.pop();
+    assert!(bench.store.stream(T, &Query::all()).await.is_ok(), "there is room again");
 }
 
 async fn a_stream_that_is_dropped_ends_its_reading_at_once(bench: Bench) {
