@@ -49,7 +49,9 @@ pub struct UpdateAppRequest {
     /// The app whose host changes; where it is left out, one is made.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
-    /// A name or an address, with a port where it has one: `shop.example.com`, `localhost:3000`.
+    /// A name or an address, with a port where it has one: `shop.example.com`, `localhost:3000`. Also as `host`, as an app
+    /// has it, so that what was listed can be saved.
+    #[serde(alias = "host")]
     pub new_host: String,
 }
 

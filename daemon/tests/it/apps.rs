@@ -66,6 +66,13 @@ async fn an_app_is_made_by_an_admin_and_found_by_its_host() {
     assert_eq!(list(&ann, json!({ "host": [HOST] })).await.json()["apps"], json!([{ "id": id, "host": HOST }]));
     assert_eq!(list(&admin, Value::Null).await.json()["apps"].as_array().unwrap().len(), 2);
 
+    for listed in [json!({ "id": id, "host": HOST }), json!({ "id": "unnamed", "host": "unnamed" })] {
+        let saved = daemon.call("PUT", "/user-svc/app", &admin, listed.clone()).await;
+        assert_eq!(saved.json()["app"], listed, "as it was listed");
+    }
+    let both = json!({ "id": id, "host": HOST, "newHost": "store.example.com" });
+    assert_eq!(daemon.call("PUT", "/user-svc/app", &admin, both).await.status, 400);
+
     let moved = json!({ "id": id, "newHost": "store.example.com" });
     assert_eq!(daemon.call("PUT", "/user-svc/app", &admin, moved).await.status, 200);
     daemon.restart(&[]).await;

@@ -61,6 +61,10 @@ pub async fn read(cx: Cx<Users>, Body(request): Body<ReadAppRequest>) -> Result<
 }
 
 pub async fn update(cx: Cx<Users>, Body(request): Body<UpdateAppRequest>) -> Result<Json<UpdateAppResponse>> {
+    if request.id == DEFAULT_APP && request.new_host == DEFAULT_APP {
+        // As it is listed.
+        return Ok(Json(UpdateAppResponse { app: cx.app(DEFAULT_APP) }));
+    }
     let host = checked_host(&request.new_host)?;
     let now = cx.now();
     let mut app = App::default();
