@@ -27,6 +27,9 @@ const LOG_PAGES: u32 = 4000;
 /// reads at the moment of a commit, which never comes where there is always one: the log would grow as long as that lasts.
 const LOG_MOST: u64 = 128 * 1024 * 1024;
 
+/// How long the log is not looked at after a look, which costs as much as a small part of a commit.
+const LOG_PAUSE: Duration = Duration::from_millis(1);
+
 /// The longest that is waited for others to come. One commit may have taken seconds, where the disk stood still.
 const GATHER_LIMIT: Duration = Duration::from_millis(10);
 
@@ -67,6 +70,7 @@ pub(super) struct Writer {
     log_most: u64,
     /// The length of the log at which it is to begin anew.
     log_due: u64,
+    log_looked_at: Instant,
     /// How many batches the last group had, and how long its commit took.
     last_group: (usize, Duration),
 }
@@ -111,6 +115,7 @@ impl Writer {
             log: beside(&folder.database, "-wal"),
             log_most: LOG_MOST,
             log_due: LOG_MOST,
+            log_looked_at: Instant::now(),
             folder,
             seeded,
             document_limit,
@@ -200,6 +205,10 @@ impl Writer {
     /// Begins the log anew where it is too long. Those who read by it are waited for, a second for each [`LOG_MOST`] that it
     /// has and not longer than for any lock, so that one who reads for minutes does not hold up the writes as long.
     fn limit_log(&mut self) {
+        if self.log_looked_at.elapsed() < LOG_PAUSE {
+            return;
+        }
+        self.log_looked_at = Instant::now();
         let length = fs::metadata(&self.log).map_or(0, |log| log.len());
         if length < self.log_due {
             return;
