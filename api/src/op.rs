@@ -51,7 +51,7 @@ pub struct Permission {
 }
 
 /// [`Permission::of_all_apps`].
-pub const ALL_APPS: bool = true;
+pub const OF_ALL_APPS: bool = true;
 
 /// Who may call an operation.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@ pub static SERVICE: crate::Service =
     crate::Service { slug: "platform-svc", name: "OpenOrch", operations: OPERATIONS, permissions: PERMISSIONS };
 
 permissions! {
-    METRICS_VIEW "platform-svc:metrics:view" "Read the metrics of the daemon." [ADMIN], ALL_APPS;
+    METRICS_VIEW "platform-svc:metrics:view" "Read the metrics of the daemon." [ADMIN], OF_ALL_APPS;
 }
 
 ops! {

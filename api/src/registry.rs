@@ -17,18 +17,18 @@ pub static SERVICE: crate::Service =
 
 permissions! {
     INSTANCE_VIEW "registry-svc:instance:view" "See the instances of all services." [ADMIN, USER];
-    INSTANCE_CREATE "registry-svc:instance:create" "Create instances for others." [ADMIN], ALL_APPS;
+    INSTANCE_CREATE "registry-svc:instance:create" "Create instances for others." [ADMIN], OF_ALL_APPS;
     INSTANCE_EDIT "registry-svc:instance:edit" "Register instances of the own service." [ADMIN, USER];
-    INSTANCE_DELETE "registry-svc:instance:delete" "Remove the instances of any service." [ADMIN], ALL_APPS;
+    INSTANCE_DELETE "registry-svc:instance:delete" "Remove the instances of any service." [ADMIN], OF_ALL_APPS;
     DEFINITION_VIEW "registry-svc:definition:view" "See definitions." [ADMIN, USER];
-    DEFINITION_CREATE "registry-svc:definition:create" "Create definitions." [ADMIN], ALL_APPS;
-    DEFINITION_EDIT "registry-svc:definition:edit" "Save definitions." [ADMIN], ALL_APPS;
-    DEFINITION_DELETE "registry-svc:definition:delete" "Remove definitions." [ADMIN], ALL_APPS;
-    NODE_VIEW "registry-svc:node:view" "See nodes and how busy they are." [ADMIN], ALL_APPS;
-    NODE_CREATE "registry-svc:node:create" "Create nodes." [ADMIN], ALL_APPS;
-    NODE_EDIT "registry-svc:node:edit" "Edit nodes." [ADMIN], ALL_APPS;
-    NODE_DELETE "registry-svc:node:delete" "Remove nodes." [ADMIN], ALL_APPS;
-    NODE_STREAM "registry-svc:node:stream" "Watch nodes." [ADMIN], ALL_APPS;
+    DEFINITION_CREATE "registry-svc:definition:create" "Create definitions." [ADMIN], OF_ALL_APPS;
+    DEFINITION_EDIT "registry-svc:definition:edit" "Save definitions." [ADMIN], OF_ALL_APPS;
+    DEFINITION_DELETE "registry-svc:definition:delete" "Remove definitions." [ADMIN], OF_ALL_APPS;
+    NODE_VIEW "registry-svc:node:view" "See nodes and how busy they are." [ADMIN], OF_ALL_APPS;
+    NODE_CREATE "registry-svc:node:create" "Create nodes." [ADMIN], OF_ALL_APPS;
+    NODE_EDIT "registry-svc:node:edit" "Edit nodes." [ADMIN], OF_ALL_APPS;
+    NODE_DELETE "registry-svc:node:delete" "Remove nodes." [ADMIN], OF_ALL_APPS;
+    NODE_STREAM "registry-svc:node:stream" "Watch nodes." [ADMIN], OF_ALL_APPS;
 }
 
 path_values! {

@@ -19,32 +19,32 @@ pub static SERVICE: crate::Service =
 
 permissions! {
     USER_CREATE "user-svc:user:create" "Create accounts, and invitations to register." [ADMIN];
-    USER_VIEW "user-svc:user:view" "See all accounts." [ADMIN], ALL_APPS;
+    USER_VIEW "user-svc:user:view" "See all accounts." [ADMIN], OF_ALL_APPS;
     USER_EDIT "user-svc:user:edit" "Edit all accounts." [ADMIN];
     USER_DELETE "user-svc:user:delete" "Delete accounts." [ADMIN];
     USER_PASSWORD_CHANGE "user-svc:user:passwordChange" "Change the own password." [ADMIN, USER];
     USER_PASSWORD_RESET "user-svc:user:passwordReset" "Set the password of another account." [ADMIN];
     ROLE_CREATE "user-svc:role:create" "Create roles under the own slug." [ADMIN, USER];
-    ROLE_EDIT "user-svc:role:edit" "Edit roles." [ADMIN], ALL_APPS;
-    ROLE_VIEW "user-svc:role:view" "See roles." [ADMIN], ALL_APPS;
-    ROLE_DELETE "user-svc:role:delete" "Delete roles." [ADMIN], ALL_APPS;
+    ROLE_EDIT "user-svc:role:edit" "Edit roles." [ADMIN], OF_ALL_APPS;
+    ROLE_VIEW "user-svc:role:view" "See roles." [ADMIN], OF_ALL_APPS;
+    ROLE_DELETE "user-svc:role:delete" "Delete roles." [ADMIN], OF_ALL_APPS;
     PERMISSION_CREATE "user-svc:permission:create" "Create permissions under the own slug." [ADMIN, USER];
     PERMISSION_EDIT "user-svc:permission:edit" "Edit the own permissions." [ADMIN, USER];
     PERMISSION_ASSIGN "user-svc:permission:assign" "Give the own permissions to roles." [ADMIN, USER];
-    PERMISSION_DELETE "user-svc:permission:delete" "Delete permissions." [ADMIN], ALL_APPS;
+    PERMISSION_DELETE "user-svc:permission:delete" "Delete permissions." [ADMIN], OF_ALL_APPS;
     ORGANIZATION_CREATE "user-svc:organization:create" "Create organizations." [ADMIN, USER];
     ORGANIZATION_ADD_USER "user-svc:organization:add-user" "Add accounts to the own organizations." [ADMIN, USER];
     ORGANIZATION_REMOVE_USER "user-svc:organization:remove-user" "Remove accounts from the own organizations." [ADMIN, USER];
     ORGANIZATION_VIEW "user-svc:organization:view" "See all organizations." [ADMIN];
-    GRANT_VIEW "user-svc:grant:view" "See grants." [ADMIN], ALL_APPS;
+    GRANT_VIEW "user-svc:grant:view" "See grants." [ADMIN], OF_ALL_APPS;
     GRANT_CREATE "user-svc:grant:create" "Save grants." [ADMIN];
-    SLUG_RELEASE "user-svc:slug:release" "Let the slug of a deleted account, or the id of a deleted organization, be taken again." [ADMIN], ALL_APPS;
-    KEY_ROTATE "user-svc:key:rotate" "Replace the key that tokens are signed with." [ADMIN], ALL_APPS;
-    DELEGATION_VIEW "user-svc:delegation:view" "See what services may do for their callers." [ADMIN], ALL_APPS;
-    DELEGATION_EDIT "user-svc:delegation:edit" "Say what services may do for their callers." [ADMIN], ALL_APPS;
-    AUDIT_VIEW "user-svc:audit:view" "Read the audit log." [ADMIN], ALL_APPS;
-    APP_MULTI_VIEW "user-svc:app:multi-view" "See all apps." [ADMIN], ALL_APPS;
-    APP_EDIT "user-svc:app:edit" "Make apps, change their hosts and delete them." [ADMIN], ALL_APPS;
+    SLUG_RELEASE "user-svc:slug:release" "Let the slug of a deleted account, or the id of a deleted organization, be taken again." [ADMIN], OF_ALL_APPS;
+    KEY_ROTATE "user-svc:key:rotate" "Replace the key that tokens are signed with." [ADMIN], OF_ALL_APPS;
+    DELEGATION_VIEW "user-svc:delegation:view" "See what services may do for their callers." [ADMIN], OF_ALL_APPS;
+    DELEGATION_EDIT "user-svc:delegation:edit" "Say what services may do for their callers." [ADMIN], OF_ALL_APPS;
+    AUDIT_VIEW "user-svc:audit:view" "Read the audit log." [ADMIN], OF_ALL_APPS;
+    APP_MULTI_VIEW "user-svc:app:multi-view" "See all apps." [ADMIN], OF_ALL_APPS;
+    APP_EDIT "user-svc:app:edit" "Make apps, change their hosts and delete them." [ADMIN], OF_ALL_APPS;
     TOKEN_REVOKE "user-svc:token:revoke" "End the sessions of other accounts." [ADMIN];
 }
 
