@@ -1,7 +1,7 @@
-//! Strict JSON for requests: RFC 8259 without its freedoms. Duplicate keys, text after the value, invalid UTF-8 and
-//! nesting beyond a limit are refused (contract decisions 3, 23 and 27); numbers beyond 64 bits too.
+//! Strict JSON for requests: RFC 8259 without its freedoms. Duplicate keys, text after the value, invalid UTF-8,
+//! nesting and numbers of values beyond a limit are refused (contract decisions 3, 23 and 27); numbers beyond 64 bits too.
 
-use std::fmt;
+use std::{cell::Cell, fmt};
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -11,42 +11,108 @@ use crate::InvalidInput;
 /// Arrays and objects inside one another are at most this deep, where no setting says otherwise.
 pub const MAX_DEPTH: usize = 64;
 
-/// Reads one JSON value, nested at most `depth` deep. `Ok(None)` for an empty body or one of white space alone.
-pub fn parse(bytes: &[u8], depth: usize) -> Result<Option<Value>, InvalidInput> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        InvalidInput(format!("Invalid JSON: byte {} is not UTF-8; send the text in UTF-8", error.valid_up_to()))
-    })?;
+/// JSON values in the body of an operation that needs a token, where its row does not say otherwise.
+pub const MAX_VALUES: usize = 100_000;
+/// JSON values in the body of a public operation.
+pub const MAX_PUBLIC_VALUES: usize = 10_000;
+
+/// What one JSON text may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Arrays and objects inside one another.
+    pub depth: usize,
+    /// Values: each object, array, string, number, boolean and null counts as one, keys do not.
+    pub values: usize,
+}
+
+impl Limits {
+    /// For text that the reading program wrote or chose itself: any number of values.
+    pub const TRUSTED: Limits = Limits { depth: MAX_DEPTH, values: usize::MAX };
+}
+
+/// Why a text was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    Invalid(InvalidInput),
+    /// It holds more values than [`Limits::values`], which is the number here.
+    TooManyValues(usize),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Invalid(reason) => reason.fmt(f),
+            Refused::TooManyValues(most) => write!(f, "the JSON text holds more than {most} values"),
+        }
+    }
+}
+
+/// Reads one JSON value within the limits. `Ok(None)` for an empty body or one of white space alone.
+pub fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Value>, Refused> {
+    let invalid = |reason: String| Refused::Invalid(InvalidInput(format!("Invalid JSON: {reason}")));
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| invalid(format!("byte {} is not UTF-8; send the text in UTF-8", error.valid_up_to())))?;
     if text.bytes().all(|byte| byte.is_ascii_whitespace()) {
         return Ok(None);
     }
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value =
-        Strict { depth: 0, most: depth }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
-    value.map(Some).map_err(|error| InvalidInput(format!("Invalid JSON: {error}")))
-}
-
-struct Strict {
-    depth: usize,
-    most: usize,
-}
-
-impl Strict {
-    fn deeper<E: de::Error>(&self) -> Result<Strict, E> {
-        if self.depth == self.most {
-            return Err(E::custom(format_args!("nested deeper than {} levels", self.most)));
-        }
-        Ok(Strict { depth: self.depth + 1, most: self.most })
+    let count = Cell::new(0);
+    let strict = Strict { depth: 0, limits, count: &count };
+    match strict.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value)) {
+        Ok(value) => Ok(Some(value)),
+        Err(_) if count.get() > limits.values => Err(Refused::TooManyValues(limits.values)),
+        Err(error) => Err(invalid(error.to_string())),
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Strict {
+/// Bytes that [`parse`] and the typed reading after it may allocate for this text, estimated from above in one pass:
+/// a map of one entry takes a whole node of its B-tree, a list of one element room for four.
+pub fn memory_of(bytes: &[u8], limits: Limits) -> usize {
+    const NODE: usize = 700;
+    const LIST: usize = 160;
+    const VALUE: usize = 150;
+    let (mut objects, mut lists, mut values) = (0_usize, 0_usize, 0_usize);
+    for byte in bytes {
+        match byte {
+            b'{' => objects += 1,
+            b'[' => lists += 1,
+            b',' | b':' => values += 1,
+            _ => {}
+        }
+    }
+    let most = |count: usize| count.min(limits.values);
+    bytes.len() + NODE * most(objects) + LIST * most(lists) + VALUE * most(values)
+}
+
+#[derive(Clone, Copy)]
+struct Strict<'a> {
+    depth: usize,
+    limits: Limits,
+    /// Values begun so far, in the whole text.
+    count: &'a Cell<usize>,
+}
+
+impl Strict<'_> {
+    fn deeper<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth == self.limits.depth {
+            return Err(E::custom(format_args!("nested deeper than {} levels", self.limits.depth)));
+        }
+        Ok(Strict { depth: self.depth + 1, ..self })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.count.set(self.count.get() + 1);
+        if self.count.get() > self.limits.values {
+            return Err(de::Error::custom("too many values"));
+        }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Strict {
+impl<'de> Visitor<'de> for Strict<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,8 +198,26 @@ mod tests {
             (r#""\u0000""#, false),
             (r#""\ud800""#, false),
         ] {
-            assert_eq!(parse(text.as_bytes(), MAX_DEPTH).is_ok(), good, "{text}");
+            assert_eq!(parse(text.as_bytes(), Limits::TRUSTED).is_ok(), good, "{text}");
         }
-        assert!(parse(b"\"\xff\"", MAX_DEPTH).is_err());
+        assert!(parse(b"\"\xff\"", Limits::TRUSTED).is_err());
+    }
+
+    #[test]
+    fn the_values_of_the_whole_text_are_counted() {
+        let limits = Limits { depth: 8, values: 5 };
+        for (text, good) in [
+            ("[1,2,3,4]", true),
+            ("[1,2,3,4,5]", false),
+            (r#"{"a":[{"b":1}]}"#, true),
+            (r#"{"a":[{"b":1}],"c":{}}"#, true),
+            (r#"{"a":[{"b":1}],"c":{},"d":null}"#, false),
+        ] {
+            let read = parse(text.as_bytes(), limits);
+            assert_eq!(read.is_ok(), good, "{text}");
+            assert!(good || read == Err(Refused::TooManyValues(5)), "{text}");
+        }
+        // Text that is wrong before the limit is reached is invalid.
+        assert!(matches!(parse(b"[1,,,,,,,,,]", limits), Err(Refused::Invalid(_))));
     }
 }

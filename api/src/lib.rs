@@ -16,7 +16,7 @@ pub mod user;
 
 pub use input::{Body, Input, InvalidInput, Parts, Path, Query};
 pub use op::{Access, Effect, Guard, Method, Op, Permission, Row};
-pub use output::{Created, Html, Json, NoContent, Output, Samples};
+pub use output::{Created, Html, Json, NoContent, Output, Samples, SharedJson};
 pub use slug::Slug;
 pub use time::Time;
 

@@ -117,6 +117,8 @@ pub struct Row {
     /// Largest body in bytes as sent, where it is not the usual one, which a setting gives; unpacked it may be four
     /// times that.
     pub body_limit: Option<usize>,
+    /// Most JSON values in the body, where it is not the usual number, which a setting gives.
+    pub max_values: Option<usize>,
     /// Rewrites other accepted forms of the request (the successor's) into ours, before decoding.
     pub normalise: Option<fn(&mut Value)>,
     pub input: fn(&mut SchemaGenerator) -> InputShape,
@@ -125,6 +127,8 @@ pub struct Row {
 
 /// The usual limit for a JSON body in bytes as sent, where no setting says otherwise (contract decision 23).
 pub const BODY_LIMIT: usize = 4 << 20;
+/// The same for a public operation, as sent and decompressed.
+pub const PUBLIC_BODY_LIMIT: usize = 1 << 20;
 /// How many times larger than its limit a compressed body may be when unpacked.
 pub const UNPACKED_FACTOR: usize = 4;
 
@@ -236,6 +240,7 @@ pub const TEMPLATE: Row = Row {
     delegated: false,
     errors: &[],
     body_limit: None,
+    max_values: None,
     normalise: None,
     input: <() as Input>::describe,
     output: <crate::NoContent as Output>::describe,

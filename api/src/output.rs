@@ -1,5 +1,6 @@
 //! Outputs of operations: the success status and the body, encoded by the server and decoded by the client.
 
+use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -13,7 +14,34 @@ pub struct OutputShape {
 /// A body ready to be sent.
 pub struct Encoded {
     pub content_type: &'static str,
-    pub bytes: Vec<u8>,
+    pub body: EncodedBody,
+}
+
+/// The bytes of a body, or what makes them while they are sent.
+pub enum EncodedBody {
+    /// Made for this answer alone.
+    Whole(Bytes),
+    /// The same memory in every answer.
+    Shared(Bytes),
+    /// In order; the first failure ends it.
+    Pieces {
+        pieces: Pieces,
+        /// Bytes of memory that what makes them holds, about.
+        held: usize,
+    },
+}
+
+/// Pieces of a body, each made when it is asked for.
+pub type Pieces = Box<dyn Iterator<Item = Result<Bytes, serde_json::Error>> + Send>;
+
+impl Encoded {
+    pub fn whole(content_type: &'static str, bytes: impl Into<Bytes>) -> Encoded {
+        Encoded { content_type, body: EncodedBody::Whole(bytes.into()) }
+    }
+
+    fn shared(content_type: &'static str, bytes: Bytes) -> Encoded {
+        Encoded { content_type, body: EncodedBody::Shared(bytes) }
+    }
 }
 
 pub trait Output: Sized + Send + 'static {
@@ -40,7 +68,7 @@ macro_rules! json_output {
                     OutputShape { status: $status, body: Some((JSON, generator.subschema_for::<T>())) }
                 }
                 fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
-                    Ok(Some(Encoded { content_type: JSON, bytes: serde_json::to_vec(&self.0)? }))
+                    Ok(Some(Encoded::whole(JSON, serde_json::to_vec(&self.0)?)))
                 }
                 fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
                     serde_json::from_slice(bytes).map($name)
@@ -75,11 +103,11 @@ impl Output for NoContent {
 }
 
 macro_rules! text_output {
-    ($($(#[doc = $doc:literal])+ $name:ident $content_type:literal;)*) => {
+    ($($(#[doc = $doc:literal])+ $name:ident $held:ident $content_type:literal;)*) => {
         $(
             $(#[doc = $doc])+
             #[derive(Clone, Debug, PartialEq)]
-            pub struct $name(pub String);
+            pub struct $name(pub Bytes);
 
             impl Output for $name {
                 const STATUS: u16 = 200;
@@ -88,10 +116,10 @@ macro_rules! text_output {
                     OutputShape { status: 200, body: Some((media_type, schemars::json_schema!({ "type": "string" }))) }
                 }
                 fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
-                    Ok(Some(Encoded { content_type: $content_type, bytes: self.0.into_bytes() }))
+                    Ok(Some(Encoded::$held($content_type, self.0)))
                 }
                 fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-                    Ok($name(String::from_utf8_lossy(bytes).into_owned()))
+                    Ok($name(Bytes::copy_from_slice(bytes)))
                 }
             }
         )*
@@ -99,8 +127,132 @@ macro_rules! text_output {
 }
 
 text_output! {
-    /// 200 with a page.
-    Html "text/html; charset=utf-8";
+    /// 200 with a page that is the same for everybody.
+    Html shared "text/html; charset=utf-8";
     /// 200 with samples in the Prometheus text format 0.0.4.
-    Samples "text/plain; version=0.0.4; charset=utf-8";
+    Samples whole "text/plain; version=0.0.4; charset=utf-8";
+}
+
+/// 200 with a JSON document that was encoded once and is the same for everybody: each answer shares its bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedJson(pub Bytes);
+
+impl Output for SharedJson {
+    const STATUS: u16 = 200;
+    fn describe(generator: &mut SchemaGenerator) -> OutputShape {
+        OutputShape { status: 200, body: Some((JSON, generator.subschema_for::<serde_json::Value>())) }
+    }
+    fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
+        Ok(Some(Encoded::shared(JSON, self.0)))
+    }
+    fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes)?;
+        Ok(SharedJson(Bytes::copy_from_slice(bytes)))
+    }
+}
+
+/// A JSON answer that is one list and may be long: the server encodes it item by item while the client reads, so that
+/// neither its whole text is ever in memory nor its encoding holds up other requests.
+pub trait LongList: Send + 'static {
+    type Item: Serialize + Send + 'static;
+    /// The key of the list in the answer's object.
+    const KEY: &'static str;
+}
+
+/// The items of a [`LongList`], each made when it is encoded.
+pub struct Items<T: LongList> {
+    items: Box<dyn Iterator<Item = T::Item> + Send>,
+    held: usize,
+}
+
+impl<T: LongList> Items<T> {
+    /// From what is kept of each item until it is encoded.
+    pub fn new<S: Send + 'static>(sources: Vec<S>, encode: impl FnMut(S) -> T::Item + Send + 'static) -> Items<T> {
+        let held = sources.len() * size_of::<S>();
+        Items { items: Box::new(sources.into_iter().map(encode)), held }
+    }
+
+    /// `{"KEY":[…]}`, and `{}` without items; a list that fits one piece is answered whole.
+    pub fn encode(self) -> Result<Encoded, serde_json::Error> {
+        let mut items = self.items.peekable();
+        if items.peek().is_none() {
+            return Ok(Encoded::whole(JSON, Bytes::from_static(b"{}")));
+        }
+        let start = format!("{{\"{}\":[", T::KEY).into_bytes();
+        let mut pieces = ListPieces { items, next: Some(start) };
+        let first = pieces.next().transpose()?.unwrap_or_default();
+        if pieces.next.is_none() {
+            return Ok(Encoded::whole(JSON, first));
+        }
+        let pieces = Box::new(std::iter::once(Ok(first)).chain(pieces));
+        Ok(Encoded { content_type: JSON, body: EncodedBody::Pieces { pieces, held: self.held + PIECE } })
+    }
+}
+
+/// Bytes of a piece of a long list, about.
+const PIECE: usize = 32 << 10;
+
+struct ListPieces<I: Iterator> {
+    items: std::iter::Peekable<I>,
+    /// What the next piece begins with; `None` once the last one was made.
+    next: Option<Vec<u8>>,
+}
+
+impl<I: Iterator<Item: Serialize>> Iterator for ListPieces<I> {
+    type Item = Result<Bytes, serde_json::Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut piece = self.next.take()?;
+        while let Some(item) = self.items.next() {
+            if let Err(error) = serde_json::to_writer(&mut piece, &item) {
+                return Some(Err(error));
+            }
+            if self.items.peek().is_some() {
+                piece.push(b',');
+                if piece.len() >= PIECE {
+                    self.next = Some(Vec::with_capacity(PIECE));
+                    return Some(Ok(piece.into()));
+                }
+            }
+        }
+        piece.extend_from_slice(b"]}");
+        Some(Ok(piece.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Numbers;
+
+    impl LongList for Numbers {
+        type Item = usize;
+        const KEY: &'static str = "numbers";
+    }
+
+    #[test]
+    fn a_list_in_pieces_is_the_list() {
+        for count in [0, 1, 2, 5000, 100_000] {
+            let (mut text, mut pieces) = (Vec::new(), 0);
+            let items = Items::<Numbers>::new((0..count).collect(), |number| number);
+            match items.encode().unwrap().body {
+                EncodedBody::Whole(bytes) | EncodedBody::Shared(bytes) => text.extend(bytes),
+                EncodedBody::Pieces { pieces: all, .. } => {
+                    for piece in all {
+                        let piece = piece.unwrap();
+                        assert!(piece.len() < PIECE + 32);
+                        text.extend(piece);
+                        pieces += 1;
+                    }
+                }
+            }
+            let want = match count {
+                0 => serde_json::json!({}),
+                _ => serde_json::json!({ "numbers": (0..count).collect::<Vec<_>>() }),
+            };
+            assert_eq!(serde_json::from_slice::<serde_json::Value>(&text).unwrap(), want, "{count}");
+            assert_eq!(pieces > 1, count > 50_000, "{count}: {pieces}");
+        }
+    }
 }

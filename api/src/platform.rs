@@ -2,9 +2,8 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{Access, Html, Json, Samples, ops, permissions};
+use crate::{Access, Html, Json, Samples, SharedJson, ops, permissions};
 
 pub static SERVICE: crate::Service =
     crate::Service { slug: "platform-svc", name: "OpenOrch", operations: OPERATIONS, permissions: PERMISSIONS };
@@ -25,7 +24,7 @@ ops! {
         access: Access::Public, errors: &[(503, "the store does not answer")];
 
     /// This document.
-    OPENAPI "openapi" = GET "/openapi.json" () -> Json<Value>, access: Access::Public;
+    OPENAPI "openapi" = GET "/openapi.json" () -> SharedJson, access: Access::Public;
 
     /// The operations as a page to read.
     DOCS "docs" = GET "/docs" () -> Html, access: Access::Public;

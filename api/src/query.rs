@@ -5,6 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::json::{self, Limits, MAX_DEPTH, Refused};
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Query {
@@ -75,9 +77,9 @@ pub struct OrderBy {
 }
 
 impl Filter {
-    /// The values, or what is wrong with their text.
-    pub fn values(&self) -> Result<Vec<Value>, String> {
-        list(&self.json_values).map_err(|reason| format!("`jsonValues` is {reason}"))
+    /// The values, or what is wrong with their text; more than `most` of them are refused.
+    pub fn values(&self, most: usize) -> Result<Vec<Value>, String> {
+        list(&self.json_values, most).map_err(|reason| format!("`jsonValues` is {reason}"))
     }
 }
 
@@ -87,14 +89,20 @@ impl Query {
         if self.json_after.is_empty() {
             return Ok(None);
         }
-        list(&self.json_after).map(Some).map_err(|reason| format!("`jsonAfter` is {reason}"))
+        list(&self.json_after, MAX_CURSOR_VALUES).map(Some).map_err(|reason| format!("`jsonAfter` is {reason}"))
     }
 }
 
-fn list(text: &str) -> Result<Vec<Value>, String> {
-    match crate::json::parse(text.as_bytes(), 64) {
+/// Values of a cursor: one for each field of an order, and an id.
+const MAX_CURSOR_VALUES: usize = 256;
+
+fn list(text: &str, most: usize) -> Result<Vec<Value>, String> {
+    // The list itself is a value too.
+    let limits = Limits { depth: MAX_DEPTH, values: most.saturating_add(1) };
+    match json::parse(text.as_bytes(), limits) {
         Ok(Some(Value::Array(values))) => Ok(values),
         Ok(_) => Err("not the JSON text of a list, such as \"[42]\"".into()),
-        Err(refused) => Err(format!("no JSON text: {}", refused.0)),
+        Err(Refused::Invalid(refused)) => Err(format!("no JSON text: {refused}")),
+        Err(Refused::TooManyValues(_)) => Err(format!("a list of more than {most} values; ask for less at once")),
     }
 }

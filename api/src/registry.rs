@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Access, Body, Created, Json, NoContent, Path, Query, Time,
     op::Effect,
-    ops, path_values, permissions,
+    ops,
+    output::LongList,
+    path_values, permissions,
     user::{is_false, is_zero},
 };
 
@@ -189,6 +191,11 @@ pub struct ListInstancesRequest {
 pub struct ListInstancesResponse {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<Instance>,
+}
+
+impl LongList for ListInstancesResponse {
+    type Item = Instance;
+    const KEY: &'static str = "instances";
 }
 
 /// A running copy of a service. Closed: the published Go client refuses any other key.

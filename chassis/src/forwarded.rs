@@ -5,7 +5,7 @@ use std::{
     cell::Cell,
     fmt::Write,
     hash::{BuildHasher, RandomState},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex},
 };
 
@@ -103,6 +103,15 @@ impl TrustedProxies {
 
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|range| range.contains(unwrapped(address)))
+    }
+}
+
+/// The network that limits per client address count by: an IPv6 address stands for its /64, since whoever has one
+/// address has at least that (RFC 6177); IPv4-mapped addresses are IPv4 addresses.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
+        address => address,
     }
 }
 

@@ -4,6 +4,7 @@ use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 pub mod audit;
 pub mod body;
+pub mod budget;
 pub mod client_body;
 pub mod clock;
 pub mod error;
@@ -22,6 +23,7 @@ pub mod service;
 
 pub use audit::Audit;
 pub use body::Body;
+pub use budget::MemoryBudget;
 pub use client_body::ClientBody;
 pub use error::{Error, Kind, Result};
 pub use identity::{Caller, Identity, Passage};

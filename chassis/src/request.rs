@@ -1,66 +1,145 @@
-//! Reads the body of a built-in operation's request within its limits (contract decisions 3 and 23): packed size,
-//! unpacked size, and how long it may be silent.
+//! Reads the JSON body of a built-in operation's request within its limits (contract decisions 3 and 23): bytes as sent and
+//! decompressed, values, time, and the memory that all requests share.
 
 use std::{io::Read, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use tokio::sync::Semaphore;
+use openorch_api::json::{self, Limits, Refused};
+use serde_json::Value;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 
-use crate::{ClientBody, Error, Result};
+use crate::{ClientBody, Error, Result, budget::Reservation};
 
+/// Longer bodies are decompressed, parsed and decoded on threads of their own: it takes milliseconds, for which an async
+/// worker would serve nobody else.
+pub const LARGE: usize = 64 << 10;
+
+/// A compressed body may always decompress to this many bytes, whatever the ratio: short repetitive texts are common.
+const RATIO_FREE: usize = 64 << 10;
+
+/// The smallest step in which memory for an arriving body is reserved.
+const FIRST_STEP: usize = 4 << 10;
+
+/// The limits of one body.
+#[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
     /// Bytes as sent.
-    pub packed: usize,
-    /// Bytes after gzip or br.
-    pub unpacked: usize,
+    pub bytes: usize,
+    /// Bytes after decompression (gzip or br).
+    pub decompressed_bytes: usize,
+    /// How many times its size a body may grow by decompression.
+    pub decompression_ratio: usize,
+    pub json: Limits,
+    pub pace: Pace,
+}
+
+/// How fast a body must arrive.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
     /// The longest silence between two pieces.
     pub idle: Duration,
+    /// From the start of reading to the last byte.
+    pub timeout: Duration,
+    /// Bytes a second, on average from the start of reading.
+    pub min_rate: usize,
+    /// From when on [`Pace::min_rate`] counts.
+    pub grace: Duration,
 }
 
-/// The body, unpacked in one of the turns that `unpacking` has.
-pub async fn read_body(
+impl Pace {
+    /// When the next byte must have come, and the refusal where it has not.
+    fn deadline(&self, started: Instant, now: Instant, received: usize) -> (Instant, impl FnOnce() -> Error + use<>) {
+        let by_rate = self.grace + Duration::from_secs_f64(received as f64 / self.min_rate.max(1) as f64);
+        let limits = [now + self.idle, started + self.timeout, started + by_rate];
+        let deadline = limits.into_iter().min().unwrap_or(now);
+        let pace = *self;
+        let refusal = move || {
+            Error::timed_out(if deadline == limits[0] {
+                format!("no byte of the body came for {} s; send it without such a pause", pace.idle.as_secs_f32())
+            } else if deadline == limits[1] {
+                format!("the body was not complete after {} s; send it faster or in parts", pace.timeout.as_secs_f32())
+            } else {
+                format!("the body comes at less than {} bytes a second; send it faster", pace.min_rate)
+            })
+        };
+        (deadline, refusal)
+    }
+}
+
+/// A body that was read.
+pub struct ReadBody {
+    /// `None` for an empty one.
+    pub value: Option<Value>,
+    /// Whether it was longer than [`LARGE`] when decompressed.
+    pub is_large: bool,
+}
+
+/// Reads the body. What it takes in memory is added to the reservation, which must live as long as the value. Large and
+/// compressed bodies are worked on in one of the turns that `workers` has.
+pub async fn read_json(
     headers: &HeaderMap,
     body: ClientBody,
-    limits: &BodyLimits,
-    unpacking: &Semaphore,
-) -> Result<Vec<u8>> {
+    limits: BodyLimits,
+    reservation: &mut Reservation,
+    workers: &Semaphore,
+) -> Result<ReadBody> {
     let coding = Coding::of(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limits.packed as u64) {
-        return Err(too_large(limits.packed));
+    if announced.is_some_and(|length| length > limits.bytes as u64) {
+        return Err(too_large(limits.bytes));
     }
-    let packed = collect(body, limits).await?;
-    match coding {
-        Coding::Identity => Ok(packed),
-        _ if packed.is_empty() => Ok(packed),
-        // Unpacking 16 MiB takes tens of milliseconds: not on a thread that serves requests.
-        coding => {
-            let limit = limits.unpacked;
-            let _turn = unpacking.acquire().await.map_err(Error::internal)?;
-            tokio::task::spawn_blocking(move || coding.unpack(&packed, limit)).await.map_err(Error::internal)?
-        }
+    let sent = collect(body, &limits, reservation).await?;
+    let is_compressed = !matches!(coding, Coding::Identity) && !sent.is_empty();
+    if !is_compressed && sent.len() <= LARGE {
+        reservation.grow(json::memory_of(&sent, limits.json)).await?;
+        return Ok(ReadBody { value: parse(&sent, limits.json)?, is_large: false });
     }
+    let _turn = workers.acquire().await.map_err(Error::internal)?;
+    let bytes = if is_compressed { decompress(coding, sent, &limits, reservation).await? } else { sent };
+    let is_large = bytes.len() > LARGE;
+    reservation.grow(json::memory_of(&bytes, limits.json)).await?;
+    let text_bytes = bytes.len();
+    let parsed = tokio::task::spawn_blocking(move || parse(&bytes, limits.json));
+    let value = parsed.await.map_err(Error::internal)??;
+    // The text is dropped; its values stay.
+    reservation.shrink_to(reservation.bytes().saturating_sub(text_bytes));
+    Ok(ReadBody { value, is_large })
 }
 
-async fn collect(mut body: ClientBody, limits: &BodyLimits) -> Result<Vec<u8>> {
-    let mut whole = Vec::new();
+fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Value>> {
+    json::parse(bytes, limits).map_err(|refused| match refused {
+        Refused::Invalid(reason) => Error::invalid(reason.0),
+        Refused::TooManyValues(most) => Error::too_large(format!(
+            "the body has more than {most} JSON values, the limit of this operation; send it in parts"
+        )),
+    })
+}
+
+async fn collect(mut body: ClientBody, limits: &BodyLimits, reservation: &mut Reservation) -> Result<Bytes> {
+    let started = Instant::now();
+    let mut whole = BytesMut::new();
     loop {
-        let frame = match tokio::time::timeout(limits.idle, body.frame()).await {
-            Err(_) => {
-                return Err(Error::timed_out(format!(
-                    "no byte of the body came for {} s; send it without such a pause",
-                    limits.idle.as_secs_f32()
-                )));
-            }
-            Ok(None) => return Ok(whole),
+        let (deadline, refusal) = limits.pace.deadline(started, Instant::now(), whole.len());
+        let frame = match timeout_at(deadline, body.frame()).await {
+            Err(_) => return Err(refusal()),
+            Ok(None) => return Ok(whole.freeze()),
             Ok(Some(Err(error))) => return Err(Error::invalid("the body ended too early").because(error)),
             Ok(Some(Ok(frame))) => frame,
         };
         let Ok(data): Result<Bytes, _> = frame.into_data() else { continue };
-        if whole.len() + data.len() > limits.packed {
-            return Err(too_large(limits.packed));
+        let length = whole.len() + data.len();
+        if length > limits.bytes {
+            return Err(too_large(limits.bytes));
+        }
+        if length > whole.capacity() {
+            let capacity = (whole.capacity() * 2).max(FIRST_STEP).min(limits.bytes).max(length);
+            reservation.grow(capacity - whole.capacity()).await?;
+            whole.reserve(capacity - whole.len());
         }
         whole.extend_from_slice(&data);
     }
@@ -70,6 +149,28 @@ fn too_large(limit: usize) -> Error {
     Error::too_large(format!("the body is larger than {limit} bytes, the limit of this operation"))
 }
 
+async fn decompress(coding: Coding, sent: Bytes, limits: &BodyLimits, reservation: &mut Reservation) -> Result<Bytes> {
+    let sent_bytes = reservation.bytes();
+    let by_ratio = sent.len().saturating_mul(limits.decompression_ratio).max(RATIO_FREE);
+    let most = by_ratio.min(limits.decompressed_bytes);
+    // One byte more shows that there is more.
+    reservation.grow(most + 1).await?;
+    let work = tokio::task::spawn_blocking(move || coding.decompress(&sent, most));
+    let bytes = work.await.map_err(Error::internal)??;
+    if bytes.len() > most {
+        return Err(Error::too_large(if most == by_ratio {
+            let ratio = limits.decompression_ratio;
+            format!("the body decompresses to more than {ratio} times its size; send it uncompressed or in parts")
+        } else {
+            format!("the body decompresses to more than {most} bytes, the limit of this operation")
+        }));
+    }
+    // What was sent is dropped.
+    reservation.shrink_to(reservation.bytes() - sent_bytes - (most + 1 - bytes.len()));
+    Ok(bytes.into())
+}
+
+#[derive(Clone, Copy)]
 enum Coding {
     Identity,
     Gzip,
@@ -92,26 +193,22 @@ impl Coding {
         }
     }
 
-    fn unpack(&self, packed: &[u8], limit: usize) -> Result<Vec<u8>> {
+    /// The bytes, and one more than `most` where there are more.
+    fn decompress(self, sent: &[u8], most: usize) -> Result<Vec<u8>> {
         match self {
-            Coding::Identity => Ok(packed.to_vec()),
+            Coding::Identity => Ok(sent.to_vec()),
             // One member, as clients send: a body of many empty ones would cost time and give nothing.
-            Coding::Gzip => read_at_most(flate2::read::GzDecoder::new(packed), limit, "gzip"),
-            Coding::Brotli => read_at_most(brotli_decompressor::Decompressor::new(packed, 4096), limit, "br"),
+            Coding::Gzip => read_at_most(flate2::read::GzDecoder::new(sent), most, "gzip"),
+            Coding::Brotli => read_at_most(brotli_decompressor::Decompressor::new(sent, 4096), most, "br"),
         }
     }
 }
 
-fn read_at_most(reader: impl Read, limit: usize, coding: &str) -> Result<Vec<u8>> {
-    let mut unpacked = Vec::new();
+fn read_at_most(reader: impl Read, most: usize, coding: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     reader
-        .take(limit as u64 + 1)
-        .read_to_end(&mut unpacked)
+        .take(most as u64 + 1)
+        .read_to_end(&mut bytes)
         .map_err(|error| Error::invalid(format!("the body is not valid {coding}")).because(error))?;
-    if unpacked.len() > limit {
-        return Err(Error::too_large(format!(
-            "the body unpacks to more than {limit} bytes, the limit of this operation"
-        )));
-    }
-    Ok(unpacked)
+    Ok(bytes)
 }

@@ -25,7 +25,7 @@ pub fn with_cors(mut response: Response<Body>) -> Response<Body> {
 
 pub fn success(status: StatusCode, encoded: Option<Encoded>) -> Response<Body> {
     let (content_type, body) = match encoded {
-        Some(encoded) => (encoded.content_type, Body::from(encoded.bytes)),
+        Some(encoded) => (encoded.content_type, Body::from(encoded.body)),
         None => (JSON, Body::default()),
     };
     let mut response = Response::new(body);

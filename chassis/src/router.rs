@@ -8,7 +8,11 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use openorch_api::{Access, EXTENDED_HEADER, Guard, Parts, Row, op};
+use openorch_api::{
+    Access, EXTENDED_HEADER, Effect, Guard, Parts, Row,
+    json::{self, Limits},
+    op,
+};
 use percent_encoding::percent_decode_str;
 use tokio::sync::Semaphore;
 use tracing::{Instrument, debug, error, info_span, warn};
@@ -16,9 +20,10 @@ use tracing::{Instrument, debug, error, info_span, warn};
 use crate::{
     Audit, Body, BoxFuture, Builtin, Caller, ClientBody, Error, Identity, Kind, Peer, Result,
     audit::{self, Call},
+    budget::{BudgetSettings, MemoryBudget, Reservation},
     forwarded::{ClientAddress, RequestId},
     metrics::OperationMetrics,
-    request::{self, BodyLimits},
+    request::{self, BodyLimits, Pace},
     respond,
     service::{Bound, Handler, Mounted, RequestContext, Verdict, panic_text},
 };
@@ -26,26 +31,64 @@ use crate::{
 /// The limits of contract decision 23 that concern built-in operations.
 #[derive(Clone, Copy, Debug)]
 pub struct RouterSettings {
-    /// The longest silence within a request body.
-    pub body_idle: Duration,
+    /// How fast a request body must arrive.
+    pub body_pace: Pace,
     /// Bytes of a body as sent.
     pub body_bytes: usize,
-    /// Bytes of a compressed body when unpacked.
+    /// Bytes of a compressed body when decompressed.
     pub body_unpacked_bytes: usize,
+    /// Bytes of the body of a public operation, as sent and decompressed.
+    pub public_body_bytes: usize,
+    /// How many times its size a body may grow by decompression.
+    pub decompression_ratio: usize,
     /// How deep arrays and objects may be inside one another.
     pub body_depth: usize,
-    /// Compressed bodies unpacked side by side: each takes memory and a thread.
-    pub unpacking_at_once: usize,
+    /// JSON values in a body.
+    pub body_values: usize,
+    /// JSON values in the body of a public operation.
+    pub public_body_values: usize,
+    /// Large bodies decompressed and parsed at the same time, each on a thread of its own.
+    pub body_workers: usize,
+    /// The memory that requests in progress share.
+    pub memory: BudgetSettings,
 }
 
 impl Default for RouterSettings {
     fn default() -> RouterSettings {
         RouterSettings {
-            body_idle: Duration::from_secs(30),
+            body_pace: Pace {
+                idle: Duration::from_secs(30),
+                timeout: Duration::from_secs(120),
+                min_rate: 500,
+                grace: Duration::from_secs(10),
+            },
             body_bytes: op::BODY_LIMIT,
             body_unpacked_bytes: op::BODY_LIMIT * op::UNPACKED_FACTOR,
-            body_depth: openorch_api::json::MAX_DEPTH,
-            unpacking_at_once: 4,
+            public_body_bytes: op::PUBLIC_BODY_LIMIT,
+            decompression_ratio: 100,
+            body_depth: json::MAX_DEPTH,
+            body_values: json::MAX_VALUES,
+            public_body_values: json::MAX_PUBLIC_VALUES,
+            body_workers: 4,
+            memory: BudgetSettings::default(),
+        }
+    }
+}
+
+impl RouterSettings {
+    /// The limits of the body of one operation.
+    fn body_limits(&self, row: &Row) -> BodyLimits {
+        let is_public = matches!(row.access, Access::Public);
+        let (usual, usual_decompressed, usual_values) = match is_public {
+            true => (self.public_body_bytes, self.public_body_bytes, self.public_body_values),
+            false => (self.body_bytes, self.body_unpacked_bytes, self.body_values),
+        };
+        BodyLimits {
+            bytes: row.body_limit.unwrap_or(usual),
+            decompressed_bytes: row.body_limit.map_or(usual_decompressed, |limit| limit * op::UNPACKED_FACTOR),
+            decompression_ratio: self.decompression_ratio,
+            json: Limits { depth: self.body_depth, values: row.max_values.unwrap_or(usual_values) },
+            pace: self.body_pace,
         }
     }
 }
@@ -61,7 +104,8 @@ struct Inner {
     identity: Arc<dyn Identity>,
     audit: Arc<Audit>,
     settings: RouterSettings,
-    unpacking: Arc<Semaphore>,
+    memory: Arc<MemoryBudget>,
+    body_workers: Semaphore,
     /// By number of segments; within it, paths with more literal segments come first.
     routes: HashMap<usize, Vec<Route>>,
     first_segments: HashSet<&'static str>,
@@ -115,9 +159,18 @@ impl Router {
         for same_length in routes.values_mut() {
             same_length.sort_by_key(|route| route.segments.iter().filter(|s| **s == Segment::Parameter).count());
         }
-        let unpacking = Arc::new(Semaphore::new(settings.unpacking_at_once.max(1)));
-        let store_told = Mutex::default();
-        Router { inner: Arc::new(Inner { identity, audit, settings, unpacking, routes, first_segments, store_told }) }
+        Router {
+            inner: Arc::new(Inner {
+                identity,
+                audit,
+                memory: MemoryBudget::new(settings.memory),
+                body_workers: Semaphore::new(settings.body_workers.max(1)),
+                settings,
+                routes,
+                first_segments,
+                store_told: Mutex::default(),
+            }),
+        }
     }
 
     /// The counters of all operations in the Prometheus text format.
@@ -260,15 +313,13 @@ impl Inner {
         let (head, body) = request.into_parts();
         let token = bearer(&head.headers);
         let mut admitted = self.admit(row, token).await?;
+        let mut reservation = self.memory.reservation(client_ip);
+        let mut large_body = false;
         let body = if operation.reads_body {
-            let limits = BodyLimits {
-                packed: row.body_limit.unwrap_or(self.settings.body_bytes),
-                unpacked: row.body_limit.map_or(self.settings.body_unpacked_bytes, |limit| limit * op::UNPACKED_FACTOR),
-                idle: self.settings.body_idle,
-            };
-            let bytes = request::read_body(&head.headers, body, &limits, &self.unpacking).await?;
-            let parsed = openorch_api::json::parse(&bytes, self.settings.body_depth);
-            let mut value = parsed.map_err(|refused| Error::invalid(refused.0))?;
+            let limits = self.settings.body_limits(row);
+            let read = request::read_json(&head.headers, body, limits, &mut reservation, &self.body_workers).await?;
+            let mut value = read.value;
+            large_body = read.is_large;
             if let (Some(normalise), Some(value)) = (row.normalise, value.as_mut()) {
                 normalise(value);
             }
@@ -284,10 +335,32 @@ impl Inner {
             request_id,
             client_ip,
             extended: head.headers.get(EXTENDED_HEADER).is_some_and(|value| value == "1"),
+            large_body,
         };
         let parts = Parts { path, query: query(head.uri.query().unwrap_or_default())?, body };
         audit::tell_target(row, &parts);
-        (operation.handler)(Arc::new(context), parts, verdict).await
+        let response = (operation.handler)(Arc::new(context), parts, verdict).await?;
+        self.count_answer(row, response, reservation).await
+    }
+
+    /// Counts an answer until the client has read it. A read whose answer finds no room is refused; what a write did
+    /// stands, and so does its answer.
+    async fn count_answer(
+        &self,
+        row: &Row,
+        response: Response<Body>,
+        mut reservation: Reservation,
+    ) -> Result<Response<Body>> {
+        reservation.shrink_to(0);
+        let memory = response.body().memory();
+        if memory == 0 {
+            return Ok(response);
+        }
+        match row.effect() {
+            Effect::Read => reservation.grow(memory).await?,
+            Effect::Write => reservation.grow_always(memory),
+        }
+        Ok(response.map(|body| body.holding(reservation)))
     }
 
     /// Who calls, and whether the row lets them (contract decisions 5 and 9).
@@ -342,7 +415,7 @@ impl Inner {
         for (id, operation) in operations {
             operation.metrics.write(id, &mut requests, &mut seconds);
         }
-        requests + &seconds
+        requests + &seconds + &self.memory.metrics()
     }
 }
 

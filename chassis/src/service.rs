@@ -3,7 +3,10 @@
 use std::{any::Any, sync::Arc, time::Duration};
 
 use http::{Response, StatusCode};
-use openorch_api::{Input, Op, Output, Parts, Row};
+use openorch_api::{
+    Input, Json, Op, Output, Parts, Row,
+    output::{Encoded, Items, LongList},
+};
 
 use crate::{Body, BoxFuture, Caller, Error, Result, clock::Clock, respond};
 
@@ -22,6 +25,8 @@ pub struct RequestContext {
     pub client_ip: std::net::IpAddr,
     /// Whether answers may carry `extra` (contract decision 2).
     pub extended: bool,
+    /// Whether the body is so large that decoding it would hold up an async worker.
+    pub large_body: bool,
 }
 
 impl<S> Cx<S> {
@@ -91,8 +96,22 @@ impl<S: Send + Sync + 'static> Service<S> {
         R: Future<Output = Result<O>> + Send + 'static,
     {
         assert!(!asks_for_owner(op.row), "operation `{}` asks for its owner: bind it with on_owned", op.row.id);
-        let no_owner = |_: &S, _: &I| -> Result<String> { Err(Error::internal("an operation without owner")) };
-        self.bind(op, no_owner, handler)
+        self.bind(op.row, no_owner, handler, Answer { status: O::STATUS, encode: O::encode })
+    }
+
+    /// Binds the handler of an operation whose answer is a list that may be long: the handler gives its items, which are
+    /// encoded while the client reads.
+    pub fn on_list<I, T, F, R>(self, op: Op<I, Json<T>>, handler: F) -> Self
+    where
+        I: Input,
+        T: LongList,
+        Json<T>: Output,
+        F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Items<T>>> + Send + 'static,
+    {
+        assert!(!asks_for_owner(op.row), "operation `{}` asks for its owner: bind it with on_owned", op.row.id);
+        let encode = |items: Items<T>| items.encode().map(Some);
+        self.bind(op.row, no_owner, handler, Answer { status: Json::<T>::STATUS, encode })
     }
 
     /// Binds the handler of an operation whose row lets the owner of the target in: `owner` finds the user id of the
@@ -106,16 +125,16 @@ impl<S: Send + Sync + 'static> Service<S> {
         R: Future<Output = Result<O>> + Send + 'static,
     {
         assert!(asks_for_owner(op.row), "the row of `{}` does not let the owner in", op.row.id);
-        self.bind(op, owner, handler)
+        self.bind(op.row, owner, handler, Answer { status: O::STATUS, encode: O::encode })
     }
 
-    fn bind<I, O, W, F, R>(mut self, op: Op<I, O>, owner: W, handler: F) -> Self
+    fn bind<I, A, W, F, R>(mut self, row: &'static Row, owner: W, handler: F, answer: Answer<A>) -> Self
     where
         I: Input,
-        O: Output,
+        A: 'static,
         W: Fn(&S, &I) -> Result<String> + Send + Sync + 'static,
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
-        R: Future<Output = Result<O>> + Send + 'static,
+        R: Future<Output = Result<A>> + Send + 'static,
     {
         let state = self.state.clone();
         let (owner, handler) = (Arc::new(owner), Arc::new(handler));
@@ -123,7 +142,13 @@ impl<S: Send + Sync + 'static> Service<S> {
             let cx = Cx { state: state.clone(), request };
             let (owner, handler) = (owner.clone(), handler.clone());
             Box::pin(async move {
-                let input = I::decode(&mut parts).map_err(|refused| Error::invalid(refused.0))?;
+                let decoded = match cx.request.large_body {
+                    false => I::decode(&mut parts),
+                    true => {
+                        tokio::task::spawn_blocking(move || I::decode(&mut parts)).await.map_err(Error::internal)?
+                    }
+                };
+                let input = decoded.map_err(|refused| Error::invalid(refused.0))?;
                 if verdict == Verdict::IfOwner {
                     let owner_id = owner(&cx.state, &input)?;
                     if *cx.caller()?.user_id != *owner_id {
@@ -131,11 +156,11 @@ impl<S: Send + Sync + 'static> Service<S> {
                     }
                 }
                 let output = handler(cx, input).await?;
-                let status = StatusCode::from_u16(O::STATUS).map_err(Error::internal)?;
-                Ok(respond::success(status, output.encode().map_err(Error::internal)?))
+                let status = StatusCode::from_u16(answer.status).map_err(Error::internal)?;
+                Ok(respond::success(status, (answer.encode)(output).map_err(Error::internal)?))
             })
         });
-        self.bound.push(Bound { row: op.row, reads_body: I::HAS_BODY, handler: run });
+        self.bound.push(Bound { row, reads_body: I::HAS_BODY, handler: run });
         self
     }
 
@@ -171,6 +196,16 @@ impl<S: Send + Sync + 'static> Service<S> {
     pub fn mount(self) -> Mounted {
         Mounted { slug: self.slug, bound: self.bound, tasks: self.tasks }
     }
+}
+
+/// How what a handler returns becomes an answer.
+struct Answer<A> {
+    status: u16,
+    encode: fn(A) -> Result<Option<Encoded>, serde_json::Error>,
+}
+
+fn no_owner<S, I>(_: &S, _: &I) -> Result<String> {
+    Err(Error::internal("an operation without owner"))
 }
 
 fn asks_for_owner(row: &Row) -> bool {

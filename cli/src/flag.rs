@@ -38,7 +38,7 @@ impl Flag {
         let (key, value) = if let Some(key) = key.strip_suffix(":s") {
             (key, Given::Text(text.to_owned()))
         } else if let Some(key) = key.strip_suffix(':') {
-            let value = json::parse(text.as_bytes(), json::MAX_DEPTH).ok().flatten();
+            let value = json::parse(text.as_bytes(), json::Limits::TRUSTED).ok().flatten();
             let refused = || Failure::Usage(format!("`{word}`: no JSON follows; for text write `--{key}:s={text}`"));
             (key, Given::Json(value.ok_or_else(refused)?))
         } else if let Some(key) = key.strip_suffix('@') {

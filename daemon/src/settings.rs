@@ -13,9 +13,11 @@ use std::{
 };
 
 use openorch_chassis::{
+    budget::BudgetSettings,
     forwarded::TrustedProxies,
     mail::{Mailer, NoMailer},
     outbound::{self, Networks},
+    request::Pace,
     router::RouterSettings,
     service::LIST_MOST,
 };
@@ -191,6 +193,26 @@ settings! {
     body_bytes: Count, "OPENORCH_BODY_BYTES", "4194304";
     "Bytes of such a body when unpacked"
     body_unpacked_bytes: Count, "OPENORCH_BODY_UNPACKED_BYTES", "16777216";
+    "Bytes of the body of a public operation's request, as sent and decompressed"
+    max_public_body_bytes: Count, "OPENORCH_MAX_PUBLIC_BODY_BYTES", "1048576";
+    "How many times its size a compressed body may grow, beyond 64 KiB"
+    max_decompression_ratio: Count, "OPENORCH_MAX_DECOMPRESSION_RATIO", "100";
+    "JSON values in the body of a built-in operation's request"
+    max_body_values: Count, "OPENORCH_MAX_BODY_VALUES", "100000";
+    "JSON values in the body of a public operation's request"
+    max_public_body_values: Count, "OPENORCH_MAX_PUBLIC_BODY_VALUES", "10000";
+    "Time for the whole body of a built-in operation's request"
+    body_timeout: Span, "OPENORCH_BODY_TIMEOUT", "120s";
+    "Minimum average rate of such a body in bytes a second"
+    body_min_rate: Count, "OPENORCH_BODY_MIN_RATE", "500";
+    "Time from which on that rate counts"
+    body_min_rate_grace: Span, "OPENORCH_BODY_MIN_RATE_GRACE", "10s";
+    "Bytes that requests to built-in operations in progress may hold in memory, bodies and answers together"
+    max_request_memory: Count, "OPENORCH_MAX_REQUEST_MEMORY", "268435456";
+    "The part of it that one client address may hold (an IPv6 /64 counts as one), loopback excepted"
+    max_request_memory_per_address: Count, "OPENORCH_MAX_REQUEST_MEMORY_PER_ADDRESS", "67108864";
+    "How long a request waits for such memory before it is refused"
+    request_memory_wait: Span, "OPENORCH_REQUEST_MEMORY_WAIT", "2s";
     "How deep arrays and objects in such a body may be inside one another, at most 100"
     body_depth: Count, "OPENORCH_BODY_DEPTH", "64";
     "Entries of a list that cannot be asked for in pages"
@@ -372,12 +394,27 @@ impl Settings {
 
     pub fn router(&self) -> RouterSettings {
         let (given, usual) = (&self.given, RouterSettings::default());
+        let (pace, memory) = (usual.body_pace, usual.memory);
         RouterSettings {
-            body_idle: span(given.body_idle_timeout, usual.body_idle),
+            body_pace: Pace {
+                idle: span(given.body_idle_timeout, pace.idle),
+                timeout: span(given.body_timeout, pace.timeout),
+                min_rate: count(given.body_min_rate).unwrap_or(pace.min_rate),
+                grace: span(given.body_min_rate_grace, pace.grace),
+            },
             body_bytes: count(given.body_bytes).unwrap_or(usual.body_bytes),
             body_unpacked_bytes: count(given.body_unpacked_bytes).unwrap_or(usual.body_unpacked_bytes),
+            public_body_bytes: count(given.max_public_body_bytes).unwrap_or(usual.public_body_bytes),
+            decompression_ratio: count(given.max_decompression_ratio).unwrap_or(usual.decompression_ratio),
             // The reader of stored documents goes 128 deep.
             body_depth: count(given.body_depth).map_or(usual.body_depth, |depth| depth.min(100)),
+            body_values: count(given.max_body_values).unwrap_or(usual.body_values),
+            public_body_values: count(given.max_public_body_values).unwrap_or(usual.public_body_values),
+            memory: BudgetSettings {
+                total: count(given.max_request_memory).unwrap_or(memory.total),
+                per_address: count(given.max_request_memory_per_address).unwrap_or(memory.per_address),
+                wait: span(given.request_memory_wait, memory.wait),
+            },
             ..usual
         }
     }

@@ -173,6 +173,9 @@ impl Gate {
     }
 }
 
+/// Why an answer ended early.
+pub type BoxError = Box<dyn error::Error + Send + Sync>;
+
 /// The body of an answer, on its way to the client. Held until the last byte is written, so its end is the end of
 /// the request.
 pub struct Reply {
@@ -236,17 +239,15 @@ impl FromInstance {
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.get_mut().kind {
             Kind::Text(text) => {
                 let text = std::mem::take(text);
                 Poll::Ready((!text.is_empty()).then_some(Ok(Frame::data(text))))
             }
-            Kind::Builtin(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
-            }
+            Kind::Builtin(body) => Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| Ok(frame?))),
             Kind::Instance(reply) => {
                 // The head of the answer is written by now, so that reading the request's body no longer makes the
                 // server say 100 on its own.
@@ -255,7 +256,7 @@ impl Body for Reply {
                 }
                 let frame = ready!(Pin::new(&mut reply.body).poll_frame(cx));
                 reply.ended = frame.is_none();
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| Ok(frame?)))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use openorch_api::query as wire;
 use openorch_chassis::{Error, Result};
-use openorch_store::{Cursor, Direction, Filter, Query};
+use openorch_store::{Cursor, Direction, Filter, MOST_FILTERS, MOST_VALUES, Query};
 use serde_json::Value;
 
 /// The store's query for one of the wire. `usual` rows where it names no limit, `most` whatever it names.
@@ -14,7 +14,8 @@ pub fn from_wire(query: &wire::Query, usual: u64, most: u64) -> Result<Query> {
     if limit > most {
         return Err(Error::invalid(format!("`limit` is {limit}; at most {most} come in one answer, `next` goes on")));
     }
-    let filters = query.filters.iter().map(filter).collect::<Result<_>>()?;
+    let mut room = Room { filters: MOST_FILTERS, values: MOST_VALUES };
+    let filters = query.filters.iter().map(|filter| self::filter(filter, &mut room)).collect::<Result<_>>()?;
     let mut asked = Query { filters, ..Query::all() }.limit(limit);
     for order in &query.order_bys {
         if order.randomize {
@@ -60,14 +61,39 @@ pub fn to_wire(cursor: &Cursor) -> String {
     Value::Array(values).to_string()
 }
 
-fn filter(filter: &wire::Filter) -> Result<Filter> {
-    if filter.op == wire::Op::Or {
-        return Ok(Filter::Any(filter.filters.iter().map(self::filter).collect::<Result<_>>()?));
+/// What a query may still hold. Counted before anything is built: a filter over many fields compares each of them with
+/// all its values, so a short text could otherwise become a very large query.
+struct Room {
+    filters: usize,
+    values: usize,
+}
+
+impl Room {
+    /// Takes the place of filters over `fields` fields with `values` values each.
+    fn take(&mut self, fields: usize, values: usize) -> Result<()> {
+        let too_many = |most: usize, of: &str| {
+            Error::invalid(format!(
+                "the query has more than {most} {of}, each field of a filter counted by itself; ask for less at once"
+            ))
+        };
+        self.filters = self.filters.checked_sub(fields).ok_or_else(|| too_many(MOST_FILTERS, "filters"))?;
+        let values = fields.saturating_mul(values);
+        self.values = self.values.checked_sub(values).ok_or_else(|| too_many(MOST_VALUES, "values"))?;
+        Ok(())
     }
-    let values = filter.values().map_err(Error::invalid)?;
+}
+
+fn filter(filter: &wire::Filter, room: &mut Room) -> Result<Filter> {
+    if filter.op == wire::Op::Or {
+        room.take(1, 0)?;
+        let inner = filter.filters.iter().map(|inner| self::filter(inner, room));
+        return Ok(Filter::Any(inner.collect::<Result<_>>()?));
+    }
+    let values = filter.values(room.values).map_err(Error::invalid)?;
     if filter.fields.is_empty() {
         return Err(Error::invalid("a filter names no `fields`"));
     }
+    room.take(filter.fields.len(), values.len())?;
     let mut by_field = filter.fields.iter().map(|name| of_field(filter.op, field(name), &values));
     match (by_field.next(), filter.fields.len()) {
         (Some(only), 1) => only,
@@ -114,6 +140,10 @@ mod tests {
         from_wire(&serde_json::from_value(value).unwrap(), 20, 1000)
     }
 
+    fn list_of(values: usize) -> String {
+        json!(vec![1; values]).to_string()
+    }
+
     #[test]
     fn both_spellings_mean_the_same() {
         let old = asked(json!({ "filters": [{ "op": "startsWith", "fields": ["Name"], "jsonValues": "[\"a\"]" }],
@@ -137,6 +167,10 @@ mod tests {
             json!({ "filters": [{ "op": "startsWith", "fields": ["a"], "jsonValues": "[1]" }] }),
             json!({ "orderBys": [{ "field": "a" }], "jsonAfter": "[1,2]" }),
             json!({ "jsonAfter": "1" }),
+            json!({ "filters": [{ "op": "equals", "fields": vec!["a"; 257], "jsonValues": "[1]" }] }),
+            json!({ "filters": [{ "op": "isInList", "fields": vec!["a"; 200], "jsonValues": list_of(100) }] }),
+            json!({ "filters": vec![json!({ "op": "isInList", "fields": ["a"], "jsonValues": list_of(6000) }); 2] }),
+            json!({ "filters": [{ "op": "isInList", "fields": ["a"], "jsonValues": list_of(10_001) }] }),
         ] {
             assert!(asked(query.clone()).is_err(), "{query}");
         }

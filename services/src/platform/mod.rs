@@ -4,10 +4,10 @@ mod docs;
 
 use std::sync::{Arc, OnceLock};
 
-use openorch_api::{Html, Json, Samples, platform as api};
+use bytes::Bytes;
+use openorch_api::{Html, Json, Samples, SharedJson, platform as api};
 use openorch_chassis::{Cx, Mounted, Result, Service};
 use openorch_store::Store;
-use serde_json::Value;
 
 /// Writes all counters in the Prometheus text format.
 pub type MetricsSource = Box<dyn Fn() -> String + Send + Sync>;
@@ -17,8 +17,8 @@ pub struct Platform {
     version: &'static str,
     metrics: OnceLock<MetricsSource>,
     /// Made when first asked for, and kept: making it takes milliseconds, and anyone may ask.
-    document: OnceLock<Value>,
-    page: OnceLock<String>,
+    document: OnceLock<Bytes>,
+    page: OnceLock<Bytes>,
 }
 
 impl Platform {
@@ -64,14 +64,15 @@ async fn ready(cx: Cx<Platform>, (): ()) -> Result<Json<api::Health>> {
     Ok(Json(api::Health { status: "ready".into() }))
 }
 
-async fn openapi(cx: Cx<Platform>, (): ()) -> Result<Json<Value>> {
-    Ok(Json(cx.document.get_or_init(|| openorch_api::openapi::document(cx.version)).clone()))
+async fn openapi(cx: Cx<Platform>, (): ()) -> Result<SharedJson> {
+    let document = cx.document.get_or_init(|| openorch_api::openapi::document(cx.version).to_string().into());
+    Ok(SharedJson(document.clone()))
 }
 
 async fn read_docs(cx: Cx<Platform>, (): ()) -> Result<Html> {
-    Ok(Html(cx.page.get_or_init(|| docs::page(cx.version)).clone()))
+    Ok(Html(cx.page.get_or_init(|| docs::page(cx.version).into()).clone()))
 }
 
 async fn metrics(cx: Cx<Platform>, (): ()) -> Result<Samples> {
-    Ok(Samples(cx.metrics.get().map(|source| source()).unwrap_or_default()))
+    Ok(Samples(cx.metrics.get().map(|source| source()).unwrap_or_default().into()))
 }

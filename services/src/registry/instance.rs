@@ -8,8 +8,9 @@ use std::{
 };
 
 use openorch_api::{
-    Body, Created, Json, NoContent, Path, Query as QueryInput,
+    Body, Created, NoContent, Path, Query as QueryInput,
     input::check_name,
+    output::Items,
     registry::{
         InstanceId, InstanceStatus, ListInstancesRequest, ListInstancesResponse, RegisterInstanceExtra,
         RegisterInstanceRequest, RegisterInstanceResponse,
@@ -53,17 +54,11 @@ pub async fn register(
 pub async fn list(
     cx: Cx<Registry>,
     QueryInput(filter): QueryInput<ListInstancesRequest>,
-) -> Result<Json<ListInstancesResponse>> {
-    let mut instances: Vec<_> = cx
-        .live
-        .all()
-        .into_iter()
-        .filter(|entry| matches(&entry.row, &filter))
-        .map(|entry| entry.to_wire(cx.request.extended))
-        .collect();
-    cx.shared.refuse_long_list(instances.len(), "instances", "ask for those of one `slug`")?;
-    instances.sort_by(|a, b| (&a.slug, &a.id).cmp(&(&b.slug, &b.id)));
-    Ok(Json(ListInstancesResponse { instances }))
+) -> Result<Items<ListInstancesResponse>> {
+    let found = cx.live.find(filter.slug.as_deref(), |entry| matches(&entry.row, &filter));
+    cx.shared.refuse_long_list(found.len(), "instances", "ask for those of one `slug`")?;
+    let extended = cx.request.extended;
+    Ok(Items::new(found, move |entry| entry.to_wire(extended)))
 }
 
 /// The user id of the owner of the instance that a removal names.

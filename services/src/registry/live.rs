@@ -1,7 +1,7 @@
 //! The instances in memory, whole: what probes found out, and what the gateway was told of it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -142,6 +142,8 @@ struct Tables {
     by_id: HashMap<Arc<str>, Arc<Entry>>,
     by_url: HashMap<Box<str>, Arc<str>>,
     by_owner: HashMap<Box<str>, Group>,
+    /// The owner's id by slug, which gives lists their order without sorting.
+    by_slug: BTreeMap<Box<str>, Box<str>>,
 }
 
 pub struct Live {
@@ -202,6 +204,17 @@ impl Live {
         self.tables.read().unwrap_or_else(PoisonError::into_inner).by_id.values().cloned().collect()
     }
 
+    /// The instances that pass, in the order of slug and id; with a slug, those of its account alone.
+    pub fn find(&self, slug: Option<&str>, passes: impl Fn(&Entry) -> bool) -> Vec<Arc<Entry>> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let owners: Vec<&Box<str>> = match slug.filter(|slug| !slug.is_empty()) {
+            Some(slug) => tables.by_slug.get(slug).into_iter().collect(),
+            None => tables.by_slug.values().collect(),
+        };
+        let ids = owners.into_iter().filter_map(|owner| tables.by_owner.get(owner)).flat_map(|group| &group.ids);
+        ids.filter_map(|id| tables.by_id.get(id)).filter(|entry| passes(entry)).cloned().collect()
+    }
+
     /// How many instances an account has.
     pub fn count(&self, owner_id: &str) -> usize {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
@@ -259,6 +272,7 @@ impl Live {
         for id in &group.ids {
             tables.remove(id);
         }
+        tables.by_slug.remove(&group.slug);
         self.routes.forget(&group.slug);
     }
 
@@ -304,6 +318,7 @@ impl Tables {
     fn group(&mut self, owner_id: &str, slug: &str) -> &mut Group {
         if !self.by_owner.contains_key(owner_id) {
             self.by_owner.insert(owner_id.into(), Group { slug: slug.into(), ids: Vec::new() });
+            self.by_slug.insert(slug.into(), owner_id.into());
         }
         self.by_owner.get_mut(owner_id).expect("it was put in if it was missing")
     }

@@ -202,7 +202,7 @@ pub fn service(registry: Arc<Registry>) -> Mounted {
     let silence_pause = registry.settings.silence_pause;
     Service::new(api::SERVICE.slug, registry)
         .on(api::REGISTER_INSTANCE, instance::register)
-        .on(api::LIST_INSTANCES, instance::list)
+        .on_list(api::LIST_INSTANCES, instance::list)
         .on_owned(api::REMOVE_INSTANCE, instance::owner, instance::remove)
         .on(api::SAVE_DEFINITION, definition::save)
         .on(api::LIST_DEFINITIONS, definition::list)

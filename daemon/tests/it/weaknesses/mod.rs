@@ -6,4 +6,5 @@
 
 mod accounts;
 mod network;
+mod resources;
 mod rights;

@@ -1,0 +1,264 @@
+//! How much memory requests in progress hold together: bodies while they arrive and are decompressed, the values read
+//! from them, and answers until the client has read them. A request that finds no room waits briefly and is refused.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{Error, Result, forwarded::network};
+
+/// The variable that sets [`BudgetSettings::total`], for refusals.
+pub const TOTAL_VARIABLE: &str = "OPENORCH_MAX_REQUEST_MEMORY";
+/// The variable that sets [`BudgetSettings::per_address`], for refusals.
+pub const PER_ADDRESS_VARIABLE: &str = "OPENORCH_MAX_REQUEST_MEMORY_PER_ADDRESS";
+
+#[derive(Clone, Copy, Debug)]
+pub struct BudgetSettings {
+    /// Bytes for all requests together.
+    pub total: usize,
+    /// Bytes for the requests of one client address (an IPv6 address counts as its /64), loopback excepted. A request
+    /// that is the only one of its address may exceed it.
+    pub per_address: usize,
+    /// How long a request waits for room.
+    pub wait: Duration,
+}
+
+impl Default for BudgetSettings {
+    fn default() -> BudgetSettings {
+        BudgetSettings { total: 256 << 20, per_address: 64 << 20, wait: Duration::from_secs(2) }
+    }
+}
+
+/// The budget, shared by all built-in operations.
+pub struct MemoryBudget {
+    settings: BudgetSettings,
+    used: Mutex<Used>,
+    freed: Notify,
+    refused: AtomicU64,
+}
+
+#[derive(Default)]
+struct Used {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl Used {
+    fn add(&mut self, address: Option<IpAddr>, more: usize) {
+        self.total += more;
+        if let Some(address) = address {
+            *self.by_address.entry(address).or_default() += more;
+        }
+    }
+
+    fn take(&mut self, address: Option<IpAddr>, less: usize) {
+        self.total -= less;
+        if let Some(address) = address
+            && let Some(of_address) = self.by_address.get_mut(&address)
+        {
+            *of_address -= less;
+            if *of_address == 0 {
+                self.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+/// Bytes reserved for one request; given back when it is dropped.
+pub struct Reservation {
+    budget: Arc<MemoryBudget>,
+    /// `None` for loopback, which has no share of its own.
+    address: Option<IpAddr>,
+    bytes: usize,
+}
+
+/// Which limit leaves no room.
+#[derive(Clone, Copy)]
+enum Full {
+    Total,
+    Address,
+}
+
+impl MemoryBudget {
+    pub fn new(settings: BudgetSettings) -> Arc<MemoryBudget> {
+        Arc::new(MemoryBudget { settings, used: Mutex::default(), freed: Notify::new(), refused: AtomicU64::new(0) })
+    }
+
+    /// An empty reservation for a request from this client.
+    pub fn reservation(self: &Arc<MemoryBudget>, client: IpAddr) -> Reservation {
+        let address = (!client.to_canonical().is_loopback()).then(|| network(client));
+        Reservation { budget: self.clone(), address, bytes: 0 }
+    }
+
+    /// Bytes reserved now.
+    pub fn used(&self) -> usize {
+        self.lock().total
+    }
+
+    /// The gauges and counters in the Prometheus text format.
+    pub fn metrics(&self) -> String {
+        format!(
+            "# TYPE openorch_request_memory_bytes gauge\nopenorch_request_memory_bytes {}\n\
+             # TYPE openorch_request_memory_limit_bytes gauge\nopenorch_request_memory_limit_bytes {}\n\
+             # TYPE openorch_request_memory_refused_total counter\nopenorch_request_memory_refused_total {}\n",
+            self.used(),
+            self.settings.total,
+            self.refused.load(Relaxed)
+        )
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusal(&self, full: Full) -> Error {
+        self.refused.fetch_add(1, Relaxed);
+        match full {
+            Full::Total => Error::unavailable(format!(
+                "requests in progress hold all the memory they may ({TOTAL_VARIABLE}: {} bytes); try again in a moment",
+                self.settings.total
+            )),
+            Full::Address => Error::unavailable(format!(
+                "requests in progress from your network hold all the memory they may ({PER_ADDRESS_VARIABLE}: {} \
+                 bytes); try again when they have ended",
+                self.settings.per_address
+            )),
+        }
+    }
+}
+
+impl Reservation {
+    /// Reserves more bytes, and waits for room if there is none now.
+    pub async fn grow(&mut self, more: usize) -> Result<()> {
+        let deadline = Instant::now() + self.budget.settings.wait;
+        let budget = self.budget.clone();
+        loop {
+            let freed = budget.freed.notified();
+            let mut freed = std::pin::pin!(freed);
+            // Listening begins before looking, so that what is freed in between is heard.
+            freed.as_mut().enable();
+            let Err(full) = self.try_grow(more) else { return Ok(()) };
+            if tokio::time::timeout_at(deadline, freed).await.is_err() {
+                return Err(budget.refusal(full));
+            }
+        }
+    }
+
+    /// Reserves more bytes even where there is no room: for what cannot be refused any more.
+    pub fn grow_always(&mut self, more: usize) {
+        self.budget.lock().add(self.address, more);
+        self.bytes += more;
+    }
+
+    fn try_grow(&mut self, more: usize) -> Result<(), Full> {
+        let settings = self.budget.settings;
+        let mut used = self.budget.lock();
+        if used.total.saturating_add(more) > settings.total {
+            return Err(Full::Total);
+        }
+        if let Some(address) = self.address {
+            let of_address = used.by_address.get(&address).copied().unwrap_or_default();
+            let is_alone = of_address == self.bytes;
+            if !is_alone && of_address.saturating_add(more) > settings.per_address {
+                return Err(Full::Address);
+            }
+        }
+        used.add(self.address, more);
+        drop(used);
+        self.bytes += more;
+        Ok(())
+    }
+
+    /// Gives bytes back that are not needed any more.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        if less == 0 {
+            return;
+        }
+        self.bytes -= less;
+        self.budget.lock().take(self.address, less);
+        self.budget.freed.notify_waiters();
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// These bytes with the reservation attached: it is given back when the last slice of them is dropped.
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        struct Held {
+            bytes: Bytes,
+            _reservation: Reservation,
+        }
+        impl AsRef<[u8]> for Held {
+            fn as_ref(&self) -> &[u8] {
+                &self.bytes
+            }
+        }
+        Bytes::from_owner(Held { bytes, _reservation: self })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget() -> Arc<MemoryBudget> {
+        MemoryBudget::new(BudgetSettings { total: 100, per_address: 40, wait: Duration::from_millis(200) })
+    }
+
+    fn from(budget: &Arc<MemoryBudget>, address: &str) -> Reservation {
+        budget.reservation(address.parse().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_has_a_share_and_all_together_a_total() {
+        let budget = budget();
+        let (mut a, mut b) = (from(&budget, "2001:db8::1"), from(&budget, "2001:db8::2"));
+        // Alone it may go beyond the share, since a share must never forbid the largest request.
+        a.grow(50).await.unwrap();
+        let refused = b.grow(1).await.unwrap_err();
+        assert!(refused.message.contains(PER_ADDRESS_VARIABLE), "{refused}");
+        let mut c = from(&budget, "192.0.2.1");
+        c.grow(50).await.unwrap();
+        let refused = from(&budget, "127.0.0.1").grow(1).await.unwrap_err();
+        assert!(refused.message.contains(TOTAL_VARIABLE), "{refused}");
+        drop(a);
+        b.grow(1).await.unwrap();
+        assert_eq!((budget.used(), b.bytes()), (51, 1));
+        drop((b, c));
+        assert_eq!(budget.used(), 0);
+        assert!(budget.lock().by_address.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_gets_what_is_freed() {
+        let budget = budget();
+        let mut first = from(&budget, "127.0.0.1");
+        first.grow(100).await.unwrap();
+        let held = first.hold(Bytes::from_static(b"answer"));
+        let mut second = from(&budget, "127.0.0.1");
+        let (slice, ()) = (held.slice(2..3), drop(held));
+        let (grown, ()) = tokio::join!(second.grow(10), async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(slice);
+        });
+        grown.unwrap();
+        assert_eq!(budget.used(), 10);
+    }
+}

@@ -1,0 +1,162 @@
+//! What a caller can make the daemon hold: bytes, parsed values, streams, connections. Each has a bound per request, per
+//! address and in total, and what does not move ends.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::support::{Answer, Daemon, gzip};
+
+async fn post(daemon: &Daemon, path: &str, token: &str, body: Vec<u8>, coding: &str) -> Answer {
+    let headers: &[_] = if coding.is_empty() { &[] } else { &[("content-encoding", coding)] };
+    daemon.send("POST", path, token, body, headers).await
+}
+
+/// `{"a":[{"":0},…]}` with so many objects: each takes hundreds of bytes once it is parsed.
+fn objects(count: usize) -> Vec<u8> {
+    format!("{{\"a\":[{}]}}", vec!["{\"\":0}"; count].join(",")).into_bytes()
+}
+
+/// The value of a metric without labels.
+async fn metric(daemon: &Daemon, admin: &str, name: &str) -> u64 {
+    let text = daemon.call("GET", "/metrics", admin, Value::Null).await.text;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+}
+
+/// A request with a body of which only the first part is sent.
+async fn begin(daemon: &Daemon, headers: &str, announced: usize, sent: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(daemon.url.trim_start_matches("http://")).await.unwrap();
+    let head = format!(
+        "POST /user-svc/register HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: {announced}\r\n\r\n{}",
+        " ".repeat(sent)
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn w26_a_small_body_becomes_neither_gigabytes_of_values_nor_of_query() {
+    let daemon = Daemon::start().await;
+    let ann = daemon.register("ann").await;
+    let admin = daemon.admin().await;
+    // 2.3 million values in 23 KB as gzip.
+    let bomb = post(&daemon, "/user-svc/login", "", gzip(&objects(1_150_000)), "gzip").await;
+    assert_eq!(bomb.status, 413, "{}", bomb.text);
+    let bomb = post(&daemon, "/user-svc/self", &ann, gzip(&objects(1_150_000)), "gzip").await;
+    assert_eq!(bomb.status, 413, "{}", bomb.text);
+    for (path, token, most) in [("/user-svc/login", "", 10_000), ("/user-svc/self", ann.as_str(), 100_000)] {
+        // The whole, the list, an object and a number for each.
+        let refused = post(&daemon, path, token, objects(most / 2), "").await;
+        assert_eq!(refused.status, 413, "{}", refused.text);
+        assert!(refused.error().contains(&most.to_string()), "{}", refused.text);
+        let read = post(&daemon, path, token, objects(most / 2 - 1), "").await;
+        assert!([200, 400].contains(&read.status.as_u16()), "{path}: {}", read.text);
+    }
+    // Public bodies have a size of their own, sent and decompressed.
+    let million = vec![b' '; (1 << 20) + 1];
+    assert_eq!(post(&daemon, "/user-svc/login", "", million.clone(), "").await.status, 413);
+    assert_eq!(post(&daemon, "/user-svc/self", &ann, million.clone(), "").await.status, 200);
+    let poor = [&million[..], &objects(4000), &million].concat();
+    let refused = post(&daemon, "/user-svc/self", &ann, gzip(&poor), "gzip").await;
+    assert!(refused.status == 413 && refused.error().contains("100 times"), "{}", refused.text);
+
+    // A filter over many fields is as many filters, and each compares with all the values.
+    let values = json!(vec![1; 9_000]).to_string();
+    for (fields, values) in [(vec!["slug"; 5_000], "[1]"), (vec!["slug"; 100], values.as_str())] {
+        let filter = json!({ "op": "isInList", "fields": fields, "jsonValues": values });
+        let refused = daemon.call("POST", "/user-svc/users", &admin, json!({ "query": { "filters": [filter] } })).await;
+        assert!(refused.status == 400 && refused.error().contains("more than"), "{}", refused.text);
+    }
+    // Values within a text count too.
+    let filter =
+        json!({ "op": "equals", "fields": ["slug"], "jsonValues": String::from_utf8(objects(200_000)).unwrap() });
+    let refused = daemon.call("POST", "/user-svc/users", &admin, json!({ "query": { "filters": [filter] } })).await;
+    assert!(refused.status == 400 && refused.error().contains("more than"), "{}", refused.text);
+    assert_eq!(metric(&daemon, &admin, "openorch_request_memory_bytes").await, 0);
+}
+
+#[tokio::test]
+async fn w27_a_body_that_trickles_in_is_ended() {
+    use tokio::io::AsyncReadExt;
+    let trickle = async |flags: &[&str]| {
+        let daemon = Daemon::with(flags).await;
+        let stream = begin(&daemon, "connection: close\r\n", 1 << 20, 1).await;
+        let (mut reading, mut writing) = stream.into_split();
+        let drip = tokio::spawn(async move {
+            while writing.write_all(b" ").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let (started, mut answer) = (Instant::now(), Vec::new());
+        // The connection stays open for a while: what still comes of the body is thrown away.
+        let read = async {
+            while !answer.ends_with(b"}") && reading.read_buf(&mut answer).await.is_ok_and(|read| read > 0) {}
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(8), read).await;
+        drip.abort();
+        assert!(started.elapsed() < Duration::from_secs(8));
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let slow = trickle(&["--body-min-rate-grace", "100ms", "--body-min-rate", "10000"]).await;
+    assert!(slow.starts_with("HTTP/1.1 408") && slow.contains("10000 bytes a second"), "{slow}");
+    let long = trickle(&["--body-timeout", "300ms"]).await;
+    assert!(long.starts_with("HTTP/1.1 408") && long.contains("not complete after 0.3 s"), "{long}");
+}
+
+#[tokio::test]
+async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
+    let daemon = Daemon::with(&[
+        "--max-request-memory",
+        "1000000",
+        "--max-request-memory-per-address",
+        "400000",
+        "--request-memory-wait",
+        "50ms",
+        "--trusted-proxies",
+        "127.0.0.0/8",
+    ])
+    .await;
+    let admin = daemon.admin().await;
+    let from = async |address: &str, spaces: usize| {
+        let headers = [("x-forwarded-for", address)];
+        daemon.send("POST", "/user-svc/login", "", vec![b' '; spaces], &headers).await
+    };
+    daemon
+        .call(
+            "POST",
+            "/user-svc/change-password",
+            &admin,
+            json!({ "slug": "openorch", "currentPassword": "changeme",
+        "newPassword": "another" }),
+        )
+        .await;
+    assert_eq!(from("192.0.2.1", 200_000).await.status, 400, "there is room");
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(begin(&daemon, "x-forwarded-for: 192.0.2.1\r\n", 1_000_000, 100_000).await);
+    }
+    let holds = |bytes: u64| {
+        let (daemon, admin) = (&daemon, &admin);
+        async move { metric(daemon, admin, "openorch_request_memory_bytes").await >= bytes }
+    };
+    daemon.until("the bodies hold memory", || holds(300_000)).await;
+    let refused = from("192.0.2.1", 200_000).await;
+    assert!(refused.status == 503 && refused.headers.contains_key("retry-after"), "{}", refused.text);
+    assert!(refused.error().contains("OPENORCH_MAX_REQUEST_MEMORY_PER_ADDRESS"), "{}", refused.text);
+    assert_eq!(from("192.0.2.2", 200_000).await.status, 400, "another address has its own part");
+    for address in ["192.0.2.2", "192.0.2.3"] {
+        held.push(begin(&daemon, &format!("x-forwarded-for: {address}\r\n"), 1_000_000, 260_000).await);
+    }
+    daemon.until("the bodies hold all", || holds(900_000)).await;
+    let refused = from("192.0.2.4", 300_000).await;
+    assert!(refused.status == 503 && refused.error().contains("OPENORCH_MAX_REQUEST_MEMORY:"), "{}", refused.text);
+    // Small requests find room, and all of it comes back.
+    assert_eq!(from("192.0.2.4", 10).await.status, 400);
+    drop(held);
+    let is_free = || async { metric(&daemon, &admin, "openorch_request_memory_bytes").await == 0 };
+    daemon.until("the memory is given back", is_free).await;
+    assert_eq!(metric(&daemon, &admin, "openorch_request_memory_refused_total").await, 2);
+    assert_eq!(from("192.0.2.4", 300_000).await.status, 400);
+}
