@@ -82,23 +82,23 @@ fn random() -> u64 {
     z ^ (z >> 31)
 }
 
-/// The proxies in front of the daemon whose word counts: `OPENORCH_TRUSTED_PROXIES`. They must set or remove
-/// `X-Forwarded-For`, which is read before `Forwarded`.
+/// Addresses and networks, such as the proxies whose forwarding headers are believed (`OPENORCH_TRUSTED_PROXIES`; they
+/// must set or remove `X-Forwarded-For`, which is read before `Forwarded`).
 #[derive(Clone, Debug, Default)]
-pub struct TrustedProxies(Arc<[Cidr]>);
+pub struct NetworkList(Arc<[Cidr]>);
 
-impl TrustedProxies {
+impl NetworkList {
     /// A comma-separated list of addresses and ranges.
-    pub fn parse(text: &str) -> Result<TrustedProxies> {
+    pub fn parse(text: &str) -> Result<NetworkList> {
         let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
         let ranges = words.map(|word| {
             Cidr::parse(word).ok_or_else(|| {
                 Error::invalid(format!(
-                    "`{word}` is no proxy's address: write an address or a range such as `10.0.0.0/8`"
+                    "`{word}` is not an address: write an address or a network such as `10.0.0.0/8`"
                 ))
             })
         });
-        Ok(TrustedProxies(ranges.collect::<Result<Vec<_>>>()?.into()))
+        Ok(NetworkList(ranges.collect::<Result<Vec<_>>>()?.into()))
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -162,14 +162,14 @@ pub fn is_reserved(name: &HeaderName) -> bool {
 pub struct Hop {
     ip: IpAddr,
     https: bool,
-    proxies: Option<TrustedProxies>,
+    proxies: Option<NetworkList>,
     ip_value: HeaderValue,
     /// The last host asked for on this connection, with the `Forwarded` made of it: it is nearly always the same.
     last: Mutex<Option<(HeaderValue, HeaderValue)>>,
 }
 
 impl Hop {
-    pub fn new(peer: &Peer, proxies: &TrustedProxies) -> Hop {
+    pub fn new(peer: &Peer, proxies: &NetworkList) -> Hop {
         let ip = unwrapped(peer.address.ip());
         Hop {
             ip,
@@ -376,7 +376,7 @@ mod tests {
 
     fn hop(peer: &str, trusted: &str) -> Hop {
         let peer = Peer { address: peer.parse().unwrap(), tls: false };
-        Hop::new(&peer, &TrustedProxies::parse(trusted).unwrap())
+        Hop::new(&peer, &NetworkList::parse(trusted).unwrap())
     }
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {

@@ -36,10 +36,12 @@ impl Caller {
 /// What the gateway does with the `Authorization` header of a proxied request (contract decision 9).
 #[derive(Clone, Debug)]
 pub enum Passage {
-    /// Not a token of ours, or one already made for this service: sent on as it came.
+    /// Not a token of ours: sent on as it came.
     Untouched,
+    /// A delegated token that the service may have: sent on as it came.
+    Delegated { session_id: Arc<str> },
     /// A session's token: replaced by a delegated one for this service.
-    Replace(HeaderValue),
+    Replace { authorization: HeaderValue, session_id: Arc<str> },
 }
 
 pub trait Identity: Send + Sync + 'static {
@@ -61,6 +63,10 @@ pub trait Identity: Send + Sync + 'static {
     /// `Unauthenticated` (401) for a token of ours that is revoked or ended, `Forbidden` (403) for a delegated one
     /// made for another service.
     fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>>;
+
+    /// Which of these sessions have ended. Asked again and again for requests that are in progress for long: those are a
+    /// use of their session. A session that cannot be read at the moment is not among them.
+    fn ended_sessions<'a>(&'a self, session_ids: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Arc<str>>>;
 }
 
 /// Who knows whether something of an account runs right now. The sessions of such an account are never idle

@@ -11,6 +11,7 @@ pub mod error;
 pub mod forwarded;
 pub mod identity;
 pub mod ids;
+pub mod log_limit;
 pub mod mail;
 pub mod metrics;
 pub mod outbound;
@@ -27,6 +28,7 @@ pub use budget::MemoryBudget;
 pub use client_body::ClientBody;
 pub use error::{Error, Kind, Result};
 pub use identity::{Caller, Identity, Passage};
+pub use log_limit::LogLimit;
 pub use service::{Cx, Mounted, Service};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -204,11 +204,17 @@ impl Coding {
     }
 }
 
-fn read_at_most(reader: impl Read, most: usize, coding: &str) -> Result<Vec<u8>> {
+fn read_at_most(mut reader: impl Read, most: usize, coding: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    reader
-        .take(most as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Error::invalid(format!("the body is not valid {coding}")).because(error))?;
+    // Grown by hand: a vector that grows by itself may take twice what was reserved for it.
+    while bytes.len() <= most {
+        let step = bytes.len().max(FIRST_STEP).min(most + 1 - bytes.len());
+        bytes.reserve_exact(step);
+        let read = (&mut reader).take(step as u64).read_to_end(&mut bytes);
+        let read = read.map_err(|error| Error::invalid(format!("the body is not valid {coding}")).because(error))?;
+        if read < step {
+            break;
+        }
+    }
     Ok(bytes)
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tracing::{Instrument, debug, error, info_span, warn};
 
 use crate::{
-    Audit, Body, BoxFuture, Builtin, Caller, ClientBody, Error, Identity, Kind, Peer, Result,
+    Audit, Body, BoxFuture, Builtin, Caller, ClientBody, Error, Identity, Kind, LogLimit, Peer, Result,
     audit::{self, Call},
     budget::{BudgetSettings, MemoryBudget, Reservation},
     forwarded::{ClientAddress, RequestId},
@@ -97,9 +97,6 @@ pub struct Router {
     inner: Arc<Inner>,
 }
 
-/// While the store cannot be used, requests fail for the same reason one after the other.
-const STORE_TOLD_EVERY: Duration = Duration::from_secs(60);
-
 struct Inner {
     identity: Arc<dyn Identity>,
     audit: Arc<Audit>,
@@ -109,8 +106,8 @@ struct Inner {
     /// By number of segments; within it, paths with more literal segments come first.
     routes: HashMap<usize, Vec<Route>>,
     first_segments: HashSet<&'static str>,
-    /// When the log was told last that the store cannot be used.
-    store_told: Mutex<Option<Instant>>,
+    /// While the store cannot be used, requests fail for the same reason one after the other.
+    store_failures: LogLimit,
 }
 
 struct Route {
@@ -133,6 +130,8 @@ struct Operation {
     reads_body: bool,
     handler: Handler,
     metrics: OperationMetrics,
+    /// Faults of ours, which somebody may have found a way to provoke.
+    faults: LogLimit,
 }
 
 impl Router {
@@ -147,7 +146,8 @@ impl Router {
         let mut first_segments = HashSet::new();
         for bound in services.into_iter().flat_map(|service| service.bound) {
             let Bound { row, reads_body, handler } = bound;
-            let operation = Arc::new(Operation { row, reads_body, handler, metrics: OperationMetrics::default() });
+            let (metrics, faults) = (OperationMetrics::default(), LogLimit::new(30, Duration::from_secs(60)));
+            let operation = Arc::new(Operation { row, reads_body, handler, metrics, faults });
             for path in std::iter::once(&row.path).chain(row.aliases) {
                 let segments = pattern(path);
                 if let Some(Segment::Literal(first)) = segments.first() {
@@ -168,7 +168,7 @@ impl Router {
                 settings,
                 routes,
                 first_segments,
-                store_told: Mutex::default(),
+                store_failures: LogLimit::once_a_minute(),
             }),
         }
     }
@@ -255,11 +255,14 @@ impl Inner {
                     self.audit.refused(call, &error);
                 }
                 if error.kind == Kind::Internal {
-                    span.in_scope(|| error!("{error:?}"));
+                    match operation.faults.allow() {
+                        Some(0) => span.in_scope(|| error!("{error:?}")),
+                        Some(more) => span.in_scope(|| error!("{error:?}; {more} more since the last such line")),
+                        None => span.in_scope(|| debug!("{error:?}")),
+                    }
                     error.message = format!("{} (request {request_id})", error.message).into();
-                } else if error.is_of_store() && self.is_store_to_be_told() {
-                    let seconds = STORE_TOLD_EVERY.as_secs();
-                    span.in_scope(|| warn!("{error:?}; further ones are told every {seconds} s"));
+                } else if error.is_of_store() && self.store_failures.allow().is_some() {
+                    span.in_scope(|| warn!("{error:?}; written once a minute while this goes on"));
                 } else {
                     span.in_scope(|| debug!("{error:?}"));
                 }
@@ -268,15 +271,6 @@ impl Inner {
         };
         operation.metrics.count(response.status(), started.elapsed());
         response
-    }
-
-    fn is_store_to_be_told(&self) -> bool {
-        let mut told = self.store_told.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = told.is_none_or(|told| told.elapsed() >= STORE_TOLD_EVERY);
-        if is_due {
-            *told = Some(Instant::now());
-        }
-        is_due
     }
 
     /// The operation of a path, its parameters decoded once (contract decision 4).

@@ -96,6 +96,9 @@ fn told(outcome: Result<String, StartError>) -> Result<(), StartError> {
 }
 
 fn log_as(filter: &str) -> Result<(), StartError> {
+    // The HTTP/2 library warns of each connection on which a client misbehaves: anybody could fill the log, and the
+    // metrics count them. A filter that names it has its way.
+    let filter = format!("h2=error,{filter}");
     let filter = EnvFilter::try_new(filter).map_err(|error| StartError(format!("OPENORCH_LOG: {error}")))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -14,7 +14,7 @@ use std::{
 
 use openorch_chassis::{
     budget::BudgetSettings,
-    forwarded::TrustedProxies,
+    forwarded::NetworkList,
     mail::{Mailer, NoMailer},
     outbound::{self, Networks},
     request::Pace,
@@ -231,6 +231,20 @@ settings! {
     idle_timeout: Span, "OPENORCH_IDLE_TIMEOUT", "75s";
     "Open connections"
     connections: Count, "OPENORCH_CONNECTIONS", "20000";
+    "Open connections of one client address (an IPv6 /64 counts as one); a trusted proxy may have three quarters of all"
+    max_connections_per_address: Count, "OPENORCH_MAX_CONNECTIONS_PER_ADDRESS", "a tenth of OPENORCH_CONNECTIONS";
+    "Requests in progress, tunnels included"
+    max_requests: Count, "OPENORCH_MAX_REQUESTS", "20000";
+    "Requests in progress of one client address; a trusted proxy may have three quarters of all"
+    max_requests_per_address: Count, "OPENORCH_MAX_REQUESTS_PER_ADDRESS", "a tenth of OPENORCH_MAX_REQUESTS";
+    "Addresses and networks (CIDRs) without such limits for each address"
+    address_limit_exempt: String, "OPENORCH_ADDRESS_LIMIT_EXEMPT", "127.0.0.0/8,::1";
+    "Streams of one HTTP/2 connection"
+    max_streams_per_connection: Count, "OPENORCH_MAX_STREAMS_PER_CONNECTION", "100";
+    "How long a client may leave a piece of a built-in operation's answer untaken"
+    write_timeout: Span, "OPENORCH_WRITE_TIMEOUT", "60s";
+    "How long a client may leave a piece of a service's answer untaken"
+    gateway_write_timeout: Span, "OPENORCH_GATEWAY_WRITE_TIMEOUT", "5m";
     "What is logged: error, warn, info, debug or trace, also for one part alone"
     log: String, "OPENORCH_LOG", "info";
 }
@@ -432,11 +446,17 @@ impl Settings {
     pub fn gateway(&self) -> Result<openorch_gateway::Settings, StartError> {
         let (given, usual) = (&self.given, openorch_gateway::Settings::default());
         let trusted_proxies = match &given.trusted_proxies {
-            Some(text) => {
-                TrustedProxies::parse(text).map_err(|e| StartError(format!("OPENORCH_TRUSTED_PROXIES: {e}")))?
-            }
+            Some(text) => NetworkList::parse(text).map_err(|e| StartError(format!("OPENORCH_TRUSTED_PROXIES: {e}")))?,
             None => usual.trusted_proxies,
         };
+        let exempt_addresses = match &given.address_limit_exempt {
+            Some(text) => {
+                NetworkList::parse(text).map_err(|e| StartError(format!("OPENORCH_ADDRESS_LIMIT_EXEMPT: {e}")))?
+            }
+            None => usual.exempt_addresses.clone(),
+        };
+        let connections = count(given.connections).unwrap_or(usual.connections);
+        let max_requests = count(given.max_requests).unwrap_or(usual.max_requests);
         let tls = match (&given.tls_cert, &given.tls_key) {
             (Some(cert), Some(key)) => Some({
                 let wrong = |error| StartError(format!("OPENORCH_TLS_CERT and OPENORCH_TLS_KEY: {error}"));
@@ -457,7 +477,15 @@ impl Settings {
             head: span(given.head_timeout, usual.head),
             idle: span(given.idle_timeout, usual.idle),
             drain: span(given.drain, usual.drain),
-            connections: count(given.connections).unwrap_or(usual.connections),
+            connections,
+            connections_per_address: count(given.max_connections_per_address).unwrap_or(connections / 10),
+            max_requests,
+            requests_per_address: count(given.max_requests_per_address).unwrap_or(max_requests / 10),
+            streams_per_connection: count(given.max_streams_per_connection)
+                .map_or(usual.streams_per_connection, |most| most.try_into().unwrap_or(u32::MAX)),
+            write_timeout: span(given.write_timeout, usual.write_timeout),
+            forwarded_write_timeout: span(given.gateway_write_timeout, usual.forwarded_write_timeout),
+            exempt_addresses,
             trusted_proxies,
             tls,
             ..usual

@@ -308,6 +308,10 @@ fn gateway_metrics(metrics: &Metrics) -> String {
         ("openorch_gateway_tunnels_total", "counter", now.tunnels),
         ("openorch_gateway_in_flight", "gauge", now.in_flight),
         ("openorch_gateway_connections", "gauge", now.connections),
+        ("openorch_gateway_connections_refused_total", "counter", now.connections_refused),
+        ("openorch_gateway_connection_errors_total", "counter", now.connections_failed),
+        ("openorch_gateway_stalled_answers_total", "counter", now.stalled),
+        ("openorch_gateway_session_ended_total", "counter", now.session_ended),
     ] {
         text += &format!("# TYPE {name} {kind}\n{name} {value}\n");
     }

@@ -11,13 +11,17 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use openorch_chassis::{ClientBody, forwarded};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::{
+    clients::{ClientPlace, RequestPlace},
     connection::{Connection, Running},
+    exchange::{Exchange, Handle},
     pool::{Instance, Sender},
+    refusal::Refusal,
 };
 
 /// The body of a request, on its way to an instance.
@@ -192,6 +196,8 @@ pub enum Kind {
 
 pub struct FromInstance {
     body: Incoming,
+    /// What was read of it before its head was sent on.
+    first: Option<Frame<Bytes>>,
     ended: bool,
     gate: Option<Arc<Gate>>,
     lease: Option<Lease>,
@@ -205,35 +211,73 @@ pub struct Lease {
     pub uploads: bool,
 }
 
-/// Counted while a request runs.
-pub struct Request(Running);
+/// Counted while a request is in progress.
+pub struct Request {
+    running: Running,
+    pub exchange: Arc<Exchange>,
+    place: Result<RequestPlace, usize>,
+}
 
 impl Request {
+    /// Called by the task that serves the request.
     pub fn begin(connection: Arc<Connection>) -> Request {
         connection.gateway.metrics.in_flight.fetch_add(1, Relaxed);
-        Request(Running::begin(connection))
+        let exchange = Arc::new(Exchange::new(Handle::current(&connection.life), connection.clock.now()));
+        connection.life.enter(exchange.clone());
+        let place = connection.place.as_ref().map_or(Ok(RequestPlace::EXEMPT), ClientPlace::begin);
+        Request { running: Running::begin(connection), exchange, place }
     }
 
     pub fn connection(&self) -> &Arc<Connection> {
-        &self.0.0
+        &self.running.0
+    }
+
+    /// Refuses one that is too many, in all or of its address.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let gateway = &self.connection().gateway;
+        let most = gateway.settings.max_requests;
+        if gateway.metrics.in_flight.load(Relaxed) > most as u64 {
+            return Err(Refusal::unavailable(format!(
+                "{most} requests are in progress, as many as there may be (OPENORCH_MAX_REQUESTS); try again in a moment"
+            )));
+        }
+        if let Err(in_progress) = &self.place {
+            return Err(Refusal::limited(format!(
+                "{in_progress} requests from your network are in progress, as many as there may be \
+                 (OPENORCH_MAX_REQUESTS_PER_ADDRESS); try again when some have ended"
+            )));
+        }
+        Ok(())
     }
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
-        self.connection().gateway.metrics.in_flight.fetch_sub(1, Relaxed);
+        let connection = self.connection();
+        connection.gateway.metrics.in_flight.fetch_sub(1, Relaxed);
+        connection.life.leave(&self.exchange);
     }
 }
 
 impl Reply {
     pub fn new(kind: Kind, request: Request) -> Reply {
+        request.exchange.offer(request.connection().clock.now());
         Reply { kind, request }
     }
 }
 
 impl FromInstance {
     pub fn new(body: Incoming, lease: Lease, gate: Option<Arc<Gate>>) -> FromInstance {
-        FromInstance { body, ended: false, gate, lease: Some(lease) }
+        FromInstance { body, first: None, ended: false, gate, lease: Some(lease) }
+    }
+
+    /// Reads the first piece, if it comes within `patience`: after that the answer's head is sent on, and what is wrong
+    /// with the body could only be told by cutting it.
+    pub async fn read_first(&mut self, patience: Duration) -> hyper::Result<()> {
+        let Ok(first) = timeout(patience, self.body.frame()).await else { return Ok(()) };
+        self.first = first.transpose()?;
+        self.ended = self.first.is_none();
+        Ok(())
     }
 }
 
@@ -242,7 +286,43 @@ impl Body for Reply {
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.get_mut().kind {
+        let this = self.get_mut();
+        let polled = this.kind.poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(_))) => this.request.exchange.offer(this.request.connection().clock.now()),
+            _ => this.request.exchange.await_more(),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Text(text) => text.is_empty(),
+            Kind::Builtin(body) => body.is_end_stream(),
+            Kind::Instance(reply) => reply.is_over(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Text(text) => SizeHint::with_exact(text.len() as u64),
+            Kind::Builtin(body) => body.size_hint(),
+            // Once a piece is read ahead the rest says too little; only bodies without a length are read ahead.
+            Kind::Instance(reply) if reply.first.is_some() => SizeHint::default(),
+            Kind::Instance(reply) => reply.body.size_hint(),
+        }
+    }
+}
+
+impl FromInstance {
+    fn is_over(&self) -> bool {
+        self.first.is_none() && (self.ended || self.body.is_end_stream())
+    }
+}
+
+impl Kind {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
             Kind::Text(text) => {
                 let text = std::mem::take(text);
                 Poll::Ready((!text.is_empty()).then_some(Ok(Frame::data(text))))
@@ -254,26 +334,16 @@ impl Body for Reply {
                 if let Some(gate) = &reply.gate {
                     gate.open();
                 }
+                if let Some(first) = reply.first.take() {
+                    return Poll::Ready(Some(Ok(first)));
+                }
+                if reply.ended {
+                    return Poll::Ready(None);
+                }
                 let frame = ready!(Pin::new(&mut reply.body).poll_frame(cx));
                 reply.ended = frame.is_none();
                 Poll::Ready(frame.map(|frame| Ok(frame?)))
             }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Text(text) => text.is_empty(),
-            Kind::Builtin(body) => body.is_end_stream(),
-            Kind::Instance(reply) => reply.body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Text(text) => SizeHint::with_exact(text.len() as u64),
-            Kind::Builtin(body) => body.size_hint(),
-            Kind::Instance(reply) => reply.body.size_hint(),
         }
     }
 }
@@ -287,7 +357,7 @@ impl Drop for Reply {
             gate.close();
         }
         // A body dropped early takes its connection with it: the rest of it is still to come.
-        if (reply.ended || reply.body.is_end_stream())
+        if reply.is_over()
             && let Some(lease) = reply.lease.take()
         {
             lease.give_back(self.request.connection());

@@ -16,6 +16,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     Gateway,
+    clients::ClientPlace,
     life::{Clock, Life, Lives},
 };
 
@@ -26,6 +27,8 @@ pub struct Connection {
     pub life: Arc<Life>,
     pub peer: Arc<Peer>,
     pub hop: Hop,
+    /// `None` for an address without a share.
+    pub place: Option<ClientPlace>,
 }
 
 /// Held while something runs on the connection, so that it does not count as idle.

@@ -1,11 +1,11 @@
 //! The proxy: one request to one instance and its answer back (contract decisions 9, 15, 17, 22 and 24). This is
 //! the hot path; what it allocates, every request pays.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
     uri::PathAndQuery,
 };
 use http_body::Body as _;
@@ -19,8 +19,9 @@ use openorch_chassis::{ClientBody, Passage, forwarded::RequestId, outbound::Dial
 
 use crate::{
     Gateway, balance,
-    body::{FromInstance, Gate, Lease, Upload, UploadError},
+    body::{self, FromInstance, Gate, Lease, Upload, UploadError},
     connection::Connection,
+    exchange::Forwarded,
     headers::{self, VIA},
     metrics::count,
     pool::{Instance, Sender},
@@ -29,6 +30,10 @@ use crate::{
     tunnel,
 };
 
+/// How long the head of a chunked answer is held back for its first chunk. It mostly comes with the head; an event stream
+/// may begin later.
+const FIRST_CHUNK: Duration = Duration::from_millis(20);
+
 /// Connections tried before a request is given up; only failures to connect, so it was not sent.
 const MAX_DIALS: usize = 3;
 
@@ -36,12 +41,13 @@ const MAX_DIALS: usize = 3;
 pub type Answer = Response<Option<FromInstance>>;
 
 pub async fn forward(
-    connection: &Arc<Connection>,
+    running: &body::Request,
     mut request: Request<ClientBody>,
     slug: &str,
     host: Option<&HeaderValue>,
     id: &RequestId,
 ) -> Result<Answer, Refusal> {
+    let connection = running.connection();
     let gateway = &*connection.gateway;
     let Some(service) = gateway.table.find(slug) else {
         return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no service `{}` is registered here", shown(slug))));
@@ -60,7 +66,13 @@ pub async fn forward(
             "service `{slug}` has no instance that is ready; it is tried again as soon as one is healthy"
         )));
     };
-    authorize(gateway, request.headers_mut(), slug).await?;
+    if *request.method() == Method::TRACE {
+        // RFC 9110, 9.3.8: it is answered with what was received, and anybody on the way may read that.
+        request.headers_mut().remove(header::AUTHORIZATION);
+        request.headers_mut().remove(header::COOKIE);
+    }
+    let session = authorize(gateway, request.headers_mut(), slug).await?;
+    running.exchange.set_forwarded(Forwarded { service: service.presence.clone(), session });
 
     let upgrade = headers::wanted_upgrade(request.headers(), request.version());
     let client_side = upgrade.is_some().then(|| upgrade::on(&mut request));
@@ -89,26 +101,32 @@ pub async fn forward(
         listen_for_continue(&mut request, gate);
     }
     let (response, lease) = trip.send(instance, request).await?;
-    answer(connection, response, lease, gate, client_side, slug)
+    answer(running, response, lease, gate, client_side, slug).await
 }
 
-/// Replaces a session's token by one made for this service (contract decision 9).
-async fn authorize(gateway: &Gateway, headers: &mut HeaderMap, slug: &str) -> Result<(), Refusal> {
+/// Replaces a session's token by one made for this service (contract decision 9). Answers the session behind a token of
+/// ours.
+async fn authorize(gateway: &Gateway, headers: &mut HeaderMap, slug: &str) -> Result<Option<Arc<str>>, Refusal> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let Some(authorization) = given.next() else {
-        return Ok(());
+        return Ok(None);
     };
     if given.next().is_some() || authorization.to_str().is_err() {
-        return check_odd(gateway, headers, slug).await;
+        check_odd(gateway, headers, slug).await?;
+        return Ok(None);
     }
     let passage = match gateway.identity.passage_cached(authorization, slug) {
         Some(known) => known?,
         None => gateway.identity.passage(authorization, slug).await?,
     };
-    if let Passage::Replace(delegated) = passage {
-        headers.insert(header::AUTHORIZATION, delegated);
-    }
-    Ok(())
+    Ok(match passage {
+        Passage::Untouched => None,
+        Passage::Delegated { session_id } => Some(session_id),
+        Passage::Replace { authorization, session_id } => {
+            headers.insert(header::AUTHORIZATION, authorization);
+            Some(session_id)
+        }
+    })
 }
 
 /// Several values, or bytes that are no text: a service may read those otherwise than we do, so they pass only if
@@ -337,8 +355,8 @@ impl Trip<'_> {
     }
 }
 
-fn answer(
-    connection: &Arc<Connection>,
+async fn answer(
+    running: &body::Request,
     mut response: Response<Incoming>,
     lease: Lease,
     gate: Option<Arc<Gate>>,
@@ -355,7 +373,7 @@ fn answer(
         let Some(protocol) = protocol.filter(|_| !headers::names_http2(response.headers())) else {
             return bad("switched to a protocol that cannot be tunnelled");
         };
-        tunnel::join(connection.clone(), client_side, upgrade::on(&mut response));
+        tunnel::join(running, client_side, upgrade::on(&mut response));
         edit_answer(response.headers_mut());
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -365,8 +383,15 @@ fn answer(
     if !headers::only_chunked(response.headers()) {
         return bad("answered with a transfer coding other than `chunked`");
     }
+    let is_chunked = response.headers().contains_key(header::TRANSFER_ENCODING);
     edit_answer(response.headers_mut());
-    Ok(response.map(|body| Some(FromInstance::new(body, lease, gate))))
+    let (head, body) = response.into_parts();
+    let mut body = FromInstance::new(body, lease, gate);
+    if is_chunked && let Err(error) = body.read_first(FIRST_CHUNK).await {
+        tracing::debug!(slug, %error, "an instance's answer is not framed as HTTP asks");
+        return bad("answered with a body that is not framed as HTTP asks");
+    }
+    Ok(Response::from_parts(head, Some(body)))
 }
 
 fn edit_answer(headers: &mut HeaderMap) {
@@ -376,10 +401,22 @@ fn edit_answer(headers: &mut HeaderMap) {
         // It has lost against the coding, and would contradict the body.
         headers.remove(header::CONTENT_LENGTH);
     }
-    // Services share the daemon's origin: none may take the pages of others over, or log their users out.
-    headers.remove("service-worker-allowed");
-    headers.remove("clear-site-data");
+    // None may take the pages of others over, log their users out, or send their browsers elsewhere.
+    for name in OF_ORIGIN {
+        headers.remove(name);
+    }
 }
+
+/// What speaks for a whole origin, which services share with the daemon and each other (contract decisions 18 and 24).
+const OF_ORIGIN: [HeaderName; 7] = [
+    HeaderName::from_static("service-worker-allowed"),
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("alt-svc"),
+    HeaderName::from_static("strict-transport-security"),
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+    HeaderName::from_static("reporting-endpoints"),
+];
 
 /// Opens the gate when the instance says 100.
 fn listen_for_continue(request: &mut Request<Upload>, gate: &Arc<Gate>) {

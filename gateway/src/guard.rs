@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, StatusCode, header};
 use openorch_chassis::forwarded;
 
-use crate::{headers::passages, refusal::Refusal};
+use crate::refusal::Refusal;
 
 /// `host` is the target's authority where the request has one, else its `Host`; `way_out` says how this ends.
 pub fn refuse_strangers(headers: &HeaderMap, host: Option<&[u8]>, builtin: bool, way_out: &str) -> Result<(), Refusal> {
@@ -21,7 +21,7 @@ pub fn refuse_strangers(headers: &HeaderMap, host: Option<&[u8]>, builtin: bool,
             return refuse("this request comes from a page that is not on localhost");
         }
     }
-    if builtin && forwarded::claims_forwarding(headers) && passages(headers) == 0 {
+    if builtin && forwarded::claims_forwarding(headers) {
         return refuse("this request was forwarded by another proxy");
     }
     Ok(())

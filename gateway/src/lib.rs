@@ -5,7 +5,9 @@
 
 mod balance;
 mod body;
+mod clients;
 mod connection;
+mod exchange;
 mod forward;
 mod guard;
 mod headers;
@@ -27,7 +29,7 @@ use openorch_chassis::{Builtin, Identity, outbound::Outbound, routes::Suspects};
 
 pub use metrics::{Metrics, Snapshot};
 pub use server::Server;
-pub use settings::Settings;
+pub use settings::{LOOPBACK, Settings};
 pub use table::Table;
 pub use tls::server_config;
 

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::Settings;
+use crate::{Settings, exchange::Exchange};
 
 /// Milliseconds since the server started, as of the last tick. Asking is one load.
 pub struct Clock {
@@ -66,6 +66,7 @@ pub struct Life {
     running: AtomicU32,
     order: AtomicU8,
     waker: Mutex<Option<std::task::Waker>>,
+    exchanges: Mutex<Vec<Arc<Exchange>>>,
 }
 
 impl Life {
@@ -76,7 +77,24 @@ impl Life {
             running: AtomicU32::new(0),
             order: AtomicU8::new(Order::GoOn as u8),
             waker: Mutex::default(),
+            exchanges: Mutex::default(),
         }
+    }
+
+    /// An exchange is in progress on it, until [`Life::leave`].
+    pub fn enter(&self, exchange: Arc<Exchange>) {
+        self.exchanges().push(exchange);
+    }
+
+    pub fn leave(&self, exchange: &Arc<Exchange>) {
+        let mut exchanges = self.exchanges();
+        if let Some(place) = exchanges.iter().position(|known| Arc::ptr_eq(known, exchange)) {
+            exchanges.swap_remove(place);
+        }
+    }
+
+    fn exchanges(&self) -> MutexGuard<'_, Vec<Arc<Exchange>>> {
+        self.exchanges.lock().unwrap_or_else(|broken| broken.into_inner())
     }
 
     /// Bytes have come in.
@@ -142,7 +160,7 @@ impl Life {
         }
     }
 
-    fn give(&self, order: Order) {
+    pub fn give(&self, order: Order) {
         if self.order.fetch_max(order as u8, AcqRel) < order as u8 {
             let waker = self.waker.lock().unwrap_or_else(|b| b.into_inner()).clone();
             waker.into_iter().for_each(|waker| waker.wake());
@@ -198,6 +216,16 @@ impl Lives {
         let overdue = |life: &Arc<Life>| Some((life.overdue(now, settings)?, life.clone()));
         let overdue: Vec<_> = self.open().1.values().filter_map(overdue).collect();
         overdue.into_iter().for_each(|(order, life)| life.give(order));
+    }
+
+    /// All exchanges in progress that pass.
+    pub fn exchanges(&self, passes: impl Fn(&Exchange) -> bool) -> Vec<Arc<Exchange>> {
+        let all: Vec<_> = self.open().1.values().cloned().collect();
+        let mut found = Vec::new();
+        for life in all {
+            found.extend(life.exchanges().iter().filter(|exchange| passes(exchange)).cloned());
+        }
+        found
     }
 
     pub fn give_all(&self, order: Order) {

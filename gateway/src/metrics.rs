@@ -18,6 +18,10 @@ pub struct Metrics {
     pub(crate) tunnels: AtomicU64,
     pub(crate) in_flight: AtomicU64,
     pub(crate) connections: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
+    pub(crate) connections_failed: AtomicU64,
+    pub(crate) stalled: AtomicU64,
+    pub(crate) session_ended: AtomicU64,
 }
 
 /// The counts at one moment.
@@ -45,6 +49,14 @@ pub struct Snapshot {
     /// Now: requests and tunnels, and connections from clients.
     pub in_flight: u64,
     pub connections: u64,
+    /// Connections closed at once, since their address had its share.
+    pub connections_refused: u64,
+    /// Connections that ended with an error, mostly of the client's.
+    pub connections_failed: u64,
+    /// Answers ended since the client did not take them.
+    pub stalled: u64,
+    /// Requests and tunnels ended since their session or service ended.
+    pub session_ended: u64,
 }
 
 impl Metrics {
@@ -62,6 +74,10 @@ impl Metrics {
             tunnels: self.tunnels.load(Relaxed),
             in_flight: self.in_flight.load(Relaxed),
             connections: self.connections.load(Relaxed),
+            connections_refused: self.connections_refused.load(Relaxed),
+            connections_failed: self.connections_failed.load(Relaxed),
+            stalled: self.stalled.load(Relaxed),
+            session_ended: self.session_ended.load(Relaxed),
         }
     }
 

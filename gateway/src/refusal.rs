@@ -33,6 +33,13 @@ impl Refusal {
         }
     }
 
+    pub fn limited(sentence: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal {
+            retry_after: Some(HeaderValue::from_static("1")),
+            ..Refusal::new(StatusCode::TOO_MANY_REQUESTS, sentence)
+        }
+    }
+
     pub fn into_response(self) -> Response<Bytes> {
         let sentence = serde_json::Value::from(self.sentence);
         let mut response = Response::new(Bytes::from(format!("{{\"error\": {sentence}}}")));

@@ -1,21 +1,22 @@
 //! Takes connections and keeps them: accepting, TLS, HTTP/1.1 and HTTP/2, limits on waiting, and the end.
 
 use std::{
+    collections::HashSet,
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
     pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hyper::service::service_fn;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use openorch_chassis::{Peer, forwarded::Hop};
+use openorch_chassis::{LogLimit, Peer, forwarded::Hop};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -26,7 +27,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     Gateway,
+    clients::{ClientPlace, Clients},
     connection::{Connection, Socket, Stream},
+    exchange::{Exchange, Forwarded, StreamExecutor},
     life::{Clock, Entry, Lives, Order},
     metrics::count,
     service::serve,
@@ -38,14 +41,16 @@ pub struct Server {
     clock: Arc<Clock>,
     lives: Arc<Lives>,
     room: Arc<Semaphore>,
-    http: auto::Builder<TokioExecutor>,
+    clients: Arc<Clients>,
+    refused_connections: LogLimit,
+    http: auto::Builder<StreamExecutor>,
     tls: Option<TlsAcceptor>,
 }
 
 impl Server {
     pub fn new(gateway: Arc<Gateway>) -> Server {
         let settings = &gateway.settings;
-        let mut http = auto::Builder::new(TokioExecutor::new());
+        let mut http = auto::Builder::new(StreamExecutor);
         // A client that closes its sending side has left: `half_close` stays off. hyper's own time-out for heads is
         // not used, since it counts between requests too; `life` does that work for all connections at once.
         http.http1().max_buf_size(settings.head_bytes.max(8192));
@@ -53,11 +58,18 @@ impl Server {
             // The default of 100 lives on the stack, any other number costs allocations.
             http.http1().max_headers(settings.head_fields);
         }
-        http.http2().timer(TokioTimer::new()).max_header_list_size(settings.head_bytes.try_into().unwrap_or(u32::MAX));
+        http.http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(settings.streams_per_connection)
+            // What a client lets pile up in its streams is held for each of them.
+            .max_send_buf_size(STREAM_BUFFER)
+            .max_header_list_size(settings.head_bytes.try_into().unwrap_or(u32::MAX));
         Server {
             clock: Arc::new(Clock::start()),
             lives: Arc::default(),
             room: Arc::new(Semaphore::new(settings.connections)),
+            clients: Arc::default(),
+            refused_connections: LogLimit::once_a_minute(),
             http,
             tls: settings.tls.clone().map(TlsAcceptor::from),
             gateway,
@@ -74,6 +86,7 @@ impl Server {
             tasks.spawn(server.clone().accept(listener, stopped.clone()));
         }
         tasks.spawn(server.clone().tick());
+        tasks.spawn(server.clone().end_stale_exchanges());
         shutdown.await;
         drop(stop);
         server.lives.give_all(Order::Finish);
@@ -88,7 +101,7 @@ impl Server {
     }
 
     async fn accept(self: Arc<Server>, listener: TcpListener, mut stopped: watch::Receiver<()>) {
-        let mut complaint: Option<Instant> = None;
+        let complaint = LogLimit::once_a_minute();
         loop {
             let next = async {
                 let room = self.room.clone().acquire_owned().await;
@@ -100,13 +113,15 @@ impl Server {
             };
             let Ok(room) = room else { return };
             match accepted {
-                Ok((stream, from)) => self.clone().start(stream, from, room),
+                Ok((stream, from)) => match self.clients.enter(from.ip(), &self.gateway.settings) {
+                    Ok(place) => self.clone().start(stream, from, (room, place)),
+                    Err(has) => self.refuse(from, has),
+                },
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     // Mostly: out of file descriptors. What is open goes on, and may free some.
-                    if complaint.is_none_or(|last| last.elapsed() > Duration::from_secs(60)) {
+                    if complaint.allow().is_some() {
                         tracing::error!(%error, "no connection can be accepted; raise the limit on open files if this goes on");
-                        complaint = Some(Instant::now());
                     }
                     sleep(self.gateway.settings.accept_pause).await;
                 }
@@ -114,12 +129,25 @@ impl Server {
         }
     }
 
-    fn start(self: Arc<Server>, stream: TcpStream, from: SocketAddr, room: OwnedSemaphorePermit) {
+    /// Closes a connection at once: its address has as many as it may.
+    fn refuse(&self, from: SocketAddr, has: usize) {
+        count(&self.gateway.metrics.connections_refused);
+        if let Some(more) = self.refused_connections.allow() {
+            tracing::warn!(
+                client.address = %from.ip(),
+                "a connection is refused: its network has {has} open, as many as it may \
+                 (OPENORCH_MAX_CONNECTIONS_PER_ADDRESS); {more} more were refused since the last such line"
+            );
+        }
+    }
+
+    fn start(self: Arc<Server>, stream: TcpStream, from: SocketAddr, (room, place): Places) {
         let entry = self.lives.enter(&self.clock);
         tokio::spawn(async move {
             let metrics = self.gateway.metrics.clone();
             count(&metrics.connections);
-            if let Err(error) = self.keep(stream, from, &entry).await {
+            if let Err(error) = self.keep(stream, from, &entry, place).await {
+                count(&metrics.connections_failed);
                 tracing::debug!(%error, "a connection ended with an error");
             }
             metrics.connections.fetch_sub(1, Relaxed);
@@ -133,6 +161,7 @@ impl Server {
         stream: TcpStream,
         from: SocketAddr,
         entry: &Entry,
+        place: Option<ClientPlace>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let life = &entry.life;
         // Without it small answers wait for acknowledgements; a socket that refuses still works.
@@ -157,6 +186,7 @@ impl Server {
             lives: self.lives.clone(),
             life: life.clone(),
             hop: Hop::new(&peer, &self.gateway.settings.trusted_proxies),
+            place,
             peer,
         });
         let service = service_fn(move |request| serve(connection.clone(), request));
@@ -194,7 +224,52 @@ impl Server {
             self.gateway.table.sweep(now, settings);
         }
     }
+
+    /// Ends what must not go on: answers that the client leaves untaken, and requests and tunnels that outlived the session
+    /// behind their token, or their service.
+    async fn end_stale_exchanges(self: Arc<Server>) {
+        let (settings, metrics) = (&self.gateway.settings, &self.gateway.metrics);
+        let stall = settings.write_timeout.min(settings.forwarded_write_timeout) / 8;
+        let step = stall.clamp(Duration::from_millis(5), EXCHANGE_CHECK);
+        loop {
+            sleep(step).await;
+            let now = self.clock.now();
+            for exchange in self.lives.exchanges(|exchange| exchange.is_stalled(now, settings)) {
+                count(&metrics.stalled);
+                exchange.end();
+            }
+            let is_long = |exchange: &Exchange| {
+                exchange.forwarded().is_some() && u128::from(exchange.age(now)) >= EXCHANGE_CHECK.as_millis()
+            };
+            for exchange in self.outlived(self.lives.exchanges(is_long)).await {
+                count(&metrics.session_ended);
+                exchange.end();
+            }
+        }
+    }
+
+    /// Those of these whose session or service has ended.
+    async fn outlived(&self, exchanges: Vec<Arc<Exchange>>) -> Vec<Arc<Exchange>> {
+        let mut sessions: Vec<Arc<str>> =
+            exchanges.iter().filter_map(|exchange| exchange.forwarded()?.session.clone()).collect();
+        sessions.sort();
+        sessions.dedup();
+        let ended: HashSet<Arc<str>> = self.gateway.identity.ended_sessions(&sessions).await.into_iter().collect();
+        let is_over = |forwarded: &Forwarded| {
+            forwarded.service.is_forgotten() || forwarded.session.as_ref().is_some_and(|id| ended.contains(id))
+        };
+        exchanges.into_iter().filter(|exchange| exchange.forwarded().is_some_and(is_over)).collect()
+    }
 }
+
+/// What one connection takes of all, and of its address.
+type Places = (OwnedSemaphorePermit, Option<ClientPlace>);
+
+/// How often exchanges are checked, and from which age on: what ends a session ends them within a second.
+const EXCHANGE_CHECK: Duration = Duration::from_millis(400);
+
+/// Bytes of one HTTP/2 stream's answer held for a client that does not read.
+const STREAM_BUFFER: usize = 64 << 10;
 
 /// The client left before it was accepted; the next one has nothing to do with it.
 fn is_of_one_connection(error: &io::Error) -> bool {

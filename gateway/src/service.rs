@@ -24,7 +24,11 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     let running = body::Request::begin(connection);
     let connection = running.connection();
     let id = RequestId::of(request.headers());
-    let response = match answer(connection, request, &id).await {
+    let answered = match running.check() {
+        Ok(()) => answer(&running, request, &id).await,
+        Err(refusal) => Err(refusal),
+    };
+    let response = match answered {
         Ok(response) => response,
         Err(refusal) => {
             connection.gateway.metrics.count_refusal(refusal.status);
@@ -37,10 +41,11 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
 }
 
 async fn answer(
-    connection: &Arc<Connection>,
+    running: &body::Request,
     request: Request<ClientBody>,
     id: &RequestId,
 ) -> Result<Response<Kind>, Refusal> {
+    let connection = running.connection();
     let gateway = &*connection.gateway;
     let host = check_head(connection, &request)?;
     let path = request.uri().path_and_query().cloned();
@@ -63,7 +68,7 @@ async fn answer(
         count(&gateway.metrics.builtin);
         return Ok(call_builtin(connection, request, host, id).await);
     }
-    let answer = forward(connection, request, &segment, host.as_ref(), id).await?;
+    let answer = forward(running, request, &segment, host.as_ref(), id).await?;
     count(&gateway.metrics.forwarded);
     Ok(answer.map(|body| match body {
         Some(body) => Kind::Instance(body),

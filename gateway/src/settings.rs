@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use openorch_chassis::forwarded::TrustedProxies;
+use openorch_chassis::forwarded::NetworkList;
+
+/// The usual [`Settings::exempt_addresses`].
+pub const LOOPBACK: &str = "127.0.0.0/8,::1";
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -26,6 +29,19 @@ pub struct Settings {
     pub drain: Duration,
     /// Open connections; beyond it, new ones wait.
     pub connections: usize,
+    /// Open connections of one client address (an IPv6 address counts as its /64); beyond it, new ones are closed. A
+    /// trusted proxy may have three quarters of all.
+    pub connections_per_address: usize,
+    /// Requests in progress, tunnels included; beyond it 503.
+    pub max_requests: usize,
+    /// Requests in progress of one client address; beyond it 429. A trusted proxy may have three quarters of all.
+    pub requests_per_address: usize,
+    /// Streams of one HTTP/2 connection.
+    pub streams_per_connection: u32,
+    /// How long a client may leave a piece of a built-in operation's answer untaken.
+    pub write_timeout: Duration,
+    /// The same of a service's answer.
+    pub forwarded_write_timeout: Duration,
     /// Pause in accepting when no connection can be accepted, mostly for want of file descriptors.
     pub accept_pause: Duration,
     /// How long a connection to an instance is kept unused. Below the 5 s after which common servers close theirs:
@@ -38,7 +54,9 @@ pub struct Settings {
     /// Bytes held per direction of a tunnel; most tunnels are idle.
     pub tunnel_buffer: usize,
     /// `OPENORCH_TRUSTED_PROXIES`.
-    pub trusted_proxies: TrustedProxies,
+    pub trusted_proxies: NetworkList,
+    /// Addresses to which no share of connections and requests applies.
+    pub exempt_addresses: NetworkList,
     /// `OPENORCH_TLS_CERT` and `OPENORCH_TLS_KEY`, through [`crate::server_config`].
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -56,12 +74,19 @@ impl Default for Settings {
             passages: 5,
             drain: Duration::from_secs(10),
             connections: 20_000,
+            connections_per_address: 2_000,
+            max_requests: 20_000,
+            requests_per_address: 2_000,
+            streams_per_connection: 100,
+            write_timeout: Duration::from_secs(60),
+            forwarded_write_timeout: Duration::from_secs(300),
             accept_pause: Duration::from_millis(100),
             pool_idle: Duration::from_secs(4),
             pool_age: Duration::from_secs(300),
             pool_size: 1024,
             tunnel_buffer: 8 << 10,
-            trusted_proxies: TrustedProxies::default(),
+            trusted_proxies: NetworkList::default(),
+            exempt_addresses: NetworkList::parse(LOOPBACK).unwrap_or_default(),
             tls: None,
         }
     }

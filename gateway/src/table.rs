@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -25,10 +28,25 @@ pub struct Table {
 /// The instances of one slug, sorted by what may be sent to them.
 #[derive(Default)]
 pub struct Service {
+    /// The same over all versions of the table.
+    pub presence: Arc<Presence>,
     pub healthy: Vec<Arc<Instance>>,
     pub slow: Vec<Arc<Instance>>,
     /// Not routable now, but their connections are worth keeping should they come back.
     resting: Vec<Arc<Instance>>,
+}
+
+/// Whether a service is still there: requests in progress depend on it.
+#[derive(Default)]
+pub struct Presence {
+    is_forgotten: AtomicBool,
+}
+
+impl Presence {
+    /// The account of the service was deleted.
+    pub fn is_forgotten(&self) -> bool {
+        self.is_forgotten.load(Relaxed)
+    }
 }
 
 impl Default for Table {
@@ -71,7 +89,9 @@ impl Routes for Table {
         let _writing = self.writing.lock().unwrap_or_else(|broken| broken.into_inner());
         let shard = &self.shards[shard(slug)];
         let mut next = Shard::clone(&shard.load());
-        next.remove(slug);
+        if let Some(service) = next.remove(slug) {
+            service.presence.is_forgotten.store(true, Relaxed);
+        }
         shard.store(Arc::new(next));
     }
 
@@ -92,7 +112,8 @@ impl Routes for Table {
 impl Service {
     /// An instance that stays at its address keeps its connections.
     fn new(backends: Vec<Backend>, old: Option<&Service>) -> Service {
-        let mut service = Service::default();
+        let presence = old.map(|old| old.presence.clone()).unwrap_or_default();
+        let mut service = Service { presence, ..Service::default() };
         for backend in backends {
             let known =
                 old.and_then(|old| old.all().find(|known| known.id == backend.instance_id && known.url == backend.url));

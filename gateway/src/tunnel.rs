@@ -10,16 +10,23 @@ use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional_with_sizes;
 
 use crate::{
-    connection::Connection,
+    body,
+    exchange::{Exchange, Handle},
     life::{Entry, Order},
     metrics::count,
 };
 
 /// Joins the two ends once both have switched. Outlives the connection's request, so it is entered among the open
 /// ones itself: a daemon that stops cuts it after the drain time.
-pub fn join(connection: Arc<Connection>, client: OnUpgrade, instance: OnUpgrade) {
+pub fn join(request: &body::Request, client: OnUpgrade, instance: OnUpgrade) {
+    let connection = request.connection().clone();
     let entry = connection.lives.enter(&connection.clock);
     entry.life.begin();
+    let exchange = Exchange::new(Handle::Connection(entry.life.clone()), connection.clock.now());
+    if let Some(forwarded) = request.exchange.forwarded() {
+        exchange.set_forwarded(forwarded.clone());
+    }
+    entry.life.enter(Arc::new(exchange));
     tokio::spawn(async move {
         let metrics = &connection.gateway.metrics;
         count(&metrics.tunnels);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use openorch_chassis::forwarded::TrustedProxies;
+use openorch_chassis::forwarded::NetworkList;
 
 use crate::support::*;
 
@@ -54,7 +54,7 @@ async fn what_a_stranger_says_of_itself_is_dropped() {
 #[tokio::test]
 async fn a_trusted_proxy_is_believed() {
     let platform = Platform::with(|settings| {
-        settings.trusted_proxies = TrustedProxies::parse("127.0.0.0/8").unwrap();
+        settings.trusted_proxies = NetworkList::parse("127.0.0.0/8").unwrap();
     })
     .await;
     platform.publish("demo", &[&format!("http://{}", mirror().await)]);
@@ -201,7 +201,7 @@ async fn while_the_default_password_stands_strangers_are_refused() {
         ("GET /user-svc HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
         ("GET /user-svc HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n", 403),
         ("GET /user-svc HTTP/1.1\r\nHost: localhost\r\nForwarded: for=1.1.1.1\r\n\r\n", 403),
-        ("GET /user-svc HTTP/1.1\r\nHost: localhost\r\nForwarded: for=1.1.1.1\r\nVia: 1.1 openorch\r\n\r\n", 200),
+        ("GET /user-svc HTTP/1.1\r\nHost: localhost\r\nForwarded: for=1.1.1.1\r\nVia: 1.1 openorch\r\n\r\n", 403),
         ("GET /demo HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n", 200),
     ];
     for (request, status) in cases {
@@ -213,4 +213,35 @@ async fn while_the_default_password_stands_strangers_are_refused() {
     }
     platform.loopback_only.store(false, SeqCst);
     assert_eq!(platform.ask(cases[5].0).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_speaks_for_the_whole_origin_is_not_passed_on() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nAlt-Svc: h3=\":443\"\r\nStrict-Transport-Security: max-age=9\r\nNEL: {}\r\n\
+                  Report-To: {}\r\nReporting-Endpoints: a=\"b\"\r\nClear-Site-Data: \"*\"\r\nService-Worker-Allowed: /\r\nX-Own: kept\r\n\r\nok";
+    let platform = Platform::in_front_of(saying(answer).await).await;
+    let answer = platform.get("/demo").await;
+    for name in [
+        "alt-svc",
+        "strict-transport-security",
+        "nel",
+        "report-to",
+        "reporting-endpoints",
+        "clear-site-data",
+        "service-worker-allowed",
+    ] {
+        assert_eq!(answer.header(name), None, "{name}");
+    }
+    assert_eq!(answer.header("x-own").as_deref(), Some("kept"));
+}
+
+#[tokio::test]
+async fn trace_tells_a_service_neither_token_nor_cookie() {
+    let platform = Platform::in_front_of(mirror().await).await;
+    let answer = platform
+        .ask("TRACE /demo HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer ours\r\nAuthorization: Basic x\r\nCookie: a=secret\r\nX-Own: kept\r\n\r\n")
+        .await;
+    let told = answer.body.to_lowercase();
+    assert!(answer.status == 200 && told.contains("x-own: kept"), "{told}");
+    assert!(!told.contains("authorization") && !told.contains("cookie") && !told.contains("delegated"), "{told}");
 }

@@ -5,6 +5,7 @@ mod identity;
 mod limits;
 mod retries;
 mod routing;
+mod shares;
 mod stopping;
 mod streams;
 mod support;

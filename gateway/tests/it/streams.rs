@@ -165,3 +165,32 @@ async fn a_client_that_closes_its_sending_side_has_left() {
     client.shut_sending().await;
     assert!(client.is_ended().await);
 }
+
+#[tokio::test]
+async fn an_answer_whose_first_chunk_is_badly_framed_is_502_and_an_empty_one_is_empty() {
+    for (body, status) in [("zz\r\nhello\r\n0\r\n\r\n", 502), ("-1\r\nhello", 502), ("0\r\n\r\n", 200)] {
+        let instance = listen(move |mut stream, _| async move {
+            stream.read_message().await;
+            stream.send(&format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}")).await;
+            std::future::pending::<()>().await;
+        })
+        .await;
+        let platform = Platform::in_front_of(instance).await;
+        let answer = platform.get("/demo").await;
+        assert_eq!((answer.status, answer.whole), (status, true), "{body}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_head_of_an_answer_does_not_wait_for_a_first_chunk_that_comes_late() {
+    let instance = listen(|mut stream, _| async move {
+        stream.read_message().await;
+        stream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let platform = Platform::in_front_of(instance).await;
+    let mut client = platform.client().await;
+    client.send(&get("/demo/events")).await;
+    assert!(within(client.read_head()).await.unwrap().starts_with("HTTP/1.1 200"));
+}

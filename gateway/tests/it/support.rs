@@ -137,7 +137,7 @@ impl People {
         match token {
             b"ours" | b"ours-slowly" => {
                 let delegated = format!("Bearer delegated-for-{audience}");
-                Ok(Passage::Replace(delegated.parse().unwrap()))
+                Ok(Passage::Replace { authorization: delegated.parse().unwrap(), session_id: "ses_1".into() })
             }
             b"revoked" => Err(Error::unauthenticated("this token was revoked; sign in again")),
             b"for-another" => Err(Error::forbidden("this token is for another service")),
@@ -170,6 +170,10 @@ impl Identity for People {
             People::judge(value, audience)
         })
     }
+
+    fn ended_sessions<'a>(&'a self, _: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Arc<str>>> {
+        Box::pin(async { Vec::new() })
+    }
 }
 
 /// Answers with what it was told of the request.
@@ -196,6 +200,9 @@ impl Builtin for Daemon {
             ];
             for (name, value) in request.headers() {
                 lines.push(format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
+            }
+            if request.uri().path().ends_with("/large") {
+                lines.push("y".repeat(16 << 20));
             }
             Response::new(Body::from(lines.join("\n")))
         })

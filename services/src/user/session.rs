@@ -10,7 +10,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use http::HeaderValue;
 use jiff::Timestamp;
 use openorch_api::Time;
-use openorch_chassis::{BoxFuture, Caller, Error, Identity, Passage, Result};
+use openorch_chassis::{BoxFuture, Caller, Error, Identity, Kind, Passage, Result};
 use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
 
 use super::{
@@ -52,12 +52,17 @@ impl Users {
         if verified.audience.is_some() && verified.claims.exp <= now {
             return Err(Error::unauthenticated("the delegated token has ended; make the call again"));
         }
-        let ended = || Error::unauthenticated("the session of this token has ended; sign in again");
-        let session = self.memory.session(&verified.claims.sid, || self.read_session(&verified.claims.sid)).await?;
-        let session = session.ok_or_else(ended)?;
-        if *session.user_id != *verified.claims.oui {
-            return Err(ended());
+        let session = self.use_session(&verified.claims.sid).await?;
+        match *session.user_id == *verified.claims.oui {
+            true => Ok(session),
+            false => Err(ended()),
         }
+    }
+
+    /// The session if it has not ended; this counts as a use of it.
+    async fn use_session(&self, id: &str) -> Result<Arc<LiveSession>> {
+        let now = self.now().0.as_second();
+        let session = self.memory.session(id, || self.read_session(id)).await?.ok_or_else(ended)?;
         if self.is_idle(&session, now) && !self.has_live_instance(&session.user_id) {
             return Err(ended());
         }
@@ -71,6 +76,13 @@ impl Users {
         }
         session.used_at.store(now, Ordering::Relaxed);
         Ok(session)
+    }
+
+    /// Whether requests that were sent on with a token of this session may go on.
+    async fn may_go_on(&self, session_id: &str) -> Result<()> {
+        let session = self.use_session(session_id).await?;
+        let account = self.account(&session.user_id).await?.ok_or_else(ended)?;
+        self.refuse_outsider(&account, &session)
     }
 
     fn is_idle(&self, session: &LiveSession, now: i64) -> bool {
@@ -186,7 +198,7 @@ impl Users {
         let session = self.live_session(verified).await?;
         if let Some(made_for) = verified.audience.as_deref() {
             if made_for == audience || self.memory.check_rules().hands_on(made_for, audience) {
-                return Ok(Passage::Untouched);
+                return Ok(Passage::Delegated { session_id: session.id.clone() });
             }
             return Err(Error::forbidden(format!(
                 "a token that was made for the service `{made_for}` does not open `{audience}`"
@@ -215,8 +227,9 @@ impl Users {
         let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(Error::internal)?;
         header.set_sensitive(true);
         let fresh_until = now + lifetime - lifetime / DELEGATED_REST;
-        self.memory.keep_delegated(digest, Delegated { header: header.clone(), session, rights, fresh_until });
-        Ok(Passage::Replace(header))
+        let passage = Passage::Replace { authorization: header.clone(), session_id: session.id.clone() };
+        self.memory.keep_delegated(digest, Delegated { header, session, rights, fresh_until });
+        Ok(passage)
     }
 }
 
@@ -262,7 +275,7 @@ impl Identity for Users {
             return None;
         }
         known.session.used_at.store(now, Ordering::Relaxed);
-        Some(Ok(Passage::Replace(known.header)))
+        Some(Ok(Passage::Replace { authorization: known.header, session_id: known.session.id.clone() }))
     }
 
     fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>> {
@@ -277,6 +290,22 @@ impl Identity for Users {
             }
         })
     }
+
+    fn ended_sessions<'a>(&'a self, session_ids: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Arc<str>>> {
+        Box::pin(async move {
+            let mut ended = Vec::new();
+            for id in session_ids {
+                if matches!(self.may_go_on(id).await, Err(error) if error.kind == Kind::Unauthenticated) {
+                    ended.push(id.clone());
+                }
+            }
+            ended
+        })
+    }
+}
+
+fn ended() -> Error {
+    Error::unauthenticated("the session of this token has ended; sign in again")
 }
 
 /// The roles that a token names: a token is sent with each request, so one with very many roles names those that fit,

@@ -8,3 +8,4 @@ mod accounts;
 mod network;
 mod resources;
 mod rights;
+mod sessions;

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::support::{Answer, Daemon, gzip};
+use crate::{
+    process::{Process, command, run},
+    support::{Answer, Daemon, gzip},
+};
 
 async fn post(daemon: &Daemon, path: &str, token: &str, body: Vec<u8>, coding: &str) -> Answer {
     let headers: &[_] = if coding.is_empty() { &[] } else { &[("content-encoding", coding)] };
@@ -159,4 +162,106 @@ async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
     daemon.until("the memory is given back", is_free).await;
     assert_eq!(metric(&daemon, &admin, "openorch_request_memory_refused_total").await, 2);
     assert_eq!(from("192.0.2.4", 300_000).await.status, 400);
+}
+
+#[tokio::test]
+async fn w29_answers_that_nobody_reads_share_the_budget_and_end() {
+    let flags = ["--write-timeout", "300ms", "--max-request-memory", "1000000", "--request-memory-wait", "50ms"];
+    let daemon = Daemon::with(&flags).await;
+    let ann = daemon.register("ann").await;
+    let admin = daemon.admin().await;
+    // Long descriptions make a long list.
+    for number in 0..100 {
+        let role = json!({ "id": format!("ann:r{number}"), "name": "R", "description": "y".repeat(1000) });
+        let saved = daemon.call("POST", "/user-svc/role", &ann, role).await;
+        assert_eq!(saved.status, 200, "{}", saved.text);
+    }
+    // HTTP/2 with no room for any body.
+    let deaf = reqwest::Client::builder().http2_prior_knowledge().http2_initial_stream_window_size(0).build().unwrap();
+    let ask = async |path: &str| deaf.get(format!("{}{path}", daemon.url)).bearer_auth(&admin).send().await.unwrap();
+    let mut held = Vec::new();
+    let mut refused = 0;
+    for _ in 0..12 {
+        let answer = ask("/user-svc/roles").await;
+        match answer.status().as_u16() {
+            200 => held.push(answer),
+            503 => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    let used = metric(&daemon, &admin, "openorch_request_memory_bytes").await;
+    assert!(held.len() >= 2 && refused >= 2, "{} answers held, {refused} refused, {used} bytes", held.len());
+    assert!((500_000..1_000_000).contains(&used), "{used}");
+    // Common documents are the same bytes for everybody.
+    let document = ask("/openapi.json").await;
+    assert_eq!(document.status(), 200);
+    for answer in held.drain(..).chain([document]) {
+        assert!(answer.bytes().await.is_err(), "an answer that is not taken is ended");
+    }
+    assert_eq!(metric(&daemon, &admin, "openorch_request_memory_bytes").await, 0);
+    assert!(metric(&daemon, &admin, "openorch_gateway_stalled_answers_total").await > 2);
+}
+
+/// The most memory the process has had, in MiB.
+fn peak_memory(process: &Process) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
+}
+
+#[tokio::test]
+async fn w31_the_largest_input_of_every_operation_stays_within_the_budget() {
+    const BUDGET: usize = 48;
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path());
+    command.env("OPENORCH_MAX_REQUEST_MEMORY", (BUDGET << 20).to_string());
+    command.env("OPENORCH_REQUEST_MEMORY_WAIT", "50ms");
+    let process = run(&mut command);
+    let http = reqwest::Client::new();
+    let login = json!({ "slug": "openorch", "password": "changeme" }).to_string();
+    let signed_in = http.post(format!("{}/user-svc/login", process.url)).body(login).send().await.unwrap();
+    let answer: Value = serde_json::from_str(&signed_in.text().await.unwrap()).unwrap();
+    let token = answer["token"]["token"].as_str().unwrap().to_owned();
+    let before = peak_memory(&process);
+    // Objects cost most; as many as fit the limit of bytes, or of values, or far more of them compressed.
+    let most = objects(49_990);
+    let many = objects(500_000);
+    let wide = format!("{{\"a\":[{}]}}", vec!["1"; 99_990].join(",")).into_bytes();
+    let text = format!("{{\"a\":\"{}\"}}", "x".repeat((4 << 20) - 20)).into_bytes();
+    let long = format!("{{\"a\":\"{}\"}}", "x".repeat((16 << 20) - 20)).into_bytes();
+    let bodies: Vec<(Vec<u8>, &str)> = vec![
+        (gzip(&most), "gzip"),
+        (most, ""),
+        (gzip(&many), "gzip"),
+        (many, ""),
+        (wide, ""),
+        (text, ""),
+        (gzip(&long), "gzip"),
+    ];
+    for row in openorch_api::operations().filter(|row| (row.input)(&mut Default::default()).body.is_some()) {
+        // Signing out would end the test.
+        if ["revokeTokens", "changePassword", "deleteUser"].contains(&row.id) {
+            continue;
+        }
+        let path =
+            row.path_parameters().fold(row.path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), "x"));
+        let send = |(body, coding): &(Vec<u8>, &'static str)| {
+            let method = reqwest::Method::from_bytes(row.method.as_str().as_bytes()).unwrap();
+            let mut request =
+                http.request(method, format!("{}{path}", process.url)).bearer_auth(&token).body(body.clone());
+            if !coding.is_empty() {
+                request = request.header("content-encoding", *coding);
+            }
+            tokio::spawn(request.send())
+        };
+        let answers: Vec<_> = bodies.iter().cycle().take(2 * bodies.len()).map(send).collect();
+        for answer in answers {
+            let answer = answer.await.unwrap().unwrap();
+            let status = answer.status().as_u16();
+            assert!(status < 500 || status == 503, "{}: {}", row.id, answer.text().await.unwrap());
+        }
+    }
+    // Password hashes (19 MiB each, half the cores at once), the pages of the allocator and of SQLite come on top.
+    let peak = peak_memory(&process);
+    assert!(peak < before + BUDGET + 80, "{before} MiB before, {peak} MiB at most");
 }

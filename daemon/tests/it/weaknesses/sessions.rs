@@ -1,0 +1,133 @@
+//! Requests that are in progress for long: they end with the session they carry, and with the service they go to.
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::support::{Daemon, id_of, status, token_of};
+
+/// A service that switches protocols where it is asked to, begins an event stream without an end elsewhere, and never
+/// answers below `/silent`.
+async fn endless_service() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = vec![0; 8192];
+                let read = stream.read(&mut head).await.unwrap_or_default();
+                let head = String::from_utf8_lossy(&head[..read]).to_lowercase();
+                let answer = match () {
+                    () if head.contains("upgrade: test") => {
+                        "101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n"
+                    }
+                    () if head.contains("/silent") => return std::future::pending::<()>().await,
+                    () if head.contains("get / ") => "200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+                    () => "200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n",
+                };
+                // A caller that left does not want it.
+                let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await;
+                if !head.contains("get / ") {
+                    std::future::pending::<()>().await;
+                }
+            });
+        }
+    });
+    url
+}
+
+/// Begins a request; what comes of it is read to the first empty line.
+async fn begin(daemon: &Daemon, path: &str, headers: &str, waits_for_head: bool) -> TcpStream {
+    let mut stream = TcpStream::connect(daemon.url.trim_start_matches("http://")).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while waits_for_head && !head.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+        assert!(stream.read_buf(&mut head).await.unwrap() > 0, "{}", String::from_utf8_lossy(&head));
+    }
+    let head = String::from_utf8_lossy(&head);
+    assert!(!waits_for_head || head.starts_with("HTTP/1.1 101") || head.starts_with("HTTP/1.1 200"), "{head}");
+    stream
+}
+
+/// All kinds of long requests with this token, or without one.
+async fn begin_all(daemon: &Daemon, token: &str) -> Vec<TcpStream> {
+    let token = if token.is_empty() { String::new() } else { format!("authorization: Bearer {token}\r\n") };
+    vec![
+        begin(daemon, "/shop-svc/tunnel", &format!("{token}connection: upgrade\r\nupgrade: test\r\n"), true).await,
+        begin(daemon, "/shop-svc/events", &token, true).await,
+        begin(daemon, "/shop-svc/silent", &token, false).await,
+    ]
+}
+
+/// Whether the connections end by themselves; two seconds each at most.
+async fn all_end(connections: Vec<TcpStream>) -> bool {
+    let mut all = true;
+    for mut connection in connections {
+        let to_its_end = async {
+            let mut rest = Vec::new();
+            // A reset is an end, too.
+            let _ = connection.read_to_end(&mut rest).await;
+        };
+        all &= tokio::time::timeout(std::time::Duration::from_secs(2), to_its_end).await.is_ok();
+    }
+    all
+}
+
+async fn is_open(connection: &mut TcpStream) -> bool {
+    let mut byte = [0; 64];
+    let read = tokio::time::timeout(std::time::Duration::from_millis(10), connection.read(&mut byte)).await;
+    !matches!(read, Ok(Ok(0) | Err(_)))
+}
+
+#[tokio::test]
+async fn w30_tunnels_and_streams_end_with_their_session_and_with_their_service() {
+    let daemon = Daemon::start().await;
+    let shop = daemon.register("shop-svc").await;
+    let put = daemon.put_instance(&shop, json!({ "url": endless_service().await })).await;
+    assert_eq!(put.status, 201, "{}", put.text);
+    let admin = daemon.admin().await;
+    for (slug, way) in
+        [("ann", "signs out"), ("bob", "is signed out"), ("cid", "is deleted"), ("dan", "changes the password")]
+    {
+        daemon.register(slug).await;
+        let token = token_of(&daemon.login(slug, "pass", "here").await);
+        let other = token_of(&daemon.login(slug, "pass", "elsewhere").await);
+        let of_other = begin_all(&daemon, &other).await;
+        let mut without = begin_all(&daemon, "").await;
+        let connections = begin_all(&daemon, &token).await;
+        let (method, path, by, body) = match way {
+            "signs out" => ("DELETE", "/user-svc/tokens".to_owned(), &token, json!({})),
+            "is signed out" => {
+                ("DELETE", "/user-svc/tokens".into(), &admin, json!({ "userId": id_of(&token), "device": "here" }))
+            }
+            "is deleted" => ("DELETE", format!("/user-svc/user/{}", id_of(&token)), &admin, Value::Null),
+            _ => (
+                "POST",
+                "/user-svc/change-password".into(),
+                &other,
+                json!({ "slug": slug, "currentPassword": "pass", "newPassword": "other" }),
+            ),
+        };
+        assert_eq!(status(&daemon, method, &path, by, body).await, 200, "{way}");
+        assert!(all_end(connections).await, "{way}");
+        let mut of_other = of_other;
+        if way == "is deleted" {
+            assert!(all_end(of_other).await, "{way}");
+        } else {
+            for connection in &mut of_other {
+                assert!(is_open(connection).await, "{way}: the other session goes on");
+            }
+        }
+        for connection in &mut without {
+            assert!(is_open(connection).await, "{way}: what carries no token goes on");
+        }
+    }
+    // The service itself is deleted: nothing goes on, with a token or without.
+    let eve = daemon.register("eve").await;
+    let (with, without) = (begin_all(&daemon, &eve).await, begin_all(&daemon, "").await);
+    let path = format!("/user-svc/user/{}", id_of(&shop));
+    assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
+    assert!(all_end(with).await && all_end(without).await);
+}

@@ -1,0 +1,156 @@
+//! One request and its answer while they are in progress: whether the client takes the answer, which session and service
+//! they depend on, and how they are ended from outside.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+    task::Poll,
+};
+
+use futures_util::task::AtomicWaker;
+
+use crate::{
+    Settings,
+    life::{Life, Order},
+    table::Presence,
+};
+
+/// No piece of the answer waits for the client.
+const NOTHING_OFFERED: u64 = u64::MAX;
+
+/// An exchange in progress.
+pub struct Exchange {
+    handle: Handle,
+    /// In milliseconds of the server's clock, like all times here.
+    began: u64,
+    /// Since when a piece of the answer waits for the client to take it.
+    offered: AtomicU64,
+    /// Set once it is known that the request goes to a service.
+    forwarded: OnceLock<Forwarded>,
+}
+
+/// What a forwarded request depends on while it is in progress.
+#[derive(Clone)]
+pub struct Forwarded {
+    /// The service it goes to.
+    pub service: Arc<Presence>,
+    /// The session behind its token, if it carries one of ours.
+    pub session: Option<Arc<str>>,
+}
+
+/// What ends it.
+pub enum Handle {
+    /// Over HTTP/1 an exchange has the connection to itself, and a tunnel is one of its own.
+    Connection(Arc<Life>),
+    /// Over HTTP/2 it is one stream of many.
+    Stream(Arc<Cancel>),
+}
+
+impl Handle {
+    /// Of the request that is being served by the calling task, on this connection.
+    pub fn current(connection: &Arc<Life>) -> Handle {
+        match STREAM.try_with(Arc::clone) {
+            Ok(stream) => Handle::Stream(stream),
+            Err(_) => Handle::Connection(connection.clone()),
+        }
+    }
+}
+
+impl Exchange {
+    pub fn new(handle: Handle, now: u64) -> Exchange {
+        Exchange { handle, began: now, offered: NOTHING_OFFERED.into(), forwarded: OnceLock::new() }
+    }
+
+    pub fn set_forwarded(&self, forwarded: Forwarded) {
+        // A request goes to one service.
+        let _ = self.forwarded.set(forwarded);
+    }
+
+    pub fn forwarded(&self) -> Option<&Forwarded> {
+        self.forwarded.get()
+    }
+
+    /// A piece of the answer is there for the client to take.
+    pub fn offer(&self, now: u64) {
+        self.offered.store(now, Relaxed);
+    }
+
+    /// There is nothing to take: the next piece is still to come, or there is none.
+    pub fn await_more(&self) {
+        self.offered.store(NOTHING_OFFERED, Relaxed);
+    }
+
+    /// Whether the client has left a piece of the answer for longer than it may.
+    pub fn is_stalled(&self, now: u64, settings: &Settings) -> bool {
+        let limit = match self.forwarded.get() {
+            Some(_) => settings.forwarded_write_timeout,
+            None => settings.write_timeout,
+        };
+        let offered = self.offered.load(Relaxed);
+        offered != NOTHING_OFFERED && u128::from(now.saturating_sub(offered)) >= limit.as_millis()
+    }
+
+    /// In milliseconds.
+    pub fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.began)
+    }
+
+    /// Ends it at once: what the client has of the answer is incomplete, and it can tell.
+    pub fn end(&self) {
+        match &self.handle {
+            Handle::Connection(life) => life.give(Order::Stop),
+            Handle::Stream(stream) => stream.cancel(),
+        }
+    }
+}
+
+/// Ends a task from outside.
+#[derive(Default)]
+pub struct Cancel {
+    is_cancelled: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Cancel {
+    pub fn cancel(&self) {
+        self.is_cancelled.store(true, Release);
+        self.waker.wake();
+    }
+
+    /// Runs `work` until it ends or is cancelled.
+    async fn run(&self, work: impl Future<Output = ()>) {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            self.waker.register(cx.waker());
+            match self.is_cancelled.load(Acquire) {
+                true => Poll::Ready(()),
+                false => work.as_mut().poll(cx),
+            }
+        })
+        .await;
+    }
+}
+
+tokio::task_local! {
+    /// The HTTP/2 stream that the task serves.
+    static STREAM: Arc<Cancel>;
+}
+
+/// Runs each HTTP/2 stream as a task that can be cancelled: dropping it resets the stream, and the others of its connection
+/// go on.
+#[derive(Clone)]
+pub struct StreamExecutor;
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for StreamExecutor {
+    fn execute(&self, stream: F) {
+        let cancel = Arc::new(Cancel::default());
+        tokio::spawn(STREAM.scope(cancel.clone(), async move { cancel.run(stream).await }));
+    }
+}

@@ -1,0 +1,154 @@
+//! What one client may hold: connections, requests, answers that it does not take.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use openorch_chassis::forwarded::NetworkList;
+use openorch_gateway::Settings;
+use tokio::net::TcpStream;
+
+use crate::support::*;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// So that the address of the tests has a share.
+fn without_exemption(settings: &mut Settings) {
+    settings.exempt_addresses = NetworkList::default();
+}
+
+#[tokio::test]
+async fn one_address_cannot_hold_every_connection() {
+    let platform = Platform::with(|settings| {
+        without_exemption(settings);
+        settings.connections = 8;
+        settings.connections_per_address = 3;
+    })
+    .await;
+    platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
+    let mut held = vec![platform.client().await, platform.client().await, platform.client().await];
+    for client in &mut held {
+        assert_eq!(client.ask(&get("/demo")).await.status, 200);
+    }
+    assert!(within(platform.client().await.is_ended()).await, "the fourth is closed");
+    assert_eq!(platform.metrics.snapshot().connections_refused, 1);
+    held.pop();
+    while platform.metrics.snapshot().connections > 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(platform.get("/demo").await.status, 200, "one is free again");
+}
+
+#[tokio::test]
+async fn requests_in_progress_have_a_total_and_a_share_of_it() {
+    let slow = listen(|mut stream, _| async move {
+        while let Some(request) = stream.read_message().await {
+            if request.contains("/demo/slow") {
+                std::future::pending::<()>().await;
+            }
+            stream.send(OK).await;
+        }
+    })
+    .await;
+    for (status, sentence, change) in [
+        (503, "OPENORCH_MAX_REQUESTS)", (|settings| settings.max_requests = 2) as fn(&mut Settings)),
+        (429, "OPENORCH_MAX_REQUESTS_PER_ADDRESS)", |settings| settings.requests_per_address = 2),
+    ] {
+        let platform = Platform::with(|settings| {
+            without_exemption(settings);
+            change(settings);
+        })
+        .await;
+        platform.publish("demo", &[&format!("http://{slow}")]);
+        let mut held = vec![platform.client().await, platform.client().await];
+        for client in &mut held {
+            client.send(&get("/demo/slow")).await;
+        }
+        while platform.metrics.snapshot().in_flight < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let refused = platform.get("/demo").await;
+        assert_eq!(refused.status, status);
+        assert!(refused.body.contains(sentence) && refused.header("retry-after").is_some(), "{}", refused.body);
+        drop(held);
+        while platform.metrics.snapshot().in_flight > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(platform.get("/demo").await.status, 200);
+    }
+}
+
+/// Limits on untaken answers, of built-in operations and of services.
+fn impatient(settings: &mut Settings) {
+    settings.write_timeout = Duration::from_millis(200);
+    settings.forwarded_write_timeout = Duration::from_millis(200);
+}
+
+#[tokio::test]
+async fn an_answer_that_the_client_does_not_take_is_ended_over_http1() {
+    let endless = listen(|mut stream, _| async move {
+        stream.read_message().await;
+        stream.send("HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n").await;
+        // Ends when the gateway closes the connection.
+        let piece = "x".repeat(1 << 20);
+        loop {
+            stream.send(&piece).await;
+        }
+    })
+    .await;
+    let platform = Platform::with(impatient).await;
+    platform.publish("demo", &[&format!("http://{endless}")]);
+    for path in ["/user-svc/large", "/demo"] {
+        let before = platform.metrics.snapshot().stalled;
+        let mut client = platform.client().await;
+        client.send(&get(path)).await;
+        while platform.metrics.snapshot().stalled == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!within(client.answer()).await.whole, "{path}: what was sent is not the whole answer");
+    }
+}
+
+#[tokio::test]
+async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go_on() {
+    let platform = Platform::with(impatient).await;
+    platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
+    let stream = TcpStream::connect(platform.address).await.unwrap();
+    // A client that announces no room for any answer's body.
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let ask = |method: &str, path: &str| {
+        Request::builder().method(method).uri(format!("http://localhost{path}")).body(Empty::new()).unwrap()
+    };
+    for path in ["/user-svc/x", "/user-svc/large", "/demo"] {
+        let response = within(sender.send_request(ask("GET", path))).await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        let body = within(response.into_body().collect()).await;
+        assert!(body.is_err(), "{path}: the stream is reset");
+    }
+    assert_eq!(platform.metrics.snapshot().stalled, 3);
+    let response = within(sender.send_request(ask("HEAD", "/user-svc/x"))).await.unwrap();
+    assert_eq!(response.status(), 200, "the connection goes on");
+}
+
+#[tokio::test]
+async fn an_event_stream_may_be_silent_for_longer_than_an_answer_may_be_untaken() {
+    let quiet = listen(|mut stream, _| async move {
+        stream.read_message().await;
+        stream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n").await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        stream.send("1\r\nb\r\n0\r\n\r\n").await;
+    })
+    .await;
+    let platform = Platform::with(impatient).await;
+    platform.publish("demo", &[&format!("http://{quiet}")]);
+    let answer = platform.get("/demo").await;
+    assert_eq!((answer.body.as_str(), answer.whole), ("1\r\na\r\n1\r\nb\r\n0\r\n\r\n", true));
+}
