@@ -70,7 +70,13 @@ impl Bench {
             audience: None,
         };
         let client_ip = Ipv4Addr::LOCALHOST.into();
-        let request = RequestContext { caller: Some(caller), request_id: "".into(), client_ip, extended: false };
+        let request = RequestContext {
+            caller: Some(caller),
+            request_id: "".into(),
+            client_ip,
+            extended: false,
+            large_body: false,
+        };
         Cx { state: self.registry.clone(), request: Arc::new(request) }
     }
 

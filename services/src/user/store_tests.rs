@@ -88,8 +88,13 @@ impl Bench {
     }
 
     fn call(&self, caller: Option<Caller>) -> Cx<Users> {
-        let request =
-            RequestContext { caller, request_id: "".into(), client_ip: Ipv4Addr::LOCALHOST.into(), extended: false };
+        let request = RequestContext {
+            caller,
+            request_id: "".into(),
+            client_ip: Ipv4Addr::LOCALHOST.into(),
+            extended: false,
+            large_body: false,
+        };
         Cx { state: self.users.clone(), request: Arc::new(request) }
     }
 
