@@ -65,12 +65,14 @@ enum AdminCommand {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = Settings::new(cli.given, cli.config.as_deref()).and_then(|settings| {
-        log_as(settings.log())?;
+    let (flags, file) = (cli.given, cli.config);
+    let read_settings = move || Settings::new(flags.clone(), file.as_deref());
+    let outcome = read_settings().and_then(|settings| {
+        let log = Log::start(settings.log())?;
         let runtime =
             tokio::runtime::Runtime::new().map_err(|error| StartError(format!("the runtime cannot start: {error}")))?;
         let outcome = match cli.command {
-            None => runtime.block_on(serve(settings)),
+            None => runtime.block_on(serve(settings, &log, read_settings)),
             Some(Command::Admin { command: AdminCommand::ResetPassword { slug } }) => {
                 runtime.block_on(reset(settings, &slug))
             }
@@ -95,18 +97,31 @@ fn told(outcome: Result<String, StartError>) -> Result<(), StartError> {
     Ok(())
 }
 
-fn log_as(filter: &str) -> Result<(), StartError> {
+/// Sets what is logged.
+struct Log(Box<dyn Fn(&str) -> Result<(), StartError>>);
+
+impl Log {
+    fn start(filter: &str) -> Result<Log, StartError> {
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(log_filter(filter)?)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        Ok(Log(Box::new(move |filter| {
+            let gone = |error| StartError(format!("the log's filter cannot be replaced: {error}"));
+            handle.reload(log_filter(filter)?).map_err(gone)
+        })))
+    }
+}
+
+fn log_filter(filter: &str) -> Result<EnvFilter, StartError> {
     // The HTTP/2 library warns of each connection on which a client misbehaves: anybody could fill the log, and the
-    // metrics count them. A filter that names it has its way.
+    // metrics count them. A filter that names the library overrides this.
     let filter = format!("h2=error,{filter}");
-    let filter = EnvFilter::try_new(filter).map_err(|error| StartError(format!("OPENORCH_LOG: {error}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    Ok(())
+    EnvFilter::try_new(filter).map_err(|error| StartError(format!("OPENORCH_LOG: {error}")))
 }
 
 fn fail(error: &StartError) -> ExitCode {
@@ -114,7 +129,11 @@ fn fail(error: &StartError) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn serve(settings: Settings) -> Result<(), StartError> {
+async fn serve(
+    settings: Settings,
+    log: &Log,
+    read_settings: impl Fn() -> Result<Settings, StartError>,
+) -> Result<(), StartError> {
     raise_file_limit();
     let scheme = if settings.has_tls() { "https" } else { "http" };
     let asked = settings.listen;
@@ -122,7 +141,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
     let mut signals = Signals::new()?;
     let mut running = tokio::select! {
         running = openorch::start(settings, Arc::new(SystemClock)) => running?,
-        () = signals.next() => return Ok(()),
+        () = signals.stop() => return Ok(()),
     };
     tell_next_step(&running, scheme);
     if let Some(way_out) = running.held_back() {
@@ -131,16 +150,37 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
             running.address
         );
     }
-    tokio::select! {
-        () = signals.next() => {}
-        () = running.ended() => return Err(StartError("the server ended by itself; the log has the reason".into())),
+    loop {
+        let asked = tokio::select! {
+            asked = signals.next() => asked,
+            () = running.ended() => return Err(StartError("the server ended by itself; the log has the reason".into())),
+        };
+        match asked {
+            Asked::Stop => break,
+            Asked::Reload => reload(&running, log, &read_settings),
+        }
     }
     tracing::info!("stopping");
     tokio::select! {
         () = running.stop() => {}
-        () = signals.next() => {}
+        () = signals.stop() => {}
     }
     Ok(())
+}
+
+/// Reads the settings again and takes what may change: what is logged, and the files of the certificate. What is wrong
+/// is logged, and the daemon goes on as before.
+fn reload(running: &Running, log: &Log, read_settings: &impl Fn() -> Result<Settings, StartError>) {
+    let reloaded = read_settings().and_then(|settings| {
+        running.reload(&settings)?;
+        log.0(settings.log())
+    });
+    match reloaded {
+        Ok(()) => tracing::info!("reloaded the log level and the TLS files"),
+        Err(error) => {
+            tracing::error!("the settings cannot be reloaded, and the daemon goes on with what it had: {error}")
+        }
+    }
 }
 
 fn tell_next_step(running: &Running, scheme: &str) {
@@ -184,10 +224,18 @@ fn first_steps(running: &Running, address: &str) -> String {
     )
 }
 
-/// What asks the daemon to stop: SIGTERM, and SIGINT of a person at the keyboard.
+/// What a signal asks the daemon to do (contract decision 25).
+enum Asked {
+    Stop,
+    Reload,
+}
+
+/// SIGTERM, and SIGINT of a person at the keyboard, ask the daemon to stop. SIGHUP does when it runs on a terminal, which
+/// was closed then; else it asks for a reload.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -195,14 +243,24 @@ impl Signals {
     fn new() -> Result<Self, StartError> {
         let listen =
             |kind| signal(kind).map_err(|error: io::Error| StartError(format!("signals cannot be received: {error}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => if io::stdin().is_terminal() { Asked::Stop } else { Asked::Reload },
         }
+    }
+
+    /// Waits until one asks to stop.
+    async fn stop(&mut self) {
+        while !matches!(self.next().await, Asked::Stop) {}
     }
 }
 

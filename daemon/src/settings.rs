@@ -21,7 +21,7 @@ use openorch_chassis::{
     router::RouterSettings,
     service::LIST_MOST,
 };
-use openorch_gateway::server_config;
+use openorch_gateway::Tls;
 use openorch_services::{
     registry::{RegistrySettings, default_node_url},
     user::{PasswordRules, Registration, UserSettings},
@@ -460,7 +460,7 @@ impl Settings {
         let tls = match (&given.tls_cert, &given.tls_key) {
             (Some(cert), Some(key)) => Some({
                 let wrong = |error| StartError(format!("OPENORCH_TLS_CERT and OPENORCH_TLS_KEY: {error}"));
-                server_config(cert, key).map_err(wrong)?
+                Arc::new(Tls::read(cert, key).map_err(wrong)?)
             }),
             _ => None,
         };
@@ -490,6 +490,11 @@ impl Settings {
             tls,
             ..usual
         })
+    }
+
+    /// The files of the certificate and its key, where there is TLS.
+    pub fn tls_files(&self) -> Option<(&Path, &Path)> {
+        Some((self.given.tls_cert.as_deref()?, self.given.tls_key.as_deref()?))
     }
 
     /// Whether connections come over TLS, for the address that is shown.

@@ -20,7 +20,7 @@ use openorch_chassis::{
     seal::Seal,
     service::{Shared, supervise},
 };
-use openorch_gateway::{Gateway, Metrics, Server, Table};
+use openorch_gateway::{Gateway, Metrics, Server, Table, Tls};
 use openorch_services::{platform, registry, user};
 use openorch_store::{Collection, Store};
 use tokio::{
@@ -84,11 +84,21 @@ pub struct Running {
     held_back: Option<String>,
     /// The admin's password is the default one.
     pub default_password: Arc<AtomicBool>,
+    tls: Option<Arc<Tls>>,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
 }
 
 impl Running {
+    /// Takes from new settings what may change while the daemon runs: the certificate.
+    pub fn reload(&self, settings: &Settings) -> Result<(), StartError> {
+        match (&self.tls, settings.tls_files()) {
+            (Some(tls), Some((certificate, key))) => Ok(tls.reload(certificate, key)?),
+            (None, None) => Ok(()),
+            _ => Err(StartError("TLS is turned on or off by a restart, not by a reload".into())),
+        }
+    }
+
     /// Why it does not listen wider than loopback though it was asked to, with the way out.
     pub fn held_back(&self) -> Option<&str> {
         self.held_back.as_deref()
@@ -205,8 +215,11 @@ async fn assemble(
     let router = Arc::new(Router::new(services, identity.clone(), audit.clone(), settings.router()));
     let metrics = Arc::new(Metrics::default());
     let (operations, counted) = (router.metrics_source(), metrics.clone());
-    platform.set_metrics(Box::new(move || operations() + &gateway_metrics(&counted) + &store_metrics.text()));
+    let gateway_settings = settings.gateway()?;
+    let limits = [("connections", gateway_settings.connections), ("requests", gateway_settings.max_requests)];
+    platform.set_metrics(Box::new(move || operations() + &gateway_metrics(&counted, limits) + &store_metrics.text()));
     let builtin: Arc<dyn Builtin> = router;
+    let tls = gateway_settings.tls.clone();
     let gateway = Arc::new(Gateway {
         table,
         identity,
@@ -220,7 +233,7 @@ async fn assemble(
         },
         way_out: way_out.unwrap_or_default(),
         metrics,
-        settings: settings.gateway()?,
+        settings: gateway_settings,
     });
     let (stop, stopped) = oneshot::channel();
     let served = tokio::spawn(async move {
@@ -233,7 +246,7 @@ async fn assemble(
         audit.write_refusals().await;
         store.close().await;
     });
-    Ok(Running { address, is_first_start, registration, held_back, default_password, stop, served })
+    Ok(Running { address, is_first_start, registration, held_back, default_password, tls, stop, served })
 }
 
 /// Why only this machine is served, and how that ends (contract decision 13).
@@ -287,7 +300,8 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|error| StartError(format!("the listening address is not known: {error}")))
 }
 
-fn gateway_metrics(metrics: &Metrics) -> String {
+/// The counters of the gateway, and what may be open at once.
+fn gateway_metrics(metrics: &Metrics, limits: [(&str, usize); 2]) -> String {
     let now = metrics.snapshot();
     let counters = [
         ("builtin", now.builtin),
@@ -314,6 +328,9 @@ fn gateway_metrics(metrics: &Metrics) -> String {
         ("openorch_gateway_session_ended_total", "counter", now.session_ended),
     ] {
         text += &format!("# TYPE {name} {kind}\n{name} {value}\n");
+    }
+    for (what, limit) in limits {
+        text += &format!("# TYPE openorch_gateway_{what}_limit gauge\nopenorch_gateway_{what}_limit {limit}\n");
     }
     text
 }

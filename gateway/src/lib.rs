@@ -31,7 +31,7 @@ pub use metrics::{Metrics, Snapshot};
 pub use server::Server;
 pub use settings::{LOOPBACK, Settings};
 pub use table::Table;
-pub use tls::server_config;
+pub use tls::Tls;
 
 /// What the gateway is wired to.
 pub struct Gateway {

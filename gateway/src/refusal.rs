@@ -11,11 +11,13 @@ pub struct Refusal {
     pub status: StatusCode,
     sentence: Cow<'static, str>,
     retry_after: Option<HeaderValue>,
+    /// Whether the connection ends with this answer.
+    closes: bool,
 }
 
 impl Refusal {
     pub fn new(status: StatusCode, sentence: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { status, sentence: sentence.into(), retry_after: None }
+        Refusal { status, sentence: sentence.into(), retry_after: None, closes: false }
     }
 
     pub fn bad_request(sentence: impl Into<Cow<'static, str>>) -> Refusal {
@@ -40,6 +42,11 @@ impl Refusal {
         }
     }
 
+    /// The same, and then the connection is closed.
+    pub fn closing(self) -> Refusal {
+        Refusal { closes: true, ..self }
+    }
+
     pub fn into_response(self) -> Response<Bytes> {
         let sentence = serde_json::Value::from(self.sentence);
         let mut response = Response::new(Bytes::from(format!("{{\"error\": {sentence}}}")));
@@ -50,6 +57,9 @@ impl Refusal {
         // So that a page can read why its call failed, as it can on built-in paths.
         let any = HeaderValue::from_static("*");
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any);
+        if self.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds);
         }

@@ -23,7 +23,6 @@ use tokio::{
     task::JoinSet,
     time::sleep,
 };
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
     Gateway,
@@ -44,7 +43,6 @@ pub struct Server {
     clients: Arc<Clients>,
     refused_connections: LogLimit,
     http: auto::Builder<StreamExecutor>,
-    tls: Option<TlsAcceptor>,
 }
 
 impl Server {
@@ -71,7 +69,6 @@ impl Server {
             clients: Arc::default(),
             refused_connections: LogLimit::once_a_minute(),
             http,
-            tls: settings.tls.clone().map(TlsAcceptor::from),
             gateway,
         }
     }
@@ -167,10 +164,11 @@ impl Server {
         // Without it small answers wait for acknowledgements; a socket that refuses still works.
         let _ = stream.set_nodelay(true);
         let socket = Socket { stream, life: life.clone(), clock: self.clock.clone() };
-        let stream = match &self.tls {
+        let tls = &self.gateway.settings.tls;
+        let stream = match tls {
             None => Stream::Plain(socket),
             Some(tls) => {
-                let Some(secured) = life.unless(Order::Finish, tls.accept(socket)).await else {
+                let Some(secured) = life.unless(Order::Finish, tls.acceptor().accept(socket)).await else {
                     return Ok(());
                 };
                 let secured = secured?;
@@ -179,7 +177,7 @@ impl Server {
                 Stream::Tls(Box::new(secured))
             }
         };
-        let peer = Arc::new(Peer { address: from, tls: self.tls.is_some() });
+        let peer = Arc::new(Peer { address: from, tls: tls.is_some() });
         let connection = Arc::new(Connection {
             gateway: self.gateway.clone(),
             clock: self.clock.clone(),

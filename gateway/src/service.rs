@@ -2,7 +2,10 @@
 
 use std::{convert::Infallible, sync::Arc, sync::atomic::Ordering::Acquire};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri::PathAndQuery};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Version, header,
+    uri::{Authority, PathAndQuery},
+};
 use hyper::body::Incoming;
 use openorch_chassis::{
     ClientBody,
@@ -100,10 +103,12 @@ fn check_head(connection: &Connection, request: &Request<ClientBody>) -> Result<
         ));
     }
     if !headers::only_chunked(headers) {
+        // Where its body ends is not known, so nothing after it can be read (RFC 9112, 6.3).
         return Err(Refusal::new(
             StatusCode::NOT_IMPLEMENTED,
             "no transfer coding but `chunked` alone is understood here",
-        ));
+        )
+        .closing());
     }
     let mut hosts = headers.get_all(header::HOST).iter();
     let given = hosts.next();
@@ -121,8 +126,24 @@ fn check_head(connection: &Connection, request: &Request<ClientBody>) -> Result<
         None if given.is_none() && request.version() == Version::HTTP_11 => {
             Err(Refusal::bad_request("this request has no `Host`"))
         }
+        // RFC 9112, 3.2. An empty one is allowed: it says that the target has no authority.
+        None if given.is_some_and(|host| !host.is_empty() && !is_host(host.as_bytes())) => {
+            Err(Refusal::bad_request("the `Host` of this request is not a host with an optional port"))
+        }
         None => Ok(given.cloned()),
     }
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110, 7.2), without user info.
+fn is_host(value: &[u8]) -> bool {
+    let authority = std::str::from_utf8(value).ok().and_then(|text| text.parse::<Authority>().ok());
+    authority.is_some_and(|authority| {
+        let after_host = authority.as_str().strip_prefix(authority.host()).unwrap_or("@");
+        match after_host.strip_prefix(':') {
+            Some(port) => port.is_empty() || port.parse::<u16>().is_ok(),
+            None => after_host.is_empty(),
+        }
+    })
 }
 
 async fn call_builtin(

@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use openorch_chassis::forwarded::NetworkList;
 
+use crate::Tls;
+
 /// The usual [`Settings::exempt_addresses`].
 pub const LOOPBACK: &str = "127.0.0.0/8,::1";
 
@@ -57,8 +59,8 @@ pub struct Settings {
     pub trusted_proxies: NetworkList,
     /// Addresses to which no share of connections and requests applies.
     pub exempt_addresses: NetworkList,
-    /// `OPENORCH_TLS_CERT` and `OPENORCH_TLS_KEY`, through [`crate::server_config`].
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// `OPENORCH_TLS_CERT` and `OPENORCH_TLS_KEY`, which may be read again.
+    pub tls: Option<Arc<Tls>>,
 }
 
 impl Default for Settings {

@@ -2,14 +2,36 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use arc_swap::ArcSwap;
 use openorch_chassis::{Error, Result};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
+use tokio_rustls::TlsAcceptor;
 
-/// Reads a chain of certificates and its key, both PEM.
-pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
+/// The certificate that is shown to clients, which may be replaced while the server runs.
+#[derive(Debug)]
+pub struct Tls(ArcSwap<ServerConfig>);
+
+impl Tls {
+    /// From the files of a chain of certificates and its key, both PEM.
+    pub fn read(certificate: &Path, key: &Path) -> Result<Tls> {
+        Ok(Tls(ArcSwap::from(server_config(certificate, key)?)))
+    }
+
+    /// Shows the certificate in these files from the next connection on. Where they cannot be used nothing changes.
+    pub fn reload(&self, certificate: &Path, key: &Path) -> Result<()> {
+        self.0.store(server_config(certificate, key)?);
+        Ok(())
+    }
+
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        self.0.load_full().into()
+    }
+}
+
+fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
     let read =
         |path: &Path| fs::read(path).map_err(|error| Error::invalid(format!("reading {}: {error}", path.display())));
     let chain = CertificateDer::pem_slice_iter(&read(certificate)?).collect::<Result<Vec<_>, _>>();

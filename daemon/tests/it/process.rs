@@ -26,12 +26,21 @@ impl Process {
     pub fn terminate(&self) {
         terminate(&self.child);
     }
+
+    /// Asks it to reload.
+    pub fn hang_up(&self) {
+        signal(&self.child, rustix::process::Signal::HUP);
+    }
 }
 
 /// Asks a program to stop, as the system does when it shuts down.
 pub fn terminate(child: &Child) {
+    signal(child, rustix::process::Signal::TERM);
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 impl Drop for Process {

@@ -1,6 +1,6 @@
 //! TLS on the API port, and instances behind https. Certificates are made for the test.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io::BufRead, path::Path, sync::Arc};
 
 use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -115,4 +115,45 @@ async fn an_instance_behind_https_is_verified_and_reached() {
         let answer = put(&client, &process.url, slug, &instance).await;
         assert!(answer.contains("Unreachable"), "{slug}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn a_hangup_reloads_certificate_and_log_level_and_cuts_nothing() {
+    let folder = TempDir::new().unwrap();
+    let (before, after) = (Authority::new(), Authority::new());
+    let put_files = |authority: &Authority| {
+        let (certificate, key) = authority.certify("localhost");
+        let certificate = write(folder.path(), "cert.pem", &certificate.pem());
+        (certificate, write(folder.path(), "key.pem", &key.serialize_pem()))
+    };
+    let (certificate, key) = put_files(&before);
+    let file = write(folder.path(), "config.toml", "log = \"info\"");
+    let mut process = run(command(&folder.path().join("data"))
+        .env("OPENORCH_TLS_CERT", &certificate)
+        .env("OPENORCH_TLS_KEY", &key)
+        .env("OPENORCH_CONFIG", &file)
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped()));
+    let mut log = std::io::BufReader::new(process.child.stderr.take().unwrap()).lines();
+    let mut next_line = |with: &str| log.by_ref().map(Result::unwrap).find(|line| line.contains(with)).unwrap();
+    let health = format!("{}/health", process.url.replace("127.0.0.1", "localhost"));
+    // One connection is open over the whole time.
+    let open = before.client();
+    assert_eq!(open.get(&health).send().await.unwrap().status(), 200);
+
+    put_files(&after);
+    write(folder.path(), "config.toml", "log = \"debug\"");
+    process.hang_up();
+    next_line("reloaded");
+    assert_eq!(after.client().get(&health).send().await.unwrap().status(), 200);
+    assert!(before.client().get(&health).send().await.is_err(), "the certificate from before is not shown any more");
+    assert_eq!(open.get(&health).send().await.unwrap().status(), 200, "what was open goes on");
+    assert_eq!(open.get(health.replace("health", "user-svc/roles")).send().await.unwrap().status(), 401);
+    next_line("DEBUG");
+
+    // Files that cannot be used change nothing.
+    write(folder.path(), "cert.pem", "no certificate");
+    process.hang_up();
+    assert!(next_line("cannot be reloaded").contains("cert.pem holds no certificate"));
+    assert_eq!(after.client().get(&health).send().await.unwrap().status(), 200);
 }

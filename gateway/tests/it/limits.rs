@@ -101,3 +101,36 @@ async fn a_body_without_end_that_nobody_wants_is_cut() {
     let sent = within(sending).await;
     assert!((64..200).contains(&sent), "{sent} MiB");
 }
+
+#[tokio::test]
+async fn after_an_unknown_transfer_coding_nothing_more_is_read_from_the_connection() {
+    let platform = Platform::in_front_of(mirror().await).await;
+    let mut client = platform.client().await;
+    let request = "POST /demo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\nGET /demo/evil HTTP/1.1\r\nHost: h\r\n\r\n";
+    let answer = client.ask(request).await;
+    assert!([400, 501].contains(&answer.status), "{answer:?}");
+    assert_eq!(answer.header("connection").as_deref(), Some("close"));
+    assert!(within(client.is_ended()).await);
+}
+
+#[tokio::test]
+async fn a_host_is_a_name_or_an_address_with_an_optional_port() {
+    let platform = Platform::in_front_of(mirror().await).await;
+    for (host, status) in [
+        ("shop.example", 200),
+        ("shop.example:80", 200),
+        ("shop.example:", 200),
+        ("[::1]:80", 200),
+        ("a_b.example", 200),
+        ("", 200),
+        ("name:notaport", 400),
+        ("name:99999", 400),
+        ("name:80:80", 400),
+        ("user@name", 400),
+        ("na me", 400),
+        ("name/path", 400),
+    ] {
+        let answer = platform.ask(&format!("GET /demo HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_eq!(answer.status, status, "{host:?}");
+    }
+}
