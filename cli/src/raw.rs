@@ -278,7 +278,8 @@ fn refusal(operation: String, answer: Response) -> Error {
         (None, _) if shown.is_empty() => format!("{operation}: {status}"),
         (None, _) => format!("{operation}: {status}: {shown}"),
     };
-    Error::Refused { operation: operation.into(), status: status.as_u16(), message, request_id }
+    // Raw calls are sent once: when another would help is for the person to see.
+    Error::Refused { operation: operation.into(), status: status.as_u16(), message, retry_after: None, request_id }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Why a call did not come to an answer, as kinds a caller can act on. Each names the operation and the way out.
 
-use std::{borrow::Cow, error, fmt};
+use std::{borrow::Cow, error, fmt, time::Duration};
 
 use crate::retry::is_temporary;
 
@@ -16,7 +16,7 @@ use crate::retry::is_temporary;
 ///         _ => "read the message",
 ///     }
 /// }
-/// let error = Error::Refused { operation: "listNodes".into(), status: 403, message: "no".into(), request_id: None };
+/// let error = Error::Refused { operation: "listNodes".into(), status: 403, message: "no".into(), retry_after: None, request_id: None };
 /// assert_eq!((advise(&error), error.to_string().as_str()), ("ask an admin", "listNodes: no (403)"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub enum Error {
         status: u16,
         /// The server's own sentence.
         message: String,
+        /// When the server says to try again (`Retry-After` in seconds).
+        retry_after: Option<Duration>,
         /// Under this id the call stands in the server's log.
         request_id: Option<String>,
     },
@@ -110,6 +112,14 @@ impl Error {
                 matches!(error, Conflict(_) | StorageFull(_) | TimedOut(_) | Unavailable(_))
             }
             _ => false,
+        }
+    }
+
+    /// When the server says to try again, if it does.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::Refused { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 }

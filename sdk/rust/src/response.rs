@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
-use crate::Error;
+use crate::{Error, retry::retry_after};
 
 /// At most this many bytes of an unexpected answer are shown.
 const SHOWN: usize = 120;
@@ -174,7 +174,8 @@ pub(crate) fn success(operation: Cow<'static, str>, answer: Response) -> Result<
         }
     };
     let request_id = answer.request_id().map(str::to_owned);
-    Err(Error::Refused { operation, status: answer.status.as_u16(), message, request_id })
+    let retry_after = retry_after(&answer.headers);
+    Err(Error::Refused { operation, status: answer.status.as_u16(), message, retry_after, request_id })
 }
 
 pub(crate) fn unexpected(operation: Cow<'static, str>, answer: &Response, reason: String) -> Error {

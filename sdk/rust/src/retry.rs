@@ -35,24 +35,43 @@ pub(crate) fn pause(outcome: &Result<Response, Error>, retries: u32, elapsed: Du
     (retries < RETRIES && elapsed + pause < PATIENCE).then_some(pause)
 }
 
-/// Tries again what fails because the daemon is away or asks for patience, ever less often. `what` is for the log.
+/// Tries again what fails because the daemon is away or asks for patience, ever less often, and not before the daemon
+/// says. `what` is for the log, in which one reason stands once.
 pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
     patience: Duration,
     what: &str,
     attempt: impl Fn() -> F,
 ) -> Result<T, Error> {
     let (started, mut failures) = (Instant::now(), 0);
+    let mut logged = String::new();
     loop {
         let wait = backoff(FIRST_PAUSE, failures, LONGEST_PAUSE);
         match attempt().await {
-            Err(error) if error.is_temporary() && started.elapsed() + wait < patience => {
-                tracing::warn!("{what} waits: {error}");
+            Err(error) if error.is_temporary() => {
+                let wait = error.retry_after().map_or(wait, |asked| wait.max(asked + spread(FIRST_PAUSE)));
+                if started.elapsed() + wait >= patience {
+                    return Err(error);
+                }
+                let reason = reason(&error);
+                if reason != logged {
+                    tracing::warn!("{what} waits: {error}");
+                    logged = reason;
+                }
                 tokio::time::sleep(wait).await;
                 failures += 1;
             }
             settled => return settled,
         }
     }
+}
+
+/// What is the same in a failure that comes again: neither seconds to wait nor the id of the request.
+fn reason(error: &Error) -> String {
+    let text = match error {
+        Error::Refused { status, message, .. } => format!("{status} {message}"),
+        other => other.to_string(),
+    };
+    text.chars().filter(|letter| !letter.is_ascii_digit()).collect()
 }
 
 /// Statuses that say "not now".
@@ -72,7 +91,7 @@ pub(crate) fn spread(most: Duration) -> Duration {
 }
 
 /// What a server asks for, in seconds. A date (RFC 9110, section 10.2.3) is read as no wish: clocks differ.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 

@@ -2,7 +2,10 @@
 //! answered where there is no handler.
 
 use std::{
-    pin::Pin,
+    any::Any,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Instant,
@@ -39,7 +42,14 @@ pub(super) async fn observe(platform: Platform, mut request: Request, next: Next
     );
     let work = async {
         let started = Instant::now();
-        let answer = next.run(request).await;
+        let answer = match caught(next.run(request)).await {
+            Ok(answer) => answer,
+            Err(reason) => {
+                tracing::error!("the handler panicked: {reason}");
+                let sentence = "something went wrong in this service; its log has the reason under the request's id";
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, sentence).into_response()
+            }
+        };
         let (status, took) = (answer.status(), started.elapsed());
         match status.is_server_error() {
             true => tracing::warn!("answered {status} after {took:?}"),
@@ -48,6 +58,25 @@ pub(super) async fn observe(platform: Platform, mut request: Request, next: Next
         answer
     };
     step.scope(work.instrument(span)).await
+}
+
+/// The answer, or what a panic on the way to it said: else the connection would close without any answer, and a gateway
+/// would take that for a connection that broke and send the request once more.
+async fn caught(work: impl Future<Output = Response>) -> Result<Response, String> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        // What is left in an odd state is the handler's own: it is not polled again.
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic_text(&*panic))),
+        }
+    })
+    .await
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("without a reason").to_owned()
 }
 
 /// Runs a request until it is answered in full, or cut: its handler first, then the body of its answer.

@@ -1,6 +1,9 @@
 //! A service's first minutes: its account, its instance, and what it does when the daemon is not there yet.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use crate::stub::{Request, Stub, json};
 use openorch_sdk::{
@@ -291,4 +294,23 @@ async fn a_daemon_that_asks_for_patience_is_waited_for() {
     });
     let token = register_service_account(&client(&stub), "a-svc", "A", &MemoryCredentialStore::default()).await;
     assert_eq!((token.unwrap().as_str(), stub.seen().len()), ("jwt", 3));
+}
+
+#[tokio::test]
+async fn a_daemon_that_says_when_to_come_back_is_asked_then_and_not_before() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let times = asked.clone();
+    let stub = Stub::new(move |_| {
+        let mut times = times.lock().unwrap();
+        times.push(std::time::Instant::now());
+        let seconds = if times.len() == 1 { 1 } else { 900 };
+        json(429, r#"{"error": "too many guesses"}"#)
+            .replace("X-Request-Id", &format!("Retry-After: {seconds}\r\nX-Request-Id"))
+    });
+    let store = MemoryCredentialStore::default();
+    let refused = register_service_account(&client(&stub), "a-svc", "A", &store).await.unwrap_err();
+    assert_eq!(refused.status(), Some(429), "what takes longer than it waits is refused at once");
+    let asked = asked.lock().unwrap();
+    assert_eq!(asked.len(), 2);
+    assert!(asked[1] - asked[0] >= Duration::from_secs(1));
 }

@@ -75,6 +75,7 @@ async fn a_refusal_is_the_servers_sentence_with_its_request_id() {
         operation: "listNodes".into(),
         status: 403,
         message: "account `x` lacks the permission".into(),
+        retry_after: None,
         request_id: Some("req-1".into()),
     };
     assert_eq!(error, expected);

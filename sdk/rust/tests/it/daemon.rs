@@ -69,7 +69,7 @@ async fn a_token_that_ended_is_refused_in_the_daemons_words_and_the_operation_is
     let joe = daemon.register("joe").await.unwrap();
     joe.call(REVOKE_TOKENS, Body(RevokeTokensRequest::default())).await.unwrap();
     let error = joe.call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
-    let Error::Refused { operation, status, message, request_id } = &error else { panic!("{error:?}") };
+    let Error::Refused { operation, status, message, request_id, .. } = &error else { panic!("{error:?}") };
     assert_eq!((operation.as_ref(), *status), ("readUserByToken", 401));
     assert!(!message.is_empty() && request_id.is_some(), "{error:?}");
     assert!(!error.is_temporary());

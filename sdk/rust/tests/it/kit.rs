@@ -422,3 +422,26 @@ fn a_client_of_a_request_without_token_calls_as_nobody() {
     let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:1").unwrap().client().with_token("own").unwrap();
     assert!(format!("{:?}", client.with_token_of(&HeaderMap::new())).contains("has_token: false"));
 }
+
+#[tokio::test]
+async fn a_handler_that_panics_is_answered_and_not_called_again() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let daemon = daemon::start(&[]).await;
+    let panics = async || -> &'static str {
+        CALLS.fetch_add(1, Ordering::SeqCst);
+        panic!("no such thing")
+    };
+    let service =
+        Service::new("shaky-svc").route("/shaky-svc/x", get(panics)).route("/shaky-svc/ok", get(async || "ok"));
+    let kit = Kit::start(&daemon, service);
+    let url = |path: &str| format!("{}/shaky-svc/{path}", daemon.url());
+    until("it is reached", async || reqwest::get(url("ok")).await.is_ok_and(|answer| answer.status() == 200)).await;
+    let answer = reqwest::get(url("x")).await.unwrap();
+    assert_eq!(answer.status(), 500);
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("its log has the reason") && !text.contains("no such thing"), "{text}");
+    assert_eq!(CALLS.load(Ordering::SeqCst), 1, "the gateway does not take it for a broken connection");
+    assert_eq!(reqwest::get(url("ok")).await.unwrap().status(), 200);
+    kit.stop().await;
+}
