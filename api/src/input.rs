@@ -1,7 +1,7 @@
 //! Inputs of operations: where each part of a request comes from, decoded for the server and encoded for the client by
 //! the same types.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
@@ -115,11 +115,9 @@ impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Input for Qu
         InputShape { query: Some(generator.subschema_for::<T>()), ..InputShape::default() }
     }
     fn decode(parts: &mut Parts) -> Result<Self, InvalidInput> {
-        let mut fields = Map::new();
-        for (key, value) in parts.query.drain(..) {
-            fields.entry(key).or_insert(Value::String(value));
-        }
-        strict::read(Value::Object(fields))
+        let mut named = HashSet::new();
+        let first = parts.query.drain(..).filter(|(key, _)| named.insert(key.clone())).collect();
+        strict::read_query(first)
             .map(Query)
             .map_err(|reason| InvalidInput(format!("the query cannot be read: {reason}")))
     }

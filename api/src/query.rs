@@ -106,3 +106,15 @@ fn list(text: &str, most: usize) -> Result<Vec<Value>, String> {
         Err(Refused::TooManyValues(_)) => Err(format!("a list of more than {most} values; ask for less at once")),
     }
 }
+
+/// Which piece of a list.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PageRequest {
+    /// Most entries of the answer; all where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// The `next` of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}

@@ -16,6 +16,15 @@ pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     })
 }
 
+/// Reads `T` from the parameters of a query, whose values are text: numbers and booleans are read from it.
+pub fn read_query<T: DeserializeOwned>(parameters: Vec<(String, String)>) -> Result<T, String> {
+    let fields = parameters.into_iter().map(|(name, text)| (name, Text(text)));
+    serde_path_to_error::deserialize(MapDeserializer::<_, Error>::new(fields)).map_err(|error| {
+        let path = error.path().to_string();
+        format!("`{path}`: {}", plain(&error.into_inner().to_string()))
+    })
+}
+
 /// What is wrong in words of JSON: the names of our types say nothing to a caller.
 fn plain(cause: &str) -> String {
     let Some((found, wanted)) = cause.rsplit_once(", expected ") else { return cause.to_owned() };
@@ -101,6 +110,55 @@ impl<'de> Deserializer<'de> for Strict {
     }
 }
 
+/// The value of a query's parameter.
+struct Text(String);
+
+impl IntoDeserializer<'_, Error> for Text {
+    type Deserializer = Self;
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+macro_rules! parse {
+    ($($method:ident $visit:ident $kind:ty;)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            match self.0.parse::<$kind>() {
+                Ok(value) => visitor.$visit(value),
+                Err(_) => Err(Error::invalid_type(Unexpected::Str(&self.0), &visitor)),
+            }
+        })*
+    };
+}
+
+impl<'de> Deserializer<'de> for Text {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_string(self.0)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    parse! {
+        deserialize_bool visit_bool bool;
+        deserialize_i64 visit_i64 i64;
+        deserialize_u64 visit_u64 u64;
+        deserialize_u32 visit_u32 u32;
+    }
+
+    serde::forward_to_deserialize_any! {
+        i8 i16 i32 i128 u8 u16 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map struct enum identifier ignored_any
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
@@ -122,6 +180,26 @@ mod tests {
     struct Inner {
         port: u16,
         ports: Vec<u16>,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default)]
+    struct Asked {
+        name: Option<String>,
+        limit: Option<i64>,
+        all: bool,
+    }
+
+    #[test]
+    fn a_query_says_numbers_and_booleans_as_text() {
+        let read = |text: &[(&str, &str)]| {
+            read_query::<Asked>(text.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+        };
+        let all = Asked { name: Some("7".into()), limit: Some(-2), all: true };
+        assert_eq!(read(&[("name", "7"), ("limit", "-2"), ("all", "true"), ("more", "x")]), Ok(all));
+        assert_eq!(read(&[]), Ok(Asked::default()));
+        assert!(read(&[("limit", "x")]).unwrap_err().starts_with("`limit`: "));
+        assert!(read(&[("all", "1")]).unwrap_err().starts_with("`all`: "));
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod rules;
 use serde_json::Value;
 
 pub use self::{account::*, app::*, audit::*, contact::*, invitation::*, organization::*, rules::*};
-use crate::{Access, Body, Json, Path, Query, op::Effect, ops, path_values, permissions};
+use crate::{Access, Body, Json, Path, Query, op::Effect, ops, path_values, permissions, query::PageRequest};
 
 pub static SERVICE: crate::Service =
     crate::Service { slug: "user-svc", name: "User Svc", operations: OPERATIONS, permissions: PERMISSIONS };
@@ -54,7 +54,7 @@ path_values! {
     /// The id of a role, for example `user-svc:user`.
     RoleId at most 256;
     /// The id of a grant or a permit.
-    GrantId at most 128;
+    GrantId at most 256;
     /// The id of an account.
     UserId at most 128;
     /// The id of an enroll.
@@ -143,12 +143,15 @@ ops! {
         errors: &[(403, "it is the built-in app"), (404, "there is no app with this id"),
             (409, "another app has this host")];
 
-    /// Delete an app to which nothing belongs any more. Its id is never given again; its host is free.
+    /// Delete an app. Its id is never given again; its host is free.
+    ///
+    /// What accounts that are no admins gave there without being let in goes with it. Where it has members, sessions,
+    /// organizations, invitations, or permits of admins, it is refused without `cascade`.
     DELETE_APP "deleteApp" = DELETE "/user-svc/app/{appId}"
-        (Path<AppId>) -> Json<Empty>,
+        ((Path<AppId>, Query<DeleteAppRequest>)) -> Json<Empty>,
         access: Access::needs(&APP_EDIT), audited: true,
         errors: &[(403, "it is the built-in app"), (404, "there is no app with this id"),
-            (409, "roles, sessions, organizations, permits or invitations belong to it")];
+            (409, "roles, sessions, organizations, permits or invitations belong to it, and `cascade` was not sent")];
 
     /// The account behind the token.
     READ_USER_BY_TOKEN "readUserByToken" = POST "/user-svc/user/by-token"
@@ -269,7 +272,7 @@ ops! {
 
     /// List the roles.
     GET_ROLES "getRoles" = GET "/user-svc/roles"
-        () -> Json<GetRolesResponse>,
+        (Query<PageRequest>) -> Json<GetRolesResponse>,
         access: Access::needs(&ROLE_VIEW);
 
     /// Create a role under the own slug, or change the own one with this id.
@@ -286,7 +289,7 @@ ops! {
 
     /// The permissions that a role has.
     GET_PERMISSIONS_BY_ROLE "getPermissionsByRole" = GET "/user-svc/role/{roleId}/permissions"
-        (Path<RoleId>) -> Json<GetPermissionsByRoleResponse>,
+        ((Path<RoleId>, Query<PageRequest>)) -> Json<GetPermissionsByRoleResponse>,
         access: Access::needs(&ROLE_VIEW).or_owner(),
         errors: &[(404, "there is no role with this id")];
 
@@ -341,7 +344,8 @@ ops! {
     SAVE_PERMITS "savePermits" = PUT "/user-svc/permits"
         (Body<SavePermitsRequest>) -> Json<Empty>,
         access: Access::SignedIn, audited: true, target: &["/permits/*/permission", "/permits/*/slugs/*", "/permits/*/roles/*"],
-        errors: &[(403, "a permission is not under the caller's slug, or an id is another's")];
+        errors: &[(403, "a permission is not under the caller's slug, or the account has too many permits"),
+            (429, "the rules of all accounts fill the memory that they may take")];
 
     /// List permits, grants included.
     LIST_PERMITS "listPermits" = POST "/user-svc/permits"
@@ -426,7 +430,7 @@ ops! {
 
     /// Who is in an organization; for its members and for admins.
     LIST_MEMBERS "listMembers" = GET "/user-svc/organization/{organizationId}/users"
-        (Path<OrganizationId>) -> Json<ListMembersResponse>,
+        ((Path<OrganizationId>, Query<PageRequest>)) -> Json<ListMembersResponse>,
         access: Access::SignedIn,
         errors: &[(403, "the caller is not in the organization"), (404, "there is no organization with this id")];
 
@@ -458,16 +462,18 @@ ops! {
         access: Access::needs(&AUDIT_VIEW), effect: Some(Effect::Read);
 
     /// Make an invitation: a code with which accounts can be registered while registration is by invitation.
+    ///
+    /// It holds as long as its maker may give what it gives.
     CREATE_INVITATION "createInvitation" = POST "/user-svc/invitation"
         (Body<CreateInvitationRequest>) -> Json<CreateInvitationResponse>,
         access: Access::needs(&USER_CREATE), audited: true, target: &["/roleIds/*"];
 
-    /// List invitations, without their codes.
+    /// List the invitations to the caller's app, or to all apps for an admin, without their codes.
     LIST_INVITATIONS "listInvitations" = GET "/user-svc/invitations"
-        () -> Json<ListInvitationsResponse>,
+        (Query<PageRequest>) -> Json<ListInvitationsResponse>,
         access: Access::needs(&USER_CREATE);
 
-    /// Revoke an invitation.
+    /// Revoke an invitation to the caller's app, or any as an admin.
     REVOKE_INVITATION "revokeInvitation" = DELETE "/user-svc/invitation/{invitationId}"
         (Path<InvitationId>) -> Json<Empty>,
         access: Access::needs(&USER_CREATE), audited: true,

@@ -115,12 +115,12 @@ impl<S: Send + Sync + 'static> Service<S> {
     }
 
     /// Binds the handler of an operation whose row lets the owner of the target in: `owner` finds the user id of the
-    /// owner, or says that there is no such thing.
+    /// owner, or says that there is no such thing for this caller.
     pub fn on_owned<I, O, W, F, R>(self, op: Op<I, O>, owner: W, handler: F) -> Self
     where
         I: Input,
         O: Output,
-        W: Fn(&S, &I) -> Result<String> + Send + Sync + 'static,
+        W: Fn(&Cx<S>, &I) -> Result<String> + Send + Sync + 'static,
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<O>> + Send + 'static,
     {
@@ -132,7 +132,7 @@ impl<S: Send + Sync + 'static> Service<S> {
     where
         I: Input,
         A: 'static,
-        W: Fn(&S, &I) -> Result<String> + Send + Sync + 'static,
+        W: Fn(&Cx<S>, &I) -> Result<String> + Send + Sync + 'static,
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<A>> + Send + 'static,
     {
@@ -150,7 +150,7 @@ impl<S: Send + Sync + 'static> Service<S> {
                 };
                 let input = decoded.map_err(|refused| Error::invalid(refused.0))?;
                 if verdict == Verdict::IfOwner {
-                    let owner_id = owner(&cx.state, &input)?;
+                    let owner_id = owner(&cx, &input)?;
                     if *cx.caller()?.user_id != *owner_id {
                         return Err(Error::forbidden("only the owner and admins may do this"));
                     }
@@ -204,7 +204,7 @@ struct Answer<A> {
     encode: fn(A) -> Result<Option<Encoded>, serde_json::Error>,
 }
 
-fn no_owner<S, I>(_: &S, _: &I) -> Result<String> {
+fn no_owner<S, I>(_: &Cx<S>, _: &I) -> Result<String> {
     Err(Error::internal("an operation without owner"))
 }
 

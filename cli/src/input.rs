@@ -68,6 +68,21 @@ impl Inputs {
         if body.is_some() && self.body.is_none() {
             return Err(Failure::Usage(format!("{} takes no body, so `-f` has no place", self.row.id)));
         }
+        let (mut parts, path) = self.place(flags, body)?;
+        for (name, value) in self.path.iter().zip(path) {
+            let missing =
+                || Failure::Usage(format!("`--{name}=…` is missing: it stands in the path {}", self.row.path));
+            parts.path.push(value.ok_or_else(missing)?);
+        }
+        Ok(parts)
+    }
+
+    /// The same without what stands in the path.
+    pub fn fill_but_path(&self, flags: Vec<Flag>) -> Result<Parts, Failure> {
+        self.place(flags, None).map(|(parts, _)| parts)
+    }
+
+    fn place(&self, flags: Vec<Flag>, body: Option<Value>) -> Result<(Parts, Vec<Option<String>>), Failure> {
         let mut parts = Parts { body: body.or_else(|| self.body.as_ref().map(|_| json!({}))), ..Parts::default() };
         let mut path = vec![None; self.path.len()];
         for Flag { key, value } in flags {
@@ -83,12 +98,7 @@ impl Inputs {
                 return Err(self.unknown(&key));
             }
         }
-        for (name, value) in self.path.iter().zip(path) {
-            let missing =
-                || Failure::Usage(format!("`--{name}=…` is missing: it stands in the path {}", self.row.path));
-            parts.path.push(value.ok_or_else(missing)?);
-        }
-        Ok(parts)
+        Ok((parts, path))
     }
 
     /// Puts a value where `rest` of the key `whole` points to: `a.b` is the field `b` of the object `a`.

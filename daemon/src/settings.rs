@@ -24,7 +24,7 @@ use openorch_chassis::{
 use openorch_gateway::Tls;
 use openorch_services::{
     registry::{RegistrySettings, default_node_url},
-    user::{PasswordRules, Registration, UserSettings},
+    user::{AccessLimits, PasswordRules, Registration, UserSettings},
 };
 use openorch_store::PostgresOptions;
 use serde::Deserialize;
@@ -165,6 +165,14 @@ settings! {
     permission_kept: Span, "OPENORCH_PERMISSION_KEPT", "10s";
     "Accounts, sessions, tokens and delegated tokens held in memory, each"
     cache_entries: Count, "OPENORCH_CACHE_ENTRIES", "50000";
+    "Memory for roles, permissions, their links and grants of all accounts, in bytes (estimated)"
+    access_rule_bytes: Count, "OPENORCH_ACCESS_RULE_BYTES", "134217728";
+    "The same of one account that is no admin"
+    access_rule_bytes_per_account: Count, "OPENORCH_ACCESS_RULE_BYTES_PER_ACCOUNT", "4194304";
+    "Slugs and roles that all grants and permits of an account that is no admin may name together"
+    grant_names_per_account: Count, "OPENORCH_GRANT_NAMES_PER_ACCOUNT", "10000";
+    "Role assignments that an account which is no admin may have made, those that wait for a contact included"
+    role_assignments_per_account: Count, "OPENORCH_ROLE_ASSIGNMENTS_PER_ACCOUNT", "10000";
     "Mail server through which the daemon sends mail (its password: OPENORCH_SMTP_PASSWORD, also _FILE)"
     smtp_host: String, "OPENORCH_SMTP_HOST", "none: no mail is sent";
     "Port of the mail server"
@@ -352,6 +360,13 @@ impl Settings {
             audit_retention: span(given.audit_retention, usual.audit_retention),
             permission_kept: span(given.permission_kept, usual.permission_kept),
             cache_entries: count(given.cache_entries).map_or(usual.cache_entries, |entries| entries as u64),
+            access_limits: AccessLimits {
+                grant_names: count(given.grant_names_per_account).unwrap_or(usual.access_limits.grant_names),
+                account_bytes: count(given.access_rule_bytes_per_account).unwrap_or(usual.access_limits.account_bytes),
+                total_bytes: count(given.access_rule_bytes).unwrap_or(usual.access_limits.total_bytes),
+                role_assignments: count(given.role_assignments_per_account)
+                    .map_or(usual.access_limits.role_assignments, |most| most as u64),
+            },
             // A storm of sign-ins leaves half of the cores to everything else.
             hashes_at_once: count(given.hashes_at_once)
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),

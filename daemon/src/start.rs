@@ -211,13 +211,15 @@ async fn assemble(
         }
     });
 
-    let identity: Arc<dyn Identity> = users;
+    let identity: Arc<dyn Identity> = users.clone();
     let router = Arc::new(Router::new(services, identity.clone(), audit.clone(), settings.router()));
     let metrics = Arc::new(Metrics::default());
     let (operations, counted) = (router.metrics_source(), metrics.clone());
     let gateway_settings = settings.gateway()?;
     let limits = [("connections", gateway_settings.connections), ("requests", gateway_settings.max_requests)];
-    platform.set_metrics(Box::new(move || operations() + &gateway_metrics(&counted, limits) + &store_metrics.text()));
+    platform.set_metrics(Box::new(move || {
+        operations() + &gateway_metrics(&counted, limits) + &store_metrics.text() + &users.metrics()
+    }));
     let builtin: Arc<dyn Builtin> = router;
     let tls = gateway_settings.tls.clone();
     let gateway = Arc::new(Gateway {

@@ -36,11 +36,90 @@ pub fn place(query: &wire::Query, fields: usize) -> Result<Option<Cursor>> {
 
 /// The same of a list in one order, which takes the `next` of an answer as `after`.
 pub fn place_of(next: Option<String>) -> Result<Option<Cursor>> {
+    place_after(next, 1)
+}
+
+/// The same of a list in the order of its ids.
+pub fn place_by_id(next: Option<String>) -> Result<Option<Cursor>> {
+    place_after(next, 0)
+}
+
+fn place_after(next: Option<String>, fields: usize) -> Result<Option<Cursor>> {
     let query = wire::Query { json_after: next.unwrap_or_default(), ..wire::Query::default() };
-    match place(&query, 1) {
+    match place(&query, fields) {
         Ok(None) => Ok(None),
         Ok(Some(place)) if place.id.is_some() => Ok(Some(place)),
         _ => Err(Error::invalid("`after` is the `next` of the answer before")),
+    }
+}
+
+/// What piece of a list is asked for, where a list may also be asked for whole.
+pub struct Paging {
+    /// Most entries of the answer.
+    pub limit: usize,
+    /// A list asked for whole is refused where it is longer than `limit`, a page is not.
+    pub is_page: bool,
+    /// The `next` of the page before.
+    pub after: Option<String>,
+}
+
+/// Entries of a page whose request names none.
+const PAGE: usize = 1000;
+
+impl Paging {
+    /// Without a limit and a place the whole list is asked for, which has at most `list_most` entries.
+    pub fn new(limit: Option<i64>, after: Option<String>, list_most: usize) -> Result<Paging> {
+        let after = after.filter(|after| !after.is_empty());
+        let most = PAGE.min(list_most);
+        let limit = match limit.unwrap_or_default() {
+            0 if after.is_none() => return Ok(Paging { limit: list_most, is_page: false, after }),
+            0 => most,
+            limit => usize::try_from(limit)
+                .ok()
+                .filter(|limit| *limit <= most)
+                .ok_or_else(|| Error::invalid(format!("`limit` is from 1 to {most}; `next` goes on")))?,
+        };
+        Ok(Paging { limit, is_page: true, after })
+    }
+
+    /// Refuses a whole list that is longer than may be answered at once.
+    pub fn refuse_long(&self, length: usize, of: &str, way_out: &str) -> Result<()> {
+        if !self.is_page && length > self.limit {
+            return Err(Error::invalid(format!(
+                "there are more than {} {of}; {way_out}, and go on with the `next` of each answer as `after`",
+                self.limit
+            )));
+        }
+        Ok(())
+    }
+
+    /// The piece of a list that is in memory, ordered by unique keys; and the place of what follows, empty at the end.
+    pub fn page<'a, T, const N: usize>(
+        &self,
+        items: impl Iterator<Item = ([&'a str; N], T)>,
+        of: &str,
+        way_out: &str,
+    ) -> Result<(Vec<T>, String)> {
+        let after: Option<Vec<String>> = match &self.after {
+            None => None,
+            Some(text) => match serde_json::from_str::<Vec<String>>(text) {
+                Ok(place) if place.len() == N => Some(place),
+                _ => return Err(Error::invalid("`after` is the `next` of the answer before")),
+            },
+        };
+        let is_asked = |key: &[&str; N]| {
+            after.as_ref().is_none_or(|after| key.iter().copied().gt(after.iter().map(String::as_str)))
+        };
+        let mut found: Vec<_> = items.filter(|(key, _)| is_asked(key)).collect();
+        self.refuse_long(found.len(), of, way_out)?;
+        let goes_on = found.len() > self.limit;
+        if goes_on {
+            found.select_nth_unstable_by(self.limit, |a, b| a.0.cmp(&b.0));
+            found.truncate(self.limit);
+        }
+        found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let next = found.last().filter(|_| goes_on).map(|(key, _)| Value::from(key.to_vec()).to_string());
+        Ok((found.into_iter().map(|(_, item)| item).collect(), next.unwrap_or_default()))
     }
 }
 

@@ -57,6 +57,15 @@ pub struct UpdateAppRequest {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+pub struct DeleteAppRequest {
+    /// Also delete what belongs to the app: its sessions, organizations, invitations, permits and roles of accounts. The
+    /// accounts themselves stay.
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub cascade: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct UpdateAppResponse {
     pub app: App,
 }

@@ -29,6 +29,9 @@ pub struct CreateInvitationResponse {
 #[serde(default)]
 pub struct ListInvitationsResponse {
     pub invitations: Vec<Invitation>,
+    /// Where more follow: what to send as `after` with the same question.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
 }
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -22,7 +22,8 @@ pub struct Organization {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CreateOrganizationRequest {
-    /// Given where it is left out: letters, digits, `_` and `-`.
+    /// Given where it is left out: letters, digits, `_` and `-`, which whoever comes first has; or the caller's slug, a
+    /// colon and those, which nobody else can take.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -107,4 +108,7 @@ pub struct Member {
 #[serde(rename_all = "camelCase", default)]
 pub struct ListMembersResponse {
     pub members: Vec<Member>,
+    /// Where more follow: what to send as `after` with the same question.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
 }

@@ -44,6 +44,9 @@ pub struct GetRolesResponse {
     /// By name, then id.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Role>,
+    /// Where more follow: what to send as `after` with the same question.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -71,6 +74,9 @@ pub struct CreateRoleResponse {
 pub struct GetPermissionsByRoleResponse {
     /// By name, then id.
     pub permissions: Vec<Permission>,
+    /// Where more follow: what to send as `after` with the same question.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -145,6 +151,12 @@ pub struct ListGrantsRequest {
     /// Those that name this slug only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slug: Option<String>,
+    /// Most entries of the answer; all where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// The `next` of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -152,6 +164,9 @@ pub struct ListGrantsRequest {
 pub struct ListGrantsResponse {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
+    /// Where more follow: what to send as `after` with the same question.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
 }
 
 /// A permission for accounts by slug and for all who have one of some roles: a grant with roles.
@@ -172,7 +187,8 @@ pub struct Permit {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PermitInput {
-    /// Given where it is left out.
+    /// Given where it is left out. Ids are each account's own: that of an account that is no admin is listed with the
+    /// account's slug and a colon before it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub id: String,
     /// The host of the app where it counts: `*` for all, which is for admins; the caller's where it is left out.
@@ -200,6 +216,12 @@ pub struct ListPermitsRequest {
     /// Those that name this slug only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slug: Option<String>,
+    /// Most entries of the answer; all where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// The `next` of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -207,6 +229,9 @@ pub struct ListPermitsRequest {
 pub struct ListPermitsResponse {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub permits: Vec<Permit>,
+    /// Where more follow: what to send as `after` with the same question.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -214,6 +239,12 @@ pub struct ListPermitsResponse {
 pub struct ListPermissionsRequest {
     /// Roles that the caller has, or any for an admin.
     pub roles: Vec<String>,
+    /// Most entries of the answer; all where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// The `next` of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -221,6 +252,9 @@ pub struct ListPermissionsRequest {
 pub struct ListPermissionsResponse {
     /// What those roles have together, by id.
     pub permissions: Vec<String>,
+    /// Where more follow: what to send as `after` with the same question.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -311,10 +345,19 @@ pub struct ListEnrollsRequest {
     pub user_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contact_id: Option<String>,
+    /// Most entries of the answer, which may have fewer though more follow; all where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<i64>,
+    /// The `next` of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListEnrollsResponse {
     pub enrolls: Vec<Enroll>,
+    /// Where more follow: what to send as `after` with the same question.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub next: String,
 }

@@ -180,7 +180,7 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
         let ids = Arg::new("ids").value_name(name_of(resource)).num_args(1..).required(true);
         let yes = Arg::new("yes").short('y').long("yes").action(ArgAction::SetTrue).help("Do not ask");
         let ids = ids.help(format!("As `oo {} ls -o name` prints them", resource.noun));
-        verbs.push(command("remove", row).visible_alias("rm").arg(ids).arg(yes));
+        verbs.push(command("remove", row).visible_alias("rm").arg(ids).arg(yes).args(flags(row, &[])));
     }
     verbs.extend(resource.more.iter().map(verb_command));
     verbs

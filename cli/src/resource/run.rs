@@ -37,7 +37,7 @@ pub async fn run(context: &Context, resource: &'static Resource, matches: &ArgMa
         },
         ("get", Some(from), ..) if resource.get.is_none() => get(context, resource, from, &words("id").concat()).await,
         ("save", _, Some(save), _) => save_all(context, resource, save, words("places")).await,
-        ("remove", .., Some(row)) => remove(context, resource, row, words("ids"), matches.get_flag("yes")).await,
+        ("remove", .., Some(row)) => remove(context, resource, row, words("ids"), matches).await,
         _ => match resource.more.iter().chain(&resource.get).find(|more| more.name == verb) {
             Some(more) => other(context, resource, more, matches).await,
             None => Err(Failure::Usage(format!("`oo {} {verb}` is not there", resource.noun))),
@@ -238,14 +238,15 @@ async fn remove(
     resource: &Resource,
     row: &'static Row,
     names: Vec<String>,
-    yes: bool,
+    matches: &ArgMatches,
 ) -> Result<String, Failure> {
     let connection = context.connection_for(row)?;
-    ask::agreed(&format!("Remove the {} {}?", resource.noun, names.join(", ")), yes)?;
+    ask::agreed(&format!("Remove the {} {}?", resource.noun, names.join(", ")), matches.get_flag("yes"))?;
+    let flags = Inputs::of(row).fill_but_path(given(row, matches))?;
     let all = names.len();
     for (done, name) in names.into_iter().enumerate() {
         context.progress.count(done, all, "removed");
-        let parts = Parts { path: vec![name.clone()], ..Parts::default() };
+        let parts = Parts { path: vec![name.clone()], ..flags.clone() };
         context.send(&connection, row, &parts).await.map_err(|failure| at(context, failure, &name, all))?;
     }
     context.progress.count(all, all, "removed");

@@ -4,19 +4,19 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, Daemon, claims, token_of};
 
-const HOST: &str = "shop.example.com";
+pub const HOST: &str = "shop.example.com";
 
-async fn make_app(daemon: &Daemon, admin: &str, host: &str) -> String {
+pub async fn make_app(daemon: &Daemon, admin: &str, host: &str) -> String {
     let made = daemon.call("PUT", "/user-svc/app", admin, json!({ "newHost": host })).await;
     assert_eq!(made.status, 200, "{}", made.text);
     made.json()["app"]["id"].as_str().unwrap().to_owned()
 }
 
-async fn register(daemon: &Daemon, slug: &str, host: &str) -> Answer {
+pub async fn register(daemon: &Daemon, slug: &str, host: &str) -> Answer {
     daemon.call("POST", "/user-svc/register", "", json!({ "slug": slug, "password": "pass", "appHost": host })).await
 }
 
-async fn login(daemon: &Daemon, slug: &str, host: &str) -> Answer {
+pub async fn login(daemon: &Daemon, slug: &str, host: &str) -> Answer {
     let body = json!({ "slug": slug, "password": "pass", "device": "test", "appHost": host });
     daemon.call("POST", "/user-svc/login", "", body).await
 }
@@ -29,7 +29,7 @@ async fn exchange(daemon: &Daemon, token: &str, body: Value) -> Answer {
     daemon.call("PUT", "/user-svc/token/exchange", token, body).await
 }
 
-async fn enroll(daemon: &Daemon, token: &str, user_id: &Value, role: &str, host: &str) -> Answer {
+pub async fn enroll(daemon: &Daemon, token: &str, user_id: &Value, role: &str, host: &str) -> Answer {
     let body = json!({ "enrolls": [{ "userId": user_id, "role": role, "appHost": host }] });
     daemon.call("PUT", "/user-svc/enrolls", token, body).await
 }

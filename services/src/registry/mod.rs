@@ -203,7 +203,7 @@ pub fn service(registry: Arc<Registry>) -> Mounted {
     Service::new(api::SERVICE.slug, registry)
         .on(api::REGISTER_INSTANCE, instance::register)
         .on_list(api::LIST_INSTANCES, instance::list)
-        .on_owned(api::REMOVE_INSTANCE, instance::owner, instance::remove)
+        .on_owned(api::REMOVE_INSTANCE, |cx, path| instance::owner(cx, path), instance::remove)
         .on(api::SAVE_DEFINITION, definition::save)
         .on(api::LIST_DEFINITIONS, definition::list)
         .on(api::DELETE_DEFINITION, definition::delete)

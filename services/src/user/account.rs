@@ -42,8 +42,6 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     cx.settings.password_rules.check(&password)?;
     cx.refuse_taken(&slug).await?;
     let mut roles = cx.admitted_roles(&app, invitation).await?;
-    // An invitation may name a role that is gone.
-    roles.retain(|role| cx.memory.rules().roles.contains_key(role.as_str()));
     roles.sort();
     roles.dedup();
     let hash = cx.passwords.hash(password, Purpose::Registration, cx.request.client_ip).await?;
@@ -58,6 +56,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         search_prefixes,
         labels: BTreeMap::new(),
         thumbnail_file_id: String::new(),
+        home_app: app.to_string(),
         created_at: now,
         updated_at: now,
     };
@@ -246,9 +245,7 @@ impl Users {
     /// The roles of a new account, or why none may be made.
     async fn admitted_roles(&self, app: &str, invitation: Option<&str>) -> Result<Vec<String>> {
         match (self.settings.registration, invitation) {
-            (Registration::Open | Registration::Invite, Some(code)) => {
-                Ok(self.invitation(app, code).await?.value.role_ids)
-            }
+            (Registration::Open | Registration::Invite, Some(code)) => Ok(self.invitation(app, code).await?.roles),
             (Registration::Open, None) => Ok(vec![openorch_api::role::USER.to_owned()]),
             (Registration::Invite, None) => Err(Error::forbidden(
                 "registration is by invitation: ask an admin for one and send its code as `invitation`",

@@ -1,21 +1,24 @@
 //! Apps: tenants, known by a host. Accounts, slugs, passwords and contacts are of all apps; sessions, roles, permits and
 //! organizations of one. An app is made by who may, never by being named.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use openorch_api::{
-    Body, Json, Path,
+    Body, Json, Path, Query,
     user::{
-        APP_MULTI_VIEW, App, AppId, Empty, ListAppsRequest, ListAppsResponse, ReadAppRequest, ReadAppResponse,
-        UpdateAppRequest, UpdateAppResponse,
+        APP_MULTI_VIEW, App, AppId, DeleteAppRequest, Empty, ListAppsRequest, ListAppsResponse, ReadAppRequest,
+        ReadAppResponse, UpdateAppRequest, UpdateAppResponse,
     },
 };
 use openorch_chassis::{Cx, Error, Identity, Result, service::retry};
-use openorch_store::{Batch, Filter, Guard, Write};
+use openorch_store::{Batch, Filter, Guard, Query as Asked, Write};
 
 use super::{
     Users,
-    rows::{ALL_APPS, APPS, AppRow, CONTACT_ENROLLS, DEFAULT_APP, INVITATIONS, ORGANIZATIONS, ROLE_LINKS, SESSIONS},
+    rows::{
+        ALL_APPS, APPS, AppRow, CONTACT_ENROLLS, DEFAULT_APP, GrantRow, INVITATIONS, ORGANIZATIONS, ROLE_LINKS,
+        SESSIONS,
+    },
     rules::{Change, Rules, check_count, shown},
 };
 
@@ -33,6 +36,8 @@ const BELONGINGS: &[(&str, &str)] = &[
     (ORGANIZATIONS.name, "organizations"),
     (INVITATIONS.name, "invitations"),
 ];
+/// Those of them that any account may put into any app.
+const PLAIN: [&str; 2] = [ROLE_LINKS.name, CONTACT_ENROLLS.name];
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<ListAppsRequest>) -> Result<Json<ListAppsResponse>> {
     let caller = cx.caller()?;
@@ -44,8 +49,9 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAppsRequest>) -> Result
             APP_MULTI_VIEW.id
         )));
     }
-    let hosts: Vec<String> = request.host.iter().map(|host| host.to_lowercase()).collect();
-    let fits = |app: &App| is_open || request.ids.contains(&app.id) || hosts.contains(&app.host);
+    let hosts: HashSet<String> = request.host.iter().map(|host| host.to_lowercase()).collect();
+    let ids: HashSet<String> = request.ids.into_iter().collect();
+    let fits = |app: &App| is_open || ids.contains(&app.id) || hosts.contains(&app.host);
     let rules = cx.memory.rules();
     let mut apps: Vec<App> = rules.apps.values().map(|row| row.to_wire()).chain([default_app()]).filter(fits).collect();
     apps.sort_by(|a, b| a.id.cmp(&b.id));
@@ -97,41 +103,108 @@ pub async fn update(cx: Cx<Users>, Body(request): Body<UpdateAppRequest>) -> Res
     Ok(Json(UpdateAppResponse { app }))
 }
 
-/// For an app that was made by mistake. It takes nothing with it: what belongs to it may be worth more than it.
-pub async fn delete(cx: Cx<Users>, Path(id): Path<AppId>) -> Result<Json<Empty>> {
+/// Without `cascade` it goes only if nothing is left in it that is worth more than it. What accounts that are no admins
+/// put there without being let in is not, or each of them could keep it.
+pub async fn delete(
+    cx: Cx<Users>,
+    (Path(id), Query(request)): (Path<AppId>, Query<DeleteAppRequest>),
+) -> Result<Json<Empty>> {
     if id.0 == DEFAULT_APP {
         return Err(Error::forbidden(format!("the app `{DEFAULT_APP}` is built in and stays")));
     }
-    let of_app = || vec![Filter::equals("app", id.0.as_str())];
-    retry(|| async {
+    let by = &cx.caller()?.user_id;
+    let outcome = retry(|| async {
         let host = by_id(&cx.memory.rules(), &id.0)?.host.clone();
-        // Rows of all apps are looked at, first by a reader, and once more before anybody else writes: apps go rarely.
-        let mut left = Vec::new();
+        let admins = cx.admins().await?;
+        if !request.cascade {
+            refuse_filled(&host, cx.left_in(&id.0, &admins).await?)?;
+        }
         let mut batch = Batch::new();
-        for (collection, what) in BELONGINGS {
-            let count = cx.store.count(collection, &of_app()).await?;
-            left.extend((count > 0).then(|| format!("{count} {what}")));
-            batch.push(Write::Require(Guard::at_most(collection, of_app(), 0)));
+        for (collection, _) in BELONGINGS {
+            let goes = match (request.cascade, PLAIN.contains(collection)) {
+                (true, _) => of_app(&id.0),
+                (false, true) => [of_app(&id.0), given_by_plain()].concat(),
+                (false, false) => continue,
+            };
+            // Organizations leave something behind, see below.
+            if *collection != ORGANIZATIONS.name {
+                cx.clear(collection, &goes).await?;
+                batch.push(Write::DeleteWhere { collection, filters: goes });
+            }
+        }
+        if request.cascade {
+            batch.0.extend(cx.without_organizations_of(by, &id.0).await?.0);
+        }
+        for (collection, _) in BELONGINGS {
+            batch.push(Write::Require(Guard::at_most(collection, of_app(&id.0), 0)));
         }
         cx.change_rules(|rules| {
             by_id(rules, &id.0)?;
-            let permits = rules.grants.values().filter(|row| row.app == id.0).count();
-            left.extend((permits > 0).then(|| format!("{permits} permits")));
-            if !left.is_empty() {
-                return Err(Error::conflict(format!(
-                    "the app `{host}` is not empty: {} belong to it; take those away first",
-                    left.join(", ")
-                )));
+            if !request.cascade {
+                refuse_filled(&host, permits_of_admins(rules, &id.0, &admins))?;
             }
-            Ok((vec![Change::DeleteApp(id.0.clone())], batch))
+            let permits = permits_in(rules, &id.0).map(|row| Change::DeleteGrant(row.id.clone()));
+            Ok((permits.chain([Change::DeleteApp(id.0.clone())]).collect(), batch))
         })
         .await
     })
-    .await?;
+    .await;
+    // Also of accounts that came in meanwhile; and where nobody knows whether it is gone.
+    cx.memory.forget_all();
+    outcome?;
     Ok(Json(Empty {}))
 }
 
+fn refuse_filled(host: &str, left: Vec<String>) -> Result<()> {
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Error::conflict(format!(
+        "the app `{host}` is not empty: {} belong to it; delete those first, or send `cascade=true` to delete them with it",
+        left.join(", ")
+    )))
+}
+
+fn of_app(id: &str) -> Vec<Filter> {
+    vec![Filter::equals("app", id)]
+}
+
+fn permits_in<'a>(rules: &'a Rules, app: &str) -> impl Iterator<Item = &'a Arc<GrantRow>> {
+    rules.grants.values().filter(move |row| row.app == app)
+}
+
+fn permits_of_admins(rules: &Rules, app: &str, admins: &HashSet<String>) -> Vec<String> {
+    let count = permits_in(rules, app).filter(|row| admins.contains(&row.owner_id)).count();
+    (count > 0).then(|| format!("{count} permits")).into_iter().collect()
+}
+
+/// Roles that accounts which are no admins gave in an app: that lets nobody into it.
+fn given_by_plain() -> Vec<Filter> {
+    vec![Filter::equals("byAdmin", false), Filter::range("createdBy", Some("!".into()), None)]
+}
+
 impl Users {
+    /// What keeps an app from being deleted: rows of all apps are looked at, since apps go rarely.
+    async fn left_in(&self, app: &str, admins: &HashSet<String>) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        for (collection, what) in BELONGINGS {
+            let plain = match PLAIN.contains(collection) {
+                true => self.store.count(collection, &[of_app(app), given_by_plain()].concat()).await?,
+                false => 0,
+            };
+            let count = self.store.count(collection, &of_app(app)).await?.saturating_sub(plain);
+            left.extend((count > 0).then(|| format!("{count} {what}")));
+        }
+        left.extend(permits_of_admins(&self.memory.rules(), app, admins));
+        Ok(left)
+    }
+
+    /// The ids of the admins.
+    async fn admins(&self) -> Result<HashSet<String>> {
+        let links = self.role_links.find(&Asked::all().equals("roleId", openorch_api::role::ADMIN)).await?;
+        Ok(links.into_iter().map(|link| link.value.user_id).collect())
+    }
+
     /// That an app is there when something of it is written.
     pub(super) fn in_app(&self, app: &str) -> Result<Option<Write>> {
         if matches!(app, DEFAULT_APP | ALL_APPS) {
@@ -177,8 +250,10 @@ fn default_app() -> App {
 }
 
 fn by_id<'a>(rules: &'a Rules, id: &str) -> Result<&'a AppRow> {
-    let found = rules.apps.values().find(|row| row.id == id);
-    found.map(AsRef::as_ref).ok_or_else(|| Error::not_found(format!("there is no app with the id `{}`", shown(id))))
+    rules
+        .app(id)
+        .map(AsRef::as_ref)
+        .ok_or_else(|| Error::not_found(format!("there is no app with the id `{}`", shown(id))))
 }
 
 /// A host as browsers tell it: a name or an address, in lower case, perhaps with a port.

@@ -1,9 +1,6 @@
 //! Enrolls: which accounts have which roles. What an account has is read again on its very next request.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use openorch_api::{
     Body, Json, Path, Time,
@@ -13,25 +10,23 @@ use openorch_api::{
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
-use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
+use openorch_store::{Batch, Cursor, Filter, Guard, Query, Stored, Write};
 
 use super::{
     Users,
     contact::{check_value, normal},
-    rows::{ALL_APPS, ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow, USERS, app_of},
+    giving::Giving,
+    rows::{ALL_APPS, ContactEnrollRow, ROLES, RoleLinkRow, app_of},
     rules::{check_count, shown},
 };
+use crate::query::Paging;
 
 const MAX_SAVED: usize = 1000;
-/// What every request looks at stays short.
-const MAX_ROLES: u64 = 1000;
-/// So many of them an account that is no admin may give to one other: it can crowd nobody out of what others give.
-const MAX_GIVEN: u64 = 100;
-/// So many of them all others may give who are no admins: accounts are free, and what admins give, or an account gives
-/// itself, always has room.
-const MAX_BY_OTHERS: u64 = 500;
 /// What the ids of enrolls for contacts begin with; no app is called so.
 const CONTACT_PREFIX: &str = "contact:";
+/// Where a page of a list goes on: among the roles that accounts have, or among those that wait.
+const GIVEN: &str = "given";
+const WAITING: &str = "waiting";
 
 pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Result<Json<SaveEnrollsResponse>> {
     let caller = cx.caller()?;
@@ -47,7 +42,10 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
             enrolls.push(cx.enroll(&mut giving, caller, app, input).await?);
         }
         let given = giving.accounts();
-        cx.commit(giving.batch(), |memory| given.iter().for_each(|id| memory.rights_changed(id))).await?;
+        cx.commit(giving.batch(&cx.settings.access_limits), |memory| {
+            given.iter().for_each(|id| memory.rights_changed(id))
+        })
+        .await?;
         Ok(enrolls)
     })
     .await?;
@@ -58,6 +56,7 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Result<Json<ListEnrollsResponse>> {
     let caller = cx.caller()?;
+    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
     let role = request.role.filter(|role| !role.is_empty());
     let user_id = request.user_id.filter(|id| !id.is_empty());
     let is_own = user_id.as_deref() == Some(&*caller.user_id);
@@ -72,26 +71,51 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Res
     if role.is_none() && user_id.is_none() && contact.is_none() {
         return Err(Error::invalid("name a `role`, a `userId` or a `contactId`"));
     }
-    let asked = |field: &str, value: &Option<String>| {
+    let (is_waiting, mut after) = place(&paging)?;
+    let mut left = paging.limit + usize::from(!paging.is_page);
+    let asked = |field: &str, value: &Option<String>, limit: usize, after: Option<Cursor>| {
         let named = [(field, value), ("roleId", &role)];
         let filters = named.into_iter().filter_map(|(field, value)| Some(Filter::equals(field, value.as_deref()?)));
-        Query { filters: filters.collect(), ..Query::all() }.limit(cx.shared.list_most as u64 + 1)
+        Query { filters: filters.collect(), after, ..Query::all() }.limit(limit as u64)
     };
-    let mut enrolls = Vec::new();
+    let (mut enrolls, mut next) = (Vec::new(), String::new());
     let by = if contact.is_some() { ("byContact", &contact) } else { ("userId", &user_id) };
     // Who asks for an account's is not told that a contact is its.
     let is_told = |link: &RoleLinkRow| is_own || caller.is_admin() || user_id.is_none() || link.by_contact.is_none();
-    if contact.is_none() || user_id.is_none() {
-        let rows = cx.role_links.find(&asked(by.0, by.1)).await?.into_iter().map(|row| row.value);
+    if !is_waiting && (contact.is_none() || user_id.is_none()) {
+        let page = cx.role_links.page(&asked(by.0, by.1, left, after.take())).await?;
+        left -= page.items.len();
+        next = page.next.map(|next| place_text(GIVEN, next.id)).unwrap_or_default();
+        let rows = page.items.into_iter().map(|row| row.value);
         enrolls.extend(rows.filter(is_told).map(|link| if is_own { to_wire(link) } else { shown_to(caller, link) }));
     }
-    if user_id.is_none() {
-        let rows = cx.contact_enrolls.find(&asked("contact", &contact)).await?;
-        enrolls.extend(rows.into_iter().map(|row| waiting(row.value)));
+    if user_id.is_none() && next.is_empty() {
+        if left == 0 {
+            next = place_text(WAITING, None);
+        } else {
+            let page = cx.contact_enrolls.page(&asked("contact", &contact, left, after)).await?;
+            next = page.next.map(|next| place_text(WAITING, next.id)).unwrap_or_default();
+            enrolls.extend(page.items.into_iter().map(|row| waiting(row.value)));
+        }
     }
-    cx.shared.refuse_long_list(enrolls.len(), "enrolls", "name a role and an account")?;
+    paging.refuse_long(enrolls.len(), "enrolls", "name a role and an account, or a `limit`")?;
     enrolls.retain(|enroll| sees_all || *enroll.app_id == *caller.app);
-    Ok(Json(ListEnrollsResponse { enrolls }))
+    Ok(Json(ListEnrollsResponse { enrolls, next }))
+}
+
+/// Whether a page begins among the roles that wait for contacts, and where.
+fn place(paging: &Paging) -> Result<(bool, Option<Cursor>)> {
+    let Some(after) = &paging.after else { return Ok((false, None)) };
+    match serde_json::from_str::<(String, String)>(after) {
+        Ok((among, id)) if [GIVEN, WAITING].contains(&among.as_str()) => {
+            Ok((among == WAITING, Some(Cursor { values: Vec::new(), id: Some(id) })))
+        }
+        _ => Err(Error::invalid("`after` is the `next` of the answer before")),
+    }
+}
+
+fn place_text(among: &str, id: Option<String>) -> String {
+    serde_json::json!([among, id.unwrap_or_default()]).to_string()
 }
 
 pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empty>> {
@@ -132,45 +156,6 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empt
     .await
 }
 
-/// A batch that gives roles to accounts.
-#[derive(Default)]
-pub struct Giving {
-    pub batch: Batch,
-    /// By id.
-    links: BTreeMap<String, RoleLinkRow>,
-    /// For each role that is given to whose a contact is, that contact.
-    contacts: Vec<String>,
-    /// The accounts of which others than admins may not give more than their part.
-    bounded: BTreeSet<String>,
-}
-
-impl Giving {
-    /// What else is written with it.
-    pub fn with(batch: Batch) -> Giving {
-        Giving { batch, ..Giving::default() }
-    }
-
-    fn add(&mut self, write: Write, link: RoleLinkRow) {
-        self.batch.push(write);
-        if link.is_by_other() {
-            self.bounded.insert(link.user_id.clone());
-        }
-        self.links.insert(link.id(), link);
-    }
-
-    fn accounts(&self) -> BTreeSet<String> {
-        self.links.values().map(|link| link.user_id.clone()).collect()
-    }
-
-    /// The batch, and that what is bounded still is when it is written.
-    pub fn batch(self) -> Batch {
-        let accounts = self.accounts();
-        let all = accounts.iter().map(|id| Guard::at_most(ROLE_LINKS.name, of_account(id), MAX_ROLES));
-        let by_others = self.bounded.iter().map(|id| Guard::at_most(ROLE_LINKS.name, by_others(id), MAX_BY_OTHERS));
-        all.chain(by_others).fold(self.batch, Batch::require)
-    }
-}
-
 impl Users {
     /// Adds that an account has a role, or that one waits for whoever shows that a contact is its own. Which of the two it
     /// is where a contact was named is told to admins alone: for all others it waits also where the account of the contact
@@ -207,6 +192,7 @@ impl Users {
                     created_by: known.created_by.clone(),
                     by_admin: known.by_admin,
                 };
+                self.count_given(giving, caller).await?;
                 giving.batch.push(self.contact_enrolls.upsert(waits.id(), &waits)?);
                 giving.batch.push(self.role_links.upsert(link.id(), link)?);
                 return Ok(to_wire(link.clone()));
@@ -216,15 +202,25 @@ impl Users {
                 return Ok(shown_to(caller, if is_same_way { known.clone() } else { link.clone() }));
             }
         }
+        // Another's word that counts less, or no more, gives way.
+        let kept = match &waits {
+            Some(known) => match self.giver_of(&known.value).await? {
+                Some(giver) if giver.is_admin() || !caller.is_admin() => Some(known.value.clone()),
+                _ => None,
+            },
+            None => None,
+        };
         giving.batch.0.extend(self.in_app(app)?);
         // It may not go meanwhile, or be had again when it is made anew.
         giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: input.role.clone() }));
-        if let (Some(row), None) = (&by_contact, &waits) {
+        if let (Some(row), None) = (&by_contact, &kept) {
             self.refuse_too_many_for(giving, row).await?;
+            self.count_given(giving, caller).await?;
             giving.contacts.push(row.contact.clone());
         }
         match (link, by_contact) {
             (Some(link), None) => {
+                self.count_given(giving, caller).await?;
                 self.give(giving, link.clone()).await?;
                 Ok(to_wire(link))
             }
@@ -235,9 +231,9 @@ impl Users {
                 self.give(giving, link.clone()).await?;
                 Ok(shown_to(caller, link))
             }
-            // It waits as it was given first: another giver's word may count for less.
-            (_, Some(row)) => Ok(waiting(match waits {
-                Some(known) => known.value,
+            // It waits as it was given first.
+            (_, Some(row)) => Ok(waiting(match kept {
+                Some(known) => known,
                 None => {
                     giving.batch.push(self.contact_enrolls.upsert(row.id(), &row)?);
                     row
@@ -246,142 +242,6 @@ impl Users {
             (None, None) => Err(Error::invalid("an enroll names a `userId` or a `contactId`")),
         }
     }
-
-    /// For a contact others than admins give as many roles as to an account, whether it is anybody's or not.
-    async fn refuse_too_many_for(&self, giving: &Giving, row: &ContactEnrollRow) -> Result<()> {
-        if row.by_admin {
-            return Ok(());
-        }
-        let here = giving.contacts.iter().filter(|contact| **contact == row.contact).count() as u64;
-        let known = async |filter: Filter| -> Result<u64> {
-            let waits = [Filter::equals("contact", row.contact.as_str()), filter.clone()];
-            let given = [Filter::equals("byContact", row.contact.as_str()), filter];
-            Ok(here + self.contact_enrolls.count(&waits).await? + self.role_links.count(&given).await?)
-        };
-        if known(Filter::equals("createdBy", row.created_by.as_str())).await? >= MAX_GIVEN {
-            return Err(Error::forbidden(format!(
-                "an account may give {MAX_GIVEN} roles for one contact: take some back, make one role of several, or have \
-                 an admin give them"
-            )));
-        }
-        if known(Filter::equals("byAdmin", false)).await? >= MAX_BY_OTHERS {
-            return Err(Error::forbidden(format!(
-                "accounts that are no admins gave {MAX_BY_OTHERS} roles for this contact, which is the most; have an \
-                 admin give this one"
-            )));
-        }
-        Ok(())
-    }
-
-    /// Adds to the batch with which an account shows that a contact is its own the roles that waited for that. One that is
-    /// made by it begins with these.
-    pub(super) async fn give_waiting(
-        &self,
-        batch: Batch,
-        user_id: &str,
-        contact: &str,
-        begins_with: &[RoleLinkRow],
-    ) -> Result<Batch> {
-        let mut giving = Giving::with(batch);
-        giving.links.extend(begins_with.iter().map(|link| (link.id(), link.clone())));
-        for row in self.contact_enrolls.find(&Query::all().equals("contact", contact)).await? {
-            let delete = self.contact_enrolls.delete(&row.id, Some(row.version));
-            if !self.memory.rules().roles.contains_key(row.value.role_id.as_str()) {
-                giving.batch.push(delete);
-                continue;
-            }
-            let link =
-                RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now()).by_contact_of(&row.value);
-            // Who has the role already keeps it as it was given: another giver's word may count for less. And what is over
-            // the limits is not given: whoever gave it could not have given it directly either. Neither shows.
-            let has_it = giving.links.contains_key(&link.id()) || self.role_links.get(&link.id()).await?.is_some();
-            if has_it || self.has_room(&giving, &link).await?.is_err() {
-                continue;
-            }
-            giving.batch.push(delete);
-            giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
-            giving.add(self.role_links.upsert(link.id(), &link)?, link);
-        }
-        Ok(giving.batch())
-    }
-
-    /// Whether the account of this link may be given one more role by its giver, what the batch gives already counted.
-    async fn has_room(&self, giving: &Giving, link: &RoleLinkRow) -> Result<Result<()>> {
-        let stored = async |filters: Vec<Filter>| self.role_links.count(&filters).await;
-        let here = |fits: &dyn Fn(&RoleLinkRow) -> bool| {
-            giving.links.values().filter(|other| other.user_id == link.user_id && fits(other)).count() as u64
-        };
-        let id = link.user_id.as_str();
-        if stored(of_account(id)).await? + here(&|_| true) >= MAX_ROLES {
-            return Ok(Err(Error::invalid(format!("an account has at most {MAX_ROLES} roles"))));
-        }
-        if !link.is_by_other() {
-            return Ok(Ok(()));
-        }
-        let by_giver = [of_account(id), vec![Filter::equals("createdBy", &*link.created_by)]].concat();
-        if stored(by_giver).await? + here(&|other| other.created_by == link.created_by) >= MAX_GIVEN {
-            return Ok(Err(Error::forbidden(format!(
-                "an account may give {MAX_GIVEN} roles to another: take some from that one, make one role of several, or \
-                 have an admin give them"
-            ))));
-        }
-        if stored(by_others(id)).await? + here(&RoleLinkRow::is_by_other) >= MAX_BY_OTHERS {
-            return Ok(Err(Error::forbidden(format!(
-                "an account has at most {MAX_BY_OTHERS} roles that others gave it who are no admins: it can put some \
-                 away, or an admin gives this one"
-            ))));
-        }
-        Ok(Ok(()))
-    }
-
-    /// Adds that an account has a role from now on.
-    pub(super) async fn give(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
-        let unknown = || Error::not_found(format!("user not found: there is no account `{}`", shown(&link.user_id)));
-        let user = self.users.get(&link.user_id).await?.ok_or_else(unknown)?;
-        super::users::refuse_built_in(&user.value)?;
-        self.has_room(giving, &link).await??;
-        giving.batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: link.user_id.clone() }));
-        giving.add(self.role_links.create(link.id(), &link)?, link);
-        Ok(())
-    }
-
-    /// Adds that an account has a role from now on in the place of one that the batch takes from it: where it may have
-    /// no more, it may still have another.
-    pub(super) fn give_instead(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
-        giving.batch.push(self.role_links.create(link.id(), &link)?);
-        giving.links.insert(link.id(), link);
-        Ok(())
-    }
-
-    /// Adds to a batch that takes this role from someone: somebody must be left who has it, where it is a role without
-    /// which nobody could give it back.
-    pub(super) async fn keep_an_admin(&self, link: &RoleLinkRow, batch: Batch) -> Result<Batch> {
-        let is_platform = link.role_id == openorch_api::role::ADMIN;
-        if !is_platform && !super::organization::is_admin_role(&link.role_id) {
-            return Ok(batch);
-        }
-        let have_it = vec![Filter::equals("roleId", link.role_id.as_str())];
-        if self.role_links.count(&have_it).await? <= 1 {
-            return Err(Error::conflict(if is_platform {
-                "Cannot delete last admin user: give the role `user-svc:admin` to another account first".to_owned()
-            } else {
-                format!("nobody else has the role `{}`: make another account admin first", link.role_id)
-            }));
-        }
-        Ok(batch.require(Guard::at_least(ROLE_LINKS.name, have_it, 1)))
-    }
-}
-
-fn of_account(id: &str) -> Vec<Filter> {
-    vec![Filter::equals("userId", id)]
-}
-
-/// The roles of an account that others gave it who are no admins; see [`RoleLinkRow::is_by_other`].
-fn by_others(id: &str) -> Vec<Filter> {
-    // Ids have letters, digits, `_` and `-`: `!` comes before all of them.
-    let before = Filter::range("createdBy", Some("!".into()), Some(id.into()));
-    let after = Filter::range("createdBy", Some(format!("{id}!").into()), None);
-    vec![Filter::equals("userId", id), Filter::equals("byAdmin", false), Filter::Any(vec![before, after])]
 }
 
 /// The app where the role is to count.
@@ -416,7 +276,7 @@ fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str
 
 /// Admins give all roles, an account those under its slug in each app, and who has the role `admin` of a prefix the
 /// others of it in its app.
-fn may_give(caller: &Caller, role: &str, app: &str) -> bool {
+pub(super) fn may_give(caller: &Caller, role: &str, app: &str) -> bool {
     if app == ALL_APPS {
         return caller.is_admin();
     }

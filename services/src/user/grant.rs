@@ -1,6 +1,8 @@
 //! Grants and permits: a permission for accounts by slug, and with permits for all who have one of some roles. One row
 //! seen in two ways.
 
+use std::{collections::HashSet, sync::Arc};
+
 use openorch_api::{
     Body, Json, Path, Slug,
     user::{
@@ -15,12 +17,12 @@ use super::{
     Users,
     rows::{ALL_APPS, GrantRow},
     rules::{Change, Rules, check_count, check_id, shown},
+    usage::{self, Content},
 };
+use crate::query::Paging;
 
 const MAX_SAVED: usize = 1000;
 const MAX_NAMED: usize = 1000;
-/// Rules are held in memory: an account that is no admin has room for so many permits.
-const MAX_OWNED: usize = 1000;
 
 /// What is saved, whichever of the two forms it came in.
 struct Wanted {
@@ -78,46 +80,83 @@ async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result
     for one in &mut wanted {
         check(one)?;
     }
-    let now = cx.now();
     // A grant counts in all apps; one of who may save them in some apps alone counts where it was saved.
     let own = cx.known_account(&caller.user_id).await?;
     let may_everywhere = caller.is_admin() || cx.allows(&own.caller_in(ALL_APPS), GRANT_CREATE.id);
     let usual_app = if may_everywhere { ALL_APPS } else { &*caller.app };
-    cx.change_rules(|rules| {
+    // Compared by digest, and before the rules are locked: there may be very many names.
+    let fresh: Vec<(Wanted, GrantRow, Content)> = wanted
+        .into_iter()
+        .map(|one| {
+            let row = cx.fresh(caller, &one, usual_app);
+            let content = usage::content(&row);
+            (one, row, content)
+        })
+        .collect();
+    cx.change_rules_of(caller, |rules| {
         let mut changes = Vec::new();
-        let mut fresh = 0;
-        for one in wanted {
+        let has = rules.usage(&caller.user_id);
+        let mut saved = HashSet::new();
+        for (one, row, content) in fresh {
             one.app.as_deref().map_or(Ok(None), |app| cx.in_app(app))?;
-            let before = rules.grants.get(one.id.as_str());
-            if before.is_some_and(|row| !is_own(caller, row)) {
-                return Err(Error::forbidden(format!("the permit `{}` is another account's", one.id)));
+            match to_replace(rules, caller, &one.id) {
+                Some(before) => changes.push(Change::SaveGrant(replacing(before, one, row))),
+                // A service saves the same permits at every start.
+                None if has.has_grant(&content) || !saved.insert(content) => {}
+                None => changes.push(Change::SaveGrant(row)),
             }
-            // What was there stays as far as it is about the same permission; else nothing of it, its owner included.
-            let kept = before.filter(|row| row.permission_id == one.permission_id);
-            let row = GrantRow {
-                id: if one.id.is_empty() { cx.shared.ids.next("grn") } else { one.id },
-                permission_id: one.permission_id,
-                slugs: one.slugs,
-                role_ids: one.role_ids.unwrap_or_else(|| kept.map_or_else(Vec::new, |row| row.role_ids.clone())),
-                app: one.app.or_else(|| kept.map(|row| row.app.clone())).unwrap_or_else(|| usual_app.to_owned()),
-                owner_id: kept.map_or_else(|| caller.user_id.to_string(), |row| row.owner_id.clone()),
-                created_at: before.map_or(now, |row| row.created_at),
-                updated_at: now,
-            };
-            // A service saves the same permits at every start.
-            let is_saved = |change: &Change| matches!(change, Change::SaveGrant(known) if is_same(known, &row));
-            let is_known = rules.grants.values().any(|known| is_same(known, &row)) || changes.iter().any(is_saved);
-            if before.is_none() && is_known {
-                continue;
-            }
-            fresh += usize::from(before.is_none());
-            changes.push(Change::SaveGrant(row));
         }
-        refuse_too_many(caller, rules, fresh)?;
         Ok((changes, Batch::new()))
     })
     .await?;
     Ok(Json(Empty {}))
+}
+
+impl Users {
+    /// What is saved where there is nothing yet.
+    fn fresh(&self, caller: &Caller, one: &Wanted, usual_app: &str) -> GrantRow {
+        let now = self.now();
+        GrantRow {
+            id: if one.id.is_empty() { self.shared.ids.next("grn") } else { own_id(caller, &one.id) },
+            permission_id: one.permission_id.clone(),
+            slugs: one.slugs.clone(),
+            role_ids: one.role_ids.clone().unwrap_or_default(),
+            app: one.app.clone().unwrap_or_else(|| usual_app.to_owned()),
+            owner_id: caller.user_id.to_string(),
+            created_at: now,
+            updated_at: now,
+        }
+    }
+}
+
+/// What was there stays as far as it is about the same permission; else nothing of it, its owner included.
+fn replacing(before: &GrantRow, one: Wanted, row: GrantRow) -> GrantRow {
+    let (id, created_at) = (before.id.clone(), before.created_at);
+    if before.permission_id != row.permission_id {
+        return GrantRow { id, created_at, ..row };
+    }
+    GrantRow {
+        id,
+        created_at,
+        role_ids: one.role_ids.unwrap_or_else(|| before.role_ids.clone()),
+        app: one.app.unwrap_or_else(|| before.app.clone()),
+        owner_id: before.owner_id.clone(),
+        ..row
+    }
+}
+
+/// The id of a grant for which its owner chose one. Ids of accounts that are no admins carry the account's slug, so that
+/// nobody occupies those of others; admins share theirs, so that one replaces what another saved.
+fn own_id(caller: &Caller, id: &str) -> String {
+    let is_own = id.split_once(':').is_some_and(|(slug, _)| *slug == *caller.slug);
+    if caller.is_admin() || is_own { id.to_owned() } else { format!("{}:{id}", caller.slug) }
+}
+
+/// What an account replaces by saving under this id.
+fn to_replace<'a>(rules: &'a Rules, caller: &Caller, id: &str) -> Option<&'a GrantRow> {
+    let is_own = |row: &&Arc<GrantRow>| caller.is_admin() || *row.owner_id == *caller.user_id;
+    let found = [own_id(caller, id).as_str(), id].into_iter().find_map(|id| rules.grants.get(id).filter(is_own));
+    found.map(AsRef::as_ref)
 }
 
 fn check(one: &mut Wanted) -> Result<()> {
@@ -144,73 +183,73 @@ fn check(one: &mut Wanted) -> Result<()> {
 }
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<ListGrantsRequest>) -> Result<Json<ListGrantsResponse>> {
-    let rows = found(&cx, request.permission_id, request.slug)?;
-    let grants = rows.into_iter().filter(|row| !row.slugs.is_empty() || row.role_ids.is_empty());
-    let grants = grants.map(|row| Grant { id: row.id, permission_id: row.permission_id, slugs: row.slugs });
-    Ok(Json(ListGrantsResponse { grants: grants.collect() }))
+    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
+    let is_grant = |row: &GrantRow| !row.slugs.is_empty() || row.role_ids.is_empty();
+    let (rows, next) = found(&cx, request.permission_id, request.slug, is_grant, paging)?;
+    let grants = rows.into_iter().map(|row| Grant {
+        id: row.id.clone(),
+        permission_id: row.permission_id.clone(),
+        slugs: row.slugs.clone(),
+    });
+    Ok(Json(ListGrantsResponse { grants: grants.collect(), next }))
 }
 
 pub async fn list_permits(cx: Cx<Users>, Body(request): Body<ListPermitsRequest>) -> Result<Json<ListPermitsResponse>> {
-    let rows = found(&cx, request.permission, request.slug)?;
-    let permits = rows.into_iter().map(|row| Permit {
-        app_id: row.app,
-        id: row.id,
-        created_at: row.created_at,
-        updated_at: row.updated_at,
-        permission: row.permission_id,
-        slugs: row.slugs,
-        roles: row.role_ids,
+    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
+    let (rows, next) = found(&cx, request.permission, request.slug, |_| true, paging)?;
+    let permits = rows.into_iter().map(|row| {
+        let row = GrantRow::clone(&row);
+        Permit {
+            app_id: row.app,
+            id: row.id,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            permission: row.permission_id,
+            slugs: row.slugs,
+            roles: row.role_ids,
+        }
     });
-    Ok(Json(ListPermitsResponse { permits: permits.collect() }))
+    Ok(Json(ListPermitsResponse { permits: permits.collect(), next }))
 }
 
 pub async fn delete(cx: Cx<Users>, Path(id): Path<GrantId>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
     cx.change_rules(|rules| {
-        known(rules, &id)?;
-        Ok((vec![Change::DeleteGrant(id.0.clone())], Batch::new()))
+        let id = known(rules, caller, &id)?.id.clone();
+        Ok((vec![Change::DeleteGrant(id)], Batch::new()))
     })
     .await?;
     Ok(Json(Empty {}))
 }
 
 /// Whose a grant is, for rows that let the owner in.
-pub fn owner(users: &Users, id: &GrantId) -> Result<String> {
-    known(&users.memory.rules(), id).map(|row| row.owner_id.clone())
+pub fn owner(cx: &Cx<Users>, id: &GrantId) -> Result<String> {
+    known(&cx.memory.rules(), cx.caller()?, id).map(|row| row.owner_id.clone())
 }
 
-fn known<'a>(rules: &'a Rules, id: &GrantId) -> Result<&'a GrantRow> {
-    match rules.grants.get(id.0.as_str()) {
-        Some(row) => Ok(row),
-        None => Err(Error::not_found(format!("there is no grant `{}`", id.0))),
-    }
+/// The caller's own of this id, else the one that is listed with it.
+fn known<'a>(rules: &'a Rules, caller: &Caller, id: &GrantId) -> Result<&'a GrantRow> {
+    let found = rules.grants.get(own_id(caller, &id.0).as_str()).or_else(|| rules.grants.get(id.0.as_str()));
+    found.map(AsRef::as_ref).ok_or_else(|| {
+        Error::not_found(format!("there is no grant `{}`; POST /user-svc/permits lists their ids", shown(&id.0)))
+    })
 }
 
 /// By id, so that they come in the order in which they were made.
-fn found(cx: &Cx<Users>, permission: Option<String>, slug: Option<String>) -> Result<Vec<GrantRow>> {
+fn found(
+    cx: &Cx<Users>,
+    permission: Option<String>,
+    slug: Option<String>,
+    fits: impl Fn(&GrantRow) -> bool,
+    paging: Paging,
+) -> Result<(Vec<Arc<GrantRow>>, String)> {
     let (permission, slug) = (permission.filter(|id| !id.is_empty()), slug.filter(|slug| !slug.is_empty()));
     let rules = cx.memory.rules();
-    let fits = |row: &&std::sync::Arc<GrantRow>| {
+    let asked = |row: &&Arc<GrantRow>| {
         permission.as_ref().is_none_or(|id| row.permission_id == *id)
             && slug.as_ref().is_none_or(|slug| row.slugs.contains(slug))
+            && fits(row)
     };
-    let mut rows: Vec<GrantRow> = rules.grants.values().filter(fits).map(|row| GrantRow::clone(row)).collect();
-    cx.shared.refuse_long_list(rows.len(), "grants", "name a permission or a slug")?;
-    rows.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(rows)
-}
-
-fn is_own(caller: &Caller, row: &GrantRow) -> bool {
-    caller.is_admin() || *row.owner_id == *caller.user_id
-}
-
-fn is_same(a: &GrantRow, b: &GrantRow) -> bool {
-    (&a.permission_id, &a.slugs, &a.role_ids, &a.app) == (&b.permission_id, &b.slugs, &b.role_ids, &b.app)
-}
-
-fn refuse_too_many(caller: &Caller, rules: &Rules, fresh: usize) -> Result<()> {
-    let owned = rules.grants.values().filter(|row| *row.owner_id == *caller.user_id).count();
-    if fresh > 0 && owned + fresh > MAX_OWNED && !caller.is_admin() {
-        return Err(Error::forbidden(format!("an account may have {MAX_OWNED} permits; delete some")));
-    }
-    Ok(())
+    let rows = rules.grants.values().filter(asked).map(|row| ([row.id.as_str()], row.clone()));
+    paging.page(rows, "grants", "name a permission, a slug or a `limit`")
 }

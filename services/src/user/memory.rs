@@ -34,6 +34,8 @@ pub struct Account {
     everywhere: Roles,
     /// The apps that it is in, or `*`.
     member_of: BTreeSet<Box<str>>,
+    /// See [`Account::managed_in`].
+    managed_in: BTreeSet<Box<str>>,
     /// Those of all of them, sorted, that it began with or an admin gave.
     pub trusted: Box<[Box<str>]>,
     /// What others are told of it.
@@ -56,12 +58,19 @@ impl Account {
         // Any account may give a role of its own to any other, in any app: that makes nobody a member.
         let admits =
             |link: &&RoleLinkRow| link.is_trusted() || super::organization::organization_of(&link.role_id).is_some();
-        let member_of = links.iter().filter(admits).map(|link| if is_everywhere(link) { ALL_APPS } else { &*link.app });
+        let app_of = |link: &RoleLinkRow| -> Box<str> {
+            if is_everywhere(link) { ALL_APPS.into() } else { link.app.as_str().into() }
+        };
+        // Rows of older versions do not name a home: it is where the account began with a role, else the default app.
+        let began_with = || links.iter().find(|link| link.created_by.is_empty()).map_or(DEFAULT_APP, |link| &*link.app);
+        let home = if row.home_app.is_empty() { began_with() } else { &*row.home_app };
+        let managed_in = links.iter().filter(|link| admits(link) && !link.is_by_other()).map(app_of);
         Account {
             id: row.id.as_str().into(),
             slug: row.slug.as_str().into(),
             by_app: by_app.collect(),
-            member_of: member_of.map(Into::into).collect(),
+            member_of: links.iter().filter(admits).map(app_of).collect(),
+            managed_in: managed_in.chain([home.into()]).collect(),
             everywhere: roles_of(&is_everywhere),
             trusted: roles_of(&RoleLinkRow::is_trusted).to_vec().into(),
             profile: row.to_wire(),
@@ -76,6 +85,13 @@ impl Account {
     /// The apps that it is in, `*` for all of them.
     pub fn apps(&self) -> impl Iterator<Item = &str> {
         self.member_of.iter().map(|app| &**app)
+    }
+
+    /// The apps, `*` for all of them, in each of which a right is needed to manage the account: never none, since its home
+    /// app is always among them. An app that it came into only because others put it into an organization there is not,
+    /// or anybody could make it unmanageable at home.
+    pub fn managed_in(&self) -> impl Iterator<Item = &str> {
+        self.managed_in.iter().map(|app| &**app)
     }
 
     /// The account as a caller in an app.

@@ -5,12 +5,15 @@ mod account;
 mod app;
 mod audit;
 mod authorize;
+mod change_rules;
 mod contact;
 mod delegation;
 mod enroll;
+mod giving;
 mod grant;
 mod invitation;
 mod keys;
+mod manage;
 mod memory;
 mod open_session;
 mod organization;
@@ -29,6 +32,7 @@ mod sign_in;
 #[cfg(test)]
 mod store_tests;
 mod throttle;
+mod usage;
 mod users;
 
 use std::{
@@ -54,6 +58,7 @@ use openorch_chassis::{
 use openorch_store::{Batch, Collection, Committed, OPEN_FOR, Store, StoreError, Table};
 
 use self::{
+    change_rules::RuleTables,
     keys::KeyRing,
     memory::Memory,
     otp::Sendings,
@@ -62,12 +67,12 @@ use self::{
         ContactEnrollRow, ContactRow, InvitationRow, KeyPairRow, OrganizationRow, OtpRow, PasswordRow, RoleLinkRow,
         SessionRow, TombstoneRow, UserRow,
     },
-    rules::RuleTables,
     throttle::Throttle,
 };
 pub use self::{
     passwords::PasswordRules,
     seed::{ADMIN_SLUG, StartError, prepare, reset_admin_password},
+    usage::AccessLimits,
 };
 
 /// Who may register an account.
@@ -99,6 +104,8 @@ pub struct UserSettings {
     pub permission_kept: Duration,
     /// Accounts, sessions, tokens and delegated tokens held in memory, each.
     pub cache_entries: u64,
+    /// What accounts that are no admins may hold of access rules.
+    pub access_limits: AccessLimits,
 }
 
 impl Default for UserSettings {
@@ -114,6 +121,7 @@ impl Default for UserSettings {
             hashes_at_once: 1,
             permission_kept: Duration::from_secs(10),
             cache_entries: 50_000,
+            access_limits: AccessLimits::default(),
         }
     }
 }
@@ -167,6 +175,16 @@ impl Users {
     pub fn watch_belongings(&self, belongings: Vec<Arc<dyn Belongings>>) {
         // As above.
         let _ = self.belongings.set(belongings);
+    }
+
+    /// What the access rules take in memory, for Prometheus.
+    pub fn metrics(&self) -> String {
+        [
+            ("openorch_access_rule_bytes", self.memory.check_rules().bytes()),
+            ("openorch_access_rule_bytes_limit", self.settings.access_limits.total_bytes),
+        ]
+        .map(|(name, value)| format!("# TYPE {name} gauge\n{name} {value}\n"))
+        .concat()
     }
 
     /// Who may register.
@@ -238,7 +256,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::GET_ROLES, role::list)
         .on(api::CREATE_ROLE, role::create)
         .on_owned(api::DELETE_ROLE, |users, Path(id)| role::owner(users, id), role::delete)
-        .on_owned(api::GET_PERMISSIONS_BY_ROLE, |users, Path(id)| role::owner(users, id), role::permissions)
+        .on_owned(api::GET_PERMISSIONS_BY_ROLE, |users, (Path(id), _)| role::owner(users, id), role::permissions)
         .on_owned(api::SET_ROLE_PERMISSIONS, |users, (Path(id), _)| role::owner(users, id), role::set_permissions)
         .on(api::SAVE_PERMISSIONS, permission::save)
         .on(api::LIST_PERMISSIONS, role::list_permissions)
@@ -246,7 +264,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::ASSIGN_PERMISSIONS, permission::assign)
         .on(api::SAVE_GRANTS, grant::save)
         .on(api::LIST_GRANTS, grant::list)
-        .on_owned(api::DELETE_GRANT, |users, Path(id)| grant::owner(users, id), grant::delete)
+        .on_owned(api::DELETE_GRANT, |cx, Path(id)| grant::owner(cx, id), grant::delete)
         .on(api::SAVE_PERMITS, grant::save_permits)
         .on(api::LIST_PERMITS, grant::list_permits)
         .on(api::SAVE_ENROLLS, enroll::save)

@@ -1,8 +1,11 @@
 //! Organizations: groups of accounts. Who is in one is told by its two roles alone, `user-svc:org:{id}:admin` and
 //! `…:user` with literal braces, so that being a member and having the rights of one cannot fall apart.
 
+use std::collections::HashSet;
+
 use openorch_api::{
-    Body, Json, Path, Slug,
+    Body, Json, Path, Query as Asked, Slug,
+    query::PageRequest,
     user::{
         AddUserToOrganizationRequest, CreateOrganizationRequest, CreateOrganizationResponse, DeletedOrganizationId,
         Empty, ListMembersResponse, ListOrganizationsRequest, ListOrganizationsResponse, Member, Organization,
@@ -15,12 +18,16 @@ use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 use super::{
     Users,
     account::checked_name,
-    enroll::Giving,
+    giving::Giving,
     memory::{Account, Memory},
     rows::{ORGANIZATIONS, OrganizationRow, ROLE_LINKS, RoleLinkRow, TOMBSTONES, TombstoneRow},
+    rules::shown,
 };
+use crate::query::{Paging, place_by_id};
 
 const MAX_ID_BYTES: usize = 64;
+/// By an account that is no admin.
+const MAX_FOUNDED: u64 = 500;
 const PAGE: i64 = 20;
 const MAX_PAGE: i64 = 1000;
 
@@ -28,7 +35,7 @@ pub async fn create(
     cx: Cx<Users>,
     Body(request): Body<CreateOrganizationRequest>,
 ) -> Result<Json<CreateOrganizationResponse>> {
-    let row = cx.new_organization(&cx.caller()?.app, request)?;
+    let row = cx.new_organization(cx.caller()?, request)?;
     cx.found_organization(cx.caller()?, &row).await?;
     Ok(Json(CreateOrganizationResponse { organization: row.to_wire() }))
 }
@@ -40,7 +47,7 @@ pub async fn save(
     let caller = cx.caller()?;
     Slug::parse(&request.slug).map_err(|error| Error::invalid(error.0))?;
     let wanted = CreateOrganizationRequest { id: request.id, slug: request.slug, name: request.name };
-    let fresh = cx.new_organization(&caller.app, wanted.clone())?;
+    let fresh = cx.new_organization(caller, wanted.clone())?;
     let known = match wanted.id.as_str() {
         "" => {
             let by_slug = Query::all().equals("app", &*caller.app).equals("slug", wanted.slug.as_str());
@@ -110,20 +117,33 @@ pub async fn release_id(cx: Cx<Users>, Path(id): Path<DeletedOrganizationId>) ->
     Ok(Json(Empty {}))
 }
 
-pub async fn members(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Json<ListMembersResponse>> {
+pub async fn members(
+    cx: Cx<Users>,
+    (Path(id), Asked(request)): (Path<OrganizationId>, Asked<PageRequest>),
+) -> Result<Json<ListMembersResponse>> {
     let caller = cx.caller()?;
+    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
     cx.organization(caller, &id).await?;
     if !caller.roles.iter().any(|role| **role == *user_role(&id.0)) {
         need_admin(caller, &id.0)
             .map_err(|_| Error::forbidden(format!("you are not in the organization `{}`", id.0)))?;
     }
-    let links = cx.links_of(&id.0).await?;
-    let ids: Vec<String> = links.iter().map(|link| link.user_id.clone()).collect();
+    let mut asked = of_both(&id.0).limit(paging.limit as u64 + u64::from(!paging.is_page));
+    asked.after = place_by_id(paging.after.clone())?;
+    let page = cx.role_links.page(&asked).await?;
+    paging.refuse_long(page.items.len(), "members", "name a `limit`")?;
+    let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
+    let ids: Vec<String> = page.items.iter().map(|link| link.value.user_id.clone()).collect();
+    let admins: HashSet<&str> = page
+        .items
+        .iter()
+        .filter(|link| is_admin_role(&link.value.role_id))
+        .map(|link| link.value.user_id.as_str())
+        .collect();
     let mut members = Vec::new();
     for ids in ids.chunks(1000) {
         for user in cx.users.find(&Query::all().is_in("id", ids.to_vec())).await? {
-            let is_admin = links.iter().any(|link| link.user_id == user.id && is_admin_role(&link.role_id));
-            let role = if is_admin { "admin" } else { "user" };
+            let role = if admins.contains(user.id.as_str()) { "admin" } else { "user" };
             // Nobody asked them whether they want to be in it: how to reach them is theirs to tell.
             let user = User {
                 id: user.value.id,
@@ -136,7 +156,7 @@ pub async fn members(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Js
             members.push(Member { user, role: role.to_owned() });
         }
     }
-    Ok(Json(ListMembersResponse { members }))
+    Ok(Json(ListMembersResponse { members, next }))
 }
 
 pub async fn add_user(
@@ -203,7 +223,7 @@ impl Users {
     pub(super) async fn without_organization(&self, link: &RoleLinkRow, batch: &Batch) -> Result<Option<Batch>> {
         let Some(id) = organization_of(&link.role_id) else { return Ok(None) };
         let Some(organization) = self.organizations.get(id).await? else { return Ok(None) };
-        if self.links_of(id).await?.len() > 1 {
+        if self.role_links.find(&of_both(id).limit(2)).await?.len() > 1 {
             return Ok(None);
         }
         let members = vec![Filter::is_in("roleId", [admin_role(id), user_role(id)])];
@@ -211,22 +231,43 @@ impl Users {
         Ok(Some(batch.require(Guard::at_most(ROLE_LINKS.name, members, 0))))
     }
 
+    /// A batch with which the organizations of an app go, but for what their members have.
+    pub(super) async fn without_organizations_of(&self, by: &str, app: &str) -> Result<Batch> {
+        let mut batch = Batch::new();
+        for organization in self.organizations.find(&Query::all().equals("app", app)).await? {
+            batch = self.bury(&organization, by, batch)?;
+        }
+        Ok(batch)
+    }
+
     /// Adds that an organization goes. Who takes its id again would have what others keep for it, so nobody may.
     fn bury(&self, organization: &Stored<OrganizationRow>, by: &str, batch: Batch) -> Result<Batch> {
-        let tombstone = TombstoneRow { user_id: by.to_owned(), deleted_at: self.now() };
+        let founder_id = organization.value.founder_id.clone();
+        let tombstone = TombstoneRow { user_id: by.to_owned(), founder_id, deleted_at: self.now() };
         Ok(batch
             .with(self.organizations.delete(&organization.id, Some(organization.version)))
             .with(self.tombstones.upsert(tombstone_id(&organization.id), &tombstone)?))
     }
 
-    fn new_organization(&self, app: &str, request: CreateOrganizationRequest) -> Result<OrganizationRow> {
-        let now = self.now();
+    fn new_organization(&self, caller: &Caller, request: CreateOrganizationRequest) -> Result<OrganizationRow> {
+        let (app, now) = (&*caller.app, self.now());
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-        if request.id.len() > MAX_ID_BYTES || !request.id.bytes().all(fits) {
+        // Ids without an owner are first come, first served, as published clients send them.
+        let (owner, name) = request.id.split_once(':').unwrap_or((&caller.slug, &request.id));
+        if name.len() > MAX_ID_BYTES || !name.bytes().all(fits) || request.id.ends_with(':') {
             return Err(Error::invalid(format!(
-                "the id of an organization has letters, digits, `_` and `-`, {MAX_ID_BYTES} at most; leave it out to be given one"
+                "the id of an organization has letters, digits, `_` and `-`, {MAX_ID_BYTES} at most, perhaps after your slug \
+                 and a colon; leave it out to be given one"
             )));
         }
+        if *owner != *caller.slug && !caller.is_admin() {
+            return Err(Error::forbidden(format!(
+                "the id of an organization that begins with `{}:` is for the account of that slug; yours begin with `{}:`",
+                shown(owner),
+                caller.slug
+            )));
+        }
+        Slug::parse(owner).map_err(|error| Error::invalid(error.0))?;
         if !request.slug.is_empty() {
             Slug::parse(&request.slug).map_err(|error| Error::invalid(error.0))?;
         }
@@ -256,9 +297,12 @@ impl Users {
                 .require(Guard::Absent { collection: TOMBSTONES.name, id: buried })
                 .with(self.organizations.create(&row.id, row)?);
             batch.0.extend(self.in_app(&row.app)?);
+            batch.0.extend(self.within_founded(caller).await?);
             let mut giving = Giving::with(batch);
+            self.count_given(&mut giving, caller).await?;
             self.give(&mut giving, link.clone()).await?;
-            let outcome = self.commit(giving.batch(), |memory| memory.rights_changed(&caller.user_id)).await;
+            let batch = giving.batch(&self.settings.access_limits);
+            let outcome = self.commit(batch, |memory| memory.rights_changed(&caller.user_id)).await;
             outcome.map_err(|error| match error {
                 StoreError::AlreadyExists(_) => taken(),
                 other => other.into(),
@@ -266,6 +310,24 @@ impl Users {
             Ok(())
         })
         .await
+    }
+
+    /// Refuses one more organization of an account that founded too many; what must hold when it is written.
+    async fn within_founded(&self, caller: &Caller) -> Result<Vec<Write>> {
+        if caller.is_admin() {
+            return Ok(Vec::new());
+        }
+        let by_caller = || vec![Filter::equals("founderId", &*caller.user_id)];
+        let live = self.organizations.count(&by_caller()).await?;
+        if live + self.tombstones.count(&by_caller()).await? >= MAX_FOUNDED {
+            return Err(Error::forbidden(format!(
+                "an account may found {MAX_FOUNDED} organizations, deleted ones included since their ids stay taken: an \
+                 admin releases some with DELETE /user-svc/organization-id/{{organizationId}}"
+            )));
+        }
+        // The new one is among them by then.
+        let bound = |collection| Write::Require(Guard::at_most(collection, by_caller(), MAX_FOUNDED));
+        Ok(vec![bound(ORGANIZATIONS.name), bound(TOMBSTONES.name)])
     }
 
     async fn change_organization(&self, caller: &Caller, id: &str, wanted: OrganizationRow) -> Result<Organization> {
@@ -293,13 +355,6 @@ impl Users {
         let unknown = || Error::not_found(format!("organization not found: there is none with the id `{}`", id.0));
         let found = self.organizations.get(&id.0).await?;
         found.filter(|row| caller.is_admin() || *row.value.app == *caller.app).ok_or_else(unknown)
-    }
-
-    async fn links_of(&self, id: &str) -> Result<Vec<RoleLinkRow>> {
-        let of_both = Query::all().is_in("roleId", [admin_role(id), user_role(id)]);
-        let links = self.role_links.find(&of_both.limit(self.shared.list_most as u64 + 1)).await?;
-        self.shared.refuse_long_list(links.len(), "members", "split the organization")?;
-        Ok(links.into_iter().map(|link| link.value).collect())
     }
 
     async fn links_of_member(&self, id: &str, user_id: &str) -> Result<Vec<Stored<RoleLinkRow>>> {
@@ -332,15 +387,24 @@ impl Users {
             let mut giving = Giving::with(batch);
             let link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
             match before.is_empty() {
-                true => self.give(&mut giving, link).await?,
+                true => {
+                    self.count_given(&mut giving, caller).await?;
+                    self.give(&mut giving, link).await?;
+                }
                 false if before.iter().any(|link| link.value.role_id == role) => {}
                 false => self.give_instead(&mut giving, link)?,
             }
-            self.commit(giving.batch(), |memory| memory.rights_changed(user_id)).await?;
+            let batch = giving.batch(&self.settings.access_limits);
+            self.commit(batch, |memory| memory.rights_changed(user_id)).await?;
             Ok(Json(Empty {}))
         })
         .await
     }
+}
+
+/// The roles of the members of an organization.
+fn of_both(id: &str) -> Query {
+    Query::all().is_in("roleId", [admin_role(id), user_role(id)])
 }
 
 fn tombstone_id(id: &str) -> String {

@@ -18,8 +18,6 @@ use super::{
 };
 
 const MAX_SAVED: usize = 1000;
-/// Rules are held in memory: an account that is no admin has room for so many permissions.
-const MAX_OWNED: usize = 10_000;
 
 pub async fn save(cx: Cx<Users>, Body(request): Body<SavePermissionsRequest>) -> Result<Json<SavePermissionsResponse>> {
     let caller = cx.caller()?;
@@ -31,13 +29,7 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SavePermissionsRequest>) ->
     }
     let now = cx.now();
     let mut saved = Vec::new();
-    cx.change_rules(|rules| {
-        let owned = rules.permissions.values().filter(|row| *row.owner_id == *caller.user_id).count();
-        let fresh =
-            request.permissions.iter().filter(|input| !rules.permissions.contains_key(input.id.as_str())).count();
-        if fresh > 0 && owned + fresh > MAX_OWNED && !caller.is_admin() {
-            return Err(Error::forbidden(format!("an account may have {MAX_OWNED} permissions; delete some")));
-        }
+    cx.change_rules_of(caller, |rules| {
         let mut changes = Vec::new();
         for input in request.permissions {
             let known = rules.permissions.get(input.id.as_str());
@@ -79,7 +71,7 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<PermissionId>) -> Result<Json<
 pub async fn assign(cx: Cx<Users>, Body(request): Body<AssignPermissionsRequest>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     check_count("permissionLinks", request.permission_links.len(), MAX_SAVED)?;
-    cx.change_rules(|rules| {
+    cx.change_rules_of(caller, |rules| {
         let mut changes = Vec::new();
         for link in request.permission_links {
             if !rules.roles.contains_key(link.role_id.as_str()) {

@@ -7,7 +7,7 @@ use openorch_api::{
 use openorch_chassis::{Cx, Error, Identity, Result};
 use openorch_store::Query as Asked;
 
-use super::{Users, memory::Account, rows::SessionRow, session::UNKNOWN_DEVICE};
+use super::{Users, rows::SessionRow, session::UNKNOWN_DEVICE};
 
 pub async fn list(cx: Cx<Users>, Query(request): Query<ListSessionsRequest>) -> Result<Json<ListSessionsResponse>> {
     let caller = cx.caller()?;
@@ -86,11 +86,4 @@ pub async fn revoke_tokens(cx: Cx<Users>, Body(request): Body<RevokeTokensReques
     }
     cx.end_these(user_id, &ended).await?;
     Ok(Json(Empty {}))
-}
-
-impl Users {
-    /// The own sessions, and those of others in each app where the account may end them.
-    fn may_end(&self, own: &Account, row: &SessionRow) -> bool {
-        *row.user_id == *own.id || self.allows(&own.caller_in(&row.app), TOKEN_REVOKE.id)
-    }
 }

@@ -1,9 +1,10 @@
 //! Roles: sets of permissions that accounts are given.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use openorch_api::{
-    Body, Json, Path,
+    Body, Json, Path, Query,
+    query::PageRequest,
     user::{
         CreateRoleRequest, CreateRoleResponse, Empty, GetPermissionsByRoleResponse, GetRolesResponse,
         ListPermissionsRequest, ListPermissionsResponse, RoleId, SetRolePermissionsRequest,
@@ -17,24 +18,24 @@ use super::{
     permission::may_link,
     rows::{PermissionLinkRow, RoleRow},
     rules::{Change, Rules, check_count, check_text, own_id},
+    usage,
 };
+use crate::query::Paging;
 
 pub const MAX_NAME_BYTES: usize = 256;
 pub const MAX_DESCRIPTION_BYTES: usize = 1024;
 const MAX_PERMISSIONS: usize = 1000;
-/// Rules are held in memory: so many links an account that is no admin may have of its permissions with roles.
-const MAX_LINKS: usize = 10_000;
-/// Rules are held in memory: an account that is no admin has room for so many roles.
-const MAX_ROLES_OWNED: usize = 1000;
+/// The way out where a whole list is too long.
+pub const NAME_A_LIMIT: &str = "name a `limit`";
 /// Built in, and never deleted.
 const FIXED: [&str; 2] = [openorch_api::role::ADMIN, openorch_api::role::USER];
 
-pub async fn list(cx: Cx<Users>, (): ()) -> Result<Json<GetRolesResponse>> {
+pub async fn list(cx: Cx<Users>, Query(request): Query<PageRequest>) -> Result<Json<GetRolesResponse>> {
+    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
     let rules = cx.memory.rules();
-    cx.shared.refuse_long_list(rules.roles.len(), "roles", "delete some")?;
-    let mut roles: Vec<_> = rules.roles.values().map(|row| row.to_wire()).collect();
-    roles.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-    Ok(Json(GetRolesResponse { roles }))
+    let rows = rules.roles.values().map(|row| ([row.name.as_str(), row.id.as_str()], row));
+    let (rows, next) = paging.page(rows, "roles", NAME_A_LIMIT)?;
+    Ok(Json(GetRolesResponse { roles: rows.into_iter().map(|row| row.to_wire()).collect(), next }))
 }
 
 pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Result<Json<CreateRoleResponse>> {
@@ -54,7 +55,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Re
         going: false,
     };
     let mut saved = None;
-    cx.change_rules(|rules| {
+    cx.change_rules_of(caller, |rules| {
         if rules.going.contains(row.id.as_str()) {
             return Err(Error::conflict(format!(
                 "the role `{}` was deleted and is being taken from all who had it; try again in a moment",
@@ -66,7 +67,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Re
                 return Err(Error::forbidden(format!("the role `{}` is another account's", row.id)));
             }
             Some(known) => row.created_at = known.created_at,
-            None => refuse_too_many(caller, rules)?,
+            None => {}
         }
         let mut changes = vec![Change::SaveRole(row.clone())];
         if let Some(wanted) = &request.permission_ids {
@@ -94,14 +95,17 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<Empty>
     Ok(Json(Empty {}))
 }
 
-pub async fn permissions(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<GetPermissionsByRoleResponse>> {
+pub async fn permissions(
+    cx: Cx<Users>,
+    (Path(id), Query(request)): (Path<RoleId>, Query<PageRequest>),
+) -> Result<Json<GetPermissionsByRoleResponse>> {
+    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
     let rules = cx.memory.rules();
     known(&rules, &id)?;
     let has = rules.permissions_of(&id.0).filter_map(|permission| rules.permissions.get(permission));
-    let mut permissions: Vec<_> = has.map(|row| row.to_wire()).take(cx.shared.list_most + 1).collect();
-    cx.shared.refuse_long_list(permissions.len(), "permissions", "take some from the role")?;
-    permissions.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
-    Ok(Json(GetPermissionsByRoleResponse { permissions }))
+    let rows = has.map(|row| ([row.name.as_str(), row.id.as_str()], row));
+    let (rows, next) = paging.page(rows, "permissions", NAME_A_LIMIT)?;
+    Ok(Json(GetPermissionsByRoleResponse { permissions: rows.into_iter().map(|row| row.to_wire()).collect(), next }))
 }
 
 /// A role is its owner's alone (contract decision 27). Nobody can sign in as the owner of a built-in one, so those are
@@ -118,7 +122,7 @@ pub async fn set_permissions(
             id.0
         )));
     }
-    cx.change_rules(|rules| {
+    cx.change_rules_of(caller, |rules| {
         let role = known(rules, &id)?;
         let acts_for_owner = caller.is_admin() && FIXED.contains(&id.0.as_str());
         if *role.owner_id != *caller.user_id && !acts_for_owner {
@@ -135,16 +139,18 @@ pub async fn list_permissions(
     Body(request): Body<ListPermissionsRequest>,
 ) -> Result<Json<ListPermissionsResponse>> {
     let caller = cx.caller()?;
+    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
     check_count("roles", request.roles.len(), MAX_PERMISSIONS)?;
-    let foreign = request.roles.iter().find(|role| !caller.roles.iter().any(|own| **own == ***role));
+    let foreign = request.roles.iter().find(|role| caller.roles.binary_search_by(|own| (**own).cmp(role)).is_err());
     if let (Some(role), false) = (foreign, caller.is_admin()) {
         return Err(Error::forbidden(format!("you have not the role `{role}`; ask for roles of your own")));
     }
     let rules = cx.memory.rules();
-    let roles: BTreeSet<&String> = request.roles.iter().collect();
-    let permissions: BTreeSet<_> = roles.into_iter().flat_map(|role| rules.permissions_of(role)).collect();
-    cx.shared.refuse_long_list(permissions.len(), "permissions", "name fewer roles")?;
-    Ok(Json(ListPermissionsResponse { permissions: permissions.into_iter().map(|id| id.to_string()).collect() }))
+    let roles: HashSet<&String> = request.roles.iter().collect();
+    let permissions: HashSet<_> = roles.into_iter().flat_map(|role| rules.permissions_of(role)).collect();
+    let ids = permissions.into_iter().map(|id| ([&**id], id));
+    let (ids, next) = paging.page(ids, "permissions", "name fewer roles or a `limit`")?;
+    Ok(Json(ListPermissionsResponse { permissions: ids.into_iter().map(|id| id.to_string()).collect(), next }))
 }
 
 /// Whose a role is, for rows that let the owner in.
@@ -167,22 +173,14 @@ fn with_permissions(caller: &Caller, rules: &Rules, role: &str, wanted: &[String
         may_link(caller, rules, id)?;
         changes.push(Change::Link(link(id)));
     }
-    let gone = rules.permissions_of(role).filter(|id| !wanted.iter().any(|wanted| **wanted == ***id));
+    let wanted: HashSet<&str> = wanted.iter().map(String::as_str).collect();
+    let gone = rules.permissions_of(role).filter(|id| !wanted.contains(&***id));
     changes.extend(gone.map(|id| Change::Unlink(link(id))));
     refuse_too_many_links(caller, rules, &changes)?;
     Ok(changes)
 }
 
-fn refuse_too_many(caller: &Caller, rules: &Rules) -> Result<()> {
-    let owned = rules.roles.values().filter(|row| *row.owner_id == *caller.user_id).count();
-    if owned >= MAX_ROLES_OWNED && !caller.is_admin() {
-        return Err(Error::forbidden(format!("an account may have {MAX_ROLES_OWNED} roles; delete some")));
-    }
-    Ok(())
-}
-
-/// A role has so many permissions, and an account so many links of its permissions with roles. What is given up by the
-/// same change is not counted against it.
+/// A role has so many permissions. What is given up by the same change is not counted against it.
 pub fn refuse_too_many_links(caller: &Caller, rules: &Rules, changes: &[Change]) -> Result<()> {
     let mut fresh: HashMap<&str, HashSet<&str>> = HashMap::new();
     let mut gone = HashSet::new();
@@ -193,7 +191,7 @@ pub fn refuse_too_many_links(caller: &Caller, rules: &Rules, changes: &[Change])
             _ => {}
         }
     }
-    if fresh.is_empty() || caller.is_admin() {
+    if !usage::is_limited(caller) {
         return Ok(());
     }
     // What every account has may have of everybody.
@@ -204,12 +202,6 @@ pub fn refuse_too_many_links(caller: &Caller, rules: &Rules, changes: &[Change])
                 "a role has at most {MAX_PERMISSIONS} permissions; make another one"
             )));
         }
-    }
-    let count: usize = fresh.values().map(HashSet::len).sum();
-    if (rules.links_of(&caller.user_id) + count).saturating_sub(gone.len()) > MAX_LINKS {
-        return Err(Error::forbidden(format!(
-            "an account may give its permissions to roles {MAX_LINKS} times; take some from roles first"
-        )));
     }
     Ok(())
 }

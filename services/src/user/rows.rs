@@ -28,13 +28,17 @@ pub static USERS: Collection = Collection {
 /// Who has which contact; the id is the contact in its normal form, so that no two accounts have the same.
 pub static CONTACTS: Collection = Collection { name: "userSvcContacts", indexes: &[Index::on(&["userId"])] };
 /// Roles for contacts whose accounts are not known yet.
-pub static CONTACT_ENROLLS: Collection =
-    Collection { name: "userSvcContactEnrolls", indexes: &[Index::on(&["contact"]), Index::on(&["roleId"])] };
+pub static CONTACT_ENROLLS: Collection = Collection {
+    name: "userSvcContactEnrolls",
+    indexes: &[Index::on(&["contact"]), Index::on(&["roleId"]), Index::on(&["createdBy"])],
+};
 pub static OTPS: Collection = Collection { name: "userSvcOtps", indexes: &[Index::on(&["expiresAt"])] };
 /// The slugs of deleted accounts; the id is the slug.
-pub static TOMBSTONES: Collection = Collection { name: "userSvcTombstones", indexes: &[] };
-pub static ORGANIZATIONS: Collection =
-    Collection { name: "userSvcOrganizations", indexes: &[Index::unique(&["app", "slug"]), Index::on(&["createdAt"])] };
+pub static TOMBSTONES: Collection = Collection { name: "userSvcTombstones", indexes: &[Index::on(&["founderId"])] };
+pub static ORGANIZATIONS: Collection = Collection {
+    name: "userSvcOrganizations",
+    indexes: &[Index::unique(&["app", "slug"]), Index::on(&["createdAt"]), Index::on(&["founderId"])],
+};
 pub static PASSWORDS: Collection = Collection { name: "userSvcPasswords", indexes: &[] };
 pub static SESSIONS: Collection =
     Collection { name: "userSvcSessions", indexes: &[Index::unique(&["userId", "app", "device"])] };
@@ -46,6 +50,7 @@ pub static ROLE_LINKS: Collection = Collection {
         Index::on(&["roleId"]),
         Index::on(&["byContact"]),
         Index::on(&["contactEnrollId"]),
+        Index::on(&["createdBy", "byAdmin"]),
     ],
 };
 pub static PERMISSIONS: Collection = Collection { name: "userSvcPermissions", indexes: &[] };
@@ -55,7 +60,7 @@ pub static GRANTS: Collection = Collection { name: "userSvcGrants", indexes: &[]
 /// What services may do for their callers; the id is the service's slug.
 pub static DELEGATIONS: Collection = Collection { name: "userSvcDelegations", indexes: &[] };
 pub static INVITATIONS: Collection =
-    Collection { name: "userSvcInvitations", indexes: &[Index::unique(&["codeHash"])] };
+    Collection { name: "userSvcInvitations", indexes: &[Index::unique(&["codeHash"]), Index::on(&["createdById"])] };
 /// The tenants but for the default one.
 pub static APPS: Collection = Collection { name: "userSvcApps", indexes: &[Index::unique(&["host"])] };
 pub static KEY_PAIRS: Collection = Collection { name: "userSvcKeyPairs", indexes: &[] };
@@ -97,6 +102,10 @@ pub struct UserRow {
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub thumbnail_file_id: String,
+    /// The id of the app where it was made, whatever roles it has there now: managing it always needs the right there.
+    /// Empty in rows of older versions, see [`super::memory::Account::new`].
+    #[serde(default)]
+    pub home_app: String,
     pub created_at: Time,
     pub updated_at: Time,
 }
@@ -270,7 +279,12 @@ impl RoleLinkRow {
     }
 
     pub fn id(&self) -> String {
-        format!("{}:{}:{}", self.app, self.user_id, self.role_id)
+        RoleLinkRow::id_of(&self.app, &self.user_id, &self.role_id)
+    }
+
+    /// The id of the row that says that an account has a role in an app.
+    pub fn id_of(app: &str, user_id: &str, role_id: &str) -> String {
+        format!("{app}:{user_id}:{role_id}")
     }
 }
 
@@ -407,6 +421,9 @@ impl ContactEnrollRow {
 #[serde(rename_all = "camelCase")]
 pub struct TombstoneRow {
     pub user_id: String,
+    /// Of an organization: the account that founded it, which may not leave ever more of these behind.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub founder_id: String,
     pub deleted_at: Time,
 }
 
@@ -452,7 +469,11 @@ pub struct InvitationRow {
     pub expires_at: Time,
     pub uses_left: u32,
     pub role_ids: Vec<String>,
+    /// The slug of the account that made it.
     pub created_by: String,
+    /// Its id, whose rights count when the invitation is redeemed. Empty in rows of older versions.
+    #[serde(default)]
+    pub created_by_id: String,
 }
 
 /// A tenant, known by a host.

@@ -8,19 +8,17 @@ use std::{
 
 use openorch_api::user::Delegation;
 use openorch_chassis::{Caller, Error, Result};
-use openorch_store::{Batch, Filter, Query, Store, StoreError, Table, Write};
+use openorch_store::{Query, Store, StoreError, Table};
 
 use super::{
-    Users,
     rows::{
-        ALL_APPS, APPS, AppRow, CONTACT_ENROLLS, DEFAULT_APP, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS,
-        PERMISSIONS, PermissionLinkRow, PermissionRow, ROLE_LINKS, ROLES, RoleRow,
+        ALL_APPS, APPS, AppRow, DEFAULT_APP, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS,
+        PermissionLinkRow, PermissionRow, ROLES, RoleRow,
     },
+    usage::Usage,
 };
 
 const MAX_ID_BYTES: usize = 256;
-/// From so many a role that is going is taken in one batch: others write in between.
-const CLEARED_AT_ONCE: usize = 2000;
 /// How many names an id is made of, at most.
 const MAX_ID_PARTS: usize = 8;
 /// See [`openorch_api::Permission::of_all_apps`].
@@ -40,8 +38,15 @@ pub struct Rules {
     pub delegations: HashMap<Arc<str>, Arc<Delegation>>,
     /// By host.
     pub apps: HashMap<Arc<str>, Arc<AppRow>>,
+    apps_by_id: HashMap<Arc<str>, Arc<AppRow>>,
     by_role: HashMap<Arc<str>, Arc<HashSet<Arc<str>>>>,
     granted: HashMap<Arc<str>, Arc<Granted>>,
+    /// The ids of the grants of a permission.
+    grants_of: HashMap<Arc<str>, Arc<HashSet<Arc<str>>>>,
+    /// What each account holds, by its id.
+    usage: HashMap<Arc<str>, Arc<Usage>>,
+    /// Estimated memory of all accounts' roles, permissions, links and grants.
+    bytes: usize,
 }
 
 /// Who has a permission by grants, by the app where they count.
@@ -78,6 +83,7 @@ impl Rules {
     pub async fn read(store: &Arc<dyn Store>) -> Result<Rules, StoreError> {
         let all = Query::all();
         let mut changes = Vec::new();
+        // A link is counted as its permission's owner's.
         let permissions = Table::<PermissionRow>::new(store.clone(), &PERMISSIONS).find(&all).await?;
         changes.extend(permissions.into_iter().map(|row| Change::SavePermission(row.value)));
         let roles = Table::<RoleRow>::new(store.clone(), &ROLES).find(&all).await?;
@@ -88,14 +94,26 @@ impl Rules {
         changes.extend(delegations.into_iter().map(|row| Change::SaveDelegation(row.value)));
         let apps = Table::<AppRow>::new(store.clone(), &APPS).find(&all).await?;
         changes.extend(apps.into_iter().map(|row| Change::SaveApp(row.value)));
+        let grants = Table::<GrantRow>::new(store.clone(), &GRANTS).find(&all).await?;
+        changes.extend(grants.into_iter().map(|row| Change::SaveGrant(row.value)));
         let mut rules = Rules::default();
         rules.apply(changes);
-        let grants = Table::<GrantRow>::new(store.clone(), &GRANTS).find(&all).await?;
-        for row in grants {
-            rules.grants.insert(row.value.id.as_str().into(), Arc::new(row.value));
-        }
-        rules.index_grants();
         Ok(rules)
+    }
+
+    /// The app with this id, but for the built-in one.
+    pub fn app(&self, id: &str) -> Option<&Arc<AppRow>> {
+        self.apps_by_id.get(id)
+    }
+
+    /// What an account holds of the rules.
+    pub fn usage(&self, user_id: &str) -> Arc<Usage> {
+        self.usage.get(user_id).cloned().unwrap_or_default()
+    }
+
+    /// Estimated memory of all accounts' roles, permissions, links and grants.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether the caller's roles, or grants to them or to its slug, give the permission.
@@ -136,60 +154,74 @@ impl Rules {
         self.delegations.get(service).is_some_and(|row| row.services.iter().any(|slug| slug == to))
     }
 
+    /// Whether an account with this slug acts with the rights of others: operations are open to it, or other services may
+    /// hand the tokens of their callers on to it.
+    pub fn is_delegate(&self, slug: &str) -> bool {
+        self.delegations.contains_key(slug)
+            || self.delegations.values().any(|row| row.services.iter().any(|named| named == slug))
+    }
+
     /// The permissions of a role, by links alone.
     pub fn permissions_of<'a>(&'a self, role: &str) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
         self.by_role.get(role).into_iter().flat_map(|permissions| permissions.iter())
     }
 
-    /// How often permissions of this account are given to roles.
-    pub fn links_of(&self, user_id: &str) -> usize {
-        let is_own = |id: &&Arc<str>| self.permissions.get(&**id).is_some_and(|row| row.owner_id == user_id);
-        self.by_role.values().map(|permissions| permissions.iter().filter(is_own).count()).sum()
-    }
-
     /// Takes the changes over, in order.
     pub fn apply(&mut self, changes: Vec<Change>) {
-        // Sets that several changes touch are copied once.
+        // The index of a permission that several changes touch is made anew once.
         let mut regranted = HashSet::new();
         for change in changes {
             match change {
-                Change::SaveRole(row) if row.going => {
-                    self.roles.remove(row.id.as_str());
-                    self.by_role.remove(row.id.as_str());
-                    self.going.insert(row.id.as_str().into());
-                }
                 Change::SaveRole(row) => {
-                    self.roles.insert(row.id.as_str().into(), Arc::new(row));
+                    if let Some(before) = self.roles.remove(row.id.as_str()) {
+                        self.account(&before.owner_id, |usage| usage.remove_role(&before));
+                    }
+                    if row.going {
+                        for permission in self.by_role.remove(row.id.as_str()).iter().flat_map(|ids| ids.iter()) {
+                            self.account_link(permission, Usage::remove_link);
+                        }
+                        self.going.insert(row.id.as_str().into());
+                    } else {
+                        self.account(&row.owner_id, |usage| usage.add_role(&row));
+                        self.roles.insert(row.id.as_str().into(), Arc::new(row));
+                    }
                 }
                 Change::DeleteRole(id) => {
                     self.going.remove(id.as_str());
                 }
                 Change::SavePermission(row) => {
-                    self.permissions.insert(row.id.as_str().into(), Arc::new(row));
+                    self.account(&row.owner_id, |usage| usage.add_permission(&row));
+                    let row = Arc::new(row);
+                    if let Some(before) = self.permissions.insert(row.id.as_str().into(), row) {
+                        self.account(&before.owner_id, |usage| usage.remove_permission(&before));
+                    }
                 }
                 Change::DeletePermission(id) => {
-                    self.permissions.remove(id.as_str());
+                    if let Some(before) = self.permissions.remove(id.as_str()) {
+                        self.account(&before.owner_id, |usage| usage.remove_permission(&before));
+                    }
                 }
                 Change::Link(link) => {
                     let permission = match self.permissions.get_key_value(link.permission_id.as_str()) {
                         Some((id, _)) => id.clone(),
                         None => link.permission_id.as_str().into(),
                     };
-                    Arc::make_mut(self.by_role.entry(link.role_id.as_str().into()).or_default()).insert(permission);
+                    let permissions = self.by_role.entry(link.role_id.as_str().into()).or_default();
+                    if Arc::make_mut(permissions).insert(permission) {
+                        self.account_link(&link.permission_id, Usage::add_link);
+                    }
                 }
                 Change::Unlink(link) => {
-                    if let Some(permissions) = self.by_role.get_mut(link.role_id.as_str()) {
-                        Arc::make_mut(permissions).remove(link.permission_id.as_str());
+                    let permissions = self.by_role.get_mut(link.role_id.as_str());
+                    if permissions.is_some_and(|ids| Arc::make_mut(ids).remove(link.permission_id.as_str())) {
+                        self.account_link(&link.permission_id, Usage::remove_link);
                     }
                 }
                 Change::SaveGrant(row) => {
-                    regranted.insert(row.permission_id.clone());
-                    let before = self.grants.insert(row.id.as_str().into(), Arc::new(row));
-                    regranted.extend(before.map(|row| row.permission_id.clone()));
+                    regranted.extend(self.remove_grant(&row.id));
+                    regranted.insert(self.add_grant(row));
                 }
-                Change::DeleteGrant(id) => {
-                    regranted.extend(self.grants.remove(id.as_str()).map(|row| row.permission_id.clone()));
-                }
+                Change::DeleteGrant(id) => regranted.extend(self.remove_grant(&id)),
                 Change::SaveDelegation(row) => {
                     self.delegations.insert(row.slug.as_str().into(), Arc::new(row));
                 }
@@ -197,34 +229,68 @@ impl Rules {
                     self.delegations.remove(slug.as_str());
                 }
                 Change::SaveApp(row) => {
-                    self.apps.retain(|_, known| known.id != row.id);
-                    self.apps.insert(row.host.as_str().into(), Arc::new(row));
+                    let row = Arc::new(row);
+                    if let Some(before) = self.apps_by_id.insert(row.id.as_str().into(), row.clone()) {
+                        self.apps.remove(before.host.as_str());
+                    }
+                    self.apps.insert(row.host.as_str().into(), row);
                 }
-                Change::DeleteApp(id) => self.apps.retain(|_, known| known.id != id),
+                Change::DeleteApp(id) => {
+                    if let Some(before) = self.apps_by_id.remove(id.as_str()) {
+                        self.apps.remove(before.host.as_str());
+                    }
+                }
             }
         }
-        self.regrant(&regranted);
+        regranted.iter().for_each(|permission| self.regrant(permission));
     }
 
-    /// Finds anew who is granted these permissions.
-    fn regrant(&mut self, permissions: &HashSet<String>) {
-        let mut fresh: HashMap<&str, Granted> = HashMap::new();
-        if !permissions.is_empty() {
-            for row in self.grants.values().filter(|row| permissions.contains(&row.permission_id)) {
-                fresh.entry(permissions.get(&row.permission_id).map_or("", |id| id)).or_default().add(row);
-            }
-        }
-        for id in permissions {
-            match fresh.remove(id.as_str()) {
-                Some(granted) => self.granted.insert(id.as_str().into(), Arc::new(granted)),
-                None => self.granted.remove(id.as_str()),
-            };
+    fn account(&mut self, user_id: &str, change: impl FnOnce(&mut Usage)) {
+        let usage = Arc::make_mut(self.usage.entry(user_id.into()).or_default());
+        let before = usage.bytes();
+        change(usage);
+        self.bytes = self.bytes - before + usage.bytes();
+        if usage.is_empty() {
+            self.usage.remove(user_id);
         }
     }
 
-    fn index_grants(&mut self) {
-        let all = self.grants.values().map(|row| row.permission_id.clone()).collect();
-        self.regrant(&all);
+    /// A link is its permission's owner's.
+    fn account_link(&mut self, permission: &str, change: fn(&mut Usage)) {
+        if let Some(owner) = self.permissions.get(permission).map(|row| row.owner_id.clone()) {
+            self.account(&owner, change);
+        }
+    }
+
+    /// Answers its permission.
+    fn add_grant(&mut self, row: GrantRow) -> Arc<str> {
+        self.account(&row.owner_id, |usage| usage.add_grant(&row));
+        let (id, permission) = (Arc::from(row.id.as_str()), Arc::from(row.permission_id.as_str()));
+        Arc::make_mut(self.grants_of.entry(Arc::clone(&permission)).or_default()).insert(Arc::clone(&id));
+        self.grants.insert(id, Arc::new(row));
+        permission
+    }
+
+    fn remove_grant(&mut self, id: &str) -> Option<Arc<str>> {
+        let row = self.grants.remove(id)?;
+        self.account(&row.owner_id, |usage| usage.remove_grant(&row));
+        if let Some(ids) = self.grants_of.get_mut(row.permission_id.as_str()) {
+            Arc::make_mut(ids).remove(id);
+        }
+        Some(row.permission_id.as_str().into())
+    }
+
+    /// Finds anew who is granted this permission.
+    fn regrant(&mut self, permission: &Arc<str>) {
+        let ids = self.grants_of.get(permission).filter(|ids| !ids.is_empty());
+        let Some(ids) = ids else {
+            self.grants_of.remove(permission);
+            self.granted.remove(permission);
+            return;
+        };
+        let mut granted = Granted::default();
+        ids.iter().filter_map(|id| self.grants.get(id)).for_each(|row| granted.add(row));
+        self.granted.insert(permission.clone(), Arc::new(granted));
     }
 
     /// What must go when an account goes: its roles and permissions, and the grants it saved.
@@ -271,8 +337,8 @@ impl Rules {
         let links = self.by_role.iter().filter(|(_, permissions)| permissions.contains(id)).map(|(role, _)| {
             Change::Unlink(PermissionLinkRow { permission_id: id.to_owned(), role_id: role.to_string() })
         });
-        let grants = self.grants.values().filter(|row| row.permission_id == id);
-        let grants = grants.map(|row| Change::DeleteGrant(row.id.clone()));
+        let grants = self.grants_of.get(id).into_iter().flat_map(|ids| ids.iter());
+        let grants = grants.map(|id| Change::DeleteGrant(id.to_string()));
         links.chain(grants).chain([Change::DeletePermission(id.to_owned())]).collect()
     }
 }
@@ -295,152 +361,6 @@ impl Granted {
         let granted = self.0.entry(row.app.as_str().into()).or_default();
         granted.slugs.extend(row.slugs.iter().map(|slug| slug.as_str().into()));
         granted.roles.extend(row.role_ids.iter().map(|role| role.as_str().into()));
-    }
-}
-
-/// The views through which changes are written.
-pub struct RuleTables {
-    roles: Table<RoleRow>,
-    permissions: Table<PermissionRow>,
-    links: Table<PermissionLinkRow>,
-    grants: Table<GrantRow>,
-    delegations: Table<Delegation>,
-    apps: Table<AppRow>,
-}
-
-impl RuleTables {
-    pub fn new(store: &Arc<dyn Store>) -> RuleTables {
-        RuleTables {
-            roles: Table::new(store.clone(), &ROLES),
-            permissions: Table::new(store.clone(), &PERMISSIONS),
-            links: Table::new(store.clone(), &PERMISSION_LINKS),
-            grants: Table::new(store.clone(), &GRANTS),
-            delegations: Table::new(store.clone(), &DELEGATIONS),
-            apps: Table::new(store.clone(), &APPS),
-        }
-    }
-
-    /// Adds what a change writes.
-    pub fn write(&self, batch: &mut Batch, change: &Change) -> Result<(), StoreError> {
-        let write = match change {
-            Change::SaveRole(row) => self.roles.upsert(&row.id, row)?,
-            Change::DeleteRole(id) => {
-                for collection in [ROLE_LINKS.name, CONTACT_ENROLLS.name] {
-                    let filters = vec![Filter::equals("roleId", id.as_str())];
-                    batch.push(Write::DeleteWhere { collection, filters });
-                }
-                self.roles.delete(id, None)
-            }
-            Change::SavePermission(row) => self.permissions.upsert(&row.id, row)?,
-            Change::DeletePermission(id) => self.permissions.delete(id, None),
-            Change::Link(row) => self.links.upsert(row.id(), row)?,
-            Change::Unlink(row) => Write::DeleteWhere {
-                collection: PERMISSION_LINKS.name,
-                filters: vec![
-                    Filter::equals("roleId", row.role_id.as_str()),
-                    Filter::equals("permissionId", row.permission_id.as_str()),
-                ],
-            },
-            Change::SaveGrant(row) => self.grants.upsert(&row.id, row)?,
-            Change::DeleteGrant(id) => self.grants.delete(id, None),
-            Change::SaveDelegation(row) => self.delegations.upsert(&row.slug, row)?,
-            Change::DeleteDelegation(slug) => self.delegations.delete(slug, None),
-            Change::SaveApp(row) => self.apps.upsert(&row.id, row)?,
-            Change::DeleteApp(id) => self.apps.delete(id, None),
-        };
-        batch.push(write);
-        Ok(())
-    }
-}
-
-impl Users {
-    /// Changes the rules: `decide` says how from what they are, and what else is written with it. Nothing else changes
-    /// them meanwhile.
-    pub(super) async fn change_rules(&self, decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>) -> Result<()> {
-        let mut is_stale = self.rule_changes.lock().await;
-        if *is_stale {
-            self.memory.set_rules(Rules::read(&self.store).await?);
-            self.memory.all_rights_changed();
-            *is_stale = false;
-        }
-        let rules = self.memory.rules();
-        let (changes, mut batch) = decide(&rules)?;
-        for change in &changes {
-            self.rule_tables.write(&mut batch, change)?;
-        }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let takes_roles = changes.iter().any(|change| matches!(change, Change::SaveRole(row) if row.going));
-        match self.store.commit(batch).await {
-            Ok(_) => {
-                let mut next = Rules::clone(&rules);
-                next.apply(changes);
-                self.memory.set_rules(next);
-                if takes_roles {
-                    self.memory.all_rights_changed();
-                }
-                Ok(())
-            }
-            Err(error) => {
-                // Perhaps it was written all the same: then the next change, and the next look, start from the store.
-                *is_stale = error.is_open();
-                self.doubt(&error);
-                Err(error.into())
-            }
-        }
-    }
-
-    /// Brings rules, keys and what is known of accounts back to what is stored, after a change of which nobody knows
-    /// whether it was made, and ends what was begun.
-    pub(super) async fn settle(users: Arc<Users>) {
-        if users.is_doubtful() {
-            *users.rule_changes.lock().await = true;
-            users.memory.forget_all();
-        }
-        if let Err(error) = users.change_rules(|_| Ok((Vec::new(), Batch::new()))).await {
-            tracing::warn!("the rules cannot be read from the store: {error:?}");
-        }
-        let order = users.rule_changes.lock().await;
-        if let Err(error) = users.settle_keys().await {
-            tracing::warn!("the signing keys cannot be read from the store: {error:?}");
-        }
-        drop(order);
-        if let Err(error) = users.settle_accounts().await {
-            tracing::warn!("the accounts cannot be read from the store: {error:?}");
-        }
-        users.clear_roles().await;
-    }
-
-    /// Takes roles that are going from all who have them, and frees their ids. What stays undone is done a second later,
-    /// or after the next start.
-    pub(super) async fn clear_roles(&self) {
-        let going: Vec<Arc<str>> = self.memory.check_rules().going.iter().cloned().collect();
-        for id in going {
-            if let Err(error) = self.clear_role(&id).await {
-                tracing::warn!("the role `{id}` gives nothing any more, and could not be cleared away yet: {error:?}");
-            }
-        }
-    }
-
-    async fn clear_role(&self, id: &str) -> Result<()> {
-        for collection in [ROLE_LINKS.name, CONTACT_ENROLLS.name] {
-            loop {
-                let some = Query::all().equals("roleId", id).limit(CLEARED_AT_ONCE as u64);
-                let rows = self.store.find(collection, &some).await?.rows;
-                if rows.len() < CLEARED_AT_ONCE {
-                    break;
-                }
-                // By filter: some may go meanwhile.
-                let filters = vec![Filter::is_in("id", rows.into_iter().map(|row| row.id))];
-                self.store.commit(Write::DeleteWhere { collection, filters }.into()).await?;
-            }
-        }
-        self.change_rules(|rules| {
-            let is_there = rules.going.contains(id);
-            Ok((is_there.then(|| Change::DeleteRole(id.to_owned())).into_iter().collect(), Batch::new()))
-        })
-        .await
     }
 }
 

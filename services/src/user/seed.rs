@@ -21,12 +21,13 @@ use openorch_store::{Batch, Query, Store, Table};
 
 use super::{
     UserSettings, Users,
+    change_rules::RuleTables,
     keys::{KeyRing, SigningKey, VerifyingKey},
     memory::Memory,
     otp::Sendings,
     passwords::{PasswordRules, Passwords, hash_now},
     rows::*,
-    rules::{Change, RuleTables, Rules},
+    rules::{Change, Rules},
     throttle::Throttle,
 };
 
@@ -250,6 +251,7 @@ impl Seeding {
             search_prefixes: search_prefixes(slug, name),
             labels: Default::default(),
             thumbnail_file_id: String::new(),
+            home_app: DEFAULT_APP.to_owned(),
             created_at: self.now,
             updated_at: self.now,
         };

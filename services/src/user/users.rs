@@ -12,7 +12,7 @@ use openorch_api::{
         ResetPasswordRequest, SaveSelfRequest, USER_DELETE, USER_EDIT, USER_PASSWORD_RESET, UserId, UserInput,
     },
 };
-use openorch_chassis::{Cx, Error, Identity, Result, service::retry};
+use openorch_chassis::{Cx, Error, Result, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use super::{
@@ -28,6 +28,8 @@ const PAGE: u64 = 20;
 const MAX_PAGE: u64 = 1000;
 const MAX_IDS: usize = 1000;
 const MAX_ROLES: usize = 32;
+/// What an account gave that waits to be redeemed, and the field that names the giver.
+const GIVEN: &[(&str, &str)] = &[(CONTACT_ENROLLS.name, "createdBy"), (INVITATIONS.name, "createdById")];
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<GetUsersRequest>) -> Result<Json<GetUsersResponse>> {
     let counts = request.count || request.query.as_ref().is_some_and(|query| query.count);
@@ -110,12 +112,13 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
         host => cx.app_of_host(host)?,
     };
     super::enroll::refuse_foreign_roles(cx.caller()?, &roles, &app)?;
-    let user = cx.new_user(input, request.contacts)?;
     // What an account begins with lets it into an app. Who is no admin lets others into its own one alone.
     let caller = cx.caller()?;
+    let lets_in = caller.is_admin() || *caller.app == *app;
+    let user = cx.new_user(input, request.contacts, if lets_in { &app } else { &caller.app })?;
     let link = |role: &String| {
         let link = RoleLinkRow::new(&app, &user.id, role, user.created_at);
-        if caller.is_admin() || *caller.app == *app { link } else { link.by(caller) }
+        if lets_in { link } else { link.by(caller) }
     };
     let links: Vec<_> = roles.iter().map(link).collect();
     let password = match request.password.filter(|password| !password.is_empty()) {
@@ -144,7 +147,7 @@ pub async fn save(
     (Path(id), Body(request)): (Path<UserId>, Body<SaveSelfRequest>),
 ) -> Result<Json<Empty>> {
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
-    cx.refuse_elsewhere(&cx, &user, USER_EDIT.id).await?;
+    cx.require_management(cx.caller()?, &user, &USER_EDIT).await?;
     cx.save_profile(&id.0, Profile::checked(request)?, unknown(&id)).await
 }
 
@@ -156,9 +159,7 @@ pub async fn reset_password(
     cx.settings.password_rules.check(&new)?;
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
-    cx.refuse_over_admin(&cx, &user).await?;
-    cx.refuse_elsewhere(&cx, &user, USER_PASSWORD_RESET.id).await?;
-    cx.refuse_mightier(&cx, &user).await?;
+    cx.require_takeover(cx.caller()?, &user, &USER_PASSWORD_RESET).await?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
     let hash = cx.passwords.hash(new, Purpose::SignIn, cx.request.client_ip).await?;
     let row = PasswordRow { hash, is_default, updated_at: cx.now() };
@@ -179,8 +180,7 @@ pub async fn reset_password(
 pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>> {
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
-    cx.refuse_over_admin(&cx, &user).await?;
-    cx.refuse_elsewhere(&cx, &user, USER_DELETE.id).await?;
+    cx.require_takeover(cx.caller()?, &user, &USER_DELETE).await?;
     retry(|| async {
         let Stored { version, value: user, .. } = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?;
         let mut batch = Batch::new().with(cx.users.delete(&user.id, Some(version)));
@@ -197,7 +197,7 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
         if cx.password_rows.get(&user.id).await?.is_some() {
             batch.push(cx.password_rows.delete(&user.id, None));
         }
-        let tombstone = TombstoneRow { user_id: user.id.clone(), deleted_at: cx.now() };
+        let tombstone = TombstoneRow { user_id: user.id.clone(), founder_id: String::new(), deleted_at: cx.now() };
         batch.push(cx.tombstones.create(&user.slug, &tombstone)?);
         for other in cx.belongings.get().into_iter().flatten() {
             batch.0.extend(other.removal(&user.id).await?);
@@ -212,6 +212,7 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
         cx.unsettled().insert(id.0.clone());
     })?;
     cx.gone(&id.0);
+    cx.clear_given(&id.0).await;
     cx.clear_roles().await;
     tracing::info!(account.slug = %user.slug, "account `{}` deleted", user.slug);
     Ok(Json(Empty {}))
@@ -263,6 +264,21 @@ impl Users {
         }
     }
 
+    /// Deletes what an account that is gone gave and nobody has redeemed. What stays undone does no harm: who redeems it
+    /// gets nothing, since nobody gives it any more.
+    async fn clear_given(&self, user_id: &str) {
+        for (collection, field) in GIVEN {
+            let filters = vec![Filter::equals(*field, user_id)];
+            let cleared = async {
+                self.clear(collection, &filters).await?;
+                Ok::<_, Error>(self.store.commit(Write::DeleteWhere { collection, filters }.into()).await?)
+            };
+            if let Err(error) = cleared.await {
+                tracing::warn!("what the deleted account `{user_id}` gave could not be cleared away: {error:?}");
+            }
+        }
+    }
+
     fn unsettled(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.unsettled_accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -304,51 +320,12 @@ impl Users {
         outcome
     }
 
-    /// Who may manage accounts without being admin does not become one by taking over or removing those who are.
-    async fn refuse_over_admin(&self, cx: &Cx<Users>, user: &UserRow) -> Result<()> {
-        let Some(account) = self.account(&user.id).await? else { return Ok(()) };
-        let is_admin = account.roles_in(DEFAULT_APP).iter().any(|role| **role == *openorch_api::role::ADMIN);
-        if is_admin && !cx.caller()?.is_admin() {
-            return Err(Error::forbidden(format!("`{}` is an admin: that is for admins to do", user.slug)));
-        }
-        Ok(())
-    }
-
-    /// Accounts are of all apps: who may manage those of one has no hand in another by them.
-    async fn refuse_elsewhere(&self, cx: &Cx<Users>, user: &UserRow, permission: &str) -> Result<()> {
-        let caller = cx.caller()?;
-        let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
-        let own = self.known_account(&caller.user_id).await?;
-        if account.apps().all(|app| self.allows(&own.caller_in(app), permission)) {
-            return Ok(());
-        }
-        Err(Error::forbidden(format!(
-            "`{}` is not of this app alone: that is for who may do this in all apps, such as an admin",
-            user.slug
-        )))
-    }
-
-    /// Who sets a password can be that account: nobody comes to more of what not everybody may by that.
-    async fn refuse_mightier(&self, cx: &Cx<Users>, user: &UserRow) -> Result<()> {
-        let caller = cx.caller()?;
-        let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
-        let own = self.known_account(&caller.user_id).await?;
-        for app in account.apps().chain([DEFAULT_APP]) {
-            let (theirs, own) = (account.caller_in(app), own.caller_in(app));
-            let more = openorch_api::permissions()
-                .filter(|permission| !permission.granted_to.contains(&openorch_api::role::USER))
-                .find(|permission| self.allows(&theirs, permission.id) && !self.allows(&own, permission.id));
-            if let Some(permission) = more {
-                return Err(Error::forbidden(format!(
-                    "`{}` has the permission `{}`, which you lack: its password is for admins to set",
-                    user.slug, permission.id
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn new_user(&self, input: UserInput, mut contacts: Vec<openorch_api::user::ContactInput>) -> Result<UserRow> {
+    fn new_user(
+        &self,
+        input: UserInput,
+        mut contacts: Vec<openorch_api::user::ContactInput>,
+        home_app: &str,
+    ) -> Result<UserRow> {
         contacts.extend(input.contacts);
         if input.name.is_empty() {
             return Err(Error::invalid("name is required"));
@@ -376,6 +353,7 @@ impl Users {
             contacts: contacts.pop().map(|one| self.checked_contact(&one)).transpose()?.flatten().into_iter().collect(),
             labels: Default::default(),
             thumbnail_file_id: String::new(),
+            home_app: home_app.to_owned(),
             created_at: now,
             updated_at: now,
         };

@@ -196,11 +196,15 @@ async fn w21_nobody_takes_the_permit_of_another_over_or_gives_one_for_every_app(
     let (bob, ann) = (daemon.register("bob").await, daemon.register("ann").await);
     let permit = json!({ "permits": [{ "id": "p1", "permission": "ann:x", "slugs": ["ann"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &ann, permit).await, 200);
-    let permit = json!({ "permits": [{ "id": "p1", "permission": "bob:x", "slugs": ["bob"] }] });
-    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &bob, permit).await, 403);
+    // Under an id of another, or as it is listed, it is one of its own.
+    for id in ["p1", "ann:p1"] {
+        let permit = json!({ "permits": [{ "id": id, "permission": "bob:x", "slugs": ["bob"] }] });
+        assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &bob, permit).await, 200);
+    }
     let permit = json!({ "permits": [{ "permission": "bob:x", "appHost": "*", "slugs": ["bob"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &bob, permit).await, 403);
-    assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/p1", &bob, Value::Null).await, 403);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/p1", &bob, Value::Null).await, 200, "the own one");
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/p1", &bob, Value::Null).await, 404);
     assert!(has(&daemon, &ann, "ann:x").await && !has(&daemon, &bob, "user-svc:user:view").await);
 }
 

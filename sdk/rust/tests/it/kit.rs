@@ -10,6 +10,7 @@ use openorch_sdk::{
     Client, Credential, Error, FileCredentialStore, InstanceRegistration, MemoryCredentialStore, TraceContext,
     api::{
         Body, Json, Path, Query,
+        query::PageRequest,
         registry::{Instance, LIST_INSTANCES, ListInstancesRequest},
         role,
         user::{GET_PERMISSIONS_BY_ROLE, READ_USER_BY_TOKEN, REVOKE_TOKENS, RevokeTokensRequest, RoleId},
@@ -158,7 +159,8 @@ async fn permissions_that_a_service_declares_are_there_before_it_can_be_called()
         assert_eq!(get_text(&joe, "/shop-svc/edit").await.0, 403, "it was given to no role");
         assert_eq!(get_text(&joe, "/shop-svc/granting").await.1, "granted");
         assert_eq!(get_text(&ann, "/shop-svc/granting").await.0, 403);
-        let all = daemon.admin().await.unwrap().call(GET_PERMISSIONS_BY_ROLE, Path(RoleId(role::USER.into()))).await;
+        let everybody = (Path(RoleId(role::USER.into())), Query(PageRequest::default()));
+        let all = daemon.admin().await.unwrap().call(GET_PERMISSIONS_BY_ROLE, everybody).await;
         let all = all.unwrap().0.permissions;
         let declared = all.iter().find(|permission| permission.id == "shop-svc:order:view").unwrap();
         assert_eq!(declared.description, "See all orders.");

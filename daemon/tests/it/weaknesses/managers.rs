@@ -1,0 +1,137 @@
+//! What narrow rights over accounts reach: who may reset passwords or make accounts in one app gains nothing elsewhere.
+
+use serde_json::{Value, json};
+
+use crate::{
+    apps::{HOST, enroll, login, make_app, register},
+    support::{Daemon, Echo, claims, id_of, status, token_of},
+};
+
+/// The token of an account that an admin gave these permissions in the app of `host` alone.
+async fn manager(daemon: &Daemon, admin: &str, slug: &str, host: &str, permissions: &[&str]) -> String {
+    let token = token_of(&register(daemon, slug, host).await);
+    for permission in permissions {
+        let host = if host.is_empty() { "unnamed" } else { host };
+        let permit = json!({ "permits": [{ "permission": permission, "slugs": [slug], "appHost": host }] });
+        assert_eq!(status(daemon, "PUT", "/user-svc/permits", admin, permit).await, 200);
+    }
+    token
+}
+
+async fn reset(daemon: &Daemon, token: &str, id: &str) -> u16 {
+    let path = format!("/user-svc/{id}/reset-password");
+    status(daemon, "POST", &path, token, json!({ "newPassword": "taken" })).await
+}
+
+#[tokio::test]
+async fn w40_an_account_is_managed_by_who_has_the_right_in_its_home_app_though_it_has_no_role_anywhere() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    make_app(&daemon, &admin, HOST).await;
+    let rights = ["user-svc:user:passwordReset", "user-svc:user:edit", "user-svc:user:delete", "user-svc:user:create"];
+    let there = manager(&daemon, &admin, "help", HOST, &rights).await;
+    let here = manager(&daemon, &admin, "desk", "", &rights).await;
+    let user = json!({ "user": { "slug": "bare", "name": "Bare" }, "password": "pass", "roleIds": [] });
+    let made = daemon.call("POST", "/user-svc/user", &admin, user.clone()).await;
+    let bare = made.json()["user"]["id"].as_str().unwrap().to_owned();
+    // Another one lost the only role it had.
+    let ann = id_of(&daemon.register("ann").await);
+    let path = format!("/user-svc/enroll/unnamed:{ann}:user-svc:user");
+    assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
+    for id in [&bare, &ann] {
+        let path = format!("/user-svc/user/{id}");
+        assert_eq!(reset(&daemon, &there, id).await, 403);
+        assert_eq!(status(&daemon, "PUT", &path, &there, json!({ "name": "Mine" })).await, 403);
+        assert_eq!(status(&daemon, "DELETE", &path, &there, Value::Null).await, 403);
+        assert_eq!(status(&daemon, "PUT", &path, &here, json!({ "name": "Theirs" })).await, 200);
+        assert_eq!(reset(&daemon, &here, id).await, 200);
+    }
+    // What a manager makes is at home where the manager is, whichever app it names.
+    make_app(&daemon, &admin, "other.example.com").await;
+    let user = json!({ "user": { "slug": "made", "name": "Made" }, "roleIds": [], "appHost": "other.example.com" });
+    let made = daemon.call("POST", "/user-svc/user", &there, user).await.json();
+    let made = made["user"]["id"].as_str().unwrap();
+    assert_eq!((reset(&daemon, &here, made).await, reset(&daemon, &there, made).await), (403, 200));
+}
+
+#[tokio::test]
+async fn w41_nobody_makes_an_account_unmanageable_at_home_by_putting_it_into_an_organization_elsewhere() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    make_app(&daemon, &admin, HOST).await;
+    let help = manager(&daemon, &admin, "help", HOST, &["user-svc:user:passwordReset"]).await;
+    let bob = claims(&token_of(&register(&daemon, "bob", HOST).await))["oui"].as_str().unwrap().to_owned();
+    let eve = daemon.register("eve").await;
+    assert_eq!(status(&daemon, "POST", "/user-svc/organization", &eve, json!({ "id": "org_trap" })).await, 200);
+    let add = json!({ "userId": bob });
+    assert_eq!(status(&daemon, "POST", "/user-svc/organization/org_trap/user", &eve, add).await, 200);
+    assert_eq!(reset(&daemon, &help, &bob).await, 200);
+    // A role that an admin gave it elsewhere is another matter.
+    let desk = manager(&daemon, &admin, "desk", "", &["user-svc:user:passwordReset"]).await;
+    assert_eq!(enroll(&daemon, &admin, &json!(bob), "user-svc:user", "").await.status, 200);
+    assert_eq!((reset(&daemon, &help, &bob).await, reset(&daemon, &desk, &bob).await), (403, 403));
+    assert_eq!(reset(&daemon, &admin, &bob).await, 200);
+}
+
+#[tokio::test]
+async fn w42_who_may_reset_passwords_does_not_become_a_service_that_acts_for_its_callers() {
+    let daemon = Daemon::start().await;
+    let (shop, echo) = (daemon.register("shop-svc").await, Echo::start().await);
+    let (post, admin) = (daemon.register("post-svc").await, daemon.admin().await);
+    daemon.put_instance(&shop, json!({ "url": echo.url })).await;
+    let rights = ["user-svc:user:passwordReset", "user-svc:user:delete"];
+    let help = manager(&daemon, &admin, "help", "", &rights).await;
+    assert_eq!(reset(&daemon, &help, &id_of(&shop)).await, 200, "a service like any account");
+    let delegation = json!({ "slug": "shop-svc", "operations": ["saveEnrolls"], "services": ["post-svc"] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, delegation).await, 200);
+    // The one that acts for its callers, and the one to which it may hand their tokens on.
+    for service in [&shop, &post] {
+        assert_eq!(reset(&daemon, &help, &id_of(service)).await, 403);
+        let path = format!("/user-svc/user/{}", id_of(service));
+        assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, 403, "nor takes it out of the way");
+    }
+    // What it would come to: an admin's token as the service receives it.
+    let head = daemon.call("GET", "/shop-svc/x", &admin, Value::Null).await.json();
+    let delegated = head["head"].as_str().unwrap().split("Bearer ").nth(1).unwrap().lines().next().unwrap().to_owned();
+    let enrolls = json!({ "enrolls": [{ "userId": id_of(&help), "role": "user-svc:admin" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &delegated, enrolls).await, 200);
+}
+
+#[tokio::test]
+async fn w43_grants_and_permits_count_as_rights_whoever_has_them_and_however() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    make_app(&daemon, &admin, HOST).await;
+    let help = manager(&daemon, &admin, "help", "", &["user-svc:user:passwordReset", "user-svc:user:delete"]).await;
+    let role = json!({ "id": "openorch:auditor", "name": "Auditor" });
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &admin, role).await, 200);
+    let by_role = json!({ "permits": [{ "permission": "user-svc:audit:view", "roles": ["openorch:auditor"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, by_role).await, 200);
+    let by_slug = json!({ "grants": [{ "permissionId": "user-svc:grant:create", "slugs": ["by-grant"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, by_slug).await, 200);
+    let everywhere = json!({ "permits": [
+        { "permission": "user-svc:key:rotate", "slugs": ["by-permit"], "appHost": "*" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, everywhere).await, 200);
+    let elsewhere = json!({ "permits": [
+        { "permission": "user-svc:token:revoke", "slugs": ["by-app"], "appHost": HOST }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, elsewhere).await, 200);
+    for slug in ["by-role", "by-grant", "by-permit", "plain", "by-app"] {
+        let id = id_of(&daemon.register(slug).await);
+        match slug {
+            "by-role" => _ = enroll(&daemon, &admin, &json!(id), "openorch:auditor", "").await,
+            // Into another app by an organization alone: that lets it use its permit there.
+            "by-app" => {
+                let there = token_of(&register(&daemon, "founder", HOST).await);
+                assert_eq!(login(&daemon, "founder", HOST).await.status, 200);
+                daemon.call("POST", "/user-svc/organization", &there, json!({ "id": "org_1" })).await;
+                let path = "/user-svc/organization/org_1/user";
+                assert_eq!(status(&daemon, "POST", path, &there, json!({ "userId": id })).await, 200);
+            }
+            _ => {}
+        }
+        let expected = if slug == "plain" { 200 } else { 403 };
+        assert_eq!(reset(&daemon, &help, &id).await, expected, "{slug}");
+        let path = format!("/user-svc/user/{id}");
+        assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, expected, "{slug}");
+    }
+}

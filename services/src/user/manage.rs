@@ -1,0 +1,82 @@
+//! Who may manage which account. Accounts are of all apps while the right to manage them is held in some: managing one
+//! needs the right in each app that the account is in, and whoever could become the account may not gain rights by it.
+
+use openorch_api::{
+    Permission, role,
+    user::{DELEGATION_EDIT, TOKEN_REVOKE},
+};
+use openorch_chassis::{Caller, Error, Identity, Result};
+
+use super::{
+    Users,
+    memory::Account,
+    rows::{DEFAULT_APP, SessionRow, UserRow},
+};
+
+impl Users {
+    /// Requires `permission` in the account's home app and in every other app that it is in; see [`Account::managed_in`].
+    pub(super) async fn require_management(
+        &self,
+        caller: &Caller,
+        user: &UserRow,
+        permission: &Permission,
+    ) -> Result<()> {
+        let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
+        let own = self.known_account(&caller.user_id).await?;
+        match account.managed_in().find(|app| !self.allows(&own.caller_in(app), permission.id)) {
+            None => Ok(()),
+            Some(app) => Err(Error::forbidden(format!(
+                "`{}` is in the app `{}`, where you lack the permission `{}`: managing an account needs it in every app \
+                 that the account is in; ask an admin",
+                user.slug,
+                self.app(app).host,
+                permission.id
+            ))),
+        }
+    }
+
+    /// Requires what [`Users::require_management`] does, and that the account has no right that the caller lacks: for
+    /// what makes the caller able to sign in as the account, or takes it away.
+    ///
+    /// Only rights over the platform count: permissions of built-in services, whether a role, a grant or a permit gives
+    /// them, and delegations. What services give to their users is no reason why nobody could help those.
+    pub(super) async fn require_takeover(
+        &self,
+        caller: &Caller,
+        user: &UserRow,
+        permission: &Permission,
+    ) -> Result<()> {
+        let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
+        if account.roles_in(DEFAULT_APP).iter().any(|role| **role == *role::ADMIN) {
+            return Err(Error::forbidden(format!("`{}` is an admin: only admins may do this", user.slug)));
+        }
+        self.require_management(caller, user, permission).await?;
+        let own = self.known_account(&caller.user_id).await?;
+        for app in account.apps().chain([DEFAULT_APP]) {
+            let (theirs, own) = (account.caller_in(app), own.caller_in(app));
+            let more = openorch_api::permissions()
+                .filter(|permission| !permission.granted_to.contains(&role::USER))
+                .find(|permission| self.allows(&theirs, permission.id) && !self.allows(&own, permission.id));
+            if let Some(permission) = more {
+                return Err(Error::forbidden(format!(
+                    "`{}` has the permission `{}`, which you lack; ask an admin",
+                    user.slug, permission.id
+                )));
+            }
+        }
+        // A service with a delegation acts with the rights of everybody who calls it, admins included.
+        let is_delegate = self.memory.check_rules().is_delegate(&user.slug);
+        if is_delegate && !self.allows(&own.caller_in(DEFAULT_APP), DELEGATION_EDIT.id) {
+            return Err(Error::forbidden(format!(
+                "`{}` acts for its callers by a delegation, so this needs the permission `{}`; ask an admin",
+                user.slug, DELEGATION_EDIT.id
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether `own` may end this session: its own ones, and those of others in each app where it has the right.
+    pub(super) fn may_end(&self, own: &Account, row: &SessionRow) -> bool {
+        *row.user_id == *own.id || self.allows(&own.caller_in(&row.app), TOKEN_REVOKE.id)
+    }
+}
