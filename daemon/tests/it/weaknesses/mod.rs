@@ -5,6 +5,7 @@
 //! the ranges of addresses that nobody may register.
 
 mod accounts;
+mod names;
 mod network;
 mod resources;
 mod rights;
