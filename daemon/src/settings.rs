@@ -17,6 +17,7 @@ use openorch_chassis::{
     forwarded::NetworkList,
     mail::{Mailer, NoMailer},
     outbound::{self, Networks},
+    rate::Rate,
     request::Pace,
     router::RouterSettings,
     service::LIST_MOST,
@@ -141,6 +142,10 @@ settings! {
     probes: Count, "OPENORCH_PROBES", "256";
     "Probes of one account's instances that run side by side"
     probes_per_account: Count, "OPENORCH_PROBES_PER_ACCOUNT", "32";
+    "Probes of one account's instances a second beside those of the interval, as after registrations and failures"
+    probe_rate_per_account: Count, "OPENORCH_PROBE_RATE_PER_ACCOUNT", "100";
+    "Probes of one host a second"
+    probe_rate_per_host: Count, "OPENORCH_PROBE_RATE_PER_HOST", "1000";
     "How long a registration waits for its first probe"
     register_wait: Span, "OPENORCH_REGISTER_WAIT", "100ms";
     "Silent intervals after which an instance that announced a heartbeat is removed"
@@ -385,6 +390,8 @@ impl Settings {
             register_wait: span(given.register_wait, usual.register_wait),
             probes_at_once: count(given.probes).unwrap_or(usual.probes_at_once),
             probes_per_account: count(given.probes_per_account).unwrap_or(usual.probes_per_account),
+            extra_probes_of_account: probe_rate(given.probe_rate_per_account, usual.extra_probes_of_account),
+            probes_of_host: probe_rate(given.probe_rate_per_host, usual.probes_of_host),
             silent_intervals: count(given.silent_intervals).map_or(usual.silent_intervals, |most| most as u32),
             silence_pause: pause(given.silence_pause, usual.silence_pause),
             node_interval: pause(given.node_interval, usual.node_interval),
@@ -509,6 +516,17 @@ fn span(given: Option<Span>, usual: Duration) -> Duration {
 
 fn pause(given: Option<Pause>, usual: Duration) -> Duration {
     given.map_or(usual, |pause| pause.0)
+}
+
+fn rate(per_second: Option<Count>, burst: Option<Count>, usual: Rate) -> Rate {
+    let of = |given: Option<Count>, usual: u32| count(given).map_or(usual, |given| given.min(1_000_000) as u32);
+    Rate { per_second: of(per_second, usual.per_second), burst: of(burst, usual.burst) }
+}
+
+/// Given a rate, the burst grows or shrinks with it.
+fn probe_rate(per_second: Option<Count>, usual: Rate) -> Rate {
+    let burst = |Count(given): Count| Count(given.saturating_mul((usual.burst / usual.per_second).max(1) as usize));
+    rate(per_second, per_second.map(burst), usual)
 }
 
 fn count(given: Option<Count>) -> Option<usize> {

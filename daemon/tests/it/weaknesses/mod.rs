@@ -7,6 +7,7 @@
 mod accounts;
 mod names;
 mod network;
+mod probes;
 mod resources;
 mod rights;
 mod sessions;
