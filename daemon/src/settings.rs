@@ -182,6 +182,12 @@ settings! {
     smtp_from: String, "OPENORCH_SMTP_FROM", "none";
     "How long entries of the audit log are kept"
     audit_retention: Span, "OPENORCH_AUDIT_RETENTION", "8760h";
+    "Most entries of the audit log; the oldest are removed first"
+    audit_entries: Count, "OPENORCH_AUDIT_ENTRIES", "5000000";
+    "Calls that write, a second and account; admins have no limit"
+    writes_per_account: Count, "OPENORCH_WRITES_PER_ACCOUNT", "100";
+    "Such calls that an account may make at once after a pause"
+    writes_burst: Count, "OPENORCH_WRITES_BURST", "2000";
     "Bytes of a request's head"
     head_bytes: Count, "OPENORCH_HEAD_BYTES", "65536";
     "Fields of a request's head"
@@ -355,6 +361,7 @@ impl Settings {
             session_idle: span(given.session_idle, usual.session_idle),
             session_lifetime: given.session_lifetime.map(|span| span.0),
             audit_retention: span(given.audit_retention, usual.audit_retention),
+            audit_entries: count(given.audit_entries).map_or(usual.audit_entries, |most| most as u64),
             permission_kept: span(given.permission_kept, usual.permission_kept),
             cache_entries: count(given.cache_entries).map_or(usual.cache_entries, |entries| entries as u64),
             // A storm of sign-ins leaves half of the cores to everything else.
@@ -436,6 +443,7 @@ impl Settings {
                 per_address: count(given.max_request_memory_per_address).unwrap_or(memory.per_address),
                 wait: span(given.request_memory_wait, memory.wait),
             },
+            writes_of_account: rate(given.writes_per_account, given.writes_burst, usual.writes_of_account),
             ..usual
         }
     }

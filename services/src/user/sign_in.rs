@@ -25,6 +25,7 @@ use super::{
 };
 
 pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
+    audit::tell_anyway();
     let place = Place {
         app: &cx.app_of_host(&request.app_host)?,
         device: checked_device(request.device.as_deref())?,
@@ -62,6 +63,7 @@ pub async fn refresh(cx: Cx<Users>, (): ()) -> Result<Json<LoginResponse>> {
 /// Whoever has a token can have more of them by this: each ends with the one it came from, so that ending that one ends
 /// them all.
 pub async fn exchange(cx: Cx<Users>, Body(request): Body<ExchangeTokenRequest>) -> Result<Json<LoginResponse>> {
+    audit::tell_anyway();
     let caller = cx.caller()?;
     let device = request.new_device.filter(|device| !device.is_empty());
     let app = match (request.new_app_id.as_str(), request.new_app_host.as_str()) {

@@ -11,3 +11,4 @@ mod probes;
 mod resources;
 mod rights;
 mod sessions;
+mod traces;
