@@ -152,7 +152,12 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
     if !cx.settings.password_rules.is_possible(&current) {
         return Err(incorrect());
     }
-    let guess = Guess { password: current, counted_as: &caller.user_id, address: cx.request.client_ip };
+    let guess = Guess {
+        password: current,
+        counted_as: &caller.user_id,
+        user_id: &caller.user_id,
+        address: cx.request.client_ip,
+    };
     if !cx.is_password_of(guess, stored.hash).await? {
         return Err(incorrect());
     }

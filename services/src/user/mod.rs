@@ -11,6 +11,7 @@ mod enroll;
 mod grant;
 mod invitation;
 mod keys;
+mod known_address;
 mod memory;
 mod open_session;
 mod organization;
@@ -59,8 +60,8 @@ use self::{
     otp::Sendings,
     passwords::Passwords,
     rows::{
-        ContactEnrollRow, ContactRow, InvitationRow, KeyPairRow, OrganizationRow, OtpRow, PasswordRow, RoleLinkRow,
-        SessionRow, TombstoneRow, UserRow,
+        ContactEnrollRow, ContactRow, InvitationRow, KeyPairRow, KnownAddressesRow, OrganizationRow, OtpRow,
+        PasswordRow, RoleLinkRow, SessionRow, TombstoneRow, UserRow,
     },
     rules::RuleTables,
     throttle::Throttle,
@@ -152,6 +153,7 @@ pub struct Users {
     default_password: Arc<AtomicBool>,
     liveness: OnceLock<Arc<dyn Liveness>>,
     throttle: Throttle,
+    known_addresses: Table<KnownAddressesRow>,
     otps: Table<OtpRow>,
     contact_enrolls: Table<ContactEnrollRow>,
     sendings: Sendings,

@@ -104,6 +104,7 @@ pub async fn prepare(
         organizations: Table::new(store.clone(), &ORGANIZATIONS),
         audit_entries: Table::new(store.clone(), &openorch_chassis::audit::ENTRIES),
         throttle: Throttle::new(),
+        known_addresses: Table::new(store.clone(), &KNOWN_ADDRESSES),
         otps: Table::new(store.clone(), &OTPS),
         contact_enrolls: Table::new(store.clone(), &CONTACT_ENROLLS),
         sendings: Sendings::new(),

@@ -191,7 +191,7 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
                 None => cx.keep_an_admin(&link.value, batch).await?,
             };
         }
-        for collection in [SESSIONS.name, CONTACTS.name] {
+        for collection in [SESSIONS.name, CONTACTS.name, KNOWN_ADDRESSES.name] {
             batch.push(Write::DeleteWhere { collection, filters: vec![Filter::equals("userId", &*user.id)] });
         }
         if cx.password_rows.get(&user.id).await?.is_some() {
