@@ -6,6 +6,7 @@ mod app;
 mod audit;
 mod authorize;
 mod contact;
+mod contact_migration;
 mod delegation;
 mod enroll;
 mod grant;

@@ -21,6 +21,7 @@ use openorch_store::{Batch, Query, Store, Table};
 
 use super::{
     UserSettings, Users,
+    contact_migration::unfold_contacts,
     keys::{KeyRing, SigningKey, VerifyingKey},
     memory::Memory,
     otp::Sendings,
@@ -94,6 +95,7 @@ pub async fn prepare(
     if was_empty {
         store.mark_seeded().await?;
     }
+    unfold_contacts(&store, Time(shared.clock.now())).await?;
     let is_default = seeding.settle_admin_password(if was_empty { None } else { admin_password }, admin_rules).await?;
     default_password.store(is_default, Ordering::SeqCst);
     let settings = settings_for(is_default);

@@ -16,7 +16,7 @@ use openorch_store::{Batch, Guard, Stored};
 
 use super::{
     Users,
-    contact::{MAX_CONTACT_BYTES, normal},
+    contact::{MAX_CONTACT_BYTES, box_of},
     open_session::Place,
     otp::Expected,
     passwords::{HASH_OF_NOBODY, Purpose},

@@ -128,7 +128,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
     };
     let slug = Slug::parse(&user.slug).map_err(|error| Error::invalid(error.0))?;
     retry(|| async {
-        let (mut batch, _) = cx.make_account(&slug, &user, &links, Batch::new()).await?;
+        let (mut batch, _) = cx.make_account(&slug, &user, &links, Batch::new(), caller.is_admin()).await?;
         if let Some(password) = &password {
             batch.push(cx.password_rows.create(&user.id, password)?);
         }
@@ -384,13 +384,15 @@ impl Users {
         Ok(user)
     }
 
-    /// The batch that makes an account with these roles, and which accounts lose a contact by it.
+    /// The batch that makes an account with these roles, and which accounts lose a contact by it. `tells`: whether the
+    /// maker may know that a contact is another's.
     pub(super) async fn make_account(
         &self,
         slug: &Slug,
         user: &UserRow,
         links: &[RoleLinkRow],
         batch: Batch,
+        tells: bool,
     ) -> Result<(Batch, Vec<String>)> {
         self.refuse_taken(slug).await?;
         let buried = Guard::Absent { collection: TOMBSTONES.name, id: user.slug.clone() };
@@ -400,7 +402,7 @@ impl Users {
             batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
             batch.push(self.role_links.upsert(link.id(), link)?);
         }
-        self.take_contacts(batch, user).await
+        self.take_contacts(batch, user, tells).await
     }
 }
 

@@ -5,6 +5,7 @@
 //! the ranges of addresses that nobody may register.
 
 mod accounts;
+mod contacts;
 mod names;
 mod network;
 mod probes;
