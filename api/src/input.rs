@@ -185,16 +185,35 @@ macro_rules! path_values {
     };
 }
 
-/// [`check_name`] of a path parameter, of which its type is told as the path has it: `userId` for `UserId`.
+/// Refuses what no path parameter can be: empty, longer than `limit` bytes, or with control characters in it. Its type is
+/// told as the path has it: `userId` for `UserId`. Other hidden characters pass: what was named with them before names
+/// were refused for that can still be removed.
 pub fn check_parameter(kind: &str, text: &str, limit: usize) -> Result<(), InvalidInput> {
-    check_name("", text, limit).or_else(|_| {
+    check_plain("", text, limit).or_else(|_| {
         let (first, rest) = kind.split_at(kind.len().min(1));
-        check_name(&format!("{}{rest}", first.to_lowercase()), text, limit)
+        check_plain(&format!("{}{rest}", first.to_lowercase()), text, limit)
     })
 }
 
-/// Refuses what no name of ours can be: empty, longer than `limit` bytes, or with control characters in it.
+/// Refuses what no name of ours can be: empty, longer than `limit` bytes, or with [hidden](crate::text::hidden)
+/// characters in it.
 pub fn check_name(what: &str, text: &str, limit: usize) -> Result<(), InvalidInput> {
+    check_plain(what, text, limit)?;
+    refuse_hidden(what, text)
+}
+
+/// Refuses a text with [hidden](crate::text::hidden) characters in it.
+pub fn refuse_hidden(what: &str, text: &str) -> Result<(), InvalidInput> {
+    match crate::text::hidden(text) {
+        None => Ok(()),
+        Some(letter) => Err(InvalidInput(format!(
+            "{what} contains the character U+{:04X}, which is not seen and can make a text look like another; leave it out",
+            u32::from(letter)
+        ))),
+    }
+}
+
+fn check_plain(what: &str, text: &str, limit: usize) -> Result<(), InvalidInput> {
     if text.is_empty() {
         return Err(InvalidInput(format!("{what} is empty")));
     }

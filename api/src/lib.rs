@@ -11,6 +11,7 @@ pub mod query;
 pub mod registry;
 pub mod slug;
 mod strict;
+pub mod text;
 pub mod time;
 pub mod user;
 

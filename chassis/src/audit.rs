@@ -1,12 +1,17 @@
 //! The audit log (one entry for each call of an operation whose row says so): who, from where, what, to what, and what
 //! came of it. The entry of a change is in the very batch that makes the change, whoever commits it: [`Audited`] puts it
-//! there. A call that succeeded and changed nothing has its entry written before it is answered. Refused attempts are
-//! gathered by caller, operation and minute, and written every second.
+//! there. A call that succeeded and changed nothing, since it repeats what is there, leaves no entry, but for sign-ins,
+//! which have theirs written before they are answered. Refused attempts and such repeats are gathered by actor, operation,
+//! target and minute ([`gathered`]), and written every second. The log has a bound in age and one in size.
+
+mod gathered;
 
 use std::{
-    collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,11 +20,11 @@ use openorch_api::{
     user::{AuditEntry, AuditOutcome},
 };
 use openorch_store::{
-    Batch, BoxFuture, Collection, Committed, Filter, Guard, Index, Layer, Query, Result, Row as StoredRow, Store,
-    Table, Write,
+    Batch, BoxFuture, Collection, Committed, Filter, Guard, Index, Layer, Query, Result, Store, Table, Write,
 };
 use serde_json::Value;
 
+use self::gathered::Due;
 use crate::{Error, clock::Clock, error::Kind, identity::ACCOUNTS, ids::Ids};
 
 /// The entries, to be opened before the store is used.
@@ -38,10 +43,14 @@ pub static ENTRIES: Collection = Collection {
 const MAX_TARGET_BYTES: usize = 1024;
 /// How many of a list are named as targets.
 const MAX_LISTED: usize = 4;
-/// Callers and operations whose refusals are told apart within a minute; those beyond count together.
-const MAX_GATHERED: usize = 10_000;
-/// Entries removed in one batch when their time is over.
-const REMOVED_AT_ONCE: u64 = 1000;
+/// Entries written or removed in one batch.
+const AT_ONCE: usize = 1000;
+/// When the log is too long, this part more of it goes than must, so that not each new entry removes one.
+const SPARE_PART: u64 = 100;
+/// What the entry that says how many were removed for the log's size names as its operation; also that entry's id.
+pub const TRIMMED: &str = "auditLogTrimmed";
+/// The number of entries is not known yet.
+const NOT_COUNTED: u64 = u64::MAX;
 
 tokio::task_local! {
     /// The call that this task serves, where its row says that it is audited.
@@ -52,18 +61,27 @@ tokio::task_local! {
 pub(crate) struct Call {
     entry: Mutex<AuditEntry>,
     is_written: Mutex<bool>,
+    /// It is told also where it changed nothing.
+    is_told_anyway: AtomicBool,
 }
 
 impl Call {
-    pub(crate) fn new(row: &Row, client: IpAddr, request_id: &str) -> Arc<Call> {
+    /// `path`: the values of the path's parameters, which are known before the body is read, and so also of calls that
+    /// are refused before that.
+    pub(crate) fn new(row: &Row, path: &[String], client: IpAddr, request_id: &str) -> Arc<Call> {
         let entry = AuditEntry {
             operation: row.id.to_owned(),
+            target: joined(path.iter().map(String::as_str)),
             client_ip: client.to_string(),
             request_id: request_id.to_owned(),
             count: 1,
             ..AuditEntry::default()
         };
-        Arc::new(Call { entry: Mutex::new(entry), is_written: Mutex::new(false) })
+        Arc::new(Call {
+            entry: Mutex::new(entry),
+            is_written: Mutex::new(false),
+            is_told_anyway: AtomicBool::new(false),
+        })
     }
 
     /// Serves the call: what is committed within is told with it.
@@ -92,9 +110,14 @@ pub fn tell_made(id: &str) {
     });
 }
 
+/// Has the call told also where it changed nothing: a sign-in that found its session is one all the same.
+pub fn tell_anyway() {
+    let _ = CALL.try_with(|call| call.is_told_anyway.store(true, Ordering::Relaxed));
+}
+
 /// Does what is part of a call and not the change that it is about: what is committed within is not told as that.
 pub async fn aside<F: Future>(work: F) -> F::Output {
-    let call = Call { entry: Mutex::default(), is_written: Mutex::new(true) };
+    let call = Call { entry: Mutex::default(), is_written: Mutex::new(true), is_told_anyway: AtomicBool::new(false) };
     CALL.scope(Arc::new(call), work).await
 }
 
@@ -110,6 +133,10 @@ fn target(row: &Row, parts: &Parts) -> String {
             collect(body, pointer, &mut names);
         }
     }
+    joined(names)
+}
+
+fn joined<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut target = String::new();
     for name in names.into_iter().filter(|name| !name.is_empty()) {
         let room = MAX_TARGET_BYTES.saturating_sub(target.len() + 1);
@@ -117,7 +144,7 @@ fn target(row: &Row, parts: &Parts) -> String {
             target.push(' ');
         }
         let cut = (0..=name.len().min(room)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
-        target.extend(name[..cut].chars().filter(|letter| !letter.is_control()));
+        target += &openorch_api::text::without_hidden(&name[..cut]);
     }
     target
 }
@@ -140,26 +167,27 @@ pub struct Audit {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     ids: Arc<Ids>,
-    refusals: Mutex<HashMap<Gathered, Refusal>>,
-}
-
-/// Refusals with the same of all these are one entry.
-#[derive(PartialEq, Eq, Hash, Clone)]
-struct Gathered {
-    caller: String,
-    operation: String,
-    minute: i64,
-}
-
-struct Refusal {
-    entry: AuditEntry,
-    /// How many of it are in the store.
-    written: u64,
+    gathered: Mutex<gathered::Table>,
+    /// About how many entries there are: counted once, then kept by what is written and removed.
+    count: AtomicU64,
 }
 
 impl Audit {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, ids: Arc<Ids>) -> Audit {
-        Audit { entries: Table::new(store.clone(), &ENTRIES), store, clock, ids, refusals: Mutex::default() }
+        let entries = Table::new(store.clone(), &ENTRIES);
+        Audit { entries, store, clock, ids, gathered: Mutex::default(), count: AtomicU64::new(NOT_COUNTED) }
+    }
+
+    /// How many entries there are about, in the Prometheus text format; nothing before they were counted.
+    pub fn metrics(&self) -> String {
+        match self.count.load(Ordering::Relaxed) {
+            NOT_COUNTED => String::new(),
+            count => format!("# TYPE openorch_audit_entries gauge\nopenorch_audit_entries {count}\n"),
+        }
+    }
+
+    pub(crate) fn now(&self) -> jiff::Timestamp {
+        self.clock.now()
     }
 
     /// Notes that a call came to nothing.
@@ -168,85 +196,132 @@ impl Audit {
             // Nothing could be written, and the log of the daemon has it.
             return;
         }
-        let now = self.clock.now();
-        let mut entry = lock(&call.entry).clone();
-        entry.at = Time(now);
-        entry.outcome = AuditOutcome::Refused;
-        entry.status = error.kind.status().as_u16();
-        let caller = if entry.actor_id.is_empty() { entry.client_ip.clone() } else { entry.actor_id.clone() };
-        let mut key = Gathered { caller, operation: entry.operation.clone(), minute: now.as_second() / 60 };
-        let mut refusals = lock(&self.refusals);
-        if refusals.len() >= MAX_GATHERED && !refusals.contains_key(&key) {
-            key.caller.clear();
-            (entry.actor_id, entry.actor_slug, entry.client_ip) = Default::default();
-            entry.target.clear();
-        }
-        refusals.entry(key).and_modify(|known| known.entry.count += 1).or_insert_with(|| {
-            entry.id = self.ids.next("aud");
-            Refusal { entry, written: 0 }
-        });
+        let entry = AuditEntry {
+            at: Time(self.clock.now()),
+            outcome: AuditOutcome::Refused,
+            status: error.kind.status().as_u16(),
+            ..lock(&call.entry).clone()
+        };
+        lock(&self.gathered).add(entry, || self.ids.next("aud"));
     }
 
-    /// Tells of a call that succeeded, where no change of it did: a sign-in that found its session, a save of what was
-    /// there already.
+    /// Tells of a sign-in that succeeded where no change of it did, since it found its session. Of another call that
+    /// changed nothing there is nothing to tell.
     pub(crate) async fn succeeded(&self, call: &Call) {
-        if *lock(&call.is_written) {
+        if *lock(&call.is_written) || !call.is_told_anyway.load(Ordering::Relaxed) {
             return;
         }
-        let outcome = match self.change(call) {
-            Ok(write) => self.store.commit(write.into()).await.map(drop),
-            Err(error) => Err(error),
+        let entry = AuditEntry {
+            at: Time(self.clock.now()),
+            outcome: AuditOutcome::Done,
+            status: 200,
+            ..lock(&call.entry).clone()
         };
-        if let Err(error) = outcome {
-            // What was asked for is done: while the disk is full, an admin must be able to sign in.
-            let entry = lock(&call.entry).clone();
-            tracing::warn!(operation.id = entry.operation, "a call could not be written to the audit log: {error}");
+        let first = lock(&self.gathered).add(entry, || self.ids.next("aud"));
+        let Some(first) = first else { return };
+        let operation = first.entry.operation.clone();
+        // What was asked for is done: while the disk is full, an admin must be able to sign in.
+        if let Err(error) = self.write(vec![first]).await {
+            tracing::warn!(operation.id = operation, "a call could not be written to the audit log yet: {error}");
         }
     }
 
-    /// Writes what was refused since the last time, and lets go of minutes that are over.
-    pub async fn write_refusals(&self) {
-        let minute = self.clock.now().as_second() / 60;
-        let due: Vec<(Gathered, AuditEntry)> = lock(&self.refusals)
-            .iter()
-            .filter(|(_, refusal)| refusal.written < refusal.entry.count)
-            .map(|(key, refusal)| (key.clone(), refusal.entry.clone()))
-            .collect();
-        for due in due.chunks(REMOVED_AT_ONCE as usize) {
-            let writes = due.iter().map(|(_, entry)| self.entries.upsert(&entry.id, entry)).collect::<Result<Batch>>();
-            let outcome = match writes {
-                Ok(batch) => self.store.commit(batch).await.map(drop),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = outcome {
-                tracing::warn!("refused attempts could not be written to the audit log yet: {error}");
-                return;
-            }
-            let mut refusals = lock(&self.refusals);
-            for (key, entry) in due {
-                if let Some(refusal) = refusals.get_mut(key) {
-                    refusal.written = entry.count;
-                }
-            }
+    /// Writes what was gathered since the last time, as far as it is due; the rest too where the daemon stops (`all`).
+    pub async fn write_gathered(&self, all: bool) {
+        let minute = self.clock.now().as_second().div_euclid(60);
+        let (left, mut due, dropped) = lock(&self.gathered).due(minute, all);
+        if dropped > 0 {
+            tracing::warn!("{dropped} refused attempts are not in the audit log: it could not be written in time");
         }
-        lock(&self.refusals).retain(|key, refusal| key.minute >= minute || refusal.written < refusal.entry.count);
+        let outcome = async {
+            for left in left.chunks(AT_ONCE) {
+                let writes = left.iter().map(|entry| self.entries.upsert(&entry.id, entry));
+                self.store.commit(writes.collect::<Result<Batch>>()?).await?;
+                let mut gathered = lock(&self.gathered);
+                left.iter().for_each(|entry| gathered.left_written(entry));
+            }
+            while !due.is_empty() {
+                let rest = due.split_off(due.len().min(AT_ONCE));
+                self.write(std::mem::replace(&mut due, rest)).await?;
+            }
+            Ok::<(), openorch_store::StoreError>(())
+        };
+        if let Err(error) = outcome.await {
+            tracing::warn!("refused attempts could not be written to the audit log yet: {error}");
+        }
+    }
+
+    async fn write(&self, due: Vec<Due>) -> Result<()> {
+        let writes = due.iter().map(|due| self.entries.upsert(&due.entry.id, &due.entry));
+        self.store.commit(writes.collect::<Result<Batch>>()?).await?;
+        let mut gathered = lock(&self.gathered);
+        let new = due.iter().filter(|due| gathered.written(due)).count() as u64;
+        drop(gathered);
+        self.counted(new);
+        Ok(())
+    }
+
+    fn counted(&self, new: u64) {
+        if self.count.load(Ordering::Relaxed) != NOT_COUNTED {
+            self.count.fetch_add(new, Ordering::Relaxed);
+        }
     }
 
     /// Removes entries that are older than this.
     pub async fn remove_older(&self, age: Duration) -> Result<()> {
         let age = jiff::SignedDuration::try_from(age).unwrap_or(jiff::SignedDuration::MAX);
         let Ok(before) = self.clock.now().checked_sub(age) else { return Ok(()) };
-        let old = Filter::range("at", None, Some(Time(before).to_string().into()));
+        let old = Query::all().filter(Filter::range("at", None, Some(Time(before).to_string().into())));
         loop {
-            let found = Query::all().filter(old.clone()).ascending("at").limit(REMOVED_AT_ONCE);
-            let page = self.store.find(ENTRIES.name, &found).await?;
+            let page = self.store.find(ENTRIES.name, &old.clone().ascending("at").limit(AT_ONCE as u64)).await?;
             let count = page.rows.len();
-            let remove = |row: StoredRow| Write::Delete { collection: ENTRIES.name, id: row.id, version: None };
-            self.store.commit(page.rows.into_iter().map(remove).collect()).await?;
-            if count < REMOVED_AT_ONCE as usize {
+            if count > 0 {
+                self.store.commit(page.rows.into_iter().map(|row| removal(row.id)).collect()).await?;
+                self.count.store(NOT_COUNTED, Ordering::Relaxed);
+            }
+            if count < AT_ONCE {
                 return Ok(());
             }
         }
+    }
+
+    /// Removes the oldest entries where there are more than `most`; one entry, [`TRIMMED`], says how many and up to when.
+    /// Costs nothing while there are fewer.
+    pub async fn remove_beyond(&self, most: u64) -> Result<()> {
+        if self.count.load(Ordering::Relaxed) == NOT_COUNTED {
+            let count = self.entries.count(&[]).await?;
+            self.count.store(count, Ordering::Relaxed);
+        }
+        if self.count.load(Ordering::Relaxed) <= most {
+            return Ok(());
+        }
+        // What was counted may be a little off: a batch of which nobody knows what came was not counted.
+        let count = self.entries.count(&[]).await?;
+        self.count.store(count, Ordering::Relaxed);
+        let Some(beyond) = count.checked_sub(most).filter(|beyond| *beyond > 0) else { return Ok(()) };
+        let mut left = beyond + most / SPARE_PART;
+        while left > 0 {
+            let at_once = left.min(AT_ONCE as u64);
+            let page = self.entries.find(&Query::all().ascending("at").limit(at_once + 1)).await?;
+            let page: Vec<_> = page.into_iter().filter(|row| row.id != TRIMMED).take(at_once as usize).collect();
+            let Some(last) = page.last() else { break };
+            let known = self.entries.get(TRIMMED).await?.map_or(0, |known| known.value.count);
+            let told = AuditEntry {
+                id: TRIMMED.to_owned(),
+                at: Time(self.clock.now()),
+                operation: TRIMMED.to_owned(),
+                target: format!("entries up to {}", last.value.at),
+                status: 200,
+                count: known + page.len() as u64,
+                ..AuditEntry::default()
+            };
+            let removed = page.len() as u64;
+            let batch: Batch = page.into_iter().map(|row| removal(row.id)).collect();
+            self.store.commit(batch.with(self.entries.upsert(TRIMMED, &told)?)).await?;
+            left = left.saturating_sub(removed);
+            let _ = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(removed));
+        }
+        Ok(())
     }
 
     /// The write that tells a call that was done.
@@ -283,11 +358,16 @@ impl Audited {
         }
         batch.push(self.audit.change(&call)?);
         let mut committed = self.store.commit(batch).await?;
+        self.audit.counted(1);
         committed.touched.drain(..usize::from(guards));
         committed.touched.truncate(steps);
         *lock(&call.is_written) = true;
         Ok(committed)
     }
+}
+
+fn removal(id: String) -> Write {
+    Write::Delete { collection: ENTRIES.name, id, version: None }
 }
 
 fn makes(batch: &Batch, account: &str) -> bool {

@@ -15,6 +15,7 @@ pub mod log_limit;
 pub mod mail;
 pub mod metrics;
 pub mod outbound;
+pub mod rate;
 pub mod request;
 pub mod respond;
 pub mod router;

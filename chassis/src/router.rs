@@ -23,6 +23,7 @@ use crate::{
     budget::{BudgetSettings, MemoryBudget, Reservation},
     forwarded::{ClientAddress, RequestId},
     metrics::OperationMetrics,
+    rate::{Limiter, Rate},
     request::{self, BodyLimits, Pace},
     respond,
     service::{Bound, Handler, Mounted, RequestContext, Verdict, panic_text},
@@ -51,6 +52,8 @@ pub struct RouterSettings {
     pub body_workers: usize,
     /// The memory that requests in progress share.
     pub memory: BudgetSettings,
+    /// Calls that write or are audited of one account; admins and built-in services have no limit.
+    pub writes_of_account: Rate,
 }
 
 impl Default for RouterSettings {
@@ -71,6 +74,7 @@ impl Default for RouterSettings {
             public_body_values: json::MAX_PUBLIC_VALUES,
             body_workers: 4,
             memory: BudgetSettings::default(),
+            writes_of_account: Rate { per_second: 100, burst: 2_000 },
         }
     }
 }
@@ -103,6 +107,8 @@ struct Inner {
     settings: RouterSettings,
     memory: Arc<MemoryBudget>,
     body_workers: Semaphore,
+    /// By account.
+    writes: Limiter<String>,
     /// By number of segments; within it, paths with more literal segments come first.
     routes: HashMap<usize, Vec<Route>>,
     first_segments: HashSet<&'static str>,
@@ -165,6 +171,7 @@ impl Router {
                 audit,
                 memory: MemoryBudget::new(settings.memory),
                 body_workers: Semaphore::new(settings.body_workers.max(1)),
+                writes: Limiter::new(settings.writes_of_account),
                 settings,
                 routes,
                 first_segments,
@@ -228,7 +235,7 @@ impl Inner {
         let started = Instant::now();
         let span = info_span!("operation", operation.id = operation.row.id, request.id = &*request_id);
         let client_ip = request.extensions().get::<ClientAddress>().map_or(peer.address.ip(), |client| client.ip);
-        let call = operation.row.audited.then(|| Call::new(operation.row, client_ip, &request_id));
+        let call = operation.row.audited.then(|| Call::new(operation.row, &path, client_ip, &request_id));
         let work = self.clone().run(operation.clone(), path, request, client_ip, request_id.clone());
         let (audit, served) = (self.audit.clone(), call.clone());
         let work = async move {
@@ -306,7 +313,7 @@ impl Inner {
         let row = operation.row;
         let (head, body) = request.into_parts();
         let token = bearer(&head.headers);
-        let mut admitted = self.admit(row, token).await?;
+        let mut admitted = self.admit(row, token, true).await?;
         let mut reservation = self.memory.reservation(client_ip);
         let mut large_body = false;
         let body = if operation.reads_body {
@@ -318,7 +325,7 @@ impl Inner {
                 normalise(value);
             }
             // A body may take its time. What counts is what the caller may when the work begins.
-            admitted = self.admit(row, token).await?;
+            admitted = self.admit(row, token, false).await?;
             value
         } else {
             None
@@ -357,8 +364,9 @@ impl Inner {
         Ok(response.map(|body| body.holding(reservation)))
     }
 
-    /// Who calls, and whether the row lets them (contract decisions 5 and 9).
-    async fn admit(&self, row: &Row, token: Option<&str>) -> Result<(Option<Caller>, Verdict)> {
+    /// Who calls, and whether the row lets them (contract decisions 5 and 9). The first time the call is counted, since one
+    /// that is refused leaves a trace as well.
+    async fn admit(&self, row: &Row, token: Option<&str>, is_first: bool) -> Result<(Option<Caller>, Verdict)> {
         if let Access::Public = row.access {
             return Ok((None, Verdict::Allowed));
         }
@@ -367,6 +375,9 @@ impl Inner {
         })?;
         let caller = self.identity.authenticate(token).await?;
         audit::tell_actor(&caller.user_id, &caller.slug);
+        if is_first {
+            self.count_write(row, &caller)?;
+        }
         if let (Some(audience), false) = (&caller.audience, row.delegated)
             && !self.identity.opens(audience, row.id)
         {
@@ -384,6 +395,24 @@ impl Inner {
             Access::Needs(guard) => self.decide(&guard, &caller)?,
         };
         Ok((Some(caller), verdict))
+    }
+
+    /// What one account writes, in the store and in the audit log, is bounded by how often it may.
+    fn count_write(&self, row: &Row, caller: &Caller) -> Result<()> {
+        let writes = row.effect() == Effect::Write || row.audited;
+        let is_built_in = openorch_api::SERVICES.iter().any(|service| *service.slug == *caller.slug);
+        if !writes || caller.is_admin() || is_built_in {
+            return Ok(());
+        }
+        self.writes.take(&*caller.user_id, self.audit.now().as_microsecond()).map_err(|wait| {
+            let (Rate { per_second, burst }, seconds) = (self.writes.rate(), wait.as_secs() as i64 + 1);
+            Error::limited(format!(
+                "the account `{}` makes more than {per_second} calls a second that write, after {burst} at once; try again \
+                 in {seconds} s (an operator can raise OPENORCH_WRITES_PER_ACCOUNT)",
+                caller.slug
+            ))
+            .after(seconds)
+        })
     }
 
     fn decide(&self, guard: &Guard, caller: &Caller) -> Result<Verdict> {

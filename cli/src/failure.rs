@@ -6,6 +6,7 @@ use std::{
     process::ExitCode,
 };
 
+use openorch_api::text;
 use openorch_sdk::Error;
 
 use crate::stop;
@@ -121,12 +122,14 @@ pub fn warn(text: &str) {
     let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {}", printable(text));
 }
 
-/// Text of others without the characters that steer a terminal.
+/// Text of others without the characters that steer a terminal or change how the rest looks.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text::characters(text).map(|(letter, is_hidden)| if is_hidden { '\u{fffd}' } else { letter }).collect()
 }
 
 /// [`printable`] for text of more than one line.
 pub fn printable_lines(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
+    let is_layout = |letter| matches!(letter, '\n' | '\t');
+    let shown = |(letter, is_hidden)| if is_hidden && !is_layout(letter) { '\u{fffd}' } else { letter };
+    text::characters(text).map(shown).collect()
 }

@@ -1,6 +1,8 @@
 //! JSON as text: broken into lines or put on one, with every value as it was written. Numbers go through no type that could
 //! lose their digits, and keys keep their order. Works on text that is known to be JSON.
 
+use openorch_api::text::characters;
+
 /// Deeper than this nothing is indented: the spaces alone would fill the memory.
 const DEEPEST: usize = 100;
 
@@ -73,10 +75,15 @@ fn digits(number: &str) -> usize {
     all.trim_matches('0').len()
 }
 
-/// A text with characters that steer a terminal has them escaped, which says the same.
+/// A text with characters that steer a terminal, or change how the rest looks, has them escaped, which says the same.
 fn push_value(text: &mut String, value: &str) {
-    for c in value.chars() {
-        if c.is_control() { text.push_str(&format!("\\u{:04x}", u32::from(c))) } else { text.push(c) }
+    for (letter, is_hidden) in characters(value) {
+        if !is_hidden {
+            text.push(letter);
+            continue;
+        }
+        let mut units = [0; 2];
+        letter.encode_utf16(&mut units).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
     }
 }
 
@@ -138,6 +145,7 @@ mod tests {
             (r#"["a\"b\\", "{,:}", null,true]"#, r#"["a\"b\\","{,:}",null,true]"#),
             ("7", "7"),
             ("\"\u{9b}31mä\u{7f}\"", "\"\\u009b31mä\\u007f\""),
+            ("\"a\u{202e}b\u{e0041}\"", "\"a\\u202eb\\udb40\\udc41\""),
         ] {
             assert_eq!(compact(json), one_line);
             assert_eq!(compact(&indented(json)), one_line);

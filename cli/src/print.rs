@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_norway::Value;
+use unicode_width::UnicodeWidthStr;
 
 use crate::{
     args::Format,
@@ -147,7 +148,10 @@ fn as_yaml(json: &str, value: &impl Serialize) -> Result<String, Failure> {
     if json::changed_by_yaml(json).is_some() {
         return Ok(json::indented(json));
     }
-    serde_norway::to_string(value).map_err(|error| cannot_be_shown(&error))
+    let yaml = serde_norway::to_string(value).map_err(|error| cannot_be_shown(&error))?;
+    // Its writer knows no escapes for characters that change how the rest looks.
+    let is_plain = yaml.lines().all(|line| openorch_api::text::hidden(&line.replace('\t', " ")).is_none());
+    Ok(if is_plain { yaml } else { json::indented(json) })
 }
 
 /// Things that are no answer of a server, for [`list`] and [`item`].
@@ -265,7 +269,7 @@ fn table(header: Vec<&str>, rows: Vec<Vec<Shown>>) -> String {
     let mut widths = vec![0; lines[0].len()];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
-            *width = (*width).max(cell.text.chars().count());
+            *width = (*width).max(cell.text.width());
         }
     }
     let mut text = String::new();
@@ -273,7 +277,7 @@ fn table(header: Vec<&str>, rows: Vec<Vec<Shown>>) -> String {
         // What follows the last cell that says something is left out, so that no line ends in spaces.
         let filled = line.iter().rposition(|cell| !cell.text.is_empty()).map_or(0, |last| last + 1);
         for (at, (cell, width)) in line.iter().zip(&widths).take(filled).enumerate() {
-            let pad = if at + 1 == filled { 0 } else { width + 3 - cell.text.chars().count() };
+            let pad = if at + 1 == filled { 0 } else { width + 3 - cell.text.width() };
             let Shown { text: words, style } = cell;
             text.push_str(&format!("{style}{words}{style:#}{:pad$}", ""));
         }
@@ -321,6 +325,12 @@ mod tests {
     }
 
     #[test]
+    fn letters_that_are_two_columns_wide_shift_nothing() {
+        let table = shown(Format::Table, "[{id: 東京, status: x}, {id: abcd, status: y}]");
+        assert_eq!(table, "ID     STATUS   PORTS\n東京   x\nabcd   y\n");
+    }
+
+    #[test]
     fn numbers_keep_their_digits() {
         let json = r#"{"n":12345678901234567890123,"m":1.50}"#;
         let thing = [Thing::read(json).unwrap()];
@@ -344,6 +354,16 @@ mod tests {
         let text = shown(Format::Table, r#"[{id: "x\e[2J\n", status: "\e[31m"}]"#);
         assert!(text.contains("x\u{fffd}[2J\u{fffd}") && !text.contains('\u{1b}'), "{text:?}");
         assert!(!shown(Format::Name, r#"[{id: "a\nb"}]"#).trim_end().contains('\n'));
+        for format in [Format::Table, Format::Name, Format::Json, Format::Yaml] {
+            let text = shown(format, "[{id: \"a\u{202e}b\", status: \"\u{2066}x\u{e0041}\"}]");
+            assert!(!text.contains(['\u{202e}', '\u{2066}', '\u{e0041}']), "{text:?}");
+        }
+        let json = "{\"a\":\"x\u{202e}\"}";
+        let said = answer(Some(Format::Yaml), json).unwrap();
+        assert_eq!(
+            (said.as_str(), Thing::read(&said).unwrap().text_at("a")),
+            ("{\n  \"a\": \"x\\u202e\"\n}", "x\u{202e}".into())
+        );
     }
 
     #[test]

@@ -76,9 +76,13 @@ impl Mailer for SmtpMailer {
                 .subject(subject)
                 .header(ContentType::TEXT_PLAIN)
                 .body(text)
-                .map_err(Error::internal)?;
+                .map_err(|error| Error::invalid("mail cannot be sent to this e-mail address").because(error))?;
             match self.transport.send(message).await {
                 Ok(_) => Ok(()),
+                // Letters in it that the server has no way to take (RFC 6531).
+                Err(error) if error.is_client() => {
+                    Err(Error::invalid("the mail server cannot send to this e-mail address").because(error))
+                }
                 Err(error) => {
                     tracing::warn!("mail could not be sent: {error}");
                     Err(Error::unavailable("the mail server does not take the message; try again in a minute")

@@ -17,6 +17,7 @@ use openorch_chassis::{
     forwarded::NetworkList,
     mail::{Mailer, NoMailer},
     outbound::{self, Networks},
+    rate::Rate,
     request::Pace,
     router::RouterSettings,
     service::LIST_MOST,
@@ -141,6 +142,10 @@ settings! {
     probes: Count, "OPENORCH_PROBES", "256";
     "Probes of one account's instances that run side by side"
     probes_per_account: Count, "OPENORCH_PROBES_PER_ACCOUNT", "32";
+    "Probes of one account's instances a second beside those of the interval, as after registrations and failures"
+    probe_rate_per_account: Count, "OPENORCH_PROBE_RATE_PER_ACCOUNT", "100";
+    "Probes of one host a second"
+    probe_rate_per_host: Count, "OPENORCH_PROBE_RATE_PER_HOST", "1000";
     "How long a registration waits for its first probe"
     register_wait: Span, "OPENORCH_REGISTER_WAIT", "100ms";
     "Silent intervals after which an instance that announced a heartbeat is removed"
@@ -185,6 +190,12 @@ settings! {
     smtp_from: String, "OPENORCH_SMTP_FROM", "none";
     "How long entries of the audit log are kept"
     audit_retention: Span, "OPENORCH_AUDIT_RETENTION", "8760h";
+    "Most entries of the audit log; the oldest are removed first"
+    audit_entries: Count, "OPENORCH_AUDIT_ENTRIES", "5000000";
+    "Calls that write, a second and account; admins have no limit"
+    writes_per_account: Count, "OPENORCH_WRITES_PER_ACCOUNT", "100";
+    "Such calls that an account may make at once after a pause"
+    writes_burst: Count, "OPENORCH_WRITES_BURST", "2000";
     "Bytes of a request's head"
     head_bytes: Count, "OPENORCH_HEAD_BYTES", "65536";
     "Fields of a request's head"
@@ -358,6 +369,7 @@ impl Settings {
             session_idle: span(given.session_idle, usual.session_idle),
             session_lifetime: given.session_lifetime.map(|span| span.0),
             audit_retention: span(given.audit_retention, usual.audit_retention),
+            audit_entries: count(given.audit_entries).map_or(usual.audit_entries, |most| most as u64),
             permission_kept: span(given.permission_kept, usual.permission_kept),
             cache_entries: count(given.cache_entries).map_or(usual.cache_entries, |entries| entries as u64),
             access_limits: AccessLimits {
@@ -400,6 +412,8 @@ impl Settings {
             register_wait: span(given.register_wait, usual.register_wait),
             probes_at_once: count(given.probes).unwrap_or(usual.probes_at_once),
             probes_per_account: count(given.probes_per_account).unwrap_or(usual.probes_per_account),
+            extra_probes_of_account: probe_rate(given.probe_rate_per_account, usual.extra_probes_of_account),
+            probes_of_host: probe_rate(given.probe_rate_per_host, usual.probes_of_host),
             silent_intervals: count(given.silent_intervals).map_or(usual.silent_intervals, |most| most as u32),
             silence_pause: pause(given.silence_pause, usual.silence_pause),
             node_interval: pause(given.node_interval, usual.node_interval),
@@ -444,6 +458,7 @@ impl Settings {
                 per_address: count(given.max_request_memory_per_address).unwrap_or(memory.per_address),
                 wait: span(given.request_memory_wait, memory.wait),
             },
+            writes_of_account: rate(given.writes_per_account, given.writes_burst, usual.writes_of_account),
             ..usual
         }
     }
@@ -524,6 +539,17 @@ fn span(given: Option<Span>, usual: Duration) -> Duration {
 
 fn pause(given: Option<Pause>, usual: Duration) -> Duration {
     given.map_or(usual, |pause| pause.0)
+}
+
+fn rate(per_second: Option<Count>, burst: Option<Count>, usual: Rate) -> Rate {
+    let of = |given: Option<Count>, usual: u32| count(given).map_or(usual, |given| given.min(1_000_000) as u32);
+    Rate { per_second: of(per_second, usual.per_second), burst: of(burst, usual.burst) }
+}
+
+/// Given a rate, the burst grows or shrinks with it.
+fn probe_rate(per_second: Option<Count>, usual: Rate) -> Rate {
+    let burst = |Count(given): Count| Count(given.saturating_mul((usual.burst / usual.per_second).max(1) as usize));
+    rate(per_second, per_second.map(burst), usual)
 }
 
 fn count(given: Option<Count>) -> Option<usize> {

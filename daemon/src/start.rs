@@ -214,11 +214,12 @@ async fn assemble(
     let identity: Arc<dyn Identity> = users.clone();
     let router = Arc::new(Router::new(services, identity.clone(), audit.clone(), settings.router()));
     let metrics = Arc::new(Metrics::default());
-    let (operations, counted) = (router.metrics_source(), metrics.clone());
+    let (operations, counted, entries) = (router.metrics_source(), metrics.clone(), audit.clone());
     let gateway_settings = settings.gateway()?;
     let limits = [("connections", gateway_settings.connections), ("requests", gateway_settings.max_requests)];
     platform.set_metrics(Box::new(move || {
-        operations() + &gateway_metrics(&counted, limits) + &store_metrics.text() + &users.metrics()
+        let gateway = gateway_metrics(&counted, limits);
+        operations() + &gateway + &store_metrics.text() + &users.metrics() + &entries.metrics()
     }));
     let builtin: Arc<dyn Builtin> = router;
     let tls = gateway_settings.tls.clone();
@@ -245,7 +246,7 @@ async fn assemble(
         };
         Server::new(gateway).run(vec![listener], shutdown).await;
         tasks.shutdown().await;
-        audit.write_refusals().await;
+        audit.write_gathered(true).await;
         store.close().await;
     });
     Ok(Running { address, is_first_start, registration, held_back, default_password, tls, stop, served })

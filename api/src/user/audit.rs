@@ -5,7 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Time;
 
-/// A call that changed something or was refused. Written once; only the count of refusals grows, within a minute.
+/// Calls that changed something or were refused. A change has an entry of its own, a sign-in that finds its session
+/// counts as one; a call that changes nothing, since it repeats what is there, has none. Refusals, and repeated sign-ins
+/// to one session, of one actor, operation and target within a minute are one entry, whose count grows. Where there are
+/// too many of those, one entry counts the others of an actor and operation, without a target, and one those of an
+/// operation, without an actor too. The entry of the operation `auditLogTrimmed` counts the oldest entries that were
+/// removed because the log had too many.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AuditEntry {
@@ -20,7 +25,8 @@ pub struct AuditEntry {
     pub client_ip: String,
     /// The id of the operation, as `oo call` takes it.
     pub operation: String,
-    /// What the call was about, by id, slug or URL; several are parted by spaces.
+    /// What the call was about, by id, slug or URL; several are parted by spaces. The body of a call that is refused
+    /// before it is read, as for lack of a permission, is not known: the target is what the path names.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub target: String,
     pub outcome: AuditOutcome,
@@ -28,7 +34,7 @@ pub struct AuditEntry {
     pub status: u16,
     /// Of the first of them, where there were several.
     pub request_id: String,
-    /// How many calls this tells of: refusals of one caller and operation within a minute are one entry.
+    /// How many calls this tells of.
     pub count: u64,
 }
 

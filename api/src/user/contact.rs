@@ -26,7 +26,8 @@ pub struct Contact {
     pub is_primary: bool,
 }
 
-/// How an account can be reached. What a caller says of verification is ignored, but for a code that was sent there.
+/// How an account can be reached. What a caller says of verification is ignored, but for a code that was sent there: a
+/// registration without it attaches no contact, and answers the same whether another account has it or not.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContactInput {

@@ -71,6 +71,9 @@ impl Networks {
 
     /// Why `address` may not be dialled; `None` where it may.
     pub fn refusal(&self, address: IpAddr) -> Option<&'static str> {
+        if let Some(reason) = carried(address).into_iter().flatten().find_map(|inner| never(IpAddr::V4(inner))) {
+            return Some(reason);
+        }
         let address = unwrapped(address);
         if let Some(reason) = never(address) {
             return Some(reason);
@@ -111,18 +114,65 @@ pub fn unwrapped(address: IpAddr) -> IpAddr {
     IpAddr::V4(inner)
 }
 
+/// IPv4 addresses that an IPv6 one carries in other places than those [`unwrapped`] knows: where a network really has such
+/// a translation is not known here, so these addresses are only judged for what may never be dialled.
+fn carried(address: IpAddr) -> [Option<Ipv4Addr>; 5] {
+    let IpAddr::V6(v6) = address else { return [None; 5] };
+    let (s, o) = (v6.segments(), v6.octets());
+    let at = |bytes: [usize; 4]| Some(Ipv4Addr::from(bytes.map(|byte| o[byte])));
+    match s {
+        // NAT64 with a local prefix (RFC 8215) of 48, 56 or 64 bits: byte 8 is left out (RFC 6052, 2.2).
+        [0x64, 0xff9b, 1, ..] => {
+            [at([6, 7, 9, 10]), at([7, 9, 10, 11]), at([9, 10, 11, 12]), at([12, 13, 14, 15]), None]
+        }
+        // Teredo (RFC 4380): the server, and the client with its bits turned.
+        [0x2001, 0, ..] => {
+            [at([4, 5, 6, 7]), Some(Ipv4Addr::from([12, 13, 14, 15].map(|byte| !o[byte]))), None, None, None]
+        }
+        // ISATAP (RFC 5214) below any prefix.
+        [_, _, _, _, 0 | 0x200, 0x5efe, ..] => [at([12, 13, 14, 15]), None, None, None, None],
+        _ => [None; 5],
+    }
+}
+
+/// Where clouds tell their machines secrets, as their documents say, as far as it is not link-local anyway (169.254.169.254
+/// of most of them; 169.254.170.2 and .23 of AWS ECS and EKS, 169.254.42.42 of Scaleway, 169.254.0.23 of Tencent).
+const METADATA: [(&str, IpAddr, u8); 14] = [
+    ("Alibaba", v4(100, 100, 100, 200), 32),
+    ("Azure, also its wire server", v4(168, 63, 129, 16), 32),
+    ("Equinix Metal", v4(192, 80, 8, 124), 32),
+    ("Oracle, the older one", v4(192, 0, 0, 192), 32),
+    ("UCloud", v4(100, 80, 80, 80), 32),
+    ("Volcengine", v4(100, 96, 0, 96), 32),
+    // Metadata ::254, EKS ::23, names ::253, time ::123.
+    ("AWS", v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0]), 32),
+    ("Akamai", v6([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1]), 128),
+    ("Google", v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]), 128),
+    ("Oracle", v6([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]), 128),
+    ("Scaleway", v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]), 128),
+    ("the IPv4 one in the low bits of a unique local address", v6([0xfd00, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe]), 128),
+    ("OpenStack", v6([0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe]), 128),
+    ("most clouds", v4(169, 254, 169, 254), 32),
+];
+
+const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+}
+
+const fn v6(segments: [u16; 8]) -> IpAddr {
+    let [a, b, c, d, e, f, g, h] = segments;
+    IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h))
+}
+
 /// Expects an unwrapped address.
 fn never(address: IpAddr) -> Option<&'static str> {
-    const METADATA_V4: [Ipv4Addr; 3] =
-        [Ipv4Addr::new(169, 254, 169, 254), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
-    const METADATA_V6: [Ipv6Addr; 2] =
-        [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+    let is_metadata =
+        || METADATA.iter().any(|(_, known, bits)| Cidr { address: *known, bits: *bits }.contains(address));
     let metadata = "it is a cloud's metadata address";
     let link_local = "link-local addresses are never allowed";
     let multicast = "multicast addresses are never allowed";
     match address {
-        IpAddr::V4(a) if METADATA_V4.contains(&a) => Some(metadata),
-        IpAddr::V6(a) if METADATA_V6.contains(&a) => Some(metadata),
+        _ if is_metadata() => Some(metadata),
         IpAddr::V4(a) if a.is_link_local() => Some(link_local),
         IpAddr::V6(a) if a.is_unicast_link_local() => Some(link_local),
         _ if address.is_multicast() => Some(multicast),
@@ -165,7 +215,26 @@ mod tests {
             "2002:a9fe:a9fe::1",
             "fe80::1",
             "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
+            "fd00:a9fe:a9fe::1",
+            "fd20:ce::254",
             "100.100.100.200",
+            "100.96.0.96",
+            "168.63.129.16",
+            "192.0.0.192",
+            "169.254.170.2",
+            "::ffff:192.0.0.192",
+            "::ffff:0:192.0.0.192",
+            "64:ff9b::c000:c0",
+            "64:ff9b:1::c000:c0",
+            "64:ff9b:1:c000:0:c000::",
+            "64:ff9b:1:0:c0:0:c000:0",
+            "2002:c000:c0::1",
+            "2001:0:c000:c0::1",
+            "2001::3fff:ff3f",
+            "2001:db8::5efe:192.0.0.192",
             "224.0.0.1",
             "ff02::1",
             "0.0.0.0",

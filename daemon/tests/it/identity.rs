@@ -358,6 +358,10 @@ async fn once_warm_neither_the_gateway_nor_a_check_asks_the_store() {
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     request().await;
+    // A second after the start the entries of the audit log are counted.
+    let counted =
+        async || daemon.call("GET", "/metrics", &admin, Value::Null).await.text.contains("openorch_audit_entries");
+    daemon.until("they are", counted).await;
     let before = asked().await;
     assert!(before.iter().all(|line| !line.ends_with(" 0")) && before.len() == 2, "{before:?}");
     for _ in 0..20 {

@@ -86,7 +86,7 @@ async fn what_is_missing_taken_or_built_in_is_refused_and_changes_nothing() {
     let daemon = Daemon::start().await;
     let admin = daemon.admin().await;
     daemon.register("ann").await;
-    let contact = json!([{ "value": "bob+a@example.org" }]);
+    let contact = json!([{ "value": "bob@example.org" }]);
     let bob = json!({ "user": { "name": "Bob", "slug": "bob", "id": "usr_bob", "contacts": contact } });
     assert_eq!(daemon.call("POST", "/user-svc/user", &admin, bob).await.status, 200);
     let before = users(&daemon, json!({ "count": true })).await["count"].clone();
@@ -132,8 +132,6 @@ async fn what_is_missing_taken_or_built_in_is_refused_and_changes_nothing() {
     {
         assert_eq!(daemon.call(method, path, &admin, json!({ "newPassword": "pass" })).await.status, 404);
     }
-    let taken = json!({ "slug": "dan", "password": "pass", "contact": { "value": "Bob+x@example.org" } });
-    assert_eq!(daemon.call("POST", "/user-svc/register", "", taken).await.status, 409);
 }
 
 #[tokio::test]
@@ -167,7 +165,7 @@ async fn accounts_are_listed_searched_and_paged() {
         ("other-n", 1),
         ("3", 1),
         ("nal", 0),
-        ("U+x@Example.org", 1),
+        ("U@Example.org", 1),
         ("namex", 0),
         ("%", 0),
         ("ann", 1),

@@ -2,11 +2,12 @@
 
 use openorch_api::{
     Body, Created, Json, NoContent, Path,
-    input::check_name,
+    input::{check_name, refuse_hidden},
     registry::{DefinitionId, ListDefinitionsResponse, SaveDefinitionRequest, SaveDefinitionResponse},
 };
 use openorch_chassis::{Cx, Error, Result};
 use openorch_store::{Batch, Query};
+use serde_json::Value;
 
 use super::Registry;
 
@@ -16,8 +17,23 @@ pub async fn save(
 ) -> Result<Created<SaveDefinitionResponse>> {
     let definition = request.definition.ok_or_else(|| Error::invalid("definition is required"))?;
     check_name("definition.id", &definition.id, 128).map_err(|e| Error::invalid(e.0))?;
+    check_texts(&serde_json::to_value(&definition).map_err(Error::internal)?)?;
     cx.store.commit(Batch::new().with(cx.definitions.upsert(&definition.id, &definition)?)).await?;
     Ok(Created(SaveDefinitionResponse {}))
+}
+
+/// None of the texts has hidden characters in it. Lines and tabs are fine: a script may be among them.
+fn check_texts(value: &Value) -> Result<()> {
+    let check = |text: &str| refuse_hidden("a text of the definition", &text.replace(['\n', '\r', '\t'], " "));
+    match value {
+        Value::String(text) => check(text).map_err(|error| Error::invalid(error.0)),
+        Value::Array(list) => list.iter().try_for_each(check_texts),
+        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
+            check(name).map_err(|error| Error::invalid(error.0))?;
+            check_texts(value)
+        }),
+        _ => Ok(()),
+    }
 }
 
 pub async fn list(cx: Cx<Registry>, (): ()) -> Result<Json<ListDefinitionsResponse>> {

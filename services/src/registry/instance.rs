@@ -17,14 +17,14 @@ use openorch_api::{
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result, outbound::InstanceUrl, service::retry};
-use openorch_store::{Batch, Committed, OPEN_FOR, Query, StoreError, Stored};
+use openorch_store::{Batch, Committed, Filter, Guard, OPEN_FOR, Query, StoreError, Stored};
 use tokio::sync::oneshot;
 
 use super::{
     Registry,
     live::Entry,
     probe::Command,
-    rows::{InstanceRow, ServiceRow},
+    rows::{INSTANCES, InstanceRow, ServiceRow},
 };
 
 const MAX_ID_BYTES: usize = 128;
@@ -152,7 +152,10 @@ impl Registry {
         let base = with_id.clone().or(at_url);
         let mut row = match &base {
             Some(known) => known.value.clone(),
-            None => self.new_row(caller)?,
+            None => {
+                self.refuse_too_many(caller).await?;
+                self.new_row(caller)
+            }
         };
         if let Some(id) = &request.id {
             row.id.clone_from(id);
@@ -171,6 +174,10 @@ impl Registry {
             Some(known) => self.instances.replace(&row.id, &row, Some(known.version))?,
             None => self.instances.create(&row.id, &row)?,
         });
+        if base.is_none() && !caller.is_admin() {
+            let most = self.settings.instances_per_account as u64;
+            batch = batch.require(Guard::at_most(INSTANCES.name, of_account(caller), most));
+        }
         let service = ServiceRow { owner_id: row.owner_id.clone(), slug: row.slug.clone() };
         batch = batch.with(self.services.upsert(&service.owner_id, &service)?);
         let gone: Vec<String> = replaced.into_iter().map(|old| old.value.id).collect();
@@ -221,15 +228,21 @@ impl Registry {
         Ok(())
     }
 
-    fn new_row(&self, caller: &Caller) -> Result<InstanceRow> {
+    /// What is stored counts, not what is in memory: of several at once the batch lets in only those there is room for,
+    /// and the others ask here again.
+    async fn refuse_too_many(&self, caller: &Caller) -> Result<()> {
         let most = self.settings.instances_per_account;
-        if !caller.is_admin() && self.live.count(&caller.user_id) >= most {
+        if !caller.is_admin() && self.instances.count(&of_account(caller)).await? >= most as u64 {
             return Err(Error::limited(format!(
                 "`{}` has {most} instances, as many as one account may have; remove some",
                 caller.slug
             )));
         }
-        Ok(InstanceRow {
+        Ok(())
+    }
+
+    fn new_row(&self, caller: &Caller) -> InstanceRow {
+        InstanceRow {
             id: self.shared.ids.next("inst"),
             url: String::new(),
             owner_id: caller.user_id.to_string(),
@@ -246,7 +259,7 @@ impl Registry {
             path: String::new(),
             health_path: String::new(),
             heartbeat_seconds: 0,
-        })
+        }
     }
 
     /// Starts the quick probing and waits a moment for its first result, so that a request right after the
@@ -258,6 +271,10 @@ impl Registry {
         let _ = tokio::time::timeout(self.settings.register_wait, first).await;
         self.live.get(id).map_or(InstanceStatus::Unknown, |entry| entry.status())
     }
+}
+
+fn of_account(caller: &Caller) -> Vec<Filter> {
+    vec![Filter::equals("ownerId", &*caller.user_id)]
 }
 
 fn may_change(known: &InstanceRow, caller: &Caller) -> Result<()> {

@@ -215,12 +215,6 @@ impl Live {
         ids.filter_map(|id| tables.by_id.get(id)).filter(|entry| passes(entry)).cloned().collect()
     }
 
-    /// How many instances an account has.
-    pub fn count(&self, owner_id: &str) -> usize {
-        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        tables.by_owner.get(owner_id).map_or(0, |group| group.ids.len())
-    }
-
     pub fn has_routable(&self, owner_id: &str) -> bool {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let Some(group) = tables.by_owner.get(owner_id) else { return false };

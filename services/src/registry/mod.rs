@@ -23,6 +23,7 @@ use openorch_chassis::{
     BoxFuture, Error, Mounted, Result, Service,
     identity::{Belongings, Liveness},
     outbound::Outbound,
+    rate::Rate,
     routes::Routes,
     service::Shared,
 };
@@ -55,6 +56,9 @@ pub struct RegistrySettings {
     /// the probes of others.
     pub probes_at_once: usize,
     pub probes_per_account: usize,
+    /// Probes of one account's instances beside the regular ones, and all probes of one host.
+    pub extra_probes_of_account: Rate,
+    pub probes_of_host: Rate,
     /// An instance that announced a heartbeat is removed after so many silent intervals.
     pub silent_intervals: u32,
     /// Pause between two looks at who is silent; a longer time between them is one in which the daemon did not run.
@@ -84,6 +88,8 @@ impl RegistrySettings {
             register_wait: Duration::from_millis(100),
             probes_at_once: 256,
             probes_per_account: 32,
+            extra_probes_of_account: Rate { per_second: 100, burst: 500 },
+            probes_of_host: Rate { per_second: 1_000, burst: 1_000 },
             silent_intervals: 3,
             silence_pause: Duration::from_secs(1),
             node_interval: Duration::from_secs(15),

@@ -1,6 +1,8 @@
 //! Finds out which instances answer: by opening a connection, or by an HTTP GET where an instance names a health path.
 //! One task decides when; the probes themselves run side by side. A new registration is probed quickly until it
-//! answers, since programs register before they listen (contract decision 16).
+//! answers, since programs register before they listen (contract decision 16). An account cannot make the daemon open
+//! connections without end: each instance is probed once an interval, and what comes beside that, after registrations
+//! and failures, has a rate per account; all probes of one host have a rate too. What is over it happens later.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -13,7 +15,7 @@ use http::{Request, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use openorch_api::registry::InstanceStatus;
-use openorch_chassis::{Result, outbound::DialError};
+use openorch_chassis::{Result, outbound::DialError, rate::Limiter};
 use openorch_store::{Batch, Stored};
 use tokio::{
     sync::oneshot,
@@ -43,6 +45,8 @@ struct Plan {
     running: bool,
     /// Waits in the share of its account instead of in the queue.
     parked: bool,
+    /// It is counted by the rate of its host already, and so starts when it is due.
+    counted: bool,
     /// Asked for while one was running: that one began too early to count.
     again: bool,
     waiting: Vec<oneshot::Sender<()>>,
@@ -52,6 +56,10 @@ struct Schedule {
     plans: HashMap<Arc<str>, Plan>,
     queue: BTreeSet<(Instant, Arc<str>)>,
     shares: HashMap<Box<str>, Share>,
+    /// Probes beside the regular ones, by account, and all probes, by host.
+    extra: Limiter<String>,
+    hosts: Limiter<String>,
+    began: Instant,
 }
 
 /// What one account has of the probes that run side by side: instances that hang must not delay those of others.
@@ -65,7 +73,14 @@ struct Share {
 pub async fn run(registry: Arc<Registry>) {
     let inbox = registry.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     let Some(mut inbox) = inbox else { return };
-    let mut schedule = Schedule { plans: HashMap::new(), queue: BTreeSet::new(), shares: HashMap::new() };
+    let mut schedule = Schedule {
+        plans: HashMap::new(),
+        queue: BTreeSet::new(),
+        shares: HashMap::new(),
+        extra: Limiter::new(registry.settings.extra_probes_of_account),
+        hosts: Limiter::new(registry.settings.probes_of_host),
+        began: Instant::now(),
+    };
     schedule.spread(&registry);
     let mut running: JoinSet<Arc<str>> = JoinSet::new();
     loop {
@@ -81,7 +96,7 @@ pub async fn run(registry: Arc<Registry>) {
                 Err(error) => tracing::error!("a probe failed: {error}"),
             },
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
-                if let Some(id) = schedule.start_next(registry.settings.probes_per_account) {
+                if let Some(id) = schedule.start_next(&registry) {
                     let registry = registry.clone();
                     running.spawn(async move {
                         probe(&registry, &id).await;
@@ -120,11 +135,29 @@ impl Schedule {
             quick: None,
             running: false,
             parked: false,
+            counted: false,
             again: false,
             waiting: Vec::new(),
         });
-        plan.due = due;
+        (plan.due, plan.counted) = (due, false);
         plan
+    }
+
+    /// Plans a probe beside the regular ones, as soon as account and host may have one more. Where that is not before the
+    /// next regular one, it is that.
+    fn plan_extra(&mut self, entry: &Entry, pause: Duration, most: Duration) {
+        let (id, now): (Arc<str>, Instant) = (entry.row.id.as_str().into(), Instant::now());
+        let tick = now.duration_since(self.began).as_micros() as i64;
+        let waits = |plan: &Plan| plan.parked || self.queue.contains(&(plan.due, id.clone()));
+        if self.plans.get(&id).is_some_and(|plan| waits(plan) && plan.due <= now + pause) {
+            return;
+        }
+        let of_host = || self.hosts.reserve(entry.url.host(), tick, most);
+        let late = self.extra.reserve(entry.row.owner_id.as_str(), tick, most);
+        let late = late.and_then(|late| Ok(of_host()?.max(late)));
+        let due = now + late.unwrap_or(most).max(pause);
+        let plan = self.plan(&id, &entry.row.owner_id, due);
+        plan.counted = late.is_ok();
     }
 
     fn take(&mut self, command: Command, registry: &Registry) {
@@ -133,26 +166,36 @@ impl Schedule {
             Command::Quick { id, done } => (id, Some(done)),
             Command::Now { id } => (id, None),
         };
-        if self.plans.get(&id).is_some_and(|plan| plan.running) {
-            if let Some(plan) = self.plans.get_mut(&id) {
-                plan.again = true;
-                plan.quick = done.is_some().then(|| quick(registry, now)).or(plan.quick);
-                plan.waiting.extend(done);
-            }
-            return;
+        if !self.plans.get(&id).is_some_and(|plan| plan.running) {
+            let Some(entry) = registry.live.get(&id) else { return };
+            self.plan_extra(&entry, Duration::ZERO, registry.settings.probe_interval);
         }
-        let Some(entry) = registry.live.get(&id) else { return };
-        let plan = self.plan(&id, &entry.row.owner_id, now);
+        let Some(plan) = self.plans.get_mut(&id) else { return };
+        plan.again = plan.running;
         plan.quick = done.is_some().then(|| quick(registry, now)).or(plan.quick);
+        // Registrations wait a moment only, and the probe may be late.
+        plan.waiting.retain(|waiting| !waiting.is_closed());
         plan.waiting.extend(done);
     }
 
     /// Takes what is due next; none where its account has all the probes it may have, then it waits for one of those.
-    fn start_next(&mut self, per_account: usize) -> Option<Arc<str>> {
+    fn start_next(&mut self, registry: &Registry) -> Option<Arc<str>> {
         let (_, id) = self.queue.pop_first()?;
         let plan = self.plans.get_mut(&id)?;
+        if !plan.counted
+            && let Some(entry) = registry.live.get(&id)
+        {
+            let (now, most) = (Instant::now(), registry.settings.probe_interval);
+            let late = self.hosts.reserve(entry.url.host(), now.duration_since(self.began).as_micros() as i64, most);
+            plan.counted = late.is_ok();
+            if late != Ok(Duration::ZERO) {
+                plan.due = now + late.unwrap_or(most);
+                self.queue.insert((plan.due, id));
+                return None;
+            }
+        }
         let share = self.shares.entry(plan.owner.clone()).or_default();
-        if share.running >= per_account {
+        if share.running >= registry.settings.probes_per_account {
             plan.parked = true;
             share.waiting.push_back(id);
             return None;
@@ -196,18 +239,22 @@ impl Schedule {
             }
         }
         let answered = matches!(entry.status(), InstanceStatus::Healthy | InstanceStatus::Degraded);
-        let pause = match plan.quick {
-            _ if again => Duration::ZERO,
+        let regular = registry.settings.probe_interval;
+        let extra = match plan.quick {
+            _ if again => Some(Duration::ZERO),
             Some((until, pause)) if !answered && now < until => {
                 plan.quick = Some((until, (pause * 2).min(registry.settings.quick_pause_most)));
-                pause
+                Some(pause)
             }
             _ => {
                 plan.quick = None;
-                registry.settings.probe_interval
+                None
             }
         };
-        self.plan(id, &owner, now + pause);
+        match extra {
+            Some(pause) => self.plan_extra(&entry, pause, regular),
+            None => drop(self.plan(id, &owner, now + regular)),
+        }
     }
 }
 

@@ -34,7 +34,8 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     let slug = Slug::parse(request.slug.as_deref().unwrap_or_default()).map_err(|e| Error::invalid(e.0))?;
     let name = checked_name(request.name.unwrap_or_default())?;
     let shown = request.contact.unwrap_or_default();
-    let contact = cx.checked_contact(&shown)?;
+    // It is attached where its code is shown alone: whether it is somebody's is not even looked at else.
+    let contact = cx.checked_contact(&shown)?.filter(|_| !shown.otp_id.is_empty());
     let device = checked_device(request.device.as_deref())?;
     let app = cx.app_of_host(&request.app_host)?;
     let password = request.password.unwrap_or_default();
@@ -69,7 +70,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         let batch = cx.use_invitation(&app, invitation).await?.with(cx.password_rows.create(&user.id, &password)?);
         // What waited for the contact comes after the account that gets it.
         let waited = cx.show_contact(&mut user, &links, &app, &shown).await?;
-        let (mut batch, displaced) = cx.make_account(&slug, &user, &links, batch).await?;
+        let (mut batch, displaced) = cx.make_account(&slug, &user, &links, batch, true).await?;
         batch.0.extend(waited.0);
         audit::tell_actor(&user.id, &user.slug);
         // It may have been looked up before it said which contact is shown to be its own.
@@ -151,7 +152,12 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
     if !cx.settings.password_rules.is_possible(&current) {
         return Err(incorrect());
     }
-    let guess = Guess { password: current, counted_as: &caller.user_id, address: cx.request.client_ip };
+    let guess = Guess {
+        password: current,
+        counted_as: &caller.user_id,
+        user_id: &caller.user_id,
+        address: cx.request.client_ip,
+    };
     if !cx.is_password_of(guess, stored.hash).await? {
         return Err(incorrect());
     }

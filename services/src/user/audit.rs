@@ -55,8 +55,12 @@ impl Users {
     }
 }
 
-pub async fn write_refusals(users: Arc<Users>) {
-    users.shared.audit.write_refusals().await;
+/// Writes what the log only counts by now, and keeps it within its size.
+pub async fn write_gathered(users: Arc<Users>) {
+    users.shared.audit.write_gathered(false).await;
+    if let Err(error) = users.shared.audit.remove_beyond(users.settings.audit_entries).await {
+        tracing::warn!("the oldest entries of the audit log, which is too long, could not be removed yet: {error}");
+    }
 }
 
 pub async fn remove_old(users: Arc<Users>) {

@@ -7,12 +7,14 @@ mod audit;
 mod authorize;
 mod change_rules;
 mod contact;
+mod contact_migration;
 mod delegation;
 mod enroll;
 mod giving;
 mod grant;
 mod invitation;
 mod keys;
+mod known_address;
 mod manage;
 mod memory;
 mod open_session;
@@ -64,8 +66,8 @@ use self::{
     otp::Sendings,
     passwords::Passwords,
     rows::{
-        ContactEnrollRow, ContactRow, InvitationRow, KeyPairRow, OrganizationRow, OtpRow, PasswordRow, RoleLinkRow,
-        SessionRow, TombstoneRow, UserRow,
+        ContactEnrollRow, ContactRow, InvitationRow, KeyPairRow, KnownAddressesRow, OrganizationRow, OtpRow,
+        PasswordRow, RoleLinkRow, SessionRow, TombstoneRow, UserRow,
     },
     throttle::Throttle,
 };
@@ -98,6 +100,8 @@ pub struct UserSettings {
     pub session_lifetime: Option<Duration>,
     /// Entries of the audit log are removed after so long.
     pub audit_retention: Duration,
+    /// Most entries of the audit log; the oldest are removed first.
+    pub audit_entries: u64,
     /// Password hashes computed side by side.
     pub hashes_at_once: usize,
     /// How long an answer whether somebody has a permission may be kept.
@@ -118,6 +122,7 @@ impl Default for UserSettings {
             session_idle: Duration::from_secs(90 * 24 * 3600),
             session_lifetime: None,
             audit_retention: Duration::from_secs(365 * 24 * 3600),
+            audit_entries: 5_000_000,
             hashes_at_once: 1,
             permission_kept: Duration::from_secs(10),
             cache_entries: 50_000,
@@ -157,6 +162,7 @@ pub struct Users {
     default_password: Arc<AtomicBool>,
     liveness: OnceLock<Arc<dyn Liveness>>,
     throttle: Throttle,
+    known_addresses: Table<KnownAddressesRow>,
     otps: Table<OtpRow>,
     contact_enrolls: Table<ContactEnrollRow>,
     sendings: Sendings,
@@ -288,7 +294,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::LIST_INVITATIONS, invitation::list)
         .on(api::REVOKE_INVITATION, invitation::revoke)
         .every(Duration::from_secs(60), "note when sessions were used", session::note_uses)
-        .every(Duration::from_secs(1), "write refused attempts to the audit log", audit::write_refusals)
+        .every(Duration::from_secs(1), "write refused attempts to the audit log", audit::write_gathered)
         .every(Duration::from_secs(600), "forget codes whose time is over", Users::forget_codes)
         .every(Duration::from_secs(3600), "remove old entries of the audit log", audit::remove_old)
         .every(Duration::from_secs(1), "settle rules, keys and accounts", Users::settle)

@@ -8,12 +8,18 @@ use openorch_api::{
     Body, Json, Time,
     user::{SendOtpRequest, SendOtpResponse},
 };
-use openorch_chassis::{Cx, Error, Result, audit::aside, ids::random_number, service::retry};
+use openorch_chassis::{
+    Cx, Error, Result,
+    audit::{aside, tell_anyway},
+    forwarded::network,
+    ids::random_number,
+    service::retry,
+};
 use openorch_store::{Batch, Filter, Query, Stored, Write};
 
 use super::{
     Users,
-    contact::{EMAIL, normal},
+    contact::{EMAIL, box_of, check_address, mail_address, normal},
     rows::{OTPS, OtpPurpose, OtpRow},
 };
 
@@ -86,7 +92,7 @@ struct Asked<'a> {
 }
 
 pub async fn send(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
-    let address = super::throttle::network(cx.request.client_ip).to_string();
+    let address = network(cx.request.client_ip).to_string();
     let app = cx.app_of_host(&request.app_host)?;
     let purpose = cx.purpose_of_code(&request.contact_id).await?;
     cx.send_code(request, Asked { purpose, user_id: "", app: &app, callers: &[&address] }).await
@@ -94,7 +100,7 @@ pub async fn send(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<
 
 pub async fn send_own(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
     let caller = cx.caller()?;
-    let address = super::throttle::network(cx.request.client_ip).to_string();
+    let address = network(cx.request.client_ip).to_string();
     let callers = [&*caller.user_id, &address];
     let purpose = OtpPurpose::Verify;
     cx.send_code(request, Asked { purpose, user_id: &caller.user_id, app: &caller.app, callers: &callers }).await
@@ -113,10 +119,11 @@ impl Users {
         if platform != EMAIL {
             return Err(Error::invalid("codes are sent by `email` only"));
         }
-        openorch_api::input::check_name("contactId", &request.contact_id, 320).map_err(|e| Error::invalid(e.0))?;
+        let contact = request.contact_id.trim();
+        check_address("contactId", contact)?;
         self.shared.mailer.check()?;
         let now = self.now();
-        self.sendings.count(&normal(&request.contact_id), asked.callers, now.0.as_second())?;
+        self.sendings.count(&box_of(contact), asked.callers, now.0.as_second())?;
         let code = format!("{:0width$}", random_number(10_u32.pow(DIGITS as u32)), width = DIGITS);
         let id = self.shared.ids.random("otp");
         let row = OtpRow {
@@ -126,11 +133,11 @@ impl Users {
             app: asked.app.to_owned(),
             user_id: asked.user_id.to_owned(),
             platform,
-            // Not as it was typed: what is shown by the code is the normal form, so that is where it goes.
-            contact: normal(&request.contact_id),
+            contact: contact.to_owned(),
             attempts: 0,
             expires_at: Time(now.0.checked_add(LIFETIME).map_err(Error::internal)?),
         };
+        tell_anyway();
         // It is stored first: a code that arrives is one that counts.
         aside(self.store.commit(self.otps.create(&row.id, &row)?.into())).await?;
         // Whoever is asked for a code on the telephone should know what would be done with it.
@@ -143,7 +150,7 @@ impl Users {
             "Your code to {what_for} is {code}\n\nIt is good for ten minutes. Tell it to nobody. If you did not ask for it, \
              somebody typed your address by mistake, and you need do nothing.\n"
         );
-        self.shared.mailer.send(&row.contact, "Your code", text).await?;
+        self.shared.mailer.send(&mail_address(&row.contact), "Your code", text).await?;
         Ok(Json(SendOtpResponse { otp_id: row.id }))
     }
 

@@ -13,11 +13,9 @@ use std::{
 };
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version};
-use openorch_chassis::{Error, Result};
+use openorch_chassis::{Error, Result, forwarded::network};
 use tokio::sync::{Notify, Semaphore};
 use zeroize::Zeroizing;
-
-use super::throttle::network;
 
 /// Longer ones are refused where no setting says otherwise: no person types them, and each byte costs.
 const MAX_BYTES: usize = 1024;

@@ -42,6 +42,11 @@ pub static ORGANIZATIONS: Collection = Collection {
 pub static PASSWORDS: Collection = Collection { name: "userSvcPasswords", indexes: &[] };
 pub static SESSIONS: Collection =
     Collection { name: "userSvcSessions", indexes: &[Index::unique(&["userId", "app", "device"])] };
+/// From where accounts have signed in; the id is a digest of what the throttle counts them by.
+pub static KNOWN_ADDRESSES: Collection =
+    Collection { name: "userSvcKnownAddresses", indexes: &[Index::on(&["userId"])] };
+/// What was done once to the rows of older versions; the id is its name.
+pub static MIGRATIONS: Collection = Collection { name: "userSvcMigrations", indexes: &[] };
 pub static ROLES: Collection = Collection { name: "userSvcRoles", indexes: &[] };
 pub static ROLE_LINKS: Collection = Collection {
     name: "userSvcRoleLinks",
@@ -74,6 +79,8 @@ pub static ALL: &[&Collection] = &[
     &ORGANIZATIONS,
     &PASSWORDS,
     &SESSIONS,
+    &KNOWN_ADDRESSES,
+    &MIGRATIONS,
     &ROLES,
     &ROLE_LINKS,
     &PERMISSIONS,
@@ -185,6 +192,29 @@ pub struct SessionRow {
     pub issued_at: Time,
     /// The roles in the token's present text.
     pub roles: Vec<String>,
+}
+
+/// Addresses from which an account has signed in, the latest last.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownAddressesRow {
+    pub user_id: String,
+    pub addresses: Vec<KnownAddress>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownAddress {
+    /// The address, of IPv6 its /64.
+    pub network: String,
+    pub at: Time,
+}
+
+/// A change to stored rows that was made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationRow {
+    pub at: Time,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

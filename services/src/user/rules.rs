@@ -397,7 +397,7 @@ pub(super) fn check_id(what: &str, id: &str) -> Result<()> {
 
 /// What an error repeats of a caller's text: not all of a long one, and nothing that steers a terminal.
 pub(super) fn shown(text: &str) -> String {
-    text.chars().take(MAX_ID_BYTES).filter(|letter| !letter.is_control()).collect()
+    openorch_api::text::without_hidden(&text.chars().take(MAX_ID_BYTES).collect::<String>())
 }
 
 /// A text that people read: of one line, and not long.

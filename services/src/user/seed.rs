@@ -22,6 +22,7 @@ use openorch_store::{Batch, Query, Store, Table};
 use super::{
     UserSettings, Users,
     change_rules::RuleTables,
+    contact_migration::unfold_contacts,
     keys::{KeyRing, SigningKey, VerifyingKey},
     memory::Memory,
     otp::Sendings,
@@ -95,6 +96,7 @@ pub async fn prepare(
     if was_empty {
         store.mark_seeded().await?;
     }
+    unfold_contacts(&store, Time(shared.clock.now())).await?;
     let is_default = seeding.settle_admin_password(if was_empty { None } else { admin_password }, admin_rules).await?;
     default_password.store(is_default, Ordering::SeqCst);
     let settings = settings_for(is_default);
@@ -105,6 +107,7 @@ pub async fn prepare(
         organizations: Table::new(store.clone(), &ORGANIZATIONS),
         audit_entries: Table::new(store.clone(), &openorch_chassis::audit::ENTRIES),
         throttle: Throttle::new(),
+        known_addresses: Table::new(store.clone(), &KNOWN_ADDRESSES),
         otps: Table::new(store.clone(), &OTPS),
         contact_enrolls: Table::new(store.clone(), &CONTACT_ENROLLS),
         sendings: Sendings::new(),

@@ -16,7 +16,7 @@ use openorch_store::{Batch, Guard, Stored};
 
 use super::{
     Users,
-    contact::{MAX_CONTACT_BYTES, normal},
+    contact::{MAX_CONTACT_BYTES, box_of},
     open_session::Place,
     otp::Expected,
     passwords::{HASH_OF_NOBODY, Purpose},
@@ -25,6 +25,7 @@ use super::{
 };
 
 pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
+    audit::tell_anyway();
     let place = Place {
         app: &cx.app_of_host(&request.app_host)?,
         device: checked_device(request.device.as_deref())?,
@@ -42,13 +43,14 @@ pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<J
     } else {
         let (account, counted_as) = if by_contact {
             let owner = cx.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
-            (owner.map(|owner| owner.value.user_id), format!("contact:{}", normal(&contact.value)))
+            (owner.map(|owner| owner.value.user_id), format!("contact:{}", box_of(&contact.value)))
         } else {
             let id = cx.by_slug(&slug).await?.ok_or_else(|| Error::invalid("Slug not found"))?.id;
             (Some(id.clone()), id)
         };
-        let guess = Guess { password, counted_as: &counted_as, address: cx.request.client_ip };
-        cx.sign_in_by_password(account.as_deref().unwrap_or_default(), guess, &place).await?
+        let user_id = account.as_deref().unwrap_or_default();
+        let guess = Guess { password, counted_as: &counted_as, user_id, address: cx.request.client_ip };
+        cx.sign_in_by_password(user_id, guess, &place).await?
     };
     Ok(Json(LoginResponse { token }))
 }
@@ -62,6 +64,7 @@ pub async fn refresh(cx: Cx<Users>, (): ()) -> Result<Json<LoginResponse>> {
 /// Whoever has a token can have more of them by this: each ends with the one it came from, so that ending that one ends
 /// them all.
 pub async fn exchange(cx: Cx<Users>, Body(request): Body<ExchangeTokenRequest>) -> Result<Json<LoginResponse>> {
+    audit::tell_anyway();
     let caller = cx.caller()?;
     let device = request.new_device.filter(|device| !device.is_empty());
     let app = match (request.new_app_id.as_str(), request.new_app_host.as_str()) {
@@ -105,6 +108,8 @@ pub(super) struct Guess<'a> {
     /// What wrong ones are counted by: the account where it was named, the contact where that was, so that whether it is an
     /// account's, and which one's, does not show.
     pub counted_as: &'a str,
+    /// The account whose password it may be; empty where there is none.
+    pub user_id: &'a str,
     pub address: IpAddr,
 }
 
@@ -138,12 +143,16 @@ impl Users {
 
     /// Whether this is the password behind the hash, unless too many wrong ones were tried.
     pub(super) async fn is_password_of(&self, guess: Guess<'_>, hash: String) -> Result<bool> {
+        self.recall_addresses(guess.counted_as).await;
         let place = self.passwords.place(Purpose::SignIn, guess.address)?;
         let begun = self.throttle.begin(guess.counted_as, guess.address, self.now().0.as_second());
         let attempt = place.keep(begun).await??;
         let is_right = place.verify(guess.password, hash).await?;
         match is_right {
-            true => attempt.succeeded(),
+            true => {
+                attempt.succeeded();
+                self.store_address(guess.user_id, guess.counted_as, guess.address).await;
+            }
             false => attempt.failed(self.now().0.as_second()),
         }
         Ok(is_right)

@@ -28,8 +28,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    ADMIN_SLUG, UserSettings, Users, account, authorize, collections, contact, organization, otp, prepare, role,
-    rows::{CONTACTS, OTPS, RoleLinkRow, RoleRow, SESSIONS},
+    ADMIN_SLUG, UserSettings, Users, account, authorize, collections, contact,
+    contact_migration::unfold_contacts,
+    organization, otp, prepare, role,
+    rows::{CONTACTS, ContactEnrollRow, ContactRow, MIGRATIONS, OTPS, RoleLinkRow, RoleRow, SESSIONS},
     rules::Change,
     session, sign_in, users,
 };
@@ -284,14 +286,73 @@ async fn what_was_stored_is_seen_also_where_nobody_was_told_so() {
     assert!(known(&ann_id).await.roles_in("unnamed").iter().any(|role| role.contains("org_crew")));
 
     // Who only named a contact gives way to who shows that it is its own.
-    let named = ContactInput { value: "bob@example.org".into(), ..ContactInput::default() };
-    let (_, squatter) = bench.register("squatter", named).await;
+    let named = json!({ "user": { "slug": "squatter", "name": "S" }, "contacts": [{ "value": "bob@example.org" }] });
+    users::create(bench.cx().await, body(named)).await.unwrap();
+    let squatter = bench.users.by_slug("squatter").await.unwrap().unwrap().id;
     assert_eq!(known(&squatter).await.profile.contacts.len(), 1);
     let shown = bench.code("", "bob@example.org").await;
     bench.unsure();
     let asked = json!({ "slug": "bob", "password": "pass", "contact": shown });
     unknown(account::register(bench.by("").await, body(asked)).await.err());
     assert!(known(&squatter).await.profile.contacts.is_empty());
+}
+
+#[tokio::test]
+async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a_tag_are_shown_anew() {
+    let bench = Bench::new().await;
+    let users = &bench.users;
+    // As they were stored: by the form without tag and in lower case.
+    for (slug, typed, folded, verified) in [
+        ("ann", "Ann@Example.org", "ann@example.org", true),
+        ("tag", "First+Last@example.org", "first@example.org", true),
+        ("mike", "mike@B\u{fc}cher.example", "mike@b\u{fc}cher.example", true),
+        ("odd", "+44 20 7946", "+44 20 7946", false),
+    ] {
+        let (_, id) = bench.register(slug, ContactInput::default()).await;
+        let mut user = users.users.get(&id).await.unwrap().unwrap().value;
+        let contact = json!({ "id": folded, "createdAt": users.now(), "updatedAt": users.now(), "value": typed,
+            "verified": verified });
+        user.contacts = vec![serde_json::from_value(contact).unwrap()];
+        let row = ContactRow { user_id: id.clone(), verified, created_at: users.now() };
+        let batch = Batch::new().with(users.contacts.create(folded, &row).unwrap());
+        users.store.commit(batch.with(users.users.replace(&id, &user, None).unwrap())).await.unwrap();
+    }
+    let waits = ContactEnrollRow {
+        contact: "mike@b\u{fc}cher.example".into(),
+        role_id: openorch_api::role::USER.into(),
+        app: "unnamed".into(),
+        created_at: users.now(),
+        created_by: String::new(),
+        by_admin: true,
+    };
+    users.store.commit(users.contact_enrolls.create(waits.id(), &waits).unwrap().into()).await.unwrap();
+    let forget_done = Write::DeleteWhere { collection: MIGRATIONS.name, filters: Vec::new() };
+    users.store.commit(forget_done.into()).await.unwrap();
+    let store: Arc<dyn Store> = bench.store.clone();
+    for _ in 0..2 {
+        unfold_contacts(&store, users.now()).await.unwrap();
+        for (contact, owner, verified) in [
+            ("ann@example.org", Some("ann"), true),
+            ("first+last@example.org", Some("tag"), false),
+            ("first@example.org", None, false),
+            ("mike@xn--bcher-kva.example", Some("mike"), true),
+            ("+44 20 7946", Some("odd"), false),
+        ] {
+            let row = users.by_contact(contact).await.unwrap().map(|row| row.value);
+            assert_eq!(row.as_ref().is_some_and(|row| row.verified), verified, "{contact}");
+            let Some(slug) = owner else {
+                assert!(row.is_none(), "{contact}");
+                continue;
+            };
+            let user = users.by_slug(slug).await.unwrap().unwrap();
+            assert_eq!(row.unwrap().user_id, user.id);
+            assert_eq!((user.contacts[0].id.as_str(), user.contacts[0].verified), (contact, verified));
+        }
+        assert_eq!(users.contacts.count(&[]).await.unwrap(), 4);
+        let waits = users.contact_enrolls.find(&openorch_store::Query::all()).await.unwrap();
+        assert_eq!((waits.len(), waits[0].value.contact.as_str()), (1, "mike@xn--bcher-kva.example"));
+        assert_eq!(waits[0].id, waits[0].value.id());
+    }
 }
 
 #[tokio::test]

@@ -1,17 +1,18 @@
 //! Throttling of failed sign-ins: each failure beyond a few makes the next attempt wait longer. Counted for an account
 //! from one address, for an account, and for an address; where an account has signed in from an address before, only its
-//! own failures there count, so that nobody shuts it out by guessing elsewhere. No more attempts are under way at once
+//! own failures there count, so that nobody shuts it out by guessing elsewhere. These addresses are stored
+//! (`known_address.rs`), so that a restart shuts nobody out either. No more attempts are under way at once
 //! than may fail: those beyond wait until others are judged, so that many at once learn no more than one after the other.
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use moka::sync::Cache;
-use openorch_chassis::{Error, Result};
+use openorch_chassis::{Error, Result, forwarded::network};
 use tokio::sync::Notify;
 
 /// Failures without a delay: of one account from one address, of an account, from an address.
@@ -49,11 +50,13 @@ struct Failures {
     last: i64,
 }
 
-/// What is known of failed sign-ins. Lives in memory: a restart forgives.
+/// What is known of failed sign-ins. Failures live in memory: a restart forgives them.
 pub struct Throttle {
     failures: Cache<Key, Failures>,
-    /// Accounts and addresses from which they have signed in.
-    known: Cache<(String, IpAddr), ()>,
+    /// Accounts and addresses from which they have signed in, and when that was stored last, in seconds.
+    known: Cache<(String, IpAddr), i64>,
+    /// Accounts whose stored addresses are known here.
+    recalled: Cache<String, ()>,
     /// Attempts under way of which nobody knows yet. Held while one begins or is judged, or many at once would pass.
     under_way: Mutex<HashMap<Key, u32>>,
     /// Told whenever one ends.
@@ -72,9 +75,28 @@ impl Throttle {
         Throttle {
             failures: Cache::new(REMEMBERED),
             known: Cache::new(REMEMBERED),
+            recalled: Cache::new(REMEMBERED),
             under_way: Mutex::default(),
             ended: Notify::new(),
         }
+    }
+
+    /// Whether the stored addresses of an account were told here.
+    pub fn has_recalled(&self, account: &str) -> bool {
+        self.recalled.contains_key(account)
+    }
+
+    /// Tells the stored addresses of an account, each with when that was stored.
+    pub fn recall(&self, account: &str, addresses: impl IntoIterator<Item = (IpAddr, i64)>) {
+        for (address, at) in addresses {
+            self.known.insert((account.to_owned(), network(address)), at);
+        }
+        self.recalled.insert(account.to_owned(), ());
+    }
+
+    /// When it was stored that an account signed in from an address; [`i64::MIN`] where it was not.
+    pub fn stored_at(&self, account: &str, address: IpAddr) -> i64 {
+        self.known.get(&(account.to_owned(), network(address))).unwrap_or(i64::MIN)
     }
 
     /// Lets an attempt to sign an account in begin as soon as few enough others are under way, or says how long to wait.
@@ -149,7 +171,7 @@ impl Attempt<'_> {
     pub fn succeeded(self) {
         let _order = self.throttle.under_way();
         self.throttle.failures.invalidate(&Key::Pair(self.pair.0.clone(), self.pair.1));
-        self.throttle.known.insert(self.pair.clone(), ());
+        self.throttle.known.entry(self.pair.clone()).or_insert(i64::MIN);
     }
 }
 
@@ -166,14 +188,6 @@ impl Drop for Attempt<'_> {
         }
         drop(under_way);
         self.throttle.ended.notify_waiters();
-    }
-}
-
-/// Whoever has an IPv6 address has at least its /64 (RFC 6177).
-pub fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
-        address => address,
     }
 }
 

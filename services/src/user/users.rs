@@ -131,7 +131,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
     };
     let slug = Slug::parse(&user.slug).map_err(|error| Error::invalid(error.0))?;
     retry(|| async {
-        let (mut batch, _) = cx.make_account(&slug, &user, &links, Batch::new()).await?;
+        let (mut batch, _) = cx.make_account(&slug, &user, &links, Batch::new(), caller.is_admin()).await?;
         if let Some(password) = &password {
             batch.push(cx.password_rows.create(&user.id, password)?);
         }
@@ -191,7 +191,7 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
                 None => cx.keep_an_admin(&link.value, batch).await?,
             };
         }
-        for collection in [SESSIONS.name, CONTACTS.name] {
+        for collection in [SESSIONS.name, CONTACTS.name, KNOWN_ADDRESSES.name] {
             batch.push(Write::DeleteWhere { collection, filters: vec![Filter::equals("userId", &*user.id)] });
         }
         if cx.password_rows.get(&user.id).await?.is_some() {
@@ -362,13 +362,15 @@ impl Users {
         Ok(user)
     }
 
-    /// The batch that makes an account with these roles, and which accounts lose a contact by it.
+    /// The batch that makes an account with these roles, and which accounts lose a contact by it. `tells`: whether the
+    /// maker may know that a contact is another's.
     pub(super) async fn make_account(
         &self,
         slug: &Slug,
         user: &UserRow,
         links: &[RoleLinkRow],
         batch: Batch,
+        tells: bool,
     ) -> Result<(Batch, Vec<String>)> {
         self.refuse_taken(slug).await?;
         let buried = Guard::Absent { collection: TOMBSTONES.name, id: user.slug.clone() };
@@ -378,7 +380,7 @@ impl Users {
             batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
             batch.push(self.role_links.upsert(link.id(), link)?);
         }
-        self.take_contacts(batch, user).await
+        self.take_contacts(batch, user, tells).await
     }
 }
 

@@ -6,10 +6,14 @@
 //! the ranges of addresses that nobody may register.
 
 mod accounts;
+mod contacts;
 mod managers;
+mod names;
 mod network;
 mod pending;
+mod probes;
 mod quotas;
 mod resources;
 mod rights;
 mod sessions;
+mod traces;

@@ -1,0 +1,257 @@
+//! Calls of which the audit log keeps a count instead of an entry each: refused ones, and repeats of a call that changed
+//! nothing. They are gathered by actor, operation and target within a minute. The table is bounded by two budgets, one
+//! for accounts and one for addresses of which no account is known, so that strangers cannot hide what accounts do; in
+//! each, one caller and one operation have a share. What is beyond a caller's share is counted for that caller and
+//! operation, what is beyond the rest for the operation alone: the first entries and the counts are never lost.
+
+use std::collections::{BTreeMap, HashMap};
+
+use openorch_api::user::{AuditEntry, AuditOutcome};
+
+use crate::forwarded::network;
+
+/// How many entries are made within a minute.
+struct Budget {
+    total: usize,
+    of_operation: usize,
+    of_caller: usize,
+}
+
+const OF_ACCOUNTS: Budget = Budget { total: 5_000, of_operation: 1_000, of_caller: 200 };
+const OF_STRANGERS: Budget = Budget { total: 2_000, of_operation: 500, of_caller: 50 };
+/// Entries of minutes that are over which wait to be written; while the store is away, more are dropped and counted.
+const MOST_LEFT: usize = 20_000;
+/// An entry is written again when its count has doubled, or has waited for so many rounds: not at each round, or a flood
+/// of refusals would be one of writes.
+const ROUNDS: u32 = 5;
+
+/// Calls with the same of all these are one entry. A part that is left out stands for all that have no entry of their own.
+#[derive(PartialEq, Eq, Hash, Clone, Debug)]
+pub(super) struct Key {
+    is_account: bool,
+    caller: Option<String>,
+    operation: String,
+    target: Option<String>,
+    is_refused: bool,
+}
+
+struct Counted {
+    entry: AuditEntry,
+    /// How many of it are in the store.
+    written: u64,
+    /// Rounds that it waited since.
+    waited: u32,
+}
+
+/// The table of one minute, and what of earlier ones is not written yet.
+#[derive(Default)]
+pub(super) struct Table {
+    minute: i64,
+    counted: HashMap<Key, Counted>,
+    /// How many entries there are by whether an account calls; of these by operation and by caller.
+    totals: HashMap<bool, usize>,
+    by_operation: HashMap<(bool, String), usize>,
+    by_caller: HashMap<(bool, String), usize>,
+    /// By id.
+    left: BTreeMap<String, AuditEntry>,
+    /// Calls of which nothing could be kept.
+    dropped: u64,
+}
+
+/// An entry that is to be written: what it is known by until then.
+pub(super) struct Due {
+    key: Key,
+    pub entry: AuditEntry,
+}
+
+impl Table {
+    /// Counts a call. Answers its entry where it is the first of its kind.
+    pub fn add(&mut self, mut entry: AuditEntry, new_id: impl FnOnce() -> String) -> Option<Due> {
+        self.begin_minute(entry.at.0.as_second().div_euclid(60));
+        let key = self.key(&entry);
+        if let Some(known) = self.counted.get_mut(&key) {
+            known.entry.count += 1;
+            return None;
+        }
+        entry.id = new_id();
+        if key.target.is_none() {
+            entry.target.clear();
+        }
+        match &key.caller {
+            Some(caller) => {
+                *self.totals.entry(key.is_account).or_default() += 1;
+                *self.by_operation.entry((key.is_account, key.operation.clone())).or_default() += 1;
+                *self.by_caller.entry((key.is_account, caller.clone())).or_default() += 1;
+            }
+            None => (entry.actor_id, entry.actor_slug, entry.client_ip, entry.request_id) = Default::default(),
+        }
+        self.counted.insert(key.clone(), Counted { entry: entry.clone(), written: 0, waited: 0 });
+        Some(Due { key, entry })
+    }
+
+    /// The narrowest kind of which there is an entry, or for which there is room.
+    fn key(&self, entry: &AuditEntry) -> Key {
+        let is_account = !entry.actor_id.is_empty();
+        let caller = match is_account {
+            true => entry.actor_id.clone(),
+            // A stranger has as many addresses as its network.
+            false => entry.client_ip.parse().map_or_else(|_| entry.client_ip.clone(), |ip| network(ip).to_string()),
+        };
+        let exact = Key {
+            is_account,
+            caller: Some(caller.clone()),
+            operation: entry.operation.clone(),
+            target: Some(entry.target.clone()),
+            is_refused: entry.outcome == AuditOutcome::Refused,
+        };
+        if self.counted.contains_key(&exact) {
+            return exact;
+        }
+        let of_caller = Key { target: None, ..exact.clone() };
+        let of_operation = Key { caller: None, ..of_caller.clone() };
+        let budget = if is_account { &OF_ACCOUNTS } else { &OF_STRANGERS };
+        let operation = (is_account, entry.operation.clone());
+        let has_room = self.totals.get(&is_account).is_none_or(|count| *count < budget.total)
+            && self.by_operation.get(&operation).is_none_or(|count| *count < budget.of_operation);
+        let is_within_share = self.by_caller.get(&(is_account, caller)).is_none_or(|count| *count < budget.of_caller);
+        match (has_room, is_within_share) {
+            (true, true) => exact,
+            (true, false) => of_caller,
+            (false, _) if self.counted.contains_key(&of_caller) => of_caller,
+            (false, _) => of_operation,
+        }
+    }
+
+    fn begin_minute(&mut self, minute: i64) {
+        if minute == self.minute {
+            return;
+        }
+        self.minute = minute;
+        for counted in std::mem::take(&mut self.counted).into_values() {
+            if counted.written >= counted.entry.count {
+                continue;
+            }
+            if self.left.len() < MOST_LEFT {
+                self.left.insert(counted.entry.id.clone(), counted.entry);
+            } else {
+                self.dropped += counted.entry.count - counted.written;
+            }
+        }
+        (self.totals, self.by_operation, self.by_caller) = Default::default();
+    }
+
+    /// What is to be written in this round, and at the end (`all`) whatever is not written yet. Answers also how many
+    /// calls had to be dropped since the last time.
+    pub fn due(&mut self, minute: i64, all: bool) -> (Vec<AuditEntry>, Vec<Due>, u64) {
+        self.begin_minute(minute);
+        let mut due = Vec::new();
+        for (key, counted) in &mut self.counted {
+            if counted.written == counted.entry.count {
+                continue;
+            }
+            counted.waited += 1;
+            if all || counted.entry.count >= counted.written * 2 || counted.waited >= ROUNDS {
+                due.push(Due { key: key.clone(), entry: counted.entry.clone() });
+            }
+        }
+        (self.left.values().cloned().collect(), due, std::mem::take(&mut self.dropped))
+    }
+
+    /// An entry of an earlier minute is in the store.
+    pub fn left_written(&mut self, entry: &AuditEntry) {
+        self.left.remove(&entry.id);
+    }
+
+    /// An entry is in the store. Answers whether it was not before.
+    pub fn written(&mut self, due: &Due) -> bool {
+        match self.counted.get_mut(&due.key).filter(|counted| counted.entry.id == due.entry.id) {
+            Some(counted) => {
+                let is_first = counted.written == 0;
+                (counted.written, counted.waited) = (due.entry.count, 0);
+                is_first
+            }
+            // Its minute ended meanwhile.
+            None => {
+                if self.left.get(&due.entry.id).is_some_and(|left| left.count == due.entry.count) {
+                    self.left.remove(&due.entry.id);
+                }
+                due.entry.count == 1
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(actor: &str, ip: &str, operation: &str, target: &str) -> AuditEntry {
+        AuditEntry {
+            actor_id: actor.into(),
+            client_ip: ip.into(),
+            operation: operation.into(),
+            target: target.into(),
+            outcome: AuditOutcome::Refused,
+            count: 1,
+            at: openorch_api::Time(jiff::Timestamp::UNIX_EPOCH),
+            ..AuditEntry::default()
+        }
+    }
+
+    fn add(table: &mut Table, entry: AuditEntry) {
+        let id = format!("aud_{}", table.counted.len());
+        table.add(entry, || id);
+    }
+
+    fn counts(table: &Table, fits: impl Fn(&AuditEntry) -> bool) -> (usize, u64) {
+        let entries = table.counted.values().map(|counted| &counted.entry).filter(|entry| fits(entry));
+        entries.fold((0, 0), |(entries, calls), entry| (entries + 1, calls + entry.count))
+    }
+
+    #[test]
+    fn no_flood_hides_what_others_do_and_no_call_is_lost() {
+        let mut table = Table::default();
+        for n in 0..100_000_u32 {
+            let ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n % 30_000);
+            add(&mut table, entry("", &ip.to_string(), "login", &format!("t{n}")));
+            add(&mut table, entry("usr_busy", "10.0.0.1", "removeInstance", &format!("t{n}")));
+        }
+        add(&mut table, entry("usr_sly", "10.0.0.2", "removeInstance", "victim"));
+        add(&mut table, entry("", "10.0.0.3", "register", "victim"));
+        let (entries, calls) = counts(&table, |entry| entry.operation == "login");
+        assert!(entries <= OF_STRANGERS.of_operation + 1 && calls == 100_000, "{entries} {calls}");
+        let (entries, calls) = counts(&table, |entry| entry.actor_id == "usr_busy");
+        assert!(entries <= OF_ACCOUNTS.of_caller + 1 && calls == 100_000, "{entries} {calls}");
+        assert_eq!(counts(&table, |entry| entry.actor_id == "usr_sly" && entry.target == "victim"), (1, 1));
+        assert_eq!(counts(&table, |entry| entry.client_ip == "10.0.0.3" && entry.target == "victim"), (1, 1));
+        assert_eq!(counts(&table, |entry| entry.target == "t0").0, 2, "the first ones stay");
+    }
+
+    #[test]
+    fn an_entry_is_written_at_once_when_it_has_doubled_and_when_it_waited() {
+        let mut table = Table::default();
+        let mut rounds = |calls: usize, all: bool| {
+            for _ in 0..calls {
+                add(&mut table, entry("usr_a", "10.0.0.1", "login", "a"));
+            }
+            let (_, due, _) = table.due(0, all);
+            for due in &due {
+                table.written(due);
+            }
+            due.first().map(|due| due.entry.count)
+        };
+        assert_eq!(rounds(1, false), Some(1));
+        assert_eq!(rounds(9, false), Some(10));
+        assert_eq!(rounds(5, false), None);
+        assert_eq!(rounds(5, false), Some(20));
+        assert_eq!(rounds(1, true), Some(21));
+        assert_eq!(rounds(1, false), None);
+        for _ in 2..ROUNDS {
+            assert_eq!(rounds(0, false), None);
+        }
+        assert_eq!(rounds(0, false), Some(22));
+        add(&mut table, entry("usr_a", "10.0.0.1", "login", "a"));
+        let (left, due, _) = table.due(1, false);
+        assert_eq!((left.len(), left[0].count, due.len()), (1, 23, 0), "also after its minute");
+    }
+}

@@ -1,0 +1,123 @@
+//! Whose a contact is: who learns that, and where mail goes.
+
+use serde_json::{Value, json};
+
+use crate::{
+    contacts::{ask, contacts, start},
+    support::{Daemon, token_of},
+};
+
+async fn register(daemon: &Daemon, slug: &str, contact: Value) -> crate::support::Answer {
+    let body = json!({ "slug": slug, "password": "pass", "contact": contact });
+    daemon.call("POST", "/user-svc/register", "", body).await
+}
+
+#[tokio::test]
+async fn w64_no_answer_tells_a_stranger_whether_a_contact_is_somebodys() {
+    let (daemon, post) = start().await;
+    let id = ask(&daemon, "", "ann@example.org").await;
+    let shown = json!({ "value": "ann@example.org", "otpId": id, "otpCode": post.last().0 });
+    let ann = token_of(&register(&daemon, "ann", shown).await);
+    assert_eq!(contacts(&daemon, &ann).await.len(), 1);
+    // Registering with it says nothing, and attaches nothing: neither one that is taken nor one that is free.
+    for (slug, contact) in
+        [("eve", "ann@example.org"), ("mallory", "nobody@example.org"), ("trudy", "nobody@example.org")]
+    {
+        let answer = register(&daemon, slug, json!({ "value": contact, "verified": true })).await;
+        assert_eq!(answer.status, 200, "{contact}: {}", answer.text);
+        let token = token_of(&answer);
+        assert!(contacts(&daemon, &token).await.is_empty(), "{contact}");
+    }
+    // Nor does a code that is none.
+    daemon.clock.advance(61);
+    let mut told = Vec::new();
+    for contact in ["ann@example.org", "nobody@example.org"] {
+        let id = ask(&daemon, "", contact).await;
+        let code = post.last().0;
+        let wrong = if code == "000000" { "000001" } else { "000000" };
+        let answer = register(&daemon, "late", json!({ "value": contact, "otpId": id, "otpCode": wrong })).await;
+        let asked = daemon.call("POST", "/user-svc/otp/send", "", json!({ "contactId": contact })).await;
+        let login = json!({ "contact": contact, "password": "guess" });
+        let login = daemon.call("POST", "/user-svc/login", "", login).await;
+        told.push([answer, asked, login].map(|answer| (answer.status.as_u16(), answer.error())));
+    }
+    assert_eq!(told[0], told[1]);
+    assert_eq!(told[0][0].0, 400, "{told:?}");
+}
+
+#[tokio::test]
+async fn w65_an_address_that_no_mail_can_be_sent_to_is_refused_with_a_sentence() {
+    let (daemon, _post) = start().await;
+    let ann = daemon.register("ann").await;
+    let long = format!("{}@example.org", "a".repeat(65));
+    for contact in [
+        r#""a b"@example.org"#,
+        "a@[127.0.0.1]",
+        "a@[IPv6:::1]",
+        "a@127.0.0.1",
+        "Ann <ann@example.org>",
+        "ann@example.org,eve@example.org",
+        "ann@example.org\r\nBcc: eve@example.org",
+        "a\u{85}nn@example.org",
+        "a\u{202e}nn@example.org",
+        "ann@exa_mple.org",
+        "ann@example..org",
+        "ann@.org",
+        "@example.org",
+        "ann@",
+        "ann",
+        "a b@example.org",
+        "ann(comment)@example.org",
+        &long,
+    ] {
+        for (path, token) in [("/user-svc/otp/send", ""), ("/user-svc/self/contact", &*ann)] {
+            let answer = daemon.call("POST", path, token, json!({ "contactId": contact })).await;
+            assert!(answer.status == 400 && answer.error().contains("contactId"), "{contact}: {}", answer.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn w66_a_code_goes_to_the_address_that_was_typed_and_shows_no_other() {
+    let (daemon, post) = start().await;
+    let ann = daemon.register("ann").await;
+    let shows = async |token: &str, typed: &str, sent_to: &str| {
+        daemon.clock.advance(61);
+        let id = ask(&daemon, token, typed).await;
+        let (code, to) = post.last();
+        assert_eq!(to, sent_to);
+        let body = json!({ "otpId": id, "otpCode": code });
+        daemon.call("PUT", "/user-svc/self/contact", token, body).await.status.as_u16()
+    };
+    // Not every server delivers `first+last` to `first`, who may be somebody else.
+    assert_eq!(shows(&ann, "First+Last@Example.org", "First+Last@example.org").await, 200);
+    let first = daemon.register("first").await;
+    assert_eq!(shows(&first, "first@example.org", "first@example.org").await, 200, "another mailbox");
+    assert_eq!(shows(&first, "first+last@EXAMPLE.org", "first+last@example.org").await, 409, "the same one");
+    // The Kelvin sign is no `k`, and a domain is the same in both its spellings.
+    let mike = daemon.register("mike").await;
+    assert_eq!(shows(&mike, "mike@b\u{fc}cher.example", "mike@xn--bcher-kva.example").await, 200);
+    let login = async |contact: &str| {
+        let body = json!({ "contact": contact, "password": "pass" });
+        daemon.call("POST", "/user-svc/login", "", body).await.status.as_u16()
+    };
+    for (contact, status) in [
+        ("first+last@example.org", 200),
+        ("MIKE@B\u{dc}CHER.example", 200),
+        ("mike@xn--bcher-kva.example", 200),
+        ("mi\u{212a}e@b\u{fc}cher.example", 401),
+        ("first+other@example.org", 401),
+    ] {
+        assert_eq!(login(contact).await, status, "{contact}");
+    }
+    // A tag is no way around the limits.
+    let mut statuses = Vec::new();
+    for n in 0..8 {
+        statuses.push(login(&format!("mike+{n}@b\u{fc}cher.example")).await);
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+    let asked = json!({ "contactId": "first+again@example.org" });
+    assert_eq!(daemon.call("POST", "/user-svc/otp/send", "", asked.clone()).await.status, 200);
+    let asked = json!({ "contactId": "first+more@example.org" });
+    assert_eq!(daemon.call("POST", "/user-svc/otp/send", "", asked).await.status, 429);
+}

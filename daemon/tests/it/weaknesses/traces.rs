@@ -1,0 +1,183 @@
+//! What stays of an attack in the audit log, how much one account can put there, and whom guessing shuts out.
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Echo, id_of, status, token_of};
+
+async fn audit(daemon: &Daemon, admin: &str, body: Value) -> Vec<Value> {
+    let answer = daemon.call("POST", "/user-svc/audit", admin, body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.json()["entries"].as_array().unwrap().clone()
+}
+
+/// Forwarded requests are answered once the admin's password is not the default one.
+async fn admin_behind_a_proxy(daemon: &Daemon) -> String {
+    let admin = daemon.admin().await;
+    let change = json!({ "currentPassword": "changeme", "newPassword": "another one" });
+    assert_eq!(status(daemon, "POST", "/user-svc/change-password", &admin, change).await, 200);
+    admin
+}
+
+#[tokio::test]
+async fn w60_each_target_of_refused_attempts_is_told_also_where_the_permission_was_lacking() {
+    let daemon = Daemon::start().await;
+    let (eve, admin) = (daemon.register("eve").await, daemon.admin().await);
+    for target in ["usr_harmless", "usr_victim"] {
+        let path = format!("/user-svc/{target}/reset-password");
+        assert_eq!(status(&daemon, "POST", &path, &eve, json!({ "newPassword": "mine" })).await, 403);
+        assert_eq!(status(&daemon, "DELETE", &format!("/user-svc/user/{target}"), "", Value::Null).await, 401);
+    }
+    for slug in ["eve", "openorch"] {
+        daemon.login(slug, "guess", "").await;
+    }
+    for (operation, target, actor) in [
+        ("resetPassword", "usr_harmless", "eve"),
+        ("resetPassword", "usr_victim", "eve"),
+        ("deleteUser", "usr_victim", ""),
+        ("login", "eve", ""),
+        ("login", "openorch", ""),
+    ] {
+        let asked = json!({ "operation": operation, "target": target, "outcome": "refused" });
+        daemon
+            .until(&format!("{operation} {target}"), async || {
+                let told = audit(&daemon, &admin, asked.clone()).await;
+                told.len() == 1 && told[0]["actorSlug"].as_str().unwrap_or_default() == actor
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn w60_a_flood_from_very_many_addresses_hides_no_refusal_of_an_account_or_another_operation() {
+    let daemon = Daemon::with(&["--trusted-proxies", "127.0.0.0/8"]).await;
+    let (eve, admin) = (daemon.register("eve").await, admin_behind_a_proxy(&daemon).await);
+    let refused = json!({ "slug": "nobody", "password": "x" }).to_string().into_bytes();
+    let send = async |n: u32| {
+        let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n).to_string();
+        daemon.send("POST", "/user-svc/login", "", refused.clone(), &[("x-forwarded-for", &address)]).await.status
+    };
+    for n in 0..1200 {
+        assert_eq!(send(n).await, 400);
+    }
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/user/usr_victim", &eve, Value::Null).await, 403);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/user/usr_stranger", "", Value::Null).await, 401);
+    let flood = json!({ "operation": "login", "outcome": "refused", "limit": 1000 });
+    let all = async || {
+        let told = audit(&daemon, &admin, flood.clone()).await;
+        let count: u64 = told.iter().map(|entry| entry["count"].as_u64().unwrap()).sum();
+        let first = told.iter().any(|entry| entry["clientIp"] == "10.0.0.0");
+        told.len() < 600 && count == 1200 && first
+    };
+    daemon.until("all are counted, and the first told", all).await;
+    for target in ["usr_victim", "usr_stranger"] {
+        let told = audit(&daemon, &admin, json!({ "target": target, "outcome": "refused" })).await;
+        assert_eq!((told.len(), &told[0]["count"]), (1, &json!(1)), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn w61_one_account_writes_so_often_and_no_more_and_admins_are_not_held_up() {
+    let daemon = Daemon::with(&["--writes-per-account", "2", "--writes-burst", "5"]).await;
+    let (eve, ann, admin) = (daemon.register("eve").await, daemon.register("ann").await, daemon.admin().await);
+    let save = async |token: &str, n: u32| {
+        daemon.call("PUT", "/user-svc/self", token, json!({ "name": format!("Name {n}") })).await
+    };
+    for n in 0..5 {
+        assert_eq!(save(&eve, n).await.status, 200);
+    }
+    let refused = save(&eve, 5).await;
+    assert!(
+        refused.status == 429 && refused.error().contains("OPENORCH_WRITES_PER_ACCOUNT"),
+        "refused calls too: {}",
+        refused.text
+    );
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert_eq!(status(&daemon, "POST", "/user-svc/self", &eve, Value::Null).await, 200, "reading goes on");
+    assert_eq!(save(&ann, 0).await.status, 200, "others are not held up");
+    for n in 0..10 {
+        assert_eq!(save(&admin, n).await.status, 200);
+    }
+    daemon.clock.advance(1);
+    let passed = [save(&eve, 6).await, save(&eve, 7).await, save(&eve, 8).await].map(|answer| answer.status.as_u16());
+    assert_eq!(passed, [200, 200, 429]);
+    // An attempt that is refused costs as much: it leaves a trace as well.
+    daemon.clock.advance(60);
+    let mut statuses = Vec::new();
+    for n in 0..8 {
+        statuses.push(status(&daemon, "DELETE", &format!("/user-svc/user/usr_{n}"), &eve, Value::Null).await);
+    }
+    assert_eq!(statuses, [403, 403, 403, 403, 403, 429, 429, 429]);
+}
+
+#[tokio::test]
+async fn w61_a_heartbeat_that_repeats_what_is_there_leaves_no_entry() {
+    let daemon = Daemon::start().await;
+    let (echo, shop, admin) = (Echo::start().await, daemon.register("shop-svc").await, daemon.admin().await);
+    let register = async |heartbeat: u32| {
+        let body = json!({ "url": echo.url, "heartbeatSeconds": heartbeat });
+        assert_eq!(daemon.put_instance(&shop, body).await.status, 201);
+    };
+    for _ in 0..50 {
+        register(15).await;
+    }
+    register(20).await;
+    // A second later whatever is gathered is written.
+    daemon.call("DELETE", "/registry-svc/instance/none", &shop, Value::Null).await;
+    let refused = json!({ "operation": "removeInstance" });
+    daemon.until("a round of writing", async || !audit(&daemon, &admin, refused.clone()).await.is_empty()).await;
+    assert_eq!(audit(&daemon, &admin, json!({ "operation": "registerInstance" })).await.len(), 2, "the two changes");
+}
+
+#[tokio::test]
+async fn w62_the_audit_log_has_a_bound_and_says_what_went() {
+    let daemon = Daemon::with(&["--audit-entries", "40"]).await;
+    let (eve, admin) = (daemon.register("eve").await, daemon.admin().await);
+    let trimmed = json!({ "operation": "auditLogTrimmed" });
+    let all = json!({ "limit": 1000 });
+    let mut removed = 0;
+    for round in 0..3 {
+        for n in 0..50 {
+            daemon.clock.advance(1);
+            daemon.call("PUT", "/user-svc/self", &eve, json!({ "name": format!("Eve {round} {n}") })).await;
+        }
+        daemon.until("it is short again", async || audit(&daemon, &admin, all.clone()).await.len() <= 41).await;
+        let told = audit(&daemon, &admin, trimmed.clone()).await;
+        assert_eq!(told.len(), 1, "{told:?}");
+        let now = told[0]["count"].as_u64().unwrap();
+        assert!(now >= removed + 10, "{told:?}");
+        assert!(told[0]["target"].as_str().unwrap().starts_with("entries up to 20"), "{told:?}");
+        removed = now;
+    }
+    let left = audit(&daemon, &admin, all).await;
+    assert!(left.iter().filter(|entry| entry["operation"] == "saveSelf").count() >= 35, "the newest stay: {left:?}");
+}
+
+#[tokio::test]
+async fn w63_a_stranger_who_guesses_shuts_nobody_out_of_its_usual_address_even_after_a_restart() {
+    let flags = ["--trusted-proxies", "127.0.0.0/8"];
+    let mut daemon = Daemon::with(&flags).await;
+    daemon.register("ann").await;
+    admin_behind_a_proxy(&daemon).await;
+    let login = async |daemon: &Daemon, from: &str, password: &str| {
+        let body = json!({ "slug": "ann", "password": password }).to_string().into_bytes();
+        daemon.send("POST", "/user-svc/login", "", body, &[("x-forwarded-for", from)]).await
+    };
+    let home = "203.0.113.7";
+    let ann = token_of(&login(&daemon, home, "pass").await);
+    daemon.restart(&flags).await;
+    for n in 0..25 {
+        login(&daemon, &format!("198.51.100.{n}"), "guess").await;
+    }
+    assert_eq!(login(&daemon, "192.0.2.9", "pass").await.status, 429, "from elsewhere even the right one waits");
+    assert_eq!(login(&daemon, home, "pass").await.status, 200);
+    // It is no way around the limit: guesses from there are counted as before.
+    let mut statuses = Vec::new();
+    for _ in 0..8 {
+        statuses.push(login(&daemon, home, "guess").await.status.as_u16());
+    }
+    assert_eq!(statuses, [401, 401, 401, 401, 401, 429, 429, 429]);
+    // What is stored goes with the account.
+    let admin = token_of(&daemon.login("openorch", "another one", "test").await);
+    let path = format!("/user-svc/user/{}", id_of(&ann));
+    assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
+}
