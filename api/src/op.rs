@@ -100,7 +100,7 @@ pub struct Row {
     pub path: &'static str,
     /// Other paths under which the same operation answers.
     pub aliases: &'static [&'static str],
-    /// The doc comment: first line a summary, the rest a description.
+    /// The doc comment: its first sentence is the summary, the rest a description.
     pub doc: &'static str,
     pub access: Access,
     /// `None`: what the method says (GET reads, all else writes).
@@ -141,8 +141,30 @@ impl Row {
         }
     }
 
-    pub fn summary(&self) -> &'static str {
-        self.doc.trim().split('\n').next().unwrap_or_default().trim_end_matches('.')
+    /// The first sentence of the documentation, without its full stop.
+    pub fn summary(&self) -> String {
+        let (summary, _) = self.sentences();
+        summary.trim_end_matches('.').to_owned()
+    }
+
+    /// What the documentation says after its first sentence; empty where that is all.
+    pub fn description(&self) -> String {
+        self.sentences().1
+    }
+
+    /// The first sentence, on one line, and the rest as it stands.
+    fn sentences(&self) -> (String, String) {
+        let doc = self.doc.trim();
+        let paragraph = doc.split("\n\n").next().unwrap_or_default();
+        // A full stop before white space; abbreviations are not used in these texts.
+        let end = paragraph
+            .match_indices('.')
+            .map(|(at, _)| at + 1)
+            .find(|end| paragraph[*end..].starts_with(char::is_whitespace))
+            .unwrap_or(paragraph.len());
+        let on_one_line = paragraph[..end].split_whitespace().collect::<Vec<_>>().join(" ");
+        let rest = doc[end..].lines().map(str::trim).collect::<Vec<_>>().join("\n");
+        (on_one_line, rest.trim().to_owned())
     }
 
     /// Whether its answer holds the token of a session: whoever reads it can be that account.

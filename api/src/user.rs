@@ -305,7 +305,7 @@ ops! {
         access: Access::needs(&PERMISSION_CREATE), audited: true, target: &["/permissions/*/id"],
         errors: &[(403, "an id is not under the caller's slug")];
 
-    /// The permissions that some of the caller's roles have.
+    /// The permissions that the caller's roles have, or some of them.
     LIST_PERMISSIONS "listPermissions" = POST "/user-svc/permissions"
         (Body<ListPermissionsRequest>) -> Json<ListPermissionsResponse>,
         access: Access::SignedIn, effect: Some(Effect::Read),

@@ -212,7 +212,9 @@ fn add(routes: &mut Vec<Route>, segments: Vec<Segment>, operation: Arc<Operation
 
 impl Builtin for Router {
     fn owns(&self, first_segment: &str) -> bool {
-        self.inner.first_segments.contains(first_segment) || openorch_api::slug::is_reserved(first_segment)
+        // What browsers and crawlers ask every host for; no slug has a dot.
+        let of_host = ["favicon.ico", "robots.txt"].contains(&first_segment);
+        of_host || self.inner.first_segments.contains(first_segment) || openorch_api::slug::is_reserved(first_segment)
     }
 
     fn call(&self, request: Request<ClientBody>, peer: Arc<Peer>) -> BoxFuture<'static, Response<Body>> {

@@ -54,10 +54,15 @@ pub fn new_password(given: Option<String>, prompt: &str) -> Result<String, Failu
     Ok(password)
 }
 
-/// Whether to go on. Scripts are not asked: they said what they want.
+/// Whether to go on. Without a terminal nobody can be asked, so a script has to say `-y`.
 pub fn agreed(question: &str, yes: bool) -> Result<(), Failure> {
-    if yes || !io::stdin().is_terminal() {
+    if yes {
         return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Usage(
+            "there is no terminal to confirm this on; give `-y` to do it. Nothing was done".into(),
+        ));
     }
     match line(&format!("{question} [y/N] "))?.trim() {
         "y" | "Y" | "yes" => Ok(()),

@@ -97,7 +97,7 @@ fn list(context: &Context) -> Result<String, Failure> {
         id: &'static str,
         method: &'static str,
         path: &'static str,
-        summary: &'static str,
+        summary: String,
     }
     const KIND: Kind = Kind {
         columns: &[

@@ -147,9 +147,7 @@ impl<'a> Place<'a> {
     async fn input_of_call(&self, context: &Context, current: &str) -> Vec<Candidate> {
         let name = self.command.get_name();
         match self.input.first() {
-            None if name == "call" => {
-                api::operations().map(|row| (row.id.to_owned(), row.summary().to_owned())).collect()
-            }
+            None if name == "call" => api::operations().map(|row| (row.id.to_owned(), row.summary())).collect(),
             None => paths(name),
             Some(id) if name == "call" => match api::operations().find(|row| row.id == *id) {
                 Some(row) => keys(context, row, current).await,
@@ -195,7 +193,7 @@ async fn keys(context: &Context, row: &'static api::Row, current: &str) -> Vec<C
 fn paths(method: &str) -> Vec<Candidate> {
     let rows = api::operations().filter(|row| row.method.as_str().eq_ignore_ascii_case(method));
     let fixed = |path: &str| path.split('{').next().unwrap_or_default().to_owned();
-    rows.map(|row| (fixed(row.path), row.summary().to_owned())).collect()
+    rows.map(|row| (fixed(row.path), row.summary())).collect()
 }
 
 fn options(command: &Command) -> Vec<Candidate> {

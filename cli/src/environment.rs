@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    args::{EnvCommand, Format},
+    args::EnvCommand,
     config::{Config, Environment},
     context::{Context, not_found},
     failure::{Failure, warn},
@@ -109,11 +109,14 @@ const CURRENT: Kind = Kind {
 
 fn list(context: &Context) -> Result<String, Failure> {
     let config = context.config()?;
-    if config.environments.is_empty() && context.format() == Format::Table {
-        return Ok("No environments found.".into());
-    }
-    let shown: Vec<Shown> =
+    let mut shown: Vec<Shown> =
         config.environments.iter().map(|(name, environment)| show(&config, name, environment)).collect();
+    if shown.is_empty() {
+        // The one that is used without any being kept.
+        let server = context.server()?;
+        let used = Environment::new(&server.name, &server.url);
+        shown.push(Shown { selected: true, ..show(&config, &server.name, &used) });
+    }
     print::list(context.format(), &LIST, &print::as_things(&shown)?)
 }
 

@@ -21,6 +21,15 @@ pub struct Inputs {
     definitions: Map<String, Value>,
 }
 
+/// A key of a body that an operation does not take.
+pub struct UnknownKey {
+    /// Its path in the body: `permits.0.roels`.
+    pub key: String,
+    pub nearest: Option<String>,
+    /// The keys that may stand in its place.
+    pub known: Vec<String>,
+}
+
 /// A key that an operation takes.
 pub struct Key {
     pub name: String,
@@ -196,11 +205,61 @@ impl Inputs {
         }
     }
 
+    /// The keys that the items of an operation's answer have, which stand in the list `key` of it.
+    pub fn answered(row: &'static Row, key: &str) -> Vec<String> {
+        let mut generator = SchemaSettings::draft2020_12().into_generator();
+        let answer = (row.output)(&mut generator).body.map(|(_, schema)| Value::from(schema));
+        let definitions = generator.take_definitions(true);
+        let shape = Inputs { row, path: Vec::new(), query: None, body: None, definitions };
+        let list = answer.as_ref().and_then(|answer| shape.property(answer, key));
+        let item = list.and_then(|list| shape.alternatives(list).into_iter().find_map(|one| one.get("items")));
+        item.map(|item| shape.properties(item).into_iter().map(|(name, _)| name.clone()).collect()).unwrap_or_default()
+    }
+
+    /// The first key of the body that its schema does not have, nor `also`.
+    pub fn unknown_key(&self, body: &Value, also: &[String]) -> Option<UnknownKey> {
+        self.unknown_within(self.body.as_ref()?, body, also, "")
+    }
+
+    fn unknown_within(&self, schema: &Value, value: &Value, also: &[String], path: &str) -> Option<UnknownKey> {
+        let inside = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        match value {
+            Value::Array(items) => {
+                let schema = self.alternatives(schema).into_iter().find_map(|one| one.get("items"))?;
+                let mut items = items.iter().enumerate();
+                items.find_map(|(at, item)| self.unknown_within(schema, item, also, &inside(&at.to_string())))
+            }
+            // An object without properties of its own is free-form: any key goes.
+            Value::Object(fields) if !self.properties(schema).is_empty() => {
+                fields.iter().find_map(|(name, value)| match self.property(schema, name) {
+                    Some(schema) => self.unknown_within(schema, value, also, &inside(name)),
+                    None if also.contains(name) => None,
+                    None => {
+                        let known: Vec<_> =
+                            self.properties(schema).into_iter().map(|(known, _)| known.clone()).collect();
+                        let nearest = nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
+                        Some(UnknownKey { key: inside(name), nearest, known })
+                    }
+                })
+            }
+            _ => None,
+        }
+    }
+
     fn unknown(&self, key: &str) -> Failure {
         let known: Vec<_> = self.known().into_iter().map(|key| format!("--{}", key.name)).collect();
         let known = if known.is_empty() { "it takes none".into() } else { format!("it takes {}", known.join(", ")) };
         Failure::Usage(format!("{} has no parameter `--{key}`; {known}", self.row.id))
     }
+}
+
+/// The word that was probably meant, if one is near.
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = known.map(|known| (strsim::damerau_levenshtein(&word.to_lowercase(), &known.to_lowercase()), known));
+    scored
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, known)| *distance <= known.len() / 3 + 1)
+        .map(|(_, known)| known)
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ fn take_apart(words: Vec<String>) -> Result<Request, Failure> {
         return Err(Failure::Usage(if shown.is_empty() {
             "a path is wanted, for example `/registry-svc/instances`".into()
         } else {
-            format!("the path `{shown}` does not begin with `/`; write it like `/registry-svc/instances`")
+            format!("the path `{shown}` does not begin with `/`; write `/{shown}`")
         }));
     }
     let mut flags = Vec::new();

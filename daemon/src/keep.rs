@@ -21,6 +21,13 @@ const MADE_BY: &str = "version";
 /// Writes all data into one new file, as of one moment. A key that the daemon made for itself goes with it; one that
 /// the operator gave does not. Answers what to tell.
 pub async fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<String, StartError> {
+    if let Some(directory) = file.parent().filter(|directory| !directory.as_os_str().is_empty() && !directory.is_dir())
+    {
+        return Err(StartError(format!(
+            "the directory `{}` for the backup does not exist; create it, or name another file",
+            directory.display()
+        )));
+    }
     let folder = settings.server_dir();
     let key = match settings.engine() {
         Engine::Sqlite => settings.secrets.generated_key(&folder)?,

@@ -67,26 +67,33 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let (flags, file) = (cli.given, cli.config);
     let read_settings = move || Settings::new(flags.clone(), file.as_deref());
-    let outcome = read_settings().and_then(|settings| {
-        let log = Log::start(settings.log())?;
-        let runtime =
-            tokio::runtime::Runtime::new().map_err(|error| StartError(format!("the runtime cannot start: {error}")))?;
-        let outcome = match cli.command {
-            None => runtime.block_on(serve(settings, &log, read_settings)),
-            Some(Command::Admin { command: AdminCommand::ResetPassword { slug } }) => {
-                runtime.block_on(reset(settings, &slug))
-            }
-            Some(Command::Backup { file }) => told(runtime.block_on(keep::backup(&settings, &file, SystemClock.now()))),
-            Some(Command::Restore { file }) => told(runtime.block_on(keep::restore(&settings, &file))),
-            Some(Command::Check) => told(runtime.block_on(keep::check(&settings))),
-        };
-        // Nothing that still looks up a name or hashes a password is waited for.
-        runtime.shutdown_background();
-        outcome
-    });
+    let started = read_settings().and_then(|settings| Ok((Log::start(settings.log())?, settings)));
+    let (log, settings) = match started {
+        Ok(started) => started,
+        // As for a mistake in a flag.
+        Err(error) => return fail(&error, 2),
+    };
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&StartError(format!("the runtime cannot start: {error}")), 1),
+    };
+    let outcome = match cli.command {
+        None => runtime.block_on(serve(settings, &log, read_settings)),
+        Some(Command::Admin { command: AdminCommand::ResetPassword { slug } }) => {
+            runtime.block_on(reset(settings, &slug))
+        }
+        Some(Command::Backup { file }) => told(runtime.block_on(keep::backup(&settings, &file, SystemClock.now()))),
+        Some(Command::Restore { file }) => told(runtime.block_on(keep::restore(&settings, &file))),
+        Some(Command::Check) => told(runtime.block_on(keep::check(&settings))),
+    };
+    // Nothing that still looks up a name or hashes a password is waited for.
+    runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        Err(error) => fail(&error, 1),
     }
 }
 
@@ -124,9 +131,9 @@ fn log_filter(filter: &str) -> Result<EnvFilter, StartError> {
     EnvFilter::try_new(filter).map_err(|error| StartError(format!("OPENORCH_LOG: {error}")))
 }
 
-fn fail(error: &StartError) -> ExitCode {
+fn fail(error: &StartError, code: u8) -> ExitCode {
     eprintln!("openorch: {error}");
-    ExitCode::FAILURE
+    ExitCode::from(code)
 }
 
 async fn serve(

@@ -145,14 +145,24 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()
 }
 
+/// The text of a file that holds a secret.
+fn read_text(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => format!(
+            "{} is not text; a secret is one line of text, such as `openssl rand -hex 32` makes",
+            path.display()
+        ),
+        _ => format!("{} cannot be read: {error}", path.display()),
+    })
+}
+
 /// The secret of a variable, else of the file that `…_FILE` names. An empty one counts as not set.
 fn read(name: &str) -> Result<Option<String>, StartError> {
     if let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) {
         return value.into_string().map(Some).map_err(|_| StartError(format!("{name} is not UTF-8")));
     }
     let Some(path) = env::var_os(format!("{name}_FILE")).filter(|path| !path.is_empty()) else { return Ok(None) };
-    let text = fs::read_to_string(&path)
-        .map_err(|error| StartError(format!("{name}_FILE: {} cannot be read: {error}", Path::new(&path).display())))?;
+    let text = read_text(Path::new(&path)).map_err(|error| StartError(format!("{name}_FILE: {error}")))?;
     let secret = text.trim_end_matches(['\r', '\n']);
     if secret.is_empty() {
         return Err(StartError(format!("{name}_FILE: {} is empty", Path::new(&path).display())));

@@ -1,7 +1,7 @@
 //! What the values of settings look like: durations, counts, addresses, choices. The same text works as a flag, in a
 //! variable and in the config file.
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use openorch_services::user::Registration;
 use serde::{Deserialize, Deserializer, de};
@@ -149,10 +149,30 @@ macro_rules! read_as_text {
     ($($kind:ty),*) => {
         $(impl<'de> Deserialize<'de> for $kind {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+                deserializer.deserialize_any(AsText)?.parse().map_err(de::Error::custom)
             }
         })*
     };
+}
+
+/// Reads text, and a number as the text that it is: what is wrong with it is then said in words of the setting.
+struct AsText;
+
+impl de::Visitor<'_> for AsText {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text in quotes")
+    }
+    fn visit_str<E>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+    fn visit_i64<E>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+    fn visit_f64<E>(self, number: f64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
 }
 
 read_as_text!(Span, Pause, Address, RegistrationChoice, Engine, Port, SmtpSecurity);

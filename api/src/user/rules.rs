@@ -237,7 +237,7 @@ pub struct ListPermitsResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListPermissionsRequest {
-    /// Roles that the caller has, or any for an admin.
+    /// Roles that the caller has, or any for an admin; all that the caller has where it is left out.
     pub roles: Vec<String>,
     /// Most entries of the answer; all where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]

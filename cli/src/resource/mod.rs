@@ -70,6 +70,8 @@ pub enum One {
     Picked,
     /// By this key of the list's operation.
     By(&'static str),
+    /// The same, or by its slug, which this other key looks for.
+    ByIdOrSlug { id: &'static str, search: &'static str },
     /// Not at all: the list says all that there is to know, or only of what it is asked for.
     No,
 }
@@ -187,8 +189,7 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
 }
 
 fn command(name: &'static str, row: &Row) -> Command {
-    let (_, rest) = row.doc.trim().split_once('\n').unwrap_or_default();
-    let rest = rest.lines().map(str::trim).collect::<Vec<_>>().join("\n").trim().to_owned();
+    let rest = row.description();
     let command = Command::new(name).about(row.summary());
     if rest.is_empty() { command } else { command.after_help(rest) }
 }

@@ -154,15 +154,24 @@ async fn watch(
 
 /// One thing, picked out of the list.
 async fn get(context: &Context, resource: &Resource, from: &List, name: &str) -> Result<String, Failure> {
-    let key = match from.one {
-        One::By(key) => vec![Flag { key: key.into(), value: Given::Text(name.into()) }],
-        One::Picked | One::No => Vec::new(),
+    let connection = context.connection_for(from.row)?;
+    let by = |key: &str| vec![Flag { key: key.into(), value: Given::Text(name.into()) }];
+    let (asked, fields): (Vec<Vec<Flag>>, &[&str]) = match from.one {
+        One::By(key) => (vec![by(key)], &["id"]),
+        One::ByIdOrSlug { id, search } => (vec![by(id), by(search)], &["id", "slug"]),
+        One::Picked | One::No => (vec![Vec::new()], &["id"]),
     };
-    let parts = Inputs::of(from.row).fill(key, None)?;
-    let items = items(context, &context.connection_for(from.row)?, from, &parts).await?;
-    let is_meant = |item: &&Thing| [resource.kind.name, "id"].iter().any(|field| item.text_at(field) == name);
-    match items.iter().find(is_meant) {
-        Some(item) => print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, item),
+    let is_meant = |item: &Thing| fields.iter().chain([&resource.kind.name]).any(|field| item.text_at(field) == name);
+    let mut found = None;
+    for flags in asked {
+        let parts = Inputs::of(from.row).fill(flags, None)?;
+        found = items(context, &connection, from, &parts).await?.into_iter().find(|item| is_meant(item));
+        if found.is_some() {
+            break;
+        }
+    }
+    match found {
+        Some(item) => print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, &item),
         None => Err(Failure::NotFound(format!(
             "there is no {0} with the {1} `{name}`; `oo {0} ls` lists them",
             resource.noun, resource.kind.name
@@ -178,8 +187,13 @@ async fn save_all(context: &Context, resource: &Resource, save: &Save, places: V
     }
     let connection = context.connection_for(save.row)?;
     if Inputs::of(save.row).body_kind(save.wrapper) == Some("array") {
-        let all = documents.into_iter().flat_map(|document| elements(document.value, save.wrapper)).collect();
-        context.send(&connection, save.row, &with_body(wrapped(all, save.wrapper))).await?;
+        let mut all = Vec::new();
+        for Document { place, value } in documents {
+            let things = elements(value, save.wrapper);
+            refuse_unknown_keys(resource, save.row, &wrapped(Json::Array(things.clone()), save.wrapper), &place)?;
+            all.extend(things);
+        }
+        context.send(&connection, save.row, &with_body(wrapped(Json::Array(all), save.wrapper))).await?;
         return Ok(String::new());
     }
     if let Some(Document { place, value }) = documents.iter().find(|document| !document.value.is_object()) {
@@ -190,14 +204,35 @@ async fn save_all(context: &Context, resource: &Resource, save: &Save, places: V
         )));
     }
     let all = documents.len();
-    for (done, Document { place, value }) in documents.into_iter().enumerate() {
-        context.progress.count(done, all, "saved");
+    let mut calls = Vec::new();
+    for Document { place, value } in documents {
         let (row, parts) = call_of(save, value);
+        refuse_unknown_keys(resource, row, parts.body.as_ref().unwrap_or(&Json::Null), &place)?;
+        calls.push((place, row, parts));
+    }
+    for (done, (place, row, parts)) in calls.into_iter().enumerate() {
+        context.progress.count(done, all, "saved");
         let sent = context.send(&connection, row, &parts).await;
         sent.map_err(|failure| at(context, failure, &place, all))?;
     }
     context.progress.count(all, all, "saved");
     Ok(String::new())
+}
+
+/// A mistyped key would be ignored by the server, and what the person meant would be lost without a word. What the list
+/// shows may stand there too: a thing may be saved as it was listed.
+fn refuse_unknown_keys(resource: &Resource, row: &'static Row, body: &Json, place: &str) -> Result<(), Failure> {
+    let mut body = body.clone();
+    if let Some(normalise) = row.normalise {
+        normalise(&mut body);
+    }
+    let listed = resource.list.as_ref().map(|list| Inputs::answered(list.row, list.items)).unwrap_or_default();
+    let Some(unknown) = Inputs::of(row).unknown_key(&body, &listed) else { return Ok(()) };
+    let way_out = match unknown.nearest {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None => format!("it takes {}", unknown.known.join(", ")),
+    };
+    Err(Failure::Usage(format!("`{place}`: the key `{}` is not known; {way_out} Nothing was sent", unknown.key)))
 }
 
 /// The things of a document where many go into one call: those of a list, or of a whole body of that call.

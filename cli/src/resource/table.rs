@@ -130,7 +130,7 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: GET_USERS.row, items: "users", one: One::By("ids") }),
+        list: Some(List { row: GET_USERS.row, items: "users", one: One::ByIdOrSlug { id: "ids", search: "search" } }),
         save: Some(Save { row: SAVE_USER.row, wrapper: "", new: Some((CREATE_USER.row, "user")) }),
         remove: Some(DELETE_USER.row),
         more: &[

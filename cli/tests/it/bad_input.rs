@@ -189,7 +189,7 @@ fn ctrl_c_while_a_call_runs_says_what_is_not_known() {
     let (stub, _let_go) = silent();
     interrupt(&stub, "instance ls").is(130, "", "Error: stopped by Ctrl-C\n");
     let told = "removeInstance was under way, and whether the server carried it out is not known";
-    interrupt(&stub, "instance rm a b").is(
+    interrupt(&stub, "instance rm -y a b").is(
         130,
         "",
         &format!("Error: stopped by Ctrl-C; 0 of 2 were removed; {told}\n"),

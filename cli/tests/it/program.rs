@@ -93,15 +93,15 @@ fn instances_are_a_documented_table_or_data() {
     let data: serde_json::Value = serde_json::from_str(&home.oo("instance ls -o json").out).unwrap();
     assert_eq!(data[0]["slug"], "skeleton-svc");
     home.oo("node ls").is(0, "NODE ID   URL   LAST HEARTBEAT\n", "");
-    home.oo("instance rm inst_1").is(0, "", "");
+    home.oo("instance rm -y inst_1").is(0, "", "");
 }
 
 #[test]
 fn how_it_ends_tells_scripts_why() {
     let stub = Stub::new(daemon);
     let home = Home::signed_in(&stub);
-    home.oo("instance rm inst_2").is(3, "", "Error: there is no instance with this id [request req-1]\n");
-    home.oo("instance rm theirs").is(4, "", "Error: it belongs to another account [request req-1]\n");
+    home.oo("instance rm -y inst_2").is(3, "", "Error: there is no instance with this id [request req-1]\n");
+    home.oo("instance rm -y theirs").is(4, "", "Error: it belongs to another account [request req-1]\n");
     for (line, code) in
         [("instance rm", 2), ("frobnicate", 2), ("env typo", 2), ("env rm nope", 3), ("-e nope node ls", 3)]
     {
@@ -133,7 +133,9 @@ fn before_any_sign_in_the_way_to_it_is_told() {
 #[test]
 fn environments_are_added_selected_and_forgotten() {
     let home = Home::new();
-    home.oo("env ls").is(0, "No environments found.\n", "");
+    let used =
+        "ENV NAME   SELECTED   URL                      DESCRIPTION\nlocal      *          http://127.0.0.1:58231\n";
+    home.oo("env ls").is(0, used, "");
     let current =
         "SELECTED   USERS   URL                      DESCRIPTION\nlocal              http://127.0.0.1:58231\n";
     home.oo("env current").is(0, current, "");

@@ -209,3 +209,75 @@ fn the_first_start_tells_the_next_step_that_works_and_nothing_secret() {
         assert!(!text.contains("long enough") && !text.contains(key.trim()), "{text}");
     }
 }
+
+#[test]
+fn a_mistake_in_the_config_file_names_its_key_and_the_nearest_one_and_exits_like_one_in_a_flag() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("config.toml");
+    let exit = |command: &mut Command| {
+        let output = command.stdout(Stdio::null()).stderr(Stdio::piped()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (text, words) in [
+        ("drain = 10", &["line 1, `drain`", "`10` is not a duration like 150ms, 10s"][..]),
+        ("\nlisten = 80", &["line 2, `listen`", "`80` is not an address"]),
+        ("drian = \"10s\"", &["`drian`", "did you mean `drain`?"]),
+        ("quite-another-thing = 1", &["`quite-another-thing`", "--help"]),
+        ("admin-password = 5", &["line 1, `admin-password`", "a secret is text in quotes"]),
+    ] {
+        fs::write(&file, text).unwrap();
+        let (code, said) = exit(command(folder.path()).env("OPENORCH_CONFIG", &file));
+        assert!(code == Some(2) && words.iter().all(|word| said.contains(word)), "{text}: {code:?} {said}");
+    }
+    let by_flag = exit(command(folder.path()).args(["--drain", "soon"])).0;
+    let by_variable = exit(command(folder.path()).env("OPENORCH_DRAIN", "soon")).0;
+    assert_eq!((by_flag, by_variable), (Some(2), Some(2)));
+
+    let key = folder.path().join("key");
+    fs::write(&key, [0xff, 0xfe, 0x80]).unwrap();
+    let (_, said) = exit(command(folder.path()).env("OPENORCH_ENCRYPTION_KEY_FILE", &key));
+    assert!(said.contains("OPENORCH_ENCRYPTION_KEY_FILE") && said.contains("openssl rand -hex 32"), "{said}");
+    let missing = folder.path().join("no/such/directory");
+    let (code, said) = exit(command(folder.path()).arg("backup").arg(missing.join("file")));
+    assert!(code == Some(1) && said.contains("no/such/directory` for the backup does not exist"), "{said}");
+}
+
+#[test]
+fn variables_without_effect_are_named_in_the_log() {
+    let folder = TempDir::new().unwrap();
+    let mut process = run(command(folder.path())
+        .env("OPENORCH_DRIAN", "10s")
+        .env("OPENORCH_TOKEN", "a program's")
+        .env("OPENORCH_DB_SCHEMA", "openorch")
+        .env("OPENORCH_LISTEN", "127.0.0.1:0")
+        .stderr(Stdio::piped()));
+    process.terminate();
+    let mut log = String::new();
+    process.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.contains("OPENORCH_DRIAN is not known and ignored; did you mean OPENORCH_DRAIN?"), "{log}");
+    assert_eq!(log.matches(" WARN ").count(), 1, "{log}");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut process = run(Command::new(env!("CARGO_BIN_EXE_openorch"))
+        .env_clear()
+        .env("OPENORCH_DATA_DIR", folder.path().join("other"))
+        .env("OPENORCH_LISTEN", taken.to_string())
+        .env("OPENORCH_URL", "http://127.0.0.1:1")
+        .env("OPENORCH_DB_STRING", "postgres://u:s3cret@127.0.0.1/x")
+        .stderr(Stdio::piped()));
+    process.terminate();
+    let mut log = String::new();
+    process.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.contains("OPENORCH_DB_STRING is ignored without OPENORCH_DB=postgres"), "{log}");
+    assert!(log.contains("OPENORCH_URL is http://127.0.0.1:1, and the daemon listens on"), "{log}");
+    assert!(!log.contains("s3cret"), "{log}");
+}
+
+#[tokio::test]
+async fn what_browsers_ask_every_host_for_is_no_service() {
+    let daemon = Daemon::start().await;
+    for path in ["/favicon.ico", "/robots.txt"] {
+        let answer = daemon.call("GET", path, "", serde_json::Value::Null).await;
+        assert!(answer.status == 404 && answer.error().contains("no such operation"), "{}", answer.text);
+    }
+}

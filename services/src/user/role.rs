@@ -143,10 +143,13 @@ pub async fn list_permissions(
     check_count("roles", request.roles.len(), MAX_PERMISSIONS)?;
     let foreign = request.roles.iter().find(|role| caller.roles.binary_search_by(|own| (**own).cmp(role)).is_err());
     if let (Some(role), false) = (foreign, caller.is_admin()) {
-        return Err(Error::forbidden(format!("you have not the role `{role}`; ask for roles of your own")));
+        return Err(Error::forbidden(format!("you do not have the role `{role}`; ask for roles of your own")));
     }
     let rules = cx.memory.rules();
-    let roles: HashSet<&String> = request.roles.iter().collect();
+    let roles: HashSet<&str> = match request.roles.is_empty() {
+        true => caller.roles.iter().map(|role| &**role).collect(),
+        false => request.roles.iter().map(String::as_str).collect(),
+    };
     let permissions: HashSet<_> = roles.into_iter().flat_map(|role| rules.permissions_of(role)).collect();
     let ids = permissions.into_iter().map(|id| ([&**id], id));
     let (ids, next) = paging.page(ids, "permissions", "name fewer roles or a `limit`")?;
