@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use openorch_sdk::private_file;
+use openorch_sdk::private_file::{self, Replaced};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_norway::Value;
 
@@ -127,7 +127,9 @@ impl ConfigFile {
             let aside = set_aside(path).map_err(|error| failed(&error))?;
             warn(&format!("`{}`: {why}; it was kept aside as `{}`", path.display(), aside.display()));
         }
-        private_file::replace(path, &text).map_err(|error| failed(&error))?;
+        if private_file::replace(path, &text).map_err(|error| failed(&error))? == Replaced::InPlace {
+            warn(&format!("`{}` is a mount of its own, so it was written in place", path.display()));
+        }
         Ok(answer)
     }
 }
@@ -246,6 +248,27 @@ environments:
         std::fs::set_permissions(file.path().unwrap(), std::fs::Permissions::from_mode(0o644)).unwrap();
         file.change(|_| Ok(())).unwrap();
         assert_eq!(std::fs::metadata(file.path().unwrap()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_is_a_mount_of_its_own_is_written_in_place() {
+        let (folder, file) = file(DOCUMENTED);
+        let mounted = folder.path().join("mounted.yaml");
+        std::fs::write(&mounted, DOCUMENTED).unwrap();
+        let run = |command: &str, words: &[&std::path::Path]| {
+            std::process::Command::new(command).args(words).status().is_ok_and(|status| status.success())
+        };
+        if !run("mount", &["--bind".as_ref(), &mounted, file.path().unwrap()]) {
+            return eprintln!("SKIP: mounting is not allowed here");
+        }
+        let changed = file.change(|config| {
+            config.selected_environment = "empty".into();
+            Ok(())
+        });
+        assert!(run("umount", &[file.path().unwrap()]));
+        changed.unwrap();
+        assert!(std::fs::read_to_string(&mounted).unwrap().contains("selectedEnvironment: empty"));
     }
 
     #[test]

@@ -63,7 +63,10 @@ pub fn read(path: &Path) -> io::Result<Option<String>> {
 /// openorch_sdk::private_file::replace(path, "s3cret")?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub fn replace(path: &Path, text: &str) -> io::Result<()> {
+///
+/// A file that is a mount of its own (as of one file into a container) cannot be replaced: it is written in place, and a
+/// crash meanwhile may leave it incomplete. The answer is how it was written.
+pub fn replace(path: &Path, text: &str) -> io::Result<Replaced> {
     make_folder_of(path)?;
     // A file that is a link (to a synchronised folder, say) stays one: what it points to is replaced.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -73,8 +76,25 @@ pub fn replace(path: &Path, text: &str) -> io::Result<()> {
         // Half a file is of use to nobody; the first error is the one to tell.
         let _ = fs::remove_file(&fresh);
     }
-    written?;
-    sync_folder_of(&path)
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            let mut file = OpenOptions::new().write(true).truncate(true).open(&path)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            Ok(Replaced::InPlace)
+        }
+        Err(error) => Err(error),
+        Ok(()) => sync_folder_of(&path).map(|()| Replaced::Whole),
+    }
+}
+
+/// How [`replace`] wrote a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// By another file in its place: whoever reads it sees the text from before or the new one, never a part.
+    Whole,
+    /// In place.
+    InPlace,
 }
 
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
