@@ -1,7 +1,9 @@
 //! The daemon as a library, so that tests start it inside their own process with a clock that they move.
 //! `main.rs` is the program around it.
 
+mod config_file;
 mod engine;
+mod environment;
 pub mod keep;
 mod mail;
 mod metered;

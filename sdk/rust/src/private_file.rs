@@ -89,6 +89,15 @@ pub fn replace(path: &Path, text: &str) -> io::Result<Replaced> {
 }
 
 /// How [`replace`] wrote a file.
+///
+/// ```
+/// use openorch_sdk::private_file::{self, Replaced};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = &folder.path().join("secret");
+/// assert_eq!(private_file::replace(path, "s3cret")?, Replaced::Whole);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replaced {
     /// By another file in its place: whoever reads it sees the text from before or the new one, never a part.
