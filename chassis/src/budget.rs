@@ -73,11 +73,24 @@ impl Used {
     }
 }
 
+/// What a request may use of the budget: those that anybody can make must leave room for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Half of it, and three quarters while it holds no more than [`SMALL`].
+    Anybody,
+    /// All of it.
+    Authenticated,
+}
+
+/// A public request up to here is let in where larger ones are not any more: signing in takes less.
+const SMALL: usize = 16 << 10;
+
 /// Bytes reserved for one request; given back when it is dropped.
 pub struct Reservation {
     budget: Arc<MemoryBudget>,
     /// `None` for loopback, which has no share of its own.
     address: Option<IpAddr>,
+    caller: Caller,
     bytes: usize,
 }
 
@@ -94,9 +107,9 @@ impl MemoryBudget {
     }
 
     /// An empty reservation for a request from this client.
-    pub fn reservation(self: &Arc<MemoryBudget>, client: IpAddr) -> Reservation {
+    pub fn reservation(self: &Arc<MemoryBudget>, client: IpAddr, caller: Caller) -> Reservation {
         let address = (!client.to_canonical().is_loopback()).then(|| network(client));
-        Reservation { budget: self.clone(), address, bytes: 0 }
+        Reservation { budget: self.clone(), address, caller, bytes: 0 }
     }
 
     /// Bytes reserved now.
@@ -160,9 +173,17 @@ impl Reservation {
     }
 
     fn try_grow(&mut self, more: usize) -> Result<(), Full> {
+        if more == 0 {
+            return Ok(());
+        }
         let settings = self.budget.settings;
         let mut used = self.budget.lock();
-        if used.total.saturating_add(more) > settings.total {
+        let most = match self.caller {
+            Caller::Authenticated => settings.total,
+            Caller::Anybody if self.bytes + more <= SMALL => settings.total / 4 * 3,
+            Caller::Anybody => settings.total / 2,
+        };
+        if used.total.saturating_add(more) > most {
             return Err(Full::Total);
         }
         if let Some(address) = self.address {
@@ -223,7 +244,7 @@ mod tests {
     }
 
     fn from(budget: &Arc<MemoryBudget>, address: &str) -> Reservation {
-        budget.reservation(address.parse().unwrap())
+        budget.reservation(address.parse().unwrap(), Caller::Authenticated)
     }
 
     #[tokio::test(start_paused = true)]
@@ -260,5 +281,21 @@ mod tests {
         });
         grown.unwrap();
         assert_eq!(budget.used(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_anybody_can_send_leaves_room_for_small_and_for_authenticated_requests() {
+        let total = 8 * SMALL;
+        let settings = BudgetSettings { total, per_address: total, wait: Duration::from_millis(1) };
+        let budget = MemoryBudget::new(settings);
+        let of = |caller| budget.reservation("127.0.0.1".parse().unwrap(), caller);
+        let mut large = of(Caller::Anybody);
+        large.grow(total / 2).await.unwrap();
+        assert!(large.grow(1).await.is_err());
+        let mut small = [of(Caller::Anybody), of(Caller::Anybody), of(Caller::Anybody)];
+        small[0].grow(SMALL).await.unwrap();
+        small[1].grow(SMALL).await.unwrap();
+        assert!(small[2].grow(SMALL).await.is_err());
+        of(Caller::Authenticated).grow(2 * SMALL).await.unwrap();
     }
 }

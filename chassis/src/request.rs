@@ -99,16 +99,24 @@ pub async fn read_json(
         reservation.grow(json::memory_of(&sent, limits.json)).await?;
         return Ok(ReadBody { value: parse(&sent, limits.json)?, is_large: false });
     }
-    let _turn = workers.acquire().await.map_err(Error::internal)?;
-    let bytes = if is_compressed { decompress(coding, sent, &limits, reservation).await? } else { sent };
+    // Memory is waited for before a turn is taken: whoever waits for room must not hold up those who have it.
+    let bytes = if is_compressed { decompress(coding, sent, &limits, reservation, workers).await? } else { sent };
     let is_large = bytes.len() > LARGE;
     reservation.grow(json::memory_of(&bytes, limits.json)).await?;
     let text_bytes = bytes.len();
-    let parsed = tokio::task::spawn_blocking(move || parse(&bytes, limits.json));
-    let value = parsed.await.map_err(Error::internal)??;
+    let value = on_worker(workers, move || parse(&bytes, limits.json)).await?;
     // The text is dropped; its values stay.
     reservation.shrink_to(reservation.bytes().saturating_sub(text_bytes));
     Ok(ReadBody { value, is_large })
+}
+
+/// Runs the work on a thread of its own, in one of the turns.
+async fn on_worker<T: Send + 'static>(
+    workers: &Semaphore,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let _turn = workers.acquire().await.map_err(Error::internal)?;
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
 }
 
 fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Value>> {
@@ -149,14 +157,19 @@ fn too_large(limit: usize) -> Error {
     Error::too_large(format!("the body is larger than {limit} bytes, the limit of this operation"))
 }
 
-async fn decompress(coding: Coding, sent: Bytes, limits: &BodyLimits, reservation: &mut Reservation) -> Result<Bytes> {
+async fn decompress(
+    coding: Coding,
+    sent: Bytes,
+    limits: &BodyLimits,
+    reservation: &mut Reservation,
+    workers: &Semaphore,
+) -> Result<Bytes> {
     let sent_bytes = reservation.bytes();
     let by_ratio = sent.len().saturating_mul(limits.decompression_ratio).max(RATIO_FREE);
     let most = by_ratio.min(limits.decompressed_bytes);
     // One byte more shows that there is more.
     reservation.grow(most + 1).await?;
-    let work = tokio::task::spawn_blocking(move || coding.decompress(&sent, most));
-    let bytes = work.await.map_err(Error::internal)??;
+    let bytes = on_worker(workers, move || coding.decompress(&sent, most)).await?;
     if bytes.len() > most {
         return Err(Error::too_large(if most == by_ratio {
             let ratio = limits.decompression_ratio;

@@ -20,7 +20,7 @@ use tracing::{Instrument, debug, error, info_span, warn};
 use crate::{
     Audit, Body, BoxFuture, Builtin, Caller, ClientBody, Error, Identity, Kind, LogLimit, Peer, Result,
     audit::{self, Call},
-    budget::{BudgetSettings, MemoryBudget, Reservation},
+    budget::{self, BudgetSettings, MemoryBudget, Reservation},
     forwarded::{ClientAddress, RequestId},
     metrics::OperationMetrics,
     rate::{Limiter, Rate},
@@ -316,7 +316,13 @@ impl Inner {
         let (head, body) = request.into_parts();
         let token = bearer(&head.headers);
         let mut admitted = self.admit(row, token, true).await?;
-        let mut reservation = self.memory.reservation(client_ip);
+        let budgeted = match row.access {
+            Access::Public => budget::Caller::Anybody,
+            Access::SignedIn | Access::Needs(_) => budget::Caller::Authenticated,
+        };
+        let mut reservation = self.memory.reservation(client_ip, budgeted);
+        // HTTP/2 packs a large head into few bytes, so what is beyond the usual size counts as it is held.
+        reservation.grow(head_size(&head.headers).saturating_sub(USUAL_HEAD)).await?;
         let mut large_body = false;
         let body = if operation.reads_body {
             let limits = self.settings.body_limits(row);
@@ -442,6 +448,14 @@ impl Inner {
         }
         requests + &seconds + &self.memory.metrics()
     }
+}
+
+/// Bytes of a head that are not counted: the number of requests in progress bounds them.
+const USUAL_HEAD: usize = 4 << 10;
+
+/// Bytes of names and values.
+fn head_size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 fn matches(pattern: &[Segment], segments: &[String]) -> bool {

@@ -4,12 +4,19 @@
 use std::{
     error, fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -185,6 +192,53 @@ pub type BoxError = Box<dyn error::Error + Send + Sync>;
 pub struct Reply {
     kind: Kind,
     request: Request,
+    /// Over HTTP/2 alone.
+    written: Option<Arc<Written>>,
+    /// Whether a piece was handed over, over HTTP/2.
+    has_sent: bool,
+}
+
+/// Whether the last frame of an HTTP/2 stream was written to the connection.
+#[derive(Default)]
+struct Written {
+    is_pending: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// The bytes of a frame until they are written.
+struct Watched {
+    bytes: Bytes,
+    written: Arc<Written>,
+}
+
+impl Written {
+    /// True if it was; else the task is woken when it is.
+    fn poll(&self, cx: &Context<'_>) -> bool {
+        self.waker.register(cx.waker());
+        !self.is_pending.load(Acquire)
+    }
+
+    /// These bytes, which tell when they are written or given up.
+    fn watch(self: &Arc<Written>, bytes: Bytes) -> Bytes {
+        if bytes.is_empty() {
+            return bytes;
+        }
+        self.is_pending.store(true, Release);
+        Bytes::from_owner(Watched { bytes, written: self.clone() })
+    }
+}
+
+impl AsRef<[u8]> for Watched {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.written.is_pending.store(false, Release);
+        self.written.waker.wake();
+    }
 }
 
 pub enum Kind {
@@ -262,7 +316,8 @@ impl Drop for Request {
 impl Reply {
     pub fn new(kind: Kind, request: Request) -> Reply {
         request.exchange.offer(request.connection().clock.now());
-        Reply { kind, request }
+        let written = request.exchange.is_stream().then(Arc::default);
+        Reply { kind, request, written, has_sent: false }
     }
 }
 
@@ -287,7 +342,20 @@ impl Body for Reply {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let polled = this.kind.poll_frame(cx);
+        // Over HTTP/2 the library takes a frame long before the client lets it send all of it. The next one, and the end,
+        // come when this one is written: until then the exchange goes on, and can be ended when the client stalls.
+        if let Some(written) = &this.written
+            && !written.poll(cx)
+        {
+            return Poll::Pending;
+        }
+        let mut polled = this.kind.poll_frame(cx);
+        if let (Some(written), Poll::Ready(Some(Ok(frame)))) = (&this.written, &mut polled)
+            && let Some(data) = frame.data_mut()
+        {
+            *data = written.watch(std::mem::take(data));
+            this.has_sent = true;
+        }
         match &polled {
             Poll::Ready(Some(Ok(_))) => this.request.exchange.offer(this.request.connection().clock.now()),
             _ => this.request.exchange.await_more(),
@@ -296,11 +364,13 @@ impl Body for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Text(text) => text.is_empty(),
-            Kind::Builtin(body) => body.is_end_stream(),
-            Kind::Instance(reply) => reply.is_over(),
-        }
+        // What is sent over HTTP/2 ends with a frame of its own, once all is written.
+        !self.has_sent
+            && match &self.kind {
+                Kind::Text(text) => text.is_empty(),
+                Kind::Builtin(body) => body.is_end_stream(),
+                Kind::Instance(reply) => reply.is_over(),
+            }
     }
 
     fn size_hint(&self) -> SizeHint {

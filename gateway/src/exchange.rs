@@ -68,6 +68,11 @@ impl Exchange {
         Exchange { handle, began: now, offered: NOTHING_OFFERED.into(), forwarded: OnceLock::new() }
     }
 
+    /// Whether it is one stream of many on its connection.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.handle, Handle::Stream(_))
+    }
+
     pub fn set_forwarded(&self, forwarded: Forwarded) {
         // A request goes to one service.
         let _ = self.forwarded.set(forwarded);

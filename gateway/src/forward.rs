@@ -162,6 +162,8 @@ fn edit_head(
     connection.hop.introduce(headers, host);
     headers.insert(openorch_chassis::forwarded::X_REQUEST_ID, id.0.clone());
     headers.append(header::VIA, VIA);
+    // Only the daemon itself asks an instance to prove what it is (contract decision 32).
+    headers.remove("openorch-challenge");
     if let Some(protocol) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);
@@ -263,7 +265,7 @@ impl Trip<'_> {
         let gateway = &*self.connection.gateway;
         let mut tried = Vec::new();
         loop {
-            let error = match gateway.outbound.dial(&instance.url).await {
+            let error = match gateway.outbound.dial_for_request(&instance.url).await {
                 Ok(stream) => match Sender::start(stream, self.connection.clock.now()).await {
                     Ok(sender) => {
                         count(&gateway.metrics.connected);
@@ -408,7 +410,7 @@ fn edit_answer(headers: &mut HeaderMap) {
 }
 
 /// What speaks for a whole origin, which services share with the daemon and each other (contract decisions 18 and 24).
-const OF_ORIGIN: [HeaderName; 7] = [
+const OF_ORIGIN: [HeaderName; 13] = [
     HeaderName::from_static("service-worker-allowed"),
     HeaderName::from_static("clear-site-data"),
     HeaderName::from_static("alt-svc"),
@@ -416,6 +418,12 @@ const OF_ORIGIN: [HeaderName; 7] = [
     HeaderName::from_static("nel"),
     HeaderName::from_static("report-to"),
     HeaderName::from_static("reporting-endpoints"),
+    HeaderName::from_static("origin-agent-cluster"),
+    HeaderName::from_static("accept-ch"),
+    HeaderName::from_static("critical-ch"),
+    HeaderName::from_static("public-key-pins"),
+    HeaderName::from_static("expect-ct"),
+    HeaderName::from_static("set-login"),
 ];
 
 /// Opens the gate when the instance says 100.

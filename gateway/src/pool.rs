@@ -13,6 +13,9 @@ use openorch_chassis::outbound::{Connection, InstanceUrl};
 
 use crate::{Settings, body::Upload};
 
+/// Bytes of an instance's answer read at once; also the most that the head of one may have (contract decision 24).
+const READ_BUFFER: usize = 256 << 10;
+
 pub struct Instance {
     pub id: Arc<str>,
     pub url: Arc<InstanceUrl>,
@@ -77,7 +80,9 @@ impl Instance {
 impl Sender {
     /// Speaks HTTP on a connection just opened.
     pub async fn start(stream: Connection, now: u64) -> hyper::Result<Sender> {
-        let (http, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        // A piece of an answer that the client does not take holds a read buffer of at most this size.
+        let (http, connection) =
+            http1::Builder::new().max_buf_size(READ_BUFFER).handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             // Its failure is told to whoever waits for an answer on it; an idle one may fail in silence.
             let _ = connection.with_upgrades().await;

@@ -116,26 +116,61 @@ async fn an_answer_that_the_client_does_not_take_is_ended_over_http1() {
 async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go_on() {
     let platform = Platform::with(impatient).await;
     platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
-    let stream = TcpStream::connect(platform.address).await.unwrap();
-    // A client that announces no room for any answer's body.
-    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(0)
-        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    let ask = |method: &str, path: &str| {
-        Request::builder().method(method).uri(format!("http://localhost{path}")).body(Empty::new()).unwrap()
-    };
-    for path in ["/user-svc/x", "/user-svc/large", "/demo"] {
-        let response = within(sender.send_request(ask("GET", path))).await.unwrap();
-        assert_eq!(response.status(), 200, "{path}");
-        let body = within(response.into_body().collect()).await;
-        assert!(body.is_err(), "{path}: the stream is reset");
+    // With room for one byte the library takes a whole frame, of which the rest stays with us.
+    for window in [0, 1] {
+        let stalled = platform.metrics.snapshot().stalled;
+        let stream = TcpStream::connect(platform.address).await.unwrap();
+        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window)
+            .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let ask = |method: &str, path: &str| {
+            Request::builder().method(method).uri(format!("http://localhost{path}")).body(Empty::new()).unwrap()
+        };
+        let mut held = Vec::new();
+        for path in ["/user-svc/x", "/user-svc/large", "/demo"] {
+            let response = within(sender.send_request(ask("GET", path))).await.unwrap();
+            assert_eq!(response.status(), 200, "{path}");
+            held.push(response.into_body());
+        }
+        assert_eq!(platform.metrics.snapshot().in_flight, 3, "window {window}: all of them count");
+        // Reading would say that there is room for more.
+        within(async {
+            while platform.metrics.snapshot().stalled - stalled < 3 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        for mut body in held {
+            let mut end = None;
+            while end.as_ref().is_none_or(Result::is_ok)
+                && let Some(frame) = within(body.frame()).await
+            {
+                end = Some(frame);
+            }
+            assert!(end.is_some_and(|frame| frame.is_err()), "window {window}: the stream is reset");
+        }
+        let response = within(sender.send_request(ask("HEAD", "/user-svc/x"))).await.unwrap();
+        assert_eq!(response.status(), 200, "the connection goes on");
     }
-    assert_eq!(platform.metrics.snapshot().stalled, 3);
-    let response = within(sender.send_request(ask("HEAD", "/user-svc/x"))).await.unwrap();
-    assert_eq!(response.status(), 200, "the connection goes on");
+}
+
+#[tokio::test]
+async fn large_and_small_answers_come_whole_over_http2() {
+    let platform = Platform::in_front_of(mirror().await).await;
+    let stream = TcpStream::connect(platform.address).await.unwrap();
+    let (mut sender, connection) =
+        http2::Builder::new(TokioExecutor::new()).handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for (path, least) in [("/user-svc/x", 10), ("/user-svc/large", 16 << 20), ("/demo", 10), ("/nobody", 10)] {
+        let request = Request::builder().uri(format!("http://localhost{path}")).body(Empty::new()).unwrap();
+        let response = within(sender.send_request(request)).await.unwrap();
+        let body = within(response.into_body().collect()).await.unwrap().to_bytes();
+        assert!(body.len() > least, "{path}: {}", body.len());
+    }
+    assert_eq!(platform.metrics.snapshot().in_flight, 0);
 }
 
 #[tokio::test]

@@ -28,6 +28,8 @@ use super::{
 };
 
 const MAX_ID_BYTES: usize = 128;
+/// Characters of an instance's address in the log.
+const MAX_LOGGED_URL: usize = 200;
 const MAX_FIELD_BYTES: usize = 1024;
 const MAX_HEARTBEAT_SECONDS: u32 = 24 * 3600;
 
@@ -183,7 +185,16 @@ impl Registry {
         let gone: Vec<String> = replaced.into_iter().map(|old| old.value.id).collect();
         let version = self.commit(batch, gone.iter().chain([&row.id])).await?.version;
         let (id, known_url) = (row.id.clone(), row.url.clone());
-        tracing::info!(instance.id = %id, instance.slug = %row.slug, "instance `{id}` of `{}` registered at {url}", row.slug);
+        // Again and again for one that changes something else of itself: then nobody needs a line for each.
+        let shown: String = url.as_str().chars().take(MAX_LOGGED_URL).collect();
+        match base.is_none() {
+            true => {
+                tracing::info!(instance.id = %id, instance.slug = %row.slug, "instance `{id}` of `{}` registered at {shown}", row.slug)
+            }
+            false => {
+                tracing::debug!(instance.id = %id, instance.slug = %row.slug, "instance `{id}` of `{}` changed at {shown}", row.slug)
+            }
+        }
         self.live.put(row, version, InstanceUrl::parse(&known_url)?, &gone, self.now());
         // Whoever removed it meanwhile may have done so in memory before it was put there.
         if self.instances.get(&id).await?.is_none() {

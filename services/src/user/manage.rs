@@ -1,6 +1,8 @@
 //! Who may manage which account. Accounts are of all apps while the right to manage them is held in some: managing one
 //! needs the right in each app that the account is in, and whoever could become the account may not gain rights by it.
 
+use std::sync::Arc;
+
 use openorch_api::{
     Permission, role,
     user::{DELEGATION_EDIT, TOKEN_REVOKE},
@@ -9,6 +11,7 @@ use openorch_chassis::{Caller, Error, Identity, Result};
 
 use super::{
     Users,
+    enroll::may_give,
     memory::Account,
     rows::{DEFAULT_APP, SessionRow, UserRow},
 };
@@ -53,7 +56,7 @@ impl Users {
         self.require_management(caller, user, permission).await?;
         let own = self.known_account(&caller.user_id).await?;
         for app in account.apps().chain([DEFAULT_APP]) {
-            let (theirs, own) = (account.caller_in(app), own.caller_in(app));
+            let (theirs, own) = (self.with_givable_roles(account.caller_in(app)), own.caller_in(app));
             let more = openorch_api::permissions()
                 .filter(|permission| !permission.granted_to.contains(&role::USER))
                 .find(|permission| self.allows(&theirs, permission.id) && !self.allows(&own, permission.id));
@@ -73,6 +76,23 @@ impl Users {
             )));
         }
         Ok(())
+    }
+
+    /// The caller with every role that it could give itself, such as those of its own slug: an admin may have given one of
+    /// them rights over the platform.
+    fn with_givable_roles(&self, caller: Caller) -> Caller {
+        let rules = self.memory.rules();
+        let givable = rules.roles.keys().filter(|role| may_give(&caller, role, &caller.app));
+        let mut roles: Vec<Box<str>> =
+            caller.roles.iter().cloned().chain(givable.map(|role| (**role).into())).collect();
+        roles.sort();
+        roles.dedup();
+        let roles: Arc<[Box<str>]> = roles.into();
+        let default_app_roles = match *caller.app == *DEFAULT_APP {
+            true => roles.clone(),
+            false => caller.default_app_roles.clone(),
+        };
+        Caller { roles, default_app_roles, ..caller }
     }
 
     /// Whether `own` may end this session: its own ones, and those of others in each app where it has the right.

@@ -135,3 +135,30 @@ async fn w43_grants_and_permits_count_as_rights_whoever_has_them_and_however() {
         assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, expected, "{slug}");
     }
 }
+
+#[tokio::test]
+async fn w57_what_an_account_could_give_itself_counts_as_what_it_has() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    let help = manager(&daemon, &admin, "help", "", &["user-svc:user:passwordReset", "user-svc:user:delete"]).await;
+    // An admin gives a role of a service something of the platform, by a link or by a permit.
+    for (slug, way) in [("by-link", "link"), ("by-permit", "permit"), ("without", "nothing")] {
+        let owner = daemon.register(slug).await;
+        let role = format!("{slug}:ops");
+        let made = json!({ "id": role, "name": "Ops" });
+        assert_eq!(status(&daemon, "POST", "/user-svc/role", &owner, made).await, 200);
+        let link = json!({ "permissionLinks": [{ "permissionId": "user-svc:grant:create", "roleId": role }] });
+        let permit = json!({ "permits": [{ "permission": "user-svc:grant:create", "roles": [role] }] });
+        let given = match way {
+            "link" => status(&daemon, "PUT", "/user-svc/roles/permissions", &admin, link).await,
+            "permit" => status(&daemon, "PUT", "/user-svc/permits", &admin, permit).await,
+            _ => 200,
+        };
+        assert_eq!(given, 200, "{slug}");
+        let expected = if way == "nothing" { 200 } else { 403 };
+        let id = id_of(&owner);
+        assert_eq!(reset(&daemon, &help, &id).await, expected, "{slug}");
+        let path = format!("/user-svc/user/{id}");
+        assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, expected, "{slug}");
+    }
+}

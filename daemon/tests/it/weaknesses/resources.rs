@@ -112,7 +112,8 @@ async fn w27_a_body_that_trickles_in_is_ended() {
 async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
     let daemon = Daemon::with(&[
         "--max-request-memory",
-        "1000000",
+        // Public requests have half of it.
+        "2000000",
         "--max-request-memory-per-address",
         "400000",
         "--request-memory-wait",
