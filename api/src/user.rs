@@ -91,7 +91,8 @@ ops! {
     LOGIN "login" = POST "/user-svc/login"
         (Body<LoginRequest>) -> Json<LoginResponse>,
         access: Access::Public, audited: true, target: &["/slug", "/contact/value"], normalise: Some(accept_other_contacts),
-        errors: &[(401, "the password is wrong"), (403, "the account has no role in this app"),
+        errors: &[(401, "the password is wrong"),
+            (403, "the account has no role in this app, or the password is right but too weak to sign in with from another machine"),
             (404, "there is no app of this host"), (429, "too many at once; try again in a moment")];
 
     /// The key that session tokens are signed with, as PEM.

@@ -11,6 +11,7 @@ pub mod error;
 pub mod forwarded;
 pub mod identity;
 pub mod ids;
+pub mod local;
 pub mod log_limit;
 pub mod mail;
 pub mod metrics;

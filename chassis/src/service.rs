@@ -23,6 +23,8 @@ pub struct RequestContext {
     pub request_id: Box<str>,
     /// Where the client is, by the rules of contract decision 17.
     pub client_ip: std::net::IpAddr,
+    /// Whether it comes from a program on this machine: see [`crate::local`].
+    pub from_this_machine: bool,
     /// Whether answers may carry `extra` (contract decision 2).
     pub extended: bool,
     /// Whether the body is so large that decoding it would hold up an async worker.

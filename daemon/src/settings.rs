@@ -24,7 +24,7 @@ use openorch_chassis::{
 use openorch_gateway::Tls;
 use openorch_services::{
     registry::{RegistrySettings, default_node_url},
-    user::{AccessLimits, PasswordRules, Registration, UserSettings},
+    user::{AccessLimits, HashSettings, PasswordRules, Registration, UserSettings},
 };
 use openorch_store::PostgresOptions;
 use serde::Deserialize;
@@ -122,6 +122,8 @@ settings! {
     password_max: Count, "OPENORCH_PASSWORD_MAX", "1024";
     "Password hashes computed side by side"
     hashes_at_once: Count, "OPENORCH_HASHES_AT_ONCE", "half of the cores";
+    "Longest time that a sign-in or registration waits for its password to be hashed"
+    password_hash_max_wait: Span, "OPENORCH_PASSWORD_HASH_MAX_WAIT", "10s";
     "Networks that instances may be in: CIDRs, and the words loopback, private and public"
     instance_networks: String, "OPENORCH_INSTANCE_NETWORKS", "loopback,private,public";
     "Networks (CIDRs) whose forwarding headers are believed"
@@ -364,13 +366,16 @@ impl Settings {
     pub fn user(&self, loopback_only: bool) -> UserSettings {
         let usual = UserSettings::default();
         let given = &self.given;
+        let password_rules =
+            |loopback_only| PasswordRules::new(loopback_only, count(given.password_min), count(given.password_max));
         UserSettings {
             registration: match given.registration {
                 Some(RegistrationChoice(choice)) => choice,
                 None if loopback_only => Registration::Open,
                 None => Registration::Closed,
             },
-            password_rules: PasswordRules::new(loopback_only, count(given.password_min), count(given.password_max)),
+            password_rules: password_rules(loopback_only),
+            network_password_rules: password_rules(false),
             token_lifetime: span(given.token_lifetime, usual.token_lifetime),
             delegated_lifetime: span(given.delegated_lifetime, usual.delegated_lifetime),
             session_idle: span(given.session_idle, usual.session_idle),
@@ -386,9 +391,12 @@ impl Settings {
                 role_assignments: count(given.role_assignments_per_account)
                     .map_or(usual.access_limits.role_assignments, |most| most as u64),
             },
-            // A storm of sign-ins leaves half of the cores to everything else.
-            hashes_at_once: count(given.hashes_at_once)
-                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
+            hashes: HashSettings {
+                // A storm of sign-ins leaves half of the cores to everything else.
+                concurrency: count(given.hashes_at_once)
+                    .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
+                max_wait: span(given.password_hash_max_wait, usual.hashes.max_wait),
+            },
         }
     }
 

@@ -74,6 +74,7 @@ impl Bench {
             caller: Some(caller),
             request_id: "".into(),
             client_ip,
+            from_this_machine: true,
             extended: false,
             large_body: false,
         };

@@ -20,6 +20,7 @@ mod memory;
 mod open_session;
 mod organization;
 mod otp;
+mod password_check;
 mod passwords;
 mod permission;
 #[cfg(test)]
@@ -72,7 +73,8 @@ use self::{
     throttle::Throttle,
 };
 pub use self::{
-    passwords::PasswordRules,
+    password_check::PasswordCounts,
+    passwords::{HashSettings, PasswordRules},
     seed::{ADMIN_SLUG, StartError, prepare, reset_admin_password},
     usage::AccessLimits,
 };
@@ -89,7 +91,10 @@ pub enum Registration {
 #[derive(Clone, Debug)]
 pub struct UserSettings {
     pub registration: Registration,
+    /// What new passwords must be like.
     pub password_rules: PasswordRules,
+    /// What a password must be like with which somebody signs in from elsewhere than this machine.
+    pub network_password_rules: PasswordRules,
     /// How long a token's text says that it lives (`exp`).
     pub token_lifetime: Duration,
     /// How long a delegated token lives.
@@ -102,8 +107,8 @@ pub struct UserSettings {
     pub audit_retention: Duration,
     /// Most entries of the audit log; the oldest are removed first.
     pub audit_entries: u64,
-    /// Password hashes computed side by side.
-    pub hashes_at_once: usize,
+    /// How password hashes are computed.
+    pub hashes: HashSettings,
     /// How long an answer whether somebody has a permission may be kept.
     pub permission_kept: Duration,
     /// Accounts, sessions, tokens and delegated tokens held in memory, each.
@@ -117,13 +122,14 @@ impl Default for UserSettings {
         UserSettings {
             registration: Registration::Open,
             password_rules: PasswordRules::new(true, None, None),
+            network_password_rules: PasswordRules::new(false, None, None),
             token_lifetime: Duration::from_secs(24 * 3600),
             delegated_lifetime: Duration::from_secs(300),
             session_idle: Duration::from_secs(90 * 24 * 3600),
             session_lifetime: None,
             audit_retention: Duration::from_secs(365 * 24 * 3600),
             audit_entries: 5_000_000,
-            hashes_at_once: 1,
+            hashes: HashSettings::default(),
             permission_kept: Duration::from_secs(10),
             cache_entries: 50_000,
             access_limits: AccessLimits::default(),
@@ -153,6 +159,8 @@ pub struct Users {
     unsettled_keys: Mutex<Option<(String, Arc<KeyRing>)>>,
     seal: Seal,
     passwords: Passwords,
+    /// Whether some stored hash may be of a password that was not normalized.
+    has_old_hashes: bool,
     memory: Memory,
     /// Until then, in seconds since 1970, commits may be made of which nobody knew what came.
     doubtful_until: AtomicI64,

@@ -39,7 +39,8 @@ pub static ORGANIZATIONS: Collection = Collection {
     name: "userSvcOrganizations",
     indexes: &[Index::unique(&["app", "slug"]), Index::on(&["createdAt"]), Index::on(&["founderId"])],
 };
-pub static PASSWORDS: Collection = Collection { name: "userSvcPasswords", indexes: &[] };
+pub static PASSWORDS: Collection =
+    Collection { name: "userSvcPasswords", indexes: &[Index::on(&["meetsNetworkRule"])] };
 pub static SESSIONS: Collection =
     Collection { name: "userSvcSessions", indexes: &[Index::unique(&["userId", "app", "device"])] };
 /// From where accounts have signed in; the id is a digest of what the throttle counts them by.
@@ -168,6 +169,10 @@ pub struct PasswordRow {
     /// The admin's password is still the one that everybody knows.
     #[serde(default)]
     pub is_default: bool,
+    /// Whether it met the rule for passwords beyond loopback when it was set or matched last. `None`: the hash is from a
+    /// version that did not normalize passwords and has not been matched since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meets_network_rule: Option<bool>,
     pub updated_at: Time,
 }
 

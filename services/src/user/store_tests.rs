@@ -31,7 +31,7 @@ use super::{
     ADMIN_SLUG, UserSettings, Users, account, authorize, collections, contact,
     contact_migration::unfold_contacts,
     organization, otp, prepare, role,
-    rows::{CONTACTS, ContactEnrollRow, ContactRow, MIGRATIONS, OTPS, RoleLinkRow, RoleRow, SESSIONS},
+    rows::{CONTACTS, ContactEnrollRow, ContactRow, MIGRATIONS, OTPS, PasswordRow, RoleLinkRow, RoleRow, SESSIONS},
     rules::Change,
     session, sign_in, users,
 };
@@ -94,6 +94,7 @@ impl Bench {
             caller,
             request_id: "".into(),
             client_ip: Ipv4Addr::LOCALHOST.into(),
+            from_this_machine: true,
             extended: false,
             large_body: false,
         };
@@ -428,4 +429,33 @@ async fn a_session_whose_end_was_written_later_than_told_is_refused() {
     bench.store.make_late().await;
     Users::settle(bench.users.clone()).await;
     assert!(bench.users.authenticate(&token).await.is_err());
+}
+
+#[tokio::test]
+async fn a_hash_from_before_passwords_were_normalized_is_matched_in_each_spelling_and_replaced() {
+    use argon2::PasswordHasher;
+    let bench = Bench::new().await;
+    let (composed, decomposed) = ("p\u{e4}ssw\u{f6}rd", "pa\u{308}sswo\u{308}rd");
+    for (slug, then) in [("composed", composed), ("decomposed", decomposed)] {
+        let (_, id) = bench.register(slug, ContactInput::default()).await;
+        let rows = &bench.users.password_rows;
+        let hash = argon2::Argon2::default().hash_password(then.as_bytes()).unwrap().to_string();
+        let row = PasswordRow { hash, meets_network_rule: None, ..rows.get(&id).await.unwrap().unwrap().value };
+        bench.users.store.commit(rows.upsert(&id, &row).unwrap().into()).await.unwrap();
+        let again = start(bench.store.clone()).await;
+        assert_eq!(again.password_counts().await.unwrap().unknown, 1);
+        let login = async |password: &str| {
+            let cx = Cx { state: again.clone(), request: bench.call(None).request };
+            sign_in::login(cx, body(json!({ "slug": slug, "password": password }))).await.map(|_| ())
+        };
+        assert_eq!(login("password").await.unwrap_err().kind, Kind::Unauthenticated);
+        // Of several at once the first replaces it, and the others are right all the same.
+        let (first, second, third) = tokio::join!(login(composed), login(decomposed), login(composed));
+        first.and(second).and(third).unwrap();
+        let now = rows.get(&id).await.unwrap().unwrap().value;
+        assert_eq!((now.meets_network_rule, now.updated_at), (Some(true), row.updated_at));
+        assert_eq!(again.password_counts().await.unwrap().unknown, 0);
+        let fresh = start(bench.store.clone()).await;
+        assert!(!fresh.has_old_hashes, "from now on one hash is enough for each");
+    }
 }
