@@ -2,6 +2,7 @@
 
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
+pub mod ages;
 pub mod audit;
 pub mod body;
 pub mod budget;

@@ -240,6 +240,8 @@ pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
 #[derive(Clone)]
 pub struct Shared {
     pub clock: Arc<dyn Clock>,
+    /// Asked before something ends for its age.
+    pub ages: Arc<crate::ages::Ages>,
     pub ids: Arc<crate::ids::Ids>,
     pub audit: Arc<crate::Audit>,
     pub mailer: Arc<dyn crate::mail::Mailer>,

@@ -9,6 +9,7 @@ mod mail;
 mod metered;
 pub mod secrets;
 pub mod settings;
+mod sources;
 mod start;
 mod values;
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use openorch_chassis::{
+    ages::AgeSettings,
     budget::BudgetSettings,
     forwarded::NetworkList,
     mail::{Mailer, NoMailer},
@@ -33,6 +34,7 @@ use crate::{
     StartError, config_file, environment,
     mail::{SmtpMailer, SmtpServer},
     secrets::Secrets,
+    sources::{read_file, variable, warnings},
     values::{Address, Count, Engine, Pause, Port, RegistrationChoice, SmtpSecurity, Span},
 };
 
@@ -196,6 +198,10 @@ settings! {
     audit_retention: Span, "OPENORCH_AUDIT_RETENTION", "8760h";
     "Most entries of the audit log; the oldest are removed first"
     audit_entries: Count, "OPENORCH_AUDIT_ENTRIES", "5000000";
+    "How long after a start no session, audit entry or the like ends for its age"
+    expiry_grace_after_start: Span, "OPENORCH_EXPIRY_GRACE_AFTER_START", "1h";
+    "The same after the clock jumped by more than a day, in time that the daemon runs"
+    expiry_grace_after_clock_jump: Span, "OPENORCH_EXPIRY_GRACE_AFTER_CLOCK_JUMP", "168h";
     "Calls that write, a second and account; admins have no limit"
     writes_per_account: Count, "OPENORCH_WRITES_PER_ACCOUNT", "100";
     "Such calls that an account may make at once after a pause"
@@ -478,6 +484,15 @@ impl Settings {
         }
     }
 
+    /// How long nothing ends for its age.
+    pub fn ages(&self) -> AgeSettings {
+        let usual = AgeSettings::default();
+        AgeSettings {
+            after_start: span(self.given.expiry_grace_after_start, usual.after_start),
+            after_jump: span(self.given.expiry_grace_after_clock_jump, usual.after_jump),
+        }
+    }
+
     /// Entries of a list that cannot be asked for in pages.
     pub fn list_most(&self) -> usize {
         count(self.given.list_most).unwrap_or(LIST_MOST)
@@ -569,13 +584,6 @@ fn probe_rate(per_second: Option<Count>, usual: Rate) -> Rate {
 
 fn count(given: Option<Count>) -> Option<usize> {
     given.map(|count| count.0)
-}
-
-/// The value of a variable; an empty one counts as not set.
-fn variable<T: FromStr<Err: Display>>(name: &str) -> Result<Option<T>, StartError> {
-    let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
-    let Some(text) = value.to_str() else { return Err(StartError(format!("{name} is not UTF-8"))) };
-    text.parse().map(Some).map_err(|error| StartError(format!("{name}: {error}")))
 }
 
 fn host_name() -> Option<String> {

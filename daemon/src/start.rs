@@ -11,6 +11,7 @@ use std::{
 
 use openorch_chassis::{
     Audit, Builtin, Identity, Mounted,
+    ages::Ages,
     audit::Audited,
     clock::Clock,
     ids::Ids,
@@ -161,9 +162,12 @@ async fn assemble(
     let seal = Seal::new(&key);
     let ids = Arc::new(Ids::new(clock.clone()));
     let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
+    let newest = audit.newest().await?.max(registry::last_heartbeat(&store).await?);
+    let grace_left = user::stored_clock_grace(&store).await?;
+    let ages = Arc::new(Ages::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.ages()));
     let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone()));
-    let shared =
-        Shared { clock, ids, audit: audit.clone(), mailer: settings.mailer()?, list_most: settings.list_most() };
+    let (mailer, list_most) = (settings.mailer()?, settings.list_most());
+    let shared = Shared { clock, ages, ids, audit: audit.clone(), mailer, list_most };
 
     let default_password = Arc::new(AtomicBool::new(false));
     let asked_loopback = settings.listen.ip().is_loopback();

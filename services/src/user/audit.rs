@@ -64,6 +64,9 @@ pub async fn write_gathered(users: Arc<Users>) {
 }
 
 pub async fn remove_old(users: Arc<Users>) {
+    if !users.shared.ages.may_end(users.settings.audit_retention) {
+        return;
+    }
     if let Err(error) = users.shared.audit.remove_older(users.settings.audit_retention).await {
         tracing::warn!("old entries of the audit log could not be removed yet: {error}");
     }

@@ -6,6 +6,7 @@ mod app;
 mod audit;
 mod authorize;
 mod change_rules;
+mod clock_grace;
 mod contact;
 mod contact_migration;
 mod delegation;
@@ -73,6 +74,7 @@ use self::{
     throttle::Throttle,
 };
 pub use self::{
+    clock_grace::stored as stored_clock_grace,
     password_check::PasswordCounts,
     passwords::{HashSettings, PasswordRules},
     seed::{ADMIN_SLUG, StartError, prepare, reset_admin_password},
@@ -166,6 +168,8 @@ pub struct Users {
     doubtful_until: AtomicI64,
     /// Accounts that are to be looked at again, since nobody knows what came of a change.
     unsettled_accounts: Mutex<BTreeSet<String>>,
+    /// How long nothing ends for its age, in seconds, as it is stored.
+    stored_grace: AtomicU64,
     /// While the admin's password is the default one (contract decision 13).
     default_password: Arc<AtomicBool>,
     liveness: OnceLock<Arc<dyn Liveness>>,
@@ -302,6 +306,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::LIST_INVITATIONS, invitation::list)
         .on(api::REVOKE_INVITATION, invitation::revoke)
         .every(Duration::from_secs(60), "note when sessions were used", session::note_uses)
+        .every(Duration::from_secs(1), "watch the clock", clock_grace::watch)
         .every(Duration::from_secs(1), "write refused attempts to the audit log", audit::write_gathered)
         .every(Duration::from_secs(600), "forget codes whose time is over", Users::forget_codes)
         .every(Duration::from_secs(3600), "remove old entries of the audit log", audit::remove_old)

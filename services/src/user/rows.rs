@@ -48,6 +48,8 @@ pub static KNOWN_ADDRESSES: Collection =
     Collection { name: "userSvcKnownAddresses", indexes: &[Index::on(&["userId"])] };
 /// What was done once to the rows of older versions; the id is its name.
 pub static MIGRATIONS: Collection = Collection { name: "userSvcMigrations", indexes: &[] };
+/// How long nothing ends for its age since the clock jumped: one row.
+pub static CLOCK_GRACE: Collection = Collection { name: "userSvcClockGrace", indexes: &[] };
 pub static ROLES: Collection = Collection { name: "userSvcRoles", indexes: &[] };
 pub static ROLE_LINKS: Collection = Collection {
     name: "userSvcRoleLinks",
@@ -82,6 +84,7 @@ pub static ALL: &[&Collection] = &[
     &SESSIONS,
     &KNOWN_ADDRESSES,
     &MIGRATIONS,
+    &CLOCK_GRACE,
     &ROLES,
     &ROLE_LINKS,
     &PERMISSIONS,
@@ -220,6 +223,13 @@ pub struct KnownAddress {
 #[serde(rename_all = "camelCase")]
 pub struct MigrationRow {
     pub at: Time,
+}
+
+/// See [`openorch_chassis::ages::Ages::grace_left`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClockGraceRow {
+    pub seconds_left: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -126,6 +126,8 @@ pub async fn prepare(
         key_pairs: Table::new(store.clone(), &KEY_PAIRS),
         keys: ArcSwap::from_pointee(keys),
         unsettled_keys: Mutex::default(),
+        signing: Signing::new(settings.signing_concurrency),
+        stored_grace: super::clock_grace::stored(&store).await?.as_secs().into(),
         doubtful_until: AtomicI64::new(i64::MIN),
         unsettled_accounts: Mutex::default(),
         seal: seal.clone(),

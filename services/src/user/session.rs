@@ -86,7 +86,13 @@ impl Users {
     }
 
     fn is_idle(&self, session: &LiveSession, now: i64) -> bool {
-        now - session.used_at.load(Ordering::Relaxed) > self.settings.session_idle.as_secs() as i64
+        self.is_unused(session.used_at.load(Ordering::Relaxed), now)
+    }
+
+    /// Whether a session that was used last at this time has ended by that.
+    fn is_unused(&self, used_at: i64, now: i64) -> bool {
+        let most = self.settings.session_idle;
+        now - used_at > most.as_secs() as i64 && self.shared.ages.may_end(most)
     }
 
     /// A session in an app is worth nothing once its account is no longer in there.
@@ -117,8 +123,7 @@ impl Users {
         if self.is_too_old(row.created_at.0.as_second(), now) {
             return true;
         }
-        let unused = now - self.last_use(row).0.as_second();
-        unused > self.settings.session_idle.as_secs() as i64 && !self.has_live_instance(&row.user_id)
+        self.is_unused(self.last_use(row).0.as_second(), now) && !self.has_live_instance(&row.user_id)
     }
 
     /// Whether a session lived as long as it may, however much it is used.

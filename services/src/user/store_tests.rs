@@ -11,11 +11,12 @@ use std::{
 };
 
 use openorch_api::{
-    Body, Json, Path,
-    user::{ContactId, ContactInput, RoleId, UserId},
+    Body, Json, Path, Time,
+    user::{AuditEntry, ContactId, ContactInput, RoleId, UserId},
 };
 use openorch_chassis::{
     Audit, Caller, Cx, Identity, Kind,
+    ages::{AgeSettings, Ages},
     clock::ManualClock,
     identity::Belongings,
     ids::Ids,
@@ -158,7 +159,8 @@ async fn start_with(
     store.open_collections(&opened).await.unwrap();
     let ids = Arc::new(Ids::new(clock.clone()));
     let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
-    let shared = Shared { clock, ids, audit, mailer, list_most: LIST_MOST };
+    let ages = Arc::new(Ages::new(clock.clone(), None, Duration::ZERO, AgeSettings::default()));
+    let shared = Shared { clock, ages, ids, audit, mailer, list_most: LIST_MOST };
     let settings = |_| settings.clone();
     prepare(store, shared, &Seal::new("a key"), settings, None, default_password).await.unwrap()
 }
@@ -458,4 +460,53 @@ async fn a_hash_from_before_passwords_were_normalized_is_matched_in_each_spellin
         let fresh = start(bench.store.clone()).await;
         assert!(!fresh.has_old_hashes, "from now on one hash is enough for each");
     }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_audit_log() {
+    const YEARS: i64 = 2 * 365 * 24 * 3600;
+    let bench = Bench::new().await;
+    let (token, _) = bench.register("lasting", ContactInput::default()).await;
+    let shared = &bench.users.shared;
+    let entry = AuditEntry { id: "aud_1".into(), at: Time(shared.clock.now()), ..AuditEntry::default() };
+    bench.users.store.commit(bench.users.audit_entries.upsert(&entry.id, &entry).unwrap().into()).await.unwrap();
+    let entries = async || {
+        super::audit::remove_old(bench.users.clone()).await;
+        bench.users.audit_entries.count(&[]).await.unwrap()
+    };
+    bench.clock.advance(2 * 3600);
+    bench.clock.jump(YEARS);
+    assert_eq!(entries().await, 1);
+    // Looked up while the clock is wrong, also from the store.
+    assert!(bench.users.authenticate(&token).await.is_ok());
+    bench.users.memory.forget_all();
+    assert!(bench.users.authenticate(&token).await.is_ok());
+    bench.clock.advance(120);
+    bench.clock.jump(-YEARS);
+    assert!(bench.users.authenticate(&token).await.is_ok());
+    assert_eq!(entries().await, 1);
+    // Ages count again after seven days of running, if the clock is right and the time has come.
+    bench.clock.advance(91 * 24 * 3600);
+    assert_eq!(bench.users.authenticate(&token).await.err().unwrap().kind, Kind::Unauthenticated);
+    assert_eq!(entries().await, 1, "a year is not over");
+    bench.clock.advance(366 * 24 * 3600);
+    assert_eq!(entries().await, 0);
+}
+
+#[tokio::test]
+async fn a_restart_while_the_clock_is_wrong_does_not_end_what_is_kept() {
+    let bench = Bench::new().await;
+    let left = async || super::stored_clock_grace(&(bench.store.clone() as Arc<dyn Store>)).await.unwrap().as_secs();
+    let watch = async || super::clock_grace::watch(bench.users.clone()).await;
+    watch().await;
+    assert_eq!(left().await, 0);
+    bench.clock.jump(2 * 365 * 24 * 3600);
+    watch().await;
+    assert_eq!(left().await, 7 * 24 * 3600, "at once");
+    bench.clock.advance(24 * 3600);
+    watch().await;
+    assert_eq!(left().await, 6 * 24 * 3600);
+    bench.clock.advance(6 * 24 * 3600);
+    watch().await;
+    assert_eq!(left().await, 0);
 }
