@@ -174,15 +174,17 @@ ops! {
     SEND_OTP "sendOtp" = POST "/user-svc/otp/send"
         (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
         access: Access::Public, audited: true, target: &["/contactId"],
-        errors: &[(429, "a code was sent there a moment ago, or too many were asked for"),
-            (503, "no mail server is set")];
+        errors: &[(409, "no mail server is set up"),
+            (429, "a code was sent there a moment ago, or too many were asked for"),
+            (503, "the mail server does not take the code now")];
 
     /// Send a code to a contact that is to become the caller's.
     SEND_OWN_OTP "sendOwnOtp" = POST "/user-svc/self/contact"
         (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
         access: Access::SignedIn, audited: true, target: &["/contactId"],
-        errors: &[(429, "a code was sent there a moment ago, or too many were asked for"),
-            (503, "no mail server is set")];
+        errors: &[(409, "no mail server is set up"),
+            (429, "a code was sent there a moment ago, or too many were asked for"),
+            (503, "the mail server does not take the code now")];
 
     /// Show by its code that a contact is the caller's. Another account that had named it without showing so loses it.
     VERIFY_CONTACT "verifyContact" = PUT "/user-svc/self/contact"
@@ -467,7 +469,8 @@ ops! {
     /// It holds as long as its maker may give what it gives.
     CREATE_INVITATION "createInvitation" = POST "/user-svc/invitation"
         (Body<CreateInvitationRequest>) -> Json<CreateInvitationResponse>,
-        access: Access::needs(&USER_CREATE), audited: true, target: &["/roleIds/*"];
+        access: Access::needs(&USER_CREATE), audited: true, target: &["/roleIds/*"],
+        errors: &[(409, "registration is closed, and nobody could redeem it")];
 
     /// List the invitations to the caller's app, or to all apps for an admin, without their codes.
     LIST_INVITATIONS "listInvitations" = GET "/user-svc/invitations"
