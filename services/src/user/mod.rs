@@ -33,6 +33,7 @@ mod rules;
 mod seed;
 mod session;
 mod sign_in;
+mod signing;
 #[cfg(test)]
 mod store_tests;
 mod throttle;
@@ -43,7 +44,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -71,6 +72,7 @@ use self::{
         ContactEnrollRow, ContactRow, InvitationRow, KeyPairRow, KnownAddressesRow, OrganizationRow, OtpRow,
         PasswordRow, RoleLinkRow, SessionRow, TombstoneRow, UserRow,
     },
+    signing::Signing,
     throttle::Throttle,
 };
 pub use self::{
@@ -111,6 +113,10 @@ pub struct UserSettings {
     pub audit_entries: u64,
     /// How password hashes are computed.
     pub hashes: HashSettings,
+    /// Tokens signed side by side.
+    pub signing_concurrency: usize,
+    /// Sessions of one account; with one more the one idle longest ends.
+    pub sessions_per_account: u64,
     /// How long an answer whether somebody has a permission may be kept.
     pub permission_kept: Duration,
     /// Accounts, sessions, tokens and delegated tokens held in memory, each.
@@ -132,6 +138,8 @@ impl Default for UserSettings {
             audit_retention: Duration::from_secs(365 * 24 * 3600),
             audit_entries: 5_000_000,
             hashes: HashSettings::default(),
+            signing_concurrency: 1,
+            sessions_per_account: 1000,
             permission_kept: Duration::from_secs(10),
             cache_entries: 50_000,
             access_limits: AccessLimits::default(),
@@ -159,6 +167,7 @@ pub struct Users {
     keys: ArcSwap<KeyRing>,
     /// The keys as they are if the one with this id is stored, while nobody knows that.
     unsettled_keys: Mutex<Option<(String, Arc<KeyRing>)>>,
+    signing: Signing,
     seal: Seal,
     passwords: Passwords,
     /// Whether some stored hash may be of a password that was not normalized.

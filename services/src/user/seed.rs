@@ -30,6 +30,7 @@ use super::{
     passwords::{PasswordRules, Passwords},
     rows::*,
     rules::{Change, Rules},
+    signing::Signing,
     throttle::Throttle,
 };
 
