@@ -9,7 +9,6 @@ mod mail;
 mod metered;
 pub mod secrets;
 pub mod settings;
-mod sources;
 mod start;
 mod values;
 

@@ -2,11 +2,8 @@
 //! listed by `--help` with its default. Secrets are never flags: see `secrets.rs`.
 
 use std::{
-    env,
-    fmt::Display,
     net::SocketAddr,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -31,10 +28,10 @@ use openorch_store::PostgresOptions;
 use serde::Deserialize;
 
 use crate::{
-    StartError, config_file, environment,
+    StartError, config_file,
+    environment::{self, variable},
     mail::{SmtpMailer, SmtpServer},
     secrets::Secrets,
-    sources::{read_file, variable, warnings},
     values::{Address, Count, Engine, Pause, Port, RegistrationChoice, SmtpSecurity, Span},
 };
 
@@ -166,6 +163,10 @@ settings! {
     connect_timeout: Span, "OPENORCH_CONNECT_TIMEOUT", "3s";
     "What a token's text says of its life"
     token_lifetime: Span, "OPENORCH_TOKEN_LIFETIME", "24h";
+    "Tokens signed side by side"
+    token_signing_concurrency: Count, "OPENORCH_TOKEN_SIGNING_CONCURRENCY", "half of the cores";
+    "Sessions of one account; with one more the one idle longest ends"
+    sessions_per_account: Count, "OPENORCH_SESSIONS_PER_ACCOUNT", "1000";
     "How long a delegated token lives"
     delegated_lifetime: Span, "OPENORCH_DELEGATED_LIFETIME", "5m";
     "A session ends when it is not used for so long"
@@ -372,6 +373,8 @@ impl Settings {
     pub fn user(&self, loopback_only: bool) -> UserSettings {
         let usual = UserSettings::default();
         let given = &self.given;
+        // A storm of sign-ins leaves half of the cores to everything else.
+        let half_of_cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
         let password_rules =
             |loopback_only| PasswordRules::new(loopback_only, count(given.password_min), count(given.password_max));
         UserSettings {
@@ -388,6 +391,9 @@ impl Settings {
             session_lifetime: given.session_lifetime.map(|span| span.0),
             audit_retention: span(given.audit_retention, usual.audit_retention),
             audit_entries: count(given.audit_entries).map_or(usual.audit_entries, |most| most as u64),
+            signing_concurrency: count(given.token_signing_concurrency).unwrap_or(half_of_cores),
+            sessions_per_account: count(given.sessions_per_account)
+                .map_or(usual.sessions_per_account, |most| most as u64),
             permission_kept: span(given.permission_kept, usual.permission_kept),
             cache_entries: count(given.cache_entries).map_or(usual.cache_entries, |entries| entries as u64),
             access_limits: AccessLimits {
@@ -398,9 +404,7 @@ impl Settings {
                     .map_or(usual.access_limits.role_assignments, |most| most as u64),
             },
             hashes: HashSettings {
-                // A storm of sign-ins leaves half of the cores to everything else.
-                concurrency: count(given.hashes_at_once)
-                    .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
+                concurrency: count(given.hashes_at_once).unwrap_or(half_of_cores),
                 max_wait: span(given.password_hash_max_wait, usual.hashes.max_wait),
             },
         }
