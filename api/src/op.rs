@@ -114,6 +114,9 @@ pub struct Row {
     pub delegated: bool,
     /// Refusals beyond those that access and input bring by themselves: status and when it comes.
     pub errors: &'static [(u16, &'static str)],
+    /// Whether the answer is a list that may be long: it is made and encoded beside the async workers, which would serve
+    /// nobody else meanwhile. The guard test of the table names the lists that never are.
+    pub long_answer: bool,
     /// Largest body in bytes as sent, where it is not the usual one, which a setting gives; unpacked it may be four
     /// times that.
     pub body_limit: Option<usize>,
@@ -261,6 +264,7 @@ pub const TEMPLATE: Row = Row {
     target: &[],
     delegated: false,
     errors: &[],
+    long_answer: false,
     body_limit: None,
     max_values: None,
     normalise: None,

@@ -36,7 +36,10 @@ pub fn document(version: &str) -> Value {
         json!({
             "type": "object",
             "required": ["error"],
-            "properties": { "error": { "type": "string", "description": "A sentence that names the thing and the way out." } }
+            "properties": {
+                "error": { "type": "string", "description": "A sentence that names the thing and the way out." },
+                "code": { "type": "string", "description": "Stable, for programs; not every refusal has one." }
+            }
         }),
     );
     let mut document = json!({

@@ -72,7 +72,7 @@ ops! {
     /// List definitions.
     LIST_DEFINITIONS "listDefinitions" = GET "/registry-svc/definitions"
         () -> Json<ListDefinitionsResponse>,
-        access: Access::needs(&DEFINITION_VIEW).or_slugs(&["deploy-svc"]);
+        long_answer: true, access: Access::needs(&DEFINITION_VIEW).or_slugs(&["deploy-svc"]);
 
     /// Remove a definition.
     DELETE_DEFINITION "deleteDefinition" = DELETE "/registry-svc/definition/{id}"
@@ -88,7 +88,7 @@ ops! {
     /// List nodes, all or those with the given ids.
     LIST_NODES "listNodes" = POST "/registry-svc/nodes"
         (Body<ListNodesRequest>) -> Json<ListNodesResponse>,
-        access: Access::needs(&NODE_VIEW).or_slugs(&["deploy-svc", "file-svc"]), effect: Some(Effect::Read);
+        long_answer: true, access: Access::needs(&NODE_VIEW).or_slugs(&["deploy-svc", "file-svc"]), effect: Some(Effect::Read);
 
     /// Forget a node. One that still runs comes back with its next heartbeat.
     DELETE_NODE "deleteNode" = DELETE "/registry-svc/node/{url}"

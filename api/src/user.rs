@@ -91,7 +91,8 @@ ops! {
     LOGIN "login" = POST "/user-svc/login"
         (Body<LoginRequest>) -> Json<LoginResponse>,
         access: Access::Public, audited: true, target: &["/slug", "/contact/value"], normalise: Some(accept_other_contacts),
-        errors: &[(401, "the password is wrong"), (403, "the account has no role in this app"),
+        errors: &[(401, "the password is wrong"),
+            (403, "the account has no role in this app, or the password is right but too weak to sign in with from another machine"),
             (404, "there is no app of this host"), (429, "too many at once; try again in a moment")];
 
     /// The key that session tokens are signed with, as PEM.
@@ -127,7 +128,7 @@ ops! {
     /// The apps with these ids and hosts; all of them for who may see those.
     LIST_APPS "listApps" = POST "/user-svc/apps"
         (Body<ListAppsRequest>) -> Json<ListAppsResponse>,
-        access: Access::SignedIn, effect: Some(Effect::Read),
+        long_answer: true, access: Access::SignedIn, effect: Some(Effect::Read),
         errors: &[(403, "all are asked for and the caller lacks `user-svc:app:multi-view`")];
 
     /// The app of a host.
@@ -173,15 +174,17 @@ ops! {
     SEND_OTP "sendOtp" = POST "/user-svc/otp/send"
         (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
         access: Access::Public, audited: true, target: &["/contactId"],
-        errors: &[(429, "a code was sent there a moment ago, or too many were asked for"),
-            (503, "no mail server is set")];
+        errors: &[(409, "no mail server is set up"),
+            (429, "a code was sent there a moment ago, or too many were asked for"),
+            (503, "the mail server does not take the code now")];
 
     /// Send a code to a contact that is to become the caller's.
     SEND_OWN_OTP "sendOwnOtp" = POST "/user-svc/self/contact"
         (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
         access: Access::SignedIn, audited: true, target: &["/contactId"],
-        errors: &[(429, "a code was sent there a moment ago, or too many were asked for"),
-            (503, "no mail server is set")];
+        errors: &[(409, "no mail server is set up"),
+            (429, "a code was sent there a moment ago, or too many were asked for"),
+            (503, "the mail server does not take the code now")];
 
     /// Show by its code that a contact is the caller's. Another account that had named it without showing so loses it.
     VERIFY_CONTACT "verifyContact" = PUT "/user-svc/self/contact"
@@ -217,7 +220,7 @@ ops! {
     /// List the sessions of an account: the caller's own, or of any for who may end them.
     LIST_SESSIONS "listSessions" = GET "/user-svc/sessions"
         (Query<ListSessionsRequest>) -> Json<ListSessionsResponse>,
-        access: Access::SignedIn,
+        long_answer: true, access: Access::SignedIn,
         errors: &[(403, "the account is another's and the caller lacks `user-svc:token:revoke`")];
 
     /// End one session, of the caller's or of any for who may end them. Its tokens are refused from then on.
@@ -229,7 +232,7 @@ ops! {
     /// List and search accounts.
     GET_USERS "getUsers" = POST "/user-svc/users"
         (Body<GetUsersRequest>) -> Json<GetUsersResponse>,
-        access: Access::needs(&USER_VIEW), effect: Some(Effect::Read);
+        long_answer: true, access: Access::needs(&USER_VIEW), effect: Some(Effect::Read);
 
     /// Create an account with any roles.
     CREATE_USER "createUser" = POST "/user-svc/user"
@@ -273,7 +276,7 @@ ops! {
     /// List the roles.
     GET_ROLES "getRoles" = GET "/user-svc/roles"
         (Query<PageRequest>) -> Json<GetRolesResponse>,
-        access: Access::needs(&ROLE_VIEW);
+        long_answer: true, access: Access::needs(&ROLE_VIEW);
 
     /// Create a role under the own slug, or change the own one with this id.
     CREATE_ROLE "createRole" = POST "/user-svc/role"
@@ -290,7 +293,7 @@ ops! {
     /// The permissions that a role has.
     GET_PERMISSIONS_BY_ROLE "getPermissionsByRole" = GET "/user-svc/role/{roleId}/permissions"
         ((Path<RoleId>, Query<PageRequest>)) -> Json<GetPermissionsByRoleResponse>,
-        access: Access::needs(&ROLE_VIEW).or_owner(),
+        long_answer: true, access: Access::needs(&ROLE_VIEW).or_owner(),
         errors: &[(404, "there is no role with this id")];
 
     /// Say which permissions a role has from now on. For the role's owner alone; the built-in ones are the admins'.
@@ -308,7 +311,7 @@ ops! {
     /// The permissions that the caller's roles have, or some of them.
     LIST_PERMISSIONS "listPermissions" = POST "/user-svc/permissions"
         (Body<ListPermissionsRequest>) -> Json<ListPermissionsResponse>,
-        access: Access::SignedIn, effect: Some(Effect::Read),
+        long_answer: true, access: Access::SignedIn, effect: Some(Effect::Read),
         errors: &[(403, "the caller has not one of the roles")];
 
     /// Delete a permission: no role and no grant gives it from then on.
@@ -331,7 +334,7 @@ ops! {
     /// List grants, those of permits with slugs included.
     LIST_GRANTS "listGrants" = POST "/user-svc/grants"
         (Body<ListGrantsRequest>) -> Json<ListGrantsResponse>,
-        access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
+        long_answer: true, access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
 
     /// Delete a grant or a permit.
     DELETE_GRANT "deleteGrant" = DELETE "/user-svc/grant/{grantId}"
@@ -350,7 +353,7 @@ ops! {
     /// List permits, grants included.
     LIST_PERMITS "listPermits" = POST "/user-svc/permits"
         (Body<ListPermitsRequest>) -> Json<ListPermitsResponse>,
-        access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
+        long_answer: true, access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
 
     /// Give roles to accounts, and to whoever will show that a contact is its own. Who may: admins; the owner of the slug that the role starts with; who has the `admin`
     /// role beside it.
@@ -363,7 +366,7 @@ ops! {
     /// the role.
     LIST_ENROLLS "listEnrolls" = POST "/user-svc/enrolls"
         (Body<ListEnrollsRequest>) -> Json<ListEnrollsResponse>,
-        access: Access::SignedIn, effect: Some(Effect::Read),
+        long_answer: true, access: Access::SignedIn, effect: Some(Effect::Read),
         errors: &[(403, "the caller may not see this")];
 
     /// Take a role from an account.
@@ -382,7 +385,7 @@ ops! {
     /// List which services may do what for their callers.
     LIST_DELEGATIONS "listDelegations" = GET "/user-svc/delegations"
         () -> Json<ListDelegationsResponse>,
-        access: Access::needs(&DELEGATION_VIEW);
+        long_answer: true, access: Access::needs(&DELEGATION_VIEW);
 
     /// Take back what a service may do for its callers.
     DELETE_DELEGATION "deleteDelegation" = DELETE "/user-svc/delegation/{serviceSlug}"
@@ -411,7 +414,7 @@ ops! {
     /// List all organizations, the newest first. Accounts find their own with `readSelf`.
     LIST_ORGANIZATIONS "listOrganizations" = POST "/user-svc/organizations"
         (Body<ListOrganizationsRequest>) -> Json<ListOrganizationsResponse>,
-        access: Access::needs(&ORGANIZATION_VIEW), effect: Some(Effect::Read);
+        long_answer: true, access: Access::needs(&ORGANIZATION_VIEW), effect: Some(Effect::Read);
 
     /// Delete an organization; its members lose their roles in it at once.
     DELETE_ORGANIZATION "deleteOrganization" = DELETE "/user-svc/organization/{organizationId}"
@@ -431,7 +434,7 @@ ops! {
     /// Who is in an organization; for its members and for admins.
     LIST_MEMBERS "listMembers" = GET "/user-svc/organization/{organizationId}/users"
         ((Path<OrganizationId>, Query<PageRequest>)) -> Json<ListMembersResponse>,
-        access: Access::SignedIn,
+        long_answer: true, access: Access::SignedIn,
         errors: &[(403, "the caller is not in the organization"), (404, "there is no organization with this id")];
 
     /// Add an account to an organization, as its admin.
@@ -459,19 +462,20 @@ ops! {
     /// Read the audit log: who changed what and who was refused, the newest first.
     LIST_AUDIT "listAudit" = POST "/user-svc/audit"
         (Body<ListAuditRequest>) -> Json<ListAuditResponse>,
-        access: Access::needs(&AUDIT_VIEW), effect: Some(Effect::Read);
+        long_answer: true, access: Access::needs(&AUDIT_VIEW), effect: Some(Effect::Read);
 
     /// Make an invitation: a code with which accounts can be registered while registration is by invitation.
     ///
     /// It holds as long as its maker may give what it gives.
     CREATE_INVITATION "createInvitation" = POST "/user-svc/invitation"
         (Body<CreateInvitationRequest>) -> Json<CreateInvitationResponse>,
-        access: Access::needs(&USER_CREATE), audited: true, target: &["/roleIds/*"];
+        access: Access::needs(&USER_CREATE), audited: true, target: &["/roleIds/*"],
+        errors: &[(409, "registration is closed, and nobody could redeem it")];
 
     /// List the invitations to the caller's app, or to all apps for an admin, without their codes.
     LIST_INVITATIONS "listInvitations" = GET "/user-svc/invitations"
         (Query<PageRequest>) -> Json<ListInvitationsResponse>,
-        access: Access::needs(&USER_CREATE);
+        long_answer: true, access: Access::needs(&USER_CREATE);
 
     /// Revoke an invitation to the caller's app, or any as an admin.
     REVOKE_INVITATION "revokeInvitation" = DELETE "/user-svc/invitation/{invitationId}"

@@ -36,6 +36,7 @@ pub static ENTRIES: Collection = Collection {
         Index::on(&["actorSlug", "at"]),
         Index::on(&["operation", "at"]),
         Index::on(&["target", "at"]),
+        Index::on(&["outcome", "at"]),
     ],
 };
 
@@ -265,6 +266,11 @@ impl Audit {
         if self.count.load(Ordering::Relaxed) != NOT_COUNTED {
             self.count.fetch_add(new, Ordering::Relaxed);
         }
+    }
+
+    /// When the newest entry was written.
+    pub async fn newest(&self) -> Result<Option<Time>> {
+        Ok(self.entries.first(&Query::all().descending("at")).await?.map(|newest| newest.value.at))
     }
 
     /// Removes entries that are older than this.

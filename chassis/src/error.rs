@@ -43,6 +43,8 @@ impl Kind {
 pub struct Error {
     pub kind: Kind,
     pub message: Cow<'static, str>,
+    /// What programs tell it by, where they need to: stable, unlike the sentence (contract decision 5).
+    pub code: Option<&'static str>,
     pub cause: Option<Box<dyn error::Error + Send + Sync>>,
     /// Seconds after which another try may help, where they are known.
     pub retry_after: Option<i64>,
@@ -54,7 +56,7 @@ macro_rules! constructors {
     ($($name:ident $kind:ident),* $(,)?) => {
         impl Error {
             $(pub fn $name(message: impl Into<Cow<'static, str>>) -> Error {
-                Error { kind: Kind::$kind, message: message.into(), cause: None, retry_after: None }
+                Error { kind: Kind::$kind, message: message.into(), code: None, cause: None, retry_after: None }
             })*
         }
     };
@@ -80,6 +82,7 @@ impl Error {
         Error {
             kind: Kind::Internal,
             message: "something went wrong on our side; the log has the reason under the request's id".into(),
+            code: None,
             cause: Some(cause.into()),
             retry_after: None,
         }
@@ -96,6 +99,12 @@ impl Error {
     pub fn is_of_store(&self) -> bool {
         let cause = self.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
         matches!(cause, Some(StoreError::Unavailable(_) | StoreError::StorageFull(_)))
+    }
+
+    /// Adds the code.
+    pub fn coded(mut self, code: &'static str) -> Error {
+        self.code = Some(code);
+        self
     }
 
     /// Says when to try again, for programs: the sentence says it for people.

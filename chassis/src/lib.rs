@@ -2,6 +2,7 @@
 
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
+pub mod ages;
 pub mod audit;
 pub mod body;
 pub mod budget;
@@ -11,6 +12,7 @@ pub mod error;
 pub mod forwarded;
 pub mod identity;
 pub mod ids;
+pub mod local;
 pub mod log_limit;
 pub mod mail;
 pub mod metrics;

@@ -4,13 +4,13 @@ use crate::{BoxFuture, Error, Result};
 
 /// Sends mail for the daemon.
 pub trait Mailer: Send + Sync + 'static {
-    /// Refuses at once where no mail can be sent at all.
+    /// Refuses at once where no mail server is set: trying again does not help, so this is no `Unavailable`.
     fn check(&self) -> Result<()> {
         Ok(())
     }
 
     /// Hands a message for one reader to a mail server. `Invalid` where `to` is no address, `Unavailable` where the
-    /// server does not take it, or none is set.
+    /// server does not take it, `Conflict` where none is set.
     fn send<'a>(&'a self, to: &'a str, subject: &'a str, text: String) -> BoxFuture<'a, Result<()>>;
 }
 
@@ -19,9 +19,10 @@ pub struct NoMailer;
 
 impl Mailer for NoMailer {
     fn check(&self) -> Result<()> {
-        Err(Error::unavailable(
+        Err(Error::conflict(
             "this daemon sends no mail: an operator must set OPENORCH_SMTP_HOST and OPENORCH_SMTP_FROM",
-        ))
+        )
+        .coded("user.no_mail_server"))
     }
 
     fn send<'a>(&'a self, _: &'a str, _: &'a str, _: String) -> BoxFuture<'a, Result<()>> {

@@ -40,21 +40,26 @@ pub fn success(status: StatusCode, encoded: Option<Encoded>) -> Response<Body> {
     response
 }
 
-/// `{"error": "sentence"}` with one space after the colon, as published clients know it.
-pub fn error_body(sentence: &str) -> String {
+/// `{"error": "sentence"}` with one space after the colon, as published clients know it; with a code where there is one.
+pub fn error_body(sentence: &str, code: Option<&str>) -> String {
     // A string always has a JSON form.
-    format!("{{\"error\": {}}}", serde_json::Value::from(sentence))
+    let code = code.map(|code| format!(", \"code\": {}", serde_json::Value::from(code))).unwrap_or_default();
+    format!("{{\"error\": {}{code}}}", serde_json::Value::from(sentence))
 }
 
 pub fn refusal(status: StatusCode, sentence: &str) -> Response<Body> {
-    let mut response = Response::new(Body::from(error_body(sentence)));
+    coded_refusal(status, sentence, None)
+}
+
+fn coded_refusal(status: StatusCode, sentence: &str, code: Option<&str>) -> Response<Body> {
+    let mut response = Response::new(Body::from(error_body(sentence, code)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     response
 }
 
 pub fn failure(error: &Error) -> Response<Body> {
-    let mut response = refusal(error.kind.status(), &error.message);
+    let mut response = coded_refusal(error.kind.status(), &error.message, error.code);
     if error.kind == crate::Kind::Unauthenticated {
         // RFC 9110, 11.6.1: a 401 names the scheme.
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -22,6 +22,7 @@ use crate::{
     audit::{self, Call},
     budget::{self, BudgetSettings, MemoryBudget, Reservation},
     forwarded::{ClientAddress, RequestId},
+    local::FromThisMachine,
     metrics::OperationMetrics,
     rate::{Limiter, Rate},
     request::{self, BodyLimits, Pace},
@@ -314,6 +315,7 @@ impl Inner {
     ) -> Result<Response<Body>> {
         let row = operation.row;
         let (head, body) = request.into_parts();
+        let from_this_machine = head.extensions.get::<FromThisMachine>().is_some();
         let token = bearer(&head.headers);
         let mut admitted = self.admit(row, token, true).await?;
         let budgeted = match row.access {
@@ -343,6 +345,7 @@ impl Inner {
             caller,
             request_id,
             client_ip,
+            from_this_machine,
             extended: head.headers.get(EXTENDED_HEADER).is_some_and(|value| value == "1"),
             large_body,
         };

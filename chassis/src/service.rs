@@ -7,6 +7,8 @@ use openorch_api::{
     Input, Json, Op, Output, Parts, Row,
     output::{Encoded, Items, LongList},
 };
+use tokio::{runtime::Handle, sync::Semaphore};
+use tracing::{Instrument, Span};
 
 use crate::{Body, BoxFuture, Caller, Error, Result, clock::Clock, respond};
 
@@ -23,6 +25,8 @@ pub struct RequestContext {
     pub request_id: Box<str>,
     /// Where the client is, by the rules of contract decision 17.
     pub client_ip: std::net::IpAddr,
+    /// Whether it comes from a program on this machine: see [`crate::local`].
+    pub from_this_machine: bool,
     /// Whether answers may carry `extra` (contract decision 2).
     pub extended: bool,
     /// Whether the body is so large that decoding it would hold up an async worker.
@@ -73,6 +77,8 @@ pub struct Service<S> {
     state: Arc<S>,
     bound: Vec<Bound>,
     tasks: Vec<Task>,
+    /// Turns for long answers.
+    long_answers: Arc<Semaphore>,
 }
 
 /// A service that is mounted, its state type forgotten.
@@ -84,7 +90,9 @@ pub struct Mounted {
 
 impl<S: Send + Sync + 'static> Service<S> {
     pub fn new(slug: &'static str, state: Arc<S>) -> Service<S> {
-        Service { slug, state, bound: Vec::new(), tasks: Vec::new() }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let long_answers = Arc::new(Semaphore::new(cores.max(MIN_LONG_ANSWERS)));
+        Service { slug, state, bound: Vec::new(), tasks: Vec::new(), long_answers }
     }
 
     /// Binds the handler of an operation.
@@ -138,10 +146,13 @@ impl<S: Send + Sync + 'static> Service<S> {
     {
         let state = self.state.clone();
         let (owner, handler) = (Arc::new(owner), Arc::new(handler));
+        // What is told to the audit log is told from the call's own task.
+        assert!(!(row.long_answer && row.audited), "the answer of `{}` is long, so it cannot be audited", row.id);
+        let beside = row.long_answer.then(|| self.long_answers.clone());
         let run: Handler = Arc::new(move |request, mut parts, verdict| {
             let cx = Cx { state: state.clone(), request };
             let (owner, handler) = (owner.clone(), handler.clone());
-            Box::pin(async move {
+            let work = async move {
                 let decoded = match cx.request.large_body {
                     false => I::decode(&mut parts),
                     true => {
@@ -158,7 +169,11 @@ impl<S: Send + Sync + 'static> Service<S> {
                 let output = handler(cx, input).await?;
                 let status = StatusCode::from_u16(answer.status).map_err(Error::internal)?;
                 Ok(respond::success(status, (answer.encode)(output).map_err(Error::internal)?))
-            })
+            };
+            match beside.clone() {
+                None => Box::pin(work),
+                Some(turns) => Box::pin(run_beside(turns, work)),
+            }
         });
         self.bound.push(Bound { row, reads_body: I::HAS_BODY, handler: run });
         self
@@ -196,6 +211,19 @@ impl<S: Send + Sync + 'static> Service<S> {
     pub fn mount(self) -> Mounted {
         Mounted { slug: self.slug, bound: self.bound, tasks: self.tasks }
     }
+}
+
+/// Long answers made at once, at least: one that waits for the store is not to keep all others waiting.
+const MIN_LONG_ANSWERS: usize = 4;
+
+/// Does the work on a thread of its own, in its turn.
+async fn run_beside<T: Send + 'static>(
+    turns: Arc<Semaphore>,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let _turn = turns.acquire().await.map_err(Error::internal)?;
+    let (runtime, work) = (Handle::current(), work.instrument(Span::current()));
+    tokio::task::spawn_blocking(move || runtime.block_on(work)).await.map_err(Error::internal)?
 }
 
 /// How what a handler returns becomes an answer.
@@ -238,6 +266,8 @@ pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
 #[derive(Clone)]
 pub struct Shared {
     pub clock: Arc<dyn Clock>,
+    /// Asked before something ends for its age.
+    pub ages: Arc<crate::ages::Ages>,
     pub ids: Arc<crate::ids::Ids>,
     pub audit: Arc<crate::Audit>,
     pub mailer: Arc<dyn crate::mail::Mailer>,
@@ -267,4 +297,53 @@ pub async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -
         }
     }
     Err(Error::unavailable("others change the same thing all the time; try again in a moment"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use openorch_api::op;
+
+    use super::*;
+
+    static LONG: Row = Row {
+        id: "listNumbers",
+        long_answer: true,
+        access: openorch_api::Access::Public,
+        output: <Json<Vec<u32>> as Output>::describe,
+        ..op::TEMPLATE
+    };
+
+    /// One async worker, which must be free while the list is made.
+    #[tokio::test]
+    async fn a_long_answer_is_made_beside_the_async_workers() {
+        let (send, wait) = mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let make = move |_: Cx<()>, ()| {
+            let came = wait.lock().unwrap().recv_timeout(Duration::from_secs(10)).is_ok();
+            async move { Ok(Json(vec![u32::from(came)])) }
+        };
+        let make = Arc::new(make);
+        let service = Service::new("a-svc", Arc::new(())).on(Op::<(), Json<Vec<u32>>>::new(&LONG), move |cx, ()| {
+            let make = make.clone();
+            async move { make(cx, ()).await }
+        });
+        let request = RequestContext {
+            caller: None,
+            request_id: "".into(),
+            client_ip: std::net::Ipv4Addr::LOCALHOST.into(),
+            from_this_machine: true,
+            extended: false,
+            large_body: false,
+        };
+        let handler = service.mount().bound[0].handler.clone();
+        let answer = handler(Arc::new(request), Parts { path: vec![], query: vec![], body: None }, Verdict::Allowed);
+        let answer = tokio::spawn(answer);
+        tokio::task::yield_now().await;
+        send.send(()).unwrap();
+        let body = answer.await.unwrap().unwrap().into_body();
+        let bytes = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+        assert_eq!(&bytes[..], b"[1]");
+    }
 }

@@ -1,12 +1,23 @@
-//! What is odd about the variables that the daemon is started with: names that nobody reads, and those that have no effect
+//! The variables that the daemon is started with, and what is odd about them: names that nobody reads, and those that have no effect
 //! or another one than was probably meant.
 
 use std::{
     env,
+    fmt::Display,
     net::{IpAddr, SocketAddr},
+    str::FromStr,
 };
 
 use openorch_chassis::outbound::InstanceUrl;
+
+use crate::StartError;
+
+/// The value of a variable; an empty one counts as not set.
+pub fn variable<T: FromStr<Err: Display>>(name: &str) -> Result<Option<T>, StartError> {
+    let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let Some(text) = value.to_str() else { return Err(StartError(format!("{name} is not UTF-8"))) };
+    text.parse().map(Some).map_err(|error| StartError(format!("{name}: {error}")))
+}
 
 /// The name that was probably meant, if one is near.
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {

@@ -2,16 +2,14 @@
 //! listed by `--help` with its default. Secrets are never flags: see `secrets.rs`.
 
 use std::{
-    env,
-    fmt::Display,
     net::SocketAddr,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
 use openorch_chassis::{
+    ages::AgeSettings,
     budget::BudgetSettings,
     forwarded::NetworkList,
     mail::{Mailer, NoMailer},
@@ -24,13 +22,14 @@ use openorch_chassis::{
 use openorch_gateway::Tls;
 use openorch_services::{
     registry::{RegistrySettings, default_node_url},
-    user::{AccessLimits, PasswordRules, Registration, UserSettings},
+    user::{AccessLimits, HashSettings, PasswordRules, Registration, UserSettings},
 };
 use openorch_store::PostgresOptions;
 use serde::Deserialize;
 
 use crate::{
-    StartError, config_file, environment,
+    StartError, config_file,
+    environment::{self, variable},
     mail::{SmtpMailer, SmtpServer},
     secrets::Secrets,
     values::{Address, Count, Engine, Pause, Port, RegistrationChoice, SmtpSecurity, Span},
@@ -122,6 +121,8 @@ settings! {
     password_max: Count, "OPENORCH_PASSWORD_MAX", "1024";
     "Password hashes computed side by side"
     hashes_at_once: Count, "OPENORCH_HASHES_AT_ONCE", "half of the cores";
+    "Longest time that a sign-in or registration waits for its password to be hashed"
+    password_hash_max_wait: Span, "OPENORCH_PASSWORD_HASH_MAX_WAIT", "10s";
     "Networks that instances may be in: CIDRs, and the words loopback, private and public"
     instance_networks: String, "OPENORCH_INSTANCE_NETWORKS", "loopback,private,public";
     "Networks (CIDRs) whose forwarding headers are believed"
@@ -162,6 +163,10 @@ settings! {
     connect_timeout: Span, "OPENORCH_CONNECT_TIMEOUT", "3s";
     "What a token's text says of its life"
     token_lifetime: Span, "OPENORCH_TOKEN_LIFETIME", "24h";
+    "Tokens signed side by side"
+    token_signing_concurrency: Count, "OPENORCH_TOKEN_SIGNING_CONCURRENCY", "half of the cores";
+    "Sessions of one account; with one more the one idle longest ends"
+    sessions_per_account: Count, "OPENORCH_SESSIONS_PER_ACCOUNT", "1000";
     "How long a delegated token lives"
     delegated_lifetime: Span, "OPENORCH_DELEGATED_LIFETIME", "5m";
     "A session ends when it is not used for so long"
@@ -194,6 +199,10 @@ settings! {
     audit_retention: Span, "OPENORCH_AUDIT_RETENTION", "8760h";
     "Most entries of the audit log; the oldest are removed first"
     audit_entries: Count, "OPENORCH_AUDIT_ENTRIES", "5000000";
+    "How long after a start no session, audit entry or the like ends for its age"
+    expiry_grace_after_start: Span, "OPENORCH_EXPIRY_GRACE_AFTER_START", "1h";
+    "The same after the clock jumped by more than a day, in time that the daemon runs"
+    expiry_grace_after_clock_jump: Span, "OPENORCH_EXPIRY_GRACE_AFTER_CLOCK_JUMP", "168h";
     "Calls that write, a second and account; admins have no limit"
     writes_per_account: Count, "OPENORCH_WRITES_PER_ACCOUNT", "100";
     "Such calls that an account may make at once after a pause"
@@ -364,19 +373,27 @@ impl Settings {
     pub fn user(&self, loopback_only: bool) -> UserSettings {
         let usual = UserSettings::default();
         let given = &self.given;
+        // A storm of sign-ins leaves half of the cores to everything else.
+        let half_of_cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2);
+        let password_rules =
+            |loopback_only| PasswordRules::new(loopback_only, count(given.password_min), count(given.password_max));
         UserSettings {
             registration: match given.registration {
                 Some(RegistrationChoice(choice)) => choice,
                 None if loopback_only => Registration::Open,
                 None => Registration::Closed,
             },
-            password_rules: PasswordRules::new(loopback_only, count(given.password_min), count(given.password_max)),
+            password_rules: password_rules(loopback_only),
+            network_password_rules: password_rules(false),
             token_lifetime: span(given.token_lifetime, usual.token_lifetime),
             delegated_lifetime: span(given.delegated_lifetime, usual.delegated_lifetime),
             session_idle: span(given.session_idle, usual.session_idle),
             session_lifetime: given.session_lifetime.map(|span| span.0),
             audit_retention: span(given.audit_retention, usual.audit_retention),
             audit_entries: count(given.audit_entries).map_or(usual.audit_entries, |most| most as u64),
+            signing_concurrency: count(given.token_signing_concurrency).unwrap_or(half_of_cores),
+            sessions_per_account: count(given.sessions_per_account)
+                .map_or(usual.sessions_per_account, |most| most as u64),
             permission_kept: span(given.permission_kept, usual.permission_kept),
             cache_entries: count(given.cache_entries).map_or(usual.cache_entries, |entries| entries as u64),
             access_limits: AccessLimits {
@@ -386,9 +403,10 @@ impl Settings {
                 role_assignments: count(given.role_assignments_per_account)
                     .map_or(usual.access_limits.role_assignments, |most| most as u64),
             },
-            // A storm of sign-ins leaves half of the cores to everything else.
-            hashes_at_once: count(given.hashes_at_once)
-                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2)),
+            hashes: HashSettings {
+                concurrency: count(given.hashes_at_once).unwrap_or(half_of_cores),
+                max_wait: span(given.password_hash_max_wait, usual.hashes.max_wait),
+            },
         }
     }
 
@@ -467,6 +485,15 @@ impl Settings {
             },
             writes_of_account: rate(given.writes_per_account, given.writes_burst, usual.writes_of_account),
             ..usual
+        }
+    }
+
+    /// How long nothing ends for its age.
+    pub fn ages(&self) -> AgeSettings {
+        let usual = AgeSettings::default();
+        AgeSettings {
+            after_start: span(self.given.expiry_grace_after_start, usual.after_start),
+            after_jump: span(self.given.expiry_grace_after_clock_jump, usual.after_jump),
         }
     }
 
@@ -561,13 +588,6 @@ fn probe_rate(per_second: Option<Count>, usual: Rate) -> Rate {
 
 fn count(given: Option<Count>) -> Option<usize> {
     given.map(|count| count.0)
-}
-
-/// The value of a variable; an empty one counts as not set.
-fn variable<T: FromStr<Err: Display>>(name: &str) -> Result<Option<T>, StartError> {
-    let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
-    let Some(text) = value.to_str() else { return Err(StartError(format!("{name} is not UTF-8"))) };
-    text.parse().map(Some).map_err(|error| StartError(format!("{name}: {error}")))
 }
 
 fn host_name() -> Option<String> {

@@ -11,6 +11,7 @@ use std::{
 
 use openorch_chassis::{
     Audit, Builtin, Identity, Mounted,
+    ages::Ages,
     audit::Audited,
     clock::Clock,
     ids::Ids,
@@ -80,6 +81,8 @@ pub struct Running {
     pub is_first_start: bool,
     /// Who may register.
     pub registration: user::Registration,
+    /// What is known of the strength of the stored passwords.
+    pub passwords: user::PasswordCounts,
     /// It was asked to listen wider than loopback, and why it does not, with the way out.
     held_back: Option<String>,
     /// The admin's password is the default one.
@@ -159,9 +162,12 @@ async fn assemble(
     let seal = Seal::new(&key);
     let ids = Arc::new(Ids::new(clock.clone()));
     let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
+    let newest = audit.newest().await?.max(registry::last_heartbeat(&store).await?);
+    let grace_left = user::stored_clock_grace(&store).await?;
+    let ages = Arc::new(Ages::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.ages()));
     let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone()));
-    let shared =
-        Shared { clock, ids, audit: audit.clone(), mailer: settings.mailer()?, list_most: settings.list_most() };
+    let (mailer, list_most) = (settings.mailer()?, settings.list_most());
+    let shared = Shared { clock, ages, ids, audit: audit.clone(), mailer, list_most };
 
     let default_password = Arc::new(AtomicBool::new(false));
     let asked_loopback = settings.listen.ip().is_loopback();
@@ -185,6 +191,8 @@ async fn assemble(
         listener
     };
     let address = local(&listener)?;
+    let passwords = users.password_counts().await?;
+    tell_weak_passwords(passwords, asked_loopback || held_back.is_some());
 
     let outbound = Arc::new(Outbound::new(settings.outbound()?));
     let mut own = engine::addresses(&settings).await?;
@@ -249,7 +257,25 @@ async fn assemble(
         audit.write_gathered(true).await;
         store.close().await;
     });
-    Ok(Running { address, is_first_start, registration, held_back, default_password, tls, stop, served })
+    Ok(Running { address, is_first_start, registration, passwords, held_back, default_password, tls, stop, served })
+}
+
+/// How many accounts cannot sign in over the network with the password that they have (contract decision 37).
+fn tell_weak_passwords(counts: user::PasswordCounts, only_loopback: bool) {
+    let user::PasswordCounts { too_weak, unknown } = counts;
+    if too_weak + unknown == 0 {
+        return;
+    }
+    let text = format!(
+        "accounts whose password is too weak to sign in with over the network: {too_weak} known, {unknown} unknown (set by an \
+         older version and not used since)"
+    );
+    match only_loopback {
+        true => tracing::info!("{text}; this does not matter while only loopback is served"),
+        false => tracing::warn!(
+            "{text}; sign-ins with such a password are refused: they are changed on this machine or reset"
+        ),
+    }
 }
 
 /// Why only this machine is served, and how that ends (contract decision 13).
@@ -280,7 +306,8 @@ pub async fn reset_admin_password(
     let collections: Vec<Collection> = user::collections().iter().map(|collection| **collection).collect();
     let outcome = async {
         store.open_collections(&collections).await?;
-        let rules = settings.user(settings.listen.ip().is_loopback()).password_rules;
+        let user = settings.user(settings.listen.ip().is_loopback());
+        let rules = (user.password_rules, user.network_password_rules);
         Ok(user::reset_admin_password(store.clone(), &*clock, rules, slug, password).await?)
     };
     let outcome = outcome.await;

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use openorch_chassis::{
     ClientBody,
     forwarded::{RequestId, X_REQUEST_ID},
+    local::{FromThisMachine, foreign},
 };
 
 use crate::{
@@ -153,6 +154,9 @@ async fn call_builtin(
     id: &RequestId,
 ) -> Response<Kind> {
     let client = connection.hop.client(request.headers(), host.as_ref());
+    if client.ip.is_loopback() && foreign(request.headers(), host.as_ref().map(HeaderValue::as_bytes)).is_none() {
+        request.extensions_mut().insert(FromThisMachine);
+    }
     connection.hop.clean(request.headers_mut());
     // The operations know paths only.
     if request.uri().authority().is_some()

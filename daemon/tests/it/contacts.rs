@@ -308,7 +308,7 @@ fn without_ids(text: &str) -> String {
 async fn without_a_mail_server_the_setting_is_named_and_bad_addresses_are_refused() {
     let daemon = Daemon::start().await;
     let answer = daemon.call("POST", "/user-svc/otp/send", "", json!({ "contactId": "a@b.c" })).await;
-    assert!(answer.status == 503 && answer.error().contains("OPENORCH_SMTP_HOST"), "{}", answer.text);
+    assert!(answer.status == 409 && answer.error().contains("OPENORCH_SMTP_HOST"), "{}", answer.text);
     let (daemon, post) = start().await;
     for body in [
         json!({}),

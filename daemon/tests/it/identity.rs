@@ -319,6 +319,19 @@ async fn closed_registration_is_refused_and_the_heart_works_for_accounts_that_ex
 }
 
 #[tokio::test]
+async fn nobody_makes_invitations_while_registration_is_closed() {
+    let daemon = Daemon::with(&["--registration", "closed"]).await;
+    let admin = daemon.admin().await;
+    let refused = daemon.call("POST", "/user-svc/invitation", &admin, json!({})).await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (409, &json!("user.registration_closed")));
+    assert!(refused.error().contains("OPENORCH_REGISTRATION=invite"), "it says what works: {}", refused.text);
+    let listed = daemon.call("GET", "/user-svc/invitations", &admin, Value::Null).await;
+    assert_eq!(listed.json()["invitations"], json!([]), "nothing was made");
+    let made = json!({ "user": { "slug": "made", "name": "Made" }, "password": "pass" });
+    assert_eq!(daemon.call("POST", "/user-svc/user", &admin, made).await.status, 200, "and that works");
+}
+
+#[tokio::test]
 async fn while_the_default_password_stands_only_loopback_names_are_served() {
     let daemon = Daemon::start().await;
     for (name, value) in [("host", "example.org"), ("origin", "https://example.org"), ("x-forwarded-for", "10.0.0.1")] {

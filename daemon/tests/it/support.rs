@@ -79,6 +79,12 @@ impl Daemon {
         self.run(flags).await;
     }
 
+    /// What the start found of stored passwords: too weak for the network, and unknown.
+    pub fn passwords(&self) -> (u64, u64) {
+        let counts = self.running.as_ref().unwrap().passwords;
+        (counts.too_weak, counts.unknown)
+    }
+
     pub async fn call(&self, method: &str, path: &str, token: &str, body: Value) -> Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.send(method, path, token, body.into_bytes(), &[]).await

@@ -33,6 +33,18 @@ fn ids_paths_and_permissions_are_declared_once() {
     }
 }
 
+/// Lists whose ids begin otherwise than with `list`; and the one that is encoded piece by piece.
+const OTHER_LISTS: &[&str] = &["getUsers", "getRoles", "getPermissionsByRole"];
+const IN_PIECES: &[&str] = &["listInstances"];
+
+#[test]
+fn every_list_that_may_be_long_is_made_beside_the_async_workers() {
+    for row in openorch_api::operations() {
+        let is_list = row.id.starts_with("list") || OTHER_LISTS.contains(&row.id);
+        assert_eq!(row.long_answer, is_list && !IN_PIECES.contains(&row.id), "{}", row.id);
+    }
+}
+
 #[tokio::test]
 async fn every_operation_is_served_and_guarded_ones_refuse_nobody_and_strangers() {
     let daemon = Daemon::start().await;

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Which crates of ours each crate may use; the same in tests, but for a crate's own test helpers.
@@ -69,8 +69,12 @@ fn no_service_imports_another() {
         .unwrap()
         .filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir())?.file_name().into_string().ok())
         .collect();
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    }
     for name in &names {
-        for file in fs::read_dir(services.join(name)).unwrap().map(|entry| entry.unwrap().path()) {
+        for file in files(&services.join(name)) {
             let text = fs::read_to_string(&file).unwrap();
             for other in names.iter().filter(|other| *other != name) {
                 let imports = ["crate::{", "crate::", "super::super::", "crate::{\n    "];

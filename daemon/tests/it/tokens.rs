@@ -144,3 +144,59 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
     assert_eq!(acts().await, (403, 403));
     assert_eq!(status(&daemon, "DELETE", "/user-svc/delegation/shop-svc", &admin, Value::Null).await, 404);
 }
+
+#[tokio::test]
+async fn an_account_with_as_many_sessions_as_it_may_have_loses_the_one_idle_longest() {
+    let daemon = Daemon::with(&["--sessions-per-account", "3"]).await;
+    let first = daemon.register("many").await;
+    let mut tokens = vec![first];
+    for device in ["a", "b"] {
+        daemon.clock.advance(60);
+        tokens.push(token_of(&daemon.login("many", "pass", device).await));
+    }
+    // The oldest one is used, so the second is idle longest.
+    daemon.clock.advance(60);
+    assert_eq!(who(&daemon, &tokens[0]).await, 200);
+    tokens.push(token_of(&daemon.login("many", "pass", "c").await));
+    let alive = async || {
+        let mut alive = Vec::new();
+        for token in &tokens {
+            alive.push(who(&daemon, token).await);
+        }
+        alive
+    };
+    assert_eq!(alive().await, [200, 401, 200, 200]);
+    // The same device again is no further session.
+    daemon.login("many", "pass", "c").await;
+    assert_eq!(alive().await, [200, 401, 200, 200]);
+    // Of many at once each finds room, and there are never more than may be.
+    let login = |device: &'static str| daemon.login("many", "pass", device);
+    let (d, e, f, g, h) = tokio::join!(login("d"), login("e"), login("f"), login("g"), login("h"));
+    let all = [d, e, f, g, h];
+    assert!(all.iter().all(|answer| answer.status == 200), "{:?}", all.iter().map(|a| &a.text).collect::<Vec<_>>());
+    let last = token_of(&all[0]);
+    let admin = daemon.admin().await;
+    let path = format!("/user-svc/sessions?userId={}", crate::support::id_of(&last));
+    let listed = daemon.call("GET", &path, &admin, Value::Null).await.json();
+    assert_eq!(listed["sessions"].as_array().unwrap().len(), 3, "{listed}");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_years_ahead_signs_nobody_out_nor_does_the_first_hour_after_a_start() {
+    const DAY: i64 = 24 * 3600;
+    let mut daemon = Daemon::with(&["--session-idle", "240h"]).await;
+    let ann = daemon.register("ann").await;
+    let bob = daemon.register("bob").await;
+    daemon.clock.advance(2 * 3600);
+    daemon.clock.jump(2 * 365 * DAY);
+    assert_eq!(who(&daemon, &ann).await, 200);
+    daemon.clock.jump(-2 * 365 * DAY);
+    assert_eq!(who(&daemon, &ann).await, 200);
+    // Stopped for eleven days: bob's session would have ended.
+    daemon.clock.advance(11 * DAY);
+    daemon.restart(&["--session-idle", "240h"]).await;
+    daemon.clock.advance(3599);
+    assert_eq!(who(&daemon, &ann).await, 200);
+    daemon.clock.advance(2);
+    assert_eq!((who(&daemon, &ann).await, who(&daemon, &bob).await), (200, 401));
+}

@@ -112,7 +112,7 @@ pub async fn remove_silent(registry: Arc<Registry>) {
     let passed = passed.min(registry.settings.silence_pause * 2);
     let is_silent = |entry: &Arc<Entry>| {
         let most = Duration::from_secs(entry.row.heartbeat_seconds.into()) * registry.settings.silent_intervals;
-        !most.is_zero() && entry.waited(passed) > most
+        !most.is_zero() && entry.waited(passed, now) > most
     };
     for entry in registry.live.all().into_iter().filter(is_silent) {
         let id = &entry.row.id;

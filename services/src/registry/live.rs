@@ -31,7 +31,9 @@ struct State {
     details: String,
     /// The last successful probe, or heartbeat of an instance that announced one.
     last_heartbeat: Time,
-    /// How long there was no sign of life of any kind, while the daemon ran.
+    /// The last sign of life of any kind; [`Time::ZERO`] where there was none since the start.
+    seen_at: Time,
+    /// How long there was none, while the daemon ran: whole pauses between two looks, and the part of one since then.
     silent_for: Duration,
 }
 
@@ -51,6 +53,7 @@ impl Entry {
                     status: row.status,
                     details: row.details.clone(),
                     last_heartbeat: Time::ZERO,
+                    seen_at: Time::ZERO,
                     silent_for: Duration::ZERO,
                 };
                 Some(Entry { row, version, url: Arc::new(url), state: Mutex::new(state) })
@@ -73,16 +76,19 @@ impl Entry {
     /// A registration is a sign of life too, and the heartbeat of an instance that announced one.
     pub fn seen(&self, now: Time) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.silent_for = Duration::ZERO;
+        (state.seen_at, state.silent_for) = (now, Duration::ZERO);
         if self.row.heartbeat_seconds > 0 {
             state.last_heartbeat = now;
         }
     }
 
-    /// Time went by without a sign of life; answers how much by now.
-    pub fn waited(&self, time: Duration) -> Duration {
+    /// So much time passed since the last look at who is silent; answers for how long there was no sign of life by now. Of
+    /// a pause in which there was one, the time since then counts alone.
+    pub fn waited(&self, passed: Duration, now: Time) -> Duration {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.silent_for += time;
+        // A sign of life after now means that the clock was set back: nothing is known of the part.
+        let since = Duration::try_from(now.0.duration_since(state.seen_at.0)).unwrap_or(passed);
+        state.silent_for += passed.min(since);
         state.silent_for
     }
 
@@ -230,6 +236,7 @@ impl Live {
             status: InstanceStatus::Unknown,
             details: String::new(),
             last_heartbeat: if row.heartbeat_seconds > 0 { now } else { Time::ZERO },
+            seen_at: now,
             silent_for: Duration::ZERO,
         };
         for id in gone {
@@ -242,7 +249,7 @@ impl Live {
             }
             if known.row.url == row.url {
                 let heartbeat = state.last_heartbeat;
-                state = State { silent_for: Duration::ZERO, ..known.state() };
+                state = State { seen_at: now, silent_for: Duration::ZERO, ..known.state() };
                 state.last_heartbeat = state.last_heartbeat.max(heartbeat);
             }
             let id = known.row.id.clone();
@@ -283,7 +290,7 @@ impl Live {
             state.details.clone_from(&finding.details);
             if matches!(finding.status, InstanceStatus::Healthy | InstanceStatus::Degraded) {
                 state.last_heartbeat = now;
-                state.silent_for = Duration::ZERO;
+                (state.seen_at, state.silent_for) = (now, Duration::ZERO);
             }
             before
         };

@@ -31,6 +31,7 @@ use openorch_store::{Collection, Filter, Query, Store, StoreError, Stored, Table
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
+pub use self::node::last_heartbeat;
 use self::{
     live::{Entry, Live},
     node::SelfNode,

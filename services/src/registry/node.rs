@@ -16,7 +16,10 @@ use openorch_chassis::{
 use openorch_store::{Batch, Query, Store, Table};
 use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, RefreshKind, System};
 
-use super::{Registry, RegistrySettings, gpu};
+use super::{Registry, RegistrySettings, gpu, rows::NODES};
+
+/// How many nodes a start looks at for the newest heartbeat.
+const MAX_NODES_READ: u64 = 1000;
 
 /// The node that this daemon is, with its last measurement.
 pub struct SelfNode {
@@ -118,6 +121,13 @@ pub async fn delete(cx: Cx<Registry>, Path(url): Path<NodeUrl>) -> Result<NoCont
     })
     .await?;
     Ok(NoContent)
+}
+
+/// The newest heartbeat that any node stored: up to then some daemon ran, by its clock.
+pub async fn last_heartbeat(store: &Arc<dyn Store>) -> Result<Option<Time>> {
+    let nodes: Table<Node> = Table::new(store.clone(), &NODES);
+    let found = nodes.find(&Query::all().limit(MAX_NODES_READ)).await?;
+    Ok(found.into_iter().map(|node| node.value.last_heartbeat).filter(|time| !time.is_zero()).max())
 }
 
 /// Measures the node at once and then on the interval.

@@ -1,6 +1,6 @@
 //! What cannot be tried from outside: a store of which nobody knows whether it wrote.
 
-use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering};
+use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use openorch_api::{
     Body, Path,
@@ -8,6 +8,7 @@ use openorch_api::{
 };
 use openorch_chassis::{
     Audit, BoxFuture, Caller, Cx, Kind,
+    ages::{AgeSettings, Ages},
     clock::ManualClock,
     ids::Ids,
     mail::Mailer,
@@ -52,7 +53,8 @@ impl Bench {
         let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
         let ids = Arc::new(Ids::new(clock.clone()));
         let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
-        let shared = Shared { clock: clock.clone(), ids, audit, mailer: Arc::new(NoMail), list_most: LIST_MOST };
+        let ages = Arc::new(Ages::new(clock.clone(), None, Duration::ZERO, AgeSettings::default()));
+        let shared = Shared { clock: clock.clone(), ages, ids, audit, mailer: Arc::new(NoMail), list_most: LIST_MOST };
         let outbound = Arc::new(Outbound::new(Settings::default()));
         let settings = RegistrySettings::new("http://127.0.0.1:1".into(), folder.path().into());
         let registry = prepare(store.clone(), shared, outbound, Arc::new(NoRoutes), settings).await.unwrap();
@@ -74,6 +76,7 @@ impl Bench {
             caller: Some(caller),
             request_id: "".into(),
             client_ip,
+            from_this_machine: true,
             extended: false,
             large_body: false,
         };
@@ -127,4 +130,34 @@ async fn an_instance_whose_registration_was_not_told_is_reached() {
     assert_eq!(bench.register().await, Some(Kind::Unavailable));
     bench.settle().await;
     assert_eq!(bench.known().len(), 1);
+}
+
+#[tokio::test]
+async fn an_instance_is_removed_after_three_whole_silent_intervals_and_not_a_check_before() {
+    for interval in [1_u32, 2, 4, 5] {
+        let bench = Bench::new().await;
+        let url = Some("http://127.0.0.1:9".into());
+        let request = RegisterInstanceRequest { url, heartbeat_seconds: Some(interval), ..Default::default() };
+        let beat = async || instance::register(bench.cx(), Body(request.clone())).await.map(|_| ()).unwrap();
+        let look = async || {
+            instance::remove_silent(bench.registry.clone()).await;
+            bench.known().len()
+        };
+        // Looks are a little more than a second apart, and heartbeats come shortly before them.
+        beat().await;
+        look().await;
+        for _ in 0..20 {
+            bench.clock.advance_ms(910);
+            beat().await;
+            bench.clock.advance_ms(100);
+            assert_eq!(look().await, 1, "it is heard every second");
+        }
+        let mut silent_ms = 100;
+        while look().await == 1 && silent_ms < 100_000 {
+            bench.clock.advance_ms(1010);
+            silent_ms += 1010;
+        }
+        let promised = 3000 * interval;
+        assert!((promised..=promised + 1010).contains(&silent_ms), "{interval} s: removed after {silent_ms} ms");
+    }
 }

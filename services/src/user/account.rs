@@ -18,12 +18,12 @@ use super::{
     memory::{Account, Memory},
     open_session::Place,
     otp::Expected,
+    password_check::Guess,
     passwords::Purpose,
-    rows::{OtpPurpose, PasswordRow, RoleLinkRow, UserRow, search_prefixes},
+    rows::{OtpPurpose, RoleLinkRow, UserRow, search_prefixes},
     rules::{check_count, check_text},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
     session::{UNKNOWN_DEVICE, checked_device},
-    sign_in::Guess,
 };
 
 const MAX_NAME_BYTES: usize = 256;
@@ -40,12 +40,12 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     let app = cx.app_of_host(&request.app_host)?;
     let password = request.password.unwrap_or_default();
     let invitation = request.invitation.as_deref().filter(|code| !code.is_empty());
-    cx.settings.password_rules.check(&password)?;
+    cx.check_new_password(&password, cx.request.from_this_machine)?;
     cx.refuse_taken(&slug).await?;
     let mut roles = cx.admitted_roles(&app, invitation).await?;
     roles.sort();
     roles.dedup();
-    let hash = cx.passwords.hash(password, Purpose::Registration, cx.request.client_ip).await?;
+    let password = cx.hash_password(&password, false, Purpose::Registration, cx.request.client_ip).await?;
 
     let now = cx.now();
     let search_prefixes = search_prefixes(slug.as_str(), &name);
@@ -61,7 +61,6 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         created_at: now,
         updated_at: now,
     };
-    let password = PasswordRow { hash, is_default: false, updated_at: now };
     let links: Vec<RoleLinkRow> = roles.iter().map(|role| RoleLinkRow::new(&app, &user.id, role, now)).collect();
     let account = Account::new(&user, &links);
     let place = Place { app: &app, device, exchanged_from: None };
@@ -146,29 +145,22 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
         )));
     }
     let (current, new) = (request.current_password.unwrap_or_default(), request.new_password.unwrap_or_default());
-    cx.settings.password_rules.check(&new)?;
+    cx.check_new_password(&new, cx.request.from_this_machine)?;
     let incorrect = || Error::invalid("current password is incorrect");
-    let Stored { version, value: stored, .. } = cx.password_rows.get(&caller.user_id).await?.ok_or_else(incorrect)?;
-    if !cx.settings.password_rules.is_possible(&current) {
-        return Err(incorrect());
-    }
     let guess = Guess {
-        password: current,
+        password: &current,
         counted_as: &caller.user_id,
         user_id: &caller.user_id,
         address: cx.request.client_ip,
     };
-    if !cx.is_password_of(guess, stored.hash).await? {
-        return Err(incorrect());
-    }
+    let stored = cx.match_password(&guess).await?.ok_or_else(incorrect)?.row.value;
     let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
-    let hash = cx.passwords.hash(new, Purpose::SignIn, cx.request.client_ip).await?;
-    let row = PasswordRow { hash, is_default, updated_at: cx.now() };
+    let row = cx.hash_password(&new, is_default, Purpose::SignIn, cx.request.client_ip).await?;
     retry(|| async {
-        let now = cx.password_rows.get(&caller.user_id).await?;
-        if now.is_none_or(|now| now.version != version) {
-            return Err(Error::conflict("the password was just changed by someone else"));
-        }
+        // The row may have changed by what a sign-in noted.
+        let now = cx.password_rows.get(&caller.user_id).await?.filter(|now| now.value.hash == stored.hash);
+        let changed = || Error::conflict("the password was just changed by someone else");
+        let version = now.ok_or_else(changed)?.version;
         // The caller's own session stays, unless it is the one that programs without a device of their own share, or was
         // exchanged from one that ends.
         let own = cx.sessions.get(&caller.session_id).await?;

@@ -15,14 +15,22 @@ const PAGE: u64 = 100;
 const MAX_PAGE: u64 = 1000;
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Result<Json<ListAuditResponse>> {
+    let is_id = match request.actor.as_deref().filter(|actor| !actor.is_empty()) {
+        Some(actor) => cx.is_id(actor).await?,
+        None => false,
+    };
+    let page = cx.audit_entries.page(&asked(request, is_id)?).await?;
+    let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
+    Ok(Json(ListAuditResponse { entries: page.items.into_iter().map(|row| row.value).collect(), next }))
+}
+
+/// The query of a request. `is_id`: the actor that it names is an account's id, not its slug.
+pub(super) fn asked(request: ListAuditRequest, is_id: bool) -> Result<Query> {
     let limit = request.limit.filter(|limit| *limit > 0).unwrap_or(PAGE);
     if limit > MAX_PAGE {
         return Err(Error::invalid(format!("`limit` is at most {MAX_PAGE}; `next` goes on")));
     }
-    let actor = match request.actor.filter(|actor| !actor.is_empty()) {
-        Some(actor) if cx.is_id(&actor).await? => Some(("actorId", actor)),
-        actor => actor.map(|actor| ("actorSlug", actor)),
-    };
+    let actor = request.actor.map(|actor| (if is_id { "actorId" } else { "actorSlug" }, actor));
     let named = [("operation", request.operation), ("target", request.target)];
     let named = named.into_iter().filter_map(|(field, value)| Some((field, value?))).chain(actor);
     let mut query = Query::all().descending("at").limit(limit);
@@ -39,9 +47,7 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Resul
         query = query.filter(Filter::range("at", from, until));
     }
     query.after = crate::query::place_of(request.after)?;
-    let page = cx.audit_entries.page(&query).await?;
-    let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
-    Ok(Json(ListAuditResponse { entries: page.items.into_iter().map(|row| row.value).collect(), next }))
+    Ok(query)
 }
 
 impl Users {
@@ -64,6 +70,9 @@ pub async fn write_gathered(users: Arc<Users>) {
 }
 
 pub async fn remove_old(users: Arc<Users>) {
+    if !users.shared.ages.may_end(users.settings.audit_retention) {
+        return;
+    }
     if let Err(error) = users.shared.audit.remove_older(users.settings.audit_retention).await {
         tracing::warn!("old entries of the audit log could not be removed yet: {error}");
     }

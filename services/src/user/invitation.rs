@@ -14,7 +14,7 @@ use openorch_store::{Batch, Filter, Guard, Query as Asked, Stored};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Users,
+    Registration, Users,
     enroll::refuse_foreign_roles,
     giving::still_gives,
     rows::{INVITATIONS, InvitationRow},
@@ -35,6 +35,13 @@ pub async fn create(
     cx: Cx<Users>,
     Body(request): Body<CreateInvitationRequest>,
 ) -> Result<Json<CreateInvitationResponse>> {
+    if cx.settings.registration == Registration::Closed {
+        return Err(Error::conflict(
+            "registration is closed, so nobody could redeem an invitation: an operator must start the daemon with \
+             OPENORCH_REGISTRATION=invite; or make the account yourself with POST /user-svc/user",
+        )
+        .coded("user.registration_closed"));
+    }
     let seconds = request.expires_in.unwrap_or(DEFAULT_SECONDS);
     let uses = request.uses.unwrap_or(1);
     if !(1..=MAX_SECONDS).contains(&seconds) {

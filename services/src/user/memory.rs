@@ -328,10 +328,12 @@ impl Memory {
         self.sessions.get(id)
     }
 
-    /// The sessions used since their last use was stored, `behind` seconds ago or more.
+    /// The sessions whose last use is `behind` seconds or more from the stored one, also before it: then that was stored
+    /// while the clock was wrong.
     pub fn unnoted_uses(&self, behind: i64) -> Vec<Arc<LiveSession>> {
         let lags = |session: &LiveSession| {
-            session.used_at.load(Ordering::Relaxed) - session.noted_at.load(Ordering::Relaxed) >= behind
+            let (used, noted) = (session.used_at.load(Ordering::Relaxed), session.noted_at.load(Ordering::Relaxed));
+            used.abs_diff(noted) >= behind.unsigned_abs()
         };
         self.sessions.iter().map(|(_, session)| session).filter(|session| lags(session)).collect()
     }

@@ -6,6 +6,7 @@ mod app;
 mod audit;
 mod authorize;
 mod change_rules;
+mod clock_grace;
 mod contact;
 mod contact_migration;
 mod delegation;
@@ -20,6 +21,7 @@ mod memory;
 mod open_session;
 mod organization;
 mod otp;
+mod password_check;
 mod passwords;
 mod permission;
 #[cfg(test)]
@@ -31,6 +33,7 @@ mod rules;
 mod seed;
 mod session;
 mod sign_in;
+mod signing;
 #[cfg(test)]
 mod store_tests;
 mod throttle;
@@ -41,7 +44,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -69,10 +72,13 @@ use self::{
         ContactEnrollRow, ContactRow, InvitationRow, KeyPairRow, KnownAddressesRow, OrganizationRow, OtpRow,
         PasswordRow, RoleLinkRow, SessionRow, TombstoneRow, UserRow,
     },
+    signing::Signing,
     throttle::Throttle,
 };
 pub use self::{
-    passwords::PasswordRules,
+    clock_grace::stored as stored_clock_grace,
+    password_check::PasswordCounts,
+    passwords::{HashSettings, PasswordRules},
     seed::{ADMIN_SLUG, StartError, prepare, reset_admin_password},
     usage::AccessLimits,
 };
@@ -89,7 +95,10 @@ pub enum Registration {
 #[derive(Clone, Debug)]
 pub struct UserSettings {
     pub registration: Registration,
+    /// What new passwords must be like.
     pub password_rules: PasswordRules,
+    /// What a password must be like with which somebody signs in from elsewhere than this machine.
+    pub network_password_rules: PasswordRules,
     /// How long a token's text says that it lives (`exp`).
     pub token_lifetime: Duration,
     /// How long a delegated token lives.
@@ -102,8 +111,12 @@ pub struct UserSettings {
     pub audit_retention: Duration,
     /// Most entries of the audit log; the oldest are removed first.
     pub audit_entries: u64,
-    /// Password hashes computed side by side.
-    pub hashes_at_once: usize,
+    /// How password hashes are computed.
+    pub hashes: HashSettings,
+    /// Tokens signed side by side.
+    pub signing_concurrency: usize,
+    /// Sessions of one account; with one more the one idle longest ends.
+    pub sessions_per_account: u64,
     /// How long an answer whether somebody has a permission may be kept.
     pub permission_kept: Duration,
     /// Accounts, sessions, tokens and delegated tokens held in memory, each.
@@ -117,13 +130,16 @@ impl Default for UserSettings {
         UserSettings {
             registration: Registration::Open,
             password_rules: PasswordRules::new(true, None, None),
+            network_password_rules: PasswordRules::new(false, None, None),
             token_lifetime: Duration::from_secs(24 * 3600),
             delegated_lifetime: Duration::from_secs(300),
             session_idle: Duration::from_secs(90 * 24 * 3600),
             session_lifetime: None,
             audit_retention: Duration::from_secs(365 * 24 * 3600),
             audit_entries: 5_000_000,
-            hashes_at_once: 1,
+            hashes: HashSettings::default(),
+            signing_concurrency: 1,
+            sessions_per_account: 1000,
             permission_kept: Duration::from_secs(10),
             cache_entries: 50_000,
             access_limits: AccessLimits::default(),
@@ -151,13 +167,18 @@ pub struct Users {
     keys: ArcSwap<KeyRing>,
     /// The keys as they are if the one with this id is stored, while nobody knows that.
     unsettled_keys: Mutex<Option<(String, Arc<KeyRing>)>>,
+    signing: Signing,
     seal: Seal,
     passwords: Passwords,
+    /// Whether some stored hash may be of a password that was not normalized.
+    has_old_hashes: bool,
     memory: Memory,
     /// Until then, in seconds since 1970, commits may be made of which nobody knew what came.
     doubtful_until: AtomicI64,
     /// Accounts that are to be looked at again, since nobody knows what came of a change.
     unsettled_accounts: Mutex<BTreeSet<String>>,
+    /// How long nothing ends for its age, in seconds, as it is stored.
+    stored_grace: AtomicU64,
     /// While the admin's password is the default one (contract decision 13).
     default_password: Arc<AtomicBool>,
     liveness: OnceLock<Arc<dyn Liveness>>,
@@ -294,6 +315,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::LIST_INVITATIONS, invitation::list)
         .on(api::REVOKE_INVITATION, invitation::revoke)
         .every(Duration::from_secs(60), "note when sessions were used", session::note_uses)
+        .every(Duration::from_secs(1), "watch the clock", clock_grace::watch)
         .every(Duration::from_secs(1), "write refused attempts to the audit log", audit::write_gathered)
         .every(Duration::from_secs(600), "forget codes whose time is over", Users::forget_codes)
         .every(Duration::from_secs(3600), "remove old entries of the audit log", audit::remove_old)

@@ -11,12 +11,10 @@ use super::{
     keys::{Claims, ISSUER},
     memory::{Account, Memory},
     rows::{SESSIONS, SessionRow},
-    session::{exchanged_from_any, told, told_app},
+    session::{exchanged_from_any, these, told, told_app},
 };
 
-/// How many sessions an account has at most, those that ended unused included until their place is taken.
-const MAX_SESSIONS: u64 = 5000;
-/// How many of them are exchanged from one.
+/// How many sessions of an account are exchanged from one.
 const MAX_EXCHANGED: u64 = 100;
 
 /// Where an account signs in. It has one session at each place.
@@ -43,22 +41,34 @@ impl Users {
         self.refuse_occupied(place, found.as_ref()).await?;
         self.refuse_too_many(account, place, found.is_none()).await?;
         let before = found.as_ref().map(|found| found.id.clone());
+        let mut ended = if found.is_none() { self.idle_longest(account, place).await? } else { Vec::new() };
+        let guard = match ended.is_empty() {
+            true => guard,
+            false => guard.with(these(&account.id, ended.clone())).with(exchanged_from_any(&account.id, ended.clone())),
+        };
         let (row, batch) = self.session_for(account, place, found, guard)?;
         if let Some(batch) = batch {
-            let ended = before.filter(|before| *before != row.id);
-            self.commit(batch, |memory| ended.into_iter().for_each(|id| memory.sessions_ended(&[id]))).await?;
+            ended.extend(before.filter(|before| *before != row.id));
+            self.commit(batch, |memory| memory.sessions_ended(&ended)).await?;
         }
-        self.auth_token(account, &row)
+        self.auth_token(account, &row).await
     }
 
-    /// Sessions are few enough to be ended at once.
+    /// The sessions of an account that must end so that there is room for one more: those that were not used for longest,
+    /// so that those that ended unused come first. Never the one that a new session is exchanged from.
+    async fn idle_longest(&self, account: &Account, place: &Place<'_>) -> Result<Vec<String>> {
+        let most = self.settings.sessions_per_account.max(1);
+        let count = self.sessions.count(&[Filter::equals("userId", &*account.id)]).await?;
+        let Some(beyond) = (count + 1).checked_sub(most).filter(|beyond| *beyond > 0) else { return Ok(Vec::new()) };
+        let mut found = self.sessions.find(&Query::all().equals("userId", &*account.id)).await?;
+        found.retain(|row| place.exchanged_from.is_none_or(|from| from.id != row.id));
+        found.sort_by_key(|row| self.last_use(&row.value).0);
+        Ok(found.into_iter().take(beyond as usize).map(|row| row.id).collect())
+    }
+
+    /// An account exchanges only so many sessions from one.
     async fn refuse_too_many(&self, account: &Account, place: &Place<'_>, is_new: bool) -> Result<()> {
         let of_account = Filter::equals("userId", &*account.id);
-        if is_new && self.sessions.count(std::slice::from_ref(&of_account)).await? >= MAX_SESSIONS {
-            return Err(Error::conflict(format!(
-                "the account is signed in on {MAX_SESSIONS} devices; end some sessions with DELETE /user-svc/tokens"
-            )));
-        }
         let Some(from) = place.exchanged_from.filter(|_| is_new) else { return Ok(()) };
         let of_origin = [of_account, Filter::equals("exchangedFrom", from.id.as_str())];
         if self.sessions.count(&of_origin).await? >= MAX_EXCHANGED {
@@ -93,7 +103,7 @@ impl Users {
             row.token_id = self.shared.ids.random("tok");
             (row.token_created_at, row.issued_at, row.used_at) = (self.now(), self.now(), self.now());
             self.store.commit(Batch::new().with(self.sessions.replace(&row.id, &row, Some(version))?)).await?;
-            self.auth_token(account, &row)
+            self.auth_token(account, &row).await
         })
         .await
     }
@@ -108,7 +118,7 @@ impl Users {
     ) -> Result<AuthToken> {
         let (row, batch) = self.session_for(account, place, None, with_account)?;
         self.commit(batch.unwrap_or_default(), forget).await?;
-        self.auth_token(account, &row)
+        self.auth_token(account, &row).await
     }
 
     /// The session to answer with, and what must be written for it.
@@ -150,7 +160,6 @@ impl Users {
                 issued_at: now,
                 roles,
             };
-            // All sessions of an account can be ended in one batch.
             let of_account = Filter::equals("userId", &*account.id);
             let mut guard = guard;
             guard.0.extend(self.in_app(place.app)?);
@@ -159,7 +168,8 @@ impl Users {
                 let of_origin = vec![of_account.clone(), Filter::equals("exchangedFrom", from.as_str())];
                 batch = batch.require(Guard::at_most(SESSIONS.name, of_origin, MAX_EXCHANGED));
             }
-            batch = batch.require(Guard::at_most(SESSIONS.name, vec![of_account], MAX_SESSIONS));
+            let most = self.settings.sessions_per_account.max(1);
+            batch = batch.require(Guard::at_most(SESSIONS.name, vec![of_account], most));
             return Ok((fresh, Some(batch)));
         };
         let renew_after = self.settings.token_lifetime.as_secs() as i64 * 2 / 3;
@@ -179,10 +189,10 @@ impl Users {
         Ok((row, Some(batch)))
     }
 
-    fn auth_token(&self, account: &Account, row: &SessionRow) -> Result<AuthToken> {
+    async fn auth_token(&self, account: &Account, row: &SessionRow) -> Result<AuthToken> {
         let issued = row.issued_at.0.as_second();
         let expires = issued + self.settings.token_lifetime.as_secs() as i64;
-        let token = self.keys.load().current.sign(&Claims {
+        let claims = Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
             ori: told(row.roles.iter().map(String::as_str), &account.trusted),
@@ -193,7 +203,8 @@ impl Users {
             sid: row.id.clone(),
             aud: None,
             app: told_app(&row.app),
-        })?;
+        };
+        let token = self.signing.sign(self.keys.load().current.clone(), claims).await?;
         Ok(AuthToken {
             id: row.token_id.clone(),
             app_id: row.app.clone(),

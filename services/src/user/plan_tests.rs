@@ -1,6 +1,8 @@
-//! Pages of accounts come from an index on both engines, so that a million accounts cost no more than a thousand.
+//! Pages of accounts and of the audit log come from an index on both engines, so that a million rows cost no more than a
+//! thousand.
 
-use openorch_api::user::GetUsersRequest;
+use openorch_api::user::{GetUsersRequest, ListAuditRequest};
+use openorch_chassis::audit::ENTRIES;
 use openorch_store::{
     Collection, Cursor, Index, Query,
     explain::{OnPostgres, on_sqlite},
@@ -8,6 +10,7 @@ use openorch_store::{
 use serde_json::{Value, json};
 
 use super::{
+    audit,
     rows::{USERS, search_prefixes},
     users::sought,
 };
@@ -86,5 +89,48 @@ async fn postgres_answers_pages_of_accounts_from_an_index() {
     let Some(bench) = OnPostgres::new("unsearchable", unsearchable(), &accounts).await else { return };
     let shown = bench.explain(&asked(json!({ "search": "a" }))).await;
     assert!(!shown.contains(BY_SEARCH), "this would be seen: {shown}");
+    bench.end().await;
+}
+
+/// What admins ask the audit log, and the index that must answer in its order.
+fn audit_shapes() -> Vec<(Query, &'static str)> {
+    let asked = |body: Value, is_id: bool| {
+        audit::asked(serde_json::from_value::<ListAuditRequest>(body).unwrap(), is_id).unwrap()
+    };
+    vec![
+        (asked(json!({}), false), "ix userSvcAuditEntries(at)"),
+        (asked(json!({ "from": "2026-01-01T00:00:00Z" }), false), "ix userSvcAuditEntries(at)"),
+        (asked(json!({ "outcome": "refused" }), false), "ix userSvcAuditEntries(outcome"),
+        (asked(json!({ "outcome": "done", "limit": 1000 }), false), "ix userSvcAuditEntries(outcome"),
+        (asked(json!({ "operation": "login" }), false), "ix userSvcAuditEntries(operation"),
+        (asked(json!({ "target": "a" }), false), "ix userSvcAuditEntries(target"),
+        (asked(json!({ "actor": "usr_1" }), true), "ix userSvcAuditEntries(actorId"),
+        (asked(json!({ "actor": "a" }), false), "ix userSvcAuditEntries(actorSlug"),
+    ]
+}
+
+#[test]
+fn sqlite_answers_pages_of_the_audit_log_from_an_index() {
+    for (query, index) in audit_shapes() {
+        let shown = on_sqlite(&ENTRIES, &query).unwrap();
+        let scans = shown.contains("SCAN") && !shown.contains(&format!("USING INDEX {index}"));
+        assert!(shown.contains(index) && !scans && !shown.contains("TEMP B-TREE"), "{query:?}: {shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_answers_pages_of_the_audit_log_from_an_index() {
+    let entry = |n: usize| {
+        let body = json!({ "id": format!("aud_{n}"), "at": format!("2026-01-01T{:02}:{:02}:00.000000Z", n / 60 % 24, n % 60),
+            "actorId": format!("usr_{}", n % 50), "actorSlug": format!("a-{}", n % 50), "operation": format!("o{}", n % 40),
+            "target": format!("t{n}"), "outcome": if n.is_multiple_of(50) { "refused" } else { "done" }, "note": "x".repeat(300) });
+        (format!("aud_{n}"), body.to_string())
+    };
+    let entries: Vec<_> = (0..5000).map(entry).collect();
+    let Some(bench) = OnPostgres::new("audit", ENTRIES, &entries).await else { return };
+    for (query, index) in audit_shapes().into_iter().take(4) {
+        let shown = bench.explain(&query).await;
+        assert!(shown.contains(index) && !shown.contains("Seq Scan"), "{query:?}: {shown}");
+    }
     bench.end().await;
 }

@@ -39,7 +39,8 @@ pub static ORGANIZATIONS: Collection = Collection {
     name: "userSvcOrganizations",
     indexes: &[Index::unique(&["app", "slug"]), Index::on(&["createdAt"]), Index::on(&["founderId"])],
 };
-pub static PASSWORDS: Collection = Collection { name: "userSvcPasswords", indexes: &[] };
+pub static PASSWORDS: Collection =
+    Collection { name: "userSvcPasswords", indexes: &[Index::on(&["meetsNetworkRule"])] };
 pub static SESSIONS: Collection =
     Collection { name: "userSvcSessions", indexes: &[Index::unique(&["userId", "app", "device"])] };
 /// From where accounts have signed in; the id is a digest of what the throttle counts them by.
@@ -47,6 +48,8 @@ pub static KNOWN_ADDRESSES: Collection =
     Collection { name: "userSvcKnownAddresses", indexes: &[Index::on(&["userId"])] };
 /// What was done once to the rows of older versions; the id is its name.
 pub static MIGRATIONS: Collection = Collection { name: "userSvcMigrations", indexes: &[] };
+/// How long nothing ends for its age since the clock jumped: one row.
+pub static CLOCK_GRACE: Collection = Collection { name: "userSvcClockGrace", indexes: &[] };
 pub static ROLES: Collection = Collection { name: "userSvcRoles", indexes: &[] };
 pub static ROLE_LINKS: Collection = Collection {
     name: "userSvcRoleLinks",
@@ -81,6 +84,7 @@ pub static ALL: &[&Collection] = &[
     &SESSIONS,
     &KNOWN_ADDRESSES,
     &MIGRATIONS,
+    &CLOCK_GRACE,
     &ROLES,
     &ROLE_LINKS,
     &PERMISSIONS,
@@ -168,6 +172,10 @@ pub struct PasswordRow {
     /// The admin's password is still the one that everybody knows.
     #[serde(default)]
     pub is_default: bool,
+    /// Whether it met the rule for passwords beyond loopback when it was set or matched last. `None`: the hash is from a
+    /// version that did not normalize passwords and has not been matched since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meets_network_rule: Option<bool>,
     pub updated_at: Time,
 }
 
@@ -215,6 +223,13 @@ pub struct KnownAddress {
 #[serde(rename_all = "camelCase")]
 pub struct MigrationRow {
     pub at: Time,
+}
+
+/// See [`openorch_chassis::ages::Ages::grace_left`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClockGraceRow {
+    pub seconds_left: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -26,9 +26,11 @@ use super::{
     keys::{KeyRing, SigningKey, VerifyingKey},
     memory::Memory,
     otp::Sendings,
-    passwords::{PasswordRules, Passwords, hash_now},
+    password_check::PasswordCounts,
+    passwords::{PasswordRules, Passwords},
     rows::*,
     rules::{Change, Rules},
+    signing::Signing,
     throttle::Throttle,
 };
 
@@ -82,8 +84,8 @@ pub async fn prepare(
     admin_password: Option<String>,
     default_password: Arc<AtomicBool>,
 ) -> Result<Arc<Users>, StartError> {
-    let rules = settings_for(false).password_rules;
-    let seeding = Seeding { store: store.clone(), shared: shared.clone(), now: Time(shared.clock.now()) };
+    let UserSettings { password_rules: rules, network_password_rules: network, .. } = settings_for(false);
+    let seeding = Seeding { store: store.clone(), shared: shared.clone(), now: Time(shared.clock.now()), network };
     let (keys, batch, was_empty) = match seeding.open_keys(seal).await? {
         Some((keys, batch)) => (keys, batch, false),
         None => {
@@ -100,6 +102,8 @@ pub async fn prepare(
     let is_default = seeding.settle_admin_password(if was_empty { None } else { admin_password }, admin_rules).await?;
     default_password.store(is_default, Ordering::SeqCst);
     let settings = settings_for(is_default);
+    let password_rows = Table::new(store.clone(), &PASSWORDS);
+    let has_old_hashes = PasswordCounts::read(&password_rows).await?.unknown > 0;
     Ok(Arc::new(Users {
         users: Table::new(store.clone(), &USERS),
         contacts: Table::new(store.clone(), &CONTACTS),
@@ -111,17 +115,20 @@ pub async fn prepare(
         otps: Table::new(store.clone(), &OTPS),
         contact_enrolls: Table::new(store.clone(), &CONTACT_ENROLLS),
         sendings: Sendings::new(),
-        password_rows: Table::new(store.clone(), &PASSWORDS),
+        password_rows,
+        has_old_hashes,
         sessions: Table::new(store.clone(), &SESSIONS),
         rule_tables: RuleTables::new(&store),
         rule_changes: tokio::sync::Mutex::new(false),
         role_links: Table::new(store.clone(), &ROLE_LINKS),
         invitations: Table::new(store.clone(), &INVITATIONS),
-        passwords: Passwords::new(settings.hashes_at_once),
+        passwords: Passwords::new(settings.hashes),
         memory: Memory::new(rules, settings.cache_entries),
         key_pairs: Table::new(store.clone(), &KEY_PAIRS),
         keys: ArcSwap::from_pointee(keys),
         unsettled_keys: Mutex::default(),
+        signing: Signing::new(settings.signing_concurrency),
+        stored_grace: super::clock_grace::stored(&store).await?.as_secs().into(),
         doubtful_until: AtomicI64::new(i64::MIN),
         unsettled_accounts: Mutex::default(),
         seal: seal.clone(),
@@ -138,7 +145,7 @@ pub async fn prepare(
 pub async fn reset_admin_password(
     store: Arc<dyn Store>,
     clock: &dyn openorch_chassis::clock::Clock,
-    rules: PasswordRules,
+    (rules, network): (PasswordRules, PasswordRules),
     slug: &str,
     password: &str,
 ) -> Result<(), StartError> {
@@ -149,7 +156,7 @@ pub async fn reset_admin_password(
     let ids: Vec<String> = links.into_iter().map(|link| link.value.user_id).collect();
     let admins = users.find(&Query::all().is_in("id", ids)).await?;
     if let Some(admin) = admins.iter().find(|admin| admin.value.slug == slug) {
-        return set_admin_password(&store, &admin.id, password, Time(clock.now())).await;
+        return set_admin_password(&store, &admin.id, password, &network, Time(clock.now())).await;
     }
     let names: Vec<String> = admins.iter().take(SHOWN).map(|admin| format!("`{}`", admin.value.slug)).collect();
     Err(StartError(match names.as_slice() {
@@ -159,9 +166,14 @@ pub async fn reset_admin_password(
 }
 
 /// Writes the password and ends all sessions of the admin, in one batch.
-async fn set_admin_password(store: &Arc<dyn Store>, id: &str, password: &str, now: Time) -> Result<(), StartError> {
-    let row =
-        PasswordRow { hash: hash_now(password)?, is_default: password == DEFAULT_ADMIN_PASSWORD, updated_at: now };
+async fn set_admin_password(
+    store: &Arc<dyn Store>,
+    id: &str,
+    password: &str,
+    network: &PasswordRules,
+    now: Time,
+) -> Result<(), StartError> {
+    let row = PasswordRow::hashed_now(password, password == DEFAULT_ADMIN_PASSWORD, network, now)?;
     let sessions: Table<SessionRow> = Table::new(store.clone(), &SESSIONS);
     let passwords: Table<PasswordRow> = Table::new(store.clone(), &PASSWORDS);
     let mut batch = Batch::new().with(passwords.upsert(id, &row)?);
@@ -176,6 +188,7 @@ struct Seeding {
     store: Arc<dyn Store>,
     shared: Shared,
     now: Time,
+    network: PasswordRules,
 }
 
 impl Seeding {
@@ -236,11 +249,8 @@ impl Seeding {
             None => DEFAULT_ADMIN_PASSWORD.to_owned(),
         };
         let (id, batch) = self.make_account(ADMIN_SLUG, "Admin", role::ADMIN, batch)?;
-        let row = PasswordRow {
-            hash: hash_now(&password)?,
-            is_default: password == DEFAULT_ADMIN_PASSWORD,
-            updated_at: self.now,
-        };
+        let is_default = password == DEFAULT_ADMIN_PASSWORD;
+        let row = PasswordRow::hashed_now(&password, is_default, &self.network, self.now)?;
         let passwords: Table<PasswordRow> = Table::new(self.store.clone(), &PASSWORDS);
         Ok(batch.with(passwords.create(&id, &row)?))
     }
@@ -325,7 +335,8 @@ impl Seeding {
         let Some(stored) = passwords.get(&admin.id).await? else { return Ok(false) };
         match given {
             Some(password) if stored.value.is_default && password != DEFAULT_ADMIN_PASSWORD => {
-                set_admin_password(&self.store, &admin.id, &refuse_weak(rules, password)?, self.now).await?;
+                let password = refuse_weak(rules, password)?;
+                set_admin_password(&self.store, &admin.id, &password, &self.network, self.now).await?;
                 return Ok(false);
             }
             Some(_) if !stored.value.is_default => tracing::info!(

@@ -86,7 +86,13 @@ impl Users {
     }
 
     fn is_idle(&self, session: &LiveSession, now: i64) -> bool {
-        now - session.used_at.load(Ordering::Relaxed) > self.settings.session_idle.as_secs() as i64
+        self.is_unused(session.used_at.load(Ordering::Relaxed), now)
+    }
+
+    /// Whether a session that was used last at this time has ended by that.
+    fn is_unused(&self, used_at: i64, now: i64) -> bool {
+        let most = self.settings.session_idle;
+        now - used_at > most.as_secs() as i64 && self.shared.ages.may_end(most)
     }
 
     /// A session in an app is worth nothing once its account is no longer in there.
@@ -117,8 +123,7 @@ impl Users {
         if self.is_too_old(row.created_at.0.as_second(), now) {
             return true;
         }
-        let unused = now - self.last_use(row).0.as_second();
-        unused > self.settings.session_idle.as_secs() as i64 && !self.has_live_instance(&row.user_id)
+        self.is_unused(self.last_use(row).0.as_second(), now) && !self.has_live_instance(&row.user_id)
     }
 
     /// Whether a session lived as long as it may, however much it is used.
@@ -171,10 +176,7 @@ impl Users {
     /// Ends these sessions of an account in one batch, and those that were exchanged from them.
     pub(super) async fn end_these(&self, user_id: &str, ended: &[String]) -> Result<()> {
         // By filter: some may end meanwhile.
-        let these = vec![Filter::equals("userId", user_id), Filter::is_in("id", ended.to_vec())];
-        let batch = Batch::new()
-            .with(Write::DeleteWhere { collection: SESSIONS.name, filters: these })
-            .with(exchanged_from_any(user_id, ended.to_vec()));
+        let batch = Batch::new().with(these(user_id, ended.to_vec())).with(exchanged_from_any(user_id, ended.to_vec()));
         self.commit(batch, |memory| memory.sessions_ended(ended)).await?;
         Ok(())
     }
@@ -212,7 +214,7 @@ impl Users {
         // Services know nothing of the session: what they are given ends with it, where its end is known.
         let left = |most: Duration| (session.created_at.saturating_add(most.as_secs() as i64) - now).max(1);
         let lifetime = self.settings.session_lifetime.map_or(lifetime, |most| lifetime.min(left(most)));
-        let token = self.keys.load().current.sign(&Claims {
+        let claims = Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
             ori: told(account.roles_in(&session.app).iter().map(AsRef::as_ref), &account.trusted),
@@ -223,7 +225,8 @@ impl Users {
             sid: session.id.to_string(),
             aud: Some(audience.to_owned()),
             app: told_app(&session.app),
-        })?;
+        };
+        let token = self.signing.sign(self.keys.load().current.clone(), claims).await?;
         let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(Error::internal)?;
         header.set_sensitive(true);
         let fresh_until = now + lifetime - lifetime / DELEGATED_REST;
@@ -285,7 +288,19 @@ impl Identity for Users {
                 Spelling::Odd => self.refuse_odd(authorization),
                 Spelling::Usual(token) => match std::str::from_utf8(token).ok().and_then(|text| self.verified(text)) {
                     None => Ok(Passage::Untouched),
-                    Some((_, verified)) => self.mint(&verified, digest(&[token, audience.as_bytes()]), audience).await,
+                    Some((_, verified)) => {
+                        let key = digest(&[token, audience.as_bytes()]);
+                        if verified.audience.is_some() {
+                            // It is passed on or refused: nothing is signed.
+                            return self.mint(&verified, key, audience).await;
+                        }
+                        let session = verified.claims.sid.as_bytes();
+                        let _alone = self.signing.alone(digest(&[session, audience.as_bytes()])).await;
+                        match self.passage_cached(authorization, audience) {
+                            Some(made) => made,
+                            None => self.mint(&verified, key, audience).await,
+                        }
+                    }
                 },
             }
         })
@@ -328,6 +343,12 @@ pub(super) fn told<'a>(roles: impl Iterator<Item = &'a str>, trusted: &[Box<str>
         .collect();
     told.sort();
     told
+}
+
+/// Ends these sessions of an account, as far as they are there still.
+pub(super) fn these(user_id: &str, ids: Vec<String>) -> Write {
+    let filters = vec![Filter::equals("userId", user_id), Filter::is_in("id", ids)];
+    Write::DeleteWhere { collection: SESSIONS.name, filters }
 }
 
 /// Ends the sessions that were exchanged from these.

@@ -1,11 +1,6 @@
 //! Signing in: by slug or contact with the password, by a code that was sent to a contact; a session for another app out
 //! of one that is there; a new text for a token.
 
-use std::{
-    net::IpAddr,
-    sync::atomic::{AtomicBool, Ordering},
-};
-
 use openorch_api::{
     Body, Json,
     input::check_name,
@@ -13,13 +8,14 @@ use openorch_api::{
 };
 use openorch_chassis::{Cx, Error, Result, audit, service::retry};
 use openorch_store::{Batch, Guard, Stored};
+use zeroize::Zeroizing;
 
 use super::{
     Users,
     contact::{MAX_CONTACT_BYTES, box_of},
     open_session::Place,
     otp::Expected,
-    passwords::{HASH_OF_NOBODY, Purpose},
+    password_check::Guess,
     rows::{CONTACTS, OtpPurpose, PASSWORDS, SESSIONS},
     session::{MAX_DEVICE_BYTES, checked_device},
 };
@@ -33,7 +29,7 @@ pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<J
     };
     let slug = request.slug.unwrap_or_default();
     let contact = request.contact.unwrap_or_default();
-    let password = request.password.unwrap_or_default();
+    let password = Zeroizing::new(request.password.unwrap_or_default());
     let by_contact = slug.is_empty() && !contact.value.is_empty();
     if by_contact {
         check_name("contact", &contact.value, MAX_CONTACT_BYTES).map_err(|error| Error::invalid(error.0))?;
@@ -49,8 +45,8 @@ pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<J
             (Some(id.clone()), id)
         };
         let user_id = account.as_deref().unwrap_or_default();
-        let guess = Guess { password, counted_as: &counted_as, user_id, address: cx.request.client_ip };
-        cx.sign_in_by_password(user_id, guess, &place).await?
+        let guess = Guess { password: &password, counted_as: &counted_as, user_id, address: cx.request.client_ip };
+        cx.sign_in_by_password(&guess, &place, cx.request.from_this_machine).await?
     };
     Ok(Json(LoginResponse { token }))
 }
@@ -102,60 +98,22 @@ fn device_beside(device: &str, app: &str) -> String {
     format!("{}{suffix}", &device[..cut])
 }
 
-/// A password that may be right.
-pub(super) struct Guess<'a> {
-    pub password: String,
-    /// What wrong ones are counted by: the account where it was named, the contact where that was, so that whether it is an
-    /// account's, and which one's, does not show.
-    pub counted_as: &'a str,
-    /// The account whose password it may be; empty where there is none.
-    pub user_id: &'a str,
-    pub address: IpAddr,
-}
-
 impl Users {
-    async fn sign_in_by_password(&self, user_id: &str, guess: Guess<'_>, place: &Place<'_>) -> Result<AuthToken> {
+    async fn sign_in_by_password(&self, guess: &Guess<'_>, place: &Place<'_>, is_local: bool) -> Result<AuthToken> {
         let wrong = || Error::unauthenticated("Invalid password");
-        if !self.settings.password_rules.is_possible(&guess.password) {
-            return Err(wrong());
-        }
-        let known = self.password_rows.get(user_id).await?;
-        // The same work for an account that there is not, or that has no password.
-        let hash = known.as_ref().map_or_else(|| HASH_OF_NOBODY.to_owned(), |known| known.value.hash.clone());
-        let is_right = self.is_password_of(guess, hash).await?;
-        let version = known.filter(|_| is_right).ok_or_else(wrong)?.version;
-        // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
-        let unchanged =
-            Batch::new().require(Guard::Version { collection: PASSWORDS.name, id: user_id.to_owned(), version });
-        let is_again = AtomicBool::new(false);
+        let matched = self.match_password(guess).await?.ok_or_else(wrong)?;
+        let account = self.known_account(guess.user_id).await?;
+        audit::tell_actor(&account.id, &account.slug);
+        let hash = self.note_match(guess, matched).await;
+        self.refuse_weak_from_elsewhere(guess.password, is_local)?;
         retry(|| async {
-            if is_again.swap(true, Ordering::Relaxed)
-                && self.password_rows.get(user_id).await?.is_none_or(|now| now.version != version)
-            {
-                return Err(wrong());
-            }
-            let account = self.known_account(user_id).await?;
-            audit::tell_actor(&account.id, &account.slug);
-            self.open_session(&account, place, unchanged.clone()).await
+            // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
+            let version = self.still_matches(guess, &hash).await?.ok_or_else(wrong)?;
+            let unchanged = Guard::Version { collection: PASSWORDS.name, id: guess.user_id.to_owned(), version };
+            let account = self.known_account(guess.user_id).await?;
+            self.open_session(&account, place, Batch::new().require(unchanged)).await
         })
         .await
-    }
-
-    /// Whether this is the password behind the hash, unless too many wrong ones were tried.
-    pub(super) async fn is_password_of(&self, guess: Guess<'_>, hash: String) -> Result<bool> {
-        self.recall_addresses(guess.counted_as).await;
-        let place = self.passwords.place(Purpose::SignIn, guess.address)?;
-        let begun = self.throttle.begin(guess.counted_as, guess.address, self.now().0.as_second());
-        let attempt = place.keep(begun).await??;
-        let is_right = place.verify(guess.password, hash).await?;
-        match is_right {
-            true => {
-                attempt.succeeded();
-                self.store_address(guess.user_id, guess.counted_as, guess.address).await;
-            }
-            false => attempt.failed(self.now().0.as_second()),
-        }
-        Ok(is_right)
     }
 
     /// A code that arrived at a contact is as good as a password of whose contact that is.

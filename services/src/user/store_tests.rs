@@ -11,11 +11,12 @@ use std::{
 };
 
 use openorch_api::{
-    Body, Json, Path,
-    user::{ContactId, ContactInput, RoleId, UserId},
+    Body, Json, Path, Time,
+    user::{AuditEntry, ContactId, ContactInput, RoleId, UserId},
 };
 use openorch_chassis::{
     Audit, Caller, Cx, Identity, Kind,
+    ages::{AgeSettings, Ages},
     clock::ManualClock,
     identity::Belongings,
     ids::Ids,
@@ -31,7 +32,7 @@ use super::{
     ADMIN_SLUG, UserSettings, Users, account, authorize, collections, contact,
     contact_migration::unfold_contacts,
     organization, otp, prepare, role,
-    rows::{CONTACTS, ContactEnrollRow, ContactRow, MIGRATIONS, OTPS, RoleLinkRow, RoleRow, SESSIONS},
+    rows::{CONTACTS, ContactEnrollRow, ContactRow, MIGRATIONS, OTPS, PasswordRow, RoleLinkRow, RoleRow, SESSIONS},
     rules::Change,
     session, sign_in, users,
 };
@@ -94,6 +95,7 @@ impl Bench {
             caller,
             request_id: "".into(),
             client_ip: Ipv4Addr::LOCALHOST.into(),
+            from_this_machine: true,
             extended: false,
             large_body: false,
         };
@@ -157,7 +159,8 @@ async fn start_with(
     store.open_collections(&opened).await.unwrap();
     let ids = Arc::new(Ids::new(clock.clone()));
     let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
-    let shared = Shared { clock, ids, audit, mailer, list_most: LIST_MOST };
+    let ages = Arc::new(Ages::new(clock.clone(), None, Duration::ZERO, AgeSettings::default()));
+    let shared = Shared { clock, ages, ids, audit, mailer, list_most: LIST_MOST };
     let settings = |_| settings.clone();
     prepare(store, shared, &Seal::new("a key"), settings, None, default_password).await.unwrap()
 }
@@ -235,9 +238,10 @@ async fn who_lost_what_it_signs_in_with_is_refused_and_told_why() {
         assert_eq!(bench.users.sessions.count(&of_ann).await.unwrap(), 1, "{told:?}");
         told
     };
-    // Each is lost between the look at it and the session.
+    // Each is lost between the look at it and the session. The address of the sign-ins is known already.
+    sign_in::login(bench.by("").await, body(json!({ "slug": "ann", "password": "pass" }))).await.unwrap();
     let mut row = bench.users.password_rows.get(&id).await.unwrap().unwrap().value;
-    row.is_default = !row.is_default;
+    row.hash = super::passwords::hash_now("another").unwrap();
     bench.meanwhile(bench.users.password_rows.replace(&id, &row, None).unwrap());
     let by_password = json!({ "slug": "ann", "password": "pass", "device": "laptop" });
     assert_eq!(sign_in(by_password).await, (Kind::Unauthenticated, "Invalid password".into()));
@@ -428,4 +432,82 @@ async fn a_session_whose_end_was_written_later_than_told_is_refused() {
     bench.store.make_late().await;
     Users::settle(bench.users.clone()).await;
     assert!(bench.users.authenticate(&token).await.is_err());
+}
+
+#[tokio::test]
+async fn a_hash_from_before_passwords_were_normalized_is_matched_in_each_spelling_and_replaced() {
+    use argon2::PasswordHasher;
+    let bench = Bench::new().await;
+    let (composed, decomposed) = ("p\u{e4}ssw\u{f6}rd", "pa\u{308}sswo\u{308}rd");
+    for (slug, then) in [("composed", composed), ("decomposed", decomposed)] {
+        let (_, id) = bench.register(slug, ContactInput::default()).await;
+        let rows = &bench.users.password_rows;
+        let hash = argon2::Argon2::default().hash_password(then.as_bytes()).unwrap().to_string();
+        let row = PasswordRow { hash, meets_network_rule: None, ..rows.get(&id).await.unwrap().unwrap().value };
+        bench.users.store.commit(rows.upsert(&id, &row).unwrap().into()).await.unwrap();
+        let again = start(bench.store.clone()).await;
+        assert_eq!(again.password_counts().await.unwrap().unknown, 1);
+        let login = async |password: &str| {
+            let cx = Cx { state: again.clone(), request: bench.call(None).request };
+            sign_in::login(cx, body(json!({ "slug": slug, "password": password }))).await.map(|_| ())
+        };
+        assert_eq!(login("password").await.unwrap_err().kind, Kind::Unauthenticated);
+        // Of several at once the first replaces it, and the others are right all the same.
+        let (first, second, third) = tokio::join!(login(composed), login(decomposed), login(composed));
+        first.and(second).and(third).unwrap();
+        let now = rows.get(&id).await.unwrap().unwrap().value;
+        assert_eq!((now.meets_network_rule, now.updated_at), (Some(true), row.updated_at));
+        assert_eq!(again.password_counts().await.unwrap().unknown, 0);
+        let fresh = start(bench.store.clone()).await;
+        assert!(!fresh.has_old_hashes, "from now on one hash is enough for each");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_audit_log() {
+    const YEARS: i64 = 2 * 365 * 24 * 3600;
+    let bench = Bench::new().await;
+    let (token, _) = bench.register("lasting", ContactInput::default()).await;
+    let shared = &bench.users.shared;
+    let entry = AuditEntry { id: "aud_1".into(), at: Time(shared.clock.now()), ..AuditEntry::default() };
+    bench.users.store.commit(bench.users.audit_entries.upsert(&entry.id, &entry).unwrap().into()).await.unwrap();
+    let entries = async || {
+        super::audit::remove_old(bench.users.clone()).await;
+        bench.users.audit_entries.count(&[]).await.unwrap()
+    };
+    bench.clock.advance(2 * 3600);
+    bench.clock.jump(YEARS);
+    assert_eq!(entries().await, 1);
+    // Looked up while the clock is wrong, also from the store.
+    assert!(bench.users.authenticate(&token).await.is_ok());
+    bench.users.memory.forget_all();
+    assert!(bench.users.authenticate(&token).await.is_ok());
+    bench.clock.advance(120);
+    bench.clock.jump(-YEARS);
+    assert!(bench.users.authenticate(&token).await.is_ok());
+    assert_eq!(entries().await, 1);
+    // Ages count again after seven days of running, if the clock is right and the time has come.
+    bench.clock.advance(91 * 24 * 3600);
+    assert_eq!(bench.users.authenticate(&token).await.err().unwrap().kind, Kind::Unauthenticated);
+    assert_eq!(entries().await, 1, "a year is not over");
+    bench.clock.advance(366 * 24 * 3600);
+    assert_eq!(entries().await, 0);
+}
+
+#[tokio::test]
+async fn a_restart_while_the_clock_is_wrong_does_not_end_what_is_kept() {
+    let bench = Bench::new().await;
+    let left = async || super::stored_clock_grace(&(bench.store.clone() as Arc<dyn Store>)).await.unwrap().as_secs();
+    let watch = async || super::clock_grace::watch(bench.users.clone()).await;
+    watch().await;
+    assert_eq!(left().await, 0);
+    bench.clock.jump(2 * 365 * 24 * 3600);
+    watch().await;
+    assert_eq!(left().await, 7 * 24 * 3600, "at once");
+    bench.clock.advance(24 * 3600);
+    watch().await;
+    assert_eq!(left().await, 6 * 24 * 3600);
+    bench.clock.advance(6 * 24 * 3600);
+    watch().await;
+    assert_eq!(left().await, 0);
 }

@@ -123,9 +123,8 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
     let links: Vec<_> = roles.iter().map(link).collect();
     let password = match request.password.filter(|password| !password.is_empty()) {
         Some(password) => {
-            cx.settings.password_rules.check(&password)?;
-            let hash = cx.passwords.hash(password, Purpose::SignIn, cx.request.client_ip).await?;
-            Some(PasswordRow { hash, is_default: false, updated_at: user.created_at })
+            cx.check_new_password(&password, cx.request.from_this_machine)?;
+            Some(cx.hash_password(&password, false, Purpose::SignIn, cx.request.client_ip).await?)
         }
         None => None,
     };
@@ -156,13 +155,12 @@ pub async fn reset_password(
     (Path(id), Body(request)): (Path<UserId>, Body<ResetPasswordRequest>),
 ) -> Result<Json<Empty>> {
     let new = request.new_password;
-    cx.settings.password_rules.check(&new)?;
+    cx.check_new_password(&new, cx.request.from_this_machine)?;
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
     cx.require_takeover(cx.caller()?, &user, &USER_PASSWORD_RESET).await?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
-    let hash = cx.passwords.hash(new, Purpose::SignIn, cx.request.client_ip).await?;
-    let row = PasswordRow { hash, is_default, updated_at: cx.now() };
+    let row = cx.hash_password(&new, is_default, Purpose::SignIn, cx.request.client_ip).await?;
     retry(|| async {
         if cx.users.get(&id.0).await?.is_none() {
             return Err(unknown(&id)());

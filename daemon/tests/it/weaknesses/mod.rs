@@ -10,6 +10,7 @@ mod contacts;
 mod managers;
 mod names;
 mod network;
+mod passwords;
 mod pending;
 mod probes;
 mod quotas;

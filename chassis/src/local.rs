@@ -1,0 +1,87 @@
+//! Whether a request comes from a program on this machine, as far as it shows (contract decisions 13 and 37): its address
+//! alone does not say so, since a proxy beside the daemon and a page in a browser have a loopback address too.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, header};
+
+use crate::forwarded;
+
+/// What shows that a request comes from elsewhere than a program on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    /// It asks for a host that is not loopback.
+    Host,
+    /// It comes from a page whose origin is not loopback.
+    Origin,
+    /// It has forwarding headers.
+    Forwarded,
+}
+
+/// A request extension: the request comes from loopback and nothing in it shows otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct FromThisMachine;
+
+/// The first sign in a request's head that it comes from elsewhere. `host` is the target's authority where the request has
+/// one, else its `Host`; a request without one has no such sign.
+pub fn foreign(headers: &HeaderMap, host: Option<&[u8]>) -> Option<Foreign> {
+    if host.is_some_and(|host| !is_loopback(host)) {
+        return Some(Foreign::Host);
+    }
+    for origin in headers.get_all(header::ORIGIN) {
+        let origin = origin.as_bytes();
+        let host = origin.strip_prefix(b"http://").or(origin.strip_prefix(b"https://"));
+        if !host.is_some_and(is_loopback) {
+            return Some(Foreign::Origin);
+        }
+    }
+    forwarded::claims_forwarding(headers).then_some(Foreign::Forwarded)
+}
+
+fn is_loopback(authority: &[u8]) -> bool {
+    let Ok(authority) = std::str::from_utf8(authority) else {
+        return false;
+    };
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or(rest, |(host, _)| host),
+        None => authority.split_once(':').map_or(authority, |(host, _)| host),
+    };
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return ip.is_loopback();
+    }
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let local = b"localhost";
+    let bytes = host.as_bytes();
+    let Some(start) = bytes.len().checked_sub(local.len()) else {
+        return false;
+    };
+    bytes[start..].eq_ignore_ascii_case(local) && (start == 0 || bytes[start - 1] == b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn localhost_has_many_names() {
+        for (host, loopback) in [
+            ("localhost", true),
+            ("LOCALHOST:8080", true),
+            ("app.localhost", true),
+            ("localhost.", true),
+            ("127.0.0.1:1", true),
+            ("127.8.8.8", true),
+            ("[::1]:58231", true),
+            ("[::1]", true),
+            ("", false),
+            ("evil.example", false),
+            ("notlocalhost", false),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("10.0.0.1", false),
+            ("0.0.0.0", false),
+        ] {
+            assert_eq!(is_loopback(host.as_bytes()), loopback, "{host}");
+        }
+    }
+}
