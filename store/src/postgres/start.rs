@@ -13,9 +13,14 @@ use tokio_postgres::{Client, Error};
 use super::errors::{Failure, describe, may_come_back};
 use super::hold::{self, Keeper, Lock};
 use super::target::{CONNECT_LIMIT, Target};
-use crate::sql::{LAYOUT, ListSpec, MIN_COMPATIBLE, quote, random_id};
+use crate::sql::{ListSpec, quote, random_id};
 use crate::{Result, StoreError};
 
+/// The layout of the tables and keys. 2 added tables for lists and `min_compatible`.
+const LAYOUT: u32 = 2;
+/// The lowest layout that a program must know to write here; in each database, so that an older program can be told.
+/// Programs that know layout 1 alone would leave the tables of lists behind.
+const MIN_COMPATIBLE: u32 = 2;
 /// PostgreSQL 13.
 const OLDEST_SERVER: i32 = 130_000;
 

@@ -9,6 +9,8 @@ mod errors;
 #[cfg(any(test, feature = "explain"))]
 mod explain;
 mod folder;
+mod mark;
+mod place;
 mod reader;
 mod run;
 mod schema;
@@ -19,6 +21,7 @@ pub use self::backup::{Notes, Restoring, backup};
 pub use self::check::check;
 #[cfg(any(test, feature = "explain"))]
 pub use self::explain::on_sqlite;
+pub use self::mark::{Newest, accept};
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,13 +102,14 @@ impl SqliteStore {
         let seeded = Arc::new(AtomicBool::new(folder.seeded));
         let writer = Writer::open(folder.clone(), seeded.clone(), options.document_limit, options.page_limit)?;
         let limits = Limits { read: options.read_limit, stream: options.stream_limit, piece: options.piece_limit };
+        let readers = Readers::open(folder.clone(), options.readers, limits)?;
         let (jobs, receiver) = mpsc::channel(WAITING);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.work(receiver))
             .map_err(|error| StoreError::Unavailable(format!("no thread can be started for writing: {error}")))?;
         Ok(Arc::new(Self(Arc::new(Inner {
-            readers: Readers::new(folder.clone(), options.readers, limits),
+            readers,
             folder,
             collections: Collections::new(Dialect::Sqlite, options.document_limit),
             seeded,
@@ -168,6 +172,11 @@ impl Store for SqliteStore {
             }
             self.0.ask(|reply| Job::Commit(steps, reply)).await
         })
+    }
+
+    fn back_up<'a>(&'a self, file: &'a Path, notes: &'a Notes) -> BoxFuture<'a, Result<u64>> {
+        let (file, notes) = (file.to_owned(), notes.clone());
+        Box::pin(self.0.readers.copy(move |connection| backup::write(connection, &file, &notes, &mut |_| {})))
     }
 
     fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Known;
 use super::apply::Step;
 use super::errors::from_sqlite;
-use super::folder::{Folder, beside, upgrade};
-use super::schema;
+use super::folder::{Folder, beside, read_file, upgrade};
+use super::{mark, schema};
 use crate::{Committed, Result, StoreError};
 
 /// The most batches in one transaction.
@@ -66,6 +67,8 @@ pub(super) struct Writer {
     pub(super) last_version: u64,
     /// The last version that is on disk.
     saved_version: u64,
+    /// Whether the database still has the mark of a clean stop.
+    marked: bool,
     log: PathBuf,
     log_most: u64,
     /// The length of the log at which it is to begin anew.
@@ -110,6 +113,7 @@ impl Writer {
             )));
         }
         upgrade(&connection, &folder.database)?;
+        folder.place.remember();
         Ok(Self {
             connection,
             log: beside(&folder.database, "-wal"),
@@ -121,6 +125,8 @@ impl Writer {
             document_limit,
             last_version,
             saved_version: last_version,
+            // Also where it has none, after a crash: once more costs less than another way through all this.
+            marked: true,
             last_group: (0, Duration::ZERO),
         })
     }
@@ -141,8 +147,27 @@ impl Writer {
                 next = jobs.blocking_recv();
             }
         }
-        // Best effort: what stays in the log is read from there at the next start.
-        let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+        self.finish();
+    }
+
+    /// Writes the log back and marks the database as complete; where that cannot be, the log stays, from which the rest is
+    /// read at the next start.
+    fn finish(self) {
+        let place = &self.folder.place;
+        let in_place = place.check().is_ok() && place.moved().is_none();
+        let connection = &self.connection;
+        let written_back = || {
+            // What is read from another log must not meet a database that has our writes.
+            if place.has_another_log() {
+                return Ok(false);
+            }
+            mark::set(connection)?;
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
+        };
+        if !(matches!(written_back(), Ok(true)) && in_place) {
+            // Closing would remove the log that is at the path, whosever it is.
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
     }
 
     /// Lets as many come as were in the last group: those who were answered a moment ago may be about to ask again, and one
@@ -157,7 +182,7 @@ impl Writer {
 
     /// Commits this batch and those that came meanwhile; gives back a job of another kind that it met.
     fn group(&mut self, steps: Vec<Step>, reply: Reply<Committed>, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
-        if let Err(error) = self.run("BEGIN IMMEDIATE") {
+        if let Err(error) = self.may_write().and_then(|()| self.run("BEGIN IMMEDIATE")) {
             answer(reply, Err(error));
             return None;
         }
@@ -192,14 +217,61 @@ impl Writer {
             Ok(()) => {
                 self.saved_version = self.last_version;
                 self.last_group = (group.len(), start.elapsed());
+                let in_place = self.still_in_place();
                 for member in group {
-                    answer(member.reply, member.outcome);
+                    answer(member.reply, in_place.clone().and(member.outcome));
                 }
-                self.limit_log();
+                if in_place.is_ok() {
+                    self.limit_log();
+                }
             }
             Err(error) => self.fail(group, error),
         }
         left
+    }
+
+    /// Before anything is written: refuses once the files are gone, and takes the mark of a clean stop away.
+    fn may_write(&mut self) -> Result<()> {
+        self.folder.place.check()?;
+        if self.marked {
+            mark::clear(&self.connection)?;
+            self.marked = false;
+        }
+        Ok(())
+    }
+
+    /// After a commit and before it is acknowledged: whether what was written is where it will be looked for. A file that
+    /// has another number now is a different one, but on file systems that give a file several numbers; those show, when
+    /// something is written to the open one, the same at the path.
+    fn still_in_place(&mut self) -> Result<()> {
+        let place = &self.folder.place;
+        let Some(path) = place.moved() else { return Ok(()) };
+        let path = path.to_owned();
+        if place.is_database(&path) && self.is_the_same_database() {
+            tracing::warn!(
+                "the file system of `{}` gives one file several numbers, so that nothing tells when the file is removed or \
+                 replaced while it is open",
+                path.display()
+            );
+            self.folder.place.forget();
+            return Ok(());
+        }
+        Err(self.folder.place.lose(&path))
+    }
+
+    /// Whether the database at the path is the one that is open: it has a version that was never written before.
+    fn is_the_same_database(&mut self) -> bool {
+        self.last_version += 1;
+        let written = self.save_version().is_ok();
+        if written {
+            self.saved_version = self.last_version;
+        }
+        let checkpoint = "PRAGMA wal_checkpoint(FULL)";
+        let written = written && self.connection.query_row(checkpoint, [], |row| row.get::<_, i64>(0)) == Ok(0);
+        let folder = &self.folder;
+        written
+            && read_file(&folder.database)
+                .is_ok_and(|(id, version)| id == folder.database_id && u64::try_from(version) == Ok(self.saved_version))
     }
 
     /// Begins the log anew where it is too long. Those who read by it are waited for, a second for each [`LOG_MOST`] that it
@@ -273,24 +345,32 @@ impl Writer {
     }
 
     fn bring_up(&mut self, collections: &[Arc<Known>]) -> Result<()> {
+        // Without a transaction where nothing changed, so that a daemon starts on a full disk.
+        if schema::is_as_declared(&self.connection, collections.iter().map(|known| &*known.spec))? {
+            return Ok(());
+        }
         self.alone(|writer| schema::bring_up(&writer.connection, collections.iter().map(|known| &*known.spec)))
     }
 
-    /// First the database, then the lock file: a crash between the two is made good at the next start.
+    /// First the database, then the lock file: a crash between the two is made good at the next start. In the main file,
+    /// too: a copy of that alone would look like a first start that did not come to its end, and be begun afresh.
     fn mark_seeded(&mut self) -> Result<()> {
         self.alone(|writer| writer.run("UPDATE _store_info SET value = 1 WHERE key = 'seeded'"))?;
+        let checkpoint = self.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()));
+        checkpoint.map_err(|error| from_sqlite(error, "writing"))?;
         self.folder.remember()?;
         self.seeded.store(true, Ordering::Release);
         Ok(())
     }
 
     fn alone(&mut self, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        self.may_write()?;
         self.run("BEGIN IMMEDIATE")?;
         let outcome = work(self).and_then(|()| self.run("COMMIT"));
         if outcome.is_err() {
             self.roll_back();
         }
-        outcome
+        outcome.and_then(|()| self.still_in_place())
     }
 
     pub(super) fn run(&self, sql: &'static str) -> Result<()> {

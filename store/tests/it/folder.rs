@@ -293,8 +293,8 @@ async fn a_folder_of_an_older_layout_is_upgraded_after_a_copy_was_made() {
         let connection = rusqlite::Connection::open(folder.join(database)).unwrap();
         connection.query_row(sql, [], |row| row.get::<_, u32>(0)).unwrap()
     };
-    assert_eq!(number("openorch.db", "PRAGMA user_version"), 2);
-    assert_eq!(number("openorch.db", "SELECT value FROM _store_info WHERE key = 'min_compatible'"), 2);
+    assert_eq!(number("openorch.db", "PRAGMA user_version"), 3);
+    assert_eq!(number("openorch.db", "SELECT value FROM _store_info WHERE key = 'min_compatible'"), 3);
     assert_eq!(number("openorch-layout-1.db", "PRAGMA user_version"), 1);
     assert_eq!(number("openorch-layout-1.db", "SELECT count(*) FROM c_testSvcThings"), 40);
     let store = open(&folder).unwrap();
