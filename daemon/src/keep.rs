@@ -33,14 +33,11 @@ pub async fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<
         Engine::Sqlite => settings.secrets.generated_key(&folder)?,
         Engine::Postgres => None,
     };
-    let mut notes: Notes = vec![(MADE_AT.into(), now.to_string()), (MADE_BY.into(), VERSION.into())];
     let about_key = match key {
-        Some(key) => {
-            notes.push((ENCRYPTION_KEY.into(), key));
-            "the key that decrypts it is in it: keep it as safe as the data folder"
-        }
+        Some(_) => "the key that decrypts it is in it: keep it as safe as the data folder",
         None => "the key that decrypts it is not in it: keep OPENORCH_ENCRYPTION_KEY as well",
     };
+    let notes = notes(now, key);
     let mut meter = Meter::new();
     let mut show = |progress: Progress<'_>| meter.show(progress);
     let size = match settings.engine() {
@@ -49,6 +46,13 @@ pub async fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<
     };
     meter.end();
     Ok(format!("`{}` has all data of {}, {}; {about_key}", file.display(), engine::place(settings), bytes(size)))
+}
+
+/// What a backup says beside the documents. A key that the daemon made for itself goes with it.
+pub(crate) fn notes(now: Timestamp, key: Option<String>) -> Notes {
+    let mut notes: Notes = vec![(MADE_AT.into(), now.to_string()), (MADE_BY.into(), VERSION.into())];
+    notes.extend(key.map(|key| (ENCRYPTION_KEY.into(), key)));
+    notes
 }
 
 /// Puts the data of a backup into a folder or a schema that has none. Answers what to tell.

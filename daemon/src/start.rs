@@ -10,7 +10,7 @@ use std::{
 };
 
 use openorch_chassis::{
-    Audit, Builtin, Identity, Mounted,
+    Audit, BoxFuture, Builtin, Identity, Mounted,
     audit::Audited,
     clock::Clock,
     ids::Ids,
@@ -31,6 +31,7 @@ use tokio::{
 
 use crate::{
     Settings, VERSION, engine,
+    live::Backups,
     metered::{Metered, StoreMetrics},
     values::Engine,
 };
@@ -160,8 +161,13 @@ async fn assemble(
     let ids = Arc::new(Ids::new(clock.clone()));
     let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
     let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone()));
-    let shared =
-        Shared { clock, ids, audit: audit.clone(), mailer: settings.mailer()?, list_most: settings.list_most() };
+    let shared = Shared {
+        clock: clock.clone(),
+        ids: ids.clone(),
+        audit: audit.clone(),
+        mailer: settings.mailer()?,
+        list_most: settings.list_most(),
+    };
 
     let default_password = Arc::new(AtomicBool::new(false));
     let asked_loopback = settings.listen.ip().is_loopback();
@@ -196,7 +202,13 @@ async fn assemble(
         registry::prepare(store.clone(), shared, outbound.clone(), routes, settings.registry(address)?).await?;
     users.watch_liveness(registry.clone());
     users.watch_belongings(vec![registry.clone()]);
-    let platform = platform::Platform::new(store.clone(), VERSION);
+    let own_key = match settings.engine() {
+        Engine::Sqlite => settings.secrets.generated_key(&settings.server_dir())?,
+        Engine::Postgres => None,
+    };
+    let backups = Backups::new(store.clone(), clock, ids, settings.server_dir(), own_key);
+    let backup = Box::new(move || -> BoxFuture<'static, _> { Box::pin(backups.clone().make()) });
+    let platform = platform::Platform::new(store.clone(), backup, VERSION);
 
     let mut services: Vec<Mounted> =
         vec![platform::service(platform.clone()), user::service(users.clone()), registry::service(registry.clone())];

@@ -11,6 +11,7 @@ mod golden;
 mod identity;
 mod keep;
 mod keep_on_postgres;
+mod live;
 mod matrix;
 mod process;
 mod rules;
