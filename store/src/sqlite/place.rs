@@ -86,8 +86,8 @@ impl Place {
         let text = self.lost.get_or_init(|| {
             tracing::error!(
                 "`{path}` was removed or replaced under the running process: nothing is written any more. The process \
-                 still holds all data until it ends, and reads go on; `oo backup FILE` saves the data, then stop the \
-                 process and restore that file"
+                 still holds all data until it ends, and reads go on; `oo backup FILE` saves the data of a daemon, \
+                 `Datastore::back_up` that of a service, then stop the process and restore that file"
             );
             format!(
                 "`{path}` was removed or replaced while it is in use: nothing can be written; an operator must save the \

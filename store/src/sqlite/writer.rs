@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Known;
 use super::apply::Step;
+use super::disk::Reserve;
 use super::errors::from_sqlite;
 use super::folder::{Folder, beside, read_file, upgrade};
 use super::{mark, schema};
@@ -69,6 +70,7 @@ pub(super) struct Writer {
     saved_version: u64,
     /// Whether the database still has the mark of a clean stop.
     marked: bool,
+    reserve: Reserve,
     log: PathBuf,
     log_most: u64,
     /// The length of the log at which it is to begin anew.
@@ -116,6 +118,7 @@ impl Writer {
         folder.place.remember();
         Ok(Self {
             connection,
+            reserve: Reserve::of(folder.database.parent().unwrap_or(&folder.database)),
             log: beside(&folder.database, "-wal"),
             log_most: LOG_MOST,
             log_due: LOG_MOST,
@@ -131,8 +134,18 @@ impl Writer {
         })
     }
 
+    pub(super) fn folder(&self) -> Arc<Folder> {
+        self.folder.clone()
+    }
+
+    /// Says whether seeding is finished, from now on.
+    pub(super) fn seeded(&self) -> Arc<AtomicBool> {
+        self.seeded.clone()
+    }
+
     /// Works until nobody can ask any more, then writes the log back and closes.
     pub(super) fn work(mut self, mut jobs: mpsc::Receiver<Job>) {
+        self.reserve.tend();
         let mut next = jobs.blocking_recv();
         while let Some(job) = next.take() {
             match job {
@@ -161,7 +174,12 @@ impl Writer {
             if place.has_another_log() {
                 return Ok(false);
             }
-            mark::set(connection)?;
+            match mark::set(connection) {
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) && self.reserve.release() => {
+                    mark::set(connection)?;
+                }
+                set => set?,
+            }
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
         };
         if !(matches!(written_back(), Ok(true)) && in_place) {
@@ -182,7 +200,9 @@ impl Writer {
 
     /// Commits this batch and those that came meanwhile; gives back a job of another kind that it met.
     fn group(&mut self, steps: Vec<Step>, reply: Reply<Committed>, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
-        if let Err(error) = self.may_write().and_then(|()| self.run("BEGIN IMMEDIATE")) {
+        // Guards alone hold or do not hold, also where nothing can be written.
+        let may_go = if writes(&steps) { self.may_write() } else { Ok(()) };
+        if let Err(error) = may_go.and_then(|()| self.run("BEGIN IMMEDIATE")) {
             answer(reply, Err(error));
             return None;
         }
@@ -206,23 +226,27 @@ impl Writer {
             }
             if group.len() < GROUP {
                 match jobs.try_recv() {
-                    Ok(Job::Commit(steps, reply)) => current = Some((steps, reply)),
+                    Ok(Job::Commit(steps, reply)) if self.may_write_now() || !writes(&steps) => {
+                        current = Some((steps, reply));
+                    }
                     Ok(other) => left = Some(other),
                     Err(_) => {}
                 }
             }
         }
         let start = Instant::now();
+        let has_written = self.last_version != self.saved_version;
         match self.save_version().and_then(|()| self.run("COMMIT")) {
             Ok(()) => {
                 self.saved_version = self.last_version;
                 self.last_group = (group.len(), start.elapsed());
-                let in_place = self.still_in_place();
+                let in_place = if has_written { self.still_in_place() } else { Ok(()) };
                 for member in group {
                     answer(member.reply, in_place.clone().and(member.outcome));
                 }
-                if in_place.is_ok() {
+                if has_written && in_place.is_ok() {
                     self.limit_log();
+                    self.reserve.tend();
                 }
             }
             Err(error) => self.fail(group, error),
@@ -238,6 +262,11 @@ impl Writer {
             self.marked = false;
         }
         Ok(())
+    }
+
+    /// Whether that would do nothing.
+    fn may_write_now(&self) -> bool {
+        !self.marked && self.folder.place.check().is_ok()
     }
 
     /// After a commit and before it is acknowledged: whether what was written is where it will be looked for. A file that
@@ -356,8 +385,11 @@ impl Writer {
     /// too: a copy of that alone would look like a first start that did not come to its end, and be begun afresh.
     fn mark_seeded(&mut self) -> Result<()> {
         self.alone(|writer| writer.run("UPDATE _store_info SET value = 1 WHERE key = 'seeded'"))?;
-        let checkpoint = self.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()));
-        checkpoint.map_err(|error| from_sqlite(error, "writing"))?;
+        match self.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())) {
+            // It is in the log, and gets there when there is room.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
+            done => done.map_err(|error| from_sqlite(error, "writing"))?,
+        }
         self.folder.remember()?;
         self.seeded.store(true, Ordering::Release);
         Ok(())
@@ -377,6 +409,12 @@ impl Writer {
         let done = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
         done.map(drop).map_err(|error| from_sqlite(error, "writing"))
     }
+}
+
+fn writes(steps: &[Step]) -> bool {
+    let is_guard =
+        |step: &Step| matches!(step, Step::Absent(_) | Step::Exists(_) | Step::Version(..) | Step::Count { .. });
+    !steps.iter().all(is_guard)
 }
 
 fn lost() -> StoreError {

@@ -128,7 +128,7 @@ async fn a_crash_while_the_database_is_made_leaves_nothing_in_the_way() {
     fs::write(folder.join("openorch.db.new-journal"), "half").unwrap();
     let id = seeded(&folder).await;
     let names: Vec<_> = content(&folder).into_iter().map(|(path, _)| path).collect();
-    assert_eq!(names, [folder.join("openorch.db")]);
+    assert_eq!(names, [folder.join("openorch.db"), folder.join("openorch.reserve")]);
     let lock = fs::read_to_string(folder.join("openorch.lock")).unwrap();
     assert_eq!(lock, format!("database {id}\npid {:<10}\n", std::process::id()));
 }
