@@ -14,6 +14,7 @@ mod mark;
 mod place;
 mod reader;
 mod run;
+mod safety;
 mod schema;
 mod writer;
 

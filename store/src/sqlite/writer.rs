@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
@@ -15,8 +14,8 @@ use super::Known;
 use super::apply::Step;
 use super::disk::Reserve;
 use super::errors::from_sqlite;
-use super::folder::{Folder, beside, read_file, upgrade};
-use super::{mark, schema};
+use super::folder::{Folder, beside, upgrade};
+use super::schema;
 use crate::{Committed, Result, StoreError};
 
 /// The most batches in one transaction.
@@ -61,16 +60,16 @@ struct Member {
 /// The state of the writing thread.
 pub(super) struct Writer {
     pub(super) connection: Connection,
-    folder: Arc<Folder>,
+    pub(super) folder: Arc<Folder>,
     seeded: Arc<AtomicBool>,
     pub(super) document_limit: usize,
     /// The last version given to a batch.
     pub(super) last_version: u64,
     /// The last version that is on disk.
-    saved_version: u64,
+    pub(super) saved_version: u64,
     /// Whether the database still has the mark of a clean stop.
-    marked: bool,
-    reserve: Reserve,
+    pub(super) marked: bool,
+    pub(super) reserve: Reserve,
     log: PathBuf,
     log_most: u64,
     /// The length of the log at which it is to begin anew.
@@ -163,31 +162,6 @@ impl Writer {
         self.finish();
     }
 
-    /// Writes the log back and marks the database as complete; where that cannot be, the log stays, from which the rest is
-    /// read at the next start.
-    fn finish(self) {
-        let place = &self.folder.place;
-        let in_place = place.check().is_ok() && place.moved().is_none();
-        let connection = &self.connection;
-        let written_back = || {
-            // What is read from another log must not meet a database that has our writes.
-            if place.has_another_log() {
-                return Ok(false);
-            }
-            match mark::set(connection) {
-                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) && self.reserve.release() => {
-                    mark::set(connection)?;
-                }
-                set => set?,
-            }
-            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
-        };
-        if !(matches!(written_back(), Ok(true)) && in_place) {
-            // Closing would remove the log that is at the path, whosever it is.
-            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
-        }
-    }
-
     /// Lets as many come as were in the last group: those who were answered a moment ago may be about to ask again, and one
     /// commit for all of them is cheaper than two. Not for longer than a part of what a commit takes.
     fn gather(&self, jobs: &mpsc::Receiver<Job>) {
@@ -254,55 +228,6 @@ impl Writer {
         left
     }
 
-    /// Before anything is written: refuses once the files are gone, and takes the mark of a clean stop away.
-    fn may_write(&mut self) -> Result<()> {
-        self.folder.place.check()?;
-        if self.marked {
-            mark::clear(&self.connection)?;
-            self.marked = false;
-        }
-        Ok(())
-    }
-
-    /// Whether that would do nothing.
-    fn may_write_now(&self) -> bool {
-        !self.marked && self.folder.place.check().is_ok()
-    }
-
-    /// After a commit and before it is acknowledged: whether what was written is where it will be looked for. A file that
-    /// has another number now is a different one, but on file systems that give a file several numbers; those show, when
-    /// something is written to the open one, the same at the path.
-    fn still_in_place(&mut self) -> Result<()> {
-        let place = &self.folder.place;
-        let Some(path) = place.moved() else { return Ok(()) };
-        let path = path.to_owned();
-        if place.is_database(&path) && self.is_the_same_database() {
-            tracing::warn!(
-                "the file system of `{}` gives one file several numbers, so that nothing tells when the file is removed or \
-                 replaced while it is open",
-                path.display()
-            );
-            self.folder.place.forget();
-            return Ok(());
-        }
-        Err(self.folder.place.lose(&path))
-    }
-
-    /// Whether the database at the path is the one that is open: it has a version that was never written before.
-    fn is_the_same_database(&mut self) -> bool {
-        self.last_version += 1;
-        let written = self.save_version().is_ok();
-        if written {
-            self.saved_version = self.last_version;
-        }
-        let checkpoint = "PRAGMA wal_checkpoint(FULL)";
-        let written = written && self.connection.query_row(checkpoint, [], |row| row.get::<_, i64>(0)) == Ok(0);
-        let folder = &self.folder;
-        written
-            && read_file(&folder.database)
-                .is_ok_and(|(id, version)| id == folder.database_id && u64::try_from(version) == Ok(self.saved_version))
-    }
-
     /// Begins the log anew where it is too long. Those who read by it are waited for, a second for each [`LOG_MOST`] that it
     /// has and not longer than for any lock, so that one who reads for minutes does not hold up the writes as long.
     fn limit_log(&mut self) {
@@ -361,7 +286,7 @@ impl Writer {
         self.connection.prepare_cached(sql)
     }
 
-    fn save_version(&self) -> Result<()> {
+    pub(super) fn save_version(&self) -> Result<()> {
         if self.last_version == self.saved_version {
             return Ok(());
         }
