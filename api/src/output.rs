@@ -1,5 +1,10 @@
 //! Outputs of operations: the success status and the body, encoded by the server and decoded by the client.
 
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
 use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
@@ -29,7 +34,16 @@ pub enum EncodedBody {
         /// Bytes of memory that what makes them holds, about.
         held: usize,
     },
+    /// The same, but for pieces that have to be waited for.
+    Awaited {
+        pieces: AwaitedPieces,
+        /// As above.
+        held: usize,
+    },
 }
+
+/// Pieces of a body that come from elsewhere, asked for as a stream is polled.
+pub type AwaitedPieces = Box<dyn FnMut(&mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> + Send>;
 
 /// Pieces of a body, each made when it is asked for.
 pub type Pieces = Box<dyn Iterator<Item = Result<Bytes, serde_json::Error>> + Send>;
@@ -54,6 +68,7 @@ pub trait Output: Sized + Send + 'static {
 }
 
 pub const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
 
 macro_rules! json_output {
     ($($(#[doc = $doc:literal])+ $name:ident $status:literal;)*) => {
@@ -131,6 +146,29 @@ text_output! {
     Html shared "text/html; charset=utf-8";
     /// 200 with samples in the Prometheus text format 0.0.4.
     Samples whole "text/plain; version=0.0.4; charset=utf-8";
+}
+
+/// 200 with bytes that are no text and may be many: they are sent as they come.
+pub struct Download {
+    pub pieces: AwaitedPieces,
+    /// Bytes of memory that the pieces hold at any one time, about.
+    pub held: usize,
+}
+
+impl Output for Download {
+    const STATUS: u16 = 200;
+    fn describe(_: &mut SchemaGenerator) -> OutputShape {
+        let schema = schemars::json_schema!({ "type": "string", "format": "binary" });
+        OutputShape { status: 200, body: Some((BYTES, schema)) }
+    }
+    fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
+        let Download { pieces, held } = self;
+        Ok(Some(Encoded { content_type: BYTES, body: EncodedBody::Awaited { pieces, held } }))
+    }
+    fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut whole = Some(Ok(Bytes::copy_from_slice(bytes)));
+        Ok(Download { held: bytes.len(), pieces: Box::new(move |_| Poll::Ready(whole.take())) })
+    }
 }
 
 /// 200 with a JSON document that was encoded once and is the same for everybody: each answer shares its bytes.
@@ -238,6 +276,7 @@ mod tests {
             let items = Items::<Numbers>::new((0..count).collect(), |number| number);
             match items.encode().unwrap().body {
                 EncodedBody::Whole(bytes) | EncodedBody::Shared(bytes) => text.extend(bytes),
+                EncodedBody::Awaited { .. } => unreachable!("a list waits for nothing"),
                 EncodedBody::Pieces { pieces: all, .. } => {
                     for piece in all {
                         let piece = piece.unwrap();

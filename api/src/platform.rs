@@ -3,13 +3,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Access, Html, Json, Samples, SharedJson, ops, permissions};
+use crate::{Access, Download, Html, Json, Samples, SharedJson, ops, permissions};
 
 pub static SERVICE: crate::Service =
     crate::Service { slug: "platform-svc", name: "OpenOrch", operations: OPERATIONS, permissions: PERMISSIONS };
 
 permissions! {
     METRICS_VIEW "platform-svc:metrics:view" "Read the metrics of the daemon." [ADMIN], OF_ALL_APPS;
+    BACKUP_CREATE "platform-svc:backup:create" "Copy all data of the daemon, secrets included." [ADMIN], OF_ALL_APPS;
 }
 
 ops! {
@@ -28,6 +29,18 @@ ops! {
 
     /// The operations as a page to read.
     DOCS "docs" = GET "/docs" () -> Html, access: Access::Public;
+
+    /// All data of the daemon as of one moment, in a file for `openorch restore`.
+    ///
+    /// The daemon copies its data beside the running work, by the connections that it has, also where the files of its
+    /// database were removed; that takes as much free disk as there is data, and nothing comes before the copy is whole.
+    /// The file holds all secrets, and the key that decrypts them if the daemon made it for itself: keep it as safe as the
+    /// data folder.
+    BACKUP "backup" = POST "/platform-svc/backup" () -> Download,
+        access: Access::needs(&BACKUP_CREATE), audited: true, errors: &[
+            (409, "another backup is being made"),
+            (507, "the disk of the daemon has no room for the copy"),
+        ];
 
     /// Counters of operations and of the gateway, in the Prometheus text format 0.0.4.
     METRICS "metrics" = GET "/metrics" () -> Samples, access: Access::needs(&METRICS_VIEW);

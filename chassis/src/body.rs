@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use openorch_api::output::{EncodedBody, Pieces};
+use openorch_api::output::{AwaitedPieces, EncodedBody, Pieces};
 
 use crate::budget::Reservation;
 
@@ -29,6 +29,8 @@ enum Kind {
     Shared(Bytes),
     /// `None` once it has ended or failed.
     Pieces { pieces: Option<Pieces>, held: usize },
+    /// The same.
+    Awaited { pieces: Option<AwaitedPieces>, held: usize },
 }
 
 /// Smaller answers are not counted: the number of requests in progress bounds them.
@@ -40,7 +42,7 @@ impl Body {
         match &self.kind {
             Kind::Whole(bytes) if bytes.len() > UNCOUNTED => bytes.len(),
             Kind::Whole(_) | Kind::Shared(_) => 0,
-            Kind::Pieces { held, .. } => *held,
+            Kind::Pieces { held, .. } | Kind::Awaited { held, .. } => *held,
         }
     }
 
@@ -77,6 +79,7 @@ impl From<EncodedBody> for Body {
             EncodedBody::Whole(bytes) => Kind::Whole(bytes).into(),
             EncodedBody::Shared(bytes) => Kind::Shared(bytes).into(),
             EncodedBody::Pieces { pieces, held } => Kind::Pieces { pieces: Some(pieces), held }.into(),
+            EncodedBody::Awaited { pieces, held } => Kind::Awaited { pieces: Some(pieces), held }.into(),
         }
     }
 }
@@ -85,7 +88,7 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let next = match &mut self.get_mut().kind {
             Kind::Whole(bytes) | Kind::Shared(bytes) => {
                 let slice = bytes.split_to(bytes.len().min(SLICE));
@@ -98,6 +101,16 @@ impl http_body::Body for Body {
                 }
                 next.map(|piece| piece.map_err(io::Error::other))
             }
+            Kind::Awaited { pieces, .. } => {
+                let next = match pieces {
+                    Some(pieces) => std::task::ready!(pieces(context)),
+                    None => None,
+                };
+                if !matches!(next, Some(Ok(_))) {
+                    *pieces = None;
+                }
+                next
+            }
         };
         Poll::Ready(next.map(|piece| piece.map(Frame::data)))
     }
@@ -106,13 +119,14 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Whole(bytes) | Kind::Shared(bytes) => bytes.is_empty(),
             Kind::Pieces { pieces, .. } => pieces.is_none(),
+            Kind::Awaited { pieces, .. } => pieces.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Whole(bytes) | Kind::Shared(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Pieces { .. } => SizeHint::default(),
+            Kind::Pieces { .. } | Kind::Awaited { .. } => SizeHint::default(),
         }
     }
 }

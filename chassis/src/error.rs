@@ -98,7 +98,7 @@ impl Error {
     /// Whether an operator must do something, since the store does not answer or its disk is full.
     pub fn is_of_store(&self) -> bool {
         let cause = self.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
-        matches!(cause, Some(StoreError::Unavailable(_) | StoreError::StorageFull(_)))
+        matches!(cause, Some(StoreError::Unavailable(_) | StoreError::Replaced(_) | StoreError::StorageFull(_)))
     }
 
     /// Adds the code.
@@ -150,6 +150,7 @@ impl From<StoreError> for Error {
                 "the disk of the daemon is full: nothing was changed, reading goes on; an operator must free space",
             ),
             StoreError::Unavailable(_) => Error::unavailable("the store does not answer; try again in a moment"),
+            StoreError::Replaced(_) => Error::unavailable(shown),
             _ => return Error::internal(error),
         };
         shown.because(error)

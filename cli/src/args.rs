@@ -137,6 +137,12 @@ pub enum Command {
         #[command(subcommand)]
         operation: Option<Words>,
     },
+    /// Save all data of the daemon, which goes on meanwhile, in a new file of this machine; `openorch restore` reads it
+    Backup {
+        /// The file to make; it holds secrets, and its owner alone can read it
+        #[arg(value_name = "FILE")]
+        file: std::path::PathBuf,
+    },
     /// Find out why something does not work: settings, daemon, versions, clock, token
     Doctor,
     /// Print the version

@@ -3,6 +3,7 @@
 
 mod args;
 mod ask;
+mod backup;
 mod call;
 mod completion;
 mod config;
@@ -108,6 +109,7 @@ async fn dispatch(context: &mut Context, matches: &ArgMatches) -> Result<(Output
         Command::Call { file, curl, operation } => {
             return Ok((call::run(context, Words::of(operation), file, curl).await?, 0));
         }
+        Command::Backup { file } => backup::run(context, &file).await?,
         Command::Doctor => return doctor::run(context).await,
         Command::Version => concat!("oo ", env!("CARGO_PKG_VERSION")).to_owned(),
         Command::Completion { shell } => completion::script(shell),

@@ -268,7 +268,7 @@ fn next_target(answer: &Response, target: &str, server: &str) -> Option<String> 
 }
 
 /// The sentence of a refusal. Services behind the gateway have their own ways to refuse.
-fn refusal(operation: String, answer: Response) -> Error {
+pub fn refusal(operation: String, answer: Response) -> Error {
     let (status, request_id) = (answer.status, answer.request_id().map(str::to_owned));
     let shown = String::from_utf8_lossy(&answer.bytes[..answer.bytes.len().min(SHOWN)]).trim().to_owned();
     let points_to = answer.headers.get(header::LOCATION).and_then(|to| to.to_str().ok());

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use openorch_store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
+use openorch_store::{PostgresOptions, PostgresStore, SqliteStore, Store};
 
 use crate::{Settings, StartError, values::Engine};
 
@@ -14,9 +14,8 @@ const LOOKUP: Duration = Duration::from_secs(5);
 pub async fn open(settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
     match settings.engine() {
         Engine::Sqlite => {
-            let folder = settings.server_dir();
-            let opening =
-                tokio::task::spawn_blocking(move || SqliteStore::open(folder, SqliteOptions::default())).await;
+            let (folder, options) = (settings.server_dir(), settings.files());
+            let opening = tokio::task::spawn_blocking(move || SqliteStore::open(folder, options)).await;
             Ok(opening.map_err(|error| StartError(format!("the store could not be opened: {error}")))??)
         }
         Engine::Postgres => Ok(PostgresStore::open(postgres(settings)?).await?),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use openorch_store::{Notes, PostgresRestoring, PostgresStore, Progress, Restoring};
+use openorch_store::{Newest, Notes, PostgresRestoring, PostgresStore, Progress, Restoring};
 
 use crate::{Settings, StartError, VERSION, engine, start::collections, values::Engine};
 
@@ -33,14 +33,11 @@ pub async fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<
         Engine::Sqlite => settings.secrets.generated_key(&folder)?,
         Engine::Postgres => None,
     };
-    let mut notes: Notes = vec![(MADE_AT.into(), now.to_string()), (MADE_BY.into(), VERSION.into())];
     let about_key = match key {
-        Some(key) => {
-            notes.push((ENCRYPTION_KEY.into(), key));
-            "the key that decrypts it is in it: keep it as safe as the data folder"
-        }
+        Some(_) => "the key that decrypts it is in it: keep it as safe as the data folder",
         None => "the key that decrypts it is not in it: keep OPENORCH_ENCRYPTION_KEY as well",
     };
+    let notes = notes(now, key);
     let mut meter = Meter::new();
     let mut show = |progress: Progress<'_>| meter.show(progress);
     let size = match settings.engine() {
@@ -49,6 +46,13 @@ pub async fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<
     };
     meter.end();
     Ok(format!("`{}` has all data of {}, {}; {about_key}", file.display(), engine::place(settings), bytes(size)))
+}
+
+/// What a backup says beside the documents. A key that the daemon made for itself goes with it.
+pub(crate) fn notes(now: Timestamp, key: Option<String>) -> Notes {
+    let mut notes: Notes = vec![(MADE_AT.into(), now.to_string()), (MADE_BY.into(), VERSION.into())];
+    notes.extend(key.map(|key| (ENCRYPTION_KEY.into(), key)));
+    notes
 }
 
 /// Puts the data of a backup into a folder or a schema that has none. Answers what to tell.
@@ -82,18 +86,36 @@ pub async fn restore(settings: &Settings, file: &Path) -> Result<String, StartEr
     Ok(format!("{place} has the data of `{}`{made}; start the daemon{about_key}", file.display()))
 }
 
-/// Looks for what is wrong with the data. Answers what to tell; an error where something is wrong.
-pub async fn check(settings: &Settings) -> Result<String, StartError> {
+/// Looks for what is wrong with the data, or with that in another folder. Answers what to tell; an error where something
+/// is wrong. `accept`: a database that lacks its newest writes and is sound otherwise may be started on again.
+pub async fn check(settings: &Settings, folder: Option<&Path>, accept: bool) -> Result<String, StartError> {
     let mut meter = Meter::new();
     let mut show = |progress: Progress<'_>| meter.show(progress);
-    let findings = match settings.engine() {
-        Engine::Sqlite => openorch_store::check(&settings.server_dir(), &collections(), &mut show)?,
-        Engine::Postgres => PostgresStore::check(&engine::postgres(settings)?, &collections(), &mut show).await?,
+    let own = settings.server_dir();
+    let folder = match (folder, settings.engine()) {
+        (Some(folder), _) => Some(folder),
+        (None, Engine::Sqlite) => Some(own.as_path()),
+        (None, Engine::Postgres) => None,
+    };
+    let findings = match folder {
+        Some(folder) => openorch_store::check(folder, &collections(), &mut show)?,
+        None if accept => {
+            return Err(StartError("--accept is for databases in files; a database server keeps its own log".into()));
+        }
+        None => PostgresStore::check(&engine::postgres(settings)?, &collections(), &mut show).await?,
     };
     meter.end();
-    let place = in_front(engine::place(settings));
+    let place = folder.map_or_else(|| in_front(engine::place(settings)), |folder| format!("`{}`", folder.display()));
     if findings.problems.is_empty() {
-        return Ok(format!("{place} is sound: {} documents were checked", findings.documents));
+        let sound = format!("{place} is sound: {} documents were checked", findings.documents);
+        return match (findings.lacks_writes, folder) {
+            (Some(_), Some(folder)) if accept => {
+                let newest = openorch_store::accept(folder)?;
+                Ok(format!("{sound}; {}. It is accepted as it is, and can be started on", in_words(newest)))
+            }
+            (Some(why), _) => Err(StartError(why)),
+            (None, _) => Ok(sound),
+        };
     }
     let count = findings.problems.len() as u64 + findings.further;
     let mut text = format!("{place} has {count} problems; restore a backup made before them:");
@@ -102,6 +124,16 @@ pub async fn check(settings: &Settings) -> Result<String, StartError> {
         text += &format!("\n  … and {} more", findings.further);
     }
     Err(StartError(text))
+}
+
+fn in_words(newest: Option<Newest>) -> String {
+    match newest {
+        Some(Newest { collection, id, time, .. }) => {
+            let time = time.map_or(String::new(), |time| format!(" of {time}"));
+            format!("its newest entry is `{id}` in {collection}{time}")
+        }
+        None => "it has no entry".into(),
+    }
 }
 
 fn note<'a>(notes: &'a Notes, wanted: &str) -> Option<&'a str> {

@@ -5,6 +5,7 @@ mod config_file;
 mod engine;
 mod environment;
 pub mod keep;
+mod live;
 mod mail;
 mod metered;
 pub mod secrets;

@@ -50,7 +50,14 @@ enum Command {
         file: PathBuf,
     },
     /// Check that the data is sound: the database, and all that is derived from its documents
-    Check,
+    Check {
+        /// Start again on a database that lacks its newest writes, such as a copy of the main file without its log; SQLite only
+        #[arg(long)]
+        accept: bool,
+        /// The folder with the database, where it is not the daemon's own: that of a service's datastore
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -87,7 +94,9 @@ fn main() -> ExitCode {
         }
         Some(Command::Backup { file }) => told(runtime.block_on(keep::backup(&settings, &file, SystemClock.now()))),
         Some(Command::Restore { file }) => told(runtime.block_on(keep::restore(&settings, &file))),
-        Some(Command::Check) => told(runtime.block_on(keep::check(&settings))),
+        Some(Command::Check { accept, folder }) => {
+            told(runtime.block_on(keep::check(&settings, folder.as_deref(), accept)))
+        }
     };
     // Nothing that still looks up a name or hashes a password is waited for.
     runtime.shutdown_background();

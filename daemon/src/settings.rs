@@ -24,7 +24,7 @@ use openorch_services::{
     registry::{RegistrySettings, default_node_url},
     user::{AccessLimits, HashSettings, PasswordRules, Registration, UserSettings},
 };
-use openorch_store::PostgresOptions;
+use openorch_store::{PostgresOptions, SqliteOptions};
 use serde::Deserialize;
 
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
     environment::{self, variable},
     mail::{SmtpMailer, SmtpServer},
     secrets::Secrets,
-    values::{Address, Count, Engine, Pause, Port, RegistrationChoice, SmtpSecurity, Span},
+    values::{Address, Count, Engine, NetworkFileSystem, Pause, Port, RegistrationChoice, SmtpSecurity, Span},
 };
 
 macro_rules! settings {
@@ -91,6 +91,8 @@ settings! {
     listen: Address, "OPENORCH_LISTEN", "127.0.0.1:58231";
     "Folder for the data; the daemon keeps to `server/` in it"
     data_dir: PathBuf, "OPENORCH_DATA_DIR", "~/.openorch";
+    "A data folder on NFS, SMB or 9p: refuse or allow; two machines must never use it at once"
+    network_file_system: NetworkFileSystem, "OPENORCH_NETWORK_FILE_SYSTEM", "refuse";
     "Engine that keeps the data: sqlite, in the data folder, or postgres, where OPENORCH_DB_STRING (also _FILE) says"
     db: Engine, "OPENORCH_DB", "sqlite";
     "Driver of a database server; there is one"
@@ -354,6 +356,12 @@ impl Settings {
     /// The schema of the database.
     pub fn schema(&self) -> &str {
         self.given.db_schema.as_deref().unwrap_or("openorch")
+    }
+
+    /// How the database in the data folder is used.
+    pub fn files(&self) -> SqliteOptions {
+        let allow_network = self.given.network_file_system == Some(NetworkFileSystem::Allow);
+        SqliteOptions { allow_network, ..SqliteOptions::default() }
     }
 
     /// How the database is used.

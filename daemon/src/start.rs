@@ -10,7 +10,7 @@ use std::{
 };
 
 use openorch_chassis::{
-    Audit, Builtin, Identity, Mounted,
+    Audit, BoxFuture, Builtin, Identity, Mounted,
     ages::Ages,
     audit::Audited,
     clock::Clock,
@@ -32,6 +32,7 @@ use tokio::{
 
 use crate::{
     Settings, VERSION, engine,
+    live::Backups,
     metered::{Metered, StoreMetrics},
     values::Engine,
 };
@@ -166,8 +167,14 @@ async fn assemble(
     let grace_left = user::stored_clock_grace(&store).await?;
     let ages = Arc::new(Ages::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.ages()));
     let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone()));
-    let (mailer, list_most) = (settings.mailer()?, settings.list_most());
-    let shared = Shared { clock, ages, ids, audit: audit.clone(), mailer, list_most };
+    let shared = Shared {
+        clock: clock.clone(),
+        ages,
+        ids: ids.clone(),
+        audit: audit.clone(),
+        mailer: settings.mailer()?,
+        list_most: settings.list_most(),
+    };
 
     let default_password = Arc::new(AtomicBool::new(false));
     let asked_loopback = settings.listen.ip().is_loopback();
@@ -204,7 +211,13 @@ async fn assemble(
         registry::prepare(store.clone(), shared, outbound.clone(), routes, settings.registry(address)?).await?;
     users.watch_liveness(registry.clone());
     users.watch_belongings(vec![registry.clone()]);
-    let platform = platform::Platform::new(store.clone(), VERSION);
+    let own_key = match settings.engine() {
+        Engine::Sqlite => settings.secrets.generated_key(&settings.server_dir())?,
+        Engine::Postgres => None,
+    };
+    let backups = Backups::new(store.clone(), clock, ids, settings.server_dir(), own_key);
+    let backup = Box::new(move || -> BoxFuture<'static, _> { Box::pin(backups.clone().make()) });
+    let platform = platform::Platform::new(store.clone(), backup, VERSION);
 
     let mut services: Vec<Mounted> =
         vec![platform::service(platform.clone()), user::service(users.clone()), registry::service(registry.clone())];

@@ -34,6 +34,13 @@ pub enum Engine {
     Postgres,
 }
 
+/// What to do with a data folder on a network file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkFileSystem {
+    Refuse,
+    Allow,
+}
+
 const COUNT_MOST: usize = 1_000_000_000;
 
 impl FromStr for Span {
@@ -145,6 +152,17 @@ impl FromStr for Engine {
     }
 }
 
+impl FromStr for NetworkFileSystem {
+    type Err = String;
+    fn from_str(text: &str) -> Result<NetworkFileSystem, String> {
+        match text {
+            "refuse" => Ok(NetworkFileSystem::Refuse),
+            "allow" => Ok(NetworkFileSystem::Allow),
+            _ => Err(format!("`{text}` is not one of refuse and allow")),
+        }
+    }
+}
+
 macro_rules! read_as_text {
     ($($kind:ty),*) => {
         $(impl<'de> Deserialize<'de> for $kind {
@@ -175,7 +193,7 @@ impl de::Visitor<'_> for AsText {
     }
 }
 
-read_as_text!(Span, Pause, Address, RegistrationChoice, Engine, Port, SmtpSecurity);
+read_as_text!(Span, Pause, Address, RegistrationChoice, Engine, NetworkFileSystem, Port, SmtpSecurity);
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Count, D::Error> {

@@ -30,6 +30,8 @@ pub struct Findings {
     pub problems: Vec<String>,
     /// How many problems there are beyond those.
     pub further: u64,
+    /// That the newest writes are missing, though what is there is sound, and the way out.
+    pub lacks_writes: Option<String>,
 }
 
 impl Findings {

@@ -23,6 +23,8 @@ pub enum StoreError {
     StorageFull(String),
     /// The store cannot be reached or used now: closed, no right to the folder, input/output errors.
     Unavailable(String),
+    /// A file of the store was removed or replaced while it is open. Reads go on; nothing is written any more.
+    Replaced(String),
     /// What is stored is damaged, missing, or not ours. Nothing was changed.
     Corrupt(String),
     /// Another process holds the folder.
@@ -39,7 +41,7 @@ impl StoreError {
     /// Whether it leaves open, as the answer to a batch, if that was written or will be. All other errors say that it was
     /// not.
     pub fn is_open(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::TimedOut(_))
+        matches!(self, Self::Unavailable(_) | Self::TimedOut(_) | Self::Replaced(_))
     }
 
     /// The sentence alone.
@@ -53,6 +55,7 @@ impl StoreError {
             | Self::TimedOut(text)
             | Self::StorageFull(text)
             | Self::Unavailable(text)
+            | Self::Replaced(text)
             | Self::Corrupt(text)
             | Self::InUse(text)
             | Self::Internal(text) => text,

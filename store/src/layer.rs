@@ -1,6 +1,8 @@
 //! Stores that stand before another one, to count what is asked of it or to add to what is written.
 
-use crate::{Batch, BoxFuture, Collection, Committed, Filter, Page, Query, Result, Row, Rows, Store};
+use std::path::Path;
+
+use crate::{Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Query, Result, Row, Rows, Store};
 
 /// A store before another one. All that it does not say is that other one's.
 pub trait Layer: Send + Sync {
@@ -41,6 +43,10 @@ impl<L: Layer> Store for L {
 
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         self.committing(batch)
+    }
+
+    fn back_up<'a>(&'a self, file: &'a Path, notes: &'a Notes) -> BoxFuture<'a, Result<u64>> {
+        self.inner().back_up(file, notes)
     }
 
     fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {

@@ -19,6 +19,7 @@ mod sqlite;
 mod table;
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 
 pub use check::{Findings, OnProgress, Progress};
@@ -28,7 +29,7 @@ pub use model::{Batch, Collection, Committed, Guard, Index, MOST_TOUCHED, Row, W
 pub use postgres::{PostgresOptions, PostgresRestoring, PostgresStore};
 pub use query::{Cursor, Direction, Filter, MOST_FILTERS, MOST_ORDERS, MOST_VALUES, Order, Page, Query};
 pub use rows::Rows;
-pub use sqlite::{Notes, Restoring, SqliteOptions, SqliteStore, backup, check};
+pub use sqlite::{Newest, Notes, Restoring, SqliteOptions, SqliteStore, accept, backup, check};
 pub use table::{Stored, Table, TypedPage};
 
 /// What the engines say they will do for a query, so that tests of those who ask see whether an index answers.
@@ -72,6 +73,13 @@ pub trait Store: Send + Sync {
     ///
     /// The first write or guard that does not hold decides the error: see [`Write`] and [`Guard`].
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>>;
+
+    /// Writes all data as of one moment into a new file, which either engine restores, by the connections that the store
+    /// has: also where a file of the database was removed. Answers its size. The file is whole or not there, and
+    /// for its owner alone. Needs as much room as the data, and little memory. Ends when the future is dropped.
+    ///
+    /// `AlreadyExists` where there is such a file.
+    fn back_up<'a>(&'a self, file: &'a Path, notes: &'a Notes) -> BoxFuture<'a, Result<u64>>;
 
     /// Says that the first seeding is committed. From then on a start that finds the database missing, empty or
     /// another is refused; before, a start begins afresh, and drops whatever an unfinished seeding left behind.

@@ -90,6 +90,13 @@ impl Daemon {
         self.send(method, path, token, body.into_bytes(), &[]).await
     }
 
+    /// The bytes of a POST that is no text.
+    pub async fn send_for_bytes(&self, path: &str, token: &str) -> Vec<u8> {
+        let answer = self.http.post(format!("{}{path}", self.url)).bearer_auth(token).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.bytes().await.unwrap().into()
+    }
+
     pub async fn send(&self, method: &str, path: &str, token: &str, body: Vec<u8>, headers: &[(&str, &str)]) -> Answer {
         let method: Method = method.parse().unwrap();
         let mut request = self.http.request(method, format!("{}{path}", self.url)).body(body);

@@ -65,6 +65,8 @@ pub struct Client {
     headers: HeaderMap,
     time_out: Option<Duration>,
     answer_limit: usize,
+    /// How long nothing may come.
+    silence: Duration,
     /// The session of a service, whose token may change; else the token is among the headers.
     session: Option<Arc<Session>>,
 }
@@ -79,12 +81,20 @@ impl ClientFactory {
     /// ```
     pub fn new(url: &str) -> Result<ClientFactory, Error> {
         let base = target::parse_base(url)?;
-        let http = http_client(&base)?;
+        let http = http_client(&base, SILENCE_TIMEOUT)?;
         let mut headers = HeaderMap::new();
         headers.insert(openorch_api::EXTENDED_HEADER, HeaderValue::from_static("1"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
         Ok(ClientFactory {
-            client: Client { http, base, headers, time_out: None, answer_limit: ANSWER_LIMIT, session: None },
+            client: Client {
+                http,
+                base,
+                headers,
+                time_out: None,
+                answer_limit: ANSWER_LIMIT,
+                silence: SILENCE_TIMEOUT,
+                session: None,
+            },
         })
     }
 
@@ -101,11 +111,11 @@ impl ClientFactory {
 }
 
 /// The client of the HTTP library for servers at such an address.
-fn http_client(base: &Url) -> Result<reqwest::Client, Error> {
+fn http_client(base: &Url, silence: Duration) -> Result<reqwest::Client, Error> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("openorch-sdk-rust/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(SILENCE_TIMEOUT)
+        .read_timeout(silence)
         .redirect(reqwest::redirect::Policy::none());
     if target::is_loopback(base) {
         builder = builder.no_proxy();
@@ -203,7 +213,7 @@ impl Client {
         // Connections are shared where they are made the same way.
         let kind = |url: &Url| (target::is_loopback(url), url.scheme() == "http");
         if kind(&base) != kind(&self.base) {
-            self.http = http_client(&base)?;
+            self.http = http_client(&base, self.silence)?;
         }
         self.base = base;
         Ok(self)
@@ -221,6 +231,22 @@ impl Client {
     pub fn with_time_out(mut self, limit: Duration) -> Client {
         self.time_out = Some(limit);
         self
+    }
+
+    /// The same client with another limit to how long nothing may come than a minute: for what takes long on the other side.
+    /// It connects anew.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
+    /// let client = client.with_silence_limit(Duration::from_secs(3600))?;
+    /// # Ok::<(), openorch_sdk::Error>(())
+    /// ```
+    pub fn with_silence_limit(mut self, limit: Duration) -> Result<Client, Error> {
+        self.http = http_client(&self.base, limit)?;
+        self.silence = limit;
+        Ok(self)
     }
 
     /// The same client with another limit to the bytes of an answer than 64 MiB. What [`open`](Client::open) answers has
@@ -442,7 +468,7 @@ impl Client {
                 let reason = if !error.is_timeout() {
                     root_cause(&error)
                 } else if was_sent {
-                    format!("nothing came for {} s", SILENCE_TIMEOUT.as_secs())
+                    format!("nothing came for {} s", self.silence.as_secs())
                 } else {
                     format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())
                 };

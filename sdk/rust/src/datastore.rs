@@ -1,7 +1,11 @@
 //! Where a service keeps its documents: a file of this machine or PostgreSQL, chosen by the variables that choose for the
 //! daemon. What a store is, its queries and its batches are those of `openorch-store`.
 
-use std::{env, fmt, fs, path::PathBuf, sync::Arc};
+use std::{
+    env, fmt, fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use openorch_api::Slug;
 use openorch_store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
@@ -53,7 +57,7 @@ pub struct DatastoreFactory {
 
 #[derive(Clone, Debug)]
 enum Engine {
-    Sqlite(PathBuf),
+    Sqlite(PathBuf, SqliteOptions),
     Postgres(PostgresOptions),
 }
 
@@ -61,6 +65,8 @@ impl DatastoreFactory {
     /// The datastore of the service with this slug, as the environment says. Without `OPENORCH_DB`, or with `sqlite`
     /// there: files in the folder `services/<slug>` of `OPENORCH_DATA_DIR`, or of `~/.openorch`. With `postgres`: a schema
     /// of the service's own in the database of `OPENORCH_DB_STRING`, or of the file that `OPENORCH_DB_STRING_FILE` names.
+    /// With `allow` in `OPENORCH_NETWORK_FILE_SYSTEM`, the folder may be on NFS, SMB or 9p; see
+    /// [`DatastoreFactory::allow_network_file_system`].
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), openorch_sdk::Error> {
@@ -87,7 +93,15 @@ impl DatastoreFactory {
                 let folder = folder.or_else(home).ok_or_else(|| {
                     Error::Service("there is no home folder to keep data in; set OPENORCH_DATA_DIR or HOME".into())
                 })?;
-                Ok(DatastoreFactory::in_folder(folder.join("services").join(slug.as_str())))
+                let factory = DatastoreFactory::in_folder(folder.join("services").join(slug.as_str()));
+                match variable("OPENORCH_NETWORK_FILE_SYSTEM").as_deref() {
+                    Some("allow") => Ok(factory.allow_network_file_system()),
+                    None | Some("refuse") => Ok(factory),
+                    Some(other) => Err(Error::Service(format!(
+                        "OPENORCH_NETWORK_FILE_SYSTEM is `{}`, which is not one of refuse and allow",
+                        other.escape_debug()
+                    ))),
+                }
             }
             "postgres" => {
                 if let Some(driver) = variable("OPENORCH_DB_DRIVER").filter(|driver| driver != "postgres") {
@@ -111,7 +125,21 @@ impl DatastoreFactory {
     /// let factory = openorch_sdk::datastore::DatastoreFactory::in_folder("/var/lib/skeleton-svc");
     /// ```
     pub fn in_folder(folder: impl Into<PathBuf>) -> DatastoreFactory {
-        DatastoreFactory { engine: Engine::Sqlite(folder.into()) }
+        DatastoreFactory { engine: Engine::Sqlite(folder.into(), SqliteOptions::default()) }
+    }
+
+    /// Also where the folder is on NFS, SMB or 9p, which is refused else: there, a copy of the service on another machine is
+    /// not kept off, and the two damage the database. Says nothing to a database server.
+    ///
+    /// ```
+    /// let factory = openorch_sdk::datastore::DatastoreFactory::in_folder("/mnt/nfs/skeleton-svc");
+    /// let factory = factory.allow_network_file_system();
+    /// ```
+    pub fn allow_network_file_system(mut self) -> DatastoreFactory {
+        if let Engine::Sqlite(_, options) = &mut self.engine {
+            options.allow_network = true;
+        }
+        self
     }
 
     /// A datastore in a PostgreSQL database, in a schema that is named after the slug. One process at a time has it open.
@@ -159,10 +187,9 @@ impl DatastoreFactory {
             ))));
         }
         let (store, place) = match &self.engine {
-            Engine::Sqlite(folder) => (
-                SqliteStore::open(folder, SqliteOptions::default())?,
-                format!("the database in `{}`", folder.display()),
-            ),
+            Engine::Sqlite(folder, options) => {
+                (SqliteStore::open(folder, options.clone())?, format!("the database in `{}`", folder.display()))
+            }
             Engine::Postgres(options) => {
                 let place = format!("the schema `{}` of the database", options.schema);
                 (PostgresStore::open(options.clone()).await?, place)
@@ -249,6 +276,20 @@ impl Datastore {
         Ok(self.store.commit(batch).await?)
     }
 
+    /// Writes all data as of this moment into a new file of this machine, for its owner alone; also where the files of the
+    /// datastore were removed under the running service. `openorch restore` reads it. Answers its size in bytes.
+    ///
+    /// ```no_run
+    /// # use openorch_sdk::{Error, datastore::Datastore};
+    /// async fn save(datastore: &Datastore) -> Result<(), Error> {
+    ///     datastore.back_up("/backup/skeleton-svc".as_ref()).await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub async fn back_up(&self, file: &Path) -> Result<u64, Error> {
+        Ok(self.store.back_up(file, &Vec::new()).await?)
+    }
+
     /// The store itself, for what has no short way here.
     ///
     /// ```no_run
@@ -301,7 +342,10 @@ mod tests {
     fn factory(variables: &[(&str, &str)]) -> Result<String, String> {
         let find = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
         match DatastoreFactory::from("a-svc", find).map(|factory| factory.engine) {
-            Ok(Engine::Sqlite(folder)) => Ok(folder.display().to_string()),
+            Ok(Engine::Sqlite(folder, options)) => {
+                let network = if options.allow_network { " on a network" } else { "" };
+                Ok(format!("{}{network}", folder.display()))
+            }
             Ok(Engine::Postgres(options)) => Ok(format!("{} in {}", options.schema, options.connection)),
             Err(error) => Err(error.to_string()),
         }
@@ -316,6 +360,14 @@ mod tests {
         for (variables, want) in [
             (&[("OPENORCH_DATA_DIR", "/d")][..], Ok("/d/services/a-svc")),
             (&[("OPENORCH_DATA_DIR", "/d"), ("OPENORCH_DB", "sqlite")], Ok("/d/services/a-svc")),
+            (
+                &[("OPENORCH_DATA_DIR", "/d"), ("OPENORCH_NETWORK_FILE_SYSTEM", "allow")],
+                Ok("/d/services/a-svc on a network"),
+            ),
+            (
+                &[("OPENORCH_DATA_DIR", "/d"), ("OPENORCH_NETWORK_FILE_SYSTEM", "yes")],
+                Err("`yes`, which is not one of"),
+            ),
             (&[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING", "postgres://x")], Ok("svc_a_svc in postgres://x")),
             (&[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING_FILE", secret)], Ok("svc_a_svc in postgres://there")),
             (

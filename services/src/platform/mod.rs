@@ -5,15 +5,19 @@ mod docs;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use openorch_api::{Html, Json, Samples, SharedJson, platform as api};
-use openorch_chassis::{Cx, Mounted, Result, Service};
+use openorch_api::{Download, Html, Json, Samples, SharedJson, platform as api};
+use openorch_chassis::{BoxFuture, Cx, Mounted, Result, Service, audit};
 use openorch_store::Store;
 
 /// Writes all counters in the Prometheus text format.
 pub type MetricsSource = Box<dyn Fn() -> String + Send + Sync>;
 
+/// Makes a copy of all data.
+pub type BackupSource = Box<dyn Fn() -> BoxFuture<'static, Result<Download>> + Send + Sync>;
+
 pub struct Platform {
     store: Arc<dyn Store>,
+    backup: BackupSource,
     version: &'static str,
     metrics: OnceLock<MetricsSource>,
     /// Made when first asked for, and kept: making it takes milliseconds, and anyone may ask.
@@ -22,9 +26,10 @@ pub struct Platform {
 }
 
 impl Platform {
-    pub fn new(store: Arc<dyn Store>, version: &'static str) -> Arc<Platform> {
+    pub fn new(store: Arc<dyn Store>, backup: BackupSource, version: &'static str) -> Arc<Platform> {
         Arc::new(Platform {
             store,
+            backup,
             version,
             metrics: OnceLock::new(),
             document: OnceLock::new(),
@@ -46,6 +51,7 @@ pub fn service(platform: Arc<Platform>) -> Mounted {
         .on(api::READY, ready)
         .on(api::OPENAPI, openapi)
         .on(api::DOCS, read_docs)
+        .on(api::BACKUP, backup)
         .on(api::METRICS, metrics)
         .mount()
 }
@@ -71,6 +77,12 @@ async fn openapi(cx: Cx<Platform>, (): ()) -> Result<SharedJson> {
 
 async fn read_docs(cx: Cx<Platform>, (): ()) -> Result<Html> {
     Ok(Html(cx.page.get_or_init(|| docs::page(cx.version).into()).clone()))
+}
+
+async fn backup(cx: Cx<Platform>, (): ()) -> Result<Download> {
+    // It changes nothing, and all data leave the daemon by it.
+    audit::tell_anyway();
+    (cx.backup)().await
 }
 
 async fn metrics(cx: Cx<Platform>, (): ()) -> Result<Samples> {

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use openorch_api::{Time, user::AuthToken};
 use openorch_chassis::{Error, Result, service::retry};
-use openorch_store::{Batch, Filter, Guard, Query, Stored};
+use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored};
 
 use super::{
     Users,
@@ -40,16 +40,25 @@ impl Users {
         let found = self.sessions.find(&by_device.equals("device", place.device)).await?.into_iter().next();
         self.refuse_occupied(place, found.as_ref()).await?;
         self.refuse_too_many(account, place, found.is_none()).await?;
-        let before = found.as_ref().map(|found| found.id.clone());
+        let before = found.as_ref().map(|found| (found.id.clone(), found.value.token_id.clone()));
         let mut ended = if found.is_none() { self.idle_longest(account, place).await? } else { Vec::new() };
+        let must_hold = guard.clone();
         let guard = match ended.is_empty() {
             true => guard,
             false => guard.with(these(&account.id, ended.clone())).with(exchanged_from_any(&account.id, ended.clone())),
         };
         let (row, batch) = self.session_for(account, place, found, guard)?;
-        if let Some(batch) = batch {
-            ended.extend(before.filter(|before| *before != row.id));
-            self.commit(batch, |memory| memory.sessions_ended(&ended)).await?;
+        let Some(batch) = batch else { return self.auth_token(account, &row).await };
+        let is_same = before.as_ref().is_some_and(|(id, token_id)| *id == row.id && *token_id == row.token_id);
+        ended.extend(before.map(|(id, _)| id).filter(|id| *id != row.id));
+        let written = self.commit(batch, |memory| memory.sessions_ended(&ended)).await;
+        match written {
+            // Only when it was used is not written down: an operator who wants to make room must be able to sign in.
+            Err(error @ (StoreError::StorageFull(_) | StoreError::Replaced(_))) if is_same => {
+                self.store.commit(must_hold).await?;
+                tracing::warn!(user.id = &*account.id, "a sign-in to a session could not be written down: {error}");
+            }
+            written => drop(written?),
         }
         self.auth_token(account, &row).await
     }

@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, oneshot, watch};
 use tokio::task::AbortHandle;
 
 #[cfg(any(test, feature = "explain"))]
@@ -46,8 +46,8 @@ use self::target::Target;
 use self::writer::Writer;
 use crate::sql::{self, Dialect};
 use crate::{
-    Batch, BoxFuture, Collection, Committed, Filter, Findings, Notes, OnProgress, Page, Query, Result, Row, Rows,
-    Store, StoreError,
+    Batch, BoxFuture, Collection, Committed, Filter, Findings, Notes, OnProgress, Page, Progress, Query, Result, Row,
+    Rows, Store, StoreError,
 };
 
 /// What can be set when a schema is opened; the defaults are what the daemon runs with. Its text never shows the
@@ -144,6 +144,8 @@ struct Inner {
     writer: Writer,
     keeper: Keeper,
     database_id: String,
+    /// A copy is made by a connection of its own.
+    options: PostgresOptions,
     seeded: AtomicBool,
     /// Read-locked by everything that is under way; closing waits for all of it.
     gate: Arc<RwLock<()>>,
@@ -182,6 +184,7 @@ impl PostgresStore {
             keeper,
             database_id,
             seeded: AtomicBool::new(seeded),
+            options,
             gate: Arc::default(),
             closed: watch::Sender::new(false),
         }))))
@@ -298,6 +301,28 @@ impl Store for PostgresStore {
             }
             inner.writer.commit(&steps).await
         })
+    }
+
+    fn back_up<'a>(&'a self, file: &'a Path, notes: &'a Notes) -> BoxFuture<'a, Result<u64>> {
+        let (inner, file, notes) = (self.0.clone(), file.to_owned(), notes.clone());
+        let runtime = self.0.runtime.clone();
+        // Writing and checking the file blocks.
+        let (mut reply, answer) = oneshot::channel();
+        self.0.runtime.spawn_blocking(move || {
+            let outcome = runtime.block_on(async {
+                let _open = inner.enter().await?;
+                let mut is_closed = inner.closed.subscribe();
+                let mut silent = |_: Progress<'_>| {};
+                tokio::select! {
+                    outcome = backup::backup(&inner.options, &file, &notes, &mut silent) => outcome,
+                    _ = is_closed.wait_for(|closed| *closed) => Err(closed()),
+                    () = reply.closed() => Err(closed()),
+                }
+            });
+            // Whoever asked may have left.
+            let _ = reply.send(outcome);
+        });
+        Box::pin(async move { answer.await.unwrap_or_else(|_| Err(closed())) })
     }
 
     fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {

@@ -13,9 +13,16 @@ use tokio_postgres::{Client, Error};
 use super::errors::{Failure, describe, may_come_back};
 use super::hold::{self, Keeper, Lock};
 use super::target::{CONNECT_LIMIT, Target};
-use crate::sql::{LAYOUT, ListSpec, MIN_COMPATIBLE, quote, random_id};
+use crate::sql::{ListSpec, quote, random_id};
 use crate::{Result, StoreError};
 
+/// The layout of the tables and keys. 2 added tables for lists and `min_compatible`.
+const LAYOUT: u32 = 2;
+/// The lowest layout that a program must know to write here; in each database, so that an older program can be told.
+/// Programs that know layout 1 alone would leave the tables of lists behind.
+const MIN_COMPATIBLE: u32 = 2;
+/// How often it is looked whether a connection has another session: a pooler may give the same one again.
+const POOL_LOOKS: usize = 4;
 /// PostgreSQL 13.
 const OLDEST_SERVER: i32 = 130_000;
 
@@ -139,6 +146,12 @@ pub(super) async fn check_server(target: &Target, client: &Client) -> std::resul
         format!(
             "{place} is a standby, which cannot write; name the primary, or all hosts and target_session_attrs=read-write"
         )
+    } else if is_pooled(target, client).await {
+        format!(
+            "{place} is a pooler that gives a connection another session for each transaction (PgBouncer with \
+             pool_mode=transaction), where no lock and no setting of a session holds; name the address of the server \
+             itself, or of a pool with pool_mode=session"
+        )
     } else {
         if fsync != "on" {
             tracing::warn!("{place} has fsync turned off: a power cut may lose or damage everything in it");
@@ -146,6 +159,34 @@ pub(super) async fn check_server(target: &Target, client: &Client) -> std::resul
         return Ok(());
     };
     Err(StoreError::Unavailable(refusal).into())
+}
+
+/// Whether there is a pooler in between that gives away the session of this connection: what was set in it shows in another
+/// connection, or does not show any more in this one. Where that cannot be found out, nothing speaks for it.
+async fn is_pooled(target: &Target, client: &Client) -> bool {
+    let look = async {
+        let token = random_id()?;
+        client.batch_execute(&format!("SET openorch.session = '{token}'")).await?;
+        let (mut other, _) = target.connect(CONNECT_LIMIT).await?;
+        // It keeps a session for itself, so that there is another one for this connection.
+        let transaction = other.transaction().await?;
+        if shows(transaction.client(), &token).await? {
+            return Ok(true);
+        }
+        for _ in 0..POOL_LOOKS {
+            if !shows(client, &token).await? {
+                return Ok(true);
+            }
+        }
+        client.batch_execute("RESET openorch.session").await?;
+        Ok::<_, Failure>(false)
+    };
+    matches!(tokio::time::timeout(CONNECT_LIMIT, look).await, Ok(Ok(true)))
+}
+
+async fn shows(client: &Client, token: &str) -> std::result::Result<bool, Failure> {
+    let sql = "SELECT FROM (VALUES (1)) one WHERE current_setting('openorch.session', true) = $1";
+    Ok(!client.query_typed(sql, &[(&token, Type::TEXT)]).await?.is_empty())
 }
 
 /// A schema, held or not.

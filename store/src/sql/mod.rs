@@ -16,12 +16,6 @@ pub(crate) use step::{Body, Collections, Document, Known, Matches, Place, Step};
 
 use crate::{Result, StoreError};
 
-/// The layout of the tables and keys. 2 added tables for lists and `min_compatible`.
-pub(crate) const LAYOUT: u32 = 2;
-/// The lowest layout that a program must know to write here; in each database, so that an older program can be told.
-/// Programs that know layout 1 alone would leave the tables of lists behind.
-pub(crate) const MIN_COMPATIBLE: u32 = 2;
-
 /// A name for a new database: 32 hex digits.
 pub(crate) fn random_id() -> Result<String> {
     let mut bytes = [0; 16];

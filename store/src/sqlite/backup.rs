@@ -16,9 +16,9 @@ use rusqlite::{Connection, OpenFlags};
 use super::errors::{from_io, from_sqlite};
 use super::folder::{
     DATABASE, Identity, beside, copy_into, make_folder, open_private, read_identity, remove_beside, remove_database,
-    sync_file, sync_folder_of, take_folder,
+    sync_file, sync_folder_of, take_folder, visit,
 };
-use super::schema;
+use super::{mark, schema};
 use crate::check::{OnProgress, Progress};
 use crate::sql::Spec;
 use crate::sql::change::DOCUMENTS_ALONE;
@@ -39,14 +39,21 @@ pub type Notes = Vec<(String, String)>;
 /// seeded (`NotFound`), a database that is not sound (`Corrupt`), a disk that is full (`StorageFull`).
 pub fn backup(folder: &Path, file: &Path, notes: &Notes, progress: OnProgress<'_>) -> Result<u64> {
     let database = folder.join(DATABASE);
-    if !read_identity(&database)?.is_some_and(|identity| identity.seeded) {
+    let Some(identity) = read_identity(&database)?.filter(|identity| identity.seeded) else {
         return Err(StoreError::NotFound(format!(
             "there is no data in `{}`; name the folder of a daemon that was started before",
             folder.display()
         )));
-    }
+    };
+    mark::require(&identity, &database)?;
+    let failed = |error| from_sqlite(error, &format!("opening `{}`", database.display()));
+    write(&visit(&database).map_err(failed)?, file, notes, progress)
+}
+
+/// Writes the database of a connection as of this moment into a new file. Answers its size.
+pub(super) fn write(connection: &Connection, file: &Path, notes: &Notes, progress: OnProgress<'_>) -> Result<u64> {
     let new = NewFile::make(file)?;
-    copy(&database, &new.part, progress)?;
+    copy(connection, &new.part, progress)?;
     seal(&new.part, notes)?;
     new.finish()
 }
@@ -125,11 +132,8 @@ impl Drop for NewFile {
     }
 }
 
-fn copy(database: &Path, part: &Path, progress: OnProgress<'_>) -> Result<()> {
-    let failed = |error| from_sqlite(error, &format!("copying `{}`", database.display()));
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(database, flags).map_err(failed)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+fn copy(connection: &Connection, part: &Path, progress: OnProgress<'_>) -> Result<()> {
+    let failed = |error| from_sqlite(error, &format!("copying the database into `{}`", part.display()));
     let size = "SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size)";
     let of: i64 = connection.query_row(size, [], |row| row.get(0)).map_err(failed)?;
     let of = u64::try_from(of).unwrap_or_default();
@@ -142,13 +146,13 @@ fn copy(database: &Path, part: &Path, progress: OnProgress<'_>) -> Result<()> {
                 thread::park_timeout(PAUSE);
             }
         });
-        let copied = copy_into(&connection, part).map_err(failed);
+        let copied = copy_into(connection, part).map_err(failed);
         is_over.store(true, Ordering::Release);
         copied
     })
 }
 
-/// Adds the notes and makes sure that the copy is one that can be restored.
+/// Adds the notes and the mark, and makes sure that the copy is one that can be restored.
 pub(super) fn seal(part: &Path, notes: &Notes) -> Result<()> {
     let failed = |error| from_sqlite(error, &format!("writing `{}`", part.display()));
     let mut connection = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
@@ -158,6 +162,7 @@ pub(super) fn seal(part: &Path, notes: &Notes) -> Result<()> {
         for note in notes {
             transaction.execute("INSERT INTO _backup VALUES (?, ?)", (&note.0, &note.1))?;
         }
+        mark::set(&transaction)?;
         transaction.commit()
     };
     add(&mut connection).map_err(failed)?;
@@ -270,6 +275,7 @@ impl Restoring {
         connection.execute_batch("BEGIN; DROP TABLE IF EXISTS _backup").map_err(failed)?;
         let alone = documents_alone(&connection).map_err(failed)?;
         schema::bring_up(&connection, specs.iter().filter(|spec| alone.contains(spec.name)))?;
+        mark::set(&connection).map_err(failed)?;
         connection.execute_batch("COMMIT").map_err(failed)?;
         connection.close().map_err(|(_, error)| failed(error))?;
         self.notes = notes.unwrap_or_default();
@@ -283,10 +289,14 @@ fn documents_alone(connection: &Connection) -> rusqlite::Result<BTreeSet<String>
     select.query_map([DOCUMENTS_ALONE], |row| row.get(0))?.collect()
 }
 
-/// Refuses a file that is not there or not a database that was seeded; answers what it says of itself.
+/// Refuses a file that is not there, not a database that was seeded, or one that lacks its newest writes; answers what it
+/// says of itself.
 pub(super) fn require_backup(file: &Path) -> Result<Identity> {
     let identity = read_identity(file)?.filter(|identity| identity.seeded);
-    identity.ok_or_else(|| StoreError::NotFound(format!("`{}` is missing, empty, or has no data", file.display())))
+    let identity = identity
+        .ok_or_else(|| StoreError::NotFound(format!("`{}` is missing, empty, or has no data", file.display())))?;
+    mark::require(&identity, file)?;
+    Ok(identity)
 }
 
 impl Drop for Restoring {

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Row, params_from_iter, types::Value as SqlValue};
+use rusqlite::{Connection, Row, params_from_iter, types::Value as SqlValue};
 
 use super::errors::from_sqlite;
-use super::folder::{DATABASE, read_identity};
+use super::folder::{DATABASE, read_identity, visit};
+use super::mark;
 use crate::check::{Checker, Findings, OnProgress, Progress};
 use crate::sql::{ListSpec, Spec, quote};
 use crate::{Collection, Result, StoreError};
@@ -24,15 +24,14 @@ const MOST_FAULTS: u32 = 20;
 /// `NotFound` where there is no database; an error too where it cannot be read at all.
 pub fn check(folder: &Path, collections: &[Collection], progress: OnProgress<'_>) -> Result<Findings> {
     let database = folder.join(DATABASE);
-    if read_identity(&database)?.is_none() {
+    let Some(identity) = read_identity(&database)? else {
         return Err(StoreError::NotFound(format!("there is no data in `{}`", folder.display())));
-    }
+    };
+    let lacks_writes = mark::require(&identity, &database).err();
     let failed = |error| from_sqlite(error, &format!("checking `{}`", database.display()));
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(&database, flags).map_err(failed)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    let connection = visit(&database).map_err(failed)?;
     connection.execute_batch("PRAGMA query_only = ON; BEGIN").map_err(failed)?;
-    let mut findings = Findings::default();
+    let mut findings = Findings { lacks_writes: lacks_writes.map(|error| error.to_string()), ..Findings::default() };
     progress(Progress { what: "the pages of the database", done: 0, of: 1 });
     pages(&connection, &mut findings).map_err(failed)?;
     let recorded: BTreeMap<String, String> = connection

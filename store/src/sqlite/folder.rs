@@ -8,13 +8,23 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags};
 
 use super::errors::{from_io, from_sqlite};
-use crate::sql::{LAYOUT, MIN_COMPATIBLE, random_id};
+use super::mark;
+use super::place::Place;
+use crate::sql::random_id;
 use crate::{Result, StoreError};
+
+/// The layout of the tables and keys. 2 added tables for lists and `min_compatible`, 3 the mark of a clean stop.
+const LAYOUT: u32 = 3;
+/// The lowest layout that a program must know to write here; in each database, so that an older program can be told.
+/// Programs that know layout 1 alone would leave the tables of lists behind, those that know 2 the mark.
+const MIN_COMPATIBLE: u32 = 3;
 
 const LOCK: &str = "openorch.lock";
 pub(super) const DATABASE: &str = "openorch.db";
@@ -31,6 +41,8 @@ pub(super) struct Folder {
     pub(super) database_id: String,
     /// Whether seeding had been finished when the folder was opened.
     pub(super) seeded: bool,
+    /// Whether the files that are open are still there.
+    pub(super) place: Place,
     lock: File,
     lock_path: PathBuf,
 }
@@ -39,6 +51,8 @@ pub(super) struct Folder {
 pub(super) struct Identity {
     pub(super) id: String,
     pub(super) seeded: bool,
+    /// Whether it has the mark of a clean stop.
+    pub(super) clean: bool,
 }
 
 impl Folder {
@@ -64,8 +78,10 @@ impl Folder {
             }
             (None, None) => create(&database)?,
         };
+        mark::require(&identity, &database)?;
         keep_private(&database);
-        let this = Self { database, database_id: identity.id, seeded: identity.seeded, lock, lock_path };
+        let place = Place::new(&database, &lock_path);
+        let this = Self { database, database_id: identity.id, seeded: identity.seeded, place, lock, lock_path };
         if this.seeded && remembered.is_none() {
             this.remember()?;
         }
@@ -87,6 +103,23 @@ impl Folder {
     pub(super) fn let_go(&self) {
         // The system does the same when this process ends.
         let _ = self.lock.unlock();
+    }
+
+    /// A connection to read by, which opens no other file later; none where the files are not in place any more.
+    pub(super) fn connect_in_place(&self) -> Result<Option<Connection>> {
+        if !self.place.is_sure() {
+            return Ok(None);
+        }
+        let connection = self.connect()?;
+        // It never writes the log back, and never removes one: the writer does.
+        let open_log = |connection: &Connection| {
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            connection.busy_timeout(Duration::from_secs(5))?;
+            connection.query_row("PRAGMA user_version", [], |_| Ok(()))
+        };
+        open_log(&connection).map_err(|error| from_sqlite(error, "opening a reader"))?;
+        // What is in place after it was opened is what was opened.
+        Ok(self.place.is_sure().then_some(connection))
     }
 
     /// A connection to the database, which must be there.
@@ -232,10 +265,15 @@ pub(super) fn read_identity(database: &Path) -> Result<Option<Identity>> {
         connection.query_row(
             "SELECT (SELECT value FROM _store_info WHERE key = 'database_id'), \
                     (SELECT value FROM _store_info WHERE key = 'seeded'), \
-                    (SELECT value FROM _store_info WHERE key = 'min_compatible')",
+                    (SELECT value FROM _store_info WHERE key = 'min_compatible'), \
+                    (SELECT value FROM _store_info WHERE key = 'clean_stop')",
             [],
             |row| {
-                let identity = Identity { id: row.get(0)?, seeded: row.get::<_, i64>(1)? != 0 };
+                let identity = Identity {
+                    id: row.get(0)?,
+                    seeded: row.get::<_, i64>(1)? != 0,
+                    clean: mark::is_set(layout, row.get(3)?),
+                };
                 Ok((identity, row.get::<_, Option<u32>>(2)?))
             },
         )
@@ -262,6 +300,29 @@ pub(super) fn look_into(database: &Path) -> rusqlite::Result<Connection> {
     let uri = format!("file:{}{immutable}", uri_path(database));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     Connection::open_with_flags(&uri, flags)
+}
+
+/// A connection beside a daemon or without one, which leaves a log where it was: a database whose log is gone looks like
+/// one that lacks its newest writes.
+pub(super) fn visit(database: &Path) -> rusqlite::Result<Connection> {
+    let had_log = mark::has_log(database);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(database, flags)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, had_log)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+/// The id and the last version of the database at a path, from the main file alone.
+pub(super) fn read_file(database: &Path) -> rusqlite::Result<(String, i64)> {
+    let uri = format!("file:{}?immutable=1", uri_path(database));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(uri, flags)?.query_row(
+        "SELECT (SELECT value FROM _store_info WHERE key = 'database_id'), \
+                (SELECT value FROM _store_info WHERE key = 'last_version')",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
 }
 
 /// The layout that the first bytes tell, if they are those of a sound database of ours.
@@ -333,7 +394,9 @@ pub(super) fn upgrade(connection: &Connection, database: &Path) -> Result<()> {
     );
     let steps = format!(
         "BEGIN IMMEDIATE;
-         INSERT INTO _store_info VALUES ('min_compatible', {MIN_COMPATIBLE});
+         INSERT INTO _store_info VALUES ('min_compatible', {MIN_COMPATIBLE})
+           ON CONFLICT(key) DO UPDATE SET value = {MIN_COMPATIBLE};
+         INSERT INTO _store_info VALUES ('clean_stop', 1) ON CONFLICT(key) DO UPDATE SET value = 1;
          PRAGMA user_version = {LAYOUT};
          COMMIT;"
     );
@@ -377,7 +440,7 @@ fn fill_new(new: &Path) -> Result<Identity> {
         connection.close().map_err(|(_, error)| error)
     };
     fill().map_err(|error| from_sqlite(error, &format!("making `{}`", new.display())))?;
-    Ok(Identity { id, seeded: false })
+    Ok(Identity { id, seeded: false, clean: true })
 }
 
 /// Makes the tables in which a database says what it is, within the caller's transaction.
@@ -391,7 +454,8 @@ pub(super) fn make_own_tables(connection: &Connection, id: &str, seeded: bool, l
     ))?;
     connection
         .execute(
-            "INSERT INTO _store_info VALUES ('database_id', ?), ('seeded', ?), ('last_version', ?), ('min_compatible', ?)",
+            "INSERT INTO _store_info VALUES ('database_id', ?), ('seeded', ?), ('last_version', ?), ('min_compatible', ?), \
+             ('clean_stop', 1)",
             (id, i64::from(seeded), last, MIN_COMPATIBLE),
         )
         .map(drop)

@@ -5,12 +5,16 @@ mod apply;
 mod archive;
 mod backup;
 mod check;
+mod disk;
 mod errors;
 #[cfg(any(test, feature = "explain"))]
 mod explain;
 mod folder;
+mod mark;
+mod place;
 mod reader;
 mod run;
+mod safety;
 mod schema;
 mod writer;
 
@@ -19,6 +23,7 @@ pub use self::backup::{Notes, Restoring, backup};
 pub use self::check::check;
 #[cfg(any(test, feature = "explain"))]
 pub use self::explain::on_sqlite;
+pub use self::mark::{Newest, accept};
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,8 +34,9 @@ use std::time::Duration;
 use rusqlite::OptionalExtension;
 use tokio::sync::{mpsc, oneshot};
 
+use self::disk::Reserve;
 use self::errors::from_sqlite;
-use self::folder::Folder;
+use self::folder::{Folder, make_folder};
 use self::reader::{Limits, Readers, closed};
 use self::schema::Statements;
 use self::writer::{Job, Reply, Writer};
@@ -49,6 +55,8 @@ pub struct SqliteOptions {
     pub readers: usize,
     /// The database may grow to so many pages of 4 KiB; beyond, it behaves as on a full disk.
     pub page_limit: Option<u32>,
+    /// Whether the folder may be on a network file system (NFS, SMB, 9p), where daemons on two machines are not kept apart.
+    pub allow_network: bool,
     /// The longest that answering may take.
     pub read_limit: Duration,
     /// The longest that an answer may take that is given away piece by piece.
@@ -63,6 +71,7 @@ impl Default for SqliteOptions {
             document_limit: 4 * 1024 * 1024,
             readers: 4,
             page_limit: None,
+            allow_network: false,
             read_limit: Duration::from_secs(30),
             stream_limit: Duration::from_secs(600),
             piece_limit: Duration::from_secs(30),
@@ -91,27 +100,46 @@ impl SqliteStore {
     /// milliseconds; looks at no document.
     ///
     /// Refused, each with a sentence that names the path and the way out, and with nothing changed: a folder that
-    /// another process holds (`InUse`); one that cannot be written, or a database of a newer version
-    /// (`Unavailable`); a full disk (`StorageFull`); a file that is not a sound database of OpenOrch, and, once
+    /// another process holds (`InUse`); one that cannot be written or is on a network file system, or a database of a
+    /// newer version (`Unavailable`); a full disk, once the reserve is used up (`StorageFull`); a file that is not a sound database of OpenOrch, and, once
     /// seeded, a database that is missing, empty or another (`Corrupt`).
     pub fn open(folder: impl AsRef<Path>, options: SqliteOptions) -> Result<Arc<dyn Store>> {
-        let folder = Arc::new(Folder::open(folder.as_ref())?);
-        let seeded = Arc::new(AtomicBool::new(folder.seeded));
-        let writer = Writer::open(folder.clone(), seeded.clone(), options.document_limit, options.page_limit)?;
-        let limits = Limits { read: options.read_limit, stream: options.stream_limit, piece: options.piece_limit };
+        let folder = folder.as_ref();
+        make_folder(folder)?;
+        disk::check_file_system(folder, options.allow_network)?;
+        let reserve = Reserve::of(folder);
+        let (writer, readers) = loop {
+            match Self::open_files(folder, &options) {
+                // Reading and routing are worth it: what is written waits until there is room.
+                Err(StoreError::StorageFull(_)) if reserve.release() => {}
+                opened => break opened?,
+            }
+        };
+        let (folder, seeded) = (writer.folder(), writer.seeded());
         let (jobs, receiver) = mpsc::channel(WAITING);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.work(receiver))
             .map_err(|error| StoreError::Unavailable(format!("no thread can be started for writing: {error}")))?;
         Ok(Arc::new(Self(Arc::new(Inner {
-            readers: Readers::new(folder.clone(), options.readers, limits),
+            readers,
             folder,
             collections: Collections::new(Dialect::Sqlite, options.document_limit),
             seeded,
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(thread)),
         }))))
+    }
+}
+
+impl SqliteStore {
+    fn open_files(folder: &Path, options: &SqliteOptions) -> Result<(Writer, Readers)> {
+        let folder = Arc::new(Folder::open(folder)?);
+        let seeded = Arc::new(AtomicBool::new(folder.seeded));
+        let writer = Writer::open(folder.clone(), seeded, options.document_limit, options.page_limit)?;
+        let limits = Limits { read: options.read_limit, stream: options.stream_limit, piece: options.piece_limit };
+        let readers = Readers::open(folder, options.readers, limits)?;
+        Ok((writer, readers))
     }
 }
 
@@ -168,6 +196,11 @@ impl Store for SqliteStore {
             }
             self.0.ask(|reply| Job::Commit(steps, reply)).await
         })
+    }
+
+    fn back_up<'a>(&'a self, file: &'a Path, notes: &'a Notes) -> BoxFuture<'a, Result<u64>> {
+        let (file, notes) = (file.to_owned(), notes.clone());
+        Box::pin(self.0.readers.copy(move |connection| backup::write(connection, &file, &notes, &mut |_| {})))
     }
 
     fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {

@@ -1,6 +1,7 @@
 //! The readers: a few threads with a connection each, made when there is work and gone when there has been none for a
 //! while, so that an idle daemon keeps neither; threads of their own for answers that are given away piece by piece;
-//! and connections for reads so short that they run where they are asked for.
+//! and connections for reads so short that they run where they are asked for. One connection of either kind is there from
+//! the start: where the files were removed or replaced, no other can be opened, and these are shared by all who read.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,6 +39,9 @@ const CACHE_OF_SHORT: u32 = 16_384;
 /// reads side by side do not keep as much as each of them alone.
 const HEAP: u32 = 32 * 1024 * 1024;
 
+/// The longest that a copy of the database may take.
+const COPY_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
 /// How long reading may take.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
@@ -62,7 +66,36 @@ struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     /// Connections for short reads that nobody uses now.
-    short: Mutex<Vec<Reader>>,
+    short: Kept,
+    /// For longer ones, while no connection can be opened.
+    spare: Kept,
+}
+
+/// Connections that nobody uses now.
+#[derive(Default)]
+struct Kept {
+    readers: Mutex<Vec<Reader>>,
+    returned: Condvar,
+}
+
+impl Kept {
+    fn readers(&self) -> MutexGuard<'_, Vec<Reader>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, reader: Reader) {
+        self.readers().push(reader);
+        self.returned.notify_one();
+    }
+
+    /// Waits for one.
+    fn wait(&self, most: Duration) -> Result<Reader> {
+        let none = |readers: &mut Vec<Reader>| readers.is_empty();
+        let waited = self.returned.wait_timeout_while(self.readers(), most, none);
+        waited.unwrap_or_else(PoisonError::into_inner).0.pop().ok_or_else(|| {
+            StoreError::TimedOut(format!("others read for longer than {} s; try again in a moment", most.as_secs_f32()))
+        })
+    }
 }
 
 #[derive(Default)]
@@ -100,16 +133,21 @@ impl Drop for Abandon {
 }
 
 impl Readers {
-    pub(super) fn new(folder: Arc<Folder>, most: usize, limits: Limits) -> Self {
+    pub(super) fn open(folder: Arc<Folder>, most: usize, limits: Limits) -> Result<Self> {
         let shared = Shared {
             folder,
             limits,
             most: most.max(1),
             state: Mutex::default(),
             wake: Condvar::new(),
-            short: Mutex::default(),
+            short: Kept::default(),
+            spare: Kept::default(),
         };
-        Self { shared: Arc::new(shared), streams: Arc::new(Semaphore::new(STREAMS)) }
+        let moved = || StoreError::Unavailable("the database was moved while it was opened; start again".into());
+        for (kept, cache) in [(&shared.short, CACHE_OF_SHORT), (&shared.spare, CACHE)] {
+            kept.put(Reader::open(&shared.folder, cache)?.ok_or_else(moved)?);
+        }
+        Ok(Self { shared: Arc::new(shared), streams: Arc::new(Semaphore::new(STREAMS)) })
     }
 
     /// Runs `read` on one of the threads, until it is done, takes too long, or nobody waits for it.
@@ -142,15 +180,19 @@ impl Readers {
         if self.shared.state().closed {
             return Err(closed());
         }
-        let kept = self.shared.short().pop();
+        let Shared { folder, short, most, limits, .. } = &*self.shared;
+        let kept = short.readers().pop();
         let reader = match kept {
             Some(reader) => reader,
-            None => Reader::open(&self.shared.folder, CACHE_OF_SHORT)?,
+            None => match Reader::open(folder, CACHE_OF_SHORT)? {
+                Some(reader) => reader,
+                // Those who have them give them back within a millisecond or two.
+                None => short.wait(limits.read)?,
+            },
         };
         let result = work(&reader);
-        let mut short = self.shared.short();
-        if short.len() < self.shared.most {
-            short.push(reader);
+        if folder.place.is_kept() || short.readers().len() < *most {
+            short.put(reader);
         }
         result
     }
@@ -177,7 +219,7 @@ impl Readers {
         let (shared, left) = (self.shared.clone(), rows.left().clone());
         let read = move || {
             let until = Instant::now() + shared.limits.stream;
-            let outcome = Reader::open(&shared.folder, CACHE).and_then(|reader| {
+            let outcome = shared.with_reader(|reader| {
                 reader.within(shared.limits.stream, left.clone(), |connection| {
                     run::stream(&plan, connection, |rows| shared.give(&pieces, rows, until))
                 })
@@ -186,20 +228,60 @@ impl Readers {
             pieces.end(outcome.map_err(|error| if left.load(Ordering::Relaxed) { closed() } else { error }));
             drop(turn);
         };
+        let left = rows.left().clone();
+        self.start("store-stream", &left, read, |thread| rows.wakes(thread.clone()))?;
+        Ok(rows)
+    }
+
+    /// Runs `copy` on a thread of its own, for as long as it takes or somebody waits for it. The connection may write
+    /// elsewhere.
+    pub(super) async fn copy<T: Send + 'static>(
+        &self,
+        copy: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let _abandon = Abandon(abandoned.clone());
+        let (shared, left) = (self.shared.clone(), abandoned.clone());
+        let run = move || {
+            let may_write = |reader: &Reader, may: bool| {
+                let set = reader.connection.pragma_update(None, "query_only", !may);
+                set.map_err(|error| from_sqlite(error, "opening a reader"))
+            };
+            let outcome = shared.with_reader(|reader| {
+                may_write(reader, true)?;
+                let copied = reader.within(COPY_LIMIT, left, copy);
+                may_write(reader, false).and(copied)
+            });
+            // Whoever asked may have left.
+            let _ = reply.send(outcome);
+        };
+        self.start("store-copy", &abandoned, run, |_| {})?;
+        answer.await.unwrap_or_else(|_| Err(StoreError::Internal("a copy ended without an answer".into())))
+    }
+
+    /// Starts a thread that closing ends.
+    fn start(
+        &self,
+        name: &str,
+        left: &Arc<AtomicBool>,
+        work: impl FnOnce() + Send + 'static,
+        tell: impl FnOnce(&std::thread::Thread),
+    ) -> Result<()> {
         let mut state = self.shared.state();
         if state.closed {
             return Err(closed());
         }
         state.handles.retain(|handle| !handle.is_finished());
         let handle = std::thread::Builder::new()
-            .name("store-stream".into())
-            .spawn(read)
+            .name(name.into())
+            .spawn(work)
             .map_err(|error| StoreError::Unavailable(format!("no thread can be started for reading: {error}")))?;
-        rows.wakes(handle.thread().clone());
+        tell(handle.thread());
         state.handles.push(handle);
         state.streams.retain(|stream| Arc::strong_count(stream) > 1);
-        state.streams.push(rows.left().clone());
-        Ok(rows)
+        state.streams.push(left.clone());
+        Ok(())
     }
 
     fn submit(&self, job: Job) -> Result<()> {
@@ -243,7 +325,8 @@ impl Readers {
             // A reader that panicked has nothing left to finish.
             let _ = handle.join();
         }
-        self.shared.short().clear();
+        self.shared.short.readers().clear();
+        self.shared.spare.readers().clear();
     }
 }
 
@@ -252,8 +335,25 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn short(&self) -> MutexGuard<'_, Vec<Reader>> {
-        self.short.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A connection of one's own, or while none can be opened the spare one, which is given back afterwards.
+    fn with_reader<T>(&self, work: impl FnOnce(&Reader) -> Result<T>) -> Result<T> {
+        let reader = self.reader()?;
+        let result = work(&reader);
+        self.give_back(reader);
+        result
+    }
+
+    fn reader(&self) -> Result<Reader> {
+        match Reader::open(&self.folder, CACHE)? {
+            Some(reader) => Ok(reader),
+            None => self.spare.wait(self.limits.read),
+        }
+    }
+
+    fn give_back(&self, reader: Reader) {
+        if self.folder.place.is_kept() {
+            self.spare.put(reader);
+        }
     }
 
     /// Puts a piece where it is taken from, waiting for room; says whether anybody still takes.
@@ -279,24 +379,24 @@ impl Shared {
     }
 
     fn work(self: Arc<Self>) {
-        let mut reader = None;
+        let mut own = None;
         while let Some(job) = self.next() {
-            if reader.is_none() {
-                match Reader::open(&self.folder, CACHE) {
-                    Ok(opened) => reader = Some(opened),
-                    Err(error) => {
-                        job(Err(error));
-                        continue;
-                    }
+            let reader = match own.take().map_or_else(|| self.reader(), Ok) {
+                Ok(reader) => reader,
+                Err(error) => {
+                    job(Err(error));
+                    continue;
                 }
-            }
-            if let Some(open) = &reader {
-                // A read that panics answers nobody; the thread goes on, with a connection that is not in its middle.
-                if catch_unwind(AssertUnwindSafe(|| job(Ok(open)))).is_err() {
-                    reader = None;
-                }
+            };
+            // A read that panics answers nobody; the thread goes on, with a connection that is not in its middle.
+            let is_whole = catch_unwind(AssertUnwindSafe(|| job(Ok(&reader)))).is_ok();
+            if self.folder.place.is_kept() {
+                self.spare.put(reader);
+            } else if is_whole {
+                own = Some(reader);
             }
         }
+        own.into_iter().for_each(|reader| self.give_back(reader));
     }
 
     /// The next job; none when the thread is to end, which is counted here, under the same lock: whoever asks next
@@ -324,9 +424,9 @@ impl Shared {
 }
 
 impl Reader {
-    /// With so many KiB of pages kept.
-    fn open(folder: &Folder, cache: u32) -> Result<Self> {
-        let mut connection = folder.connect()?;
+    /// With so many KiB of pages kept; none where the files are not in place.
+    fn open(folder: &Folder, cache: u32) -> Result<Option<Self>> {
+        let Some(mut connection) = folder.connect_in_place()? else { return Ok(None) };
         connection.set_prepared_statement_cache_capacity(64);
         let watch = Arc::<Mutex<Option<Watch>>>::default();
         let asked = watch.clone();
@@ -335,12 +435,12 @@ impl Reader {
             .progress_handler(STEPS_PER_LOOK, Some(is_over))
             .and_then(|()| {
                 connection.execute_batch(&format!(
-                    "PRAGMA query_only = 1; PRAGMA busy_timeout = 5000; PRAGMA temp_store = MEMORY; \
+                    "PRAGMA query_only = 1; PRAGMA temp_store = MEMORY; \
                      PRAGMA cache_size = -{cache}; PRAGMA soft_heap_limit = {HEAP};"
                 ))
             })
             .map_err(|error| from_sqlite(error, "opening a reader"))?;
-        Ok(Self { connection, watch })
+        Ok(Some(Self { connection, watch }))
     }
 
     /// Runs `read`, and stops SQLite in its middle once that took `most` or nobody waits any more.
@@ -390,7 +490,7 @@ mod tests {
     #[tokio::test]
     async fn a_read_that_panics_fails_alone() {
         let temp = tempfile::tempdir().unwrap();
-        let readers = Readers::new(Arc::new(Folder::open(temp.path()).unwrap()), 1, LIMITS);
+        let readers = Readers::open(Arc::new(Folder::open(temp.path()).unwrap()), 1, LIMITS).unwrap();
         let broken = readers.run(|_| -> Result<()> { panic!("on purpose") }).await;
         assert!(matches!(broken, Err(StoreError::Internal(_))));
         assert_eq!(readers.run(|_| Ok(1)).await, Ok(1));
@@ -412,7 +512,7 @@ mod tests {
     async fn a_stream_that_finds_nothing_ends_when_it_is_left_and_when_the_store_is_closed() {
         let limits = Limits { stream: Duration::from_secs(60), ..LIMITS };
         let temp = tempfile::tempdir().unwrap();
-        let readers = Readers::new(Arc::new(Folder::open(temp.path()).unwrap()), 1, limits);
+        let readers = Readers::open(Arc::new(Folder::open(temp.path()).unwrap()), 1, limits).unwrap();
         let start = Instant::now();
         for _ in 0..3 * STREAMS {
             drop(readers.stream(endless()).await.unwrap());
@@ -426,7 +526,7 @@ mod tests {
     #[tokio::test]
     async fn threads_come_with_the_work_and_never_more_than_said() {
         let temp = tempfile::tempdir().unwrap();
-        let readers = Arc::new(Readers::new(Arc::new(Folder::open(temp.path()).unwrap()), 2, LIMITS));
+        let readers = Arc::new(Readers::open(Arc::new(Folder::open(temp.path()).unwrap()), 2, LIMITS).unwrap());
         assert_eq!(readers.shared.state().threads, 0);
         let tasks: Vec<_> = (0..50)
             .map(|i| {

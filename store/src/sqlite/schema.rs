@@ -64,14 +64,30 @@ pub(super) fn change_entry(
     statement.execute(params_from_iter(keys.chain(end)))
 }
 
-/// Brings the tables to what is declared, within the caller's transaction.
-pub(super) fn bring_up<'a>(connection: &Connection, specs: impl Iterator<Item = &'a Spec>) -> Result<()> {
+/// The collections that are there.
+pub(super) fn collections(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut select = connection.prepare("SELECT collection FROM _store_meta ORDER BY collection")?;
+    select.query_map([], |row| row.get(0))?.collect()
+}
+
+fn recorded(connection: &Connection) -> Result<Recorded> {
     let failed = |error| from_sqlite(error, "reading the declared collections");
     let mut statement = connection.prepare("SELECT collection, spec, version FROM _store_meta").map_err(failed)?;
-    let recorded: Recorded = statement
+    statement
         .query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))
         .and_then(Iterator::collect)
-        .map_err(failed)?;
+        .map_err(failed)
+}
+
+/// Whether nothing has to be brought up.
+pub(super) fn is_as_declared<'a>(connection: &Connection, mut specs: impl Iterator<Item = &'a Spec>) -> Result<bool> {
+    let recorded = recorded(connection)?;
+    Ok(specs.all(|spec| change::is_as_declared(&recorded, spec)))
+}
+
+/// Brings the tables to what is declared, within the caller's transaction.
+pub(super) fn bring_up<'a>(connection: &Connection, specs: impl Iterator<Item = &'a Spec>) -> Result<()> {
+    let recorded = recorded(connection)?;
     for spec in specs {
         if !change::is_as_declared(&recorded, spec) {
             change::check_case(&recorded, spec)?;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Known;
 use super::apply::Step;
+use super::disk::Reserve;
 use super::errors::from_sqlite;
 use super::folder::{Folder, beside, upgrade};
 use super::schema;
@@ -59,13 +60,16 @@ struct Member {
 /// The state of the writing thread.
 pub(super) struct Writer {
     pub(super) connection: Connection,
-    folder: Arc<Folder>,
+    pub(super) folder: Arc<Folder>,
     seeded: Arc<AtomicBool>,
     pub(super) document_limit: usize,
     /// The last version given to a batch.
     pub(super) last_version: u64,
     /// The last version that is on disk.
-    saved_version: u64,
+    pub(super) saved_version: u64,
+    /// Whether the database still has the mark of a clean stop.
+    pub(super) marked: bool,
+    pub(super) reserve: Reserve,
     log: PathBuf,
     log_most: u64,
     /// The length of the log at which it is to begin anew.
@@ -110,8 +114,10 @@ impl Writer {
             )));
         }
         upgrade(&connection, &folder.database)?;
+        folder.place.remember();
         Ok(Self {
             connection,
+            reserve: Reserve::of(folder.database.parent().unwrap_or(&folder.database)),
             log: beside(&folder.database, "-wal"),
             log_most: LOG_MOST,
             log_due: LOG_MOST,
@@ -121,12 +127,24 @@ impl Writer {
             document_limit,
             last_version,
             saved_version: last_version,
+            // Also where it has none, after a crash: once more costs less than another way through all this.
+            marked: true,
             last_group: (0, Duration::ZERO),
         })
     }
 
+    pub(super) fn folder(&self) -> Arc<Folder> {
+        self.folder.clone()
+    }
+
+    /// Says whether seeding is finished, from now on.
+    pub(super) fn seeded(&self) -> Arc<AtomicBool> {
+        self.seeded.clone()
+    }
+
     /// Works until nobody can ask any more, then writes the log back and closes.
     pub(super) fn work(mut self, mut jobs: mpsc::Receiver<Job>) {
+        self.reserve.tend();
         let mut next = jobs.blocking_recv();
         while let Some(job) = next.take() {
             match job {
@@ -141,8 +159,7 @@ impl Writer {
                 next = jobs.blocking_recv();
             }
         }
-        // Best effort: what stays in the log is read from there at the next start.
-        let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+        self.finish();
     }
 
     /// Lets as many come as were in the last group: those who were answered a moment ago may be about to ask again, and one
@@ -157,7 +174,9 @@ impl Writer {
 
     /// Commits this batch and those that came meanwhile; gives back a job of another kind that it met.
     fn group(&mut self, steps: Vec<Step>, reply: Reply<Committed>, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
-        if let Err(error) = self.run("BEGIN IMMEDIATE") {
+        // Guards alone hold or do not hold, also where nothing can be written.
+        let may_go = if writes(&steps) { self.may_write() } else { Ok(()) };
+        if let Err(error) = may_go.and_then(|()| self.run("BEGIN IMMEDIATE")) {
             answer(reply, Err(error));
             return None;
         }
@@ -181,21 +200,28 @@ impl Writer {
             }
             if group.len() < GROUP {
                 match jobs.try_recv() {
-                    Ok(Job::Commit(steps, reply)) => current = Some((steps, reply)),
+                    Ok(Job::Commit(steps, reply)) if self.may_write_now() || !writes(&steps) => {
+                        current = Some((steps, reply));
+                    }
                     Ok(other) => left = Some(other),
                     Err(_) => {}
                 }
             }
         }
         let start = Instant::now();
+        let has_written = self.last_version != self.saved_version;
         match self.save_version().and_then(|()| self.run("COMMIT")) {
             Ok(()) => {
                 self.saved_version = self.last_version;
                 self.last_group = (group.len(), start.elapsed());
+                let in_place = if has_written { self.still_in_place() } else { Ok(()) };
                 for member in group {
-                    answer(member.reply, member.outcome);
+                    answer(member.reply, in_place.clone().and(member.outcome));
                 }
-                self.limit_log();
+                if has_written && in_place.is_ok() {
+                    self.limit_log();
+                    self.reserve.tend();
+                }
             }
             Err(error) => self.fail(group, error),
         }
@@ -260,7 +286,7 @@ impl Writer {
         self.connection.prepare_cached(sql)
     }
 
-    fn save_version(&self) -> Result<()> {
+    pub(super) fn save_version(&self) -> Result<()> {
         if self.last_version == self.saved_version {
             return Ok(());
         }
@@ -273,30 +299,47 @@ impl Writer {
     }
 
     fn bring_up(&mut self, collections: &[Arc<Known>]) -> Result<()> {
+        // Without a transaction where nothing changed, so that a daemon starts on a full disk.
+        if schema::is_as_declared(&self.connection, collections.iter().map(|known| &*known.spec))? {
+            return Ok(());
+        }
         self.alone(|writer| schema::bring_up(&writer.connection, collections.iter().map(|known| &*known.spec)))
     }
 
-    /// First the database, then the lock file: a crash between the two is made good at the next start.
+    /// First the database, then the lock file: a crash between the two is made good at the next start. In the main file,
+    /// too: a copy of that alone would look like a first start that did not come to its end, and be begun afresh.
     fn mark_seeded(&mut self) -> Result<()> {
         self.alone(|writer| writer.run("UPDATE _store_info SET value = 1 WHERE key = 'seeded'"))?;
+        match self.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())) {
+            // It is in the log, and gets there when there is room.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
+            done => done.map_err(|error| from_sqlite(error, "writing"))?,
+        }
         self.folder.remember()?;
         self.seeded.store(true, Ordering::Release);
         Ok(())
     }
 
     fn alone(&mut self, work: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        self.may_write()?;
         self.run("BEGIN IMMEDIATE")?;
         let outcome = work(self).and_then(|()| self.run("COMMIT"));
         if outcome.is_err() {
             self.roll_back();
         }
-        outcome
+        outcome.and_then(|()| self.still_in_place())
     }
 
     pub(super) fn run(&self, sql: &'static str) -> Result<()> {
         let done = self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
         done.map(drop).map_err(|error| from_sqlite(error, "writing"))
     }
+}
+
+fn writes(steps: &[Step]) -> bool {
+    let is_guard =
+        |step: &Step| matches!(step, Step::Absent(_) | Step::Exists(_) | Step::Version(..) | Step::Count { .. });
+    !steps.iter().all(is_guard)
 }
 
 fn lost() -> StoreError {

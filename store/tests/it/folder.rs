@@ -128,7 +128,7 @@ async fn a_crash_while_the_database_is_made_leaves_nothing_in_the_way() {
     fs::write(folder.join("openorch.db.new-journal"), "half").unwrap();
     let id = seeded(&folder).await;
     let names: Vec<_> = content(&folder).into_iter().map(|(path, _)| path).collect();
-    assert_eq!(names, [folder.join("openorch.db")]);
+    assert_eq!(names, [folder.join("openorch.db"), folder.join("openorch.reserve")]);
     let lock = fs::read_to_string(folder.join("openorch.lock")).unwrap();
     assert_eq!(lock, format!("database {id}\npid {:<10}\n", std::process::id()));
 }
@@ -293,8 +293,8 @@ async fn a_folder_of_an_older_layout_is_upgraded_after_a_copy_was_made() {
         let connection = rusqlite::Connection::open(folder.join(database)).unwrap();
         connection.query_row(sql, [], |row| row.get::<_, u32>(0)).unwrap()
     };
-    assert_eq!(number("openorch.db", "PRAGMA user_version"), 2);
-    assert_eq!(number("openorch.db", "SELECT value FROM _store_info WHERE key = 'min_compatible'"), 2);
+    assert_eq!(number("openorch.db", "PRAGMA user_version"), 3);
+    assert_eq!(number("openorch.db", "SELECT value FROM _store_info WHERE key = 'min_compatible'"), 3);
     assert_eq!(number("openorch-layout-1.db", "PRAGMA user_version"), 1);
     assert_eq!(number("openorch-layout-1.db", "SELECT count(*) FROM c_testSvcThings"), 40);
     let store = open(&folder).unwrap();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use openorch_store::{
-    Batch, Filter, PostgresOptions, PostgresStore, Query, SqliteOptions, SqliteStore, Store, StoreError, Write,
+    Batch, Filter, Guard, PostgresOptions, PostgresStore, Query, SqliteOptions, SqliteStore, Store, StoreError, Write,
 };
 use serde_json::json;
 
@@ -106,8 +106,12 @@ struct SmallDisk(tempfile::TempDir);
 #[cfg(target_os = "linux")]
 impl SmallDisk {
     fn new() -> Option<Self> {
+        Self::of("size=4m")
+    }
+
+    fn of(size: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let mounted = run("mount", &["-t", "tmpfs", "-o", "size=4m", "tmpfs", folder.path().to_str()?]);
+        let mounted = run("mount", &["-t", "tmpfs", "-o", size, "tmpfs", folder.path().to_str()?]);
         if !mounted {
             eprintln!("SKIPPED: no small disk can be mounted here");
         }
@@ -197,5 +201,54 @@ async fn a_start_on_a_full_disk_is_refused_and_works_once_there_is_room() {
             store.commit(thing("a", json!({}))).await.unwrap();
             store.mark_seeded().await.unwrap();
         }
+    }
+}
+
+/// There is a reserve on a disk that is not so small. What needs no room, as the guards of a sign-in, works.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_reserve_a_store_is_opened_on_a_full_disk_reads_and_is_closed_cleanly() {
+    let Some(disk) = SmallDisk::of("size=24m") else { return };
+    let folder = disk.path().join("server");
+    let store = open(&folder).unwrap();
+    store.open_collections(&[THINGS]).await.unwrap();
+    store.mark_seeded().await.unwrap();
+    store.commit(thing("a", json!({"rank": 1}))).await.unwrap();
+    store.close().await;
+    drop(store);
+    let reserve = folder.join("openorch.reserve");
+    assert_eq!(std::fs::metadata(&reserve).unwrap().len(), 1024 * 1024);
+
+    for round in 0..3 {
+        let ballast = disk.fill();
+        let store = open(&folder).unwrap();
+        store.open_collections(&[THINGS]).await.unwrap();
+        // What was given back is somebody else's.
+        let more = disk.path().join("more");
+        std::fs::rename(&ballast, &more).unwrap();
+        let ballast = disk.fill();
+        store.ready().await.unwrap();
+        assert_eq!(body(&store, "a").await, Some(json!({"rank": 1})));
+        assert_eq!(ids(&store, T, &Query::all().equals("rank", 1)).await[0], "a");
+        let guards = Batch::new().require(Guard::Exists { collection: T, id: "a".into() });
+        store.commit(guards).await.unwrap();
+        let full = store.commit(thing(&format!("full{round}"), json!({}))).await;
+        assert!(matches!(full, Err(StoreError::StorageFull(_))), "{full:?}");
+        if round > 0 {
+            std::fs::remove_file(&ballast).unwrap();
+            store.commit(thing(&format!("later{round}"), json!({}))).await.unwrap();
+            disk.fill();
+        }
+        store.close().await;
+        drop(store);
+        for file in [more, disk.path().join("ballast")] {
+            std::fs::remove_file(file).unwrap();
+        }
+        assert!(std::fs::metadata(&reserve).unwrap().len() < 1024 * 1024, "it was used");
+        let store = open(&folder).unwrap();
+        store.open_collections(&[THINGS]).await.unwrap();
+        store.commit(thing(&format!("after{round}"), json!({}))).await.unwrap();
+        store.close().await;
+        assert_eq!(std::fs::metadata(&reserve).unwrap().len(), 1024 * 1024, "and is there again");
     }
 }

@@ -8,6 +8,7 @@ mod backup;
 mod child;
 mod crash;
 mod folder;
+mod gone;
 mod limits;
 mod lists;
 mod oracle;

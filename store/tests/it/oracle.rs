@@ -3,11 +3,12 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use openorch_store::{
     Batch, BoxFuture, Collection, Committed, Cursor, Direction, Filter, Guard, Index, MOST_FILTERS, MOST_ORDERS,
-    MOST_TOUCHED, MOST_VALUES, Page, Query, Result, Row, Rows, Store, StoreError, Write,
+    MOST_TOUCHED, MOST_VALUES, Notes, Page, Query, Result, Row, Rows, Store, StoreError, Write,
 };
 use serde_json::Value;
 
@@ -103,6 +104,11 @@ impl Store for MemStore {
             *state = next;
             Ok(Committed { version, touched })
         })
+    }
+
+    fn back_up<'a>(&'a self, _: &'a Path, _: &'a Notes) -> BoxFuture<'a, Result<u64>> {
+        let none = StoreError::Invalid("there is no file format of an oracle".into());
+        Box::pin(async move { Err(none) })
     }
 
     fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {

@@ -72,8 +72,8 @@ impl From<Error> for Refusal {
 #[cfg(feature = "datastore")]
 fn of_datastore(error: openorch_store::StoreError) -> Refusal {
     use openorch_store::StoreError::{
-        AlreadyExists, Conflict, Corrupt, InUse, Internal, Invalid, NotFound, StorageFull, TimedOut, TooLarge,
-        Unavailable,
+        AlreadyExists, Conflict, Corrupt, InUse, Internal, Invalid, NotFound, Replaced, StorageFull, TimedOut,
+        TooLarge, Unavailable,
     };
     match error {
         NotFound(sentence) => Refusal::new(StatusCode::NOT_FOUND, sentence),
@@ -83,6 +83,13 @@ fn of_datastore(error: openorch_store::StoreError) -> Refusal {
         StorageFull(reason) => {
             tracing::error!("the datastore is full: {reason}");
             Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "there is no room to store more; reading goes on")
+        }
+        Replaced(reason) => {
+            tracing::error!("the datastore takes no more writes: {reason}");
+            Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "nothing can be stored now, reading goes on; an operator must look at this service's log",
+            )
         }
         TimedOut(reason) | Unavailable(reason) => {
             tracing::warn!("the datastore failed for now: {reason}");

@@ -3,6 +3,7 @@
 mod backup;
 mod hold;
 mod lost;
+mod pooler;
 mod server;
 mod start;
 mod tls;

@@ -171,8 +171,17 @@ impl Server {
         }
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.programs.join(program));
+        self.as_owner(self.programs.join(program))
+    }
+
+    /// A program that runs as the user whom the server's files belong to.
+    pub fn as_owner(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
         command.current_dir("/").stdin(Stdio::null());
         if let Some((user, group)) = self.owner {
             command.uid(user).gid(group);

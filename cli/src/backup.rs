@@ -1,0 +1,92 @@
+//! `oo backup`: all data of the daemon, in a file of this machine.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use openorch_sdk::{OpenResponse, api::platform::BACKUP, http::Method};
+
+use crate::{context::Context, failure::Failure, raw};
+
+/// The copy is made before its first byte comes.
+const SILENCE: Duration = Duration::from_secs(3600);
+
+pub async fn run(context: &Context, file: &Path) -> Result<String, Failure> {
+    // Refused before the daemon has the work of it.
+    let part = Part::make(file)?;
+    let mut connection = context.connection_for(BACKUP.row)?;
+    connection.client = connection.client.with_silence_limit(SILENCE)?;
+    let asked = connection.client.open(Method::POST, BACKUP.row.path, None);
+    let answer = context.answered(&connection, Some(BACKUP.row.id), asked).await?;
+    if !answer.status.is_success() {
+        let refusal = raw::refusal(BACKUP.row.id.into(), answer.whole().await?);
+        return Err(context.explained(refusal, connection.caller.as_ref()));
+    }
+    let size = part.fill(answer).await?;
+    Ok(format!(
+        "`{}` has all data of {}, {size} bytes; keep it safe: it holds secrets",
+        file.display(),
+        connection.client.url()
+    ))
+}
+
+/// The file under another name until it is whole. Dropping it leaves nothing.
+struct Part<'a> {
+    file: &'a Path,
+    path: PathBuf,
+    open: File,
+}
+
+impl Part<'_> {
+    fn make(file: &Path) -> Result<Part<'_>, Failure> {
+        refuse_another(file)?;
+        let mut path = file.as_os_str().to_owned();
+        path.push(".part");
+        let path = PathBuf::from(path);
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let open = options.open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Failure::Usage(format!(
+                "`{}` exists already: another backup is being made, or was not finished; remove it, or choose another name",
+                path.display()
+            )),
+            _ => cannot_write(&path, &error),
+        })?;
+        Ok(Part { file, path, open })
+    }
+
+    async fn fill(mut self, mut answer: OpenResponse) -> Result<u64, Failure> {
+        let mut size = 0;
+        while let Some(piece) = answer.chunk().await? {
+            self.open.write_all(&piece).map_err(|error| cannot_write(&self.path, &error))?;
+            size += piece.len() as u64;
+        }
+        self.open.sync_all().map_err(|error| cannot_write(&self.path, &error))?;
+        refuse_another(self.file)?;
+        fs::rename(&self.path, self.file).map_err(|error| cannot_write(self.file, &error))?;
+        Ok(size)
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        // It is not there any more once it has its name.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn refuse_another(file: &Path) -> Result<(), Failure> {
+    match file.exists() {
+        false => Ok(()),
+        true => Err(Failure::Usage(format!("`{}` exists already; choose another name", file.display()))),
+    }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::Other(format!("cannot write `{}`: {error}", path.display()))
+}
