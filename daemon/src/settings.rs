@@ -5,7 +5,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use openorch_chassis::{
@@ -32,7 +31,10 @@ use crate::{
     environment::{self, variable},
     mail::{SmtpMailer, SmtpServer},
     secrets::Secrets,
-    values::{Address, Count, Engine, NetworkFileSystem, Pause, Port, RegistrationChoice, SmtpSecurity, Span},
+    values::{
+        Address, Count, Engine, NetworkFileSystem, Pause, Port, RegistrationChoice, SmtpSecurity, Span, count, pause,
+        span,
+    },
 };
 
 macro_rules! settings {
@@ -575,14 +577,6 @@ impl Settings {
     }
 }
 
-fn span(given: Option<Span>, usual: Duration) -> Duration {
-    given.map_or(usual, |span| span.0)
-}
-
-fn pause(given: Option<Pause>, usual: Duration) -> Duration {
-    given.map_or(usual, |pause| pause.0)
-}
-
 fn rate(per_second: Option<Count>, burst: Option<Count>, usual: Rate) -> Rate {
     let of = |given: Option<Count>, usual: u32| count(given).map_or(usual, |given| given.min(1_000_000) as u32);
     Rate { per_second: of(per_second, usual.per_second), burst: of(burst, usual.burst) }
@@ -592,10 +586,6 @@ fn rate(per_second: Option<Count>, burst: Option<Count>, usual: Rate) -> Rate {
 fn probe_rate(per_second: Option<Count>, usual: Rate) -> Rate {
     let burst = |Count(given): Count| Count(given.saturating_mul((usual.burst / usual.per_second).max(1) as usize));
     rate(per_second, per_second.map(burst), usual)
-}
-
-fn count(given: Option<Count>) -> Option<usize> {
-    given.map(|count| count.0)
 }
 
 fn host_name() -> Option<String> {

@@ -41,6 +41,21 @@ pub enum NetworkFileSystem {
     Allow,
 }
 
+/// The duration that was given, else the usual one.
+pub fn span(given: Option<Span>, usual: Duration) -> Duration {
+    given.map_or(usual, |span| span.0)
+}
+
+/// The same of a pause.
+pub fn pause(given: Option<Pause>, usual: Duration) -> Duration {
+    given.map_or(usual, |pause| pause.0)
+}
+
+/// The number that was given.
+pub fn count(given: Option<Count>) -> Option<usize> {
+    given.map(|count| count.0)
+}
+
 const COUNT_MOST: usize = 1_000_000_000;
 
 impl FromStr for Span {

@@ -1,7 +1,8 @@
 //! Calls of which the audit log keeps a count instead of an entry each: refused ones, and repeats of a call that changed
-//! nothing. They are gathered by actor, operation and target within a minute. The table is bounded by two budgets, one
+//! nothing. They are gathered by actor, operation, status and target within a minute. The table is bounded by two budgets, one
 //! for accounts and one for addresses of which no account is known, so that strangers cannot hide what accounts do; in
-//! each, one caller and one operation have a share. What is beyond a caller's share is counted for that caller and
+//! each, one caller and one operation with one status have a share: a flood of sign-ins to accounts that do not exist leaves
+//! room for those to accounts that do. What is beyond a caller's share is counted for that caller and
 //! operation, what is beyond the rest for the operation alone: the first entries and the counts are never lost.
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,6 +32,7 @@ pub(super) struct Key {
     is_account: bool,
     caller: Option<String>,
     operation: String,
+    status: u16,
     target: Option<String>,
     is_refused: bool,
 }
@@ -50,7 +52,7 @@ pub(super) struct Table {
     counted: HashMap<Key, Counted>,
     /// How many entries there are by whether an account calls; of these by operation and by caller.
     totals: HashMap<bool, usize>,
-    by_operation: HashMap<(bool, String), usize>,
+    by_operation: HashMap<(bool, String, u16), usize>,
     by_caller: HashMap<(bool, String), usize>,
     /// By id.
     left: BTreeMap<String, AuditEntry>,
@@ -80,7 +82,7 @@ impl Table {
         match &key.caller {
             Some(caller) => {
                 *self.totals.entry(key.is_account).or_default() += 1;
-                *self.by_operation.entry((key.is_account, key.operation.clone())).or_default() += 1;
+                *self.by_operation.entry((key.is_account, key.operation.clone(), key.status)).or_default() += 1;
                 *self.by_caller.entry((key.is_account, caller.clone())).or_default() += 1;
             }
             None => (entry.actor_id, entry.actor_slug, entry.client_ip, entry.request_id) = Default::default(),
@@ -101,6 +103,7 @@ impl Table {
             is_account,
             caller: Some(caller.clone()),
             operation: entry.operation.clone(),
+            status: entry.status,
             target: Some(entry.target.clone()),
             is_refused: entry.outcome == AuditOutcome::Refused,
         };
@@ -110,7 +113,7 @@ impl Table {
         let of_caller = Key { target: None, ..exact.clone() };
         let of_operation = Key { caller: None, ..of_caller.clone() };
         let budget = if is_account { &OF_ACCOUNTS } else { &OF_STRANGERS };
-        let operation = (is_account, entry.operation.clone());
+        let operation = (is_account, entry.operation.clone(), entry.status);
         let has_room = self.totals.get(&is_account).is_none_or(|count| *count < budget.total)
             && self.by_operation.get(&operation).is_none_or(|count| *count < budget.of_operation);
         let is_within_share = self.by_caller.get(&(is_account, caller)).is_none_or(|count| *count < budget.of_caller);
@@ -225,6 +228,8 @@ mod tests {
         assert_eq!(counts(&table, |entry| entry.actor_id == "usr_sly" && entry.target == "victim"), (1, 1));
         assert_eq!(counts(&table, |entry| entry.client_ip == "10.0.0.3" && entry.target == "victim"), (1, 1));
         assert_eq!(counts(&table, |entry| entry.target == "t0").0, 2, "the first ones stay");
+        add(&mut table, AuditEntry { status: 401, ..entry("", "10.0.0.4", "login", "an account that exists") });
+        assert_eq!(counts(&table, |entry| entry.target == "an account that exists"), (1, 1));
     }
 
     #[test]
