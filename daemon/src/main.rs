@@ -114,7 +114,9 @@ fn told(outcome: Result<String, StartError>) -> Result<(), StartError> {
 }
 
 /// Sets what is logged.
-struct Log(Box<dyn Fn(&str) -> Result<(), StartError>>);
+struct Log(Box<SetFilter>);
+
+type SetFilter = dyn Fn(&str) -> Result<(), StartError>;
 
 impl Log {
     fn start(filter: &str) -> Result<Log, StartError> {
