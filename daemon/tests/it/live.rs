@@ -32,7 +32,7 @@ fn restore(place: &Path, file: &Path) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn once_the_database_is_removed_writes_are_refused_and_a_backup_saves_what_was_acknowledged() {
+async fn once_its_files_are_removed_writes_are_refused_and_a_backup_saves_what_was_acknowledged() {
     for name in ["openorch.db", "openorch.db-wal"] {
         let place = TempDir::new().unwrap();
         let folder = place.path().join("data");
