@@ -106,8 +106,8 @@ impl NetworkList {
     }
 }
 
-/// The network that limits per client address count by: an IPv6 address stands for its /64, since whoever has one
-/// address has at least that (RFC 6177); IPv4-mapped addresses are IPv4 addresses.
+/// The network that limits per client address count by: an IPv6 address stands for its /64, the least that
+/// a site is assigned (RFC 6177); IPv4-mapped addresses are IPv4 addresses.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),

@@ -99,7 +99,7 @@ pub async fn read_json(
         reservation.grow(json::memory_of(&sent, limits.json)).await?;
         return Ok(ReadBody { value: parse(&sent, limits.json)?, is_large: false });
     }
-    // Memory is waited for before a turn is taken: whoever waits for room must not hold up those who have it.
+    // Memory is reserved before a turn is taken: a request that waits for memory must not hold up those that have it.
     let bytes = if is_compressed { decompress(coding, sent, &limits, reservation, workers).await? } else { sent };
     let is_large = bytes.len() > LARGE;
     reservation.grow(json::memory_of(&bytes, limits.json)).await?;
