@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 pub trait Clock: Send + Sync + 'static {
     /// The wall clock, which may be set and may be wrong.
@@ -16,6 +16,11 @@ pub trait Clock: Send + Sync + 'static {
 
     /// How long the machine runs: this never goes back and is never set. What it began with does not matter.
     fn uptime(&self) -> Duration;
+
+    /// Whether a [`ServerClock`] goes before this one. Not where a test says what time it is.
+    fn yields_to_server(&self) -> bool {
+        true
+    }
 }
 
 /// The machine's clock.
@@ -40,6 +45,54 @@ impl Clock for SystemClock {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         START.elapsed()
     }
+}
+
+/// The clock of a database server: its time as it was asked last, and what this machine's uptime moved on since. All daemons
+/// on one database have the same time by it, and a machine whose wall clock is set wrong does no harm (contract
+/// decision 36).
+pub struct ServerClock {
+    machine: Arc<dyn Clock>,
+    /// The server's time when the machine's uptime was zero, in microseconds since 1970.
+    origin: AtomicI64,
+}
+
+impl ServerClock {
+    /// Smaller differences are those of round trips, and are left alone, so that the time does not go back and forth.
+    const TOLERANCE: SignedDuration = SignedDuration::from_millis(100);
+
+    /// `server` is the server's time now.
+    pub fn new(machine: Arc<dyn Clock>, server: Timestamp) -> ServerClock {
+        let origin = ServerClock::origin(&*machine, server).into();
+        ServerClock { machine, origin }
+    }
+
+    /// Takes the server's time, which it has now, and answers how far this clock was from it.
+    pub fn set(&self, server: Timestamp) -> SignedDuration {
+        let away = server.duration_since(self.now());
+        if away.abs() > ServerClock::TOLERANCE {
+            self.origin.store(ServerClock::origin(&*self.machine, server), Ordering::SeqCst);
+        }
+        away
+    }
+
+    fn origin(machine: &dyn Clock, server: Timestamp) -> i64 {
+        server.as_microsecond().saturating_sub(microseconds(machine.uptime()))
+    }
+}
+
+impl Clock for ServerClock {
+    fn now(&self) -> Timestamp {
+        let microseconds = self.origin.load(Ordering::SeqCst).saturating_add(microseconds(self.uptime()));
+        Timestamp::from_microsecond(microseconds).unwrap_or(Timestamp::MAX)
+    }
+
+    fn uptime(&self) -> Duration {
+        self.machine.uptime()
+    }
+}
+
+fn microseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A clock that stands still until it is moved: for tests, and for daemons that are started inside a test.
@@ -79,5 +132,32 @@ impl Clock for ManualClock {
 
     fn uptime(&self) -> Duration {
         Duration::from_millis(self.uptime.load(Ordering::SeqCst))
+    }
+
+    fn yields_to_server(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_time_moves_on_with_the_uptime_and_not_with_the_machines_wall_clock() {
+        let server: Timestamp = "2026-11-24T12:00:00Z".parse().unwrap();
+        let machine = ManualClock::new("2028-11-24T12:00:00Z".parse().unwrap());
+        let clock = ServerClock::new(machine.clone(), server);
+        assert_eq!(clock.now(), server);
+        machine.advance(60);
+        machine.jump(-5 * 365 * 24 * 3600);
+        assert_eq!(clock.now(), server + SignedDuration::from_secs(60));
+
+        let a_bit_behind = server + SignedDuration::from_millis(59_950);
+        assert_eq!(clock.set(a_bit_behind), SignedDuration::from_millis(-50));
+        assert_eq!(clock.now(), server + SignedDuration::from_secs(60), "the jitter of round trips is left alone");
+        let ahead = server + SignedDuration::from_hours(1);
+        assert_eq!(clock.set(ahead), SignedDuration::from_secs(3540));
+        assert_eq!(clock.now(), ahead);
     }
 }

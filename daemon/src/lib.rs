@@ -9,6 +9,7 @@ mod live;
 mod mail;
 mod metered;
 pub mod secrets;
+mod server_time;
 pub mod settings;
 mod start;
 mod values;

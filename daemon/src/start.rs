@@ -34,6 +34,7 @@ use crate::{
     Settings, VERSION, engine,
     live::Backups,
     metered::{Metered, StoreMetrics},
+    server_time::Time,
     values::Engine,
 };
 
@@ -154,6 +155,8 @@ async fn assemble(
 ) -> Result<Running, StartError> {
     let is_first_start = !store.is_seeded();
     store.open_collections(&collections()).await?;
+    let time = Time::of(&*store, clock).await?;
+    let clock = time.clock.clone();
     let store_metrics = Arc::new(StoreMetrics::default());
     let store: Arc<dyn Store> = Arc::new(Metered::new(store, store_metrics.clone()));
     let key = match settings.engine() {
@@ -225,6 +228,7 @@ async fn assemble(
     for task in services.iter_mut().flat_map(|service| std::mem::take(&mut service.tasks)) {
         tasks.spawn(supervise(task));
     }
+    tasks.spawn(time.follow(store.clone()));
     let (suspects, mut suspected) = mpsc::channel::<Arc<str>>(SUSPECTS);
     tasks.spawn(async move {
         while let Some(instance_id) = suspected.recv().await {
@@ -320,6 +324,7 @@ pub async fn reset_admin_password(
     let outcome = async {
         store.open_collections(&collections).await?;
         let user = settings.user(settings.listen.ip().is_loopback());
+        let clock = Time::of(&*store, clock).await?.clock;
         let rules = (user.password_rules, user.network_password_rules);
         Ok(user::reset_admin_password(store.clone(), &*clock, rules, slug, password).await?)
     };

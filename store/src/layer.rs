@@ -1,6 +1,7 @@
 //! Stores that stand before another one, to count what is asked of it or to add to what is written.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::{Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Query, Result, Row, Rows, Store};
 
@@ -63,6 +64,10 @@ impl<L: Layer> Store for L {
 
     fn ready(&self) -> BoxFuture<'_, Result<()>> {
         self.inner().ready()
+    }
+
+    fn server_time(&self) -> BoxFuture<'_, Result<Option<SystemTime>>> {
+        self.inner().server_time()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

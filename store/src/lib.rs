@@ -21,6 +21,7 @@ mod table;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
+use std::time::SystemTime;
 
 pub use check::{Findings, OnProgress, Progress};
 pub use error::{OPEN_FOR, StoreError};
@@ -93,6 +94,9 @@ pub trait Store: Send + Sync {
 
     /// Whether the store answers right now: one small read, and the writer is there.
     fn ready(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// The time of the database server, to the round trip; `None` where there is no server, and so no time but this machine's.
+    fn server_time(&self) -> BoxFuture<'_, Result<Option<SystemTime>>>;
 
     /// Finishes what was asked, writes everything back and lets go of the folder. Later calls answer `Unavailable`.
     /// Dropping the store does the same, blocking.

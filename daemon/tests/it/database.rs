@@ -5,11 +5,19 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::Path,
     process::Stdio,
+    sync::Arc,
+    time::Duration,
 };
 
+use jiff::{SignedDuration, Timestamp};
+use openorch_chassis::clock::{Clock, SystemClock};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process::{command, post, refused, run, terminate};
+use crate::{
+    process::{command, post, refused, run, terminate},
+    support::settings,
+};
 
 /// The PostgreSQL to test with. None where there is none; that is said aloud.
 pub fn database() -> Option<String> {
@@ -128,4 +136,44 @@ async fn an_operator_is_told_why_the_store_does_not_answer_once_and_not_for_each
     daemon.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
     assert_eq!(log.matches("written once a minute while this goes on").count(), 1, "{log}");
     assert!(log.contains("(because: "), "{log}");
+}
+
+/// The clock of a machine that is two years ahead.
+struct Ahead;
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        SystemClock.now() + SignedDuration::from_hours(2 * 365 * 24)
+    }
+
+    fn uptime(&self) -> Duration {
+        SystemClock.uptime()
+    }
+}
+
+/// How far the time of an account that registers now is from the true one.
+async fn away_from_true_time(engine: &str, string: &str) -> SignedDuration {
+    let folder = TempDir::new().unwrap();
+    let mut settings = settings(folder.path(), &["--db", engine]);
+    settings.secrets.db_string = Some(string.to_owned());
+    settings.secrets.encryption_key = Some("a long text".into());
+    let daemon = openorch::start(settings, Arc::new(Ahead)).await.unwrap();
+    let url = format!("http://{}", daemon.address);
+    let registered = post(&url, "/user-svc/register", "", json!({ "slug": "timed", "password": "p" })).await.unwrap();
+    let token = registered["token"]["token"].as_str().unwrap();
+    let user: Value = post(&url, "/user-svc/user/by-token", token, json!({})).await.unwrap();
+    daemon.stop().await;
+    let created: Timestamp = user["user"]["createdAt"].as_str().unwrap().parse().unwrap();
+    created.duration_since(SystemClock.now())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_are_the_database_servers_where_the_clock_of_the_machine_is_wrong() {
+    let Some(string) = database() else { return };
+    let minute = SignedDuration::from_mins(1);
+    assert!(away_from_true_time("postgres", &string).await.abs() < minute);
+    assert!(
+        away_from_true_time("sqlite", &string).await > SignedDuration::from_hours(24 * 365),
+        "the machine's, without a server"
+    );
 }

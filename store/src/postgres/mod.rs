@@ -27,7 +27,7 @@ use std::future::{Future, poll_fn};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, oneshot, watch};
@@ -38,7 +38,7 @@ pub use self::explain::OnPostgres;
 pub use self::restore::PostgresRestoring;
 
 use self::hold::Keeper;
-use self::reader::{Get, Limits, Reader, Ready};
+use self::reader::{Get, Limits, Reader, Ready, ServerTime};
 use self::sessions::{Sessions, Sizes, closed};
 use self::start::Opened;
 use self::statements::Statements;
@@ -348,6 +348,13 @@ impl Store for PostgresStore {
             let _open = self.0.enter().await?;
             self.0.keeper.holding().check()?;
             self.0.reader.ask(&Ready, "reading").await
+        })
+    }
+
+    fn server_time(&self) -> BoxFuture<'_, Result<Option<SystemTime>>> {
+        self.here(async move {
+            let _open = self.0.enter().await?;
+            self.0.reader.ask(&ServerTime, "asking for the time").await.map(Some)
         })
     }
 

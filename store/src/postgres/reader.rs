@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use deadpool_postgres::{ClientWrapper, Transaction};
 use futures_util::TryStreamExt;
@@ -246,6 +246,18 @@ impl Ask for Ready {
         let statement = prepare(client, "SELECT value FROM _store_info WHERE key = 'database_id'").await?;
         client.query_one(&statement, &[]).await?;
         Ok(())
+    }
+}
+
+/// The server's clock, at the moment it is asked: not the time of a transaction's begin.
+pub(super) struct ServerTime;
+
+impl Ask for ServerTime {
+    type Answer = SystemTime;
+
+    async fn on(&self, client: &mut Lease) -> Outcome<SystemTime> {
+        let statement = prepare(client, "SELECT clock_timestamp()").await?;
+        Ok(client.query_one(&statement, &[]).await?.try_get(0)?)
     }
 }
 

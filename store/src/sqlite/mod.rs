@@ -29,7 +29,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::OptionalExtension;
 use tokio::sync::{mpsc, oneshot};
@@ -228,6 +228,10 @@ impl Store for SqliteStore {
             };
             self.0.readers.run(read).await
         })
+    }
+
+    fn server_time(&self) -> BoxFuture<'_, Result<Option<SystemTime>>> {
+        Box::pin(async { Ok(None) })
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

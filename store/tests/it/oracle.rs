@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use openorch_store::{
     Batch, BoxFuture, Collection, Committed, Cursor, Direction, Filter, Guard, Index, MOST_FILTERS, MOST_ORDERS,
@@ -128,6 +129,10 @@ impl Store for MemStore {
 
     fn ready(&self) -> BoxFuture<'_, Result<()>> {
         self.with(|_| Ok(()))
+    }
+
+    fn server_time(&self) -> BoxFuture<'_, Result<Option<SystemTime>>> {
+        self.with(|_| Ok(None))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
