@@ -3,7 +3,7 @@
 
 use std::{
     error, fmt, io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     pin::Pin,
     sync::{Arc, OnceLock, RwLock},
     task::{Context, Poll},
@@ -14,21 +14,19 @@ use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::Semaphore,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{Error, Result};
 
+mod lookup;
 mod networks;
 mod url;
 
+use lookup::{Lookups, Purpose};
 pub use networks::{Cidr, Networks, unwrapped};
 pub use url::InstanceUrl;
-
-/// Names looked up side by side, of each kind: each holds a thread.
-const LOOKUPS_AT_ONCE: usize = 64;
 
 /// How connections are opened.
 #[derive(Clone, Debug)]
@@ -56,22 +54,13 @@ pub struct Outbound {
     settings: Settings,
     own: RwLock<Vec<SocketAddr>>,
     tls: OnceLock<TlsConnector>,
-    /// Turns to look up names: a look-up holds a thread, and a name server that is silent holds it for long.
-    /// For registrations and probes, of whose names accounts choose any number.
-    lookups: Arc<Semaphore>,
-    /// For requests on their way to an instance, which must not wait behind those.
-    forward_lookups: Arc<Semaphore>,
+    lookups: Lookups,
 }
 
 impl Outbound {
     pub fn new(settings: Settings) -> Outbound {
-        Outbound {
-            settings,
-            own: RwLock::default(),
-            tls: OnceLock::new(),
-            lookups: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)),
-            forward_lookups: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)),
-        }
+        let lookups = Lookups::new(lookup::system_resolver());
+        Outbound { settings, own: RwLock::default(), tls: OnceLock::new(), lookups }
     }
 
     /// Where the daemon listens and where its database is: never dialled for users. An unspecified address means
@@ -80,27 +69,28 @@ impl Outbound {
         *self.own.write().unwrap_or_else(|broken| broken.into_inner()) = addresses;
     }
 
-    /// Resolves, checks and dials. What was checked is what is dialled: the name is not looked up twice.
-    pub async fn dial(&self, url: &InstanceUrl) -> Result<Connection, DialError> {
-        self.dial_within(url, &self.lookups).await
+    /// Resolves, checks and dials, for a probe. What was checked is what is dialled: the name is not looked up twice.
+    /// `owner` is the slug of the account that named the address: lookups are shared out among owners.
+    pub async fn dial(&self, url: &InstanceUrl, owner: &str) -> Result<Connection, DialError> {
+        self.dial_for(url, owner, Purpose::Check).await
     }
 
     /// The same for a request that waits: its name is looked up beside those of probes and registrations.
-    pub async fn dial_for_request(&self, url: &InstanceUrl) -> Result<Connection, DialError> {
-        self.dial_within(url, &self.forward_lookups).await
+    pub async fn dial_for_request(&self, url: &InstanceUrl, owner: &str) -> Result<Connection, DialError> {
+        self.dial_for(url, owner, Purpose::Request).await
     }
 
-    async fn dial_within(&self, url: &InstanceUrl, lookups: &Arc<Semaphore>) -> Result<Connection, DialError> {
-        match timeout(self.settings.connect_timeout, self.connect(url, lookups)).await {
+    async fn dial_for(&self, url: &InstanceUrl, owner: &str, purpose: Purpose) -> Result<Connection, DialError> {
+        match timeout(self.settings.connect_timeout, self.connect(url, owner, purpose)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(DialError::TimedOut(self.settings.connect_timeout)),
         }
     }
 
-    /// Whether `url` may be registered: an error if it points where nothing may be dialled. A name that does not
+    /// Whether `owner` may register `url`: an error if it points where nothing may be dialled. A name that does not
     /// resolve now may do so later.
-    pub async fn check_now(&self, url: &InstanceUrl) -> Result<()> {
-        let looked_up = timeout(self.settings.check_timeout, self.resolve(url, &self.lookups)).await;
+    pub async fn check_now(&self, url: &InstanceUrl, owner: &str) -> Result<()> {
+        let looked_up = timeout(self.settings.check_timeout, self.resolve(url, owner, Purpose::Check)).await;
         let Ok(Ok(addresses)) = looked_up else {
             return Ok(());
         };
@@ -116,8 +106,8 @@ impl Outbound {
         }
     }
 
-    async fn connect(&self, url: &InstanceUrl, lookups: &Arc<Semaphore>) -> Result<Connection, DialError> {
-        let addresses = self.allowed(self.resolve(url, lookups).await?)?;
+    async fn connect(&self, url: &InstanceUrl, owner: &str, purpose: Purpose) -> Result<Connection, DialError> {
+        let addresses = self.allowed(self.resolve(url, owner, purpose).await?)?;
         let share = self.settings.connect_timeout / addresses.len() as u32;
         let mut last = None;
         for address in addresses {
@@ -145,21 +135,14 @@ impl Outbound {
         }
     }
 
-    /// The addresses of the host. A lookup cannot be cancelled and holds a thread to its end, so its turn is given back
-    /// by that thread, not by the caller, who may have given up long before: names that resolve slowly then cost as many
-    /// threads as there are turns, and no more.
-    async fn resolve(&self, url: &InstanceUrl, turns: &Arc<Semaphore>) -> Result<Vec<SocketAddr>, DialError> {
-        if let Ok(address) = url.host().parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(address, url.port())]);
+    async fn resolve(&self, url: &InstanceUrl, owner: &str, purpose: Purpose) -> Result<Vec<SocketAddr>, DialError> {
+        match url.host().parse::<IpAddr>() {
+            Ok(address) => Ok(vec![SocketAddr::new(address, url.port())]),
+            Err(_) => {
+                let addresses = self.lookups.addresses(url.host(), url.port(), owner, purpose).await;
+                addresses.map_err(DialError::Resolve)
+            }
         }
-        let turn = turns.clone().acquire_owned().await.map_err(|error| DialError::Resolve(io::Error::other(error)))?;
-        let (host, port) = (url.host().to_owned(), url.port());
-        let lookup = tokio::task::spawn_blocking(move || {
-            let addresses = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
-            drop(turn);
-            addresses
-        });
-        lookup.await.map_err(|error| DialError::Resolve(io::Error::other(error)))?.map_err(DialError::Resolve)
     }
 
     /// The addresses of a name that may be dialled; an error if it has none.

@@ -265,7 +265,7 @@ impl Trip<'_> {
         let gateway = &*self.connection.gateway;
         let mut tried = Vec::new();
         loop {
-            let error = match gateway.outbound.dial_for_request(&instance.url).await {
+            let error = match gateway.outbound.dial_for_request(&instance.url, self.slug).await {
                 Ok(stream) => match Sender::start(stream, self.connection.clock.now()).await {
                     Ok(sender) => {
                         count(&gateway.metrics.connected);

@@ -168,7 +168,7 @@ async fn a_name_that_resolves_to_a_forbidden_address_is_not_dialled() {
         assert_eq!(platform.get("/demo").await.status, 502, "{host}");
     }
     let url = openorch_chassis::outbound::InstanceUrl::parse(&format!("http://localhost:{port}")).unwrap();
-    assert!(platform.outbound.check_now(&url).await.is_err());
+    assert!(platform.outbound.check_now(&url, "demo").await.is_err());
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn the_daemon_never_dials_itself() {
             platform.publish("demo", &[&url]);
             assert_eq!(platform.get("/demo").await.status, 502, "{host} {own}");
             let url = openorch_chassis::outbound::InstanceUrl::parse(&url).unwrap();
-            let refusal = platform.outbound.check_now(&url).await.unwrap_err();
+            let refusal = platform.outbound.check_now(&url, "demo").await.unwrap_err();
             assert!(refusal.message.contains("this daemon"), "{}", refusal.message);
         }
     }
@@ -195,7 +195,7 @@ async fn the_daemon_never_dials_itself() {
 async fn a_name_that_does_not_resolve_may_be_registered() {
     let platform = Platform::start().await;
     let url = openorch_chassis::outbound::InstanceUrl::parse("http://no-such-host.invalid:1").unwrap();
-    assert!(platform.outbound.check_now(&url).await.is_ok());
+    assert!(platform.outbound.check_now(&url, "demo").await.is_ok());
     platform.publish("demo", &["http://no-such-host.invalid:1"]);
     assert_eq!(platform.get("/demo").await.status, 502);
 }

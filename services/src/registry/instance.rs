@@ -39,8 +39,8 @@ pub async fn register(
 ) -> Result<Created<RegisterInstanceResponse>> {
     request.id = request.id.filter(|id| !id.is_empty());
     let url = check(&request)?;
-    cx.outbound.check_now(&url).await?;
     let caller = cx.caller()?;
+    cx.outbound.check_now(&url, &caller.slug).await?;
     let id = match cx.unchanged(&request, &url, caller) {
         Some(entry) => {
             entry.seen(cx.now());

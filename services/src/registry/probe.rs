@@ -301,10 +301,13 @@ enum Failure {
 }
 
 async fn reach(registry: &Registry, entry: &Entry) -> Result<(), Failure> {
-    let connection = registry.outbound.dial(&entry.url).await.map_err(|error: DialError| match error.is_local() {
-        true => Failure::Here,
-        false => Failure::There(error.to_string()),
-    })?;
+    let connection =
+        registry.outbound.dial(&entry.url, &entry.row.slug).await.map_err(|error: DialError| {
+            match error.is_local() {
+                true => Failure::Here,
+                false => Failure::There(error.to_string()),
+            }
+        })?;
     if entry.row.health_path.is_empty() {
         return Ok(());
     }
