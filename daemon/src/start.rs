@@ -369,6 +369,7 @@ fn gateway_metrics(metrics: &Metrics, limits: [(&str, usize); 2]) -> String {
         ("openorch_gateway_reuses_total", "counter", now.reused),
         ("openorch_gateway_tunnels_total", "counter", now.tunnels),
         ("openorch_gateway_in_flight", "gauge", now.in_flight),
+        ("openorch_gateway_refused_in_flight", "gauge", now.refused_in_flight),
         ("openorch_gateway_connections", "gauge", now.connections),
         ("openorch_gateway_connections_refused_total", "counter", now.connections_refused),
         ("openorch_gateway_connection_errors_total", "counter", now.connections_failed),

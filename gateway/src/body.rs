@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{
             AtomicBool,
-            Ordering::{Acquire, Relaxed, Release},
+            Ordering::{Acquire, Release},
         },
     },
     task::{Context, Poll, Waker, ready},
@@ -24,9 +24,10 @@ use openorch_chassis::{ClientBody, forwarded};
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::{
-    clients::{ClientPlace, RequestPlace},
+    clients::{self, Admission, RequestPlace},
     connection::{Connection, Running},
     exchange::{Exchange, Handle},
+    life::Order,
     pool::{Instance, Sender},
     refusal::Refusal,
 };
@@ -265,51 +266,36 @@ pub struct Lease {
     pub uploads: bool,
 }
 
-/// Counted while a request is in progress.
+/// Counted while a request is in progress, or its refusal is untaken.
 pub struct Request {
     running: Running,
     pub exchange: Arc<Exchange>,
-    place: Result<RequestPlace, usize>,
+    _place: RequestPlace,
 }
 
 impl Request {
-    /// Called by the task that serves the request.
-    pub fn begin(connection: Arc<Connection>) -> Request {
-        connection.gateway.metrics.in_flight.fetch_add(1, Relaxed);
-        let exchange = Arc::new(Exchange::new(Handle::current(&connection.life), connection.clock.now()));
+    /// Called by the task that serves the request. The refusal, if any, says why there is no place for it.
+    pub fn begin(connection: Arc<Connection>) -> (Request, Option<Refusal>) {
+        let gateway = &connection.gateway;
+        let Admission { place, refusal, is_flood } =
+            clients::admit(connection.place.as_ref(), &gateway.metrics, &gateway.settings);
+        if is_flood {
+            connection.life.give(Order::Stop);
+        }
+        let handle = Handle::current(&connection.life);
+        let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), refusal.is_some()));
         connection.life.enter(exchange.clone());
-        let place = connection.place.as_ref().map_or(Ok(RequestPlace::EXEMPT), ClientPlace::begin);
-        Request { running: Running::begin(connection), exchange, place }
+        (Request { running: Running::begin(connection), exchange, _place: place }, refusal)
     }
 
     pub fn connection(&self) -> &Arc<Connection> {
         &self.running.0
     }
-
-    /// Refuses one that is too many, in all or of its address.
-    pub fn check(&self) -> Result<(), Refusal> {
-        let gateway = &self.connection().gateway;
-        let most = gateway.settings.max_requests;
-        if gateway.metrics.in_flight.load(Relaxed) > most as u64 {
-            return Err(Refusal::unavailable(format!(
-                "{most} requests are in progress, as many as there may be (OPENORCH_MAX_REQUESTS); try again in a moment"
-            )));
-        }
-        if let Err(in_progress) = &self.place {
-            return Err(Refusal::limited(format!(
-                "{in_progress} requests from your network are in progress, as many as there may be \
-                 (OPENORCH_MAX_REQUESTS_PER_ADDRESS); try again when some have ended"
-            )));
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
-        let connection = self.connection();
-        connection.gateway.metrics.in_flight.fetch_sub(1, Relaxed);
-        connection.life.leave(&self.exchange);
+        self.connection().life.leave(&self.exchange);
     }
 }
 

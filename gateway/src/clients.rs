@@ -5,13 +5,13 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use openorch_chassis::forwarded::network;
 
-use crate::Settings;
+use crate::{Metrics, Settings, refusal::Refusal};
 
 /// What a trusted proxy may have of everything, in quarters: many clients stand behind it.
 const PROXY_QUARTERS: usize = 3;
@@ -26,7 +26,10 @@ pub struct Clients {
 #[derive(Default)]
 struct Usage {
     connections: AtomicUsize,
-    requests: AtomicUsize,
+    /// In progress.
+    requests: AtomicU64,
+    /// Refused, and their answer is not taken yet.
+    refused: AtomicU64,
 }
 
 /// The place of one connection; it is given back when this is dropped.
@@ -34,11 +37,25 @@ pub struct ClientPlace {
     clients: Arc<Clients>,
     network: IpAddr,
     usage: Arc<Usage>,
-    max_requests: usize,
+    max_requests: u64,
 }
 
-/// The place of one request; it is given back when this is dropped.
-pub struct RequestPlace(Option<Arc<Usage>>);
+/// The place of one request, among those in progress or among the refused; it is given back when this is dropped.
+pub struct RequestPlace {
+    metrics: Arc<Metrics>,
+    /// `None` for an address that is exempt.
+    usage: Option<Arc<Usage>>,
+    is_refused: bool,
+}
+
+/// What came of a request that asked for a place.
+pub struct Admission {
+    /// Held until its answer is written: an untaken refusal holds memory as well.
+    pub place: RequestPlace,
+    pub refusal: Option<Refusal>,
+    /// There are as many untaken refusals as there may be requests: the connection is to be closed.
+    pub is_flood: bool,
+}
 
 impl Clients {
     /// A place for a connection from this address: `Ok(None)` where none is needed, since the address is exempt. The error
@@ -50,7 +67,7 @@ impl Clients {
         let is_proxy = settings.trusted_proxies.contains(address);
         let share = |of_all: usize, of_address: usize| if is_proxy { of_all * PROXY_QUARTERS / 4 } else { of_address };
         let max_connections = share(settings.connections, settings.connections_per_address).max(1);
-        let max_requests = share(settings.max_requests, settings.requests_per_address).max(1);
+        let max_requests = share(settings.max_requests, settings.requests_per_address).max(1) as u64;
         let network = network(address);
         let mut by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
         let usage = by_network.entry(network).or_default();
@@ -64,18 +81,36 @@ impl Clients {
     }
 }
 
-impl ClientPlace {
-    /// A place for a request on this connection, if its address has one left. The error is how many it has.
-    pub fn begin(&self) -> Result<RequestPlace, usize> {
-        let before = self.usage.requests.fetch_add(1, Relaxed);
-        let place = RequestPlace(Some(self.usage.clone()));
-        if before >= self.max_requests { Err(before) } else { Ok(place) }
-    }
+/// Lets a request in if its address has a place left, and all together have. One that is refused counts among the refused
+/// alone, so that what is refused to one address is not taken from others.
+pub fn admit(client: Option<&ClientPlace>, metrics: &Arc<Metrics>, settings: &Settings) -> Admission {
+    let usage = client.map(|client| client.usage.clone());
+    let (most, of_address) = (settings.max_requests as u64, client.map_or(u64::MAX, |client| client.max_requests));
+    let requests = usage.as_ref().map(|usage| &usage.requests);
+    let refusal = if requests.is_some_and(|requests| !enter(requests, of_address)) {
+        Some(Refusal::limited(format!(
+            "{of_address} requests from your network are in progress, as many as there may be \
+             (OPENORCH_MAX_REQUESTS_PER_ADDRESS); try again when some have ended"
+        )))
+    } else if !enter(&metrics.in_flight, most) {
+        requests.inspect(|requests| _ = requests.fetch_sub(1, Relaxed));
+        Some(Refusal::unavailable(format!(
+            "{most} requests are in progress, as many as there may be (OPENORCH_MAX_REQUESTS); try again in a moment"
+        )))
+    } else {
+        None
+    };
+    let is_refused = refusal.is_some();
+    let is_flood = is_refused && {
+        let of_address = usage.as_ref().map_or(0, |usage| usage.refused.fetch_add(1, Relaxed) / of_address.max(1));
+        metrics.refused_in_flight.fetch_add(1, Relaxed) >= most || of_address > 0
+    };
+    Admission { place: RequestPlace { metrics: metrics.clone(), usage, is_refused }, refusal, is_flood }
 }
 
-impl RequestPlace {
-    /// Of a connection whose address is exempt.
-    pub const EXEMPT: RequestPlace = RequestPlace(None);
+/// Counts one more, unless there are as many as there may be.
+fn enter(counter: &AtomicU64, most: u64) -> bool {
+    counter.fetch_update(Relaxed, Relaxed, |count| (count < most).then_some(count + 1)).is_ok()
 }
 
 impl Drop for ClientPlace {
@@ -89,8 +124,13 @@ impl Drop for ClientPlace {
 
 impl Drop for RequestPlace {
     fn drop(&mut self) {
-        if let Some(usage) = &self.0 {
-            usage.requests.fetch_sub(1, Relaxed);
+        let (of_all, of_address) = match self.is_refused {
+            true => (&self.metrics.refused_in_flight, self.usage.as_ref().map(|usage| &usage.refused)),
+            false => (&self.metrics.in_flight, self.usage.as_ref().map(|usage| &usage.requests)),
+        };
+        of_all.fetch_sub(1, Relaxed);
+        if let Some(counter) = of_address {
+            counter.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -125,11 +165,20 @@ mod tests {
         }
         assert!((0..100).all(|_| matches!(enter("127.0.0.1"), Ok(None))));
         let place = enter("192.0.2.1").unwrap().unwrap();
-        let request = place.begin().unwrap();
-        assert_eq!(place.begin().err(), Some(1));
-        drop(request);
-        assert!(place.begin().is_ok());
+        let metrics = Arc::new(Metrics::default());
+        let admit = || admit(Some(&place), &metrics, &settings);
+        let first = admit();
+        assert!(first.refusal.is_none());
+        let refused = admit();
+        assert_eq!(refused.refusal.as_ref().map(|refusal| refusal.status.as_u16()), Some(429));
+        assert!(!refused.is_flood);
+        assert_eq!(metrics.in_flight.load(Relaxed), 1, "what is refused to one address is not taken from others");
+        assert!(admit().is_flood, "one refusal is untaken already");
+        drop(first);
+        assert!(admit().refusal.is_none());
+        drop(refused);
         drop(place);
         assert!(clients.by_network.lock().unwrap().is_empty());
+        assert_eq!((metrics.in_flight.load(Relaxed), metrics.refused_in_flight.load(Relaxed)), (0, 0));
     }
 }

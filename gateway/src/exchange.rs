@@ -12,6 +12,7 @@ use std::{
         },
     },
     task::Poll,
+    time::Duration,
 };
 
 use futures_util::task::AtomicWaker;
@@ -34,7 +35,12 @@ pub struct Exchange {
     offered: AtomicU64,
     /// Set once it is known that the request goes to a service.
     forwarded: OnceLock<Forwarded>,
+    /// For want of a place. Its short answer is not worth waiting for long.
+    is_refused: bool,
 }
+
+/// How long a client may leave the refusal of a request untaken for which there was no place.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a forwarded request depends on while it is in progress.
 #[derive(Clone)]
@@ -64,8 +70,8 @@ impl Handle {
 }
 
 impl Exchange {
-    pub fn new(handle: Handle, now: u64) -> Exchange {
-        Exchange { handle, began: now, offered: NOTHING_OFFERED.into(), forwarded: OnceLock::new() }
+    pub fn new(handle: Handle, now: u64, is_refused: bool) -> Exchange {
+        Exchange { handle, began: now, offered: NOTHING_OFFERED.into(), forwarded: OnceLock::new(), is_refused }
     }
 
     /// Whether it is one stream of many on its connection.
@@ -96,6 +102,7 @@ impl Exchange {
     pub fn is_stalled(&self, now: u64, settings: &Settings) -> bool {
         let limit = match self.forwarded.get() {
             Some(_) => settings.forwarded_write_timeout,
+            None if self.is_refused => settings.write_timeout.min(REFUSAL_TIMEOUT),
             None => settings.write_timeout,
         };
         let offered = self.offered.load(Relaxed);

@@ -17,6 +17,7 @@ pub struct Metrics {
     pub(crate) reused: AtomicU64,
     pub(crate) tunnels: AtomicU64,
     pub(crate) in_flight: AtomicU64,
+    pub(crate) refused_in_flight: AtomicU64,
     pub(crate) connections: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
     pub(crate) connections_failed: AtomicU64,
@@ -48,6 +49,8 @@ pub struct Snapshot {
     pub tunnels: u64,
     /// Now: requests and tunnels, and connections from clients.
     pub in_flight: u64,
+    /// Now: refusals for want of a place whose answer the client has not taken.
+    pub refused_in_flight: u64,
     pub connections: u64,
     /// Connections closed at once, since their address had its share.
     pub connections_refused: u64,
@@ -73,6 +76,7 @@ impl Metrics {
             reused: self.reused.load(Relaxed),
             tunnels: self.tunnels.load(Relaxed),
             in_flight: self.in_flight.load(Relaxed),
+            refused_in_flight: self.refused_in_flight.load(Relaxed),
             connections: self.connections.load(Relaxed),
             connections_refused: self.connections_refused.load(Relaxed),
             connections_failed: self.connections_failed.load(Relaxed),

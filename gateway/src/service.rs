@@ -25,12 +25,12 @@ use crate::{
 
 pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Reply>, Infallible> {
     let request = ClientBody::of(request);
-    let running = body::Request::begin(connection);
+    let (running, refusal) = body::Request::begin(connection);
     let connection = running.connection();
     let id = RequestId::of(request.headers());
-    let answered = match running.check() {
-        Ok(()) => answer(&running, request, &id).await,
-        Err(refusal) => Err(refusal),
+    let answered = match refusal {
+        None => answer(&running, request, &id).await,
+        Some(refusal) => Err(refusal),
     };
     let response = match answered {
         Ok(response) => response,

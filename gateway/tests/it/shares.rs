@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http2;
+use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use openorch_chassis::forwarded::NetworkList;
 use openorch_gateway::Settings;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinHandle};
 
 use crate::support::*;
 
@@ -18,6 +18,20 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// So that the address of the tests has a share.
 fn without_exemption(settings: &mut Settings) {
     settings.exempt_addresses = NetworkList::default();
+}
+
+/// A client over HTTP/2 that takes so many bytes of each answer before it is read; and its end.
+async fn http2(
+    platform: &Platform,
+    window: Option<u32>,
+) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
+    let stream = TcpStream::connect(platform.address).await.unwrap();
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    (sender, tokio::spawn(connection))
 }
 
 #[tokio::test]
@@ -81,6 +95,59 @@ async fn requests_in_progress_have_a_total_and_a_share_of_it() {
     }
 }
 
+#[tokio::test]
+async fn requests_refused_to_one_address_take_no_place_from_others_and_a_flood_of_them_ends_its_connection() {
+    let platform = Platform::with(|settings| {
+        without_exemption(settings);
+        settings.requests_per_address = 2;
+        settings.max_requests = 4;
+    })
+    .await;
+    let (mut sender, connection) = http2(&platform, Some(0)).await;
+    let ask = || Request::get("http://localhost/user-svc/x").body(Empty::new()).unwrap();
+    let mut held = Vec::new();
+    for status in [200, 200, 429, 429] {
+        let response = within(sender.send_request(ask())).await.unwrap();
+        assert_eq!(response.status(), status);
+        held.push(response.into_body());
+    }
+    let now = platform.metrics.snapshot();
+    assert_eq!((now.in_flight, now.refused_in_flight), (2, 2));
+    let mut other = platform.client_from("127.0.0.2").await;
+    for _ in 0..3 {
+        assert_eq!(other.ask(&get("/user-svc/x")).await.status, 200);
+    }
+    assert!(within(sender.send_request(ask())).await.is_err());
+    // An error, or none: it was closed.
+    let _ = within(connection).await;
+    drop(held);
+    while platform.metrics.snapshot().in_flight + platform.metrics.snapshot().refused_in_flight > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_untaken_refusal_is_given_up_soon() {
+    let platform = Platform::with(|settings| {
+        without_exemption(settings);
+        settings.requests_per_address = 1;
+    })
+    .await;
+    let (mut sender, _) = http2(&platform, Some(0)).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let request = Request::get("http://localhost/user-svc/x").body(Empty::new()).unwrap();
+        held.push(within(sender.send_request(request)).await.unwrap());
+    }
+    within(async {
+        while platform.metrics.snapshot().refused_in_flight > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(platform.metrics.snapshot().in_flight, 1, "the answer of the one that was let in may wait for longer");
+}
+
 /// Limits on untaken answers, of built-in operations and of services.
 fn impatient(settings: &mut Settings) {
     settings.write_timeout = Duration::from_millis(200);
@@ -119,13 +186,7 @@ async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go
     // With room for one byte the library takes a whole frame, of which the rest stays with us.
     for window in [0, 1] {
         let stalled = platform.metrics.snapshot().stalled;
-        let stream = TcpStream::connect(platform.address).await.unwrap();
-        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(window)
-            .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-            .await
-            .unwrap();
-        tokio::spawn(connection);
+        let (mut sender, _) = http2(&platform, Some(window)).await;
         let ask = |method: &str, path: &str| {
             Request::builder().method(method).uri(format!("http://localhost{path}")).body(Empty::new()).unwrap()
         };
@@ -160,10 +221,7 @@ async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go
 #[tokio::test]
 async fn large_and_small_answers_come_whole_over_http2() {
     let platform = Platform::in_front_of(mirror().await).await;
-    let stream = TcpStream::connect(platform.address).await.unwrap();
-    let (mut sender, connection) =
-        http2::Builder::new(TokioExecutor::new()).handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let (mut sender, _) = http2(&platform, None).await;
     for (path, least) in [("/user-svc/x", 10), ("/user-svc/large", 16 << 20), ("/demo", 10), ("/nobody", 10)] {
         let request = Request::builder().uri(format!("http://localhost{path}")).body(Empty::new()).unwrap();
         let response = within(sender.send_request(request)).await.unwrap();

@@ -23,7 +23,7 @@ use openorch_chassis::{
 use openorch_gateway::{Gateway, Metrics, Server, Settings, Table};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
@@ -107,6 +107,13 @@ impl Platform {
 
     pub async fn client(&self) -> Client {
         Client::connect(self.address).await
+    }
+
+    /// From another address of this machine.
+    pub async fn client_from(&self, address: &str) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
+        Client::new(socket.connect(self.address).await.unwrap())
     }
 
     pub async fn ask(&self, request: &str) -> Answer {
