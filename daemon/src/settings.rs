@@ -247,6 +247,8 @@ settings! {
     max_request_memory_per_address: Count, "OPENORCH_MAX_REQUEST_MEMORY_PER_ADDRESS", "67108864";
     "How long a request waits for such memory before it is refused"
     request_memory_wait: Span, "OPENORCH_REQUEST_MEMORY_WAIT", "2s";
+    "Bytes that untaken answers of services may hold in memory (an address: a tenth); beyond it those untaken for longest end"
+    max_answer_memory: Count, "OPENORCH_MAX_ANSWER_MEMORY", "1073741824";
     "How deep arrays and objects in such a body may be inside one another, at most 100"
     body_depth: Count, "OPENORCH_BODY_DEPTH", "64";
     "Entries of a list that cannot be asked for in pages"
@@ -559,6 +561,7 @@ impl Settings {
                 .map_or(usual.streams_per_connection, |most| most.try_into().unwrap_or(u32::MAX)),
             write_timeout: span(given.write_timeout, usual.write_timeout),
             forwarded_write_timeout: span(given.gateway_write_timeout, usual.forwarded_write_timeout),
+            answer_memory: count(given.max_answer_memory).unwrap_or(usual.answer_memory),
             exempt_addresses,
             trusted_proxies,
             tls,

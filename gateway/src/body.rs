@@ -20,16 +20,18 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use openorch_chassis::{ClientBody, forwarded};
+use openorch_chassis::ClientBody;
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::{
-    clients::{self, Admission, RequestPlace},
+    clients::{self, Admission, ClientPlace, RequestPlace},
     connection::{Connection, Running},
     exchange::{Exchange, Handle},
+    headers,
     life::Order,
     pool::{Instance, Sender},
     refusal::Refusal,
+    untaken::Share,
 };
 
 /// The body of a request, on its way to an instance.
@@ -100,10 +102,7 @@ impl Body for Upload {
         Poll::Ready(frame.map(|frame| {
             let mut frame = frame.map_err(UploadError::Client)?;
             if let Some(trailers) = frame.trailers_mut() {
-                let reserved: Vec<_> = trailers.keys().filter(|n| forwarded::is_reserved(n)).cloned().collect();
-                for name in reserved {
-                    trailers.remove(name);
-                }
+                headers::clean_trailers(trailers);
             }
             Ok(frame)
         }))
@@ -283,7 +282,10 @@ impl Request {
             connection.life.give(Order::Stop);
         }
         let handle = Handle::current(&connection.life);
-        let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), refusal.is_some()));
+        let budget = gateway.settings.answer_memory;
+        let share = |client: &ClientPlace| Share { network: client.network(), bytes: client.share(budget) };
+        let share = connection.place.as_ref().map(share);
+        let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), share, refusal.is_some()));
         connection.life.enter(exchange.clone());
         (Request { running: Running::begin(connection), exchange, _place: place }, refusal)
     }
@@ -398,7 +400,13 @@ impl Kind {
                 }
                 let frame = ready!(Pin::new(&mut reply.body).poll_frame(cx));
                 reply.ended = frame.is_none();
-                Poll::Ready(frame.map(|frame| Ok(frame?)))
+                Poll::Ready(frame.map(|frame| {
+                    let mut frame = frame?;
+                    if let Some(trailers) = frame.trailers_mut() {
+                        headers::clean_trailers(trailers);
+                    }
+                    Ok(frame)
+                }))
             }
         }
     }

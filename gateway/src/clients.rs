@@ -37,6 +37,7 @@ pub struct ClientPlace {
     clients: Arc<Clients>,
     network: IpAddr,
     usage: Arc<Usage>,
+    is_proxy: bool,
     max_requests: u64,
 }
 
@@ -77,7 +78,19 @@ impl Clients {
             return Err(connections);
         }
         usage.connections.store(connections + 1, Relaxed);
-        Ok(Some(ClientPlace { clients: self.clone(), network, usage: usage.clone(), max_requests }))
+        Ok(Some(ClientPlace { clients: self.clone(), network, usage: usage.clone(), is_proxy, max_requests }))
+    }
+}
+
+impl ClientPlace {
+    /// The address, or the /64 of an IPv6 address.
+    pub fn network(&self) -> IpAddr {
+        self.network
+    }
+
+    /// The part of a total that this address may have where others have a tenth.
+    pub fn share(&self, total: usize) -> usize {
+        if self.is_proxy { total / 4 * PROXY_QUARTERS } else { total / 10 }
     }
 }
 

@@ -20,7 +20,9 @@ use futures_util::task::AtomicWaker;
 use crate::{
     Settings,
     life::{Life, Order},
+    pool::READ_BUFFER,
     table::Presence,
+    untaken::Share,
 };
 
 /// No piece of the answer waits for the client.
@@ -35,6 +37,8 @@ pub struct Exchange {
     offered: AtomicU64,
     /// Set once it is known that the request goes to a service.
     forwarded: OnceLock<Forwarded>,
+    /// `None` for an address that is exempt.
+    share: Option<Share>,
     /// For want of a place. Its short answer is not worth waiting for long.
     is_refused: bool,
 }
@@ -70,8 +74,22 @@ impl Handle {
 }
 
 impl Exchange {
-    pub fn new(handle: Handle, now: u64, is_refused: bool) -> Exchange {
-        Exchange { handle, began: now, offered: NOTHING_OFFERED.into(), forwarded: OnceLock::new(), is_refused }
+    pub fn new(handle: Handle, now: u64, share: Option<Share>, is_refused: bool) -> Exchange {
+        Exchange { handle, began: now, offered: NOTHING_OFFERED.into(), forwarded: OnceLock::new(), share, is_refused }
+    }
+
+    pub fn share(&self) -> Option<Share> {
+        self.share
+    }
+
+    /// About what its answer holds while it is untaken.
+    pub fn held_bytes(&self) -> usize {
+        match self.handle {
+            // Two pieces as they were read, and the buffer of what is to be written.
+            Handle::Connection(_) => 2 * READ_BUFFER + (128 << 10),
+            // One piece is handed over at a time, and reading goes on when it is written.
+            Handle::Stream(_) => 64 << 10,
+        }
     }
 
     /// Whether it is one stream of many on its connection.
@@ -105,8 +123,13 @@ impl Exchange {
             None if self.is_refused => settings.write_timeout.min(REFUSAL_TIMEOUT),
             None => settings.write_timeout,
         };
+        self.untaken_for(now).is_some_and(|time| u128::from(time) >= limit.as_millis())
+    }
+
+    /// Milliseconds for which the client has left a piece of the answer.
+    pub fn untaken_for(&self, now: u64) -> Option<u64> {
         let offered = self.offered.load(Relaxed);
-        offered != NOTHING_OFFERED && u128::from(now.saturating_sub(offered)) >= limit.as_millis()
+        (offered != NOTHING_OFFERED).then(|| now.saturating_sub(offered))
     }
 
     /// In milliseconds.

@@ -5,7 +5,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
     uri::PathAndQuery,
 };
 use http_body::Body as _;
@@ -404,27 +404,10 @@ fn edit_answer(headers: &mut HeaderMap) {
         headers.remove(header::CONTENT_LENGTH);
     }
     // None may take the pages of others over, log their users out, or send their browsers elsewhere.
-    for name in OF_ORIGIN {
+    for name in headers::OF_ORIGIN {
         headers.remove(name);
     }
 }
-
-/// What speaks for a whole origin, which services share with the daemon and each other (contract decisions 18 and 24).
-const OF_ORIGIN: [HeaderName; 13] = [
-    HeaderName::from_static("service-worker-allowed"),
-    HeaderName::from_static("clear-site-data"),
-    HeaderName::from_static("alt-svc"),
-    HeaderName::from_static("strict-transport-security"),
-    HeaderName::from_static("nel"),
-    HeaderName::from_static("report-to"),
-    HeaderName::from_static("reporting-endpoints"),
-    HeaderName::from_static("origin-agent-cluster"),
-    HeaderName::from_static("accept-ch"),
-    HeaderName::from_static("critical-ch"),
-    HeaderName::from_static("public-key-pins"),
-    HeaderName::from_static("expect-ct"),
-    HeaderName::from_static("set-login"),
-];
 
 /// Opens the gate when the instance says 100.
 fn listen_for_continue(request: &mut Request<Upload>, gate: &Arc<Gate>) {

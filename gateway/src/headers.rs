@@ -1,8 +1,26 @@
 //! Which headers end at a proxy and which go through (RFC 9110 7.6), edited in place.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use openorch_chassis::forwarded;
 
 pub const VIA: HeaderValue = HeaderValue::from_static("1.1 openorch");
+
+/// What speaks for a whole origin, which services share with the daemon and each other (contract decisions 18 and 24).
+pub const OF_ORIGIN: [HeaderName; 13] = [
+    HeaderName::from_static("service-worker-allowed"),
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("alt-svc"),
+    HeaderName::from_static("strict-transport-security"),
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+    HeaderName::from_static("reporting-endpoints"),
+    HeaderName::from_static("origin-agent-cluster"),
+    HeaderName::from_static("accept-ch"),
+    HeaderName::from_static("critical-ch"),
+    HeaderName::from_static("public-key-pins"),
+    HeaderName::from_static("expect-ct"),
+    HeaderName::from_static("set-login"),
+];
 
 /// How often a gateway of ours has seen this request.
 pub fn passages(headers: &HeaderMap) -> usize {
@@ -99,6 +117,40 @@ fn is_kept(name: &HeaderName) -> bool {
             | "x-real-ip"
             | "x-request-id"
     ) || name.as_str().starts_with("x-forwarded-")
+}
+
+/// Removes fields that no trailer may have, in either direction (RFC 9110 6.5.1): what frames, routes or authenticates a
+/// message or says how to read it, what ends at this hop, and what the head would not be let through with.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    let removed: Vec<_> = trailers.keys().filter(|name| is_of_head(name)).cloned().collect();
+    for name in removed {
+        trailers.remove(name);
+    }
+}
+
+fn is_of_head(name: &HeaderName) -> bool {
+    ends_here(name)
+        || is_kept(name)
+        || OF_ORIGIN.contains(name)
+        || forwarded::is_reserved(name)
+        || matches!(
+            name.as_str(),
+            "accept"
+                | "age"
+                | "content-range"
+                | "date"
+                | "expires"
+                | "location"
+                | "max-forwards"
+                | "pragma"
+                | "range"
+                | "retry-after"
+                | "vary"
+                | "www-authenticate"
+        )
+        || name.as_str().starts_with("if-")
+        || name.as_str().starts_with("access-control-")
+        || name.as_str().starts_with("openorch-")
 }
 
 /// HTTP/2 may split cookies over lines, HTTP/1 may not.

@@ -22,6 +22,7 @@ mod table;
 mod target;
 mod tls;
 mod tunnel;
+mod untaken;
 
 use std::sync::{Arc, atomic::AtomicBool};
 

@@ -70,7 +70,7 @@ pub struct Life {
 }
 
 impl Life {
-    fn new(now: u64) -> Life {
+    pub fn new(now: u64) -> Life {
         Life {
             waits_for: AtomicU8::new(FIRST_BYTE),
             since: AtomicU64::new(now),

@@ -32,6 +32,7 @@ use crate::{
     life::{Clock, Entry, Lives, Order},
     metrics::count,
     service::serve,
+    untaken,
 };
 
 /// The listener side of a [`Gateway`].
@@ -232,7 +233,10 @@ impl Server {
         loop {
             sleep(step).await;
             let now = self.clock.now();
-            for exchange in self.lives.exchanges(|exchange| exchange.is_stalled(now, settings)) {
+            let untaken = self.lives.exchanges(|exchange| untaken::is_untaken(exchange, now));
+            let mut stalled = self.lives.exchanges(|exchange| exchange.is_stalled(now, settings));
+            stalled.extend(untaken::beyond_budget(untaken, now, settings));
+            for exchange in stalled {
                 count(&metrics.stalled);
                 exchange.end();
             }

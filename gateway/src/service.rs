@@ -63,6 +63,13 @@ async fn answer(
             return Err(Refusal::bad_request("the first segment of this path is not UTF-8 when decoded"));
         }
     };
+    if request.headers().contains_key("service-worker") && !path[1..].contains('/') {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "a service worker whose script has no `/` after the slug would answer for all services of this origin; \
+             serve the script below the slug, as in `/<slug>/worker.js`",
+        ));
+    }
     let builtin = gateway.builtin.owns(&segment);
     if gateway.loopback_only.load(Acquire) {
         let host = host.as_ref().map(HeaderValue::as_bytes);

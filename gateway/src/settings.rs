@@ -44,6 +44,9 @@ pub struct Settings {
     pub write_timeout: Duration,
     /// The same of a service's answer.
     pub forwarded_write_timeout: Duration,
+    /// Bytes that untaken answers of services may hold; beyond it those untaken for longest end. One client address may
+    /// have a tenth, a trusted proxy three quarters.
+    pub answer_memory: usize,
     /// Pause in accepting when no connection can be accepted, mostly for want of file descriptors.
     pub accept_pause: Duration,
     /// How long a connection to an instance is kept unused. Below the 5 s after which common servers close theirs:
@@ -82,6 +85,7 @@ impl Default for Settings {
             streams_per_connection: 100,
             write_timeout: Duration::from_secs(60),
             forwarded_write_timeout: Duration::from_secs(300),
+            answer_memory: 1 << 30,
             accept_pause: Duration::from_millis(100),
             pool_idle: Duration::from_secs(4),
             pool_age: Duration::from_secs(300),

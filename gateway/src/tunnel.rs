@@ -22,7 +22,7 @@ pub fn join(request: &body::Request, client: OnUpgrade, instance: OnUpgrade) {
     let connection = request.connection().clone();
     let entry = connection.lives.enter(&connection.clock);
     entry.life.begin();
-    let exchange = Exchange::new(Handle::Connection(entry.life.clone()), connection.clock.now(), false);
+    let exchange = Exchange::new(Handle::Connection(entry.life.clone()), connection.clock.now(), None, false);
     if let Some(forwarded) = request.exchange.forwarded() {
         exchange.set_forwarded(forwarded.clone());
     }

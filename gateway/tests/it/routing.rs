@@ -210,3 +210,18 @@ async fn a_request_sent_in_a_circle_is_detected() {
     // Six times in, five of them passed on.
     assert_eq!(platform.metrics.snapshot().connected, 5);
 }
+
+#[tokio::test]
+async fn a_service_workers_script_lies_below_the_slug_so_that_it_answers_for_that_alone() {
+    let platform = Platform::in_front_of(mirror().await).await;
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: h\r\nService-Worker: script\r\n\r\n");
+    for path in ["/demo", "/demo?a=/b", "/d%65mo", "/demo;x"] {
+        let refused = platform.ask(&ask(path)).await;
+        let is_refused = refused.status == 403 && refused.body.contains("service worker");
+        assert!(is_refused || refused.status == 404, "{path}: {}", refused.body);
+        assert_ne!(platform.get(path).await.status, 403, "{path}: of other requests nothing is refused");
+    }
+    for path in ["/demo/", "/demo/worker.js"] {
+        assert_eq!(platform.ask(&ask(path)).await.status, 200, "{path}");
+    }
+}

@@ -21,10 +21,7 @@ fn without_exemption(settings: &mut Settings) {
 }
 
 /// A client over HTTP/2 that takes so many bytes of each answer before it is read; and its end.
-async fn http2(
-    platform: &Platform,
-    window: Option<u32>,
-) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
+async fn http2(platform: &Platform, window: Option<u32>) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
     let stream = TcpStream::connect(platform.address).await.unwrap();
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(window)
@@ -177,6 +174,41 @@ async fn an_answer_that_the_client_does_not_take_is_ended_over_http1() {
         }
         assert!(!within(client.answer()).await.whole, "{path}: what was sent is not the whole answer");
     }
+}
+
+#[tokio::test]
+async fn untaken_answers_of_services_have_a_budget() {
+    let endless = listen(|mut stream, _| async move {
+        stream.read_message().await;
+        stream.send("HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n").await;
+        let piece = "x".repeat(1 << 20);
+        loop {
+            stream.send(&piece).await;
+        }
+    })
+    .await;
+    // Of the total an address may have a tenth; what one holds is below 1 MiB.
+    let platform = Platform::with(|settings| {
+        without_exemption(settings);
+        settings.answer_memory = 11 << 20;
+    })
+    .await;
+    platform.publish("demo", &[&format!("http://{endless}")]);
+    let mut clients = [platform.client().await, platform.client().await, platform.client_from("127.0.0.2").await];
+    for client in &mut clients {
+        client.send(&get("/demo")).await;
+    }
+    within(async {
+        while platform.metrics.snapshot().stalled == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    while platform.metrics.snapshot().in_flight == 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let now = platform.metrics.snapshot();
+    assert_eq!((now.stalled, now.in_flight), (1, 2), "those within the budget go on");
 }
 
 #[tokio::test]

@@ -72,6 +72,34 @@ async fn trailers_pass_both_ways() {
 }
 
 #[tokio::test]
+async fn trailers_carry_nothing_that_the_head_would_not_be_let_through_with() {
+    let instance = listen(|mut stream, _| async move {
+        let request = stream.read_message().await.unwrap().to_lowercase();
+        let forbidden = ["cookie: a", "x-request-id: forged", "openorch-challenge: 1", "x-forwarded-for: 9", "authorization: b"];
+        let found: Vec<_> = forbidden.iter().filter(|name| request.contains(*name)).collect();
+        let names = "Clear-Site-Data, Service-Worker-Allowed, Set-Cookie, X-Request-Id, X-Check";
+        let trailers = "Clear-Site-Data: *\r\nService-Worker-Allowed: /\r\nSet-Cookie: a=1\r\nX-Request-Id: forged\r\nX-Check: 9";
+        let body = format!("{found:?}");
+        let length = format!("{:x}", body.len());
+        stream
+            .send(&format!("HTTP/1.1 200 OK\r\nTrailer: {names}\r\nTransfer-Encoding: chunked\r\n\r\n{length}\r\n{body}\r\n0\r\n{trailers}\r\n\r\n"))
+            .await;
+    })
+    .await;
+    let platform = Platform::in_front_of(instance).await;
+    let head = "POST /demo HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
+                Trailer: Cookie, X-Request-Id, OpenOrch-Challenge, X-Forwarded-For, Authorization\r\n\r\n1\r\na\r\n0\r\n";
+    let trailers =
+        "Cookie: a=1\r\nX-Request-Id: forged\r\nOpenOrch-Challenge: 1\r\nX-Forwarded-For: 9.9.9.9\r\nAuthorization: b";
+    let answer = platform.ask(&format!("{head}{trailers}\r\n\r\n")).await;
+    let body = answer.body.to_lowercase();
+    assert!(body.contains("[]") && body.contains("x-check: 9"), "{answer:?}");
+    for name in ["clear-site-data: ", "service-worker-allowed: ", "set-cookie: ", "forged"] {
+        assert!(!body.contains(name), "{name}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_upgraded_connection_is_a_tunnel() {
     let instance = listen(|mut stream, _| async move {
         let head = stream.read_head().await.unwrap().to_lowercase();
