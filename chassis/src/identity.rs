@@ -39,9 +39,34 @@ pub enum Passage {
     /// Not a token of ours: sent on as it came.
     Untouched,
     /// A delegated token that the service may have: sent on as it came.
-    Delegated { session_id: Arc<str> },
+    Delegated { credential: Credential },
     /// A session's token: replaced by a delegated one for this service.
     Replace { authorization: HeaderValue, session_id: Arc<str> },
+}
+
+/// What a forwarded request rests on while it is in progress; it ends when that does.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Credential {
+    /// The token of this session.
+    Session(Arc<str>),
+    /// A delegated token, which a service hands on.
+    Delegated {
+        session_id: Arc<str>,
+        /// The slug of the service that the token was made for.
+        made_for: Arc<str>,
+        /// The slug of the service that the request goes to.
+        to: Arc<str>,
+        /// In seconds since 1970.
+        expires_at: i64,
+    },
+}
+
+impl Credential {
+    pub fn session_id(&self) -> &Arc<str> {
+        match self {
+            Credential::Session(session_id) | Credential::Delegated { session_id, .. } => session_id,
+        }
+    }
 }
 
 pub trait Identity: Send + Sync + 'static {
@@ -64,9 +89,13 @@ pub trait Identity: Send + Sync + 'static {
     /// made for another service.
     fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>>;
 
-    /// Which of these sessions have ended. Asked again and again for requests that are in progress for long: those are a
-    /// use of their session. A session that cannot be read at the moment is not among them.
-    fn ended_sessions<'a>(&'a self, session_ids: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Arc<str>>>;
+    /// Whether an `Authorization` value, or any part of it, says that a key of ours signed it. Does not verify that, so that
+    /// values that are not in the usual spelling, which anybody may send in any number, are cheap to refuse.
+    fn claims_to_be_ours(&self, authorization: &[u8]) -> bool;
+
+    /// Which of these credentials count no more. Asked again and again for requests that are in progress for long: those
+    /// are a use of their session. One whose session cannot be read at the moment is not among them.
+    fn ended_credentials<'a>(&'a self, credentials: &'a [Credential]) -> BoxFuture<'a, Vec<Credential>>;
 }
 
 /// Who knows whether something of an account runs right now. The sessions of such an account are never idle

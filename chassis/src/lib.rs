@@ -30,7 +30,7 @@ pub use body::Body;
 pub use budget::MemoryBudget;
 pub use client_body::ClientBody;
 pub use error::{Error, Kind, Result};
-pub use identity::{Caller, Identity, Passage};
+pub use identity::{Caller, Credential, Identity, Passage};
 pub use log_limit::LogLimit;
 pub use service::{Cx, Mounted, Service};
 

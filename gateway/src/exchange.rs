@@ -16,6 +16,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use openorch_chassis::Credential;
 
 use crate::{
     Settings,
@@ -51,8 +52,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Forwarded {
     /// The service it goes to.
     pub service: Arc<Presence>,
-    /// The session behind its token, if it carries one of ours.
-    pub session: Option<Arc<str>>,
+    /// That of a token of ours, if it carries one.
+    pub credential: Option<Credential>,
 }
 
 /// What ends it.

@@ -15,7 +15,7 @@ use hyper::{
     ext::on_informational,
     upgrade::{self, OnUpgrade},
 };
-use openorch_chassis::{ClientBody, Passage, forwarded::RequestId, outbound::DialError};
+use openorch_chassis::{ClientBody, Credential, Passage, forwarded::RequestId, outbound::DialError};
 
 use crate::{
     Gateway, balance,
@@ -71,8 +71,8 @@ pub async fn forward(
         request.headers_mut().remove(header::AUTHORIZATION);
         request.headers_mut().remove(header::COOKIE);
     }
-    let session = authorize(gateway, request.headers_mut(), slug).await?;
-    running.exchange.set_forwarded(Forwarded { service: service.presence.clone(), session });
+    let credential = authorize(gateway, request.headers_mut(), slug).await?;
+    running.exchange.set_forwarded(Forwarded { service: service.presence.clone(), credential });
 
     let upgrade = headers::wanted_upgrade(request.headers(), request.version());
     let client_side = upgrade.is_some().then(|| upgrade::on(&mut request));
@@ -104,15 +104,15 @@ pub async fn forward(
     answer(running, response, lease, gate, client_side, slug).await
 }
 
-/// Replaces a session's token by one made for this service (contract decision 9). Answers the session behind a token of
-/// ours.
-async fn authorize(gateway: &Gateway, headers: &mut HeaderMap, slug: &str) -> Result<Option<Arc<str>>, Refusal> {
+/// Replaces a session's token by one made for this service (contract decision 9). Answers what a request with a token of
+/// ours rests on.
+async fn authorize(gateway: &Gateway, headers: &mut HeaderMap, slug: &str) -> Result<Option<Credential>, Refusal> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let Some(authorization) = given.next() else {
         return Ok(None);
     };
     if given.next().is_some() || authorization.to_str().is_err() {
-        check_odd(gateway, headers, slug).await?;
+        refuse_odd(gateway, headers)?;
         return Ok(None);
     }
     let passage = match gateway.identity.passage_cached(authorization, slug) {
@@ -121,30 +121,24 @@ async fn authorize(gateway: &Gateway, headers: &mut HeaderMap, slug: &str) -> Re
     };
     Ok(match passage {
         Passage::Untouched => None,
-        Passage::Delegated { session_id } => Some(session_id),
+        Passage::Delegated { credential } => Some(credential),
         Passage::Replace { authorization, session_id } => {
             headers.insert(header::AUTHORIZATION, authorization);
-            Some(session_id)
+            Some(Credential::Session(session_id))
         }
     })
 }
 
 /// Several values, or bytes that are no text: a service may read those otherwise than we do, so they pass only if
 /// none can be a token of ours.
-async fn check_odd(gateway: &Gateway, headers: &HeaderMap, slug: &str) -> Result<(), Refusal> {
-    for value in headers.get_all(header::AUTHORIZATION) {
-        let foreign = match value.to_str() {
-            Ok(_) => matches!(gateway.identity.passage(value, slug).await, Ok(Passage::Untouched)),
-            // Our tokens are JWTs, which all begin so.
-            Err(_) => !value.as_bytes().windows(3).any(|bytes| bytes == b"eyJ"),
-        };
-        if !foreign {
-            return Err(Refusal::bad_request(
-                "this request has more than one `Authorization`, or one that is no text; send one token",
-            ));
-        }
+fn refuse_odd(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    match values.any(|value| gateway.identity.claims_to_be_ours(value.as_bytes())) {
+        false => Ok(()),
+        true => Err(Refusal::bad_request(
+            "this request has more than one `Authorization`, or one that is no text; send one token",
+        )),
     }
-    Ok(())
 }
 
 /// Everything in the head that does not depend on the instance.

@@ -16,7 +16,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use openorch_chassis::{LogLimit, Peer, forwarded::Hop};
+use openorch_chassis::{Credential, LogLimit, Peer, forwarded::Hop};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -224,8 +224,8 @@ impl Server {
         }
     }
 
-    /// Ends what must not go on: answers that the client leaves untaken, and requests and tunnels that outlived the session
-    /// behind their token, or their service.
+    /// Ends what must not go on: answers that the client leaves untaken, and requests and tunnels that outlived the
+    /// credential they came with, or their service.
     async fn end_stale_exchanges(self: Arc<Server>) {
         let (settings, metrics) = (&self.gateway.settings, &self.gateway.metrics);
         let stall = settings.write_timeout.min(settings.forwarded_write_timeout) / 8;
@@ -250,15 +250,16 @@ impl Server {
         }
     }
 
-    /// Those of these whose session or service has ended.
+    /// Those of these whose credential or service has ended.
     async fn outlived(&self, exchanges: Vec<Arc<Exchange>>) -> Vec<Arc<Exchange>> {
-        let mut sessions: Vec<Arc<str>> =
-            exchanges.iter().filter_map(|exchange| exchange.forwarded()?.session.clone()).collect();
-        sessions.sort();
-        sessions.dedup();
-        let ended: HashSet<Arc<str>> = self.gateway.identity.ended_sessions(&sessions).await.into_iter().collect();
+        let credentials: HashSet<Credential> =
+            exchanges.iter().filter_map(|exchange| exchange.forwarded()?.credential.clone()).collect();
+        let credentials: Vec<Credential> = credentials.into_iter().collect();
+        let ended = self.gateway.identity.ended_credentials(&credentials).await;
+        let ended: HashSet<Credential> = ended.into_iter().collect();
         let is_over = |forwarded: &Forwarded| {
-            forwarded.service.is_forgotten() || forwarded.session.as_ref().is_some_and(|id| ended.contains(id))
+            forwarded.service.is_forgotten()
+                || forwarded.credential.as_ref().is_some_and(|credential| ended.contains(credential))
         };
         exchanges.into_iter().filter(|exchange| exchange.forwarded().is_some_and(is_over)).collect()
     }

@@ -130,10 +130,23 @@ impl KeyRing {
     /// The claims, if one of the keys signed the token. Says nothing of time, session or audience.
     pub fn verify(&self, token: &str) -> Option<Claims> {
         let header = jsonwebtoken::decode_header(token).ok().filter(|header| header.alg == Algorithm::RS256)?;
-        let kid = header.kid?;
+        self.find(&header.kid?)?.verify(token)
+    }
+
+    /// Whether the header of a token (its first part, base64url) names one of the keys. Says nothing of who signed it.
+    pub fn is_named_by(&self, header: &[u8]) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            kid: String,
+        }
+        let decoded = URL_SAFE_NO_PAD.decode(header).ok();
+        let named = decoded.and_then(|header| serde_json::from_slice::<Named>(&header).ok());
+        named.is_some_and(|named| self.find(&named.kid).is_some())
+    }
+
+    fn find(&self, kid: &str) -> Option<&VerifyingKey> {
         let retired = self.retired.iter().map(|(_, key)| &**key);
-        let mut keys = std::iter::once(&self.current.verifying).chain(retired);
-        keys.find(|key| key.public.kid == kid)?.verify(token)
+        std::iter::once(&self.current.verifying).chain(retired).find(|key| key.public.kid == kid)
     }
 
     /// The keys that others may meet in tokens whose texts have not ended: a retired one for `lifetime` seconds more.

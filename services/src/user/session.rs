@@ -10,7 +10,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use http::HeaderValue;
 use jiff::Timestamp;
 use openorch_api::Time;
-use openorch_chassis::{BoxFuture, Caller, Error, Identity, Kind, Passage, Result};
+use openorch_chassis::{BoxFuture, Caller, Credential, Error, Identity, Kind, Passage, Result};
 use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
 
 use super::{
@@ -181,26 +181,18 @@ impl Users {
         Ok(())
     }
 
-    /// A service must not find a token of ours in whatever else the value says.
-    fn refuse_odd(&self, authorization: &HeaderValue) -> Result<Passage> {
-        let words = authorization.as_bytes().split(|byte| !is_of_jwt(*byte));
-        let is_ours = |word: &[u8]| std::str::from_utf8(word).is_ok_and(|word| self.verified(word).is_some());
-        // A JWT may follow on other letters of its alphabet, as in `token.eyJ…`.
-        let starts = |word: &[u8]| (0..word.len()).filter(|at| word[*at..].starts_with(b"eyJ")).collect::<Vec<_>>();
-        for word in words {
-            if starts(word).into_iter().take(8).any(|at| is_ours(&word[at..])) {
-                return Err(Error::invalid("send the token as `Authorization: Bearer …` and nothing beside it"));
-            }
-        }
-        Ok(Passage::Untouched)
-    }
-
     async fn mint(&self, verified: &Verified, digest: Digest, audience: &str) -> Result<Passage> {
         let rights = self.memory.rights();
         let session = self.live_session(verified).await?;
         if let Some(made_for) = verified.audience.as_deref() {
-            if made_for == audience || self.memory.check_rules().hands_on(made_for, audience) {
-                return Ok(Passage::Delegated { session_id: session.id.clone() });
+            if self.may_be_handed_to(made_for, audience) {
+                let credential = Credential::Delegated {
+                    session_id: session.id.clone(),
+                    made_for: made_for.into(),
+                    to: audience.into(),
+                    expires_at: verified.claims.exp,
+                };
+                return Ok(Passage::Delegated { credential });
             }
             return Err(Error::forbidden(format!(
                 "a token that was made for the service `{made_for}` does not open `{audience}`"
@@ -233,6 +225,22 @@ impl Users {
         let passage = Passage::Replace { authorization: header.clone(), session_id: session.id.clone() };
         self.memory.keep_delegated(digest, Delegated { header, session, rights, fresh_until });
         Ok(passage)
+    }
+}
+
+impl Users {
+    /// Whether a delegated token that was made for one service may be sent to another.
+    fn may_be_handed_to(&self, made_for: &str, to: &str) -> bool {
+        made_for == to || self.memory.check_rules().hands_on(made_for, to)
+    }
+
+    async fn has_ended(&self, credential: &Credential) -> bool {
+        if let Credential::Delegated { made_for, to, expires_at, .. } = credential
+            && (*expires_at <= self.now().0.as_second() || !self.may_be_handed_to(made_for, to))
+        {
+            return true;
+        }
+        matches!(self.may_go_on(credential.session_id()).await, Err(error) if error.kind == Kind::Unauthenticated)
     }
 }
 
@@ -285,7 +293,11 @@ impl Identity for Users {
         Box::pin(async move {
             match spelling(authorization) {
                 Spelling::Foreign => Ok(Passage::Untouched),
-                Spelling::Odd => self.refuse_odd(authorization),
+                // A service must not find a token of ours in whatever else the value says.
+                Spelling::Odd => match self.claims_to_be_ours(authorization.as_bytes()) {
+                    true => Err(Error::invalid("send the token as `Authorization: Bearer …` and nothing beside it")),
+                    false => Ok(Passage::Untouched),
+                },
                 Spelling::Usual(token) => match std::str::from_utf8(token).ok().and_then(|text| self.verified(text)) {
                     None => Ok(Passage::Untouched),
                     Some((_, verified)) => {
@@ -306,18 +318,36 @@ impl Identity for Users {
         })
     }
 
-    fn ended_sessions<'a>(&'a self, session_ids: &'a [Arc<str>]) -> BoxFuture<'a, Vec<Arc<str>>> {
+    fn claims_to_be_ours(&self, authorization: &[u8]) -> bool {
+        let keys = self.keys.load();
+        let mut starts = 0;
+        authorization.split(|byte| !is_of_jwt(*byte)).any(|word| {
+            // A JWT may follow on other letters of its alphabet, as in `token.eyJ…`.
+            word.windows(3).enumerate().filter(|(_, bytes)| bytes == b"eyJ").any(|(at, _)| {
+                starts += 1;
+                let header = word[at..].split(|byte| *byte == b'.').next().unwrap_or_default();
+                starts > MAX_JWT_STARTS || (header.len() <= MAX_JWT_HEADER && keys.is_named_by(header))
+            })
+        })
+    }
+
+    fn ended_credentials<'a>(&'a self, credentials: &'a [Credential]) -> BoxFuture<'a, Vec<Credential>> {
         Box::pin(async move {
             let mut ended = Vec::new();
-            for id in session_ids {
-                if matches!(self.may_go_on(id).await, Err(error) if error.kind == Kind::Unauthenticated) {
-                    ended.push(id.clone());
+            for credential in credentials {
+                if self.has_ended(credential).await {
+                    ended.push(credential.clone());
                 }
             }
             ended
         })
     }
 }
+
+/// Places in an `Authorization` value at which a JWT may begin; one with more is taken for ours, and so refused.
+const MAX_JWT_STARTS: usize = 32;
+/// Bytes of a JWT's header that are looked at; ours have about 60.
+const MAX_JWT_HEADER: usize = 512;
 
 fn ended() -> Error {
     Error::unauthenticated("the session of this token has ended; sign in again")

@@ -6,7 +6,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::{Daemon, id_of, status, token_of};
+use crate::support::{Daemon, Echo, id_of, status, token_of};
 
 /// A service that switches protocols where it is asked to, begins an event stream without an end elsewhere, and never
 /// answers below `/silent`.
@@ -130,4 +130,68 @@ async fn w30_tunnels_and_streams_end_with_their_session_and_with_their_service()
     let path = format!("/user-svc/user/{}", id_of(&shop));
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
     assert!(all_end(with).await && all_end(without).await);
+}
+
+#[tokio::test]
+async fn w130_tunnels_and_streams_end_with_the_delegated_token_and_the_delegation_they_came_by() {
+    let daemon = Daemon::start().await;
+    let (shop, desk, ann) =
+        (daemon.register("shop-svc").await, daemon.register("desk-svc").await, daemon.register("ann").await);
+    let admin = daemon.admin().await;
+    let echo = Echo::start().await;
+    assert_eq!(daemon.put_instance(&desk, json!({ "url": echo.url })).await.status, 201);
+    assert_eq!(daemon.put_instance(&shop, json!({ "url": endless_service().await })).await.status, 201);
+    let delegated = async || {
+        let head =
+            daemon.call("GET", "/desk-svc/x", &ann, Value::Null).await.json()["head"].as_str().unwrap().to_owned();
+        head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned()
+    };
+    let delegation = json!({ "slug": "desk-svc", "services": ["shop-svc"] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, delegation.clone()).await, 200);
+
+    let connections = begin_all(&daemon, &delegated().await).await;
+    let mut of_session = begin_all(&daemon, &ann).await;
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/delegation/desk-svc", &admin, Value::Null).await, 200);
+    assert!(all_end(connections).await, "the delegation is gone");
+
+    assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, delegation).await, 200);
+    let mut connections = begin_all(&daemon, &delegated().await).await;
+    // Of those that were answered it is known that they came before the end.
+    connections.truncate(2);
+    daemon.clock.advance(301);
+    assert!(all_end(connections).await, "the token has ended");
+    for connection in &mut of_session {
+        assert!(is_open(connection).await, "those of the session go on");
+    }
+}
+
+#[tokio::test]
+async fn w131_a_value_with_many_tokens_is_refused_without_verifying_them() {
+    let daemon = Daemon::start().await;
+    let (shop, echo) = (daemon.register("shop-svc").await, Echo::start().await);
+    assert_eq!(daemon.put_instance(&shop, json!({ "url": echo.url })).await.status, 201);
+    let header = shop.split('.').next().unwrap();
+    let forged = format!("{header}.e30.AAAA");
+    let ask = async |values: &[&str]| {
+        let headers: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
+        daemon.send("GET", "/shop-svc/x", "", Vec::new(), &headers).await.status
+    };
+    // It names a key of ours, which is enough to refuse it: nobody else has a reason to.
+    for values in [
+        vec![format!("Token {forged}")],
+        vec![vec![forged.clone(); 100].join(" ")],
+        vec![format!("Bearer {forged}"); 50],
+        vec!["x".into(), format!("a={forged}")],
+        vec!["eyJ ".repeat(100)],
+    ] {
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        assert_eq!(ask(&values).await, 400, "{}", values[0]);
+    }
+    let foreign = "eyJhbGciOiJSUzI1NiIsImtpZCI6Im90aGVyIn0.e30.AAAA";
+    for values in
+        [vec![format!("Token {foreign}")], vec![format!("Bearer {foreign}"); 2], vec![format!("Bearer {forged}")]]
+    {
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        assert_eq!(ask(&values).await, 200, "{}: another's token is the service's matter", values[0]);
+    }
 }
