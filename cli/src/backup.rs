@@ -11,6 +11,8 @@ use openorch_sdk::{OpenResponse, api::platform::BACKUP, http::Method};
 
 use crate::{context::Context, failure::Failure, raw};
 
+/// How a backup begins: it is a database (https://www.sqlite.org/fileformat.html, 1.2).
+const SQLITE: &[u8] = b"SQLite format 3\0";
 /// The copy is made before its first byte comes.
 const SILENCE: Duration = Duration::from_secs(3600);
 
@@ -62,9 +64,16 @@ impl Part<'_> {
 
     async fn fill(mut self, mut answer: OpenResponse) -> Result<u64, Failure> {
         let mut size = 0;
+        let mut beginning: Vec<u8> = Vec::new();
         while let Some(piece) = answer.chunk().await? {
+            if size < SQLITE.len() as u64 {
+                beginning.extend(piece.iter().take(SQLITE.len() - beginning.len()));
+            }
             self.open.write_all(&piece).map_err(|error| cannot_write(&self.path, &error))?;
             size += piece.len() as u64;
+        }
+        if beginning != SQLITE {
+            return Err(Failure::Other("the server's answer is no backup; is it an OpenOrch daemon?".into()));
         }
         self.open.sync_all().map_err(|error| cannot_write(&self.path, &error))?;
         refuse_another(self.file)?;

@@ -123,6 +123,9 @@ impl ConfigFile {
         };
         let answer = change(&mut config)?;
         let text = serde_norway::to_string(&config).map_err(|error| failed(&error))?;
+        if text.len() as u64 > MAX_BYTES {
+            return Err(failed(&format!("they would have more than {MAX_BYTES} bytes, and could not be read again")));
+        }
         if let Some(Broken(why)) = broken {
             let aside = set_aside(path).map_err(|error| failed(&error))?;
             warn(&format!("`{}`: {why}; it was kept aside as `{}`", path.display(), aside.display()));

@@ -257,14 +257,17 @@ async fn copy(body: Beginning) -> Result<Output, Failure> {
     Ok(Output::Shown)
 }
 
-/// Where a redirect leads, if that is on the same server.
+/// Where a redirect leads, if that is the same service of the same server: a service must not send the person's token to
+/// another one, or to the daemon itself.
 fn next_target(answer: &Response, target: &str, server: &str) -> Option<String> {
     if !answer.status.is_redirection() {
         return None;
     }
     let here = url::Url::parse(&format!("{server}{target}")).ok()?;
     let next = here.join(answer.headers.get(header::LOCATION)?.to_str().ok()?).ok()?;
-    (next.origin() == here.origin()).then(|| next[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
+    let service = |url: &url::Url| url.path_segments().and_then(|mut segments| segments.next()).map(str::to_owned);
+    (next.origin() == here.origin() && service(&next) == service(&here))
+        .then(|| next[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
 }
 
 /// The sentence of a refusal. Services behind the gateway have their own ways to refuse.

@@ -216,10 +216,19 @@ fn fits(environment: &Environment, server: &Server) -> Result<(), Failure> {
     )))
 }
 
+/// Bytes of a token: more than fits into a request's head is of no use.
+const MAX_TOKEN: usize = 16 << 10;
+
 /// Keeps the token. Should that fail after all, `done` says what the server has done.
 fn remember(context: &Context, slug: &str, token: String, done: &str) -> Result<String, Failure> {
     if token.is_empty() {
         return Err(Failure::Other("the server signed in without giving a token; is it an OpenOrch daemon?".into()));
+    }
+    if token.len() > MAX_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Failure::Other(format!(
+            "the server signed in with something that is no token (more than {MAX_TOKEN} bytes, or other characters than a \
+             token has); it is not kept; is it an OpenOrch daemon?"
+        )));
     }
     let keep = |server: Server| {
         context.file.change(|config| {

@@ -344,3 +344,27 @@ fn a_watched_list_is_shown_again_and_outlives_the_server_being_away() {
     let home = Home::new();
     assert_eq!(home.oo("node ls -w=0").code, 2);
 }
+
+#[test]
+fn a_token_that_no_token_can_be_is_not_kept_and_spoils_nothing() {
+    for token in ["x".repeat(5 << 20), "two\nlines".into()] {
+        let body = serde_json::json!({ "token": { "token": token, "userId": "u" } }).to_string();
+        let (home, stub) = (Home::new(), Stub::new(move |_: &Request| json(200, &body)));
+        home.write_settings(format!("selectedEnvironment: s\nenvironments:\n  s: {{url: '{}'}}\n", stub.url));
+        let before = fs::read(home.settings()).unwrap();
+        home.oo_with("login ann", "pass\n").fails(1, "no token");
+        assert_eq!(fs::read(home.settings()).unwrap(), before);
+    }
+}
+
+#[test]
+fn a_redirect_is_followed_within_one_service_alone() {
+    let stub = Stub::new(|request: &Request| match request.path.as_str() {
+        "/evil-svc/x" => {
+            "HTTP/1.1 302 Found\r\nLocation: /bank-svc/transfer?to=evil\r\nContent-Length: 0\r\n\r\n".into()
+        }
+        _ => json(200, "{}"),
+    });
+    let home = Home::signed_in(&stub);
+    home.oo("get /evil-svc/x").fails(1, "it points to `/bank-svc/transfer");
+}
