@@ -1,15 +1,18 @@
 //! The config file (TOML): settings under the names of their flags, and secrets.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use crate::{
     StartError, environment,
+    secrets::read_within,
     settings::{Given, KEYS},
 };
 
+const MAX_BYTES: u64 = 1 << 20;
+
 /// Reads the file; a mistake in it names the place, the key and the nearest one.
 pub fn read(path: &Path) -> Result<Given, StartError> {
-    let text = fs::read_to_string(path)
+    let text = read_within(path, MAX_BYTES)
         .map_err(|error| StartError(format!("the config file {} cannot be read: {error}", path.display())))?;
     // The parser's message may show a value, which may be a secret: of a line with one, only the place is told.
     toml::from_str(&text).map_err(|error| {

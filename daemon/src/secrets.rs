@@ -3,7 +3,7 @@
 
 use std::{
     env, fs,
-    io::Write,
+    io::{Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -59,7 +59,7 @@ impl Secrets {
             return Ok(key.clone());
         }
         let path = folder.join(KEY_FILE);
-        match fs::read_to_string(&path) {
+        match read_within(&path, MAX_SECRET) {
             Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
             Ok(_) if !is_new => return Err(missing(&path, "is empty")),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -77,7 +77,7 @@ impl Secrets {
     /// The key that the daemon made for itself, if it works with that one.
     pub fn generated_key(&self, folder: &Path) -> Result<Option<String>, StartError> {
         let path = folder.join(KEY_FILE);
-        match (&self.encryption_key, fs::read_to_string(&path)) {
+        match (&self.encryption_key, read_within(&path, MAX_SECRET)) {
             (Some(_), _) => Ok(None),
             (None, Ok(text)) => Ok(Some(text.trim().to_owned()).filter(|key| !key.is_empty())),
             (None, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -111,7 +111,7 @@ impl Secrets {
 fn keep_key(folder: &Path, key: &str) -> Result<PathBuf, StartError> {
     let path = folder.join(KEY_FILE);
     let place = path.display();
-    match fs::read_to_string(&path) {
+    match read_within(&path, MAX_SECRET) {
         Ok(text) if text.trim() == key => {}
         Ok(text) if !text.trim().is_empty() => {
             return Err(StartError(format!(
@@ -140,14 +140,34 @@ fn missing(path: &Path, how: &str) -> StartError {
 }
 
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
+        .open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
 
+/// The text of a file of at most `most` bytes.
+pub fn read_within(path: &Path, most: u64) -> std::io::Result<String> {
+    let mut text = String::new();
+    // Also of what has no length, such as a pipe.
+    fs::File::open(path)?.take(most + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > most {
+        true => Err(std::io::Error::other(format!("it has more than {most} bytes"))),
+        false => Ok(text),
+    }
+}
+
+/// Bytes of a secret, or of a key file.
+const MAX_SECRET: u64 = 64 << 10;
+
 /// The text of a file that holds a secret.
 fn read_text(path: &Path) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|error| match error.kind() {
+    read_within(path, MAX_SECRET).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => format!(
             "{} is not text; a secret is one line of text, such as `openssl rand -hex 32` makes",
             path.display()

@@ -95,7 +95,7 @@ impl Reserve {
     /// Gives a part of it back to the disk. Says whether there was any.
     pub(super) fn release(&self) -> bool {
         let release = || {
-            let file = fs::OpenOptions::new().write(true).open(&self.path)?;
+            let file = open_private(&self.path).map_err(std::io::Error::other)?;
             let length = file.metadata()?.len();
             file.set_len(length.saturating_sub(RELEASED))?;
             Ok::<_, std::io::Error>(length)

@@ -161,6 +161,18 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(folder).map_err(|error| from_io(&error, "making the folder", folder))?;
+    #[cfg(unix)]
+    if let Ok(found) = fs::metadata(folder) {
+        use std::os::unix::fs::MetadataExt;
+        let (owner, own) = (found.uid(), rustix::process::geteuid().as_raw());
+        if owner != own {
+            tracing::warn!(
+                "the data folder `{}` belongs to user {owner}, and the daemon runs as user {own}: that user can read and \
+                 change everything in it",
+                folder.display()
+            );
+        }
+    }
     keep_private(folder);
     Ok(())
 }
@@ -184,8 +196,16 @@ pub(super) fn open_private(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        // Nobody who can write to the folder has another file overwritten by a link, or a start wait at a pipe.
+        options.mode(0o600).custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32);
+    }
     let file = options.open(path).map_err(|error| from_io(&error, "opening", path))?;
+    if !file.metadata().is_ok_and(|found| found.is_file()) {
+        let other = io::Error::other("it is no regular file; move it away");
+        return Err(from_io(&other, "opening", path));
+    }
     keep_private(path);
     Ok(file)
 }

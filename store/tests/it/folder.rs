@@ -504,3 +504,19 @@ async fn twenty_thousand_documents_do_not_slow_the_start_and_are_read_at_once() 
     // Far above what is measured, far below what a look at every document takes on a slow machine.
     assert!(opened.as_millis() < 500, "{opened:?}");
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn no_link_in_the_folder_has_another_file_overwritten() {
+    let (temp, folder) = temp();
+    let other = temp.path().join("other");
+    fs::write(&other, "precious").unwrap();
+    fs::create_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink(&other, folder.join("openorch.lock")).unwrap();
+    let error = open(&folder).err().expect("a link is no lock");
+    assert!(error.sentence().contains("openorch.lock"), "{error}");
+    fs::remove_file(folder.join("openorch.lock")).unwrap();
+    std::os::unix::fs::symlink(&other, folder.join("openorch.reserve")).unwrap();
+    seeded(&folder).await;
+    assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+}
