@@ -64,6 +64,12 @@ impl InstanceUrl {
         }
         let https = parsed.scheme() == "https";
         let scheme = parsed.scheme();
+        // An IPv4 address written as IPv6 is that IPv4 address (RFC 4291, 2.5.5.2).
+        let mapped = match parsed.host() {
+            Some(url::Host::Ipv6(address)) => address.to_ipv4_mapped().map(|address| address.to_string()),
+            _ => None,
+        };
+        let host = mapped.as_deref().unwrap_or(host);
         let mut text = format!("{scheme}://{host}");
         let host_end = text.len();
         if let Some(port) = parsed.port() {
@@ -157,6 +163,7 @@ mod tests {
             ("http://0x7f.1:8080/", "http://127.0.0.1:8080", "127.0.0.1:8080", "", 8080),
             ("http://2130706433", "http://127.0.0.1", "127.0.0.1", "", 80),
             ("http://[::1]:9/x//", "http://[::1]:9/x", "[::1]:9", "/x", 9),
+            ("http://[::ffff:127.0.0.1]:8", "http://127.0.0.1:8", "127.0.0.1:8", "", 8),
             ("http://a/b/../c", "http://a/c", "a", "/c", 80),
             ("http://a:00080", "http://a", "a", "", 80),
         ] {

@@ -70,7 +70,7 @@ pub fn owner(registry: &Registry, Path(id): &Path<InstanceId>) -> Result<String>
 
 pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoContent> {
     let owner_id = owner(&cx, &Path(id.clone()))?;
-    retry(|| async {
+    let removed = retry(|| async {
         let Some(Stored { version, value, .. }) = cx.instances.get(&id.0).await? else {
             cx.live.remove(std::slice::from_ref(&id.0));
             return Err(unknown(&id.0));
@@ -80,11 +80,11 @@ pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoCo
             return Err(Error::forbidden(format!("instance `{}` just became another account's", id.0)));
         }
         cx.commit(cx.instances.delete(&id.0, Some(version)).into(), [&id.0]).await?;
-        Ok(())
+        Ok(value)
     })
     .await?;
     cx.live.remove(std::slice::from_ref(&id.0));
-    tracing::info!(instance.id = %id.0, "instance `{}` removed", id.0);
+    cx.log(&removed, "was removed");
     Ok(NoContent)
 }
 
@@ -119,7 +119,7 @@ pub async fn remove_silent(registry: Arc<Registry>) {
         match registry.commit(registry.instances.delete(id, Some(entry.version)).into(), [id]).await {
             Ok(_) => {
                 registry.live.remove(std::slice::from_ref(id));
-                tracing::info!(instance.id = %id, instance.slug = %entry.row.slug, "instance `{id}` was silent for too long and is removed");
+                registry.log(&entry.row, "was silent for too long and is removed");
             }
             Err(error) => tracing::warn!(instance.id = %id, "the silent instance `{id}` could not be removed: {error}"),
         }
@@ -188,9 +188,7 @@ impl Registry {
         // Again and again for one that changes something else of itself: then nobody needs a line for each.
         let shown: String = url.as_str().chars().take(MAX_LOGGED_URL).collect();
         match base.is_none() {
-            true => {
-                tracing::info!(instance.id = %id, instance.slug = %row.slug, "instance `{id}` of `{}` registered at {shown}", row.slug)
-            }
+            true => self.log(&row, &format!("was registered at {shown}")),
             false => {
                 tracing::debug!(instance.id = %id, instance.slug = %row.slug, "instance `{id}` of `{}` changed at {shown}", row.slug)
             }

@@ -23,7 +23,7 @@ use openorch_chassis::{
     BoxFuture, Error, Mounted, Result, Service,
     identity::{Belongings, Liveness},
     outbound::Outbound,
-    rate::Rate,
+    rate::{Limiter, Rate},
     routes::Routes,
     service::Shared,
 };
@@ -119,6 +119,8 @@ pub struct Registry {
     commands: mpsc::UnboundedSender<Command>,
     /// Instances of which nobody knows what was written, and until when it still may be, in seconds since 1970.
     doubtful: Mutex<BTreeMap<String, i64>>,
+    /// Lines of the log about one account's instances.
+    lines: Limiter<String>,
     /// When it was last looked who is silent.
     looked_at: Mutex<Option<Time>>,
     /// Taken by the probing task when it starts.
@@ -162,9 +164,25 @@ pub async fn prepare(
         outbound,
         commands,
         doubtful: Mutex::default(),
+        lines: Limiter::new(LINES_OF_ACCOUNT),
         looked_at: Mutex::default(),
         inbox: Mutex::new(Some(inbox)),
     }))
+}
+
+/// Lines about one account's instances at the usual level. What is over it is logged at debug, since an account can register
+/// and remove the same instance without end.
+const LINES_OF_ACCOUNT: Rate = Rate { per_second: 1, burst: 100 };
+
+impl Registry {
+    /// Logs what happened to an instance.
+    fn log(&self, row: &InstanceRow, text: &str) {
+        let (id, slug) = (&row.id, &row.slug);
+        match self.lines.take(row.owner_id.as_str(), self.now().0.as_microsecond()) {
+            Ok(()) => tracing::info!(instance.id = %id, instance.slug = %slug, "instance `{id}` of `{slug}` {text}"),
+            Err(_) => tracing::debug!(instance.id = %id, instance.slug = %slug, "instance `{id}` of `{slug}` {text}"),
+        }
+    }
 }
 
 /// So many rows are a thread's work of some milliseconds.

@@ -55,6 +55,8 @@ struct Plan {
 struct Schedule {
     plans: HashMap<Arc<str>, Plan>,
     queue: BTreeSet<(Instant, Arc<str>)>,
+    /// Of all accounts.
+    running: usize,
     shares: HashMap<Box<str>, Share>,
     /// Probes beside the regular ones, by account, and all probes, by host.
     extra: Limiter<String>,
@@ -76,6 +78,7 @@ pub async fn run(registry: Arc<Registry>) {
     let mut schedule = Schedule {
         plans: HashMap::new(),
         queue: BTreeSet::new(),
+        running: 0,
         shares: HashMap::new(),
         extra: Limiter::new(registry.settings.extra_probes_of_account),
         hosts: Limiter::new(registry.settings.probes_of_host),
@@ -181,6 +184,7 @@ impl Schedule {
     /// Takes what is due next; none where its account has all the probes it may have, then it waits for one of those.
     fn start_next(&mut self, registry: &Registry) -> Option<Arc<str>> {
         let (_, id) = self.queue.pop_first()?;
+        let most = self.most_of_account(registry);
         let plan = self.plans.get_mut(&id)?;
         if !plan.counted
             && let Some(entry) = registry.live.get(&id)
@@ -195,26 +199,37 @@ impl Schedule {
             }
         }
         let share = self.shares.entry(plan.owner.clone()).or_default();
-        if share.running >= registry.settings.probes_per_account {
+        if share.running >= most {
             plan.parked = true;
             share.waiting.push_back(id);
             return None;
         }
         share.running += 1;
+        self.running += 1;
         plan.running = true;
         Some(id)
     }
 
-    /// Gives the place of a probe that ended to the next of the same account.
-    fn give_place(&mut self, owner: &str) {
+    /// How many probes one account may have at once: where many are running, one, since instances that hang must not take
+    /// the places of all others.
+    fn most_of_account(&self, registry: &Registry) -> usize {
+        let is_crowded = self.running >= registry.settings.probes_at_once / 2;
+        if is_crowded { 1 } else { registry.settings.probes_per_account }
+    }
+
+    /// Gives the place of a probe that ended, and what else its account may have, to the next of the same account.
+    fn give_place(&mut self, owner: &str, registry: &Registry) {
+        self.running = self.running.saturating_sub(1);
+        let most = self.most_of_account(registry);
         let Some(share) = self.shares.get_mut(owner) else { return };
         share.running = share.running.saturating_sub(1);
-        if let Some(next) = share.waiting.pop_front()
-            && let Some(plan) = self.plans.get_mut(&next)
-        {
-            plan.parked = false;
-            plan.due = Instant::now();
-            self.queue.insert((plan.due, next));
+        let places = most.saturating_sub(share.running).min(share.waiting.len());
+        for next in share.waiting.drain(..places) {
+            if let Some(plan) = self.plans.get_mut(&next) {
+                plan.parked = false;
+                plan.due = Instant::now();
+                self.queue.insert((plan.due, next));
+            }
         }
         if share.running == 0 && share.waiting.is_empty() {
             self.shares.remove(owner);
@@ -223,7 +238,7 @@ impl Schedule {
 
     fn finished(&mut self, id: &Arc<str>, registry: &Registry) {
         let Some(owner) = self.plans.get(id).map(|plan| plan.owner.clone()) else { return };
-        self.give_place(&owner);
+        self.give_place(&owner, registry);
         let Some(entry) = registry.live.get(id) else {
             self.plans.remove(id);
             return;
@@ -267,8 +282,7 @@ async fn probe(registry: &Registry, id: &str) {
     // What this machine lacks says nothing of the instance: it stays as it is until the next probe.
     let Some(finding) = look(registry, &entry).await else { return };
     let Some(before) = registry.live.found(&entry, &finding, registry.now()) else { return };
-    let (status, slug) = (finding.status.as_str(), &entry.row.slug);
-    tracing::info!(instance.id = %id, instance.slug = %slug, "instance `{id}` of `{slug}` is {status} (was {})", before.as_str());
+    registry.log(&entry.row, &format!("is {} (was {})", finding.status.as_str(), before.as_str()));
     if let Err(error) = note(registry, id, &finding).await {
         tracing::warn!(instance.id = %id, "the status of instance `{id}` could not be stored: {error:?}");
     }

@@ -107,3 +107,32 @@ async fn w69_no_metadata_address_of_any_cloud_is_registered_in_any_spelling() {
     }
     assert!(daemon.instances(&token).await.is_empty());
 }
+
+/// A program that takes connections and answers nothing.
+async fn hanging() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn w135_many_accounts_whose_instances_hang_do_not_hold_up_the_probes_of_others() {
+    let flags = ["--probes", "8", "--probe-timeout", "1h", "--probe-interval", "1h", "--register-wait", "1ms"];
+    let (daemon, hanging) = (Daemon::with(&flags).await, hanging().await);
+    for n in 0..4 {
+        let token = daemon.register(&format!("s{n}-svc")).await;
+        for path in 0..8 {
+            let body = json!({ "url": format!("{hanging}/{n}/{path}"), "healthPath": "/health" });
+            assert_eq!(daemon.put_instance(&token, body).await.status, 201);
+        }
+    }
+    let (victim, (url, count)) = (daemon.register("victim-svc").await, counter().await);
+    assert_eq!(daemon.put_instance(&victim, json!({ "url": url })).await.status, 201);
+    daemon.until("it is probed", async || count.load(Ordering::Relaxed) >= 1).await;
+}
