@@ -112,6 +112,9 @@ pub struct Row {
     pub target: &'static [&'static str],
     /// Whether a delegated token (contract decision 9) may call it.
     pub delegated: bool,
+    /// Whether a caller ends sessions by it. It is not counted among what an account writes, so that who has stolen a token
+    /// cannot keep its owner from ending it.
+    pub ends_sessions: bool,
     /// Refusals beyond those that access and input bring by themselves: status and when it comes.
     pub errors: &'static [(u16, &'static str)],
     /// Whether the answer is a list that may be long: it is made and encoded beside the async workers, which would serve
@@ -263,6 +266,7 @@ pub const TEMPLATE: Row = Row {
     audited: false,
     target: &[],
     delegated: false,
+    ends_sessions: false,
     errors: &[],
     long_answer: false,
     body_limit: None,

@@ -202,7 +202,7 @@ ops! {
     /// without naming a device.
     CHANGE_PASSWORD "changePassword" = POST "/user-svc/change-password"
         (Body<ChangePasswordRequest>) -> Json<Empty>,
-        access: Access::needs(&USER_PASSWORD_CHANGE), audited: true,
+        access: Access::needs(&USER_PASSWORD_CHANGE), audited: true, ends_sessions: true,
         errors: &[(409, "the password was changed by someone else meanwhile"),
             (429, "too many at once; try again in a moment")];
 
@@ -213,7 +213,7 @@ ops! {
     /// named. With `userId` an admin ends sessions of another account, that one included.
     REVOKE_TOKENS "revokeTokens" = DELETE "/user-svc/tokens"
         (Body<RevokeTokensRequest>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true, target: &["/userId", "/device"],
+        access: Access::SignedIn, audited: true, ends_sessions: true, target: &["/userId", "/device"],
         errors: &[(403, "the account is another's and the caller lacks `user-svc:token:revoke`"),
             (404, "there is no such account, or no session on this device")];
 
@@ -226,7 +226,7 @@ ops! {
     /// End one session, of the caller's or of any for who may end them. Its tokens are refused from then on.
     REVOKE_SESSION "revokeSession" = DELETE "/user-svc/session/{sessionId}"
         (Path<SessionId>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true,
+        access: Access::SignedIn, audited: true, ends_sessions: true,
         errors: &[(404, "the caller may end no session with this id")];
 
     /// List and search accounts.

@@ -91,13 +91,15 @@ impl Call {
     }
 }
 
-/// Says who calls, where the call that is served is audited.
-pub fn tell_actor(user_id: &str, slug: &str) {
+/// Says who calls, where the call that is served is audited; `via_service` is the service that does so with a delegated
+/// token.
+pub fn tell_actor(user_id: &str, slug: &str, via_service: Option<&str>) {
     // Outside of an audited call there is nobody to tell.
     let _ = CALL.try_with(|call| {
         let mut entry = lock(&call.entry);
         entry.actor_id = user_id.to_owned();
         entry.actor_slug = slug.to_owned();
+        entry.via_service = via_service.unwrap_or_default().to_owned();
     });
 }
 

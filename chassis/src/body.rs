@@ -46,6 +46,11 @@ impl Body {
         }
     }
 
+    /// Whether it is made while the client reads, and so may take long.
+    pub fn is_streamed(&self) -> bool {
+        matches!(self.kind, Kind::Pieces { .. } | Kind::Awaited { .. })
+    }
+
     /// Gives the reservation back when the last byte was read, or the answer is given up.
     pub fn holding(self, reservation: Reservation) -> Body {
         match self.kind {

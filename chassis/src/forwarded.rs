@@ -201,6 +201,13 @@ impl Hop {
         client
     }
 
+    /// The client for which a trusted proxy asks; `None` where no proxy does.
+    pub fn client_behind_proxy(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        self.proxies.as_ref()?;
+        let client = self.client(headers, None).ip;
+        (client != self.ip).then_some(client)
+    }
+
     /// Removes what a client may not say of itself.
     pub fn clean(&self, headers: &mut HeaderMap) {
         let trusted = self.proxies.is_some();

@@ -44,11 +44,13 @@ pub enum Passage {
     Replace { authorization: HeaderValue, session_id: Arc<str> },
 }
 
-/// What a forwarded request rests on while it is in progress; it ends when that does.
+/// What a request rests on while it is in progress; it ends when that does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Credential {
     /// The token of this session.
     Session(Arc<str>),
+    /// The same, of a call of a built-in operation that needs this permission.
+    Permission { session_id: Arc<str>, permission: &'static str },
     /// A delegated token, which a service hands on.
     Delegated {
         session_id: Arc<str>,
@@ -64,7 +66,9 @@ pub enum Credential {
 impl Credential {
     pub fn session_id(&self) -> &Arc<str> {
         match self {
-            Credential::Session(session_id) | Credential::Delegated { session_id, .. } => session_id,
+            Credential::Session(session_id)
+            | Credential::Permission { session_id, .. }
+            | Credential::Delegated { session_id, .. } => session_id,
         }
     }
 }

@@ -35,17 +35,26 @@ pub fn foreign(headers: &HeaderMap, host: Option<&[u8]>) -> Option<Foreign> {
             return Some(Foreign::Origin);
         }
     }
-    forwarded::claims_forwarding(headers).then_some(Foreign::Forwarded)
+    let has_passed_proxy =
+        forwarded::claims_forwarding(headers) || OF_PROXIES.iter().any(|name| headers.contains_key(*name));
+    has_passed_proxy.then_some(Foreign::Forwarded)
 }
+
+/// Other headers by which proxies tell of themselves or their clients.
+const OF_PROXIES: [&str; 6] =
+    ["via", "x-client-ip", "x-cluster-client-ip", "cf-connecting-ip", "true-client-ip", "fastly-client-ip"];
 
 fn is_loopback(authority: &[u8]) -> bool {
     let Ok(authority) = std::str::from_utf8(authority) else {
         return false;
     };
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or(rest, |(host, _)| host),
-        None => authority.split_once(':').map_or(authority, |(host, _)| host),
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').unwrap_or((rest, "")),
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
     };
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit())) {
+        return false;
+    }
     if let Ok(ip) = host.parse::<IpAddr>() {
         return ip.is_loopback();
     }
@@ -74,6 +83,9 @@ mod tests {
             ("[::1]:58231", true),
             ("[::1]", true),
             ("", false),
+            ("localhost:evil.example", false),
+            ("[::1]evil.example", false),
+            ("localhost:80@evil.example", false),
             ("evil.example", false),
             ("notlocalhost", false),
             ("localhost.evil.example", false),

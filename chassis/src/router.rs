@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tracing::{Instrument, debug, error, info_span, warn};
 
 use crate::{
-    Audit, Body, BoxFuture, Builtin, Caller, ClientBody, Error, Identity, Kind, LogLimit, Peer, Result,
+    Audit, Body, BoxFuture, Builtin, Caller, ClientBody, Credential, Error, Identity, Kind, LogLimit, Peer, Result,
     audit::{self, Call},
     budget::{self, BudgetSettings, MemoryBudget, Reservation},
     forwarded::{ClientAddress, RequestId},
@@ -351,8 +351,14 @@ impl Inner {
         };
         let parts = Parts { path, query: query(head.uri.query().unwrap_or_default())?, body };
         audit::tell_target(row, &parts);
+        let credential = context.caller.as_ref().map(|caller| self.credential(row, caller));
         let response = (operation.handler)(Arc::new(context), parts, verdict).await?;
-        self.count_answer(row, response, reservation).await
+        let mut response = self.count_answer(row, response, reservation).await?;
+        if let Some(credential) = credential.filter(|_| response.body().is_streamed()) {
+            // For the gateway, which ends an answer that lasts when the caller may not have it any more.
+            response.extensions_mut().insert(credential);
+        }
+        Ok(response)
     }
 
     /// Counts an answer until the client has read it. A read whose answer finds no room is refused; what a write did
@@ -385,10 +391,7 @@ impl Inner {
             Error::unauthenticated("Unauthorized: send the token of a sign-in as `Authorization: Bearer …`")
         })?;
         let caller = self.identity.authenticate(token).await?;
-        audit::tell_actor(&caller.user_id, &caller.slug);
-        if is_first {
-            self.count_write(row, &caller)?;
-        }
+        audit::tell_actor(&caller.user_id, &caller.slug, caller.audience.as_deref());
         if let (Some(audience), false) = (&caller.audience, row.delegated)
             && !self.identity.opens(audience, row.id)
         {
@@ -401,6 +404,9 @@ impl Inner {
                 row.id
             )));
         }
+        if is_first {
+            self.count_write(row, &caller)?;
+        }
         let verdict = match row.access {
             Access::Public | Access::SignedIn => Verdict::Allowed,
             Access::Needs(guard) => self.decide(&guard, &caller)?,
@@ -410,12 +416,17 @@ impl Inner {
 
     /// What one account writes, in the store and in the audit log, is bounded by how often it may.
     fn count_write(&self, row: &Row, caller: &Caller) -> Result<()> {
-        let writes = row.effect() == Effect::Write || row.audited;
+        let writes = (row.effect() == Effect::Write || row.audited) && !row.ends_sessions;
         let is_built_in = openorch_api::SERVICES.iter().any(|service| *service.slug == *caller.slug);
         if !writes || caller.is_admin() || is_built_in {
             return Ok(());
         }
-        self.writes.take(&*caller.user_id, self.audit.now().as_microsecond()).map_err(|wait| {
+        // What a service does with the caller's delegated tokens is counted apart.
+        let writer = match &caller.audience {
+            None => caller.user_id.to_string(),
+            Some(service) => format!("{} {service}", caller.user_id),
+        };
+        self.writes.take(writer.as_str(), self.audit.now().as_microsecond()).map_err(|wait| {
             let (Rate { per_second, burst }, seconds) = (self.writes.rate(), wait.as_secs() as i64 + 1);
             Error::limited(format!(
                 "the account `{}` makes more than {per_second} calls a second that write, after {burst} at once; try again \
@@ -424,6 +435,17 @@ impl Inner {
             ))
             .after(seconds)
         })
+    }
+
+    /// What a call that was admitted rests on.
+    fn credential(&self, row: &Row, caller: &Caller) -> Credential {
+        let session_id = caller.session_id.clone();
+        match row.access {
+            Access::Needs(guard) if self.identity.allows(caller, guard.permission.id) => {
+                Credential::Permission { session_id, permission: guard.permission.id }
+            }
+            _ => Credential::Session(session_id),
+        }
     }
 
     fn decide(&self, guard: &Guard, caller: &Caller) -> Result<Verdict> {
@@ -485,9 +507,17 @@ fn method_not_allowed(route: &Route) -> Response<Body> {
     response
 }
 
+/// Segments of a path; operations have fewer than ten.
+const MAX_SEGMENTS: usize = 32;
+/// Parameters of a query; a filter may be given by many values.
+const MAX_QUERY_PAIRS: usize = 1000;
+
 /// Splits at the slashes, then decodes each segment once.
 fn decode_segments(path: &str) -> Result<Vec<String>, &'static str> {
     let path = path.strip_prefix('/').ok_or("the path must start with a slash")?;
+    if path.split('/').count() > MAX_SEGMENTS {
+        return Err("the path has more segments than that of any operation");
+    }
     path.split('/').map(decode).collect()
 }
 
@@ -511,6 +541,9 @@ fn has_bad_escape(bytes: &[u8]) -> bool {
 
 /// `a=1&b=2` with `+` for a space, as forms send it.
 fn query(text: &str) -> Result<Vec<(String, String)>> {
+    if text.split('&').count() > MAX_QUERY_PAIRS {
+        return Err(Error::invalid(format!("the query has more than {MAX_QUERY_PAIRS} parameters")));
+    }
     text.split('&')
         .filter(|pair| !pair.is_empty())
         .map(|pair| {

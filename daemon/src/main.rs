@@ -152,7 +152,6 @@ async fn serve(
     log: &Log,
     read_settings: impl Fn() -> Result<Settings, StartError>,
 ) -> Result<(), StartError> {
-    raise_file_limit();
     let scheme = if settings.has_tls() { "https" } else { "http" };
     let asked = settings.listen;
     // Before anything else: a signal that comes while it starts is not lost, and never kills it half-way.
@@ -221,7 +220,7 @@ fn first_steps(running: &Running, address: &str) -> String {
         "with the password you set"
     };
     let (before, invitation) = match running.registration {
-        Registration::Open => (String::new(), ""),
+        Registration::Open | Registration::OnThisMachine => (String::new(), ""),
         Registration::Invite => (
             format!("Registration is by invitation: POST {address}/user-svc/invitation as the admin gives a code.\n\n"),
             ", \"invitation\": \"…\"",
@@ -279,15 +278,6 @@ impl Signals {
     /// Waits until one asks to stop.
     async fn stop(&mut self) {
         while !matches!(self.next().await, Asked::Stop) {}
-    }
-}
-
-/// As many open files as the system lets us have: each connection is one.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!("the limit on open files stays at {:?}: {error}", limit.current);
     }
 }
 

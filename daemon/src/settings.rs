@@ -1,6 +1,10 @@
 //! Settings: each is a flag, an environment variable and a key of the config file, in that order of weight, and is
 //! listed by `--help` with its default. Secrets are never flags: see `secrets.rs`.
 
+mod gateway;
+
+pub use gateway::raise_file_limit;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,7 +14,6 @@ use std::{
 use openorch_chassis::{
     ages::AgeSettings,
     budget::BudgetSettings,
-    forwarded::NetworkList,
     mail::{Mailer, NoMailer},
     outbound::{self, Networks},
     rate::Rate,
@@ -18,7 +21,6 @@ use openorch_chassis::{
     router::RouterSettings,
     service::LIST_MOST,
 };
-use openorch_gateway::Tls;
 use openorch_services::{
     registry::{RegistrySettings, default_node_url},
     user::{AccessLimits, HashSettings, PasswordRules, Registration, UserSettings},
@@ -247,6 +249,8 @@ settings! {
     max_request_memory_per_address: Count, "OPENORCH_MAX_REQUEST_MEMORY_PER_ADDRESS", "67108864";
     "How long a request waits for such memory before it is refused"
     request_memory_wait: Span, "OPENORCH_REQUEST_MEMORY_WAIT", "2s";
+    "How long a client may be silent in the middle of a body for a service that has not answered yet"
+    gateway_read_timeout: Span, "OPENORCH_GATEWAY_READ_TIMEOUT", "5m";
     "Bytes that untaken answers of services may hold in memory (an address: a tenth); beyond it those untaken for longest end"
     max_answer_memory: Count, "OPENORCH_MAX_ANSWER_MEMORY", "1073741824";
     "How deep arrays and objects in such a body may be inside one another, at most 100"
@@ -265,11 +269,11 @@ settings! {
     pool_size: Count, "OPENORCH_POOL_SIZE", "1024";
     "How long a connection is kept between two requests"
     idle_timeout: Span, "OPENORCH_IDLE_TIMEOUT", "75s";
-    "Open connections"
+    "Open connections; at most what half of the limit on open files lets be open"
     connections: Count, "OPENORCH_CONNECTIONS", "20000";
     "Open connections of one client address (an IPv6 /64 counts as one); a trusted proxy may have three quarters of all"
     max_connections_per_address: Count, "OPENORCH_MAX_CONNECTIONS_PER_ADDRESS", "a tenth of OPENORCH_CONNECTIONS";
-    "Requests in progress, tunnels included"
+    "Requests in progress, tunnels included; at most what half of the limit on open files lets be open"
     max_requests: Count, "OPENORCH_MAX_REQUESTS", "20000";
     "Requests in progress of one client address; a trusted proxy may have three quarters of all"
     max_requests_per_address: Count, "OPENORCH_MAX_REQUESTS_PER_ADDRESS", "a tenth of OPENORCH_MAX_REQUESTS";
@@ -392,7 +396,7 @@ impl Settings {
         UserSettings {
             registration: match given.registration {
                 Some(RegistrationChoice(choice)) => choice,
-                None if loopback_only => Registration::Open,
+                None if loopback_only => Registration::OnThisMachine,
                 None => Registration::Closed,
             },
             password_rules: password_rules(loopback_only),
@@ -517,56 +521,6 @@ impl Settings {
     /// What is logged, in the syntax of `tracing`'s filters.
     pub fn log(&self) -> &str {
         self.given.log.as_deref().unwrap_or("info")
-    }
-
-    pub fn gateway(&self) -> Result<openorch_gateway::Settings, StartError> {
-        let (given, usual) = (&self.given, openorch_gateway::Settings::default());
-        let trusted_proxies = match &given.trusted_proxies {
-            Some(text) => NetworkList::parse(text).map_err(|e| StartError(format!("OPENORCH_TRUSTED_PROXIES: {e}")))?,
-            None => usual.trusted_proxies,
-        };
-        let exempt_addresses = match &given.address_limit_exempt {
-            Some(text) => {
-                NetworkList::parse(text).map_err(|e| StartError(format!("OPENORCH_ADDRESS_LIMIT_EXEMPT: {e}")))?
-            }
-            None => usual.exempt_addresses.clone(),
-        };
-        let connections = count(given.connections).unwrap_or(usual.connections);
-        let max_requests = count(given.max_requests).unwrap_or(usual.max_requests);
-        let tls = match (&given.tls_cert, &given.tls_key) {
-            (Some(cert), Some(key)) => Some({
-                let wrong = |error| StartError(format!("OPENORCH_TLS_CERT and OPENORCH_TLS_KEY: {error}"));
-                Arc::new(Tls::read(cert, key).map_err(wrong)?)
-            }),
-            _ => None,
-        };
-        Ok(openorch_gateway::Settings {
-            head_bytes: count(given.head_bytes).unwrap_or(usual.head_bytes),
-            head_fields: count(given.head_fields).unwrap_or(usual.head_fields),
-            target_bytes: count(given.target_bytes).unwrap_or(usual.target_bytes),
-            expect: span(given.expect_timeout, usual.expect),
-            passages: count(given.passages).unwrap_or(usual.passages),
-            pool_idle: span(given.pool_idle, usual.pool_idle),
-            pool_age: span(given.pool_age, usual.pool_age),
-            pool_size: count(given.pool_size).unwrap_or(usual.pool_size),
-            first_byte: span(given.first_byte_timeout, usual.first_byte),
-            head: span(given.head_timeout, usual.head),
-            idle: span(given.idle_timeout, usual.idle),
-            drain: span(given.drain, usual.drain),
-            connections,
-            connections_per_address: count(given.max_connections_per_address).unwrap_or(connections / 10),
-            max_requests,
-            requests_per_address: count(given.max_requests_per_address).unwrap_or(max_requests / 10),
-            streams_per_connection: count(given.max_streams_per_connection)
-                .map_or(usual.streams_per_connection, |most| most.try_into().unwrap_or(u32::MAX)),
-            write_timeout: span(given.write_timeout, usual.write_timeout),
-            forwarded_write_timeout: span(given.gateway_write_timeout, usual.forwarded_write_timeout),
-            answer_memory: count(given.max_answer_memory).unwrap_or(usual.answer_memory),
-            exempt_addresses,
-            trusted_proxies,
-            tls,
-            ..usual
-        })
     }
 
     /// The files of the certificate and its key, where there is TLS.

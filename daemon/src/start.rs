@@ -126,6 +126,7 @@ impl Running {
 
 /// Starts the daemon; it serves from the moment this answers.
 pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
+    crate::settings::raise_file_limit();
     // Bound first, so that a taken port is told before anything is touched.
     let listener = bind(settings.listen).await?;
     let place = engine::place(&settings);

@@ -17,6 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -43,8 +44,9 @@ pub enum Upload {
 pub struct Streamed {
     body: ClientBody,
     gate: Option<Gated>,
+    exchange: Arc<Exchange>,
     /// An upload may outlast its answer.
-    _running: Running,
+    running: Running,
 }
 
 struct Gated {
@@ -53,11 +55,12 @@ struct Gated {
 }
 
 impl Upload {
-    pub fn new(body: ClientBody, gate: Option<(Arc<Gate>, Duration)>, connection: &Arc<Connection>) -> Upload {
+    pub fn new(body: ClientBody, gate: Option<(Arc<Gate>, Duration)>, request: &Request) -> Upload {
         Upload::Streamed(Streamed {
             body,
             gate: gate.map(|(gate, patience)| Gated { gate, patience: Box::pin(sleep(patience)) }),
-            _running: Running::begin(connection.clone()),
+            exchange: request.exchange.clone(),
+            running: Running::begin(request.connection().clone()),
         })
     }
 }
@@ -98,7 +101,9 @@ impl Body for Upload {
             }
             streamed.gate = None;
         }
-        let frame = ready!(Pin::new(&mut streamed.body).poll_frame(cx));
+        let frame = Pin::new(&mut streamed.body).poll_frame(cx);
+        streamed.exchange.await_body(frame.is_pending(), streamed.running.0.clock.now());
+        let frame = ready!(frame);
         Poll::Ready(frame.map(|frame| {
             let mut frame = frame.map_err(UploadError::Client)?;
             if let Some(trailers) = frame.trailers_mut() {
@@ -274,10 +279,11 @@ pub struct Request {
 
 impl Request {
     /// Called by the task that serves the request. The refusal, if any, says why there is no place for it.
-    pub fn begin(connection: Arc<Connection>) -> (Request, Option<Refusal>) {
+    pub fn begin(connection: Arc<Connection>, headers: &HeaderMap, is_builtin: bool) -> (Request, Option<Refusal>) {
         let gateway = &connection.gateway;
+        let behind_proxy = connection.hop.client_behind_proxy(headers);
         let Admission { place, refusal, is_flood } =
-            clients::admit(connection.place.as_ref(), &gateway.metrics, &gateway.settings);
+            clients::admit(connection.place.as_ref(), behind_proxy, is_builtin, &gateway.metrics, &gateway.settings);
         if is_flood {
             connection.life.give(Order::Stop);
         }
@@ -303,7 +309,7 @@ impl Drop for Request {
 
 impl Reply {
     pub fn new(kind: Kind, request: Request) -> Reply {
-        request.exchange.offer(request.connection().clock.now());
+        request.exchange.answer(request.connection().clock.now());
         let written = request.exchange.is_stream().then(Arc::default);
         Reply { kind, request, written, has_sent: false }
     }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -20,6 +20,8 @@ const PROXY_QUARTERS: usize = 3;
 #[derive(Default)]
 pub struct Clients {
     by_network: Mutex<HashMap<IpAddr, Arc<Usage>>>,
+    /// Of clients behind trusted proxies, which have no connections of their own.
+    proxied: Mutex<HashMap<IpAddr, Arc<Usage>>>,
 }
 
 /// What one address has open. An IPv6 address counts as its /64.
@@ -46,7 +48,15 @@ pub struct RequestPlace {
     metrics: Arc<Metrics>,
     /// `None` for an address that is exempt.
     usage: Option<Arc<Usage>>,
+    proxied: Option<Proxied>,
     is_refused: bool,
+}
+
+/// A client behind a trusted proxy, while it has a request in progress.
+struct Proxied {
+    clients: Arc<Clients>,
+    network: IpAddr,
+    usage: Arc<Usage>,
 }
 
 /// What came of a request that asked for a place.
@@ -62,10 +72,10 @@ impl Clients {
     /// A place for a connection from this address: `Ok(None)` where none is needed, since the address is exempt. The error
     /// is how many it has.
     pub fn enter(self: &Arc<Clients>, address: IpAddr, settings: &Settings) -> Result<Option<ClientPlace>, usize> {
-        if settings.exempt_addresses.contains(address) {
+        let is_proxy = settings.trusted_proxies.contains(address);
+        if settings.exempt_addresses.contains(address) && !is_proxy {
             return Ok(None);
         }
-        let is_proxy = settings.trusted_proxies.contains(address);
         let share = |of_all: usize, of_address: usize| if is_proxy { of_all * PROXY_QUARTERS / 4 } else { of_address };
         let max_connections = share(settings.connections, settings.connections_per_address).max(1);
         let max_requests = share(settings.max_requests, settings.requests_per_address).max(1) as u64;
@@ -95,30 +105,78 @@ impl ClientPlace {
 }
 
 /// Lets a request in if its address has a place left, and all together have. One that is refused counts among the refused
-/// alone, so that what is refused to one address is not taken from others.
-pub fn admit(client: Option<&ClientPlace>, metrics: &Arc<Metrics>, settings: &Settings) -> Admission {
+/// alone, so that what is refused to one address is not taken from others. `behind_proxy` is the client for which a trusted
+/// proxy asks: it has the share of an address within that of the proxy.
+pub fn admit(
+    client: Option<&ClientPlace>,
+    behind_proxy: Option<IpAddr>,
+    is_builtin: bool,
+    metrics: &Arc<Metrics>,
+    settings: &Settings,
+) -> Admission {
     let usage = client.map(|client| client.usage.clone());
-    let (most, of_address) = (settings.max_requests as u64, client.map_or(u64::MAX, |client| client.max_requests));
-    let requests = usage.as_ref().map(|usage| &usage.requests);
-    let refusal = if requests.is_some_and(|requests| !enter(requests, of_address)) {
-        Some(Refusal::limited(format!(
-            "{of_address} requests from your network are in progress, as many as there may be \
-             (OPENORCH_MAX_REQUESTS_PER_ADDRESS); try again when some have ended"
-        )))
-    } else if !enter(&metrics.in_flight, most) {
-        requests.inspect(|requests| _ = requests.fetch_sub(1, Relaxed));
-        Some(Refusal::unavailable(format!(
-            "{most} requests are in progress, as many as there may be (OPENORCH_MAX_REQUESTS); try again in a moment"
-        )))
-    } else {
-        None
-    };
+    let proxied = client
+        .zip(behind_proxy.filter(|client| !settings.exempt_addresses.contains(*client)))
+        .map(|(proxy, client)| Proxied::enter(&proxy.clients, client));
+    let total = settings.max_requests as u64;
+    // Requests to services may last as long as those like. So that an operator can act then, some places are left.
+    let most = if is_builtin { total } else { (total - total / 8).max(1) };
+    let shares = [
+        proxied.as_ref().map(|proxied| (&proxied.usage, settings.requests_per_address.max(1) as u64)),
+        client.map(|client| (&client.usage, client.max_requests)),
+    ];
+    let mut entered = Vec::new();
+    let mut refusal = None;
+    for (usage, share) in shares.iter().flatten() {
+        if !enter(&usage.requests, *share) {
+            refusal = Some(Refusal::limited(format!(
+                "{share} requests from your network are in progress, as many as there may be \
+                 (OPENORCH_MAX_REQUESTS_PER_ADDRESS); try again when some have ended"
+            )));
+            break;
+        }
+        entered.push(*usage);
+    }
+    if refusal.is_none() && !enter(&metrics.in_flight, most) {
+        refusal = Some(Refusal::unavailable(format!(
+            "{most} requests are in progress, as many as there may be {} (OPENORCH_MAX_REQUESTS); try again in a moment",
+            if is_builtin { "in all" } else { "for services" }
+        )));
+    }
     let is_refused = refusal.is_some();
-    let is_flood = is_refused && {
-        let of_address = usage.as_ref().map_or(0, |usage| usage.refused.fetch_add(1, Relaxed) / of_address.max(1));
-        metrics.refused_in_flight.fetch_add(1, Relaxed) >= most || of_address > 0
-    };
-    Admission { place: RequestPlace { metrics: metrics.clone(), usage, is_refused }, refusal, is_flood }
+    let mut is_flood = false;
+    if is_refused {
+        entered.iter().for_each(|usage| _ = usage.requests.fetch_sub(1, Relaxed));
+        for (usage, share) in shares.iter().flatten() {
+            is_flood |= usage.refused.fetch_add(1, Relaxed) >= *share;
+        }
+        is_flood |= metrics.refused_in_flight.fetch_add(1, Relaxed) >= total;
+    }
+    Admission { place: RequestPlace { metrics: metrics.clone(), usage, proxied, is_refused }, refusal, is_flood }
+}
+
+impl Proxied {
+    fn enter(clients: &Arc<Clients>, address: IpAddr) -> Proxied {
+        let network = network(address);
+        let usage = clients.proxied().entry(network).or_default().clone();
+        Proxied { clients: clients.clone(), network, usage }
+    }
+}
+
+impl Clients {
+    fn proxied(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<Usage>>> {
+        self.proxied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Proxied {
+    fn drop(&mut self) {
+        let mut proxied = self.clients.proxied();
+        // The map's and this one.
+        if Arc::strong_count(&self.usage) == 2 {
+            proxied.remove(&self.network);
+        }
+    }
 }
 
 /// Counts one more, unless there are as many as there may be.
@@ -137,14 +195,18 @@ impl Drop for ClientPlace {
 
 impl Drop for RequestPlace {
     fn drop(&mut self) {
-        let (of_all, of_address) = match self.is_refused {
-            true => (&self.metrics.refused_in_flight, self.usage.as_ref().map(|usage| &usage.refused)),
-            false => (&self.metrics.in_flight, self.usage.as_ref().map(|usage| &usage.requests)),
+        let of = |usage: &Usage| match self.is_refused {
+            true => usage.refused.fetch_sub(1, Relaxed),
+            false => usage.requests.fetch_sub(1, Relaxed),
         };
-        of_all.fetch_sub(1, Relaxed);
-        if let Some(counter) = of_address {
-            counter.fetch_sub(1, Relaxed);
+        let proxied = self.proxied.as_ref().map(|proxied| &proxied.usage);
+        for usage in self.usage.as_ref().into_iter().chain(proxied) {
+            of(usage);
         }
+        match self.is_refused {
+            true => self.metrics.refused_in_flight.fetch_sub(1, Relaxed),
+            false => self.metrics.in_flight.fetch_sub(1, Relaxed),
+        };
     }
 }
 
@@ -179,7 +241,7 @@ mod tests {
         assert!((0..100).all(|_| matches!(enter("127.0.0.1"), Ok(None))));
         let place = enter("192.0.2.1").unwrap().unwrap();
         let metrics = Arc::new(Metrics::default());
-        let admit = || admit(Some(&place), &metrics, &settings);
+        let admit = || admit(Some(&place), None, true, &metrics, &settings);
         let first = admit();
         assert!(first.refusal.is_none());
         let refused = admit();
@@ -192,6 +254,31 @@ mod tests {
         drop(refused);
         drop(place);
         assert!(clients.by_network.lock().unwrap().is_empty());
+        assert_eq!((metrics.in_flight.load(Relaxed), metrics.refused_in_flight.load(Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn a_client_behind_a_trusted_proxy_has_the_share_of_an_address_also_where_the_proxy_is_exempt() {
+        let settings = Settings {
+            max_requests: 8,
+            requests_per_address: 2,
+            trusted_proxies: NetworkList::parse("127.0.0.1").unwrap(),
+            exempt_addresses: NetworkList::parse("127.0.0.0/8").unwrap(),
+            ..Settings::default()
+        };
+        let clients = Arc::new(Clients::default());
+        let proxy = clients.enter("127.0.0.1".parse().unwrap(), &settings).unwrap().expect("a share of its own");
+        let metrics = Arc::new(Metrics::default());
+        let admit = |client: &str| admit(Some(&proxy), Some(client.parse().unwrap()), true, &metrics, &settings);
+        let mut held: Vec<_> = (0..4).map(|_| admit("203.0.113.5")).collect();
+        let refused: Vec<bool> = held.iter().map(|one| one.refusal.is_some()).collect();
+        assert_eq!(refused, [false, false, true, true]);
+        assert!(admit("203.0.113.6").refusal.is_none(), "another client of the same proxy");
+        held.extend((0..4).map(|n| admit(&format!("198.51.100.{n}"))));
+        assert_eq!(metrics.in_flight.load(Relaxed), 6);
+        assert!(admit("192.0.2.1").refusal.is_some(), "the proxy has three quarters of all");
+        drop(held);
+        assert!(clients.proxied().is_empty());
         assert_eq!((metrics.in_flight.load(Relaxed), metrics.refused_in_flight.load(Relaxed)), (0, 0));
     }
 }

@@ -11,6 +11,7 @@ use openorch_chassis::{Peer, forwarded::Hop};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::OwnedSemaphorePermit,
 };
 use tokio_rustls::server::TlsStream;
 
@@ -29,6 +30,8 @@ pub struct Connection {
     pub hop: Hop,
     /// `None` for an address without a share.
     pub place: Option<ClientPlace>,
+    /// One of `OPENORCH_CONNECTIONS`, also for a tunnel that the connection became.
+    pub _room: OwnedSemaphorePermit,
 }
 
 /// Held while something runs on the connection, so that it does not count as idle.
@@ -74,7 +77,9 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.life.wrote(written.is_pending(), &self.clock);
+        written
     }
 
     fn poll_write_vectored(
@@ -82,7 +87,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.life.wrote(written.is_pending(), &self.clock);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -36,8 +36,13 @@ pub struct Exchange {
     began: u64,
     /// Since when a piece of the answer waits for the client to take it.
     offered: AtomicU64,
-    /// Set once it is known that the request goes to a service.
-    forwarded: OnceLock<Forwarded>,
+    /// Since when more of the request's body is awaited.
+    awaited: AtomicU64,
+    is_answered: AtomicBool,
+    /// The service that the request goes to, once that is known.
+    service: OnceLock<Arc<Presence>>,
+    /// That of a token of ours, if it carries one.
+    credential: OnceLock<Credential>,
     /// `None` for an address that is exempt.
     share: Option<Share>,
     /// For want of a place. Its short answer is not worth waiting for long.
@@ -46,15 +51,6 @@ pub struct Exchange {
 
 /// How long a client may leave the refusal of a request untaken for which there was no place.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What a forwarded request depends on while it is in progress.
-#[derive(Clone)]
-pub struct Forwarded {
-    /// The service it goes to.
-    pub service: Arc<Presence>,
-    /// That of a token of ours, if it carries one.
-    pub credential: Option<Credential>,
-}
 
 /// What ends it.
 pub enum Handle {
@@ -76,7 +72,17 @@ impl Handle {
 
 impl Exchange {
     pub fn new(handle: Handle, now: u64, share: Option<Share>, is_refused: bool) -> Exchange {
-        Exchange { handle, began: now, offered: NOTHING_OFFERED.into(), forwarded: OnceLock::new(), share, is_refused }
+        Exchange {
+            handle,
+            began: now,
+            offered: NOTHING_OFFERED.into(),
+            awaited: NOTHING_OFFERED.into(),
+            is_answered: AtomicBool::new(false),
+            service: OnceLock::new(),
+            credential: OnceLock::new(),
+            share,
+            is_refused,
+        }
     }
 
     pub fn share(&self) -> Option<Share> {
@@ -98,13 +104,46 @@ impl Exchange {
         matches!(self.handle, Handle::Stream(_))
     }
 
-    pub fn set_forwarded(&self, forwarded: Forwarded) {
+    pub fn set_service(&self, service: Arc<Presence>) {
         // A request goes to one service.
-        let _ = self.forwarded.set(forwarded);
+        let _ = self.service.set(service);
     }
 
-    pub fn forwarded(&self) -> Option<&Forwarded> {
-        self.forwarded.get()
+    pub fn service(&self) -> Option<&Arc<Presence>> {
+        self.service.get()
+    }
+
+    pub fn set_credential(&self, credential: Credential) {
+        // A request is authenticated once.
+        let _ = self.credential.set(credential);
+    }
+
+    pub fn credential(&self) -> Option<&Credential> {
+        self.credential.get()
+    }
+
+    /// More of the request's body is to come from the client, or came.
+    pub fn await_body(&self, is_awaited: bool, now: u64) {
+        let before = self.awaited.load(Relaxed);
+        match is_awaited {
+            true if before == NOTHING_OFFERED => self.awaited.store(now, Relaxed),
+            false if before != NOTHING_OFFERED => self.awaited.store(NOTHING_OFFERED, Relaxed),
+            _ => {}
+        }
+    }
+
+    /// The answer begins. From then on the client may be silent: both sides may speak by turns.
+    pub fn answer(&self, now: u64) {
+        self.is_answered.store(true, Relaxed);
+        self.offer(now);
+    }
+
+    /// Whether the client sends no more of a body for which the instance waits, so that it may never answer.
+    pub fn is_silent(&self, now: u64, settings: &Settings) -> bool {
+        let awaited = self.awaited.load(Relaxed);
+        awaited != NOTHING_OFFERED
+            && !self.is_answered.load(Relaxed)
+            && u128::from(now.saturating_sub(awaited)) >= settings.forwarded_read_timeout.as_millis()
     }
 
     /// A piece of the answer is there for the client to take.
@@ -119,7 +158,7 @@ impl Exchange {
 
     /// Whether the client has left a piece of the answer for longer than it may.
     pub fn is_stalled(&self, now: u64, settings: &Settings) -> bool {
-        let limit = match self.forwarded.get() {
+        let limit = match self.service.get() {
             Some(_) => settings.forwarded_write_timeout,
             None if self.is_refused => settings.write_timeout.min(REFUSAL_TIMEOUT),
             None => settings.write_timeout,

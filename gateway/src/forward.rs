@@ -21,7 +21,6 @@ use crate::{
     Gateway, balance,
     body::{self, FromInstance, Gate, Lease, Upload, UploadError},
     connection::Connection,
-    exchange::Forwarded,
     headers::{self, VIA},
     metrics::count,
     pool::{Instance, Sender},
@@ -71,8 +70,10 @@ pub async fn forward(
         request.headers_mut().remove(header::AUTHORIZATION);
         request.headers_mut().remove(header::COOKIE);
     }
-    let credential = authorize(gateway, request.headers_mut(), slug).await?;
-    running.exchange.set_forwarded(Forwarded { service: service.presence.clone(), credential });
+    if let Some(credential) = authorize(gateway, request.headers_mut(), slug).await? {
+        running.exchange.set_credential(credential);
+    }
+    running.exchange.set_service(service.presence.clone());
 
     let upgrade = headers::wanted_upgrade(request.headers(), request.version());
     let client_side = upgrade.is_some().then(|| upgrade::on(&mut request));
@@ -83,7 +84,7 @@ pub async fn forward(
         true => Upload::Empty,
         false => {
             let gate = gate.clone().map(|gate| (gate, gateway.settings.expect));
-            Upload::new(body, gate, connection)
+            Upload::new(body, gate, running)
         }
     };
 
@@ -258,6 +259,7 @@ impl Trip<'_> {
     async fn connect(&self, instance: &mut Arc<Instance>) -> Result<Sender, Refusal> {
         let gateway = &*self.connection.gateway;
         let mut tried = Vec::new();
+        let mut made_room = false;
         loop {
             let error = match gateway.outbound.dial_for_request(&instance.url, self.slug).await {
                 Ok(stream) => match Sender::start(stream, self.connection.clock.now()).await {
@@ -267,6 +269,12 @@ impl Trip<'_> {
                     }
                     Err(error) => error.to_string(),
                 },
+                Err(error) if error.is_local() && !made_room => {
+                    tracing::debug!(%error, "unused connections to instances are closed, since no other can be opened");
+                    gateway.table.close_unused();
+                    made_room = true;
+                    continue;
+                }
                 Err(error) if error.is_local() => {
                     tracing::debug!(%error, "no connection to an instance can be opened for want of something here");
                     return Err(Refusal::unavailable(

@@ -6,7 +6,7 @@ use openorch_chassis::forwarded;
 pub const VIA: HeaderValue = HeaderValue::from_static("1.1 openorch");
 
 /// What speaks for a whole origin, which services share with the daemon and each other (contract decisions 18 and 24).
-pub const OF_ORIGIN: [HeaderName; 13] = [
+pub const OF_ORIGIN: [HeaderName; 24] = [
     HeaderName::from_static("service-worker-allowed"),
     HeaderName::from_static("clear-site-data"),
     HeaderName::from_static("alt-svc"),
@@ -20,6 +20,17 @@ pub const OF_ORIGIN: [HeaderName; 13] = [
     HeaderName::from_static("public-key-pins"),
     HeaderName::from_static("expect-ct"),
     HeaderName::from_static("set-login"),
+    HeaderName::from_static("login-status"),
+    HeaderName::from_static("secure-session-registration"),
+    HeaderName::from_static("sec-session-registration"),
+    HeaderName::from_static("use-as-dictionary"),
+    HeaderName::from_static("observe-browsing-topics"),
+    HeaderName::from_static("origin-isolation"),
+    HeaderName::from_static("attribution-reporting-register-source"),
+    HeaderName::from_static("attribution-reporting-register-trigger"),
+    HeaderName::from_static("supports-loading-mode"),
+    HeaderName::from_static("activate-storage-access"),
+    HeaderName::from_static("speculation-rules"),
 ];
 
 /// How often a gateway of ours has seen this request.

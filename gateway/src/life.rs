@@ -8,7 +8,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{
-            AtomicU8, AtomicU32, AtomicU64,
+            AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
     },
@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderMap;
 use tokio::sync::Notify;
 
 use crate::{Settings, exchange::Exchange};
@@ -67,7 +68,16 @@ pub struct Life {
     order: AtomicU8,
     waker: Mutex<Option<std::task::Waker>>,
     exchanges: Mutex<Vec<Arc<Exchange>>>,
+    /// Since when the socket takes no more of what is to be written.
+    blocked: AtomicU64,
+    /// Bytes of the heads of answers that were made meanwhile.
+    heads_unwritten: AtomicUsize,
 }
+
+/// The socket takes what is written.
+const NOT_BLOCKED: u64 = u64::MAX;
+/// Bytes of heads of answers that may wait for a socket. HTTP/2 limits the bodies that wait for a client, and not the heads.
+const MAX_HEADS_UNWRITTEN: usize = 1 << 20;
 
 impl Life {
     pub fn new(now: u64) -> Life {
@@ -78,6 +88,31 @@ impl Life {
             order: AtomicU8::new(Order::GoOn as u8),
             waker: Mutex::default(),
             exchanges: Mutex::default(),
+            blocked: AtomicU64::new(NOT_BLOCKED),
+            heads_unwritten: AtomicUsize::new(0),
+        }
+    }
+
+    /// What came of a write to the socket.
+    pub fn wrote(&self, is_blocked: bool, clock: &Clock) {
+        match (is_blocked, self.blocked.load(Relaxed)) {
+            (true, NOT_BLOCKED) => self.blocked.store(clock.now(), Relaxed),
+            (false, since) if since != NOT_BLOCKED => {
+                self.blocked.store(NOT_BLOCKED, Relaxed);
+                self.heads_unwritten.store(0, Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    /// An answer begins. The connection ends where very much of what was answered before could not be written.
+    pub fn answer(&self, head: &HeaderMap) {
+        if self.blocked.load(Relaxed) == NOT_BLOCKED {
+            return;
+        }
+        let bytes: usize = head.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        if self.heads_unwritten.fetch_add(bytes, Relaxed) + bytes > MAX_HEADS_UNWRITTEN {
+            self.give(Order::Stop);
         }
     }
 
@@ -134,6 +169,12 @@ impl Life {
     fn overdue(&self, now: u64, settings: &Settings) -> Option<Order> {
         if self.running.load(Acquire) > 0 {
             return None;
+        }
+        let blocked = self.blocked.load(Relaxed);
+        if blocked != NOT_BLOCKED
+            && u128::from(now.saturating_sub(blocked)) >= settings.forwarded_write_timeout.as_millis()
+        {
+            return Some(Order::Stop);
         }
         let (limit, order) = match self.waits_for.load(Relaxed) {
             FIRST_BYTE => (settings.first_byte, Order::Stop),

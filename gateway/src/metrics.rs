@@ -56,7 +56,7 @@ pub struct Snapshot {
     pub connections_refused: u64,
     /// Connections that ended with an error, mostly of the client's.
     pub connections_failed: u64,
-    /// Answers ended since the client did not take them.
+    /// Requests ended since the client did not take the answer, or did not go on with the body.
     pub stalled: u64,
     /// Requests and tunnels ended since their session or service ended.
     pub session_ended: u64,

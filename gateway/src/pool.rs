@@ -72,6 +72,10 @@ impl Instance {
         drop(stale);
     }
 
+    pub fn close_unused(&self) {
+        drop(std::mem::take(&mut *self.idle()));
+    }
+
     fn idle(&self) -> MutexGuard<'_, Vec<Sender>> {
         self.idle.lock().unwrap_or_else(|broken| broken.into_inner())
     }

@@ -17,6 +17,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use openorch_chassis::{Credential, LogLimit, Peer, forwarded::Hop};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -28,7 +29,7 @@ use crate::{
     Gateway,
     clients::{ClientPlace, Clients},
     connection::{Connection, Socket, Stream},
-    exchange::{Exchange, Forwarded, StreamExecutor},
+    exchange::{Exchange, StreamExecutor},
     life::{Clock, Entry, Lives, Order},
     metrics::count,
     service::serve,
@@ -118,6 +119,7 @@ impl Server {
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     // Mostly: out of file descriptors. What is open goes on, and may free some.
+                    self.gateway.table.close_unused();
                     if complaint.allow().is_some() {
                         tracing::error!(%error, "no connection can be accepted; raise the limit on open files if this goes on");
                     }
@@ -139,18 +141,17 @@ impl Server {
         }
     }
 
-    fn start(self: Arc<Server>, stream: TcpStream, from: SocketAddr, (room, place): Places) {
+    fn start(self: Arc<Server>, stream: TcpStream, from: SocketAddr, places: Places) {
         let entry = self.lives.enter(&self.clock);
         tokio::spawn(async move {
             let metrics = self.gateway.metrics.clone();
             count(&metrics.connections);
-            if let Err(error) = self.keep(stream, from, &entry, place).await {
+            if let Err(error) = self.keep(stream, from, &entry, places).await {
                 count(&metrics.connections_failed);
                 tracing::debug!(%error, "a connection ended with an error");
             }
             metrics.connections.fetch_sub(1, Relaxed);
             drop(entry);
-            drop(room);
         });
     }
 
@@ -159,11 +160,13 @@ impl Server {
         stream: TcpStream,
         from: SocketAddr,
         entry: &Entry,
-        place: Option<ClientPlace>,
+        (room, place): Places,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let life = &entry.life;
         // Without it small answers wait for acknowledgements; a socket that refuses still works.
         let _ = stream.set_nodelay(true);
+        // A client that vanished without a word is found out, also one that is not written to.
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
         let socket = Socket { stream, life: life.clone(), clock: self.clock.clone() };
         let tls = &self.gateway.settings.tls;
         let stream = match tls {
@@ -186,6 +189,7 @@ impl Server {
             life: life.clone(),
             hop: Hop::new(&peer, &self.gateway.settings.trusted_proxies),
             place,
+            _room: room,
             peer,
         });
         let service = service_fn(move |request| serve(connection.clone(), request));
@@ -228,20 +232,24 @@ impl Server {
     /// credential they came with, or their service.
     async fn end_stale_exchanges(self: Arc<Server>) {
         let (settings, metrics) = (&self.gateway.settings, &self.gateway.metrics);
-        let stall = settings.write_timeout.min(settings.forwarded_write_timeout) / 8;
-        let step = stall.clamp(Duration::from_millis(5), EXCHANGE_CHECK);
+        let shortest =
+            settings.write_timeout.min(settings.forwarded_write_timeout).min(settings.forwarded_read_timeout);
+        let step = (shortest / 8).clamp(Duration::from_millis(5), EXCHANGE_CHECK);
         loop {
             sleep(step).await;
             let now = self.clock.now();
             let untaken = self.lives.exchanges(|exchange| untaken::is_untaken(exchange, now));
-            let mut stalled = self.lives.exchanges(|exchange| exchange.is_stalled(now, settings));
+            let mut stalled = self
+                .lives
+                .exchanges(|exchange| exchange.is_stalled(now, settings) || exchange.is_silent(now, settings));
             stalled.extend(untaken::beyond_budget(untaken, now, settings));
             for exchange in stalled {
                 count(&metrics.stalled);
                 exchange.end();
             }
             let is_long = |exchange: &Exchange| {
-                exchange.forwarded().is_some() && u128::from(exchange.age(now)) >= EXCHANGE_CHECK.as_millis()
+                (exchange.service().is_some() || exchange.credential().is_some())
+                    && u128::from(exchange.age(now)) >= EXCHANGE_CHECK.as_millis()
             };
             for exchange in self.outlived(self.lives.exchanges(is_long)).await {
                 count(&metrics.session_ended);
@@ -253,17 +261,21 @@ impl Server {
     /// Those of these whose credential or service has ended.
     async fn outlived(&self, exchanges: Vec<Arc<Exchange>>) -> Vec<Arc<Exchange>> {
         let credentials: HashSet<Credential> =
-            exchanges.iter().filter_map(|exchange| exchange.forwarded()?.credential.clone()).collect();
+            exchanges.iter().filter_map(|exchange| exchange.credential().cloned()).collect();
         let credentials: Vec<Credential> = credentials.into_iter().collect();
         let ended = self.gateway.identity.ended_credentials(&credentials).await;
         let ended: HashSet<Credential> = ended.into_iter().collect();
-        let is_over = |forwarded: &Forwarded| {
-            forwarded.service.is_forgotten()
-                || forwarded.credential.as_ref().is_some_and(|credential| ended.contains(credential))
+        let is_over = |exchange: &Exchange| {
+            exchange.service().is_some_and(|service| service.is_forgotten())
+                || exchange.credential().is_some_and(|credential| ended.contains(credential))
         };
-        exchanges.into_iter().filter(|exchange| exchange.forwarded().is_some_and(is_over)).collect()
+        exchanges.into_iter().filter(|exchange| is_over(exchange)).collect()
     }
 }
+
+/// A client that answers none of four probes is gone.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// What one connection takes of all, and of its address.
 type Places = (OwnedSemaphorePermit, Option<ClientPlace>);

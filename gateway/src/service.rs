@@ -25,11 +25,19 @@ use crate::{
 
 pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Reply>, Infallible> {
     let request = ClientBody::of(request);
-    let (running, refusal) = body::Request::begin(connection);
+    let path = request.uri().path_and_query().cloned();
+    let path = path.as_ref().map_or("", PathAndQuery::path);
+    let target = target(path);
+    let is_builtin = match &target {
+        Target::Segment(segment) => connection.gateway.builtin.owns(segment),
+        // What names no service is answered here.
+        Target::Nameless | Target::NotText => true,
+    };
+    let (running, refusal) = body::Request::begin(connection, request.headers(), is_builtin);
     let connection = running.connection();
     let id = RequestId::of(request.headers());
     let answered = match refusal {
-        None => answer(&running, request, &id).await,
+        None => answer(&running, request, path, target, is_builtin, &id).await,
         Some(refusal) => Err(refusal),
     };
     let response = match answered {
@@ -41,20 +49,22 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
             response
         }
     };
+    connection.life.answer(response.headers());
     Ok(response.map(|kind| Reply::new(kind, running)))
 }
 
 async fn answer(
     running: &body::Request,
     request: Request<ClientBody>,
+    path: &str,
+    target: Target<'_>,
+    builtin: bool,
     id: &RequestId,
 ) -> Result<Response<Kind>, Refusal> {
     let connection = running.connection();
     let gateway = &*connection.gateway;
     let host = check_head(connection, &request)?;
-    let path = request.uri().path_and_query().cloned();
-    let path = path.as_ref().map_or("", PathAndQuery::path);
-    let segment = match target(path) {
+    let segment = match target {
         Target::Segment(segment) => segment,
         Target::Nameless => {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "this path names no service; write it like `/<slug>/…`"));
@@ -63,21 +73,24 @@ async fn answer(
             return Err(Refusal::bad_request("the first segment of this path is not UTF-8 when decoded"));
         }
     };
-    if request.headers().contains_key("service-worker") && !path[1..].contains('/') {
+    if request.headers().contains_key("service-worker") && !path.trim_start_matches('/').contains('/') {
         return Err(Refusal::new(
             StatusCode::FORBIDDEN,
             "a service worker whose script has no `/` after the slug would answer for all services of this origin; \
              serve the script below the slug, as in `/<slug>/worker.js`",
         ));
     }
-    let builtin = gateway.builtin.owns(&segment);
     if gateway.loopback_only.load(Acquire) {
         let host = host.as_ref().map(HeaderValue::as_bytes);
         guard::refuse_strangers(request.headers(), host, builtin, &gateway.way_out)?;
     }
     if builtin {
         count(&gateway.metrics.builtin);
-        return Ok(call_builtin(connection, request, host, id).await);
+        let mut response = call_builtin(connection, request, host, id).await;
+        if let Some(credential) = response.extensions_mut().remove() {
+            running.exchange.set_credential(credential);
+        }
+        return Ok(response);
     }
     let answer = forward(running, request, &segment, host.as_ref(), id).await?;
     count(&gateway.metrics.forwarded);

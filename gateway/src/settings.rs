@@ -44,6 +44,8 @@ pub struct Settings {
     pub write_timeout: Duration,
     /// The same of a service's answer.
     pub forwarded_write_timeout: Duration,
+    /// How long a client may be silent in the middle of a body for a service that has not answered yet.
+    pub forwarded_read_timeout: Duration,
     /// Bytes that untaken answers of services may hold; beyond it those untaken for longest end. One client address may
     /// have a tenth, a trusted proxy three quarters.
     pub answer_memory: usize,
@@ -56,6 +58,8 @@ pub struct Settings {
     pub pool_age: Duration,
     /// Unused connections kept per instance.
     pub pool_size: usize,
+    /// How long a tunnel goes on of which one side has ended: a client that is gone looks the same.
+    pub half_closed: Duration,
     /// Bytes held per direction of a tunnel; most tunnels are idle.
     pub tunnel_buffer: usize,
     /// `OPENORCH_TRUSTED_PROXIES`.
@@ -85,11 +89,13 @@ impl Default for Settings {
             streams_per_connection: 100,
             write_timeout: Duration::from_secs(60),
             forwarded_write_timeout: Duration::from_secs(300),
+            forwarded_read_timeout: Duration::from_secs(300),
             answer_memory: 1 << 30,
             accept_pause: Duration::from_millis(100),
             pool_idle: Duration::from_secs(4),
             pool_age: Duration::from_secs(300),
             pool_size: 1024,
+            half_closed: Duration::from_secs(30),
             tunnel_buffer: 8 << 10,
             trusted_proxies: NetworkList::default(),
             exempt_addresses: NetworkList::parse(LOOPBACK).unwrap_or_default(),

@@ -67,9 +67,18 @@ impl Table {
 
     /// Closes connections to instances that were not used for long.
     pub(crate) fn sweep(&self, now: u64, settings: &Settings) {
+        self.each_instance(|instance| instance.sweep(now, settings));
+    }
+
+    /// Closes all unused connections to instances, where this machine can open no other.
+    pub(crate) fn close_unused(&self) {
+        self.each_instance(Instance::close_unused);
+    }
+
+    fn each_instance(&self, mut work: impl FnMut(&Instance)) {
         for shard in &self.shards {
             for service in shard.load().values() {
-                service.all().for_each(|instance| instance.sweep(now, settings));
+                service.all().for_each(|instance| work(instance));
             }
         }
     }

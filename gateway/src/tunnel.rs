@@ -2,15 +2,20 @@
 
 use std::{
     io,
+    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional_with_sizes;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf, split},
+    time::timeout,
+};
 
 use crate::{
-    body,
+    Settings, body,
     exchange::{Exchange, Handle},
     life::{Entry, Order},
     metrics::count,
@@ -23,16 +28,18 @@ pub fn join(request: &body::Request, client: OnUpgrade, instance: OnUpgrade) {
     let entry = connection.lives.enter(&connection.clock);
     entry.life.begin();
     let exchange = Exchange::new(Handle::Connection(entry.life.clone()), connection.clock.now(), None, false);
-    if let Some(forwarded) = request.exchange.forwarded() {
-        exchange.set_forwarded(forwarded.clone());
+    if let Some(service) = request.exchange.service() {
+        exchange.set_service(service.clone());
+    }
+    if let Some(credential) = request.exchange.credential() {
+        exchange.set_credential(credential.clone());
     }
     entry.life.enter(Arc::new(exchange));
     tokio::spawn(async move {
         let metrics = &connection.gateway.metrics;
         count(&metrics.tunnels);
         count(&metrics.in_flight);
-        let size = connection.gateway.settings.tunnel_buffer;
-        let ended = run(&entry, client, instance, size).await;
+        let ended = run(&entry, client, instance, &connection.gateway.settings).await;
         metrics.in_flight.fetch_sub(1, Relaxed);
         if let Some(Err(error)) = ended {
             tracing::debug!(%error, "a tunnel ended with an error");
@@ -40,12 +47,30 @@ pub fn join(request: &body::Request, client: OnUpgrade, instance: OnUpgrade) {
     });
 }
 
-async fn run(entry: &Entry, client: OnUpgrade, instance: OnUpgrade, size: usize) -> Option<io::Result<(u64, u64)>> {
+async fn run(entry: &Entry, client: OnUpgrade, instance: OnUpgrade, settings: &Settings) -> Option<io::Result<()>> {
+    let size = settings.tunnel_buffer;
     let work = async {
-        let client = client.await.map_err(io::Error::other)?;
-        let instance = instance.await.map_err(io::Error::other)?;
-        let (mut client, mut instance) = (TokioIo::new(client), TokioIo::new(instance));
-        copy_bidirectional_with_sizes(&mut client, &mut instance, size, size).await
+        let (from_client, to_client) = split(TokioIo::new(client.await.map_err(io::Error::other)?));
+        let (from_instance, to_instance) = split(TokioIo::new(instance.await.map_err(io::Error::other)?));
+        let (up, down) = (pass(from_client, to_instance, size), pass(from_instance, to_client, size));
+        let (mut up, mut down) = (pin!(up), pin!(down));
+        // Each side may say that it sends no more; what the other still has to say has its time.
+        tokio::select! {
+            ended = &mut up => {
+                ended?;
+                timeout(settings.half_closed, down).await.unwrap_or(Ok(()))
+            }
+            ended = &mut down => {
+                ended?;
+                timeout(settings.half_closed, up).await.unwrap_or(Ok(()))
+            }
+        }
     };
     entry.life.unless(Order::Stop, work).await
+}
+
+/// Passes on what one side sends, and its end.
+async fn pass(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, size: usize) -> io::Result<()> {
+    copy_buf(&mut BufReader::with_capacity(size, from), &mut to).await?;
+    to.shutdown().await
 }

@@ -17,7 +17,7 @@ pub struct Share {
 
 /// Whether this one counts.
 pub fn is_untaken(exchange: &Exchange, now: u64) -> bool {
-    exchange.forwarded().is_some() && exchange.untaken_for(now).is_some_and(|time| time >= SHORTEST)
+    exchange.service().is_some() && exchange.untaken_for(now).is_some_and(|time| time >= SHORTEST)
 }
 
 /// Those of these untaken answers to end, so that what is left is within the budget of each address and of all. Those

@@ -22,6 +22,9 @@ pub struct AuditEntry {
     /// Its slug at that time.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub actor_slug: String,
+    /// The slug of the service that called for the account, with a token that was delegated to it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub via_service: String,
     pub client_ip: String,
     /// The id of the operation, as `oo call` takes it.
     pub operation: String,

@@ -95,7 +95,8 @@ impl Table {
     fn key(&self, entry: &AuditEntry) -> Key {
         let is_account = !entry.actor_id.is_empty();
         let caller = match is_account {
-            true => entry.actor_id.clone(),
+            // What a service does with a delegated token must not hide what the account does itself.
+            true => format!("{} {}", entry.actor_id, entry.via_service),
             // A stranger has as many addresses as its network.
             false => entry.client_ip.parse().map_or_else(|_| entry.client_ip.clone(), |ip| network(ip).to_string()),
         };

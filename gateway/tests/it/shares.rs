@@ -9,7 +9,11 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use openorch_chassis::forwarded::NetworkList;
 use openorch_gateway::Settings;
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpSocket, TcpStream},
+    task::JoinHandle,
+};
 
 use crate::support::*;
 
@@ -276,4 +280,129 @@ async fn an_event_stream_may_be_silent_for_longer_than_an_answer_may_be_untaken(
     platform.publish("demo", &[&format!("http://{quiet}")]);
     let answer = platform.get("/demo").await;
     assert_eq!((answer.body.as_str(), answer.whole), ("1\r\na\r\n1\r\nb\r\n0\r\n\r\n", true));
+}
+
+#[tokio::test]
+async fn a_builtin_answer_in_progress_ends_with_the_session_it_is_for() {
+    let platform = Platform::with(|_| {}).await;
+    let mut lasting = platform.client().await;
+    lasting.send(&get("/user-svc/endless?lasting")).await;
+    let mut ended = platform.client().await;
+    ended.send(&get("/user-svc/endless?ended")).await;
+    within(async {
+        while platform.metrics.snapshot().session_ended == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(!within(ended.answer()).await.whole);
+    assert_eq!(platform.metrics.snapshot().session_ended, 1);
+}
+
+#[tokio::test]
+async fn a_tunnel_keeps_its_place_among_the_connections_and_ends_some_time_after_one_side_did() {
+    let instance = listen(|mut stream, _| async move {
+        stream.read_head().await;
+        stream.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n").await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let platform = Platform::with(|settings| {
+        settings.connections = 2;
+        settings.half_closed = Duration::from_millis(50);
+    })
+    .await;
+    platform.publish("demo", &[&format!("http://{instance}")]);
+    let upgrade = "GET /demo HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n";
+    let mut tunnels = vec![platform.client().await, platform.client().await];
+    for client in &mut tunnels {
+        assert_eq!(client.ask(upgrade).await.status, 101);
+    }
+    let mut third = platform.client().await;
+    third.send(&get("/user-svc/x")).await;
+    assert!(tokio::time::timeout(Duration::from_millis(100), third.read_head()).await.is_err(), "both places are taken");
+    // The instance says nothing to it: without a limit the place would be lost for good.
+    tunnels.pop();
+    assert!(within(third.read_head()).await.unwrap().starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_client_that_is_silent_in_the_middle_of_a_body_is_given_up_unless_it_was_answered() {
+    let instance = listen(|mut stream, _| async move {
+        let head = stream.read_head().await.unwrap();
+        if head.contains("/demo/talk") {
+            stream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n").await;
+        }
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let platform = Platform::with(|settings| settings.forwarded_read_timeout = Duration::from_millis(100)).await;
+    platform.publish("demo", &[&format!("http://{instance}")]);
+    let mut talking = platform.client().await;
+    talking.send("POST /demo/talk HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n1").await;
+    let mut silent = platform.client().await;
+    silent.send("POST /demo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n1").await;
+    assert!(within(silent.is_ended()).await);
+    assert!(within(talking.read_head()).await.unwrap().starts_with("HTTP/1.1 200"));
+    assert_eq!(platform.metrics.snapshot().stalled, 1);
+}
+
+#[tokio::test]
+async fn services_leave_an_eighth_of_the_places_to_built_in_operations() {
+    let slow = listen(|mut stream, _| async move {
+        stream.read_message().await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let platform = Platform::with(|settings| settings.max_requests = 8).await;
+    platform.publish("demo", &[&format!("http://{slow}")]);
+    let mut held = Vec::new();
+    for _ in 0..7 {
+        let mut client = platform.client().await;
+        client.send(&get("/demo")).await;
+        held.push(client);
+    }
+    while platform.metrics.snapshot().in_flight < 7 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let refused = platform.get("/demo").await;
+    assert!(refused.status == 503 && refused.body.contains("for services"), "{}", refused.body);
+    assert_eq!(platform.get("/user-svc/x").await.status, 200);
+}
+
+#[tokio::test]
+async fn heads_of_answers_do_not_pile_up_for_a_client_that_reads_nothing() {
+    let large = format!("HTTP/1.1 200 OK\r\nX-Large: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(200 << 10));
+    let instance = listen(move |mut stream, _| {
+        let large = large.clone();
+        async move {
+            while stream.read_message().await.is_some() {
+                stream.send(&large).await;
+            }
+        }
+    })
+    .await;
+    let platform = Platform::in_front_of(instance).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(platform.address).await.unwrap();
+    // The client's side of HTTP/2 by hand, since the library reads: its preface, and requests without an end.
+    let head = [0x82, 0x86, 0x41, 0x01, b'h', 0x44, 0x05, b'/', b'd', b'e', b'm', b'o'];
+    let sent = within(async move {
+        stream.writable().await.unwrap();
+        let mut stream = stream;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        for stream_id in (1u32..20_000).step_by(2) {
+            let mut frame = vec![0, 0, head.len() as u8, 0x01, 0x05];
+            frame.extend(stream_id.to_be_bytes());
+            frame.extend(head);
+            if stream.write_all(&frame).await.is_err() {
+                return stream_id;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        u32::MAX
+    })
+    .await;
+    assert!(sent < u32::MAX, "the connection should have been ended");
 }

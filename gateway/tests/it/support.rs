@@ -10,10 +10,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use openorch_api::output::EncodedBody;
 use openorch_chassis::{
     Body, BoxFuture, Builtin, Caller, Credential, Error, Identity, Passage, Peer, Result,
     forwarded::{ClientAddress, RequestId},
@@ -184,8 +185,9 @@ impl Identity for People {
             || authorization.windows(3).any(|bytes| bytes == b"eyJ")
     }
 
-    fn ended_credentials<'a>(&'a self, _: &'a [Credential]) -> BoxFuture<'a, Vec<Credential>> {
-        Box::pin(async { Vec::new() })
+    fn ended_credentials<'a>(&'a self, credentials: &'a [Credential]) -> BoxFuture<'a, Vec<Credential>> {
+        let is_ended = |credential: &&Credential| &**credential.session_id() == "ended";
+        Box::pin(async move { credentials.iter().filter(is_ended).cloned().collect() })
     }
 }
 
@@ -216,6 +218,14 @@ impl Builtin for Daemon {
             }
             if request.uri().path().ends_with("/large") {
                 lines.push("y".repeat(16 << 20));
+            }
+            if request.uri().path().ends_with("/endless") {
+                let pieces = std::iter::repeat_with(|| Ok(Bytes::from_static(b"a piece")));
+                let body = EncodedBody::Pieces { pieces: Box::new(pieces), held: 0 };
+                let mut response = Response::new(Body::from(body));
+                let session = if request.uri().query() == Some("ended") { "ended" } else { "lasting" };
+                response.extensions_mut().insert(Credential::Session(session.into()));
+                return response;
             }
             Response::new(Body::from(lines.join("\n")))
         })

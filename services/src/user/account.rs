@@ -42,7 +42,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     let invitation = request.invitation.as_deref().filter(|code| !code.is_empty());
     cx.check_new_password(&password, cx.request.from_this_machine)?;
     cx.refuse_taken(&slug).await?;
-    let mut roles = cx.admitted_roles(&app, invitation).await?;
+    let mut roles = cx.admitted_roles(&app, invitation, cx.request.from_this_machine).await?;
     roles.sort();
     roles.dedup();
     let password = cx.hash_password(&password, false, Purpose::Registration, cx.request.client_ip).await?;
@@ -71,7 +71,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
         let waited = cx.show_contact(&mut user, &links, &app, &shown).await?;
         let (mut batch, displaced) = cx.make_account(&slug, &user, &links, batch, true).await?;
         batch.0.extend(waited.0);
-        audit::tell_actor(&user.id, &user.slug);
+        audit::tell_actor(&user.id, &user.slug, None);
         // It may have been looked up before it said which contact is shown to be its own.
         let changed = || displaced.iter().chain([&user.id]);
         let forget = |memory: &Memory| changed().for_each(|id| memory.rights_changed(id));
@@ -241,16 +241,25 @@ impl Users {
     }
 
     /// The roles of a new account, or why none may be made.
-    async fn admitted_roles(&self, app: &str, invitation: Option<&str>) -> Result<Vec<String>> {
+    async fn admitted_roles(
+        &self,
+        app: &str,
+        invitation: Option<&str>,
+        from_this_machine: bool,
+    ) -> Result<Vec<String>> {
         match (self.settings.registration, invitation) {
-            (Registration::Open | Registration::Invite, Some(code)) => Ok(self.invitation(app, code).await?.roles),
-            (Registration::Open, None) => Ok(vec![openorch_api::role::USER.to_owned()]),
-            (Registration::Invite, None) => Err(Error::forbidden(
-                "registration is by invitation: ask an admin for one and send its code as `invitation`",
-            )),
             (Registration::Closed, _) => Err(Error::forbidden(
                 "registration is closed; an operator can open it with OPENORCH_REGISTRATION=open or invite",
             )),
+            (_, Some(code)) => Ok(self.invitation(app, code).await?.roles),
+            (Registration::Invite, None) => Err(Error::forbidden(
+                "registration is by invitation: ask an admin for one and send its code as `invitation`",
+            )),
+            (Registration::OnThisMachine, None) if !from_this_machine => Err(Error::forbidden(
+                "registration is open to programs on this machine, and this request comes from a web page, through a proxy \
+                 or for another host; an operator can open it to others with OPENORCH_REGISTRATION=open or invite",
+            )),
+            (Registration::Open | Registration::OnThisMachine, None) => Ok(vec![openorch_api::role::USER.to_owned()]),
         }
     }
 }

@@ -87,6 +87,8 @@ pub use self::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registration {
     Open,
+    /// Programs on this machine: what is usual while only loopback is served, which pages in a browser reach as well.
+    OnThisMachine,
     /// With the code of an invitation.
     Invite,
     Closed,

@@ -7,6 +7,10 @@ use std::{
 };
 
 use aws_lc_rs::digest::{Context, SHA256};
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use http::HeaderValue;
 use jiff::Timestamp;
 use openorch_api::Time;
@@ -76,13 +80,6 @@ impl Users {
         }
         session.used_at.store(now, Ordering::Relaxed);
         Ok(session)
-    }
-
-    /// Whether requests that were sent on with a token of this session may go on.
-    async fn may_go_on(&self, session_id: &str) -> Result<()> {
-        let session = self.use_session(session_id).await?;
-        let account = self.account(&session.user_id).await?.ok_or_else(ended)?;
-        self.refuse_outsider(&account, &session)
     }
 
     fn is_idle(&self, session: &LiveSession, now: i64) -> bool {
@@ -240,7 +237,31 @@ impl Users {
         {
             return true;
         }
-        matches!(self.may_go_on(credential.session_id()).await, Err(error) if error.kind == Kind::Unauthenticated)
+        match (self.caller_in(credential.session_id(), None).await, credential) {
+            (Ok(caller), Credential::Permission { permission, .. }) => !self.allows(&caller, permission),
+            (Ok(_), _) => false,
+            (Err(error), _) => error.kind == Kind::Unauthenticated,
+        }
+    }
+
+    /// The account behind a session, which this is a use of.
+    async fn caller_in(&self, session_id: &str, audience: Option<Arc<str>>) -> Result<Caller> {
+        self.caller_of(&*self.use_session(session_id).await?, audience).await
+    }
+
+    async fn caller_of(&self, session: &LiveSession, audience: Option<Arc<str>>) -> Result<Caller> {
+        let gone = || Error::unauthenticated("the account of this token is gone");
+        let account = self.account(&session.user_id).await?.ok_or_else(gone)?;
+        self.refuse_outsider(&account, session)?;
+        Ok(Caller {
+            user_id: account.id.clone(),
+            slug: account.slug.clone(),
+            session_id: session.id.clone(),
+            roles: account.roles_in(&session.app).clone(),
+            default_app_roles: account.roles_in(DEFAULT_APP).clone(),
+            app: session.app.clone(),
+            audience,
+        })
     }
 }
 
@@ -251,18 +272,7 @@ impl Identity for Users {
                 || Error::unauthenticated("Unauthorized: this is not a token of this daemon; sign in for one");
             let (_, verified) = self.verified(token).ok_or_else(unknown)?;
             let session = self.live_session(&verified).await?;
-            let gone = || Error::unauthenticated("the account of this token is gone");
-            let account = self.account(&session.user_id).await?.ok_or_else(gone)?;
-            self.refuse_outsider(&account, &session)?;
-            Ok(Caller {
-                user_id: account.id.clone(),
-                slug: account.slug.clone(),
-                session_id: session.id.clone(),
-                roles: account.roles_in(&session.app).clone(),
-                default_app_roles: account.roles_in(DEFAULT_APP).clone(),
-                app: session.app.clone(),
-                audience: verified.audience.clone(),
-            })
+            self.caller_of(&session, verified.audience.clone()).await
         })
     }
 
@@ -295,10 +305,16 @@ impl Identity for Users {
                 Spelling::Foreign => Ok(Passage::Untouched),
                 // A service must not find a token of ours in whatever else the value says.
                 Spelling::Odd => match self.claims_to_be_ours(authorization.as_bytes()) {
-                    true => Err(Error::invalid("send the token as `Authorization: Bearer …` and nothing beside it")),
+                    true => Err(Error::invalid(
+                        "send the token as `Authorization: Bearer …`, in no other scheme and with nothing beside it",
+                    )),
                     false => Ok(Passage::Untouched),
                 },
                 Spelling::Usual(token) => match std::str::from_utf8(token).ok().and_then(|text| self.verified(text)) {
+                    // A token of ours with something behind it, which a service might cut off.
+                    None if self.claims_to_be_ours(token) => Err(Error::unauthenticated(
+                        "Unauthorized: this token names a key of this daemon, which did not sign it; sign in for one",
+                    )),
                     None => Ok(Passage::Untouched),
                     Some((_, verified)) => {
                         let key = digest(&[token, audience.as_bytes()]);
@@ -319,6 +335,9 @@ impl Identity for Users {
     }
 
     fn claims_to_be_ours(&self, authorization: &[u8]) -> bool {
+        if let Some(decoded) = basic(authorization) {
+            return self.claims_to_be_ours(&decoded);
+        }
         let keys = self.keys.load();
         let mut starts = 0;
         authorization.split(|byte| !is_of_jwt(*byte)).any(|word| {
@@ -435,12 +454,27 @@ fn spelling(authorization: &HeaderValue) -> Spelling<'_> {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest.trim_ascii_start(),
         _ => value,
     };
+    if basic(value).is_some_and(|decoded| decoded.windows(3).any(|bytes| bytes == b"eyJ")) {
+        return Spelling::Odd;
+    }
     match (looks_like_jwt(token), value.windows(3).any(|bytes| bytes == b"eyJ")) {
         (true, _) => Spelling::Usual(token),
         (false, true) => Spelling::Odd,
         (false, false) => Spelling::Foreign,
     }
 }
+
+/// What `Basic` credentials say (RFC 7617): programs such as Git, Docker and pip send tokens so, as the password.
+fn basic(value: &[u8]) -> Option<Vec<u8>> {
+    let (scheme, encoded) = value.trim_ascii().split_at_checked(6)?;
+    scheme.eq_ignore_ascii_case(b"basic ").then(|| BASE64.decode(encoded.trim_ascii()).ok())?
+}
+
+/// With or without the padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 fn looks_like_jwt(token: &[u8]) -> bool {
     token.starts_with(b"eyJ")
@@ -476,6 +510,8 @@ mod tests {
             ("eyJa.b.c", "usual"),
             ("Bearer abc", "foreign"),
             ("Basic dXNlcjpwYXNz", "foreign"),
+            ("Basic dG9rZW46ZXlKYS5iLmM=", "odd"),
+            ("basic dG9rZW46ZXlKYS5iLmM", "odd"),
             ("", "foreign"),
             ("Bearer\teyJa.b.c", "odd"),
             ("Bearer Bearer eyJa.b.c", "odd"),

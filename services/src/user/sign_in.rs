@@ -103,7 +103,7 @@ impl Users {
         let wrong = || Error::unauthenticated("Invalid password");
         let matched = self.match_password(guess).await?.ok_or_else(wrong)?;
         let account = self.known_account(guess.user_id).await?;
-        audit::tell_actor(&account.id, &account.slug);
+        audit::tell_actor(&account.id, &account.slug, None);
         let hash = self.note_match(guess, matched).await;
         self.refuse_weak_from_elsewhere(guess.password, is_local)?;
         retry(|| async {
@@ -126,7 +126,7 @@ impl Users {
             let gone = || Error::unauthenticated("no account has this contact any more");
             let Stored { id, version, value: owner } = owner.ok_or_else(gone)?;
             let account = self.account(&owner.user_id).await?.ok_or_else(gone)?;
-            audit::tell_actor(&account.id, &account.slug);
+            audit::tell_actor(&account.id, &account.slug, None);
             let used = Batch::new()
                 .require(Guard::Version { collection: CONTACTS.name, id, version })
                 .with(self.otps.delete(&code.id, Some(code.version)));

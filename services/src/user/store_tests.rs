@@ -15,7 +15,7 @@ use openorch_api::{
     user::{AuditEntry, ContactId, ContactInput, RoleId, UserId},
 };
 use openorch_chassis::{
-    Audit, Caller, Cx, Identity, Kind,
+    Audit, Caller, Credential, Cx, Identity, Kind,
     ages::{AgeSettings, Ages},
     clock::ManualClock,
     identity::Belongings,
@@ -510,4 +510,18 @@ async fn a_restart_while_the_clock_is_wrong_does_not_end_what_is_kept() {
     bench.clock.advance(6 * 24 * 3600);
     watch().await;
     assert_eq!(left().await, 0);
+}
+
+#[tokio::test]
+async fn what_is_in_progress_ends_with_the_right_and_the_session_that_it_rests_on() {
+    let bench = Bench::new().await;
+    let (token, user_id) = bench.register("demoted", ContactInput::default()).await;
+    let session_id = bench.users.authenticate(&token).await.unwrap().session_id;
+    let needs = |permission| Credential::Permission { session_id: session_id.clone(), permission };
+    let had = needs(openorch_api::user::USER_PASSWORD_CHANGE.id);
+    let lost = needs(openorch_api::platform::BACKUP_CREATE.id);
+    let credentials = [Credential::Session(session_id.clone()), had, lost.clone()];
+    assert_eq!(bench.users.ended_credentials(&credentials).await, [lost]);
+    bench.users.end_these(&user_id, &[session_id.to_string()]).await.unwrap();
+    assert_eq!(bench.users.ended_credentials(&credentials).await, credentials);
 }

@@ -1,5 +1,6 @@
 //! What comes in and goes out: the gateway, addresses, queries, bodies.
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -203,4 +204,62 @@ async fn w18_no_body_is_too_large_or_too_slow_for_the_daemon_and_no_cookie_is_ev
     let cookies = format!("token={admin}; Authorization=Bearer {admin}; session={admin}");
     let answer = daemon.send("GET", "/user-svc/roles", "", Vec::new(), &[("cookie", &cookies)]).await;
     assert_eq!(answer.status, 401);
+}
+
+#[tokio::test]
+async fn w134_on_loopback_no_page_in_a_browser_registers_an_account() {
+    let daemon = Daemon::start().await;
+    // Once the password is another one, pages and proxies reach the daemon again.
+    let admin = daemon.admin().await;
+    let change = json!({ "currentPassword": "changeme", "newPassword": "another one" });
+    assert_eq!(status(&daemon, "POST", "/user-svc/change-password", &admin, change).await, 200);
+    let register = async |slug: &str, headers: &[(&str, &str)]| {
+        let body = json!({ "slug": slug, "password": "a long enough one" }).to_string().into_bytes();
+        daemon.send("POST", "/user-svc/register", "", body, headers).await
+    };
+    for headers in [
+        ("origin", "https://evil.example"),
+        ("origin", "null"),
+        ("host", "evil.example:58231"),
+        ("x-forwarded-for", "203.0.113.5"),
+    ] {
+        let refused = register("page", &[headers]).await;
+        assert!(refused.status == 403 && refused.error().contains("OPENORCH_REGISTRATION"), "{}", refused.text);
+    }
+    assert_eq!(register("page", &[("origin", "http://localhost:3000")]).await.status, 200);
+    let invited = daemon.call("POST", "/user-svc/invitation", &admin, json!({})).await.json();
+    let body =
+        json!({ "slug": "invited", "password": "a long enough one", "invitation": invited["invitation"]["code"] })
+            .to_string()
+            .into_bytes();
+    let headers = [("origin", "https://shop.example")];
+    assert_eq!(daemon.send("POST", "/user-svc/register", "", body, &headers).await.status, 200);
+}
+
+#[tokio::test]
+async fn w136_no_spelling_of_a_token_brings_a_session_to_a_service() {
+    let daemon = Daemon::start().await;
+    let (shop, echo) = (daemon.register("shop-svc").await, Echo::start().await);
+    assert_eq!(daemon.put_instance(&shop, json!({ "url": echo.url })).await.status, 201);
+    let ann = daemon.register("ann").await;
+    let basic = |text: String| format!("Basic {}", BASE64.encode(text));
+    for value in
+        [basic(format!("user:{ann}")), basic(format!("{ann}:")), format!("Bearer {ann}."), format!("Bearer {ann}A")]
+    {
+        let answer = daemon.send("GET", "/shop-svc/x", "", Vec::new(), &[("authorization", &value)]).await;
+        assert!(answer.status.is_client_error(), "{value}: {}", answer.text);
+    }
+    for value in ["Basic dXNlcjpwYXNz", "Basic %", "Basic eyJhIjoxfQ.eyJiIjoxfQ.x"] {
+        let answer = daemon.send("GET", "/shop-svc/x", "", Vec::new(), &[("authorization", value)]).await;
+        assert_eq!(answer.status, 200, "{value}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn w137_paths_and_queries_of_very_many_parts_are_refused_before_they_are_decoded() {
+    let daemon = Daemon::start().await;
+    for path in [format!("/health?{}", "a&".repeat(2000)), format!("/user-svc{}", "/a".repeat(2000))] {
+        let answer = daemon.call("GET", &path, "", Value::Null).await;
+        assert!(answer.status == 400 && answer.error().contains("more"), "{}", answer.text);
+    }
 }

@@ -184,3 +184,38 @@ async fn w63_a_stranger_who_guesses_shuts_nobody_out_of_its_usual_address_even_a
     let path = format!("/user-svc/user/{}", id_of(&ann));
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
 }
+
+#[tokio::test]
+async fn w132_what_a_service_does_with_a_delegated_token_is_told_and_counted_as_the_services() {
+    let daemon = Daemon::with(&["--writes-per-account", "2", "--writes-burst", "5"]).await;
+    let (evil, ann, admin) = (daemon.register("evil-svc").await, daemon.register("ann").await, daemon.admin().await);
+    let echo = Echo::start().await;
+    assert_eq!(daemon.put_instance(&evil, json!({ "url": echo.url })).await.status, 201);
+    let head = daemon.call("GET", "/evil-svc/x", &ann, Value::Null).await.json()["head"].as_str().unwrap().to_owned();
+    let delegated = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap();
+
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/user/victim", delegated, Value::Null).await, 403);
+    daemon
+        .until("the attempt is told with the service that made it", async || {
+            let told = audit(&daemon, &admin, json!({ "target": "victim" })).await;
+            told.len() == 1 && told[0]["actorSlug"] == "ann" && told[0]["viaService"] == "evil-svc"
+        })
+        .await;
+
+    for _ in 0..20 {
+        assert_eq!(status(&daemon, "PUT", "/user-svc/self", delegated, json!({ "name": "x" })).await, 403);
+    }
+    assert_eq!(status(&daemon, "PUT", "/user-svc/self", &ann, json!({ "name": "Ann" })).await, 200);
+}
+
+#[tokio::test]
+async fn w133_who_has_stolen_a_token_cannot_keep_its_owner_from_ending_it() {
+    let daemon = Daemon::with(&["--writes-per-account", "1", "--writes-burst", "3"]).await;
+    let ann = daemon.register("ann").await;
+    let stolen = token_of(&daemon.login("ann", "pass", "stolen").await);
+    while status(&daemon, "PUT", "/user-svc/self", &stolen, json!({ "name": "x" })).await != 429 {}
+    let change = json!({ "slug": "ann", "currentPassword": "pass", "newPassword": "other" });
+    assert_eq!(status(&daemon, "POST", "/user-svc/change-password", &ann, change).await, 200);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/tokens", &ann, json!({ "allTokens": true })).await, 200);
+    assert_eq!(status(&daemon, "PUT", "/user-svc/self", &stolen, json!({ "name": "x" })).await, 401);
+}
