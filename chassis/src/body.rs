@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use openorch_api::output::{AwaitedPieces, EncodedBody, Pieces};
+pub use openorch_api::output::EncodedBody;
+use openorch_api::output::{AwaitedPieces, Pieces};
 
 use crate::budget::Reservation;
 

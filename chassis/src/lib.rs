@@ -26,7 +26,7 @@ pub mod seal;
 pub mod service;
 
 pub use audit::Audit;
-pub use body::Body;
+pub use body::{Body, EncodedBody};
 pub use budget::MemoryBudget;
 pub use client_body::ClientBody;
 pub use error::{Error, Kind, Result};

@@ -320,7 +320,10 @@ async fn a_tunnel_keeps_its_place_among_the_connections_and_ends_some_time_after
     }
     let mut third = platform.client().await;
     third.send(&get("/user-svc/x")).await;
-    assert!(tokio::time::timeout(Duration::from_millis(100), third.read_head()).await.is_err(), "both places are taken");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), third.read_head()).await.is_err(),
+        "both places are taken"
+    );
     // The instance says nothing to it: without a limit the place would be lost for good.
     tunnels.pop();
     assert!(within(third.read_head()).await.unwrap().starts_with("HTTP/1.1 200"));

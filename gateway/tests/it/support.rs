@@ -14,9 +14,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use openorch_api::output::EncodedBody;
 use openorch_chassis::{
-    Body, BoxFuture, Builtin, Caller, Credential, Error, Identity, Passage, Peer, Result,
+    Body, BoxFuture, Builtin, Caller, Credential, EncodedBody, Error, Identity, Passage, Peer, Result,
     forwarded::{ClientAddress, RequestId},
     outbound::{self, InstanceUrl, Outbound},
     routes::{Backend, Routable, Routes},

@@ -211,7 +211,8 @@ async fn w132_what_a_service_does_with_a_delegated_token_is_told_and_counted_as_
 #[tokio::test]
 async fn w133_who_has_stolen_a_token_cannot_keep_its_owner_from_ending_it() {
     let daemon = Daemon::with(&["--writes-per-account", "1", "--writes-burst", "3"]).await;
-    let ann = daemon.register("ann").await;
+    daemon.register("ann").await;
+    let ann = token_of(&daemon.login("ann", "pass", "own").await);
     let stolen = token_of(&daemon.login("ann", "pass", "stolen").await);
     while status(&daemon, "PUT", "/user-svc/self", &stolen, json!({ "name": "x" })).await != 429 {}
     let change = json!({ "slug": "ann", "currentPassword": "pass", "newPassword": "other" });
