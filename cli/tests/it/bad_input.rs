@@ -359,7 +359,7 @@ fn a_token_that_no_token_can_be_is_not_kept_and_spoils_nothing() {
 
 #[test]
 fn a_redirect_is_followed_within_one_service_alone() {
-    let stub = Stub::new(|request: &Request| match request.path.as_str() {
+    let stub = Stub::new(|request: &Request| match request.target.as_str() {
         "/evil-svc/x" => {
             "HTTP/1.1 302 Found\r\nLocation: /bank-svc/transfer?to=evil\r\nContent-Length: 0\r\n\r\n".into()
         }
