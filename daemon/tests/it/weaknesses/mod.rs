@@ -7,6 +7,7 @@
 
 mod accounts;
 mod contacts;
+mod enrolls;
 mod managers;
 mod names;
 mod network;
