@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use openorch_api::{
-    Body, Json, Path, Query,
+    Body, Json, Path, Permission, Query,
     query::PageRequest,
     user::{
         CreateRoleRequest, CreateRoleResponse, Empty, GetPermissionsByRoleResponse, GetRolesResponse,
-        ListPermissionsRequest, ListPermissionsResponse, RoleId, SetRolePermissionsRequest,
+        ListPermissionsRequest, ListPermissionsResponse, ROLE_DELETE, RoleId, SetRolePermissionsRequest,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result};
@@ -84,8 +84,9 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<Empty>
     if FIXED.contains(&id.0.as_str()) {
         return Err(Error::forbidden(format!("cannot delete default role `{}`", id.0)));
     }
+    let caller = cx.caller()?;
     cx.change_rules(|rules| {
-        known(rules, &id)?;
+        refuse_stranger(caller, rules, &known(rules, &id)?.owner_id, &ROLE_DELETE)?;
         let mut changes = rules.without_role(&id.0);
         changes.extend(rules.without_names(&HashSet::from([id.0.as_str()]), None));
         Ok((changes, Batch::new()))
@@ -154,6 +155,15 @@ pub async fn list_permissions(
     let ids = permissions.into_iter().map(|id| ([&**id], id));
     let (ids, next) = paging.page(ids, "permissions", "name fewer roles or a `limit`")?;
     Ok(Json(ListPermissionsResponse { permissions: ids.into_iter().map(|id| id.to_string()).collect(), next }))
+}
+
+/// Requires the permission of who does not own what is changed. Asked again under the lock of the rules: what let the
+/// caller in may have changed while it waited.
+pub fn refuse_stranger(caller: &Caller, rules: &Rules, owner_id: &str, permission: &Permission) -> Result<()> {
+    if *owner_id == *caller.user_id || rules.allow(caller, permission.id) {
+        return Ok(());
+    }
+    Err(Error::forbidden("only the owner and admins may do this"))
 }
 
 /// Whose a role is, for rows that let the owner in.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     apps::{HOST, enroll, make_app, register},
     contacts::{ask, start},
-    support::{Daemon, id_of, status, token_of},
+    support::{Daemon, has, id_of, status, token_of},
 };
 
 async fn role(daemon: &Daemon, token: &str, id: &str) {
@@ -125,4 +125,56 @@ async fn w79_a_page_of_enrolls_shows_nothing_of_rows_that_it_leaves_out() {
     }
     let found = pages(&daemon, &lead, &json!({ "role": "zed:x", "limit": 1 })).await;
     assert_eq!((found.len(), entries(&found).len()), (2, 2), "{found:?}");
+}
+
+#[tokio::test]
+async fn w80_deletions_at_once_never_reach_the_permit_of_another() {
+    let daemon = Daemon::start().await;
+    let (admin, zed, worker) = (daemon.admin().await, daemon.register("zed").await, daemon.register("worker").await);
+    let permit = |permission: &str, slug: &str| json!({ "permits": [{ "id": "ops", "permission": permission, "slugs": [slug] }] });
+    for _ in 0..5 {
+        let theirs = permit("user-svc:user:view", "worker");
+        assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, theirs).await, 200);
+        assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &zed, permit("zed:p", "zed")).await, 200);
+        let delete = || status(&daemon, "DELETE", "/user-svc/grant/ops", &zed, Value::Null);
+        let at_once = tokio::join!(delete(), delete(), delete(), delete(), delete(), delete(), delete(), delete());
+        let (a, b, c, d, e, f, g, h) = at_once;
+        let mut statuses = [a, b, c, d, e, f, g, h];
+        statuses.sort();
+        assert_eq!(statuses[0], 200);
+        assert!(statuses[1..].iter().all(|status| [403, 404].contains(status)), "{statuses:?}");
+        assert!(has(&daemon, &worker, "user-svc:user:view").await);
+    }
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/ops", &admin, Value::Null).await, 200);
+}
+
+#[tokio::test]
+async fn w81_who_saves_grants_in_one_app_deletes_none_of_another() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    for host in [HOST, "y.example.com"] {
+        make_app(&daemon, &admin, host).await;
+    }
+    let granter = token_of(&register(&daemon, "granter", HOST).await);
+    let permits = |permits: Value| status(&daemon, "PUT", "/user-svc/permits", &admin, json!({ "permits": permits }));
+    let right = json!([{ "permission": "user-svc:grant:create", "slugs": ["granter"], "appHost": HOST }]);
+    assert_eq!(permits(right).await, 200);
+    let worker = daemon.register("worker").await;
+    let rows = json!([
+        { "id": "everywhere", "permission": "user-svc:user:view", "slugs": ["worker"], "appHost": "*" },
+        { "id": "default-one", "permission": "user-svc:audit:view", "slugs": ["worker"] },
+        { "id": "in-y", "permission": "a:b", "slugs": ["worker"], "appHost": "y.example.com" },
+        { "id": "here", "permission": "a:b", "slugs": ["worker"], "appHost": HOST },
+    ]);
+    assert_eq!(permits(rows).await, 200);
+    let delete =
+        async |id: &str| status(&daemon, "DELETE", &format!("/user-svc/grant/{id}"), &granter, Value::Null).await;
+    for (id, expected) in [("everywhere", 404), ("default-one", 404), ("in-y", 404), ("here", 200), ("here", 404)] {
+        assert_eq!(delete(id).await, expected, "{id}");
+    }
+    assert!(has(&daemon, &worker, "user-svc:user:view").await && has(&daemon, &worker, "user-svc:audit:view").await);
+    // What it saved itself it may delete.
+    let own = json!({ "grants": [{ "id": "mine", "permissionId": "c:d", "slugs": ["worker"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &granter, own).await, 200);
+    assert_eq!(delete("mine").await, 200);
 }
