@@ -20,12 +20,13 @@ use openorch_api::{
     user::{AuditEntry, AuditOutcome},
 };
 use openorch_store::{
-    Batch, BoxFuture, Collection, Committed, Filter, Guard, Index, Layer, Query, Result, Store, Table, Write,
+    Batch, BoxFuture, Collection, Committed, Filter, Guard, Index, Layer, Query, Result, Store, StoreError, Table,
+    Write,
 };
 use serde_json::Value;
 
 use self::gathered::Due;
-use crate::{Error, clock::Clock, error::Kind, identity::ACCOUNTS, ids::Ids};
+use crate::{Caller, Error, clock::Clock, error::Kind, identity::ACCOUNTS, ids::Ids};
 
 /// The entries, to be opened before the store is used.
 pub static ENTRIES: Collection = Collection {
@@ -59,11 +60,16 @@ tokio::task_local! {
 }
 
 /// A call of an audited operation while it is served.
+#[derive(Default)]
 pub(crate) struct Call {
     entry: Mutex<AuditEntry>,
     is_written: Mutex<bool>,
     /// It is told also where it changed nothing.
     is_told_anyway: AtomicBool,
+    /// What must hold when it writes, beside that its account is there; see [`Identity::standing`].
+    standing: Mutex<Vec<Guard>>,
+    /// A write was refused since that did not hold any more.
+    lost_standing: AtomicBool,
 }
 
 impl Call {
@@ -78,11 +84,19 @@ impl Call {
             count: 1,
             ..AuditEntry::default()
         };
-        Arc::new(Call {
-            entry: Mutex::new(entry),
-            is_written: Mutex::new(false),
-            is_told_anyway: AtomicBool::new(false),
-        })
+        Arc::new(Call { entry: Mutex::new(entry), ..Call::default() })
+    }
+
+    /// The error of a call, which says so where it came of what the caller lost while it was served.
+    pub(crate) fn blame(&self, error: Error) -> Error {
+        if !self.lost_standing.load(Ordering::Relaxed) {
+            return error;
+        }
+        Error::unauthenticated(
+            "the session of this token ended, or its account lost the role `user-svc:admin`, while the call was in \
+             progress: nothing was changed",
+        )
+        .because(error)
     }
 
     /// Serves the call: what is committed within is told with it.
@@ -103,6 +117,17 @@ pub fn tell_actor(user_id: &str, slug: &str, via_service: Option<&str>) {
     });
 }
 
+/// Says who calls, and what must hold of that caller when the call writes.
+pub(crate) fn tell_caller(caller: &Caller, standing: Vec<Guard>) {
+    tell_actor(&caller.user_id, &caller.slug, caller.audience.as_deref());
+    let _ = CALL.try_with(|call| *lock(&call.standing) = standing);
+}
+
+/// Whether the call that is served was refused a write since its caller may not make it any more: it is not tried again.
+pub(crate) fn caller_lost_standing() -> bool {
+    CALL.try_with(|call| call.lost_standing.load(Ordering::Relaxed)).unwrap_or_default()
+}
+
 /// Says what the call makes, where the caller named nothing that it could be told by.
 pub fn tell_made(id: &str) {
     let _ = CALL.try_with(|call| {
@@ -120,7 +145,7 @@ pub fn tell_anyway() {
 
 /// Does what is part of a call and not the change that it is about: what is committed within is not told as that.
 pub async fn aside<F: Future>(work: F) -> F::Output {
-    let call = Call { entry: Mutex::default(), is_written: Mutex::new(true), is_told_anyway: AtomicBool::new(false) };
+    let call = Call { is_written: Mutex::new(true), ..Call::default() };
     CALL.scope(Arc::new(call), work).await
 }
 
@@ -360,17 +385,36 @@ impl Audited {
         let steps = batch.0.len();
         let actor = lock(&call.entry).actor_id.clone();
         // An account that was deleted meanwhile changes nothing more. One that registers is made by this very batch.
-        let guards = !actor.is_empty() && !makes(&batch, &actor);
-        if guards {
-            batch.0.insert(0, Write::Require(Guard::Exists { collection: ACCOUNTS, id: actor }));
+        let mut guards = lock(&call.standing).clone();
+        if !actor.is_empty() && !makes(&batch, &actor) {
+            guards.push(Guard::Exists { collection: ACCOUNTS, id: actor });
         }
+        // First, so that a call may end what it stands on.
+        batch.0.splice(0..0, guards.iter().cloned().map(Write::Require));
         batch.push(self.audit.change(&call)?);
-        let mut committed = self.store.commit(batch).await?;
+        let mut committed = match self.store.commit(batch).await {
+            Err(error @ StoreError::Conflict(_)) => {
+                call.lost_standing.store(!self.hold(&guards).await?, Ordering::Relaxed);
+                return Err(error);
+            }
+            outcome => outcome?,
+        };
         self.audit.counted(1);
-        committed.touched.drain(..usize::from(guards));
+        committed.touched.drain(..guards.len());
         committed.touched.truncate(steps);
         *lock(&call.is_written) = true;
         Ok(committed)
+    }
+
+    async fn hold(&self, guards: &[Guard]) -> Result<bool> {
+        for guard in guards {
+            if let Guard::Exists { collection, id } = guard
+                && self.store.get(collection, id).await?.is_none()
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -239,11 +239,13 @@ impl Users {
 /// That an account is there when what it gives is written, and is an admin where it gives as one.
 pub fn still_gives(giver: &Caller) -> Batch {
     let there = Batch::new().require(Guard::Exists { collection: USERS.name, id: giver.user_id.to_string() });
-    if !giver.is_admin() {
-        return there;
-    }
-    let as_admin = RoleLinkRow::id_of(DEFAULT_APP, &giver.user_id, openorch_api::role::ADMIN);
-    there.require(Guard::Exists { collection: ROLE_LINKS.name, id: as_admin })
+    still_admin(giver).into_iter().fold(there, Batch::require)
+}
+
+/// That an account which acts as an admin is one.
+pub fn still_admin(caller: &Caller) -> Option<Guard> {
+    let as_admin = RoleLinkRow::id_of(DEFAULT_APP, &caller.user_id, openorch_api::role::ADMIN);
+    caller.is_admin().then_some(Guard::Exists { collection: ROLE_LINKS.name, id: as_admin })
 }
 
 /// The roles that an account gave without being admin.

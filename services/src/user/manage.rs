@@ -18,6 +18,20 @@ use super::{
 };
 
 impl Users {
+    /// The caller as it is now, with the permission that let it in: both may have changed while its call waited.
+    pub(super) async fn caller_now(&self, caller: &Caller, permission: &Permission) -> Result<Caller> {
+        let account = self.known_account(&caller.user_id).await?;
+        let Caller { session_id, audience, .. } = caller.clone();
+        let now = Caller { session_id, audience, ..account.caller_in(&caller.app) };
+        if !self.allows(&now, permission.id) {
+            return Err(Error::forbidden(format!(
+                "the account `{}` lacks the permission `{}`; an admin can give it",
+                caller.slug, permission.id
+            )));
+        }
+        Ok(now)
+    }
+
     /// Requires `permission` in the account's home app and in every other app that it is in; see [`Account::managed_in`].
     pub(super) async fn require_management(
         &self,

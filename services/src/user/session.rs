@@ -19,6 +19,7 @@ use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
 
 use super::{
     Users,
+    giving::still_admin,
     keys::{Claims, ISSUER},
     memory::{Account, Delegated, Digest, LiveSession, Verified},
     rows::{DEFAULT_APP, RoleLinkRow, SESSIONS, SessionRow},
@@ -278,6 +279,12 @@ impl Identity for Users {
 
     fn allows(&self, caller: &Caller, permission: &str) -> bool {
         self.memory.check_rules().allow(caller, permission)
+    }
+
+    fn standing(&self, caller: &Caller) -> Vec<Guard> {
+        let session = Guard::Exists { collection: SESSIONS.name, id: caller.session_id.to_string() };
+        let is_of_session = !caller.session_id.is_empty();
+        is_of_session.then_some(session).into_iter().chain(still_admin(caller)).collect()
     }
 
     fn opens(&self, audience: &str, operation: &str) -> bool {

@@ -9,6 +9,7 @@ mod accounts;
 mod contacts;
 mod enrolls;
 mod managers;
+mod meanwhile;
 mod names;
 mod network;
 mod passwords;
