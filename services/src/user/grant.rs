@@ -103,6 +103,13 @@ async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result
                 Some(before) => changes.push(Change::SaveGrant(replacing(before, one, row))),
                 // A service saves the same permits at every start.
                 None if has.has_grant(&content) || !saved.insert(content) => {}
+                // An admin may have saved one under an id of the caller's.
+                None if rules.grants.contains_key(row.id.as_str()) => {
+                    return Err(Error::conflict(format!(
+                        "the id `{}` is that of another account's grant or permit; choose another",
+                        row.id
+                    )));
+                }
                 None => changes.push(Change::SaveGrant(row)),
             }
         }

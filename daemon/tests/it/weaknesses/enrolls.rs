@@ -178,3 +178,21 @@ async fn w81_who_saves_grants_in_one_app_deletes_none_of_another() {
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &granter, own).await, 200);
     assert_eq!(delete("mine").await, 200);
 }
+
+#[tokio::test]
+async fn w94_nobody_overwrites_the_permit_of_an_admin_under_an_id_of_its_own() {
+    let daemon = Daemon::start().await;
+    let (admin, zed, worker) = (daemon.admin().await, daemon.register("zed").await, daemon.register("worker").await);
+    let permit = |id: &str, permission: &str, slug: &str| json!({ "permits": [{ "id": id, "permission": permission, "slugs": [slug] }] });
+    let theirs = permit("zed:reset", "user-svc:user:view", "worker");
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, theirs).await, 200);
+    for id in ["reset", "zed:reset"] {
+        let refused = daemon.call("PUT", "/user-svc/permits", &zed, permit(id, "zed:p", "zed")).await;
+        assert!(refused.status == 409 && refused.error().contains("zed:reset"), "{}", refused.text);
+        let path = format!("/user-svc/grant/{id}");
+        assert_eq!(status(&daemon, "DELETE", &path, &zed, Value::Null).await, 403);
+    }
+    assert!(has(&daemon, &worker, "user-svc:user:view").await);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/zed:reset", &admin, Value::Null).await, 200);
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &zed, permit("reset", "zed:p", "zed")).await, 200);
+}
