@@ -141,11 +141,7 @@ impl Users {
         // It is stored first: a code that arrives is one that counts.
         aside(self.store.commit(self.otps.create(&row.id, &row)?.into())).await?;
         // Whoever is asked for a code on the telephone should know what would be done with it.
-        let what_for = match asked.purpose {
-            OtpPurpose::Register => "register an account",
-            OtpPurpose::SignIn => "sign in",
-            OtpPurpose::Verify => "add this address to an account",
-        };
+        let what_for = asked.purpose.words();
         let text = format!(
             "Your code to {what_for} is {code}\n\nIt is good for ten minutes. Tell it to nobody. If you did not ask for it, \
              somebody typed your address by mistake, and you need do nothing.\n"
@@ -161,8 +157,9 @@ impl Users {
         retry(|| async {
             let found = if id.len() > 128 { None } else { self.otps.get(id).await? };
             let Stored { version, value: row, .. } = found.as_ref().ok_or_else(over)?;
-            let is_meant = row.purpose == expected.purpose
-                && row.user_id == expected.user_id
+            // Not the purpose: where nobody was signed in it says whether an account has the contact, which is told to
+            // who has the code alone.
+            let is_meant = row.user_id == expected.user_id
                 && row.app == expected.app
                 && expected.contact.is_none_or(|contact| normal(contact) == normal(&row.contact));
             if !is_meant || row.expires_at <= self.now() || row.attempts >= MAX_ATTEMPTS {
@@ -170,6 +167,10 @@ impl Users {
             }
             let sent = self.seal.open(&place(&row.id), &row.code).map_err(|_| over())?;
             if is_same(&sent, code.as_bytes()) {
+                if row.purpose != expected.purpose {
+                    let what_for = row.purpose.words();
+                    return Err(failed(&format!("the code was sent to {what_for}, and is good for nothing else")));
+                }
                 return found.clone().ok_or_else(over);
             }
             let counted = OtpRow { attempts: row.attempts + 1, ..row.clone() };
@@ -196,6 +197,16 @@ impl Users {
         };
         if let Err(error) = outcome.await {
             tracing::warn!("old codes could not be removed yet: {error}");
+        }
+    }
+}
+
+impl OtpPurpose {
+    fn words(self) -> &'static str {
+        match self {
+            OtpPurpose::Register => "register an account",
+            OtpPurpose::SignIn => "sign in",
+            OtpPurpose::Verify => "add this address to an account",
         }
     }
 }
