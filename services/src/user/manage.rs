@@ -15,6 +15,7 @@ use super::{
     memory::Account,
     organization::organization_of,
     rows::{DEFAULT_APP, SessionRow, UserRow},
+    rules::Rules,
 };
 
 impl Users {
@@ -71,7 +72,7 @@ impl Users {
         self.require_management(caller, user, permission).await?;
         let own = self.known_account(&caller.user_id).await?;
         let rules = self.memory.rules();
-        let powerful = rules.platform_roles();
+        let powerful = powerful_roles(&rules);
         // In every app: an account gives the roles of its slug in all of them, and comes into an app by any organization
         // that adds it.
         let apps = rules.apps.values().map(|row| &*row.id).chain(account.apps()).chain([DEFAULT_APP]);
@@ -102,6 +103,16 @@ impl Users {
     pub(super) fn may_end(&self, own: &Account, row: &SessionRow) -> bool {
         *row.user_id == *own.id || self.allows(&own.caller_in(&row.app), TOKEN_REVOKE.id)
     }
+}
+
+/// The roles by which accounts have permissions of built-in services, whether by a link or by a permit. A permit may name
+/// roles that are not there yet.
+fn powerful_roles(rules: &Rules) -> HashSet<&str> {
+    let built_in: HashSet<&str> = openorch_api::permissions().map(|permission| permission.id).collect();
+    let has_one = |role: &str| rules.permissions_of(role).any(|id| built_in.contains(&**id));
+    let linked = rules.roles.keys().map(|role| &**role).filter(|role| has_one(role));
+    let permits = rules.grants.values().filter(|row| built_in.contains(row.permission_id.as_str()));
+    linked.chain(permits.flat_map(|row| row.role_ids.iter().map(String::as_str))).collect()
 }
 
 /// The caller with those of these roles that it could give itself, such as those of its own slug and of the organizations

@@ -166,17 +166,6 @@ impl Rules {
         self.by_role.get(role).into_iter().flat_map(|permissions| permissions.iter())
     }
 
-    /// The roles by which accounts have permissions of built-in services, whether by a link or by a permit. A permit may
-    /// name roles that are not there yet.
-    pub fn platform_roles(&self) -> HashSet<&str> {
-        let built_in: HashSet<&str> = openorch_api::permissions().map(|permission| permission.id).collect();
-        let linked =
-            self.by_role.iter().filter(|(_, permissions)| permissions.iter().any(|id| built_in.contains(&**id)));
-        let grants = built_in.iter().filter_map(|id| self.grants_of.get(*id)).flat_map(|ids| ids.iter());
-        let permitted = grants.filter_map(|id| self.grants.get(id)).flat_map(|row| &row.role_ids);
-        linked.map(|(role, _)| &**role).chain(permitted.map(String::as_str)).collect()
-    }
-
     /// Takes the changes over, in order.
     pub fn apply(&mut self, changes: Vec<Change>) {
         // The index of a permission that several changes touch is made anew once.
