@@ -5,6 +5,7 @@
 //! target and minute ([`gathered`]), and written every second. The log has a bound in age and one in size.
 
 mod gathered;
+mod target;
 
 use std::{
     net::IpAddr,
@@ -23,9 +24,8 @@ use openorch_store::{
     Batch, BoxFuture, Collection, Committed, Filter, Guard, Index, Layer, Query, Result, Store, StoreError, Table,
     Write,
 };
-use serde_json::Value;
 
-use self::gathered::Due;
+use self::{gathered::Due, target::Target};
 use crate::{Caller, Error, clock::Clock, error::Kind, identity::ACCOUNTS, ids::Ids};
 
 /// The entries, to be opened before the store is used.
@@ -37,14 +37,11 @@ pub static ENTRIES: Collection = Collection {
         Index::on(&["actorSlug", "at"]),
         Index::on(&["operation", "at"]),
         Index::on(&["target", "at"]),
+        Index::each("targets", &["at"]),
         Index::on(&["outcome", "at"]),
     ],
 };
 
-/// Longer than any path parameter, so that each can be asked for.
-const MAX_TARGET_BYTES: usize = 1024;
-/// How many of a list are named as targets.
-const MAX_LISTED: usize = 4;
 /// Entries written or removed in one batch.
 const AT_ONCE: usize = 1000;
 /// When the log is too long, this part more of it goes than must, so that not each new entry removes one.
@@ -78,13 +75,14 @@ impl Call {
     pub(crate) fn new(row: &Row, path: &[String], client: IpAddr, request_id: &str) -> Arc<Call> {
         let entry = AuditEntry {
             operation: row.id.to_owned(),
-            target: joined(path.iter().map(String::as_str)),
             client_ip: client.to_string(),
             request_id: request_id.to_owned(),
             count: 1,
             ..AuditEntry::default()
         };
-        Arc::new(Call { entry: Mutex::new(entry), ..Call::default() })
+        let call = Call { entry: Mutex::new(entry), ..Call::default() };
+        call.set_target(Target::of_path(path.iter().map(String::as_str)));
+        Arc::new(call)
     }
 
     /// The error of a call, which says so where it came of what the caller lost while it was served.
@@ -131,9 +129,9 @@ pub(crate) fn caller_lost_standing() -> bool {
 /// Says what the call makes, where the caller named nothing that it could be told by.
 pub fn tell_made(id: &str) {
     let _ = CALL.try_with(|call| {
-        let mut entry = lock(&call.entry);
-        if entry.target.is_empty() {
-            entry.target = id.to_owned();
+        let is_named = !lock(&call.entry).target.is_empty();
+        if !is_named {
+            call.set_target(Target::of_path([id]));
         }
     });
 }
@@ -151,41 +149,13 @@ pub async fn aside<F: Future>(work: F) -> F::Output {
 
 /// Says what the call is about: the path's parameters, and what the row names of the body.
 pub(crate) fn tell_target(row: &Row, parts: &Parts) {
-    let _ = CALL.try_with(|call| lock(&call.entry).target = target(row, parts));
+    let _ = CALL.try_with(|call| call.set_target(Target::of_call(row, parts)));
 }
 
-fn target(row: &Row, parts: &Parts) -> String {
-    let mut names: Vec<&str> = parts.path.iter().map(String::as_str).collect();
-    for pointer in row.target {
-        if let Some(body) = &parts.body {
-            collect(body, pointer, &mut names);
-        }
-    }
-    joined(names)
-}
-
-fn joined<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let mut target = String::new();
-    for name in names.into_iter().filter(|name| !name.is_empty()) {
-        let room = MAX_TARGET_BYTES.saturating_sub(target.len() + 1);
-        if !target.is_empty() {
-            target.push(' ');
-        }
-        let cut = (0..=name.len().min(room)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
-        target += &openorch_api::text::without_hidden(&name[..cut]);
-    }
-    target
-}
-
-/// The texts at a JSON pointer (RFC 6901) in which `*` stands for each element of a list.
-fn collect<'a>(value: &'a Value, pointer: &str, found: &mut Vec<&'a str>) {
-    let Some((before, after)) = pointer.split_once("/*") else {
-        found.extend(value.pointer(pointer).and_then(Value::as_str));
-        return;
-    };
-    let list = value.pointer(before).and_then(Value::as_array);
-    for element in list.into_iter().flatten().take(MAX_LISTED) {
-        collect(element, after, found);
+impl Call {
+    fn set_target(&self, target: Target) {
+        let mut entry = lock(&self.entry);
+        (entry.target, entry.targets) = (target.text, target.names);
     }
 }
 

@@ -91,6 +91,7 @@ impl Table {
         entry.id = new_id();
         if key.target.is_none() {
             entry.target.clear();
+            entry.targets.clear();
         }
         match &key.caller {
             Some(caller) => {
