@@ -407,3 +407,31 @@ async fn w56_permits_that_are_nearly_alike_take_no_longer_to_save_than_others() 
     // Each compared with each, name by name, would take many times as long.
     assert!(same < 3 * other, "{same:?} for those alike, {other:?} for others");
 }
+
+#[tokio::test]
+async fn w91_nobody_fills_the_role_of_another_so_that_its_owner_cannot_give_it_more() {
+    let daemon = Daemon::start().await;
+    let (shop, evil) = (daemon.register("shop-svc").await, daemon.register("evil").await);
+    make_roles(&daemon, &shop, "shop-svc", 1).await;
+    let save = async |token: &str, slug: &str| {
+        let permissions: Vec<Value> = (0..1000).map(|n| json!({ "id": format!("{slug}:p{n}") })).collect();
+        let body = json!({ "permissions": permissions });
+        assert_eq!(status(&daemon, "PUT", "/user-svc/permissions", token, body).await, 200);
+    };
+    let link = async |token: &str, slug: &str, count: usize| {
+        let links = (0..count).map(|n| json!({ "roleId": "shop-svc:r0", "permissionId": format!("{slug}:p{n}") }));
+        let body = json!({ "permissionLinks": links.collect::<Vec<_>>() });
+        daemon.call("PUT", "/user-svc/roles/permissions", token, body).await
+    };
+    save(&evil, "evil").await;
+    save(&shop, "shop-svc").await;
+    let refused = link(&evil, "evil", 101).await;
+    assert!(refused.status == 403 && refused.error().contains("at most 100"), "{}", refused.text);
+    assert_eq!(link(&evil, "evil", 100).await.status, 200, "as a service gives its permissions to a role of another");
+    assert_eq!(link(&shop, "shop-svc", 1000).await.status, 200, "whatever others gave it");
+    // Nor what every account has, so that nobody can list it any more.
+    let links = (0..101).map(|n| json!({ "roleId": "user-svc:user", "permissionId": format!("evil:p{n}") }));
+    let body = json!({ "permissionLinks": links.collect::<Vec<_>>() });
+    let refused = daemon.call("PUT", "/user-svc/roles/permissions", &evil, body).await;
+    assert!(refused.status == 403 && refused.error().contains("at most 100"), "{}", refused.text);
+}
