@@ -435,3 +435,66 @@ async fn w91_nobody_fills_the_role_of_another_so_that_its_owner_cannot_give_it_m
     let refused = daemon.call("PUT", "/user-svc/roles/permissions", &evil, body).await;
     assert!(refused.status == 403 && refused.error().contains("at most 100"), "{}", refused.text);
 }
+
+#[tokio::test]
+async fn w92_a_few_free_accounts_keep_nobody_from_giving_roles() {
+    let daemon = Daemon::start().await;
+    let good = daemon.register("good").await;
+    make_roles(&daemon, &good, "good", 6).await;
+    let target = id_of(&daemon.register("target").await);
+    let give = async |token: &str, slug: &str, roles: usize, to: Value| {
+        let enroll = |n: usize| {
+            let mut enroll = to.clone();
+            enroll["role"] = json!(format!("{slug}:r{n}"));
+            enroll
+        };
+        let body = json!({ "enrolls": (0..roles).map(enroll).collect::<Vec<_>>() });
+        daemon.call("PUT", "/user-svc/enrolls", token, body).await
+    };
+    let receivers = [json!({ "userId": target }), json!({ "contactId": "new@example.org" })];
+    for n in 0..5 {
+        let slug = format!("free-{n}");
+        let free = daemon.register(&slug).await;
+        make_roles(&daemon, &free, &slug, 100).await;
+        for to in &receivers {
+            assert_eq!(give(&free, &slug, 100, to.clone()).await.status, 200);
+        }
+    }
+    let sixth = daemon.register("sixth").await;
+    make_roles(&daemon, &sixth, "sixth", 100).await;
+    for to in &receivers {
+        let refused = give(&sixth, "sixth", 100, to.clone()).await;
+        assert_eq!(refused.status, 403, "{}", refused.text);
+        assert_eq!(give(&sixth, "sixth", 20, to.clone()).await.status, 200, "its first ones always");
+        assert_eq!(give(&good, "good", 6, to.clone()).await.status, 200, "{to}");
+    }
+    assert_eq!(status(&daemon, "POST", "/user-svc/organization", &good, json!({ "id": "org_good" })).await, 200);
+    let add = json!({ "userId": target });
+    assert_eq!(status(&daemon, "POST", "/user-svc/organization/org_good/user", &good, add).await, 200);
+    let crew = daemon.register("crew").await;
+    assert_eq!(status(&daemon, "POST", "/user-svc/organization", &crew, json!({ "id": "org_crew" })).await, 200);
+    let add = json!({ "userId": target });
+    assert_eq!(status(&daemon, "POST", "/user-svc/organization/org_crew/user", &crew, add).await, 200);
+}
+
+#[tokio::test]
+async fn w93_giving_to_accounts_and_for_contacts_at_once_has_one_limit() {
+    let daemon = Daemon::with(&["--role-assignments-per-account", "10"]).await;
+    let zed = daemon.register("zed").await;
+    make_roles(&daemon, &zed, "zed", 10).await;
+    let target = id_of(&daemon.register("target").await);
+    let give = async |n: usize| {
+        let role = format!("zed:r{}", n / 2);
+        let enroll = match n % 2 {
+            0 => json!({ "userId": target, "role": role }),
+            _ => json!({ "contactId": format!("c{n}@example.org"), "role": role }),
+        };
+        status(&daemon, "PUT", "/user-svc/enrolls", &zed, json!({ "enrolls": [enroll] })).await
+    };
+    let mut given = 0;
+    for from in [0, 4, 8, 12, 16] {
+        let (a, b, c, d) = tokio::join!(give(from), give(from + 1), give(from + 2), give(from + 3));
+        given += [a, b, c, d].iter().filter(|status| **status == 200).count();
+    }
+    assert_eq!(given, 10);
+}
