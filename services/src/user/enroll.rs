@@ -18,7 +18,7 @@ use super::{
     contact::{check_value, normal},
     giving::Giving,
     memory::Memory,
-    rows::{ALL_APPS, ContactEnrollRow, ROLES, RoleLinkRow, app_of},
+    rows::{ALL_APPS, ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow, app_of},
     rules::{check_count, shown},
 };
 use crate::query::Paging;
@@ -37,11 +37,13 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
     for input in &request.enrolls {
         apps.push(check(&cx, caller, input)?);
     }
+    // One moment for all: how long each took would tell what was found of it.
+    let now = cx.now();
     let enrolls = retry(|| async {
-        let mut giving = Giving::default();
+        let mut giving = Giving::with(cx.still_beside(caller, &request.enrolls, &apps).await?);
         let mut enrolls: Vec<Enroll> = Vec::new();
         for (input, app) in request.enrolls.iter().zip(&apps) {
-            enrolls.push(cx.enroll(&mut giving, caller, app, input).await?);
+            enrolls.push(cx.enroll(&mut giving, caller, app, input, now).await?);
         }
         let given = giving.accounts();
         cx.commit(giving.batch(&cx.settings.access_limits), |memory| {
@@ -209,6 +211,26 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empt
 }
 
 impl Users {
+    /// That the caller still has the roles by which alone it may give these: a long list takes its time.
+    async fn still_beside(&self, caller: &Caller, enrolls: &[EnrollInput], apps: &[Arc<str>]) -> Result<Batch> {
+        let is_beside = |role: &str| !caller.is_admin() && !is_under_own_slug(caller, role);
+        let given = enrolls.iter().zip(apps).filter(|(input, _)| is_beside(&input.role));
+        let needed: BTreeSet<(&str, &str)> =
+            given.filter_map(|(input, app)| Some((&**app, input.role.rsplit_once(':')?.0))).collect();
+        let mut batch = Batch::new();
+        for (app, prefix) in needed {
+            let by = format!("{prefix}:admin");
+            let mut found = None;
+            for app in [app, ALL_APPS] {
+                let id = RoleLinkRow::id_of(app, &caller.user_id, &by);
+                found = found.or(self.role_links.get(&id).await?.map(|link| link.id));
+            }
+            let id = found.ok_or_else(|| refusal(&format!("{prefix}:…")))?;
+            batch.push(Write::Require(Guard::Exists { collection: ROLE_LINKS.name, id }));
+        }
+        Ok(batch)
+    }
+
     /// Roles for contacts after a place: those that wait, and those that accounts have by showing that a contact is
     /// theirs, in one order. At most `most`; fewer only where there are no more.
     async fn for_contacts(
@@ -295,8 +317,15 @@ impl Users {
     /// Adds that an account has a role, or that one waits for whoever shows that a contact is its own. Which of the two it
     /// is where a contact was named is told to admins alone: for all others it waits also where the account of the contact
     /// has the role already by another way, or has no room for it.
-    async fn enroll(&self, giving: &mut Giving, caller: &Caller, app: &str, input: &EnrollInput) -> Result<Enroll> {
-        let by_contact = input.user_id.is_empty().then(|| for_contact(caller, app, input, self.now()));
+    async fn enroll(
+        &self,
+        giving: &mut Giving,
+        caller: &Caller,
+        app: &str,
+        input: &EnrollInput,
+        now: Time,
+    ) -> Result<Enroll> {
+        let by_contact = input.user_id.is_empty().then(|| for_contact(caller, app, input, now));
         let (owner, waits) = match &by_contact {
             None => (Some(input.user_id.clone()), None),
             Some(row) => {
@@ -305,7 +334,7 @@ impl Users {
             }
         };
         let link = owner.map(|id| {
-            let link = RoleLinkRow::new(app, &id, &input.role, self.now());
+            let link = RoleLinkRow::new(app, &id, &input.role, now);
             by_contact.as_ref().map_or_else(|| link.clone().by(caller), |row| link.clone().by_contact_of(row))
         });
         let known = match &link {

@@ -161,3 +161,28 @@ async fn w87_the_id_of_a_deleted_account_is_not_given_again() {
     let token = token_of(&daemon.login("gone", "pass", "").await);
     assert_eq!(roles_of(&daemon, &token).await, [json!("user-svc:user")]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w99_a_long_list_of_roles_is_not_given_by_who_may_give_them_no_more_when_it_is_written() {
+    let daemon = Daemon::start().await;
+    let (shop, bob, mole) =
+        (daemon.register("shop").await, daemon.register("bob").await, daemon.register("mole").await);
+    for role in ["shop:admin", "shop:vip"] {
+        assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, json!({ "id": role, "name": "R" })).await, 200);
+    }
+    assert_eq!(enroll(&daemon, &shop, &json!(id_of(&bob)), "shop:admin", "").await.status, 200);
+    let mut enrolls: Vec<Value> =
+        (0..999).map(|n| json!({ "contactId": format!("c{n}@example.org"), "role": "shop:vip" })).collect();
+    enrolls.push(json!({ "userId": id_of(&mole), "role": "shop:vip" }));
+    let body = json!({ "enrolls": enrolls });
+    let take = async || {
+        for _ in 0..3 {
+            assert_eq!(status(&daemon, "POST", "/user-svc/self", &bob, Value::Null).await, 200);
+        }
+        let path = format!("/user-svc/enroll/unnamed:{}:shop:admin", id_of(&bob));
+        status(&daemon, "DELETE", &path, &shop, Value::Null).await
+    };
+    let (given, taken) = tokio::join!(daemon.call("PUT", "/user-svc/enrolls", &bob, body), take());
+    assert_eq!((given.status.as_u16(), taken), (403, 200), "{}", given.text);
+    assert_eq!(roles_of(&daemon, &mole).await, [json!("user-svc:user")]);
+}
