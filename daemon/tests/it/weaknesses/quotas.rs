@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     apps::{HOST, enroll, login, make_app, register},
-    support::{Answer, Daemon, has, id_of, status, token_of},
+    support::{Answer, Daemon, claims, has, id_of, status, token_of},
 };
 
 async fn permits(daemon: &Daemon, token: &str, permits: Value) -> Answer {
@@ -497,4 +497,28 @@ async fn w93_giving_to_accounts_and_for_contacts_at_once_has_one_limit() {
         given += [a, b, c, d].iter().filter(|status| **status == 200).count();
     }
     assert_eq!(given, 10);
+}
+
+#[tokio::test]
+async fn w98_nobody_crowds_the_roles_that_others_gave_out_of_a_token() {
+    let daemon = Daemon::start().await;
+    let (shop, crowd) = (daemon.register("shop").await, daemon.register("aaa").await);
+    daemon.register("victim").await;
+    let id = id_of(&token_of(&daemon.login("victim", "pass", "test").await));
+    let role = json!({ "id": "shop:customer", "name": "C" });
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, role).await, 200);
+    assert_eq!(enroll(&daemon, &shop, &json!(id), "shop:customer", "").await.status, 200);
+    for n in 0..12 {
+        let role = format!("aaa:{n:0>200}");
+        assert_eq!(status(&daemon, "POST", "/user-svc/role", &crowd, json!({ "id": role, "name": "R" })).await, 200);
+        assert_eq!(enroll(&daemon, &crowd, &json!(id), &role, "").await.status, 200);
+        let organization = format!("org-{n:0>55}");
+        assert_eq!(status(&daemon, "POST", "/user-svc/organization", &crowd, json!({ "id": organization })).await, 200);
+        let path = format!("/user-svc/organization/{organization}/user");
+        assert_eq!(status(&daemon, "POST", &path, &crowd, json!({ "userId": id })).await, 200);
+    }
+    let told = claims(&token_of(&daemon.login("victim", "pass", "test").await))["ori"].clone();
+    let told: Vec<&str> = told.as_array().unwrap().iter().map(|role| role.as_str().unwrap()).collect();
+    assert!(told.contains(&"shop:customer") && told.contains(&"user-svc:user"), "{told:?}");
+    assert!(told.iter().any(|role| role.starts_with("aaa:")) && told.len() < 26, "what fits of the rest: {told:?}");
 }
