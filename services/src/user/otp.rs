@@ -47,7 +47,7 @@ impl Sendings {
         Sendings { recent: Cache::new(REMEMBERED), order: Mutex::default() }
     }
 
-    /// Counts a code that is about to be sent, or says how long to wait.
+    /// Counts a code that is about to be sent, or says how long to wait. `contact`: what codes to a contact are counted by.
     fn count(&self, contact: &str, callers: &[&str], now: i64) -> Result<()> {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Vec::new();
@@ -89,13 +89,16 @@ struct Asked<'a> {
     app: &'a str,
     /// By whom sendings are counted.
     callers: &'a [&'a str],
+    /// Somebody signed in with this contact from where this is asked before.
+    is_at_home: bool,
 }
 
 pub async fn send(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
     let address = network(cx.request.client_ip).to_string();
     let app = cx.app_of_host(&request.app_host)?;
     let purpose = cx.purpose_of_code(&request.contact_id).await?;
-    cx.send_code(request, Asked { purpose, user_id: "", app: &app, callers: &[&address] }).await
+    let is_at_home = cx.knows_contact_at(&request.contact_id, cx.request.client_ip).await;
+    cx.send_code(request, Asked { purpose, user_id: "", app: &app, callers: &[&address], is_at_home }).await
 }
 
 pub async fn send_own(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
@@ -103,7 +106,9 @@ pub async fn send_own(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Res
     let address = network(cx.request.client_ip).to_string();
     let callers = [&*caller.user_id, &address];
     let purpose = OtpPurpose::Verify;
-    cx.send_code(request, Asked { purpose, user_id: &caller.user_id, app: &caller.app, callers: &callers }).await
+    let is_at_home = cx.knows_contact_at(&request.contact_id, cx.request.client_ip).await;
+    let asked = Asked { purpose, user_id: &caller.user_id, app: &caller.app, callers: &callers, is_at_home };
+    cx.send_code(request, asked).await
 }
 
 impl Users {
@@ -123,7 +128,9 @@ impl Users {
         check_address("contactId", contact)?;
         self.shared.mailer.check()?;
         let now = self.now();
-        self.sendings.count(&box_of(contact), asked.callers, now.0.as_second())?;
+        // Strangers who ask for codes to a contact do not use up those of who signs in with it.
+        let counted_as = if asked.is_at_home { format!("{} at home", box_of(contact)) } else { box_of(contact) };
+        self.sendings.count(&counted_as, asked.callers, now.0.as_second())?;
         let code = format!("{:0width$}", random_number(10_u32.pow(DIGITS as u32)), width = DIGITS);
         let id = self.shared.ids.random("otp");
         let row = OtpRow {

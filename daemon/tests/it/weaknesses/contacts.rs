@@ -166,3 +166,38 @@ async fn w88_a_wrong_code_is_told_the_same_whether_a_contact_is_somebodys_or_not
         200
     );
 }
+
+#[tokio::test]
+async fn w97_who_signs_in_with_a_contact_gets_codes_though_strangers_ask_for_them_too() {
+    let post = crate::contacts::Post::start().await;
+    let flags = ["--smtp-host", "127.0.0.1", "--smtp-port", post.port(), "--smtp-from", "us@example.org"];
+    let proxied = ["--trusted-proxies", "127.0.0.0/8"];
+    let daemon = Daemon::with(&[&flags[..], &proxied[..]].concat()).await;
+    let admin = daemon.admin().await;
+    let change = json!({ "currentPassword": "changeme", "newPassword": "another one" });
+    assert_eq!(daemon.call("POST", "/user-svc/change-password", &admin, change).await.status, 200);
+    let from = async |address: &str, path: &str, token: &str, body: Value| {
+        daemon.send("POST", path, token, body.to_string().into_bytes(), &[("x-forwarded-for", address)]).await
+    };
+    let send = json!({ "contactId": "ann@example.org" });
+    let id = from("192.0.2.1", "/user-svc/otp/send", "", send.clone()).await.json()["otpId"].clone();
+    let contact = json!({ "value": "ann@example.org", "otpId": id, "otpCode": post.last().0 });
+    let ann = json!({ "slug": "ann", "password": "long enough", "contact": contact });
+    assert_eq!(from("192.0.2.1", "/user-svc/register", "", ann).await.status, 200);
+    let sign_in = async |address: &str| {
+        let sent = from(address, "/user-svc/otp/send", "", send.clone()).await;
+        if sent.status != 200 {
+            return sent.status.as_u16();
+        }
+        let contact = json!({ "value": "ann@example.org", "otpId": sent.json()["otpId"], "otpCode": post.last().0 });
+        from(address, "/user-svc/login", "", json!({ "contact": contact })).await.status.as_u16()
+    };
+    daemon.clock.advance(61);
+    assert_eq!(sign_in("192.0.2.1").await, 200);
+    for _ in 0..6 {
+        daemon.clock.advance(61);
+        from("198.51.100.7", "/user-svc/otp/send", "", json!({ "contactId": "ann+x@example.org" })).await;
+    }
+    assert_eq!(sign_in("203.0.113.9").await, 429, "from where nobody signed in yet");
+    assert_eq!(sign_in("192.0.2.1").await, 200);
+}
