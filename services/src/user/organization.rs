@@ -385,7 +385,15 @@ impl Users {
                 batch = self.keep_an_admin(&link.value, batch).await?;
             }
             let mut giving = Giving::with(batch);
-            let link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
+            let mut link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
+            // Who says what it is itself was put in by another all the same, which may be what lets it into the app.
+            if let (Some(before), true) = (before.first(), *user_id == *caller.user_id) {
+                link = RoleLinkRow {
+                    created_by: before.value.created_by.clone(),
+                    by_admin: before.value.by_admin,
+                    ..link
+                };
+            }
             match before.is_empty() {
                 true => {
                     self.count_given(&mut giving, caller).await?;

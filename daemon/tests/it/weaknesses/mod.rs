@@ -12,6 +12,7 @@ mod managers;
 mod meanwhile;
 mod names;
 mod network;
+mod organizations;
 mod passwords;
 mod pending;
 mod probes;
