@@ -249,12 +249,13 @@ ops! {
         errors: &[(404, "there is no account with this id")];
 
     /// Delete an account with its sessions, memberships, roles, permissions, grants and instances. Its slug stays
-    /// taken until an admin releases it.
+    /// taken until an admin releases it, its id for ever. An organization whose only admin it was goes over to the member
+    /// who has been in it longest.
     DELETE_USER "deleteUser" = DELETE "/user-svc/user/{userId}"
         (Path<UserId>) -> Json<Empty>,
         access: Access::needs(&USER_DELETE), audited: true,
         errors: &[(403, "the account is a built-in service's"), (404, "there is no account with this id"),
-            (409, "it is the last admin, or the last admin of an organization with other members")];
+            (409, "it is the last admin")];
 
     /// Let the slug of a deleted account be registered again.
     RELEASE_SLUG "releaseSlug" = DELETE "/user-svc/slug/{deletedSlug}"
@@ -454,7 +455,8 @@ ops! {
         errors: &[(403, "the caller is no admin of the organization"),
             (404, "there is no such organization or account"), (409, "it is the last admin")];
 
-    /// Remove an account from an organization, as its admin, or leave it.
+    /// Remove an account from an organization, as its admin, or leave it. Where its only admin leaves and did not found it,
+    /// the member who has been in it longest becomes admin, and without others it goes.
     REMOVE_USER_FROM_ORGANIZATION "removeUserFromOrganization"
         = DELETE "/user-svc/organization/{organizationId}/user/{userId}"
         ((Path<OrganizationId>, Path<UserId>)) -> Json<Empty>,

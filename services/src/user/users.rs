@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use openorch_api::{
@@ -199,17 +199,19 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
     let caller = cx.caller()?;
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
-    retry(|| async {
+    // Those who become admins of its organizations, in whichever attempt.
+    let heirs = Mutex::new(BTreeSet::new());
+    let heirs = || heirs.lock().unwrap_or_else(PoisonError::into_inner);
+    let deleted = retry(|| async {
         let Stored { version, value: user, .. } = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?;
         cx.require_takeover(&cx.caller_now(caller, &USER_DELETE).await?, &user, &USER_DELETE).await?;
         let mut batch: Batch = still_managed(caller, &id.0).into_iter().collect();
         batch.push(cx.users.delete(&user.id, Some(version)));
         for link in cx.role_links.find(&Query::all().equals("userId", &*user.id)).await? {
             batch.push(cx.role_links.delete(&link.id, Some(link.version)));
-            batch = match cx.without_organization(&link.value, &batch).await? {
-                Some(batch) => batch,
-                None => cx.keep_an_admin(&link.value, batch).await?,
-            };
+            let mut heirs_of_one = Vec::new();
+            batch = cx.without_member(&link.value, batch, &mut heirs_of_one).await?;
+            heirs().extend(heirs_of_one);
         }
         // A role that was given since they were read would outlive the account. It is looked at in the next attempt: it
         // may be one without which an organization has no admin.
@@ -227,8 +229,9 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
         }
         cx.change_rules(|rules| Ok((what_goes_with(rules, &user), batch))).await
     })
-    .await
-    .inspect_err(|_| {
+    .await;
+    heirs().iter().for_each(|id: &String| cx.memory.rights_changed(id));
+    deleted.inspect_err(|_| {
         // Perhaps it is gone all the same.
         cx.memory.sessions_of_account_ended(&id.0, None);
         cx.memory.rights_changed(&id.0);

@@ -16,6 +16,11 @@ async fn put(daemon: &Daemon, token: &str, organization: &str, user_id: &str, ro
     status(daemon, "PUT", &path, token, json!({ "role": role })).await
 }
 
+async fn remove(daemon: &Daemon, token: &str, organization: &str, user_id: &str) -> u16 {
+    let path = format!("/user-svc/organization/{organization}/user/{user_id}");
+    status(daemon, "DELETE", &path, token, Value::Null).await
+}
+
 async fn roles_of(daemon: &Daemon, token: &str) -> Vec<Value> {
     let own = daemon.call("POST", "/user-svc/self", token, Value::Null).await.json();
     own["roles"].as_array().cloned().unwrap_or_default()
@@ -45,4 +50,37 @@ async fn w95_nobody_stays_in_an_app_by_an_organization_that_it_founded_there() {
     assert_eq!(enroll(&daemon, &admin, &json!(id_of(&there)), "user-svc:user", HOST).await.status, 200);
     let again = token_of(&login(&daemon, "founder", HOST).await);
     assert!(roles_of(&daemon, &again).await.contains(&json!("user-svc:org:{org_mine}:admin")));
+}
+
+#[tokio::test]
+async fn w96_an_organization_is_no_trap_for_who_was_put_into_it() {
+    let daemon = Daemon::start().await;
+    let (eve, vic, third, admin) = (
+        daemon.register("eve").await,
+        daemon.register("vic").await,
+        daemon.register("third").await,
+        daemon.admin().await,
+    );
+    // Alone in it, by the founder's leaving: it leaves, and the organization goes.
+    found(&daemon, &eve, "org_trap").await;
+    assert_eq!(put(&daemon, &eve, "org_trap", &id_of(&vic), "admin").await, 200);
+    assert_eq!(remove(&daemon, &eve, "org_trap", &id_of(&eve)).await, 200);
+    assert_eq!(remove(&daemon, &vic, "org_trap", &id_of(&vic)).await, 200);
+    assert_eq!(roles_of(&daemon, &vic).await, [json!("user-svc:user")]);
+    let path = "/user-svc/organization/org_trap/users";
+    assert_eq!(status(&daemon, "GET", path, &admin, Value::Null).await, 404);
+    // With another in it, who becomes its admin.
+    found(&daemon, &eve, "org_more").await;
+    assert_eq!(put(&daemon, &eve, "org_more", &id_of(&third), "user").await, 200);
+    assert_eq!(put(&daemon, &eve, "org_more", &id_of(&vic), "admin").await, 200);
+    assert_eq!(remove(&daemon, &eve, "org_more", &id_of(&eve)).await, 200);
+    assert_eq!(remove(&daemon, &vic, "org_more", &id_of(&vic)).await, 200);
+    assert!(roles_of(&daemon, &third).await.contains(&json!("user-svc:org:{org_more}:admin")));
+    // Who founded it and is its only admin does not just leave; an admin deletes the account all the same.
+    found(&daemon, &eve, "org_last").await;
+    assert_eq!(put(&daemon, &eve, "org_last", &id_of(&third), "user").await, 200);
+    assert_eq!(remove(&daemon, &eve, "org_last", &id_of(&eve)).await, 409);
+    let path = format!("/user-svc/user/{}", id_of(&eve));
+    assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
+    assert!(roles_of(&daemon, &third).await.contains(&json!("user-svc:org:{org_last}:admin")));
 }
