@@ -237,7 +237,8 @@ ops! {
     /// Create an account with any roles.
     CREATE_USER "createUser" = POST "/user-svc/user"
         (Body<CreateUserRequest>) -> Json<CreateUserResponse>,
-        access: Access::needs(&USER_CREATE), audited: true, target: &["/user/id", "/user/slug"], normalise: Some(accept_other_contacts),
+        access: Access::needs(&USER_CREATE), audited: true, target: &["/user/id", "/user/slug", "/roleIds/*", "/appHost"],
+        normalise: Some(accept_other_contacts),
         errors: &[(409, "the slug, the id or the contact is taken"),
             (429, "too many at once; try again in a moment")];
 
@@ -248,12 +249,13 @@ ops! {
         errors: &[(404, "there is no account with this id")];
 
     /// Delete an account with its sessions, memberships, roles, permissions, grants and instances. Its slug stays
-    /// taken until an admin releases it.
+    /// taken until an admin releases it, its id for ever. An organization whose only admin it was goes over to the member
+    /// who has been in it longest.
     DELETE_USER "deleteUser" = DELETE "/user-svc/user/{userId}"
         (Path<UserId>) -> Json<Empty>,
         access: Access::needs(&USER_DELETE), audited: true,
         errors: &[(403, "the account is a built-in service's"), (404, "there is no account with this id"),
-            (409, "it is the last admin, or the last admin of an organization with other members")];
+            (409, "it is the last admin")];
 
     /// Let the slug of a deleted account be registered again.
     RELEASE_SLUG "releaseSlug" = DELETE "/user-svc/slug/{deletedSlug}"
@@ -281,7 +283,7 @@ ops! {
     /// Create a role under the own slug, or change the own one with this id.
     CREATE_ROLE "createRole" = POST "/user-svc/role"
         (Body<CreateRoleRequest>) -> Json<CreateRoleResponse>,
-        access: Access::needs(&ROLE_CREATE), audited: true, target: &["/id"],
+        access: Access::needs(&ROLE_CREATE), audited: true, target: &["/id", "/permissionIds/*"],
         errors: &[(403, "the id is not under the caller's slug, or a permission is another's")];
 
     /// Delete a role: those who had it lose it at once.
@@ -329,7 +331,7 @@ ops! {
     /// Save grants: permissions for accounts by slug, also for slugs that are not registered yet.
     SAVE_GRANTS "saveGrants" = PUT "/user-svc/grants"
         (Body<SaveGrantsRequest>) -> Json<Empty>,
-        access: Access::needs(&GRANT_CREATE), audited: true, target: &["/grants/*/permissionId", "/grants/*/slugs/*"];
+        access: Access::needs(&GRANT_CREATE), audited: true, target: &["/grants/*/permissionId", "/grants/*/slugs/*", "/grants/*/id"];
 
     /// List grants, those of permits with slugs included.
     LIST_GRANTS "listGrants" = POST "/user-svc/grants"
@@ -346,7 +348,8 @@ ops! {
     /// admins.
     SAVE_PERMITS "savePermits" = PUT "/user-svc/permits"
         (Body<SavePermitsRequest>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true, target: &["/permits/*/permission", "/permits/*/slugs/*", "/permits/*/roles/*"],
+        access: Access::SignedIn, audited: true,
+        target: &["/permits/*/permission", "/permits/*/slugs/*", "/permits/*/roles/*", "/permits/*/appHost", "/permits/*/id"],
         errors: &[(403, "a permission is not under the caller's slug, or the account has too many permits"),
             (429, "the rules of all accounts fill the memory that they may take")];
 
@@ -359,7 +362,8 @@ ops! {
     /// role beside it.
     SAVE_ENROLLS "saveEnrolls" = PUT "/user-svc/enrolls"
         (Body<SaveEnrollsRequest>) -> Json<SaveEnrollsResponse>,
-        access: Access::SignedIn, audited: true, target: &["/enrolls/*/userId", "/enrolls/*/contactId", "/enrolls/*/role"],
+        access: Access::SignedIn, audited: true,
+        target: &["/enrolls/*/userId", "/enrolls/*/contactId", "/enrolls/*/role", "/enrolls/*/appHost"],
         errors: &[(403, "the caller may not give this role"), (404, "there is no such role or account")];
 
     /// List who has a role, or which roles an account has. Accounts see their own; the rest is for those who may give
@@ -451,7 +455,8 @@ ops! {
         errors: &[(403, "the caller is no admin of the organization"),
             (404, "there is no such organization or account"), (409, "it is the last admin")];
 
-    /// Remove an account from an organization, as its admin, or leave it.
+    /// Remove an account from an organization, as its admin, or leave it. Where its only admin leaves and did not found it,
+    /// the member who has been in it longest becomes admin, and without others it goes.
     REMOVE_USER_FROM_ORGANIZATION "removeUserFromOrganization"
         = DELETE "/user-svc/organization/{organizationId}/user/{userId}"
         ((Path<OrganizationId>, Path<UserId>)) -> Json<Empty>,

@@ -5,6 +5,7 @@
 //! target and minute ([`gathered`]), and written every second. The log has a bound in age and one in size.
 
 mod gathered;
+mod target;
 
 use std::{
     net::IpAddr,
@@ -20,12 +21,12 @@ use openorch_api::{
     user::{AuditEntry, AuditOutcome},
 };
 use openorch_store::{
-    Batch, BoxFuture, Collection, Committed, Filter, Guard, Index, Layer, Query, Result, Store, Table, Write,
+    Batch, BoxFuture, Collection, Committed, Filter, Guard, Index, Layer, Query, Result, Store, StoreError, Table,
+    Write,
 };
-use serde_json::Value;
 
-use self::gathered::Due;
-use crate::{Error, clock::Clock, error::Kind, identity::ACCOUNTS, ids::Ids};
+use self::{gathered::Due, target::Target};
+use crate::{Caller, Error, clock::Clock, error::Kind, identity::ACCOUNTS, ids::Ids};
 
 /// The entries, to be opened before the store is used.
 pub static ENTRIES: Collection = Collection {
@@ -36,14 +37,11 @@ pub static ENTRIES: Collection = Collection {
         Index::on(&["actorSlug", "at"]),
         Index::on(&["operation", "at"]),
         Index::on(&["target", "at"]),
+        Index::each("targets", &["at"]),
         Index::on(&["outcome", "at"]),
     ],
 };
 
-/// Longer than any path parameter, so that each can be asked for.
-const MAX_TARGET_BYTES: usize = 1024;
-/// How many of a list are named as targets.
-const MAX_LISTED: usize = 4;
 /// Entries written or removed in one batch.
 const AT_ONCE: usize = 1000;
 /// When the log is too long, this part more of it goes than must, so that not each new entry removes one.
@@ -59,11 +57,16 @@ tokio::task_local! {
 }
 
 /// A call of an audited operation while it is served.
+#[derive(Default)]
 pub(crate) struct Call {
     entry: Mutex<AuditEntry>,
     is_written: Mutex<bool>,
     /// It is told also where it changed nothing.
     is_told_anyway: AtomicBool,
+    /// What must hold when it writes, beside that its account is there; see [`Identity::standing`].
+    standing: Mutex<Vec<Guard>>,
+    /// A write was refused since that did not hold any more.
+    lost_standing: AtomicBool,
 }
 
 impl Call {
@@ -72,17 +75,26 @@ impl Call {
     pub(crate) fn new(row: &Row, path: &[String], client: IpAddr, request_id: &str) -> Arc<Call> {
         let entry = AuditEntry {
             operation: row.id.to_owned(),
-            target: joined(path.iter().map(String::as_str)),
             client_ip: client.to_string(),
             request_id: request_id.to_owned(),
             count: 1,
             ..AuditEntry::default()
         };
-        Arc::new(Call {
-            entry: Mutex::new(entry),
-            is_written: Mutex::new(false),
-            is_told_anyway: AtomicBool::new(false),
-        })
+        let call = Call { entry: Mutex::new(entry), ..Call::default() };
+        call.set_target(Target::of_path(path.iter().map(String::as_str)));
+        Arc::new(call)
+    }
+
+    /// The error of a call, which says so where it came of what the caller lost while it was served.
+    pub(crate) fn blame(&self, error: Error) -> Error {
+        if !self.lost_standing.load(Ordering::Relaxed) {
+            return error;
+        }
+        Error::unauthenticated(
+            "the session of this token ended, or its account lost the role `user-svc:admin`, while the call was in \
+             progress: nothing was changed",
+        )
+        .because(error)
     }
 
     /// Serves the call: what is committed within is told with it.
@@ -103,12 +115,23 @@ pub fn tell_actor(user_id: &str, slug: &str, via_service: Option<&str>) {
     });
 }
 
+/// Says who calls, and what must hold of that caller when the call writes.
+pub(crate) fn tell_caller(caller: &Caller, standing: Vec<Guard>) {
+    tell_actor(&caller.user_id, &caller.slug, caller.audience.as_deref());
+    let _ = CALL.try_with(|call| *lock(&call.standing) = standing);
+}
+
+/// Whether the call that is served was refused a write since its caller may not make it any more: it is not tried again.
+pub(crate) fn caller_lost_standing() -> bool {
+    CALL.try_with(|call| call.lost_standing.load(Ordering::Relaxed)).unwrap_or_default()
+}
+
 /// Says what the call makes, where the caller named nothing that it could be told by.
 pub fn tell_made(id: &str) {
     let _ = CALL.try_with(|call| {
-        let mut entry = lock(&call.entry);
-        if entry.target.is_empty() {
-            entry.target = id.to_owned();
+        let is_named = !lock(&call.entry).target.is_empty();
+        if !is_named {
+            call.set_target(Target::of_path([id]));
         }
     });
 }
@@ -120,47 +143,19 @@ pub fn tell_anyway() {
 
 /// Does what is part of a call and not the change that it is about: what is committed within is not told as that.
 pub async fn aside<F: Future>(work: F) -> F::Output {
-    let call = Call { entry: Mutex::default(), is_written: Mutex::new(true), is_told_anyway: AtomicBool::new(false) };
+    let call = Call { is_written: Mutex::new(true), ..Call::default() };
     CALL.scope(Arc::new(call), work).await
 }
 
 /// Says what the call is about: the path's parameters, and what the row names of the body.
 pub(crate) fn tell_target(row: &Row, parts: &Parts) {
-    let _ = CALL.try_with(|call| lock(&call.entry).target = target(row, parts));
+    let _ = CALL.try_with(|call| call.set_target(Target::of_call(row, parts)));
 }
 
-fn target(row: &Row, parts: &Parts) -> String {
-    let mut names: Vec<&str> = parts.path.iter().map(String::as_str).collect();
-    for pointer in row.target {
-        if let Some(body) = &parts.body {
-            collect(body, pointer, &mut names);
-        }
-    }
-    joined(names)
-}
-
-fn joined<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let mut target = String::new();
-    for name in names.into_iter().filter(|name| !name.is_empty()) {
-        let room = MAX_TARGET_BYTES.saturating_sub(target.len() + 1);
-        if !target.is_empty() {
-            target.push(' ');
-        }
-        let cut = (0..=name.len().min(room)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
-        target += &openorch_api::text::without_hidden(&name[..cut]);
-    }
-    target
-}
-
-/// The texts at a JSON pointer (RFC 6901) in which `*` stands for each element of a list.
-fn collect<'a>(value: &'a Value, pointer: &str, found: &mut Vec<&'a str>) {
-    let Some((before, after)) = pointer.split_once("/*") else {
-        found.extend(value.pointer(pointer).and_then(Value::as_str));
-        return;
-    };
-    let list = value.pointer(before).and_then(Value::as_array);
-    for element in list.into_iter().flatten().take(MAX_LISTED) {
-        collect(element, after, found);
+impl Call {
+    fn set_target(&self, target: Target) {
+        let mut entry = lock(&self.entry);
+        (entry.target, entry.targets) = (target.text, target.names);
     }
 }
 
@@ -360,17 +355,36 @@ impl Audited {
         let steps = batch.0.len();
         let actor = lock(&call.entry).actor_id.clone();
         // An account that was deleted meanwhile changes nothing more. One that registers is made by this very batch.
-        let guards = !actor.is_empty() && !makes(&batch, &actor);
-        if guards {
-            batch.0.insert(0, Write::Require(Guard::Exists { collection: ACCOUNTS, id: actor }));
+        let mut guards = lock(&call.standing).clone();
+        if !actor.is_empty() && !makes(&batch, &actor) {
+            guards.push(Guard::Exists { collection: ACCOUNTS, id: actor });
         }
+        // First, so that a call may end what it stands on.
+        batch.0.splice(0..0, guards.iter().cloned().map(Write::Require));
         batch.push(self.audit.change(&call)?);
-        let mut committed = self.store.commit(batch).await?;
+        let mut committed = match self.store.commit(batch).await {
+            Err(error @ StoreError::Conflict(_)) => {
+                call.lost_standing.store(!self.hold(&guards).await?, Ordering::Relaxed);
+                return Err(error);
+            }
+            outcome => outcome?,
+        };
         self.audit.counted(1);
-        committed.touched.drain(..usize::from(guards));
+        committed.touched.drain(..guards.len());
         committed.touched.truncate(steps);
         *lock(&call.is_written) = true;
         Ok(committed)
+    }
+
+    async fn hold(&self, guards: &[Guard]) -> Result<bool> {
+        for guard in guards {
+            if let Guard::Exists { collection, id } = guard
+                && self.store.get(collection, id).await?.is_none()
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

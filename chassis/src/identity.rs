@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
+use openorch_store::Guard;
 
 use crate::{BoxFuture, Result};
 
@@ -80,6 +81,12 @@ pub trait Identity: Send + Sync + 'static {
 
     /// Whether the caller has `permission` by role or grant. A look-up in memory.
     fn allows(&self, caller: &Caller, permission: &str) -> bool;
+
+    /// What must hold, beside that its account is there, when a call of this caller writes: what let it in may be taken
+    /// back while the call is in progress. Nothing where sessions are not stored.
+    fn standing(&self, _caller: &Caller) -> Vec<Guard> {
+        Vec::new()
+    }
 
     /// Whether an admin let the service `audience` call this operation for its callers.
     fn opens(&self, audience: &str, operation: &str) -> bool;

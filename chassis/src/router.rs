@@ -262,6 +262,7 @@ impl Inner {
             Ok(response) => response,
             Err(mut error) => {
                 if let Some(call) = &call {
+                    error = call.blame(error);
                     self.audit.refused(call, &error);
                 }
                 if error.kind == Kind::Internal {
@@ -391,7 +392,7 @@ impl Inner {
             Error::unauthenticated("Unauthorized: send the token of a sign-in as `Authorization: Bearer …`")
         })?;
         let caller = self.identity.authenticate(token).await?;
-        audit::tell_actor(&caller.user_id, &caller.slug, caller.audience.as_deref());
+        audit::tell_caller(&caller, self.identity.standing(&caller));
         if let (Some(audience), false) = (&caller.audience, row.delegated)
             && !self.identity.opens(audience, row.id)
         {

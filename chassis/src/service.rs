@@ -17,7 +17,7 @@ use tracing::{Instrument, Span};
 
 use tokio::time::Instant;
 
-use crate::{Body, BoxFuture, Caller, Error, Result, clock::Clock, respond};
+use crate::{Body, BoxFuture, Caller, Error, Result, audit, clock::Clock, respond};
 
 /// What a handler is called with: the state of its service and all that is known of the request.
 pub struct Cx<S> {
@@ -307,6 +307,7 @@ pub async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -
     let mut span = Duration::from_millis(1);
     loop {
         match attempt().await {
+            Err(error) if error.is_lost_race() && audit::caller_lost_standing() => return Err(error),
             Err(error) if error.is_lost_race() && started.elapsed() < RETRY_LIMIT => {
                 tokio::time::sleep(span.mul_f64(random_part())).await;
                 span = (span * 2).min(LONGEST_PAUSE);

@@ -28,10 +28,15 @@ pub struct AuditEntry {
     pub client_ip: String,
     /// The id of the operation, as `oo call` takes it.
     pub operation: String,
-    /// What the call was about, by id, slug or URL; several are parted by spaces. The body of a call that is refused
-    /// before it is read, as for lack of a permission, is not known: the target is what the path names.
+    /// What the call was about, by id, slug or URL; several are parted by spaces, and one with a space in it is quoted.
+    /// Of a long list those that give rights over the platform come first, and the end says how many are left out. The
+    /// body of a call that is refused before it is read, as for lack of a permission, is not known: the target is what
+    /// the path names.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub target: String,
+    /// The same one by one, but for those that are left out. Entries of older versions have none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
     pub outcome: AuditOutcome,
     /// The status of the answer.
     pub status: u16,
@@ -59,7 +64,7 @@ pub struct ListAuditRequest {
     /// The id of an operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<String>,
-    /// The whole target.
+    /// One of the targets, or the whole `target`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

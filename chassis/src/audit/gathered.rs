@@ -16,10 +16,12 @@ struct Budget {
     total: usize,
     of_operation: usize,
     of_caller: usize,
+    /// Of one caller, by one operation with one status.
+    of_kind: usize,
 }
 
-const OF_ACCOUNTS: Budget = Budget { total: 5_000, of_operation: 1_000, of_caller: 200 };
-const OF_STRANGERS: Budget = Budget { total: 2_000, of_operation: 500, of_caller: 50 };
+const OF_ACCOUNTS: Budget = Budget { total: 5_000, of_operation: 1_000, of_caller: 400, of_kind: 100 };
+const OF_STRANGERS: Budget = Budget { total: 2_000, of_operation: 500, of_caller: 100, of_kind: 25 };
 /// Entries of minutes that are over which wait to be written; while the store is away, more are dropped and counted.
 const MOST_LEFT: usize = 20_000;
 /// An entry is written again when its count has doubled, or has waited for so many rounds: not at each round, or a flood
@@ -37,6 +39,12 @@ pub(super) struct Key {
     is_refused: bool,
 }
 
+impl Key {
+    fn kind(&self, caller: &str) -> Kind {
+        (self.is_account, caller.to_owned(), self.operation.clone(), self.status)
+    }
+}
+
 struct Counted {
     entry: AuditEntry,
     /// How many of it are in the store.
@@ -44,6 +52,9 @@ struct Counted {
     /// Rounds that it waited since.
     waited: u32,
 }
+
+/// Whether an account calls, who, the operation and the status.
+type Kind = (bool, String, String, u16);
 
 /// The table of one minute, and what of earlier ones is not written yet.
 #[derive(Default)]
@@ -54,6 +65,8 @@ pub(super) struct Table {
     totals: HashMap<bool, usize>,
     by_operation: HashMap<(bool, String, u16), usize>,
     by_caller: HashMap<(bool, String), usize>,
+    /// Of these by operation and status: what one caller does much of hides nothing else of it.
+    by_kind: HashMap<Kind, usize>,
     /// By id.
     left: BTreeMap<String, AuditEntry>,
     /// Calls of which nothing could be kept.
@@ -78,12 +91,14 @@ impl Table {
         entry.id = new_id();
         if key.target.is_none() {
             entry.target.clear();
+            entry.targets.clear();
         }
         match &key.caller {
             Some(caller) => {
                 *self.totals.entry(key.is_account).or_default() += 1;
                 *self.by_operation.entry((key.is_account, key.operation.clone(), key.status)).or_default() += 1;
                 *self.by_caller.entry((key.is_account, caller.clone())).or_default() += 1;
+                *self.by_kind.entry(key.kind(caller)).or_default() += 1;
             }
             None => (entry.actor_id, entry.actor_slug, entry.client_ip, entry.request_id) = Default::default(),
         }
@@ -117,7 +132,8 @@ impl Table {
         let operation = (is_account, entry.operation.clone(), entry.status);
         let has_room = self.totals.get(&is_account).is_none_or(|count| *count < budget.total)
             && self.by_operation.get(&operation).is_none_or(|count| *count < budget.of_operation);
-        let is_within_share = self.by_caller.get(&(is_account, caller)).is_none_or(|count| *count < budget.of_caller);
+        let is_within_share = self.by_kind.get(&exact.kind(&caller)).is_none_or(|count| *count < budget.of_kind)
+            && self.by_caller.get(&(is_account, caller)).is_none_or(|count| *count < budget.of_caller);
         match (has_room, is_within_share) {
             (true, true) => exact,
             (true, false) => of_caller,
@@ -141,7 +157,7 @@ impl Table {
                 self.dropped += counted.entry.count - counted.written;
             }
         }
-        (self.totals, self.by_operation, self.by_caller) = Default::default();
+        (self.totals, self.by_operation, self.by_caller, self.by_kind) = Default::default();
     }
 
     /// What is to be written in this round, and at the end (`all`) whatever is not written yet. Answers also how many
@@ -231,6 +247,20 @@ mod tests {
         assert_eq!(counts(&table, |entry| entry.target == "t0").0, 2, "the first ones stay");
         add(&mut table, AuditEntry { status: 401, ..entry("", "10.0.0.4", "login", "an account that exists") });
         assert_eq!(counts(&table, |entry| entry.target == "an account that exists"), (1, 1));
+    }
+
+    #[test]
+    fn what_a_caller_does_much_of_hides_nothing_else_of_it() {
+        let mut table = Table::default();
+        for n in 0..300 {
+            add(&mut table, AuditEntry { status: 400, ..entry("", "10.0.0.1", "login", &format!("nobody-{n}")) });
+            add(&mut table, AuditEntry { status: 404, ..entry("usr_a", "10.0.0.2", "deleteUser", &format!("n{n}")) });
+        }
+        add(&mut table, AuditEntry { status: 401, ..entry("", "10.0.0.1", "login", "somebody") });
+        for operation in ["resetPassword", "deleteUser"] {
+            add(&mut table, AuditEntry { status: 403, ..entry("usr_a", "10.0.0.2", operation, "somebody") });
+        }
+        assert_eq!(counts(&table, |entry| entry.target == "somebody"), (3, 3));
     }
 
     #[test]

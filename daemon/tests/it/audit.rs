@@ -160,7 +160,7 @@ async fn each_entry_is_found_by_what_the_call_was_about_and_by_whoever_called() 
     let given = json!({ "enrolls": [{ "userId": ann_id, "role": long }] });
     let enroll = call("PUT", "/user-svc/enrolls", &ann, given).await["enrolls"][0]["id"].as_str().unwrap().to_owned();
     call("DELETE", &format!("/user-svc/enroll/{enroll}"), &ann, Value::Null).await;
-    assert_eq!((found(&long).await, found(&enroll).await), (1, 1), "however long");
+    assert_eq!((found(&long).await, found(&enroll).await), (2, 1), "made and given, however long");
 
     let made = call("POST", "/user-svc/organization", &ann, json!({ "name": "Only a name" })).await;
     assert_eq!(found(made["organization"]["id"].as_str().unwrap()).await, 1, "by the id that it was given");

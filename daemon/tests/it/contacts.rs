@@ -17,7 +17,7 @@ pub struct Post {
 }
 
 impl Post {
-    async fn start() -> Post {
+    pub async fn start() -> Post {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port().to_string();
         let letters: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -54,6 +54,10 @@ impl Post {
             }
         });
         Post { port, letters }
+    }
+
+    pub fn port(&self) -> &str {
+        &self.port
     }
 
     /// The code of the last letter, and to whom that went.

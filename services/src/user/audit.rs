@@ -7,7 +7,7 @@ use openorch_api::{
     user::{ListAuditRequest, ListAuditResponse},
 };
 use openorch_chassis::{Cx, Error, Result};
-use openorch_store::{Filter, Query};
+use openorch_store::{Cursor, Filter, Query};
 
 use super::Users;
 
@@ -19,20 +19,35 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Resul
         Some(actor) => cx.is_id(actor).await?,
         None => false,
     };
-    let page = cx.audit_entries.page(&asked(request, is_id)?).await?;
-    let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
-    Ok(Json(ListAuditResponse { entries: page.items.into_iter().map(|row| row.value).collect(), next }))
+    // Both ways are in the same order, so what comes first of either is what comes first of all.
+    let (mut found, mut goes_on, mut most) = (Vec::new(), false, usize::MAX);
+    for query in asked(request, is_id)? {
+        let page = cx.audit_entries.page(&query).await?;
+        found.extend(page.items.into_iter().map(|row| row.value));
+        most = query.limit.map_or(most, |limit| limit as usize);
+        goes_on |= page.next.is_some();
+    }
+    found.sort_by(|a, b| b.at.cmp(&a.at).then_with(|| b.id.cmp(&a.id)));
+    found.dedup_by(|a, b| a.id == b.id);
+    goes_on |= found.len() > most;
+    found.truncate(most);
+    let next = found
+        .last()
+        .filter(|_| goes_on)
+        .map(|last| Cursor { values: vec![last.at.to_string().into()], id: Some(last.id.clone()) });
+    let next = next.as_ref().map(crate::query::to_wire).unwrap_or_default();
+    Ok(Json(ListAuditResponse { entries: found, next }))
 }
 
-/// The query of a request. `is_id`: the actor that it names is an account's id, not its slug.
-pub(super) fn asked(request: ListAuditRequest, is_id: bool) -> Result<Query> {
+/// The queries of a request, whose answers belong together. `is_id`: the actor that it names is an account's id, not its
+/// slug.
+pub(super) fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
     let limit = request.limit.filter(|limit| *limit > 0).unwrap_or(PAGE);
     if limit > MAX_PAGE {
         return Err(Error::invalid(format!("`limit` is at most {MAX_PAGE}; `next` goes on")));
     }
     let actor = request.actor.map(|actor| (if is_id { "actorId" } else { "actorSlug" }, actor));
-    let named = [("operation", request.operation), ("target", request.target)];
-    let named = named.into_iter().filter_map(|(field, value)| Some((field, value?))).chain(actor);
+    let named = request.operation.map(|operation| ("operation", operation)).into_iter().chain(actor);
     let mut query = Query::all().descending("at").limit(limit);
     for (field, value) in named.filter(|(_, value)| !value.is_empty()) {
         query = query.equals(field, value);
@@ -47,7 +62,9 @@ pub(super) fn asked(request: ListAuditRequest, is_id: bool) -> Result<Query> {
         query = query.filter(Filter::range("at", from, until));
     }
     query.after = crate::query::place_of(request.after)?;
-    Ok(query)
+    let Some(target) = request.target.filter(|target| !target.is_empty()) else { return Ok(vec![query]) };
+    // Entries of older versions, and what a person copies, have the whole text alone.
+    Ok(vec![query.clone().intersects("targets", [target.as_str()]), query.equals("target", target)])
 }
 
 impl Users {

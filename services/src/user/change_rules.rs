@@ -56,13 +56,10 @@ impl RuleTables {
             Change::SavePermission(row) => self.permissions.upsert(&row.id, row)?,
             Change::DeletePermission(id) => self.permissions.delete(id, None),
             Change::Link(row) => self.links.upsert(row.id(), row)?,
-            Change::Unlink(row) => Write::DeleteWhere {
-                collection: PERMISSION_LINKS.name,
-                filters: vec![
-                    Filter::equals("roleId", row.role_id.as_str()),
-                    Filter::equals("permissionId", row.permission_id.as_str()),
-                ],
-            },
+            // By its id, and by filter since it may be gone: by its fields each would be looked for among all of the role.
+            Change::Unlink(row) => {
+                Write::DeleteWhere { collection: PERMISSION_LINKS.name, filters: vec![Filter::equals("id", row.id())] }
+            }
             Change::SaveGrant(row) => self.grants.upsert(&row.id, row)?,
             Change::DeleteGrant(id) => self.grants.delete(id, None),
             Change::SaveDelegation(row) => self.delegations.upsert(&row.slug, row)?,

@@ -11,12 +11,14 @@ use openorch_api::{
 };
 use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
 use openorch_store::{Batch, Cursor, Filter, Guard, Query, Stored, Write};
+use serde_json::Value;
 
 use super::{
     Users,
     contact::{check_value, normal},
     giving::Giving,
-    rows::{ALL_APPS, ContactEnrollRow, ROLES, RoleLinkRow, app_of},
+    memory::Memory,
+    rows::{ALL_APPS, ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow, app_of},
     rules::{check_count, shown},
 };
 use crate::query::Paging;
@@ -24,9 +26,9 @@ use crate::query::Paging;
 const MAX_SAVED: usize = 1000;
 /// What the ids of enrolls for contacts begin with; no app is called so.
 const CONTACT_PREFIX: &str = "contact:";
-/// Where a page of a list goes on: among the roles that accounts have, or among those that wait.
-const GIVEN: &str = "given";
-const WAITING: &str = "waiting";
+/// What a place in a list begins with; see [`Place`].
+const ACCOUNTS: &str = "accounts";
+const CONTACTS: &str = "contacts";
 
 pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Result<Json<SaveEnrollsResponse>> {
     let caller = cx.caller()?;
@@ -35,11 +37,13 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
     for input in &request.enrolls {
         apps.push(check(&cx, caller, input)?);
     }
+    // One moment for all: how long each took would tell what was found of it.
+    let now = cx.now();
     let enrolls = retry(|| async {
-        let mut giving = Giving::default();
+        let mut giving = Giving::with(cx.still_beside(caller, &request.enrolls, &apps).await?);
         let mut enrolls: Vec<Enroll> = Vec::new();
         for (input, app) in request.enrolls.iter().zip(&apps) {
-            enrolls.push(cx.enroll(&mut giving, caller, app, input).await?);
+            enrolls.push(cx.enroll(&mut giving, caller, app, input, now).await?);
         }
         let given = giving.accounts();
         cx.commit(giving.batch(&cx.settings.access_limits), |memory| {
@@ -71,56 +75,114 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Res
     if role.is_none() && user_id.is_none() && contact.is_none() {
         return Err(Error::invalid("name a `role`, a `userId` or a `contactId`"));
     }
-    let (is_waiting, mut after) = place(&paging)?;
-    let mut left = paging.limit + usize::from(!paging.is_page);
-    let asked = |field: &str, value: &Option<String>, limit: usize, after: Option<Cursor>| {
-        let named = [(field, value), ("roleId", &role)];
-        let filters = named.into_iter().filter_map(|(field, value)| Some(Filter::equals(field, value.as_deref()?)));
-        Query { filters: filters.collect(), after, ..Query::all() }.limit(limit as u64)
-    };
+    // What is not shown is left out by the queries: a row that is taken out of a page afterwards would show by the page's
+    // length and by its `next`.
+    let app = (!sees_all).then(|| caller.app.to_string());
+    let named = [("roleId", &role), ("userId", &user_id), ("app", &app)];
+    let named = named.into_iter().filter_map(|(field, value)| Some(Filter::equals(field, value.as_deref()?)));
+    let named: Vec<Filter> = named.collect();
+    let place = paging.after.as_deref().map_or(Ok(Place::start(contact.is_some())), Place::read)?;
+    let wanted = paging.limit + 1;
     let (mut enrolls, mut next) = (Vec::new(), String::new());
-    let by = if contact.is_some() { ("byContact", &contact) } else { ("userId", &user_id) };
-    // Who asks for an account's is not told that a contact is its.
-    let is_told = |link: &RoleLinkRow| is_own || caller.is_admin() || user_id.is_none() || link.by_contact.is_none();
-    if !is_waiting && (contact.is_none() || user_id.is_none()) {
-        let page = cx.role_links.page(&asked(by.0, by.1, left, after.take())).await?;
-        left -= page.items.len();
-        next = page.next.map(|next| place_text(GIVEN, next.id)).unwrap_or_default();
-        let rows = page.items.into_iter().map(|row| row.value);
-        enrolls.extend(rows.filter(is_told).map(|link| if is_own { to_wire(link) } else { shown_to(caller, link) }));
-    }
-    if user_id.is_none() && next.is_empty() {
-        if left == 0 {
-            next = place_text(WAITING, None);
-        } else {
-            let page = cx.contact_enrolls.page(&asked("contact", &contact, left, after)).await?;
-            next = page.next.map(|next| place_text(WAITING, next.id)).unwrap_or_default();
-            enrolls.extend(page.items.into_iter().map(|row| waiting(row.value)));
+    let mut contacts_after = match place {
+        Place::Contacts(after) => Some(after),
+        Place::Accounts(after) if contact.is_none() => {
+            let mut query = Query { filters: named.clone(), after, ..Query::all() }.limit(wanted as u64);
+            // By a role, those that came by a contact are listed with those that wait. And who asks for an account's is
+            // not told that a contact is its.
+            if user_id.is_none() || !(is_own || caller.is_admin()) {
+                query = query.equals("byContact", Value::Null);
+            }
+            let rows = cx.role_links.find(&query).await?;
+            enrolls.extend(rows.into_iter().map(|row| to_wire(row.value)));
+            (enrolls.len() < wanted && user_id.is_none()).then(ContactPlace::default)
         }
+        Place::Accounts(_) => return Err(not_a_place()),
+    };
+    if enrolls.len() == wanted {
+        enrolls.truncate(paging.limit);
+        next = enrolls.last().map(|last| Place::text(ACCOUNTS, [&last.id, ""])).unwrap_or_default();
     }
-    paging.refuse_long(enrolls.len(), "enrolls", "name a role and an account, or a `limit`")?;
-    enrolls.retain(|enroll| sees_all || *enroll.app_id == *caller.app);
+    if let Some(after) = contacts_after.take().filter(|_| user_id.is_none()) {
+        let room = wanted - enrolls.len();
+        let asked = ForContacts { filters: named, contact, caller };
+        let mut found = cx.for_contacts(&asked, after.clone(), room).await?;
+        if found.len() == room {
+            found.truncate(room - 1);
+            let last = found.last().map_or(&after, |(place, _)| place);
+            next = Place::text(CONTACTS, [&last.enroll_id, &last.link_id]);
+        }
+        enrolls.extend(found.into_iter().map(|(_, enroll)| enroll));
+    }
+    paging.refuse_long(
+        enrolls.len() + usize::from(!next.is_empty()),
+        "enrolls",
+        "name a role and an account, or a `limit`",
+    )?;
     Ok(Json(ListEnrollsResponse { enrolls, next }))
 }
 
-/// Whether a page begins among the roles that wait for contacts, and where.
-fn place(paging: &Paging) -> Result<(bool, Option<Cursor>)> {
-    let Some(after) = &paging.after else { return Ok((false, None)) };
-    match serde_json::from_str::<(String, String)>(after) {
-        Ok((among, id)) if [GIVEN, WAITING].contains(&among.as_str()) => {
-            Ok((among == WAITING, Some(Cursor { values: Vec::new(), id: Some(id) })))
+/// Where a page goes on: among the roles of accounts, in the order of their ids, or after those among the roles that were
+/// given for contacts. It says nothing that the page before did not show.
+enum Place {
+    Accounts(Option<Cursor>),
+    Contacts(ContactPlace),
+}
+
+/// Roles for contacts come in the order of the ids under which who gave them knows them, which is the same whether an
+/// account has shown that the contact is its own or not.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct ContactPlace {
+    enroll_id: String,
+    /// Told to admins alone: the role of an account that has it by this. Several may have had the contact.
+    link_id: String,
+}
+
+impl Place {
+    fn start(by_contact: bool) -> Place {
+        if by_contact { Place::Contacts(ContactPlace::default()) } else { Place::Accounts(None) }
+    }
+
+    fn read(text: &str) -> Result<Place> {
+        match serde_json::from_str::<(String, String, String)>(text) {
+            Ok((among, id, _)) if among == ACCOUNTS => {
+                Ok(Place::Accounts(Some(Cursor { values: Vec::new(), id: Some(id) })))
+            }
+            Ok((among, enroll_id, link_id)) if among == CONTACTS => {
+                Ok(Place::Contacts(ContactPlace { enroll_id, link_id }))
+            }
+            _ => Err(not_a_place()),
         }
-        _ => Err(Error::invalid("`after` is the `next` of the answer before")),
+    }
+
+    fn text(among: &str, [id, link_id]: [&str; 2]) -> String {
+        serde_json::json!([among, id, link_id]).to_string()
     }
 }
 
-fn place_text(among: &str, id: Option<String>) -> String {
-    serde_json::json!([among, id.unwrap_or_default()]).to_string()
+fn not_a_place() -> Error {
+    Error::invalid("`after` is the `next` of the answer before")
+}
+
+/// Which roles for contacts are asked for, and who asks.
+struct ForContacts<'a> {
+    /// Of what waits and of what accounts have alike.
+    filters: Vec<Filter>,
+    contact: Option<String>,
+    caller: &'a Caller,
+}
+
+impl ForContacts<'_> {
+    fn query(&self, contact_field: &str, room: usize) -> Query {
+        let by_contact = self.contact.as_deref().map(|contact| Filter::equals(contact_field, contact));
+        let filters = self.filters.iter().cloned().chain(by_contact).collect();
+        Query { filters, ..Query::all() }.limit(room as u64)
+    }
 }
 
 pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    let unknown = || Error::not_found(format!("there is no enroll `{}`", shown(&id.0)));
+    let unknown = || no_enroll(&id);
     let is_by_contact = id.0.starts_with(CONTACT_PREFIX);
     // Whether there is one is told to those alone who could have given it; what was given unasked is put away by oneself.
     let parts: Vec<&str> = id.0.splitn(3, ':').collect();
@@ -130,22 +192,14 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empt
     {
         return Err(refusal(role));
     }
+    if is_by_contact {
+        return cx.take_from_contact(caller, &id).await;
+    }
     retry(|| async {
-        if is_by_contact && let Some(waits) = cx.contact_enrolls.get(&id.0).await? {
-            if !may_give(caller, &waits.value.role_id, &waits.value.app) {
-                return Err(unknown());
-            }
-            cx.store.commit(cx.contact_enrolls.delete(&waits.id, Some(waits.version)).into()).await?;
-            return Ok(Json(Empty {}));
-        }
-        let found = match is_by_contact {
-            true => cx.role_links.first(&Query::all().equals("contactEnrollId", id.0.as_str())).await?,
-            false => cx.role_links.get(&id.0).await?,
-        };
-        let Stored { value: link, version, id, .. } = found.ok_or_else(unknown)?;
+        let Stored { value: link, version, id, .. } = cx.role_links.get(&id.0).await?.ok_or_else(unknown)?;
         let is_own = *link.user_id == *caller.user_id;
         // Nor does it show by what can be taken from whom whose a contact is.
-        let is_hidden = !is_by_contact && link.by_contact.is_some() && !caller.is_admin();
+        let is_hidden = link.by_contact.is_some() && !caller.is_admin();
         if !is_own && (is_hidden || !may_give(caller, &link.role_id, &link.app)) {
             return Err(unknown());
         }
@@ -157,11 +211,121 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empt
 }
 
 impl Users {
+    /// That the caller still has the roles by which alone it may give these: a long list takes its time.
+    async fn still_beside(&self, caller: &Caller, enrolls: &[EnrollInput], apps: &[Arc<str>]) -> Result<Batch> {
+        let is_beside = |role: &str| !caller.is_admin() && !is_under_own_slug(caller, role);
+        let given = enrolls.iter().zip(apps).filter(|(input, _)| is_beside(&input.role));
+        let needed: BTreeSet<(&str, &str)> =
+            given.filter_map(|(input, app)| Some((&**app, input.role.rsplit_once(':')?.0))).collect();
+        let mut batch = Batch::new();
+        for (app, prefix) in needed {
+            let by = format!("{prefix}:admin");
+            let mut found = None;
+            for app in [app, ALL_APPS] {
+                let id = RoleLinkRow::id_of(app, &caller.user_id, &by);
+                found = found.or(self.role_links.get(&id).await?.map(|link| link.id));
+            }
+            let id = found.ok_or_else(|| refusal(&format!("{prefix}:…")))?;
+            batch.push(Write::Require(Guard::Exists { collection: ROLE_LINKS.name, id }));
+        }
+        Ok(batch)
+    }
+
+    /// Roles for contacts after a place: those that wait, and those that accounts have by showing that a contact is
+    /// theirs, in one order. At most `most`; fewer only where there are no more.
+    async fn for_contacts(
+        &self,
+        asked: &ForContacts<'_>,
+        mut after: ContactPlace,
+        most: usize,
+    ) -> Result<Vec<(ContactPlace, Enroll)>> {
+        let tells_who = asked.caller.is_admin();
+        let mut found: Vec<(ContactPlace, Enroll)> = Vec::new();
+        loop {
+            let room = most - found.len();
+            let mut links = asked.query("byContact", room).ascending("contactEnrollId");
+            links = links.filter(Filter::range("contactEnrollId", Some("".into()), None));
+            let mut waits = asked.query("contact", room);
+            if !after.enroll_id.is_empty() {
+                let id = tells_who.then(|| after.link_id.clone());
+                links = links.after(Cursor { values: vec![after.enroll_id.as_str().into()], id });
+                waits = waits.after(Cursor { values: Vec::new(), id: Some(after.enroll_id.clone()) });
+            }
+            let (links, waits) = (self.role_links.page(&links).await?, self.contact_enrolls.page(&waits).await?);
+            let of_link = |row: Stored<RoleLinkRow>| {
+                let enroll_id = row.value.contact_enroll_id.clone().unwrap_or_default();
+                let link_id = if tells_who { row.id } else { String::new() };
+                (ContactPlace { enroll_id, link_id }, shown_to(asked.caller, row.value))
+            };
+            let of_waiting = |row: Stored<ContactEnrollRow>| {
+                (ContactPlace { enroll_id: row.id, link_id: String::new() }, waiting(row.value))
+            };
+            let (links_go_on, waits_go_on) = (links.next.is_some(), waits.next.is_some());
+            let links: Vec<_> = links.items.into_iter().map(of_link).collect();
+            let waits: Vec<_> = waits.items.into_iter().map(of_waiting).collect();
+            // Past the end of what was read of one, there may be more of it.
+            let ends = [(&links, links_go_on), (&waits, waits_go_on)].into_iter().filter(|(_, goes_on)| *goes_on);
+            let end = ends.filter_map(|(rows, _)| Some(rows.last()?.0.clone())).min();
+            let goes_on = end.is_some();
+            let mut rows: Vec<_> = links.into_iter().chain(waits).collect();
+            rows.retain(|(place, _)| end.as_ref().is_none_or(|end| place <= end));
+            rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+            if let Some((last, _)) = rows.last() {
+                after = last.clone();
+            }
+            for (place, enroll) in rows {
+                // One that waits again, since its contact is nobody's any more, looks like the one that was given by it.
+                let is_known = found.last().is_some_and(|(last, _)| last.enroll_id == place.enroll_id);
+                if tells_who || !is_known {
+                    found.push((place, enroll));
+                }
+            }
+            if found.len() >= most || !goes_on {
+                found.truncate(most);
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Takes back a role that was given for a contact: that it waits, and from each account that has it by this, in one
+    /// batch. Whether there was the one or the other does not show.
+    async fn take_from_contact(&self, caller: &Caller, id: &EnrollId) -> Result<Json<Empty>> {
+        retry(|| async {
+            let may_take = |role: &str, app: &str| may_give(caller, role, app);
+            let waits =
+                self.contact_enrolls.get(&id.0).await?.filter(|row| may_take(&row.value.role_id, &row.value.app));
+            let mut links = self.role_links.find(&Query::all().equals("contactEnrollId", id.0.as_str())).await?;
+            links.retain(|Stored { value: link, .. }| {
+                *link.user_id == *caller.user_id || may_take(&link.role_id, &link.app)
+            });
+            if waits.is_none() && links.is_empty() {
+                return Err(no_enroll(id));
+            }
+            let mut batch: Batch =
+                waits.iter().map(|waits| self.contact_enrolls.delete(&waits.id, Some(waits.version))).collect();
+            for link in &links {
+                batch.push(self.role_links.delete(&link.id, Some(link.version)));
+                batch = self.keep_an_admin(&link.value, batch).await?;
+            }
+            let forget = |memory: &Memory| links.iter().for_each(|link| memory.rights_changed(&link.value.user_id));
+            self.commit(batch, forget).await?;
+            Ok(Json(Empty {}))
+        })
+        .await
+    }
+
     /// Adds that an account has a role, or that one waits for whoever shows that a contact is its own. Which of the two it
     /// is where a contact was named is told to admins alone: for all others it waits also where the account of the contact
     /// has the role already by another way, or has no room for it.
-    async fn enroll(&self, giving: &mut Giving, caller: &Caller, app: &str, input: &EnrollInput) -> Result<Enroll> {
-        let by_contact = input.user_id.is_empty().then(|| for_contact(caller, app, input, self.now()));
+    async fn enroll(
+        &self,
+        giving: &mut Giving,
+        caller: &Caller,
+        app: &str,
+        input: &EnrollInput,
+        now: Time,
+    ) -> Result<Enroll> {
+        let by_contact = input.user_id.is_empty().then(|| for_contact(caller, app, input, now));
         let (owner, waits) = match &by_contact {
             None => (Some(input.user_id.clone()), None),
             Some(row) => {
@@ -170,7 +334,7 @@ impl Users {
             }
         };
         let link = owner.map(|id| {
-            let link = RoleLinkRow::new(app, &id, &input.role, self.now());
+            let link = RoleLinkRow::new(app, &id, &input.role, now);
             by_contact.as_ref().map_or_else(|| link.clone().by(caller), |row| link.clone().by_contact_of(row))
         });
         let known = match &link {
@@ -242,6 +406,10 @@ impl Users {
             (None, None) => Err(Error::invalid("an enroll names a `userId` or a `contactId`")),
         }
     }
+}
+
+fn no_enroll(id: &EnrollId) -> Error {
+    Error::not_found(format!("there is no enroll `{}`", shown(&id.0)))
 }
 
 /// The app where the role is to count.

@@ -18,9 +18,15 @@ use super::{
 const MAX_ROLES: u64 = 1000;
 /// So many of them an account that is no admin may give to one other: it can crowd nobody out of what others give.
 const MAX_GIVEN: u64 = 100;
-/// So many of them all others may give who are no admins: accounts are free, and what admins give, or an account gives
-/// itself, always has room.
-const MAX_BY_OTHERS: u64 = 500;
+/// So many of them all others may give who are no admins: what admins give, or an account gives itself, always has room.
+/// By how many of those are the giver's own with the new one: accounts are free, and a few of them that give all they may
+/// leave room for the first roles of everybody else.
+const MAX_BY_OTHERS: [(u64, u64); 4] = [(1, 700), (5, 650), (20, 600), (MAX_GIVEN, 500)];
+
+/// See [`MAX_BY_OTHERS`]. `given`: how many the giver gave before.
+fn most_by_others(given: u64) -> u64 {
+    MAX_BY_OTHERS.iter().find(|(own, _)| given < *own).map_or(0, |(_, most)| *most)
+}
 
 /// A batch that gives roles to accounts.
 #[derive(Default)]
@@ -30,12 +36,12 @@ pub struct Giving {
     pub links: BTreeMap<String, RoleLinkRow>,
     /// For each role that is given to whose a contact is, that contact.
     pub contacts: Vec<String>,
-    /// The accounts of which others than admins may not give more than their part.
-    bounded: BTreeSet<String>,
+    /// How many roles others than admins may have given to these accounts when it is written.
+    bounded: BTreeMap<String, u64>,
     /// Who gives without being admin; none where roles are given that waited, which count already.
     giver: Option<String>,
-    /// How many roles the giver gave before, and how many this batch adds to those.
-    given_before: Option<u64>,
+    /// How many roles the giver gave before, to accounts and for contacts that wait, and how many this batch adds.
+    given_before: Option<(u64, u64)>,
     given_here: u64,
 }
 
@@ -45,10 +51,11 @@ impl Giving {
         Giving { batch, ..Giving::default() }
     }
 
-    fn add(&mut self, write: Write, link: RoleLinkRow) {
+    fn add(&mut self, write: Write, link: RoleLinkRow, most_by_others: u64) {
         self.batch.push(write);
         if link.is_by_other() {
-            self.bounded.insert(link.user_id.clone());
+            let most = self.bounded.entry(link.user_id.clone()).or_default();
+            *most = most_by_others.max(*most);
         }
         self.links.insert(link.id(), link);
     }
@@ -62,14 +69,29 @@ impl Giving {
     pub fn batch(self, limits: &AccessLimits) -> Batch {
         let accounts = self.accounts();
         let all = accounts.iter().map(|id| Guard::at_most(ROLE_LINKS.name, of_account(id), MAX_ROLES));
-        let by_others = self.bounded.iter().map(|id| Guard::at_most(ROLE_LINKS.name, by_others(id), MAX_BY_OTHERS));
+        let by_others = self.bounded.iter().map(|(id, most)| Guard::at_most(ROLE_LINKS.name, by_others(id), *most));
         let by_giver = self.giver.iter().filter(|_| self.given_here > 0).flat_map(|id| {
+            let (links, waits) = self.most_given(limits.role_assignments);
             [
-                Guard::at_most(ROLE_LINKS.name, given_by(id), limits.role_assignments),
-                Guard::at_most(CONTACT_ENROLLS.name, waiting_of(id), limits.role_assignments),
+                Guard::at_most(ROLE_LINKS.name, given_by(id), links),
+                Guard::at_most(CONTACT_ENROLLS.name, waiting_of(id), waits),
             ]
         });
-        all.chain(by_others).chain(by_giver).fold(self.batch, Batch::require)
+        let guards: Vec<Guard> = all.chain(by_others).chain(by_giver).collect();
+        guards.into_iter().fold(self.batch, Batch::require)
+    }
+
+    /// How many roles the giver may have given to accounts, and for contacts that wait, when the batch is written. The
+    /// limit is for both together while each is counted alone: up to the half each has its own, and beyond it nothing may
+    /// have come to either since they were counted.
+    fn most_given(&self, limit: u64) -> (u64, u64) {
+        let added = |name: &str| {
+            let is_of = |write: &&Write| matches!(write, Write::Create { collection, .. } | Write::Upsert { collection, .. } if *collection == name);
+            self.batch.0.iter().filter(is_of).count() as u64
+        };
+        let (links, waits) = self.given_before.unwrap_or_default();
+        let then = (links + added(ROLE_LINKS.name), waits + added(CONTACT_ENROLLS.name));
+        if then.0.max(then.1) <= limit / 2 { (limit / 2, limit / 2) } else { then }
     }
 }
 
@@ -82,12 +104,12 @@ impl Users {
         let before = match giving.given_before {
             Some(before) => before,
             None => {
-                let given = self.role_links.count(&given_by(&giver.user_id)).await?;
-                given + self.contact_enrolls.count(&waiting_of(&giver.user_id)).await?
+                let links = self.role_links.count(&given_by(&giver.user_id)).await?;
+                (links, self.contact_enrolls.count(&waiting_of(&giver.user_id)).await?)
             }
         };
         let most = self.settings.access_limits.role_assignments;
-        if before + giving.given_here >= most {
+        if before.0 + before.1 + giving.given_here >= most {
             return Err(Error::forbidden(format!(
                 "an account may have given {most} roles to others, those that wait for contacts included: take some back, \
                  have an admin give them, or have an operator raise OPENORCH_ROLE_ASSIGNMENTS_PER_ACCOUNT"
@@ -111,21 +133,26 @@ impl Users {
             return Ok(());
         }
         let here = giving.contacts.iter().filter(|contact| **contact == row.contact).count() as u64;
-        let known = async |filter: Filter| -> Result<u64> {
-            let waits = [Filter::equals("contact", row.contact.as_str()), filter.clone()];
-            let given = [Filter::equals("byContact", row.contact.as_str()), filter];
-            Ok(here + self.contact_enrolls.count(&waits).await? + self.role_links.count(&given).await?)
-        };
-        if known(Filter::equals("createdBy", row.created_by.as_str())).await? >= MAX_GIVEN {
+        // A contact has few: counted by its giver too, all that one gave would be looked at.
+        let of_contact = |field: &str| Query::all().equals(field, row.contact.as_str());
+        let waits = self.contact_enrolls.find(&of_contact("contact")).await?;
+        let given = self.role_links.find(&of_contact("byContact")).await?;
+        let waits = waits.iter().map(|row| (&row.value.created_by, row.value.by_admin));
+        let givers: Vec<_> = waits.chain(given.iter().map(|row| (&row.value.created_by, row.value.by_admin))).collect();
+        let count =
+            |fits: &dyn Fn(&(&String, bool)) -> bool| here + givers.iter().filter(|one| fits(one)).count() as u64;
+        let by_giver = count(&|(giver, _)| **giver == row.created_by);
+        if by_giver >= MAX_GIVEN {
             return Err(Error::forbidden(format!(
                 "an account may give {MAX_GIVEN} roles for one contact: take some back, make one role of several, or have \
                  an admin give them"
             )));
         }
-        if known(Filter::equals("byAdmin", false)).await? >= MAX_BY_OTHERS {
+        let most = most_by_others(by_giver);
+        if count(&|(_, by_admin)| !by_admin) >= most {
             return Err(Error::forbidden(format!(
-                "accounts that are no admins gave {MAX_BY_OTHERS} roles for this contact, which is the most; have an \
-                 admin give this one"
+                "accounts that are no admins gave {most} roles for this contact, which is the most for an account that \
+                 gave {by_giver} of them; have an admin give this one"
             )));
         }
         Ok(())
@@ -158,19 +185,21 @@ impl Users {
             // Who has the role already keeps it as it was given: another giver's word may count for less. And what is over
             // the limits is not given: whoever gave it could not have given it directly either. Neither shows.
             let has_it = giving.links.contains_key(&link.id()) || self.role_links.get(&link.id()).await?.is_some();
-            if has_it || self.has_room(&giving, &link).await?.is_err() {
+            if has_it {
                 continue;
             }
+            let Ok(most) = self.has_room(&giving, &link).await? else { continue };
             giving.batch.push(delete);
             giving.batch.0.extend(still_gives(&giver).0);
             giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
-            giving.add(self.role_links.upsert(link.id(), &link)?, link);
+            giving.add(self.role_links.upsert(link.id(), &link)?, link, most);
         }
         Ok(giving.batch(&self.settings.access_limits))
     }
 
-    /// Whether the account of this link may be given one more role by its giver, what the batch gives already counted.
-    pub(super) async fn has_room(&self, giving: &Giving, link: &RoleLinkRow) -> Result<Result<()>> {
+    /// Whether the account of this link may be given one more role by its giver, what the batch gives already counted; and
+    /// then how many others than admins may have given it.
+    pub(super) async fn has_room(&self, giving: &Giving, link: &RoleLinkRow) -> Result<Result<u64>> {
         let stored = async |filters: Vec<Filter>| self.role_links.count(&filters).await;
         let here = |fits: &dyn Fn(&RoleLinkRow) -> bool| {
             giving.links.values().filter(|other| other.user_id == link.user_id && fits(other)).count() as u64
@@ -180,22 +209,24 @@ impl Users {
             return Ok(Err(Error::invalid(format!("an account has at most {MAX_ROLES} roles"))));
         }
         if !link.is_by_other() {
-            return Ok(Ok(()));
+            return Ok(Ok(MAX_ROLES));
         }
         let by_giver = [of_account(id), vec![Filter::equals("createdBy", &*link.created_by)]].concat();
-        if stored(by_giver).await? + here(&|other| other.created_by == link.created_by) >= MAX_GIVEN {
+        let given = stored(by_giver).await? + here(&|other| other.created_by == link.created_by);
+        if given >= MAX_GIVEN {
             return Ok(Err(Error::forbidden(format!(
                 "an account may give {MAX_GIVEN} roles to another: take some from that one, make one role of several, or \
                  have an admin give them"
             ))));
         }
-        if stored(by_others(id)).await? + here(&RoleLinkRow::is_by_other) >= MAX_BY_OTHERS {
+        let most = most_by_others(given);
+        if stored(by_others(id)).await? + here(&RoleLinkRow::is_by_other) >= most {
             return Ok(Err(Error::forbidden(format!(
-                "an account has at most {MAX_BY_OTHERS} roles that others gave it who are no admins: it can put some \
-                 away, or an admin gives this one"
+                "others than admins gave this account {most} roles, which is the most for an account that gave it {given} \
+                 of them: it can put some away, or an admin gives this one"
             ))));
         }
-        Ok(Ok(()))
+        Ok(Ok(most))
     }
 
     /// Adds that an account has a role from now on.
@@ -203,9 +234,9 @@ impl Users {
         let unknown = || Error::not_found(format!("user not found: there is no account `{}`", shown(&link.user_id)));
         let user = self.users.get(&link.user_id).await?.ok_or_else(unknown)?;
         super::users::refuse_built_in(&user.value)?;
-        self.has_room(giving, &link).await??;
+        let most = self.has_room(giving, &link).await??;
         giving.batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: link.user_id.clone() }));
-        giving.add(self.role_links.create(link.id(), &link)?, link);
+        giving.add(self.role_links.create(link.id(), &link)?, link, most);
         Ok(())
     }
 
@@ -239,11 +270,13 @@ impl Users {
 /// That an account is there when what it gives is written, and is an admin where it gives as one.
 pub fn still_gives(giver: &Caller) -> Batch {
     let there = Batch::new().require(Guard::Exists { collection: USERS.name, id: giver.user_id.to_string() });
-    if !giver.is_admin() {
-        return there;
-    }
-    let as_admin = RoleLinkRow::id_of(DEFAULT_APP, &giver.user_id, openorch_api::role::ADMIN);
-    there.require(Guard::Exists { collection: ROLE_LINKS.name, id: as_admin })
+    still_admin(giver).into_iter().fold(there, Batch::require)
+}
+
+/// That an account which acts as an admin is one.
+pub fn still_admin(caller: &Caller) -> Option<Guard> {
+    let as_admin = RoleLinkRow::id_of(DEFAULT_APP, &caller.user_id, openorch_api::role::ADMIN);
+    caller.is_admin().then_some(Guard::Exists { collection: ROLE_LINKS.name, id: as_admin })
 }
 
 /// The roles that an account gave without being admin.

@@ -103,6 +103,13 @@ async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result
                 Some(before) => changes.push(Change::SaveGrant(replacing(before, one, row))),
                 // A service saves the same permits at every start.
                 None if has.has_grant(&content) || !saved.insert(content) => {}
+                // An admin may have saved one under an id of the caller's.
+                None if rules.grants.contains_key(row.id.as_str()) => {
+                    return Err(Error::conflict(format!(
+                        "the id `{}` is that of another account's grant or permit; choose another",
+                        row.id
+                    )));
+                }
                 None => changes.push(Change::SaveGrant(row)),
             }
         }
@@ -214,9 +221,15 @@ pub async fn list_permits(cx: Cx<Users>, Body(request): Body<ListPermitsRequest>
 
 pub async fn delete(cx: Cx<Users>, Path(id): Path<GrantId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
+    let account = cx.known_account(&caller.user_id).await?;
     cx.change_rules(|rules| {
-        let id = known(rules, caller, &id)?.id.clone();
-        Ok((vec![Change::DeleteGrant(id)], Batch::new()))
+        // The row is found and the right to it decided under the lock: an id can stand for two rows, and the one that
+        // let the caller in may be gone by now.
+        let own = named(rules, caller, &id).find(|row| *row.owner_id == *caller.user_id);
+        let may_delete =
+            |row: &&GrantRow| caller.is_admin() || rules.allow(&account.caller_in(&row.app), GRANT_CREATE.id);
+        let found = own.or_else(|| named(rules, caller, &id).find(may_delete)).ok_or_else(|| unknown(&id))?;
+        Ok((vec![Change::DeleteGrant(found.id.clone())], Batch::new()))
     })
     .await?;
     Ok(Json(Empty {}))
@@ -224,15 +237,20 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<GrantId>) -> Result<Json<Empty
 
 /// Whose a grant is, for rows that let the owner in.
 pub fn owner(cx: &Cx<Users>, id: &GrantId) -> Result<String> {
-    known(&cx.memory.rules(), cx.caller()?, id).map(|row| row.owner_id.clone())
+    let (rules, caller) = (cx.memory.rules(), cx.caller()?);
+    let is_own = |row: &&GrantRow| *row.owner_id == *caller.user_id;
+    let found = named(&rules, caller, id).find(is_own).or_else(|| named(&rules, caller, id).next());
+    found.map(|row| row.owner_id.clone()).ok_or_else(|| unknown(id))
 }
 
-/// The caller's own of this id, else the one that is listed with it.
-fn known<'a>(rules: &'a Rules, caller: &Caller, id: &GrantId) -> Result<&'a GrantRow> {
-    let found = rules.grants.get(own_id(caller, &id.0).as_str()).or_else(|| rules.grants.get(id.0.as_str()));
-    found.map(AsRef::as_ref).ok_or_else(|| {
-        Error::not_found(format!("there is no grant `{}`; POST /user-svc/permits lists their ids", shown(&id.0)))
-    })
+/// The rows that this id can stand for: the one that the caller would save under it, then the one that is listed with it.
+fn named<'a>(rules: &'a Rules, caller: &Caller, id: &GrantId) -> impl Iterator<Item = &'a GrantRow> {
+    let ids = [own_id(caller, &id.0), id.0.clone()];
+    ids.into_iter().filter_map(|id| rules.grants.get(id.as_str()).map(AsRef::as_ref))
+}
+
+fn unknown(id: &GrantId) -> Error {
+    Error::not_found(format!("there is no grant `{}`; POST /user-svc/permits lists their ids", shown(&id.0)))
 }
 
 /// By id, so that they come in the order in which they were made.

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Users,
+    contact::box_of,
     rows::{KnownAddress, KnownAddressesRow},
 };
 
@@ -32,6 +33,13 @@ impl Users {
             }
             Err(error) => tracing::warn!("the addresses an account signed in from cannot be read: {error}"),
         }
+    }
+
+    /// Whether somebody has signed in with this contact from this address.
+    pub(super) async fn knows_contact_at(&self, contact: &str, address: IpAddr) -> bool {
+        let counted_as = by_contact(contact);
+        self.recall_addresses(&counted_as).await;
+        self.throttle.stored_at(&counted_as, address) != i64::MIN
     }
 
     /// Stores that an account signed in from an address. A sign-in does not fail by it.
@@ -59,6 +67,11 @@ impl Users {
         self.store.commit(self.known_addresses.upsert(&id, &row)?.into()).await?;
         Ok(())
     }
+}
+
+/// What sign-ins with a contact are counted by.
+pub(super) fn by_contact(contact: &str) -> String {
+    format!("contact:{}", box_of(contact))
 }
 
 /// A digest: a contact may be longer than an id, and is written down nowhere where it is not needed.

@@ -55,9 +55,10 @@ impl Account {
         let apps: BTreeSet<&str> =
             links.iter().filter(|link| !is_everywhere(link)).map(|link| link.app.as_str()).collect();
         let by_app = apps.into_iter().map(|app| (app.into(), roles_of(&|link| link.app == app || is_everywhere(link))));
-        // Any account may give a role of its own to any other, in any app: that makes nobody a member.
-        let admits =
-            |link: &&RoleLinkRow| link.is_trusted() || super::organization::organization_of(&link.role_id).is_some();
+        // Any account may give a role of its own to any other, in any app: that makes nobody a member. Nor does an
+        // organization that it founded itself, since it was let in by something else, which may have been taken from it.
+        let is_member = |link: &RoleLinkRow| super::organization::organization_of(&link.role_id).is_some();
+        let admits = |link: &&RoleLinkRow| link.is_trusted() || (is_member(link) && link.is_by_other());
         let app_of = |link: &RoleLinkRow| -> Box<str> {
             if is_everywhere(link) { ALL_APPS.into() } else { link.app.as_str().into() }
         };

@@ -20,6 +20,7 @@ mod manage;
 mod memory;
 mod open_session;
 mod organization;
+mod orphan_migration;
 mod otp;
 mod password_check;
 mod passwords;

@@ -204,7 +204,7 @@ impl Users {
         let claims = Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: told(row.roles.iter().map(String::as_str), &account.trusted),
+            ori: told(row.roles.iter().map(String::as_str), &account.trusted, None),
             iss: ISSUER.into(),
             iat: issued,
             exp: expires,

@@ -186,20 +186,27 @@ pub async fn remove_user(
 ) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     retry(|| async {
-        cx.organization(caller, &id).await?;
-        if *user_id.0 != *caller.user_id {
+        let organization = cx.organization(caller, &id).await?;
+        let leaves = *user_id.0 == *caller.user_id;
+        if !leaves {
             need_admin(caller, &id.0)?;
         }
         let links = cx.links_of_member(&id.0, &user_id.0).await?;
         if links.is_empty() {
             return Err(Error::not_found(format!("the account `{}` is not in the organization", user_id.0)));
         }
-        let mut batch = Batch::new();
+        // Anybody puts an account into an organization unasked, and makes it the admin by leaving itself.
+        let may_always_leave = leaves && organization.value.founder_id != user_id.0;
+        let (mut batch, mut heirs) = (Batch::new(), Vec::new());
         for link in links {
             batch.push(cx.role_links.delete(&link.id, Some(link.version)));
-            batch = cx.keep_an_admin(&link.value, batch).await?;
+            batch = match may_always_leave {
+                true => cx.without_member(&link.value, batch, &mut heirs).await?,
+                false => cx.keep_an_admin(&link.value, batch).await?,
+            };
         }
-        cx.commit(batch, |memory| memory.rights_changed(&user_id.0)).await?;
+        let forget = |memory: &Memory| heirs.iter().chain([&user_id.0]).for_each(|id| memory.rights_changed(id));
+        cx.commit(batch, forget).await?;
         Ok(Json(Empty {}))
     })
     .await
@@ -219,8 +226,39 @@ impl Users {
         Ok((rows.iter().map(|row| row.value.to_wire()).collect(), active))
     }
 
+    /// Adds to a batch that takes this role from an account that leaves for good what the others need: an organization
+    /// without members goes, and one without an admin is handed on to who has been in it longest, who is added to `heirs`.
+    pub(super) async fn without_member(
+        &self,
+        link: &RoleLinkRow,
+        batch: Batch,
+        heirs: &mut Vec<String>,
+    ) -> Result<Batch> {
+        if let Some(batch) = self.without_organization(link, &batch).await? {
+            return Ok(batch);
+        }
+        let Some(id) = organization_of(&link.role_id).filter(|_| is_admin_role(&link.role_id)) else {
+            return self.keep_an_admin(link, batch).await;
+        };
+        let admins = Query::all().equals("roleId", admin_role(id)).limit(2);
+        let is_another = |other: &Stored<RoleLinkRow>| other.value.user_id != link.user_id;
+        if self.role_links.find(&admins).await?.iter().any(is_another) {
+            return self.keep_an_admin(link, batch).await;
+        }
+        let members = Query::all().equals("roleId", user_role(id)).ascending("createdAt").limit(2);
+        let Some(heir) = self.role_links.find(&members).await?.into_iter().find(is_another) else {
+            return self.keep_an_admin(link, batch).await;
+        };
+        let as_admin = RoleLinkRow { role_id: admin_role(id), ..heir.value };
+        let batch = batch
+            .with(self.role_links.delete(&heir.id, Some(heir.version)))
+            .with(self.role_links.upsert(as_admin.id(), &as_admin)?);
+        heirs.push(as_admin.user_id);
+        Ok(batch.require(Guard::at_least(ROLE_LINKS.name, vec![Filter::equals("roleId", admin_role(id))], 1)))
+    }
+
     /// Adds to a batch that takes this role from its account that the organization goes, where nobody else is in it.
-    pub(super) async fn without_organization(&self, link: &RoleLinkRow, batch: &Batch) -> Result<Option<Batch>> {
+    async fn without_organization(&self, link: &RoleLinkRow, batch: &Batch) -> Result<Option<Batch>> {
         let Some(id) = organization_of(&link.role_id) else { return Ok(None) };
         let Some(organization) = self.organizations.get(id).await? else { return Ok(None) };
         if self.role_links.find(&of_both(id).limit(2)).await?.len() > 1 {
@@ -385,7 +423,15 @@ impl Users {
                 batch = self.keep_an_admin(&link.value, batch).await?;
             }
             let mut giving = Giving::with(batch);
-            let link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
+            let mut link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
+            // Who says what it is itself was put in by another all the same, which may be what lets it into the app.
+            if let (Some(before), true) = (before.first(), *user_id == *caller.user_id) {
+                link = RoleLinkRow {
+                    created_by: before.value.created_by.clone(),
+                    by_admin: before.value.by_admin,
+                    ..link
+                };
+            }
             match before.is_empty() {
                 true => {
                     self.count_given(&mut giving, caller).await?;

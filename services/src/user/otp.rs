@@ -47,7 +47,7 @@ impl Sendings {
         Sendings { recent: Cache::new(REMEMBERED), order: Mutex::default() }
     }
 
-    /// Counts a code that is about to be sent, or says how long to wait.
+    /// Counts a code that is about to be sent, or says how long to wait. `contact`: what codes to a contact are counted by.
     fn count(&self, contact: &str, callers: &[&str], now: i64) -> Result<()> {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Vec::new();
@@ -89,13 +89,16 @@ struct Asked<'a> {
     app: &'a str,
     /// By whom sendings are counted.
     callers: &'a [&'a str],
+    /// Somebody signed in with this contact from where this is asked before.
+    is_at_home: bool,
 }
 
 pub async fn send(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
     let address = network(cx.request.client_ip).to_string();
     let app = cx.app_of_host(&request.app_host)?;
     let purpose = cx.purpose_of_code(&request.contact_id).await?;
-    cx.send_code(request, Asked { purpose, user_id: "", app: &app, callers: &[&address] }).await
+    let is_at_home = cx.knows_contact_at(&request.contact_id, cx.request.client_ip).await;
+    cx.send_code(request, Asked { purpose, user_id: "", app: &app, callers: &[&address], is_at_home }).await
 }
 
 pub async fn send_own(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
@@ -103,7 +106,9 @@ pub async fn send_own(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Res
     let address = network(cx.request.client_ip).to_string();
     let callers = [&*caller.user_id, &address];
     let purpose = OtpPurpose::Verify;
-    cx.send_code(request, Asked { purpose, user_id: &caller.user_id, app: &caller.app, callers: &callers }).await
+    let is_at_home = cx.knows_contact_at(&request.contact_id, cx.request.client_ip).await;
+    let asked = Asked { purpose, user_id: &caller.user_id, app: &caller.app, callers: &callers, is_at_home };
+    cx.send_code(request, asked).await
 }
 
 impl Users {
@@ -123,7 +128,9 @@ impl Users {
         check_address("contactId", contact)?;
         self.shared.mailer.check()?;
         let now = self.now();
-        self.sendings.count(&box_of(contact), asked.callers, now.0.as_second())?;
+        // Strangers who ask for codes to a contact do not use up those of who signs in with it.
+        let counted_as = if asked.is_at_home { format!("{} at home", box_of(contact)) } else { box_of(contact) };
+        self.sendings.count(&counted_as, asked.callers, now.0.as_second())?;
         let code = format!("{:0width$}", random_number(10_u32.pow(DIGITS as u32)), width = DIGITS);
         let id = self.shared.ids.random("otp");
         let row = OtpRow {
@@ -141,11 +148,7 @@ impl Users {
         // It is stored first: a code that arrives is one that counts.
         aside(self.store.commit(self.otps.create(&row.id, &row)?.into())).await?;
         // Whoever is asked for a code on the telephone should know what would be done with it.
-        let what_for = match asked.purpose {
-            OtpPurpose::Register => "register an account",
-            OtpPurpose::SignIn => "sign in",
-            OtpPurpose::Verify => "add this address to an account",
-        };
+        let what_for = asked.purpose.words();
         let text = format!(
             "Your code to {what_for} is {code}\n\nIt is good for ten minutes. Tell it to nobody. If you did not ask for it, \
              somebody typed your address by mistake, and you need do nothing.\n"
@@ -161,8 +164,9 @@ impl Users {
         retry(|| async {
             let found = if id.len() > 128 { None } else { self.otps.get(id).await? };
             let Stored { version, value: row, .. } = found.as_ref().ok_or_else(over)?;
-            let is_meant = row.purpose == expected.purpose
-                && row.user_id == expected.user_id
+            // Not the purpose: where nobody was signed in it says whether an account has the contact, which is told to
+            // who has the code alone.
+            let is_meant = row.user_id == expected.user_id
                 && row.app == expected.app
                 && expected.contact.is_none_or(|contact| normal(contact) == normal(&row.contact));
             if !is_meant || row.expires_at <= self.now() || row.attempts >= MAX_ATTEMPTS {
@@ -170,6 +174,10 @@ impl Users {
             }
             let sent = self.seal.open(&place(&row.id), &row.code).map_err(|_| over())?;
             if is_same(&sent, code.as_bytes()) {
+                if row.purpose != expected.purpose {
+                    let what_for = row.purpose.words();
+                    return Err(failed(&format!("the code was sent to {what_for}, and is good for nothing else")));
+                }
                 return found.clone().ok_or_else(over);
             }
             let counted = OtpRow { attempts: row.attempts + 1, ..row.clone() };
@@ -196,6 +204,16 @@ impl Users {
         };
         if let Err(error) = outcome.await {
             tracing::warn!("old codes could not be removed yet: {error}");
+        }
+    }
+}
+
+impl OtpPurpose {
+    fn words(self) -> &'static str {
+        match self {
+            OtpPurpose::Register => "register an account",
+            OtpPurpose::SignIn => "sign in",
+            OtpPurpose::Verify => "add this address to an account",
         }
     }
 }

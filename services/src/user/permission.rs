@@ -3,8 +3,8 @@
 use openorch_api::{
     Body, Json, Path,
     user::{
-        AssignPermissionsRequest, Empty, HasPermissionResponse, PermissionId, SavePermissionsRequest,
-        SavePermissionsResponse,
+        AssignPermissionsRequest, Empty, HasPermissionResponse, PERMISSION_DELETE, PermissionId,
+        SavePermissionsRequest, SavePermissionsResponse,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Identity, Result};
@@ -12,7 +12,7 @@ use openorch_store::Batch;
 
 use super::{
     Users,
-    role::{MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, refuse_too_many_links},
+    role::{MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, refuse_stranger, refuse_too_many_links},
     rows::{PermissionLinkRow, PermissionRow},
     rules::{Change, Rules, check_count, check_text, own_id, shown},
 };
@@ -60,8 +60,9 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<PermissionId>) -> Result<Json<
     if openorch_api::permissions().any(|permission| permission.id == id.0) {
         return Err(Error::forbidden(format!("`{}` is a built-in service's and is not deleted", id.0)));
     }
+    let caller = cx.caller()?;
     cx.change_rules(|rules| {
-        known(rules, &id.0)?;
+        refuse_stranger(caller, rules, &known(rules, &id.0)?.owner_id, &PERMISSION_DELETE)?;
         Ok((rules.without_permission(&id.0), Batch::new()))
     })
     .await?;

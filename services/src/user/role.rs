@@ -1,13 +1,16 @@
 //! Roles: sets of permissions that accounts are given.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use openorch_api::{
-    Body, Json, Path, Query,
+    Body, Json, Path, Permission, Query,
     query::PageRequest,
     user::{
         CreateRoleRequest, CreateRoleResponse, Empty, GetPermissionsByRoleResponse, GetRolesResponse,
-        ListPermissionsRequest, ListPermissionsResponse, RoleId, SetRolePermissionsRequest,
+        ListPermissionsRequest, ListPermissionsResponse, ROLE_DELETE, RoleId, SetRolePermissionsRequest,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result};
@@ -25,6 +28,8 @@ use crate::query::Paging;
 pub const MAX_NAME_BYTES: usize = 256;
 pub const MAX_DESCRIPTION_BYTES: usize = 1024;
 const MAX_PERMISSIONS: usize = 1000;
+/// So many of its permissions an account may give to a role of another.
+const MAX_IN_FOREIGN_ROLE: usize = 100;
 /// The way out where a whole list is too long.
 pub const NAME_A_LIMIT: &str = "name a `limit`";
 /// Built in, and never deleted.
@@ -84,8 +89,9 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<Empty>
     if FIXED.contains(&id.0.as_str()) {
         return Err(Error::forbidden(format!("cannot delete default role `{}`", id.0)));
     }
+    let caller = cx.caller()?;
     cx.change_rules(|rules| {
-        known(rules, &id)?;
+        refuse_stranger(caller, rules, &known(rules, &id)?.owner_id, &ROLE_DELETE)?;
         let mut changes = rules.without_role(&id.0);
         changes.extend(rules.without_names(&HashSet::from([id.0.as_str()]), None));
         Ok((changes, Batch::new()))
@@ -156,6 +162,15 @@ pub async fn list_permissions(
     Ok(Json(ListPermissionsResponse { permissions: ids.into_iter().map(|id| id.to_string()).collect(), next }))
 }
 
+/// Requires the permission of who does not own what is changed. Asked again under the lock of the rules: what let the
+/// caller in may have changed while it waited.
+pub fn refuse_stranger(caller: &Caller, rules: &Rules, owner_id: &str, permission: &Permission) -> Result<()> {
+    if *owner_id == *caller.user_id || rules.allow(caller, permission.id) {
+        return Ok(());
+    }
+    Err(Error::forbidden("only the owner and admins may do this"))
+}
+
 /// Whose a role is, for rows that let the owner in.
 pub fn owner(users: &Users, id: &RoleId) -> Result<String> {
     known(&users.memory.rules(), id).map(|row| row.owner_id.clone())
@@ -183,7 +198,8 @@ fn with_permissions(caller: &Caller, rules: &Rules, role: &str, wanted: &[String
     Ok(changes)
 }
 
-/// A role has so many permissions. What is given up by the same change is not counted against it.
+/// An account may give a role so many of its permissions. What others gave is not counted, or they could keep the role's
+/// owner from giving it any; nor is what is given up by the same change.
 pub fn refuse_too_many_links(caller: &Caller, rules: &Rules, changes: &[Change]) -> Result<()> {
     let mut fresh: HashMap<&str, HashSet<&str>> = HashMap::new();
     let mut gone = HashSet::new();
@@ -197,12 +213,17 @@ pub fn refuse_too_many_links(caller: &Caller, rules: &Rules, changes: &[Change])
     if !usage::is_limited(caller) {
         return Ok(());
     }
-    // What every account has may have of everybody.
-    for (role, permissions) in fresh.iter().filter(|(role, _)| !FIXED.contains(role)) {
-        let stays = |id: &&std::sync::Arc<str>| !permissions.contains(&***id) && !gone.contains(&(*role, &***id));
-        if rules.permissions_of(role).filter(stays).count() + permissions.len() > MAX_PERMISSIONS {
+    for (role, permissions) in &fresh {
+        let is_foreign = rules.roles.get(*role).is_some_and(|row| *row.owner_id != *caller.user_id);
+        let (most, whose) = match is_foreign {
+            true => (MAX_IN_FOREIGN_ROLE, "another account's role"),
+            false => (MAX_PERMISSIONS, "a role"),
+        };
+        let is_own = |id: &str| rules.permissions.get(id).is_some_and(|row| *row.owner_id == *caller.user_id);
+        let stays = |id: &&Arc<str>| !permissions.contains(&***id) && !gone.contains(&(*role, &***id)) && is_own(id);
+        if rules.permissions_of(role).filter(stays).count() + permissions.len() > most {
             return Err(Error::forbidden(format!(
-                "a role has at most {MAX_PERMISSIONS} permissions; make another one"
+                "{whose} has at most {most} permissions of one account; make another one"
             )));
         }
     }

@@ -56,6 +56,7 @@ pub static ROLE_LINKS: Collection = Collection {
     indexes: &[
         Index::on(&["userId"]),
         Index::on(&["roleId"]),
+        Index::on(&["roleId", "contactEnrollId"]),
         Index::on(&["byContact"]),
         Index::on(&["contactEnrollId"]),
         Index::on(&["createdBy", "byAdmin"]),

@@ -25,6 +25,7 @@ use super::{
     contact_migration::unfold_contacts,
     keys::{KeyRing, SigningKey, VerifyingKey},
     memory::Memory,
+    orphan_migration::remove_orphaned_roles,
     otp::Sendings,
     password_check::PasswordCounts,
     passwords::{PasswordRules, Passwords},
@@ -99,6 +100,7 @@ pub async fn prepare(
         store.mark_seeded().await?;
     }
     unfold_contacts(&store, Time(shared.clock.now())).await?;
+    remove_orphaned_roles(&store, Time(shared.clock.now())).await?;
     let is_default = seeding.settle_admin_password(if was_empty { None } else { admin_password }, admin_rules).await?;
     default_password.store(is_default, Ordering::SeqCst);
     let settings = settings_for(is_default);

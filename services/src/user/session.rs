@@ -2,6 +2,7 @@
 //! token stands for it before one service. This is the daemon's identity.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -19,8 +20,10 @@ use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
 
 use super::{
     Users,
+    giving::still_admin,
     keys::{Claims, ISSUER},
     memory::{Account, Delegated, Digest, LiveSession, Verified},
+    organization::organization_of,
     rows::{DEFAULT_APP, RoleLinkRow, SESSIONS, SessionRow},
 };
 
@@ -206,7 +209,7 @@ impl Users {
         let claims = Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: told(account.roles_in(&session.app).iter().map(AsRef::as_ref), &account.trusted),
+            ori: told(account.roles_in(&session.app).iter().map(AsRef::as_ref), &account.trusted, Some(audience)),
             iss: ISSUER.into(),
             iat: now,
             exp: now + lifetime,
@@ -278,6 +281,12 @@ impl Identity for Users {
 
     fn allows(&self, caller: &Caller, permission: &str) -> bool {
         self.memory.check_rules().allow(caller, permission)
+    }
+
+    fn standing(&self, caller: &Caller) -> Vec<Guard> {
+        let session = Guard::Exists { collection: SESSIONS.name, id: caller.session_id.to_string() };
+        let is_of_session = !caller.session_id.is_empty();
+        is_of_session.then_some(session).into_iter().chain(still_admin(caller)).collect()
     }
 
     fn opens(&self, audience: &str, operation: &str) -> bool {
@@ -372,24 +381,42 @@ fn ended() -> Error {
     Error::unauthenticated("the session of this token has ended; sign in again")
 }
 
-/// The roles that a token names: a token is sent with each request, so one with very many roles names those that fit,
-/// the built-in ones first, then those that an admin gave, those of organizations, and the rest: nobody crowds out what
-/// counts more. The daemon looks roles up by session; a service can ask it.
-pub(super) fn told<'a>(roles: impl Iterator<Item = &'a str>, trusted: &[Box<str>]) -> Vec<String> {
+/// The roles that a token names: a token is sent with each request, so one with very many roles names those that fit. The
+/// built-in ones first, those of the service that it is for, and those that an admin gave; of the rest, which anybody may
+/// have given, one of each slug and of each organization in turn, the short ones first: nobody crowds out what others gave.
+/// The daemon looks roles up by session; a service can ask it.
+pub(super) fn told<'a>(
+    roles: impl Iterator<Item = &'a str>,
+    trusted: &[Box<str>],
+    audience: Option<&str>,
+) -> Vec<String> {
     let mut roles: Vec<&str> = roles.collect();
+    roles.sort_by_key(|role| (role.len(), *role));
     let is_trusted = |role: &str| trusted.binary_search_by(|known| (**known).cmp(role)).is_ok();
-    let is_built_in = |role: &str| [openorch_api::role::ADMIN, openorch_api::role::USER].contains(&role);
-    roles.sort_by_key(|role| (!is_built_in(role), !is_trusted(role), !role.starts_with("user-svc:")));
+    let mut turns: HashMap<&str, usize> = HashMap::new();
+    let mut ranked: Vec<((usize, usize), &str)> = Vec::new();
+    for role in roles {
+        let giver = organization_of(role).or(role.split_once(':').map(|(slug, _)| slug)).unwrap_or(role);
+        let rank = match role {
+            _ if [openorch_api::role::ADMIN, openorch_api::role::USER].contains(&role) => (0, 0),
+            _ if audience == Some(giver) => (1, 0),
+            _ if is_trusted(role) => (2, 0),
+            _ => {
+                let turn = turns.entry(giver).or_default();
+                *turn += 1;
+                (3, *turn)
+            }
+        };
+        ranked.push((rank, role));
+    }
+    ranked.sort_by_key(|(rank, _)| *rank);
     let mut room = MAX_ROLES_BYTES;
-    let mut told: Vec<String> = roles
-        .into_iter()
-        .take_while(|role| {
-            let fits = role.len() + 3 <= room;
-            room = room.saturating_sub(role.len() + 3);
-            fits
-        })
-        .map(str::to_owned)
-        .collect();
+    let fits = |role: &&str| {
+        let fits = role.len() + 3 <= room;
+        room -= if fits { role.len() + 3 } else { 0 };
+        fits
+    };
+    let mut told: Vec<String> = ranked.into_iter().map(|(_, role)| role).filter(fits).map(str::to_owned).collect();
     told.sort();
     told
 }

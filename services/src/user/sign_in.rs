@@ -1,6 +1,8 @@
 //! Signing in: by slug or contact with the password, by a code that was sent to a contact; a session for another app out
 //! of one that is there; a new text for a token.
 
+use std::net::IpAddr;
+
 use openorch_api::{
     Body, Json,
     input::check_name,
@@ -12,7 +14,8 @@ use zeroize::Zeroizing;
 
 use super::{
     Users,
-    contact::{MAX_CONTACT_BYTES, box_of},
+    contact::MAX_CONTACT_BYTES,
+    known_address::by_contact,
     open_session::Place,
     otp::Expected,
     password_check::Guess,
@@ -30,16 +33,16 @@ pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<J
     let slug = request.slug.unwrap_or_default();
     let contact = request.contact.unwrap_or_default();
     let password = Zeroizing::new(request.password.unwrap_or_default());
-    let by_contact = slug.is_empty() && !contact.value.is_empty();
-    if by_contact {
+    let has_contact = slug.is_empty() && !contact.value.is_empty();
+    if has_contact {
         check_name("contact", &contact.value, MAX_CONTACT_BYTES).map_err(|error| Error::invalid(error.0))?;
     }
-    let token = if by_contact && !contact.otp_id.is_empty() {
-        cx.sign_in_by_code(&contact, &place).await?
+    let token = if has_contact && !contact.otp_id.is_empty() {
+        cx.sign_in_by_code(&contact, &place, cx.request.client_ip).await?
     } else {
-        let (account, counted_as) = if by_contact {
+        let (account, counted_as) = if has_contact {
             let owner = cx.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
-            (owner.map(|owner| owner.value.user_id), format!("contact:{}", box_of(&contact.value)))
+            (owner.map(|owner| owner.value.user_id), by_contact(&contact.value))
         } else {
             let id = cx.by_slug(&slug).await?.ok_or_else(|| Error::invalid("Slug not found"))?.id;
             (Some(id.clone()), id)
@@ -117,10 +120,10 @@ impl Users {
     }
 
     /// A code that arrived at a contact is as good as a password of whose contact that is.
-    async fn sign_in_by_code(&self, contact: &ContactInput, place: &Place<'_>) -> Result<AuthToken> {
+    async fn sign_in_by_code(&self, contact: &ContactInput, place: &Place<'_>, address: IpAddr) -> Result<AuthToken> {
         let expected =
             Expected { purpose: OtpPurpose::SignIn, user_id: "", contact: Some(&contact.value), app: place.app };
-        retry(|| async {
+        let (token, user_id) = retry(|| async {
             let code = self.redeem(&contact.otp_id, &contact.otp_code, &expected).await?;
             let owner = self.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
             let gone = || Error::unauthenticated("no account has this contact any more");
@@ -130,8 +133,10 @@ impl Users {
             let used = Batch::new()
                 .require(Guard::Version { collection: CONTACTS.name, id, version })
                 .with(self.otps.delete(&code.id, Some(code.version)));
-            self.open_session(&account, place, used).await
+            Ok((self.open_session(&account, place, used).await?, account.id.clone()))
         })
-        .await
+        .await?;
+        self.store_address(&user_id, &by_contact(&contact.value), address).await;
+        Ok(token)
     }
 }

@@ -123,9 +123,9 @@ impl Bench {
         ContactInput { value: contact.into(), otp_id: sent.otp_id, otp_code: code, ..ContactInput::default() }
     }
 
-    /// A call by the account of the daemon's own user service.
+    /// A call by the admin.
     async fn cx(&self) -> Cx<Users> {
-        let owner = self.users.by_slug("user-svc").await.unwrap().unwrap();
+        let owner = self.users.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
         let caller = Caller {
             user_id: owner.id.into(),
             slug: owner.slug.into(),

@@ -2,22 +2,24 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use openorch_api::{
     Body, Json, Path, Slug, query,
     user::{
         CreateUserRequest, CreateUserResponse, DeletedSlug, Empty, GetUsersRequest, GetUsersResponse,
-        ResetPasswordRequest, SaveSelfRequest, USER_DELETE, USER_EDIT, USER_PASSWORD_RESET, UserId, UserInput,
+        ResetPasswordRequest, SaveSelfRequest, USER_CREATE, USER_DELETE, USER_EDIT, USER_PASSWORD_RESET, UserId,
+        UserInput,
     },
 };
-use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use super::{
     Users,
     account::{Profile, checked_name},
+    enroll::refuse_foreign_roles,
     passwords::Purpose,
     rows::*,
     rules::{Change, Rules, check_count},
@@ -28,6 +30,18 @@ const PAGE: u64 = 20;
 const MAX_PAGE: u64 = 1000;
 const MAX_IDS: usize = 1000;
 const MAX_ROLES: usize = 32;
+/// What is kept for an account or was made by it, and the field that names the account.
+const OF_ACCOUNT: &[(&str, &str)] = &[
+    (ROLE_LINKS.name, "userId"),
+    (SESSIONS.name, "userId"),
+    (CONTACTS.name, "userId"),
+    (KNOWN_ADDRESSES.name, "userId"),
+    (PASSWORDS.name, "id"),
+    (ORGANIZATIONS.name, "founderId"),
+    (CONTACT_ENROLLS.name, "createdBy"),
+    (INVITATIONS.name, "createdById"),
+    (ROLE_LINKS.name, "createdBy"),
+];
 /// What an account gave that waits to be redeemed, and the field that names the giver.
 const GIVEN: &[(&str, &str)] = &[(CONTACT_ENROLLS.name, "createdBy"), (INVITATIONS.name, "createdById")];
 
@@ -111,7 +125,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
         "" => cx.caller()?.app.clone(),
         host => cx.app_of_host(host)?,
     };
-    super::enroll::refuse_foreign_roles(cx.caller()?, &roles, &app)?;
+    refuse_foreign_roles(cx.caller()?, &roles, &app)?;
     // What an account begins with lets it into an app. Who is no admin lets others into its own one alone.
     let caller = cx.caller()?;
     let lets_in = caller.is_admin() || *caller.app == *app;
@@ -130,6 +144,9 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
     };
     let slug = Slug::parse(&user.slug).map_err(|error| Error::invalid(error.0))?;
     retry(|| async {
+        // Hashing may have taken its time: what counts is what the caller may now.
+        refuse_foreign_roles(&cx.caller_now(caller, &USER_CREATE).await?, &roles, &app)?;
+        cx.refuse_used_id(&user.id).await?;
         let (mut batch, _) = cx.make_account(&slug, &user, &links, Batch::new(), caller.is_admin()).await?;
         if let Some(password) = &password {
             batch.push(cx.password_rows.create(&user.id, password)?);
@@ -156,18 +173,21 @@ pub async fn reset_password(
 ) -> Result<Json<Empty>> {
     let new = request.new_password;
     cx.check_new_password(&new, cx.request.from_this_machine)?;
+    let caller = cx.caller()?;
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
-    cx.require_takeover(cx.caller()?, &user, &USER_PASSWORD_RESET).await?;
+    cx.require_takeover(caller, &user, &USER_PASSWORD_RESET).await?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
     let row = cx.hash_password(&new, is_default, Purpose::SignIn, cx.request.client_ip).await?;
     retry(|| async {
-        if cx.users.get(&id.0).await?.is_none() {
-            return Err(unknown(&id)());
-        }
-        let batch = Batch::new()
+        // Hashing may have taken its time: what counts is what the caller may now, and what the account has by now.
+        let caller = cx.caller_now(caller, &USER_PASSWORD_RESET).await?;
+        let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+        cx.require_takeover(&caller, &user, &USER_PASSWORD_RESET).await?;
+        let mut batch = Batch::new()
             .require(Guard::Exists { collection: USERS.name, id: id.0.clone() })
             .with(cx.password_rows.upsert(&id.0, &row)?);
+        batch.0.extend(still_managed(&caller, &id.0));
         cx.end_with_password((&id.0, &user.slug), None, batch).await?;
         Ok(Json(Empty {}))
     })
@@ -176,34 +196,42 @@ pub async fn reset_password(
 
 /// Takes an account away with all that is its own, in one transaction.
 pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
     let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
-    cx.require_takeover(cx.caller()?, &user, &USER_DELETE).await?;
-    retry(|| async {
+    // Those who become admins of its organizations, in whichever attempt.
+    let heirs = Mutex::new(BTreeSet::new());
+    let heirs = || heirs.lock().unwrap_or_else(PoisonError::into_inner);
+    let deleted = retry(|| async {
         let Stored { version, value: user, .. } = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?;
-        let mut batch = Batch::new().with(cx.users.delete(&user.id, Some(version)));
+        cx.require_takeover(&cx.caller_now(caller, &USER_DELETE).await?, &user, &USER_DELETE).await?;
+        let mut batch: Batch = still_managed(caller, &id.0).into_iter().collect();
+        batch.push(cx.users.delete(&user.id, Some(version)));
         for link in cx.role_links.find(&Query::all().equals("userId", &*user.id)).await? {
             batch.push(cx.role_links.delete(&link.id, Some(link.version)));
-            batch = match cx.without_organization(&link.value, &batch).await? {
-                Some(batch) => batch,
-                None => cx.keep_an_admin(&link.value, batch).await?,
-            };
+            let mut heirs_of_one = Vec::new();
+            batch = cx.without_member(&link.value, batch, &mut heirs_of_one).await?;
+            heirs().extend(heirs_of_one);
         }
+        // A role that was given since they were read would outlive the account. It is looked at in the next attempt: it
+        // may be one without which an organization has no admin.
+        batch = batch.require(Guard::at_most(ROLE_LINKS.name, vec![Filter::equals("userId", &*user.id)], 0));
         for collection in [SESSIONS.name, CONTACTS.name, KNOWN_ADDRESSES.name] {
             batch.push(Write::DeleteWhere { collection, filters: vec![Filter::equals("userId", &*user.id)] });
         }
-        if cx.password_rows.get(&user.id).await?.is_some() {
-            batch.push(cx.password_rows.delete(&user.id, None));
-        }
+        let password = vec![Filter::equals("id", &*user.id)];
+        batch.push(Write::DeleteWhere { collection: PASSWORDS.name, filters: password });
         let tombstone = TombstoneRow { user_id: user.id.clone(), founder_id: String::new(), deleted_at: cx.now() };
         batch.push(cx.tombstones.create(&user.slug, &tombstone)?);
+        batch.push(cx.tombstones.upsert(id_tombstone(&user.id), &tombstone)?);
         for other in cx.belongings.get().into_iter().flatten() {
             batch.0.extend(other.removal(&user.id).await?);
         }
         cx.change_rules(|rules| Ok((what_goes_with(rules, &user), batch))).await
     })
-    .await
-    .inspect_err(|_| {
+    .await;
+    heirs().iter().for_each(|id: &String| cx.memory.rights_changed(id));
+    deleted.inspect_err(|_| {
         // Perhaps it is gone all the same.
         cx.memory.sessions_of_account_ended(&id.0, None);
         cx.memory.rights_changed(&id.0);
@@ -360,6 +388,21 @@ impl Users {
         Ok(user)
     }
 
+    /// Refuses the id of an account that was deleted: what others keep under it, roles and sessions included, is not the
+    /// next one's. Deletions of older versions left no mark, so what they may have left behind is looked for.
+    async fn refuse_used_id(&self, id: &str) -> Result<()> {
+        let mut is_used = self.tombstones.get(&id_tombstone(id)).await?.is_some();
+        for (collection, field) in OF_ACCOUNT {
+            is_used = is_used || self.store.count(collection, &[Filter::equals(*field, id)]).await? > 0;
+        }
+        if is_used && self.users.get(id).await?.is_none() {
+            return Err(Error::conflict(format!(
+                "an account with the id `{id}` was deleted, and ids are not given twice; leave the id out to be given one"
+            )));
+        }
+        Ok(())
+    }
+
     /// The batch that makes an account with these roles, and which accounts lose a contact by it. `tells`: whether the
     /// maker may know that a contact is another's.
     pub(super) async fn make_account(
@@ -371,8 +414,11 @@ impl Users {
         tells: bool,
     ) -> Result<(Batch, Vec<String>)> {
         self.refuse_taken(slug).await?;
-        let buried = Guard::Absent { collection: TOMBSTONES.name, id: user.slug.clone() };
-        let mut batch = batch.require(buried).with(self.users.create(&user.id, user)?);
+        let mut batch = batch;
+        for id in [user.slug.clone(), id_tombstone(&user.id)] {
+            batch = batch.require(Guard::Absent { collection: TOMBSTONES.name, id });
+        }
+        batch.push(self.users.create(&user.id, user)?);
         for link in links {
             batch.0.extend(self.in_app(&link.app)?);
             batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
@@ -380,6 +426,17 @@ impl Users {
         }
         self.take_contacts(batch, user, tells).await
     }
+}
+
+/// The tombstone of an account's id. No slug has a colon.
+fn id_tombstone(id: &str) -> String {
+    format!("account:{id}")
+}
+
+/// What must hold when a caller that is no admin changes an account: that it is no admin's by then.
+fn still_managed(caller: &Caller, user_id: &str) -> Option<Write> {
+    let id = RoleLinkRow::id_of(DEFAULT_APP, user_id, openorch_api::role::ADMIN);
+    (!caller.is_admin()).then_some(Write::Require(Guard::Absent { collection: ROLE_LINKS.name, id }))
 }
 
 /// What the store says of two at once is what each would have been told alone.

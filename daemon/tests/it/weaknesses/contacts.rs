@@ -121,3 +121,83 @@ async fn w66_a_code_goes_to_the_address_that_was_typed_and_shows_no_other() {
     let asked = json!({ "contactId": "first+more@example.org" });
     assert_eq!(daemon.call("POST", "/user-svc/otp/send", "", asked).await.status, 429);
 }
+
+#[tokio::test]
+async fn w88_a_wrong_code_is_told_the_same_whether_a_contact_is_somebodys_or_not() {
+    let (daemon, post) = start().await;
+    let ann = daemon.register("ann").await;
+    let id = ask(&daemon, &ann, "ann@example.org").await;
+    let shown = json!({ "otpId": id, "otpCode": post.last().0 });
+    assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &ann, shown).await.status, 200);
+    daemon.clock.advance(61);
+    let sign_in = async |contact: &str, id: &str, code: &str| {
+        let contact = json!({ "value": contact, "otpId": id, "otpCode": code });
+        daemon.call("POST", "/user-svc/login", "", json!({ "contact": contact })).await
+    };
+    let mut told = Vec::new();
+    for contact in ["ann@example.org", "nobody@example.org"] {
+        let id = ask(&daemon, "", contact).await;
+        let code = post.last().0;
+        let wrong = if code == "000000" { "000001" } else { "000000" };
+        let mut answers = Vec::new();
+        for _ in 0..6 {
+            let answer = sign_in(contact, &id, wrong).await;
+            answers.push((answer.status.as_u16(), answer.error()));
+        }
+        answers.push((
+            400,
+            register(&daemon, "late", json!({ "value": contact, "otpId": id, "otpCode": wrong })).await.error(),
+        ));
+        told.push(answers);
+        // The tries are counted for both: the right code is good for nothing any more.
+        assert_eq!(sign_in(contact, &id, &code).await.status, 400);
+    }
+    assert_eq!(told[0], told[1]);
+    assert!(told[0][0].1.contains("4 more tries"), "{told:?}");
+    // Who reads what arrives there learns what the code is for.
+    daemon.clock.advance(61);
+    let id = ask(&daemon, "", "nobody@example.org").await;
+    let refused = sign_in("nobody@example.org", &id, &post.last().0).await;
+    assert!(refused.status == 400 && refused.error().contains("register an account"), "{}", refused.text);
+    assert_eq!(
+        register(&daemon, "new", json!({ "value": "nobody@example.org", "otpId": id, "otpCode": post.last().0 }))
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn w97_who_signs_in_with_a_contact_gets_codes_though_strangers_ask_for_them_too() {
+    let post = crate::contacts::Post::start().await;
+    let flags = ["--smtp-host", "127.0.0.1", "--smtp-port", post.port(), "--smtp-from", "us@example.org"];
+    let proxied = ["--trusted-proxies", "127.0.0.0/8", "--registration", "open"];
+    let daemon = Daemon::with(&[&flags[..], &proxied[..]].concat()).await;
+    let admin = daemon.admin().await;
+    let change = json!({ "currentPassword": "changeme", "newPassword": "another one" });
+    assert_eq!(daemon.call("POST", "/user-svc/change-password", &admin, change).await.status, 200);
+    let from = async |address: &str, path: &str, token: &str, body: Value| {
+        daemon.send("POST", path, token, body.to_string().into_bytes(), &[("x-forwarded-for", address)]).await
+    };
+    let send = json!({ "contactId": "ann@example.org" });
+    let id = from("192.0.2.1", "/user-svc/otp/send", "", send.clone()).await.json()["otpId"].clone();
+    let contact = json!({ "value": "ann@example.org", "otpId": id, "otpCode": post.last().0 });
+    let ann = json!({ "slug": "ann", "password": "long enough", "contact": contact });
+    assert_eq!(from("192.0.2.1", "/user-svc/register", "", ann).await.status, 200);
+    let sign_in = async |address: &str| {
+        let sent = from(address, "/user-svc/otp/send", "", send.clone()).await;
+        if sent.status != 200 {
+            return sent.status.as_u16();
+        }
+        let contact = json!({ "value": "ann@example.org", "otpId": sent.json()["otpId"], "otpCode": post.last().0 });
+        from(address, "/user-svc/login", "", json!({ "contact": contact })).await.status.as_u16()
+    };
+    daemon.clock.advance(61);
+    assert_eq!(sign_in("192.0.2.1").await, 200);
+    for _ in 0..6 {
+        daemon.clock.advance(61);
+        from("198.51.100.7", "/user-svc/otp/send", "", json!({ "contactId": "ann+x@example.org" })).await;
+    }
+    assert_eq!(sign_in("203.0.113.9").await, 429, "from where nobody signed in yet");
+    assert_eq!(sign_in("192.0.2.1").await, 200);
+}

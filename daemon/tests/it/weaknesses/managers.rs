@@ -162,3 +162,73 @@ async fn w57_what_an_account_could_give_itself_counts_as_what_it_has() {
         assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, expected, "{slug}");
     }
 }
+
+#[tokio::test]
+async fn w82_roles_of_organizations_count_as_what_their_admin_has() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    let help = manager(&daemon, &admin, "help", "", &["user-svc:user:passwordReset", "user-svc:user:delete"]).await;
+    let permit = |role: &str| json!({ "permits": [{ "permission": "user-svc:delegation:edit", "roles": [role] }] });
+    // An organization whose members may more than its admin; one that a permit names before it is founded; one without.
+    for (slug, org, role) in [
+        ("tina", "acme", "user-svc:org:{acme}:user"),
+        ("soon", "other", "user-svc:org:{soon:later}:admin"),
+        ("plain", "club", ""),
+    ] {
+        let founder = daemon.register(slug).await;
+        assert_eq!(status(&daemon, "POST", "/user-svc/organization", &founder, json!({ "id": org })).await, 200);
+        if !role.is_empty() {
+            assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, permit(role)).await, 200);
+        }
+        let expected = if role.is_empty() { 200 } else { 403 };
+        let id = id_of(&founder);
+        assert_eq!(reset(&daemon, &help, &id).await, expected, "{slug}");
+        let path = format!("/user-svc/user/{id}");
+        assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, expected, "{slug}");
+    }
+}
+
+#[tokio::test]
+async fn w83_a_role_with_rights_in_an_app_counts_though_its_owner_is_not_in_that_app() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    make_app(&daemon, &admin, HOST).await;
+    let rights = ["user-svc:user:passwordReset", "user-svc:user:delete", "user-svc:user:edit"];
+    let help = manager(&daemon, &admin, "help", "", &rights).await;
+    let role = async |slug: &str, made: bool| {
+        let owner = daemon.register(slug).await;
+        if made {
+            let role = json!({ "id": format!("{slug}:ops"), "name": "Ops" });
+            assert_eq!(status(&daemon, "POST", "/user-svc/role", &owner, role).await, 200);
+        }
+        id_of(&owner)
+    };
+    let permit = async |names: Value| {
+        let mut permit = json!({ "permission": "user-svc:user:create", "appHost": HOST });
+        permit.as_object_mut().unwrap().extend(names.as_object().unwrap().clone());
+        assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, json!({ "permits": [permit] })).await, 200);
+    };
+    // By a role of its own there, by one that it has yet to make, by its name, by a role that it has everywhere.
+    let (by_role, by_future) = (role("by-role", true).await, role("by-future", false).await);
+    let (by_slug, by_everywhere) = (role("by-slug", false).await, role("by-all", false).await);
+    permit(json!({ "roles": ["by-role:ops"] })).await;
+    permit(json!({ "roles": ["by-future:ops"] })).await;
+    permit(json!({ "slugs": ["by-slug"] })).await;
+    assert_eq!(
+        status(&daemon, "POST", "/user-svc/role", &admin, json!({ "id": "openorch:x", "name": "X" })).await,
+        200
+    );
+    permit(json!({ "roles": ["openorch:x"] })).await;
+    assert_eq!(enroll(&daemon, &admin, &json!(by_everywhere), "openorch:x", "*").await.status, 200);
+    // By a link, which counts in every app, while the manager has the same right in its own app alone.
+    let by_link = role("by-link", true).await;
+    let link = json!({ "permissionLinks": [{ "permissionId": "user-svc:user:edit", "roleId": "by-link:ops" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/roles/permissions", &admin, link).await, 200);
+    for (what, id) in
+        [("role", by_role), ("future", by_future), ("slug", by_slug), ("everywhere", by_everywhere), ("link", by_link)]
+    {
+        assert_eq!(reset(&daemon, &help, &id).await, 403, "{what}");
+        assert_eq!(status(&daemon, "DELETE", &format!("/user-svc/user/{id}"), &help, Value::Null).await, 403, "{what}");
+    }
+    assert_eq!(reset(&daemon, &help, &role("plain", true).await).await, 200);
+}

@@ -7,9 +7,12 @@
 
 mod accounts;
 mod contacts;
+mod enrolls;
 mod managers;
+mod meanwhile;
 mod names;
 mod network;
+mod organizations;
 mod passwords;
 mod pending;
 mod probes;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     apps::{HOST, enroll, login, make_app, register},
-    support::{Answer, Daemon, has, id_of, status, token_of},
+    support::{Answer, Daemon, claims, has, id_of, status, token_of},
 };
 
 async fn permits(daemon: &Daemon, token: &str, permits: Value) -> Answer {
@@ -406,4 +406,119 @@ async fn w56_permits_that_are_nearly_alike_take_no_longer_to_save_than_others() 
     let same = took(2000, &alike).await + took(3000, &alike).await;
     // Each compared with each, name by name, would take many times as long.
     assert!(same < 3 * other, "{same:?} for those alike, {other:?} for others");
+}
+
+#[tokio::test]
+async fn w91_nobody_fills_the_role_of_another_so_that_its_owner_cannot_give_it_more() {
+    let daemon = Daemon::start().await;
+    let (shop, evil) = (daemon.register("shop-svc").await, daemon.register("evil").await);
+    make_roles(&daemon, &shop, "shop-svc", 1).await;
+    let save = async |token: &str, slug: &str| {
+        let permissions: Vec<Value> = (0..1000).map(|n| json!({ "id": format!("{slug}:p{n}") })).collect();
+        let body = json!({ "permissions": permissions });
+        assert_eq!(status(&daemon, "PUT", "/user-svc/permissions", token, body).await, 200);
+    };
+    let link = async |token: &str, slug: &str, count: usize| {
+        let links = (0..count).map(|n| json!({ "roleId": "shop-svc:r0", "permissionId": format!("{slug}:p{n}") }));
+        let body = json!({ "permissionLinks": links.collect::<Vec<_>>() });
+        daemon.call("PUT", "/user-svc/roles/permissions", token, body).await
+    };
+    save(&evil, "evil").await;
+    save(&shop, "shop-svc").await;
+    let refused = link(&evil, "evil", 101).await;
+    assert!(refused.status == 403 && refused.error().contains("at most 100"), "{}", refused.text);
+    assert_eq!(link(&evil, "evil", 100).await.status, 200, "as a service gives its permissions to a role of another");
+    assert_eq!(link(&shop, "shop-svc", 1000).await.status, 200, "whatever others gave it");
+    // Nor what every account has, so that nobody can list it any more.
+    let links = (0..101).map(|n| json!({ "roleId": "user-svc:user", "permissionId": format!("evil:p{n}") }));
+    let body = json!({ "permissionLinks": links.collect::<Vec<_>>() });
+    let refused = daemon.call("PUT", "/user-svc/roles/permissions", &evil, body).await;
+    assert!(refused.status == 403 && refused.error().contains("at most 100"), "{}", refused.text);
+}
+
+#[tokio::test]
+async fn w92_a_few_free_accounts_keep_nobody_from_giving_roles() {
+    let daemon = Daemon::start().await;
+    let good = daemon.register("good").await;
+    make_roles(&daemon, &good, "good", 6).await;
+    let target = id_of(&daemon.register("target").await);
+    let give = async |token: &str, slug: &str, roles: usize, to: Value| {
+        let enroll = |n: usize| {
+            let mut enroll = to.clone();
+            enroll["role"] = json!(format!("{slug}:r{n}"));
+            enroll
+        };
+        let body = json!({ "enrolls": (0..roles).map(enroll).collect::<Vec<_>>() });
+        daemon.call("PUT", "/user-svc/enrolls", token, body).await
+    };
+    let receivers = [json!({ "userId": target }), json!({ "contactId": "new@example.org" })];
+    for n in 0..5 {
+        let slug = format!("free-{n}");
+        let free = daemon.register(&slug).await;
+        make_roles(&daemon, &free, &slug, 100).await;
+        for to in &receivers {
+            assert_eq!(give(&free, &slug, 100, to.clone()).await.status, 200);
+        }
+    }
+    let sixth = daemon.register("sixth").await;
+    make_roles(&daemon, &sixth, "sixth", 100).await;
+    for to in &receivers {
+        let refused = give(&sixth, "sixth", 100, to.clone()).await;
+        assert_eq!(refused.status, 403, "{}", refused.text);
+        assert_eq!(give(&sixth, "sixth", 20, to.clone()).await.status, 200, "its first ones always");
+        assert_eq!(give(&good, "good", 6, to.clone()).await.status, 200, "{to}");
+    }
+    assert_eq!(status(&daemon, "POST", "/user-svc/organization", &good, json!({ "id": "org_good" })).await, 200);
+    let add = json!({ "userId": target });
+    assert_eq!(status(&daemon, "POST", "/user-svc/organization/org_good/user", &good, add).await, 200);
+    let crew = daemon.register("crew").await;
+    assert_eq!(status(&daemon, "POST", "/user-svc/organization", &crew, json!({ "id": "org_crew" })).await, 200);
+    let add = json!({ "userId": target });
+    assert_eq!(status(&daemon, "POST", "/user-svc/organization/org_crew/user", &crew, add).await, 200);
+}
+
+#[tokio::test]
+async fn w93_giving_to_accounts_and_for_contacts_at_once_has_one_limit() {
+    let daemon = Daemon::with(&["--role-assignments-per-account", "10"]).await;
+    let zed = daemon.register("zed").await;
+    make_roles(&daemon, &zed, "zed", 10).await;
+    let target = id_of(&daemon.register("target").await);
+    let give = async |n: usize| {
+        let role = format!("zed:r{}", n / 2);
+        let enroll = match n % 2 {
+            0 => json!({ "userId": target, "role": role }),
+            _ => json!({ "contactId": format!("c{n}@example.org"), "role": role }),
+        };
+        status(&daemon, "PUT", "/user-svc/enrolls", &zed, json!({ "enrolls": [enroll] })).await
+    };
+    let mut given = 0;
+    for from in [0, 4, 8, 12, 16] {
+        let (a, b, c, d) = tokio::join!(give(from), give(from + 1), give(from + 2), give(from + 3));
+        given += [a, b, c, d].iter().filter(|status| **status == 200).count();
+    }
+    assert_eq!(given, 10);
+}
+
+#[tokio::test]
+async fn w98_nobody_crowds_the_roles_that_others_gave_out_of_a_token() {
+    let daemon = Daemon::start().await;
+    let (shop, crowd) = (daemon.register("shop").await, daemon.register("aaa").await);
+    daemon.register("victim").await;
+    let id = id_of(&token_of(&daemon.login("victim", "pass", "test").await));
+    let role = json!({ "id": "shop:customer", "name": "C" });
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, role).await, 200);
+    assert_eq!(enroll(&daemon, &shop, &json!(id), "shop:customer", "").await.status, 200);
+    for n in 0..12 {
+        let role = format!("aaa:{n:0>200}");
+        assert_eq!(status(&daemon, "POST", "/user-svc/role", &crowd, json!({ "id": role, "name": "R" })).await, 200);
+        assert_eq!(enroll(&daemon, &crowd, &json!(id), &role, "").await.status, 200);
+        let organization = format!("org-{n:0>55}");
+        assert_eq!(status(&daemon, "POST", "/user-svc/organization", &crowd, json!({ "id": organization })).await, 200);
+        let path = format!("/user-svc/organization/{organization}/user");
+        assert_eq!(status(&daemon, "POST", &path, &crowd, json!({ "userId": id })).await, 200);
+    }
+    let told = claims(&token_of(&daemon.login("victim", "pass", "test").await))["ori"].clone();
+    let told: Vec<&str> = told.as_array().unwrap().iter().map(|role| role.as_str().unwrap()).collect();
+    assert!(told.contains(&"shop:customer") && told.contains(&"user-svc:user"), "{told:?}");
+    assert!(told.iter().any(|role| role.starts_with("aaa:")) && told.len() < 26, "what fits of the rest: {told:?}");
 }

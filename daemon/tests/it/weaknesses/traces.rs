@@ -220,3 +220,82 @@ async fn w133_who_has_stolen_a_token_cannot_keep_its_owner_from_ending_it() {
     assert_eq!(status(&daemon, "DELETE", "/user-svc/tokens", &ann, json!({ "allTokens": true })).await, 200);
     assert_eq!(status(&daemon, "PUT", "/user-svc/self", &stolen, json!({ "name": "x" })).await, 401);
 }
+
+#[tokio::test]
+async fn w89_nobody_hides_what_gives_rights_behind_a_long_list() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    let mole = id_of(&daemon.register("mole").await);
+    let decoy = id_of(&daemon.register("decoy").await);
+    assert_eq!(
+        status(&daemon, "POST", "/user-svc/role", &admin, json!({ "id": "openorch:x", "name": "X" })).await,
+        200
+    );
+    let mut enrolls: Vec<Value> =
+        (0..900).map(|n| json!({ "contactId": format!("decoy-{n}@example.org"), "role": "openorch:x" })).collect();
+    enrolls.push(json!({ "userId": decoy, "role": "openorch:x" }));
+    enrolls.push(json!({ "userId": mole, "role": "user-svc:admin" }));
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, json!({ "enrolls": enrolls })).await, 200);
+    let ghost = json!({ "user": { "slug": "ghost", "name": "G" }, "password": "pass", "roleIds": ["user-svc:admin"] });
+    assert_eq!(status(&daemon, "POST", "/user-svc/user", &admin, ghost).await, 200);
+    let role = json!({ "id": "openorch:x", "name": "X", "permissionIds": ["user-svc:user:delete"] });
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &admin, role).await, 200);
+    let operations = [
+        "addUserToOrganization",
+        "assignPermissions",
+        "createOrganization",
+        "getRoles",
+        "saveEnrolls",
+        "resetPassword",
+    ];
+    let delegation = json!({ "slug": "some-svc", "operations": operations });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, delegation).await, 200);
+    let permits = json!({ "permits": [
+        { "permission": "a:b", "slugs": ["q1", "q2", "q3", "q4", "q5"], "appHost": "*" },
+        { "permission": "user-svc:user:delete", "slugs": ["mole"] }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, permits).await, 200);
+    let told = async |operation: &str, target: &str| {
+        let found = audit(&daemon, &admin, json!({ "operation": operation, "target": target })).await;
+        assert_eq!(found.len(), 1, "{operation} {target}: {found:?}");
+        found[0]["target"].as_str().unwrap().to_owned()
+    };
+    for target in [&*mole, "user-svc:admin"] {
+        let text = told("saveEnrolls", target).await;
+        assert!(text.starts_with(&format!("{mole} user-svc:admin")) && text.ends_with(" more"), "{text}");
+        assert!(text.len() < 1100, "{text}");
+    }
+    for (operation, target) in [
+        ("createUser", "user-svc:admin"),
+        ("createUser", "ghost"),
+        ("createRole", "user-svc:user:delete"),
+        ("saveDelegation", "resetPassword"),
+        ("saveDelegation", "saveEnrolls"),
+        ("savePermits", "user-svc:user:delete"),
+        ("savePermits", "mole"),
+        ("savePermits", "q5"),
+        ("savePermits", "*"),
+    ] {
+        told(operation, target).await;
+    }
+    // The whole text finds it as well, in pages too.
+    let text = told("saveEnrolls", &mole).await;
+    assert_eq!(told("saveEnrolls", &text).await, text);
+    let first =
+        daemon.call("POST", "/user-svc/audit", &admin, json!({ "target": "openorch:x", "limit": 1 })).await.json();
+    let asked = json!({ "target": "openorch:x", "limit": 1, "after": first["next"] });
+    let second = audit(&daemon, &admin, asked).await;
+    assert!(second.len() == 1 && second[0]["id"] != first["entries"][0]["id"], "{first} {second:?}");
+}
+
+#[tokio::test]
+async fn w90_a_name_with_a_space_in_it_is_told_as_one() {
+    let daemon = Daemon::start().await;
+    let (zed, admin) = (daemon.register("zed").await, daemon.admin().await);
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &zed, json!({ "id": "zed:x", "name": "X" })).await, 200);
+    let lie = format!("{} user-svc:admin", id_of(&admin));
+    let enrolls = json!({ "enrolls": [{ "contactId": lie, "role": "zed:x" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &zed, enrolls).await, 200);
+    let found = audit(&daemon, &admin, json!({ "operation": "saveEnrolls", "actor": "zed" })).await;
+    assert_eq!(found[0]["target"], format!("\"{lie}\" zed:x"));
+    assert!(audit(&daemon, &admin, json!({ "operation": "saveEnrolls", "target": "user-svc:admin" })).await.is_empty());
+}

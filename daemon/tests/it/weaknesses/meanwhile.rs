@@ -1,0 +1,188 @@
+//! What changes while a call is in progress: whoever lost a right, a session or an account meanwhile does nothing more by it.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::{
+    apps::enroll,
+    support::{Daemon, id_of, status, token_of},
+};
+
+const ADMIN: &str = "user-svc:admin";
+
+async fn roles_of(daemon: &Daemon, token: &str) -> Vec<Value> {
+    let own = daemon.call("POST", "/user-svc/self", token, Value::Null).await.json();
+    own["roles"].as_array().cloned().unwrap_or_default()
+}
+
+/// A daemon whose queue for password hashes has work for a while: what is sent now waits behind that.
+async fn busy(setup: impl AsyncFnOnce(&Daemon)) -> (Arc<Daemon>, JoinSet<()>) {
+    let daemon = Daemon::with(&["--password-hash-max-wait", "10m", "--hashes-at-once", "1"]).await;
+    daemon.register("many-svc").await;
+    setup(&daemon).await;
+    let (daemon, mut sign_ins) = (Arc::new(daemon), JoinSet::new());
+    for n in 0..60 {
+        let daemon = daemon.clone();
+        sign_ins.spawn(async move { drop(daemon.login("many-svc", "pass", &format!("device {n}")).await) });
+    }
+    // The first one is answered, so the others are in the queue.
+    sign_ins.join_next().await;
+    (daemon, sign_ins)
+}
+
+#[tokio::test]
+async fn w84_who_is_no_admin_any_more_when_its_password_is_hashed_makes_no_admin_and_resets_no_password() {
+    let tokens = std::sync::OnceLock::new();
+    let (daemon, sign_ins) = busy(async |daemon| {
+        let admin = daemon.admin().await;
+        let second = daemon.register("second").await;
+        assert_eq!(enroll(daemon, &admin, &json!(id_of(&second)), ADMIN, "").await.status, 200);
+        let helper = daemon.register("helper").await;
+        let permit = json!({ "permits": [{ "permission": "user-svc:user:passwordReset", "slugs": ["helper"] }] });
+        assert_eq!(status(daemon, "PUT", "/user-svc/permits", &admin, permit).await, 200);
+        let rising = id_of(&daemon.register("rising").await);
+        tokens.set((admin, second, helper, rising)).unwrap();
+    })
+    .await;
+    let (admin, second, helper, rising) = tokens.get().unwrap();
+    let ghost = json!({ "user": { "slug": "ghost", "name": "G" }, "password": "pass", "roleIds": [ADMIN] });
+    let reset = json!({ "newPassword": "stolen" });
+    let mut waiting = JoinSet::new();
+    for (token, path, body) in [
+        (second, "/user-svc/user".to_owned(), ghost),
+        (second, format!("/user-svc/{}/reset-password", id_of(admin)), reset.clone()),
+        (helper, format!("/user-svc/{rising}/reset-password"), reset),
+    ] {
+        let (daemon, token) = (daemon.clone(), token.clone());
+        waiting.spawn(async move { daemon.call("POST", &path, &token, body).await.status.as_u16() });
+    }
+    // Each is let in before this, and waits for its hash.
+    for _ in 0..3 {
+        assert_eq!(status(&daemon, "POST", "/user-svc/self", second, Value::Null).await, 200);
+    }
+    let path = format!("/user-svc/enroll/unnamed:{}:{ADMIN}", id_of(second));
+    assert_eq!(status(&daemon, "DELETE", &path, admin, Value::Null).await, 200);
+    assert_eq!(enroll(&daemon, admin, &json!(rising), ADMIN, "").await.status, 200);
+    let statuses = waiting.join_all().await;
+    assert_eq!(statuses, [403, 403, 403], "{statuses:?}");
+    drop(sign_ins);
+    assert_eq!(daemon.login("ghost", "pass", "").await.status, 400);
+    assert_eq!(daemon.login("openorch", "stolen", "").await.status, 401);
+    assert_eq!(daemon.login("rising", "stolen", "").await.status, 401);
+}
+
+#[tokio::test]
+async fn w85_a_call_whose_session_ends_before_it_writes_writes_nothing() {
+    let tokens = std::sync::OnceLock::new();
+    let (daemon, sign_ins) = busy(async |daemon| {
+        let admin = daemon.admin().await;
+        let thief = daemon.admin().await;
+        let own = token_of(&daemon.login("openorch", "changeme", "own").await);
+        assert_eq!(admin, thief, "the same session");
+        tokens.set((thief, own)).unwrap();
+    })
+    .await;
+    let (thief, own) = tokens.get().unwrap();
+    let mut waiting = JoinSet::new();
+    let ghost = json!({ "user": { "slug": "ghost", "name": "G" }, "password": "pass", "roleIds": [ADMIN] });
+    let change = json!({ "currentPassword": "changeme", "newPassword": "stolen" });
+    for (path, body) in [("/user-svc/user", ghost), ("/user-svc/change-password", change)] {
+        let (daemon, token) = (daemon.clone(), thief.clone());
+        waiting.spawn(async move { daemon.call("POST", path, &token, body).await.status.as_u16() });
+    }
+    for _ in 0..3 {
+        assert_eq!(status(&daemon, "POST", "/user-svc/self", thief, Value::Null).await, 200);
+    }
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/tokens", own, json!({ "device": "test" })).await, 200);
+    assert_eq!(status(&daemon, "POST", "/user-svc/self", thief, Value::Null).await, 401);
+    let statuses = waiting.join_all().await;
+    assert_eq!(statuses, [401, 401], "{statuses:?}");
+    drop(sign_ins);
+    assert_eq!(daemon.login("ghost", "pass", "").await.status, 400);
+    assert_eq!(daemon.login("openorch", "stolen", "").await.status, 401);
+    assert_eq!(daemon.login("openorch", "changeme", "").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn w86_no_role_outlives_an_account_that_is_deleted_while_it_is_given_one() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    assert_eq!(
+        status(&daemon, "POST", "/user-svc/role", &admin, json!({ "id": "openorch:x", "name": "X" })).await,
+        200
+    );
+    for round in 0..8 {
+        let account = daemon.register(&format!("gone-{round}")).await;
+        let id = id_of(&account);
+        let give = async || {
+            for n in 0..8 {
+                enroll(&daemon, &admin, &json!(id), if n % 2 == 0 { ADMIN } else { "openorch:x" }, "").await;
+            }
+        };
+        let found = async || {
+            for n in 0..3 {
+                let body = json!({ "id": format!("org_{round}_{n}") });
+                daemon.call("POST", "/user-svc/organization", &account, body).await;
+            }
+        };
+        let path = format!("/user-svc/user/{id}");
+        let delete = status(&daemon, "DELETE", &path, &admin, Value::Null);
+        let (_, deleted, ..) = tokio::join!(give(), delete, found(), give());
+        assert_eq!(deleted, 200);
+        let left = daemon.call("POST", "/user-svc/enrolls", &admin, json!({ "userId": id })).await;
+        assert!(left.json()["enrolls"].as_array().is_none_or(Vec::is_empty), "round {round}: {}", left.text);
+        let organizations = daemon.call("POST", "/user-svc/organizations", &admin, json!({})).await.json();
+        let of_round = format!("org_{round}_");
+        let left: Vec<&Value> = organizations["organizations"].as_array().into_iter().flatten().collect();
+        assert!(left.iter().all(|row| !row["id"].as_str().unwrap().starts_with(&of_round)), "{left:?}");
+    }
+    let path = format!("/user-svc/enroll/unnamed:{}:{ADMIN}", id_of(&admin));
+    assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 409, "it is the last admin");
+}
+
+#[tokio::test]
+async fn w87_the_id_of_a_deleted_account_is_not_given_again() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    let id = id_of(&daemon.register("gone").await);
+    let user = |id: &str, slug: &str| json!({ "user": { "id": id, "slug": slug, "name": "N" }, "password": "pass" });
+    let create = async |id: &str, slug: &str| daemon.call("POST", "/user-svc/user", &admin, user(id, slug)).await;
+    assert_eq!(create(&id, "other").await.status, 409, "it is there");
+    assert_eq!(status(&daemon, "DELETE", &format!("/user-svc/user/{id}"), &admin, Value::Null).await, 200);
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/slug/gone", &admin, Value::Null).await, 200);
+    for slug in ["phoenix", "gone"] {
+        let refused = create(&id, slug).await;
+        assert!(refused.status == 409 && refused.error().contains(&id), "{}", refused.text);
+    }
+    let made = create("usr_chosen", "gone").await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    let token = token_of(&daemon.login("gone", "pass", "").await);
+    assert_eq!(roles_of(&daemon, &token).await, [json!("user-svc:user")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w99_a_long_list_of_roles_is_not_given_by_who_may_give_them_no_more_when_it_is_written() {
+    let daemon = Daemon::start().await;
+    let (shop, bob, mole) =
+        (daemon.register("shop").await, daemon.register("bob").await, daemon.register("mole").await);
+    for role in ["shop:admin", "shop:vip"] {
+        assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, json!({ "id": role, "name": "R" })).await, 200);
+    }
+    assert_eq!(enroll(&daemon, &shop, &json!(id_of(&bob)), "shop:admin", "").await.status, 200);
+    let mut enrolls: Vec<Value> =
+        (0..999).map(|n| json!({ "contactId": format!("c{n}@example.org"), "role": "shop:vip" })).collect();
+    enrolls.push(json!({ "userId": id_of(&mole), "role": "shop:vip" }));
+    let body = json!({ "enrolls": enrolls });
+    let take = async || {
+        for _ in 0..3 {
+            assert_eq!(status(&daemon, "POST", "/user-svc/self", &bob, Value::Null).await, 200);
+        }
+        let path = format!("/user-svc/enroll/unnamed:{}:shop:admin", id_of(&bob));
+        status(&daemon, "DELETE", &path, &shop, Value::Null).await
+    };
+    let (given, taken) = tokio::join!(daemon.call("PUT", "/user-svc/enrolls", &bob, body), take());
+    assert_eq!((given.status.as_u16(), taken), (403, 200), "{}", given.text);
+    assert_eq!(roles_of(&daemon, &mole).await, [json!("user-svc:user")]);
+}
