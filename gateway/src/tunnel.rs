@@ -4,7 +4,6 @@ use std::{
     io,
     pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 use hyper::upgrade::OnUpgrade;
