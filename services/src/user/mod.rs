@@ -29,6 +29,9 @@ mod plan_tests;
 mod revoke;
 mod role;
 mod rows;
+mod rule_index;
+#[cfg(test)]
+mod rule_tests;
 mod rules;
 mod seed;
 mod session;
