@@ -42,6 +42,7 @@ mod store_tests;
 mod throttle;
 mod usage;
 mod users;
+mod versions;
 
 use std::{
     collections::BTreeSet,
