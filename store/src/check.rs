@@ -42,11 +42,19 @@ impl Findings {
             self.further += 1;
         }
     }
+
+    /// A collection that is declared is not there.
+    pub(crate) fn add_missing(&mut self, collection: &str) {
+        self.add(format!(
+            "the collection {collection} is missing: a start makes it anew, without documents. Where a newer version brought \
+             it and was not started yet, that is as it should be; else restore a backup"
+        ));
+    }
 }
 
 /// The check of one collection.
 pub(crate) struct Checker<'a> {
-    pub(crate) spec: &'a Spec,
+    pub(crate) spec: &'a Spec<'a>,
     findings: &'a mut Findings,
     /// The entries that each list should have.
     entries: Vec<u64>,
@@ -61,7 +69,7 @@ struct Derived {
 }
 
 impl<'a> Checker<'a> {
-    pub(crate) fn new(spec: &'a Spec, findings: &'a mut Findings) -> Self {
+    pub(crate) fn new(spec: &'a Spec<'a>, findings: &'a mut Findings) -> Self {
         Self { entries: vec![0; spec.lists.len()], spec, findings }
     }
 

@@ -85,7 +85,7 @@ pub async fn update(cx: Cx<Users>, Body(request): Body<UpdateAppRequest>) -> Res
         if rules.apps.get(host.as_str()).is_some_and(|known| before.is_none_or(|before| before.id != known.id)) {
             return Err(Error::conflict(format!("the app of the host `{host}` exists already")));
         }
-        if before.is_none() && rules.apps.len() >= MAX_APPS {
+        if before.is_none() && rules.apps.size() >= MAX_APPS {
             return Err(Error::invalid(format!("there are at most {MAX_APPS} apps")));
         }
         let row = AppRow {

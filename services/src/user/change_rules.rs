@@ -116,15 +116,21 @@ impl Users {
         if batch.is_empty() {
             return Ok(());
         }
-        let takes_roles = changes.iter().any(|change| matches!(change, Change::SaveRole(row) if row.going));
+        let gone: Vec<String> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::SaveRole(row) if row.going => Some(row.id.clone()),
+                _ => None,
+            })
+            .collect();
         let mut next = Rules::clone(&rules);
         next.apply(changes);
         check(&rules, &next)?;
         match self.store.commit(batch).await {
             Ok(_) => {
                 self.memory.set_rules(next);
-                if takes_roles {
-                    self.memory.all_rights_changed();
+                if !gone.is_empty() {
+                    self.memory.roles_gone(gone.iter().map(String::as_str));
                 }
                 Ok(())
             }

@@ -2,9 +2,9 @@
 //! used, all bounded (contract decision 8). The store stays the truth; whoever changes it says so here.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
@@ -19,6 +19,7 @@ use super::{
     keys::Claims,
     rows::{ALL_APPS, DEFAULT_APP, RoleLinkRow, UserRow},
     rules::Rules,
+    versions::{Seen, Versions},
 };
 
 /// Role ids, in order.
@@ -40,6 +41,8 @@ pub struct Account {
     pub trusted: Box<[Box<str>]>,
     /// What others are told of it.
     pub profile: User,
+    /// What this was made from: its rights and its roles. None where it was not kept in memory.
+    made_from: Option<Box<[Seen]>>,
 }
 
 impl Account {
@@ -75,7 +78,18 @@ impl Account {
             everywhere: roles_of(&is_everywhere),
             trusted: roles_of(&RoleLinkRow::is_trusted).to_vec().into(),
             profile: row.to_wire(),
+            made_from: None,
         }
+    }
+
+    /// Whether it is kept in memory, and what it may is still what it was when it was read.
+    fn is_current(&self) -> bool {
+        self.made_from.as_ref().is_some_and(|seen| seen.iter().all(Seen::is_current))
+    }
+
+    /// The roles that it has in any app.
+    fn roles(&self) -> BTreeSet<&str> {
+        self.by_app.values().chain([&self.everywhere]).flat_map(|roles| roles.iter().map(AsRef::as_ref)).collect()
     }
 
     /// The roles that it has in an app.
@@ -128,6 +142,8 @@ pub struct LiveSession {
     pub used_at: AtomicI64,
     /// The last use that is in the store.
     pub noted_at: AtomicI64,
+    /// Stale once all sessions of its account have ended.
+    pub seen: Seen,
 }
 
 /// A token whose signature is ours. True for ever, so never invalidated.
@@ -140,8 +156,9 @@ pub struct Verified {
 #[derive(Clone)]
 pub struct Delegated {
     pub header: HeaderValue,
-    /// As it was when the token was made: another one in memory means that something changed.
+    /// As they were when the token was made: another session in memory means that something changed.
     pub session: Arc<LiveSession>,
+    pub account: Arc<Account>,
     /// [`Memory::rights`] when it was begun.
     pub rights: u64,
     /// In seconds since 1970; from then on a new one is made.
@@ -161,7 +178,16 @@ pub struct Memory {
     /// Rises whenever what all accounts may changes.
     rights: AtomicU64,
     /// Held while something read is put in and while something changed is taken out, so that neither slips by the other.
-    order: Mutex<()>,
+    order: Mutex<Sources>,
+}
+
+/// What the values in memory were made from.
+#[derive(Default)]
+struct Sources {
+    /// By account: its sessions, and what it may.
+    sessions: Versions,
+    rights: Versions,
+    roles: Versions,
 }
 
 impl Memory {
@@ -174,7 +200,7 @@ impl Memory {
             delegated: Cache::new(entries),
             epoch: AtomicU64::new(0),
             rights: AtomicU64::new(0),
-            order: Mutex::new(()),
+            order: Mutex::default(),
         }
     }
 
@@ -197,94 +223,100 @@ impl Memory {
     where
         F: Future<Output = Result<Option<Account>>>,
     {
-        self.through(&self.accounts, id, read).await
+        if let Some(found) = self.accounts.get(id).filter(|account| account.is_current()) {
+            return Ok(Some(found));
+        }
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        let Some(mut account) = read().await? else { return Ok(None) };
+        let mut order = self.order();
+        if self.epoch.load(Ordering::SeqCst) != epoch {
+            return Ok(Some(Arc::new(account)));
+        }
+        let rights = order.rights.see(id);
+        let roles = account.roles().into_iter().map(|role| order.roles.see(role));
+        account.made_from = Some([rights].into_iter().chain(roles).collect());
+        let account = Arc::new(account);
+        self.accounts.insert(id.into(), account.clone());
+        Ok(Some(account))
     }
 
-    /// The session if it lives, read by `read` on first use.
+    /// The session if it lives, read by `read` on first use. One that was exchanged from another lives as long as that.
     pub async fn session<F>(&self, id: &str, read: impl FnOnce() -> F) -> Result<Option<Arc<LiveSession>>>
     where
         F: Future<Output = Result<Option<LiveSession>>>,
     {
-        self.through(&self.sessions, id, read).await
-    }
-
-    async fn through<V, F>(
-        &self,
-        cache: &Cache<Arc<str>, Arc<V>>,
-        id: &str,
-        read: impl FnOnce() -> F,
-    ) -> Result<Option<Arc<V>>>
-    where
-        V: Send + Sync + 'static,
-        F: Future<Output = Result<Option<V>>>,
-    {
-        if let Some(found) = cache.get(id) {
+        if let Some(found) = self.live_session(id) {
             return Ok(Some(found));
         }
         let epoch = self.epoch.load(Ordering::SeqCst);
-        let Some(value) = read().await?.map(Arc::new) else { return Ok(None) };
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(session) = read().await?.map(Arc::new) else { return Ok(None) };
+        let _order = self.order();
         if self.epoch.load(Ordering::SeqCst) == epoch {
-            cache.insert(id.into(), value.clone());
+            self.sessions.insert(id.into(), session.clone());
         }
-        Ok(Some(value))
+        Ok(Some(session))
+    }
+
+    fn live_session(&self, id: &str) -> Option<Arc<LiveSession>> {
+        self.sessions.get(id).filter(|session| session.seen.is_current())
+    }
+
+    fn order(&self) -> MutexGuard<'_, Sources> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For a session of this account that was read.
+    pub fn see_sessions(&self, user_id: &str) -> Seen {
+        self.order().sessions.see(user_id)
     }
 
     /// All sessions of an account ended but the one to keep: the next request with one is refused.
     pub fn sessions_of_account_ended(&self, user_id: &str, keep: Option<&str>) {
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let order = self.order();
         self.epoch.fetch_add(1, Ordering::SeqCst);
-        // Rare, and over what is in memory alone.
-        let ended = |session: &LiveSession| *session.user_id == *user_id && Some(&*session.id) != keep;
-        for (id, _) in self.sessions.iter().filter(|(_, session)| ended(session)) {
-            self.sessions.invalidate(&*id);
+        // One that ended before is not kept, whatever is asked.
+        let kept = keep.and_then(|id| self.live_session(id)).filter(|session| *session.user_id == *user_id);
+        order.sessions.rise(user_id);
+        if let Some(kept) = kept {
+            kept.seen.renew();
         }
     }
 
-    /// These sessions ended, and those that were exchanged from them: the next request with one is refused.
+    /// These sessions ended, and with them those that were exchanged from them: the next request with one is refused.
     pub fn sessions_ended(&self, ids: &[String]) {
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        if ids.is_empty() {
+            return;
+        }
+        let _order = self.order();
         self.epoch.fetch_add(1, Ordering::SeqCst);
-        for id in ids {
-            self.sessions.invalidate(id.as_str());
-        }
-        let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
-        let ended = |session: &LiveSession| session.exchanged_from.as_deref().is_some_and(|from| ids.contains(from));
-        for (id, _) in self.sessions.iter().filter(|(_, session)| ended(session)) {
-            self.sessions.invalidate(&*id);
-        }
+        ids.iter().for_each(|id| self.sessions.invalidate(id.as_str()));
     }
 
     /// What is told of an account changed; who it is and what it may stayed.
     pub fn profile_changed(&self, user_id: &str) {
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let _order = self.order();
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.accounts.invalidate(user_id);
     }
 
     /// What an account may do changed, or it went: nothing that was made while it could do more is sent to a service.
     pub fn rights_changed(&self, user_id: &str) {
-        self.profile_changed(user_id);
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        // A delegated token counts as long as its session is the very one in memory: another one takes its place, which
-        // knows when it was used last.
-        for (id, session) in self.sessions.iter().filter(|(_, session)| *session.user_id == *user_id) {
-            let again = LiveSession {
-                id: session.id.clone(),
-                user_id: session.user_id.clone(),
-                app: session.app.clone(),
-                exchanged_from: session.exchanged_from.clone(),
-                created_at: session.created_at,
-                used_at: session.used_at.load(Ordering::Relaxed).into(),
-                noted_at: session.noted_at.load(Ordering::Relaxed).into(),
-            };
-            self.sessions.insert((*id).clone(), Arc::new(again));
-        }
+        let order = self.order();
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        order.rights.rise(user_id);
+        self.accounts.invalidate(user_id);
     }
 
-    /// The same of all accounts.
+    /// Nobody has these roles any more: the same for all accounts that had one, and for no others.
+    pub fn roles_gone<'a>(&self, ids: impl IntoIterator<Item = &'a str>) {
+        let order = self.order();
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        ids.into_iter().for_each(|id| order.roles.rise(id));
+    }
+
+    /// What all accounts may changed.
     pub fn all_rights_changed(&self) {
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let _order = self.order();
         self.epoch.fetch_add(1, Ordering::SeqCst);
         // Also those delegated tokens count no more that are being made.
         self.rights.fetch_add(1, Ordering::SeqCst);
@@ -295,7 +327,7 @@ impl Memory {
     /// Whatever was read is read again.
     pub fn forget_all(&self) {
         self.all_rights_changed();
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let _order = self.order();
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.sessions.invalidate_all();
     }
@@ -316,9 +348,12 @@ impl Memory {
     /// The delegated token for these, if its session and all rights are as when it was made, and it is fresh at `now`.
     pub fn delegated(&self, digest: &Digest, now: i64) -> Option<Delegated> {
         let found = self.delegated.get(digest)?;
-        let known = self.sessions.get(&*found.session.id)?;
-        let is_as_made = found.rights == self.rights() && Arc::ptr_eq(&known, &found.session);
-        (found.fresh_until > now && is_as_made).then_some(found)
+        let known = self.live_session(&found.session.id)?;
+        if let Some(from) = &known.exchanged_from {
+            self.live_session(from)?;
+        }
+        let is_as_made = Arc::ptr_eq(&known, &found.session) && found.account.is_current();
+        (found.fresh_until > now && is_as_made && found.rights == self.rights()).then_some(found)
     }
 
     pub fn keep_delegated(&self, digest: Digest, delegated: Delegated) {
@@ -336,7 +371,8 @@ impl Memory {
             let (used, noted) = (session.used_at.load(Ordering::Relaxed), session.noted_at.load(Ordering::Relaxed));
             used.abs_diff(noted) >= behind.unsigned_abs()
         };
-        self.sessions.iter().map(|(_, session)| session).filter(|session| lags(session)).collect()
+        let all = self.sessions.iter().map(|(_, session)| session);
+        all.filter(|session| session.seen.is_current() && lags(session)).collect()
     }
 }
 
@@ -344,28 +380,131 @@ impl Memory {
 mod tests {
     use super::*;
 
+    fn user(id: &str) -> UserRow {
+        let time = openorch_api::Time::default();
+        let row = serde_json::json!({ "id": id, "slug": id, "name": id, "createdAt": time, "updatedAt": time });
+        serde_json::from_value(row).unwrap()
+    }
+
+    struct Bench(Memory);
+
+    impl Bench {
+        fn new() -> Bench {
+            Bench(Memory::new(Rules::default(), 100))
+        }
+
+        async fn session(&self, id: &str, exchanged_from: Option<&str>) -> Arc<LiveSession> {
+            let session = || LiveSession {
+                id: id.into(),
+                user_id: "usr_1".into(),
+                app: DEFAULT_APP.into(),
+                exchanged_from: exchanged_from.map(Into::into),
+                created_at: 0,
+                used_at: 0.into(),
+                noted_at: 0.into(),
+                seen: self.0.see_sessions("usr_1"),
+            };
+            self.0.session(id, async || Ok(Some(session()))).await.unwrap().unwrap()
+        }
+
+        async fn account(&self, id: &str, role: &str) -> Arc<Account> {
+            let row = user(id);
+            let links = [RoleLinkRow::new(DEFAULT_APP, id, role, openorch_api::Time::default())];
+            let read = async || Ok(Some(Account::new(&row, &links)));
+            self.0.account(id, read).await.unwrap().unwrap()
+        }
+
+        fn keep(&self, digest: u8, session: &Arc<LiveSession>, account: &Arc<Account>, rights: u64) {
+            let header = HeaderValue::from_static("Bearer x");
+            let (session, account) = (session.clone(), account.clone());
+            self.0.keep_delegated([digest; 32], Delegated { header, session, account, rights, fresh_until: 10 });
+        }
+
+        fn has(&self, digest: u8) -> bool {
+            self.0.delegated(&[digest; 32], 5).is_some()
+        }
+    }
+
     #[tokio::test]
     async fn a_delegated_token_that_was_begun_before_rights_changed_is_not_sent_on() {
-        let memory = Memory::new(Rules::default(), 10);
-        let session = || LiveSession {
-            id: "ses_1".into(),
-            user_id: "usr_1".into(),
-            app: DEFAULT_APP.into(),
-            exchanged_from: None,
-            created_at: 0,
-            used_at: 0.into(),
-            noted_at: 0.into(),
-        };
         type Change = fn(&Memory);
-        let changes: [(Change, bool); 3] =
-            [(|_| {}, true), (|memory| memory.rights_changed("usr_1"), false), (Memory::all_rights_changed, false)];
-        for (change, is_sent) in changes {
-            let rights = memory.rights();
-            let session = memory.session("ses_1", async || Ok(Some(session()))).await.unwrap().unwrap();
-            change(&memory);
-            let header = HeaderValue::from_static("Bearer x");
-            memory.keep_delegated([0; 32], Delegated { header, session, rights, fresh_until: 10 });
-            assert_eq!(memory.delegated(&[0; 32], 5).is_some(), is_sent);
+        let changes: [(Change, bool); 8] = [
+            (|_| {}, true),
+            (|memory| memory.profile_changed("usr_1"), true),
+            (|memory| memory.rights_changed("usr_2"), true),
+            (|memory| memory.roles_gone(["other:role"]), true),
+            (|memory| memory.rights_changed("usr_1"), false),
+            (|memory| memory.roles_gone(["some:role"]), false),
+            (|memory| memory.sessions_of_account_ended("usr_1", None), false),
+            (Memory::all_rights_changed, false),
+        ];
+        for (n, (change, is_sent)) in changes.into_iter().enumerate() {
+            let bench = Bench::new();
+            let rights = bench.0.rights();
+            let (session, account) = (bench.session("ses_1", None).await, bench.account("usr_1", "some:role").await);
+            change(&bench.0);
+            bench.keep(0, &session, &account, rights);
+            assert_eq!(bench.has(0), is_sent, "{n}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_account_that_was_read_while_something_changed_is_not_kept_and_makes_no_token_that_is() {
+        let bench = Bench::new();
+        let (session, row) = (bench.session("ses_1", None).await, user("usr_1"));
+        let read = async || {
+            bench.0.roles_gone(["some:role"]);
+            Ok(Some(Account::new(&row, &[])))
+        };
+        let account = bench.0.account("usr_1", read).await.unwrap().unwrap();
+        bench.keep(0, &session, &account, bench.0.rights());
+        assert!(!bench.has(0) && !Arc::ptr_eq(&account, &bench.account("usr_1", "some:role").await));
+    }
+
+    #[tokio::test]
+    async fn a_change_leaves_what_it_does_not_concern_as_it_is_in_memory() {
+        let bench = Bench::new();
+        let session = bench.session("ses_1", None).await;
+        let (account, other) = (bench.account("usr_1", "some:role").await, bench.account("usr_2", "other:role").await);
+        bench.0.rights_changed("usr_1");
+        bench.0.roles_gone(["some:role"]);
+        bench.0.sessions_ended(&["ses_2".into()]);
+        bench.0.sessions_of_account_ended("usr_2", None);
+        assert!(Arc::ptr_eq(&session, &bench.session("ses_1", None).await), "no session was looked for");
+        assert!(Arc::ptr_eq(&other, &bench.account("usr_2", "other:role").await));
+        assert!(!Arc::ptr_eq(&account, &bench.account("usr_1", "some:role").await));
+    }
+
+    #[tokio::test]
+    async fn what_was_exchanged_from_a_session_ends_with_it_also_where_its_delegated_token_is_known() {
+        let bench = Bench::new();
+        bench.session("ses_1", None).await;
+        let (exchanged, account) = (bench.session("ses_2", Some("ses_1")).await, bench.account("usr_1", "a:b").await);
+        bench.keep(0, &exchanged, &account, bench.0.rights());
+        assert!(bench.has(0));
+        bench.0.sessions_ended(&["ses_1".into()]);
+        assert!(!bench.has(0));
+    }
+
+    #[tokio::test]
+    async fn of_all_sessions_of_an_account_the_one_to_keep_stays_and_none_that_ended_comes_back() {
+        let bench = Bench::new();
+        let (kept, ended) = (bench.session("ses_1", None).await, bench.session("ses_2", None).await);
+        bench.0.sessions_of_account_ended("usr_1", Some("ses_1"));
+        assert!(Arc::ptr_eq(&kept, &bench.session("ses_1", None).await));
+        // As where the account changes its password by the session that has just ended.
+        bench.0.sessions_of_account_ended("usr_1", Some("ses_2"));
+        let none = async || Ok(None);
+        assert!(bench.0.session("ses_2", none).await.unwrap().is_none() && !ended.seen.is_current());
+        assert!(bench.0.session("ses_1", none).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn sessions_that_ended_are_not_noted() {
+        let bench = Bench::new();
+        bench.session("ses_1", None).await.used_at.store(100, Ordering::Relaxed);
+        assert_eq!(bench.0.unnoted_uses(50).len(), 1);
+        bench.0.sessions_of_account_ended("usr_1", None);
+        assert!(bench.0.unnoted_uses(50).is_empty());
     }
 }

@@ -30,6 +30,9 @@ mod plan_tests;
 mod revoke;
 mod role;
 mod rows;
+mod rule_index;
+#[cfg(test)]
+mod rule_tests;
 mod rules;
 mod seed;
 mod session;
@@ -40,6 +43,7 @@ mod store_tests;
 mod throttle;
 mod usage;
 mod users;
+mod versions;
 
 use std::{
     collections::BTreeSet,

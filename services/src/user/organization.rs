@@ -95,14 +95,15 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Jso
         let organization = cx.organization(caller, &id).await?;
         need_admin(caller, &id.0)?;
         let mut batch = cx.bury(&organization, &caller.user_id, Batch::new())?;
-        for role in [admin_role(&id.0), user_role(&id.0)] {
+        let roles = [admin_role(&id.0), user_role(&id.0)];
+        for role in &roles {
             batch.push(Write::DeleteWhere {
                 collection: ROLE_LINKS.name,
-                filters: vec![Filter::equals("roleId", role)],
+                filters: vec![Filter::equals("roleId", role.as_str())],
             });
         }
         // Also of accounts that came in meanwhile.
-        cx.commit(batch, Memory::all_rights_changed).await?;
+        cx.commit(batch, |memory: &Memory| memory.roles_gone(roles.iter().map(String::as_str))).await?;
         Ok(Json(Empty {}))
     })
     .await

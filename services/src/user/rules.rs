@@ -2,7 +2,7 @@
 //! decided from there, committed, and only then seen by checks, one change after the other.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashSet},
     sync::{Arc, LazyLock},
 };
 
@@ -15,6 +15,7 @@ use super::{
         ALL_APPS, APPS, AppRow, DEFAULT_APP, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS,
         PermissionLinkRow, PermissionRow, ROLES, RoleRow,
     },
+    rule_index::{Granted, Ids, Map, Pairs, entry},
     usage::Usage,
 };
 
@@ -26,37 +27,37 @@ static OF_ALL_APPS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     openorch_api::permissions().filter(|permission| permission.of_all_apps).map(|permission| permission.id).collect()
 });
 
-/// The rules as checks and lists read them.
+/// The rules as checks and lists read them. A copy costs nothing, and a change of it what it changes.
 #[derive(Clone, Default)]
 pub struct Rules {
-    pub roles: HashMap<Arc<str>, Arc<RoleRow>>,
+    pub roles: Map<Arc<RoleRow>>,
     /// Roles that are being deleted: they count for nothing, and their ids are not free yet.
-    pub going: HashSet<Arc<str>>,
-    pub permissions: HashMap<Arc<str>, Arc<PermissionRow>>,
-    pub grants: HashMap<Arc<str>, Arc<GrantRow>>,
+    pub going: Ids,
+    pub permissions: Map<Arc<PermissionRow>>,
+    pub grants: Map<Arc<GrantRow>>,
     /// By the slug of the service.
-    pub delegations: HashMap<Arc<str>, Arc<Delegation>>,
+    pub delegations: Map<Arc<Delegation>>,
     /// By host.
-    pub apps: HashMap<Arc<str>, Arc<AppRow>>,
-    apps_by_id: HashMap<Arc<str>, Arc<AppRow>>,
-    by_role: HashMap<Arc<str>, Arc<HashSet<Arc<str>>>>,
-    granted: HashMap<Arc<str>, Arc<Granted>>,
-    /// The ids of the grants of a permission.
-    grants_of: HashMap<Arc<str>, Arc<HashSet<Arc<str>>>>,
+    pub apps: Map<Arc<AppRow>>,
+    apps_by_id: Map<Arc<AppRow>>,
+    /// The permissions of a role, by links.
+    by_role: Map<Ids>,
+    /// Who has a permission by grants.
+    granted: Map<Granted>,
+    /// The roles that have a permission by links.
+    roles_with: Pairs,
+    /// The grants of a permission, and those that name a role or a slug.
+    grants_of: Pairs,
+    naming_role: Pairs,
+    naming_slug: Pairs,
+    /// By the account whose they are.
+    owned_roles: Pairs,
+    owned_permissions: Pairs,
+    owned_grants: Pairs,
     /// What each account holds, by its id.
-    usage: HashMap<Arc<str>, Arc<Usage>>,
+    usage: Map<Usage>,
     /// Estimated memory of all accounts' roles, permissions, links and grants.
     bytes: usize,
-}
-
-/// Who has a permission by grants, by the app where they count.
-#[derive(Default)]
-struct Granted(HashMap<Box<str>, GrantedIn>);
-
-#[derive(Default)]
-struct GrantedIn {
-    slugs: HashSet<Box<str>>,
-    roles: HashSet<Box<str>>,
 }
 
 /// A step of a change: what is written, and what checks see once it is.
@@ -107,7 +108,7 @@ impl Rules {
     }
 
     /// What an account holds of the rules.
-    pub fn usage(&self, user_id: &str) -> Arc<Usage> {
+    pub fn usage(&self, user_id: &str) -> Usage {
         self.usage.get(user_id).cloned().unwrap_or_default()
     }
 
@@ -132,12 +133,7 @@ impl Rules {
     }
 
     fn grant(&self, app: &str, slug: &str, roles: &[Box<str>], permission: &str) -> bool {
-        self.granted.get(permission).is_some_and(|granted| {
-            [app, ALL_APPS]
-                .into_iter()
-                .filter_map(|app| granted.0.get(app))
-                .any(|granted| granted.slugs.contains(slug) || roles.iter().any(|role| granted.roles.contains(role)))
-        })
+        self.granted.get(permission).is_some_and(|granted| granted.has(app, slug, roles))
     }
 
     pub fn role_has(&self, role: &str, permission: &str) -> bool {
@@ -168,91 +164,98 @@ impl Rules {
 
     /// Takes the changes over, in order.
     pub fn apply(&mut self, changes: Vec<Change>) {
-        // The index of a permission that several changes touch is made anew once.
-        let mut regranted = HashSet::new();
         for change in changes {
             match change {
-                Change::SaveRole(row) => {
-                    if let Some(before) = self.roles.remove(row.id.as_str()) {
-                        self.account(&before.owner_id, |usage| usage.remove_role(&before));
-                    }
-                    if row.going {
-                        for permission in self.by_role.remove(row.id.as_str()).iter().flat_map(|ids| ids.iter()) {
-                            self.account_link(permission, Usage::remove_link);
-                        }
-                        self.going.insert(row.id.as_str().into());
-                    } else {
-                        self.account(&row.owner_id, |usage| usage.add_role(&row));
-                        self.roles.insert(row.id.as_str().into(), Arc::new(row));
-                    }
-                }
-                Change::DeleteRole(id) => {
-                    self.going.remove(id.as_str());
-                }
-                Change::SavePermission(row) => {
-                    self.account(&row.owner_id, |usage| usage.add_permission(&row));
-                    let row = Arc::new(row);
-                    if let Some(before) = self.permissions.insert(row.id.as_str().into(), row) {
-                        self.account(&before.owner_id, |usage| usage.remove_permission(&before));
-                    }
-                }
-                Change::DeletePermission(id) => {
-                    if let Some(before) = self.permissions.remove(id.as_str()) {
-                        self.account(&before.owner_id, |usage| usage.remove_permission(&before));
-                    }
-                }
-                Change::Link(link) => {
-                    let permission = match self.permissions.get_key_value(link.permission_id.as_str()) {
-                        Some((id, _)) => id.clone(),
-                        None => link.permission_id.as_str().into(),
-                    };
-                    let permissions = self.by_role.entry(link.role_id.as_str().into()).or_default();
-                    if Arc::make_mut(permissions).insert(permission) {
-                        self.account_link(&link.permission_id, Usage::add_link);
-                    }
-                }
-                Change::Unlink(link) => {
-                    let permissions = self.by_role.get_mut(link.role_id.as_str());
-                    if permissions.is_some_and(|ids| Arc::make_mut(ids).remove(link.permission_id.as_str())) {
-                        self.account_link(&link.permission_id, Usage::remove_link);
-                    }
-                }
-                Change::SaveGrant(row) => {
-                    regranted.extend(self.remove_grant(&row.id));
-                    regranted.insert(self.add_grant(row));
-                }
-                Change::DeleteGrant(id) => regranted.extend(self.remove_grant(&id)),
-                Change::SaveDelegation(row) => {
-                    self.delegations.insert(row.slug.as_str().into(), Arc::new(row));
-                }
-                Change::DeleteDelegation(slug) => {
-                    self.delegations.remove(slug.as_str());
-                }
+                Change::SaveRole(row) => self.save_role(row),
+                Change::DeleteRole(id) => _ = self.going.remove_mut(id.as_str()),
+                Change::SavePermission(row) => self.save_permission(row),
+                Change::DeletePermission(id) => self.remove_permission(&id),
+                Change::Link(link) => self.link(&link),
+                Change::Unlink(link) => self.unlink(&link.role_id, &link.permission_id),
+                Change::SaveGrant(row) => self.save_grant(row),
+                Change::DeleteGrant(id) => self.remove_grant(&id),
+                Change::SaveDelegation(row) => self.delegations.insert_mut(row.slug.as_str().into(), Arc::new(row)),
+                Change::DeleteDelegation(slug) => _ = self.delegations.remove_mut(slug.as_str()),
                 Change::SaveApp(row) => {
+                    self.remove_app(&row.id);
                     let row = Arc::new(row);
-                    if let Some(before) = self.apps_by_id.insert(row.id.as_str().into(), row.clone()) {
-                        self.apps.remove(before.host.as_str());
-                    }
-                    self.apps.insert(row.host.as_str().into(), row);
+                    self.apps_by_id.insert_mut(row.id.as_str().into(), row.clone());
+                    self.apps.insert_mut(row.host.as_str().into(), row);
                 }
-                Change::DeleteApp(id) => {
-                    if let Some(before) = self.apps_by_id.remove(id.as_str()) {
-                        self.apps.remove(before.host.as_str());
-                    }
-                }
+                Change::DeleteApp(id) => self.remove_app(&id),
             }
         }
-        regranted.iter().for_each(|permission| self.regrant(permission));
     }
 
-    fn account(&mut self, user_id: &str, change: impl FnOnce(&mut Usage)) {
-        let usage = Arc::make_mut(self.usage.entry(user_id.into()).or_default());
+    fn save_role(&mut self, row: RoleRow) {
+        let id: Arc<str> = row.id.as_str().into();
+        if let Some(before) = self.roles.get(&id).cloned() {
+            self.roles.remove_mut(&id);
+            let owner = self.account(&before.owner_id, |usage| usage.remove_role(&before));
+            self.owned_roles.remove(&owner, &id);
+        }
+        if row.going {
+            let permissions: Vec<Arc<str>> = self.permissions_of(&id).cloned().collect();
+            permissions.iter().for_each(|permission| self.unlink(&id, permission));
+            self.going.insert_mut(id);
+        } else {
+            let owner = self.account(&row.owner_id, |usage| usage.add_role(&row));
+            self.owned_roles.insert(&owner, &id);
+            self.roles.insert_mut(id, Arc::new(row));
+        }
+    }
+
+    fn save_permission(&mut self, row: PermissionRow) {
+        // Added first: what an account holds is not forgotten in between.
+        let owner = self.account(&row.owner_id, |usage| usage.add_permission(&row));
+        self.remove_permission(&row.id);
+        let id: Arc<str> = row.id.as_str().into();
+        self.owned_permissions.insert(&owner, &id);
+        self.permissions.insert_mut(id, Arc::new(row));
+    }
+
+    fn remove_permission(&mut self, id: &str) {
+        let Some((id, before)) = known(&self.permissions, id) else { return };
+        self.permissions.remove_mut(&id);
+        let owner = self.account(&before.owner_id, |usage| usage.remove_permission(&before));
+        self.owned_permissions.remove(&owner, &id);
+    }
+
+    fn link(&mut self, link: &PermissionLinkRow) {
+        if self.role_has(&link.role_id, &link.permission_id) {
+            return;
+        }
+        let (role, permission) = (key_of(&self.roles, &link.role_id), key_of(&self.permissions, &link.permission_id));
+        entry(&mut self.by_role, &role).insert_mut(permission.clone());
+        self.roles_with.insert(&permission, &role);
+        self.account_link(&permission, Usage::add_link);
+    }
+
+    fn unlink(&mut self, role: &str, permission: &str) {
+        if !self.role_has(role, permission) {
+            return;
+        }
+        let (role, permission) = (Arc::from(role), Arc::from(permission));
+        let permissions = entry(&mut self.by_role, &role);
+        permissions.remove_mut(&permission);
+        if permissions.is_empty() {
+            self.by_role.remove_mut(&role);
+        }
+        self.roles_with.remove(&permission, &role);
+        self.account_link(&permission, Usage::remove_link);
+    }
+
+    /// Answers the id.
+    fn account(&mut self, user_id: &str, change: impl FnOnce(&mut Usage)) -> Arc<str> {
+        let id = key_of(&self.usage, user_id);
+        let usage = entry(&mut self.usage, &id);
         let before = usage.bytes();
         change(usage);
         self.bytes = self.bytes - before + usage.bytes();
         if usage.is_empty() {
-            self.usage.remove(user_id);
+            self.usage.remove_mut(user_id);
         }
+        id
     }
 
     /// A link is its permission's owner's.
@@ -262,45 +265,56 @@ impl Rules {
         }
     }
 
-    /// Answers its permission.
-    fn add_grant(&mut self, row: GrantRow) -> Arc<str> {
-        self.account(&row.owner_id, |usage| usage.add_grant(&row));
-        let (id, permission) = (Arc::from(row.id.as_str()), Arc::from(row.permission_id.as_str()));
-        Arc::make_mut(self.grants_of.entry(Arc::clone(&permission)).or_default()).insert(Arc::clone(&id));
-        self.grants.insert(id, Arc::new(row));
-        permission
+    fn save_grant(&mut self, row: GrantRow) {
+        self.remove_grant(&row.id);
+        let owner = self.account(&row.owner_id, |usage| usage.add_grant(&row));
+        let (id, permission) = (Arc::from(row.id.as_str()), key_of(&self.permissions, &row.permission_id));
+        entry(&mut self.granted, &permission).add(&row);
+        self.grants_of.insert(&permission, &id);
+        self.owned_grants.insert(&owner, &id);
+        row.role_ids.iter().for_each(|role| self.naming_role.insert(&role.as_str().into(), &id));
+        row.slugs.iter().for_each(|slug| self.naming_slug.insert(&slug.as_str().into(), &id));
+        self.grants.insert_mut(id, Arc::new(row));
     }
 
-    fn remove_grant(&mut self, id: &str) -> Option<Arc<str>> {
-        let row = self.grants.remove(id)?;
-        self.account(&row.owner_id, |usage| usage.remove_grant(&row));
-        if let Some(ids) = self.grants_of.get_mut(row.permission_id.as_str()) {
-            Arc::make_mut(ids).remove(id);
+    fn remove_grant(&mut self, id: &str) {
+        let Some((id, row)) = known(&self.grants, id) else { return };
+        self.grants.remove_mut(&id);
+        let owner = self.account(&row.owner_id, |usage| usage.remove_grant(&row));
+        let permission = Arc::from(row.permission_id.as_str());
+        let granted = entry(&mut self.granted, &permission);
+        granted.remove(&row);
+        if granted.is_empty() {
+            self.granted.remove_mut(&permission);
         }
-        Some(row.permission_id.as_str().into())
+        self.grants_of.remove(&permission, &id);
+        self.owned_grants.remove(&owner, &id);
+        row.role_ids.iter().for_each(|role| self.naming_role.remove(&role.as_str().into(), &id));
+        row.slugs.iter().for_each(|slug| self.naming_slug.remove(&slug.as_str().into(), &id));
     }
 
-    /// Finds anew who is granted this permission.
-    fn regrant(&mut self, permission: &Arc<str>) {
-        let ids = self.grants_of.get(permission).filter(|ids| !ids.is_empty());
-        let Some(ids) = ids else {
-            self.grants_of.remove(permission);
-            self.granted.remove(permission);
-            return;
-        };
-        let mut granted = Granted::default();
-        ids.iter().filter_map(|id| self.grants.get(id)).for_each(|row| granted.add(row));
-        self.granted.insert(permission.clone(), Arc::new(granted));
+    fn remove_app(&mut self, id: &str) {
+        if let Some((id, before)) = known(&self.apps_by_id, id) {
+            self.apps_by_id.remove_mut(&id);
+            self.apps.remove_mut(before.host.as_str());
+        }
+    }
+
+    /// The ids of the roles of an account.
+    pub fn roles_of<'a>(&'a self, user_id: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        self.owned_roles.of(user_id)
+    }
+
+    /// The ids of the grants of all permissions that begin with this.
+    pub fn grants_under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        self.grants_of.under(prefix).map(|(_, id)| id)
     }
 
     /// What must go when an account goes: its roles and permissions, and the grants it saved.
     pub fn owned_by(&self, user_id: &str) -> Vec<Change> {
-        let roles = self.roles.values().filter(|row| row.owner_id == user_id);
-        let permissions = self.permissions.values().filter(|row| row.owner_id == user_id);
-        let grants = self.grants.values().filter(|row| row.owner_id == user_id);
-        let mut changes: Vec<Change> = roles.flat_map(|row| self.without_role(&row.id)).collect();
-        changes.extend(permissions.flat_map(|row| self.without_permission(&row.id)));
-        changes.extend(grants.map(|row| Change::DeleteGrant(row.id.clone())));
+        let mut changes: Vec<Change> = self.roles_of(user_id).flat_map(|id| self.without_role(id)).collect();
+        changes.extend(self.owned_permissions.of(user_id).flat_map(|id| self.without_permission(id)));
+        changes.extend(self.owned_grants.of(user_id).map(|id| Change::DeleteGrant(id.to_string())));
         dedup(changes)
     }
 
@@ -316,9 +330,10 @@ impl Rules {
 
     /// The steps after which no grant names these roles or this slug: whoever has the name later begins with nothing.
     pub fn without_names(&self, roles: &HashSet<&str>, slug: Option<&str>) -> Vec<Change> {
-        let names_role = |row: &GrantRow| row.role_ids.iter().any(|role| roles.contains(role.as_str()));
-        let names_slug = |row: &GrantRow| slug.is_some_and(|slug| row.slugs.iter().any(|named| named == slug));
-        let touched = self.grants.values().filter(|row| names_role(row) || names_slug(row));
+        let by_role = roles.iter().flat_map(|role| self.naming_role.of(role));
+        let by_slug = slug.into_iter().flat_map(|slug| self.naming_slug.of(slug));
+        let touched: BTreeSet<&Arc<str>> = by_role.chain(by_slug).collect();
+        let touched = touched.into_iter().filter_map(|id| self.grants.get(id));
         touched
             .map(|row| {
                 let mut row = GrantRow::clone(row);
@@ -334,11 +349,11 @@ impl Rules {
 
     /// The steps that delete a permission.
     pub fn without_permission(&self, id: &str) -> Vec<Change> {
-        let links = self.by_role.iter().filter(|(_, permissions)| permissions.contains(id)).map(|(role, _)| {
-            Change::Unlink(PermissionLinkRow { permission_id: id.to_owned(), role_id: role.to_string() })
-        });
-        let grants = self.grants_of.get(id).into_iter().flat_map(|ids| ids.iter());
-        let grants = grants.map(|id| Change::DeleteGrant(id.to_string()));
+        let links = self
+            .roles_with
+            .of(id)
+            .map(|role| Change::Unlink(PermissionLinkRow { permission_id: id.to_owned(), role_id: role.to_string() }));
+        let grants = self.grants_of.of(id).map(|id| Change::DeleteGrant(id.to_string()));
         links.chain(grants).chain([Change::DeletePermission(id.to_owned())]).collect()
     }
 }
@@ -356,12 +371,13 @@ fn dedup(changes: Vec<Change>) -> Vec<Change> {
         .collect()
 }
 
-impl Granted {
-    fn add(&mut self, row: &GrantRow) {
-        let granted = self.0.entry(row.app.as_str().into()).or_default();
-        granted.slugs.extend(row.slugs.iter().map(|slug| slug.as_str().into()));
-        granted.roles.extend(row.role_ids.iter().map(|role| role.as_str().into()));
-    }
+/// The key of a map that is this text, or a new one: texts that are there are not kept twice.
+fn key_of<V>(map: &Map<V>, key: &str) -> Arc<str> {
+    map.get_key_value(key).map_or_else(|| key.into(), |(key, _)| key.clone())
+}
+
+fn known<V: Clone>(map: &Map<V>, key: &str) -> Option<(Arc<str>, V)> {
+    map.get_key_value(key).map(|(key, value)| (key.clone(), value.clone()))
 }
 
 /// An id that the caller may take: `<its slug>:…`, each part of letters, digits, `_`, `.` and `-`.

@@ -107,6 +107,7 @@ impl Users {
         let Some(Stored { value: row, .. }) = self.sessions.get(id).await? else { return Ok(None) };
         let used_at = row.used_at.0.as_second();
         Ok(Some(LiveSession {
+            seen: self.memory.see_sessions(&row.user_id),
             id: row.id.into(),
             user_id: row.user_id.into(),
             app: row.app.into(),
@@ -223,7 +224,7 @@ impl Users {
         header.set_sensitive(true);
         let fresh_until = now + lifetime - lifetime / DELEGATED_REST;
         let passage = Passage::Replace { authorization: header.clone(), session_id: session.id.clone() };
-        self.memory.keep_delegated(digest, Delegated { header, session, rights, fresh_until });
+        self.memory.keep_delegated(digest, Delegated { header, session, account, rights, fresh_until });
         Ok(passage)
     }
 }
@@ -448,10 +449,15 @@ pub(super) fn checked_device(device: Option<&str>) -> Result<&str> {
 /// Writes down when sessions were used, for those whose stored time lags an hour, or a good part of what is left to them.
 pub async fn note_uses(users: Arc<Users>) {
     let part = users.settings.session_idle.as_secs() as i64 / USE_NOTED_PART;
-    for session in users.memory.unnoted_uses(part.clamp(1, USE_NOTED_AFTER)) {
+    // All sessions in memory are looked at.
+    let walking = users.clone();
+    let unnoted = tokio::task::spawn_blocking(move || walking.memory.unnoted_uses(part.clamp(1, USE_NOTED_AFTER)));
+    for session in unnoted.await.unwrap_or_default() {
         let used = session.used_at.load(Ordering::Relaxed);
         let noted = async {
             let Some(Stored { version, value: mut row, .. }) = users.sessions.get(&session.id).await? else {
+                // It has ended: there is nothing to be noted, now or in a minute.
+                session.noted_at.store(used, Ordering::Relaxed);
                 return Ok(());
             };
             row.used_at = Time(Timestamp::from_second(used).unwrap_or(row.used_at.0));

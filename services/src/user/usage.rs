@@ -1,9 +1,10 @@
 //! How much of the access rules is whose. Roles, permissions, their links and grants are held in memory whole, so what an
 //! account that is no admin may add to them is bounded, and so is what all of them hold together.
 
-use std::{collections::HashMap, mem::size_of};
+use std::mem::size_of;
 
 use openorch_chassis::{Caller, Error, Result};
+use rpds::HashTrieMapSync;
 use sha2::{Digest as _, Sha256};
 
 use super::rows::{GrantRow, PermissionRow, RoleRow};
@@ -14,9 +15,10 @@ const MAX_LINKS: usize = 10_000;
 const MAX_GRANTS: usize = 1000;
 /// What a row costs beside its texts: the row, its places in maps, the allocator.
 const ROW_BYTES: usize = 384;
-const LINK_BYTES: usize = 64;
-/// A name in a grant stands in its row and in the index that checks look at.
-const NAME_BYTES: usize = 128;
+/// A link is found from its role and from its permission.
+const LINK_BYTES: usize = 176;
+/// A name in a grant stands in its row, in the index that checks look at, and in the one that finds the grant by it.
+const NAME_BYTES: usize = 240;
 
 /// Bounds for accounts that are no admins.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +54,7 @@ pub struct Usage {
     /// Estimated.
     bytes: usize,
     /// How many of its grants say this.
-    contents: HashMap<Content, u32>,
+    contents: HashTrieMapSync<Content, u32>,
 }
 
 impl Usage {
@@ -102,7 +104,9 @@ impl Usage {
         self.grants += 1;
         self.grant_names += names_of(row);
         self.bytes += grant_bytes(row);
-        *self.contents.entry(content(row)).or_default() += 1;
+        let content = content(row);
+        let count = self.contents.get(&content).map_or(1, |count| count + 1);
+        self.contents.insert_mut(content, count);
     }
 
     pub fn remove_grant(&mut self, row: &GrantRow) {
@@ -112,8 +116,8 @@ impl Usage {
         let content = content(row);
         let left = self.contents.get(&content).map_or(0, |count| count - 1);
         match left {
-            0 => _ = self.contents.remove(&content),
-            left => _ = self.contents.insert(content, left),
+            0 => _ = self.contents.remove_mut(&content),
+            left => self.contents.insert_mut(content, left),
         }
     }
 
@@ -194,7 +198,7 @@ fn permission_bytes(row: &PermissionRow) -> usize {
 
 fn grant_bytes(row: &GrantRow) -> usize {
     let names = row.slugs.iter().chain(&row.role_ids).map(|name| 2 * name.len() + NAME_BYTES);
-    ROW_BYTES + size_of::<GrantRow>() + 3 * row.id.len() + row.permission_id.len() + names.sum::<usize>()
+    2 * ROW_BYTES + size_of::<GrantRow>() + 3 * row.id.len() + row.permission_id.len() + names.sum::<usize>()
 }
 
 #[cfg(test)]

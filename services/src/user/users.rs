@@ -247,11 +247,10 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
 /// What it owned, and its slug in grants of others: whoever takes the slug after a release begins with nothing.
 fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
     let mut changes = rules.owned_by(&user.id);
-    let roles = rules.roles.values().filter(|row| row.owner_id == user.id).map(|row| row.id.as_str()).collect();
+    let roles = rules.roles_of(&user.id).map(AsRef::as_ref).collect();
     changes.extend(rules.without_names(&roles, Some(&user.slug)));
-    let under_slug = |id: &str| id.split_once(':').is_some_and(|(slug, _)| slug == user.slug);
-    let of_others = rules.grants.values().filter(|row| under_slug(&row.permission_id));
-    changes.extend(of_others.map(|row| Change::DeleteGrant(row.id.clone())));
+    let under_slug = format!("{}:", user.slug);
+    changes.extend(rules.grants_under(&under_slug).map(|id| Change::DeleteGrant(id.to_string())));
     for row in rules.delegations.values() {
         if row.slug == user.slug {
             changes.push(Change::DeleteDelegation(row.slug.clone()));

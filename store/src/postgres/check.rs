@@ -9,33 +9,49 @@ use super::PostgresOptions;
 use super::backup::count;
 use super::errors::Failure;
 use super::reader::Chunks;
-use super::schema;
 use super::statements::row_of;
 use super::visit::Visit;
+use super::{schema, shape};
 use crate::check::{Checker, Findings, OnProgress, Progress};
 use crate::sql::{Entry, ListSpec, Spec, change, quote};
 use crate::{Collection, Result};
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// Looks for what is wrong in the documents of a schema. Collections that a later version declared otherwise, or not
-/// yet, are looked at as far as they are the same.
+/// Looks for what is wrong in a schema: first whether its tables and indexes are those that it records, without which
+/// nothing else is looked at; then all documents, each collection by the declaration that is recorded of it. One of
+/// `collections` of which nothing is recorded is a problem too.
 pub(super) async fn check(
     options: &PostgresOptions,
     collections: &[Collection],
     progress: OnProgress<'_>,
 ) -> Result<Findings> {
-    let specs = collections.iter().map(Spec::new).collect::<Result<Vec<_>>>()?;
-    let checked = look(options, &specs, progress).await;
+    let checked = look(options, collections, progress).await;
     checked.map_err(|failure| failure.into_store(&format!("checking the schema `{}`", options.schema)))
 }
 
-async fn look(options: &PostgresOptions, specs: &[Spec], progress: OnProgress<'_>) -> Outcome<Findings> {
+async fn look(options: &PostgresOptions, collections: &[Collection], progress: OnProgress<'_>) -> Outcome<Findings> {
     let mut visit = Visit::begin(options).await?;
     let (transaction, _) = visit.look().await?;
     let recorded = schema::recorded(transaction.client()).await?;
     let mut findings = Findings::default();
-    for spec in specs.iter().filter(|spec| change::is_as_declared(&recorded, spec)) {
+    for collection in collections.iter().filter(|collection| !recorded.contains_key(collection.name)) {
+        findings.add_missing(collection.name);
+    }
+    let mut specs = Vec::new();
+    for (name, (declaration, version)) in &recorded {
+        match Spec::recorded(name, if *version == change::DOCUMENTS_ALONE { "" } else { declaration }) {
+            Ok(spec) => specs.push(spec),
+            Err(error) => findings.add(error.sentence().to_owned()),
+        }
+    }
+    let problems = shape::problems(&transaction, &specs).await?;
+    if !problems.is_empty() {
+        problems.into_iter().for_each(|problem| findings.add(problem));
+        findings.add("no document was looked at, since the tables and indexes are not those that OpenOrch made".into());
+        return Ok(findings);
+    }
+    for spec in &specs {
         let checker = Checker::new(spec, &mut findings);
         Looking { transaction: &transaction, checker }.at_all(progress).await?;
     }
@@ -91,7 +107,7 @@ impl Looking<'_> {
     async fn entries(
         &mut self,
         at: usize,
-        list: &ListSpec,
+        list: &ListSpec<'_>,
         expected: &HashMap<String, BTreeSet<Entry>>,
     ) -> Outcome<()> {
         let columns = list.columns();
@@ -112,7 +128,7 @@ impl Looking<'_> {
     }
 
     /// Looks for entries of documents that are not there.
-    async fn without_document(&mut self, at: usize, list: &ListSpec) -> Outcome<()> {
+    async fn without_document(&mut self, at: usize, list: &ListSpec<'_>) -> Outcome<()> {
         let (table, documents) = (&list.table, &self.checker.spec.table);
         let select = format!(
             "SELECT id FROM {table} s WHERE NOT EXISTS (SELECT FROM {documents} c WHERE c.id = s.id) ORDER BY id"

@@ -14,7 +14,7 @@ use crate::{Batch, Collection, Filter, Query, Store};
 pub struct OnPostgres {
     client: Client,
     store: Arc<dyn Store>,
-    spec: Arc<Spec>,
+    spec: Arc<Spec<'static>>,
     schema: String,
 }
 

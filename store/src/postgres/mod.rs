@@ -15,6 +15,7 @@ mod reader;
 mod restore;
 mod schema;
 mod sessions;
+mod shape;
 mod start;
 mod statements;
 mod target;

@@ -208,7 +208,7 @@ fn type_of(at: usize, value: &Value<'_>) -> Type {
 }
 
 /// The answer where documents break an index that was not unique where they come from.
-fn broken(spec: &Spec, failure: Failure) -> Failure {
+fn broken(spec: &Spec<'_>, failure: Failure) -> Failure {
     let Failure::Postgres(error) = &failure else { return failure };
     let Some(told) = error.as_db_error().filter(|told| *told.code() == SqlState::UNIQUE_VIOLATION) else {
         return failure;

@@ -54,7 +54,7 @@ pub(super) async fn recorded(client: &Client) -> Outcome<Recorded> {
 /// The tables of one collection on their way to its declaration.
 struct Tables<'a> {
     transaction: &'a Transaction<'a>,
-    spec: &'a Spec,
+    spec: &'a Spec<'a>,
 }
 
 impl Tables<'_> {
@@ -140,7 +140,7 @@ impl Tables<'_> {
     }
 
     /// Fills new columns and lists from the documents.
-    async fn fill(&self, columns: &[&Column], lists: &[&ListSpec]) -> Outcome<()> {
+    async fn fill(&self, columns: &[&Column<'_>], lists: &[&ListSpec<'_>]) -> Outcome<()> {
         let (transaction, spec, table) = (self.transaction, self.spec, &self.spec.table);
         let set: Vec<String> =
             columns.iter().enumerate().map(|(at, column)| format!("{} = ${}", quote(&column.name), at + 2)).collect();
@@ -199,7 +199,7 @@ fn table_with_columns(table: &str, columns: &str) -> String {
     format!("CREATE TABLE {table}(id text COLLATE \"C\" PRIMARY KEY, ver bigint NOT NULL, {columns}doc json NOT NULL)")
 }
 
-fn table_of(list: &ListSpec) -> String {
+fn table_of(list: &ListSpec<'_>) -> String {
     let columns = list.columns();
     let typed: String = columns.iter().map(|column| format!("{column} bytea NOT NULL, ")).collect();
     format!(
@@ -210,12 +210,12 @@ fn table_of(list: &ListSpec) -> String {
 }
 
 /// The id is the first value, then the columns follow.
-fn adding_entry(list: &ListSpec) -> String {
+fn adding_entry(list: &ListSpec<'_>) -> String {
     let columns = list.columns();
     let marks: String = (0..columns.len()).map(|at| format!(", ${}", at + 2)).collect();
     format!("INSERT INTO {}(id, {}) VALUES ($1{marks})", list.table, columns.join(", "))
 }
 
-fn column_of(column: &Column) -> String {
+fn column_of(column: &Column<'_>) -> String {
     format!("{} {}", quote(&column.name), column.content.kind(Dialect::Postgres))
 }

@@ -34,8 +34,8 @@ pub(super) struct Writes {
 /// A version for a new batch.
 pub(super) const NEXT_VERSION: &str = "SELECT nextval('_store_version')";
 
-impl From<&Spec> for Statements {
-    fn from(spec: &Spec) -> Self {
+impl From<&Spec<'_>> for Statements {
+    fn from(spec: &Spec<'_>) -> Self {
         Self {
             alone: Writes::new(spec, "nextval('_store_version')"),
             within: Writes::new(spec, "currval('_store_version')"),
@@ -48,7 +48,7 @@ impl From<&Spec> for Statements {
 impl Writes {
     /// Values: 1 is the id, 2 the document, then the keys, then for each list its elements and the keys of its fields,
     /// and a version that is wanted comes last. A deletion has the id, and the version.
-    fn new(spec: &Spec, version: &str) -> Self {
+    fn new(spec: &Spec<'_>, version: &str) -> Self {
         let table = &spec.table;
         let names: Vec<String> = spec.columns.iter().map(|column| quote(&column.name)).collect();
         let all: String = names.iter().map(|name| format!(", {name}")).collect();
@@ -98,7 +98,7 @@ fn at_version(write: &str, version: &str, lists: &[String], table: &str) -> Stri
 /// The parts that change the entries of `d`, the document written, if it was: those that come, those that go, all of
 /// them for a document that goes; and the number behind the last value. All entries of a document have the same fields,
 /// so that those that stay are told by the element alone, unless the fields have changed.
-fn of_lists(spec: &Spec, first: usize) -> (Vec<String>, Vec<String>, Vec<String>, usize) {
+fn of_lists(spec: &Spec<'_>, first: usize) -> (Vec<String>, Vec<String>, Vec<String>, usize) {
     let (mut come, mut gone, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
     let mut at = first;
     for (number, list) in spec.lists.iter().enumerate() {

@@ -29,21 +29,21 @@ pub(crate) struct There {
 pub(crate) struct Change<'a> {
     pub(crate) drop_indexes: Vec<&'a str>,
     pub(crate) drop_columns: Vec<&'a str>,
-    pub(crate) add_columns: Vec<&'a Column>,
+    pub(crate) add_columns: Vec<&'a Column<'a>>,
     pub(crate) drop_lists: Vec<String>,
-    pub(crate) add_lists: Vec<&'a ListSpec>,
+    pub(crate) add_lists: Vec<&'a ListSpec<'a>>,
     /// After the new columns and lists are filled.
     pub(crate) add_indexes: Vec<&'a IndexSpec>,
 }
 
 /// Whether a collection is recorded as it is declared, so that nothing has to be done.
-pub(crate) fn is_as_declared(recorded: &Recorded, spec: &Spec) -> bool {
+pub(crate) fn is_as_declared(recorded: &Recorded, spec: &Spec<'_>) -> bool {
     let found = recorded.get(spec.name);
     found.is_some_and(|(declaration, version)| *declaration == spec.declaration && *version == SPEC_VERSION)
 }
 
 /// Refuses a collection that would share its tables with another.
-pub(crate) fn check_case(recorded: &Recorded, spec: &Spec) -> Result<()> {
+pub(crate) fn check_case(recorded: &Recorded, spec: &Spec<'_>) -> Result<()> {
     match recorded.keys().find(|other| other.eq_ignore_ascii_case(spec.name) && *other != spec.name) {
         Some(other) => {
             Err(StoreError::Internal(format!("collections differ in case alone: {other} and {}", spec.name)))
@@ -53,7 +53,7 @@ pub(crate) fn check_case(recorded: &Recorded, spec: &Spec) -> Result<()> {
 }
 
 impl<'a> Change<'a> {
-    pub(crate) fn new(spec: &'a Spec, recorded: &Recorded, there: &'a There) -> Self {
+    pub(crate) fn new(spec: &'a Spec<'a>, recorded: &Recorded, there: &'a There) -> Self {
         let found = recorded.get(spec.name);
         let declaration = found.map_or("", |(declaration, _)| declaration.as_str());
         // Columns made by another version of the keys are made again.
@@ -81,7 +81,7 @@ impl<'a> Change<'a> {
 }
 
 /// The answer where existing documents break an index that was declared unique.
-pub(crate) fn broken_by_documents(spec: &Spec, index: &IndexSpec) -> StoreError {
+pub(crate) fn broken_by_documents(spec: &Spec<'_>, index: &IndexSpec) -> StoreError {
     StoreError::AlreadyExists(format!(
         "documents of {} have the same {}, which was declared unique",
         spec.name, index.declared

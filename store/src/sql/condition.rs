@@ -34,7 +34,7 @@ pub(crate) struct Conditions {
 const MOST_VALUES_KEPT: usize = 64;
 
 impl Conditions {
-    pub(crate) fn new(dialect: Dialect, spec: &Spec, filters: &[Filter]) -> Result<Self> {
+    pub(crate) fn new(dialect: Dialect, spec: &Spec<'_>, filters: &[Filter]) -> Result<Self> {
         let mut this = Self { dialect, sql: Vec::new(), values: Vec::new(), rest: Matcher::default(), long: false };
         for filter in filters {
             if is_declared(spec, filter) {
@@ -48,7 +48,7 @@ impl Conditions {
     }
 
     /// The condition of a filter that is declared in all its parts.
-    fn condition(&mut self, spec: &Spec, filter: &Filter) -> Result<String> {
+    fn condition(&mut self, spec: &Spec<'_>, filter: &Filter) -> Result<String> {
         Ok(match filter {
             Filter::Equals { field, value } => {
                 let bind = bind(field, value)?;
@@ -153,7 +153,7 @@ impl Conditions {
 }
 
 /// Whether a filter is declared in all its parts, so that SQL can say it.
-pub(super) fn is_declared(spec: &Spec, filter: &Filter) -> bool {
+pub(super) fn is_declared(spec: &Spec<'_>, filter: &Filter) -> bool {
     match filter {
         Filter::Equals { field, .. } | Filter::IsIn { field, .. } | Filter::Range { field, .. } => {
             spec.column(field).is_some()
@@ -165,15 +165,15 @@ pub(super) fn is_declared(spec: &Spec, filter: &Filter) -> bool {
 }
 
 /// A list of the collection with entries of its own, whatever their order.
-fn list_of<'a>(spec: &'a Spec, field: &str) -> Option<&'a ListSpec> {
+fn list_of<'a>(spec: &'a Spec<'a>, field: &str) -> Option<&'a ListSpec<'a>> {
     spec.lists.iter().find(|list| list.list == field)
 }
 
-fn column(spec: &Spec, field: &str) -> String {
+fn column(spec: &Spec<'_>, field: &str) -> String {
     spec.column(field).unwrap_or_default()
 }
 
-fn lower_column(spec: &Spec, field: &str) -> String {
+fn lower_column(spec: &Spec<'_>, field: &str) -> String {
     spec.lower_column(field).unwrap_or_default()
 }
 

@@ -11,7 +11,7 @@ mod step;
 
 pub(crate) use condition::{Bind, Conditions};
 pub(crate) use plan::{CountPlan, Plan, count_refusal};
-pub(crate) use spec::{Column, Entry, IndexSpec, ListSpec, Spec, check_name, quote};
+pub(crate) use spec::{Column, Entry, IndexSpec, ListSpec, Spec, check_name, quote, shown};
 pub(crate) use step::{Body, Collections, Document, Known, Matches, Place, Step};
 
 use crate::{Result, StoreError};

@@ -21,7 +21,7 @@ const PIECE_BYTES: usize = 1024 * 1024;
 
 /// A query, ready to be run on any connection. Its statement selects id, version and document.
 pub(crate) struct Plan {
-    pub(crate) spec: Arc<Spec>,
+    pub(crate) spec: Arc<Spec<'static>>,
     pub(crate) sql: String,
     conditions: Conditions,
     order: Vec<Order>,
@@ -33,7 +33,7 @@ pub(crate) struct Plan {
 
 /// A count, ready to be run.
 pub(crate) struct CountPlan {
-    pub(crate) spec: Arc<Spec>,
+    pub(crate) spec: Arc<Spec<'static>>,
     /// Selects the count, or where something is left to Rust the documents.
     pub(crate) sql: String,
     conditions: Conditions,
@@ -48,7 +48,7 @@ struct Place {
 
 impl Plan {
     /// Checks a query and makes its SQL.
-    pub(crate) fn new(dialect: Dialect, spec: Arc<Spec>, query: &Query) -> Result<Self> {
+    pub(crate) fn new(dialect: Dialect, spec: Arc<Spec<'static>>, query: &Query) -> Result<Self> {
         query.check()?;
         let limit = query.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         if let Some((conditions, sql)) = top_of_lists(dialect, &spec, query)? {
@@ -220,7 +220,7 @@ impl Collector<'_> {
 
 impl CountPlan {
     /// Checks the filters and makes their SQL, which stops at `enough`.
-    pub(crate) fn new(dialect: Dialect, spec: Arc<Spec>, filters: &[Filter], enough: u64) -> Result<Self> {
+    pub(crate) fn new(dialect: Dialect, spec: Arc<Spec<'static>>, filters: &[Filter], enough: u64) -> Result<Self> {
         query::check_filters(filters)?;
         let mut conditions = Conditions::new(dialect, &spec, filters)?;
         let (table, clause) = (&spec.table, conditions.clause());
@@ -258,7 +258,7 @@ impl CountPlan {
 }
 
 /// What to say when a guard on a number of documents did not hold.
-pub(crate) fn count_refusal(spec: &Spec, count: u64, at_least: u64, at_most: u64) -> StoreError {
+pub(crate) fn count_refusal(spec: &Spec<'_>, count: u64, at_least: u64, at_most: u64) -> StoreError {
     let name = spec.name;
     StoreError::Conflict(if count < at_least {
         format!("{name} has {count} such documents and must have at least {at_least}")
@@ -288,7 +288,7 @@ fn one_more(limit: u64) -> Bind {
 /// The first rows that hold one of some elements, where the entries of a list are in the order asked for: the first
 /// of each element, merged. Costs the same however many documents hold the elements. Where something is left to Rust, the
 /// entries of the one element are walked in their order until enough rows passed. `None` where it cannot be so.
-fn top_of_lists(dialect: Dialect, spec: &Spec, query: &Query) -> Result<Option<(Conditions, String)>> {
+fn top_of_lists(dialect: Dialect, spec: &Spec<'_>, query: &Query) -> Result<Option<(Conditions, String)>> {
     let Some(limit) = query.limit.filter(|_| !query.shuffled) else { return Ok(None) };
     let is_list = |filter: &&Filter| matches!(filter, Filter::Intersects { .. });
     let (lists, others): (Vec<_>, Vec<_>) = query.filters.iter().partition(is_list);
@@ -334,8 +334,8 @@ fn top_of_lists(dialect: Dialect, spec: &Spec, query: &Query) -> Result<Option<(
 /// The rows of the entries that pass, in their order, each row looked up as it is wanted: nobody knows yet how many are.
 fn walked(
     dialect: Dialect,
-    spec: &Spec,
-    list: &ListSpec,
+    spec: &Spec<'_>,
+    list: &ListSpec<'_>,
     order: &[Order],
     columns: &[String],
     condition: &str,
@@ -367,7 +367,7 @@ fn sorted(order: &[Order], columns: &[String], prefix: &str) -> String {
 
 /// The values of the list's first fields, if the other filters give exactly those and the order is that of the fields
 /// behind them, all one way.
-fn leads_to_order<'a>(list: &ListSpec, filters: &[&'a Filter], order: &[Order]) -> Option<Vec<&'a Value>> {
+fn leads_to_order<'a>(list: &ListSpec<'_>, filters: &[&'a Filter], order: &[Order]) -> Option<Vec<&'a Value>> {
     if filters.len() + order.len() != list.fields.len() || order.iter().any(|one| one.direction != tie(order)) {
         return None;
     }
@@ -386,8 +386,8 @@ fn leads_to_order<'a>(list: &ListSpec, filters: &[&'a Filter], order: &[Order]) 
 #[expect(clippy::too_many_arguments, reason = "the parts of one statement")]
 fn merged(
     dialect: Dialect,
-    spec: &Spec,
-    list: &ListSpec,
+    spec: &Spec<'_>,
+    list: &ListSpec<'_>,
     order: &[Order],
     columns: &[String],
     elements: &[String],

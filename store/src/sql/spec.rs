@@ -17,34 +17,36 @@ const MOST_ELEMENTS: usize = 1_000;
 /// Longer names are cut by PostgreSQL, at 63 bytes.
 const NAME_LIMIT: usize = 60;
 
-pub(crate) struct Spec {
-    pub(crate) name: &'static str,
+/// A declaration from code lives as long as the program ([`Spec::new`]), one that is recorded in a database as long as its
+/// text ([`Spec::recorded`]).
+pub(crate) struct Spec<'d> {
+    pub(crate) name: &'d str,
     /// The name of its table, quoted, as are all names below but those that say otherwise.
     pub(crate) table: String,
-    pub(crate) columns: Vec<Column>,
+    pub(crate) columns: Vec<Column<'d>>,
     pub(crate) indexes: Vec<IndexSpec>,
-    pub(crate) lists: Vec<ListSpec>,
+    pub(crate) lists: Vec<ListSpec<'d>>,
     /// All of the declaration as text: another text is another declaration.
     pub(crate) declaration: String,
 }
 
 /// A column that Rust fills from the document.
-pub(crate) struct Column {
+pub(crate) struct Column<'d> {
     /// Without quotes.
     pub(crate) name: String,
-    pub(crate) content: Content,
+    pub(crate) content: Content<'d>,
 }
 
-pub(crate) enum Content {
+pub(crate) enum Content<'d> {
     /// The key of a field: `f_…`, or `l_…` without regard to case.
-    Key(Field),
+    Key(Field<'d>),
     /// At the end of a unique index: empty, or the id where a field is missing, which exempts the document: `u_…`.
-    Exemption(Vec<Field>),
+    Exemption(Vec<Field<'d>>),
 }
 
 #[derive(Clone, PartialEq)]
-pub(crate) struct Field {
-    path: &'static str,
+pub(crate) struct Field<'d> {
+    path: &'d str,
     lower: bool,
 }
 
@@ -62,24 +64,49 @@ pub(crate) struct IndexSpec {
 
 /// A list whose elements have entries of their own: a table of `val`, the key of the element; `k1`, `k2` … the keys of
 /// the fields; `id`, the document's.
-pub(crate) struct ListSpec {
+pub(crate) struct ListSpec<'d> {
     /// Without quotes.
     pub(crate) name: String,
     pub(crate) table: String,
     /// The dotted path of the list.
-    pub(crate) list: &'static str,
-    pub(crate) fields: Vec<Field>,
+    pub(crate) list: &'d str,
+    pub(crate) fields: Vec<Field<'d>>,
     declared: String,
+}
+
+/// An [`Index`], from code or as it is recorded.
+struct Declared<'d> {
+    fields: Vec<&'d str>,
+    unique: bool,
+    each: Option<&'d str>,
 }
 
 /// The keys of one entry of a list: of the element, then of the fields.
 pub(crate) type Entry = Vec<Vec<u8>>;
 
-impl Spec {
+impl Spec<'static> {
     /// Checks a declaration.
     pub(crate) fn new(collection: &Collection) -> Result<Self> {
-        check_name(collection.name)?;
-        let name = collection.name;
+        let of = |index: &Index| Declared { fields: index.fields.to_vec(), unique: index.unique, each: index.each };
+        Spec::of(collection.name, collection.indexes.iter().map(of))
+    }
+}
+
+impl<'d> Spec<'d> {
+    /// Reads a declaration that is recorded in a database. `Corrupt` where it is none.
+    pub(crate) fn recorded(name: &'d str, declaration: &'d str) -> Result<Self> {
+        let indexes = declaration.split(';').filter(|said| !said.is_empty()).map(|said| Declared::read(name, said));
+        let spec = indexes.collect::<Option<Vec<_>>>().and_then(|indexes| Spec::of(name, indexes.into_iter()).ok());
+        spec.filter(|spec| spec.declaration == declaration).ok_or_else(|| {
+            StoreError::Corrupt(format!(
+                "what is recorded of the collection `{}` is no declaration that this version knows",
+                shown(name)
+            ))
+        })
+    }
+
+    fn of(name: &'d str, indexes: impl Iterator<Item = Declared<'d>>) -> Result<Self> {
+        check_name(name)?;
         let mut spec = Self {
             name,
             table: quote(&format!("c_{name}")),
@@ -89,10 +116,10 @@ impl Spec {
             declaration: String::new(),
         };
         let mut declaration = Vec::new();
-        for index in collection.indexes {
+        for index in indexes {
             let said = match index.each {
-                Some(list) => spec.add_list(index, list)?,
-                None => spec.add_index(index)?,
+                Some(list) => spec.add_list(&index, list)?,
+                None => spec.add_index(&index)?,
             };
             if !declaration.contains(&said) {
                 declaration.push(said);
@@ -102,7 +129,7 @@ impl Spec {
         Ok(spec)
     }
 
-    fn add_index(&mut self, index: &Index) -> Result<String> {
+    fn add_index(&mut self, index: &Declared<'d>) -> Result<String> {
         let name = self.name;
         let fields = index.fields.iter().map(|text| Field::new(text)).collect::<Result<Vec<_>>>()?;
         if fields.is_empty() {
@@ -132,7 +159,7 @@ impl Spec {
         Ok(said)
     }
 
-    fn add_list(&mut self, index: &Index, list: &'static str) -> Result<String> {
+    fn add_list(&mut self, index: &Declared<'d>, list: &'d str) -> Result<String> {
         check_field(list)?;
         let fields = index.fields.iter().map(|text| Field::new(text)).collect::<Result<Vec<_>>>()?;
         // The id needs not be named: it ends every entry.
@@ -149,7 +176,7 @@ impl Spec {
     }
 
     /// The place of a column, which is made if it is not there.
-    fn add_column(&mut self, column: Column) -> Result<usize> {
+    fn add_column(&mut self, column: Column<'d>) -> Result<usize> {
         match self.columns.iter().position(|there| there.name.eq_ignore_ascii_case(&column.name)) {
             None => self.columns.push(column),
             Some(place) if self.columns[place].name == column.name => return Ok(place),
@@ -176,7 +203,7 @@ impl Spec {
     }
 
     /// The entries of this document in one of the lists, in order and each once.
-    pub(crate) fn entries(&self, list: &ListSpec, id: &str, document: &Value) -> Result<Vec<Entry>> {
+    pub(crate) fn entries(&self, list: &ListSpec<'_>, id: &str, document: &Value) -> Result<Vec<Entry>> {
         let Value::Array(items) = document::field(document, list.list) else { return Ok(Vec::new()) };
         if items.len() > MOST_ELEMENTS {
             return Err(StoreError::Invalid(format!(
@@ -214,7 +241,7 @@ impl Spec {
     }
 
     fn key_column(&self, wanted: &str, case: bool) -> Option<String> {
-        let is_it = |column: &&Column| match &column.content {
+        let is_it = |column: &&Column<'_>| match &column.content {
             Content::Key(field) => field.path == wanted && field.lower == case,
             Content::Exemption(_) => false,
         };
@@ -253,6 +280,21 @@ impl Spec {
     }
 }
 
+impl<'d> Declared<'d> {
+    /// As [`Spec::declaration`] has it; none where it is no index of this collection.
+    fn read(collection: &str, said: &'d str) -> Option<Self> {
+        let (kind, rest) = said.split_at_checked(said.find([' ', '_'])? + 1)?;
+        let inner = rest.strip_prefix(collection)?.strip_prefix('(')?.strip_suffix(')')?;
+        let (each, fields) = match kind {
+            "s_" => inner.split_once('/').map(|(list, fields)| (Some(list), fields))?,
+            "ix " | "ux " => (None, inner),
+            _ => return None,
+        };
+        let fields = fields.split(',').filter(|field| !field.is_empty()).collect();
+        Some(Self { fields, unique: kind == "ux ", each })
+    }
+}
+
 impl IndexSpec {
     pub(crate) fn create(&self, table: &str) -> String {
         let unique = if self.unique { "UNIQUE " } else { "" };
@@ -260,7 +302,18 @@ impl IndexSpec {
     }
 }
 
-impl ListSpec {
+impl ListSpec<'_> {
+    /// The statement that makes its table in SQLite.
+    pub(crate) fn create(&self) -> String {
+        let columns = self.columns();
+        let typed: String = columns.iter().map(|column| format!("{column} BLOB NOT NULL, ")).collect();
+        format!(
+            "CREATE TABLE {}({typed}id TEXT NOT NULL, rid INTEGER NOT NULL, PRIMARY KEY({}, id)) WITHOUT ROWID",
+            self.table,
+            columns.join(", ")
+        )
+    }
+
     /// The tables of the lists of a declaration, without quotes.
     pub(crate) fn tables(declaration: &str) -> impl Iterator<Item = String> + '_ {
         declaration.split(';').filter(|said| said.starts_with("s_")).map(|said| short(said.to_owned()))
@@ -277,8 +330,8 @@ impl ListSpec {
     }
 }
 
-impl Field {
-    fn new(text: &'static str) -> Result<Self> {
+impl<'d> Field<'d> {
+    fn new(text: &'d str) -> Result<Self> {
         let inner = text.strip_prefix("lower(").and_then(|rest| rest.strip_suffix(')'));
         let field = Self { path: inner.unwrap_or(text), lower: inner.is_some() };
         check_field(field.path)?;
@@ -307,7 +360,7 @@ impl Field {
     }
 }
 
-impl Content {
+impl Content<'_> {
     pub(crate) fn of(&self, id: &str, document: &Value) -> Result<Vec<u8>> {
         match self {
             Self::Key(field) => field.key(id, document),
@@ -342,6 +395,11 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Err(StoreError::Internal(format!("`{name}` cannot be the name of a collection")))
 }
 
+/// A name that was read from a database, for people: not all of a long one, and nothing that steers a terminal.
+pub(crate) fn shown(name: &str) -> String {
+    name.chars().take(100).collect::<String>().escape_debug().to_string()
+}
+
 /// A long name by its beginning and a hash of the whole (FNV-1a, 64 bits).
 fn short(name: String) -> String {
     if name.len() <= NAME_LIMIT {
@@ -356,4 +414,46 @@ fn short(name: String) -> String {
 /// Names that reach here have neither quotes nor NUL: they are made of declared names.
 pub(crate) fn quote(name: &str) -> String {
     format!("\"{name}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_declaration_is_read_as_it_was_written() {
+        const INDEXES: &[Index] = &[
+            Index::on(&["kind", "rank"]),
+            Index::on(&["lower(name)", "id"]),
+            Index::on(&["id", "some.very.long.path.whose.name.is.cut", "and.another.one.beside"]),
+            Index::unique(&["slug"]),
+            Index::unique(&["app", "lower(slug)"]),
+            Index::each("readers", &[]),
+            Index::each("place.tags", &["rank", "lower(name)"]),
+        ];
+        let declared = Spec::new(&Collection { name: "testSvcThings", indexes: INDEXES }).unwrap();
+        let recorded = Spec::recorded("testSvcThings", &declared.declaration).unwrap();
+        let made = |spec: &Spec<'_>| {
+            let columns = spec.columns.iter().map(|one| format!("{} {}", one.name, one.content.kind(Dialect::Sqlite)));
+            let indexes = spec.indexes.iter().map(|one| one.create(&spec.table));
+            columns.chain(indexes).chain(spec.lists.iter().map(ListSpec::create)).collect::<Vec<_>>()
+        };
+        assert_eq!(made(&recorded), made(&declared));
+        assert!(Spec::recorded("testSvcThings", "").is_ok_and(|spec| spec.columns.is_empty()));
+        for text in [
+            "null",
+            "ix other(a)",
+            "ix testSvcThings()",
+            "ix testSvcThings(a",
+            "px testSvcThings(a)",
+            ";",
+            "ix testSvcThings(a,)",
+            "ix testSvcThings(a b)",
+            "s_testSvcThings(a)",
+            "ix testSvcThings(a);ix testSvcThings(a)",
+        ] {
+            assert!(matches!(Spec::recorded("testSvcThings", text), Err(StoreError::Corrupt(_))), "{text}");
+        }
+        assert!(Spec::recorded("x\"; drop table y; --", "").is_err());
+    }
 }

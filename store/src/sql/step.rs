@@ -11,12 +11,12 @@ use crate::{Collection, Filter, Guard, MOST_TOUCHED, Query, Result, StoreError, 
 
 /// A collection that was opened, with the engine's statements for it.
 pub(crate) struct Known<S> {
-    pub(crate) spec: Arc<Spec>,
+    pub(crate) spec: Arc<Spec<'static>>,
     pub(crate) statements: S,
 }
 
-impl<S: for<'a> From<&'a Spec>> Known<S> {
-    pub(crate) fn new(spec: Spec) -> Self {
+impl<S: for<'a> From<&'a Spec<'static>>> Known<S> {
+    pub(crate) fn new(spec: Spec<'static>) -> Self {
         Self { statements: S::from(&spec), spec: Arc::new(spec) }
     }
 }
@@ -76,7 +76,7 @@ pub(crate) struct Matches<S> {
     pub(crate) plan: Plan,
 }
 
-impl<S: for<'a> From<&'a Spec>> Collections<S> {
+impl<S: for<'a> From<&'a Spec<'static>>> Collections<S> {
     /// None yet.
     pub(crate) fn new(dialect: Dialect, document_limit: usize) -> Self {
         Self { dialect, document_limit, known: RwLock::default() }

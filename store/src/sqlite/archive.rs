@@ -10,6 +10,7 @@ use super::backup::{NewFile, Notes, read_notes, require_backup, require_sound, s
 use super::errors::from_sqlite;
 use super::folder::{look_into, make_own_tables};
 use super::run::row_of;
+use super::shape;
 use crate::sql::change::DOCUMENTS_ALONE;
 use crate::sql::{check_name, quote};
 use crate::{Result, Row, StoreError};
@@ -111,6 +112,7 @@ impl Archive {
         let identity = require_backup(file)?;
         let failed = |error| from_sqlite(error, &format!("reading `{}`", file.display()));
         let connection = look_into(file).map_err(failed)?;
+        shape::require(&connection, file)?;
         require_sound(&connection, file)?;
         let read = || {
             let last_version =

@@ -15,10 +15,11 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::errors::{from_io, from_sqlite};
 use super::folder::{
-    DATABASE, Identity, beside, copy_into, make_folder, open_private, read_identity, remove_beside, remove_database,
-    sync_file, sync_folder_of, take_folder, visit,
+    BACKUP_NOTES, DATABASE, Identity, beside, copy_into, make_folder, open_private, read_identity, remove_beside,
+    remove_database, sync_file, sync_folder_of, take_folder, visit,
 };
-use super::{mark, schema};
+use super::shape::harden_for_file;
+use super::{mark, schema, shape};
 use crate::check::{OnProgress, Progress};
 use crate::sql::Spec;
 use crate::sql::change::DOCUMENTS_ALONE;
@@ -155,10 +156,11 @@ fn copy(connection: &Connection, part: &Path, progress: OnProgress<'_>) -> Resul
 /// Adds the notes and the mark, and makes sure that the copy is one that can be restored.
 pub(super) fn seal(part: &Path, notes: &Notes) -> Result<()> {
     let failed = |error| from_sqlite(error, &format!("writing `{}`", part.display()));
-    let mut connection = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
+    let opened = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE);
+    let mut connection = opened.and_then(harden_for_file).map_err(failed)?;
     let add = |connection: &mut Connection| {
         let transaction = connection.transaction()?;
-        transaction.execute_batch("CREATE TABLE _backup(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")?;
+        transaction.execute_batch(BACKUP_NOTES.1)?;
         for note in notes {
             transaction.execute("INSERT INTO _backup VALUES (?, ?)", (&note.0, &note.1))?;
         }
@@ -166,6 +168,7 @@ pub(super) fn seal(part: &Path, notes: &Notes) -> Result<()> {
         transaction.commit()
     };
     add(&mut connection).map_err(failed)?;
+    shape::require(&connection, part)?;
     require_sound(&connection, part)?;
     connection.close().map_err(|(_, error)| failed(error))
 }
@@ -267,9 +270,12 @@ impl Restoring {
     }
 
     /// Takes the notes out of the copy, which is then a database like any other.
-    fn open(&mut self, specs: &[Spec]) -> Result<()> {
+    fn open(&mut self, specs: &[Spec<'_>]) -> Result<()> {
         let failed = |error| from_sqlite(error, &format!("reading `{}`", self.part.display()));
-        let connection = Connection::open_with_flags(&self.part, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(failed)?;
+        let opened = Connection::open_with_flags(&self.part, OpenFlags::SQLITE_OPEN_READ_WRITE);
+        let connection = opened.and_then(harden_for_file).map_err(failed)?;
+        // The file was looked at; what counts is what was copied.
+        shape::require(&connection, &self.part)?;
         require_sound(&connection, &self.part)?;
         let notes = read_notes(&connection).map_err(failed)?;
         connection.execute_batch("BEGIN; DROP TABLE IF EXISTS _backup").map_err(failed)?;

@@ -1,15 +1,15 @@
 //! Checks a database as of one moment, whether a daemon runs on it or not: its pages by SQLite's own check, then every
 //! document against its columns and the entries of its lists.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::{Connection, Row, params_from_iter, types::Value as SqlValue};
 
 use super::errors::from_sqlite;
-use super::folder::{DATABASE, read_identity, visit};
-use super::mark;
+use super::folder::{DATABASE, identify, visit};
+use super::{mark, schema};
 use crate::check::{Checker, Findings, OnProgress, Progress};
+use crate::sql::change::DOCUMENTS_ALONE;
 use crate::sql::{ListSpec, Spec, quote};
 use crate::{Collection, Result, StoreError};
 
@@ -18,13 +18,14 @@ const PER_WORD: u64 = 1000;
 /// Faults of pages that are told.
 const MOST_FAULTS: u32 = 20;
 
-/// Looks for what is wrong in the database of a data folder. Collections that a later version declared otherwise, or
-/// not yet, are looked at as far as they are the same.
+/// Looks for what is wrong in the database of a data folder: first whether its tables and indexes are those that it
+/// records, without which nothing else is looked at; then all documents, each collection by the declaration that is
+/// recorded of it. One of `collections` of which nothing is recorded is a problem too.
 ///
 /// `NotFound` where there is no database; an error too where it cannot be read at all.
 pub fn check(folder: &Path, collections: &[Collection], progress: OnProgress<'_>) -> Result<Findings> {
     let database = folder.join(DATABASE);
-    let Some(identity) = read_identity(&database)? else {
+    let Some((identity, problems)) = identify(&database)? else {
         return Err(StoreError::NotFound(format!("there is no data in `{}`", folder.display())));
     };
     let lacks_writes = mark::require(&identity, &database).err();
@@ -32,16 +33,23 @@ pub fn check(folder: &Path, collections: &[Collection], progress: OnProgress<'_>
     let connection = visit(&database).map_err(failed)?;
     connection.execute_batch("PRAGMA query_only = ON; BEGIN").map_err(failed)?;
     let mut findings = Findings { lacks_writes: lacks_writes.map(|error| error.to_string()), ..Findings::default() };
+    if !problems.is_empty() {
+        problems.into_iter().for_each(|problem| findings.add(problem));
+        findings.add("no document was looked at, since the tables and indexes are not those that OpenOrch made".into());
+        return Ok(findings);
+    }
     progress(Progress { what: "the pages of the database", done: 0, of: 1 });
     pages(&connection, &mut findings).map_err(failed)?;
-    let recorded: BTreeMap<String, String> = connection
-        .prepare("SELECT collection, spec FROM _store_meta")
-        .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
-        .map_err(failed)?;
-    for collection in collections {
-        let spec = Spec::new(collection)?;
-        if recorded.get(spec.name) == Some(&spec.declaration) {
-            documents(&connection, Checker::new(&spec, &mut findings), progress).map_err(failed)?;
+    let recorded = schema::recorded(&connection)?;
+    for collection in collections.iter().filter(|collection| !recorded.contains_key(collection.name)) {
+        findings.add_missing(collection.name);
+    }
+    for (name, (declaration, version)) in &recorded {
+        let declaration = if *version == DOCUMENTS_ALONE { "" } else { declaration };
+        match Spec::recorded(name, declaration) {
+            Ok(spec) => documents(&connection, Checker::new(&spec, &mut findings), progress).map_err(failed)?,
+            // As in a newer layout.
+            Err(error) => findings.add(error.sentence().to_owned()),
         }
     }
     Ok(findings)
@@ -99,7 +107,7 @@ fn keys(row: &Row<'_>, columns: usize) -> rusqlite::Result<Vec<Vec<u8>>> {
     (0..columns).map(|at| row.get(at + 3)).collect()
 }
 
-fn has_entry(list: &ListSpec) -> String {
+fn has_entry(list: &ListSpec<'_>) -> String {
     let columns: String = list.columns().iter().map(|column| format!("{column} = ? AND ")).collect();
     format!("SELECT 1 FROM {} WHERE {columns}id = ? AND rid = ?", list.table)
 }

@@ -15,13 +15,15 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags};
 
 use super::errors::{from_io, from_sqlite};
-use super::mark;
 use super::place::Place;
+use super::shape::{harden, harden_for_file};
+use super::{mark, shape};
 use crate::sql::random_id;
 use crate::{Result, StoreError};
 
-/// The layout of the tables and keys. 2 added tables for lists and `min_compatible`, 3 the mark of a clean stop.
-const LAYOUT: u32 = 3;
+/// The layout of the tables and keys. 2 added tables for lists and `min_compatible`, 3 the mark of a clean stop. Another
+/// form of tables, indexes or declarations is another layout, since a start refuses what it does not know (`shape.rs`).
+pub(super) const LAYOUT: u32 = 3;
 /// The lowest layout that a program must know to write here; in each database, so that an older program can be told.
 /// Programs that know layout 1 alone would leave the tables of lists behind, those that know 2 the mark.
 const MIN_COMPATIBLE: u32 = 3;
@@ -30,6 +32,17 @@ const LOCK: &str = "openorch.lock";
 pub(super) const DATABASE: &str = "openorch.db";
 /// "OpOr", in the header of every database of ours.
 const APPLICATION_ID: u32 = 0x4F70_4F72;
+/// The tables in which a database says what it is and has, and the statements that make them.
+pub(super) const OWN_TABLES: [(&str, &str); 2] = [
+    ("_store_info", "CREATE TABLE _store_info(key TEXT PRIMARY KEY, value) WITHOUT ROWID"),
+    (
+        "_store_meta",
+        "CREATE TABLE _store_meta(collection TEXT PRIMARY KEY, spec TEXT NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID",
+    ),
+];
+/// The table that a backup has besides, for its notes.
+pub(super) const BACKUP_NOTES: (&str, &str) =
+    ("_backup", "CREATE TABLE _backup(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID");
 /// In the lock file until there is an id.
 const NO_ID: &str = "--------------------------------";
 
@@ -126,8 +139,9 @@ impl Folder {
     pub(super) fn connect(&self) -> Result<Connection> {
         let doing = || format!("opening `{}`", self.database.display());
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection =
-            Connection::open_with_flags(&self.database, flags).map_err(|error| from_sqlite(error, &doing()))?;
+        let connection = Connection::open_with_flags(&self.database, flags)
+            .and_then(harden)
+            .map_err(|error| from_sqlite(error, &doing()))?;
         // SQLite falls back to reading alone where it may not write.
         if connection.is_readonly("main").map_err(|error| from_sqlite(error, &doing()))? {
             let denied = io::Error::from(io::ErrorKind::PermissionDenied);
@@ -268,8 +282,15 @@ fn write_pid(lock: &mut File, id: Option<&str>) -> io::Result<()> {
 }
 
 /// What the database says of itself, without touching it: `None` where there is nothing, an error where there is
-/// something that is not a sound database of ours.
+/// something that is not a sound database of ours, or has what does not belong there.
 pub(super) fn read_identity(database: &Path) -> Result<Option<Identity>> {
+    let Some((identity, problems)) = identify(database)? else { return Ok(None) };
+    shape::refuse(&problems, database)?;
+    Ok(Some(identity))
+}
+
+/// The same, with what is wrong with its tables and indexes beside it.
+pub(super) fn identify(database: &Path) -> Result<Option<(Identity, Vec<String>)>> {
     let wal_length = fs::metadata(beside(database, "-wal")).map_or(0, |wal| wal.len());
     let length = match fs::metadata(database) {
         Ok(found) => found.len(),
@@ -282,11 +303,14 @@ pub(super) fn read_identity(database: &Path) -> Result<Option<Identity>> {
     let layout = check_header(database, length, wal_length)?;
 
     let read = |connection: Connection| {
+        // First: of what belongs there as little as of anything else is read where it is not what it was.
+        let problems = shape::problems(&connection)?;
         connection.query_row(
             "SELECT (SELECT value FROM _store_info WHERE key = 'database_id'), \
                     (SELECT value FROM _store_info WHERE key = 'seeded'), \
                     (SELECT value FROM _store_info WHERE key = 'min_compatible'), \
-                    (SELECT value FROM _store_info WHERE key = 'clean_stop')",
+                    (SELECT value FROM _store_info WHERE key = 'clean_stop'), \
+                    (SELECT value FROM _store_info WHERE key = 'last_version')",
             [],
             |row| {
                 let identity = Identity {
@@ -294,14 +318,16 @@ pub(super) fn read_identity(database: &Path) -> Result<Option<Identity>> {
                     seeded: row.get::<_, i64>(1)? != 0,
                     clean: mark::is_set(layout, row.get(3)?),
                 };
-                Ok((identity, row.get::<_, Option<u32>>(2)?))
+                // Each start needs it.
+                row.get::<_, i64>(4)?;
+                Ok((identity, problems, row.get::<_, Option<u32>>(2)?))
             },
         )
     };
     match look_into(database).and_then(read) {
-        Ok((identity, min_compatible)) => {
+        Ok((identity, problems, min_compatible)) => {
             check_layout(database, layout, min_compatible)?;
-            Ok(Some(identity))
+            Ok(Some((identity, problems)))
         }
         Err(_) if layout > LAYOUT => check_layout(database, layout, None).map(|()| None),
         Err(error) => match from_sqlite(error, &format!("reading `{}`", database.display())) {
@@ -319,7 +345,7 @@ pub(super) fn look_into(database: &Path) -> rusqlite::Result<Connection> {
     let immutable = if has_log { "" } else { "?immutable=1" };
     let uri = format!("file:{}{immutable}", uri_path(database));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(&uri, flags)
+    Connection::open_with_flags(&uri, flags).and_then(harden_for_file)
 }
 
 /// A connection beside a daemon or without one, which leaves a log where it was: a database whose log is gone looks like
@@ -327,7 +353,7 @@ pub(super) fn look_into(database: &Path) -> rusqlite::Result<Connection> {
 pub(super) fn visit(database: &Path) -> rusqlite::Result<Connection> {
     let had_log = mark::has_log(database);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(database, flags)?;
+    let connection = Connection::open_with_flags(database, flags).and_then(harden_for_file)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, had_log)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     Ok(connection)
@@ -337,7 +363,7 @@ pub(super) fn visit(database: &Path) -> rusqlite::Result<Connection> {
 pub(super) fn read_file(database: &Path) -> rusqlite::Result<(String, i64)> {
     let uri = format!("file:{}?immutable=1", uri_path(database));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(uri, flags)?.query_row(
+    Connection::open_with_flags(uri, flags).and_then(harden)?.query_row(
         "SELECT (SELECT value FROM _store_info WHERE key = 'database_id'), \
                 (SELECT value FROM _store_info WHERE key = 'last_version')",
         [],
@@ -467,11 +493,11 @@ fn fill_new(new: &Path) -> Result<Identity> {
 pub(super) fn make_own_tables(connection: &Connection, id: &str, seeded: bool, last: i64) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "PRAGMA application_id = {APPLICATION_ID};
-         PRAGMA user_version = {LAYOUT};
-         CREATE TABLE _store_info(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-         CREATE TABLE _store_meta(collection TEXT PRIMARY KEY, spec TEXT NOT NULL, version INTEGER NOT NULL)
-           WITHOUT ROWID;"
+         PRAGMA user_version = {LAYOUT};"
     ))?;
+    for (_, statement) in OWN_TABLES {
+        connection.execute_batch(statement)?;
+    }
     connection
         .execute(
             "INSERT INTO _store_info VALUES ('database_id', ?), ('seeded', ?), ('last_version', ?), ('min_compatible', ?), \

@@ -16,6 +16,7 @@ mod reader;
 mod run;
 mod safety;
 mod schema;
+mod shape;
 mod writer;
 
 pub(crate) use self::archive::{Archive, Declared, NewArchive, Origin};

@@ -22,8 +22,8 @@ pub(super) struct Statements {
     pub(super) lists: Vec<(String, String)>,
 }
 
-impl From<&Spec> for Statements {
-    fn from(spec: &Spec) -> Self {
+impl From<&Spec<'_>> for Statements {
+    fn from(spec: &Spec<'_>) -> Self {
         let table = &spec.table;
         let names: Vec<String> = spec.columns.iter().map(|column| quote(&column.name)).collect();
         let all: String = names.iter().map(|column| format!(", {column}")).collect();
@@ -41,7 +41,7 @@ impl From<&Spec> for Statements {
     }
 }
 
-fn list_statements(list: &ListSpec) -> (String, String) {
+fn list_statements(list: &ListSpec<'_>) -> (String, String) {
     let (table, columns) = (&list.table, list.columns());
     let marks = "?, ".repeat(columns.len());
     let all = columns.join(", ");
@@ -70,7 +70,8 @@ pub(super) fn collections(connection: &Connection) -> rusqlite::Result<Vec<Strin
     select.query_map([], |row| row.get(0))?.collect()
 }
 
-fn recorded(connection: &Connection) -> Result<Recorded> {
+/// What is recorded of each collection.
+pub(super) fn recorded(connection: &Connection) -> Result<Recorded> {
     let failed = |error| from_sqlite(error, "reading the declared collections");
     let mut statement = connection.prepare("SELECT collection, spec, version FROM _store_meta").map_err(failed)?;
     statement
@@ -80,13 +81,16 @@ fn recorded(connection: &Connection) -> Result<Recorded> {
 }
 
 /// Whether nothing has to be brought up.
-pub(super) fn is_as_declared<'a>(connection: &Connection, mut specs: impl Iterator<Item = &'a Spec>) -> Result<bool> {
+pub(super) fn is_as_declared<'a>(
+    connection: &Connection,
+    mut specs: impl Iterator<Item = &'a Spec<'a>>,
+) -> Result<bool> {
     let recorded = recorded(connection)?;
     Ok(specs.all(|spec| change::is_as_declared(&recorded, spec)))
 }
 
 /// Brings the tables to what is declared, within the caller's transaction.
-pub(super) fn bring_up<'a>(connection: &Connection, specs: impl Iterator<Item = &'a Spec>) -> Result<()> {
+pub(super) fn bring_up<'a>(connection: &Connection, specs: impl Iterator<Item = &'a Spec<'a>>) -> Result<()> {
     let recorded = recorded(connection)?;
     for spec in specs {
         if !change::is_as_declared(&recorded, spec) {
@@ -100,7 +104,7 @@ pub(super) fn bring_up<'a>(connection: &Connection, specs: impl Iterator<Item = 
 /// The tables of one collection on their way to its declaration.
 struct Tables<'a> {
     connection: &'a Connection,
-    spec: &'a Spec,
+    spec: &'a Spec<'a>,
 }
 
 impl Tables<'_> {
@@ -121,13 +125,7 @@ impl Tables<'_> {
             self.execute(&format!("DROP TABLE IF EXISTS {}", quote(list)))?;
         }
         for list in &change.add_lists {
-            let columns = list.columns();
-            let typed: String = columns.iter().map(|column| format!("{column} BLOB NOT NULL, ")).collect();
-            self.execute(&format!(
-                "CREATE TABLE {}({typed}id TEXT NOT NULL, rid INTEGER NOT NULL, PRIMARY KEY({}, id)) WITHOUT ROWID",
-                list.table,
-                columns.join(", ")
-            ))?;
+            self.execute(&list.create())?;
         }
         if change.fills() {
             self.fill(&change.add_columns, &change.add_lists)?;
@@ -170,7 +168,7 @@ impl Tables<'_> {
     }
 
     /// Fills new columns and lists from the documents.
-    fn fill(&self, columns: &[&Column], lists: &[&ListSpec]) -> Result<()> {
+    fn fill(&self, columns: &[&Column<'_>], lists: &[&ListSpec<'_>]) -> Result<()> {
         let (connection, spec) = (self.connection, self.spec);
         let failed = |error| from_sqlite(error, &format!("filling the indexes of {}", spec.name));
         let set: Vec<String> = columns.iter().map(|column| format!("{} = ?", quote(&column.name))).collect();
@@ -229,6 +227,7 @@ impl Tables<'_> {
     }
 }
 
-fn column_of(column: &Column) -> String {
+/// A column as it stands in the statement that makes its table.
+pub(super) fn column_of(column: &Column<'_>) -> String {
     format!("{} {}", quote(&column.name), column.content.kind(Dialect::Sqlite))
 }

@@ -16,6 +16,7 @@ mod pitfalls;
 mod postgres;
 mod queries;
 mod random;
+mod shape;
 mod time;
 mod writes;
 

@@ -6,6 +6,7 @@
 //! the ranges of addresses that nobody may register.
 
 mod accounts;
+mod caches;
 mod contacts;
 mod enrolls;
 mod managers;

@@ -1,0 +1,203 @@
+//! What a file brings beside the tables that were made here: triggers, views, tables and indexes of somebody else. It is
+//! refused before any of it could run, and told by its name.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use openorch_store::{Batch, Collection, Restoring, StoreError, backup, check};
+use rusqlite::Connection;
+use serde_json::json;
+
+use crate::backup::{P, PAIRS, filled, pair, silent};
+use crate::{THINGS, open, thing};
+
+/// The definition of the table that has the documents.
+const TABLE: &str = "\"c_testSvcPairs\"(rid INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, ver INTEGER NOT NULL, \
+                     \"f_rank\" BLOB NOT NULL DEFAULT x'10', \"f_slug\" BLOB NOT NULL DEFAULT x'10', \
+                     \"u_slug\" BLOB NOT NULL DEFAULT x''";
+const ENDLESS: &str = "AS WITH RECURSIVE r(rid, id, ver, doc) AS (SELECT 1, 'a', 1, '{}' UNION ALL \
+                       SELECT rid + 1, 'a' || rid, 1, '{}' FROM r) SELECT * FROM r";
+
+struct Place {
+    temp: tempfile::TempDir,
+    /// A database with documents that was stopped cleanly.
+    good: Vec<u8>,
+}
+
+impl Place {
+    async fn new() -> Place {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = temp.path().join("first");
+        filled(&folder, 20).await.close().await;
+        let good = fs::read(folder.join("openorch.db")).unwrap();
+        Place { temp, good }
+    }
+
+    /// A folder of its own with the database after these statements.
+    fn folder(&self, name: &str, change: &str) -> PathBuf {
+        let folder = self.temp.path().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("openorch.db"), &self.good).unwrap();
+        Connection::open(folder.join("openorch.db")).unwrap().execute_batch(change).unwrap();
+        folder
+    }
+
+    /// A backup after these statements.
+    fn backup(&self, name: &str, change: &str) -> PathBuf {
+        let file = self.temp.path().join(name);
+        backup(&self.folder(&format!("{name}-from"), ""), &file, &vec![], &mut silent).unwrap();
+        Connection::open(&file).unwrap().execute_batch(change).unwrap();
+        file
+    }
+}
+
+fn problems(folder: &Path) -> Vec<String> {
+    match check(folder, &[PAIRS], &mut silent) {
+        Ok(findings) => findings.problems,
+        Err(error) => vec![error.sentence().to_owned()],
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_belong_in_a_database_is_refused_by_start_restore_and_backup_and_told_by_a_check() {
+    let place = Place::new().await;
+    let remade = |columns: &str| {
+        format!(
+            "ALTER TABLE c_testSvcPairs RENAME TO away; CREATE TABLE {TABLE}{columns}; \
+             INSERT INTO c_testSvcPairs SELECT * FROM away; DROP TABLE away; \
+             CREATE INDEX \"ix testSvcPairs(rank)\" ON \"c_testSvcPairs\"(\"f_rank\", id); \
+             CREATE UNIQUE INDEX \"ux testSvcPairs(slug)\" ON \"c_testSvcPairs\"(\"f_slug\", \"u_slug\")"
+        )
+    };
+    let rank = "DROP INDEX \"ix testSvcPairs(rank)\"; CREATE INDEX \"ix testSvcPairs(rank)\" ON \"c_testSvcPairs\"";
+    let slug = "DROP INDEX \"ux testSvcPairs(slug)\"; CREATE";
+    let cases = [
+        (
+            "CREATE TRIGGER hidden AFTER INSERT ON c_testSvcPairs BEGIN DELETE FROM c_testSvcPairs WHERE id = 'x'; END"
+                .to_owned(),
+            "a trigger `hidden`",
+        ),
+        ("CREATE TRIGGER t2 AFTER UPDATE ON _store_info BEGIN DELETE FROM _store_meta; END".into(), "a trigger `t2`"),
+        ("CREATE VIEW whatever AS SELECT 1".into(), "a view `whatever`"),
+        (
+            format!("ALTER TABLE c_testSvcPairs RENAME TO away; CREATE VIEW c_testSvcPairs {ENDLESS}"),
+            "a view `c_testSvcPairs`",
+        ),
+        (
+            format!(
+                "ALTER TABLE _store_meta RENAME TO away; CREATE VIEW _store_meta(collection, spec, version) {ENDLESS}"
+            )
+            .replace("SELECT * FROM r", "SELECT id, doc, ver FROM r"),
+            "a view `_store_meta`",
+        ),
+        ("CREATE VIRTUAL TABLE words USING fts5(text)".into(), "a virtual table `words`"),
+        ("CREATE TABLE strange(x)".into(), "a table `strange` that belongs to nothing"),
+        ("CREATE INDEX more ON c_testSvcPairs(ver)".into(), "an index `more`"),
+        (format!("{rank}(\"f_rank\", id) WHERE ver > 0"), "`ix testSvcPairs(rank)` is defined in another way"),
+        (format!("{rank}(length(doc))"), "`ix testSvcPairs(rank)` is defined in another way"),
+        (format!("{slug} INDEX \"ux testSvcPairs(slug)\" ON c_testSvcPairs(f_slug, u_slug)"), "in another way"),
+        ("DROP INDEX \"ux testSvcPairs(slug)\"".into(), "`ux testSvcPairs(slug)` is missing"),
+        ("DROP TABLE \"s_testSvcPairs(readers/rank)\"".into(), "`s_testSvcPairs(readers/rank)` is missing"),
+        (remade(", doc TEXT NOT NULL CHECK (length(doc) < 9999999))"), "`c_testSvcPairs` is defined in another way"),
+        (remade(", doc TEXT NOT NULL DEFAULT (hex(randomblob(9))))"), "`c_testSvcPairs` is defined in another way"),
+        (remade(", doc TEXT NOT NULL) STRICT"), "`c_testSvcPairs` is defined in another way"),
+        ("UPDATE _store_meta SET spec = 'null'".into(), "`testSvcPairs` is no declaration that this version knows"),
+        ("UPDATE _store_meta SET spec = 'ix testSvcPairs(rank)'".into(), "that belongs to nothing"),
+        (
+            "INSERT INTO _store_meta VALUES ('x\"; DROP TABLE c_testSvcPairs; --', '', 1)".into(),
+            "`x\\\"; DROP TABLE c_testSvcPairs; --` is no declaration",
+        ),
+        ("INSERT INTO _store_meta VALUES ('testSvcOther', '', 1)".into(), "`c_testSvcOther` is missing"),
+        ("UPDATE _store_info SET value = 'zzz' WHERE key = 'last_version'".into(), "restore a backup"),
+        ("DELETE FROM _store_info WHERE key = 'last_version'".into(), "restore a backup"),
+        ("UPDATE _store_meta SET version = 'one'".into(), "restore a backup"),
+    ];
+    for (number, (change, words)) in cases.iter().enumerate() {
+        let folder = place.folder(&format!("folder-{number}"), change);
+        let before = fs::read(folder.join("openorch.db")).unwrap();
+        let refused = open(&folder).err().expect(change);
+        assert!(matches!(&refused, StoreError::Corrupt(text) if text.contains(words)), "{change}: {refused}");
+        assert!(
+            refused.sentence().contains("openorch.db") && refused.sentence().contains("estore a backup"),
+            "{refused}"
+        );
+        let told = problems(&folder);
+        assert!(told.iter().any(|problem| problem.contains(words)), "{change}: {told:?}");
+        let made = backup(&folder, &place.temp.path().join("made"), &vec![], &mut silent);
+        assert!(matches!(&made, Err(StoreError::Corrupt(text)) if text.contains(words)), "{change}: {made:?}");
+        assert_eq!(fs::read(folder.join("openorch.db")).unwrap(), before, "it was left as it was");
+
+        let (file, into) = (place.backup(&format!("backup-{number}"), change), place.temp.path().join("into"));
+        let restored = Restoring::prepare(&file, &into, &[PAIRS], &mut silent).err().expect(change);
+        assert!(matches!(&restored, StoreError::Corrupt(text) if text.contains(words)), "{change}: {restored}");
+        assert!(!into.join("openorch.db").exists());
+    }
+}
+
+#[tokio::test]
+async fn a_trigger_that_comes_while_the_store_is_open_does_nothing() {
+    let place = Place::new().await;
+    let folder = place.folder("data", "");
+    let store = open(&folder).unwrap();
+    store.open_collections(&[PAIRS]).await.unwrap();
+    Connection::open(folder.join("openorch.db"))
+        .unwrap()
+        .execute_batch("CREATE TRIGGER late AFTER INSERT ON c_testSvcPairs BEGIN DELETE FROM c_testSvcPairs; END")
+        .unwrap();
+    store.commit(pair(Batch::new(), 900)).await.unwrap();
+    assert_eq!(store.count(P, &[]).await.unwrap(), 42);
+    // Neither is it in a backup that is made meanwhile.
+    let made = store.back_up(&place.temp.path().join("made"), &vec![]).await;
+    assert!(matches!(&made, Err(StoreError::Corrupt(text)) if text.contains("a trigger `late`")), "{made:?}");
+    assert!(!place.temp.path().join("made").exists());
+}
+
+#[tokio::test]
+async fn what_was_made_here_in_any_way_is_as_it_should_be() {
+    let place = Place::new().await;
+    let folder = place.folder("data", "");
+    // Columns and indexes come and go with declarations, and the order of columns with them.
+    const OTHER: Collection = Collection { name: P, indexes: &[openorch_store::Index::on(&["text", "rank"])] };
+    for declared in [OTHER, PAIRS, Collection { name: P, indexes: &[] }, PAIRS] {
+        let store = open(&folder).unwrap();
+        store.open_collections(&[declared, THINGS]).await.unwrap();
+        store.close().await;
+        let found = check(&folder, &[declared, THINGS], &mut silent).unwrap();
+        assert_eq!((found.problems, found.documents), (vec![], 40));
+    }
+    // What the planner was told of the contents.
+    Connection::open(folder.join("openorch.db")).unwrap().execute_batch("ANALYZE").unwrap();
+    open(&folder).unwrap().close().await;
+    // A newer layout that says that it can be worked with may have tables of its own, and no triggers.
+    let newer = |sql: &str| Connection::open(folder.join("openorch.db")).unwrap().execute_batch(sql).unwrap();
+    newer("PRAGMA user_version = 9; CREATE TABLE _store_new(x); INSERT INTO _store_meta VALUES ('a', 'px a(b)', 2)");
+    let store = open(&folder).unwrap();
+    store.open_collections(&[PAIRS]).await.unwrap();
+    store.commit(pair(Batch::new(), 900)).await.unwrap();
+    store.close().await;
+    newer("CREATE VIEW late AS SELECT 1");
+    assert!(open(&folder).err().unwrap().sentence().contains("a view `late`"));
+}
+
+#[tokio::test]
+async fn a_check_looks_at_collections_that_are_declared_otherwise_and_misses_those_that_are_not_there() {
+    let place = Place::new().await;
+    let folder = place.folder("data", "UPDATE c_testSvcPairs SET doc = '{' WHERE id = 'l000008'");
+    for declared in [&[PAIRS][..], &[Collection { name: P, indexes: &[] }], &[]] {
+        let found = check(&folder, declared, &mut silent).unwrap();
+        assert!(found.documents == 40 && !found.problems.is_empty(), "{found:?}");
+        assert!(
+            found.problems.iter().all(|problem| problem.contains("l000008") || problem.contains("no document has"))
+        );
+    }
+    let gone = place.folder(
+        "gone",
+        "DELETE FROM _store_meta; DROP TABLE c_testSvcPairs; DROP TABLE \"s_testSvcPairs(readers/rank)\"",
+    );
+    let found = check(&gone, &[PAIRS], &mut silent).unwrap();
+    assert!(matches!(&*found.problems, [one] if one.contains("testSvcPairs is missing")), "{found:?}");
+    // A start makes it anew.
+    let store = open(&gone).unwrap();
+    store.open_collections(&[PAIRS, THINGS]).await.unwrap();
+    store.commit(thing("new", json!({}))).await.unwrap();
+}
