@@ -19,6 +19,10 @@ const MOST_PROBLEMS: usize = 20;
 /// The tables in which SQLite keeps what `ANALYZE` counted, for its planner alone.
 const STATISTICS: [&str; 2] = ["sqlite_stat1", "sqlite_stat4"];
 
+/// How the tables begin in which Litestream, which replicates SQLite databases, keeps its place in the log. A table alone does
+/// nothing.
+const LITESTREAM: &str = "_litestream_";
+
 /// Switches off what a database could do by itself: triggers, views, and functions with side effects in its schema.
 pub(super) fn harden(connection: Connection) -> rusqlite::Result<Connection> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
@@ -168,7 +172,8 @@ impl Look {
         let left = std::mem::take(&mut self.objects);
         for (name, object) in left {
             let is_of_table = object.sql.is_empty() && name.starts_with("sqlite_autoindex_");
-            if !is_of_table && !STATISTICS.contains(&&*name) {
+            let is_harmless = STATISTICS.contains(&&*name) || name.starts_with(LITESTREAM);
+            if !is_of_table && !is_harmless {
                 let what = if object.table == name { "a table" } else { "an index" };
                 self.tell(format!("it has {what} `{}` that belongs to nothing", shown(&name)));
             }

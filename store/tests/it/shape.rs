@@ -167,6 +167,9 @@ async fn what_was_made_here_in_any_way_is_as_it_should_be() {
     }
     // What the planner was told of the contents.
     Connection::open(folder.join("openorch.db")).unwrap().execute_batch("ANALYZE").unwrap();
+    // What replication of the file keeps there.
+    let litestream = "CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)";
+    Connection::open(folder.join("openorch.db")).unwrap().execute_batch(litestream).unwrap();
     open(&folder).unwrap().close().await;
     // A newer layout that says that it can be worked with may have tables of its own, and no triggers.
     let newer = |sql: &str| Connection::open(folder.join("openorch.db")).unwrap().execute_batch(sql).unwrap();
