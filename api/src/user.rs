@@ -202,7 +202,7 @@ ops! {
     /// without naming a device.
     CHANGE_PASSWORD "changePassword" = POST "/user-svc/change-password"
         (Body<ChangePasswordRequest>) -> Json<Empty>,
-        access: Access::needs(&USER_PASSWORD_CHANGE), audited: true, ends_sessions: true,
+        access: Access::needs(&USER_PASSWORD_CHANGE), audited: true,
         errors: &[(409, "the password was changed by someone else meanwhile"),
             (429, "too many at once; try again in a moment")];
 

@@ -100,7 +100,9 @@ impl ClientPlace {
 
     /// The part of a total that this address may have where others have a tenth.
     pub fn share(&self, total: usize) -> usize {
-        if self.is_proxy { total / 4 * PROXY_QUARTERS } else { total / 10 }
+        let share = if self.is_proxy { total / 4 * PROXY_QUARTERS } else { total / 10 };
+        // A slow client is never ended for one answer alone.
+        share.max(1 << 20)
     }
 }
 
@@ -131,7 +133,8 @@ pub fn admit(
         if !enter(&usage.requests, *share) {
             refusal = Some(Refusal::limited(format!(
                 "{share} requests from your network are in progress, as many as there may be \
-                 (OPENORCH_MAX_REQUESTS_PER_ADDRESS); try again when some have ended"
+                 (OPENORCH_MAX_REQUESTS_PER_ADDRESS, or three quarters of OPENORCH_MAX_REQUESTS for a trusted proxy); try \
+                 again when some have ended"
             )));
             break;
         }
@@ -147,8 +150,12 @@ pub fn admit(
     let mut is_flood = false;
     if is_refused {
         entered.iter().for_each(|usage| _ = usage.requests.fetch_sub(1, Relaxed));
-        for (usage, share) in shares.iter().flatten() {
-            is_flood |= usage.refused.fetch_add(1, Relaxed) >= *share;
+        if let Some(proxied) = &proxied {
+            // Others share the proxy's connection, which goes on.
+            proxied.usage.refused.fetch_add(1, Relaxed);
+        }
+        if let Some(client) = client {
+            is_flood |= client.usage.refused.fetch_add(1, Relaxed) >= client.max_requests;
         }
         is_flood |= metrics.refused_in_flight.fetch_add(1, Relaxed) >= total;
     }

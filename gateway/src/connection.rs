@@ -62,6 +62,18 @@ pub enum Stream {
     Tls(Box<TlsStream<Socket>>),
 }
 
+impl Socket {
+    /// What came of a write of so many bytes.
+    fn wrote(&self, length: usize, written: &Poll<io::Result<usize>>) {
+        match written {
+            Poll::Pending => self.life.wrote(false, None, &self.clock),
+            Poll::Ready(Ok(bytes)) => self.life.wrote(*bytes == length, Some(*bytes), &self.clock),
+            // The connection ends by it.
+            Poll::Ready(Err(_)) => {}
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -78,7 +90,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.life.wrote(written.is_pending(), &self.clock);
+        self.wrote(bytes.len(), &written);
         written
     }
 
@@ -88,7 +100,7 @@ impl AsyncWrite for Socket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.life.wrote(written.is_pending(), &self.clock);
+        self.wrote(slices.iter().map(|slice| slice.len()).sum(), &written);
         written
     }
 

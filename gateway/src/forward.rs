@@ -33,6 +33,9 @@ use crate::{
 /// may begin later.
 const FIRST_CHUNK: Duration = Duration::from_millis(20);
 
+/// What unused connections need to be closed, before another is opened in their place.
+const CLOSING: Duration = Duration::from_millis(10);
+
 /// Connections tried before a request is given up; only failures to connect, so it was not sent.
 const MAX_DIALS: usize = 3;
 
@@ -272,6 +275,8 @@ impl Trip<'_> {
                 Err(error) if error.is_local() && !made_room => {
                     tracing::debug!(%error, "unused connections to instances are closed, since no other can be opened");
                     gateway.table.close_unused();
+                    // Their tasks close them.
+                    tokio::time::sleep(CLOSING).await;
                     made_room = true;
                     continue;
                 }

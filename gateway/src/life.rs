@@ -93,13 +93,19 @@ impl Life {
         }
     }
 
-    /// What came of a write to the socket.
-    pub fn wrote(&self, is_blocked: bool, clock: &Clock) {
-        match (is_blocked, self.blocked.load(Relaxed)) {
-            (true, NOT_BLOCKED) => self.blocked.store(clock.now(), Relaxed),
-            (false, since) if since != NOT_BLOCKED => {
+    /// What came of a write to the socket: it took all bytes of it, some (`Some`), or none.
+    pub fn wrote(&self, all: bool, bytes: Option<usize>, clock: &Clock) {
+        match (bytes, self.blocked.load(Relaxed)) {
+            (None, NOT_BLOCKED) => self.blocked.store(clock.now(), Relaxed),
+            (Some(_), since) if since != NOT_BLOCKED && all => {
                 self.blocked.store(NOT_BLOCKED, Relaxed);
                 self.heads_unwritten.store(0, Relaxed);
+            }
+            // A client that reads a little now and then is not through yet.
+            (Some(bytes), since) if since != NOT_BLOCKED => {
+                let left = self.heads_unwritten.load(Relaxed).saturating_sub(bytes);
+                self.heads_unwritten.store(left, Relaxed);
+                self.blocked.store(clock.now(), Relaxed);
             }
             _ => {}
         }

@@ -58,7 +58,7 @@ pub struct Settings {
     pub pool_age: Duration,
     /// Unused connections kept per instance.
     pub pool_size: usize,
-    /// How long a tunnel goes on of which one side has ended: a client that is gone looks the same.
+    /// How long a tunnel goes on of which one side has ended and the other says nothing: a client that is gone looks the same.
     pub half_closed: Duration,
     /// Bytes held per direction of a tunnel; most tunnels are idle.
     pub tunnel_buffer: usize,

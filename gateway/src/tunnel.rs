@@ -2,14 +2,18 @@
 
 use std::{
     io,
-    pin::pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy_buf, split},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, split},
     time::timeout,
 };
 
@@ -51,25 +55,59 @@ async fn run(entry: &Entry, client: OnUpgrade, instance: OnUpgrade, settings: &S
     let work = async {
         let (from_client, to_client) = split(TokioIo::new(client.await.map_err(io::Error::other)?));
         let (from_instance, to_instance) = split(TokioIo::new(instance.await.map_err(io::Error::other)?));
-        let (up, down) = (pass(from_client, to_instance, size), pass(from_instance, to_client, size));
+        let moved = AtomicU64::new(0);
+        let (up, down) = (pass(from_client, to_instance, size, &moved), pass(from_instance, to_client, size, &moved));
         let (mut up, mut down) = (pin!(up), pin!(down));
-        // Each side may say that it sends no more; what the other still has to say has its time.
+        // Each side may say that it sends no more; the other goes on as long as it has something to say.
         tokio::select! {
             ended = &mut up => {
                 ended?;
-                timeout(settings.half_closed, down).await.unwrap_or(Ok(()))
+                until_silent(down, &moved, settings.half_closed).await
             }
             ended = &mut down => {
                 ended?;
-                timeout(settings.half_closed, up).await.unwrap_or(Ok(()))
+                until_silent(up, &moved, settings.half_closed).await
             }
         }
     };
     entry.life.unless(Order::Stop, work).await
 }
 
-/// Passes on what one side sends, and its end.
-async fn pass(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, size: usize) -> io::Result<()> {
-    copy_buf(&mut BufReader::with_capacity(size, from), &mut to).await?;
-    to.shutdown().await
+/// Passes on what one side sends, and its end; counts the bytes.
+async fn pass(
+    from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    size: usize,
+    moved: &AtomicU64,
+) -> io::Result<()> {
+    let mut from = BufReader::with_capacity(size, from);
+    loop {
+        let bytes = from.fill_buf().await?;
+        if bytes.is_empty() {
+            return to.shutdown().await;
+        }
+        let count = to.write(bytes).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        from.consume(count);
+        moved.fetch_add(count as u64, Relaxed);
+    }
+}
+
+/// Goes on with one direction of a tunnel whose other one has ended, until nothing moved in it for `silence`: a client that
+/// is gone looks the same as one that sends no more.
+async fn until_silent(
+    mut rest: Pin<&mut impl Future<Output = io::Result<()>>>,
+    moved: &AtomicU64,
+    silence: Duration,
+) -> io::Result<()> {
+    loop {
+        let before = moved.load(Relaxed);
+        match timeout(silence, &mut rest).await {
+            Ok(ended) => return ended,
+            Err(_) if moved.load(Relaxed) == before => return Ok(()),
+            Err(_) => {}
+        }
+    }
 }

@@ -29,12 +29,14 @@ impl Settings {
         };
         let possible = possible_connections();
         let within = |wanted: Option<usize>, usual: usize, name: &str| {
-            if let Some(wanted) = wanted.filter(|wanted| *wanted > possible) {
+            let wanted = wanted.unwrap_or(usual);
+            if wanted > possible {
                 tracing::warn!(
-                    "{name} is {wanted}, and the limit on open files leaves {possible}: raise it with `ulimit -n`"
+                    "{name} is {wanted}, and the limit on open files leaves {possible}, which count: raise the limit with \
+                     `ulimit -n` or LimitNOFILE"
                 );
             }
-            wanted.unwrap_or(usual).min(possible)
+            wanted.min(possible)
         };
         let connections = within(count(given.connections), usual.connections, "OPENORCH_CONNECTIONS");
         let max_requests = within(count(given.max_requests), usual.max_requests, "OPENORCH_MAX_REQUESTS");

@@ -70,7 +70,7 @@ async fn requests_in_progress_have_a_total_and_a_share_of_it() {
     .await;
     for (status, sentence, change) in [
         (503, "OPENORCH_MAX_REQUESTS)", (|settings| settings.max_requests = 2) as fn(&mut Settings)),
-        (429, "OPENORCH_MAX_REQUESTS_PER_ADDRESS)", |settings| settings.requests_per_address = 2),
+        (429, "OPENORCH_MAX_REQUESTS_PER_ADDRESS", |settings| settings.requests_per_address = 2),
     ] {
         let platform = Platform::with(|settings| {
             without_exemption(settings);

@@ -236,8 +236,10 @@ impl Users {
     }
 
     async fn has_ended(&self, credential: &Credential) -> bool {
+        // What began while the token was good has as long again: an upload is not cut a moment after it began.
+        let lifetime = self.settings.delegated_lifetime.as_secs() as i64;
         if let Credential::Delegated { made_for, to, expires_at, .. } = credential
-            && (*expires_at <= self.now().0.as_second() || !self.may_be_handed_to(made_for, to))
+            && (*expires_at + lifetime <= self.now().0.as_second() || !self.may_be_handed_to(made_for, to))
         {
             return true;
         }
