@@ -499,10 +499,20 @@ fn spelling(authorization: &HeaderValue) -> Spelling<'_> {
     }
 }
 
-/// What `Basic` credentials say (RFC 7617): programs such as Git, Docker and pip send tokens so, as the password.
+/// What `Basic` credentials say (RFC 7617): programs such as Git, Docker and pip send tokens so, as the password. Read as the
+/// most lenient service would: any white space, either alphabet of base64, and whatever belongs to neither left out.
 fn basic(value: &[u8]) -> Option<Vec<u8>> {
-    let (scheme, encoded) = value.trim_ascii().split_at_checked(6)?;
-    scheme.eq_ignore_ascii_case(b"basic ").then(|| BASE64.decode(encoded.trim_ascii()).ok())?
+    let (scheme, encoded) = value.trim_ascii().split_at_checked(5)?;
+    if !scheme.eq_ignore_ascii_case(b"basic") || !encoded.first().is_some_and(u8::is_ascii_whitespace) {
+        return None;
+    }
+    let letters = encoded.iter().filter_map(|byte| match byte {
+        b'-' => Some(b'+'),
+        b'_' => Some(b'/'),
+        byte if byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/') => Some(*byte),
+        _ => None,
+    });
+    BASE64.decode(letters.collect::<Vec<u8>>()).ok()
 }
 
 /// With or without the padding.
@@ -547,6 +557,7 @@ mod tests {
             ("Basic dXNlcjpwYXNz", "foreign"),
             ("Basic dG9rZW46ZXlKYS5iLmM=", "odd"),
             ("basic dG9rZW46ZXlKYS5iLmM", "odd"),
+            ("Basic\tdG9rZW46 ZXlKYS5iLmM=", "odd"),
             ("", "foreign"),
             ("Bearer\teyJa.b.c", "odd"),
             ("Bearer Bearer eyJa.b.c", "odd"),
