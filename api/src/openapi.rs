@@ -37,7 +37,7 @@ pub fn document(version: &str) -> Value {
             "type": "object",
             "required": ["error"],
             "properties": {
-                "error": { "type": "string", "description": "A sentence that names the thing and the way out." },
+                "error": { "type": "string", "description": "A sentence that names what is wrong and the remedy." },
                 "code": { "type": "string", "description": "Stable, for programs; not every refusal has one." }
             }
         }),

@@ -153,7 +153,7 @@ impl<S: Send + Sync + 'static> Service<S> {
     {
         let state = self.state.clone();
         let (owner, handler) = (Arc::new(owner), Arc::new(handler));
-        // What is told to the audit log is told from the call's own task.
+        // Entries of the audit log are written from the task of their call.
         assert!(!(row.long_answer && row.audited), "the answer of `{}` is long, so it cannot be audited", row.id);
         let beside = row.long_answer.then(|| self.long_answers.clone());
         let run: Handler = Arc::new(move |request, mut parts, verdict| {

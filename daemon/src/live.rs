@@ -1,4 +1,4 @@
-//! A backup by the daemon that runs, for whoever asks it over the network: made as a file, which has no name any more
+//! A backup that a running daemon makes for a caller over the network: made as a file, which has no name any more
 //! while it is sent.
 
 use std::{

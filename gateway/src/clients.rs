@@ -59,7 +59,7 @@ struct Proxied {
     usage: Arc<Usage>,
 }
 
-/// What came of a request that asked for a place.
+/// Whether a request is admitted, and the place that it holds.
 pub struct Admission {
     /// Held until its answer is written: an untaken refusal holds memory as well.
     pub place: RequestPlace,

@@ -155,9 +155,9 @@ fn impatient(settings: &mut Settings) {
     settings.forwarded_write_timeout = Duration::from_millis(200);
 }
 
-#[tokio::test]
-async fn an_answer_that_the_client_does_not_take_is_ended_over_http1() {
-    let endless = listen(|mut stream, _| async move {
+/// An instance whose answer is as long as the gateway keeps the connection open.
+async fn endless() -> std::net::SocketAddr {
+    listen(|mut stream, _| async move {
         stream.read_message().await;
         stream.send("HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n").await;
         // Ends when the gateway closes the connection.
@@ -166,7 +166,12 @@ async fn an_answer_that_the_client_does_not_take_is_ended_over_http1() {
             stream.send(&piece).await;
         }
     })
-    .await;
+    .await
+}
+
+#[tokio::test]
+async fn an_answer_that_the_client_does_not_take_is_ended_over_http1() {
+    let endless = endless().await;
     let platform = Platform::with(impatient).await;
     platform.publish("demo", &[&format!("http://{endless}")]);
     for path in ["/user-svc/large", "/demo"] {
@@ -182,15 +187,7 @@ async fn an_answer_that_the_client_does_not_take_is_ended_over_http1() {
 
 #[tokio::test]
 async fn untaken_answers_of_services_have_a_budget() {
-    let endless = listen(|mut stream, _| async move {
-        stream.read_message().await;
-        stream.send("HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n").await;
-        let piece = "x".repeat(1 << 20);
-        loop {
-            stream.send(&piece).await;
-        }
-    })
-    .await;
+    let endless = endless().await;
     // Of the total an address may have a tenth; what one holds is below 1 MiB.
     let platform = Platform::with(|settings| {
         without_exemption(settings);

@@ -1,4 +1,4 @@
-//! What changes while a call is in progress: whoever lost a right, a session or an account meanwhile does nothing more by it.
+//! What changes while a call is in progress: a call does nothing more once its caller has lost the right, the session or the account.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Organizations: what being in one gives, and what it costs whoever was put into one unasked.
+//! Organizations: the rights of members, and what happens to an account that is added without being asked.
 
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ async fn w95_nobody_stays_in_an_app_by_an_organization_that_it_founded_there() {
     let app = app.as_str().unwrap();
     let there = token_of(&register(&daemon, "founder", HOST).await);
     found(&daemon, &there, "org_mine").await;
-    // Whoever another puts into an organization there is in the app by that, also once it says itself what it is.
+    // An account that another adds to an organization of the app is in the app, also after it changes its own role there.
     let member = token_of(&register(&daemon, "member", HOST).await);
     assert_eq!(put(&daemon, &there, "org_mine", &id_of(&member), "admin").await, 200);
     assert_eq!(put(&daemon, &member, "org_mine", &id_of(&member), "user").await, 200);
