@@ -1,17 +1,20 @@
 //! The body of a built-in operation's answer.
 
 use std::{
+    collections::VecDeque,
     io,
     pin::Pin,
-    task::{Context, Poll},
+    sync::LazyLock,
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 pub use openorch_api::output::EncodedBody;
 use openorch_api::output::{AwaitedPieces, Pieces};
+use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use crate::budget::Reservation;
+use crate::{BoxFuture, budget::Reservation};
 
 /// Bytes of one frame: a large answer is handed to the connection in slices, so that how far the client has read shows.
 const SLICE: usize = 64 << 10;
@@ -28,9 +31,8 @@ enum Kind {
     Whole(Bytes),
     /// The same memory in every answer.
     Shared(Bytes),
+    Pieces { list: PieceStream, held: usize },
     /// `None` once it has ended or failed.
-    Pieces { pieces: Option<Pieces>, held: usize },
-    /// The same.
     Awaited { pieces: Option<AwaitedPieces>, held: usize },
 }
 
@@ -61,6 +63,87 @@ impl Body {
     }
 }
 
+/// Pieces that a thread made ahead of the client: a list is encoded beside the async workers, since whoever reads one
+/// quickly would keep them from serving others.
+struct PieceStream {
+    ready: VecDeque<io::Result<Bytes>>,
+    source: Source,
+}
+
+/// Where further pieces come from.
+enum Source {
+    Idle(Pieces),
+    Making(BoxFuture<'static, io::Result<Made>>),
+    Ended,
+}
+
+/// What one turn made: the pieces, and what makes more.
+type Made = (VecDeque<io::Result<Bytes>>, Option<Pieces>);
+
+/// Pieces made in one turn: enough to make up for the change of thread.
+const PIECES_AHEAD: usize = 4;
+/// Bytes of them, about.
+const AHEAD: usize = PIECES_AHEAD * (32 << 10);
+
+/// Threads that encode lists at once leave half of the cores to everything else.
+static ENCODERS: LazyLock<Semaphore> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Semaphore::new((cores / 2).max(1))
+});
+
+impl PieceStream {
+    fn new(pieces: Pieces) -> PieceStream {
+        PieceStream { ready: VecDeque::new(), source: Source::Idle(pieces) }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ready.is_empty() && matches!(self.source, Source::Ended)
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Poll::Ready(Some(piece));
+            }
+            match std::mem::replace(&mut self.source, Source::Ended) {
+                Source::Ended => return Poll::Ready(None),
+                Source::Idle(pieces) => self.source = Source::Making(Box::pin(make_some(pieces))),
+                Source::Making(mut making) => match making.as_mut().poll(context) {
+                    Poll::Pending => {
+                        self.source = Source::Making(making);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    Poll::Ready(Ok((made, rest))) => {
+                        self.ready = made;
+                        self.source = rest.map_or(Source::Ended, Source::Idle);
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// Makes the next pieces on a thread of its own, in its turn.
+async fn make_some(mut pieces: Pieces) -> io::Result<Made> {
+    let _turn = ENCODERS.acquire().await.map_err(io::Error::other)?;
+    let making = spawn_blocking(move || {
+        let mut made = VecDeque::with_capacity(PIECES_AHEAD);
+        while made.len() < PIECES_AHEAD {
+            match pieces.next() {
+                Some(Ok(piece)) => made.push_back(Ok(piece)),
+                Some(Err(error)) => {
+                    made.push_back(Err(io::Error::other(error)));
+                    return (made, None);
+                }
+                None => return (made, None),
+            }
+        }
+        (made, Some(pieces))
+    });
+    making.await.map_err(io::Error::other)
+}
+
 impl From<Kind> for Body {
     fn from(kind: Kind) -> Body {
         Body { kind, _reservation: None }
@@ -84,7 +167,7 @@ impl From<EncodedBody> for Body {
         match body {
             EncodedBody::Whole(bytes) => Kind::Whole(bytes).into(),
             EncodedBody::Shared(bytes) => Kind::Shared(bytes).into(),
-            EncodedBody::Pieces { pieces, held } => Kind::Pieces { pieces: Some(pieces), held }.into(),
+            EncodedBody::Pieces { pieces, held } => Kind::Pieces { list: PieceStream::new(pieces), held: held + AHEAD }.into(),
             EncodedBody::Awaited { pieces, held } => Kind::Awaited { pieces: Some(pieces), held }.into(),
         }
     }
@@ -100,16 +183,10 @@ impl http_body::Body for Body {
                 let slice = bytes.split_to(bytes.len().min(SLICE));
                 (!slice.is_empty()).then_some(Ok(slice))
             }
-            Kind::Pieces { pieces, .. } => {
-                let next = pieces.as_mut().and_then(Iterator::next);
-                if !matches!(next, Some(Ok(_))) {
-                    *pieces = None;
-                }
-                next.map(|piece| piece.map_err(io::Error::other))
-            }
+            Kind::Pieces { list, .. } => ready!(list.poll_next(context)),
             Kind::Awaited { pieces, .. } => {
                 let next = match pieces {
-                    Some(pieces) => std::task::ready!(pieces(context)),
+                    Some(pieces) => ready!(pieces(context)),
                     None => None,
                 };
                 if !matches!(next, Some(Ok(_))) {
@@ -124,7 +201,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Whole(bytes) | Kind::Shared(bytes) => bytes.is_empty(),
-            Kind::Pieces { pieces, .. } => pieces.is_none(),
+            Kind::Pieces { list, .. } => list.has_ended(),
             Kind::Awaited { pieces, .. } => pieces.is_none(),
         }
     }
@@ -134,5 +211,42 @@ impl http_body::Body for Body {
             Kind::Whole(bytes) | Kind::Shared(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Pieces { .. } | Kind::Awaited { .. } => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// One async worker, which must be free while a piece is made.
+    #[tokio::test]
+    async fn pieces_are_made_beside_the_async_workers() {
+        let (allow, wait) = mpsc::channel::<()>();
+        let mut left = 10;
+        let pieces: Pieces = Box::new(std::iter::from_fn(move || {
+            left -= 1;
+            let allowed = wait.recv_timeout(Duration::from_secs(10)).is_ok();
+            (left >= 0).then(|| Ok(Bytes::from(if allowed { "1" } else { "0" })))
+        }));
+        let body: Body = EncodedBody::Pieces { pieces, held: 0 }.into();
+        let reading = tokio::spawn(body.collect());
+        tokio::task::yield_now().await;
+        for _ in 0..11 {
+            allow.send(()).unwrap();
+        }
+        assert_eq!(&reading.await.unwrap().unwrap().to_bytes()[..], b"1111111111");
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_cannot_be_made_ends_the_body_after_those_before_it() {
+        let made = [Ok(Bytes::from_static(b"a")), Err(serde_json::from_str::<u8>("x").unwrap_err())];
+        let mut body: Body = EncodedBody::Pieces { pieces: Box::new(made.into_iter()), held: 0 }.into();
+        assert_eq!(&body.frame().await.unwrap().unwrap().into_data().unwrap()[..], b"a");
+        assert!(body.frame().await.unwrap().is_err());
+        assert!(body.frame().await.is_none());
     }
 }
