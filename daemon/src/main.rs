@@ -15,6 +15,10 @@ use openorch_services::user::Registration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+// Gives memory back that a wave of tunnels or sign-ins needed; the system's allocator keeps it for good.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Identity, registry, gateway and services for what you run, in one program.
 ///
 /// Each setting is a flag, a variable and a key of the config file, in this order of weight. Secrets are never flags:
