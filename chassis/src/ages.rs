@@ -10,7 +10,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::clock::Clock;
+use crate::{clock::Clock, settings};
 
 /// The wall clock jumped where it and the time that the machine runs part by more than this.
 const JUMP: SignedDuration = SignedDuration::from_hours(24);
@@ -20,25 +20,20 @@ const LONG_STOP: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// What is kept for less ends at its time: a session that an operator lets end after minutes is to end after those.
 const DAYS: Duration = Duration::from_secs(24 * 3600);
 
-/// How long nothing ends for its age.
-#[derive(Clone, Copy, Debug)]
-pub struct AgeSettings {
-    /// After a start.
-    pub after_start: Duration,
-    /// Of running, after the clock jumped.
-    pub after_jump: Duration,
-}
-
-impl Default for AgeSettings {
-    fn default() -> AgeSettings {
-        AgeSettings { after_start: Duration::from_secs(3600), after_jump: Duration::from_secs(7 * 24 * 3600) }
+settings! {
+    /// How long nothing ends for its age: `[expiry]`.
+    pub struct ExpirySettings in "expiry" {
+        /// Time after a start in which no session, audit entry or the like ends for its age.
+        grace_after_start: Duration = "1h";
+        /// The same after the clock jumped by more than a day, in time that the daemon runs.
+        grace_after_clock_jump: Duration = "168h";
     }
 }
 
 /// Watches the clock. All times within are of [`Clock::uptime`].
 pub struct Ages {
     clock: Arc<dyn Clock>,
-    settings: AgeSettings,
+    settings: ExpirySettings,
     started_at: Duration,
     seen: Mutex<Seen>,
 }
@@ -54,17 +49,26 @@ struct Seen {
 impl Ages {
     /// Begins with a start of the daemon. `newest` is the newest time in its database, if there is any; `grace_left` is
     /// [`Ages::grace_left`] when it stopped.
-    pub fn new(clock: Arc<dyn Clock>, newest: Option<Timestamp>, grace_left: Duration, settings: AgeSettings) -> Ages {
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        newest: Option<Timestamp>,
+        grace_left: Duration,
+        settings: ExpirySettings,
+    ) -> Ages {
         let (wall, uptime) = (clock.now(), clock.uptime());
         let away = newest.map(|newest| wall.duration_since(newest)).filter(|away| away.abs() > LONG_STOP);
         if let (Some(newest), Some(_)) = (newest, away) {
             tracing::warn!(
                 "it is {wall}, and the newest time in the database is {newest}: either the daemon was stopped for long or a \
                  clock was wrong. Sessions, audit entries and the like do not end for their age in the next {}",
-                days(settings.after_jump)
+                days(settings.grace_after_clock_jump)
             );
         }
-        let grace_left = if away.is_some() { settings.after_jump } else { grace_left.min(settings.after_jump) };
+        let grace_left = if away.is_some() {
+            settings.grace_after_clock_jump
+        } else {
+            grace_left.min(settings.grace_after_clock_jump)
+        };
         let seen = Seen { wall, uptime, grace_until: uptime + grace_left };
         Ages { clock, settings, started_at: uptime, seen: Mutex::new(seen) }
     }
@@ -88,12 +92,12 @@ impl Ages {
                 "the clock jumped from {} to {wall}: sessions, audit entries and the like do not end for their age in the \
                  next {} of running",
                 seen.wall,
-                days(self.settings.after_jump)
+                days(self.settings.grace_after_clock_jump)
             );
-            seen.grace_until = uptime + self.settings.after_jump;
+            seen.grace_until = uptime + self.settings.grace_after_clock_jump;
         }
         (seen.wall, seen.uptime) = (wall, uptime);
-        uptime >= self.started_at + self.settings.after_start && uptime >= seen.grace_until
+        uptime >= self.started_at + self.settings.grace_after_start && uptime >= seen.grace_until
     }
 
     /// How long nothing ends for its age, since the clock jumped. To be stored: a restart while the clock is still wrong
@@ -124,7 +128,7 @@ mod tests {
     #[test]
     fn nothing_ends_for_its_age_in_the_first_hour_after_a_start() {
         let clock = ManualClock::new(start());
-        let ages = Ages::new(clock.clone(), Some(start()), Duration::ZERO, AgeSettings::default());
+        let ages = Ages::new(clock.clone(), Some(start()), Duration::ZERO, ExpirySettings::default());
         clock.advance(HOUR - 1);
         assert!(!ages.may_end(DAYS));
         assert!(ages.may_end(DAYS - Duration::from_secs(1)), "but what is not kept for days does");
@@ -136,7 +140,7 @@ mod tests {
     fn nothing_ends_for_its_age_in_the_seven_days_of_running_after_the_clock_jumped() {
         for jump in [2 * 365 * DAY, -2 * 365 * DAY, DAY + 1] {
             let clock = ManualClock::new(start());
-            let ages = Ages::new(clock.clone(), None, Duration::ZERO, AgeSettings::default());
+            let ages = Ages::new(clock.clone(), None, Duration::ZERO, ExpirySettings::default());
             clock.advance(400 * DAY);
             assert!(ages.may_end(DAYS), "time that passes is no jump");
             clock.jump(jump);
@@ -159,7 +163,7 @@ mod tests {
     fn a_restart_does_not_end_the_grace() {
         let clock = ManualClock::new(start());
         let left = Duration::from_secs(2 * 24 * 3600);
-        let ages = Ages::new(clock.clone(), Some(start()), left, AgeSettings::default());
+        let ages = Ages::new(clock.clone(), Some(start()), left, ExpirySettings::default());
         clock.advance(2 * DAY - 1);
         assert_eq!((ages.may_end(DAYS), ages.grace_left()), (false, Duration::from_secs(1)));
         clock.advance(1);
@@ -171,7 +175,7 @@ mod tests {
         for (away, may_end) in [(-31, false), (31, false), (30, true), (-30, true), (0, true)] {
             let clock = ManualClock::new(start());
             let newest = start() + SignedDuration::from_hours(24 * away);
-            let ages = Ages::new(clock.clone(), Some(newest), Duration::ZERO, AgeSettings::default());
+            let ages = Ages::new(clock.clone(), Some(newest), Duration::ZERO, ExpirySettings::default());
             clock.advance(DAY);
             assert_eq!(ages.may_end(DAYS), may_end, "{away} days");
             clock.advance(6 * DAY);

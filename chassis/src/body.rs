@@ -31,9 +31,15 @@ enum Kind {
     Whole(Bytes),
     /// The same memory in every answer.
     Shared(Bytes),
-    Pieces { list: PieceStream, held: usize },
+    Pieces {
+        list: PieceStream,
+        held: usize,
+    },
     /// `None` once it has ended or failed.
-    Awaited { pieces: Option<AwaitedPieces>, held: usize },
+    Awaited {
+        pieces: Option<AwaitedPieces>,
+        held: usize,
+    },
 }
 
 /// Smaller answers are not counted: the number of requests in progress bounds them.
@@ -167,7 +173,9 @@ impl From<EncodedBody> for Body {
         match body {
             EncodedBody::Whole(bytes) => Kind::Whole(bytes).into(),
             EncodedBody::Shared(bytes) => Kind::Shared(bytes).into(),
-            EncodedBody::Pieces { pieces, held } => Kind::Pieces { list: PieceStream::new(pieces), held: held + AHEAD }.into(),
+            EncodedBody::Pieces { pieces, held } => {
+                Kind::Pieces { list: PieceStream::new(pieces), held: held + AHEAD }.into()
+            }
             EncodedBody::Awaited { pieces, held } => Kind::Awaited { pieces: Some(pieces), held }.into(),
         }
     }

@@ -17,10 +17,11 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{Error, Result, forwarded::network};
 
 /// The variable that sets [`BudgetSettings::total`], for refusals.
-pub const TOTAL_VARIABLE: &str = "OPENORCH_MAX_REQUEST_MEMORY";
+pub const TOTAL_VARIABLE: &str = "OPENORCH_API_MAX_REQUEST_MEMORY";
 /// The variable that sets [`BudgetSettings::per_address`], for refusals.
-pub const PER_ADDRESS_VARIABLE: &str = "OPENORCH_MAX_REQUEST_MEMORY_PER_ADDRESS";
+pub const PER_ADDRESS_VARIABLE: &str = "OPENORCH_API_MAX_REQUEST_MEMORY_PER_ADDRESS";
 
+/// A part of [`ApiSettings`](crate::router::ApiSettings).
 #[derive(Clone, Copy, Debug)]
 pub struct BudgetSettings {
     /// Bytes for all requests together.
@@ -30,12 +31,6 @@ pub struct BudgetSettings {
     pub per_address: usize,
     /// How long a request waits for room.
     pub wait: Duration,
-}
-
-impl Default for BudgetSettings {
-    fn default() -> BudgetSettings {
-        BudgetSettings { total: 256 << 20, per_address: 64 << 20, wait: Duration::from_secs(2) }
-    }
 }
 
 /// The budget, shared by all built-in operations.

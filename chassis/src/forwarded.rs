@@ -6,6 +6,7 @@ use std::{
     fmt::Write,
     hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv6Addr},
+    str::FromStr,
     sync::{Arc, Mutex},
 };
 
@@ -15,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use crate::{
     Error, Peer, Result,
     outbound::{Cidr, unwrapped},
+    setting_values,
 };
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -87,10 +89,12 @@ fn random() -> u64 {
 #[derive(Clone, Debug, Default)]
 pub struct NetworkList(Arc<[Cidr]>);
 
-impl NetworkList {
-    /// A comma-separated list of addresses and ranges.
-    pub fn parse(text: &str) -> Result<NetworkList> {
-        let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
+impl FromStr for NetworkList {
+    type Err = Error;
+
+    /// A comma-separated list of addresses and ranges, or `none`.
+    fn from_str(text: &str) -> Result<NetworkList> {
+        let words = text.split(',').map(str::trim).filter(|word| !matches!(*word, "" | "none"));
         let ranges = words.map(|word| {
             Cidr::parse(word).ok_or_else(|| {
                 Error::invalid(format!(
@@ -100,7 +104,11 @@ impl NetworkList {
         });
         Ok(NetworkList(ranges.collect::<Result<Vec<_>>>()?.into()))
     }
+}
 
+setting_values!(NetworkList);
+
+impl NetworkList {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.iter().any(|range| range.contains(unwrapped(address)))
     }
@@ -383,7 +391,7 @@ mod tests {
 
     fn hop(peer: &str, trusted: &str) -> Hop {
         let peer = Peer { address: peer.parse().unwrap(), tls: false };
-        Hop::new(&peer, &NetworkList::parse(trusted).unwrap())
+        Hop::new(&peer, &trusted.parse().unwrap())
     }
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {

@@ -109,17 +109,16 @@ pub trait Identity: Send + Sync + 'static {
     fn ended_credentials<'a>(&'a self, credentials: &'a [Credential]) -> BoxFuture<'a, Vec<Credential>>;
 }
 
-/// Who knows whether something of an account runs right now. The sessions of such an account are never idle
-/// (contract decision 8).
-pub trait Liveness: Send + Sync + 'static {
+/// Says whether an instance of an account is up. The sessions of such an account are never idle (contract decision 8).
+pub trait InstancePresence: Send + Sync + 'static {
     fn has_live_instance(&self, user_id: &str) -> bool;
 }
 
-/// Who keeps things that belong to accounts and go with them.
-pub trait Belongings: Send + Sync + 'static {
-    /// What to write so that nothing of the account is left; in one batch with its deletion.
-    fn removal<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, Result<Vec<openorch_store::Write>>>;
+/// What a service does when an account is deleted.
+pub trait AccountDeletionHook: Send + Sync + 'static {
+    /// The writes that delete the account's documents; they are in one batch with its deletion.
+    fn cascade<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, Result<Vec<openorch_store::Write>>>;
 
-    /// That was committed: the account and its things are gone.
-    fn removed(&self, user_id: &str);
+    /// That batch was committed: the account and its documents are gone.
+    fn deleted(&self, user_id: &str);
 }

@@ -17,6 +17,7 @@ pub mod log_limit;
 pub mod mail;
 pub mod metrics;
 pub mod outbound;
+pub mod platform;
 pub mod rate;
 pub mod request;
 pub mod respond;
@@ -24,6 +25,7 @@ pub mod router;
 pub mod routes;
 pub mod seal;
 pub mod service;
+pub mod settings;
 
 pub use audit::Audit;
 pub use body::{Body, EncodedBody};
@@ -32,6 +34,7 @@ pub use client_body::ClientBody;
 pub use error::{Error, Kind, Result};
 pub use identity::{Caller, Credential, Identity, Passage};
 pub use log_limit::LogLimit;
+pub use platform::{Module, NodePlace, Platform};
 pub use service::{Cx, Mounted, Service};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

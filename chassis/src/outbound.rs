@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{Error, Result};
+use crate::{Error, Result, settings};
 
 mod lookup;
 mod networks;
@@ -28,37 +28,28 @@ use lookup::{Lookups, Purpose};
 pub use networks::{Cidr, Networks, unwrapped};
 pub use url::InstanceUrl;
 
-/// How connections are opened.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// `OPENORCH_INSTANCE_NETWORKS`.
-    pub networks: Networks,
-    /// From the look-up of the name to the end of the TLS handshake.
-    pub connect_timeout: Duration,
-    /// How long a look-up may hold up a registration; a name that takes longer is checked when it is dialled.
-    pub check_timeout: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            networks: Networks::default(),
-            connect_timeout: Duration::from_secs(3),
-            check_timeout: Duration::from_millis(500),
-        }
+settings! {
+    /// How connections to addresses of users are opened: `[outbound]`.
+    pub struct OutboundSettings in "outbound" {
+        /// Networks that instances may be in: CIDRs, and the words loopback, private and public.
+        instance_networks: Networks = "loopback,private,public", as "OPENORCH_INSTANCE_NETWORKS";
+        /// Time to connect to an instance, from the look-up of its name to the end of the TLS handshake.
+        connect_timeout: Duration = "3s";
+        /// Time that the look-up of a name may hold up a registration; a name that takes longer is checked when it is dialled.
+        check_timeout: Duration = "500ms";
     }
 }
 
 /// Opens connections to instances. One for the whole process.
 pub struct Outbound {
-    settings: Settings,
+    settings: OutboundSettings,
     own: RwLock<Vec<SocketAddr>>,
     tls: OnceLock<TlsConnector>,
     lookups: Lookups,
 }
 
 impl Outbound {
-    pub fn new(settings: Settings) -> Outbound {
+    pub fn new(settings: OutboundSettings) -> Outbound {
         let lookups = Lookups::new(lookup::system_resolver());
         Outbound { settings, own: RwLock::default(), tls: OnceLock::new(), lookups }
     }
@@ -169,7 +160,7 @@ impl Outbound {
         if self.is_own(address) {
             return Some(own_refusal(address));
         }
-        let reason = self.settings.networks.refusal(address.ip())?;
+        let reason = self.settings.instance_networks.refusal(address.ip())?;
         Some(format!("it leads to {}, and {reason}", address.ip()))
     }
 

@@ -1,6 +1,8 @@
 //! The built-in paths: finds the operation of a request, checks who calls, reads the input within its limits, runs the
 //! handler, and counts and logs what came of it. Everything it knows of an operation comes from its row.
 
+mod settings;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -8,11 +10,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use openorch_api::{
-    Access, EXTENDED_HEADER, Effect, Guard, Parts, Row,
-    json::{self, Limits},
-    op,
-};
+use openorch_api::{Access, EXTENDED_HEADER, Effect, Guard, Parts, Row};
 use percent_encoding::percent_decode_str;
 use tokio::sync::Semaphore;
 use tracing::{Instrument, debug, error, info_span, warn};
@@ -20,83 +18,16 @@ use tracing::{Instrument, debug, error, info_span, warn};
 use crate::{
     Audit, Body, BoxFuture, Builtin, Caller, ClientBody, Credential, Error, Identity, Kind, LogLimit, Peer, Result,
     audit::{self, Call},
-    budget::{self, BudgetSettings, MemoryBudget, Reservation},
+    budget::{self, MemoryBudget, Reservation},
     forwarded::{ClientAddress, RequestId},
     local::FromThisMachine,
     metrics::OperationMetrics,
     rate::{Limiter, Rate},
-    request::{self, BodyLimits, Pace},
-    respond,
+    request, respond,
     service::{Bound, Handler, Mounted, RequestContext, Verdict, panic_text},
 };
 
-/// The limits of contract decision 23 that concern built-in operations.
-#[derive(Clone, Copy, Debug)]
-pub struct RouterSettings {
-    /// How fast a request body must arrive.
-    pub body_pace: Pace,
-    /// Bytes of a body as sent.
-    pub body_bytes: usize,
-    /// Bytes of a compressed body when decompressed.
-    pub body_unpacked_bytes: usize,
-    /// Bytes of the body of a public operation, as sent and decompressed.
-    pub public_body_bytes: usize,
-    /// How many times its size a body may grow by decompression.
-    pub decompression_ratio: usize,
-    /// How deep arrays and objects may be inside one another.
-    pub body_depth: usize,
-    /// JSON values in a body.
-    pub body_values: usize,
-    /// JSON values in the body of a public operation.
-    pub public_body_values: usize,
-    /// Large bodies decompressed and parsed at the same time, each on a thread of its own.
-    pub body_workers: usize,
-    /// The memory that requests in progress share.
-    pub memory: BudgetSettings,
-    /// Calls that write or are audited of one account; admins and built-in services have no limit.
-    pub writes_of_account: Rate,
-}
-
-impl Default for RouterSettings {
-    fn default() -> RouterSettings {
-        RouterSettings {
-            body_pace: Pace {
-                idle: Duration::from_secs(30),
-                timeout: Duration::from_secs(120),
-                min_rate: 500,
-                grace: Duration::from_secs(10),
-            },
-            body_bytes: op::BODY_LIMIT,
-            body_unpacked_bytes: op::BODY_LIMIT * op::UNPACKED_FACTOR,
-            public_body_bytes: op::PUBLIC_BODY_LIMIT,
-            decompression_ratio: 100,
-            body_depth: json::MAX_DEPTH,
-            body_values: json::MAX_VALUES,
-            public_body_values: json::MAX_PUBLIC_VALUES,
-            body_workers: 4,
-            memory: BudgetSettings::default(),
-            writes_of_account: Rate { per_second: 100, burst: 2_000 },
-        }
-    }
-}
-
-impl RouterSettings {
-    /// The limits of the body of one operation.
-    fn body_limits(&self, row: &Row) -> BodyLimits {
-        let is_public = matches!(row.access, Access::Public);
-        let (usual, usual_decompressed, usual_values) = match is_public {
-            true => (self.public_body_bytes, self.public_body_bytes, self.public_body_values),
-            false => (self.body_bytes, self.body_unpacked_bytes, self.body_values),
-        };
-        BodyLimits {
-            bytes: row.body_limit.unwrap_or(usual),
-            decompressed_bytes: row.body_limit.map_or(usual_decompressed, |limit| limit * op::UNPACKED_FACTOR),
-            decompression_ratio: self.decompression_ratio,
-            json: Limits { depth: self.body_depth, values: row.max_values.unwrap_or(usual_values) },
-            pace: self.body_pace,
-        }
-    }
-}
+pub use self::settings::ApiSettings;
 
 pub struct Router {
     inner: Arc<Inner>,
@@ -105,7 +36,7 @@ pub struct Router {
 struct Inner {
     identity: Arc<dyn Identity>,
     audit: Arc<Audit>,
-    settings: RouterSettings,
+    settings: ApiSettings,
     memory: Arc<MemoryBudget>,
     body_workers: Semaphore,
     /// By account.
@@ -147,7 +78,7 @@ impl Router {
         services: Vec<Mounted>,
         identity: Arc<dyn Identity>,
         audit: Arc<Audit>,
-        settings: RouterSettings,
+        settings: ApiSettings,
     ) -> Router {
         let mut routes: HashMap<usize, Vec<Route>> = HashMap::new();
         let mut first_segments = HashSet::new();
@@ -170,9 +101,12 @@ impl Router {
             inner: Arc::new(Inner {
                 identity,
                 audit,
-                memory: MemoryBudget::new(settings.memory),
-                body_workers: Semaphore::new(settings.body_workers.max(1)),
-                writes: Limiter::new(settings.writes_of_account),
+                memory: MemoryBudget::new(settings.memory()),
+                body_workers: Semaphore::new(settings.body_concurrency),
+                writes: Limiter::new(Rate {
+                    per_second: settings.max_writes_per_account,
+                    burst: settings.max_writes_burst,
+                }),
                 settings,
                 routes,
                 first_segments,
@@ -431,7 +365,7 @@ impl Inner {
             let (Rate { per_second, burst }, seconds) = (self.writes.rate(), wait.as_secs() as i64 + 1);
             Error::limited(format!(
                 "the account `{}` makes more than {per_second} calls a second that write, after {burst} at once; try again \
-                 in {seconds} s (an operator can raise OPENORCH_WRITES_PER_ACCOUNT)",
+                 in {seconds} s (an operator can raise OPENORCH_API_MAX_WRITES_PER_ACCOUNT)",
                 caller.slug
             ))
             .after(seconds)

@@ -39,3 +39,8 @@ pub trait Routes: Send + Sync + 'static {
 /// Instances to which the gateway could not connect, for the registry to probe at once. Bounded: a full channel
 /// loses nothing but speed, since the regular probe finds them too.
 pub type Suspects = tokio::sync::mpsc::Sender<Arc<str>>;
+
+/// Told of instances that the gateway could not connect to.
+pub trait UnreachableHook: Send + Sync + 'static {
+    fn unreachable(&self, instance_id: &str);
+}

@@ -17,7 +17,12 @@ use tracing::{Instrument, Span};
 
 use tokio::time::Instant;
 
-use crate::{Body, BoxFuture, Caller, Error, Result, audit, clock::Clock, respond};
+use crate::{
+    Body, BoxFuture, Caller, Error, Result, audit,
+    identity::{AccountDeletionHook, InstancePresence},
+    respond,
+    routes::UnreachableHook,
+};
 
 /// What a handler is called with: the state of its service and all that is known of the request.
 pub struct Cx<S> {
@@ -80,10 +85,8 @@ pub struct Task {
 
 /// A service being put together: its state, its operations, its background work.
 pub struct Service<S> {
-    slug: &'static str,
     state: Arc<S>,
-    bound: Vec<Bound>,
-    tasks: Vec<Task>,
+    mounted: Mounted,
     /// Turns for long answers.
     long_answers: Arc<Semaphore>,
 }
@@ -93,13 +96,39 @@ pub struct Mounted {
     pub slug: &'static str,
     pub bound: Vec<Bound>,
     pub tasks: Vec<Task>,
+    pub hooks: Hooks,
+}
+
+/// What a service is told by others, or tells them.
+#[derive(Clone, Default)]
+pub struct Hooks {
+    /// Run when an account is deleted.
+    pub account_deletion: Vec<Arc<dyn AccountDeletionHook>>,
+    /// Asked whether an instance of an account is up.
+    pub presence: Vec<Arc<dyn InstancePresence>>,
+    /// Run when the gateway could not connect to an instance.
+    pub unreachable: Vec<Arc<dyn UnreachableHook>>,
+}
+
+impl Hooks {
+    /// Those of all these services.
+    pub fn of(services: &[Mounted]) -> Hooks {
+        let mut all = Hooks::default();
+        for Mounted { hooks, .. } in services {
+            all.account_deletion.extend(hooks.account_deletion.iter().cloned());
+            all.presence.extend(hooks.presence.iter().cloned());
+            all.unreachable.extend(hooks.unreachable.iter().cloned());
+        }
+        all
+    }
 }
 
 impl<S: Send + Sync + 'static> Service<S> {
     pub fn new(slug: &'static str, state: Arc<S>) -> Service<S> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let long_answers = Arc::new(Semaphore::new(cores.max(MIN_LONG_ANSWERS)));
-        Service { slug, state, bound: Vec::new(), tasks: Vec::new(), long_answers }
+        let mounted = Mounted { slug, bound: Vec::new(), tasks: Vec::new(), hooks: Hooks::default() };
+        Service { state, mounted, long_answers }
     }
 
     /// Binds the handler of an operation.
@@ -182,7 +211,7 @@ impl<S: Send + Sync + 'static> Service<S> {
                 Some(turns) => Box::pin(run_beside(turns, work)),
             }
         });
-        self.bound.push(Bound { row, reads_body: I::HAS_BODY, handler: run });
+        self.mounted.bound.push(Bound { row, reads_body: I::HAS_BODY, handler: run });
         self
     }
 
@@ -193,7 +222,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         R: Future<Output = ()> + Send + 'static,
     {
         let state = self.state.clone();
-        self.tasks.push(Task { name, run: Arc::new(move || Box::pin(work(state.clone()))) });
+        self.mounted.tasks.push(Task { name, run: Arc::new(move || Box::pin(work(state.clone()))) });
         self
     }
 
@@ -215,8 +244,35 @@ impl<S: Send + Sync + 'static> Service<S> {
         })
     }
 
+    /// Has the service's documents of an account deleted with the account.
+    pub fn on_account_deletion(mut self) -> Self
+    where
+        S: AccountDeletionHook,
+    {
+        self.mounted.hooks.account_deletion.push(self.state.clone());
+        self
+    }
+
+    /// Has the service asked whether an instance of an account is up.
+    pub fn answers_presence(mut self) -> Self
+    where
+        S: InstancePresence,
+    {
+        self.mounted.hooks.presence.push(self.state.clone());
+        self
+    }
+
+    /// Has the service told of instances that the gateway could not connect to.
+    pub fn on_unreachable(mut self) -> Self
+    where
+        S: UnreachableHook,
+    {
+        self.mounted.hooks.unreachable.push(self.state.clone());
+        self
+    }
+
     pub fn mount(self) -> Mounted {
-        Mounted { slug: self.slug, bound: self.bound, tasks: self.tasks }
+        self.mounted
     }
 }
 
@@ -268,32 +324,6 @@ pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
         Err(payload) => payload.downcast_ref::<&str>().map_or_else(|| "panic".to_owned(), |text| (*text).to_owned()),
     }
 }
-
-/// What services share.
-#[derive(Clone)]
-pub struct Shared {
-    pub clock: Arc<dyn Clock>,
-    /// Asked before something ends for its age.
-    pub ages: Arc<crate::ages::Ages>,
-    pub ids: Arc<crate::ids::Ids>,
-    pub audit: Arc<crate::Audit>,
-    pub mailer: Arc<dyn crate::mail::Mailer>,
-    /// A list that cannot be asked for in pages is answered whole up to here (contract decision 7).
-    pub list_most: usize,
-}
-
-impl Shared {
-    /// Nothing is cut silently: a list that is too long is refused with the way out.
-    pub fn refuse_long_list(&self, length: usize, of: &str, way_out: &str) -> Result<()> {
-        if length > self.list_most {
-            return Err(Error::invalid(format!("there are more than {} {of}; {way_out}", self.list_most)));
-        }
-        Ok(())
-    }
-}
-
-/// The usual [`Shared::list_most`].
-pub const LIST_MOST: usize = 50_000;
 
 /// How long a lost race is run again: clients wait longer than this for an answer.
 const RETRY_LIMIT: Duration = Duration::from_secs(20);

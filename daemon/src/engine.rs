@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use openorch_store::{PostgresOptions, PostgresStore, SqliteStore, Store};
 
-use crate::{Settings, StartError, values::Engine};
+use crate::{Settings, StartError, settings::Engine};
 
 /// How long looking up the names of the database's hosts may take.
 const LOOKUP: Duration = Duration::from_secs(5);
@@ -14,7 +14,7 @@ const LOOKUP: Duration = Duration::from_secs(5);
 pub async fn open(settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
     match settings.engine() {
         Engine::Sqlite => {
-            let (folder, options) = (settings.server_dir(), settings.files());
+            let (folder, options) = (settings.server_dir(), settings.sqlite());
             let opening = tokio::task::spawn_blocking(move || SqliteStore::open(folder, options)).await;
             Ok(opening.map_err(|error| StartError(format!("the store could not be opened: {error}")))??)
         }
@@ -31,14 +31,14 @@ pub fn postgres(settings: &Settings) -> Result<PostgresOptions, StartError> {
                 .into(),
         )
     })?;
-    Ok(settings.database(PostgresOptions::new(connection)))
+    Ok(settings.postgres(PostgresOptions::new(connection)))
 }
 
 /// Where the data is, for people.
 pub fn place(settings: &Settings) -> String {
     match settings.engine() {
         Engine::Sqlite => format!("`{}`", settings.server_dir().display()),
-        Engine::Postgres => format!("the schema `{}` of the database", settings.schema()),
+        Engine::Postgres => format!("the schema `{}` of the database", settings.database.schema),
     }
 }
 

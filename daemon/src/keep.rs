@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use openorch_store::{Newest, Notes, PostgresRestoring, PostgresStore, Progress, Restoring};
 
-use crate::{Settings, StartError, VERSION, engine, start::collections, values::Engine};
+use crate::{Settings, StartError, VERSION, engine, settings::Engine, start::collections};
 
 /// Between two words about the progress.
 const PAUSE: Duration = Duration::from_millis(200);

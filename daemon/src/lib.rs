@@ -1,9 +1,7 @@
 //! The daemon as a library, so that tests start it inside their own process with a clock that they move.
 //! `main.rs` is the program around it.
 
-mod config_file;
 mod engine;
-mod environment;
 pub mod keep;
 mod live;
 mod mail;
@@ -12,7 +10,6 @@ pub mod secrets;
 mod server_time;
 pub mod settings;
 mod start;
-mod values;
 
 pub use settings::Settings;
 pub use start::{Running, StartError, reset_admin_password, start};

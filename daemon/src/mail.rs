@@ -9,20 +9,13 @@ use lettre::{
 };
 use openorch_chassis::{BoxFuture, Error, Result, mail::Mailer};
 
-use crate::{StartError, values::SmtpSecurity};
+use crate::{
+    StartError,
+    settings::{MailSettings, SmtpSecurity},
+};
 
 /// A server that does not take a message within this time is away.
 const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// What the settings say of the mail server.
-pub struct SmtpServer<'a> {
-    pub host: &'a str,
-    pub port: Option<u16>,
-    pub security: Option<SmtpSecurity>,
-    pub user: Option<&'a str>,
-    pub password: Option<&'a str>,
-    pub from: Option<&'a str>,
-}
 
 /// Sends through an SMTP server.
 pub struct SmtpMailer {
@@ -32,35 +25,33 @@ pub struct SmtpMailer {
 
 impl SmtpMailer {
     /// Connects with the first message.
-    pub fn new(server: SmtpServer<'_>) -> Result<SmtpMailer, StartError> {
-        let from = server.from.ok_or_else(|| {
+    pub fn new(host: &str, settings: &MailSettings) -> Result<SmtpMailer, StartError> {
+        let from = settings.from.as_deref().ok_or_else(|| {
             StartError("OPENORCH_SMTP_FROM is needed with OPENORCH_SMTP_HOST: the sender of the daemon's mail".into())
         })?;
         let from = from.parse().map_err(|error| StartError(format!("OPENORCH_SMTP_FROM: `{from}`: {error}")))?;
-        let is_near = server.host == "localhost" || server.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let is_near = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let usual = if is_near { SmtpSecurity::None } else { SmtpSecurity::StartTls };
-        let security = server.security.unwrap_or(usual);
-        if security == SmtpSecurity::None && !is_near && server.password.is_some() {
+        let security = settings.security.unwrap_or(usual);
+        if security == SmtpSecurity::None && !is_near && settings.password.is_some() {
             return Err(StartError(
                 "OPENORCH_SMTP_SECURITY=none would send the password of the mail account readable over the network; use \
                  starttls or tls"
                     .into(),
             ));
         }
-        let unusable = |error| StartError(format!("OPENORCH_SMTP_HOST: `{}` cannot be used: {error}", server.host));
+        let unusable = |error| StartError(format!("OPENORCH_SMTP_HOST: `{}` cannot be used: {error}", host));
         let mut builder = match security {
-            SmtpSecurity::StartTls => {
-                AsyncSmtpTransport::<Tokio1Executor>::starttls_relay(server.host).map_err(unusable)?
-            }
-            SmtpSecurity::Tls => AsyncSmtpTransport::<Tokio1Executor>::relay(server.host).map_err(unusable)?,
-            SmtpSecurity::None => AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(server.host).port(587),
+            SmtpSecurity::StartTls => AsyncSmtpTransport::<Tokio1Executor>::starttls_relay(host).map_err(unusable)?,
+            SmtpSecurity::Tls => AsyncSmtpTransport::<Tokio1Executor>::relay(host).map_err(unusable)?,
+            SmtpSecurity::None => AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host).port(587),
         };
-        if let Some(port) = server.port {
+        if let Some(port) = settings.port {
             builder = builder.port(port);
         }
-        if let Some(user) = server.user {
-            let password = server.password.unwrap_or_default();
-            builder = builder.credentials(Credentials::new(user.to_owned(), password.to_owned()));
+        if let Some(user) = &settings.user {
+            let password = settings.password.as_ref().map(|secret| secret.0.clone()).unwrap_or_default();
+            builder = builder.credentials(Credentials::new(user.clone(), password));
         }
         Ok(SmtpMailer { transport: builder.timeout(Some(TIMEOUT)).build(), from })
     }

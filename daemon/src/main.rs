@@ -9,7 +9,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use openorch::{Running, Settings, StartError, VERSION, keep, settings::Given};
+use openorch::{
+    Running, Settings, StartError, VERSION, keep,
+    settings::{Flags, secrets_help},
+};
 use openorch_chassis::clock::{Clock, SystemClock};
 use openorch_services::user::Registration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,17 +24,16 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Identity, registry, gateway and services for what you run, in one program.
 ///
-/// Each setting is a flag, a variable and a key of the config file, in this order of weight. Secrets are never flags:
-/// OPENORCH_ADMIN_PASSWORD and OPENORCH_ENCRYPTION_KEY are variables, or files named by the same variables with _FILE,
-/// or keys of the config file.
+/// Each setting is a flag, a variable and a key of the config file, in this order of weight. In the config file, `[http]` and
+/// the like are the tables of the settings below them. Secrets are never flags.
 #[derive(Parser)]
-#[command(name = "openorch", version = VERSION)]
+#[command(name = "openorch", version = VERSION, after_help = secrets_help())]
 struct Cli {
-    /// A config file (TOML) with settings under the names of the flags [OPENORCH_CONFIG]
+    /// A config file (TOML) [OPENORCH_CONFIG]
     #[arg(long, global = true)]
     config: Option<PathBuf>,
     #[command(flatten)]
-    given: Given,
+    flags: Flags,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -76,9 +78,9 @@ enum AdminCommand {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let (flags, file) = (cli.given, cli.config);
+    let (flags, file) = (cli.flags, cli.config);
     let read_settings = move || Settings::new(flags.clone(), file.as_deref());
-    let started = read_settings().and_then(|settings| Ok((Log::start(settings.log())?, settings)));
+    let started = read_settings().and_then(|settings| Ok((Log::start(&settings.daemon.log)?, settings)));
     let (log, settings) = match started {
         Ok(started) => started,
         // As for a mistake in a flag.
@@ -157,7 +159,7 @@ async fn serve(
     read_settings: impl Fn() -> Result<Settings, StartError>,
 ) -> Result<(), StartError> {
     let scheme = if settings.has_tls() { "https" } else { "http" };
-    let asked = settings.listen;
+    let asked = settings.listen();
     // Before anything else: a signal that comes while it starts is not lost, and never kills it half-way.
     let mut signals = Signals::new()?;
     let mut running = tokio::select! {
@@ -194,7 +196,7 @@ async fn serve(
 fn reload(running: &Running, log: &Log, read_settings: &impl Fn() -> Result<Settings, StartError>) {
     let reloaded = read_settings().and_then(|settings| {
         running.reload(&settings)?;
-        log.0(settings.log())
+        log.0(&settings.daemon.log)
     });
     match reloaded {
         Ok(()) => tracing::info!("reloaded the log level and the TLS files"),

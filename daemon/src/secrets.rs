@@ -10,7 +10,7 @@ use std::{
 
 use openorch_chassis::{ids::random_text, seal::PUBLISHED_DEFAULT_KEY};
 
-use crate::{StartError, settings::Given};
+use crate::StartError;
 
 /// The generated key's file in the folder of the server.
 const KEY_FILE: &str = "encryption.key";
@@ -21,22 +21,11 @@ const KEY_LENGTH: usize = 32;
 pub struct Secrets {
     pub admin_password: Option<String>,
     pub encryption_key: Option<String>,
-    /// The password of the account at the mail server.
-    pub smtp_password: Option<String>,
     /// Where the PostgreSQL database is, with its password.
     pub db_string: Option<String>,
 }
 
 impl Secrets {
-    pub fn from_environment(given: &Given) -> Result<Secrets, StartError> {
-        Ok(Secrets {
-            admin_password: read("OPENORCH_ADMIN_PASSWORD")?.or_else(|| given.admin_password.clone()),
-            encryption_key: read("OPENORCH_ENCRYPTION_KEY")?.or_else(|| given.encryption_key.clone()),
-            smtp_password: read("OPENORCH_SMTP_PASSWORD")?.or_else(|| given.smtp_password.clone()),
-            db_string: read("OPENORCH_DB_STRING")?.or_else(|| given.db_string.clone()),
-        })
-    }
-
     /// Whether the key is the one that everybody can look up (contract decision 13).
     pub fn has_published_key(&self) -> bool {
         self.encryption_key.as_deref() == Some(PUBLISHED_DEFAULT_KEY)
@@ -177,7 +166,7 @@ fn read_text(path: &Path) -> Result<String, String> {
 }
 
 /// The secret of a variable, else of the file that `…_FILE` names. An empty one counts as not set.
-fn read(name: &str) -> Result<Option<String>, StartError> {
+pub fn read(name: &str) -> Result<Option<String>, StartError> {
     if let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) {
         return value.into_string().map(Some).map_err(|_| StartError(format!("{name} is not UTF-8")));
     }

@@ -3,26 +3,22 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use openorch_chassis::{
-    Audit, BoxFuture, Builtin, Identity, Mounted,
+    Audit, BoxFuture, Builtin, Identity, Mounted, Platform,
     ages::Ages,
     audit::Audited,
     clock::Clock,
     ids::Ids,
     outbound::Outbound,
     router::Router,
-    routes::Routes,
     seal::Seal,
-    service::{Shared, supervise},
+    service::{Hooks, supervise},
 };
 use openorch_gateway::{Gateway, Metrics, Server, Table, Tls};
-use openorch_services::{platform, registry, user};
+use openorch_services::{MODULES, platform, registry, user};
 use openorch_store::{Collection, Store};
 use tokio::{
     net::TcpListener,
@@ -35,7 +31,7 @@ use crate::{
     live::Backups,
     metered::{Metered, StoreMetrics},
     server_time::Time,
-    values::Engine,
+    settings::Engine,
 };
 
 /// Instances the gateway could not reach that wait to be probed; more are found by the regular probes.
@@ -128,7 +124,7 @@ impl Running {
 pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     crate::settings::raise_file_limit();
     // Bound first, so that a taken port is told before anything is touched.
-    let listener = bind(settings.listen).await?;
+    let listener = bind(settings.listen()).await?;
     let place = engine::place(&settings);
     if settings.engine() == Engine::Postgres {
         settings.secrets.given_key()?;
@@ -145,7 +141,8 @@ pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running,
 
 /// The collections of all services.
 pub(crate) fn collections() -> Vec<Collection> {
-    user::collections().iter().chain(registry::collections()).map(|collection| **collection).collect()
+    let of_modules = MODULES.iter().flat_map(|module| module.collections);
+    user::collections().iter().chain(of_modules).map(|collection| **collection).collect()
 }
 
 async fn assemble(
@@ -169,30 +166,29 @@ async fn assemble(
     let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
     let newest = audit.newest().await?.max(registry::last_heartbeat(&store).await?);
     let grace_left = user::stored_clock_grace(&store).await?;
-    let ages = Arc::new(Ages::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.ages()));
+    let ages = Arc::new(Ages::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.expiry.clone()));
     let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone()));
-    let shared = Shared {
+    let outbound = Arc::new(Outbound::new(settings.outbound.clone()));
+    let table = Arc::new(Table::new());
+    let mut platform = Platform {
+        store: store.clone(),
         clock: clock.clone(),
         ages,
         ids: ids.clone(),
+        seal,
         audit: audit.clone(),
         mailer: settings.mailer()?,
-        list_most: settings.list_most(),
+        outbound: outbound.clone(),
+        routes: table.clone(),
+        node: settings.node_place(local(&listener)?)?,
+        max_unpaged_list: settings.api.max_unpaged_list,
+        given: settings.given.clone(),
     };
 
-    let default_password = Arc::new(AtomicBool::new(false));
-    let asked_loopback = settings.listen.ip().is_loopback();
-    let users = user::prepare(
-        store.clone(),
-        shared.clone(),
-        &seal,
-        |is_default| settings.user(asked_loopback || is_default || settings.secrets.has_published_key()),
-        settings.secrets.admin_password.clone(),
-        default_password.clone(),
-    )
-    .await?;
-    let registration = users.registration();
-    let way_out = way_out(default_password.load(Ordering::SeqCst), settings.secrets.has_published_key());
+    let asked_loopback = settings.listen().ip().is_loopback();
+    let loopback_only = asked_loopback || settings.secrets.has_published_key();
+    let seeded = user::seed(&platform, settings.secrets.admin_password.clone(), loopback_only).await?;
+    let way_out = way_out(seeded.has_default_password, settings.secrets.has_published_key());
     let held_back = way_out.clone().filter(|_| !asked_loopback);
     let listener = if held_back.is_some() {
         let port = local(&listener)?.port();
@@ -202,29 +198,29 @@ async fn assemble(
         listener
     };
     let address = local(&listener)?;
-    let passwords = users.password_counts().await?;
-    tell_weak_passwords(passwords, asked_loopback || held_back.is_some());
-
-    let outbound = Arc::new(Outbound::new(settings.outbound()?));
+    platform.node = settings.node_place(address)?;
     let mut own = engine::addresses(&settings).await?;
     own.push(address);
     outbound.set_own_addresses(own);
-    let table = Arc::new(Table::new());
-    let routes: Arc<dyn Routes> = table.clone();
-    let registry =
-        registry::prepare(store.clone(), shared, outbound.clone(), routes, settings.registry(address)?).await?;
-    users.watch_liveness(registry.clone());
-    users.watch_belongings(vec![registry.clone()]);
+
+    let mut services: Vec<Mounted> = Vec::new();
+    for module in MODULES {
+        services.push((module.start)(&platform).await?);
+    }
+    let hooks = Hooks::of(&services);
+    let default_password = Arc::new(AtomicBool::new(false));
+    let users = user::open(&platform, seeded, hooks.clone(), default_password.clone()).await?;
+    let registration = users.registration();
+    let passwords = users.password_counts().await?;
+    tell_weak_passwords(passwords, asked_loopback || held_back.is_some());
     let own_key = match settings.engine() {
         Engine::Sqlite => settings.secrets.generated_key(&settings.server_dir())?,
         Engine::Postgres => None,
     };
     let backups = Backups::new(store.clone(), clock, ids, settings.server_dir(), own_key);
     let backup = Box::new(move || -> BoxFuture<'static, _> { Box::pin(backups.clone().make()) });
-    let platform = platform::Platform::new(store.clone(), backup, VERSION);
-
-    let mut services: Vec<Mounted> =
-        vec![platform::service(platform.clone()), user::service(users.clone()), registry::service(registry.clone())];
+    let own_paths = platform::Platform::new(store.clone(), backup, VERSION);
+    services.extend([platform::service(own_paths.clone()), user::service(users.clone())]);
     let mut tasks = JoinSet::new();
     for task in services.iter_mut().flat_map(|service| std::mem::take(&mut service.tasks)) {
         tasks.spawn(supervise(task));
@@ -233,22 +229,22 @@ async fn assemble(
     let (suspects, mut suspected) = mpsc::channel::<Arc<str>>(SUSPECTS);
     tasks.spawn(async move {
         while let Some(instance_id) = suspected.recv().await {
-            registry.suspect(&instance_id);
+            hooks.unreachable.iter().for_each(|services| services.unreachable(&instance_id));
         }
     });
 
     let identity: Arc<dyn Identity> = users.clone();
-    let router = Arc::new(Router::new(services, identity.clone(), audit.clone(), settings.router()));
+    let router = Arc::new(Router::new(services, identity.clone(), audit.clone(), settings.api.clone()));
     let metrics = Arc::new(Metrics::default());
     let (operations, counted, entries) = (router.metrics_source(), metrics.clone(), audit.clone());
-    let gateway_settings = settings.gateway()?;
-    let limits = [("connections", gateway_settings.connections), ("requests", gateway_settings.max_requests)];
-    platform.set_metrics(Box::new(move || {
+    let http = &settings.gateway.http;
+    let limits = [("connections", http.max_connections), ("requests", http.max_requests)];
+    own_paths.set_metrics(Box::new(move || {
         let gateway = gateway_metrics(&counted, limits);
         operations() + &gateway + &store_metrics.text() + &users.metrics() + &entries.metrics()
     }));
     let builtin: Arc<dyn Builtin> = router;
-    let tls = gateway_settings.tls.clone();
+    let tls = settings.tls()?;
     let gateway = Arc::new(Gateway {
         table,
         identity,
@@ -262,7 +258,8 @@ async fn assemble(
         },
         way_out: way_out.unwrap_or_default(),
         metrics,
-        settings: gateway_settings,
+        tls: tls.clone(),
+        settings: settings.gateway.clone(),
     });
     let (stop, stopped) = oneshot::channel();
     let served = tokio::spawn(async move {
@@ -324,9 +321,9 @@ pub async fn reset_admin_password(
     let collections: Vec<Collection> = user::collections().iter().map(|collection| **collection).collect();
     let outcome = async {
         store.open_collections(&collections).await?;
-        let user = settings.user(settings.listen.ip().is_loopback());
         let clock = Time::of(&*store, clock).await?.clock;
-        let rules = (user.password_rules, user.network_password_rules);
+        let loopback_only = settings.listen().ip().is_loopback();
+        let rules = (settings.user.password_rules(loopback_only), settings.user.password_rules(false));
         Ok(user::reset_admin_password(store.clone(), &*clock, rules, slug, password).await?)
     };
     let outcome = outcome.await;

@@ -288,7 +288,7 @@ impl Request {
             connection.life.give(Order::Stop);
         }
         let handle = Handle::current(&connection.life);
-        let budget = gateway.settings.answer_memory;
+        let budget = *gateway.settings.forward.max_response_memory;
         let share = |client: &ClientPlace| Share { network: client.network(), bytes: client.share(budget) };
         let share = connection.place.as_ref().map(share);
         let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), share, refusal.is_some()));

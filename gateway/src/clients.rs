@@ -72,13 +72,13 @@ impl Clients {
     /// A place for a connection from this address: `Ok(None)` where none is needed, since the address is exempt. The error
     /// is how many it has.
     pub fn enter(self: &Arc<Clients>, address: IpAddr, settings: &Settings) -> Result<Option<ClientPlace>, usize> {
-        let is_proxy = settings.trusted_proxies.contains(address);
-        if settings.exempt_addresses.contains(address) && !is_proxy {
+        let is_proxy = settings.http.trusted_proxies.contains(address);
+        if settings.http.address_limit_exempt.contains(address) && !is_proxy {
             return Ok(None);
         }
         let share = |of_all: usize, of_address: usize| if is_proxy { of_all * PROXY_QUARTERS / 4 } else { of_address };
-        let max_connections = share(settings.connections, settings.connections_per_address).max(1);
-        let max_requests = share(settings.max_requests, settings.requests_per_address).max(1) as u64;
+        let max_connections = share(settings.http.max_connections, settings.http.connections_per_address()).max(1);
+        let max_requests = share(settings.http.max_requests, settings.http.requests_per_address()).max(1) as u64;
         let network = network(address);
         let mut by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
         let usage = by_network.entry(network).or_default();
@@ -118,13 +118,13 @@ pub fn admit(
 ) -> Admission {
     let usage = client.map(|client| client.usage.clone());
     let proxied = client
-        .zip(behind_proxy.filter(|client| !settings.exempt_addresses.contains(*client)))
+        .zip(behind_proxy.filter(|client| !settings.http.address_limit_exempt.contains(*client)))
         .map(|(proxy, client)| Proxied::enter(&proxy.clients, client));
-    let total = settings.max_requests as u64;
+    let total = settings.http.max_requests as u64;
     // Requests to services may last as long as those like. So that an operator can act then, some places are left.
     let most = if is_builtin { total } else { (total - total / 8).max(1) };
     let shares = [
-        proxied.as_ref().map(|proxied| (&proxied.usage, settings.requests_per_address.max(1) as u64)),
+        proxied.as_ref().map(|proxied| (&proxied.usage, settings.http.requests_per_address().max(1) as u64)),
         client.map(|client| (&client.usage, client.max_requests)),
     ];
     let mut entered = Vec::new();
@@ -133,7 +133,7 @@ pub fn admit(
         if !enter(&usage.requests, *share) {
             refusal = Some(Refusal::limited(format!(
                 "{share} requests from your network are in progress, as many as there may be \
-                 (OPENORCH_MAX_REQUESTS_PER_ADDRESS, or three quarters of OPENORCH_MAX_REQUESTS for a trusted proxy); try \
+                 (OPENORCH_HTTP_MAX_REQUESTS_PER_ADDRESS, or three quarters of OPENORCH_HTTP_MAX_REQUESTS for a trusted proxy); try \
                  again when some have ended"
             )));
             break;
@@ -142,7 +142,7 @@ pub fn admit(
     }
     if refusal.is_none() && !enter(&metrics.in_flight, most) {
         refusal = Some(Refusal::unavailable(format!(
-            "{most} requests are in progress, as many as there may be {} (OPENORCH_MAX_REQUESTS); try again in a moment",
+            "{most} requests are in progress, as many as there may be {} (OPENORCH_HTTP_MAX_REQUESTS); try again in a moment",
             if is_builtin { "in all" } else { "for services" }
         )));
     }
@@ -220,19 +220,20 @@ impl Drop for RequestPlace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use openorch_chassis::forwarded::NetworkList;
+    use crate::HttpSettings;
 
     #[test]
     fn an_address_has_a_share_a_trusted_proxy_a_larger_one_and_an_exempt_one_none() {
-        let settings = Settings {
-            connections: 8,
-            connections_per_address: 2,
+        let http = HttpSettings {
+            max_connections: 8,
+            max_connections_per_address: Some(2),
             max_requests: 100,
-            requests_per_address: 1,
-            trusted_proxies: NetworkList::parse("10.0.0.1").unwrap(),
-            exempt_addresses: NetworkList::parse("127.0.0.0/8").unwrap(),
-            ..Settings::default()
+            max_requests_per_address: Some(1),
+            trusted_proxies: "10.0.0.1".parse().unwrap(),
+            address_limit_exempt: "127.0.0.0/8".parse().unwrap(),
+            ..HttpSettings::default()
         };
+        let settings = Settings { http, ..Settings::default() };
         let clients = Arc::new(Clients::default());
         let enter = |address: &str| clients.enter(address.parse().unwrap(), &settings);
         for (addresses, most) in
@@ -266,13 +267,14 @@ mod tests {
 
     #[test]
     fn a_client_behind_a_trusted_proxy_has_the_share_of_an_address_also_where_the_proxy_is_exempt() {
-        let settings = Settings {
+        let http = HttpSettings {
             max_requests: 8,
-            requests_per_address: 2,
-            trusted_proxies: NetworkList::parse("127.0.0.1").unwrap(),
-            exempt_addresses: NetworkList::parse("127.0.0.0/8").unwrap(),
-            ..Settings::default()
+            max_requests_per_address: Some(2),
+            trusted_proxies: "127.0.0.1".parse().unwrap(),
+            address_limit_exempt: "127.0.0.0/8".parse().unwrap(),
+            ..HttpSettings::default()
         };
+        let settings = Settings { http, ..Settings::default() };
         let clients = Arc::new(Clients::default());
         let proxy = clients.enter("127.0.0.1".parse().unwrap(), &settings).unwrap().expect("a share of its own");
         let metrics = Arc::new(Metrics::default());

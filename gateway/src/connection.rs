@@ -30,7 +30,7 @@ pub struct Connection {
     pub hop: Hop,
     /// `None` for an address without a share.
     pub place: Option<ClientPlace>,
-    /// One of `OPENORCH_CONNECTIONS`, also for a tunnel that the connection became.
+    /// One of `OPENORCH_HTTP_MAX_CONNECTIONS`, also for a tunnel that the connection became.
     pub _room: OwnedSemaphorePermit,
 }
 

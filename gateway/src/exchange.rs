@@ -143,7 +143,7 @@ impl Exchange {
         let awaited = self.awaited.load(Relaxed);
         awaited != NOTHING_OFFERED
             && !self.is_answered.load(Relaxed)
-            && u128::from(now.saturating_sub(awaited)) >= settings.forwarded_read_timeout.as_millis()
+            && u128::from(now.saturating_sub(awaited)) >= settings.forward.read_timeout.as_millis()
     }
 
     /// A piece of the answer is there for the client to take.
@@ -159,9 +159,9 @@ impl Exchange {
     /// Whether the client has left a piece of the answer for longer than it may.
     pub fn is_stalled(&self, now: u64, settings: &Settings) -> bool {
         let limit = match self.service.get() {
-            Some(_) => settings.forwarded_write_timeout,
-            None if self.is_refused => settings.write_timeout.min(REFUSAL_TIMEOUT),
-            None => settings.write_timeout,
+            Some(_) => settings.forward.write_timeout,
+            None if self.is_refused => settings.http.write_timeout.min(REFUSAL_TIMEOUT),
+            None => settings.http.write_timeout,
         };
         self.untaken_for(now).is_some_and(|time| u128::from(time) >= limit.as_millis())
     }

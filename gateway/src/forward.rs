@@ -54,7 +54,7 @@ pub async fn forward(
     let Some(service) = gateway.table.find(slug) else {
         return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no service `{}` is registered here", shown(slug))));
     };
-    let most = gateway.settings.passages;
+    let most = gateway.settings.forward.max_hops;
     if headers::passages(request.headers()) >= most {
         return Err(Refusal::new(
             StatusCode::LOOP_DETECTED,
@@ -86,7 +86,7 @@ pub async fn forward(
     let upload = match body.is_end_stream() {
         true => Upload::Empty,
         false => {
-            let gate = gate.clone().map(|gate| (gate, gateway.settings.expect));
+            let gate = gate.clone().map(|gate| (gate, gateway.settings.forward.expect_continue_timeout));
             Upload::new(body, gate, running)
         }
     };

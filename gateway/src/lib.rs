@@ -30,7 +30,7 @@ use openorch_chassis::{Builtin, Identity, outbound::Outbound, routes::Suspects};
 
 pub use metrics::{Metrics, Snapshot};
 pub use server::Server;
-pub use settings::{LOOPBACK, Settings};
+pub use settings::{ForwardSettings, HttpSettings, Settings};
 pub use table::Table;
 pub use tls::Tls;
 
@@ -47,5 +47,7 @@ pub struct Gateway {
     /// How that ends, for whoever is refused meanwhile.
     pub way_out: String,
     pub metrics: Arc<Metrics>,
+    /// TLS on the listening port; its files may be read again.
+    pub tls: Option<Arc<Tls>>,
     pub settings: Settings,
 }

@@ -178,14 +178,14 @@ impl Life {
         }
         let blocked = self.blocked.load(Relaxed);
         if blocked != NOT_BLOCKED
-            && u128::from(now.saturating_sub(blocked)) >= settings.forwarded_write_timeout.as_millis()
+            && u128::from(now.saturating_sub(blocked)) >= settings.forward.write_timeout.as_millis()
         {
             return Some(Order::Stop);
         }
         let (limit, order) = match self.waits_for.load(Relaxed) {
-            FIRST_BYTE => (settings.first_byte, Order::Stop),
-            HEAD => (settings.head, Order::Stop),
-            _ => (settings.idle, Order::Finish),
+            FIRST_BYTE => (settings.http.first_byte_timeout, Order::Stop),
+            HEAD => (settings.http.header_timeout, Order::Stop),
+            _ => (settings.http.keepalive_timeout, Order::Finish),
         };
         let waited = Duration::from_millis(now.saturating_sub(self.since.load(Relaxed)));
         if waited < limit {

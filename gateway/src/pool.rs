@@ -55,7 +55,7 @@ impl Instance {
             return;
         }
         let mut idle = self.idle();
-        if idle.len() < settings.pool_size {
+        if idle.len() < settings.forward.upstream_max_idle {
             idle.push(sender);
         }
     }
@@ -96,6 +96,8 @@ impl Sender {
 
     fn is_fresh(&self, now: u64, settings: &Settings) -> bool {
         let within = |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) <= limit.as_millis();
-        !self.http.is_closed() && within(self.since, settings.pool_idle) && within(self.born, settings.pool_age)
+        !self.http.is_closed()
+            && within(self.since, settings.forward.upstream_idle_timeout)
+            && within(self.born, settings.forward.upstream_max_lifetime)
     }
 }

@@ -53,21 +53,21 @@ impl Server {
         let mut http = auto::Builder::new(StreamExecutor);
         // A client that closes its sending side has left: `half_close` stays off. hyper's own time-out for heads is
         // not used, since it counts between requests too; `life` does that work for all connections at once.
-        http.http1().max_buf_size(settings.head_bytes.max(8192));
-        if settings.head_fields != 100 {
+        http.http1().max_buf_size((*settings.http.max_header_bytes).max(8192));
+        if settings.http.max_headers != 100 {
             // The default of 100 lives on the stack, any other number costs allocations.
-            http.http1().max_headers(settings.head_fields);
+            http.http1().max_headers(settings.http.max_headers);
         }
         http.http2()
             .timer(TokioTimer::new())
-            .max_concurrent_streams(settings.streams_per_connection)
+            .max_concurrent_streams(settings.http.max_streams_per_connection)
             // What a client lets pile up in its streams is held for each of them.
             .max_send_buf_size(STREAM_BUFFER)
-            .max_header_list_size(settings.head_bytes.try_into().unwrap_or(u32::MAX));
+            .max_header_list_size((*settings.http.max_header_bytes).try_into().unwrap_or(u32::MAX));
         Server {
             clock: Arc::new(Clock::start()),
             lives: Arc::default(),
-            room: Arc::new(Semaphore::new(settings.connections)),
+            room: Arc::new(Semaphore::new(settings.http.max_connections)),
             clients: Arc::default(),
             refused_connections: LogLimit::once_a_minute(),
             http,
@@ -89,7 +89,7 @@ impl Server {
         shutdown.await;
         drop(stop);
         server.lives.give_all(Order::Finish);
-        let drain = server.gateway.settings.drain;
+        let drain = server.gateway.settings.http.drain;
         if tokio::time::timeout(drain, server.lives.all_ended()).await.is_err() {
             tracing::warn!(connections = server.lives.count(), "requests still running after {drain:?} are cut");
             server.lives.give_all(Order::Stop);
@@ -123,7 +123,7 @@ impl Server {
                     if complaint.allow().is_some() {
                         tracing::error!(%error, "no connection can be accepted; raise the limit on open files if this goes on");
                     }
-                    sleep(self.gateway.settings.accept_pause).await;
+                    sleep(*self.gateway.settings.http.accept_pause).await;
                 }
             }
         }
@@ -136,7 +136,7 @@ impl Server {
             tracing::warn!(
                 client.address = %from.ip(),
                 "a connection is refused: its network has {has} open, as many as it may \
-                 (OPENORCH_MAX_CONNECTIONS_PER_ADDRESS); {more} more were refused since the last such line"
+                 (OPENORCH_HTTP_MAX_CONNECTIONS_PER_ADDRESS); {more} more were refused since the last such line"
             );
         }
     }
@@ -168,7 +168,7 @@ impl Server {
         // A client that vanished without a word is found out, also one that is not written to.
         let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
         let socket = Socket { stream, life: life.clone(), clock: self.clock.clone() };
-        let tls = &self.gateway.settings.tls;
+        let tls = &self.gateway.tls;
         let stream = match tls {
             None => Stream::Plain(socket),
             Some(tls) => {
@@ -187,7 +187,7 @@ impl Server {
             clock: self.clock.clone(),
             lives: self.lives.clone(),
             life: life.clone(),
-            hop: Hop::new(&peer, &self.gateway.settings.trusted_proxies),
+            hop: Hop::new(&peer, &self.gateway.settings.http.trusted_proxies),
             place,
             _room: room,
             peer,
@@ -218,7 +218,12 @@ impl Server {
     /// Time for all: the clock, the connections that waited too long, the unused ones to instances.
     async fn tick(self: Arc<Server>) {
         let settings = &self.gateway.settings;
-        let shortest = settings.first_byte.min(settings.head).min(settings.idle).min(settings.pool_idle);
+        let shortest = settings
+            .http
+            .first_byte_timeout
+            .min(settings.http.header_timeout)
+            .min(settings.http.keepalive_timeout)
+            .min(settings.forward.upstream_idle_timeout);
         let step = (shortest / 8).clamp(Duration::from_millis(5), Duration::from_secs(1));
         loop {
             sleep(step).await;
@@ -233,7 +238,7 @@ impl Server {
     async fn end_stale_exchanges(self: Arc<Server>) {
         let (settings, metrics) = (&self.gateway.settings, &self.gateway.metrics);
         let shortest =
-            settings.write_timeout.min(settings.forwarded_write_timeout).min(settings.forwarded_read_timeout);
+            settings.http.write_timeout.min(settings.forward.write_timeout).min(settings.forward.read_timeout);
         let step = (shortest / 8).clamp(Duration::from_millis(5), EXCHANGE_CHECK);
         loop {
             sleep(step).await;

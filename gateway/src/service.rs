@@ -110,17 +110,17 @@ fn check_head(connection: &Connection, request: &Request<ClientBody>) -> Result<
             "CONNECT is not spoken here; name a service by its path",
         ));
     }
-    if uri.path_and_query().is_some_and(|path| path.as_str().len() > settings.target_bytes) {
+    if uri.path_and_query().is_some_and(|path| path.as_str().len() > *settings.http.max_uri_bytes) {
         return Err(Refusal::new(
             StatusCode::URI_TOO_LONG,
-            format!("this request's target is longer than {} bytes", settings.target_bytes),
+            format!("this request's target is longer than {} bytes", *settings.http.max_uri_bytes),
         ));
     }
     let headers = request.headers();
-    if headers.len() > settings.head_fields {
+    if headers.len() > settings.http.max_headers {
         return Err(Refusal::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            format!("this request has more than {} header fields", settings.head_fields),
+            format!("this request has more than {} header fields", settings.http.max_headers),
         ));
     }
     if !headers::only_chunked(headers) {

@@ -51,7 +51,7 @@ pub fn join(request: &body::Request, client: OnUpgrade, instance: OnUpgrade) {
 }
 
 async fn run(entry: &Entry, client: OnUpgrade, instance: OnUpgrade, settings: &Settings) -> Option<io::Result<()>> {
-    let size = settings.tunnel_buffer;
+    let size = *settings.forward.tunnel_buffer;
     let work = async {
         let (from_client, to_client) = split(TokioIo::new(client.await.map_err(io::Error::other)?));
         let (from_instance, to_instance) = split(TokioIo::new(instance.await.map_err(io::Error::other)?));
@@ -62,11 +62,11 @@ async fn run(entry: &Entry, client: OnUpgrade, instance: OnUpgrade, settings: &S
         tokio::select! {
             ended = &mut up => {
                 ended?;
-                until_silent(down, &moved, settings.half_closed).await
+                until_silent(down, &moved, settings.forward.half_closed_timeout).await
             }
             ended = &mut down => {
                 ended?;
-                until_silent(up, &moved, settings.half_closed).await
+                until_silent(up, &moved, settings.forward.half_closed_timeout).await
             }
         }
     };

@@ -30,7 +30,7 @@ pub fn beyond_budget(mut untaken: Vec<Arc<Exchange>>, now: u64, settings: &Setti
     untaken.retain(|exchange| {
         let bytes = exchange.held_bytes();
         let of_network = exchange.share().map(|share| (by_network.entry(share.network).or_default(), share.bytes));
-        let fits = total + bytes <= settings.answer_memory
+        let fits = total + bytes <= *settings.forward.max_response_memory
             && of_network.as_ref().is_none_or(|(held, most)| **held + bytes <= *most);
         if fits {
             total += bytes;
@@ -45,6 +45,8 @@ pub fn beyond_budget(mut untaken: Vec<Arc<Exchange>>, now: u64, settings: &Setti
 
 #[cfg(test)]
 mod tests {
+    use openorch_chassis::settings::ByteSize;
+
     use super::*;
     use crate::{exchange::Handle, life::Life};
 
@@ -58,7 +60,8 @@ mod tests {
     #[test]
     fn those_untaken_for_longest_end_first_within_an_address_and_in_all() {
         let one = untaken(0, None).held_bytes();
-        let settings = Settings { answer_memory: 4 * one, ..Settings::default() };
+        let mut settings = Settings::default();
+        settings.forward.max_response_memory = ByteSize(4 * one);
         let since = |ended: Vec<Arc<Exchange>>| {
             ended.iter().map(|exchange| 100 - exchange.untaken_for(100).unwrap()).collect::<Vec<_>>()
         };

@@ -67,12 +67,12 @@ pub struct Paging {
 const PAGE: usize = 1000;
 
 impl Paging {
-    /// Without a limit and a place the whole list is asked for, which has at most `list_most` entries.
-    pub fn new(limit: Option<i64>, after: Option<String>, list_most: usize) -> Result<Paging> {
+    /// Without a limit and a place the whole list is asked for, which has at most `max_unpaged_list` entries.
+    pub fn new(limit: Option<i64>, after: Option<String>, max_unpaged_list: usize) -> Result<Paging> {
         let after = after.filter(|after| !after.is_empty());
-        let most = PAGE.min(list_most);
+        let most = PAGE.min(max_unpaged_list);
         let limit = match limit.unwrap_or_default() {
-            0 if after.is_none() => return Ok(Paging { limit: list_most, is_page: false, after }),
+            0 if after.is_none() => return Ok(Paging { limit: max_unpaged_list, is_page: false, after }),
             0 => most,
             limit => usize::try_from(limit)
                 .ok()

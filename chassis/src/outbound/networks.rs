@@ -1,8 +1,11 @@
 //! Which IP addresses may be dialled: ranges as sets, and those that never may, whatever a setting says.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
-use crate::{Error, Result};
+use crate::{Error, Result, setting_values};
 
 /// A range of addresses, `10.0.0.0/8` or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +53,11 @@ impl Default for Networks {
     }
 }
 
-impl Networks {
+impl FromStr for Networks {
+    type Err = Error;
+
     /// A comma-separated list of `loopback`, `private`, `public` and ranges such as `10.0.0.0/8`.
-    pub fn parse(text: &str) -> Result<Networks> {
+    fn from_str(text: &str) -> Result<Networks> {
         let mut networks = Networks { loopback: false, private: false, public: false, ranges: Vec::new() };
         for word in text.split(',').map(str::trim).filter(|w| !w.is_empty()) {
             match word {
@@ -68,7 +73,11 @@ impl Networks {
         }
         Ok(networks)
     }
+}
 
+setting_values!(Networks);
+
+impl Networks {
     /// Why `address` may not be dialled; `None` where it may.
     pub fn refusal(&self, address: IpAddr) -> Option<&'static str> {
         if let Some(reason) = carried(address).into_iter().flatten().find_map(|inner| never(IpAddr::V4(inner))) {
@@ -205,7 +214,7 @@ mod tests {
 
     #[test]
     fn some_addresses_are_never_dialled() {
-        let all = Networks::parse("loopback,private,public,0.0.0.0/0,::/0").unwrap();
+        let all = Networks::from_str("loopback,private,public,0.0.0.0/0,::/0").unwrap();
         for address in [
             "169.254.169.254",
             "169.254.0.1",
@@ -271,11 +280,11 @@ mod tests {
             ("10.0.0.7, public", "10.0.0.7", true),
             ("", "127.0.0.1", false),
         ] {
-            let networks = Networks::parse(setting).unwrap();
+            let networks = Networks::from_str(setting).unwrap();
             assert_eq!(networks.refusal(address.parse().unwrap()).is_none(), allowed, "{setting} {address}");
         }
         for bad in ["10.0.0.0/33", "lan", "10.0.0/8", "::/129", "1.2.3.4/-1"] {
-            assert!(Networks::parse(bad).is_err(), "{bad}");
+            assert!(Networks::from_str(bad).is_err(), "{bad}");
         }
     }
 }

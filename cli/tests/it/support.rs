@@ -122,7 +122,7 @@ impl Daemon {
     pub fn start() -> Daemon {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(daemon_program());
-        command.args(["--listen", "127.0.0.1:0", "--probe-interval", "200ms"]).env("OPENORCH_UI_LISTEN", "");
+        command.args(["--listen", "127.0.0.1:0", "--registry-probe-interval", "200ms"]).env("OPENORCH_UI_LISTEN", "");
         command.arg("--data-dir").arg(folder.path()).env("HOME", folder.path()).env("OPENORCH_LOG", "error");
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -46,7 +46,7 @@ fn what_is_missing_or_wrong_is_named_without_the_password() {
     let folder = TempDir::new().unwrap();
     let key = ("OPENORCH_ENCRYPTION_KEY", "a long text");
     let away = ("OPENORCH_DB_STRING", "postgres://u:hush@127.0.0.1:1/d");
-    let soon = ("OPENORCH_DB_PATIENCE", "0s");
+    let soon = ("OPENORCH_DB_CONNECT_TIMEOUT", "0s");
     let schema = ("OPENORCH_DB_SCHEMA", "no schema");
     for (variables, words) in [
         (vec![key], "OPENORCH_DB_STRING"),

@@ -27,7 +27,7 @@ async fn a_registered_instance_is_reached_under_its_slug_at_once() {
 
 #[tokio::test]
 async fn an_instance_that_starts_to_listen_after_it_registered_is_found_quickly() {
-    let daemon = Daemon::with(&["--probe-interval", "1h"]).await;
+    let daemon = Daemon::with(&["--registry-probe-interval", "1h"]).await;
     let place = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = place.local_addr().unwrap();
     drop(place);
@@ -101,7 +101,7 @@ async fn a_service_that_dies_is_unreachable_and_comes_back() {
 
 #[tokio::test]
 async fn only_an_instance_that_announced_a_heartbeat_is_removed_for_silence() {
-    let daemon = Daemon::with(&["--silence-pause", "10ms"]).await;
+    let daemon = Daemon::with(&["--registry-heartbeat-check-interval", "10ms"]).await;
     let token = daemon.register("silent-svc").await;
     let beat = json!({ "url": "http://127.0.0.1:9", "id": "inst_a", "heartbeatSeconds": 1 });
     daemon.put_instance(&token, beat.clone()).await;
@@ -132,14 +132,22 @@ async fn everything_is_there_after_a_restart_and_the_last_status_counts() {
     let token = daemon.register("lasting-svc").await;
     daemon.put_instance(&token, json!({ "url": service.url })).await;
     daemon.until("its status is stored", || async { daemon.instances(&token).await[0]["status"] == "Healthy" }).await;
-    daemon.restart(&["--probe-interval", "1h"]).await;
+    daemon.restart(&["--registry-probe-interval", "1h"]).await;
     assert_eq!(daemon.call("GET", "/lasting-svc/", "", Value::Null).await.status, 200);
     assert_eq!(daemon.instances(&token).await.len(), 1, "the token still counts");
 }
 
 #[tokio::test]
 async fn one_accounts_hanging_instances_do_not_delay_those_of_others() {
-    let daemon = Daemon::with(&["--probes", "4", "--probes-per-account", "2", "--probe-timeout", "1h"]).await;
+    let daemon = Daemon::with(&[
+        "--registry-probe-concurrency",
+        "4",
+        "--registry-probe-concurrency-per-account",
+        "2",
+        "--registry-probe-timeout",
+        "1h",
+    ])
+    .await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
     let hanging = daemon.register("hanging-svc").await;

@@ -79,7 +79,7 @@ async fn changing_the_password_ends_the_other_sessions_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_session_made_with_the_old_password_outlives_its_change() {
-    let daemon = std::sync::Arc::new(Daemon::with(&["--hashes-at-once", "8"]).await);
+    let daemon = std::sync::Arc::new(Daemon::with(&["--user-password-hash-concurrency", "8"]).await);
     daemon.register("joe").await;
     for round in 0..8 {
         let (old, new) =
@@ -355,7 +355,7 @@ async fn the_public_key_is_told_as_pem_and_as_a_key_set() {
 
 #[tokio::test]
 async fn once_warm_neither_the_gateway_nor_a_check_asks_the_store() {
-    let daemon = Daemon::with(&["--node-interval", "1h"]).await;
+    let daemon = Daemon::with(&["--registry-node-heartbeat-interval", "1h"]).await;
     let (echo, user) = (Echo::start().await, daemon.register("warm-svc").await);
     assert_eq!(daemon.put_instance(&user, json!({ "url": echo.url })).await.status, 201);
     let admin = daemon.admin().await;
@@ -395,7 +395,7 @@ async fn at_once(daemon: &std::sync::Arc<Daemon>, count: usize, password: &'stat
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_guesses_is_no_faster_and_a_burst_of_right_passwords_passes() {
-    let daemon = std::sync::Arc::new(Daemon::with(&["--hashes-at-once", "8"]).await);
+    let daemon = std::sync::Arc::new(Daemon::with(&["--user-password-hash-concurrency", "8"]).await);
     daemon.register("joe").await;
     assert!(at_once(&daemon, 64, "pass").await.iter().all(|status| *status == 200));
     let guesses = at_once(&daemon, 64, "wrong").await;
@@ -405,7 +405,7 @@ async fn a_burst_of_guesses_is_no_faster_and_a_burst_of_right_passwords_passes()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_registrations_shuts_nobody_out_who_signs_in() {
-    let daemon = std::sync::Arc::new(Daemon::with(&["--hashes-at-once", "1"]).await);
+    let daemon = std::sync::Arc::new(Daemon::with(&["--user-password-hash-concurrency", "1"]).await);
     daemon.register("joe").await;
     let mut flood = tokio::task::JoinSet::new();
     for n in 0..200 {

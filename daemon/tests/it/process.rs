@@ -61,7 +61,7 @@ pub fn command(folder: &Path) -> Command {
         .envs(std::env::vars().filter(|(name, _)| ["OPENORCH_DB", "OPENORCH_DB_STRING"].contains(&name.as_str())))
         .envs(std::env::var("OPENORCH_DB").map(|_| ("OPENORCH_ENCRYPTION_KEY", "the key of the tests")))
         .env("OPENORCH_LISTEN", "127.0.0.1:0")
-        .env("OPENORCH_INSTANCES_PER_ACCOUNT", "1000000")
+        .env("OPENORCH_REGISTRY_MAX_INSTANCES_PER_ACCOUNT", "1000000")
         .stderr(Stdio::null());
     command
 }
@@ -271,7 +271,7 @@ async fn out_of_descriptors_no_instance_is_blamed_and_what_is_open_goes_on() {
     let folder = TempDir::new().unwrap();
     let daemon = env!("CARGO_BIN_EXE_openorch");
     let mut limited = Command::new("sh");
-    limited.env_clear().args(["-c", &format!("ulimit -n 64; exec {daemon} --probe-interval 50ms")]);
+    limited.env_clear().args(["-c", &format!("ulimit -n 64; exec {daemon} --registry-probe-interval 50ms")]);
     limited.env("OPENORCH_DATA_DIR", folder.path()).env("OPENORCH_LISTEN", "127.0.0.1:0").stderr(Stdio::null());
     let process = run(&mut limited);
     let service = crate::support::Echo::start().await;

@@ -97,8 +97,8 @@ fn a_mistake_in_a_setting_is_named_and_nothing_is_touched() {
         ("OPENORCH_INSTANCE_NETWORKS", "foo"),
         ("OPENORCH_URL", "http://a b"),
         ("OPENORCH_DRAIN", "soon"),
-        ("OPENORCH_CONNECTIONS", "0"),
-        ("OPENORCH_PROBE_INTERVAL", "0s"),
+        ("OPENORCH_HTTP_MAX_CONNECTIONS", "0"),
+        ("OPENORCH_REGISTRY_PROBE_INTERVAL", "0s"),
         ("OPENORCH_REGISTRATION", "maybe"),
         ("OPENORCH_LISTEN", "here"),
         ("OPENORCH_LOG", "a=b=c"),
@@ -118,8 +118,9 @@ fn a_mistake_in_a_setting_is_named_and_nothing_is_touched() {
 fn an_empty_variable_counts_as_not_set() {
     let folder = TempDir::new().unwrap();
     let mut command = command(folder.path());
-    for variable in openorch::settings::VARIABLES {
-        if !["OPENORCH_LISTEN", "OPENORCH_DATA_DIR"].contains(variable) {
+    for (section, setting) in openorch::settings::all() {
+        let variable = section.variable(setting);
+        if !["OPENORCH_LISTEN", "OPENORCH_DATA_DIR"].contains(&variable.as_str()) {
             command.env(variable, "");
         }
     }
@@ -149,19 +150,23 @@ fn help_lists_every_setting_and_a_mistake_in_the_config_file_is_placed() {
     let folder = TempDir::new().unwrap();
     let help = command(folder.path()).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    for name in openorch::settings::VARIABLES {
-        assert!(help.contains(&format!("[{name}] [default: ")), "{name}");
+    for (section, setting) in openorch::settings::all() {
+        let (name, flag) = (section.variable(setting), format!("--{} ", section.flag(setting)));
+        let shown = if setting.is_secret { name.clone() } else { format!("[{name}] [default: ") };
+        assert!(help.contains(&shown), "{name}");
+        assert_eq!(help.contains(&flag), !setting.is_secret, "{flag}");
     }
-    for name in ["OPENORCH_ADMIN_PASSWORD", "OPENORCH_ENCRYPTION_KEY", "_FILE", "OPENORCH_CONFIG"] {
+    for name in ["_FILE", "OPENORCH_CONFIG"] {
         assert!(help.contains(name), "{name}");
     }
     let config = folder.path().join("openorch.toml");
     for (text, shown) in [
-        ("drain = \"5s\"\nlisten-on = \"x\"\n", "line 2"),
-        ("drain = \"soon\"\n", "`soon` is not a duration"),
+        ("log = \"info\"\nlisten-on = \"x\"\n", "line 2"),
+        ("[http]\ndrain = \"soon\"\n", "`soon` is not a duration"),
         ("\nadmin-password = 12345678\n", "line 2"),
         ("encryption-key = [\"hidden\"]\n", "line 1"),
-        ("\nsmtp-password = 12345678\n", "line 2"),
+        ("[smtp]\npassword = 12345678\n", "line 2"),
+        ("[smtp]\npassword = hidden\n", "line 2"),
     ] {
         fs::write(&config, text).unwrap();
         let said = refused(command(folder.path()).env("OPENORCH_CONFIG", &config));
@@ -172,7 +177,7 @@ fn help_lists_every_setting_and_a_mistake_in_the_config_file_is_placed() {
 
 #[tokio::test]
 async fn how_long_an_answer_about_a_permission_is_kept_and_how_much_is_held_are_settings() {
-    let daemon = Daemon::with(&["--permission-kept", "3s", "--cache-entries", "1"]).await;
+    let daemon = Daemon::with(&["--user-permission-cache-ttl", "3s", "--user-max-cache-entries", "1"]).await;
     let until = async |token: &str| {
         let answer = daemon.call("POST", "/user-svc/self/has/x:y", token, json!(null)).await.json();
         answer["until"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()
@@ -219,9 +224,12 @@ fn a_mistake_in_the_config_file_names_its_key_and_the_nearest_one_and_exits_like
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     for (text, words) in [
-        ("drain = 10", &["line 1, `drain`", "`10` is not a duration like 150ms, 10s"][..]),
+        ("[http]\ndrain = 10", &["line 2, `drain`", "`10` is not a duration like 150ms, 10s"][..]),
         ("\nlisten = 80", &["line 2, `listen`", "`80` is not an address"]),
-        ("drian = \"10s\"", &["`drian`", "did you mean `drain`?"]),
+        ("[http]\ndrian = \"10s\"", &["`drian`", "did you mean `drain`?"]),
+        ("[htpp]\ndrain = \"10s\"", &["line 1", "no table of this name; did you mean `http`?"]),
+        ("drain = \"10s\"", &["line 1, `drain`", "belongs into the table [http]"]),
+        ("[http]\ndrain = true", &["line 2, `drain`", "text in quotes, or a number"]),
         ("quite-another-thing = 1", &["`quite-another-thing`", "--help"]),
         ("admin-password = 5", &["line 1, `admin-password`", "a secret is text in quotes"]),
     ] {

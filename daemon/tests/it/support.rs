@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use clap::Parser;
-use openorch::{Running, Settings, settings::Given};
+use openorch::{Running, Settings, settings::Flags as SettingFlags};
 use openorch_chassis::clock::ManualClock;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use tokio::{
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
-    given: Given,
+    given: SettingFlags,
 }
 
 pub struct Daemon {
@@ -158,7 +158,8 @@ pub fn settings(folder: &Path, flags: &[&str]) -> Settings {
     let schema = schema(folder);
     let folder = folder.to_str().unwrap();
     let always = ["test", "--listen", "127.0.0.1:0", "--data-dir", folder, "--db-schema", &schema];
-    let probing: &[&str] = if flags.contains(&"--probe-interval") { &[] } else { &["--probe-interval", "200ms"] };
+    let probing: &[&str] =
+        if flags.contains(&"--registry-probe-interval") { &[] } else { &["--registry-probe-interval", "200ms"] };
     let given = Flags::parse_from(always.iter().chain(probing).chain(flags)).given;
     Settings::new(given, None).unwrap()
 }

@@ -16,8 +16,10 @@ fn kid(token: &str) -> String {
 
 #[tokio::test]
 async fn what_a_service_is_given_ends_when_the_session_ends_by_its_age_or_unused() {
-    for (flag, most, steps) in [("--session-lifetime", "10m", [590, 11]), ("--session-idle", "60s", [30, 61])] {
-        let daemon = Daemon::with(&[flag, most, "--probe-interval", "24h"]).await;
+    for (flag, most, steps) in
+        [("--user-session-max-lifetime", "10m", [590, 11]), ("--user-session-idle-timeout", "60s", [30, 61])]
+    {
+        let daemon = Daemon::with(&[flag, most, "--registry-probe-interval", "24h"]).await;
         let echo = Echo::start().await;
         let (shop, ann) = (daemon.register("shop-svc").await, daemon.register("ann").await);
         daemon.put_instance(&shop, json!({ "url": echo.url })).await;
@@ -28,7 +30,7 @@ async fn what_a_service_is_given_ends_when_the_session_ends_by_its_age_or_unused
         let head = answer.json()["head"].as_str().unwrap().to_owned();
         let token = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap();
         let ends = claims(token)["exp"].as_i64().unwrap() - start;
-        assert_eq!(ends, if flag == "--session-lifetime" { 600 } else { 330 }, "{flag}");
+        assert_eq!(ends, if flag == "--user-session-max-lifetime" { 600 } else { 330 }, "{flag}");
         daemon.clock.advance(steps[1]);
         assert_eq!(daemon.call("GET", "/shop-svc/x", &ann, Value::Null).await.status, 401, "{flag}");
     }
@@ -79,7 +81,7 @@ async fn a_token_is_renewed_within_its_session() {
 
 #[tokio::test]
 async fn a_session_has_an_absolute_end_where_it_is_set() {
-    let daemon = Daemon::with(&["--session-lifetime", "48h"]).await;
+    let daemon = Daemon::with(&["--user-session-max-lifetime", "48h"]).await;
     let ann = daemon.register("ann").await;
     daemon.clock.advance(47 * 3600);
     assert_eq!(who(&daemon, &ann).await, 200);
@@ -147,7 +149,7 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
 
 #[tokio::test]
 async fn an_account_with_as_many_sessions_as_it_may_have_loses_the_one_idle_longest() {
-    let daemon = Daemon::with(&["--sessions-per-account", "3"]).await;
+    let daemon = Daemon::with(&["--user-max-sessions-per-account", "3"]).await;
     let first = daemon.register("many").await;
     let mut tokens = vec![first];
     for device in ["a", "b"] {
@@ -184,7 +186,7 @@ async fn an_account_with_as_many_sessions_as_it_may_have_loses_the_one_idle_long
 #[tokio::test]
 async fn a_clock_that_is_years_ahead_signs_nobody_out_nor_does_the_first_hour_after_a_start() {
     const DAY: i64 = 24 * 3600;
-    let mut daemon = Daemon::with(&["--session-idle", "240h"]).await;
+    let mut daemon = Daemon::with(&["--user-session-idle-timeout", "240h"]).await;
     let ann = daemon.register("ann").await;
     let bob = daemon.register("bob").await;
     daemon.clock.advance(2 * 3600);
@@ -194,7 +196,7 @@ async fn a_clock_that_is_years_ahead_signs_nobody_out_nor_does_the_first_hour_af
     assert_eq!(who(&daemon, &ann).await, 200);
     // Stopped for eleven days: bob's session would have ended.
     daemon.clock.advance(11 * DAY);
-    daemon.restart(&["--session-idle", "240h"]).await;
+    daemon.restart(&["--user-session-idle-timeout", "240h"]).await;
     daemon.clock.advance(3599);
     assert_eq!(who(&daemon, &ann).await, 200);
     daemon.clock.advance(2);

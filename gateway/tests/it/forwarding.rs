@@ -2,8 +2,6 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use openorch_chassis::forwarded::NetworkList;
-
 use crate::support::*;
 
 #[tokio::test]
@@ -54,7 +52,7 @@ async fn what_a_stranger_says_of_itself_is_dropped() {
 #[tokio::test]
 async fn a_trusted_proxy_is_believed() {
     let platform = Platform::with(|settings| {
-        settings.trusted_proxies = NetworkList::parse("127.0.0.0/8").unwrap();
+        settings.http.trusted_proxies = "127.0.0.0/8".parse().unwrap();
     })
     .await;
     platform.publish("demo", &[&format!("http://{}", mirror().await)]);

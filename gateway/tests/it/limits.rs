@@ -27,9 +27,9 @@ async fn heads_up_to_the_promise_pass_and_larger_ones_are_refused() {
 async fn a_silent_or_slow_client_is_let_go() {
     let short = Duration::from_millis(150);
     let platform = Platform::with(|settings| {
-        settings.first_byte = short;
-        settings.head = short;
-        settings.idle = short;
+        settings.http.first_byte_timeout = short;
+        settings.http.header_timeout = short;
+        settings.http.keepalive_timeout = short;
     })
     .await;
     platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);

@@ -159,8 +159,8 @@ async fn an_instance_that_cannot_be_connected_to_is_a_bad_gateway_and_suspect() 
 
 #[tokio::test]
 async fn a_name_that_resolves_to_a_forbidden_address_is_not_dialled() {
-    let networks = openorch_chassis::outbound::Networks::parse("private,public").unwrap();
-    let dialling = openorch_chassis::outbound::Settings { networks, ..Default::default() };
+    let instance_networks = "private,public".parse().unwrap();
+    let dialling = openorch_chassis::outbound::OutboundSettings { instance_networks, ..Default::default() };
     let platform = Platform::dialling(dialling, |_| {}).await;
     let port = mirror().await.port();
     for host in ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]"] {

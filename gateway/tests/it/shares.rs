@@ -7,7 +7,7 @@ use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use openorch_chassis::forwarded::NetworkList;
+use openorch_chassis::{forwarded::NetworkList, settings::ByteSize};
 use openorch_gateway::Settings;
 use tokio::{
     io::AsyncWriteExt,
@@ -21,7 +21,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// So that the address of the tests has a share.
 fn without_exemption(settings: &mut Settings) {
-    settings.exempt_addresses = NetworkList::default();
+    settings.http.address_limit_exempt = NetworkList::default();
 }
 
 /// A client over HTTP/2 that takes so many bytes of each answer before it is read; and its end.
@@ -39,8 +39,8 @@ async fn http2(platform: &Platform, window: Option<u32>) -> (SendRequest<Empty<B
 async fn one_address_cannot_hold_every_connection() {
     let platform = Platform::with(|settings| {
         without_exemption(settings);
-        settings.connections = 8;
-        settings.connections_per_address = 3;
+        settings.http.max_connections = 8;
+        settings.http.max_connections_per_address = Some(3);
     })
     .await;
     platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
@@ -69,8 +69,8 @@ async fn requests_in_progress_have_a_total_and_a_share_of_it() {
     })
     .await;
     for (status, sentence, change) in [
-        (503, "OPENORCH_MAX_REQUESTS)", (|settings| settings.max_requests = 2) as fn(&mut Settings)),
-        (429, "OPENORCH_MAX_REQUESTS_PER_ADDRESS", |settings| settings.requests_per_address = 2),
+        (503, "OPENORCH_HTTP_MAX_REQUESTS)", (|settings| settings.http.max_requests = 2) as fn(&mut Settings)),
+        (429, "OPENORCH_HTTP_MAX_REQUESTS_PER_ADDRESS", |settings| settings.http.max_requests_per_address = Some(2)),
     ] {
         let platform = Platform::with(|settings| {
             without_exemption(settings);
@@ -100,8 +100,8 @@ async fn requests_in_progress_have_a_total_and_a_share_of_it() {
 async fn requests_refused_to_one_address_take_no_place_from_others_and_a_flood_of_them_ends_its_connection() {
     let platform = Platform::with(|settings| {
         without_exemption(settings);
-        settings.requests_per_address = 2;
-        settings.max_requests = 4;
+        settings.http.max_requests_per_address = Some(2);
+        settings.http.max_requests = 4;
     })
     .await;
     let (mut sender, connection) = http2(&platform, Some(0)).await;
@@ -131,7 +131,7 @@ async fn requests_refused_to_one_address_take_no_place_from_others_and_a_flood_o
 async fn an_untaken_refusal_is_given_up_soon() {
     let platform = Platform::with(|settings| {
         without_exemption(settings);
-        settings.requests_per_address = 1;
+        settings.http.max_requests_per_address = Some(1);
     })
     .await;
     let (mut sender, _) = http2(&platform, Some(0)).await;
@@ -151,8 +151,8 @@ async fn an_untaken_refusal_is_given_up_soon() {
 
 /// Limits on untaken answers, of built-in operations and of services.
 fn impatient(settings: &mut Settings) {
-    settings.write_timeout = Duration::from_millis(200);
-    settings.forwarded_write_timeout = Duration::from_millis(200);
+    settings.http.write_timeout = Duration::from_millis(200);
+    settings.forward.write_timeout = Duration::from_millis(200);
 }
 
 /// An instance whose answer is as long as the gateway keeps the connection open.
@@ -191,7 +191,7 @@ async fn untaken_answers_of_services_have_a_budget() {
     // Of the total an address may have a tenth; what one holds is below 1 MiB.
     let platform = Platform::with(|settings| {
         without_exemption(settings);
-        settings.answer_memory = 11 << 20;
+        settings.forward.max_response_memory = ByteSize(11 << 20);
     })
     .await;
     platform.publish("demo", &[&format!("http://{endless}")]);
@@ -305,8 +305,8 @@ async fn a_tunnel_keeps_its_place_among_the_connections_and_ends_some_time_after
     })
     .await;
     let platform = Platform::with(|settings| {
-        settings.connections = 2;
-        settings.half_closed = Duration::from_millis(50);
+        settings.http.max_connections = 2;
+        settings.forward.half_closed_timeout = Duration::from_millis(50);
     })
     .await;
     platform.publish("demo", &[&format!("http://{instance}")]);
@@ -336,7 +336,7 @@ async fn a_client_that_is_silent_in_the_middle_of_a_body_is_given_up_unless_it_w
         std::future::pending::<()>().await;
     })
     .await;
-    let platform = Platform::with(|settings| settings.forwarded_read_timeout = Duration::from_millis(100)).await;
+    let platform = Platform::with(|settings| settings.forward.read_timeout = Duration::from_millis(100)).await;
     platform.publish("demo", &[&format!("http://{instance}")]);
     let mut talking = platform.client().await;
     talking.send("POST /demo/talk HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n1").await;
@@ -354,7 +354,7 @@ async fn services_leave_an_eighth_of_the_places_to_built_in_operations() {
         std::future::pending::<()>().await;
     })
     .await;
-    let platform = Platform::with(|settings| settings.max_requests = 8).await;
+    let platform = Platform::with(|settings| settings.http.max_requests = 8).await;
     platform.publish("demo", &[&format!("http://{slow}")]);
     let mut held = Vec::new();
     for _ in 0..7 {

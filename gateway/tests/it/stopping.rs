@@ -39,7 +39,7 @@ async fn a_request_that_outlasts_the_drain_time_is_cut() {
         std::future::pending::<()>().await;
     })
     .await;
-    let mut platform = Platform::with(|settings| settings.drain = Duration::from_millis(100)).await;
+    let mut platform = Platform::with(|settings| settings.http.drain = Duration::from_millis(100)).await;
     platform.publish("demo", &[&format!("http://{instance}")]);
     let mut client = platform.client().await;
     client.send(&get("/demo")).await;

@@ -48,10 +48,10 @@ impl Platform {
     }
 
     pub async fn with(change: impl FnOnce(&mut Settings)) -> Platform {
-        Platform::dialling(outbound::Settings::default(), change).await
+        Platform::dialling(outbound::OutboundSettings::default(), change).await
     }
 
-    pub async fn dialling(dialling: outbound::Settings, change: impl FnOnce(&mut Settings)) -> Platform {
+    pub async fn dialling(dialling: outbound::OutboundSettings, change: impl FnOnce(&mut Settings)) -> Platform {
         let mut settings = Settings::default();
         change(&mut settings);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -66,6 +66,7 @@ impl Platform {
             way_out: "the test stands".into(),
             loopback_only: Arc::new(AtomicBool::new(false)),
             metrics: Arc::default(),
+            tls: None,
             settings,
         });
         let address = listener.local_addr().unwrap();

@@ -71,7 +71,7 @@ impl TestDaemon {
     /// ```no_run
     /// # async fn example() -> Result<(), openorch_sdk::Error> {
     /// use openorch_sdk::testing::TestDaemon;
-    /// let daemon = TestDaemon::start_with(&[("OPENORCH_DELEGATED_LIFETIME", "2s")]).await?;
+    /// let daemon = TestDaemon::start_with(&[("OPENORCH_USER_DELEGATED_TOKEN_LIFETIME", "2s")]).await?;
     /// # Ok(())
     /// # }
     /// ```
@@ -231,7 +231,7 @@ async fn launch(folder: &Path, variables: &[(String, String)], listen: &str) -> 
         .env("OPENORCH_LISTEN", listen)
         .env("OPENORCH_DATA_DIR", folder)
         .env("OPENORCH_UI_LISTEN", "")
-        .env("OPENORCH_PROBE_INTERVAL", "200ms")
+        .env("OPENORCH_REGISTRY_PROBE_INTERVAL", "200ms")
         .env("HOME", folder)
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())

@@ -18,7 +18,7 @@ pub async fn save(
     let definition = request.definition.ok_or_else(|| Error::invalid("definition is required"))?;
     check_name("definition.id", &definition.id, 128).map_err(|e| Error::invalid(e.0))?;
     check_texts(&serde_json::to_value(&definition).map_err(Error::internal)?)?;
-    cx.store.commit(Batch::new().with(cx.definitions.upsert(&definition.id, &definition)?)).await?;
+    cx.platform.store.commit(Batch::new().with(cx.definitions.upsert(&definition.id, &definition)?)).await?;
     Ok(Created(SaveDefinitionResponse {}))
 }
 
@@ -37,8 +37,8 @@ fn check_texts(value: &Value) -> Result<()> {
 }
 
 pub async fn list(cx: Cx<Registry>, (): ()) -> Result<Json<ListDefinitionsResponse>> {
-    let found = cx.definitions.find(&Query::all().limit(cx.shared.list_most as u64 + 1)).await?;
-    cx.shared.refuse_long_list(found.len(), "definitions", "remove some")?;
+    let found = cx.definitions.find(&Query::all().limit(cx.platform.max_unpaged_list as u64 + 1)).await?;
+    cx.platform.refuse_long_list(found.len(), "definitions", "remove some")?;
     Ok(Json(ListDefinitionsResponse { definitions: found.into_iter().map(|row| row.value).collect() }))
 }
 
@@ -47,6 +47,6 @@ pub async fn delete(cx: Cx<Registry>, Path(id): Path<DefinitionId>) -> Result<No
         openorch_store::StoreError::NotFound(_) => Error::not_found(format!("there is no definition `{}`", id.0)),
         other => other.into(),
     };
-    cx.store.commit(Batch::new().with(cx.definitions.delete(&id.0, None))).await.map_err(unknown)?;
+    cx.platform.store.commit(Batch::new().with(cx.definitions.delete(&id.0, None))).await.map_err(unknown)?;
     Ok(NoContent)
 }

@@ -40,7 +40,7 @@ pub async fn register(
     request.id = request.id.filter(|id| !id.is_empty());
     let url = check(&request)?;
     let caller = cx.caller()?;
-    cx.outbound.check_now(&url, &caller.slug).await?;
+    cx.platform.outbound.check_now(&url, &caller.slug).await?;
     let id = match cx.unchanged(&request, &url, caller) {
         Some(entry) => {
             entry.seen(cx.now());
@@ -58,7 +58,7 @@ pub async fn list(
     QueryInput(filter): QueryInput<ListInstancesRequest>,
 ) -> Result<Items<ListInstancesResponse>> {
     let found = cx.live.find(filter.slug.as_deref(), |entry| matches(&entry.row, &filter));
-    cx.shared.refuse_long_list(found.len(), "instances", "ask for those of one `slug`")?;
+    cx.platform.refuse_long_list(found.len(), "instances", "ask for those of one `slug`")?;
     let extended = cx.request.extended;
     Ok(Items::new(found, move |entry| entry.to_wire(extended)))
 }
@@ -109,9 +109,9 @@ pub async fn remove_silent(registry: Arc<Registry>) {
     let now = registry.now();
     let before = registry.looked_at.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
     let passed = before.and_then(|before| Duration::try_from(now.0.duration_since(before.0)).ok()).unwrap_or_default();
-    let passed = passed.min(registry.settings.silence_pause * 2);
+    let passed = passed.min(*registry.settings.heartbeat_check_interval * 2);
     let is_silent = |entry: &Arc<Entry>| {
-        let most = Duration::from_secs(entry.row.heartbeat_seconds.into()) * registry.settings.silent_intervals;
+        let most = Duration::from_secs(entry.row.heartbeat_seconds.into()) * registry.settings.heartbeat_missed_max;
         !most.is_zero() && entry.waited(passed, now) > most
     };
     for entry in registry.live.all().into_iter().filter(is_silent) {
@@ -177,7 +177,7 @@ impl Registry {
             None => self.instances.create(&row.id, &row)?,
         });
         if base.is_none() && !caller.is_admin() {
-            let most = self.settings.instances_per_account as u64;
+            let most = self.settings.max_instances_per_account as u64;
             batch = batch.require(Guard::at_most(INSTANCES.name, of_account(caller), most));
         }
         let service = ServiceRow { owner_id: row.owner_id.clone(), slug: row.slug.clone() };
@@ -207,7 +207,7 @@ impl Registry {
         batch: Batch,
         ids: impl IntoIterator<Item = &'a String>,
     ) -> Result<Committed, StoreError> {
-        self.store.commit(batch).await.inspect_err(|error| {
+        self.platform.store.commit(batch).await.inspect_err(|error| {
             if error.is_open() {
                 let until = self.now().0.as_second() + OPEN_FOR.as_secs() as i64;
                 self.doubtful().extend(ids.into_iter().map(|id| (id.clone(), until)));
@@ -240,7 +240,7 @@ impl Registry {
     /// What is stored counts, not what is in memory: of several at once the batch lets in only those there is room for,
     /// and the others ask here again.
     async fn refuse_too_many(&self, caller: &Caller) -> Result<()> {
-        let most = self.settings.instances_per_account;
+        let most = self.settings.max_instances_per_account;
         if !caller.is_admin() && self.instances.count(&of_account(caller)).await? >= most as u64 {
             return Err(Error::limited(format!(
                 "`{}` has {most} instances, as many as one account may have; remove some",
@@ -252,7 +252,7 @@ impl Registry {
 
     fn new_row(&self, caller: &Caller) -> InstanceRow {
         InstanceRow {
-            id: self.shared.ids.next("inst"),
+            id: self.platform.ids.next("inst"),
             url: String::new(),
             owner_id: caller.user_id.to_string(),
             slug: caller.slug.to_string(),
@@ -260,7 +260,7 @@ impl Registry {
             details: String::new(),
             created_at: self.now(),
             deployment_id: String::new(),
-            node_url: self.settings.node_url.clone(),
+            node_url: self.platform.node.url.clone(),
             scheme: String::new(),
             host: String::new(),
             ip: String::new(),

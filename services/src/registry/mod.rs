@@ -20,14 +20,14 @@ use std::{
 
 use openorch_api::{Time, registry as api};
 use openorch_chassis::{
-    BoxFuture, Error, Mounted, Result, Service,
-    identity::{Belongings, Liveness},
-    outbound::Outbound,
+    BoxFuture, Error, Module, Mounted, Platform, Result, Service,
+    identity::{AccountDeletionHook, InstancePresence},
     rate::{Limiter, Rate},
-    routes::Routes,
-    service::Shared,
+    routes::UnreachableHook,
+    settings,
+    settings::{Interval, Settings as _},
 };
-use openorch_store::{Collection, Filter, Query, Store, StoreError, Stored, Table, Write};
+use openorch_store::{Filter, Query, StoreError, Stored, Table, Write};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
@@ -39,82 +39,69 @@ use self::{
     rows::{InstanceRow, ServiceRow},
 };
 
-#[derive(Clone, Debug)]
-pub struct RegistrySettings {
-    /// Pause between two probes of an instance.
-    pub probe_interval: Duration,
-    /// A probe that takes longer has failed.
-    pub probe_timeout: Duration,
-    /// An instance that takes longer to answer is `Degraded`.
-    pub slow_after: Duration,
-    /// How long a new registration is probed quickly, and the pauses of that: the first one doubles up to the second.
-    pub quick_for: Duration,
-    pub quick_pause: Duration,
-    pub quick_pause_most: Duration,
-    /// How long the answer to a registration waits for the first probe.
-    pub register_wait: Duration,
-    /// Probes running side by side, and how many of them one account may have: instances that hang must not delay
-    /// the probes of others.
-    pub probes_at_once: usize,
-    pub probes_per_account: usize,
-    /// Probes of one account's instances beside the regular ones, and all probes of one host.
-    pub extra_probes_of_account: Rate,
-    pub probes_of_host: Rate,
-    /// An instance that announced a heartbeat is removed after so many silent intervals.
-    pub silent_intervals: u32,
-    /// Pause between two looks at who is silent; a longer time between them is one in which the daemon did not run.
-    pub silence_pause: Duration,
-    /// Pause between two heartbeats of the node.
-    pub node_interval: Duration,
-    /// Instances that one account may have; admins have no limit.
-    pub instances_per_account: usize,
-    pub node_id: Option<String>,
-    /// Under which this daemon is known to others.
-    pub node_url: String,
-    pub availability_zone: String,
-    pub region: String,
-    /// Whose free space the node tells.
-    pub data_dir: std::path::PathBuf,
+settings! {
+    /// What the registry runs with: `[registry]`.
+    pub struct RegistrySettings in "registry" {
+        /// Interval of the probes of an instance.
+        probe_interval: Interval = "15s";
+        /// Time that a probe may take; a longer one has failed.
+        probe_timeout: Duration = "3s";
+        /// An instance that responds to a probe later than this is Degraded.
+        probe_degraded_after: Duration = "1s";
+        /// Time that a new registration is probed at short intervals.
+        probe_startup_period: Duration = "15s";
+        /// First interval of the probes of a new registration; it doubles up to the longest one.
+        probe_startup_backoff: Interval = "50ms";
+        /// Longest interval of the probes of a new registration.
+        probe_startup_backoff_max: Interval = "250ms";
+        /// Probes that run side by side.
+        probe_concurrency: usize = "256";
+        /// Probes of one account's instances that run side by side: instances that hang must not delay those of others.
+        probe_concurrency_per_account: usize = "32";
+        /// Probes of one account's instances a second beside the regular ones, as after registrations and failures.
+        probe_rate_per_account: u32 = "100";
+        /// Probes of one host a second.
+        probe_rate_per_host: u32 = "1000";
+        /// Time that the response to a registration waits for the first probe.
+        register_wait: Duration = "100ms";
+        /// Missed heartbeat intervals after which an instance that announced a heartbeat is removed.
+        heartbeat_missed_max: u32 = "3";
+        /// Interval of the heartbeat check.
+        heartbeat_check_interval: Interval = "1s";
+        /// Interval of the heartbeats of this node.
+        node_heartbeat_interval: Interval = "15s";
+        /// Instances that one account may have; admins have no limit.
+        max_instances_per_account: usize = "1000";
+        /// Id of this node.
+        node_id: Option<String> = "made at the first start", as "OPENORCH_NODE_ID";
+        /// Availability zone of this node.
+        availability_zone: Option<String> = "none", as "OPENORCH_AZ";
+        /// Region of this node.
+        region: Option<String> = "none", as "OPENORCH_REGION";
+    }
 }
 
 impl RegistrySettings {
-    pub fn new(node_url: String, data_dir: std::path::PathBuf) -> RegistrySettings {
-        RegistrySettings {
-            probe_interval: Duration::from_secs(15),
-            probe_timeout: Duration::from_secs(3),
-            slow_after: Duration::from_secs(1),
-            quick_for: Duration::from_secs(15),
-            quick_pause: Duration::from_millis(50),
-            quick_pause_most: Duration::from_millis(250),
-            register_wait: Duration::from_millis(100),
-            probes_at_once: 256,
-            probes_per_account: 32,
-            extra_probes_of_account: Rate { per_second: 100, burst: 500 },
-            probes_of_host: Rate { per_second: 1_000, burst: 1_000 },
-            silent_intervals: 3,
-            silence_pause: Duration::from_secs(1),
-            node_interval: Duration::from_secs(15),
-            instances_per_account: 1000,
-            node_id: None,
-            node_url,
-            availability_zone: String::new(),
-            region: String::new(),
-            data_dir,
-        }
+    /// A burst of five seconds of the rate.
+    fn probe_rate_of_account(&self) -> Rate {
+        Rate { per_second: self.probe_rate_per_account, burst: self.probe_rate_per_account.saturating_mul(5) }
+    }
+
+    /// A burst of one second of the rate.
+    fn probe_rate_of_host(&self) -> Rate {
+        Rate { per_second: self.probe_rate_per_host, burst: self.probe_rate_per_host }
     }
 }
 
 /// The state of the registry.
 pub struct Registry {
-    shared: Shared,
+    platform: Platform,
     settings: RegistrySettings,
-    store: Arc<dyn Store>,
     instances: Table<InstanceRow>,
     services: Table<ServiceRow>,
     definitions: Table<api::Definition>,
     nodes: Table<api::Node>,
     live: Live,
-    outbound: Arc<Outbound>,
     node: SelfNode,
     commands: mpsc::UnboundedSender<Command>,
     /// Instances of which nobody knows what was written, and until when it still may be, in seconds since 1970.
@@ -127,41 +114,36 @@ pub struct Registry {
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
 }
 
-/// The collections of this service, to be opened before [`prepare`].
-pub fn collections() -> &'static [&'static Collection] {
-    rows::ALL
-}
+/// The registry as one of the daemon's services.
+pub const MODULE: Module = Module {
+    contract: &api::SERVICE,
+    settings: &[RegistrySettings::SECTION],
+    collections: rows::ALL,
+    start: |platform| Box::pin(async { Ok(service(open(platform).await?)) }),
+};
 
 /// Reads what is stored and tells the gateway of it, so that the first request after a start is routed.
-pub async fn prepare(
-    store: Arc<dyn Store>,
-    shared: Shared,
-    outbound: Arc<Outbound>,
-    routes: Arc<dyn Routes>,
-    settings: RegistrySettings,
-) -> Result<Arc<Registry>> {
-    let instances: Table<InstanceRow> = Table::new(store.clone(), &rows::INSTANCES);
-    let services: Table<ServiceRow> = Table::new(store.clone(), &rows::SERVICES);
-    let nodes: Table<api::Node> = Table::new(store.clone(), &rows::NODES);
-    let live = Live::new(routes);
+async fn open(platform: &Platform) -> Result<Arc<Registry>> {
+    let settings: RegistrySettings = platform.settings()?;
+    let (instances, services) = (platform.table(&rows::INSTANCES), platform.table(&rows::SERVICES));
+    let nodes = platform.table(&rows::NODES);
+    let live = Live::new(platform.routes.clone());
     let (entries, owners) = tokio::try_join!(
-        read_whole(&instances, |row| Entry::stored(row.value, row.version)),
-        read_whole(&services, |row| Some(row.value)),
+        read_whole(&instances, |row: Stored<InstanceRow>| Entry::stored(row.value, row.version)),
+        read_whole(&services, |row: Stored<ServiceRow>| Some(row.value)),
     )?;
     live.load(entries, owners);
-    let node = SelfNode::join(&nodes, &store, &shared, &settings).await?;
+    let node = SelfNode::join(&nodes, platform, &settings).await?;
     let (commands, inbox) = mpsc::unbounded_channel();
     Ok(Arc::new(Registry {
-        definitions: Table::new(store.clone(), &rows::DEFINITIONS),
+        definitions: platform.table(&rows::DEFINITIONS),
         instances,
         services,
         nodes,
         live,
         node,
-        store,
-        shared,
+        platform: platform.clone(),
         settings,
-        outbound,
         commands,
         doubtful: Mutex::default(),
         lines: Limiter::new(LINES_OF_ACCOUNT),
@@ -223,8 +205,8 @@ where
     Ok(whole)
 }
 
-pub fn service(registry: Arc<Registry>) -> Mounted {
-    let silence_pause = registry.settings.silence_pause;
+fn service(registry: Arc<Registry>) -> Mounted {
+    let heartbeat_check = *registry.settings.heartbeat_check_interval;
     Service::new(api::SERVICE.slug, registry)
         .on(api::REGISTER_INSTANCE, instance::register)
         .on_list(api::LIST_INSTANCES, instance::list)
@@ -237,35 +219,40 @@ pub fn service(registry: Arc<Registry>) -> Mounted {
         .on(api::DELETE_NODE, node::delete)
         .run("probe instances", probe::run)
         .every(Duration::from_secs(1), "settle instances", instance::settle)
-        .every(silence_pause, "remove silent instances", instance::remove_silent)
+        .every(heartbeat_check, "remove silent instances", instance::remove_silent)
         .run("tell how the node is", node::tell)
+        .on_account_deletion()
+        .answers_presence()
+        .on_unreachable()
         .mount()
 }
 
 impl Registry {
-    /// Has an instance probed at once: the gateway could not connect to it.
-    pub fn suspect(&self, instance_id: &str) {
-        self.command(Command::Now { id: instance_id.into() });
-    }
-
     fn command(&self, command: Command) {
         // Nobody listens while the daemon stops; then nothing needs to be probed either.
         let _ = self.commands.send(command);
     }
 
     fn now(&self) -> Time {
-        Time(self.shared.clock.now())
+        self.platform.now()
     }
 }
 
-impl Liveness for Registry {
+impl UnreachableHook for Registry {
+    /// Has the instance probed at once.
+    fn unreachable(&self, instance_id: &str) {
+        self.command(Command::Now { id: instance_id.into() });
+    }
+}
+
+impl InstancePresence for Registry {
     fn has_live_instance(&self, user_id: &str) -> bool {
         self.live.has_routable(user_id)
     }
 }
 
-impl Belongings for Registry {
-    fn removal<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, Result<Vec<Write>>> {
+impl AccountDeletionHook for Registry {
+    fn cascade<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, Result<Vec<Write>>> {
         let of = |collection, field: &str| {
             let filters = vec![Filter::equals(field, user_id)];
             Write::DeleteWhere { collection, filters }
@@ -274,7 +261,7 @@ impl Belongings for Registry {
         Box::pin(async move { Ok(writes) })
     }
 
-    fn removed(&self, user_id: &str) {
+    fn deleted(&self, user_id: &str) {
         self.live.forget(user_id);
     }
 }

@@ -9,10 +9,7 @@ use openorch_api::{
     Body, Json, NoContent, Path, Time,
     registry::{ListNodesRequest, ListNodesResponse, Node, NodeSelfResponse, NodeUrl, ResourceUsage, Usage},
 };
-use openorch_chassis::{
-    Cx, Error, Result,
-    service::{Shared, retry},
-};
+use openorch_chassis::{Cx, Error, Platform, Result, service::retry};
 use openorch_store::{Batch, Query, Store, Table};
 use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, RefreshKind, System};
 
@@ -30,27 +27,23 @@ pub struct SelfNode {
 
 impl SelfNode {
     /// Takes the id given by the operator, else that of the stored node at the same URL, else a new one.
-    pub async fn join(
-        nodes: &Table<Node>,
-        store: &Arc<dyn Store>,
-        shared: &Shared,
-        settings: &RegistrySettings,
-    ) -> Result<SelfNode> {
-        let known = nodes.first(&Query::all().equals("url", settings.node_url.as_str())).await?;
-        let id = match (&settings.node_id, &known) {
+    pub async fn join(nodes: &Table<Node>, platform: &Platform, settings: &RegistrySettings) -> Result<SelfNode> {
+        let url = platform.node.url.as_str();
+        let known = nodes.first(&Query::all().equals("url", url)).await?;
+        let id = match (settings.node_id.as_ref().filter(|id| !id.is_empty()), &known) {
             (Some(id), _) => id.clone(),
             (None, Some(known)) => known.value.id.clone(),
-            (None, None) => shared.ids.next("node"),
+            (None, None) => platform.ids.next("node"),
         };
         let kinds = RefreshKind::nothing()
             .with_cpu(CpuRefreshKind::nothing().with_usage())
             .with_memory(MemoryRefreshKind::nothing().with_ram());
         let node = Node {
             id,
-            url: settings.node_url.clone(),
-            availability_zone: settings.availability_zone.clone(),
-            region: settings.region.clone(),
-            last_heartbeat: Time(shared.clock.now()),
+            url: url.to_owned(),
+            availability_zone: settings.availability_zone.clone().unwrap_or_default(),
+            region: settings.region.clone().unwrap_or_default(),
+            last_heartbeat: platform.now(),
             ..known.as_ref().map(|known| known.value.clone()).unwrap_or_default()
         };
         if known.as_ref().is_none_or(|known| known.value.id != node.id || known.value.region != node.region) {
@@ -58,7 +51,7 @@ impl SelfNode {
             if let Some(old) = known.filter(|known| known.value.id != node.id) {
                 batch = batch.with(nodes.delete(&old.value.id, None));
             }
-            store.commit(batch.with(nodes.upsert(&node.id, &node)?)).await?;
+            platform.store.commit(batch.with(nodes.upsert(&node.id, &node)?)).await?;
         }
         Ok(SelfNode { state: Mutex::new(node), system: Mutex::new(System::new_with_specifics(kinds).ok()) })
     }
@@ -102,8 +95,8 @@ pub async fn read_self(cx: Cx<Registry>, (): ()) -> Result<Json<NodeSelfResponse
 
 pub async fn list(cx: Cx<Registry>, Body(request): Body<ListNodesRequest>) -> Result<Json<ListNodesResponse>> {
     let own = cx.node.read();
-    let found = cx.nodes.find(&Query::all().limit(cx.shared.list_most as u64 + 1)).await?;
-    cx.shared.refuse_long_list(found.len(), "nodes", "remove those that are gone")?;
+    let found = cx.nodes.find(&Query::all().limit(cx.platform.max_unpaged_list as u64 + 1)).await?;
+    cx.platform.refuse_long_list(found.len(), "nodes", "remove those that are gone")?;
     let mut nodes: Vec<Node> = found.into_iter().map(|row| row.value).collect();
     nodes.retain(|node| node.id != own.id);
     nodes.push(own);
@@ -116,7 +109,7 @@ pub async fn delete(cx: Cx<Registry>, Path(url): Path<NodeUrl>) -> Result<NoCont
     let unknown = || Error::not_found(format!("there is no node at {}; `oo node ls` lists them", url.0));
     retry(|| async {
         let found = cx.nodes.first(&Query::all().equals("url", url.0.as_str())).await?.ok_or_else(unknown)?;
-        cx.store.commit(Batch::new().with(cx.nodes.delete(&found.id, Some(found.version)))).await?;
+        cx.platform.store.commit(Batch::new().with(cx.nodes.delete(&found.id, Some(found.version)))).await?;
         Ok(())
     })
     .await?;
@@ -134,15 +127,15 @@ pub async fn last_heartbeat(store: &Arc<dyn Store>) -> Result<Option<Time>> {
 pub async fn tell(registry: Arc<Registry>) {
     loop {
         heartbeat(registry.clone()).await;
-        tokio::time::sleep(registry.settings.node_interval).await;
+        tokio::time::sleep(*registry.settings.node_heartbeat_interval).await;
     }
 }
 
 /// Measures the node and stores what it found.
 async fn heartbeat(registry: Arc<Registry>) {
-    let gpus = gpu::read(&registry.settings.node_url).await;
+    let gpus = gpu::read(&registry.platform.node.url).await;
     let measuring = registry.clone();
-    let measured = tokio::task::spawn_blocking(move || measuring.node.measure(&measuring.settings.data_dir)).await;
+    let measured = tokio::task::spawn_blocking(move || measuring.node.measure(&measuring.platform.node.data_dir)).await;
     let Ok(usage) = measured else { return };
     let node = {
         let mut node = registry.node.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,7 +145,7 @@ async fn heartbeat(registry: Arc<Registry>) {
         node.clone()
     };
     let stored = async {
-        registry.store.commit(Batch::new().with(registry.nodes.upsert(&node.id, &node)?)).await?;
+        registry.platform.store.commit(Batch::new().with(registry.nodes.upsert(&node.id, &node)?)).await?;
         Ok::<(), Error>(())
     };
     if let Err(error) = stored.await {

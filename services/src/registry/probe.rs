@@ -80,14 +80,14 @@ pub async fn run(registry: Arc<Registry>) {
         queue: BTreeSet::new(),
         running: 0,
         shares: HashMap::new(),
-        extra: Limiter::new(registry.settings.extra_probes_of_account),
-        hosts: Limiter::new(registry.settings.probes_of_host),
+        extra: Limiter::new(registry.settings.probe_rate_of_account()),
+        hosts: Limiter::new(registry.settings.probe_rate_of_host()),
         began: Instant::now(),
     };
     schedule.spread(&registry);
     let mut running: JoinSet<Arc<str>> = JoinSet::new();
     loop {
-        let room = running.len() < registry.settings.probes_at_once;
+        let room = running.len() < registry.settings.probe_concurrency;
         let next = schedule.queue.first().map(|(due, _)| *due).filter(|_| room);
         tokio::select! {
             command = inbox.recv() => match command {
@@ -119,7 +119,7 @@ impl Schedule {
         for (place, entry) in all.iter().enumerate() {
             // A few are probed at once; many are spread over the interval.
             let delay =
-                if count <= 256 { Duration::ZERO } else { registry.settings.probe_interval * place as u32 / count };
+                if count <= 256 { Duration::ZERO } else { *registry.settings.probe_interval * place as u32 / count };
             self.plan(&entry.row.id.as_str().into(), &entry.row.owner_id, now + delay);
         }
     }
@@ -171,7 +171,7 @@ impl Schedule {
         };
         if !self.plans.get(&id).is_some_and(|plan| plan.running) {
             let Some(entry) = registry.live.get(&id) else { return };
-            self.plan_extra(&entry, Duration::ZERO, registry.settings.probe_interval);
+            self.plan_extra(&entry, Duration::ZERO, *registry.settings.probe_interval);
         }
         let Some(plan) = self.plans.get_mut(&id) else { return };
         plan.again = plan.running;
@@ -189,7 +189,7 @@ impl Schedule {
         if !plan.counted
             && let Some(entry) = registry.live.get(&id)
         {
-            let (now, most) = (Instant::now(), registry.settings.probe_interval);
+            let (now, most) = (Instant::now(), *registry.settings.probe_interval);
             let late = self.hosts.reserve(entry.url.host(), now.duration_since(self.began).as_micros() as i64, most);
             plan.counted = late.is_ok();
             if late != Ok(Duration::ZERO) {
@@ -213,8 +213,8 @@ impl Schedule {
     /// How many probes one account may have at once: where many are running, one, since instances that hang must not take
     /// the places of all others.
     fn most_of_account(&self, registry: &Registry) -> usize {
-        let is_crowded = self.running >= registry.settings.probes_at_once / 2;
-        if is_crowded { 1 } else { registry.settings.probes_per_account }
+        let is_crowded = self.running >= registry.settings.probe_concurrency / 2;
+        if is_crowded { 1 } else { registry.settings.probe_concurrency_per_account }
     }
 
     /// Gives the place of a probe that ended, and what else its account may have, to the next of the same account.
@@ -254,11 +254,11 @@ impl Schedule {
             }
         }
         let answered = matches!(entry.status(), InstanceStatus::Healthy | InstanceStatus::Degraded);
-        let regular = registry.settings.probe_interval;
+        let regular = *registry.settings.probe_interval;
         let extra = match plan.quick {
             _ if again => Some(Duration::ZERO),
             Some((until, pause)) if !answered && now < until => {
-                plan.quick = Some((until, (pause * 2).min(registry.settings.quick_pause_most)));
+                plan.quick = Some((until, (pause * 2).min(*registry.settings.probe_startup_backoff_max)));
                 Some(pause)
             }
             _ => {
@@ -274,7 +274,7 @@ impl Schedule {
 }
 
 fn quick(registry: &Registry, now: Instant) -> (Instant, Duration) {
-    (now + registry.settings.quick_for, registry.settings.quick_pause)
+    (now + registry.settings.probe_startup_period, *registry.settings.probe_startup_backoff)
 }
 
 async fn probe(registry: &Registry, id: &str) {
@@ -299,7 +299,7 @@ async fn look(registry: &Registry, entry: &Entry) -> Option<Finding> {
     let took = started.elapsed();
     Some(match reached {
         Err(reason) => Finding { status: InstanceStatus::Unreachable, details: reason },
-        Ok(()) if took > registry.settings.slow_after => Finding {
+        Ok(()) if took > registry.settings.probe_degraded_after => Finding {
             status: InstanceStatus::Degraded,
             details: format!("slow: it took {} ms to answer", took.as_millis()),
         },
@@ -316,7 +316,7 @@ enum Failure {
 
 async fn reach(registry: &Registry, entry: &Entry) -> Result<(), Failure> {
     let connection =
-        registry.outbound.dial(&entry.url, &entry.row.slug).await.map_err(|error: DialError| {
+        registry.platform.outbound.dial(&entry.url, &entry.row.slug).await.map_err(|error: DialError| {
             match error.is_local() {
                 true => Failure::Here,
                 false => Failure::There(error.to_string()),
@@ -354,7 +354,7 @@ async fn note(registry: &Registry, id: &str, finding: &Finding) -> Result<()> {
     row.status = finding.status;
     row.details.clone_from(&finding.details);
     let batch = Batch::new().with(registry.instances.replace(id, &row, Some(version))?);
-    match registry.store.commit(batch).await.map_err(openorch_chassis::Error::from) {
+    match registry.platform.store.commit(batch).await.map_err(openorch_chassis::Error::from) {
         Err(error) if !error.is_lost_race() => return Err(error),
         _ => {}
     }

@@ -1,41 +1,16 @@
 //! What cannot be tried from outside: a store of which nobody knows whether it wrote.
 
-use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering};
 
 use openorch_api::{
     Body, Path,
     registry::{InstanceId, RegisterInstanceRequest},
 };
-use openorch_chassis::{
-    Audit, BoxFuture, Caller, Cx, Kind,
-    ages::{AgeSettings, Ages},
-    clock::ManualClock,
-    ids::Ids,
-    mail::Mailer,
-    outbound::{Outbound, Settings},
-    routes::{Backend, Routes},
-    service::{LIST_MOST, RequestContext, Shared},
-};
-use openorch_store::{Collection, SqliteOptions, SqliteStore, Store};
+use openorch_chassis::{Caller, Cx, Kind, clock::ManualClock, service::RequestContext};
+use openorch_store::{SqliteOptions, SqliteStore};
 
-use super::{Registry, RegistrySettings, collections, instance, prepare};
-use crate::unsure::Unsure;
-
-struct NoMail;
-
-impl Mailer for NoMail {
-    fn send<'a>(&'a self, _: &'a str, _: &'a str, _: String) -> BoxFuture<'a, openorch_chassis::Result<()>> {
-        Box::pin(async { Ok(()) })
-    }
-}
-
-struct NoRoutes;
-
-impl Routes for NoRoutes {
-    fn publish(&self, _: &str, _: Vec<Backend>) {}
-    fn forget(&self, _: &str) {}
-    fn load(&self, _: Vec<(Box<str>, Vec<Backend>)>) {}
-}
+use super::{MODULE, Registry, instance, open};
+use crate::{test_platform, unsure::Unsure};
 
 struct Bench {
     registry: Arc<Registry>,
@@ -48,16 +23,10 @@ impl Bench {
     async fn new() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let store = Unsure::before(SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap());
-        let opened: Vec<Collection> = collections().iter().map(|collection| **collection).collect();
-        store.open_collections(&opened).await.unwrap();
-        let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
-        let ids = Arc::new(Ids::new(clock.clone()));
-        let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
-        let ages = Arc::new(Ages::new(clock.clone(), None, Duration::ZERO, AgeSettings::default()));
-        let shared = Shared { clock: clock.clone(), ages, ids, audit, mailer: Arc::new(NoMail), list_most: LIST_MOST };
-        let outbound = Arc::new(Outbound::new(Settings::default()));
-        let settings = RegistrySettings::new("http://127.0.0.1:1".into(), folder.path().into());
-        let registry = prepare(store.clone(), shared, outbound, Arc::new(NoRoutes), settings).await.unwrap();
+        let clock = test_platform::clock();
+        let (letters, none) = (Arc::default(), &[]);
+        let platform = test_platform::platform(store.clone(), MODULE.collections, clock.clone(), letters, none).await;
+        let registry = open(&platform).await.unwrap();
         Bench { registry, store, clock, _folder: folder }
     }
 

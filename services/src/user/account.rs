@@ -50,7 +50,7 @@ pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Re
     let now = cx.now();
     let search_prefixes = search_prefixes(slug.as_str(), &name);
     let user = UserRow {
-        id: cx.shared.ids.next("usr"),
+        id: cx.platform.ids.next("usr"),
         slug: slug.as_str().to_owned(),
         name,
         contacts: contact.into_iter().collect(),
@@ -247,7 +247,7 @@ impl Users {
         invitation: Option<&str>,
         from_this_machine: bool,
     ) -> Result<Vec<String>> {
-        match (self.settings.registration, invitation) {
+        match (self.registration, invitation) {
             (Registration::Closed, _) => Err(Error::forbidden(
                 "registration is closed; an operator can open it with OPENORCH_REGISTRATION=open or invite",
             )),

@@ -89,7 +89,7 @@ pub async fn update(cx: Cx<Users>, Body(request): Body<UpdateAppRequest>) -> Res
             return Err(Error::invalid(format!("there are at most {MAX_APPS} apps")));
         }
         let row = AppRow {
-            id: before.map_or_else(|| cx.shared.ids.next("app"), |row| row.id.clone()),
+            id: before.map_or_else(|| cx.platform.ids.next("app"), |row| row.id.clone()),
             host,
             created_at: before.map_or(now, |row| row.created_at),
             updated_at: now,
@@ -189,10 +189,10 @@ impl Users {
         let mut left = Vec::new();
         for (collection, what) in BELONGINGS {
             let plain = match PLAIN.contains(collection) {
-                true => self.store.count(collection, &[of_app(app), given_by_plain()].concat()).await?,
+                true => self.platform.store.count(collection, &[of_app(app), given_by_plain()].concat()).await?,
                 false => 0,
             };
-            let count = self.store.count(collection, &of_app(app)).await?.saturating_sub(plain);
+            let count = self.platform.store.count(collection, &of_app(app)).await?.saturating_sub(plain);
             left.extend((count > 0).then(|| format!("{count} {what}")));
         }
         left.extend(permits_of_admins(&self.memory.rules(), app, admins));

@@ -80,17 +80,17 @@ impl Users {
 
 /// Writes what the log only counts by now, and keeps it within its size.
 pub async fn write_gathered(users: Arc<Users>) {
-    users.shared.audit.write_gathered(false).await;
-    if let Err(error) = users.shared.audit.remove_beyond(users.settings.audit_entries).await {
+    users.platform.audit.write_gathered(false).await;
+    if let Err(error) = users.platform.audit.remove_beyond(users.audit_settings.max_entries).await {
         tracing::warn!("the oldest entries of the audit log, which is too long, could not be removed yet: {error}");
     }
 }
 
 pub async fn remove_old(users: Arc<Users>) {
-    if !users.shared.ages.may_end(users.settings.audit_retention) {
+    if !users.platform.ages.may_end(users.audit_settings.retention) {
         return;
     }
-    if let Err(error) = users.shared.audit.remove_older(users.settings.audit_retention).await {
+    if let Err(error) = users.platform.audit.remove_older(users.audit_settings.retention).await {
         tracing::warn!("old entries of the audit log could not be removed yet: {error}");
     }
 }

@@ -27,10 +27,14 @@ pub async fn key_set(cx: Cx<Users>, (): ()) -> Result<Json<KeySet>> {
 /// Signs with a new key from now on.
 pub async fn rotate_key(cx: Cx<Users>, (): ()) -> Result<Json<KeySet>> {
     let private = tokio::task::spawn_blocking(SigningKey::generate).await.map_err(Error::internal)??;
-    let id = cx.shared.ids.random("keyp");
+    let id = cx.platform.ids.random("keyp");
     let key = Arc::new(SigningKey::from_pkcs8(&id, &private)?);
-    let row =
-        KeyPairRow { private: cx.seal.seal(&private_place(&id), &private), id, created_at: cx.now(), retired: None };
+    let row = KeyPairRow {
+        private: cx.platform.seal.seal(&private_place(&id), &private),
+        id,
+        created_at: cx.now(),
+        retired: None,
+    };
     // One after the other: two at once would each retire the same key.
     let _order = cx.rule_changes.lock().await;
     cx.settle_keys().await?;
@@ -51,7 +55,7 @@ pub async fn rotate_key(cx: Cx<Users>, (): ()) -> Result<Json<KeySet>> {
     let since = (cx.now().0.as_second(), Arc::new(VerifyingKey::new(before.clone())?));
     let retired = std::iter::once(since).chain(ring.retired.iter().cloned()).collect();
     let next = Arc::new(KeyRing { current: key, retired });
-    match cx.store.commit(batch).await {
+    match cx.platform.store.commit(batch).await {
         Ok(_) => cx.keys.store(next),
         Err(error) if error.is_open() => {
             // Perhaps it was written all the same, and then the key that signs now is retired.

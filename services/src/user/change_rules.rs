@@ -85,7 +85,7 @@ impl Users {
         caller: &Caller,
         decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>,
     ) -> Result<()> {
-        let limits = &self.settings.access_limits;
+        let limits = &self.access_limits;
         let check = |before: &Rules, after: &Rules| {
             if !usage::is_limited(caller) {
                 return Ok(());
@@ -104,7 +104,7 @@ impl Users {
     ) -> Result<()> {
         let mut is_stale = self.rule_changes.lock().await;
         if *is_stale {
-            self.memory.set_rules(Rules::read(&self.store).await?);
+            self.memory.set_rules(Rules::read(&self.platform.store).await?);
             self.memory.all_rights_changed();
             *is_stale = false;
         }
@@ -126,7 +126,7 @@ impl Users {
         let mut next = Rules::clone(&rules);
         next.apply(changes);
         check(&rules, &next)?;
-        match self.store.commit(batch).await {
+        match self.platform.store.commit(batch).await {
             Ok(_) => {
                 self.memory.set_rules(next);
                 if !gone.is_empty() {
@@ -180,13 +180,13 @@ impl Users {
     pub(super) async fn clear(&self, collection: &'static str, filters: &[Filter]) -> Result<()> {
         loop {
             let some = Query { filters: filters.to_vec(), ..Query::all() }.limit(CLEARED_AT_ONCE as u64);
-            let rows = self.store.find(collection, &some).await?.rows;
+            let rows = self.platform.store.find(collection, &some).await?.rows;
             if rows.len() < CLEARED_AT_ONCE {
                 return Ok(());
             }
             // By filter: some may go meanwhile.
             let filters = vec![Filter::is_in("id", rows.into_iter().map(|row| row.id))];
-            self.store.commit(Write::DeleteWhere { collection, filters }.into()).await?;
+            self.platform.store.commit(Write::DeleteWhere { collection, filters }.into()).await?;
         }
     }
 

@@ -25,15 +25,15 @@ pub async fn stored(store: &Arc<dyn Store>) -> Result<Duration> {
 }
 
 pub async fn watch(users: Arc<Users>) {
-    users.shared.ages.look();
-    let (left, stored) = (users.shared.ages.grace_left().as_secs(), users.stored_grace.load(Ordering::Relaxed));
+    users.platform.ages.look();
+    let (left, stored) = (users.platform.ages.grace_left().as_secs(), users.stored_grace.load(Ordering::Relaxed));
     if left.abs_diff(stored) < STORED_EVERY && (left > 0) == (stored > 0) {
         return;
     }
     let written = async {
-        let rows: Table<ClockGraceRow> = Table::new(users.store.clone(), &CLOCK_GRACE);
+        let rows: Table<ClockGraceRow> = Table::new(users.platform.store.clone(), &CLOCK_GRACE);
         Ok::<_, openorch_chassis::Error>(
-            users.store.commit(rows.upsert(ID, &ClockGraceRow { seconds_left: left })?.into()).await?,
+            users.platform.store.commit(rows.upsert(ID, &ClockGraceRow { seconds_left: left })?.into()).await?,
         )
     };
     match written.await {

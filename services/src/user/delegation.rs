@@ -46,7 +46,7 @@ pub async fn save(cx: Cx<Users>, Body(mut row): Body<Delegation>) -> Result<Json
 pub async fn list(cx: Cx<Users>, (): ()) -> Result<Json<ListDelegationsResponse>> {
     let rules = cx.memory.rules();
     let mut delegations: Vec<Delegation> = rules.delegations.values().map(|row| Delegation::clone(row)).collect();
-    cx.shared.refuse_long_list(delegations.len(), "delegations", "delete some")?;
+    cx.platform.refuse_long_list(delegations.len(), "delegations", "delete some")?;
     delegations.sort_by(|a, b| a.slug.cmp(&b.slug));
     Ok(Json(ListDelegationsResponse { delegations }))
 }

@@ -46,10 +46,8 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
             enrolls.push(cx.enroll(&mut giving, caller, app, input, now).await?);
         }
         let given = giving.accounts();
-        cx.commit(giving.batch(&cx.settings.access_limits), |memory| {
-            given.iter().for_each(|id| memory.rights_changed(id))
-        })
-        .await?;
+        cx.commit(giving.batch(&cx.access_limits), |memory| given.iter().for_each(|id| memory.rights_changed(id)))
+            .await?;
         Ok(enrolls)
     })
     .await?;
@@ -60,7 +58,7 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Result<Json<ListEnrollsResponse>> {
     let caller = cx.caller()?;
-    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let role = request.role.filter(|role| !role.is_empty());
     let user_id = request.user_id.filter(|id| !id.is_empty());
     let is_own = user_id.as_deref() == Some(&*caller.user_id);

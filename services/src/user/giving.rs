@@ -108,11 +108,11 @@ impl Users {
                 (links, self.contact_enrolls.count(&waiting_of(&giver.user_id)).await?)
             }
         };
-        let most = self.settings.access_limits.role_assignments;
+        let most = self.access_limits.role_assignments;
         if before.0 + before.1 + giving.given_here >= most {
             return Err(Error::forbidden(format!(
                 "an account may have given {most} roles to others, those that wait for contacts included: take some back, \
-                 have an admin give them, or have an operator raise OPENORCH_ROLE_ASSIGNMENTS_PER_ACCOUNT"
+                 have an admin give them, or have an operator raise OPENORCH_USER_MAX_ROLE_ASSIGNMENTS_PER_ACCOUNT"
             )));
         }
         giving.given_before = Some(before);
@@ -194,7 +194,7 @@ impl Users {
             giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
             giving.add(self.role_links.upsert(link.id(), &link)?, link, most);
         }
-        Ok(giving.batch(&self.settings.access_limits))
+        Ok(giving.batch(&self.access_limits))
     }
 
     /// Whether the account of this link may be given one more role by its giver, what the batch gives already counted; and

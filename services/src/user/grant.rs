@@ -124,7 +124,7 @@ impl Users {
     fn fresh(&self, caller: &Caller, one: &Wanted, usual_app: &str) -> GrantRow {
         let now = self.now();
         GrantRow {
-            id: if one.id.is_empty() { self.shared.ids.next("grn") } else { own_id(caller, &one.id) },
+            id: if one.id.is_empty() { self.platform.ids.next("grn") } else { own_id(caller, &one.id) },
             permission_id: one.permission_id.clone(),
             slugs: one.slugs.clone(),
             role_ids: one.role_ids.clone().unwrap_or_default(),
@@ -190,7 +190,7 @@ fn check(one: &mut Wanted) -> Result<()> {
 }
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<ListGrantsRequest>) -> Result<Json<ListGrantsResponse>> {
-    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let is_grant = |row: &GrantRow| !row.slugs.is_empty() || row.role_ids.is_empty();
     let (rows, next) = found(&cx, request.permission_id, request.slug, is_grant, paging)?;
     let grants = rows.into_iter().map(|row| Grant {
@@ -202,7 +202,7 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListGrantsRequest>) -> Resu
 }
 
 pub async fn list_permits(cx: Cx<Users>, Body(request): Body<ListPermitsRequest>) -> Result<Json<ListPermitsResponse>> {
-    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let (rows, next) = found(&cx, request.permission, request.slug, |_| true, paging)?;
     let permits = rows.into_iter().map(|row| {
         let row = GrantRow::clone(&row);

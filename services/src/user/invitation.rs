@@ -35,7 +35,7 @@ pub async fn create(
     cx: Cx<Users>,
     Body(request): Body<CreateInvitationRequest>,
 ) -> Result<Json<CreateInvitationResponse>> {
-    if cx.settings.registration == Registration::Closed {
+    if cx.registration == Registration::Closed {
         return Err(Error::conflict(
             "registration is closed, so nobody could redeem an invitation: an operator must start the daemon with \
              OPENORCH_REGISTRATION=invite; or make the account yourself with POST /user-svc/user",
@@ -67,7 +67,7 @@ pub async fn create(
     let expires_at = now.0.checked_add(jiff::SignedDuration::from_secs(seconds as i64)).map_err(Error::internal)?;
     let code = random_text(CODE_LENGTH);
     let row = InvitationRow {
-        id: cx.shared.ids.random("invi"),
+        id: cx.platform.ids.random("invi"),
         code_hash: hash(&code),
         app: caller.app.to_string(),
         created_at: now,
@@ -89,7 +89,7 @@ pub async fn create(
             }
             batch = batch.require(Guard::at_most(INVITATIONS.name, own, MAX_INVITATIONS));
         }
-        Ok(cx.store.commit(batch).await?)
+        Ok(cx.platform.store.commit(batch).await?)
     })
     .await?;
     Ok(Json(CreateInvitationResponse { invitation: Invitation { code, ..to_wire(row) } }))
@@ -98,7 +98,7 @@ pub async fn create(
 /// Those to the caller's app, or to all of them for an admin.
 pub async fn list(cx: Cx<Users>, Query(request): Query<PageRequest>) -> Result<Json<ListInvitationsResponse>> {
     let caller = cx.caller()?;
-    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let all = Asked::all();
     let mut asked = if caller.is_admin() { all } else { all.equals("app", &*caller.app) };
     asked = asked.limit(paging.limit as u64 + u64::from(!paging.is_page));
@@ -119,7 +119,7 @@ pub async fn revoke(cx: Cx<Users>, Path(id): Path<InvitationId>) -> Result<Json<
         let found = cx.invitations.get(&id.0).await?;
         let may_revoke = |row: &InvitationRow| caller.is_admin() || *row.app == *caller.app;
         let Stored { version, .. } = found.filter(|found| may_revoke(&found.value)).ok_or_else(unknown)?;
-        cx.store.commit(Batch::new().with(cx.invitations.delete(&id.0, Some(version)))).await?;
+        cx.platform.store.commit(Batch::new().with(cx.invitations.delete(&id.0, Some(version)))).await?;
         Ok(())
     })
     .await?;

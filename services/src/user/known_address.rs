@@ -64,7 +64,7 @@ impl Users {
         let beyond = addresses.len().saturating_sub(MOST);
         addresses.drain(..beyond);
         let row = KnownAddressesRow { user_id: user_id.to_owned(), addresses };
-        self.store.commit(self.known_addresses.upsert(&id, &row)?.into()).await?;
+        self.platform.store.commit(self.known_addresses.upsert(&id, &row)?.into()).await?;
         Ok(())
     }
 }

@@ -36,6 +36,7 @@ mod rule_tests;
 mod rules;
 mod seed;
 mod session;
+mod settings;
 mod sign_in;
 mod signing;
 #[cfg(test)]
@@ -48,7 +49,7 @@ mod versions;
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -59,13 +60,8 @@ use openorch_api::{
     Path, Time,
     user::{self as api, AuditEntry},
 };
-use openorch_chassis::{
-    Mounted, Service,
-    identity::{Belongings, Liveness},
-    seal::Seal,
-    service::Shared,
-};
-use openorch_store::{Batch, Collection, Committed, OPEN_FOR, Store, StoreError, Table};
+use openorch_chassis::{Mounted, Platform, Service, service::Hooks};
+use openorch_store::{Batch, Collection, Committed, OPEN_FOR, StoreError, Table};
 
 use self::{
     change_rules::RuleTables,
@@ -79,86 +75,27 @@ use self::{
     },
     signing::Signing,
     throttle::Throttle,
+    usage::AccessLimits,
 };
 pub use self::{
     clock_grace::stored as stored_clock_grace,
     password_check::PasswordCounts,
-    passwords::{HashSettings, PasswordRules},
-    seed::{ADMIN_SLUG, StartError, prepare, reset_admin_password},
-    usage::AccessLimits,
+    passwords::PasswordRules,
+    seed::{ADMIN_SLUG, Seeded, StartError, open, reset_admin_password, seed},
+    settings::{AuditSettings, Registration, UserSettings},
 };
-
-/// Who may register an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Registration {
-    Open,
-    /// Programs on this machine: what is usual while only loopback is served, which pages in a browser reach as well.
-    OnThisMachine,
-    /// With the code of an invitation.
-    Invite,
-    Closed,
-}
-
-#[derive(Clone, Debug)]
-pub struct UserSettings {
-    pub registration: Registration,
-    /// What new passwords must be like.
-    pub password_rules: PasswordRules,
-    /// What a password must be like with which somebody signs in from elsewhere than this machine.
-    pub network_password_rules: PasswordRules,
-    /// How long a token's text says that it lives (`exp`).
-    pub token_lifetime: Duration,
-    /// How long a delegated token lives.
-    pub delegated_lifetime: Duration,
-    /// A session ends when it was not used for so long.
-    pub session_idle: Duration,
-    /// A session ends after so long, however much it is used.
-    pub session_lifetime: Option<Duration>,
-    /// Entries of the audit log are removed after so long.
-    pub audit_retention: Duration,
-    /// Most entries of the audit log; the oldest are removed first.
-    pub audit_entries: u64,
-    /// How password hashes are computed.
-    pub hashes: HashSettings,
-    /// Tokens signed side by side.
-    pub signing_concurrency: usize,
-    /// Sessions of one account; with one more the one idle longest ends.
-    pub sessions_per_account: u64,
-    /// How long an answer whether somebody has a permission may be kept.
-    pub permission_kept: Duration,
-    /// Accounts, sessions, tokens and delegated tokens held in memory, each.
-    pub cache_entries: u64,
-    /// What accounts that are no admins may hold of access rules.
-    pub access_limits: AccessLimits,
-}
-
-impl Default for UserSettings {
-    fn default() -> UserSettings {
-        UserSettings {
-            registration: Registration::Open,
-            password_rules: PasswordRules::new(true, None, None),
-            network_password_rules: PasswordRules::new(false, None, None),
-            token_lifetime: Duration::from_secs(24 * 3600),
-            delegated_lifetime: Duration::from_secs(300),
-            session_idle: Duration::from_secs(90 * 24 * 3600),
-            session_lifetime: None,
-            audit_retention: Duration::from_secs(365 * 24 * 3600),
-            audit_entries: 5_000_000,
-            hashes: HashSettings::default(),
-            signing_concurrency: 1,
-            sessions_per_account: 1000,
-            permission_kept: Duration::from_secs(10),
-            cache_entries: 50_000,
-            access_limits: AccessLimits::default(),
-        }
-    }
-}
 
 /// The state of the user service. It is also the daemon's [`openorch_chassis::Identity`].
 pub struct Users {
-    shared: Shared,
+    platform: Platform,
     settings: UserSettings,
-    store: Arc<dyn Store>,
+    audit_settings: AuditSettings,
+    registration: Registration,
+    /// What new passwords must be like.
+    password_rules: PasswordRules,
+    /// What a password must be like with which somebody signs in from elsewhere than this machine.
+    network_password_rules: PasswordRules,
+    access_limits: AccessLimits,
     users: Table<UserRow>,
     contacts: Table<ContactRow>,
     tombstones: Table<TombstoneRow>,
@@ -175,7 +112,6 @@ pub struct Users {
     /// The keys as they are if the one with this id is stored, while nobody knows that.
     unsettled_keys: Mutex<Option<(String, Arc<KeyRing>)>>,
     signing: Signing,
-    seal: Seal,
     passwords: Passwords,
     /// Whether some stored hash may be of a password that was not normalized.
     has_old_hashes: bool,
@@ -188,34 +124,22 @@ pub struct Users {
     stored_grace: AtomicU64,
     /// While the admin's password is the default one (contract decision 13).
     default_password: Arc<AtomicBool>,
-    liveness: OnceLock<Arc<dyn Liveness>>,
+    /// What other services do when an account is deleted, and who of them knows whether its instances are up.
+    hooks: Hooks,
     throttle: Throttle,
     known_addresses: Table<KnownAddressesRow>,
     otps: Table<OtpRow>,
     contact_enrolls: Table<ContactEnrollRow>,
     sendings: Sendings,
     audit_entries: Table<AuditEntry>,
-    belongings: OnceLock<Vec<Arc<dyn Belongings>>>,
 }
 
 impl Users {
-    /// Who knows which accounts have live instances: their sessions are never idle.
-    pub fn watch_liveness(&self, liveness: Arc<dyn Liveness>) {
-        // A second call would be a mistake in the wiring; the first one stays.
-        let _ = self.liveness.set(liveness);
-    }
-
-    /// Who keeps things of accounts that go with them.
-    pub fn watch_belongings(&self, belongings: Vec<Arc<dyn Belongings>>) {
-        // As above.
-        let _ = self.belongings.set(belongings);
-    }
-
     /// What the access rules take in memory, for Prometheus.
     pub fn metrics(&self) -> String {
         [
             ("openorch_access_rule_bytes", self.memory.check_rules().bytes()),
-            ("openorch_access_rule_bytes_limit", self.settings.access_limits.total_bytes),
+            ("openorch_access_rule_bytes_limit", self.access_limits.total_bytes),
         ]
         .map(|(name, value)| format!("# TYPE {name} gauge\n{name} {value}\n"))
         .concat()
@@ -223,13 +147,13 @@ impl Users {
 
     /// Who may register.
     pub fn registration(&self) -> Registration {
-        self.settings.registration
+        self.registration
     }
 
     /// Writes, and has memory forget what that changes. Also where nobody knows what came of it: what is stored is read
     /// again then.
     async fn commit(&self, batch: Batch, forget: impl FnOnce(&Memory)) -> Result<Committed, StoreError> {
-        let outcome = self.store.commit(batch).await;
+        let outcome = self.platform.store.commit(batch).await;
         forget(&self.memory);
         outcome.inspect_err(|error| self.doubt(error))
     }
@@ -247,11 +171,11 @@ impl Users {
     }
 
     fn now(&self) -> Time {
-        Time(self.shared.clock.now())
+        self.platform.now()
     }
 }
 
-/// The collections of this service, to be opened before [`prepare`].
+/// The collections of this service, to be opened before [`seed`].
 pub fn collections() -> &'static [&'static Collection] {
     rows::ALL
 }

@@ -55,7 +55,7 @@ impl Users {
         match written {
             // Only when it was used is not written down: an operator who wants to make room must be able to sign in.
             Err(error @ (StoreError::StorageFull(_) | StoreError::Replaced(_))) if is_same => {
-                self.store.commit(must_hold).await?;
+                self.platform.store.commit(must_hold).await?;
                 tracing::warn!(user.id = &*account.id, "a sign-in to a session could not be written down: {error}");
             }
             written => drop(written?),
@@ -66,7 +66,7 @@ impl Users {
     /// The sessions of an account that must end so that there is room for one more: those that were not used for longest,
     /// so that those that ended unused come first. Never the one that a new session is exchanged from.
     async fn idle_longest(&self, account: &Account, place: &Place<'_>) -> Result<Vec<String>> {
-        let most = self.settings.sessions_per_account.max(1);
+        let most = self.settings.max_sessions_per_account;
         let count = self.sessions.count(&[Filter::equals("userId", &*account.id)]).await?;
         let Some(beyond) = (count + 1).checked_sub(most).filter(|beyond| *beyond > 0) else { return Ok(Vec::new()) };
         let mut found = self.sessions.find(&Query::all().equals("userId", &*account.id)).await?;
@@ -109,9 +109,9 @@ impl Users {
             let found = self.sessions.get(session_id).await?.filter(|found| account.is_in(&found.value.app));
             let Stored { version, value: mut row, .. } = found.ok_or_else(ended)?;
             row.roles = account.roles_in(&row.app).iter().map(|role| role.to_string()).collect();
-            row.token_id = self.shared.ids.random("tok");
+            row.token_id = self.platform.ids.random("tok");
             (row.token_created_at, row.issued_at, row.used_at) = (self.now(), self.now(), self.now());
-            self.store.commit(Batch::new().with(self.sessions.replace(&row.id, &row, Some(version))?)).await?;
+            self.platform.store.commit(Batch::new().with(self.sessions.replace(&row.id, &row, Some(version))?)).await?;
             self.auth_token(account, &row).await
         })
         .await
@@ -157,14 +157,14 @@ impl Users {
                 None => guard,
             };
             let fresh = SessionRow {
-                id: self.shared.ids.random("ses"),
+                id: self.platform.ids.random("ses"),
                 user_id: account.id.to_string(),
                 app: place.app.to_owned(),
                 device: place.device.to_owned(),
                 exchanged_from,
                 created_at: place.exchanged_from.map_or(now, |from| from.created_at),
                 used_at: now,
-                token_id: self.shared.ids.random("tok"),
+                token_id: self.platform.ids.random("tok"),
                 token_created_at: now,
                 issued_at: now,
                 roles,
@@ -177,7 +177,7 @@ impl Users {
                 let of_origin = vec![of_account.clone(), Filter::equals("exchangedFrom", from.as_str())];
                 batch = batch.require(Guard::at_most(SESSIONS.name, of_origin, MAX_EXCHANGED));
             }
-            let most = self.settings.sessions_per_account.max(1);
+            let most = self.settings.max_sessions_per_account;
             batch = batch.require(Guard::at_most(SESSIONS.name, vec![of_account], most));
             return Ok((fresh, Some(batch)));
         };
@@ -188,7 +188,7 @@ impl Users {
             return Ok((row, Some(guard).filter(|guard| !guard.is_empty())));
         }
         if row.roles != roles {
-            row.token_id = self.shared.ids.random("tok");
+            row.token_id = self.platform.ids.random("tok");
             row.token_created_at = now;
             row.roles = roles;
         }

@@ -111,10 +111,12 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Jso
 
 /// Lets the id of a deleted organization be taken again.
 pub async fn release_id(cx: Cx<Users>, Path(id): Path<DeletedOrganizationId>) -> Result<Json<Empty>> {
-    cx.store.commit(cx.tombstones.delete(tombstone_id(&id.0), None).into()).await.map_err(|error| match error {
-        StoreError::NotFound(_) => Error::not_found(format!("no deleted organization had the id `{}`", id.0)),
-        other => other.into(),
-    })?;
+    cx.platform.store.commit(cx.tombstones.delete(tombstone_id(&id.0), None).into()).await.map_err(
+        |error| match error {
+            StoreError::NotFound(_) => Error::not_found(format!("no deleted organization had the id `{}`", id.0)),
+            other => other.into(),
+        },
+    )?;
     Ok(Json(Empty {}))
 }
 
@@ -123,7 +125,7 @@ pub async fn members(
     (Path(id), Asked(request)): (Path<OrganizationId>, Asked<PageRequest>),
 ) -> Result<Json<ListMembersResponse>> {
     let caller = cx.caller()?;
-    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     cx.organization(caller, &id).await?;
     if !caller.roles.iter().any(|role| **role == *user_role(&id.0)) {
         need_admin(caller, &id.0)
@@ -311,7 +313,7 @@ impl Users {
             Slug::parse(&request.slug).map_err(|error| Error::invalid(error.0))?;
         }
         Ok(OrganizationRow {
-            id: if request.id.is_empty() { self.shared.ids.next("org") } else { request.id },
+            id: if request.id.is_empty() { self.platform.ids.next("org") } else { request.id },
             app: app.to_owned(),
             name: checked_name(request.name)?,
             slug: Some(request.slug).filter(|slug| !slug.is_empty()),
@@ -340,7 +342,7 @@ impl Users {
             let mut giving = Giving::with(batch);
             self.count_given(&mut giving, caller).await?;
             self.give(&mut giving, link.clone()).await?;
-            let batch = giving.batch(&self.settings.access_limits);
+            let batch = giving.batch(&self.access_limits);
             let outcome = self.commit(batch, |memory| memory.rights_changed(&caller.user_id)).await;
             outcome.map_err(|error| match error {
                 StoreError::AlreadyExists(_) => taken(),
@@ -378,7 +380,7 @@ impl Users {
             row.slug.clone_from(&wanted.slug);
             row.updated_at = wanted.updated_at;
             let batch = Batch::new().with(self.organizations.replace(&row.id, &row, Some(version))?);
-            self.store.commit(batch).await.map_err(|error| match error {
+            self.platform.store.commit(batch).await.map_err(|error| match error {
                 StoreError::AlreadyExists(_) => {
                     Error::conflict("organization already exists: its slug is taken; choose another")
                 }
@@ -441,7 +443,7 @@ impl Users {
                 false if before.iter().any(|link| link.value.role_id == role) => {}
                 false => self.give_instead(&mut giving, link)?,
             }
-            let batch = giving.batch(&self.settings.access_limits);
+            let batch = giving.batch(&self.access_limits);
             self.commit(batch, |memory| memory.rights_changed(user_id)).await?;
             Ok(Json(Empty {}))
         })

@@ -126,15 +126,15 @@ impl Users {
         }
         let contact = request.contact_id.trim();
         check_address("contactId", contact)?;
-        self.shared.mailer.check()?;
+        self.platform.mailer.check()?;
         let now = self.now();
         // Strangers who ask for codes to a contact do not use up those of who signs in with it.
         let counted_as = if asked.is_at_home { format!("{} at home", box_of(contact)) } else { box_of(contact) };
         self.sendings.count(&counted_as, asked.callers, now.0.as_second())?;
         let code = format!("{:0width$}", random_number(10_u32.pow(DIGITS as u32)), width = DIGITS);
-        let id = self.shared.ids.random("otp");
+        let id = self.platform.ids.random("otp");
         let row = OtpRow {
-            code: self.seal.seal(&place(&id), code.as_bytes()),
+            code: self.platform.seal.seal(&place(&id), code.as_bytes()),
             id,
             purpose: asked.purpose,
             app: asked.app.to_owned(),
@@ -146,14 +146,14 @@ impl Users {
         };
         tell_anyway();
         // It is stored first: a code that arrives is one that counts.
-        aside(self.store.commit(self.otps.create(&row.id, &row)?.into())).await?;
+        aside(self.platform.store.commit(self.otps.create(&row.id, &row)?.into())).await?;
         // Whoever is asked for a code on the telephone should know what would be done with it.
         let what_for = asked.purpose.words();
         let text = format!(
             "Your code to {what_for} is {code}\n\nIt is good for ten minutes. Tell it to nobody. If you did not ask for it, \
              somebody typed your address by mistake, and you need do nothing.\n"
         );
-        self.shared.mailer.send(&mail_address(&row.contact), "Your code", text).await?;
+        self.platform.mailer.send(&mail_address(&row.contact), "Your code", text).await?;
         Ok(Json(SendOtpResponse { otp_id: row.id }))
     }
 
@@ -172,7 +172,7 @@ impl Users {
             if !is_meant || row.expires_at <= self.now() || row.attempts >= MAX_ATTEMPTS {
                 return Err(over());
             }
-            let sent = self.seal.open(&place(&row.id), &row.code).map_err(|_| over())?;
+            let sent = self.platform.seal.open(&place(&row.id), &row.code).map_err(|_| over())?;
             if is_same(&sent, code.as_bytes()) {
                 if row.purpose != expected.purpose {
                     let what_for = row.purpose.words();
@@ -181,7 +181,7 @@ impl Users {
                 return found.clone().ok_or_else(over);
             }
             let counted = OtpRow { attempts: row.attempts + 1, ..row.clone() };
-            aside(self.store.commit(self.otps.replace(&row.id, &counted, Some(*version))?.into())).await?;
+            aside(self.platform.store.commit(self.otps.replace(&row.id, &counted, Some(*version))?.into())).await?;
             match MAX_ATTEMPTS - counted.attempts {
                 0 => Err(failed("the code is wrong, and was wrong too often; ask for another")),
                 left => Err(failed(&format!("the code is wrong; {left} more tries"))),
@@ -194,13 +194,13 @@ impl Users {
     pub(super) async fn forget_codes(users: Arc<Users>) {
         let over = Filter::range("expiresAt", None, Some(users.now().to_string().into()));
         let outcome = async {
-            let old = users.store.find(OTPS.name, &Query::all().filter(over).limit(10_000)).await?;
+            let old = users.platform.store.find(OTPS.name, &Query::all().filter(over).limit(10_000)).await?;
             let remove = |row: openorch_store::Row| Write::Delete {
                 collection: OTPS.name,
                 id: row.id,
                 version: Some(row.version),
             };
-            users.store.commit(old.rows.into_iter().map(remove).collect::<Batch>()).await
+            users.platform.store.commit(old.rows.into_iter().map(remove).collect::<Batch>()).await
         };
         if let Err(error) = outcome.await {
             tracing::warn!("old codes could not be removed yet: {error}");

@@ -88,7 +88,7 @@ impl Users {
     /// The password's row if it is the account's password, unless too many wrong ones were tried. The work is the same for
     /// an account that there is not, or that has no password.
     pub(super) async fn match_password(&self, guess: &Guess<'_>) -> Result<Option<Matched>> {
-        if !self.settings.password_rules.is_possible(guess.password) {
+        if !self.password_rules.is_possible(guess.password) {
             return Ok(None);
         }
         let known = self.password_rows.get(guess.user_id).await?;
@@ -140,7 +140,10 @@ impl Users {
                 false => self.passwords.hash(guess.password, Purpose::SignIn, guess.address).await?,
             };
             let row = PasswordRow { hash, meets_network_rule: meets, ..before.clone() };
-            self.store.commit(Batch::new().with(self.password_rows.replace(&id, &row, Some(version))?)).await?;
+            self.platform
+                .store
+                .commit(Batch::new().with(self.password_rows.replace(&id, &row, Some(version))?))
+                .await?;
             Ok::<_, Error>(row.hash)
         };
         match aside(noted).await {
@@ -159,7 +162,7 @@ impl Users {
         if from_this_machine {
             return Ok(());
         }
-        self.settings.network_password_rules.check(password).map_err(|reason| {
+        self.network_password_rules.check(password).map_err(|reason| {
             Error::forbidden(format!(
                 "this password is right, but too weak to sign in with over the network: {reason}. Set another on the \
                  daemon's machine with POST /user-svc/change-password, or have an admin reset it"
@@ -170,12 +173,12 @@ impl Users {
 
     /// Whether this may become a password. One that is set from elsewhere must do for a sign-in from there.
     pub(super) fn check_new_password(&self, password: &str, from_this_machine: bool) -> Result<()> {
-        self.settings.password_rules.check(password)?;
-        if from_this_machine { Ok(()) } else { self.settings.network_password_rules.check(password) }
+        self.password_rules.check(password)?;
+        if from_this_machine { Ok(()) } else { self.network_password_rules.check(password) }
     }
 
     fn meets_network_rule(&self, password: &str) -> bool {
-        self.settings.network_password_rules.check(password).is_ok()
+        self.network_password_rules.check(password).is_ok()
     }
 
     /// What is known of the strength of the stored passwords.

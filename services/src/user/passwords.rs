@@ -47,12 +47,6 @@ pub struct HashSettings {
     pub max_wait: Duration,
 }
 
-impl Default for HashSettings {
-    fn default() -> HashSettings {
-        HashSettings { concurrency: 1, max_wait: Duration::from_secs(10) }
-    }
-}
-
 /// The pool that hashes.
 pub struct Passwords {
     settings: HashSettings,

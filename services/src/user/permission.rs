@@ -94,7 +94,7 @@ pub async fn assign(cx: Cx<Users>, Body(request): Body<AssignPermissionsRequest>
 pub async fn has(cx: Cx<Users>, Path(id): Path<PermissionId>) -> Result<Json<HasPermissionResponse>> {
     let caller = cx.caller()?;
     let account = cx.known_account(&caller.user_id).await?;
-    let kept = jiff::SignedDuration::try_from(cx.settings.permission_kept).map_err(Error::internal)?;
+    let kept = jiff::SignedDuration::try_from(cx.settings.permission_cache_ttl).map_err(Error::internal)?;
     let until = cx.now().0.checked_add(kept).map_err(Error::internal)?;
     Ok(Json(HasPermissionResponse {
         authorized: cx.allows(caller, &id.0),

@@ -36,7 +36,7 @@ pub const NAME_A_LIMIT: &str = "name a `limit`";
 const FIXED: [&str; 2] = [openorch_api::role::ADMIN, openorch_api::role::USER];
 
 pub async fn list(cx: Cx<Users>, Query(request): Query<PageRequest>) -> Result<Json<GetRolesResponse>> {
-    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let rules = cx.memory.rules();
     let rows = rules.roles.values().map(|row| ([row.name.as_str(), row.id.as_str()], row));
     let (rows, next) = paging.page(rows, "roles", NAME_A_LIMIT)?;
@@ -105,7 +105,7 @@ pub async fn permissions(
     cx: Cx<Users>,
     (Path(id), Query(request)): (Path<RoleId>, Query<PageRequest>),
 ) -> Result<Json<GetPermissionsByRoleResponse>> {
-    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let rules = cx.memory.rules();
     known(&rules, &id)?;
     let has = rules.permissions_of(&id.0).filter_map(|permission| rules.permissions.get(permission));
@@ -145,7 +145,7 @@ pub async fn list_permissions(
     Body(request): Body<ListPermissionsRequest>,
 ) -> Result<Json<ListPermissionsResponse>> {
     let caller = cx.caller()?;
-    let paging = Paging::new(request.limit, request.after, cx.shared.list_most)?;
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     check_count("roles", request.roles.len(), MAX_PERMISSIONS)?;
     let foreign = request.roles.iter().find(|role| caller.roles.binary_search_by(|own| (**own).cmp(role)).is_err());
     if let (Some(role), false) = (foreign, caller.is_admin()) {

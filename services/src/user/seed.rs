@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
@@ -13,9 +13,9 @@ use std::{
 use arc_swap::ArcSwap;
 use openorch_api::{Time, role};
 use openorch_chassis::{
-    Error,
+    Error, Platform,
     seal::{OpenError, PUBLISHED_DEFAULT_KEY, Seal},
-    service::Shared,
+    service::Hooks,
 };
 use openorch_store::{Batch, Query, Store, Table};
 
@@ -74,72 +74,92 @@ impl From<openorch_store::StoreError> for StartError {
     }
 }
 
-/// Brings the stored rows to what this version needs and makes the service. `admin_password` is
-/// `OPENORCH_ADMIN_PASSWORD`; it counts on the first start and while the default password stands. `settings_for` is told
-/// whether that stands, since looser rules count while only this machine is served.
-pub async fn prepare(
-    store: Arc<dyn Store>,
-    shared: Shared,
-    seal: &Seal,
-    settings_for: impl Fn(bool) -> UserSettings,
+/// What is stored once the first step of a start is done: an admin, a signing key, the rules that this version needs.
+pub struct Seeded {
+    keys: KeyRing,
+    rules: Rules,
+    loopback_only: bool,
+    /// Whether the admin's password is the default one: only this machine is served then.
+    pub has_default_password: bool,
+}
+
+/// Brings the stored rows to what this version needs. `admin_password` is `OPENORCH_ADMIN_PASSWORD`; it counts on the first
+/// start and while the default password stands. `loopback_only`: only this machine is served, for which looser rules count.
+pub async fn seed(
+    platform: &Platform,
     admin_password: Option<String>,
-    default_password: Arc<AtomicBool>,
-) -> Result<Arc<Users>, StartError> {
-    let UserSettings { password_rules: rules, network_password_rules: network, .. } = settings_for(false);
-    let seeding = Seeding { store: store.clone(), shared: shared.clone(), now: Time(shared.clock.now()), network };
-    let (keys, batch, was_empty) = match seeding.open_keys(seal).await? {
+    loopback_only: bool,
+) -> Result<Seeded, StartError> {
+    let settings: UserSettings = platform.settings()?;
+    let (admin_rules, network) = (settings.password_rules(loopback_only), settings.password_rules(false));
+    let seeding = Seeding { platform: platform.clone(), now: platform.now(), network };
+    let (keys, batch, was_empty) = match seeding.open_keys().await? {
         Some((keys, batch)) => (keys, batch, false),
         None => {
-            let (keys, batch) = seeding.make_key(seal)?;
-            (keys, seeding.make_admin(admin_password.clone(), rules, batch)?, true)
+            let (keys, batch) = seeding.make_key()?;
+            (keys, seeding.make_admin(admin_password.clone(), admin_rules, batch)?, true)
         }
     };
-    let admin_rules = rules;
     let rules = seeding.complete_rules(batch).await?;
     if was_empty {
-        store.mark_seeded().await?;
+        platform.store.mark_seeded().await?;
     }
-    unfold_contacts(&store, Time(shared.clock.now())).await?;
-    remove_orphaned_roles(&store, Time(shared.clock.now())).await?;
-    let is_default = seeding.settle_admin_password(if was_empty { None } else { admin_password }, admin_rules).await?;
-    default_password.store(is_default, Ordering::SeqCst);
-    let settings = settings_for(is_default);
-    let password_rows = Table::new(store.clone(), &PASSWORDS);
+    unfold_contacts(&platform.store, platform.now()).await?;
+    remove_orphaned_roles(&platform.store, platform.now()).await?;
+    let given = if was_empty { None } else { admin_password };
+    let has_default_password = seeding.settle_admin_password(given, admin_rules).await?;
+    Ok(Seeded { keys, rules, loopback_only: loopback_only || has_default_password, has_default_password })
+}
+
+/// Makes the service from what is stored. `hooks` are those of all other services; `default_password` is true while the
+/// admin's password is the default one.
+pub async fn open(
+    platform: &Platform,
+    seeded: Seeded,
+    hooks: Hooks,
+    default_password: Arc<AtomicBool>,
+) -> Result<Arc<Users>, StartError> {
+    let settings: UserSettings = platform.settings()?;
+    let Seeded { keys, rules, loopback_only, has_default_password } = seeded;
+    default_password.store(has_default_password, Ordering::SeqCst);
+    let password_rows = platform.table(&PASSWORDS);
     let has_old_hashes = PasswordCounts::read(&password_rows).await?.unknown > 0;
     Ok(Arc::new(Users {
-        users: Table::new(store.clone(), &USERS),
-        contacts: Table::new(store.clone(), &CONTACTS),
-        tombstones: Table::new(store.clone(), &TOMBSTONES),
-        organizations: Table::new(store.clone(), &ORGANIZATIONS),
-        audit_entries: Table::new(store.clone(), &openorch_chassis::audit::ENTRIES),
+        users: platform.table(&USERS),
+        contacts: platform.table(&CONTACTS),
+        tombstones: platform.table(&TOMBSTONES),
+        organizations: platform.table(&ORGANIZATIONS),
+        audit_entries: platform.table(&openorch_chassis::audit::ENTRIES),
         throttle: Throttle::new(),
-        known_addresses: Table::new(store.clone(), &KNOWN_ADDRESSES),
-        otps: Table::new(store.clone(), &OTPS),
-        contact_enrolls: Table::new(store.clone(), &CONTACT_ENROLLS),
+        known_addresses: platform.table(&KNOWN_ADDRESSES),
+        otps: platform.table(&OTPS),
+        contact_enrolls: platform.table(&CONTACT_ENROLLS),
         sendings: Sendings::new(),
         password_rows,
         has_old_hashes,
-        sessions: Table::new(store.clone(), &SESSIONS),
-        rule_tables: RuleTables::new(&store),
+        sessions: platform.table(&SESSIONS),
+        rule_tables: RuleTables::new(&platform.store),
         rule_changes: tokio::sync::Mutex::new(false),
-        role_links: Table::new(store.clone(), &ROLE_LINKS),
-        invitations: Table::new(store.clone(), &INVITATIONS),
-        passwords: Passwords::new(settings.hashes),
-        memory: Memory::new(rules, settings.cache_entries),
-        key_pairs: Table::new(store.clone(), &KEY_PAIRS),
+        role_links: platform.table(&ROLE_LINKS),
+        invitations: platform.table(&INVITATIONS),
+        passwords: Passwords::new(settings.hashes()),
+        memory: Memory::new(rules, settings.max_cache_entries),
+        key_pairs: platform.table(&KEY_PAIRS),
         keys: ArcSwap::from_pointee(keys),
         unsettled_keys: Mutex::default(),
-        signing: Signing::new(settings.signing_concurrency),
-        stored_grace: super::clock_grace::stored(&store).await?.as_secs().into(),
+        signing: Signing::new(settings.signing_concurrency()),
+        stored_grace: super::clock_grace::stored(&platform.store).await?.as_secs().into(),
         doubtful_until: AtomicI64::new(i64::MIN),
         unsettled_accounts: Mutex::default(),
-        seal: seal.clone(),
-        store,
-        shared,
+        registration: settings.registration(loopback_only),
+        password_rules: settings.password_rules(loopback_only),
+        network_password_rules: settings.password_rules(false),
+        access_limits: settings.access_limits(),
+        audit_settings: platform.settings()?,
         settings,
+        platform: platform.clone(),
+        hooks,
         default_password,
-        liveness: OnceLock::new(),
-        belongings: OnceLock::new(),
     }))
 }
 
@@ -187,8 +207,7 @@ async fn set_admin_password(
 }
 
 struct Seeding {
-    store: Arc<dyn Store>,
-    shared: Shared,
+    platform: Platform,
     now: Time,
     network: PasswordRules,
 }
@@ -196,8 +215,8 @@ struct Seeding {
 impl Seeding {
     /// The stored keys, and what is to be written for them. That the one that signs opens is also the check that the
     /// encryption key is the right one.
-    async fn open_keys(&self, seal: &Seal) -> Result<Option<(KeyRing, Batch)>, StartError> {
-        let pairs: Table<KeyPairRow> = Table::new(self.store.clone(), &KEY_PAIRS);
+    async fn open_keys(&self) -> Result<Option<(KeyRing, Batch)>, StartError> {
+        let pairs: Table<KeyPairRow> = self.platform.table(&KEY_PAIRS);
         let (mut retired, mut current) = (Vec::new(), None);
         for pair in pairs.find(&Query::all()).await? {
             match pair.value.retired {
@@ -208,11 +227,11 @@ impl Seeding {
         retired.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
         let Some(mut pair) = current else { return Ok(None) };
         let (place, mut batch) = (private_place(&pair.id), Batch::new());
-        let opened = match seal.open(&place, &pair.private) {
+        let opened = match self.platform.seal.open(&place, &pair.private) {
             // Whoever leaves the published key behind need not leave the data behind.
             Err(OpenError::OtherKey(id)) => match Seal::new(PUBLISHED_DEFAULT_KEY).open(&place, &pair.private) {
                 Ok(private) => {
-                    pair.private = seal.seal(&place, &private);
+                    pair.private = self.platform.seal.seal(&place, &private);
                     batch = batch.with(pairs.replace(&pair.id, &pair, None)?);
                     Ok(private)
                 }
@@ -231,16 +250,16 @@ impl Seeding {
         Ok(Some((KeyRing { current, retired }, batch)))
     }
 
-    fn make_key(&self, seal: &Seal) -> Result<(KeyRing, Batch), StartError> {
-        let id = self.shared.ids.random("keyp");
+    fn make_key(&self) -> Result<(KeyRing, Batch), StartError> {
+        let id = self.platform.ids.random("keyp");
         let private = SigningKey::generate()?;
         let row = KeyPairRow {
-            private: seal.seal(&private_place(&id), &private),
+            private: self.platform.seal.seal(&private_place(&id), &private),
             id: id.clone(),
             created_at: self.now,
             retired: None,
         };
-        let pairs: Table<KeyPairRow> = Table::new(self.store.clone(), &KEY_PAIRS);
+        let pairs: Table<KeyPairRow> = self.platform.table(&KEY_PAIRS);
         let current = Arc::new(SigningKey::from_pkcs8(&id, &private)?);
         Ok((KeyRing { current, retired: Vec::new() }, Batch::new().with(pairs.create(&id, &row)?)))
     }
@@ -253,13 +272,13 @@ impl Seeding {
         let (id, batch) = self.make_account(ADMIN_SLUG, "Admin", role::ADMIN, batch)?;
         let is_default = password == DEFAULT_ADMIN_PASSWORD;
         let row = PasswordRow::hashed_now(&password, is_default, &self.network, self.now)?;
-        let passwords: Table<PasswordRow> = Table::new(self.store.clone(), &PASSWORDS);
+        let passwords: Table<PasswordRow> = self.platform.table(&PASSWORDS);
         Ok(batch.with(passwords.create(&id, &row)?))
     }
 
     fn make_account(&self, slug: &str, name: &str, role: &str, batch: Batch) -> Result<(String, Batch), StartError> {
         let user = UserRow {
-            id: self.shared.ids.next("usr"),
+            id: self.platform.ids.next("usr"),
             slug: slug.to_owned(),
             name: name.to_owned(),
             contacts: Vec::new(),
@@ -271,8 +290,8 @@ impl Seeding {
             updated_at: self.now,
         };
         let link = RoleLinkRow::new(DEFAULT_APP, &user.id, role, self.now);
-        let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
-        let links: Table<RoleLinkRow> = Table::new(self.store.clone(), &ROLE_LINKS);
+        let users: Table<UserRow> = self.platform.table(&USERS);
+        let links: Table<RoleLinkRow> = self.platform.table(&ROLE_LINKS);
         let batch = batch.with(users.create(&user.id, &user)?).with(links.create(link.id(), &link)?);
         Ok((user.id, batch))
     }
@@ -280,7 +299,7 @@ impl Seeding {
     /// Adds the accounts of built-in services, roles and permissions that are missing, commits, and answers the rules.
     /// Permissions that exist keep the roles an operator gave or took.
     async fn complete_rules(&self, mut batch: Batch) -> Result<Rules, StartError> {
-        let mut rules = Rules::read(&self.store).await?;
+        let mut rules = Rules::read(&self.platform.store).await?;
         let mut owners = HashMap::new();
         for service in openorch_api::SERVICES {
             let (id, with_account) = self.service_account(service, batch).await?;
@@ -318,12 +337,12 @@ impl Seeding {
                 }));
             }
         }
-        let tables = RuleTables::new(&self.store);
+        let tables = RuleTables::new(&self.platform.store);
         for change in &changes {
             tables.write(&mut batch, change)?;
         }
         if !batch.is_empty() {
-            self.store.commit(batch).await?;
+            self.platform.store.commit(batch).await?;
         }
         rules.apply(changes);
         Ok(rules)
@@ -331,14 +350,14 @@ impl Seeding {
 
     /// Whether the admin's password is the default one, after replacing that if another is given.
     async fn settle_admin_password(&self, given: Option<String>, rules: PasswordRules) -> Result<bool, StartError> {
-        let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
-        let passwords: Table<PasswordRow> = Table::new(self.store.clone(), &PASSWORDS);
+        let users: Table<UserRow> = self.platform.table(&USERS);
+        let passwords: Table<PasswordRow> = self.platform.table(&PASSWORDS);
         let Some(admin) = users.first(&Query::all().equals("slug", ADMIN_SLUG)).await? else { return Ok(false) };
         let Some(stored) = passwords.get(&admin.id).await? else { return Ok(false) };
         match given {
             Some(password) if stored.value.is_default && password != DEFAULT_ADMIN_PASSWORD => {
                 let password = refuse_weak(rules, password)?;
-                set_admin_password(&self.store, &admin.id, &password, &self.network, self.now).await?;
+                set_admin_password(&self.platform.store, &admin.id, &password, &self.network, self.now).await?;
                 return Ok(false);
             }
             Some(_) if !stored.value.is_default => tracing::info!(
@@ -356,7 +375,7 @@ impl Seeding {
         service: &openorch_api::Service,
         batch: Batch,
     ) -> Result<(String, Batch), StartError> {
-        let users: Table<UserRow> = Table::new(self.store.clone(), &USERS);
+        let users: Table<UserRow> = self.platform.table(&USERS);
         match users.find(&Query::all().equals("slug", service.slug)).await?.into_iter().next() {
             Some(found) => Ok((found.value.id, batch)),
             None => self.make_account(service.slug, service.name, role::USER, batch),

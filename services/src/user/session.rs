@@ -91,8 +91,8 @@ impl Users {
 
     /// Whether a session that was used last at this time has ended by that.
     fn is_unused(&self, used_at: i64, now: i64) -> bool {
-        let most = self.settings.session_idle;
-        now - used_at > most.as_secs() as i64 && self.shared.ages.may_end(most)
+        let most = self.settings.session_idle_timeout;
+        now - used_at > most.as_secs() as i64 && self.platform.ages.may_end(most)
     }
 
     /// A session in an app is worth nothing once its account is no longer in there.
@@ -129,7 +129,7 @@ impl Users {
 
     /// Whether a session lived as long as it may, however much it is used.
     pub(super) fn is_too_old(&self, created_at: i64, now: i64) -> bool {
-        self.settings.session_lifetime.is_some_and(|most| now - created_at > most.as_secs() as i64)
+        self.settings.session_max_lifetime.is_some_and(|most| now - created_at > most.as_secs() as i64)
     }
 
     /// When a stored session was used last, as far as it is known.
@@ -140,7 +140,7 @@ impl Users {
     }
 
     fn has_live_instance(&self, user_id: &str) -> bool {
-        self.liveness.get().is_some_and(|liveness| liveness.has_live_instance(user_id))
+        self.hooks.presence.iter().any(|services| services.has_live_instance(user_id))
     }
 
     /// The account with its roles, from memory or the store.
@@ -203,10 +203,10 @@ impl Users {
         let account = self.account(&session.user_id).await?.ok_or_else(gone)?;
         self.refuse_outsider(&account, &session)?;
         let now = self.now().0.as_second();
-        let lifetime = self.settings.delegated_lifetime.as_secs() as i64;
+        let lifetime = self.settings.delegated_token_lifetime.as_secs() as i64;
         // Services know nothing of the session: what they are given ends with it, where its end is known.
         let left = |most: Duration| (session.created_at.saturating_add(most.as_secs() as i64) - now).max(1);
-        let lifetime = self.settings.session_lifetime.map_or(lifetime, |most| lifetime.min(left(most)));
+        let lifetime = self.settings.session_max_lifetime.map_or(lifetime, |most| lifetime.min(left(most)));
         let claims = Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
@@ -214,7 +214,7 @@ impl Users {
             iss: ISSUER.into(),
             iat: now,
             exp: now + lifetime,
-            jti: self.shared.ids.random("tok"),
+            jti: self.platform.ids.random("tok"),
             sid: session.id.to_string(),
             aud: Some(audience.to_owned()),
             app: told_app(&session.app),
@@ -237,7 +237,7 @@ impl Users {
 
     async fn has_ended(&self, credential: &Credential) -> bool {
         // What began while the token was good has as long again: an upload is not cut a moment after it began.
-        let lifetime = self.settings.delegated_lifetime.as_secs() as i64;
+        let lifetime = self.settings.delegated_token_lifetime.as_secs() as i64;
         if let Credential::Delegated { made_for, to, expires_at, .. } = credential
             && (*expires_at + lifetime <= self.now().0.as_second() || !self.may_be_handed_to(made_for, to))
         {
@@ -302,7 +302,7 @@ impl Identity for Users {
             Spelling::Odd => return None,
             Spelling::Usual(token) => token,
         };
-        let now = self.shared.clock.now().as_second();
+        let now = self.platform.clock.now().as_second();
         let known = self.memory.delegated(&digest(&[token, audience.as_bytes()]), now)?;
         if self.is_idle(&known.session, now) {
             return None;
@@ -450,7 +450,7 @@ pub(super) fn checked_device(device: Option<&str>) -> Result<&str> {
 
 /// Writes down when sessions were used, for those whose stored time lags an hour, or a good part of what is left to them.
 pub async fn note_uses(users: Arc<Users>) {
-    let part = users.settings.session_idle.as_secs() as i64 / USE_NOTED_PART;
+    let part = users.settings.session_idle_timeout.as_secs() as i64 / USE_NOTED_PART;
     // All sessions in memory are looked at.
     let walking = users.clone();
     let unnoted = tokio::task::spawn_blocking(move || walking.memory.unnoted_uses(part.clamp(1, USE_NOTED_AFTER)));
@@ -463,7 +463,11 @@ pub async fn note_uses(users: Arc<Users>) {
                 return Ok(());
             };
             row.used_at = Time(Timestamp::from_second(used).unwrap_or(row.used_at.0));
-            users.store.commit(Batch::new().with(users.sessions.replace(&row.id, &row, Some(version))?)).await?;
+            users
+                .platform
+                .store
+                .commit(Batch::new().with(users.sessions.replace(&row.id, &row, Some(version))?))
+                .await?;
             session.noted_at.store(used, Ordering::Relaxed);
             Ok::<(), Error>(())
         };

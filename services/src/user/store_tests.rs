@@ -7,7 +7,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use openorch_api::{
@@ -15,61 +14,50 @@ use openorch_api::{
     user::{AuditEntry, ContactId, ContactInput, RoleId, UserId},
 };
 use openorch_chassis::{
-    Audit, Caller, Credential, Cx, Identity, Kind,
-    ages::{AgeSettings, Ages},
+    Caller, Credential, Cx, Identity, Kind,
     clock::ManualClock,
-    identity::Belongings,
-    ids::Ids,
-    mail::Mailer,
-    seal::Seal,
-    service::{LIST_MOST, RequestContext, Shared},
+    identity::AccountDeletionHook,
+    service::{Hooks, RequestContext},
 };
-use openorch_store::{Batch, BoxFuture, Collection, Filter, Result, SqliteOptions, SqliteStore, Store, Write};
+use openorch_store::{Batch, BoxFuture, Filter, Result, SqliteOptions, SqliteStore, Store, Write};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    ADMIN_SLUG, UserSettings, Users, account, authorize, collections, contact,
+    ADMIN_SLUG, Users, account, authorize, collections, contact,
     contact_migration::unfold_contacts,
-    organization, otp, prepare, role,
+    open, organization, otp, role,
     rows::{CONTACTS, ContactEnrollRow, ContactRow, MIGRATIONS, OTPS, PasswordRow, RoleLinkRow, RoleRow, SESSIONS},
     rules::Change,
-    session, sign_in, users,
+    seed, session, sign_in, users,
 };
-use crate::unsure::Unsure;
-
-/// Keeps the letters.
-#[derive(Default)]
-struct Post(Mutex<Vec<String>>);
-
-impl Mailer for Post {
-    fn send<'a>(&'a self, _: &'a str, _: &'a str, text: String) -> BoxFuture<'a, openorch_chassis::Result<()>> {
-        self.0.lock().unwrap().push(text);
-        Box::pin(async { Ok(()) })
-    }
-}
+use crate::{
+    test_platform::{self, Letters},
+    unsure::Unsure,
+};
 
 struct Bench {
     users: Arc<Users>,
     store: Arc<Unsure>,
     clock: Arc<ManualClock>,
-    post: Arc<Post>,
+    post: Arc<Letters>,
     default_password: Arc<AtomicBool>,
     _folder: tempfile::TempDir,
 }
 
 impl Bench {
     async fn new() -> Bench {
-        Bench::with(UserSettings::default()).await
+        Bench::with(OPEN, Hooks::default()).await
     }
 
-    async fn with(settings: UserSettings) -> Bench {
+    async fn with(settings: &[(&str, &str)], hooks: Hooks) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path(), SqliteOptions::default()).unwrap();
         let store = Unsure::before(store);
-        let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
-        let (post, default_password): (Arc<Post>, Arc<AtomicBool>) = Default::default();
-        let users = start_with(store.clone(), clock.clone(), post.clone(), default_password.clone(), settings).await;
+        let clock = test_platform::clock();
+        let (post, default_password): (Arc<Letters>, Arc<AtomicBool>) = Default::default();
+        let users =
+            start_with(store.clone(), clock.clone(), post.clone(), default_password.clone(), settings, hooks).await;
         Bench { users, store, clock, post, default_password, _folder: folder }
     }
 
@@ -144,25 +132,24 @@ fn body<T: DeserializeOwned>(body: Value) -> Body<T> {
 }
 
 async fn start(store: Arc<dyn Store>) -> Arc<Users> {
-    let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
-    start_with(store, clock, Arc::new(Post::default()), Arc::default(), UserSettings::default()).await
+    let clock = test_platform::clock();
+    start_with(store, clock, Arc::default(), Arc::default(), OPEN, Hooks::default()).await
 }
+
+/// Anybody may register.
+const OPEN: &[(&str, &str)] = &[("OPENORCH_REGISTRATION", "open")];
 
 async fn start_with(
     store: Arc<dyn Store>,
     clock: Arc<ManualClock>,
-    mailer: Arc<Post>,
+    letters: Arc<Letters>,
     default_password: Arc<AtomicBool>,
-    settings: UserSettings,
+    settings: &[(&str, &str)],
+    hooks: Hooks,
 ) -> Arc<Users> {
-    let opened: Vec<Collection> = collections().iter().map(|collection| **collection).collect();
-    store.open_collections(&opened).await.unwrap();
-    let ids = Arc::new(Ids::new(clock.clone()));
-    let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
-    let ages = Arc::new(Ages::new(clock.clone(), None, Duration::ZERO, AgeSettings::default()));
-    let shared = Shared { clock, ages, ids, audit, mailer, list_most: LIST_MOST };
-    let settings = |_| settings.clone();
-    prepare(store, shared, &Seal::new("a key"), settings, None, default_password).await.unwrap()
+    let platform = test_platform::platform(store, collections(), clock, letters, settings).await;
+    let seeded = seed(&platform, None, true).await.unwrap();
+    open(&platform, seeded, hooks, default_password).await.unwrap()
 }
 
 #[tokio::test]
@@ -187,7 +174,7 @@ async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them(
     let links: Vec<RoleLinkRow> = links.collect();
     for part in links.chunks(5000) {
         let creates = part.iter().map(|link| users.role_links.create(link.id(), link));
-        users.store.commit(creates.collect::<Result<Batch>>().unwrap()).await.unwrap();
+        users.platform.store.commit(creates.collect::<Result<Batch>>().unwrap()).await.unwrap();
     }
     let held = async || users.role_links.count(&[Filter::equals("roleId", id())]).await.unwrap();
     // Begun, and then the daemon stopped: nobody has it, its id is taken, and the next one ends it.
@@ -204,7 +191,7 @@ async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them(
     save(row).await.unwrap();
     for part in links.chunks(5000) {
         let creates = part.iter().map(|link| users.role_links.create(link.id(), link));
-        users.store.commit(creates.collect::<Result<Batch>>().unwrap()).await.unwrap();
+        users.platform.store.commit(creates.collect::<Result<Batch>>().unwrap()).await.unwrap();
     }
     role::delete(cx, Path(RoleId(id()))).await.unwrap();
     assert_eq!(held().await, 0);
@@ -319,7 +306,7 @@ async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a
         user.contacts = vec![serde_json::from_value(contact).unwrap()];
         let row = ContactRow { user_id: id.clone(), verified, created_at: users.now() };
         let batch = Batch::new().with(users.contacts.create(folded, &row).unwrap());
-        users.store.commit(batch.with(users.users.replace(&id, &user, None).unwrap())).await.unwrap();
+        users.platform.store.commit(batch.with(users.users.replace(&id, &user, None).unwrap())).await.unwrap();
     }
     let waits = ContactEnrollRow {
         contact: "mike@b\u{fc}cher.example".into(),
@@ -329,9 +316,9 @@ async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a
         created_by: String::new(),
         by_admin: true,
     };
-    users.store.commit(users.contact_enrolls.create(waits.id(), &waits).unwrap().into()).await.unwrap();
+    users.platform.store.commit(users.contact_enrolls.create(waits.id(), &waits).unwrap().into()).await.unwrap();
     let forget_done = Write::DeleteWhere { collection: MIGRATIONS.name, filters: Vec::new() };
-    users.store.commit(forget_done.into()).await.unwrap();
+    users.platform.store.commit(forget_done.into()).await.unwrap();
     let store: Arc<dyn Store> = bench.store.clone();
     for _ in 0..2 {
         unfold_contacts(&store, users.now()).await.unwrap();
@@ -363,17 +350,16 @@ async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a
 async fn an_account_that_is_gone_is_so_everywhere_also_where_nobody_was_told_so() {
     #[derive(Default)]
     struct Things(Mutex<Vec<String>>);
-    impl Belongings for Things {
-        fn removal<'a>(&'a self, _: &'a str) -> BoxFuture<'a, openorch_chassis::Result<Vec<Write>>> {
+    impl AccountDeletionHook for Things {
+        fn cascade<'a>(&'a self, _: &'a str) -> BoxFuture<'a, openorch_chassis::Result<Vec<Write>>> {
             Box::pin(async { Ok(Vec::new()) })
         }
-        fn removed(&self, user_id: &str) {
+        fn deleted(&self, user_id: &str) {
             self.0.lock().unwrap().push(user_id.to_owned());
         }
     }
-    let bench = Bench::new().await;
     let things = Arc::new(Things::default());
-    bench.users.watch_belongings(vec![things.clone()]);
+    let bench = Bench::with(OPEN, Hooks { account_deletion: vec![things.clone()], ..Hooks::default() }).await;
     let (_, id) = bench.register("ann", ContactInput::default()).await;
     let delete = async |id: &str| users::delete(bench.cx().await, Path(UserId(id.into()))).await.err().unwrap().kind;
     // One that stays keeps its things.
@@ -408,14 +394,16 @@ async fn a_default_password_that_was_replaced_is_so_also_where_nobody_was_told_s
 
 #[tokio::test]
 async fn a_session_that_is_used_lives_through_a_restart_however_soon_unused_ones_end() {
-    let settings = UserSettings { session_idle: Duration::from_secs(1200), ..UserSettings::default() };
-    let bench = Bench::with(settings.clone()).await;
+    let settings = &[("OPENORCH_USER_SESSION_IDLE_TIMEOUT", "20m"), OPEN[0]];
+    let bench = Bench::with(settings, Hooks::default()).await;
     let (ann, _) = bench.register("ann", ContactInput::default()).await;
     bench.clock.advance(900);
     bench.by(&ann).await;
     session::note_uses(bench.users.clone()).await;
     bench.clock.advance(900);
-    let again = start_with(bench.store.clone(), bench.clock, bench.post, bench.default_password, settings).await;
+    let again =
+        start_with(bench.store.clone(), bench.clock, bench.post, bench.default_password, settings, Hooks::default())
+            .await;
     assert!(again.authenticate(&ann).await.is_ok());
 }
 
@@ -444,7 +432,7 @@ async fn a_hash_from_before_passwords_were_normalized_is_matched_in_each_spellin
         let rows = &bench.users.password_rows;
         let hash = argon2::Argon2::default().hash_password(then.as_bytes()).unwrap().to_string();
         let row = PasswordRow { hash, meets_network_rule: None, ..rows.get(&id).await.unwrap().unwrap().value };
-        bench.users.store.commit(rows.upsert(&id, &row).unwrap().into()).await.unwrap();
+        bench.users.platform.store.commit(rows.upsert(&id, &row).unwrap().into()).await.unwrap();
         let again = start(bench.store.clone()).await;
         assert_eq!(again.password_counts().await.unwrap().unknown, 1);
         let login = async |password: &str| {
@@ -468,9 +456,15 @@ async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_a
     const YEARS: i64 = 2 * 365 * 24 * 3600;
     let bench = Bench::new().await;
     let (token, _) = bench.register("lasting", ContactInput::default()).await;
-    let shared = &bench.users.shared;
-    let entry = AuditEntry { id: "aud_1".into(), at: Time(shared.clock.now()), ..AuditEntry::default() };
-    bench.users.store.commit(bench.users.audit_entries.upsert(&entry.id, &entry).unwrap().into()).await.unwrap();
+    let platform = &bench.users.platform;
+    let entry = AuditEntry { id: "aud_1".into(), at: Time(platform.clock.now()), ..AuditEntry::default() };
+    bench
+        .users
+        .platform
+        .store
+        .commit(bench.users.audit_entries.upsert(&entry.id, &entry).unwrap().into())
+        .await
+        .unwrap();
     let entries = async || {
         super::audit::remove_old(bench.users.clone()).await;
         bench.users.audit_entries.count(&[]).await.unwrap()

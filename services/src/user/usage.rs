@@ -33,12 +33,6 @@ pub struct AccessLimits {
     pub role_assignments: u64,
 }
 
-impl Default for AccessLimits {
-    fn default() -> AccessLimits {
-        AccessLimits { grant_names: 10_000, account_bytes: 4 << 20, total_bytes: 128 << 20, role_assignments: 10_000 }
-    }
-}
-
 /// What a grant says, whatever its id.
 pub type Content = [u8; 32];
 
@@ -133,14 +127,14 @@ impl Usage {
                 before.grant_names,
                 self.grant_names,
                 limits.grant_names,
-                "name a role instead of many slugs, or have an operator raise OPENORCH_GRANT_NAMES_PER_ACCOUNT",
+                "name a role instead of many slugs, or have an operator raise OPENORCH_USER_MAX_GRANT_NAMES_PER_ACCOUNT",
             ),
             (
                 "bytes of roles, permissions and permits",
                 before.bytes,
                 self.bytes,
                 limits.account_bytes,
-                "delete some, or have an operator raise OPENORCH_ACCESS_RULE_BYTES_PER_ACCOUNT",
+                "delete some, or have an operator raise OPENORCH_USER_MAX_ACCESS_RULE_MEMORY_PER_ACCOUNT",
             ),
         ] {
             if has > most && has > had {
@@ -156,7 +150,7 @@ pub fn refuse_total(had: usize, has: usize, limits: &AccessLimits) -> Result<()>
     if has > limits.total_bytes && has > had {
         return Err(Error::limited(format!(
             "the roles, permissions and permits of all accounts fill the {} bytes that they may take in memory: an admin \
-             deletes some, or an operator raises OPENORCH_ACCESS_RULE_BYTES",
+             deletes some, or an operator raises OPENORCH_USER_MAX_ACCESS_RULE_MEMORY",
             limits.total_bytes
         )));
     }

@@ -151,7 +151,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
         if let Some(password) = &password {
             batch.push(cx.password_rows.create(&user.id, password)?);
         }
-        cx.store.commit(batch).await.map_err(taken)?;
+        cx.platform.store.commit(batch).await.map_err(taken)?;
         Ok(())
     })
     .await?;
@@ -224,8 +224,8 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
         let tombstone = TombstoneRow { user_id: user.id.clone(), founder_id: String::new(), deleted_at: cx.now() };
         batch.push(cx.tombstones.create(&user.slug, &tombstone)?);
         batch.push(cx.tombstones.upsert(id_tombstone(&user.id), &tombstone)?);
-        for other in cx.belongings.get().into_iter().flatten() {
-            batch.0.extend(other.removal(&user.id).await?);
+        for other in &cx.hooks.account_deletion {
+            batch.0.extend(other.cascade(&user.id).await?);
         }
         cx.change_rules(|rules| Ok((what_goes_with(rules, &user), batch))).await
     })
@@ -272,7 +272,7 @@ fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
 
 pub async fn release_slug(cx: Cx<Users>, Path(slug): Path<DeletedSlug>) -> Result<Json<Empty>> {
     Slug::parse(&slug.0).map_err(|error| Error::invalid(error.0))?;
-    cx.store.commit(cx.tombstones.delete(&slug.0, None).into()).await.map_err(|error| match error {
+    cx.platform.store.commit(cx.tombstones.delete(&slug.0, None).into()).await.map_err(|error| match error {
         StoreError::NotFound(_) => Error::not_found(format!("no deleted account had the slug `{}`", slug.0)),
         other => other.into(),
     })?;
@@ -284,8 +284,8 @@ impl Users {
     fn gone(&self, user_id: &str) {
         self.memory.sessions_of_account_ended(user_id, None);
         self.memory.rights_changed(user_id);
-        for other in self.belongings.get().into_iter().flatten() {
-            other.removed(user_id);
+        for other in &self.hooks.account_deletion {
+            other.deleted(user_id);
         }
     }
 
@@ -296,7 +296,7 @@ impl Users {
             let filters = vec![Filter::equals(*field, user_id)];
             let cleared = async {
                 self.clear(collection, &filters).await?;
-                Ok::<_, Error>(self.store.commit(Write::DeleteWhere { collection, filters }.into()).await?)
+                Ok::<_, Error>(self.platform.store.commit(Write::DeleteWhere { collection, filters }.into()).await?)
             };
             if let Err(error) = cleared.await {
                 tracing::warn!("what the deleted account `{user_id}` gave could not be cleared away: {error:?}");
@@ -371,7 +371,7 @@ impl Users {
         })?;
         let now = self.now();
         let mut user = UserRow {
-            id: if input.id.is_empty() { self.shared.ids.next("usr") } else { input.id },
+            id: if input.id.is_empty() { self.platform.ids.next("usr") } else { input.id },
             slug: Slug::parse(&input.slug).map_err(|error| Error::invalid(error.0))?.as_str().to_owned(),
             name: checked_name(input.name)?,
             search_prefixes: Vec::new(),
@@ -392,7 +392,7 @@ impl Users {
     async fn refuse_used_id(&self, id: &str) -> Result<()> {
         let mut is_used = self.tombstones.get(&id_tombstone(id)).await?.is_some();
         for (collection, field) in OF_ACCOUNT {
-            is_used = is_used || self.store.count(collection, &[Filter::equals(*field, id)]).await? > 0;
+            is_used = is_used || self.platform.store.count(collection, &[Filter::equals(*field, id)]).await? > 0;
         }
         if is_used && self.users.get(id).await?.is_none() {
             return Err(Error::conflict(format!(

@@ -15,7 +15,7 @@ async fn delegated(daemon: &Daemon, token: &str) -> String {
 
 /// A daemon with a service that says what it was sent.
 async fn with_service() -> (Daemon, Echo) {
-    let daemon = Daemon::with(&["--node-interval", "1h"]).await;
+    let daemon = Daemon::with(&["--registry-node-heartbeat-interval", "1h"]).await;
     let (echo, service) = (Echo::start().await, daemon.register("echo-svc").await);
     assert_eq!(daemon.put_instance(&service, json!({ "url": echo.url })).await.status, 201);
     // A second after the start the entries of the audit log are counted.

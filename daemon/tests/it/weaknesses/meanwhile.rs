@@ -19,7 +19,7 @@ async fn roles_of(daemon: &Daemon, token: &str) -> Vec<Value> {
 
 /// A daemon whose queue for password hashes has work for a while: what is sent now waits behind that.
 async fn busy(setup: impl AsyncFnOnce(&Daemon)) -> (Arc<Daemon>, JoinSet<()>) {
-    let daemon = Daemon::with(&["--password-hash-max-wait", "10m", "--hashes-at-once", "1"]).await;
+    let daemon = Daemon::with(&["--user-password-hash-max-wait", "10m", "--user-password-hash-concurrency", "1"]).await;
     daemon.register("many-svc").await;
     setup(&daemon).await;
     let (daemon, mut sign_ins) = (Arc::new(daemon), JoinSet::new());

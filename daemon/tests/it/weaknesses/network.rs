@@ -181,7 +181,8 @@ async fn w18_no_body_is_too_large_or_too_slow_for_the_daemon_and_no_cookie_is_ev
     assert_eq!(post(deep.into_bytes(), &[]).await, 400);
 
     // Clients that never end: of nothing at all, of a head, of a body.
-    let limits = ["--body-idle-timeout", "100ms", "--head-timeout", "100ms", "--first-byte-timeout", "100ms"];
+    let limits =
+        ["--api-body-idle-timeout", "100ms", "--http-header-timeout", "100ms", "--http-first-byte-timeout", "100ms"];
     let impatient = Daemon::with(&limits).await;
     assert_eq!(raw(&impatient, "").await, "");
     let slow = raw(&impatient, "POST /user-svc/register HTTP/1.1\r\nhost: localhost\r\nx-slow").await;

@@ -25,7 +25,7 @@ async fn counter() -> (String, Arc<AtomicUsize>) {
 
 #[tokio::test]
 async fn w67_one_account_does_not_make_the_daemon_open_connections_without_end() {
-    let daemon = Daemon::with(&["--probe-interval", "1h", "--probe-rate-per-account", "1"]).await;
+    let daemon = Daemon::with(&["--registry-probe-interval", "1h", "--registry-probe-rate-per-account", "1"]).await;
     let (shop, (url, count)) = (daemon.register("shop-svc").await, counter().await);
     for n in 0..60 {
         let body = json!({ "url": format!("{url}/{}", n % 6) });
@@ -42,7 +42,8 @@ async fn w67_one_account_does_not_make_the_daemon_open_connections_without_end()
 
 #[tokio::test]
 async fn w67_many_accounts_do_not_either_where_it_is_one_host() {
-    let flags = ["--probe-interval", "1h", "--probe-rate-per-host", "4", "--register-wait", "1ms"];
+    let flags =
+        ["--registry-probe-interval", "1h", "--registry-probe-rate-per-host", "4", "--registry-register-wait", "1ms"];
     let (daemon, (url, count)) = (Daemon::with(&flags).await, counter().await);
     let began = std::time::Instant::now();
     for n in 0..4 {
@@ -59,7 +60,7 @@ async fn w67_many_accounts_do_not_either_where_it_is_one_host() {
 
 #[tokio::test]
 async fn w68_nobody_overruns_the_quota_of_instances_by_registering_at_once() {
-    let daemon = Arc::new(Daemon::with(&["--instances-per-account", "10"]).await);
+    let daemon = Arc::new(Daemon::with(&["--registry-max-instances-per-account", "10"]).await);
     let token = daemon.register("shop-svc").await;
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..30 {
@@ -123,7 +124,16 @@ async fn hanging() -> String {
 
 #[tokio::test]
 async fn w135_many_accounts_whose_instances_hang_do_not_hold_up_the_probes_of_others() {
-    let flags = ["--probes", "8", "--probe-timeout", "1h", "--probe-interval", "1h", "--register-wait", "1ms"];
+    let flags = [
+        "--registry-probe-concurrency",
+        "8",
+        "--registry-probe-timeout",
+        "1h",
+        "--registry-probe-interval",
+        "1h",
+        "--registry-register-wait",
+        "1ms",
+    ];
     let (daemon, hanging) = (Daemon::with(&flags).await, hanging().await);
     for n in 0..4 {
         let token = daemon.register(&format!("s{n}-svc")).await;

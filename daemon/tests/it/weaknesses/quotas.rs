@@ -50,7 +50,7 @@ async fn pages(daemon: &Daemon, token: &str, method: &str, path: &str, body: Val
 
 #[tokio::test]
 async fn w47_the_names_in_all_permits_of_an_account_are_bounded() {
-    let mut daemon = Daemon::with(&["--grant-names-per-account", "10"]).await;
+    let mut daemon = Daemon::with(&["--user-max-grant-names-per-account", "10"]).await;
     let (shop, admin) = (daemon.register("shop-svc").await, daemon.admin().await);
     let names = |from: usize, to: usize| (from..to).map(|n| format!("s{n}")).collect::<Vec<_>>();
     let permit = |id: &str, slugs: Vec<String>, roles: Vec<String>| json!([{ "id": id, "permission": "shop-svc:x", "slugs": slugs, "roles": roles }]);
@@ -62,7 +62,7 @@ async fn w47_the_names_in_all_permits_of_an_account_are_bounded() {
         assert!(refused.status == 403 && told.contains("10 slugs") && told.contains("_GRANT_NAMES_"), "{told}");
     }
     // What is given up makes room; also after a restart.
-    daemon.restart(&["--grant-names-per-account", "10"]).await;
+    daemon.restart(&["--user-max-grant-names-per-account", "10"]).await;
     assert_eq!(permits(&daemon, &shop, permit("b", names(0, 3), vec![])).await.status, 200);
     assert_eq!(permits(&daemon, &shop, permit("c", names(0, 1), vec![])).await.status, 200);
     assert_eq!(permits(&daemon, &shop, permit("c", names(0, 2), vec![])).await.status, 403);
@@ -100,7 +100,7 @@ async fn w48_the_same_permit_again_is_not_another_one() {
 
 #[tokio::test]
 async fn w49_the_roles_that_an_account_gives_are_bounded_those_that_wait_included() {
-    let daemon = Daemon::with(&["--role-assignments-per-account", "6"]).await;
+    let daemon = Daemon::with(&["--user-max-role-assignments-per-account", "6"]).await;
     let (eve, ann, admin) = (daemon.register("eve").await, daemon.register("ann").await, daemon.admin().await);
     make_roles(&daemon, &eve, "eve", 3).await;
     let waiting = |n: usize| json!({ "contactId": format!("c{n}@example.org"), "role": "eve:r0" });
@@ -138,7 +138,7 @@ async fn w49_the_roles_that_an_account_gives_are_bounded_those_that_wait_include
 
 #[tokio::test]
 async fn w50_lists_that_grow_with_the_number_of_accounts_are_had_in_pages() {
-    let daemon = Daemon::with(&["--list-most", "6"]).await;
+    let daemon = Daemon::with(&["--api-max-unpaged-list", "6"]).await;
     let admin = daemon.admin().await;
     let (mut tokens, mut links) = (Vec::new(), Vec::new());
     for n in 0..4 {
@@ -301,7 +301,7 @@ async fn w52_nobody_occupies_the_ids_of_others() {
 
 #[tokio::test]
 async fn w53_the_rules_of_all_accounts_together_have_a_budget() {
-    let daemon = Daemon::with(&["--access-rule-bytes", "200000"]).await;
+    let daemon = Daemon::with(&["--user-max-access-rule-memory", "200000"]).await;
     let admin = daemon.admin().await;
     let gauge = async |name: &str| {
         let metrics = daemon.call("GET", "/metrics", &admin, Value::Null).await.text;
@@ -326,7 +326,10 @@ async fn w53_the_rules_of_all_accounts_together_have_a_budget() {
     }
     let (refused, _) = refused.expect("the budget is found");
     let told = refused.error();
-    assert!(refused.status == 429 && told.contains("200000") && told.contains("OPENORCH_ACCESS_RULE_BYTES"), "{told}");
+    assert!(
+        refused.status == 429 && told.contains("200000") && told.contains("OPENORCH_USER_MAX_ACCESS_RULE_MEMORY"),
+        "{told}"
+    );
     assert!(gauge("openorch_access_rule_bytes").await <= 200_000);
     assert_eq!(save(&admin, "openorch", 0).await.status, 200, "an admin can still work");
     // With an account goes what it holds.
@@ -347,7 +350,7 @@ async fn w53_the_rules_of_all_accounts_together_have_a_budget() {
 
 #[tokio::test]
 async fn w54_the_rules_of_one_account_have_a_budget_in_bytes() {
-    let daemon = Daemon::with(&["--access-rule-bytes-per-account", "20000"]).await;
+    let daemon = Daemon::with(&["--user-max-access-rule-memory-per-account", "20000"]).await;
     let (eve, ann) = (daemon.register("eve").await, daemon.register("ann").await);
     let save = async |token: &str, slug: &str, count: usize| {
         let saved: Vec<Value> =
@@ -356,7 +359,7 @@ async fn w54_the_rules_of_one_account_have_a_budget_in_bytes() {
     };
     let refused = save(&eve, "eve", 20).await;
     let told = refused.error();
-    assert!(refused.status == 403 && told.contains("20000 bytes") && told.contains("_BYTES_PER_ACCOUNT"), "{told}");
+    assert!(refused.status == 403 && told.contains("20000 bytes") && told.contains("_MEMORY_PER_ACCOUNT"), "{told}");
     assert_eq!(
         (save(&eve, "eve", 10).await.status, save(&ann, "ann", 10).await.status),
         (200.try_into().unwrap(), 200.try_into().unwrap())
@@ -479,7 +482,7 @@ async fn w92_a_few_free_accounts_keep_nobody_from_giving_roles() {
 
 #[tokio::test]
 async fn w93_giving_to_accounts_and_for_contacts_at_once_has_one_limit() {
-    let daemon = Daemon::with(&["--role-assignments-per-account", "10"]).await;
+    let daemon = Daemon::with(&["--user-max-role-assignments-per-account", "10"]).await;
     let zed = daemon.register("zed").await;
     make_roles(&daemon, &zed, "zed", 10).await;
     let target = id_of(&daemon.register("target").await);

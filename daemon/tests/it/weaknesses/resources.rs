@@ -102,21 +102,21 @@ async fn w27_a_body_that_trickles_in_is_ended() {
         assert!(started.elapsed() < Duration::from_secs(8));
         String::from_utf8_lossy(&answer).into_owned()
     };
-    let slow = trickle(&["--body-min-rate-grace", "100ms", "--body-min-rate", "10000"]).await;
+    let slow = trickle(&["--api-body-min-rate-grace", "100ms", "--api-body-min-rate", "10000"]).await;
     assert!(slow.starts_with("HTTP/1.1 408") && slow.contains("10000 bytes a second"), "{slow}");
-    let long = trickle(&["--body-timeout", "300ms"]).await;
+    let long = trickle(&["--api-body-timeout", "300ms"]).await;
     assert!(long.starts_with("HTTP/1.1 408") && long.contains("not complete after 0.3 s"), "{long}");
 }
 
 #[tokio::test]
 async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
     let daemon = Daemon::with(&[
-        "--max-request-memory",
+        "--api-max-request-memory",
         // Public requests have half of it.
         "2000000",
-        "--max-request-memory-per-address",
+        "--api-max-request-memory-per-address",
         "400000",
-        "--request-memory-wait",
+        "--api-request-memory-wait",
         "50ms",
         "--trusted-proxies",
         "127.0.0.0/8",
@@ -148,14 +148,14 @@ async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
     daemon.until("the bodies hold memory", || holds(300_000)).await;
     let refused = from("192.0.2.1", 200_000).await;
     assert!(refused.status == 503 && refused.headers.contains_key("retry-after"), "{}", refused.text);
-    assert!(refused.error().contains("OPENORCH_MAX_REQUEST_MEMORY_PER_ADDRESS"), "{}", refused.text);
+    assert!(refused.error().contains("OPENORCH_API_MAX_REQUEST_MEMORY_PER_ADDRESS"), "{}", refused.text);
     assert_eq!(from("192.0.2.2", 200_000).await.status, 400, "another address has its own part");
     for address in ["192.0.2.2", "192.0.2.3"] {
         held.push(begin(&daemon, &format!("x-forwarded-for: {address}\r\n"), 1_000_000, 260_000).await);
     }
     daemon.until("the bodies hold all", || holds(900_000)).await;
     let refused = from("192.0.2.4", 300_000).await;
-    assert!(refused.status == 503 && refused.error().contains("OPENORCH_MAX_REQUEST_MEMORY:"), "{}", refused.text);
+    assert!(refused.status == 503 && refused.error().contains("OPENORCH_API_MAX_REQUEST_MEMORY:"), "{}", refused.text);
     // Small requests find room, and all of it comes back.
     assert_eq!(from("192.0.2.4", 10).await.status, 400);
     drop(held);
@@ -167,7 +167,8 @@ async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
 
 #[tokio::test]
 async fn w29_answers_that_nobody_reads_share_the_budget_and_end() {
-    let flags = ["--write-timeout", "2s", "--max-request-memory", "1000000", "--request-memory-wait", "50ms"];
+    let flags =
+        ["--http-write-timeout", "2s", "--api-max-request-memory", "1000000", "--api-request-memory-wait", "50ms"];
     let daemon = Daemon::with(&flags).await;
     let ann = daemon.register("ann").await;
     let admin = daemon.admin().await;
@@ -215,8 +216,8 @@ async fn w31_the_largest_input_of_every_operation_stays_within_the_budget() {
     const BUDGET: usize = 48;
     let folder = tempfile::tempdir().unwrap();
     let mut command = command(folder.path());
-    command.env("OPENORCH_MAX_REQUEST_MEMORY", (BUDGET << 20).to_string());
-    command.env("OPENORCH_REQUEST_MEMORY_WAIT", "50ms");
+    command.env("OPENORCH_API_MAX_REQUEST_MEMORY", (BUDGET << 20).to_string());
+    command.env("OPENORCH_API_REQUEST_MEMORY_WAIT", "50ms");
     let process = run(&mut command);
     let http = reqwest::Client::new();
     let login = json!({ "slug": "openorch", "password": "changeme" }).to_string();

@@ -213,7 +213,7 @@ async fn w23_no_get_changes_anything() {
     for row in openorch_api::operations().filter(|row| row.method == Method::Get) {
         assert!(!row.audited && row.effect() == Effect::Read, "{} is a GET and changes something", row.id);
     }
-    let daemon = Daemon::with(&["--node-interval", "1h"]).await;
+    let daemon = Daemon::with(&["--registry-node-heartbeat-interval", "1h"]).await;
     let (ann, admin) = (daemon.register("ann").await, daemon.admin().await);
     let ann_id = id_of(&ann);
     // What a page of somebody else can make a browser ask for: the old way to delete an account among it.

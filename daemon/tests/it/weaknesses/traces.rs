@@ -77,7 +77,7 @@ async fn w60_a_flood_from_very_many_addresses_hides_no_refusal_of_an_account_or_
 
 #[tokio::test]
 async fn w61_one_account_writes_so_often_and_no_more_and_admins_are_not_held_up() {
-    let daemon = Daemon::with(&["--writes-per-account", "2", "--writes-burst", "5"]).await;
+    let daemon = Daemon::with(&["--api-max-writes-per-account", "2", "--api-max-writes-burst", "5"]).await;
     let (eve, ann, admin) = (daemon.register("eve").await, daemon.register("ann").await, daemon.admin().await);
     let save = async |token: &str, n: u32| {
         daemon.call("PUT", "/user-svc/self", token, json!({ "name": format!("Name {n}") })).await
@@ -87,7 +87,7 @@ async fn w61_one_account_writes_so_often_and_no_more_and_admins_are_not_held_up(
     }
     let refused = save(&eve, 5).await;
     assert!(
-        refused.status == 429 && refused.error().contains("OPENORCH_WRITES_PER_ACCOUNT"),
+        refused.status == 429 && refused.error().contains("OPENORCH_API_MAX_WRITES_PER_ACCOUNT"),
         "refused calls too: {}",
         refused.text
     );
@@ -130,7 +130,7 @@ async fn w61_a_heartbeat_that_repeats_what_is_there_leaves_no_entry() {
 
 #[tokio::test]
 async fn w62_the_audit_log_has_a_bound_and_says_what_went() {
-    let daemon = Daemon::with(&["--audit-entries", "40"]).await;
+    let daemon = Daemon::with(&["--audit-max-entries", "40"]).await;
     let (eve, admin) = (daemon.register("eve").await, daemon.admin().await);
     let trimmed = json!({ "operation": "auditLogTrimmed" });
     let all = json!({ "limit": 1000 });
@@ -187,7 +187,7 @@ async fn w63_a_stranger_who_guesses_shuts_nobody_out_of_its_usual_address_even_a
 
 #[tokio::test]
 async fn w132_what_a_service_does_with_a_delegated_token_is_told_and_counted_as_the_services() {
-    let daemon = Daemon::with(&["--writes-per-account", "2", "--writes-burst", "5"]).await;
+    let daemon = Daemon::with(&["--api-max-writes-per-account", "2", "--api-max-writes-burst", "5"]).await;
     let (evil, ann, admin) = (daemon.register("evil-svc").await, daemon.register("ann").await, daemon.admin().await);
     let echo = Echo::start().await;
     assert_eq!(daemon.put_instance(&evil, json!({ "url": echo.url })).await.status, 201);
@@ -210,7 +210,7 @@ async fn w132_what_a_service_does_with_a_delegated_token_is_told_and_counted_as_
 
 #[tokio::test]
 async fn w133_who_has_stolen_a_token_cannot_keep_its_owner_from_ending_it() {
-    let daemon = Daemon::with(&["--writes-per-account", "1", "--writes-burst", "3"]).await;
+    let daemon = Daemon::with(&["--api-max-writes-per-account", "1", "--api-max-writes-burst", "3"]).await;
     daemon.register("ann").await;
     let ann = token_of(&daemon.login("ann", "pass", "own").await);
     let stolen = token_of(&daemon.login("ann", "pass", "stolen").await);

@@ -59,7 +59,7 @@ async fn a_daemon_that_was_killed_comes_back_where_it_was_with_what_it_kept() {
 #[tokio::test]
 async fn a_daemon_that_does_not_start_says_why() {
     start(&[]).await;
-    let error = TestDaemon::start_with(&[("OPENORCH_PROBE_INTERVAL", "soon")]).await.unwrap_err().to_string();
+    let error = TestDaemon::start_with(&[("OPENORCH_REGISTRY_PROBE_INTERVAL", "soon")]).await.unwrap_err().to_string();
     assert!(error.contains("no daemon for the test: it ended: ") && error.contains("PROBE_INTERVAL"), "{error}");
 }
 

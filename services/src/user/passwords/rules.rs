@@ -4,8 +4,6 @@ use openorch_chassis::{Error, Result};
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 use zeroize::Zeroizing;
 
-/// Longer ones are refused where no setting says otherwise: no person types them, and each byte costs.
-const MAX_BYTES: usize = 1024;
 const MIN_CHARACTERS: usize = 8;
 
 /// The most used passwords of eight characters and more; a short list on purpose, it only has to stop the careless.
@@ -70,14 +68,10 @@ pub struct PasswordRules {
 
 impl PasswordRules {
     /// On loopback any password that is not empty, so that existing programs can register with short ones; beyond it at
-    /// least eight characters and none of the common ones. `min` and `max_bytes` replace the lengths for both.
-    pub fn new(loopback_only: bool, min: Option<usize>, max_bytes: Option<usize>) -> PasswordRules {
+    /// least eight characters and none of the common ones. `min` replaces the length for both.
+    pub fn new(loopback_only: bool, min: Option<usize>, max_bytes: usize) -> PasswordRules {
         let usual = if loopback_only { 1 } else { MIN_CHARACTERS };
-        PasswordRules {
-            min: min.unwrap_or(usual).max(1),
-            max_bytes: max_bytes.unwrap_or(MAX_BYTES),
-            refuse_common: !loopback_only,
-        }
+        PasswordRules { min: min.unwrap_or(usual).max(1), max_bytes, refuse_common: !loopback_only }
     }
 
     /// Whether this can be anybody's password at all: what cannot is not worth a hash.
@@ -127,9 +121,9 @@ mod tests {
     #[test]
     fn rules_are_looser_on_loopback() {
         let (loopback, wide, long) = (
-            PasswordRules::new(true, None, None),
-            PasswordRules::new(false, None, None),
-            PasswordRules::new(true, Some(12), None),
+            PasswordRules::new(true, None, 1024),
+            PasswordRules::new(false, None, 1024),
+            PasswordRules::new(true, Some(12), 1024),
         );
         for (password, on_loopback, beyond, with_min) in [
             ("", false, false, false),

@@ -6,7 +6,7 @@ use super::*;
 
 /// A pool whose hashes take 10 ms, one at a time: 1,000 turns of them are ten seconds.
 fn pool() -> Passwords {
-    let pool = Passwords::new(HashSettings::default());
+    let pool = Passwords::new(ONE_AT_ONCE);
     pool.cost.store(10_000, Ordering::Relaxed);
     pool
 }
@@ -43,7 +43,7 @@ fn slower_hashes_leave_room_for_fewer_and_more_at_once_for_more() {
     let pool = pool();
     pool.cost.store(100_000, Ordering::Relaxed);
     assert_eq!(places(&pool, Purpose::SignIn, 1, 2000).len(), 101);
-    let pool = Passwords::new(HashSettings { concurrency: 4, ..HashSettings::default() });
+    let pool = Passwords::new(HashSettings { concurrency: 4, ..ONE_AT_ONCE });
     pool.cost.store(100_000, Ordering::Relaxed);
     assert_eq!(places(&pool, Purpose::SignIn, 1, 2000).len(), 401);
 }
@@ -63,6 +63,8 @@ fn neither_registrations_nor_one_address_take_the_places_of_others() {
     assert_eq!(places(&pool, Purpose::Registration, 1, 1).len(), 1, "places are given back");
     assert_eq!(pool.sign_ins.waiting().by_address.len(), 0, "and who has none is forgotten");
 }
+
+const ONE_AT_ONCE: HashSettings = HashSettings { concurrency: 1, max_wait: Duration::from_secs(10) };
 
 #[tokio::test]
 async fn a_newcomer_takes_the_newest_place_of_the_address_that_has_the_most() {
@@ -98,7 +100,7 @@ async fn a_newcomer_takes_the_newest_place_of_the_address_that_has_the_most() {
 
 #[tokio::test]
 async fn who_has_waited_as_long_as_it_may_is_refused_and_leaves_its_place() {
-    let pool = Passwords::new(HashSettings { max_wait: Duration::from_millis(1), ..HashSettings::default() });
+    let pool = Passwords::new(HashSettings { max_wait: Duration::from_millis(1), ..ONE_AT_ONCE });
     pool.cost.store(1, Ordering::Relaxed);
     let all_wait = pool.turns.acquire().await.unwrap();
     let place = pool.place(Purpose::SignIn, IpAddr::from([192, 0, 2, 1])).unwrap();
@@ -109,7 +111,7 @@ async fn who_has_waited_as_long_as_it_may_is_refused_and_leaves_its_place() {
 
 #[tokio::test]
 async fn the_lines_take_turns_whoever_came_first() {
-    let pool = Arc::new(Passwords::new(HashSettings::default()));
+    let pool = Arc::new(Passwords::new(ONE_AT_ONCE));
     let order: Arc<Mutex<Vec<&str>>> = Arc::default();
     let all_wait = pool.turns.acquire().await.unwrap();
     let mut served = tokio::task::JoinSet::new();

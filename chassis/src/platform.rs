@@ -1,0 +1,94 @@
+//! What a service is made from: the store, the clock and everything else that the daemon gives to all of them alike.
+
+use std::{path::PathBuf, sync::Arc};
+
+use jiff::Timestamp;
+use openorch_api::Time;
+use openorch_store::{Collection, Store, Table};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    Audit, BoxFuture, Error, Mounted, Result,
+    ages::Ages,
+    clock::Clock,
+    ids::Ids,
+    mail::Mailer,
+    outbound::Outbound,
+    routes::Routes,
+    seal::Seal,
+    settings::{Given, Section, Settings},
+};
+
+/// A built-in service as the daemon's list of services has it.
+pub struct Module {
+    /// Its contract: the slug, the operations, the permissions.
+    pub contract: &'static openorch_api::Service,
+    /// Its sections of the settings.
+    pub settings: &'static [Section],
+    /// Its collections, which are opened before it starts.
+    pub collections: &'static [&'static Collection],
+    /// Reads what it holds in memory and puts it together. What it serves begins once all services have started.
+    pub start: for<'a> fn(&'a Platform) -> BoxFuture<'a, Result<Mounted>>,
+}
+
+/// What services are made from.
+#[derive(Clone)]
+pub struct Platform {
+    /// Commits made through it leave the entries of audited calls.
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    /// Asked before something ends for its age.
+    pub ages: Arc<Ages>,
+    pub ids: Arc<Ids>,
+    pub seal: Seal,
+    pub audit: Arc<Audit>,
+    pub mailer: Arc<dyn Mailer>,
+    /// The way out to addresses that users give.
+    pub outbound: Arc<Outbound>,
+    /// The gateway's routing table.
+    pub routes: Arc<dyn Routes>,
+    pub node: NodePlace,
+    /// A list that cannot be asked for in pages is answered whole up to here (contract decision 7).
+    pub max_unpaged_list: usize,
+    /// The settings, which were checked when the daemon started.
+    pub given: Arc<Given>,
+}
+
+/// Where this daemon is and what it stores.
+#[derive(Clone, Debug)]
+pub struct NodePlace {
+    /// The URL under which other daemons and services reach this one.
+    pub url: String,
+    /// The directory whose free space the node reports.
+    pub data_dir: PathBuf,
+}
+
+impl Platform {
+    /// The documents of a collection.
+    pub fn table<T: Serialize + DeserializeOwned>(&self, collection: &'static Collection) -> Table<T> {
+        Table::new(self.store.clone(), collection)
+    }
+
+    /// The settings of a section.
+    pub fn settings<S: Settings>(&self) -> Result<S> {
+        S::read(&self.given).map_err(Error::internal)
+    }
+
+    /// The time of the platform's clock.
+    pub fn now(&self) -> Time {
+        Time(self.timestamp())
+    }
+
+    /// The same, without the form in which it is written in documents.
+    pub fn timestamp(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Nothing is cut silently: a list that is too long is refused with the way out.
+    pub fn refuse_long_list(&self, length: usize, of: &str, way_out: &str) -> Result<()> {
+        if length > self.max_unpaged_list {
+            return Err(Error::invalid(format!("there are more than {} {of}; {way_out}", self.max_unpaged_list)));
+        }
+        Ok(())
+    }
+}

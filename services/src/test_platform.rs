@@ -1,0 +1,72 @@
+//! A platform for the tests of services: real storage in a temporary directory, a clock that tests move, and no network.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use openorch_chassis::{
+    Audit, BoxFuture, NodePlace, Platform, Result,
+    ages::{Ages, ExpirySettings},
+    clock::ManualClock,
+    ids::Ids,
+    mail::Mailer,
+    outbound::{Outbound, OutboundSettings},
+    routes::{Backend, Routes},
+    seal::Seal,
+    settings::Given,
+};
+use openorch_store::{Collection, Store};
+
+/// Keeps the letters that were sent.
+#[derive(Default)]
+pub struct Letters(pub Mutex<Vec<String>>);
+
+impl Mailer for Letters {
+    fn send<'a>(&'a self, _: &'a str, _: &'a str, text: String) -> BoxFuture<'a, Result<()>> {
+        self.0.lock().unwrap().push(text);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct NoRoutes;
+
+impl Routes for NoRoutes {
+    fn publish(&self, _: &str, _: Vec<Backend>) {}
+    fn forget(&self, _: &str) {}
+    fn load(&self, _: Vec<(Box<str>, Vec<Backend>)>) {}
+}
+
+/// The time at which tests begin.
+pub fn clock() -> Arc<ManualClock> {
+    ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap())
+}
+
+/// Opens the collections in the store and makes a platform with these settings, each a variable and its text.
+pub async fn platform(
+    store: Arc<dyn Store>,
+    collections: &[&Collection],
+    clock: Arc<ManualClock>,
+    mailer: Arc<Letters>,
+    settings: &[(&str, &str)],
+) -> Platform {
+    let opened: Vec<Collection> = collections.iter().map(|collection| **collection).collect();
+    store.open_collections(&opened).await.unwrap();
+    let ids = Arc::new(Ids::new(clock.clone()));
+    let mut given = Given::default();
+    settings.iter().for_each(|(variable, text)| given.add((*variable).to_owned(), (*text).to_owned()));
+    Platform {
+        audit: Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone())),
+        ages: Arc::new(Ages::new(clock.clone(), None, Duration::ZERO, ExpirySettings::default())),
+        store,
+        clock,
+        ids,
+        seal: Seal::new("a key"),
+        mailer,
+        outbound: Arc::new(Outbound::new(OutboundSettings::default())),
+        routes: Arc::new(NoRoutes),
+        node: NodePlace { url: "http://127.0.0.1:1".into(), data_dir: std::env::temp_dir() },
+        max_unpaged_list: 50_000,
+        given: Arc::new(given),
+    }
+}
