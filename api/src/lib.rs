@@ -7,6 +7,7 @@ pub mod op;
 pub mod openapi;
 pub mod output;
 pub mod platform;
+pub mod policy;
 pub mod query;
 pub mod registry;
 pub mod slug;
@@ -31,7 +32,7 @@ pub struct Service {
 }
 
 /// Every built-in service, in the order of the document.
-pub static SERVICES: &[&Service] = &[&platform::SERVICE, &user::SERVICE, &registry::SERVICE];
+pub static SERVICES: &[&Service] = &[&platform::SERVICE, &user::SERVICE, &registry::SERVICE, &policy::SERVICE];
 
 /// Every operation of every service.
 pub fn operations() -> impl Iterator<Item = &'static Row> {

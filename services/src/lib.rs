@@ -1,6 +1,7 @@
 //! The built-in services, one folder each, alike inside. No service imports another.
 
 pub mod platform;
+pub mod policy;
 mod query;
 pub mod registry;
 #[cfg(test)]
@@ -12,4 +13,4 @@ pub mod user;
 use openorch_chassis::Module;
 
 /// The services that the daemon runs, beside the two that everything rests on: identity and the daemon's own paths.
-pub const MODULES: &[Module] = &[registry::MODULE];
+pub const MODULES: &[Module] = &[registry::MODULE, policy::MODULE];

@@ -2,6 +2,7 @@
 //! service that is added gets its commands by rows here. Headers are those of the documents, where they give some.
 
 use openorch_sdk::api::{
+    policy,
     registry::{
         DELETE_DEFINITION, DELETE_NODE, LIST_DEFINITIONS, LIST_INSTANCES, LIST_NODES, REMOVE_INSTANCE, SAVE_DEFINITION,
         SELF_NODE,
@@ -114,6 +115,27 @@ pub static RESOURCES: &[Resource] = &[
         list: Some(List { row: LIST_DEFINITIONS.row, items: "definitions", one: One::Picked }),
         save: Some(Save::new(SAVE_DEFINITION.row, "definition")),
         remove: Some(DELETE_DEFINITION.row),
+        ..Resource::NONE
+    },
+    Resource {
+        noun: "policy",
+        aliases: &["policies"],
+        about: "Rate limits and blocked addresses",
+        kind: Kind {
+            columns: &[
+                Column::new("POLICY ID", Text(&["id"])),
+                Column::new("TEMPLATE", Text(&["templateId"])),
+                Column::new("ENDPOINT", Text(&["endpoint"])),
+                Column::new("MAX REQUESTS", Text(&["parameters.rateLimit.maxRequests"])),
+                Column::new("TIME WINDOW", Text(&["parameters.rateLimit.timeWindow"])),
+                Column::wide("BLOCKED IPS", Text(&["parameters.blocklist.blockedIPs"])),
+                Column::wide("CREATED", Ago("createdAt")),
+            ],
+            name: "id",
+        },
+        list: Some(List { row: policy::LIST_INSTANCES.row, items: "instances", one: One::Picked }),
+        save: Some(Save::new(policy::UPSERT_INSTANCE.row, "instance")),
+        remove: Some(policy::DELETE_INSTANCE.row),
         ..Resource::NONE
     },
     Resource {

@@ -1,0 +1,162 @@
+//! The contract of policy-svc: rules for requests (how many a caller may make, from which addresses none), and the question
+//! whether one is allowed.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Access, Body, Json, Path, Time, ops, path_values, permissions, user::Empty};
+
+pub static SERVICE: crate::Service =
+    crate::Service { slug: "policy-svc", name: "Policy Svc", operations: OPERATIONS, permissions: PERMISSIONS };
+
+permissions! {
+    TEMPLATE_VIEW "policy-svc:template:view" "See the kinds of policies." [ADMIN];
+    TEMPLATE_CREATE "policy-svc:template:create" "Create kinds of policies." [ADMIN];
+    TEMPLATE_EDIT "policy-svc:template:edit" "Edit kinds of policies." [ADMIN];
+    TEMPLATE_DELETE "policy-svc:template:delete" "Delete kinds of policies." [ADMIN];
+    INSTANCE_VIEW "policy-svc:instance:view" "See policies." [ADMIN];
+    INSTANCE_CREATE "policy-svc:instance:create" "Create policies." [ADMIN];
+    INSTANCE_EDIT "policy-svc:instance:edit" "Create and change policies." [ADMIN];
+    INSTANCE_DELETE "policy-svc:instance:delete" "Delete policies." [ADMIN];
+    CHECK_VIEW "policy-svc:check:view" "Ask whether a request is allowed." [USER];
+}
+
+path_values! {
+    /// The id of a policy, chosen by whoever creates it.
+    PolicyId at most 128;
+}
+
+ops! {
+    /// Ask whether a request is allowed by every policy that applies to it, and count it.
+    ///
+    /// Each account that asks has counters of its own, so that no service uses up what another allows.
+    CHECK "check" = POST "/policy-svc/check"
+        (Body<CheckRequest>) -> Json<CheckResponse>,
+        access: Access::SignedIn;
+
+    /// Create or replace a policy of the caller's app.
+    UPSERT_INSTANCE "upsertInstance" = PUT "/policy-svc/instance/{instanceId}"
+        ((Path<PolicyId>, Body<UpsertInstanceRequest>)) -> Json<Empty>,
+        access: Access::needs(&INSTANCE_EDIT), audited: true, target: &["/instance/endpoint"],
+        errors: &[(409, "the app has as many policies as it may")];
+
+    /// List the policies of the caller's app, oldest first.
+    LIST_INSTANCES "listPolicyInstances" = GET "/policy-svc/instances"
+        () -> Json<ListInstancesResponse>,
+        long_answer: true, access: Access::needs(&INSTANCE_VIEW);
+
+    /// Delete a policy of the caller's app.
+    DELETE_INSTANCE "deletePolicyInstance" = DELETE "/policy-svc/instance/{instanceId}"
+        (Path<PolicyId>) -> Json<Empty>,
+        access: Access::needs(&INSTANCE_DELETE), audited: true,
+        errors: &[(404, "there is no policy with this id")];
+}
+
+/// A request that somebody makes of the caller.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CheckRequest {
+    /// The path that is asked for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub endpoint: String,
+    /// The HTTP method; no policy looks at it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub method: String,
+    /// The address that the request comes from.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ip: String,
+    /// The account that makes the request.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub user_id: String,
+}
+
+/// Closed: the published Go client refuses any other key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckResponse {
+    pub allowed: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct UpsertInstanceRequest {
+    /// Required. Published clients may write the key with a capital letter.
+    #[serde(alias = "Instance", skip_serializing_if = "Option::is_none")]
+    pub instance: Option<PolicyInstance>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ListInstancesResponse {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<PolicyInstance>,
+}
+
+/// A policy: a kind, its parameters, and the endpoint that it is for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PolicyInstance {
+    /// That of the path; one in the body is ignored.
+    pub id: String,
+    /// The endpoint whose requests it is for, or with `*` at its end all that begin like it; all requests when empty.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub endpoint: String,
+    /// `rate-limit` or `blocklist`.
+    pub template_id: String,
+    pub parameters: PolicyParameters,
+    /// Set by the daemon.
+    pub created_at: Time,
+}
+
+/// The parameters of the template that the policy names.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PolicyParameters {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocklist: Option<Blocklist>,
+}
+
+/// How many requests are allowed in which time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RateLimit {
+    /// From 1 to 1,000,000.
+    pub max_requests: u32,
+    /// A duration such as `30s`, `1m` or `1h30m`, from a second to 30 days.
+    pub time_window: String,
+    /// Whose requests are counted together.
+    pub entity: Entity,
+    /// Whether each endpoint is counted apart.
+    pub scope: Scope,
+}
+
+/// Whose requests a rate limit counts together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Entity {
+    /// An account.
+    #[default]
+    #[serde(rename = "userId")]
+    UserId,
+    /// An address.
+    #[serde(rename = "ip")]
+    Ip,
+}
+
+/// Whether a rate limit counts each endpoint apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    #[default]
+    Endpoint,
+    Global,
+}
+
+/// Addresses whose requests are not allowed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Blocklist {
+    /// Addresses and networks such as `192.0.2.0/24`, at most 1,000.
+    #[serde(rename = "blockedIPs")]
+    pub blocked_ips: Vec<String>,
+}

@@ -1,0 +1,326 @@
+//! Rules for requests: rate limits and blocked addresses. Policies are stored and held in memory whole; what was counted lives
+//! in memory alone, so that a check writes nothing.
+
+mod counters;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use openorch_api::{
+    Body, Json, Path, Time,
+    input::check_name,
+    policy::{
+        self as api, CheckRequest, CheckResponse, Entity, ListInstancesResponse, PolicyId, PolicyInstance, RateLimit,
+        Scope, UpsertInstanceRequest,
+    },
+    user::Empty,
+};
+use openorch_chassis::{
+    Cx, Error, Kind, Module, Platform, Result, Service,
+    outbound::{Cidr, unwrapped},
+    service::retry,
+    settings,
+    settings::Settings as _,
+};
+use openorch_store::{Batch, Collection, Filter, Guard, Index, OPEN_FOR, Query, Table};
+use serde::{Deserialize, Serialize};
+
+use self::counters::{Counters, Rate};
+
+settings! {
+    /// Policies: `[policy]`.
+    pub struct PolicySettings in "policy" {
+        /// Policies of one app.
+        max_policies_per_app: u64 = "1000";
+        /// Counters of rate limits held in memory; beyond it those that are used least are forgotten.
+        max_counters: u64 = "100000";
+    }
+}
+
+static POLICIES: Collection = Collection { name: "policySvcInstances", indexes: &[Index::on(&["app"])] };
+
+/// A policy as it is stored. Its id is its app and its id there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PolicyRow {
+    app: String,
+    instance: PolicyInstance,
+}
+
+/// A policy as it is applied.
+struct Rule {
+    row_id: String,
+    app: String,
+    instance: PolicyInstance,
+    test: Test,
+}
+
+enum Test {
+    Rate { rate: Rate, entity: Entity, scope: Scope },
+    Blocked(Vec<Cidr>),
+}
+
+struct Policies {
+    platform: Platform,
+    settings: PolicySettings,
+    table: Table<PolicyRow>,
+    /// Blocked addresses first, then rate limits, each oldest first: what is refused anyway is not counted.
+    rules: ArcSwap<Vec<Rule>>,
+    counters: Counters,
+    /// Held while the rules are read again.
+    reading: tokio::sync::Mutex<()>,
+    /// Unix time until which a commit of unknown outcome may still be applied.
+    pending_until: AtomicI64,
+}
+
+/// The policy service as one of the daemon's services.
+pub const MODULE: Module = Module {
+    contract: &api::SERVICE,
+    settings: &[PolicySettings::SECTION],
+    collections: &[&POLICIES],
+    start: |platform| {
+        Box::pin(async {
+            Ok(Service::new(api::SERVICE.slug, open(platform).await?)
+                .on(api::CHECK, check)
+                .on(api::UPSERT_INSTANCE, upsert)
+                .on(api::LIST_INSTANCES, list)
+                .on(api::DELETE_INSTANCE, delete)
+                .every(Duration::from_secs(1), "reconcile policies", reconcile)
+                .mount())
+        })
+    },
+};
+
+async fn open(platform: &Platform) -> Result<Arc<Policies>> {
+    let settings: PolicySettings = platform.settings()?;
+    let policies = Policies {
+        table: platform.table(&POLICIES),
+        counters: Counters::new(settings.max_counters),
+        platform: platform.clone(),
+        settings,
+        rules: ArcSwap::default(),
+        reading: tokio::sync::Mutex::default(),
+        pending_until: AtomicI64::new(i64::MIN),
+    };
+    policies.reload().await?;
+    Ok(Arc::new(policies))
+}
+
+async fn check(cx: Cx<Policies>, Body(request): Body<CheckRequest>) -> Result<Json<CheckResponse>> {
+    check_length("endpoint", &request.endpoint)?;
+    check_length("userId", &request.user_id)?;
+    let address = match request.ip.as_str() {
+        "" => None,
+        text => Some(unwrapped(text.parse().map_err(|_| Error::invalid(format!("ip: `{text}` is not an address")))?)),
+    };
+    let (caller, now) = (cx.caller()?, cx.platform.clock.now().as_microsecond());
+    let rules = cx.rules.load();
+    let mut of_app = rules.iter().filter(|rule| *rule.app == *caller.app && rule.is_for(&request.endpoint));
+    let allowed = of_app.all(|rule| match &rule.test {
+        Test::Blocked(ranges) => !address.is_some_and(|address| ranges.iter().any(|range| range.contains(address))),
+        Test::Rate { rate, entity, scope } => {
+            let key = counter_key(&caller.user_id, rule, *entity, *scope, &request, address);
+            key.is_none_or(|key| cx.counters.take(key, *rate, now))
+        }
+    });
+    Ok(Json(CheckResponse { allowed }))
+}
+
+/// What is counted together: by the account that asks, so that none can use up what another counts. Nothing is counted of a
+/// request that does not say whose it is.
+fn counter_key(
+    asks: &str,
+    rule: &Rule,
+    entity: Entity,
+    scope: Scope,
+    request: &CheckRequest,
+    address: Option<IpAddr>,
+) -> Option<String> {
+    let whose = match entity {
+        Entity::UserId => Some(request.user_id.clone()).filter(|id| !id.is_empty()),
+        Entity::Ip => address.map(|address| address.to_string()),
+    }?;
+    let endpoint = if scope == Scope::Endpoint { request.endpoint.as_str() } else { "" };
+    Some([asks, &rule.row_id, &whose, endpoint].join("\n"))
+}
+
+async fn upsert(
+    cx: Cx<Policies>,
+    (Path(id), Body(request)): (Path<PolicyId>, Body<UpsertInstanceRequest>),
+) -> Result<Json<Empty>> {
+    let instance = request.instance.ok_or_else(|| Error::invalid("instance is required"))?;
+    let app = cx.caller()?.app.to_string();
+    check_name("instanceId", &id.0, 128).map_err(|error| Error::invalid(error.0))?;
+    check_length("instance.endpoint", &instance.endpoint)?;
+    Test::of(&instance)?;
+    let row_id = row_id(&app, &id.0);
+    retry(|| async {
+        let known = cx.table.get(&row_id).await?;
+        let created_at = known.as_ref().map_or_else(|| cx.platform.now(), |known| known.value.instance.created_at);
+        let instance = PolicyInstance { id: id.0.clone(), created_at, ..instance.clone() };
+        let row = PolicyRow { app: app.clone(), instance };
+        let batch = match known {
+            Some(known) if known.value.instance == row.instance => return Ok(()),
+            Some(known) => cx.table.replace(&row_id, &row, Some(known.version))?.into(),
+            None => {
+                let max = cx.settings.max_policies_per_app;
+                let of_app = vec![Filter::equals("app", app.as_str())];
+                if cx.table.count(&of_app).await? >= max {
+                    return Err(Error::conflict(format!(
+                        "the app has {max} policies, as many as it may; delete some, or have an operator raise \
+                         OPENORCH_POLICY_MAX_POLICIES_PER_APP"
+                    )));
+                }
+                Batch::from(cx.table.create(&row_id, &row)?).require(Guard::at_most(POLICIES.name, of_app, max))
+            }
+        };
+        cx.commit(batch).await
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+async fn list(cx: Cx<Policies>, (): ()) -> Result<Json<ListInstancesResponse>> {
+    let (app, rules) = (&cx.caller()?.app, cx.rules.load());
+    let mut instances: Vec<PolicyInstance> =
+        rules.iter().filter(|rule| *rule.app == **app).map(|rule| rule.instance.clone()).collect();
+    instances.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    Ok(Json(ListInstancesResponse { instances }))
+}
+
+async fn delete(cx: Cx<Policies>, Path(id): Path<PolicyId>) -> Result<Json<Empty>> {
+    let row_id = row_id(&cx.caller()?.app, &id.0);
+    let deleted = cx.commit(cx.table.delete(&row_id, None).into()).await;
+    deleted.map_err(|error| match error.kind {
+        Kind::NotFound => Error::not_found(format!("there is no policy `{}`", id.0)),
+        _ => error,
+    })?;
+    Ok(Json(Empty {}))
+}
+
+/// Reads the policies again while a commit of unknown outcome may still be applied.
+async fn reconcile(policies: Arc<Policies>) {
+    if policies.pending_until.load(Ordering::SeqCst) < policies.platform.now().0.as_second() {
+        return;
+    }
+    if let Err(error) = policies.reload().await {
+        tracing::debug!("the policies cannot be read again yet: {error:?}");
+    }
+}
+
+impl Policies {
+    /// Writes, and applies what is stored then.
+    async fn commit(&self, batch: Batch) -> Result<()> {
+        if let Err(error) = self.platform.store.commit(batch).await {
+            if error.is_open() {
+                let until = self.platform.now().0.as_second() + OPEN_FOR.as_secs() as i64;
+                self.pending_until.fetch_max(until, Ordering::SeqCst);
+            }
+            return Err(error.into());
+        }
+        self.reload().await
+    }
+
+    async fn reload(&self) -> Result<()> {
+        let _reading = self.reading.lock().await;
+        let mut rules = Vec::new();
+        for stored in self.table.find(&Query::all()).await? {
+            let PolicyRow { app, instance } = stored.value;
+            // Written by a version that knew more.
+            let Ok(test) = Test::of(&instance) else {
+                tracing::warn!(
+                    "the policy `{}` of `{app}` is not understood by this version and not applied",
+                    instance.id
+                );
+                continue;
+            };
+            rules.push(Rule { row_id: stored.id, app, instance, test });
+        }
+        rules.sort_by(|a, b| a.order().cmp(&b.order()));
+        self.rules.store(Arc::new(rules));
+        Ok(())
+    }
+}
+
+impl Rule {
+    fn is_for(&self, endpoint: &str) -> bool {
+        match self.instance.endpoint.strip_suffix('*') {
+            Some(start) => endpoint.starts_with(start),
+            None => self.instance.endpoint.is_empty() || self.instance.endpoint == endpoint,
+        }
+    }
+
+    fn order(&self) -> (bool, Time, &str) {
+        (matches!(self.test, Test::Rate { .. }), self.instance.created_at, &self.row_id)
+    }
+}
+
+impl Test {
+    fn of(instance: &PolicyInstance) -> Result<Test> {
+        let parameters = &instance.parameters;
+        match instance.template_id.as_str() {
+            "rate-limit" => {
+                let limit = parameters.rate_limit.as_ref().ok_or_else(|| missing("rateLimit", "rate-limit"))?;
+                Ok(Test::Rate { rate: rate(limit)?, entity: limit.entity, scope: limit.scope })
+            }
+            "blocklist" => {
+                let list = parameters.blocklist.as_ref().ok_or_else(|| missing("blocklist", "blocklist"))?;
+                let count = list.blocked_ips.len();
+                if !(1..=MAX_BLOCKED).contains(&count) {
+                    return Err(Error::invalid(format!("blockedIPs has {count} entries; it has 1 to {MAX_BLOCKED}")));
+                }
+                let ranges = list.blocked_ips.iter().map(|text| {
+                    Cidr::parse(text).ok_or_else(|| {
+                        Error::invalid(format!("blockedIPs: `{text}` is not an address or a network like 192.0.2.0/24"))
+                    })
+                });
+                Ok(Test::Blocked(ranges.collect::<Result<_>>()?))
+            }
+            other => Err(Error::invalid(format!("templateId: `{other}` is not one of rate-limit, blocklist"))),
+        }
+    }
+}
+
+const MAX_BLOCKED: usize = 1000;
+const MAX_REQUESTS: u32 = 1_000_000;
+const MAX_WINDOW: Duration = Duration::from_secs(30 * 24 * 3600);
+const MAX_TEXT: usize = 2048;
+
+fn rate(limit: &RateLimit) -> Result<Rate> {
+    let RateLimit { max_requests, time_window, .. } = limit;
+    if !(1..=MAX_REQUESTS).contains(max_requests) {
+        return Err(Error::invalid(format!("maxRequests is {max_requests}; it is from 1 to {MAX_REQUESTS}")));
+    }
+    let window = time_window.parse::<jiff::SignedDuration>().ok().and_then(|window| Duration::try_from(window).ok());
+    match window.filter(|window| (Duration::from_secs(1)..=MAX_WINDOW).contains(window)) {
+        Some(window) => Ok(Rate { max_requests: *max_requests, window }),
+        None => Err(Error::invalid(format!(
+            "timeWindow: `{time_window}` is not a duration like 30s, 1m or 24h, from a second to 30 days"
+        ))),
+    }
+}
+
+fn missing(parameters: &str, template: &str) -> Error {
+    Error::invalid(format!("parameters.{parameters} is required with the template `{template}`"))
+}
+
+fn check_length(what: &str, text: &str) -> Result<()> {
+    match text.len() > MAX_TEXT {
+        true => Err(Error::invalid(format!("{what} is longer than {MAX_TEXT} bytes"))),
+        false => Ok(()),
+    }
+}
+
+/// No app has a space in its name.
+fn row_id(app: &str, id: &str) -> String {
+    format!("{app} {id}")
+}

@@ -1,0 +1,29 @@
+//! What cannot be tried from outside: a store of which nobody knows whether it wrote.
+
+use std::sync::atomic::Ordering;
+
+use openorch_store::{SqliteOptions, SqliteStore};
+
+use super::*;
+use crate::{test_platform, unsure::Unsure};
+
+#[tokio::test]
+async fn a_policy_whose_commit_was_not_acknowledged_is_applied_once_it_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Unsure::before(SqliteStore::open(directory.path(), SqliteOptions::default()).unwrap());
+    let (clock, letters) = (test_platform::clock(), Arc::default());
+    let platform = test_platform::platform(store.clone(), MODULE.collections, clock, letters, &[]).await;
+    let policies = open(&platform).await.unwrap();
+    let list = ["192.0.2.0/24".to_owned()].to_vec();
+    let parameters =
+        api::PolicyParameters { blocklist: Some(api::Blocklist { blocked_ips: list }), ..Default::default() };
+    let instance = PolicyInstance { id: "a".into(), template_id: "blocklist".into(), parameters, ..Default::default() };
+    let row = PolicyRow { app: "unnamed".into(), instance };
+    store.is_late.store(true, Ordering::SeqCst);
+    assert!(policies.commit(policies.table.create("unnamed a", &row).unwrap().into()).await.is_err());
+    reconcile(policies.clone()).await;
+    assert!(policies.rules.load().is_empty());
+    store.make_late().await;
+    reconcile(policies.clone()).await;
+    assert_eq!(policies.rules.load().len(), 1);
+}
