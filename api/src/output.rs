@@ -204,10 +204,14 @@ pub struct Items<T: LongList> {
 }
 
 impl<T: LongList> Items<T> {
-    /// From what is kept of each item until it is encoded.
-    pub fn new<S: Send + 'static>(sources: Vec<S>, encode: impl FnMut(S) -> T::Item + Send + 'static) -> Items<T> {
-        let held = sources.len() * size_of::<S>();
-        Items { items: Box::new(sources.into_iter().map(encode)), held }
+    /// From what is kept of each item until it is encoded, which are so many bytes. What is not there any more then is
+    /// left out.
+    pub fn new<S: Send + 'static>(
+        sources: Vec<S>,
+        held: usize,
+        encode: impl FnMut(S) -> Option<T::Item> + Send + 'static,
+    ) -> Items<T> {
+        Items { items: Box::new(sources.into_iter().filter_map(encode)), held }
     }
 
     /// `{"KEY":[…]}`, and `{}` without items; a list that fits one piece is answered whole.
@@ -273,7 +277,7 @@ mod tests {
     fn a_list_in_pieces_is_the_list() {
         for count in [0, 1, 2, 5000, 100_000] {
             let (mut text, mut pieces) = (Vec::new(), 0);
-            let items = Items::<Numbers>::new((0..count).collect(), |number| number);
+            let items = Items::<Numbers>::new((0..count).collect(), 0, Some);
             match items.encode().unwrap().body {
                 EncodedBody::Whole(bytes) | EncodedBody::Shared(bytes) => text.extend(bytes),
                 EncodedBody::Awaited { .. } => unreachable!("a list waits for nothing"),

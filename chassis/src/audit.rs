@@ -63,10 +63,25 @@ pub(crate) struct Call {
     is_written: Mutex<bool>,
     /// It is told also where it changed nothing.
     is_told_anyway: AtomicBool,
-    /// What must hold when it writes, beside that its account is there; see [`Identity::standing`].
-    standing: Mutex<Vec<Guard>>,
-    /// A write was refused since that did not hold any more.
-    lost_standing: AtomicBool,
+    /// What must hold when it writes, beside that its account is there.
+    standing: Mutex<Standing>,
+    /// What did not hold any more when a write was refused.
+    lost: Mutex<Option<Lost>>,
+}
+
+/// What let a caller in, as guards of what it writes: that may be taken from it while the call is in progress.
+#[derive(Clone, Default)]
+struct Standing {
+    /// See [`Identity::standing`](crate::Identity::standing).
+    session: Vec<Guard>,
+    /// See [`Identity::basis`](crate::Identity::basis); and what handlers add.
+    right: Vec<Guard>,
+}
+
+#[derive(Clone, Copy)]
+enum Lost {
+    Session,
+    Right,
 }
 
 impl Call {
@@ -87,14 +102,18 @@ impl Call {
 
     /// The error of a call, which says so where it came of what the caller lost while it was served.
     pub(crate) fn blame(&self, error: Error) -> Error {
-        if !self.lost_standing.load(Ordering::Relaxed) {
-            return error;
+        match *lock(&self.lost) {
+            None => error,
+            Some(Lost::Session) => Error::unauthenticated(
+                "the session of this token ended, or its account lost the role `user-svc:admin`, while the call was in \
+                 progress: nothing was changed",
+            )
+            .because(error),
+            Some(Lost::Right) => Error::forbidden(
+                "the right to this call was taken from its account while the call was in progress: nothing was changed",
+            )
+            .because(error),
         }
-        Error::unauthenticated(
-            "the session of this token ended, or its account lost the role `user-svc:admin`, while the call was in \
-             progress: nothing was changed",
-        )
-        .because(error)
     }
 
     /// Serves the call: what is committed within is told with it.
@@ -118,12 +137,24 @@ pub fn tell_actor(user_id: &str, slug: &str, via_service: Option<&str>) {
 /// Says who calls, and what must hold of that caller when the call writes.
 pub(crate) fn tell_caller(caller: &Caller, standing: Vec<Guard>) {
     tell_actor(&caller.user_id, &caller.slug, caller.audience.as_deref());
-    let _ = CALL.try_with(|call| *lock(&call.standing) = standing);
+    let _ = CALL.try_with(|call| *lock(&call.standing) = Standing { session: standing, right: Vec::new() });
+}
+
+/// Adds what must hold when the call writes, so that its caller may still do what it does.
+pub fn require_right(guards: impl IntoIterator<Item = Guard>) {
+    let _ = CALL.try_with(|call| {
+        let right = &mut lock(&call.standing).right;
+        for guard in guards {
+            if !right.contains(&guard) {
+                right.push(guard);
+            }
+        }
+    });
 }
 
 /// Whether the call that is served was refused a write since its caller may not make it any more: it is not tried again.
 pub(crate) fn caller_lost_standing() -> bool {
-    CALL.try_with(|call| call.lost_standing.load(Ordering::Relaxed)).unwrap_or_default()
+    CALL.try_with(|call| lock(&call.lost).is_some()).unwrap_or_default()
 }
 
 /// Says what the call makes, where the caller named nothing that it could be told by.
@@ -355,22 +386,31 @@ impl Audited {
         let steps = batch.0.len();
         let actor = lock(&call.entry).actor_id.clone();
         // An account that was deleted meanwhile changes nothing more. One that registers is made by this very batch.
-        let mut guards = lock(&call.standing).clone();
+        let mut standing = lock(&call.standing).clone();
         if !actor.is_empty() && !makes(&batch, &actor) {
-            guards.push(Guard::Exists { collection: ACCOUNTS, id: actor });
+            standing.session.push(Guard::Exists { collection: ACCOUNTS, id: actor });
         }
         // First, so that a call may end what it stands on.
-        batch.0.splice(0..0, guards.iter().cloned().map(Write::Require));
+        let guards = standing.session.iter().chain(&standing.right).cloned().map(Write::Require);
+        let count = standing.session.len() + standing.right.len();
+        batch.0.splice(0..0, guards);
         batch.push(self.audit.change(&call)?);
         let mut committed = match self.store.commit(batch).await {
             Err(error @ StoreError::Conflict(_)) => {
-                call.lost_standing.store(!self.hold(&guards).await?, Ordering::Relaxed);
+                let lost = if !self.hold(&standing.session).await? {
+                    Some(Lost::Session)
+                } else if !self.hold(&standing.right).await? {
+                    Some(Lost::Right)
+                } else {
+                    None
+                };
+                *lock(&call.lost) = lost;
                 return Err(error);
             }
             outcome => outcome?,
         };
         self.audit.counted(1);
-        committed.touched.drain(..guards.len());
+        committed.touched.drain(..count);
         committed.touched.truncate(steps);
         *lock(&call.is_written) = true;
         Ok(committed)
@@ -378,9 +418,14 @@ impl Audited {
 
     async fn hold(&self, guards: &[Guard]) -> Result<bool> {
         for guard in guards {
-            if let Guard::Exists { collection, id } = guard
-                && self.store.get(collection, id).await?.is_none()
-            {
+            let holds = match guard {
+                Guard::Exists { collection, id } => self.store.get(collection, id).await?.is_some(),
+                Guard::Count { collection, filters, at_least, at_most } => {
+                    (*at_least..=*at_most).contains(&self.store.count(collection, filters).await?)
+                }
+                Guard::Absent { .. } | Guard::Version { .. } => true,
+            };
+            if !holds {
                 return Ok(false);
             }
         }

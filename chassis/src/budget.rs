@@ -161,6 +161,12 @@ impl Reservation {
         }
     }
 
+    /// Reserves more bytes for what is there already, which is refused at once where there is no room: it would be held while
+    /// it waits.
+    pub fn grow_now(&mut self, more: usize) -> Result<()> {
+        self.try_grow(more).map_err(|full| self.budget.refusal(full))
+    }
+
     /// Reserves more bytes even where there is no room: for what cannot be refused any more.
     pub fn grow_always(&mut self, more: usize) {
         self.budget.lock().add(self.address, more);

@@ -88,6 +88,12 @@ pub trait Identity: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What must hold in the store so that the caller has `permission`: the rows that give it. Empty where it has it not, and
+    /// where rights are not stored.
+    fn basis(&self, _caller: &Caller, _permission: &str) -> Vec<Guard> {
+        Vec::new()
+    }
+
     /// Whether an admin let the service `audience` call this operation for its callers.
     fn opens(&self, audience: &str, operation: &str) -> bool;
 

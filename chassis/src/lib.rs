@@ -17,6 +17,7 @@ pub mod log_limit;
 pub mod mail;
 pub mod metrics;
 pub mod outbound;
+pub mod place;
 pub mod platform;
 pub mod rate;
 pub mod request;
@@ -26,6 +27,7 @@ pub mod routes;
 pub mod seal;
 pub mod service;
 pub mod settings;
+pub mod turns;
 
 pub use audit::Audit;
 pub use body::{Body, EncodedBody};

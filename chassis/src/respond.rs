@@ -13,7 +13,7 @@ const CORS: &[(header::HeaderName, &str)] = &[
         header::ACCESS_CONTROL_ALLOW_HEADERS,
         "Accept, Content-Type, Content-Length, Accept-Encoding, X-CSRF-Token, Authorization, X-Content-Encrypted, OpenOrch-Extended",
     ),
-    (header::ACCESS_CONTROL_EXPOSE_HEADERS, "X-Request-Id"),
+    (header::ACCESS_CONTROL_EXPOSE_HEADERS, "X-Request-Id, Retry-After"),
 ];
 
 pub fn with_cors(mut response: Response<Body>) -> Response<Body> {

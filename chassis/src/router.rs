@@ -12,7 +12,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use openorch_api::{Access, EXTENDED_HEADER, Effect, Guard, Parts, Row};
 use percent_encoding::percent_decode_str;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinHandle};
 use tracing::{Instrument, debug, error, info_span, warn};
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     forwarded::{ClientAddress, RequestId},
     local::FromThisMachine,
     metrics::OperationMetrics,
+    place::Place,
     rate::{Limiter, Rate},
     request, respond,
     service::{Bound, Handler, Mounted, RequestContext, Verdict, panic_text},
@@ -186,8 +187,11 @@ impl Inner {
             Some(call) => Box::pin(call.serve(work)),
             None => Box::pin(work),
         };
-        // On a task of its own, so that a caller who leaves cannot stop a write between the store and the memory.
-        let outcome = match tokio::spawn(work.instrument(span.clone())).await {
+        // On a task of its own, so that a caller who leaves cannot stop a write between the store and the memory. What reads
+        // ends with its caller.
+        let mut task =
+            Task { handle: tokio::spawn(work.instrument(span.clone())), ends: operation.row.effect() == Effect::Read };
+        let outcome = match (&mut task.handle).await {
             Ok(outcome) => outcome,
             Err(ended) if ended.is_panic() => Err(Error::internal(panic_text(ended.into_panic()))),
             Err(_) => Err(Error::unavailable("the daemon is stopping; try again in a moment")),
@@ -250,6 +254,8 @@ impl Inner {
     ) -> Result<Response<Body>> {
         let row = operation.row;
         let (head, body) = request.into_parts();
+        // Until the work is done, also where the client does not wait for it.
+        let _place = head.extensions.get::<Place>().cloned();
         let from_this_machine = head.extensions.get::<FromThisMachine>().is_some();
         let token = bearer(&head.headers);
         let mut admitted = self.admit(row, token, true).await?;
@@ -287,7 +293,17 @@ impl Inner {
         let parts = Parts { path, query: query(head.uri.query().unwrap_or_default())?, body };
         audit::tell_target(row, &parts);
         let credential = context.caller.as_ref().map(|caller| self.credential(row, caller));
+        let began = Instant::now();
         let response = (operation.handler)(Arc::new(context), parts, verdict).await?;
+        // A list may have waited for its turn: it is for those alone who may have it now.
+        if row.effect() == Effect::Read && began.elapsed() > RECHECK_AFTER {
+            let (_, now) = self.admit(row, token, false).await?;
+            if (verdict, now) == (Verdict::Allowed, Verdict::IfOwner) {
+                return Err(Error::forbidden(
+                    "the right to this call was taken from its account while it was in progress",
+                ));
+            }
+        }
         let mut response = self.count_answer(row, response, reservation).await?;
         if let Some(credential) = credential.filter(|_| response.body().is_streamed()) {
             // For the gateway, which ends an answer that lasts when the caller may not have it any more.
@@ -296,7 +312,8 @@ impl Inner {
         Ok(response)
     }
 
-    /// Counts an answer until the client has read it. A read whose answer finds no room is refused; what a write did
+    /// Counts an answer until the client has read it. A read whose answer finds no room is refused, a large one at
+    /// once; what a write did
     /// stands, and so does its answer.
     async fn count_answer(
         &self,
@@ -310,7 +327,8 @@ impl Inner {
             return Ok(response);
         }
         match row.effect() {
-            Effect::Read => reservation.grow(memory).await?,
+            Effect::Read if memory <= SMALL_ANSWER => reservation.grow(memory).await?,
+            Effect::Read => reservation.grow_now(memory)?,
             Effect::Write => reservation.grow_always(memory),
         }
         Ok(response.map(|body| body.holding(reservation)))
@@ -346,6 +364,11 @@ impl Inner {
             Access::Public | Access::SignedIn => Verdict::Allowed,
             Access::Needs(guard) => self.decide(&guard, &caller)?,
         };
+        if let (Access::Needs(guard), Verdict::Allowed, true) = (row.access, verdict, row.audited)
+            && !guard.also_slugs.contains(&&*caller.slug)
+        {
+            audit::require_right(self.identity.basis(&caller, guard.permission.id));
+        }
         Ok((Some(caller), verdict))
     }
 
@@ -407,6 +430,26 @@ impl Inner {
             operation.metrics.write(id, &mut requests, &mut seconds);
         }
         requests + &seconds + &self.memory.metrics()
+    }
+}
+
+/// Answers up to here wait for room in the memory of requests.
+const SMALL_ANSWER: usize = 16 << 10;
+
+/// After so long a call that reads is asked once more whether its caller may have the answer.
+const RECHECK_AFTER: Duration = Duration::from_millis(500);
+
+/// The task of a call; one that changes nothing is aborted when its caller leaves.
+struct Task<T> {
+    handle: JoinHandle<T>,
+    ends: bool,
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        if self.ends {
+            self.handle.abort();
+        }
     }
 }
 

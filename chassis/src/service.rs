@@ -12,16 +12,18 @@ use openorch_api::{
     Input, Json, Op, Output, Parts, Row,
     output::{Encoded, Items, LongList},
 };
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
 use tokio::time::Instant;
 
 use crate::{
     Body, BoxFuture, Caller, Error, Result, audit,
+    forwarded::network,
     identity::{AccountDeletionHook, InstancePresence},
     respond,
     routes::UnreachableHook,
+    turns::Turns,
 };
 
 /// What a handler is called with: the state of its service and all that is known of the request.
@@ -87,8 +89,24 @@ pub struct Task {
 pub struct Service<S> {
     state: Arc<S>,
     mounted: Mounted,
-    /// Turns for long answers.
-    long_answers: Arc<Semaphore>,
+    /// Turns for long answers, by whoever asks.
+    long_answers: Turns<Asker>,
+}
+
+/// Whoever asks for long answers: an account, or the address of nobody in particular.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Asker {
+    Account(Arc<str>),
+    Address(std::net::IpAddr),
+}
+
+impl Asker {
+    fn of(request: &RequestContext) -> Asker {
+        match &request.caller {
+            Some(caller) => Asker::Account(caller.user_id.clone()),
+            None => Asker::Address(network(request.client_ip)),
+        }
+    }
 }
 
 /// A service that is mounted, its state type forgotten.
@@ -126,7 +144,7 @@ impl Hooks {
 impl<S: Send + Sync + 'static> Service<S> {
     pub fn new(slug: &'static str, state: Arc<S>) -> Service<S> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let long_answers = Arc::new(Semaphore::new(cores.max(MIN_LONG_ANSWERS)));
+        let long_answers = Turns::new(cores.max(MIN_LONG_ANSWERS));
         let mounted = Mounted { slug, bound: Vec::new(), tasks: Vec::new(), hooks: Hooks::default() };
         Service { state, mounted, long_answers }
     }
@@ -186,6 +204,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         assert!(!(row.long_answer && row.audited), "the answer of `{}` is long, so it cannot be audited", row.id);
         let beside = row.long_answer.then(|| self.long_answers.clone());
         let run: Handler = Arc::new(move |request, mut parts, verdict| {
+            let asker = Asker::of(&request);
             let cx = Cx { state: state.clone(), request };
             let (owner, handler) = (owner.clone(), handler.clone());
             let work = async move {
@@ -208,7 +227,7 @@ impl<S: Send + Sync + 'static> Service<S> {
             };
             match beside.clone() {
                 None => Box::pin(work),
-                Some(turns) => Box::pin(run_beside(turns, work)),
+                Some(turns) => Box::pin(run_beside(turns, asker, work)),
             }
         });
         self.mounted.bound.push(Bound { row, reads_body: I::HAS_BODY, handler: run });
@@ -281,11 +300,17 @@ const MIN_LONG_ANSWERS: usize = 4;
 
 /// Does the work on a thread of its own, in its turn.
 async fn run_beside<T: Send + 'static>(
-    turns: Arc<Semaphore>,
+    turns: Turns<Asker>,
+    asker: Asker,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let _turn = turns.acquire().await.map_err(Error::internal)?;
+    let turn = turns.take(asker).await;
     let (runtime, work) = (Handle::current(), work.instrument(Span::current()));
+    // The turn ends with the work, also where nobody waits for that any more.
+    let work = async move {
+        let _turn = turn;
+        work.await
+    };
     tokio::task::spawn_blocking(move || runtime.block_on(work)).await.map_err(Error::internal)?
 }
 

@@ -21,7 +21,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use openorch_chassis::ClientBody;
+use openorch_chassis::{ClientBody, place::Place};
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::{
@@ -44,9 +44,8 @@ pub enum Upload {
 pub struct Streamed {
     body: ClientBody,
     gate: Option<Gated>,
-    exchange: Arc<Exchange>,
-    /// An upload may outlast its answer.
-    running: Running,
+    /// An upload may outlast its answer, and is in progress until then.
+    request: Request,
 }
 
 struct Gated {
@@ -59,8 +58,7 @@ impl Upload {
         Upload::Streamed(Streamed {
             body,
             gate: gate.map(|(gate, patience)| Gated { gate, patience: Box::pin(sleep(patience)) }),
-            exchange: request.exchange.clone(),
-            running: Running::begin(request.connection().clone()),
+            request: request.clone(),
         })
     }
 }
@@ -71,6 +69,8 @@ pub enum UploadError {
     Client(hyper::Error),
     /// The answer came, and was complete, without the body.
     NotWanted,
+    /// The exchange was ended from outside.
+    Ended,
 }
 
 impl fmt::Display for UploadError {
@@ -78,6 +78,7 @@ impl fmt::Display for UploadError {
         match self {
             UploadError::Client(error) => write!(f, "reading the client's body: {error}"),
             UploadError::NotWanted => f.write_str("the instance answered without the body"),
+            UploadError::Ended => f.write_str("the request was ended"),
         }
     }
 }
@@ -92,6 +93,9 @@ impl Body for Upload {
         let Upload::Streamed(streamed) = self.get_mut() else {
             return Poll::Ready(None);
         };
+        if streamed.request.exchange.poll_ended(cx) {
+            return Poll::Ready(Some(Err(UploadError::Ended)));
+        }
         if let Some(gated) = &mut streamed.gate {
             match gated.gate.poll(cx) {
                 State::Open => {}
@@ -102,7 +106,8 @@ impl Body for Upload {
             streamed.gate = None;
         }
         let frame = Pin::new(&mut streamed.body).poll_frame(cx);
-        streamed.exchange.await_body(frame.is_pending(), streamed.running.0.clock.now());
+        let now = streamed.request.connection().clock.now();
+        streamed.request.exchange.await_body(frame.is_pending(), now);
         let frame = ready!(frame);
         Poll::Ready(frame.map(|frame| {
             let mut frame = frame.map_err(UploadError::Client)?;
@@ -270,11 +275,17 @@ pub struct Lease {
     pub uploads: bool,
 }
 
-/// Counted while a request is in progress, or its refusal is untaken.
+/// Counted while a request is in progress, or its refusal is untaken: until the last copy is dropped.
+#[derive(Clone)]
 pub struct Request {
-    running: Running,
     pub exchange: Arc<Exchange>,
-    _place: RequestPlace,
+    counted: Arc<Counted>,
+}
+
+struct Counted {
+    running: Running,
+    exchange: Arc<Exchange>,
+    place: Arc<RequestPlace>,
 }
 
 impl Request {
@@ -293,17 +304,24 @@ impl Request {
         let share = connection.place.as_ref().map(share);
         let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), share, refusal.is_some()));
         connection.life.enter(exchange.clone());
-        (Request { running: Running::begin(connection), exchange, _place: place }, refusal)
+        let counted =
+            Counted { running: Running::begin(connection), exchange: exchange.clone(), place: Arc::new(place) };
+        (Request { exchange, counted: Arc::new(counted) }, refusal)
+    }
+
+    /// Its place, for what goes on working when the client leaves.
+    pub fn place(&self) -> Place {
+        Place(self.counted.place.clone())
     }
 
     pub fn connection(&self) -> &Arc<Connection> {
-        &self.running.0
+        &self.counted.running.0
     }
 }
 
-impl Drop for Request {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.connection().life.leave(&self.exchange);
+        self.running.0.life.leave(&self.exchange);
     }
 }
 
@@ -420,6 +438,7 @@ impl Kind {
 
 impl Drop for Reply {
     fn drop(&mut self) {
+        self.request.exchange.finish_answer(self.request.connection().clock.now());
         let Kind::Instance(reply) = &mut self.kind else {
             return;
         };

@@ -11,7 +11,7 @@ use std::{
             Ordering::{Acquire, Relaxed, Release},
         },
     },
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -39,6 +39,11 @@ pub struct Exchange {
     /// Since when more of the request's body is awaited.
     awaited: AtomicU64,
     is_answered: AtomicBool,
+    /// Since when the answer is complete, or given up, while the request's body goes on.
+    finished: AtomicU64,
+    has_ended: AtomicBool,
+    /// The task that sends the request's body on.
+    upload: AtomicWaker,
     /// The service that the request goes to, once that is known.
     service: OnceLock<Arc<Presence>>,
     /// That of a token of ours, if it carries one.
@@ -78,6 +83,9 @@ impl Exchange {
             offered: NOTHING_OFFERED.into(),
             awaited: NOTHING_OFFERED.into(),
             is_answered: AtomicBool::new(false),
+            finished: NOTHING_OFFERED.into(),
+            has_ended: AtomicBool::new(false),
+            upload: AtomicWaker::new(),
             service: OnceLock::new(),
             credential: OnceLock::new(),
             share,
@@ -146,6 +154,25 @@ impl Exchange {
             && u128::from(now.saturating_sub(awaited)) >= settings.forward.read_timeout.as_millis()
     }
 
+    /// The answer is over. What is left of the request's body is of little use.
+    pub fn finish_answer(&self, now: u64) {
+        self.finished.store(now, Relaxed);
+        self.await_more();
+    }
+
+    /// Whether the request's body goes on though the answer was over long ago.
+    pub fn is_left_over(&self, now: u64, settings: &Settings) -> bool {
+        let finished = self.finished.load(Relaxed);
+        finished != NOTHING_OFFERED
+            && u128::from(now.saturating_sub(finished)) >= settings.forward.linger_timeout.as_millis()
+    }
+
+    /// Whether it was ended from outside; else the task that sends the request's body on is woken when it is.
+    pub fn poll_ended(&self, cx: &Context<'_>) -> bool {
+        self.upload.register(cx.waker());
+        self.has_ended.load(Acquire)
+    }
+
     /// A piece of the answer is there for the client to take.
     pub fn offer(&self, now: u64) {
         self.offered.store(now, Relaxed);
@@ -179,6 +206,8 @@ impl Exchange {
 
     /// Ends it at once: what the client has of the answer is incomplete, and it can tell.
     pub fn end(&self) {
+        self.has_ended.store(true, Release);
+        self.upload.wake();
         match &self.handle {
             Handle::Connection(life) => life.give(Order::Stop),
             Handle::Stream(stream) => stream.cancel(),

@@ -239,14 +239,17 @@ impl Server {
         let (settings, metrics) = (&self.gateway.settings, &self.gateway.metrics);
         let shortest =
             settings.http.write_timeout.min(settings.forward.write_timeout).min(settings.forward.read_timeout);
+        let shortest = shortest.min(settings.forward.linger_timeout);
         let step = (shortest / 8).clamp(Duration::from_millis(5), EXCHANGE_CHECK);
         loop {
             sleep(step).await;
             let now = self.clock.now();
             let untaken = self.lives.exchanges(|exchange| untaken::is_untaken(exchange, now));
-            let mut stalled = self
-                .lives
-                .exchanges(|exchange| exchange.is_stalled(now, settings) || exchange.is_silent(now, settings));
+            let mut stalled = self.lives.exchanges(|exchange| {
+                exchange.is_stalled(now, settings)
+                    || exchange.is_silent(now, settings)
+                    || exchange.is_left_over(now, settings)
+            });
             stalled.extend(untaken::beyond_budget(untaken, now, settings));
             for exchange in stalled {
                 count(&metrics.stalled);

@@ -86,6 +86,8 @@ async fn answer(
     }
     if builtin {
         count(&gateway.metrics.builtin);
+        let mut request = request;
+        request.extensions_mut().insert(running.place());
         let mut response = call_builtin(connection, request, host, id).await;
         if let Some(credential) = response.extensions_mut().remove() {
             running.exchange.set_credential(credential);

@@ -64,6 +64,8 @@ settings! {
         write_timeout: Duration = "5m";
         /// Time that a client may be silent in the middle of a body for a service that has not responded yet.
         read_timeout: Duration = "5m";
+        /// Time that a client may go on sending a body whose response is complete.
+        linger_timeout: Duration = "5s";
         /// Bytes of services' responses that wait for their clients (one address may have a tenth, a trusted proxy three quarters); beyond it those that wait longest end.
         max_response_memory: ByteSize = "1GiB";
         /// Time that a tunnel goes on of which one side has ended and the other is silent.

@@ -406,3 +406,56 @@ async fn heads_of_answers_do_not_pile_up_for_a_client_that_reads_nothing() {
     .await;
     assert!(sent < u32::MAX, "the connection should have been ended");
 }
+
+#[tokio::test]
+async fn what_goes_on_without_its_client_keeps_its_place() {
+    let platform = Platform::with(|settings| settings.http.max_requests = 2).await;
+    for _ in 0..2 {
+        let mut client = platform.client().await;
+        client.send(&get("/user-svc/goes-on")).await;
+        let before = platform.metrics.snapshot().in_flight;
+        within(async {
+            while platform.metrics.snapshot().builtin == before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    within(async {
+        while platform.metrics.snapshot().connections > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(platform.metrics.snapshot().in_flight, 2);
+    assert_eq!(platform.get("/user-svc/x").await.status, 503);
+}
+
+#[tokio::test]
+async fn a_body_whose_answer_is_over_keeps_its_place_and_ends_soon() {
+    let instance = listen(|mut stream, _| async move {
+        stream.read_head().await;
+        stream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    for (linger, ends) in [(Duration::from_secs(3600), false), (Duration::from_millis(100), true)] {
+        let platform = Platform::with(|settings| settings.forward.linger_timeout = linger).await;
+        platform.publish("demo", &[&format!("http://{instance}")]);
+        let mut client = platform.client().await;
+        client.send("POST /demo HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n0123456789").await;
+        assert_eq!(within(client.answer()).await.status, 200);
+        match ends {
+            true => {
+                assert!(within(client.is_ended()).await);
+                within(async {
+                    while platform.metrics.snapshot().in_flight > 0 {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                })
+                .await;
+            }
+            false => assert_eq!(platform.metrics.snapshot().in_flight, 1),
+        }
+    }
+}

@@ -18,6 +18,7 @@ use openorch_chassis::{
     Body, BoxFuture, Builtin, Caller, Credential, EncodedBody, Error, Identity, Passage, Peer, Result,
     forwarded::{ClientAddress, RequestId},
     outbound::{self, InstanceUrl, Outbound},
+    place::Place,
     routes::{Backend, Routable, Routes},
 };
 use openorch_gateway::{Gateway, Metrics, Server, Settings, Table};
@@ -215,6 +216,15 @@ impl Builtin for Daemon {
             ];
             for (name, value) in request.headers() {
                 lines.push(format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
+            }
+            if request.uri().path().ends_with("/goes-on") {
+                // Work that does not end with its client.
+                let place = request.extensions().get::<Place>().cloned();
+                tokio::spawn(async move {
+                    let _place = place;
+                    std::future::pending::<()>().await;
+                });
+                std::future::pending::<()>().await;
             }
             if request.uri().path().ends_with("/large") {
                 lines.push("y".repeat(16 << 20));

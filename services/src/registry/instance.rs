@@ -30,7 +30,7 @@ use super::{
 const MAX_ID_BYTES: usize = 128;
 /// Characters of an instance's address in the log.
 const MAX_LOGGED_URL: usize = 200;
-const MAX_FIELD_BYTES: usize = 1024;
+const MAX_FIELD_BYTES: usize = 256;
 const MAX_HEARTBEAT_SECONDS: u32 = 24 * 3600;
 
 pub async fn register(
@@ -60,7 +60,14 @@ pub async fn list(
     let found = cx.live.find(filter.slug.as_deref(), |entry| matches(&entry.row, &filter));
     cx.platform.refuse_long_list(found.len(), "instances", "ask for those of one `slug`")?;
     let extended = cx.request.extended;
-    Ok(Items::new(found, move |entry| entry.to_wire(extended)))
+    // Ids alone, so that an answer that is not read keeps no instance that was replaced or removed meanwhile.
+    let ids: Vec<Box<str>> = found.iter().map(|entry| entry.row.id.as_str().into()).collect();
+    let held = ids.iter().map(|id| size_of::<Box<str>>() + id.len()).sum();
+    let registry = cx.state.clone();
+    Ok(Items::new(ids, held, move |id| {
+        let entry = registry.live.get(&id).filter(|entry| matches(&entry.row, &filter))?;
+        Some(entry.to_wire(extended))
+    }))
 }
 
 /// The user id of the owner of the instance that a removal names.
@@ -245,6 +252,14 @@ impl Registry {
             return Err(Error::limited(format!(
                 "`{}` has {most} instances, as many as one account may have; remove some",
                 caller.slug
+            )));
+        }
+        // Those that are being registered at this moment are few beside it.
+        let all = self.settings.max_instances;
+        if !caller.is_admin() && self.live.count() >= all {
+            return Err(Error::limited(format!(
+                "there are {all} instances, as many as there may be; an operator removes some, or raises \
+                 OPENORCH_REGISTRY_MAX_INSTANCES"
             )));
         }
         Ok(())

@@ -206,6 +206,11 @@ impl Live {
         tables.by_url.get(url).and_then(|id| tables.by_id.get(id)).cloned()
     }
 
+    /// How many instances there are.
+    pub fn count(&self) -> usize {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner).by_id.len()
+    }
+
     pub fn all(&self) -> Vec<Arc<Entry>> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner).by_id.values().cloned().collect()
     }

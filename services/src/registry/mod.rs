@@ -72,6 +72,8 @@ settings! {
         node_heartbeat_interval: Interval = "15s";
         /// Instances that one account may have; admins have no limit.
         max_instances_per_account: usize = "1000";
+        /// Instances of all accounts together, which are held in memory; admins may exceed it.
+        max_instances: usize = "50000";
         /// Id of this node.
         node_id: Option<String> = "made at the first start", as "OPENORCH_NODE_ID";
         /// Availability zone of this node.

@@ -2,7 +2,8 @@
 //! One task decides when; the probes themselves run side by side. A new registration is probed quickly until it
 //! answers, since programs register before they listen (contract decision 16). An account cannot make the daemon open
 //! connections without end: each instance is probed once an interval, and what comes beside that, after registrations
-//! and failures, has a rate per account; all probes of one host have a rate too. What is over it happens later.
+//! and failures, has a rate per account; all probes of one host have a rate too, a part of which is for
+//! accounts with few. What is over it happens later.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -15,7 +16,11 @@ use http::{Request, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use openorch_api::registry::InstanceStatus;
-use openorch_chassis::{Result, outbound::DialError, rate::Limiter};
+use openorch_chassis::{
+    Result,
+    outbound::DialError,
+    rate::{Limiter, Rate},
+};
 use openorch_store::{Batch, Stored};
 use tokio::{
     sync::oneshot,
@@ -61,8 +66,19 @@ struct Schedule {
     /// Probes beside the regular ones, by account, and all probes, by host.
     extra: Limiter<String>,
     hosts: Limiter<String>,
+    /// The part of a host's rate that is kept for accounts with few probes, so that they do not wait behind those with many;
+    /// and what each account may have of it.
+    kept: Limiter<String>,
+    kept_of_account: Limiter<String>,
     began: Instant,
 }
+
+/// A fifth of a host's rate is for accounts with few probes.
+const KEPT_PART: u32 = 5;
+/// How long a probe waits for a place in that part; beyond it, it waits with all others.
+const KEPT_WAIT: Duration = Duration::from_millis(500);
+/// Probes of one host that an account may have of that part.
+const KEPT_OF_ACCOUNT: Rate = Rate { per_second: 2, burst: 20 };
 
 /// What one account has of the probes that run side by side: instances that hang must not delay those of others.
 #[derive(Default)]
@@ -75,13 +91,20 @@ struct Share {
 pub async fn run(registry: Arc<Registry>) {
     let inbox = registry.inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     let Some(mut inbox) = inbox else { return };
+    let of_host = registry.settings.probe_rate_of_host();
+    let part = |rate: Rate, fifths: u32| {
+        let of = |number: u32| (u64::from(number) * u64::from(fifths) / u64::from(KEPT_PART)) as u32;
+        Rate { per_second: of(rate.per_second), burst: of(rate.burst) }
+    };
     let mut schedule = Schedule {
         plans: HashMap::new(),
         queue: BTreeSet::new(),
         running: 0,
         shares: HashMap::new(),
         extra: Limiter::new(registry.settings.probe_rate_of_account()),
-        hosts: Limiter::new(registry.settings.probe_rate_of_host()),
+        hosts: Limiter::new(part(of_host, KEPT_PART - 1)),
+        kept: Limiter::new(part(of_host, 1)),
+        kept_of_account: Limiter::new(KEPT_OF_ACCOUNT),
         began: Instant::now(),
     };
     schedule.spread(&registry);
@@ -155,7 +178,15 @@ impl Schedule {
         if self.plans.get(&id).is_some_and(|plan| waits(plan) && plan.due <= now + pause) {
             return;
         }
-        let of_host = || self.hosts.reserve(entry.url.host(), tick, most);
+        let share = format!("{} {}", entry.row.owner_id, entry.url.host());
+        let kept = || {
+            self.kept_of_account.take(share.as_str(), tick)?;
+            self.kept.reserve(entry.url.host(), tick, KEPT_WAIT)
+        };
+        let of_host = || match kept() {
+            Ok(late) => Ok(late),
+            Err(_) => self.hosts.reserve(entry.url.host(), tick, most),
+        };
         let late = self.extra.reserve(entry.row.owner_id.as_str(), tick, most);
         let late = late.and_then(|late| Ok(of_host()?.max(late)));
         let due = now + late.unwrap_or(most).max(pause);

@@ -9,7 +9,7 @@ use openorch_store::{Batch, Filter, Guard, Query, Write};
 use super::{
     Users,
     enroll::may_give,
-    rows::{CONTACT_ENROLLS, ContactEnrollRow, DEFAULT_APP, ROLE_LINKS, ROLES, RoleLinkRow, USERS},
+    rows::{ALL_APPS, CONTACT_ENROLLS, ContactEnrollRow, DEFAULT_APP, ROLE_LINKS, ROLES, RoleLinkRow, USERS, app_of},
     rules::shown,
     usage::AccessLimits,
 };
@@ -277,6 +277,12 @@ pub fn still_gives(giver: &Caller) -> Batch {
 pub fn still_admin(caller: &Caller) -> Option<Guard> {
     let as_admin = RoleLinkRow::id_of(DEFAULT_APP, &caller.user_id, openorch_api::role::ADMIN);
     caller.is_admin().then_some(Guard::Exists { collection: ROLE_LINKS.name, id: as_admin })
+}
+
+/// That an account has a role in an app, or in all.
+pub fn still_has_role(app: &str, user_id: &str, role_id: &str) -> Guard {
+    let ids = [app_of(role_id, app), ALL_APPS].map(|app| RoleLinkRow::id_of(app, user_id, role_id));
+    Guard::at_least(ROLE_LINKS.name, vec![Filter::is_in("id", ids)], 1)
 }
 
 /// The roles that an account gave without being admin.

@@ -18,7 +18,7 @@ use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 use super::{
     Users,
     account::checked_name,
-    giving::Giving,
+    giving::{Giving, still_has_role},
     memory::{Account, Memory},
     rows::{ORGANIZATIONS, OrganizationRow, ROLE_LINKS, RoleLinkRow, TOMBSTONES, TombstoneRow},
     rules::shown,
@@ -479,7 +479,13 @@ pub(super) fn is_admin_role(role: &str) -> bool {
 }
 
 fn need_admin(caller: &Caller, id: &str) -> Result<()> {
-    if caller.is_admin() || caller.roles.iter().any(|role| **role == *admin_role(id)) {
+    if caller.is_admin() {
+        return Ok(());
+    }
+    let role = admin_role(id);
+    if caller.roles.iter().any(|has| **has == *role) {
+        // Who is put out meanwhile changes nothing more.
+        audit::require_right([still_has_role(&caller.app, &caller.user_id, &role)]);
         return Ok(());
     }
     Err(Error::forbidden(format!("not an admin of the organization `{id}`")))

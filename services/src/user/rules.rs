@@ -8,9 +8,10 @@ use std::{
 
 use openorch_api::user::Delegation;
 use openorch_chassis::{Caller, Error, Result};
-use openorch_store::{Query, Store, StoreError, Table};
+use openorch_store::{Filter, Guard, Query, Store, StoreError, Table};
 
 use super::{
+    giving::still_has_role,
     rows::{
         ALL_APPS, APPS, AppRow, DEFAULT_APP, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS,
         PermissionLinkRow, PermissionRow, ROLES, RoleRow,
@@ -130,6 +131,46 @@ impl Rules {
         matches!(&*caller.app, DEFAULT_APP | ALL_APPS)
             || !OF_ALL_APPS.contains(permission)
             || allow(DEFAULT_APP, &caller.default_app_roles)
+    }
+
+    /// What must be stored so that the caller has the permission: one way by which it does in each app that counts.
+    pub fn basis(&self, caller: &Caller, permission: &str) -> Vec<Guard> {
+        let mut guards = self.basis_in(&caller.app, &caller.roles, caller, permission);
+        if !matches!(&*caller.app, DEFAULT_APP | ALL_APPS) && OF_ALL_APPS.contains(permission) {
+            guards.extend(self.basis_in(DEFAULT_APP, &caller.default_app_roles, caller, permission));
+        }
+        guards
+    }
+
+    fn basis_in(&self, app: &str, roles: &[Box<str>], caller: &Caller, permission: &str) -> Vec<Guard> {
+        if let Some(role) = roles.iter().find(|role| self.role_has(role, permission)) {
+            let link = PermissionLinkRow { permission_id: permission.to_owned(), role_id: role.to_string() };
+            return vec![
+                still_has_role(app, &caller.user_id, role),
+                Guard::Exists { collection: PERMISSION_LINKS.name, id: link.id() },
+            ];
+        }
+        for grant in self.grants_of.of(permission).filter_map(|id| self.grants.get(&**id)) {
+            if grant.app != app && grant.app != ALL_APPS {
+                continue;
+            }
+            let by_slug = grant.slugs.iter().any(|slug| *slug == *caller.slug);
+            let role = roles.iter().find(|role| grant.role_ids.iter().any(|id| **id == ***role));
+            let (names, who) = match (by_slug, role) {
+                (true, _) => (Filter::intersects("slugs", [&*caller.slug]), None),
+                (false, Some(role)) => (Filter::intersects("roleIds", [&**role]), Some(role)),
+                (false, None) => continue,
+            };
+            let same = [
+                Filter::equals("id", grant.id.as_str()),
+                Filter::equals("permissionId", permission),
+                Filter::is_in("app", [app, ALL_APPS]),
+                names,
+            ];
+            let has_role = who.map(|role| still_has_role(app, &caller.user_id, role));
+            return has_role.into_iter().chain([Guard::at_least(GRANTS.name, same.into(), 1)]).collect();
+        }
+        Vec::new()
     }
 
     fn grant(&self, app: &str, slug: &str, roles: &[Box<str>], permission: &str) -> bool {

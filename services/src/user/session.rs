@@ -292,6 +292,10 @@ impl Identity for Users {
         is_of_session.then_some(session).into_iter().chain(still_admin(caller)).collect()
     }
 
+    fn basis(&self, caller: &Caller, permission: &str) -> Vec<Guard> {
+        self.memory.check_rules().basis(caller, permission)
+    }
+
     fn opens(&self, audience: &str, operation: &str) -> bool {
         self.memory.check_rules().opens(audience, operation)
     }

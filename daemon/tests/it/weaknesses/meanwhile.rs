@@ -186,3 +186,73 @@ async fn w99_a_long_list_of_roles_is_not_given_by_who_may_give_them_no_more_when
     assert_eq!((given.status.as_u16(), taken), (403, 200), "{}", given.text);
     assert_eq!(roles_of(&daemon, &mole).await, [json!("user-svc:user")]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn w138_who_was_put_out_of_an_organization_makes_no_more_admins_of_it() {
+    let daemon = Arc::new(Daemon::start().await);
+    let (founder, other) = (daemon.register("founder").await, daemon.register("other").await);
+    let mut members = Vec::new();
+    for n in 0..30 {
+        members.push(id_of(&daemon.register(&format!("member-{n}")).await));
+    }
+    for round in 0..4 {
+        let organization = format!("org_{round}");
+        let path = |user: &str| format!("/user-svc/organization/{organization}/user/{user}");
+        let founded = json!({ "id": organization });
+        assert_eq!(status(&daemon, "POST", "/user-svc/organization", &founder, founded).await, 200);
+        let admin = json!({ "role": "admin" });
+        assert_eq!(status(&daemon, "PUT", &path(&id_of(&other)), &founder, admin.clone()).await, 200);
+        let mut giving = JoinSet::new();
+        for member in &members {
+            let (daemon, token, path, admin) = (daemon.clone(), other.clone(), path(member), admin.clone());
+            giving.spawn(async move { status(&daemon, "PUT", &path, &token, admin).await });
+        }
+        giving.join_next().await;
+        assert_eq!(status(&daemon, "DELETE", &path(&id_of(&other)), &founder, Value::Null).await, 200);
+        let list = format!("/user-svc/organization/{organization}/users");
+        let count =
+            async || daemon.call("GET", &list, &founder, Value::Null).await.json()["members"].as_array().unwrap().len();
+        let before = count().await;
+        let statuses = giving.join_all().await;
+        assert_eq!(count().await, before, "{statuses:?}");
+        assert!(statuses.iter().all(|status| [200, 403].contains(status)), "{statuses:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn w139_who_has_a_right_no_more_writes_nothing_more_by_it() {
+    let daemon = Arc::new(Daemon::start().await);
+    let (admin, narrow) = (daemon.admin().await, daemon.register("narrow").await);
+    let listed = async || {
+        let delegations = daemon.call("GET", "/user-svc/delegations", &admin, Value::Null).await.json();
+        delegations["delegations"].as_array().map_or(0, Vec::len)
+    };
+    let role = json!({ "id": "openorch:delegator", "name": "D", "permissionIds": ["user-svc:delegation:edit"] });
+    assert_eq!(status(&daemon, "POST", "/user-svc/role", &admin, role).await, 200);
+    let role_path = format!("/user-svc/enroll/unnamed:{}:openorch:delegator", id_of(&narrow));
+    for (round, by_role) in [(0, false), (1, true), (2, false), (3, true)] {
+        let taken = match by_role {
+            false => {
+                let grant = json!({ "id": "g", "permissionId": "user-svc:delegation:edit", "slugs": ["narrow"] });
+                assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, json!({ "grants": [grant] })).await, 200);
+                "/user-svc/grant/g"
+            }
+            true => {
+                assert_eq!(enroll(&daemon, &admin, &json!(id_of(&narrow)), "openorch:delegator", "").await.status, 200);
+                &role_path
+            }
+        };
+        let mut writing = JoinSet::new();
+        for n in 0..60 {
+            let (daemon, token) = (daemon.clone(), narrow.clone());
+            let delegation = json!({ "slug": format!("svc-{round}-{n}"), "operations": ["readSelf"] });
+            writing.spawn(async move { status(&daemon, "PUT", "/user-svc/delegation", &token, delegation).await });
+        }
+        writing.join_next().await;
+        assert_eq!(status(&daemon, "DELETE", taken, &admin, Value::Null).await, 200);
+        let before = listed().await;
+        let statuses = writing.join_all().await;
+        assert_eq!(listed().await, before, "{statuses:?}");
+        assert!(statuses.iter().all(|status| [200, 403].contains(status)), "{statuses:?}");
+    }
+}

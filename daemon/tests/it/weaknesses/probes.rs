@@ -8,7 +8,7 @@ use std::sync::{
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::support::Daemon;
+use crate::support::{Daemon, Echo};
 
 /// Counts the connections to it.
 async fn counter() -> (String, Arc<AtomicUsize>) {
@@ -145,4 +145,18 @@ async fn w135_many_accounts_whose_instances_hang_do_not_hold_up_the_probes_of_ot
     let (victim, (url, count)) = (daemon.register("victim-svc").await, counter().await);
     assert_eq!(daemon.put_instance(&victim, json!({ "url": url })).await.status, 201);
     daemon.until("it is probed", async || count.load(Ordering::Relaxed) >= 1).await;
+}
+
+#[tokio::test]
+async fn w140_many_instances_on_a_host_do_not_hold_up_the_first_probes_of_another_account_there() {
+    let flags =
+        ["--registry-probe-rate-per-host", "50", "--registry-probe-interval", "1h", "--registry-register-wait", "1ms"];
+    let (daemon, service) = (Daemon::with(&flags).await, Echo::start().await);
+    let many = daemon.register("many").await;
+    for n in 0..600 {
+        assert_eq!(daemon.put_instance(&many, json!({ "url": format!("http://127.0.0.1:1/{n}") })).await.status, 201);
+    }
+    let few = daemon.register("few").await;
+    assert_eq!(daemon.put_instance(&few, json!({ "url": service.url })).await.status, 201);
+    daemon.until("reached", async || daemon.call("GET", "/few/x", "", json!(null)).await.status == 200).await;
 }

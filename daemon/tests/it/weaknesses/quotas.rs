@@ -525,3 +525,23 @@ async fn w98_nobody_crowds_the_roles_that_others_gave_out_of_a_token() {
     assert!(told.contains(&"shop:customer") && told.contains(&"user-svc:user"), "{told:?}");
     assert!(told.iter().any(|role| role.starts_with("aaa:")) && told.len() < 26, "what fits of the rest: {told:?}");
 }
+
+#[tokio::test]
+async fn w141_instances_of_all_accounts_together_have_a_bound() {
+    let daemon = Daemon::with(&["--registry-max-instances", "3"]).await;
+    let (ann, bob, admin) = (daemon.register("ann").await, daemon.register("bob").await, daemon.admin().await);
+    let put = async |token: &str, n: usize| {
+        let answer = daemon.put_instance(token, json!({ "url": format!("http://127.0.0.1:1/{n}") })).await;
+        (answer.status.as_u16(), answer.text)
+    };
+    for n in 0..3 {
+        assert_eq!(put([&ann, &bob][n % 2], n).await.0, 201);
+    }
+    let (status, told) = put(&bob, 3).await;
+    assert!(status == 429 && told.contains("OPENORCH_REGISTRY_MAX_INSTANCES"), "{told}");
+    assert_eq!(
+        (put(&bob, 1).await.0, put(&admin, 4).await.0),
+        (201, 201),
+        "what is there, and what an admin registers"
+    );
+}
