@@ -123,7 +123,7 @@ impl Record {
         self.span = debug_span!(
             "forward",
             request.id = id.as_str(),
-            service = %shown(slug),
+            service = &*shown(slug),
             instance = Empty,
             caller = Empty,
             status = Empty,

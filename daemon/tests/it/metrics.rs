@@ -165,3 +165,23 @@ async fn the_access_log_has_a_line_for_each_request_that_is_drawn_and_no_secret(
         assert!(!log.contains(secret), "{secret} is in {log}");
     }
 }
+
+#[tokio::test]
+async fn at_level_debug_each_request_has_one_span_with_what_came_of_it() {
+    let mut token = String::new();
+    let log = log_of(&[("OPENORCH_LOG", "debug")], async |url: String| token = fail_often(&url).await).await;
+    for (id, start) in [
+        ("puts", r#"call{operation="registerInstance" request.id="puts" caller="down-svc" status=201 duration="#),
+        (
+            "forwards",
+            r#"forward{request.id="forwards" service="down-svc" instance="inst-1" caller="down-svc" status=200 duration="#,
+        ),
+    ] {
+        let ends = |line: &&str| line.contains(&format!("request.id=\"{id}\"")) && line.ends_with("responded");
+        let lines: Vec<&str> = log.lines().filter(ends).collect();
+        assert!(lines.len() == 1 && lines[0].contains(start), "{id}: {lines:?}");
+    }
+    for secret in [token.as_str(), "some-path", "a-query", "a-password"] {
+        assert!(!log.contains(secret), "{secret} is in {log}");
+    }
+}
