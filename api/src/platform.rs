@@ -42,7 +42,10 @@ ops! {
             (507, "the disk of the daemon has no room for the copy"),
         ];
 
-    /// Counters of operations and of the gateway, in the Prometheus text format 0.0.4.
+    /// Metrics of operations, the gateway, the store and the process, in the Prometheus text format 0.0.4.
+    ///
+    /// A service behind the gateway has series of its own from its first request until its account is deleted. Beyond a
+    /// thousand services they share those of the service `(other)`; slugs that are no service's share `(unknown)`.
     METRICS "metrics" = GET "/metrics" () -> Samples, access: Access::needs(&METRICS_VIEW);
 }
 

@@ -26,7 +26,7 @@ use openorch_store::{
 };
 
 use self::{gathered::Due, target::Target};
-use crate::{Caller, Error, clock::Clock, error::Kind, identity::ACCOUNTS, ids::Ids};
+use crate::{Caller, Error, clock::Clock, error::Kind, identity::ACCOUNTS, ids::Ids, metrics::Registry};
 
 /// The entries, to be opened before the store is used.
 pub static ENTRIES: Collection = Collection {
@@ -207,12 +207,12 @@ impl Audit {
         Audit { entries, store, clock, ids, gathered: Mutex::default(), count: AtomicU64::new(NOT_COUNTED) }
     }
 
-    /// How many entries there are about, in the Prometheus text format; nothing before they were counted.
-    pub fn metrics(&self) -> String {
-        match self.count.load(Ordering::Relaxed) {
-            NOT_COUNTED => String::new(),
-            count => format!("# TYPE openorch_audit_entries gauge\nopenorch_audit_entries {count}\n"),
-        }
+    /// Adds how many entries there are, about; nothing before they were counted.
+    pub fn register(self: &Arc<Audit>, registry: &Registry) {
+        let audit = self.clone();
+        registry.gauge("audit_entries", "Entries of the audit log, about", move || {
+            Some(audit.count.load(Ordering::Relaxed)).filter(|count| *count != NOT_COUNTED)
+        });
     }
 
     pub(crate) fn now(&self) -> jiff::Timestamp {

@@ -4,17 +4,15 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Error, Result, forwarded::network};
+use crate::{Error, Result, forwarded::network, metrics::Registry};
 
 /// The variable that sets [`BudgetSettings::total`], for refusals.
 pub const TOTAL_VARIABLE: &str = "OPENORCH_API_MAX_REQUEST_MEMORY";
@@ -38,7 +36,7 @@ pub struct MemoryBudget {
     settings: BudgetSettings,
     used: Mutex<Used>,
     freed: Notify,
-    refused: AtomicU64,
+    refused: Counter,
 }
 
 #[derive(Default)]
@@ -98,7 +96,7 @@ enum Full {
 
 impl MemoryBudget {
     pub fn new(settings: BudgetSettings) -> Arc<MemoryBudget> {
-        Arc::new(MemoryBudget { settings, used: Mutex::default(), freed: Notify::new(), refused: AtomicU64::new(0) })
+        Arc::new(MemoryBudget { settings, used: Mutex::default(), freed: Notify::new(), refused: Counter::default() })
     }
 
     /// An empty reservation for a request from this client.
@@ -112,16 +110,19 @@ impl MemoryBudget {
         self.lock().total
     }
 
-    /// The gauges and counters in the Prometheus text format.
-    pub fn metrics(&self) -> String {
-        format!(
-            "# TYPE openorch_request_memory_bytes gauge\nopenorch_request_memory_bytes {}\n\
-             # TYPE openorch_request_memory_limit_bytes gauge\nopenorch_request_memory_limit_bytes {}\n\
-             # TYPE openorch_request_memory_refused_total counter\nopenorch_request_memory_refused_total {}\n",
-            self.used(),
-            self.settings.total,
-            self.refused.load(Relaxed)
-        )
+    /// Adds what is held, what may be, and how often there was no room.
+    pub fn register(self: &Arc<MemoryBudget>, registry: &Registry) {
+        let (budget, total) = (self.clone(), self.settings.total);
+        registry
+            .gauge("request_memory_bytes", "Bytes that requests in progress hold", move || Some(budget.used() as u64));
+        registry.gauge("request_memory_limit_bytes", "Bytes that requests in progress may hold", move || {
+            Some(total as u64)
+        });
+        registry.register(
+            "request_memory_refused",
+            "Requests refused since those in progress hold all the memory they may",
+            self.refused.clone(),
+        );
     }
 
     fn lock(&self) -> MutexGuard<'_, Used> {
@@ -129,7 +130,7 @@ impl MemoryBudget {
     }
 
     fn refusal(&self, full: Full) -> Error {
-        self.refused.fetch_add(1, Relaxed);
+        self.refused.inc();
         match full {
             Full::Total => Error::unavailable(format!(
                 "requests in progress hold all the memory they may ({TOTAL_VARIABLE}: {} bytes); try again in a moment",

@@ -71,7 +71,7 @@ fn is_request_id(id: &[u8]) -> bool {
 }
 
 /// Different on each call and each start; not a secret.
-fn random() -> u64 {
+pub fn random() -> u64 {
     thread_local! {
         static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0));
     }

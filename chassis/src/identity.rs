@@ -34,15 +34,16 @@ impl Caller {
     }
 }
 
-/// What the gateway does with the `Authorization` header of a proxied request (contract decision 9).
+/// What the gateway does with the `Authorization` header of a proxied request (contract decision 9). `caller` is the slug of
+/// the account whose token it is.
 #[derive(Clone, Debug)]
 pub enum Passage {
     /// Not a token of ours: sent on as it came.
     Untouched,
     /// A delegated token that the service may have: sent on as it came.
-    Delegated { credential: Credential },
+    Delegated { credential: Credential, caller: Arc<str> },
     /// A session's token: replaced by a delegated one for this service.
-    Replace { authorization: HeaderValue, session_id: Arc<str> },
+    Replace { authorization: HeaderValue, session_id: Arc<str>, caller: Arc<str> },
 }
 
 /// What a request rests on while it is in progress; it ends when that does.

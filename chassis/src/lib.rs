@@ -1,6 +1,11 @@
 //! What every built-in service is mounted on: errors, seams, the router over the table of operations.
 
-use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
 pub mod ages;
 pub mod audit;
@@ -46,6 +51,14 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Peer {
     pub address: SocketAddr,
     pub tls: bool,
+}
+
+/// What the router finds out about a request for the access log. A request has it as an extension if its line is wanted.
+#[derive(Debug, Default)]
+pub struct CallNotes {
+    pub operation: OnceLock<&'static str>,
+    /// The slug of the account that calls.
+    pub caller: OnceLock<Arc<str>>,
 }
 
 /// All built-in paths as one handler, so that the listener needs to know nothing of services.

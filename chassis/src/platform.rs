@@ -13,6 +13,7 @@ use crate::{
     clock::Clock,
     ids::Ids,
     mail::Mailer,
+    metrics::Registry,
     outbound::Outbound,
     routes::Routes,
     seal::Seal,
@@ -42,6 +43,8 @@ pub struct Platform {
     pub ids: Arc<Ids>,
     pub seal: Seal,
     pub audit: Arc<Audit>,
+    /// To which each service adds its own.
+    pub metrics: Arc<Registry>,
     pub mailer: Arc<dyn Mailer>,
     /// The way out to addresses that users give.
     pub outbound: Arc<Outbound>,

@@ -9,19 +9,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use openorch_api::{Access, EXTENDED_HEADER, Effect, Guard, Parts, Row};
 use percent_encoding::percent_decode_str;
 use tokio::{sync::Semaphore, task::JoinHandle};
-use tracing::{Instrument, debug, error, info_span, warn};
+use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
 use crate::{
-    Audit, Body, BoxFuture, Builtin, Caller, ClientBody, Credential, Error, Identity, Kind, LogLimit, Peer, Result,
+    Audit, Body, BoxFuture, Builtin, CallNotes, Caller, ClientBody, Credential, Error, Identity, Kind, LogLimit, Peer,
+    Result,
     audit::{self, Call},
     budget::{self, MemoryBudget, Reservation},
     forwarded::{ClientAddress, RequestId},
     local::FromThisMachine,
-    metrics::OperationMetrics,
+    metrics::{OperationDurations, Registry, duration_family},
     place::Place,
     rate::{Limiter, Rate},
     request, respond,
@@ -68,7 +69,7 @@ struct Operation {
     row: &'static Row,
     reads_body: bool,
     handler: Handler,
-    metrics: OperationMetrics,
+    durations: OperationDurations,
     /// Faults of ours, which somebody may have found a way to provoke.
     faults: LogLimit,
 }
@@ -80,13 +81,21 @@ impl Router {
         identity: Arc<dyn Identity>,
         audit: Arc<Audit>,
         settings: ApiSettings,
+        metrics: &Registry,
     ) -> Router {
         let mut routes: HashMap<usize, Vec<Route>> = HashMap::new();
         let mut first_segments = HashSet::new();
+        let durations = duration_family();
+        metrics.register(
+            "operation_duration_seconds",
+            "Time from a call of an operation to its response, whose body may take longer",
+            durations.clone(),
+        );
         for bound in services.into_iter().flat_map(|service| service.bound) {
             let Bound { row, reads_body, handler } = bound;
-            let (metrics, faults) = (OperationMetrics::default(), LogLimit::new(30, Duration::from_secs(60)));
-            let operation = Arc::new(Operation { row, reads_body, handler, metrics, faults });
+            let (durations, faults) =
+                (OperationDurations::new(row.id, &durations), LogLimit::new(30, Duration::from_secs(60)));
+            let operation = Arc::new(Operation { row, reads_body, handler, durations, faults });
             for path in std::iter::once(&row.path).chain(row.aliases) {
                 let segments = pattern(path);
                 if let Some(Segment::Literal(first)) = segments.first() {
@@ -98,11 +107,13 @@ impl Router {
         for same_length in routes.values_mut() {
             same_length.sort_by_key(|route| route.segments.iter().filter(|s| **s == Segment::Parameter).count());
         }
+        let memory = MemoryBudget::new(settings.memory());
+        memory.register(metrics);
         Router {
             inner: Arc::new(Inner {
                 identity,
                 audit,
-                memory: MemoryBudget::new(settings.memory()),
+                memory,
                 body_workers: Semaphore::new(settings.body_concurrency),
                 writes: Limiter::new(Rate {
                     per_second: settings.max_writes_per_account,
@@ -114,17 +125,6 @@ impl Router {
                 store_failures: LogLimit::once_a_minute(),
             }),
         }
-    }
-
-    /// The counters of all operations in the Prometheus text format.
-    pub fn metrics(&self) -> String {
-        self.inner.metrics()
-    }
-
-    /// A handle with which an operation of this very router can read its counters.
-    pub fn metrics_source(&self) -> impl Fn() -> String + Send + Sync + use<> {
-        let inner = Arc::downgrade(&self.inner);
-        move || inner.upgrade().map(|inner| inner.metrics()).unwrap_or_default()
     }
 }
 
@@ -171,7 +171,18 @@ impl Inner {
         let request_id: Box<str> =
             request.extensions().get::<RequestId>().map(|id| id.as_str().into()).unwrap_or_default();
         let started = Instant::now();
-        let span = info_span!("operation", operation.id = operation.row.id, request.id = &*request_id);
+        let span = info_span!(
+            "call",
+            operation = operation.row.id,
+            request.id = &*request_id,
+            caller = Empty,
+            status = Empty,
+            duration = Empty
+        );
+        if let Some(notes) = request.extensions().get::<Arc<CallNotes>>() {
+            // A request is of one operation.
+            let _ = notes.operation.set(operation.row.id);
+        }
         let client_ip = request.extensions().get::<ClientAddress>().map_or(peer.address.ip(), |client| client.ip);
         let call = operation.row.audited.then(|| Call::new(operation.row, &path, client_ip, &request_id));
         let work = self.clone().run(operation.clone(), path, request, client_ip, request_id.clone());
@@ -218,7 +229,14 @@ impl Inner {
                 respond::failure(&error)
             }
         };
-        operation.metrics.count(response.status(), started.elapsed());
+        let elapsed = started.elapsed();
+        operation.durations.observe(response.status(), elapsed);
+        // They cost more than everything else that is done here, and without this line nobody sees them.
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            span.record("status", response.status().as_u16());
+            span.record("duration", tracing::field::debug(elapsed));
+            span.in_scope(|| debug!("responded"));
+        }
         response
     }
 
@@ -258,7 +276,7 @@ impl Inner {
         let _place = head.extensions.get::<Place>().cloned();
         let from_this_machine = head.extensions.get::<FromThisMachine>().is_some();
         let token = bearer(&head.headers);
-        let mut admitted = self.admit(row, token, true).await?;
+        let mut admitted = self.admit(row, token, Some(&head.extensions)).await?;
         let budgeted = match row.access {
             Access::Public => budget::Caller::Anybody,
             Access::SignedIn | Access::Needs(_) => budget::Caller::Authenticated,
@@ -276,7 +294,7 @@ impl Inner {
                 normalise(value);
             }
             // A body may take its time. What counts is what the caller may when the work begins.
-            admitted = self.admit(row, token, false).await?;
+            admitted = self.admit(row, token, None).await?;
             value
         } else {
             None
@@ -297,7 +315,7 @@ impl Inner {
         let response = (operation.handler)(Arc::new(context), parts, verdict).await?;
         // A list may have waited for its turn: it is for those alone who may have it now.
         if row.effect() == Effect::Read && began.elapsed() > RECHECK_AFTER {
-            let (_, now) = self.admit(row, token, false).await?;
+            let (_, now) = self.admit(row, token, None).await?;
             if (verdict, now) == (Verdict::Allowed, Verdict::IfOwner) {
                 return Err(Error::forbidden(
                     "the right to this call was taken from its account while it was in progress",
@@ -334,9 +352,14 @@ impl Inner {
         Ok(response.map(|body| body.holding(reservation)))
     }
 
-    /// Who calls, and whether the row lets them (contract decisions 5 and 9). The first time the call is counted, since one
-    /// that is refused leaves a trace as well.
-    async fn admit(&self, row: &Row, token: Option<&str>, is_first: bool) -> Result<(Option<Caller>, Verdict)> {
+    /// Who calls, and whether the row lets them (contract decisions 5 and 9). The first time, with what
+    /// the request came with, the call is counted, since one that is refused leaves a trace as well.
+    async fn admit(
+        &self,
+        row: &Row,
+        token: Option<&str>,
+        first: Option<&Extensions>,
+    ) -> Result<(Option<Caller>, Verdict)> {
         if let Access::Public = row.access {
             return Ok((None, Verdict::Allowed));
         }
@@ -345,6 +368,13 @@ impl Inner {
         })?;
         let caller = self.identity.authenticate(token).await?;
         audit::tell_caller(&caller, self.identity.standing(&caller));
+        if let Some(extensions) = first {
+            Span::current().record("caller", &*caller.slug);
+            if let Some(notes) = extensions.get::<Arc<CallNotes>>() {
+                // Only the first time.
+                let _ = notes.caller.set(caller.slug.clone());
+            }
+        }
         if let (Some(audience), false) = (&caller.audience, row.delegated)
             && !self.identity.opens(audience, row.id)
         {
@@ -357,7 +387,7 @@ impl Inner {
                 row.id
             )));
         }
-        if is_first {
+        if first.is_some() {
             self.count_write(row, &caller)?;
         }
         let verdict = match row.access {
@@ -417,19 +447,6 @@ impl Inner {
             "the account `{}` lacks the permission `{}`; an admin can give it",
             caller.slug, guard.permission.id
         )))
-    }
-
-    fn metrics(&self) -> String {
-        let mut requests = String::from("# TYPE openorch_operation_requests_total counter\n");
-        let mut seconds = String::from("# TYPE openorch_operation_seconds_total counter\n");
-        let mut operations: Vec<_> =
-            self.routes.values().flatten().flat_map(|route| &route.operations).map(|o| (o.row.id, o)).collect();
-        operations.sort_by_key(|(id, _)| *id);
-        operations.dedup_by_key(|(id, _)| *id);
-        for (id, operation) in operations {
-            operation.metrics.write(id, &mut requests, &mut seconds);
-        }
-        requests + &seconds + &self.memory.metrics()
     }
 }
 

@@ -8,7 +8,7 @@ mod value;
 
 use std::collections::HashMap;
 
-pub use self::value::{Address, ByteSize, Interval, Secret, Value};
+pub use self::value::{Address, ByteSize, Fraction, Interval, Secret, Value};
 
 /// The settings of one part of the daemon: a table of the config file and a heading of `--help`.
 #[derive(Debug)]

@@ -1,70 +1,45 @@
 //! Counts and times what is asked of the store, whichever engine is behind it.
 
-use std::{
-    fmt::Write as _,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
+use openorch_chassis::metrics::{Registry, duration_family};
 use openorch_store::{Batch, BoxFuture, Committed, Layer, Result, Store};
-
-/// What was asked of the store.
-#[derive(Default)]
-pub struct StoreMetrics {
-    reads: Counter,
-    commits: Counter,
-}
-
-#[derive(Default)]
-struct Counter {
-    count: AtomicU64,
-    failures: AtomicU64,
-    microseconds: AtomicU64,
-}
-
-impl Counter {
-    async fn measure<T>(&self, work: BoxFuture<'_, Result<T>>) -> Result<T> {
-        let started = Instant::now();
-        let outcome = work.await;
-        self.count.fetch_add(1, Relaxed);
-        self.failures.fetch_add(outcome.is_err().into(), Relaxed);
-        self.microseconds.fetch_add(started.elapsed().as_micros() as u64, Relaxed);
-        outcome
-    }
-}
-
-impl StoreMetrics {
-    /// In the Prometheus text format 0.0.4.
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        let kinds = [("read", &self.reads), ("commit", &self.commits)];
-        let mut family = |name: &str, value: &dyn Fn(&Counter) -> String| {
-            let _ = writeln!(text, "# TYPE {name} counter");
-            for (kind, counter) in kinds {
-                let _ = writeln!(text, "{name}{{kind=\"{kind}\"}} {}", value(counter));
-            }
-        };
-        family("openorch_store_calls_total", &|counter| counter.count.load(Relaxed).to_string());
-        family("openorch_store_failures_total", &|counter| counter.failures.load(Relaxed).to_string());
-        family("openorch_store_seconds_total", &|counter| {
-            format!("{:.6}", counter.microseconds.load(Relaxed) as f64 / 1e6)
-        });
-        text
-    }
-}
+use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
 
 /// A store that is counted.
 pub struct Metered {
     store: Arc<dyn Store>,
-    metrics: Arc<StoreMetrics>,
+    reads: Kind,
+    commits: Kind,
+}
+
+/// What is kept of one kind of call.
+struct Kind {
+    durations: Histogram,
+    failures: Counter,
+}
+
+impl Kind {
+    async fn measure<T>(&self, work: BoxFuture<'_, Result<T>>) -> Result<T> {
+        let started = Instant::now();
+        let outcome = work.await;
+        self.durations.observe(started.elapsed().as_secs_f64());
+        self.failures.inc_by(outcome.is_err().into());
+        outcome
+    }
 }
 
 impl Metered {
-    pub fn new(store: Arc<dyn Store>, metrics: Arc<StoreMetrics>) -> Metered {
-        Metered { store, metrics }
+    /// The store, with its metrics in the registry.
+    pub fn new(store: Arc<dyn Store>, registry: &Registry) -> Metered {
+        let (durations, failures) = (duration_family(), Family::<[(&str, &str); 1], Counter>::default());
+        registry.register("store_duration_seconds", "Time that calls of the store took", durations.clone());
+        registry.register("store_failures", "Calls of the store that failed", failures.clone());
+        let kind = |kind| Kind {
+            durations: durations.get_or_create_owned(&[("kind", kind)]),
+            failures: failures.get_or_create_owned(&[("kind", kind)]),
+        };
+        Metered { store, reads: kind("read"), commits: kind("commit") }
     }
 }
 
@@ -74,10 +49,10 @@ impl Layer for Metered {
     }
 
     fn reading<'a, T: Send + 'a>(&'a self, work: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
-        Box::pin(self.metrics.reads.measure(work))
+        Box::pin(self.reads.measure(work))
     }
 
     fn committing(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
-        Box::pin(self.metrics.commits.measure(self.store.commit(batch)))
+        Box::pin(self.commits.measure(self.store.commit(batch)))
     }
 }

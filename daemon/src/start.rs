@@ -12,12 +12,13 @@ use openorch_chassis::{
     audit::Audited,
     clock::Clock,
     ids::Ids,
+    metrics::Registry,
     outbound::Outbound,
     router::Router,
     seal::Seal,
     service::{Hooks, supervise},
 };
-use openorch_gateway::{Gateway, Metrics, Server, Table, Tls};
+use openorch_gateway::{Gateway, Metrics, RequestLog, Server, Table, Tls};
 use openorch_services::{MODULES, platform, registry, user};
 use openorch_store::{Collection, Store};
 use tokio::{
@@ -26,13 +27,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::{
-    Settings, VERSION, engine,
-    live::Backups,
-    metered::{Metered, StoreMetrics},
-    server_time::Time,
-    settings::Engine,
-};
+use crate::{Settings, VERSION, engine, live::Backups, metered::Metered, server_time::Time, settings::Engine};
 
 /// Instances the gateway could not reach that wait to be probed; more are found by the regular probes.
 const SUSPECTS: usize = 1024;
@@ -151,12 +146,12 @@ async fn assemble(
     listener: TcpListener,
     store: Arc<dyn Store>,
 ) -> Result<Running, StartError> {
+    let registry = Arc::new(Registry::new(VERSION));
     let is_first_start = !store.is_seeded();
     store.open_collections(&collections()).await?;
     let time = Time::of(&*store, clock).await?;
     let clock = time.clock.clone();
-    let store_metrics = Arc::new(StoreMetrics::default());
-    let store: Arc<dyn Store> = Arc::new(Metered::new(store, store_metrics.clone()));
+    let store: Arc<dyn Store> = Arc::new(Metered::new(store, &registry));
     let key = match settings.engine() {
         Engine::Sqlite => settings.secrets.encryption_key(&settings.server_dir(), is_first_start)?,
         Engine::Postgres => settings.secrets.given_key()?,
@@ -164,6 +159,7 @@ async fn assemble(
     let seal = Seal::new(&key);
     let ids = Arc::new(Ids::new(clock.clone()));
     let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
+    audit.register(&registry);
     let newest = audit.newest().await?.max(registry::last_heartbeat(&store).await?);
     let grace_left = user::stored_clock_grace(&store).await?;
     let ages = Arc::new(Ages::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.expiry.clone()));
@@ -177,6 +173,7 @@ async fn assemble(
         ids: ids.clone(),
         seal,
         audit: audit.clone(),
+        metrics: registry.clone(),
         mailer: settings.mailer()?,
         outbound: outbound.clone(),
         routes: table.clone(),
@@ -219,8 +216,8 @@ async fn assemble(
     };
     let backups = Backups::new(store.clone(), clock, ids, settings.server_dir(), own_key);
     let backup = Box::new(move || -> BoxFuture<'static, _> { Box::pin(backups.clone().make()) });
-    let own_paths = platform::Platform::new(store.clone(), backup, VERSION);
-    services.extend([platform::service(own_paths.clone()), user::service(users.clone())]);
+    let own_paths = platform::Platform::new(store.clone(), registry.clone(), backup, VERSION);
+    services.extend([platform::service(own_paths), user::service(users.clone())]);
     let mut tasks = JoinSet::new();
     for task in services.iter_mut().flat_map(|service| std::mem::take(&mut service.tasks)) {
         tasks.spawn(supervise(task));
@@ -234,16 +231,10 @@ async fn assemble(
     });
 
     let identity: Arc<dyn Identity> = users.clone();
-    let router = Arc::new(Router::new(services, identity.clone(), audit.clone(), settings.api.clone()));
+    let router = Router::new(services, identity.clone(), audit.clone(), settings.api.clone(), &registry);
+    let builtin: Arc<dyn Builtin> = Arc::new(router);
     let metrics = Arc::new(Metrics::default());
-    let (operations, counted, entries) = (router.metrics_source(), metrics.clone(), audit.clone());
-    let http = &settings.gateway.http;
-    let limits = [("connections", http.max_connections), ("requests", http.max_requests)];
-    own_paths.set_metrics(Box::new(move || {
-        let gateway = gateway_metrics(&counted, limits);
-        operations() + &gateway + &store_metrics.text() + &users.metrics() + &entries.metrics()
-    }));
-    let builtin: Arc<dyn Builtin> = router;
+    metrics.register(&registry, &table, &settings.gateway.http);
     let tls = settings.tls()?;
     let gateway = Arc::new(Gateway {
         table,
@@ -258,6 +249,7 @@ async fn assemble(
         },
         way_out: way_out.unwrap_or_default(),
         metrics,
+        log: RequestLog::default(),
         tls: tls.clone(),
         settings: settings.gateway.clone(),
     });
@@ -344,40 +336,4 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|error| StartError(format!("the listening address is not known: {error}")))
-}
-
-/// The counters of the gateway, and what may be open at once.
-fn gateway_metrics(metrics: &Metrics, limits: [(&str, usize); 2]) -> String {
-    let now = metrics.snapshot();
-    let counters = [
-        ("builtin", now.builtin),
-        ("forwarded", now.forwarded),
-        ("refused", now.refused),
-        ("bad_gateway", now.bad_gateway),
-        ("unavailable", now.unavailable),
-    ];
-    let mut text = String::from("# TYPE openorch_gateway_requests_total counter\n");
-    for (outcome, count) in counters {
-        text += &format!("openorch_gateway_requests_total{{outcome=\"{outcome}\"}} {count}\n");
-    }
-    for (name, kind, value) in [
-        ("openorch_gateway_retries_total", "counter", now.retried),
-        ("openorch_gateway_connects_total", "counter", now.connected),
-        ("openorch_gateway_connect_failures_total", "counter", now.connect_failed),
-        ("openorch_gateway_reuses_total", "counter", now.reused),
-        ("openorch_gateway_tunnels_total", "counter", now.tunnels),
-        ("openorch_gateway_in_flight", "gauge", now.in_flight),
-        ("openorch_gateway_refused_in_flight", "gauge", now.refused_in_flight),
-        ("openorch_gateway_connections", "gauge", now.connections),
-        ("openorch_gateway_connections_refused_total", "counter", now.connections_refused),
-        ("openorch_gateway_connection_errors_total", "counter", now.connections_failed),
-        ("openorch_gateway_stalled_answers_total", "counter", now.stalled),
-        ("openorch_gateway_session_ended_total", "counter", now.session_ended),
-    ] {
-        text += &format!("# TYPE {name} {kind}\n{name} {value}\n");
-    }
-    for (what, limit) in limits {
-        text += &format!("# TYPE openorch_gateway_{what}_limit gauge\nopenorch_gateway_{what}_limit {limit}\n");
-    }
-    text
 }

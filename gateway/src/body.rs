@@ -32,6 +32,7 @@ use crate::{
     life::Order,
     pool::{Instance, Sender},
     refusal::Refusal,
+    request_log::AccessLine,
     untaken::Share,
 };
 
@@ -206,6 +207,8 @@ pub struct Reply {
     written: Option<Arc<Written>>,
     /// Whether a piece was handed over, over HTTP/2.
     has_sent: bool,
+    /// Written at the end.
+    line: Option<Box<AccessLine>>,
 }
 
 /// Whether the last frame of an HTTP/2 stream was written to the connection.
@@ -326,10 +329,10 @@ impl Drop for Counted {
 }
 
 impl Reply {
-    pub fn new(kind: Kind, request: Request) -> Reply {
+    pub fn new(kind: Kind, request: Request, line: Option<Box<AccessLine>>) -> Reply {
         request.exchange.answer(request.connection().clock.now());
         let written = request.exchange.is_stream().then(Arc::default);
-        Reply { kind, request, written, has_sent: false }
+        Reply { kind, request, written, has_sent: false, line }
     }
 }
 
@@ -362,6 +365,9 @@ impl Body for Reply {
             return Poll::Pending;
         }
         let mut polled = this.kind.poll_frame(cx);
+        if let (Some(line), Poll::Ready(Some(Ok(frame)))) = (&mut this.line, &polled) {
+            line.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
         if let (Some(written), Poll::Ready(Some(Ok(frame)))) = (&this.written, &mut polled)
             && let Some(data) = frame.data_mut()
         {
@@ -439,6 +445,9 @@ impl Kind {
 impl Drop for Reply {
     fn drop(&mut self) {
         self.request.exchange.finish_answer(self.request.connection().clock.now());
+        if let Some(line) = &self.line {
+            line.write();
+        }
         let Kind::Instance(reply) = &mut self.kind else {
             return;
         };

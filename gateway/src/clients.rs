@@ -140,7 +140,7 @@ pub fn admit(
         }
         entered.push(*usage);
     }
-    if refusal.is_none() && !enter(&metrics.in_flight, most) {
+    if refusal.is_none() && !enter(metrics.in_flight.inner(), most) {
         refusal = Some(Refusal::unavailable(format!(
             "{most} requests are in progress, as many as there may be {} (OPENORCH_HTTP_MAX_REQUESTS); try again in a moment",
             if is_builtin { "in all" } else { "for services" }
@@ -157,7 +157,7 @@ pub fn admit(
         if let Some(client) = client {
             is_flood |= client.usage.refused.fetch_add(1, Relaxed) >= client.max_requests;
         }
-        is_flood |= metrics.refused_in_flight.fetch_add(1, Relaxed) >= total;
+        is_flood |= metrics.refused_in_flight.inc() >= total;
     }
     Admission { place: RequestPlace { metrics: metrics.clone(), usage, proxied, is_refused }, refusal, is_flood }
 }
@@ -211,8 +211,8 @@ impl Drop for RequestPlace {
             of(usage);
         }
         match self.is_refused {
-            true => self.metrics.refused_in_flight.fetch_sub(1, Relaxed),
-            false => self.metrics.in_flight.fetch_sub(1, Relaxed),
+            true => self.metrics.refused_in_flight.dec(),
+            false => self.metrics.in_flight.dec(),
         };
     }
 }
@@ -255,14 +255,14 @@ mod tests {
         let refused = admit();
         assert_eq!(refused.refusal.as_ref().map(|refusal| refusal.status.as_u16()), Some(429));
         assert!(!refused.is_flood);
-        assert_eq!(metrics.in_flight.load(Relaxed), 1, "what is refused to one address is not taken from others");
+        assert_eq!(metrics.in_flight.get(), 1, "what is refused to one address is not taken from others");
         assert!(admit().is_flood, "one refusal is untaken already");
         drop(first);
         assert!(admit().refusal.is_none());
         drop(refused);
         drop(place);
         assert!(clients.by_network.lock().unwrap().is_empty());
-        assert_eq!((metrics.in_flight.load(Relaxed), metrics.refused_in_flight.load(Relaxed)), (0, 0));
+        assert_eq!((metrics.in_flight.get(), metrics.refused_in_flight.get()), (0, 0));
     }
 
     #[test]
@@ -284,10 +284,10 @@ mod tests {
         assert_eq!(refused, [false, false, true, true]);
         assert!(admit("203.0.113.6").refusal.is_none(), "another client of the same proxy");
         held.extend((0..4).map(|n| admit(&format!("198.51.100.{n}"))));
-        assert_eq!(metrics.in_flight.load(Relaxed), 6);
+        assert_eq!(metrics.in_flight.get(), 6);
         assert!(admit("192.0.2.1").refusal.is_some(), "the proxy has three quarters of all");
         drop(held);
         assert!(clients.proxied().is_empty());
-        assert_eq!((metrics.in_flight.load(Relaxed), metrics.refused_in_flight.load(Relaxed)), (0, 0));
+        assert_eq!((metrics.in_flight.get(), metrics.refused_in_flight.get()), (0, 0));
     }
 }

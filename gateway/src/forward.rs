@@ -22,9 +22,9 @@ use crate::{
     body::{self, FromInstance, Gate, Lease, Upload, UploadError},
     connection::Connection,
     headers::{self, VIA},
-    metrics::count,
     pool::{Instance, Sender},
     refusal::{Refusal, shown},
+    request_log::Record,
     table::Service,
     tunnel,
 };
@@ -48,10 +48,13 @@ pub async fn forward(
     slug: &str,
     host: Option<&HeaderValue>,
     id: &RequestId,
+    record: &mut Record,
 ) -> Result<Answer, Refusal> {
     let connection = running.connection();
     let gateway = &*connection.gateway;
-    let Some(service) = gateway.table.find(slug) else {
+    let found = gateway.table.find(slug);
+    record.set_service(found.as_ref().map(|service| &service.presence));
+    let Some(service) = found else {
         return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no service `{}` is registered here", shown(slug))));
     };
     let most = gateway.settings.forward.max_hops;
@@ -73,7 +76,7 @@ pub async fn forward(
         request.headers_mut().remove(header::AUTHORIZATION);
         request.headers_mut().remove(header::COOKIE);
     }
-    if let Some(credential) = authorize(gateway, request.headers_mut(), slug).await? {
+    if let Some(credential) = authorize(gateway, request.headers_mut(), slug, record).await? {
         running.exchange.set_credential(credential);
     }
     running.exchange.set_service(service.presence.clone());
@@ -99,6 +102,7 @@ pub async fn forward(
         target: parts.uri.path_and_query().cloned(),
         gate: gate.as_ref(),
         uploads: !matches!(upload, Upload::Empty),
+        record,
     };
     let mut request = Request::from_parts(parts, upload);
     if let Some(gate) = &gate {
@@ -110,7 +114,12 @@ pub async fn forward(
 
 /// Replaces a session's token by one made for this service (contract decision 9). Answers what a request with a token of
 /// ours rests on.
-async fn authorize(gateway: &Gateway, headers: &mut HeaderMap, slug: &str) -> Result<Option<Credential>, Refusal> {
+async fn authorize(
+    gateway: &Gateway,
+    headers: &mut HeaderMap,
+    slug: &str,
+    record: &mut Record,
+) -> Result<Option<Credential>, Refusal> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let Some(authorization) = given.next() else {
         return Ok(None);
@@ -125,8 +134,12 @@ async fn authorize(gateway: &Gateway, headers: &mut HeaderMap, slug: &str) -> Re
     };
     Ok(match passage {
         Passage::Untouched => None,
-        Passage::Delegated { credential } => Some(credential),
-        Passage::Replace { authorization, session_id } => {
+        Passage::Delegated { credential, caller } => {
+            record.caller = Some(caller);
+            Some(credential)
+        }
+        Passage::Replace { authorization, session_id, caller } => {
+            record.caller = Some(caller);
             headers.insert(header::AUTHORIZATION, authorization);
             Some(Credential::Session(session_id))
         }
@@ -215,6 +228,7 @@ struct Trip<'a> {
     target: Option<PathAndQuery>,
     gate: Option<&'a Arc<Gate>>,
     uploads: bool,
+    record: &'a mut Record,
 }
 
 impl Trip<'_> {
@@ -232,6 +246,7 @@ impl Trip<'_> {
                 Some(sender) => sender,
                 None => self.connect(&mut instance).await?,
             };
+            self.record.instance = Some(instance.clone());
             self.address(&mut request, &instance)?;
             let mut lease = Lease { instance: instance.clone(), sender, uploads: self.uploads };
             let failed = match lease.sender.http.try_send_request(request).await {
@@ -243,7 +258,7 @@ impl Trip<'_> {
             }
             request = self.once_more(failed)?;
             again = true;
-            count(&gateway.metrics.retried);
+            gateway.metrics.retried.inc();
         }
     }
 
@@ -252,22 +267,23 @@ impl Trip<'_> {
         loop {
             let mut sender = instance.take(self.connection.clock.now(), &gateway.settings)?;
             if sender.http.ready().await.is_ok() {
-                count(&gateway.metrics.reused);
+                gateway.metrics.reused.inc();
                 return Some(sender);
             }
         }
     }
 
     /// Opens a connection, to another instance if this one does not answer. The request is still untouched.
-    async fn connect(&self, instance: &mut Arc<Instance>) -> Result<Sender, Refusal> {
+    async fn connect(&mut self, instance: &mut Arc<Instance>) -> Result<Sender, Refusal> {
         let gateway = &*self.connection.gateway;
         let mut tried = Vec::new();
         let mut made_room = false;
         loop {
+            self.record.instance = Some(instance.clone());
             let error = match gateway.outbound.dial_for_request(&instance.url, self.slug).await {
                 Ok(stream) => match Sender::start(stream, self.connection.clock.now()).await {
                     Ok(sender) => {
-                        count(&gateway.metrics.connected);
+                        gateway.metrics.connected.inc();
                         return Ok(sender);
                     }
                     Err(error) => error.to_string(),
@@ -281,7 +297,7 @@ impl Trip<'_> {
                     continue;
                 }
                 Err(error) if error.is_local() => {
-                    tracing::debug!(%error, "no connection to an instance can be opened for want of something here");
+                    self.record.cause = Some(error.to_string());
                     return Err(Refusal::unavailable(
                         "the daemon has no connection left to reach instances with; try again in a moment",
                     ));
@@ -291,14 +307,14 @@ impl Trip<'_> {
                     error.to_string()
                 }
             };
-            count(&gateway.metrics.connect_failed);
+            gateway.metrics.connect_failed.inc();
             tried.push(instance.clone());
             let only_one = self.service.healthy.len().max(self.service.slow.len()) == 1;
             let enough = tried.len() >= if only_one { 2 } else { MAX_DIALS };
             match balance::pick(self.service, &tried) {
                 Some(next) if !enough => *instance = next.clone(),
                 _ => {
-                    tracing::debug!(slug = self.slug, error, "no instance could be connected to");
+                    self.record.cause = Some(error);
                     return Err(Refusal::bad_gateway(format!(
                         "no connection to an instance of `{}` could be opened; see that it runs and listens at the address it registered",
                         self.slug
@@ -347,7 +363,7 @@ impl Trip<'_> {
         }
     }
 
-    fn failed(&self, failed: TrySendError<Request<Upload>>) -> Refusal {
+    fn failed(&mut self, failed: TrySendError<Request<Upload>>) -> Refusal {
         if let Some(gate) = self.gate {
             gate.close();
         }
@@ -355,7 +371,7 @@ impl Trip<'_> {
         if error.source().is_some_and(|cause| matches!(cause.downcast_ref(), Some(UploadError::Client(_)))) {
             return Refusal::bad_request("the body of this request ended too early or is not framed as HTTP asks");
         }
-        tracing::debug!(slug = self.slug, %error, "an instance did not answer properly");
+        self.record.cause = Some(error.to_string());
         let slug = self.slug;
         Refusal::bad_gateway(match error.is_parse() {
             true => format!("an instance of `{slug}` answered with something that is not HTTP"),

@@ -15,6 +15,7 @@ mod life;
 mod metrics;
 mod pool;
 mod refusal;
+mod request_log;
 mod server;
 mod service;
 mod settings;
@@ -28,7 +29,8 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 use openorch_chassis::{Builtin, Identity, outbound::Outbound, routes::Suspects};
 
-pub use metrics::{Metrics, Snapshot};
+pub use metrics::Metrics;
+pub use request_log::RequestLog;
 pub use server::Server;
 pub use settings::{ForwardSettings, HttpSettings, Settings};
 pub use table::Table;
@@ -47,6 +49,7 @@ pub struct Gateway {
     /// How that ends, for whoever is refused meanwhile.
     pub way_out: String,
     pub metrics: Arc<Metrics>,
+    pub log: RequestLog,
     /// TLS on the listening port; its files may be read again.
     pub tls: Option<Arc<Tls>>,
     pub settings: Settings,

@@ -47,6 +47,10 @@ impl Refusal {
         Refusal { closes: true, ..self }
     }
 
+    pub fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
     pub fn into_response(self) -> Response<Bytes> {
         let sentence = serde_json::Value::from(self.sentence);
         let mut response = Response::new(Bytes::from(format!("{{\"error\": {sentence}}}")));

@@ -6,7 +6,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -31,7 +31,6 @@ use crate::{
     connection::{Connection, Socket, Stream},
     exchange::{Exchange, StreamExecutor},
     life::{Clock, Entry, Lives, Order},
-    metrics::count,
     service::serve,
     untaken,
 };
@@ -131,7 +130,7 @@ impl Server {
 
     /// Closes a connection at once: its address has as many as it may.
     fn refuse(&self, from: SocketAddr, has: usize) {
-        count(&self.gateway.metrics.connections_refused);
+        self.gateway.metrics.connections_refused.inc();
         if let Some(more) = self.refused_connections.allow() {
             tracing::warn!(
                 client.address = %from.ip(),
@@ -145,12 +144,12 @@ impl Server {
         let entry = self.lives.enter(&self.clock);
         tokio::spawn(async move {
             let metrics = self.gateway.metrics.clone();
-            count(&metrics.connections);
+            metrics.connections.inc();
             if let Err(error) = self.keep(stream, from, &entry, places).await {
-                count(&metrics.connections_failed);
+                metrics.connections_failed.inc();
                 tracing::debug!(%error, "a connection ended with an error");
             }
-            metrics.connections.fetch_sub(1, Relaxed);
+            metrics.connections.dec();
             drop(entry);
         });
     }
@@ -252,7 +251,7 @@ impl Server {
             });
             stalled.extend(untaken::beyond_budget(untaken, now, settings));
             for exchange in stalled {
-                count(&metrics.stalled);
+                metrics.stalled.inc();
                 exchange.end();
             }
             let is_long = |exchange: &Exchange| {
@@ -260,7 +259,7 @@ impl Server {
                     && u128::from(exchange.age(now)) >= EXCHANGE_CHECK.as_millis()
             };
             for exchange in self.outlived(self.lives.exchanges(is_long)).await {
-                count(&metrics.session_ended);
+                metrics.session_ended.inc();
                 exchange.end();
             }
         }

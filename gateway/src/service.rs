@@ -8,18 +8,19 @@ use http::{
 };
 use hyper::body::Incoming;
 use openorch_chassis::{
-    ClientBody,
+    CallNotes, ClientBody,
     forwarded::{RequestId, X_REQUEST_ID},
     local::{FromThisMachine, foreign},
 };
+use tracing::Instrument;
 
 use crate::{
     body::{self, Kind, Reply},
     connection::Connection,
     forward::forward,
     guard, headers,
-    metrics::count,
     refusal::Refusal,
+    request_log::Record,
     target::{Target, target},
 };
 
@@ -36,21 +37,24 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     let (running, refusal) = body::Request::begin(connection, request.headers(), is_builtin);
     let connection = running.connection();
     let id = RequestId::of(request.headers());
+    let mut record = Record::begin(connection, request.method(), path, request.headers(), &id);
     let answered = match refusal {
-        None => answer(&running, request, path, target, is_builtin, &id).await,
+        None => answer(&running, request, path, target, is_builtin, &id, &mut record).await,
         Some(refusal) => Err(refusal),
     };
     let response = match answered {
         Ok(response) => response,
         Err(refusal) => {
-            connection.gateway.metrics.count_refusal(refusal.status);
+            connection.gateway.metrics.requests.refused(refusal.status);
+            connection.gateway.log.refused(&record, &refusal, &id);
             let mut response = refusal.into_response().map(Kind::Text);
             response.headers_mut().insert(X_REQUEST_ID, id.0);
             response
         }
     };
     connection.life.answer(response.headers());
-    Ok(response.map(|kind| Reply::new(kind, running)))
+    let line = record.respond(&connection.gateway, response.status());
+    Ok(response.map(|kind| Reply::new(kind, running, line)))
 }
 
 async fn answer(
@@ -60,6 +64,7 @@ async fn answer(
     target: Target<'_>,
     builtin: bool,
     id: &RequestId,
+    record: &mut Record,
 ) -> Result<Response<Kind>, Refusal> {
     let connection = running.connection();
     let gateway = &*connection.gateway;
@@ -85,17 +90,18 @@ async fn answer(
         guard::refuse_strangers(request.headers(), host, builtin, &gateway.way_out)?;
     }
     if builtin {
-        count(&gateway.metrics.builtin);
+        gateway.metrics.requests.builtin.inc();
         let mut request = request;
         request.extensions_mut().insert(running.place());
-        let mut response = call_builtin(connection, request, host, id).await;
+        let mut response = call_builtin(connection, request, host, id, record.notes()).await;
         if let Some(credential) = response.extensions_mut().remove() {
             running.exchange.set_credential(credential);
         }
         return Ok(response);
     }
-    let answer = forward(running, request, &segment, host.as_ref(), id).await?;
-    count(&gateway.metrics.forwarded);
+    let span = record.open_span(&segment, id);
+    let answer = forward(running, request, &segment, host.as_ref(), id, record).instrument(span).await?;
+    gateway.metrics.requests.forwarded.inc();
     Ok(answer.map(|body| match body {
         Some(body) => Kind::Instance(body),
         None => Kind::Text(Default::default()),
@@ -174,6 +180,7 @@ async fn call_builtin(
     mut request: Request<ClientBody>,
     host: Option<HeaderValue>,
     id: &RequestId,
+    notes: Option<Arc<CallNotes>>,
 ) -> Response<Kind> {
     let client = connection.hop.client(request.headers(), host.as_ref());
     if client.ip.is_loopback() && foreign(request.headers(), host.as_ref().map(HeaderValue::as_bytes)).is_none() {
@@ -188,6 +195,9 @@ async fn call_builtin(
     }
     request.extensions_mut().insert(client);
     request.extensions_mut().insert(id.clone());
+    if let Some(notes) = notes {
+        request.extensions_mut().insert(notes);
+    }
     let answering = connection.gateway.builtin.call(request, connection.peer.clone());
     let mut response = answering.await;
     response.headers_mut().insert(X_REQUEST_ID, id.0.clone());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use openorch_chassis::{
     forwarded::NetworkList,
     settings,
-    settings::{ByteSize, Given, Interval, Settings as _},
+    settings::{ByteSize, Fraction, Given, Interval, Settings as _},
 };
 
 settings! {
@@ -43,6 +43,8 @@ settings! {
         accept_pause: Interval = "100ms";
         /// Networks (CIDRs) whose forwarding headers are believed.
         trusted_proxies: NetworkList = "none", as "OPENORCH_TRUSTED_PROXIES";
+        /// Share of all requests that have a line in the access log, from 0 to 1; their target in the log filter is `access`.
+        access_log: Fraction = "0";
     }
 }
 

@@ -10,9 +10,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use openorch_chassis::routes::{Backend, Routable, Routes};
+use openorch_chassis::{
+    LogLimit,
+    routes::{Backend, Routable, Routes},
+};
 
-use crate::{Settings, pool::Instance};
+use crate::{
+    Settings,
+    metrics::{OfService, Shared},
+    pool::Instance,
+};
 
 /// Publishing copies one shard; with 20,000 services that is about eighty pointers.
 const SHARDS: usize = 256;
@@ -23,10 +30,10 @@ pub struct Table {
     shards: Box<[ArcSwap<Shard>]>,
     /// Two writers of one shard must not lose each other's slug.
     writing: Mutex<()>,
+    pub(crate) shared: Shared,
 }
 
 /// The instances of one slug, sorted by what may be sent to them.
-#[derive(Default)]
 pub struct Service {
     /// The same over all versions of the table.
     pub presence: Arc<Presence>,
@@ -36,13 +43,25 @@ pub struct Service {
     resting: Vec<Arc<Instance>>,
 }
 
-/// Whether a service is still there: requests in progress depend on it.
-#[derive(Default)]
+/// What is known of a service as long as it is there. Requests in progress depend on it.
 pub struct Presence {
+    pub slug: Arc<str>,
     is_forgotten: AtomicBool,
+    pub(crate) durations: OfService,
+    /// Requests that failed for want of an instance that answers.
+    pub(crate) failures: LogLimit,
 }
 
 impl Presence {
+    fn new(slug: &str) -> Presence {
+        Presence {
+            slug: slug.into(),
+            is_forgotten: AtomicBool::new(false),
+            durations: OfService::default(),
+            failures: LogLimit::once_a_minute(),
+        }
+    }
+
     /// The account of the service was deleted.
     pub fn is_forgotten(&self) -> bool {
         self.is_forgotten.load(Relaxed)
@@ -51,7 +70,11 @@ impl Presence {
 
 impl Default for Table {
     fn default() -> Table {
-        Table { shards: (0..SHARDS).map(|_| ArcSwap::default()).collect(), writing: Mutex::default() }
+        Table {
+            shards: (0..SHARDS).map(|_| ArcSwap::default()).collect(),
+            writing: Mutex::default(),
+            shared: Shared::default(),
+        }
     }
 }
 
@@ -75,6 +98,14 @@ impl Table {
         self.each_instance(Instance::close_unused);
     }
 
+    /// All services that are there.
+    pub(crate) fn services(&self) -> impl Iterator<Item = Arc<Presence>> {
+        self.shards.iter().flat_map(|shard| {
+            let shard = shard.load_full();
+            shard.values().map(|service| service.presence.clone()).collect::<Vec<_>>()
+        })
+    }
+
     fn each_instance(&self, mut work: impl FnMut(&Instance)) {
         for shard in &self.shards {
             for service in shard.load().values() {
@@ -89,8 +120,8 @@ impl Routes for Table {
         let _writing = self.writing.lock().unwrap_or_else(|broken| broken.into_inner());
         let shard = &self.shards[shard(slug)];
         let mut next = Shard::clone(&shard.load());
-        let service = Service::new(backends, next.get(slug).map(|old| &**old));
-        next.insert(slug.into(), Arc::new(service));
+        let service = Service::new(slug, backends, next.get(slug).map(|old| &**old));
+        next.insert(service.presence.slug.clone(), Arc::new(service));
         shard.store(Arc::new(next));
     }
 
@@ -109,8 +140,8 @@ impl Routes for Table {
         let room = services.len() / SHARDS * 5 / 4;
         let mut next: Vec<Shard> = (0..SHARDS).map(|_| Shard::with_capacity(room)).collect();
         for (slug, backends) in services {
-            let service = Service::new(backends, self.find(&slug).as_deref());
-            next[shard(&slug)].insert(slug.into(), Arc::new(service));
+            let service = Service::new(&slug, backends, self.find(&slug).as_deref());
+            next[shard(&slug)].insert(service.presence.slug.clone(), Arc::new(service));
         }
         for (shard, next) in self.shards.iter().zip(next) {
             shard.store(Arc::new(next));
@@ -120,9 +151,12 @@ impl Routes for Table {
 
 impl Service {
     /// An instance that stays at its address keeps its connections.
-    fn new(backends: Vec<Backend>, old: Option<&Service>) -> Service {
-        let presence = old.map(|old| old.presence.clone()).unwrap_or_default();
-        let mut service = Service { presence, ..Service::default() };
+    fn new(slug: &str, backends: Vec<Backend>, old: Option<&Service>) -> Service {
+        let presence = match old {
+            Some(old) => old.presence.clone(),
+            None => Arc::new(Presence::new(slug)),
+        };
+        let mut service = Service { presence, healthy: Vec::new(), slow: Vec::new(), resting: Vec::new() };
         for backend in backends {
             let known =
                 old.and_then(|old| old.all().find(|known| known.id == backend.instance_id && known.url == backend.url));

@@ -21,7 +21,6 @@ use crate::{
     Settings, body,
     exchange::{Exchange, Handle},
     life::{Entry, Order},
-    metrics::count,
 };
 
 /// Joins the two ends once both have switched. Outlives the connection's request, so it is entered among the open
@@ -40,10 +39,10 @@ pub fn join(request: &body::Request, client: OnUpgrade, instance: OnUpgrade) {
     entry.life.enter(Arc::new(exchange));
     tokio::spawn(async move {
         let metrics = &connection.gateway.metrics;
-        count(&metrics.tunnels);
-        count(&metrics.in_flight);
+        metrics.tunnels.inc();
+        metrics.in_flight.inc();
         let ended = run(&entry, client, instance, &connection.gateway.settings).await;
-        metrics.in_flight.fetch_sub(1, Relaxed);
+        metrics.in_flight.dec();
         if let Some(Err(error)) = ended {
             tracing::debug!(%error, "a tunnel ended with an error");
         }

@@ -77,7 +77,7 @@ macro_rules! setting_choice {
     };
 }
 
-setting_values!(String, PathBuf, Interval, ByteSize, Address);
+setting_values!(String, PathBuf, Interval, ByteSize, Fraction, Address);
 
 /// `150ms`, `10s`, `5m`, `24h`.
 impl Value for Duration {
@@ -144,6 +144,28 @@ impl FromStr for ByteSize {
         };
         let bytes = number.checked_mul(1 << shift).filter(|bytes| (1..=1 << 40).contains(bytes));
         bytes.and_then(|bytes| usize::try_from(bytes).ok()).map(ByteSize).ok_or_else(wrong)
+    }
+}
+
+/// A share of all: from `0`, none, to `1`, all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fraction(f64);
+
+impl Fraction {
+    /// True for this share of all draws. Nothing random is asked for where it is none.
+    pub fn draw(self, random: impl FnOnce() -> u64) -> bool {
+        // As many bits as a number with a point has exactly, so that it is always less than one.
+        self.0 > 0.0 && ((random() >> 11) as f64) < self.0 * (1_u64 << 53) as f64
+    }
+}
+
+impl FromStr for Fraction {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Fraction, String> {
+        let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+        number
+            .map(Fraction)
+            .ok_or_else(|| format!("`{text}` is not a share of all, from 0 (none) to 1 (all) like 0.01"))
     }
 }
 
@@ -218,6 +240,17 @@ mod tests {
         for text in ["", "0", "KiB", "4MB", "4 MiB", "1025GiB", "-1", "99999999999999999999"] {
             assert!(ByteSize::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn fractions_are_drawn_as_often_as_they_say() {
+        for text in ["", "-0.1", "1.1", "NaN", "inf", "1%", "x"] {
+            assert!(Fraction::parse(text).is_err(), "{text}");
+        }
+        let [none, tenth, all] = ["0", "0.1", "1"].map(|text| Fraction::parse(text).unwrap());
+        let tenth_of_range = u64::MAX / 10;
+        assert!(!none.draw(|| 0) && all.draw(|| u64::MAX));
+        assert!(tenth.draw(|| tenth_of_range - 4096) && !tenth.draw(|| tenth_of_range + 4096));
     }
 
     #[test]

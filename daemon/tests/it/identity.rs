@@ -367,7 +367,7 @@ async fn once_warm_neither_the_gateway_nor_a_check_asks_the_store() {
     };
     let asked = async || {
         let metrics = daemon.call("GET", "/metrics", &admin, Value::Null).await.text;
-        let lines = metrics.lines().filter(|line| line.starts_with("openorch_store_calls_total{"));
+        let lines = metrics.lines().filter(|line| line.starts_with("openorch_store_duration_seconds_count{"));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     request().await;

@@ -13,6 +13,7 @@ mod keep;
 mod keep_on_postgres;
 mod live;
 mod matrix;
+mod metrics;
 mod policy;
 mod pressure;
 mod process;

@@ -161,5 +161,7 @@ async fn documents_and_metrics_are_served() {
     assert_eq!(document["openapi"], "3.1.0");
     let admin = daemon.admin().await;
     let metrics = daemon.call("GET", "/metrics", &admin, Value::Null).await;
-    assert!(metrics.text.contains(r#"openorch_operation_requests_total{operation="docs",outcome="success"} 1"#));
+    assert!(
+        metrics.text.contains(r#"openorch_operation_duration_seconds_count{operation="docs",outcome="success"} 1"#)
+    );
 }

@@ -49,9 +49,9 @@ async fn one_address_cannot_hold_every_connection() {
         assert_eq!(client.ask(&get("/demo")).await.status, 200);
     }
     assert!(within(platform.client().await.is_ended()).await, "the fourth is closed");
-    assert_eq!(platform.metrics.snapshot().connections_refused, 1);
+    assert_eq!(platform.metrics.connections_refused.get(), 1);
     held.pop();
-    while platform.metrics.snapshot().connections > 2 {
+    while platform.metrics.connections.get() > 2 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(platform.get("/demo").await.status, 200, "one is free again");
@@ -82,14 +82,14 @@ async fn requests_in_progress_have_a_total_and_a_share_of_it() {
         for client in &mut held {
             client.send(&get("/demo/slow")).await;
         }
-        while platform.metrics.snapshot().in_flight < 2 {
+        while platform.metrics.in_flight.get() < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let refused = platform.get("/demo").await;
         assert_eq!(refused.status, status);
         assert!(refused.body.contains(sentence) && refused.header("retry-after").is_some(), "{}", refused.body);
         drop(held);
-        while platform.metrics.snapshot().in_flight > 0 {
+        while platform.metrics.in_flight.get() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(platform.get("/demo").await.status, 200);
@@ -112,8 +112,8 @@ async fn requests_refused_to_one_address_take_no_place_from_others_and_a_flood_o
         assert_eq!(response.status(), status);
         held.push(response.into_body());
     }
-    let now = platform.metrics.snapshot();
-    assert_eq!((now.in_flight, now.refused_in_flight), (2, 2));
+    let now = &platform.metrics;
+    assert_eq!((now.in_flight.get(), now.refused_in_flight.get()), (2, 2));
     let mut other = platform.client_from("127.0.0.2").await;
     for _ in 0..3 {
         assert_eq!(other.ask(&get("/user-svc/x")).await.status, 200);
@@ -122,7 +122,7 @@ async fn requests_refused_to_one_address_take_no_place_from_others_and_a_flood_o
     // An error, or none: it was closed.
     let _ = within(connection).await;
     drop(held);
-    while platform.metrics.snapshot().in_flight + platform.metrics.snapshot().refused_in_flight > 0 {
+    while platform.metrics.in_flight.get() + platform.metrics.refused_in_flight.get() > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -141,12 +141,12 @@ async fn an_untaken_refusal_is_given_up_soon() {
         held.push(within(sender.send_request(request)).await.unwrap());
     }
     within(async {
-        while platform.metrics.snapshot().refused_in_flight > 0 {
+        while platform.metrics.refused_in_flight.get() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
-    assert_eq!(platform.metrics.snapshot().in_flight, 1, "the answer of the one that was let in may wait for longer");
+    assert_eq!(platform.metrics.in_flight.get(), 1, "the answer of the one that was let in may wait for longer");
 }
 
 /// Limits on untaken answers, of built-in operations and of services.
@@ -175,10 +175,10 @@ async fn an_answer_that_the_client_does_not_take_is_ended_over_http1() {
     let platform = Platform::with(impatient).await;
     platform.publish("demo", &[&format!("http://{endless}")]);
     for path in ["/user-svc/large", "/demo"] {
-        let before = platform.metrics.snapshot().stalled;
+        let before = platform.metrics.stalled.get();
         let mut client = platform.client().await;
         client.send(&get(path)).await;
-        while platform.metrics.snapshot().stalled == before {
+        while platform.metrics.stalled.get() == before {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert!(!within(client.answer()).await.whole, "{path}: what was sent is not the whole answer");
@@ -200,16 +200,16 @@ async fn untaken_answers_of_services_have_a_budget() {
         client.send(&get("/demo")).await;
     }
     within(async {
-        while platform.metrics.snapshot().stalled == 0 {
+        while platform.metrics.stalled.get() == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
-    while platform.metrics.snapshot().in_flight == 3 {
+    while platform.metrics.in_flight.get() == 3 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let now = platform.metrics.snapshot();
-    assert_eq!((now.stalled, now.in_flight), (1, 2), "those within the budget go on");
+    let now = &platform.metrics;
+    assert_eq!((now.stalled.get(), now.in_flight.get()), (1, 2), "those within the budget go on");
 }
 
 #[tokio::test]
@@ -218,7 +218,7 @@ async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go
     platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
     // With room for one byte the library takes a whole frame, of which the rest stays with us.
     for window in [0, 1] {
-        let stalled = platform.metrics.snapshot().stalled;
+        let stalled = platform.metrics.stalled.get();
         let (mut sender, _) = http2(&platform, Some(window)).await;
         let ask = |method: &str, path: &str| {
             Request::builder().method(method).uri(format!("http://localhost{path}")).body(Empty::new()).unwrap()
@@ -229,10 +229,10 @@ async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go
             assert_eq!(response.status(), 200, "{path}");
             held.push(response.into_body());
         }
-        assert_eq!(platform.metrics.snapshot().in_flight, 3, "window {window}: all of them count");
+        assert_eq!(platform.metrics.in_flight.get(), 3, "window {window}: all of them count");
         // Reading would say that there is room for more.
         within(async {
-            while platform.metrics.snapshot().stalled - stalled < 3 {
+            while platform.metrics.stalled.get() - stalled < 3 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
@@ -261,7 +261,7 @@ async fn large_and_small_answers_come_whole_over_http2() {
         let body = within(response.into_body().collect()).await.unwrap().to_bytes();
         assert!(body.len() > least, "{path}: {}", body.len());
     }
-    assert_eq!(platform.metrics.snapshot().in_flight, 0);
+    assert_eq!(platform.metrics.in_flight.get(), 0);
 }
 
 #[tokio::test]
@@ -287,13 +287,13 @@ async fn a_builtin_answer_in_progress_ends_with_the_session_it_is_for() {
     let mut ended = platform.client().await;
     ended.send(&get("/user-svc/endless?ended")).await;
     within(async {
-        while platform.metrics.snapshot().session_ended == 0 {
+        while platform.metrics.session_ended.get() == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
     assert!(!within(ended.answer()).await.whole);
-    assert_eq!(platform.metrics.snapshot().session_ended, 1);
+    assert_eq!(platform.metrics.session_ended.get(), 1);
 }
 
 #[tokio::test]
@@ -344,7 +344,7 @@ async fn a_client_that_is_silent_in_the_middle_of_a_body_is_given_up_unless_it_w
     silent.send("POST /demo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n1").await;
     assert!(within(silent.is_ended()).await);
     assert!(within(talking.read_head()).await.unwrap().starts_with("HTTP/1.1 200"));
-    assert_eq!(platform.metrics.snapshot().stalled, 1);
+    assert_eq!(platform.metrics.stalled.get(), 1);
 }
 
 #[tokio::test]
@@ -362,7 +362,7 @@ async fn services_leave_an_eighth_of_the_places_to_built_in_operations() {
         client.send(&get("/demo")).await;
         held.push(client);
     }
-    while platform.metrics.snapshot().in_flight < 7 {
+    while platform.metrics.in_flight.get() < 7 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let refused = platform.get("/demo").await;
@@ -410,24 +410,23 @@ async fn heads_of_answers_do_not_pile_up_for_a_client_that_reads_nothing() {
 #[tokio::test]
 async fn what_goes_on_without_its_client_keeps_its_place() {
     let platform = Platform::with(|settings| settings.http.max_requests = 2).await;
-    for _ in 0..2 {
+    for n in 0..2 {
         let mut client = platform.client().await;
         client.send(&get("/user-svc/goes-on")).await;
-        let before = platform.metrics.snapshot().in_flight;
         within(async {
-            while platform.metrics.snapshot().builtin == before {
+            while platform.metrics.in_flight.get() <= n {
                 tokio::task::yield_now().await;
             }
         })
         .await;
     }
     within(async {
-        while platform.metrics.snapshot().connections > 0 {
+        while platform.metrics.connections.get() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
-    assert_eq!(platform.metrics.snapshot().in_flight, 2);
+    assert_eq!(platform.metrics.in_flight.get(), 2);
     assert_eq!(platform.get("/user-svc/x").await.status, 503);
 }
 
@@ -449,13 +448,13 @@ async fn a_body_whose_answer_is_over_keeps_its_place_and_ends_soon() {
             true => {
                 assert!(within(client.is_ended()).await);
                 within(async {
-                    while platform.metrics.snapshot().in_flight > 0 {
+                    while platform.metrics.in_flight.get() > 0 {
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                 })
                 .await;
             }
-            false => assert_eq!(platform.metrics.snapshot().in_flight, 1),
+            false => assert_eq!(platform.metrics.in_flight.get(), 1),
         }
     }
 }

@@ -21,7 +21,7 @@ async fn a_running_request_ends_and_idle_connections_close() {
     idle.ask(&get("/user-svc")).await;
     let mut running = platform.client().await;
     running.send(&get("/demo")).await;
-    while platform.metrics.snapshot().connected == 0 {
+    while platform.metrics.connected.get() == 0 {
         tokio::task::yield_now().await;
     }
     platform.stop.take().unwrap().send(()).unwrap();
@@ -43,7 +43,7 @@ async fn a_request_that_outlasts_the_drain_time_is_cut() {
     platform.publish("demo", &[&format!("http://{instance}")]);
     let mut client = platform.client().await;
     client.send(&get("/demo")).await;
-    while platform.metrics.snapshot().connected == 0 {
+    while platform.metrics.connected.get() == 0 {
         tokio::task::yield_now().await;
     }
     platform.stop.take().unwrap().send(()).unwrap();

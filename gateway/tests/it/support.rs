@@ -21,7 +21,7 @@ use openorch_chassis::{
     place::Place,
     routes::{Backend, Routable, Routes},
 };
-use openorch_gateway::{Gateway, Metrics, Server, Settings, Table};
+use openorch_gateway::{Gateway, Metrics, RequestLog, Server, Settings, Table};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -67,6 +67,7 @@ impl Platform {
             way_out: "the test stands".into(),
             loopback_only: Arc::new(AtomicBool::new(false)),
             metrics: Arc::default(),
+            log: RequestLog::default(),
             tls: None,
             settings,
         });
@@ -146,7 +147,11 @@ impl People {
         match token {
             b"ours" | b"ours-slowly" => {
                 let delegated = format!("Bearer delegated-for-{audience}");
-                Ok(Passage::Replace { authorization: delegated.parse().unwrap(), session_id: "ses_1".into() })
+                Ok(Passage::Replace {
+                    authorization: delegated.parse().unwrap(),
+                    session_id: "ses_1".into(),
+                    caller: "ann".into(),
+                })
             }
             b"revoked" => Err(Error::unauthenticated("this token was revoked; sign in again")),
             b"for-another" => Err(Error::forbidden("this token is for another service")),

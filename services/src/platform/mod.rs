@@ -6,41 +6,30 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use openorch_api::{Download, Html, Json, Samples, SharedJson, platform as api};
-use openorch_chassis::{BoxFuture, Cx, Mounted, Result, Service, audit};
+use openorch_chassis::{BoxFuture, Cx, Error, Mounted, Result, Service, audit, metrics::Registry};
 use openorch_store::Store;
-
-/// Writes all counters in the Prometheus text format.
-pub type MetricsSource = Box<dyn Fn() -> String + Send + Sync>;
 
 /// Makes a copy of all data.
 pub type BackupSource = Box<dyn Fn() -> BoxFuture<'static, Result<Download>> + Send + Sync>;
 
 pub struct Platform {
     store: Arc<dyn Store>,
+    metrics: Arc<Registry>,
     backup: BackupSource,
     version: &'static str,
-    metrics: OnceLock<MetricsSource>,
     /// Made when first asked for, and kept: making it takes milliseconds, and anyone may ask.
     document: OnceLock<Bytes>,
     page: OnceLock<Bytes>,
 }
 
 impl Platform {
-    pub fn new(store: Arc<dyn Store>, backup: BackupSource, version: &'static str) -> Arc<Platform> {
-        Arc::new(Platform {
-            store,
-            backup,
-            version,
-            metrics: OnceLock::new(),
-            document: OnceLock::new(),
-            page: OnceLock::new(),
-        })
-    }
-
-    /// Where the metrics come from: known only once everything else is put together.
-    pub fn set_metrics(&self, source: MetricsSource) {
-        // A second call would be a mistake in the wiring; the first one stays.
-        let _ = self.metrics.set(source);
+    pub fn new(
+        store: Arc<dyn Store>,
+        metrics: Arc<Registry>,
+        backup: BackupSource,
+        version: &'static str,
+    ) -> Arc<Platform> {
+        Arc::new(Platform { store, metrics, backup, version, document: OnceLock::new(), page: OnceLock::new() })
     }
 }
 
@@ -86,5 +75,8 @@ async fn backup(cx: Cx<Platform>, (): ()) -> Result<Download> {
 }
 
 async fn metrics(cx: Cx<Platform>, (): ()) -> Result<Samples> {
-    Ok(Samples(cx.metrics.get().map(|source| source()).unwrap_or_default().into()))
+    let registry = cx.metrics.clone();
+    // A thousand services have some megabytes of series: they are written beside the async workers.
+    let text = tokio::task::spawn_blocking(move || registry.text()).await.map_err(Error::internal)?;
+    Ok(Samples(text.into()))
 }

@@ -135,14 +135,14 @@ pub struct Users {
 }
 
 impl Users {
-    /// What the access rules take in memory, for Prometheus.
-    pub fn metrics(&self) -> String {
-        [
-            ("openorch_access_rule_bytes", self.memory.check_rules().bytes()),
-            ("openorch_access_rule_bytes_limit", self.access_limits.total_bytes),
-        ]
-        .map(|(name, value)| format!("# TYPE {name} gauge\n{name} {value}\n"))
-        .concat()
+    /// Adds what the access rules take in memory.
+    fn register_metrics(self: &Arc<Users>) {
+        let (users, limit) = (Arc::downgrade(self), self.access_limits.total_bytes as u64);
+        let metrics = &self.platform.metrics;
+        metrics.gauge("access_rule_bytes", "Bytes of memory that the access rules take, about", move || {
+            users.upgrade().map(|users| users.memory.check_rules().bytes() as u64)
+        });
+        metrics.gauge("access_rule_bytes_limit", "Bytes of memory that the access rules may take", move || Some(limit));
     }
 
     /// Who may register.

@@ -124,7 +124,7 @@ pub async fn open(
     default_password.store(has_default_password, Ordering::SeqCst);
     let password_rows = platform.table(&PASSWORDS);
     let has_old_hashes = PasswordCounts::read(&password_rows).await?.unknown > 0;
-    Ok(Arc::new(Users {
+    let users = Arc::new(Users {
         users: platform.table(&USERS),
         contacts: platform.table(&CONTACTS),
         tombstones: platform.table(&TOMBSTONES),
@@ -160,7 +160,9 @@ pub async fn open(
         platform: platform.clone(),
         hooks,
         default_password,
-    }))
+    });
+    users.register_metrics();
+    Ok(users)
 }
 
 /// Sets the password of an admin and ends all its sessions, while no daemon runs on the store.

@@ -193,7 +193,7 @@ impl Users {
                     to: audience.into(),
                     expires_at: verified.claims.exp,
                 };
-                return Ok(Passage::Delegated { credential });
+                return Ok(Passage::Delegated { credential, caller: verified.claims.olu.as_str().into() });
             }
             return Err(Error::forbidden(format!(
                 "a token that was made for the service `{made_for}` does not open `{audience}`"
@@ -223,7 +223,11 @@ impl Users {
         let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(Error::internal)?;
         header.set_sensitive(true);
         let fresh_until = now + lifetime - lifetime / DELEGATED_REST;
-        let passage = Passage::Replace { authorization: header.clone(), session_id: session.id.clone() };
+        let passage = Passage::Replace {
+            authorization: header.clone(),
+            session_id: session.id.clone(),
+            caller: account.slug.clone(),
+        };
         self.memory.keep_delegated(digest, Delegated { header, session, account, rights, fresh_until });
         Ok(passage)
     }
@@ -312,7 +316,12 @@ impl Identity for Users {
             return None;
         }
         known.session.used_at.store(now, Ordering::Relaxed);
-        Some(Ok(Passage::Replace { authorization: known.header, session_id: known.session.id.clone() }))
+        let Delegated { header, session, account, .. } = known;
+        Some(Ok(Passage::Replace {
+            authorization: header,
+            session_id: session.id.clone(),
+            caller: account.slug.clone(),
+        }))
     }
 
     fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>> {

@@ -38,8 +38,9 @@ async fn give(daemon: &Daemon, token: &str, role: &str, to: &str) {
 
 async fn reads(daemon: &Daemon, admin: &str) -> u64 {
     let metrics = daemon.call("GET", "/metrics", admin, Value::Null).await.text;
-    let line =
-        metrics.lines().find(|line| line.starts_with("openorch_store_calls_total{") && line.contains("\"read\""));
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("openorch_store_duration_seconds_count{") && line.contains("\"read\""));
     line.expect("a counter of reads").rsplit(' ').next().unwrap().parse().unwrap()
 }
 

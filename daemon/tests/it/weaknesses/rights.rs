@@ -219,7 +219,8 @@ async fn w23_no_get_changes_anything() {
     // What a page of somebody else can make a browser ask for: the old way to delete an account among it.
     let commits = async || {
         let metrics = daemon.call("GET", "/metrics", &admin, Value::Null).await.text;
-        let line = metrics.lines().find(|line| line.starts_with("openorch_store_calls_total{kind=\"commit\"}"));
+        let line =
+            metrics.lines().find(|line| line.starts_with("openorch_store_duration_seconds_count{kind=\"commit\"}"));
         line.unwrap().to_owned()
     };
     let before = commits().await;
