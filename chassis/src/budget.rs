@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{Error, Result, forwarded::network};
+use openorch_api::error::platform;
 
 /// The variable that sets [`BudgetSettings::total`], for refusals.
 pub const TOTAL_VARIABLE: &str = "OPENORCH_API_MAX_REQUEST_MEMORY";
@@ -131,15 +132,21 @@ impl MemoryBudget {
     fn refusal(&self, full: Full) -> Error {
         self.refused.fetch_add(1, Relaxed);
         match full {
-            Full::Total => Error::unavailable(format!(
-                "requests in progress hold all the memory they may ({TOTAL_VARIABLE}: {} bytes); try again in a moment",
-                self.settings.total
-            )),
-            Full::Address => Error::unavailable(format!(
-                "requests in progress from your network hold all the memory they may ({PER_ADDRESS_VARIABLE}: {} \
-                 bytes); try again when they have ended",
-                self.settings.per_address
-            )),
+            Full::Total => Error::new(
+                &platform::MEMORY_FULL,
+                format!(
+                    "requests in progress hold all the memory they may ({TOTAL_VARIABLE}: {} bytes); try again in a moment",
+                    self.settings.total
+                ),
+            ),
+            Full::Address => Error::new(
+                &platform::MEMORY_SHARE_FULL,
+                format!(
+                    "requests in progress from your network hold all the memory they may ({PER_ADDRESS_VARIABLE}: {} \
+                     bytes); try again when they have ended",
+                    self.settings.per_address
+                ),
+            ),
         }
     }
 }
