@@ -1,6 +1,7 @@
 //! The contract: for each service its wire types, its permissions and its table of operations, and the folds over the
 //! table that need no I/O (decoding, the OpenAPI document). Imports nothing of ours and no web framework.
 
+pub mod error;
 pub mod input;
 pub mod json;
 pub mod op;
@@ -16,6 +17,7 @@ pub mod text;
 pub mod time;
 pub mod user;
 
+pub use error::ErrorCode;
 pub use input::{Body, Input, InvalidInput, Parts, Path, Query};
 pub use op::{Access, Effect, Guard, Method, Op, Permission, Row};
 pub use output::{Created, Download, Html, Json, NoContent, Output, Samples, SharedJson};
@@ -29,6 +31,8 @@ pub struct Service {
     pub name: &'static str,
     pub operations: &'static [&'static Row],
     pub permissions: &'static [&'static Permission],
+    /// The refusals that are this service's own.
+    pub errors: &'static [&'static ErrorCode],
 }
 
 /// Every built-in service, in the order of the document.
@@ -42,6 +46,12 @@ pub fn operations() -> impl Iterator<Item = &'static Row> {
 /// Every permission of every service.
 pub fn permissions() -> impl Iterator<Item = &'static Permission> {
     SERVICES.iter().flat_map(|service| service.permissions.iter().copied())
+}
+
+/// Every code that an answer of the daemon may have, in the order of the document.
+pub fn errors() -> impl Iterator<Item = &'static ErrorCode> {
+    let common = [error::request::ERRORS, error::access::ERRORS, error::platform::ERRORS, error::gateway::ERRORS];
+    common.into_iter().chain(SERVICES.iter().map(|service| service.errors)).flatten().copied()
 }
 
 /// Sent by our own clients: answers may then carry an `extra` object in types that the published Go client keeps

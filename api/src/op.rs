@@ -7,6 +7,8 @@ use schemars::SchemaGenerator;
 use serde_json::Value;
 
 use crate::{
+    ErrorCode,
+    error::{access, platform, request},
     input::{Input, InputShape},
     output::{Output, OutputShape},
 };
@@ -115,8 +117,8 @@ pub struct Row {
     /// Whether a caller ends sessions by it. It is not counted among what an account writes, so that who has stolen a token
     /// cannot keep its owner from ending it.
     pub ends_sessions: bool,
-    /// Refusals beyond those that access and input bring by themselves: status and when it comes.
-    pub errors: &'static [(u16, &'static str)],
+    /// Refusals beyond those that access, input and the daemon's state bring by themselves.
+    pub errors: &'static [&'static ErrorCode],
     /// Whether the answer is a list that may be long: it is made and encoded beside the async workers, which would serve
     /// nobody else meanwhile. The guard test of the table names the lists that never are.
     pub long_answer: bool,
@@ -171,6 +173,60 @@ impl Row {
         let on_one_line = paragraph[..end].split_whitespace().collect::<Vec<_>>().join(" ");
         let rest = doc[end..].lines().map(str::trim).collect::<Vec<_>>().join("\n");
         (on_one_line, rest.trim().to_owned())
+    }
+
+    /// The refusals that follow from access and input, which `input` describes, then those of its own. Any operation may
+    /// also answer what the state of the daemon brings ([`platform::ERRORS`]), and that its URL cannot be read.
+    pub fn refusals(&self, input: &InputShape) -> Vec<&'static ErrorCode> {
+        let mut list = Vec::new();
+        if input.body.is_some() || input.query.is_some() || !input.path.is_empty() {
+            list.push(&request::INVALID_INPUT);
+        }
+        if input.body.is_some() {
+            list.extend([
+                &request::INVALID_BODY,
+                &request::BODY_TOO_SLOW,
+                &request::BODY_TOO_LARGE,
+                &request::TOO_MANY_VALUES,
+            ]);
+            if self.effect() == Effect::Write {
+                list.push(&request::DOCUMENT_TOO_LARGE);
+            }
+        }
+        if self.long_answer {
+            list.push(&request::LIST_TOO_LONG);
+        }
+        if !matches!(self.access, Access::Public) {
+            list.extend([
+                &access::NO_TOKEN,
+                &access::INVALID_TOKEN,
+                &access::SESSION_ENDED,
+                &access::DELEGATION_ENDED,
+                &access::ACCOUNT_GONE,
+                &access::NOT_IN_APP,
+            ]);
+            if self.audited {
+                list.push(&access::LOST_MEANWHILE);
+            }
+            if self.effect() == Effect::Write || self.audited {
+                list.push(&access::TOO_MANY_WRITES);
+            }
+            if !self.delegated {
+                list.push(&access::NOT_DELEGATED);
+            }
+        }
+        if let Access::Needs(guard) = self.access {
+            list.push(&access::RIGHT_LOST_MEANWHILE);
+            list.push(if guard.owner { &access::NOT_OWNER } else { &access::PERMISSION_MISSING });
+        }
+        list.extend(self.errors.iter().filter(|code| !list.contains(code)).copied().collect::<Vec<_>>());
+        list
+    }
+
+    /// Whether the operation may refuse with this code.
+    pub fn may_refuse(&self, code: &ErrorCode) -> bool {
+        let input = (self.input)(&mut SchemaGenerator::default());
+        platform::ERRORS.contains(&code) || *code == request::INVALID_URL || self.refusals(&input).contains(&code)
     }
 
     /// Whether its answer holds the token of a session: whoever reads it can be that account.

@@ -1,9 +1,11 @@
 //! The OpenAPI 3.1 document as a fold over the table of operations.
 
+use std::collections::BTreeMap;
+
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::{Access, Effect, Row, Service, input::InputShape};
+use crate::{Access, Effect, ErrorCode, Row, Service, input::InputShape};
 
 /// The whole document. Making it takes some milliseconds: whoever serves it keeps it.
 pub fn document(version: &str) -> Value {
@@ -35,10 +37,10 @@ pub fn document(version: &str) -> Value {
         "Error".into(),
         json!({
             "type": "object",
-            "required": ["error"],
+            "required": ["error", "code"],
             "properties": {
                 "error": { "type": "string", "description": "A sentence that names what is wrong and the remedy." },
-                "code": { "type": "string", "description": "Stable, for programs; not every refusal has one." }
+                "code": { "type": "string", "description": "Stable, for programs: one of `x-errors`." }
             }
         }),
     );
@@ -58,6 +60,9 @@ pub fn document(version: &str) -> Value {
         }
     });
     leave_out_null(&mut document);
+    let errors = crate::errors()
+        .map(|code| json!({ "code": code.id, "status": code.status, "cause": code.cause, "remedy": code.remedy }));
+    document["x-errors"] = errors.collect();
     document
 }
 
@@ -124,15 +129,18 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
         success["content"] = json!({ content_type: { "schema": schema } });
     }
     responses.insert(output.status.to_string(), success);
-    for (status, when) in refusals(row, &input) {
-        let entry = responses.entry(status.to_string()).or_insert_with(|| {
-            json!({
-                "description": "",
-                "content": { "application/json": { "schema": { "$ref": ERROR } } }
-            })
+    let mut refusals = BTreeMap::<u16, Vec<&ErrorCode>>::new();
+    for code in row.refusals(&input) {
+        refusals.entry(code.status).or_default().push(code);
+    }
+    for (status, codes) in refusals {
+        let causes: Vec<_> = codes.iter().map(|code| code.cause).collect();
+        let refusal = json!({
+            "description": causes.join("; "),
+            "x-codes": codes.iter().map(|code| code.id).collect::<Vec<_>>(),
+            "content": { "application/json": { "schema": { "$ref": ERROR } } }
         });
-        let text = entry["description"].as_str().unwrap_or_default();
-        entry["description"] = if text.is_empty() { when.to_owned() } else { format!("{text}; {when}") }.into();
+        responses.insert(status.to_string(), refusal);
     }
     operation["responses"] = responses.into();
     operation
@@ -148,28 +156,6 @@ fn parameters(row: &Row, input: &InputShape) -> Vec<Value> {
     for (name, schema) in properties.into_iter().flatten() {
         list.push(json!({ "name": name, "in": "query", "schema": schema }));
     }
-    list
-}
-
-/// The refusals that every such operation can answer, then those of its own.
-fn refusals(row: &Row, input: &InputShape) -> Vec<(u16, &'static str)> {
-    let mut list = Vec::new();
-    if input.body.is_some() || !input.path.is_empty() {
-        list.push((400, "the input is not valid"));
-    }
-    if !matches!(row.access, Access::Public) {
-        list.push((401, "no valid token"));
-    }
-    if matches!(row.access, Access::Needs(_)) {
-        list.push((403, "the account lacks the permission"));
-    }
-    if !matches!(row.access, Access::Public) && !row.delegated {
-        list.push((403, "the token was made for a service alone"));
-    }
-    if input.body.is_some() {
-        list.push((413, "the body is too large"));
-    }
-    list.extend_from_slice(row.errors);
     list
 }
 

@@ -3,10 +3,20 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Access, Download, Html, Json, Samples, SharedJson, ops, permissions};
+use crate::{Access, Download, Html, Json, Samples, SharedJson, error, errors, ops, permissions};
 
-pub static SERVICE: crate::Service =
-    crate::Service { slug: "platform-svc", name: "OpenOrch", operations: OPERATIONS, permissions: PERMISSIONS };
+pub static SERVICE: crate::Service = crate::Service {
+    slug: "platform-svc",
+    name: "OpenOrch",
+    operations: OPERATIONS,
+    permissions: PERMISSIONS,
+    errors: ERRORS,
+};
+
+errors! {
+    BACKUP_RUNNING 409 "platform.backup_running" "another backup is being made"
+        "wait for it";
+}
 
 permissions! {
     METRICS_VIEW "platform-svc:metrics:view" "Read the metrics of the daemon." [ADMIN], OF_ALL_APPS;
@@ -22,7 +32,7 @@ ops! {
 
     /// Whether the daemon can serve: its store answers.
     READY "ready" = GET "/ready" () -> Json<Health>,
-        access: Access::Public, errors: &[(503, "the store does not answer")];
+        access: Access::Public, errors: &[&error::platform::STORE_UNAVAILABLE];
 
     /// This document.
     OPENAPI "openapi" = GET "/openapi.json" () -> SharedJson, access: Access::Public;
@@ -37,10 +47,7 @@ ops! {
     /// The file holds all secrets, and the key that decrypts them if the daemon made it for itself: keep it as safe as the
     /// data folder.
     BACKUP "backup" = POST "/platform-svc/backup" () -> Download,
-        access: Access::needs(&BACKUP_CREATE), audited: true, errors: &[
-            (409, "another backup is being made"),
-            (507, "the disk of the daemon has no room for the copy"),
-        ];
+        access: Access::needs(&BACKUP_CREATE), audited: true, errors: &[&BACKUP_RUNNING, &error::platform::STORAGE_FULL];
 
     /// Metrics of operations, the gateway, the store and the process, in the Prometheus text format 0.0.4.
     ///

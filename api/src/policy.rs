@@ -4,10 +4,22 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Access, Body, Json, Path, Time, ops, path_values, permissions, user::Empty};
+use crate::{Access, Body, Json, Path, Time, errors, ops, path_values, permissions, user::Empty};
 
-pub static SERVICE: crate::Service =
-    crate::Service { slug: "policy-svc", name: "Policy Svc", operations: OPERATIONS, permissions: PERMISSIONS };
+pub static SERVICE: crate::Service = crate::Service {
+    slug: "policy-svc",
+    name: "Policy Svc",
+    operations: OPERATIONS,
+    permissions: PERMISSIONS,
+    errors: ERRORS,
+};
+
+errors! {
+    NO_SUCH_POLICY 404 "policy.no_such_policy" "the app has no policy with this id"
+        "GET /policy-svc/instances lists those there are";
+    TOO_MANY_POLICIES 409 "policy.too_many_policies" "the app has as many policies as it may"
+        "delete some, or have an operator raise OPENORCH_POLICY_MAX_POLICIES_PER_APP";
+}
 
 permissions! {
     TEMPLATE_VIEW "policy-svc:template:view" "See the kinds of policies." [ADMIN];
@@ -38,7 +50,7 @@ ops! {
     UPSERT_INSTANCE "upsertInstance" = PUT "/policy-svc/instance/{instanceId}"
         ((Path<PolicyId>, Body<UpsertInstanceRequest>)) -> Json<Empty>,
         access: Access::needs(&INSTANCE_EDIT), audited: true, target: &["/instance/endpoint"],
-        errors: &[(409, "the app has as many policies as it may")];
+        errors: &[&TOO_MANY_POLICIES];
 
     /// List the policies of the caller's app, oldest first.
     LIST_INSTANCES "listPolicyInstances" = GET "/policy-svc/instances"
@@ -49,7 +61,7 @@ ops! {
     DELETE_INSTANCE "deletePolicyInstance" = DELETE "/policy-svc/instance/{instanceId}"
         (Path<PolicyId>) -> Json<Empty>,
         access: Access::needs(&INSTANCE_DELETE), audited: true,
-        errors: &[(404, "there is no policy with this id")];
+        errors: &[&NO_SUCH_POLICY];
 }
 
 /// A request that somebody makes of the caller.

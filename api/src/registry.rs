@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Access, Body, Created, Json, NoContent, Path, Query, Time,
+    error::request,
+    errors,
     op::Effect,
     ops,
     output::LongList,
@@ -14,8 +16,30 @@ use crate::{
     user::{is_false, is_zero},
 };
 
-pub static SERVICE: crate::Service =
-    crate::Service { slug: "registry-svc", name: "Registry Svc", operations: OPERATIONS, permissions: PERMISSIONS };
+pub static SERVICE: crate::Service = crate::Service {
+    slug: "registry-svc",
+    name: "Registry Svc",
+    operations: OPERATIONS,
+    permissions: PERMISSIONS,
+    errors: ERRORS,
+};
+
+errors! {
+    URL_TAKEN 403 "registry.url_taken" "the URL or the id is that of another account's instance"
+        "remove that one first as its owner or an admin, or listen elsewhere";
+    URL_NOT_ALLOWED 400 "registry.url_not_allowed" "the URL leads to an address that instances may not have"
+        "register another; an operator says with OPENORCH_INSTANCE_NETWORKS which may be";
+    TOO_MANY_INSTANCES 429 "registry.too_many_instances" "the account has as many instances as it may"
+        "remove some";
+    REGISTRY_FULL 429 "registry.registry_full" "there are as many instances as there may be"
+        "have an operator remove some, or raise OPENORCH_REGISTRY_MAX_INSTANCES";
+    NO_SUCH_INSTANCE 404 "registry.no_such_instance" "there is no instance with this id"
+        "`oo instance ls` lists those there are";
+    NO_SUCH_DEFINITION 404 "registry.no_such_definition" "there is no definition with this id"
+        "`oo definition ls` lists those there are";
+    NO_SUCH_NODE 404 "registry.no_such_node" "there is no node with this URL"
+        "`oo node ls` lists those there are";
+}
 
 permissions! {
     INSTANCE_VIEW "registry-svc:instance:view" "See the instances of all services." [ADMIN, USER];
@@ -50,19 +74,19 @@ ops! {
     REGISTER_INSTANCE "registerInstance" = PUT "/registry-svc/instance"
         (Body<RegisterInstanceRequest>) -> Created<RegisterInstanceResponse>,
         access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), audited: true, target: &["/id", "/url"],
-        errors: &[(403, "the URL or the id belongs to another account"), (429, "the account has as many instances as it may")];
+        errors: &[&URL_NOT_ALLOWED, &URL_TAKEN, &TOO_MANY_INSTANCES, &REGISTRY_FULL];
 
     /// List instances, all or those that match every given field.
     LIST_INSTANCES "listInstances" = GET "/registry-svc/instances"
         (Query<ListInstancesRequest>) -> Json<ListInstancesResponse>,
         access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]),
-        errors: &[(400, "there are more than one answer may list; filter by slug")];
+        errors: &[&request::LIST_TOO_LONG];
 
     /// Remove an instance: no request reaches it any more. Its owner and admins may.
     REMOVE_INSTANCE "removeInstance" = DELETE "/registry-svc/instance/{id}"
         (Path<InstanceId>) -> NoContent,
         access: Access::needs(&INSTANCE_DELETE).or_slugs(&["deploy-svc"]).or_owner(), audited: true,
-        errors: &[(404, "there is no instance with this id")];
+        errors: &[&NO_SUCH_INSTANCE];
 
     /// Save a definition: what a service is made of, by its id.
     SAVE_DEFINITION "saveDefinition" = PUT "/registry-svc/definition"
@@ -78,7 +102,7 @@ ops! {
     DELETE_DEFINITION "deleteDefinition" = DELETE "/registry-svc/definition/{id}"
         (Path<DefinitionId>) -> NoContent,
         access: Access::needs(&DEFINITION_DELETE).or_slugs(&["deploy-svc"]), audited: true,
-        errors: &[(404, "there is no definition with this id")];
+        errors: &[&NO_SUCH_DEFINITION];
 
     /// The node that answers, with its load.
     SELF_NODE "selfNode" = GET "/registry-svc/node/self"
@@ -94,7 +118,7 @@ ops! {
     DELETE_NODE "deleteNode" = DELETE "/registry-svc/node/{url}"
         (Path<NodeUrl>) -> NoContent,
         access: Access::needs(&NODE_DELETE).or_slugs(&["deploy-svc"]), audited: true,
-        errors: &[(404, "there is no node with this URL")];
+        errors: &[&NO_SUCH_NODE];
 }
 
 /// How an instance answers its probes. Requests go to `Healthy` ones, to `Degraded` (slow) ones when there is none.

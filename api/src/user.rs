@@ -5,17 +5,26 @@ mod app;
 mod audit;
 mod contact;
 mod debug;
+pub mod errors;
 mod invitation;
 mod organization;
 mod rules;
 
 use serde_json::Value;
 
+use self::errors::*;
 pub use self::{account::*, app::*, audit::*, contact::*, invitation::*, organization::*, rules::*};
-use crate::{Access, Body, Json, Path, Query, op::Effect, ops, path_values, permissions, query::PageRequest};
+use crate::{
+    Access, Body, Json, Path, Query, error::access, op::Effect, ops, path_values, permissions, query::PageRequest,
+};
 
-pub static SERVICE: crate::Service =
-    crate::Service { slug: "user-svc", name: "User Svc", operations: OPERATIONS, permissions: PERMISSIONS };
+pub static SERVICE: crate::Service = crate::Service {
+    slug: "user-svc",
+    name: "User Svc",
+    operations: OPERATIONS,
+    permissions: PERMISSIONS,
+    errors: errors::ERRORS,
+};
 
 permissions! {
     USER_CREATE "user-svc:user:create" "Create accounts, and invitations to register." [ADMIN];
@@ -82,8 +91,11 @@ ops! {
     REGISTER "register" = POST "/user-svc/register"
         (Body<RegisterRequest>) -> Json<RegisterResponse>,
         access: Access::Public, audited: true, target: &["/slug"], normalise: Some(accept_other_contacts),
-        errors: &[(403, "registration is closed or needs an invitation"), (409, "the slug is taken"),
-            (429, "too many at once; try again in a moment")];
+        errors: &[
+            &REGISTRATION_CLOSED, &REGISTRATION_LOCAL_ONLY, &INVITATION_REQUIRED, &INVITATION_NOT_VALID,
+            &SLUG_TAKEN, &ACCOUNT_EXISTS, &CONTACT_TAKEN, &CODE_NOT_VALID, &PASSWORD_REFUSED, &NO_SUCH_APP,
+            &TOO_MANY_SIGN_INS, &TOO_MANY_WRONG_PASSWORDS,
+        ];
 
     /// Sign in with the slug, or a verified contact, and the password; or with a contact and the code that was sent there.
     ///
@@ -91,9 +103,11 @@ ops! {
     LOGIN "login" = POST "/user-svc/login"
         (Body<LoginRequest>) -> Json<LoginResponse>,
         access: Access::Public, audited: true, target: &["/slug", "/contact/value"], normalise: Some(accept_other_contacts),
-        errors: &[(401, "the password is wrong"),
-            (403, "the account has no role in this app, or the password is right but too weak to sign in with from another machine"),
-            (404, "there is no app of this host"), (429, "too many at once; try again in a moment")];
+        errors: &[
+            &SLUG_NOT_FOUND, &CODE_NOT_VALID, &WRONG_PASSWORD, &CONTACT_GONE, &access::SESSION_ENDED,
+            &access::ACCOUNT_GONE, &NO_ROLE_IN_APP, &PASSWORD_TOO_WEAK, &NO_SUCH_APP, &TOO_MANY_SIGN_INS,
+            &TOO_MANY_WRONG_PASSWORDS,
+        ];
 
     /// The key that session tokens are signed with, as PEM.
     GET_PUBLIC_KEY "getPublicKey" = GET "/user-svc/public-key"
@@ -122,27 +136,25 @@ ops! {
     EXCHANGE_TOKEN "exchangeToken" = PUT "/user-svc/token/exchange"
         (Body<ExchangeTokenRequest>) -> Json<LoginResponse>,
         access: Access::SignedIn, audited: true, target: &["/newAppHost", "/newAppId", "/newDevice"],
-        errors: &[(403, "the account has no role in this app, or the token was exchanged itself"),
-            (404, "there is no such app"), (409, "the account is signed in on this device already")];
+        errors: &[&NO_ROLE_IN_APP, &ALREADY_EXCHANGED, &NO_SUCH_APP, &DEVICE_IN_USE, &TOO_MANY_EXCHANGED];
 
     /// The apps with these ids and hosts; all of them for who may see those.
     LIST_APPS "listApps" = POST "/user-svc/apps"
         (Body<ListAppsRequest>) -> Json<ListAppsResponse>,
         long_answer: true, access: Access::SignedIn, effect: Some(Effect::Read),
-        errors: &[(403, "all are asked for and the caller lacks `user-svc:app:multi-view`")];
+        errors: &[&access::PERMISSION_MISSING];
 
     /// The app of a host.
     READ_APP "readApp" = POST "/user-svc/app"
         (Body<ReadAppRequest>) -> Json<ReadAppResponse>,
         access: Access::Public, effect: Some(Effect::Read),
-        errors: &[(404, "there is no app of this host")];
+        errors: &[&NO_SUCH_APP];
 
     /// Make an app, or change the host of one.
     UPDATE_APP "updateApp" = PUT "/user-svc/app"
         (Body<UpdateAppRequest>) -> Json<UpdateAppResponse>,
         access: Access::needs(&APP_EDIT), audited: true, target: &["/id", "/newHost"],
-        errors: &[(403, "it is the built-in app"), (404, "there is no app with this id"),
-            (409, "another app has this host")];
+        errors: &[&TOO_MANY_APPS, &APP_BUILT_IN, &NO_SUCH_APP, &APP_HOST_TAKEN];
 
     /// Delete an app. Its id is never given again; its host is free.
     ///
@@ -151,8 +163,7 @@ ops! {
     DELETE_APP "deleteApp" = DELETE "/user-svc/app/{appId}"
         ((Path<AppId>, Query<DeleteAppRequest>)) -> Json<Empty>,
         access: Access::needs(&APP_EDIT), audited: true,
-        errors: &[(403, "it is the built-in app"), (404, "there is no app with this id"),
-            (409, "roles, sessions, organizations, permits or invitations belong to it, and `cascade` was not sent")];
+        errors: &[&APP_BUILT_IN, &NO_SUCH_APP, &APP_NOT_EMPTY];
 
     /// The account behind the token.
     READ_USER_BY_TOKEN "readUserByToken" = POST "/user-svc/user/by-token"
@@ -174,37 +185,35 @@ ops! {
     SEND_OTP "sendOtp" = POST "/user-svc/otp/send"
         (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
         access: Access::Public, audited: true, target: &["/contactId"],
-        errors: &[(409, "no mail server is set up"),
-            (429, "a code was sent there a moment ago, or too many were asked for"),
-            (503, "the mail server does not take the code now")];
+        errors: &[&MAIL_NOT_POSSIBLE, &NO_MAIL_SERVER, &TOO_MANY_CODES, &MAIL_NOT_TAKEN, &NO_SUCH_APP];
 
     /// Send a code to a contact that is to become the caller's.
     SEND_OWN_OTP "sendOwnOtp" = POST "/user-svc/self/contact"
         (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
         access: Access::SignedIn, audited: true, target: &["/contactId"],
-        errors: &[(409, "no mail server is set up"),
-            (429, "a code was sent there a moment ago, or too many were asked for"),
-            (503, "the mail server does not take the code now")];
+        errors: &[&MAIL_NOT_POSSIBLE, &NO_MAIL_SERVER, &TOO_MANY_CODES, &MAIL_NOT_TAKEN];
 
     /// Show by its code that a contact is the caller's. Another account that had named it without showing so loses it.
     VERIFY_CONTACT "verifyContact" = PUT "/user-svc/self/contact"
         (Body<VerifyContactRequest>) -> Json<Empty>,
         access: Access::SignedIn, audited: true, target: &["/otpId"],
-        errors: &[(409, "another account showed that the contact is its own")];
+        errors: &[&CODE_NOT_VALID, &TOO_MANY_CONTACTS, &CONTACT_TAKEN];
 
     /// Remove a contact of the caller's.
     REMOVE_CONTACT "removeContact" = DELETE "/user-svc/self/contact/{contactId}"
         (Path<ContactId>) -> Json<Empty>,
         access: Access::SignedIn, audited: true,
-        errors: &[(404, "the caller has no such contact")];
+        errors: &[&NO_SUCH_CONTACT];
 
     /// Change the own password. Ends all other sessions of the account, and also the caller's own when it was made
     /// without naming a device.
     CHANGE_PASSWORD "changePassword" = POST "/user-svc/change-password"
         (Body<ChangePasswordRequest>) -> Json<Empty>,
         access: Access::needs(&USER_PASSWORD_CHANGE), audited: true,
-        errors: &[(409, "the password was changed by someone else meanwhile"),
-            (429, "too many at once; try again in a moment")];
+        errors: &[
+            &CURRENT_PASSWORD_WRONG, &PASSWORD_REFUSED, &PASSWORD_OF_ANOTHER, &PASSWORD_CHANGED_MEANWHILE,
+            &TOO_MANY_SIGN_INS, &TOO_MANY_WRONG_PASSWORDS,
+        ];
 
     /// Sign out: end the caller's session, that of another device of the account, or all of them. Their tokens are
     /// refused from then on.
@@ -214,20 +223,19 @@ ops! {
     REVOKE_TOKENS "revokeTokens" = DELETE "/user-svc/tokens"
         (Body<RevokeTokensRequest>) -> Json<Empty>,
         access: Access::SignedIn, audited: true, ends_sessions: true, target: &["/userId", "/device"],
-        errors: &[(403, "the account is another's and the caller lacks `user-svc:token:revoke`"),
-            (404, "there is no such account, or no session on this device")];
+        errors: &[&access::PERMISSION_MISSING, &NO_SUCH_ACCOUNT, &NO_SUCH_SESSION];
 
     /// List the sessions of an account: the caller's own, or of any for who may end them.
     LIST_SESSIONS "listSessions" = GET "/user-svc/sessions"
         (Query<ListSessionsRequest>) -> Json<ListSessionsResponse>,
         long_answer: true, access: Access::SignedIn,
-        errors: &[(403, "the account is another's and the caller lacks `user-svc:token:revoke`")];
+        errors: &[&access::PERMISSION_MISSING];
 
     /// End one session, of the caller's or of any for who may end them. Its tokens are refused from then on.
     REVOKE_SESSION "revokeSession" = DELETE "/user-svc/session/{sessionId}"
         (Path<SessionId>) -> Json<Empty>,
         access: Access::SignedIn, audited: true, ends_sessions: true,
-        errors: &[(404, "the caller may end no session with this id")];
+        errors: &[&NO_SUCH_SESSION];
 
     /// List and search accounts.
     GET_USERS "getUsers" = POST "/user-svc/users"
@@ -239,14 +247,16 @@ ops! {
         (Body<CreateUserRequest>) -> Json<CreateUserResponse>,
         access: Access::needs(&USER_CREATE), audited: true, target: &["/user/id", "/user/slug", "/roleIds/*", "/appHost"],
         normalise: Some(accept_other_contacts),
-        errors: &[(409, "the slug, the id or the contact is taken"),
-            (429, "too many at once; try again in a moment")];
+        errors: &[
+            &PASSWORD_REFUSED, &ROLE_NOT_GIVABLE, &NO_SUCH_APP, &SLUG_TAKEN, &ID_TAKEN, &ACCOUNT_EXISTS,
+            &TOO_MANY_SIGN_INS, &CONTACT_TAKEN,
+        ];
 
     /// Change the profile of an account.
     SAVE_USER "saveUser" = PUT "/user-svc/user/{userId}"
         ((Path<UserId>, Body<SaveSelfRequest>)) -> Json<Empty>,
         access: Access::needs(&USER_EDIT), audited: true,
-        errors: &[(404, "there is no account with this id")];
+        errors: &[&NO_SUCH_ACCOUNT];
 
     /// Delete an account with its sessions, memberships, roles, permissions, grants and instances. Its slug stays
     /// taken until an admin releases it, its id for ever. An organization whose only admin it was goes over to the member
@@ -254,26 +264,28 @@ ops! {
     DELETE_USER "deleteUser" = DELETE "/user-svc/user/{userId}"
         (Path<UserId>) -> Json<Empty>,
         access: Access::needs(&USER_DELETE), audited: true,
-        errors: &[(403, "the account is a built-in service's"), (404, "there is no account with this id"),
-            (409, "it is the last admin")];
+        errors: &[&ACCOUNT_BUILT_IN, &ADMINS_ONLY, &ACCOUNT_MAY_MORE, &NO_SUCH_ACCOUNT, &LAST_ADMIN];
 
     /// Let the slug of a deleted account be registered again.
     RELEASE_SLUG "releaseSlug" = DELETE "/user-svc/slug/{deletedSlug}"
         (Path<DeletedSlug>) -> Json<Empty>,
         access: Access::needs(&SLUG_RELEASE), audited: true,
-        errors: &[(404, "no deleted account had this slug")];
+        errors: &[&NO_SUCH_DELETED_SLUG];
 
     /// Set the password of an account. Ends all its sessions.
     RESET_PASSWORD "resetPassword" = POST "/user-svc/{userId}/reset-password"
         ((Path<UserId>, Body<ResetPasswordRequest>)) -> Json<Empty>,
         access: Access::needs(&USER_PASSWORD_RESET), audited: true,
-        errors: &[(403, "the account is a built-in service's"), (404, "there is no account with this id"),
-            (429, "too many at once; try again in a moment")];
+        errors: &[
+            &PASSWORD_REFUSED, &ACCOUNT_BUILT_IN, &ADMINS_ONLY, &ACCOUNT_MAY_MORE, &NO_SUCH_ACCOUNT,
+            &TOO_MANY_SIGN_INS,
+        ];
 
     /// Whether the caller has a permission: 200 if so, 401 for every no.
     IS_AUTHORIZED "isAuthorized" = POST "/user-svc/permission/{permissionId}/is-authorized"
         ((Path<PermissionId>, Body<IsAuthorizedRequest>)) -> Json<IsAuthorizedResponse>,
-        access: Access::SignedIn, effect: Some(Effect::Read), delegated: true;
+        access: Access::SignedIn, effect: Some(Effect::Read), delegated: true,
+        errors: &[&NOT_AUTHORIZED];
 
     /// List the roles.
     GET_ROLES "getRoles" = GET "/user-svc/roles"
@@ -284,54 +296,61 @@ ops! {
     CREATE_ROLE "createRole" = POST "/user-svc/role"
         (Body<CreateRoleRequest>) -> Json<CreateRoleResponse>,
         access: Access::needs(&ROLE_CREATE), audited: true, target: &["/id", "/permissionIds/*"],
-        errors: &[(403, "the id is not under the caller's slug, or a permission is another's")];
+        errors: &[
+            &FOREIGN_PREFIX, &ROLE_OF_ANOTHER, &PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &NO_SUCH_PERMISSION,
+            &ROLE_BEING_DELETED, &RULE_MEMORY_FULL,
+        ];
 
     /// Delete a role: those who had it lose it at once.
     DELETE_ROLE "deleteRole" = DELETE "/user-svc/role/{roleId}"
         (Path<RoleId>) -> Json<Empty>,
         access: Access::needs(&ROLE_DELETE).or_owner(), audited: true,
-        errors: &[(403, "the role is built in"), (404, "there is no role with this id")];
+        errors: &[&ROLE_BUILT_IN, &NO_SUCH_ROLE];
 
     /// The permissions that a role has.
     GET_PERMISSIONS_BY_ROLE "getPermissionsByRole" = GET "/user-svc/role/{roleId}/permissions"
         ((Path<RoleId>, Query<PageRequest>)) -> Json<GetPermissionsByRoleResponse>,
         long_answer: true, access: Access::needs(&ROLE_VIEW).or_owner(),
-        errors: &[(404, "there is no role with this id")];
+        errors: &[&NO_SUCH_ROLE];
 
     /// Say which permissions a role has from now on. For the role's owner alone; the built-in ones are the admins'.
     SET_ROLE_PERMISSIONS "setRolePermission" = PUT "/user-svc/role/{roleId}/permissions"
         ((Path<RoleId>, Body<SetRolePermissionsRequest>)) -> Json<Empty>,
         access: Access::needs(&ROLE_EDIT).or_owner(), audited: true, target: &["/permissionIds/*"],
-        errors: &[(403, "the role or a permission is another's"), (404, "there is no role with this id")];
+        errors: &[
+            &ROLE_BUILT_IN, &ROLE_OF_ANOTHER, &PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &NO_SUCH_ROLE,
+            &NO_SUCH_PERMISSION, &RULE_MEMORY_FULL,
+        ];
 
     /// Save permissions under the own slug.
     SAVE_PERMISSIONS "savePermissions" = PUT "/user-svc/permissions"
         (Body<SavePermissionsRequest>) -> Json<SavePermissionsResponse>,
         access: Access::needs(&PERMISSION_CREATE), audited: true, target: &["/permissions/*/id"],
-        errors: &[(403, "an id is not under the caller's slug")];
+        errors: &[&FOREIGN_PREFIX, &PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &RULE_MEMORY_FULL];
 
     /// The permissions that the caller's roles have, or some of them.
     LIST_PERMISSIONS "listPermissions" = POST "/user-svc/permissions"
         (Body<ListPermissionsRequest>) -> Json<ListPermissionsResponse>,
         long_answer: true, access: Access::SignedIn, effect: Some(Effect::Read),
-        errors: &[(403, "the caller has not one of the roles")];
+        errors: &[&ROLE_NOT_HELD];
 
     /// Delete a permission: no role and no grant gives it from then on.
     DELETE_PERMISSION "deletePermission" = DELETE "/user-svc/permission/{permissionId}"
         (Path<PermissionId>) -> Json<Empty>,
         access: Access::needs(&PERMISSION_DELETE).or_owner(), audited: true,
-        errors: &[(403, "the permission is a built-in service's"), (404, "there is no permission with this id")];
+        errors: &[&PERMISSION_BUILT_IN, &NO_SUCH_PERMISSION];
 
     /// Add the caller's permissions to roles, the built-in ones included.
     ASSIGN_PERMISSIONS "assignPermissions" = PUT "/user-svc/roles/permissions"
         (Body<AssignPermissionsRequest>) -> Json<Empty>,
         access: Access::needs(&PERMISSION_ASSIGN), audited: true, target: &["/permissionLinks/*/permissionId", "/permissionLinks/*/roleId"],
-        errors: &[(403, "a permission is another's")];
+        errors: &[&PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &NO_SUCH_ROLE, &NO_SUCH_PERMISSION, &RULE_MEMORY_FULL];
 
     /// Save grants: permissions for accounts by slug, also for slugs that are not registered yet.
     SAVE_GRANTS "saveGrants" = PUT "/user-svc/grants"
         (Body<SaveGrantsRequest>) -> Json<Empty>,
-        access: Access::needs(&GRANT_CREATE), audited: true, target: &["/grants/*/permissionId", "/grants/*/slugs/*", "/grants/*/id"];
+        access: Access::needs(&GRANT_CREATE), audited: true, target: &["/grants/*/permissionId", "/grants/*/slugs/*", "/grants/*/id"],
+        errors: &[&QUOTA_REACHED, &GRANT_ID_TAKEN, &RULE_MEMORY_FULL];
 
     /// List grants, those of permits with slugs included.
     LIST_GRANTS "listGrants" = POST "/user-svc/grants"
@@ -342,7 +361,7 @@ ops! {
     DELETE_GRANT "deleteGrant" = DELETE "/user-svc/grant/{grantId}"
         (Path<GrantId>) -> Json<Empty>,
         access: Access::needs(&GRANT_CREATE).or_owner(), audited: true,
-        errors: &[(404, "there is no grant with this id")];
+        errors: &[&NO_SUCH_GRANT];
 
     /// Save permits: permissions for accounts by slug and by role. Those of permissions under another's slug are for
     /// admins.
@@ -350,8 +369,9 @@ ops! {
         (Body<SavePermitsRequest>) -> Json<Empty>,
         access: Access::SignedIn, audited: true,
         target: &["/permits/*/permission", "/permits/*/slugs/*", "/permits/*/roles/*", "/permits/*/appHost", "/permits/*/id"],
-        errors: &[(403, "a permission is not under the caller's slug, or the account has too many permits"),
-            (429, "the rules of all accounts fill the memory that they may take")];
+        errors: &[
+            &PERMISSION_OF_ANOTHER, &ADMINS_ONLY, &QUOTA_REACHED, &NO_SUCH_APP, &GRANT_ID_TAKEN, &RULE_MEMORY_FULL,
+        ];
 
     /// List permits, grants included.
     LIST_PERMITS "listPermits" = POST "/user-svc/permits"
@@ -364,21 +384,23 @@ ops! {
         (Body<SaveEnrollsRequest>) -> Json<SaveEnrollsResponse>,
         access: Access::SignedIn, audited: true,
         target: &["/enrolls/*/userId", "/enrolls/*/contactId", "/enrolls/*/role", "/enrolls/*/appHost"],
-        errors: &[(403, "the caller may not give this role"), (404, "there is no such role or account")];
+        errors: &[
+            &TOO_MANY_ROLES, &ROLE_NOT_GIVABLE, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ROLE, &NO_SUCH_ACCOUNT,
+            &NO_SUCH_APP,
+        ];
 
     /// List who has a role, or which roles an account has. Accounts see their own; the rest is for those who may give
     /// the role.
     LIST_ENROLLS "listEnrolls" = POST "/user-svc/enrolls"
         (Body<ListEnrollsRequest>) -> Json<ListEnrollsResponse>,
         long_answer: true, access: Access::SignedIn, effect: Some(Effect::Read),
-        errors: &[(403, "the caller may not see this")];
+        errors: &[&ROLE_NOT_GIVABLE];
 
     /// Take a role from an account.
     DELETE_ENROLL "deleteEnroll" = DELETE "/user-svc/enroll/{enrollId}"
         (Path<EnrollId>) -> Json<Empty>,
         access: Access::SignedIn, audited: true,
-        errors: &[(403, "the caller may not give this role"), (404, "there is no enroll with this id"),
-            (409, "nobody would be left who can administer this")];
+        errors: &[&ROLE_NOT_GIVABLE, &NO_SUCH_ENROLL, &LAST_ADMIN];
 
     /// Say which operations a service may call for its callers, with the tokens that it receives from them, and to which
     /// other services it may hand those on. Without this it may ask who calls and what they may, and nothing else.
@@ -395,7 +417,7 @@ ops! {
     DELETE_DELEGATION "deleteDelegation" = DELETE "/user-svc/delegation/{serviceSlug}"
         (Path<ServiceSlug>) -> Json<Empty>,
         access: Access::needs(&DELEGATION_EDIT), audited: true,
-        errors: &[(404, "nothing was opened to a service of this slug")];
+        errors: &[&NO_SUCH_DELEGATION];
 
     /// Whether the caller has a permission; 200 for yes and no alike.
     HAS_PERMISSION "hasPermission" = POST "/user-svc/self/has/{permissionId}"
@@ -406,14 +428,20 @@ ops! {
     CREATE_ORGANIZATION "createOrganization" = POST "/user-svc/organization"
         (Body<CreateOrganizationRequest>) -> Json<CreateOrganizationResponse>,
         access: Access::needs(&ORGANIZATION_CREATE), audited: true, target: &["/id", "/slug"],
-        errors: &[(409, "the id or the slug is taken")];
+        errors: &[
+            &FOREIGN_PREFIX, &QUOTA_REACHED, &ORGANIZATION_TAKEN, &TOO_MANY_ROLES, &ACCOUNT_BUILT_IN,
+            &NO_SUCH_ACCOUNT,
+        ];
 
     /// Create an organization, or change the one with this slug or id as its admin. Answers with a token that has the
     /// caller's present roles.
     SAVE_ORGANIZATION "saveOrganization" = PUT "/user-svc/organization"
         (Body<SaveOrganizationRequest>) -> Json<SaveOrganizationResponse>,
         access: Access::needs(&ORGANIZATION_CREATE), audited: true, target: &["/id", "/slug"],
-        errors: &[(403, "the caller is no admin of the organization"), (409, "the id or the slug is taken")];
+        errors: &[
+            &FOREIGN_PREFIX, &NOT_ORGANIZATION_ADMIN, &QUOTA_REACHED, &ORGANIZATION_TAKEN, &TOO_MANY_ROLES,
+            &ACCOUNT_BUILT_IN, &NO_SUCH_ACCOUNT, &NO_SUCH_ORGANIZATION,
+        ];
 
     /// List all organizations, the newest first. Accounts find their own with `readSelf`.
     LIST_ORGANIZATIONS "listOrganizations" = POST "/user-svc/organizations"
@@ -424,8 +452,7 @@ ops! {
     DELETE_ORGANIZATION "deleteOrganization" = DELETE "/user-svc/organization/{organizationId}"
         (Path<OrganizationId>) -> Json<Empty>,
         access: Access::SignedIn, audited: true,
-        errors: &[(403, "the caller is no admin of the organization"),
-            (404, "there is no organization with this id")];
+        errors: &[&NOT_ORGANIZATION_ADMIN, &NO_SUCH_ORGANIZATION];
 
     /// Let the id of a deleted organization be taken again.
     ///
@@ -433,27 +460,31 @@ ops! {
     RELEASE_ORGANIZATION_ID "releaseOrganizationId" = DELETE "/user-svc/organization-id/{deletedOrganizationId}"
         (Path<DeletedOrganizationId>) -> Json<Empty>,
         access: Access::needs(&SLUG_RELEASE), audited: true,
-        errors: &[(404, "no deleted organization had this id")];
+        errors: &[&NO_SUCH_DELETED_ORGANIZATION];
 
     /// Who is in an organization; for its members and for admins.
     LIST_MEMBERS "listMembers" = GET "/user-svc/organization/{organizationId}/users"
         ((Path<OrganizationId>, Query<PageRequest>)) -> Json<ListMembersResponse>,
         long_answer: true, access: Access::SignedIn,
-        errors: &[(403, "the caller is not in the organization"), (404, "there is no organization with this id")];
+        errors: &[&NOT_IN_ORGANIZATION, &NO_SUCH_ORGANIZATION];
 
     /// Add an account to an organization, as its admin.
     ADD_USER_TO_ORGANIZATION "addUserToOrganization" = POST "/user-svc/organization/{organizationId}/user"
         ((Path<OrganizationId>, Body<AddUserToOrganizationRequest>)) -> Json<Empty>,
         access: Access::needs(&ORGANIZATION_ADD_USER), audited: true, target: &["/userId"],
-        errors: &[(403, "the caller is no admin of the organization"),
-            (404, "there is no such organization or account")];
+        errors: &[
+            &TOO_MANY_ROLES, &NOT_ORGANIZATION_ADMIN, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ORGANIZATION,
+            &NO_SUCH_ACCOUNT,
+        ];
 
     /// Say what an account is in an organization: `user` or `admin`. As an admin of the organization.
     SAVE_MEMBERSHIP "saveMembership" = PUT "/user-svc/organization/{organizationId}/user/{userId}"
         ((Path<OrganizationId>, Path<UserId>, Body<SaveMembershipRequest>)) -> Json<Empty>,
         access: Access::needs(&ORGANIZATION_ADD_USER), audited: true, target: &["/role"],
-        errors: &[(403, "the caller is no admin of the organization"),
-            (404, "there is no such organization or account"), (409, "it is the last admin")];
+        errors: &[
+            &TOO_MANY_ROLES, &NOT_ORGANIZATION_ADMIN, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ORGANIZATION,
+            &NO_SUCH_ACCOUNT, &LAST_ADMIN,
+        ];
 
     /// Remove an account from an organization, as its admin, or leave it. Where its only admin leaves and did not found it,
     /// the member who has been in it longest becomes admin, and without others it goes.
@@ -461,8 +492,7 @@ ops! {
         = DELETE "/user-svc/organization/{organizationId}/user/{userId}"
         ((Path<OrganizationId>, Path<UserId>)) -> Json<Empty>,
         access: Access::needs(&ORGANIZATION_REMOVE_USER), audited: true,
-        errors: &[(403, "the caller is no admin of the organization"),
-            (404, "there is no such organization, or the account is not in it"), (409, "it is the last admin")];
+        errors: &[&NOT_ORGANIZATION_ADMIN, &NO_SUCH_ORGANIZATION, &NO_SUCH_MEMBER, &LAST_ADMIN];
 
     /// Read the audit log: who changed what and who was refused, the newest first.
     LIST_AUDIT "listAudit" = POST "/user-svc/audit"
@@ -475,7 +505,7 @@ ops! {
     CREATE_INVITATION "createInvitation" = POST "/user-svc/invitation"
         (Body<CreateInvitationRequest>) -> Json<CreateInvitationResponse>,
         access: Access::needs(&USER_CREATE), audited: true, target: &["/roleIds/*"],
-        errors: &[(409, "registration is closed, and nobody could redeem it")];
+        errors: &[&ROLE_NOT_GIVABLE, &QUOTA_REACHED, &INVITATIONS_CLOSED];
 
     /// List the invitations to the caller's app, or to all apps for an admin, without their codes.
     LIST_INVITATIONS "listInvitations" = GET "/user-svc/invitations"
@@ -486,7 +516,7 @@ ops! {
     REVOKE_INVITATION "revokeInvitation" = DELETE "/user-svc/invitation/{invitationId}"
         (Path<InvitationId>) -> Json<Empty>,
         access: Access::needs(&USER_CREATE), audited: true,
-        errors: &[(404, "there is no invitation with this id")];
+        errors: &[&NO_SUCH_INVITATION];
 }
 
 /// The published form of `contact` in sign-in is a text; the successor's is an object whose `id` is the address. Both

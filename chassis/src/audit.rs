@@ -18,6 +18,7 @@ use std::{
 
 use openorch_api::{
     Parts, Row, Time,
+    error::access,
     user::{AuditEntry, AuditOutcome},
 };
 use openorch_store::{
@@ -26,7 +27,7 @@ use openorch_store::{
 };
 
 use self::{gathered::Due, target::Target};
-use crate::{Caller, Error, clock::Clock, error::Kind, identity::ACCOUNTS, ids::Ids, metrics::Registry};
+use crate::{Caller, Error, clock::Clock, identity::ACCOUNTS, ids::Ids, metrics::Registry};
 
 /// The entries, to be opened before the store is used.
 pub static ENTRIES: Collection = Collection {
@@ -104,12 +105,14 @@ impl Call {
     pub(crate) fn blame(&self, error: Error) -> Error {
         match *lock(&self.lost) {
             None => error,
-            Some(Lost::Session) => Error::unauthenticated(
+            Some(Lost::Session) => Error::new(
+                &access::LOST_MEANWHILE,
                 "the session of this token ended, or its account lost the role `user-svc:admin`, while the call was in \
                  progress: nothing was changed",
             )
             .because(error),
-            Some(Lost::Right) => Error::forbidden(
+            Some(Lost::Right) => Error::new(
+                &access::RIGHT_LOST_MEANWHILE,
                 "the right to this call was taken from its account while the call was in progress: nothing was changed",
             )
             .because(error),
@@ -221,14 +224,14 @@ impl Audit {
 
     /// Notes that a call came to nothing.
     pub(crate) fn refused(&self, call: &Call, error: &Error) {
-        if matches!(error.kind, Kind::Internal | Kind::Unavailable | Kind::StorageFull) {
+        if error.status().is_server_error() {
             // Nothing could be written, and the log of the daemon has it.
             return;
         }
         let entry = AuditEntry {
             at: Time(self.clock.now()),
             outcome: AuditOutcome::Refused,
-            status: error.kind.status().as_u16(),
+            status: error.code.status,
             ..lock(&call.entry).clone()
         };
         lock(&self.gathered).add(entry, || self.ids.next("aud"));

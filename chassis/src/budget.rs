@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use openorch_api::error::platform;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::Notify, time::Instant};
 
@@ -132,15 +133,21 @@ impl MemoryBudget {
     fn refusal(&self, full: Full) -> Error {
         self.refused.inc();
         match full {
-            Full::Total => Error::unavailable(format!(
-                "requests in progress hold all the memory they may ({TOTAL_VARIABLE}: {} bytes); try again in a moment",
-                self.settings.total
-            )),
-            Full::Address => Error::unavailable(format!(
-                "requests in progress from your network hold all the memory they may ({PER_ADDRESS_VARIABLE}: {} \
-                 bytes); try again when they have ended",
-                self.settings.per_address
-            )),
+            Full::Total => Error::new(
+                &platform::MEMORY_FULL,
+                format!(
+                    "requests in progress hold all the memory they may ({TOTAL_VARIABLE}: {} bytes); try again in a moment",
+                    self.settings.total
+                ),
+            ),
+            Full::Address => Error::new(
+                &platform::MEMORY_SHARE_FULL,
+                format!(
+                    "requests in progress from your network hold all the memory they may ({PER_ADDRESS_VARIABLE}: {} \
+                     bytes); try again when they have ended",
+                    self.settings.per_address
+                ),
+            ),
         }
     }
 }

@@ -1,50 +1,19 @@
-//! What can go wrong, as kinds a caller can act on, each with a sentence that names the thing and the way out.
+//! What can go wrong: a declared code that programs decide by, with a sentence that names the thing and the way out.
 
 use std::{borrow::Cow, error, fmt};
 
+use http::StatusCode;
+use openorch_api::{
+    ErrorCode,
+    error::{platform, request},
+};
 use openorch_store::StoreError;
-
-/// The kind of a failure; it decides the HTTP status (contract decision 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    NotFound,
-    Invalid,
-    Conflict,
-    Unauthenticated,
-    Forbidden,
-    TooLarge,
-    TimedOut,
-    Limited,
-    StorageFull,
-    Unavailable,
-    Internal,
-}
-
-impl Kind {
-    pub fn status(self) -> http::StatusCode {
-        use http::StatusCode as S;
-        match self {
-            Kind::NotFound => S::NOT_FOUND,
-            Kind::Invalid => S::BAD_REQUEST,
-            Kind::Conflict => S::CONFLICT,
-            Kind::Unauthenticated => S::UNAUTHORIZED,
-            Kind::Forbidden => S::FORBIDDEN,
-            Kind::TooLarge => S::PAYLOAD_TOO_LARGE,
-            Kind::TimedOut => S::REQUEST_TIMEOUT,
-            Kind::Limited => S::TOO_MANY_REQUESTS,
-            Kind::StorageFull => S::INSUFFICIENT_STORAGE,
-            Kind::Unavailable => S::SERVICE_UNAVAILABLE,
-            Kind::Internal => S::INTERNAL_SERVER_ERROR,
-        }
-    }
-}
 
 /// A failure on its way to the caller. `message` is shown; `cause` never is: it is logged once, at the boundary.
 pub struct Error {
-    pub kind: Kind,
+    /// What programs tell it by; its status is that of the answer (contract decision 5).
+    pub code: &'static ErrorCode,
     pub message: Cow<'static, str>,
-    /// What programs tell it by, where they need to: stable, unlike the sentence (contract decision 5).
-    pub code: Option<&'static str>,
     pub cause: Option<Box<dyn error::Error + Send + Sync>>,
     /// Seconds after which another try may help, where they are known.
     pub retry_after: Option<i64>,
@@ -52,40 +21,28 @@ pub struct Error {
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-macro_rules! constructors {
-    ($($name:ident $kind:ident),* $(,)?) => {
-        impl Error {
-            $(pub fn $name(message: impl Into<Cow<'static, str>>) -> Error {
-                Error { kind: Kind::$kind, message: message.into(), code: None, cause: None, retry_after: None }
-            })*
-        }
-    };
-}
-
-constructors! {
-    not_found NotFound,
-    invalid Invalid,
-    conflict Conflict,
-    unauthenticated Unauthenticated,
-    forbidden Forbidden,
-    too_large TooLarge,
-    timed_out TimedOut,
-    limited Limited,
-    storage_full StorageFull,
-    unavailable Unavailable,
-}
-
 impl Error {
+    /// A refusal with this code; `message` is the sentence for the person who reads it.
+    pub fn new(code: &'static ErrorCode, message: impl Into<Cow<'static, str>>) -> Error {
+        Error { code, message: message.into(), cause: None, retry_after: None }
+    }
+
+    /// Input that is not valid, where programs need not know more.
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
+        Error::new(&request::INVALID_INPUT, message)
+    }
+
     /// A fault of ours: the caller sees a fixed sentence, to which the router adds the request's id; the log has the
     /// cause under that id.
     pub fn internal(cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
-        Error {
-            kind: Kind::Internal,
-            message: "something went wrong on our side; the log has the reason under the request's id".into(),
-            code: None,
-            cause: Some(cause.into()),
-            retry_after: None,
-        }
+        let message = "something went wrong on our side; the log has the reason under the request's id";
+        Error::new(&platform::INTERNAL, message).because(cause)
+    }
+
+    /// The HTTP status of the answer.
+    pub fn status(&self) -> StatusCode {
+        // Codes have valid ones, as a test of the table shows.
+        StatusCode::from_u16(self.code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     /// Whether the store refused a batch because another writer came first: reading again and trying again may help. Also
@@ -99,12 +56,6 @@ impl Error {
     pub fn is_of_store(&self) -> bool {
         let cause = self.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
         matches!(cause, Some(StoreError::Unavailable(_) | StoreError::Replaced(_) | StoreError::StorageFull(_)))
-    }
-
-    /// Adds the code.
-    pub fn coded(mut self, code: &'static str) -> Error {
-        self.code = Some(code);
-        self
     }
 
     /// Says when to try again, for programs: the sentence says it for people.
@@ -121,7 +72,7 @@ impl Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.kind, self.message)?;
+        write!(f, "{}: {}", self.code.id, self.message)?;
         match &self.cause {
             Some(cause) => write!(f, " (because: {cause})"),
             None => Ok(()),
@@ -139,20 +90,25 @@ impl error::Error for Error {}
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Error {
-        let shown = error.to_string();
-        let shown = match error {
-            StoreError::NotFound(_) => Error::not_found(shown),
-            StoreError::AlreadyExists(_) | StoreError::Conflict(_) => Error::conflict(shown),
-            StoreError::Invalid(_) => Error::invalid(shown),
-            StoreError::TooLarge(_) => Error::too_large(shown),
-            StoreError::TimedOut(_) => Error::timed_out(shown),
-            StoreError::StorageFull(_) => Error::storage_full(
-                "the disk of the daemon is full: nothing was changed, reading goes on; an operator must free space",
-            ),
-            StoreError::Unavailable(_) => Error::unavailable("the store does not answer; try again in a moment"),
-            StoreError::Replaced(_) => Error::unavailable(shown),
+        let code = match error {
+            StoreError::NotFound(_) => &platform::NOT_FOUND,
+            StoreError::AlreadyExists(_) | StoreError::Conflict(_) => &platform::CONFLICT,
+            StoreError::Invalid(_) => &request::INVALID_INPUT,
+            StoreError::TooLarge(_) => &request::DOCUMENT_TOO_LARGE,
+            StoreError::TimedOut(_) => &platform::STORE_TIMED_OUT,
+            StoreError::StorageFull(_) => &platform::STORAGE_FULL,
+            StoreError::Unavailable(_) => &platform::STORE_UNAVAILABLE,
+            StoreError::Replaced(_) => &platform::STORE_REPLACED,
             _ => return Error::internal(error),
         };
-        shown.because(error)
+        let message = match error {
+            StoreError::StorageFull(_) => {
+                "the disk of the daemon is full: nothing was changed, reading goes on; an operator must free space"
+                    .into()
+            }
+            StoreError::Unavailable(_) => "the store does not answer; try again in a moment".into(),
+            _ => error.to_string(),
+        };
+        Error::new(code, message).because(error)
     }
 }

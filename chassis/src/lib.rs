@@ -38,9 +38,11 @@ pub use audit::Audit;
 pub use body::{Body, EncodedBody};
 pub use budget::MemoryBudget;
 pub use client_body::ClientBody;
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Result};
 pub use identity::{Caller, Credential, Identity, Passage};
 pub use log_limit::LogLimit;
+/// What the gateway refuses by, which knows the contract through this crate alone.
+pub use openorch_api::{ErrorCode, error as codes};
 pub use platform::{Module, NodePlace, Platform};
 pub use service::{Cx, Mounted, Service};
 

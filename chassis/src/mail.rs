@@ -19,10 +19,10 @@ pub struct NoMailer;
 
 impl Mailer for NoMailer {
     fn check(&self) -> Result<()> {
-        Err(Error::conflict(
+        Err(Error::new(
+            &openorch_api::user::errors::NO_MAIL_SERVER,
             "this daemon sends no mail: an operator must set OPENORCH_SMTP_HOST and OPENORCH_SMTP_FROM",
-        )
-        .coded("user.no_mail_server"))
+        ))
     }
 
     fn send<'a>(&'a self, _: &'a str, _: &'a str, _: String) -> BoxFuture<'a, Result<()>> {

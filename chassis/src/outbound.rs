@@ -85,8 +85,12 @@ impl Outbound {
         let Ok(Ok(addresses)) = looked_up else {
             return Ok(());
         };
-        let forbidden =
-            |reason: String| Err(Error::invalid(format!("`{url}` cannot be the address of an instance: {reason}")));
+        let forbidden = |reason: String| {
+            Err(Error::new(
+                &openorch_api::registry::URL_NOT_ALLOWED,
+                format!("`{url}` cannot be the address of an instance: {reason}"),
+            ))
+        };
         // One of several being our own is enough: the name leads back here.
         if let Some(own) = addresses.iter().find(|address| self.is_own(**address)) {
             return forbidden(own_refusal(*own));

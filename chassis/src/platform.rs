@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
-use openorch_api::Time;
+use openorch_api::{Time, error::request};
 use openorch_store::{Collection, Store, Table};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -90,7 +90,10 @@ impl Platform {
     /// Nothing is cut silently: a list that is too long is refused with the way out.
     pub fn refuse_long_list(&self, length: usize, of: &str, way_out: &str) -> Result<()> {
         if length > self.max_unpaged_list {
-            return Err(Error::invalid(format!("there are more than {} {of}; {way_out}", self.max_unpaged_list)));
+            return Err(Error::new(
+                &request::LIST_TOO_LONG,
+                format!("there are more than {} {of}; {way_out}", self.max_unpaged_list),
+            ));
         }
         Ok(())
     }

@@ -6,7 +6,10 @@ use std::{io::Read, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use openorch_api::json::{self, Limits, Refused};
+use openorch_api::{
+    error::request,
+    json::{self, Limits, Refused},
+};
 use serde_json::Value;
 use tokio::{
     sync::Semaphore,
@@ -59,13 +62,19 @@ impl Pace {
         let deadline = limits.into_iter().min().unwrap_or(now);
         let pace = *self;
         let refusal = move || {
-            Error::timed_out(if deadline == limits[0] {
-                format!("no byte of the body came for {} s; send it without such a pause", pace.idle.as_secs_f32())
-            } else if deadline == limits[1] {
-                format!("the body was not complete after {} s; send it faster or in parts", pace.timeout.as_secs_f32())
-            } else {
-                format!("the body comes at less than {} bytes a second; send it faster", pace.min_rate)
-            })
+            Error::new(
+                &request::BODY_TOO_SLOW,
+                if deadline == limits[0] {
+                    format!("no byte of the body came for {} s; send it without such a pause", pace.idle.as_secs_f32())
+                } else if deadline == limits[1] {
+                    format!(
+                        "the body was not complete after {} s; send it faster or in parts",
+                        pace.timeout.as_secs_f32()
+                    )
+                } else {
+                    format!("the body comes at less than {} bytes a second; send it faster", pace.min_rate)
+                },
+            )
         };
         (deadline, refusal)
     }
@@ -121,10 +130,11 @@ async fn on_worker<T: Send + 'static>(
 
 fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Value>> {
     json::parse(bytes, limits).map_err(|refused| match refused {
-        Refused::Invalid(reason) => Error::invalid(reason.0),
-        Refused::TooManyValues(most) => Error::too_large(format!(
-            "the body has more than {most} JSON values, the limit of this operation; send it in parts"
-        )),
+        Refused::Invalid(reason) => Error::new(&request::INVALID_BODY, reason.0),
+        Refused::TooManyValues(most) => Error::new(
+            &request::TOO_MANY_VALUES,
+            format!("the body has more than {most} JSON values, the limit of this operation; send it in parts"),
+        ),
     })
 }
 
@@ -136,7 +146,9 @@ async fn collect(mut body: ClientBody, limits: &BodyLimits, reservation: &mut Re
         let frame = match timeout_at(deadline, body.frame()).await {
             Err(_) => return Err(refusal()),
             Ok(None) => return Ok(whole.freeze()),
-            Ok(Some(Err(error))) => return Err(Error::invalid("the body ended too early").because(error)),
+            Ok(Some(Err(error))) => {
+                return Err(Error::new(&request::INVALID_BODY, "the body ended too early").because(error));
+            }
             Ok(Some(Ok(frame))) => frame,
         };
         let Ok(data): Result<Bytes, _> = frame.into_data() else { continue };
@@ -154,7 +166,7 @@ async fn collect(mut body: ClientBody, limits: &BodyLimits, reservation: &mut Re
 }
 
 fn too_large(limit: usize) -> Error {
-    Error::too_large(format!("the body is larger than {limit} bytes, the limit of this operation"))
+    Error::new(&request::BODY_TOO_LARGE, format!("the body is larger than {limit} bytes, the limit of this operation"))
 }
 
 async fn decompress(
@@ -171,12 +183,15 @@ async fn decompress(
     reservation.grow(most + 1).await?;
     let bytes = on_worker(workers, move || coding.decompress(&sent, most)).await?;
     if bytes.len() > most {
-        return Err(Error::too_large(if most == by_ratio {
-            let ratio = limits.decompression_ratio;
-            format!("the body decompresses to more than {ratio} times its size; send it uncompressed or in parts")
-        } else {
-            format!("the body decompresses to more than {most} bytes, the limit of this operation")
-        }));
+        return Err(Error::new(
+            &request::BODY_TOO_LARGE,
+            if most == by_ratio {
+                let ratio = limits.decompression_ratio;
+                format!("the body decompresses to more than {ratio} times its size; send it uncompressed or in parts")
+            } else {
+                format!("the body decompresses to more than {most} bytes, the limit of this operation")
+            },
+        ));
     }
     // What was sent is dropped.
     reservation.shrink_to(reservation.bytes() - sent_bytes - (most + 1 - bytes.len()));
@@ -194,7 +209,8 @@ impl Coding {
     fn of(headers: &HeaderMap) -> Result<Coding> {
         let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
         let Some(value) = codings.next() else { return Ok(Coding::Identity) };
-        let refused = || Error::invalid("Content-Encoding may be gzip, br or identity, and only one of them");
+        let refused =
+            || Error::new(&request::INVALID_BODY, "Content-Encoding may be gzip, br or identity, and only one of them");
         if codings.next().is_some() {
             return Err(refused());
         }
@@ -224,7 +240,9 @@ fn read_at_most(mut reader: impl Read, most: usize, coding: &str) -> Result<Vec<
         let step = bytes.len().max(FIRST_STEP).min(most + 1 - bytes.len());
         bytes.reserve_exact(step);
         let read = (&mut reader).take(step as u64).read_to_end(&mut bytes);
-        let read = read.map_err(|error| Error::invalid(format!("the body is not valid {coding}")).because(error))?;
+        let read = read.map_err(|error| {
+            Error::new(&request::INVALID_BODY, format!("the body is not valid {coding}")).because(error)
+        })?;
         if read < step {
             break;
         }

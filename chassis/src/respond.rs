@@ -1,7 +1,10 @@
-//! Answers of built-in operations: the CORS headers on each, errors as `{"error": "sentence"}`.
+//! Answers of built-in operations: the CORS headers on each, errors as `{"error": "sentence", "code": "…"}`.
 
 use http::{HeaderValue, Response, StatusCode, header};
-use openorch_api::output::{Encoded, JSON};
+use openorch_api::{
+    ErrorCode,
+    output::{Encoded, JSON},
+};
 
 use crate::{Body, Error};
 
@@ -40,32 +43,24 @@ pub fn success(status: StatusCode, encoded: Option<Encoded>) -> Response<Body> {
     response
 }
 
-/// `{"error": "sentence"}` with one space after the colon, as published clients know it; with a code where there is one.
-pub fn error_body(sentence: &str, code: Option<&str>) -> String {
-    // A string always has a JSON form.
-    let code = code.map(|code| format!(", \"code\": {}", serde_json::Value::from(code))).unwrap_or_default();
-    format!("{{\"error\": {}{code}}}", serde_json::Value::from(sentence))
-}
-
-pub fn refusal(status: StatusCode, sentence: &str) -> Response<Body> {
-    coded_refusal(status, sentence, None)
-}
-
-fn coded_refusal(status: StatusCode, sentence: &str, code: Option<&str>) -> Response<Body> {
-    let mut response = Response::new(Body::from(error_body(sentence, code)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
-    response
+/// `{"error": "sentence", "code": "…"}` with one space after the colons, as published clients know it.
+pub fn error_body(code: &ErrorCode, sentence: &str) -> String {
+    // A string always has a JSON form; codes need no escapes.
+    format!("{{\"error\": {}, \"code\": \"{}\"}}", serde_json::Value::from(sentence), code.id)
 }
 
 pub fn failure(error: &Error) -> Response<Body> {
-    let mut response = coded_refusal(error.kind.status(), &error.message, error.code);
-    if error.kind == crate::Kind::Unauthenticated {
+    let mut response = Response::new(Body::from(error_body(error.code, &error.message)));
+    *response.status_mut() = error.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
+    match error.status() {
         // RFC 9110, 11.6.1: a 401 names the scheme.
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    if matches!(error.kind, crate::Kind::Unavailable | crate::Kind::Limited) {
-        response.headers_mut().insert(header::RETRY_AFTER, error.retry_after.unwrap_or(1).into());
+        StatusCode::UNAUTHORIZED => _ = headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            headers.insert(header::RETRY_AFTER, error.retry_after.unwrap_or(1).into());
+        }
+        _ => {}
     }
     response
 }

@@ -10,13 +10,13 @@ use std::{
 };
 
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use openorch_api::{Access, EXTENDED_HEADER, Effect, Guard, Parts, Row};
+use openorch_api::{Access, EXTENDED_HEADER, Effect, ErrorCode, Guard, Parts, Row, error as codes};
 use percent_encoding::percent_decode_str;
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
 use crate::{
-    Audit, Body, BoxFuture, Builtin, CallNotes, Caller, ClientBody, Credential, Error, Identity, Kind, LogLimit, Peer,
+    Audit, Body, BoxFuture, Builtin, CallNotes, Caller, ClientBody, Credential, Error, Identity, LogLimit, Peer,
     Result,
     audit::{self, Call},
     budget::{self, MemoryBudget, Reservation},
@@ -205,7 +205,7 @@ impl Inner {
         let outcome = match (&mut task.handle).await {
             Ok(outcome) => outcome,
             Err(ended) if ended.is_panic() => Err(Error::internal(panic_text(ended.into_panic()))),
-            Err(_) => Err(Error::unavailable("the daemon is stopping; try again in a moment")),
+            Err(_) => Err(Error::new(&codes::platform::STOPPING, "the daemon is stopping; try again in a moment")),
         };
         let response = match outcome {
             Ok(response) => response,
@@ -214,7 +214,7 @@ impl Inner {
                     error = call.blame(error);
                     self.audit.refused(call, &error);
                 }
-                if error.kind == Kind::Internal {
+                if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
                     match operation.faults.allow() {
                         Some(0) => span.in_scope(|| error!("{error:?}")),
                         Some(more) => span.in_scope(|| error!("{error:?}; {more} more since the last such line")),
@@ -242,9 +242,8 @@ impl Inner {
 
     /// The operation of a path, its parameters decoded once (contract decision 4).
     fn find(&self, method: &Method, path: &str) -> Result<Found, Box<Response<Body>>> {
-        let no_such = || Box::new(respond::refusal(StatusCode::NOT_FOUND, "no such operation; /docs lists them"));
-        let segments =
-            decode_segments(path).map_err(|sentence| Box::new(respond::refusal(StatusCode::BAD_REQUEST, sentence)))?;
+        let no_such = || refusal(&codes::request::NO_SUCH_OPERATION, "no such operation; /docs lists them");
+        let segments = decode_segments(path).map_err(|sentence| refusal(&codes::request::INVALID_URL, sentence))?;
         let candidates = self.routes.get(&segments.len()).ok_or_else(no_such)?;
         let route = candidates.iter().find(|route| matches(&route.segments, &segments)).ok_or_else(no_such)?;
         // HEAD is GET without the body, which the HTTP library leaves out (RFC 9110, 9.3.2).
@@ -317,7 +316,8 @@ impl Inner {
         if row.effect() == Effect::Read && began.elapsed() > RECHECK_AFTER {
             let (_, now) = self.admit(row, token, None).await?;
             if (verdict, now) == (Verdict::Allowed, Verdict::IfOwner) {
-                return Err(Error::forbidden(
+                return Err(Error::new(
+                    &codes::access::RIGHT_LOST_MEANWHILE,
                     "the right to this call was taken from its account while it was in progress",
                 ));
             }
@@ -364,7 +364,10 @@ impl Inner {
             return Ok((None, Verdict::Allowed));
         }
         let token = token.ok_or_else(|| {
-            Error::unauthenticated("Unauthorized: send the token of a sign-in as `Authorization: Bearer …`")
+            Error::new(
+                &codes::access::NO_TOKEN,
+                "Unauthorized: send the token of a sign-in as `Authorization: Bearer …`",
+            )
         })?;
         let caller = self.identity.authenticate(token).await?;
         audit::tell_caller(&caller, self.identity.standing(&caller));
@@ -382,10 +385,13 @@ impl Inner {
                 true => "its answer is for the caller alone",
                 false => "an admin can open it to the service with PUT /user-svc/delegation",
             };
-            return Err(Error::forbidden(format!(
-                "`{}` cannot be called with a token that was made for the service `{audience}`; {way_out}",
-                row.id
-            )));
+            return Err(Error::new(
+                &codes::access::NOT_DELEGATED,
+                format!(
+                    "`{}` cannot be called with a token that was made for the service `{audience}`; {way_out}",
+                    row.id
+                ),
+            ));
         }
         if first.is_some() {
             self.count_write(row, &caller)?;
@@ -416,7 +422,7 @@ impl Inner {
         };
         self.writes.take(writer.as_str(), self.audit.now().as_microsecond()).map_err(|wait| {
             let (Rate { per_second, burst }, seconds) = (self.writes.rate(), wait.as_secs() as i64 + 1);
-            Error::limited(format!(
+            Error::new(&codes::access::TOO_MANY_WRITES, format!(
                 "the account `{}` makes more than {per_second} calls a second that write, after {burst} at once; try again \
                  in {seconds} s (an operator can raise OPENORCH_API_MAX_WRITES_PER_ACCOUNT)",
                 caller.slug
@@ -443,10 +449,13 @@ impl Inner {
         if guard.owner {
             return Ok(Verdict::IfOwner);
         }
-        Err(Error::forbidden(format!(
-            "the account `{}` lacks the permission `{}`; an admin can give it",
-            caller.slug, guard.permission.id
-        )))
+        Err(Error::new(
+            &codes::access::PERMISSION_MISSING,
+            format!(
+                "the account `{}` lacks the permission `{}`; an admin can give it",
+                caller.slug, guard.permission.id
+            ),
+        ))
     }
 }
 
@@ -485,6 +494,10 @@ fn matches(pattern: &[Segment], segments: &[String]) -> bool {
     })
 }
 
+fn refusal(code: &'static ErrorCode, sentence: &'static str) -> Box<Response<Body>> {
+    Box::new(respond::failure(&Error::new(code, sentence)))
+}
+
 fn method_not_allowed(route: &Route) -> Response<Body> {
     let mut allowed: Vec<&str> = route.operations.iter().map(|operation| operation.row.method.as_str()).collect();
     if allowed.contains(&"GET") {
@@ -492,10 +505,8 @@ fn method_not_allowed(route: &Route) -> Response<Body> {
     }
     allowed.push("OPTIONS");
     let allowed = allowed.join(", ");
-    let mut response = respond::refusal(
-        StatusCode::METHOD_NOT_ALLOWED,
-        &format!("this path answers {allowed}; see /docs for what each does"),
-    );
+    let sentence = format!("this path answers {allowed}; see /docs for what each does");
+    let mut response = respond::failure(&Error::new(&codes::request::METHOD_NOT_ALLOWED, sentence));
     if let Ok(value) = HeaderValue::from_str(&allowed) {
         response.headers_mut().insert(header::ALLOW, value);
     }
@@ -537,13 +548,18 @@ fn has_bad_escape(bytes: &[u8]) -> bool {
 /// `a=1&b=2` with `+` for a space, as forms send it.
 fn query(text: &str) -> Result<Vec<(String, String)>> {
     if text.split('&').count() > MAX_QUERY_PAIRS {
-        return Err(Error::invalid(format!("the query has more than {MAX_QUERY_PAIRS} parameters")));
+        return Err(Error::new(
+            &codes::request::INVALID_URL,
+            format!("the query has more than {MAX_QUERY_PAIRS} parameters"),
+        ));
     }
     text.split('&')
         .filter(|pair| !pair.is_empty())
         .map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let read = |part: &str| decode(&part.replace('+', " ")).map_err(Error::invalid);
+            let read = |part: &str| {
+                decode(&part.replace('+', " ")).map_err(|sentence| Error::new(&codes::request::INVALID_URL, sentence))
+            };
             Ok((read(key)?, read(value)?))
         })
         .collect()

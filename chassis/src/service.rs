@@ -10,6 +10,7 @@ use std::{
 use http::{Response, StatusCode};
 use openorch_api::{
     Input, Json, Op, Output, Parts, Row,
+    error::{access, platform},
     output::{Encoded, Items, LongList},
 };
 use tokio::runtime::Handle;
@@ -50,7 +51,7 @@ pub struct RequestContext {
 impl<S> Cx<S> {
     /// The caller of an operation that is not public.
     pub fn caller(&self) -> Result<&Caller> {
-        self.request.caller.as_ref().ok_or_else(|| Error::unauthenticated("Unauthorized"))
+        self.request.caller.as_ref().ok_or_else(|| Error::new(&access::NO_TOKEN, "Unauthorized"))
     }
 }
 
@@ -218,7 +219,7 @@ impl<S: Send + Sync + 'static> Service<S> {
                 if verdict == Verdict::IfOwner {
                     let owner_id = owner(&cx, &input)?;
                     if *cx.caller()?.user_id != *owner_id {
-                        return Err(Error::forbidden("only the owner and admins may do this"));
+                        return Err(Error::new(&access::NOT_OWNER, "only the owner and admins may do this"));
                     }
                 }
                 let output = handler(cx, input).await?;
@@ -368,10 +369,10 @@ pub async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -
                 span = (span * 2).min(LONGEST_PAUSE);
             }
             Err(error) if error.is_lost_race() => {
-                return Err(Error::unavailable(format!(
-                    "others changed the same thing for {} s; try again in a moment",
-                    RETRY_LIMIT.as_secs()
-                )));
+                return Err(Error::new(
+                    &platform::CONTENDED,
+                    format!("others changed the same thing for {} s; try again in a moment", RETRY_LIMIT.as_secs()),
+                ));
             }
             outcome => return outcome,
         }
@@ -406,10 +407,10 @@ mod retry_tests {
         assert!(won.await.is_ok());
         let started = Instant::now();
         let error = retry(|| async { Err::<(), _>(lost()) }).await.unwrap_err();
-        assert_eq!(error.kind, crate::Kind::Unavailable);
+        assert_eq!(error.code, &platform::CONTENDED);
         assert!((RETRY_LIMIT..RETRY_LIMIT + LONGEST_PAUSE).contains(&started.elapsed()));
-        let other = retry(|| async { Err::<(), _>(Error::conflict("taken")) }).await.unwrap_err();
-        assert_eq!(other.kind, crate::Kind::Conflict, "what was decided is not decided again");
+        let other = retry(|| async { Err::<(), _>(Error::new(&platform::CONFLICT, "taken")) }).await.unwrap_err();
+        assert_eq!(other.code, &platform::CONFLICT, "what was decided is not decided again");
     }
 }
 

@@ -4,7 +4,11 @@
 
 use openorch_sdk::{
     Client, ClientFactory, Error, Response, SdkSettings,
-    api::{Access, Effect, Parts, Row, op},
+    api::{
+        Access, Effect, Parts, Row,
+        error::{access, request},
+        op,
+    },
 };
 
 use crate::{
@@ -167,12 +171,12 @@ impl Context {
                 "is the daemon running there? `oo doctor` says more; `oo env select` chooses another one".to_owned()
             }
             // Services behind the gateway and `isAuthorized` say 401 too, and mean something else.
-            Error::Refused { status: 401, message, .. } if message.contains("sign in") => match caller {
+            refusal if refusal.is(&access::SESSION_ENDED) || refusal.is(&access::INVALID_TOKEN) => match caller {
                 Some(Source::Variable) => "the token is that of OPENORCH_TOKEN; set another one".to_owned(),
                 Some(Source::Stored(slug)) => format!("sign in again with `{} {slug}`", self.command("login")),
                 None => return error.into(),
             },
-            Error::Refused { status: 404, message, .. } if message.starts_with("no such operation") => {
+            refusal if refusal.is(&request::NO_SUCH_OPERATION) => {
                 "this daemon does not have it; `oo doctor` compares the versions".to_owned()
             }
             _ => return error.into(),

@@ -282,7 +282,8 @@ pub fn refusal(operation: String, answer: Response) -> Error {
         (None, _) => format!("{operation}: {status}: {shown}"),
     };
     // Raw calls are sent once: when another would help is for the person to see.
-    Error::Refused { operation: operation.into(), status: status.as_u16(), message, retry_after: None, request_id }
+    let (status, code) = (status.as_u16(), answer.code());
+    Error::Refused { operation: operation.into(), status, code, message, retry_after: None, request_id }
 }
 
 #[cfg(test)]

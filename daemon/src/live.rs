@@ -57,7 +57,9 @@ impl Backups {
     /// Makes one, and gives it away.
     pub async fn make(self: Arc<Backups>) -> Result<Download> {
         let turn = self.one.clone().try_lock_owned();
-        let turn = turn.map_err(|_| Error::conflict("another backup is being made; wait for it"))?;
+        let turn = turn.map_err(|_| {
+            Error::new(&openorch_api::platform::BACKUP_RUNNING, "another backup is being made; wait for it")
+        })?;
         let folder = if self.folder.is_dir() { self.folder.clone() } else { env::temp_dir() };
         let path = folder.join(format!("{PREFIX}{}", self.ids.random("bak")));
         self.store.back_up(&path, &self.notes()).await?;

@@ -7,6 +7,7 @@ use lettre::{
     message::{Mailbox, header::ContentType},
     transport::smtp::authentication::Credentials,
 };
+use openorch_api::user::errors;
 use openorch_chassis::{BoxFuture, Error, Result, mail::Mailer};
 
 use crate::{
@@ -60,24 +61,31 @@ impl SmtpMailer {
 impl Mailer for SmtpMailer {
     fn send<'a>(&'a self, to: &'a str, subject: &'a str, text: String) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let to: Address = to.parse().map_err(|_| Error::invalid("this is no e-mail address"))?;
+            let to: Address =
+                to.parse().map_err(|_| Error::new(&errors::MAIL_NOT_POSSIBLE, "this is no e-mail address"))?;
             let message = Message::builder()
                 .from(self.from.clone())
                 .to(Mailbox::new(None, to))
                 .subject(subject)
                 .header(ContentType::TEXT_PLAIN)
                 .body(text)
-                .map_err(|error| Error::invalid("mail cannot be sent to this e-mail address").because(error))?;
+                .map_err(|error| {
+                    Error::new(&errors::MAIL_NOT_POSSIBLE, "mail cannot be sent to this e-mail address").because(error)
+                })?;
             match self.transport.send(message).await {
                 Ok(_) => Ok(()),
                 // Letters in it that the server has no way to take (RFC 6531).
                 Err(error) if error.is_client() => {
-                    Err(Error::invalid("the mail server cannot send to this e-mail address").because(error))
+                    Err(Error::new(&errors::MAIL_NOT_POSSIBLE, "the mail server cannot send to this e-mail address")
+                        .because(error))
                 }
                 Err(error) => {
                     tracing::warn!("mail could not be sent: {error}");
-                    Err(Error::unavailable("the mail server does not take the message; try again in a minute")
-                        .after(60))
+                    Err(Error::new(
+                        &errors::MAIL_NOT_TAKEN,
+                        "the mail server does not take the message; try again in a minute",
+                    )
+                    .after(60))
                 }
             }
         })

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use openorch_chassis::forwarded::network;
+use openorch_chassis::{codes::gateway as codes, forwarded::network};
 
 use crate::{Metrics, Settings, refusal::Refusal};
 
@@ -131,20 +131,26 @@ pub fn admit(
     let mut refusal = None;
     for (usage, share) in shares.iter().flatten() {
         if !enter(&usage.requests, *share) {
-            refusal = Some(Refusal::limited(format!(
-                "{share} requests from your network are in progress, as many as there may be \
-                 (OPENORCH_HTTP_MAX_REQUESTS_PER_ADDRESS, or three quarters of OPENORCH_HTTP_MAX_REQUESTS for a trusted proxy); try \
-                 again when some have ended"
-            )));
+            refusal = Some(Refusal::new(
+                &codes::ADDRESS_BUSY,
+                format!(
+                    "{share} requests from your network are in progress, as many as there may be \
+                     (OPENORCH_HTTP_MAX_REQUESTS_PER_ADDRESS, or three quarters of OPENORCH_HTTP_MAX_REQUESTS for a trusted proxy); try \
+                     again when some have ended"
+                ),
+            ));
             break;
         }
         entered.push(*usage);
     }
     if refusal.is_none() && !enter(metrics.in_flight.inner(), most) {
-        refusal = Some(Refusal::unavailable(format!(
-            "{most} requests are in progress, as many as there may be {} (OPENORCH_HTTP_MAX_REQUESTS); try again in a moment",
-            if is_builtin { "in all" } else { "for services" }
-        )));
+        refusal = Some(Refusal::new(
+            &codes::BUSY,
+            format!(
+                "{most} requests are in progress, as many as there may be {} (OPENORCH_HTTP_MAX_REQUESTS); try again in a moment",
+                if is_builtin { "in all" } else { "for services" }
+            ),
+        ));
     }
     let is_refused = refusal.is_some();
     let mut is_flood = false;
@@ -253,7 +259,7 @@ mod tests {
         let first = admit();
         assert!(first.refusal.is_none());
         let refused = admit();
-        assert_eq!(refused.refusal.as_ref().map(|refusal| refusal.status.as_u16()), Some(429));
+        assert_eq!(refused.refusal.as_ref().map(|refusal| refusal.status().as_u16()), Some(429));
         assert!(!refused.is_flood);
         assert_eq!(metrics.in_flight.get(), 1, "what is refused to one address is not taken from others");
         assert!(admit().is_flood, "one refusal is untaken already");

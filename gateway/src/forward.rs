@@ -15,7 +15,12 @@ use hyper::{
     ext::on_informational,
     upgrade::{self, OnUpgrade},
 };
-use openorch_chassis::{ClientBody, Credential, Passage, forwarded::RequestId, outbound::DialError};
+use openorch_chassis::{
+    ClientBody, Credential, Passage,
+    codes::{access, gateway as codes},
+    forwarded::RequestId,
+    outbound::DialError,
+};
 
 use crate::{
     Gateway, balance,
@@ -55,21 +60,22 @@ pub async fn forward(
     let found = gateway.table.find(slug);
     record.set_service(found.as_ref().map(|service| &service.presence));
     let Some(service) = found else {
-        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("no service `{}` is registered here", shown(slug))));
+        return Err(Refusal::new(&codes::NO_SUCH_SERVICE, format!("no service `{}` is registered here", shown(slug))));
     };
     let most = gateway.settings.forward.max_hops;
     if headers::passages(request.headers()) >= most {
         return Err(Refusal::new(
-            StatusCode::LOOP_DETECTED,
+            &codes::LOOP,
             format!(
                 "this request for `{slug}` has passed this gateway {most} times already: an instance of `{slug}` leads back here"
             ),
         ));
     }
     let Some(instance) = balance::pick(&service, &[]).cloned() else {
-        return Err(Refusal::unavailable(format!(
-            "service `{slug}` has no instance that is ready; it is tried again as soon as one is healthy"
-        )));
+        return Err(Refusal::new(
+            &codes::NO_INSTANCE_READY,
+            format!("service `{slug}` has no instance that is ready; it is tried again as soon as one is healthy"),
+        ));
     };
     if *request.method() == Method::TRACE {
         // RFC 9110, 9.3.8: it is answered with what was received, and anybody on the way may read that.
@@ -152,7 +158,8 @@ fn refuse_odd(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     match values.any(|value| gateway.identity.claims_to_be_ours(value.as_bytes())) {
         false => Ok(()),
-        true => Err(Refusal::bad_request(
+        true => Err(Refusal::new(
+            &access::MALFORMED_TOKEN,
             "this request has more than one `Authorization`, or one that is no text; send one token",
         )),
     }
@@ -298,7 +305,8 @@ impl Trip<'_> {
                 }
                 Err(error) if error.is_local() => {
                     self.record.cause = Some(error.to_string());
-                    return Err(Refusal::unavailable(
+                    return Err(Refusal::new(
+                        &codes::NO_CONNECTION_LEFT,
                         "the daemon has no connection left to reach instances with; try again in a moment",
                     ));
                 }
@@ -315,10 +323,13 @@ impl Trip<'_> {
                 Some(next) if !enough => *instance = next.clone(),
                 _ => {
                     self.record.cause = Some(error);
-                    return Err(Refusal::bad_gateway(format!(
-                        "no connection to an instance of `{}` could be opened; see that it runs and listens at the address it registered",
-                        self.slug
-                    )));
+                    return Err(Refusal::new(
+                        &codes::CANNOT_CONNECT,
+                        format!(
+                            "no connection to an instance of `{}` could be opened; see that it runs and listens at the address it registered",
+                            self.slug
+                        ),
+                    ));
                 }
             }
         }
@@ -340,7 +351,7 @@ impl Trip<'_> {
                 ("", Some(target)) => Ok(target.clone()),
                 _ => PathAndQuery::from_maybe_shared(Bytes::from(format!("{base}{target}"))),
             };
-            let whole = whole.map_err(|_| Refusal::bad_request("this path cannot be sent on"))?;
+            let whole = whole.map_err(|_| Refusal::invalid("this path cannot be sent on"))?;
             *request.uri_mut() = Uri::from(whole);
         }
         request.headers_mut().insert(header::HOST, instance.host.clone());
@@ -369,14 +380,20 @@ impl Trip<'_> {
         }
         let error = failed.into_error();
         if error.source().is_some_and(|cause| matches!(cause.downcast_ref(), Some(UploadError::Client(_)))) {
-            return Refusal::bad_request("the body of this request ended too early or is not framed as HTTP asks");
+            return Refusal::invalid("the body of this request ended too early or is not framed as HTTP asks");
         }
         self.record.cause = Some(error.to_string());
         let slug = self.slug;
-        Refusal::bad_gateway(match error.is_parse() {
-            true => format!("an instance of `{slug}` answered with something that is not HTTP"),
-            false => format!("an instance of `{slug}` closed the connection without an answer"),
-        })
+        match error.is_parse() {
+            true => {
+                let sentence = format!("an instance of `{slug}` answered with something that is not HTTP");
+                Refusal::new(&codes::BAD_ANSWER, sentence)
+            }
+            false => {
+                let sentence = format!("an instance of `{slug}` closed the connection without an answer");
+                Refusal::new(&codes::NO_ANSWER, sentence)
+            }
+        }
     }
 }
 
@@ -389,7 +406,7 @@ async fn answer(
     slug: &str,
 ) -> Result<Answer, Refusal> {
     *response.version_mut() = Version::HTTP_11;
-    let bad = |what: &str| Err(Refusal::bad_gateway(format!("an instance of `{slug}` {what}")));
+    let bad = |what: &str| Err(Refusal::new(&codes::BAD_ANSWER, format!("an instance of `{slug}` {what}")));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client_side) = client_side else {
             return bad("switched protocols without being asked");

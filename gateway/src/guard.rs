@@ -1,8 +1,11 @@
 //! While the default password or key stands, only a program on this machine may speak to the daemon (contract
 //! decision 13): a page from elsewhere, or one that made its own name point here, is refused.
 
-use http::{HeaderMap, StatusCode};
-use openorch_chassis::local::{Foreign, foreign};
+use http::HeaderMap;
+use openorch_chassis::{
+    codes::gateway as codes,
+    local::{Foreign, foreign},
+};
 
 use crate::refusal::Refusal;
 
@@ -15,5 +18,5 @@ pub fn refuse_strangers(headers: &HeaderMap, host: Option<&[u8]>, builtin: bool,
         Some(Foreign::Forwarded) if builtin => "this request was forwarded by another proxy",
         Some(Foreign::Forwarded) => return Ok(()),
     };
-    Err(Refusal::new(StatusCode::FORBIDDEN, format!("{what}: {way_out}")))
+    Err(Refusal::new(&codes::STRANGER, format!("{what}: {way_out}")))
 }

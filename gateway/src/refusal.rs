@@ -1,45 +1,26 @@
-//! What the gateway says when it does not hand a request on: a status and a sentence, as JSON.
+//! What the gateway says when it does not hand a request on: a code and a sentence, as JSON.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use openorch_chassis::{Error, Kind};
+use openorch_chassis::{Error, ErrorCode, codes::gateway as codes, respond::error_body};
 
 #[derive(Debug)]
 pub struct Refusal {
-    pub status: StatusCode,
-    sentence: Cow<'static, str>,
-    retry_after: Option<HeaderValue>,
+    error: Error,
     /// Whether the connection ends with this answer.
     closes: bool,
 }
 
 impl Refusal {
-    pub fn new(status: StatusCode, sentence: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { status, sentence: sentence.into(), retry_after: None, closes: false }
+    pub fn new(code: &'static ErrorCode, sentence: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal { error: Error::new(code, sentence), closes: false }
     }
 
-    pub fn bad_request(sentence: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal::new(StatusCode::BAD_REQUEST, sentence)
-    }
-
-    pub fn bad_gateway(sentence: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal::new(StatusCode::BAD_GATEWAY, sentence)
-    }
-
-    pub fn unavailable(sentence: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal {
-            retry_after: Some(HeaderValue::from_static("1")),
-            ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
-        }
-    }
-
-    pub fn limited(sentence: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal {
-            retry_after: Some(HeaderValue::from_static("1")),
-            ..Refusal::new(StatusCode::TOO_MANY_REQUESTS, sentence)
-        }
+    /// For what is not HTTP as it should be.
+    pub fn invalid(sentence: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal::new(&codes::INVALID_REQUEST, sentence)
     }
 
     /// The same, and then the connection is closed.
@@ -47,14 +28,18 @@ impl Refusal {
         Refusal { closes: true, ..self }
     }
 
+    pub fn status(&self) -> StatusCode {
+        self.error.status()
+    }
+
     pub fn sentence(&self) -> &str {
-        &self.sentence
+        &self.error.message
     }
 
     pub fn into_response(self) -> Response<Bytes> {
-        let sentence = serde_json::Value::from(self.sentence);
-        let mut response = Response::new(Bytes::from(format!("{{\"error\": {sentence}}}")));
-        *response.status_mut() = self.status;
+        let status = self.status();
+        let mut response = Response::new(Bytes::from(error_body(self.error.code, &self.error.message)));
+        *response.status_mut() = status;
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, json);
@@ -64,8 +49,8 @@ impl Refusal {
         if self.closes {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, seconds);
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            headers.insert(header::RETRY_AFTER, self.error.retry_after.unwrap_or(1).into());
         }
         response
     }
@@ -73,13 +58,10 @@ impl Refusal {
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
-        if error.kind == Kind::Internal {
+        if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(cause = ?error.cause, "the caller's token could not be judged");
         }
-        Refusal {
-            retry_after: (error.kind == Kind::Unavailable).then_some(HeaderValue::from_static("1")),
-            ..Refusal::new(error.kind.status(), error.message)
-        }
+        Refusal { error, closes: false }
     }
 }
 

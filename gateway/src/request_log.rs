@@ -40,7 +40,7 @@ impl Default for RequestLog {
 impl RequestLog {
     /// Writes a line about a request that was answered 502 or 503.
     pub fn refused(&self, record: &Record, refusal: &Refusal, id: &RequestId) {
-        if ![StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE].contains(&refusal.status) {
+        if ![StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE].contains(&refusal.status()) {
             return;
         }
         let service = record.service();
@@ -50,7 +50,7 @@ impl RequestLog {
         let instance = record.instance.as_deref();
         let more = if more > 0 { format!("; {more} more since the last such line") } else { String::new() };
         warn!(
-            status = refusal.status.as_u16(),
+            status = refusal.status().as_u16(),
             service = service.map(|service| &*service.slug),
             instance.id = instance.map(|instance| &*instance.id),
             instance.address = instance.map(|instance| instance.url.authority()),

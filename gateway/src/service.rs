@@ -3,12 +3,13 @@
 use std::{convert::Infallible, sync::Arc, sync::atomic::Ordering::Acquire};
 
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Version, header,
+    HeaderValue, Method, Request, Response, Version, header,
     uri::{Authority, PathAndQuery},
 };
 use hyper::body::Incoming;
 use openorch_chassis::{
     CallNotes, ClientBody,
+    codes::gateway as codes,
     forwarded::{RequestId, X_REQUEST_ID},
     local::{FromThisMachine, foreign},
 };
@@ -45,7 +46,7 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     let response = match answered {
         Ok(response) => response,
         Err(refusal) => {
-            connection.gateway.metrics.requests.refused(refusal.status);
+            connection.gateway.metrics.requests.refused(refusal.status());
             connection.gateway.log.refused(&record, &refusal, &id);
             let mut response = refusal.into_response().map(Kind::Text);
             response.headers_mut().insert(X_REQUEST_ID, id.0);
@@ -72,15 +73,18 @@ async fn answer(
     let segment = match target {
         Target::Segment(segment) => segment,
         Target::Nameless => {
-            return Err(Refusal::new(StatusCode::NOT_FOUND, "this path names no service; write it like `/<slug>/…`"));
+            return Err(Refusal::new(
+                &codes::NO_SERVICE_NAMED,
+                "this path names no service; write it like `/<slug>/…`",
+            ));
         }
         Target::NotText => {
-            return Err(Refusal::bad_request("the first segment of this path is not UTF-8 when decoded"));
+            return Err(Refusal::invalid("the first segment of this path is not UTF-8 when decoded"));
         }
     };
     if request.headers().contains_key("service-worker") && !path.trim_start_matches('/').contains('/') {
         return Err(Refusal::new(
-            StatusCode::FORBIDDEN,
+            &codes::SERVICE_WORKER,
             "a service worker whose script has no `/` after the slug would answer for all services of this origin; \
              serve the script below the slug, as in `/<slug>/worker.js`",
         ));
@@ -114,27 +118,27 @@ fn check_head(connection: &Connection, request: &Request<ClientBody>) -> Result<
     let uri = request.uri();
     if *request.method() == Method::CONNECT {
         return Err(Refusal::new(
-            StatusCode::METHOD_NOT_ALLOWED,
+            &codes::CONNECT_NOT_ALLOWED,
             "CONNECT is not spoken here; name a service by its path",
         ));
     }
     if uri.path_and_query().is_some_and(|path| path.as_str().len() > *settings.http.max_uri_bytes) {
         return Err(Refusal::new(
-            StatusCode::URI_TOO_LONG,
+            &codes::TARGET_TOO_LONG,
             format!("this request's target is longer than {} bytes", *settings.http.max_uri_bytes),
         ));
     }
     let headers = request.headers();
     if headers.len() > settings.http.max_headers {
         return Err(Refusal::new(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            &codes::TOO_MANY_HEADERS,
             format!("this request has more than {} header fields", settings.http.max_headers),
         ));
     }
     if !headers::only_chunked(headers) {
         // Where its body ends is not known, so nothing after it can be read (RFC 9112, 6.3).
         return Err(Refusal::new(
-            StatusCode::NOT_IMPLEMENTED,
+            &codes::UNKNOWN_TRANSFER_CODING,
             "no transfer coding but `chunked` alone is understood here",
         )
         .closing());
@@ -142,22 +146,22 @@ fn check_head(connection: &Connection, request: &Request<ClientBody>) -> Result<
     let mut hosts = headers.get_all(header::HOST).iter();
     let given = hosts.next();
     if hosts.next().is_some() {
-        return Err(Refusal::bad_request("this request has more than one `Host`"));
+        return Err(Refusal::invalid("this request has more than one `Host`"));
     }
     match uri.authority() {
         Some(authority) => {
             let host = HeaderValue::from_str(authority.as_str());
             match host.ok().filter(|host| !host.as_bytes().contains(&b'@')) {
                 Some(host) => Ok(Some(host)),
-                None => Err(Refusal::bad_request("this request's target names no host")),
+                None => Err(Refusal::invalid("this request's target names no host")),
             }
         }
         None if given.is_none() && request.version() == Version::HTTP_11 => {
-            Err(Refusal::bad_request("this request has no `Host`"))
+            Err(Refusal::invalid("this request has no `Host`"))
         }
         // RFC 9112, 3.2. An empty one is allowed: it says that the target has no authority.
         None if given.is_some_and(|host| !host.is_empty() && !is_host(host.as_bytes())) => {
-            Err(Refusal::bad_request("the `Host` of this request is not a host with an optional port"))
+            Err(Refusal::invalid("the `Host` of this request is not a host with an optional port"))
         }
         None => Ok(given.cloned()),
     }

@@ -1,6 +1,6 @@
 //! From the query object of the wire to the store's: what every service that takes one shares.
 
-use openorch_api::query as wire;
+use openorch_api::{error::request, query as wire};
 use openorch_chassis::{Error, Result};
 use openorch_store::{Cursor, Direction, Filter, MOST_FILTERS, MOST_VALUES, Query};
 use serde_json::Value;
@@ -85,10 +85,13 @@ impl Paging {
     /// Refuses a whole list that is longer than may be answered at once.
     pub fn refuse_long(&self, length: usize, of: &str, way_out: &str) -> Result<()> {
         if !self.is_page && length > self.limit {
-            return Err(Error::invalid(format!(
-                "there are more than {} {of}; {way_out}, and go on with the `next` of each answer as `after`",
-                self.limit
-            )));
+            return Err(Error::new(
+                &request::LIST_TOO_LONG,
+                format!(
+                    "there are more than {} {of}; {way_out}, and go on with the `next` of each answer as `after`",
+                    self.limit
+                ),
+            ));
         }
         Ok(())
     }

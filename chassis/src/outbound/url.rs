@@ -197,7 +197,7 @@ mod tests {
             ("http://1.2.3.4.5.6", "IPv4"),
         ] {
             let error = InstanceUrl::parse(given).expect_err(given);
-            assert_eq!(error.kind, crate::Kind::Invalid);
+            assert_eq!(error.code.status, 400);
             assert!(error.message.contains(reason), "{given}: {}", error.message);
         }
         assert!(InstanceUrl::parse(&format!("http://a/{}", "b".repeat(2048))).is_err());

@@ -57,7 +57,7 @@ fn a_daemon_of_another_version_is_told_as_one() {
     let stub = Stub::new(|request| match request.target.as_str() {
         "/" => json(200, r#"{"name":"OpenOrch","version":"99.0.0","docs":"/docs"}"#),
         "/ready" => json(503, r#"{"error":"the store is away"}"#),
-        "/registry-svc/instances" => json(404, r#"{"error":"no such operation: GET /registry-svc/instances"}"#),
+        "/registry-svc/instances" => json(404, r#"{"error":"No.","code":"request.no_such_operation"}"#),
         "/registry-svc/nodes" => json(200, r#"{"nodes":{"not":"a list"}}"#),
         _ => json(200, r#"{"user":{"id":"usr_1","slug":"openorch"}}"#),
     });

@@ -323,7 +323,7 @@ async fn nobody_makes_invitations_while_registration_is_closed() {
     let daemon = Daemon::with(&["--registration", "closed"]).await;
     let admin = daemon.admin().await;
     let refused = daemon.call("POST", "/user-svc/invitation", &admin, json!({})).await;
-    assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (409, &json!("user.registration_closed")));
+    assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (409, &json!("user.invitations_closed")));
     assert!(refused.error().contains("OPENORCH_REGISTRATION=invite"), "it says what works: {}", refused.text);
     let listed = daemon.call("GET", "/user-svc/invitations", &admin, Value::Null).await;
     assert_eq!(listed.json()["invitations"], json!([]), "nothing was made");

@@ -6,6 +6,7 @@ mod apps;
 mod audit;
 mod contacts;
 mod database;
+mod errors;
 mod flow;
 mod golden;
 mod identity;

@@ -117,7 +117,7 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
                 assert!(status != 401 || answers_401.contains(&row.id), "{} by {}: {status}", row.id, who.name);
                 let is_guarded = matches!(row.access, Access::Needs(_));
                 assert!(
-                    !is_guarded || status != 403 || row.errors.iter().any(|(status, _)| *status == 403),
+                    !is_guarded || status != 403 || row.errors.iter().any(|code| code.status == 403),
                     "{} by {}: {status}",
                     row.id,
                     who.name

@@ -98,8 +98,8 @@ impl Daemon {
     }
 
     pub async fn send(&self, method: &str, path: &str, token: &str, body: Vec<u8>, headers: &[(&str, &str)]) -> Answer {
-        let method: Method = method.parse().unwrap();
-        let mut request = self.http.request(method, format!("{}{path}", self.url)).body(body);
+        let url = format!("{}{path}", self.url);
+        let mut request = self.http.request(method.parse::<Method>().unwrap(), url).body(body);
         if !token.is_empty() {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -107,7 +107,10 @@ impl Daemon {
             request = request.header(*name, *value);
         }
         let response = request.send().await.unwrap();
-        Answer { status: response.status(), headers: response.headers().clone(), text: response.text().await.unwrap() }
+        let (status, headers) = (response.status(), response.headers().clone());
+        let answer = Answer { status, headers, text: response.text().await.unwrap() };
+        crate::errors::check(method, path, &answer);
+        answer
     }
 
     /// Registers an account; answers its token.

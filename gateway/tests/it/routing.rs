@@ -72,7 +72,10 @@ async fn a_path_that_names_no_service_is_refused() {
         assert_eq!(answer.header("content-type").unwrap(), "application/json");
     }
     let answer = platform.get("/unk%22nown/x").await;
-    assert_eq!(answer.body, r#"{"error": "no service `unk\"nown` is registered here"}"#);
+    assert_eq!(
+        answer.body,
+        r#"{"error": "no service `unk\"nown` is registered here", "code": "gateway.no_such_service"}"#
+    );
 }
 
 #[tokio::test]

@@ -22,6 +22,9 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// So that the address of the tests has a share.
 fn without_exemption(settings: &mut Settings) {
     settings.http.address_limit_exempt = NetworkList::default();
+    // A test of one limit does not meet the other.
+    settings.http.max_connections_per_address = Some(1000);
+    settings.http.max_requests_per_address = Some(1000);
 }
 
 /// A client over HTTP/2 that takes so many bytes of each answer before it is read; and its end.

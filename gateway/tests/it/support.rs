@@ -16,6 +16,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use openorch_chassis::{
     Body, BoxFuture, Builtin, Caller, Credential, EncodedBody, Error, Identity, Passage, Peer, Result,
+    codes::{self, access},
     forwarded::{ClientAddress, RequestId},
     outbound::{self, InstanceUrl, Outbound},
     place::Place,
@@ -153,9 +154,9 @@ impl People {
                     caller: "ann".into(),
                 })
             }
-            b"revoked" => Err(Error::unauthenticated("this token was revoked; sign in again")),
-            b"for-another" => Err(Error::forbidden("this token is for another service")),
-            b"unknowable" => Err(Error::unavailable("sessions cannot be read now")),
+            b"revoked" => Err(Error::new(&access::SESSION_ENDED, "this token was revoked; sign in again")),
+            b"for-another" => Err(Error::new(&access::OTHER_SERVICE, "this token is for another service")),
+            b"unknowable" => Err(Error::new(&codes::platform::STORE_UNAVAILABLE, "sessions cannot be read now")),
             _ => Ok(Passage::Untouched),
         }
     }
@@ -167,7 +168,7 @@ impl Identity for People {
     }
 
     fn authenticate<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Caller>> {
-        Box::pin(async { Err(Error::unauthenticated("nobody")) })
+        Box::pin(async { Err(Error::new(&access::INVALID_TOKEN, "nobody")) })
     }
 
     fn allows(&self, _: &Caller, _: &str) -> bool {
@@ -327,6 +328,17 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<String> {
         header(&self.head, name)
     }
+
+    /// Panics where a refusal of the gateway's own has no code, or one of another status.
+    fn check_code(&self) {
+        if self.status < 400 || !self.body.starts_with("{\"error\": ") {
+            return;
+        }
+        let list = [codes::gateway::ERRORS, codes::access::ERRORS, codes::platform::ERRORS].concat();
+        let (_, id) = self.body.rsplit_once("\", \"code\": \"").unwrap_or_else(|| panic!("no code: {self:?}"));
+        let code = list.iter().find(|code| id == format!("{}\"}}", code.id));
+        assert_eq!(code.map(|code| code.status), Some(self.status), "{self:?}");
+    }
 }
 
 /// All values of a header, joined.
@@ -377,7 +389,9 @@ impl Client {
             true => (String::new(), true),
             false => self.read_body(&head, true).await,
         };
-        Answer { status, head, body, whole }
+        let answer = Answer { status, head, body, whole };
+        answer.check_code();
+        answer
     }
 
     /// A whole request; `None` when the connection has ended.

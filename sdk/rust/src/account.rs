@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use openorch_api::{
     Body, Json,
-    user::{LOGIN, LoginRequest, REGISTER, RegisterRequest},
+    user::{LOGIN, LoginRequest, REGISTER, RegisterRequest, errors},
 };
 
 use crate::{Client, Credential, CredentialStore, Error, retry::patiently, session::Session};
@@ -128,17 +128,19 @@ async fn sign_in_or_register(
     store: &impl CredentialStore,
 ) -> Result<String, Error> {
     match sign_in(client, credential).await {
-        // The one refusal that means "no such account"; any other 400 is a fault that registering would hide.
-        Err(Error::Refused { status: 400, message, .. }) if message == "Slug not found" => {}
-        Err(refusal) if refusal.status() == Some(401) => return Err(explain_wrong_password(credential, store)),
+        // Any other refusal is a fault that registering would hide.
+        Err(refusal) if refusal.is(&errors::SLUG_NOT_FOUND) => {}
+        Err(refusal) if refusal.is(&errors::WRONG_PASSWORD) => return Err(explain_wrong_password(credential, store)),
         settled => return settled,
     }
     match register(client, credential, name).await {
         // Another copy of the service, with the same credential, registered in between.
-        Err(refusal) if refusal.status() == Some(409) => match sign_in(client, credential).await {
-            Err(refusal) if refusal.status() == Some(401) => Err(explain_wrong_password(credential, store)),
-            settled => settled,
-        },
+        Err(refusal) if refusal.is(&errors::SLUG_TAKEN) || refusal.is(&errors::ACCOUNT_EXISTS) => {
+            match sign_in(client, credential).await {
+                Err(refusal) if refusal.is(&errors::WRONG_PASSWORD) => Err(explain_wrong_password(credential, store)),
+                settled => settled,
+            }
+        }
         settled => settled,
     }
 }

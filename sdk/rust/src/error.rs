@@ -2,21 +2,30 @@
 
 use std::{borrow::Cow, error, fmt, time::Duration};
 
+use openorch_api::ErrorCode;
+
 use crate::retry::is_temporary;
 
 /// A failed call.
 ///
 /// ```
-/// use openorch_sdk::Error;
+/// use openorch_sdk::{Error, api::error::access};
 ///
 /// fn advise(error: &Error) -> &'static str {
 ///     match error {
-///         Error::Refused { status: 403, .. } => "ask an admin",
+///         error if error.is(&access::PERMISSION_MISSING) => "ask an admin",
 ///         error if error.is_temporary() => "try again in a moment",
 ///         _ => "read the message",
 ///     }
 /// }
-/// let error = Error::Refused { operation: "listNodes".into(), status: 403, message: "no".into(), retry_after: None, request_id: None };
+/// let error = Error::Refused {
+///     operation: "listNodes".into(),
+///     status: 403,
+///     code: Some("access.permission_missing".into()),
+///     message: "no".into(),
+///     retry_after: None,
+///     request_id: None,
+/// };
 /// assert_eq!((advise(&error), error.to_string().as_str()), ("ask an admin", "listNodes: no (403)"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +37,10 @@ pub enum Error {
         operation: Cow<'static, str>,
         /// The HTTP status.
         status: u16,
-        /// The server's own sentence.
+        /// What the refusal is told apart by, where it has a code: the daemon's own have one (`docs/errors.md` lists them),
+        /// those of services behind its gateway may not.
+        code: Option<String>,
+        /// The server's own sentence. It may be reworded: decide by the code.
         message: String,
         /// When the server says to try again (`Retry-After` in seconds).
         retry_after: Option<Duration>,
@@ -83,6 +95,29 @@ impl Error {
             Error::Refused { status, .. } | Error::Unexpected { status, .. } => Some(*status),
             _ => None,
         }
+    }
+
+    /// The code of the refusal, where it has one.
+    ///
+    /// ```
+    /// assert_eq!(openorch_sdk::Error::Invalid("nothing was sent".into()).code(), None);
+    /// ```
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Error::Refused { code, .. } => code.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether the server refused with this code.
+    ///
+    /// ```
+    /// use openorch_sdk::{Error, api::user::errors::SLUG_TAKEN};
+    ///
+    /// assert!(!Error::Invalid("nothing was sent".into()).is(&SLUG_TAKEN));
+    /// ```
+    pub fn is(&self, code: &ErrorCode) -> bool {
+        self.code() == Some(code.id)
     }
 
     /// Under this id the call stands in the server's log.

@@ -8,8 +8,8 @@ use std::{
 use openorch_api::{
     Body, Created, Json, NoContent, Path, Query,
     registry::{
-        InstanceId, InstanceStatus, LIST_INSTANCES, ListInstancesRequest, REGISTER_INSTANCE, REMOVE_INSTANCE,
-        RegisterInstanceRequest,
+        InstanceId, InstanceStatus, LIST_INSTANCES, ListInstancesRequest, NO_SUCH_INSTANCE, REGISTER_INSTANCE,
+        REMOVE_INSTANCE, RegisterInstanceRequest,
     },
 };
 use tokio::{task::AbortHandle, time::timeout};
@@ -190,7 +190,7 @@ impl RegisteredInstance {
         };
         match self.client.call(REMOVE_INSTANCE, Path(InstanceId(id))).await {
             Ok(NoContent) => Ok(()),
-            Err(refusal) if refusal.status() == Some(404) => Ok(()),
+            Err(refusal) if refusal.is(&NO_SUCH_INSTANCE) => Ok(()),
             Err(error) => Err(error),
         }
     }

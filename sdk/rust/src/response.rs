@@ -146,8 +146,23 @@ impl Response {
     /// }
     /// ```
     pub fn refusal(&self) -> Option<String> {
+        self.text("error")
+    }
+
+    /// The code of a refusal in the platform's form, where it has one.
+    ///
+    /// ```
+    /// fn is_ended(answer: &openorch_sdk::Response) -> bool {
+    ///     answer.code().as_deref() == Some(openorch_sdk::api::error::access::SESSION_ENDED.id)
+    /// }
+    /// ```
+    pub fn code(&self) -> Option<String> {
+        self.text("code")
+    }
+
+    fn text(&self, field: &str) -> Option<String> {
         let body: serde_json::Value = serde_json::from_slice(&self.bytes).ok()?;
-        Some(body.get("error")?.as_str()?.to_owned())
+        Some(body.get(field)?.as_str()?.to_owned())
     }
 }
 
@@ -175,7 +190,8 @@ pub(crate) fn success(operation: Cow<'static, str>, answer: Response) -> Result<
     };
     let request_id = answer.request_id().map(str::to_owned);
     let retry_after = retry_after(&answer.headers);
-    Err(Error::Refused { operation, status: answer.status.as_u16(), message, retry_after, request_id })
+    let (status, code) = (answer.status.as_u16(), answer.code());
+    Err(Error::Refused { operation, status, code, message, retry_after, request_id })
 }
 
 pub(crate) fn unexpected(operation: Cow<'static, str>, answer: &Response, reason: String) -> Error {

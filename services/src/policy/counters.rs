@@ -35,8 +35,17 @@ impl Counters {
         let pause = (window / i64::from(rate.max_requests)).max(1);
         let full = pause * i64::from(rate.max_requests);
         let full_at = self.0.get_with(key, || Arc::new(AtomicI64::new(i64::MIN)));
-        let count = |seen: i64| Some(seen.clamp(now, now + full) + pause).filter(|next| *next <= now + full);
-        full_at.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count).is_ok()
+        let mut seen = full_at.load(Ordering::SeqCst);
+        loop {
+            let known = seen.clamp(now, now + full);
+            let is_allowed = known + pause <= now + full;
+            // Also where it is refused: a clock that was set back is forgotten by that.
+            let next = if is_allowed { known + pause } else { known };
+            match full_at.compare_exchange(seen, next, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return is_allowed,
+                Err(other) => seen = other,
+            }
+        }
     }
 }
 

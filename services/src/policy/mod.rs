@@ -25,7 +25,7 @@ use openorch_api::{
     user::Empty,
 };
 use openorch_chassis::{
-    Cx, Error, Kind, Module, Platform, Result, Service,
+    Cx, Error, Module, Platform, Result, Service,
     outbound::{Cidr, unwrapped},
     service::retry,
     settings,
@@ -175,10 +175,13 @@ async fn upsert(
                 let max = cx.settings.max_policies_per_app;
                 let of_app = vec![Filter::equals("app", app.as_str())];
                 if cx.table.count(&of_app).await? >= max {
-                    return Err(Error::conflict(format!(
-                        "the app has {max} policies, as many as it may; delete some, or have an operator raise \
-                         OPENORCH_POLICY_MAX_POLICIES_PER_APP"
-                    )));
+                    return Err(Error::new(
+                        &api::TOO_MANY_POLICIES,
+                        format!(
+                            "the app has {max} policies, as many as it may; delete some, or have an operator raise \
+                             OPENORCH_POLICY_MAX_POLICIES_PER_APP"
+                        ),
+                    ));
                 }
                 Batch::from(cx.table.create(&row_id, &row)?).require(Guard::at_most(POLICIES.name, of_app, max))
             }
@@ -200,8 +203,8 @@ async fn list(cx: Cx<Policies>, (): ()) -> Result<Json<ListInstancesResponse>> {
 async fn delete(cx: Cx<Policies>, Path(id): Path<PolicyId>) -> Result<Json<Empty>> {
     let row_id = row_id(&cx.caller()?.app, &id.0);
     let deleted = cx.commit(cx.table.delete(&row_id, None).into()).await;
-    deleted.map_err(|error| match error.kind {
-        Kind::NotFound => Error::not_found(format!("there is no policy `{}`", id.0)),
+    deleted.map_err(|error| match error.code.status {
+        404 => Error::new(&api::NO_SUCH_POLICY, format!("there is no policy `{}`", id.0)),
         _ => error,
     })?;
     Ok(Json(Empty {}))

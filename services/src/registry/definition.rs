@@ -44,7 +44,9 @@ pub async fn list(cx: Cx<Registry>, (): ()) -> Result<Json<ListDefinitionsRespon
 
 pub async fn delete(cx: Cx<Registry>, Path(id): Path<DefinitionId>) -> Result<NoContent> {
     let unknown = |error: openorch_store::StoreError| match error {
-        openorch_store::StoreError::NotFound(_) => Error::not_found(format!("there is no definition `{}`", id.0)),
+        openorch_store::StoreError::NotFound(_) => {
+            Error::new(&openorch_api::registry::NO_SUCH_DEFINITION, format!("there is no definition `{}`", id.0))
+        }
         other => other.into(),
     };
     cx.platform.store.commit(Batch::new().with(cx.definitions.delete(&id.0, None))).await.map_err(unknown)?;

@@ -12,8 +12,8 @@ use openorch_api::{
     input::check_name,
     output::Items,
     registry::{
-        InstanceId, InstanceStatus, ListInstancesRequest, ListInstancesResponse, RegisterInstanceExtra,
-        RegisterInstanceRequest, RegisterInstanceResponse,
+        InstanceId, InstanceStatus, ListInstancesRequest, ListInstancesResponse, NO_SUCH_INSTANCE, REGISTRY_FULL,
+        RegisterInstanceExtra, RegisterInstanceRequest, RegisterInstanceResponse, TOO_MANY_INSTANCES, URL_TAKEN,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result, outbound::InstanceUrl, service::retry};
@@ -84,7 +84,7 @@ pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoCo
         };
         // The permission was decided for this owner; an id that changed hands meanwhile is not removed.
         if value.owner_id != owner_id {
-            return Err(Error::forbidden(format!("instance `{}` just became another account's", id.0)));
+            return Err(Error::new(&URL_TAKEN, format!("instance `{}` just became another account's", id.0)));
         }
         cx.commit(cx.instances.delete(&id.0, Some(version)).into(), [&id.0]).await?;
         Ok(value)
@@ -249,18 +249,21 @@ impl Registry {
     async fn refuse_too_many(&self, caller: &Caller) -> Result<()> {
         let most = self.settings.max_instances_per_account;
         if !caller.is_admin() && self.instances.count(&of_account(caller)).await? >= most as u64 {
-            return Err(Error::limited(format!(
-                "`{}` has {most} instances, as many as one account may have; remove some",
-                caller.slug
-            )));
+            return Err(Error::new(
+                &TOO_MANY_INSTANCES,
+                format!("`{}` has {most} instances, as many as one account may have; remove some", caller.slug),
+            ));
         }
         // Those that are being registered at this moment are few beside it.
         let all = self.settings.max_instances;
         if !caller.is_admin() && self.live.count() >= all {
-            return Err(Error::limited(format!(
-                "there are {all} instances, as many as there may be; an operator removes some, or raises \
+            return Err(Error::new(
+                &REGISTRY_FULL,
+                format!(
+                    "there are {all} instances, as many as there may be; an operator removes some, or raises \
                  OPENORCH_REGISTRY_MAX_INSTANCES"
-            )));
+                ),
+            ));
         }
         Ok(())
     }
@@ -305,10 +308,13 @@ fn may_change(known: &InstanceRow, caller: &Caller) -> Result<()> {
     if *known.owner_id == *caller.user_id || caller.is_admin() || &*caller.slug == "deploy-svc" {
         return Ok(());
     }
-    Err(Error::forbidden(format!(
-        "caller slug '{}' does not match instance slug '{}': the instance `{}` at {} belongs to `{}`",
-        caller.slug, known.slug, known.id, known.url, known.slug
-    )))
+    Err(Error::new(
+        &URL_TAKEN,
+        format!(
+            "caller slug '{}' does not match instance slug '{}': the instance `{}` at {} belongs to `{}`",
+            caller.slug, known.slug, known.id, known.url, known.slug
+        ),
+    ))
 }
 
 fn check(request: &RegisterInstanceRequest) -> Result<InstanceUrl> {
@@ -361,5 +367,5 @@ fn matches(row: &InstanceRow, filter: &ListInstancesRequest) -> bool {
 }
 
 fn unknown(id: &str) -> Error {
-    Error::not_found(format!("there is no instance `{id}`; `oo instance ls` lists them"))
+    Error::new(&NO_SUCH_INSTANCE, format!("there is no instance `{id}`; `oo instance ls` lists them"))
 }

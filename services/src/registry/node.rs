@@ -7,7 +7,9 @@ use std::{
 
 use openorch_api::{
     Body, Json, NoContent, Path, Time,
-    registry::{ListNodesRequest, ListNodesResponse, Node, NodeSelfResponse, NodeUrl, ResourceUsage, Usage},
+    registry::{
+        ListNodesRequest, ListNodesResponse, NO_SUCH_NODE, Node, NodeSelfResponse, NodeUrl, ResourceUsage, Usage,
+    },
 };
 use openorch_chassis::{Cx, Error, Platform, Result, service::retry};
 use openorch_store::{Batch, Query, Store, Table};
@@ -106,7 +108,7 @@ pub async fn list(cx: Cx<Registry>, Body(request): Body<ListNodesRequest>) -> Re
 }
 
 pub async fn delete(cx: Cx<Registry>, Path(url): Path<NodeUrl>) -> Result<NoContent> {
-    let unknown = || Error::not_found(format!("there is no node at {}; `oo node ls` lists them", url.0));
+    let unknown = || Error::new(&NO_SUCH_NODE, format!("there is no node at {}; `oo node ls` lists them", url.0));
     retry(|| async {
         let found = cx.nodes.first(&Query::all().equals("url", url.0.as_str())).await?.ok_or_else(unknown)?;
         cx.platform.store.commit(Batch::new().with(cx.nodes.delete(&found.id, Some(found.version)))).await?;

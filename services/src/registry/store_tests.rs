@@ -2,11 +2,12 @@
 
 use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering};
 
+use openorch_api::error::platform::STORE_UNAVAILABLE;
 use openorch_api::{
     Body, Path,
     registry::{InstanceId, RegisterInstanceRequest},
 };
-use openorch_chassis::{Caller, Cx, Kind, clock::ManualClock, service::RequestContext};
+use openorch_chassis::{Caller, Cx, ErrorCode, clock::ManualClock, service::RequestContext};
 use openorch_store::{SqliteOptions, SqliteStore};
 
 use super::{MODULE, Registry, instance, open};
@@ -52,13 +53,13 @@ impl Bench {
         Cx { state: self.registry.clone(), request: Arc::new(request) }
     }
 
-    async fn register(&self) -> Option<Kind> {
+    async fn register(&self) -> Option<&'static ErrorCode> {
         let request = RegisterInstanceRequest { url: Some("http://127.0.0.1:9".into()), ..Default::default() };
-        instance::register(self.cx(), Body(request)).await.err().map(|error| error.kind)
+        instance::register(self.cx(), Body(request)).await.err().map(|error| error.code)
     }
 
-    async fn remove(&self, id: &str) -> Option<Kind> {
-        instance::remove(self.cx(), Path(InstanceId(id.into()))).await.err().map(|error| error.kind)
+    async fn remove(&self, id: &str) -> Option<&'static ErrorCode> {
+        instance::remove(self.cx(), Path(InstanceId(id.into()))).await.err().map(|error| error.code)
     }
 
     fn known(&self) -> Vec<String> {
@@ -78,7 +79,7 @@ async fn an_instance_whose_removal_was_not_told_is_reached_no_more() {
         let id = bench.known().concat();
         let unsure = if is_late { &bench.store.is_late } else { &bench.store.is_unsure };
         unsure.store(true, Ordering::SeqCst);
-        assert_eq!(bench.remove(&id).await, Some(Kind::Unavailable));
+        assert_eq!(bench.remove(&id).await, Some(&STORE_UNAVAILABLE));
         if is_late {
             bench.settle().await;
             assert_eq!(bench.known(), [&*id], "it is there still");
@@ -96,7 +97,7 @@ async fn an_instance_whose_removal_was_not_told_is_reached_no_more() {
 async fn an_instance_whose_registration_was_not_told_is_reached() {
     let bench = Bench::new().await;
     bench.store.is_unsure.store(true, Ordering::SeqCst);
-    assert_eq!(bench.register().await, Some(Kind::Unavailable));
+    assert_eq!(bench.register().await, Some(&STORE_UNAVAILABLE));
     bench.settle().await;
     assert_eq!(bench.known().len(), 1);
 }

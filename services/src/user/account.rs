@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use openorch_api::{
     Body, Json, Slug,
+    error::access,
     input::check_name,
     user::{
         ChangePasswordRequest, ContactInput, Empty, ReadSelfRequest, ReadSelfResponse, ReadUserByTokenResponse,
-        RegisterRequest, RegisterResponse, SaveSelfRequest,
+        RegisterRequest, RegisterResponse, SaveSelfRequest, errors,
     },
 };
 use openorch_chassis::{Cx, Error, Result, audit, service::retry};
@@ -108,7 +109,7 @@ pub async fn read_self(cx: Cx<Users>, Body(request): Body<ReadSelfRequest>) -> R
 }
 
 pub async fn save_self(cx: Cx<Users>, Body(request): Body<SaveSelfRequest>) -> Result<Json<Empty>> {
-    let gone = || Error::unauthenticated("the account of this token is gone");
+    let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
     cx.save_profile(&cx.caller()?.user_id, Profile::checked(request)?, gone).await
 }
 
@@ -139,14 +140,14 @@ impl Profile {
 pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRequest>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     if request.slug.as_deref().is_some_and(|slug| !slug.is_empty() && slug != &*caller.slug) {
-        return Err(Error::forbidden(format!(
-            "`{}` may change its own password only; an admin can reset that of another account",
-            caller.slug
-        )));
+        return Err(Error::new(
+            &errors::PASSWORD_OF_ANOTHER,
+            format!("`{}` may change its own password only; an admin can reset that of another account", caller.slug),
+        ));
     }
     let (current, new) = (request.current_password.unwrap_or_default(), request.new_password.unwrap_or_default());
     cx.check_new_password(&new, cx.request.from_this_machine)?;
-    let incorrect = || Error::invalid("current password is incorrect");
+    let incorrect = || Error::new(&errors::CURRENT_PASSWORD_WRONG, "current password is incorrect");
     let guess = Guess {
         password: &current,
         counted_as: &caller.user_id,
@@ -159,7 +160,8 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
     retry(|| async {
         // The row may have changed by what a sign-in noted.
         let now = cx.password_rows.get(&caller.user_id).await?.filter(|now| now.value.hash == stored.hash);
-        let changed = || Error::conflict("the password was just changed by someone else");
+        let changed =
+            || Error::new(&errors::PASSWORD_CHANGED_MEANWHILE, "the password was just changed by someone else");
         let version = now.ok_or_else(changed)?.version;
         // The caller's own session stays, unless it is the one that programs without a device of their own share, or was
         // exchanged from one that ends.
@@ -188,7 +190,10 @@ impl Users {
         let expected = Expected { purpose, user_id: "", contact: Some(&contact.value), app };
         let code = self.redeem(&shown.otp_id, &shown.otp_code, &expected).await?;
         if purpose == OtpPurpose::SignIn {
-            return Err(Error::conflict("contact already exists: an account of yours has it; sign in with this code"));
+            return Err(Error::new(
+                &errors::CONTACT_TAKEN,
+                "contact already exists: an account of yours has it; sign in with this code",
+            ));
         }
         contact.verified = true;
         contact.value.clone_from(&code.value.contact);
@@ -221,23 +226,32 @@ impl Users {
 
     pub(super) async fn refuse_taken(&self, slug: &Slug) -> Result<()> {
         if slug.is_reserved() {
-            return Err(Error::conflict(format!(
-                "slug already exists: `{slug}` belongs to the daemon itself; choose another"
-            )));
+            return Err(Error::new(
+                &errors::SLUG_TAKEN,
+                format!("slug already exists: `{slug}` belongs to the daemon itself; choose another"),
+            ));
         }
         if self.tombstones.get(slug.as_str()).await?.is_some() {
-            return Err(Error::conflict(format!(
-                "slug already exists: `{slug}` was a deleted account's; choose another, or an admin releases it"
-            )));
+            return Err(Error::new(
+                &errors::SLUG_TAKEN,
+                format!(
+                    "slug already exists: `{slug}` was a deleted account's; choose another, or an admin releases it"
+                ),
+            ));
         }
         if self.by_slug(slug.as_str()).await?.is_some() {
-            return Err(Error::conflict(format!("slug already exists: `{slug}` is taken; sign in or choose another")));
+            return Err(Error::new(
+                &errors::SLUG_TAKEN,
+                format!("slug already exists: `{slug}` is taken; sign in or choose another"),
+            ));
         }
         Ok(())
     }
 
     pub(super) async fn known_account(&self, user_id: &str) -> Result<std::sync::Arc<Account>> {
-        self.account(user_id).await?.ok_or_else(|| Error::unauthenticated("the account of this token is gone"))
+        self.account(user_id)
+            .await?
+            .ok_or_else(|| Error::new(&access::ACCOUNT_GONE, "the account of this token is gone"))
     }
 
     /// The roles of a new account, or why none may be made.
@@ -248,14 +262,17 @@ impl Users {
         from_this_machine: bool,
     ) -> Result<Vec<String>> {
         match (self.registration, invitation) {
-            (Registration::Closed, _) => Err(Error::forbidden(
+            (Registration::Closed, _) => Err(Error::new(
+                &errors::REGISTRATION_CLOSED,
                 "registration is closed; an operator can open it with OPENORCH_REGISTRATION=open or invite",
             )),
             (_, Some(code)) => Ok(self.invitation(app, code).await?.roles),
-            (Registration::Invite, None) => Err(Error::forbidden(
+            (Registration::Invite, None) => Err(Error::new(
+                &errors::INVITATION_REQUIRED,
                 "registration is by invitation: ask an admin for one and send its code as `invitation`",
             )),
-            (Registration::OnThisMachine, None) if !from_this_machine => Err(Error::forbidden(
+            (Registration::OnThisMachine, None) if !from_this_machine => Err(Error::new(
+                &errors::REGISTRATION_LOCAL_ONLY,
                 "registration is open to programs on this machine, and this request comes from a web page, through a proxy \
                  or for another host; an operator can open it to others with OPENORCH_REGISTRATION=open or invite",
             )),

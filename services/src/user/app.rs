@@ -5,9 +5,10 @@ use std::{collections::HashSet, sync::Arc};
 
 use openorch_api::{
     Body, Json, Path, Query,
+    error::access,
     user::{
         APP_MULTI_VIEW, App, AppId, DeleteAppRequest, Empty, ListAppsRequest, ListAppsResponse, ReadAppRequest,
-        ReadAppResponse, UpdateAppRequest, UpdateAppResponse,
+        ReadAppResponse, UpdateAppRequest, UpdateAppResponse, errors,
     },
 };
 use openorch_chassis::{Cx, Error, Identity, Result, service::retry};
@@ -44,10 +45,13 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAppsRequest>) -> Result
     check_count("ids and hosts", request.ids.len() + request.host.len(), MAX_NAMED)?;
     let is_open = request.ids.is_empty() && request.host.is_empty();
     if is_open && !cx.allows(caller, APP_MULTI_VIEW.id) {
-        return Err(Error::forbidden(format!(
-            "all apps are for who has the permission `{}` to see; name some by `ids` or `host`",
-            APP_MULTI_VIEW.id
-        )));
+        return Err(Error::new(
+            &access::PERMISSION_MISSING,
+            format!(
+                "all apps are for who has the permission `{}` to see; name some by `ids` or `host`",
+                APP_MULTI_VIEW.id
+            ),
+        ));
     }
     let hosts: HashSet<String> = request.host.iter().map(|host| host.to_lowercase()).collect();
     let ids: HashSet<String> = request.ids.into_iter().collect();
@@ -78,15 +82,18 @@ pub async fn update(cx: Cx<Users>, Body(request): Body<UpdateAppRequest>) -> Res
         let before = match request.id.as_str() {
             "" => None,
             DEFAULT_APP => {
-                return Err(Error::forbidden(format!("the app `{DEFAULT_APP}` is built in and keeps its name")));
+                return Err(Error::new(
+                    &errors::APP_BUILT_IN,
+                    format!("the app `{DEFAULT_APP}` is built in and keeps its name"),
+                ));
             }
             id => Some(by_id(rules, id)?),
         };
         if rules.apps.get(host.as_str()).is_some_and(|known| before.is_none_or(|before| before.id != known.id)) {
-            return Err(Error::conflict(format!("the app of the host `{host}` exists already")));
+            return Err(Error::new(&errors::APP_HOST_TAKEN, format!("the app of the host `{host}` exists already")));
         }
         if before.is_none() && rules.apps.size() >= MAX_APPS {
-            return Err(Error::invalid(format!("there are at most {MAX_APPS} apps")));
+            return Err(Error::new(&errors::TOO_MANY_APPS, format!("there are at most {MAX_APPS} apps")));
         }
         let row = AppRow {
             id: before.map_or_else(|| cx.platform.ids.next("app"), |row| row.id.clone()),
@@ -110,7 +117,7 @@ pub async fn delete(
     (Path(id), Query(request)): (Path<AppId>, Query<DeleteAppRequest>),
 ) -> Result<Json<Empty>> {
     if id.0 == DEFAULT_APP {
-        return Err(Error::forbidden(format!("the app `{DEFAULT_APP}` is built in and stays")));
+        return Err(Error::new(&errors::APP_BUILT_IN, format!("the app `{DEFAULT_APP}` is built in and stays")));
     }
     let by = &cx.caller()?.user_id;
     let outcome = retry(|| async {
@@ -159,10 +166,13 @@ fn refuse_filled(host: &str, left: Vec<String>) -> Result<()> {
     if left.is_empty() {
         return Ok(());
     }
-    Err(Error::conflict(format!(
-        "the app `{host}` is not empty: {} belong to it; delete those first, or send `cascade=true` to delete them with it",
-        left.join(", ")
-    )))
+    Err(Error::new(
+        &errors::APP_NOT_EMPTY,
+        format!(
+            "the app `{host}` is not empty: {} belong to it; delete those first, or send `cascade=true` to delete them with it",
+            left.join(", ")
+        ),
+    ))
 }
 
 fn of_app(id: &str) -> Vec<Filter> {
@@ -222,10 +232,13 @@ impl Users {
         let rules = self.memory.check_rules();
         match rules.apps.get(host.to_lowercase().as_str()) {
             Some(row) => Ok(row.id.as_str().into()),
-            None => Err(Error::not_found(format!(
-                "there is no app of the host `{}`; who may make one does so with PUT /user-svc/app",
-                shown(host)
-            ))),
+            None => Err(Error::new(
+                &errors::NO_SUCH_APP,
+                format!(
+                    "there is no app of the host `{}`; who may make one does so with PUT /user-svc/app",
+                    shown(host)
+                ),
+            )),
         }
     }
 
@@ -253,7 +266,7 @@ fn by_id<'a>(rules: &'a Rules, id: &str) -> Result<&'a AppRow> {
     rules
         .app(id)
         .map(AsRef::as_ref)
-        .ok_or_else(|| Error::not_found(format!("there is no app with the id `{}`", shown(id))))
+        .ok_or_else(|| Error::new(&errors::NO_SUCH_APP, format!("there is no app with the id `{}`", shown(id))))
 }
 
 /// A host as browsers tell it: a name or an address, in lower case, perhaps with a port.

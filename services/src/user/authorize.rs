@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use openorch_api::{
     Body, Json, Path,
-    user::{GetPublicKeyResponse, IsAuthorizedRequest, IsAuthorizedResponse, Key, KeySet, PermissionId},
+    user::{GetPublicKeyResponse, IsAuthorizedRequest, IsAuthorizedResponse, Key, KeySet, PermissionId, errors},
 };
 use openorch_chassis::{Cx, Error, Identity, Result};
 use openorch_store::Batch;
@@ -97,7 +97,7 @@ pub async fn is_authorized(
     let caller = cx.caller()?;
     let granted = request.granted_slugs.iter().any(|slug| **slug == *caller.slug);
     if !granted && !cx.allows(caller, &permission.0) {
-        return Err(Error::unauthenticated("Unauthorized"));
+        return Err(Error::new(&errors::NOT_AUTHORIZED, "Unauthorized"));
     }
     let account = cx.known_account(&caller.user_id).await?;
     Ok(Json(IsAuthorizedResponse { authorized: true, user: account.profile.clone() }))

@@ -4,8 +4,9 @@
 
 use openorch_api::{
     Body, Json, Path,
+    error::access,
     input::check_name,
-    user::{Contact, ContactId, ContactInput, Empty, VerifyContactRequest},
+    user::{Contact, ContactId, ContactInput, Empty, VerifyContactRequest, errors},
 };
 use openorch_chassis::{Cx, Error, Result, service::retry};
 use openorch_store::{Batch, Stored};
@@ -32,12 +33,15 @@ pub async fn verify(cx: Cx<Users>, Body(request): Body<VerifyContactRequest>) ->
     let expected = Expected { purpose: OtpPurpose::Verify, user_id, contact: None, app: &caller.app };
     retry(|| async {
         let code = cx.redeem(&request.otp_id, &request.otp_code, &expected).await?;
-        let gone = || Error::unauthenticated("the account of this token is gone");
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
         let Stored { version, value: mut user, .. } = cx.users.get(user_id).await?.ok_or_else(gone)?;
         let id = normal(&code.value.contact);
         user.contacts.retain(|contact| normal(&contact.value) != id);
         if user.contacts.len() >= MAX_CONTACTS {
-            return Err(Error::invalid(format!("an account has at most {MAX_CONTACTS} contacts; remove one")));
+            return Err(Error::new(
+                &errors::TOO_MANY_CONTACTS,
+                format!("an account has at most {MAX_CONTACTS} contacts; remove one"),
+            ));
         }
         let mut contact = cx.contact(&code.value.platform, &code.value.contact);
         (contact.verified, contact.is_primary) = (true, user.contacts.is_empty());
@@ -63,13 +67,13 @@ pub async fn verify(cx: Cx<Users>, Body(request): Body<VerifyContactRequest>) ->
 pub async fn remove(cx: Cx<Users>, Path(id): Path<ContactId>) -> Result<Json<Empty>> {
     let user_id = &*cx.caller()?.user_id;
     retry(|| async {
-        let gone = || Error::unauthenticated("the account of this token is gone");
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
         let Stored { version, value: mut user, .. } = cx.users.get(user_id).await?.ok_or_else(gone)?;
         let id = normal(&id.0);
         let before = user.contacts.len();
         user.contacts.retain(|contact| normal(&contact.value) != id);
         if user.contacts.len() == before {
-            return Err(Error::not_found("you have no such contact"));
+            return Err(Error::new(&errors::NO_SUCH_CONTACT, "you have no such contact"));
         }
         user.updated_at = cx.now();
         let mut batch = Batch::new().with(cx.users.replace(&user.id, &user, Some(version))?);
@@ -144,7 +148,7 @@ impl Users {
         };
         let is_own = known.value.user_id == user.id;
         if !is_own && (known.value.verified || !verified) {
-            return Err(Error::conflict("contact already exists: another account has it"));
+            return Err(Error::new(&errors::CONTACT_TAKEN, "contact already exists: another account has it"));
         }
         batch.push(self.contacts.replace(id, &row, Some(known.version))?);
         if is_own {

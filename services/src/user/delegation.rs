@@ -2,7 +2,7 @@
 
 use openorch_api::{
     Access, Body, Json, Path, Slug,
-    user::{Delegation, Empty, ListDelegationsResponse, ServiceSlug},
+    user::{Delegation, Empty, ListDelegationsResponse, ServiceSlug, errors},
 };
 use openorch_chassis::{Cx, Error, Result};
 use openorch_store::Batch;
@@ -54,7 +54,7 @@ pub async fn list(cx: Cx<Users>, (): ()) -> Result<Json<ListDelegationsResponse>
 pub async fn delete(cx: Cx<Users>, Path(slug): Path<ServiceSlug>) -> Result<Json<Empty>> {
     cx.change_rules(|rules| {
         if !rules.delegations.contains_key(slug.0.as_str()) {
-            return Err(Error::not_found(format!("nothing was opened to `{}`", slug.0)));
+            return Err(Error::new(&errors::NO_SUCH_DELEGATION, format!("nothing was opened to `{}`", slug.0)));
         }
         Ok((vec![Change::DeleteDelegation(slug.0.clone())], Batch::new()))
     })

@@ -6,7 +6,7 @@ use openorch_api::{
     Body, Json, Path, Time,
     user::{
         Empty, Enroll, EnrollId, EnrollInput, ListEnrollsRequest, ListEnrollsResponse, SaveEnrollsRequest,
-        SaveEnrollsResponse,
+        SaveEnrollsResponse, errors,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
@@ -67,7 +67,9 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Res
         _ if sees_all => {}
         Some(role) if may_give(caller, role, &caller.app) => {}
         Some(role) => return Err(refusal(role)),
-        None => return Err(Error::forbidden("name your own `userId`, or a `role` that you may give")),
+        None => {
+            return Err(Error::new(&errors::ROLE_NOT_GIVABLE, "name your own `userId`, or a `role` that you may give"));
+        }
     }
     let contact = request.contact_id.filter(|id| !id.is_empty()).map(|contact| normal(&contact));
     if role.is_none() && user_id.is_none() && contact.is_none() {
@@ -407,7 +409,7 @@ impl Users {
 }
 
 fn no_enroll(id: &EnrollId) -> Error {
-    Error::not_found(format!("there is no enroll `{}`", shown(&id.0)))
+    Error::new(&errors::NO_SUCH_ENROLL, format!("there is no enroll `{}`", shown(&id.0)))
 }
 
 /// The app where the role is to count.
@@ -431,11 +433,15 @@ fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str
         return Err(refusal(&input.role));
     }
     if !cx.memory.rules().roles.contains_key(input.role.as_str()) {
-        return Err(Error::not_found(if input.role.starts_with("user-svc:org:") {
-            "the roles of an organization are given with POST /user-svc/organization/{organizationId}/user".to_owned()
-        } else {
-            format!("cannot find role `{}`; POST /user-svc/role makes one", shown(&input.role))
-        }));
+        return Err(Error::new(
+            &errors::NO_SUCH_ROLE,
+            if input.role.starts_with("user-svc:org:") {
+                "the roles of an organization are given with POST /user-svc/organization/{organizationId}/user"
+                    .to_owned()
+            } else {
+                format!("cannot find role `{}`; POST /user-svc/role makes one", shown(&input.role))
+            },
+        ));
     }
     Ok(app)
 }
@@ -465,11 +471,14 @@ fn is_under_own_slug(caller: &Caller, role: &str) -> bool {
 }
 
 fn refusal(role: &str) -> Error {
-    Error::forbidden(format!(
-        "the role `{}` is not yours to give: that is for admins, for the account of the slug that it starts with, and \
-         for those who have the `admin` role beside it",
-        shown(role)
-    ))
+    Error::new(
+        &errors::ROLE_NOT_GIVABLE,
+        format!(
+            "the role `{}` is not yours to give: that is for admins, for the account of the slug that it starts with, and \
+             for those who have the `admin` role beside it",
+            shown(role)
+        ),
+    )
 }
 
 /// What is kept of a role that is given to whose a contact is.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use openorch_api::user::errors;
 use openorch_chassis::{Caller, Error, Result};
 use openorch_store::{Batch, Filter, Guard, Query, Write};
 
@@ -110,10 +111,13 @@ impl Users {
         };
         let most = self.access_limits.role_assignments;
         if before.0 + before.1 + giving.given_here >= most {
-            return Err(Error::forbidden(format!(
-                "an account may have given {most} roles to others, those that wait for contacts included: take some back, \
-                 have an admin give them, or have an operator raise OPENORCH_USER_MAX_ROLE_ASSIGNMENTS_PER_ACCOUNT"
-            )));
+            return Err(Error::new(
+                &errors::QUOTA_REACHED,
+                format!(
+                    "an account may have given {most} roles to others, those that wait for contacts included: take some back, \
+                     have an admin give them, or have an operator raise OPENORCH_USER_MAX_ROLE_ASSIGNMENTS_PER_ACCOUNT"
+                ),
+            ));
         }
         giving.given_before = Some(before);
         giving.given_here += 1;
@@ -143,17 +147,23 @@ impl Users {
             |fits: &dyn Fn(&(&String, bool)) -> bool| here + givers.iter().filter(|one| fits(one)).count() as u64;
         let by_giver = count(&|(giver, _)| **giver == row.created_by);
         if by_giver >= MAX_GIVEN {
-            return Err(Error::forbidden(format!(
-                "an account may give {MAX_GIVEN} roles for one contact: take some back, make one role of several, or have \
-                 an admin give them"
-            )));
+            return Err(Error::new(
+                &errors::QUOTA_REACHED,
+                format!(
+                    "an account may give {MAX_GIVEN} roles for one contact: take some back, make one role of several, or have \
+                     an admin give them"
+                ),
+            ));
         }
         let most = most_by_others(by_giver);
         if count(&|(_, by_admin)| !by_admin) >= most {
-            return Err(Error::forbidden(format!(
-                "accounts that are no admins gave {most} roles for this contact, which is the most for an account that \
-                 gave {by_giver} of them; have an admin give this one"
-            )));
+            return Err(Error::new(
+                &errors::QUOTA_REACHED,
+                format!(
+                    "accounts that are no admins gave {most} roles for this contact, which is the most for an account that \
+                     gave {by_giver} of them; have an admin give this one"
+                ),
+            ));
         }
         Ok(())
     }
@@ -206,7 +216,7 @@ impl Users {
         };
         let id = link.user_id.as_str();
         if stored(of_account(id)).await? + here(&|_| true) >= MAX_ROLES {
-            return Ok(Err(Error::invalid(format!("an account has at most {MAX_ROLES} roles"))));
+            return Ok(Err(Error::new(&errors::TOO_MANY_ROLES, format!("an account has at most {MAX_ROLES} roles"))));
         }
         if !link.is_by_other() {
             return Ok(Ok(MAX_ROLES));
@@ -214,24 +224,35 @@ impl Users {
         let by_giver = [of_account(id), vec![Filter::equals("createdBy", &*link.created_by)]].concat();
         let given = stored(by_giver).await? + here(&|other| other.created_by == link.created_by);
         if given >= MAX_GIVEN {
-            return Ok(Err(Error::forbidden(format!(
-                "an account may give {MAX_GIVEN} roles to another: take some from that one, make one role of several, or \
-                 have an admin give them"
-            ))));
+            return Ok(Err(Error::new(
+                &errors::QUOTA_REACHED,
+                format!(
+                    "an account may give {MAX_GIVEN} roles to another: take some from that one, make one role of several, or \
+                     have an admin give them"
+                ),
+            )));
         }
         let most = most_by_others(given);
         if stored(by_others(id)).await? + here(&RoleLinkRow::is_by_other) >= most {
-            return Ok(Err(Error::forbidden(format!(
-                "others than admins gave this account {most} roles, which is the most for an account that gave it {given} \
-                 of them: it can put some away, or an admin gives this one"
-            ))));
+            return Ok(Err(Error::new(
+                &errors::QUOTA_REACHED,
+                format!(
+                    "others than admins gave this account {most} roles, which is the most for an account that gave it {given} \
+                     of them: it can put some away, or an admin gives this one"
+                ),
+            )));
         }
         Ok(Ok(most))
     }
 
     /// Adds that an account has a role from now on.
     pub(super) async fn give(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
-        let unknown = || Error::not_found(format!("user not found: there is no account `{}`", shown(&link.user_id)));
+        let unknown = || {
+            Error::new(
+                &errors::NO_SUCH_ACCOUNT,
+                format!("user not found: there is no account `{}`", shown(&link.user_id)),
+            )
+        };
         let user = self.users.get(&link.user_id).await?.ok_or_else(unknown)?;
         super::users::refuse_built_in(&user.value)?;
         let most = self.has_room(giving, &link).await??;
@@ -257,11 +278,14 @@ impl Users {
         }
         let have_it = vec![Filter::equals("roleId", link.role_id.as_str())];
         if self.role_links.count(&have_it).await? <= 1 {
-            return Err(Error::conflict(if is_platform {
-                "Cannot delete last admin user: give the role `user-svc:admin` to another account first".to_owned()
-            } else {
-                format!("nobody else has the role `{}`: make another account admin first", link.role_id)
-            }));
+            return Err(Error::new(
+                &errors::LAST_ADMIN,
+                if is_platform {
+                    "Cannot delete last admin user: give the role `user-svc:admin` to another account first".to_owned()
+                } else {
+                    format!("nobody else has the role `{}`: make another account admin first", link.role_id)
+                },
+            ));
         }
         Ok(batch.require(Guard::at_least(ROLE_LINKS.name, have_it, 1)))
     }

@@ -7,7 +7,7 @@ use openorch_api::{
     Body, Json, Path, Slug,
     user::{
         Empty, GRANT_CREATE, Grant, GrantId, ListGrantsRequest, ListGrantsResponse, ListPermitsRequest,
-        ListPermitsResponse, Permit, SaveGrantsRequest, SavePermitsRequest,
+        ListPermitsResponse, Permit, SaveGrantsRequest, SavePermitsRequest, errors,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Identity, Result};
@@ -51,16 +51,19 @@ pub async fn save_permits(cx: Cx<Users>, Body(request): Body<SavePermitsRequest>
     for permit in request.permits {
         let slug = permit.permission.split_once(':').map(|(slug, _)| slug);
         if slug != Some(&*caller.slug) && !caller.is_admin() {
-            return Err(Error::forbidden(format!(
-                "a permit for `{}` is its owner's or an admin's to give; yours start with `{}:`",
-                shown(&permit.permission),
-                caller.slug
-            )));
+            return Err(Error::new(
+                &errors::PERMISSION_OF_ANOTHER,
+                format!(
+                    "a permit for `{}` is its owner's or an admin's to give; yours start with `{}:`",
+                    shown(&permit.permission),
+                    caller.slug
+                ),
+            ));
         }
         let app = match permit.app_host.as_str() {
             "" => caller.app.to_string(),
             ALL_APPS if caller.is_admin() => ALL_APPS.to_owned(),
-            ALL_APPS => return Err(Error::forbidden("permits for all apps are for admins to give")),
+            ALL_APPS => return Err(Error::new(&errors::ADMINS_ONLY, "permits for all apps are for admins to give")),
             host => cx.app_of_host(host)?.to_string(),
         };
         wanted.push(Wanted {
@@ -105,10 +108,10 @@ async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result
                 None if has.has_grant(&content) || !saved.insert(content) => {}
                 // An admin may have saved one under an id of the caller's.
                 None if rules.grants.contains_key(row.id.as_str()) => {
-                    return Err(Error::conflict(format!(
-                        "the id `{}` is that of another account's grant or permit; choose another",
-                        row.id
-                    )));
+                    return Err(Error::new(
+                        &errors::GRANT_ID_TAKEN,
+                        format!("the id `{}` is that of another account's grant or permit; choose another", row.id),
+                    ));
                 }
                 None => changes.push(Change::SaveGrant(row)),
             }
@@ -250,7 +253,10 @@ fn named<'a>(rules: &'a Rules, caller: &Caller, id: &GrantId) -> impl Iterator<I
 }
 
 fn unknown(id: &GrantId) -> Error {
-    Error::not_found(format!("there is no grant `{}`; POST /user-svc/permits lists their ids", shown(&id.0)))
+    Error::new(
+        &errors::NO_SUCH_GRANT,
+        format!("there is no grant `{}`; POST /user-svc/permits lists their ids", shown(&id.0)),
+    )
 }
 
 /// By id, so that they come in the order in which they were made.

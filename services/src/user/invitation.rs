@@ -6,7 +6,7 @@ use openorch_api::{
     role,
     user::{
         CreateInvitationRequest, CreateInvitationResponse, Empty, Invitation, InvitationId, ListInvitationsResponse,
-        USER_CREATE,
+        USER_CREATE, errors,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Identity, Result, ids::random_text, service::retry};
@@ -36,11 +36,11 @@ pub async fn create(
     Body(request): Body<CreateInvitationRequest>,
 ) -> Result<Json<CreateInvitationResponse>> {
     if cx.registration == Registration::Closed {
-        return Err(Error::conflict(
+        return Err(Error::new(
+            &errors::INVITATIONS_CLOSED,
             "registration is closed, so nobody could redeem an invitation: an operator must start the daemon with \
              OPENORCH_REGISTRATION=invite; or make the account yourself with POST /user-svc/user",
-        )
-        .coded("user.registration_closed"));
+        ));
     }
     let seconds = request.expires_in.unwrap_or(DEFAULT_SECONDS);
     let uses = request.uses.unwrap_or(1);
@@ -83,9 +83,12 @@ pub async fn create(
         if usage::is_limited(caller) {
             let own = vec![Filter::equals("createdById", &*caller.user_id)];
             if cx.invitations.count(&own).await? >= MAX_INVITATIONS {
-                return Err(Error::forbidden(format!(
-                    "an account may have {MAX_INVITATIONS} invitations, those that have ended included; revoke some"
-                )));
+                return Err(Error::new(
+                    &errors::QUOTA_REACHED,
+                    format!(
+                        "an account may have {MAX_INVITATIONS} invitations, those that have ended included; revoke some"
+                    ),
+                ));
             }
             batch = batch.require(Guard::at_most(INVITATIONS.name, own, MAX_INVITATIONS));
         }
@@ -114,7 +117,7 @@ pub async fn list(cx: Cx<Users>, Query(request): Query<PageRequest>) -> Result<J
 
 pub async fn revoke(cx: Cx<Users>, Path(id): Path<InvitationId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    let unknown = || Error::not_found(format!("there is no invitation `{}`", id.0));
+    let unknown = || Error::new(&errors::NO_SUCH_INVITATION, format!("there is no invitation `{}`", id.0));
     retry(|| async {
         let found = cx.invitations.get(&id.0).await?;
         let may_revoke = |row: &InvitationRow| caller.is_admin() || *row.app == *caller.app;
@@ -138,7 +141,8 @@ impl Users {
     /// The invitation to an app with this code, if it still holds: its maker must be able to make it now.
     pub(super) async fn invitation(&self, app: &str, code: &str) -> Result<Redeemable> {
         let refused = || {
-            Error::forbidden(
+            Error::new(
+                &errors::INVITATION_NOT_VALID,
                 "this invitation is not known, has ended, was used up, or its maker may no longer give what it gives; ask \
                  an admin for another",
             )

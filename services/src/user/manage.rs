@@ -4,8 +4,10 @@
 use std::{collections::HashSet, sync::Arc};
 
 use openorch_api::{
-    Permission, role,
-    user::{DELEGATION_EDIT, TOKEN_REVOKE},
+    Permission,
+    error::access,
+    role,
+    user::{DELEGATION_EDIT, TOKEN_REVOKE, errors},
 };
 use openorch_chassis::{Caller, Error, Identity, Result};
 
@@ -25,10 +27,10 @@ impl Users {
         let Caller { session_id, audience, .. } = caller.clone();
         let now = Caller { session_id, audience, ..account.caller_in(&caller.app) };
         if !self.allows(&now, permission.id) {
-            return Err(Error::forbidden(format!(
-                "the account `{}` lacks the permission `{}`; an admin can give it",
-                caller.slug, permission.id
-            )));
+            return Err(Error::new(
+                &access::PERMISSION_MISSING,
+                format!("the account `{}` lacks the permission `{}`; an admin can give it", caller.slug, permission.id),
+            ));
         }
         Ok(now)
     }
@@ -44,13 +46,16 @@ impl Users {
         let own = self.known_account(&caller.user_id).await?;
         match account.managed_in().find(|app| !self.allows(&own.caller_in(app), permission.id)) {
             None => Ok(()),
-            Some(app) => Err(Error::forbidden(format!(
-                "`{}` is in the app `{}`, where you lack the permission `{}`: managing an account needs it in every app \
-                 that the account is in; ask an admin",
-                user.slug,
-                self.app(app).host,
-                permission.id
-            ))),
+            Some(app) => Err(Error::new(
+                &access::PERMISSION_MISSING,
+                format!(
+                    "`{}` is in the app `{}`, where you lack the permission `{}`: managing an account needs it in every app \
+                     that the account is in; ask an admin",
+                    user.slug,
+                    self.app(app).host,
+                    permission.id
+                ),
+            )),
         }
     }
 
@@ -67,7 +72,10 @@ impl Users {
     ) -> Result<()> {
         let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
         if account.roles_in(DEFAULT_APP).iter().any(|role| **role == *role::ADMIN) {
-            return Err(Error::forbidden(format!("`{}` is an admin: only admins may do this", user.slug)));
+            return Err(Error::new(
+                &errors::ADMINS_ONLY,
+                format!("`{}` is an admin: only admins may do this", user.slug),
+            ));
         }
         self.require_management(caller, user, permission).await?;
         let own = self.known_account(&caller.user_id).await?;
@@ -82,19 +90,25 @@ impl Users {
                 .filter(|permission| !permission.granted_to.contains(&role::USER))
                 .find(|permission| rules.allow(&theirs, permission.id) && !rules.allow(&own, permission.id));
             if let Some(permission) = more {
-                return Err(Error::forbidden(format!(
-                    "`{}` has the permission `{}`, or could give itself a role that has it, and you lack it; ask an admin",
-                    user.slug, permission.id
-                )));
+                return Err(Error::new(
+                    &errors::ACCOUNT_MAY_MORE,
+                    format!(
+                        "`{}` has the permission `{}`, or could give itself a role that has it, and you lack it; ask an admin",
+                        user.slug, permission.id
+                    ),
+                ));
             }
         }
         // A service with a delegation acts with the rights of everybody who calls it, admins included.
         let is_delegate = rules.is_delegate(&user.slug);
         if is_delegate && !rules.allow(&own.caller_in(DEFAULT_APP), DELEGATION_EDIT.id) {
-            return Err(Error::forbidden(format!(
-                "`{}` acts for its callers by a delegation, so this needs the permission `{}`; ask an admin",
-                user.slug, DELEGATION_EDIT.id
-            )));
+            return Err(Error::new(
+                &errors::ACCOUNT_MAY_MORE,
+                format!(
+                    "`{}` acts for its callers by a delegation, so this needs the permission `{}`; ask an admin",
+                    user.slug, DELEGATION_EDIT.id
+                ),
+            ));
         }
         Ok(())
     }

@@ -2,7 +2,11 @@
 //! for it.
 
 use jiff::Timestamp;
-use openorch_api::{Time, user::AuthToken};
+use openorch_api::{
+    Time,
+    error::access,
+    user::{AuthToken, errors},
+};
 use openorch_chassis::{Error, Result, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored};
 
@@ -31,10 +35,13 @@ impl Users {
     /// that again before the next attempt.
     pub(super) async fn open_session(&self, account: &Account, place: &Place<'_>, guard: Batch) -> Result<AuthToken> {
         if !account.is_in(place.app) {
-            return Err(Error::forbidden(format!(
-                "`{}` has no role in this app that lets it in; an admin gives one there with PUT /user-svc/enrolls",
-                account.slug
-            )));
+            return Err(Error::new(
+                &errors::NO_ROLE_IN_APP,
+                format!(
+                    "`{}` has no role in this app that lets it in; an admin gives one there with PUT /user-svc/enrolls",
+                    account.slug
+                ),
+            ));
         }
         let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
         let found = self.sessions.find(&by_device.equals("device", place.device)).await?.into_iter().next();
@@ -81,9 +88,12 @@ impl Users {
         let Some(from) = place.exchanged_from.filter(|_| is_new) else { return Ok(()) };
         let of_origin = [of_account, Filter::equals("exchangedFrom", from.id.as_str())];
         if self.sessions.count(&of_origin).await? >= MAX_EXCHANGED {
-            return Err(Error::conflict(format!(
-                "{MAX_EXCHANGED} tokens were exchanged from this one; use those, or end some of their sessions"
-            )));
+            return Err(Error::new(
+                &errors::TOO_MANY_EXCHANGED,
+                format!(
+                    "{MAX_EXCHANGED} tokens were exchanged from this one; use those, or end some of their sessions"
+                ),
+            ));
         }
         Ok(())
     }
@@ -99,12 +109,15 @@ impl Users {
         {
             return Ok(());
         }
-        Err(Error::conflict("the account is signed in on this device already; name another `newDevice`"))
+        Err(Error::new(
+            &errors::DEVICE_IN_USE,
+            "the account is signed in on this device already; name another `newDevice`",
+        ))
     }
 
     /// A new text for the token of a session that lives.
     pub(super) async fn renew(&self, account: &Account, session_id: &str) -> Result<AuthToken> {
-        let ended = || Error::unauthenticated("the session of this token has ended; sign in again");
+        let ended = || Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again");
         retry(|| async {
             let found = self.sessions.get(session_id).await?.filter(|found| account.is_in(&found.value.app));
             let Stored { version, value: mut row, .. } = found.ok_or_else(ended)?;

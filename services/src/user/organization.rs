@@ -9,7 +9,7 @@ use openorch_api::{
     user::{
         AddUserToOrganizationRequest, CreateOrganizationRequest, CreateOrganizationResponse, DeletedOrganizationId,
         Empty, ListMembersResponse, ListOrganizationsRequest, ListOrganizationsResponse, Member, Organization,
-        OrganizationId, SaveMembershipRequest, SaveOrganizationRequest, SaveOrganizationResponse, User, UserId,
+        OrganizationId, SaveMembershipRequest, SaveOrganizationRequest, SaveOrganizationResponse, User, UserId, errors,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result, audit, service::retry};
@@ -113,7 +113,10 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Jso
 pub async fn release_id(cx: Cx<Users>, Path(id): Path<DeletedOrganizationId>) -> Result<Json<Empty>> {
     cx.platform.store.commit(cx.tombstones.delete(tombstone_id(&id.0), None).into()).await.map_err(
         |error| match error {
-            StoreError::NotFound(_) => Error::not_found(format!("no deleted organization had the id `{}`", id.0)),
+            StoreError::NotFound(_) => Error::new(
+                &errors::NO_SUCH_DELETED_ORGANIZATION,
+                format!("no deleted organization had the id `{}`", id.0),
+            ),
             other => other.into(),
         },
     )?;
@@ -128,8 +131,9 @@ pub async fn members(
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     cx.organization(caller, &id).await?;
     if !caller.roles.iter().any(|role| **role == *user_role(&id.0)) {
-        need_admin(caller, &id.0)
-            .map_err(|_| Error::forbidden(format!("you are not in the organization `{}`", id.0)))?;
+        need_admin(caller, &id.0).map_err(|_| {
+            Error::new(&errors::NOT_IN_ORGANIZATION, format!("you are not in the organization `{}`", id.0))
+        })?;
     }
     let mut asked = of_both(&id.0).limit(paging.limit as u64 + u64::from(!paging.is_page));
     asked.after = place_by_id(paging.after.clone())?;
@@ -196,7 +200,10 @@ pub async fn remove_user(
         }
         let links = cx.links_of_member(&id.0, &user_id.0).await?;
         if links.is_empty() {
-            return Err(Error::not_found(format!("the account `{}` is not in the organization", user_id.0)));
+            return Err(Error::new(
+                &errors::NO_SUCH_MEMBER,
+                format!("the account `{}` is not in the organization", user_id.0),
+            ));
         }
         // Anybody puts an account into an organization unasked, and makes it the admin by leaving itself.
         let may_always_leave = leaves && organization.value.founder_id != user_id.0;
@@ -302,11 +309,14 @@ impl Users {
             )));
         }
         if *owner != *caller.slug && !caller.is_admin() {
-            return Err(Error::forbidden(format!(
-                "the id of an organization that begins with `{}:` is for the account of that slug; yours begin with `{}:`",
-                shown(owner),
-                caller.slug
-            )));
+            return Err(Error::new(
+                &errors::FOREIGN_PREFIX,
+                format!(
+                    "the id of an organization that begins with `{}:` is for the account of that slug; yours begin with `{}:`",
+                    shown(owner),
+                    caller.slug
+                ),
+            ));
         }
         Slug::parse(owner).map_err(|error| Error::invalid(error.0))?;
         if !request.slug.is_empty() {
@@ -325,7 +335,12 @@ impl Users {
 
     /// Makes an organization whose admin the caller is.
     async fn found_organization(&self, caller: &Caller, row: &OrganizationRow) -> Result<()> {
-        let taken = || Error::conflict("organization already exists: its id or slug is taken; choose another");
+        let taken = || {
+            Error::new(
+                &errors::ORGANIZATION_TAKEN,
+                "organization already exists: its id or slug is taken; choose another",
+            )
+        };
         let row = &OrganizationRow { founder_id: caller.user_id.to_string(), ..row.clone() };
         audit::tell_made(&row.id);
         let link = RoleLinkRow::new(&row.app, &caller.user_id, &admin_role(&row.id), row.created_at).by(caller);
@@ -361,10 +376,13 @@ impl Users {
         let by_caller = || vec![Filter::equals("founderId", &*caller.user_id)];
         let live = self.organizations.count(&by_caller()).await?;
         if live + self.tombstones.count(&by_caller()).await? >= MAX_FOUNDED {
-            return Err(Error::forbidden(format!(
-                "an account may found {MAX_FOUNDED} organizations, deleted ones included since their ids stay taken: an \
-                 admin releases some with DELETE /user-svc/organization-id/{{organizationId}}"
-            )));
+            return Err(Error::new(
+                &errors::QUOTA_REACHED,
+                format!(
+                    "an account may found {MAX_FOUNDED} organizations, deleted ones included since their ids stay taken: an \
+                     admin releases some with DELETE /user-svc/organization-id/{{organizationId}}"
+                ),
+            ));
         }
         // The new one is among them by then.
         let bound = |collection| Write::Require(Guard::at_most(collection, by_caller(), MAX_FOUNDED));
@@ -381,9 +399,10 @@ impl Users {
             row.updated_at = wanted.updated_at;
             let batch = Batch::new().with(self.organizations.replace(&row.id, &row, Some(version))?);
             self.platform.store.commit(batch).await.map_err(|error| match error {
-                StoreError::AlreadyExists(_) => {
-                    Error::conflict("organization already exists: its slug is taken; choose another")
-                }
+                StoreError::AlreadyExists(_) => Error::new(
+                    &errors::ORGANIZATION_TAKEN,
+                    "organization already exists: its slug is taken; choose another",
+                ),
                 other => other.into(),
             })?;
             Ok(row.to_wire())
@@ -393,7 +412,12 @@ impl Users {
 
     /// An organization of the caller's app.
     async fn organization(&self, caller: &Caller, id: &OrganizationId) -> Result<Stored<OrganizationRow>> {
-        let unknown = || Error::not_found(format!("organization not found: there is none with the id `{}`", id.0));
+        let unknown = || {
+            Error::new(
+                &errors::NO_SUCH_ORGANIZATION,
+                format!("organization not found: there is none with the id `{}`", id.0),
+            )
+        };
         let found = self.organizations.get(&id.0).await?;
         found.filter(|row| caller.is_admin() || *row.value.app == *caller.app).ok_or_else(unknown)
     }
@@ -488,5 +512,5 @@ fn need_admin(caller: &Caller, id: &str) -> Result<()> {
         audit::require_right([still_has_role(&caller.app, &caller.user_id, &role)]);
         return Ok(());
     }
-    Err(Error::forbidden(format!("not an admin of the organization `{id}`")))
+    Err(Error::new(&errors::NOT_ORGANIZATION_ADMIN, format!("not an admin of the organization `{id}`")))
 }

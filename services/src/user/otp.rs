@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use moka::sync::Cache;
 use openorch_api::{
     Body, Json, Time,
-    user::{SendOtpRequest, SendOtpResponse},
+    user::{SendOtpRequest, SendOtpResponse, errors},
 };
 use openorch_chassis::{
     Cx, Error, Result,
@@ -60,7 +60,7 @@ impl Sendings {
             let wait = by_pause.max(by_count);
             if wait > 0 {
                 let sentence = format!("codes were asked for lately; try again in {wait} seconds");
-                return Err(Error::limited(sentence).after(wait));
+                return Err(Error::new(&errors::TOO_MANY_CODES, sentence).after(wait));
             }
             times.push(now);
             next.push((key, times));
@@ -159,7 +159,7 @@ impl Users {
 
     /// The code's row, to be deleted at its version by what it is good for; a wrong code is counted.
     pub(super) async fn redeem(&self, id: &str, code: &str, expected: &Expected<'_>) -> Result<Stored<OtpRow>> {
-        let failed = |why: &str| Error::invalid(format!("Contact verification failed: {why}"));
+        let failed = |why: &str| Error::new(&errors::CODE_NOT_VALID, format!("Contact verification failed: {why}"));
         let over = || failed("the code is not known, was used, or has ended; ask for another");
         retry(|| async {
             let found = if id.len() > 128 { None } else { self.otps.get(id).await? };

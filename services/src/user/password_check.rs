@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use openorch_api::Time;
+use openorch_api::{Time, user::errors};
 use openorch_chassis::{Error, Result, audit::aside};
 use openorch_store::{Batch, Filter, Stored, Table};
 use zeroize::Zeroizing;
@@ -13,9 +13,6 @@ use super::{
     passwords::{HASH_OF_NOBODY, PasswordRules, Purpose, hash_now, normalized, spellings},
     rows::PasswordRow,
 };
-
-/// The code of the refusal of a right password that is too weak from elsewhere.
-const TOO_WEAK: &str = "user.password_too_weak";
 
 /// A password that may be right.
 pub struct Guess<'a> {
@@ -163,11 +160,10 @@ impl Users {
             return Ok(());
         }
         self.network_password_rules.check(password).map_err(|reason| {
-            Error::forbidden(format!(
+            Error::new(&errors::PASSWORD_TOO_WEAK, format!(
                 "this password is right, but too weak to sign in with over the network: {reason}. Set another on the \
                  daemon's machine with POST /user-svc/change-password, or have an admin reset it"
             ))
-            .coded(TOO_WEAK)
         })
     }
 

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use openorch_api::user::errors;
 use openorch_chassis::{Error, Result, forwarded::network};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -140,9 +141,12 @@ impl Passwords {
                 queue.refused
             });
             let seconds = retry_after(beyond + self.duration_of(refused));
-            return Err(Error::limited(format!(
-                "{from_here} sign-ins or registrations from your network wait already; try again in {seconds} s"
-            ))
+            return Err(Error::new(
+                &errors::TOO_MANY_SIGN_INS,
+                format!(
+                    "{from_here} sign-ins or registrations from your network wait already; try again in {seconds} s"
+                ),
+            )
             .after(seconds));
         }
         if waiting.all >= MAX_WAITING && !waiting.make_room(from_here) {
@@ -168,7 +172,11 @@ impl Passwords {
 
     fn too_many(&self, ahead: usize) -> Error {
         let seconds = retry_after(self.duration_of(ahead));
-        Error::limited(format!("too many sign-ins or registrations at once; try again in {seconds} s")).after(seconds)
+        Error::new(
+            &errors::TOO_MANY_SIGN_INS,
+            format!("too many sign-ins or registrations at once; try again in {seconds} s"),
+        )
+        .after(seconds)
     }
 }
 

@@ -4,7 +4,7 @@ use openorch_api::{
     Body, Json, Path,
     user::{
         AssignPermissionsRequest, Empty, HasPermissionResponse, PERMISSION_DELETE, PermissionId,
-        SavePermissionsRequest, SavePermissionsResponse,
+        SavePermissionsRequest, SavePermissionsResponse, errors,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Identity, Result};
@@ -34,7 +34,10 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SavePermissionsRequest>) ->
         for input in request.permissions {
             let known = rules.permissions.get(input.id.as_str());
             if known.is_some_and(|row| *row.owner_id != *caller.user_id) {
-                return Err(Error::forbidden(format!("cannot update unowned permission `{}`", input.id)));
+                return Err(Error::new(
+                    &errors::PERMISSION_OF_ANOTHER,
+                    format!("cannot update unowned permission `{}`", input.id),
+                ));
             }
             let row = PermissionRow {
                 id: input.id,
@@ -58,7 +61,10 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SavePermissionsRequest>) ->
 
 pub async fn delete(cx: Cx<Users>, Path(id): Path<PermissionId>) -> Result<Json<Empty>> {
     if openorch_api::permissions().any(|permission| permission.id == id.0) {
-        return Err(Error::forbidden(format!("`{}` is a built-in service's and is not deleted", id.0)));
+        return Err(Error::new(
+            &errors::PERMISSION_BUILT_IN,
+            format!("`{}` is a built-in service's and is not deleted", id.0),
+        ));
     }
     let caller = cx.caller()?;
     cx.change_rules(|rules| {
@@ -76,7 +82,7 @@ pub async fn assign(cx: Cx<Users>, Body(request): Body<AssignPermissionsRequest>
         let mut changes = Vec::new();
         for link in request.permission_links {
             if !rules.roles.contains_key(link.role_id.as_str()) {
-                return Err(Error::not_found(format!("cannot find role `{}`", link.role_id)));
+                return Err(Error::new(&errors::NO_SUCH_ROLE, format!("cannot find role `{}`", link.role_id)));
             }
             may_link(caller, rules, &link.permission_id)?;
             if !rules.role_has(&link.role_id, &link.permission_id) {
@@ -114,7 +120,7 @@ pub fn owner(users: &Users, id: &PermissionId) -> Result<String> {
 pub fn may_link(caller: &Caller, rules: &Rules, id: &str) -> Result<()> {
     let row = known(rules, id)?;
     if *row.owner_id != *caller.user_id && !caller.is_admin() {
-        return Err(Error::forbidden(format!("not an owner of the permission `{id}`")));
+        return Err(Error::new(&errors::PERMISSION_OF_ANOTHER, format!("not an owner of the permission `{id}`")));
     }
     Ok(())
 }
@@ -122,8 +128,9 @@ pub fn may_link(caller: &Caller, rules: &Rules, id: &str) -> Result<()> {
 fn known<'a>(rules: &'a Rules, id: &str) -> Result<&'a PermissionRow> {
     let shown = shown(id);
     rules.permissions.get(id).map(AsRef::as_ref).ok_or_else(|| {
-        Error::not_found(format!(
-            "cannot find permission `{shown}`; its service saves it with PUT /user-svc/permissions"
-        ))
+        Error::new(
+            &errors::NO_SUCH_PERMISSION,
+            format!("cannot find permission `{shown}`; its service saves it with PUT /user-svc/permissions"),
+        )
     })
 }

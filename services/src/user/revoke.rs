@@ -2,7 +2,10 @@
 
 use openorch_api::{
     Body, Json, Path, Query,
-    user::{Empty, ListSessionsRequest, ListSessionsResponse, RevokeTokensRequest, Session, SessionId, TOKEN_REVOKE},
+    error::access,
+    user::{
+        Empty, ListSessionsRequest, ListSessionsResponse, RevokeTokensRequest, Session, SessionId, TOKEN_REVOKE, errors,
+    },
 };
 use openorch_chassis::{Cx, Error, Identity, Result};
 use openorch_store::Query as Asked;
@@ -13,10 +16,13 @@ pub async fn list(cx: Cx<Users>, Query(request): Query<ListSessionsRequest>) -> 
     let caller = cx.caller()?;
     let user_id = request.user_id.filter(|id| !id.is_empty()).unwrap_or_else(|| caller.user_id.to_string());
     if *user_id != *caller.user_id && !cx.allows(caller, TOKEN_REVOKE.id) {
-        return Err(Error::forbidden(format!(
-            "`{}` may see its own sessions only; those of another account need the permission `{}`",
-            caller.slug, TOKEN_REVOKE.id
-        )));
+        return Err(Error::new(
+            &access::PERMISSION_MISSING,
+            format!(
+                "`{}` may see its own sessions only; those of another account need the permission `{}`",
+                caller.slug, TOKEN_REVOKE.id
+            ),
+        ));
     }
     let own = cx.known_account(&caller.user_id).await?;
     let found = cx.sessions.find(&Asked::all().equals("userId", user_id)).await?;
@@ -39,7 +45,10 @@ pub async fn revoke(cx: Cx<Users>, Path(id): Path<SessionId>) -> Result<Json<Emp
     let found = cx.sessions.get(&id.0).await?;
     let own = cx.known_account(&caller.user_id).await?;
     let Some(found) = found.filter(|found| cx.may_end(&own, &found.value)) else {
-        return Err(Error::not_found(format!("there is no session `{}`; GET /user-svc/sessions lists yours", id.0)));
+        return Err(Error::new(
+            &errors::NO_SUCH_SESSION,
+            format!("there is no session `{}`; GET /user-svc/sessions lists yours", id.0),
+        ));
     };
     cx.end_these(&found.value.user_id, &[id.0]).await?;
     Ok(Json(Empty {}))
@@ -51,17 +60,20 @@ pub async fn revoke_tokens(cx: Cx<Users>, Body(request): Body<RevokeTokensReques
     let device = request.device.filter(|device| !device.is_empty());
     let others = request.user_id.filter(|id| !id.is_empty() && **id != *caller.user_id);
     if others.is_some() && !cx.allows(caller, TOKEN_REVOKE.id) {
-        return Err(Error::forbidden(format!(
-            "`{}` may end its own sessions only; those of another account need the permission `{}`",
-            caller.slug, TOKEN_REVOKE.id
-        )));
+        return Err(Error::new(
+            &access::PERMISSION_MISSING,
+            format!(
+                "`{}` may end its own sessions only; those of another account need the permission `{}`",
+                caller.slug, TOKEN_REVOKE.id
+            ),
+        ));
     }
     if others.is_some() && device.is_none() && !all {
         return Err(Error::invalid("which sessions of the account? name a `device`, or send `allTokens`"));
     }
     let user_id = others.as_deref().unwrap_or(&caller.user_id);
     if cx.users.get(user_id).await?.is_none() {
-        return Err(Error::not_found(format!("there is no account `{user_id}`")));
+        return Err(Error::new(&errors::NO_SUCH_ACCOUNT, format!("there is no account `{user_id}`")));
     }
     // Programs that name no device share one session: someone who signs out everywhere does not mean to stop them. An
     // admin who ends the sessions of an account means all of them.
@@ -82,7 +94,10 @@ pub async fn revoke_tokens(cx: Cx<Users>, Body(request): Body<RevokeTokensReques
         .map(|row| row.id)
         .collect();
     if let (Some(device), true, false) = (&device, ended.is_empty(), all) {
-        return Err(Error::not_found(format!("the account has no session on the device `{device}`")));
+        return Err(Error::new(
+            &errors::NO_SUCH_SESSION,
+            format!("the account has no session on the device `{device}`"),
+        ));
     }
     // What changes nothing leaves no entry in the audit log either: this call has no rate.
     if !ended.is_empty() {

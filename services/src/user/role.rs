@@ -7,10 +7,11 @@ use std::{
 
 use openorch_api::{
     Body, Json, Path, Permission, Query,
+    error::access,
     query::PageRequest,
     user::{
         CreateRoleRequest, CreateRoleResponse, Empty, GetPermissionsByRoleResponse, GetRolesResponse,
-        ListPermissionsRequest, ListPermissionsResponse, ROLE_DELETE, RoleId, SetRolePermissionsRequest,
+        ListPermissionsRequest, ListPermissionsResponse, ROLE_DELETE, RoleId, SetRolePermissionsRequest, errors,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result};
@@ -62,14 +63,20 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Re
     let mut saved = None;
     cx.change_rules_of(caller, |rules| {
         if rules.going.contains(row.id.as_str()) {
-            return Err(Error::conflict(format!(
-                "the role `{}` was deleted and is being taken from all who had it; try again in a moment",
-                row.id
-            )));
+            return Err(Error::new(
+                &errors::ROLE_BEING_DELETED,
+                format!(
+                    "the role `{}` was deleted and is being taken from all who had it; try again in a moment",
+                    row.id
+                ),
+            ));
         }
         match rules.roles.get(row.id.as_str()) {
             Some(known) if known.owner_id != row.owner_id => {
-                return Err(Error::forbidden(format!("the role `{}` is another account's", row.id)));
+                return Err(Error::new(
+                    &errors::ROLE_OF_ANOTHER,
+                    format!("the role `{}` is another account's", row.id),
+                ));
             }
             Some(known) => row.created_at = known.created_at,
             None => {}
@@ -87,7 +94,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Re
 
 pub async fn delete(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<Empty>> {
     if FIXED.contains(&id.0.as_str()) {
-        return Err(Error::forbidden(format!("cannot delete default role `{}`", id.0)));
+        return Err(Error::new(&errors::ROLE_BUILT_IN, format!("cannot delete default role `{}`", id.0)));
     }
     let caller = cx.caller()?;
     cx.change_rules(|rules| {
@@ -123,16 +130,19 @@ pub async fn set_permissions(
     let caller = cx.caller()?;
     check_count("permissionIds", request.permission_ids.len(), MAX_PERMISSIONS)?;
     if id.0 == openorch_api::role::ADMIN {
-        return Err(Error::forbidden(format!(
-            "what the role `{}` has is not replaced: give it more with PUT /user-svc/roles/permissions",
-            id.0
-        )));
+        return Err(Error::new(
+            &errors::ROLE_BUILT_IN,
+            format!("what the role `{}` has is not replaced: give it more with PUT /user-svc/roles/permissions", id.0),
+        ));
     }
     cx.change_rules_of(caller, |rules| {
         let role = known(rules, &id)?;
         let acts_for_owner = caller.is_admin() && FIXED.contains(&id.0.as_str());
         if *role.owner_id != *caller.user_id && !acts_for_owner {
-            return Err(Error::forbidden(format!("cannot add permission to unowned role `{}`", id.0)));
+            return Err(Error::new(
+                &errors::ROLE_OF_ANOTHER,
+                format!("cannot add permission to unowned role `{}`", id.0),
+            ));
         }
         Ok((with_permissions(caller, rules, &id.0, &request.permission_ids)?, Batch::new()))
     })
@@ -149,7 +159,10 @@ pub async fn list_permissions(
     check_count("roles", request.roles.len(), MAX_PERMISSIONS)?;
     let foreign = request.roles.iter().find(|role| caller.roles.binary_search_by(|own| (**own).cmp(role)).is_err());
     if let (Some(role), false) = (foreign, caller.is_admin()) {
-        return Err(Error::forbidden(format!("you do not have the role `{role}`; ask for roles of your own")));
+        return Err(Error::new(
+            &errors::ROLE_NOT_HELD,
+            format!("you do not have the role `{role}`; ask for roles of your own"),
+        ));
     }
     let rules = cx.memory.rules();
     let roles: HashSet<&str> = match request.roles.is_empty() {
@@ -168,7 +181,7 @@ pub fn refuse_stranger(caller: &Caller, rules: &Rules, owner_id: &str, permissio
     if *owner_id == *caller.user_id || rules.allow(caller, permission.id) {
         return Ok(());
     }
-    Err(Error::forbidden("only the owner and admins may do this"))
+    Err(Error::new(&access::NOT_OWNER, "only the owner and admins may do this"))
 }
 
 /// Whose a role is, for rows that let the owner in.
@@ -179,7 +192,10 @@ pub fn owner(users: &Users, id: &RoleId) -> Result<String> {
 fn known<'a>(rules: &'a Rules, id: &RoleId) -> Result<&'a RoleRow> {
     match rules.roles.get(id.0.as_str()) {
         Some(row) => Ok(row),
-        None => Err(Error::not_found(format!("cannot find role `{}`; GET /user-svc/roles lists them", id.0))),
+        None => Err(Error::new(
+            &errors::NO_SUCH_ROLE,
+            format!("cannot find role `{}`; GET /user-svc/roles lists them", id.0),
+        )),
     }
 }
 
@@ -222,9 +238,10 @@ pub fn refuse_too_many_links(caller: &Caller, rules: &Rules, changes: &[Change])
         let is_own = |id: &str| rules.permissions.get(id).is_some_and(|row| *row.owner_id == *caller.user_id);
         let stays = |id: &&Arc<str>| !permissions.contains(&***id) && !gone.contains(&(*role, &***id)) && is_own(id);
         if rules.permissions_of(role).filter(stays).count() + permissions.len() > most {
-            return Err(Error::forbidden(format!(
-                "{whose} has at most {most} permissions of one account; make another one"
-            )));
+            return Err(Error::new(
+                &errors::QUOTA_REACHED,
+                format!("{whose} has at most {most} permissions of one account; make another one"),
+            ));
         }
     }
     Ok(())

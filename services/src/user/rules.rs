@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use openorch_api::user::Delegation;
+use openorch_api::user::{Delegation, errors};
 use openorch_chassis::{Caller, Error, Result};
 use openorch_store::{Filter, Guard, Query, Store, StoreError, Table};
 
@@ -426,10 +426,10 @@ pub(super) fn own_id(caller: &Caller, what: &str, id: &str) -> Result<()> {
     check_id(what, id)?;
     match id.split_once(':') {
         Some((slug, _)) if *slug == *caller.slug => Ok(()),
-        _ => Err(Error::forbidden(format!(
-            "created {what} id must be prefixed by caller slug: `{id}` must start with `{}:`",
-            caller.slug
-        ))),
+        _ => Err(Error::new(
+            &errors::FOREIGN_PREFIX,
+            format!("created {what} id must be prefixed by caller slug: `{id}` must start with `{}:`", caller.slug),
+        )),
     }
 }
 

@@ -14,8 +14,8 @@ use base64::{
 };
 use http::HeaderValue;
 use jiff::Timestamp;
-use openorch_api::Time;
-use openorch_chassis::{BoxFuture, Caller, Credential, Error, Identity, Kind, Passage, Result};
+use openorch_api::{Time, error::access};
+use openorch_chassis::{BoxFuture, Caller, Credential, Error, Identity, Passage, Result};
 use openorch_store::{Batch, Filter, Guard, Query, Stored, Write};
 
 use super::{
@@ -57,7 +57,7 @@ impl Users {
     async fn live_session(&self, verified: &Verified) -> Result<Arc<LiveSession>> {
         let now = self.now().0.as_second();
         if verified.audience.is_some() && verified.claims.exp <= now {
-            return Err(Error::unauthenticated("the delegated token has ended; make the call again"));
+            return Err(Error::new(&access::DELEGATION_ENDED, "the delegated token has ended; make the call again"));
         }
         let session = self.use_session(&verified.claims.sid).await?;
         match *session.user_id == *verified.claims.oui {
@@ -100,7 +100,7 @@ impl Users {
         if account.is_in(&session.app) {
             return Ok(());
         }
-        Err(Error::unauthenticated(format!("`{}` is not in the app of this token any more", account.slug)))
+        Err(Error::new(&access::NOT_IN_APP, format!("`{}` is not in the app of this token any more", account.slug)))
     }
 
     async fn read_session(&self, id: &str) -> Result<Option<LiveSession>> {
@@ -195,11 +195,12 @@ impl Users {
                 };
                 return Ok(Passage::Delegated { credential, caller: verified.claims.olu.as_str().into() });
             }
-            return Err(Error::forbidden(format!(
-                "a token that was made for the service `{made_for}` does not open `{audience}`"
-            )));
+            return Err(Error::new(
+                &access::OTHER_SERVICE,
+                format!("a token that was made for the service `{made_for}` does not open `{audience}`"),
+            ));
         }
-        let gone = || Error::unauthenticated("the account of this token is gone");
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
         let account = self.account(&session.user_id).await?.ok_or_else(gone)?;
         self.refuse_outsider(&account, &session)?;
         let now = self.now().0.as_second();
@@ -250,7 +251,7 @@ impl Users {
         match (self.caller_in(credential.session_id(), None).await, credential) {
             (Ok(caller), Credential::Permission { permission, .. }) => !self.allows(&caller, permission),
             (Ok(_), _) => false,
-            (Err(error), _) => error.kind == Kind::Unauthenticated,
+            (Err(error), _) => error.code.status == 401,
         }
     }
 
@@ -260,7 +261,7 @@ impl Users {
     }
 
     async fn caller_of(&self, session: &LiveSession, audience: Option<Arc<str>>) -> Result<Caller> {
-        let gone = || Error::unauthenticated("the account of this token is gone");
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
         let account = self.account(&session.user_id).await?.ok_or_else(gone)?;
         self.refuse_outsider(&account, session)?;
         Ok(Caller {
@@ -278,8 +279,9 @@ impl Users {
 impl Identity for Users {
     fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Caller>> {
         Box::pin(async move {
-            let unknown =
-                || Error::unauthenticated("Unauthorized: this is not a token of this daemon; sign in for one");
+            let unknown = || {
+                Error::new(&access::INVALID_TOKEN, "Unauthorized: this is not a token of this daemon; sign in for one")
+            };
             let (_, verified) = self.verified(token).ok_or_else(unknown)?;
             let session = self.live_session(&verified).await?;
             self.caller_of(&session, verified.audience.clone()).await
@@ -330,14 +332,16 @@ impl Identity for Users {
                 Spelling::Foreign => Ok(Passage::Untouched),
                 // A service must not find a token of ours in whatever else the value says.
                 Spelling::Odd => match self.claims_to_be_ours(authorization.as_bytes()) {
-                    true => Err(Error::invalid(
+                    true => Err(Error::new(
+                        &access::MALFORMED_TOKEN,
                         "send the token as `Authorization: Bearer …`, in no other scheme and with nothing beside it",
                     )),
                     false => Ok(Passage::Untouched),
                 },
                 Spelling::Usual(token) => match std::str::from_utf8(token).ok().and_then(|text| self.verified(text)) {
                     // A token of ours with something behind it, which a service might cut off.
-                    None if self.claims_to_be_ours(token) => Err(Error::unauthenticated(
+                    None if self.claims_to_be_ours(token) => Err(Error::new(
+                        &access::INVALID_TOKEN,
                         "Unauthorized: this token names a key of this daemon, which did not sign it; sign in for one",
                     )),
                     None => Ok(Passage::Untouched),
@@ -394,7 +398,7 @@ const MAX_JWT_STARTS: usize = 32;
 const MAX_JWT_HEADER: usize = 512;
 
 fn ended() -> Error {
-    Error::unauthenticated("the session of this token has ended; sign in again")
+    Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again")
 }
 
 /// The roles that a token names: a token is sent with each request, so one with very many roles names those that fit. The

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use openorch_api::{
     Body, Json,
+    error::access,
     input::check_name,
-    user::{AuthToken, ContactInput, ExchangeTokenRequest, LoginRequest, LoginResponse},
+    user::{AuthToken, ContactInput, ExchangeTokenRequest, LoginRequest, LoginResponse, errors},
 };
 use openorch_chassis::{Cx, Error, Result, audit, service::retry};
 use openorch_store::{Batch, Guard, Stored};
@@ -44,7 +45,7 @@ pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<J
             let owner = cx.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
             (owner.map(|owner| owner.value.user_id), by_contact(&contact.value))
         } else {
-            let id = cx.by_slug(&slug).await?.ok_or_else(|| Error::invalid("Slug not found"))?.id;
+            let id = cx.by_slug(&slug).await?.ok_or_else(|| Error::new(&errors::SLUG_NOT_FOUND, "Slug not found"))?.id;
             (Some(id.clone()), id)
         };
         let user_id = account.as_deref().unwrap_or_default();
@@ -75,11 +76,12 @@ pub async fn exchange(cx: Cx<Users>, Body(request): Body<ExchangeTokenRequest>) 
         (id, "") => cx.app_with_id(id)?,
         _ => return Err(Error::invalid("name the app by `newAppHost` or `newAppId`, not both")),
     };
-    let ended = || Error::unauthenticated("the session of this token has ended; sign in again");
+    let ended = || Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again");
     let token = retry(|| async {
         let from = cx.sessions.get(&caller.session_id).await?.ok_or_else(ended)?.value;
         if from.exchanged_from.is_some() {
-            return Err(Error::forbidden(
+            return Err(Error::new(
+                &errors::ALREADY_EXCHANGED,
                 "this token was exchanged for another one: exchange that one, which you signed in for",
             ));
         }
@@ -103,7 +105,7 @@ fn device_beside(device: &str, app: &str) -> String {
 
 impl Users {
     async fn sign_in_by_password(&self, guess: &Guess<'_>, place: &Place<'_>, is_local: bool) -> Result<AuthToken> {
-        let wrong = || Error::unauthenticated("Invalid password");
+        let wrong = || Error::new(&errors::WRONG_PASSWORD, "Invalid password");
         let matched = self.match_password(guess).await?.ok_or_else(wrong)?;
         let account = self.known_account(guess.user_id).await?;
         audit::tell_actor(&account.id, &account.slug, None);
@@ -126,7 +128,7 @@ impl Users {
         let (token, user_id) = retry(|| async {
             let code = self.redeem(&contact.otp_id, &contact.otp_code, &expected).await?;
             let owner = self.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
-            let gone = || Error::unauthenticated("no account has this contact any more");
+            let gone = || Error::new(&errors::CONTACT_GONE, "no account has this contact any more");
             let Stored { id, version, value: owner } = owner.ok_or_else(gone)?;
             let account = self.account(&owner.user_id).await?.ok_or_else(gone)?;
             audit::tell_actor(&account.id, &account.slug, None);

@@ -11,10 +11,11 @@ use std::{
 
 use openorch_api::{
     Body, Json, Path, Time,
-    user::{AuditEntry, ContactId, ContactInput, RoleId, UserId},
+    error::{access, platform},
+    user::{AuditEntry, ContactId, ContactInput, RoleId, UserId, errors},
 };
 use openorch_chassis::{
-    Caller, Credential, Cx, Identity, Kind,
+    Caller, Credential, Cx, Identity,
     clock::ManualClock,
     identity::AccountDeletionHook,
     service::{Hooks, RequestContext},
@@ -220,7 +221,7 @@ async fn who_lost_what_it_signs_in_with_is_refused_and_told_why() {
     let (token, id) = bench.register("ann", first).await;
     let sign_in = async |asked: Value| {
         let refused = sign_in::login(bench.by("").await, body(asked)).await.err().unwrap();
-        let told = (refused.kind, refused.to_string());
+        let told = (refused.code.id, refused.to_string());
         let of_ann = [Filter::equals("userId", id.as_str())];
         assert_eq!(bench.users.sessions.count(&of_ann).await.unwrap(), 1, "{told:?}");
         told
@@ -231,22 +232,22 @@ async fn who_lost_what_it_signs_in_with_is_refused_and_told_why() {
     row.hash = super::passwords::hash_now("another").unwrap();
     bench.meanwhile(bench.users.password_rows.replace(&id, &row, None).unwrap());
     let by_password = json!({ "slug": "ann", "password": "pass", "device": "laptop" });
-    assert_eq!(sign_in(by_password).await, (Kind::Unauthenticated, "Invalid password".into()));
+    assert_eq!(sign_in(by_password).await, ("user.wrong_password", "Invalid password".into()));
 
     let used = bench.code("", "ann@example.org").await;
     bench.meanwhile(Write::Delete { collection: OTPS.name, id: used.otp_id.clone(), version: None });
-    let (kind, why) = sign_in(json!({ "contact": used, "device": "laptop" })).await;
-    assert!(kind == Kind::Invalid && why.contains("was used"), "{kind:?} {why}");
+    let (code, why) = sign_in(json!({ "contact": used, "device": "laptop" })).await;
+    assert!(code == "user.code_not_valid" && why.contains("was used"), "{code} {why}");
     let lost = bench.code("", "ann@example.org").await;
     bench.meanwhile(Write::Delete { collection: CONTACTS.name, id: "ann@example.org".into(), version: None });
-    let (kind, why) = sign_in(json!({ "contact": lost, "device": "laptop" })).await;
-    assert!(kind == Kind::Unauthenticated && why.contains("any more"), "{kind:?} {why}");
+    let (code, why) = sign_in(json!({ "contact": lost, "device": "laptop" })).await;
+    assert!(code == "user.contact_gone" && why.contains("any more"), "{code} {why}");
 
     let cx = bench.by(&token).await;
     let session = cx.caller().unwrap().session_id.to_string();
     bench.meanwhile(Write::Delete { collection: SESSIONS.name, id: session, version: None });
     let refused = sign_in::exchange(cx, body(json!({ "newDevice": "phone" }))).await.err().unwrap();
-    assert_eq!(refused.kind, Kind::Unauthenticated);
+    assert_eq!(refused.code, &access::SESSION_ENDED);
 }
 
 #[tokio::test]
@@ -256,7 +257,7 @@ async fn what_was_stored_is_seen_also_where_nobody_was_told_so() {
     let (ann, ann_id) = bench.register("ann", ContactInput::default()).await;
     let known = async |id: &str| users.account(id).await.unwrap().unwrap();
     let unknown = |outcome: Option<openorch_chassis::Error>| {
-        assert_eq!(outcome.map(|error| error.kind), Some(Kind::Unavailable));
+        assert_eq!(outcome.map(|error| error.code), Some(&platform::STORE_UNAVAILABLE));
     };
     known(&ann_id).await;
     bench.unsure();
@@ -361,14 +362,14 @@ async fn an_account_that_is_gone_is_so_everywhere_also_where_nobody_was_told_so(
     let things = Arc::new(Things::default());
     let bench = Bench::with(OPEN, Hooks { account_deletion: vec![things.clone()], ..Hooks::default() }).await;
     let (_, id) = bench.register("ann", ContactInput::default()).await;
-    let delete = async |id: &str| users::delete(bench.cx().await, Path(UserId(id.into()))).await.err().unwrap().kind;
+    let delete = async |id: &str| users::delete(bench.cx().await, Path(UserId(id.into()))).await.err().unwrap().code;
     // One that stays keeps its things.
     let admin = bench.users.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
-    assert_eq!(delete(&admin.id).await, Kind::Conflict);
+    assert_eq!(delete(&admin.id).await, &errors::LAST_ADMIN);
     Users::settle(bench.users.clone()).await;
     assert!(things.0.lock().unwrap().is_empty());
     bench.unsure();
-    assert_eq!(delete(&id).await, Kind::Unavailable);
+    assert_eq!(delete(&id).await, &platform::STORE_UNAVAILABLE);
     Users::settle(bench.users.clone()).await;
     assert_eq!(things.0.lock().unwrap().concat(), id);
     assert!(bench.users.unsettled_accounts.lock().unwrap().is_empty());
@@ -439,7 +440,7 @@ async fn a_hash_from_before_passwords_were_normalized_is_matched_in_each_spellin
             let cx = Cx { state: again.clone(), request: bench.call(None).request };
             sign_in::login(cx, body(json!({ "slug": slug, "password": password }))).await.map(|_| ())
         };
-        assert_eq!(login("password").await.unwrap_err().kind, Kind::Unauthenticated);
+        assert_eq!(login("password").await.unwrap_err().code, &errors::WRONG_PASSWORD);
         // Of several at once the first replaces it, and the others are right all the same.
         let (first, second, third) = tokio::join!(login(composed), login(decomposed), login(composed));
         first.and(second).and(third).unwrap();
@@ -482,7 +483,7 @@ async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_a
     assert_eq!(entries().await, 1);
     // Ages count again after seven days of running, if the clock is right and the time has come.
     bench.clock.advance(91 * 24 * 3600);
-    assert_eq!(bench.users.authenticate(&token).await.err().unwrap().kind, Kind::Unauthenticated);
+    assert_eq!(bench.users.authenticate(&token).await.err().unwrap().code, &access::SESSION_ENDED);
     assert_eq!(entries().await, 1, "a year is not over");
     bench.clock.advance(366 * 24 * 3600);
     assert_eq!(entries().await, 0);

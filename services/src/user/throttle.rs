@@ -12,6 +12,7 @@ use std::{
 };
 
 use moka::sync::Cache;
+use openorch_api::user::errors;
 use openorch_chassis::{Error, Result, forwarded::network};
 use tokio::sync::Notify;
 
@@ -124,7 +125,7 @@ impl Throttle {
         let wait = keys.iter().map(|key| self.wait(key, now)).max().unwrap_or_default();
         if wait > 0 {
             let sentence = format!("too many failed sign-ins; try again in {wait} seconds");
-            return Err(Error::limited(sentence).after(wait));
+            return Err(Error::new(&errors::TOO_MANY_WRONG_PASSWORDS, sentence).after(wait));
         }
         let is_full = |key: &Key| {
             let failed = self.recent(key, now).map_or(0, |known| known.count);

@@ -3,6 +3,7 @@
 
 use std::mem::size_of;
 
+use openorch_api::user::errors;
 use openorch_chassis::{Caller, Error, Result};
 use rpds::HashTrieMapSync;
 use sha2::{Digest as _, Sha256};
@@ -138,7 +139,10 @@ impl Usage {
             ),
         ] {
             if has > most && has > had {
-                return Err(Error::forbidden(format!("an account may have {most} {what}, this makes {has}: {remedy}")));
+                return Err(Error::new(
+                    &errors::QUOTA_REACHED,
+                    format!("an account may have {most} {what}, this makes {has}: {remedy}"),
+                ));
             }
         }
         Ok(())
@@ -148,11 +152,14 @@ impl Usage {
 /// Refuses what makes the rules of all accounts together too large.
 pub fn refuse_total(had: usize, has: usize, limits: &AccessLimits) -> Result<()> {
     if has > limits.total_bytes && has > had {
-        return Err(Error::limited(format!(
-            "the roles, permissions and permits of all accounts fill the {} bytes that they may take in memory: an admin \
-             deletes some, or an operator raises OPENORCH_USER_MAX_ACCESS_RULE_MEMORY",
-            limits.total_bytes
-        )));
+        return Err(Error::new(
+            &errors::RULE_MEMORY_FULL,
+            format!(
+                "the roles, permissions and permits of all accounts fill the {} bytes that they may take in memory: an admin \
+                 deletes some, or an operator raises OPENORCH_USER_MAX_ACCESS_RULE_MEMORY",
+                limits.total_bytes
+            ),
+        ));
     }
     Ok(())
 }

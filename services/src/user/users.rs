@@ -10,7 +10,7 @@ use openorch_api::{
     user::{
         CreateUserRequest, CreateUserResponse, DeletedSlug, Empty, GetUsersRequest, GetUsersResponse,
         ResetPasswordRequest, SaveSelfRequest, USER_CREATE, USER_DELETE, USER_EDIT, USER_PASSWORD_RESET, UserId,
-        UserInput,
+        UserInput, errors,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
@@ -273,7 +273,9 @@ fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
 pub async fn release_slug(cx: Cx<Users>, Path(slug): Path<DeletedSlug>) -> Result<Json<Empty>> {
     Slug::parse(&slug.0).map_err(|error| Error::invalid(error.0))?;
     cx.platform.store.commit(cx.tombstones.delete(&slug.0, None).into()).await.map_err(|error| match error {
-        StoreError::NotFound(_) => Error::not_found(format!("no deleted account had the slug `{}`", slug.0)),
+        StoreError::NotFound(_) => {
+            Error::new(&errors::NO_SUCH_DELETED_SLUG, format!("no deleted account had the slug `{}`", slug.0))
+        }
         other => other.into(),
     })?;
     Ok(Json(Empty {}))
@@ -395,9 +397,12 @@ impl Users {
             is_used = is_used || self.platform.store.count(collection, &[Filter::equals(*field, id)]).await? > 0;
         }
         if is_used && self.users.get(id).await?.is_none() {
-            return Err(Error::conflict(format!(
-                "an account with the id `{id}` was deleted, and ids are not given twice; leave the id out to be given one"
-            )));
+            return Err(Error::new(
+                &errors::ID_TAKEN,
+                format!(
+                    "an account with the id `{id}` was deleted, and ids are not given twice; leave the id out to be given one"
+                ),
+            ));
         }
         Ok(())
     }
@@ -441,7 +446,9 @@ fn still_managed(caller: &Caller, user_id: &str) -> Option<Write> {
 /// What the store says of two at once is what each would have been told alone.
 pub(super) fn taken(error: StoreError) -> Error {
     match error {
-        StoreError::AlreadyExists(_) => Error::conflict("slug already exists, or the id or contact is another's"),
+        StoreError::AlreadyExists(_) => {
+            Error::new(&errors::ACCOUNT_EXISTS, "slug already exists, or the id or contact is another's")
+        }
         other => other.into(),
     }
 }
@@ -449,11 +456,14 @@ pub(super) fn taken(error: StoreError) -> Error {
 /// The accounts of built-in services are the daemon itself.
 pub(super) fn refuse_built_in(user: &UserRow) -> Result<()> {
     if openorch_api::SERVICES.iter().any(|service| service.slug == user.slug) {
-        return Err(Error::forbidden(format!("`{}` is a built-in service: it has no password and stays", user.slug)));
+        return Err(Error::new(
+            &errors::ACCOUNT_BUILT_IN,
+            format!("`{}` is a built-in service: it has no password and stays", user.slug),
+        ));
     }
     Ok(())
 }
 
 fn unknown(id: &UserId) -> impl Fn() -> Error + use<'_> {
-    || Error::not_found(format!("user not found: there is no account `{}`", id.0))
+    || Error::new(&errors::NO_SUCH_ACCOUNT, format!("user not found: there is no account `{}`", id.0))
 }

@@ -23,11 +23,11 @@ fn accounts() -> impl Fn(&Request) -> String + Send + Sync {
         let text = |key: &str| body[key].as_str().unwrap().to_owned();
         let mut accounts = accounts.lock().unwrap();
         match (request.target.as_str(), accounts.get(&text("slug"))) {
-            ("/user-svc/login", None) => json(400, r#"{"error": "Slug not found"}"#),
+            ("/user-svc/login", None) => json(400, r#"{"error": "No.", "code": "user.slug_not_found"}"#),
             ("/user-svc/login", Some(password)) if *password != text("password") => {
-                json(401, r#"{"error": "Invalid password"}"#)
+                json(401, r#"{"error": "No.", "code": "user.wrong_password"}"#)
             }
-            ("/user-svc/register", Some(_)) => json(409, r#"{"error": "slug already exists"}"#),
+            ("/user-svc/register", Some(_)) => json(409, r#"{"error": "No.", "code": "user.slug_taken"}"#),
             ("/user-svc/register", None) => {
                 accounts.insert(text("slug"), text("password"));
                 json(200, r#"{"token":{"token":"jwt"}}"#)
@@ -88,8 +88,8 @@ async fn a_copy_that_registered_in_between_is_signed_in_to() {
         let mut logins = logins.lock().unwrap();
         *logins += usize::from(request.target.ends_with("login"));
         match (request.target.as_str(), *logins) {
-            ("/user-svc/login", 1) => json(400, r#"{"error": "Slug not found"}"#),
-            ("/user-svc/register", _) => json(409, r#"{"error": "slug already exists"}"#),
+            ("/user-svc/login", 1) => json(400, r#"{"error": "No.", "code": "user.slug_not_found"}"#),
+            ("/user-svc/register", _) => json(409, r#"{"error": "No.", "code": "user.slug_taken"}"#),
             _ => json(200, r#"{"token":{"token":"jwt"}}"#),
         }
     });
@@ -99,7 +99,7 @@ async fn a_copy_that_registered_in_between_is_signed_in_to() {
 
 #[tokio::test]
 async fn another_400_is_not_taken_for_an_account_to_register() {
-    let stub = Stub::new(|_| json(400, r#"{"error": "slug `A` may hold only a-z"}"#));
+    let stub = Stub::new(|_| json(400, r#"{"error": "Slug not found", "code": "request.invalid_input"}"#));
     let error =
         register_service_account(&client(&stub), "A", "A", &MemoryCredentialStore::default()).await.unwrap_err();
     assert_eq!((error.status(), lines(&stub)), (Some(400), vec!["POST /user-svc/login".to_owned()]));
@@ -149,7 +149,7 @@ async fn with_a_server_that_does_not_say_the_id_the_instance_is_found_by_its_url
     let stub = Stub::new(|request| match request.method.as_str() {
         "PUT" => json(201, "{}"),
         "GET" => json(200, r#"{"instances":[{"id":"inst_9","url":"http://127.0.0.1:9311","status":"Unknown"}]}"#),
-        _ => json(404, r#"{"error": "there is no instance with this id"}"#),
+        _ => json(404, r#"{"error": "No.", "code": "registry.no_such_instance"}"#),
     });
     let instance = InstanceRegistration::new("http://127.0.0.1:9311/").register(&client(&stub)).await.unwrap();
     instance.deregister().await.expect("gone already is gone");

@@ -69,11 +69,14 @@ async fn the_token_of_an_incoming_request_is_passed_on_and_never_an_older_one() 
 
 #[tokio::test]
 async fn a_refusal_is_the_servers_sentence_with_its_request_id() {
-    let stub = Stub::new(|_| json(403, r#"{"error": "account `x` lacks the permission"}"#));
+    let stub = Stub::new(|_| {
+        json(403, r#"{"error": "account `x` lacks the permission", "code": "access.permission_missing"}"#)
+    });
     let error = client(&stub).call(LIST_NODES, Body(ListNodesRequest::default())).await.unwrap_err();
     let expected = Error::Refused {
         operation: "listNodes".into(),
         status: 403,
+        code: Some("access.permission_missing".into()),
         message: "account `x` lacks the permission".into(),
         retry_after: None,
         request_id: Some("req-1".into()),

@@ -1,5 +1,6 @@
 //! Which passwords are accepted (contract decision 13), and in which form they are compared (decision 37).
 
+use openorch_api::user::errors;
 use openorch_chassis::{Error, Result};
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 use zeroize::Zeroizing;
@@ -82,16 +83,22 @@ impl PasswordRules {
     /// Why this cannot be a new password. Characters are counted after normalization, bytes as sent.
     pub fn check(&self, password: &str) -> Result<()> {
         if password.is_empty() {
-            return Err(Error::invalid("password is required"));
+            return Err(Error::new(&errors::PASSWORD_REFUSED, "password is required"));
         }
         if !self.is_possible(password) {
-            return Err(Error::invalid(format!("the password is longer than {} bytes", self.max_bytes)));
+            return Err(Error::new(
+                &errors::PASSWORD_REFUSED,
+                format!("the password is longer than {} bytes", self.max_bytes),
+            ));
         }
         if normalized(password).chars().count() < self.min {
-            return Err(Error::invalid(format!("the password needs at least {} characters", self.min)));
+            return Err(Error::new(
+                &errors::PASSWORD_REFUSED,
+                format!("the password needs at least {} characters", self.min),
+            ));
         }
         if self.refuse_common && COMMON.contains(&password.to_lowercase().as_str()) {
-            return Err(Error::invalid("the password is one of the most used; choose another"));
+            return Err(Error::new(&errors::PASSWORD_REFUSED, "the password is one of the most used; choose another"));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The queue: who waits, who is refused, and who goes first.
 
-use openorch_chassis::Kind;
+use openorch_api::user::errors::TOO_MANY_SIGN_INS;
 
 use super::*;
 
@@ -74,12 +74,12 @@ async fn a_newcomer_takes_the_newest_place_of_the_address_that_has_the_most() {
     let mut greedy: Vec<Vec<Place>> = (0..4).map(|n| places(&pool, Purpose::SignIn, n, MAX_WAITING / 4)).collect();
     assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING);
     let one_more = place(0).err().unwrap();
-    assert_eq!(one_more.kind, Kind::Limited, "who has the most gets no more");
+    assert_eq!(one_more.code, &TOO_MANY_SIGN_INS, "who has the most gets no more");
     let honest = place(9).expect("there is room for who comes from elsewhere");
     assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING);
     let newest = greedy[3].pop().unwrap();
     let refused = is_password(newest).await.unwrap_err();
-    assert_eq!(refused.kind, Kind::Limited);
+    assert_eq!(refused.code, &TOO_MANY_SIGN_INS);
     assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING, "it has given its place back already");
     assert_eq!(is_password(greedy[3].pop().unwrap()).await.unwrap(), None);
     pool.cost.store(1, Ordering::Relaxed);
@@ -91,7 +91,7 @@ async fn a_newcomer_takes_the_newest_place_of_the_address_that_has_the_most() {
     let alone: Vec<_> = (1..MAX_WAITING).map(|n| pool.place(Purpose::SignIn, many(n)).ok().unwrap()).collect();
     assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING);
     for n in [1, 9999] {
-        assert_eq!(pool.place(Purpose::SignIn, many(n)).err().unwrap().kind, Kind::Limited);
+        assert_eq!(pool.place(Purpose::SignIn, many(n)).err().unwrap().code, &TOO_MANY_SIGN_INS);
     }
     drop((alone, honest));
     let waiting = pool.sign_ins.waiting();
@@ -104,7 +104,7 @@ async fn who_has_waited_as_long_as_it_may_is_refused_and_leaves_its_place() {
     pool.cost.store(1, Ordering::Relaxed);
     let all_wait = pool.turns.acquire().await.unwrap();
     let place = pool.place(Purpose::SignIn, IpAddr::from([192, 0, 2, 1])).unwrap();
-    assert_eq!(is_password(place).await.unwrap_err().kind, Kind::Limited);
+    assert_eq!(is_password(place).await.unwrap_err().code, &TOO_MANY_SIGN_INS);
     drop(all_wait);
     assert_eq!(pool.sign_ins.waiting().all, 0);
 }

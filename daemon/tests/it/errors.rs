@@ -1,0 +1,136 @@
+//! Refusals have codes: each is declared once, in use, and described in `docs/errors.md`; what is answered is declared.
+
+use std::{collections::HashSet, fmt::Write, fs, path::Path};
+
+use openorch_api::{
+    ErrorCode, Row,
+    error::{access, gateway, platform, request},
+};
+use percent_encoding::percent_decode_str;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Daemon};
+
+/// Panics where a refusal has no code, or one that was not declared for what was called. All calls of the tests pass here.
+pub fn check(method: &str, path: &str, answer: &Answer) {
+    let is_refusal = answer.status.is_client_error() || answer.status.is_server_error();
+    // The HTTP library refuses without a body what is no request, and such an answer has no request's id.
+    let has_no_body = method == "HEAD" || answer.text.is_empty() && !answer.headers.contains_key("x-request-id");
+    if !is_refusal || has_no_body {
+        return;
+    }
+    let what = format!("{method} {path}: {} {}", answer.status, answer.text);
+    let body = answer.json();
+    assert!(body["error"].as_str().is_some_and(|sentence| !sentence.is_empty()), "no sentence: {what}");
+    let code = openorch_api::errors().find(|code| body["code"] == code.id);
+    let code = code.unwrap_or_else(|| panic!("no code that is declared: {what}"));
+    assert_eq!(answer.status, code.status, "{what}");
+    let of_any = [request::ERRORS, access::ERRORS, platform::ERRORS].concat();
+    let is_declared = match row(method, path) {
+        Some(row) => row.may_refuse(code),
+        None => of_any.contains(&code),
+    };
+    assert!(is_declared || gateway::ERRORS.contains(&code), "its row does not declare this: {what}");
+}
+
+/// The operation that a call means.
+fn row(method: &str, path: &str) -> Option<&'static Row> {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let segments: Vec<_> = path.split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy()).collect();
+    let is_same = |pattern: &str| {
+        let pattern: Vec<_> = pattern.split('/').collect();
+        let fits = |(pattern, segment): (&&str, &std::borrow::Cow<str>)| {
+            pattern.starts_with('{') && !segment.is_empty() || *pattern == segment.as_ref()
+        };
+        pattern.len() == segments.len() && pattern.iter().zip(&segments).all(fits)
+    };
+    let literal = openorch_api::operations().filter(|row| !row.path.contains('{'));
+    let others = openorch_api::operations().filter(|row| row.path.contains('{'));
+    literal.chain(others).find(|row| {
+        row.method.as_str() == method && std::iter::once(&row.path).chain(row.aliases).any(|pattern| is_same(pattern))
+    })
+}
+
+#[test]
+fn every_code_is_declared_once_with_a_valid_status_and_is_in_use() {
+    let mut seen = HashSet::new();
+    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    for code in openorch_api::errors() {
+        assert!(seen.insert(code.id), "{} is declared twice", code.id);
+        assert!(code.id.split_once('.').is_some_and(|(area, name)| is_word(area) && is_word(name)), "{}", code.id);
+        let status = StatusCode::from_u16(code.status).unwrap();
+        assert!(status.is_client_error() || status.is_server_error(), "{}", code.id);
+        assert!(!code.cause.is_empty() && !code.remedy.is_empty() && !code.cause.ends_with('.'), "{}", code.id);
+    }
+    for service in openorch_api::SERVICES {
+        for code in service.errors {
+            let is_used = service.operations.iter().any(|row| row.errors.contains(code));
+            assert!(is_used, "no operation of {} declares {}", service.slug, code.id);
+        }
+    }
+}
+
+#[tokio::test]
+async fn paths_that_name_no_operation_are_refused_by_codes_too() {
+    let daemon = Daemon::start().await;
+    for (method, path, code) in [
+        ("GET", "/user-svc/nothing", "request.no_such_operation"),
+        ("PUT", "/health", "request.method_not_allowed"),
+        ("GET", "/user-svc/a%00b", "request.invalid_url"),
+        ("GET", "/no-such-svc/x", "gateway.no_such_service"),
+        ("GET", "/registry-svc/instances", "access.no_token"),
+    ] {
+        let answer = daemon.call(method, path, "", Value::Null).await;
+        assert_eq!(answer.json()["code"], code, "{path}");
+    }
+    let answer = daemon.call("POST", "/user-svc/login", "", json!({ "slug": "nobody", "password": "x" })).await;
+    assert_eq!(answer.text, r#"{"error": "Slug not found", "code": "user.slug_not_found"}"#);
+}
+
+#[test]
+fn the_list_of_errors_is_the_golden_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/errors.md");
+    let text = list_of_errors();
+    if std::env::var_os("UPDATE").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &text).unwrap();
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_default();
+    assert!(golden == text, "docs/errors.md differs from the table: run UPDATE=1 cargo test and review the difference");
+}
+
+fn list_of_errors() -> String {
+    let mut text = String::from(
+        "# Errors\n\nA refusal is `{\"error\": \"sentence\", \"code\": \"area.name\"}`. The sentence is for people and names the \
+         thing; it may be reworded.\nThe code is for programs and stays, and so does its HTTP status. `/openapi.json` says which \
+         codes each operation answers\n(`x-codes` of its responses) and lists them all (`x-errors`). Services behind the gateway \
+         refuse in ways of their own.\n\nWhat is no HTTP request at all is refused without a body.\n\nThis file is made from the \
+         table of operations; `UPDATE=1 cargo test -p openorch --test it -- golden` writes it.\n",
+    );
+    for (title, codes) in [
+        ("Requests", request::ERRORS),
+        ("Callers", access::ERRORS),
+        ("State of the daemon: any operation may answer these", platform::ERRORS),
+        ("Gateway", gateway::ERRORS),
+    ] {
+        section(&mut text, title, codes);
+    }
+    for service in openorch_api::SERVICES {
+        section(&mut text, service.name, service.errors);
+    }
+    text
+}
+
+fn section(text: &mut String, title: &str, codes: &[&ErrorCode]) {
+    write!(text, "\n## {title}\n\n| Code | Status | Cause | Remedy |\n| --- | --- | --- | --- |\n").unwrap();
+    for ErrorCode { id, status, cause, remedy } in codes {
+        writeln!(text, "| `{id}` | {status} | {} | {} |", sentence(cause), sentence(remedy)).unwrap();
+    }
+}
+
+fn sentence(clause: &str) -> String {
+    let mut letters = clause.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str()).replace('|', "\\|")
+}
