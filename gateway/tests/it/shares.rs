@@ -71,13 +71,13 @@ async fn requests_in_progress_have_a_total_and_a_share_of_it() {
         }
     })
     .await;
-    for (status, sentence, change) in [
-        (503, "OPENORCH_HTTP_MAX_REQUESTS)", (|settings| settings.http.max_requests = 2) as fn(&mut Settings)),
-        (429, "OPENORCH_HTTP_MAX_REQUESTS_PER_ADDRESS", |settings| settings.http.max_requests_per_address = Some(2)),
-    ] {
+    for (status, sentence, in_all, of_address) in
+        [(503, "OPENORCH_HTTP_MAX_REQUESTS)", 2, 3), (429, "OPENORCH_HTTP_MAX_REQUESTS_PER_ADDRESS", 20, 2)]
+    {
         let platform = Platform::with(|settings| {
             without_exemption(settings);
-            change(settings);
+            settings.http.max_requests = in_all;
+            settings.http.max_requests_per_address = Some(of_address);
         })
         .await;
         platform.publish("demo", &[&format!("http://{slow}")]);
