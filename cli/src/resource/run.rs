@@ -248,7 +248,12 @@ fn elements(value: Json, wrapper: &str) -> Vec<Json> {
 
 /// The operation that saves a document, and what it is sent.
 fn call_of(save: &Save, mut value: Json) -> (&'static Row, Parts) {
-    let Some((new, wrapper)) = save.new else { return (save.row, with_body(wrapped(value, save.wrapper))) };
+    let Some((new, wrapper)) = save.new else {
+        let in_path = save.row.path_parameters().next().is_some();
+        let id = value.get("id").or_else(|| value.get(save.wrapper)?.get("id")).and_then(Json::as_str);
+        let path = id.filter(|_| in_path).map(str::to_owned).into_iter().collect();
+        return (save.row, Parts { path, ..with_body(wrapped(value, save.wrapper)) });
+    };
     let id = value.as_object_mut().and_then(|fields| fields.remove("id"));
     match id.as_ref().and_then(Json::as_str) {
         Some(id) => (save.row, Parts { path: vec![id.to_owned()], ..with_body(wrapped(value, save.wrapper)) }),

@@ -30,7 +30,7 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    first_steps backup users accounts roles organizations environments raw_calls operations groups files doctor
+    first_steps backup users accounts roles organizations policies environments raw_calls operations groups files doctor
 }
 
 fn folder() -> std::path::PathBuf {
