@@ -115,6 +115,7 @@ impl ConfigFile {
         let path = self.path()?;
         let failed = |what: &dyn std::fmt::Display| {
             Failure::Other(format!("cannot write the settings `{}`: {what}", path.display()))
+                .hinted("make the file writable; with OPENORCH_TOKEN and OPENORCH_URL set, `oo` calls without it")
         };
         let _held = private_file::lock(path).map_err(|error| failed(&error))?;
         let (mut config, broken) = match read(path)? {

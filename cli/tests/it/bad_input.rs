@@ -249,7 +249,7 @@ fn nothing_is_asked_of_the_server_whose_answer_could_not_be_kept() {
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
     for line in ["register joe", "login joe"] {
-        home.oo_with(line, "x\n").fails(1, "cannot write the settings");
+        home.oo_with(line, "x\n").fails(1, "OPENORCH_TOKEN and OPENORCH_URL set");
     }
     assert_eq!(stub.seen().len(), 0);
 }
