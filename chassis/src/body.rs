@@ -132,8 +132,10 @@ impl PieceStream {
 
 /// Makes the next pieces on a thread of its own, in its turn.
 async fn make_some(mut pieces: Pieces) -> io::Result<Made> {
-    let _turn = ENCODERS.acquire().await.map_err(io::Error::other)?;
+    let turn = ENCODERS.acquire().await.map_err(io::Error::other)?;
     let making = spawn_blocking(move || {
+        // It ends with the work, whoever still polls for that.
+        let _turn = turn;
         let mut made = VecDeque::with_capacity(PIECES_AHEAD);
         while made.len() < PIECES_AHEAD {
             match pieces.next() {
