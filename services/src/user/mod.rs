@@ -4,6 +4,7 @@
 mod account;
 mod app;
 mod audit;
+mod authorization;
 mod authorize;
 mod change_rules;
 mod clock_grace;
