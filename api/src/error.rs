@@ -1,4 +1,4 @@
-//! What refusals are told apart by: a code for each, declared once beside its status, its cause and the way out. Sentences
+//! Error codes: programs tell refusals apart by them. Each is declared once, with its status, cause and remedy. Sentences
 //! may be reworded at any time; codes stay. The daemon's tests fold them into `docs/errors.md`.
 
 pub mod access;

@@ -11,11 +11,6 @@ use crate::InvalidInput;
 /// Arrays and objects inside one another are at most this deep, where no setting says otherwise.
 pub const MAX_DEPTH: usize = 64;
 
-/// JSON values in the body of an operation that needs a token, where its row does not say otherwise.
-pub const MAX_VALUES: usize = 100_000;
-/// JSON values in the body of a public operation.
-pub const MAX_PUBLIC_VALUES: usize = 10_000;
-
 /// What one JSON text may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -135,8 +135,6 @@ pub struct Row {
 
 /// The usual limit for a JSON body in bytes as sent, where no setting says otherwise (contract decision 23).
 pub const BODY_LIMIT: usize = 4 << 20;
-/// The same for a public operation, as sent and decompressed.
-pub const PUBLIC_BODY_LIMIT: usize = 1 << 20;
 /// How many times larger than its limit a compressed body may be when unpacked.
 pub const UNPACKED_FACTOR: usize = 4;
 

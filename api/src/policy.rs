@@ -34,7 +34,7 @@ permissions! {
 }
 
 path_values! {
-    /// The id of a policy, chosen by whoever creates it.
+    /// The id of a policy, chosen by the client that creates it.
     PolicyId at most 128;
 }
 

@@ -69,8 +69,8 @@ impl Body {
     }
 }
 
-/// Pieces that a thread made ahead of the client: a list is encoded beside the async workers, since whoever reads one
-/// quickly would keep them from serving others.
+/// A list as a stream of pieces, which a thread encodes ahead of the client: encoding on the async workers would block them
+/// for as long as the client reads quickly.
 struct PieceStream {
     ready: VecDeque<io::Result<Bytes>>,
     source: Source,
@@ -134,7 +134,7 @@ impl PieceStream {
 async fn make_some(mut pieces: Pieces) -> io::Result<Made> {
     let turn = ENCODERS.acquire().await.map_err(io::Error::other)?;
     let making = spawn_blocking(move || {
-        // It ends with the work, whoever still polls for that.
+        // Released when the work ends, even if the body is not polled any more.
         let _turn = turn;
         let mut made = VecDeque::with_capacity(PIECES_AHEAD);
         while made.len() < PIECES_AHEAD {

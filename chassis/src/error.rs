@@ -1,4 +1,4 @@
-//! What can go wrong: a declared code that programs decide by, with a sentence that names the thing and the way out.
+//! The error type of services: a declared code for programs, and a sentence that names the thing and the remedy.
 
 use std::{borrow::Cow, error, fmt};
 

@@ -90,7 +90,7 @@ pub fn duration_family<const N: usize>() -> DurationFamily<N> {
     Family::new_with_constructor(durations as fn() -> Histogram)
 }
 
-/// What came of an operation, by class of status: 2xx and 3xx, 4xx, 5xx.
+/// Outcomes of an operation by status class: 2xx and 3xx, 4xx, 5xx.
 const OUTCOMES: [&str; 3] = ["success", "refused", "failed"];
 
 /// How long the calls of one operation took. An outcome has a series once there was one.

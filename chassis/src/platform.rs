@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use jiff::Timestamp;
 use openorch_api::{Time, error::request};
 use openorch_store::{Collection, Store, Table};
 use serde::{Serialize, de::DeserializeOwned};
@@ -22,8 +21,6 @@ use crate::{
 
 /// A built-in service as the daemon's list of services has it.
 pub struct Module {
-    /// Its contract: the slug, the operations, the permissions.
-    pub contract: &'static openorch_api::Service,
     /// Its sections of the settings.
     pub settings: &'static [Section],
     /// Its collections, which are opened before it starts.
@@ -46,7 +43,7 @@ pub struct Platform {
     /// To which each service adds its own.
     pub metrics: Arc<Registry>,
     pub mailer: Arc<dyn Mailer>,
-    /// The way out to addresses that users give.
+    /// Opens connections to addresses that users give.
     pub outbound: Arc<Outbound>,
     /// The gateway's routing table.
     pub routes: Arc<dyn Routes>,
@@ -79,12 +76,7 @@ impl Platform {
 
     /// The time of the platform's clock.
     pub fn now(&self) -> Time {
-        Time(self.timestamp())
-    }
-
-    /// The same, without the form in which it is written in documents.
-    pub fn timestamp(&self) -> Timestamp {
-        self.clock.now()
+        Time(self.clock.now())
     }
 
     /// Nothing is cut silently: a list that is too long is refused with the way out.

@@ -200,9 +200,9 @@ impl Inner {
             None => Box::pin(work),
         };
         // On a task of its own, so that a caller who leaves cannot stop a write between the store and the memory. What reads
-        // ends with its caller.
-        let mut task =
-            Task { handle: tokio::spawn(work.instrument(span.clone())), ends: operation.row.effect() == Effect::Read };
+        // and leaves no entry in the audit log ends with its caller.
+        let ends = operation.row.effect() == Effect::Read && !operation.row.audited;
+        let mut task = Task { handle: tokio::spawn(work.instrument(span.clone())), ends };
         let outcome = match (&mut task.handle).await {
             Ok(outcome) => outcome,
             Err(ended) if ended.is_panic() => Err(Error::internal(panic_text(ended.into_panic()))),
@@ -331,9 +331,8 @@ impl Inner {
         Ok(response)
     }
 
-    /// Counts an answer until the client has read it. A read whose answer finds no room is refused, a large one at
-    /// once; what a write did
-    /// stands, and so does its answer.
+    /// Counts an answer until the client has read it. A read whose answer finds no room is refused, a large one at once;
+    /// what a write did stands, and so does its answer.
     async fn count_answer(
         &self,
         row: &Row,

@@ -33,7 +33,7 @@ use openorch_store::{PostgresOptions, SqliteOptions};
 pub use self::{
     environment::nearest,
     flags::{Flags, secrets_help},
-    open_files::raise_file_limit,
+    open_files::fit_open_files,
 };
 use crate::{StartError, mail::SmtpMailer, secrets::Secrets};
 
@@ -209,8 +209,7 @@ impl Settings {
             encryption_key: daemon.encryption_key.clone().map(|secret| secret.0),
             db_string: database.string.clone().map(|secret| secret.0),
         };
-        let mut gateway = openorch_gateway::Settings::read(given)?;
-        open_files::limit(&mut gateway.http);
+        let gateway = openorch_gateway::Settings::read(given)?;
         Ok(Settings {
             warnings: environment::warnings(&daemon, &database),
             user: UserSettings::read(given)?,

@@ -116,8 +116,8 @@ impl Running {
 }
 
 /// Starts the daemon; it serves from the moment this answers.
-pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
-    crate::settings::raise_file_limit();
+pub async fn start(mut settings: Settings, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
+    crate::settings::fit_open_files(&mut settings.gateway.http);
     // Bound first, so that a taken port is told before anything is touched.
     let listener = bind(settings.listen()).await?;
     let place = engine::place(&settings);
@@ -226,7 +226,7 @@ async fn assemble(
     let (suspects, mut suspected) = mpsc::channel::<Arc<str>>(SUSPECTS);
     tasks.spawn(async move {
         while let Some(instance_id) = suspected.recv().await {
-            hooks.unreachable.iter().for_each(|services| services.unreachable(&instance_id));
+            hooks.unreachable.iter().for_each(|hook| hook.unreachable(&instance_id));
         }
     });
 

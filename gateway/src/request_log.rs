@@ -1,5 +1,5 @@
 //! What is kept of a request while it is served, and what becomes of it at the end: its duration in the metrics, a span,
-//! a line of the access log if it is drawn for that, and a line about each 502 and 503 of ours, limited by service. No
+//! a line of the access log if it is sampled, and a line about each 502 and 503 of ours, limited by service. No
 //! line has a token, a query or a part of a body.
 
 use std::{
@@ -86,8 +86,8 @@ enum Destination {
 
 impl Record {
     pub fn begin(connection: &Connection, method: &Method, path: &str, headers: &HeaderMap, id: &RequestId) -> Record {
-        let is_drawn = connection.gateway.settings.http.access_log.draw(random);
-        let line = is_drawn.then(|| {
+        let is_sampled = connection.gateway.settings.http.access_log.sample(random);
+        let line = is_sampled.then(|| {
             Box::new(AccessLine {
                 started: Instant::now(),
                 method: method.clone(),
@@ -147,7 +147,7 @@ impl Record {
         }
     }
 
-    /// The response begins. Answers the line to be written at its end, if the request was drawn for that.
+    /// The response begins. Answers the line to be written at its end, if the request is sampled.
     pub fn respond(self, gateway: &Gateway, status: StatusCode) -> Option<Box<AccessLine>> {
         let elapsed = self.started.elapsed();
         match &self.destination {

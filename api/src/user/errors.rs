@@ -73,7 +73,7 @@ crate::errors! {
         "correct the slug; a free one needs no release";
     ADMINS_ONLY 403 "user.admins_only" "only admins may do this"
         "ask an admin";
-    ACCOUNT_MAY_MORE 403 "user.account_may_more" "the account has rights that the caller lacks, and whoever manages it would gain them"
+    ACCOUNT_MAY_MORE 403 "user.account_may_more" "the account has rights that the caller lacks and would gain by managing it"
         "ask an admin";
     ACCOUNT_BUILT_IN 403 "user.account_built_in" "the account is a built-in service's"
         "leave it as it is";

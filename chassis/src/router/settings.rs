@@ -86,3 +86,18 @@ impl ApiSettings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openorch_api::json;
+
+    use super::*;
+
+    /// The command line and the SDK have the same limits as constants.
+    #[test]
+    fn the_defaults_are_those_that_clients_know() {
+        let settings = ApiSettings::default();
+        assert_eq!((*settings.max_body_bytes, settings.max_body_depth), (op::BODY_LIMIT, json::MAX_DEPTH));
+        assert_eq!(*settings.max_decompressed_bytes, op::BODY_LIMIT * op::UNPACKED_FACTOR);
+    }
+}

@@ -152,8 +152,8 @@ impl FromStr for ByteSize {
 pub struct Fraction(f64);
 
 impl Fraction {
-    /// True for this share of all draws. Nothing random is asked for where it is none.
-    pub fn draw(self, random: impl FnOnce() -> u64) -> bool {
+    /// True for this fraction of all calls. No random number is made where it is zero.
+    pub fn sample(self, random: impl FnOnce() -> u64) -> bool {
         // As many bits as a number with a point has exactly, so that it is always less than one.
         self.0 > 0.0 && ((random() >> 11) as f64) < self.0 * (1_u64 << 53) as f64
     }
@@ -243,14 +243,14 @@ mod tests {
     }
 
     #[test]
-    fn fractions_are_drawn_as_often_as_they_say() {
+    fn fractions_are_sampled_as_often_as_they_say() {
         for text in ["", "-0.1", "1.1", "NaN", "inf", "1%", "x"] {
             assert!(Fraction::parse(text).is_err(), "{text}");
         }
         let [none, tenth, all] = ["0", "0.1", "1"].map(|text| Fraction::parse(text).unwrap());
         let tenth_of_range = u64::MAX / 10;
-        assert!(!none.draw(|| 0) && all.draw(|| u64::MAX));
-        assert!(tenth.draw(|| tenth_of_range - 4096) && !tenth.draw(|| tenth_of_range + 4096));
+        assert!(!none.sample(|| 0) && all.sample(|| u64::MAX));
+        assert!(tenth.sample(|| tenth_of_range - 4096) && !tenth.sample(|| tenth_of_range + 4096));
     }
 
     #[test]

@@ -8,16 +8,21 @@ const RESERVED_FILES: usize = 256;
 /// Also where the limit is so low that hardly anything works.
 const MIN_CONNECTIONS: usize = 32;
 
-/// As many open files as the system lets this process have: each connection is one.
-pub fn raise_file_limit() {
+/// Raises the limit on open files as far as the system lets this process, since each connection is one, and lowers what may
+/// be open at once to what that allows.
+pub fn fit_open_files(http: &mut HttpSettings) {
+    raise_limit();
+    limit(http);
+}
+
+fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         tracing::warn!("the limit on open files stays at {:?}: {error}", limit.current);
     }
 }
 
-/// Lowers what may be open at once to what the limit on open files allows.
-pub fn limit(http: &mut HttpSettings) {
+fn limit(http: &mut HttpSettings) {
     let possible = possible_connections();
     for (value, variable) in [
         (&mut http.max_connections, "OPENORCH_HTTP_MAX_CONNECTIONS"),

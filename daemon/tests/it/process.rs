@@ -295,3 +295,24 @@ async fn out_of_descriptors_no_instance_is_blamed_and_what_is_open_goes_on() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+#[tokio::test]
+async fn what_may_be_open_follows_the_hard_limit_on_open_files_and_not_the_soft_one() {
+    let directory = TempDir::new().unwrap();
+    let mut limited = Command::new("sh");
+    limited
+        .env_clear()
+        .args(["-c", &format!("ulimit -Sn 600 && ulimit -Hn 4256 && exec {}", env!("CARGO_BIN_EXE_openorch"))]);
+    limited.env("OPENORCH_DATA_DIR", directory.path()).env("OPENORCH_LISTEN", "127.0.0.1:0").stderr(Stdio::null());
+    let daemon = run(&mut limited);
+    let login = json!({ "slug": "openorch", "password": "changeme" });
+    let answer = post(&daemon.url, "/user-svc/login", "", login).await.unwrap();
+    let request = reqwest::Client::new().get(format!("{}/metrics", daemon.url));
+    let metrics = request.bearer_auth(answer["token"]["token"].as_str().unwrap()).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    for name in ["connections", "requests"] {
+        // Half of what is left when 256 are kept for other things.
+        let line = format!("openorch_gateway_{name}_limit 2000");
+        assert!(metrics.lines().any(|one| one == line), "{metrics}");
+    }
+}

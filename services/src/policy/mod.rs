@@ -84,7 +84,6 @@ struct Policies {
 
 /// The policy service as one of the daemon's services.
 pub const MODULE: Module = Module {
-    contract: &api::SERVICE,
     settings: &[PolicySettings::SECTION],
     collections: &[&POLICIES],
     start: |platform| {

@@ -118,7 +118,6 @@ pub struct Registry {
 
 /// The registry as one of the daemon's services.
 pub const MODULE: Module = Module {
-    contract: &api::SERVICE,
     settings: &[RegistrySettings::SECTION],
     collections: rows::ALL,
     start: |platform| Box::pin(async { Ok(service(open(platform).await?)) }),
