@@ -302,7 +302,7 @@ async fn what_may_be_open_follows_the_hard_limit_on_open_files_and_not_the_soft_
     let mut limited = Command::new("sh");
     limited
         .env_clear()
-        .args(["-c", &format!("ulimit -Sn 600 && ulimit -Hn 4256 && exec {}", env!("CARGO_BIN_EXE_openorch"))]);
+        .args(["-c", &format!("ulimit -Sn 600 && ulimit -Hn 1000 && exec {}", env!("CARGO_BIN_EXE_openorch"))]);
     limited.env("OPENORCH_DATA_DIR", directory.path()).env("OPENORCH_LISTEN", "127.0.0.1:0").stderr(Stdio::null());
     let daemon = run(&mut limited);
     let login = json!({ "slug": "openorch", "password": "changeme" });
@@ -312,7 +312,7 @@ async fn what_may_be_open_follows_the_hard_limit_on_open_files_and_not_the_soft_
     let metrics = metrics.text().await.unwrap();
     for name in ["connections", "requests"] {
         // Half of what is left when 256 are kept for other things.
-        let line = format!("openorch_gateway_{name}_limit 2000");
+        let line = format!("openorch_gateway_{name}_limit 372");
         assert!(metrics.lines().any(|one| one == line), "{metrics}");
     }
 }
