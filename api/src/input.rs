@@ -60,6 +60,8 @@ pub struct Query<T>(pub T);
 
 /// A path parameter's type: parsed at the door, trusted afterwards.
 pub trait PathValue: Sized + Send + 'static {
+    /// Most characters.
+    const MAX_LENGTH: usize;
     fn parse(text: String) -> Result<Self, InvalidInput>;
     fn text(&self) -> &str;
 }
@@ -96,7 +98,13 @@ impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Input for Bo
 impl<T: PathValue> Input for Path<T> {
     const HAS_BODY: bool = false;
     fn describe(_: &mut SchemaGenerator) -> InputShape {
-        InputShape { path: vec![schemars::json_schema!({ "type": "string" })], ..InputShape::default() }
+        let schema = schemars::json_schema!({
+            "type": "string",
+            "minLength": 1,
+            "maxLength": T::MAX_LENGTH,
+            "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]*$"
+        });
+        InputShape { path: vec![schema], ..InputShape::default() }
     }
     fn decode(parts: &mut Parts) -> Result<Self, InvalidInput> {
         if parts.path.is_empty() {
@@ -173,8 +181,9 @@ macro_rules! path_values {
             pub struct $name(pub String);
 
             impl $crate::input::PathValue for $name {
+                const MAX_LENGTH: usize = $limit;
                 fn parse(text: String) -> Result<Self, $crate::InvalidInput> {
-                    $crate::input::check_parameter(stringify!($name), &text, $limit)?;
+                    $crate::input::check_parameter(stringify!($name), &text, Self::MAX_LENGTH)?;
                     Ok($name(text))
                 }
                 fn text(&self) -> &str {
@@ -185,7 +194,17 @@ macro_rules! path_values {
     };
 }
 
-/// Refuses what no path parameter can be: empty, longer than `limit` bytes, or with control characters in it. Its type is
+/// Gives the value of another accepted key to the key of ours, where that is not there.
+pub(crate) fn rename_key(body: &mut Value, from: &str, to: &str) {
+    let Value::Object(fields) = body else { return };
+    if fields.get(to).is_none_or(Value::is_null)
+        && let Some(value) = fields.remove(from)
+    {
+        fields.insert(to.to_owned(), value);
+    }
+}
+
+/// Refuses what no path parameter can be: empty, longer than `limit` characters, or with control characters in it. Its type is
 /// told as the path has it: `userId` for `UserId`. Other hidden characters pass: what was named with them before names
 /// were refused for that can still be removed.
 pub fn check_parameter(kind: &str, text: &str, limit: usize) -> Result<(), InvalidInput> {
@@ -195,7 +214,7 @@ pub fn check_parameter(kind: &str, text: &str, limit: usize) -> Result<(), Inval
     })
 }
 
-/// Refuses what no name of ours can be: empty, longer than `limit` bytes, or with [hidden](crate::text::hidden)
+/// Refuses what no name of ours can be: empty, longer than `limit` characters, or with [hidden](crate::text::hidden)
 /// characters in it.
 pub fn check_name(what: &str, text: &str, limit: usize) -> Result<(), InvalidInput> {
     check_plain(what, text, limit)?;
@@ -217,8 +236,10 @@ fn check_plain(what: &str, text: &str, limit: usize) -> Result<(), InvalidInput>
     if text.is_empty() {
         return Err(InvalidInput(format!("{what} is empty")));
     }
-    if text.len() > limit {
-        return Err(InvalidInput(format!("{what} has {} bytes; at most {limit} are allowed", text.len())));
+    // A character has at least one byte.
+    if text.len() > limit && text.chars().count() > limit {
+        let count = text.chars().count();
+        return Err(InvalidInput(format!("{what} has {count} characters; at most {limit} are allowed")));
     }
     if text.chars().any(char::is_control) {
         return Err(InvalidInput(format!("{what} contains a control character")));
@@ -233,7 +254,7 @@ mod tests {
     #[test]
     fn a_path_parameter_is_named_as_in_the_path() {
         let told = check_parameter("UserId", &"x".repeat(129), 128).unwrap_err().0;
-        assert_eq!(told, "userId has 129 bytes; at most 128 are allowed");
+        assert_eq!(told, "userId has 129 characters; at most 128 are allowed");
         assert!(check_parameter("UserId", "usr_1", 128).is_ok());
     }
 }

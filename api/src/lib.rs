@@ -1,7 +1,9 @@
 //! The contract: for each service its wire types, its permissions and its table of operations, and the folds over the
 //! table that need no I/O (decoding, the OpenAPI document). Imports nothing of ours and no web framework.
 
+mod check;
 pub mod error;
+pub mod form;
 pub mod input;
 pub mod json;
 pub mod op;
@@ -17,6 +19,7 @@ pub mod text;
 pub mod time;
 pub mod user;
 
+pub use check::Checker;
 pub use error::ErrorCode;
 pub use input::{Body, Input, InvalidInput, Parts, Path, Query};
 pub use op::{Access, Effect, Guard, Method, Op, Permission, Row};

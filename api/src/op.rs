@@ -178,7 +178,7 @@ impl Row {
     pub fn refusals(&self, input: &InputShape) -> Vec<&'static ErrorCode> {
         let mut list = Vec::new();
         if input.body.is_some() || input.query.is_some() || !input.path.is_empty() {
-            list.push(&request::INVALID_INPUT);
+            list.extend([&request::INVALID_INPUT, &request::UNUSABLE_VALUE]);
         }
         if input.body.is_some() {
             list.extend([

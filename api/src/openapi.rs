@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use schemars::{SchemaGenerator, generate::SchemaSettings};
+use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::{Access, Effect, ErrorCode, Row, Service, input::InputShape};
+use crate::{Access, Effect, ErrorCode, Row, Service, check, input::InputShape};
 
 /// The whole document. Making it takes some milliseconds: whoever serves it keeps it.
 pub fn document(version: &str) -> Value {
@@ -66,6 +66,50 @@ pub fn document(version: &str) -> Value {
     document
 }
 
+/// The document as it describes what is accepted and not only what is recommended: `null` for what may be left out, and
+/// the largest integers. Checked with each other by tests that make requests of it.
+pub fn accepted(version: &str) -> Value {
+    let mut document = document(version);
+    if let Some(Value::Object(schemas)) = document.pointer_mut(SCHEMAS) {
+        schemas.values_mut().for_each(accept);
+    }
+    for operation in document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut()) {
+        for operation in operation.as_object_mut().into_iter().flat_map(|methods| methods.values_mut()) {
+            let Some(body) = operation.get_mut("requestBody").filter(|body| body.get("required").is_none()) else {
+                continue;
+            };
+            let schema = &mut body["content"]["application/json"]["schema"];
+            *schema = or_null(schema.take());
+        }
+    }
+    document
+}
+
+/// Says of one schema, and of all in it, what else is accepted.
+fn accept(schema: &mut Value) {
+    let Value::Object(fields) = schema else { return };
+    if fields.get("type").is_some_and(|kind| kind == "integer") {
+        let (min, max) = check::integer_range(fields.get("format").and_then(Value::as_str));
+        fields.entry("minimum").or_insert(min.into());
+        fields.entry("maximum").or_insert(max.into());
+    }
+    let required = fields.get("required").cloned().unwrap_or_default();
+    let is_required = |name: &str| required.as_array().is_some_and(|names| names.iter().any(|one| one == name));
+    for (name, property) in fields.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        accept(property);
+        if !is_required(name) {
+            *property = or_null(property.take());
+        }
+    }
+    for key in ["items", "additionalProperties"] {
+        fields.get_mut(key).into_iter().for_each(accept);
+    }
+}
+
+fn or_null(schema: Value) -> Value {
+    json!({ "anyOf": [schema, { "type": "null" }] })
+}
+
 const SCHEMAS: &str = "/components/schemas";
 /// The one schema that all services share.
 const ERROR: &str = "#/components/schemas/Error";
@@ -111,6 +155,9 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
     }
     if let Some(schema) = &input.body {
         operation["requestBody"] = json!({ "content": { "application/json": { "schema": schema } } });
+        if has_required_fields(schema, generator) {
+            operation["requestBody"]["required"] = true.into();
+        }
     }
     match row.access {
         Access::Public => {}
@@ -144,6 +191,13 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
     }
     operation["responses"] = responses.into();
     operation
+}
+
+/// Whether a body must be there, since something must be in it.
+fn has_required_fields(schema: &Schema, generator: &SchemaGenerator) -> bool {
+    let name = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.rsplit('/').next());
+    let referred = name.and_then(|name| generator.definitions().get(name));
+    referred.unwrap_or(schema.as_value()).get("required").is_some()
 }
 
 fn parameters(row: &Row, input: &InputShape) -> Vec<Value> {

@@ -3,8 +3,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::{Access, Body, Json, Path, Time, errors, ops, path_values, permissions, user::Empty};
+use crate::{Access, Body, Json, Path, Time, errors, form, input, ops, path_values, permissions, user::Empty};
 
 pub static SERVICE: crate::Service = crate::Service {
     slug: "policy-svc",
@@ -50,6 +51,7 @@ ops! {
     UPSERT_INSTANCE "upsertInstance" = PUT "/policy-svc/instance/{instanceId}"
         ((Path<PolicyId>, Body<UpsertInstanceRequest>)) -> Json<Empty>,
         access: Access::needs(&INSTANCE_EDIT), audited: true, target: &["/instance/endpoint"],
+        normalise: Some(accept_capital),
         errors: &[&TOO_MANY_POLICIES];
 
     /// List the policies of the caller's app, oldest first.
@@ -64,21 +66,29 @@ ops! {
         errors: &[&NO_SUCH_POLICY];
 }
 
+fn accept_capital(body: &mut Value) {
+    input::rename_key(body, "Instance", "instance");
+}
+
 /// A request that somebody makes of the caller.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CheckRequest {
     /// The path that is asked for.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<2048>")]
     pub endpoint: String,
     /// The HTTP method; no policy looks at it.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<64>")]
     pub method: String,
     /// The address that the request comes from.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<64>")]
     pub ip: String,
     /// The account that makes the request.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<2048>")]
     pub user_id: String,
 }
 
@@ -89,11 +99,9 @@ pub struct CheckResponse {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
 pub struct UpsertInstanceRequest {
-    /// Required. Published clients may write the key with a capital letter.
-    #[serde(alias = "Instance", skip_serializing_if = "Option::is_none")]
-    pub instance: Option<PolicyInstance>,
+    /// Published clients may write the key with a capital letter.
+    pub instance: PolicyInstance,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -108,11 +116,14 @@ pub struct ListInstancesResponse {
 #[serde(rename_all = "camelCase", default)]
 pub struct PolicyInstance {
     /// That of the path; one in the body is ignored.
+    #[schemars(schema_with = "form::text::<128>")]
     pub id: String,
     /// The endpoint whose requests it is for, or with `*` at its end all that begin like it; all requests when empty.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<2048>")]
     pub endpoint: String,
     /// `rate-limit` or `blocklist`.
+    #[schemars(extend("enum" = ["rate-limit", "blocklist"]))]
     pub template_id: String,
     pub parameters: PolicyParameters,
     /// Set by the daemon.
@@ -134,8 +145,10 @@ pub struct PolicyParameters {
 #[serde(rename_all = "camelCase", default)]
 pub struct RateLimit {
     /// From 1 to 1,000,000.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub max_requests: u32,
     /// A duration such as `30s`, `1m` or `1h30m`, from a second to 30 days.
+    #[schemars(schema_with = "form::text::<64>")]
     pub time_window: String,
     /// Whose requests are counted together.
     pub entity: Entity,
@@ -170,5 +183,6 @@ pub enum Scope {
 pub struct Blocklist {
     /// Addresses and networks such as `192.0.2.0/24`, at most 1,000.
     #[serde(rename = "blockedIPs")]
+    #[schemars(schema_with = "form::networks")]
     pub blocked_ips: Vec<String>,
 }

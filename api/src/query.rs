@@ -5,22 +5,29 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::json::{self, Limits, MAX_DEPTH, Refused};
+use crate::{
+    form,
+    json::{self, Limits, MAX_DEPTH, Refused},
+};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Query {
     /// All must hold.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
     pub filters: Vec<Filter>,
     /// The first decides, the next breaks its ties.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
     pub order_bys: Vec<OrderBy>,
     /// At most so many; 0 means the usual number.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub limit: Option<i64>,
     /// JSON text of a list: the values of the order fields in the last row seen, and with one value more, its id.
     #[serde(skip_serializing_if = "String::is_empty", alias = "afterJson")]
+    #[schemars(schema_with = "form::text::<65536>")]
     pub json_after: String,
     /// Whether to count all that pass the filters.
     #[serde(skip_serializing_if = "crate::user::is_false")]
@@ -33,12 +40,15 @@ pub struct Filter {
     pub op: Op,
     /// Dotted paths; one of them must pass.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::texts::<256, 1000>")]
     pub fields: Vec<String>,
     /// JSON text of a list of values.
     #[serde(skip_serializing_if = "String::is_empty", alias = "valuesJson")]
+    #[schemars(schema_with = "form::text::<4194304>")]
     pub json_values: String,
     /// For `or`: one of these must pass.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
     pub filters: Vec<Filter>,
 }
 
@@ -65,6 +75,7 @@ pub enum Op {
 #[serde(rename_all = "camelCase", default)]
 pub struct OrderBy {
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub field: String,
     #[serde(skip_serializing_if = "crate::user::is_false")]
     pub desc: bool,
@@ -73,6 +84,7 @@ pub struct OrderBy {
     pub randomize: bool,
     /// Accepted and not needed: values know their type.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<64>")]
     pub sorting_type: String,
 }
 
@@ -113,8 +125,10 @@ fn list(text: &str, most: usize) -> Result<Vec<Value>, String> {
 pub struct PageRequest {
     /// Most entries of the answer; all where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub limit: Option<i64>,
     /// The `next` of the answer before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Access, Body, Created, Json, NoContent, Path, Query, Time,
     error::request,
-    errors,
+    errors, form,
     op::Effect,
     ops,
     output::LongList,
@@ -147,31 +147,39 @@ impl InstanceStatus {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct RegisterInstanceRequest {
     /// Made by the daemon when left out. The same id with another URL moves the instance.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<128>")]
     pub id: Option<String>,
     /// Where the daemon reaches the instance, for example `http://127.0.0.1:9311`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::given_text::<2048>")]
+    pub url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub deployment_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub scheme: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub host: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub ip: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub path: Option<String>,
     /// Probed by HTTP GET under this path (2xx and 3xx are well) instead of by opening a connection.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::health_path")]
     pub health_path: Option<String>,
     /// Announces a heartbeat in seconds: after three silent intervals the instance is removed.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 86_400))]
     pub heartbeat_seconds: Option<u32>,
 }
 
@@ -194,19 +202,26 @@ pub struct RegisterInstanceExtra {
 #[serde(rename_all = "camelCase", default)]
 pub struct ListInstancesRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<2048>")]
     pub id: Option<String>,
     /// The slug of the owner.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<2048>")]
     pub slug: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<2048>")]
     pub scheme: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<2048>")]
     pub host: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<2048>")]
     pub ip: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<2048>")]
     pub deployment_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<2048>")]
     pub path: Option<String>,
 }
 
@@ -271,9 +286,8 @@ pub struct InstanceExtra {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
 pub struct SaveDefinitionRequest {
-    pub definition: Option<Definition>,
+    pub definition: Definition,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -291,40 +305,52 @@ pub struct ListDefinitionsResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Definition {
+    #[schemars(schema_with = "form::given_name::<128>")]
     pub id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageSpec>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<RepositorySpec>,
     #[serde(default, rename = "apiSpecs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
     pub api_specs: Vec<ApiSpec>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
     pub clients: Vec<Client>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
     pub envars: Vec<EnvVar>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
     pub ports: Vec<PortMapping>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageSpec {
+    #[schemars(schema_with = "form::name::<2048>")]
     pub name: String,
     #[serde(default)]
+    #[schemars(length(max = 1000))]
     pub internal_ports: Vec<u16>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RepositorySpec {
+    #[schemars(schema_with = "form::name::<2048>")]
     pub url: String,
     #[serde(default)]
+    #[schemars(length(max = 1000))]
     pub ports: Vec<u16>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub version: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<2048>")]
     pub build_context: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<2048>")]
     pub container_file: String,
 }
 
@@ -332,18 +358,23 @@ pub struct RepositorySpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct ApiSpec {
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<2048>")]
     pub url: String,
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub protocol_type: String,
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub version: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "form::words")]
     pub metadata: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Client {
     pub language: Language,
+    #[schemars(schema_with = "form::name::<2048>")]
     pub url: String,
 }
 
@@ -378,7 +409,9 @@ pub enum Language {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EnvVar {
+    #[schemars(schema_with = "form::name::<1024>")]
     pub key: String,
+    #[schemars(schema_with = "form::text::<65536>")]
     pub value: String,
 }
 
@@ -392,6 +425,7 @@ pub struct PortMapping {
 #[serde(default)]
 pub struct ListNodesRequest {
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::texts::<2048, 1000>")]
     pub ids: Vec<String>,
 }
 

@@ -7,6 +7,8 @@ use serde::de::{
 };
 use serde_json::{Error, Map, Value};
 
+use crate::check::whole;
+
 /// Reads `T` from a value; the error is a sentence that names the field.
 pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
@@ -48,6 +50,21 @@ fn plain(cause: &str) -> String {
 }
 
 struct Strict(Value);
+
+/// JSON has one kind of number: where an integer is expected, `1.0` is 1.
+macro_rules! whole_numbers {
+    ($($method:ident)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            match &self.0 {
+                Value::Number(number) if number.is_f64() => match whole(number) {
+                    Some(number) => visitor.visit_i64(number),
+                    None => self.deserialize_any(visitor),
+                },
+                _ => self.deserialize_any(visitor),
+            }
+        })*
+    };
+}
 
 impl IntoDeserializer<'_, Error> for Strict {
     type Deserializer = Self;
@@ -104,8 +121,13 @@ impl<'de> Deserializer<'de> for Strict {
         self.0.deserialize_enum(name, variants, visitor)
     }
 
+    whole_numbers! {
+        deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
+    }
+
     serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        bool i128 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
         tuple_struct map identifier ignored_any
     }
 }

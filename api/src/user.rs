@@ -15,7 +15,8 @@ use serde_json::Value;
 use self::errors::*;
 pub use self::{account::*, app::*, audit::*, contact::*, invitation::*, organization::*, rules::*};
 use crate::{
-    Access, Body, Json, Path, Query, error::access, op::Effect, ops, path_values, permissions, query::PageRequest,
+    Access, Body, Json, Path, Query, error::access, input, op::Effect, ops, path_values, permissions,
+    query::PageRequest,
 };
 
 pub static SERVICE: crate::Service = crate::Service {
@@ -153,7 +154,7 @@ ops! {
     /// Make an app, or change the host of one.
     UPDATE_APP "updateApp" = PUT "/user-svc/app"
         (Body<UpdateAppRequest>) -> Json<UpdateAppResponse>,
-        access: Access::needs(&APP_EDIT), audited: true, target: &["/id", "/newHost"],
+        access: Access::needs(&APP_EDIT), audited: true, target: &["/id", "/newHost"], normalise: Some(accept_host),
         errors: &[&TOO_MANY_APPS, &APP_BUILT_IN, &NO_SUCH_APP, &APP_HOST_TAKEN];
 
     /// Delete an app. Its id is never given again; its host is free.
@@ -533,6 +534,11 @@ fn accept_other_contacts(body: &mut Value) {
             contacts.iter_mut().for_each(accept_contact_id);
         }
     }
+}
+
+/// An app as it is listed can be saved.
+fn accept_host(body: &mut Value) {
+    input::rename_key(body, "host", "newHost");
 }
 
 fn accept_contact_id(contact: &mut Value) {

@@ -22,14 +22,23 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// A refusal with this code; `message` is the sentence for the person who reads it.
+    /// A refusal with this code; `message` is the sentence for the person who reads it, cut after
+    /// [`MAX_SENTENCE`](Error::MAX_SENTENCE) bytes: some repeat what the caller sent, which counts in no budget there.
     pub fn new(code: &'static ErrorCode, message: impl Into<Cow<'static, str>>) -> Error {
-        Error { code, message: message.into(), cause: None, retry_after: None }
+        let mut message = message.into();
+        if message.len() > Error::MAX_SENTENCE {
+            let end = message.floor_char_boundary(Error::MAX_SENTENCE);
+            message = format!("{}…", &message[..end]).into();
+        }
+        Error { code, message, cause: None, retry_after: None }
     }
 
-    /// Input that is not valid, where programs need not know more.
+    /// Bytes of a sentence, before what it ends with where it is cut.
+    pub const MAX_SENTENCE: usize = 1024;
+
+    /// Input of the declared form that cannot be used, where programs need not know more.
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
-        Error::new(&request::INVALID_INPUT, message)
+        Error::new(&request::UNUSABLE_VALUE, message)
     }
 
     /// A fault of ours: the caller sees a fixed sentence, to which the router adds the request's id; the log has the
@@ -93,7 +102,7 @@ impl From<StoreError> for Error {
         let code = match error {
             StoreError::NotFound(_) => &platform::NOT_FOUND,
             StoreError::AlreadyExists(_) | StoreError::Conflict(_) => &platform::CONFLICT,
-            StoreError::Invalid(_) => &request::INVALID_INPUT,
+            StoreError::Invalid(_) => &request::UNUSABLE_VALUE,
             StoreError::TooLarge(_) => &request::DOCUMENT_TOO_LARGE,
             StoreError::TimedOut(_) => &platform::STORE_TIMED_OUT,
             StoreError::StorageFull(_) => &platform::STORAGE_FULL,

@@ -9,8 +9,8 @@ use std::{
 
 use http::{Response, StatusCode};
 use openorch_api::{
-    Input, Json, Op, Output, Parts, Row,
-    error::{access, platform},
+    Checker, Input, Json, Op, Output, Parts, Row,
+    error::{access, platform, request},
     output::{Encoded, Items, LongList},
 };
 use tokio::runtime::Handle;
@@ -201,21 +201,25 @@ impl<S: Send + Sync + 'static> Service<S> {
     {
         let state = self.state.clone();
         let (owner, handler) = (Arc::new(owner), Arc::new(handler));
+        let checker = Checker::new(row);
+        let checker = Arc::new(checker.unwrap_or_else(|unknown| panic!("the input of `{}`: {unknown}", row.id)));
         // Entries of the audit log are written from the task of their call.
         assert!(!(row.long_answer && row.audited), "the answer of `{}` is long, so it cannot be audited", row.id);
         let beside = row.long_answer.then(|| self.long_answers.clone());
         let run: Handler = Arc::new(move |request, mut parts, verdict| {
             let asker = Asker::of(&request);
             let cx = Cx { state: state.clone(), request };
-            let (owner, handler) = (owner.clone(), handler.clone());
+            let (owner, handler, checker) = (owner.clone(), handler.clone(), checker.clone());
             let work = async move {
-                let decoded = match cx.request.large_body {
-                    false => I::decode(&mut parts),
-                    true => {
-                        tokio::task::spawn_blocking(move || I::decode(&mut parts)).await.map_err(Error::internal)?
-                    }
+                let mut read = move || {
+                    checker.check(&parts)?;
+                    I::decode(&mut parts)
                 };
-                let input = decoded.map_err(|refused| Error::invalid(refused.0))?;
+                let read = match cx.request.large_body {
+                    false => read(),
+                    true => tokio::task::spawn_blocking(read).await.map_err(Error::internal)?,
+                };
+                let input = read.map_err(|refused| Error::new(&request::INVALID_INPUT, refused.0))?;
                 if verdict == Verdict::IfOwner {
                     let owner_id = owner(&cx, &input)?;
                     if *cx.caller()?.user_id != *owner_id {

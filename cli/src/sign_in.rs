@@ -58,8 +58,8 @@ pub async fn register(
     let server = context.anonymous()?;
     let input = RegisterRequest {
         name: Some(name.unwrap_or_else(|| slug.clone())),
-        slug: Some(slug.clone()),
-        password: Some(password),
+        slug: slug.clone(),
+        password,
         device: Some(prepared(context)?),
         invitation,
         app_host: app.unwrap_or_default(),
@@ -180,11 +180,8 @@ pub async fn password(context: &Context) -> Result<String, Failure> {
     let connection = context.connection()?;
     let current = ask::password(None, "Present password: ")?;
     let new = ask::new_password(None, "New password: ")?;
-    let input = ChangePasswordRequest {
-        current_password: Some(current),
-        new_password: Some(new),
-        ..ChangePasswordRequest::default()
-    };
+    let input =
+        ChangePasswordRequest { current_password: current, new_password: new, ..ChangePasswordRequest::default() };
     let call = connection.client.call(CHANGE_PASSWORD, Body(input));
     context.answered(&connection, Some(CHANGE_PASSWORD.row.id), call).await?;
     Ok(String::new())

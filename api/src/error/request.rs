@@ -7,7 +7,9 @@ crate::errors! {
         "use one that the `Allow` header names";
     INVALID_URL 400 "request.invalid_url" "the path or the query is not encoded as URLs are, or has too many parts"
         "percent-encode it as UTF-8";
-    INVALID_INPUT 400 "request.invalid_input" "the input is not valid"
+    INVALID_INPUT 400 "request.invalid_input" "the input lacks a required field, or one has another type or form than the document says"
+        "correct the field that the sentence names";
+    UNUSABLE_VALUE 400 "request.unusable_value" "the input has the right form, and what it says cannot be used: it names what is not there, or its fields do not go together"
         "correct what the sentence names";
     INVALID_BODY 400 "request.invalid_body" "the body is not the JSON that the operation takes, is cut, or has an unknown encoding"
         "correct what the sentence names";

@@ -6,31 +6,35 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Contact, ContactInput, Organization, is_false};
-use crate::{Time, query};
+use crate::{Time, form, query};
 
 /// `{}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Empty {}
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct RegisterRequest {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slug: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub password: Option<String>,
+    #[schemars(schema_with = "form::slug")]
+    pub slug: String,
+    #[schemars(schema_with = "form::text::<4096>")]
+    pub password: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contact: Option<ContactInput>,
     /// What the session is called; sessions that name none share `unknown`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<128>")]
     pub device: Option<String>,
     /// The code of an invitation, while registration is by invitation.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub invitation: Option<String>,
     /// The host of the app to register in; `unnamed` where it is left out.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
 }
 
@@ -44,17 +48,21 @@ pub struct RegisterResponse {
 #[serde(rename_all = "camelCase", default)]
 pub struct LoginRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub slug: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<4096>")]
     pub password: Option<String>,
     /// A verified contact of the account, instead of the slug; with a code that was sent there, instead of the password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contact: Option<ContactInput>,
     /// What the session is called, for example `cli@host`; sessions that name none share `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<128>")]
     pub device: Option<String>,
     /// The host of the app to sign in to; `unnamed` where it is left out.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
 }
 
@@ -144,25 +152,29 @@ pub struct ReadUserByTokenResponse {
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveSelfRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub name: Option<String>,
     /// Free words by name; those given take the place of all that were there.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::labels")]
     pub labels: Option<BTreeMap<String, String>>,
     /// The id of a file that shows the account.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub thumbnail_file_id: Option<String>,
 }
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct ChangePasswordRequest {
     /// The own slug; may be left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub slug: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub current_password: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub new_password: Option<String>,
+    #[schemars(schema_with = "form::text::<4096>")]
+    pub current_password: String,
+    #[schemars(schema_with = "form::text::<4096>")]
+    pub new_password: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -170,9 +182,11 @@ pub struct ChangePasswordRequest {
 pub struct RevokeTokensRequest {
     /// End the session on this device instead of the caller's own.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<128>")]
     pub device: Option<String>,
     /// The account whose sessions end; the caller's when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<128>")]
     pub user_id: Option<String>,
     /// End all sessions of the account.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -184,6 +198,7 @@ pub struct RevokeTokensRequest {
 pub struct IsAuthorizedRequest {
     /// Accounts that pass whatever permissions they have.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::texts::<256, 1000>")]
     pub granted_slugs: Vec<String>,
 }
 
@@ -225,23 +240,29 @@ pub struct GetUsersRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<query::Query>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::texts::<128, 1000>")]
     pub ids: Vec<String>,
     /// Those who have this contact, or in whose slug or name this is, beginning where a word begins.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub search: Option<String>,
     /// Those who have this contact.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<400>")]
     pub contact_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub limit: Option<i64>,
     /// Those after this time, in the order that is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after_time: Option<Time>,
     /// `asc` or `desc`, the usual one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["asc", "desc", ""]))]
     pub order: Option<String>,
     /// `createdAt`, the usual one, or `updatedAt`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["createdAt", "updatedAt", ""]))]
     pub order_by: Option<String>,
     #[serde(skip_serializing_if = "is_false")]
     pub count: bool,
@@ -262,38 +283,47 @@ pub struct GetUsersResponse {
 
 /// A new account as an admin describes it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct UserInput {
     /// Given where it is left out.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::account_id_if_any")]
     pub id: String,
+    #[schemars(schema_with = "form::given_name::<256>")]
     pub name: String,
+    #[schemars(schema_with = "form::slug")]
     pub slug: String,
     /// One at most.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1))]
     pub contacts: Vec<ContactInput>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "form::labels")]
     pub labels: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub thumbnail_file_id: String,
 }
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct CreateUserRequest {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<UserInput>,
+    pub user: UserInput,
     /// Left out, the account cannot sign in until it is given one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<4096>")]
     pub password: Option<String>,
     /// `user-svc:user` where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::names::<256, 32>")]
     pub role_ids: Option<Vec<String>>,
     /// The host of the app in which the roles count; the caller's where it is left out.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
     /// One at most; may stand here or in the user.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1))]
     pub contacts: Vec<ContactInput>,
 }
 
@@ -304,8 +334,9 @@ pub struct CreateUserResponse {
 }
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct ResetPasswordRequest {
+    #[schemars(schema_with = "form::text::<4096>")]
     pub new_password: String,
 }
 
@@ -331,6 +362,7 @@ pub struct Session {
 pub struct ListSessionsRequest {
     /// The account; the caller's own where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<128>")]
     pub user_id: Option<String>,
 }
 

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::form;
+
 /// A tenant. Accounts, slugs, passwords and contacts are of all apps; sessions, roles, permits and organizations of one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -18,9 +20,11 @@ pub struct App {
 #[serde(default)]
 pub struct ListAppsRequest {
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::texts::<128, 1000>")]
     pub ids: Vec<String>,
     /// Those of these hosts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::texts::<260, 1000>")]
     pub host: Vec<String>,
 }
 
@@ -32,8 +36,8 @@ pub struct ListAppsResponse {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
 pub struct ReadAppRequest {
+    #[schemars(schema_with = "form::given_text::<260>")]
     pub host: String,
 }
 
@@ -44,14 +48,15 @@ pub struct ReadAppResponse {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct UpdateAppRequest {
     /// The app whose host changes; where it is left out, one is made.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<128>")]
     pub id: String,
     /// A name or an address, with a port where it has one: `shop.example.com`, `localhost:3000`. Also as `host`, as an app
     /// has it, so that what was listed can be saved.
-    #[serde(alias = "host")]
+    #[schemars(schema_with = "form::given_text::<260>")]
     pub new_host: String,
 }
 
@@ -76,11 +81,14 @@ pub struct UpdateAppResponse {
 pub struct ExchangeTokenRequest {
     /// The app that the new token is for, by its host.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<260>")]
     pub new_app_host: String,
     /// The same by its id.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<128>")]
     pub new_app_id: String,
     /// What the new session is called; named after the one it comes from where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::name::<128>")]
     pub new_device: Option<String>,
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Time;
+use crate::{Time, form};
 
 /// Calls that changed something or were refused. A change has an entry of its own, a sign-in that finds its session
 /// counts as one; a call that changes nothing, since it repeats what is there, has none. Refusals, and repeated sign-ins
@@ -60,12 +60,15 @@ pub enum AuditOutcome {
 pub struct ListAuditRequest {
     /// The slug or id of the account that called.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub actor: Option<String>,
     /// The id of an operation.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<128>")]
     pub operation: Option<String>,
     /// One of the targets, or the whole `target`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<4096>")]
     pub target: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<AuditOutcome>,
@@ -77,9 +80,11 @@ pub struct ListAuditRequest {
     pub until: Option<Time>,
     /// 100 where it is left out, 1,000 at most.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1000))]
     pub limit: Option<u64>,
     /// The `next` of the answer before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
 }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::is_false;
-use crate::Time;
+use crate::{Time, form};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -32,27 +32,34 @@ pub struct Contact {
 #[serde(rename_all = "camelCase", default)]
 pub struct ContactInput {
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<32>")]
     pub platform: String,
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<320>")]
     pub value: String,
     /// The answer to `sendOtp` for this contact, and the code that arrived there.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<128>")]
     pub otp_id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<64>")]
     pub otp_code: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct SendOtpRequest {
     /// The contact, such as an e-mail address.
+    #[schemars(schema_with = "form::given_name::<320>")]
     pub contact_id: String,
     /// The host of the app for which the code is to be good, `unnamed` where it is left out. Who is signed in is in an app
     /// already, and asks for that.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
     /// `email`, also where it is left out.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<32>")]
     pub contact_platform: String,
 }
 
@@ -64,8 +71,10 @@ pub struct SendOtpResponse {
 }
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct VerifyContactRequest {
+    #[schemars(schema_with = "form::text::<128>")]
     pub otp_id: String,
+    #[schemars(schema_with = "form::text::<64>")]
     pub otp_code: String,
 }

@@ -49,7 +49,7 @@ mod tests {
             shown::<RegisterRequest>(r#"{"slug": "a", "password": "s3cret", "invitation": "s3cret"}"#),
             shown::<LoginRequest>(r#"{"slug": "a", "password": "s3cret"}"#),
             shown::<ChangePasswordRequest>(r#"{"slug": "a", "currentPassword": "s3cret", "newPassword": "s3cret"}"#),
-            shown::<CreateUserRequest>(r#"{"user": {"slug": "a"}, "password": "s3cret"}"#),
+            shown::<CreateUserRequest>(r#"{"user": {"slug": "a", "name": "A"}, "password": "s3cret"}"#),
             shown::<RegisterResponse>(token),
             shown::<LoginResponse>(token),
             shown::<CreateInvitationResponse>(r#"{"invitation": {"id": "a", "code": "s3cret"}}"#),

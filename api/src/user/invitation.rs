@@ -3,19 +3,22 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Time;
+use crate::{Time, form};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CreateInvitationRequest {
     /// Seconds until it ends; seven days when left out, a year at most.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000))]
     pub expires_in: Option<u64>,
     /// How many accounts it may make; one when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000))]
     pub uses: Option<u32>,
     /// The roles of those accounts; `user-svc:user` when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::names::<256, 32>")]
     pub role_ids: Option<Vec<String>>,
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Time;
+use crate::{Time, form};
 
 /// A group of accounts. Its admins have the role `user-svc:org:{id}:admin`, its other members
 /// `user-svc:org:{id}:user`, both with literal braces around the id.
@@ -25,11 +25,14 @@ pub struct CreateOrganizationRequest {
     /// Given where it is left out: letters, digits, `_` and `-`, which whoever comes first has; or the caller's slug, a
     /// colon and those, which nobody else can take.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::organization_id_if_any")]
     pub id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub name: String,
     /// A name of its own for the organization, of the same form as the slugs of accounts.
     #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::slug_if_any")]
     pub slug: String,
 }
 
@@ -40,11 +43,15 @@ pub struct CreateOrganizationResponse {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct SaveOrganizationRequest {
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::organization_id_if_any")]
     pub id: String,
+    #[schemars(schema_with = "form::slug")]
     pub slug: String,
+    #[serde(default)]
+    #[schemars(schema_with = "form::name::<256>")]
     pub name: String,
 }
 
@@ -60,15 +67,18 @@ pub struct SaveOrganizationResponse {
 #[serde(rename_all = "camelCase", default)]
 pub struct ListOrganizationsRequest {
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::texts::<128, 1000>")]
     pub ids: Vec<String>,
     /// 20 where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
     pub limit: Option<i64>,
     /// Those made before this time: the newest come first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after_time: Option<Time>,
     /// The `next` of the answer before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
 }
 
@@ -82,8 +92,9 @@ pub struct ListOrganizationsResponse {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct AddUserToOrganizationRequest {
+    #[schemars(schema_with = "form::given_name::<128>")]
     pub user_id: String,
 }
 
@@ -92,6 +103,7 @@ pub struct AddUserToOrganizationRequest {
 pub struct SaveMembershipRequest {
     /// `admin` or `user`; `user` where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["admin", "user", ""]))]
     pub role: Option<String>,
 }
 

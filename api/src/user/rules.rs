@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Time;
+use crate::{Time, form};
 
 /// A set of permissions under one name, to be given to accounts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,16 +50,21 @@ pub struct GetRolesResponse {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct CreateRoleRequest {
     /// Starts with the caller's slug and a colon: `my-service:editor`.
+    #[schemars(schema_with = "form::owned_id")]
     pub id: String,
+    #[serde(default)]
+    #[schemars(schema_with = "form::name::<256>")]
     pub name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<1024>")]
     pub description: String,
     /// The permissions that it has from now on; each the caller's own, or any for an admin. A role that is there keeps
     /// what it has where this is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::names::<256, 1000>")]
     pub permission_ids: Option<Vec<String>>,
 }
 
@@ -84,23 +89,28 @@ pub struct GetPermissionsByRoleResponse {
 pub struct SetRolePermissionsRequest {
     /// All that the role has from now on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::names::<256, 1000>")]
     pub permission_ids: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct PermissionInput {
     /// Starts with the caller's slug and a colon: `my-service:page:view`.
+    #[schemars(schema_with = "form::owned_id")]
     pub id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<1024>")]
     pub description: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SavePermissionsRequest {
+    #[schemars(length(max = 1000))]
     pub permissions: Vec<PermissionInput>,
 }
 
@@ -111,27 +121,32 @@ pub struct SavePermissionsResponse {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct PermissionLink {
+    #[schemars(schema_with = "form::given_name::<256>")]
     pub role_id: String,
+    #[schemars(schema_with = "form::given_name::<256>")]
     pub permission_id: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AssignPermissionsRequest {
+    #[schemars(length(max = 1000))]
     pub permission_links: Vec<PermissionLink>,
 }
 
 /// A permission for accounts by slug, whatever their roles.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct Grant {
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<128>")]
     pub id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::owned_id")]
     pub permission_id: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::slugs::<1000>")]
     pub slugs: Vec<String>,
 }
 
@@ -139,6 +154,7 @@ pub struct Grant {
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveGrantsRequest {
     /// One with a known id takes the place of what was saved under it; one without is given an id.
+    #[schemars(length(max = 1000))]
     pub grants: Vec<Grant>,
 }
 
@@ -147,15 +163,19 @@ pub struct SaveGrantsRequest {
 pub struct ListGrantsRequest {
     /// Those of this permission only.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub permission_id: Option<String>,
     /// Those that name this slug only.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub slug: Option<String>,
     /// Most entries of the answer; all where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub limit: Option<i64>,
     /// The `next` of the answer before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
 }
 
@@ -185,25 +205,31 @@ pub struct Permit {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct PermitInput {
     /// Given where it is left out. Ids are each account's own: that of an account that is no admin is listed with the
     /// account's slug and a colon before it.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<128>")]
     pub id: String,
     /// The host of the app where it counts: `*` for all, which is for admins; the caller's where it is left out.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
+    #[schemars(schema_with = "form::owned_id")]
     pub permission: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::slugs::<1000>")]
     pub slugs: Vec<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::names::<256, 1000>")]
     pub roles: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SavePermitsRequest {
+    #[schemars(length(max = 1000))]
     pub permits: Vec<PermitInput>,
 }
 
@@ -212,15 +238,19 @@ pub struct SavePermitsRequest {
 pub struct ListPermitsRequest {
     /// Those of this permission only.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub permission: Option<String>,
     /// Those that name this slug only.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub slug: Option<String>,
     /// Most entries of the answer; all where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub limit: Option<i64>,
     /// The `next` of the answer before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
 }
 
@@ -238,12 +268,15 @@ pub struct ListPermitsResponse {
 #[serde(rename_all = "camelCase", default)]
 pub struct ListPermissionsRequest {
     /// Roles that the caller has, or any for an admin; all that the caller has where it is left out.
+    #[schemars(schema_with = "form::texts::<256, 1000>")]
     pub roles: Vec<String>,
     /// Most entries of the answer; all where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub limit: Option<i64>,
     /// The `next` of the answer before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
 }
 
@@ -270,15 +303,18 @@ pub struct HasPermissionResponse {
 
 /// What a service may do with the tokens that its callers send it (contract decision 9).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct Delegation {
     /// The service.
+    #[schemars(schema_with = "form::slug")]
     pub slug: String,
     /// The ids of the operations that it may call for its callers, who must be allowed to call them themselves.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::texts::<128, 500>")]
     pub operations: Vec<String>,
     /// The slugs of the services to which it may hand its callers' tokens on.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "form::slugs::<500>")]
     pub services: Vec<String>,
 }
 
@@ -308,23 +344,28 @@ pub struct Enroll {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub struct EnrollInput {
     /// The host of the app where it counts: `*` for all, which is for admins; the caller's where it is left out.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
     /// The account; or else a contact.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<256>")]
     pub user_id: String,
     /// A contact, such as an e-mail address, of an account that may not be there yet.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "form::name::<320>")]
     pub contact_id: String,
+    #[schemars(schema_with = "form::given_name::<256>")]
     pub role: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveEnrollsRequest {
+    #[schemars(length(max = 1000))]
     pub enrolls: Vec<EnrollInput>,
 }
 
@@ -340,16 +381,21 @@ pub struct SaveEnrollsResponse {
 #[serde(rename_all = "camelCase", default)]
 pub struct ListEnrollsRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub role: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<256>")]
     pub user_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<400>")]
     pub contact_id: Option<String>,
     /// Most entries of the answer, which may have fewer though more follow; all where it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub limit: Option<i64>,
     /// The `next` of the answer before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
 }
 

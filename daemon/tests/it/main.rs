@@ -10,6 +10,7 @@ mod errors;
 mod flow;
 mod golden;
 mod identity;
+mod input;
 mod keep;
 mod keep_on_postgres;
 mod live;

@@ -83,16 +83,16 @@ async fn what_is_no_policy_is_refused_and_changes_nothing() {
     let daemon = Daemon::with(&["--policy-max-policies-per-app", "1"]).await;
     let (admin, ann) = (daemon.admin().await, daemon.register("ann").await);
     for (instance, words) in [
-        (Value::Null, "instance is required"),
-        (json!({ "templateId": "quota" }), "not one of rate-limit, blocklist"),
+        (Value::Null, "`instance` is required"),
+        (json!({ "templateId": "quota" }), "it is one of rate-limit, blocklist"),
         (json!({ "templateId": "rate-limit", "parameters": {} }), "parameters.rateLimit is required"),
-        (rate_limit(0, "1m", "userId", "global"), "maxRequests"),
+        (rate_limit(0, "1m", "userId", "global"), "at least 1 is allowed"),
         (rate_limit(5, "soon", "userId", "global"), "timeWindow: `soon`"),
         (rate_limit(5, "1000h", "userId", "global"), "timeWindow"),
         (rate_limit(5, "1m", "planet", "global"), "planet"),
         (blocklist(&[]), "blockedIPs"),
         (blocklist(&["here"]), "`here` is not an address"),
-        (blocklist(&["192.0.2.1"; 1001]), "blockedIPs has 1001 entries"),
+        (blocklist(&["192.0.2.1"; 1001]), "blockedIPs` has 1001 entries"),
     ] {
         let answer = daemon.call("PUT", "/policy-svc/instance/p", &admin, json!({ "instance": instance })).await;
         assert!(answer.status == 400 && answer.error().contains(words), "{words}: {} {}", answer.status, answer.text);

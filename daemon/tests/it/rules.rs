@@ -99,7 +99,7 @@ async fn grants_and_permits_give_by_slug_and_by_role() {
     let listed = daemon.call("POST", "/user-svc/permits", &admin, json!({ "slug": "bob" })).await.json();
     assert_eq!(listed["permits"].as_array().unwrap().len(), 1, "also within one request");
     let unnamed = daemon.call("PUT", "/user-svc/grants", &admin, json!({ "grants": [{ "slugs": ["bob"] }] })).await;
-    assert!(unnamed.status == 400 && unnamed.error().starts_with("which permission?"), "{}", unnamed.text);
+    assert!(unnamed.status == 400 && unnamed.error() == "`grants[0].permissionId` is required", "{}", unnamed.text);
 }
 
 #[tokio::test]

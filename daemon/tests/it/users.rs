@@ -91,11 +91,11 @@ async fn what_is_missing_taken_or_built_in_is_refused_and_changes_nothing() {
     assert_eq!(daemon.call("POST", "/user-svc/user", &admin, bob).await.status, 200);
     let before = users(&daemon, json!({ "count": true })).await["count"].clone();
     for (body, status, words) in [
-        (json!({}), 400, "user is required"),
-        (json!({ "user": { "slug": "cleo" } }), 400, "name is required"),
-        (json!({ "user": { "name": "Cleo" } }), 400, "slug is required"),
+        (json!({}), 400, "`user` is required"),
+        (json!({ "user": { "slug": "cleo" } }), 400, "`user.name` is required"),
+        (json!({ "user": { "name": "Cleo" } }), 400, "`user.slug` is required"),
         (json!({ "user": { "name": "Cleo", "slug": "Cleo" } }), 400, "slug"),
-        (json!({ "user": { "name": "Cleo", "slug": "cleo", "id": "a/b" } }), 400, "id of an account"),
+        (json!({ "user": { "name": "Cleo", "slug": "cleo", "id": "a/b" } }), 400, "leave it out to be given one"),
         (json!({ "user": { "name": "Cleo", "slug": "cleo", "id": "usr_bob" } }), 409, "another's"),
         (json!({ "user": { "name": "Ann", "slug": "ann" } }), 409, "slug already exists"),
         (json!({ "user": { "name": "U", "slug": "user-svc" } }), 409, "slug already exists"),
@@ -107,7 +107,7 @@ async fn what_is_missing_taken_or_built_in_is_refused_and_changes_nothing() {
         (
             json!({ "user": { "name": "Cleo", "slug": "cleo" }, "contacts": [{ "value": "a@b" }, { "value": "c@d" }] }),
             400,
-            "more than one contact",
+            "`contacts` has 2 entries; at most 1 are allowed",
         ),
         (
             json!({ "user": { "name": "Cleo", "slug": "cleo" }, "contacts": [{ "id": "BOB@example.org" }] }),
@@ -309,13 +309,13 @@ async fn what_does_not_fit_is_told_in_words_of_json() {
     let daemon = Daemon::start().await;
     let admin = daemon.admin().await;
     for (body, sentence) in [
-        (json!([]), "Invalid JSON: invalid type: a list, expected an object"),
-        (json!({ "limit": 1.5 }), "Invalid JSON: `limit`: invalid type: floating point `1.5`, expected a whole number"),
-        (json!({ "ids": { "a": 1 } }), "Invalid JSON: `ids`: invalid type: an object, expected a list"),
+        (json!([]), "the input is a list; an object is expected"),
+        (json!({ "limit": 1.5 }), "`limit` is 1.5; a whole number is expected"),
+        (json!({ "ids": { "a": 1 } }), "`ids` is an object; a list is expected"),
     ] {
         let answer = daemon.call("POST", "/user-svc/users", &admin, body).await;
         assert_eq!((answer.status.as_u16(), answer.error().as_str()), (400, sentence));
     }
     let answer = daemon.call("POST", "/user-svc/invitation", &admin, json!({ "uses": -1 })).await;
-    assert!(answer.error().ends_with("expected a whole number from 0 to 4294967295"), "{}", answer.text);
+    assert!(answer.error() == "`uses` is -1; at least 1 is allowed", "{}", answer.text);
 }

@@ -158,8 +158,8 @@ async fn sign_in(client: &Client, credential: &Credential) -> Result<String, Err
 async fn register(client: &Client, credential: &Credential, name: &str) -> Result<String, Error> {
     let input = RegisterRequest {
         name: Some(name.to_owned()),
-        slug: Some(credential.slug.clone()),
-        password: Some(credential.password.clone()),
+        slug: credential.slug.clone(),
+        password: credential.password.clone(),
         ..RegisterRequest::default()
     };
     let Json(answer) = client.call(REGISTER, Body(input)).await?;

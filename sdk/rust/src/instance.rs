@@ -82,7 +82,7 @@ impl InstanceRegistration {
     /// let registration = openorch_sdk::InstanceRegistration::new("http://127.0.0.1:9311");
     /// ```
     pub fn new(url: impl Into<String>) -> InstanceRegistration {
-        let request = RegisterInstanceRequest { url: Some(url.into()), ..RegisterInstanceRequest::default() };
+        let request = RegisterInstanceRequest { url: url.into(), ..RegisterInstanceRequest::default() };
         InstanceRegistration { request }
     }
 
@@ -125,7 +125,7 @@ impl InstanceRegistration {
     pub async fn register(self, client: &Client) -> Result<RegisteredInstance, Error> {
         let request = self.request;
         let seen = Arc::new(Mutex::new(announce(client, &request).await?));
-        let url = request.url.clone().unwrap_or_default();
+        let url = request.url.clone();
         let heartbeat = request.heartbeat_seconds.map(|seconds| {
             let every = Duration::from_secs(u64::from(seconds));
             let beating = Arc::default();
@@ -229,10 +229,7 @@ async fn beat(
             Ok(fresh) => {
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                 if seen.id.is_some() && fresh.id.is_some() && seen.id != fresh.id {
-                    tracing::warn!(
-                        "the daemon had lost the instance {}; it is registered again",
-                        request.url.as_deref().unwrap_or_default()
-                    );
+                    tracing::warn!("the daemon had lost the instance {}; it is registered again", request.url);
                 }
                 *seen = fresh;
                 failures = 0;

@@ -149,8 +149,8 @@ impl TestDaemon {
     /// ```
     pub async fn register(&self, slug: &str) -> Result<Client, Error> {
         let input = RegisterRequest {
-            slug: Some(slug.to_owned()),
-            password: Some("a-password-of-a-test".into()),
+            slug: slug.to_owned(),
+            password: "a-password-of-a-test".into(),
             ..RegisterRequest::default()
         };
         let Json(answer) = self.client().call(REGISTER, Body(input)).await?;

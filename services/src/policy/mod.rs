@@ -115,8 +115,6 @@ async fn open(platform: &Platform) -> Result<Arc<Policies>> {
 }
 
 async fn check(cx: Cx<Policies>, Body(request): Body<CheckRequest>) -> Result<Json<CheckResponse>> {
-    check_length("endpoint", &request.endpoint)?;
-    check_length("userId", &request.user_id)?;
     let address = match request.ip.as_str() {
         "" => None,
         text => Some(unwrapped(text.parse().map_err(|_| Error::invalid(format!("ip: `{text}` is not an address")))?)),
@@ -156,10 +154,9 @@ async fn upsert(
     cx: Cx<Policies>,
     (Path(id), Body(request)): (Path<PolicyId>, Body<UpsertInstanceRequest>),
 ) -> Result<Json<Empty>> {
-    let instance = request.instance.ok_or_else(|| Error::invalid("instance is required"))?;
+    let instance = request.instance;
     let app = cx.caller()?.app.to_string();
     check_name("instanceId", &id.0, 128).map_err(|error| Error::invalid(error.0))?;
-    check_length("instance.endpoint", &instance.endpoint)?;
     Test::of(&instance)?;
     let row_id = row_id(&app, &id.0);
     retry(|| async {
@@ -276,10 +273,6 @@ impl Test {
             }
             "blocklist" => {
                 let list = parameters.blocklist.as_ref().ok_or_else(|| missing("blocklist", "blocklist"))?;
-                let count = list.blocked_ips.len();
-                if !(1..=MAX_BLOCKED).contains(&count) {
-                    return Err(Error::invalid(format!("blockedIPs has {count} entries; it has 1 to {MAX_BLOCKED}")));
-                }
                 let ranges = list.blocked_ips.iter().map(|text| {
                     Cidr::parse(text).ok_or_else(|| {
                         Error::invalid(format!("blockedIPs: `{text}` is not an address or a network like 192.0.2.0/24"))
@@ -292,16 +285,10 @@ impl Test {
     }
 }
 
-const MAX_BLOCKED: usize = 1000;
-const MAX_REQUESTS: u32 = 1_000_000;
 const MAX_WINDOW: Duration = Duration::from_secs(30 * 24 * 3600);
-const MAX_TEXT: usize = 2048;
 
 fn rate(limit: &RateLimit) -> Result<Rate> {
     let RateLimit { max_requests, time_window, .. } = limit;
-    if !(1..=MAX_REQUESTS).contains(max_requests) {
-        return Err(Error::invalid(format!("maxRequests is {max_requests}; it is from 1 to {MAX_REQUESTS}")));
-    }
     let window = time_window.parse::<jiff::SignedDuration>().ok().and_then(|window| Duration::try_from(window).ok());
     match window.filter(|window| (Duration::from_secs(1)..=MAX_WINDOW).contains(window)) {
         Some(window) => Ok(Rate { max_requests: *max_requests, window }),
@@ -313,13 +300,6 @@ fn rate(limit: &RateLimit) -> Result<Rate> {
 
 fn missing(parameters: &str, template: &str) -> Error {
     Error::invalid(format!("parameters.{parameters} is required with the template `{template}`"))
-}
-
-fn check_length(what: &str, text: &str) -> Result<()> {
-    match text.len() > MAX_TEXT {
-        true => Err(Error::invalid(format!("{what} is longer than {MAX_TEXT} bytes"))),
-        false => Ok(()),
-    }
 }
 
 /// No app has a space in its name.

@@ -2,7 +2,7 @@
 
 use openorch_api::{
     Body, Created, Json, NoContent, Path,
-    input::{check_name, refuse_hidden},
+    input::refuse_hidden,
     registry::{DefinitionId, ListDefinitionsResponse, SaveDefinitionRequest, SaveDefinitionResponse},
 };
 use openorch_chassis::{Cx, Error, Result};
@@ -15,8 +15,7 @@ pub async fn save(
     cx: Cx<Registry>,
     Body(request): Body<SaveDefinitionRequest>,
 ) -> Result<Created<SaveDefinitionResponse>> {
-    let definition = request.definition.ok_or_else(|| Error::invalid("definition is required"))?;
-    check_name("definition.id", &definition.id, 128).map_err(|e| Error::invalid(e.0))?;
+    let definition = request.definition;
     check_texts(&serde_json::to_value(&definition).map_err(Error::internal)?)?;
     cx.platform.store.commit(Batch::new().with(cx.definitions.upsert(&definition.id, &definition)?)).await?;
     Ok(Created(SaveDefinitionResponse {}))

@@ -9,7 +9,6 @@ use std::{
 
 use openorch_api::{
     Body, Created, NoContent, Path, Query as QueryInput,
-    input::check_name,
     output::Items,
     registry::{
         InstanceId, InstanceStatus, ListInstancesRequest, ListInstancesResponse, NO_SUCH_INSTANCE, REGISTRY_FULL,
@@ -27,18 +26,15 @@ use super::{
     rows::{INSTANCES, InstanceRow, ServiceRow},
 };
 
-const MAX_ID_BYTES: usize = 128;
 /// Characters of an instance's address in the log.
 const MAX_LOGGED_URL: usize = 200;
-const MAX_FIELD_BYTES: usize = 256;
-const MAX_HEARTBEAT_SECONDS: u32 = 24 * 3600;
 
 pub async fn register(
     cx: Cx<Registry>,
     Body(mut request): Body<RegisterInstanceRequest>,
 ) -> Result<Created<RegisterInstanceResponse>> {
     request.id = request.id.filter(|id| !id.is_empty());
-    let url = check(&request)?;
+    let url = InstanceUrl::parse(&request.url)?;
     let caller = cx.caller()?;
     cx.platform.outbound.check_now(&url, &caller.slug).await?;
     let id = match cx.unchanged(&request, &url, caller) {
@@ -315,42 +311,6 @@ fn may_change(known: &InstanceRow, caller: &Caller) -> Result<()> {
             caller.slug, known.slug, known.id, known.url, known.slug
         ),
     ))
-}
-
-fn check(request: &RegisterInstanceRequest) -> Result<InstanceUrl> {
-    let Some(url) = request.url.as_deref().filter(|url| !url.is_empty()) else {
-        return Err(Error::invalid(
-            "url is required: where the daemon reaches the instance, for example http://127.0.0.1:9311",
-        ));
-    };
-    if let Some(id) = &request.id {
-        check_name("id", id, MAX_ID_BYTES).map_err(|e| Error::invalid(e.0))?;
-    }
-    let texts = [
-        ("deploymentId", &request.deployment_id),
-        ("scheme", &request.scheme),
-        ("host", &request.host),
-        ("ip", &request.ip),
-        ("path", &request.path),
-    ];
-    for (name, text) in texts {
-        if let Some(text) = text.as_ref().filter(|text| !text.is_empty()) {
-            check_name(name, text, MAX_FIELD_BYTES).map_err(|e| Error::invalid(e.0))?;
-        }
-    }
-    if let Some(path) = request.health_path.as_ref().filter(|path| !path.is_empty()) {
-        let is_path =
-            path.starts_with('/') && path.len() <= MAX_FIELD_BYTES && path.bytes().all(|b| b.is_ascii_graphic());
-        if !is_path || path.contains('#') {
-            return Err(Error::invalid("healthPath is the path of a URL, for example /skeleton-svc/health"));
-        }
-    }
-    if request.heartbeat_seconds.is_some_and(|seconds| seconds > MAX_HEARTBEAT_SECONDS) {
-        return Err(Error::invalid(format!(
-            "heartbeatSeconds is at most {MAX_HEARTBEAT_SECONDS} (a day); 0 turns it off"
-        )));
-    }
-    InstanceUrl::parse(url)
 }
 
 fn matches(row: &InstanceRow, filter: &ListInstancesRequest) -> bool {

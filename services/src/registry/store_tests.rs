@@ -54,7 +54,7 @@ impl Bench {
     }
 
     async fn register(&self) -> Option<&'static ErrorCode> {
-        let request = RegisterInstanceRequest { url: Some("http://127.0.0.1:9".into()), ..Default::default() };
+        let request = RegisterInstanceRequest { url: "http://127.0.0.1:9".into(), ..Default::default() };
         instance::register(self.cx(), Body(request)).await.err().map(|error| error.code)
     }
 
@@ -106,7 +106,7 @@ async fn an_instance_whose_registration_was_not_told_is_reached() {
 async fn an_instance_is_removed_after_three_whole_silent_intervals_and_not_a_check_before() {
     for interval in [1_u32, 2, 4, 5] {
         let bench = Bench::new().await;
-        let url = Some("http://127.0.0.1:9".into());
+        let url = "http://127.0.0.1:9".into();
         let request = RegisterInstanceRequest { url, heartbeat_seconds: Some(interval), ..Default::default() };
         let beat = async || instance::register(bench.cx(), Body(request.clone())).await.map(|_| ()).unwrap();
         let look = async || {

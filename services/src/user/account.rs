@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use openorch_api::{
     Body, Json, Slug,
     error::access,
-    input::check_name,
     user::{
         ChangePasswordRequest, ContactInput, Empty, ReadSelfRequest, ReadSelfResponse, ReadUserByTokenResponse,
         RegisterRequest, RegisterResponse, SaveSelfRequest, errors,
@@ -22,24 +21,19 @@ use super::{
     password_check::Guess,
     passwords::Purpose,
     rows::{OtpPurpose, RoleLinkRow, UserRow, search_prefixes},
-    rules::{check_count, check_text},
     seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
-    session::{UNKNOWN_DEVICE, checked_device},
+    session::{UNKNOWN_DEVICE, device_of},
 };
 
-const MAX_NAME_BYTES: usize = 256;
-const MAX_LABELS: usize = 32;
-const MAX_LABEL_BYTES: usize = 256;
-
 pub async fn register(cx: Cx<Users>, Body(request): Body<RegisterRequest>) -> Result<Json<RegisterResponse>> {
-    let slug = Slug::parse(request.slug.as_deref().unwrap_or_default()).map_err(|e| Error::invalid(e.0))?;
-    let name = checked_name(request.name.unwrap_or_default())?;
+    let slug = Slug::parse(&request.slug).map_err(|e| Error::invalid(e.0))?;
+    let name = request.name.unwrap_or_default();
     let shown = request.contact.unwrap_or_default();
     // It is attached where its code is shown alone: whether it is somebody's is not even looked at else.
     let contact = cx.checked_contact(&shown)?.filter(|_| !shown.otp_id.is_empty());
-    let device = checked_device(request.device.as_deref())?;
+    let device = device_of(request.device.as_deref());
     let app = cx.app_of_host(&request.app_host)?;
-    let password = request.password.unwrap_or_default();
+    let password = request.password;
     let invitation = request.invitation.as_deref().filter(|code| !code.is_empty());
     cx.check_new_password(&password, cx.request.from_this_machine)?;
     cx.refuse_taken(&slug).await?;
@@ -110,24 +104,13 @@ pub async fn read_self(cx: Cx<Users>, Body(request): Body<ReadSelfRequest>) -> R
 
 pub async fn save_self(cx: Cx<Users>, Body(request): Body<SaveSelfRequest>) -> Result<Json<Empty>> {
     let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
-    cx.save_profile(&cx.caller()?.user_id, Profile::checked(request)?, gone).await
+    cx.save_profile(&cx.caller()?.user_id, Profile(request), gone).await
 }
 
 /// What of a profile is to change.
-pub struct Profile(SaveSelfRequest);
+pub struct Profile(pub SaveSelfRequest);
 
 impl Profile {
-    pub fn checked(request: SaveSelfRequest) -> Result<Profile> {
-        let name = request.name.map(checked_name).transpose()?;
-        for (label, value) in request.labels.iter().flatten() {
-            check_name("the name of a label", label, MAX_LABEL_BYTES).map_err(|e| Error::invalid(e.0))?;
-            check_text("the value of a label", value, MAX_LABEL_BYTES)?;
-        }
-        check_count("labels", request.labels.as_ref().map_or(0, BTreeMap::len), MAX_LABELS)?;
-        check_text("thumbnailFileId", request.thumbnail_file_id.as_deref().unwrap_or_default(), MAX_LABEL_BYTES)?;
-        Ok(Profile(SaveSelfRequest { name, ..request }))
-    }
-
     pub fn apply(&self, user: &mut UserRow) {
         let SaveSelfRequest { name, labels, thumbnail_file_id } = self.0.clone();
         user.name = name.unwrap_or(std::mem::take(&mut user.name));
@@ -145,7 +128,7 @@ pub async fn change_password(cx: Cx<Users>, Body(request): Body<ChangePasswordRe
             format!("`{}` may change its own password only; an admin can reset that of another account", caller.slug),
         ));
     }
-    let (current, new) = (request.current_password.unwrap_or_default(), request.new_password.unwrap_or_default());
+    let (current, new) = (request.current_password, request.new_password);
     cx.check_new_password(&new, cx.request.from_this_machine)?;
     let incorrect = || Error::new(&errors::CURRENT_PASSWORD_WRONG, "current password is incorrect");
     let guess = Guess {
@@ -279,11 +262,4 @@ impl Users {
             (Registration::Open | Registration::OnThisMachine, None) => Ok(vec![openorch_api::role::USER.to_owned()]),
         }
     }
-}
-
-pub(super) fn checked_name(name: String) -> Result<String> {
-    if !name.is_empty() {
-        check_name("name", &name, MAX_NAME_BYTES).map_err(|e| Error::invalid(e.0))?;
-    }
-    Ok(name)
 }

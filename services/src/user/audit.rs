@@ -12,7 +12,6 @@ use openorch_store::{Cursor, Filter, Query};
 use super::Users;
 
 const PAGE: u64 = 100;
-const MAX_PAGE: u64 = 1000;
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Result<Json<ListAuditResponse>> {
     let is_id = match request.actor.as_deref().filter(|actor| !actor.is_empty()) {
@@ -43,9 +42,6 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Resul
 /// slug.
 pub(super) fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
     let limit = request.limit.filter(|limit| *limit > 0).unwrap_or(PAGE);
-    if limit > MAX_PAGE {
-        return Err(Error::invalid(format!("`limit` is at most {MAX_PAGE}; `next` goes on")));
-    }
     let actor = request.actor.map(|actor| (if is_id { "actorId" } else { "actorSlug" }, actor));
     let named = request.operation.map(|operation| ("operation", operation)).into_iter().chain(actor);
     let mut query = Query::all().descending("at").limit(limit);

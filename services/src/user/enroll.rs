@@ -19,11 +19,10 @@ use super::{
     giving::Giving,
     memory::Memory,
     rows::{ALL_APPS, ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow, app_of},
-    rules::{check_count, shown},
+    rules::shown,
 };
 use crate::query::Paging;
 
-const MAX_SAVED: usize = 1000;
 /// What the ids of enrolls for contacts begin with; no app is called so.
 const CONTACT_PREFIX: &str = "contact:";
 /// What a place in a list begins with; see [`Place`].
@@ -32,7 +31,6 @@ const CONTACTS: &str = "contacts";
 
 pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Result<Json<SaveEnrollsResponse>> {
     let caller = cx.caller()?;
-    check_count("enrolls", request.enrolls.len(), MAX_SAVED)?;
     let mut apps = Vec::new();
     for input in &request.enrolls {
         apps.push(check(&cx, caller, input)?);
@@ -417,12 +415,8 @@ fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str
     if input.user_id.is_empty() == input.contact_id.is_empty() {
         return Err(Error::invalid("an enroll names a `userId` or a `contactId`"));
     }
-    let who = if input.user_id.is_empty() { ("contactId", &input.contact_id) } else { ("userId", &input.user_id) };
-    for (name, value) in [who, ("role", &input.role)] {
-        openorch_api::input::check_name(name, value, 256).map_err(|error| Error::invalid(error.0))?;
-    }
     if !input.contact_id.is_empty() {
-        check_value("contactId", &input.contact_id, 256)?;
+        check_value("contactId", &input.contact_id)?;
     }
     let app = match input.app_host.as_str() {
         "" => caller.app.clone(),

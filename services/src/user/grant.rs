@@ -4,7 +4,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use openorch_api::{
-    Body, Json, Path, Slug,
+    Body, Json, Path,
     user::{
         Empty, GRANT_CREATE, Grant, GrantId, ListGrantsRequest, ListGrantsResponse, ListPermitsRequest,
         ListPermitsResponse, Permit, SaveGrantsRequest, SavePermitsRequest, errors,
@@ -16,13 +16,10 @@ use openorch_store::Batch;
 use super::{
     Users,
     rows::{ALL_APPS, GrantRow},
-    rules::{Change, Rules, check_count, check_id, shown},
+    rules::{Change, Rules, shown},
     usage::{self, Content},
 };
 use crate::query::Paging;
-
-const MAX_SAVED: usize = 1000;
-const MAX_NAMED: usize = 1000;
 
 /// What is saved, whichever of the two forms it came in.
 struct Wanted {
@@ -42,7 +39,7 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveGrantsRequest>) -> Resu
         role_ids: None,
         app: None,
     });
-    save_all(&cx, "grants", wanted.collect()).await
+    save_all(&cx, wanted.collect()).await
 }
 
 pub async fn save_permits(cx: Cx<Users>, Body(request): Body<SavePermitsRequest>) -> Result<Json<Empty>> {
@@ -74,14 +71,13 @@ pub async fn save_permits(cx: Cx<Users>, Body(request): Body<SavePermitsRequest>
             app: Some(app),
         });
     }
-    save_all(&cx, "permits", wanted).await
+    save_all(&cx, wanted).await
 }
 
-async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result<Json<Empty>> {
+async fn save_all(cx: &Cx<Users>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    check_count(what, wanted.len(), MAX_SAVED)?;
     for one in &mut wanted {
-        check(one)?;
+        sort_names(one);
     }
     // A grant counts in all apps; one of who may save them in some apps alone counts where it was saved.
     let own = cx.known_account(&caller.user_id).await?;
@@ -169,27 +165,11 @@ fn to_replace<'a>(rules: &'a Rules, caller: &Caller, id: &str) -> Option<&'a Gra
     found.map(AsRef::as_ref)
 }
 
-fn check(one: &mut Wanted) -> Result<()> {
-    if one.permission_id.is_empty() {
-        return Err(Error::invalid("which permission? it is named by its id, for example `my-service:page:view`"));
-    }
-    check_id("permission", &one.permission_id)?;
-    if !one.id.is_empty() {
-        openorch_api::input::check_name("id", &one.id, 128).map_err(|error| Error::invalid(error.0))?;
-    }
-    let roles = one.role_ids.as_deref().unwrap_or_default();
-    check_count("slugs and roles", one.slugs.len() + roles.len(), MAX_NAMED)?;
-    for slug in &one.slugs {
-        Slug::parse(slug).map_err(|error| Error::invalid(error.0))?;
-    }
-    for role in roles {
-        openorch_api::input::check_name("role", role, 256).map_err(|error| Error::invalid(error.0))?;
-    }
+fn sort_names(one: &mut Wanted) {
     for names in [Some(&mut one.slugs), one.role_ids.as_mut()].into_iter().flatten() {
         names.sort();
         names.dedup();
     }
-    Ok(())
 }
 
 pub async fn list(cx: Cx<Users>, Body(request): Body<ListGrantsRequest>) -> Result<Json<ListGrantsResponse>> {

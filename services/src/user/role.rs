@@ -21,13 +21,11 @@ use super::{
     Users,
     permission::may_link,
     rows::{PermissionLinkRow, RoleRow},
-    rules::{Change, Rules, check_count, check_text, own_id},
+    rules::{Change, Rules, own_id},
     usage,
 };
 use crate::query::Paging;
 
-pub const MAX_NAME_BYTES: usize = 256;
-pub const MAX_DESCRIPTION_BYTES: usize = 1024;
 const MAX_PERMISSIONS: usize = 1000;
 /// So many of its permissions an account may give to a role of another.
 const MAX_IN_FOREIGN_ROLE: usize = 100;
@@ -47,9 +45,6 @@ pub async fn list(cx: Cx<Users>, Query(request): Query<PageRequest>) -> Result<J
 pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Result<Json<CreateRoleResponse>> {
     let caller = cx.caller()?;
     own_id(caller, "role", &request.id)?;
-    check_text("name", &request.name, MAX_NAME_BYTES)?;
-    check_text("description", &request.description, MAX_DESCRIPTION_BYTES)?;
-    check_count("permissionIds", request.permission_ids.as_ref().map_or(0, Vec::len), MAX_PERMISSIONS)?;
     let now = cx.now();
     let mut row = RoleRow {
         id: request.id,
@@ -128,7 +123,6 @@ pub async fn set_permissions(
     (Path(id), Body(request)): (Path<RoleId>, Body<SetRolePermissionsRequest>),
 ) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    check_count("permissionIds", request.permission_ids.len(), MAX_PERMISSIONS)?;
     if id.0 == openorch_api::role::ADMIN {
         return Err(Error::new(
             &errors::ROLE_BUILT_IN,
@@ -156,7 +150,6 @@ pub async fn list_permissions(
 ) -> Result<Json<ListPermissionsResponse>> {
     let caller = cx.caller()?;
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
-    check_count("roles", request.roles.len(), MAX_PERMISSIONS)?;
     let foreign = request.roles.iter().find(|role| caller.roles.binary_search_by(|own| (**own).cmp(role)).is_err());
     if let (Some(role), false) = (foreign, caller.is_admin()) {
         return Err(Error::new(

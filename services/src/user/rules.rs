@@ -21,8 +21,6 @@ use super::{
 };
 
 const MAX_ID_BYTES: usize = 256;
-/// How many names an id is made of, at most.
-const MAX_ID_PARTS: usize = 8;
 /// See [`openorch_api::Permission::of_all_apps`].
 static OF_ALL_APPS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     openorch_api::permissions().filter(|permission| permission.of_all_apps).map(|permission| permission.id).collect()
@@ -423,7 +421,6 @@ fn known<V: Clone>(map: &Map<V>, key: &str) -> Option<(Arc<str>, V)> {
 
 /// An id that the caller may take: `<its slug>:…`, each part of letters, digits, `_`, `.` and `-`.
 pub(super) fn own_id(caller: &Caller, what: &str, id: &str) -> Result<()> {
-    check_id(what, id)?;
     match id.split_once(':') {
         Some((slug, _)) if *slug == *caller.slug => Ok(()),
         _ => Err(Error::new(
@@ -433,42 +430,7 @@ pub(super) fn own_id(caller: &Caller, what: &str, id: &str) -> Result<()> {
     }
 }
 
-/// What every id of a role or permission looks like.
-pub(super) fn check_id(what: &str, id: &str) -> Result<()> {
-    if id.is_empty() {
-        return Err(Error::invalid(format!("create {what} is missing id")));
-    }
-    let fits = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
-    };
-    let parts = id.split(':').count();
-    if id.len() > MAX_ID_BYTES || !(2..=MAX_ID_PARTS).contains(&parts) || !id.split(':').all(fits) {
-        let shown = shown(id);
-        return Err(Error::invalid(format!(
-            "`{shown}` is no id of a {what}: it is `<slug>:<name>`, 2 to {MAX_ID_PARTS} parts of letters, digits, `_`, \
-             `.` and `-`, at most {MAX_ID_BYTES} bytes"
-        )));
-    }
-    Ok(())
-}
-
 /// What an error repeats of a caller's text: not all of a long one, and nothing that steers a terminal.
 pub(super) fn shown(text: &str) -> String {
     openorch_api::text::without_hidden(&text.chars().take(MAX_ID_BYTES).collect::<String>())
-}
-
-/// A text that people read: of one line, and not long.
-pub(super) fn check_text(what: &str, text: &str, limit: usize) -> Result<()> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    openorch_api::input::check_name(what, text, limit).map_err(|error| Error::invalid(error.0))
-}
-
-/// Refuses lists that nobody means.
-pub(super) fn check_count(what: &str, count: usize, most: usize) -> Result<()> {
-    if count > most {
-        return Err(Error::invalid(format!("there are {count} {what}; at most {most} are taken in one request")));
-    }
-    Ok(())
 }

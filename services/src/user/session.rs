@@ -455,11 +455,9 @@ pub(super) fn told_app(app: &str) -> Option<String> {
     (app != DEFAULT_APP).then(|| app.to_owned())
 }
 
-/// The name of a device, if it is one; sessions that name none share [`UNKNOWN_DEVICE`].
-pub(super) fn checked_device(device: Option<&str>) -> Result<&str> {
-    let device = device.filter(|device| !device.is_empty()).unwrap_or(UNKNOWN_DEVICE);
-    openorch_api::input::check_name("device", device, MAX_DEVICE_BYTES).map_err(|e| Error::invalid(e.0))?;
-    Ok(device)
+/// The device that is named; sessions that name none share [`UNKNOWN_DEVICE`].
+pub(super) fn device_of(named: Option<&str>) -> &str {
+    named.filter(|device| !device.is_empty()).unwrap_or(UNKNOWN_DEVICE)
 }
 
 /// Writes down when sessions were used, for those whose stored time lags an hour, or a good part of what is left to them.

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use openorch_api::{
     Body, Json,
     error::access,
-    input::check_name,
     user::{AuthToken, ContactInput, ExchangeTokenRequest, LoginRequest, LoginResponse, errors},
 };
 use openorch_chassis::{Cx, Error, Result, audit, service::retry};
@@ -15,29 +14,25 @@ use zeroize::Zeroizing;
 
 use super::{
     Users,
-    contact::MAX_CONTACT_BYTES,
     known_address::by_contact,
     open_session::Place,
     otp::Expected,
     password_check::Guess,
     rows::{CONTACTS, OtpPurpose, PASSWORDS, SESSIONS},
-    session::{MAX_DEVICE_BYTES, checked_device},
+    session::{MAX_DEVICE_BYTES, device_of},
 };
 
 pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
     audit::tell_anyway();
     let place = Place {
         app: &cx.app_of_host(&request.app_host)?,
-        device: checked_device(request.device.as_deref())?,
+        device: device_of(request.device.as_deref()),
         exchanged_from: None,
     };
     let slug = request.slug.unwrap_or_default();
     let contact = request.contact.unwrap_or_default();
     let password = Zeroizing::new(request.password.unwrap_or_default());
     let has_contact = slug.is_empty() && !contact.value.is_empty();
-    if has_contact {
-        check_name("contact", &contact.value, MAX_CONTACT_BYTES).map_err(|error| Error::invalid(error.0))?;
-    }
     let token = if has_contact && !contact.otp_id.is_empty() {
         cx.sign_in_by_code(&contact, &place, cx.request.client_ip).await?
     } else {
@@ -86,7 +81,7 @@ pub async fn exchange(cx: Cx<Users>, Body(request): Body<ExchangeTokenRequest>) 
             ));
         }
         let device = device.clone().unwrap_or_else(|| device_beside(&from.device, &from.app));
-        let place = Place { app: &app, device: checked_device(Some(&device))?, exchanged_from: Some(&from) };
+        let place = Place { app: &app, device: device_of(Some(&device)), exchanged_from: Some(&from) };
         let account = cx.known_account(&caller.user_id).await?;
         let it_lives = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
         cx.open_session(&account, &place, it_lives).await
