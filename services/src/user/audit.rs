@@ -9,7 +9,7 @@ use openorch_api::{
 use openorch_chassis::{Cx, Error, Result};
 use openorch_store::{Cursor, Filter, Query};
 
-use super::Users;
+use crate::user::Users;
 
 const PAGE: u64 = 100;
 const MAX_PAGE: u64 = 1000;
@@ -41,7 +41,7 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Resul
 
 /// The queries of a request, whose answers belong together. `is_id`: the actor that it names is an account's id, not its
 /// slug.
-pub(super) fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
+pub(in crate::user) fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
     let limit = request.limit.filter(|limit| *limit > 0).unwrap_or(PAGE);
     if limit > MAX_PAGE {
         return Err(Error::invalid(format!("`limit` is at most {MAX_PAGE}; `next` goes on")));

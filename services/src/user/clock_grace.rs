@@ -9,7 +9,7 @@ use std::{
 use openorch_chassis::Result;
 use openorch_store::{Store, Table};
 
-use super::{
+use crate::user::{
     Users,
     rows::{CLOCK_GRACE, ClockGraceRow},
 };

@@ -1,50 +1,19 @@
 //! Accounts of people and services alike: who they are, how they sign in, what they may do. Everything that a request
 //! needs for that is held in memory; the store is asked on first use.
 
-mod account;
-mod app;
 mod audit;
-mod authorization;
-mod authorize;
-mod change_rules;
+mod authn;
+mod authz;
 mod clock_grace;
-mod contact;
-mod contact_migration;
-mod delegation;
-mod enroll;
-mod giving;
-mod grant;
-mod invitation;
-mod keys;
-mod known_address;
-mod manage;
-mod memory;
-mod open_session;
-mod organization;
-mod orphan_migration;
-mod otp;
-mod password_check;
-mod passwords;
-mod permission;
+mod directory;
+mod migrations;
 #[cfg(test)]
 mod plan_tests;
-mod revoke;
-mod role;
 mod rows;
-mod rule_index;
-#[cfg(test)]
-mod rule_tests;
-mod rules;
 mod seed;
-mod session;
 mod settings;
-mod sign_in;
-mod signing;
 #[cfg(test)]
 mod store_tests;
-mod throttle;
-mod usage;
-mod users;
 mod versions;
 
 use std::{
@@ -64,26 +33,30 @@ use openorch_api::{
 use openorch_chassis::{Mounted, Platform, Service, service::Hooks};
 use openorch_store::{Batch, Collection, Committed, OPEN_FOR, StoreError, Table};
 
+pub use self::{
+    authn::passwords::{check::PasswordCounts, rules::PasswordRules},
+    clock_grace::stored as stored_clock_grace,
+    seed::{ADMIN_SLUG, Seeded, StartError, open, reset_admin_password, seed},
+    settings::{AuditSettings, Registration, UserSettings},
+};
 use self::{
-    change_rules::RuleTables,
-    keys::KeyRing,
-    memory::Memory,
-    otp::Sendings,
-    passwords::Passwords,
+    authn::{
+        otp::{self, Sendings},
+        passwords::{queue::Passwords, throttle::Throttle},
+        sessions::{cache::Memory, revoke, session},
+        sign_in,
+        tokens::{jwt::KeyRing, signing::Signing},
+    },
+    authz::{
+        check, delegation, grant, permission,
+        roles::{enroll, role},
+        rules::{change::RuleTables, usage::AccessLimits},
+    },
+    directory::{app, contact, invitation, organization, registration, users},
     rows::{
         ContactEnrollRow, ContactRow, InvitationRow, KeyPairRow, KnownAddressesRow, OrganizationRow, OtpRow,
         PasswordRow, RoleLinkRow, SessionRow, TombstoneRow, UserRow,
     },
-    signing::Signing,
-    throttle::Throttle,
-    usage::AccessLimits,
-};
-pub use self::{
-    clock_grace::stored as stored_clock_grace,
-    password_check::PasswordCounts,
-    passwords::PasswordRules,
-    seed::{ADMIN_SLUG, Seeded, StartError, open, reset_admin_password, seed},
-    settings::{AuditSettings, Registration, UserSettings},
 };
 
 /// The state of the user service. It is also the daemon's [`openorch_chassis::Identity`].
@@ -183,25 +156,25 @@ pub fn collections() -> &'static [&'static Collection] {
 
 pub fn service(users: Arc<Users>) -> Mounted {
     Service::new(api::SERVICE.slug, users)
-        .on(api::REGISTER, account::register)
+        .on(api::REGISTER, registration::register)
         .on(api::LOGIN, sign_in::login)
         .on(api::EXCHANGE_TOKEN, sign_in::exchange)
         .on(api::LIST_APPS, app::list)
         .on(api::READ_APP, app::read)
         .on(api::UPDATE_APP, app::update)
         .on(api::DELETE_APP, app::delete)
-        .on(api::GET_PUBLIC_KEY, authorize::public_key)
-        .on(api::GET_KEY_SET, authorize::key_set)
-        .on(api::ROTATE_KEY, authorize::rotate_key)
+        .on(api::GET_PUBLIC_KEY, check::public_key)
+        .on(api::GET_KEY_SET, check::key_set)
+        .on(api::ROTATE_KEY, check::rotate_key)
         .on(api::REFRESH_TOKEN, sign_in::refresh)
-        .on(api::READ_USER_BY_TOKEN, account::read_by_token)
-        .on(api::READ_SELF, account::read_self)
-        .on(api::SAVE_SELF, account::save_self)
+        .on(api::READ_USER_BY_TOKEN, registration::read_by_token)
+        .on(api::READ_SELF, registration::read_self)
+        .on(api::SAVE_SELF, registration::save_self)
         .on(api::SEND_OTP, otp::send)
         .on(api::SEND_OWN_OTP, otp::send_own)
         .on(api::VERIFY_CONTACT, contact::verify)
         .on(api::REMOVE_CONTACT, contact::remove)
-        .on(api::CHANGE_PASSWORD, account::change_password)
+        .on(api::CHANGE_PASSWORD, registration::change_password)
         .on(api::REVOKE_TOKENS, revoke::revoke_tokens)
         .on(api::LIST_SESSIONS, revoke::list)
         .on(api::REVOKE_SESSION, revoke::revoke)
@@ -211,7 +184,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::DELETE_USER, users::delete)
         .on(api::RELEASE_SLUG, users::release_slug)
         .on(api::RESET_PASSWORD, users::reset_password)
-        .on(api::IS_AUTHORIZED, authorize::is_authorized)
+        .on(api::IS_AUTHORIZED, check::is_authorized)
         .on(api::GET_ROLES, role::list)
         .on(api::CREATE_ROLE, role::create)
         .on_owned(api::DELETE_ROLE, |users, Path(id)| role::owner(users, id), role::delete)

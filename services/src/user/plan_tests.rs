@@ -9,10 +9,10 @@ use openorch_store::{
 };
 use serde_json::{Value, json};
 
-use super::{
+use crate::user::{
     audit,
+    directory::users::sought,
     rows::{USERS, search_prefixes},
-    users::sought,
 };
 
 const BY_SEARCH: &str = "s_userSvcUsers(searchPrefixes/createdAt)";

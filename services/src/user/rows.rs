@@ -115,7 +115,7 @@ pub struct UserRow {
     #[serde(default)]
     pub thumbnail_file_id: String,
     /// The id of the app where it was made, whatever roles it has there now: managing it always needs the right there.
-    /// Empty in rows of older versions, see [`super::memory::Account::new`].
+    /// Empty in rows of older versions, see `Account::new`.
     #[serde(default)]
     pub home_app: String,
     pub created_at: Time,

@@ -19,20 +19,20 @@ use openorch_chassis::{
 };
 use openorch_store::{Batch, Query, Store, Table};
 
-use super::{
+use crate::user::{
     UserSettings, Users,
-    change_rules::RuleTables,
-    contact_migration::unfold_contacts,
-    keys::{KeyRing, SigningKey, VerifyingKey},
-    memory::Memory,
-    orphan_migration::remove_orphaned_roles,
-    otp::Sendings,
-    password_check::PasswordCounts,
-    passwords::{PasswordRules, Passwords},
+    authn::{
+        otp::Sendings,
+        passwords::{check::PasswordCounts, queue::Passwords, rules::PasswordRules, throttle::Throttle},
+        sessions::cache::Memory,
+        tokens::{
+            jwt::{KeyRing, SigningKey, VerifyingKey},
+            signing::Signing,
+        },
+    },
+    authz::rules::{Change, Rules, change::RuleTables},
+    migrations::{contacts::unfold_contacts, orphaned_roles::remove_orphaned_roles},
     rows::*,
-    rules::{Change, Rules},
-    signing::Signing,
-    throttle::Throttle,
 };
 
 pub const ADMIN_SLUG: &str = "openorch";
@@ -148,7 +148,7 @@ pub async fn open(
         keys: ArcSwap::from_pointee(keys),
         unsettled_keys: Mutex::default(),
         signing: Signing::new(settings.signing_concurrency()),
-        stored_grace: super::clock_grace::stored(&platform.store).await?.as_secs().into(),
+        stored_grace: crate::user::clock_grace::stored(&platform.store).await?.as_secs().into(),
         doubtful_until: AtomicI64::new(i64::MIN),
         unsettled_accounts: Mutex::default(),
         registration: settings.registration(loopback_only),
@@ -394,6 +394,6 @@ fn refuse_weak(rules: PasswordRules, password: String) -> Result<String, StartEr
 }
 
 /// Names where the private half of a key is kept, for the seal on it.
-pub(super) fn private_place(id: &str) -> String {
+pub(in crate::user) fn private_place(id: &str) -> String {
     format!("{}/{id}/private", KEY_PAIRS.name)
 }

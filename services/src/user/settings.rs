@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use openorch_chassis::{setting_choice, settings, settings::ByteSize};
 
-use super::{
-    passwords::{HashSettings, PasswordRules},
-    usage::AccessLimits,
+use crate::user::{
+    authn::passwords::{queue::HashSettings, rules::PasswordRules},
+    authz::rules::usage::AccessLimits,
 };
 
 /// Who may register an account.
@@ -87,7 +87,7 @@ impl UserSettings {
         PasswordRules::new(loopback_only, self.password_min, *self.password_max_bytes)
     }
 
-    pub(super) fn access_limits(&self) -> AccessLimits {
+    pub(in crate::user) fn access_limits(&self) -> AccessLimits {
         AccessLimits {
             grant_names: self.max_grant_names_per_account,
             account_bytes: *self.max_access_rule_memory_per_account,
@@ -96,14 +96,14 @@ impl UserSettings {
         }
     }
 
-    pub(super) fn hashes(&self) -> HashSettings {
+    pub(in crate::user) fn hashes(&self) -> HashSettings {
         HashSettings {
             concurrency: self.password_hash_concurrency.unwrap_or_else(half_of_cores),
             max_wait: self.password_hash_max_wait,
         }
     }
 
-    pub(super) fn signing_concurrency(&self) -> usize {
+    pub(in crate::user) fn signing_concurrency(&self) -> usize {
         self.token_signing_concurrency.unwrap_or_else(half_of_cores)
     }
 }

@@ -24,13 +24,16 @@ use openorch_store::{Batch, BoxFuture, Filter, Result, SqliteOptions, SqliteStor
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{
-    ADMIN_SLUG, Users, account, authorize, collections, contact,
-    contact_migration::unfold_contacts,
-    open, organization, otp, role,
+use crate::user::{
+    ADMIN_SLUG, Users,
+    authn::{otp, sessions::session, sign_in},
+    authz::{check, roles::role, rules::Change},
+    collections,
+    directory::{contact, organization, registration, users},
+    migrations::contacts::unfold_contacts,
+    open,
     rows::{CONTACTS, ContactEnrollRow, ContactRow, MIGRATIONS, OTPS, PasswordRow, RoleLinkRow, RoleRow, SESSIONS},
-    rules::Change,
-    seed, session, sign_in, users,
+    seed,
 };
 use crate::{
     test_platform::{self, Letters},
@@ -94,7 +97,7 @@ impl Bench {
     /// Registers an account, with this contact if it is one; answers its token and id.
     async fn register(&self, slug: &str, contact: ContactInput) -> (String, String) {
         let asked = json!({ "slug": slug, "password": "pass", "contact": contact });
-        let Json(answer) = account::register(self.by("").await, body(asked)).await.unwrap();
+        let Json(answer) = registration::register(self.by("").await, body(asked)).await.unwrap();
         (answer.token.token, answer.token.user_id)
     }
 
@@ -205,12 +208,12 @@ async fn a_key_that_was_stored_signs_also_where_nobody_was_told_so() {
     let kid = || bench.users.keys.load().current.verifying.public.kid.clone();
     let before = kid();
     bench.store.is_unsure.store(true, Ordering::SeqCst);
-    let Json(keys) = authorize::rotate_key(bench.cx().await, ()).await.unwrap();
+    let Json(keys) = check::rotate_key(bench.cx().await, ()).await.unwrap();
     assert_eq!((keys.keys.len(), &keys.keys[0].kid), (2, &kid()));
     assert_ne!(kid(), before);
     let restarted = start(bench.store.clone()).await;
     assert_eq!(restarted.keys.load().current.verifying.public.kid, kid(), "the store says the same");
-    authorize::rotate_key(bench.cx().await, ()).await.unwrap();
+    check::rotate_key(bench.cx().await, ()).await.unwrap();
     assert_eq!(bench.users.keys.load().retired.len(), 2);
 }
 
@@ -229,7 +232,7 @@ async fn who_lost_what_it_signs_in_with_is_refused_and_told_why() {
     // Each is lost between the look at it and the session. The address of the sign-ins is known already.
     sign_in::login(bench.by("").await, body(json!({ "slug": "ann", "password": "pass" }))).await.unwrap();
     let mut row = bench.users.password_rows.get(&id).await.unwrap().unwrap().value;
-    row.hash = super::passwords::hash_now("another").unwrap();
+    row.hash = crate::user::authn::passwords::hasher::hash_now("another").unwrap();
     bench.meanwhile(bench.users.password_rows.replace(&id, &row, None).unwrap());
     let by_password = json!({ "slug": "ann", "password": "pass", "device": "laptop" });
     assert_eq!(sign_in(by_password).await, ("user.wrong_password", "Invalid password".into()));
@@ -261,7 +264,7 @@ async fn what_was_stored_is_seen_also_where_nobody_was_told_so() {
     };
     known(&ann_id).await;
     bench.unsure();
-    unknown(account::save_self(bench.by(&ann).await, body(json!({ "name": "Ann" }))).await.err());
+    unknown(registration::save_self(bench.by(&ann).await, body(json!({ "name": "Ann" }))).await.err());
     assert_eq!(known(&ann_id).await.profile.name, "Ann");
 
     let code = bench.code(&ann, "ann@example.org").await;
@@ -285,7 +288,7 @@ async fn what_was_stored_is_seen_also_where_nobody_was_told_so() {
     let shown = bench.code("", "bob@example.org").await;
     bench.unsure();
     let asked = json!({ "slug": "bob", "password": "pass", "contact": shown });
-    unknown(account::register(bench.by("").await, body(asked)).await.err());
+    unknown(registration::register(bench.by("").await, body(asked)).await.err());
     assert!(known(&squatter).await.profile.contacts.is_empty());
 }
 
@@ -467,7 +470,7 @@ async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_a
         .await
         .unwrap();
     let entries = async || {
-        super::audit::remove_old(bench.users.clone()).await;
+        crate::user::audit::remove_old(bench.users.clone()).await;
         bench.users.audit_entries.count(&[]).await.unwrap()
     };
     bench.clock.advance(2 * 3600);
@@ -493,7 +496,7 @@ async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_a
 async fn a_restart_while_the_clock_is_wrong_does_not_end_what_is_kept() {
     let bench = Bench::new().await;
     let left = async || super::stored_clock_grace(&(bench.store.clone() as Arc<dyn Store>)).await.unwrap().as_secs();
-    let watch = async || super::clock_grace::watch(bench.users.clone()).await;
+    let watch = async || crate::user::clock_grace::watch(bench.users.clone()).await;
     watch().await;
     assert_eq!(left().await, 0);
     bench.clock.jump(2 * 365 * 24 * 3600);

@@ -1,0 +1,5 @@
+//! Roles: what there are, and which account has which.
+
+pub mod assignments;
+pub mod enroll;
+pub mod role;
