@@ -1,5 +1,7 @@
 //! Arrows between the crates go one way (ARCHITECTURE.md): this reads the tree and refuses others.
 
+mod imports;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -81,6 +83,28 @@ fn no_service_imports_another() {
                 let imported = imports.iter().any(|start| text.contains(&format!("{start}{other}")));
                 assert!(!imported, "{} imports `{other}`", file.display());
             }
+        }
+    }
+}
+
+/// The folders of the user service: each may import those after it.
+const FOLDERS_OF_USER: &[&str] = &["directory", "authn", "authz", "shared"];
+
+/// So that a file can be read, moved and tested with what stands below it alone.
+#[test]
+fn imports_in_the_user_service_go_one_way_and_never_in_a_circle() {
+    let files = imports::read(&root().join("services/src/user"));
+    let seen = files.get("authn::sign_in").is_some_and(|imported| imported.contains("authn::sessions::live"));
+    assert!(files.len() > 40 && seen, "imports are read wrongly: {files:#?}");
+    if let Some(circle) = imports::circle(&files) {
+        panic!("these files import each other: {}", circle.join(" → "));
+    }
+    let folder = |file: &str| FOLDERS_OF_USER.iter().position(|folder| file.split("::").next() == Some(*folder));
+    for (file, imported) in &files {
+        let Some(from) = folder(file) else { continue };
+        for other in imported {
+            let fits = folder(other).is_some_and(|to| to >= from);
+            assert!(fits, "`{file}` imports `{other}`: imports go {} and no other way", FOLDERS_OF_USER.join(" → "));
         }
     }
 }

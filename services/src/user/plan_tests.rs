@@ -9,10 +9,10 @@ use openorch_store::{
 };
 use serde_json::{Value, json};
 
-use crate::user::{
+use super::{
     audit,
     directory::users::sought,
-    rows::{USERS, search_prefixes},
+    shared::rows::{USERS, search_prefixes},
 };
 
 const BY_SEARCH: &str = "s_userSvcUsers(searchPrefixes/createdAt)";

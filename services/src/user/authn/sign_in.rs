@@ -14,23 +14,23 @@ use openorch_store::{Batch, Guard, Stored};
 use zeroize::Zeroizing;
 
 use crate::user::{
-    Users,
     authn::{
-        otp::Expected,
+        otp::codes::Expected,
         passwords::{check::Guess, known_address::by_contact},
+        rows::{OtpPurpose, PASSWORDS, SESSIONS},
         sessions::{
             issue::Place,
-            session::{MAX_DEVICE_BYTES, checked_device},
+            live::{MAX_DEVICE_BYTES, checked_device},
         },
+        state::Authn,
     },
-    directory::contact::MAX_CONTACT_BYTES,
-    rows::{CONTACTS, OtpPurpose, PASSWORDS, SESSIONS},
+    shared::{contact_address::MAX_CONTACT_BYTES, rows::CONTACTS},
 };
 
-pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
+pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
     audit::tell_anyway();
     let place = Place {
-        app: &cx.app_of_host(&request.app_host)?,
+        app: &cx.authz.app_of_host(&request.app_host)?,
         device: checked_device(request.device.as_deref())?,
         exchanged_from: None,
     };
@@ -45,10 +45,15 @@ pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<J
         cx.sign_in_by_code(&contact, &place, cx.request.client_ip).await?
     } else {
         let (account, counted_as) = if has_contact {
-            let owner = cx.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
+            let owner = cx.accounts.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
             (owner.map(|owner| owner.value.user_id), by_contact(&contact.value))
         } else {
-            let id = cx.by_slug(&slug).await?.ok_or_else(|| Error::new(&errors::SLUG_NOT_FOUND, "Slug not found"))?.id;
+            let id = cx
+                .accounts
+                .by_slug(&slug)
+                .await?
+                .ok_or_else(|| Error::new(&errors::SLUG_NOT_FOUND, "Slug not found"))?
+                .id;
             (Some(id.clone()), id)
         };
         let user_id = account.as_deref().unwrap_or_default();
@@ -58,15 +63,15 @@ pub async fn login(cx: Cx<Users>, Body(request): Body<LoginRequest>) -> Result<J
     Ok(Json(LoginResponse { token }))
 }
 
-pub async fn refresh(cx: Cx<Users>, (): ()) -> Result<Json<LoginResponse>> {
+pub async fn refresh(cx: Cx<Authn>, (): ()) -> Result<Json<LoginResponse>> {
     let caller = cx.caller()?;
-    let account = cx.known_account(&caller.user_id).await?;
+    let account = cx.authz.known_account(&caller.user_id).await?;
     Ok(Json(LoginResponse { token: cx.renew(&account, &caller.session_id).await? }))
 }
 
 /// Whoever has a token can have more of them by this: each ends with the one it came from, so that ending that one ends
 /// them all.
-pub async fn exchange(cx: Cx<Users>, Body(request): Body<ExchangeTokenRequest>) -> Result<Json<LoginResponse>> {
+pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) -> Result<Json<LoginResponse>> {
     audit::tell_anyway();
     let caller = cx.caller()?;
     let device = request.new_device.filter(|device| !device.is_empty());
@@ -75,13 +80,13 @@ pub async fn exchange(cx: Cx<Users>, Body(request): Body<ExchangeTokenRequest>) 
             return Err(Error::invalid("name a `newAppHost`, a `newAppId` or a `newDevice`"));
         }
         ("", "") => caller.app.clone(),
-        ("", host) => cx.app_of_host(host)?,
-        (id, "") => cx.app_with_id(id)?,
+        ("", host) => cx.authz.app_of_host(host)?,
+        (id, "") => cx.authz.app_with_id(id)?,
         _ => return Err(Error::invalid("name the app by `newAppHost` or `newAppId`, not both")),
     };
     let ended = || Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again");
     let token = retry(|| async {
-        let from = cx.sessions.get(&caller.session_id).await?.ok_or_else(ended)?.value;
+        let from = cx.sessions.rows.get(&caller.session_id).await?.ok_or_else(ended)?.value;
         if from.exchanged_from.is_some() {
             return Err(Error::new(
                 &errors::ALREADY_EXCHANGED,
@@ -90,7 +95,7 @@ pub async fn exchange(cx: Cx<Users>, Body(request): Body<ExchangeTokenRequest>) 
         }
         let device = device.clone().unwrap_or_else(|| device_beside(&from.device, &from.app));
         let place = Place { app: &app, device: checked_device(Some(&device))?, exchanged_from: Some(&from) };
-        let account = cx.known_account(&caller.user_id).await?;
+        let account = cx.authz.known_account(&caller.user_id).await?;
         let it_lives = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
         cx.open_session(&account, &place, it_lives).await
     })
@@ -106,19 +111,19 @@ fn device_beside(device: &str, app: &str) -> String {
     format!("{}{suffix}", &device[..cut])
 }
 
-impl Users {
+impl Authn {
     async fn sign_in_by_password(&self, guess: &Guess<'_>, place: &Place<'_>, is_local: bool) -> Result<AuthToken> {
         let wrong = || Error::new(&errors::WRONG_PASSWORD, "Invalid password");
-        let matched = self.match_password(guess).await?.ok_or_else(wrong)?;
-        let account = self.known_account(guess.user_id).await?;
+        let matched = self.passwords.match_password(guess).await?.ok_or_else(wrong)?;
+        let account = self.authz.known_account(guess.user_id).await?;
         audit::tell_actor(&account.id, &account.slug, None);
-        let hash = self.note_match(guess, matched).await;
-        self.refuse_weak_from_elsewhere(guess.password, is_local)?;
+        let hash = self.passwords.note_match(guess, matched).await;
+        self.passwords.refuse_weak_from_elsewhere(guess.password, is_local)?;
         retry(|| async {
             // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
-            let version = self.still_matches(guess, &hash).await?.ok_or_else(wrong)?;
+            let version = self.passwords.still_matches(guess, &hash).await?.ok_or_else(wrong)?;
             let unchanged = Guard::Version { collection: PASSWORDS.name, id: guess.user_id.to_owned(), version };
-            let account = self.known_account(guess.user_id).await?;
+            let account = self.authz.known_account(guess.user_id).await?;
             self.open_session(&account, place, Batch::new().require(unchanged)).await
         })
         .await
@@ -129,19 +134,19 @@ impl Users {
         let expected =
             Expected { purpose: OtpPurpose::SignIn, user_id: "", contact: Some(&contact.value), app: place.app };
         let (token, user_id) = retry(|| async {
-            let code = self.redeem(&contact.otp_id, &contact.otp_code, &expected).await?;
-            let owner = self.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
+            let code = self.codes.redeem(&contact.otp_id, &contact.otp_code, &expected).await?;
+            let owner = self.accounts.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
             let gone = || Error::new(&errors::CONTACT_GONE, "no account has this contact any more");
             let Stored { id, version, value: owner } = owner.ok_or_else(gone)?;
-            let account = self.account(&owner.user_id).await?.ok_or_else(gone)?;
+            let account = self.authz.account(&owner.user_id).await?.ok_or_else(gone)?;
             audit::tell_actor(&account.id, &account.slug, None);
             let used = Batch::new()
                 .require(Guard::Version { collection: CONTACTS.name, id, version })
-                .with(self.otps.delete(&code.id, Some(code.version)));
+                .with(self.codes.rows.delete(&code.id, Some(code.version)));
             Ok((self.open_session(&account, place, used).await?, account.id.clone()))
         })
         .await?;
-        self.store_address(&user_id, &by_contact(&contact.value), address).await;
+        self.passwords.store_address(&user_id, &by_contact(&contact.value), address).await;
         Ok(token)
     }
 }

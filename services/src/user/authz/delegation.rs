@@ -8,13 +8,13 @@ use openorch_chassis::{Cx, Error, Result};
 use openorch_store::Batch;
 
 use crate::user::{
-    Users,
-    authz::rules::{Change, check_count, shown},
+    authz::{rules::Change, state::Authz},
+    shared::checks::{check_count, shown},
 };
 
 const MAX_NAMED: usize = 500;
 
-pub async fn save(cx: Cx<Users>, Body(mut row): Body<Delegation>) -> Result<Json<Empty>> {
+pub async fn save(cx: Cx<Authz>, Body(mut row): Body<Delegation>) -> Result<Json<Empty>> {
     check_count("operations", row.operations.len(), MAX_NAMED)?;
     check_count("services", row.services.len(), MAX_NAMED)?;
     for slug in std::iter::once(&row.slug).chain(&row.services) {
@@ -43,15 +43,15 @@ pub async fn save(cx: Cx<Users>, Body(mut row): Body<Delegation>) -> Result<Json
     Ok(Json(Empty {}))
 }
 
-pub async fn list(cx: Cx<Users>, (): ()) -> Result<Json<ListDelegationsResponse>> {
-    let rules = cx.memory.rules();
+pub async fn list(cx: Cx<Authz>, (): ()) -> Result<Json<ListDelegationsResponse>> {
+    let rules = cx.rules();
     let mut delegations: Vec<Delegation> = rules.delegations.values().map(|row| Delegation::clone(row)).collect();
     cx.platform.refuse_long_list(delegations.len(), "delegations", "delete some")?;
     delegations.sort_by(|a, b| a.slug.cmp(&b.slug));
     Ok(Json(ListDelegationsResponse { delegations }))
 }
 
-pub async fn delete(cx: Cx<Users>, Path(slug): Path<ServiceSlug>) -> Result<Json<Empty>> {
+pub async fn delete(cx: Cx<Authz>, Path(slug): Path<ServiceSlug>) -> Result<Json<Empty>> {
     cx.change_rules(|rules| {
         if !rules.delegations.contains_key(slug.0.as_str()) {
             return Err(Error::new(&errors::NO_SUCH_DELEGATION, format!("nothing was opened to `{}`", slug.0)));

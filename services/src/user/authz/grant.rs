@@ -10,17 +10,24 @@ use openorch_api::{
         ListPermitsResponse, Permit, SaveGrantsRequest, SavePermitsRequest, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Identity, Result};
+use openorch_chassis::{Caller, Cx, Error, Result};
 use openorch_store::Batch;
 
 use crate::query::Paging;
 use crate::user::{
-    Users,
-    authz::rules::{
-        Change, Rules, check_count, check_id, shown,
-        usage::{self, Content},
+    authz::{
+        ownership::check_id,
+        rows::GrantRow,
+        rules::{
+            Change, Rules,
+            usage::{self, Content},
+        },
+        state::Authz,
     },
-    rows::{ALL_APPS, GrantRow},
+    shared::{
+        checks::{check_count, shown},
+        rows::ALL_APPS,
+    },
 };
 
 const MAX_SAVED: usize = 1000;
@@ -36,7 +43,7 @@ struct Wanted {
     app: Option<String>,
 }
 
-pub async fn save(cx: Cx<Users>, Body(request): Body<SaveGrantsRequest>) -> Result<Json<Empty>> {
+pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveGrantsRequest>) -> Result<Json<Empty>> {
     let wanted = request.grants.into_iter().map(|grant| Wanted {
         id: grant.id,
         permission_id: grant.permission_id,
@@ -47,7 +54,7 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveGrantsRequest>) -> Resu
     save_all(&cx, "grants", wanted.collect()).await
 }
 
-pub async fn save_permits(cx: Cx<Users>, Body(request): Body<SavePermitsRequest>) -> Result<Json<Empty>> {
+pub async fn save_permits(cx: Cx<Authz>, Body(request): Body<SavePermitsRequest>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let mut wanted = Vec::new();
     for permit in request.permits {
@@ -79,7 +86,7 @@ pub async fn save_permits(cx: Cx<Users>, Body(request): Body<SavePermitsRequest>
     save_all(&cx, "permits", wanted).await
 }
 
-async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result<Json<Empty>> {
+async fn save_all(cx: &Cx<Authz>, what: &str, mut wanted: Vec<Wanted>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     check_count(what, wanted.len(), MAX_SAVED)?;
     for one in &mut wanted {
@@ -124,7 +131,7 @@ async fn save_all(cx: &Cx<Users>, what: &str, mut wanted: Vec<Wanted>) -> Result
     Ok(Json(Empty {}))
 }
 
-impl Users {
+impl Authz {
     /// What is saved where there is nothing yet.
     fn fresh(&self, caller: &Caller, one: &Wanted, usual_app: &str) -> GrantRow {
         let now = self.now();
@@ -194,7 +201,7 @@ fn check(one: &mut Wanted) -> Result<()> {
     Ok(())
 }
 
-pub async fn list(cx: Cx<Users>, Body(request): Body<ListGrantsRequest>) -> Result<Json<ListGrantsResponse>> {
+pub async fn list(cx: Cx<Authz>, Body(request): Body<ListGrantsRequest>) -> Result<Json<ListGrantsResponse>> {
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let is_grant = |row: &GrantRow| !row.slugs.is_empty() || row.role_ids.is_empty();
     let (rows, next) = found(&cx, request.permission_id, request.slug, is_grant, paging)?;
@@ -206,7 +213,7 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListGrantsRequest>) -> Resu
     Ok(Json(ListGrantsResponse { grants: grants.collect(), next }))
 }
 
-pub async fn list_permits(cx: Cx<Users>, Body(request): Body<ListPermitsRequest>) -> Result<Json<ListPermitsResponse>> {
+pub async fn list_permits(cx: Cx<Authz>, Body(request): Body<ListPermitsRequest>) -> Result<Json<ListPermitsResponse>> {
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let (rows, next) = found(&cx, request.permission, request.slug, |_| true, paging)?;
     let permits = rows.into_iter().map(|row| {
@@ -224,7 +231,7 @@ pub async fn list_permits(cx: Cx<Users>, Body(request): Body<ListPermitsRequest>
     Ok(Json(ListPermitsResponse { permits: permits.collect(), next }))
 }
 
-pub async fn delete(cx: Cx<Users>, Path(id): Path<GrantId>) -> Result<Json<Empty>> {
+pub async fn delete(cx: Cx<Authz>, Path(id): Path<GrantId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let account = cx.known_account(&caller.user_id).await?;
     cx.change_rules(|rules| {
@@ -241,8 +248,8 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<GrantId>) -> Result<Json<Empty
 }
 
 /// Whose a grant is, for rows that let the owner in.
-pub fn owner(cx: &Cx<Users>, id: &GrantId) -> Result<String> {
-    let (rules, caller) = (cx.memory.rules(), cx.caller()?);
+pub fn owner(cx: &Cx<Authz>, id: &GrantId) -> Result<String> {
+    let (rules, caller) = (cx.rules(), cx.caller()?);
     let is_own = |row: &&GrantRow| *row.owner_id == *caller.user_id;
     let found = named(&rules, caller, id).find(is_own).or_else(|| named(&rules, caller, id).next());
     found.map(|row| row.owner_id.clone()).ok_or_else(|| unknown(id))
@@ -263,14 +270,14 @@ fn unknown(id: &GrantId) -> Error {
 
 /// By id, so that they come in the order in which they were made.
 fn found(
-    cx: &Cx<Users>,
+    cx: &Cx<Authz>,
     permission: Option<String>,
     slug: Option<String>,
     fits: impl Fn(&GrantRow) -> bool,
     paging: Paging,
 ) -> Result<(Vec<Arc<GrantRow>>, String)> {
     let (permission, slug) = (permission.filter(|id| !id.is_empty()), slug.filter(|slug| !slug.is_empty()));
-    let rules = cx.memory.rules();
+    let rules = cx.rules();
     let asked = |row: &&Arc<GrantRow>| {
         permission.as_ref().is_none_or(|id| row.permission_id == *id)
             && slug.as_ref().is_none_or(|slug| row.slugs.contains(slug))

@@ -7,21 +7,22 @@ use openorch_api::{
     Permission,
     error::access,
     role,
-    user::{DELEGATION_EDIT, TOKEN_REVOKE, errors},
+    user::{DELEGATION_EDIT, errors},
 };
-use openorch_chassis::{Caller, Error, Identity, Result};
+use openorch_chassis::{Caller, Error, Result};
 
 use crate::user::{
-    Users,
-    authn::sessions::cache::Account,
-    authz::{roles::enroll::may_give, rules::Rules},
-    directory::organization::organization_of,
-    rows::{DEFAULT_APP, SessionRow, UserRow},
+    authz::{
+        roles::{givable::may_give, organization::organization_of},
+        rules::Rules,
+        state::Authz,
+    },
+    shared::rows::{DEFAULT_APP, UserRow},
 };
 
-impl Users {
+impl Authz {
     /// The caller as it is now, with the permission that let it in: both may have changed while its call waited.
-    pub(in crate::user) async fn caller_now(&self, caller: &Caller, permission: &Permission) -> Result<Caller> {
+    pub async fn caller_now(&self, caller: &Caller, permission: &Permission) -> Result<Caller> {
         let account = self.known_account(&caller.user_id).await?;
         let Caller { session_id, audience, .. } = caller.clone();
         let now = Caller { session_id, audience, ..account.caller_in(&caller.app) };
@@ -35,12 +36,7 @@ impl Users {
     }
 
     /// Requires `permission` in the account's home app and in every other app that it is in; see [`Account::managed_in`].
-    pub(in crate::user) async fn require_management(
-        &self,
-        caller: &Caller,
-        user: &UserRow,
-        permission: &Permission,
-    ) -> Result<()> {
+    pub async fn require_management(&self, caller: &Caller, user: &UserRow, permission: &Permission) -> Result<()> {
         let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
         let own = self.known_account(&caller.user_id).await?;
         match account.managed_in().find(|app| !self.allows(&own.caller_in(app), permission.id)) {
@@ -58,17 +54,12 @@ impl Users {
         }
     }
 
-    /// Requires what [`Users::require_management`] does, and that the account has no right that the caller lacks: for
+    /// Requires what [`Authz::require_management`] does, and that the account has no right that the caller lacks: for
     /// what makes the caller able to sign in as the account, or takes it away.
     ///
     /// Only rights over the platform count: permissions of built-in services, whether a role, a grant or a permit gives
     /// them, and delegations. What services give to their users is no reason why nobody could help those.
-    pub(in crate::user) async fn require_takeover(
-        &self,
-        caller: &Caller,
-        user: &UserRow,
-        permission: &Permission,
-    ) -> Result<()> {
+    pub async fn require_takeover(&self, caller: &Caller, user: &UserRow, permission: &Permission) -> Result<()> {
         let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
         if account.roles_in(DEFAULT_APP).iter().any(|role| **role == *role::ADMIN) {
             return Err(Error::new(
@@ -78,7 +69,7 @@ impl Users {
         }
         self.require_management(caller, user, permission).await?;
         let own = self.known_account(&caller.user_id).await?;
-        let rules = self.memory.rules();
+        let rules = self.rules();
         let powerful = powerful_roles(&rules);
         // In every app: an account gives the roles of its slug in all of them, and comes into an app by any organization
         // that adds it.
@@ -110,11 +101,6 @@ impl Users {
             ));
         }
         Ok(())
-    }
-
-    /// Whether `own` may end this session: its own ones, and those of others in each app where it has the right.
-    pub(in crate::user) fn may_end(&self, own: &Account, row: &SessionRow) -> bool {
-        *row.user_id == *own.id || self.allows(&own.caller_in(&row.app), TOKEN_REVOKE.id)
     }
 }
 

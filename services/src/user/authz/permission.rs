@@ -3,25 +3,29 @@
 use openorch_api::{
     Body, Json, Path,
     user::{
-        AssignPermissionsRequest, Empty, HasPermissionResponse, PERMISSION_DELETE, PermissionId,
-        SavePermissionsRequest, SavePermissionsResponse, errors,
+        AssignPermissionsRequest, Empty, PERMISSION_DELETE, PermissionId, SavePermissionsRequest,
+        SavePermissionsResponse, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Identity, Result};
+use openorch_chassis::{Cx, Error, Result};
 use openorch_store::Batch;
 
 use crate::user::{
-    Users,
     authz::{
-        roles::role::{MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, refuse_stranger, refuse_too_many_links},
-        rules::{Change, Rules, check_count, check_text, own_id, shown},
+        ownership::{
+            MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, known_permission, may_link, own_id, refuse_stranger,
+            refuse_too_many_links,
+        },
+        rows::{PermissionLinkRow, PermissionRow},
+        rules::Change,
+        state::Authz,
     },
-    rows::{PermissionLinkRow, PermissionRow},
+    shared::checks::{check_count, check_text},
 };
 
 const MAX_SAVED: usize = 1000;
 
-pub async fn save(cx: Cx<Users>, Body(request): Body<SavePermissionsRequest>) -> Result<Json<SavePermissionsResponse>> {
+pub async fn save(cx: Cx<Authz>, Body(request): Body<SavePermissionsRequest>) -> Result<Json<SavePermissionsResponse>> {
     let caller = cx.caller()?;
     check_count("permissions", request.permissions.len(), MAX_SAVED)?;
     for input in &request.permissions {
@@ -61,7 +65,7 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SavePermissionsRequest>) ->
     Ok(Json(SavePermissionsResponse { permissions: saved }))
 }
 
-pub async fn delete(cx: Cx<Users>, Path(id): Path<PermissionId>) -> Result<Json<Empty>> {
+pub async fn delete(cx: Cx<Authz>, Path(id): Path<PermissionId>) -> Result<Json<Empty>> {
     if openorch_api::permissions().any(|permission| permission.id == id.0) {
         return Err(Error::new(
             &errors::PERMISSION_BUILT_IN,
@@ -70,14 +74,14 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<PermissionId>) -> Result<Json<
     }
     let caller = cx.caller()?;
     cx.change_rules(|rules| {
-        refuse_stranger(caller, rules, &known(rules, &id.0)?.owner_id, &PERMISSION_DELETE)?;
+        refuse_stranger(caller, rules, &known_permission(rules, &id.0)?.owner_id, &PERMISSION_DELETE)?;
         Ok((rules.without_permission(&id.0), Batch::new()))
     })
     .await?;
     Ok(Json(Empty {}))
 }
 
-pub async fn assign(cx: Cx<Users>, Body(request): Body<AssignPermissionsRequest>) -> Result<Json<Empty>> {
+pub async fn assign(cx: Cx<Authz>, Body(request): Body<AssignPermissionsRequest>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     check_count("permissionLinks", request.permission_links.len(), MAX_SAVED)?;
     cx.change_rules_of(caller, |rules| {
@@ -99,40 +103,7 @@ pub async fn assign(cx: Cx<Users>, Body(request): Body<AssignPermissionsRequest>
     Ok(Json(Empty {}))
 }
 
-pub async fn has(cx: Cx<Users>, Path(id): Path<PermissionId>) -> Result<Json<HasPermissionResponse>> {
-    let caller = cx.caller()?;
-    let account = cx.known_account(&caller.user_id).await?;
-    let kept = jiff::SignedDuration::try_from(cx.settings.permission_cache_ttl).map_err(Error::internal)?;
-    let until = cx.now().0.checked_add(kept).map_err(Error::internal)?;
-    Ok(Json(HasPermissionResponse {
-        authorized: cx.allows(caller, &id.0),
-        app_id: caller.app.to_string(),
-        app: cx.app(&caller.app),
-        until: openorch_api::Time(until),
-        user: account.profile.clone(),
-    }))
-}
-
 /// Whose a permission is, for rows that let the owner in.
-pub fn owner(users: &Users, id: &PermissionId) -> Result<String> {
-    known(&users.memory.rules(), &id.0).map(|row| row.owner_id.clone())
-}
-
-/// Only who owns a permission, or an admin, says which roles have it.
-pub fn may_link(caller: &Caller, rules: &Rules, id: &str) -> Result<()> {
-    let row = known(rules, id)?;
-    if *row.owner_id != *caller.user_id && !caller.is_admin() {
-        return Err(Error::new(&errors::PERMISSION_OF_ANOTHER, format!("not an owner of the permission `{id}`")));
-    }
-    Ok(())
-}
-
-fn known<'a>(rules: &'a Rules, id: &str) -> Result<&'a PermissionRow> {
-    let shown = shown(id);
-    rules.permissions.get(id).map(AsRef::as_ref).ok_or_else(|| {
-        Error::new(
-            &errors::NO_SUCH_PERMISSION,
-            format!("cannot find permission `{shown}`; its service saves it with PUT /user-svc/permissions"),
-        )
-    })
+pub fn owner(authz: &Authz, id: &PermissionId) -> Result<String> {
+    known_permission(&authz.rules(), &id.0).map(|row| row.owner_id.clone())
 }

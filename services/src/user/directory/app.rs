@@ -11,15 +11,23 @@ use openorch_api::{
         ReadAppResponse, UpdateAppRequest, UpdateAppResponse, errors,
     },
 };
-use openorch_chassis::{Cx, Error, Identity, Result, service::retry};
+use openorch_chassis::{Cx, Error, Result, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query as Asked, Write};
 
 use crate::user::{
-    Users,
-    authz::rules::{Change, Rules, check_count, shown},
-    rows::{
-        ALL_APPS, APPS, AppRow, CONTACT_ENROLLS, DEFAULT_APP, GrantRow, INVITATIONS, ORGANIZATIONS, ROLE_LINKS,
-        SESSIONS,
+    authn::rows::SESSIONS,
+    authz::{
+        apps::by_id,
+        rows::{APPS, AppRow, CONTACT_ENROLLS, GrantRow, ROLE_LINKS},
+        rules::{Change, Rules},
+    },
+    directory::{
+        rows::{INVITATIONS, ORGANIZATIONS},
+        state::Directory,
+    },
+    shared::{
+        checks::{check_count, shown},
+        rows::DEFAULT_APP,
     },
 };
 
@@ -29,7 +37,7 @@ const MAX_NAMED: usize = 1000;
 /// A host name (RFC 1035, section 2.3.4) and a port.
 const MAX_HOST_BYTES: usize = 253 + 6;
 /// What belongs to an app, permits aside, which are rules. All have a field `app`; whoever writes one says that the app
-/// must be there: see [`Users::in_app`].
+/// must be there: see `Authz::in_app`.
 const BELONGINGS: &[(&str, &str)] = &[
     (ROLE_LINKS.name, "roles given to accounts"),
     (CONTACT_ENROLLS.name, "roles that wait for contacts"),
@@ -40,11 +48,11 @@ const BELONGINGS: &[(&str, &str)] = &[
 /// Those of them that any account may put into any app.
 const PLAIN: [&str; 2] = [ROLE_LINKS.name, CONTACT_ENROLLS.name];
 
-pub async fn list(cx: Cx<Users>, Body(request): Body<ListAppsRequest>) -> Result<Json<ListAppsResponse>> {
+pub async fn list(cx: Cx<Directory>, Body(request): Body<ListAppsRequest>) -> Result<Json<ListAppsResponse>> {
     let caller = cx.caller()?;
     check_count("ids and hosts", request.ids.len() + request.host.len(), MAX_NAMED)?;
     let is_open = request.ids.is_empty() && request.host.is_empty();
-    if is_open && !cx.allows(caller, APP_MULTI_VIEW.id) {
+    if is_open && !cx.authz.allows(caller, APP_MULTI_VIEW.id) {
         return Err(Error::new(
             &access::PERMISSION_MISSING,
             format!(
@@ -56,64 +64,68 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAppsRequest>) -> Result
     let hosts: HashSet<String> = request.host.iter().map(|host| host.to_lowercase()).collect();
     let ids: HashSet<String> = request.ids.into_iter().collect();
     let fits = |app: &App| is_open || ids.contains(&app.id) || hosts.contains(&app.host);
-    let rules = cx.memory.rules();
+    let rules = cx.authz.rules();
     let mut apps: Vec<App> = rules.apps.values().map(|row| row.to_wire()).chain([default_app()]).filter(fits).collect();
     apps.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(Json(ListAppsResponse { apps }))
 }
 
-pub async fn read(cx: Cx<Users>, Body(request): Body<ReadAppRequest>) -> Result<Json<ReadAppResponse>> {
+pub async fn read(cx: Cx<Directory>, Body(request): Body<ReadAppRequest>) -> Result<Json<ReadAppResponse>> {
     if request.host.is_empty() {
         return Err(Error::invalid("Host is required"));
     }
-    let id = cx.app_of_host(&request.host)?;
-    Ok(Json(ReadAppResponse { app: cx.app(&id) }))
+    let id = cx.authz.app_of_host(&request.host)?;
+    Ok(Json(ReadAppResponse { app: cx.authz.app(&id) }))
 }
 
-pub async fn update(cx: Cx<Users>, Body(request): Body<UpdateAppRequest>) -> Result<Json<UpdateAppResponse>> {
+pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) -> Result<Json<UpdateAppResponse>> {
     if request.id == DEFAULT_APP && request.new_host == DEFAULT_APP {
         // As it is listed.
-        return Ok(Json(UpdateAppResponse { app: cx.app(DEFAULT_APP) }));
+        return Ok(Json(UpdateAppResponse { app: cx.authz.app(DEFAULT_APP) }));
     }
     let host = checked_host(&request.new_host)?;
     let now = cx.now();
     let mut app = App::default();
-    cx.change_rules(|rules| {
-        let before = match request.id.as_str() {
-            "" => None,
-            DEFAULT_APP => {
+    cx.authz
+        .change_rules(|rules| {
+            let before = match request.id.as_str() {
+                "" => None,
+                DEFAULT_APP => {
+                    return Err(Error::new(
+                        &errors::APP_BUILT_IN,
+                        format!("the app `{DEFAULT_APP}` is built in and keeps its name"),
+                    ));
+                }
+                id => Some(by_id(rules, id)?),
+            };
+            if rules.apps.get(host.as_str()).is_some_and(|known| before.is_none_or(|before| before.id != known.id)) {
                 return Err(Error::new(
-                    &errors::APP_BUILT_IN,
-                    format!("the app `{DEFAULT_APP}` is built in and keeps its name"),
+                    &errors::APP_HOST_TAKEN,
+                    format!("the app of the host `{host}` exists already"),
                 ));
             }
-            id => Some(by_id(rules, id)?),
-        };
-        if rules.apps.get(host.as_str()).is_some_and(|known| before.is_none_or(|before| before.id != known.id)) {
-            return Err(Error::new(&errors::APP_HOST_TAKEN, format!("the app of the host `{host}` exists already")));
-        }
-        if before.is_none() && rules.apps.size() >= MAX_APPS {
-            return Err(Error::new(&errors::TOO_MANY_APPS, format!("there are at most {MAX_APPS} apps")));
-        }
-        let row = AppRow {
-            id: before.map_or_else(|| cx.platform.ids.next("app"), |row| row.id.clone()),
-            host,
-            created_at: before.map_or(now, |row| row.created_at),
-            updated_at: now,
-        };
-        app = row.to_wire();
-        let fresh = Guard::Absent { collection: APPS.name, id: row.id.clone() };
-        let batch = if before.is_none() { Batch::new().require(fresh) } else { Batch::new() };
-        Ok((vec![Change::SaveApp(row)], batch))
-    })
-    .await?;
+            if before.is_none() && rules.apps.size() >= MAX_APPS {
+                return Err(Error::new(&errors::TOO_MANY_APPS, format!("there are at most {MAX_APPS} apps")));
+            }
+            let row = AppRow {
+                id: before.map_or_else(|| cx.platform.ids.next("app"), |row| row.id.clone()),
+                host,
+                created_at: before.map_or(now, |row| row.created_at),
+                updated_at: now,
+            };
+            app = row.to_wire();
+            let fresh = Guard::Absent { collection: APPS.name, id: row.id.clone() };
+            let batch = if before.is_none() { Batch::new().require(fresh) } else { Batch::new() };
+            Ok((vec![Change::SaveApp(row)], batch))
+        })
+        .await?;
     Ok(Json(UpdateAppResponse { app }))
 }
 
 /// Without `cascade` it goes only if nothing is left in it that is worth more than it. What accounts that are no admins
 /// put there without being let in is not, or each of them could keep it.
 pub async fn delete(
-    cx: Cx<Users>,
+    cx: Cx<Directory>,
     (Path(id), Query(request)): (Path<AppId>, Query<DeleteAppRequest>),
 ) -> Result<Json<Empty>> {
     if id.0 == DEFAULT_APP {
@@ -121,7 +133,7 @@ pub async fn delete(
     }
     let by = &cx.caller()?.user_id;
     let outcome = retry(|| async {
-        let host = by_id(&cx.memory.rules(), &id.0)?.host.clone();
+        let host = by_id(&cx.authz.rules(), &id.0)?.host.clone();
         let admins = cx.admins().await?;
         if !request.cascade {
             refuse_filled(&host, cx.left_in(&id.0, &admins).await?)?;
@@ -135,7 +147,7 @@ pub async fn delete(
             };
             // Organizations leave something behind, see below.
             if *collection != ORGANIZATIONS.name {
-                cx.clear(collection, &goes).await?;
+                cx.authz.clear(collection, &goes).await?;
                 batch.push(Write::DeleteWhere { collection, filters: goes });
             }
         }
@@ -145,19 +157,21 @@ pub async fn delete(
         for (collection, _) in BELONGINGS {
             batch.push(Write::Require(Guard::at_most(collection, of_app(&id.0), 0)));
         }
-        cx.change_rules(|rules| {
-            by_id(rules, &id.0)?;
-            if !request.cascade {
-                refuse_filled(&host, permits_of_admins(rules, &id.0, &admins))?;
-            }
-            let permits = permits_in(rules, &id.0).map(|row| Change::DeleteGrant(row.id.clone()));
-            Ok((permits.chain([Change::DeleteApp(id.0.clone())]).collect(), batch))
-        })
-        .await
+        cx.authz
+            .change_rules(|rules| {
+                by_id(rules, &id.0)?;
+                if !request.cascade {
+                    refuse_filled(&host, permits_of_admins(rules, &id.0, &admins))?;
+                }
+                let permits = permits_in(rules, &id.0).map(|row| Change::DeleteGrant(row.id.clone()));
+                Ok((permits.chain([Change::DeleteApp(id.0.clone())]).collect(), batch))
+            })
+            .await
     })
     .await;
     // Also of accounts that came in meanwhile; and where nobody knows whether it is gone.
-    cx.memory.forget_all();
+    cx.authz.cache.all_rights_changed();
+    cx.authn.sessions.cache.forget_all();
     outcome?;
     Ok(Json(Empty {}))
 }
@@ -193,7 +207,7 @@ fn given_by_plain() -> Vec<Filter> {
     vec![Filter::equals("byAdmin", false), Filter::range("createdBy", Some("!".into()), None)]
 }
 
-impl Users {
+impl Directory {
     /// What keeps an app from being deleted: rows of all apps are looked at, since apps go rarely.
     async fn left_in(&self, app: &str, admins: &HashSet<String>) -> Result<Vec<String>> {
         let mut left = Vec::new();
@@ -205,68 +219,19 @@ impl Users {
             let count = self.platform.store.count(collection, &of_app(app)).await?.saturating_sub(plain);
             left.extend((count > 0).then(|| format!("{count} {what}")));
         }
-        left.extend(permits_of_admins(&self.memory.rules(), app, admins));
+        left.extend(permits_of_admins(&self.authz.rules(), app, admins));
         Ok(left)
     }
 
     /// The ids of the admins.
     async fn admins(&self) -> Result<HashSet<String>> {
-        let links = self.role_links.find(&Asked::all().equals("roleId", openorch_api::role::ADMIN)).await?;
+        let links = self.authz.role_links.find(&Asked::all().equals("roleId", openorch_api::role::ADMIN)).await?;
         Ok(links.into_iter().map(|link| link.value.user_id).collect())
-    }
-
-    /// That an app is there when something of it is written.
-    pub(in crate::user) fn in_app(&self, app: &str) -> Result<Option<Write>> {
-        if matches!(app, DEFAULT_APP | ALL_APPS) {
-            return Ok(None);
-        }
-        let id = by_id(&self.memory.check_rules(), app)?.id.clone();
-        Ok(Some(Write::Require(Guard::Exists { collection: APPS.name, id })))
-    }
-
-    /// The id of the app of a host; of the default one where none is named.
-    pub(in crate::user) fn app_of_host(&self, host: &str) -> Result<Arc<str>> {
-        if matches!(host, "" | DEFAULT_APP) {
-            return Ok(DEFAULT_APP.into());
-        }
-        let rules = self.memory.check_rules();
-        match rules.apps.get(host.to_lowercase().as_str()) {
-            Some(row) => Ok(row.id.as_str().into()),
-            None => Err(Error::new(
-                &errors::NO_SUCH_APP,
-                format!(
-                    "there is no app of the host `{}`; who may make one does so with PUT /user-svc/app",
-                    shown(host)
-                ),
-            )),
-        }
-    }
-
-    pub(in crate::user) fn app_with_id(&self, id: &str) -> Result<Arc<str>> {
-        match id {
-            DEFAULT_APP => Ok(DEFAULT_APP.into()),
-            id => Ok(by_id(&self.memory.check_rules(), id)?.id.as_str().into()),
-        }
-    }
-
-    /// The app of a session, as others are told of it.
-    pub(in crate::user) fn app(&self, id: &str) -> App {
-        match by_id(&self.memory.check_rules(), id) {
-            Ok(row) => row.to_wire(),
-            Err(_) => App { id: id.to_owned(), host: id.to_owned() },
-        }
     }
 }
 
 fn default_app() -> App {
     App { id: DEFAULT_APP.to_owned(), host: DEFAULT_APP.to_owned() }
-}
-
-fn by_id<'a>(rules: &'a Rules, id: &str) -> Result<&'a AppRow> {
-    rules
-        .app(id)
-        .map(AsRef::as_ref)
-        .ok_or_else(|| Error::new(&errors::NO_SUCH_APP, format!("there is no app with the id `{}`", shown(id))))
 }
 
 /// A host as browsers tell it: a name or an address, in lower case, perhaps with a port.

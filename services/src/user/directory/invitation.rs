@@ -9,18 +9,18 @@ use openorch_api::{
         USER_CREATE, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Identity, Result, ids::random_text, service::retry};
+use openorch_chassis::{Caller, Cx, Error, Result, ids::random_text, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query as Asked, Stored};
 use sha2::{Digest, Sha256};
 
 use crate::query::{Paging, place_by_id};
 use crate::user::{
-    Registration, Users,
-    authz::{
-        roles::{assignments::still_gives, enroll::refuse_foreign_roles},
-        rules::usage,
+    authz::{guards::still_gives, roles::givable::refuse_foreign_roles, rules::usage},
+    directory::{
+        rows::{INVITATIONS, InvitationRow},
+        state::Directory,
     },
-    rows::{INVITATIONS, InvitationRow},
+    shared::settings::Registration,
 };
 
 const DEFAULT_SECONDS: u64 = 7 * 24 * 3600;
@@ -33,7 +33,7 @@ const MAX_INVITATIONS: u64 = 1000;
 const CODE_LENGTH: usize = 24;
 
 pub async fn create(
-    cx: Cx<Users>,
+    cx: Cx<Directory>,
     Body(request): Body<CreateInvitationRequest>,
 ) -> Result<Json<CreateInvitationResponse>> {
     if cx.registration == Registration::Closed {
@@ -58,7 +58,7 @@ pub async fn create(
         return Err(Error::invalid(format!("an invitation gives at most {MAX_ROLES} roles")));
     }
     for id in &role_ids {
-        if !cx.memory.rules().roles.contains_key(id.as_str()) {
+        if !cx.authz.rules().roles.contains_key(id.as_str()) {
             return Err(Error::invalid(format!("there is no role `{id}`")));
         }
     }
@@ -80,7 +80,7 @@ pub async fn create(
     };
     retry(|| async {
         let mut batch: Batch =
-            cx.in_app(&row.app)?.into_iter().chain([cx.invitations.create(&row.id, &row)?]).collect();
+            cx.authz.in_app(&row.app)?.into_iter().chain([cx.invitations.create(&row.id, &row)?]).collect();
         if usage::is_limited(caller) {
             let own = vec![Filter::equals("createdById", &*caller.user_id)];
             if cx.invitations.count(&own).await? >= MAX_INVITATIONS {
@@ -100,7 +100,7 @@ pub async fn create(
 }
 
 /// Those to the caller's app, or to all of them for an admin.
-pub async fn list(cx: Cx<Users>, Query(request): Query<PageRequest>) -> Result<Json<ListInvitationsResponse>> {
+pub async fn list(cx: Cx<Directory>, Query(request): Query<PageRequest>) -> Result<Json<ListInvitationsResponse>> {
     let caller = cx.caller()?;
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let all = Asked::all();
@@ -116,7 +116,7 @@ pub async fn list(cx: Cx<Users>, Query(request): Query<PageRequest>) -> Result<J
     }))
 }
 
-pub async fn revoke(cx: Cx<Users>, Path(id): Path<InvitationId>) -> Result<Json<Empty>> {
+pub async fn revoke(cx: Cx<Directory>, Path(id): Path<InvitationId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let unknown = || Error::new(&errors::NO_SUCH_INVITATION, format!("there is no invitation `{}`", id.0));
     retry(|| async {
@@ -131,16 +131,16 @@ pub async fn revoke(cx: Cx<Users>, Path(id): Path<InvitationId>) -> Result<Json<
 }
 
 /// An invitation that holds.
-pub(in crate::user) struct Redeemable {
+pub struct Redeemable {
     pub stored: Stored<InvitationRow>,
     /// The roles that it gives; those that are gone are not among them.
     pub roles: Vec<String>,
     maker: Caller,
 }
 
-impl Users {
+impl Directory {
     /// The invitation to an app with this code, if it still holds: its maker must be able to make it now.
-    pub(in crate::user) async fn invitation(&self, app: &str, code: &str) -> Result<Redeemable> {
+    pub async fn invitation(&self, app: &str, code: &str) -> Result<Redeemable> {
         let refused = || {
             Error::new(
                 &errors::INVITATION_NOT_VALID,
@@ -153,21 +153,21 @@ impl Users {
         let stored = found.into_iter().next().filter(|found| holds(&found.value)).ok_or_else(refused)?;
         let row = &stored.value;
         let maker_id = match row.created_by_id.as_str() {
-            "" => self.by_slug(&row.created_by).await?.map(|user| user.id).unwrap_or_default(),
+            "" => self.accounts.by_slug(&row.created_by).await?.map(|user| user.id).unwrap_or_default(),
             id => id.to_owned(),
         };
-        let maker = self.account(&maker_id).await?.ok_or_else(refused)?.caller_in(app);
-        let rules = self.memory.rules();
+        let maker = self.authz.account(&maker_id).await?.ok_or_else(refused)?.caller_in(app);
+        let rules = self.authz.rules();
         let roles: Vec<String> =
             row.role_ids.iter().filter(|role| rules.roles.contains_key(role.as_str())).cloned().collect();
-        if !self.allows(&maker, USER_CREATE.id) || refuse_foreign_roles(&maker, &roles, app).is_err() {
+        if !self.authz.allows(&maker, USER_CREATE.id) || refuse_foreign_roles(&maker, &roles, app).is_err() {
             return Err(refused());
         }
         Ok(Redeemable { stored, roles, maker })
     }
 
     /// A batch that takes one use from the invitation, if there is one.
-    pub(in crate::user) async fn use_invitation(&self, app: &str, code: Option<&str>) -> Result<Batch> {
+    pub async fn use_invitation(&self, app: &str, code: Option<&str>) -> Result<Batch> {
         let Some(code) = code else { return Ok(Batch::new()) };
         let Redeemable { stored: Stored { version, value: mut row, .. }, maker, .. } =
             self.invitation(app, code).await?;

@@ -17,14 +17,24 @@ use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use crate::query::{Paging, place_by_id};
 use crate::user::{
-    Users,
-    authn::sessions::cache::{Account, Memory},
     authz::{
-        roles::assignments::{Giving, still_has_role},
-        rules::shown,
+        accounts::account::Account,
+        guards::still_has_role,
+        roles::{
+            assignments::Giving,
+            organization::{admin_role, is_admin_role, organization_of, user_role},
+        },
+        rows::{ROLE_LINKS, RoleLinkRow},
     },
-    directory::registration::checked_name,
-    rows::{ORGANIZATIONS, OrganizationRow, ROLE_LINKS, RoleLinkRow, TOMBSTONES, TombstoneRow},
+    directory::{
+        profile::checked_name,
+        rows::{ORGANIZATIONS, OrganizationRow},
+        state::Directory,
+    },
+    shared::{
+        checks::shown,
+        rows::{TOMBSTONES, TombstoneRow},
+    },
 };
 
 const MAX_ID_BYTES: usize = 64;
@@ -34,7 +44,7 @@ const PAGE: i64 = 20;
 const MAX_PAGE: i64 = 1000;
 
 pub async fn create(
-    cx: Cx<Users>,
+    cx: Cx<Directory>,
     Body(request): Body<CreateOrganizationRequest>,
 ) -> Result<Json<CreateOrganizationResponse>> {
     let row = cx.new_organization(cx.caller()?, request)?;
@@ -43,7 +53,7 @@ pub async fn create(
 }
 
 pub async fn save(
-    cx: Cx<Users>,
+    cx: Cx<Directory>,
     Body(request): Body<SaveOrganizationRequest>,
 ) -> Result<Json<SaveOrganizationResponse>> {
     let caller = cx.caller()?;
@@ -64,13 +74,13 @@ pub async fn save(
         }
         Some(known) => cx.change_organization(caller, &known.id, fresh).await?,
     };
-    let account = cx.known_account(&caller.user_id).await?;
-    let token = cx.renew(&account, &caller.session_id).await?;
+    let account = cx.authz.known_account(&caller.user_id).await?;
+    let token = cx.authn.renew(&account, &caller.session_id).await?;
     Ok(Json(SaveOrganizationResponse { organization, token }))
 }
 
 pub async fn list(
-    cx: Cx<Users>,
+    cx: Cx<Directory>,
     Body(request): Body<ListOrganizationsRequest>,
 ) -> Result<Json<ListOrganizationsResponse>> {
     let limit = request.limit.filter(|limit| *limit != 0).unwrap_or(PAGE);
@@ -91,7 +101,7 @@ pub async fn list(
     Ok(Json(ListOrganizationsResponse { organizations, next }))
 }
 
-pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Json<Empty>> {
+pub async fn delete(cx: Cx<Directory>, Path(id): Path<OrganizationId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     retry(|| async {
         let organization = cx.organization(caller, &id).await?;
@@ -105,14 +115,14 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<OrganizationId>) -> Result<Jso
             });
         }
         // Also of accounts that came in meanwhile.
-        cx.commit(batch, |memory: &Memory| memory.roles_gone(roles.iter().map(String::as_str))).await?;
+        cx.commits.commit(batch, || cx.authz.cache.roles_gone(roles.iter().map(String::as_str))).await?;
         Ok(Json(Empty {}))
     })
     .await
 }
 
 /// Lets the id of a deleted organization be taken again.
-pub async fn release_id(cx: Cx<Users>, Path(id): Path<DeletedOrganizationId>) -> Result<Json<Empty>> {
+pub async fn release_id(cx: Cx<Directory>, Path(id): Path<DeletedOrganizationId>) -> Result<Json<Empty>> {
     cx.platform.store.commit(cx.tombstones.delete(tombstone_id(&id.0), None).into()).await.map_err(
         |error| match error {
             StoreError::NotFound(_) => Error::new(
@@ -126,7 +136,7 @@ pub async fn release_id(cx: Cx<Users>, Path(id): Path<DeletedOrganizationId>) ->
 }
 
 pub async fn members(
-    cx: Cx<Users>,
+    cx: Cx<Directory>,
     (Path(id), Asked(request)): (Path<OrganizationId>, Asked<PageRequest>),
 ) -> Result<Json<ListMembersResponse>> {
     let caller = cx.caller()?;
@@ -139,7 +149,7 @@ pub async fn members(
     }
     let mut asked = of_both(&id.0).limit(paging.limit as u64 + u64::from(!paging.is_page));
     asked.after = place_by_id(paging.after.clone())?;
-    let page = cx.role_links.page(&asked).await?;
+    let page = cx.authz.role_links.page(&asked).await?;
     paging.refuse_long(page.items.len(), "members", "name a `limit`")?;
     let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
     let ids: Vec<String> = page.items.iter().map(|link| link.value.user_id.clone()).collect();
@@ -151,7 +161,7 @@ pub async fn members(
         .collect();
     let mut members = Vec::new();
     for ids in ids.chunks(1000) {
-        for user in cx.users.find(&Query::all().is_in("id", ids.to_vec())).await? {
+        for user in cx.accounts.users.find(&Query::all().is_in("id", ids.to_vec())).await? {
             let role = if admins.contains(user.id.as_str()) { "admin" } else { "user" };
             // Nobody asked them whether they want to be in it: how to reach them is theirs to tell.
             let user = User {
@@ -169,7 +179,7 @@ pub async fn members(
 }
 
 pub async fn add_user(
-    cx: Cx<Users>,
+    cx: Cx<Directory>,
     (Path(id), Body(request)): (Path<OrganizationId>, Body<AddUserToOrganizationRequest>),
 ) -> Result<Json<Empty>> {
     openorch_api::input::check_name("userId", &request.user_id, 128).map_err(|error| Error::invalid(error.0))?;
@@ -177,7 +187,7 @@ pub async fn add_user(
 }
 
 pub async fn save_membership(
-    cx: Cx<Users>,
+    cx: Cx<Directory>,
     (Path(id), Path(user_id), Body(request)): (Path<OrganizationId>, Path<UserId>, Body<SaveMembershipRequest>),
 ) -> Result<Json<Empty>> {
     let is_admin = match request.role.as_deref() {
@@ -190,7 +200,7 @@ pub async fn save_membership(
 }
 
 pub async fn remove_user(
-    cx: Cx<Users>,
+    cx: Cx<Directory>,
     (Path(id), Path(user_id)): (Path<OrganizationId>, Path<UserId>),
 ) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
@@ -211,27 +221,23 @@ pub async fn remove_user(
         let may_always_leave = leaves && organization.value.founder_id != user_id.0;
         let (mut batch, mut heirs) = (Batch::new(), Vec::new());
         for link in links {
-            batch.push(cx.role_links.delete(&link.id, Some(link.version)));
+            batch.push(cx.authz.role_links.delete(&link.id, Some(link.version)));
             batch = match may_always_leave {
                 true => cx.without_member(&link.value, batch, &mut heirs).await?,
-                false => cx.keep_an_admin(&link.value, batch).await?,
+                false => cx.authz.keep_an_admin(&link.value, batch).await?,
             };
         }
-        let forget = |memory: &Memory| heirs.iter().chain([&user_id.0]).for_each(|id| memory.rights_changed(id));
-        cx.commit(batch, forget).await?;
+        let forget = || heirs.iter().chain([&user_id.0]).for_each(|id| cx.authz.cache.rights_changed(id));
+        cx.commits.commit(batch, forget).await?;
         Ok(Json(Empty {}))
     })
     .await
 }
 
-impl Users {
+impl Directory {
     /// The organizations of an account in an app by its roles, the oldest first, and the id of the active one: the first that it
     /// founded, since it did not ask to be in the others.
-    pub(in crate::user) async fn organizations_of(
-        &self,
-        account: &Account,
-        app: &str,
-    ) -> Result<(Vec<Organization>, String)> {
+    pub async fn organizations_of(&self, account: &Account, app: &str) -> Result<(Vec<Organization>, String)> {
         let ids: Vec<&str> = account.roles_in(app).iter().filter_map(|role| organization_of(role)).collect();
         if ids.is_empty() {
             return Ok((Vec::new(), String::new()));
@@ -244,31 +250,26 @@ impl Users {
 
     /// Adds to a batch that takes this role from an account that leaves for good what the others need: an organization
     /// without members goes, and one without an admin is handed on to who has been in it longest, who is added to `heirs`.
-    pub(in crate::user) async fn without_member(
-        &self,
-        link: &RoleLinkRow,
-        batch: Batch,
-        heirs: &mut Vec<String>,
-    ) -> Result<Batch> {
+    pub async fn without_member(&self, link: &RoleLinkRow, batch: Batch, heirs: &mut Vec<String>) -> Result<Batch> {
         if let Some(batch) = self.without_organization(link, &batch).await? {
             return Ok(batch);
         }
         let Some(id) = organization_of(&link.role_id).filter(|_| is_admin_role(&link.role_id)) else {
-            return self.keep_an_admin(link, batch).await;
+            return self.authz.keep_an_admin(link, batch).await;
         };
         let admins = Query::all().equals("roleId", admin_role(id)).limit(2);
         let is_another = |other: &Stored<RoleLinkRow>| other.value.user_id != link.user_id;
-        if self.role_links.find(&admins).await?.iter().any(is_another) {
-            return self.keep_an_admin(link, batch).await;
+        if self.authz.role_links.find(&admins).await?.iter().any(is_another) {
+            return self.authz.keep_an_admin(link, batch).await;
         }
         let members = Query::all().equals("roleId", user_role(id)).ascending("createdAt").limit(2);
-        let Some(heir) = self.role_links.find(&members).await?.into_iter().find(is_another) else {
-            return self.keep_an_admin(link, batch).await;
+        let Some(heir) = self.authz.role_links.find(&members).await?.into_iter().find(is_another) else {
+            return self.authz.keep_an_admin(link, batch).await;
         };
         let as_admin = RoleLinkRow { role_id: admin_role(id), ..heir.value };
         let batch = batch
-            .with(self.role_links.delete(&heir.id, Some(heir.version)))
-            .with(self.role_links.upsert(as_admin.id(), &as_admin)?);
+            .with(self.authz.role_links.delete(&heir.id, Some(heir.version)))
+            .with(self.authz.role_links.upsert(as_admin.id(), &as_admin)?);
         heirs.push(as_admin.user_id);
         Ok(batch.require(Guard::at_least(ROLE_LINKS.name, vec![Filter::equals("roleId", admin_role(id))], 1)))
     }
@@ -277,7 +278,7 @@ impl Users {
     async fn without_organization(&self, link: &RoleLinkRow, batch: &Batch) -> Result<Option<Batch>> {
         let Some(id) = organization_of(&link.role_id) else { return Ok(None) };
         let Some(organization) = self.organizations.get(id).await? else { return Ok(None) };
-        if self.role_links.find(&of_both(id).limit(2)).await?.len() > 1 {
+        if self.authz.role_links.find(&of_both(id).limit(2)).await?.len() > 1 {
             return Ok(None);
         }
         let members = vec![Filter::is_in("roleId", [admin_role(id), user_role(id)])];
@@ -286,7 +287,7 @@ impl Users {
     }
 
     /// A batch with which the organizations of an app go, but for what their members have.
-    pub(in crate::user) async fn without_organizations_of(&self, by: &str, app: &str) -> Result<Batch> {
+    pub async fn without_organizations_of(&self, by: &str, app: &str) -> Result<Batch> {
         let mut batch = Batch::new();
         for organization in self.organizations.find(&Query::all().equals("app", app)).await? {
             batch = self.bury(&organization, by, batch)?;
@@ -358,13 +359,13 @@ impl Users {
             let mut batch = Batch::new()
                 .require(Guard::Absent { collection: TOMBSTONES.name, id: buried })
                 .with(self.organizations.create(&row.id, row)?);
-            batch.0.extend(self.in_app(&row.app)?);
+            batch.0.extend(self.authz.in_app(&row.app)?);
             batch.0.extend(self.within_founded(caller).await?);
             let mut giving = Giving::with(batch);
-            self.count_given(&mut giving, caller).await?;
-            self.give(&mut giving, link.clone()).await?;
-            let batch = giving.batch(&self.access_limits);
-            let outcome = self.commit(batch, |memory| memory.rights_changed(&caller.user_id)).await;
+            self.authz.count_given(&mut giving, caller).await?;
+            self.authz.give(&mut giving, link.clone()).await?;
+            let batch = giving.batch(&self.authz.limits);
+            let outcome = self.commits.commit(batch, || self.authz.cache.rights_changed(&caller.user_id)).await;
             outcome.map_err(|error| match error {
                 StoreError::AlreadyExists(_) => taken(),
                 other => other.into(),
@@ -430,13 +431,13 @@ impl Users {
 
     async fn links_of_member(&self, id: &str, user_id: &str) -> Result<Vec<Stored<RoleLinkRow>>> {
         let of_both = Query::all().equals("userId", user_id).is_in("roleId", [admin_role(id), user_role(id)]);
-        Ok(self.role_links.find(&of_both).await?)
+        Ok(self.authz.role_links.find(&of_both).await?)
     }
 
     /// Puts an account into an organization; without a wish, one that is in it stays what it is.
     async fn set_membership(
         &self,
-        cx: &Cx<Users>,
+        cx: &Cx<Directory>,
         id: &OrganizationId,
         user_id: &str,
         as_admin: Option<bool>,
@@ -452,8 +453,8 @@ impl Users {
             let role = if as_admin.unwrap_or_default() { admin_role(&id.0) } else { user_role(&id.0) };
             let mut batch = Batch::new().require(Guard::Exists { collection: ORGANIZATIONS.name, id: id.0.clone() });
             for link in before.iter().filter(|link| link.value.role_id != role) {
-                batch.push(self.role_links.delete(&link.id, Some(link.version)));
-                batch = self.keep_an_admin(&link.value, batch).await?;
+                batch.push(self.authz.role_links.delete(&link.id, Some(link.version)));
+                batch = self.authz.keep_an_admin(&link.value, batch).await?;
             }
             let mut giving = Giving::with(batch);
             let mut link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
@@ -467,14 +468,14 @@ impl Users {
             }
             match before.is_empty() {
                 true => {
-                    self.count_given(&mut giving, caller).await?;
-                    self.give(&mut giving, link).await?;
+                    self.authz.count_given(&mut giving, caller).await?;
+                    self.authz.give(&mut giving, link).await?;
                 }
                 false if before.iter().any(|link| link.value.role_id == role) => {}
-                false => self.give_instead(&mut giving, link)?,
+                false => self.authz.give_instead(&mut giving, link)?,
             }
-            let batch = giving.batch(&self.access_limits);
-            self.commit(batch, |memory| memory.rights_changed(user_id)).await?;
+            let batch = giving.batch(&self.authz.limits);
+            self.commits.commit(batch, || self.authz.cache.rights_changed(user_id)).await?;
             Ok(Json(Empty {}))
         })
         .await
@@ -488,24 +489,6 @@ fn of_both(id: &str) -> Query {
 
 fn tombstone_id(id: &str) -> String {
     format!("org:{id}")
-}
-
-fn admin_role(id: &str) -> String {
-    format!("user-svc:org:{{{id}}}:admin")
-}
-
-fn user_role(id: &str) -> String {
-    format!("user-svc:org:{{{id}}}:user")
-}
-
-/// The organization that a role is of.
-pub fn organization_of(role: &str) -> Option<&str> {
-    let (id, rest) = role.strip_prefix("user-svc:org:{")?.split_once('}')?;
-    matches!(rest, ":admin" | ":user").then_some(id)
-}
-
-pub(in crate::user) fn is_admin_role(role: &str) -> bool {
-    organization_of(role).is_some() && role.ends_with(":admin")
 }
 
 fn need_admin(caller: &Caller, id: &str) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use openorch_api::{
@@ -17,56 +17,51 @@ use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use crate::user::{
-    Users,
-    authn::passwords::queue::Purpose,
-    authz::{
-        roles::enroll::refuse_foreign_roles,
-        rules::{Change, Rules, check_count},
+    authn::{
+        passwords::{default_password::DEFAULT_ADMIN_PASSWORD, queue::Purpose},
+        rows::{KNOWN_ADDRESSES, PASSWORDS, SESSIONS},
     },
-    directory::registration::{Profile, checked_name},
-    rows::*,
-    seed::{ADMIN_SLUG, DEFAULT_ADMIN_PASSWORD},
+    authz::{
+        roles::givable::refuse_foreign_roles,
+        rows::{CONTACT_ENROLLS, ROLE_LINKS, RoleLinkRow},
+        rules::{Change, Rules},
+    },
+    directory::{
+        new_account::id_tombstone,
+        profile::{Profile, checked_name},
+        rows::INVITATIONS,
+        state::Directory,
+    },
+    shared::{
+        accounts::{ADMIN_SLUG, refuse_built_in},
+        checks::check_count,
+        rows::{CONTACTS, DEFAULT_APP, TombstoneRow, USERS, UserRow, search_prefix, search_prefixes},
+    },
 };
 
 const PAGE: u64 = 20;
 const MAX_PAGE: u64 = 1000;
 const MAX_IDS: usize = 1000;
 const MAX_ROLES: usize = 32;
-/// What is kept for an account or was made by it, and the field that names the account.
-const OF_ACCOUNT: &[(&str, &str)] = &[
-    (ROLE_LINKS.name, "userId"),
-    (SESSIONS.name, "userId"),
-    (CONTACTS.name, "userId"),
-    (KNOWN_ADDRESSES.name, "userId"),
-    (PASSWORDS.name, "id"),
-    (ORGANIZATIONS.name, "founderId"),
-    (CONTACT_ENROLLS.name, "createdBy"),
-    (INVITATIONS.name, "createdById"),
-    (ROLE_LINKS.name, "createdBy"),
-];
 /// What an account gave that waits to be redeemed, and the field that names the giver.
 const GIVEN: &[(&str, &str)] = &[(CONTACT_ENROLLS.name, "createdBy"), (INVITATIONS.name, "createdById")];
 
-pub async fn list(cx: Cx<Users>, Body(request): Body<GetUsersRequest>) -> Result<Json<GetUsersResponse>> {
+pub async fn list(cx: Cx<Directory>, Body(request): Body<GetUsersRequest>) -> Result<Json<GetUsersResponse>> {
     let counts = request.count || request.query.as_ref().is_some_and(|query| query.count);
     let owner = async |contact: &Option<String>| match contact.as_deref().filter(|contact| !contact.is_empty()) {
-        Some(contact) => Ok::<_, Error>(cx.by_contact(contact).await?.map(|row| row.value.user_id)),
+        Some(contact) => Ok::<_, Error>(cx.accounts.by_contact(contact).await?.map(|row| row.value.user_id)),
         None => Ok(None),
     };
     let asked = sought(&request, owner(&request.contact_id).await?, owner(&request.search).await?)?;
-    let count = if counts { cx.users.count(&asked.filters).await? } else { 0 };
-    let page = cx.users.page(&asked).await?;
+    let count = if counts { cx.accounts.users.count(&asked.filters).await? } else { 0 };
+    let page = cx.accounts.users.page(&asked).await?;
     let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
     let users = page.items.iter().map(|row| row.value.to_wire()).collect();
     Ok(Json(GetUsersResponse { users, count, next, ..Default::default() }))
 }
 
 /// The query of a request, where these accounts have the contact that it names and the one that it searches for.
-pub(in crate::user) fn sought(
-    request: &GetUsersRequest,
-    has_contact: Option<String>,
-    has_searched: Option<String>,
-) -> Result<Query> {
+pub fn sought(request: &GetUsersRequest, has_contact: Option<String>, has_searched: Option<String>) -> Result<Query> {
     let mut asked = asked(request)?;
     let is_given = |text: &&str| !text.is_empty();
     if request.contact_id.as_deref().filter(is_given).is_some() {
@@ -115,17 +110,17 @@ fn asked(request: &GetUsersRequest) -> Result<Query> {
     Ok(asked)
 }
 
-pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Result<Json<CreateUserResponse>> {
+pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -> Result<Json<CreateUserResponse>> {
     let input = request.user.ok_or_else(|| Error::invalid("user is required"))?;
     let roles = request.role_ids.unwrap_or_else(|| vec![openorch_api::role::USER.to_owned()]);
     check_count("roleIds", roles.len(), MAX_ROLES)?;
-    let rules = cx.memory.rules();
+    let rules = cx.authz.rules();
     if let Some(missing) = roles.iter().find(|role| !rules.roles.contains_key(role.as_str())) {
         return Err(Error::invalid(format!("some roles are not found: there is no role `{missing}`")));
     }
     let app = match request.app_host.as_str() {
         "" => cx.caller()?.app.clone(),
-        host => cx.app_of_host(host)?,
+        host => cx.authz.app_of_host(host)?,
     };
     refuse_foreign_roles(cx.caller()?, &roles, &app)?;
     // What an account begins with lets it into an app. Who is no admin lets others into its own one alone.
@@ -139,19 +134,19 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
     let links: Vec<_> = roles.iter().map(link).collect();
     let password = match request.password.filter(|password| !password.is_empty()) {
         Some(password) => {
-            cx.check_new_password(&password, cx.request.from_this_machine)?;
-            Some(cx.hash_password(&password, false, Purpose::SignIn, cx.request.client_ip).await?)
+            cx.authn.passwords.check_new_password(&password, cx.request.from_this_machine)?;
+            Some(cx.authn.passwords.hash_password(&password, false, Purpose::SignIn, cx.request.client_ip).await?)
         }
         None => None,
     };
     let slug = Slug::parse(&user.slug).map_err(|error| Error::invalid(error.0))?;
     retry(|| async {
         // Hashing may have taken its time: what counts is what the caller may now.
-        refuse_foreign_roles(&cx.caller_now(caller, &USER_CREATE).await?, &roles, &app)?;
+        refuse_foreign_roles(&cx.authz.caller_now(caller, &USER_CREATE).await?, &roles, &app)?;
         cx.refuse_used_id(&user.id).await?;
         let (mut batch, _) = cx.make_account(&slug, &user, &links, Batch::new(), caller.is_admin()).await?;
         if let Some(password) = &password {
-            batch.push(cx.password_rows.create(&user.id, password)?);
+            batch.push(cx.authn.passwords.rows.create(&user.id, password)?);
         }
         cx.platform.store.commit(batch).await.map_err(taken)?;
         Ok(())
@@ -161,56 +156,56 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateUserRequest>) -> Re
 }
 
 pub async fn save(
-    cx: Cx<Users>,
+    cx: Cx<Directory>,
     (Path(id), Body(request)): (Path<UserId>, Body<SaveSelfRequest>),
 ) -> Result<Json<Empty>> {
-    let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
-    cx.require_management(cx.caller()?, &user, &USER_EDIT).await?;
+    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+    cx.authz.require_management(cx.caller()?, &user, &USER_EDIT).await?;
     cx.save_profile(&id.0, Profile::checked(request)?, unknown(&id)).await
 }
 
 pub async fn reset_password(
-    cx: Cx<Users>,
+    cx: Cx<Directory>,
     (Path(id), Body(request)): (Path<UserId>, Body<ResetPasswordRequest>),
 ) -> Result<Json<Empty>> {
     let new = request.new_password;
-    cx.check_new_password(&new, cx.request.from_this_machine)?;
+    cx.authn.passwords.check_new_password(&new, cx.request.from_this_machine)?;
     let caller = cx.caller()?;
-    let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
-    cx.require_takeover(caller, &user, &USER_PASSWORD_RESET).await?;
+    cx.authz.require_takeover(caller, &user, &USER_PASSWORD_RESET).await?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
-    let row = cx.hash_password(&new, is_default, Purpose::SignIn, cx.request.client_ip).await?;
+    let row = cx.authn.passwords.hash_password(&new, is_default, Purpose::SignIn, cx.request.client_ip).await?;
     retry(|| async {
         // Hashing may have taken its time: what counts is what the caller may now, and what the account has by now.
-        let caller = cx.caller_now(caller, &USER_PASSWORD_RESET).await?;
-        let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
-        cx.require_takeover(&caller, &user, &USER_PASSWORD_RESET).await?;
+        let caller = cx.authz.caller_now(caller, &USER_PASSWORD_RESET).await?;
+        let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+        cx.authz.require_takeover(&caller, &user, &USER_PASSWORD_RESET).await?;
         let mut batch = Batch::new()
             .require(Guard::Exists { collection: USERS.name, id: id.0.clone() })
-            .with(cx.password_rows.upsert(&id.0, &row)?);
+            .with(cx.authn.passwords.rows.upsert(&id.0, &row)?);
         batch.0.extend(still_managed(&caller, &id.0));
-        cx.end_with_password((&id.0, &user.slug), None, batch).await?;
+        cx.authn.end_with_password((&id.0, &user.slug), None, batch).await?;
         Ok(Json(Empty {}))
     })
     .await
 }
 
 /// Takes an account away with all that is its own, in one transaction.
-pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>> {
+pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    let user = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
     // Those who become admins of its organizations, in whichever attempt.
     let heirs = Mutex::new(BTreeSet::new());
     let heirs = || heirs.lock().unwrap_or_else(PoisonError::into_inner);
     let deleted = retry(|| async {
-        let Stored { version, value: user, .. } = cx.users.get(&id.0).await?.ok_or_else(unknown(&id))?;
-        cx.require_takeover(&cx.caller_now(caller, &USER_DELETE).await?, &user, &USER_DELETE).await?;
+        let Stored { version, value: user, .. } = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?;
+        cx.authz.require_takeover(&cx.authz.caller_now(caller, &USER_DELETE).await?, &user, &USER_DELETE).await?;
         let mut batch: Batch = still_managed(caller, &id.0).into_iter().collect();
-        batch.push(cx.users.delete(&user.id, Some(version)));
-        for link in cx.role_links.find(&Query::all().equals("userId", &*user.id)).await? {
-            batch.push(cx.role_links.delete(&link.id, Some(link.version)));
+        batch.push(cx.accounts.users.delete(&user.id, Some(version)));
+        for link in cx.authz.role_links.find(&Query::all().equals("userId", &*user.id)).await? {
+            batch.push(cx.authz.role_links.delete(&link.id, Some(link.version)));
             let mut heirs_of_one = Vec::new();
             batch = cx.without_member(&link.value, batch, &mut heirs_of_one).await?;
             heirs().extend(heirs_of_one);
@@ -226,22 +221,22 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<UserId>) -> Result<Json<Empty>
         let tombstone = TombstoneRow { user_id: user.id.clone(), founder_id: String::new(), deleted_at: cx.now() };
         batch.push(cx.tombstones.create(&user.slug, &tombstone)?);
         batch.push(cx.tombstones.upsert(id_tombstone(&user.id), &tombstone)?);
-        for other in &cx.hooks.account_deletion {
+        for other in &cx.deletion_hooks {
             batch.0.extend(other.cascade(&user.id).await?);
         }
-        cx.change_rules(|rules| Ok((what_goes_with(rules, &user), batch))).await
+        cx.authz.change_rules(|rules| Ok((what_goes_with(rules, &user), batch))).await
     })
     .await;
-    heirs().iter().for_each(|id: &String| cx.memory.rights_changed(id));
+    heirs().iter().for_each(|id: &String| cx.authz.cache.rights_changed(id));
     deleted.inspect_err(|_| {
         // Perhaps it is gone all the same.
-        cx.memory.sessions_of_account_ended(&id.0, None);
-        cx.memory.rights_changed(&id.0);
+        cx.authn.sessions.cache.sessions_of_account_ended(&id.0, None);
+        cx.authz.cache.rights_changed(&id.0);
         cx.unsettled().insert(id.0.clone());
     })?;
     cx.gone(&id.0);
     cx.clear_given(&id.0).await;
-    cx.clear_roles().await;
+    cx.authz.clear_roles().await;
     tracing::info!(account.slug = %user.slug, "account `{}` deleted", user.slug);
     Ok(Json(Empty {}))
 }
@@ -272,7 +267,7 @@ fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
     changes
 }
 
-pub async fn release_slug(cx: Cx<Users>, Path(slug): Path<DeletedSlug>) -> Result<Json<Empty>> {
+pub async fn release_slug(cx: Cx<Directory>, Path(slug): Path<DeletedSlug>) -> Result<Json<Empty>> {
     Slug::parse(&slug.0).map_err(|error| Error::invalid(error.0))?;
     cx.platform.store.commit(cx.tombstones.delete(&slug.0, None).into()).await.map_err(|error| match error {
         StoreError::NotFound(_) => {
@@ -283,12 +278,12 @@ pub async fn release_slug(cx: Cx<Users>, Path(slug): Path<DeletedSlug>) -> Resul
     Ok(Json(Empty {}))
 }
 
-impl Users {
+impl Directory {
     /// Nothing of this account, which is not stored any more, is in memory from now on.
     fn gone(&self, user_id: &str) {
-        self.memory.sessions_of_account_ended(user_id, None);
-        self.memory.rights_changed(user_id);
-        for other in &self.hooks.account_deletion {
+        self.authn.sessions.cache.sessions_of_account_ended(user_id, None);
+        self.authz.cache.rights_changed(user_id);
+        for other in &self.deletion_hooks {
             other.deleted(user_id);
         }
     }
@@ -299,7 +294,7 @@ impl Users {
         for (collection, field) in GIVEN {
             let filters = vec![Filter::equals(*field, user_id)];
             let cleared = async {
-                self.clear(collection, &filters).await?;
+                self.authz.clear(collection, &filters).await?;
                 Ok::<_, Error>(self.platform.store.commit(Write::DeleteWhere { collection, filters }.into()).await?)
             };
             if let Err(error) = cleared.await {
@@ -309,44 +304,21 @@ impl Users {
     }
 
     fn unsettled(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.unsettled_accounts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at accounts again: whether they are gone, after deletions of which nobody knows whether they were made, and
-    /// whether the admin's password is the default one.
-    pub(in crate::user) async fn settle_accounts(&self) -> Result<()> {
+    /// Looks at accounts again: whether they are gone, after deletions of which nobody knows whether they were made.
+    pub async fn settle(&self) -> Result<()> {
         // One after the other: the last to look sees the last change.
-        let _order = self.rule_changes.lock().await;
+        let _order = self.settling.lock().await;
         let unsettled = self.unsettled().clone();
         for id in unsettled {
-            match self.users.get(&id).await? {
-                None => self.gone(&id),
-                Some(user) if user.value.slug == ADMIN_SLUG => {
-                    let is_default = self.password_rows.get(&id).await?.is_some_and(|row| row.value.is_default);
-                    self.default_password.store(is_default, Ordering::SeqCst);
-                }
-                Some(_) => {}
+            if self.accounts.users.get(&id).await?.is_none() {
+                self.gone(&id);
             }
             self.unsettled().remove(&id);
         }
         Ok(())
-    }
-
-    /// Ends all sessions of an account but `keep` in one batch with `and`, which gives it another password.
-    pub(in crate::user) async fn end_with_password(
-        &self,
-        (user_id, slug): (&str, &str),
-        keep: Option<Stored<SessionRow>>,
-        and: Batch,
-    ) -> Result<()> {
-        let outcome = self.end_sessions(user_id, keep, and).await;
-        if slug == ADMIN_SLUG {
-            self.unsettled().insert(user_id.to_owned());
-            if let Err(error) = self.settle_accounts().await {
-                tracing::warn!("the admin's password cannot be read from the store: {error:?}");
-            }
-        }
-        outcome
     }
 
     fn new_user(
@@ -390,53 +362,6 @@ impl Users {
         user.search_prefixes = search_prefixes(&user.slug, &user.name);
         Ok(user)
     }
-
-    /// Refuses the id of an account that was deleted: what others keep under it, roles and sessions included, is not the
-    /// next one's. Deletions of older versions left no mark, so what they may have left behind is looked for.
-    async fn refuse_used_id(&self, id: &str) -> Result<()> {
-        let mut is_used = self.tombstones.get(&id_tombstone(id)).await?.is_some();
-        for (collection, field) in OF_ACCOUNT {
-            is_used = is_used || self.platform.store.count(collection, &[Filter::equals(*field, id)]).await? > 0;
-        }
-        if is_used && self.users.get(id).await?.is_none() {
-            return Err(Error::new(
-                &errors::ID_TAKEN,
-                format!(
-                    "an account with the id `{id}` was deleted, and ids are not given twice; leave the id out to be given one"
-                ),
-            ));
-        }
-        Ok(())
-    }
-
-    /// The batch that makes an account with these roles, and which accounts lose a contact by it. `tells`: whether the
-    /// maker may know that a contact is another's.
-    pub(in crate::user) async fn make_account(
-        &self,
-        slug: &Slug,
-        user: &UserRow,
-        links: &[RoleLinkRow],
-        batch: Batch,
-        tells: bool,
-    ) -> Result<(Batch, Vec<String>)> {
-        self.refuse_taken(slug).await?;
-        let mut batch = batch;
-        for id in [user.slug.clone(), id_tombstone(&user.id)] {
-            batch = batch.require(Guard::Absent { collection: TOMBSTONES.name, id });
-        }
-        batch.push(self.users.create(&user.id, user)?);
-        for link in links {
-            batch.0.extend(self.in_app(&link.app)?);
-            batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
-            batch.push(self.role_links.upsert(link.id(), link)?);
-        }
-        self.take_contacts(batch, user, tells).await
-    }
-}
-
-/// The tombstone of an account's id. No slug has a colon.
-fn id_tombstone(id: &str) -> String {
-    format!("account:{id}")
 }
 
 /// What must hold when a caller that is no admin changes an account: that it is no admin's by then.
@@ -446,24 +371,13 @@ fn still_managed(caller: &Caller, user_id: &str) -> Option<Write> {
 }
 
 /// What the store says of two at once is what each would have been told alone.
-pub(in crate::user) fn taken(error: StoreError) -> Error {
+pub fn taken(error: StoreError) -> Error {
     match error {
         StoreError::AlreadyExists(_) => {
             Error::new(&errors::ACCOUNT_EXISTS, "slug already exists, or the id or contact is another's")
         }
         other => other.into(),
     }
-}
-
-/// The accounts of built-in services are the daemon itself.
-pub(in crate::user) fn refuse_built_in(user: &UserRow) -> Result<()> {
-    if openorch_api::SERVICES.iter().any(|service| service.slug == user.slug) {
-        return Err(Error::new(
-            &errors::ACCOUNT_BUILT_IN,
-            format!("`{}` is a built-in service: it has no password and stays", user.slug),
-        ));
-    }
-    Ok(())
 }
 
 fn unknown(id: &UserId) -> impl Fn() -> Error + use<'_> {

@@ -8,7 +8,14 @@ use std::sync::Arc;
 use openorch_api::Time;
 use openorch_store::{Batch, Filter, Query, Store, Stored, Table};
 
-use crate::user::{directory::contact::normal, rows::*, seed::StartError};
+use crate::user::{
+    authz::rows::{CONTACT_ENROLLS, ContactEnrollRow, ROLE_LINKS, RoleLinkRow},
+    shared::{
+        contact_address::normal,
+        rows::{CONTACTS, ContactRow, MIGRATIONS, MigrationRow, USERS, UserRow},
+        start_error::StartError,
+    },
+};
 
 /// What is noted when it is done.
 const DONE: &str = "contacts-unfolded";

@@ -6,7 +6,13 @@ use std::{collections::HashSet, sync::Arc};
 use openorch_api::Time;
 use openorch_store::{Batch, Query, Store, Table};
 
-use crate::user::{rows::*, seed::StartError};
+use crate::user::{
+    authz::rows::{ROLE_LINKS, RoleLinkRow},
+    shared::{
+        rows::{MIGRATIONS, MigrationRow, USERS, UserRow},
+        start_error::StartError,
+    },
+};
 
 /// What is noted when it is done.
 const DONE: &str = "orphaned-roles-removed";

@@ -4,18 +4,22 @@
 use std::net::IpAddr;
 
 use openorch_api::{Time, user::errors};
-use openorch_chassis::{Error, Result, audit::aside};
+use openorch_chassis::{Error, Platform, Result, audit::aside};
 use openorch_store::{Batch, Filter, Stored, Table};
 use zeroize::Zeroizing;
 
 use crate::user::{
-    Users,
-    authn::passwords::{
-        hasher::{HASH_OF_NOBODY, hash_now},
-        queue::Purpose,
-        rules::{PasswordRules, normalized, spellings},
+    authn::{
+        passwords::{
+            default_password::DefaultPassword,
+            hasher::{HASH_OF_NOBODY, hash_now},
+            queue::{HashQueue, HashSettings, Purpose},
+            rules::{PasswordRules, normalized, spellings},
+            throttle::Throttle,
+        },
+        rows::{KNOWN_ADDRESSES, KnownAddressesRow, PASSWORDS, PasswordRow},
     },
-    rows::PasswordRow,
+    shared::settings::UserSettings,
 };
 
 /// A password that may be right.
@@ -69,9 +73,49 @@ impl PasswordRow {
     }
 }
 
-impl Users {
+/// The passwords of all accounts.
+pub struct Passwords {
+    pub platform: Platform,
+    /// What new passwords must be like.
+    rules: PasswordRules,
+    /// What a password must be like with which somebody signs in from elsewhere than this machine.
+    network_rules: PasswordRules,
+    pub rows: Table<PasswordRow>,
+    hashes: HashQueue,
+    pub throttle: Throttle,
+    pub known_addresses: Table<KnownAddressesRow>,
+    /// Whether some stored hash may be of a password that was not normalized.
+    pub has_old_hashes: bool,
+    pub default_password: DefaultPassword,
+}
+
+impl Passwords {
+    pub async fn open(
+        platform: &Platform,
+        default_password: DefaultPassword,
+        loopback_only: bool,
+        settings: &UserSettings,
+    ) -> Result<Passwords> {
+        let rows = platform.table(&PASSWORDS);
+        Ok(Passwords {
+            rules: PasswordRules::of(settings, loopback_only),
+            network_rules: PasswordRules::of(settings, false),
+            has_old_hashes: PasswordCounts::read(&rows).await?.unknown > 0,
+            rows,
+            hashes: HashQueue::new(HashSettings::of(settings)),
+            throttle: Throttle::new(),
+            known_addresses: platform.table(&KNOWN_ADDRESSES),
+            default_password,
+            platform: platform.clone(),
+        })
+    }
+
+    pub fn now(&self) -> Time {
+        self.platform.now()
+    }
+
     /// The row of a new password.
-    pub(in crate::user) async fn hash_password(
+    pub async fn hash_password(
         &self,
         password: &str,
         is_default: bool,
@@ -79,7 +123,7 @@ impl Users {
         address: IpAddr,
     ) -> Result<PasswordRow> {
         Ok(PasswordRow {
-            hash: self.passwords.hash(password, purpose, address).await?,
+            hash: self.hashes.hash(password, purpose, address).await?,
             is_default,
             meets_network_rule: Some(self.meets_network_rule(password)),
             updated_at: self.now(),
@@ -88,14 +132,14 @@ impl Users {
 
     /// The password's row if it is the account's password, unless too many wrong ones were tried. The work is the same for
     /// an account that there is not, or that has no password.
-    pub(in crate::user) async fn match_password(&self, guess: &Guess<'_>) -> Result<Option<Matched>> {
-        if !self.password_rules.is_possible(guess.password) {
+    pub async fn match_password(&self, guess: &Guess<'_>) -> Result<Option<Matched>> {
+        if !self.rules.is_possible(guess.password) {
             return Ok(None);
         }
-        let known = self.password_rows.get(guess.user_id).await?;
+        let known = self.rows.get(guess.user_id).await?;
         let hash = known.as_ref().map_or(HASH_OF_NOBODY, |known| &known.value.hash).to_owned();
         self.recall_addresses(guess.counted_as).await;
-        let place = self.passwords.place(Purpose::SignIn, guess.address)?;
+        let place = self.hashes.place(Purpose::SignIn, guess.address)?;
         let begun = self.throttle.begin(guess.counted_as, guess.address, self.now().0.as_second());
         let attempt = place.keep(begun).await??;
         let found = place.find(self.texts(guess.password), hash).await?;
@@ -110,14 +154,14 @@ impl Users {
 
     /// Whether a password that was right a moment ago is so still: the row may have changed since it was compared, by
     /// another password or by what another sign-in noted. Answers the version of the row.
-    pub(in crate::user) async fn still_matches(&self, guess: &Guess<'_>, hash: &str) -> Result<Option<u64>> {
-        let Some(Stored { version, value: now, .. }) = self.password_rows.get(guess.user_id).await? else {
+    pub async fn still_matches(&self, guess: &Guess<'_>, hash: &str) -> Result<Option<u64>> {
+        let Some(Stored { version, value: now, .. }) = self.rows.get(guess.user_id).await? else {
             return Ok(None);
         };
         if now.hash == hash {
             return Ok(Some(version));
         }
-        let place = self.passwords.place(Purpose::SignIn, guess.address)?;
+        let place = self.hashes.place(Purpose::SignIn, guess.address)?;
         Ok(place.find(self.texts(guess.password), now.hash).await?.map(|_| version))
     }
 
@@ -129,7 +173,7 @@ impl Users {
 
     /// Notes whether a right password meets the network's rule, and replaces a hash that is not of its normalized form. A
     /// sign-in does not fail by it. Answers the hash that is stored now.
-    pub(in crate::user) async fn note_match(&self, guess: &Guess<'_>, matched: Matched) -> String {
+    pub async fn note_match(&self, guess: &Guess<'_>, matched: Matched) -> String {
         let Matched { row: Stored { id, version, value: before }, is_normalized } = matched;
         let meets = Some(self.meets_network_rule(guess.password));
         if before.meets_network_rule == meets && is_normalized {
@@ -138,13 +182,10 @@ impl Users {
         let noted = async {
             let hash = match is_normalized {
                 true => before.hash.clone(),
-                false => self.passwords.hash(guess.password, Purpose::SignIn, guess.address).await?,
+                false => self.hashes.hash(guess.password, Purpose::SignIn, guess.address).await?,
             };
             let row = PasswordRow { hash, meets_network_rule: meets, ..before.clone() };
-            self.platform
-                .store
-                .commit(Batch::new().with(self.password_rows.replace(&id, &row, Some(version))?))
-                .await?;
+            self.platform.store.commit(Batch::new().with(self.rows.replace(&id, &row, Some(version))?)).await?;
             Ok::<_, Error>(row.hash)
         };
         match aside(noted).await {
@@ -159,11 +200,11 @@ impl Users {
     }
 
     /// Refuses a right password with which nobody may sign in from elsewhere than this machine.
-    pub(in crate::user) fn refuse_weak_from_elsewhere(&self, password: &str, from_this_machine: bool) -> Result<()> {
+    pub fn refuse_weak_from_elsewhere(&self, password: &str, from_this_machine: bool) -> Result<()> {
         if from_this_machine {
             return Ok(());
         }
-        self.network_password_rules.check(password).map_err(|reason| {
+        self.network_rules.check(password).map_err(|reason| {
             Error::new(&errors::PASSWORD_TOO_WEAK, format!(
                 "this password is right, but too weak to sign in with over the network: {reason}. Set another on the \
                  daemon's machine with POST /user-svc/change-password, or have an admin reset it"
@@ -172,17 +213,17 @@ impl Users {
     }
 
     /// Whether this may become a password. One that is set from elsewhere must do for a sign-in from there.
-    pub(in crate::user) fn check_new_password(&self, password: &str, from_this_machine: bool) -> Result<()> {
-        self.password_rules.check(password)?;
-        if from_this_machine { Ok(()) } else { self.network_password_rules.check(password) }
+    pub fn check_new_password(&self, password: &str, from_this_machine: bool) -> Result<()> {
+        self.rules.check(password)?;
+        if from_this_machine { Ok(()) } else { self.network_rules.check(password) }
     }
 
     fn meets_network_rule(&self, password: &str) -> bool {
-        self.network_password_rules.check(password).is_ok()
+        self.network_rules.check(password).is_ok()
     }
 
     /// What is known of the strength of the stored passwords.
-    pub async fn password_counts(&self) -> Result<PasswordCounts> {
-        PasswordCounts::read(&self.password_rows).await
+    pub async fn counts(&self) -> Result<PasswordCounts> {
+        PasswordCounts::read(&self.rows).await
     }
 }

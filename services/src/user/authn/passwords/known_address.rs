@@ -9,19 +9,21 @@ use openorch_chassis::{Result, audit::aside, forwarded::network};
 use sha2::{Digest, Sha256};
 
 use crate::user::{
-    Users,
-    directory::contact::box_of,
-    rows::{KnownAddress, KnownAddressesRow},
+    authn::{
+        passwords::check::Passwords,
+        rows::{KnownAddress, KnownAddressesRow},
+    },
+    shared::contact_address::box_of,
 };
 
 /// How many addresses of an account are kept; the one that was used longest ago goes first.
 const MOST: usize = 16;
 const STORED_EVERY: i64 = 24 * 3600;
 
-impl Users {
+impl Passwords {
     /// Brings the throttle to know from where an account, or a contact, has signed in. Asks the store the first time alone,
     /// and the same for what there is not.
-    pub(in crate::user) async fn recall_addresses(&self, counted_as: &str) {
+    pub async fn recall_addresses(&self, counted_as: &str) {
         if self.throttle.has_recalled(counted_as) {
             return;
         }
@@ -36,14 +38,14 @@ impl Users {
     }
 
     /// Whether somebody has signed in with this contact from this address.
-    pub(in crate::user) async fn knows_contact_at(&self, contact: &str, address: IpAddr) -> bool {
+    pub async fn knows_contact_at(&self, contact: &str, address: IpAddr) -> bool {
         let counted_as = by_contact(contact);
         self.recall_addresses(&counted_as).await;
         self.throttle.stored_at(&counted_as, address) != i64::MIN
     }
 
     /// Stores that an account signed in from an address. A sign-in does not fail by it.
-    pub(in crate::user) async fn store_address(&self, user_id: &str, counted_as: &str, address: IpAddr) {
+    pub async fn store_address(&self, user_id: &str, counted_as: &str, address: IpAddr) {
         let now = self.now();
         if now.0.as_second() - STORED_EVERY < self.throttle.stored_at(counted_as, address) {
             return;
@@ -70,7 +72,7 @@ impl Users {
 }
 
 /// What sign-ins with a contact are counted by.
-pub(in crate::user) fn by_contact(contact: &str) -> String {
+pub fn by_contact(contact: &str) -> String {
     format!("contact:{}", box_of(contact))
 }
 

@@ -21,7 +21,10 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::hasher::Hasher;
+use crate::user::{
+    authn::passwords::hasher::Hasher,
+    shared::settings::{UserSettings, half_of_cores},
+};
 
 /// Callers that wait for one purpose at most, however short their turns are: each holds a request.
 const MAX_WAITING: usize = 4096;
@@ -41,8 +44,17 @@ pub struct HashSettings {
     pub max_wait: Duration,
 }
 
+impl HashSettings {
+    pub fn of(settings: &UserSettings) -> HashSettings {
+        HashSettings {
+            concurrency: settings.password_hash_concurrency.unwrap_or_else(half_of_cores),
+            max_wait: settings.password_hash_max_wait,
+        }
+    }
+}
+
 /// The pool that hashes.
-pub struct Passwords {
+pub struct HashQueue {
     settings: HashSettings,
     turns: Semaphore,
     registrations: Line,
@@ -91,7 +103,7 @@ struct Queue {
 
 /// A place in a line; its holder is served, unless its time is over or it must give way to another address.
 pub struct Place<'a> {
-    pool: &'a Passwords,
+    pool: &'a HashQueue,
     line: &'a Line,
     address: IpAddr,
     number: u64,
@@ -101,11 +113,11 @@ pub struct Place<'a> {
     deadline: Instant,
 }
 
-impl Passwords {
-    pub fn new(settings: HashSettings) -> Passwords {
+impl HashQueue {
+    pub fn new(settings: HashSettings) -> HashQueue {
         let settings = HashSettings { concurrency: settings.concurrency.max(1), ..settings };
         let line = || Line { waiting: Mutex::default(), next: Semaphore::new(settings.concurrency) };
-        Passwords {
+        HashQueue {
             turns: Semaphore::new(settings.concurrency),
             registrations: line(),
             sign_ins: line(),

@@ -5,6 +5,8 @@ use openorch_chassis::{Error, Result};
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 use zeroize::Zeroizing;
 
+use crate::user::shared::settings::UserSettings;
+
 const MIN_CHARACTERS: usize = 8;
 
 /// The most used passwords of eight characters and more; a short list on purpose, it only has to stop the careless.
@@ -68,6 +70,11 @@ pub struct PasswordRules {
 }
 
 impl PasswordRules {
+    /// What passwords must be like where these settings count.
+    pub fn of(settings: &UserSettings, loopback_only: bool) -> PasswordRules {
+        PasswordRules::new(loopback_only, settings.password_min, *settings.password_max_bytes)
+    }
+
     /// On loopback any password that is not empty, so that existing programs can register with short ones; beyond it at
     /// least eight characters and none of the common ones. `min` replaces the length for both.
     pub fn new(loopback_only: bool, min: Option<usize>, max_bytes: usize) -> PasswordRules {

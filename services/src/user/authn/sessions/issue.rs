@@ -11,15 +11,16 @@ use openorch_chassis::{Error, Result, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored};
 
 use crate::user::{
-    Users,
     authn::{
-        sessions::{
-            cache::{Account, Memory},
-            session::{exchanged_from_any, these, told, told_app},
+        rows::{SESSIONS, SessionRow},
+        sessions::live::{exchanged_from_any, these},
+        state::Authn,
+        tokens::{
+            jwt::{Claims, ISSUER},
+            role_claims::{told, told_app},
         },
-        tokens::jwt::{Claims, ISSUER},
     },
-    rows::{SESSIONS, SessionRow},
+    authz::accounts::account::Account,
 };
 
 /// How many sessions of an account are exchanged from one.
@@ -33,16 +34,11 @@ pub struct Place<'a> {
     pub exchanged_from: Option<&'a SessionRow>,
 }
 
-impl Users {
+impl Authn {
     /// Signs the account in on a device: the same session again while it lives, a new token after a role change.
     /// `guard` holds for the moment of writing, so that a password change in between is seen: whoever lost a race looks at
     /// that again before the next attempt.
-    pub(in crate::user) async fn open_session(
-        &self,
-        account: &Account,
-        place: &Place<'_>,
-        guard: Batch,
-    ) -> Result<AuthToken> {
+    pub async fn open_session(&self, account: &Account, place: &Place<'_>, guard: Batch) -> Result<AuthToken> {
         if !account.is_in(place.app) {
             return Err(Error::new(
                 &errors::NO_ROLE_IN_APP,
@@ -53,7 +49,7 @@ impl Users {
             ));
         }
         let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
-        let found = self.sessions.find(&by_device.equals("device", place.device)).await?.into_iter().next();
+        let found = self.sessions.rows.find(&by_device.equals("device", place.device)).await?.into_iter().next();
         self.refuse_occupied(place, found.as_ref()).await?;
         self.refuse_too_many(account, place, found.is_none()).await?;
         let before = found.as_ref().map(|found| (found.id.clone(), found.value.token_id.clone()));
@@ -67,7 +63,7 @@ impl Users {
         let Some(batch) = batch else { return self.auth_token(account, &row).await };
         let is_same = before.as_ref().is_some_and(|(id, token_id)| *id == row.id && *token_id == row.token_id);
         ended.extend(before.map(|(id, _)| id).filter(|id| *id != row.id));
-        let written = self.commit(batch, |memory| memory.sessions_ended(&ended)).await;
+        let written = self.sessions.commits.commit(batch, || self.sessions.cache.sessions_ended(&ended)).await;
         match written {
             // Only when it was used is not written down: an operator who wants to make room must be able to sign in.
             Err(error @ (StoreError::StorageFull(_) | StoreError::Replaced(_))) if is_same => {
@@ -82,12 +78,12 @@ impl Users {
     /// The sessions of an account that must end so that there is room for one more: those that were not used for longest,
     /// so that those that ended unused come first. Never the one that a new session is exchanged from.
     async fn idle_longest(&self, account: &Account, place: &Place<'_>) -> Result<Vec<String>> {
-        let most = self.settings.max_sessions_per_account;
-        let count = self.sessions.count(&[Filter::equals("userId", &*account.id)]).await?;
+        let most = self.sessions.max_per_account;
+        let count = self.sessions.rows.count(&[Filter::equals("userId", &*account.id)]).await?;
         let Some(beyond) = (count + 1).checked_sub(most).filter(|beyond| *beyond > 0) else { return Ok(Vec::new()) };
-        let mut found = self.sessions.find(&Query::all().equals("userId", &*account.id)).await?;
+        let mut found = self.sessions.rows.find(&Query::all().equals("userId", &*account.id)).await?;
         found.retain(|row| place.exchanged_from.is_none_or(|from| from.id != row.id));
-        found.sort_by_key(|row| self.last_use(&row.value).0);
+        found.sort_by_key(|row| self.sessions.last_use(&row.value).0);
         Ok(found.into_iter().take(beyond as usize).map(|row| row.id).collect())
     }
 
@@ -96,7 +92,7 @@ impl Users {
         let of_account = Filter::equals("userId", &*account.id);
         let Some(from) = place.exchanged_from.filter(|_| is_new) else { return Ok(()) };
         let of_origin = [of_account, Filter::equals("exchangedFrom", from.id.as_str())];
-        if self.sessions.count(&of_origin).await? >= MAX_EXCHANGED {
+        if self.sessions.rows.count(&of_origin).await? >= MAX_EXCHANGED {
             return Err(Error::new(
                 &errors::TOO_MANY_EXCHANGED,
                 format!(
@@ -110,11 +106,11 @@ impl Users {
     /// An exchanged session does not take the place of one that somebody signed in to, nor of one from elsewhere.
     async fn refuse_occupied(&self, place: &Place<'_>, found: Option<&Stored<SessionRow>>) -> Result<()> {
         let (Some(from), Some(Stored { value: row, .. })) = (place.exchanged_from, found) else { return Ok(()) };
-        if self.is_over(row) || row.exchanged_from.as_deref() == Some(&*from.id) {
+        if self.sessions.is_over(row) || row.exchanged_from.as_deref() == Some(&*from.id) {
             return Ok(());
         }
         if let Some(other) = &row.exchanged_from
-            && self.sessions.get(other).await?.is_none()
+            && self.sessions.rows.get(other).await?.is_none()
         {
             return Ok(());
         }
@@ -125,30 +121,33 @@ impl Users {
     }
 
     /// A new text for the token of a session that lives.
-    pub(in crate::user) async fn renew(&self, account: &Account, session_id: &str) -> Result<AuthToken> {
+    pub async fn renew(&self, account: &Account, session_id: &str) -> Result<AuthToken> {
         let ended = || Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again");
         retry(|| async {
-            let found = self.sessions.get(session_id).await?.filter(|found| account.is_in(&found.value.app));
+            let found = self.sessions.rows.get(session_id).await?.filter(|found| account.is_in(&found.value.app));
             let Stored { version, value: mut row, .. } = found.ok_or_else(ended)?;
             row.roles = account.roles_in(&row.app).iter().map(|role| role.to_string()).collect();
             row.token_id = self.platform.ids.random("tok");
             (row.token_created_at, row.issued_at, row.used_at) = (self.now(), self.now(), self.now());
-            self.platform.store.commit(Batch::new().with(self.sessions.replace(&row.id, &row, Some(version))?)).await?;
+            self.platform
+                .store
+                .commit(Batch::new().with(self.sessions.rows.replace(&row.id, &row, Some(version))?))
+                .await?;
             self.auth_token(account, &row).await
         })
         .await
     }
 
     /// A new account's first session, written with the account itself in the same batch.
-    pub(in crate::user) async fn open_first_session(
+    pub async fn open_first_session(
         &self,
         account: &Account,
         place: &Place<'_>,
         with_account: Batch,
-        forget: impl FnOnce(&Memory),
+        forget: impl FnOnce(),
     ) -> Result<AuthToken> {
         let (row, batch) = self.session_for(account, place, None, with_account)?;
-        self.commit(batch.unwrap_or_default(), forget).await?;
+        self.sessions.commits.commit(batch.unwrap_or_default(), forget).await?;
         self.auth_token(account, &row).await
     }
 
@@ -165,7 +164,7 @@ impl Users {
         let exchanged_from = place.exchanged_from.map(|from| from.id.clone());
         let (asleep, alive) = match found {
             // Whoever has a token of one that came about in another way must not have one of this.
-            Some(found) if self.is_over(&found.value) || found.value.exchanged_from != exchanged_from => {
+            Some(found) if self.sessions.is_over(&found.value) || found.value.exchanged_from != exchanged_from => {
                 (Some(found), None)
             }
             found => (None, found),
@@ -174,7 +173,7 @@ impl Users {
             // One that fell asleep is not woken: its place is taken by a new session.
             let guard = match asleep {
                 Some(asleep) => guard
-                    .with(self.sessions.delete(&asleep.value.id, Some(asleep.version)))
+                    .with(self.sessions.rows.delete(&asleep.value.id, Some(asleep.version)))
                     .with(exchanged_from_any(&account.id, vec![asleep.value.id])),
                 None => guard,
             };
@@ -193,17 +192,17 @@ impl Users {
             };
             let of_account = Filter::equals("userId", &*account.id);
             let mut guard = guard;
-            guard.0.extend(self.in_app(place.app)?);
-            let mut batch = guard.with(self.sessions.create(&fresh.id, &fresh)?);
+            guard.0.extend(self.authz.in_app(place.app)?);
+            let mut batch = guard.with(self.sessions.rows.create(&fresh.id, &fresh)?);
             if let Some(from) = &fresh.exchanged_from {
                 let of_origin = vec![of_account.clone(), Filter::equals("exchangedFrom", from.as_str())];
                 batch = batch.require(Guard::at_most(SESSIONS.name, of_origin, MAX_EXCHANGED));
             }
-            let most = self.settings.max_sessions_per_account;
+            let most = self.sessions.max_per_account;
             batch = batch.require(Guard::at_most(SESSIONS.name, vec![of_account], most));
             return Ok((fresh, Some(batch)));
         };
-        let renew_after = self.settings.token_lifetime.as_secs() as i64 * 2 / 3;
+        let renew_after = self.tokens.lifetime.as_secs() as i64 * 2 / 3;
         let due = now.0.as_second() - row.issued_at.0.as_second() >= renew_after;
         if row.roles == roles && !due {
             // Nothing is written, and what must hold must hold all the same.
@@ -216,13 +215,13 @@ impl Users {
         }
         row.issued_at = now;
         row.used_at = now;
-        let batch = guard.with(self.sessions.replace(&row.id, &row, Some(version))?);
+        let batch = guard.with(self.sessions.rows.replace(&row.id, &row, Some(version))?);
         Ok((row, Some(batch)))
     }
 
     async fn auth_token(&self, account: &Account, row: &SessionRow) -> Result<AuthToken> {
         let issued = row.issued_at.0.as_second();
-        let expires = issued + self.settings.token_lifetime.as_secs() as i64;
+        let expires = issued + self.tokens.lifetime.as_secs() as i64;
         let claims = Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
@@ -235,7 +234,7 @@ impl Users {
             aud: None,
             app: told_app(&row.app),
         };
-        let token = self.signing.sign(self.keys.load().current.clone(), claims).await?;
+        let token = self.tokens.sign(claims).await?;
         Ok(AuthToken {
             id: row.token_id.clone(),
             app_id: row.app.clone(),

@@ -2,5 +2,5 @@
 
 pub mod cache;
 pub mod issue;
+pub mod live;
 pub mod revoke;
-pub mod session;

@@ -7,7 +7,7 @@ use base64::{
 use http::HeaderValue;
 
 /// How an `Authorization` value gives a token.
-pub(in crate::user) enum Spelling<'a> {
+pub enum Spelling<'a> {
     /// Nothing in it can be a token of ours, which are all JWTs.
     Foreign,
     /// The token, with or without `Bearer ` before it.
@@ -16,7 +16,7 @@ pub(in crate::user) enum Spelling<'a> {
     Odd,
 }
 
-pub(in crate::user) fn spelling(authorization: &HeaderValue) -> Spelling<'_> {
+pub fn spelling(authorization: &HeaderValue) -> Spelling<'_> {
     let value = authorization.as_bytes().trim_ascii();
     let token = match value.split_at_checked(7) {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest.trim_ascii_start(),
@@ -34,7 +34,7 @@ pub(in crate::user) fn spelling(authorization: &HeaderValue) -> Spelling<'_> {
 
 /// What `Basic` credentials say (RFC 7617): programs such as Git, Docker and pip send tokens so, as the password. Read as the
 /// most lenient service would: any white space, either alphabet of base64, and whatever belongs to neither left out.
-pub(in crate::user) fn basic(value: &[u8]) -> Option<Vec<u8>> {
+pub fn basic(value: &[u8]) -> Option<Vec<u8>> {
     let (scheme, encoded) = value.trim_ascii().split_at_checked(5)?;
     if !scheme.eq_ignore_ascii_case(b"basic") || !encoded.first().is_some_and(u8::is_ascii_whitespace) {
         return None;
@@ -61,7 +61,7 @@ fn looks_like_jwt(token: &[u8]) -> bool {
 }
 
 /// Base64url and the dots between (RFC 7515, section 3.1).
-pub(in crate::user) fn is_of_jwt(byte: u8) -> bool {
+pub fn is_of_jwt(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 

@@ -105,7 +105,7 @@ impl SigningKey {
         })
     }
 
-    /// Takes about a millisecond: see [`super::signing`] for where that is spent.
+    /// Takes about a millisecond: see `signing.rs` for where that is spent.
     pub fn sign(&self, claims: &Claims) -> Result<String> {
         let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(claims).map_err(Error::internal)?);
         let mut token = format!("{}.{claims}", self.header);

@@ -9,9 +9,9 @@ use std::{
 use openorch_chassis::{Error, Result};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
-use crate::user::authn::{
-    sessions::cache::Digest,
-    tokens::jwt::{Claims, SigningKey},
+use crate::user::authn::tokens::{
+    digest::Digest,
+    jwt::{Claims, SigningKey},
 };
 
 pub struct Signing {

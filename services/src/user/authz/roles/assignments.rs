@@ -8,12 +8,14 @@ use openorch_chassis::{Caller, Error, Result};
 use openorch_store::{Batch, Filter, Guard, Query, Write};
 
 use crate::user::{
-    Users,
     authz::{
-        roles::enroll::may_give,
-        rules::{shown, usage::AccessLimits},
+        guards::still_gives,
+        roles::{givable::may_give, organization::is_admin_role},
+        rows::{CONTACT_ENROLLS, ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow},
+        rules::usage::AccessLimits,
+        state::Authz,
     },
-    rows::{ALL_APPS, CONTACT_ENROLLS, ContactEnrollRow, DEFAULT_APP, ROLE_LINKS, ROLES, RoleLinkRow, USERS, app_of},
+    shared::{accounts::refuse_built_in, checks::shown, rows::USERS},
 };
 
 /// What every request looks at stays short.
@@ -97,9 +99,9 @@ impl Giving {
     }
 }
 
-impl Users {
+impl Authz {
     /// Counts one more role that is given by an account; refuses it where an account that is no admin gave too many.
-    pub(in crate::user) async fn count_given(&self, giving: &mut Giving, giver: &Caller) -> Result<()> {
+    pub async fn count_given(&self, giving: &mut Giving, giver: &Caller) -> Result<()> {
         if giver.is_admin() {
             return Ok(());
         }
@@ -110,7 +112,7 @@ impl Users {
                 (links, self.contact_enrolls.count(&waiting_of(&giver.user_id)).await?)
             }
         };
-        let most = self.access_limits.role_assignments;
+        let most = self.limits.role_assignments;
         if before.0 + before.1 + giving.given_here >= most {
             return Err(Error::new(
                 &errors::QUOTA_REACHED,
@@ -127,13 +129,13 @@ impl Users {
     }
 
     /// Who gave a role that waits, as that account is now; none where it may not give it any more.
-    pub(in crate::user) async fn giver_of(&self, row: &ContactEnrollRow) -> Result<Option<Caller>> {
+    pub async fn giver_of(&self, row: &ContactEnrollRow) -> Result<Option<Caller>> {
         let giver = self.account(&row.created_by).await?.map(|account| account.caller_in(&row.app));
         Ok(giver.filter(|giver| may_give(giver, &row.role_id, &row.app)))
     }
 
     /// For a contact others than admins give as many roles as to an account, whether it is anybody's or not.
-    pub(in crate::user) async fn refuse_too_many_for(&self, giving: &Giving, row: &ContactEnrollRow) -> Result<()> {
+    pub async fn refuse_too_many_for(&self, giving: &Giving, row: &ContactEnrollRow) -> Result<()> {
         if row.by_admin {
             return Ok(());
         }
@@ -171,7 +173,7 @@ impl Users {
 
     /// Adds to the batch with which an account shows that a contact is its own the roles that waited for that. One that is
     /// made by it begins with these.
-    pub(in crate::user) async fn give_waiting(
+    pub async fn give_waiting(
         &self,
         batch: Batch,
         user_id: &str,
@@ -182,7 +184,7 @@ impl Users {
         giving.links.extend(begins_with.iter().map(|link| (link.id(), link.clone())));
         for row in self.contact_enrolls.find(&Query::all().equals("contact", contact)).await? {
             let delete = self.contact_enrolls.delete(&row.id, Some(row.version));
-            let giver = match self.memory.rules().roles.contains_key(row.value.role_id.as_str()) {
+            let giver = match self.rules().roles.contains_key(row.value.role_id.as_str()) {
                 true => self.giver_of(&row.value).await?,
                 false => None,
             };
@@ -205,12 +207,12 @@ impl Users {
             giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
             giving.add(self.role_links.upsert(link.id(), &link)?, link, most);
         }
-        Ok(giving.batch(&self.access_limits))
+        Ok(giving.batch(&self.limits))
     }
 
     /// Whether the account of this link may be given one more role by its giver, what the batch gives already counted; and
     /// then how many others than admins may have given it.
-    pub(in crate::user) async fn has_room(&self, giving: &Giving, link: &RoleLinkRow) -> Result<Result<u64>> {
+    pub async fn has_room(&self, giving: &Giving, link: &RoleLinkRow) -> Result<Result<u64>> {
         let stored = async |filters: Vec<Filter>| self.role_links.count(&filters).await;
         let here = |fits: &dyn Fn(&RoleLinkRow) -> bool| {
             giving.links.values().filter(|other| other.user_id == link.user_id && fits(other)).count() as u64
@@ -247,15 +249,15 @@ impl Users {
     }
 
     /// Adds that an account has a role from now on.
-    pub(in crate::user) async fn give(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
+    pub async fn give(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
         let unknown = || {
             Error::new(
                 &errors::NO_SUCH_ACCOUNT,
                 format!("user not found: there is no account `{}`", shown(&link.user_id)),
             )
         };
-        let user = self.users.get(&link.user_id).await?.ok_or_else(unknown)?;
-        crate::user::directory::users::refuse_built_in(&user.value)?;
+        let user = self.accounts.users.get(&link.user_id).await?.ok_or_else(unknown)?;
+        refuse_built_in(&user.value)?;
         let most = self.has_room(giving, &link).await??;
         giving.batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: link.user_id.clone() }));
         giving.add(self.role_links.create(link.id(), &link)?, link, most);
@@ -264,7 +266,7 @@ impl Users {
 
     /// Adds that an account has a role from now on in the place of one that the batch takes from it: where it may have
     /// no more, it may still have another.
-    pub(in crate::user) fn give_instead(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
+    pub fn give_instead(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
         giving.batch.push(self.role_links.create(link.id(), &link)?);
         giving.links.insert(link.id(), link);
         Ok(())
@@ -272,9 +274,9 @@ impl Users {
 
     /// Adds to a batch that takes this role from someone: somebody must be left who has it, where it is a role without
     /// which nobody could give it back.
-    pub(in crate::user) async fn keep_an_admin(&self, link: &RoleLinkRow, batch: Batch) -> Result<Batch> {
+    pub async fn keep_an_admin(&self, link: &RoleLinkRow, batch: Batch) -> Result<Batch> {
         let is_platform = link.role_id == openorch_api::role::ADMIN;
-        if !is_platform && !crate::user::directory::organization::is_admin_role(&link.role_id) {
+        if !is_platform && !is_admin_role(&link.role_id) {
             return Ok(batch);
         }
         let have_it = vec![Filter::equals("roleId", link.role_id.as_str())];
@@ -290,24 +292,6 @@ impl Users {
         }
         Ok(batch.require(Guard::at_least(ROLE_LINKS.name, have_it, 1)))
     }
-}
-
-/// That an account is there when what it gives is written, and is an admin where it gives as one.
-pub fn still_gives(giver: &Caller) -> Batch {
-    let there = Batch::new().require(Guard::Exists { collection: USERS.name, id: giver.user_id.to_string() });
-    still_admin(giver).into_iter().fold(there, Batch::require)
-}
-
-/// That an account which acts as an admin is one.
-pub fn still_admin(caller: &Caller) -> Option<Guard> {
-    let as_admin = RoleLinkRow::id_of(DEFAULT_APP, &caller.user_id, openorch_api::role::ADMIN);
-    caller.is_admin().then_some(Guard::Exists { collection: ROLE_LINKS.name, id: as_admin })
-}
-
-/// That an account has a role in an app, or in all.
-pub fn still_has_role(app: &str, user_id: &str, role_id: &str) -> Guard {
-    let ids = [app_of(role_id, app), ALL_APPS].map(|app| RoleLinkRow::id_of(app, user_id, role_id));
-    Guard::at_least(ROLE_LINKS.name, vec![Filter::is_in("id", ids)], 1)
 }
 
 /// The roles that an account gave without being admin.

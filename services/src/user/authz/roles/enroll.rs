@@ -15,14 +15,19 @@ use serde_json::Value;
 
 use crate::query::Paging;
 use crate::user::{
-    Users,
-    authn::sessions::cache::Memory,
     authz::{
-        roles::assignments::Giving,
-        rules::{check_count, shown},
+        roles::{
+            assignments::Giving,
+            givable::{is_under_own_slug, may_give, refusal},
+        },
+        rows::{ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow, app_of},
+        state::Authz,
     },
-    directory::contact::{check_value, normal},
-    rows::{ALL_APPS, ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow, app_of},
+    shared::{
+        checks::{check_count, shown},
+        contact_address::{check_value, normal},
+        rows::ALL_APPS,
+    },
 };
 
 const MAX_SAVED: usize = 1000;
@@ -32,7 +37,7 @@ const CONTACT_PREFIX: &str = "contact:";
 const ACCOUNTS: &str = "accounts";
 const CONTACTS: &str = "contacts";
 
-pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Result<Json<SaveEnrollsResponse>> {
+pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveEnrollsRequest>) -> Result<Json<SaveEnrollsResponse>> {
     let caller = cx.caller()?;
     check_count("enrolls", request.enrolls.len(), MAX_SAVED)?;
     let mut apps = Vec::new();
@@ -48,8 +53,7 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
             enrolls.push(cx.enroll(&mut giving, caller, app, input, now).await?);
         }
         let given = giving.accounts();
-        cx.commit(giving.batch(&cx.access_limits), |memory| given.iter().for_each(|id| memory.rights_changed(id)))
-            .await?;
+        cx.commits.commit(giving.batch(&cx.limits), || given.iter().for_each(|id| cx.cache.rights_changed(id))).await?;
         Ok(enrolls)
     })
     .await?;
@@ -58,7 +62,7 @@ pub async fn save(cx: Cx<Users>, Body(request): Body<SaveEnrollsRequest>) -> Res
     Ok(Json(SaveEnrollsResponse { enrolls }))
 }
 
-pub async fn list(cx: Cx<Users>, Body(request): Body<ListEnrollsRequest>) -> Result<Json<ListEnrollsResponse>> {
+pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Result<Json<ListEnrollsResponse>> {
     let caller = cx.caller()?;
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let role = request.role.filter(|role| !role.is_empty());
@@ -182,7 +186,7 @@ impl ForContacts<'_> {
     }
 }
 
-pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empty>> {
+pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let unknown = || no_enroll(&id);
     let is_by_contact = id.0.starts_with(CONTACT_PREFIX);
@@ -206,13 +210,13 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<EnrollId>) -> Result<Json<Empt
             return Err(unknown());
         }
         let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id, Some(version)))).await?;
-        cx.commit(batch, |memory| memory.rights_changed(&link.user_id)).await?;
+        cx.commits.commit(batch, || cx.cache.rights_changed(&link.user_id)).await?;
         Ok(Json(Empty {}))
     })
     .await
 }
 
-impl Users {
+impl Authz {
     /// That the caller still has the roles by which alone it may give these: a long list takes its time.
     async fn still_beside(&self, caller: &Caller, enrolls: &[EnrollInput], apps: &[Arc<str>]) -> Result<Batch> {
         let is_beside = |role: &str| !caller.is_admin() && !is_under_own_slug(caller, role);
@@ -309,8 +313,8 @@ impl Users {
                 batch.push(self.role_links.delete(&link.id, Some(link.version)));
                 batch = self.keep_an_admin(&link.value, batch).await?;
             }
-            let forget = |memory: &Memory| links.iter().for_each(|link| memory.rights_changed(&link.value.user_id));
-            self.commit(batch, forget).await?;
+            let forget = || links.iter().for_each(|link| self.cache.rights_changed(&link.value.user_id));
+            self.commits.commit(batch, forget).await?;
             Ok(Json(Empty {}))
         })
         .await
@@ -331,7 +335,7 @@ impl Users {
         let (owner, waits) = match &by_contact {
             None => (Some(input.user_id.clone()), None),
             Some(row) => {
-                let owner = self.by_contact(&row.contact).await?.filter(|owner| owner.value.verified);
+                let owner = self.accounts.by_contact(&row.contact).await?.filter(|owner| owner.value.verified);
                 (owner.map(|owner| owner.value.user_id), self.contact_enrolls.get(&row.id()).await?)
             }
         };
@@ -415,7 +419,7 @@ fn no_enroll(id: &EnrollId) -> Error {
 }
 
 /// The app where the role is to count.
-fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str>> {
+fn check(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str>> {
     if input.user_id.is_empty() == input.contact_id.is_empty() {
         return Err(Error::invalid("an enroll names a `userId` or a `contactId`"));
     }
@@ -434,7 +438,7 @@ fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str
     if !may_give(caller, &input.role, &app) {
         return Err(refusal(&input.role));
     }
-    if !cx.memory.rules().roles.contains_key(input.role.as_str()) {
+    if !cx.rules().roles.contains_key(input.role.as_str()) {
         return Err(Error::new(
             &errors::NO_SUCH_ROLE,
             if input.role.starts_with("user-svc:org:") {
@@ -446,41 +450,6 @@ fn check(cx: &Cx<Users>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str
         ));
     }
     Ok(app)
-}
-
-/// Admins give all roles, an account those under its slug in each app, and who has the role `admin` of a prefix the
-/// others of it in its app.
-pub(in crate::user) fn may_give(caller: &Caller, role: &str, app: &str) -> bool {
-    if app == ALL_APPS {
-        return caller.is_admin();
-    }
-    let beside_own = |prefix: &str| caller.roles.iter().any(|own| own.strip_suffix(":admin") == Some(prefix));
-    let is_beside = *caller.app == *app && role.rsplit_once(':').is_some_and(|(prefix, _)| beside_own(prefix));
-    caller.is_admin() || is_under_own_slug(caller, role) || is_beside
-}
-
-/// A new account is given what its maker may give, and what each account begins with in the maker's app.
-pub fn refuse_foreign_roles(caller: &Caller, roles: &[String], app: &str) -> Result<()> {
-    let may = |role: &str| (role == openorch_api::role::USER && *caller.app == *app) || may_give(caller, role, app);
-    match roles.iter().find(|role| !may(role)) {
-        Some(role) => Err(refusal(role)),
-        None => Ok(()),
-    }
-}
-
-fn is_under_own_slug(caller: &Caller, role: &str) -> bool {
-    role.split_once(':').is_some_and(|(slug, _)| *slug == *caller.slug)
-}
-
-fn refusal(role: &str) -> Error {
-    Error::new(
-        &errors::ROLE_NOT_GIVABLE,
-        format!(
-            "the role `{}` is not yours to give: that is for admins, for the account of the slug that it starts with, and \
-             for those who have the `admin` role beside it",
-            shown(role)
-        ),
-    )
 }
 
 /// What is kept of a role that is given to whose a contact is.

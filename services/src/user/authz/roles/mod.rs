@@ -2,4 +2,6 @@
 
 pub mod assignments;
 pub mod enroll;
+pub mod givable;
+pub mod organization;
 pub mod role;

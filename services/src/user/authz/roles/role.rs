@@ -1,13 +1,9 @@
 //! Roles: sets of permissions that accounts are given.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::HashSet;
 
 use openorch_api::{
-    Body, Json, Path, Permission, Query,
-    error::access,
+    Body, Json, Path, Query,
     query::PageRequest,
     user::{
         CreateRoleRequest, CreateRoleResponse, Empty, GetPermissionsByRoleResponse, GetRolesResponse,
@@ -19,33 +15,32 @@ use openorch_store::Batch;
 
 use crate::query::Paging;
 use crate::user::{
-    Users,
     authz::{
-        permission::may_link,
-        rules::{Change, Rules, check_count, check_text, own_id, usage},
+        ownership::{
+            MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, MAX_PERMISSIONS, may_link, own_id, refuse_stranger,
+            refuse_too_many_links,
+        },
+        rows::{PermissionLinkRow, RoleRow},
+        rules::{Change, Rules},
+        state::Authz,
     },
-    rows::{PermissionLinkRow, RoleRow},
+    shared::checks::{check_count, check_text},
 };
 
-pub const MAX_NAME_BYTES: usize = 256;
-pub const MAX_DESCRIPTION_BYTES: usize = 1024;
-const MAX_PERMISSIONS: usize = 1000;
-/// So many of its permissions an account may give to a role of another.
-const MAX_IN_FOREIGN_ROLE: usize = 100;
 /// The way out where a whole list is too long.
 pub const NAME_A_LIMIT: &str = "name a `limit`";
 /// Built in, and never deleted.
 const FIXED: [&str; 2] = [openorch_api::role::ADMIN, openorch_api::role::USER];
 
-pub async fn list(cx: Cx<Users>, Query(request): Query<PageRequest>) -> Result<Json<GetRolesResponse>> {
+pub async fn list(cx: Cx<Authz>, Query(request): Query<PageRequest>) -> Result<Json<GetRolesResponse>> {
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
-    let rules = cx.memory.rules();
+    let rules = cx.rules();
     let rows = rules.roles.values().map(|row| ([row.name.as_str(), row.id.as_str()], row));
     let (rows, next) = paging.page(rows, "roles", NAME_A_LIMIT)?;
     Ok(Json(GetRolesResponse { roles: rows.into_iter().map(|row| row.to_wire()).collect(), next }))
 }
 
-pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Result<Json<CreateRoleResponse>> {
+pub async fn create(cx: Cx<Authz>, Body(request): Body<CreateRoleRequest>) -> Result<Json<CreateRoleResponse>> {
     let caller = cx.caller()?;
     own_id(caller, "role", &request.id)?;
     check_text("name", &request.name, MAX_NAME_BYTES)?;
@@ -93,7 +88,7 @@ pub async fn create(cx: Cx<Users>, Body(request): Body<CreateRoleRequest>) -> Re
     Ok(Json(CreateRoleResponse { role: saved.unwrap_or_default() }))
 }
 
-pub async fn delete(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<Empty>> {
+pub async fn delete(cx: Cx<Authz>, Path(id): Path<RoleId>) -> Result<Json<Empty>> {
     if FIXED.contains(&id.0.as_str()) {
         return Err(Error::new(&errors::ROLE_BUILT_IN, format!("cannot delete default role `{}`", id.0)));
     }
@@ -110,11 +105,11 @@ pub async fn delete(cx: Cx<Users>, Path(id): Path<RoleId>) -> Result<Json<Empty>
 }
 
 pub async fn permissions(
-    cx: Cx<Users>,
+    cx: Cx<Authz>,
     (Path(id), Query(request)): (Path<RoleId>, Query<PageRequest>),
 ) -> Result<Json<GetPermissionsByRoleResponse>> {
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
-    let rules = cx.memory.rules();
+    let rules = cx.rules();
     known(&rules, &id)?;
     let has = rules.permissions_of(&id.0).filter_map(|permission| rules.permissions.get(permission));
     let rows = has.map(|row| ([row.name.as_str(), row.id.as_str()], row));
@@ -125,7 +120,7 @@ pub async fn permissions(
 /// A role is its owner's alone (contract decision 27). Nobody can sign in as the owner of a built-in one, so those are
 /// the admins'; but the admins' own role keeps what it has, or nobody could give it back.
 pub async fn set_permissions(
-    cx: Cx<Users>,
+    cx: Cx<Authz>,
     (Path(id), Body(request)): (Path<RoleId>, Body<SetRolePermissionsRequest>),
 ) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
@@ -152,7 +147,7 @@ pub async fn set_permissions(
 }
 
 pub async fn list_permissions(
-    cx: Cx<Users>,
+    cx: Cx<Authz>,
     Body(request): Body<ListPermissionsRequest>,
 ) -> Result<Json<ListPermissionsResponse>> {
     let caller = cx.caller()?;
@@ -165,7 +160,7 @@ pub async fn list_permissions(
             format!("you do not have the role `{role}`; ask for roles of your own"),
         ));
     }
-    let rules = cx.memory.rules();
+    let rules = cx.rules();
     let roles: HashSet<&str> = match request.roles.is_empty() {
         true => caller.roles.iter().map(|role| &**role).collect(),
         false => request.roles.iter().map(String::as_str).collect(),
@@ -176,18 +171,9 @@ pub async fn list_permissions(
     Ok(Json(ListPermissionsResponse { permissions: ids.into_iter().map(|id| id.to_string()).collect(), next }))
 }
 
-/// Requires the permission of who does not own what is changed. Asked again under the lock of the rules: what let the
-/// caller in may have changed while it waited.
-pub fn refuse_stranger(caller: &Caller, rules: &Rules, owner_id: &str, permission: &Permission) -> Result<()> {
-    if *owner_id == *caller.user_id || rules.allow(caller, permission.id) {
-        return Ok(());
-    }
-    Err(Error::new(&access::NOT_OWNER, "only the owner and admins may do this"))
-}
-
 /// Whose a role is, for rows that let the owner in.
-pub fn owner(users: &Users, id: &RoleId) -> Result<String> {
-    known(&users.memory.rules(), id).map(|row| row.owner_id.clone())
+pub fn owner(authz: &Authz, id: &RoleId) -> Result<String> {
+    known(&authz.rules(), id).map(|row| row.owner_id.clone())
 }
 
 fn known<'a>(rules: &'a Rules, id: &RoleId) -> Result<&'a RoleRow> {
@@ -213,37 +199,4 @@ fn with_permissions(caller: &Caller, rules: &Rules, role: &str, wanted: &[String
     changes.extend(gone.map(|id| Change::Unlink(link(id))));
     refuse_too_many_links(caller, rules, &changes)?;
     Ok(changes)
-}
-
-/// An account may give a role so many of its permissions. What others gave is not counted, or they could keep the role's
-/// owner from giving it any; nor is what is given up by the same change.
-pub fn refuse_too_many_links(caller: &Caller, rules: &Rules, changes: &[Change]) -> Result<()> {
-    let mut fresh: HashMap<&str, HashSet<&str>> = HashMap::new();
-    let mut gone = HashSet::new();
-    for change in changes {
-        match change {
-            Change::Link(link) => _ = fresh.entry(&link.role_id).or_default().insert(&link.permission_id),
-            Change::Unlink(link) => _ = gone.insert((link.role_id.as_str(), link.permission_id.as_str())),
-            _ => {}
-        }
-    }
-    if !usage::is_limited(caller) {
-        return Ok(());
-    }
-    for (role, permissions) in &fresh {
-        let is_foreign = rules.roles.get(*role).is_some_and(|row| *row.owner_id != *caller.user_id);
-        let (most, whose) = match is_foreign {
-            true => (MAX_IN_FOREIGN_ROLE, "another account's role"),
-            false => (MAX_PERMISSIONS, "a role"),
-        };
-        let is_own = |id: &str| rules.permissions.get(id).is_some_and(|row| *row.owner_id == *caller.user_id);
-        let stays = |id: &&Arc<str>| !permissions.contains(&***id) && !gone.contains(&(*role, &***id)) && is_own(id);
-        if rules.permissions_of(role).filter(stays).count() + permissions.len() > most {
-            return Err(Error::new(
-                &errors::QUOTA_REACHED,
-                format!("{whose} has at most {most} permissions of one account; make another one"),
-            ));
-        }
-    }
-    Ok(())
 }

@@ -3,91 +3,32 @@
 
 use std::sync::Arc;
 
-use openorch_api::user::Delegation;
 use openorch_chassis::{Caller, Result};
-use openorch_store::{Batch, Filter, Query, Store, StoreError, Table, Write};
+use openorch_store::{Batch, Filter, Query, Write};
 
-use crate::user::{
-    Users,
-    authz::rules::{Change, Rules, usage},
-    rows::{
-        APPS, AppRow, CONTACT_ENROLLS, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow,
-        PermissionRow, ROLE_LINKS, ROLES, RoleRow,
-    },
+use crate::user::authz::{
+    rows::{CONTACT_ENROLLS, ROLE_LINKS},
+    rules::{Change, Rules, usage},
+    state::Authz,
 };
 
 /// From so many a role that is going is taken in one batch: others write in between.
 const CLEARED_AT_ONCE: usize = 2000;
 
-/// The views through which changes are written.
-pub struct RuleTables {
-    roles: Table<RoleRow>,
-    permissions: Table<PermissionRow>,
-    links: Table<PermissionLinkRow>,
-    grants: Table<GrantRow>,
-    delegations: Table<Delegation>,
-    apps: Table<AppRow>,
-}
-
-impl RuleTables {
-    pub fn new(store: &Arc<dyn Store>) -> RuleTables {
-        RuleTables {
-            roles: Table::new(store.clone(), &ROLES),
-            permissions: Table::new(store.clone(), &PERMISSIONS),
-            links: Table::new(store.clone(), &PERMISSION_LINKS),
-            grants: Table::new(store.clone(), &GRANTS),
-            delegations: Table::new(store.clone(), &DELEGATIONS),
-            apps: Table::new(store.clone(), &APPS),
-        }
-    }
-
-    /// Adds what a change writes.
-    pub fn write(&self, batch: &mut Batch, change: &Change) -> Result<(), StoreError> {
-        let write = match change {
-            Change::SaveRole(row) => self.roles.upsert(&row.id, row)?,
-            Change::DeleteRole(id) => {
-                for collection in [ROLE_LINKS.name, CONTACT_ENROLLS.name] {
-                    let filters = vec![Filter::equals("roleId", id.as_str())];
-                    batch.push(Write::DeleteWhere { collection, filters });
-                }
-                self.roles.delete(id, None)
-            }
-            Change::SavePermission(row) => self.permissions.upsert(&row.id, row)?,
-            Change::DeletePermission(id) => self.permissions.delete(id, None),
-            Change::Link(row) => self.links.upsert(row.id(), row)?,
-            // By its id, and by filter since it may be gone: by its fields each would be looked for among all of the role.
-            Change::Unlink(row) => {
-                Write::DeleteWhere { collection: PERMISSION_LINKS.name, filters: vec![Filter::equals("id", row.id())] }
-            }
-            Change::SaveGrant(row) => self.grants.upsert(&row.id, row)?,
-            Change::DeleteGrant(id) => self.grants.delete(id, None),
-            Change::SaveDelegation(row) => self.delegations.upsert(&row.slug, row)?,
-            Change::DeleteDelegation(slug) => self.delegations.delete(slug, None),
-            Change::SaveApp(row) => self.apps.upsert(&row.id, row)?,
-            Change::DeleteApp(id) => self.apps.delete(id, None),
-        };
-        batch.push(write);
-        Ok(())
-    }
-}
-
-impl Users {
+impl Authz {
     /// Changes the rules: `decide` says how from what they are, and what else is written with it. Nothing else changes
     /// them meanwhile, so what takes long is done before.
-    pub(in crate::user) async fn change_rules(
-        &self,
-        decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>,
-    ) -> Result<()> {
+    pub async fn change_rules(&self, decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>) -> Result<()> {
         self.change_rules_within(|_, _| Ok(()), decide).await
     }
 
     /// The same for an account, within the limits on what it may hold and on what all accounts hold together.
-    pub(in crate::user) async fn change_rules_of(
+    pub async fn change_rules_of(
         &self,
         caller: &Caller,
         decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>,
     ) -> Result<()> {
-        let limits = &self.access_limits;
+        let limits = &self.limits;
         let check = |before: &Rules, after: &Rules| {
             if !usage::is_limited(caller) {
                 return Ok(());
@@ -106,11 +47,11 @@ impl Users {
     ) -> Result<()> {
         let mut is_stale = self.rule_changes.lock().await;
         if *is_stale {
-            self.memory.set_rules(Rules::read(&self.platform.store).await?);
-            self.memory.all_rights_changed();
+            self.set_rules(Rules::read(&self.platform.store).await?);
+            self.cache.all_rights_changed();
             *is_stale = false;
         }
-        let rules = self.memory.rules();
+        let rules = self.rules();
         let (changes, mut batch) = decide(&rules)?;
         for change in &changes {
             self.rule_tables.write(&mut batch, change)?;
@@ -130,46 +71,34 @@ impl Users {
         check(&rules, &next)?;
         match self.platform.store.commit(batch).await {
             Ok(_) => {
-                self.memory.set_rules(next);
+                self.set_rules(next);
                 if !gone.is_empty() {
-                    self.memory.roles_gone(gone.iter().map(String::as_str));
+                    self.cache.roles_gone(gone.iter().map(String::as_str));
                 }
                 Ok(())
             }
             Err(error) => {
                 // Perhaps it was written all the same: then the next change, and the next look, start from the store.
                 *is_stale = error.is_open();
-                self.doubt(&error);
+                self.commits.doubt(&error);
                 Err(error.into())
             }
         }
     }
 
-    /// Brings rules, keys and what is known of accounts back to what is stored, after a change of which nobody knows
-    /// whether it was made, and ends what was begun.
-    pub(in crate::user) async fn settle(users: Arc<Users>) {
-        if users.is_doubtful() {
-            *users.rule_changes.lock().await = true;
-            users.memory.forget_all();
+    /// Brings the rules back to what is stored, after a change of which nobody knows whether it was made.
+    pub async fn settle_rules(&self) -> Result<()> {
+        if self.commits.is_doubtful() {
+            *self.rule_changes.lock().await = true;
+            self.cache.all_rights_changed();
         }
-        if let Err(error) = users.change_rules(|_| Ok((Vec::new(), Batch::new()))).await {
-            tracing::warn!("the rules cannot be read from the store: {error:?}");
-        }
-        let order = users.rule_changes.lock().await;
-        if let Err(error) = users.settle_keys().await {
-            tracing::warn!("the signing keys cannot be read from the store: {error:?}");
-        }
-        drop(order);
-        if let Err(error) = users.settle_accounts().await {
-            tracing::warn!("the accounts cannot be read from the store: {error:?}");
-        }
-        users.clear_roles().await;
+        self.change_rules(|_| Ok((Vec::new(), Batch::new()))).await
     }
 
     /// Takes roles that are going from all who have them, and frees their ids. What stays undone is done a second later,
     /// or after the next start.
-    pub(in crate::user) async fn clear_roles(&self) {
-        let going: Vec<Arc<str>> = self.memory.check_rules().going.iter().cloned().collect();
+    pub async fn clear_roles(&self) {
+        let going: Vec<Arc<str>> = self.check_rules().going.iter().cloned().collect();
         for id in going {
             if let Err(error) = self.clear_role(&id).await {
                 tracing::warn!("the role `{id}` gives nothing any more, and could not be cleared away yet: {error:?}");
@@ -179,7 +108,7 @@ impl Users {
 
     /// Deletes very many rows bit by bit, so that others write in between. The last ones stay, fewer than
     /// [`CLEARED_AT_ONCE`]: they go in one batch with what must go together with them.
-    pub(in crate::user) async fn clear(&self, collection: &'static str, filters: &[Filter]) -> Result<()> {
+    pub async fn clear(&self, collection: &'static str, filters: &[Filter]) -> Result<()> {
         loop {
             let some = Query { filters: filters.to_vec(), ..Query::all() }.limit(CLEARED_AT_ONCE as u64);
             let rows = self.platform.store.find(collection, &some).await?.rows;

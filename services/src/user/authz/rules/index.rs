@@ -8,7 +8,7 @@ use std::{
 
 use rpds::{HashTrieMapSync, HashTrieSetSync, RedBlackTreeSetSync};
 
-use crate::user::rows::{ALL_APPS, GrantRow};
+use crate::user::{authz::rows::GrantRow, shared::rows::ALL_APPS};
 
 pub type Map<V> = HashTrieMapSync<Arc<str>, V>;
 pub type Ids = HashTrieSetSync<Arc<str>>;

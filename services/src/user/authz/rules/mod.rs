@@ -3,6 +3,7 @@
 
 pub mod change;
 mod index;
+pub mod tables;
 #[cfg(test)]
 mod tests;
 pub mod usage;
@@ -12,27 +13,25 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use openorch_api::user::{Delegation, errors};
-use openorch_chassis::{Caller, Error, Result};
+use openorch_api::user::Delegation;
+use openorch_chassis::Caller;
 use openorch_store::{Filter, Guard, Query, Store, StoreError, Table};
 
 use crate::user::{
     authz::{
-        roles::assignments::still_has_role,
+        guards::still_has_role,
+        rows::{
+            APPS, AppRow, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow,
+            PermissionRow, ROLES, RoleRow,
+        },
         rules::{
             index::{Granted, Ids, Map, Pairs, entry},
             usage::Usage,
         },
     },
-    rows::{
-        ALL_APPS, APPS, AppRow, DEFAULT_APP, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS,
-        PermissionLinkRow, PermissionRow, ROLES, RoleRow,
-    },
+    shared::rows::{ALL_APPS, DEFAULT_APP},
 };
 
-const MAX_ID_BYTES: usize = 256;
-/// How many names an id is made of, at most.
-const MAX_ID_PARTS: usize = 8;
 /// See [`openorch_api::Permission::of_all_apps`].
 static OF_ALL_APPS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     openorch_api::permissions().filter(|permission| permission.of_all_apps).map(|permission| permission.id).collect()
@@ -370,7 +369,7 @@ impl Rules {
     }
 
     /// The steps after which a role gives nothing and nobody has it. Very many may have had it: what is stored of that
-    /// is taken away bit by bit, see [`Users::clear_roles`].
+    /// is taken away bit by bit, see `Authz::clear_roles`.
     pub fn without_role(&self, id: &str) -> Vec<Change> {
         let links = self.permissions_of(id).map(|permission| {
             Change::Unlink(PermissionLinkRow { permission_id: permission.to_string(), role_id: id.to_owned() })
@@ -429,56 +428,4 @@ fn key_of<V>(map: &Map<V>, key: &str) -> Arc<str> {
 
 fn known<V: Clone>(map: &Map<V>, key: &str) -> Option<(Arc<str>, V)> {
     map.get_key_value(key).map(|(key, value)| (key.clone(), value.clone()))
-}
-
-/// An id that the caller may take: `<its slug>:…`, each part of letters, digits, `_`, `.` and `-`.
-pub(in crate::user) fn own_id(caller: &Caller, what: &str, id: &str) -> Result<()> {
-    check_id(what, id)?;
-    match id.split_once(':') {
-        Some((slug, _)) if *slug == *caller.slug => Ok(()),
-        _ => Err(Error::new(
-            &errors::FOREIGN_PREFIX,
-            format!("created {what} id must be prefixed by caller slug: `{id}` must start with `{}:`", caller.slug),
-        )),
-    }
-}
-
-/// What every id of a role or permission looks like.
-pub(in crate::user) fn check_id(what: &str, id: &str) -> Result<()> {
-    if id.is_empty() {
-        return Err(Error::invalid(format!("create {what} is missing id")));
-    }
-    let fits = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
-    };
-    let parts = id.split(':').count();
-    if id.len() > MAX_ID_BYTES || !(2..=MAX_ID_PARTS).contains(&parts) || !id.split(':').all(fits) {
-        let shown = shown(id);
-        return Err(Error::invalid(format!(
-            "`{shown}` is no id of a {what}: it is `<slug>:<name>`, 2 to {MAX_ID_PARTS} parts of letters, digits, `_`, \
-             `.` and `-`, at most {MAX_ID_BYTES} bytes"
-        )));
-    }
-    Ok(())
-}
-
-/// What an error repeats of a caller's text: not all of a long one, and nothing that steers a terminal.
-pub(in crate::user) fn shown(text: &str) -> String {
-    openorch_api::text::without_hidden(&text.chars().take(MAX_ID_BYTES).collect::<String>())
-}
-
-/// A text that people read: of one line, and not long.
-pub(in crate::user) fn check_text(what: &str, text: &str, limit: usize) -> Result<()> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    openorch_api::input::check_name(what, text, limit).map_err(|error| Error::invalid(error.0))
-}
-
-/// Refuses lists that nobody means.
-pub(in crate::user) fn check_count(what: &str, count: usize, most: usize) -> Result<()> {
-    if count > most {
-        return Err(Error::invalid(format!("there are {count} {what}; at most {most} are taken in one request")));
-    }
-    Ok(())
 }

@@ -6,8 +6,11 @@ use openorch_api::Time;
 use openorch_chassis::Caller;
 
 use crate::user::{
-    authz::rules::{Change, Rules},
-    rows::{ALL_APPS, AppRow, GrantRow, PermissionLinkRow, PermissionRow, RoleRow},
+    authz::{
+        rows::{AppRow, GrantRow, PermissionLinkRow, PermissionRow, RoleRow},
+        rules::{Change, Rules},
+    },
+    shared::rows::ALL_APPS,
 };
 
 fn role(id: &str, owner: &str) -> RoleRow {

@@ -8,7 +8,10 @@ use openorch_chassis::{Caller, Error, Result};
 use rpds::HashTrieMapSync;
 use sha2::{Digest as _, Sha256};
 
-use crate::user::rows::{GrantRow, PermissionRow, RoleRow};
+use crate::user::{
+    authz::rows::{GrantRow, PermissionRow, RoleRow},
+    shared::settings::UserSettings,
+};
 
 const MAX_ROLES: usize = 1000;
 const MAX_PERMISSIONS: usize = 10_000;
@@ -32,6 +35,17 @@ pub struct AccessLimits {
     pub total_bytes: usize,
     /// Roles that an account has given to others, those that wait for a contact included.
     pub role_assignments: u64,
+}
+
+impl AccessLimits {
+    pub fn of(settings: &UserSettings) -> AccessLimits {
+        AccessLimits {
+            grant_names: settings.max_grant_names_per_account,
+            account_bytes: *settings.max_access_rule_memory_per_account,
+            total_bytes: *settings.max_access_rule_memory,
+            role_assignments: settings.max_role_assignments_per_account,
+        }
+    }
 }
 
 /// What a grant says, whatever its id.

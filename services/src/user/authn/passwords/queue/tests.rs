@@ -6,13 +6,13 @@ use super::*;
 use crate::user::authn::passwords::{hasher::HASH_OF_NOBODY, rules::spellings};
 
 /// A pool whose hashes take 10 ms, one at a time: 1,000 turns of them are ten seconds.
-fn pool() -> Passwords {
-    let pool = Passwords::new(ONE_AT_ONCE);
+fn pool() -> HashQueue {
+    let pool = HashQueue::new(ONE_AT_ONCE);
     pool.cost.store(10_000, Ordering::Relaxed);
     pool
 }
 
-fn places<'a>(pool: &'a Passwords, purpose: Purpose, network: u8, count: usize) -> Vec<Place<'a>> {
+fn places<'a>(pool: &'a HashQueue, purpose: Purpose, network: u8, count: usize) -> Vec<Place<'a>> {
     (0..count).map_while(|_| pool.place(purpose, IpAddr::from([192, 0, 2, network])).ok()).collect()
 }
 
@@ -35,7 +35,7 @@ fn a_burst_from_one_address_waits_up_to_ten_seconds_and_what_is_beyond_is_told_w
     assert_eq!(refused_after(&pool), None, "places are given back, and refusals forgotten");
 }
 
-fn refused_after(pool: &Passwords) -> Option<i64> {
+fn refused_after(pool: &HashQueue) -> Option<i64> {
     pool.place(Purpose::SignIn, IpAddr::from([192, 0, 2, 1])).err()?.retry_after
 }
 
@@ -44,7 +44,7 @@ fn slower_hashes_leave_room_for_fewer_and_more_at_once_for_more() {
     let pool = pool();
     pool.cost.store(100_000, Ordering::Relaxed);
     assert_eq!(places(&pool, Purpose::SignIn, 1, 2000).len(), 101);
-    let pool = Passwords::new(HashSettings { concurrency: 4, ..ONE_AT_ONCE });
+    let pool = HashQueue::new(HashSettings { concurrency: 4, ..ONE_AT_ONCE });
     pool.cost.store(100_000, Ordering::Relaxed);
     assert_eq!(places(&pool, Purpose::SignIn, 1, 2000).len(), 401);
 }
@@ -101,7 +101,7 @@ async fn a_newcomer_takes_the_newest_place_of_the_address_that_has_the_most() {
 
 #[tokio::test]
 async fn who_has_waited_as_long_as_it_may_is_refused_and_leaves_its_place() {
-    let pool = Passwords::new(HashSettings { max_wait: Duration::from_millis(1), ..ONE_AT_ONCE });
+    let pool = HashQueue::new(HashSettings { max_wait: Duration::from_millis(1), ..ONE_AT_ONCE });
     pool.cost.store(1, Ordering::Relaxed);
     let all_wait = pool.turns.acquire().await.unwrap();
     let place = pool.place(Purpose::SignIn, IpAddr::from([192, 0, 2, 1])).unwrap();
@@ -112,7 +112,7 @@ async fn who_has_waited_as_long_as_it_may_is_refused_and_leaves_its_place() {
 
 #[tokio::test]
 async fn the_lines_take_turns_whoever_came_first() {
-    let pool = Arc::new(Passwords::new(ONE_AT_ONCE));
+    let pool = Arc::new(HashQueue::new(ONE_AT_ONCE));
     let order: Arc<Mutex<Vec<&str>>> = Arc::default();
     let all_wait = pool.turns.acquire().await.unwrap();
     let mut served = tokio::task::JoinSet::new();

@@ -5,22 +5,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::SignedDuration;
 use moka::sync::Cache;
 use openorch_api::{
-    Body, Json, Time,
+    Json, Time,
     user::{SendOtpRequest, SendOtpResponse, errors},
 };
 use openorch_chassis::{
-    Cx, Error, Result,
+    Error, Platform, Result,
     audit::{aside, tell_anyway},
-    forwarded::network,
     ids::random_number,
     service::retry,
 };
-use openorch_store::{Batch, Filter, Query, Stored, Write};
+use openorch_store::{Batch, Filter, Query, Stored, Table, Write};
 
 use crate::user::{
-    Users,
-    directory::contact::{EMAIL, box_of, check_address, mail_address, normal},
-    rows::{OTPS, OtpPurpose, OtpRow},
+    authn::rows::{OTPS, OtpPurpose, OtpRow},
+    shared::{
+        accounts::Accounts,
+        contact_address::{EMAIL, box_of, check_address, mail_address, normal},
+    },
 };
 
 const LIFETIME: SignedDuration = SignedDuration::from_mins(10);
@@ -37,13 +38,13 @@ const HOUR: i64 = 3600;
 const REMEMBERED: u64 = 50_000;
 
 /// When codes were sent lately, by contact and by who asked. Lives in memory.
-pub struct Sendings {
+struct Sendings {
     recent: Cache<String, Arc<Vec<i64>>>,
     order: Mutex<()>,
 }
 
 impl Sendings {
-    pub fn new() -> Sendings {
+    fn new() -> Sendings {
         Sendings { recent: Cache::new(REMEMBERED), order: Mutex::default() }
     }
 
@@ -83,43 +84,37 @@ pub struct Expected<'a> {
 }
 
 /// Who asked for a code, and what for.
-struct Asked<'a> {
-    purpose: OtpPurpose,
-    user_id: &'a str,
-    app: &'a str,
+pub struct Asked<'a> {
+    pub purpose: OtpPurpose,
+    pub user_id: &'a str,
+    pub app: &'a str,
     /// By whom sendings are counted.
-    callers: &'a [&'a str],
+    pub callers: &'a [&'a str],
     /// Somebody signed in with this contact from where this is asked before.
-    is_at_home: bool,
+    pub is_at_home: bool,
 }
 
-pub async fn send(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
-    let address = network(cx.request.client_ip).to_string();
-    let app = cx.app_of_host(&request.app_host)?;
-    let purpose = cx.purpose_of_code(&request.contact_id).await?;
-    let is_at_home = cx.knows_contact_at(&request.contact_id, cx.request.client_ip).await;
-    cx.send_code(request, Asked { purpose, user_id: "", app: &app, callers: &[&address], is_at_home }).await
+/// One-time codes.
+pub struct Codes {
+    platform: Platform,
+    accounts: Accounts,
+    pub rows: Table<OtpRow>,
+    sendings: Sendings,
 }
 
-pub async fn send_own(cx: Cx<Users>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
-    let caller = cx.caller()?;
-    let address = network(cx.request.client_ip).to_string();
-    let callers = [&*caller.user_id, &address];
-    let purpose = OtpPurpose::Verify;
-    let is_at_home = cx.knows_contact_at(&request.contact_id, cx.request.client_ip).await;
-    let asked = Asked { purpose, user_id: &caller.user_id, app: &caller.app, callers: &callers, is_at_home };
-    cx.send_code(request, asked).await
-}
+impl Codes {
+    pub fn new(platform: &Platform, accounts: Accounts) -> Codes {
+        Codes { accounts, rows: platform.table(&OTPS), sendings: Sendings::new(), platform: platform.clone() }
+    }
 
-impl Users {
     /// What a code is good for that somebody asks for who is not signed in. The answer is the same for both, so that
     /// nobody learns whether an account has the contact but who reads what arrives there.
-    pub(in crate::user) async fn purpose_of_code(&self, contact: &str) -> Result<OtpPurpose> {
-        let is_known = self.by_contact(contact).await?.is_some_and(|owner| owner.value.verified);
+    pub async fn purpose_of_code(&self, contact: &str) -> Result<OtpPurpose> {
+        let is_known = self.accounts.by_contact(contact).await?.is_some_and(|owner| owner.value.verified);
         Ok(if is_known { OtpPurpose::SignIn } else { OtpPurpose::Register })
     }
 
-    async fn send_code(&self, request: SendOtpRequest, asked: Asked<'_>) -> Result<Json<SendOtpResponse>> {
+    pub async fn send_code(&self, request: SendOtpRequest, asked: Asked<'_>) -> Result<Json<SendOtpResponse>> {
         let platform = if request.contact_platform.is_empty() { EMAIL.to_owned() } else { request.contact_platform };
         if platform != EMAIL {
             return Err(Error::invalid("codes are sent by `email` only"));
@@ -127,7 +122,7 @@ impl Users {
         let contact = request.contact_id.trim();
         check_address("contactId", contact)?;
         self.platform.mailer.check()?;
-        let now = self.now();
+        let now = self.platform.now();
         // Strangers who ask for codes to a contact do not use up those of who signs in with it.
         let counted_as = if asked.is_at_home { format!("{} at home", box_of(contact)) } else { box_of(contact) };
         self.sendings.count(&counted_as, asked.callers, now.0.as_second())?;
@@ -146,7 +141,7 @@ impl Users {
         };
         tell_anyway();
         // It is stored first: a code that arrives is one that counts.
-        aside(self.platform.store.commit(self.otps.create(&row.id, &row)?.into())).await?;
+        aside(self.platform.store.commit(self.rows.create(&row.id, &row)?.into())).await?;
         // Whoever is asked for a code on the telephone should know what would be done with it.
         let what_for = asked.purpose.words();
         let text = format!(
@@ -158,23 +153,18 @@ impl Users {
     }
 
     /// The code's row, to be deleted at its version by what it is good for; a wrong code is counted.
-    pub(in crate::user) async fn redeem(
-        &self,
-        id: &str,
-        code: &str,
-        expected: &Expected<'_>,
-    ) -> Result<Stored<OtpRow>> {
+    pub async fn redeem(&self, id: &str, code: &str, expected: &Expected<'_>) -> Result<Stored<OtpRow>> {
         let failed = |why: &str| Error::new(&errors::CODE_NOT_VALID, format!("Contact verification failed: {why}"));
         let over = || failed("the code is not known, was used, or has ended; ask for another");
         retry(|| async {
-            let found = if id.len() > 128 { None } else { self.otps.get(id).await? };
+            let found = if id.len() > 128 { None } else { self.rows.get(id).await? };
             let Stored { version, value: row, .. } = found.as_ref().ok_or_else(over)?;
             // Not the purpose: where nobody was signed in it says whether an account has the contact, which is told to
             // who has the code alone.
             let is_meant = row.user_id == expected.user_id
                 && row.app == expected.app
                 && expected.contact.is_none_or(|contact| normal(contact) == normal(&row.contact));
-            if !is_meant || row.expires_at <= self.now() || row.attempts >= MAX_ATTEMPTS {
+            if !is_meant || row.expires_at <= self.platform.now() || row.attempts >= MAX_ATTEMPTS {
                 return Err(over());
             }
             let sent = self.platform.seal.open(&place(&row.id), &row.code).map_err(|_| over())?;
@@ -186,7 +176,7 @@ impl Users {
                 return found.clone().ok_or_else(over);
             }
             let counted = OtpRow { attempts: row.attempts + 1, ..row.clone() };
-            aside(self.platform.store.commit(self.otps.replace(&row.id, &counted, Some(*version))?.into())).await?;
+            aside(self.platform.store.commit(self.rows.replace(&row.id, &counted, Some(*version))?.into())).await?;
             match MAX_ATTEMPTS - counted.attempts {
                 0 => Err(failed("the code is wrong, and was wrong too often; ask for another")),
                 left => Err(failed(&format!("the code is wrong; {left} more tries"))),
@@ -196,16 +186,16 @@ impl Users {
     }
 
     /// Codes whose time is over go.
-    pub(in crate::user) async fn forget_codes(users: Arc<Users>) {
-        let over = Filter::range("expiresAt", None, Some(users.now().to_string().into()));
+    pub async fn forget_codes(codes: Arc<Codes>) {
+        let over = Filter::range("expiresAt", None, Some(codes.platform.now().to_string().into()));
         let outcome = async {
-            let old = users.platform.store.find(OTPS.name, &Query::all().filter(over).limit(10_000)).await?;
+            let old = codes.platform.store.find(OTPS.name, &Query::all().filter(over).limit(10_000)).await?;
             let remove = |row: openorch_store::Row| Write::Delete {
                 collection: OTPS.name,
                 id: row.id,
                 version: Some(row.version),
             };
-            users.platform.store.commit(old.rows.into_iter().map(remove).collect::<Batch>()).await
+            codes.platform.store.commit(old.rows.into_iter().map(remove).collect::<Batch>()).await
         };
         if let Err(error) = outcome.await {
             tracing::warn!("old codes could not be removed yet: {error}");

@@ -4,11 +4,6 @@ use std::time::Duration;
 
 use openorch_chassis::{setting_choice, settings, settings::ByteSize};
 
-use crate::user::{
-    authn::passwords::{queue::HashSettings, rules::PasswordRules},
-    authz::rules::usage::AccessLimits,
-};
-
 /// Who may register an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registration {
@@ -81,34 +76,9 @@ impl UserSettings {
             None => Registration::Closed,
         }
     }
-
-    /// What passwords must be like.
-    pub fn password_rules(&self, loopback_only: bool) -> PasswordRules {
-        PasswordRules::new(loopback_only, self.password_min, *self.password_max_bytes)
-    }
-
-    pub(in crate::user) fn access_limits(&self) -> AccessLimits {
-        AccessLimits {
-            grant_names: self.max_grant_names_per_account,
-            account_bytes: *self.max_access_rule_memory_per_account,
-            total_bytes: *self.max_access_rule_memory,
-            role_assignments: self.max_role_assignments_per_account,
-        }
-    }
-
-    pub(in crate::user) fn hashes(&self) -> HashSettings {
-        HashSettings {
-            concurrency: self.password_hash_concurrency.unwrap_or_else(half_of_cores),
-            max_wait: self.password_hash_max_wait,
-        }
-    }
-
-    pub(in crate::user) fn signing_concurrency(&self) -> usize {
-        self.token_signing_concurrency.unwrap_or_else(half_of_cores)
-    }
 }
 
 /// A storm of sign-ins leaves half of the cores to everything else.
-fn half_of_cores() -> usize {
+pub fn half_of_cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
