@@ -109,6 +109,35 @@ fn imports_in_the_user_service_go_one_way_and_never_in_a_circle() {
     }
 }
 
+/// What is stored outlives the wire types: a row is a type of its own, so that these may change.
+#[test]
+fn what_services_store_are_rows_in_files_of_that_name() {
+    fn walk(folder: &Path, rows: &mut usize) {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                walk(&path, rows);
+                continue;
+            }
+            let (text, shown) = (fs::read_to_string(&path).unwrap(), path.display());
+            let is_of_rows = path.file_name().is_some_and(|name| name == "rows.rs");
+            for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+                let declares = line.contains("static ") && line.contains(": Collection =");
+                let is_row = line.contains("struct ") && line.split_whitespace().any(|word| word.ends_with("Row"));
+                assert!(is_of_rows || !(declares || is_row), "{shown}: `{line}` is for the file `rows.rs`");
+                *rows += usize::from(is_row);
+                for stored in line.split("Table<").skip(1).filter_map(|rest| rest.split('>').next()) {
+                    // The entries of the audit log are written, and read, by the chassis.
+                    let fits = stored.ends_with("Row") || ["T", "AuditEntry"].contains(&stored);
+                    assert!(fits, "{shown}: `{stored}` is stored and no row");
+                }
+            }
+        }
+    }
+    let mut rows = 0;
+    walk(&root().join("services/src"), &mut rows);
+    assert!(rows > 20, "rows are read wrongly");
+}
+
 #[test]
 fn every_source_file_says_what_it_is_for_and_stays_readable() {
     fn walk(folder: &Path) {

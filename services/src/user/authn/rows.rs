@@ -117,5 +117,6 @@ pub struct KeyPairRow {
 #[serde(rename_all = "camelCase")]
 pub struct RetiredKey {
     pub at: Time,
+    /// As it is published.
     pub public: openorch_api::user::Key,
 }

@@ -56,7 +56,7 @@ impl Authz {
     /// The app of a session, as others are told of it.
     pub fn app(&self, id: &str) -> App {
         match by_id(&self.check_rules(), id) {
-            Ok(row) => row.to_wire(),
+            Ok(row) => row.into(),
             Err(_) => App { id: id.to_owned(), host: id.to_owned() },
         }
     }

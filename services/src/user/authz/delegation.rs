@@ -39,13 +39,13 @@ pub async fn save(cx: Cx<Authz>, Body(mut row): Body<Delegation>) -> Result<Json
         names.sort();
         names.dedup();
     }
-    cx.change_rules(|_| Ok((vec![Change::SaveDelegation(row)], Batch::new()))).await?;
+    cx.change_rules(|_| Ok((vec![Change::SaveDelegation(row.into())], Batch::new()))).await?;
     Ok(Json(Empty {}))
 }
 
 pub async fn list(cx: Cx<Authz>, (): ()) -> Result<Json<ListDelegationsResponse>> {
     let rules = cx.rules();
-    let mut delegations: Vec<Delegation> = rules.delegations.values().map(|row| Delegation::clone(row)).collect();
+    let mut delegations: Vec<Delegation> = rules.delegations.values().map(|row| (&**row).into()).collect();
     cx.platform.refuse_long_list(delegations.len(), "delegations", "delete some")?;
     delegations.sort_by(|a, b| a.slug.cmp(&b.slug));
     Ok(Json(ListDelegationsResponse { delegations }))

@@ -6,8 +6,8 @@ use std::{collections::HashSet, sync::Arc};
 use openorch_api::{
     Body, Json, Path, Slug,
     user::{
-        Empty, GRANT_CREATE, Grant, GrantId, ListGrantsRequest, ListGrantsResponse, ListPermitsRequest,
-        ListPermitsResponse, Permit, SaveGrantsRequest, SavePermitsRequest, errors,
+        Empty, GRANT_CREATE, GrantId, ListGrantsRequest, ListGrantsResponse, ListPermitsRequest, ListPermitsResponse,
+        SaveGrantsRequest, SavePermitsRequest, errors,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result};
@@ -205,30 +205,13 @@ pub async fn list(cx: Cx<Authz>, Body(request): Body<ListGrantsRequest>) -> Resu
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let is_grant = |row: &GrantRow| !row.slugs.is_empty() || row.role_ids.is_empty();
     let (rows, next) = found(&cx, request.permission_id, request.slug, is_grant, paging)?;
-    let grants = rows.into_iter().map(|row| Grant {
-        id: row.id.clone(),
-        permission_id: row.permission_id.clone(),
-        slugs: row.slugs.clone(),
-    });
-    Ok(Json(ListGrantsResponse { grants: grants.collect(), next }))
+    Ok(Json(ListGrantsResponse { grants: rows.iter().map(|row| (&**row).into()).collect(), next }))
 }
 
 pub async fn list_permits(cx: Cx<Authz>, Body(request): Body<ListPermitsRequest>) -> Result<Json<ListPermitsResponse>> {
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
     let (rows, next) = found(&cx, request.permission, request.slug, |_| true, paging)?;
-    let permits = rows.into_iter().map(|row| {
-        let row = GrantRow::clone(&row);
-        Permit {
-            app_id: row.app,
-            id: row.id,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-            permission: row.permission_id,
-            slugs: row.slugs,
-            roles: row.role_ids,
-        }
-    });
-    Ok(Json(ListPermitsResponse { permits: permits.collect(), next }))
+    Ok(Json(ListPermitsResponse { permits: rows.iter().map(|row| (&**row).into()).collect(), next }))
 }
 
 pub async fn delete(cx: Cx<Authz>, Path(id): Path<GrantId>) -> Result<Json<Empty>> {

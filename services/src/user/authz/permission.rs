@@ -53,7 +53,7 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SavePermissionsRequest>) ->
                 created_at: known.map_or(now, |row| row.created_at),
                 updated_at: now,
             };
-            saved.push(row.to_wire());
+            saved.push((&row).into());
             // A service saves the same permissions at every start.
             if known.is_none_or(|known| (&known.name, &known.description) != (&row.name, &row.description)) {
                 changes.push(Change::SavePermission(row));

@@ -1,6 +1,9 @@
 //! What is stored of roles, permissions, grants, delegations and apps.
 
-use openorch_api::Time;
+use openorch_api::{
+    Time,
+    user::{App, Delegation, Enroll, Grant, Permission, Permit, Role},
+};
 use openorch_chassis::Caller;
 use openorch_store::{Collection, Index};
 use serde::{Deserialize, Serialize};
@@ -47,15 +50,15 @@ pub struct RoleRow {
     pub going: bool,
 }
 
-impl RoleRow {
-    pub fn to_wire(&self) -> openorch_api::user::Role {
-        openorch_api::user::Role {
-            id: self.id.clone(),
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-            name: self.name.clone(),
-            description: self.description.clone(),
-            owner_id: self.owner_id.clone(),
+impl From<&RoleRow> for Role {
+    fn from(row: &RoleRow) -> Role {
+        Role {
+            id: row.id.clone(),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            name: row.name.clone(),
+            description: row.description.clone(),
+            owner_id: row.owner_id.clone(),
         }
     }
 }
@@ -134,6 +137,21 @@ impl RoleLinkRow {
     }
 }
 
+impl From<RoleLinkRow> for Enroll {
+    fn from(row: RoleLinkRow) -> Enroll {
+        Enroll {
+            id: row.id(),
+            app_id: row.app,
+            created_at: row.created_at,
+            updated_at: row.created_at,
+            user_id: row.user_id,
+            contact_id: String::new(),
+            role: row.role_id,
+            created_by: row.created_by,
+        }
+    }
+}
+
 /// The tenant under which it is written that someone has a role. Who is admin of the platform is so everywhere, and that
 /// is written once.
 pub fn app_of<'a>(role_id: &str, app: &'a str) -> &'a str {
@@ -151,15 +169,15 @@ pub struct PermissionRow {
     pub updated_at: Time,
 }
 
-impl PermissionRow {
-    pub fn to_wire(&self) -> openorch_api::user::Permission {
-        openorch_api::user::Permission {
-            id: self.id.clone(),
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-            name: self.name.clone(),
-            description: self.description.clone(),
-            owner_id: self.owner_id.clone(),
+impl From<&PermissionRow> for Permission {
+    fn from(row: &PermissionRow) -> Permission {
+        Permission {
+            id: row.id.clone(),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            name: row.name.clone(),
+            description: row.description.clone(),
+            owner_id: row.owner_id.clone(),
         }
     }
 }
@@ -195,6 +213,49 @@ pub struct GrantRow {
     pub updated_at: Time,
 }
 
+impl From<&GrantRow> for Grant {
+    fn from(row: &GrantRow) -> Grant {
+        Grant { id: row.id.clone(), permission_id: row.permission_id.clone(), slugs: row.slugs.clone() }
+    }
+}
+
+impl From<&GrantRow> for Permit {
+    fn from(row: &GrantRow) -> Permit {
+        Permit {
+            app_id: row.app.clone(),
+            id: row.id.clone(),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            permission: row.permission_id.clone(),
+            slugs: row.slugs.clone(),
+            roles: row.role_ids.clone(),
+        }
+    }
+}
+
+/// What a service may do for its callers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DelegationRow {
+    pub slug: String,
+    #[serde(default)]
+    pub operations: Vec<String>,
+    #[serde(default)]
+    pub services: Vec<String>,
+}
+
+impl From<&DelegationRow> for Delegation {
+    fn from(row: &DelegationRow) -> Delegation {
+        Delegation { slug: row.slug.clone(), operations: row.operations.clone(), services: row.services.clone() }
+    }
+}
+
+impl From<Delegation> for DelegationRow {
+    fn from(wanted: Delegation) -> DelegationRow {
+        DelegationRow { slug: wanted.slug, operations: wanted.operations, services: wanted.services }
+    }
+}
+
 /// A role for whoever shows that a contact is its own.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -220,6 +281,21 @@ impl ContactEnrollRow {
     }
 }
 
+impl From<ContactEnrollRow> for Enroll {
+    fn from(row: ContactEnrollRow) -> Enroll {
+        Enroll {
+            id: row.id(),
+            app_id: row.app,
+            created_at: row.created_at,
+            updated_at: row.created_at,
+            user_id: String::new(),
+            contact_id: row.contact,
+            role: row.role_id,
+            created_by: row.created_by,
+        }
+    }
+}
+
 /// A tenant, known by a host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -230,8 +306,8 @@ pub struct AppRow {
     pub updated_at: Time,
 }
 
-impl AppRow {
-    pub fn to_wire(&self) -> openorch_api::user::App {
-        openorch_api::user::App { id: self.id.clone(), host: self.host.clone() }
+impl From<&AppRow> for App {
+    fn from(row: &AppRow) -> App {
+        App { id: row.id.clone(), host: row.host.clone() }
     }
 }

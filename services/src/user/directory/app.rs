@@ -65,7 +65,8 @@ pub async fn list(cx: Cx<Directory>, Body(request): Body<ListAppsRequest>) -> Re
     let ids: HashSet<String> = request.ids.into_iter().collect();
     let fits = |app: &App| is_open || ids.contains(&app.id) || hosts.contains(&app.host);
     let rules = cx.authz.rules();
-    let mut apps: Vec<App> = rules.apps.values().map(|row| row.to_wire()).chain([default_app()]).filter(fits).collect();
+    let mut apps: Vec<App> =
+        rules.apps.values().map(|row| (&**row).into()).chain([default_app()]).filter(fits).collect();
     apps.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(Json(ListAppsResponse { apps }))
 }
@@ -113,7 +114,7 @@ pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) ->
                 created_at: before.map_or(now, |row| row.created_at),
                 updated_at: now,
             };
-            app = row.to_wire();
+            app = (&row).into();
             let fresh = Guard::Absent { collection: APPS.name, id: row.id.clone() };
             let batch = if before.is_none() { Batch::new().require(fresh) } else { Batch::new() };
             Ok((vec![Change::SaveApp(row)], batch))

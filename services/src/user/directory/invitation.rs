@@ -96,7 +96,7 @@ pub async fn create(
         Ok(cx.platform.store.commit(batch).await?)
     })
     .await?;
-    Ok(Json(CreateInvitationResponse { invitation: Invitation { code, ..to_wire(row) } }))
+    Ok(Json(CreateInvitationResponse { invitation: Invitation { code, ..row.into() } }))
 }
 
 /// Those to the caller's app, or to all of them for an admin.
@@ -111,7 +111,7 @@ pub async fn list(cx: Cx<Directory>, Query(request): Query<PageRequest>) -> Resu
     paging.refuse_long(page.items.len(), "invitations", "name a `limit`")?;
     let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
     Ok(Json(ListInvitationsResponse {
-        invitations: page.items.into_iter().map(|row| to_wire(row.value)).collect(),
+        invitations: page.items.into_iter().map(|row| row.value.into()).collect(),
         next,
     }))
 }
@@ -176,18 +176,6 @@ impl Directory {
             0 => self.invitations.delete(&row.id, Some(version)),
             _ => self.invitations.replace(&row.id, &row, Some(version))?,
         }))
-    }
-}
-
-fn to_wire(row: InvitationRow) -> Invitation {
-    Invitation {
-        id: row.id,
-        code: String::new(),
-        created_at: row.created_at,
-        expires_at: row.expires_at,
-        uses_left: row.uses_left,
-        role_ids: row.role_ids,
-        created_by: row.created_by,
     }
 }
 

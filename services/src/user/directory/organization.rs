@@ -49,7 +49,7 @@ pub async fn create(
 ) -> Result<Json<CreateOrganizationResponse>> {
     let row = cx.new_organization(cx.caller()?, request)?;
     cx.found_organization(cx.caller()?, &row).await?;
-    Ok(Json(CreateOrganizationResponse { organization: row.to_wire() }))
+    Ok(Json(CreateOrganizationResponse { organization: (&row).into() }))
 }
 
 pub async fn save(
@@ -70,7 +70,7 @@ pub async fn save(
     let organization = match known {
         None => {
             cx.found_organization(caller, &fresh).await?;
-            fresh.to_wire()
+            (&fresh).into()
         }
         Some(known) => cx.change_organization(caller, &known.id, fresh).await?,
     };
@@ -97,7 +97,7 @@ pub async fn list(
     query.after = crate::query::place_of(request.after)?;
     let page = cx.organizations.page(&query).await?;
     let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
-    let organizations = page.items.iter().map(|row| row.value.to_wire()).collect();
+    let organizations = page.items.iter().map(|row| (&row.value).into()).collect();
     Ok(Json(ListOrganizationsResponse { organizations, next }))
 }
 
@@ -245,7 +245,7 @@ impl Directory {
         let rows = self.organizations.find(&Query::all().is_in("id", ids).ascending("createdAt")).await?;
         let founded = rows.iter().find(|row| row.value.founder_id == *account.id).or(rows.first());
         let active = founded.map(|row| row.id.clone()).unwrap_or_default();
-        Ok((rows.iter().map(|row| row.value.to_wire()).collect(), active))
+        Ok((rows.iter().map(|row| (&row.value).into()).collect(), active))
     }
 
     /// Adds to a batch that takes this role from an account that leaves for good what the others need: an organization
@@ -412,7 +412,7 @@ impl Directory {
                 ),
                 other => other.into(),
             })?;
-            Ok(row.to_wire())
+            Ok((&row).into())
         })
         .await
     }

@@ -1,6 +1,9 @@
 //! What is stored of organizations and invitations.
 
-use openorch_api::Time;
+use openorch_api::{
+    Time,
+    user::{Invitation, Organization},
+};
 use openorch_store::{Collection, Index};
 use serde::{Deserialize, Serialize};
 
@@ -30,14 +33,14 @@ pub struct OrganizationRow {
     pub updated_at: Time,
 }
 
-impl OrganizationRow {
-    pub fn to_wire(&self) -> openorch_api::user::Organization {
-        openorch_api::user::Organization {
-            id: self.id.clone(),
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-            name: self.name.clone(),
-            slug: self.slug.clone().unwrap_or_default(),
+impl From<&OrganizationRow> for Organization {
+    fn from(row: &OrganizationRow) -> Organization {
+        Organization {
+            id: row.id.clone(),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            name: row.name.clone(),
+            slug: row.slug.clone().unwrap_or_default(),
         }
     }
 }
@@ -60,4 +63,19 @@ pub struct InvitationRow {
     /// Its id, whose rights count when the invitation is redeemed. Empty in rows of older versions.
     #[serde(default)]
     pub created_by_id: String,
+}
+
+impl From<InvitationRow> for Invitation {
+    fn from(row: InvitationRow) -> Invitation {
+        Invitation {
+            id: row.id,
+            // It is shown once and not stored.
+            code: String::new(),
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            uses_left: row.uses_left,
+            role_ids: row.role_ids,
+            created_by: row.created_by,
+        }
+    }
 }

@@ -23,7 +23,7 @@ use crate::user::{
     },
     authz::{
         roles::givable::refuse_foreign_roles,
-        rows::{CONTACT_ENROLLS, ROLE_LINKS, RoleLinkRow},
+        rows::{CONTACT_ENROLLS, DelegationRow, ROLE_LINKS, RoleLinkRow},
         rules::{Change, Rules},
     },
     directory::{
@@ -56,7 +56,7 @@ pub async fn list(cx: Cx<Directory>, Body(request): Body<GetUsersRequest>) -> Re
     let count = if counts { cx.accounts.users.count(&asked.filters).await? } else { 0 };
     let page = cx.accounts.users.page(&asked).await?;
     let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
-    let users = page.items.iter().map(|row| row.value.to_wire()).collect();
+    let users = page.items.iter().map(|row| (&row.value).into()).collect();
     Ok(Json(GetUsersResponse { users, count, next, ..Default::default() }))
 }
 
@@ -152,7 +152,7 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
         Ok(())
     })
     .await?;
-    Ok(Json(CreateUserResponse { user: user.to_wire() }))
+    Ok(Json(CreateUserResponse { user: (&user).into() }))
 }
 
 pub async fn save(
@@ -252,7 +252,7 @@ fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
         if row.slug == user.slug {
             changes.push(Change::DeleteDelegation(row.slug.clone()));
         } else if row.services.contains(&user.slug) {
-            let mut row = openorch_api::user::Delegation::clone(row);
+            let mut row = DelegationRow::clone(row);
             row.services.retain(|slug| *slug != user.slug);
             changes.push(Change::SaveDelegation(row));
         }

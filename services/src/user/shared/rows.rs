@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use openorch_api::Time;
+use openorch_api::{
+    Time,
+    user::{Contact, User},
+};
 use openorch_store::{Collection, Index};
 use serde::{Deserialize, Serialize};
 
@@ -41,8 +44,9 @@ pub struct UserRow {
     pub id: String,
     pub slug: String,
     pub name: String,
+    /// As they are told, but for the id of the account.
     #[serde(default)]
-    pub contacts: Vec<openorch_api::user::Contact>,
+    pub contacts: Vec<Contact>,
     /// What a search begins with, of any word of slug and name: see [`search_prefixes`].
     #[serde(default)]
     pub search_prefixes: Vec<String>,
@@ -58,17 +62,17 @@ pub struct UserRow {
     pub updated_at: Time,
 }
 
-impl UserRow {
-    pub fn to_wire(&self) -> openorch_api::user::User {
-        openorch_api::user::User {
-            id: self.id.clone(),
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-            name: self.name.clone(),
-            slug: self.slug.clone(),
-            contacts: self.contacts.clone(),
-            labels: self.labels.clone(),
-            thumbnail_file_id: self.thumbnail_file_id.clone(),
+impl From<&UserRow> for User {
+    fn from(row: &UserRow) -> User {
+        User {
+            id: row.id.clone(),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            name: row.name.clone(),
+            slug: row.slug.clone(),
+            contacts: row.contacts.clone(),
+            labels: row.labels.clone(),
+            thumbnail_file_id: row.thumbnail_file_id.clone(),
         }
     }
 }

@@ -71,7 +71,7 @@ impl Account {
             managed_in: managed_in.chain([home.into()]).collect(),
             everywhere: roles_of(&is_everywhere),
             trusted: roles_of(&RoleLinkRow::is_trusted).to_vec().into(),
-            profile: row.to_wire(),
+            profile: row.into(),
             made_from: None,
         }
     }

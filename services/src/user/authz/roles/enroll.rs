@@ -100,7 +100,7 @@ pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Res
                 query = query.equals("byContact", Value::Null);
             }
             let rows = cx.role_links.find(&query).await?;
-            enrolls.extend(rows.into_iter().map(|row| to_wire(row.value)));
+            enrolls.extend(rows.into_iter().map(|row| Enroll::from(row.value)));
             (enrolls.len() < wanted && user_id.is_none()).then(ContactPlace::default)
         }
         Place::Accounts(_) => return Err(not_a_place()),
@@ -264,7 +264,7 @@ impl Authz {
                 (ContactPlace { enroll_id, link_id }, shown_to(asked.caller, row.value))
             };
             let of_waiting = |row: Stored<ContactEnrollRow>| {
-                (ContactPlace { enroll_id: row.id, link_id: String::new() }, waiting(row.value))
+                (ContactPlace { enroll_id: row.id, link_id: String::new() }, Enroll::from(row.value))
             };
             let (links_go_on, waits_go_on) = (links.next.is_some(), waits.next.is_some());
             let links: Vec<_> = links.items.into_iter().map(of_link).collect();
@@ -365,7 +365,7 @@ impl Authz {
                 self.count_given(giving, caller).await?;
                 giving.batch.push(self.contact_enrolls.upsert(waits.id(), &waits)?);
                 giving.batch.push(self.role_links.upsert(link.id(), link)?);
-                return Ok(to_wire(link.clone()));
+                return Ok(Enroll::from(link.clone()));
             }
             let is_same_way = known.contact_enroll_id == link.contact_enroll_id;
             if is_same_way || by_contact.is_none() || caller.is_admin() {
@@ -392,7 +392,7 @@ impl Authz {
             (Some(link), None) => {
                 self.count_given(giving, caller).await?;
                 self.give(giving, link.clone()).await?;
-                Ok(to_wire(link))
+                Ok(link.into())
             }
             (Some(link), Some(_))
                 if known.is_none() && (caller.is_admin() || self.has_room(giving, &link).await?.is_ok()) =>
@@ -402,7 +402,7 @@ impl Authz {
                 Ok(shown_to(caller, link))
             }
             // It waits as it was given first.
-            (_, Some(row)) => Ok(waiting(match kept {
+            (_, Some(row)) => Ok(Enroll::from(match kept {
                 Some(known) => known,
                 None => {
                     giving.batch.push(self.contact_enrolls.upsert(row.id(), &row)?);
@@ -469,34 +469,8 @@ fn for_contact(caller: &Caller, app: &str, input: &EnrollInput, now: Time) -> Co
 fn shown_to(caller: &Caller, link: RoleLinkRow) -> Enroll {
     match (&link.by_contact, &link.contact_enroll_id) {
         (Some(contact), Some(id)) if !caller.is_admin() => {
-            Enroll { id: id.clone(), user_id: String::new(), contact_id: contact.clone(), ..to_wire(link.clone()) }
+            Enroll { id: id.clone(), user_id: String::new(), contact_id: contact.clone(), ..Enroll::from(link.clone()) }
         }
-        _ => to_wire(link),
-    }
-}
-
-fn waiting(row: ContactEnrollRow) -> Enroll {
-    Enroll {
-        id: row.id(),
-        app_id: row.app,
-        created_at: row.created_at,
-        updated_at: row.created_at,
-        user_id: String::new(),
-        contact_id: row.contact,
-        role: row.role_id,
-        created_by: row.created_by,
-    }
-}
-
-fn to_wire(row: RoleLinkRow) -> Enroll {
-    Enroll {
-        id: row.id(),
-        app_id: row.app,
-        created_at: row.created_at,
-        updated_at: row.created_at,
-        user_id: row.user_id,
-        contact_id: String::new(),
-        role: row.role_id,
-        created_by: row.created_by,
+        _ => link.into(),
     }
 }

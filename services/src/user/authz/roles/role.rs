@@ -37,7 +37,7 @@ pub async fn list(cx: Cx<Authz>, Query(request): Query<PageRequest>) -> Result<J
     let rules = cx.rules();
     let rows = rules.roles.values().map(|row| ([row.name.as_str(), row.id.as_str()], row));
     let (rows, next) = paging.page(rows, "roles", NAME_A_LIMIT)?;
-    Ok(Json(GetRolesResponse { roles: rows.into_iter().map(|row| row.to_wire()).collect(), next }))
+    Ok(Json(GetRolesResponse { roles: rows.into_iter().map(|row| (&**row).into()).collect(), next }))
 }
 
 pub async fn create(cx: Cx<Authz>, Body(request): Body<CreateRoleRequest>) -> Result<Json<CreateRoleResponse>> {
@@ -81,7 +81,7 @@ pub async fn create(cx: Cx<Authz>, Body(request): Body<CreateRoleRequest>) -> Re
         if let Some(wanted) = &request.permission_ids {
             changes.extend(with_permissions(caller, rules, &row.id, wanted)?);
         }
-        saved = Some(row.to_wire());
+        saved = Some((&row).into());
         Ok((changes, Batch::new()))
     })
     .await?;
@@ -114,7 +114,7 @@ pub async fn permissions(
     let has = rules.permissions_of(&id.0).filter_map(|permission| rules.permissions.get(permission));
     let rows = has.map(|row| ([row.name.as_str(), row.id.as_str()], row));
     let (rows, next) = paging.page(rows, "permissions", NAME_A_LIMIT)?;
-    Ok(Json(GetPermissionsByRoleResponse { permissions: rows.into_iter().map(|row| row.to_wire()).collect(), next }))
+    Ok(Json(GetPermissionsByRoleResponse { permissions: rows.into_iter().map(|row| (&**row).into()).collect(), next }))
 }
 
 /// A role is its owner's alone (contract decision 27). Nobody can sign in as the owner of a built-in one, so those are

@@ -13,7 +13,6 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use openorch_api::user::Delegation;
 use openorch_chassis::Caller;
 use openorch_store::{Filter, Guard, Query, Store, StoreError, Table};
 
@@ -21,8 +20,8 @@ use crate::user::{
     authz::{
         guards::still_has_role,
         rows::{
-            APPS, AppRow, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow,
-            PermissionRow, ROLES, RoleRow,
+            APPS, AppRow, DELEGATIONS, DelegationRow, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS,
+            PermissionLinkRow, PermissionRow, ROLES, RoleRow,
         },
         rules::{
             index::{Granted, Ids, Map, Pairs, entry},
@@ -46,7 +45,7 @@ pub struct Rules {
     pub permissions: Map<Arc<PermissionRow>>,
     pub grants: Map<Arc<GrantRow>>,
     /// By the slug of the service.
-    pub delegations: Map<Arc<Delegation>>,
+    pub delegations: Map<Arc<DelegationRow>>,
     /// By host.
     pub apps: Map<Arc<AppRow>>,
     apps_by_id: Map<Arc<AppRow>>,
@@ -83,7 +82,7 @@ pub enum Change {
     Unlink(PermissionLinkRow),
     SaveGrant(GrantRow),
     DeleteGrant(String),
-    SaveDelegation(Delegation),
+    SaveDelegation(DelegationRow),
     DeleteDelegation(String),
     SaveApp(AppRow),
     DeleteApp(String),
@@ -101,7 +100,7 @@ impl Rules {
         changes.extend(roles.into_iter().map(|row| Change::SaveRole(row.value)));
         let links = Table::<PermissionLinkRow>::new(store.clone(), &PERMISSION_LINKS).find(&all).await?;
         changes.extend(links.into_iter().map(|row| Change::Link(row.value)));
-        let delegations = Table::<Delegation>::new(store.clone(), &DELEGATIONS).find(&all).await?;
+        let delegations = Table::<DelegationRow>::new(store.clone(), &DELEGATIONS).find(&all).await?;
         changes.extend(delegations.into_iter().map(|row| Change::SaveDelegation(row.value)));
         let apps = Table::<AppRow>::new(store.clone(), &APPS).find(&all).await?;
         changes.extend(apps.into_iter().map(|row| Change::SaveApp(row.value)));

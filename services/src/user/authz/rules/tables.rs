@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use openorch_api::user::Delegation;
 use openorch_store::{Batch, Filter, Store, StoreError, Table, Write};
 
 use crate::user::authz::{
     rows::{
-        APPS, AppRow, CONTACT_ENROLLS, DELEGATIONS, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS, PermissionLinkRow,
-        PermissionRow, ROLE_LINKS, ROLES, RoleRow,
+        APPS, AppRow, CONTACT_ENROLLS, DELEGATIONS, DelegationRow, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS,
+        PermissionLinkRow, PermissionRow, ROLE_LINKS, ROLES, RoleRow,
     },
     rules::Change,
 };
@@ -19,7 +18,7 @@ pub struct RuleTables {
     permissions: Table<PermissionRow>,
     links: Table<PermissionLinkRow>,
     grants: Table<GrantRow>,
-    delegations: Table<Delegation>,
+    delegations: Table<DelegationRow>,
     apps: Table<AppRow>,
 }
 
