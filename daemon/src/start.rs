@@ -163,7 +163,7 @@ async fn assemble(
     let newest = audit.newest().await?.max(registry::last_heartbeat(&store).await?);
     let grace_left = user::stored_clock_grace(&store).await?;
     let ages = Arc::new(Ages::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.expiry.clone()));
-    let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone()));
+    let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone(), &user::ACCOUNTS));
     let outbound = Arc::new(Outbound::new(settings.outbound.clone()));
     let table = Arc::new(Table::new());
     let mut platform = Platform {

@@ -138,6 +138,32 @@ fn what_services_store_are_rows_in_files_of_that_name() {
     assert!(rows > 20, "rows are read wrongly");
 }
 
+/// Services meet in its traits. Its own tests may take a service for an example.
+#[test]
+fn the_chassis_knows_no_service_by_name() {
+    let services = fs::read_dir(root().join("services/src")).unwrap().map(|entry| entry.unwrap().path());
+    let names: Vec<String> = services
+        .filter(|path| path.is_dir())
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    fn walk(folder: &Path, names: &[String]) {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                walk(&path, names);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+            for name in names.iter().filter(|name| *name != "platform") {
+                for form in [format!("{name}-svc"), format!("openorch_api::{name}"), format!("    {name}::")] {
+                    assert!(!code.contains(&form), "{} names the service `{name}`: {form}", path.display());
+                }
+            }
+        }
+    }
+    walk(&root().join("chassis/src"), &names);
+}
+
 #[test]
 fn every_source_file_says_what_it_is_for_and_stays_readable() {
     fn walk(folder: &Path) {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use openorch_api::{
     Body, Json, Slug,
-    user::{AuditEntry, ListAuditRequest, ListAuditResponse},
+    audit::AuditEntry,
+    user::{ListAuditRequest, ListAuditResponse},
 };
 use openorch_chassis::{Cx, Error, Platform, Result, audit::ENTRIES};
 use openorch_store::{Cursor, Filter, Query, Table};
@@ -18,6 +19,7 @@ pub struct AuditLog {
     platform: Platform,
     settings: AuditSettings,
     accounts: Accounts,
+    /// Written by the chassis, which stores them as they are listed.
     pub entries: Table<AuditEntry>,
 }
 

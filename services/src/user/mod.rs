@@ -31,6 +31,7 @@ pub use self::{
     seed::{Seeded, open, reset_admin_password, seed},
     shared::{
         accounts::ADMIN_SLUG,
+        rows::USERS as ACCOUNTS,
         settings::{AuditSettings, Registration, UserSettings},
         start_error::StartError,
     },

@@ -11,8 +11,9 @@ use std::{
 
 use openorch_api::{
     Body, Json, Path, Time,
+    audit::AuditEntry,
     error::{access, platform},
-    user::{AuditEntry, ContactId, ContactInput, RoleId, UserId, errors},
+    user::{ContactId, ContactInput, RoleId, UserId, errors},
 };
 use openorch_chassis::{
     Caller, Credential, Cx, Identity,

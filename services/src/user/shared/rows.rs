@@ -20,7 +20,7 @@ pub fn default_app() -> String {
 }
 
 pub static USERS: Collection = Collection {
-    name: openorch_chassis::identity::ACCOUNTS,
+    name: "userSvcUsers",
     indexes: &[
         Index::unique(&["slug"]),
         Index::each("searchPrefixes", &["createdAt"]),
