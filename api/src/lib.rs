@@ -1,6 +1,7 @@
 //! The contract: for each service its wire types, its permissions and its table of operations, and the folds over the
 //! table that need no I/O (decoding, the OpenAPI document). Imports nothing of ours and no web framework.
 
+pub mod audit;
 mod check;
 pub mod error;
 pub mod form;

@@ -18,8 +18,9 @@ use std::{
 
 use openorch_api::{
     Parts, Row, Time,
+    audit::{AuditEntry, AuditOutcome},
     error::access,
-    user::{AuditEntry, AuditOutcome},
+    role,
 };
 use openorch_store::{
     Batch, BoxFuture, Collection, Committed, Filter, Guard, Index, Layer, Query, Result, Store, StoreError, Table,
@@ -27,9 +28,9 @@ use openorch_store::{
 };
 
 use self::{gathered::Due, target::Target};
-use crate::{Caller, Error, clock::Clock, identity::ACCOUNTS, ids::Ids, metrics::Registry};
+use crate::{Caller, Error, clock::Clock, ids::Ids, metrics::Registry};
 
-/// The entries, to be opened before the store is used.
+/// The entries, to be opened before the store is used. Named as by the first version.
 pub static ENTRIES: Collection = Collection {
     name: "userSvcAuditEntries",
     indexes: &[
@@ -107,8 +108,11 @@ impl Call {
             None => error,
             Some(Lost::Session) => Error::new(
                 &access::LOST_MEANWHILE,
-                "the session of this token ended, or its account lost the role `user-svc:admin`, while the call was in \
-                 progress: nothing was changed",
+                format!(
+                    "the session of this token ended, or its account lost the role `{}`, while the call was in progress: \
+                     nothing was changed",
+                    role::ADMIN
+                ),
             )
             .because(error),
             Some(Lost::Right) => Error::new(
@@ -378,11 +382,13 @@ impl Audit {
 pub struct Audited {
     store: Arc<dyn Store>,
     audit: Arc<Audit>,
+    /// The name of the collection of accounts, by id.
+    accounts: &'static str,
 }
 
 impl Audited {
-    pub fn new(store: Arc<dyn Store>, audit: Arc<Audit>) -> Audited {
-        Audited { store, audit }
+    pub fn new(store: Arc<dyn Store>, audit: Arc<Audit>, accounts: &'static Collection) -> Audited {
+        Audited { store, audit, accounts: accounts.name }
     }
 
     async fn commit_with_entry(&self, call: Arc<Call>, mut batch: Batch) -> Result<Committed> {
@@ -390,8 +396,8 @@ impl Audited {
         let actor = lock(&call.entry).actor_id.clone();
         // An account that was deleted meanwhile changes nothing more. One that registers is made by this very batch.
         let mut standing = lock(&call.standing).clone();
-        if !actor.is_empty() && !makes(&batch, &actor) {
-            standing.session.push(Guard::Exists { collection: ACCOUNTS, id: actor });
+        if !actor.is_empty() && !self.makes(&batch, &actor) {
+            standing.session.push(Guard::Exists { collection: self.accounts, id: actor });
         }
         // First, so that a call may end what it stands on.
         let guards = standing.session.iter().chain(&standing.right).cloned().map(Write::Require);
@@ -419,6 +425,12 @@ impl Audited {
         Ok(committed)
     }
 
+    /// Whether the batch makes this account.
+    fn makes(&self, batch: &Batch, account: &str) -> bool {
+        let is_of = |write: &Write| matches!(write, Write::Create { collection, id, .. } if *collection == self.accounts && id == account);
+        batch.0.iter().any(is_of)
+    }
+
     async fn hold(&self, guards: &[Guard]) -> Result<bool> {
         for guard in guards {
             let holds = match guard {
@@ -438,11 +450,6 @@ impl Audited {
 
 fn removal(id: String) -> Write {
     Write::Delete { collection: ENTRIES.name, id, version: None }
-}
-
-fn makes(batch: &Batch, account: &str) -> bool {
-    let of_account = |write: &Write| matches!(write, Write::Create { collection, id, .. } if *collection == ACCOUNTS && id == account);
-    batch.0.iter().any(of_account)
 }
 
 impl Layer for Audited {

@@ -8,9 +8,6 @@ use openorch_store::Guard;
 
 use crate::{BoxFuture, Result};
 
-/// The collection of accounts, by id.
-pub const ACCOUNTS: &str = "userSvcUsers";
-
 /// An account that was authenticated, as a request carries it.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -30,7 +27,7 @@ pub struct Caller {
 
 impl Caller {
     pub fn is_admin(&self) -> bool {
-        self.roles.iter().any(|role| &**role == "user-svc:admin")
+        self.roles.iter().any(|role| **role == *openorch_api::role::ADMIN)
     }
 }
 

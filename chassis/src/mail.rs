@@ -1,6 +1,6 @@
 //! The seam to whatever sends mail.
 
-use crate::{BoxFuture, Error, Result};
+use crate::{BoxFuture, Result};
 
 /// Sends mail for the daemon.
 pub trait Mailer: Send + Sync + 'static {
@@ -12,20 +12,4 @@ pub trait Mailer: Send + Sync + 'static {
     /// Hands a message for one reader to a mail server. `Invalid` where `to` is no address, `Unavailable` where the
     /// server does not take it, `Conflict` where none is set.
     fn send<'a>(&'a self, to: &'a str, subject: &'a str, text: String) -> BoxFuture<'a, Result<()>>;
-}
-
-/// Stands in where no mail server is set.
-pub struct NoMailer;
-
-impl Mailer for NoMailer {
-    fn check(&self) -> Result<()> {
-        Err(Error::new(
-            &openorch_api::user::errors::NO_MAIL_SERVER,
-            "this daemon sends no mail: an operator must set OPENORCH_SMTP_HOST and OPENORCH_SMTP_FROM",
-        ))
-    }
-
-    fn send<'a>(&'a self, _: &'a str, _: &'a str, _: String) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async { self.check() })
-    }
 }

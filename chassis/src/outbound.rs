@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{Error, Result, settings};
+use crate::{Result, settings};
 
 mod lookup;
 mod networks;
@@ -78,25 +78,19 @@ impl Outbound {
         }
     }
 
-    /// Whether `owner` may register `url`: an error if it points where nothing may be dialled. A name that does not
+    /// Whether `owner` may register `url`; why not, if it points where nothing may be dialled. A name that does not
     /// resolve now may do so later.
-    pub async fn check_now(&self, url: &InstanceUrl, owner: &str) -> Result<()> {
+    pub async fn check_now(&self, url: &InstanceUrl, owner: &str) -> Result<(), String> {
         let looked_up = timeout(self.settings.check_timeout, self.resolve(url, owner, Purpose::Check)).await;
         let Ok(Ok(addresses)) = looked_up else {
             return Ok(());
         };
-        let forbidden = |reason: String| {
-            Err(Error::new(
-                &openorch_api::registry::URL_NOT_ALLOWED,
-                format!("`{url}` cannot be the address of an instance: {reason}"),
-            ))
-        };
         // One of several being our own is enough: the name leads back here.
         if let Some(own) = addresses.iter().find(|address| self.is_own(**address)) {
-            return forbidden(own_refusal(*own));
+            return Err(own_refusal(*own));
         }
         match self.allowed(addresses) {
-            Err(DialError::Forbidden(reason)) => forbidden(reason),
+            Err(DialError::Forbidden(reason)) => Err(reason),
             _ => Ok(()),
         }
     }

@@ -383,7 +383,7 @@ impl Inner {
         {
             let way_out = match row.answers_token() {
                 true => "its answer is for the caller alone",
-                false => "an admin can open it to the service with PUT /user-svc/delegation",
+                false => "an admin can open it to the service by a delegation",
             };
             return Err(Error::new(
                 &codes::access::NOT_DELEGATED,

@@ -150,6 +150,11 @@ impl<S: Send + Sync + 'static> Service<S> {
         Service { state, mounted, long_answers }
     }
 
+    /// Goes on with another part of the service: what follows works on its state.
+    pub fn part<T: Send + Sync + 'static>(self, state: Arc<T>) -> Service<T> {
+        Service { state, mounted: self.mounted, long_answers: self.long_answers }
+    }
+
     /// Binds the handler of an operation.
     pub fn on<I, O, F, R>(self, op: Op<I, O>, handler: F) -> Self
     where

@@ -18,6 +18,22 @@ use crate::{
 /// A server that does not take a message within this time is away.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Stands in where no mail server is set.
+pub struct NoMailer;
+
+impl Mailer for NoMailer {
+    fn check(&self) -> Result<()> {
+        Err(Error::new(
+            &errors::NO_MAIL_SERVER,
+            "this daemon sends no mail: an operator must set OPENORCH_SMTP_HOST and OPENORCH_SMTP_FROM",
+        ))
+    }
+
+    fn send<'a>(&'a self, _: &'a str, _: &'a str, _: String) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { self.check() })
+    }
+}
+
 /// Sends through an SMTP server.
 pub struct SmtpMailer {
     transport: AsyncSmtpTransport<Tokio1Executor>,

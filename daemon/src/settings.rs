@@ -16,7 +16,7 @@ use std::{
 use openorch_chassis::{
     NodePlace,
     ages::ExpirySettings,
-    mail::{Mailer, NoMailer},
+    mail::Mailer,
     outbound::{InstanceUrl, OutboundSettings},
     router::ApiSettings,
     setting_choice, settings,
@@ -35,7 +35,11 @@ pub use self::{
     flags::{Flags, secrets_help},
     open_files::fit_open_files,
 };
-use crate::{StartError, mail::SmtpMailer, secrets::Secrets};
+use crate::{
+    StartError,
+    mail::{NoMailer, SmtpMailer},
+    secrets::Secrets,
+};
 
 settings! {
     /// The daemon as a whole; its settings have no table in the config file.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use openorch_chassis::{
-    Audit, BoxFuture, Builtin, Identity, Mounted, Platform,
+    Audit, BoxFuture, Builtin, Mounted, Platform,
     ages::Ages,
     audit::Audited,
     clock::Clock,
@@ -163,7 +163,7 @@ async fn assemble(
     let newest = audit.newest().await?.max(registry::last_heartbeat(&store).await?);
     let grace_left = user::stored_clock_grace(&store).await?;
     let ages = Arc::new(Ages::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.expiry.clone()));
-    let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone()));
+    let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone(), &user::ACCOUNTS));
     let outbound = Arc::new(Outbound::new(settings.outbound.clone()));
     let table = Arc::new(Table::new());
     let mut platform = Platform {
@@ -207,7 +207,7 @@ async fn assemble(
     let hooks = Hooks::of(&services);
     let default_password = Arc::new(AtomicBool::new(false));
     let users = user::open(&platform, seeded, hooks.clone(), default_password.clone()).await?;
-    let registration = users.registration();
+    let (registration, identity) = (users.registration(), users.identity());
     let passwords = users.password_counts().await?;
     tell_weak_passwords(passwords, asked_loopback || held_back.is_some());
     let own_key = match settings.engine() {
@@ -217,7 +217,7 @@ async fn assemble(
     let backups = Backups::new(store.clone(), clock, ids, settings.server_dir(), own_key);
     let backup = Box::new(move || -> BoxFuture<'static, _> { Box::pin(backups.clone().make()) });
     let own_paths = platform::Platform::new(store.clone(), registry.clone(), backup, VERSION);
-    services.extend([platform::service(own_paths), user::service(users.clone())]);
+    services.extend([platform::service(own_paths), user::service(users)]);
     let mut tasks = JoinSet::new();
     for task in services.iter_mut().flat_map(|service| std::mem::take(&mut service.tasks)) {
         tasks.spawn(supervise(task));
@@ -230,7 +230,6 @@ async fn assemble(
         }
     });
 
-    let identity: Arc<dyn Identity> = users.clone();
     let router = Router::new(services, identity.clone(), audit.clone(), settings.api.clone(), &registry);
     let builtin: Arc<dyn Builtin> = Arc::new(router);
     let metrics = Arc::new(Metrics::default());
@@ -315,7 +314,8 @@ pub async fn reset_admin_password(
         store.open_collections(&collections).await?;
         let clock = Time::of(&*store, clock).await?.clock;
         let loopback_only = settings.listen().ip().is_loopback();
-        let rules = (settings.user.password_rules(loopback_only), settings.user.password_rules(false));
+        let rules =
+            (user::PasswordRules::of(&settings.user, loopback_only), user::PasswordRules::of(&settings.user, false));
         Ok(user::reset_admin_password(store.clone(), &*clock, rules, slug, password).await?)
     };
     let outcome = outcome.await;

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use openorch_api::user::{AuditEntry, AuditOutcome};
+use openorch_api::audit::{AuditEntry, AuditOutcome};
 
 use crate::forwarded::network;
 

@@ -1,5 +1,7 @@
 //! Arrows between the crates go one way (ARCHITECTURE.md): this reads the tree and refuses others.
 
+mod imports;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -83,6 +85,83 @@ fn no_service_imports_another() {
             }
         }
     }
+}
+
+/// The folders of the user service: each may import those after it.
+const FOLDERS_OF_USER: &[&str] = &["directory", "authn", "authz", "shared"];
+
+/// So that a file can be read, moved and tested with what stands below it alone.
+#[test]
+fn imports_in_the_user_service_go_one_way_and_never_in_a_circle() {
+    let files = imports::read(&root().join("services/src/user"));
+    let seen = files.get("authn::sign_in").is_some_and(|imported| imported.contains("authn::sessions::live"));
+    assert!(files.len() > 40 && seen, "imports are read wrongly: {files:#?}");
+    if let Some(circle) = imports::circle(&files) {
+        panic!("these files import each other: {}", circle.join(" → "));
+    }
+    let folder = |file: &str| FOLDERS_OF_USER.iter().position(|folder| file.split("::").next() == Some(*folder));
+    for (file, imported) in &files {
+        let Some(from) = folder(file) else { continue };
+        for other in imported {
+            let fits = folder(other).is_some_and(|to| to >= from);
+            assert!(fits, "`{file}` imports `{other}`: imports go {} and no other way", FOLDERS_OF_USER.join(" → "));
+        }
+    }
+}
+
+/// What is stored outlives the wire types: a row is a type of its own, so that these may change.
+#[test]
+fn what_services_store_are_rows_in_files_of_that_name() {
+    fn walk(folder: &Path, rows: &mut usize) {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                walk(&path, rows);
+                continue;
+            }
+            let (text, shown) = (fs::read_to_string(&path).unwrap(), path.display());
+            let is_of_rows = path.file_name().is_some_and(|name| name == "rows.rs");
+            for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+                let declares = line.contains("static ") && line.contains(": Collection =");
+                let is_row = line.contains("struct ") && line.split_whitespace().any(|word| word.ends_with("Row"));
+                assert!(is_of_rows || !(declares || is_row), "{shown}: `{line}` is for the file `rows.rs`");
+                *rows += usize::from(is_row);
+                for stored in line.split("Table<").skip(1).filter_map(|rest| rest.split('>').next()) {
+                    // The entries of the audit log are written, and read, by the chassis.
+                    let fits = stored.ends_with("Row") || ["T", "AuditEntry"].contains(&stored);
+                    assert!(fits, "{shown}: `{stored}` is stored and no row");
+                }
+            }
+        }
+    }
+    let mut rows = 0;
+    walk(&root().join("services/src"), &mut rows);
+    assert!(rows > 20, "rows are read wrongly");
+}
+
+/// Services meet in its traits. Its own tests may take a service for an example.
+#[test]
+fn the_chassis_knows_no_service_by_name() {
+    let services = fs::read_dir(root().join("services/src")).unwrap().map(|entry| entry.unwrap().path());
+    let names: Vec<String> = services
+        .filter(|path| path.is_dir())
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    fn walk(folder: &Path, names: &[String]) {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                walk(&path, names);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+            for name in names.iter().filter(|name| *name != "platform") {
+                for form in [format!("{name}-svc"), format!("openorch_api::{name}"), format!("    {name}::")] {
+                    assert!(!code.contains(&form), "{} names the service `{name}`: {form}", path.display());
+                }
+            }
+        }
+    }
+    walk(&root().join("chassis/src"), &names);
 }
 
 #[test]

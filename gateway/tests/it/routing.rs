@@ -186,7 +186,7 @@ async fn the_daemon_never_dials_itself() {
             assert_eq!(platform.get("/demo").await.status, 502, "{host} {own}");
             let url = openorch_chassis::outbound::InstanceUrl::parse(&url).unwrap();
             let refusal = platform.outbound.check_now(&url, "demo").await.unwrap_err();
-            assert!(refusal.message.contains("this daemon"), "{}", refusal.message);
+            assert!(refusal.contains("this daemon"), "{refusal}");
         }
     }
     // Another port of the same machine is somebody else.

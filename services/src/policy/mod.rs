@@ -2,6 +2,7 @@
 //! in memory alone, so that a check writes nothing.
 
 mod counters;
+mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -31,10 +32,12 @@ use openorch_chassis::{
     settings,
     settings::Settings as _,
 };
-use openorch_store::{Batch, Collection, Filter, Guard, Index, OPEN_FOR, Query, Table};
-use serde::{Deserialize, Serialize};
+use openorch_store::{Batch, Filter, Guard, OPEN_FOR, Query, Table};
 
-use self::counters::{Counters, Rate};
+use self::{
+    counters::{Counters, Rate},
+    rows::{POLICIES, PolicyRow},
+};
 
 settings! {
     /// Policies: `[policy]`.
@@ -44,16 +47,6 @@ settings! {
         /// Counters of rate limits held in memory; beyond it those that are used least are forgotten.
         max_counters: u64 = "100000";
     }
-}
-
-static POLICIES: Collection = Collection { name: "policySvcInstances", indexes: &[Index::on(&["app"])] };
-
-/// A policy as it is stored. Its id is its app and its id there.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PolicyRow {
-    app: String,
-    instance: PolicyInstance,
 }
 
 /// A policy as it is applied.

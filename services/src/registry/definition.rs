@@ -17,7 +17,8 @@ pub async fn save(
 ) -> Result<Created<SaveDefinitionResponse>> {
     let definition = request.definition;
     check_texts(&serde_json::to_value(&definition).map_err(Error::internal)?)?;
-    cx.platform.store.commit(Batch::new().with(cx.definitions.upsert(&definition.id, &definition)?)).await?;
+    let id = definition.id.clone();
+    cx.platform.store.commit(Batch::new().with(cx.definitions.upsert(&id, &definition.into())?)).await?;
     Ok(Created(SaveDefinitionResponse {}))
 }
 
@@ -38,7 +39,7 @@ fn check_texts(value: &Value) -> Result<()> {
 pub async fn list(cx: Cx<Registry>, (): ()) -> Result<Json<ListDefinitionsResponse>> {
     let found = cx.definitions.find(&Query::all().limit(cx.platform.max_unpaged_list as u64 + 1)).await?;
     cx.platform.refuse_long_list(found.len(), "definitions", "remove some")?;
-    Ok(Json(ListDefinitionsResponse { definitions: found.into_iter().map(|row| row.value).collect() }))
+    Ok(Json(ListDefinitionsResponse { definitions: found.into_iter().map(|row| row.value.into()).collect() }))
 }
 
 pub async fn delete(cx: Cx<Registry>, Path(id): Path<DefinitionId>) -> Result<NoContent> {

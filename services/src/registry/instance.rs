@@ -12,7 +12,8 @@ use openorch_api::{
     output::Items,
     registry::{
         InstanceId, InstanceStatus, ListInstancesRequest, ListInstancesResponse, NO_SUCH_INSTANCE, REGISTRY_FULL,
-        RegisterInstanceExtra, RegisterInstanceRequest, RegisterInstanceResponse, TOO_MANY_INSTANCES, URL_TAKEN,
+        RegisterInstanceExtra, RegisterInstanceRequest, RegisterInstanceResponse, TOO_MANY_INSTANCES, URL_NOT_ALLOWED,
+        URL_TAKEN,
     },
 };
 use openorch_chassis::{Caller, Cx, Error, Result, outbound::InstanceUrl, service::retry};
@@ -36,7 +37,10 @@ pub async fn register(
     request.id = request.id.filter(|id| !id.is_empty());
     let url = InstanceUrl::parse(&request.url)?;
     let caller = cx.caller()?;
-    cx.platform.outbound.check_now(&url, &caller.slug).await?;
+    let may_register = cx.platform.outbound.check_now(&url, &caller.slug).await;
+    may_register.map_err(|reason| {
+        Error::new(&URL_NOT_ALLOWED, format!("`{url}` cannot be the address of an instance: {reason}"))
+    })?;
     let id = match cx.unchanged(&request, &url, caller) {
         Some(entry) => {
             entry.seen(cx.now());

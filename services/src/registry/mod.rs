@@ -36,7 +36,7 @@ use self::{
     live::{Entry, Live},
     node::SelfNode,
     probe::Command,
-    rows::{InstanceRow, ServiceRow},
+    rows::{DefinitionRow, InstanceRow, NodeRow, ServiceRow},
 };
 
 settings! {
@@ -101,8 +101,8 @@ pub struct Registry {
     settings: RegistrySettings,
     instances: Table<InstanceRow>,
     services: Table<ServiceRow>,
-    definitions: Table<api::Definition>,
-    nodes: Table<api::Node>,
+    definitions: Table<DefinitionRow>,
+    nodes: Table<NodeRow>,
     live: Live,
     node: SelfNode,
     commands: mpsc::UnboundedSender<Command>,

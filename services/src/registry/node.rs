@@ -15,21 +15,24 @@ use openorch_chassis::{Cx, Error, Platform, Result, service::retry};
 use openorch_store::{Batch, Query, Store, Table};
 use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, RefreshKind, System};
 
-use super::{Registry, RegistrySettings, gpu, rows::NODES};
+use super::{
+    Registry, RegistrySettings, gpu,
+    rows::{NODES, NodeRow},
+};
 
 /// How many nodes a start looks at for the newest heartbeat.
 const MAX_NODES_READ: u64 = 1000;
 
 /// The node that this daemon is, with its last measurement.
 pub struct SelfNode {
-    state: Mutex<Node>,
+    state: Mutex<NodeRow>,
     /// `None` where the operating system does not tell.
     system: Mutex<Option<System>>,
 }
 
 impl SelfNode {
     /// Takes the id given by the operator, else that of the stored node at the same URL, else a new one.
-    pub async fn join(nodes: &Table<Node>, platform: &Platform, settings: &RegistrySettings) -> Result<SelfNode> {
+    pub async fn join(nodes: &Table<NodeRow>, platform: &Platform, settings: &RegistrySettings) -> Result<SelfNode> {
         let url = platform.node.url.as_str();
         let known = nodes.first(&Query::all().equals("url", url)).await?;
         let id = match (settings.node_id.as_ref().filter(|id| !id.is_empty()), &known) {
@@ -40,7 +43,7 @@ impl SelfNode {
         let kinds = RefreshKind::nothing()
             .with_cpu(CpuRefreshKind::nothing().with_usage())
             .with_memory(MemoryRefreshKind::nothing().with_ram());
-        let node = Node {
+        let node = NodeRow {
             id,
             url: url.to_owned(),
             availability_zone: settings.availability_zone.clone().unwrap_or_default(),
@@ -59,7 +62,7 @@ impl SelfNode {
     }
 
     fn read(&self) -> Node {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone().into()
     }
 
     /// Measures; the CPU's share is that since the last measurement.
@@ -99,7 +102,7 @@ pub async fn list(cx: Cx<Registry>, Body(request): Body<ListNodesRequest>) -> Re
     let own = cx.node.read();
     let found = cx.nodes.find(&Query::all().limit(cx.platform.max_unpaged_list as u64 + 1)).await?;
     cx.platform.refuse_long_list(found.len(), "nodes", "remove those that are gone")?;
-    let mut nodes: Vec<Node> = found.into_iter().map(|row| row.value).collect();
+    let mut nodes: Vec<Node> = found.into_iter().map(|row| row.value.into()).collect();
     nodes.retain(|node| node.id != own.id);
     nodes.push(own);
     nodes.retain(|node| request.ids.is_empty() || request.ids.contains(&node.id));
@@ -120,7 +123,7 @@ pub async fn delete(cx: Cx<Registry>, Path(url): Path<NodeUrl>) -> Result<NoCont
 
 /// The newest heartbeat that any node stored: up to then some daemon ran, by its clock.
 pub async fn last_heartbeat(store: &Arc<dyn Store>) -> Result<Option<Time>> {
-    let nodes: Table<Node> = Table::new(store.clone(), &NODES);
+    let nodes: Table<NodeRow> = Table::new(store.clone(), &NODES);
     let found = nodes.find(&Query::all().limit(MAX_NODES_READ)).await?;
     Ok(found.into_iter().map(|node| node.value.last_heartbeat).filter(|time| !time.is_zero()).max())
 }

@@ -89,3 +89,52 @@ pub struct ServiceRow {
     pub owner_id: String,
     pub slug: String,
 }
+
+/// A definition, as who deploys it wrote it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DefinitionRow {
+    /// Given back as it was sent, so it is kept as it was sent.
+    pub definition: api::Definition,
+}
+
+impl From<api::Definition> for DefinitionRow {
+    fn from(definition: api::Definition) -> DefinitionRow {
+        DefinitionRow { definition }
+    }
+}
+
+impl From<DefinitionRow> for api::Definition {
+    fn from(row: DefinitionRow) -> api::Definition {
+        row.definition
+    }
+}
+
+/// A node as it measured itself last.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeRow {
+    pub id: String,
+    pub url: String,
+    pub availability_zone: String,
+    pub region: String,
+    pub last_heartbeat: Time,
+    /// As it is told; each heartbeat writes it anew.
+    pub usage: api::ResourceUsage,
+    /// The same.
+    pub gpus: Vec<api::Gpu>,
+}
+
+impl From<NodeRow> for api::Node {
+    fn from(row: NodeRow) -> api::Node {
+        api::Node {
+            id: row.id,
+            url: row.url,
+            availability_zone: row.availability_zone,
+            region: row.region,
+            last_heartbeat: row.last_heartbeat,
+            usage: row.usage,
+            gpus: row.gpus,
+        }
+    }
+}

@@ -4,16 +4,25 @@ use std::sync::Arc;
 
 use openorch_api::{
     Body, Json, Slug,
+    audit::AuditEntry,
     user::{ListAuditRequest, ListAuditResponse},
 };
-use openorch_chassis::{Cx, Error, Result};
-use openorch_store::{Cursor, Filter, Query};
+use openorch_chassis::{Cx, Error, Platform, Result, audit::ENTRIES};
+use openorch_store::{Cursor, Filter, Query, Table};
 
-use super::Users;
+use crate::user::shared::{accounts::Accounts, settings::AuditSettings};
 
 const PAGE: u64 = 100;
 
-pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Result<Json<ListAuditResponse>> {
+pub struct AuditLog {
+    platform: Platform,
+    settings: AuditSettings,
+    accounts: Accounts,
+    /// Written by the chassis, which stores them as they are listed.
+    pub entries: Table<AuditEntry>,
+}
+
+pub async fn list(cx: Cx<AuditLog>, Body(request): Body<ListAuditRequest>) -> Result<Json<ListAuditResponse>> {
     let is_id = match request.actor.as_deref().filter(|actor| !actor.is_empty()) {
         Some(actor) => cx.is_id(actor).await?,
         None => false,
@@ -21,7 +30,7 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Resul
     // Both ways are in the same order, so what comes first of either is what comes first of all.
     let (mut found, mut goes_on, mut most) = (Vec::new(), false, usize::MAX);
     for query in asked(request, is_id)? {
-        let page = cx.audit_entries.page(&query).await?;
+        let page = cx.entries.page(&query).await?;
         found.extend(page.items.into_iter().map(|row| row.value));
         most = query.limit.map_or(most, |limit| limit as usize);
         goes_on |= page.next.is_some();
@@ -40,7 +49,7 @@ pub async fn list(cx: Cx<Users>, Body(request): Body<ListAuditRequest>) -> Resul
 
 /// The queries of a request, whose answers belong together. `is_id`: the actor that it names is an account's id, not its
 /// slug.
-pub(super) fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
+pub fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
     let limit = request.limit.filter(|limit| *limit > 0).unwrap_or(PAGE);
     let actor = request.actor.map(|actor| (if is_id { "actorId" } else { "actorSlug" }, actor));
     let named = request.operation.map(|operation| ("operation", operation)).into_iter().chain(actor);
@@ -63,30 +72,35 @@ pub(super) fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>
     Ok(vec![query.clone().intersects("targets", [target.as_str()]), query.equals("target", target)])
 }
 
-impl Users {
+impl AuditLog {
+    pub fn new(platform: &Platform, accounts: Accounts) -> Result<AuditLog> {
+        let (settings, entries) = (platform.settings()?, platform.table(&ENTRIES));
+        Ok(AuditLog { settings, accounts, entries, platform: platform.clone() })
+    }
+
     /// Whether this is the id of an account and not its slug. Slugs have no `_` in them and ids that we give have; one
     /// that was wished for at the account's making may look like a slug, which goes first.
     async fn is_id(&self, actor: &str) -> Result<bool> {
         if Slug::parse(actor).is_err() {
             return Ok(true);
         }
-        Ok(self.by_slug(actor).await?.is_none() && self.users.get(actor).await?.is_some())
+        Ok(self.accounts.by_slug(actor).await?.is_none() && self.accounts.users.get(actor).await?.is_some())
     }
 }
 
 /// Writes what the log only counts by now, and keeps it within its size.
-pub async fn write_gathered(users: Arc<Users>) {
-    users.platform.audit.write_gathered(false).await;
-    if let Err(error) = users.platform.audit.remove_beyond(users.audit_settings.max_entries).await {
+pub async fn write_gathered(log: Arc<AuditLog>) {
+    log.platform.audit.write_gathered(false).await;
+    if let Err(error) = log.platform.audit.remove_beyond(log.settings.max_entries).await {
         tracing::warn!("the oldest entries of the audit log, which is too long, could not be removed yet: {error}");
     }
 }
 
-pub async fn remove_old(users: Arc<Users>) {
-    if !users.platform.ages.may_end(users.audit_settings.retention) {
+pub async fn remove_old(log: Arc<AuditLog>) {
+    if !log.platform.ages.may_end(log.settings.retention) {
         return;
     }
-    if let Err(error) = users.platform.audit.remove_older(users.audit_settings.retention).await {
+    if let Err(error) = log.platform.audit.remove_older(log.settings.retention).await {
         tracing::warn!("old entries of the audit log could not be removed yet: {error}");
     }
 }

@@ -2,17 +2,17 @@
 //! (contract decision 36).
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use openorch_chassis::Result;
+use openorch_chassis::{Platform, Result};
 use openorch_store::{Store, Table};
 
-use super::{
-    Users,
-    rows::{CLOCK_GRACE, ClockGraceRow},
-};
+use crate::user::shared::rows::{CLOCK_GRACE, ClockGraceRow};
 
 const ID: &str = "grace";
 /// The stored time is at most so much longer than what is left, in seconds.
@@ -24,20 +24,33 @@ pub async fn stored(store: &Arc<dyn Store>) -> Result<Duration> {
     Ok(rows.get(ID).await?.map_or(Duration::ZERO, |row| Duration::from_secs(row.value.seconds_left)))
 }
 
-pub async fn watch(users: Arc<Users>) {
-    users.platform.ages.look();
-    let (left, stored) = (users.platform.ages.grace_left().as_secs(), users.stored_grace.load(Ordering::Relaxed));
+pub struct ClockGrace {
+    platform: Platform,
+    rows: Table<ClockGraceRow>,
+    /// How long nothing ends for its age, in seconds, as it is stored.
+    stored: AtomicU64,
+}
+
+impl ClockGrace {
+    pub async fn open(platform: &Platform) -> Result<ClockGrace> {
+        let stored = stored(&platform.store).await?.as_secs().into();
+        Ok(ClockGrace { rows: platform.table(&CLOCK_GRACE), stored, platform: platform.clone() })
+    }
+}
+
+pub async fn watch(grace: Arc<ClockGrace>) {
+    grace.platform.ages.look();
+    let (left, stored) = (grace.platform.ages.grace_left().as_secs(), grace.stored.load(Ordering::Relaxed));
     if left.abs_diff(stored) < STORED_EVERY && (left > 0) == (stored > 0) {
         return;
     }
     let written = async {
-        let rows: Table<ClockGraceRow> = Table::new(users.platform.store.clone(), &CLOCK_GRACE);
         Ok::<_, openorch_chassis::Error>(
-            users.platform.store.commit(rows.upsert(ID, &ClockGraceRow { seconds_left: left })?.into()).await?,
+            grace.platform.store.commit(grace.rows.upsert(ID, &ClockGraceRow { seconds_left: left })?.into()).await?,
         )
     };
     match written.await {
-        Ok(_) => users.stored_grace.store(left, Ordering::Relaxed),
+        Ok(_) => grace.stored.store(left, Ordering::Relaxed),
         // It is tried again in a second; the store's own trouble is logged where it is met.
         Err(error) => tracing::debug!("that the clock jumped could not be stored yet: {error:?}"),
     }

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::{
     audit,
-    rows::{USERS, search_prefixes},
-    users::sought,
+    directory::users::sought,
+    shared::rows::{USERS, search_prefixes},
 };
 
 const BY_SEARCH: &str = "s_userSvcUsers(searchPrefixes/createdAt)";

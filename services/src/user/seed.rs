@@ -3,41 +3,51 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        Arc,
+        atomic::{AtomicBool, Ordering},
     },
 };
 
-use arc_swap::ArcSwap;
 use openorch_api::{Time, role};
-use openorch_chassis::{
-    Error, Platform,
-    seal::{OpenError, PUBLISHED_DEFAULT_KEY, Seal},
-    service::Hooks,
-};
+use openorch_chassis::{Platform, service::Hooks};
 use openorch_store::{Batch, Query, Store, Table};
 
-use super::{
-    UserSettings, Users,
-    change_rules::RuleTables,
-    contact_migration::unfold_contacts,
-    keys::{KeyRing, SigningKey, VerifyingKey},
-    memory::Memory,
-    orphan_migration::remove_orphaned_roles,
-    otp::Sendings,
-    password_check::PasswordCounts,
-    passwords::{PasswordRules, Passwords},
-    rows::*,
-    rules::{Change, Rules},
-    signing::Signing,
-    throttle::Throttle,
+use crate::user::{
+    audit::AuditLog,
+    authn::{
+        otp::codes::Codes,
+        passwords::{
+            check::Passwords,
+            default_password::{DEFAULT_ADMIN_PASSWORD, DefaultPassword},
+            rules::PasswordRules,
+        },
+        rows::{PASSWORDS, PasswordRow, SESSIONS, SessionRow},
+        sessions::live::Sessions,
+        state::Authn,
+        tokens::{
+            jwt::KeyRing,
+            keys::Tokens,
+            stored_keys::{make_key, open_keys},
+        },
+    },
+    authz::{
+        rows::{PermissionLinkRow, PermissionRow, ROLE_LINKS, RoleLinkRow, RoleRow},
+        rules::{Change, Rules, tables::RuleTables},
+        state::Authz,
+    },
+    clock_grace::ClockGrace,
+    directory::state::Directory,
+    migrations::{contacts::unfold_contacts, orphaned_roles::remove_orphaned_roles},
+    shared::{
+        accounts::{ADMIN_SLUG, Accounts},
+        commits::Commits,
+        rows::{DEFAULT_APP, USERS, UserRow, search_prefixes},
+        settings::UserSettings,
+        start_error::StartError,
+    },
+    state::Users,
 };
-
-pub const ADMIN_SLUG: &str = "openorch";
-/// The password that everybody knows (contract decision 12): while it stands, the daemon listens on loopback only.
-pub const DEFAULT_ADMIN_PASSWORD: &str = "changeme";
 
 /// How many admins an error names.
 const SHOWN: usize = 5;
@@ -46,33 +56,6 @@ const BUILT_IN_ROLES: &[(&str, &str, &str)] = &[
     (role::ADMIN, "Admin", "May do whatever the daemon can do."),
     (role::USER, "User", "What every account may do that registers."),
 ];
-
-/// Why the user service cannot start, with the way out.
-#[derive(Debug)]
-pub struct StartError(pub String);
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<Error> for StartError {
-    fn from(error: Error) -> StartError {
-        StartError(match error.cause {
-            Some(cause) => cause.to_string(),
-            None => error.message.into_owned(),
-        })
-    }
-}
-
-impl From<openorch_store::StoreError> for StartError {
-    fn from(error: openorch_store::StoreError) -> StartError {
-        StartError(error.to_string())
-    }
-}
 
 /// What is stored once the first step of a start is done: an admin, a signing key, the rules that this version needs.
 pub struct Seeded {
@@ -91,12 +74,12 @@ pub async fn seed(
     loopback_only: bool,
 ) -> Result<Seeded, StartError> {
     let settings: UserSettings = platform.settings()?;
-    let (admin_rules, network) = (settings.password_rules(loopback_only), settings.password_rules(false));
+    let (admin_rules, network) = (PasswordRules::of(&settings, loopback_only), PasswordRules::of(&settings, false));
     let seeding = Seeding { platform: platform.clone(), now: platform.now(), network };
-    let (keys, batch, was_empty) = match seeding.open_keys().await? {
+    let (keys, batch, was_empty) = match open_keys(platform).await? {
         Some((keys, batch)) => (keys, batch, false),
         None => {
-            let (keys, batch) = seeding.make_key()?;
+            let (keys, batch) = make_key(platform)?;
             (keys, seeding.make_admin(admin_password.clone(), admin_rules, batch)?, true)
         }
     };
@@ -122,47 +105,30 @@ pub async fn open(
     let settings: UserSettings = platform.settings()?;
     let Seeded { keys, rules, loopback_only, has_default_password } = seeded;
     default_password.store(has_default_password, Ordering::SeqCst);
-    let password_rows = platform.table(&PASSWORDS);
-    let has_old_hashes = PasswordCounts::read(&password_rows).await?.unknown > 0;
-    let users = Arc::new(Users {
-        users: platform.table(&USERS),
-        contacts: platform.table(&CONTACTS),
-        tombstones: platform.table(&TOMBSTONES),
-        organizations: platform.table(&ORGANIZATIONS),
-        audit_entries: platform.table(&openorch_chassis::audit::ENTRIES),
-        throttle: Throttle::new(),
-        known_addresses: platform.table(&KNOWN_ADDRESSES),
-        otps: platform.table(&OTPS),
-        contact_enrolls: platform.table(&CONTACT_ENROLLS),
-        sendings: Sendings::new(),
-        password_rows,
-        has_old_hashes,
-        sessions: platform.table(&SESSIONS),
-        rule_tables: RuleTables::new(&platform.store),
-        rule_changes: tokio::sync::Mutex::new(false),
-        role_links: platform.table(&ROLE_LINKS),
-        invitations: platform.table(&INVITATIONS),
-        passwords: Passwords::new(settings.hashes()),
-        memory: Memory::new(rules, settings.max_cache_entries),
-        key_pairs: platform.table(&KEY_PAIRS),
-        keys: ArcSwap::from_pointee(keys),
-        unsettled_keys: Mutex::default(),
-        signing: Signing::new(settings.signing_concurrency()),
-        stored_grace: super::clock_grace::stored(&platform.store).await?.as_secs().into(),
-        doubtful_until: AtomicI64::new(i64::MIN),
-        unsettled_accounts: Mutex::default(),
-        registration: settings.registration(loopback_only),
-        password_rules: settings.password_rules(loopback_only),
-        network_password_rules: settings.password_rules(false),
-        access_limits: settings.access_limits(),
-        audit_settings: platform.settings()?,
-        settings,
+    let default_password = DefaultPassword::new(default_password);
+    let (accounts, commits) = (Accounts::new(platform), Arc::new(Commits::new(platform.clone())));
+    let authz = Arc::new(Authz::new(platform, commits.clone(), accounts.clone(), rules, &settings));
+    authz.register_metrics();
+    let authn = Arc::new(Authn {
+        passwords: Passwords::open(platform, default_password, loopback_only, &settings).await?,
+        codes: Arc::new(Codes::new(platform, accounts.clone())),
+        sessions: Arc::new(Sessions::new(platform, commits.clone(), hooks.presence, &settings)),
+        tokens: Arc::new(Tokens::new(platform, keys, &settings)),
+        delegated_token_lifetime: settings.delegated_token_lifetime,
+        accounts: accounts.clone(),
+        authz: authz.clone(),
         platform: platform.clone(),
-        hooks,
-        default_password,
     });
-    users.register_metrics();
-    Ok(users)
+    let registration = settings.registration(loopback_only);
+    let directory = Directory::new(commits.clone(), authn.clone(), registration, hooks.account_deletion);
+    Ok(Arc::new(Users {
+        audit: Arc::new(AuditLog::new(platform, accounts)?),
+        clock_grace: Arc::new(ClockGrace::open(platform).await?),
+        directory: Arc::new(directory),
+        commits,
+        authz,
+        authn,
+    }))
 }
 
 /// Sets the password of an admin and ends all its sessions, while no daemon runs on the store.
@@ -215,57 +181,6 @@ struct Seeding {
 }
 
 impl Seeding {
-    /// The stored keys, and what is to be written for them. That the one that signs opens is also the check that the
-    /// encryption key is the right one.
-    async fn open_keys(&self) -> Result<Option<(KeyRing, Batch)>, StartError> {
-        let pairs: Table<KeyPairRow> = self.platform.table(&KEY_PAIRS);
-        let (mut retired, mut current) = (Vec::new(), None);
-        for pair in pairs.find(&Query::all()).await? {
-            match pair.value.retired {
-                Some(key) => retired.push((key.at.0.as_second(), Arc::new(VerifyingKey::new(key.public)?))),
-                None => current = Some(pair.value),
-            }
-        }
-        retired.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
-        let Some(mut pair) = current else { return Ok(None) };
-        let (place, mut batch) = (private_place(&pair.id), Batch::new());
-        let opened = match self.platform.seal.open(&place, &pair.private) {
-            // Whoever leaves the published key behind need not leave the data behind.
-            Err(OpenError::OtherKey(id)) => match Seal::new(PUBLISHED_DEFAULT_KEY).open(&place, &pair.private) {
-                Ok(private) => {
-                    pair.private = self.platform.seal.seal(&place, &private);
-                    batch = batch.with(pairs.replace(&pair.id, &pair, None)?);
-                    Ok(private)
-                }
-                Err(_) => Err(OpenError::OtherKey(id)),
-            },
-            opened => opened,
-        };
-        let private = opened.map_err(|error| match error {
-            OpenError::OtherKey(id) => StartError(format!(
-                "this data was encrypted with another key (id {id}) than the one given now: set OPENORCH_ENCRYPTION_KEY \
-                 to the key it was first started with, or put the file `encryption.key` of its data folder back"
-            )),
-            OpenError::Damaged => StartError("the stored signing key is damaged: restore the data from a backup".into()),
-        })?;
-        let current = Arc::new(SigningKey::from_pkcs8(&pair.id, &private)?);
-        Ok(Some((KeyRing { current, retired }, batch)))
-    }
-
-    fn make_key(&self) -> Result<(KeyRing, Batch), StartError> {
-        let id = self.platform.ids.random("keyp");
-        let private = SigningKey::generate()?;
-        let row = KeyPairRow {
-            private: self.platform.seal.seal(&private_place(&id), &private),
-            id: id.clone(),
-            created_at: self.now,
-            retired: None,
-        };
-        let pairs: Table<KeyPairRow> = self.platform.table(&KEY_PAIRS);
-        let current = Arc::new(SigningKey::from_pkcs8(&id, &private)?);
-        Ok((KeyRing { current, retired: Vec::new() }, Batch::new().with(pairs.create(&id, &row)?)))
-    }
-
     fn make_admin(&self, password: Option<String>, rules: PasswordRules, batch: Batch) -> Result<Batch, StartError> {
         let password = match password {
             Some(password) => refuse_weak(rules, password)?,
@@ -391,9 +306,4 @@ fn refuse_weak(rules: PasswordRules, password: String) -> Result<String, StartEr
         rules.check(&password).map_err(|error| StartError(format!("OPENORCH_ADMIN_PASSWORD: {error}")))?;
     }
     Ok(password)
-}
-
-/// Names where the private half of a key is kept, for the seal on it.
-pub(super) fn private_place(id: &str) -> String {
-    format!("{}/{id}/private", KEY_PAIRS.name)
 }

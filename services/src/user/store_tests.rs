@@ -11,8 +11,9 @@ use std::{
 
 use openorch_api::{
     Body, Json, Path, Time,
+    audit::AuditEntry,
     error::{access, platform},
-    user::{AuditEntry, ContactId, ContactInput, RoleId, UserId, errors},
+    user::{ContactId, ContactInput, RoleId, UserId, errors},
 };
 use openorch_chassis::{
     Caller, Credential, Cx, Identity,
@@ -25,17 +26,64 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    ADMIN_SLUG, Users, account, authorize, collections, contact,
-    contact_migration::unfold_contacts,
-    open, organization, otp, role,
-    rows::{CONTACTS, ContactEnrollRow, ContactRow, MIGRATIONS, OTPS, PasswordRow, RoleLinkRow, RoleRow, SESSIONS},
-    rules::Change,
-    seed, session, sign_in, users,
+    ADMIN_SLUG, Users,
+    audit::remove_old,
+    authn::{
+        otp::send,
+        passwords::hasher::hash_now,
+        rows::{OTPS, PasswordRow, SESSIONS},
+        sessions::live,
+        sign_in,
+        state::Authn,
+        tokens::keys::{self, Tokens},
+    },
+    authz::{
+        roles::role,
+        rows::{ContactEnrollRow, RoleLinkRow, RoleRow},
+        rules::Change,
+        state::Authz,
+    },
+    clock_grace::watch,
+    collections,
+    directory::{contact, organization, profile, registration, state::Directory, users},
+    migrations::contacts::unfold_contacts,
+    open, seed,
+    shared::rows::{CONTACTS, ContactRow, MIGRATIONS},
+    stored_clock_grace,
 };
 use crate::{
     test_platform::{self, Letters},
     unsure::Unsure,
 };
+
+/// A part of the service, to call its handlers.
+trait Part {
+    fn of(users: &Users) -> Arc<Self>;
+}
+
+impl Part for Authz {
+    fn of(users: &Users) -> Arc<Authz> {
+        users.authz.clone()
+    }
+}
+
+impl Part for Authn {
+    fn of(users: &Users) -> Arc<Authn> {
+        users.authn.clone()
+    }
+}
+
+impl Part for Tokens {
+    fn of(users: &Users) -> Arc<Tokens> {
+        users.authn.tokens.clone()
+    }
+}
+
+impl Part for Directory {
+    fn of(users: &Users) -> Arc<Directory> {
+        users.directory.clone()
+    }
+}
 
 struct Bench {
     users: Arc<Users>,
@@ -71,15 +119,15 @@ impl Bench {
     }
 
     /// A call by nobody, or whoever this token is of.
-    async fn by(&self, token: &str) -> Cx<Users> {
+    async fn by<P: Part>(&self, token: &str) -> Cx<P> {
         let caller = match token {
             "" => None,
-            token => Some(self.users.authenticate(token).await.unwrap()),
+            token => Some(self.users.authn.authenticate(token).await.unwrap()),
         };
         self.call(caller)
     }
 
-    fn call(&self, caller: Option<Caller>) -> Cx<Users> {
+    fn call<P: Part>(&self, caller: Option<Caller>) -> Cx<P> {
         let request = RequestContext {
             caller,
             request_id: "".into(),
@@ -88,23 +136,23 @@ impl Bench {
             extended: false,
             large_body: false,
         };
-        Cx { state: self.users.clone(), request: Arc::new(request) }
+        Cx { state: P::of(&self.users), request: Arc::new(request) }
     }
 
     /// Registers an account, with this contact if it is one; answers its token and id.
     async fn register(&self, slug: &str, contact: ContactInput) -> (String, String) {
         let asked = json!({ "slug": slug, "password": "pass", "contact": contact });
-        let Json(answer) = account::register(self.by("").await, body(asked)).await.unwrap();
+        let Json(answer) = registration::register(self.by("").await, body(asked)).await.unwrap();
         (answer.token.token, answer.token.user_id)
     }
 
     /// A code that arrived at a contact, for nobody or this account.
     async fn code(&self, token: &str, contact: &str) -> ContactInput {
         self.clock.advance(120);
-        let (cx, asked) = (self.by(token).await, json!({ "contactId": contact }));
+        let (cx, asked) = (self.by::<Authn>(token).await, json!({ "contactId": contact }));
         let answer = match token {
-            "" => otp::send(cx, body(asked)).await,
-            _ => otp::send_own(cx, body(asked)).await,
+            "" => send::send(cx, body(asked)).await,
+            _ => send::send_own(cx, body(asked)).await,
         };
         let Json(sent) = answer.unwrap();
         let letter = self.post.0.lock().unwrap().pop().unwrap();
@@ -113,8 +161,8 @@ impl Bench {
     }
 
     /// A call by the admin.
-    async fn cx(&self) -> Cx<Users> {
-        let owner = self.users.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
+    async fn cx<P: Part>(&self) -> Cx<P> {
+        let owner = self.users.directory.accounts.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
         let caller = Caller {
             user_id: owner.id.into(),
             slug: owner.slug.into(),
@@ -156,7 +204,7 @@ async fn start_with(
 #[tokio::test]
 async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them() {
     let bench = Bench::new().await;
-    let (users, cx) = (&bench.users, bench.cx().await);
+    let (users, cx) = (&bench.users.authz, bench.cx::<Authz>().await);
     let id = || "user-svc:crowd".to_owned();
     let now = users.now();
     let row = RoleRow {
@@ -179,14 +227,14 @@ async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them(
     }
     let held = async || users.role_links.count(&[Filter::equals("roleId", id())]).await.unwrap();
     // Begun, and then the daemon stopped: nobody has it, its id is taken, and the next one ends it.
-    let gone = users.memory.rules().without_role(&id());
+    let gone = users.rules().without_role(&id());
     users.change_rules(|_| Ok((gone, Batch::new()))).await.unwrap();
     let again = start(bench.store.clone()).await;
-    assert!(again.memory.rules().going.contains(&*id()) && !again.memory.rules().roles.contains_key(&*id()));
+    assert!(again.authz.rules().going.contains(&*id()) && !again.authz.rules().roles.contains_key(&*id()));
     assert!(held().await > 0);
     Users::settle(again.clone()).await;
     assert_eq!(held().await, 0);
-    assert!(again.memory.rules().going.is_empty());
+    assert!(again.authz.rules().going.is_empty());
     // Whole, as it is called.
     users.clear_roles().await;
     save(row).await.unwrap();
@@ -196,22 +244,22 @@ async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them(
     }
     role::delete(cx, Path(RoleId(id()))).await.unwrap();
     assert_eq!(held().await, 0);
-    assert!(users.memory.rules().going.is_empty(), "and its id is free");
+    assert!(users.rules().going.is_empty(), "and its id is free");
 }
 
 #[tokio::test]
 async fn a_key_that_was_stored_signs_also_where_nobody_was_told_so() {
     let bench = Bench::new().await;
-    let kid = || bench.users.keys.load().current.verifying.public.kid.clone();
+    let kid = || bench.users.authn.tokens.ring.load().current.verifying.public.kid.clone();
     let before = kid();
     bench.store.is_unsure.store(true, Ordering::SeqCst);
-    let Json(keys) = authorize::rotate_key(bench.cx().await, ()).await.unwrap();
+    let Json(keys) = keys::rotate_key(bench.cx().await, ()).await.unwrap();
     assert_eq!((keys.keys.len(), &keys.keys[0].kid), (2, &kid()));
     assert_ne!(kid(), before);
     let restarted = start(bench.store.clone()).await;
-    assert_eq!(restarted.keys.load().current.verifying.public.kid, kid(), "the store says the same");
-    authorize::rotate_key(bench.cx().await, ()).await.unwrap();
-    assert_eq!(bench.users.keys.load().retired.len(), 2);
+    assert_eq!(restarted.authn.tokens.ring.load().current.verifying.public.kid, kid(), "the store says the same");
+    keys::rotate_key(bench.cx().await, ()).await.unwrap();
+    assert_eq!(bench.users.authn.tokens.ring.load().retired.len(), 2);
 }
 
 #[tokio::test]
@@ -223,14 +271,14 @@ async fn who_lost_what_it_signs_in_with_is_refused_and_told_why() {
         let refused = sign_in::login(bench.by("").await, body(asked)).await.err().unwrap();
         let told = (refused.code.id, refused.to_string());
         let of_ann = [Filter::equals("userId", id.as_str())];
-        assert_eq!(bench.users.sessions.count(&of_ann).await.unwrap(), 1, "{told:?}");
+        assert_eq!(bench.users.authn.sessions.rows.count(&of_ann).await.unwrap(), 1, "{told:?}");
         told
     };
     // Each is lost between the look at it and the session. The address of the sign-ins is known already.
     sign_in::login(bench.by("").await, body(json!({ "slug": "ann", "password": "pass" }))).await.unwrap();
-    let mut row = bench.users.password_rows.get(&id).await.unwrap().unwrap().value;
-    row.hash = super::passwords::hash_now("another").unwrap();
-    bench.meanwhile(bench.users.password_rows.replace(&id, &row, None).unwrap());
+    let mut row = bench.users.authn.passwords.rows.get(&id).await.unwrap().unwrap().value;
+    row.hash = hash_now("another").unwrap();
+    bench.meanwhile(bench.users.authn.passwords.rows.replace(&id, &row, None).unwrap());
     let by_password = json!({ "slug": "ann", "password": "pass", "device": "laptop" });
     assert_eq!(sign_in(by_password).await, ("user.wrong_password", "Invalid password".into()));
 
@@ -243,7 +291,7 @@ async fn who_lost_what_it_signs_in_with_is_refused_and_told_why() {
     let (code, why) = sign_in(json!({ "contact": lost, "device": "laptop" })).await;
     assert!(code == "user.contact_gone" && why.contains("any more"), "{code} {why}");
 
-    let cx = bench.by(&token).await;
+    let cx = bench.by::<Authn>(&token).await;
     let session = cx.caller().unwrap().session_id.to_string();
     bench.meanwhile(Write::Delete { collection: SESSIONS.name, id: session, version: None });
     let refused = sign_in::exchange(cx, body(json!({ "newDevice": "phone" }))).await.err().unwrap();
@@ -255,13 +303,13 @@ async fn what_was_stored_is_seen_also_where_nobody_was_told_so() {
     let bench = Bench::new().await;
     let users = &bench.users;
     let (ann, ann_id) = bench.register("ann", ContactInput::default()).await;
-    let known = async |id: &str| users.account(id).await.unwrap().unwrap();
+    let known = async |id: &str| users.authz.account(id).await.unwrap().unwrap();
     let unknown = |outcome: Option<openorch_chassis::Error>| {
         assert_eq!(outcome.map(|error| error.code), Some(&platform::STORE_UNAVAILABLE));
     };
     known(&ann_id).await;
     bench.unsure();
-    unknown(account::save_self(bench.by(&ann).await, body(json!({ "name": "Ann" }))).await.err());
+    unknown(profile::save_self(bench.by(&ann).await, body(json!({ "name": "Ann" }))).await.err());
     assert_eq!(known(&ann_id).await.profile.name, "Ann");
 
     let code = bench.code(&ann, "ann@example.org").await;
@@ -280,19 +328,19 @@ async fn what_was_stored_is_seen_also_where_nobody_was_told_so() {
     // Who only named a contact gives way to who shows that it is its own.
     let named = json!({ "user": { "slug": "squatter", "name": "S" }, "contacts": [{ "value": "bob@example.org" }] });
     users::create(bench.cx().await, body(named)).await.unwrap();
-    let squatter = bench.users.by_slug("squatter").await.unwrap().unwrap().id;
+    let squatter = bench.users.directory.accounts.by_slug("squatter").await.unwrap().unwrap().id;
     assert_eq!(known(&squatter).await.profile.contacts.len(), 1);
     let shown = bench.code("", "bob@example.org").await;
     bench.unsure();
     let asked = json!({ "slug": "bob", "password": "pass", "contact": shown });
-    unknown(account::register(bench.by("").await, body(asked)).await.err());
+    unknown(registration::register(bench.by("").await, body(asked)).await.err());
     assert!(known(&squatter).await.profile.contacts.is_empty());
 }
 
 #[tokio::test]
 async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a_tag_are_shown_anew() {
     let bench = Bench::new().await;
-    let users = &bench.users;
+    let users = &bench.users.directory;
     // As they were stored: by the form without tag and in lower case.
     for (slug, typed, folded, verified) in [
         ("ann", "Ann@Example.org", "ann@example.org", true),
@@ -301,13 +349,13 @@ async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a
         ("odd", "+44 20 7946", "+44 20 7946", false),
     ] {
         let (_, id) = bench.register(slug, ContactInput::default()).await;
-        let mut user = users.users.get(&id).await.unwrap().unwrap().value;
+        let mut user = users.accounts.users.get(&id).await.unwrap().unwrap().value;
         let contact = json!({ "id": folded, "createdAt": users.now(), "updatedAt": users.now(), "value": typed,
             "verified": verified });
         user.contacts = vec![serde_json::from_value(contact).unwrap()];
         let row = ContactRow { user_id: id.clone(), verified, created_at: users.now() };
-        let batch = Batch::new().with(users.contacts.create(folded, &row).unwrap());
-        users.platform.store.commit(batch.with(users.users.replace(&id, &user, None).unwrap())).await.unwrap();
+        let batch = Batch::new().with(users.accounts.contacts.create(folded, &row).unwrap());
+        users.platform.store.commit(batch.with(users.accounts.users.replace(&id, &user, None).unwrap())).await.unwrap();
     }
     let waits = ContactEnrollRow {
         contact: "mike@b\u{fc}cher.example".into(),
@@ -317,7 +365,7 @@ async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a
         created_by: String::new(),
         by_admin: true,
     };
-    users.platform.store.commit(users.contact_enrolls.create(waits.id(), &waits).unwrap().into()).await.unwrap();
+    users.platform.store.commit(users.authz.contact_enrolls.create(waits.id(), &waits).unwrap().into()).await.unwrap();
     let forget_done = Write::DeleteWhere { collection: MIGRATIONS.name, filters: Vec::new() };
     users.platform.store.commit(forget_done.into()).await.unwrap();
     let store: Arc<dyn Store> = bench.store.clone();
@@ -330,18 +378,18 @@ async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a
             ("mike@xn--bcher-kva.example", Some("mike"), true),
             ("+44 20 7946", Some("odd"), false),
         ] {
-            let row = users.by_contact(contact).await.unwrap().map(|row| row.value);
+            let row = users.accounts.by_contact(contact).await.unwrap().map(|row| row.value);
             assert_eq!(row.as_ref().is_some_and(|row| row.verified), verified, "{contact}");
             let Some(slug) = owner else {
                 assert!(row.is_none(), "{contact}");
                 continue;
             };
-            let user = users.by_slug(slug).await.unwrap().unwrap();
+            let user = users.accounts.by_slug(slug).await.unwrap().unwrap();
             assert_eq!(row.unwrap().user_id, user.id);
             assert_eq!((user.contacts[0].id.as_str(), user.contacts[0].verified), (contact, verified));
         }
-        assert_eq!(users.contacts.count(&[]).await.unwrap(), 4);
-        let waits = users.contact_enrolls.find(&openorch_store::Query::all()).await.unwrap();
+        assert_eq!(users.accounts.contacts.count(&[]).await.unwrap(), 4);
+        let waits = users.authz.contact_enrolls.find(&openorch_store::Query::all()).await.unwrap();
         assert_eq!((waits.len(), waits[0].value.contact.as_str()), (1, "mike@xn--bcher-kva.example"));
         assert_eq!(waits[0].id, waits[0].value.id());
     }
@@ -364,7 +412,7 @@ async fn an_account_that_is_gone_is_so_everywhere_also_where_nobody_was_told_so(
     let (_, id) = bench.register("ann", ContactInput::default()).await;
     let delete = async |id: &str| users::delete(bench.cx().await, Path(UserId(id.into()))).await.err().unwrap().code;
     // One that stays keeps its things.
-    let admin = bench.users.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
+    let admin = bench.users.directory.accounts.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
     assert_eq!(delete(&admin.id).await, &errors::LAST_ADMIN);
     Users::settle(bench.users.clone()).await;
     assert!(things.0.lock().unwrap().is_empty());
@@ -372,14 +420,14 @@ async fn an_account_that_is_gone_is_so_everywhere_also_where_nobody_was_told_so(
     assert_eq!(delete(&id).await, &platform::STORE_UNAVAILABLE);
     Users::settle(bench.users.clone()).await;
     assert_eq!(things.0.lock().unwrap().concat(), id);
-    assert!(bench.users.unsettled_accounts.lock().unwrap().is_empty());
+    assert!(bench.users.directory.unsettled.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn a_default_password_that_was_replaced_is_so_also_where_nobody_was_told_so() {
     let bench = Bench::new().await;
     let is_default = || bench.default_password.load(Ordering::SeqCst);
-    let admin = bench.users.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
+    let admin = bench.users.directory.accounts.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
     let reset = async |password: &str| {
         let asked = (Path(UserId(admin.id.clone())), body(json!({ "newPassword": password })));
         users::reset_password(bench.cx().await, asked).await.is_ok()
@@ -399,28 +447,28 @@ async fn a_session_that_is_used_lives_through_a_restart_however_soon_unused_ones
     let bench = Bench::with(settings, Hooks::default()).await;
     let (ann, _) = bench.register("ann", ContactInput::default()).await;
     bench.clock.advance(900);
-    bench.by(&ann).await;
-    session::note_uses(bench.users.clone()).await;
+    bench.by::<Authn>(&ann).await;
+    live::note_uses(bench.users.authn.sessions.clone()).await;
     bench.clock.advance(900);
     let again =
         start_with(bench.store.clone(), bench.clock, bench.post, bench.default_password, settings, Hooks::default())
             .await;
-    assert!(again.authenticate(&ann).await.is_ok());
+    assert!(again.authn.authenticate(&ann).await.is_ok());
 }
 
 #[tokio::test]
 async fn a_session_whose_end_was_written_later_than_told_is_refused() {
     let bench = Bench::new().await;
     let (token, _) = bench.register("ann", ContactInput::default()).await;
-    let session = bench.users.authenticate(&token).await.unwrap();
+    let session = bench.users.authn.authenticate(&token).await.unwrap();
     bench.store.is_late.store(true, Ordering::SeqCst);
     let ended = [session.session_id.to_string()];
-    assert!(bench.users.end_these(&session.user_id, &ended).await.is_err());
+    assert!(bench.users.authn.sessions.end_these(&session.user_id, &ended).await.is_err());
     // It is there still, and in memory again.
-    assert!(bench.users.authenticate(&token).await.is_ok());
+    assert!(bench.users.authn.authenticate(&token).await.is_ok());
     bench.store.make_late().await;
     Users::settle(bench.users.clone()).await;
-    assert!(bench.users.authenticate(&token).await.is_err());
+    assert!(bench.users.authn.authenticate(&token).await.is_err());
 }
 
 #[tokio::test]
@@ -430,14 +478,14 @@ async fn a_hash_from_before_passwords_were_normalized_is_matched_in_each_spellin
     let (composed, decomposed) = ("p\u{e4}ssw\u{f6}rd", "pa\u{308}sswo\u{308}rd");
     for (slug, then) in [("composed", composed), ("decomposed", decomposed)] {
         let (_, id) = bench.register(slug, ContactInput::default()).await;
-        let rows = &bench.users.password_rows;
+        let rows = &bench.users.authn.passwords.rows;
         let hash = argon2::Argon2::default().hash_password(then.as_bytes()).unwrap().to_string();
         let row = PasswordRow { hash, meets_network_rule: None, ..rows.get(&id).await.unwrap().unwrap().value };
-        bench.users.platform.store.commit(rows.upsert(&id, &row).unwrap().into()).await.unwrap();
+        bench.users.authn.platform.store.commit(rows.upsert(&id, &row).unwrap().into()).await.unwrap();
         let again = start(bench.store.clone()).await;
         assert_eq!(again.password_counts().await.unwrap().unknown, 1);
         let login = async |password: &str| {
-            let cx = Cx { state: again.clone(), request: bench.call(None).request };
+            let cx = Cx { state: again.authn.clone(), request: bench.call::<Authn>(None).request };
             sign_in::login(cx, body(json!({ "slug": slug, "password": password }))).await.map(|_| ())
         };
         assert_eq!(login("password").await.unwrap_err().code, &errors::WRONG_PASSWORD);
@@ -448,7 +496,7 @@ async fn a_hash_from_before_passwords_were_normalized_is_matched_in_each_spellin
         assert_eq!((now.meets_network_rule, now.updated_at), (Some(true), row.updated_at));
         assert_eq!(again.password_counts().await.unwrap().unknown, 0);
         let fresh = start(bench.store.clone()).await;
-        assert!(!fresh.has_old_hashes, "from now on one hash is enough for each");
+        assert!(!fresh.authn.passwords.has_old_hashes, "from now on one hash is enough for each");
     }
 }
 
@@ -457,33 +505,28 @@ async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_a
     const YEARS: i64 = 2 * 365 * 24 * 3600;
     let bench = Bench::new().await;
     let (token, _) = bench.register("lasting", ContactInput::default()).await;
-    let platform = &bench.users.platform;
+    let platform = &bench.users.authn.platform;
     let entry = AuditEntry { id: "aud_1".into(), at: Time(platform.clock.now()), ..AuditEntry::default() };
-    bench
-        .users
-        .platform
-        .store
-        .commit(bench.users.audit_entries.upsert(&entry.id, &entry).unwrap().into())
-        .await
-        .unwrap();
+    platform.store.commit(bench.users.audit.entries.upsert(&entry.id, &entry).unwrap().into()).await.unwrap();
     let entries = async || {
-        super::audit::remove_old(bench.users.clone()).await;
-        bench.users.audit_entries.count(&[]).await.unwrap()
+        remove_old(bench.users.audit.clone()).await;
+        bench.users.audit.entries.count(&[]).await.unwrap()
     };
     bench.clock.advance(2 * 3600);
     bench.clock.jump(YEARS);
     assert_eq!(entries().await, 1);
     // Looked up while the clock is wrong, also from the store.
-    assert!(bench.users.authenticate(&token).await.is_ok());
-    bench.users.memory.forget_all();
-    assert!(bench.users.authenticate(&token).await.is_ok());
+    assert!(bench.users.authn.authenticate(&token).await.is_ok());
+    bench.users.authz.cache.all_rights_changed();
+    bench.users.authn.sessions.cache.forget_all();
+    assert!(bench.users.authn.authenticate(&token).await.is_ok());
     bench.clock.advance(120);
     bench.clock.jump(-YEARS);
-    assert!(bench.users.authenticate(&token).await.is_ok());
+    assert!(bench.users.authn.authenticate(&token).await.is_ok());
     assert_eq!(entries().await, 1);
     // Ages count again after seven days of running, if the clock is right and the time has come.
     bench.clock.advance(91 * 24 * 3600);
-    assert_eq!(bench.users.authenticate(&token).await.err().unwrap().code, &access::SESSION_ENDED);
+    assert_eq!(bench.users.authn.authenticate(&token).await.err().unwrap().code, &access::SESSION_ENDED);
     assert_eq!(entries().await, 1, "a year is not over");
     bench.clock.advance(366 * 24 * 3600);
     assert_eq!(entries().await, 0);
@@ -492,8 +535,8 @@ async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_a
 #[tokio::test]
 async fn a_restart_while_the_clock_is_wrong_does_not_end_what_is_kept() {
     let bench = Bench::new().await;
-    let left = async || super::stored_clock_grace(&(bench.store.clone() as Arc<dyn Store>)).await.unwrap().as_secs();
-    let watch = async || super::clock_grace::watch(bench.users.clone()).await;
+    let left = async || stored_clock_grace(&(bench.store.clone() as Arc<dyn Store>)).await.unwrap().as_secs();
+    let watch = async || watch(bench.users.clock_grace.clone()).await;
     watch().await;
     assert_eq!(left().await, 0);
     bench.clock.jump(2 * 365 * 24 * 3600);
@@ -511,12 +554,12 @@ async fn a_restart_while_the_clock_is_wrong_does_not_end_what_is_kept() {
 async fn what_is_in_progress_ends_with_the_right_and_the_session_that_it_rests_on() {
     let bench = Bench::new().await;
     let (token, user_id) = bench.register("demoted", ContactInput::default()).await;
-    let session_id = bench.users.authenticate(&token).await.unwrap().session_id;
+    let session_id = bench.users.authn.authenticate(&token).await.unwrap().session_id;
     let needs = |permission| Credential::Permission { session_id: session_id.clone(), permission };
     let had = needs(openorch_api::user::USER_PASSWORD_CHANGE.id);
     let lost = needs(openorch_api::platform::BACKUP_CREATE.id);
     let credentials = [Credential::Session(session_id.clone()), had, lost.clone()];
-    assert_eq!(bench.users.ended_credentials(&credentials).await, [lost]);
-    bench.users.end_these(&user_id, &[session_id.to_string()]).await.unwrap();
-    assert_eq!(bench.users.ended_credentials(&credentials).await, credentials);
+    assert_eq!(bench.users.authn.ended_credentials(&credentials).await, [lost]);
+    bench.users.authn.sessions.end_these(&user_id, &[session_id.to_string()]).await.unwrap();
+    assert_eq!(bench.users.authn.ended_credentials(&credentials).await, credentials);
 }

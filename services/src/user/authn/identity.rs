@@ -1,0 +1,257 @@
+//! The daemon's identity: who a token stands for, what a service is given instead of it, and what ends with a session.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use openorch_api::error::access;
+use openorch_chassis::{BoxFuture, Caller, Credential, Error, Identity, Passage, Result};
+use openorch_store::Guard;
+
+use crate::user::{
+    authn::{
+        rows::SESSIONS,
+        sessions::cache::{Delegated, LiveSession},
+        state::Authn,
+        tokens::{
+            digest::{Digest, digest},
+            header::{Spelling, basic, is_of_jwt, spelling},
+            jwt::{Claims, ISSUER},
+            keys::Verified,
+            role_claims::{told, told_app},
+        },
+    },
+    authz::{accounts::account::Account, guards::still_admin},
+    shared::rows::DEFAULT_APP,
+};
+
+/// A delegated token is made anew when it has less than this part of its life left.
+const DELEGATED_REST: i64 = 5;
+/// Places in an `Authorization` value at which a JWT may begin; one with more is taken for ours, and so refused.
+const MAX_JWT_STARTS: usize = 32;
+/// Bytes of a JWT's header that are looked at; ours have about 60.
+const MAX_JWT_HEADER: usize = 512;
+
+impl Authn {
+    /// A session in an app is worth nothing once its account is no longer in there.
+    fn refuse_outsider(&self, account: &Account, session: &LiveSession) -> Result<()> {
+        if account.is_in(&session.app) {
+            return Ok(());
+        }
+        Err(Error::new(&access::NOT_IN_APP, format!("`{}` is not in the app of this token any more", account.slug)))
+    }
+
+    async fn mint(&self, verified: &Verified, digest: Digest, audience: &str) -> Result<Passage> {
+        let rights = self.authz.cache.rights();
+        let session = self.sessions.live_session(verified).await?;
+        if let Some(made_for) = verified.audience.as_deref() {
+            if self.may_be_handed_to(made_for, audience) {
+                let credential = Credential::Delegated {
+                    session_id: session.id.clone(),
+                    made_for: made_for.into(),
+                    to: audience.into(),
+                    expires_at: verified.claims.exp,
+                };
+                return Ok(Passage::Delegated { credential, caller: verified.claims.olu.as_str().into() });
+            }
+            return Err(Error::new(
+                &access::OTHER_SERVICE,
+                format!("a token that was made for the service `{made_for}` does not open `{audience}`"),
+            ));
+        }
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
+        let account = self.authz.account(&session.user_id).await?.ok_or_else(gone)?;
+        self.refuse_outsider(&account, &session)?;
+        let now = self.now().0.as_second();
+        let lifetime = self.delegated_token_lifetime.as_secs() as i64;
+        // Services know nothing of the session: what they are given ends with it, where its end is known.
+        let left = |most: Duration| (session.created_at.saturating_add(most.as_secs() as i64) - now).max(1);
+        let lifetime = self.sessions.max_lifetime.map_or(lifetime, |most| lifetime.min(left(most)));
+        let claims = Claims {
+            oui: account.id.to_string(),
+            olu: account.slug.to_string(),
+            ori: told(account.roles_in(&session.app).iter().map(AsRef::as_ref), &account.trusted, Some(audience)),
+            iss: ISSUER.into(),
+            iat: now,
+            exp: now + lifetime,
+            jti: self.platform.ids.random("tok"),
+            sid: session.id.to_string(),
+            aud: Some(audience.to_owned()),
+            app: told_app(&session.app),
+        };
+        let token = self.tokens.sign(claims).await?;
+        let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(Error::internal)?;
+        header.set_sensitive(true);
+        let fresh_until = now + lifetime - lifetime / DELEGATED_REST;
+        let passage = Passage::Replace {
+            authorization: header.clone(),
+            session_id: session.id.clone(),
+            caller: account.slug.clone(),
+        };
+        self.sessions.cache.keep_delegated(digest, Delegated { header, session, account, rights, fresh_until });
+        Ok(passage)
+    }
+}
+
+impl Authn {
+    /// Whether a delegated token that was made for one service may be sent to another.
+    fn may_be_handed_to(&self, made_for: &str, to: &str) -> bool {
+        made_for == to || self.authz.check_rules().hands_on(made_for, to)
+    }
+
+    async fn has_ended(&self, credential: &Credential) -> bool {
+        // What began while the token was good has as long again: an upload is not cut a moment after it began.
+        let lifetime = self.delegated_token_lifetime.as_secs() as i64;
+        if let Credential::Delegated { made_for, to, expires_at, .. } = credential
+            && (*expires_at + lifetime <= self.now().0.as_second() || !self.may_be_handed_to(made_for, to))
+        {
+            return true;
+        }
+        match (self.caller_in(credential.session_id(), None).await, credential) {
+            (Ok(caller), Credential::Permission { permission, .. }) => !self.authz.allows(&caller, permission),
+            (Ok(_), _) => false,
+            (Err(error), _) => error.code.status == 401,
+        }
+    }
+
+    /// The account behind a session, which this is a use of.
+    async fn caller_in(&self, session_id: &str, audience: Option<Arc<str>>) -> Result<Caller> {
+        self.caller_of(&*self.sessions.use_session(session_id).await?, audience).await
+    }
+
+    async fn caller_of(&self, session: &LiveSession, audience: Option<Arc<str>>) -> Result<Caller> {
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
+        let account = self.authz.account(&session.user_id).await?.ok_or_else(gone)?;
+        self.refuse_outsider(&account, session)?;
+        Ok(Caller {
+            user_id: account.id.clone(),
+            slug: account.slug.clone(),
+            session_id: session.id.clone(),
+            roles: account.roles_in(&session.app).clone(),
+            default_app_roles: account.roles_in(DEFAULT_APP).clone(),
+            app: session.app.clone(),
+            audience,
+        })
+    }
+}
+
+impl Identity for Authn {
+    fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Caller>> {
+        Box::pin(async move {
+            let unknown = || {
+                Error::new(&access::INVALID_TOKEN, "Unauthorized: this is not a token of this daemon; sign in for one")
+            };
+            let verified = self.tokens.verified(token).ok_or_else(unknown)?;
+            let session = self.sessions.live_session(&verified).await?;
+            self.caller_of(&session, verified.audience.clone()).await
+        })
+    }
+
+    fn allows(&self, caller: &Caller, permission: &str) -> bool {
+        self.authz.allows(caller, permission)
+    }
+
+    fn standing(&self, caller: &Caller) -> Vec<Guard> {
+        let session = Guard::Exists { collection: SESSIONS.name, id: caller.session_id.to_string() };
+        let is_of_session = !caller.session_id.is_empty();
+        is_of_session.then_some(session).into_iter().chain(still_admin(caller)).collect()
+    }
+
+    fn basis(&self, caller: &Caller, permission: &str) -> Vec<Guard> {
+        self.authz.check_rules().basis(caller, permission)
+    }
+
+    fn opens(&self, audience: &str, operation: &str) -> bool {
+        self.authz.check_rules().opens(audience, operation)
+    }
+
+    fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>> {
+        let token = match spelling(authorization) {
+            Spelling::Foreign => return Some(Ok(Passage::Untouched)),
+            Spelling::Odd => return None,
+            Spelling::Usual(token) => token,
+        };
+        let now = self.platform.clock.now().as_second();
+        let known =
+            self.sessions.cache.delegated(&digest(&[token, audience.as_bytes()]), now, self.authz.cache.rights())?;
+        if self.sessions.is_idle(&known.session, now) {
+            return None;
+        }
+        known.session.used_at.store(now, Ordering::Relaxed);
+        let Delegated { header, session, account, .. } = known;
+        Some(Ok(Passage::Replace {
+            authorization: header,
+            session_id: session.id.clone(),
+            caller: account.slug.clone(),
+        }))
+    }
+
+    fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>> {
+        Box::pin(async move {
+            match spelling(authorization) {
+                Spelling::Foreign => Ok(Passage::Untouched),
+                // A service must not find a token of ours in whatever else the value says.
+                Spelling::Odd => match self.claims_to_be_ours(authorization.as_bytes()) {
+                    true => Err(Error::new(
+                        &access::MALFORMED_TOKEN,
+                        "send the token as `Authorization: Bearer …`, in no other scheme and with nothing beside it",
+                    )),
+                    false => Ok(Passage::Untouched),
+                },
+                Spelling::Usual(token) => {
+                    match std::str::from_utf8(token).ok().and_then(|text| self.tokens.verified(text)) {
+                        // A token of ours with something behind it, which a service might cut off.
+                        None if self.claims_to_be_ours(token) => Err(Error::new(
+                            &access::INVALID_TOKEN,
+                            "Unauthorized: this token names a key of this daemon, which did not sign it; sign in for one",
+                        )),
+                        None => Ok(Passage::Untouched),
+                        Some(verified) => {
+                            let key = digest(&[token, audience.as_bytes()]);
+                            if verified.audience.is_some() {
+                                // It is passed on or refused: nothing is signed.
+                                return self.mint(&verified, key, audience).await;
+                            }
+                            let session = verified.claims.sid.as_bytes();
+                            let _alone = self.tokens.signing.alone(digest(&[session, audience.as_bytes()])).await;
+                            match self.passage_cached(authorization, audience) {
+                                Some(made) => made,
+                                None => self.mint(&verified, key, audience).await,
+                            }
+                        }
+                    }
+                }
+            }
+        })
+    }
+
+    fn claims_to_be_ours(&self, authorization: &[u8]) -> bool {
+        if let Some(decoded) = basic(authorization) {
+            return self.claims_to_be_ours(&decoded);
+        }
+        let keys = self.tokens.ring.load();
+        let mut starts = 0;
+        authorization.split(|byte| !is_of_jwt(*byte)).any(|word| {
+            // A JWT may follow on other letters of its alphabet, as in `token.eyJ…`.
+            word.windows(3).enumerate().filter(|(_, bytes)| bytes == b"eyJ").any(|(at, _)| {
+                starts += 1;
+                let header = word[at..].split(|byte| *byte == b'.').next().unwrap_or_default();
+                starts > MAX_JWT_STARTS || (header.len() <= MAX_JWT_HEADER && keys.is_named_by(header))
+            })
+        })
+    }
+
+    fn ended_credentials<'a>(&'a self, credentials: &'a [Credential]) -> BoxFuture<'a, Vec<Credential>> {
+        Box::pin(async move {
+            let mut ended = Vec::new();
+            for credential in credentials {
+                if self.has_ended(credential).await {
+                    ended.push(credential.clone());
+                }
+            }
+            ended
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! Changing a password, by its account; and what ends with it, whoever changes it.
+
+use openorch_api::{
+    Body, Json,
+    user::{ChangePasswordRequest, Empty, errors},
+};
+use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_store::{Batch, Stored};
+
+use crate::user::{
+    authn::{
+        passwords::{check::Guess, default_password::DEFAULT_ADMIN_PASSWORD, queue::Purpose},
+        rows::SessionRow,
+        sessions::live::UNKNOWN_DEVICE,
+        state::Authn,
+    },
+    shared::accounts::ADMIN_SLUG,
+};
+
+pub async fn change_password(cx: Cx<Authn>, Body(request): Body<ChangePasswordRequest>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    if request.slug.as_deref().is_some_and(|slug| !slug.is_empty() && slug != &*caller.slug) {
+        return Err(Error::new(
+            &errors::PASSWORD_OF_ANOTHER,
+            format!("`{}` may change its own password only; an admin can reset that of another account", caller.slug),
+        ));
+    }
+    let (current, new) = (request.current_password, request.new_password);
+    cx.passwords.check_new_password(&new, cx.request.from_this_machine)?;
+    let incorrect = || Error::new(&errors::CURRENT_PASSWORD_WRONG, "current password is incorrect");
+    let guess = Guess {
+        password: &current,
+        counted_as: &caller.user_id,
+        user_id: &caller.user_id,
+        address: cx.request.client_ip,
+    };
+    let stored = cx.passwords.match_password(&guess).await?.ok_or_else(incorrect)?.row.value;
+    let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
+    let row = cx.passwords.hash_password(&new, is_default, Purpose::SignIn, cx.request.client_ip).await?;
+    retry(|| async {
+        // The row may have changed by what a sign-in noted.
+        let now = cx.passwords.rows.get(&caller.user_id).await?.filter(|now| now.value.hash == stored.hash);
+        let changed =
+            || Error::new(&errors::PASSWORD_CHANGED_MEANWHILE, "the password was just changed by someone else");
+        let version = now.ok_or_else(changed)?.version;
+        // The caller's own session stays, unless it is the one that programs without a device of their own share, or was
+        // exchanged from one that ends.
+        let own = cx.sessions.rows.get(&caller.session_id).await?;
+        let keep = own.filter(|own| own.value.device != UNKNOWN_DEVICE && own.value.exchanged_from.is_none());
+        let batch = Batch::new().with(cx.passwords.rows.replace(&*caller.user_id, &row, Some(version))?);
+        cx.end_with_password((&caller.user_id, &caller.slug), keep, batch).await?;
+        Ok(Json(Empty {}))
+    })
+    .await
+}
+
+impl Authn {
+    /// Ends all sessions of an account but `keep` in one batch with `and`, which gives it another password.
+    pub async fn end_with_password(
+        &self,
+        (user_id, slug): (&str, &str),
+        keep: Option<Stored<SessionRow>>,
+        and: Batch,
+    ) -> Result<()> {
+        let outcome = self.sessions.end_sessions(user_id, keep, and).await;
+        if slug == ADMIN_SLUG {
+            self.passwords.default_password.changed(user_id, &self.passwords.rows).await;
+        }
+        outcome
+    }
+}

@@ -1,0 +1,133 @@
+//! Argon2id (RFC 9106) with OWASP's parameters. The 19 MiB that each hash works in are kept and used again: given back
+//! to the allocator each time they would make it keep many times that (it raises its threshold for mapped memory).
+
+use std::sync::{Mutex, PoisonError};
+
+use argon2::{
+    Algorithm, Argon2, Block, Params, PasswordHash, Version,
+    password_hash::phc::{Output, ParamsString, Salt},
+};
+use openorch_chassis::{Error, Result};
+use zeroize::Zeroizing;
+
+use crate::user::authn::passwords::rules::normalized;
+
+/// Memory in KiB, passes, lanes: OWASP's first recommendation for Argon2id.
+const MEMORY_KIB: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+const SALT_BYTES: usize = 16;
+
+/// The hash of a password that nobody knows, with the parameters of all others: what is checked against it takes as long.
+pub const HASH_OF_NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$dmSNE7/1EQc7g8xNM0PyNA$b+1uHecm2pZiifyNbDx0yXnrH0jkfc8bD1bI4Nrhsyg";
+
+/// Computes hashes, as many side by side as its caller lets it.
+#[derive(Default)]
+pub struct Hasher {
+    /// Memory that no hash works in now: at most as many as ever were computed side by side.
+    idle: Mutex<Vec<Vec<Block>>>,
+}
+
+impl Hasher {
+    /// The hash of a password in its normalized form, in PHC string format.
+    pub fn hash(&self, password: &str) -> Result<String> {
+        let params = Params::new(MEMORY_KIB, PASSES, 1, None).map_err(|error| Error::internal(error.to_string()))?;
+        let mut salt = [0; SALT_BYTES];
+        aws_lc_rs::rand::fill(&mut salt).map_err(|_| Error::internal("the operating system gives no random bytes"))?;
+        let phc = |error: argon2::password_hash::phc::Error| Error::internal(error.to_string());
+        let version = Version::V0x13;
+        let output_bytes = params.output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
+        let described = ParamsString::try_from(&params).map_err(|error| Error::internal(error.to_string()))?;
+        let argon2 = Argon2::new(Algorithm::Argon2id, version, params);
+        let output = self.compute(&argon2, normalized(password).as_bytes(), &salt, output_bytes)?;
+        let hash = PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(version.into()),
+            params: described,
+            salt: Some(Salt::new(&salt).map_err(phc)?),
+            hash: Some(output),
+        };
+        Ok(hash.to_string())
+    }
+
+    /// Which of these texts the hash is of, by its place. All are tried, whichever it is.
+    pub fn find(&self, texts: &[Zeroizing<String>], hash: &str) -> Result<Option<usize>> {
+        let unreadable = || Error::internal("a stored password hash is not one of Argon2 with salt and output");
+        let parsed = PasswordHash::new(hash).map_err(|error| Error::internal(error.to_string()))?;
+        let (Some(salt), Some(expected)) = (parsed.salt, parsed.hash) else { return Err(unreadable()) };
+        let algorithm = Algorithm::try_from(parsed.algorithm.as_str()).map_err(|_| unreadable())?;
+        let version = parsed.version.map(Version::try_from).transpose().map_err(|_| unreadable())?;
+        let params = Params::try_from(&parsed).map_err(|_| unreadable())?;
+        let argon2 = Argon2::new(algorithm, version.unwrap_or_default(), params);
+        let mut found = None;
+        for (place, text) in texts.iter().enumerate() {
+            // Outputs are compared in constant time.
+            if self.compute(&argon2, text.as_bytes(), &salt, expected.len())? == expected {
+                found = found.or(Some(place));
+            }
+        }
+        Ok(found)
+    }
+
+    fn compute(&self, argon2: &Argon2, password: &[u8], salt: &[u8], output_bytes: usize) -> Result<Output> {
+        let mut memory = self.idle().pop().unwrap_or_default();
+        let blocks = argon2.params().block_count();
+        if memory.len() < blocks {
+            memory = vec![Block::new(); blocks];
+        }
+        let mut output = [0; Output::MAX_LENGTH];
+        let computed = match output.get_mut(..output_bytes) {
+            Some(output) => argon2.hash_password_into_with_memory(password, salt, output, &mut memory),
+            None => Err(argon2::Error::OutputTooLong),
+        };
+        self.idle().push(memory);
+        computed.map_err(|error| Error::internal(error.to_string()))?;
+        Output::new(&output[..output_bytes]).map_err(|error| Error::internal(error.to_string()))
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Vec<Block>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hashes on the calling thread; for start-up and the offline reset.
+pub fn hash_now(password: &str) -> Result<String> {
+    Hasher::default().hash(password)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::user::authn::passwords::rules::spellings;
+
+    #[test]
+    fn the_hash_of_nobody_costs_what_others_do() {
+        let nobody = PasswordHash::new(HASH_OF_NOBODY).unwrap();
+        let other = hash_now("a password").unwrap();
+        let other = PasswordHash::new(&other).unwrap();
+        assert_eq!(
+            (nobody.algorithm, nobody.version, nobody.params.to_string()),
+            (other.algorithm, other.version, other.params.to_string())
+        );
+        assert_eq!(nobody.hash.unwrap().len(), other.hash.unwrap().len());
+        assert_eq!(Hasher::default().find(&spellings(""), HASH_OF_NOBODY).unwrap(), None);
+    }
+
+    #[test]
+    fn hashes_one_after_the_other_work_in_the_same_memory() {
+        let hasher = Hasher::default();
+        let hash = hasher.hash("e\u{301}").unwrap();
+        let place = |hasher: &Hasher| hasher.idle()[0].as_ptr() as usize;
+        let first = place(&hasher);
+        assert_eq!(hasher.find(&spellings("\u{e9}"), &hash).unwrap(), Some(0), "normalized");
+        assert_eq!(hasher.find(&spellings("e"), &hash).unwrap(), None);
+        assert_eq!(place(&hasher), first);
+        assert_eq!(hasher.idle().len(), 1);
+        // What another implementation of Argon2 made: the crate's own, with other parameters and an output of 16 bytes.
+        let params = Params::new(8 * 1024, 1, 2, Some(16)).unwrap();
+        let other = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        use argon2::PasswordHasher;
+        let other = other.hash_password(b"pass").unwrap().to_string();
+        assert_eq!(hasher.find(&spellings("pass"), &other).unwrap(), Some(0));
+    }
+}

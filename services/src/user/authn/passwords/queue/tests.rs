@@ -1,0 +1,136 @@
+//! The queue: who waits, who is refused, and who goes first.
+
+use openorch_api::user::errors::TOO_MANY_SIGN_INS;
+
+use super::*;
+use crate::user::authn::passwords::{hasher::HASH_OF_NOBODY, rules::spellings};
+
+/// A pool whose hashes take 10 ms, one at a time: 1,000 turns of them are ten seconds.
+fn pool() -> HashQueue {
+    let pool = HashQueue::new(ONE_AT_ONCE);
+    pool.cost.store(10_000, Ordering::Relaxed);
+    pool
+}
+
+fn places<'a>(pool: &'a HashQueue, purpose: Purpose, network: u8, count: usize) -> Vec<Place<'a>> {
+    (0..count).map_while(|_| pool.place(purpose, IpAddr::from([192, 0, 2, network])).ok()).collect()
+}
+
+fn is_password(place: Place<'_>) -> impl Future<Output = Result<Option<usize>>> {
+    place.find(spellings("pass"), HASH_OF_NOBODY.into())
+}
+
+#[test]
+fn a_burst_from_one_address_waits_up_to_ten_seconds_and_what_is_beyond_is_told_when_to_come_back() {
+    let pool = pool();
+    let burst = places(&pool, Purpose::SignIn, 1, 2000);
+    assert_eq!(burst.len(), 1001, "ten seconds of turns are ahead of the last");
+    let refused = || pool.place(Purpose::SignIn, IpAddr::from([192, 0, 2, 1])).err().unwrap();
+    let told: Vec<i64> = (0..1000).filter_map(|_| refused().retry_after).collect();
+    assert_eq!((told[0], told[499], told[999]), (1, 6, 11), "each is told when there is room for it: {told:?}");
+    // Those from elsewhere take turns with the burst, and registrations with sign-ins.
+    assert_eq!(places(&pool, Purpose::SignIn, 2, 1).len(), 1);
+    assert_eq!(places(&pool, Purpose::Registration, 1, 1).len(), 1);
+    drop(burst);
+    assert_eq!(refused_after(&pool), None, "places are given back, and refusals forgotten");
+}
+
+fn refused_after(pool: &HashQueue) -> Option<i64> {
+    pool.place(Purpose::SignIn, IpAddr::from([192, 0, 2, 1])).err()?.retry_after
+}
+
+#[test]
+fn slower_hashes_leave_room_for_fewer_and_more_at_once_for_more() {
+    let pool = pool();
+    pool.cost.store(100_000, Ordering::Relaxed);
+    assert_eq!(places(&pool, Purpose::SignIn, 1, 2000).len(), 101);
+    let pool = HashQueue::new(HashSettings { concurrency: 4, ..ONE_AT_ONCE });
+    pool.cost.store(100_000, Ordering::Relaxed);
+    assert_eq!(places(&pool, Purpose::SignIn, 1, 2000).len(), 401);
+}
+
+#[test]
+fn neither_registrations_nor_one_address_take_the_places_of_others() {
+    let pool = pool();
+    pool.cost.store(1, Ordering::Relaxed);
+    let flood: Vec<_> = (0..100).flat_map(|n| places(&pool, Purpose::Registration, n, 1000)).collect();
+    assert_eq!(pool.registrations.waiting().all, MAX_WAITING);
+    let greedy = places(&pool, Purpose::SignIn, 1, 1000);
+    assert_eq!(places(&pool, Purpose::SignIn, 2, 1).len(), 1, "another address");
+    let many: Vec<IpAddr> = (0..500).map(|n| format!("2001:db8::{n:x}").parse().unwrap()).collect();
+    let network: Vec<_> = many.iter().filter_map(|address| pool.place(Purpose::SignIn, *address).ok()).collect();
+    assert_eq!(pool.sign_ins.waiting().by_address.len(), 2, "a /64 is one address, and who has no place is forgotten");
+    drop((flood, greedy, network));
+    assert_eq!(places(&pool, Purpose::Registration, 1, 1).len(), 1, "places are given back");
+    assert_eq!(pool.sign_ins.waiting().by_address.len(), 0, "and who has none is forgotten");
+}
+
+const ONE_AT_ONCE: HashSettings = HashSettings { concurrency: 1, max_wait: Duration::from_secs(10) };
+
+#[tokio::test]
+async fn a_newcomer_takes_the_newest_place_of_the_address_that_has_the_most() {
+    let pool = pool();
+    pool.cost.store(1, Ordering::Relaxed);
+    let place = |network: u8| pool.place(Purpose::SignIn, IpAddr::from([192, 0, 2, network]));
+    let mut greedy: Vec<Vec<Place>> = (0..4).map(|n| places(&pool, Purpose::SignIn, n, MAX_WAITING / 4)).collect();
+    assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING);
+    let one_more = place(0).err().unwrap();
+    assert_eq!(one_more.code, &TOO_MANY_SIGN_INS, "who has the most gets no more");
+    let honest = place(9).expect("there is room for who comes from elsewhere");
+    assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING);
+    let newest = greedy[3].pop().unwrap();
+    let refused = is_password(newest).await.unwrap_err();
+    assert_eq!(refused.code, &TOO_MANY_SIGN_INS);
+    assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING, "it has given its place back already");
+    assert_eq!(is_password(greedy[3].pop().unwrap()).await.unwrap(), None);
+    pool.cost.store(1, Ordering::Relaxed);
+    drop(place(3).expect("a place was given back"));
+    // What was taken evenly is nobody's to take, and who waits alone is safe.
+    drop(greedy);
+    pool.cost.store(1, Ordering::Relaxed);
+    let many = |n: usize| IpAddr::from([198, 51, (n / 256) as u8, (n % 256) as u8]);
+    let alone: Vec<_> = (1..MAX_WAITING).map(|n| pool.place(Purpose::SignIn, many(n)).ok().unwrap()).collect();
+    assert_eq!(pool.sign_ins.waiting().all, MAX_WAITING);
+    for n in [1, 9999] {
+        assert_eq!(pool.place(Purpose::SignIn, many(n)).err().unwrap().code, &TOO_MANY_SIGN_INS);
+    }
+    drop((alone, honest));
+    let waiting = pool.sign_ins.waiting();
+    assert!(waiting.all == 0 && waiting.by_address.is_empty() && waiting.by_length.is_empty());
+}
+
+#[tokio::test]
+async fn who_has_waited_as_long_as_it_may_is_refused_and_leaves_its_place() {
+    let pool = HashQueue::new(HashSettings { max_wait: Duration::from_millis(1), ..ONE_AT_ONCE });
+    pool.cost.store(1, Ordering::Relaxed);
+    let all_wait = pool.turns.acquire().await.unwrap();
+    let place = pool.place(Purpose::SignIn, IpAddr::from([192, 0, 2, 1])).unwrap();
+    assert_eq!(is_password(place).await.unwrap_err().code, &TOO_MANY_SIGN_INS);
+    drop(all_wait);
+    assert_eq!(pool.sign_ins.waiting().all, 0);
+}
+
+#[tokio::test]
+async fn the_lines_take_turns_whoever_came_first() {
+    let pool = Arc::new(HashQueue::new(ONE_AT_ONCE));
+    let order: Arc<Mutex<Vec<&str>>> = Arc::default();
+    let all_wait = pool.turns.acquire().await.unwrap();
+    let mut served = tokio::task::JoinSet::new();
+    let crowd = [("registration", Purpose::Registration, 1, 20), ("greedy", Purpose::SignIn, 1, 20)];
+    for (name, purpose, network, count) in crowd.into_iter().chain([("late", Purpose::SignIn, 2, 1)]) {
+        for _ in 0..count {
+            let (pool, order) = (pool.clone(), order.clone());
+            served.spawn(async move {
+                let place = pool.place(purpose, IpAddr::from([192, 0, 2, network])).unwrap();
+                place.take_turn(move |_| order.lock().unwrap().push(name)).await.unwrap();
+            });
+            // It is in its line before the next comes.
+            tokio::task::yield_now().await;
+        }
+    }
+    drop(all_wait);
+    served.join_all().await;
+    let order = order.lock().unwrap();
+    let at = order.iter().position(|name| *name == "late").unwrap();
+    assert!(order.len() == 41 && at < 6, "{at}: {order:?}");
+}

@@ -1,0 +1,169 @@
+//! Which passwords are accepted (contract decision 13), and in which form they are compared (decision 37).
+
+use openorch_api::user::errors;
+use openorch_chassis::{Error, Result};
+use unicode_normalization::{UnicodeNormalization, is_nfc};
+use zeroize::Zeroizing;
+
+use crate::user::shared::settings::UserSettings;
+
+const MIN_CHARACTERS: usize = 8;
+
+/// The most used passwords of eight characters and more; a short list on purpose, it only has to stop the careless.
+const COMMON: &[&str] = &[
+    "12345678",
+    "123456789",
+    "1234567890",
+    "password",
+    "password1",
+    "password123",
+    "passw0rd",
+    "qwertyui",
+    "qwerty123",
+    "qwertyuiop",
+    "11111111",
+    "00000000",
+    "88888888",
+    "iloveyou",
+    "sunshine",
+    "princess",
+    "football",
+    "baseball",
+    "superman",
+    "trustno1",
+    "welcome1",
+    "changeme",
+    "changeme1",
+    "changeme123",
+    "letmein1",
+    "admin123",
+    "administrator",
+    "abcd1234",
+    "abc12345",
+    "1q2w3e4r",
+    "1qaz2wsx",
+    "87654321",
+    "openorch",
+    "openorch1",
+    "openorch123",
+    "starwars",
+    "computer",
+    "whatever",
+    "dragon123",
+    "monkey123",
+    "master123",
+    "internet",
+    "michelle",
+    "jennifer",
+    "samantha",
+];
+
+/// What passwords must be like.
+#[derive(Clone, Copy, Debug)]
+pub struct PasswordRules {
+    /// Fewest characters.
+    pub min: usize,
+    /// Most bytes.
+    pub max_bytes: usize,
+    /// Whether the common ones are refused.
+    pub refuse_common: bool,
+}
+
+impl PasswordRules {
+    /// What passwords must be like where these settings count.
+    pub fn of(settings: &UserSettings, loopback_only: bool) -> PasswordRules {
+        PasswordRules::new(loopback_only, settings.password_min, *settings.password_max_bytes)
+    }
+
+    /// On loopback any password that is not empty, so that existing programs can register with short ones; beyond it at
+    /// least eight characters and none of the common ones. `min` replaces the length for both.
+    pub fn new(loopback_only: bool, min: Option<usize>, max_bytes: usize) -> PasswordRules {
+        let usual = if loopback_only { 1 } else { MIN_CHARACTERS };
+        PasswordRules { min: min.unwrap_or(usual).max(1), max_bytes, refuse_common: !loopback_only }
+    }
+
+    /// Whether this can be anybody's password at all: what cannot is not worth a hash.
+    pub fn is_possible(&self, password: &str) -> bool {
+        password.len() <= self.max_bytes
+    }
+
+    /// Why this cannot be a new password. Characters are counted after normalization, bytes as sent.
+    pub fn check(&self, password: &str) -> Result<()> {
+        if password.is_empty() {
+            return Err(Error::new(&errors::PASSWORD_REFUSED, "password is required"));
+        }
+        if !self.is_possible(password) {
+            return Err(Error::new(
+                &errors::PASSWORD_REFUSED,
+                format!("the password is longer than {} bytes", self.max_bytes),
+            ));
+        }
+        if normalized(password).chars().count() < self.min {
+            return Err(Error::new(
+                &errors::PASSWORD_REFUSED,
+                format!("the password needs at least {} characters", self.min),
+            ));
+        }
+        if self.refuse_common && COMMON.contains(&password.to_lowercase().as_str()) {
+            return Err(Error::new(&errors::PASSWORD_REFUSED, "the password is one of the most used; choose another"));
+        }
+        Ok(())
+    }
+}
+
+/// The form in which passwords are hashed: Unicode NFC. Keyboards and operating systems compose letters differently, and
+/// the person who types cannot see which.
+pub fn normalized(password: &str) -> Zeroizing<String> {
+    Zeroizing::new(if is_nfc(password) { password.to_owned() } else { password.nfc().collect() })
+}
+
+/// The distinct texts that a hash made before passwords were normalized may be of: NFC, as sent, NFD. NFC comes first.
+pub fn spellings(password: &str) -> Vec<Zeroizing<String>> {
+    let mut spellings = vec![normalized(password)];
+    for spelling in [Zeroizing::new(password.to_owned()), Zeroizing::new(password.nfd().collect::<String>())] {
+        if !spellings.contains(&spelling) {
+            spellings.push(spelling);
+        }
+    }
+    spellings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_looser_on_loopback() {
+        let (loopback, wide, long) = (
+            PasswordRules::new(true, None, 1024),
+            PasswordRules::new(false, None, 1024),
+            PasswordRules::new(true, Some(12), 1024),
+        );
+        for (password, on_loopback, beyond, with_min) in [
+            ("", false, false, false),
+            ("a", true, false, false),
+            ("Password", true, false, false),
+            // Eight code points, four characters.
+            ("e\u{301}e\u{301}e\u{301}e\u{301}", true, false, false),
+            ("correct horse", true, true, true),
+            (&"x".repeat(1025), false, false, false),
+            // The limit is of the bytes that were sent, though the normalized form is shorter.
+            (&"e\u{301}".repeat(342), false, false, false),
+        ] {
+            assert_eq!(loopback.check(password).is_ok(), on_loopback, "{password}");
+            assert_eq!(wide.check(password).is_ok(), beyond, "{password}");
+            assert_eq!(long.check(password).is_ok(), with_min, "{password}");
+        }
+    }
+
+    #[test]
+    fn a_password_has_one_normalized_form_and_up_to_three_spellings() {
+        let shown = |password: &str| spellings(password).iter().map(|one| one.to_string()).collect::<Vec<_>>();
+        assert_eq!(shown("pass"), ["pass"]);
+        assert_eq!(shown("\u{e9}"), ["\u{e9}", "e\u{301}"]);
+        assert_eq!(shown("e\u{301}"), ["\u{e9}", "e\u{301}"]);
+        assert_eq!(shown("\u{e9}e\u{301}"), ["\u{e9}\u{e9}", "\u{e9}e\u{301}", "e\u{301}e\u{301}"]);
+        // NFC alone: compatibility characters and case stay (nothing else of RFC 8265).
+        assert_eq!(normalized("\u{fb01}A").as_str(), "\u{fb01}A");
+    }
+}

@@ -1,0 +1,298 @@
+//! The sessions that are used, and the delegated tokens that were made for them, in memory (contract decision 8). The store
+//! stays the truth; whoever ends a session says so here.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicI64, AtomicU64, Ordering},
+};
+
+use http::HeaderValue;
+use moka::sync::Cache;
+use openorch_chassis::Result;
+
+use crate::user::{
+    authn::tokens::digest::Digest,
+    authz::accounts::account::Account,
+    shared::versions::{Seen, Versions},
+};
+
+/// A live session as checks need it.
+pub struct LiveSession {
+    pub id: Arc<str>,
+    pub user_id: Arc<str>,
+    pub app: Arc<str>,
+    /// The session that it ends with.
+    pub exchanged_from: Option<Arc<str>>,
+    /// In seconds since 1970.
+    pub created_at: i64,
+    /// Last use, in seconds since 1970.
+    pub used_at: AtomicI64,
+    /// The last use that is in the store.
+    pub noted_at: AtomicI64,
+    /// Stale once all sessions of its account have ended.
+    pub seen: Seen,
+}
+
+/// A delegated token as it is sent on to a service.
+#[derive(Clone)]
+pub struct Delegated {
+    pub header: HeaderValue,
+    /// As they were when the token was made: another session in memory means that something changed.
+    pub session: Arc<LiveSession>,
+    pub account: Arc<Account>,
+    /// What [`crate::user::authz::accounts::cache::AccountCache::rights`] was when it was begun.
+    pub rights: u64,
+    /// In seconds since 1970; from then on a new one is made.
+    pub fresh_until: i64,
+}
+
+pub struct SessionCache {
+    sessions: Cache<Arc<str>, Arc<LiveSession>>,
+    delegated: Cache<Digest, Delegated>,
+    /// Rises whenever a session ends: what was read before it rose is not kept.
+    epoch: AtomicU64,
+    /// By account: its sessions. Held while something read is put in and while something that ended is taken out, so that
+    /// neither slips by the other.
+    order: Mutex<Versions>,
+}
+
+impl SessionCache {
+    pub fn new(entries: u64) -> SessionCache {
+        SessionCache {
+            sessions: Cache::new(entries),
+            delegated: Cache::new(entries),
+            epoch: AtomicU64::new(0),
+            order: Mutex::default(),
+        }
+    }
+
+    /// The session if it lives, read by `read` on first use. One that was exchanged from another lives as long as that.
+    pub async fn session<F>(&self, id: &str, read: impl FnOnce() -> F) -> Result<Option<Arc<LiveSession>>>
+    where
+        F: Future<Output = Result<Option<LiveSession>>>,
+    {
+        if let Some(found) = self.live_session(id) {
+            return Ok(Some(found));
+        }
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        let Some(session) = read().await?.map(Arc::new) else { return Ok(None) };
+        let _order = self.order();
+        if self.epoch.load(Ordering::SeqCst) == epoch {
+            self.sessions.insert(id.into(), session.clone());
+        }
+        Ok(Some(session))
+    }
+
+    fn live_session(&self, id: &str) -> Option<Arc<LiveSession>> {
+        self.sessions.get(id).filter(|session| session.seen.is_current())
+    }
+
+    fn order(&self) -> MutexGuard<'_, Versions> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For a session of this account that was read.
+    pub fn see_sessions(&self, user_id: &str) -> Seen {
+        self.order().see(user_id)
+    }
+
+    /// All sessions of an account ended but the one to keep: the next request with one is refused.
+    pub fn sessions_of_account_ended(&self, user_id: &str, keep: Option<&str>) {
+        let order = self.order();
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        // One that ended before is not kept, whatever is asked.
+        let kept = keep.and_then(|id| self.live_session(id)).filter(|session| *session.user_id == *user_id);
+        order.rise(user_id);
+        if let Some(kept) = kept {
+            kept.seen.renew();
+        }
+    }
+
+    /// These sessions ended, and with them those that were exchanged from them: the next request with one is refused.
+    pub fn sessions_ended(&self, ids: &[String]) {
+        if ids.is_empty() {
+            return;
+        }
+        let _order = self.order();
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        ids.iter().for_each(|id| self.sessions.invalidate(id.as_str()));
+    }
+
+    /// Whatever was read is read again.
+    pub fn forget_all(&self) {
+        let _order = self.order();
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.sessions.invalidate_all();
+        self.delegated.invalidate_all();
+    }
+
+    /// The delegated token for these, if its session and all rights are as when it was made, and it is fresh at `now`.
+    pub fn delegated(&self, digest: &Digest, now: i64, rights: u64) -> Option<Delegated> {
+        let found = self.delegated.get(digest)?;
+        let known = self.live_session(&found.session.id)?;
+        if let Some(from) = &known.exchanged_from {
+            self.live_session(from)?;
+        }
+        let is_as_made = Arc::ptr_eq(&known, &found.session) && found.account.is_current();
+        (found.fresh_until > now && is_as_made && found.rights == rights).then_some(found)
+    }
+
+    pub fn keep_delegated(&self, digest: Digest, delegated: Delegated) {
+        self.delegated.insert(digest, delegated);
+    }
+
+    pub fn known_session(&self, id: &str) -> Option<Arc<LiveSession>> {
+        self.sessions.get(id)
+    }
+
+    /// The sessions whose last use is `behind` seconds or more from the stored one, also before it: then that was stored
+    /// while the clock was wrong.
+    pub fn unnoted_uses(&self, behind: i64) -> Vec<Arc<LiveSession>> {
+        let lags = |session: &LiveSession| {
+            let (used, noted) = (session.used_at.load(Ordering::Relaxed), session.noted_at.load(Ordering::Relaxed));
+            used.abs_diff(noted) >= behind.unsigned_abs()
+        };
+        let all = self.sessions.iter().map(|(_, session)| session);
+        all.filter(|session| session.seen.is_current() && lags(session)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::user::{
+        authz::{accounts::cache::AccountCache, rows::RoleLinkRow},
+        shared::rows::{DEFAULT_APP, UserRow},
+    };
+
+    fn user(id: &str) -> UserRow {
+        let time = openorch_api::Time::default();
+        let row = serde_json::json!({ "id": id, "slug": id, "name": id, "createdAt": time, "updatedAt": time });
+        serde_json::from_value(row).unwrap()
+    }
+
+    struct Bench {
+        sessions: SessionCache,
+        accounts: AccountCache,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            Bench { sessions: SessionCache::new(100), accounts: AccountCache::new(100) }
+        }
+
+        async fn session(&self, id: &str, exchanged_from: Option<&str>) -> Arc<LiveSession> {
+            let session = || LiveSession {
+                id: id.into(),
+                user_id: "usr_1".into(),
+                app: DEFAULT_APP.into(),
+                exchanged_from: exchanged_from.map(Into::into),
+                created_at: 0,
+                used_at: 0.into(),
+                noted_at: 0.into(),
+                seen: self.sessions.see_sessions("usr_1"),
+            };
+            self.sessions.session(id, async || Ok(Some(session()))).await.unwrap().unwrap()
+        }
+
+        async fn account(&self, id: &str, role: &str) -> Arc<Account> {
+            let row = user(id);
+            let links = [RoleLinkRow::new(DEFAULT_APP, id, role, openorch_api::Time::default())];
+            let read = async || Ok(Some(Account::new(&row, &links)));
+            self.accounts.account(id, read).await.unwrap().unwrap()
+        }
+
+        fn keep(&self, digest: u8, session: &Arc<LiveSession>, account: &Arc<Account>, rights: u64) {
+            let header = HeaderValue::from_static("Bearer x");
+            let (session, account) = (session.clone(), account.clone());
+            self.sessions.keep_delegated([digest; 32], Delegated { header, session, account, rights, fresh_until: 10 });
+        }
+
+        fn has(&self, digest: u8) -> bool {
+            self.sessions.delegated(&[digest; 32], 5, self.accounts.rights()).is_some()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_delegated_token_that_was_begun_before_rights_changed_is_not_sent_on() {
+        type Change = fn(&Bench);
+        let changes: [(Change, bool); 8] = [
+            (|_| {}, true),
+            (|bench| bench.accounts.profile_changed("usr_1"), true),
+            (|bench| bench.accounts.rights_changed("usr_2"), true),
+            (|bench| bench.accounts.roles_gone(["other:role"]), true),
+            (|bench| bench.accounts.rights_changed("usr_1"), false),
+            (|bench| bench.accounts.roles_gone(["some:role"]), false),
+            (|bench| bench.sessions.sessions_of_account_ended("usr_1", None), false),
+            (|bench| bench.accounts.all_rights_changed(), false),
+        ];
+        for (n, (change, is_sent)) in changes.into_iter().enumerate() {
+            let bench = Bench::new();
+            let rights = bench.accounts.rights();
+            let (session, account) = (bench.session("ses_1", None).await, bench.account("usr_1", "some:role").await);
+            change(&bench);
+            bench.keep(0, &session, &account, rights);
+            assert_eq!(bench.has(0), is_sent, "{n}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_account_that_was_read_while_something_changed_is_not_kept_and_makes_no_token_that_is() {
+        let bench = Bench::new();
+        let (session, row) = (bench.session("ses_1", None).await, user("usr_1"));
+        let read = async || {
+            bench.accounts.roles_gone(["some:role"]);
+            Ok(Some(Account::new(&row, &[])))
+        };
+        let account = bench.accounts.account("usr_1", read).await.unwrap().unwrap();
+        bench.keep(0, &session, &account, bench.accounts.rights());
+        assert!(!bench.has(0) && !Arc::ptr_eq(&account, &bench.account("usr_1", "some:role").await));
+    }
+
+    #[tokio::test]
+    async fn a_change_leaves_what_it_does_not_concern_as_it_is_in_memory() {
+        let bench = Bench::new();
+        let session = bench.session("ses_1", None).await;
+        let (account, other) = (bench.account("usr_1", "some:role").await, bench.account("usr_2", "other:role").await);
+        bench.accounts.rights_changed("usr_1");
+        bench.accounts.roles_gone(["some:role"]);
+        bench.sessions.sessions_ended(&["ses_2".into()]);
+        bench.sessions.sessions_of_account_ended("usr_2", None);
+        assert!(Arc::ptr_eq(&session, &bench.session("ses_1", None).await), "no session was looked for");
+        assert!(Arc::ptr_eq(&other, &bench.account("usr_2", "other:role").await));
+        assert!(!Arc::ptr_eq(&account, &bench.account("usr_1", "some:role").await));
+    }
+
+    #[tokio::test]
+    async fn what_was_exchanged_from_a_session_ends_with_it_also_where_its_delegated_token_is_known() {
+        let bench = Bench::new();
+        bench.session("ses_1", None).await;
+        let (exchanged, account) = (bench.session("ses_2", Some("ses_1")).await, bench.account("usr_1", "a:b").await);
+        bench.keep(0, &exchanged, &account, bench.accounts.rights());
+        assert!(bench.has(0));
+        bench.sessions.sessions_ended(&["ses_1".into()]);
+        assert!(!bench.has(0));
+    }
+
+    #[tokio::test]
+    async fn of_all_sessions_of_an_account_the_one_to_keep_stays_and_none_that_ended_comes_back() {
+        let bench = Bench::new();
+        let (kept, ended) = (bench.session("ses_1", None).await, bench.session("ses_2", None).await);
+        bench.sessions.sessions_of_account_ended("usr_1", Some("ses_1"));
+        assert!(Arc::ptr_eq(&kept, &bench.session("ses_1", None).await));
+        // As where the account changes its password by the session that has just ended.
+        bench.sessions.sessions_of_account_ended("usr_1", Some("ses_2"));
+        let none = async || Ok(None);
+        assert!(bench.sessions.session("ses_2", none).await.unwrap().is_none() && !ended.seen.is_current());
+        assert!(bench.sessions.session("ses_1", none).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn sessions_that_ended_are_not_noted() {
+        let bench = Bench::new();
+        bench.session("ses_1", None).await.used_at.store(100, Ordering::Relaxed);
+        assert_eq!(bench.sessions.unnoted_uses(50).len(), 1);
+        bench.sessions.sessions_of_account_ended("usr_1", None);
+        assert!(bench.sessions.unnoted_uses(50).is_empty());
+    }
+}

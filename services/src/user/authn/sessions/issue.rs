@@ -1,0 +1,250 @@
+//! Opening a session: at its place there is the same one again while it lives; else a new one. And the text that stands
+//! for it.
+
+use jiff::Timestamp;
+use openorch_api::{
+    Time,
+    error::access,
+    user::{AuthToken, errors},
+};
+use openorch_chassis::{Error, Result, service::retry};
+use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored};
+
+use crate::user::{
+    authn::{
+        rows::{SESSIONS, SessionRow},
+        sessions::live::{exchanged_from_any, these},
+        state::Authn,
+        tokens::{
+            jwt::{Claims, ISSUER},
+            role_claims::{told, told_app},
+        },
+    },
+    authz::accounts::account::Account,
+};
+
+/// How many sessions of an account are exchanged from one.
+const MAX_EXCHANGED: u64 = 100;
+
+/// Where an account signs in. It has one session at each place.
+pub struct Place<'a> {
+    pub app: &'a str,
+    pub device: &'a str,
+    /// The session that a new one is exchanged from, instead of a sign-in.
+    pub exchanged_from: Option<&'a SessionRow>,
+}
+
+impl Authn {
+    /// Signs the account in on a device: the same session again while it lives, a new token after a role change.
+    /// `guard` holds for the moment of writing, so that a password change in between is seen: whoever lost a race looks at
+    /// that again before the next attempt.
+    pub async fn open_session(&self, account: &Account, place: &Place<'_>, guard: Batch) -> Result<AuthToken> {
+        if !account.is_in(place.app) {
+            return Err(Error::new(
+                &errors::NO_ROLE_IN_APP,
+                format!(
+                    "`{}` has no role in this app that lets it in; an admin gives one there with PUT /user-svc/enrolls",
+                    account.slug
+                ),
+            ));
+        }
+        let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
+        let found = self.sessions.rows.find(&by_device.equals("device", place.device)).await?.into_iter().next();
+        self.refuse_occupied(place, found.as_ref()).await?;
+        self.refuse_too_many(account, place, found.is_none()).await?;
+        let before = found.as_ref().map(|found| (found.id.clone(), found.value.token_id.clone()));
+        let mut ended = if found.is_none() { self.idle_longest(account, place).await? } else { Vec::new() };
+        let must_hold = guard.clone();
+        let guard = match ended.is_empty() {
+            true => guard,
+            false => guard.with(these(&account.id, ended.clone())).with(exchanged_from_any(&account.id, ended.clone())),
+        };
+        let (row, batch) = self.session_for(account, place, found, guard)?;
+        let Some(batch) = batch else { return self.auth_token(account, &row).await };
+        let is_same = before.as_ref().is_some_and(|(id, token_id)| *id == row.id && *token_id == row.token_id);
+        ended.extend(before.map(|(id, _)| id).filter(|id| *id != row.id));
+        let written = self.sessions.commits.commit(batch, || self.sessions.cache.sessions_ended(&ended)).await;
+        match written {
+            // Only when it was used is not written down: an operator who wants to make room must be able to sign in.
+            Err(error @ (StoreError::StorageFull(_) | StoreError::Replaced(_))) if is_same => {
+                self.platform.store.commit(must_hold).await?;
+                tracing::warn!(user.id = &*account.id, "a sign-in to a session could not be written down: {error}");
+            }
+            written => drop(written?),
+        }
+        self.auth_token(account, &row).await
+    }
+
+    /// The sessions of an account that must end so that there is room for one more: those that were not used for longest,
+    /// so that those that ended unused come first. Never the one that a new session is exchanged from.
+    async fn idle_longest(&self, account: &Account, place: &Place<'_>) -> Result<Vec<String>> {
+        let most = self.sessions.max_per_account;
+        let count = self.sessions.rows.count(&[Filter::equals("userId", &*account.id)]).await?;
+        let Some(beyond) = (count + 1).checked_sub(most).filter(|beyond| *beyond > 0) else { return Ok(Vec::new()) };
+        let mut found = self.sessions.rows.find(&Query::all().equals("userId", &*account.id)).await?;
+        found.retain(|row| place.exchanged_from.is_none_or(|from| from.id != row.id));
+        found.sort_by_key(|row| self.sessions.last_use(&row.value).0);
+        Ok(found.into_iter().take(beyond as usize).map(|row| row.id).collect())
+    }
+
+    /// An account exchanges only so many sessions from one.
+    async fn refuse_too_many(&self, account: &Account, place: &Place<'_>, is_new: bool) -> Result<()> {
+        let of_account = Filter::equals("userId", &*account.id);
+        let Some(from) = place.exchanged_from.filter(|_| is_new) else { return Ok(()) };
+        let of_origin = [of_account, Filter::equals("exchangedFrom", from.id.as_str())];
+        if self.sessions.rows.count(&of_origin).await? >= MAX_EXCHANGED {
+            return Err(Error::new(
+                &errors::TOO_MANY_EXCHANGED,
+                format!(
+                    "{MAX_EXCHANGED} tokens were exchanged from this one; use those, or end some of their sessions"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// An exchanged session does not take the place of one that somebody signed in to, nor of one from elsewhere.
+    async fn refuse_occupied(&self, place: &Place<'_>, found: Option<&Stored<SessionRow>>) -> Result<()> {
+        let (Some(from), Some(Stored { value: row, .. })) = (place.exchanged_from, found) else { return Ok(()) };
+        if self.sessions.is_over(row) || row.exchanged_from.as_deref() == Some(&*from.id) {
+            return Ok(());
+        }
+        if let Some(other) = &row.exchanged_from
+            && self.sessions.rows.get(other).await?.is_none()
+        {
+            return Ok(());
+        }
+        Err(Error::new(
+            &errors::DEVICE_IN_USE,
+            "the account is signed in on this device already; name another `newDevice`",
+        ))
+    }
+
+    /// A new text for the token of a session that lives.
+    pub async fn renew(&self, account: &Account, session_id: &str) -> Result<AuthToken> {
+        let ended = || Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again");
+        retry(|| async {
+            let found = self.sessions.rows.get(session_id).await?.filter(|found| account.is_in(&found.value.app));
+            let Stored { version, value: mut row, .. } = found.ok_or_else(ended)?;
+            row.roles = account.roles_in(&row.app).iter().map(|role| role.to_string()).collect();
+            row.token_id = self.platform.ids.random("tok");
+            (row.token_created_at, row.issued_at, row.used_at) = (self.now(), self.now(), self.now());
+            self.platform
+                .store
+                .commit(Batch::new().with(self.sessions.rows.replace(&row.id, &row, Some(version))?))
+                .await?;
+            self.auth_token(account, &row).await
+        })
+        .await
+    }
+
+    /// A new account's first session, written with the account itself in the same batch.
+    pub async fn open_first_session(
+        &self,
+        account: &Account,
+        place: &Place<'_>,
+        with_account: Batch,
+        forget: impl FnOnce(),
+    ) -> Result<AuthToken> {
+        let (row, batch) = self.session_for(account, place, None, with_account)?;
+        self.sessions.commits.commit(batch.unwrap_or_default(), forget).await?;
+        self.auth_token(account, &row).await
+    }
+
+    /// The session to answer with, and what must be written for it.
+    fn session_for(
+        &self,
+        account: &Account,
+        place: &Place<'_>,
+        found: Option<Stored<SessionRow>>,
+        guard: Batch,
+    ) -> Result<(SessionRow, Option<Batch>)> {
+        let now = self.now();
+        let roles: Vec<String> = account.roles_in(place.app).iter().map(|role| role.to_string()).collect();
+        let exchanged_from = place.exchanged_from.map(|from| from.id.clone());
+        let (asleep, alive) = match found {
+            // Whoever has a token of one that came about in another way must not have one of this.
+            Some(found) if self.sessions.is_over(&found.value) || found.value.exchanged_from != exchanged_from => {
+                (Some(found), None)
+            }
+            found => (None, found),
+        };
+        let Some(Stored { version, value: mut row, .. }) = alive else {
+            // One that fell asleep is not woken: its place is taken by a new session.
+            let guard = match asleep {
+                Some(asleep) => guard
+                    .with(self.sessions.rows.delete(&asleep.value.id, Some(asleep.version)))
+                    .with(exchanged_from_any(&account.id, vec![asleep.value.id])),
+                None => guard,
+            };
+            let fresh = SessionRow {
+                id: self.platform.ids.random("ses"),
+                user_id: account.id.to_string(),
+                app: place.app.to_owned(),
+                device: place.device.to_owned(),
+                exchanged_from,
+                created_at: place.exchanged_from.map_or(now, |from| from.created_at),
+                used_at: now,
+                token_id: self.platform.ids.random("tok"),
+                token_created_at: now,
+                issued_at: now,
+                roles,
+            };
+            let of_account = Filter::equals("userId", &*account.id);
+            let mut guard = guard;
+            guard.0.extend(self.authz.in_app(place.app)?);
+            let mut batch = guard.with(self.sessions.rows.create(&fresh.id, &fresh)?);
+            if let Some(from) = &fresh.exchanged_from {
+                let of_origin = vec![of_account.clone(), Filter::equals("exchangedFrom", from.as_str())];
+                batch = batch.require(Guard::at_most(SESSIONS.name, of_origin, MAX_EXCHANGED));
+            }
+            let most = self.sessions.max_per_account;
+            batch = batch.require(Guard::at_most(SESSIONS.name, vec![of_account], most));
+            return Ok((fresh, Some(batch)));
+        };
+        let renew_after = self.tokens.lifetime.as_secs() as i64 * 2 / 3;
+        let due = now.0.as_second() - row.issued_at.0.as_second() >= renew_after;
+        if row.roles == roles && !due {
+            // Nothing is written, and what must hold must hold all the same.
+            return Ok((row, Some(guard).filter(|guard| !guard.is_empty())));
+        }
+        if row.roles != roles {
+            row.token_id = self.platform.ids.random("tok");
+            row.token_created_at = now;
+            row.roles = roles;
+        }
+        row.issued_at = now;
+        row.used_at = now;
+        let batch = guard.with(self.sessions.rows.replace(&row.id, &row, Some(version))?);
+        Ok((row, Some(batch)))
+    }
+
+    async fn auth_token(&self, account: &Account, row: &SessionRow) -> Result<AuthToken> {
+        let issued = row.issued_at.0.as_second();
+        let expires = issued + self.tokens.lifetime.as_secs() as i64;
+        let claims = Claims {
+            oui: account.id.to_string(),
+            olu: account.slug.to_string(),
+            ori: told(row.roles.iter().map(String::as_str), &account.trusted, None),
+            iss: ISSUER.into(),
+            iat: issued,
+            exp: expires,
+            jti: row.token_id.clone(),
+            sid: row.id.clone(),
+            aud: None,
+            app: told_app(&row.app),
+        };
+        let token = self.tokens.sign(claims).await?;
+        Ok(AuthToken {
+            id: row.token_id.clone(),
+            app_id: row.app.clone(),
+            created_at: row.token_created_at,
+            updated_at: row.issued_at,
+            user_id: account.id.to_string(),
+            token,
+            active: true,
+            device: row.device.clone(),
+            expires_at: Time(Timestamp::from_second(expires).unwrap_or(Timestamp::MAX)),
+        })
+    }
+}

@@ -1,0 +1,221 @@
+//! Sessions (contract decisions 8 and 9): a session is the authority, its token stands for it. Each use counts, all of an
+//! account can be ended at once, and one that was exchanged from another ends with it.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use openorch_api::{Time, error::access};
+use openorch_chassis::{Error, Platform, Result, identity::InstancePresence};
+use openorch_store::{Batch, Filter, Guard, Stored, Table, Write};
+
+use crate::user::{
+    authn::{
+        rows::{SESSIONS, SessionRow},
+        sessions::cache::{LiveSession, SessionCache},
+        tokens::keys::Verified,
+    },
+    shared::{commits::Commits, settings::UserSettings},
+};
+
+/// Sessions that name no device share this one. Signing out elsewhere does not end it, changing the password does.
+pub const UNKNOWN_DEVICE: &str = "unknown";
+pub const MAX_DEVICE_BYTES: usize = 128;
+/// How far the stored last use may lag behind, in seconds, and as a part of the time after which a session ends unused:
+/// after a restart the stored one counts.
+const USE_NOTED_AFTER: i64 = 3600;
+const USE_NOTED_PART: i64 = 4;
+
+pub struct Sessions {
+    pub platform: Platform,
+    pub commits: Arc<Commits>,
+    pub rows: Table<SessionRow>,
+    pub cache: SessionCache,
+    /// Who knows whether an account has an instance that is up: its sessions do not end unused.
+    presence: Vec<Arc<dyn InstancePresence>>,
+    idle_timeout: Duration,
+    pub max_lifetime: Option<Duration>,
+    pub max_per_account: u64,
+}
+
+impl Sessions {
+    pub fn new(
+        platform: &Platform,
+        commits: Arc<Commits>,
+        presence: Vec<Arc<dyn InstancePresence>>,
+        settings: &UserSettings,
+    ) -> Sessions {
+        Sessions {
+            commits,
+            rows: platform.table(&SESSIONS),
+            cache: SessionCache::new(settings.max_cache_entries),
+            presence,
+            idle_timeout: settings.session_idle_timeout,
+            max_lifetime: settings.session_max_lifetime,
+            max_per_account: settings.max_sessions_per_account,
+            platform: platform.clone(),
+        }
+    }
+
+    pub fn now(&self) -> Time {
+        self.platform.now()
+    }
+
+    /// The session behind a verified token, if the token still counts.
+    pub async fn live_session(&self, verified: &Verified) -> Result<Arc<LiveSession>> {
+        let now = self.now().0.as_second();
+        if verified.audience.is_some() && verified.claims.exp <= now {
+            return Err(Error::new(&access::DELEGATION_ENDED, "the delegated token has ended; make the call again"));
+        }
+        let session = self.use_session(&verified.claims.sid).await?;
+        match *session.user_id == *verified.claims.oui {
+            true => Ok(session),
+            false => Err(ended()),
+        }
+    }
+
+    /// The session if it has not ended; this counts as a use of it.
+    pub async fn use_session(&self, id: &str) -> Result<Arc<LiveSession>> {
+        let now = self.now().0.as_second();
+        let session = self.cache.session(id, || self.read_session(id)).await?.ok_or_else(ended)?;
+        if self.is_idle(&session, now) && !self.has_live_instance(&session.user_id) {
+            return Err(ended());
+        }
+        if self.is_too_old(session.created_at, now) {
+            return Err(ended());
+        }
+        if let Some(from) = &session.exchanged_from {
+            let from = self.cache.session(from, || self.read_session(from)).await?.ok_or_else(ended)?;
+            // The two are used together, so that neither falls asleep alone.
+            from.used_at.store(now, Ordering::Relaxed);
+        }
+        session.used_at.store(now, Ordering::Relaxed);
+        Ok(session)
+    }
+
+    pub fn is_idle(&self, session: &LiveSession, now: i64) -> bool {
+        self.is_unused(session.used_at.load(Ordering::Relaxed), now)
+    }
+
+    /// Whether a session that was used last at this time has ended by that.
+    fn is_unused(&self, used_at: i64, now: i64) -> bool {
+        let most = self.idle_timeout;
+        now - used_at > most.as_secs() as i64 && self.platform.ages.may_end(most)
+    }
+
+    async fn read_session(&self, id: &str) -> Result<Option<LiveSession>> {
+        let Some(Stored { value: row, .. }) = self.rows.get(id).await? else { return Ok(None) };
+        let used_at = row.used_at.0.as_second();
+        Ok(Some(LiveSession {
+            seen: self.cache.see_sessions(&row.user_id),
+            id: row.id.into(),
+            user_id: row.user_id.into(),
+            app: row.app.into(),
+            exchanged_from: row.exchanged_from.map(Into::into),
+            created_at: row.created_at.0.as_second(),
+            used_at: used_at.into(),
+            noted_at: used_at.into(),
+        }))
+    }
+
+    /// Whether a stored session was not used for so long that it ended, or lived as long as it may.
+    pub fn is_over(&self, row: &SessionRow) -> bool {
+        let now = self.now().0.as_second();
+        if self.is_too_old(row.created_at.0.as_second(), now) {
+            return true;
+        }
+        self.is_unused(self.last_use(row).0.as_second(), now) && !self.has_live_instance(&row.user_id)
+    }
+
+    /// Whether a session lived as long as it may, however much it is used.
+    pub fn is_too_old(&self, created_at: i64, now: i64) -> bool {
+        self.max_lifetime.is_some_and(|most| now - created_at > most.as_secs() as i64)
+    }
+
+    /// When a stored session was used last, as far as it is known.
+    pub fn last_use(&self, row: &SessionRow) -> Time {
+        let live = self.cache.known_session(&row.id).map(|live| live.used_at.load(Ordering::Relaxed));
+        let live = live.and_then(|second| Timestamp::from_second(second).ok());
+        Time(live.map_or(row.used_at.0, |live| live.max(row.used_at.0)))
+    }
+
+    fn has_live_instance(&self, user_id: &str) -> bool {
+        self.presence.iter().any(|services| services.has_live_instance(user_id))
+    }
+
+    /// Ends all sessions of an account but `keep`, in one batch with `and`: also those that begin while this is asked.
+    pub async fn end_sessions(&self, user_id: &str, keep: Option<Stored<SessionRow>>, and: Batch) -> Result<()> {
+        let kept_id = keep.as_ref().map(|keep| keep.value.id.clone());
+        let mut batch = and;
+        if let Some(Stored { id, version, .. }) = &keep {
+            batch = batch.require(Guard::Version { collection: SESSIONS.name, id: id.clone(), version: *version });
+        }
+        let of_account = vec![Filter::equals("userId", user_id)];
+        batch = batch.with(Write::DeleteWhere { collection: SESSIONS.name, filters: of_account });
+        if let Some(keep) = &keep {
+            batch = batch.with(self.rows.create(&keep.id, &keep.value)?);
+        }
+        self.commits.commit(batch, || self.cache.sessions_of_account_ended(user_id, kept_id.as_deref())).await?;
+        Ok(())
+    }
+
+    /// Ends these sessions of an account in one batch, and those that were exchanged from them.
+    pub async fn end_these(&self, user_id: &str, ended: &[String]) -> Result<()> {
+        // By filter: some may end meanwhile.
+        let batch = Batch::new().with(these(user_id, ended.to_vec())).with(exchanged_from_any(user_id, ended.to_vec()));
+        self.commits.commit(batch, || self.cache.sessions_ended(ended)).await?;
+        Ok(())
+    }
+}
+
+fn ended() -> Error {
+    Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again")
+}
+
+/// Ends these sessions of an account, as far as they are there still.
+pub fn these(user_id: &str, ids: Vec<String>) -> Write {
+    let filters = vec![Filter::equals("userId", user_id), Filter::is_in("id", ids)];
+    Write::DeleteWhere { collection: SESSIONS.name, filters }
+}
+
+/// Ends the sessions that were exchanged from these.
+pub fn exchanged_from_any(user_id: &str, ids: Vec<String>) -> Write {
+    let filters = vec![Filter::equals("userId", user_id), Filter::is_in("exchangedFrom", ids)];
+    Write::DeleteWhere { collection: SESSIONS.name, filters }
+}
+
+/// The device that is named; sessions that name none share [`UNKNOWN_DEVICE`].
+pub fn device_of(named: Option<&str>) -> &str {
+    named.filter(|device| !device.is_empty()).unwrap_or(UNKNOWN_DEVICE)
+}
+
+/// Writes down when sessions were used, for those whose stored time lags an hour, or a good part of what is left to them.
+pub async fn note_uses(sessions: Arc<Sessions>) {
+    let part = sessions.idle_timeout.as_secs() as i64 / USE_NOTED_PART;
+    // All sessions in memory are looked at.
+    let walking = sessions.clone();
+    let unnoted = tokio::task::spawn_blocking(move || walking.cache.unnoted_uses(part.clamp(1, USE_NOTED_AFTER)));
+    for session in unnoted.await.unwrap_or_default() {
+        let used = session.used_at.load(Ordering::Relaxed);
+        let noted = async {
+            let Some(Stored { version, value: mut row, .. }) = sessions.rows.get(&session.id).await? else {
+                // It has ended: there is nothing to be noted, now or in a minute.
+                session.noted_at.store(used, Ordering::Relaxed);
+                return Ok(());
+            };
+            row.used_at = Time(Timestamp::from_second(used).unwrap_or(row.used_at.0));
+            sessions
+                .platform
+                .store
+                .commit(Batch::new().with(sessions.rows.replace(&row.id, &row, Some(version))?))
+                .await?;
+            session.noted_at.store(used, Ordering::Relaxed);
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = noted.await {
+            tracing::warn!("the last use of a session could not be stored: {error:?}");
+        }
+    }
+}

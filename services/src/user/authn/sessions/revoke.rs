@@ -1,0 +1,118 @@
+//! Sessions of accounts: which there are, and signing out: they end, and their tokens with them (contract decision 8).
+
+use openorch_api::{
+    Body, Json, Path, Query,
+    error::access,
+    user::{
+        Empty, ListSessionsRequest, ListSessionsResponse, RevokeTokensRequest, Session, SessionId, TOKEN_REVOKE, errors,
+    },
+};
+use openorch_chassis::{Cx, Error, Result};
+use openorch_store::Query as Asked;
+
+use crate::user::{
+    authn::{rows::SessionRow, sessions::live::UNKNOWN_DEVICE, state::Authn},
+    authz::accounts::account::Account,
+};
+
+pub async fn list(cx: Cx<Authn>, Query(request): Query<ListSessionsRequest>) -> Result<Json<ListSessionsResponse>> {
+    let caller = cx.caller()?;
+    let user_id = request.user_id.filter(|id| !id.is_empty()).unwrap_or_else(|| caller.user_id.to_string());
+    if *user_id != *caller.user_id && !cx.authz.allows(caller, TOKEN_REVOKE.id) {
+        return Err(Error::new(
+            &access::PERMISSION_MISSING,
+            format!(
+                "`{}` may see its own sessions only; those of another account need the permission `{}`",
+                caller.slug, TOKEN_REVOKE.id
+            ),
+        ));
+    }
+    let own = cx.authz.known_account(&caller.user_id).await?;
+    let found = cx.sessions.rows.find(&Asked::all().equals("userId", user_id)).await?;
+    let is_shown = |row: &SessionRow| !cx.sessions.is_over(row) && cx.may_end(&own, row);
+    let sessions = found.into_iter().map(|row| row.value).filter(is_shown).map(|row| Session {
+        current: *row.id == *caller.session_id,
+        used_at: cx.sessions.last_use(&row),
+        id: row.id,
+        user_id: row.user_id,
+        app_id: row.app,
+        device: row.device,
+        created_at: row.created_at,
+    });
+    Ok(Json(ListSessionsResponse { sessions: sessions.collect() }))
+}
+
+/// A session of another account is told from none to those alone who may end it.
+pub async fn revoke(cx: Cx<Authn>, Path(id): Path<SessionId>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    let found = cx.sessions.rows.get(&id.0).await?;
+    let own = cx.authz.known_account(&caller.user_id).await?;
+    let Some(found) = found.filter(|found| cx.may_end(&own, &found.value)) else {
+        return Err(Error::new(
+            &errors::NO_SUCH_SESSION,
+            format!("there is no session `{}`; GET /user-svc/sessions lists yours", id.0),
+        ));
+    };
+    cx.sessions.end_these(&found.value.user_id, &[id.0]).await?;
+    Ok(Json(Empty {}))
+}
+
+pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensRequest>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    let all = request.all_tokens.unwrap_or_default();
+    let device = request.device.filter(|device| !device.is_empty());
+    let others = request.user_id.filter(|id| !id.is_empty() && **id != *caller.user_id);
+    if others.is_some() && !cx.authz.allows(caller, TOKEN_REVOKE.id) {
+        return Err(Error::new(
+            &access::PERMISSION_MISSING,
+            format!(
+                "`{}` may end its own sessions only; those of another account need the permission `{}`",
+                caller.slug, TOKEN_REVOKE.id
+            ),
+        ));
+    }
+    if others.is_some() && device.is_none() && !all {
+        return Err(Error::invalid("which sessions of the account? name a `device`, or send `allTokens`"));
+    }
+    let user_id = others.as_deref().unwrap_or(&caller.user_id);
+    if cx.accounts.users.get(user_id).await?.is_none() {
+        return Err(Error::new(&errors::NO_SUCH_ACCOUNT, format!("there is no account `{user_id}`")));
+    }
+    // Programs that name no device share one session: someone who signs out everywhere does not mean to stop them. An
+    // admin who ends the sessions of an account means all of them.
+    let spares_programs = |of: &str, id: &str| of == UNKNOWN_DEVICE && others.is_none() && *id != *caller.session_id;
+    let own = cx.authz.known_account(&caller.user_id).await?;
+    let ended: Vec<String> = cx
+        .sessions
+        .rows
+        .find(&Asked::all().equals("userId", user_id))
+        .await?
+        .into_iter()
+        .map(|found| found.value)
+        .filter(|row| cx.may_end(&own, row))
+        .filter(|row| match &device {
+            _ if all => !spares_programs(&row.device, &row.id),
+            Some(device) => row.device == *device,
+            None => *row.id == *caller.session_id,
+        })
+        .map(|row| row.id)
+        .collect();
+    if let (Some(device), true, false) = (&device, ended.is_empty(), all) {
+        return Err(Error::new(
+            &errors::NO_SUCH_SESSION,
+            format!("the account has no session on the device `{device}`"),
+        ));
+    }
+    // What changes nothing leaves no entry in the audit log either: this call has no rate.
+    if !ended.is_empty() {
+        cx.sessions.end_these(user_id, &ended).await?;
+    }
+    Ok(Json(Empty {}))
+}
+
+impl Authn {
+    /// Whether `own` may end this session: its own ones, and those of others in each app where it has the right.
+    fn may_end(&self, own: &Account, row: &SessionRow) -> bool {
+        *row.user_id == *own.id || self.authz.allows(&own.caller_in(&row.app), TOKEN_REVOKE.id)
+    }
+}

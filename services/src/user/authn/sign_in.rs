@@ -1,0 +1,148 @@
+//! Signing in: by slug or contact with the password, by a code that was sent to a contact; a session for another app out
+//! of one that is there; a new text for a token.
+
+use std::net::IpAddr;
+
+use openorch_api::{
+    Body, Json,
+    error::access,
+    user::{AuthToken, ContactInput, ExchangeTokenRequest, LoginRequest, LoginResponse, errors},
+};
+use openorch_chassis::{Cx, Error, Result, audit, service::retry};
+use openorch_store::{Batch, Guard, Stored};
+use zeroize::Zeroizing;
+
+use crate::user::{
+    authn::{
+        otp::codes::Expected,
+        passwords::{check::Guess, known_address::by_contact},
+        rows::{OtpPurpose, PASSWORDS, SESSIONS},
+        sessions::{
+            issue::Place,
+            live::{MAX_DEVICE_BYTES, device_of},
+        },
+        state::Authn,
+    },
+    shared::rows::CONTACTS,
+};
+
+pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
+    audit::tell_anyway();
+    let place = Place {
+        app: &cx.authz.app_of_host(&request.app_host)?,
+        device: device_of(request.device.as_deref()),
+        exchanged_from: None,
+    };
+    let slug = request.slug.unwrap_or_default();
+    let contact = request.contact.unwrap_or_default();
+    let password = Zeroizing::new(request.password.unwrap_or_default());
+    let has_contact = slug.is_empty() && !contact.value.is_empty();
+    let token = if has_contact && !contact.otp_id.is_empty() {
+        cx.sign_in_by_code(&contact, &place, cx.request.client_ip).await?
+    } else {
+        let (account, counted_as) = if has_contact {
+            let owner = cx.accounts.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
+            (owner.map(|owner| owner.value.user_id), by_contact(&contact.value))
+        } else {
+            let id = cx
+                .accounts
+                .by_slug(&slug)
+                .await?
+                .ok_or_else(|| Error::new(&errors::SLUG_NOT_FOUND, "Slug not found"))?
+                .id;
+            (Some(id.clone()), id)
+        };
+        let user_id = account.as_deref().unwrap_or_default();
+        let guess = Guess { password: &password, counted_as: &counted_as, user_id, address: cx.request.client_ip };
+        cx.sign_in_by_password(&guess, &place, cx.request.from_this_machine).await?
+    };
+    Ok(Json(LoginResponse { token }))
+}
+
+pub async fn refresh(cx: Cx<Authn>, (): ()) -> Result<Json<LoginResponse>> {
+    let caller = cx.caller()?;
+    let account = cx.authz.known_account(&caller.user_id).await?;
+    Ok(Json(LoginResponse { token: cx.renew(&account, &caller.session_id).await? }))
+}
+
+/// Whoever has a token can have more of them by this: each ends with the one it came from, so that ending that one ends
+/// them all.
+pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) -> Result<Json<LoginResponse>> {
+    audit::tell_anyway();
+    let caller = cx.caller()?;
+    let device = request.new_device.filter(|device| !device.is_empty());
+    let app = match (request.new_app_id.as_str(), request.new_app_host.as_str()) {
+        ("", "") if device.is_none() => {
+            return Err(Error::invalid("name a `newAppHost`, a `newAppId` or a `newDevice`"));
+        }
+        ("", "") => caller.app.clone(),
+        ("", host) => cx.authz.app_of_host(host)?,
+        (id, "") => cx.authz.app_with_id(id)?,
+        _ => return Err(Error::invalid("name the app by `newAppHost` or `newAppId`, not both")),
+    };
+    let ended = || Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again");
+    let token = retry(|| async {
+        let from = cx.sessions.rows.get(&caller.session_id).await?.ok_or_else(ended)?.value;
+        if from.exchanged_from.is_some() {
+            return Err(Error::new(
+                &errors::ALREADY_EXCHANGED,
+                "this token was exchanged for another one: exchange that one, which you signed in for",
+            ));
+        }
+        let device = device.clone().unwrap_or_else(|| device_beside(&from.device, &from.app));
+        let place = Place { app: &app, device: device_of(Some(&device)), exchanged_from: Some(&from) };
+        let account = cx.authz.known_account(&caller.user_id).await?;
+        let it_lives = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
+        cx.open_session(&account, &place, it_lives).await
+    })
+    .await?;
+    Ok(Json(LoginResponse { token }))
+}
+
+/// Where a session goes that names no device: beside the one that it comes from, and in nobody else's place.
+fn device_beside(device: &str, app: &str) -> String {
+    let suffix = format!(" (from {app})");
+    let room = MAX_DEVICE_BYTES.saturating_sub(suffix.len());
+    let cut = (0..=room.min(device.len())).rev().find(|at| device.is_char_boundary(*at)).unwrap_or_default();
+    format!("{}{suffix}", &device[..cut])
+}
+
+impl Authn {
+    async fn sign_in_by_password(&self, guess: &Guess<'_>, place: &Place<'_>, is_local: bool) -> Result<AuthToken> {
+        let wrong = || Error::new(&errors::WRONG_PASSWORD, "Invalid password");
+        let matched = self.passwords.match_password(guess).await?.ok_or_else(wrong)?;
+        let account = self.authz.known_account(guess.user_id).await?;
+        audit::tell_actor(&account.id, &account.slug, None);
+        let hash = self.passwords.note_match(guess, matched).await;
+        self.passwords.refuse_weak_from_elsewhere(guess.password, is_local)?;
+        retry(|| async {
+            // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
+            let version = self.passwords.still_matches(guess, &hash).await?.ok_or_else(wrong)?;
+            let unchanged = Guard::Version { collection: PASSWORDS.name, id: guess.user_id.to_owned(), version };
+            let account = self.authz.known_account(guess.user_id).await?;
+            self.open_session(&account, place, Batch::new().require(unchanged)).await
+        })
+        .await
+    }
+
+    /// A code that arrived at a contact is as good as a password of whose contact that is.
+    async fn sign_in_by_code(&self, contact: &ContactInput, place: &Place<'_>, address: IpAddr) -> Result<AuthToken> {
+        let expected =
+            Expected { purpose: OtpPurpose::SignIn, user_id: "", contact: Some(&contact.value), app: place.app };
+        let (token, user_id) = retry(|| async {
+            let code = self.codes.redeem(&contact.otp_id, &contact.otp_code, &expected).await?;
+            let owner = self.accounts.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
+            let gone = || Error::new(&errors::CONTACT_GONE, "no account has this contact any more");
+            let Stored { id, version, value: owner } = owner.ok_or_else(gone)?;
+            let account = self.authz.account(&owner.user_id).await?.ok_or_else(gone)?;
+            audit::tell_actor(&account.id, &account.slug, None);
+            let used = Batch::new()
+                .require(Guard::Version { collection: CONTACTS.name, id, version })
+                .with(self.codes.rows.delete(&code.id, Some(code.version)));
+            Ok((self.open_session(&account, place, used).await?, account.id.clone()))
+        })
+        .await?;
+        self.passwords.store_address(&user_id, &by_contact(&contact.value), address).await;
+        Ok(token)
+    }
+}

@@ -1,0 +1,29 @@
+//! What signing in and checking tokens works with.
+
+use std::{sync::Arc, time::Duration};
+
+use openorch_api::Time;
+use openorch_chassis::Platform;
+
+use crate::user::{
+    authn::{otp::codes::Codes, passwords::check::Passwords, sessions::live::Sessions, tokens::keys::Tokens},
+    authz::state::Authz,
+    shared::accounts::Accounts,
+};
+
+pub struct Authn {
+    pub platform: Platform,
+    pub accounts: Accounts,
+    pub authz: Arc<Authz>,
+    pub passwords: Passwords,
+    pub codes: Arc<Codes>,
+    pub sessions: Arc<Sessions>,
+    pub tokens: Arc<Tokens>,
+    pub delegated_token_lifetime: Duration,
+}
+
+impl Authn {
+    pub fn now(&self) -> Time {
+        self.platform.now()
+    }
+}

@@ -1,0 +1,158 @@
+//! The keys that sign tokens: which are there, checking and signing with them, and another one from now on.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use moka::sync::Cache;
+use openorch_api::{
+    Json, Time,
+    user::{GetPublicKeyResponse, Key, KeySet},
+};
+use openorch_chassis::{Cx, Error, Platform, Result};
+use openorch_store::{Batch, Table};
+
+use crate::user::{
+    authn::{
+        rows::{KEY_PAIRS, KeyPairRow, RetiredKey},
+        tokens::{
+            digest::{Digest, digest},
+            jwt::{Claims, KeyRing, SigningKey, VerifyingKey},
+            signing::Signing,
+            stored_keys::place,
+        },
+    },
+    shared::settings::{UserSettings, half_of_cores},
+};
+
+/// A token whose signature is ours. True for ever, so never invalidated.
+pub struct Verified {
+    pub claims: Claims,
+    pub audience: Option<Arc<str>>,
+}
+
+pub struct Tokens {
+    platform: Platform,
+    pub ring: ArcSwap<KeyRing>,
+    key_pairs: Table<KeyPairRow>,
+    /// Held while the keys change.
+    changes: tokio::sync::Mutex<()>,
+    /// The keys as they are if the one with this id is stored, while nobody knows that.
+    pending: Mutex<Option<(String, Arc<KeyRing>)>>,
+    pub signing: Signing,
+    /// Tokens that were verified.
+    verified: Cache<Digest, Arc<Verified>>,
+    pub lifetime: Duration,
+}
+
+pub async fn public_key(cx: Cx<Tokens>, (): ()) -> Result<Json<GetPublicKeyResponse>> {
+    Ok(Json(GetPublicKeyResponse { public_key: cx.ring.load().current.public_pem.clone() }))
+}
+
+pub async fn key_set(cx: Cx<Tokens>, (): ()) -> Result<Json<KeySet>> {
+    Ok(Json(KeySet { keys: cx.public() }))
+}
+
+/// Signs with a new key from now on.
+pub async fn rotate_key(cx: Cx<Tokens>, (): ()) -> Result<Json<KeySet>> {
+    let private = tokio::task::spawn_blocking(SigningKey::generate).await.map_err(Error::internal)??;
+    let id = cx.platform.ids.random("keyp");
+    let key = Arc::new(SigningKey::from_pkcs8(&id, &private)?);
+    let row =
+        KeyPairRow { private: cx.platform.seal.seal(&place(&id), &private), id, created_at: cx.now(), retired: None };
+    // One after the other: two at once would each retire the same key.
+    let _order = cx.changes.lock().await;
+    cx.settle_held().await?;
+    let ring = cx.ring.load_full();
+    let before = &ring.current.verifying.public;
+    let stored =
+        cx.key_pairs.get(&before.kid).await?.ok_or_else(|| Error::internal("the signing key is not stored"))?;
+    let retired = KeyPairRow {
+        private: String::new(),
+        retired: Some(RetiredKey { at: cx.now(), public: before.clone() }),
+        ..stored.value
+    };
+    let batch = Batch::new().with(cx.key_pairs.create(&row.id, &row)?).with(cx.key_pairs.replace(
+        &retired.id,
+        &retired,
+        Some(stored.version),
+    )?);
+    let since = (cx.now().0.as_second(), Arc::new(VerifyingKey::new(before.clone())?));
+    let retired = std::iter::once(since).chain(ring.retired.iter().cloned()).collect();
+    let next = Arc::new(KeyRing { current: key, retired });
+    match cx.platform.store.commit(batch).await {
+        Ok(_) => cx.ring.store(next),
+        Err(error) if error.is_open() => {
+            // Perhaps it was written all the same, and then the key that signs now is retired.
+            *cx.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some((row.id.clone(), next));
+            cx.settle_held().await?;
+            if cx.ring.load().current.verifying.public.kid != row.id {
+                return Err(error.into());
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Json(KeySet { keys: cx.public() }))
+}
+
+impl Tokens {
+    pub fn new(platform: &Platform, keys: KeyRing, settings: &UserSettings) -> Tokens {
+        Tokens {
+            ring: ArcSwap::from_pointee(keys),
+            key_pairs: platform.table(&KEY_PAIRS),
+            changes: tokio::sync::Mutex::default(),
+            pending: Mutex::default(),
+            signing: Signing::new(settings.token_signing_concurrency.unwrap_or_else(half_of_cores)),
+            verified: Cache::new(settings.max_cache_entries),
+            lifetime: settings.token_lifetime,
+            platform: platform.clone(),
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.platform.now()
+    }
+
+    /// What a token says that we signed; `None` for any other text.
+    pub fn verified(&self, token: &str) -> Option<Arc<Verified>> {
+        let digest = digest(&[token.as_bytes()]);
+        if let Some(known) = self.verified.get(&digest) {
+            return Some(known);
+        }
+        let claims = self.ring.load().verify(token)?;
+        let audience = claims.aud.as_deref().map(Arc::from);
+        let verified = Arc::new(Verified { claims, audience });
+        self.verified.insert(digest, verified.clone());
+        Some(verified)
+    }
+
+    /// The text of a token that says this.
+    pub async fn sign(&self, claims: Claims) -> Result<String> {
+        self.signing.sign(self.ring.load().current.clone(), claims).await
+    }
+
+    /// See [`Tokens::settle_held`], for whoever changes no keys.
+    pub async fn settle(&self) -> Result<()> {
+        let _order = self.changes.lock().await;
+        self.settle_held().await
+    }
+
+    /// Signs with the key that is stored, after a change of which nobody knew whether it was made. Whoever changes keys
+    /// holds `changes` meanwhile.
+    async fn settle_held(&self) -> Result<()> {
+        let unsettled = || self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((id, ring)) = unsettled().clone() else { return Ok(()) };
+        if self.key_pairs.get(&id).await?.is_some() {
+            self.ring.store(ring);
+        }
+        *unsettled() = None;
+        Ok(())
+    }
+
+    fn public(&self) -> Vec<Key> {
+        let lifetime = self.lifetime.as_secs() as i64;
+        self.ring.load().public(self.now().0.as_second(), lifetime)
+    }
+}

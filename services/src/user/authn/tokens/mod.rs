@@ -1,0 +1,9 @@
+//! Tokens: how they arrive, what they say, and the keys that sign them.
+
+pub mod digest;
+pub mod header;
+pub mod jwt;
+pub mod keys;
+pub mod role_claims;
+pub mod signing;
+pub mod stored_keys;

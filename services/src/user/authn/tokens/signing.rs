@@ -1,0 +1,91 @@
+//! Where tokens are signed: on threads beside the async workers, a bounded number at once. A signature takes about a
+//! millisecond, so that the first requests of many sessions would hold up all others.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use openorch_chassis::{Error, Result};
+use tokio::sync::{OwnedMutexGuard, Semaphore};
+
+use crate::user::authn::tokens::{
+    digest::Digest,
+    jwt::{Claims, SigningKey},
+};
+
+pub struct Signing {
+    turns: Semaphore,
+    /// One lock for each token that is being made.
+    under_way: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// Held while a token is made that one caller at a time makes.
+pub struct Alone<'a> {
+    signing: &'a Signing,
+    of: Digest,
+    held: Option<OwnedMutexGuard<()>>,
+}
+
+impl Signing {
+    /// At most `concurrency` signatures are made at once.
+    pub fn new(concurrency: usize) -> Signing {
+        Signing { turns: Semaphore::new(concurrency.max(1)), under_way: Mutex::default() }
+    }
+
+    pub async fn sign(&self, key: Arc<SigningKey>, claims: Claims) -> Result<String> {
+        let _turn = self.turns.acquire().await.map_err(Error::internal)?;
+        tokio::task::spawn_blocking(move || key.sign(&claims)).await.map_err(Error::internal)?
+    }
+
+    /// Waits until no other caller makes this token. Who had to wait looks first whether it was made meanwhile.
+    pub async fn alone(&self, of: Digest) -> Alone<'_> {
+        let lock = self.under_way().entry(of).or_default().clone();
+        // Made before it waits, so that a caller who leaves meanwhile leaves nothing behind.
+        let mut alone = Alone { signing: self, of, held: None };
+        alone.held = Some(lock.lock_owned().await);
+        alone
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Digest, Arc<tokio::sync::Mutex<()>>>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.signing.under_way();
+        self.held = None;
+        // Nobody else has it or waits for it.
+        if under_way.get(&self.of).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+            under_way.remove(&self.of);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_token_is_made_by_one_caller_at_a_time_and_nothing_stays_behind() {
+        let signing = Arc::new(Signing::new(1));
+        let first = signing.alone([1; 32]).await;
+        let other = signing.alone([2; 32]).await;
+        let waits = {
+            let signing = signing.clone();
+            tokio::spawn(async move { drop(signing.alone([1; 32]).await) })
+        };
+        let leaves = {
+            let signing = signing.clone();
+            tokio::spawn(async move { drop(signing.alone([1; 32]).await) })
+        };
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished());
+        leaves.abort();
+        assert!(leaves.await.is_err());
+        drop((first, other));
+        waits.await.unwrap();
+        assert!(signing.under_way().is_empty());
+    }
+}

@@ -1,0 +1,73 @@
+//! The signing keys as they are stored: read at a start, made at the first one.
+
+use std::sync::Arc;
+
+use openorch_chassis::{
+    Platform,
+    seal::{OpenError, PUBLISHED_DEFAULT_KEY, Seal},
+};
+use openorch_store::{Batch, Query, Table};
+
+use crate::user::{
+    authn::{
+        rows::{KEY_PAIRS, KeyPairRow},
+        tokens::jwt::{KeyRing, SigningKey, VerifyingKey},
+    },
+    shared::start_error::StartError,
+};
+
+/// The stored keys, and what is to be written for them. That the one that signs opens is also the check that the
+/// encryption key is the right one.
+pub async fn open_keys(platform: &Platform) -> Result<Option<(KeyRing, Batch)>, StartError> {
+    let pairs: Table<KeyPairRow> = platform.table(&KEY_PAIRS);
+    let (mut retired, mut current) = (Vec::new(), None);
+    for pair in pairs.find(&Query::all()).await? {
+        match pair.value.retired {
+            Some(key) => retired.push((key.at.0.as_second(), Arc::new(VerifyingKey::new(key.public)?))),
+            None => current = Some(pair.value),
+        }
+    }
+    retired.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
+    let Some(mut pair) = current else { return Ok(None) };
+    let (place, mut batch) = (place(&pair.id), Batch::new());
+    let opened = match platform.seal.open(&place, &pair.private) {
+        // Whoever leaves the published key behind need not leave the data behind.
+        Err(OpenError::OtherKey(id)) => match Seal::new(PUBLISHED_DEFAULT_KEY).open(&place, &pair.private) {
+            Ok(private) => {
+                pair.private = platform.seal.seal(&place, &private);
+                batch = batch.with(pairs.replace(&pair.id, &pair, None)?);
+                Ok(private)
+            }
+            Err(_) => Err(OpenError::OtherKey(id)),
+        },
+        opened => opened,
+    };
+    let private = opened.map_err(|error| match error {
+        OpenError::OtherKey(id) => StartError(format!(
+            "this data was encrypted with another key (id {id}) than the one given now: set OPENORCH_ENCRYPTION_KEY \
+             to the key it was first started with, or put the file `encryption.key` of its data folder back"
+        )),
+        OpenError::Damaged => StartError("the stored signing key is damaged: restore the data from a backup".into()),
+    })?;
+    let current = Arc::new(SigningKey::from_pkcs8(&pair.id, &private)?);
+    Ok(Some((KeyRing { current, retired }, batch)))
+}
+
+pub fn make_key(platform: &Platform) -> Result<(KeyRing, Batch), StartError> {
+    let id = platform.ids.random("keyp");
+    let private = SigningKey::generate()?;
+    let row = KeyPairRow {
+        private: platform.seal.seal(&place(&id), &private),
+        id: id.clone(),
+        created_at: platform.now(),
+        retired: None,
+    };
+    let pairs: Table<KeyPairRow> = platform.table(&KEY_PAIRS);
+    let current = Arc::new(SigningKey::from_pkcs8(&id, &private)?);
+    Ok((KeyRing { current, retired: Vec::new() }, Batch::new().with(pairs.create(&id, &row)?)))
+}
+
+/// Names where the private half of a key is kept, for the seal on it.
+pub fn place(id: &str) -> String {
+    format!("{}/{id}/private", KEY_PAIRS.name)
+}

@@ -1,0 +1,70 @@
+//! Apps as everything else looks them up: by host, by id, and that one is there when something of it is written.
+
+use std::sync::Arc;
+
+use openorch_api::user::{App, errors};
+use openorch_chassis::{Error, Result};
+use openorch_store::{Guard, Write};
+
+use crate::user::{
+    authz::{
+        rows::{APPS, AppRow},
+        rules::Rules,
+        state::Authz,
+    },
+    shared::{
+        checks::shown,
+        rows::{ALL_APPS, DEFAULT_APP},
+    },
+};
+
+impl Authz {
+    /// That an app is there when something of it is written.
+    pub fn in_app(&self, app: &str) -> Result<Option<Write>> {
+        if matches!(app, DEFAULT_APP | ALL_APPS) {
+            return Ok(None);
+        }
+        let id = by_id(&self.check_rules(), app)?.id.clone();
+        Ok(Some(Write::Require(Guard::Exists { collection: APPS.name, id })))
+    }
+
+    /// The id of the app of a host; of the default one where none is named.
+    pub fn app_of_host(&self, host: &str) -> Result<Arc<str>> {
+        if matches!(host, "" | DEFAULT_APP) {
+            return Ok(DEFAULT_APP.into());
+        }
+        let rules = self.check_rules();
+        match rules.apps.get(host.to_lowercase().as_str()) {
+            Some(row) => Ok(row.id.as_str().into()),
+            None => Err(Error::new(
+                &errors::NO_SUCH_APP,
+                format!(
+                    "there is no app of the host `{}`; who may make one does so with PUT /user-svc/app",
+                    shown(host)
+                ),
+            )),
+        }
+    }
+
+    pub fn app_with_id(&self, id: &str) -> Result<Arc<str>> {
+        match id {
+            DEFAULT_APP => Ok(DEFAULT_APP.into()),
+            id => Ok(by_id(&self.check_rules(), id)?.id.as_str().into()),
+        }
+    }
+
+    /// The app of a session, as others are told of it.
+    pub fn app(&self, id: &str) -> App {
+        match by_id(&self.check_rules(), id) {
+            Ok(row) => row.into(),
+            Err(_) => App { id: id.to_owned(), host: id.to_owned() },
+        }
+    }
+}
+
+pub fn by_id<'a>(rules: &'a Rules, id: &str) -> Result<&'a AppRow> {
+    rules
+        .app(id)
+        .map(AsRef::as_ref)
+        .ok_or_else(|| Error::new(&errors::NO_SUCH_APP, format!("there is no app with the id `{}`", shown(id))))
+}

@@ -1,0 +1,56 @@
+//! Delegations: what an admin opens to a service, so that it may act for its callers (contract decision 9).
+
+use openorch_api::{
+    Access, Body, Json, Path,
+    user::{Delegation, Empty, ListDelegationsResponse, ServiceSlug, errors},
+};
+use openorch_chassis::{Cx, Error, Result};
+use openorch_store::Batch;
+
+use crate::user::{
+    authz::{rules::Change, state::Authz},
+    shared::checks::shown,
+};
+
+pub async fn save(cx: Cx<Authz>, Body(mut row): Body<Delegation>) -> Result<Json<Empty>> {
+    for id in &row.operations {
+        let known = openorch_api::operations().find(|operation| operation.id == id);
+        let Some(operation) = known else {
+            return Err(Error::invalid(format!("there is no operation `{}`; /docs lists them", shown(id))));
+        };
+        if matches!(operation.access, Access::Public) {
+            return Err(Error::invalid(format!("`{id}` is open to everybody already")));
+        }
+        // A service acts for its callers as long as they call it; it never becomes them.
+        if operation.answers_token() {
+            return Err(Error::invalid(format!(
+                "`{id}` answers with the token of a session, which is the caller's alone: it cannot be opened to a service"
+            )));
+        }
+    }
+    for names in [&mut row.operations, &mut row.services] {
+        names.sort();
+        names.dedup();
+    }
+    cx.change_rules(|_| Ok((vec![Change::SaveDelegation(row.into())], Batch::new()))).await?;
+    Ok(Json(Empty {}))
+}
+
+pub async fn list(cx: Cx<Authz>, (): ()) -> Result<Json<ListDelegationsResponse>> {
+    let rules = cx.rules();
+    let mut delegations: Vec<Delegation> = rules.delegations.values().map(|row| (&**row).into()).collect();
+    cx.platform.refuse_long_list(delegations.len(), "delegations", "delete some")?;
+    delegations.sort_by(|a, b| a.slug.cmp(&b.slug));
+    Ok(Json(ListDelegationsResponse { delegations }))
+}
+
+pub async fn delete(cx: Cx<Authz>, Path(slug): Path<ServiceSlug>) -> Result<Json<Empty>> {
+    cx.change_rules(|rules| {
+        if !rules.delegations.contains_key(slug.0.as_str()) {
+            return Err(Error::new(&errors::NO_SUCH_DELEGATION, format!("nothing was opened to `{}`", slug.0)));
+        }
+        Ok((vec![Change::DeleteDelegation(slug.0.clone())], Batch::new()))
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}

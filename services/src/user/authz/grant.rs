@@ -1,0 +1,247 @@
+//! Grants and permits: a permission for accounts by slug, and with permits for all who have one of some roles. One row
+//! seen in two ways.
+
+use std::{collections::HashSet, sync::Arc};
+
+use openorch_api::{
+    Body, Json, Path,
+    user::{
+        Empty, GRANT_CREATE, GrantId, ListGrantsRequest, ListGrantsResponse, ListPermitsRequest, ListPermitsResponse,
+        SaveGrantsRequest, SavePermitsRequest, errors,
+    },
+};
+use openorch_chassis::{Caller, Cx, Error, Result};
+use openorch_store::Batch;
+
+use crate::query::Paging;
+use crate::user::{
+    authz::{
+        rows::GrantRow,
+        rules::{
+            Change, Rules,
+            usage::{self, Content},
+        },
+        state::Authz,
+    },
+    shared::{checks::shown, rows::ALL_APPS},
+};
+
+/// What is saved, whichever of the two forms it came in.
+struct Wanted {
+    id: String,
+    permission_id: String,
+    slugs: Vec<String>,
+    /// Left as they are where a grant says nothing of them.
+    role_ids: Option<Vec<String>>,
+    app: Option<String>,
+}
+
+pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveGrantsRequest>) -> Result<Json<Empty>> {
+    let wanted = request.grants.into_iter().map(|grant| Wanted {
+        id: grant.id,
+        permission_id: grant.permission_id,
+        slugs: grant.slugs,
+        role_ids: None,
+        app: None,
+    });
+    save_all(&cx, wanted.collect()).await
+}
+
+pub async fn save_permits(cx: Cx<Authz>, Body(request): Body<SavePermitsRequest>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    let mut wanted = Vec::new();
+    for permit in request.permits {
+        let slug = permit.permission.split_once(':').map(|(slug, _)| slug);
+        if slug != Some(&*caller.slug) && !caller.is_admin() {
+            return Err(Error::new(
+                &errors::PERMISSION_OF_ANOTHER,
+                format!(
+                    "a permit for `{}` is its owner's or an admin's to give; yours start with `{}:`",
+                    shown(&permit.permission),
+                    caller.slug
+                ),
+            ));
+        }
+        let app = match permit.app_host.as_str() {
+            "" => caller.app.to_string(),
+            ALL_APPS if caller.is_admin() => ALL_APPS.to_owned(),
+            ALL_APPS => return Err(Error::new(&errors::ADMINS_ONLY, "permits for all apps are for admins to give")),
+            host => cx.app_of_host(host)?.to_string(),
+        };
+        wanted.push(Wanted {
+            id: permit.id,
+            permission_id: permit.permission,
+            slugs: permit.slugs,
+            role_ids: Some(permit.roles),
+            app: Some(app),
+        });
+    }
+    save_all(&cx, wanted).await
+}
+
+async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    for one in &mut wanted {
+        sort_names(one);
+    }
+    // A grant counts in all apps; one of who may save them in some apps alone counts where it was saved.
+    let own = cx.known_account(&caller.user_id).await?;
+    let may_everywhere = caller.is_admin() || cx.allows(&own.caller_in(ALL_APPS), GRANT_CREATE.id);
+    let usual_app = if may_everywhere { ALL_APPS } else { &*caller.app };
+    // Compared by digest, and before the rules are locked: there may be very many names.
+    let fresh: Vec<(Wanted, GrantRow, Content)> = wanted
+        .into_iter()
+        .map(|one| {
+            let row = cx.fresh(caller, &one, usual_app);
+            let content = usage::content(&row);
+            (one, row, content)
+        })
+        .collect();
+    cx.change_rules_of(caller, |rules| {
+        let mut changes = Vec::new();
+        let has = rules.usage(&caller.user_id);
+        let mut saved = HashSet::new();
+        for (one, row, content) in fresh {
+            one.app.as_deref().map_or(Ok(None), |app| cx.in_app(app))?;
+            match to_replace(rules, caller, &one.id) {
+                Some(before) => changes.push(Change::SaveGrant(replacing(before, one, row))),
+                // A service saves the same permits at every start.
+                None if has.has_grant(&content) || !saved.insert(content) => {}
+                // An admin may have saved one under an id of the caller's.
+                None if rules.grants.contains_key(row.id.as_str()) => {
+                    return Err(Error::new(
+                        &errors::GRANT_ID_TAKEN,
+                        format!("the id `{}` is that of another account's grant or permit; choose another", row.id),
+                    ));
+                }
+                None => changes.push(Change::SaveGrant(row)),
+            }
+        }
+        Ok((changes, Batch::new()))
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+impl Authz {
+    /// What is saved where there is nothing yet.
+    fn fresh(&self, caller: &Caller, one: &Wanted, usual_app: &str) -> GrantRow {
+        let now = self.now();
+        GrantRow {
+            id: if one.id.is_empty() { self.platform.ids.next("grn") } else { own_id(caller, &one.id) },
+            permission_id: one.permission_id.clone(),
+            slugs: one.slugs.clone(),
+            role_ids: one.role_ids.clone().unwrap_or_default(),
+            app: one.app.clone().unwrap_or_else(|| usual_app.to_owned()),
+            owner_id: caller.user_id.to_string(),
+            created_at: now,
+            updated_at: now,
+        }
+    }
+}
+
+/// What was there stays as far as it is about the same permission; else nothing of it, its owner included.
+fn replacing(before: &GrantRow, one: Wanted, row: GrantRow) -> GrantRow {
+    let (id, created_at) = (before.id.clone(), before.created_at);
+    if before.permission_id != row.permission_id {
+        return GrantRow { id, created_at, ..row };
+    }
+    GrantRow {
+        id,
+        created_at,
+        role_ids: one.role_ids.unwrap_or_else(|| before.role_ids.clone()),
+        app: one.app.unwrap_or_else(|| before.app.clone()),
+        owner_id: before.owner_id.clone(),
+        ..row
+    }
+}
+
+/// The id of a grant for which its owner chose one. Ids of accounts that are no admins carry the account's slug, so that
+/// nobody occupies those of others; admins share theirs, so that one replaces what another saved.
+fn own_id(caller: &Caller, id: &str) -> String {
+    let is_own = id.split_once(':').is_some_and(|(slug, _)| *slug == *caller.slug);
+    if caller.is_admin() || is_own { id.to_owned() } else { format!("{}:{id}", caller.slug) }
+}
+
+/// What an account replaces by saving under this id.
+fn to_replace<'a>(rules: &'a Rules, caller: &Caller, id: &str) -> Option<&'a GrantRow> {
+    let is_own = |row: &&Arc<GrantRow>| caller.is_admin() || *row.owner_id == *caller.user_id;
+    let found = [own_id(caller, id).as_str(), id].into_iter().find_map(|id| rules.grants.get(id).filter(is_own));
+    found.map(AsRef::as_ref)
+}
+
+fn sort_names(one: &mut Wanted) {
+    for names in [Some(&mut one.slugs), one.role_ids.as_mut()].into_iter().flatten() {
+        names.sort();
+        names.dedup();
+    }
+}
+
+pub async fn list(cx: Cx<Authz>, Body(request): Body<ListGrantsRequest>) -> Result<Json<ListGrantsResponse>> {
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
+    let is_grant = |row: &GrantRow| !row.slugs.is_empty() || row.role_ids.is_empty();
+    let (rows, next) = found(&cx, request.permission_id, request.slug, is_grant, paging)?;
+    Ok(Json(ListGrantsResponse { grants: rows.iter().map(|row| (&**row).into()).collect(), next }))
+}
+
+pub async fn list_permits(cx: Cx<Authz>, Body(request): Body<ListPermitsRequest>) -> Result<Json<ListPermitsResponse>> {
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
+    let (rows, next) = found(&cx, request.permission, request.slug, |_| true, paging)?;
+    Ok(Json(ListPermitsResponse { permits: rows.iter().map(|row| (&**row).into()).collect(), next }))
+}
+
+pub async fn delete(cx: Cx<Authz>, Path(id): Path<GrantId>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    let account = cx.known_account(&caller.user_id).await?;
+    cx.change_rules(|rules| {
+        // The row is found and the right to it decided under the lock: an id can stand for two rows, and the one that
+        // let the caller in may be gone by now.
+        let own = named(rules, caller, &id).find(|row| *row.owner_id == *caller.user_id);
+        let may_delete =
+            |row: &&GrantRow| caller.is_admin() || rules.allow(&account.caller_in(&row.app), GRANT_CREATE.id);
+        let found = own.or_else(|| named(rules, caller, &id).find(may_delete)).ok_or_else(|| unknown(&id))?;
+        Ok((vec![Change::DeleteGrant(found.id.clone())], Batch::new()))
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+/// Whose a grant is, for rows that let the owner in.
+pub fn owner(cx: &Cx<Authz>, id: &GrantId) -> Result<String> {
+    let (rules, caller) = (cx.rules(), cx.caller()?);
+    let is_own = |row: &&GrantRow| *row.owner_id == *caller.user_id;
+    let found = named(&rules, caller, id).find(is_own).or_else(|| named(&rules, caller, id).next());
+    found.map(|row| row.owner_id.clone()).ok_or_else(|| unknown(id))
+}
+
+/// The rows that this id can stand for: the one that the caller would save under it, then the one that is listed with it.
+fn named<'a>(rules: &'a Rules, caller: &Caller, id: &GrantId) -> impl Iterator<Item = &'a GrantRow> {
+    let ids = [own_id(caller, &id.0), id.0.clone()];
+    ids.into_iter().filter_map(|id| rules.grants.get(id.as_str()).map(AsRef::as_ref))
+}
+
+fn unknown(id: &GrantId) -> Error {
+    Error::new(
+        &errors::NO_SUCH_GRANT,
+        format!("there is no grant `{}`; POST /user-svc/permits lists their ids", shown(&id.0)),
+    )
+}
+
+/// By id, so that they come in the order in which they were made.
+fn found(
+    cx: &Cx<Authz>,
+    permission: Option<String>,
+    slug: Option<String>,
+    fits: impl Fn(&GrantRow) -> bool,
+    paging: Paging,
+) -> Result<(Vec<Arc<GrantRow>>, String)> {
+    let (permission, slug) = (permission.filter(|id| !id.is_empty()), slug.filter(|slug| !slug.is_empty()));
+    let rules = cx.rules();
+    let asked = |row: &&Arc<GrantRow>| {
+        permission.as_ref().is_none_or(|id| row.permission_id == *id)
+            && slug.as_ref().is_none_or(|slug| row.slugs.contains(slug))
+            && fits(row)
+    };
+    let rows = rules.grants.values().filter(asked).map(|row| ([row.id.as_str()], row.clone()));
+    paging.page(rows, "grants", "name a permission, a slug or a `limit`")
+}

@@ -1,0 +1,27 @@
+//! What must still hold of an account when something is written that rests on it.
+
+use openorch_chassis::Caller;
+use openorch_store::{Batch, Filter, Guard};
+
+use crate::user::{
+    authz::rows::{ROLE_LINKS, RoleLinkRow, app_of},
+    shared::rows::{ALL_APPS, DEFAULT_APP, USERS},
+};
+
+/// That an account is there when what it gives is written, and is an admin where it gives as one.
+pub fn still_gives(giver: &Caller) -> Batch {
+    let there = Batch::new().require(Guard::Exists { collection: USERS.name, id: giver.user_id.to_string() });
+    still_admin(giver).into_iter().fold(there, Batch::require)
+}
+
+/// That an account which acts as an admin is one.
+pub fn still_admin(caller: &Caller) -> Option<Guard> {
+    let as_admin = RoleLinkRow::id_of(DEFAULT_APP, &caller.user_id, openorch_api::role::ADMIN);
+    caller.is_admin().then_some(Guard::Exists { collection: ROLE_LINKS.name, id: as_admin })
+}
+
+/// That an account has a role in an app, or in all.
+pub fn still_has_role(app: &str, user_id: &str, role_id: &str) -> Guard {
+    let ids = [app_of(role_id, app), ALL_APPS].map(|app| RoleLinkRow::id_of(app, user_id, role_id));
+    Guard::at_least(ROLE_LINKS.name, vec![Filter::is_in("id", ids)], 1)
+}

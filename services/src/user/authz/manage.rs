@@ -1,0 +1,137 @@
+//! Who may manage which account. Accounts are of all apps while the right to manage them is held in some: managing one
+//! needs the right in each app that the account is in, and whoever could become the account may not gain rights by it.
+
+use std::{collections::HashSet, sync::Arc};
+
+use openorch_api::{
+    Permission,
+    error::access,
+    role,
+    user::{DELEGATION_EDIT, errors},
+};
+use openorch_chassis::{Caller, Error, Result};
+
+use crate::user::{
+    authz::{
+        roles::{givable::may_give, organization::organization_of},
+        rules::Rules,
+        state::Authz,
+    },
+    shared::rows::{DEFAULT_APP, UserRow},
+};
+
+impl Authz {
+    /// The caller as it is now, with the permission that let it in: both may have changed while its call waited.
+    pub async fn caller_now(&self, caller: &Caller, permission: &Permission) -> Result<Caller> {
+        let account = self.known_account(&caller.user_id).await?;
+        let Caller { session_id, audience, .. } = caller.clone();
+        let now = Caller { session_id, audience, ..account.caller_in(&caller.app) };
+        if !self.allows(&now, permission.id) {
+            return Err(Error::new(
+                &access::PERMISSION_MISSING,
+                format!("the account `{}` lacks the permission `{}`; an admin can give it", caller.slug, permission.id),
+            ));
+        }
+        Ok(now)
+    }
+
+    /// Requires `permission` in the account's home app and in every other app that it is in; see [`Account::managed_in`].
+    pub async fn require_management(&self, caller: &Caller, user: &UserRow, permission: &Permission) -> Result<()> {
+        let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
+        let own = self.known_account(&caller.user_id).await?;
+        match account.managed_in().find(|app| !self.allows(&own.caller_in(app), permission.id)) {
+            None => Ok(()),
+            Some(app) => Err(Error::new(
+                &access::PERMISSION_MISSING,
+                format!(
+                    "`{}` is in the app `{}`, where you lack the permission `{}`: managing an account needs it in every app \
+                     that the account is in; ask an admin",
+                    user.slug,
+                    self.app(app).host,
+                    permission.id
+                ),
+            )),
+        }
+    }
+
+    /// Requires what [`Authz::require_management`] does, and that the account has no right that the caller lacks: for
+    /// what makes the caller able to sign in as the account, or takes it away.
+    ///
+    /// Only rights over the platform count: permissions of built-in services, whether a role, a grant or a permit gives
+    /// them, and delegations. What services give to their users is no reason why nobody could help those.
+    pub async fn require_takeover(&self, caller: &Caller, user: &UserRow, permission: &Permission) -> Result<()> {
+        let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
+        if account.roles_in(DEFAULT_APP).iter().any(|role| **role == *role::ADMIN) {
+            return Err(Error::new(
+                &errors::ADMINS_ONLY,
+                format!("`{}` is an admin: only admins may do this", user.slug),
+            ));
+        }
+        self.require_management(caller, user, permission).await?;
+        let own = self.known_account(&caller.user_id).await?;
+        let rules = self.rules();
+        let powerful = powerful_roles(&rules);
+        // In every app: an account gives the roles of its slug in all of them, and comes into an app by any organization
+        // that adds it.
+        let apps = rules.apps.values().map(|row| &*row.id).chain(account.apps()).chain([DEFAULT_APP]);
+        for app in apps {
+            let (theirs, own) = (with_givable_roles(account.caller_in(app), &powerful), own.caller_in(app));
+            let more = openorch_api::permissions()
+                .filter(|permission| !permission.granted_to.contains(&role::USER))
+                .find(|permission| rules.allow(&theirs, permission.id) && !rules.allow(&own, permission.id));
+            if let Some(permission) = more {
+                return Err(Error::new(
+                    &errors::ACCOUNT_MAY_MORE,
+                    format!(
+                        "`{}` has the permission `{}`, or could give itself a role that has it, and you lack it; ask an admin",
+                        user.slug, permission.id
+                    ),
+                ));
+            }
+        }
+        // A service with a delegation acts with the rights of everybody who calls it, admins included.
+        let is_delegate = rules.is_delegate(&user.slug);
+        if is_delegate && !rules.allow(&own.caller_in(DEFAULT_APP), DELEGATION_EDIT.id) {
+            return Err(Error::new(
+                &errors::ACCOUNT_MAY_MORE,
+                format!(
+                    "`{}` acts for its callers by a delegation, so this needs the permission `{}`; ask an admin",
+                    user.slug, DELEGATION_EDIT.id
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The roles by which accounts have permissions of built-in services, whether by a link or by a permit. A permit may name
+/// roles that are not there yet.
+fn powerful_roles(rules: &Rules) -> HashSet<&str> {
+    let built_in: HashSet<&str> = openorch_api::permissions().map(|permission| permission.id).collect();
+    let has_one = |role: &str| rules.permissions_of(role).any(|id| built_in.contains(&**id));
+    let linked = rules.roles.keys().map(|role| &**role).filter(|role| has_one(role));
+    let permits = rules.grants.values().filter(|row| built_in.contains(row.permission_id.as_str()));
+    linked.chain(permits.flat_map(|row| row.role_ids.iter().map(String::as_str))).collect()
+}
+
+/// The caller with those of these roles that it could give itself, such as those of its own slug and of the organizations
+/// that it administers: an admin may have given one of them rights over the platform.
+fn with_givable_roles(caller: Caller, powerful: &HashSet<&str>) -> Caller {
+    let givable = powerful.iter().filter(|role| may_give(&caller, role, &caller.app) || could_found(&caller, role));
+    let mut roles: Vec<Box<str>> = caller.roles.iter().cloned().chain(givable.map(|role| (**role).into())).collect();
+    roles.sort();
+    roles.dedup();
+    let roles: Arc<[Box<str>]> = roles.into();
+    let default_app_roles = match *caller.app == *DEFAULT_APP {
+        true => roles.clone(),
+        false => caller.default_app_roles.clone(),
+    };
+    Caller { roles, default_app_roles, ..caller }
+}
+
+/// Whether this is a role of an organization whose id is under the caller's slug. A permit may name one that is not there
+/// yet, and nobody else but an admin can make it.
+fn could_found(caller: &Caller, role: &str) -> bool {
+    let owner = organization_of(role).and_then(|id| id.split_once(':'));
+    owner.is_some_and(|(slug, _)| *slug == *caller.slug)
+}

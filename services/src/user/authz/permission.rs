@@ -1,0 +1,97 @@
+//! Permissions: the rights that services ask for, each its service's own.
+
+use openorch_api::{
+    Body, Json, Path,
+    user::{
+        AssignPermissionsRequest, Empty, PERMISSION_DELETE, PermissionId, SavePermissionsRequest,
+        SavePermissionsResponse, errors,
+    },
+};
+use openorch_chassis::{Cx, Error, Result};
+use openorch_store::Batch;
+
+use crate::user::authz::{
+    ownership::{known_permission, may_link, own_id, refuse_stranger, refuse_too_many_links},
+    rows::{PermissionLinkRow, PermissionRow},
+    rules::Change,
+    state::Authz,
+};
+
+pub async fn save(cx: Cx<Authz>, Body(request): Body<SavePermissionsRequest>) -> Result<Json<SavePermissionsResponse>> {
+    let caller = cx.caller()?;
+    for input in &request.permissions {
+        own_id(caller, "permission", &input.id)?;
+    }
+    let now = cx.now();
+    let mut saved = Vec::new();
+    cx.change_rules_of(caller, |rules| {
+        let mut changes = Vec::new();
+        for input in request.permissions {
+            let known = rules.permissions.get(input.id.as_str());
+            if known.is_some_and(|row| *row.owner_id != *caller.user_id) {
+                return Err(Error::new(
+                    &errors::PERMISSION_OF_ANOTHER,
+                    format!("cannot update unowned permission `{}`", input.id),
+                ));
+            }
+            let row = PermissionRow {
+                id: input.id,
+                name: input.name,
+                description: input.description,
+                owner_id: caller.user_id.to_string(),
+                created_at: known.map_or(now, |row| row.created_at),
+                updated_at: now,
+            };
+            saved.push((&row).into());
+            // A service saves the same permissions at every start.
+            if known.is_none_or(|known| (&known.name, &known.description) != (&row.name, &row.description)) {
+                changes.push(Change::SavePermission(row));
+            }
+        }
+        Ok((changes, Batch::new()))
+    })
+    .await?;
+    Ok(Json(SavePermissionsResponse { permissions: saved }))
+}
+
+pub async fn delete(cx: Cx<Authz>, Path(id): Path<PermissionId>) -> Result<Json<Empty>> {
+    if openorch_api::permissions().any(|permission| permission.id == id.0) {
+        return Err(Error::new(
+            &errors::PERMISSION_BUILT_IN,
+            format!("`{}` is a built-in service's and is not deleted", id.0),
+        ));
+    }
+    let caller = cx.caller()?;
+    cx.change_rules(|rules| {
+        refuse_stranger(caller, rules, &known_permission(rules, &id.0)?.owner_id, &PERMISSION_DELETE)?;
+        Ok((rules.without_permission(&id.0), Batch::new()))
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+pub async fn assign(cx: Cx<Authz>, Body(request): Body<AssignPermissionsRequest>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    cx.change_rules_of(caller, |rules| {
+        let mut changes = Vec::new();
+        for link in request.permission_links {
+            if !rules.roles.contains_key(link.role_id.as_str()) {
+                return Err(Error::new(&errors::NO_SUCH_ROLE, format!("cannot find role `{}`", link.role_id)));
+            }
+            may_link(caller, rules, &link.permission_id)?;
+            if !rules.role_has(&link.role_id, &link.permission_id) {
+                changes
+                    .push(Change::Link(PermissionLinkRow { permission_id: link.permission_id, role_id: link.role_id }));
+            }
+        }
+        refuse_too_many_links(caller, rules, &changes)?;
+        Ok((changes, Batch::new()))
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+/// Whose a permission is, for rows that let the owner in.
+pub fn owner(authz: &Authz, id: &PermissionId) -> Result<String> {
+    known_permission(&authz.rules(), &id.0).map(|row| row.owner_id.clone())
+}

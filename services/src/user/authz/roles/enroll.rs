@@ -1,0 +1,470 @@
+//! Enrolls: which accounts have which roles. What an account has is read again on its very next request.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use openorch_api::{
+    Body, Json, Path, Time,
+    user::{
+        Empty, Enroll, EnrollId, EnrollInput, ListEnrollsRequest, ListEnrollsResponse, SaveEnrollsRequest,
+        SaveEnrollsResponse, errors,
+    },
+};
+use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
+use openorch_store::{Batch, Cursor, Filter, Guard, Query, Stored, Write};
+use serde_json::Value;
+
+use crate::query::Paging;
+use crate::user::{
+    authz::{
+        roles::{
+            assignments::Giving,
+            givable::{is_under_own_slug, may_give, refusal},
+        },
+        rows::{ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow, app_of},
+        state::Authz,
+    },
+    shared::{
+        checks::shown,
+        contact_address::{check_value, normal},
+        rows::ALL_APPS,
+    },
+};
+
+/// What the ids of enrolls for contacts begin with; no app is called so.
+const CONTACT_PREFIX: &str = "contact:";
+/// What a place in a list begins with; see [`Place`].
+const ACCOUNTS: &str = "accounts";
+const CONTACTS: &str = "contacts";
+
+pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveEnrollsRequest>) -> Result<Json<SaveEnrollsResponse>> {
+    let caller = cx.caller()?;
+    let mut apps = Vec::new();
+    for input in &request.enrolls {
+        apps.push(check(&cx, caller, input)?);
+    }
+    // One moment for all: how long each took would tell what was found of it.
+    let now = cx.now();
+    let enrolls = retry(|| async {
+        let mut giving = Giving::with(cx.still_beside(caller, &request.enrolls, &apps).await?);
+        let mut enrolls: Vec<Enroll> = Vec::new();
+        for (input, app) in request.enrolls.iter().zip(&apps) {
+            enrolls.push(cx.enroll(&mut giving, caller, app, input, now).await?);
+        }
+        let given = giving.accounts();
+        cx.commits.commit(giving.batch(&cx.limits), || given.iter().for_each(|id| cx.cache.rights_changed(id))).await?;
+        Ok(enrolls)
+    })
+    .await?;
+    let mut told = BTreeSet::new();
+    let enrolls = enrolls.into_iter().filter(|enroll| told.insert(enroll.id.clone())).collect();
+    Ok(Json(SaveEnrollsResponse { enrolls }))
+}
+
+pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Result<Json<ListEnrollsResponse>> {
+    let caller = cx.caller()?;
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
+    let role = request.role.filter(|role| !role.is_empty());
+    let user_id = request.user_id.filter(|id| !id.is_empty());
+    let is_own = user_id.as_deref() == Some(&*caller.user_id);
+    let sees_all = is_own || caller.is_admin() || role.as_deref().is_some_and(|role| is_under_own_slug(caller, role));
+    match &role {
+        _ if sees_all => {}
+        Some(role) if may_give(caller, role, &caller.app) => {}
+        Some(role) => return Err(refusal(role)),
+        None => {
+            return Err(Error::new(&errors::ROLE_NOT_GIVABLE, "name your own `userId`, or a `role` that you may give"));
+        }
+    }
+    let contact = request.contact_id.filter(|id| !id.is_empty()).map(|contact| normal(&contact));
+    if role.is_none() && user_id.is_none() && contact.is_none() {
+        return Err(Error::invalid("name a `role`, a `userId` or a `contactId`"));
+    }
+    // What is not shown is left out by the queries: a row that is taken out of a page afterwards would show by the page's
+    // length and by its `next`.
+    let app = (!sees_all).then(|| caller.app.to_string());
+    let named = [("roleId", &role), ("userId", &user_id), ("app", &app)];
+    let named = named.into_iter().filter_map(|(field, value)| Some(Filter::equals(field, value.as_deref()?)));
+    let named: Vec<Filter> = named.collect();
+    let place = paging.after.as_deref().map_or(Ok(Place::start(contact.is_some())), Place::read)?;
+    let wanted = paging.limit + 1;
+    let (mut enrolls, mut next) = (Vec::new(), String::new());
+    let mut contacts_after = match place {
+        Place::Contacts(after) => Some(after),
+        Place::Accounts(after) if contact.is_none() => {
+            let mut query = Query { filters: named.clone(), after, ..Query::all() }.limit(wanted as u64);
+            // By a role, those that came by a contact are listed with those that wait. And who asks for an account's is
+            // not told that a contact is its.
+            if user_id.is_none() || !(is_own || caller.is_admin()) {
+                query = query.equals("byContact", Value::Null);
+            }
+            let rows = cx.role_links.find(&query).await?;
+            enrolls.extend(rows.into_iter().map(|row| Enroll::from(row.value)));
+            (enrolls.len() < wanted && user_id.is_none()).then(ContactPlace::default)
+        }
+        Place::Accounts(_) => return Err(not_a_place()),
+    };
+    if enrolls.len() == wanted {
+        enrolls.truncate(paging.limit);
+        next = enrolls.last().map(|last| Place::text(ACCOUNTS, [&last.id, ""])).unwrap_or_default();
+    }
+    if let Some(after) = contacts_after.take().filter(|_| user_id.is_none()) {
+        let room = wanted - enrolls.len();
+        let asked = ForContacts { filters: named, contact, caller };
+        let mut found = cx.for_contacts(&asked, after.clone(), room).await?;
+        if found.len() == room {
+            found.truncate(room - 1);
+            let last = found.last().map_or(&after, |(place, _)| place);
+            next = Place::text(CONTACTS, [&last.enroll_id, &last.link_id]);
+        }
+        enrolls.extend(found.into_iter().map(|(_, enroll)| enroll));
+    }
+    paging.refuse_long(
+        enrolls.len() + usize::from(!next.is_empty()),
+        "enrolls",
+        "name a role and an account, or a `limit`",
+    )?;
+    Ok(Json(ListEnrollsResponse { enrolls, next }))
+}
+
+/// Where a page goes on: among the roles of accounts, in the order of their ids, or after those among the roles that were
+/// given for contacts. It says nothing that the page before did not show.
+enum Place {
+    Accounts(Option<Cursor>),
+    Contacts(ContactPlace),
+}
+
+/// Roles for contacts come in the order of the ids under which who gave them knows them, which is the same whether an
+/// account has shown that the contact is its own or not.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct ContactPlace {
+    enroll_id: String,
+    /// Told to admins alone: the role of an account that has it by this. Several may have had the contact.
+    link_id: String,
+}
+
+impl Place {
+    fn start(by_contact: bool) -> Place {
+        if by_contact { Place::Contacts(ContactPlace::default()) } else { Place::Accounts(None) }
+    }
+
+    fn read(text: &str) -> Result<Place> {
+        match serde_json::from_str::<(String, String, String)>(text) {
+            Ok((among, id, _)) if among == ACCOUNTS => {
+                Ok(Place::Accounts(Some(Cursor { values: Vec::new(), id: Some(id) })))
+            }
+            Ok((among, enroll_id, link_id)) if among == CONTACTS => {
+                Ok(Place::Contacts(ContactPlace { enroll_id, link_id }))
+            }
+            _ => Err(not_a_place()),
+        }
+    }
+
+    fn text(among: &str, [id, link_id]: [&str; 2]) -> String {
+        serde_json::json!([among, id, link_id]).to_string()
+    }
+}
+
+fn not_a_place() -> Error {
+    Error::invalid("`after` is the `next` of the answer before")
+}
+
+/// Which roles for contacts are asked for, and who asks.
+struct ForContacts<'a> {
+    /// Of what waits and of what accounts have alike.
+    filters: Vec<Filter>,
+    contact: Option<String>,
+    caller: &'a Caller,
+}
+
+impl ForContacts<'_> {
+    fn query(&self, contact_field: &str, room: usize) -> Query {
+        let by_contact = self.contact.as_deref().map(|contact| Filter::equals(contact_field, contact));
+        let filters = self.filters.iter().cloned().chain(by_contact).collect();
+        Query { filters, ..Query::all() }.limit(room as u64)
+    }
+}
+
+pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    let unknown = || no_enroll(&id);
+    let is_by_contact = id.0.starts_with(CONTACT_PREFIX);
+    // Whether there is one is told to those alone who could have given it; what was given unasked is put away by oneself.
+    let parts: Vec<&str> = id.0.splitn(3, ':').collect();
+    if let (false, [app, user_id, role]) = (is_by_contact, &*parts)
+        && !may_give(caller, role, app)
+        && **user_id != *caller.user_id
+    {
+        return Err(refusal(role));
+    }
+    if is_by_contact {
+        return cx.take_from_contact(caller, &id).await;
+    }
+    retry(|| async {
+        let Stored { value: link, version, id, .. } = cx.role_links.get(&id.0).await?.ok_or_else(unknown)?;
+        let is_own = *link.user_id == *caller.user_id;
+        // Nor does it show by what can be taken from whom whose a contact is.
+        let is_hidden = link.by_contact.is_some() && !caller.is_admin();
+        if !is_own && (is_hidden || !may_give(caller, &link.role_id, &link.app)) {
+            return Err(unknown());
+        }
+        let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id, Some(version)))).await?;
+        cx.commits.commit(batch, || cx.cache.rights_changed(&link.user_id)).await?;
+        Ok(Json(Empty {}))
+    })
+    .await
+}
+
+impl Authz {
+    /// That the caller still has the roles by which alone it may give these: a long list takes its time.
+    async fn still_beside(&self, caller: &Caller, enrolls: &[EnrollInput], apps: &[Arc<str>]) -> Result<Batch> {
+        let is_beside = |role: &str| !caller.is_admin() && !is_under_own_slug(caller, role);
+        let given = enrolls.iter().zip(apps).filter(|(input, _)| is_beside(&input.role));
+        let needed: BTreeSet<(&str, &str)> =
+            given.filter_map(|(input, app)| Some((&**app, input.role.rsplit_once(':')?.0))).collect();
+        let mut batch = Batch::new();
+        for (app, prefix) in needed {
+            let by = format!("{prefix}:admin");
+            let mut found = None;
+            for app in [app, ALL_APPS] {
+                let id = RoleLinkRow::id_of(app, &caller.user_id, &by);
+                found = found.or(self.role_links.get(&id).await?.map(|link| link.id));
+            }
+            let id = found.ok_or_else(|| refusal(&format!("{prefix}:…")))?;
+            batch.push(Write::Require(Guard::Exists { collection: ROLE_LINKS.name, id }));
+        }
+        Ok(batch)
+    }
+
+    /// Roles for contacts after a place: those that wait, and those that accounts have by showing that a contact is
+    /// theirs, in one order. At most `most`; fewer only where there are no more.
+    async fn for_contacts(
+        &self,
+        asked: &ForContacts<'_>,
+        mut after: ContactPlace,
+        most: usize,
+    ) -> Result<Vec<(ContactPlace, Enroll)>> {
+        let tells_who = asked.caller.is_admin();
+        let mut found: Vec<(ContactPlace, Enroll)> = Vec::new();
+        loop {
+            let room = most - found.len();
+            let mut links = asked.query("byContact", room).ascending("contactEnrollId");
+            links = links.filter(Filter::range("contactEnrollId", Some("".into()), None));
+            let mut waits = asked.query("contact", room);
+            if !after.enroll_id.is_empty() {
+                let id = tells_who.then(|| after.link_id.clone());
+                links = links.after(Cursor { values: vec![after.enroll_id.as_str().into()], id });
+                waits = waits.after(Cursor { values: Vec::new(), id: Some(after.enroll_id.clone()) });
+            }
+            let (links, waits) = (self.role_links.page(&links).await?, self.contact_enrolls.page(&waits).await?);
+            let of_link = |row: Stored<RoleLinkRow>| {
+                let enroll_id = row.value.contact_enroll_id.clone().unwrap_or_default();
+                let link_id = if tells_who { row.id } else { String::new() };
+                (ContactPlace { enroll_id, link_id }, shown_to(asked.caller, row.value))
+            };
+            let of_waiting = |row: Stored<ContactEnrollRow>| {
+                (ContactPlace { enroll_id: row.id, link_id: String::new() }, Enroll::from(row.value))
+            };
+            let (links_go_on, waits_go_on) = (links.next.is_some(), waits.next.is_some());
+            let links: Vec<_> = links.items.into_iter().map(of_link).collect();
+            let waits: Vec<_> = waits.items.into_iter().map(of_waiting).collect();
+            // Past the end of what was read of one, there may be more of it.
+            let ends = [(&links, links_go_on), (&waits, waits_go_on)].into_iter().filter(|(_, goes_on)| *goes_on);
+            let end = ends.filter_map(|(rows, _)| Some(rows.last()?.0.clone())).min();
+            let goes_on = end.is_some();
+            let mut rows: Vec<_> = links.into_iter().chain(waits).collect();
+            rows.retain(|(place, _)| end.as_ref().is_none_or(|end| place <= end));
+            rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+            if let Some((last, _)) = rows.last() {
+                after = last.clone();
+            }
+            for (place, enroll) in rows {
+                // One that waits again, since its contact is nobody's any more, looks like the one that was given by it.
+                let is_known = found.last().is_some_and(|(last, _)| last.enroll_id == place.enroll_id);
+                if tells_who || !is_known {
+                    found.push((place, enroll));
+                }
+            }
+            if found.len() >= most || !goes_on {
+                found.truncate(most);
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Takes back a role that was given for a contact: that it waits, and from each account that has it by this, in one
+    /// batch. Whether there was the one or the other does not show.
+    async fn take_from_contact(&self, caller: &Caller, id: &EnrollId) -> Result<Json<Empty>> {
+        retry(|| async {
+            let may_take = |role: &str, app: &str| may_give(caller, role, app);
+            let waits =
+                self.contact_enrolls.get(&id.0).await?.filter(|row| may_take(&row.value.role_id, &row.value.app));
+            let mut links = self.role_links.find(&Query::all().equals("contactEnrollId", id.0.as_str())).await?;
+            links.retain(|Stored { value: link, .. }| {
+                *link.user_id == *caller.user_id || may_take(&link.role_id, &link.app)
+            });
+            if waits.is_none() && links.is_empty() {
+                return Err(no_enroll(id));
+            }
+            let mut batch: Batch =
+                waits.iter().map(|waits| self.contact_enrolls.delete(&waits.id, Some(waits.version))).collect();
+            for link in &links {
+                batch.push(self.role_links.delete(&link.id, Some(link.version)));
+                batch = self.keep_an_admin(&link.value, batch).await?;
+            }
+            let forget = || links.iter().for_each(|link| self.cache.rights_changed(&link.value.user_id));
+            self.commits.commit(batch, forget).await?;
+            Ok(Json(Empty {}))
+        })
+        .await
+    }
+
+    /// Adds that an account has a role, or that one waits for whoever shows that a contact is its own. Which of the two it
+    /// is where a contact was named is told to admins alone: for all others it waits also where the account of the contact
+    /// has the role already by another way, or has no room for it.
+    async fn enroll(
+        &self,
+        giving: &mut Giving,
+        caller: &Caller,
+        app: &str,
+        input: &EnrollInput,
+        now: Time,
+    ) -> Result<Enroll> {
+        let by_contact = input.user_id.is_empty().then(|| for_contact(caller, app, input, now));
+        let (owner, waits) = match &by_contact {
+            None => (Some(input.user_id.clone()), None),
+            Some(row) => {
+                let owner = self.accounts.by_contact(&row.contact).await?.filter(|owner| owner.value.verified);
+                (owner.map(|owner| owner.value.user_id), self.contact_enrolls.get(&row.id()).await?)
+            }
+        };
+        let link = owner.map(|id| {
+            let link = RoleLinkRow::new(app, &id, &input.role, now);
+            by_contact.as_ref().map_or_else(|| link.clone().by(caller), |row| link.clone().by_contact_of(row))
+        });
+        let known = match &link {
+            Some(link) => match giving.links.get(&link.id()) {
+                Some(given) => Some(given.clone()),
+                None => self.role_links.get(&link.id()).await?.map(|known| known.value),
+            },
+            None => None,
+        };
+        if let (Some(known), Some(link)) = (&known, &link) {
+            if let (Some(contact), None, false) = (&known.by_contact, &by_contact, known.by_admin || caller.is_admin())
+            {
+                // Had by its id from now on, and the contact waits: as if nobody had shown yet that it is its own.
+                let waits = ContactEnrollRow {
+                    contact: contact.clone(),
+                    role_id: known.role_id.clone(),
+                    app: known.app.clone(),
+                    created_at: known.created_at,
+                    created_by: known.created_by.clone(),
+                    by_admin: known.by_admin,
+                };
+                self.count_given(giving, caller).await?;
+                giving.batch.push(self.contact_enrolls.upsert(waits.id(), &waits)?);
+                giving.batch.push(self.role_links.upsert(link.id(), link)?);
+                return Ok(Enroll::from(link.clone()));
+            }
+            let is_same_way = known.contact_enroll_id == link.contact_enroll_id;
+            if is_same_way || by_contact.is_none() || caller.is_admin() {
+                return Ok(shown_to(caller, if is_same_way { known.clone() } else { link.clone() }));
+            }
+        }
+        // Another's word that counts less, or no more, gives way.
+        let kept = match &waits {
+            Some(known) => match self.giver_of(&known.value).await? {
+                Some(giver) if giver.is_admin() || !caller.is_admin() => Some(known.value.clone()),
+                _ => None,
+            },
+            None => None,
+        };
+        giving.batch.0.extend(self.in_app(app)?);
+        // It may not go meanwhile, or be had again when it is made anew.
+        giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: input.role.clone() }));
+        if let (Some(row), None) = (&by_contact, &kept) {
+            self.refuse_too_many_for(giving, row).await?;
+            self.count_given(giving, caller).await?;
+            giving.contacts.push(row.contact.clone());
+        }
+        match (link, by_contact) {
+            (Some(link), None) => {
+                self.count_given(giving, caller).await?;
+                self.give(giving, link.clone()).await?;
+                Ok(link.into())
+            }
+            (Some(link), Some(_))
+                if known.is_none() && (caller.is_admin() || self.has_room(giving, &link).await?.is_ok()) =>
+            {
+                giving.batch.0.extend(waits.map(|row| self.contact_enrolls.delete(&row.id, Some(row.version))));
+                self.give(giving, link.clone()).await?;
+                Ok(shown_to(caller, link))
+            }
+            // It waits as it was given first.
+            (_, Some(row)) => Ok(Enroll::from(match kept {
+                Some(known) => known,
+                None => {
+                    giving.batch.push(self.contact_enrolls.upsert(row.id(), &row)?);
+                    row
+                }
+            })),
+            (None, None) => Err(Error::invalid("an enroll names a `userId` or a `contactId`")),
+        }
+    }
+}
+
+fn no_enroll(id: &EnrollId) -> Error {
+    Error::new(&errors::NO_SUCH_ENROLL, format!("there is no enroll `{}`", shown(&id.0)))
+}
+
+/// The app where the role is to count.
+fn check(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str>> {
+    if input.user_id.is_empty() == input.contact_id.is_empty() {
+        return Err(Error::invalid("an enroll names a `userId` or a `contactId`"));
+    }
+    if !input.contact_id.is_empty() {
+        check_value("contactId", &input.contact_id)?;
+    }
+    let app = match input.app_host.as_str() {
+        "" => caller.app.clone(),
+        ALL_APPS => ALL_APPS.into(),
+        host => cx.app_of_host(host)?,
+    };
+    if !may_give(caller, &input.role, &app) {
+        return Err(refusal(&input.role));
+    }
+    if !cx.rules().roles.contains_key(input.role.as_str()) {
+        return Err(Error::new(
+            &errors::NO_SUCH_ROLE,
+            if input.role.starts_with("user-svc:org:") {
+                "the roles of an organization are given with POST /user-svc/organization/{organizationId}/user"
+                    .to_owned()
+            } else {
+                format!("cannot find role `{}`; POST /user-svc/role makes one", shown(&input.role))
+            },
+        ));
+    }
+    Ok(app)
+}
+
+/// What is kept of a role that is given to whose a contact is.
+fn for_contact(caller: &Caller, app: &str, input: &EnrollInput, now: Time) -> ContactEnrollRow {
+    ContactEnrollRow {
+        contact: normal(&input.contact_id),
+        role_id: input.role.clone(),
+        app: app_of(&input.role, app).to_owned(),
+        created_at: now,
+        created_by: caller.user_id.to_string(),
+        by_admin: caller.is_admin(),
+    }
+}
+
+/// An enroll as others than its account see it: where a contact was named, whether somebody has shown that it is its own,
+/// and who, is told to admins alone.
+fn shown_to(caller: &Caller, link: RoleLinkRow) -> Enroll {
+    match (&link.by_contact, &link.contact_enroll_id) {
+        (Some(contact), Some(id)) if !caller.is_admin() => {
+            Enroll { id: id.clone(), user_id: String::new(), contact_id: contact.clone(), ..Enroll::from(link.clone()) }
+        }
+        _ => link.into(),
+    }
+}

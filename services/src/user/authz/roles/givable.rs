@@ -1,0 +1,41 @@
+//! Who may give which role.
+
+use openorch_api::user::errors;
+use openorch_chassis::{Caller, Error, Result};
+
+use crate::user::shared::{checks::shown, rows::ALL_APPS};
+
+/// Admins give all roles, an account those under its slug in each app, and who has the role `admin` of a prefix the
+/// others of it in its app.
+pub fn may_give(caller: &Caller, role: &str, app: &str) -> bool {
+    if app == ALL_APPS {
+        return caller.is_admin();
+    }
+    let beside_own = |prefix: &str| caller.roles.iter().any(|own| own.strip_suffix(":admin") == Some(prefix));
+    let is_beside = *caller.app == *app && role.rsplit_once(':').is_some_and(|(prefix, _)| beside_own(prefix));
+    caller.is_admin() || is_under_own_slug(caller, role) || is_beside
+}
+
+/// A new account is given what its maker may give, and what each account begins with in the maker's app.
+pub fn refuse_foreign_roles(caller: &Caller, roles: &[String], app: &str) -> Result<()> {
+    let may = |role: &str| (role == openorch_api::role::USER && *caller.app == *app) || may_give(caller, role, app);
+    match roles.iter().find(|role| !may(role)) {
+        Some(role) => Err(refusal(role)),
+        None => Ok(()),
+    }
+}
+
+pub fn is_under_own_slug(caller: &Caller, role: &str) -> bool {
+    role.split_once(':').is_some_and(|(slug, _)| *slug == *caller.slug)
+}
+
+pub fn refusal(role: &str) -> Error {
+    Error::new(
+        &errors::ROLE_NOT_GIVABLE,
+        format!(
+            "the role `{}` is not yours to give: that is for admins, for the account of the slug that it starts with, and \
+             for those who have the `admin` role beside it",
+            shown(role)
+        ),
+    )
+}

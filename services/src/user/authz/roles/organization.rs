@@ -1,0 +1,19 @@
+//! The two roles of an organization, by which alone it is told who is in it.
+
+pub fn admin_role(id: &str) -> String {
+    format!("user-svc:org:{{{id}}}:admin")
+}
+
+pub fn user_role(id: &str) -> String {
+    format!("user-svc:org:{{{id}}}:user")
+}
+
+/// The organization that a role is of.
+pub fn organization_of(role: &str) -> Option<&str> {
+    let (id, rest) = role.strip_prefix("user-svc:org:{")?.split_once('}')?;
+    matches!(rest, ":admin" | ":user").then_some(id)
+}
+
+pub fn is_admin_role(role: &str) -> bool {
+    organization_of(role).is_some() && role.ends_with(":admin")
+}

@@ -1,0 +1,191 @@
+//! Roles: sets of permissions that accounts are given.
+
+use std::collections::HashSet;
+
+use openorch_api::{
+    Body, Json, Path, Query,
+    query::PageRequest,
+    user::{
+        CreateRoleRequest, CreateRoleResponse, Empty, GetPermissionsByRoleResponse, GetRolesResponse,
+        ListPermissionsRequest, ListPermissionsResponse, ROLE_DELETE, RoleId, SetRolePermissionsRequest, errors,
+    },
+};
+use openorch_chassis::{Caller, Cx, Error, Result};
+use openorch_store::Batch;
+
+use crate::query::Paging;
+use crate::user::authz::{
+    ownership::{may_link, own_id, refuse_stranger, refuse_too_many_links},
+    rows::{PermissionLinkRow, RoleRow},
+    rules::{Change, Rules},
+    state::Authz,
+};
+
+/// The way out where a whole list is too long.
+pub const NAME_A_LIMIT: &str = "name a `limit`";
+/// Built in, and never deleted.
+const FIXED: [&str; 2] = [openorch_api::role::ADMIN, openorch_api::role::USER];
+
+pub async fn list(cx: Cx<Authz>, Query(request): Query<PageRequest>) -> Result<Json<GetRolesResponse>> {
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
+    let rules = cx.rules();
+    let rows = rules.roles.values().map(|row| ([row.name.as_str(), row.id.as_str()], row));
+    let (rows, next) = paging.page(rows, "roles", NAME_A_LIMIT)?;
+    Ok(Json(GetRolesResponse { roles: rows.into_iter().map(|row| (&**row).into()).collect(), next }))
+}
+
+pub async fn create(cx: Cx<Authz>, Body(request): Body<CreateRoleRequest>) -> Result<Json<CreateRoleResponse>> {
+    let caller = cx.caller()?;
+    own_id(caller, "role", &request.id)?;
+    let now = cx.now();
+    let mut row = RoleRow {
+        id: request.id,
+        name: request.name,
+        description: request.description,
+        owner_id: caller.user_id.to_string(),
+        created_at: now,
+        updated_at: now,
+        going: false,
+    };
+    let mut saved = None;
+    cx.change_rules_of(caller, |rules| {
+        if rules.going.contains(row.id.as_str()) {
+            return Err(Error::new(
+                &errors::ROLE_BEING_DELETED,
+                format!(
+                    "the role `{}` was deleted and is being taken from all who had it; try again in a moment",
+                    row.id
+                ),
+            ));
+        }
+        match rules.roles.get(row.id.as_str()) {
+            Some(known) if known.owner_id != row.owner_id => {
+                return Err(Error::new(
+                    &errors::ROLE_OF_ANOTHER,
+                    format!("the role `{}` is another account's", row.id),
+                ));
+            }
+            Some(known) => row.created_at = known.created_at,
+            None => {}
+        }
+        let mut changes = vec![Change::SaveRole(row.clone())];
+        if let Some(wanted) = &request.permission_ids {
+            changes.extend(with_permissions(caller, rules, &row.id, wanted)?);
+        }
+        saved = Some((&row).into());
+        Ok((changes, Batch::new()))
+    })
+    .await?;
+    Ok(Json(CreateRoleResponse { role: saved.unwrap_or_default() }))
+}
+
+pub async fn delete(cx: Cx<Authz>, Path(id): Path<RoleId>) -> Result<Json<Empty>> {
+    if FIXED.contains(&id.0.as_str()) {
+        return Err(Error::new(&errors::ROLE_BUILT_IN, format!("cannot delete default role `{}`", id.0)));
+    }
+    let caller = cx.caller()?;
+    cx.change_rules(|rules| {
+        refuse_stranger(caller, rules, &known(rules, &id)?.owner_id, &ROLE_DELETE)?;
+        let mut changes = rules.without_role(&id.0);
+        changes.extend(rules.without_names(&HashSet::from([id.0.as_str()]), None));
+        Ok((changes, Batch::new()))
+    })
+    .await?;
+    cx.clear_roles().await;
+    Ok(Json(Empty {}))
+}
+
+pub async fn permissions(
+    cx: Cx<Authz>,
+    (Path(id), Query(request)): (Path<RoleId>, Query<PageRequest>),
+) -> Result<Json<GetPermissionsByRoleResponse>> {
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
+    let rules = cx.rules();
+    known(&rules, &id)?;
+    let has = rules.permissions_of(&id.0).filter_map(|permission| rules.permissions.get(permission));
+    let rows = has.map(|row| ([row.name.as_str(), row.id.as_str()], row));
+    let (rows, next) = paging.page(rows, "permissions", NAME_A_LIMIT)?;
+    Ok(Json(GetPermissionsByRoleResponse { permissions: rows.into_iter().map(|row| (&**row).into()).collect(), next }))
+}
+
+/// A role is its owner's alone (contract decision 27). Nobody can sign in as the owner of a built-in one, so those are
+/// the admins'; but the admins' own role keeps what it has, or nobody could give it back.
+pub async fn set_permissions(
+    cx: Cx<Authz>,
+    (Path(id), Body(request)): (Path<RoleId>, Body<SetRolePermissionsRequest>),
+) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    if id.0 == openorch_api::role::ADMIN {
+        return Err(Error::new(
+            &errors::ROLE_BUILT_IN,
+            format!("what the role `{}` has is not replaced: give it more with PUT /user-svc/roles/permissions", id.0),
+        ));
+    }
+    cx.change_rules_of(caller, |rules| {
+        let role = known(rules, &id)?;
+        let acts_for_owner = caller.is_admin() && FIXED.contains(&id.0.as_str());
+        if *role.owner_id != *caller.user_id && !acts_for_owner {
+            return Err(Error::new(
+                &errors::ROLE_OF_ANOTHER,
+                format!("cannot add permission to unowned role `{}`", id.0),
+            ));
+        }
+        Ok((with_permissions(caller, rules, &id.0, &request.permission_ids)?, Batch::new()))
+    })
+    .await?;
+    Ok(Json(Empty {}))
+}
+
+pub async fn list_permissions(
+    cx: Cx<Authz>,
+    Body(request): Body<ListPermissionsRequest>,
+) -> Result<Json<ListPermissionsResponse>> {
+    let caller = cx.caller()?;
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
+    let foreign = request.roles.iter().find(|role| caller.roles.binary_search_by(|own| (**own).cmp(role)).is_err());
+    if let (Some(role), false) = (foreign, caller.is_admin()) {
+        return Err(Error::new(
+            &errors::ROLE_NOT_HELD,
+            format!("you do not have the role `{role}`; ask for roles of your own"),
+        ));
+    }
+    let rules = cx.rules();
+    let roles: HashSet<&str> = match request.roles.is_empty() {
+        true => caller.roles.iter().map(|role| &**role).collect(),
+        false => request.roles.iter().map(String::as_str).collect(),
+    };
+    let permissions: HashSet<_> = roles.into_iter().flat_map(|role| rules.permissions_of(role)).collect();
+    let ids = permissions.into_iter().map(|id| ([&**id], id));
+    let (ids, next) = paging.page(ids, "permissions", "name fewer roles or a `limit`")?;
+    Ok(Json(ListPermissionsResponse { permissions: ids.into_iter().map(|id| id.to_string()).collect(), next }))
+}
+
+/// Whose a role is, for rows that let the owner in.
+pub fn owner(authz: &Authz, id: &RoleId) -> Result<String> {
+    known(&authz.rules(), id).map(|row| row.owner_id.clone())
+}
+
+fn known<'a>(rules: &'a Rules, id: &RoleId) -> Result<&'a RoleRow> {
+    match rules.roles.get(id.0.as_str()) {
+        Some(row) => Ok(row),
+        None => Err(Error::new(
+            &errors::NO_SUCH_ROLE,
+            format!("cannot find role `{}`; GET /user-svc/roles lists them", id.0),
+        )),
+    }
+}
+
+/// The steps after which a role has these permissions and no others. Those it has already may be anyone's.
+fn with_permissions(caller: &Caller, rules: &Rules, role: &str, wanted: &[String]) -> Result<Vec<Change>> {
+    let link = |permission: &str| PermissionLinkRow { permission_id: permission.to_owned(), role_id: role.to_owned() };
+    let mut changes = Vec::new();
+    for id in wanted.iter().filter(|id| !rules.role_has(role, id)) {
+        may_link(caller, rules, id)?;
+        changes.push(Change::Link(link(id)));
+    }
+    let wanted: HashSet<&str> = wanted.iter().map(String::as_str).collect();
+    let gone = rules.permissions_of(role).filter(|id| !wanted.contains(&***id));
+    changes.extend(gone.map(|id| Change::Unlink(link(id))));
+    refuse_too_many_links(caller, rules, &changes)?;
+    Ok(changes)
+}

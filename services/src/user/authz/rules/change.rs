@@ -1,0 +1,134 @@
+//! How the access rules change: decided from memory, written in one batch, then seen by checks; and what is done when
+//! nobody knows whether a change was made.
+
+use std::sync::Arc;
+
+use openorch_chassis::{Caller, Result};
+use openorch_store::{Batch, Filter, Query, Write};
+
+use crate::user::authz::{
+    rows::{CONTACT_ENROLLS, ROLE_LINKS},
+    rules::{Change, Rules, usage},
+    state::Authz,
+};
+
+/// From so many a role that is going is taken in one batch: others write in between.
+const CLEARED_AT_ONCE: usize = 2000;
+
+impl Authz {
+    /// Changes the rules: `decide` says how from what they are, and what else is written with it. Nothing else changes
+    /// them meanwhile, so what takes long is done before.
+    pub async fn change_rules(&self, decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>) -> Result<()> {
+        self.change_rules_within(|_, _| Ok(()), decide).await
+    }
+
+    /// The same for an account, within the limits on what it may hold and on what all accounts hold together.
+    pub async fn change_rules_of(
+        &self,
+        caller: &Caller,
+        decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>,
+    ) -> Result<()> {
+        let limits = &self.limits;
+        let check = |before: &Rules, after: &Rules| {
+            if !usage::is_limited(caller) {
+                return Ok(());
+            }
+            let (had, has) = (before.usage(&caller.user_id), after.usage(&caller.user_id));
+            has.refuse_growth(&had, limits)?;
+            usage::refuse_total(before.bytes(), after.bytes(), limits)
+        };
+        self.change_rules_within(check, decide).await
+    }
+
+    async fn change_rules_within(
+        &self,
+        check: impl FnOnce(&Rules, &Rules) -> Result<()>,
+        decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>,
+    ) -> Result<()> {
+        let mut is_stale = self.rule_changes.lock().await;
+        if *is_stale {
+            self.set_rules(Rules::read(&self.platform.store).await?);
+            self.cache.all_rights_changed();
+            *is_stale = false;
+        }
+        let rules = self.rules();
+        let (changes, mut batch) = decide(&rules)?;
+        for change in &changes {
+            self.rule_tables.write(&mut batch, change)?;
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let gone: Vec<String> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::SaveRole(row) if row.going => Some(row.id.clone()),
+                _ => None,
+            })
+            .collect();
+        let mut next = Rules::clone(&rules);
+        next.apply(changes);
+        check(&rules, &next)?;
+        match self.platform.store.commit(batch).await {
+            Ok(_) => {
+                self.set_rules(next);
+                if !gone.is_empty() {
+                    self.cache.roles_gone(gone.iter().map(String::as_str));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Perhaps it was written all the same: then the next change, and the next look, start from the store.
+                *is_stale = error.is_open();
+                self.commits.doubt(&error);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Brings the rules back to what is stored, after a change of which nobody knows whether it was made.
+    pub async fn settle_rules(&self) -> Result<()> {
+        if self.commits.is_doubtful() {
+            *self.rule_changes.lock().await = true;
+            self.cache.all_rights_changed();
+        }
+        self.change_rules(|_| Ok((Vec::new(), Batch::new()))).await
+    }
+
+    /// Takes roles that are going from all who have them, and frees their ids. What stays undone is done a second later,
+    /// or after the next start.
+    pub async fn clear_roles(&self) {
+        let going: Vec<Arc<str>> = self.check_rules().going.iter().cloned().collect();
+        for id in going {
+            if let Err(error) = self.clear_role(&id).await {
+                tracing::warn!("the role `{id}` gives nothing any more, and could not be cleared away yet: {error:?}");
+            }
+        }
+    }
+
+    /// Deletes very many rows bit by bit, so that others write in between. The last ones stay, fewer than
+    /// [`CLEARED_AT_ONCE`]: they go in one batch with what must go together with them.
+    pub async fn clear(&self, collection: &'static str, filters: &[Filter]) -> Result<()> {
+        loop {
+            let some = Query { filters: filters.to_vec(), ..Query::all() }.limit(CLEARED_AT_ONCE as u64);
+            let rows = self.platform.store.find(collection, &some).await?.rows;
+            if rows.len() < CLEARED_AT_ONCE {
+                return Ok(());
+            }
+            // By filter: some may go meanwhile.
+            let filters = vec![Filter::is_in("id", rows.into_iter().map(|row| row.id))];
+            self.platform.store.commit(Write::DeleteWhere { collection, filters }.into()).await?;
+        }
+    }
+
+    async fn clear_role(&self, id: &str) -> Result<()> {
+        for collection in [ROLE_LINKS.name, CONTACT_ENROLLS.name] {
+            self.clear(collection, &[Filter::equals("roleId", id)]).await?;
+        }
+        self.change_rules(|rules| {
+            let is_there = rules.going.contains(id);
+            Ok((is_there.then(|| Change::DeleteRole(id.to_owned())).into_iter().collect(), Batch::new()))
+        })
+        .await
+    }
+}

@@ -1,0 +1,114 @@
+//! The maps that the access rules are made of. All are persistent: a copy shares with the original whatever is not changed
+//! in it, so that a change costs about what it changes, however much all accounts hold.
+
+use std::{
+    ops::Bound::{Included, Unbounded},
+    sync::Arc,
+};
+
+use rpds::{HashTrieMapSync, HashTrieSetSync, RedBlackTreeSetSync};
+
+use crate::user::{authz::rows::GrantRow, shared::rows::ALL_APPS};
+
+pub type Map<V> = HashTrieMapSync<Arc<str>, V>;
+pub type Ids = HashTrieSetSync<Arc<str>>;
+
+/// The value of a key, the default one where there was none.
+pub fn entry<'a, V: Clone + Default>(map: &'a mut Map<V>, key: &Arc<str>) -> &'a mut V {
+    if !map.contains_key(key) {
+        map.insert_mut(key.clone(), V::default());
+    }
+    map.get_mut(key).expect("it is there or was put in")
+}
+
+/// An index: pairs of ids, found by the first of the two.
+#[derive(Clone, Default)]
+pub struct Pairs(RedBlackTreeSetSync<(Arc<str>, Arc<str>)>);
+
+impl Pairs {
+    pub fn insert(&mut self, first: &Arc<str>, second: &Arc<str>) {
+        self.0.insert_mut((first.clone(), second.clone()));
+    }
+
+    pub fn remove(&mut self, first: &Arc<str>, second: &Arc<str>) {
+        self.0.remove_mut(&(first.clone(), second.clone()));
+    }
+
+    /// The ids that are paired with this one, in order.
+    pub fn of<'a>(&'a self, first: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        self.under(first).take_while(move |(found, _)| **found == *first).map(|(_, second)| second)
+    }
+
+    /// The pairs whose first id begins with this.
+    pub fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a (Arc<str>, Arc<str>)> {
+        let from = (Included((Arc::from(prefix), Arc::from(""))), Unbounded);
+        self.0.range::<(Arc<str>, Arc<str>), _>(from).take_while(move |(found, _)| found.starts_with(prefix))
+    }
+}
+
+/// Who has a permission by grants, by the app where they count.
+#[derive(Clone, Default)]
+pub struct Granted(Map<GrantedIn>);
+
+/// With each name in how many grants it is.
+#[derive(Clone, Default)]
+struct GrantedIn {
+    slugs: Map<u32>,
+    roles: Map<u32>,
+}
+
+impl Granted {
+    /// Whether an account with this slug and these roles has the permission in an app.
+    pub fn has(&self, app: &str, slug: &str, roles: &[Box<str>]) -> bool {
+        [app, ALL_APPS].into_iter().filter_map(|app| self.0.get(app)).any(|granted| {
+            granted.slugs.contains_key(slug) || roles.iter().any(|role| granted.roles.contains_key(&**role))
+        })
+    }
+
+    pub fn add(&mut self, row: &GrantRow) {
+        let granted = entry(&mut self.0, &Arc::from(row.app.as_str()));
+        for (counts, names) in [(&mut granted.slugs, &row.slugs), (&mut granted.roles, &row.role_ids)] {
+            names.iter().for_each(|name| *entry(counts, &Arc::from(name.as_str())) += 1);
+        }
+    }
+
+    pub fn remove(&mut self, row: &GrantRow) {
+        let Some(granted) = self.0.get_mut(row.app.as_str()) else { return };
+        for (counts, names) in [(&mut granted.slugs, &row.slugs), (&mut granted.roles, &row.role_ids)] {
+            for name in names {
+                match counts.get_mut(name.as_str()) {
+                    Some(count) if *count > 1 => *count -= 1,
+                    _ => _ = counts.remove_mut(name.as_str()),
+                }
+            }
+        }
+        if granted.slugs.is_empty() && granted.roles.is_empty() {
+            self.0.remove_mut(row.app.as_str());
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_found_by_their_first_id_and_by_how_it_begins() {
+        let mut pairs = Pairs::default();
+        let id = |text: &str| Arc::<str>::from(text);
+        for (first, second) in [("a:x", "2"), ("a:x", "1"), ("a:xy", "3"), ("a", "4"), ("b", "5")] {
+            pairs.insert(&id(first), &id(second));
+        }
+        let copy = pairs.clone();
+        pairs.remove(&id("a:x"), &id("1"));
+        pairs.remove(&id("a:x"), &id("9"));
+        let of = |pairs: &Pairs, first: &str| pairs.of(first).map(|id| id.to_string()).collect::<Vec<_>>();
+        assert_eq!((of(&pairs, "a:x"), of(&copy, "a:x")), (vec!["2".into()], vec!["1".into(), "2".into()]));
+        assert_eq!(pairs.under("a:").map(|(_, second)| &**second).collect::<Vec<_>>(), ["2", "3"]);
+        assert!(of(&pairs, "c").is_empty() && of(&pairs, "").is_empty());
+    }
+}

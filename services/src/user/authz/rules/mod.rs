@@ -1,0 +1,430 @@
+//! Who may what: roles, permissions and grants. They are held in memory whole (contract decision 8); each change is
+//! decided from there, committed, and only then seen by checks, one change after the other.
+
+pub mod change;
+mod index;
+pub mod tables;
+#[cfg(test)]
+mod tests;
+pub mod usage;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Arc, LazyLock},
+};
+
+use openorch_chassis::Caller;
+use openorch_store::{Filter, Guard, Query, Store, StoreError, Table};
+
+use crate::user::{
+    authz::{
+        guards::still_has_role,
+        rows::{
+            APPS, AppRow, DELEGATIONS, DelegationRow, GRANTS, GrantRow, PERMISSION_LINKS, PERMISSIONS,
+            PermissionLinkRow, PermissionRow, ROLES, RoleRow,
+        },
+        rules::{
+            index::{Granted, Ids, Map, Pairs, entry},
+            usage::Usage,
+        },
+    },
+    shared::rows::{ALL_APPS, DEFAULT_APP},
+};
+
+/// See [`openorch_api::Permission::of_all_apps`].
+static OF_ALL_APPS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    openorch_api::permissions().filter(|permission| permission.of_all_apps).map(|permission| permission.id).collect()
+});
+
+/// The rules as checks and lists read them. A copy costs nothing, and a change of it what it changes.
+#[derive(Clone, Default)]
+pub struct Rules {
+    pub roles: Map<Arc<RoleRow>>,
+    /// Roles that are being deleted: they count for nothing, and their ids are not free yet.
+    pub going: Ids,
+    pub permissions: Map<Arc<PermissionRow>>,
+    pub grants: Map<Arc<GrantRow>>,
+    /// By the slug of the service.
+    pub delegations: Map<Arc<DelegationRow>>,
+    /// By host.
+    pub apps: Map<Arc<AppRow>>,
+    apps_by_id: Map<Arc<AppRow>>,
+    /// The permissions of a role, by links.
+    by_role: Map<Ids>,
+    /// Who has a permission by grants.
+    granted: Map<Granted>,
+    /// The roles that have a permission by links.
+    roles_with: Pairs,
+    /// The grants of a permission, and those that name a role or a slug.
+    grants_of: Pairs,
+    naming_role: Pairs,
+    naming_slug: Pairs,
+    /// By the account whose they are.
+    owned_roles: Pairs,
+    owned_permissions: Pairs,
+    owned_grants: Pairs,
+    /// What each account holds, by its id.
+    usage: Map<Usage>,
+    /// Estimated memory of all accounts' roles, permissions, links and grants.
+    bytes: usize,
+}
+
+/// A step of a change: what is written, and what checks see once it is.
+#[derive(Clone, Debug)]
+pub enum Change {
+    SaveRole(RoleRow),
+    /// A role that is going, with the last of those who had it.
+    DeleteRole(String),
+    SavePermission(PermissionRow),
+    /// From all roles and grants.
+    DeletePermission(String),
+    Link(PermissionLinkRow),
+    Unlink(PermissionLinkRow),
+    SaveGrant(GrantRow),
+    DeleteGrant(String),
+    SaveDelegation(DelegationRow),
+    DeleteDelegation(String),
+    SaveApp(AppRow),
+    DeleteApp(String),
+}
+
+impl Rules {
+    /// All that is stored.
+    pub async fn read(store: &Arc<dyn Store>) -> Result<Rules, StoreError> {
+        let all = Query::all();
+        let mut changes = Vec::new();
+        // A link is counted as its permission's owner's.
+        let permissions = Table::<PermissionRow>::new(store.clone(), &PERMISSIONS).find(&all).await?;
+        changes.extend(permissions.into_iter().map(|row| Change::SavePermission(row.value)));
+        let roles = Table::<RoleRow>::new(store.clone(), &ROLES).find(&all).await?;
+        changes.extend(roles.into_iter().map(|row| Change::SaveRole(row.value)));
+        let links = Table::<PermissionLinkRow>::new(store.clone(), &PERMISSION_LINKS).find(&all).await?;
+        changes.extend(links.into_iter().map(|row| Change::Link(row.value)));
+        let delegations = Table::<DelegationRow>::new(store.clone(), &DELEGATIONS).find(&all).await?;
+        changes.extend(delegations.into_iter().map(|row| Change::SaveDelegation(row.value)));
+        let apps = Table::<AppRow>::new(store.clone(), &APPS).find(&all).await?;
+        changes.extend(apps.into_iter().map(|row| Change::SaveApp(row.value)));
+        let grants = Table::<GrantRow>::new(store.clone(), &GRANTS).find(&all).await?;
+        changes.extend(grants.into_iter().map(|row| Change::SaveGrant(row.value)));
+        let mut rules = Rules::default();
+        rules.apply(changes);
+        Ok(rules)
+    }
+
+    /// The app with this id, but for the built-in one.
+    pub fn app(&self, id: &str) -> Option<&Arc<AppRow>> {
+        self.apps_by_id.get(id)
+    }
+
+    /// What an account holds of the rules.
+    pub fn usage(&self, user_id: &str) -> Usage {
+        self.usage.get(user_id).cloned().unwrap_or_default()
+    }
+
+    /// Estimated memory of all accounts' roles, permissions, links and grants.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether the caller's roles, or grants to them or to its slug, give the permission.
+    pub fn allow(&self, caller: &Caller, permission: &str) -> bool {
+        let allow = |app: &str, roles: &[Box<str>]| {
+            let by_role = roles.iter().any(|role| self.role_has(role, permission));
+            by_role || self.grant(app, &caller.slug, roles, permission)
+        };
+        if !allow(&caller.app, &caller.roles) {
+            return false;
+        }
+        // Who may something in one app is not let at what belongs to no app by that.
+        matches!(&*caller.app, DEFAULT_APP | ALL_APPS)
+            || !OF_ALL_APPS.contains(permission)
+            || allow(DEFAULT_APP, &caller.default_app_roles)
+    }
+
+    /// What must be stored so that the caller has the permission: one way by which it does in each app that counts.
+    pub fn basis(&self, caller: &Caller, permission: &str) -> Vec<Guard> {
+        let mut guards = self.basis_in(&caller.app, &caller.roles, caller, permission);
+        if !matches!(&*caller.app, DEFAULT_APP | ALL_APPS) && OF_ALL_APPS.contains(permission) {
+            guards.extend(self.basis_in(DEFAULT_APP, &caller.default_app_roles, caller, permission));
+        }
+        guards
+    }
+
+    fn basis_in(&self, app: &str, roles: &[Box<str>], caller: &Caller, permission: &str) -> Vec<Guard> {
+        if let Some(role) = roles.iter().find(|role| self.role_has(role, permission)) {
+            let link = PermissionLinkRow { permission_id: permission.to_owned(), role_id: role.to_string() };
+            return vec![
+                still_has_role(app, &caller.user_id, role),
+                Guard::Exists { collection: PERMISSION_LINKS.name, id: link.id() },
+            ];
+        }
+        for grant in self.grants_of.of(permission).filter_map(|id| self.grants.get(&**id)) {
+            if grant.app != app && grant.app != ALL_APPS {
+                continue;
+            }
+            let by_slug = grant.slugs.iter().any(|slug| *slug == *caller.slug);
+            let role = roles.iter().find(|role| grant.role_ids.iter().any(|id| **id == ***role));
+            let (names, who) = match (by_slug, role) {
+                (true, _) => (Filter::intersects("slugs", [&*caller.slug]), None),
+                (false, Some(role)) => (Filter::intersects("roleIds", [&**role]), Some(role)),
+                (false, None) => continue,
+            };
+            let same = [
+                Filter::equals("id", grant.id.as_str()),
+                Filter::equals("permissionId", permission),
+                Filter::is_in("app", [app, ALL_APPS]),
+                names,
+            ];
+            let has_role = who.map(|role| still_has_role(app, &caller.user_id, role));
+            return has_role.into_iter().chain([Guard::at_least(GRANTS.name, same.into(), 1)]).collect();
+        }
+        Vec::new()
+    }
+
+    fn grant(&self, app: &str, slug: &str, roles: &[Box<str>], permission: &str) -> bool {
+        self.granted.get(permission).is_some_and(|granted| granted.has(app, slug, roles))
+    }
+
+    pub fn role_has(&self, role: &str, permission: &str) -> bool {
+        self.by_role.get(role).is_some_and(|permissions| permissions.contains(permission))
+    }
+
+    /// Whether a service may call this operation for its callers.
+    pub fn opens(&self, service: &str, operation: &str) -> bool {
+        self.delegations.get(service).is_some_and(|row| row.operations.iter().any(|id| id == operation))
+    }
+
+    /// Whether a service may hand its callers' tokens on to another.
+    pub fn hands_on(&self, service: &str, to: &str) -> bool {
+        self.delegations.get(service).is_some_and(|row| row.services.iter().any(|slug| slug == to))
+    }
+
+    /// Whether an account with this slug acts with the rights of others: operations are open to it, or other services may
+    /// hand the tokens of their callers on to it.
+    pub fn is_delegate(&self, slug: &str) -> bool {
+        self.delegations.contains_key(slug)
+            || self.delegations.values().any(|row| row.services.iter().any(|named| named == slug))
+    }
+
+    /// The permissions of a role, by links alone.
+    pub fn permissions_of<'a>(&'a self, role: &str) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
+        self.by_role.get(role).into_iter().flat_map(|permissions| permissions.iter())
+    }
+
+    /// Takes the changes over, in order.
+    pub fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::SaveRole(row) => self.save_role(row),
+                Change::DeleteRole(id) => _ = self.going.remove_mut(id.as_str()),
+                Change::SavePermission(row) => self.save_permission(row),
+                Change::DeletePermission(id) => self.remove_permission(&id),
+                Change::Link(link) => self.link(&link),
+                Change::Unlink(link) => self.unlink(&link.role_id, &link.permission_id),
+                Change::SaveGrant(row) => self.save_grant(row),
+                Change::DeleteGrant(id) => self.remove_grant(&id),
+                Change::SaveDelegation(row) => self.delegations.insert_mut(row.slug.as_str().into(), Arc::new(row)),
+                Change::DeleteDelegation(slug) => _ = self.delegations.remove_mut(slug.as_str()),
+                Change::SaveApp(row) => {
+                    self.remove_app(&row.id);
+                    let row = Arc::new(row);
+                    self.apps_by_id.insert_mut(row.id.as_str().into(), row.clone());
+                    self.apps.insert_mut(row.host.as_str().into(), row);
+                }
+                Change::DeleteApp(id) => self.remove_app(&id),
+            }
+        }
+    }
+
+    fn save_role(&mut self, row: RoleRow) {
+        let id: Arc<str> = row.id.as_str().into();
+        if let Some(before) = self.roles.get(&id).cloned() {
+            self.roles.remove_mut(&id);
+            let owner = self.account(&before.owner_id, |usage| usage.remove_role(&before));
+            self.owned_roles.remove(&owner, &id);
+        }
+        if row.going {
+            let permissions: Vec<Arc<str>> = self.permissions_of(&id).cloned().collect();
+            permissions.iter().for_each(|permission| self.unlink(&id, permission));
+            self.going.insert_mut(id);
+        } else {
+            let owner = self.account(&row.owner_id, |usage| usage.add_role(&row));
+            self.owned_roles.insert(&owner, &id);
+            self.roles.insert_mut(id, Arc::new(row));
+        }
+    }
+
+    fn save_permission(&mut self, row: PermissionRow) {
+        // Added first: what an account holds is not forgotten in between.
+        let owner = self.account(&row.owner_id, |usage| usage.add_permission(&row));
+        self.remove_permission(&row.id);
+        let id: Arc<str> = row.id.as_str().into();
+        self.owned_permissions.insert(&owner, &id);
+        self.permissions.insert_mut(id, Arc::new(row));
+    }
+
+    fn remove_permission(&mut self, id: &str) {
+        let Some((id, before)) = known(&self.permissions, id) else { return };
+        self.permissions.remove_mut(&id);
+        let owner = self.account(&before.owner_id, |usage| usage.remove_permission(&before));
+        self.owned_permissions.remove(&owner, &id);
+    }
+
+    fn link(&mut self, link: &PermissionLinkRow) {
+        if self.role_has(&link.role_id, &link.permission_id) {
+            return;
+        }
+        let (role, permission) = (key_of(&self.roles, &link.role_id), key_of(&self.permissions, &link.permission_id));
+        entry(&mut self.by_role, &role).insert_mut(permission.clone());
+        self.roles_with.insert(&permission, &role);
+        self.account_link(&permission, Usage::add_link);
+    }
+
+    fn unlink(&mut self, role: &str, permission: &str) {
+        if !self.role_has(role, permission) {
+            return;
+        }
+        let (role, permission) = (Arc::from(role), Arc::from(permission));
+        let permissions = entry(&mut self.by_role, &role);
+        permissions.remove_mut(&permission);
+        if permissions.is_empty() {
+            self.by_role.remove_mut(&role);
+        }
+        self.roles_with.remove(&permission, &role);
+        self.account_link(&permission, Usage::remove_link);
+    }
+
+    /// Answers the id.
+    fn account(&mut self, user_id: &str, change: impl FnOnce(&mut Usage)) -> Arc<str> {
+        let id = key_of(&self.usage, user_id);
+        let usage = entry(&mut self.usage, &id);
+        let before = usage.bytes();
+        change(usage);
+        self.bytes = self.bytes - before + usage.bytes();
+        if usage.is_empty() {
+            self.usage.remove_mut(user_id);
+        }
+        id
+    }
+
+    /// A link is its permission's owner's.
+    fn account_link(&mut self, permission: &str, change: fn(&mut Usage)) {
+        if let Some(owner) = self.permissions.get(permission).map(|row| row.owner_id.clone()) {
+            self.account(&owner, change);
+        }
+    }
+
+    fn save_grant(&mut self, row: GrantRow) {
+        self.remove_grant(&row.id);
+        let owner = self.account(&row.owner_id, |usage| usage.add_grant(&row));
+        let (id, permission) = (Arc::from(row.id.as_str()), key_of(&self.permissions, &row.permission_id));
+        entry(&mut self.granted, &permission).add(&row);
+        self.grants_of.insert(&permission, &id);
+        self.owned_grants.insert(&owner, &id);
+        row.role_ids.iter().for_each(|role| self.naming_role.insert(&role.as_str().into(), &id));
+        row.slugs.iter().for_each(|slug| self.naming_slug.insert(&slug.as_str().into(), &id));
+        self.grants.insert_mut(id, Arc::new(row));
+    }
+
+    fn remove_grant(&mut self, id: &str) {
+        let Some((id, row)) = known(&self.grants, id) else { return };
+        self.grants.remove_mut(&id);
+        let owner = self.account(&row.owner_id, |usage| usage.remove_grant(&row));
+        let permission = Arc::from(row.permission_id.as_str());
+        let granted = entry(&mut self.granted, &permission);
+        granted.remove(&row);
+        if granted.is_empty() {
+            self.granted.remove_mut(&permission);
+        }
+        self.grants_of.remove(&permission, &id);
+        self.owned_grants.remove(&owner, &id);
+        row.role_ids.iter().for_each(|role| self.naming_role.remove(&role.as_str().into(), &id));
+        row.slugs.iter().for_each(|slug| self.naming_slug.remove(&slug.as_str().into(), &id));
+    }
+
+    fn remove_app(&mut self, id: &str) {
+        if let Some((id, before)) = known(&self.apps_by_id, id) {
+            self.apps_by_id.remove_mut(&id);
+            self.apps.remove_mut(before.host.as_str());
+        }
+    }
+
+    /// The ids of the roles of an account.
+    pub fn roles_of<'a>(&'a self, user_id: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        self.owned_roles.of(user_id)
+    }
+
+    /// The ids of the grants of all permissions that begin with this.
+    pub fn grants_under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        self.grants_of.under(prefix).map(|(_, id)| id)
+    }
+
+    /// What must go when an account goes: its roles and permissions, and the grants it saved.
+    pub fn owned_by(&self, user_id: &str) -> Vec<Change> {
+        let mut changes: Vec<Change> = self.roles_of(user_id).flat_map(|id| self.without_role(id)).collect();
+        changes.extend(self.owned_permissions.of(user_id).flat_map(|id| self.without_permission(id)));
+        changes.extend(self.owned_grants.of(user_id).map(|id| Change::DeleteGrant(id.to_string())));
+        dedup(changes)
+    }
+
+    /// The steps after which a role gives nothing and nobody has it. Very many may have had it: what is stored of that
+    /// is taken away bit by bit, see `Authz::clear_roles`.
+    pub fn without_role(&self, id: &str) -> Vec<Change> {
+        let links = self.permissions_of(id).map(|permission| {
+            Change::Unlink(PermissionLinkRow { permission_id: permission.to_string(), role_id: id.to_owned() })
+        });
+        let role = self.roles.get(id).map(|row| Change::SaveRole(RoleRow { going: true, ..RoleRow::clone(row) }));
+        links.chain(role).collect()
+    }
+
+    /// The steps after which no grant names these roles or this slug: whoever has the name later begins with nothing.
+    pub fn without_names(&self, roles: &HashSet<&str>, slug: Option<&str>) -> Vec<Change> {
+        let by_role = roles.iter().flat_map(|role| self.naming_role.of(role));
+        let by_slug = slug.into_iter().flat_map(|slug| self.naming_slug.of(slug));
+        let touched: BTreeSet<&Arc<str>> = by_role.chain(by_slug).collect();
+        let touched = touched.into_iter().filter_map(|id| self.grants.get(id));
+        touched
+            .map(|row| {
+                let mut row = GrantRow::clone(row);
+                row.role_ids.retain(|role| !roles.contains(role.as_str()));
+                row.slugs.retain(|named| Some(named.as_str()) != slug);
+                match row.slugs.is_empty() && row.role_ids.is_empty() {
+                    true => Change::DeleteGrant(row.id),
+                    false => Change::SaveGrant(row),
+                }
+            })
+            .collect()
+    }
+
+    /// The steps that delete a permission.
+    pub fn without_permission(&self, id: &str) -> Vec<Change> {
+        let links = self
+            .roles_with
+            .of(id)
+            .map(|role| Change::Unlink(PermissionLinkRow { permission_id: id.to_owned(), role_id: role.to_string() }));
+        let grants = self.grants_of.of(id).map(|id| Change::DeleteGrant(id.to_string()));
+        links.chain(grants).chain([Change::DeletePermission(id.to_owned())]).collect()
+    }
+}
+
+/// A role and a permission of one owner may be linked, and then the link is named by both.
+fn dedup(changes: Vec<Change>) -> Vec<Change> {
+    let mut seen = HashSet::new();
+    changes
+        .into_iter()
+        .filter(|change| match change {
+            Change::Unlink(link) => seen.insert(("link", link.id())),
+            Change::DeleteGrant(id) => seen.insert(("grant", id.clone())),
+            _ => true,
+        })
+        .collect()
+}
+
+/// The key of a map that is this text, or a new one: texts that are there are not kept twice.
+fn key_of<V>(map: &Map<V>, key: &str) -> Arc<str> {
+    map.get_key_value(key).map_or_else(|| key.into(), |(key, _)| key.clone())
+}
+
+fn known<V: Clone>(map: &Map<V>, key: &str) -> Option<(Arc<str>, V)> {
+    map.get_key_value(key).map(|(key, value)| (key.clone(), value.clone()))
+}

@@ -1,0 +1,265 @@
+//! How much of the access rules is whose. Roles, permissions, their links and grants are held in memory whole, so what an
+//! account that is no admin may add to them is bounded, and so is what all of them hold together.
+
+use std::mem::size_of;
+
+use openorch_api::user::errors;
+use openorch_chassis::{Caller, Error, Result};
+use rpds::HashTrieMapSync;
+use sha2::{Digest as _, Sha256};
+
+use crate::user::{
+    authz::rows::{GrantRow, PermissionRow, RoleRow},
+    shared::settings::UserSettings,
+};
+
+const MAX_ROLES: usize = 1000;
+const MAX_PERMISSIONS: usize = 10_000;
+const MAX_LINKS: usize = 10_000;
+const MAX_GRANTS: usize = 1000;
+/// What a row costs beside its texts: the row, its places in maps, the allocator.
+const ROW_BYTES: usize = 384;
+/// A link is found from its role and from its permission.
+const LINK_BYTES: usize = 176;
+/// A name in a grant stands in its row, in the index that checks look at, and in the one that finds the grant by it.
+const NAME_BYTES: usize = 240;
+
+/// Bounds for accounts that are no admins.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessLimits {
+    /// Slugs and roles that all grants and permits of an account name together.
+    pub grant_names: usize,
+    /// Estimated bytes of memory for the roles, permissions, links and grants of one account.
+    pub account_bytes: usize,
+    /// The same of all accounts together.
+    pub total_bytes: usize,
+    /// Roles that an account has given to others, those that wait for a contact included.
+    pub role_assignments: u64,
+}
+
+impl AccessLimits {
+    pub fn of(settings: &UserSettings) -> AccessLimits {
+        AccessLimits {
+            grant_names: settings.max_grant_names_per_account,
+            account_bytes: *settings.max_access_rule_memory_per_account,
+            total_bytes: *settings.max_access_rule_memory,
+            role_assignments: settings.max_role_assignments_per_account,
+        }
+    }
+}
+
+/// What a grant says, whatever its id.
+pub type Content = [u8; 32];
+
+/// What one account holds of the access rules.
+#[derive(Clone, Default)]
+pub struct Usage {
+    roles: usize,
+    permissions: usize,
+    /// Of its permissions to roles, whosever those are.
+    links: usize,
+    grants: usize,
+    grant_names: usize,
+    /// Estimated.
+    bytes: usize,
+    /// How many of its grants say this.
+    contents: HashTrieMapSync<Content, u32>,
+}
+
+impl Usage {
+    pub fn has_grant(&self, content: &Content) -> bool {
+        self.contents.contains_key(content)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.roles + self.permissions + self.links + self.grants == 0
+    }
+
+    pub fn add_role(&mut self, row: &RoleRow) {
+        self.roles += 1;
+        self.bytes += role_bytes(row);
+    }
+
+    pub fn remove_role(&mut self, row: &RoleRow) {
+        self.roles -= 1;
+        self.bytes -= role_bytes(row);
+    }
+
+    pub fn add_permission(&mut self, row: &PermissionRow) {
+        self.permissions += 1;
+        self.bytes += permission_bytes(row);
+    }
+
+    pub fn remove_permission(&mut self, row: &PermissionRow) {
+        self.permissions -= 1;
+        self.bytes -= permission_bytes(row);
+    }
+
+    pub fn add_link(&mut self) {
+        self.links += 1;
+        self.bytes += LINK_BYTES;
+    }
+
+    pub fn remove_link(&mut self) {
+        self.links = self.links.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(LINK_BYTES);
+    }
+
+    pub fn add_grant(&mut self, row: &GrantRow) {
+        self.grants += 1;
+        self.grant_names += names_of(row);
+        self.bytes += grant_bytes(row);
+        let content = content(row);
+        let count = self.contents.get(&content).map_or(1, |count| count + 1);
+        self.contents.insert_mut(content, count);
+    }
+
+    pub fn remove_grant(&mut self, row: &GrantRow) {
+        self.grants -= 1;
+        self.grant_names -= names_of(row);
+        self.bytes -= grant_bytes(row);
+        let content = content(row);
+        let left = self.contents.get(&content).map_or(0, |count| count - 1);
+        match left {
+            0 => _ = self.contents.remove_mut(&content),
+            left => self.contents.insert_mut(content, left),
+        }
+    }
+
+    /// Refuses a change after which the account would hold more than it did and more than it may.
+    pub fn refuse_growth(&self, before: &Usage, limits: &AccessLimits) -> Result<()> {
+        for (what, had, has, most, remedy) in [
+            ("roles", before.roles, self.roles, MAX_ROLES, "delete some"),
+            ("permissions", before.permissions, self.permissions, MAX_PERMISSIONS, "delete some"),
+            ("links of its permissions to roles", before.links, self.links, MAX_LINKS, "take some from roles"),
+            ("permits", before.grants, self.grants, MAX_GRANTS, "delete some"),
+            (
+                "slugs and roles named in its permits",
+                before.grant_names,
+                self.grant_names,
+                limits.grant_names,
+                "name a role instead of many slugs, or have an operator raise OPENORCH_USER_MAX_GRANT_NAMES_PER_ACCOUNT",
+            ),
+            (
+                "bytes of roles, permissions and permits",
+                before.bytes,
+                self.bytes,
+                limits.account_bytes,
+                "delete some, or have an operator raise OPENORCH_USER_MAX_ACCESS_RULE_MEMORY_PER_ACCOUNT",
+            ),
+        ] {
+            if has > most && has > had {
+                return Err(Error::new(
+                    &errors::QUOTA_REACHED,
+                    format!("an account may have {most} {what}, this makes {has}: {remedy}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what makes the rules of all accounts together too large.
+pub fn refuse_total(had: usize, has: usize, limits: &AccessLimits) -> Result<()> {
+    if has > limits.total_bytes && has > had {
+        return Err(Error::new(
+            &errors::RULE_MEMORY_FULL,
+            format!(
+                "the roles, permissions and permits of all accounts fill the {} bytes that they may take in memory: an admin \
+                 deletes some, or an operator raises OPENORCH_USER_MAX_ACCESS_RULE_MEMORY",
+                limits.total_bytes
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether limits are for this caller. Admins have none: they must be able to clean up.
+pub fn is_limited(caller: &Caller) -> bool {
+    !caller.is_admin()
+}
+
+/// The digest of what a grant says. Its names are in order.
+pub fn content(row: &GrantRow) -> Content {
+    let mut digest = Sha256::new();
+    let mut text = |text: &str| {
+        digest.update((text.len() as u64).to_be_bytes());
+        digest.update(text);
+    };
+    text(&row.app);
+    text(&row.permission_id);
+    for names in [&row.slugs, &row.role_ids] {
+        text(&names.len().to_string());
+        names.iter().for_each(|name| text(name));
+    }
+    digest.finalize().into()
+}
+
+fn names_of(row: &GrantRow) -> usize {
+    row.slugs.len() + row.role_ids.len()
+}
+
+fn role_bytes(row: &RoleRow) -> usize {
+    ROW_BYTES + size_of::<RoleRow>() + 3 * row.id.len() + row.name.len() + row.description.len()
+}
+
+fn permission_bytes(row: &PermissionRow) -> usize {
+    ROW_BYTES + size_of::<PermissionRow>() + 2 * row.id.len() + row.name.len() + row.description.len()
+}
+
+fn grant_bytes(row: &GrantRow) -> usize {
+    let names = row.slugs.iter().chain(&row.role_ids).map(|name| 2 * name.len() + NAME_BYTES);
+    2 * ROW_BYTES + size_of::<GrantRow>() + 3 * row.id.len() + row.permission_id.len() + names.sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use openorch_api::Time;
+
+    use super::*;
+
+    fn grant(slugs: &[&str], role_ids: &[&str]) -> GrantRow {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        GrantRow {
+            id: "g".into(),
+            permission_id: "p".into(),
+            slugs: owned(slugs),
+            role_ids: owned(role_ids),
+            app: "unnamed".into(),
+            owner_id: "usr_1".into(),
+            created_at: Time::default(),
+            updated_at: Time::default(),
+        }
+    }
+
+    #[test]
+    fn grants_that_say_different_things_differ_by_their_content() {
+        let grants = [
+            grant(&["a", "b"], &[]),
+            grant(&["a"], &["b"]),
+            grant(&[], &["a", "b"]),
+            grant(&["ab"], &[]),
+            grant(&["a", "1", "b"], &[]),
+        ];
+        let contents: std::collections::HashSet<_> = grants.iter().map(content).collect();
+        assert_eq!(contents.len(), grants.len());
+    }
+
+    #[test]
+    fn what_was_added_and_removed_leaves_nothing() {
+        let mut usage = Usage::default();
+        let (one, other) = (grant(&["a"], &[]), grant(&["a"], &["x:y"]));
+        for row in [&one, &one, &other] {
+            usage.add_grant(row);
+        }
+        usage.remove_grant(&one);
+        assert!(usage.has_grant(&content(&one)), "another says the same");
+        usage.remove_grant(&one);
+        usage.remove_grant(&other);
+        assert!(usage.is_empty() && usage.bytes() == 0 && usage.grant_names == 0 && usage.contents.is_empty());
+    }
+}

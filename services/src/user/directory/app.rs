@@ -1,0 +1,271 @@
+//! Apps: tenants, known by a host. Accounts, slugs, passwords and contacts are of all apps; sessions, roles, permits and
+//! organizations of one. An app is made by who may, never by being named.
+
+use std::{collections::HashSet, sync::Arc};
+
+use openorch_api::{
+    Body, Json, Path, Query,
+    error::access,
+    user::{
+        APP_MULTI_VIEW, App, AppId, DeleteAppRequest, Empty, ListAppsRequest, ListAppsResponse, ReadAppRequest,
+        ReadAppResponse, UpdateAppRequest, UpdateAppResponse, errors,
+    },
+};
+use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_store::{Batch, Filter, Guard, Query as Asked, Write};
+
+use crate::user::{
+    authn::rows::SESSIONS,
+    authz::{
+        apps::by_id,
+        rows::{APPS, AppRow, CONTACT_ENROLLS, GrantRow, ROLE_LINKS},
+        rules::{Change, Rules},
+    },
+    directory::{
+        rows::{INVITATIONS, ORGANIZATIONS},
+        state::Directory,
+    },
+    shared::{checks::shown, rows::DEFAULT_APP},
+};
+
+/// Rules are held in memory, apps with them.
+const MAX_APPS: usize = 10_000;
+/// A host name (RFC 1035, section 2.3.4) and a port.
+const MAX_HOST_BYTES: usize = 253 + 6;
+/// What belongs to an app, permits aside, which are rules. All have a field `app`; whoever writes one says that the app
+/// must be there: see `Authz::in_app`.
+const BELONGINGS: &[(&str, &str)] = &[
+    (ROLE_LINKS.name, "roles given to accounts"),
+    (CONTACT_ENROLLS.name, "roles that wait for contacts"),
+    (SESSIONS.name, "sessions"),
+    (ORGANIZATIONS.name, "organizations"),
+    (INVITATIONS.name, "invitations"),
+];
+/// Those of them that any account may put into any app.
+const PLAIN: [&str; 2] = [ROLE_LINKS.name, CONTACT_ENROLLS.name];
+
+pub async fn list(cx: Cx<Directory>, Body(request): Body<ListAppsRequest>) -> Result<Json<ListAppsResponse>> {
+    let caller = cx.caller()?;
+    let is_open = request.ids.is_empty() && request.host.is_empty();
+    if is_open && !cx.authz.allows(caller, APP_MULTI_VIEW.id) {
+        return Err(Error::new(
+            &access::PERMISSION_MISSING,
+            format!(
+                "all apps are for who has the permission `{}` to see; name some by `ids` or `host`",
+                APP_MULTI_VIEW.id
+            ),
+        ));
+    }
+    let hosts: HashSet<String> = request.host.iter().map(|host| host.to_lowercase()).collect();
+    let ids: HashSet<String> = request.ids.into_iter().collect();
+    let fits = |app: &App| is_open || ids.contains(&app.id) || hosts.contains(&app.host);
+    let rules = cx.authz.rules();
+    let mut apps: Vec<App> =
+        rules.apps.values().map(|row| (&**row).into()).chain([default_app()]).filter(fits).collect();
+    apps.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(Json(ListAppsResponse { apps }))
+}
+
+pub async fn read(cx: Cx<Directory>, Body(request): Body<ReadAppRequest>) -> Result<Json<ReadAppResponse>> {
+    let id = cx.authz.app_of_host(&request.host)?;
+    Ok(Json(ReadAppResponse { app: cx.authz.app(&id) }))
+}
+
+pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) -> Result<Json<UpdateAppResponse>> {
+    if request.id == DEFAULT_APP && request.new_host == DEFAULT_APP {
+        // As it is listed.
+        return Ok(Json(UpdateAppResponse { app: cx.authz.app(DEFAULT_APP) }));
+    }
+    let host = checked_host(&request.new_host)?;
+    let now = cx.now();
+    let mut app = App::default();
+    cx.authz
+        .change_rules(|rules| {
+            let before = match request.id.as_str() {
+                "" => None,
+                DEFAULT_APP => {
+                    return Err(Error::new(
+                        &errors::APP_BUILT_IN,
+                        format!("the app `{DEFAULT_APP}` is built in and keeps its name"),
+                    ));
+                }
+                id => Some(by_id(rules, id)?),
+            };
+            if rules.apps.get(host.as_str()).is_some_and(|known| before.is_none_or(|before| before.id != known.id)) {
+                return Err(Error::new(
+                    &errors::APP_HOST_TAKEN,
+                    format!("the app of the host `{host}` exists already"),
+                ));
+            }
+            if before.is_none() && rules.apps.size() >= MAX_APPS {
+                return Err(Error::new(&errors::TOO_MANY_APPS, format!("there are at most {MAX_APPS} apps")));
+            }
+            let row = AppRow {
+                id: before.map_or_else(|| cx.platform.ids.next("app"), |row| row.id.clone()),
+                host,
+                created_at: before.map_or(now, |row| row.created_at),
+                updated_at: now,
+            };
+            app = (&row).into();
+            let fresh = Guard::Absent { collection: APPS.name, id: row.id.clone() };
+            let batch = if before.is_none() { Batch::new().require(fresh) } else { Batch::new() };
+            Ok((vec![Change::SaveApp(row)], batch))
+        })
+        .await?;
+    Ok(Json(UpdateAppResponse { app }))
+}
+
+/// Without `cascade` it goes only if nothing is left in it that is worth more than it. What accounts that are no admins
+/// put there without being let in is not, or each of them could keep it.
+pub async fn delete(
+    cx: Cx<Directory>,
+    (Path(id), Query(request)): (Path<AppId>, Query<DeleteAppRequest>),
+) -> Result<Json<Empty>> {
+    if id.0 == DEFAULT_APP {
+        return Err(Error::new(&errors::APP_BUILT_IN, format!("the app `{DEFAULT_APP}` is built in and stays")));
+    }
+    let by = &cx.caller()?.user_id;
+    let outcome = retry(|| async {
+        let host = by_id(&cx.authz.rules(), &id.0)?.host.clone();
+        let admins = cx.admins().await?;
+        if !request.cascade {
+            refuse_filled(&host, cx.left_in(&id.0, &admins).await?)?;
+        }
+        let mut batch = Batch::new();
+        for (collection, _) in BELONGINGS {
+            let goes = match (request.cascade, PLAIN.contains(collection)) {
+                (true, _) => of_app(&id.0),
+                (false, true) => [of_app(&id.0), given_by_plain()].concat(),
+                (false, false) => continue,
+            };
+            // Organizations leave something behind, see below.
+            if *collection != ORGANIZATIONS.name {
+                cx.authz.clear(collection, &goes).await?;
+                batch.push(Write::DeleteWhere { collection, filters: goes });
+            }
+        }
+        if request.cascade {
+            batch.0.extend(cx.without_organizations_of(by, &id.0).await?.0);
+        }
+        for (collection, _) in BELONGINGS {
+            batch.push(Write::Require(Guard::at_most(collection, of_app(&id.0), 0)));
+        }
+        cx.authz
+            .change_rules(|rules| {
+                by_id(rules, &id.0)?;
+                if !request.cascade {
+                    refuse_filled(&host, permits_of_admins(rules, &id.0, &admins))?;
+                }
+                let permits = permits_in(rules, &id.0).map(|row| Change::DeleteGrant(row.id.clone()));
+                Ok((permits.chain([Change::DeleteApp(id.0.clone())]).collect(), batch))
+            })
+            .await
+    })
+    .await;
+    // Also of accounts that came in meanwhile; and where nobody knows whether it is gone.
+    cx.authz.cache.all_rights_changed();
+    cx.authn.sessions.cache.forget_all();
+    outcome?;
+    Ok(Json(Empty {}))
+}
+
+fn refuse_filled(host: &str, left: Vec<String>) -> Result<()> {
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        &errors::APP_NOT_EMPTY,
+        format!(
+            "the app `{host}` is not empty: {} belong to it; delete those first, or send `cascade=true` to delete them with it",
+            left.join(", ")
+        ),
+    ))
+}
+
+fn of_app(id: &str) -> Vec<Filter> {
+    vec![Filter::equals("app", id)]
+}
+
+fn permits_in<'a>(rules: &'a Rules, app: &str) -> impl Iterator<Item = &'a Arc<GrantRow>> {
+    rules.grants.values().filter(move |row| row.app == app)
+}
+
+fn permits_of_admins(rules: &Rules, app: &str, admins: &HashSet<String>) -> Vec<String> {
+    let count = permits_in(rules, app).filter(|row| admins.contains(&row.owner_id)).count();
+    (count > 0).then(|| format!("{count} permits")).into_iter().collect()
+}
+
+/// Roles that accounts which are no admins gave in an app: that lets nobody into it.
+fn given_by_plain() -> Vec<Filter> {
+    vec![Filter::equals("byAdmin", false), Filter::range("createdBy", Some("!".into()), None)]
+}
+
+impl Directory {
+    /// What keeps an app from being deleted: rows of all apps are looked at, since apps go rarely.
+    async fn left_in(&self, app: &str, admins: &HashSet<String>) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        for (collection, what) in BELONGINGS {
+            let plain = match PLAIN.contains(collection) {
+                true => self.platform.store.count(collection, &[of_app(app), given_by_plain()].concat()).await?,
+                false => 0,
+            };
+            let count = self.platform.store.count(collection, &of_app(app)).await?.saturating_sub(plain);
+            left.extend((count > 0).then(|| format!("{count} {what}")));
+        }
+        left.extend(permits_of_admins(&self.authz.rules(), app, admins));
+        Ok(left)
+    }
+
+    /// The ids of the admins.
+    async fn admins(&self) -> Result<HashSet<String>> {
+        let links = self.authz.role_links.find(&Asked::all().equals("roleId", openorch_api::role::ADMIN)).await?;
+        Ok(links.into_iter().map(|link| link.value.user_id).collect())
+    }
+}
+
+fn default_app() -> App {
+    App { id: DEFAULT_APP.to_owned(), host: DEFAULT_APP.to_owned() }
+}
+
+/// A host as browsers tell it: a name or an address, in lower case, perhaps with a port.
+fn checked_host(host: &str) -> Result<String> {
+    let host = host.to_lowercase();
+    let (name, port) = host.split_once(':').unwrap_or((&host, "1"));
+    let fits = |label: &str| {
+        let inner = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        inner && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let is_host = name.split('.').all(fits) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    if host.len() > MAX_HOST_BYTES || !is_host || host == DEFAULT_APP {
+        return Err(Error::invalid(format!(
+            "`{}` is no host: it is a name such as `shop.example.com`, with a port where it has one",
+            shown(&host)
+        )));
+    }
+    Ok(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::checked_host;
+
+    #[test]
+    fn hosts_are_names_with_or_without_a_port() {
+        for (host, want) in [
+            ("Shop.Example.com", Some("shop.example.com")),
+            ("localhost:3000", Some("localhost:3000")),
+            ("127.0.0.1", Some("127.0.0.1")),
+            ("", None),
+            ("unnamed", None),
+            ("*", None),
+            ("shop..com", None),
+            ("-shop.com", None),
+            ("shop.com:0", None),
+            ("shop.com:99999", None),
+            ("shop.com/path", None),
+            ("a b", None),
+        ] {
+            assert_eq!(checked_host(host).ok().as_deref(), want, "{host}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Contacts: how an account can be reached. Each is one account's alone, by its normal form, from when that shows by a
+//! code that the contact is its own; a registration without the code attaches none, so that its answer tells nobody
+//! whether a contact is somebody's. What an admin says of the contact of an account that it makes stays unverified.
+
+use openorch_api::{
+    Body, Json, Path,
+    error::access,
+    input::check_name,
+    user::{Contact, ContactId, ContactInput, Empty, VerifyContactRequest, errors},
+};
+use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_store::{Batch, Stored};
+
+use crate::user::{
+    authn::{otp::codes::Expected, rows::OtpPurpose},
+    directory::state::Directory,
+    shared::{
+        contact_address::{check_value, normal},
+        rows::{ContactRow, UserRow},
+    },
+};
+
+const MAX_PLATFORM_BYTES: usize = 32;
+const MAX_CONTACTS: usize = 16;
+
+/// Shows that a contact is the caller's.
+pub async fn verify(cx: Cx<Directory>, Body(request): Body<VerifyContactRequest>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    let user_id = &*caller.user_id;
+    let expected = Expected { purpose: OtpPurpose::Verify, user_id, contact: None, app: &caller.app };
+    retry(|| async {
+        let code = cx.authn.codes.redeem(&request.otp_id, &request.otp_code, &expected).await?;
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
+        let Stored { version, value: mut user, .. } = cx.accounts.users.get(user_id).await?.ok_or_else(gone)?;
+        let id = normal(&code.value.contact);
+        user.contacts.retain(|contact| normal(&contact.value) != id);
+        if user.contacts.len() >= MAX_CONTACTS {
+            return Err(Error::new(
+                &errors::TOO_MANY_CONTACTS,
+                format!("an account has at most {MAX_CONTACTS} contacts; remove one"),
+            ));
+        }
+        let mut contact = cx.contact(&code.value.platform, &code.value.contact);
+        (contact.verified, contact.is_primary) = (true, user.contacts.is_empty());
+        user.contacts.push(contact);
+        user.updated_at = cx.now();
+        let batch = Batch::new()
+            .with(cx.authn.codes.rows.delete(&code.id, Some(code.version)))
+            .with(cx.accounts.users.replace(&user.id, &user, Some(version))?);
+        let (batch, displaced) = cx.take_contact(batch, &user, &id, true).await?;
+        let batch = cx.authz.give_waiting(batch, &user.id, &id, &[]).await?;
+        let forget = || {
+            displaced.iter().for_each(|id| cx.authz.cache.profile_changed(id));
+            cx.authz.cache.rights_changed(user_id);
+        };
+        cx.commits.commit(batch, forget).await?;
+        Ok(Json(Empty {}))
+    })
+    .await
+}
+
+pub async fn remove(cx: Cx<Directory>, Path(id): Path<ContactId>) -> Result<Json<Empty>> {
+    let user_id = &*cx.caller()?.user_id;
+    retry(|| async {
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
+        let Stored { version, value: mut user, .. } = cx.accounts.users.get(user_id).await?.ok_or_else(gone)?;
+        let id = normal(&id.0);
+        let before = user.contacts.len();
+        user.contacts.retain(|contact| normal(&contact.value) != id);
+        if user.contacts.len() == before {
+            return Err(Error::new(&errors::NO_SUCH_CONTACT, "you have no such contact"));
+        }
+        user.updated_at = cx.now();
+        let mut batch = Batch::new().with(cx.accounts.users.replace(&user.id, &user, Some(version))?);
+        if let Some(row) = cx.accounts.contacts.get(&id).await?.filter(|row| row.value.user_id == user.id) {
+            batch.push(cx.accounts.contacts.delete(&id, Some(row.version)));
+        }
+        cx.commits.commit(batch, || cx.authz.cache.profile_changed(user_id)).await?;
+        Ok(Json(Empty {}))
+    })
+    .await
+}
+
+impl Directory {
+    /// The contact of a new account. What the caller says of verification is not taken.
+    pub fn checked_contact(&self, contact: &ContactInput) -> Result<Option<Contact>> {
+        if contact.value.is_empty() {
+            return Ok(None);
+        }
+        check_value("contact.value", &contact.value)?;
+        if !contact.platform.is_empty() {
+            check_name("contact.platform", &contact.platform, MAX_PLATFORM_BYTES).map_err(|e| Error::invalid(e.0))?;
+        }
+        let mut contact = self.contact(&contact.platform, contact.value.trim());
+        contact.is_primary = true;
+        Ok(Some(contact))
+    }
+
+    fn contact(&self, platform: &str, value: &str) -> Contact {
+        let now = self.now();
+        Contact {
+            id: normal(value),
+            created_at: now,
+            updated_at: now,
+            platform: platform.to_owned(),
+            value: value.to_owned(),
+            ..Contact::default()
+        }
+    }
+
+    /// Adds to the batch that makes an account that its contacts are its own. Answers which accounts lose one by it. One
+    /// that is another's and not shown is refused where the maker may know that (`tells`), else it stays unowned.
+    pub async fn take_contacts(&self, mut batch: Batch, user: &UserRow, tells: bool) -> Result<(Batch, Vec<String>)> {
+        let mut displaced = Vec::new();
+        for contact in &user.contacts {
+            let id = normal(&contact.value);
+            if !contact.verified && !tells && self.accounts.contacts.get(&id).await?.is_some() {
+                continue;
+            }
+            let (with, loser) = self.take_contact(batch, user, &id, contact.verified).await?;
+            batch = with;
+            displaced.extend(loser);
+        }
+        Ok((batch, displaced))
+    }
+
+    /// Adds that a contact is the account's. An account that only has been said to have it gives way to one that showed it.
+    async fn take_contact(
+        &self,
+        mut batch: Batch,
+        user: &UserRow,
+        id: &str,
+        verified: bool,
+    ) -> Result<(Batch, Option<String>)> {
+        let row = ContactRow { user_id: user.id.clone(), verified, created_at: self.now() };
+        let Some(known) = self.accounts.contacts.get(id).await? else {
+            return Ok((batch.with(self.accounts.contacts.create(id, &row)?), None));
+        };
+        let is_own = known.value.user_id == user.id;
+        if !is_own && (known.value.verified || !verified) {
+            return Err(Error::new(&errors::CONTACT_TAKEN, "contact already exists: another account has it"));
+        }
+        batch.push(self.accounts.contacts.replace(id, &row, Some(known.version))?);
+        if is_own {
+            return Ok((batch, None));
+        }
+        if let Some(Stored { version, value: mut other, .. }) = self.accounts.users.get(&known.value.user_id).await? {
+            other.contacts.retain(|contact| normal(&contact.value) != id);
+            batch.push(self.accounts.users.replace(&other.id, &other, Some(version))?);
+        }
+        Ok((batch, Some(known.value.user_id)))
+    }
+}

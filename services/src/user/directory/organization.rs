@@ -1,0 +1,485 @@
+//! Organizations: groups of accounts. Who is in one is told by its two roles alone, `user-svc:org:{id}:admin` and
+//! `…:user` with literal braces, so that being a member and having the rights of one cannot fall apart.
+
+use std::collections::HashSet;
+
+use openorch_api::{
+    Body, Json, Path, Query as Asked,
+    query::PageRequest,
+    user::{
+        AddUserToOrganizationRequest, CreateOrganizationRequest, CreateOrganizationResponse, DeletedOrganizationId,
+        Empty, ListMembersResponse, ListOrganizationsRequest, ListOrganizationsResponse, Member, Organization,
+        OrganizationId, SaveMembershipRequest, SaveOrganizationRequest, SaveOrganizationResponse, User, UserId, errors,
+    },
+};
+use openorch_chassis::{Caller, Cx, Error, Result, audit, service::retry};
+use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
+
+use crate::query::{Paging, place_by_id};
+use crate::user::{
+    authz::{
+        accounts::account::Account,
+        guards::still_has_role,
+        roles::{
+            assignments::Giving,
+            organization::{admin_role, is_admin_role, organization_of, user_role},
+        },
+        rows::{ROLE_LINKS, RoleLinkRow},
+    },
+    directory::{
+        rows::{ORGANIZATIONS, OrganizationRow},
+        state::Directory,
+    },
+    shared::{
+        checks::shown,
+        rows::{TOMBSTONES, TombstoneRow},
+    },
+};
+
+/// By an account that is no admin.
+const MAX_FOUNDED: u64 = 500;
+const PAGE: i64 = 20;
+
+pub async fn create(
+    cx: Cx<Directory>,
+    Body(request): Body<CreateOrganizationRequest>,
+) -> Result<Json<CreateOrganizationResponse>> {
+    let row = cx.new_organization(cx.caller()?, request)?;
+    cx.found_organization(cx.caller()?, &row).await?;
+    Ok(Json(CreateOrganizationResponse { organization: (&row).into() }))
+}
+
+pub async fn save(
+    cx: Cx<Directory>,
+    Body(request): Body<SaveOrganizationRequest>,
+) -> Result<Json<SaveOrganizationResponse>> {
+    let caller = cx.caller()?;
+    let wanted = CreateOrganizationRequest { id: request.id, slug: request.slug, name: request.name };
+    let fresh = cx.new_organization(caller, wanted.clone())?;
+    let known = match wanted.id.as_str() {
+        "" => {
+            let by_slug = Query::all().equals("app", &*caller.app).equals("slug", wanted.slug.as_str());
+            cx.organizations.first(&by_slug).await?.map(|row| row.value)
+        }
+        id => cx.organizations.get(id).await?.map(|row| row.value),
+    };
+    let organization = match known {
+        None => {
+            cx.found_organization(caller, &fresh).await?;
+            (&fresh).into()
+        }
+        Some(known) => cx.change_organization(caller, &known.id, fresh).await?,
+    };
+    let account = cx.authz.known_account(&caller.user_id).await?;
+    let token = cx.authn.renew(&account, &caller.session_id).await?;
+    Ok(Json(SaveOrganizationResponse { organization, token }))
+}
+
+pub async fn list(
+    cx: Cx<Directory>,
+    Body(request): Body<ListOrganizationsRequest>,
+) -> Result<Json<ListOrganizationsResponse>> {
+    let limit = request.limit.filter(|limit| *limit != 0).unwrap_or(PAGE);
+    let mut query = Query::all().equals("app", &*cx.caller()?.app).descending("createdAt").limit(limit.unsigned_abs());
+    if !request.ids.is_empty() {
+        query = query.is_in("id", request.ids);
+    }
+    if let Some(before) = request.after_time.filter(|time| !time.is_zero()) {
+        query = query.filter(Filter::range("createdAt", None, Some(before.to_string().into())));
+    }
+    query.after = crate::query::place_of(request.after)?;
+    let page = cx.organizations.page(&query).await?;
+    let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
+    let organizations = page.items.iter().map(|row| (&row.value).into()).collect();
+    Ok(Json(ListOrganizationsResponse { organizations, next }))
+}
+
+pub async fn delete(cx: Cx<Directory>, Path(id): Path<OrganizationId>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    retry(|| async {
+        let organization = cx.organization(caller, &id).await?;
+        need_admin(caller, &id.0)?;
+        let mut batch = cx.bury(&organization, &caller.user_id, Batch::new())?;
+        let roles = [admin_role(&id.0), user_role(&id.0)];
+        for role in &roles {
+            batch.push(Write::DeleteWhere {
+                collection: ROLE_LINKS.name,
+                filters: vec![Filter::equals("roleId", role.as_str())],
+            });
+        }
+        // Also of accounts that came in meanwhile.
+        cx.commits.commit(batch, || cx.authz.cache.roles_gone(roles.iter().map(String::as_str))).await?;
+        Ok(Json(Empty {}))
+    })
+    .await
+}
+
+/// Lets the id of a deleted organization be taken again.
+pub async fn release_id(cx: Cx<Directory>, Path(id): Path<DeletedOrganizationId>) -> Result<Json<Empty>> {
+    cx.platform.store.commit(cx.tombstones.delete(tombstone_id(&id.0), None).into()).await.map_err(
+        |error| match error {
+            StoreError::NotFound(_) => Error::new(
+                &errors::NO_SUCH_DELETED_ORGANIZATION,
+                format!("no deleted organization had the id `{}`", id.0),
+            ),
+            other => other.into(),
+        },
+    )?;
+    Ok(Json(Empty {}))
+}
+
+pub async fn members(
+    cx: Cx<Directory>,
+    (Path(id), Asked(request)): (Path<OrganizationId>, Asked<PageRequest>),
+) -> Result<Json<ListMembersResponse>> {
+    let caller = cx.caller()?;
+    let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
+    cx.organization(caller, &id).await?;
+    if !caller.roles.iter().any(|role| **role == *user_role(&id.0)) {
+        need_admin(caller, &id.0).map_err(|_| {
+            Error::new(&errors::NOT_IN_ORGANIZATION, format!("you are not in the organization `{}`", id.0))
+        })?;
+    }
+    let mut asked = of_both(&id.0).limit(paging.limit as u64 + u64::from(!paging.is_page));
+    asked.after = place_by_id(paging.after.clone())?;
+    let page = cx.authz.role_links.page(&asked).await?;
+    paging.refuse_long(page.items.len(), "members", "name a `limit`")?;
+    let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
+    let ids: Vec<String> = page.items.iter().map(|link| link.value.user_id.clone()).collect();
+    let admins: HashSet<&str> = page
+        .items
+        .iter()
+        .filter(|link| is_admin_role(&link.value.role_id))
+        .map(|link| link.value.user_id.as_str())
+        .collect();
+    let mut members = Vec::new();
+    for ids in ids.chunks(1000) {
+        for user in cx.accounts.users.find(&Query::all().is_in("id", ids.to_vec())).await? {
+            let role = if admins.contains(user.id.as_str()) { "admin" } else { "user" };
+            // Nobody asked them whether they want to be in it: how to reach them is theirs to tell.
+            let user = User {
+                id: user.value.id,
+                slug: user.value.slug,
+                name: user.value.name,
+                created_at: user.value.created_at,
+                updated_at: user.value.updated_at,
+                ..User::default()
+            };
+            members.push(Member { user, role: role.to_owned() });
+        }
+    }
+    Ok(Json(ListMembersResponse { members, next }))
+}
+
+pub async fn add_user(
+    cx: Cx<Directory>,
+    (Path(id), Body(request)): (Path<OrganizationId>, Body<AddUserToOrganizationRequest>),
+) -> Result<Json<Empty>> {
+    cx.set_membership(&cx, &id, &request.user_id, None).await
+}
+
+pub async fn save_membership(
+    cx: Cx<Directory>,
+    (Path(id), Path(user_id), Body(request)): (Path<OrganizationId>, Path<UserId>, Body<SaveMembershipRequest>),
+) -> Result<Json<Empty>> {
+    let is_admin = match request.role.as_deref() {
+        Some("user") => Some(false),
+        Some("admin") => Some(true),
+        _ => None,
+    };
+    cx.set_membership(&cx, &id, &user_id.0, is_admin).await
+}
+
+pub async fn remove_user(
+    cx: Cx<Directory>,
+    (Path(id), Path(user_id)): (Path<OrganizationId>, Path<UserId>),
+) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    retry(|| async {
+        let organization = cx.organization(caller, &id).await?;
+        let leaves = *user_id.0 == *caller.user_id;
+        if !leaves {
+            need_admin(caller, &id.0)?;
+        }
+        let links = cx.links_of_member(&id.0, &user_id.0).await?;
+        if links.is_empty() {
+            return Err(Error::new(
+                &errors::NO_SUCH_MEMBER,
+                format!("the account `{}` is not in the organization", user_id.0),
+            ));
+        }
+        // Anybody puts an account into an organization unasked, and makes it the admin by leaving itself.
+        let may_always_leave = leaves && organization.value.founder_id != user_id.0;
+        let (mut batch, mut heirs) = (Batch::new(), Vec::new());
+        for link in links {
+            batch.push(cx.authz.role_links.delete(&link.id, Some(link.version)));
+            batch = match may_always_leave {
+                true => cx.without_member(&link.value, batch, &mut heirs).await?,
+                false => cx.authz.keep_an_admin(&link.value, batch).await?,
+            };
+        }
+        let forget = || heirs.iter().chain([&user_id.0]).for_each(|id| cx.authz.cache.rights_changed(id));
+        cx.commits.commit(batch, forget).await?;
+        Ok(Json(Empty {}))
+    })
+    .await
+}
+
+impl Directory {
+    /// The organizations of an account in an app by its roles, the oldest first, and the id of the active one: the first that it
+    /// founded, since it did not ask to be in the others.
+    pub async fn organizations_of(&self, account: &Account, app: &str) -> Result<(Vec<Organization>, String)> {
+        let ids: Vec<&str> = account.roles_in(app).iter().filter_map(|role| organization_of(role)).collect();
+        if ids.is_empty() {
+            return Ok((Vec::new(), String::new()));
+        }
+        let rows = self.organizations.find(&Query::all().is_in("id", ids).ascending("createdAt")).await?;
+        let founded = rows.iter().find(|row| row.value.founder_id == *account.id).or(rows.first());
+        let active = founded.map(|row| row.id.clone()).unwrap_or_default();
+        Ok((rows.iter().map(|row| (&row.value).into()).collect(), active))
+    }
+
+    /// Adds to a batch that takes this role from an account that leaves for good what the others need: an organization
+    /// without members goes, and one without an admin is handed on to who has been in it longest, who is added to `heirs`.
+    pub async fn without_member(&self, link: &RoleLinkRow, batch: Batch, heirs: &mut Vec<String>) -> Result<Batch> {
+        if let Some(batch) = self.without_organization(link, &batch).await? {
+            return Ok(batch);
+        }
+        let Some(id) = organization_of(&link.role_id).filter(|_| is_admin_role(&link.role_id)) else {
+            return self.authz.keep_an_admin(link, batch).await;
+        };
+        let admins = Query::all().equals("roleId", admin_role(id)).limit(2);
+        let is_another = |other: &Stored<RoleLinkRow>| other.value.user_id != link.user_id;
+        if self.authz.role_links.find(&admins).await?.iter().any(is_another) {
+            return self.authz.keep_an_admin(link, batch).await;
+        }
+        let members = Query::all().equals("roleId", user_role(id)).ascending("createdAt").limit(2);
+        let Some(heir) = self.authz.role_links.find(&members).await?.into_iter().find(is_another) else {
+            return self.authz.keep_an_admin(link, batch).await;
+        };
+        let as_admin = RoleLinkRow { role_id: admin_role(id), ..heir.value };
+        let batch = batch
+            .with(self.authz.role_links.delete(&heir.id, Some(heir.version)))
+            .with(self.authz.role_links.upsert(as_admin.id(), &as_admin)?);
+        heirs.push(as_admin.user_id);
+        Ok(batch.require(Guard::at_least(ROLE_LINKS.name, vec![Filter::equals("roleId", admin_role(id))], 1)))
+    }
+
+    /// Adds to a batch that takes this role from its account that the organization goes, where nobody else is in it.
+    async fn without_organization(&self, link: &RoleLinkRow, batch: &Batch) -> Result<Option<Batch>> {
+        let Some(id) = organization_of(&link.role_id) else { return Ok(None) };
+        let Some(organization) = self.organizations.get(id).await? else { return Ok(None) };
+        if self.authz.role_links.find(&of_both(id).limit(2)).await?.len() > 1 {
+            return Ok(None);
+        }
+        let members = vec![Filter::is_in("roleId", [admin_role(id), user_role(id)])];
+        let batch = self.bury(&organization, &link.user_id, batch.clone())?;
+        Ok(Some(batch.require(Guard::at_most(ROLE_LINKS.name, members, 0))))
+    }
+
+    /// A batch with which the organizations of an app go, but for what their members have.
+    pub async fn without_organizations_of(&self, by: &str, app: &str) -> Result<Batch> {
+        let mut batch = Batch::new();
+        for organization in self.organizations.find(&Query::all().equals("app", app)).await? {
+            batch = self.bury(&organization, by, batch)?;
+        }
+        Ok(batch)
+    }
+
+    /// Adds that an organization goes. Who takes its id again would have what others keep for it, so nobody may.
+    fn bury(&self, organization: &Stored<OrganizationRow>, by: &str, batch: Batch) -> Result<Batch> {
+        let founder_id = organization.value.founder_id.clone();
+        let tombstone = TombstoneRow { user_id: by.to_owned(), founder_id, deleted_at: self.now() };
+        Ok(batch
+            .with(self.organizations.delete(&organization.id, Some(organization.version)))
+            .with(self.tombstones.upsert(tombstone_id(&organization.id), &tombstone)?))
+    }
+
+    fn new_organization(&self, caller: &Caller, request: CreateOrganizationRequest) -> Result<OrganizationRow> {
+        let (app, now) = (&*caller.app, self.now());
+        // Ids without an owner are first come, first served, as published clients send them.
+        let (owner, _) = request.id.split_once(':').unwrap_or((&caller.slug, &request.id));
+        if *owner != *caller.slug && !caller.is_admin() {
+            return Err(Error::new(
+                &errors::FOREIGN_PREFIX,
+                format!(
+                    "the id of an organization that begins with `{}:` is for the account of that slug; yours begin with `{}:`",
+                    shown(owner),
+                    caller.slug
+                ),
+            ));
+        }
+        Ok(OrganizationRow {
+            id: if request.id.is_empty() { self.platform.ids.next("org") } else { request.id },
+            app: app.to_owned(),
+            name: request.name,
+            slug: Some(request.slug).filter(|slug| !slug.is_empty()),
+            founder_id: String::new(),
+            created_at: now,
+            updated_at: now,
+        })
+    }
+
+    /// Makes an organization whose admin the caller is.
+    async fn found_organization(&self, caller: &Caller, row: &OrganizationRow) -> Result<()> {
+        let taken = || {
+            Error::new(
+                &errors::ORGANIZATION_TAKEN,
+                "organization already exists: its id or slug is taken; choose another",
+            )
+        };
+        let row = &OrganizationRow { founder_id: caller.user_id.to_string(), ..row.clone() };
+        audit::tell_made(&row.id);
+        let link = RoleLinkRow::new(&row.app, &caller.user_id, &admin_role(&row.id), row.created_at).by(caller);
+        retry(|| async {
+            let buried = tombstone_id(&row.id);
+            if self.tombstones.get(&buried).await?.is_some() {
+                return Err(taken());
+            }
+            let mut batch = Batch::new()
+                .require(Guard::Absent { collection: TOMBSTONES.name, id: buried })
+                .with(self.organizations.create(&row.id, row)?);
+            batch.0.extend(self.authz.in_app(&row.app)?);
+            batch.0.extend(self.within_founded(caller).await?);
+            let mut giving = Giving::with(batch);
+            self.authz.count_given(&mut giving, caller).await?;
+            self.authz.give(&mut giving, link.clone()).await?;
+            let batch = giving.batch(&self.authz.limits);
+            let outcome = self.commits.commit(batch, || self.authz.cache.rights_changed(&caller.user_id)).await;
+            outcome.map_err(|error| match error {
+                StoreError::AlreadyExists(_) => taken(),
+                other => other.into(),
+            })?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Refuses one more organization of an account that founded too many; what must hold when it is written.
+    async fn within_founded(&self, caller: &Caller) -> Result<Vec<Write>> {
+        if caller.is_admin() {
+            return Ok(Vec::new());
+        }
+        let by_caller = || vec![Filter::equals("founderId", &*caller.user_id)];
+        let live = self.organizations.count(&by_caller()).await?;
+        if live + self.tombstones.count(&by_caller()).await? >= MAX_FOUNDED {
+            return Err(Error::new(
+                &errors::QUOTA_REACHED,
+                format!(
+                    "an account may found {MAX_FOUNDED} organizations, deleted ones included since their ids stay taken: an \
+                     admin releases some with DELETE /user-svc/organization-id/{{organizationId}}"
+                ),
+            ));
+        }
+        // The new one is among them by then.
+        let bound = |collection| Write::Require(Guard::at_most(collection, by_caller(), MAX_FOUNDED));
+        Ok(vec![bound(ORGANIZATIONS.name), bound(TOMBSTONES.name)])
+    }
+
+    async fn change_organization(&self, caller: &Caller, id: &str, wanted: OrganizationRow) -> Result<Organization> {
+        need_admin(caller, id)?;
+        retry(|| async {
+            let id = OrganizationId(id.to_owned());
+            let Stored { version, value: mut row, .. } = self.organization(caller, &id).await?;
+            row.name.clone_from(&wanted.name);
+            row.slug.clone_from(&wanted.slug);
+            row.updated_at = wanted.updated_at;
+            let batch = Batch::new().with(self.organizations.replace(&row.id, &row, Some(version))?);
+            self.platform.store.commit(batch).await.map_err(|error| match error {
+                StoreError::AlreadyExists(_) => Error::new(
+                    &errors::ORGANIZATION_TAKEN,
+                    "organization already exists: its slug is taken; choose another",
+                ),
+                other => other.into(),
+            })?;
+            Ok((&row).into())
+        })
+        .await
+    }
+
+    /// An organization of the caller's app.
+    async fn organization(&self, caller: &Caller, id: &OrganizationId) -> Result<Stored<OrganizationRow>> {
+        let unknown = || {
+            Error::new(
+                &errors::NO_SUCH_ORGANIZATION,
+                format!("organization not found: there is none with the id `{}`", id.0),
+            )
+        };
+        let found = self.organizations.get(&id.0).await?;
+        found.filter(|row| caller.is_admin() || *row.value.app == *caller.app).ok_or_else(unknown)
+    }
+
+    async fn links_of_member(&self, id: &str, user_id: &str) -> Result<Vec<Stored<RoleLinkRow>>> {
+        let of_both = Query::all().equals("userId", user_id).is_in("roleId", [admin_role(id), user_role(id)]);
+        Ok(self.authz.role_links.find(&of_both).await?)
+    }
+
+    /// Puts an account into an organization; without a wish, one that is in it stays what it is.
+    async fn set_membership(
+        &self,
+        cx: &Cx<Directory>,
+        id: &OrganizationId,
+        user_id: &str,
+        as_admin: Option<bool>,
+    ) -> Result<Json<Empty>> {
+        let caller = cx.caller()?;
+        retry(|| async {
+            let app = self.organization(caller, id).await?.value.app;
+            need_admin(caller, &id.0)?;
+            let before = self.links_of_member(&id.0, user_id).await?;
+            if as_admin.is_none() && !before.is_empty() {
+                return Ok(Json(Empty {}));
+            }
+            let role = if as_admin.unwrap_or_default() { admin_role(&id.0) } else { user_role(&id.0) };
+            let mut batch = Batch::new().require(Guard::Exists { collection: ORGANIZATIONS.name, id: id.0.clone() });
+            for link in before.iter().filter(|link| link.value.role_id != role) {
+                batch.push(self.authz.role_links.delete(&link.id, Some(link.version)));
+                batch = self.authz.keep_an_admin(&link.value, batch).await?;
+            }
+            let mut giving = Giving::with(batch);
+            let mut link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
+            // Who says what it is itself was put in by another all the same, which may be what lets it into the app.
+            if let (Some(before), true) = (before.first(), *user_id == *caller.user_id) {
+                link = RoleLinkRow {
+                    created_by: before.value.created_by.clone(),
+                    by_admin: before.value.by_admin,
+                    ..link
+                };
+            }
+            match before.is_empty() {
+                true => {
+                    self.authz.count_given(&mut giving, caller).await?;
+                    self.authz.give(&mut giving, link).await?;
+                }
+                false if before.iter().any(|link| link.value.role_id == role) => {}
+                false => self.authz.give_instead(&mut giving, link)?,
+            }
+            let batch = giving.batch(&self.authz.limits);
+            self.commits.commit(batch, || self.authz.cache.rights_changed(user_id)).await?;
+            Ok(Json(Empty {}))
+        })
+        .await
+    }
+}
+
+/// The roles of the members of an organization.
+fn of_both(id: &str) -> Query {
+    Query::all().is_in("roleId", [admin_role(id), user_role(id)])
+}
+
+fn tombstone_id(id: &str) -> String {
+    format!("org:{id}")
+}
+
+fn need_admin(caller: &Caller, id: &str) -> Result<()> {
+    if caller.is_admin() {
+        return Ok(());
+    }
+    let role = admin_role(id);
+    if caller.roles.iter().any(|has| **has == *role) {
+        // Who is put out meanwhile changes nothing more.
+        audit::require_right([still_has_role(&caller.app, &caller.user_id, &role)]);
+        return Ok(());
+    }
+    Err(Error::new(&errors::NOT_ORGANIZATION_ADMIN, format!("not an admin of the organization `{id}`")))
+}

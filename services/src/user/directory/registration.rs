@@ -1,0 +1,134 @@
+//! Registering: an account that somebody makes for itself.
+
+use std::collections::BTreeMap;
+
+use openorch_api::{
+    Body, Json, Slug,
+    user::{ContactInput, RegisterRequest, RegisterResponse, errors},
+};
+use openorch_chassis::{Cx, Error, Result, audit, service::retry};
+use openorch_store::Batch;
+
+use crate::user::{
+    authn::{
+        otp::codes::Expected,
+        passwords::queue::Purpose,
+        rows::OtpPurpose,
+        sessions::{issue::Place, live::device_of},
+    },
+    authz::{accounts::account::Account, rows::RoleLinkRow},
+    directory::state::Directory,
+    shared::{
+        rows::{UserRow, search_prefixes},
+        settings::Registration,
+    },
+};
+
+pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -> Result<Json<RegisterResponse>> {
+    let slug = Slug::parse(&request.slug).map_err(|e| Error::invalid(e.0))?;
+    let name = request.name.unwrap_or_default();
+    let shown = request.contact.unwrap_or_default();
+    // It is attached where its code is shown alone: whether it is somebody's is not even looked at else.
+    let contact = cx.checked_contact(&shown)?.filter(|_| !shown.otp_id.is_empty());
+    let device = device_of(request.device.as_deref());
+    let app = cx.authz.app_of_host(&request.app_host)?;
+    let password = request.password;
+    let invitation = request.invitation.as_deref().filter(|code| !code.is_empty());
+    cx.authn.passwords.check_new_password(&password, cx.request.from_this_machine)?;
+    cx.refuse_taken(&slug).await?;
+    let mut roles = cx.admitted_roles(&app, invitation, cx.request.from_this_machine).await?;
+    roles.sort();
+    roles.dedup();
+    let password =
+        cx.authn.passwords.hash_password(&password, false, Purpose::Registration, cx.request.client_ip).await?;
+
+    let now = cx.now();
+    let search_prefixes = search_prefixes(slug.as_str(), &name);
+    let user = UserRow {
+        id: cx.platform.ids.next("usr"),
+        slug: slug.as_str().to_owned(),
+        name,
+        contacts: contact.into_iter().collect(),
+        search_prefixes,
+        labels: BTreeMap::new(),
+        thumbnail_file_id: String::new(),
+        home_app: app.to_string(),
+        created_at: now,
+        updated_at: now,
+    };
+    let links: Vec<RoleLinkRow> = roles.iter().map(|role| RoleLinkRow::new(&app, &user.id, role, now)).collect();
+    let account = Account::new(&user, &links);
+    let place = Place { app: &app, device, exchanged_from: None };
+    let token = retry(|| async {
+        let mut user = user.clone();
+        let batch =
+            cx.use_invitation(&app, invitation).await?.with(cx.authn.passwords.rows.create(&user.id, &password)?);
+        // What waited for the contact comes after the account that gets it.
+        let waited = cx.show_contact(&mut user, &links, &app, &shown).await?;
+        let (mut batch, displaced) = cx.make_account(&slug, &user, &links, batch, true).await?;
+        batch.0.extend(waited.0);
+        audit::tell_actor(&user.id, &user.slug, None);
+        // It may have been looked up before it said which contact is shown to be its own.
+        let changed = || displaced.iter().chain([&user.id]);
+        let forget = || changed().for_each(|id| cx.authz.cache.rights_changed(id));
+        cx.authn.open_first_session(&account, &place, batch, forget).await
+    })
+    .await?;
+    tracing::info!(account.slug = %slug, "account `{slug}` registered");
+    Ok(Json(RegisterResponse { token }))
+}
+
+impl Directory {
+    /// Takes the code with which a new account shows that its contact is its own, if it came with one.
+    async fn show_contact(
+        &self,
+        user: &mut UserRow,
+        links: &[RoleLinkRow],
+        app: &str,
+        shown: &ContactInput,
+    ) -> Result<Batch> {
+        let (Some(contact), false) = (user.contacts.first_mut(), shown.otp_id.is_empty()) else {
+            return Ok(Batch::new());
+        };
+        let purpose = self.authn.codes.purpose_of_code(&contact.value).await?;
+        let expected = Expected { purpose, user_id: "", contact: Some(&contact.value), app };
+        let code = self.authn.codes.redeem(&shown.otp_id, &shown.otp_code, &expected).await?;
+        if purpose == OtpPurpose::SignIn {
+            return Err(Error::new(
+                &errors::CONTACT_TAKEN,
+                "contact already exists: an account of yours has it; sign in with this code",
+            ));
+        }
+        contact.verified = true;
+        contact.value.clone_from(&code.value.contact);
+        contact.platform = code.value.platform;
+        let batch = Batch::new().with(self.authn.codes.rows.delete(&code.id, Some(code.version)));
+        self.authz.give_waiting(batch, &user.id, &contact.id, links).await
+    }
+
+    /// The roles of a new account, or why none may be made.
+    async fn admitted_roles(
+        &self,
+        app: &str,
+        invitation: Option<&str>,
+        from_this_machine: bool,
+    ) -> Result<Vec<String>> {
+        match (self.registration, invitation) {
+            (Registration::Closed, _) => Err(Error::new(
+                &errors::REGISTRATION_CLOSED,
+                "registration is closed; an operator can open it with OPENORCH_REGISTRATION=open or invite",
+            )),
+            (_, Some(code)) => Ok(self.invitation(app, code).await?.roles),
+            (Registration::Invite, None) => Err(Error::new(
+                &errors::INVITATION_REQUIRED,
+                "registration is by invitation: ask an admin for one and send its code as `invitation`",
+            )),
+            (Registration::OnThisMachine, None) if !from_this_machine => Err(Error::new(
+                &errors::REGISTRATION_LOCAL_ONLY,
+                "registration is open to programs on this machine, and this request comes from a web page, through a proxy \
+                 or for another host; an operator can open it to others with OPENORCH_REGISTRATION=open or invite",
+            )),
+            (Registration::Open | Registration::OnThisMachine, None) => Ok(vec![openorch_api::role::USER.to_owned()]),
+        }
+    }
+}

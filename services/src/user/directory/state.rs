@@ -1,0 +1,70 @@
+//! What keeps accounts, organizations and invitations.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use openorch_api::Time;
+use openorch_chassis::{Platform, identity::AccountDeletionHook};
+use openorch_store::Table;
+
+use crate::user::{
+    authn::state::Authn,
+    authz::state::Authz,
+    directory::rows::{INVITATIONS, InvitationRow, ORGANIZATIONS, OrganizationRow},
+    shared::{
+        accounts::Accounts,
+        commits::Commits,
+        rows::{TOMBSTONES, TombstoneRow},
+        settings::Registration,
+    },
+};
+
+pub struct Directory {
+    pub platform: Platform,
+    pub commits: Arc<Commits>,
+    pub accounts: Accounts,
+    pub authz: Arc<Authz>,
+    pub authn: Arc<Authn>,
+    pub tombstones: Table<TombstoneRow>,
+    pub organizations: Table<OrganizationRow>,
+    pub invitations: Table<InvitationRow>,
+    /// Who may register.
+    pub registration: Registration,
+    /// What other services do when an account is deleted.
+    pub deletion_hooks: Vec<Arc<dyn AccountDeletionHook>>,
+    /// Accounts that are to be looked at again, since nobody knows what came of their deletion.
+    pub unsettled: Mutex<BTreeSet<String>>,
+    /// Held while they are looked at.
+    pub settling: tokio::sync::Mutex<()>,
+}
+
+impl Directory {
+    pub fn new(
+        commits: Arc<Commits>,
+        authn: Arc<Authn>,
+        registration: Registration,
+        deletion_hooks: Vec<Arc<dyn AccountDeletionHook>>,
+    ) -> Directory {
+        let platform = authn.platform.clone();
+        Directory {
+            commits,
+            accounts: authn.accounts.clone(),
+            authz: authn.authz.clone(),
+            authn,
+            tombstones: platform.table(&TOMBSTONES),
+            organizations: platform.table(&ORGANIZATIONS),
+            invitations: platform.table(&INVITATIONS),
+            registration,
+            deletion_hooks,
+            unsettled: Mutex::default(),
+            settling: tokio::sync::Mutex::default(),
+            platform,
+        }
+    }
+
+    pub fn now(&self) -> Time {
+        self.platform.now()
+    }
+}

@@ -1,0 +1,361 @@
+//! Accounts as admins see them: listed, searched, made, changed, deleted.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use openorch_api::{
+    Body, Json, Path, Slug, query,
+    user::{
+        CreateUserRequest, CreateUserResponse, DeletedSlug, Empty, GetUsersRequest, GetUsersResponse,
+        ResetPasswordRequest, SaveSelfRequest, USER_CREATE, USER_DELETE, USER_EDIT, USER_PASSWORD_RESET, UserId,
+        UserInput, errors,
+    },
+};
+use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
+use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
+
+use crate::user::{
+    authn::{
+        passwords::{default_password::DEFAULT_ADMIN_PASSWORD, queue::Purpose},
+        rows::{KNOWN_ADDRESSES, PASSWORDS, SESSIONS},
+    },
+    authz::{
+        roles::givable::refuse_foreign_roles,
+        rows::{CONTACT_ENROLLS, DelegationRow, ROLE_LINKS, RoleLinkRow},
+        rules::{Change, Rules},
+    },
+    directory::{new_account::id_tombstone, profile::Profile, rows::INVITATIONS, state::Directory},
+    shared::{
+        accounts::{ADMIN_SLUG, refuse_built_in},
+        rows::{CONTACTS, DEFAULT_APP, TombstoneRow, USERS, UserRow, search_prefix, search_prefixes},
+    },
+};
+
+const PAGE: u64 = 20;
+const MAX_PAGE: u64 = 1000;
+/// What an account gave that waits to be redeemed, and the field that names the giver.
+const GIVEN: &[(&str, &str)] = &[(CONTACT_ENROLLS.name, "createdBy"), (INVITATIONS.name, "createdById")];
+
+pub async fn list(cx: Cx<Directory>, Body(request): Body<GetUsersRequest>) -> Result<Json<GetUsersResponse>> {
+    let counts = request.count || request.query.as_ref().is_some_and(|query| query.count);
+    let owner = async |contact: &Option<String>| match contact.as_deref().filter(|contact| !contact.is_empty()) {
+        Some(contact) => Ok::<_, Error>(cx.accounts.by_contact(contact).await?.map(|row| row.value.user_id)),
+        None => Ok(None),
+    };
+    let asked = sought(&request, owner(&request.contact_id).await?, owner(&request.search).await?)?;
+    let count = if counts { cx.accounts.users.count(&asked.filters).await? } else { 0 };
+    let page = cx.accounts.users.page(&asked).await?;
+    let next = page.next.as_ref().map(crate::query::to_wire).unwrap_or_default();
+    let users = page.items.iter().map(|row| (&row.value).into()).collect();
+    Ok(Json(GetUsersResponse { users, count, next, ..Default::default() }))
+}
+
+/// The query of a request, where these accounts have the contact that it names and the one that it searches for.
+pub fn sought(request: &GetUsersRequest, has_contact: Option<String>, has_searched: Option<String>) -> Result<Query> {
+    let mut asked = asked(request)?;
+    let is_given = |text: &&str| !text.is_empty();
+    if request.contact_id.as_deref().filter(is_given).is_some() {
+        asked.filters.push(Filter::is_in("id", has_contact));
+    }
+    if let Some(search) = request.search.as_deref().filter(is_given) {
+        match has_searched {
+            Some(owner) => asked.filters.push(Filter::equals("id", owner)),
+            None => {
+                let somewhere = vec![Filter::contains("slug", search), Filter::contains("name", search)];
+                asked.filters.push(Filter::intersects("searchPrefixes", [search_prefix(search)]));
+                asked.filters.push(Filter::Any(somewhere));
+            }
+        }
+    }
+    Ok(asked)
+}
+
+/// The query object of a request, with what the shorter keys say on top.
+fn asked(request: &GetUsersRequest) -> Result<Query> {
+    let mut wire = request.query.clone().unwrap_or_default();
+    if wire.limit.unwrap_or_default() == 0 {
+        wire.limit = request.limit;
+    }
+    let descends = request.order.as_deref() != Some("asc");
+    if wire.order_bys.is_empty() {
+        let field = match request.order_by.as_deref() {
+            Some("updatedAt") => "updatedAt",
+            _ => "createdAt",
+        };
+        wire.order_bys = vec![query::OrderBy { field: field.to_owned(), desc: descends, ..Default::default() }];
+        if let Some(after) = request.after_time.filter(|time| !time.is_zero() && wire.json_after.is_empty()) {
+            wire.json_after = serde_json::json!([after]).to_string();
+        }
+    }
+    let mut asked = crate::query::from_wire(&wire, PAGE, MAX_PAGE)?;
+    if !request.ids.is_empty() {
+        asked = asked.is_in("id", request.ids.clone());
+    }
+    Ok(asked)
+}
+
+pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -> Result<Json<CreateUserResponse>> {
+    let input = request.user;
+    let roles = request.role_ids.unwrap_or_else(|| vec![openorch_api::role::USER.to_owned()]);
+    let rules = cx.authz.rules();
+    if let Some(missing) = roles.iter().find(|role| !rules.roles.contains_key(role.as_str())) {
+        return Err(Error::invalid(format!("some roles are not found: there is no role `{missing}`")));
+    }
+    let app = match request.app_host.as_str() {
+        "" => cx.caller()?.app.clone(),
+        host => cx.authz.app_of_host(host)?,
+    };
+    refuse_foreign_roles(cx.caller()?, &roles, &app)?;
+    // What an account begins with lets it into an app. Who is no admin lets others into its own one alone.
+    let caller = cx.caller()?;
+    let lets_in = caller.is_admin() || *caller.app == *app;
+    let user = cx.new_user(input, request.contacts, if lets_in { &app } else { &caller.app })?;
+    let link = |role: &String| {
+        let link = RoleLinkRow::new(&app, &user.id, role, user.created_at);
+        if lets_in { link } else { link.by(caller) }
+    };
+    let links: Vec<_> = roles.iter().map(link).collect();
+    let password = match request.password.filter(|password| !password.is_empty()) {
+        Some(password) => {
+            cx.authn.passwords.check_new_password(&password, cx.request.from_this_machine)?;
+            Some(cx.authn.passwords.hash_password(&password, false, Purpose::SignIn, cx.request.client_ip).await?)
+        }
+        None => None,
+    };
+    let slug = Slug::parse(&user.slug).map_err(|error| Error::invalid(error.0))?;
+    retry(|| async {
+        // Hashing may have taken its time: what counts is what the caller may now.
+        refuse_foreign_roles(&cx.authz.caller_now(caller, &USER_CREATE).await?, &roles, &app)?;
+        cx.refuse_used_id(&user.id).await?;
+        let (mut batch, _) = cx.make_account(&slug, &user, &links, Batch::new(), caller.is_admin()).await?;
+        if let Some(password) = &password {
+            batch.push(cx.authn.passwords.rows.create(&user.id, password)?);
+        }
+        cx.platform.store.commit(batch).await.map_err(taken)?;
+        Ok(())
+    })
+    .await?;
+    Ok(Json(CreateUserResponse { user: (&user).into() }))
+}
+
+pub async fn save(
+    cx: Cx<Directory>,
+    (Path(id), Body(request)): (Path<UserId>, Body<SaveSelfRequest>),
+) -> Result<Json<Empty>> {
+    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+    cx.authz.require_management(cx.caller()?, &user, &USER_EDIT).await?;
+    cx.save_profile(&id.0, Profile(request), unknown(&id)).await
+}
+
+pub async fn reset_password(
+    cx: Cx<Directory>,
+    (Path(id), Body(request)): (Path<UserId>, Body<ResetPasswordRequest>),
+) -> Result<Json<Empty>> {
+    let new = request.new_password;
+    cx.authn.passwords.check_new_password(&new, cx.request.from_this_machine)?;
+    let caller = cx.caller()?;
+    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+    refuse_built_in(&user)?;
+    cx.authz.require_takeover(caller, &user, &USER_PASSWORD_RESET).await?;
+    let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
+    let row = cx.authn.passwords.hash_password(&new, is_default, Purpose::SignIn, cx.request.client_ip).await?;
+    retry(|| async {
+        // Hashing may have taken its time: what counts is what the caller may now, and what the account has by now.
+        let caller = cx.authz.caller_now(caller, &USER_PASSWORD_RESET).await?;
+        let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+        cx.authz.require_takeover(&caller, &user, &USER_PASSWORD_RESET).await?;
+        let mut batch = Batch::new()
+            .require(Guard::Exists { collection: USERS.name, id: id.0.clone() })
+            .with(cx.authn.passwords.rows.upsert(&id.0, &row)?);
+        batch.0.extend(still_managed(&caller, &id.0));
+        cx.authn.end_with_password((&id.0, &user.slug), None, batch).await?;
+        Ok(Json(Empty {}))
+    })
+    .await
+}
+
+/// Takes an account away with all that is its own, in one transaction.
+pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Empty>> {
+    let caller = cx.caller()?;
+    let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
+    refuse_built_in(&user)?;
+    // Those who become admins of its organizations, in whichever attempt.
+    let heirs = Mutex::new(BTreeSet::new());
+    let heirs = || heirs.lock().unwrap_or_else(PoisonError::into_inner);
+    let deleted = retry(|| async {
+        let Stored { version, value: user, .. } = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?;
+        cx.authz.require_takeover(&cx.authz.caller_now(caller, &USER_DELETE).await?, &user, &USER_DELETE).await?;
+        let mut batch: Batch = still_managed(caller, &id.0).into_iter().collect();
+        batch.push(cx.accounts.users.delete(&user.id, Some(version)));
+        for link in cx.authz.role_links.find(&Query::all().equals("userId", &*user.id)).await? {
+            batch.push(cx.authz.role_links.delete(&link.id, Some(link.version)));
+            let mut heirs_of_one = Vec::new();
+            batch = cx.without_member(&link.value, batch, &mut heirs_of_one).await?;
+            heirs().extend(heirs_of_one);
+        }
+        // A role that was given since they were read would outlive the account. It is looked at in the next attempt: it
+        // may be one without which an organization has no admin.
+        batch = batch.require(Guard::at_most(ROLE_LINKS.name, vec![Filter::equals("userId", &*user.id)], 0));
+        for collection in [SESSIONS.name, CONTACTS.name, KNOWN_ADDRESSES.name] {
+            batch.push(Write::DeleteWhere { collection, filters: vec![Filter::equals("userId", &*user.id)] });
+        }
+        let password = vec![Filter::equals("id", &*user.id)];
+        batch.push(Write::DeleteWhere { collection: PASSWORDS.name, filters: password });
+        let tombstone = TombstoneRow { user_id: user.id.clone(), founder_id: String::new(), deleted_at: cx.now() };
+        batch.push(cx.tombstones.create(&user.slug, &tombstone)?);
+        batch.push(cx.tombstones.upsert(id_tombstone(&user.id), &tombstone)?);
+        for other in &cx.deletion_hooks {
+            batch.0.extend(other.cascade(&user.id).await?);
+        }
+        cx.authz.change_rules(|rules| Ok((what_goes_with(rules, &user), batch))).await
+    })
+    .await;
+    heirs().iter().for_each(|id: &String| cx.authz.cache.rights_changed(id));
+    deleted.inspect_err(|_| {
+        // Perhaps it is gone all the same.
+        cx.authn.sessions.cache.sessions_of_account_ended(&id.0, None);
+        cx.authz.cache.rights_changed(&id.0);
+        cx.unsettled().insert(id.0.clone());
+    })?;
+    cx.gone(&id.0);
+    cx.clear_given(&id.0).await;
+    cx.authz.clear_roles().await;
+    tracing::info!(account.slug = %user.slug, "account `{}` deleted", user.slug);
+    Ok(Json(Empty {}))
+}
+
+/// What it owned, and its slug in grants of others: whoever takes the slug after a release begins with nothing.
+fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
+    let mut changes = rules.owned_by(&user.id);
+    let roles = rules.roles_of(&user.id).map(AsRef::as_ref).collect();
+    changes.extend(rules.without_names(&roles, Some(&user.slug)));
+    let under_slug = format!("{}:", user.slug);
+    changes.extend(rules.grants_under(&under_slug).map(|id| Change::DeleteGrant(id.to_string())));
+    for row in rules.delegations.values() {
+        if row.slug == user.slug {
+            changes.push(Change::DeleteDelegation(row.slug.clone()));
+        } else if row.services.contains(&user.slug) {
+            let mut row = DelegationRow::clone(row);
+            row.services.retain(|slug| *slug != user.slug);
+            changes.push(Change::SaveDelegation(row));
+        }
+    }
+    // A grant may go for two reasons.
+    let mut gone = std::collections::HashSet::new();
+    changes.retain(|change| match change {
+        Change::DeleteGrant(id) => gone.insert(id.clone()),
+        _ => true,
+    });
+    changes.retain(|change| !matches!(change, Change::SaveGrant(row) if gone.contains(&row.id)));
+    changes
+}
+
+pub async fn release_slug(cx: Cx<Directory>, Path(slug): Path<DeletedSlug>) -> Result<Json<Empty>> {
+    Slug::parse(&slug.0).map_err(|error| Error::invalid(error.0))?;
+    cx.platform.store.commit(cx.tombstones.delete(&slug.0, None).into()).await.map_err(|error| match error {
+        StoreError::NotFound(_) => {
+            Error::new(&errors::NO_SUCH_DELETED_SLUG, format!("no deleted account had the slug `{}`", slug.0))
+        }
+        other => other.into(),
+    })?;
+    Ok(Json(Empty {}))
+}
+
+impl Directory {
+    /// Nothing of this account, which is not stored any more, is in memory from now on.
+    fn gone(&self, user_id: &str) {
+        self.authn.sessions.cache.sessions_of_account_ended(user_id, None);
+        self.authz.cache.rights_changed(user_id);
+        for other in &self.deletion_hooks {
+            other.deleted(user_id);
+        }
+    }
+
+    /// Deletes what an account that is gone gave and nobody has redeemed. What stays undone does no harm: who redeems it
+    /// gets nothing, since nobody gives it any more.
+    async fn clear_given(&self, user_id: &str) {
+        for (collection, field) in GIVEN {
+            let filters = vec![Filter::equals(*field, user_id)];
+            let cleared = async {
+                self.authz.clear(collection, &filters).await?;
+                Ok::<_, Error>(self.platform.store.commit(Write::DeleteWhere { collection, filters }.into()).await?)
+            };
+            if let Err(error) = cleared.await {
+                tracing::warn!("what the deleted account `{user_id}` gave could not be cleared away: {error:?}");
+            }
+        }
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at accounts again: whether they are gone, after deletions of which nobody knows whether they were made.
+    pub async fn settle(&self) -> Result<()> {
+        // One after the other: the last to look sees the last change.
+        let _order = self.settling.lock().await;
+        let unsettled = self.unsettled().clone();
+        for id in unsettled {
+            if self.accounts.users.get(&id).await?.is_none() {
+                self.gone(&id);
+            }
+            self.unsettled().remove(&id);
+        }
+        Ok(())
+    }
+
+    fn new_user(
+        &self,
+        input: UserInput,
+        mut contacts: Vec<openorch_api::user::ContactInput>,
+        home_app: &str,
+    ) -> Result<UserRow> {
+        contacts.extend(input.contacts);
+        if contacts.len() > 1 {
+            return Err(Error::invalid("more than one contact: an account begins with one at most"));
+        }
+        let profile = Profile(SaveSelfRequest {
+            name: None,
+            labels: Some(input.labels),
+            thumbnail_file_id: Some(input.thumbnail_file_id),
+        });
+        let now = self.now();
+        let mut user = UserRow {
+            id: if input.id.is_empty() { self.platform.ids.next("usr") } else { input.id },
+            slug: input.slug,
+            name: input.name,
+            search_prefixes: Vec::new(),
+            contacts: contacts.pop().map(|one| self.checked_contact(&one)).transpose()?.flatten().into_iter().collect(),
+            labels: Default::default(),
+            thumbnail_file_id: String::new(),
+            home_app: home_app.to_owned(),
+            created_at: now,
+            updated_at: now,
+        };
+        profile.apply(&mut user);
+        user.search_prefixes = search_prefixes(&user.slug, &user.name);
+        Ok(user)
+    }
+}
+
+/// What must hold when a caller that is no admin changes an account: that it is no admin's by then.
+fn still_managed(caller: &Caller, user_id: &str) -> Option<Write> {
+    let id = RoleLinkRow::id_of(DEFAULT_APP, user_id, openorch_api::role::ADMIN);
+    (!caller.is_admin()).then_some(Write::Require(Guard::Absent { collection: ROLE_LINKS.name, id }))
+}
+
+/// What the store says of two at once is what each would have been told alone.
+pub fn taken(error: StoreError) -> Error {
+    match error {
+        StoreError::AlreadyExists(_) => {
+            Error::new(&errors::ACCOUNT_EXISTS, "slug already exists, or the id or contact is another's")
+        }
+        other => other.into(),
+    }
+}
+
+fn unknown(id: &UserId) -> impl Fn() -> Error + use<'_> {
+    || Error::new(&errors::NO_SUCH_ACCOUNT, format!("user not found: there is no account `{}`", id.0))
+}

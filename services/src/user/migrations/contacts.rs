@@ -1,0 +1,125 @@
+//! Brings contacts of older versions to the form in which they are compared now (contract decision 38). Those versions
+//! left the `+tag` of an address out and mailed codes to what was left, which may be somebody else's: a stored contact is
+//! found by what its account typed from now on, and one with a tag counts as unverified until a code confirms it. Done
+//! once for each database.
+
+use std::sync::Arc;
+
+use openorch_api::Time;
+use openorch_store::{Batch, Filter, Query, Store, Stored, Table};
+
+use crate::user::{
+    authz::rows::{CONTACT_ENROLLS, ContactEnrollRow, ROLE_LINKS, RoleLinkRow},
+    shared::{
+        contact_address::normal,
+        rows::{CONTACTS, ContactRow, MIGRATIONS, MigrationRow, USERS, UserRow},
+        start_error::StartError,
+    },
+};
+
+/// What is noted when it is done.
+const DONE: &str = "contacts-unfolded";
+const AT_ONCE: u64 = 500;
+
+pub async fn unfold_contacts(store: &Arc<dyn Store>, now: Time) -> Result<(), StartError> {
+    let done: Table<MigrationRow> = Table::new(store.clone(), &MIGRATIONS);
+    if done.get(DONE).await?.is_some() {
+        return Ok(());
+    }
+    let contacts: Table<ContactRow> = Table::new(store.clone(), &CONTACTS);
+    let users: Table<UserRow> = Table::new(store.clone(), &USERS);
+    let mut query = Query::all().limit(AT_ONCE);
+    loop {
+        let page = contacts.page(&query).await?;
+        for row in page.items {
+            if let Some(user) = users.get(&row.value.user_id).await? {
+                unfold(store, &contacts, &users, row, user).await?;
+            }
+        }
+        match page.next {
+            Some(next) => query = Query::all().limit(AT_ONCE).after(next),
+            None => break,
+        }
+    }
+    rename_in_enrolls(store).await?;
+    store.commit(done.upsert(DONE, &MigrationRow { at: now })?.into()).await?;
+    Ok(())
+}
+
+/// Moves a contact to the form of what its account typed.
+async fn unfold(
+    store: &Arc<dyn Store>,
+    contacts: &Table<ContactRow>,
+    users: &Table<UserRow>,
+    row: Stored<ContactRow>,
+    user: Stored<UserRow>,
+) -> Result<(), StartError> {
+    let Stored { id, version, value: mut contact } = row;
+    let Stored { version: user_version, value: mut user, .. } = user;
+    let Some(typed) = user.contacts.iter_mut().find(|typed| folded(&typed.value) == id) else { return Ok(()) };
+    let new_id = normal(&typed.value);
+    let lost_tag = folded(&typed.value) != typed.value.trim().to_lowercase();
+    let verified = contact.verified && !lost_tag;
+    if new_id == id && typed.id == id && contact.verified == verified {
+        return Ok(());
+    }
+    (typed.id, typed.verified, contact.verified) = (new_id.clone(), verified, verified);
+    let mut batch = Batch::new();
+    if new_id == id {
+        batch.push(contacts.replace(&id, &contact, Some(version))?);
+    } else {
+        batch.push(contacts.delete(&id, Some(version)));
+        // Who has the other form already keeps it.
+        if contacts.get(&new_id).await?.is_none() {
+            batch.push(contacts.create(&new_id, &contact)?);
+        }
+    }
+    batch.push(users.replace(&user.id, &user, Some(user_version))?);
+    store.commit(batch).await?;
+    tracing::info!(account.slug = %user.slug, "a contact of `{}` is compared as it was typed from now on", user.slug);
+    Ok(())
+}
+
+/// Roles that were given for contacts name these in their normal form. Their tags are lost.
+async fn rename_in_enrolls(store: &Arc<dyn Store>) -> Result<(), StartError> {
+    let waiting: Table<ContactEnrollRow> = Table::new(store.clone(), &CONTACT_ENROLLS);
+    for row in waiting.find(&Query::all()).await? {
+        let contact = normal(&row.value.contact);
+        if contact != row.value.contact {
+            let renamed = ContactEnrollRow { contact, ..row.value };
+            let batch = Batch::new().with(waiting.delete(&row.id, Some(row.version)));
+            store.commit(batch.with(waiting.upsert(renamed.id(), &renamed)?)).await?;
+        }
+    }
+    let links: Table<RoleLinkRow> = Table::new(store.clone(), &ROLE_LINKS);
+    let by_contact = Filter::range("byContact", Some("".into()), None);
+    for row in links.find(&Query::all().filter(by_contact)).await? {
+        let Some(contact) = row.value.by_contact.as_deref().map(normal) else { continue };
+        if row.value.by_contact.as_ref() != Some(&contact) {
+            let id = ContactEnrollRow {
+                contact: contact.clone(),
+                role_id: row.value.role_id.clone(),
+                app: row.value.app.clone(),
+                created_at: row.value.created_at,
+                created_by: row.value.created_by.clone(),
+                by_admin: row.value.by_admin,
+            }
+            .id();
+            let renamed = RoleLinkRow { by_contact: Some(contact), contact_enroll_id: Some(id), ..row.value };
+            store.commit(links.replace(&row.id, &renamed, Some(row.version))?.into()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The form in which older versions compared contacts.
+fn folded(contact: &str) -> String {
+    let contact = contact.trim().to_lowercase();
+    match contact.rsplit_once('@') {
+        Some((local, host)) => match local.split_once('+') {
+            Some((local, _)) if !local.is_empty() => format!("{local}@{host}"),
+            _ => contact,
+        },
+        None => contact,
+    }
+}

@@ -1,0 +1,50 @@
+//! The stored accounts, and how one is found by its slug or by a contact.
+
+use openorch_api::user::errors;
+use openorch_chassis::{Error, Platform, Result};
+use openorch_store::{Query, Stored, Table};
+
+use crate::user::shared::{
+    contact_address::{MAX_CONTACT_BYTES, normal},
+    rows::{CONTACTS, ContactRow, USERS, UserRow},
+};
+
+/// The slug of the admin that is made at the first start.
+pub const ADMIN_SLUG: &str = "openorch";
+
+#[derive(Clone)]
+pub struct Accounts {
+    pub users: Table<UserRow>,
+    pub contacts: Table<ContactRow>,
+}
+
+impl Accounts {
+    pub fn new(platform: &Platform) -> Accounts {
+        Accounts { users: platform.table(&USERS), contacts: platform.table(&CONTACTS) }
+    }
+
+    pub async fn by_slug(&self, slug: &str) -> Result<Option<UserRow>> {
+        let found = self.users.find(&Query::all().equals("slug", slug)).await?;
+        Ok(found.into_iter().next().map(|found| found.value))
+    }
+
+    /// Whose a contact is.
+    pub async fn by_contact(&self, contact: &str) -> Result<Option<Stored<ContactRow>>> {
+        let id = normal(contact);
+        if id.is_empty() || id.len() > MAX_CONTACT_BYTES {
+            return Ok(None);
+        }
+        Ok(self.contacts.get(&id).await?)
+    }
+}
+
+/// The accounts of built-in services are the daemon itself.
+pub fn refuse_built_in(user: &UserRow) -> Result<()> {
+    if openorch_api::SERVICES.iter().any(|service| service.slug == user.slug) {
+        return Err(Error::new(
+            &errors::ACCOUNT_BUILT_IN,
+            format!("`{}` is a built-in service: it has no password and stays", user.slug),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! Writes of the user service, and what is known of those of which nobody knows whether they were made.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use openorch_chassis::Platform;
+use openorch_store::{Batch, Committed, OPEN_FOR, StoreError};
+
+pub struct Commits {
+    platform: Platform,
+    /// Unix time until which a commit of unknown outcome may still be applied.
+    indeterminate_until: AtomicI64,
+}
+
+impl Commits {
+    pub fn new(platform: Platform) -> Commits {
+        Commits { platform, indeterminate_until: AtomicI64::new(i64::MIN) }
+    }
+
+    /// Writes, and has memory forget what that changes. Also where nobody knows what came of it: what is stored is read
+    /// again then.
+    pub async fn commit(&self, batch: Batch, forget: impl FnOnce()) -> Result<Committed, StoreError> {
+        let outcome = self.platform.store.commit(batch).await;
+        forget();
+        outcome.inspect_err(|error| self.doubt(error))
+    }
+
+    /// A commit of unknown outcome may even be made later: for a while memory is not trusted.
+    pub fn doubt(&self, error: &StoreError) {
+        if error.is_open() {
+            let until = self.platform.now().0.as_second() + OPEN_FOR.as_secs() as i64;
+            self.indeterminate_until.fetch_max(until, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a commit of unknown outcome may still be applied.
+    pub fn is_doubtful(&self) -> bool {
+        self.indeterminate_until.load(Ordering::SeqCst) >= self.platform.now().0.as_second()
+    }
+}

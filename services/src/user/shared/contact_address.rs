@@ -1,0 +1,153 @@
+//! Contacts as texts: which can be somebody's, which mail can be sent to, and the form in which they are compared.
+
+use openorch_chassis::{Error, Result};
+
+pub const EMAIL: &str = "email";
+pub const MAX_CONTACT_BYTES: usize = 320;
+/// Bytes of an address and of its part before the `@` (RFC 5321, 4.5.3.1).
+const MAX_ADDRESS_BYTES: usize = 254;
+const MAX_LOCAL_BYTES: usize = 64;
+
+/// Refuses what can be nobody's contact.
+pub fn check_value(what: &str, contact: &str) -> Result<()> {
+    if normal(contact).is_empty() {
+        return Err(Error::invalid(format!("{what} is blank")));
+    }
+    Ok(())
+}
+
+/// Refuses what is no address that mail can be sent to. Of what RFC 5321 allows, quoted local parts and addresses instead
+/// of a domain are left out: no mailbox of a person is written so, and mail libraries and servers differ about them.
+pub fn check_address(what: &str, address: &str) -> Result<()> {
+    check_value(what, address)?;
+    let refused = |why: &str| Err(Error::invalid(format!("{what} is no e-mail address like ann@example.org: {why}")));
+    if address.len() > MAX_ADDRESS_BYTES {
+        return refused("it has more than 254 bytes");
+    }
+    let Some((local, domain)) = address.rsplit_once('@') else { return refused("it has no `@`") };
+    if local.is_empty() || local.len() > MAX_LOCAL_BYTES {
+        return refused("before the `@` are 1 to 64 bytes");
+    }
+    let is_odd = |letter: char| letter.is_whitespace() || letter.is_control() || "\"(),:;<>@[\\]".contains(letter);
+    if let Some(letter) = local.chars().find(|letter| is_odd(*letter)) {
+        return refused(&format!("`{}` cannot be before the `@`", letter.escape_default()));
+    }
+    if local.starts_with('.') || local.ends_with('.') || local.contains("..") {
+        return refused("a dot stands between two other letters before the `@`");
+    }
+    let is_host = |domain: &str| {
+        let is_label = |label: &str| {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            (1..=63).contains(&label.len())
+                && label.bytes().all(fits)
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        domain.len() <= 253
+            && domain.split('.').all(is_label)
+            && !domain.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    match domain_of(domain) {
+        Some(domain) if is_host(&domain) => Ok(()),
+        _ => refused("after the `@` stands the name of a mail domain"),
+    }
+}
+
+/// The form in which contacts are compared (contract decision 38): ASCII letters in lower case and, of an e-mail address,
+/// the domain in its A-labels. Other letters are not folded: the Kelvin sign is no `k`. A `+tag` counts, since not every
+/// mail server delivers `first+last@host` to `first@host`.
+pub fn normal(contact: &str) -> String {
+    let contact = contact.trim();
+    match contact.rsplit_once('@') {
+        Some((local, domain)) => {
+            let domain = domain_of(domain).unwrap_or_else(|| domain.to_ascii_lowercase());
+            format!("{}@{domain}", local.to_ascii_lowercase())
+        }
+        None => contact.to_ascii_lowercase(),
+    }
+}
+
+/// What attempts and codes are counted by: the contact without its `+tag`, by which one mailbox has addresses without
+/// number.
+pub fn box_of(contact: &str) -> String {
+    let contact = normal(contact);
+    match contact.rsplit_once('@').and_then(|(local, domain)| Some((local.split_once('+')?.0, domain))) {
+        Some((local, domain)) if !local.is_empty() => format!("{local}@{domain}"),
+        _ => contact,
+    }
+}
+
+/// What mail for an address is sent to: as it was typed, the domain in its A-labels, which every mail server knows.
+pub fn mail_address(address: &str) -> String {
+    match address.rsplit_once('@').and_then(|(local, domain)| Some((local, domain_of(domain)?))) {
+        Some((local, domain)) => format!("{local}@{domain}"),
+        None => address.to_owned(),
+    }
+}
+
+/// A domain in its A-labels and in lower case.
+fn domain_of(domain: &str) -> Option<String> {
+    idna::domain_to_ascii(domain).ok().filter(|domain| !domain.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_contact_are_one_and_those_of_two_are_two() {
+        for (contact, want) in [
+            (" Ann@Example.org", "ann@example.org"),
+            ("ann+list@example.org", "ann+list@example.org"),
+            ("first+last@example.org", "first+last@example.org"),
+            ("+44 20 7946", "+44 20 7946"),
+            ("ma\u{212a}e@example.org", "ma\u{212a}e@example.org"),
+            ("ann@e\u{212a}ample.org", "ann@ekample.org"),
+            ("\u{c4}nne@B\u{dc}cher.example", "\u{c4}nne@xn--bcher-kva.example"),
+            ("ann@XN--BCHER-KVA.example", "ann@xn--bcher-kva.example"),
+            ("a@b@C", "a@b@c"),
+        ] {
+            assert_eq!(normal(contact), want);
+            assert_eq!(normal(want), want, "a normal form is its own");
+        }
+        assert_eq!(box_of("Ann+list@Example.org"), "ann@example.org");
+        assert_eq!(box_of("+ann@example.org"), "+ann@example.org");
+        assert_eq!(mail_address("Ann+List@B\u{fc}cher.example"), "Ann+List@xn--bcher-kva.example");
+    }
+
+    #[test]
+    fn an_address_is_one_that_mail_can_be_sent_to() {
+        for address in ["ann@example.org", "a.b+c@localhost", "o'neil@b\u{fc}cher.example", "\u{e4}nne@example.org"] {
+            assert!(check_address("contactId", address).is_ok(), "{address}");
+        }
+        let long = format!("{}@example.org", "a".repeat(65));
+        let longer = format!("a@{}.org", ["a".repeat(60).as_str(); 5].join("."));
+        for address in [
+            "",
+            "ann",
+            "@example.org",
+            "ann@",
+            "\"a b\"@example.org",
+            "a@[127.0.0.1]",
+            "a@127.0.0.1",
+            "a b@example.org",
+            "a@b@example.org",
+            "<ann@example.org>",
+            "Ann <ann@example.org>",
+            "ann@example.org, bob@example.org",
+            "ann@example..org",
+            "ann@-a.org",
+            "ann@a_b.org",
+            ".ann@example.org",
+            "a..b@example.org",
+            "ann@exa mple.org",
+            "ann@example.org\r\nBcc: x@y.z",
+            "ann(x)@example.org",
+            "ann@example.org.",
+            &long,
+            &longer,
+        ] {
+            assert!(check_address("contactId", address).is_err(), "{address}");
+        }
+    }
+}
