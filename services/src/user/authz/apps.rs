@@ -13,8 +13,8 @@ use crate::user::{
         state::Authz,
     },
     shared::{
-        checks::shown,
         rows::{ALL_APPS, DEFAULT_APP},
+        shown::shown,
     },
 };
 

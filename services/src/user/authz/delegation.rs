@@ -9,7 +9,7 @@ use openorch_store::Batch;
 
 use crate::user::{
     authz::{rules::Change, state::Authz},
-    shared::checks::shown,
+    shared::shown::shown,
 };
 
 pub async fn save(cx: Cx<Authz>, Body(mut row): Body<Delegation>) -> Result<Json<Empty>> {

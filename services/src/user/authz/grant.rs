@@ -23,7 +23,7 @@ use crate::user::{
         },
         state::Authz,
     },
-    shared::{checks::shown, rows::ALL_APPS},
+    shared::{rows::ALL_APPS, shown::shown},
 };
 
 /// What is saved, whichever of the two forms it came in.

@@ -14,7 +14,7 @@ use crate::user::{
         rows::PermissionRow,
         rules::{Change, Rules, usage},
     },
-    shared::checks::shown,
+    shared::shown::shown,
 };
 
 /// Of one account in a role.

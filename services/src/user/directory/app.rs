@@ -25,7 +25,7 @@ use crate::user::{
         rows::{INVITATIONS, ORGANIZATIONS},
         state::Directory,
     },
-    shared::{checks::shown, rows::DEFAULT_APP},
+    shared::{rows::DEFAULT_APP, shown::shown},
 };
 
 /// Rules are held in memory, apps with them.

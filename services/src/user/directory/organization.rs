@@ -31,8 +31,8 @@ use crate::user::{
         state::Directory,
     },
     shared::{
-        checks::shown,
         rows::{TOMBSTONES, TombstoneRow},
+        shown::shown,
     },
 };
 

@@ -15,7 +15,7 @@ use crate::user::{
         rules::usage::AccessLimits,
         state::Authz,
     },
-    shared::{accounts::refuse_built_in, checks::shown, rows::USERS},
+    shared::{accounts::refuse_built_in, rows::USERS, shown::shown},
 };
 
 /// What every request looks at stays short.

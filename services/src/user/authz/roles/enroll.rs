@@ -24,9 +24,9 @@ use crate::user::{
         state::Authz,
     },
     shared::{
-        checks::shown,
         contact_address::{check_value, normal},
         rows::ALL_APPS,
+        shown::shown,
     },
 };
 

@@ -3,7 +3,7 @@
 use openorch_api::user::errors;
 use openorch_chassis::{Caller, Error, Result};
 
-use crate::user::shared::{checks::shown, rows::ALL_APPS};
+use crate::user::shared::{rows::ALL_APPS, shown::shown};
 
 /// Admins give all roles, an account those under its slug in each app, and who has the role `admin` of a prefix the
 /// others of it in its app.
