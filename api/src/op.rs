@@ -204,7 +204,7 @@ impl Row {
                 &access::NOT_IN_APP,
             ]);
             if self.audited {
-                list.push(&access::LOST_MEANWHILE);
+                list.extend([&access::LOST_MEANWHILE, &access::RIGHT_LOST_MEANWHILE]);
             }
             if self.effect() == Effect::Write || self.audited {
                 list.push(&access::TOO_MANY_WRITES);
@@ -214,7 +214,9 @@ impl Row {
             }
         }
         if let Access::Needs(guard) = self.access {
-            list.push(&access::RIGHT_LOST_MEANWHILE);
+            if !self.audited {
+                list.push(&access::RIGHT_LOST_MEANWHILE);
+            }
             list.push(if guard.owner { &access::NOT_OWNER } else { &access::PERMISSION_MISSING });
         }
         list.extend(self.errors.iter().filter(|code| !list.contains(code)).copied().collect::<Vec<_>>());

@@ -125,7 +125,7 @@ ops! {
     /// Tokens that were signed with the one before stay good, and the key set shows both until their texts have ended.
     ROTATE_KEY "rotateKey" = POST "/user-svc/key/rotate"
         () -> Json<KeySet>,
-        access: Access::needs(&KEY_ROTATE), audited: true;
+        access: Access::needs(&KEY_ROTATE), audited: true, errors: &[&KEYS_ROTATED_TOO_OFTEN];
 
     /// A new text for the caller's token, with its present roles. The session stays the same.
     REFRESH_TOKEN "refreshToken" = POST "/user-svc/refresh-token"

@@ -51,6 +51,8 @@ crate::errors! {
         "sign in with the new one, or have an admin reset it";
     PASSWORD_OF_ANOTHER 403 "user.password_of_another" "the password is another account's"
         "have an admin reset it";
+    KEYS_ROTATED_TOO_OFTEN 429 "user.keys_rotated_too_often" "the signing key was rotated as often as it may be within a day"
+        "wait as long as `Retry-After` says";
     TOO_MANY_SIGN_INS 429 "user.too_many_sign_ins" "too many passwords are being checked or made at once"
         "wait as long as `Retry-After` says";
     TOO_MANY_WRONG_PASSWORDS 429 "user.too_many_wrong_passwords" "too many sign-ins failed lately"

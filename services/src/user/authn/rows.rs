@@ -9,8 +9,10 @@ use crate::user::shared::rows::default_app;
 pub static OTPS: Collection = Collection { name: "userSvcOtps", indexes: &[Index::on(&["expiresAt"])] };
 pub static PASSWORDS: Collection =
     Collection { name: "userSvcPasswords", indexes: &[Index::on(&["meetsNetworkRule"])] };
-pub static SESSIONS: Collection =
-    Collection { name: "userSvcSessions", indexes: &[Index::unique(&["userId", "app", "device"])] };
+pub static SESSIONS: Collection = Collection {
+    name: "userSvcSessions",
+    indexes: &[Index::unique(&["userId", "app", "device"]), Index::on(&["userId", "exchangedFrom"])],
+};
 /// From where accounts have signed in; the id is a digest of what the throttle counts them by.
 pub static KNOWN_ADDRESSES: Collection =
     Collection { name: "userSvcKnownAddresses", indexes: &[Index::on(&["userId"])] };
@@ -50,8 +52,10 @@ pub struct SessionRow {
     pub token_created_at: Time,
     /// `iat` of the token's present text.
     pub issued_at: Time,
-    /// The roles in the token's present text.
-    pub roles: Vec<String>,
+    /// Of the roles in the token's present text, so that a change is seen: the roles themselves may be very long. Rows of
+    /// older versions have none.
+    #[serde(default)]
+    pub roles_digest: String,
 }
 
 /// Addresses from which an account has signed in, the latest last.

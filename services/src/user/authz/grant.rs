@@ -10,7 +10,7 @@ use openorch_api::{
         SaveGrantsRequest, SavePermitsRequest, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result};
+use openorch_chassis::{Caller, Cx, Error, Result, audit};
 use openorch_store::Batch;
 
 use crate::query::Paging;
@@ -87,6 +87,9 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>
     // A grant counts in all apps; one of who may save them in some apps alone counts where it was saved.
     let own = cx.known_account(&caller.user_id).await?;
     let may_everywhere = caller.is_admin() || cx.allows(&own.caller_in(ALL_APPS), GRANT_CREATE.id);
+    if may_everywhere && !caller.is_admin() {
+        audit::require_right(cx.rules().basis(&own.caller_in(ALL_APPS), GRANT_CREATE.id));
+    }
     let usual_app = if may_everywhere { ALL_APPS } else { &*caller.app };
     // Compared by digest, and before the rules are locked: there may be very many names.
     let fresh: Vec<(Wanted, GrantRow, Content)> = wanted

@@ -4,7 +4,10 @@ use openorch_chassis::Caller;
 use openorch_store::{Batch, Filter, Guard};
 
 use crate::user::{
-    authz::rows::{ROLE_LINKS, RoleLinkRow, app_of},
+    authz::{
+        roles::givable::is_under_own_slug,
+        rows::{ROLE_LINKS, RoleLinkRow, app_of},
+    },
     shared::rows::{ALL_APPS, DEFAULT_APP, USERS},
 };
 
@@ -18,6 +21,15 @@ pub fn still_gives(giver: &Caller) -> Batch {
 pub fn still_admin(caller: &Caller) -> Option<Guard> {
     let as_admin = RoleLinkRow::id_of(DEFAULT_APP, &caller.user_id, openorch_api::role::ADMIN);
     caller.is_admin().then_some(Guard::Exists { collection: ROLE_LINKS.name, id: as_admin })
+}
+
+/// What lets an account give a role that neither is under its slug nor given as an admin: the role `admin` beside it.
+pub fn still_gives_role(giver: &Caller, role_id: &str, app: &str) -> Option<Guard> {
+    if giver.is_admin() {
+        return still_admin(giver);
+    }
+    let prefix = role_id.rsplit_once(':').map(|(prefix, _)| prefix).filter(|_| !is_under_own_slug(giver, role_id))?;
+    Some(still_has_role(app, &giver.user_id, &format!("{prefix}:admin")))
 }
 
 /// That an account has a role in an app, or in all.

@@ -9,7 +9,7 @@ use openorch_api::{
     role,
     user::{DELEGATION_EDIT, errors},
 };
-use openorch_chassis::{Caller, Error, Result};
+use openorch_chassis::{Caller, Error, Result, audit};
 
 use crate::user::{
     authz::{
@@ -40,7 +40,13 @@ impl Authz {
         let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
         let own = self.known_account(&caller.user_id).await?;
         match account.managed_in().find(|app| !self.allows(&own.caller_in(app), permission.id)) {
-            None => Ok(()),
+            None => {
+                let rules = self.rules();
+                account.managed_in().for_each(|app| {
+                    audit::require_right(rules.basis(&own.caller_in(app), permission.id));
+                });
+                Ok(())
+            }
             Some(app) => Err(Error::new(
                 &access::PERMISSION_MISSING,
                 format!(

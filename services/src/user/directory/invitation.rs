@@ -15,7 +15,11 @@ use sha2::{Digest, Sha256};
 
 use crate::query::{Paging, place_by_id};
 use crate::user::{
-    authz::{guards::still_gives, roles::givable::refuse_foreign_roles, rules::usage},
+    authz::{
+        guards::{still_gives, still_gives_role},
+        roles::givable::refuse_foreign_roles,
+        rules::usage,
+    },
     directory::{
         rows::{INVITATIONS, InvitationRow},
         state::Directory,
@@ -157,10 +161,14 @@ impl Directory {
     /// A batch that takes one use from the invitation, if there is one.
     pub async fn use_invitation(&self, app: &str, code: Option<&str>) -> Result<Batch> {
         let Some(code) = code else { return Ok(Batch::new()) };
-        let Redeemable { stored: Stored { version, value: mut row, .. }, maker, .. } =
+        let Redeemable { stored: Stored { version, value: mut row, .. }, maker, roles } =
             self.invitation(app, code).await?;
         row.uses_left = row.uses_left.saturating_sub(1);
-        Ok(still_gives(&maker).with(match row.uses_left {
+        let given = roles.iter().filter(|role| **role != *role::USER);
+        let rights = given.filter_map(|role| still_gives_role(&maker, role, app));
+        let rights = rights.chain(self.authz.rules().basis(&maker, USER_CREATE.id));
+        let still_gives = rights.fold(still_gives(&maker), Batch::require);
+        Ok(still_gives.with(match row.uses_left {
             0 => self.invitations.delete(&row.id, Some(version)),
             _ => self.invitations.replace(&row.id, &row, Some(version))?,
         }))

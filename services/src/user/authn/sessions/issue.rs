@@ -1,6 +1,7 @@
 //! Opening a session: at its place there is the same one again while it lives; else a new one. And the text that stands
 //! for it.
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use openorch_api::{
     Time,
@@ -16,6 +17,7 @@ use crate::user::{
         sessions::live::{exchanged_from_any, these},
         state::Authn,
         tokens::{
+            digest::digest,
             jwt::{Claims, ISSUER},
             role_claims::{told, told_app},
         },
@@ -34,6 +36,13 @@ pub struct Place<'a> {
     pub exchanged_from: Option<&'a SessionRow>,
 }
 
+/// What the roles of an account in an app are known by.
+fn roles_digest(account: &Account, app: &str) -> String {
+    let mut roles: Vec<&[u8]> = account.roles_in(app).iter().map(|role| role.as_bytes()).collect();
+    roles.sort_unstable();
+    BASE64_URL_SAFE_NO_PAD.encode(digest(&roles))
+}
+
 impl Authn {
     /// Signs the account in on a device: the same session again while it lives, a new token after a role change.
     /// `guard` holds for the moment of writing, so that a password change in between is seen: whoever lost a race looks at
@@ -48,6 +57,7 @@ impl Authn {
                 ),
             ));
         }
+        let _turn = self.sessions.turns.take(account.id.clone()).await;
         let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
         let found = self.sessions.rows.find(&by_device.equals("device", place.device)).await?.into_iter().next();
         self.refuse_occupied(place, found.as_ref()).await?;
@@ -126,7 +136,7 @@ impl Authn {
         retry(|| async {
             let found = self.sessions.rows.get(session_id).await?.filter(|found| account.is_in(&found.value.app));
             let Stored { version, value: mut row, .. } = found.ok_or_else(ended)?;
-            row.roles = account.roles_in(&row.app).iter().map(|role| role.to_string()).collect();
+            row.roles_digest = roles_digest(account, &row.app);
             row.token_id = self.platform.ids.random("tok");
             (row.token_created_at, row.issued_at, row.used_at) = (self.now(), self.now(), self.now());
             self.platform
@@ -160,7 +170,7 @@ impl Authn {
         guard: Batch,
     ) -> Result<(SessionRow, Option<Batch>)> {
         let now = self.now();
-        let roles: Vec<String> = account.roles_in(place.app).iter().map(|role| role.to_string()).collect();
+        let roles_digest = roles_digest(account, place.app);
         let exchanged_from = place.exchanged_from.map(|from| from.id.clone());
         let (asleep, alive) = match found {
             // Whoever has a token of one that came about in another way must not have one of this.
@@ -188,7 +198,7 @@ impl Authn {
                 token_id: self.platform.ids.random("tok"),
                 token_created_at: now,
                 issued_at: now,
-                roles,
+                roles_digest,
             };
             let of_account = Filter::equals("userId", &*account.id);
             let mut guard = guard;
@@ -204,14 +214,14 @@ impl Authn {
         };
         let renew_after = self.tokens.lifetime.as_secs() as i64 * 2 / 3;
         let due = now.0.as_second() - row.issued_at.0.as_second() >= renew_after;
-        if row.roles == roles && !due {
+        if row.roles_digest == roles_digest && !due {
             // Nothing is written, and what must hold must hold all the same.
             return Ok((row, Some(guard).filter(|guard| !guard.is_empty())));
         }
-        if row.roles != roles {
+        if row.roles_digest != roles_digest {
             row.token_id = self.platform.ids.random("tok");
             row.token_created_at = now;
-            row.roles = roles;
+            row.roles_digest = roles_digest;
         }
         row.issued_at = now;
         row.used_at = now;
@@ -225,7 +235,7 @@ impl Authn {
         let claims = Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: told(row.roles.iter().map(String::as_str), &account.trusted, None),
+            ori: told(account.roles_in(&row.app).iter().map(AsRef::as_ref), &account.trusted, None),
             iss: ISSUER.into(),
             iat: issued,
             exp: expires,

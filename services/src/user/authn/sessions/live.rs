@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use openorch_api::{Time, error::access};
-use openorch_chassis::{Error, Platform, Result, identity::InstancePresence};
+use openorch_chassis::{Error, Platform, Result, identity::InstancePresence, turns::Turns};
 use openorch_store::{Batch, Filter, Guard, Stored, Table, Write};
 
 use crate::user::{
@@ -38,7 +38,13 @@ pub struct Sessions {
     idle_timeout: Duration,
     pub max_lifetime: Option<Duration>,
     pub max_per_account: u64,
+    /// Turns of accounts whose sessions are looked through and changed, so that one that does it all the time keeps no
+    /// other from signing in.
+    pub turns: Turns<Arc<str>>,
 }
+
+/// Accounts whose sessions change at once.
+const CHANGES_AT_ONCE: usize = 4;
 
 impl Sessions {
     pub fn new(
@@ -55,6 +61,7 @@ impl Sessions {
             idle_timeout: settings.session_idle_timeout,
             max_lifetime: settings.session_max_lifetime,
             max_per_account: settings.max_sessions_per_account,
+            turns: Turns::new(CHANGES_AT_ONCE),
             platform: platform.clone(),
         }
     }

@@ -7,7 +7,7 @@ use openorch_api::{
         Empty, ListSessionsRequest, ListSessionsResponse, RevokeTokensRequest, Session, SessionId, TOKEN_REVOKE, errors,
     },
 };
-use openorch_chassis::{Cx, Error, Result};
+use openorch_chassis::{Cx, Error, Result, audit};
 use openorch_store::Query as Asked;
 
 use crate::user::{
@@ -53,6 +53,7 @@ pub async fn revoke(cx: Cx<Authn>, Path(id): Path<SessionId>) -> Result<Json<Emp
             format!("there is no session `{}`; GET /user-svc/sessions lists yours", id.0),
         ));
     };
+    cx.require_right_to_end(&own, &found.value);
     cx.sessions.end_these(&found.value.user_id, &[id.0]).await?;
     Ok(Json(Empty {}))
 }
@@ -82,19 +83,23 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
     // admin who ends the sessions of an account means all of them.
     let spares_programs = |of: &str, id: &str| of == UNKNOWN_DEVICE && others.is_none() && *id != *caller.session_id;
     let own = cx.authz.known_account(&caller.user_id).await?;
+    let of_account = Asked::all().equals("userId", user_id);
+    let asked = match &device {
+        _ if all => of_account,
+        Some(device) => of_account.equals("device", device.as_str()),
+        None => of_account.equals("id", &*caller.session_id),
+    };
+    let _turn = cx.sessions.turns.take(caller.user_id.clone()).await;
     let ended: Vec<String> = cx
         .sessions
         .rows
-        .find(&Asked::all().equals("userId", user_id))
+        .find(&asked)
         .await?
         .into_iter()
         .map(|found| found.value)
         .filter(|row| cx.may_end(&own, row))
-        .filter(|row| match &device {
-            _ if all => !spares_programs(&row.device, &row.id),
-            Some(device) => row.device == *device,
-            None => *row.id == *caller.session_id,
-        })
+        .filter(|row| !all || !spares_programs(&row.device, &row.id))
+        .inspect(|row| cx.require_right_to_end(&own, row))
         .map(|row| row.id)
         .collect();
     if let (Some(device), true, false) = (&device, ended.is_empty(), all) {
@@ -111,6 +116,13 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
 }
 
 impl Authn {
+    /// That `own` still has the right when the session ends.
+    fn require_right_to_end(&self, own: &Account, row: &SessionRow) {
+        if *row.user_id != *own.id {
+            audit::require_right(self.authz.rules().basis(&own.caller_in(&row.app), TOKEN_REVOKE.id));
+        }
+    }
+
     /// Whether `own` may end this session: its own ones, and those of others in each app where it has the right.
     fn may_end(&self, own: &Account, row: &SessionRow) -> bool {
         *row.user_id == *own.id || self.authz.allows(&own.caller_in(&row.app), TOKEN_REVOKE.id)

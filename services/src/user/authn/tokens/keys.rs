@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use moka::sync::Cache;
 use openorch_api::{
     Json, Time,
-    user::{GetPublicKeyResponse, Key, KeySet},
+    user::{GetPublicKeyResponse, Key, KeySet, errors},
 };
 use openorch_chassis::{Cx, Error, Platform, Result};
 use openorch_store::{Batch, Table};
@@ -57,15 +57,16 @@ pub async fn key_set(cx: Cx<Tokens>, (): ()) -> Result<Json<KeySet>> {
 
 /// Signs with a new key from now on.
 pub async fn rotate_key(cx: Cx<Tokens>, (): ()) -> Result<Json<KeySet>> {
+    // One after the other: two at once would each retire the same key, and many would take all cores.
+    let _order = cx.changes.lock().await;
+    cx.settle_held().await?;
+    let ring = cx.ring.load_full();
+    refuse_too_often(&ring, cx.now().0.as_second())?;
     let private = tokio::task::spawn_blocking(SigningKey::generate).await.map_err(Error::internal)??;
     let id = cx.platform.ids.random("keyp");
     let key = Arc::new(SigningKey::from_pkcs8(&id, &private)?);
     let row =
         KeyPairRow { private: cx.platform.seal.seal(&place(&id), &private), id, created_at: cx.now(), retired: None };
-    // One after the other: two at once would each retire the same key.
-    let _order = cx.changes.lock().await;
-    cx.settle_held().await?;
-    let ring = cx.ring.load_full();
     let before = &ring.current.verifying.public;
     let stored =
         cx.key_pairs.get(&before.kid).await?.ok_or_else(|| Error::internal("the signing key is not stored"))?;
@@ -95,6 +96,25 @@ pub async fn rotate_key(cx: Cx<Tokens>, (): ()) -> Result<Json<KeySet>> {
         Err(error) => return Err(error.into()),
     }
     Ok(Json(KeySet { keys: cx.public() }))
+}
+
+/// Rotations within a day. Each key is kept for as long as a session may have a token of it.
+const MAX_ROTATIONS: usize = 10;
+const DAY: i64 = 24 * 3600;
+
+fn refuse_too_often(ring: &KeyRing, now: i64) -> Result<()> {
+    let lately: Vec<i64> = ring.retired.iter().map(|(since, _)| *since).filter(|since| now - since < DAY).collect();
+    match lately.iter().min() {
+        Some(first) if lately.len() >= MAX_ROTATIONS => {
+            let wait = (first + DAY - now).clamp(1, DAY);
+            Err(Error::new(
+                &errors::KEYS_ROTATED_TOO_OFTEN,
+                format!("the signing key was rotated {MAX_ROTATIONS} times within a day; try again in {wait} seconds"),
+            )
+            .after(wait))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Tokens {

@@ -9,7 +9,7 @@ use openorch_store::{Batch, Filter, Guard, Query, Write};
 
 use crate::user::{
     authz::{
-        guards::still_gives,
+        guards::{still_gives, still_gives_role},
         roles::{givable::may_give, organization::is_admin_role},
         rows::{CONTACT_ENROLLS, ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow},
         rules::usage::AccessLimits,
@@ -203,7 +203,8 @@ impl Authz {
             }
             let Ok(most) = self.has_room(&giving, &link).await? else { continue };
             giving.batch.push(delete);
-            giving.batch.0.extend(still_gives(&giver).0);
+            let right = still_gives_role(&giver, &link.role_id, &link.app);
+            giving.batch.0.extend(still_gives(&giver).0.into_iter().chain(right.map(Write::Require)));
             giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
             giving.add(self.role_links.upsert(link.id(), &link)?, link, most);
         }

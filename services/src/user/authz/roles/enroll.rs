@@ -9,18 +9,19 @@ use openorch_api::{
         SaveEnrollsResponse, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
+use openorch_chassis::{Caller, Cx, Error, Result, audit, service::retry};
 use openorch_store::{Batch, Cursor, Filter, Guard, Query, Stored, Write};
 use serde_json::Value;
 
 use crate::query::Paging;
 use crate::user::{
     authz::{
+        guards::still_gives_role,
         roles::{
             assignments::Giving,
             givable::{is_under_own_slug, may_give, refusal},
         },
-        rows::{ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow, app_of},
+        rows::{ContactEnrollRow, ROLES, RoleLinkRow, app_of},
         state::Authz,
     },
     shared::{
@@ -42,10 +43,14 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveEnrollsRequest>) -> Res
     for input in &request.enrolls {
         apps.push(check(&cx, caller, input)?);
     }
+    // A long list takes its time.
+    for (input, app) in request.enrolls.iter().zip(&apps) {
+        audit::require_right(still_gives_role(caller, &input.role, app));
+    }
     // One moment for all: how long each took would tell what was found of it.
     let now = cx.now();
     let enrolls = retry(|| async {
-        let mut giving = Giving::with(cx.still_beside(caller, &request.enrolls, &apps).await?);
+        let mut giving = Giving::with(Batch::new());
         let mut enrolls: Vec<Enroll> = Vec::new();
         for (input, app) in request.enrolls.iter().zip(&apps) {
             enrolls.push(cx.enroll(&mut giving, caller, app, input, now).await?);
@@ -207,6 +212,9 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empt
         if !is_own && (is_hidden || !may_give(caller, &link.role_id, &link.app)) {
             return Err(unknown());
         }
+        if !is_own {
+            audit::require_right(still_gives_role(caller, &link.role_id, &link.app));
+        }
         let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id, Some(version)))).await?;
         cx.commits.commit(batch, || cx.cache.rights_changed(&link.user_id)).await?;
         Ok(Json(Empty {}))
@@ -215,26 +223,6 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empt
 }
 
 impl Authz {
-    /// That the caller still has the roles by which alone it may give these: a long list takes its time.
-    async fn still_beside(&self, caller: &Caller, enrolls: &[EnrollInput], apps: &[Arc<str>]) -> Result<Batch> {
-        let is_beside = |role: &str| !caller.is_admin() && !is_under_own_slug(caller, role);
-        let given = enrolls.iter().zip(apps).filter(|(input, _)| is_beside(&input.role));
-        let needed: BTreeSet<(&str, &str)> =
-            given.filter_map(|(input, app)| Some((&**app, input.role.rsplit_once(':')?.0))).collect();
-        let mut batch = Batch::new();
-        for (app, prefix) in needed {
-            let by = format!("{prefix}:admin");
-            let mut found = None;
-            for app in [app, ALL_APPS] {
-                let id = RoleLinkRow::id_of(app, &caller.user_id, &by);
-                found = found.or(self.role_links.get(&id).await?.map(|link| link.id));
-            }
-            let id = found.ok_or_else(|| refusal(&format!("{prefix}:…")))?;
-            batch.push(Write::Require(Guard::Exists { collection: ROLE_LINKS.name, id }));
-        }
-        Ok(batch)
-    }
-
     /// Roles for contacts after a place: those that wait, and those that accounts have by showing that a contact is
     /// theirs, in one order. At most `most`; fewer only where there are no more.
     async fn for_contacts(
@@ -307,6 +295,11 @@ impl Authz {
             }
             let mut batch: Batch =
                 waits.iter().map(|waits| self.contact_enrolls.delete(&waits.id, Some(waits.version))).collect();
+            let of_links = links.iter().map(|link| &link.value).filter(|link| *link.user_id != *caller.user_id);
+            let taken = of_links.map(|link| (&link.role_id, &link.app));
+            for (role, app) in taken.chain(waits.iter().map(|waits| (&waits.value.role_id, &waits.value.app))) {
+                audit::require_right(still_gives_role(caller, role, app));
+            }
             for link in &links {
                 batch.push(self.role_links.delete(&link.id, Some(link.version)));
                 batch = self.keep_an_admin(&link.value, batch).await?;
