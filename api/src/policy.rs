@@ -20,6 +20,8 @@ errors! {
         "GET /policy-svc/instances lists those there are";
     TOO_MANY_POLICIES 409 "policy.too_many_policies" "the app has as many policies as it may"
         "delete some, or have an operator raise OPENORCH_POLICY_MAX_POLICIES_PER_APP";
+    TOO_MANY_NETWORKS 409 "policy.too_many_networks" "the policies of the app block as many addresses and networks as they may together"
+        "join neighbouring networks, or delete policies";
 }
 
 permissions! {
@@ -52,7 +54,7 @@ ops! {
         ((Path<PolicyId>, Body<UpsertInstanceRequest>)) -> Json<Empty>,
         access: Access::needs(&INSTANCE_EDIT), audited: true, target: &["/instance/endpoint"],
         normalise: Some(accept_capital),
-        errors: &[&TOO_MANY_POLICIES];
+        errors: &[&TOO_MANY_POLICIES, &TOO_MANY_NETWORKS];
 
     /// List the policies of the caller's app, oldest first.
     LIST_INSTANCES "listPolicyInstances" = GET "/policy-svc/instances"

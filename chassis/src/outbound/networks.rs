@@ -15,6 +15,7 @@ pub struct Cidr {
 }
 
 impl Cidr {
+    /// An IPv4 network in its IPv6 form (`::ffff:192.0.2.0/120`) is the IPv4 network, as addresses are compared unwrapped.
     pub fn parse(text: &str) -> Option<Cidr> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits.parse::<u8>().ok()?)),
@@ -23,7 +24,12 @@ impl Cidr {
         let address: IpAddr = address.parse().ok()?;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let bits = bits.unwrap_or(most);
-        (bits <= most).then_some(Cidr { address, bits })
+        match address {
+            IpAddr::V6(v6) if (96..=128).contains(&bits) && v6.to_ipv4_mapped().is_some() => {
+                v6.to_ipv4_mapped().map(|v4| Cidr { address: v4.into(), bits: bits - 96 })
+            }
+            _ => (bits <= most).then_some(Cidr { address, bits }),
+        }
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {

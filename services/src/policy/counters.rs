@@ -1,15 +1,14 @@
 //! Counters of rate limits, as a generic cell rate algorithm (ITU-T I.371): one number for each counter, which says when it
-//! has its whole allowance again.
+//! has its whole allowance again. Each account that asks has its own, so that what one counts pushes nothing of another's
+//! out.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use moka::sync::Cache;
+use sha2::{Digest, Sha256};
 
 /// So many requests in each window; so many at once after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,49 +18,140 @@ pub struct Rate {
     pub window: Duration,
 }
 
-/// Those used most are kept: a flood of keys that are used once does not push them out (TinyLFU, Einziger et al. 2017).
-pub struct Counters(Cache<String, Arc<AtomicI64>>);
+pub struct Counters {
+    state: Mutex<State>,
+    max: usize,
+}
+
+#[derive(Default)]
+struct State {
+    by_account: HashMap<Arc<str>, OfAccount>,
+    /// Of all accounts.
+    count: usize,
+}
+
+/// When each counter has its whole allowance again, in microseconds. By a digest of what is counted together, which a
+/// caller may make long.
+type OfAccount = HashMap<[u8; 16], i64>;
+
+/// What part of all counters one account may hold.
+const SHARE: usize = 10;
 
 impl Counters {
-    /// At most so many are held.
+    /// At most so many are held, and a tenth of them of one account. Beyond it those that have most of their allowance are
+    /// forgotten.
     pub fn new(max: u64) -> Counters {
-        Counters(Cache::new(max))
+        Counters { state: Mutex::default(), max: usize::try_from(max).unwrap_or(usize::MAX).max(1) }
     }
 
-    /// Counts one, or says that it is one too many. `now` is a time in microseconds; a clock that is set back makes nobody
-    /// wait longer than a window.
-    pub fn take(&self, key: String, rate: Rate, now: i64) -> bool {
+    /// How many are held.
+    pub fn count(&self) -> usize {
+        self.lock().count
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one for the account that asks, or says that it is one too many. `key`: what is counted together. `now` is a
+    /// time in microseconds; a clock that is set back makes nobody wait longer than a window.
+    pub fn take(&self, account: &Arc<str>, key: &[&str], rate: Rate, now: i64) -> bool {
+        let key = digest(key);
         let window = i64::try_from(rate.window.as_micros()).unwrap_or(i64::MAX / 4);
         let pause = (window / i64::from(rate.max_requests)).max(1);
         let full = pause * i64::from(rate.max_requests);
-        let full_at = self.0.get_with(key, || Arc::new(AtomicI64::new(i64::MIN)));
-        let mut seen = full_at.load(Ordering::SeqCst);
-        loop {
-            let known = seen.clamp(now, now + full);
-            let is_allowed = known + pause <= now + full;
-            // Also where it is refused: a clock that was set back is forgotten by that.
-            let next = if is_allowed { known + pause } else { known };
-            match full_at.compare_exchange(seen, next, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) => return is_allowed,
-                Err(other) => seen = other,
-            }
+        let mut state = self.lock();
+        let seen = state.by_account.get(account).and_then(|counters| counters.get(&key)).copied();
+        let known = seen.unwrap_or(i64::MIN).clamp(now, now + full);
+        let is_allowed = known + pause <= now + full;
+        // Also where it is refused: a clock that was set back is forgotten by that.
+        let next = if is_allowed { known + pause } else { known };
+        if seen.is_none() {
+            state.make_room(account, (self.max / SHARE).max(1), self.max, now);
+            state.count += 1;
+        }
+        state.by_account.entry(account.clone()).or_default().insert(key, next);
+        is_allowed
+    }
+}
+
+impl State {
+    /// Makes room for one more counter of an account.
+    fn make_room(&mut self, account: &Arc<str>, max_of_account: usize, max: usize, now: i64) {
+        if self.by_account.get(account).is_some_and(|counters| counters.len() >= max_of_account) {
+            self.trim(&account.clone(), now);
+        }
+        if self.count >= max
+            && let Some((most, _)) = self.by_account.iter().max_by_key(|(_, counters)| counters.len())
+        {
+            self.trim(&most.clone(), now);
         }
     }
+
+    /// Forgets the counters of an account that have their whole allowance, which say nothing; and if there are few of those,
+    /// a tenth of all, those that have most of it.
+    fn trim(&mut self, account: &Arc<str>, now: i64) {
+        let Some(counters) = self.by_account.get_mut(account) else { return };
+        let before = counters.len();
+        counters.retain(|_, full_at| *full_at > now);
+        let wanted = before - before.div_ceil(10);
+        if counters.len() > wanted {
+            let mut ends: Vec<i64> = counters.values().copied().collect();
+            let beyond = counters.len() - wanted;
+            let (_, last, _) = ends.select_nth_unstable(beyond - 1);
+            let last = *last;
+            counters.retain(|_, full_at| *full_at > last);
+        }
+        self.count -= before - counters.len();
+        if counters.is_empty() {
+            self.by_account.remove(account);
+        }
+    }
+}
+
+fn digest(parts: &[&str]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hash.finalize()[..16]);
+    digest
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const RATE: Rate = Rate { max_requests: 5, window: Duration::from_secs(60) };
+
     #[test]
     fn so_many_are_allowed_in_a_window_and_they_come_back_one_by_one() {
-        let counters = Counters::new(10);
-        let rate = Rate { max_requests: 5, window: Duration::from_secs(60) };
-        let allowed = |now: i64| (0..10).filter(|_| counters.take("a".into(), rate, now * 1_000_000)).count();
+        let (counters, asks) = (Counters::new(10), Arc::from("shop"));
+        let allowed = |now: i64| (0..10).filter(|_| counters.take(&asks, &["a"], RATE, now * 1_000_000)).count();
         assert_eq!((allowed(0), allowed(11), allowed(12), allowed(36)), (5, 0, 1, 2));
         assert_eq!(allowed(10_000), 5, "never more than in one window");
         assert_eq!((allowed(0), allowed(60)), (0, 5), "a clock that was set back");
-        let wider = Rate { max_requests: 10, ..rate };
-        assert!(counters.take("a".into(), wider, 60_000_000 + 12_000_000), "a rate that was changed counts at once");
+        let wider = Rate { max_requests: 10, ..RATE };
+        assert!(counters.take(&asks, &["a"], wider, 60_000_000 + 12_000_000), "a rate that was changed counts at once");
+    }
+
+    #[test]
+    fn no_account_pushes_out_what_another_has_counted() {
+        let counters = Counters::new(1000);
+        let (shop, eve): (Arc<str>, Arc<str>) = ("shop".into(), "eve".into());
+        for _ in 0..5 {
+            assert!(counters.take(&shop, &["ann"], RATE, 0));
+        }
+        for number in 0..20_000_i64 {
+            counters.take(&eve, &[&number.to_string()], RATE, number);
+        }
+        for account in 0..1000 {
+            let account: Arc<str> = format!("a{account}").into();
+            (0..3).for_each(|number| _ = counters.take(&account, &[&number.to_string()], RATE, 20_000));
+        }
+        assert!(counters.count() <= 1000, "{}", counters.count());
+        assert!(!counters.take(&shop, &["ann"], RATE, 20_000), "what was used up is used up");
     }
 }

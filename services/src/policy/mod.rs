@@ -27,6 +27,7 @@ use openorch_api::{
 };
 use openorch_chassis::{
     Cx, Error, Module, Platform, Result, Service,
+    forwarded::network,
     outbound::{Cidr, unwrapped},
     service::retry,
     settings,
@@ -44,7 +45,8 @@ settings! {
     pub struct PolicySettings in "policy" {
         /// Policies of one app.
         max_policies_per_app: u64 = "1000";
-        /// Counters of rate limits held in memory; beyond it those that are used least are forgotten.
+        /// Counters of rate limits held in memory, a tenth of them for one account; beyond it those that are used least are
+        /// forgotten.
         max_counters: u64 = "100000";
     }
 }
@@ -104,7 +106,12 @@ async fn open(platform: &Platform) -> Result<Arc<Policies>> {
         pending_until: AtomicI64::new(i64::MIN),
     };
     policies.reload().await?;
-    Ok(Arc::new(policies))
+    let policies = Arc::new(policies);
+    let counted = Arc::downgrade(&policies);
+    platform.metrics.gauge("policy_counters", "Counters of rate limits held in memory", move || {
+        counted.upgrade().map(|policies| policies.counters.count() as u64)
+    });
+    Ok(policies)
 }
 
 async fn check(cx: Cx<Policies>, Body(request): Body<CheckRequest>) -> Result<Json<CheckResponse>> {
@@ -118,29 +125,21 @@ async fn check(cx: Cx<Policies>, Body(request): Body<CheckRequest>) -> Result<Js
     let allowed = of_app.all(|rule| match &rule.test {
         Test::Blocked(ranges) => !address.is_some_and(|address| ranges.iter().any(|range| range.contains(address))),
         Test::Rate { rate, entity, scope } => {
-            let key = counter_key(&caller.user_id, rule, *entity, *scope, &request, address);
-            key.is_none_or(|key| cx.counters.take(key, *rate, now))
+            let endpoint = if *scope == Scope::Endpoint { request.endpoint.as_str() } else { "" };
+            whose(*entity, &request, address)
+                .is_none_or(|whose| cx.counters.take(&caller.user_id, &[&rule.row_id, &whose, endpoint], *rate, now))
         }
     });
     Ok(Json(CheckResponse { allowed }))
 }
 
-/// What is counted together: by the account that asks, so that none can use up what another counts. Nothing is counted of a
-/// request that does not say whose it is.
-fn counter_key(
-    asks: &str,
-    rule: &Rule,
-    entity: Entity,
-    scope: Scope,
-    request: &CheckRequest,
-    address: Option<IpAddr>,
-) -> Option<String> {
-    let whose = match entity {
+/// Whose requests are counted together. Nothing is counted of a request that does not say whose it is. Of IPv6 a /64 is one,
+/// since whoever has one address has them all.
+fn whose(entity: Entity, request: &CheckRequest, address: Option<IpAddr>) -> Option<String> {
+    match entity {
         Entity::UserId => Some(request.user_id.clone()).filter(|id| !id.is_empty()),
-        Entity::Ip => address.map(|address| address.to_string()),
-    }?;
-    let endpoint = if scope == Scope::Endpoint { request.endpoint.as_str() } else { "" };
-    Some([asks, &rule.row_id, &whose, endpoint].join("\n"))
+        Entity::Ip => address.map(|address| network(address).to_string()),
+    }
 }
 
 async fn upsert(
@@ -152,6 +151,7 @@ async fn upsert(
     check_name("instanceId", &id.0, 128).map_err(|error| Error::invalid(error.0))?;
     Test::of(&instance)?;
     let row_id = row_id(&app, &id.0);
+    cx.refuse_too_many_networks(&app, &row_id, &instance)?;
     retry(|| async {
         let known = cx.table.get(&row_id).await?;
         let created_at = known.as_ref().map_or_else(|| cx.platform.now(), |known| known.value.instance.created_at);
@@ -209,7 +209,27 @@ async fn reconcile(policies: Arc<Policies>) {
     }
 }
 
+/// Networks that the policies of an app block together: each check looks through them.
+const MAX_NETWORKS_PER_APP: usize = 10_000;
+
 impl Policies {
+    fn refuse_too_many_networks(&self, app: &str, row_id: &str, instance: &PolicyInstance) -> Result<()> {
+        let rules = self.rules.load();
+        let others = rules.iter().filter(|rule| *rule.app == *app && *rule.row_id != *row_id).map(|rule| &rule.test);
+        let others: usize = others.map(|test| if let Test::Blocked(ranges) = test { ranges.len() } else { 0 }).sum();
+        let own = instance.parameters.blocklist.as_ref().map_or(0, |list| list.blocked_ips.len());
+        if own > 0 && others + own > MAX_NETWORKS_PER_APP {
+            return Err(Error::new(
+                &api::TOO_MANY_NETWORKS,
+                format!(
+                    "the policies of the app block {others} addresses and networks, and {own} more would be over \
+                     {MAX_NETWORKS_PER_APP}; join some of them, or delete policies"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
     /// Writes, and applies what is stored then.
     async fn commit(&self, batch: Batch) -> Result<()> {
         if let Err(error) = self.platform.store.commit(batch).await {

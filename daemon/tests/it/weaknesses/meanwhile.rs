@@ -256,3 +256,82 @@ async fn w139_who_has_a_right_no_more_writes_nothing_more_by_it() {
         assert!(statuses.iter().all(|status| [200, 403].contains(status)), "{statuses:?}");
     }
 }
+
+/// Has `narrow` make 60 calls, takes its right by `taken` after the first of them, and sees that `count` stays as it was when
+/// that was answered.
+async fn writes_no_more_without<C: AsyncFn() -> usize>(
+    daemon: &Arc<Daemon>,
+    narrow: &str,
+    calls: impl Iterator<Item = (&'static str, String, Value)>,
+    taken: &str,
+    count: C,
+) {
+    let mut writing = JoinSet::new();
+    for (method, path, body) in calls {
+        let (daemon, token) = (daemon.clone(), narrow.to_owned());
+        writing.spawn(async move { status(&daemon, method, &path, &token, body).await });
+    }
+    writing.join_next().await;
+    assert_eq!(status(daemon, "DELETE", taken, &daemon.admin().await, Value::Null).await, 200);
+    let before = count().await;
+    let statuses = writing.join_all().await;
+    assert_eq!(count().await, before, "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 403, 404].contains(status)), "{statuses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn w144_who_lost_a_right_beside_the_one_that_let_it_in_writes_nothing_more_by_that() {
+    let daemon = Arc::new(Daemon::start().await);
+    let (admin, narrow) = (daemon.admin().await, daemon.register("narrow").await);
+    // Grants for all apps, by who may save them in one app as well.
+    let permit = |id: &str, permission: &str, app: &str| json!({ "permits": [{ "id": id, "permission": permission, "slugs": ["narrow"], "appHost": app }] });
+    for (id, app) in [("here", "unnamed"), ("everywhere", "*")] {
+        let permit = permit(id, "user-svc:grant:create", app);
+        assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, permit).await, 200);
+    }
+    let grant =
+        |n: usize| json!({ "grants": [{ "id": format!("g{n}"), "permissionId": "narrow:p", "slugs": ["mole"] }] });
+    let everywhere = async || {
+        let listed = daemon.call("POST", "/user-svc/permits", &admin, json!({ "permission": "narrow:p" })).await.json();
+        listed["permits"].as_array().into_iter().flatten().filter(|permit| permit["appId"] == "*").count()
+    };
+    let calls = (0..60).map(|n| ("PUT", "/user-svc/grants".to_owned(), grant(n)));
+    writes_no_more_without(&daemon, &narrow, calls, "/user-svc/grant/everywhere", everywhere).await;
+
+    // Roles that are taken by who has the role `admin` beside them.
+    let shop = daemon.register("shop").await;
+    for role in ["shop:admin", "shop:vip"] {
+        assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, json!({ "id": role, "name": "R" })).await, 200);
+    }
+    assert_eq!(enroll(&daemon, &shop, &json!(id_of(&narrow)), "shop:admin", "").await.status, 200);
+    let mut members = Vec::new();
+    for n in 0..60 {
+        let id = id_of(&daemon.register(&format!("member-{n}")).await);
+        assert_eq!(enroll(&daemon, &shop, &json!(id), "shop:vip", "").await.status, 200);
+        members.push(id);
+    }
+    let given = async || {
+        let listed = daemon.call("POST", "/user-svc/enrolls", &admin, json!({ "role": "shop:vip" })).await.json();
+        listed["enrolls"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(given().await, 60);
+    let calls = members.iter().map(|id| ("DELETE", format!("/user-svc/enroll/unnamed:{id}:shop:vip"), Value::Null));
+    let taken = format!("/user-svc/enroll/unnamed:{}:shop:admin", id_of(&narrow));
+    writes_no_more_without(&daemon, &narrow, calls, &taken, given).await;
+
+    // Sessions of others.
+    let permit = permit("ends", "user-svc:token:revoke", "unnamed");
+    assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, permit).await, 200);
+    let mut ids = Vec::new();
+    for n in 0..60 {
+        daemon.login("shop", "pass", &format!("d{n}")).await;
+    }
+    let sessions = async || {
+        let path = format!("/user-svc/sessions?userId={}", id_of(&shop));
+        daemon.call("GET", &path, &admin, Value::Null).await.json()["sessions"].as_array().unwrap().clone()
+    };
+    ids.extend(sessions().await.iter().map(|one| one["id"].as_str().unwrap().to_owned()));
+    let calls = ids.iter().map(|id| ("DELETE", format!("/user-svc/session/{id}"), Value::Null));
+    let count = async || sessions().await.len();
+    writes_no_more_without(&daemon, &narrow, calls, "/user-svc/grant/ends", count).await;
+}

@@ -545,3 +545,37 @@ async fn w141_instances_of_all_accounts_together_have_a_bound() {
         "what is there, and what an admin registers"
     );
 }
+
+#[tokio::test]
+async fn w143_a_session_takes_no_room_for_the_roles_of_its_account() {
+    let daemon = Daemon::start().await;
+    let ann = daemon.register("ann").await;
+    for n in 0..200 {
+        let role = format!("ann:{}{n:03}", "r".repeat(230));
+        assert_eq!(status(&daemon, "POST", "/user-svc/role", &ann, json!({ "id": role, "name": "R" })).await, 200);
+        let enroll = json!({ "enrolls": [{ "userId": id_of(&ann), "role": role }] });
+        assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &ann, enroll).await, 200);
+    }
+    let size = || {
+        let files = std::fs::read_dir(daemon.folder.path()).unwrap().flatten();
+        files.map(|file| file.metadata().map_or(0, |data| data.len())).sum::<u64>()
+    };
+    let before = size();
+    let mut tokens = BTreeSet::new();
+    for n in 0..40 {
+        let session = daemon.login("ann", "pass", &format!("device-{n}")).await;
+        assert_eq!(session.status, 200);
+        tokens.insert(session.json()["token"]["id"].to_string());
+    }
+    assert_eq!(tokens.len(), 40);
+    // Each would be 47 KB with them, and the log has each page that is written once more.
+    let grown = size() - before;
+    assert!(grown < 40 * 40_000, "{grown} bytes");
+    // A change of roles is seen all the same.
+    let id = async || daemon.login("ann", "pass", "device-0").await.json()["token"]["id"].clone();
+    let (first, again) = (id().await, id().await);
+    assert_eq!(first, again);
+    let role = format!("/user-svc/enroll/unnamed:{}:ann:{}000", id_of(&ann), "r".repeat(230));
+    assert_eq!(status(&daemon, "DELETE", &role, &ann, Value::Null).await, 200);
+    assert_ne!(id().await, first);
+}

@@ -54,6 +54,8 @@ struct Claims {
     #[serde(default)]
     ori: Vec<String>,
     iss: String,
+    #[serde(default)]
+    iat: u64,
     exp: u64,
     aud: Option<String>,
 }
@@ -237,6 +239,11 @@ impl TokenCheck {
             )));
         }
         let caller = Caller { claims: Arc::new(claims), token: token.into() };
+        // One that the daemon made while its clock was ahead would be good until the clock has caught up.
+        let issued_at = UNIX_EPOCH.checked_add(Duration::from_secs(caller.claims.iat));
+        if issued_at.is_none_or(|issued_at| issued_at > now() + LEEWAY) {
+            return Err(refused("the token was made later than now by this machine's clock; set the clock right"));
+        }
         if caller.expires_at().checked_add(LEEWAY).is_none_or(|end| end <= now()) {
             return Err(refused("the token has ended; call again through the gateway"));
         }

@@ -29,9 +29,14 @@ const LIFETIME: SignedDuration = SignedDuration::from_mins(10);
 const MAX_ATTEMPTS: u32 = 5;
 const DIGITS: usize = 6;
 
-/// Pause between two codes to one contact, in seconds, and how many an hour.
+/// Pause between two codes to one contact that one network asks for, in seconds, and how many an hour. The same for each
+/// network: one that is treated otherwise would tell that the account of the contact signs in from it.
 const PAUSE: i64 = 60;
 const HOURLY_TO_CONTACT: usize = 5;
+/// How many an hour all networks together are sent to one contact; and those from where its account signs in some more, so
+/// that strangers do not use them up.
+const HOURLY_IN_ALL: usize = 10;
+const HOURLY_AT_HOME: usize = 15;
 /// How many an hour are sent because one address or account asked.
 const HOURLY_FOR_CALLER: usize = 20;
 const HOUR: i64 = 3600;
@@ -49,11 +54,17 @@ impl Sendings {
     }
 
     /// Counts a code that is about to be sent, or says how long to wait. `contact`: what codes to a contact are counted by.
-    fn count(&self, contact: &str, callers: &[&str], now: i64) -> Result<()> {
+    fn count(&self, contact: &str, asked: &Asked<'_>, now: i64) -> Result<()> {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Vec::new();
-        let by_caller = callers.iter().map(|caller| (format!("for {caller}"), HOURLY_FOR_CALLER, 0));
-        for (key, most, pause) in by_caller.chain([(format!("to {contact}"), HOURLY_TO_CONTACT, PAUSE)]) {
+        let callers = asked.account.into_iter().chain([asked.network]);
+        let by_caller = callers.map(|caller| (format!("for {caller}"), HOURLY_FOR_CALLER, 0));
+        let in_all = if asked.is_at_home { HOURLY_AT_HOME } else { HOURLY_IN_ALL };
+        let to_contact = [
+            (format!("to {contact} for {}", asked.network), HOURLY_TO_CONTACT, PAUSE),
+            (format!("to {contact}"), in_all, 0),
+        ];
+        for (key, most, pause) in by_caller.chain(to_contact) {
             let known = self.recent.get(&key).unwrap_or_default();
             let mut times: Vec<i64> = known.iter().copied().filter(|time| (0..HOUR).contains(&(now - time))).collect();
             let by_pause = times.last().map_or(0, |last| last + pause - now);
@@ -87,9 +98,10 @@ pub struct Expected<'a> {
 pub struct Asked<'a> {
     pub purpose: OtpPurpose,
     pub user_id: &'a str,
+    /// The account that asks, if one is signed in, and where it is.
+    pub account: Option<&'a str>,
+    pub network: &'a str,
     pub app: &'a str,
-    /// By whom sendings are counted.
-    pub callers: &'a [&'a str],
     /// Somebody signed in with this contact from where this is asked before.
     pub is_at_home: bool,
 }
@@ -123,9 +135,7 @@ impl Codes {
         check_address("contactId", contact)?;
         self.platform.mailer.check()?;
         let now = self.platform.now();
-        // Strangers who ask for codes to a contact do not use up those of who signs in with it.
-        let counted_as = if asked.is_at_home { format!("{} at home", box_of(contact)) } else { box_of(contact) };
-        self.sendings.count(&counted_as, asked.callers, now.0.as_second())?;
+        self.sendings.count(&box_of(contact), &asked, now.0.as_second())?;
         let code = format!("{:0width$}", random_number(10_u32.pow(DIGITS as u32)), width = DIGITS);
         let id = self.platform.ids.random("otp");
         let row = OtpRow {
@@ -229,12 +239,31 @@ mod tests {
     #[test]
     fn codes_to_a_contact_and_for_a_caller_are_few() {
         let sendings = Sendings::new();
-        assert!(sendings.count("a@b.c", &["192.0.2.1"], 0).is_ok());
-        assert!(sendings.count("a@b.c", &["192.0.2.2"], 59).is_err(), "whoever asks");
-        let sent = (1..60).filter(|minute| sendings.count("a@b.c", &["192.0.2.3"], minute * 60).is_ok()).count();
-        assert_eq!(sent, HOURLY_TO_CONTACT - 1);
-        let sent = (0..100).filter(|n| sendings.count(&format!("{n}@b.c"), &["192.0.2.4"], 0).is_ok()).count();
+        let counts = |contact: &str, network: &str, is_at_home: bool, now: i64| {
+            let asked = Asked {
+                purpose: OtpPurpose::Register,
+                user_id: "",
+                account: None,
+                network,
+                app: "unnamed",
+                is_at_home,
+            };
+            sendings.count(contact, &asked, now).is_ok()
+        };
+        assert!(counts("a@b.c", "192.0.2.1", false, 0));
+        assert!(!counts("a@b.c", "192.0.2.1", false, 59));
+        for is_at_home in [false, true] {
+            let network = if is_at_home { "198.51.100.1" } else { "192.0.2.2" };
+            assert!(counts("a@b.c", network, is_at_home, 59), "what another network asked for does not tell");
+            assert!(!counts("a@b.c", network, is_at_home, 118));
+        }
+        let sent = (1..60).filter(|minute| counts("b@b.c", "192.0.2.3", false, minute * 60)).count();
+        assert_eq!(sent, HOURLY_TO_CONTACT);
+        let sent = (0..100).filter(|n| counts(&format!("{n}@b.c"), "192.0.2.4", false, 0)).count();
         assert_eq!(sent, HOURLY_FOR_CALLER);
-        assert!(sendings.count("z@b.c", &["192.0.2.4"], HOUR).is_ok());
+        assert!(counts("z@b.c", "192.0.2.4", false, HOUR));
+        let sent = (0..100).filter(|n| counts("c@b.c", &format!("203.0.113.{n}"), false, 0)).count();
+        assert_eq!(sent, HOURLY_IN_ALL);
+        assert!(counts("c@b.c", "192.0.2.9", true, 0), "strangers do not use up those at home");
     }
 }

@@ -13,15 +13,17 @@ pub async fn send(cx: Cx<Authn>, Body(request): Body<SendOtpRequest>) -> Result<
     let app = cx.authz.app_of_host(&request.app_host)?;
     let purpose = cx.codes.purpose_of_code(&request.contact_id).await?;
     let is_at_home = cx.passwords.knows_contact_at(&request.contact_id, cx.request.client_ip).await;
-    cx.codes.send_code(request, Asked { purpose, user_id: "", app: &app, callers: &[&address], is_at_home }).await
+    cx.codes
+        .send_code(request, Asked { purpose, user_id: "", app: &app, account: None, network: &address, is_at_home })
+        .await
 }
 
 pub async fn send_own(cx: Cx<Authn>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
     let caller = cx.caller()?;
     let address = network(cx.request.client_ip).to_string();
-    let callers = [&*caller.user_id, &address];
     let purpose = OtpPurpose::Verify;
     let is_at_home = cx.passwords.knows_contact_at(&request.contact_id, cx.request.client_ip).await;
-    let asked = Asked { purpose, user_id: &caller.user_id, app: &caller.app, callers: &callers, is_at_home };
+    let (user_id, account) = (&*caller.user_id, Some(&*caller.user_id));
+    let asked = Asked { purpose, user_id, app: &caller.app, account, network: &address, is_at_home };
     cx.codes.send_code(request, asked).await
 }

@@ -73,8 +73,15 @@ impl Passwords {
 
 /// What sign-ins with a contact are counted by.
 pub fn by_contact(contact: &str) -> String {
-    format!("contact:{}", box_of(contact))
+    format!("{BY_CONTACT}{}", box_of(contact))
 }
+
+/// Whether this is what [`by_contact`] gives; no id of an account is like that.
+pub fn is_by_contact(counted_as: &str) -> bool {
+    counted_as.starts_with(BY_CONTACT)
+}
+
+const BY_CONTACT: &str = "contact:";
 
 /// A digest: a contact may be longer than an id, and is written down nowhere where it is not needed.
 fn row_id(counted_as: &str) -> String {

@@ -14,6 +14,8 @@ use std::{
 use moka::sync::Cache;
 use openorch_api::user::errors;
 use openorch_chassis::{Error, Result, forwarded::network};
+
+use crate::user::authn::passwords::known_address::is_by_contact;
 use tokio::sync::Notify;
 
 /// Failures without a delay: of one account from one address, of an account, from an address.
@@ -119,8 +121,13 @@ impl Throttle {
         let pair = (user_id.to_owned(), address);
         let mut under_way = self.under_way();
         let mut keys = vec![Key::Pair(user_id.to_owned(), address)];
-        if !self.known.contains_key(&pair) {
-            keys.extend([Key::Account(user_id.to_owned()), Key::Address(address)]);
+        let is_known = self.known.contains_key(&pair);
+        if !is_known {
+            keys.push(Key::Account(user_id.to_owned()));
+        }
+        // With a contact, who guesses at many from one network must not see by that which sign in from there.
+        if !is_known || is_by_contact(user_id) {
+            keys.push(Key::Address(address));
         }
         let wait = keys.iter().map(|key| self.wait(key, now)).max().unwrap_or_default();
         if wait > 0 {
@@ -153,8 +160,12 @@ impl Throttle {
         let Some(known) = self.recent(key, now) else { return 0 };
         let Some(beyond) = known.count.checked_sub(key.free()) else { return 0 };
         let delay = (1_i64 << beyond.min(16)).min(LONGEST);
-        // A clock that was set back must not make anybody wait longer.
-        (known.last.min(now) + delay - now).max(0)
+        if known.last > now {
+            // A clock that was set back must not make anybody wait longer: from here on it counts from now.
+            self.failures.insert(key.clone(), Failures { last: now, ..known });
+            return delay;
+        }
+        (known.last + delay - now).max(0)
     }
 }
 
@@ -220,7 +231,9 @@ mod tests {
         }
         assert!(!fail(&throttle, "a", "192.0.2.1", now));
         assert!(fail(&throttle, "a", "192.0.2.1", now + LONGEST), "the longest wait");
-        assert!(!fail(&throttle, "a", "192.0.2.1", now - 5_000), "a clock set back opens nothing");
+        let back = now - 5_000;
+        assert!(!fail(&throttle, "a", "192.0.2.1", back), "a clock set back opens nothing");
+        assert!(fail(&throttle, "a", "192.0.2.1", back + LONGEST), "nor does it keep anybody out until it caught up");
         assert!(fail(&throttle, "b", "192.0.2.1", now), "another account");
         assert!(fail(&throttle, "a", "192.0.2.2", now), "another address");
     }
