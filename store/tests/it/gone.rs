@@ -223,7 +223,7 @@ fn killed(folder: &Path) {
     let mut child = start("gone::child_that_writes_once", &[(FOLDER, folder.as_os_str())]);
     assert!(lines(&mut child).any(|line| line.contains("written")));
     child.kill().unwrap();
-    child.wait().unwrap();
+    openorch_test_support::process::wait(&mut child);
 }
 
 #[tokio::test]
