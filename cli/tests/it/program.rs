@@ -219,7 +219,7 @@ fn a_reader_who_has_seen_enough_is_no_failure() {
     drop(child.stdout.take());
     let mut told = String::new();
     child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-    assert_eq!((child.wait().unwrap().code(), told.as_str()), (Some(0), ""));
+    assert_eq!((openorch_test_support::process::wait(&mut child).code(), told.as_str()), (Some(0), ""));
 }
 
 #[test]

@@ -52,6 +52,25 @@ fn crates_use_only_what_the_architecture_allows() {
     }
 }
 
+/// Cargo compiles a crate twice where its unit tests use what is built on it, and the types of the two differ. What
+/// services' own unit tests are given is of the crates below them.
+#[test]
+fn unit_tests_use_nothing_that_is_built_on_their_crate() {
+    fn walk(folder: &Path) {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                walk(&path);
+            } else {
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                assert!(!text.contains("openorch_test_support"), "{}: use it in tests/ alone", path.display());
+            }
+        }
+    }
+    for folder in ["api", "store", "chassis", "sdk/rust", "daemon"] {
+        walk(&root().join(folder).join("src"));
+    }
+}
+
 /// Services are built from it all day, and each crate is one more to trust.
 #[test]
 fn the_sdk_brings_fewer_than_130_crates_without_its_datastore() {
