@@ -1,29 +1,30 @@
-//! Where the data is: the embedded SQLite in the data folder, or a schema of a PostgreSQL database. This and
-//! `keep.rs` are the places that name the engines; everything above sees a `Store`.
+//! Where the data is: the embedded SQLite in the data folder, or a schema of a PostgreSQL database. This is
+//! the place that names the engines; everything else sees an `Engine`, or the `Store` that it opens.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use openorch_store::{PostgresOptions, PostgresStore, SqliteStore, Store};
+use openorch_store::{PostgresEngine, PostgresOptions, SqliteEngine, Store};
 
 use crate::{Settings, StartError, settings::Engine};
 
 /// How long looking up the names of the database's hosts may take.
 const LOOKUP: Duration = Duration::from_secs(5);
 
+/// The engine for the data that the settings name.
+pub fn of(settings: &Settings) -> Result<Box<dyn openorch_store::Engine>, StartError> {
+    Ok(match settings.engine() {
+        Engine::Sqlite => Box::new(SqliteEngine { folder: settings.server_dir(), options: settings.sqlite() }),
+        Engine::Postgres => Box::new(PostgresEngine(postgres(settings)?)),
+    })
+}
+
 /// Opens the store that the settings name.
 pub async fn open(settings: &Settings) -> Result<Arc<dyn Store>, StartError> {
-    match settings.engine() {
-        Engine::Sqlite => {
-            let (folder, options) = (settings.server_dir(), settings.sqlite());
-            let opening = tokio::task::spawn_blocking(move || SqliteStore::open(folder, options)).await;
-            Ok(opening.map_err(|error| StartError(format!("the store could not be opened: {error}")))??)
-        }
-        Engine::Postgres => Ok(PostgresStore::open(postgres(settings)?).await?),
-    }
+    Ok(of(settings)?.open().await?)
 }
 
 /// The schema that the settings name.
-pub fn postgres(settings: &Settings) -> Result<PostgresOptions, StartError> {
+fn postgres(settings: &Settings) -> Result<PostgresOptions, StartError> {
     let connection = settings.secrets.db_string.clone().ok_or_else(|| {
         StartError(
             "OPENORCH_DB is `postgres`, and OPENORCH_DB_STRING does not say where the database is: set it, or \

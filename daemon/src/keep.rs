@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use openorch_store::{Newest, Notes, PostgresRestoring, PostgresStore, Progress, Restoring};
+use openorch_store::{ArchiveReader, ArchiveWriter, Newest, Notes, Progress, SqliteEngine};
 
 use crate::{Settings, StartError, VERSION, engine, settings::Engine, start::collections};
 
@@ -40,10 +40,10 @@ pub async fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<
     let notes = notes(now, key);
     let mut meter = Meter::new();
     let mut show = |progress: Progress<'_>| meter.show(progress);
-    let size = match settings.engine() {
-        Engine::Sqlite => openorch_store::backup(&folder, file, &notes, &mut show)?,
-        Engine::Postgres => PostgresStore::backup(&engine::postgres(settings)?, file, &notes, &mut show).await?,
-    };
+    let engine = engine::of(settings)?;
+    let mut archive = ArchiveWriter::create(file)?;
+    engine.backup(&mut archive, &mut show).await?;
+    let size = archive.finish(&notes)?;
     meter.end();
     Ok(format!("`{}` has all data of {}, {}; {about_key}", file.display(), engine::place(settings), bytes(size)))
 }
@@ -59,31 +59,26 @@ pub(crate) fn notes(now: Timestamp, key: Option<String>) -> Notes {
 pub async fn restore(settings: &Settings, file: &Path) -> Result<String, StartError> {
     let mut meter = Meter::new();
     let mut show = |progress: Progress<'_>| meter.show(progress);
+    let (engine, collections) = (engine::of(settings)?, collections());
+    let restoring = engine.restore(ArchiveReader::open(file)?, &collections, &mut show).await?;
+    let notes = restoring.notes().clone();
     // The key is put down before the data, which cannot be read without it.
-    let (notes, about_key) = match settings.engine() {
-        Engine::Sqlite => {
-            let folder = settings.server_dir();
-            let restoring = Restoring::prepare(file, &folder, &collections(), &mut show)?;
-            let notes = restoring.notes().clone();
-            let key = note(&notes, ENCRYPTION_KEY);
-            let about_key = key.map(|key| settings.secrets.put_back(&folder, key)).transpose()?;
-            restoring.finish()?;
-            (notes, about_key.map(str::to_owned))
-        }
-        Engine::Postgres => {
-            let restoring = PostgresRestoring::prepare(file, &engine::postgres(settings)?).await?;
-            let notes = restoring.notes().clone();
-            let key = note(&notes, ENCRYPTION_KEY);
-            let about_key = key.map(|key| settings.secrets.hand_over(&settings.server_dir(), key)).transpose()?;
-            restoring.finish(&collections(), &mut show).await?;
-            (notes, about_key)
-        }
-    };
+    let about_key = note(&notes, ENCRYPTION_KEY).map(|key| put_down(settings, key)).transpose()?;
+    restoring.finish(&mut show).await?;
     meter.end();
     let made = note(&notes, MADE_AT).map_or(String::new(), |at| format!(" as of {at}"));
     let about_key = about_key.unwrap_or_else(|| ", with the OPENORCH_ENCRYPTION_KEY it had".into());
     let place = in_front(engine::place(settings));
     Ok(format!("{place} has the data of `{}`{made}; start the daemon{about_key}", file.display()))
+}
+
+/// Keeps a key that a daemon made for itself where the next start finds it. Answers how that start is.
+fn put_down(settings: &Settings, key: &str) -> Result<String, StartError> {
+    let folder = settings.server_dir();
+    match settings.engine() {
+        Engine::Sqlite => settings.secrets.put_back(&folder, key).map(str::to_owned),
+        Engine::Postgres => settings.secrets.hand_over(&folder, key),
+    }
 }
 
 /// Looks for what is wrong with the data, or with that in another folder. Answers what to tell; an error where something
@@ -97,13 +92,14 @@ pub async fn check(settings: &Settings, folder: Option<&Path>, accept: bool) -> 
         (None, Engine::Sqlite) => Some(own.as_path()),
         (None, Engine::Postgres) => None,
     };
-    let findings = match folder {
-        Some(folder) => openorch_store::check(folder, &collections(), &mut show)?,
-        None if accept => {
-            return Err(StartError("--accept is for databases in files; a database server keeps its own log".into()));
-        }
-        None => PostgresStore::check(&engine::postgres(settings)?, &collections(), &mut show).await?,
+    if folder.is_none() && accept {
+        return Err(StartError("--accept is for databases in files; a database server keeps its own log".into()));
+    }
+    let engine = match folder {
+        Some(folder) => Box::new(SqliteEngine::new(folder)),
+        None => engine::of(settings)?,
     };
+    let findings = engine.check(&collections(), &mut show).await?;
     meter.end();
     let place = folder.map_or_else(|| in_front(engine::place(settings)), |folder| format!("`{}`", folder.display()));
     if findings.problems.is_empty() {

@@ -4,8 +4,10 @@
 //!
 //! Start reading with [`Store`], then [`Batch`] and [`Query`]; most callers hold a [`Table`], the typed view.
 
+mod archive;
 mod check;
 mod document;
+mod engine;
 mod error;
 mod key;
 mod layer;
@@ -23,14 +25,16 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::SystemTime;
 
+pub use archive::{ArchiveReader, ArchiveWriter, Notes};
 pub use check::{Findings, OnProgress, Progress};
+pub use engine::{Engine, Restoring};
 pub use error::{OPEN_FOR, StoreError};
 pub use layer::Layer;
 pub use model::{Batch, Collection, Committed, Guard, Index, MOST_TOUCHED, Row, Write};
-pub use postgres::{PostgresOptions, PostgresRestoring, PostgresStore};
+pub use postgres::{PostgresEngine, PostgresOptions, PostgresStore};
 pub use query::{Cursor, Direction, Filter, MOST_FILTERS, MOST_ORDERS, MOST_VALUES, Order, Page, Query};
 pub use rows::Rows;
-pub use sqlite::{Newest, Notes, Restoring, SqliteOptions, SqliteStore, accept, backup, check};
+pub use sqlite::{Newest, SqliteEngine, SqliteOptions, SqliteStore, accept};
 pub use table::{Stored, Table, TypedPage};
 
 /// What the engines say they will do for a query, so that tests of those who ask see whether an index answers.

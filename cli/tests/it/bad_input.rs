@@ -1,17 +1,15 @@
 //! What can go wrong around `oo`: its settings, its surroundings, the server. Each has a sentence with the way out and
 //! its code, and nothing is half written.
 
-use std::{
-    fs,
-    process::{Command, Stdio},
-    sync::{Mutex, mpsc},
-    time::Duration,
+use std::{fs, process::Stdio, sync::Mutex};
+
+use openorch_test_support::{
+    Hold, hold,
+    process::{interrupt, wait},
+    stub::{Request, Stub, json},
 };
 
-use crate::{
-    stub::{Request, Stub, json},
-    support::{Home, Ran},
-};
+use crate::support::{Home, Ran};
 
 /// A server that answers every request with these bytes.
 fn saying(bytes: impl Into<String>) -> Stub {
@@ -20,11 +18,10 @@ fn saying(bytes: impl Into<String>) -> Stub {
 }
 
 /// A server that does not answer before it is dropped.
-fn silent() -> (Stub, mpsc::Sender<()>) {
-    let (let_go, held) = mpsc::channel::<()>();
-    let held = Mutex::new(held);
+fn silent() -> (Stub, Hold) {
+    let (let_go, held) = hold();
     let stub = Stub::new(move |_: &Request| {
-        let _ = held.lock().unwrap().recv();
+        held.wait();
         json(200, "{}")
     });
     (stub, let_go)
@@ -169,17 +166,14 @@ fn settings_that_cannot_be_written_or_read_are_told() {
 #[test]
 fn ctrl_c_while_a_call_runs_says_what_is_not_known() {
     use std::os::unix::process::ExitStatusExt;
-    let interrupt = |stub: &Stub, line: &str| {
+    let interrupted = |stub: &Stub, line: &str| {
         let home = Home::signed_in(stub);
         let before = fs::read(home.settings()).unwrap();
         let seen = stub.seen().len();
         let mut command = home.command(line);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        while stub.seen().len() == seen {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let pid = child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        stub.wait("the call", |requests| requests.len() > seen);
+        interrupt(&child);
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.signal(), None);
         assert_eq!(fs::read(home.settings()).unwrap(), before);
@@ -187,37 +181,23 @@ fn ctrl_c_while_a_call_runs_says_what_is_not_known() {
         Ran::of(output)
     };
     let (stub, _let_go) = silent();
-    interrupt(&stub, "instance ls").is(130, "", "Error: stopped by Ctrl-C\n");
+    interrupted(&stub, "instance ls").is(130, "", "Error: stopped by Ctrl-C\n");
     let told = "removeInstance was under way, and whether the server carried it out is not known";
-    interrupt(&stub, "instance rm -y a b").is(
+    interrupted(&stub, "instance rm -y a b").is(
         130,
         "",
         &format!("Error: stopped by Ctrl-C; 0 of 2 were removed; {told}\n"),
     );
-    assert!(interrupt(&stub, "post /x").err.contains("POST /x was under way"));
-    assert_eq!(interrupt(&stub, "logout").code, 130);
+    assert!(interrupted(&stub, "post /x").err.contains("POST /x was under way"));
+    assert_eq!(interrupted(&stub, "logout").code, 130);
 }
 
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_a_program_that_is_held_up_by_its_reader_or_by_a_lock() {
     let interrupted = |child: &mut std::process::Child| {
-        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-        // Whoever is deaf to it is ended here, so that the test fails and does not hang.
-        let (waited, pid) = (mpsc::channel::<()>(), child.id().to_string());
-        let watchdog = std::thread::spawn(move || {
-            if waited
-                .1
-                .recv_timeout(Duration::from_secs(20))
-                .is_err_and(|error| error == mpsc::RecvTimeoutError::Timeout)
-            {
-                let _ = Command::new("kill").args(["-KILL", &pid]).status();
-            }
-        });
-        let code = child.wait().unwrap().code();
-        drop(waited.0);
-        watchdog.join().unwrap();
-        code
+        interrupt(child);
+        wait(child).code()
     };
     let long = format!("[{}1]", "1,".repeat(1 << 20));
     let stub = Stub::new(move |request| match request.method.as_str() {
@@ -232,9 +212,7 @@ fn ctrl_c_ends_a_program_that_is_held_up_by_its_reader_or_by_a_lock() {
 
     let held = openorch_sdk::private_file::lock(&home.settings()).unwrap();
     let mut child = home.command("logout").spawn().unwrap();
-    while !stub.seen().iter().any(|request| request.method == "DELETE") {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    stub.wait("the sign-out", |requests| requests.iter().any(|request| request.method == "DELETE"));
     assert_eq!(interrupted(&mut child), Some(130));
     drop(held);
 }

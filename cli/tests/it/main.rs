@@ -6,8 +6,6 @@ mod golden;
 mod program;
 #[cfg(unix)]
 mod shells;
-#[path = "../../../sdk/rust/tests/it/stub.rs"]
-mod stub;
 mod support;
 #[cfg(unix)]
 mod terminal;

@@ -5,10 +5,9 @@ use std::fs;
 #[cfg(unix)]
 use std::{io::Read, process::Stdio};
 
-use crate::{
-    stub::{Request, Stub, json},
-    support::{Home, Ran},
-};
+use openorch_test_support::stub::{Request, Stub, json};
+
+use crate::support::{Home, Ran};
 
 /// `{"ori":["user-svc:admin"]}` as the claims of a token.
 const TOKEN: &str = "e30.eyJvcmkiOlsidXNlci1zdmM6YWRtaW4iXX0.c2ln";
@@ -113,7 +112,7 @@ fn how_it_ends_tells_scripts_why() {
     }
 
     let nobody = Home::new();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = openorch_test_support::free_address();
     nobody.oo(&format!("env add gone http://{free}")).is(0, "", "");
     let ran = nobody.oo_with("login openorch", "x\n");
     assert_eq!((ran.code, ran.out.as_str()), (5, ""));
@@ -220,7 +219,7 @@ fn a_reader_who_has_seen_enough_is_no_failure() {
     drop(child.stdout.take());
     let mut told = String::new();
     child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-    assert_eq!((child.wait().unwrap().code(), told.as_str()), (Some(0), ""));
+    assert_eq!((openorch_test_support::process::wait(&mut child).code(), told.as_str()), (Some(0), ""));
 }
 
 #[test]

@@ -3,10 +3,9 @@
 
 use std::{path::Path, process::Command};
 
-use crate::{
-    stub::{Stub, json},
-    support::Home,
-};
+use openorch_test_support::stub::{Stub, json};
+
+use crate::support::Home;
 
 fn server() -> Stub {
     Stub::new(|request| match request.target.split('?').next().unwrap() {

@@ -2,14 +2,15 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, ErrorKind, Write},
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
-    thread,
+    io::{ErrorKind, Write},
+    path::PathBuf,
+    process::{Command, Output, Stdio},
 };
 
-use crate::stub::Stub;
+use openorch_test_support::{
+    process::{self, Process},
+    stub::Stub,
+};
 
 pub struct Home {
     pub folder: tempfile::TempDir,
@@ -114,54 +115,15 @@ impl Ran {
 /// A daemon in a folder of its own, ended with the test.
 pub struct Daemon {
     pub url: String,
-    child: Child,
+    _process: Process,
     _folder: tempfile::TempDir,
 }
 
 impl Daemon {
     pub fn start() -> Daemon {
         let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new(daemon_program());
-        command.args(["--listen", "127.0.0.1:0", "--registry-probe-interval", "200ms"]).env("OPENORCH_UI_LISTEN", "");
-        command.arg("--data-dir").arg(folder.path()).env("HOME", folder.path()).env("OPENORCH_LOG", "error");
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let url = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| line.split_once("listens on ").map(|(_, url)| url.trim().to_owned()))
-            .expect("the daemon says where it listens");
-        // What else it has to say must not block it.
-        thread::spawn(move || lines.count());
-        Daemon { url, child, _folder: folder }
+        let mut command = process::command(process::program(), folder.path());
+        let process = process::run(command.args(["--registry-probe-interval", "200ms"]));
+        Daemon { url: process.url.clone(), _process: process, _folder: folder }
     }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The daemon's program: that of `OPENORCH_BIN`, or the one that cargo put beside `oo`. `cargo test` of the workspace has
-/// built it; a test of this crate alone builds it where it is missing.
-fn daemon_program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        if let Some(given) = std::env::var_os("OPENORCH_BIN") {
-            return given.into();
-        }
-        let oo = Path::new(env!("CARGO_BIN_EXE_oo"));
-        let program = oo.with_file_name(format!("openorch{}", std::env::consts::EXE_SUFFIX));
-        if !program.exists() {
-            let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--quiet", "--package", "openorch"]);
-            if oo.parent().is_some_and(|profile| profile.ends_with("release")) {
-                build.arg("--release");
-            }
-            assert!(build.status().unwrap().success(), "the daemon cannot be built");
-        }
-        program
-    })
 }

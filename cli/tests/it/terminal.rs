@@ -4,14 +4,19 @@
 use std::{
     io::{Read, Write},
     process::{Command, Stdio},
-    sync::{Mutex, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
-use crate::{
+use openorch_test_support::{
+    process::wait,
     stub::{Stub, json},
-    support::Home,
 };
+
+use crate::support::Home;
 
 /// Types an answer after each prompt to `oo`; answers what the terminal showed and the code.
 fn typed(home: &Home, line: &str, talk: &[(&str, &str)], variables: &[(&str, &str)]) -> Option<(String, i32)> {
@@ -37,7 +42,7 @@ fn typed(home: &Home, line: &str, talk: &[(&str, &str)], variables: &[(&str, &st
         stdin.write_all(keys.as_bytes()).unwrap();
     }
     stdout.read_to_end(&mut shown).unwrap();
-    let code = child.wait().unwrap().code().unwrap_or(-1);
+    let code = wait(&mut child).code().unwrap_or(-1);
     Some((String::from_utf8_lossy(&shown).into_owned(), code))
 }
 
@@ -118,16 +123,21 @@ fn a_password_is_asked_for_without_echo_and_a_new_one_twice() {
 
 #[test]
 fn waiting_long_is_shown() {
-    let (let_go, held) = mpsc::channel::<()>();
-    let held = Mutex::new(held);
-    let stub = Stub::new(move |_| {
-        let _ = held.lock().unwrap().recv_timeout(Duration::from_millis(1200));
-        json(200, r#"{"nodes":[]}"#)
+    let is_slow = Arc::new(AtomicBool::new(true));
+    let stub = Stub::new({
+        let is_slow = is_slow.clone();
+        move |_| {
+            // A server that is slow by design: the seconds that are shown are those of `oo`.
+            if is_slow.load(SeqCst) {
+                std::thread::sleep(Duration::from_millis(2500));
+            }
+            json(200, r#"{"nodes":[]}"#)
+        }
     });
     let home = Home::signed_in(&stub);
     let Some((shown, _)) = typed(&home, "node ls", &[], &[]) else { return };
     let line = format!("waiting for {}, 1 s (Ctrl-C stops)", stub.url);
     assert!(shown.contains(&line) && shown.contains("\u{1b}[KNODE ID"), "{shown:?}");
-    drop(let_go);
+    is_slow.store(false, SeqCst);
     assert!(!typed(&home, "node ls", &[], &[]).unwrap().0.contains("waiting"));
 }

@@ -7,10 +7,9 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::{
-    stub::{Request, Stub, json},
-    support::{Daemon, Home},
-};
+use openorch_test_support::stub::{Request, Stub, json};
+
+use crate::support::{Daemon, Home};
 
 macro_rules! transcripts {
     ($($name:ident)*) => {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    process::{command, post, refused, run, terminate},
+    process::{command, post, refused, run, terminate, wait},
     support::settings,
 };
 
@@ -74,7 +74,7 @@ fn a_signal_while_it_waits_for_the_database_ends_it_in_order() {
     let mut log = BufReader::new(daemon.stderr.take().unwrap()).lines();
     log.find(|line| line.as_ref().unwrap().contains("waiting for it")).unwrap().unwrap();
     terminate(&daemon);
-    assert!(daemon.wait().unwrap().success());
+    assert!(wait(&mut daemon).success());
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn another_key_and_a_second_daemon_are_refused_and_services_cannot_name_th
         crate::process::post(&first.url, "/registry-svc/instance", &token, serde_json::json!({ "url": url }));
     assert!(instance.await.is_none(), "the database's own address is no instance");
     first.terminate();
-    assert!(first.child.wait().unwrap().success());
+    assert!(first.wait().success());
     let told = refused(&mut with("hush-hush"));
     assert!(told.contains("OPENORCH_ENCRYPTION_KEY") && !told.contains("hush-hush"), "{told}");
     run(&mut with("the right key"));

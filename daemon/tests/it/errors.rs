@@ -1,56 +1,16 @@
-//! Refusals have codes: each is declared once, in use, and described in `docs/errors.md`; what is answered is declared.
+//! Refusals have codes: each is declared once, in use, and described in `docs/errors.md`. That what is answered is declared
+//! is checked with every answer (`openorch_test_support::answer`).
 
 use std::{collections::HashSet, fmt::Write, fs, path::Path};
 
 use openorch_api::{
-    ErrorCode, Row,
+    ErrorCode,
     error::{access, gateway, platform, request},
 };
-use percent_encoding::percent_decode_str;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Daemon};
-
-/// Panics where a refusal has no code, or one that was not declared for what was called. All calls of the tests pass here.
-pub fn check(method: &str, path: &str, answer: &Answer) {
-    let is_refusal = answer.status.is_client_error() || answer.status.is_server_error();
-    // The HTTP library refuses without a body what is no request, and such an answer has no request's id.
-    let has_no_body = method == "HEAD" || answer.text.is_empty() && !answer.headers.contains_key("x-request-id");
-    if !is_refusal || has_no_body {
-        return;
-    }
-    let what = format!("{method} {path}: {} {}", answer.status, answer.text);
-    let body = answer.json();
-    assert!(body["error"].as_str().is_some_and(|sentence| !sentence.is_empty()), "no sentence: {what}");
-    let code = openorch_api::errors().find(|code| body["code"] == code.id);
-    let code = code.unwrap_or_else(|| panic!("no code that is declared: {what}"));
-    assert_eq!(answer.status, code.status, "{what}");
-    let of_any = [request::ERRORS, access::ERRORS, platform::ERRORS].concat();
-    let is_declared = match row(method, path) {
-        Some(row) => row.may_refuse(code),
-        None => of_any.contains(&code),
-    };
-    assert!(is_declared || gateway::ERRORS.contains(&code), "its row does not declare this: {what}");
-}
-
-/// The operation that a call means.
-fn row(method: &str, path: &str) -> Option<&'static Row> {
-    let path = path.split(['?', '#']).next().unwrap_or_default();
-    let segments: Vec<_> = path.split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy()).collect();
-    let is_same = |pattern: &str| {
-        let pattern: Vec<_> = pattern.split('/').collect();
-        let fits = |(pattern, segment): (&&str, &std::borrow::Cow<str>)| {
-            pattern.starts_with('{') && !segment.is_empty() || *pattern == segment.as_ref()
-        };
-        pattern.len() == segments.len() && pattern.iter().zip(&segments).all(fits)
-    };
-    let literal = openorch_api::operations().filter(|row| !row.path.contains('{'));
-    let others = openorch_api::operations().filter(|row| row.path.contains('{'));
-    literal.chain(others).find(|row| {
-        row.method.as_str() == method && std::iter::once(&row.path).chain(row.aliases).any(|pattern| is_same(pattern))
-    })
-}
+use crate::support::Daemon;
 
 #[test]
 fn every_code_is_declared_once_with_a_valid_status_and_is_in_use() {

@@ -28,9 +28,7 @@ async fn a_registered_instance_is_reached_under_its_slug_at_once() {
 #[tokio::test]
 async fn an_instance_that_starts_to_listen_after_it_registered_is_found_quickly() {
     let daemon = Daemon::with(&["--registry-probe-interval", "1h"]).await;
-    let place = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = place.local_addr().unwrap();
-    drop(place);
+    let address = openorch_test_support::free_address();
     let token = daemon.register("late-svc").await;
     assert_eq!(daemon.put_instance(&token, json!({ "url": format!("http://{address}") })).await.status, 201);
     assert_eq!(daemon.call("GET", "/late-svc/", "", Value::Null).await.status, 503);

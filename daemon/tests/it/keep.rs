@@ -105,7 +105,7 @@ fn what_is_wrong_is_told_and_fails() {
     let place = TempDir::new().unwrap();
     let mut daemon = run(&mut command(place.path()));
     daemon.terminate();
-    assert!(daemon.child.wait().unwrap().success());
+    assert!(daemon.wait().success());
     let database = place.path().join("server/openorch.db");
     let mut bytes = fs::read(&database).unwrap();
     let middle = bytes.len() / 2 / 4096 * 4096;

@@ -8,10 +8,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
-    time::Duration,
 };
 
 use openorch_store::{Batch, Collection, SqliteOptions, SqliteStore};
+use openorch_test_support::{
+    PATIENCE, eventually,
+    process::{schema, wait},
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -19,7 +22,6 @@ use crate::{
     database::{database, on_postgres},
     keep::told,
     process::{Process, command, post, refused, run},
-    support::schema,
 };
 
 const KEY: &str = "the operator's key of 32 letters";
@@ -100,7 +102,7 @@ async fn knows(daemon: &Process, slug: &str, token: &str) -> bool {
 
 fn stop(mut daemon: Process) {
     daemon.terminate();
-    assert!(daemon.child.wait().unwrap().success());
+    assert!(daemon.wait().success());
 }
 
 fn text(path: &Path) -> &str {
@@ -216,12 +218,13 @@ async fn a_restore_that_is_killed_leaves_nothing_and_can_be_done_again() {
         // In its middle: it is writing, and not yet done.
         let writing =
             "SELECT pid FROM pg_stat_activity WHERE query LIKE 'COPY \"c_testSvcMany\"%' AND state = 'active'";
-        while place.ask(writing).await.is_empty() {
+        eventually(PATIENCE, "it writes", async || {
             assert!(restoring.try_wait().unwrap().is_none(), "it ended before it was seen to write");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+            !place.ask(writing).await.is_empty()
+        })
+        .await;
         restoring.kill().unwrap();
-        restoring.wait().unwrap();
+        wait(&mut restoring);
         assert!(place.ask(&schemas).await.is_empty(), "nothing of it is to be seen");
     }
     // The server may not have noticed yet that the last one is gone; the next waits for that.

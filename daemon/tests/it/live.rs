@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Stdio};
 
-use openorch_store::Restoring;
+use openorch_store::{ArchiveReader, Engine, SqliteEngine};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -106,9 +106,10 @@ async fn a_backup_over_the_network_is_for_admins_and_told_in_the_audit_log() {
     let place = TempDir::new().unwrap();
     let (file, folder) = (place.path().join("file"), place.path().join("data"));
     fs::write(&file, &answer).unwrap();
-    let restoring = Restoring::prepare(&file, &folder, &[], &mut |_| {}).unwrap();
+    let (archive, engine) = (ArchiveReader::open(&file).unwrap(), SqliteEngine::new(folder.as_path()));
+    let restoring = engine.restore(archive, &[], &mut |_| {}).await.unwrap();
     assert!(restoring.notes().iter().any(|(name, text)| name == "made_at" && text.starts_with("2026-11-24")));
-    restoring.finish().unwrap();
+    restoring.finish(&mut |_| {}).await.unwrap();
     let told = daemon.call("POST", "/user-svc/audit", &admin, json!({ "operation": "backup" })).await.json();
     let outcomes: Vec<_> = told["entries"].as_array().unwrap().iter().map(|entry| entry["outcome"].clone()).collect();
     assert!(outcomes.contains(&json!("done")), "{told}");

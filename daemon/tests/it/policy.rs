@@ -13,13 +13,19 @@ fn blocklist(addresses: &[&str]) -> Value {
     json!({ "templateId": "blocklist", "parameters": { "blocklist": { "blockedIPs": addresses } } })
 }
 
-impl Daemon {
+/// Short ways to call policy-svc.
+trait Policies {
+    async fn save_policy(&self, id: &str, token: &str, instance: Value) -> u16;
+    /// How many of so many checks are allowed.
+    async fn allowed(&self, token: &str, count: usize, request: Value) -> usize;
+}
+
+impl Policies for Daemon {
     async fn save_policy(&self, id: &str, token: &str, instance: Value) -> u16 {
         let path = format!("/policy-svc/instance/{id}");
         self.call("PUT", &path, token, json!({ "instance": instance })).await.status.as_u16()
     }
 
-    /// How many of so many checks are allowed.
     async fn allowed(&self, token: &str, count: usize, request: Value) -> usize {
         let mut allowed = 0;
         for _ in 0..count {

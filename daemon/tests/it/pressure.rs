@@ -7,6 +7,7 @@ use std::{
 };
 
 use openorch_chassis::clock::ManualClock;
+use openorch_test_support::{PATIENCE, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -143,13 +144,8 @@ async fn on_a_full_disk_the_daemon_starts_reads_routes_and_lets_in_who_has_a_ses
         assert_eq!(id_of(answer["token"]["token"].as_str().unwrap()), id_of(&token));
     }
     assert_eq!(call(url, Method::GET, "/registry-svc/instances", &token, Value::Null).await, 200);
-    for _ in 0..500 {
-        if call(url, Method::GET, "/openorch/x", &token, Value::Null).await == 200 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    assert_eq!(call(url, Method::GET, "/openorch/x", &token, Value::Null).await, 200);
+    let is_routed = async || call(url, Method::GET, "/openorch/x", &token, Value::Null).await == 200;
+    eventually(PATIENCE, "the service is reached", is_routed).await;
     let body = json!({ "slug": "new-svc", "password": "p" });
     assert_eq!(call(url, Method::POST, "/user-svc/register", "", body.clone()).await, 507);
     // What was not written down is, once there is room.
@@ -163,13 +159,8 @@ async fn on_a_full_disk_the_daemon_starts_reads_routes_and_lets_in_who_has_a_ses
         let entries: Value = serde_json::from_str(&entries).unwrap();
         entries["entries"].as_array().unwrap().iter().map(|entry| entry["count"].as_u64().unwrap()).sum::<u64>()
     };
-    for _ in 0..700 {
-        if told().await >= 4 {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
-    panic!("the sign-ins are not in the audit log: {}", told().await);
+    // What is gathered is written once a minute, by the clock of the program.
+    eventually(2 * PATIENCE + PATIENCE, "the sign-ins are in the audit log", async || told().await >= 4).await;
 }
 
 /// The time of the next token is due, and it cannot be written down.

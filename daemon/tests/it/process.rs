@@ -2,92 +2,25 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
     path::Path,
-    process::{Child, ChildStdout, Command, Output, Stdio},
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+pub use openorch_test_support::process::{Process, refused, run, terminate, wait};
+use openorch_test_support::{PATIENCE, eventually, process as support};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::schema;
-
-pub struct Process {
-    pub child: Child,
-    pub url: String,
-    /// All that it says after the first line.
-    pub output: BufReader<ChildStdout>,
-}
-
-impl Process {
-    /// Asks it to stop.
-    pub fn terminate(&self) {
-        terminate(&self.child);
-    }
-
-    /// Asks it to reload.
-    pub fn hang_up(&self) {
-        signal(&self.child, rustix::process::Signal::HUP);
-    }
-}
-
-/// Asks a program to stop, as the system does when it shuts down.
-pub fn terminate(child: &Child) {
-    signal(child, rustix::process::Signal::TERM);
-}
-
-fn signal(child: &Child, signal: rustix::process::Signal) {
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // One that ended already cannot be killed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 pub fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_openorch"));
-    command
-        .env_clear()
-        .env("OPENORCH_DATA_DIR", folder)
-        .env("OPENORCH_DB_SCHEMA", schema(folder))
-        // Where the tests run on a database server.
-        .envs(std::env::vars().filter(|(name, _)| ["OPENORCH_DB", "OPENORCH_DB_STRING"].contains(&name.as_str())))
-        .envs(std::env::var("OPENORCH_DB").map(|_| ("OPENORCH_ENCRYPTION_KEY", "the key of the tests")))
-        .env("OPENORCH_LISTEN", "127.0.0.1:0")
-        .env("OPENORCH_REGISTRY_MAX_INSTANCES_PER_ACCOUNT", "1000000")
-        .stderr(Stdio::null());
+    let mut command = support::command(env!("CARGO_BIN_EXE_openorch"), folder);
+    command.env("OPENORCH_REGISTRY_MAX_INSTANCES_PER_ACCOUNT", "1000000");
     command
 }
 
 fn start(folder: &Path) -> Process {
     run(&mut command(folder))
-}
-
-/// Starts it and waits until it says where it listens.
-pub fn run(command: &mut Command) -> Process {
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut output = BufReader::new(child.stdout.take().unwrap());
-    let mut line = String::new();
-    output.read_line(&mut line).unwrap();
-    let url = line.trim().rsplit(' ').next().unwrap().to_owned();
-    assert!(url.starts_with("http"), "{line}");
-    Process { child, url, output }
-}
-
-/// Starts where it must refuse: answers what it said.
-pub fn refused(command: &mut Command) -> String {
-    let Output { status, stderr, .. } = command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().unwrap();
-    let text = String::from_utf8(stderr).unwrap();
-    // Where the settings are wrong it is as for a flag; else something around the daemon is.
-    assert!([Some(1), Some(2)].contains(&status.code()), "{text}");
-    text
 }
 
 pub async fn post(url: &str, path: &str, token: &str, body: Value) -> Option<Value> {
@@ -129,9 +62,7 @@ async fn twenty_kills_under_write_load_lose_no_acknowledged_write() {
             .collect();
         // In the middle of the load, each round at another moment of it.
         let enough = acknowledged.lock().unwrap().len() + 4 + round;
-        while acknowledged.lock().unwrap().len() < enough {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        eventually(PATIENCE, "writes", async || acknowledged.lock().unwrap().len() >= enough).await;
         process.child.kill().unwrap();
         for writer in writers {
             writer.await.unwrap();
@@ -255,14 +186,11 @@ async fn a_second_signal_ends_what_the_first_one_waits_for() {
     let _request = silent.accept().await.unwrap();
     process.terminate();
     let address = process.url.trim_start_matches("http://").to_owned();
-    while std::net::TcpStream::connect(&address).is_ok() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually(PATIENCE, "it listens no more", async || std::net::TcpStream::connect(&address).is_err()).await;
     assert!(process.child.try_wait().unwrap().is_none(), "it waits for the request");
     process.terminate();
-    let ended = tokio::task::spawn_blocking(move || process.child.wait().unwrap());
-    let status = tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap().unwrap();
-    assert!(status.success());
+    let ended = tokio::task::spawn_blocking(move || process.wait());
+    assert!(ended.await.unwrap().success());
     assert!(request.await.unwrap().is_err());
 }
 
@@ -289,7 +217,8 @@ async fn out_of_descriptors_no_instance_is_blamed_and_what_is_open_goes_on() {
     for _ in 0..100 {
         open.push(tokio::net::TcpStream::connect(address).await.unwrap());
     }
-    // Ten probes' time, seen through the connection that the client keeps open.
+    // Seen through the connection that the client keeps open, for the time of ten probes: what must not happen has no end
+    // that could be waited for.
     for _ in 0..50 {
         assert!(statuses().await.contains("Healthy"));
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -265,11 +265,11 @@ fn variables_without_effect_are_named_in_the_log() {
     assert!(log.contains("OPENORCH_DRIAN is not known and ignored; did you mean OPENORCH_DRAIN?"), "{log}");
     assert_eq!(log.matches("not known and ignored").count(), 1, "{log}");
 
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = openorch_test_support::free_address();
     let mut process = run(Command::new(env!("CARGO_BIN_EXE_openorch"))
         .env_clear()
         .env("OPENORCH_DATA_DIR", folder.path().join("other"))
-        .env("OPENORCH_LISTEN", taken.to_string())
+        .env("OPENORCH_LISTEN", free.to_string())
         .env("OPENORCH_URL", "http://127.0.0.1:1")
         .env("OPENORCH_DB_STRING", "postgres://u:s3cret@127.0.0.1/x")
         .stderr(Stdio::piped()));

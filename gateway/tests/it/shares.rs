@@ -54,9 +54,7 @@ async fn one_address_cannot_hold_every_connection() {
     assert!(within(platform.client().await.is_ended()).await, "the fourth is closed");
     assert_eq!(platform.metrics.connections_refused.get(), 1);
     held.pop();
-    while platform.metrics.connections.get() > 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("a free connection", || platform.metrics.connections.get() <= 2).await;
     assert_eq!(platform.get("/demo").await.status, 200, "one is free again");
 }
 
@@ -85,16 +83,12 @@ async fn requests_in_progress_have_a_total_and_a_share_of_it() {
         for client in &mut held {
             client.send(&get("/demo/slow")).await;
         }
-        while platform.metrics.in_flight.get() < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("two requests in flight", || platform.metrics.in_flight.get() >= 2).await;
         let refused = platform.get("/demo").await;
         assert_eq!(refused.status, status);
         assert!(refused.body.contains(sentence) && refused.header("retry-after").is_some(), "{}", refused.body);
         drop(held);
-        while platform.metrics.in_flight.get() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("no requests in flight", || platform.metrics.in_flight.get() == 0).await;
         assert_eq!(platform.get("/demo").await.status, 200);
     }
 }
@@ -125,9 +119,10 @@ async fn requests_refused_to_one_address_take_no_place_from_others_and_a_flood_o
     // An error, or none: it was closed.
     let _ = within(connection).await;
     drop(held);
-    while platform.metrics.in_flight.get() + platform.metrics.refused_in_flight.get() > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("neither requests nor refusals in flight", || {
+        platform.metrics.in_flight.get() + platform.metrics.refused_in_flight.get() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -143,12 +138,7 @@ async fn an_untaken_refusal_is_given_up_soon() {
         let request = Request::get("http://localhost/user-svc/x").body(Empty::new()).unwrap();
         held.push(within(sender.send_request(request)).await.unwrap());
     }
-    within(async {
-        while platform.metrics.refused_in_flight.get() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until("no refusals in flight", || platform.metrics.refused_in_flight.get() == 0).await;
     assert_eq!(platform.metrics.in_flight.get(), 1, "the answer of the one that was let in may wait for longer");
 }
 
@@ -165,9 +155,7 @@ async fn endless() -> std::net::SocketAddr {
         stream.send("HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n").await;
         // Ends when the gateway closes the connection.
         let piece = "x".repeat(1 << 20);
-        loop {
-            stream.send(&piece).await;
-        }
+        while stream.send(&piece).await {}
     })
     .await
 }
@@ -181,9 +169,7 @@ async fn an_answer_that_the_client_does_not_take_is_ended_over_http1() {
         let before = platform.metrics.stalled.get();
         let mut client = platform.client().await;
         client.send(&get(path)).await;
-        while platform.metrics.stalled.get() == before {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until("an answer that stalls", || platform.metrics.stalled.get() != before).await;
         assert!(!within(client.answer()).await.whole, "{path}: what was sent is not the whole answer");
     }
 }
@@ -202,15 +188,8 @@ async fn untaken_answers_of_services_have_a_budget() {
     for client in &mut clients {
         client.send(&get("/demo")).await;
     }
-    within(async {
-        while platform.metrics.stalled.get() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-    while platform.metrics.in_flight.get() == 3 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("an answer that stalls", || platform.metrics.stalled.get() != 0).await;
+    until("one request less in flight", || platform.metrics.in_flight.get() != 3).await;
     let now = &platform.metrics;
     assert_eq!((now.stalled.get(), now.in_flight.get()), (1, 2), "those within the budget go on");
 }
@@ -234,12 +213,7 @@ async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go
         }
         assert_eq!(platform.metrics.in_flight.get(), 3, "window {window}: all of them count");
         // Reading would say that there is room for more.
-        within(async {
-            while platform.metrics.stalled.get() - stalled < 3 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        until("three answers that stall", || platform.metrics.stalled.get() - stalled >= 3).await;
         for mut body in held {
             let mut end = None;
             while end.as_ref().is_none_or(Result::is_ok)
@@ -272,6 +246,7 @@ async fn an_event_stream_may_be_silent_for_longer_than_an_answer_may_be_untaken(
     let quiet = listen(|mut stream, _| async move {
         stream.read_message().await;
         stream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n").await;
+        // This server is slow by design: for thrice as long as an answer may be untaken.
         tokio::time::sleep(Duration::from_millis(600)).await;
         stream.send("1\r\nb\r\n0\r\n\r\n").await;
     })
@@ -289,12 +264,7 @@ async fn a_builtin_answer_in_progress_ends_with_the_session_it_is_for() {
     lasting.send(&get("/user-svc/endless?lasting")).await;
     let mut ended = platform.client().await;
     ended.send(&get("/user-svc/endless?ended")).await;
-    within(async {
-        while platform.metrics.session_ended.get() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until("an answer that ends with its session", || platform.metrics.session_ended.get() != 0).await;
     assert!(!within(ended.answer()).await.whole);
     assert_eq!(platform.metrics.session_ended.get(), 1);
 }
@@ -365,9 +335,7 @@ async fn services_leave_an_eighth_of_the_places_to_built_in_operations() {
         client.send(&get("/demo")).await;
         held.push(client);
     }
-    while platform.metrics.in_flight.get() < 7 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("seven requests in flight", || platform.metrics.in_flight.get() >= 7).await;
     let refused = platform.get("/demo").await;
     assert!(refused.status == 503 && refused.body.contains("for services"), "{}", refused.body);
     assert_eq!(platform.get("/user-svc/x").await.status, 200);
@@ -402,6 +370,7 @@ async fn heads_of_answers_do_not_pile_up_for_a_client_that_reads_nothing() {
             if stream.write_all(&frame).await.is_err() {
                 return stream_id;
             }
+            // Slowly, so that the requests are answered meanwhile.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         u32::MAX
@@ -416,19 +385,9 @@ async fn what_goes_on_without_its_client_keeps_its_place() {
     for n in 0..2 {
         let mut client = platform.client().await;
         client.send(&get("/user-svc/goes-on")).await;
-        within(async {
-            while platform.metrics.in_flight.get() <= n {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        until("one more request in flight", || platform.metrics.in_flight.get() > n).await;
     }
-    within(async {
-        while platform.metrics.connections.get() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until("no connections", || platform.metrics.connections.get() == 0).await;
     assert_eq!(platform.metrics.in_flight.get(), 2);
     assert_eq!(platform.get("/user-svc/x").await.status, 503);
 }
@@ -450,12 +409,7 @@ async fn a_body_whose_answer_is_over_keeps_its_place_and_ends_soon() {
         match ends {
             true => {
                 assert!(within(client.is_ended()).await);
-                within(async {
-                    while platform.metrics.in_flight.get() > 0 {
-                        tokio::time::sleep(Duration::from_millis(5)).await;
-                    }
-                })
-                .await;
+                until("no requests in flight", || platform.metrics.in_flight.get() == 0).await;
             }
             false => assert_eq!(platform.metrics.in_flight.get(), 1),
         }

@@ -21,9 +21,7 @@ async fn a_running_request_ends_and_idle_connections_close() {
     idle.ask(&get("/user-svc")).await;
     let mut running = platform.client().await;
     running.send(&get("/demo")).await;
-    while platform.metrics.connected.get() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("a request that was sent on", || platform.metrics.connected.get() != 0).await;
     platform.stop.take().unwrap().send(()).unwrap();
     assert!(within(idle.is_ended()).await);
     assert!(tokio::net::TcpStream::connect(platform.address).await.is_err(), "the listener is closed");
@@ -43,9 +41,7 @@ async fn a_request_that_outlasts_the_drain_time_is_cut() {
     platform.publish("demo", &[&format!("http://{instance}")]);
     let mut client = platform.client().await;
     client.send(&get("/demo")).await;
-    while platform.metrics.connected.get() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("a request that was sent on", || platform.metrics.connected.get() != 0).await;
     platform.stop.take().unwrap().send(()).unwrap();
     within(platform.ended).await.unwrap();
     assert!(client.is_ended().await);

@@ -173,9 +173,7 @@ async fn when_the_client_leaves_the_instance_learns_it() {
     let mut client = platform.client().await;
     client.send(&get("/demo/long")).await;
     // Sent on before it leaves.
-    while platform.metrics.connected.get() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("a request that was sent on", || platform.metrics.connected.get() != 0).await;
     drop(client);
     within(left).await.unwrap();
 }

@@ -1,16 +1,12 @@
-//! A running gateway, instances that follow a script, and a client that says exactly what it is told to.
+//! A running gateway with people of its own, and short ways to ask it.
 
 use std::{
     future::Future,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
-    },
-    time::Duration,
+    sync::{Arc, atomic::AtomicBool},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -23,15 +19,15 @@ use openorch_chassis::{
     routes::{Backend, Routable, Routes},
 };
 use openorch_gateway::{Gateway, Metrics, RequestLog, Server, Settings, Table};
+pub use openorch_test_support::{
+    PATIENCE, eventually,
+    wire::{Answer, Client, header, listen, mirror, saying},
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpSocket},
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
-
-/// No test waits longer for anything.
-pub const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Platform {
     pub address: SocketAddr,
@@ -270,245 +266,11 @@ where
     .await
 }
 
-/// An instance that follows a script; told the how manieth connection it has, from 0.
-pub async fn listen<F>(script: impl Fn(Client, usize) -> F + Send + Sync + 'static) -> SocketAddr
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let count = AtomicUsize::new(0);
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(script(Client::new(stream), count.fetch_add(1, SeqCst)));
-        }
-    });
-    address
-}
-
-/// An instance that answers every request with the request's own bytes.
-pub async fn mirror() -> SocketAddr {
-    listen(|mut stream, _| async move {
-        while let Some(request) = stream.read_message().await {
-            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{request}", request.len());
-            stream.send(&answer).await;
-        }
-    })
-    .await
-}
-
-/// The same that says the same to all.
-pub async fn saying(answer: &'static str) -> SocketAddr {
-    listen(move |mut stream, _| async move {
-        while stream.read_message().await.is_some() {
-            stream.send(answer).await;
-        }
-    })
-    .await
-}
-
-/// One end of a connection, with what was read and not yet used.
-pub struct Client {
-    stream: TcpStream,
-    buffer: BytesMut,
-}
-
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
-    /// Whether the body came to its end as framed.
-    pub whole: bool,
-}
-
-impl Answer {
-    /// All values of a header.
-    pub fn header(&self, name: &str) -> Option<String> {
-        header(&self.head, name)
-    }
-
-    /// Panics where a refusal of the gateway's own has no code, or one of another status.
-    fn check_code(&self) {
-        if self.status < 400 || !self.body.starts_with("{\"error\": ") {
-            return;
-        }
-        let list = [codes::gateway::ERRORS, codes::access::ERRORS, codes::platform::ERRORS].concat();
-        let (_, id) = self.body.rsplit_once("\", \"code\": \"").unwrap_or_else(|| panic!("no code: {self:?}"));
-        let code = list.iter().find(|code| id == format!("{}\"}}", code.id));
-        assert_eq!(code.map(|code| code.status), Some(self.status), "{self:?}");
-    }
-}
-
-/// All values of a header, joined.
-pub fn header(head: &str, name: &str) -> Option<String> {
-    let values: Vec<&str> = head
-        .split("\r\n")
-        .skip(1)
-        .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_once(':'))
-        .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.trim())
-        .collect();
-    (!values.is_empty()).then(|| values.join(" | "))
-}
-
-impl Client {
-    pub fn new(stream: TcpStream) -> Client {
-        Client { stream, buffer: BytesMut::new() }
-    }
-
-    pub async fn connect(address: SocketAddr) -> Client {
-        Client::new(TcpStream::connect(address).await.unwrap())
-    }
-
-    pub fn into_inner(self) -> TcpStream {
-        assert!(self.buffer.is_empty());
-        self.stream
-    }
-
-    pub async fn send(&mut self, text: &str) {
-        // The other side may be gone; what it says then is what is tested.
-        let _ = self.stream.write_all(text.as_bytes()).await;
-    }
-
-    pub async fn ask(&mut self, request: &str) -> Answer {
-        self.send(request).await;
-        self.answer_to(request.starts_with("HEAD")).await
-    }
-
-    pub async fn answer(&mut self) -> Answer {
-        self.answer_to(false).await
-    }
-
-    async fn answer_to(&mut self, headless: bool) -> Answer {
-        let head = self.read_head().await.expect("an answer");
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let (body, whole) = match headless || [101, 204, 304].contains(&status) || status == 100 {
-            true => (String::new(), true),
-            false => self.read_body(&head, true).await,
-        };
-        let answer = Answer { status, head, body, whole };
-        answer.check_code();
-        answer
-    }
-
-    /// A whole request; `None` when the connection has ended.
-    pub async fn read_message(&mut self) -> Option<String> {
-        let head = self.read_head().await?;
-        let (body, _) = self.read_body(&head, false).await;
-        Some(head + &body)
-    }
-
-    /// Up to and with the empty line.
-    pub async fn read_head(&mut self) -> Option<String> {
-        loop {
-            if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
-                let head = self.buffer.split_to(end + 4);
-                return Some(String::from_utf8_lossy(&head).into_owned());
-            }
-            if !self.more().await {
-                return None;
-            }
-        }
-    }
-
-    /// Chunked bodies as they are on the wire.
-    async fn read_body(&mut self, head: &str, till_end: bool) -> (String, bool) {
-        if header(head, "transfer-encoding").is_some_and(|c| c.contains("chunked")) {
-            let mut wire = String::new();
-            loop {
-                let Some(line) = self.read_line().await else {
-                    return (wire, false);
-                };
-                wire += &line;
-                let size = line.trim().split(';').next().unwrap();
-                let size = usize::from_str_radix(size, 16).unwrap();
-                if size > 0 {
-                    let Some(data) = self.read_exactly(size + 2).await else {
-                        return (wire, false);
-                    };
-                    wire += &data;
-                    continue;
-                }
-                // Trailers up to the empty line.
-                loop {
-                    let Some(line) = self.read_line().await else {
-                        return (wire, false);
-                    };
-                    wire += &line;
-                    if line == "\r\n" {
-                        return (wire, true);
-                    }
-                }
-            }
-        }
-        if let Some(length) = header(head, "content-length") {
-            return match self.read_exactly(length.parse().unwrap()).await {
-                Some(body) => (body, true),
-                None => (self.rest(), false),
-            };
-        }
-        if !till_end {
-            return (String::new(), true);
-        }
-        while self.more().await {}
-        (self.rest(), true)
-    }
-
-    pub async fn read_line(&mut self) -> Option<String> {
-        loop {
-            if let Some(end) = self.buffer.windows(2).position(|w| w == b"\r\n") {
-                return Some(String::from_utf8_lossy(&self.buffer.split_to(end + 2)).into_owned());
-            }
-            if !self.more().await {
-                return None;
-            }
-        }
-    }
-
-    pub async fn read_exactly(&mut self, length: usize) -> Option<String> {
-        while self.buffer.len() < length {
-            if !self.more().await {
-                return None;
-            }
-        }
-        Some(String::from_utf8_lossy(&self.buffer.split_to(length)).into_owned())
-    }
-
-    fn rest(&mut self) -> String {
-        let rest = String::from_utf8_lossy(&self.buffer).into_owned();
-        self.buffer.advance(self.buffer.len());
-        rest
-    }
-
-    /// Whether the other side has ended the connection, and said nothing before that.
-    pub async fn is_ended(&mut self) -> bool {
-        !self.more().await && self.buffer.is_empty()
-    }
-
-    /// Reads some more; `false` at the end.
-    pub async fn more(&mut self) -> bool {
-        let read = self.stream.read_buf(&mut self.buffer);
-        let read = tokio::time::timeout(PATIENCE, read).await;
-        read.expect("the other side says something or leaves").is_ok_and(|n| n > 0)
-    }
-
-    pub fn buffered(&self) -> usize {
-        self.buffer.len()
-    }
-
-    pub async fn shut_sending(&mut self) {
-        self.stream.shutdown().await.unwrap();
-    }
-
-    /// Ends the connection with a reset instead of an orderly end.
-    pub fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
-    }
+/// Waits until it holds, such as a metric that has come to what a test is about.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    eventually(PATIENCE, what, async || holds()).await;
 }
 
 pub async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.expect("this ends in time")
+    openorch_test_support::within(PATIENCE, "the end of what a test waits for", work).await
 }

@@ -1,54 +1,49 @@
 //! Copies of a schema: all documents as of one moment, whoever writes meanwhile, into a file that either engine restores.
 //! Columns, lists and indexes stay behind; they are made again from the documents.
 
-use std::path::Path;
-
 use tokio_postgres::Transaction;
 
 use super::errors::Failure;
 use super::reader::Chunks;
 use super::visit::Visit;
 use super::{PostgresOptions, schema};
+use crate::archive::{Declared, Origin};
 use crate::check::{OnProgress, Progress};
 use crate::sql::quote;
-use crate::sqlite::{Declared, NewArchive, Origin};
-use crate::{Notes, Result};
+use crate::{ArchiveWriter, Result};
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// Writes all documents of a schema as of this moment into a new file that its owner alone can read, whether a daemon
-/// runs on the schema or not. Answers its size in bytes. The file is whole or not there.
+/// Adds all documents of a schema as of this moment, whether a daemon runs on the schema or not.
 pub(super) async fn backup(
     options: &PostgresOptions,
-    file: &Path,
-    notes: &Notes,
+    archive: &mut ArchiveWriter,
     progress: OnProgress<'_>,
-) -> Result<u64> {
-    let copied = copy(options, file, progress).await;
-    let doing = format!("copying the schema `{}`", options.schema);
-    copied.map_err(|failure| failure.into_store(&doing))?.finish(notes)
+) -> Result<()> {
+    let copied = copy(options, archive, progress).await;
+    copied.map_err(|failure| failure.into_store(&format!("copying the schema `{}`", options.schema)))
 }
 
-async fn copy(options: &PostgresOptions, file: &Path, progress: OnProgress<'_>) -> Outcome<NewArchive> {
+async fn copy(options: &PostgresOptions, archive: &mut ArchiveWriter, progress: OnProgress<'_>) -> Outcome<()> {
     let mut visit = Visit::begin(options).await?;
     let (transaction, identity) = visit.look().await?;
     let recorded = schema::recorded(transaction.client()).await?;
     // A sequence is not as of the moment of the transaction, but later, which is as good: it only must not be earlier.
     let last = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM _store_version";
     let last_version = transaction.query_one(last, &[]).await?.try_get(0)?;
-    let archive = NewArchive::make(file, &Origin { database_id: identity.id, last_version })?;
+    archive.begin(&Origin { database_id: identity.id, last_version })?;
     for (name, (declaration, _)) in recorded {
         let declared = Declared { name, declaration };
         archive.collection(&declared)?;
-        documents(&transaction, &declared.name, &archive, progress).await?;
+        documents(&transaction, &declared.name, archive, progress).await?;
     }
-    Ok(archive)
+    Ok(())
 }
 
 async fn documents(
     transaction: &Transaction<'_>,
     collection: &str,
-    archive: &NewArchive,
+    archive: &mut ArchiveWriter,
     progress: OnProgress<'_>,
 ) -> Outcome<()> {
     let table = quote(&format!("c_{collection}"));

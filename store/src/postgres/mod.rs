@@ -4,6 +4,7 @@
 
 mod backup;
 mod check;
+mod engine;
 mod errors;
 #[cfg(any(test, feature = "explain"))]
 mod explain;
@@ -34,9 +35,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, oneshot, watch};
 use tokio::task::AbortHandle;
 
+pub use self::engine::PostgresEngine;
 #[cfg(any(test, feature = "explain"))]
 pub use self::explain::OnPostgres;
-pub use self::restore::PostgresRestoring;
 
 use self::hold::Keeper;
 use self::reader::{Get, Limits, Reader, Ready, ServerTime};
@@ -47,8 +48,8 @@ use self::target::Target;
 use self::writer::Writer;
 use crate::sql::{self, Dialect};
 use crate::{
-    Batch, BoxFuture, Collection, Committed, Filter, Findings, Notes, OnProgress, Page, Progress, Query, Result, Row,
-    Rows, Store, StoreError,
+    ArchiveWriter, Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Progress, Query, Result, Row, Rows,
+    Store, StoreError,
 };
 
 /// What can be set when a schema is opened; the defaults are what the daemon runs with. Its text never shows the
@@ -191,33 +192,6 @@ impl PostgresStore {
         }))))
     }
 
-    /// Writes all documents of a schema as of this moment into a new file that its owner alone can read, and that this
-    /// and the other engine restore; whether a daemon runs on the schema or not. Answers its size in bytes. The file is
-    /// whole or not there.
-    ///
-    /// Refused, with nothing written: a file that exists already (`AlreadyExists`), a schema without data that were
-    /// seeded (`NotFound`), a disk that is full (`StorageFull`), a database that cannot be used (`Unavailable`).
-    pub async fn backup(
-        options: &PostgresOptions,
-        file: &Path,
-        notes: &Notes,
-        progress: OnProgress<'_>,
-    ) -> Result<u64> {
-        backup::backup(options, file, notes, progress).await
-    }
-
-    /// Looks for what is wrong in a schema, whether a daemon runs on it or not: in the documents, and in what was derived
-    /// from them. Collections that a later version declared otherwise, or not yet, are left out.
-    ///
-    /// `NotFound` where there are no data; an error too where they cannot be read at all.
-    pub async fn check(
-        options: &PostgresOptions,
-        collections: &[Collection],
-        progress: OnProgress<'_>,
-    ) -> Result<Findings> {
-        check::check(options, collections, progress).await
-    }
-
     /// Runs something that reads, where it is asked for, wherever that is: the connections belong to our own runtime.
     fn here<'a, T>(&self, work: impl Future<Output = Result<T>> + Send + 'a) -> BoxFuture<'a, Result<T>> {
         let runtime = self.0.runtime.clone();
@@ -314,8 +288,13 @@ impl Store for PostgresStore {
                 let _open = inner.enter().await?;
                 let mut is_closed = inner.closed.subscribe();
                 let mut silent = |_: Progress<'_>| {};
+                let copying = async {
+                    let mut archive = ArchiveWriter::create(&file)?;
+                    backup::backup(&inner.options, &mut archive, &mut silent).await?;
+                    archive.finish(&notes)
+                };
                 tokio::select! {
-                    outcome = backup::backup(&inner.options, &file, &notes, &mut silent) => outcome,
+                    outcome = copying => outcome,
                     _ = is_closed.wait_for(|closed| *closed) => Err(closed()),
                     () = reply.closed() => Err(closed()),
                 }

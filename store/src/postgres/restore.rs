@@ -2,7 +2,6 @@
 //! or everything, whatever happens meanwhile.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -17,30 +16,33 @@ use super::start::{self, Schema};
 use super::statements::Value;
 use super::target::Target;
 use super::{Collections, Document, Known, PostgresOptions, schema};
+use crate::archive::Declared;
 use crate::check::{OnProgress, Progress};
 use crate::sql::change::{self, DOCUMENTS_ALONE};
 use crate::sql::{Spec, quote};
-use crate::sqlite::{Archive, Declared};
-use crate::{Collection, Notes, Result, Row, StoreError, document};
+use crate::{ArchiveReader, BoxFuture, Collection, Notes, Restoring, Result, Row, StoreError, document};
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
 /// A backup that can be restored into a schema that is empty and held. Nothing is changed before it is finished.
-pub struct PostgresRestoring {
-    archive: Archive,
+pub(super) struct Held {
+    archive: ArchiveReader,
+    declared: Vec<Arc<Known>>,
     target: Target,
     schema: String,
     lock: Lock,
 }
 
-impl PostgresRestoring {
-    /// Opens a backup of either engine and takes hold of the schema.
-    ///
-    /// Refused, with nothing changed: as by [`super::PostgresStore::open`], and a schema that has anything in it
-    /// (`AlreadyExists`), a file that is not there (`NotFound`), is damaged or not a backup (`Corrupt`), or was written by a
-    /// newer version (`Unavailable`).
-    pub async fn prepare(file: &Path, options: &PostgresOptions) -> Result<Self> {
-        let archive = Archive::open(file)?;
+impl Held {
+    /// Takes hold of the schema. Refused, with nothing changed: as by [`super::PostgresStore::open`], and a schema that has
+    /// anything in it (`AlreadyExists`), an archive that is damaged (`Corrupt`).
+    pub(super) async fn prepare(
+        archive: ArchiveReader,
+        options: &PostgresOptions,
+        collections: &[Collection],
+    ) -> Result<Self> {
+        archive.require_sound()?;
+        let declared = Collections::check(collections)?;
         start::check_schema(&options.schema)?;
         let (target, schema) = (Target::parse(&options.connection)?, options.schema.clone());
         let prepare = async {
@@ -54,25 +56,26 @@ impl PostgresRestoring {
             Ok(lock)
         };
         match prepare.await {
-            Ok(lock) => Ok(Self { archive, target, schema, lock }),
+            Ok(lock) => Ok(Self { archive, declared, target, schema, lock }),
             Err(failure) => Err(failed(failure, &schema)),
         }
     }
 
-    /// What the makers of the backup wrote.
-    pub fn notes(&self) -> &Notes {
-        &self.archive.notes
+    async fn fill(self, progress: OnProgress<'_>) -> Result<()> {
+        let Self { archive, declared, target, schema, mut lock } = self;
+        let place = Schema { target: &target, name: &schema };
+        let restored = restore(archive, &place, &mut lock, declared, progress).await;
+        restored.map_err(|failure| failed(failure, &schema))
+    }
+}
+
+impl Restoring for Held {
+    fn notes(&self) -> &Notes {
+        self.archive.notes()
     }
 
-    /// Restores everything, with the columns, lists and indexes that these collections declare; what a collection beyond
-    /// them has is made when it is opened. From then on a daemon can be started on the schema.
-    ///
-    /// Refused, with nothing changed: documents that these declarations do not allow.
-    pub async fn finish(self, collections: &[Collection], progress: OnProgress<'_>) -> Result<()> {
-        let Self { archive, target, schema, mut lock } = self;
-        let place = Schema { target: &target, name: &schema };
-        let restored = restore(&archive, &place, &mut lock, Collections::check(collections)?, progress).await;
-        restored.map_err(|failure| failed(failure, &schema))
+    fn finish<'a>(self: Box<Self>, progress: OnProgress<'a>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.fill(progress))
     }
 }
 
@@ -81,7 +84,7 @@ fn failed(failure: Failure, schema: &str) -> StoreError {
 }
 
 async fn restore(
-    archive: &Archive,
+    mut archive: ArchiveReader,
     place: &Schema<'_>,
     lock: &mut Lock,
     declared: Vec<Arc<Known>>,
@@ -101,12 +104,12 @@ async fn restore(
     }
     schema::bring_up_within(&transaction, &declared).await?;
     let declared: HashMap<&str, Arc<Known>> = declared.into_iter().map(|known| (known.spec.name, known)).collect();
-    for one in &archive.collections {
+    for one in &std::mem::take(&mut archive.collections) {
         let known = declared.get(one.name.as_str());
         if known.is_none() {
             make_without_columns(&transaction, one).await?;
         }
-        Filling { transaction: &transaction, name: &one.name, known }.fill(archive, progress).await?;
+        Filling { transaction: &transaction, name: &one.name, known }.fill(&mut archive, progress).await?;
     }
     Ok(transaction.commit().await?)
 }
@@ -129,7 +132,7 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    async fn fill(&self, archive: &Archive, progress: OnProgress<'_>) -> Outcome<()> {
+    async fn fill(&self, archive: &mut ArchiveReader, progress: OnProgress<'_>) -> Outcome<()> {
         let of = archive.count(self.name)?;
         let (mut place, mut done) = (i64::MIN, 0);
         loop {
@@ -149,7 +152,7 @@ impl Filling<'_> {
 
     async fn add(&self, rows: Vec<Row>) -> Outcome<()> {
         let Some(known) = self.known else {
-            let values = rows.iter().map(|row| of_row(&row.id, row.version, &row.body));
+            let values = rows.iter().map(|row| of_row(&row.id, row.version, &row.body)).collect();
             return self.copy(&quote(&format!("c_{}", self.name)), "id, ver, doc", values).await;
         };
         let spec = &known.spec;
@@ -164,7 +167,7 @@ impl Filling<'_> {
             values.extend(document.keys.iter().map(|key| Value::Bytes(key)));
             values
         });
-        let copied = self.copy(&spec.table, &format!("id, ver, doc{columns}"), values).await;
+        let copied = self.copy(&spec.table, &format!("id, ver, doc{columns}"), values.collect()).await;
         copied.map_err(|failure| broken(spec, failure))?;
         for (at, list) in spec.lists.iter().enumerate() {
             let entries = documents.iter().flat_map(|(_, document)| {
@@ -173,15 +176,14 @@ impl Filling<'_> {
                     [Value::id(&document.place.id)].into_iter().chain(keys).collect()
                 })
             });
-            self.copy(&list.table, &format!("id, {}", list.columns().join(", ")), entries).await?;
+            self.copy(&list.table, &format!("id, {}", list.columns().join(", ")), entries.collect()).await?;
         }
         Ok(())
     }
 
     /// Adds rows to a table. Values are of the types of these columns.
-    async fn copy<'v>(&self, table: &str, columns: &str, rows: impl Iterator<Item = Vec<Value<'v>>>) -> Outcome<()> {
-        let mut rows = rows.peekable();
-        let Some(first) = rows.peek() else { return Ok(()) };
+    async fn copy(&self, table: &str, columns: &str, rows: Vec<Vec<Value<'_>>>) -> Outcome<()> {
+        let Some(first) = rows.first() else { return Ok(()) };
         let types: Vec<Type> = first.iter().enumerate().map(|(at, value)| type_of(at, value)).collect();
         let sink = self.transaction.copy_in(&format!("COPY {table}({columns}) FROM STDIN (FORMAT binary)")).await?;
         let mut writer = pin!(BinaryCopyInWriter::new(sink, &types));

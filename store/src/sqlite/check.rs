@@ -23,7 +23,7 @@ const MOST_FAULTS: u32 = 20;
 /// recorded of it. One of `collections` of which nothing is recorded is a problem too.
 ///
 /// `NotFound` where there is no database; an error too where it cannot be read at all.
-pub fn check(folder: &Path, collections: &[Collection], progress: OnProgress<'_>) -> Result<Findings> {
+pub(super) fn check(folder: &Path, collections: &[Collection], progress: OnProgress<'_>) -> Result<Findings> {
     let database = folder.join(DATABASE);
     let Some((identity, problems)) = identify(&database)? else {
         return Err(StoreError::NotFound(format!("there is no data in `{}`", folder.display())));

@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 use crate::StoreError;
 
 /// Turns an error of SQLite into ours; `doing` says what was tried, for example "writing" or "opening `x`".
-pub(super) fn from_sqlite(error: rusqlite::Error, doing: &str) -> StoreError {
+pub(crate) fn from_sqlite(error: rusqlite::Error, doing: &str) -> StoreError {
     let Some(code) = error.sqlite_error().copied() else {
         return StoreError::Internal(format!("{doing} failed: {error}"));
     };
@@ -34,8 +34,19 @@ pub(super) fn from_sqlite(error: rusqlite::Error, doing: &str) -> StoreError {
     }
 }
 
+/// Turns an error of SQLite into ours where a file is read that may come from anywhere, within bounds.
+pub(crate) fn from_file(error: rusqlite::Error, file: &Path) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::OperationInterrupted | ErrorCode::TooBig) => StoreError::Corrupt(format!(
+            "`{}` is damaged: reading it takes more than a file of its size can; restore a backup. Nothing was changed",
+            file.display()
+        )),
+        _ => from_sqlite(error, &format!("reading `{}`", file.display())),
+    }
+}
+
 /// Turns an error of the file system into ours.
-pub(super) fn from_io(error: &io::Error, doing: &str, path: &Path) -> StoreError {
+pub(crate) fn from_io(error: &io::Error, doing: &str, path: &Path) -> StoreError {
     let place = path.display();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(&format!("{doing} `{place}`")),

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags};
 
-use super::errors::{from_io, from_sqlite};
+use super::errors::{from_file, from_io, from_sqlite};
 use super::place::Place;
 use super::shape::{harden, harden_for_file};
 use super::{mark, shape};
@@ -28,6 +29,14 @@ pub(super) const LAYOUT: u32 = 3;
 /// Programs that know layout 1 alone would leave the tables of lists behind, those that know 2 the mark.
 const MIN_COMPATIBLE: u32 = 3;
 
+/// The longest text of a file that is looked into.
+const MAX_VALUE_BYTES: i32 = 64 << 20;
+/// Steps of SQLite's machine that reading a file may take: a row of a few bytes takes about twenty.
+const FREE_STEPS: u64 = 1_000_000;
+const STEPS_PER_BYTE: u64 = 16;
+/// Steps between two looks at how many are left.
+const STEPS_AT_ONCE: i32 = 10_000;
+
 const LOCK: &str = "openorch.lock";
 pub(super) const DATABASE: &str = "openorch.db";
 /// "OpOr", in the header of every database of ours.
@@ -40,9 +49,6 @@ pub(super) const OWN_TABLES: [(&str, &str); 2] = [
         "CREATE TABLE _store_meta(collection TEXT PRIMARY KEY, spec TEXT NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID",
     ),
 ];
-/// The table that a backup has besides, for its notes.
-pub(super) const BACKUP_NOTES: (&str, &str) =
-    ("_backup", "CREATE TABLE _backup(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID");
 /// In the lock file until there is an id.
 const NO_ID: &str = "--------------------------------";
 
@@ -61,9 +67,9 @@ pub(super) struct Folder {
 }
 
 /// What a database says of itself.
-pub(super) struct Identity {
-    pub(super) id: String,
-    pub(super) seeded: bool,
+pub(crate) struct Identity {
+    pub(crate) id: String,
+    pub(crate) seeded: bool,
     /// Whether it has the mark of a clean stop.
     pub(super) clean: bool,
 }
@@ -206,7 +212,7 @@ fn keep_private(path: &Path) {
     let _ = path;
 }
 
-pub(super) fn open_private(path: &Path) -> Result<File> {
+pub(crate) fn open_private(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]
@@ -283,7 +289,7 @@ fn write_pid(lock: &mut File, id: Option<&str>) -> io::Result<()> {
 
 /// What the database says of itself, without touching it: `None` where there is nothing, an error where there is
 /// something that is not a sound database of ours, or has what does not belong there.
-pub(super) fn read_identity(database: &Path) -> Result<Option<Identity>> {
+pub(crate) fn read_identity(database: &Path) -> Result<Option<Identity>> {
     let Some((identity, problems)) = identify(database)? else { return Ok(None) };
     shape::refuse(&problems, database)?;
     Ok(Some(identity))
@@ -330,7 +336,7 @@ pub(super) fn identify(database: &Path) -> Result<Option<(Identity, Vec<String>)
             Ok(Some((identity, problems)))
         }
         Err(_) if layout > LAYOUT => check_layout(database, layout, None).map(|()| None),
-        Err(error) => match from_sqlite(error, &format!("reading `{}`", database.display())) {
+        Err(error) => match from_file(error, database) {
             // A table of ours or a value in it that is not there.
             StoreError::Internal(why) => Err(StoreError::Corrupt(format!("{why}; restore a backup"))),
             other => Err(other),
@@ -339,13 +345,28 @@ pub(super) fn identify(database: &Path) -> Result<Option<(Identity, Vec<String>)
 }
 
 /// A connection that changes nothing in a database and makes no file beside it.
-pub(super) fn look_into(database: &Path) -> rusqlite::Result<Connection> {
+pub(crate) fn look_into(database: &Path) -> rusqlite::Result<Connection> {
     // Without a log to read, `immutable` keeps SQLite from making any file; with one, a reader leaves it in place.
     let has_log = fs::metadata(beside(database, "-wal")).is_ok_and(|wal| wal.len() > 0);
     let immutable = if has_log { "" } else { "?immutable=1" };
     let uri = format!("file:{}{immutable}", uri_path(database));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(&uri, flags).and_then(harden_for_file)
+    let connection = Connection::open_with_flags(&uri, flags).and_then(harden_for_file)?;
+    bound(connection, database)
+}
+
+/// Bounds what reading a file costs that may come from anywhere: its pages may lead in a circle, and its texts say that they
+/// are longer than the file. What a file of its size can cost at the most is far below.
+fn bound(mut connection: Connection, database: &Path) -> rusqlite::Result<Connection> {
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
+    let length = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
+    let mut left = FREE_STEPS + STEPS_PER_BYTE * (length(database) + length(&beside(database, "-wal")));
+    let spend = move || {
+        left = left.saturating_sub(STEPS_AT_ONCE.unsigned_abs().into());
+        left == 0
+    };
+    connection.progress_handler(STEPS_AT_ONCE, Some(spend))?;
+    Ok(connection)
 }
 
 /// A connection beside a daemon or without one, which leaves a log where it was: a database whose log is gone looks like
@@ -490,7 +511,7 @@ fn fill_new(new: &Path) -> Result<Identity> {
 }
 
 /// Makes the tables in which a database says what it is, within the caller's transaction.
-pub(super) fn make_own_tables(connection: &Connection, id: &str, seeded: bool, last: i64) -> rusqlite::Result<()> {
+pub(crate) fn make_own_tables(connection: &Connection, id: &str, seeded: bool, last: i64) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "PRAGMA application_id = {APPLICATION_ID};
          PRAGMA user_version = {LAYOUT};"
@@ -508,13 +529,13 @@ pub(super) fn make_own_tables(connection: &Connection, id: &str, seeded: bool, l
 }
 
 /// The log goes before the database: a log without its database must never meet another one.
-pub(super) fn remove_database(database: &Path) -> Result<()> {
+pub(crate) fn remove_database(database: &Path) -> Result<()> {
     remove_beside(database)?;
     remove(database)
 }
 
 /// Removes what SQLite puts beside a database.
-pub(super) fn remove_beside(database: &Path) -> Result<()> {
+pub(crate) fn remove_beside(database: &Path) -> Result<()> {
     ["-wal", "-shm", "-journal"].iter().try_for_each(|end| remove(&beside(database, end)))
 }
 
@@ -525,11 +546,11 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-pub(super) fn sync_file(path: &Path) -> Result<()> {
+pub(crate) fn sync_file(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(|error| from_io(&error, "writing", path))
 }
 
-pub(super) fn sync_folder_of(file: &Path) -> Result<()> {
+pub(crate) fn sync_folder_of(file: &Path) -> Result<()> {
     #[cfg(unix)]
     if let Some(folder) = file.parent() {
         // A name alone is in the folder that this process works in.
@@ -543,7 +564,7 @@ pub(super) fn sync_folder_of(file: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(suffix);
     name.into()

@@ -23,7 +23,7 @@ const SET: &str = "INSERT INTO _store_info VALUES ('clean_stop', 1) ON CONFLICT(
 const CLEAR: &str = "UPDATE _store_info SET value = 0 WHERE key = 'clean_stop'";
 
 /// Puts the mark into a database, within the caller's transaction or one of its own.
-pub(super) fn set(connection: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn set(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute(SET, []).map(drop)
 }
 
@@ -56,7 +56,7 @@ pub(super) fn has_log(database: &Path) -> bool {
 }
 
 /// Refuses a database that lacks its newest writes.
-pub(super) fn require(identity: &Identity, database: &Path) -> Result<()> {
+pub(crate) fn require(identity: &Identity, database: &Path) -> Result<()> {
     if !identity.seeded || identity.clean || has_log(database) {
         return Ok(());
     }

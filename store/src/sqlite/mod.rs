@@ -2,29 +2,35 @@
 //! (`writer.rs`), a few read (`reader.rs`); what a document may be is checked on the caller's thread.
 
 mod apply;
-mod archive;
 mod backup;
 mod check;
 mod disk;
+mod engine;
 mod errors;
 #[cfg(any(test, feature = "explain"))]
 mod explain;
 mod folder;
-mod mark;
+pub(crate) mod mark;
 mod place;
 mod reader;
+mod restore;
 mod run;
 mod safety;
 mod schema;
-mod shape;
+pub(crate) mod shape;
 mod writer;
 
-pub(crate) use self::archive::{Archive, Declared, NewArchive, Origin};
-pub use self::backup::{Notes, Restoring, backup};
-pub use self::check::check;
+pub use self::engine::SqliteEngine;
+pub(crate) use self::errors::{from_file, from_io, from_sqlite};
 #[cfg(any(test, feature = "explain"))]
 pub use self::explain::on_sqlite;
+pub(crate) use self::folder::{
+    Identity, beside, look_into, make_own_tables, open_private, read_identity, remove_beside, remove_database,
+    sync_file, sync_folder_of,
+};
 pub use self::mark::{Newest, accept};
+pub(crate) use self::run::row_of;
+pub(crate) use self::shape::harden_for_file;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,13 +42,15 @@ use rusqlite::OptionalExtension;
 use tokio::sync::{mpsc, oneshot};
 
 use self::disk::Reserve;
-use self::errors::from_sqlite;
 use self::folder::{Folder, make_folder};
 use self::reader::{Limits, Readers, closed};
 use self::schema::Statements;
 use self::writer::{Job, Reply, Writer};
 use crate::sql::{self, Dialect};
-use crate::{Batch, BoxFuture, Collection, Committed, Filter, Page, Query, Result, Row, Rows, Store, StoreError};
+use crate::{
+    ArchiveWriter, Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Query, Result, Row, Rows, Store,
+    StoreError,
+};
 
 /// So many jobs may wait for the writer; whoever comes next waits for room.
 const WAITING: usize = 1024;
@@ -201,7 +209,11 @@ impl Store for SqliteStore {
 
     fn back_up<'a>(&'a self, file: &'a Path, notes: &'a Notes) -> BoxFuture<'a, Result<u64>> {
         let (file, notes) = (file.to_owned(), notes.clone());
-        Box::pin(self.0.readers.copy(move |connection| backup::write(connection, &file, &notes, &mut |_| {})))
+        Box::pin(self.0.readers.copy(move |connection| {
+            let archive = ArchiveWriter::create(&file)?;
+            backup::copy(connection, archive.part(), &mut |_| {})?;
+            archive.finish(&notes)
+        }))
     }
 
     fn mark_seeded(&self) -> BoxFuture<'_, Result<()>> {

@@ -133,7 +133,7 @@ fn rows(
 }
 
 /// The columns of a row that every statement here selects: id, version, document.
-pub(super) fn row_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+pub(crate) fn row_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     let version: i64 = row.get(1)?;
     let body = row.get_ref(2)?.as_str()?;
     Ok(Row { id: row.get(0)?, version: version.unsigned_abs(), body: body.into() })

@@ -8,8 +8,10 @@ use std::path::Path;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::folder::{BACKUP_NOTES, LAYOUT, OWN_TABLES};
+use super::errors::from_file;
+use super::folder::{LAYOUT, OWN_TABLES};
 use super::schema::column_of;
+use crate::archive;
 use crate::sql::change::DOCUMENTS_ALONE;
 use crate::sql::{Spec, shown};
 use crate::{Result, StoreError};
@@ -32,7 +34,7 @@ pub(super) fn harden(connection: Connection) -> rusqlite::Result<Connection> {
 }
 
 /// The same, and pages are looked at more closely as they are read: for files from outside.
-pub(super) fn harden_for_file(connection: Connection) -> rusqlite::Result<Connection> {
+pub(crate) fn harden_for_file(connection: Connection) -> rusqlite::Result<Connection> {
     let connection = harden(connection)?;
     connection.execute_batch("PRAGMA cell_size_check = ON")?;
     Ok(connection)
@@ -43,7 +45,7 @@ pub(super) fn harden_for_file(connection: Connection) -> rusqlite::Result<Connec
 /// A newer layout may have tables and indexes of its own; whatever else there is is told of it too.
 pub(super) fn problems(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let layout: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let mut look = Look { objects: BTreeMap::new(), problems: Vec::new() };
+    let mut look = Look { objects: BTreeMap::new(), problems: Vec::new(), has_sections: false };
     let mut select = connection.prepare("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema")?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
@@ -54,6 +56,7 @@ pub(super) fn problems(connection: &Connection) -> rusqlite::Result<Vec<String>>
     if layout <= LAYOUT && look.problems.is_empty() {
         look.own_tables();
         if look.problems.is_empty() {
+            look.sections(connection)?;
             look.recorded(connection)?;
             look.nothing_else();
         }
@@ -62,9 +65,8 @@ pub(super) fn problems(connection: &Connection) -> rusqlite::Result<Vec<String>>
 }
 
 /// Refuses a database that has problems.
-pub(super) fn require(connection: &Connection, database: &Path) -> Result<()> {
-    let found = problems(connection)
-        .map_err(|error| super::errors::from_sqlite(error, &format!("reading `{}`", database.display())))?;
+pub(crate) fn require(connection: &Connection, database: &Path) -> Result<()> {
+    let found = problems(connection).map_err(|error| from_file(error, database))?;
     refuse(&found, database)
 }
 
@@ -91,6 +93,7 @@ struct Look {
     /// Tables and indexes, by name; those are taken out that belong there.
     objects: BTreeMap<String, Object>,
     problems: Vec<String>,
+    has_sections: bool,
 }
 
 impl Look {
@@ -127,17 +130,30 @@ impl Look {
         for (name, statement) in OWN_TABLES {
             self.expect_statement(name, name, statement);
         }
-        let (notes, statement) = BACKUP_NOTES;
-        if self.objects.contains_key(notes) {
-            self.expect_statement(notes, notes, statement);
+        for (name, statement) in [archive::NOTES, archive::SECTIONS] {
+            if self.objects.contains_key(name) {
+                self.has_sections |= name == archive::SECTIONS.0;
+                self.expect_statement(name, name, statement);
+            }
         }
+    }
+
+    /// Takes out what an archive has beside its documents. Whether its sections are known is looked at where it is restored.
+    fn sections(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let names = if self.has_sections { archive::section_names(connection)? } else { Vec::new() };
+        for (table, statement) in names.iter().filter_map(|name| archive::section_table(name)) {
+            if self.objects.contains_key(&table) {
+                self.expect_statement(&table, &table, &statement);
+            }
+        }
+        Ok(())
     }
 
     /// Takes out what the collections that are recorded have.
     fn recorded(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let mut select = connection.prepare("SELECT collection, spec, version FROM _store_meta")?;
         let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
+        while let (true, Some(row)) = (self.problems.len() < MOST_PROBLEMS, rows.next()?) {
             let (name, declaration, version): (String, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
             // Without its columns, lists and indexes.
             let declaration = if version == DOCUMENTS_ALONE { "" } else { &declaration };

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use futures_util::FutureExt;
 use openorch_store::{
-    Batch, Collection, Findings, Index, Notes, Progress, Query, Restoring, Store, StoreError, backup, check,
+    ArchiveReader, ArchiveWriter, Batch, Collection, Engine, Findings, Index, Notes, OnProgress, Progress, Query,
+    Restoring, Result, SqliteEngine, Store, StoreError,
 };
 use serde_json::json;
 
@@ -19,6 +21,35 @@ pub const PAIRS: Collection = Collection {
 pub const P: &str = PAIRS.name;
 
 pub fn silent(_: Progress<'_>) {}
+
+/// What the embedded engine answers: it blocks instead of waiting.
+fn now<T>(work: impl Future<Output = T>) -> T {
+    work.now_or_never().expect("the embedded engine does not wait")
+}
+
+pub async fn back_up(engine: &dyn Engine, file: &Path, notes: &Notes, progress: OnProgress<'_>) -> Result<u64> {
+    let mut archive = ArchiveWriter::create(file)?;
+    engine.backup(&mut archive, progress).await?;
+    archive.finish(notes)
+}
+
+/// A backup of a data folder.
+pub fn backup(folder: &Path, file: &Path, notes: &Notes, progress: OnProgress<'_>) -> Result<u64> {
+    now(back_up(&SqliteEngine::new(folder), file, notes, progress))
+}
+
+pub fn check(folder: &Path, collections: &[Collection], progress: OnProgress<'_>) -> Result<Findings> {
+    now(SqliteEngine::new(folder).check(collections, progress))
+}
+
+/// The restore of a backup into a data folder, before it is finished.
+pub fn prepare(file: &Path, folder: &Path, collections: &[Collection]) -> Result<Box<dyn Restoring>> {
+    now(SqliteEngine::new(folder).restore(ArchiveReader::open(file)?, collections, &mut silent))
+}
+
+pub fn finish(restoring: Box<dyn Restoring>) -> Result<()> {
+    now(restoring.finish(&mut silent))
+}
 
 pub fn pair(batch: Batch, number: usize) -> Batch {
     let body = |side: &str| {
@@ -83,9 +114,9 @@ async fn a_backup_made_while_others_write_is_of_one_moment_and_comes_back_whole(
     #[cfg(unix)]
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions()) & 0o777, 0o600);
 
-    let restoring = Restoring::prepare(&file, &other, &[PAIRS], &mut silent).unwrap();
+    let restoring = prepare(&file, &other, &[PAIRS]).unwrap();
     assert_eq!(*restoring.notes(), notes);
-    restoring.finish().unwrap();
+    finish(restoring).unwrap();
     let documents = sound(&other).documents as usize;
     let restored = open(&other).unwrap();
     assert!(restored.is_seeded());
@@ -107,7 +138,7 @@ async fn what_cannot_be_backed_up_or_restored_is_refused_and_leaves_nothing() {
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);
     let refused = |file: &str, folder: &str, words: &str| {
-        let error = Restoring::prepare(&at(file), &at(folder), &[PAIRS], &mut silent).err().expect(words);
+        let error = prepare(&at(file), &at(folder), &[PAIRS]).err().expect(words);
         assert!(error.sentence().contains(words), "{error}");
         error
     };
@@ -142,9 +173,9 @@ async fn what_cannot_be_backed_up_or_restored_is_refused_and_leaves_nothing() {
     assert!(left.iter().all(|name| name == "openorch.lock"), "{left:?}");
 
     fs::write(at("good"), &good).unwrap();
-    drop(Restoring::prepare(&at("good"), &at("new"), &[PAIRS], &mut silent).unwrap());
+    drop(prepare(&at("good"), &at("new"), &[PAIRS]).unwrap());
     assert!(!at("new").join("openorch.db").exists(), "what was not finished is not there");
-    Restoring::prepare(&at("good"), &at("new"), &[PAIRS], &mut silent).unwrap().finish().unwrap();
+    finish(prepare(&at("good"), &at("new"), &[PAIRS]).unwrap()).unwrap();
     assert_eq!(sound(&at("new")).documents, 200);
 }
 

@@ -87,7 +87,7 @@ fn kill_writers(
         acknowledged.extend(printed.by_ref().take(1 + round * step));
         end(&mut child);
         acknowledged.extend(printed);
-        child.wait().unwrap();
+        openorch_test_support::process::wait(&mut child);
     }
     acknowledged
 }
@@ -243,7 +243,7 @@ async fn every_acknowledged_write_survives_a_power_cut() {
         rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::STOP).unwrap();
         disk.cut();
         child.kill().unwrap();
-        child.wait().unwrap();
+        openorch_test_support::process::wait(child);
         disk.turn_on_again();
     });
     let store = open(&folder).unwrap();

@@ -85,7 +85,7 @@ async fn another_process_holds_the_folder_until_it_dies() {
     let pid = format!("(pid {})", child.id());
     assert!(matches!(&error, StoreError::InUse(text) if text.contains(&pid)), "{error:?}");
     child.kill().unwrap();
-    child.wait().unwrap();
+    openorch_test_support::process::wait(&mut child);
     open(&folder).unwrap();
 }
 

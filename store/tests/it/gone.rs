@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use openorch_store::{Filter, Notes, Query, Restoring, Store, StoreError, accept, backup, check};
+use openorch_store::{Filter, Notes, Query, Store, StoreError, accept};
 use serde_json::json;
 
-use crate::backup::silent;
+use crate::backup::{backup, check, finish, prepare, silent};
 use crate::child::{lines, start};
 use crate::{THINGS, body, fill, ids, open, thing};
 
@@ -80,9 +80,9 @@ async fn once_a_file_is_removed_or_replaced_nothing_is_acknowledged_and_a_copy_h
         let notes: Notes = vec![("key".into(), "secret".into())];
         assert!(store.back_up(&copy, &notes).await.unwrap() > 100_000);
         reads_go_on(&store).await;
-        let restoring = Restoring::prepare(&copy, &other, &[THINGS], &mut silent).unwrap();
+        let restoring = prepare(&copy, &other, &[THINGS]).unwrap();
         assert_eq!(*restoring.notes(), notes);
-        restoring.finish().unwrap();
+        finish(restoring).unwrap();
         let saved = open(&other).unwrap();
         saved.open_collections(&[THINGS]).await.unwrap();
         // What was committed and not acknowledged may be there.
@@ -151,7 +151,7 @@ fn lacks_writes(folder: &Path) {
     assert!(matches!(&error, StoreError::Corrupt(text) if all.iter().all(|word| text.contains(word))), "{error}");
     let place = tempfile::tempdir().unwrap();
     assert!(backup(folder, &place.path().join("file"), &vec![], &mut silent).is_err(), "a copy would hide it");
-    let restored = Restoring::prepare(&database, &place.path().join("b"), &[THINGS], &mut silent);
+    let restored = prepare(&database, &place.path().join("b"), &[THINGS]);
     assert!(restored.is_err(), "so would a restore");
     let findings = check(folder, &[THINGS], &mut silent).unwrap();
     assert!(findings.problems.is_empty() && findings.lacks_writes.is_some(), "{findings:?}");
@@ -188,10 +188,7 @@ async fn a_copy_of_the_main_file_alone_is_refused_until_it_is_accepted() {
 
     // A backup is whole, whatever it was made of.
     backup(&folder, &place.path().join("file"), &vec![], &mut silent).unwrap();
-    Restoring::prepare(&place.path().join("file"), &place.path().join("b"), &[THINGS], &mut silent)
-        .unwrap()
-        .finish()
-        .unwrap();
+    finish(prepare(&place.path().join("file"), &place.path().join("b"), &[THINGS]).unwrap()).unwrap();
     open(&place.path().join("b")).unwrap().close().await;
 
     let error = accept(&folder).unwrap_err();
@@ -223,7 +220,7 @@ fn killed(folder: &Path) {
     let mut child = start("gone::child_that_writes_once", &[(FOLDER, folder.as_os_str())]);
     assert!(lines(&mut child).any(|line| line.contains("written")));
     child.kill().unwrap();
-    child.wait().unwrap();
+    openorch_test_support::process::wait(&mut child);
 }
 
 #[tokio::test]

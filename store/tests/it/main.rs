@@ -4,6 +4,7 @@
 #[macro_use]
 mod suite;
 
+mod archive;
 mod backup;
 mod child;
 mod crash;

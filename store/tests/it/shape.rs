@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use openorch_store::{Batch, Collection, Restoring, StoreError, backup, check};
+use openorch_store::{Batch, Collection, StoreError};
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::backup::{P, PAIRS, filled, pair, silent};
+use crate::backup::{P, PAIRS, backup, check, filled, pair, prepare, silent};
 use crate::{THINGS, open, thing};
 
 /// The definition of the table that has the documents.
@@ -128,7 +128,7 @@ async fn what_does_not_belong_in_a_database_is_refused_by_start_restore_and_back
         assert_eq!(fs::read(folder.join("openorch.db")).unwrap(), before, "it was left as it was");
 
         let (file, into) = (place.backup(&format!("backup-{number}"), change), place.temp.path().join("into"));
-        let restored = Restoring::prepare(&file, &into, &[PAIRS], &mut silent).err().expect(change);
+        let restored = prepare(&file, &into, &[PAIRS]).err().expect(change);
         assert!(matches!(&restored, StoreError::Corrupt(text) if text.contains(words)), "{change}: {restored}");
         assert!(!into.join("openorch.db").exists());
     }

@@ -1,6 +1,7 @@
 //! What comes in and goes out: the gateway, addresses, queries, bodies.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use openorch_test_support::wire::listen;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -44,20 +45,15 @@ async fn w14_a_service_gets_neither_its_callers_session_nor_what_was_meant_for_o
     let target = format!("http://{}/secrets", inside.local_addr().unwrap());
     let redirect =
         format!("HTTP/1.1 302 Found\r\nlocation: {target}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let redirect = redirect.clone();
-            tokio::spawn(async move {
-                let mut asked = [0; 4096];
-                let _ = stream.read(&mut asked).await;
-                let _ = stream.write_all(redirect.as_bytes()).await;
-            });
+    let address = listen(move |mut stream, _| {
+        let redirect = redirect.clone();
+        async move {
+            stream.read_head().await;
+            stream.send(&redirect).await;
         }
     });
     let sly = daemon.register("sly-svc").await;
-    daemon.put_instance(&sly, json!({ "url": url })).await;
+    daemon.put_instance(&sly, json!({ "url": format!("http://{}", address.await) })).await;
     let answer = daemon.call("GET", "/sly-svc/x", &admin, Value::Null).await;
     assert_eq!((answer.status.as_u16(), answer.headers["location"].to_str().unwrap()), (302, target.as_str()));
     let asked = tokio::select! {

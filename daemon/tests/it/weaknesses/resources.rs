@@ -89,6 +89,7 @@ async fn w27_a_body_that_trickles_in_is_ended() {
         let (mut reading, mut writing) = stream.into_split();
         let drip = tokio::spawn(async move {
             while writing.write_all(b" ").await.is_ok() {
+                // A client that is slow by design.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });

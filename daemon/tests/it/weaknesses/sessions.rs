@@ -1,9 +1,10 @@
 //! Requests that are in progress for long: they end with the session they carry, and with the service they go to.
 
+use openorch_test_support::wire::listen;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 
 use crate::support::{Daemon, Echo, id_of, status, token_of};
@@ -11,31 +12,22 @@ use crate::support::{Daemon, Echo, id_of, status, token_of};
 /// A service that switches protocols where it is asked to, begins an event stream without an end elsewhere, and never
 /// answers below `/silent`.
 async fn endless_service() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut head = vec![0; 8192];
-                let read = stream.read(&mut head).await.unwrap_or_default();
-                let head = String::from_utf8_lossy(&head[..read]).to_lowercase();
-                let answer = match () {
-                    () if head.contains("upgrade: test") => {
-                        "101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n"
-                    }
-                    () if head.contains("/silent") => return std::future::pending::<()>().await,
-                    () if head.contains("get / ") => "200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-                    () => "200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n",
-                };
-                // A caller that left does not want it.
-                let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await;
-                if !head.contains("get / ") {
-                    std::future::pending::<()>().await;
-                }
-            });
+    let address = listen(|mut stream, _| async move {
+        let head = stream.read_head().await.unwrap_or_default().to_lowercase();
+        let answer = match () {
+            () if head.contains("upgrade: test") => {
+                "101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n"
+            }
+            () if head.contains("/silent") => return std::future::pending::<()>().await,
+            () if head.contains("get / ") => "200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            () => "200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n",
+        };
+        stream.send(&format!("HTTP/1.1 {answer}")).await;
+        if !head.contains("get / ") {
+            std::future::pending::<()>().await;
         }
     });
-    url
+    format!("http://{}", address.await)
 }
 
 /// Begins a request; what comes of it is read to the first empty line.

@@ -5,10 +5,14 @@ use std::{
     time::Duration,
 };
 
-use crate::stub::{Request, Stub, json};
 use openorch_sdk::{
     Client, ClientFactory, CredentialStore, Error, FileCredentialStore, InstanceRegistration, MemoryCredentialStore,
     api::user::READ_USER_BY_TOKEN, register_service_account, register_service_account_within, service_client,
+};
+use openorch_test_support::{
+    PATIENCE, free_address, hold,
+    stub::{Request, Stub, json},
+    within,
 };
 
 fn client(stub: &Stub) -> Client {
@@ -35,6 +39,18 @@ fn accounts() -> impl Fn(&Request) -> String + Send + Sync {
             _ => json(200, r#"{"token":{"token":"jwt"}}"#),
         }
     }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Moves the clock of the timers, by which heartbeats are sent. The connections to the stub know another one: it stands
+/// still for no longer than this.
+async fn pass(time: Duration) {
+    // What was begun just now looks at the clock first.
+    tokio::task::yield_now().await;
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 fn lines(stub: &Stub) -> Vec<String> {
@@ -107,9 +123,7 @@ async fn another_400_is_not_taken_for_an_account_to_register() {
 
 #[tokio::test]
 async fn a_service_waits_for_the_daemon_and_gives_up_when_told_to() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = free_address();
     let away = ClientFactory::new(&format!("http://{address}")).unwrap().client();
     let store = MemoryCredentialStore::default();
     let error = register_service_account_within(Duration::ZERO, &away, "a-svc", "A", &store).await.unwrap_err();
@@ -119,6 +133,7 @@ async fn a_service_waits_for_the_daemon_and_gives_up_when_told_to() {
         tokio::spawn(
             async move { register_service_account(&away, "a-svc", "A", &MemoryCredentialStore::default()).await },
         );
+    // So that it is refused at least once: nothing tells of that.
     tokio::time::sleep(Duration::from_millis(150)).await;
     let _stub = Stub::on(std::net::TcpListener::bind(address).unwrap(), accounts());
     assert_eq!(waiting.await.unwrap().unwrap(), "jwt");
@@ -131,16 +146,25 @@ async fn an_instance_is_registered_beats_and_says_good_bye() {
         _ => "HTTP/1.1 204 X\r\n\r\n".into(),
     });
     let registration = InstanceRegistration::new("http://127.0.0.1:9311").health_path("/health");
-    let instance = registration.heartbeat(Duration::from_secs(1)).register(&client(&stub)).await.unwrap();
+    let client = client(&stub);
+    let instance = registration.heartbeat(HOUR).register(&client).await.unwrap();
     assert_eq!(instance.id().as_deref(), Some("inst_1"));
-    tokio::time::sleep(Duration::from_millis(1300)).await;
+    pass(HOUR).await;
+    crate::until("it beats", async || stub.seen().len() == 2).await;
     instance.deregister().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    pass(HOUR).await;
+    // A beat would be sent before this.
+    client.request(openorch_sdk::http::Method::POST, "/last", None).await.unwrap();
     assert_eq!(
         lines(&stub),
-        ["PUT /registry-svc/instance", "PUT /registry-svc/instance", "DELETE /registry-svc/instance/inst_1"]
+        [
+            "PUT /registry-svc/instance",
+            "PUT /registry-svc/instance",
+            "DELETE /registry-svc/instance/inst_1",
+            "POST /last"
+        ]
     );
-    let body = r#"{"healthPath":"/health","heartbeatSeconds":1,"url":"http://127.0.0.1:9311"}"#;
+    let body = r#"{"healthPath":"/health","heartbeatSeconds":3600,"url":"http://127.0.0.1:9311"}"#;
     assert_eq!([stub.seen()[0].body.as_str(), stub.seen()[1].body.as_str()], [body, body]);
 }
 
@@ -158,8 +182,8 @@ async fn with_a_server_that_does_not_say_the_id_the_instance_is_found_by_its_url
 
 #[tokio::test]
 async fn a_beat_that_is_not_answered_does_not_keep_an_instance_from_leaving() {
-    let (let_go, held) = std::sync::mpsc::channel::<()>();
-    let (held, beats) = (Mutex::new(held), Mutex::new(0));
+    let (let_go, held) = hold();
+    let beats = Mutex::new(0);
     let stub = Stub::new(move |request| {
         if request.method != "PUT" {
             return "HTTP/1.1 204 X\r\n\r\n".into();
@@ -170,22 +194,23 @@ async fn a_beat_that_is_not_answered_does_not_keep_an_instance_from_leaving() {
             *beats
         };
         if beat > 1 {
-            let _ = held.lock().unwrap().recv();
+            held.wait();
         }
         json(201, r#"{"extra":{"id":"inst_1","status":"Healthy"}}"#)
     });
-    let registration = InstanceRegistration::new("http://127.0.0.1:9311").heartbeat(Duration::from_secs(1));
+    let registration = InstanceRegistration::new("http://127.0.0.1:9311").heartbeat(HOUR);
     let instance = registration.register(&client(&stub)).await.unwrap();
+    pass(HOUR).await;
     crate::until("it beats", async || stub.seen().len() == 2).await;
-    tokio::time::timeout(Duration::from_secs(10), instance.deregister()).await.unwrap().unwrap();
+    within(PATIENCE, "the instance leaves", instance.deregister()).await.unwrap();
     assert_eq!(lines(&stub)[2], "DELETE /registry-svc/instance/inst_1");
     drop(let_go);
 }
 
 #[tokio::test]
 async fn a_caller_who_gives_up_does_not_leave_the_service_signed_out() {
-    let (let_go, held) = std::sync::mpsc::channel::<()>();
-    let (held, logins) = (Mutex::new(held), Mutex::new(0));
+    let (let_go, held) = hold();
+    let logins = Mutex::new(0);
     let stub = Stub::new(move |request| match request.target.as_str() {
         "/user-svc/login" => {
             let login = {
@@ -194,7 +219,7 @@ async fn a_caller_who_gives_up_does_not_leave_the_service_signed_out() {
                 *logins
             };
             if login == 2 {
-                let _ = held.lock().unwrap().recv();
+                held.wait();
             }
             json(200, &format!(r#"{{"token":{{"token":"t{login}"}}}}"#))
         }

@@ -1,6 +1,5 @@
 //! What the client puts on the wire, and what it makes of good, bad and foreign answers.
 
-use crate::stub::{self, Stub, json};
 use openorch_sdk::{
     Client, ClientFactory, Error, SdkSettings,
     api::{
@@ -9,6 +8,10 @@ use openorch_sdk::{
         user::{IS_AUTHORIZED, LOGIN, LoginRequest, PermissionId, READ_USER_BY_TOKEN},
     },
     http::{HeaderMap, Method},
+};
+use openorch_test_support::{
+    free_address, hold,
+    stub::{self, Stub, json},
 };
 
 fn client(stub: &Stub) -> Client {
@@ -141,9 +144,7 @@ async fn a_raw_call_answers_whatever_comes_back() {
 
 #[tokio::test]
 async fn reads_wait_for_a_server_that_is_about_to_listen_and_writes_do_not() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = free_address();
     let client = ClientFactory::new(&format!("http://{address}")).unwrap().client();
 
     let write = client.call(LOGIN, Body(LoginRequest::default())).await.unwrap_err();
@@ -151,6 +152,7 @@ async fn reads_wait_for_a_server_that_is_about_to_listen_and_writes_do_not() {
     assert!(write.to_string().contains(&format!("no answer from http://{address}: ")), "{write}");
 
     let read = tokio::spawn(async move { client.call(READ_USER_BY_TOKEN, ()).await });
+    // So that it is refused at least once: nothing tells of that.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     let stub = Stub::on(std::net::TcpListener::bind(address).unwrap(), |_| json(200, "{}"));
     read.await.unwrap().unwrap();
@@ -205,8 +207,9 @@ async fn a_read_whose_connection_broke_is_sent_again() {
 
 #[tokio::test]
 async fn a_slow_server_is_left_when_the_time_is_up() {
-    let stub = Stub::new(|_| {
-        std::thread::sleep(std::time::Duration::from_secs(8));
+    let (_let_go, held) = hold();
+    let stub = Stub::new(move |_| {
+        held.wait();
         json(200, "{}")
     });
     let (limit, started) = (std::time::Duration::from_millis(200), std::time::Instant::now());

@@ -1,7 +1,5 @@
 //! A daemon for each test that wants a real one, and what the test helper itself promises.
 
-use std::{path::Path, process::Command, sync::Once};
-
 use openorch_sdk::{
     Error,
     api::{
@@ -11,24 +9,11 @@ use openorch_sdk::{
     },
     testing::TestDaemon,
 };
+use openorch_test_support::process::program;
 
-/// Starts a daemon. `cargo test` of the workspace has built its program; a test of this crate alone builds it where it is
-/// missing.
+/// Starts a daemon, whose program is built where it is missing.
 pub async fn start(variables: &[(&str, &str)]) -> TestDaemon {
-    static BUILT: Once = Once::new();
-    BUILT.call_once(|| {
-        let test = std::env::current_exe().unwrap();
-        let folder = test.parent().and_then(Path::parent).unwrap();
-        let program = folder.join(format!("openorch{}", std::env::consts::EXE_SUFFIX));
-        if !program.exists() && std::env::var_os("OPENORCH_BIN").is_none() {
-            let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--quiet", "--package", "openorch"]);
-            if folder.ends_with("release") {
-                build.arg("--release");
-            }
-            assert!(build.status().unwrap().success(), "the daemon cannot be built");
-        }
-    });
+    program();
     TestDaemon::start_with(variables).await.unwrap()
 }
 

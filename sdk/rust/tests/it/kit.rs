@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -26,9 +27,13 @@ use openorch_sdk::{
     service_client,
     testing::TestDaemon,
 };
-use tokio::{sync::oneshot, task::JoinHandle};
+use openorch_test_support::{PATIENCE, process, stub::Stub, within};
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+};
 
-use crate::{daemon, stub::Stub, until};
+use crate::{daemon, until};
 
 /// A running service and the way to stop it.
 struct Kit {
@@ -176,9 +181,14 @@ async fn permissions_that_a_service_declares_are_there_before_it_can_be_called()
 #[tokio::test]
 async fn what_is_under_way_is_finished_after_the_instance_is_gone() {
     let daemon = daemon::start(&[]).await;
-    let slow = get(async || {
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        "done"
+    let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = get({
+        let (begun, go_on) = (begun.clone(), go_on.clone());
+        async move || {
+            begun.notify_one();
+            go_on.notified().await;
+            "done"
+        }
     });
     let service = Service::new("slow-svc").route("/slow-svc/slow", slow).route("/slow-svc/quick", get(async || "yes"));
     let (kit, joe) = (Kit::start(&daemon, service), daemon.register("joe").await.unwrap());
@@ -187,10 +197,11 @@ async fn what_is_under_way_is_finished_after_the_instance_is_gone() {
         let joe = joe.clone();
         async move { get_text(&joe, "/slow-svc/slow").await }
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    within(PATIENCE, "the request has reached the service", begun.notified()).await;
     drop(kit.stop);
     until("the instance is gone", async || instances(&joe).await.is_empty()).await;
     assert!(!under_way.is_finished());
+    go_on.notify_one();
     assert_eq!(under_way.await.unwrap(), (200, "done".into()));
     kit.running.await.unwrap().unwrap();
 }
@@ -198,14 +209,22 @@ async fn what_is_under_way_is_finished_after_the_instance_is_gone() {
 #[tokio::test]
 async fn a_request_that_never_ends_does_not_keep_a_service_from_stopping() {
     let daemon = daemon::start(&[]).await;
+    let begun = Arc::new(Notify::new());
+    let never = get({
+        let begun = begun.clone();
+        async move || {
+            begun.notify_one();
+            std::future::pending::<()>().await
+        }
+    });
     let service = Service::new("slow-svc")
         .route("/slow-svc/quick", get(async || "yes"))
-        .route("/slow-svc/never", get(async || std::future::pending::<()>().await))
+        .route("/slow-svc/never", never)
         .drain(Duration::from_millis(100));
     let (kit, joe) = (Kit::start(&daemon, service), daemon.register("joe").await.unwrap());
     until_reached(&joe, "/slow-svc/quick").await;
     let never = tokio::spawn(async move { joe.request(Method::GET, "/slow-svc/never", None).await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    within(PATIENCE, "the request has reached the service", begun.notified()).await;
     kit.stop().await;
     never.abort();
 }
@@ -276,7 +295,7 @@ async fn an_answer_without_end_is_cut_at_the_limit_too() {
 
 #[tokio::test]
 async fn a_trace_goes_through_the_service_to_whom_it_calls() {
-    let stub = Stub::new(|_| crate::stub::json(200, "{}"));
+    let stub = Stub::new(|_| openorch_test_support::stub::json(200, "{}"));
     let url = stub.url.clone();
     let call = get(async move |platform: Platform| {
         let other = platform.client().clone().with_address(&url).unwrap();
@@ -405,8 +424,7 @@ async fn a_signal_that_comes_while_the_service_starts_is_not_lost() {
     let child = child.stdout(std::process::Stdio::piped()).spawn().unwrap();
     // It signs in by now.
     let held = silent.accept().unwrap();
-    let kill = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(kill.success());
+    process::terminate(&child);
     let ran = child.wait_with_output().unwrap();
     assert!(String::from_utf8_lossy(&ran.stdout).contains("1 passed"), "{ran:?}");
     drop(held);
@@ -416,6 +434,7 @@ async fn a_signal_that_comes_while_the_service_starts_is_not_lost() {
 async fn a_service_stops_while_it_waits_for_a_daemon_that_is_away() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::new("a-svc").daemon("http://127.0.0.1:1").credential_folder(folder.path());
+    // In the middle of its waiting, of which nothing tells.
     service.run_until(tokio::time::sleep(Duration::from_millis(300))).await.unwrap();
 }
 

@@ -19,10 +19,12 @@ use openorch_sdk::{
 };
 use serde_json::{Value, json};
 
-use crate::{
+use openorch_test_support::{
+    hold,
     stub::{self, Stub},
-    until,
 };
+
+use crate::until;
 
 /// A key that signs as the daemon does.
 struct Signer {
@@ -207,10 +209,10 @@ async fn a_withdrawn_key_is_not_trusted_for_ever_and_an_absent_daemon_changes_no
 #[tokio::test]
 async fn a_caller_who_gives_up_does_not_end_the_question_for_keys() {
     let signer = Signer::new("k1");
-    let (let_go, held) = std::sync::mpsc::channel::<()>();
-    let (held, keys) = (Mutex::new(held), json!({ "keys": [signer.jwk()] }).to_string());
+    let (let_go, held) = hold();
+    let keys = json!({ "keys": [signer.jwk()] }).to_string();
     let stub = Stub::new(move |_| {
-        let _ = held.lock().unwrap().recv();
+        held.wait();
         stub::json(200, &keys)
     });
     let (check, token) = (check(&stub), signer.token(&claims(600)));

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use openorch_store::{
-    Batch, Collection, Index, Notes, PostgresRestoring, PostgresStore, Progress, Query, Restoring, Row, Store,
-    StoreError, backup,
+    ArchiveReader, Batch, Collection, Engine, Findings, Index, Notes, PostgresEngine, PostgresOptions, PostgresStore,
+    Progress, Query, Restoring, Result, Row, Store, StoreError,
 };
 
-use crate::backup::{P, PAIRS, fill_with_pairs, filled, pair, silent, sound};
+use crate::backup::{self as files, P, PAIRS, back_up, fill_with_pairs, filled, pair, silent, sound};
 use crate::suite::Schema;
 
 const MORE: Collection = Collection { name: "testSvcMore", indexes: &[Index::on(&["rank"]), Index::each("tags", &[])] };
@@ -23,15 +23,27 @@ async fn filled_schema(schema: &Schema, pairs: usize) -> Arc<dyn Store> {
     store
 }
 
+fn engine(schema: &Schema) -> PostgresEngine {
+    PostgresEngine(schema.options())
+}
+
+async fn prepare(file: &Path, options: PostgresOptions, collections: &[Collection]) -> Result<Box<dyn Restoring>> {
+    PostgresEngine(options).restore(ArchiveReader::open(file)?, collections, &mut silent).await
+}
+
+async fn check(schema: &Schema, collections: &[Collection]) -> Result<Findings> {
+    engine(schema).check(collections, &mut silent).await
+}
+
 async fn restore(file: &Path, schema: &Schema) -> Notes {
-    let restoring = PostgresRestoring::prepare(file, &schema.options()).await.unwrap();
+    let restoring = prepare(file, schema.options(), &[PAIRS]).await.unwrap();
     let notes = restoring.notes().clone();
-    restoring.finish(&[PAIRS], &mut silent).await.unwrap();
+    restoring.finish(&mut silent).await.unwrap();
     notes
 }
 
 async fn sound_schema(schema: &Schema) -> u64 {
-    let findings = PostgresStore::check(&schema.options(), &[PAIRS], &mut silent).await.unwrap();
+    let findings = check(schema, &[PAIRS]).await.unwrap();
     assert_eq!(findings.problems, Vec::<String>::new());
     findings.documents
 }
@@ -70,7 +82,7 @@ async fn a_backup_made_while_others_write_is_of_one_moment_and_both_engines_rest
         assert!(progress.what == P && progress.done <= progress.of);
         told += 1;
     };
-    let size = PostgresStore::backup(&first.options(), &file, &notes, &mut tell).await.unwrap();
+    let size = back_up(&engine(&first), &file, &notes, &mut tell).await.unwrap();
     assert_eq!(size, std::fs::metadata(&file).unwrap().len());
     assert!(told > 1);
     assert!(sound_schema(&first).await >= 2000, "it may run meanwhile, too");
@@ -78,9 +90,9 @@ async fn a_backup_made_while_others_write_is_of_one_moment_and_both_engines_rest
     writer.await.unwrap();
 
     assert_eq!(restore(&file, &second).await, notes);
-    let restoring = Restoring::prepare(&file, &folder, &[PAIRS], &mut silent).unwrap();
+    let restoring = files::prepare(&file, &folder, &[PAIRS]).unwrap();
     assert_eq!(*restoring.notes(), notes);
-    restoring.finish().unwrap();
+    files::finish(restoring).unwrap();
     let documents = sound_schema(&second).await;
     assert_eq!(sound(&folder).documents, documents);
     let (other, embedded) = (PostgresStore::open(second.options()).await.unwrap(), crate::open(&folder).unwrap());
@@ -110,7 +122,7 @@ async fn the_data_of_a_folder_go_into_a_schema_with_collections_that_nobody_decl
     embedded.open_collections(&[MORE]).await.unwrap();
     let more = Batch::new().create(MORE.name, "a", r#"{ "rank": 2, "tags": ["x"] }"#).create(MORE.name, "b", "{}");
     embedded.commit(more).await.unwrap();
-    backup(&folder, &file, &vec![("key".into(), "secret".into())], &mut silent).unwrap();
+    files::backup(&folder, &file, &vec![("key".into(), "secret".into())], &mut silent).unwrap();
 
     assert_eq!(restore(&file, &schema).await, [("key".to_owned(), "secret".to_owned())]);
     assert_eq!(sound_schema(&schema).await, 602);
@@ -129,19 +141,19 @@ async fn what_cannot_be_backed_up_or_restored_is_refused_and_changes_nothing() {
     let (Some(full), Some(empty)) = (Schema::new(), Schema::new()) else { return };
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);
-    let not_there = PostgresStore::backup(&empty.options(), &at("x"), &vec![], &mut silent).await.unwrap_err();
+    let not_there = back_up(&engine(&empty), &at("x"), &vec![], &mut silent).await.unwrap_err();
     assert!(matches!(&not_there, StoreError::NotFound(text) if text.contains(&empty.name)), "{not_there}");
-    let checked = PostgresStore::check(&empty.options(), &[PAIRS], &mut silent).await;
+    let checked = check(&empty, &[PAIRS]).await;
     assert!(matches!(checked, Err(StoreError::NotFound(_))));
     let store = filled_schema(&full, 100).await;
-    PostgresStore::backup(&full.options(), &at("good"), &vec![], &mut silent).await.unwrap();
-    let again = PostgresStore::backup(&full.options(), &at("good"), &vec![], &mut silent).await.unwrap_err();
+    back_up(&engine(&full), &at("good"), &vec![], &mut silent).await.unwrap();
+    let again = back_up(&engine(&full), &at("good"), &vec![], &mut silent).await.unwrap_err();
     assert!(matches!(&again, StoreError::AlreadyExists(text) if text.contains("good")), "{again}");
-    assert!(PostgresStore::backup(&full.options(), &at("no/such"), &vec![], &mut silent).await.is_err());
+    assert!(back_up(&engine(&full), &at("no/such"), &vec![], &mut silent).await.is_err());
 
     let refused = |file: &str, schema: &Schema| {
         let (file, options) = (at(file), schema.options());
-        async move { PostgresRestoring::prepare(&file, &options).await.err().unwrap() }
+        async move { prepare(&file, options, &[PAIRS]).await.err().unwrap() }
     };
     assert!(matches!(refused("good", &full).await, StoreError::InUse(_)));
     let before = all(&store).await;
@@ -161,9 +173,9 @@ async fn what_cannot_be_backed_up_or_restored_is_refused_and_changes_nothing() {
     assert!(matches!(refused("broken", &empty).await, StoreError::Corrupt(_)));
 
     // One that is prepared and not finished, and one whose documents break what is declared here.
-    drop(PostgresRestoring::prepare(&at("good"), &empty.options()).await.unwrap());
-    let restoring = PostgresRestoring::prepare(&at("good"), &empty.options()).await.unwrap();
-    let breaking = restoring.finish(&[STRICT], &mut silent).await.unwrap_err();
+    drop(prepare(&at("good"), empty.options(), &[PAIRS]).await.unwrap());
+    let restoring = prepare(&at("good"), empty.options(), &[STRICT]).await.unwrap();
+    let breaking = restoring.finish(&mut silent).await.unwrap_err();
     assert!(matches!(&breaking, StoreError::AlreadyExists(text) if text.contains("declared unique")), "{breaking}");
     let schemas = format!("SELECT 1 FROM pg_namespace WHERE nspname = '{}'", empty.name);
     assert!(empty.ask(&schemas).await.is_empty(), "not even the schema is there");
@@ -198,7 +210,7 @@ async fn a_check_finds_what_does_not_fit_together() {
         (format!("DELETE FROM {pairs} WHERE id = 'l000003'"), surplus("l000003")),
     ] {
         schema.ask(&damage).await;
-        let findings = PostgresStore::check(&schema.options(), &[PAIRS], &mut silent).await.unwrap();
+        let findings = check(&schema, &[PAIRS]).await.unwrap();
         assert!(findings.problems.iter().any(|problem| problem.contains(&words)), "{damage}: {findings:?}");
     }
 }
@@ -256,13 +268,13 @@ async fn a_check_tells_what_acts_on_the_tables_or_stands_in_their_place() {
         for statement in change.split("; ") {
             schema.ask(statement).await;
         }
-        let findings = PostgresStore::check(&schema.options(), &[PAIRS], &mut silent).await.unwrap();
+        let findings = check(&schema, &[PAIRS]).await.unwrap();
         assert!(findings.problems.iter().any(|problem| problem.contains(words)), "{change}: {findings:?}");
         for statement in back.split("; ") {
             schema.ask(statement).await;
         }
         assert_eq!(sound_schema(&schema).await, 40);
     }
-    let findings = PostgresStore::check(&schema.options(), &[PAIRS, MORE], &mut silent).await.unwrap();
+    let findings = check(&schema, &[PAIRS, MORE]).await.unwrap();
     assert!(matches!(&*findings.problems, [one] if one.contains("testSvcMore is missing")), "{findings:?}");
 }

@@ -9,9 +9,9 @@ mod start;
 mod tls;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use openorch_store::{PostgresOptions, PostgresStore, Result, Store};
+use openorch_test_support::{PATIENCE, eventually_some};
 
 use crate::suite::{Schema, database, skip};
 use crate::{PLAIN, THINGS};
@@ -40,16 +40,9 @@ pub fn with_option(connection: &str, option: &str) -> String {
     format!("{connection}{}{option}", if connection.contains('?') { '&' } else { '?' })
 }
 
-/// Asks again until it is so; fails where that takes longer than anything here does.
-pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+/// Asks again until it is so.
+pub async fn until<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_some(PATIENCE, what, ask).await
 }
 
 /// Writes once it can be written again.

@@ -3,9 +3,9 @@
 use std::process::{Child, Stdio};
 
 use openorch_store::{PostgresOptions, PostgresStore, StoreError};
+use openorch_test_support::free_address;
 use serde_json::json;
 
-use super::server::free_port;
 use super::{Server, opened, refused, until};
 use crate::suite::skip;
 use crate::{body, thing};
@@ -26,7 +26,7 @@ impl Pooler {
             skip("the tests with a pooler", "there is no pgbouncer (Debian package pgbouncer)");
             return None;
         };
-        let port = free_port();
+        let port = free_address().port();
         let config = format!(
             "[databases]\npostgres = host=127.0.0.1 port={} user=openorch\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {port}\nauth_type = any\npool_mode = {mode}\nunix_socket_dir =\n{more}\n",

@@ -3,8 +3,8 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
+use openorch_test_support::{PATIENCE, eventually_some, eventually_sync, free_address, process::wait};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::skip;
@@ -52,7 +52,7 @@ impl Server {
         initdb.args(["--no-sync", "-U", "openorch", "-A", "trust", "-E", "UTF8", "--locale=C", "-D"]).arg(data);
         let made = initdb.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
         assert!(made.success(), "initdb failed");
-        this.port = free_port();
+        this.port = free_address().port();
         Some(this)
     }
 
@@ -113,23 +113,21 @@ impl Server {
     }
 
     async fn is_up(&mut self) -> bool {
-        loop {
-            if let Ok((client, connection)) = tokio_postgres::connect(&self.connection(), tokio_postgres::NoTls).await {
-                drop((client, connection));
-                return true;
+        let connection = self.connection();
+        eventually_some(PATIENCE, "the server answers or ends", async || {
+            if tokio_postgres::connect(&connection, tokio_postgres::NoTls).await.is_ok() {
+                return Some(true);
             }
-            if self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_some()) {
-                return false;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_some()).then_some(false)
+        })
+        .await
     }
 
     /// As an operator stops it who cannot wait: no session is asked.
     pub fn stop_at_once(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = kill_process(Pid::from_child(&process), Signal::QUIT);
-            process.wait().unwrap();
+            wait(&mut process);
         }
     }
 
@@ -164,11 +162,10 @@ impl Server {
             let _ = kill_process(*child, Signal::KILL);
         }
         kill_process(postmaster, Signal::KILL).unwrap();
-        process.wait().unwrap();
+        wait(&mut process);
         // They are nobody's now, so that nobody can wait for them; what they have open is open until they are gone.
-        while children.iter().any(|child| state(*child).is_some_and(|state| state != "Z")) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let is_gone = |child: &Pid| state(*child).is_none_or(|state| state == "Z");
+        eventually_sync(PATIENCE, "the server's processes are gone", || children.iter().all(is_gone));
     }
 
     pub fn port(&self) -> u16 {
@@ -203,10 +200,6 @@ fn owner() -> (u32, u32) {
     };
     let of = |name: &str| Some((number("-u", name)?, number("-g", name)?));
     of("postgres").or_else(|| of("nobody")).expect("a user who is not root")
-}
-
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn children(parent: Pid) -> Vec<Pid> {

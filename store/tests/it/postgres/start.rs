@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use openorch_store::{Batch, PostgresOptions, Query, StoreError};
+use openorch_test_support::free_address;
 
-use super::server::free_port;
 use super::{Schema, Server, database, opened, refused, try_open};
 use crate::suite::ask;
 use crate::{THINGS, ids};
@@ -18,7 +18,7 @@ fn in_database(connection: &str, name: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_away_is_waited_for_and_then_named() {
-    let port = free_port();
+    let port = free_address().port();
     let place = format!("the database `d` at 127.0.0.1:{port}");
     let mut options = PostgresOptions::new(format!("postgres://u:secret-word@127.0.0.1:{port}/d"));
     options.connect_patience = Duration::from_millis(350);

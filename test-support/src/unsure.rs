@@ -1,4 +1,4 @@
-//! For tests: a store of which nobody knows whether it wrote.
+//! A store of which nobody knows whether it wrote.
 
 use std::sync::{
     Arc, Mutex,

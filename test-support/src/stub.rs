@@ -8,6 +8,8 @@ use std::{
     thread,
 };
 
+use crate::{PATIENCE, eventually_sync};
+
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     pub method: String,
@@ -54,6 +56,11 @@ impl Stub {
 
     pub fn seen(&self) -> Vec<Request> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// Waits until it was asked what makes this true.
+    pub fn wait(&self, what: &str, holds: impl Fn(&[Request]) -> bool) {
+        eventually_sync(PATIENCE, what, || holds(&self.seen.lock().unwrap()));
     }
 }
 

@@ -1,0 +1,58 @@
+//! A data folder as an [`Engine`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::restore::Copied;
+use super::{SqliteOptions, SqliteStore, backup, check};
+use crate::{
+    ArchiveReader, ArchiveWriter, BoxFuture, Collection, Engine, Findings, OnProgress, Restoring, Result, Store,
+    StoreError,
+};
+
+/// A data folder, and how it is opened.
+#[derive(Debug, Clone)]
+pub struct SqliteEngine {
+    /// Where the database and its lock are.
+    pub folder: PathBuf,
+    /// How it is opened.
+    pub options: SqliteOptions,
+}
+
+impl SqliteEngine {
+    /// A folder with the usual options.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), options: SqliteOptions::default() }
+    }
+}
+
+impl Engine for SqliteEngine {
+    fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>>> {
+        let Self { folder, options } = self.clone();
+        Box::pin(async move {
+            // Reading a long log takes its time.
+            let opening = tokio::task::spawn_blocking(move || SqliteStore::open(folder, options)).await;
+            opening.map_err(|error| StoreError::Internal(format!("the store could not be opened: {error}")))?
+        })
+    }
+
+    fn backup<'a>(&'a self, archive: &'a mut ArchiveWriter, progress: OnProgress<'a>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { backup::backup(&self.folder, archive, progress) })
+    }
+
+    fn restore<'a>(
+        &'a self,
+        archive: ArchiveReader,
+        collections: &'a [Collection],
+        progress: OnProgress<'a>,
+    ) -> BoxFuture<'a, Result<Box<dyn Restoring>>> {
+        Box::pin(async move {
+            let copied = Copied::prepare(archive, &self.folder, collections, progress)?;
+            Ok(Box::new(copied) as Box<dyn Restoring>)
+        })
+    }
+
+    fn check<'a>(&'a self, collections: &'a [Collection], progress: OnProgress<'a>) -> BoxFuture<'a, Result<Findings>> {
+        Box::pin(async move { check::check(&self.folder, collections, progress) })
+    }
+}

@@ -1,0 +1,158 @@
+//! A daemon inside the process of the test, in a temporary folder and with a clock that the test moves; short ways to call
+//! it, by its paths or by the rows of its operations.
+
+use std::{path::Path, sync::Arc};
+
+use clap::Parser;
+use openorch::{Running, Settings, settings::Flags as SettingFlags};
+use openorch_api::{
+    Body, Json,
+    user::{REGISTER, RegisterRequest},
+};
+use openorch_chassis::clock::ManualClock;
+use openorch_sdk::{Client, ClientFactory};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    PATIENCE,
+    answer::{Answer, token_of},
+    eventually,
+    process::schema,
+};
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    given: SettingFlags,
+}
+
+pub struct Daemon {
+    pub clock: Arc<ManualClock>,
+    pub url: String,
+    pub folder: TempDir,
+    running: Option<Running>,
+    http: reqwest::Client,
+}
+
+pub fn start_time() -> jiff::Timestamp {
+    "2026-11-24T12:00:00Z".parse().unwrap()
+}
+
+impl Daemon {
+    pub async fn start() -> Daemon {
+        Daemon::with(&[]).await
+    }
+
+    /// With further flags.
+    pub async fn with(flags: &[&str]) -> Daemon {
+        let mut daemon = Daemon {
+            clock: ManualClock::new(start_time()),
+            url: String::new(),
+            folder: tempfile::tempdir().unwrap(),
+            running: None,
+            http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap(),
+        };
+        daemon.run(flags).await;
+        daemon
+    }
+
+    async fn run(&mut self, flags: &[&str]) {
+        let settings = settings(self.folder.path(), flags);
+        let running = openorch::start(settings, self.clock.clone()).await.unwrap();
+        self.url = format!("http://{}", running.address);
+        self.running = Some(running);
+    }
+
+    /// Stops and starts again on the same folder.
+    pub async fn restart(&mut self, flags: &[&str]) {
+        self.running.take().unwrap().stop().await;
+        self.run(flags).await;
+    }
+
+    /// What the start found of stored passwords: too weak for the network, and unknown.
+    pub fn passwords(&self) -> (u64, u64) {
+        let counts = self.running.as_ref().unwrap().passwords;
+        (counts.too_weak, counts.unknown)
+    }
+
+    pub async fn call(&self, method: &str, path: &str, token: &str, body: Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, path, token, body.into_bytes(), &[]).await
+    }
+
+    /// The bytes of a POST that is no text.
+    pub async fn send_for_bytes(&self, path: &str, token: &str) -> Vec<u8> {
+        let answer = self.http.post(format!("{}{path}", self.url)).bearer_auth(token).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.bytes().await.unwrap().into()
+    }
+
+    pub async fn send(&self, method: &str, path: &str, token: &str, body: Vec<u8>, headers: &[(&str, &str)]) -> Answer {
+        let url = format!("{}{path}", self.url);
+        let mut request = self.http.request(method.parse::<Method>().unwrap(), url).body(body);
+        if !token.is_empty() {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let answer = Answer { status, headers, text: response.text().await.unwrap() };
+        answer.check(method, path);
+        answer
+    }
+
+    /// A client for calls by their rows, in which what is sent and what is answered have types; with this token, or none.
+    pub fn client(&self, token: &str) -> Client {
+        let client = ClientFactory::new(&self.url).unwrap().client();
+        if token.is_empty() { client } else { client.with_token(token).unwrap() }
+    }
+
+    /// Registers an account; answers its token.
+    pub async fn register(&self, slug: &str) -> String {
+        let input = RegisterRequest {
+            slug: slug.to_owned(),
+            name: Some(slug.to_owned()),
+            password: "pass".to_owned(),
+            ..RegisterRequest::default()
+        };
+        let Json(answer) = self.client("").call(REGISTER, Body(input)).await.unwrap();
+        answer.token.token
+    }
+
+    pub async fn login(&self, slug: &str, password: &str, device: &str) -> Answer {
+        self.call("POST", "/user-svc/login", "", json!({ "slug": slug, "password": password, "device": device })).await
+    }
+
+    pub async fn admin(&self) -> String {
+        token_of(&self.login("openorch", "changeme", "test").await)
+    }
+
+    pub async fn put_instance(&self, token: &str, body: Value) -> Answer {
+        self.call("PUT", "/registry-svc/instance", token, body).await
+    }
+
+    pub async fn instances(&self, token: &str) -> Vec<Value> {
+        let answer = self.call("GET", "/registry-svc/instances", token, Value::Null).await;
+        answer.json()["instances"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Waits until the condition holds.
+    pub async fn until(&self, what: &str, condition: impl AsyncFnMut() -> bool) {
+        eventually(PATIENCE, what, condition).await;
+    }
+}
+
+/// Settings for this folder with these flags.
+pub fn settings(folder: &Path, flags: &[&str]) -> Settings {
+    let schema = schema(folder);
+    let folder = folder.to_str().unwrap();
+    let always = ["test", "--listen", "127.0.0.1:0", "--data-dir", folder, "--db-schema", &schema];
+    let probing: &[&str] =
+        if flags.contains(&"--registry-probe-interval") { &[] } else { &["--registry-probe-interval", "200ms"] };
+    let given = Flags::parse_from(always.iter().chain(probing).chain(flags)).given;
+    Settings::new(given, None).unwrap()
+}
