@@ -81,8 +81,9 @@ pub(crate) fn section_names(connection: &Connection) -> rusqlite::Result<Vec<Str
     select.query_map([], |row| row.get(0))?.collect()
 }
 
-/// Adds notes and sections, within the caller's transaction.
+/// Adds notes and sections in place of those that are there, within the caller's transaction.
 fn add_own(connection: &Connection, notes: &Notes) -> rusqlite::Result<()> {
+    remove_own(connection)?;
     connection.execute_batch(NOTES.1)?;
     for note in notes {
         connection.execute("INSERT INTO _backup VALUES (?, ?)", (&note.0, &note.1))?;
@@ -103,7 +104,7 @@ pub(crate) fn remove_own(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Refuses sections that must be understood and are not.
-fn require_sections(connection: &Connection, file: &Path) -> Result<()> {
+pub(crate) fn require_sections(connection: &Connection, file: &Path) -> Result<()> {
     let failed = |error| reading(error, file);
     if !has_table(connection, SECTIONS.0).map_err(failed)? {
         return Ok(());
@@ -124,8 +125,8 @@ fn require_sections(connection: &Connection, file: &Path) -> Result<()> {
         }
         if (name.as_str(), version) != DOCUMENTS && !is_optional {
             return Err(StoreError::Unavailable(format!(
-                "`{}` has a section `{name}` of version {version}, which this version of OpenOrch does not know; restore it \
-                 with the version that made it, or a newer version. Nothing was changed",
+                "`{}` has a section `{name}` of version {version}, which this version of OpenOrch does not know; use the \
+                 version that made it, or a newer version. Nothing was changed",
                 file.display()
             )));
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::{Notes, Origin, not_of_ours, read_notes, reading, require_sections};
+use super::{Notes, Origin, not_of_ours, read_notes, reading};
 use crate::sql::{check_name, quote};
 use crate::sqlite::{Identity, look_into, mark, read_identity, row_of, shape};
 use crate::{Result, Row, StoreError};
@@ -40,7 +40,6 @@ impl ArchiveReader {
         let failed = |error| reading(error, file);
         let connection = look_into(file).map_err(failed)?;
         shape::require(&connection, file)?;
-        require_sections(&connection, file)?;
         let notes = read_notes(&connection, file)?;
         let read = || {
             let last_version =

@@ -20,7 +20,7 @@ use super::place::Place;
 use super::shape::{harden, harden_for_file};
 use super::{mark, shape};
 use crate::sql::random_id;
-use crate::{Result, StoreError};
+use crate::{Result, StoreError, archive};
 
 /// The layout of the tables and keys. 2 added tables for lists and `min_compatible`, 3 the mark of a clean stop. Another
 /// form of tables, indexes or declarations is another layout, since a start refuses what it does not know (`shape.rs`).
@@ -292,6 +292,9 @@ fn write_pid(lock: &mut File, id: Option<&str>) -> io::Result<()> {
 pub(crate) fn read_identity(database: &Path) -> Result<Option<Identity>> {
     let Some((identity, problems)) = identify(database)? else { return Ok(None) };
     shape::refuse(&problems, database)?;
+    // An archive is a database, and may have been put in its place as it is.
+    let connection = look_into(database).map_err(|error| from_file(error, database))?;
+    archive::require_sections(&connection, database)?;
     Ok(Some(identity))
 }
 

@@ -125,6 +125,28 @@ async fn what_no_version_writes_is_refused_as_damaged() {
     }
 }
 
+#[tokio::test]
+async fn an_archive_in_the_place_of_a_database_is_one_unless_it_has_what_is_not_known() {
+    let place = Place::new().await;
+    let folder = place.at("by-hand");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(place.at("good"), folder.join("openorch.db")).unwrap();
+    let store = open(&folder).unwrap();
+    store.open_collections(&[PAIRS]).await.unwrap();
+    store.back_up(&place.at("again"), &vec![]).await.unwrap();
+    store.close().await;
+    let restoring = prepare(&place.at("again"), &place.at("new"), &[PAIRS]).unwrap();
+    assert_eq!(*restoring.notes(), vec![], "those of the first backup are not of this one");
+    finish(restoring).unwrap();
+    assert_eq!(sound(&place.at("new")).documents, 40);
+
+    fs::remove_dir_all(&folder).unwrap();
+    fs::create_dir(&folder).unwrap();
+    fs::copy(place.changed("INSERT INTO _sections VALUES ('blobs', 1, 0)"), folder.join("openorch.db")).unwrap();
+    let error = open(&folder).err().unwrap();
+    assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("a section `blobs`")), "{error}");
+}
+
 /// A page of an index, each of whose 300 entries is the same short one. All have the same page below them, if any.
 fn page(below: Option<u32>) -> Vec<u8> {
     let below = below.map(u32::to_be_bytes);
