@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::user::{
     authn::{
         otp::codes::Expected,
-        passwords::{check::Guess, known_address::by_contact},
+        passwords::check::Guess,
         rows::{OtpPurpose, PASSWORDS, SESSIONS},
         sessions::{
             issue::Place,
@@ -23,7 +23,7 @@ use crate::user::{
         },
         state::Authn,
     },
-    shared::rows::CONTACTS,
+    shared::{contact_address::by_contact, rows::CONTACTS},
 };
 
 pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {

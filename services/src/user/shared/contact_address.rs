@@ -90,6 +90,18 @@ fn domain_of(domain: &str) -> Option<String> {
     idna::domain_to_ascii(domain).ok().filter(|domain| !domain.is_empty())
 }
 
+/// What sign-ins with a contact are counted by.
+pub fn by_contact(contact: &str) -> String {
+    format!("{BY_CONTACT}{}", box_of(contact))
+}
+
+/// Whether this is what [`by_contact`] gives; no id of an account is like that.
+pub fn is_by_contact(counted_as: &str) -> bool {
+    counted_as.starts_with(BY_CONTACT)
+}
+
+const BY_CONTACT: &str = "contact:";
+
 #[cfg(test)]
 mod tests {
     use super::*;

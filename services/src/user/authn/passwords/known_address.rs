@@ -13,7 +13,7 @@ use crate::user::{
         passwords::check::Passwords,
         rows::{KnownAddress, KnownAddressesRow},
     },
-    shared::contact_address::box_of,
+    shared::contact_address::by_contact,
 };
 
 /// How many addresses of an account are kept; the one that was used longest ago goes first.
@@ -70,18 +70,6 @@ impl Passwords {
         Ok(())
     }
 }
-
-/// What sign-ins with a contact are counted by.
-pub fn by_contact(contact: &str) -> String {
-    format!("{BY_CONTACT}{}", box_of(contact))
-}
-
-/// Whether this is what [`by_contact`] gives; no id of an account is like that.
-pub fn is_by_contact(counted_as: &str) -> bool {
-    counted_as.starts_with(BY_CONTACT)
-}
-
-const BY_CONTACT: &str = "contact:";
 
 /// A digest: a contact may be longer than an id, and is written down nowhere where it is not needed.
 fn row_id(counted_as: &str) -> String {
