@@ -1,10 +1,15 @@
 //! JSON as text: broken into lines or put on one, with every value as it was written. Numbers go through no type that could
-//! lose their digits, and keys keep their order. Works on text that is known to be JSON.
+//! lose their digits, and keys keep their order. Meant for text that [`is_json`]; what is none comes out as some text.
 
 use openorch_api::text::characters;
 
 /// Deeper than this nothing is indented: the spaces alone would fill the memory.
 const DEEPEST: usize = 100;
+
+/// Whether a text is JSON, also where it has no one meaning, as with a key given twice.
+pub fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
 
 /// One value to a line, indented by twos.
 pub fn indented(json: &str) -> String {
@@ -12,7 +17,7 @@ pub fn indented(json: &str) -> String {
         return compact(json);
     }
     let mut text = String::with_capacity(json.len() * 2);
-    let mut depth = 0;
+    let mut depth = 0_usize;
     let mut tokens = Tokens { rest: json }.peekable();
     let line = |text: &mut String, depth: usize| {
         text.push('\n');
@@ -30,7 +35,7 @@ pub fn indented(json: &str) -> String {
                 line(&mut text, depth);
             }
             "}" | "]" => {
-                depth -= 1;
+                depth = depth.saturating_sub(1);
                 line(&mut text, depth);
                 text.push_str(token);
             }
@@ -163,6 +168,19 @@ mod tests {
     fn what_is_nested_without_end_is_not_indented_without_end() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(indented(&deep), deep);
+    }
+
+    #[test]
+    fn what_is_no_json_comes_out_as_some_text() {
+        for text in ["]", "Hi ]", "}]}", "]}[", "\"", "\"\\", "[}", ",,", "{]"] {
+            assert!(!is_json(text), "{text}");
+            assert!(indented(text).len() < 100, "{text}");
+            assert_eq!(changed_by_yaml(text), None, "{text}");
+        }
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for text in ["7", r#"{"a":1,"a":2}"#, "[1E400, 12345678901234567890123]", &deep] {
+            assert!(is_json(text), "{}", &text[..1]);
+        }
     }
 
     #[test]

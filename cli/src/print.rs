@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::{
     args::Format,
-    failure::{Failure, printable},
+    failure::{Failure, printable, printable_lines},
     json,
 };
 
@@ -47,8 +47,12 @@ impl Thing {
     }
 }
 
-/// The answer to any call, if it is JSON, in the format asked for.
+/// The answer to any call, if it is JSON, in the format asked for; any other text as it came, but for what steers a
+/// terminal.
 pub fn answer(format: Option<Format>, json: &str) -> Result<String, Failure> {
+    if !json::is_json(json) {
+        return Ok(printable_lines(json));
+    }
     match (format.unwrap_or(Format::Json), Thing::read(json)) {
         // JSON that has no one meaning (a key given twice) is shown as it came.
         (Format::Yaml, Some(thing)) => as_yaml(json, &thing.value),
@@ -342,6 +346,15 @@ mod tests {
         }
         assert_eq!(answer(Some(Format::Yaml), r#"{"n":9007199254740993}"#).unwrap(), "n: 9007199254740993\n");
         assert_eq!(answer(None, r#"{"a":1,"a":2}"#).unwrap(), "{\n  \"a\": 1,\n  \"a\": 2\n}");
+    }
+
+    #[test]
+    fn an_answer_that_is_no_json_is_shown_as_it_came() {
+        for format in [None, Some(Format::Json), Some(Format::Yaml)] {
+            for (text, shown) in [("]", "]"), ("<p>Hi ]\n\u{1b}]0;owned", "<p>Hi ]\n\u{fffd}]0;owned"), ("", "")] {
+                assert_eq!(answer(format, text).unwrap(), shown);
+            }
+        }
     }
 
     #[test]
