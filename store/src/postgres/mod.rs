@@ -27,8 +27,8 @@ mod writer;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -149,6 +149,8 @@ struct Inner {
     /// A copy is made by a connection of its own.
     options: PostgresOptions,
     seeded: AtomicBool,
+    /// The answer to come to whether the store is ready.
+    readiness: Mutex<Option<watch::Receiver<Option<Result<()>>>>>,
     /// Read-locked by everything that is under way; closing waits for all of it.
     gate: Arc<RwLock<()>>,
     closed: watch::Sender<bool>,
@@ -187,6 +189,7 @@ impl PostgresStore {
             database_id,
             seeded: AtomicBool::new(seeded),
             options,
+            readiness: Mutex::default(),
             gate: Arc::default(),
             closed: watch::Sender::new(false),
         }))))
@@ -230,7 +233,7 @@ impl Store for PostgresStore {
         self.here(async move {
             let _open = self.0.enter().await?;
             let known = self.0.collections.get(collection)?;
-            self.0.reader.ask(&Get { known: &known, id }, &format!("reading {collection}")).await
+            self.0.reader.ask(Get { known, id: id.to_owned() }, &format!("reading {collection}")).await
         })
     }
 
@@ -238,7 +241,7 @@ impl Store for PostgresStore {
         self.here(async move {
             let _open = self.0.enter().await?;
             let plan = self.0.collections.plan(collection, query)?;
-            self.0.reader.ask(&plan, &format!("reading {collection}")).await
+            self.0.reader.ask(plan, &format!("reading {collection}")).await
         })
     }
 
@@ -262,7 +265,7 @@ impl Store for PostgresStore {
         self.here(async move {
             let _open = self.0.enter().await?;
             let plan = self.0.collections.count(collection, filters, u64::MAX)?;
-            self.0.reader.ask(&plan, &format!("counting in {collection}")).await
+            self.0.reader.ask(plan, &format!("counting in {collection}")).await
         })
     }
 
@@ -324,17 +327,19 @@ impl Store for PostgresStore {
     }
 
     fn ready(&self) -> BoxFuture<'_, Result<()>> {
-        self.here(async move {
-            let _open = self.0.enter().await?;
-            self.0.keeper.holding().check()?;
-            self.0.reader.ask(&Ready, "reading").await
+        let mut answer = self.0.ask_whether_ready();
+        Box::pin(async move {
+            match answer.wait_for(Option::is_some).await {
+                Ok(answer) => answer.clone().unwrap_or(Ok(())),
+                Err(_) => Err(closed()),
+            }
         })
     }
 
     fn server_time(&self) -> BoxFuture<'_, Result<Option<SystemTime>>> {
         self.here(async move {
             let _open = self.0.enter().await?;
-            self.0.reader.ask(&ServerTime, "asking for the time").await.map(Some)
+            self.0.reader.ask(ServerTime, "asking for the time").await.map(Some)
         })
     }
 
@@ -356,6 +361,26 @@ impl Drop for PostgresStore {
 }
 
 impl Inner {
+    /// One question for all who ask at once: anybody may, and health checks do all the time.
+    fn ask_whether_ready(self: &Arc<Self>) -> watch::Receiver<Option<Result<()>>> {
+        let mut readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
+        // The sender is gone once it has told the answer.
+        if let Some(asked) = readiness.as_ref().filter(|asked| asked.has_changed().is_ok()) {
+            return asked.clone();
+        }
+        let (tell, answer) = watch::channel(None);
+        let inner = self.clone();
+        self.runtime.spawn(async move { tell.send_replace(Some(inner.is_ready().await)) });
+        *readiness = Some(answer.clone());
+        answer
+    }
+
+    async fn is_ready(&self) -> Result<()> {
+        let _open = self.enter().await?;
+        self.keeper.holding().check()?;
+        self.reader.ask(Ready, "reading").await
+    }
+
     /// Says that something is under way, for as long as what it gives is kept.
     async fn enter(&self) -> Result<OwnedRwLockReadGuard<()>> {
         let open = self.gate.clone().read_owned().await;

@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime};
 use deadpool_postgres::{ClientWrapper, Transaction};
 use futures_util::TryStreamExt;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::{IsolationLevel, Portal, Statement};
 
 use super::Known;
 use super::errors::Failure;
-use super::sessions::{Lease, Lessor, closed, prepare};
+use super::sessions::{LEFT_LIMIT, Lease, Lessor, closed, prepare};
 use super::statements::{Value, row_of};
 use crate::rows::{Pieces, too_many_streams};
 use crate::sql::{CountPlan, Plan};
@@ -51,8 +51,8 @@ pub(super) struct Reader {
 }
 
 /// Something to ask.
-pub(super) trait Ask: Sync {
-    type Answer: Send;
+pub(super) trait Ask: Send + Sync + 'static {
+    type Answer: Send + 'static;
 
     fn on(&self, client: &mut Lease) -> impl Future<Output = Outcome<Self::Answer>> + Send;
 }
@@ -64,16 +64,23 @@ impl Reader {
         Self { sessions, limits, streams: Arc::new(Semaphore::new((connections / 2).max(1))) }
     }
 
-    /// Asks; `doing` says what for.
-    pub(super) async fn ask<Q: Ask>(&self, question: &Q, doing: &str) -> Result<Q::Answer> {
+    /// Asks; `doing` says what for. What was sent goes on for a moment where whoever asked leaves.
+    pub(super) async fn ask<Q: Ask>(&self, question: Q, doing: &str) -> Result<Q::Answer> {
+        let question = Arc::new(question);
+        let limit = self.limits.read + MARGIN;
         let mut again = true;
         loop {
             let mut lease = self.sessions.lease().await?;
-            match timeout(self.limits.read + MARGIN, question.on(&mut lease)).await {
-                Ok(Ok(answer)) => {
+            let question = question.clone();
+            let asking = self.sessions.finishing(LEFT_LIMIT, async move {
+                let answer = timeout(limit, question.on(&mut lease)).await;
+                if matches!(answer, Ok(Ok(_))) {
                     lease.give_back();
-                    return Ok(answer);
                 }
+                answer
+            });
+            match asking.await {
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(failure)) if failure.is_lost() && again => {
                     again = false;
                     self.sessions.renew();
@@ -97,8 +104,8 @@ impl Reader {
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 outcome = this.pump(lease, &plan, &pieces) => outcome,
-                // It may be long until the next row is found.
-                () = pieces.left() => Ok(()),
+                // It sees so itself when it has a piece; but it may be long until the next row is found.
+                () = async { pieces.left().await; sleep(LEFT_LIMIT).await } => Ok(()),
                 () = end => Err(closed()),
             };
             pieces.end(outcome);
@@ -177,17 +184,17 @@ impl Reader {
 }
 
 /// One document by its id.
-pub(super) struct Get<'a> {
-    pub(super) known: &'a Known,
-    pub(super) id: &'a str,
+pub(super) struct Get {
+    pub(super) known: Arc<Known>,
+    pub(super) id: String,
 }
 
-impl Ask for Get<'_> {
+impl Ask for Get {
     type Answer = Option<Row>;
 
     async fn on(&self, client: &mut Lease) -> Outcome<Option<Row>> {
         let statement = client.prepare(&self.known.statements.get).await?;
-        let row = client.query_opt(&statement, &[&Value::id(self.id)]).await?;
+        let row = client.query_opt(&statement, &[&Value::id(&self.id)]).await?;
         Ok(row.as_ref().map(row_of).transpose()?)
     }
 }

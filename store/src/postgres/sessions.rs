@@ -1,13 +1,16 @@
 //! Connections to the database: a pool that reads and a pool that writes, made when needed and closed when nobody has
 //! needed them for a while, how a session on them is set up, and what becomes of one that is left in its middle.
 
+use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use deadpool_postgres::{
     Client, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode,
-    RecyclingMethod, Runtime, TimeoutType,
+    RecyclingMethod, Runtime, TimeoutType, Timeouts,
 };
 use tokio::runtime::Handle;
 use tokio_postgres::{Error, Statement};
@@ -16,7 +19,7 @@ use super::errors::{Failure, describe};
 use super::hold::Holding;
 use super::target::{CONNECT_LIMIT, Target};
 use crate::sql::quote;
-use crate::{Result, StoreError};
+use crate::{BoxFuture, Result, StoreError};
 
 /// How long a connection is kept that nobody needs.
 const IDLE: Duration = Duration::from_secs(300);
@@ -26,6 +29,10 @@ const MOST_STATEMENTS: usize = 256;
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 /// How long the server keeps a writing transaction whose daemon says nothing, with all its locks.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a statement goes on that nobody waits for any more. Most end within milliseconds, and a connection given back
+/// costs nothing, where one that is closed has to be made anew.
+pub(super) const LEFT_LIMIT: Duration = Duration::from_secs(1);
 
 /// What every session of ours has. The schema comes first where names are looked up. JIT compiling costs more than any
 /// statement here. That a page anywhere costs about as much as the next one is true of disks without heads and of
@@ -147,10 +154,26 @@ impl Lessor {
         Ok(Self { pool, runtime: Handle::current(), target: target.clone(), wait })
     }
 
-    /// A connection, made if there is none that is free.
+    /// A connection, made if there is none that is free. Where whoever asked leaves while it is made, it is there for the
+    /// next one: who asks and leaves all the time does not keep the others without.
     pub(super) async fn lease(&self) -> Result<Lease> {
-        let client = self.pool.get().await.map_err(|error| self.refused(error))?;
+        let pool = self.pool.clone();
+        let at_once = Timeouts { wait: Some(Duration::ZERO), ..pool.timeouts() };
+        let got = match self.finishing(CONNECT_LIMIT, async move { pool.timeout_get(&at_once).await }).await {
+            Err(PoolError::Timeout(TimeoutType::Wait)) => self.pool.get().await,
+            got => got,
+        };
+        let client = got.map_err(|error| self.refused(error))?;
         Ok(Lease { client: Some(client), runtime: self.runtime.clone(), target: self.target.clone() })
+    }
+
+    /// Work that goes on for so long where whoever waits for it leaves.
+    pub(super) fn finishing<T: Send + 'static>(
+        &self,
+        longest: Duration,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Finishing<T> {
+        Finishing { work: Some(Box::pin(work)), longest, runtime: self.runtime.clone() }
     }
 
     /// Closes the connections that nobody uses: one of them was found dead, and the others are likely to be.
@@ -171,6 +194,36 @@ impl Lessor {
             PoolError::PostCreateHook(HookError::Message(why)) => away(&why),
             PoolError::Closed => closed(),
             PoolError::NoRuntimeSpecified => StoreError::Internal("a pool has no runtime".into()),
+        }
+    }
+}
+
+/// What [`Lessor::finishing`] gives.
+pub(super) struct Finishing<T: Send + 'static> {
+    /// None once it has ended.
+    work: Option<BoxFuture<'static, T>>,
+    longest: Duration,
+    runtime: Handle,
+}
+
+impl<T: Send + 'static> Future for Finishing<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let Some(work) = &mut self.work else { return Poll::Pending };
+        let polled = work.as_mut().poll(context);
+        if polled.is_ready() {
+            self.work = None;
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for Finishing<T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            let longest = self.longest;
+            self.runtime.spawn(async move { drop(tokio::time::timeout(longest, work).await) });
         }
     }
 }

@@ -118,6 +118,68 @@ async fn a_stream_that_is_left_before_its_first_row_is_ended_at_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w150_reads_that_are_given_up_cost_no_connection() {
+    let Some(schema) = Schema::new() else { return };
+    let mut options = schema.options();
+    options.connection = with_option(&options.connection, &format!("application_name={}", schema.name));
+    options.read_connections = 1;
+    let store = opened(options).await;
+    store.commit(Batch::new().create(T, "row", "{}")).await.unwrap();
+    assert_eq!(ids(&store, T, &Query::all()).await, ["row"]);
+    let before = sessions(&schema, &schema.name, "true").await;
+    for round in 0..200 {
+        // Asked, and left at once or a little later.
+        let mut reading = store.get(T, "row");
+        for _ in 0..round % 4 {
+            // Which asks once.
+            if tokio::time::timeout(Duration::ZERO, reading.as_mut()).await.is_ok() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(ids(&store, T, &Query::all()).await, ["row"]);
+    let after = sessions(&schema, &schema.name, "true").await;
+    assert!(after.iter().all(|session| before.contains(session)), "{before:?} {after:?}");
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w150_a_read_that_is_given_up_and_does_not_end_is_ended_at_the_server() {
+    let Some(schema) = Schema::new() else { return };
+    let store = named(&schema).await;
+    let blocker = Blocker::new(&schema, &format!("LOCK TABLE \"c_{T}\" IN ACCESS EXCLUSIVE MODE")).await;
+    let reading = tokio::spawn({
+        let store = store.clone();
+        async move { store.get(T, "row").await }
+    });
+    let blocked = async || sessions(&schema, &schema.name, BLOCKED).await.first().copied();
+    until("the read waits", blocked).await;
+    reading.abort();
+    let ended = async || sessions(&schema, &schema.name, BLOCKED).await.is_empty().then_some(());
+    until("the read is ended", ended).await;
+    blocker.release().await;
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w150_all_who_ask_whether_the_store_is_ready_have_one_answer() {
+    let Some(schema) = Schema::new() else { return };
+    let store = named(&schema).await;
+    store.ready().await.unwrap();
+    let blocker = Blocker::new(&schema, "LOCK TABLE _store_info IN ACCESS EXCLUSIVE MODE").await;
+    let asking: Vec<_> = (0..20).map(|_| store.ready()).collect();
+    let blocked = async || sessions(&schema, &schema.name, BLOCKED).await.first().copied();
+    until("the question waits", blocked).await;
+    assert_eq!(sessions(&schema, &schema.name, BLOCKED).await.len(), 1);
+    blocker.release().await;
+    for answer in asking {
+        answer.await.unwrap();
+    }
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_somebody_ends_at_the_server_is_undone_and_says_so() {
     let Some(schema) = Schema::new() else { return };
     let store = named(&schema).await;
