@@ -8,6 +8,9 @@ use tokio_postgres::error::SqlState;
 
 use crate::StoreError;
 
+/// What a write of a daemon is refused with that has lost the schema to another.
+pub(super) const FENCED: &str = "OO001";
+
 /// Why something did not go: what PostgreSQL or the way to it says, or what the store itself says.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -79,6 +82,9 @@ pub(super) fn from_postgres(error: &Error, doing: &str) -> StoreError {
         SqlState::READ_ONLY_SQL_TRANSACTION => StoreError::Unavailable(format!(
             "{doing} failed: {told}; what answers is a standby, or was set to reading alone"
         )),
+        _ if code.code() == FENCED => {
+            StoreError::Unavailable(format!("{doing} failed: {told}; nothing was written, start this daemon again"))
+        }
         SqlState::LOCK_NOT_AVAILABLE => {
             StoreError::Unavailable(format!("{doing} failed: {told}; another program holds a lock on the tables"))
         }

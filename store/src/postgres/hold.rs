@@ -3,6 +3,10 @@
 //!
 //! A connection may also end while its daemon lives. Then writes are refused until the lock is taken again, and for good
 //! if another daemon has held it meanwhile: what this one has in memory may not be what is stored any more.
+//!
+//! A daemon that stands still may learn late of that, and a write of it may be on its way. So each write asks the server,
+//! in its own transaction, whether the opening it belongs to is still the last one, under a lock that writes share and an
+//! opening has to itself: an opening waits for the writes before it, and those behind it are refused.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,15 +15,20 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Error};
 
-use super::errors::{Failure, describe};
+use super::errors::{FENCED, Failure, describe};
 use super::target::{CONNECT_LIMIT, Target};
 use crate::sql::quote;
 use crate::{Result, StoreError};
 
 /// "OpOr": the first half of the number of the lock; the other is made of the schema's name.
 const LOCK_CLASS: u32 = 0x4F70_4F72;
+/// "OpOs": the same, of the lock that writes share and an opening has to itself.
+const FENCE_CLASS: u32 = 0x4F70_4F73;
 /// How long a start waits for a holder that is just ending.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long an opening waits for the writes of a holder before, until it ends them; and then for their end.
+const WRITES_GRACE: Duration = Duration::from_secs(1);
+const WRITES_LIMIT: Duration = Duration::from_secs(30);
 
 /// The hold on a schema, to be asked from anywhere.
 #[derive(Clone)]
@@ -34,6 +43,8 @@ pub(super) struct Keeper {
 struct Shared {
     target: Arc<Target>,
     schema: String,
+    /// What the writes of this opening say of themselves.
+    fence: i64,
     state: Mutex<State>,
     /// The lock was looked for and was not there.
     doubt: Notify,
@@ -78,6 +89,33 @@ impl Lock {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+
+    /// Waits until nothing of a holder before is being written any more, and ends what does not end: all that is read from
+    /// now on is to be the last word. Nobody writes until [`Lock::let_write`].
+    pub(super) async fn shut_writers_out(&self, schema: &str) -> std::result::Result<(), Failure> {
+        let began = tokio::time::Instant::now();
+        let lock = format!("SELECT WHERE pg_try_advisory_lock({})", numbers(FENCE_CLASS, schema));
+        while self.client.query_typed(&lock, &[]).await?.is_empty() {
+            if began.elapsed() > WRITES_LIMIT {
+                return Err(Failure::Store(StoreError::InUse(format!(
+                    "a write of the daemon that had the schema `{schema}` before does not end; end its sessions at the server"
+                ))));
+            }
+            if began.elapsed() > WRITES_GRACE {
+                let end =
+                    format!("SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE {}", is_of(FENCE_CLASS, schema));
+                // One who may not is told at the end.
+                let _ = self.client.query_typed(&end, &[]).await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn let_write(&self, schema: &str) -> std::result::Result<(), Failure> {
+        let sql = format!("SELECT pg_advisory_unlock({})", numbers(FENCE_CLASS, schema));
+        Ok(self.client.batch_execute(&sql).await?)
+    }
 }
 
 impl Keeper {
@@ -86,6 +124,7 @@ impl Keeper {
         let shared = Shared {
             target,
             schema,
+            fence: fence_of(&opening),
             state: Mutex::new(State::Held(lock.session)),
             doubt: Notify::new(),
             closing: Notify::new(),
@@ -140,6 +179,11 @@ impl Holding {
                 return Err(StoreError::Unavailable(format!("the hold on {} was lost", self.schema())).into());
             }
         }
+    }
+
+    /// What a session says that writes for this opening.
+    pub(super) fn introduction(&self) -> String {
+        format!("SET openorch.opening = {};", self.0.fence)
     }
 
     fn session(&self) -> Result<i32> {
@@ -231,6 +275,32 @@ pub(super) async fn set_up(client: &Client) -> std::result::Result<(), Error> {
         .await
 }
 
+/// Where an opening is written down for the writes after it, and what each of them asks before it takes a version. What
+/// an opening is goes into a sequence, since that is the one thing that a transaction sees as it is now and not as it was
+/// when the transaction began, before it had the lock.
+pub(super) fn fence(schema: &str, opening: &str) -> String {
+    let (lock, opening) = (numbers(FENCE_CLASS, schema), fence_of(opening));
+    format!(
+        "CREATE SEQUENCE IF NOT EXISTS _store_opening;
+         CREATE OR REPLACE FUNCTION _store_next() RETURNS bigint LANGUAGE plpgsql AS $$
+         BEGIN
+           PERFORM pg_advisory_xact_lock_shared({lock});
+           IF (SELECT last_value FROM _store_opening) IS DISTINCT FROM
+                nullif(current_setting('openorch.opening', true), '')::bigint THEN
+             RAISE 'another daemon has opened the schema meanwhile' USING ERRCODE = '{FENCED}';
+           END IF;
+           RETURN nextval('_store_version');
+         END $$;
+         SELECT setval('_store_opening', {opening});"
+    )
+}
+
+/// The number of an opening.
+fn fence_of(opening: &str) -> i64 {
+    let digits = opening.get(..15).unwrap_or(opening);
+    i64::from_str_radix(digits, 16).unwrap_or_default().max(1)
+}
+
 /// The opening that the schema remembers.
 async fn read_opening(client: &Client, schema: &str) -> std::result::Result<Option<String>, Error> {
     let sql = format!("SELECT value FROM {}._store_info WHERE key = 'opening'", quote(schema));
@@ -265,8 +335,12 @@ async fn holder(client: &Client, schema: &str) -> std::result::Result<String, Er
 
 /// Whether `l`, a row of `pg_locks`, is the lock of a schema and somebody has it.
 fn is_lock(schema: &str) -> String {
+    is_of(LOCK_CLASS, schema)
+}
+
+fn is_of(class: u32, schema: &str) -> String {
     format!(
-        "l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid::int8 = {LOCK_CLASS} \
+        "l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid::int8 = {class} \
          AND l.objid::int8 = {} AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
         hash(schema)
     )
@@ -274,7 +348,11 @@ fn is_lock(schema: &str) -> String {
 
 /// The arguments of the functions that lock: two numbers of 32 bits, with a sign.
 fn lock_number(schema: &str) -> String {
-    format!("{}, {}", LOCK_CLASS.cast_signed(), hash(schema).cast_signed())
+    numbers(LOCK_CLASS, schema)
+}
+
+fn numbers(class: u32, schema: &str) -> String {
+    format!("{}, {}", class.cast_signed(), hash(schema).cast_signed())
 }
 
 /// FNV-1a.

@@ -10,7 +10,7 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 use super::Known;
 use super::errors::Failure;
 use super::flight::Sent;
-use super::statements::Value;
+use super::statements::{NEXT_VERSION, Value};
 use crate::sql::change::{self, Change, FILL_AT_ONCE, Recorded, SPEC_VERSION, There};
 use crate::sql::{Column, Dialect, ListSpec, Spec, quote};
 use crate::{StoreError, document};
@@ -26,7 +26,8 @@ pub(super) async fn bring_up(client: &mut ClientWrapper, collections: &[Arc<Know
     // Whoever changes tables waits here for whoever does so already; a row's lock is what every server of this kind has.
     // It must be seen what the other has done, which a serializable transaction would not.
     let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
-    transaction.batch_execute("SELECT FROM _store_info WHERE key = 'layout' FOR UPDATE").await?;
+    let turn = format!("SELECT FROM _store_info WHERE key = 'layout' FOR UPDATE; {NEXT_VERSION}");
+    transaction.batch_execute(&turn).await?;
     bring_up_within(&transaction, collections).await?;
     Ok(transaction.commit().await?)
 }

@@ -90,10 +90,11 @@ impl Sessions {
         // All writes are serializable, also those of one statement: a transaction can be checked against others only if
         // these are checked too. A server that answers before the write is on disk is told not to.
         let writing = format!(
-            "{settings} SET default_transaction_read_only = off; SET default_transaction_isolation = 'serializable'; \
+            "{settings} {} SET default_transaction_read_only = off; SET default_transaction_isolation = 'serializable'; \
              SET default_transaction_deferrable = off; SET statement_timeout = 0; SET lock_timeout = {}; \
              SET idle_in_transaction_session_timeout = {}; \
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';",
+            holding.introduction(),
             milliseconds(LOCK_LIMIT),
             milliseconds(SILENCE_LIMIT)
         );

@@ -67,7 +67,9 @@ pub(super) async fn open(
         check_server(target, &client).await?;
         let mut lock = Lock::take(target, schema, client, connection).await?;
         let opening = random_id()?;
+        lock.shut_writers_out(schema).await?;
         let identity = Schema { target, name: schema }.open(&mut lock.client, wanted, &opening).await?;
+        lock.let_write(schema).await?;
         let keeper = Keeper::new(target.clone(), schema.to_owned(), lock, opening);
         Ok(Opened { keeper, database_id: identity.id, seeded: identity.seeded })
     };
@@ -234,7 +236,9 @@ impl Schema<'_> {
             }
         };
         let remember = format!(
-            "INSERT INTO _store_info VALUES ('opening', '{opening}') ON CONFLICT (key) DO UPDATE SET value = '{opening}'"
+            "INSERT INTO _store_info VALUES ('opening', '{opening}') ON CONFLICT (key) DO UPDATE SET value = '{opening}';
+             SET LOCAL client_min_messages = warning; {}",
+            hold::fence(self.name, opening)
         );
         client.batch_execute(&remember).await?;
         transaction.commit().await?;

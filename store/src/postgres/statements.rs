@@ -31,13 +31,13 @@ pub(super) struct Writes {
     pub(super) delete_at: String,
 }
 
-/// A version for a new batch.
-pub(super) const NEXT_VERSION: &str = "SELECT nextval('_store_version')";
+/// A version for a new batch; refused where another daemon has opened the schema (see `hold.rs`).
+pub(super) const NEXT_VERSION: &str = "SELECT _store_next()";
 
 impl From<&Spec<'_>> for Statements {
     fn from(spec: &Spec<'_>) -> Self {
         Self {
-            alone: Writes::new(spec, "nextval('_store_version')"),
+            alone: Writes::new(spec, "_store_next()"),
             within: Writes::new(spec, "currval('_store_version')"),
             get: format!("SELECT id, ver, doc FROM {} WHERE id = $1", spec.table),
             version: format!("SELECT ver FROM {} WHERE id = $1", spec.table),

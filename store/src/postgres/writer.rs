@@ -108,7 +108,7 @@ impl Writer {
         self.holding.check()?;
         let lease = self.sessions.lease().await?;
         lease
-            .batch_execute("UPDATE _store_info SET value = '1' WHERE key = 'seeded'")
+            .batch_execute("UPDATE _store_info SET value = '1' WHERE key = 'seeded' AND _store_next() > 0")
             .await
             .map_err(|error| Failure::from(error).into_store("writing"))?;
         lease.give_back();

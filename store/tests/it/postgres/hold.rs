@@ -109,3 +109,53 @@ async fn a_hold_that_another_daemon_had_meanwhile_is_lost_for_good() {
     assert_eq!(ids(&store, T, &Default::default()).await, ["a"], "reads go on");
     store.close().await;
 }
+
+/// Carries connections to the server until it is told to carry no further ones.
+async fn carrier(server: &str) -> (u16, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, server) = (listener.local_addr().unwrap().port(), server.to_owned());
+    let carrying = tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = tokio::net::TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    (port, carrying)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w151_what_a_daemon_was_writing_when_it_lost_the_schema_is_not_committed_behind_the_next_ones_back() {
+    let Some(schema) = Schema::new() else { return };
+    let (user, place) = schema.connection.split_once('@').unwrap();
+    let (server, database) = place.split_once('/').unwrap();
+    let (port, carrying) = carrier(server).await;
+    let mut options = named(&schema);
+    options.connection = options.connection.replace(&schema.connection, &format!("{user}@127.0.0.1:{port}/{database}"));
+    let first = opened(options).await;
+    first.mark_seeded().await.unwrap();
+    first.commit(create("row")).await.unwrap();
+    // Another program's lock keeps its write waiting, and it cannot come back when its hold ends.
+    let (other, task) = tokio_postgres::connect(&schema.connection, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(task);
+    let lock = format!("SET search_path = {}; BEGIN; SELECT FROM \"c_{T}\" WHERE id = 'row' FOR UPDATE", schema.name);
+    other.batch_execute(&lock).await.unwrap();
+    let writing = tokio::spawn(async move { first.commit(Batch::new().replace(T, "row", r#"{"rank":1}"#)).await });
+    let waits = "wait_event_type = 'Lock'";
+    until("the write waits", async || sessions(&schema, &schema.name, waits).await.first().copied()).await;
+    carrying.abort();
+    let holds = format!("{HOLDS} AND NOT ({waits})");
+    terminate(&schema, &sessions(&schema, &schema.name, &holds).await).await;
+    let second = opened(schema.options()).await;
+    other.batch_execute("ROLLBACK").await.unwrap();
+    let error = writing.await.unwrap().unwrap_err();
+    assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("not known")), "{error:?}");
+    assert_eq!(second.get(T, "row").await.unwrap().unwrap().body.as_ref(), "{}");
+    second.commit(create("another")).await.unwrap();
+    // What comes later still, on a connection that the first one had, is refused by the server.
+    for opening in ["RESET openorch.opening", "SET openorch.opening = 5"] {
+        let write = format!("SET search_path = {}; {opening}; SELECT _store_next()", schema.name);
+        let error = other.batch_execute(&write).await.unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some("OO001"));
+    }
+    second.close().await;
+}
