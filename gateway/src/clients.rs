@@ -40,7 +40,16 @@ pub struct ClientPlace {
     network: IpAddr,
     usage: Arc<Usage>,
     is_proxy: bool,
+    max_connections: usize,
     max_requests: u64,
+}
+
+/// How many connections an address has open, of those that it may have.
+#[derive(Clone)]
+pub struct Load {
+    pub network: IpAddr,
+    usage: Arc<Usage>,
+    most: usize,
 }
 
 /// The place of one request, among those in progress or among the refused; it is given back when this is dropped.
@@ -88,7 +97,8 @@ impl Clients {
             return Err(connections);
         }
         usage.connections.store(connections + 1, Relaxed);
-        Ok(Some(ClientPlace { clients: self.clone(), network, usage: usage.clone(), is_proxy, max_requests }))
+        let usage = usage.clone();
+        Ok(Some(ClientPlace { clients: self.clone(), network, usage, is_proxy, max_connections, max_requests }))
     }
 }
 
@@ -98,11 +108,26 @@ impl ClientPlace {
         self.network
     }
 
+    pub fn load(&self) -> Load {
+        Load { network: self.network, usage: self.usage.clone(), most: self.max_connections }
+    }
+
     /// The part of a total that this address may have where others have a tenth.
     pub fn share(&self, total: usize) -> usize {
         let share = if self.is_proxy { total / 4 * PROXY_QUARTERS } else { total / 10 };
         // A slow client is never ended for one answer alone.
         share.max(1 << 20)
+    }
+}
+
+impl Load {
+    /// In millionths of what it may have.
+    pub fn part(&self) -> usize {
+        self.usage.connections.load(Relaxed) * self.part_of_one()
+    }
+
+    pub fn part_of_one(&self) -> usize {
+        1_000_000 / self.most
     }
 }
 
@@ -121,8 +146,13 @@ pub fn admit(
         .zip(behind_proxy.filter(|client| !settings.http.address_limit_exempt.contains(*client)))
         .map(|(proxy, client)| Proxied::enter(&proxy.clients, client));
     let total = settings.http.max_requests as u64;
-    // Requests to services may last as long as those like. So that an operator can act then, some places are left.
-    let most = if is_builtin { total } else { (total - total / 8).max(1) };
+    // Requests to services may last as long as those like. So that an operator can act then, some places are left; and
+    // some of these to exempt addresses alone, since anybody may ask for built-in operations.
+    let most = match is_builtin {
+        true if client.is_none() => total,
+        true => total - total / 16,
+        false => (total - total / 8).max(1),
+    };
     let shares = [
         proxied.as_ref().map(|proxied| (&proxied.usage, settings.http.requests_per_address().max(1) as u64)),
         client.map(|client| (&client.usage, client.max_requests)),
@@ -148,7 +178,7 @@ pub fn admit(
             &codes::BUSY,
             format!(
                 "{most} requests are in progress, as many as there may be {} (OPENORCH_HTTP_MAX_REQUESTS); try again in a moment",
-                if is_builtin { "in all" } else { "for services" }
+                if is_builtin { "here" } else { "for services" }
             ),
         ));
     }

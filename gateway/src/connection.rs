@@ -11,7 +11,6 @@ use openorch_chassis::{Peer, forwarded::Hop};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
 };
 use tokio_rustls::server::TlsStream;
 
@@ -19,6 +18,7 @@ use crate::{
     Gateway,
     clients::ClientPlace,
     life::{Clock, Life, Lives},
+    room::Place,
 };
 
 pub struct Connection {
@@ -31,7 +31,7 @@ pub struct Connection {
     /// `None` for an address without a share.
     pub place: Option<ClientPlace>,
     /// One of `OPENORCH_HTTP_MAX_CONNECTIONS`, also for a tunnel that the connection became.
-    pub _room: OwnedSemaphorePermit,
+    pub _room: Place,
 }
 
 /// Held while something runs on the connection, so that it does not count as idle.

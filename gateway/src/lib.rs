@@ -16,6 +16,7 @@ mod metrics;
 mod pool;
 mod refusal;
 mod request_log;
+mod room;
 mod server;
 mod service;
 mod settings;

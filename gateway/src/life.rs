@@ -19,7 +19,7 @@ use std::{
 use http::HeaderMap;
 use tokio::sync::Notify;
 
-use crate::{Settings, exchange::Exchange};
+use crate::{Settings, clients::Load, exchange::Exchange, room::Idle};
 
 /// Milliseconds since the server started, as of the last tick. Asking is one load.
 pub struct Clock {
@@ -62,6 +62,8 @@ const NEXT_STREAM: u8 = 3;
 
 /// The life of one connection, or of one tunnel.
 pub struct Life {
+    /// Of its address; `None` for one that is exempt.
+    load: Option<Load>,
     waits_for: AtomicU8,
     since: AtomicU64,
     running: AtomicU32,
@@ -80,8 +82,9 @@ const NOT_BLOCKED: u64 = u64::MAX;
 const MAX_HEADS_UNWRITTEN: usize = 1 << 20;
 
 impl Life {
-    pub fn new(now: u64) -> Life {
+    pub fn new(now: u64, load: Option<Load>) -> Life {
         Life {
+            load,
             waits_for: AtomicU8::new(FIRST_BYTE),
             since: AtomicU64::new(now),
             running: AtomicU32::new(0),
@@ -91,6 +94,10 @@ impl Life {
             blocked: AtomicU64::new(NOT_BLOCKED),
             heads_unwritten: AtomicUsize::new(0),
         }
+    }
+
+    pub fn load(&self) -> Option<&Load> {
+        self.load.as_ref()
     }
 
     /// What came of a write to the socket: it took all bytes of it, some (`Some`), or none.
@@ -249,8 +256,8 @@ pub struct Entry {
 }
 
 impl Lives {
-    pub fn enter(self: &Arc<Lives>, clock: &Clock) -> Entry {
-        let life = Arc::new(Life::new(clock.now()));
+    pub fn enter(self: &Arc<Lives>, clock: &Clock, load: Option<Load>) -> Entry {
+        let life = Arc::new(Life::new(clock.now(), load));
         let mut open = self.open();
         open.0 += 1;
         let key = open.0;
@@ -263,6 +270,13 @@ impl Lives {
         let overdue = |life: &Arc<Life>| Some((life.overdue(now, settings)?, life.clone()));
         let overdue: Vec<_> = self.open().1.values().filter_map(overdue).collect();
         overdue.into_iter().for_each(|(order, life)| life.give(order));
+    }
+
+    /// Connections on which nothing runs and that go on.
+    pub fn idle(&self) -> Vec<Idle> {
+        let is_idle = |life: &Arc<Life>| life.running.load(Acquire) == 0 && life.order() == Order::GoOn;
+        let idle = |life: &Arc<Life>| Idle { life: life.clone(), since: life.since.load(Relaxed) };
+        self.open().1.values().filter(|life| is_idle(life)).map(idle).collect()
     }
 
     /// All exchanges in progress that pass.

@@ -20,7 +20,7 @@ use openorch_chassis::{Credential, LogLimit, Peer, forwarded::Hop};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::sleep,
 };
@@ -31,6 +31,7 @@ use crate::{
     connection::{Connection, Socket, Stream},
     exchange::{Exchange, StreamExecutor},
     life::{Clock, Entry, Lives, Order},
+    room::{self, Place, Room},
     service::serve,
     untaken,
 };
@@ -40,9 +41,10 @@ pub struct Server {
     gateway: Arc<Gateway>,
     clock: Arc<Clock>,
     lives: Arc<Lives>,
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
     clients: Arc<Clients>,
     refused_connections: LogLimit,
+    no_room: LogLimit,
     http: auto::Builder<StreamExecutor>,
 }
 
@@ -66,9 +68,10 @@ impl Server {
         Server {
             clock: Arc::new(Clock::start()),
             lives: Arc::default(),
-            room: Arc::new(Semaphore::new(settings.http.max_connections)),
+            room: Arc::new(Room::new(settings.http.max_connections, gateway.metrics.clone())),
             clients: Arc::default(),
             refused_connections: LogLimit::once_a_minute(),
+            no_room: LogLimit::once_a_minute(),
             http,
             gateway,
         }
@@ -84,6 +87,7 @@ impl Server {
             tasks.spawn(server.clone().accept(listener, stopped.clone()));
         }
         tasks.spawn(server.clone().tick());
+        tasks.spawn(server.clone().make_room());
         tasks.spawn(server.clone().end_stale_exchanges());
         shutdown.await;
         drop(stop);
@@ -101,18 +105,13 @@ impl Server {
     async fn accept(self: Arc<Server>, listener: TcpListener, mut stopped: watch::Receiver<()>) {
         let complaint = LogLimit::once_a_minute();
         loop {
-            let next = async {
-                let room = self.room.clone().acquire_owned().await;
-                (room, listener.accept().await)
-            };
-            let (room, accepted) = tokio::select! {
-                next = next => next,
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
                 _ = stopped.changed() => return,
             };
-            let Ok(room) = room else { return };
             match accepted {
                 Ok((stream, from)) => match self.clients.enter(from.ip(), &self.gateway.settings) {
-                    Ok(place) => self.clone().start(stream, from, (room, place)),
+                    Ok(place) => self.admit(stream, from, place, &stopped),
                     Err(has) => self.refuse(from, has),
                 },
                 Err(error) if is_of_one_connection(&error) => {}
@@ -125,6 +124,53 @@ impl Server {
                     sleep(*self.gateway.settings.http.accept_pause).await;
                 }
             }
+        }
+    }
+
+    /// Serves a connection as soon as there is a place for it.
+    fn admit(
+        self: &Arc<Server>,
+        stream: TcpStream,
+        from: SocketAddr,
+        client: Option<ClientPlace>,
+        stopped: &watch::Receiver<()>,
+    ) {
+        let is_exempt = client.is_none();
+        if let Some(place) = self.room.try_enter(is_exempt) {
+            return self.clone().start(stream, from, (place, client));
+        }
+        if let Some(more) = self.no_room.allow() {
+            let most = self.gateway.settings.http.max_connections;
+            tracing::warn!(
+                "{most} connections may be open (OPENORCH_HTTP_MAX_CONNECTIONS), and those for this one's address are: those \
+                 without a request give way to new ones, which else wait; {more} more since the last such line"
+            );
+        }
+        let Some(waiting) = self.room.wait() else {
+            self.gateway.metrics.connections_refused.inc();
+            return;
+        };
+        let (server, mut stopped) = (self.clone(), stopped.clone());
+        tokio::spawn(async move {
+            let patience = server.gateway.settings.http.first_byte_timeout;
+            tokio::select! {
+                Ok(place) = tokio::time::timeout(patience, waiting.enter(is_exempt)) => {
+                    server.start(stream, from, (place, client));
+                }
+                _ = stopped.changed() => {}
+                else => {}
+            }
+        });
+    }
+
+    /// Lets connections without a request give way, as long as others wait for a place.
+    async fn make_room(self: Arc<Server>) {
+        loop {
+            let wanted = self.room.wanted().await;
+            let giving_way = room::that_give_way(self.lives.idle(), wanted, self.room.is_full());
+            giving_way.iter().for_each(|life| life.give(Order::Stop));
+            // They end at their next turn, and looking at all of them costs something.
+            sleep(ROOM_CHECK).await;
         }
     }
 
@@ -141,15 +187,13 @@ impl Server {
     }
 
     fn start(self: Arc<Server>, stream: TcpStream, from: SocketAddr, places: Places) {
-        let entry = self.lives.enter(&self.clock);
+        let entry = self.lives.enter(&self.clock, places.1.as_ref().map(ClientPlace::load));
         tokio::spawn(async move {
             let metrics = self.gateway.metrics.clone();
-            metrics.connections.inc();
             if let Err(error) = self.keep(stream, from, &entry, places).await {
                 metrics.connections_failed.inc();
                 tracing::debug!(%error, "a connection ended with an error");
             }
-            metrics.connections.dec();
             drop(entry);
         });
     }
@@ -285,7 +329,10 @@ const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// What one connection takes of all, and of its address.
-type Places = (OwnedSemaphorePermit, Option<ClientPlace>);
+type Places = (Place, Option<ClientPlace>);
+
+/// How often it is looked which connections give way.
+const ROOM_CHECK: Duration = Duration::from_millis(50);
 
 /// How often exchanges are checked, and from which age on: what ends a session ends them within a second.
 const EXCHANGE_CHECK: Duration = Duration::from_millis(400);

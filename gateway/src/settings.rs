@@ -25,7 +25,7 @@ settings! {
         keepalive_timeout: Duration = "75s";
         /// Time that requests in progress have to end when the daemon stops.
         drain: Duration = "10s", as "OPENORCH_DRAIN";
-        /// Open connections, beyond which new ones wait; at most half of the limit on open files.
+        /// Open connections, beyond which those without a request give way and new ones wait (a sixteenth is for exempt addresses); at most half of the limit on open files.
         max_connections: usize = "20000";
         /// Open connections of one client address (an IPv6 /64 counts as one), beyond which new ones are closed; a trusted proxy may have three quarters of all.
         max_connections_per_address: Option<usize> = "a tenth of OPENORCH_HTTP_MAX_CONNECTIONS";

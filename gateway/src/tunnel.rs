@@ -27,7 +27,7 @@ use crate::{
 /// ones itself: a daemon that stops cuts it after the drain time.
 pub fn join(request: &body::Request, client: OnUpgrade, instance: OnUpgrade) {
     let connection = request.connection().clone();
-    let entry = connection.lives.enter(&connection.clock);
+    let entry = connection.lives.enter(&connection.clock, None);
     entry.life.begin();
     let exchange = Exchange::new(Handle::Connection(entry.life.clone()), connection.clock.now(), None, false);
     if let Some(service) = request.exchange.service() {

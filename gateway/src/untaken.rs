@@ -52,7 +52,7 @@ mod tests {
 
     fn untaken(since: u64, share: Option<(u8, usize)>) -> Arc<Exchange> {
         let share = share.map(|(last, bytes)| Share { network: [192, 0, 2, last].into(), bytes });
-        let exchange = Exchange::new(Handle::Connection(Arc::new(Life::new(0))), 0, share, false);
+        let exchange = Exchange::new(Handle::Connection(Arc::new(Life::new(0, None))), 0, share, false);
         exchange.offer(since);
         Arc::new(exchange)
     }

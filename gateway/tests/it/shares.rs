@@ -59,6 +59,33 @@ async fn one_address_cannot_hold_every_connection() {
 }
 
 #[tokio::test]
+async fn w152_connections_without_a_request_give_way_where_no_place_is_left() {
+    let platform = Platform::with(|settings| {
+        without_exemption(settings);
+        settings.http.max_connections = 3;
+    })
+    .await;
+    platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
+    let slow = listen(|mut stream, _| async move { while stream.more().await {} }).await;
+    platform.publish("slow", &[&format!("http://{slow}")]);
+    let mut busy = platform.client().await;
+    busy.send(&get("/slow")).await;
+    while platform.metrics.in_flight.get() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut silent = vec![platform.client().await, platform.client().await];
+    for _ in 0..3 {
+        let mut next = platform.client().await;
+        assert_eq!(within(next.ask(&get("/demo"))).await.status, 200);
+        silent.push(next);
+    }
+    assert!(within(silent[0].is_ended()).await && within(silent[1].is_ended()).await);
+    assert_eq!(platform.metrics.in_flight.get(), 1, "what runs goes on");
+    assert!(platform.metrics.connections.get() <= 3);
+    drop(busy);
+}
+
+#[tokio::test]
 async fn requests_in_progress_have_a_total_and_a_share_of_it() {
     let slow = listen(|mut stream, _| async move {
         while let Some(request) = stream.read_message().await {
