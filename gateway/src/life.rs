@@ -59,6 +59,8 @@ const HEAD: u8 = 1;
 const NEXT_REQUEST: u8 = 2;
 /// HTTP/2: bytes between requests are its own housekeeping and say nothing of a head.
 const NEXT_STREAM: u8 = 3;
+/// Over TLS, where HTTP/2 was agreed on and its bytes are not seen here.
+const FIRST_BYTE_OF_HTTP2: u8 = 4;
 
 /// The life of one connection, or of one tunnel.
 pub struct Life {
@@ -118,7 +120,7 @@ impl Life {
         }
     }
 
-    /// An answer begins. The connection ends where very much of what was answered before could not be written.
+    /// The head of an answer, or its trailers. The connection ends where very much of what was answered before could not be written.
     pub fn answer(&self, head: &HeaderMap) {
         if self.blocked.load(Relaxed) == NOT_BLOCKED {
             return;
@@ -152,6 +154,7 @@ impl Life {
         }
         let waits_for = match self.waits_for.load(Relaxed) {
             FIRST_BYTE if bytes.starts_with(b"PRI ") => NEXT_STREAM,
+            FIRST_BYTE_OF_HTTP2 => NEXT_STREAM,
             FIRST_BYTE | NEXT_REQUEST => HEAD,
             _ => return,
         };
@@ -161,7 +164,7 @@ impl Life {
 
     /// The TLS handshake is over; the first byte of a request is still to come.
     pub fn secured(&self, http2: bool, clock: &Clock) {
-        let waits_for = if http2 { NEXT_STREAM } else { FIRST_BYTE };
+        let waits_for = if http2 { FIRST_BYTE_OF_HTTP2 } else { FIRST_BYTE };
         self.waits_for.store(waits_for, Relaxed);
         self.since.store(clock.now(), Relaxed);
     }
@@ -172,9 +175,11 @@ impl Life {
     }
 
     pub fn end(&self, clock: &Clock) {
-        if self.waits_for.load(Relaxed) != NEXT_STREAM {
-            self.waits_for.store(NEXT_REQUEST, Relaxed);
-        }
+        let next = match self.waits_for.load(Relaxed) {
+            NEXT_STREAM | FIRST_BYTE_OF_HTTP2 => NEXT_STREAM,
+            _ => NEXT_REQUEST,
+        };
+        self.waits_for.store(next, Relaxed);
         self.since.store(clock.now(), Relaxed);
         self.running.fetch_sub(1, Release);
     }
@@ -190,7 +195,7 @@ impl Life {
             return Some(Order::Stop);
         }
         let (limit, order) = match self.waits_for.load(Relaxed) {
-            FIRST_BYTE => (settings.http.first_byte_timeout, Order::Stop),
+            FIRST_BYTE | FIRST_BYTE_OF_HTTP2 => (settings.http.first_byte_timeout, Order::Stop),
             HEAD => (settings.http.header_timeout, Order::Stop),
             _ => (settings.http.keepalive_timeout, Order::Finish),
         };
@@ -275,8 +280,9 @@ impl Lives {
     /// Connections on which nothing runs and that go on.
     pub fn idle(&self) -> Vec<Idle> {
         let is_idle = |life: &Arc<Life>| life.running.load(Acquire) == 0 && life.order() == Order::GoOn;
-        let idle = |life: &Arc<Life>| Idle { life: life.clone(), since: life.since.load(Relaxed) };
-        self.open().1.values().filter(|life| is_idle(life)).map(idle).collect()
+        let idle =
+            |(key, life): (&u64, &Arc<Life>)| Idle { life: life.clone(), since: (life.since.load(Relaxed), *key) };
+        self.open().1.iter().filter(|(_, life)| is_idle(life)).map(idle).collect()
     }
 
     /// All exchanges in progress that pass.

@@ -115,8 +115,8 @@ impl Drop for Place {
 /// A connection without a request in progress.
 pub struct Idle {
     pub life: Arc<Life>,
-    /// Since when it waits for one.
-    pub since: u64,
+    /// Since when it waits for one, and then the order in which they came: time passes here in ticks.
+    pub since: (u64, u64),
 }
 
 /// Those of these connections that give way, so many at most: the ones that have waited longest, of the address that has
@@ -165,7 +165,7 @@ mod tests {
             let place = clients.enter(address.parse().unwrap(), &settings).unwrap();
             let life = Arc::new(Life::new(since, place.as_ref().map(|place| place.load())));
             places.push(place);
-            Idle { life, since }
+            Idle { life, since: (since, 0) }
         };
         let connections = [
             ("127.0.0.1", 0),
@@ -179,7 +179,7 @@ mod tests {
             ("192.0.2.2", 7),
         ];
         let idle: Vec<Idle> = connections.iter().map(|(address, since)| connect(address, *since)).collect();
-        let since: HashMap<_, _> = idle.iter().map(|idle| (Arc::as_ptr(&idle.life), idle.since)).collect();
+        let since: HashMap<_, _> = idle.iter().map(|idle| (Arc::as_ptr(&idle.life), idle.since.0)).collect();
         let chosen = |count, included| {
             let idle = idle.iter().map(|idle| Idle { life: idle.life.clone(), since: idle.since }).collect();
             let chosen = that_give_way(idle, count, included);

@@ -33,6 +33,7 @@ use crate::{
     life::{Clock, Entry, Lives, Order},
     room::{self, Place, Room},
     service::serve,
+    tls::Handshakes,
     untaken,
 };
 
@@ -45,6 +46,7 @@ pub struct Server {
     clients: Arc<Clients>,
     refused_connections: LogLimit,
     no_room: LogLimit,
+    handshakes: Handshakes,
     http: auto::Builder<StreamExecutor>,
 }
 
@@ -72,6 +74,7 @@ impl Server {
             clients: Arc::default(),
             refused_connections: LogLimit::once_a_minute(),
             no_room: LogLimit::once_a_minute(),
+            handshakes: Handshakes::default(),
             http,
             gateway,
         }
@@ -89,6 +92,7 @@ impl Server {
         tasks.spawn(server.clone().tick());
         tasks.spawn(server.clone().make_room());
         tasks.spawn(server.clone().end_stale_exchanges());
+        tasks.spawn(server.clone().end_outlived_exchanges());
         shutdown.await;
         drop(stop);
         server.lives.give_all(Order::Finish);
@@ -212,15 +216,22 @@ impl Server {
         let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
         let socket = Socket { stream, life: life.clone(), clock: self.clock.clone() };
         let tls = &self.gateway.tls;
+        let mut http = self.http.clone();
         let stream = match tls {
             None => Stream::Plain(socket),
             Some(tls) => {
-                let Some(secured) = life.unless(Order::Finish, tls.acceptor().accept(socket)).await else {
+                let securing = self.handshakes.secure(tls, socket, from.ip());
+                let Some(secured) = life.unless(Order::Finish, securing).await else {
                     return Ok(());
                 };
                 let secured = secured?;
-                let http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
-                life.secured(http2, &self.clock);
+                let agreed = secured.get_ref().1.alpn_protocol();
+                life.secured(agreed == Some(b"h2"), &self.clock);
+                http = match agreed {
+                    Some(b"h2") => http.http2_only(),
+                    Some(_) => http.http1_only(),
+                    None => http,
+                };
                 Stream::Tls(Box::new(secured))
             }
         };
@@ -236,8 +247,7 @@ impl Server {
             peer,
         });
         let service = service_fn(move |request| serve(connection.clone(), request));
-        let http = self.http.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        let mut http = pin!(http);
+        let mut http = pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), service));
         let (mut watched, mut finishing) = (false, false);
         poll_fn(|cx| {
             if !watched {
@@ -276,8 +286,7 @@ impl Server {
         }
     }
 
-    /// Ends what must not go on: answers that the client leaves untaken, and requests and tunnels that outlived the
-    /// credential they came with, or their service.
+    /// Ends what the client leaves: answers untaken, bodies in their middle or after their answer. Waits for nobody.
     async fn end_stale_exchanges(self: Arc<Server>) {
         let (settings, metrics) = (&self.gateway.settings, &self.gateway.metrics);
         let shortest =
@@ -298,6 +307,16 @@ impl Server {
                 metrics.stalled.inc();
                 exchange.end();
             }
+        }
+    }
+
+    /// Ends requests and tunnels that outlived the credential they came with, or their service. Whether a credential has
+    /// ended may have to be looked up where it is stored.
+    async fn end_outlived_exchanges(self: Arc<Server>) {
+        let metrics = &self.gateway.metrics;
+        loop {
+            sleep(EXCHANGE_CHECK).await;
+            let now = self.clock.now();
             let is_long = |exchange: &Exchange| {
                 (exchange.service().is_some() || exchange.credential().is_some())
                     && u128::from(exchange.age(now)) >= EXCHANGE_CHECK.as_millis()
@@ -314,7 +333,9 @@ impl Server {
         let credentials: HashSet<Credential> =
             exchanges.iter().filter_map(|exchange| exchange.credential().cloned()).collect();
         let credentials: Vec<Credential> = credentials.into_iter().collect();
-        let ended = self.gateway.identity.ended_credentials(&credentials).await;
+        // Those of which it is not known go on: a database that stands still ends nobody's request.
+        let ended = self.gateway.identity.ended_credentials(&credentials);
+        let ended = tokio::time::timeout(CREDENTIALS_LIMIT, ended).await.unwrap_or_default();
         let ended: HashSet<Credential> = ended.into_iter().collect();
         let is_over = |exchange: &Exchange| {
             exchange.service().is_some_and(|service| service.is_forgotten())
@@ -330,6 +351,9 @@ const KEEPALIVE: TcpKeepalive =
 
 /// What one connection takes of all, and of its address.
 type Places = (Place, Option<ClientPlace>);
+
+/// How long it may take to find out which credentials have ended.
+const CREDENTIALS_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often it is looked which connections give way.
 const ROOM_CHECK: Duration = Duration::from_millis(50);

@@ -1,14 +1,16 @@
 //! TLS on the API port: `OPENORCH_TLS_CERT` and `OPENORCH_TLS_KEY`.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io, net::IpAddr, num::NonZero, path::Path, sync::Arc, thread};
 
 use arc_swap::ArcSwap;
-use openorch_chassis::{Error, Result};
+use openorch_chassis::{Error, Result, forwarded::network, turns::Turns};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::Acceptor,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 /// The certificate that is shown to clients, which may be replaced while the server runs.
 #[derive(Debug)]
@@ -25,9 +27,34 @@ impl Tls {
         self.0.store(server_config(certificate, key)?);
         Ok(())
     }
+}
 
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        self.0.load_full().into()
+/// Turns for handshakes. Signing one takes milliseconds of a worker where the key is RSA (an ECDSA key needs a tenth of a
+/// millisecond): half of the workers are left to what is open already, and addresses take turns.
+pub(crate) struct Handshakes(Turns<IpAddr>);
+
+impl Default for Handshakes {
+    fn default() -> Handshakes {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        Handshakes(Turns::new((cores / 2).max(1)))
+    }
+}
+
+impl Handshakes {
+    /// The connection of a client, once it has greeted and its turn has come.
+    pub async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        tls: &Tls,
+        socket: S,
+        client: IpAddr,
+    ) -> io::Result<TlsStream<S>> {
+        let greeted = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        let finishing = {
+            // The answer to the greeting is made, and signed, here; what comes then waits for the client.
+            let _turn = self.0.take(network(client)).await;
+            greeted.into_stream(tls.0.load_full())
+        };
+        finishing.await
     }
 }
 
