@@ -28,7 +28,7 @@ use openorch_store::{
 };
 
 use self::{gathered::Due, target::Target};
-use crate::{Caller, Error, clock::Clock, ids::Ids, metrics::Registry};
+use crate::{Caller, Error, LogLimit, clock::Clock, ids::Ids, metrics::Registry};
 
 /// The entries, to be opened before the store is used. Named as by the first version.
 pub static ENTRIES: Collection = Collection {
@@ -206,12 +206,15 @@ pub struct Audit {
     gathered: Mutex<gathered::Table>,
     /// About how many entries there are: counted once, then kept by what is written and removed.
     count: AtomicU64,
+    /// Of failures to write, which last as long as what they come from.
+    unwritten: LogLimit,
 }
 
 impl Audit {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, ids: Arc<Ids>) -> Audit {
         let entries = Table::new(store.clone(), &ENTRIES);
-        Audit { entries, store, clock, ids, gathered: Mutex::default(), count: AtomicU64::new(NOT_COUNTED) }
+        let (count, unwritten) = (AtomicU64::new(NOT_COUNTED), LogLimit::once_a_minute());
+        Audit { entries, store, clock, ids, gathered: Mutex::default(), count, unwritten }
     }
 
     /// Adds how many entries there are, about; nothing before they were counted.
@@ -282,8 +285,12 @@ impl Audit {
             }
             Ok::<(), openorch_store::StoreError>(())
         };
-        if let Err(error) = outcome.await {
-            tracing::warn!("refused attempts could not be written to the audit log yet: {error}");
+        if let Err(error) = outcome.await
+            && self.unwritten.allow().is_some()
+        {
+            tracing::warn!(
+                "refused attempts could not be written to the audit log yet: {error}; written once a minute while this goes on"
+            );
         }
     }
 

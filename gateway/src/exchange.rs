@@ -100,8 +100,9 @@ impl Exchange {
     /// About what its answer holds while it is untaken.
     pub fn held_bytes(&self) -> usize {
         match self.handle {
-            // Two pieces as they were read, and the buffer of what is to be written.
-            Handle::Connection(_) => 2 * READ_BUFFER + (128 << 10),
+            // Two pieces as they were read, the buffer that is read into, and what is to be written, with what the library
+            // and the allocator add: 1.0 to 1.1 MiB were measured.
+            Handle::Connection(_) => 4 * READ_BUFFER,
             // One piece is handed over at a time, and reading goes on when it is written.
             Handle::Stream(_) => 64 << 10,
         }

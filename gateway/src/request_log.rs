@@ -90,8 +90,8 @@ impl Record {
         let line = is_sampled.then(|| {
             Box::new(AccessLine {
                 started: Instant::now(),
-                method: method.clone(),
-                path: cut(path).to_owned(),
+                method: cut(method.as_str(), MAX_METHOD).into(),
+                path: cut(path, MAX_PATH).to_owned(),
                 client: connection.hop.client(headers, None).ip,
                 request_id: id.clone(),
                 status: StatusCode::OK,
@@ -176,7 +176,7 @@ impl Record {
 /// A line of the access log, written when the response has ended.
 pub struct AccessLine {
     started: Instant,
-    method: Method,
+    method: Box<str>,
     path: String,
     client: IpAddr,
     request_id: RequestId,
@@ -193,7 +193,7 @@ impl AccessLine {
     pub fn write(&self) {
         info!(
             target: "access",
-            method = self.method.as_str(),
+            method = &*self.method,
             path = self.path,
             status = self.status.as_u16(),
             duration.ms = self.started.elapsed().as_micros() as f64 / 1000.0,
@@ -209,9 +209,10 @@ impl AccessLine {
     }
 }
 
-/// Bytes of a path that a line has.
+/// Bytes of a path that a line has, and of a method, which may be as long as a client likes.
 const MAX_PATH: usize = 1024;
+const MAX_METHOD: usize = 32;
 
-fn cut(path: &str) -> &str {
-    &path[..path.floor_char_boundary(MAX_PATH)]
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
 }
