@@ -25,7 +25,7 @@ use openorch_chassis::{ClientBody, place::Place};
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::{
-    clients::{self, Admission, ClientPlace, RequestPlace},
+    clients::{self, Admission, ClientPlace, GivenUp, RequestPlace},
     connection::{Connection, Running},
     exchange::{Exchange, Handle},
     headers,
@@ -35,6 +35,9 @@ use crate::{
     request_log::AccessLine,
     untaken::Share,
 };
+
+/// How long a request counts that was given up.
+const GIVEN_UP: Duration = Duration::from_secs(1);
 
 /// The body of a request, on its way to an instance.
 pub enum Upload {
@@ -320,6 +323,18 @@ impl Request {
     pub fn connection(&self) -> &Arc<Connection> {
         &self.counted.running.0
     }
+
+    /// Its client gave it up before it was answered. A request to a service counts for a second in any case: the service
+    /// has had a connection opened and cut for it.
+    pub fn give_up(&self) {
+        let age = Duration::from_millis(self.exchange.age(self.connection().clock.now()));
+        let Some(rest) = GIVEN_UP.checked_sub(age) else { return };
+        let given_up = GivenUp::of(self.counted.place.clone());
+        tokio::spawn(async move {
+            sleep(rest).await;
+            drop(given_up);
+        });
+    }
 }
 
 impl Drop for Counted {
@@ -365,6 +380,11 @@ impl Body for Reply {
             return Poll::Pending;
         }
         let mut polled = this.kind.poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            this.request.connection().life.answer(trailers);
+        }
         if let (Some(line), Poll::Ready(Some(Ok(frame)))) = (&mut this.line, &polled) {
             line.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         }

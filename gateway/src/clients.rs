@@ -32,7 +32,13 @@ struct Usage {
     requests: AtomicU64,
     /// Refused, and their answer is not taken yet.
     refused: AtomicU64,
+    /// To services, given up by their client within the last second.
+    given_up: AtomicU64,
 }
+
+/// The place of a request to a service that its client gave up at once: each has cost the service a connection, so that
+/// an address has a rate of them.
+pub struct GivenUp(Arc<RequestPlace>);
 
 /// The place of one connection; it is given back when this is dropped.
 pub struct ClientPlace {
@@ -158,8 +164,11 @@ pub fn admit(
         client.map(|client| (&client.usage, client.max_requests)),
     ];
     let mut entered = Vec::new();
-    let mut refusal = None;
-    for (usage, share) in shares.iter().flatten() {
+    // A proxy is not judged by what its clients do.
+    let judged = shares.iter().flatten().next().filter(|_| !is_builtin);
+    let mut refusal = judged.and_then(|(usage, share)| refuse_who_gives_up(usage, *share));
+    let wanted: &[_] = if refusal.is_none() { &shares } else { &[] };
+    for (usage, share) in wanted.iter().flatten() {
         if !enter(&usage.requests, *share) {
             refusal = Some(Refusal::new(
                 &codes::ADDRESS_BUSY,
@@ -196,6 +205,39 @@ pub fn admit(
         is_flood |= metrics.refused_in_flight.inc() >= total;
     }
     Admission { place: RequestPlace { metrics: metrics.clone(), usage, proxied, is_refused }, refusal, is_flood }
+}
+
+/// Of the requests that an address may have in progress it may give up a twentieth within a second.
+fn refuse_who_gives_up(usage: &Usage, share: u64) -> Option<Refusal> {
+    let most = (share / 20).max(10);
+    (usage.given_up.load(Relaxed) >= most).then(|| {
+        Refusal::new(
+            &codes::ADDRESS_BUSY,
+            format!(
+                "{most} requests to services from your network were given up within a second, as many as may be (a twentieth \
+                 of OPENORCH_HTTP_MAX_REQUESTS_PER_ADDRESS); try again in a second"
+            ),
+        )
+    })
+}
+
+impl GivenUp {
+    pub fn of(place: Arc<RequestPlace>) -> GivenUp {
+        place.usages().for_each(|usage| _ = usage.given_up.fetch_add(1, Relaxed));
+        GivenUp(place)
+    }
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.usages().for_each(|usage| _ = usage.given_up.fetch_sub(1, Relaxed));
+    }
+}
+
+impl RequestPlace {
+    fn usages(&self) -> impl Iterator<Item = &Arc<Usage>> {
+        self.usage.iter().chain(self.proxied.as_ref().map(|proxied| &proxied.usage))
+    }
 }
 
 impl Proxied {
@@ -242,10 +284,7 @@ impl Drop for RequestPlace {
             true => usage.refused.fetch_sub(1, Relaxed),
             false => usage.requests.fetch_sub(1, Relaxed),
         };
-        let proxied = self.proxied.as_ref().map(|proxied| &proxied.usage);
-        for usage in self.usage.as_ref().into_iter().chain(proxied) {
-            of(usage);
-        }
+        self.usages().for_each(|usage| _ = of(usage));
         match self.is_refused {
             true => self.metrics.refused_in_flight.dec(),
             false => self.metrics.in_flight.dec(),

@@ -114,8 +114,28 @@ pub async fn forward(
     if let Some(gate) = &gate {
         listen_for_continue(&mut request, gate);
     }
-    let (response, lease) = trip.send(instance, request).await?;
+    let waiting = Unanswered(Some(running));
+    let sent = trip.send(instance, request).await;
+    waiting.end();
+    let (response, lease) = sent?;
     answer(running, response, lease, gate, client_side, slug).await
+}
+
+/// A request on its way: where this is dropped before it was answered, its client has left.
+struct Unanswered<'a>(Option<&'a body::Request>);
+
+impl Unanswered<'_> {
+    fn end(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(request) = self.0 {
+            request.give_up();
+        }
+    }
 }
 
 /// Replaces a session's token by one made for this service (contract decision 9). Answers what a request with a token of

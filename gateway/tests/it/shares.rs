@@ -442,3 +442,42 @@ async fn a_body_whose_answer_is_over_keeps_its_place_and_ends_soon() {
         }
     }
 }
+
+#[tokio::test]
+async fn w153_requests_given_up_at_once_open_and_cut_so_many_connections_of_a_service_and_no_more() {
+    let platform = Platform::with(without_exemption).await;
+    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let slow = listen(move |mut stream, _| {
+        let _ = arrived.send(());
+        async move { while stream.more().await {} }
+    })
+    .await;
+    platform.publish("slow", &[&format!("http://{slow}")]);
+    platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
+    let (mut sender, _connection) = http2(&platform, None).await;
+    let ask = |path: &str| Request::get(format!("http://h/{path}")).body(Empty::<Bytes>::new()).unwrap();
+    // A twentieth of a thousand.
+    for _ in 0..50 {
+        let asked = sender.send_request(ask("slow"));
+        tokio::select! {
+            _ = asked => panic!("it never answers"),
+            arrived = arrivals.recv() => assert!(arrived.is_some()),
+        }
+    }
+    let refused = async {
+        loop {
+            // The last of those given up may not have been heard of yet.
+            let asked = sender.send_request(ask("slow"));
+            if let Ok(answer) = tokio::time::timeout(Duration::from_millis(20), asked).await {
+                return answer.unwrap();
+            }
+        }
+    };
+    let answer = within(refused).await;
+    assert_eq!(answer.status(), 429);
+    let text = answer.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&text).contains("given up within a second"), "{text:?}");
+    assert_eq!(sender.send_request(ask("user-svc/x")).await.unwrap().status(), 200, "built-in operations go on");
+    let again = async { while sender.send_request(ask("demo")).await.unwrap().status() != 200 {} };
+    within(again).await;
+}
