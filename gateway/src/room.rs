@@ -119,28 +119,37 @@ pub struct Idle {
     pub since: (u64, u64),
 }
 
+/// The connections of one address, those that have waited longest first.
+#[derive(Default)]
+struct Line<'a> {
+    load: Option<&'a Load>,
+    connections: VecDeque<&'a Arc<Life>>,
+}
+
 /// Those of these connections that give way, so many at most: the ones that have waited longest, of the address that has
 /// the largest part of what it may have. Exempt addresses have no part, and come last where they are `included`.
 pub fn that_give_way(mut idle: Vec<Idle>, count: usize, included: bool) -> Vec<Arc<Life>> {
     idle.sort_by_key(|idle| idle.since);
-    let mut lines: HashMap<Option<IpAddr>, (Option<&Load>, VecDeque<&Arc<Life>>)> = HashMap::new();
+    let mut lines: HashMap<Option<IpAddr>, Line> = HashMap::new();
     for Idle { life, .. } in &idle {
         let load = life.load();
         if load.is_some() || included {
-            lines.entry(load.map(|load| load.network)).or_insert_with(|| (load, VecDeque::new())).1.push_back(life);
+            let line = lines.entry(load.map(|load| load.network)).or_default();
+            line.load = load;
+            line.connections.push_back(life);
         }
     }
-    let mut lines: Vec<_> = lines.into_values().collect();
+    let mut lines: Vec<Line> = lines.into_values().collect();
     let mut heaviest: BinaryHeap<_> =
-        lines.iter().enumerate().map(|(at, (load, _))| (load.map_or(0, Load::part), Reverse(at))).collect();
+        lines.iter().enumerate().map(|(at, line)| (line.load.map_or(0, Load::part), Reverse(at))).collect();
     let mut chosen = Vec::new();
     while chosen.len() < count
         && let Some((part, Reverse(at))) = heaviest.pop()
     {
-        let (load, line) = &mut lines[at];
-        if let Some(life) = line.pop_front() {
+        let line = &mut lines[at];
+        if let Some(life) = line.connections.pop_front() {
             chosen.push(life.clone());
-            heaviest.push((part.saturating_sub(load.map_or(0, Load::part_of_one)), Reverse(at)));
+            heaviest.push((part.saturating_sub(line.load.map_or(0, Load::part_of_one)), Reverse(at)));
         }
     }
     chosen
