@@ -167,6 +167,17 @@ async fn the_access_log_has_a_line_for_each_sampled_request_and_no_secret() {
 }
 
 #[tokio::test]
+async fn w155_a_line_of_the_access_log_has_the_beginning_of_a_long_method_and_a_long_path() {
+    let long = "M".repeat(10_000);
+    let log = log_of(&[("OPENORCH_HTTP_ACCESS_LOG", "1")], async |url: String| {
+        send(&url, &long, &format!("/{}", "p".repeat(10_000)), "", "long", Value::Null).await;
+    })
+    .await;
+    let line = log.lines().find(|line| line.contains("request.id=\"long\"")).unwrap();
+    assert!(line.contains("method=\"MMMM") && line.len() < 1_500, "{}", line.len());
+}
+
+#[tokio::test]
 async fn at_level_debug_each_request_has_one_span_with_what_came_of_it() {
     let mut token = String::new();
     let log = log_of(&[("OPENORCH_LOG", "debug")], async |url: String| token = fail_often(&url).await).await;

@@ -97,6 +97,42 @@ async fn the_api_port_speaks_tls_when_it_has_a_certificate() {
 }
 
 #[tokio::test]
+async fn w154_what_was_agreed_on_in_the_handshake_is_spoken_and_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = authority.certify("localhost");
+    let process: Process = run(command(&folder.path().join("data"))
+        .env("OPENORCH_TLS_CERT", write(folder.path(), "cert.pem", &certificate.pem()))
+        .env("OPENORCH_TLS_KEY", write(folder.path(), "key.pem", &key.serialize_pem())));
+    let address = process.url.strip_prefix("https://").unwrap().to_owned();
+    let speak = async |protocol: &[u8], text: &[u8]| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from(authority.0.der().to_vec())).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let socket = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let mut stream = connector.connect("localhost".try_into().unwrap(), socket).await.unwrap();
+        stream.write_all(text).await.unwrap();
+        let mut answer = Vec::new();
+        // A connection that is closed without a farewell is closed too.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert!(speak(b"http/1.1", request).await.starts_with("HTTP/1.1 200"));
+    let answer = speak(b"h2", request).await;
+    assert!(!answer.contains("HTTP/1.1"), "{answer:?}");
+    let answer = speak(b"http/1.1", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer:?}");
+}
+
+#[tokio::test]
 async fn an_instance_behind_https_is_verified_and_reached() {
     let folder = TempDir::new().unwrap();
     let (trusted, other) = (Authority::new(), Authority::new());
