@@ -66,7 +66,8 @@ pub async fn restore(settings: &Settings, file: &Path) -> Result<String, StartEr
     let about_key = note(&notes, ENCRYPTION_KEY).map(|key| put_down(settings, key)).transpose()?;
     restoring.finish(&mut show).await?;
     meter.end();
-    let made = note(&notes, MADE_AT).map_or(String::new(), |at| format!(" as of {at}"));
+    let made_at = note(&notes, MADE_AT).and_then(|at| at.parse::<Timestamp>().ok());
+    let made = made_at.map_or(String::new(), |at| format!(" as of {at}"));
     let about_key = about_key.unwrap_or_else(|| ", with the OPENORCH_ENCRYPTION_KEY it had".into());
     let place = in_front(engine::place(settings));
     Ok(format!("{place} has the data of `{}`{made}; start the daemon{about_key}", file.display()))

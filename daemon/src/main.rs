@@ -13,6 +13,7 @@ use openorch::{
     Running, Settings, StartError, VERSION, keep,
     settings::{Flags, secrets_help},
 };
+use openorch_api::text::without_hidden;
 use openorch_chassis::clock::{Clock, SystemClock};
 use openorch_services::user::Registration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -149,7 +150,9 @@ fn log_filter(filter: &str) -> Result<EnvFilter, StartError> {
 }
 
 fn fail(error: &StartError, code: u8) -> ExitCode {
-    eprintln!("openorch: {error}");
+    // Some tell of what a file holds that may come from anywhere, and a terminal obeys control characters.
+    let lines: Vec<String> = error.to_string().lines().map(without_hidden).collect();
+    eprintln!("openorch: {}", lines.join("\n"));
     ExitCode::from(code)
 }
 

@@ -277,9 +277,12 @@ impl Settings {
         let url = match &self.daemon.url {
             Some(url) => {
                 let whole = if url.contains("://") { url.clone() } else { format!("http://{url}") };
+                // What stands before an `@` may be a password.
+                let shown = url.rsplit('@').next().unwrap_or_default();
                 let wrong = |_| {
                     StartError(format!(
-                        "OPENORCH_URL: `{url}` is not the URL of a daemon; write it like http://10.0.0.5:58231"
+                        "OPENORCH_URL: `{shown}` is not the URL of a daemon; write it like http://10.0.0.5:58231, without a \
+                         user or password"
                     ))
                 };
                 InstanceUrl::parse(&whole).map_err(wrong)?.as_str().to_owned()

@@ -29,7 +29,10 @@ pub fn read(path: &Path, given: &mut Given) -> Result<(), StartError> {
         // The parser's message may show a value, which may be a secret: of a line with one, only the place is told.
         let is_secret = all().any(|(_, setting)| setting.is_secret && key.ends_with(&setting.key()));
         let reason = if is_secret { "a secret is text in quotes".to_owned() } else { reason };
-        let key = if key.is_empty() { String::new() } else { format!(", `{key}`") };
+        // A line that is no key at all may be one of a secret's text.
+        let is_key = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-._\"".contains(letter);
+        let is_shown = !key.is_empty() && key.len() <= 64 && key.chars().all(is_key);
+        let key = if is_shown { format!(", `{key}`") } else { String::new() };
         StartError(format!("the config file {} has a mistake in line {}{key}: {reason}", path.display(), number + 1))
     })
 }

@@ -108,6 +108,8 @@ fn a_mistake_in_a_setting_is_named_and_nothing_is_touched() {
         let text = refused(command(folder.path()).env(variable, value));
         assert!(text.contains(variable), "{variable}: {text}");
     }
+    let secret = refused(command(folder.path()).env("OPENORCH_URL", "http://u:hunter2@a b"));
+    assert!(secret.contains("OPENORCH_URL") && !secret.contains("hunter2"), "{secret}");
     let mut half = command(folder.path());
     half.env("OPENORCH_TLS_CERT", "/no/such/file").env("OPENORCH_TLS_KEY", "/no/such/file");
     assert!(refused(&mut half).contains("OPENORCH_TLS_CERT"));
