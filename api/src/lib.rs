@@ -23,7 +23,7 @@ pub mod user;
 pub use check::Checker;
 pub use error::ErrorCode;
 pub use input::{Body, Input, InvalidInput, Parts, Path, Query};
-pub use op::{Access, Effect, Guard, Method, Op, Permission, Row};
+pub use op::{Access, Effect, Exempt, Guard, Method, Op, Permission, Row};
 pub use output::{Created, Download, Html, Json, NoContent, Output, Samples, SharedJson};
 pub use slug::Slug;
 pub use time::Time;

@@ -69,13 +69,23 @@ pub struct Guard {
     pub permission: &'static Permission,
     /// Accounts that pass without the permission: built-in services that need the operation for their work.
     pub also_slugs: &'static [&'static str],
-    /// The owner of the thing that the input names passes too. The service binds a function that finds the owner.
-    pub owner: bool,
+    /// Who else passes without it.
+    pub exempt: Exempt,
+}
+
+/// Who passes without the permission of a [`Guard`]. The service binds a function that finds the account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exempt {
+    Nobody,
+    /// The owner of the thing that the input names.
+    Owner,
+    /// The account that the input names, or that the thing is about which it names; the caller's own where it names none.
+    Account,
 }
 
 impl Access {
     pub const fn needs(permission: &'static Permission) -> Access {
-        Access::Needs(Guard { permission, also_slugs: &[], owner: false })
+        Access::Needs(Guard { permission, also_slugs: &[], exempt: Exempt::Nobody })
     }
 
     pub const fn or_slugs(self, also_slugs: &'static [&'static str]) -> Access {
@@ -86,8 +96,17 @@ impl Access {
     }
 
     pub const fn or_owner(self) -> Access {
+        self.exempting(Exempt::Owner)
+    }
+
+    /// Each account for itself, and who has the permission for others.
+    pub const fn itself_or(permission: &'static Permission) -> Access {
+        Access::needs(permission).exempting(Exempt::Account)
+    }
+
+    const fn exempting(self, exempt: Exempt) -> Access {
         match self {
-            Access::Needs(guard) => Access::Needs(Guard { owner: true, ..guard }),
+            Access::Needs(guard) => Access::Needs(Guard { exempt, ..guard }),
             other => other,
         }
     }
@@ -217,7 +236,10 @@ impl Row {
             if !self.audited {
                 list.push(&access::RIGHT_LOST_MEANWHILE);
             }
-            list.push(if guard.owner { &access::NOT_OWNER } else { &access::PERMISSION_MISSING });
+            list.push(match guard.exempt {
+                Exempt::Nobody => &access::PERMISSION_MISSING,
+                Exempt::Owner | Exempt::Account => &access::NOT_OWNER,
+            });
         }
         list.extend(self.errors.iter().filter(|code| !list.contains(code)).copied().collect::<Vec<_>>());
         list
@@ -316,7 +338,7 @@ pub const TEMPLATE: Row = Row {
     access: Access::Needs(Guard {
         permission: &Permission { id: "", description: "", granted_to: &[], of_all_apps: false },
         also_slugs: &[],
-        owner: false,
+        exempt: Exempt::Nobody,
     }),
     effect: None,
     audited: false,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::{Access, Effect, ErrorCode, Row, Service, check, input::InputShape};
+use crate::{Access, Effect, ErrorCode, Exempt, Row, Service, check, input::InputShape};
 
 /// The whole document. Making it takes some milliseconds: whoever serves it keeps it.
 pub fn document(version: &str) -> Value {
@@ -165,8 +165,10 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
         Access::Needs(guard) => {
             operation["security"] = json!([{ "bearer": [] }]);
             operation["x-permission"] = guard.permission.id.into();
-            if guard.owner {
-                operation["x-owner-may"] = true.into();
+            match guard.exempt {
+                Exempt::Nobody => {}
+                Exempt::Owner => operation["x-owner-may"] = true.into(),
+                Exempt::Account => operation["x-account-itself-may"] = true.into(),
             }
         }
     }

@@ -223,19 +223,18 @@ ops! {
     /// named. With `userId` an admin ends sessions of another account, that one included.
     REVOKE_TOKENS "revokeTokens" = DELETE "/user-svc/tokens"
         (Body<RevokeTokensRequest>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true, ends_sessions: true, target: &["/userId", "/device"],
-        errors: &[&access::PERMISSION_MISSING, &NO_SUCH_ACCOUNT, &NO_SUCH_SESSION];
+        access: Access::itself_or(&TOKEN_REVOKE), audited: true, ends_sessions: true, target: &["/userId", "/device"],
+        errors: &[&NO_SUCH_ACCOUNT, &NO_SUCH_SESSION];
 
     /// List the sessions of an account: the caller's own, or of any for who may end them.
     LIST_SESSIONS "listSessions" = GET "/user-svc/sessions"
         (Query<ListSessionsRequest>) -> Json<ListSessionsResponse>,
-        long_answer: true, access: Access::SignedIn,
-        errors: &[&access::PERMISSION_MISSING];
+        long_answer: true, access: Access::itself_or(&TOKEN_REVOKE);
 
     /// End one session, of the caller's or of any for who may end them. Its tokens are refused from then on.
     REVOKE_SESSION "revokeSession" = DELETE "/user-svc/session/{sessionId}"
         (Path<SessionId>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true, ends_sessions: true,
+        access: Access::itself_or(&TOKEN_REVOKE), audited: true, ends_sessions: true,
         errors: &[&NO_SUCH_SESSION];
 
     /// List and search accounts.

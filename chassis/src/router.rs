@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use openorch_api::{Access, EXTENDED_HEADER, Effect, ErrorCode, Guard, Parts, Row, error as codes};
+use openorch_api::{Access, EXTENDED_HEADER, Effect, ErrorCode, Exempt, Guard, Parts, Row, error as codes};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
@@ -446,7 +446,7 @@ impl Inner {
         if guard.also_slugs.contains(&&*caller.slug) || self.identity.allows(caller, guard.permission.id) {
             return Ok(Verdict::Allowed);
         }
-        if guard.owner {
+        if guard.exempt != Exempt::Nobody {
             return Ok(Verdict::IfOwner);
         }
         Err(Error::new(

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    future::ready,
     hash::{BuildHasher, RandomState},
     sync::Arc,
     time::Duration,
@@ -9,7 +10,7 @@ use std::{
 
 use http::{Response, StatusCode};
 use openorch_api::{
-    Checker, Input, Json, Op, Output, Parts, Row,
+    Access, Checker, Exempt, Guard, Input, Json, Op, Output, Parts, Row,
     error::{access, platform, request},
     output::{Encoded, Items, LongList},
 };
@@ -52,6 +53,12 @@ impl<S> Cx<S> {
     /// The caller of an operation that is not public.
     pub fn caller(&self) -> Result<&Caller> {
         self.request.caller.as_ref().ok_or_else(|| Error::new(&access::NO_TOKEN, "Unauthorized"))
+    }
+
+    /// The id of the account that an input names; the caller's own where it names none.
+    pub fn account_named(&self, id: Option<&str>) -> Result<String> {
+        let own = &*self.caller()?.user_id;
+        Ok(id.filter(|id| !id.is_empty()).unwrap_or(own).to_owned())
     }
 }
 
@@ -182,13 +189,25 @@ impl<S: Send + Sync + 'static> Service<S> {
         self.bind(op.row, no_owner, handler, Answer { status: Json::<T>::STATUS, encode })
     }
 
-    /// Binds the handler of an operation whose row lets the owner of the target in: `owner` finds the user id of the
-    /// owner, or says that there is no such thing for this caller.
+    /// Binds the handler of an operation whose row exempts the owner of what the input names, or the account itself:
+    /// `owner` finds the id of that account, or says that there is no such thing for this caller.
     pub fn on_owned<I, O, W, F, R>(self, op: Op<I, O>, owner: W, handler: F) -> Self
     where
         I: Input,
         O: Output,
         W: Fn(&Cx<S>, &I) -> Result<String> + Send + Sync + 'static,
+        F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O>> + Send + 'static,
+    {
+        self.on_owned_in_store(op, move |cx, input| Box::pin(ready(owner(cx, input))), handler)
+    }
+
+    /// The same where the owner is to be read first.
+    pub fn on_owned_in_store<I, O, W, F, R>(self, op: Op<I, O>, owner: W, handler: F) -> Self
+    where
+        I: Input,
+        O: Output,
+        W: for<'a> Fn(&'a Cx<S>, &'a I) -> BoxFuture<'a, Result<String>> + Send + Sync + 'static,
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<O>> + Send + 'static,
     {
@@ -200,7 +219,7 @@ impl<S: Send + Sync + 'static> Service<S> {
     where
         I: Input,
         A: 'static,
-        W: Fn(&Cx<S>, &I) -> Result<String> + Send + Sync + 'static,
+        W: for<'a> Fn(&'a Cx<S>, &'a I) -> BoxFuture<'a, Result<String>> + Send + Sync + 'static,
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<A>> + Send + 'static,
     {
@@ -226,9 +245,9 @@ impl<S: Send + Sync + 'static> Service<S> {
                 };
                 let input = read.map_err(|refused| Error::new(&request::INVALID_INPUT, refused.0))?;
                 if verdict == Verdict::IfOwner {
-                    let owner_id = owner(&cx, &input)?;
+                    let owner_id = owner(&cx, &input).await?;
                     if *cx.caller()?.user_id != *owner_id {
-                        return Err(Error::new(&access::NOT_OWNER, "only the owner and admins may do this"));
+                        return Err(Error::new(&access::NOT_OWNER, not_owner(row)));
                     }
                 }
                 let output = handler(cx, input).await?;
@@ -330,12 +349,21 @@ struct Answer<A> {
     encode: fn(A) -> Result<Option<Encoded>, serde_json::Error>,
 }
 
-fn no_owner<S, I>(_: &Cx<S>, _: &I) -> Result<String> {
-    Err(Error::internal("an operation without owner"))
+fn no_owner<'a, S, I>(_: &'a Cx<S>, _: &'a I) -> BoxFuture<'a, Result<String>> {
+    Box::pin(ready(Err(Error::internal("an operation without owner"))))
+}
+
+fn not_owner(row: &Row) -> String {
+    match row.access {
+        Access::Needs(Guard { permission, exempt: Exempt::Account, .. }) => {
+            format!("an account may do this for itself; for others it needs the permission `{}`", permission.id)
+        }
+        _ => "only the owner and admins may do this".to_owned(),
+    }
 }
 
 fn asks_for_owner(row: &Row) -> bool {
-    matches!(row.access, openorch_api::Access::Needs(guard) if guard.owner)
+    matches!(row.access, Access::Needs(guard) if guard.exempt != Exempt::Nobody)
 }
 
 /// Runs a task until its future ends; a panic is logged and the task starts again after a second.

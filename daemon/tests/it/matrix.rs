@@ -1,7 +1,7 @@
 //! Every operation with every kind of caller: who gets in is what the row says, and nothing a plain account does makes it
 //! able to do more.
 
-use openorch_api::{Access, Row};
+use openorch_api::{Access, Exempt, Row};
 use serde_json::{Value, json};
 
 use crate::support::{Daemon, Echo, claims, token_of};
@@ -37,9 +37,13 @@ fn verdict(row: &Row, who: &Who) -> &'static [u16] {
     }
     match guard.permission.granted_to.iter().any(|role| roles.contains(role)) {
         true => &[],
-        false if guard.owner && !who.owns.is_empty() => &[],
-        false if guard.owner => NOT_FOUND,
-        false => REFUSED,
+        false => match guard.exempt {
+            // For itself.
+            Exempt::Account => &[],
+            Exempt::Owner if !who.owns.is_empty() => &[],
+            Exempt::Owner => NOT_FOUND,
+            Exempt::Nobody => REFUSED,
+        },
     }
 }
 
@@ -86,7 +90,7 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
         let plain = token_of(&daemon.login("shop-svc", "pass", row.id).await);
         let of_organization = token_of(&daemon.login("ann", "pass", row.id).await);
         let owner = token_of(&daemon.login("owner-svc", "pass", row.id).await);
-        let is_owners = matches!(row.access, Access::Needs(guard) if guard.owner);
+        let is_owners = matches!(row.access, Access::Needs(guard) if guard.exempt == Exempt::Owner);
         let owns = if is_owners { owned(&daemon, &owner, &of_owner.url).await } else { Vec::new() };
         let who = |name, token: &str, roles| Who {
             name,

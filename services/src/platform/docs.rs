@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use openorch_api::{Access, Row, SERVICES};
+use openorch_api::{Access, Exempt, Row, SERVICES};
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
 code{background:#f3f3f3;padding:.1em .3em;border-radius:3px}section{margin:1.5rem 0;border-top:1px solid #ddd}\
@@ -48,8 +48,12 @@ fn access(row: &Row) -> String {
         Access::Public => "anyone".into(),
         Access::SignedIn => "any account".into(),
         Access::Needs(guard) => {
-            let owner = if guard.owner { ", or the owner" } else { "" };
-            format!("permission <code>{}</code>{owner}", escape(guard.permission.id))
+            let exempt = match guard.exempt {
+                Exempt::Nobody => "",
+                Exempt::Owner => ", or the owner",
+                Exempt::Account => ", or the account for itself",
+            };
+            format!("permission <code>{}</code>{exempt}", escape(guard.permission.id))
         }
     }
 }

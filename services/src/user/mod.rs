@@ -21,7 +21,7 @@ mod store_tests;
 
 use std::{sync::Arc, time::Duration};
 
-use openorch_api::{Path, user as api};
+use openorch_api::{Body, Path, Query, user as api};
 use openorch_chassis::{Mounted, Service};
 use openorch_store::Collection;
 
@@ -97,9 +97,13 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::SEND_OTP, send::send)
         .on(api::SEND_OWN_OTP, send::send_own)
         .on(api::CHANGE_PASSWORD, change::change_password)
-        .on(api::REVOKE_TOKENS, revoke::revoke_tokens)
-        .on(api::LIST_SESSIONS, revoke::list)
-        .on(api::REVOKE_SESSION, revoke::revoke)
+        .on_owned(
+            api::REVOKE_TOKENS,
+            |cx, Body(request)| cx.account_named(request.user_id.as_deref()),
+            revoke::revoke_tokens,
+        )
+        .on_owned(api::LIST_SESSIONS, |cx, Query(request)| cx.account_named(request.user_id.as_deref()), revoke::list)
+        .on_owned_in_store(api::REVOKE_SESSION, |cx, Path(id)| Box::pin(revoke::owner(cx, id)), revoke::revoke)
         .part(sessions)
         .every(Duration::from_secs(60), "note when sessions were used", live::note_uses)
         .part(codes)

@@ -2,7 +2,6 @@
 
 use openorch_api::{
     Body, Json, Path, Query,
-    error::access,
     user::{
         Empty, ListSessionsRequest, ListSessionsResponse, RevokeTokensRequest, Session, SessionId, TOKEN_REVOKE, errors,
     },
@@ -18,15 +17,6 @@ use crate::user::{
 pub async fn list(cx: Cx<Authn>, Query(request): Query<ListSessionsRequest>) -> Result<Json<ListSessionsResponse>> {
     let caller = cx.caller()?;
     let user_id = request.user_id.filter(|id| !id.is_empty()).unwrap_or_else(|| caller.user_id.to_string());
-    if *user_id != *caller.user_id && !cx.authz.allows(caller, TOKEN_REVOKE.id) {
-        return Err(Error::new(
-            &access::PERMISSION_MISSING,
-            format!(
-                "`{}` may see its own sessions only; those of another account need the permission `{}`",
-                caller.slug, TOKEN_REVOKE.id
-            ),
-        ));
-    }
     let own = cx.authz.known_account(&caller.user_id).await?;
     let found = cx.sessions.rows.find(&Asked::all().equals("userId", user_id)).await?;
     let is_shown = |row: &SessionRow| !cx.sessions.is_over(row) && cx.may_end(&own, row);
@@ -43,16 +33,21 @@ pub async fn list(cx: Cx<Authn>, Query(request): Query<ListSessionsRequest>) -> 
 }
 
 /// A session of another account is told from none to those alone who may end it.
+pub async fn owner(cx: &Cx<Authn>, id: &SessionId) -> Result<String> {
+    let found = cx.sessions.rows.get(&id.0).await?.map(|found| found.value.user_id);
+    found.filter(|user_id| cx.caller().is_ok_and(|caller| **user_id == *caller.user_id)).ok_or_else(|| no_such(id))
+}
+
+fn no_such(id: &SessionId) -> Error {
+    let sentence = format!("there is no session `{}`; GET /user-svc/sessions lists yours", id.0);
+    Error::new(&errors::NO_SUCH_SESSION, sentence)
+}
+
 pub async fn revoke(cx: Cx<Authn>, Path(id): Path<SessionId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let found = cx.sessions.rows.get(&id.0).await?;
     let own = cx.authz.known_account(&caller.user_id).await?;
-    let Some(found) = found.filter(|found| cx.may_end(&own, &found.value)) else {
-        return Err(Error::new(
-            &errors::NO_SUCH_SESSION,
-            format!("there is no session `{}`; GET /user-svc/sessions lists yours", id.0),
-        ));
-    };
+    let found = found.filter(|found| cx.may_end(&own, &found.value)).ok_or_else(|| no_such(&id))?;
     cx.require_right_to_end(&own, &found.value);
     cx.sessions.end_these(&found.value.user_id, &[id.0]).await?;
     Ok(Json(Empty {}))
@@ -63,15 +58,6 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
     let all = request.all_tokens.unwrap_or_default();
     let device = request.device.filter(|device| !device.is_empty());
     let others = request.user_id.filter(|id| !id.is_empty() && **id != *caller.user_id);
-    if others.is_some() && !cx.authz.allows(caller, TOKEN_REVOKE.id) {
-        return Err(Error::new(
-            &access::PERMISSION_MISSING,
-            format!(
-                "`{}` may end its own sessions only; those of another account need the permission `{}`",
-                caller.slug, TOKEN_REVOKE.id
-            ),
-        ));
-    }
     if others.is_some() && device.is_none() && !all {
         return Err(Error::invalid("which sessions of the account? name a `device`, or send `allTokens`"));
     }
