@@ -333,15 +333,34 @@ impl Server {
         let credentials: HashSet<Credential> =
             exchanges.iter().filter_map(|exchange| exchange.credential().cloned()).collect();
         let credentials: Vec<Credential> = credentials.into_iter().collect();
-        // Those of which it is not known go on: a database that stands still ends nobody's request.
-        let ended = self.gateway.identity.ended_credentials(&credentials);
-        let ended = tokio::time::timeout(CREDENTIALS_LIMIT, ended).await.unwrap_or_default();
-        let ended: HashSet<Credential> = ended.into_iter().collect();
+        let ended = self.ended(credentials).await;
         let is_over = |exchange: &Exchange| {
             exchange.service().is_some_and(|service| service.is_forgotten())
                 || exchange.credential().is_some_and(|credential| ended.contains(credential))
         };
         exchanges.into_iter().filter(|exchange| is_over(exchange)).collect()
+    }
+
+    /// Those of these credentials that are known to have ended. A database that stands still ends nobody's request.
+    async fn ended(&self, credentials: Vec<Credential>) -> HashSet<Credential> {
+        let all = self.gateway.identity.ended_credentials(&credentials);
+        if let Ok(ended) = tokio::time::timeout(CREDENTIALS_LIMIT, all).await {
+            return ended.into_iter().collect();
+        }
+        // One that has to be looked up there hides none that is known.
+        let mut asked = JoinSet::new();
+        for credential in credentials {
+            let gateway = self.gateway.clone();
+            asked.spawn(async move {
+                let one = gateway.identity.ended_credentials(std::slice::from_ref(&credential));
+                tokio::time::timeout(CREDENTIALS_LIMIT, one).await.unwrap_or_default()
+            });
+        }
+        let mut ended = HashSet::new();
+        while let Some(found) = asked.join_next().await {
+            ended.extend(found.unwrap_or_default());
+        }
+        ended
     }
 }
 

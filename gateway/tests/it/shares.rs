@@ -297,6 +297,18 @@ async fn a_builtin_answer_in_progress_ends_with_the_session_it_is_for() {
 }
 
 #[tokio::test]
+async fn w156_a_session_of_which_nothing_is_known_keeps_no_other_exchange_from_ending() {
+    let platform = Platform::start().await;
+    let mut lasting = platform.client().await;
+    lasting.send(&get("/user-svc/endless?unknowable")).await;
+    let mut ended = platform.client().await;
+    ended.send(&get("/user-svc/endless?ended")).await;
+    until("an answer that ends with its session", || platform.metrics.session_ended.get() != 0).await;
+    assert!(!within(ended.answer()).await.whole);
+    assert_eq!(platform.metrics.session_ended.get(), 1);
+}
+
+#[tokio::test]
 async fn a_tunnel_keeps_its_place_among_the_connections_and_ends_some_time_after_one_side_did() {
     let instance = listen(|mut stream, _| async move {
         stream.read_head().await;
