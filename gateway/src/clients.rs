@@ -63,15 +63,9 @@ pub struct RequestPlace {
     metrics: Arc<Metrics>,
     /// `None` for an address that is exempt.
     usage: Option<Arc<Usage>>,
-    proxied: Option<Proxied>,
+    /// Of a client behind a trusted proxy.
+    proxied: Option<Arc<Usage>>,
     is_refused: bool,
-}
-
-/// A client behind a trusted proxy, while it has a request in progress.
-struct Proxied {
-    clients: Arc<Clients>,
-    network: IpAddr,
-    usage: Arc<Usage>,
 }
 
 /// Whether a request is admitted, and the place that it holds.
@@ -150,7 +144,7 @@ pub fn admit(
     let usage = client.map(|client| client.usage.clone());
     let proxied = client
         .zip(behind_proxy.filter(|client| !settings.http.address_limit_exempt.contains(*client)))
-        .map(|(proxy, client)| Proxied::enter(&proxy.clients, client));
+        .map(|(proxy, client)| proxy.clients.behind_proxy(client));
     let total = settings.http.max_requests as u64;
     // Requests to services may last as long as those like. So that an operator can act then, some places are left; and
     // some of these to exempt addresses alone, since anybody may ask for built-in operations.
@@ -160,7 +154,7 @@ pub fn admit(
         false => (total - total / 8).max(1),
     };
     let shares = [
-        proxied.as_ref().map(|proxied| (&proxied.usage, settings.http.requests_per_address().max(1) as u64)),
+        proxied.as_ref().map(|proxied| (proxied, settings.http.requests_per_address().max(1) as u64)),
         client.map(|client| (&client.usage, client.max_requests)),
     ];
     let mut entered = Vec::new();
@@ -197,7 +191,7 @@ pub fn admit(
         entered.iter().for_each(|usage| _ = usage.requests.fetch_sub(1, Relaxed));
         if let Some(proxied) = &proxied {
             // Others share the proxy's connection, which goes on.
-            proxied.usage.refused.fetch_add(1, Relaxed);
+            proxied.refused.fetch_add(1, Relaxed);
         }
         if let Some(client) = client {
             is_flood |= client.usage.refused.fetch_add(1, Relaxed) >= client.max_requests;
@@ -236,31 +230,26 @@ impl Drop for GivenUp {
 
 impl RequestPlace {
     fn usages(&self) -> impl Iterator<Item = &Arc<Usage>> {
-        self.usage.iter().chain(self.proxied.as_ref().map(|proxied| &proxied.usage))
-    }
-}
-
-impl Proxied {
-    fn enter(clients: &Arc<Clients>, address: IpAddr) -> Proxied {
-        let network = network(address);
-        let usage = clients.proxied().entry(network).or_default().clone();
-        Proxied { clients: clients.clone(), network, usage }
+        self.usage.iter().chain(&self.proxied)
     }
 }
 
 impl Clients {
+    fn behind_proxy(&self, address: IpAddr) -> Arc<Usage> {
+        self.proxied().entry(network(address)).or_default().clone()
+    }
+
+    /// Forgets those who have nothing open. Some of it goes on for a while when their connections are gone.
+    pub fn sweep(&self) {
+        let by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
+        for mut usages in [by_network, self.proxied()] {
+            // More can only be made of it under this lock, or by one who has it already.
+            usages.retain(|_, usage| Arc::strong_count(usage) > 1);
+        }
+    }
+
     fn proxied(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<Usage>>> {
         self.proxied.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Proxied {
-    fn drop(&mut self) {
-        let mut proxied = self.clients.proxied();
-        // The map's and this one.
-        if Arc::strong_count(&self.usage) == 2 {
-            proxied.remove(&self.network);
-        }
     }
 }
 
@@ -271,10 +260,8 @@ fn enter(counter: &AtomicU64, most: u64) -> bool {
 
 impl Drop for ClientPlace {
     fn drop(&mut self) {
-        let mut by_network = self.clients.by_network.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.usage.connections.fetch_sub(1, Relaxed) == 1 {
-            by_network.remove(&self.network);
-        }
+        let _changed_under_the_lock = self.clients.by_network.lock().unwrap_or_else(PoisonError::into_inner);
+        self.usage.connections.fetch_sub(1, Relaxed);
     }
 }
 
@@ -335,7 +322,12 @@ mod tests {
         drop(first);
         assert!(admit().refusal.is_none());
         drop(refused);
+        let goes_on = admit();
         drop(place);
+        clients.sweep();
+        assert_eq!(clients.by_network.lock().unwrap().len(), 1, "what goes on without a connection counts");
+        drop(goes_on);
+        clients.sweep();
         assert!(clients.by_network.lock().unwrap().is_empty());
         assert_eq!((metrics.in_flight.get(), metrics.refused_in_flight.get()), (0, 0));
     }
@@ -362,6 +354,7 @@ mod tests {
         assert_eq!(metrics.in_flight.get(), 6);
         assert!(admit("192.0.2.1").refusal.is_some(), "the proxy has three quarters of all");
         drop(held);
+        clients.sweep();
         assert!(clients.proxied().is_empty());
         assert_eq!((metrics.in_flight.get(), metrics.refused_in_flight.get()), (0, 0));
     }

@@ -226,6 +226,12 @@ impl Life {
         }
     }
 
+    /// It is to end, since its place is needed. Where a next request may be on its way the client is told first.
+    pub fn give_way(&self) {
+        let is_between = matches!(self.waits_for.load(Relaxed), NEXT_REQUEST | NEXT_STREAM);
+        self.give(if is_between && self.order() == Order::GoOn { Order::Finish } else { Order::Stop });
+    }
+
     /// Orders given from now on wake this task.
     pub fn watch(&self, cx: &Context<'_>) {
         let mut waker = self.waker.lock().unwrap_or_else(|b| b.into_inner());
@@ -277,9 +283,9 @@ impl Lives {
         overdue.into_iter().for_each(|(order, life)| life.give(order));
     }
 
-    /// Connections on which nothing runs and that go on.
+    /// Connections on which nothing runs.
     pub fn idle(&self) -> Vec<Idle> {
-        let is_idle = |life: &Arc<Life>| life.running.load(Acquire) == 0 && life.order() == Order::GoOn;
+        let is_idle = |life: &Arc<Life>| life.running.load(Acquire) == 0 && life.order() != Order::Stop;
         let idle =
             |(key, life): (&u64, &Arc<Life>)| Idle { life: life.clone(), since: (life.since.load(Relaxed), *key) };
         self.open().1.iter().filter(|(_, life)| is_idle(life)).map(idle).collect()

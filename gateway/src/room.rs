@@ -77,11 +77,6 @@ impl Room {
         }
     }
 
-    /// Whether exempt addresses have all that is theirs as well.
-    pub fn is_full(&self) -> bool {
-        self.all.available_permits() == 0
-    }
-
     fn place(&self, all: OwnedSemaphorePermit, open: Option<OwnedSemaphorePermit>) -> Place {
         self.metrics.connections.inc();
         Place { metrics: self.metrics.clone(), _all: all, _open: open }
@@ -120,28 +115,25 @@ pub struct Idle {
 }
 
 /// The connections of one address, those that have waited longest first.
-#[derive(Default)]
 struct Line<'a> {
-    load: Option<&'a Load>,
+    load: &'a Load,
     connections: VecDeque<&'a Arc<Life>>,
 }
 
 /// Those of these connections that give way, so many at most: the ones that have waited longest, of the address that has
-/// the largest part of what it may have. Exempt addresses have no part, and come last where they are `included`.
-pub fn that_give_way(mut idle: Vec<Idle>, count: usize, included: bool) -> Vec<Arc<Life>> {
+/// the largest part of what it may have. Those of exempt addresses stay.
+pub fn that_give_way(mut idle: Vec<Idle>, count: usize) -> Vec<Arc<Life>> {
     idle.sort_by_key(|idle| idle.since);
-    let mut lines: HashMap<Option<IpAddr>, Line> = HashMap::new();
+    let mut lines: HashMap<IpAddr, Line> = HashMap::new();
     for Idle { life, .. } in &idle {
-        let load = life.load();
-        if load.is_some() || included {
-            let line = lines.entry(load.map(|load| load.network)).or_default();
-            line.load = load;
+        if let Some(load) = life.load() {
+            let line = lines.entry(load.network).or_insert_with(|| Line { load, connections: VecDeque::new() });
             line.connections.push_back(life);
         }
     }
     let mut lines: Vec<Line> = lines.into_values().collect();
     let mut heaviest: BinaryHeap<_> =
-        lines.iter().enumerate().map(|(at, line)| (line.load.map_or(0, Load::part), Reverse(at))).collect();
+        lines.iter().enumerate().map(|(at, line)| (line.load.part(), Reverse(at))).collect();
     let mut chosen = Vec::new();
     while chosen.len() < count
         && let Some((part, Reverse(at))) = heaviest.pop()
@@ -149,7 +141,7 @@ pub fn that_give_way(mut idle: Vec<Idle>, count: usize, included: bool) -> Vec<A
         let line = &mut lines[at];
         if let Some(life) = line.connections.pop_front() {
             chosen.push(life.clone());
-            heaviest.push((part.saturating_sub(line.load.map_or(0, Load::part_of_one)), Reverse(at)));
+            heaviest.push((part.saturating_sub(line.load.part_of_one()), Reverse(at)));
         }
     }
     chosen
@@ -189,16 +181,16 @@ mod tests {
         ];
         let idle: Vec<Idle> = connections.iter().map(|(address, since)| connect(address, *since)).collect();
         let since: HashMap<_, _> = idle.iter().map(|idle| (Arc::as_ptr(&idle.life), idle.since.0)).collect();
-        let chosen = |count, included| {
+        let chosen = |count| {
             let idle = idle.iter().map(|idle| Idle { life: idle.life.clone(), since: idle.since }).collect();
-            let chosen = that_give_way(idle, count, included);
+            let chosen = that_give_way(idle, count);
             chosen.iter().map(|life| since[&Arc::as_ptr(life)]).collect::<Vec<_>>()
         };
         // Three of ten, one of ten, and four of the 75 that a trusted proxy may have.
-        assert_eq!(chosen(2, true), [7, 8]);
-        assert_eq!(chosen(4, true)[..2], [7, 8]);
-        assert_eq!(chosen(100, false).len(), 8);
-        assert_eq!(chosen(100, true).last(), Some(&0), "exempt addresses come last");
+        assert_eq!(chosen(2), [7, 8]);
+        assert_eq!(chosen(4)[..2], [7, 8]);
+        let all = chosen(100);
+        assert!(all.len() == 8 && !all.contains(&0), "exempt ones stay: {all:?}");
     }
 
     #[tokio::test]
@@ -210,7 +202,7 @@ mod tests {
         let waiting = room.wait().unwrap();
         assert_eq!(room.wanted().await, 1);
         let exempt: Vec<_> = std::iter::from_fn(|| room.try_enter(true)).collect();
-        assert_eq!((exempt.len(), room.is_full(), metrics.connections.get()), (2, true, 32));
+        assert_eq!((exempt.len(), metrics.connections.get()), (2, 32));
         drop(exempt);
         drop(held);
         let place = waiting.enter(false).await;

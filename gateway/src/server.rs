@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -30,7 +30,7 @@ use crate::{
     clients::{ClientPlace, Clients},
     connection::{Connection, Socket, Stream},
     exchange::{Exchange, StreamExecutor},
-    life::{Clock, Entry, Lives, Order},
+    life::{Clock, Entry, Life, Lives, Order},
     room::{self, Place, Room},
     service::serve,
     tls::Handshakes,
@@ -171,8 +171,7 @@ impl Server {
     async fn make_room(self: Arc<Server>) {
         loop {
             let wanted = self.room.wanted().await;
-            let giving_way = room::that_give_way(self.lives.idle(), wanted, self.room.is_full());
-            giving_way.iter().for_each(|life| life.give(Order::Stop));
+            room::that_give_way(self.lives.idle(), wanted).iter().for_each(|life| life.give_way());
             // They end at their next turn, and looking at all of them costs something.
             sleep(ROOM_CHECK).await;
         }
@@ -202,13 +201,7 @@ impl Server {
         });
     }
 
-    async fn keep(
-        &self,
-        stream: TcpStream,
-        from: SocketAddr,
-        entry: &Entry,
-        (room, place): Places,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn keep(&self, stream: TcpStream, from: SocketAddr, entry: &Entry, (room, place): Places) -> Served {
         let life = &entry.life;
         // Without it small answers wait for acknowledgements; a socket that refuses still works.
         let _ = stream.set_nodelay(true);
@@ -216,7 +209,7 @@ impl Server {
         let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
         let socket = Socket { stream, life: life.clone(), clock: self.clock.clone() };
         let tls = &self.gateway.tls;
-        let mut http = self.http.clone();
+        let mut is_http2 = false;
         let stream = match tls {
             None => Stream::Plain(socket),
             Some(tls) => {
@@ -225,13 +218,8 @@ impl Server {
                     return Ok(());
                 };
                 let secured = secured?;
-                let agreed = secured.get_ref().1.alpn_protocol();
-                life.secured(agreed == Some(b"h2"), &self.clock);
-                http = match agreed {
-                    Some(b"h2") => http.http2_only(),
-                    Some(_) => http.http1_only(),
-                    None => http,
-                };
+                is_http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
+                life.secured(is_http2, &self.clock);
                 Stream::Tls(Box::new(secured))
             }
         };
@@ -247,25 +235,15 @@ impl Server {
             peer,
         });
         let service = service_fn(move |request| serve(connection.clone(), request));
-        let mut http = pin!(http.serve_connection_with_upgrades(TokioIo::new(stream), service));
-        let (mut watched, mut finishing) = (false, false);
-        poll_fn(|cx| {
-            if !watched {
-                // The task's waker stays the same, so once is enough.
-                life.watch(cx);
-                watched = true;
-            }
-            match life.order() {
-                Order::Stop => return Poll::Ready(Ok(())),
-                Order::Finish if !finishing => {
-                    finishing = true;
-                    http.as_mut().graceful_shutdown();
-                }
-                _ => {}
-            }
-            http.as_mut().poll(cx)
-        })
-        .await
+        let stream = TokioIo::new(stream);
+        if is_http2 {
+            // What was agreed on is spoken and nothing else; it has no upgrades.
+            let http = self.http.clone().http2_only();
+            until_told(life, http.serve_connection(stream, service), |http| http.graceful_shutdown()).await
+        } else {
+            let http = self.http.serve_connection_with_upgrades(stream, service);
+            until_told(life, http, |http| http.graceful_shutdown()).await
+        }
     }
 
     /// Time for all: the clock, the connections that waited too long, the unused ones to instances.
@@ -283,6 +261,7 @@ impl Server {
             let now = self.clock.tick();
             self.lives.sweep(now, settings);
             self.gateway.table.sweep(now, settings);
+            self.clients.sweep();
         }
     }
 
@@ -362,6 +341,31 @@ impl Server {
         }
         ended
     }
+}
+
+type Served = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// Serves a connection to its end, or as far as it may go.
+async fn until_told<C: Future<Output = Served>>(life: &Life, http: C, finish: impl Fn(Pin<&mut C>)) -> Served {
+    let mut http = pin!(http);
+    let (mut watched, mut finishing) = (false, false);
+    poll_fn(|cx| {
+        if !watched {
+            // The task's waker stays the same, so once is enough.
+            life.watch(cx);
+            watched = true;
+        }
+        match life.order() {
+            Order::Stop => return Poll::Ready(Ok(())),
+            Order::Finish if !finishing => {
+                finishing = true;
+                finish(http.as_mut());
+            }
+            _ => {}
+        }
+        http.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// A client that answers none of four probes is gone.

@@ -280,17 +280,25 @@ pub(super) async fn set_up(client: &Client) -> std::result::Result<(), Error> {
 /// when the transaction began, before it had the lock.
 pub(super) fn fence(schema: &str, opening: &str) -> String {
     let (lock, opening) = (numbers(FENCE_CLASS, schema), fence_of(opening));
-    format!(
-        "CREATE SEQUENCE IF NOT EXISTS _store_opening;
-         CREATE OR REPLACE FUNCTION _store_next() RETURNS bigint LANGUAGE plpgsql AS $$
-         BEGIN
+    let body = format!(
+        "BEGIN
            PERFORM pg_advisory_xact_lock_shared({lock});
            IF (SELECT last_value FROM _store_opening) IS DISTINCT FROM
                 nullif(current_setting('openorch.opening', true), '')::bigint THEN
              RAISE 'another daemon has opened the schema meanwhile' USING ERRCODE = '{FENCED}';
            END IF;
            RETURN nextval('_store_version');
-         END $$;
+         END"
+    );
+    // Only its owner may replace a function, and the user this connects as may be another one by now.
+    format!(
+        "CREATE SEQUENCE IF NOT EXISTS _store_opening;
+         DO $do$ BEGIN
+           IF NOT EXISTS (SELECT FROM pg_proc WHERE proname = '_store_next' AND prosrc = $body${body}$body$
+                          AND pronamespace = current_schema()::regnamespace) THEN
+             CREATE OR REPLACE FUNCTION _store_next() RETURNS bigint LANGUAGE plpgsql AS $body${body}$body$;
+           END IF;
+         END $do$;
          SELECT setval('_store_opening', {opening});"
     )
 }
