@@ -5,6 +5,7 @@ pub mod audit;
 mod check;
 pub mod error;
 pub mod form;
+pub mod header;
 pub mod input;
 pub mod json;
 pub mod op;
@@ -57,10 +58,6 @@ pub fn errors() -> impl Iterator<Item = &'static ErrorCode> {
     let common = [error::request::ERRORS, error::access::ERRORS, error::platform::ERRORS, error::gateway::ERRORS];
     common.into_iter().chain(SERVICES.iter().map(|service| service.errors)).flatten().copied()
 }
-
-/// Sent by our own clients: answers may then carry an `extra` object in types that the published Go client keeps
-/// closed (contract decision 2).
-pub const EXTENDED_HEADER: &str = "openorch-extended";
 
 /// The roles every daemon has. Roles do not inherit: the admin account holds `ADMIN` alone.
 pub mod role {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     ErrorCode,
     error::{access, platform, request},
+    header::Header,
     input::{Input, InputShape},
     output::{Output, OutputShape},
 };
@@ -136,6 +137,8 @@ pub struct Row {
     /// Whether a caller ends sessions by it. It is not counted among what an account writes, so that who has stolen a token
     /// cannot keep its owner from ending it.
     pub ends_sessions: bool,
+    /// Header fields that it looks at, beside those of every operation.
+    pub reads: &'static [&'static Header],
     /// Refusals beyond those that access, input and the daemon's state bring by themselves.
     pub errors: &'static [&'static ErrorCode],
     /// Whether the answer is a list that may be long: it is made and encoded beside the async workers, which would serve
@@ -345,6 +348,7 @@ pub const TEMPLATE: Row = Row {
     target: &[],
     delegated: false,
     ends_sessions: false,
+    reads: &[],
     errors: &[],
     long_answer: false,
     body_limit: None,

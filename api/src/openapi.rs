@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::{Access, Effect, ErrorCode, Exempt, Row, Service, check, input::InputShape};
+use crate::{
+    Access, Effect, ErrorCode, Exempt, Row, Service, check,
+    header::{self, Header},
+    input::InputShape,
+};
 
 /// The whole document. Making it takes some milliseconds: whoever serves it keeps it.
 pub fn document(version: &str) -> Value {
@@ -172,6 +176,9 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
             }
         }
     }
+    if let Some(page) = page(&input, output.body.as_ref().map(|(_, schema)| schema), generator) {
+        operation["x-page"] = page;
+    }
     let mut responses = Map::new();
     let mut success = json!({ "description": "Success" });
     if let Some((content_type, schema)) = output.body {
@@ -184,11 +191,15 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
     }
     for (status, codes) in refusals {
         let causes: Vec<_> = codes.iter().map(|code| code.cause).collect();
-        let refusal = json!({
+        let mut refusal = json!({
             "description": causes.join("; "),
             "x-codes": codes.iter().map(|code| code.id).collect::<Vec<_>>(),
             "content": { "application/json": { "schema": { "$ref": ERROR } } }
         });
+        if [429, 503].contains(&status) {
+            let Header { name, description } = header::RETRY_AFTER;
+            refusal["headers"] = json!({ name: { "description": description, "schema": { "type": "integer" } } });
+        }
         responses.insert(status.to_string(), refusal);
     }
     operation["responses"] = responses.into();
@@ -197,9 +208,13 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
 
 /// Whether a body must be there, since something must be in it.
 fn has_required_fields(schema: &Schema, generator: &SchemaGenerator) -> bool {
+    resolved(schema, generator).get("required").is_some()
+}
+
+/// The schema, or the one that it refers to.
+fn resolved<'a>(schema: &'a Schema, generator: &'a SchemaGenerator) -> &'a Value {
     let name = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.rsplit('/').next());
-    let referred = name.and_then(|name| generator.definitions().get(name));
-    referred.unwrap_or(schema.as_value()).get("required").is_some()
+    name.and_then(|name| generator.definitions().get(name)).unwrap_or(schema.as_value())
 }
 
 fn parameters(row: &Row, input: &InputShape) -> Vec<Value> {
@@ -212,7 +227,27 @@ fn parameters(row: &Row, input: &InputShape) -> Vec<Value> {
     for (name, schema) in properties.into_iter().flatten() {
         list.push(json!({ "name": name, "in": "query", "schema": schema }));
     }
+    for header in row.reads {
+        list.push(json!({
+            "name": header.name, "in": "header", "description": header.description, "schema": { "type": "string" }
+        }));
+    }
     list
+}
+
+/// How a list is read page by page, for generators of clients: the input's key for the place, which the answer tells under
+/// another. Lists that take `after` and answer with `next` are such.
+fn page(input: &InputShape, output: Option<&Schema>, generator: &SchemaGenerator) -> Option<Value> {
+    let (after, limit, next) = ("after", "limit", "next");
+    let (place, asked) = match (&input.query, &input.body) {
+        (Some(query), _) => ("query", query),
+        (None, body) => ("body", body.as_ref()?),
+    };
+    let has = |schema: &Schema, key: &str| {
+        resolved(schema, generator).get("properties").is_some_and(|properties| properties.get(key).is_some())
+    };
+    let is_paged = has(asked, after) && output.is_some_and(|output| has(output, next));
+    is_paged.then(|| json!({ "in": place, "cursor": after, "limit": limit, "next": next }))
 }
 
 /// Optional fields accept `null` and may be left out; the document says the second alone, since generated clients make

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Access, Body, Created, Json, NoContent, Path, Query, Time,
     error::request,
-    errors, form,
+    errors, form, header,
     op::Effect,
     ops,
     output::LongList,
@@ -74,12 +74,13 @@ ops! {
     REGISTER_INSTANCE "registerInstance" = PUT "/registry-svc/instance"
         (Body<RegisterInstanceRequest>) -> Created<RegisterInstanceResponse>,
         access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), audited: true, target: &["/id", "/url"],
+        reads: &[&header::EXTENDED],
         errors: &[&URL_NOT_ALLOWED, &URL_TAKEN, &TOO_MANY_INSTANCES, &REGISTRY_FULL];
 
     /// List instances, all or those that match every given field.
     LIST_INSTANCES "listInstances" = GET "/registry-svc/instances"
         (Query<ListInstancesRequest>) -> Json<ListInstancesResponse>,
-        access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]),
+        access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]), reads: &[&header::EXTENDED],
         errors: &[&request::LIST_TOO_LONG];
 
     /// Remove an instance: no request reaches it any more. Its owner and admins may.

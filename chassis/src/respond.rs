@@ -1,5 +1,7 @@
 //! Answers of built-in operations: the CORS headers on each, errors as `{"error": "sentence", "code": "…"}`.
 
+use std::sync::LazyLock;
+
 use http::{HeaderValue, Response, StatusCode, header};
 use openorch_api::{
     ErrorCode,
@@ -8,20 +10,22 @@ use openorch_api::{
 
 use crate::{Body, Error};
 
-/// Any page may call (contract decision 13): nothing is ever authenticated by cookie, so `*` gives nothing away.
-const CORS: &[(header::HeaderName, &str)] = &[
-    (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-    (header::ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
-    (
-        header::ACCESS_CONTROL_ALLOW_HEADERS,
-        "Accept, Content-Type, Content-Length, Accept-Encoding, X-CSRF-Token, Authorization, X-Content-Encrypted, OpenOrch-Extended",
-    ),
-    (header::ACCESS_CONTROL_EXPOSE_HEADERS, "X-Request-Id, Retry-After"),
-];
+/// Any page may call (contract decision 13): nothing is ever authenticated by cookie, so `*` gives nothing away. What it may
+/// send and see is what the rows of the operations read and what answers carry.
+static CORS: LazyLock<[(header::HeaderName, HeaderValue); 4]> = LazyLock::new(|| {
+    // Names of fields are valid values.
+    let names = |names: String| HeaderValue::try_from(names).unwrap_or_else(|_| HeaderValue::from_static(""));
+    [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE")),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, names(openorch_api::header::allowed())),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, names(openorch_api::header::exposed())),
+    ]
+});
 
 pub fn with_cors(mut response: Response<Body>) -> Response<Body> {
-    for (name, value) in CORS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    for (name, value) in CORS.iter() {
+        response.headers_mut().insert(name, value.clone());
     }
     response
 }

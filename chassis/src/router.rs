@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use openorch_api::{Access, EXTENDED_HEADER, Effect, ErrorCode, Exempt, Guard, Parts, Row, error as codes};
+use openorch_api::{Access, Effect, ErrorCode, Exempt, Guard, Parts, Row, error as codes, header::EXTENDED};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
@@ -305,7 +305,8 @@ impl Inner {
             request_id,
             client_ip,
             from_this_machine,
-            extended: head.headers.get(EXTENDED_HEADER).is_some_and(|value| value == "1"),
+            extended: row.reads.iter().any(|read| read.name == EXTENDED.name)
+                && head.headers.get(EXTENDED.name).is_some_and(|value| value == "1"),
             large_body,
         };
         let parts = Parts { path, query: query(head.uri.query().unwrap_or_default())?, body };

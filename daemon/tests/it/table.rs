@@ -155,6 +155,22 @@ async fn bad_input_gets_the_refusal_of_its_kind_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_browser_may_send_and_see_what_the_rows_declare() {
+    let daemon = Daemon::start().await;
+    let answer = daemon.call("OPTIONS", "/registry-svc/instances", "", Value::Null).await;
+    let listed =
+        |name: &str| -> Vec<String> { answer.headers[name].to_str().unwrap().split(", ").map(str::to_owned).collect() };
+    let (allowed, exposed) = (listed("access-control-allow-headers"), listed("access-control-expose-headers"));
+    for row in openorch_api::operations() {
+        assert!(row.reads.iter().all(|header| allowed.contains(&header.name.to_owned())), "{}", row.id);
+    }
+    for name in ["authorization", "content-type", "openorch-extended"] {
+        assert!(allowed.contains(&name.to_owned()), "{name}");
+    }
+    assert_eq!(exposed, ["retry-after", "x-request-id"]);
+}
+
+#[tokio::test]
 async fn documents_and_metrics_are_served() {
     let daemon = Daemon::start().await;
     let page = daemon.call("GET", "/docs", "", Value::Null).await;

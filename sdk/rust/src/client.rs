@@ -83,7 +83,7 @@ impl ClientFactory {
         let base = target::parse_base(url)?;
         let http = http_client(&base, SILENCE_TIMEOUT)?;
         let mut headers = HeaderMap::new();
-        headers.insert(openorch_api::EXTENDED_HEADER, HeaderValue::from_static("1"));
+        headers.insert(openorch_api::header::EXTENDED.name, HeaderValue::from_static("1"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
         Ok(ClientFactory {
             client: Client {
