@@ -31,7 +31,9 @@ fn every_text_list_and_map_of_an_input_has_a_limit() {
     }
     for path in document["paths"].as_object().unwrap().values() {
         for operation in path.as_object().unwrap().values() {
-            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            // Header fields have the limits of all heads.
+            let of_url = |parameter: &&Value| parameter["in"] != "header";
+            for parameter in operation["parameters"].as_array().into_iter().flatten().filter(of_url) {
                 let place = vec![operation["operationId"].to_string(), parameter["name"].to_string()];
                 walk(&document, &parameter["schema"], &mut place.clone(), &mut unlimited);
             }
