@@ -478,13 +478,14 @@ mod tests {
                 }
             })
         });
-        for i in 0..40 {
+        // Three times as much as the log may have: a machine that is busy with other things does not come to it at once.
+        for i in 0..90 {
             let value = serde_json::json!({ "text": "x".repeat(200_000) });
             let text = value.to_string().into();
             let document = sql::Document::new(bench.known.clone(), format!("i{i}"), text, &value).unwrap();
             assert!(bench.group(vec![vec![Step::Create(document)]])[0].is_ok());
             let length = fs::metadata(&bench.writer.log).unwrap().len();
-            assert!(length < 3 * 1024 * 1024, "{i}: {length}");
+            assert!(length < 6 * 1024 * 1024, "{i}: {length}");
         }
         over.store(true, Ordering::Relaxed);
         for reader in readers {
