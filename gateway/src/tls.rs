@@ -1,6 +1,6 @@
 //! TLS on the API port: `OPENORCH_TLS_CERT` and `OPENORCH_TLS_KEY`.
 
-use std::{fs, io, net::IpAddr, num::NonZero, path::Path, sync::Arc, thread};
+use std::{fs, future::poll_fn, io, net::IpAddr, num::NonZero, path::Path, pin::pin, sync::Arc, task::ready, thread};
 
 use arc_swap::ArcSwap;
 use openorch_chassis::{Error, Result, forwarded::network, turns::Turns};
@@ -49,12 +49,21 @@ impl Handshakes {
         client: IpAddr,
     ) -> io::Result<TlsStream<S>> {
         let greeted = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        let take_turn = || Box::pin(self.0.take(network(client)));
         let finishing = {
-            // The answer to the greeting is made, and signed, here; what comes then waits for the client.
-            let _turn = self.0.take(network(client)).await;
+            // The answer to the greeting is made, and signed, here.
+            let _turn = take_turn().await;
             greeted.into_stream(tls.0.load_full())
         };
-        finishing.await
+        // Or later, for a client that has to greet again (RFC 8446, 4.1.4): each step has a turn, and none while it waits for
+        // the client.
+        let (mut finishing, mut turn) = (pin!(finishing), take_turn());
+        poll_fn(move |cx| {
+            let _turn = ready!(turn.as_mut().poll(cx));
+            turn = take_turn();
+            finishing.as_mut().poll(cx)
+        })
+        .await
     }
 }
 

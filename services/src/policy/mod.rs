@@ -71,6 +71,8 @@ struct Policies {
     /// Blocked addresses first, then rate limits, each oldest first: what is refused anyway is not counted.
     rules: ArcSwap<Vec<Rule>>,
     counters: Counters,
+    /// Held while a policy is saved.
+    saving: tokio::sync::Mutex<()>,
     /// Held while the rules are read again.
     reading: tokio::sync::Mutex<()>,
     /// Unix time until which a commit of unknown outcome may still be applied.
@@ -102,6 +104,7 @@ async fn open(platform: &Platform) -> Result<Arc<Policies>> {
         platform: platform.clone(),
         settings,
         rules: ArcSwap::default(),
+        saving: tokio::sync::Mutex::default(),
         reading: tokio::sync::Mutex::default(),
         pending_until: AtomicI64::new(i64::MIN),
     };
@@ -151,6 +154,8 @@ async fn upsert(
     check_name("instanceId", &id.0, 128).map_err(|error| Error::invalid(error.0))?;
     Test::of(&instance)?;
     let row_id = row_id(&app, &id.0);
+    // What there is stays as it is until this one is with it.
+    let _saving = cx.saving.lock().await;
     cx.refuse_too_many_networks(&app, &row_id, &instance)?;
     retry(|| async {
         let known = cx.table.get(&row_id).await?;
