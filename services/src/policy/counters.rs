@@ -30,9 +30,24 @@ struct State {
     count: usize,
 }
 
-/// When each counter has its whole allowance again, in microseconds. By a digest of what is counted together, which a
-/// caller may make long.
-type OfAccount = HashMap<[u8; 16], i64>;
+/// By a digest of what is counted together, which a caller may make long.
+type OfAccount = HashMap<[u8; 16], Counter>;
+
+#[derive(Clone, Copy)]
+struct Counter {
+    /// When it has its whole allowance again, in microseconds.
+    full_at: i64,
+    /// How long that takes from none.
+    full: i64,
+}
+
+impl Counter {
+    /// The part of the allowance that is used up, in millionths.
+    fn used(self, now: i64) -> i64 {
+        let missing = i128::from(self.full_at.saturating_sub(now).max(0));
+        (missing * 1_000_000 / i128::from(self.full.max(1))) as i64
+    }
+}
 
 /// What part of all counters one account may hold.
 const SHARE: usize = 10;
@@ -61,7 +76,7 @@ impl Counters {
         let pause = (window / i64::from(rate.max_requests)).max(1);
         let full = pause * i64::from(rate.max_requests);
         let mut state = self.lock();
-        let seen = state.by_account.get(account).and_then(|counters| counters.get(&key)).copied();
+        let seen = state.by_account.get(account).and_then(|counters| counters.get(&key)).map(|counter| counter.full_at);
         let known = seen.unwrap_or(i64::MIN).clamp(now, now + full);
         let is_allowed = known + pause <= now + full;
         // Also where it is refused: a clock that was set back is forgotten by that.
@@ -70,7 +85,7 @@ impl Counters {
             state.make_room(account, (self.max / SHARE).max(1), self.max, now);
             state.count += 1;
         }
-        state.by_account.entry(account.clone()).or_default().insert(key, next);
+        state.by_account.entry(account.clone()).or_default().insert(key, Counter { full_at: next, full });
         is_allowed
     }
 }
@@ -93,14 +108,19 @@ impl State {
     fn trim(&mut self, account: &Arc<str>, now: i64) {
         let Some(counters) = self.by_account.get_mut(account) else { return };
         let before = counters.len();
-        counters.retain(|_, full_at| *full_at > now);
+        counters.retain(|_, counter| counter.full_at > now);
         let wanted = before - before.div_ceil(10);
         if counters.len() > wanted {
-            let mut ends: Vec<i64> = counters.values().copied().collect();
-            let beyond = counters.len() - wanted;
-            let (_, last, _) = ends.select_nth_unstable(beyond - 1);
+            let mut used: Vec<i64> = counters.values().map(|counter| counter.used(now)).collect();
+            let mut beyond = counters.len() - wanted;
+            let (_, last, _) = used.select_nth_unstable(beyond - 1);
             let last = *last;
-            counters.retain(|_, full_at| *full_at > last);
+            // Many may have used as much.
+            counters.retain(|_, counter| {
+                let goes = beyond > 0 && counter.used(now) <= last;
+                beyond -= usize::from(goes);
+                !goes
+            });
         }
         self.count -= before - counters.len();
         if counters.is_empty() {
@@ -153,5 +173,10 @@ mod tests {
         }
         assert!(counters.count() <= 1000, "{}", counters.count());
         assert!(!counters.take(&shop, &["ann"], RATE, 20_000), "what was used up is used up");
+        let monthly = Rate { max_requests: 100, window: Duration::from_secs(30 * 24 * 3600) };
+        for number in 0..300 {
+            counters.take(&shop, &["page", &number.to_string()], monthly, 20_000);
+        }
+        assert!(!counters.take(&shop, &["ann"], RATE, 20_000), "whatever else is used, of however long a window");
     }
 }

@@ -1,9 +1,8 @@
 //! What one account can make the daemon hold of access rules, and what it can do to others' names, lists and apps by it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 use crate::{
     apps::{HOST, enroll, login, make_app, register},
@@ -579,23 +578,4 @@ async fn w143_a_session_takes_no_room_for_the_roles_of_its_account() {
     let role = format!("/user-svc/enroll/unnamed:{}:ann:{}000", id_of(&ann), "r".repeat(230));
     assert_eq!(status(&daemon, "DELETE", &role, &ann, Value::Null).await, 200);
     assert_ne!(id().await, first);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn w157_the_networks_that_an_app_blocks_have_a_bound_also_where_many_are_saved_at_once() {
-    let daemon = Arc::new(Daemon::start().await);
-    let admin = daemon.admin().await;
-    let mut saving = JoinSet::new();
-    for n in 0..14 {
-        let (daemon, admin) = (daemon.clone(), admin.clone());
-        let networks: Vec<String> = (0..1000).map(|k| format!("10.{n}.{}.{}", k / 250, k % 250)).collect();
-        let instance = json!({ "templateId": "blocklist", "parameters": { "blocklist": { "blockedIPs": networks } } });
-        saving.spawn(async move {
-            let path = format!("/policy-svc/instance/p{n}");
-            daemon.call("PUT", &path, &admin, json!({ "instance": instance })).await.status.as_u16()
-        });
-    }
-    let mut statuses = saving.join_all().await;
-    statuses.sort_unstable();
-    assert_eq!(statuses, [[200; 10].as_slice(), &[409; 4]].concat());
 }

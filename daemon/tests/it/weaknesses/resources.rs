@@ -1,10 +1,13 @@
 //! What a caller can make the daemon hold: bytes, parsed values, streams, connections. Each has a bound per request, per
 //! address and in total, and what does not move ends.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 
 use crate::{
     process::{Process, command, run},
@@ -325,4 +328,23 @@ async fn w142_a_refusal_does_not_repeat_what_was_sent() {
         assert_eq!(refused.status, 400, "{} bytes", refused.text.len());
         assert!(refused.text.len() < 8 << 10, "{} bytes", refused.text.len());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn w157_the_networks_that_an_app_blocks_have_a_bound_also_where_many_are_saved_at_once() {
+    let daemon = Arc::new(Daemon::start().await);
+    let admin = daemon.admin().await;
+    let mut saving = JoinSet::new();
+    for n in 0..14 {
+        let (daemon, admin) = (daemon.clone(), admin.clone());
+        let networks: Vec<String> = (0..1000).map(|k| format!("10.{n}.{}.{}", k / 250, k % 250)).collect();
+        let instance = json!({ "templateId": "blocklist", "parameters": { "blocklist": { "blockedIPs": networks } } });
+        saving.spawn(async move {
+            let path = format!("/policy-svc/instance/p{n}");
+            daemon.call("PUT", &path, &admin, json!({ "instance": instance })).await.status.as_u16()
+        });
+    }
+    let mut statuses = saving.join_all().await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [[200; 10].as_slice(), &[409; 4]].concat());
 }

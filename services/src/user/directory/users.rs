@@ -13,7 +13,7 @@ use openorch_api::{
         UserInput, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result, service::retry};
+use openorch_chassis::{Caller, Cx, Error, Result, audit, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use crate::user::{
@@ -22,6 +22,7 @@ use crate::user::{
         rows::{KNOWN_ADDRESSES, PASSWORDS, SESSIONS},
     },
     authz::{
+        guards::still_gives_role,
         roles::givable::refuse_foreign_roles,
         rows::{CONTACT_ENROLLS, DelegationRow, ROLE_LINKS, RoleLinkRow},
         rules::{Change, Rules},
@@ -125,6 +126,9 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
         None => None,
     };
     let slug = Slug::parse(&user.slug).map_err(|error| Error::invalid(error.0))?;
+    for role in roles.iter().filter(|role| **role != *openorch_api::role::USER) {
+        audit::require_right(still_gives_role(caller, role, &app));
+    }
     retry(|| async {
         // Hashing may have taken its time: what counts is what the caller may now.
         refuse_foreign_roles(&cx.authz.caller_now(caller, &USER_CREATE).await?, &roles, &app)?;

@@ -92,15 +92,8 @@ fn domain_of(domain: &str) -> Option<String> {
 
 /// What sign-ins with a contact are counted by.
 pub fn by_contact(contact: &str) -> String {
-    format!("{BY_CONTACT}{}", box_of(contact))
+    format!("contact:{}", box_of(contact))
 }
-
-/// Whether this is what [`by_contact`] gives; no id of an account is like that.
-pub fn is_by_contact(counted_as: &str) -> bool {
-    counted_as.starts_with(BY_CONTACT)
-}
-
-const BY_CONTACT: &str = "contact:";
 
 #[cfg(test)]
 mod tests {

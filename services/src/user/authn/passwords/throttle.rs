@@ -15,7 +15,6 @@ use moka::sync::Cache;
 use openorch_api::user::errors;
 use openorch_chassis::{Error, Result, forwarded::network};
 
-use crate::user::shared::contact_address::is_by_contact;
 use tokio::sync::Notify;
 
 /// Failures without a delay: of one account from one address, of an account, from an address.
@@ -121,13 +120,8 @@ impl Throttle {
         let pair = (user_id.to_owned(), address);
         let mut under_way = self.under_way();
         let mut keys = vec![Key::Pair(user_id.to_owned(), address)];
-        let is_known = self.known.contains_key(&pair);
-        if !is_known {
-            keys.push(Key::Account(user_id.to_owned()));
-        }
-        // With a contact, who guesses at many from one network must not see by that which sign in from there.
-        if !is_known || is_by_contact(user_id) {
-            keys.push(Key::Address(address));
+        if !self.known.contains_key(&pair) {
+            keys.extend([Key::Account(user_id.to_owned()), Key::Address(address)]);
         }
         let wait = keys.iter().map(|key| self.wait(key, now)).max().unwrap_or_default();
         if wait > 0 {
@@ -236,20 +230,6 @@ mod tests {
         assert!(fail(&throttle, "a", "192.0.2.1", back + LONGEST), "nor does it keep anybody out until it caught up");
         assert!(fail(&throttle, "b", "192.0.2.1", now), "another account");
         assert!(fail(&throttle, "a", "192.0.2.2", now), "another address");
-    }
-
-    #[test]
-    fn who_guesses_at_many_contacts_does_not_see_which_sign_in_from_there() {
-        let (throttle, now) = (Throttle::new(), 1_000_000);
-        let contact = |name: &str| crate::user::shared::contact_address::by_contact(&format!("{name}@example.org"));
-        let at = "192.0.2.1";
-        throttle.try_begin(&contact("ann"), at.parse().unwrap(), now).unwrap().unwrap().succeeded();
-        for n in 0..FREE_FOR_ADDRESS {
-            assert!(fail(&throttle, &contact(&n.to_string()), at, now));
-        }
-        let refused = ["ann", "nobody"].map(|name| (0..3).map(|_| fail(&throttle, &contact(name), at, now)).collect());
-        let [ann, nobody]: [Vec<bool>; 2] = refused;
-        assert_eq!(ann, nobody);
     }
 
     #[test]
