@@ -194,7 +194,8 @@ macro_rules! path_values {
     };
 }
 
-/// Gives the value of another accepted key to the key of ours, where that is not there.
+/// Gives the value of another accepted key to the key of ours, where that is not there. Where both are, decoding refuses them,
+/// by the `alias` of the field.
 pub(crate) fn rename_key(body: &mut Value, from: &str, to: &str) {
     let Value::Object(fields) = body else { return };
     if fields.get(to).is_none_or(Value::is_null)

@@ -103,6 +103,7 @@ pub struct CheckResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UpsertInstanceRequest {
     /// Published clients may write the key with a capital letter.
+    #[serde(alias = "Instance")]
     pub instance: PolicyInstance,
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    form,
+    form, input,
     json::{self, Limits, MAX_DEPTH, Refused},
 };
 
@@ -102,6 +102,19 @@ impl Query {
             return Ok(None);
         }
         list(&self.json_after, MAX_CURSOR_VALUES).map(Some).map_err(|reason| format!("`jsonAfter` is {reason}"))
+    }
+}
+
+/// Gives the other generation's keys the names of ours, so that the schema's limits hold for them too.
+pub(crate) fn accept_other_keys(query: &mut Value) {
+    input::rename_key(query, "afterJson", "jsonAfter");
+    accept_other_filters(query);
+}
+
+fn accept_other_filters(holder: &mut Value) {
+    for filter in holder.get_mut("filters").and_then(Value::as_array_mut).into_iter().flatten() {
+        input::rename_key(filter, "valuesJson", "jsonValues");
+        accept_other_filters(filter);
     }
 }
 

@@ -15,8 +15,12 @@ use serde_json::Value;
 use self::errors::*;
 pub use self::{account::*, app::*, audit::*, contact::*, invitation::*, organization::*, rules::*};
 use crate::{
-    Access, Body, Json, Path, Query, error::access, input, op::Effect, ops, path_values, permissions,
-    query::PageRequest,
+    Access, Body, Json, Path, Query,
+    error::access,
+    input,
+    op::Effect,
+    ops, path_values, permissions,
+    query::{self, PageRequest},
 };
 
 pub static SERVICE: crate::Service = crate::Service {
@@ -240,7 +244,8 @@ ops! {
     /// List and search accounts.
     GET_USERS "getUsers" = POST "/user-svc/users"
         (Body<GetUsersRequest>) -> Json<GetUsersResponse>,
-        long_answer: true, access: Access::needs(&USER_VIEW), effect: Some(Effect::Read);
+        long_answer: true, access: Access::needs(&USER_VIEW), effect: Some(Effect::Read),
+        normalise: Some(accept_other_query);
 
     /// Create an account with any roles.
     CREATE_USER "createUser" = POST "/user-svc/user"
@@ -532,6 +537,12 @@ fn accept_other_contacts(body: &mut Value) {
         if let Some(Value::Array(contacts)) = body.pointer_mut(holder) {
             contacts.iter_mut().for_each(accept_contact_id);
         }
+    }
+}
+
+fn accept_other_query(body: &mut Value) {
+    if let Some(query) = body.get_mut("query") {
+        query::accept_other_keys(query);
     }
 }
 

@@ -56,6 +56,7 @@ pub struct UpdateAppRequest {
     pub id: String,
     /// A name or an address, with a port where it has one: `shop.example.com`, `localhost:3000`. Also as `host`, as an app
     /// has it, so that what was listed can be saved.
+    #[serde(alias = "host")]
     #[schemars(schema_with = "form::given_text::<260>")]
     pub new_host: String,
 }

@@ -203,6 +203,13 @@ async fn a_refusal_names_the_field_and_what_would_be_right() {
         ("POST", "/user-svc/invitation", json!({ "uses": 10_001 }), "`uses` is 10001; at most 10000 is allowed"),
         ("POST", "/user-svc/audit", json!({ "outcome": "x" }), "`outcome` is `x`; it is one of refused, done"),
         ("POST", "/user-svc/audit", json!({ "from": "today" }), "`from` is `today`; a time like"),
+        (
+            "POST",
+            "/user-svc/users",
+            json!({ "query": { "filters": [{ "op": "or", "filters": [{ "fields": ["slug"], "valuesJson": 1 }] }] } }),
+            "`query.filters[0].filters[0].jsonValues` is a number; text is expected",
+        ),
+        ("POST", "/user-svc/users", json!({ "query": { "afterJson": "[1]", "jsonAfter": "[2]" } }), "Invalid JSON: "),
         ("GET", "/user-svc/invitations?limit=x", Value::Null, "`limit` is text; a whole number is expected"),
     ] {
         let answer = daemon.call(method, path, &admin, body).await;

@@ -32,6 +32,14 @@ impl Authority {
     }
 }
 
+/// A daemon with a certificate for `localhost` by this authority.
+fn run_with_tls(folder: &Path, authority: &Authority) -> Process {
+    let (certificate, key) = authority.certify("localhost");
+    run(command(&folder.join("data"))
+        .env("OPENORCH_TLS_CERT", write(folder, "cert.pem", &certificate.pem()))
+        .env("OPENORCH_TLS_KEY", write(folder, "key.pem", &key.serialize_pem())))
+}
+
 fn write(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
     let path = folder.join(name);
     fs::write(&path, text).unwrap();
@@ -81,10 +89,7 @@ async fn https_service(authority: &Authority, name: &str) -> String {
 async fn the_api_port_speaks_tls_when_it_has_a_certificate() {
     let folder = TempDir::new().unwrap();
     let authority = Authority::new();
-    let (certificate, key) = authority.certify("localhost");
-    let process: Process = run(command(&folder.path().join("data"))
-        .env("OPENORCH_TLS_CERT", write(folder.path(), "cert.pem", &certificate.pem()))
-        .env("OPENORCH_TLS_KEY", write(folder.path(), "key.pem", &key.serialize_pem())));
+    let process = run_with_tls(folder.path(), &authority);
     assert!(process.url.starts_with("https://127.0.0.1:"), "{}", process.url);
     let (client, url) = (authority.client(), process.url.replace("127.0.0.1", "localhost"));
     let service = crate::support::Echo::start().await;
@@ -100,10 +105,7 @@ async fn the_api_port_speaks_tls_when_it_has_a_certificate() {
 async fn w154_where_http2_was_agreed_on_nothing_else_is_spoken() {
     let folder = TempDir::new().unwrap();
     let authority = Authority::new();
-    let (certificate, key) = authority.certify("localhost");
-    let process: Process = run(command(&folder.path().join("data"))
-        .env("OPENORCH_TLS_CERT", write(folder.path(), "cert.pem", &certificate.pem()))
-        .env("OPENORCH_TLS_KEY", write(folder.path(), "key.pem", &key.serialize_pem())));
+    let process = run_with_tls(folder.path(), &authority);
     let address = process.url.strip_prefix("https://").unwrap().to_owned();
     let speak = async |protocol: &[u8], text: &[u8]| {
         let mut roots = rustls::RootCertStore::empty();

@@ -136,8 +136,8 @@ async fn check(cx: Cx<Policies>, Body(request): Body<CheckRequest>) -> Result<Js
     Ok(Json(CheckResponse { allowed }))
 }
 
-/// Whose requests are counted together. Nothing is counted of a request that does not say whose it is. Of IPv6 a /64 is one,
-/// since whoever has one address has them all.
+/// The key of the account or network whose requests are counted together; `None` where the request names neither. IPv6
+/// addresses are counted by their /64, the smallest network that a customer is usually given.
 fn whose(entity: Entity, request: &CheckRequest, address: Option<IpAddr>) -> Option<String> {
     match entity {
         Entity::UserId => Some(request.user_id.clone()).filter(|id| !id.is_empty()),

@@ -5,7 +5,6 @@
 use openorch_api::{
     Body, Json, Path,
     error::access,
-    input::check_name,
     user::{Contact, ContactId, ContactInput, Empty, VerifyContactRequest, errors},
 };
 use openorch_chassis::{Cx, Error, Result, service::retry};
@@ -20,7 +19,6 @@ use crate::user::{
     },
 };
 
-const MAX_PLATFORM_BYTES: usize = 32;
 const MAX_CONTACTS: usize = 16;
 
 /// Shows that a contact is the caller's.
@@ -88,9 +86,6 @@ impl Directory {
             return Ok(None);
         }
         check_value("contact.value", &contact.value)?;
-        if !contact.platform.is_empty() {
-            check_name("contact.platform", &contact.platform, MAX_PLATFORM_BYTES).map_err(|e| Error::invalid(e.0))?;
-        }
         let mut contact = self.contact(&contact.platform, contact.value.trim());
         contact.is_primary = true;
         Ok(Some(contact))

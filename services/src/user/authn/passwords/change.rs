@@ -1,4 +1,4 @@
-//! Changing a password, by its account; and what ends with it, whoever changes it.
+//! Password changes: the operation for the account itself, and the sessions that end with any change.
 
 use openorch_api::{
     Body, Json,

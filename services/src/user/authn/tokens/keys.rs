@@ -39,7 +39,7 @@ pub struct Tokens {
     key_pairs: Table<KeyPairRow>,
     /// Held while the keys change.
     changes: tokio::sync::Mutex<()>,
-    /// The keys as they are if the one with this id is stored, while nobody knows that.
+    /// After a rotation of unknown outcome: the id of the new key, and the key ring to use if that key is stored.
     pending: Mutex<Option<(String, Arc<KeyRing>)>>,
     pub signing: Signing,
     /// Tokens that were verified.
@@ -156,14 +156,13 @@ impl Tokens {
         self.signing.sign(self.ring.load().current.clone(), claims).await
     }
 
-    /// See [`Tokens::settle_held`], for whoever changes no keys.
+    /// Takes the lock of `changes` and calls [`Tokens::settle_held`].
     pub async fn settle(&self) -> Result<()> {
         let _order = self.changes.lock().await;
         self.settle_held().await
     }
 
-    /// Signs with the key that is stored, after a change of which nobody knew whether it was made. Whoever changes keys
-    /// holds `changes` meanwhile.
+    /// Resolves a rotation of unknown outcome: switches to the new key if it is stored. The caller holds `changes`.
     async fn settle_held(&self) -> Result<()> {
         let unsettled = || self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((id, ring)) = unsettled().clone() else { return Ok(()) };

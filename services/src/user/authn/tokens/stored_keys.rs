@@ -31,7 +31,7 @@ pub async fn open_keys(platform: &Platform) -> Result<Option<(KeyRing, Batch)>, 
     let Some(mut pair) = current else { return Ok(None) };
     let (place, mut batch) = (place(&pair.id), Batch::new());
     let opened = match platform.seal.open(&place, &pair.private) {
-        // Whoever leaves the published key behind need not leave the data behind.
+        // Data encrypted with the published default key is re-encrypted when an operator sets a key of their own.
         Err(OpenError::OtherKey(id)) => match Seal::new(PUBLISHED_DEFAULT_KEY).open(&place, &pair.private) {
             Ok(private) => {
                 pair.private = platform.seal.seal(&place, &private);
