@@ -17,6 +17,15 @@ pub static EXTENDED: Header = Header {
     description: "`1`: types that the published Go client keeps closed may carry an `extra` object.",
 };
 
+/// Of what the client has already (RFC 9110, 13.1.2).
+pub static IF_NONE_MATCH: Header = Header {
+    name: "if-none-match",
+    description: "The `etag` of an answer that the client has: while it is the same, 304 without a body.",
+};
+
+/// Of what is answered (RFC 9110, 8.8.3).
+pub static ETAG: Header = Header { name: "etag", description: "Changes with the answer; for `if-none-match`." };
+
 /// With refusals that another try may overcome (RFC 9110, 10.2.3).
 pub static RETRY_AFTER: Header =
     Header { name: "retry-after", description: "Seconds after which another try may help." };
@@ -43,7 +52,8 @@ pub fn allowed() -> String {
 
 /// The fields of answers that a page may see, for `Access-Control-Expose-Headers`.
 pub fn exposed() -> String {
-    joined([RETRY_AFTER.name, REQUEST_ID.name].into_iter())
+    let set = crate::operations().flat_map(|row| row.sets).map(|header| header.name);
+    joined([RETRY_AFTER.name, REQUEST_ID.name].into_iter().chain(set))
 }
 
 fn joined(names: impl Iterator<Item = &'static str>) -> String {

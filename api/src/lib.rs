@@ -24,8 +24,8 @@ pub mod user;
 pub use check::Checker;
 pub use error::ErrorCode;
 pub use input::{Body, Input, InvalidInput, Parts, Path, Query};
-pub use op::{Access, Effect, Exempt, Guard, Method, Op, Permission, Row};
-pub use output::{Created, Download, Html, Json, NoContent, Output, Samples, SharedJson};
+pub use op::{Access, Condition, Effect, Exempt, Guard, Method, Op, Permission, Row};
+pub use output::{Created, Document, Download, Html, Json, NoContent, Output, Samples, SharedJson};
 pub use slug::Slug;
 pub use time::Time;
 

@@ -74,6 +74,16 @@ pub struct Guard {
     pub exempt: Exempt,
 }
 
+/// What must hold of the caller and of what the input names, beside what [`Access`] asks for: the service binds the function
+/// that decides it, which runs before the handler.
+#[derive(Debug)]
+pub struct Condition {
+    /// Who passes, for the document: "an admin of the organization".
+    pub who: &'static str,
+    /// With which others are refused.
+    pub refusal: &'static ErrorCode,
+}
+
 /// Who passes without the permission of a [`Guard`]. The service binds a function that finds the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exempt {
@@ -125,6 +135,7 @@ pub struct Row {
     /// The doc comment: its first sentence is the summary, the rest a description.
     pub doc: &'static str,
     pub access: Access,
+    pub condition: Option<&'static Condition>,
     /// `None`: what the method says (GET reads, all else writes).
     pub effect: Option<Effect>,
     /// Whether a call that changes something, or is refused, leaves an entry in the audit log.
@@ -139,6 +150,8 @@ pub struct Row {
     pub ends_sessions: bool,
     /// Header fields that it looks at, beside those of every operation.
     pub reads: &'static [&'static Header],
+    /// Header fields of its success, beside those of every answer.
+    pub sets: &'static [&'static Header],
     /// Refusals beyond those that access, input and the daemon's state bring by themselves.
     pub errors: &'static [&'static ErrorCode],
     /// Whether the answer is a list that may be long: it is made and encoded beside the async workers, which would serve
@@ -244,6 +257,7 @@ impl Row {
                 Exempt::Owner | Exempt::Account => &access::NOT_OWNER,
             });
         }
+        list.extend(self.condition.map(|condition| condition.refusal));
         list.extend(self.errors.iter().filter(|code| !list.contains(code)).copied().collect::<Vec<_>>());
         list
     }
@@ -343,12 +357,14 @@ pub const TEMPLATE: Row = Row {
         also_slugs: &[],
         exempt: Exempt::Nobody,
     }),
+    condition: None,
     effect: None,
     audited: false,
     target: &[],
     delegated: false,
     ends_sessions: false,
     reads: &[],
+    sets: &[],
     errors: &[],
     long_answer: false,
     body_limit: None,

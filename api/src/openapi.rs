@@ -176,6 +176,9 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
             }
         }
     }
+    if let Some(condition) = row.condition {
+        operation["x-condition"] = condition.who.into();
+    }
     if let Some(page) = page(&input, output.body.as_ref().map(|(_, schema)| schema), generator) {
         operation["x-page"] = page;
     }
@@ -184,7 +187,14 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
     if let Some((content_type, schema)) = output.body {
         success["content"] = json!({ content_type: { "schema": schema } });
     }
+    if !row.sets.is_empty() {
+        success["headers"] =
+            row.sets.iter().map(|header| (header.name.to_owned(), described(header, "string"))).collect();
+    }
     responses.insert(output.status.to_string(), success);
+    if row.reads.iter().any(|read| read.name == header::IF_NONE_MATCH.name) {
+        responses.insert("304".into(), json!({ "description": "The client has this answer" }));
+    }
     let mut refusals = BTreeMap::<u16, Vec<&ErrorCode>>::new();
     for code in row.refusals(&input) {
         refusals.entry(code.status).or_default().push(code);
@@ -197,13 +207,17 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
             "content": { "application/json": { "schema": { "$ref": ERROR } } }
         });
         if [429, 503].contains(&status) {
-            let Header { name, description } = header::RETRY_AFTER;
-            refusal["headers"] = json!({ name: { "description": description, "schema": { "type": "integer" } } });
+            let retry_after = &header::RETRY_AFTER;
+            refusal["headers"] = json!({ retry_after.name: described(retry_after, "integer") });
         }
         responses.insert(status.to_string(), refusal);
     }
     operation["responses"] = responses.into();
     operation
+}
+
+fn described(header: &Header, kind: &str) -> Value {
+    json!({ "description": header.description, "schema": { "type": kind } })
 }
 
 /// Whether a body must be there, since something must be in it.

@@ -1,7 +1,9 @@
 //! Outputs of operations: the success status and the body, encoded by the server and decoded by the client.
 
 use std::{
+    hash::{DefaultHasher, Hasher},
     io,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -27,7 +29,7 @@ pub enum EncodedBody {
     /// Made for this answer alone.
     Whole(Bytes),
     /// The same memory in every answer.
-    Shared(Bytes),
+    Shared(Document),
     /// In order; the first failure ends it.
     Pieces {
         pieces: Pieces,
@@ -53,8 +55,26 @@ impl Encoded {
         Encoded { content_type, body: EncodedBody::Whole(bytes.into()) }
     }
 
-    fn shared(content_type: &'static str, bytes: Bytes) -> Encoded {
-        Encoded { content_type, body: EncodedBody::Shared(bytes) }
+    fn shared(content_type: &'static str, document: Document) -> Encoded {
+        Encoded { content_type, body: EncodedBody::Shared(document) }
+    }
+}
+
+/// Bytes that are made once and the same for everybody, with what tells them from others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    pub bytes: Bytes,
+    /// A strong validator, in quotes (RFC 9110, 8.8.3).
+    pub etag: Arc<str>,
+}
+
+impl Document {
+    pub fn new(bytes: impl Into<Bytes>) -> Document {
+        let bytes = bytes.into();
+        // Its keys are the same in each process.
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&bytes);
+        Document { etag: format!("\"{:016x}\"", hasher.finish()).into(), bytes }
     }
 }
 
@@ -118,11 +138,11 @@ impl Output for NoContent {
 }
 
 macro_rules! text_output {
-    ($($(#[doc = $doc:literal])+ $name:ident $held:ident $content_type:literal;)*) => {
+    ($($(#[doc = $doc:literal])+ $name:ident $held:ident $content:ident $content_type:literal;)*) => {
         $(
             $(#[doc = $doc])+
             #[derive(Clone, Debug, PartialEq)]
-            pub struct $name(pub Bytes);
+            pub struct $name(pub $content);
 
             impl Output for $name {
                 const STATUS: u16 = 200;
@@ -134,18 +154,24 @@ macro_rules! text_output {
                     Ok(Some(Encoded::$held($content_type, self.0)))
                 }
                 fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-                    Ok($name(Bytes::copy_from_slice(bytes)))
+                    Ok($name(Bytes::copy_from_slice(bytes).into()))
                 }
             }
         )*
     };
 }
 
+impl From<Bytes> for Document {
+    fn from(bytes: Bytes) -> Document {
+        Document::new(bytes)
+    }
+}
+
 text_output! {
     /// 200 with a page that is the same for everybody.
-    Html shared "text/html; charset=utf-8";
+    Html shared Document "text/html; charset=utf-8";
     /// 200 with samples in the Prometheus text format 0.0.4.
-    Samples whole "text/plain; version=0.0.4; charset=utf-8";
+    Samples whole Bytes "text/plain; version=0.0.4; charset=utf-8";
 }
 
 /// 200 with bytes that are no text and may be many: they are sent as they come.
@@ -173,7 +199,7 @@ impl Output for Download {
 
 /// 200 with a JSON document that was encoded once and is the same for everybody: each answer shares its bytes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SharedJson(pub Bytes);
+pub struct SharedJson(pub Document);
 
 impl Output for SharedJson {
     const STATUS: u16 = 200;
@@ -185,7 +211,7 @@ impl Output for SharedJson {
     }
     fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice::<serde::de::IgnoredAny>(bytes)?;
-        Ok(SharedJson(Bytes::copy_from_slice(bytes)))
+        Ok(SharedJson(Bytes::copy_from_slice(bytes).into()))
     }
 }
 
@@ -279,8 +305,8 @@ mod tests {
             let (mut text, mut pieces) = (Vec::new(), 0);
             let items = Items::<Numbers>::new((0..count).collect(), 0, Some);
             match items.encode().unwrap().body {
-                EncodedBody::Whole(bytes) | EncodedBody::Shared(bytes) => text.extend(bytes),
-                EncodedBody::Awaited { .. } => unreachable!("a list waits for nothing"),
+                EncodedBody::Whole(bytes) => text.extend(bytes),
+                EncodedBody::Shared(_) | EncodedBody::Awaited { .. } => unreachable!("a list is made for its answer"),
                 EncodedBody::Pieces { pieces: all, .. } => {
                     for piece in all {
                         let piece = piece.unwrap();

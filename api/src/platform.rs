@@ -3,7 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Access, Download, Html, Json, Samples, SharedJson, error, errors, ops, permissions};
+use crate::{
+    Access, Download, Html, Json, Samples, SharedJson, error, errors,
+    header::{ETAG, IF_NONE_MATCH},
+    ops, permissions,
+};
 
 pub static SERVICE: crate::Service = crate::Service {
     slug: "platform-svc",
@@ -35,10 +39,12 @@ ops! {
         access: Access::Public, errors: &[&error::platform::STORE_UNAVAILABLE];
 
     /// This document.
-    OPENAPI "openapi" = GET "/openapi.json" () -> SharedJson, access: Access::Public;
+    OPENAPI "openapi" = GET "/openapi.json" () -> SharedJson,
+        access: Access::Public, reads: &[&IF_NONE_MATCH], sets: &[&ETAG];
 
     /// The operations as a page to read.
-    DOCS "docs" = GET "/docs" () -> Html, access: Access::Public;
+    DOCS "docs" = GET "/docs" () -> Html,
+        access: Access::Public, reads: &[&IF_NONE_MATCH], sets: &[&ETAG];
 
     /// All data of the daemon as of one moment, in a file for `openorch restore`.
     ///

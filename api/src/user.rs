@@ -3,6 +3,7 @@
 mod account;
 mod app;
 mod audit;
+mod conditions;
 mod contact;
 mod debug;
 pub mod errors;
@@ -12,8 +13,8 @@ mod rules;
 
 use serde_json::Value;
 
-use self::errors::*;
 pub use self::{account::*, app::*, audit::*, contact::*, invitation::*, organization::*, rules::*};
+use self::{conditions::*, errors::*};
 use crate::{
     Access, Body, Json, Path, Query,
     error::access,
@@ -146,8 +147,7 @@ ops! {
     /// The apps with these ids and hosts; all of them for who may see those.
     LIST_APPS "listApps" = POST "/user-svc/apps"
         (Body<ListAppsRequest>) -> Json<ListAppsResponse>,
-        long_answer: true, access: Access::SignedIn, effect: Some(Effect::Read),
-        errors: &[&access::PERMISSION_MISSING];
+        long_answer: true, access: Access::SignedIn, condition: Some(&NAMES_APPS), effect: Some(Effect::Read);
 
     /// The app of a host.
     READ_APP "readApp" = POST "/user-svc/app"
@@ -372,10 +372,10 @@ ops! {
     /// admins.
     SAVE_PERMITS "savePermits" = PUT "/user-svc/permits"
         (Body<SavePermitsRequest>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true,
+        access: Access::SignedIn, condition: Some(&OWNS_PERMISSIONS), audited: true,
         target: &["/permits/*/permission", "/permits/*/slugs/*", "/permits/*/roles/*", "/permits/*/appHost", "/permits/*/id"],
         errors: &[
-            &PERMISSION_OF_ANOTHER, &ADMINS_ONLY, &QUOTA_REACHED, &NO_SUCH_APP, &GRANT_ID_TAKEN, &RULE_MEMORY_FULL,
+            &ADMINS_ONLY, &QUOTA_REACHED, &NO_SUCH_APP, &GRANT_ID_TAKEN, &RULE_MEMORY_FULL,
         ];
 
     /// List permits, grants included.
@@ -387,25 +387,23 @@ ops! {
     /// role beside it.
     SAVE_ENROLLS "saveEnrolls" = PUT "/user-svc/enrolls"
         (Body<SaveEnrollsRequest>) -> Json<SaveEnrollsResponse>,
-        access: Access::SignedIn, audited: true,
+        access: Access::SignedIn, condition: Some(&GIVES_ROLES), audited: true,
         target: &["/enrolls/*/userId", "/enrolls/*/contactId", "/enrolls/*/role", "/enrolls/*/appHost"],
         errors: &[
-            &TOO_MANY_ROLES, &ROLE_NOT_GIVABLE, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ROLE, &NO_SUCH_ACCOUNT,
-            &NO_SUCH_APP,
+            &TOO_MANY_ROLES, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ROLE, &NO_SUCH_ACCOUNT, &NO_SUCH_APP,
         ];
 
     /// List who has a role, or which roles an account has. Accounts see their own; the rest is for those who may give
     /// the role.
     LIST_ENROLLS "listEnrolls" = POST "/user-svc/enrolls"
         (Body<ListEnrollsRequest>) -> Json<ListEnrollsResponse>,
-        long_answer: true, access: Access::SignedIn, effect: Some(Effect::Read),
-        errors: &[&ROLE_NOT_GIVABLE];
+        long_answer: true, access: Access::SignedIn, condition: Some(&OWN_OR_GIVES_ROLE), effect: Some(Effect::Read);
 
     /// Take a role from an account.
     DELETE_ENROLL "deleteEnroll" = DELETE "/user-svc/enroll/{enrollId}"
         (Path<EnrollId>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true,
-        errors: &[&ROLE_NOT_GIVABLE, &NO_SUCH_ENROLL, &LAST_ADMIN];
+        access: Access::SignedIn, condition: Some(&OWN_OR_GIVES_ROLE), audited: true,
+        errors: &[&NO_SUCH_ENROLL, &LAST_ADMIN];
 
     /// Say which operations a service may call for its callers, with the tokens that it receives from them, and to which
     /// other services it may hand those on. Without this it may ask who calls and what they may, and nothing else.
@@ -456,8 +454,8 @@ ops! {
     /// Delete an organization; its members lose their roles in it at once.
     DELETE_ORGANIZATION "deleteOrganization" = DELETE "/user-svc/organization/{organizationId}"
         (Path<OrganizationId>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true,
-        errors: &[&NOT_ORGANIZATION_ADMIN, &NO_SUCH_ORGANIZATION];
+        access: Access::SignedIn, condition: Some(&ORGANIZATION_ADMIN), audited: true,
+        errors: &[&NO_SUCH_ORGANIZATION];
 
     /// Let the id of a deleted organization be taken again.
     ///
@@ -470,25 +468,23 @@ ops! {
     /// Who is in an organization; for its members and for admins.
     LIST_MEMBERS "listMembers" = GET "/user-svc/organization/{organizationId}/users"
         ((Path<OrganizationId>, Query<PageRequest>)) -> Json<ListMembersResponse>,
-        long_answer: true, access: Access::SignedIn,
-        errors: &[&NOT_IN_ORGANIZATION, &NO_SUCH_ORGANIZATION];
+        long_answer: true, access: Access::SignedIn, condition: Some(&ORGANIZATION_MEMBER),
+        errors: &[&NO_SUCH_ORGANIZATION];
 
     /// Add an account to an organization, as its admin.
     ADD_USER_TO_ORGANIZATION "addUserToOrganization" = POST "/user-svc/organization/{organizationId}/user"
         ((Path<OrganizationId>, Body<AddUserToOrganizationRequest>)) -> Json<Empty>,
-        access: Access::needs(&ORGANIZATION_ADD_USER), audited: true, target: &["/userId"],
-        errors: &[
-            &TOO_MANY_ROLES, &NOT_ORGANIZATION_ADMIN, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ORGANIZATION,
-            &NO_SUCH_ACCOUNT,
-        ];
+        access: Access::needs(&ORGANIZATION_ADD_USER), condition: Some(&ORGANIZATION_ADMIN), audited: true,
+        target: &["/userId"],
+        errors: &[&TOO_MANY_ROLES, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ORGANIZATION, &NO_SUCH_ACCOUNT];
 
     /// Say what an account is in an organization: `user` or `admin`. As an admin of the organization.
     SAVE_MEMBERSHIP "saveMembership" = PUT "/user-svc/organization/{organizationId}/user/{userId}"
         ((Path<OrganizationId>, Path<UserId>, Body<SaveMembershipRequest>)) -> Json<Empty>,
-        access: Access::needs(&ORGANIZATION_ADD_USER), audited: true, target: &["/role"],
+        access: Access::needs(&ORGANIZATION_ADD_USER), condition: Some(&ORGANIZATION_ADMIN), audited: true,
+        target: &["/role"],
         errors: &[
-            &TOO_MANY_ROLES, &NOT_ORGANIZATION_ADMIN, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ORGANIZATION,
-            &NO_SUCH_ACCOUNT, &LAST_ADMIN,
+            &TOO_MANY_ROLES, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ORGANIZATION, &NO_SUCH_ACCOUNT, &LAST_ADMIN,
         ];
 
     /// Remove an account from an organization, as its admin, or leave it. Where its only admin leaves and did not found it,
@@ -496,8 +492,8 @@ ops! {
     REMOVE_USER_FROM_ORGANIZATION "removeUserFromOrganization"
         = DELETE "/user-svc/organization/{organizationId}/user/{userId}"
         ((Path<OrganizationId>, Path<UserId>)) -> Json<Empty>,
-        access: Access::needs(&ORGANIZATION_REMOVE_USER), audited: true,
-        errors: &[&NOT_ORGANIZATION_ADMIN, &NO_SUCH_ORGANIZATION, &NO_SUCH_MEMBER, &LAST_ADMIN];
+        access: Access::needs(&ORGANIZATION_REMOVE_USER), condition: Some(&ORGANIZATION_ADMIN_OR_ITSELF), audited: true,
+        errors: &[&NO_SUCH_ORGANIZATION, &NO_SUCH_MEMBER, &LAST_ADMIN];
 
     /// Read the audit log: who changed what and who was refused, the newest first.
     LIST_AUDIT "listAudit" = POST "/user-svc/audit"

@@ -174,7 +174,7 @@ impl From<EncodedBody> for Body {
     fn from(body: EncodedBody) -> Body {
         match body {
             EncodedBody::Whole(bytes) => Kind::Whole(bytes).into(),
-            EncodedBody::Shared(bytes) => Kind::Shared(bytes).into(),
+            EncodedBody::Shared(document) => Kind::Shared(document.bytes).into(),
             EncodedBody::Pieces { pieces, held } => {
                 Kind::Pieces { list: PieceStream::new(pieces), held: held + AHEAD }.into()
             }

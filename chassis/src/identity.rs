@@ -126,3 +126,13 @@ pub trait AccountDeletionHook: Send + Sync + 'static {
     /// That batch was committed: the account and its documents are gone.
     fn deleted(&self, user_id: &str);
 }
+
+/// What a service keeps for an app, which goes with it.
+pub trait AppDeletionHook: Send + Sync + 'static {
+    /// Collections whose documents have the id of an app in the indexed field `app`, each with the plural noun by which a
+    /// sentence calls what is in it.
+    fn belongings(&self) -> &'static [(&'static str, &'static str)];
+
+    /// An app and its documents are gone, or nobody knows whether they are.
+    fn app_deleted(&self);
+}

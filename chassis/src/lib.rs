@@ -15,6 +15,7 @@ pub mod client_body;
 pub mod clock;
 pub mod error;
 pub mod forwarded;
+pub mod headers;
 pub mod identity;
 pub mod ids;
 pub mod local;

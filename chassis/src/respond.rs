@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use http::{HeaderValue, Response, StatusCode, header};
 use openorch_api::{
     ErrorCode,
-    output::{Encoded, JSON},
+    output::{Encoded, EncodedBody, JSON},
 };
 
 use crate::{Body, Error};
@@ -31,13 +31,20 @@ pub fn with_cors(mut response: Response<Body>) -> Response<Body> {
 }
 
 pub fn success(status: StatusCode, encoded: Option<Encoded>) -> Response<Body> {
-    let (content_type, body) = match encoded {
-        Some(encoded) => (encoded.content_type, Body::from(encoded.body)),
-        None => (JSON, Body::default()),
+    let (content_type, body, etag) = match encoded {
+        Some(Encoded { content_type, body }) => {
+            let etag = match &body {
+                EncodedBody::Shared(document) => HeaderValue::from_str(&document.etag).ok(),
+                _ => None,
+            };
+            (content_type, Body::from(body), etag)
+        }
+        None => (JSON, Body::default(), None),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().extend(etag.map(|etag| (header::ETAG, etag)));
     if content_type.starts_with("text/html") {
         // The page has no script and loads nothing: let the browser hold it to that.
         let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'");
@@ -45,6 +52,21 @@ pub fn success(status: StatusCode, encoded: Option<Encoded>) -> Response<Body> {
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// The answer, or 304 without it where the client has it already. `if_none_match` is compared weakly, as RFC 9110, 13.1.2
+/// says.
+pub fn unless_known(response: Response<Body>, if_none_match: Option<&str>) -> Response<Body> {
+    let Some(etag) = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()) else { return response };
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let is_known = |known: &str| known.trim() == "*" || known.split(',').any(|tag| opaque(tag) == opaque(etag));
+    if !if_none_match.is_some_and(is_known) {
+        return response;
+    }
+    let (mut head, _) = response.into_parts();
+    head.status = StatusCode::NOT_MODIFIED;
+    head.headers.remove(header::CONTENT_TYPE);
+    Response::from_parts(head, Body::default())
 }
 
 /// `{"error": "sentence", "code": "…"}` with one space after the colons, as published clients know it.

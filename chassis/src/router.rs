@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use openorch_api::{Access, Effect, ErrorCode, Exempt, Guard, Parts, Row, error as codes, header::EXTENDED};
+use openorch_api::{Access, Effect, ErrorCode, Exempt, Guard, Parts, Row, error as codes, header::IF_NONE_MATCH};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
@@ -21,6 +21,7 @@ use crate::{
     audit::{self, Call},
     budget::{self, MemoryBudget, Reservation},
     forwarded::{ClientAddress, RequestId},
+    headers::DeclaredHeaders,
     local::FromThisMachine,
     metrics::{OperationDurations, Registry, duration_family},
     place::Place,
@@ -300,20 +301,19 @@ impl Inner {
             None
         };
         let (caller, verdict) = admitted;
-        let context = RequestContext {
+        let context = Arc::new(RequestContext {
             caller,
             request_id,
             client_ip,
             from_this_machine,
-            extended: row.reads.iter().any(|read| read.name == EXTENDED.name)
-                && head.headers.get(EXTENDED.name).is_some_and(|value| value == "1"),
+            headers: DeclaredHeaders::of(row, &head.headers),
             large_body,
-        };
+        });
         let parts = Parts { path, query: query(head.uri.query().unwrap_or_default())?, body };
         audit::tell_target(row, &parts);
         let credential = context.caller.as_ref().map(|caller| self.credential(row, caller));
         let began = Instant::now();
-        let response = (operation.handler)(Arc::new(context), parts, verdict).await?;
+        let response = (operation.handler)(context.clone(), parts, verdict).await?;
         // A list may have waited for its turn: it is for those alone who may have it now.
         if row.effect() == Effect::Read && began.elapsed() > RECHECK_AFTER {
             let (_, now) = self.admit(row, token, None).await?;
@@ -324,6 +324,7 @@ impl Inner {
                 ));
             }
         }
+        let response = respond::unless_known(response, context.headers.get(&IF_NONE_MATCH));
         let mut response = self.count_answer(row, response, reservation).await?;
         if let Some(credential) = credential.filter(|_| response.body().is_streamed()) {
             // For the gateway, which ends an answer that lasts when the caller may not have it any more.

@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use crate::{
     Body, BoxFuture, Caller, Error, Result, audit,
     forwarded::network,
-    identity::{AccountDeletionHook, InstancePresence},
+    headers::DeclaredHeaders,
+    identity::{AccountDeletionHook, AppDeletionHook, InstancePresence},
     respond,
     routes::UnreachableHook,
     turns::Turns,
@@ -43,8 +44,7 @@ pub struct RequestContext {
     pub client_ip: std::net::IpAddr,
     /// Whether it comes from a program on this machine: see [`crate::local`].
     pub from_this_machine: bool,
-    /// Whether answers may carry `extra` (contract decision 2).
-    pub extended: bool,
+    pub headers: DeclaredHeaders,
     /// Whether the body is so large that decoding it would hold up an async worker.
     pub large_body: bool,
 }
@@ -130,6 +130,8 @@ pub struct Mounted {
 pub struct Hooks {
     /// Run when an account is deleted.
     pub account_deletion: Vec<Arc<dyn AccountDeletionHook>>,
+    /// Run when an app is deleted.
+    pub app_deletion: Vec<Arc<dyn AppDeletionHook>>,
     /// Asked whether an instance of an account is up.
     pub presence: Vec<Arc<dyn InstancePresence>>,
     /// Run when the gateway could not connect to an instance.
@@ -142,6 +144,7 @@ impl Hooks {
         let mut all = Hooks::default();
         for Mounted { hooks, .. } in services {
             all.account_deletion.extend(hooks.account_deletion.iter().cloned());
+            all.app_deletion.extend(hooks.app_deletion.iter().cloned());
             all.presence.extend(hooks.presence.iter().cloned());
             all.unreachable.extend(hooks.unreachable.iter().cloned());
         }
@@ -170,8 +173,8 @@ impl<S: Send + Sync + 'static> Service<S> {
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<O>> + Send + 'static,
     {
-        assert!(!asks_for_owner(op.row), "operation `{}` asks for its owner: bind it with on_owned", op.row.id);
-        self.bind(op.row, no_owner, handler, Answer { status: O::STATUS, encode: O::encode })
+        assert_decided_by_router(op.row);
+        self.bind(op.row, |_, _, _| Box::pin(ready(Ok(()))), handler, Answer { status: O::STATUS, encode: O::encode })
     }
 
     /// Binds the handler of an operation whose answer is a list that may be long: the handler gives its items, which are
@@ -184,9 +187,9 @@ impl<S: Send + Sync + 'static> Service<S> {
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Items<T>>> + Send + 'static,
     {
-        assert!(!asks_for_owner(op.row), "operation `{}` asks for its owner: bind it with on_owned", op.row.id);
+        assert_decided_by_router(op.row);
         let encode = |items: Items<T>| items.encode().map(Some);
-        self.bind(op.row, no_owner, handler, Answer { status: Json::<T>::STATUS, encode })
+        self.bind(op.row, |_, _, _| Box::pin(ready(Ok(()))), handler, Answer { status: Json::<T>::STATUS, encode })
     }
 
     /// Binds the handler of an operation whose row exempts the owner of what the input names, or the account itself:
@@ -211,20 +214,57 @@ impl<S: Send + Sync + 'static> Service<S> {
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<O>> + Send + 'static,
     {
-        assert!(asks_for_owner(op.row), "the row of `{}` does not let the owner in", op.row.id);
-        self.bind(op.row, owner, handler, Answer { status: O::STATUS, encode: O::encode })
+        let row = op.row;
+        assert!(asks_for_owner(row) && row.condition.is_none(), "the row of `{}` does not let the owner in", row.id);
+        self.bind(
+            row,
+            move |cx, input, verdict| match verdict {
+                Verdict::Allowed => Box::pin(ready(Ok(()))),
+                Verdict::IfOwner => Box::pin(refuse_stranger(row, cx, owner(cx, input))),
+            },
+            handler,
+            Answer { status: O::STATUS, encode: O::encode },
+        )
     }
 
-    fn bind<I, A, W, F, R>(mut self, row: &'static Row, owner: W, handler: F, answer: Answer<A>) -> Self
+    /// Binds the handler of an operation whose row has a condition: `decide` refuses those who do not meet it, with the
+    /// condition's code.
+    pub fn on_condition<I, O, D, F, R>(self, op: Op<I, O>, decide: D, handler: F) -> Self
+    where
+        I: Input,
+        O: Output,
+        D: Fn(&Cx<S>, &I) -> Result<()> + Send + Sync + 'static,
+        F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O>> + Send + 'static,
+    {
+        self.on_condition_in_store(op, move |cx, input| Box::pin(ready(decide(cx, input))), handler)
+    }
+
+    /// The same where what the input names is to be read first.
+    pub fn on_condition_in_store<I, O, D, F, R>(self, op: Op<I, O>, decide: D, handler: F) -> Self
+    where
+        I: Input,
+        O: Output,
+        D: for<'a> Fn(&'a Cx<S>, &'a I) -> BoxFuture<'a, Result<()>> + Send + Sync + 'static,
+        F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<O>> + Send + 'static,
+    {
+        let row = op.row;
+        assert!(row.condition.is_some() && !asks_for_owner(row), "the row of `{}` has no condition", row.id);
+        let answer = Answer { status: O::STATUS, encode: O::encode };
+        self.bind(row, move |cx, input, _| decide(cx, input), handler, answer)
+    }
+
+    fn bind<I, A, D, F, R>(mut self, row: &'static Row, decide: D, handler: F, answer: Answer<A>) -> Self
     where
         I: Input,
         A: 'static,
-        W: for<'a> Fn(&'a Cx<S>, &'a I) -> BoxFuture<'a, Result<String>> + Send + Sync + 'static,
+        D: for<'a> Fn(&'a Cx<S>, &'a I, Verdict) -> BoxFuture<'a, Result<()>> + Send + Sync + 'static,
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<A>> + Send + 'static,
     {
         let state = self.state.clone();
-        let (owner, handler) = (Arc::new(owner), Arc::new(handler));
+        let (decide, handler) = (Arc::new(decide), Arc::new(handler));
         let checker = Checker::new(row);
         let checker = Arc::new(checker.unwrap_or_else(|unknown| panic!("the input of `{}`: {unknown}", row.id)));
         // Entries of the audit log are written from the task of their call.
@@ -233,7 +273,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         let run: Handler = Arc::new(move |request, mut parts, verdict| {
             let asker = Asker::of(&request);
             let cx = Cx { state: state.clone(), request };
-            let (owner, handler, checker) = (owner.clone(), handler.clone(), checker.clone());
+            let (decide, handler, checker) = (decide.clone(), handler.clone(), checker.clone());
             let work = async move {
                 let mut read = move || {
                     checker.check(&parts)?;
@@ -244,12 +284,7 @@ impl<S: Send + Sync + 'static> Service<S> {
                     true => tokio::task::spawn_blocking(read).await.map_err(Error::internal)?,
                 };
                 let input = read.map_err(|refused| Error::new(&request::INVALID_INPUT, refused.0))?;
-                if verdict == Verdict::IfOwner {
-                    let owner_id = owner(&cx, &input).await?;
-                    if *cx.caller()?.user_id != *owner_id {
-                        return Err(Error::new(&access::NOT_OWNER, not_owner(row)));
-                    }
-                }
+                decide(&cx, &input, verdict).await?;
                 let output = handler(cx, input).await?;
                 let status = StatusCode::from_u16(answer.status).map_err(Error::internal)?;
                 Ok(respond::success(status, (answer.encode)(output).map_err(Error::internal)?))
@@ -301,6 +336,15 @@ impl<S: Send + Sync + 'static> Service<S> {
         self
     }
 
+    /// Has the service's documents of an app deleted with the app.
+    pub fn on_app_deletion(mut self) -> Self
+    where
+        S: AppDeletionHook,
+    {
+        self.mounted.hooks.app_deletion.push(self.state.clone());
+        self
+    }
+
     /// Has the service asked whether an instance of an account is up.
     pub fn answers_presence(mut self) -> Self
     where
@@ -349,8 +393,18 @@ struct Answer<A> {
     encode: fn(A) -> Result<Option<Encoded>, serde_json::Error>,
 }
 
-fn no_owner<'a, S, I>(_: &'a Cx<S>, _: &'a I) -> BoxFuture<'a, Result<String>> {
-    Box::pin(ready(Err(Error::internal("an operation without owner"))))
+/// Refuses whoever is not the owner.
+async fn refuse_stranger<S>(row: &Row, cx: &Cx<S>, owner_id: BoxFuture<'_, Result<String>>) -> Result<()> {
+    match *cx.caller()?.user_id == *owner_id.await? {
+        true => Ok(()),
+        false => Err(Error::new(&access::NOT_OWNER, not_owner(row))),
+    }
+}
+
+/// The service has nothing to say about who may call it.
+fn assert_decided_by_router(row: &Row) {
+    assert!(!asks_for_owner(row), "operation `{}` asks for its owner: bind it with on_owned", row.id);
+    assert!(row.condition.is_none(), "operation `{}` has a condition: bind it with on_condition", row.id);
 }
 
 fn not_owner(row: &Row) -> String {
@@ -486,7 +540,7 @@ mod long_answer_tests {
             request_id: "".into(),
             client_ip: std::net::Ipv4Addr::LOCALHOST.into(),
             from_this_machine: true,
-            extended: false,
+            headers: DeclaredHeaders::default(),
             large_body: false,
         };
         let handler = service.mount().bound[0].handler.clone();

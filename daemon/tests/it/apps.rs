@@ -128,6 +128,30 @@ async fn an_app_goes_when_nothing_belongs_to_it_and_not_before() {
 }
 
 #[tokio::test]
+async fn the_policies_of_an_app_go_with_it() {
+    let daemon = Daemon::start().await;
+    let admin = daemon.admin().await;
+    let id = make_app(&daemon, &admin, HOST).await;
+    let login = json!({ "slug": "openorch", "password": "changeme", "device": "test", "appHost": HOST });
+    let there = token_of(&daemon.call("POST", "/user-svc/login", "", login).await);
+    let rate_limit = json!({ "maxRequests": 1, "timeWindow": "1h", "entity": "userId", "scope": "global" });
+    let policy = json!({ "templateId": "rate-limit", "parameters": { "rateLimit": rate_limit } });
+    let saved =
+        daemon.call("PUT", "/policy-svc/instance/policy-that-goes", &there, json!({ "instance": policy })).await;
+    assert_eq!(saved.status, 200, "{}", saved.text);
+    let is_stored = async || {
+        let backup = daemon.send_for_bytes("/platform-svc/backup", &admin).await;
+        backup.windows(16).any(|bytes| bytes == b"policy-that-goes")
+    };
+    assert!(is_stored().await);
+    let told = daemon.call("DELETE", &format!("/user-svc/app/{id}"), &admin, Value::Null).await;
+    assert!(told.status == 409 && told.text.contains("1 policies"), "{}", told.text);
+    let gone = daemon.call("DELETE", &format!("/user-svc/app/{id}?cascade=true"), &admin, Value::Null).await;
+    assert_eq!(gone.status, 200, "{}", gone.text);
+    assert!(!is_stored().await);
+}
+
+#[tokio::test]
 async fn who_comes_into_an_app_while_it_goes_is_in_it_or_it_is_gone() {
     let daemon = Daemon::start().await;
     let admin = daemon.admin().await;

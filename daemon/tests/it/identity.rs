@@ -278,6 +278,22 @@ async fn a_revoked_token_is_refused_at_the_gateway_and_a_foreign_one_passes() {
 }
 
 #[tokio::test]
+async fn an_api_key_is_never_passed_on_as_the_services_own_bearer() {
+    let daemon = Daemon::start().await;
+    let service = Echo::start().await;
+    daemon.put_instance(&daemon.register("shop-svc").await, json!({ "url": service.url })).await;
+    // `user:oo_key_abc`
+    for value in ["Bearer oo_key_abc", "oo_key_abc", "Token token=oo_key_abc", "Basic dXNlcjpvb19rZXlfYWJj"] {
+        let answer = daemon.send("GET", "/shop-svc/x", "", Vec::new(), &[("authorization", value)]).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["code"]), (401, &json!("access.invalid_token")), "{value}");
+    }
+    let twice = [("authorization", "Bearer abc"), ("authorization", "Bearer oo_key_abc")];
+    assert_eq!(daemon.send("GET", "/shop-svc/x", "", Vec::new(), &twice).await.status, 401);
+    let foreign = daemon.send("GET", "/shop-svc/x", "", Vec::new(), &[("authorization", "Bearer oo_keyabc")]).await;
+    assert!(foreign.json()["head"].as_str().unwrap().contains("Bearer oo_keyabc"));
+}
+
+#[tokio::test]
 async fn an_invitation_makes_as_many_accounts_as_it_says_and_no_more() {
     let daemon = Daemon::with(&["--registration", "invite"]).await;
     let admin = daemon.admin().await;

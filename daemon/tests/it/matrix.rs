@@ -133,6 +133,59 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
     }
 }
 
+/// For a row with a condition, what a stranger to it sends: about what is `owner-svc`'s, whose organization is `org_a`.
+fn about_anothers(row: &Row, owner_id: &str) -> (String, Value) {
+    let body = match row.id {
+        "savePermits" => json!({ "permits": [{ "permission": "owner-svc:p", "slugs": ["ann"] }] }),
+        "saveEnrolls" => json!({ "enrolls": [{ "userId": owner_id, "role": "owner-svc:r" }] }),
+        "listEnrolls" => json!({ "role": "owner-svc:r" }),
+        "addUserToOrganization" => json!({ "userId": owner_id }),
+        "saveMembership" => json!({ "role": "admin" }),
+        "listApps" | "deleteEnroll" | "deleteOrganization" | "listMembers" | "removeUserFromOrganization" => {
+            Value::Null
+        }
+        other => panic!("say here how a stranger is refused by the condition of `{other}`"),
+    };
+    let named = |name: &str| match name {
+        "organizationId" => "org_a".to_owned(),
+        "userId" => owner_id.to_owned(),
+        "enrollId" => format!("unnamed:{owner_id}:owner-svc:r"),
+        other => panic!("what `{other}` is of the owner's"),
+    };
+    let path = row
+        .path_parameters()
+        .fold(row.path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), &named(name)));
+    (path, body)
+}
+
+#[tokio::test]
+async fn who_does_not_meet_a_rows_condition_is_refused_with_its_code_and_the_owner_is_not() {
+    let daemon = Daemon::start().await;
+    let (owner, stranger) = (daemon.register("owner-svc").await, daemon.register("ann").await);
+    let owner_id = claims(&owner)["oui"].as_str().unwrap().to_owned();
+    let call = async |method: &str, path: &str, body: Value| {
+        let answer = daemon.call(method, path, &owner, body).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+    };
+    call("PUT", "/user-svc/permissions", json!({ "permissions": [{ "id": "owner-svc:p" }] })).await;
+    call("POST", "/user-svc/role", json!({ "id": "owner-svc:r", "name": "R" })).await;
+    call("POST", "/user-svc/organization", json!({ "id": "org_a" })).await;
+    let conditioned = || openorch_api::operations().filter_map(|row| Some((row, row.condition?)));
+    for (row, condition) in conditioned() {
+        let (path, body) = about_anothers(row, &owner_id);
+        let answer = daemon.call(row.method.as_str(), &path, &stranger, body).await;
+        assert_eq!(answer.status.as_u16(), condition.refusal.status, "{}: {}", row.id, answer.text);
+        assert_eq!(answer.json()["code"], condition.refusal.id, "{}: {}", row.id, answer.text);
+    }
+    // `deleteOrganization` last, since the others need it.
+    let (last, others): (Vec<_>, Vec<_>) = conditioned().partition(|(row, _)| row.id == "deleteOrganization");
+    for (row, condition) in others.into_iter().chain(last).filter(|(row, _)| row.id != "listApps") {
+        let (path, body) = about_anothers(row, &owner_id);
+        let answer = daemon.call(row.method.as_str(), &path, &owner, body).await;
+        assert_ne!(answer.json()["code"], condition.refusal.id, "{}: {}", row.id, answer.text);
+    }
+}
+
 /// A sequence of numbers from a seed (xorshift64*, Vigna 2016), so that a failure can be repeated.
 pub struct Dice(pub u64);
 

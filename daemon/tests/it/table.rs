@@ -163,11 +163,28 @@ async fn a_browser_may_send_and_see_what_the_rows_declare() {
     let (allowed, exposed) = (listed("access-control-allow-headers"), listed("access-control-expose-headers"));
     for row in openorch_api::operations() {
         assert!(row.reads.iter().all(|header| allowed.contains(&header.name.to_owned())), "{}", row.id);
+        assert!(row.sets.iter().all(|header| exposed.contains(&header.name.to_owned())), "{}", row.id);
     }
     for name in ["authorization", "content-type", "openorch-extended"] {
         assert!(allowed.contains(&name.to_owned()), "{name}");
     }
-    assert_eq!(exposed, ["retry-after", "x-request-id"]);
+    assert_eq!(exposed, ["etag", "retry-after", "x-request-id"]);
+}
+
+#[tokio::test]
+async fn a_document_that_the_client_has_is_not_sent_again() {
+    let daemon = Daemon::start().await;
+    for path in ["/openapi.json", "/docs"] {
+        let first = daemon.call("GET", path, "", Value::Null).await;
+        let etag = first.headers["etag"].to_str().unwrap().to_owned();
+        for known in [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".to_owned()] {
+            let again = daemon.send("GET", path, "", Vec::new(), &[("if-none-match", &known)]).await;
+            assert_eq!((again.status.as_u16(), again.text.len()), (304, 0), "{path} {known}");
+            assert_eq!(again.headers["etag"], *etag);
+        }
+        let other = daemon.send("GET", path, "", Vec::new(), &[("if-none-match", "\"other\"")]).await;
+        assert_eq!((other.status.as_u16(), &other.text), (200, &first.text), "{path}");
+    }
 }
 
 #[tokio::test]

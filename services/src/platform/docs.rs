@@ -44,10 +44,12 @@ fn operation(html: &mut String, row: &Row) {
 }
 
 fn access(row: &Row) -> String {
-    match row.access {
-        Access::Public => "anyone".into(),
-        Access::SignedIn => "any account".into(),
-        Access::Needs(guard) => {
+    let condition = row.condition.map(|condition| condition.who);
+    let admitted = match (row.access, condition) {
+        (Access::Public, _) => "anyone".into(),
+        (Access::SignedIn, Some(who)) => return escape(who),
+        (Access::SignedIn, None) => "any account".into(),
+        (Access::Needs(guard), _) => {
             let exempt = match guard.exempt {
                 Exempt::Nobody => "",
                 Exempt::Owner => ", or the owner",
@@ -55,7 +57,8 @@ fn access(row: &Row) -> String {
             };
             format!("permission <code>{}</code>{exempt}", escape(guard.permission.id))
         }
-    }
+    };
+    condition.map_or(admitted.clone(), |who| format!("{admitted}; {}", escape(who)))
 }
 
 fn escape(text: &str) -> String {

@@ -4,8 +4,7 @@ mod docs;
 
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
-use openorch_api::{Download, Html, Json, Samples, SharedJson, platform as api};
+use openorch_api::{Document, Download, Html, Json, Samples, SharedJson, platform as api};
 use openorch_chassis::{BoxFuture, Cx, Error, Mounted, Result, Service, audit, metrics::Registry};
 use openorch_store::Store;
 
@@ -18,8 +17,8 @@ pub struct Platform {
     backup: BackupSource,
     version: &'static str,
     /// Made when first asked for, and kept: making it takes milliseconds, and anyone may ask.
-    document: OnceLock<Bytes>,
-    page: OnceLock<Bytes>,
+    document: OnceLock<Document>,
+    page: OnceLock<Document>,
 }
 
 impl Platform {
@@ -60,12 +59,12 @@ async fn ready(cx: Cx<Platform>, (): ()) -> Result<Json<api::Health>> {
 }
 
 async fn openapi(cx: Cx<Platform>, (): ()) -> Result<SharedJson> {
-    let document = cx.document.get_or_init(|| openorch_api::openapi::document(cx.version).to_string().into());
-    Ok(SharedJson(document.clone()))
+    let make = || Document::new(openorch_api::openapi::document(cx.version).to_string());
+    Ok(SharedJson(cx.document.get_or_init(make).clone()))
 }
 
 async fn read_docs(cx: Cx<Platform>, (): ()) -> Result<Html> {
-    Ok(Html(cx.page.get_or_init(|| docs::page(cx.version).into()).clone()))
+    Ok(Html(cx.page.get_or_init(|| Document::new(docs::page(cx.version))).clone()))
 }
 
 async fn backup(cx: Cx<Platform>, (): ()) -> Result<Download> {

@@ -28,6 +28,7 @@ use openorch_api::{
 use openorch_chassis::{
     Cx, Error, Module, Platform, Result, Service,
     forwarded::network,
+    identity::AppDeletionHook,
     outbound::{Cidr, unwrapped},
     service::retry,
     settings,
@@ -90,6 +91,7 @@ pub const MODULE: Module = Module {
                 .on(api::UPSERT_INSTANCE, upsert)
                 .on(api::LIST_INSTANCES, list)
                 .on(api::DELETE_INSTANCE, delete)
+                .on_app_deletion()
                 .every(Duration::from_secs(1), "reconcile policies", reconcile)
                 .mount())
         })
@@ -211,6 +213,19 @@ async fn reconcile(policies: Arc<Policies>) {
     }
     if let Err(error) = policies.reload().await {
         tracing::debug!("the policies cannot be read again yet: {error:?}");
+    }
+}
+
+const BELONGINGS: &[(&str, &str)] = &[(POLICIES.name, "policies")];
+
+impl AppDeletionHook for Policies {
+    fn belongings(&self) -> &'static [(&'static str, &'static str)] {
+        BELONGINGS
+    }
+
+    fn app_deleted(&self) {
+        // What is stored then is read again within a second.
+        self.pending_until.fetch_max(self.platform.now().0.as_second(), Ordering::SeqCst);
     }
 }
 

@@ -49,7 +49,7 @@ pub async fn register(
         None => retry(|| cx.save(&request, &url, caller)).await?,
     };
     let status = cx.probe_and_wait(&id).await;
-    let extra = cx.request.extended.then_some(RegisterInstanceExtra { id, status });
+    let extra = cx.request.headers.is_extended().then_some(RegisterInstanceExtra { id, status });
     Ok(Created(RegisterInstanceResponse { extra }))
 }
 
@@ -59,7 +59,7 @@ pub async fn list(
 ) -> Result<Items<ListInstancesResponse>> {
     let found = cx.live.find(filter.slug.as_deref(), |entry| matches(&entry.row, &filter));
     cx.platform.refuse_long_list(found.len(), "instances", "ask for those of one `slug`")?;
-    let extended = cx.request.extended;
+    let extended = cx.request.headers.is_extended();
     // Ids alone, so that an answer that is not read keeps no instance that was replaced or removed meanwhile.
     let ids: Vec<Box<str>> = found.iter().map(|entry| entry.row.id.as_str().into()).collect();
     let held = ids.iter().map(|id| size_of::<Box<str>>() + id.len()).sum();

@@ -7,7 +7,7 @@ use openorch_api::{
     Body, Path,
     registry::{InstanceId, RegisterInstanceRequest},
 };
-use openorch_chassis::{Caller, Cx, ErrorCode, clock::ManualClock, service::RequestContext};
+use openorch_chassis::{Caller, Cx, ErrorCode, clock::ManualClock, headers::DeclaredHeaders, service::RequestContext};
 use openorch_store::{SqliteOptions, SqliteStore};
 
 use super::{MODULE, Registry, instance, open};
@@ -47,7 +47,7 @@ impl Bench {
             request_id: "".into(),
             client_ip,
             from_this_machine: true,
-            extended: false,
+            headers: DeclaredHeaders::default(),
             large_body: false,
         };
         Cx { state: self.registry.clone(), request: Arc::new(request) }

@@ -126,18 +126,18 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::SAVE_GRANTS, grant::save)
         .on(api::LIST_GRANTS, grant::list)
         .on_owned(api::DELETE_GRANT, |cx, Path(id)| grant::owner(cx, id), grant::delete)
-        .on(api::SAVE_PERMITS, grant::save_permits)
+        .on_condition(api::SAVE_PERMITS, grant::may_save_permits, grant::save_permits)
         .on(api::LIST_PERMITS, grant::list_permits)
-        .on(api::SAVE_ENROLLS, enroll::save)
-        .on(api::LIST_ENROLLS, enroll::list)
-        .on(api::DELETE_ENROLL, enroll::delete)
+        .on_condition(api::SAVE_ENROLLS, enroll::may_save, enroll::save)
+        .on_condition(api::LIST_ENROLLS, enroll::may_list, enroll::list)
+        .on_condition(api::DELETE_ENROLL, enroll::may_delete, enroll::delete)
         .on(api::SAVE_DELEGATION, delegation::save)
         .on(api::LIST_DELEGATIONS, delegation::list)
         .on(api::DELETE_DELEGATION, delegation::delete)
         .on(api::HAS_PERMISSION, check::has)
         .part(directory)
         .on(api::REGISTER, registration::register)
-        .on(api::LIST_APPS, app::list)
+        .on_condition(api::LIST_APPS, app::may_list, app::list)
         .on(api::READ_APP, app::read)
         .on(api::UPDATE_APP, app::update)
         .on(api::DELETE_APP, app::delete)
@@ -155,12 +155,32 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::CREATE_ORGANIZATION, organization::create)
         .on(api::SAVE_ORGANIZATION, organization::save)
         .on(api::LIST_ORGANIZATIONS, organization::list)
-        .on(api::DELETE_ORGANIZATION, organization::delete)
+        .on_condition_in_store(
+            api::DELETE_ORGANIZATION,
+            |cx, Path(id)| Box::pin(organization::is_admin_of(cx, id)),
+            organization::delete,
+        )
         .on(api::RELEASE_ORGANIZATION_ID, organization::release_id)
-        .on(api::LIST_MEMBERS, organization::members)
-        .on(api::ADD_USER_TO_ORGANIZATION, organization::add_user)
-        .on(api::SAVE_MEMBERSHIP, organization::save_membership)
-        .on(api::REMOVE_USER_FROM_ORGANIZATION, organization::remove_user)
+        .on_condition_in_store(
+            api::LIST_MEMBERS,
+            |cx, (Path(id), _)| Box::pin(organization::is_member_of(cx, id)),
+            organization::members,
+        )
+        .on_condition_in_store(
+            api::ADD_USER_TO_ORGANIZATION,
+            |cx, (Path(id), _)| Box::pin(organization::is_admin_of(cx, id)),
+            organization::add_user,
+        )
+        .on_condition_in_store(
+            api::SAVE_MEMBERSHIP,
+            |cx, (Path(id), ..)| Box::pin(organization::is_admin_of(cx, id)),
+            organization::save_membership,
+        )
+        .on_condition_in_store(
+            api::REMOVE_USER_FROM_ORGANIZATION,
+            |cx, (Path(id), Path(user_id))| Box::pin(organization::is_admin_or_itself(cx, id, user_id)),
+            organization::remove_user,
+        )
         .on(api::CREATE_INVITATION, invitation::create)
         .on(api::LIST_INVITATIONS, invitation::list)
         .on(api::REVOKE_INVITATION, invitation::revoke)

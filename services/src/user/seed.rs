@@ -112,7 +112,7 @@ pub async fn open(
     let authn = Arc::new(Authn {
         passwords: Passwords::open(platform, default_password, loopback_only, &settings).await?,
         codes: Arc::new(Codes::new(platform, accounts.clone())),
-        sessions: Arc::new(Sessions::new(platform, commits.clone(), hooks.presence, &settings)),
+        sessions: Arc::new(Sessions::new(platform, commits.clone(), hooks.presence.clone(), &settings)),
         tokens: Arc::new(Tokens::new(platform, keys, &settings)),
         delegated_token_lifetime: settings.delegated_token_lifetime,
         accounts: accounts.clone(),
@@ -120,7 +120,7 @@ pub async fn open(
         platform: platform.clone(),
     });
     let registration = settings.registration(loopback_only);
-    let directory = Directory::new(commits.clone(), authn.clone(), registration, hooks.account_deletion);
+    let directory = Directory::new(commits.clone(), authn.clone(), registration, hooks);
     Ok(Arc::new(Users {
         audit: Arc::new(AuditLog::new(platform, accounts)?),
         clock_grace: Arc::new(ClockGrace::open(platform).await?),

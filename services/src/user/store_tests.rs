@@ -18,6 +18,7 @@ use openorch_api::{
 use openorch_chassis::{
     Caller, Credential, Cx, Identity,
     clock::ManualClock,
+    headers::DeclaredHeaders,
     identity::AccountDeletionHook,
     service::{Hooks, RequestContext},
 };
@@ -133,7 +134,7 @@ impl Bench {
             request_id: "".into(),
             client_ip: Ipv4Addr::LOCALHOST.into(),
             from_this_machine: true,
-            extended: false,
+            headers: DeclaredHeaders::default(),
             large_body: false,
         };
         Cx { state: P::of(&self.users), request: Arc::new(request) }

@@ -17,7 +17,7 @@ use crate::user::{
         state::Authn,
         tokens::{
             digest::{Digest, digest},
-            header::{Spelling, basic, is_of_jwt, spelling},
+            header::{API_KEY_PREFIX, Spelling, basic, contains, is_of_jwt, spelling},
             jwt::{Claims, ISSUER},
             keys::Verified,
             role_claims::{told, told_app},
@@ -170,7 +170,7 @@ impl Identity for Authn {
     fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>> {
         let token = match spelling(authorization) {
             Spelling::Foreign => return Some(Ok(Passage::Untouched)),
-            Spelling::Odd => return None,
+            Spelling::Odd | Spelling::ApiKey => return None,
             Spelling::Usual(token) => token,
         };
         let now = self.platform.clock.now().as_second();
@@ -192,6 +192,10 @@ impl Identity for Authn {
         Box::pin(async move {
             match spelling(authorization) {
                 Spelling::Foreign => Ok(Passage::Untouched),
+                Spelling::ApiKey => Err(Error::new(
+                    &access::INVALID_TOKEN,
+                    "Unauthorized: `oo_key_` begins API keys of this daemon, which has none yet; sign in for a token",
+                )),
                 // A service must not find a token of ours in whatever else the value says.
                 Spelling::Odd => match self.claims_to_be_ours(authorization.as_bytes()) {
                     true => Err(Error::new(
@@ -230,6 +234,9 @@ impl Identity for Authn {
     fn claims_to_be_ours(&self, authorization: &[u8]) -> bool {
         if let Some(decoded) = basic(authorization) {
             return self.claims_to_be_ours(&decoded);
+        }
+        if contains(authorization, API_KEY_PREFIX) {
+            return true;
         }
         let keys = self.tokens.ring.load();
         let mut starts = 0;

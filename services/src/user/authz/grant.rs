@@ -47,21 +47,27 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveGrantsRequest>) -> Resu
     save_all(&cx, wanted.collect()).await
 }
 
+/// Permits are for the permissions under the caller's slug.
+pub fn may_save_permits(cx: &Cx<Authz>, Body(request): &Body<SavePermitsRequest>) -> Result<()> {
+    let caller = cx.caller()?;
+    let is_own = |permission: &str| permission.split_once(':').is_some_and(|(slug, _)| *slug == *caller.slug);
+    match request.permits.iter().find(|permit| !is_own(&permit.permission) && !caller.is_admin()) {
+        None => Ok(()),
+        Some(foreign) => Err(Error::new(
+            &errors::PERMISSION_OF_ANOTHER,
+            format!(
+                "a permit for `{}` is its owner's or an admin's to give; yours start with `{}:`",
+                shown(&foreign.permission),
+                caller.slug
+            ),
+        )),
+    }
+}
+
 pub async fn save_permits(cx: Cx<Authz>, Body(request): Body<SavePermitsRequest>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let mut wanted = Vec::new();
     for permit in request.permits {
-        let slug = permit.permission.split_once(':').map(|(slug, _)| slug);
-        if slug != Some(&*caller.slug) && !caller.is_admin() {
-            return Err(Error::new(
-                &errors::PERMISSION_OF_ANOTHER,
-                format!(
-                    "a permit for `{}` is its owner's or an admin's to give; yours start with `{}:`",
-                    shown(&permit.permission),
-                    caller.slug
-                ),
-            ));
-        }
         let app = match permit.app_host.as_str() {
             "" => caller.app.to_string(),
             ALL_APPS if caller.is_admin() => ALL_APPS.to_owned(),

@@ -32,7 +32,7 @@ use crate::user::{
 const MAX_APPS: usize = 10_000;
 /// A host name (RFC 1035, section 2.3.4) and a port.
 const MAX_HOST_BYTES: usize = 253 + 6;
-/// What belongs to an app, permits aside, which are rules. All have a field `app`; whoever writes one says that the app
+/// What belongs to an app in this service, permits aside, which are rules. All have a field `app`; whoever writes one says that the app
 /// must be there: see `Authz::in_app`.
 const BELONGINGS: &[(&str, &str)] = &[
     (ROLE_LINKS.name, "roles given to accounts"),
@@ -44,18 +44,22 @@ const BELONGINGS: &[(&str, &str)] = &[
 /// Those of them that any account may put into any app.
 const PLAIN: [&str; 2] = [ROLE_LINKS.name, CONTACT_ENROLLS.name];
 
-pub async fn list(cx: Cx<Directory>, Body(request): Body<ListAppsRequest>) -> Result<Json<ListAppsResponse>> {
-    let caller = cx.caller()?;
-    let is_open = request.ids.is_empty() && request.host.is_empty();
-    if is_open && !cx.authz.allows(caller, APP_MULTI_VIEW.id) {
-        return Err(Error::new(
-            &access::PERMISSION_MISSING,
-            format!(
-                "all apps are for who has the permission `{}` to see; name some by `ids` or `host`",
-                APP_MULTI_VIEW.id
-            ),
-        ));
+pub fn may_list(cx: &Cx<Directory>, Body(request): &Body<ListAppsRequest>) -> Result<()> {
+    if names_apps(request) || cx.authz.allows(cx.caller()?, APP_MULTI_VIEW.id) {
+        return Ok(());
     }
+    Err(Error::new(
+        &access::PERMISSION_MISSING,
+        format!("all apps are for who has the permission `{}` to see; name some by `ids` or `host`", APP_MULTI_VIEW.id),
+    ))
+}
+
+fn names_apps(request: &ListAppsRequest) -> bool {
+    !request.ids.is_empty() || !request.host.is_empty()
+}
+
+pub async fn list(cx: Cx<Directory>, Body(request): Body<ListAppsRequest>) -> Result<Json<ListAppsResponse>> {
+    let is_open = !names_apps(&request);
     let hosts: HashSet<String> = request.host.iter().map(|host| host.to_lowercase()).collect();
     let ids: HashSet<String> = request.ids.into_iter().collect();
     let fits = |app: &App| is_open || ids.contains(&app.id) || hosts.contains(&app.host);
@@ -132,7 +136,7 @@ pub async fn delete(
             refuse_filled(&host, cx.left_in(&id.0, &admins).await?)?;
         }
         let mut batch = Batch::new();
-        for (collection, _) in BELONGINGS {
+        for (collection, _) in cx.belongings() {
             let goes = match (request.cascade, PLAIN.contains(collection)) {
                 (true, _) => of_app(&id.0),
                 (false, true) => [of_app(&id.0), given_by_plain()].concat(),
@@ -147,7 +151,7 @@ pub async fn delete(
         if request.cascade {
             batch.0.extend(cx.without_organizations_of(by, &id.0).await?.0);
         }
-        for (collection, _) in BELONGINGS {
+        for (collection, _) in cx.belongings() {
             batch.push(Write::Require(Guard::at_most(collection, of_app(&id.0), 0)));
         }
         cx.authz
@@ -165,6 +169,7 @@ pub async fn delete(
     // Also of accounts that came in meanwhile; and where nobody knows whether it is gone.
     cx.authz.cache.all_rights_changed();
     cx.authn.sessions.cache.forget_all();
+    cx.app_deletion_hooks.iter().for_each(|hook| hook.app_deleted());
     outcome?;
     Ok(Json(Empty {}))
 }
@@ -204,7 +209,7 @@ impl Directory {
     /// What keeps an app from being deleted: rows of all apps are looked at, since apps go rarely.
     async fn left_in(&self, app: &str, admins: &HashSet<String>) -> Result<Vec<String>> {
         let mut left = Vec::new();
-        for (collection, what) in BELONGINGS {
+        for (collection, what) in self.belongings() {
             let plain = match PLAIN.contains(collection) {
                 true => self.platform.store.count(collection, &[of_app(app), given_by_plain()].concat()).await?,
                 false => 0,
@@ -214,6 +219,11 @@ impl Directory {
         }
         left.extend(permits_of_admins(&self.authz.rules(), app, admins));
         Ok(left)
+    }
+
+    /// What belongs to an app, here and in other services.
+    fn belongings(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+        BELONGINGS.iter().chain(self.app_deletion_hooks.iter().flat_map(|hook| hook.belongings()))
     }
 
     /// The ids of the admins.

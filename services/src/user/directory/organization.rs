@@ -94,11 +94,36 @@ pub async fn list(
     Ok(Json(ListOrganizationsResponse { organizations, next }))
 }
 
+/// The organization is there, and the caller is an admin of it.
+pub async fn is_admin_of(cx: &Cx<Directory>, id: &OrganizationId) -> Result<()> {
+    let caller = cx.caller()?;
+    cx.organization(caller, id).await?;
+    need_admin(caller, &id.0)
+}
+
+/// The same, or it is about the caller.
+pub async fn is_admin_or_itself(cx: &Cx<Directory>, id: &OrganizationId, user_id: &UserId) -> Result<()> {
+    match *user_id.0 == *cx.caller()?.user_id {
+        true => Ok(()),
+        false => is_admin_of(cx, id).await,
+    }
+}
+
+/// The organization is there, and the caller is in it.
+pub async fn is_member_of(cx: &Cx<Directory>, id: &OrganizationId) -> Result<()> {
+    let caller = cx.caller()?;
+    cx.organization(caller, id).await?;
+    let is_in_it = |role: &str| *role == *user_role(&id.0) || *role == *admin_role(&id.0);
+    if caller.is_admin() || caller.roles.iter().any(|role| is_in_it(role)) {
+        return Ok(());
+    }
+    Err(Error::new(&errors::NOT_IN_ORGANIZATION, format!("you are not in the organization `{}`", id.0)))
+}
+
 pub async fn delete(cx: Cx<Directory>, Path(id): Path<OrganizationId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     retry(|| async {
         let organization = cx.organization(caller, &id).await?;
-        need_admin(caller, &id.0)?;
         let mut batch = cx.bury(&organization, &caller.user_id, Batch::new())?;
         let roles = [admin_role(&id.0), user_role(&id.0)];
         for role in &roles {
@@ -132,14 +157,7 @@ pub async fn members(
     cx: Cx<Directory>,
     (Path(id), Asked(request)): (Path<OrganizationId>, Asked<PageRequest>),
 ) -> Result<Json<ListMembersResponse>> {
-    let caller = cx.caller()?;
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
-    cx.organization(caller, &id).await?;
-    if !caller.roles.iter().any(|role| **role == *user_role(&id.0)) {
-        need_admin(caller, &id.0).map_err(|_| {
-            Error::new(&errors::NOT_IN_ORGANIZATION, format!("you are not in the organization `{}`", id.0))
-        })?;
-    }
     let mut asked = of_both(&id.0).limit(paging.limit as u64 + u64::from(!paging.is_page));
     asked.after = place_by_id(paging.after.clone())?;
     let page = cx.authz.role_links.page(&asked).await?;
@@ -198,9 +216,6 @@ pub async fn remove_user(
     retry(|| async {
         let organization = cx.organization(caller, &id).await?;
         let leaves = *user_id.0 == *caller.user_id;
-        if !leaves {
-            need_admin(caller, &id.0)?;
-        }
         let links = cx.links_of_member(&id.0, &user_id.0).await?;
         if links.is_empty() {
             return Err(Error::new(
@@ -425,7 +440,6 @@ impl Directory {
         let caller = cx.caller()?;
         retry(|| async {
             let app = self.organization(caller, id).await?.value.app;
-            need_admin(caller, &id.0)?;
             let before = self.links_of_member(&id.0, user_id).await?;
             if as_admin.is_none() && !before.is_empty() {
                 return Ok(Json(Empty {}));

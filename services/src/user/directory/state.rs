@@ -6,7 +6,11 @@ use std::{
 };
 
 use openorch_api::Time;
-use openorch_chassis::{Platform, identity::AccountDeletionHook};
+use openorch_chassis::{
+    Platform,
+    identity::{AccountDeletionHook, AppDeletionHook},
+    service::Hooks,
+};
 use openorch_store::Table;
 
 use crate::user::{
@@ -34,6 +38,8 @@ pub struct Directory {
     pub registration: Registration,
     /// What other services do when an account is deleted.
     pub deletion_hooks: Vec<Arc<dyn AccountDeletionHook>>,
+    /// And when an app is.
+    pub app_deletion_hooks: Vec<Arc<dyn AppDeletionHook>>,
     /// Accounts that are to be looked at again, since nobody knows what came of their deletion.
     pub unsettled: Mutex<BTreeSet<String>>,
     /// Held while they are looked at.
@@ -41,12 +47,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    pub fn new(
-        commits: Arc<Commits>,
-        authn: Arc<Authn>,
-        registration: Registration,
-        deletion_hooks: Vec<Arc<dyn AccountDeletionHook>>,
-    ) -> Directory {
+    pub fn new(commits: Arc<Commits>, authn: Arc<Authn>, registration: Registration, hooks: Hooks) -> Directory {
         let platform = authn.platform.clone();
         Directory {
             commits,
@@ -57,7 +58,8 @@ impl Directory {
             organizations: platform.table(&ORGANIZATIONS),
             invitations: platform.table(&INVITATIONS),
             registration,
-            deletion_hooks,
+            deletion_hooks: hooks.account_deletion,
+            app_deletion_hooks: hooks.app_deletion,
             unsettled: Mutex::default(),
             settling: tokio::sync::Mutex::default(),
             platform,

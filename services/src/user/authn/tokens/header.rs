@@ -6,10 +6,18 @@ use base64::{
 };
 use http::HeaderValue;
 
+/// Begins each API key that an account will be able to make, and nothing else that the daemon gives out. There are no
+/// such keys yet; none is passed on to a service from now on, so that one in use is never taken for a service's own token.
+pub const API_KEY_PREFIX: &[u8] = b"oo_key_";
+/// Begins each JWT: `{"` in base64url.
+const JWT_START: &[u8] = b"eyJ";
+
 /// How an `Authorization` value gives a token.
 pub enum Spelling<'a> {
-    /// Nothing in it can be a token of ours, which are all JWTs.
+    /// Nothing in it can be a token of ours, which are all JWTs, or an API key.
     Foreign,
+    /// An API key is in it.
+    ApiKey,
     /// The token, with or without `Bearer ` before it.
     Usual(&'a [u8]),
     /// A JWT among other things. A service may well find it there.
@@ -22,14 +30,20 @@ pub fn spelling(authorization: &HeaderValue) -> Spelling<'_> {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest.trim_ascii_start(),
         _ => value,
     };
-    if basic(value).is_some_and(|decoded| decoded.windows(3).any(|bytes| bytes == b"eyJ")) {
-        return Spelling::Odd;
+    if looks_like_jwt(token) {
+        return Spelling::Usual(token);
     }
-    match (looks_like_jwt(token), value.windows(3).any(|bytes| bytes == b"eyJ")) {
-        (true, _) => Spelling::Usual(token),
+    let decoded = basic(value);
+    let holds = |mark| contains(value, mark) || decoded.as_deref().is_some_and(|decoded| contains(decoded, mark));
+    match (holds(API_KEY_PREFIX), holds(JWT_START)) {
+        (true, _) => Spelling::ApiKey,
         (false, true) => Spelling::Odd,
         (false, false) => Spelling::Foreign,
     }
+}
+
+pub fn contains(bytes: &[u8], mark: &[u8]) -> bool {
+    bytes.windows(mark.len()).any(|window| window == mark)
 }
 
 /// What `Basic` credentials say (RFC 7617): programs such as Git, Docker and pip send tokens so, as the password. Read as the
@@ -55,7 +69,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 fn looks_like_jwt(token: &[u8]) -> bool {
-    token.starts_with(b"eyJ")
+    token.starts_with(JWT_START)
         && token.iter().all(|byte| is_of_jwt(*byte))
         && token.iter().filter(|byte| **byte == b'.').count() == 2
 }
@@ -81,6 +95,10 @@ mod tests {
             ("basic dG9rZW46ZXlKYS5iLmM", "odd"),
             ("Basic\tdG9rZW46 ZXlKYS5iLmM=", "odd"),
             ("", "foreign"),
+            ("Bearer oo_key_abc", "key"),
+            ("Basic dG9rZW46b29fa2V5X2FiYw==", "key"),
+            ("Token token=oo_key_abc", "key"),
+            ("Bearer oo_keyabc", "foreign"),
             ("Bearer\teyJa.b.c", "odd"),
             ("Bearer Bearer eyJa.b.c", "odd"),
             ("Token eyJa.b.c", "odd"),
@@ -95,6 +113,7 @@ mod tests {
                     "usual"
                 }
                 Spelling::Odd => "odd",
+                Spelling::ApiKey => "key",
             };
             assert_eq!(found, want, "{value:?}");
         }

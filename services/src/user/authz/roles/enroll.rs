@@ -37,6 +37,16 @@ const CONTACT_PREFIX: &str = "contact:";
 const ACCOUNTS: &str = "accounts";
 const CONTACTS: &str = "contacts";
 
+pub fn may_save(cx: &Cx<Authz>, Body(request): &Body<SaveEnrollsRequest>) -> Result<()> {
+    let caller = cx.caller()?;
+    for input in &request.enrolls {
+        if !may_give(caller, &input.role, &app_named(cx, caller, input)?) {
+            return Err(refusal(&input.role));
+        }
+    }
+    Ok(())
+}
+
 pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveEnrollsRequest>) -> Result<Json<SaveEnrollsResponse>> {
     let caller = cx.caller()?;
     let mut apps = Vec::new();
@@ -65,6 +75,17 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveEnrollsRequest>) -> Res
     Ok(Json(SaveEnrollsResponse { enrolls }))
 }
 
+pub fn may_list(cx: &Cx<Authz>, Body(request): &Body<ListEnrollsRequest>) -> Result<()> {
+    let caller = cx.caller()?;
+    let is_own = request.user_id.as_deref() == Some(&*caller.user_id);
+    match request.role.as_deref().filter(|role| !role.is_empty()) {
+        _ if is_own || caller.is_admin() => Ok(()),
+        Some(role) if may_give(caller, role, &caller.app) => Ok(()),
+        Some(role) => Err(refusal(role)),
+        None => Err(Error::new(&errors::ROLE_NOT_GIVABLE, "name your own `userId`, or a `role` that you may give")),
+    }
+}
+
 pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Result<Json<ListEnrollsResponse>> {
     let caller = cx.caller()?;
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
@@ -72,14 +93,6 @@ pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Res
     let user_id = request.user_id.filter(|id| !id.is_empty());
     let is_own = user_id.as_deref() == Some(&*caller.user_id);
     let sees_all = is_own || caller.is_admin() || role.as_deref().is_some_and(|role| is_under_own_slug(caller, role));
-    match &role {
-        _ if sees_all => {}
-        Some(role) if may_give(caller, role, &caller.app) => {}
-        Some(role) => return Err(refusal(role)),
-        None => {
-            return Err(Error::new(&errors::ROLE_NOT_GIVABLE, "name your own `userId`, or a `role` that you may give"));
-        }
-    }
     let contact = request.contact_id.filter(|id| !id.is_empty()).map(|contact| normal(&contact));
     if role.is_none() && user_id.is_none() && contact.is_none() {
         return Err(Error::invalid("name a `role`, a `userId` or a `contactId`"));
@@ -189,19 +202,25 @@ impl ForContacts<'_> {
     }
 }
 
+/// Whether there is one is told to those alone who could have given it; what was given unasked is put away by oneself.
+/// Who may take what was given for a contact is found with it.
+pub fn may_delete(cx: &Cx<Authz>, Path(id): &Path<EnrollId>) -> Result<()> {
+    let caller = cx.caller()?;
+    let parts: Vec<&str> = id.0.splitn(3, ':').collect();
+    match &*parts {
+        [app, user_id, role]
+            if !id.0.starts_with(CONTACT_PREFIX) && !may_give(caller, role, app) && **user_id != *caller.user_id =>
+        {
+            Err(refusal(role))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let unknown = || no_enroll(&id);
-    let is_by_contact = id.0.starts_with(CONTACT_PREFIX);
-    // Whether there is one is told to those alone who could have given it; what was given unasked is put away by oneself.
-    let parts: Vec<&str> = id.0.splitn(3, ':').collect();
-    if let (false, [app, user_id, role]) = (is_by_contact, &*parts)
-        && !may_give(caller, role, app)
-        && **user_id != *caller.user_id
-    {
-        return Err(refusal(role));
-    }
-    if is_by_contact {
+    if id.0.starts_with(CONTACT_PREFIX) {
         return cx.take_from_contact(caller, &id).await;
     }
     retry(|| async {
@@ -410,6 +429,15 @@ fn no_enroll(id: &EnrollId) -> Error {
 }
 
 /// The app where the role is to count.
+fn app_named(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str>> {
+    match input.app_host.as_str() {
+        "" => Ok(caller.app.clone()),
+        ALL_APPS => Ok(ALL_APPS.into()),
+        host => cx.app_of_host(host),
+    }
+}
+
+/// Refuses what names nobody or no role; the app where the role is to count.
 fn check(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str>> {
     if input.user_id.is_empty() == input.contact_id.is_empty() {
         return Err(Error::invalid("an enroll names a `userId` or a `contactId`"));
@@ -417,14 +445,7 @@ fn check(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str
     if !input.contact_id.is_empty() {
         check_value("contactId", &input.contact_id)?;
     }
-    let app = match input.app_host.as_str() {
-        "" => caller.app.clone(),
-        ALL_APPS => ALL_APPS.into(),
-        host => cx.app_of_host(host)?,
-    };
-    if !may_give(caller, &input.role, &app) {
-        return Err(refusal(&input.role));
-    }
+    let app = app_named(cx, caller, input)?;
     if !cx.rules().roles.contains_key(input.role.as_str()) {
         return Err(Error::new(
             &errors::NO_SUCH_ROLE,
