@@ -47,6 +47,11 @@ pub fn success(status: StatusCode, encoded: Option<Encoded>) -> Response<Body> {
     response
 }
 
+/// JSON that was made before.
+pub fn json(status: StatusCode, text: String) -> Response<Body> {
+    success(status, Some(Encoded::whole(JSON, text)))
+}
+
 /// `{"error": "sentence", "code": "…"}` with one space after the colons, as published clients know it.
 pub fn error_body(code: &ErrorCode, sentence: &str) -> String {
     // A string always has a JSON form; codes need no escapes.
