@@ -28,6 +28,10 @@ pub struct AuditEntry {
     pub client_ip: String,
     /// The id of the operation, as `oo call` takes it.
     pub operation: String,
+    /// The operation that made this call in process, as one of a batch; both have one request's id. Empty where the call came
+    /// by itself.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub parent_operation: String,
     /// What the call was about, by id, slug or URL; several are parted by spaces, and one with a space in it is quoted.
     /// Of a long list those that give rights over the platform come first, and the end says how many are left out. The
     /// body of a call that is refused before it is read, as for lack of a permission, is not known: the target is what

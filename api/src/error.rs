@@ -4,6 +4,7 @@
 pub mod access;
 pub mod gateway;
 pub mod platform;
+pub mod repeat;
 pub mod request;
 
 /// A refusal as programs know it.

@@ -26,6 +26,13 @@ pub static IF_NONE_MATCH: Header = Header {
 /// Of what is answered (RFC 9110, 8.8.3).
 pub static ETAG: Header = Header { name: "etag", description: "Changes with the answer; for `if-none-match`." };
 
+/// Names a call, so that a repeat of it is given the same answer and does nothing again (contract decision 34).
+pub static IDEMPOTENCY_KEY: Header = Header {
+    name: "idempotency-key",
+    description: "1 to 255 printable ASCII characters, new for each call: the same call sent again with it within 24 hours is \
+                  given the answer of the first.",
+};
+
 /// With refusals that another try may overcome (RFC 9110, 10.2.3).
 pub static RETRY_AFTER: Header =
     Header { name: "retry-after", description: "Seconds after which another try may help." };
@@ -46,7 +53,7 @@ const COMMON: [&str; 7] = [
 
 /// The fields that a page in a browser may send, for `Access-Control-Allow-Headers`.
 pub fn allowed() -> String {
-    let read = crate::operations().flat_map(|row| row.reads).map(|header| header.name);
+    let read = crate::operations().flat_map(|row| row.headers()).map(|header| header.name);
     joined(COMMON.into_iter().chain(read))
 }
 

@@ -79,6 +79,24 @@ pub fn memory_of(bytes: &[u8], limits: Limits) -> usize {
     bytes.len() + NODE * most(objects) + LIST * most(lists) + VALUE * most(values)
 }
 
+/// How many values this one is, as [`Limits::values`] counts them.
+pub fn count(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(count).sum::<usize>(),
+        Value::Object(fields) => 1 + fields.values().map(count).sum::<usize>(),
+        _ => 1,
+    }
+}
+
+/// Whether arrays and objects are at most this deep inside one another.
+pub fn is_within_depth(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::Array(items) => depth > 0 && items.iter().all(|item| is_within_depth(item, depth - 1)),
+        Value::Object(fields) => depth > 0 && fields.values().all(|field| is_within_depth(field, depth - 1)),
+        _ => true,
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     depth: usize,

@@ -8,6 +8,7 @@ pub mod form;
 pub mod header;
 pub mod input;
 pub mod json;
+pub mod keys;
 pub mod op;
 pub mod openapi;
 pub mod output;
@@ -24,7 +25,8 @@ pub mod user;
 pub use check::Checker;
 pub use error::ErrorCode;
 pub use input::{Body, Input, InvalidInput, Parts, Path, Query};
-pub use op::{Access, Condition, Effect, Exempt, Guard, Method, Op, Permission, Row};
+pub use keys::Keys;
+pub use op::{Access, Condition, Effect, Exempt, Guard, Method, Op, Permission, Repeat, Row};
 pub use output::{Created, Document, Download, Html, Json, NoContent, Output, Samples, SharedJson};
 pub use slug::Slug;
 pub use time::Time;
@@ -55,7 +57,13 @@ pub fn permissions() -> impl Iterator<Item = &'static Permission> {
 
 /// Every code that an answer of the daemon may have, in the order of the document.
 pub fn errors() -> impl Iterator<Item = &'static ErrorCode> {
-    let common = [error::request::ERRORS, error::access::ERRORS, error::platform::ERRORS, error::gateway::ERRORS];
+    let common = [
+        error::request::ERRORS,
+        error::access::ERRORS,
+        error::repeat::ERRORS,
+        error::platform::ERRORS,
+        error::gateway::ERRORS,
+    ];
     common.into_iter().chain(SERVICES.iter().map(|service| service.errors)).flatten().copied()
 }
 

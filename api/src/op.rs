@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::{
     ErrorCode,
-    error::{access, platform, request},
-    header::Header,
+    error::{access, platform, repeat, request},
+    header::{self, Header},
     input::{Input, InputShape},
-    output::{Output, OutputShape},
+    output::{self, Output, OutputShape},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +38,29 @@ impl Method {
 pub enum Effect {
     Read,
     Write,
+}
+
+/// What comes of a call that is made twice, which decides whether a client may try it again (contract decision 34).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Doing it twice is doing it once: the state is the same, though the second answer may say that nothing was left to do.
+    Natural,
+    /// With the header `Idempotency-Key` the second call is given the answer of the first. It is one batch, and its answer,
+    /// which holds no secret, is stored with it.
+    Keyed,
+    /// Neither: the second call is another one, or is refused.
+    Never,
+}
+
+impl Repeat {
+    /// As the document has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Repeat::Natural => "natural",
+            Repeat::Keyed => "keyed",
+            Repeat::Never => "never",
+        }
+    }
 }
 
 /// A right that can be held by a role or granted to a slug.
@@ -138,6 +161,8 @@ pub struct Row {
     pub condition: Option<&'static Condition>,
     /// `None`: what the method says (GET reads, all else writes).
     pub effect: Option<Effect>,
+    /// What comes of a repeat. Each operation that writes says it; one that reads is natural.
+    pub repeat: Option<Repeat>,
     /// Whether a call that changes something, or is refused, leaves an entry in the audit log.
     pub audited: bool,
     /// What of the body the entry names as the call's target, beside the path's parameters: JSON pointers to texts, in
@@ -148,7 +173,7 @@ pub struct Row {
     /// Whether a caller ends sessions by it. It is not counted among what an account writes, so that who has stolen a token
     /// cannot keep its owner from ending it.
     pub ends_sessions: bool,
-    /// Header fields that it looks at, beside those of every operation.
+    /// Header fields that it looks at, beside those of every operation and the one that [`Repeat::Keyed`] brings.
     pub reads: &'static [&'static Header],
     /// Header fields of its success, beside those of every answer.
     pub sets: &'static [&'static Header],
@@ -180,6 +205,21 @@ impl Row {
             (None, Method::Get) => Effect::Read,
             (None, _) => Effect::Write,
         }
+    }
+
+    /// What comes of a repeat ([`Row::repeat`]).
+    pub fn repeats(&self) -> Repeat {
+        match (self.repeat, self.effect()) {
+            (Some(repeat), _) => repeat,
+            (None, Effect::Read) => Repeat::Natural,
+            (None, Effect::Write) => Repeat::Never,
+        }
+    }
+
+    /// The header fields that it looks at, beside those of every operation.
+    pub fn headers(&self) -> impl Iterator<Item = &'static Header> {
+        let key = (self.repeats() == Repeat::Keyed).then_some(&header::IDEMPOTENCY_KEY);
+        self.reads.iter().copied().chain(key)
     }
 
     /// The first sentence of the documentation, without its full stop.
@@ -248,6 +288,9 @@ impl Row {
                 list.push(&access::NOT_DELEGATED);
             }
         }
+        if self.repeats() == Repeat::Keyed {
+            list.extend(repeat::ERRORS);
+        }
         if let Access::Needs(guard) = self.access {
             if !self.audited {
                 list.push(&access::RIGHT_LOST_MEANWHILE);
@@ -273,6 +316,12 @@ impl Row {
         let mut generator = SchemaGenerator::default();
         (self.output)(&mut generator);
         generator.definitions().contains_key("AuthToken")
+    }
+
+    /// Whether its answer is JSON, or has no body.
+    pub fn answers_json(&self) -> bool {
+        let output = (self.output)(&mut SchemaGenerator::default());
+        output.body.is_none_or(|(content_type, _)| content_type == output::JSON)
     }
 
     /// The names of the path parameters, in order.
@@ -359,6 +408,7 @@ pub const TEMPLATE: Row = Row {
     }),
     condition: None,
     effect: None,
+    repeat: None,
     audited: false,
     target: &[],
     delegated: false,

@@ -152,6 +152,7 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
         "summary": row.summary(),
         "description": row.doc.lines().map(str::trim).collect::<Vec<_>>().join("\n").trim(),
         "x-effect": match row.effect() { Effect::Read => "read", Effect::Write => "write" },
+        "x-repeat": row.repeats().as_str(),
     });
     let parameters = parameters(row, &input);
     if !parameters.is_empty() {
@@ -241,7 +242,7 @@ fn parameters(row: &Row, input: &InputShape) -> Vec<Value> {
     for (name, schema) in properties.into_iter().flatten() {
         list.push(json!({ "name": name, "in": "query", "schema": schema }));
     }
-    for header in row.reads {
+    for header in row.headers() {
         list.push(json!({
             "name": header.name, "in": "header", "description": header.description, "schema": { "type": "string" }
         }));

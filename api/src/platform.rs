@@ -1,11 +1,15 @@
 //! The paths of the daemon itself: what it is, whether it is well, its documents and metrics.
 
+use std::collections::HashMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
-    Access, Download, Html, Json, Samples, SharedJson, error, errors,
+    Access, Body, Download, Effect, Html, Json, Row, Samples, SharedJson, error, errors, form,
     header::{ETAG, IF_NONE_MATCH},
+    op::Repeat,
     ops, permissions,
 };
 
@@ -20,6 +24,10 @@ pub static SERVICE: crate::Service = crate::Service {
 errors! {
     BACKUP_RUNNING 409 "platform.backup_running" "another backup is being made"
         "wait for it";
+    NOT_IN_BATCH 403 "platform.not_in_batch" "the operation cannot be called in a batch: its answer holds a token or is no JSON, it needs no sign-in and changes something, or it is the batch itself"
+        "call it by itself";
+    CALL_SKIPPED 424 "platform.call_skipped" "a call before this one failed, and the batch stops at the first failure"
+        "correct that call, then send those that were not made";
 }
 
 permissions! {
@@ -53,7 +61,19 @@ ops! {
     /// The file holds all secrets, and the key that decrypts them if the daemon made it for itself: keep it as safe as the
     /// data folder.
     BACKUP "backup" = POST "/platform-svc/backup" () -> Download,
-        access: Access::needs(&BACKUP_CREATE), audited: true, errors: &[&BACKUP_RUNNING, &error::platform::STORAGE_FULL];
+        access: Access::needs(&BACKUP_CREATE), repeat: Some(Repeat::Never),
+        audited: true, errors: &[&BACKUP_RUNNING, &error::platform::STORAGE_FULL];
+
+    /// Call up to 20 operations by their ids, one after the other.
+    ///
+    /// Each call is answered in its place with the status and the body that it has by itself, or with its error and code;
+    /// those before it stand, also where a later one fails: a batch is no transaction. Each counts as a call that writes, is
+    /// checked for its own rights, and leaves its own entry in the audit log, which names this operation as its parent. An
+    /// operation whose answer holds a token or is no JSON cannot be called here, nor a public one that changes something.
+    CALL_OPERATIONS "callOperations" = POST "/platform-svc/calls"
+        (Body<CallOperationsRequest>) -> Json<CallOperationsResponse>,
+        access: Access::SignedIn, repeat: Some(Repeat::Never),
+        errors: &[&NOT_IN_BATCH, &CALL_SKIPPED];
 
     /// Metrics of operations, the gateway, the store and the process, in the Prometheus text format 0.0.4.
     ///
@@ -74,4 +94,64 @@ pub struct Welcome {
 #[serde(default)]
 pub struct Health {
     pub status: String,
+}
+
+/// Calls of a batch, at most.
+pub const MAX_CALLS: usize = 20;
+
+/// The operations by their ids, each with whether it can be called in a batch. To be made once: it generates the schemas of
+/// all answers.
+pub fn batch_operations() -> HashMap<&'static str, (&'static Row, bool)> {
+    let fits = |row: &Row| {
+        let is_public_change = matches!(row.access, Access::Public) && (row.effect() == Effect::Write || row.audited);
+        row.id != CALL_OPERATIONS.row.id && !is_public_change && row.answers_json() && !row.answers_token()
+    };
+    crate::operations().map(|row| (row.id, (row, fits(row)))).collect()
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CallOperationsRequest {
+    #[schemars(length(min = 1, max = MAX_CALLS))]
+    pub calls: Vec<OperationCall>,
+    /// Whether the calls after one that fails are left out.
+    #[serde(default)]
+    pub stop_on_error: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OperationCall {
+    /// The id of the operation, for example `listInstances`.
+    #[schemars(schema_with = "form::given_text::<64>")]
+    pub operation: String,
+    /// Its input: the keys of its path, its query and its body in one object, as `oo call` takes them.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub input: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct CallOperationsResponse {
+    /// In the order of the calls.
+    pub answers: Vec<OperationAnswer>,
+}
+
+/// The answer to one call of a batch: a success, or an error with its code.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OperationAnswer {
+    /// The HTTP status that the call has by itself.
+    pub status: u16,
+    /// The body of a success, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Value")]
+    pub body: Option<Box<RawValue>>,
+    /// The sentence of a refusal.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub error: String,
+    /// The code of a refusal.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub code: String,
+    /// Seconds after which another try may help.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<i64>,
 }

@@ -5,7 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Access, Body, Json, Path, Time, errors, form, input, ops, path_values, permissions, user::Empty};
+use crate::{
+    Access, Body, Json, Path, Time, errors, form, input, op::Repeat, ops, path_values, permissions, user::Empty,
+};
 
 pub static SERVICE: crate::Service = crate::Service {
     slug: "policy-svc",
@@ -47,12 +49,13 @@ ops! {
     /// Each account that asks has counters of its own, so that no service uses up what another allows.
     CHECK "check" = POST "/policy-svc/check"
         (Body<CheckRequest>) -> Json<CheckResponse>,
-        access: Access::SignedIn;
+        access: Access::SignedIn, repeat: Some(Repeat::Never);
 
     /// Create or replace a policy of the caller's app.
     UPSERT_INSTANCE "upsertInstance" = PUT "/policy-svc/instance/{instanceId}"
         ((Path<PolicyId>, Body<UpsertInstanceRequest>)) -> Json<Empty>,
-        access: Access::needs(&INSTANCE_EDIT), audited: true, target: &["/instance/endpoint"],
+        access: Access::needs(&INSTANCE_EDIT), repeat: Some(Repeat::Natural),
+        audited: true, target: &["/instance/endpoint"],
         normalise: Some(accept_capital),
         errors: &[&TOO_MANY_POLICIES, &TOO_MANY_NETWORKS];
 
@@ -64,7 +67,7 @@ ops! {
     /// Delete a policy of the caller's app.
     DELETE_INSTANCE "deletePolicyInstance" = DELETE "/policy-svc/instance/{instanceId}"
         (Path<PolicyId>) -> Json<Empty>,
-        access: Access::needs(&INSTANCE_DELETE), audited: true,
+        access: Access::needs(&INSTANCE_DELETE), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_POLICY];
 }
 

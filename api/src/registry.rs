@@ -9,7 +9,7 @@ use crate::{
     Access, Body, Created, Json, NoContent, Path, Query, Time,
     error::request,
     errors, form, header,
-    op::Effect,
+    op::{Effect, Repeat},
     ops,
     output::LongList,
     path_values, permissions,
@@ -73,7 +73,8 @@ ops! {
     /// call again. The answer waits up to 100 ms for the first probe.
     REGISTER_INSTANCE "registerInstance" = PUT "/registry-svc/instance"
         (Body<RegisterInstanceRequest>) -> Created<RegisterInstanceResponse>,
-        access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), audited: true, target: &["/id", "/url"],
+        access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), repeat: Some(Repeat::Natural),
+        audited: true, target: &["/id", "/url"],
         reads: &[&header::EXTENDED],
         errors: &[&URL_NOT_ALLOWED, &URL_TAKEN, &TOO_MANY_INSTANCES, &REGISTRY_FULL];
 
@@ -86,13 +87,15 @@ ops! {
     /// Remove an instance: no request reaches it any more. Its owner and admins may.
     REMOVE_INSTANCE "removeInstance" = DELETE "/registry-svc/instance/{id}"
         (Path<InstanceId>) -> NoContent,
-        access: Access::needs(&INSTANCE_DELETE).or_slugs(&["deploy-svc"]).or_owner(), audited: true,
+        access: Access::needs(&INSTANCE_DELETE).or_slugs(&["deploy-svc"]).or_owner(), repeat: Some(Repeat::Natural),
+        audited: true,
         errors: &[&NO_SUCH_INSTANCE];
 
     /// Save a definition: what a service is made of, by its id.
     SAVE_DEFINITION "saveDefinition" = PUT "/registry-svc/definition"
         (Body<SaveDefinitionRequest>) -> Created<SaveDefinitionResponse>,
-        access: Access::needs(&DEFINITION_EDIT), audited: true, target: &["/definition/id"];
+        access: Access::needs(&DEFINITION_EDIT), repeat: Some(Repeat::Natural),
+        audited: true, target: &["/definition/id"];
 
     /// List definitions.
     LIST_DEFINITIONS "listDefinitions" = GET "/registry-svc/definitions"
@@ -102,7 +105,8 @@ ops! {
     /// Remove a definition.
     DELETE_DEFINITION "deleteDefinition" = DELETE "/registry-svc/definition/{id}"
         (Path<DefinitionId>) -> NoContent,
-        access: Access::needs(&DEFINITION_DELETE).or_slugs(&["deploy-svc"]), audited: true,
+        access: Access::needs(&DEFINITION_DELETE).or_slugs(&["deploy-svc"]), repeat: Some(Repeat::Natural),
+        audited: true,
         errors: &[&NO_SUCH_DEFINITION];
 
     /// The node that answers, with its load.
@@ -118,7 +122,7 @@ ops! {
     /// Forget a node. One that still runs comes back with its next heartbeat.
     DELETE_NODE "deleteNode" = DELETE "/registry-svc/node/{url}"
         (Path<NodeUrl>) -> NoContent,
-        access: Access::needs(&NODE_DELETE).or_slugs(&["deploy-svc"]), audited: true,
+        access: Access::needs(&NODE_DELETE).or_slugs(&["deploy-svc"]), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_NODE];
 }
 

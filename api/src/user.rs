@@ -19,7 +19,7 @@ use crate::{
     Access, Body, Json, Path, Query,
     error::access,
     input,
-    op::Effect,
+    op::{Effect, Repeat},
     ops, path_values, permissions,
     query::{self, PageRequest},
 };
@@ -96,7 +96,8 @@ ops! {
     /// Register an account, for a person or a service, and sign it in.
     REGISTER "register" = POST "/user-svc/register"
         (Body<RegisterRequest>) -> Json<RegisterResponse>,
-        access: Access::Public, audited: true, target: &["/slug"], normalise: Some(accept_other_contacts),
+        access: Access::Public, repeat: Some(Repeat::Never),
+        audited: true, target: &["/slug"], normalise: Some(accept_other_contacts),
         errors: &[
             &REGISTRATION_CLOSED, &REGISTRATION_LOCAL_ONLY, &INVITATION_REQUIRED, &INVITATION_NOT_VALID,
             &SLUG_TAKEN, &ACCOUNT_EXISTS, &CONTACT_TAKEN, &CODE_NOT_VALID, &PASSWORD_REFUSED, &NO_SUCH_APP,
@@ -108,7 +109,8 @@ ops! {
     /// From the same device the same session is answered again.
     LOGIN "login" = POST "/user-svc/login"
         (Body<LoginRequest>) -> Json<LoginResponse>,
-        access: Access::Public, audited: true, target: &["/slug", "/contact/value"], normalise: Some(accept_other_contacts),
+        access: Access::Public, repeat: Some(Repeat::Never),
+        audited: true, target: &["/slug", "/contact/value"], normalise: Some(accept_other_contacts),
         errors: &[
             &SLUG_NOT_FOUND, &CODE_NOT_VALID, &WRONG_PASSWORD, &CONTACT_GONE, &access::SESSION_ENDED,
             &access::ACCOUNT_GONE, &NO_ROLE_IN_APP, &PASSWORD_TOO_WEAK, &NO_SUCH_APP, &TOO_MANY_SIGN_INS,
@@ -130,18 +132,20 @@ ops! {
     /// Tokens that were signed with the one before stay good, and the key set shows both until their texts have ended.
     ROTATE_KEY "rotateKey" = POST "/user-svc/key/rotate"
         () -> Json<KeySet>,
-        access: Access::needs(&KEY_ROTATE), audited: true, errors: &[&KEYS_ROTATED_TOO_OFTEN];
+        access: Access::needs(&KEY_ROTATE), repeat: Some(Repeat::Never),
+        audited: true, errors: &[&KEYS_ROTATED_TOO_OFTEN];
 
     /// A new text for the caller's token, with its present roles. The session stays the same.
     REFRESH_TOKEN "refreshToken" = POST "/user-svc/refresh-token"
         () -> Json<LoginResponse>,
-        access: Access::SignedIn;
+        access: Access::SignedIn, repeat: Some(Repeat::Never);
 
     /// A token for another app in which the account has roles, or for another device. Its session ends with the one it was
     /// exchanged from.
     EXCHANGE_TOKEN "exchangeToken" = PUT "/user-svc/token/exchange"
         (Body<ExchangeTokenRequest>) -> Json<LoginResponse>,
-        access: Access::SignedIn, audited: true, target: &["/newAppHost", "/newAppId", "/newDevice"],
+        access: Access::SignedIn, repeat: Some(Repeat::Never),
+        audited: true, target: &["/newAppHost", "/newAppId", "/newDevice"],
         errors: &[&NO_ROLE_IN_APP, &ALREADY_EXCHANGED, &NO_SUCH_APP, &DEVICE_IN_USE, &TOO_MANY_EXCHANGED];
 
     /// The apps with these ids and hosts; all of them for who may see those.
@@ -158,7 +162,8 @@ ops! {
     /// Make an app, or change the host of one.
     UPDATE_APP "updateApp" = PUT "/user-svc/app"
         (Body<UpdateAppRequest>) -> Json<UpdateAppResponse>,
-        access: Access::needs(&APP_EDIT), audited: true, target: &["/id", "/newHost"], normalise: Some(accept_host),
+        access: Access::needs(&APP_EDIT), repeat: Some(Repeat::Keyed),
+        audited: true, target: &["/id", "/newHost"], normalise: Some(accept_host),
         errors: &[&TOO_MANY_APPS, &APP_BUILT_IN, &NO_SUCH_APP, &APP_HOST_TAKEN];
 
     /// Delete an app. Its id is never given again; its host is free.
@@ -167,7 +172,7 @@ ops! {
     /// organizations, invitations, or permits of admins, it is refused without `cascade`.
     DELETE_APP "deleteApp" = DELETE "/user-svc/app/{appId}"
         ((Path<AppId>, Query<DeleteAppRequest>)) -> Json<Empty>,
-        access: Access::needs(&APP_EDIT), audited: true,
+        access: Access::needs(&APP_EDIT), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&APP_BUILT_IN, &NO_SUCH_APP, &APP_NOT_EMPTY];
 
     /// The account behind the token.
@@ -183,38 +188,38 @@ ops! {
     /// Change the own profile.
     SAVE_SELF "saveSelf" = PUT "/user-svc/self"
         (Body<SaveSelfRequest>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true;
+        access: Access::SignedIn, repeat: Some(Repeat::Natural), audited: true;
 
     /// Send a code to a contact. It is good to register with that contact, which is verified then, or to sign in to the
     /// account that has it; the answer does not tell which, what arrives does.
     SEND_OTP "sendOtp" = POST "/user-svc/otp/send"
         (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
-        access: Access::Public, audited: true, target: &["/contactId"],
+        access: Access::Public, repeat: Some(Repeat::Never), audited: true, target: &["/contactId"],
         errors: &[&MAIL_NOT_POSSIBLE, &NO_MAIL_SERVER, &TOO_MANY_CODES, &MAIL_NOT_TAKEN, &NO_SUCH_APP];
 
     /// Send a code to a contact that is to become the caller's.
     SEND_OWN_OTP "sendOwnOtp" = POST "/user-svc/self/contact"
         (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
-        access: Access::SignedIn, audited: true, target: &["/contactId"],
+        access: Access::SignedIn, repeat: Some(Repeat::Never), audited: true, target: &["/contactId"],
         errors: &[&MAIL_NOT_POSSIBLE, &NO_MAIL_SERVER, &TOO_MANY_CODES, &MAIL_NOT_TAKEN];
 
     /// Show by its code that a contact is the caller's. Another account that had named it without showing so loses it.
     VERIFY_CONTACT "verifyContact" = PUT "/user-svc/self/contact"
         (Body<VerifyContactRequest>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true, target: &["/otpId"],
+        access: Access::SignedIn, repeat: Some(Repeat::Never), audited: true, target: &["/otpId"],
         errors: &[&CODE_NOT_VALID, &TOO_MANY_CONTACTS, &CONTACT_TAKEN];
 
     /// Remove a contact of the caller's.
     REMOVE_CONTACT "removeContact" = DELETE "/user-svc/self/contact/{contactId}"
         (Path<ContactId>) -> Json<Empty>,
-        access: Access::SignedIn, audited: true,
+        access: Access::SignedIn, repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_CONTACT];
 
     /// Change the own password. Ends all other sessions of the account, and also the caller's own when it was made
     /// without naming a device.
     CHANGE_PASSWORD "changePassword" = POST "/user-svc/change-password"
         (Body<ChangePasswordRequest>) -> Json<Empty>,
-        access: Access::needs(&USER_PASSWORD_CHANGE), audited: true,
+        access: Access::needs(&USER_PASSWORD_CHANGE), repeat: Some(Repeat::Never), audited: true,
         errors: &[
             &CURRENT_PASSWORD_WRONG, &PASSWORD_REFUSED, &PASSWORD_OF_ANOTHER, &PASSWORD_CHANGED_MEANWHILE,
             &TOO_MANY_SIGN_INS, &TOO_MANY_WRONG_PASSWORDS,
@@ -227,7 +232,8 @@ ops! {
     /// named. With `userId` an admin ends sessions of another account, that one included.
     REVOKE_TOKENS "revokeTokens" = DELETE "/user-svc/tokens"
         (Body<RevokeTokensRequest>) -> Json<Empty>,
-        access: Access::itself_or(&TOKEN_REVOKE), audited: true, ends_sessions: true, target: &["/userId", "/device"],
+        access: Access::itself_or(&TOKEN_REVOKE), repeat: Some(Repeat::Never),
+        audited: true, ends_sessions: true, target: &["/userId", "/device"],
         errors: &[&NO_SUCH_ACCOUNT, &NO_SUCH_SESSION];
 
     /// List the sessions of an account: the caller's own, or of any for who may end them.
@@ -238,7 +244,7 @@ ops! {
     /// End one session, of the caller's or of any for who may end them. Its tokens are refused from then on.
     REVOKE_SESSION "revokeSession" = DELETE "/user-svc/session/{sessionId}"
         (Path<SessionId>) -> Json<Empty>,
-        access: Access::itself_or(&TOKEN_REVOKE), audited: true, ends_sessions: true,
+        access: Access::itself_or(&TOKEN_REVOKE), repeat: Some(Repeat::Natural), audited: true, ends_sessions: true,
         errors: &[&NO_SUCH_SESSION];
 
     /// List and search accounts.
@@ -250,7 +256,8 @@ ops! {
     /// Create an account with any roles.
     CREATE_USER "createUser" = POST "/user-svc/user"
         (Body<CreateUserRequest>) -> Json<CreateUserResponse>,
-        access: Access::needs(&USER_CREATE), audited: true, target: &["/user/id", "/user/slug", "/roleIds/*", "/appHost"],
+        access: Access::needs(&USER_CREATE), repeat: Some(Repeat::Keyed),
+        audited: true, target: &["/user/id", "/user/slug", "/roleIds/*", "/appHost"],
         normalise: Some(accept_other_contacts),
         errors: &[
             &PASSWORD_REFUSED, &ROLE_NOT_GIVABLE, &NO_SUCH_APP, &SLUG_TAKEN, &ID_TAKEN, &ACCOUNT_EXISTS,
@@ -260,7 +267,7 @@ ops! {
     /// Change the profile of an account.
     SAVE_USER "saveUser" = PUT "/user-svc/user/{userId}"
         ((Path<UserId>, Body<SaveSelfRequest>)) -> Json<Empty>,
-        access: Access::needs(&USER_EDIT), audited: true,
+        access: Access::needs(&USER_EDIT), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_ACCOUNT];
 
     /// Delete an account with its sessions, memberships, roles, permissions, grants and instances. Its slug stays
@@ -268,19 +275,19 @@ ops! {
     /// who has been in it longest.
     DELETE_USER "deleteUser" = DELETE "/user-svc/user/{userId}"
         (Path<UserId>) -> Json<Empty>,
-        access: Access::needs(&USER_DELETE), audited: true,
+        access: Access::needs(&USER_DELETE), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&ACCOUNT_BUILT_IN, &ADMINS_ONLY, &ACCOUNT_MAY_MORE, &NO_SUCH_ACCOUNT, &LAST_ADMIN];
 
     /// Let the slug of a deleted account be registered again.
     RELEASE_SLUG "releaseSlug" = DELETE "/user-svc/slug/{deletedSlug}"
         (Path<DeletedSlug>) -> Json<Empty>,
-        access: Access::needs(&SLUG_RELEASE), audited: true,
+        access: Access::needs(&SLUG_RELEASE), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_DELETED_SLUG];
 
     /// Set the password of an account. Ends all its sessions.
     RESET_PASSWORD "resetPassword" = POST "/user-svc/{userId}/reset-password"
         ((Path<UserId>, Body<ResetPasswordRequest>)) -> Json<Empty>,
-        access: Access::needs(&USER_PASSWORD_RESET), audited: true,
+        access: Access::needs(&USER_PASSWORD_RESET), repeat: Some(Repeat::Never), audited: true,
         errors: &[
             &PASSWORD_REFUSED, &ACCOUNT_BUILT_IN, &ADMINS_ONLY, &ACCOUNT_MAY_MORE, &NO_SUCH_ACCOUNT,
             &TOO_MANY_SIGN_INS,
@@ -300,7 +307,8 @@ ops! {
     /// Create a role under the own slug, or change the own one with this id.
     CREATE_ROLE "createRole" = POST "/user-svc/role"
         (Body<CreateRoleRequest>) -> Json<CreateRoleResponse>,
-        access: Access::needs(&ROLE_CREATE), audited: true, target: &["/id", "/permissionIds/*"],
+        access: Access::needs(&ROLE_CREATE), repeat: Some(Repeat::Natural),
+        audited: true, target: &["/id", "/permissionIds/*"],
         errors: &[
             &FOREIGN_PREFIX, &ROLE_OF_ANOTHER, &PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &NO_SUCH_PERMISSION,
             &ROLE_BEING_DELETED, &RULE_MEMORY_FULL,
@@ -309,7 +317,7 @@ ops! {
     /// Delete a role: those who had it lose it at once.
     DELETE_ROLE "deleteRole" = DELETE "/user-svc/role/{roleId}"
         (Path<RoleId>) -> Json<Empty>,
-        access: Access::needs(&ROLE_DELETE).or_owner(), audited: true,
+        access: Access::needs(&ROLE_DELETE).or_owner(), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&ROLE_BUILT_IN, &NO_SUCH_ROLE];
 
     /// The permissions that a role has.
@@ -321,7 +329,8 @@ ops! {
     /// Say which permissions a role has from now on. For the role's owner alone; the built-in ones are the admins'.
     SET_ROLE_PERMISSIONS "setRolePermission" = PUT "/user-svc/role/{roleId}/permissions"
         ((Path<RoleId>, Body<SetRolePermissionsRequest>)) -> Json<Empty>,
-        access: Access::needs(&ROLE_EDIT).or_owner(), audited: true, target: &["/permissionIds/*"],
+        access: Access::needs(&ROLE_EDIT).or_owner(), repeat: Some(Repeat::Natural),
+        audited: true, target: &["/permissionIds/*"],
         errors: &[
             &ROLE_BUILT_IN, &ROLE_OF_ANOTHER, &PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &NO_SUCH_ROLE,
             &NO_SUCH_PERMISSION, &RULE_MEMORY_FULL,
@@ -330,7 +339,8 @@ ops! {
     /// Save permissions under the own slug.
     SAVE_PERMISSIONS "savePermissions" = PUT "/user-svc/permissions"
         (Body<SavePermissionsRequest>) -> Json<SavePermissionsResponse>,
-        access: Access::needs(&PERMISSION_CREATE), audited: true, target: &["/permissions/*/id"],
+        access: Access::needs(&PERMISSION_CREATE), repeat: Some(Repeat::Natural),
+        audited: true, target: &["/permissions/*/id"],
         errors: &[&FOREIGN_PREFIX, &PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &RULE_MEMORY_FULL];
 
     /// The permissions that the caller's roles have, or some of them.
@@ -342,19 +352,21 @@ ops! {
     /// Delete a permission: no role and no grant gives it from then on.
     DELETE_PERMISSION "deletePermission" = DELETE "/user-svc/permission/{permissionId}"
         (Path<PermissionId>) -> Json<Empty>,
-        access: Access::needs(&PERMISSION_DELETE).or_owner(), audited: true,
+        access: Access::needs(&PERMISSION_DELETE).or_owner(), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&PERMISSION_BUILT_IN, &NO_SUCH_PERMISSION];
 
     /// Add the caller's permissions to roles, the built-in ones included.
     ASSIGN_PERMISSIONS "assignPermissions" = PUT "/user-svc/roles/permissions"
         (Body<AssignPermissionsRequest>) -> Json<Empty>,
-        access: Access::needs(&PERMISSION_ASSIGN), audited: true, target: &["/permissionLinks/*/permissionId", "/permissionLinks/*/roleId"],
+        access: Access::needs(&PERMISSION_ASSIGN), repeat: Some(Repeat::Natural),
+        audited: true, target: &["/permissionLinks/*/permissionId", "/permissionLinks/*/roleId"],
         errors: &[&PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &NO_SUCH_ROLE, &NO_SUCH_PERMISSION, &RULE_MEMORY_FULL];
 
     /// Save grants: permissions for accounts by slug, also for slugs that are not registered yet.
     SAVE_GRANTS "saveGrants" = PUT "/user-svc/grants"
         (Body<SaveGrantsRequest>) -> Json<Empty>,
-        access: Access::needs(&GRANT_CREATE), audited: true, target: &["/grants/*/permissionId", "/grants/*/slugs/*", "/grants/*/id"],
+        access: Access::needs(&GRANT_CREATE), repeat: Some(Repeat::Natural),
+        audited: true, target: &["/grants/*/permissionId", "/grants/*/slugs/*", "/grants/*/id"],
         errors: &[&QUOTA_REACHED, &GRANT_ID_TAKEN, &RULE_MEMORY_FULL];
 
     /// List grants, those of permits with slugs included.
@@ -365,14 +377,14 @@ ops! {
     /// Delete a grant or a permit.
     DELETE_GRANT "deleteGrant" = DELETE "/user-svc/grant/{grantId}"
         (Path<GrantId>) -> Json<Empty>,
-        access: Access::needs(&GRANT_CREATE).or_owner(), audited: true,
+        access: Access::needs(&GRANT_CREATE).or_owner(), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_GRANT];
 
     /// Save permits: permissions for accounts by slug and by role. Those of permissions under another's slug are for
     /// admins.
     SAVE_PERMITS "savePermits" = PUT "/user-svc/permits"
         (Body<SavePermitsRequest>) -> Json<Empty>,
-        access: Access::SignedIn, condition: Some(&OWNS_PERMISSIONS), audited: true,
+        access: Access::SignedIn, condition: Some(&OWNS_PERMISSIONS), repeat: Some(Repeat::Natural), audited: true,
         target: &["/permits/*/permission", "/permits/*/slugs/*", "/permits/*/roles/*", "/permits/*/appHost", "/permits/*/id"],
         errors: &[
             &ADMINS_ONLY, &QUOTA_REACHED, &NO_SUCH_APP, &GRANT_ID_TAKEN, &RULE_MEMORY_FULL,
@@ -387,7 +399,7 @@ ops! {
     /// role beside it.
     SAVE_ENROLLS "saveEnrolls" = PUT "/user-svc/enrolls"
         (Body<SaveEnrollsRequest>) -> Json<SaveEnrollsResponse>,
-        access: Access::SignedIn, condition: Some(&GIVES_ROLES), audited: true,
+        access: Access::SignedIn, condition: Some(&GIVES_ROLES), repeat: Some(Repeat::Natural), audited: true,
         target: &["/enrolls/*/userId", "/enrolls/*/contactId", "/enrolls/*/role", "/enrolls/*/appHost"],
         errors: &[
             &TOO_MANY_ROLES, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ROLE, &NO_SUCH_ACCOUNT, &NO_SUCH_APP,
@@ -402,14 +414,15 @@ ops! {
     /// Take a role from an account.
     DELETE_ENROLL "deleteEnroll" = DELETE "/user-svc/enroll/{enrollId}"
         (Path<EnrollId>) -> Json<Empty>,
-        access: Access::SignedIn, condition: Some(&OWN_OR_GIVES_ROLE), audited: true,
+        access: Access::SignedIn, condition: Some(&OWN_OR_GIVES_ROLE), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_ENROLL, &LAST_ADMIN];
 
     /// Say which operations a service may call for its callers, with the tokens that it receives from them, and to which
     /// other services it may hand those on. Without this it may ask who calls and what they may, and nothing else.
     SAVE_DELEGATION "saveDelegation" = PUT "/user-svc/delegation"
         (Body<Delegation>) -> Json<Empty>,
-        access: Access::needs(&DELEGATION_EDIT), audited: true, target: &["/slug", "/operations/*", "/services/*"];
+        access: Access::needs(&DELEGATION_EDIT), repeat: Some(Repeat::Natural),
+        audited: true, target: &["/slug", "/operations/*", "/services/*"];
 
     /// List which services may do what for their callers.
     LIST_DELEGATIONS "listDelegations" = GET "/user-svc/delegations"
@@ -419,7 +432,7 @@ ops! {
     /// Take back what a service may do for its callers.
     DELETE_DELEGATION "deleteDelegation" = DELETE "/user-svc/delegation/{serviceSlug}"
         (Path<ServiceSlug>) -> Json<Empty>,
-        access: Access::needs(&DELEGATION_EDIT), audited: true,
+        access: Access::needs(&DELEGATION_EDIT), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_DELEGATION];
 
     /// Whether the caller has a permission; 200 for yes and no alike.
@@ -430,7 +443,8 @@ ops! {
     /// Create an organization; the caller becomes its admin.
     CREATE_ORGANIZATION "createOrganization" = POST "/user-svc/organization"
         (Body<CreateOrganizationRequest>) -> Json<CreateOrganizationResponse>,
-        access: Access::needs(&ORGANIZATION_CREATE), audited: true, target: &["/id", "/slug"],
+        access: Access::needs(&ORGANIZATION_CREATE), repeat: Some(Repeat::Keyed),
+        audited: true, target: &["/id", "/slug"],
         errors: &[
             &FOREIGN_PREFIX, &QUOTA_REACHED, &ORGANIZATION_TAKEN, &TOO_MANY_ROLES, &ACCOUNT_BUILT_IN,
             &NO_SUCH_ACCOUNT,
@@ -440,7 +454,8 @@ ops! {
     /// caller's present roles.
     SAVE_ORGANIZATION "saveOrganization" = PUT "/user-svc/organization"
         (Body<SaveOrganizationRequest>) -> Json<SaveOrganizationResponse>,
-        access: Access::needs(&ORGANIZATION_CREATE), audited: true, target: &["/id", "/slug"],
+        access: Access::needs(&ORGANIZATION_CREATE), repeat: Some(Repeat::Never),
+        audited: true, target: &["/id", "/slug"],
         errors: &[
             &FOREIGN_PREFIX, &NOT_ORGANIZATION_ADMIN, &QUOTA_REACHED, &ORGANIZATION_TAKEN, &TOO_MANY_ROLES,
             &ACCOUNT_BUILT_IN, &NO_SUCH_ACCOUNT, &NO_SUCH_ORGANIZATION,
@@ -454,7 +469,7 @@ ops! {
     /// Delete an organization; its members lose their roles in it at once.
     DELETE_ORGANIZATION "deleteOrganization" = DELETE "/user-svc/organization/{organizationId}"
         (Path<OrganizationId>) -> Json<Empty>,
-        access: Access::SignedIn, condition: Some(&ORGANIZATION_ADMIN), audited: true,
+        access: Access::SignedIn, condition: Some(&ORGANIZATION_ADMIN), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_ORGANIZATION];
 
     /// Let the id of a deleted organization be taken again.
@@ -462,7 +477,7 @@ ops! {
     /// Whoever takes it has what others still keep for the organization that was.
     RELEASE_ORGANIZATION_ID "releaseOrganizationId" = DELETE "/user-svc/organization-id/{deletedOrganizationId}"
         (Path<DeletedOrganizationId>) -> Json<Empty>,
-        access: Access::needs(&SLUG_RELEASE), audited: true,
+        access: Access::needs(&SLUG_RELEASE), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_DELETED_ORGANIZATION];
 
     /// Who is in an organization; for its members and for admins.
@@ -474,14 +489,14 @@ ops! {
     /// Add an account to an organization, as its admin.
     ADD_USER_TO_ORGANIZATION "addUserToOrganization" = POST "/user-svc/organization/{organizationId}/user"
         ((Path<OrganizationId>, Body<AddUserToOrganizationRequest>)) -> Json<Empty>,
-        access: Access::needs(&ORGANIZATION_ADD_USER), condition: Some(&ORGANIZATION_ADMIN), audited: true,
+        access: Access::needs(&ORGANIZATION_ADD_USER), condition: Some(&ORGANIZATION_ADMIN), repeat: Some(Repeat::Natural), audited: true,
         target: &["/userId"],
         errors: &[&TOO_MANY_ROLES, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ORGANIZATION, &NO_SUCH_ACCOUNT];
 
     /// Say what an account is in an organization: `user` or `admin`. As an admin of the organization.
     SAVE_MEMBERSHIP "saveMembership" = PUT "/user-svc/organization/{organizationId}/user/{userId}"
         ((Path<OrganizationId>, Path<UserId>, Body<SaveMembershipRequest>)) -> Json<Empty>,
-        access: Access::needs(&ORGANIZATION_ADD_USER), condition: Some(&ORGANIZATION_ADMIN), audited: true,
+        access: Access::needs(&ORGANIZATION_ADD_USER), condition: Some(&ORGANIZATION_ADMIN), repeat: Some(Repeat::Natural), audited: true,
         target: &["/role"],
         errors: &[
             &TOO_MANY_ROLES, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ORGANIZATION, &NO_SUCH_ACCOUNT, &LAST_ADMIN,
@@ -492,7 +507,7 @@ ops! {
     REMOVE_USER_FROM_ORGANIZATION "removeUserFromOrganization"
         = DELETE "/user-svc/organization/{organizationId}/user/{userId}"
         ((Path<OrganizationId>, Path<UserId>)) -> Json<Empty>,
-        access: Access::needs(&ORGANIZATION_REMOVE_USER), condition: Some(&ORGANIZATION_ADMIN_OR_ITSELF), audited: true,
+        access: Access::needs(&ORGANIZATION_REMOVE_USER), condition: Some(&ORGANIZATION_ADMIN_OR_ITSELF), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_ORGANIZATION, &NO_SUCH_MEMBER, &LAST_ADMIN];
 
     /// Read the audit log: who changed what and who was refused, the newest first.
@@ -505,7 +520,7 @@ ops! {
     /// It holds as long as its maker may give what it gives.
     CREATE_INVITATION "createInvitation" = POST "/user-svc/invitation"
         (Body<CreateInvitationRequest>) -> Json<CreateInvitationResponse>,
-        access: Access::needs(&USER_CREATE), audited: true, target: &["/roleIds/*"],
+        access: Access::needs(&USER_CREATE), repeat: Some(Repeat::Never), audited: true, target: &["/roleIds/*"],
         errors: &[&ROLE_NOT_GIVABLE, &QUOTA_REACHED, &INVITATIONS_CLOSED];
 
     /// List the invitations to the caller's app, or to all apps for an admin, without their codes.
@@ -516,7 +531,7 @@ ops! {
     /// Revoke an invitation to the caller's app, or any as an admin.
     REVOKE_INVITATION "revokeInvitation" = DELETE "/user-svc/invitation/{invitationId}"
         (Path<InvitationId>) -> Json<Empty>,
-        access: Access::needs(&USER_CREATE), audited: true,
+        access: Access::needs(&USER_CREATE), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_INVITATION];
 }
 

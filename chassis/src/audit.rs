@@ -28,7 +28,13 @@ use openorch_store::{
 };
 
 use self::{gathered::Due, target::Target};
-use crate::{Caller, Error, LogLimit, clock::Clock, ids::Ids, metrics::Registry};
+use crate::{
+    Caller, Error, LogLimit,
+    clock::Clock,
+    ids::Ids,
+    metrics::Registry,
+    repeat::{self, Keyed},
+};
 
 /// The entries, to be opened before the store is used. Named as by the first version.
 pub static ENTRIES: Collection = Collection {
@@ -69,6 +75,8 @@ pub(crate) struct Call {
     standing: Mutex<Standing>,
     /// What did not hold any more when a write was refused.
     lost: Mutex<Option<Lost>>,
+    /// Its answer is stored with its change.
+    keyed: Mutex<Option<Arc<Keyed>>>,
 }
 
 /// What let a caller in, as guards of what it writes: that may be taken from it while the call is in progress.
@@ -84,14 +92,23 @@ struct Standing {
 enum Lost {
     Session,
     Right,
+    /// Another call with its key made its change.
+    Key,
 }
 
 impl Call {
     /// `path`: the values of the path's parameters, which are known before the body is read, and so also of calls that
-    /// are refused before that.
-    pub(crate) fn new(row: &Row, path: &[String], client: IpAddr, request_id: &str) -> Arc<Call> {
+    /// are refused before that. `parent` is the operation that makes the call in process.
+    pub(crate) fn new(
+        row: &Row,
+        path: &[String],
+        client: IpAddr,
+        request_id: &str,
+        parent: Option<&'static str>,
+    ) -> Arc<Call> {
         let entry = AuditEntry {
             operation: row.id.to_owned(),
+            parent_operation: parent.unwrap_or_default().to_owned(),
             client_ip: client.to_string(),
             request_id: request_id.to_owned(),
             count: 1,
@@ -115,6 +132,7 @@ impl Call {
                 ),
             )
             .because(error),
+            Some(Lost::Key) => repeat::in_flight().because(error),
             Some(Lost::Right) => Error::new(
                 &access::RIGHT_LOST_MEANWHILE,
                 "the right to this call was taken from its account while the call was in progress: nothing was changed",
@@ -157,6 +175,16 @@ pub fn require_right(guards: impl IntoIterator<Item = Guard>) {
             }
         }
     });
+}
+
+/// Has the answer of the call that is served stored with its change.
+pub(crate) fn keep_answer(keyed: Arc<Keyed>) {
+    let _ = CALL.try_with(|call| *lock(&call.keyed) = Some(keyed));
+}
+
+/// The key of the call that is served, if it came with one.
+pub(crate) fn keyed() -> Option<Arc<Keyed>> {
+    CALL.try_with(|call| lock(&call.keyed).clone()).ok().flatten()
 }
 
 /// Whether the call that is served was refused a write since its caller may not make it any more: it is not tried again.
@@ -406,11 +434,17 @@ impl Audited {
         if !actor.is_empty() && !self.makes(&batch, &actor) {
             standing.session.push(Guard::Exists { collection: self.accounts, id: actor });
         }
+        let keyed = lock(&call.keyed).clone();
         // First, so that a call may end what it stands on.
-        let guards = standing.session.iter().chain(&standing.right).cloned().map(Write::Require);
-        let count = standing.session.len() + standing.right.len();
-        batch.0.splice(0..0, guards);
+        let guards: Vec<Guard> = (standing.session.iter().chain(&standing.right).cloned())
+            .chain(keyed.iter().map(|keyed| keyed.guard()))
+            .collect();
+        let count = guards.len();
+        batch.0.splice(0..0, guards.into_iter().map(Write::Require));
         batch.push(self.audit.change(&call)?);
+        if let Some(keyed) = &keyed {
+            batch.push(keyed.write()?);
+        }
         let mut committed = match self.store.commit(batch).await {
             Err(error @ StoreError::Conflict(_)) => {
                 let lost = if !self.hold(&standing.session).await? {
@@ -418,7 +452,10 @@ impl Audited {
                 } else if !self.hold(&standing.right).await? {
                     Some(Lost::Right)
                 } else {
-                    None
+                    match &keyed {
+                        Some(keyed) if keyed.is_known().await? => Some(Lost::Key),
+                        _ => None,
+                    }
                 };
                 *lock(&call.lost) = lost;
                 return Err(error);
@@ -426,6 +463,9 @@ impl Audited {
             outcome => outcome?,
         };
         self.audit.counted(1);
+        if let Some(keyed) = &keyed {
+            keyed.written();
+        }
         committed.touched.drain(..count);
         committed.touched.truncate(steps);
         *lock(&call.is_written) = true;
@@ -465,11 +505,18 @@ impl Layer for Audited {
     }
 
     fn committing(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
-        // A call may commit more than once; it is told with its first change.
-        let call = CALL.try_with(Arc::clone).ok().filter(|call| !*lock(&call.is_written));
         let changes = batch.0.iter().any(|write| !matches!(write, Write::Require(_)));
-        match call {
-            Some(call) if changes => Box::pin(self.commit_with_entry(call, batch)),
+        match CALL.try_with(Arc::clone) {
+            // A call may commit more than once; it is told with its first change.
+            Ok(call) if changes && !*lock(&call.is_written) => Box::pin(self.commit_with_entry(call, batch)),
+            Ok(call) if changes => match lock(&call.keyed).as_deref() {
+                // What comes after the batch with the answer would be missing where the daemon is killed between them.
+                Some(keyed) => {
+                    let mistake = format!("`{}` commits twice, and its repeats are keyed", keyed.operation());
+                    Box::pin(async { Err(StoreError::Internal(mistake)) })
+                }
+                None => self.store.commit(batch),
+            },
             _ => self.store.commit(batch),
         }
     }

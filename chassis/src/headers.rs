@@ -20,6 +20,13 @@ impl DeclaredHeaders {
         DeclaredHeaders(row.reads.iter().filter_map(|header| Some((header.name, value(header)?))).collect())
     }
 
+    /// Those of a call that is made in process by one that was, or was not, asked for extended answers.
+    pub fn of_nested(row: &Row, is_extended: bool) -> DeclaredHeaders {
+        let reads_it = row.reads.iter().any(|header| header.name == EXTENDED.name);
+        let extended = (is_extended && reads_it).then(|| (EXTENDED.name, "1".to_owned()));
+        DeclaredHeaders(extended.into_iter().collect())
+    }
+
     pub fn get(&self, header: &Header) -> Option<&str> {
         self.0.iter().find(|(name, _)| *name == header.name).map(|(_, value)| value.as_str())
     }

@@ -26,6 +26,7 @@ pub mod outbound;
 pub mod place;
 pub mod platform;
 pub mod rate;
+pub mod repeat;
 pub mod request;
 pub mod respond;
 pub mod router;

@@ -12,7 +12,7 @@ use std::{
 use http::StatusCode;
 use prometheus_client::{
     encoding::{EncodeMetric, MetricEncoder, prometheus_text},
-    metrics::{MetricType, family::Family, gauge::ConstGauge, histogram::Histogram, info::Info},
+    metrics::{MetricType, counter::Counter, family::Family, gauge::ConstGauge, histogram::Histogram, info::Info},
     registry,
 };
 
@@ -114,6 +114,23 @@ impl OperationDurations {
         let labels = [("operation", self.id), ("outcome", OUTCOMES[class])];
         let histogram = self.by_outcome[class].get_or_init(|| self.family.get_or_create_owned(&labels));
         histogram.observe(elapsed.as_secs_f64());
+    }
+}
+
+/// How often operations were called in process, each by the operation that called it. Their durations are among those of all
+/// calls: a histogram for each pair would be a thousand series that nobody reads.
+pub(crate) struct CallsInProcess(Family<[(&'static str, &'static str); 2], Counter>);
+
+impl CallsInProcess {
+    pub fn new(registry: &Registry) -> CallsInProcess {
+        let family = Family::default();
+        let help = "Calls of an operation by another one in process; `via` is the one that calls";
+        registry.register("operation_calls_in_process", help, family.clone());
+        CallsInProcess(family)
+    }
+
+    pub fn count(&self, operation: &'static str, via: &'static str) {
+        self.0.get_or_create(&[("operation", operation), ("via", via)]).inc();
     }
 }
 

@@ -119,6 +119,38 @@ pub async fn read_json(
     Ok(ReadBody { value, is_large })
 }
 
+/// Checks a body that was made within the daemon against the limits of one that arrives. Answers whether it would be longer
+/// than [`LARGE`].
+pub fn check_made(body: &Value, limits: BodyLimits) -> Result<bool> {
+    if !json::is_within_depth(body, limits.json.depth) {
+        let reason = format!("the body is nested deeper than {} levels", limits.json.depth);
+        return Err(Error::new(&request::INVALID_BODY, reason));
+    }
+    if json::count(body) > limits.json.values {
+        return Err(too_many_values(limits.json.values));
+    }
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, body).map_err(Error::internal)?;
+    if length.0 > limits.bytes {
+        return Err(too_large(limits.bytes));
+    }
+    Ok(length.0 > LARGE)
+}
+
+/// Counts what is written to it.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Runs the work on a thread of its own, in one of the turns.
 async fn on_worker<T: Send + 'static>(
     workers: &Semaphore,
@@ -131,11 +163,15 @@ async fn on_worker<T: Send + 'static>(
 fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Value>> {
     json::parse(bytes, limits).map_err(|refused| match refused {
         Refused::Invalid(reason) => Error::new(&request::INVALID_BODY, reason.0),
-        Refused::TooManyValues(most) => Error::new(
-            &request::TOO_MANY_VALUES,
-            format!("the body has more than {most} JSON values, the limit of this operation; send it in parts"),
-        ),
+        Refused::TooManyValues(most) => too_many_values(most),
     })
+}
+
+fn too_many_values(most: usize) -> Error {
+    Error::new(
+        &request::TOO_MANY_VALUES,
+        format!("the body has more than {most} JSON values, the limit of this operation; send it in parts"),
+    )
 }
 
 async fn collect(mut body: ClientBody, limits: &BodyLimits, reservation: &mut Reservation) -> Result<Bytes> {

@@ -69,6 +69,11 @@ pub fn unless_known(response: Response<Body>, if_none_match: Option<&str>) -> Re
     Response::from_parts(head, Body::default())
 }
 
+/// JSON that was made before.
+pub fn json(status: StatusCode, text: String) -> Response<Body> {
+    success(status, Some(Encoded::whole(JSON, text)))
+}
+
 /// `{"error": "sentence", "code": "…"}` with one space after the colons, as published clients know it.
 pub fn error_body(code: &ErrorCode, sentence: &str) -> String {
     // A string always has a JSON form; codes need no escapes.

@@ -10,7 +10,7 @@ use std::{
 
 use http::{Response, StatusCode};
 use openorch_api::{
-    Access, Checker, Exempt, Guard, Input, Json, Op, Output, Parts, Row,
+    Access, Checker, Exempt, Guard, Input, Json, Op, Output, Parts, Repeat, Row,
     error::{access, platform, request},
     output::{Encoded, Items, LongList},
 };
@@ -25,6 +25,7 @@ use crate::{
     headers::DeclaredHeaders,
     identity::{AccountDeletionHook, AppDeletionHook, InstancePresence},
     respond,
+    router::Calls,
     routes::UnreachableHook,
     turns::Turns,
 };
@@ -47,12 +48,24 @@ pub struct RequestContext {
     pub headers: DeclaredHeaders,
     /// Whether the body is so large that decoding it would hold up an async worker.
     pub large_body: bool,
+    /// The operations that can be called in process; nothing where no router serves the call.
+    pub calls: Option<Calls>,
 }
 
 impl<S> Cx<S> {
     /// The caller of an operation that is not public.
     pub fn caller(&self) -> Result<&Caller> {
         self.request.caller.as_ref().ok_or_else(|| Error::new(&access::NO_TOKEN, "Unauthorized"))
+    }
+
+    /// The operations of the daemon, to be called as this call's caller.
+    pub fn calls(&self) -> Result<Calls> {
+        self.request.calls.clone().ok_or_else(|| Error::internal("no router serves this call"))
+    }
+
+    /// Calls another operation in process, as this call's caller: see [`Calls::call`].
+    pub async fn call<I: Input, O: Output>(&self, op: Op<I, O>, input: I) -> Result<O> {
+        self.calls()?.call(op, input).await
     }
 
     /// The id of the account that an input names; the caller's own where it names none.
@@ -84,6 +97,8 @@ pub enum Verdict {
 pub struct Bound {
     pub row: &'static Row,
     pub(crate) reads_body: bool,
+    /// Of a success.
+    pub(crate) status: StatusCode,
     pub(crate) handler: Handler,
 }
 
@@ -269,6 +284,11 @@ impl<S: Send + Sync + 'static> Service<S> {
         let checker = Arc::new(checker.unwrap_or_else(|unknown| panic!("the input of `{}`: {unknown}", row.id)));
         // Entries of the audit log are written from the task of their call.
         assert!(!(row.long_answer && row.audited), "the answer of `{}` is long, so it cannot be audited", row.id);
+        // A stored answer is part of such an entry's batch, and is told without asking the service who may have it.
+        let is_keyed = row.repeats() == Repeat::Keyed;
+        assert!(!is_keyed || row.audited && is_decided_by_router(row), "repeats of `{}` cannot be keyed", row.id);
+        let status = StatusCode::from_u16(answer.status);
+        let status = status.unwrap_or_else(|_| panic!("the status of `{}`: {}", row.id, answer.status));
         let beside = row.long_answer.then(|| self.long_answers.clone());
         let run: Handler = Arc::new(move |request, mut parts, verdict| {
             let asker = Asker::of(&request);
@@ -286,7 +306,6 @@ impl<S: Send + Sync + 'static> Service<S> {
                 let input = read.map_err(|refused| Error::new(&request::INVALID_INPUT, refused.0))?;
                 decide(&cx, &input, verdict).await?;
                 let output = handler(cx, input).await?;
-                let status = StatusCode::from_u16(answer.status).map_err(Error::internal)?;
                 Ok(respond::success(status, (answer.encode)(output).map_err(Error::internal)?))
             };
             match beside.clone() {
@@ -294,7 +313,7 @@ impl<S: Send + Sync + 'static> Service<S> {
                 Some(turns) => Box::pin(run_beside(turns, asker, work)),
             }
         });
-        self.mounted.bound.push(Bound { row, reads_body: I::HAS_BODY, handler: run });
+        self.mounted.bound.push(Bound { row, reads_body: I::HAS_BODY, status, handler: run });
         self
     }
 
@@ -401,7 +420,10 @@ async fn refuse_stranger<S>(row: &Row, cx: &Cx<S>, owner_id: BoxFuture<'_, Resul
     }
 }
 
-/// The service has nothing to say about who may call it.
+fn is_decided_by_router(row: &Row) -> bool {
+    !asks_for_owner(row) && row.condition.is_none()
+}
+
 fn assert_decided_by_router(row: &Row) {
     assert!(!asks_for_owner(row), "operation `{}` asks for its owner: bind it with on_owned", row.id);
     assert!(row.condition.is_none(), "operation `{}` has a condition: bind it with on_condition", row.id);
@@ -542,6 +564,7 @@ mod long_answer_tests {
             from_this_machine: true,
             headers: DeclaredHeaders::default(),
             large_body: false,
+            calls: None,
         };
         let handler = service.mount().bound[0].handler.clone();
         let answer = handler(Arc::new(request), Parts { path: vec![], query: vec![], body: None }, Verdict::Allowed);

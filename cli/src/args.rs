@@ -137,6 +137,16 @@ pub enum Command {
         #[command(subcommand)]
         operation: Option<Words>,
     },
+    /// Call many operations by few requests: one call a line, one line for each answer
+    #[command(after_help = BATCH_HELP)]
+    Batch {
+        /// The file with the calls; `-` is standard input
+        #[arg(value_name = "FILE")]
+        file: String,
+        /// Leave out the calls after one that fails
+        #[arg(long)]
+        stop: bool,
+    },
     /// Save all data of the daemon, which goes on meanwhile, in a new file of this machine; `openorch restore` reads it
     Backup {
         /// The file to make; it holds secrets, and its owner alone can read it
@@ -287,6 +297,11 @@ JSON or YAML. `-e`, `-u`, `-o` and `-f` may stand after the operation too.
 oo call listInstances --slug=skeleton-svc
 oo call saveDefinition --definition.id=a --definition.image.name=nginx
 oo call saveDefinition -f definition.yaml";
+
+const BATCH_HELP: &str = r#"Each line is {"operation": ID, "input": {...}}, where the input has the keys that `oo call OPERATION --help` shows. Its
+answer is {"status": 200, "body": ...}, or the status with `error` and `code`. The exit code is 1 if a call failed.
+
+echo '{"operation": "listInstances", "input": {"slug": "skeleton-svc"}}' | oo batch -"#;
 
 const COMPLETION_HELP: &str = "\
 bash:  source <(oo completion bash)      in ~/.bashrc

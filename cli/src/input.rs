@@ -1,7 +1,7 @@
 //! `--key=value` pairs as the parts of a request: which part a key belongs to, and what type its value has, is read from
 //! the schemas of the operation's row.
 
-use openorch_sdk::api::{Parts, Row, json::MAX_DEPTH};
+use openorch_sdk::api::{Keys, Parts, Row, json::MAX_DEPTH, keys::Place};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -14,6 +14,7 @@ use crate::{
 /// What an operation takes.
 pub struct Inputs {
     row: &'static Row,
+    keys: Keys,
     path: Vec<&'static str>,
     query: Option<Value>,
     body: Option<Value>,
@@ -45,6 +46,7 @@ impl Inputs {
         let shape = (row.input)(&mut generator);
         Inputs {
             row,
+            keys: Keys::of(row),
             path: row.path_parameters().collect(),
             query: shape.query.map(Value::from),
             body: shape.body.map(Value::from),
@@ -95,16 +97,12 @@ impl Inputs {
         let mut parts = Parts { body: body.or_else(|| self.body.as_ref().map(|_| json!({}))), ..Parts::default() };
         let mut path = vec![None; self.path.len()];
         for Flag { key, value } in flags {
-            if let Some(at) = self.path.iter().position(|name| *name == key) {
-                path[at] = Some(value.into_text());
-            } else if self.query.as_ref().is_some_and(|query| self.property(query, &key).is_some()) {
-                parts.query.push((key, value.into_text()));
-            } else if key.split('.').count() > MAX_DEPTH {
-                return Err(too_deep(key.split('.').count()));
-            } else if let (Some(schema), Some(body)) = (&self.body, &mut parts.body) {
-                self.set(body, schema, &key, &key, value)?;
-            } else {
-                return Err(self.unknown(&key));
+            match (self.keys.place(&key), &self.body, &mut parts.body) {
+                (Some(Place::Path(at)), ..) => path[at] = Some(value.into_text()),
+                (Some(Place::Query), ..) => parts.query.push((key, value.into_text())),
+                _ if key.split('.').count() > MAX_DEPTH => return Err(too_deep(key.split('.').count())),
+                (Some(Place::Body), Some(schema), Some(body)) => self.set(body, schema, &key, &key, value)?,
+                _ => return Err(self.unknown(&key)),
             }
         }
         Ok((parts, path))
@@ -210,7 +208,7 @@ impl Inputs {
         let mut generator = SchemaSettings::draft2020_12().into_generator();
         let answer = (row.output)(&mut generator).body.map(|(_, schema)| Value::from(schema));
         let definitions = generator.take_definitions(true);
-        let shape = Inputs { row, path: Vec::new(), query: None, body: None, definitions };
+        let shape = Inputs { row, keys: Keys::of(row), path: Vec::new(), query: None, body: None, definitions };
         let list = answer.as_ref().and_then(|answer| shape.property(answer, key));
         let item = list.and_then(|list| shape.alternatives(list).into_iter().find_map(|one| one.get("items")));
         item.map(|item| shape.properties(item).into_iter().map(|(name, _)| name.clone()).collect()).unwrap_or_default()

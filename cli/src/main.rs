@@ -4,6 +4,7 @@
 mod args;
 mod ask;
 mod backup;
+mod batch;
 mod call;
 mod completion;
 mod config;
@@ -109,6 +110,7 @@ async fn dispatch(context: &mut Context, matches: &ArgMatches) -> Result<(Output
         Command::Call { file, curl, operation } => {
             return Ok((call::run(context, Words::of(operation), file, curl).await?, 0));
         }
+        Command::Batch { file, stop } => return batch::run(context, &file, stop).await,
         Command::Backup { file } => backup::run(context, &file).await?,
         Command::Doctor => return doctor::run(context).await,
         Command::Version => concat!("oo ", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -14,6 +14,7 @@ use openorch_chassis::{
     ids::Ids,
     metrics::Registry,
     outbound::Outbound,
+    repeat::{self, Repeats},
     router::Router,
     seal::Seal,
     service::{Hooks, supervise},
@@ -137,7 +138,8 @@ pub async fn start(mut settings: Settings, clock: Arc<dyn Clock>) -> Result<Runn
 /// The collections of all services.
 pub(crate) fn collections() -> Vec<Collection> {
     let of_modules = MODULES.iter().flat_map(|module| module.collections);
-    user::collections().iter().chain(of_modules).map(|collection| **collection).collect()
+    let of_chassis = [&repeat::ANSWERS];
+    user::collections().iter().chain(of_modules).copied().chain(of_chassis).copied().collect()
 }
 
 async fn assemble(
@@ -163,6 +165,11 @@ async fn assemble(
     let newest = audit.newest().await?.max(registry::last_heartbeat(&store).await?);
     let grace_left = user::stored_clock_grace(&store).await?;
     let ages = Arc::new(Ages::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.expiry.clone()));
+    let limits = repeat::Limits {
+        per_account: settings.api.max_stored_answers_per_account,
+        total: settings.api.max_stored_answers,
+    };
+    let repeats = Repeats::new(store.clone(), clock.clone(), ages.clone(), seal.clone(), limits);
     let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone(), &user::ACCOUNTS));
     let outbound = Arc::new(Outbound::new(settings.outbound.clone()));
     let table = Arc::new(Table::new());
@@ -204,20 +211,25 @@ async fn assemble(
     for module in MODULES {
         services.push((module.start)(&platform).await?);
     }
-    let hooks = Hooks::of(&services);
-    let default_password = Arc::new(AtomicBool::new(false));
-    let users = user::open(&platform, seeded, hooks.clone(), default_password.clone()).await?;
-    let (registration, identity) = (users.registration(), users.identity());
-    let passwords = users.password_counts().await?;
-    tell_weak_passwords(passwords, asked_loopback || held_back.is_some());
     let own_key = match settings.engine() {
         Engine::Sqlite => settings.secrets.generated_key(&settings.server_dir())?,
         Engine::Postgres => None,
     };
     let backups = Backups::new(store.clone(), clock, ids, settings.server_dir(), own_key);
     let backup = Box::new(move || -> BoxFuture<'static, _> { Box::pin(backups.clone().make()) });
-    let own_paths = platform::Platform::new(store.clone(), registry.clone(), backup, VERSION);
-    services.extend([platform::service(own_paths), user::service(users)]);
+    let batches = platform::BatchLimits {
+        max_batch_answer_bytes: *settings.api.max_batch_answer_bytes,
+        batch_timeout: settings.api.batch_timeout,
+    };
+    let own_paths = platform::Platform::new(store.clone(), registry.clone(), backup, repeats.clone(), batches, VERSION);
+    services.push(platform::service(own_paths));
+    let hooks = Hooks::of(&services);
+    let default_password = Arc::new(AtomicBool::new(false));
+    let users = user::open(&platform, seeded, hooks.clone(), default_password.clone()).await?;
+    let (registration, identity) = (users.registration(), users.identity());
+    let passwords = users.password_counts().await?;
+    tell_weak_passwords(passwords, asked_loopback || held_back.is_some());
+    services.push(user::service(users));
     let mut tasks = JoinSet::new();
     for task in services.iter_mut().flat_map(|service| std::mem::take(&mut service.tasks)) {
         tasks.spawn(supervise(task));
@@ -230,7 +242,7 @@ async fn assemble(
         }
     });
 
-    let router = Router::new(services, identity.clone(), audit.clone(), settings.api.clone(), &registry);
+    let router = Router::new(services, identity.clone(), audit.clone(), repeats, settings.api.clone(), &registry);
     let builtin: Arc<dyn Builtin> = Arc::new(router);
     let metrics = Arc::new(Metrics::default());
     metrics.register(&registry, &table, &settings.gateway.http);

@@ -23,4 +23,10 @@ crate::errors! {
         "have an operator make a backup and restart the daemon";
     STORAGE_FULL 507 "platform.storage_full" "the disk of the daemon is full; reading goes on"
         "have an operator free space";
+    CALLS_TOO_DEEP 508 "platform.calls_too_deep" "operations call one another deeper than they may"
+        "tell the operator: operations call one another in a circle";
+    CALL_TIMED_OUT 504 "platform.call_timed_out" "the time for the calls of the request ended; a call in progress that changes something goes on"
+        "ask for less at once; read what was changed before trying again";
+    ANSWER_TOO_LARGE 413 "platform.answer_too_large" "an answer is larger than an operation that calls others in process, as a batch does, may take"
+        "ask for less at once; an operator can raise OPENORCH_API_MAX_BATCH_ANSWER_BYTES";
 }

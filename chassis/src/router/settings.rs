@@ -48,6 +48,14 @@ settings! {
         max_writes_per_account: u32 = "100";
         /// Such calls that an account may make at once after a pause.
         max_writes_burst: u32 = "2000";
+        /// Bytes of the answers to the calls of a batch together, of those that read.
+        max_batch_answer_bytes: ByteSize = "4MiB";
+        /// Time for all calls of a batch.
+        batch_timeout: Duration = "30s";
+        /// Stored answers of one account to calls with `Idempotency-Key`, each for 24 hours; at most 10000.
+        max_stored_answers_per_account: u64 = "1000";
+        /// Such answers of all accounts.
+        max_stored_answers: u64 = "1000000";
         /// Entries of a list that cannot be asked for in pages (contract decision 7).
         max_unpaged_list: usize = "50000";
     }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, fmt::Write, fs, path::Path};
 
 use openorch_api::{
     ErrorCode,
-    error::{access, gateway, platform, request},
+    error::{access, gateway, platform, repeat, request},
 };
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -71,6 +71,7 @@ fn list_of_errors() -> String {
     for (title, codes) in [
         ("Requests", request::ERRORS),
         ("Callers", access::ERRORS),
+        ("Repeats, known by the header `Idempotency-Key`", repeat::ERRORS),
         ("State of the daemon: any operation may answer these", platform::ERRORS),
         ("Gateway", gateway::ERRORS),
     ] {

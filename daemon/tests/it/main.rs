@@ -4,6 +4,7 @@
 mod answers;
 mod apps;
 mod audit;
+mod calls;
 mod contacts;
 mod database;
 mod errors;
@@ -19,6 +20,7 @@ mod metrics;
 mod policy;
 mod pressure;
 mod process;
+mod repeats;
 mod rules;
 mod settings;
 mod support;

@@ -1,5 +1,5 @@
 //! The client: sends one operation and reads its answer. Cheap to clone; clones share connections. Follows no redirect
-//! (a token would go along) and tries again only what reads.
+//! (a token would go along) and tries again only what reads, and what the server knows a repeat of by its key.
 
 use std::{
     borrow::Cow,
@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use openorch_api::{Effect, Input, Op, Output, Parts, Row};
+use openorch_api::{Effect, Input, Op, Output, Parts, Repeat, Row};
 use url::Url;
 
 use crate::{
@@ -44,7 +44,8 @@ pub struct ClientFactory {
 /// Calls operations of one server as one caller.
 ///
 /// A call that only reads is tried again, twice at most and within ten seconds, when the server could not be reached or
-/// asked for patience (429, 502, 503, 504; `Retry-After` is kept to); one that writes never is. Connecting may take five
+/// asked for patience (429, 502, 503, 504; `Retry-After` is kept to). So is one whose operation stores its answer under the
+/// `Idempotency-Key` that is sent with it (`x-repeat: keyed`); one that writes otherwise never is. Connecting may take five
 /// seconds, and an answer may stand still for sixty; [`with_time_out`](Client::with_time_out) limits the whole call. An
 /// answer may have 64 MiB, or as much as [`with_answer_limit`](Client::with_answer_limit) says.
 ///
@@ -363,8 +364,11 @@ impl Client {
             openorch_api::Method::Put => Method::PUT,
             openorch_api::Method::Delete => Method::DELETE,
         };
-        let call = Call { operation: row.id.into(), method, url, body: body.map(Bytes::from) };
-        let answer = self.in_time(&call, self.send_patiently(&call, row.effect() == Effect::Read)).await?;
+        let is_keyed = row.repeats() == Repeat::Keyed;
+        let key = if is_keyed { Some(retry::key()) } else { None };
+        let call = Call { operation: row.id.into(), method, url, body: body.map(Bytes::from), key };
+        let may_repeat = is_keyed || row.effect() == Effect::Read;
+        let answer = self.in_time(&call, self.send_patiently(&call, may_repeat)).await?;
         success(call.operation, answer)
     }
 
@@ -406,7 +410,7 @@ impl Client {
 
     fn raw_call(&self, method: Method, path_and_query: &str, body: Option<Bytes>) -> Result<Call, Error> {
         let url = target::raw_url(&self.base, path_and_query)?;
-        Ok(Call { operation: format!("{method} {}", url.path()).into(), method, url, body })
+        Ok(Call { operation: format!("{method} {}", url.path()).into(), method, url, body, key: None })
     }
 
     async fn in_time<T>(&self, call: &Call, sending: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -453,6 +457,9 @@ impl Client {
         if call.body.is_some() && !headers.contains_key(header::CONTENT_TYPE) {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
+        if let Some(key) = &call.key {
+            headers.insert(openorch_api::header::IDEMPOTENCY_KEY.name, key.clone());
+        }
         if let Some(trace) = TraceContext::current() {
             trace.next().write(&mut headers);
         }
@@ -490,6 +497,8 @@ struct Call {
     method: Method,
     url: Url,
     body: Option<Bytes>,
+    /// The value of the header `Idempotency-Key`: the same in each attempt.
+    key: Option<HeaderValue>,
 }
 
 // Written by hand so that a token never lands in a log through `{:?}`.

@@ -1,9 +1,10 @@
-//! When a call is tried again: only one that reads, only where a moment may help, each time later than before, and not
-//! at the same moment as everybody else.
+//! When a call is tried again: only one that reads or that the server knows by its key, only where a moment may help, each
+//! time later than before, and not at the same moment as everybody else.
 
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
+use openorch_api::error::repeat::IN_FLIGHT;
 
 use crate::{Error, Response, trace::random};
 
@@ -22,6 +23,8 @@ const LONGEST_ASKED: Duration = Duration::from_secs(5);
 pub(crate) fn pause(outcome: &Result<Response, Error>, retries: u32, elapsed: Duration) -> Option<Duration> {
     let asked = match outcome {
         Ok(answer) if is_temporary(answer.status.as_u16()) => retry_after(&answer.headers),
+        // An attempt whose answer was lost is still in progress.
+        Ok(answer) if answer.code().as_deref() == Some(IN_FLIGHT.id) => retry_after(&answer.headers),
         Ok(_) => return None,
         Err(error) if error.is_temporary() => None,
         Err(_) => return None,
@@ -33,6 +36,13 @@ pub(crate) fn pause(outcome: &Result<Response, Error>, retries: u32, elapsed: Du
         None => backoff(FIRST_PAUSE, retries, PATIENCE),
     };
     (retries < RETRIES && elapsed + pause < PATIENCE).then_some(pause)
+}
+
+/// A value of `Idempotency-Key` that no other call has.
+pub(crate) fn key() -> HeaderValue {
+    // Hexadecimal digits are a valid value.
+    HeaderValue::try_from(format!("{:016x}{:016x}", random(), random()))
+        .unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
 /// Tries again what fails because the daemon is away or asks for patience, ever less often, and not before the daemon

@@ -1,12 +1,21 @@
-//! The daemon's own paths: what it is, whether it is well, its documents and metrics.
+//! The daemon's own paths: what it is, whether it is well, its documents and metrics, batches of calls; and the upkeep of the
+//! answers that are stored for repeats of calls.
 
+mod batch;
 mod docs;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use openorch_api::{Document, Download, Html, Json, Samples, SharedJson, platform as api};
-use openorch_chassis::{BoxFuture, Cx, Error, Mounted, Result, Service, audit, metrics::Registry};
-use openorch_store::Store;
+use openorch_api::{Document, Download, Html, Json, Row, Samples, SharedJson, platform as api};
+use openorch_chassis::{
+    BoxFuture, Cx, Error, Mounted, Result, Service, audit, identity::AccountDeletionHook, metrics::Registry,
+    repeat::Repeats,
+};
+use openorch_store::{Store, Write};
 
 /// Makes a copy of all data.
 pub type BackupSource = Box<dyn Fn() -> BoxFuture<'static, Result<Download>> + Send + Sync>;
@@ -15,10 +24,23 @@ pub struct Platform {
     store: Arc<dyn Store>,
     metrics: Arc<Registry>,
     backup: BackupSource,
+    repeats: Arc<Repeats>,
+    limits: BatchLimits,
+    /// By id, with whether it can be called in a batch.
+    batch_operations: HashMap<&'static str, (&'static Row, bool)>,
     version: &'static str,
     /// Made when first asked for, and kept: making it takes milliseconds, and anyone may ask.
     document: OnceLock<Document>,
     page: OnceLock<Document>,
+}
+
+/// Limits of one batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Bytes of the answers of calls that read, together.
+    pub max_batch_answer_bytes: usize,
+    /// For all of its calls.
+    pub batch_timeout: Duration,
 }
 
 impl Platform {
@@ -26,9 +48,31 @@ impl Platform {
         store: Arc<dyn Store>,
         metrics: Arc<Registry>,
         backup: BackupSource,
+        repeats: Arc<Repeats>,
+        limits: BatchLimits,
         version: &'static str,
     ) -> Arc<Platform> {
-        Arc::new(Platform { store, metrics, backup, version, document: OnceLock::new(), page: OnceLock::new() })
+        Arc::new(Platform {
+            store,
+            metrics,
+            backup,
+            repeats,
+            limits,
+            batch_operations: api::batch_operations(),
+            version,
+            document: OnceLock::new(),
+            page: OnceLock::new(),
+        })
+    }
+}
+
+impl AccountDeletionHook for Platform {
+    fn cascade<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, Result<Vec<Write>>> {
+        Box::pin(async { Ok(vec![self.repeats.without_account(user_id)]) })
+    }
+
+    fn deleted(&self, _: &str) {
+        self.repeats.forget_count();
     }
 }
 
@@ -40,7 +84,10 @@ pub fn service(platform: Arc<Platform>) -> Mounted {
         .on(api::OPENAPI, openapi)
         .on(api::DOCS, read_docs)
         .on(api::BACKUP, backup)
+        .on(api::CALL_OPERATIONS, batch::call_operations)
         .on(api::METRICS, metrics)
+        .on_account_deletion()
+        .every(Duration::from_secs(3600), "remove old answers to calls with a key", remove_old_answers)
         .mount()
 }
 
@@ -78,4 +125,10 @@ async fn metrics(cx: Cx<Platform>, (): ()) -> Result<Samples> {
     // A thousand services have some megabytes of series: they are written beside the async workers.
     let text = tokio::task::spawn_blocking(move || registry.text()).await.map_err(Error::internal)?;
     Ok(Samples(text.into()))
+}
+
+async fn remove_old_answers(platform: Arc<Platform>) {
+    if let Err(error) = platform.repeats.remove_old().await {
+        tracing::warn!("old answers to calls with `Idempotency-Key` could not be removed yet: {error:?}");
+    }
 }

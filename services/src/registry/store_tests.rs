@@ -49,6 +49,7 @@ impl Bench {
             from_this_machine: true,
             headers: DeclaredHeaders::default(),
             large_body: false,
+            calls: None,
         };
         Cx { state: self.registry.clone(), request: Arc::new(request) }
     }

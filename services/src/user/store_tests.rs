@@ -136,6 +136,7 @@ impl Bench {
             from_this_machine: true,
             headers: DeclaredHeaders::default(),
             large_body: false,
+            calls: None,
         };
         Cx { state: P::of(&self.users), request: Arc::new(request) }
     }

@@ -11,7 +11,7 @@ use openorch_api::{
         ReadAppResponse, UpdateAppRequest, UpdateAppResponse, errors,
     },
 };
-use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_chassis::{Cx, Error, Result, repeat, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query as Asked, Write};
 
 use crate::user::{
@@ -82,7 +82,7 @@ pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) ->
     }
     let host = checked_host(&request.new_host)?;
     let now = cx.now();
-    let mut app = App::default();
+    let mut answer = UpdateAppResponse::default();
     cx.authz
         .change_rules(|rules| {
             let before = match request.id.as_str() {
@@ -110,13 +110,14 @@ pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) ->
                 created_at: before.map_or(now, |row| row.created_at),
                 updated_at: now,
             };
-            app = (&row).into();
+            answer = UpdateAppResponse { app: (&row).into() };
+            repeat::tell_answer(&answer)?;
             let fresh = Guard::Absent { collection: APPS.name, id: row.id.clone() };
             let batch = if before.is_none() { Batch::new().require(fresh) } else { Batch::new() };
             Ok((vec![Change::SaveApp(row)], batch))
         })
         .await?;
-    Ok(Json(UpdateAppResponse { app }))
+    Ok(Json(answer))
 }
 
 /// Without `cascade` it goes only if nothing is left in it that is worth more than it. What accounts that are no admins

@@ -12,7 +12,7 @@ use openorch_api::{
         OrganizationId, SaveMembershipRequest, SaveOrganizationRequest, SaveOrganizationResponse, User, UserId, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result, audit, service::retry};
+use openorch_chassis::{Caller, Cx, Error, Result, audit, repeat, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use crate::query::{Paging, place_by_id};
@@ -45,8 +45,10 @@ pub async fn create(
     Body(request): Body<CreateOrganizationRequest>,
 ) -> Result<Json<CreateOrganizationResponse>> {
     let row = cx.new_organization(cx.caller()?, request)?;
+    let answer = CreateOrganizationResponse { organization: (&row).into() };
+    repeat::tell_answer(&answer)?;
     cx.found_organization(cx.caller()?, &row).await?;
-    Ok(Json(CreateOrganizationResponse { organization: (&row).into() }))
+    Ok(Json(answer))
 }
 
 pub async fn save(

@@ -13,7 +13,7 @@ use openorch_api::{
         UserInput, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result, audit, service::retry};
+use openorch_chassis::{Caller, Cx, Error, Result, audit, repeat, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use crate::user::{
@@ -129,6 +129,8 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
     for role in roles.iter().filter(|role| **role != *openorch_api::role::USER) {
         audit::require_right(still_gives_role(caller, role, &app));
     }
+    let answer = CreateUserResponse { user: (&user).into() };
+    repeat::tell_answer(&answer)?;
     retry(|| async {
         // Hashing may have taken its time: what counts is what the caller may now.
         refuse_foreign_roles(&cx.authz.caller_now(caller, &USER_CREATE).await?, &roles, &app)?;
@@ -141,7 +143,7 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
         Ok(())
     })
     .await?;
-    Ok(Json(CreateUserResponse { user: (&user).into() }))
+    Ok(Json(answer))
 }
 
 pub async fn save(

@@ -1,0 +1,147 @@
+//! An operation's input as one JSON object: which part of the request each of its keys belongs to. `oo call` and calls by
+//! id within the daemon take their input in this form.
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value};
+
+use crate::{InvalidInput, Parts, Row};
+
+/// The keys that an operation takes, by the part of the request that they belong to. Making it generates the schemas of the
+/// row, so whoever calls often keeps it.
+pub struct Keys {
+    path: Vec<&'static str>,
+    /// The pattern of the path, for refusals.
+    pattern: &'static str,
+    query: Vec<String>,
+    has_body: bool,
+}
+
+/// A part of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The path parameter of this index.
+    Path(usize),
+    Query,
+    Body,
+}
+
+impl Keys {
+    pub fn of(row: &Row) -> Keys {
+        let mut generator = SchemaSettings::draft2020_12().into_generator();
+        let shape = (row.input)(&mut generator);
+        let query = shape.query.map(Value::from).unwrap_or_default();
+        // A query is described by an object schema, or by a reference to one.
+        let name = query.get("$ref").and_then(Value::as_str).and_then(|reference| reference.rsplit('/').next());
+        let query = name.and_then(|name| generator.definitions().get(name)).unwrap_or(&query);
+        let properties = query.get("properties").and_then(Value::as_object);
+        Keys {
+            path: row.path_parameters().collect(),
+            pattern: row.path,
+            query: properties.into_iter().flat_map(Map::keys).cloned().collect(),
+            has_body: shape.body.is_some(),
+        }
+    }
+
+    /// Where a key belongs: a path parameter before a query parameter, and what is neither goes into the body. `None`: the
+    /// operation has no body.
+    pub fn place(&self, key: &str) -> Option<Place> {
+        if let Some(at) = self.path.iter().position(|name| *name == key) {
+            return Some(Place::Path(at));
+        }
+        if self.query.iter().any(|name| name == key) {
+            return Some(Place::Query);
+        }
+        self.has_body.then_some(Place::Body)
+    }
+
+    /// The parts of a request with this input. Values of the path and of the query are texts, numbers or booleans; `null` is
+    /// the same as leaving a key out. Refuses a path parameter that is missing, and a key of an operation without a body
+    /// that it does not have. What the body holds is checked as for any request.
+    pub fn parts(&self, input: Map<String, Value>) -> Result<Parts, InvalidInput> {
+        let mut path: Vec<Option<String>> = vec![None; self.path.len()];
+        let mut parts = Parts { body: self.has_body.then(|| Value::Object(Map::new())), ..Parts::default() };
+        for (key, value) in input {
+            match (self.place(&key), &mut parts.body) {
+                (Some(Place::Path(at)), _) => path[at] = text_of(&key, value)?,
+                (Some(Place::Query), _) => parts.query.extend(text_of(&key, value)?.map(|text| (key, text))),
+                (Some(Place::Body), Some(Value::Object(body))) => _ = body.insert(key, value),
+                _ => return Err(self.unknown(&key)),
+            }
+        }
+        for (name, value) in self.path.iter().zip(path) {
+            let missing = || InvalidInput(format!("`{name}` is missing: it stands in the path {}", self.pattern));
+            parts.path.push(value.ok_or_else(missing)?);
+        }
+        Ok(parts)
+    }
+
+    fn unknown(&self, key: &str) -> InvalidInput {
+        let known: Vec<_> = self.path.iter().copied().chain(self.query.iter().map(String::as_str)).collect();
+        let known = if known.is_empty() { "takes none".to_owned() } else { format!("takes `{}`", known.join("`, `")) };
+        InvalidInput(format!("the operation has no parameter `{}`; it {known}", crate::text::without_hidden(key)))
+    }
+}
+
+/// The text of a value in a path or a query; nothing for `null`.
+fn text_of(key: &str, value: Value) -> Result<Option<String>, InvalidInput> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) if text.contains('\0') => {
+            Err(InvalidInput(format!("`{key}` contains a NUL character, which no path and no query may")))
+        }
+        Value::String(text) => Ok(Some(text)),
+        Value::Bool(_) | Value::Number(_) => Ok(Some(value.to_string())),
+        Value::Array(_) | Value::Object(_) => Err(InvalidInput(format!(
+            "`{key}` is a text, a number or a boolean, since it stands in the path or the query"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parts(id: &str, input: Value) -> Result<Parts, String> {
+        let row = crate::operations().find(|row| row.id == id).unwrap();
+        let Value::Object(input) = input else { panic!("no object: {input}") };
+        Keys::of(row).parts(input).map_err(|refused| refused.0)
+    }
+
+    #[test]
+    fn each_key_goes_to_its_part_of_the_request() {
+        for (id, input, path, query, body) in [
+            ("health", json!({}), "", "", None),
+            ("removeInstance", json!({ "id": "inst_1" }), "inst_1", "", None),
+            ("listInstances", json!({ "slug": "a-svc", "host": null }), "", "slug=a-svc", None),
+            ("getRoles", json!({ "limit": 5 }), "", "limit=5", None),
+            ("deleteApp", json!({ "appId": "app_1", "cascade": true }), "app_1", "cascade=true", None),
+            ("listNodes", json!({ "ids": ["a"] }), "", "", Some(json!({ "ids": ["a"] }))),
+            ("listNodes", json!({}), "", "", Some(json!({}))),
+            ("saveUser", json!({ "userId": "usr_1", "name": "A" }), "usr_1", "", Some(json!({ "name": "A" }))),
+            ("getPermissionsByRole", json!({ "roleId": 7, "after": "[1]" }), "7", "after=[1]", None),
+        ] {
+            let found = parts(id, input.clone()).unwrap_or_else(|refused| panic!("{id} {input}: {refused}"));
+            let sent: Vec<_> = found.query.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            assert_eq!((found.path.join("/"), sent.join("&")), (path.to_owned(), query.to_owned()), "{id} {input}");
+            assert_eq!(found.body, body, "{id} {input}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_place_is_refused() {
+        for (id, input, words) in [
+            ("removeInstance", json!({}), "`id` is missing"),
+            ("removeInstance", json!({ "id": null }), "`id` is missing"),
+            ("removeInstance", json!({ "id": "a", "b": 1 }), "no parameter `b`; it takes `id`"),
+            ("removeInstance", json!({ "id": ["a"] }), "`id` is a text"),
+            ("removeInstance", json!({ "id": "a\0b" }), "NUL"),
+            ("listInstances", json!({ "slug": {} }), "`slug` is a text"),
+            ("health", json!({ "a": 1 }), "it takes none"),
+        ] {
+            let refused = parts(id, input.clone()).unwrap_err();
+            assert!(refused.contains(words), "{id} {input}: {refused}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The one path of a call, however it came: it is admitted, its input is read within its limits and checked, the handler
+//! runs, and what came of it is counted and told to the audit log.
+
+use std::{sync::Arc, time::Instant};
+
+use http::{HeaderMap, Response, StatusCode, request};
+use openorch_api::{Access, Effect, Parts, Repeat, Row, error as codes, header::IF_NONE_MATCH};
+use tokio::task::JoinHandle;
+use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
+
+use super::{Calls, Inner, Operation, head::query, origin::Origin};
+use crate::{
+    Body, BoxFuture, ClientBody, Error, Result,
+    audit::{self, Call},
+    budget::{self, Reservation},
+    headers::DeclaredHeaders,
+    repeat::{self, Begun},
+    request as bodies, respond,
+    service::{RequestContext, Verdict, panic_text},
+};
+
+/// Where the input of a call comes from.
+pub(super) enum Source {
+    /// The rest of a request, whose path was read already.
+    Request { path: Vec<String>, head: Box<request::Parts>, body: ClientBody },
+    /// A call in process.
+    Made(Parts),
+}
+
+impl Source {
+    fn path(&self) -> &[String] {
+        match self {
+            Source::Request { path, .. } => path,
+            Source::Made(parts) => &parts.path,
+        }
+    }
+}
+
+/// An input that was read.
+struct Read {
+    parts: Parts,
+    headers: DeclaredHeaders,
+    is_large: bool,
+    /// Reading took its time: who calls, and what they may, is to be asked again.
+    waited: bool,
+    /// The value of the header `Idempotency-Key`.
+    key: Option<String>,
+}
+
+impl Inner {
+    /// Serves a call. A failure is not logged here: [`Inner::report`] does, where it becomes an answer.
+    pub(super) async fn serve(
+        self: Arc<Inner>,
+        operation: Arc<Operation>,
+        source: Source,
+        origin: Arc<Origin>,
+        span: &Span,
+    ) -> Result<Response<Body>> {
+        let started = Instant::now();
+        let row = operation.row;
+        let call =
+            row.audited.then(|| Call::new(row, source.path(), origin.client_ip, &origin.request_id, origin.parent));
+        let work = self.clone().run(operation.clone(), source, origin.clone());
+        let (audit, served) = (self.audit.clone(), call.clone());
+        let work = async move {
+            let outcome = work.await;
+            if let (Some(call), Ok(_)) = (&served, &outcome) {
+                audit.succeeded(call).await;
+            }
+            outcome
+        };
+        let work: BoxFuture<'static, _> = match call.clone() {
+            Some(call) => Box::pin(call.serve(work)),
+            None => Box::pin(work),
+        };
+        // On a task of its own, so that a caller who leaves cannot stop a write between the store and the memory. What reads
+        // and leaves no entry in the audit log ends with its caller.
+        let ends = row.effect() == Effect::Read && !row.audited;
+        let mut task = Task { handle: tokio::spawn(work.instrument(span.clone())), ends };
+        let outcome = match origin.deadline {
+            None => Some((&mut task.handle).await),
+            Some(deadline) => tokio::time::timeout_at(deadline, &mut task.handle).await.ok(),
+        };
+        let outcome = match outcome {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(ended)) if ended.is_panic() => Err(Error::internal(panic_text(ended.into_panic()))),
+            Some(Err(_)) => {
+                Err(Error::new(&codes::platform::STOPPING, "the daemon is stopping; try again in a moment"))
+            }
+            None => Err(super::nested::timed_out()),
+        };
+        let outcome = outcome.map_err(|error| match &call {
+            Some(call) => {
+                let error = call.blame(error);
+                self.audit.refused(call, &error);
+                error
+            }
+            None => error,
+        });
+        let status = outcome.as_ref().map_or_else(Error::status, Response::status);
+        let elapsed = started.elapsed();
+        operation.durations.observe(status, elapsed);
+        // They cost more than everything else that is done here, and without this line nobody sees them.
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            span.record("status", status.as_u16());
+            span.record("duration", tracing::field::debug(elapsed));
+            span.in_scope(|| debug!("responded"));
+        }
+        outcome
+    }
+
+    /// Logs a failure of a call, and says in a fault of ours under which id.
+    pub(super) fn report(&self, operation: &Operation, span: &Span, request_id: &str, mut error: Error) -> Error {
+        if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            match operation.faults.allow() {
+                Some(0) => span.in_scope(|| error!("{error:?}")),
+                Some(more) => span.in_scope(|| error!("{error:?}; {more} more since the last such line")),
+                None => span.in_scope(|| debug!("{error:?}")),
+            }
+            error.message = format!("{} (request {request_id})", error.message).into();
+        } else if error.is_of_store() && self.store_failures.allow().is_some() {
+            span.in_scope(|| warn!("{error:?}; written once a minute while this goes on"));
+        } else {
+            span.in_scope(|| debug!("{error:?}"));
+        }
+        error
+    }
+
+    async fn run(
+        self: Arc<Inner>,
+        operation: Arc<Operation>,
+        source: Source,
+        origin: Arc<Origin>,
+    ) -> Result<Response<Body>> {
+        let row = operation.row;
+        let mut admitted = self.admit(row, &origin, true).await?;
+        let budgeted = match row.access {
+            Access::Public => budget::Caller::Anybody,
+            Access::SignedIn | Access::Needs(_) => budget::Caller::Authenticated,
+        };
+        let mut reservation = self.memory.reservation(origin.client_ip, budgeted);
+        let read = self.read(&operation, source, &origin, &mut reservation).await?;
+        if read.waited {
+            // A body may take its time. What counts is what the caller may when the work begins.
+            admitted = self.admit(row, &origin, false).await?;
+        }
+        let (caller, verdict) = admitted;
+        audit::tell_target(row, &read.parts);
+        let credential = caller.as_ref().map(|caller| self.credential(row, caller));
+        let is_large = read.is_large;
+        let parts = match (read.key, &caller) {
+            (Some(key), Some(caller)) => {
+                let (request, parts) = repeat::digest_of(caller, read.parts, is_large).await?;
+                match self.repeats.begin(caller, row, &key, request).await? {
+                    Begun::Known(answer) => {
+                        let response = respond::json(operation.status, answer);
+                        return self.count_answer(row, response, reservation).await;
+                    }
+                    Begun::New(keyed) => audit::keep_answer(keyed),
+                }
+                parts
+            }
+            _ => read.parts,
+        };
+        let context = Arc::new(RequestContext {
+            caller,
+            request_id: origin.request_id.clone(),
+            client_ip: origin.client_ip,
+            from_this_machine: origin.from_this_machine,
+            headers: read.headers,
+            large_body: is_large,
+            calls: Some(Calls::new(self.clone(), row, origin.clone())),
+        });
+        let began = Instant::now();
+        let response = (operation.handler)(context.clone(), parts, verdict).await?;
+        // A list may have waited for its turn: it is for those alone who may have it now.
+        if row.effect() == Effect::Read && began.elapsed() > RECHECK_AFTER {
+            let (_, now) = self.admit(row, &origin, false).await?;
+            if (verdict, now) == (Verdict::Allowed, Verdict::IfOwner) {
+                return Err(Error::new(
+                    &codes::access::RIGHT_LOST_MEANWHILE,
+                    "the right to this call was taken from its account while it was in progress",
+                ));
+            }
+        }
+        let response = respond::unless_known(response, context.headers.get(&IF_NONE_MATCH));
+        let mut response = self.count_answer(row, response, reservation).await?;
+        if let Some(credential) = credential.filter(|_| response.body().is_streamed()) {
+            // For the gateway, which ends an answer that lasts when the caller may not have it any more.
+            response.extensions_mut().insert(credential);
+        }
+        Ok(response)
+    }
+
+    /// Reads the input of a call, in the form that is documented where another is accepted too.
+    async fn read(
+        &self,
+        operation: &Operation,
+        source: Source,
+        origin: &Origin,
+        reservation: &mut Reservation,
+    ) -> Result<Read> {
+        let row = operation.row;
+        let limits = self.settings.body_limits(row);
+        let mut read = match source {
+            Source::Made(parts) => {
+                let is_large = match &parts.body {
+                    Some(body) if operation.reads_body => bodies::check_made(body, limits)?,
+                    _ => false,
+                };
+                let headers = DeclaredHeaders::of_nested(row, origin.asks_extended);
+                Read { parts, headers, is_large, waited: false, key: None }
+            }
+            Source::Request { path, head, body } => {
+                // HTTP/2 packs a large head into few bytes, so what is beyond the usual size counts as it is held.
+                reservation.grow(head_size(&head.headers).saturating_sub(USUAL_HEAD)).await?;
+                let key = match row.repeats() {
+                    Repeat::Keyed => repeat::key_of(&head.headers)?,
+                    Repeat::Natural | Repeat::Never => None,
+                };
+                let (body, is_large) = match operation.reads_body {
+                    true => {
+                        let read =
+                            bodies::read_json(&head.headers, body, limits, reservation, &self.body_workers).await?;
+                        (read.value, read.is_large)
+                    }
+                    false => (None, false),
+                };
+                let query = query(head.uri.query().unwrap_or_default())?;
+                let headers = DeclaredHeaders::of(row, &head.headers);
+                Read { parts: Parts { path, query, body }, headers, is_large, waited: operation.reads_body, key }
+            }
+        };
+        if let (Some(normalise), Some(body)) = (row.normalise, read.parts.body.as_mut()) {
+            normalise(body);
+        }
+        Ok(read)
+    }
+
+    /// Counts an answer until the client has read it. A read whose answer finds no room is refused, a large one at once;
+    /// what a write did stands, and so does its answer.
+    async fn count_answer(
+        &self,
+        row: &Row,
+        response: Response<Body>,
+        mut reservation: Reservation,
+    ) -> Result<Response<Body>> {
+        reservation.shrink_to(0);
+        let memory = response.body().memory();
+        if memory == 0 {
+            return Ok(response);
+        }
+        match row.effect() {
+            Effect::Read if memory <= SMALL_ANSWER => reservation.grow(memory).await?,
+            Effect::Read => reservation.grow_now(memory)?,
+            Effect::Write => reservation.grow_always(memory),
+        }
+        Ok(response.map(|body| body.holding(reservation)))
+    }
+}
+
+/// The span of a call.
+pub(super) fn span_of(row: &Row, origin: &Origin) -> Span {
+    info_span!(
+        "call",
+        operation = row.id,
+        request.id = &*origin.request_id,
+        via = origin.parent,
+        caller = Empty,
+        status = Empty,
+        duration = Empty
+    )
+}
+
+/// Answers up to here wait for room in the memory of requests.
+const SMALL_ANSWER: usize = 16 << 10;
+
+/// After so long a call that reads is asked once more whether its caller may have the answer.
+const RECHECK_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// The task of a call; one that changes nothing is aborted when its caller leaves.
+struct Task<T> {
+    handle: JoinHandle<T>,
+    ends: bool,
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        if self.ends {
+            self.handle.abort();
+        }
+    }
+}
+
+/// Bytes of a head that are not counted: the number of requests in progress bounds them.
+const USUAL_HEAD: usize = 4 << 10;
+
+/// Bytes of names and values.
+fn head_size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}

@@ -1,0 +1,175 @@
+//! Calls in process (contract decision 39): an operation calls another one as its own caller, with the rights that this has
+//! now and the restriction of its token, on the same path as a request: admission, limits, checks, audit, metrics. A call is
+//! no transaction: what was done before one that fails stands.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use openorch_api::{Access, Effect, Input, InvalidInput, Op, Output, Parts, Row, error as codes, error::request};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::{
+    Inner, Operation,
+    call::{Source, span_of},
+    origin::Origin,
+};
+use crate::{
+    Body, Error, Result,
+    budget::{self, Reservation},
+};
+
+/// Operations that call one another, at most: one that is called by a request may begin a chain of so many.
+pub const MAX_DEPTH: usize = 8;
+/// Bytes of the answer of an operation that reads, where a handler asks for it with its type.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// The operations of the daemon as a handler calls them.
+#[derive(Clone)]
+pub struct Calls {
+    inner: Arc<Inner>,
+    /// The operation that calls.
+    parent: &'static Row,
+    origin: Arc<Origin>,
+    deadline: Option<Instant>,
+    counts_always: bool,
+}
+
+/// The success of a call by id.
+pub struct Answer {
+    pub status: StatusCode,
+    /// JSON, or nothing.
+    pub body: Bytes,
+    /// Counts the body among what requests in progress hold.
+    _reservation: Reservation,
+}
+
+impl Calls {
+    pub(super) fn new(inner: Arc<Inner>, parent: &'static Row, origin: Arc<Origin>) -> Calls {
+        let deadline = origin.deadline;
+        Calls { inner, parent, origin, deadline, counts_always: false }
+    }
+
+    /// With the end of the time for all calls, and for those that they make. An earlier one stays.
+    pub fn within(mut self, time: Duration) -> Calls {
+        let deadline = Instant::now() + time;
+        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        self
+    }
+
+    /// Has each call counted among those that the account writes, also where it only reads: for callers who say how many
+    /// calls are made for one request.
+    pub fn counting_each(mut self) -> Calls {
+        self.counts_always = true;
+        self
+    }
+
+    /// Calls an operation. A refusal is that of the operation, with its code.
+    pub async fn call<I: Input, O: Output>(&self, op: Op<I, O>, input: I) -> Result<O> {
+        let operation = self.operation(op.row.id)?;
+        let mut parts = Parts::default();
+        input.encode(&mut parts);
+        let origin = self.origin()?;
+        let response = self.serve(operation, parts, &origin).await?;
+        let answer = self.whole(op.row, response, MAX_ANSWER).await?;
+        O::decode(&answer.body).map_err(Error::internal)
+    }
+
+    /// Calls the operation with this id; `input` has the keys of its path, query and body ([`openorch_api::Keys`]). The
+    /// answer of one that reads has `most` bytes at most. A failure is an answer here: it is logged as that of a request is.
+    pub async fn call_by_id(&self, id: &str, input: Map<String, Value>, most: usize) -> Result<Answer> {
+        let operation = self.operation(id)?;
+        let origin = self.origin()?;
+        let outcome = async {
+            let invalid = |refused: InvalidInput| Error::new(&request::INVALID_INPUT, refused.0);
+            let parts = operation.keys.parts(input).map_err(invalid)?;
+            let response = self.serve(operation.clone(), parts, &origin).await?;
+            self.whole(operation.row, response, most).await
+        };
+        outcome.await.map_err(|error| {
+            let span = span_of(operation.row, &origin);
+            self.inner.report(&operation, &span, &origin.request_id, error)
+        })
+    }
+
+    fn operation(&self, id: &str) -> Result<Arc<Operation>> {
+        self.inner.by_id.get(id).cloned().ok_or_else(|| {
+            let shown = openorch_api::text::without_hidden(id);
+            Error::new(&request::NO_SUCH_OPERATION, format!("there is no operation `{shown}`; /docs lists them"))
+        })
+    }
+
+    /// Where a call that is made now comes from.
+    fn origin(&self) -> Result<Arc<Origin>> {
+        let from = &self.origin;
+        if from.depth >= MAX_DEPTH {
+            return Err(Error::new(
+                &codes::platform::CALLS_TOO_DEEP,
+                format!(
+                    "`{}` cannot call another operation: operations call one another at most {MAX_DEPTH} deep, and {} calls \
+                     are in progress already",
+                    self.parent.id, from.depth
+                ),
+            ));
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(timed_out());
+        }
+        Ok(Arc::new(Origin {
+            token: from.token.clone().filter(|_| !matches!(self.parent.access, Access::Public)),
+            request_id: from.request_id.clone(),
+            client_ip: from.client_ip,
+            from_this_machine: from.from_this_machine,
+            asks_extended: from.asks_extended,
+            place: from.place.clone(),
+            notes: None,
+            parent: Some(self.parent.id),
+            depth: from.depth + 1,
+            deadline: self.deadline,
+            counts_always: self.counts_always,
+        }))
+    }
+
+    async fn serve(&self, operation: Arc<Operation>, parts: Parts, origin: &Arc<Origin>) -> Result<Response<Body>> {
+        self.inner.nested.count(operation.row.id, self.parent.id);
+        let span = span_of(operation.row, origin);
+        self.inner.clone().serve(operation, Source::Made(parts), origin.clone(), &span).await
+    }
+
+    /// Reads an answer whole. That of an operation that writes is taken however large it is: what it did stands.
+    async fn whole(&self, row: &Row, response: Response<Body>, most: usize) -> Result<Answer> {
+        let reads = row.effect() == Effect::Read;
+        let (head, mut body) = response.into_parts();
+        let mut reservation = self.inner.memory.reservation(self.origin.client_ip, budget::Caller::Authenticated);
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(Error::internal)?.into_data() else { continue };
+            if reads && bytes.len() + data.len() > most {
+                return Err(Error::new(
+                    &codes::platform::ANSWER_TOO_LARGE,
+                    format!("the answer of `{}` has more than {most} bytes; ask for less at once", row.id),
+                ));
+            }
+            match reads {
+                true => reservation.grow_now(data.len())?,
+                false => reservation.grow_always(data.len()),
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Answer { status: head.status, body: bytes.freeze(), _reservation: reservation })
+    }
+}
+
+/// The refusal where the time of a call is over.
+pub(super) fn timed_out() -> Error {
+    Error::new(
+        &codes::platform::CALL_TIMED_OUT,
+        "the time for the calls of this request is over; a call in progress that changes something goes on, so read what was \
+         changed before trying again",
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! Where a call comes from: a request, or an operation that calls another one in process.
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::request;
+use tokio::time::Instant;
+
+use super::head::bearer;
+use crate::{
+    CallNotes, Peer,
+    forwarded::{ClientAddress, RequestId},
+    local::FromThisMachine,
+    place::Place,
+};
+
+/// What is known of a call before anything of its input is read. One that is made in process has all of the request that it
+/// is a part of.
+pub(super) struct Origin {
+    /// Nothing for an operation that a public one calls: it does so as nobody.
+    pub token: Option<Arc<str>>,
+    pub request_id: Box<str>,
+    pub client_ip: IpAddr,
+    pub from_this_machine: bool,
+    /// The value of the header `OpenOrch-Extended` is `1`.
+    pub asks_extended: bool,
+    /// Held until the work is done, also where the client does not wait for it.
+    pub place: Option<Place>,
+    /// Of the request alone: its line of the access log is about the operation that it named.
+    pub notes: Option<Arc<CallNotes>>,
+    /// The operation that calls.
+    pub parent: Option<&'static str>,
+    /// How many operations called one another before this.
+    pub depth: usize,
+    pub deadline: Option<Instant>,
+    /// It counts among the calls that write, also where it only reads.
+    pub counts_always: bool,
+}
+
+impl Origin {
+    pub fn of_request(head: &request::Parts, peer: &Peer) -> Origin {
+        let extensions = &head.extensions;
+        Origin {
+            token: bearer(&head.headers).map(Into::into),
+            request_id: extensions.get::<RequestId>().map(|id| id.as_str().into()).unwrap_or_default(),
+            client_ip: extensions.get::<ClientAddress>().map_or(peer.address.ip(), |client| client.ip),
+            from_this_machine: extensions.get::<FromThisMachine>().is_some(),
+            asks_extended: head.headers.get(openorch_api::header::EXTENDED.name).is_some_and(|value| value == "1"),
+            place: extensions.get::<Place>().cloned(),
+            notes: extensions.get::<Arc<CallNotes>>().cloned(),
+            parent: None,
+            depth: 0,
+            deadline: None,
+            counts_always: false,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! `oo batch`: many calls by few requests. Each line of a file is a call, each line of what is printed the answer to it.
+
+use std::io::{self, Write};
+
+use openorch_sdk::api::{
+    Body, Json, json,
+    op::BODY_LIMIT,
+    platform::{CALL_OPERATIONS, CallOperationsRequest, MAX_CALLS, OperationAnswer, OperationCall},
+};
+
+use crate::{
+    context::Context,
+    documents,
+    failure::{Failure, printable},
+    print::Output,
+};
+
+/// Makes the calls that the lines of the file say, and prints their answers as they come. Answers with code 1 where one
+/// failed.
+pub async fn run(context: &Context, file: &str, stop_on_error: bool) -> Result<(Output, u8), Failure> {
+    // All of it is read before anything is sent.
+    let calls = calls_of(file, &documents::text_of(file)?)?;
+    let connection = context.connection_for(CALL_OPERATIONS.row)?;
+    let mut code = 0;
+    for calls in pieces(calls) {
+        let request = CallOperationsRequest { calls, stop_on_error };
+        let call = connection.client.call(CALL_OPERATIONS, Body(request));
+        let Json(answer) = context.answered(&connection, Some(CALL_OPERATIONS.row.id), call).await?;
+        let has_failed = answer.answers.iter().any(|answer| !answer.code.is_empty());
+        if !show(&answer.answers)? {
+            break;
+        }
+        if has_failed {
+            code = 1;
+            if stop_on_error {
+                break;
+            }
+        }
+    }
+    Ok((Output::Shown, code))
+}
+
+/// The calls of a text: one JSON object a line; empty lines are left out.
+fn calls_of(file: &str, text: &str) -> Result<Vec<OperationCall>, Failure> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let call = |(index, line): (usize, &str)| {
+        let wrong = |reason: String| Failure::Usage(format!("`{file}`, line {}: {}", index + 1, printable(&reason)));
+        let value =
+            json::parse(line.as_bytes(), json::Limits::TRUSTED).map_err(|refused| wrong(refused.to_string()))?;
+        serde_json::from_value(value.unwrap_or_default()).map_err(|error| {
+            wrong(format!("{error}; a line is like {{\"operation\": \"listApps\", \"input\": {{\"ids\": []}}}}"))
+        })
+    };
+    lines.map(call).collect()
+}
+
+/// As many calls together as one request takes.
+fn pieces(calls: Vec<OperationCall>) -> Vec<Vec<OperationCall>> {
+    let (mut pieces, mut bytes): (Vec<Vec<OperationCall>>, usize) = (Vec::new(), 0);
+    for call in calls {
+        let size = serde_json::to_vec(&call).map_or(0, |text| text.len() + 1);
+        match pieces.last_mut() {
+            Some(last) if last.len() < MAX_CALLS && bytes + size < BODY_LIMIT - FRAME => last.push(call),
+            _ => {
+                bytes = 0;
+                pieces.push(vec![call]);
+            }
+        }
+        bytes += size;
+    }
+    pieces
+}
+
+/// Bytes of a request around its calls, at most.
+const FRAME: usize = 64;
+
+/// Prints each answer as a line. Answers whether somebody still reads.
+fn show(answers: &[OperationAnswer]) -> Result<bool, Failure> {
+    let mut out = io::stdout().lock();
+    for answer in answers {
+        let line = serde_json::to_string(answer).map_err(|error| Failure::Other(error.to_string()))?;
+        match writeln!(out, "{}", printable(&line)) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
+            written => written.map_err(|error| Failure::Other(format!("cannot write the answer: {error}")))?,
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_a_call() {
+        let calls =
+            calls_of("f", "{\"operation\":\"health\"}\n\n{\"operation\":\"a\",\"input\":{\"id\":1}}\n").unwrap();
+        assert_eq!(serde_json::to_value(calls).unwrap()[1], json!({ "operation": "a", "input": { "id": 1 } }));
+        for (text, words) in [
+            ("{\"operation\":\"a\"}\n[1]", "line 2"),
+            ("{\"input\":{}}", "operation"),
+            ("{", "line 1"),
+            ("{\"operation\":\"a\",\"operation\":\"b\"}", "line 1"),
+        ] {
+            let refused = calls_of("f", text).unwrap_err().to_string();
+            assert!(refused.contains(words), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn no_request_has_more_calls_or_bytes_than_one_may() {
+        let call = |bytes: usize| OperationCall { operation: "x".repeat(bytes), ..OperationCall::default() };
+        let lengths = |calls: Vec<OperationCall>| pieces(calls).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths(vec![call(1); 41]), [20, 20, 1]);
+        assert_eq!(lengths(vec![call(BODY_LIMIT / 3); 5]), [2, 2, 1]);
+        assert!(lengths(Vec::new()).is_empty());
+    }
+}

@@ -1,0 +1,81 @@
+//! Several operations by one request, each called in process as its caller.
+
+use bytes::Bytes;
+use openorch_api::{
+    Body, Json,
+    error::request,
+    platform::{self as api, CallOperationsRequest, CallOperationsResponse, OperationAnswer, OperationCall},
+    text::without_hidden,
+};
+use openorch_chassis::{Cx, Error, Result, router::Answer};
+use serde_json::value::RawValue;
+
+use super::Platform;
+
+pub async fn call_operations(
+    cx: Cx<Platform>,
+    Body(request): Body<CallOperationsRequest>,
+) -> Result<Json<CallOperationsResponse>> {
+    let calls = cx.calls()?.within(cx.limits.batch_timeout).counting_each();
+    let mut room = cx.limits.max_batch_answer_bytes;
+    let (mut answers, mut has_failed) = (Vec::with_capacity(request.calls.len()), false);
+    // What they count as held until the answer to the batch is made of them.
+    let mut held = Vec::new();
+    for OperationCall { operation, input } in request.calls {
+        let outcome = match (has_failed && request.stop_on_error, cx.check_batch(&operation)) {
+            (true, _) => Err(Error::new(
+                &api::CALL_SKIPPED,
+                "not called, since a call before it failed; correct that one, then send this one again",
+            )),
+            (false, Err(refused)) => Err(refused),
+            (false, Ok(())) => calls.call_by_id(&operation, input, room).await,
+        };
+        has_failed |= outcome.is_err();
+        answers.push(match outcome {
+            Ok(answer) => {
+                room = room.saturating_sub(answer.body.len());
+                let told = success(&answer)?;
+                held.push(answer);
+                told
+            }
+            Err(error) => OperationAnswer {
+                status: error.code.status,
+                error: error.message.into_owned(),
+                code: error.code.id.to_owned(),
+                retry_after: error.retry_after,
+                body: None,
+            },
+        });
+    }
+    Ok(Json(CallOperationsResponse { answers }))
+}
+
+impl Platform {
+    fn check_batch(&self, operation: &str) -> Result<()> {
+        match self.batch_operations.get(operation) {
+            Some((_, true)) => Ok(()),
+            Some((row, false)) => Err(Error::new(
+                &api::NOT_IN_BATCH,
+                format!(
+                    "`{}` cannot be called in a batch; call it by itself: {} {}",
+                    row.id,
+                    row.method.as_str(),
+                    row.path
+                ),
+            )),
+            None => Err(Error::new(
+                &request::NO_SUCH_OPERATION,
+                format!("there is no operation `{}`; /docs lists them", without_hidden(operation)),
+            )),
+        }
+    }
+}
+
+fn success(answer: &Answer) -> Result<OperationAnswer> {
+    let raw = |bytes: &Bytes| {
+        let text = String::from_utf8(bytes.to_vec()).map_err(Error::internal)?;
+        RawValue::from_string(text).map_err(Error::internal)
+    };
+    let body = if answer.body.is_empty() { None } else { Some(raw(&answer.body)?) };
+    Ok(OperationAnswer { status: answer.status.as_u16(), body, ..OperationAnswer::default() })
+}
