@@ -3,12 +3,13 @@
 use std::{path::PathBuf, sync::Arc};
 
 use openorch_api::{Time, error::request};
-use openorch_store::{Collection, Store, Table};
+use openorch_store::{Batch, Collection, Committed, Store, StoreError, Table};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Audit, BoxFuture, Error, Mounted, Result,
     ages::Ages,
+    audit::CallAudit,
     clock::Clock,
     ids::Ids,
     mail::Mailer,
@@ -32,7 +33,7 @@ pub struct Module {
 /// What services are made from.
 #[derive(Clone)]
 pub struct Platform {
-    /// Commits made through it leave the entries of audited calls.
+    /// For what is read, and for what the daemon writes by itself. The changes of a call are made by [`Platform::commit`].
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
     /// Asked before something ends for its age.
@@ -67,6 +68,11 @@ impl Platform {
     /// The documents of a collection.
     pub fn table<T: Serialize + DeserializeOwned>(&self, collection: &'static Collection) -> Table<T> {
         Table::new(self.store.clone(), collection)
+    }
+
+    /// Makes the change of a call: see [`Audit::commit`].
+    pub async fn commit(&self, call: &CallAudit, batch: Batch) -> Result<Committed, StoreError> {
+        self.audit.commit(call, batch).await
     }
 
     /// The settings of a section.

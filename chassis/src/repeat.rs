@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::{Caller, Error, Result, ages::Ages, audit, clock::Clock, seal::Seal};
+use crate::{Caller, Error, Result, ages::Ages, clock::Clock, seal::Seal};
 
 /// The stored answers, to be opened before the store is used.
 pub static ANSWERS: Collection =
@@ -120,24 +120,6 @@ pub(crate) async fn digest_of(caller: &Caller, parts: Parts, is_large: bool) -> 
         false => work(),
         true => tokio::task::spawn_blocking(work).await.map_err(Error::internal)?,
     }
-}
-
-/// Says what the call that is served will answer, before the commit that makes its change: a repeat is given that. To be
-/// called by each operation whose row says [`Repeat::Keyed`](openorch_api::Repeat::Keyed).
-pub fn tell_answer(answer: &impl Serialize) -> Result<()> {
-    let Some(keyed) = audit::keyed() else { return Ok(()) };
-    let text = serde_json::value::to_raw_value(answer).map_err(Error::internal)?;
-    if text.get().len() > MAX_ANSWER {
-        return Err(Error::new(
-            &codes::ANSWER_TOO_LARGE,
-            format!(
-                "the answer has more than {MAX_ANSWER} bytes, and is not stored for repeats: nothing was done; leave \
-                 `Idempotency-Key` out"
-            ),
-        ));
-    }
-    *lock(&keyed.answer) = Some(text);
-    Ok(())
 }
 
 impl Repeats {
@@ -285,6 +267,22 @@ impl Repeats {
 }
 
 impl Keyed {
+    /// What the call will answer: see [`CallAudit::tell_answer`](crate::audit::CallAudit::tell_answer).
+    pub(crate) fn tell_answer(&self, answer: &impl Serialize) -> Result<()> {
+        let text = serde_json::value::to_raw_value(answer).map_err(Error::internal)?;
+        if text.get().len() > MAX_ANSWER {
+            return Err(Error::new(
+                &codes::ANSWER_TOO_LARGE,
+                format!(
+                    "the answer has more than {MAX_ANSWER} bytes, and is not stored for repeats: nothing was done; leave \
+                     `Idempotency-Key` out"
+                ),
+            ));
+        }
+        *lock(&self.answer) = Some(text);
+        Ok(())
+    }
+
     /// What must hold when the call makes its change: that no other one with the key did.
     pub(crate) fn guard(&self) -> Guard {
         Guard::Absent { collection: ANSWERS.name, id: self.id.clone() }

@@ -20,7 +20,8 @@ use tracing::{Instrument, Span};
 use tokio::time::Instant;
 
 use crate::{
-    Body, BoxFuture, Caller, Error, Result, audit,
+    Body, BoxFuture, Caller, Error, Result,
+    audit::CallAudit,
     forwarded::network,
     headers::DeclaredHeaders,
     identity::{AccountDeletionHook, AppDeletionHook, InstancePresence},
@@ -46,6 +47,8 @@ pub struct RequestContext {
     /// Whether it comes from a program on this machine: see [`crate::local`].
     pub from_this_machine: bool,
     pub headers: DeclaredHeaders,
+    /// What the audit log is told of the call; the changes that it makes are committed with it.
+    pub audit: CallAudit,
     /// Whether the body is so large that decoding it would hold up an async worker.
     pub large_body: bool,
     /// The operations that can be called in process; nothing where no router serves the call.
@@ -282,7 +285,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         let (decide, handler) = (Arc::new(decide), Arc::new(handler));
         let checker = Checker::new(row);
         let checker = Arc::new(checker.unwrap_or_else(|unknown| panic!("the input of `{}`: {unknown}", row.id)));
-        // Entries of the audit log are written from the task of their call.
+        // What reads long ends with its caller, and what is audited goes on.
         assert!(!(row.long_answer && row.audited), "the answer of `{}` is long, so it cannot be audited", row.id);
         // A stored answer is part of such an entry's batch, and is told without asking the service who may have it.
         let is_keyed = row.repeats() == Repeat::Keyed;
@@ -476,7 +479,6 @@ pub async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -
     let mut span = Duration::from_millis(1);
     loop {
         match attempt().await {
-            Err(error) if error.is_lost_race() && audit::caller_lost_standing() => return Err(error),
             Err(error) if error.is_lost_race() && started.elapsed() < RETRY_LIMIT => {
                 tokio::time::sleep(span.mul_f64(random_part())).await;
                 span = (span * 2).min(LONGEST_PAUSE);
@@ -565,6 +567,7 @@ mod long_answer_tests {
             headers: DeclaredHeaders::default(),
             large_body: false,
             calls: None,
+            audit: CallAudit::NONE,
         };
         let handler = service.mount().bound[0].handler.clone();
         let answer = handler(Arc::new(request), Parts { path: vec![], query: vec![], body: None }, Verdict::Allowed);

@@ -9,7 +9,6 @@ use std::{
 use openorch_chassis::{
     Audit, BoxFuture, Builtin, Mounted, Platform,
     ages::Ages,
-    audit::Audited,
     clock::Clock,
     ids::Ids,
     metrics::Registry,
@@ -160,7 +159,7 @@ async fn assemble(
     };
     let seal = Seal::new(&key);
     let ids = Arc::new(Ids::new(clock.clone()));
-    let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone()));
+    let audit = Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone(), &user::ACCOUNTS));
     audit.register(&registry);
     let newest = audit.newest().await?.max(registry::last_heartbeat(&store).await?);
     let grace_left = user::stored_clock_grace(&store).await?;
@@ -170,7 +169,6 @@ async fn assemble(
         total: settings.api.max_stored_answers,
     };
     let repeats = Repeats::new(store.clone(), clock.clone(), ages.clone(), seal.clone(), limits);
-    let store: Arc<dyn Store> = Arc::new(Audited::new(store, audit.clone(), &user::ACCOUNTS));
     let outbound = Arc::new(Outbound::new(settings.outbound.clone()));
     let table = Arc::new(Table::new());
     let mut platform = Platform {

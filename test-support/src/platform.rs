@@ -8,6 +8,7 @@ use std::{
 use openorch_chassis::{
     Audit, BoxFuture, NodePlace, Platform, Result,
     ages::{Ages, ExpirySettings},
+    audit::ENTRIES,
     clock::ManualClock,
     ids::Ids,
     mail::Mailer,
@@ -57,7 +58,7 @@ pub async fn platform(
     let mut given = Given::default();
     settings.iter().for_each(|(variable, text)| given.add((*variable).to_owned(), (*text).to_owned()));
     Platform {
-        audit: Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone())),
+        audit: Arc::new(Audit::new(store.clone(), clock.clone(), ids.clone(), &ENTRIES)),
         ages: Arc::new(Ages::new(clock.clone(), None, Duration::ZERO, ExpirySettings::default())),
         store,
         clock,

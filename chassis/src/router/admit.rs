@@ -4,12 +4,18 @@ use openorch_api::{Access, Effect, Exempt, Guard, Row, error as codes};
 use tracing::Span;
 
 use super::{Inner, origin::Origin};
-use crate::{Caller, Credential, Error, Result, audit, rate::Rate, service::Verdict};
+use crate::{Caller, Credential, Error, Result, audit::CallAudit, rate::Rate, service::Verdict};
 
 impl Inner {
     /// Who calls, and whether the row lets them. The `first` time the call is counted, since one that is refused leaves a
     /// trace as well.
-    pub(super) async fn admit(&self, row: &Row, origin: &Origin, first: bool) -> Result<(Option<Caller>, Verdict)> {
+    pub(super) async fn admit(
+        &self,
+        row: &Row,
+        origin: &Origin,
+        audit: &CallAudit,
+        first: bool,
+    ) -> Result<(Option<Caller>, Verdict)> {
         if let Access::Public = row.access {
             return Ok((None, Verdict::Allowed));
         }
@@ -20,7 +26,7 @@ impl Inner {
             )
         })?;
         let caller = self.identity.authenticate(token).await?;
-        audit::tell_caller(&caller, self.identity.standing(&caller));
+        audit.tell_caller(&caller, || self.identity.standing(&caller));
         if first {
             Span::current().record("caller", &*caller.slug);
             if let Some(notes) = &origin.notes {
@@ -53,7 +59,7 @@ impl Inner {
         if let (Access::Needs(guard), Verdict::Allowed, true) = (row.access, verdict, row.audited)
             && !guard.also_slugs.contains(&&*caller.slug)
         {
-            audit::require_right(self.identity.basis(&caller, guard.permission.id));
+            audit.require_right(self.identity.basis(&caller, guard.permission.id));
         }
         Ok((Some(caller), verdict))
     }

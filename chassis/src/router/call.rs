@@ -10,8 +10,8 @@ use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
 use super::{Calls, Inner, Operation, head::query, origin::Origin};
 use crate::{
-    Body, BoxFuture, ClientBody, Error, Result,
-    audit::{self, Call},
+    Body, ClientBody, Error, Result,
+    audit::CallAudit,
     budget::{self, Reservation},
     headers::DeclaredHeaders,
     repeat::{self, Begun},
@@ -58,20 +58,15 @@ impl Inner {
     ) -> Result<Response<Body>> {
         let started = Instant::now();
         let row = operation.row;
-        let call =
-            row.audited.then(|| Call::new(row, source.path(), origin.client_ip, &origin.request_id, origin.parent));
-        let work = self.clone().run(operation.clone(), source, origin.clone());
+        let call = CallAudit::new(row, source.path(), origin.client_ip, &origin.request_id, origin.parent);
+        let work = self.clone().run(operation.clone(), source, origin.clone(), call.clone());
         let (audit, served) = (self.audit.clone(), call.clone());
         let work = async move {
             let outcome = work.await;
-            if let (Some(call), Ok(_)) = (&served, &outcome) {
-                audit.succeeded(call).await;
+            if outcome.is_ok() {
+                audit.succeeded(&served).await;
             }
             outcome
-        };
-        let work: BoxFuture<'static, _> = match call.clone() {
-            Some(call) => Box::pin(call.serve(work)),
-            None => Box::pin(work),
         };
         // On a task of its own, so that a caller who leaves cannot stop a write between the store and the memory. What reads
         // and leaves no entry in the audit log ends with its caller.
@@ -89,13 +84,10 @@ impl Inner {
             }
             None => Err(super::nested::timed_out()),
         };
-        let outcome = outcome.map_err(|error| match &call {
-            Some(call) => {
-                let error = call.blame(error);
-                self.audit.refused(call, &error);
-                error
-            }
-            None => error,
+        let outcome = outcome.map_err(|error| {
+            let error = call.blame(error);
+            self.audit.refused(&call, &error);
+            error
         });
         let status = outcome.as_ref().map_or_else(Error::status, Response::status);
         let elapsed = started.elapsed();
@@ -131,9 +123,10 @@ impl Inner {
         operation: Arc<Operation>,
         source: Source,
         origin: Arc<Origin>,
+        audit: CallAudit,
     ) -> Result<Response<Body>> {
         let row = operation.row;
-        let mut admitted = self.admit(row, &origin, true).await?;
+        let mut admitted = self.admit(row, &origin, &audit, true).await?;
         let budgeted = match row.access {
             Access::Public => budget::Caller::Anybody,
             Access::SignedIn | Access::Needs(_) => budget::Caller::Authenticated,
@@ -142,10 +135,10 @@ impl Inner {
         let read = self.read(&operation, source, &origin, &mut reservation).await?;
         if read.waited {
             // A body may take its time. What counts is what the caller may when the work begins.
-            admitted = self.admit(row, &origin, false).await?;
+            admitted = self.admit(row, &origin, &audit, false).await?;
         }
         let (caller, verdict) = admitted;
-        audit::tell_target(row, &read.parts);
+        audit.tell_target(row, &read.parts);
         let credential = caller.as_ref().map(|caller| self.credential(row, caller));
         let is_large = read.is_large;
         let parts = match (read.key, &caller) {
@@ -156,7 +149,7 @@ impl Inner {
                         let response = respond::json(operation.status, answer);
                         return self.count_answer(row, response, reservation).await;
                     }
-                    Begun::New(keyed) => audit::keep_answer(keyed),
+                    Begun::New(keyed) => audit.keep_answer(keyed),
                 }
                 parts
             }
@@ -168,6 +161,7 @@ impl Inner {
             client_ip: origin.client_ip,
             from_this_machine: origin.from_this_machine,
             headers: read.headers,
+            audit: audit.clone(),
             large_body: is_large,
             calls: Some(Calls::new(self.clone(), row, origin.clone())),
         });
@@ -175,7 +169,7 @@ impl Inner {
         let response = (operation.handler)(context.clone(), parts, verdict).await?;
         // A list may have waited for its turn: it is for those alone who may have it now.
         if row.effect() == Effect::Read && began.elapsed() > RECHECK_AFTER {
-            let (_, now) = self.admit(row, &origin, false).await?;
+            let (_, now) = self.admit(row, &origin, &audit, false).await?;
             if (verdict, now) == (Verdict::Allowed, Verdict::IfOwner) {
                 return Err(Error::new(
                     &codes::access::RIGHT_LOST_MEANWHILE,

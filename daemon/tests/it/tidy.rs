@@ -162,6 +162,47 @@ fn what_services_store_are_rows_in_files_of_that_name() {
 }
 
 /// Services meet in its traits. Its own tests may take a service for an example.
+/// What the daemon writes by itself, or beside the change that a call is about: everything else is committed with what the
+/// audit log is told of its call, so that no change goes without its entry and without what must still hold of its caller.
+const WRITES_BESIDE_CALLS: &[&str] = &[
+    "registry/node.rs",
+    "registry/probe.rs",
+    "user/authn/otp/codes.rs",
+    "user/authn/passwords/check.rs",
+    "user/authn/passwords/known_address.rs",
+    "user/authn/sessions/live.rs",
+    "user/clock_grace.rs",
+    "user/directory/users.rs",
+    "user/seed.rs",
+];
+
+#[test]
+fn changes_of_calls_are_committed_with_their_audit() {
+    fn walk(folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.to_str().unwrap().to_owned();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if !name.contains("test") && !name.contains("/migrations/") {
+                let text: String = std::fs::read_to_string(&path).unwrap().split_whitespace().collect();
+                if text.contains("platform.store.commit(") {
+                    found.push(name);
+                }
+            }
+        }
+    }
+    let services = root().join("services/src");
+    let mut found = Vec::new();
+    walk(&services, &mut found);
+    let mut found: Vec<&str> = found
+        .iter()
+        .map(|name| name.strip_prefix(services.to_str().unwrap()).unwrap().trim_start_matches('/'))
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, WRITES_BESIDE_CALLS);
+}
+
 #[test]
 fn the_chassis_knows_no_service_by_name() {
     let services = fs::read_dir(root().join("services/src")).unwrap().map(|entry| entry.unwrap().path());

@@ -12,8 +12,7 @@ use std::{
 
 use openorch_api::{Document, Download, Html, Json, Row, Samples, SharedJson, platform as api};
 use openorch_chassis::{
-    BoxFuture, Cx, Error, Mounted, Result, Service, audit, identity::AccountDeletionHook, metrics::Registry,
-    repeat::Repeats,
+    BoxFuture, Cx, Error, Mounted, Result, Service, identity::AccountDeletionHook, metrics::Registry, repeat::Repeats,
 };
 use openorch_store::{Store, Write};
 
@@ -116,7 +115,7 @@ async fn read_docs(cx: Cx<Platform>, (): ()) -> Result<Html> {
 
 async fn backup(cx: Cx<Platform>, (): ()) -> Result<Download> {
     // It changes nothing, and all data leave the daemon by it.
-    audit::tell_anyway();
+    cx.request.audit.tell_anyway();
     (cx.backup)().await
 }
 

@@ -27,6 +27,7 @@ use openorch_api::{
 };
 use openorch_chassis::{
     Cx, Error, Module, Platform, Result, Service,
+    audit::CallAudit,
     forwarded::network,
     identity::AppDeletionHook,
     outbound::{Cidr, unwrapped},
@@ -182,7 +183,7 @@ async fn upsert(
                 Batch::from(cx.table.create(&row_id, &row)?).require(Guard::at_most(POLICIES.name, of_app, max))
             }
         };
-        cx.commit(batch).await
+        cx.commit(&cx.request.audit, batch).await
     })
     .await?;
     Ok(Json(Empty {}))
@@ -198,7 +199,7 @@ async fn list(cx: Cx<Policies>, (): ()) -> Result<Json<ListInstancesResponse>> {
 
 async fn delete(cx: Cx<Policies>, Path(id): Path<PolicyId>) -> Result<Json<Empty>> {
     let row_id = row_id(&cx.caller()?.app, &id.0);
-    let deleted = cx.commit(cx.table.delete(&row_id, None).into()).await;
+    let deleted = cx.commit(&cx.request.audit, cx.table.delete(&row_id, None).into()).await;
     deleted.map_err(|error| match error.code.status {
         404 => Error::new(&api::NO_SUCH_POLICY, format!("there is no policy `{}`", id.0)),
         _ => error,
@@ -251,8 +252,8 @@ impl Policies {
     }
 
     /// Writes, and applies what is stored then.
-    async fn commit(&self, batch: Batch) -> Result<()> {
-        if let Err(error) = self.platform.store.commit(batch).await {
+    async fn commit(&self, call: &CallAudit, batch: Batch) -> Result<()> {
+        if let Err(error) = self.platform.commit(call, batch).await {
             if error.is_open() {
                 let until = self.platform.now().0.as_second() + OPEN_FOR.as_secs() as i64;
                 self.pending_until.fetch_max(until, Ordering::SeqCst);

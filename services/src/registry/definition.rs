@@ -18,7 +18,7 @@ pub async fn save(
     let definition = request.definition;
     check_texts(&serde_json::to_value(&definition).map_err(Error::internal)?)?;
     let id = definition.id.clone();
-    cx.platform.store.commit(Batch::new().with(cx.definitions.upsert(&id, &definition.into())?)).await?;
+    cx.platform.commit(&cx.request.audit, Batch::new().with(cx.definitions.upsert(&id, &definition.into())?)).await?;
     Ok(Created(SaveDefinitionResponse {}))
 }
 
@@ -49,6 +49,9 @@ pub async fn delete(cx: Cx<Registry>, Path(id): Path<DefinitionId>) -> Result<No
         }
         other => other.into(),
     };
-    cx.platform.store.commit(Batch::new().with(cx.definitions.delete(&id.0, None))).await.map_err(unknown)?;
+    cx.platform
+        .commit(&cx.request.audit, Batch::new().with(cx.definitions.delete(&id.0, None)))
+        .await
+        .map_err(unknown)?;
     Ok(NoContent)
 }

@@ -16,7 +16,7 @@ use openorch_api::{
         URL_TAKEN,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result, outbound::InstanceUrl, service::retry};
+use openorch_chassis::{Caller, Cx, Error, Result, audit::CallAudit, outbound::InstanceUrl, service::retry};
 use openorch_store::{Batch, Committed, Filter, Guard, OPEN_FOR, Query, StoreError, Stored};
 use tokio::sync::oneshot;
 
@@ -46,7 +46,7 @@ pub async fn register(
             entry.seen(cx.now());
             entry.row.id.clone()
         }
-        None => retry(|| cx.save(&request, &url, caller)).await?,
+        None => retry(|| cx.save(&cx.request.audit, &request, &url, caller)).await?,
     };
     let status = cx.probe_and_wait(&id).await;
     let extra = cx.request.headers.is_extended().then_some(RegisterInstanceExtra { id, status });
@@ -86,7 +86,7 @@ pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoCo
         if value.owner_id != owner_id {
             return Err(Error::new(&URL_TAKEN, format!("instance `{}` just became another account's", id.0)));
         }
-        cx.commit(cx.instances.delete(&id.0, Some(version)).into(), [&id.0]).await?;
+        cx.commit(&cx.request.audit, cx.instances.delete(&id.0, Some(version)).into(), [&id.0]).await?;
         Ok(value)
     })
     .await?;
@@ -123,7 +123,7 @@ pub async fn remove_silent(registry: Arc<Registry>) {
     };
     for entry in registry.live.all().into_iter().filter(is_silent) {
         let id = &entry.row.id;
-        match registry.commit(registry.instances.delete(id, Some(entry.version)).into(), [id]).await {
+        match registry.commit(&CallAudit::NONE, registry.instances.delete(id, Some(entry.version)).into(), [id]).await {
             Ok(_) => {
                 registry.live.remove(std::slice::from_ref(id));
                 registry.log(&entry.row, "was silent for too long and is removed");
@@ -144,7 +144,13 @@ impl Registry {
     }
 
     /// Writes what a registration says; answers the id of the instance.
-    async fn save(&self, request: &RegisterInstanceRequest, url: &InstanceUrl, caller: &Caller) -> Result<String> {
+    async fn save(
+        &self,
+        call: &CallAudit,
+        request: &RegisterInstanceRequest,
+        url: &InstanceUrl,
+        caller: &Caller,
+    ) -> Result<String> {
         let at_url = self.instances.find(&Query::all().equals("url", url.as_str())).await?.into_iter().next();
         let with_id = match &request.id {
             Some(id) => self.instances.get(id).await?,
@@ -190,7 +196,7 @@ impl Registry {
         let service = ServiceRow { owner_id: row.owner_id.clone(), slug: row.slug.clone() };
         batch = batch.with(self.services.upsert(&service.owner_id, &service)?);
         let gone: Vec<String> = replaced.into_iter().map(|old| old.value.id).collect();
-        let version = self.commit(batch, gone.iter().chain([&row.id])).await?.version;
+        let version = self.commit(call, batch, gone.iter().chain([&row.id])).await?.version;
         let (id, known_url) = (row.id.clone(), row.url.clone());
         // Again and again for one that changes something else of itself: then nobody needs a line for each.
         let shown: String = url.as_str().chars().take(MAX_LOGGED_URL).collect();
@@ -211,10 +217,11 @@ impl Registry {
     /// Writes something of these instances. Where nobody knows what came of it, they are looked at again.
     async fn commit<'a>(
         &self,
+        call: &CallAudit,
         batch: Batch,
         ids: impl IntoIterator<Item = &'a String>,
     ) -> Result<Committed, StoreError> {
-        self.platform.store.commit(batch).await.inspect_err(|error| {
+        self.platform.commit(call, batch).await.inspect_err(|error| {
             if error.is_open() {
                 let until = self.now().0.as_second() + OPEN_FOR.as_secs() as i64;
                 self.doubtful().extend(ids.into_iter().map(|id| (id.clone(), until)));

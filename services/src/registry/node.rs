@@ -114,7 +114,9 @@ pub async fn delete(cx: Cx<Registry>, Path(url): Path<NodeUrl>) -> Result<NoCont
     let unknown = || Error::new(&NO_SUCH_NODE, format!("there is no node at {}; `oo node ls` lists them", url.0));
     retry(|| async {
         let found = cx.nodes.first(&Query::all().equals("url", url.0.as_str())).await?.ok_or_else(unknown)?;
-        cx.platform.store.commit(Batch::new().with(cx.nodes.delete(&found.id, Some(found.version)))).await?;
+        cx.platform
+            .commit(&cx.request.audit, Batch::new().with(cx.nodes.delete(&found.id, Some(found.version))))
+            .await?;
         Ok(())
     })
     .await?;

@@ -7,7 +7,9 @@ use openorch_api::{
     Body, Path,
     registry::{InstanceId, RegisterInstanceRequest},
 };
-use openorch_chassis::{Caller, Cx, ErrorCode, clock::ManualClock, headers::DeclaredHeaders, service::RequestContext};
+use openorch_chassis::{
+    Caller, Cx, ErrorCode, audit::CallAudit, clock::ManualClock, headers::DeclaredHeaders, service::RequestContext,
+};
 use openorch_store::{SqliteOptions, SqliteStore};
 
 use super::{MODULE, Registry, instance, open};
@@ -50,6 +52,7 @@ impl Bench {
             headers: DeclaredHeaders::default(),
             large_body: false,
             calls: None,
+            audit: CallAudit::NONE,
         };
         Cx { state: self.registry.clone(), request: Arc::new(request) }
     }

@@ -17,6 +17,7 @@ use openorch_api::{
 };
 use openorch_chassis::{
     Caller, Credential, Cx, Identity,
+    audit::CallAudit,
     clock::ManualClock,
     headers::DeclaredHeaders,
     identity::AccountDeletionHook,
@@ -137,6 +138,7 @@ impl Bench {
             headers: DeclaredHeaders::default(),
             large_body: false,
             calls: None,
+            audit: CallAudit::NONE,
         };
         Cx { state: P::of(&self.users), request: Arc::new(request) }
     }
@@ -465,7 +467,7 @@ async fn a_session_whose_end_was_written_later_than_told_is_refused() {
     let session = bench.users.authn.authenticate(&token).await.unwrap();
     bench.store.is_late.store(true, Ordering::SeqCst);
     let ended = [session.session_id.to_string()];
-    assert!(bench.users.authn.sessions.end_these(&session.user_id, &ended).await.is_err());
+    assert!(bench.users.authn.sessions.end_these(&CallAudit::NONE, &session.user_id, &ended).await.is_err());
     // It is there still, and in memory again.
     assert!(bench.users.authn.authenticate(&token).await.is_ok());
     bench.store.make_late().await;
@@ -562,6 +564,6 @@ async fn what_is_in_progress_ends_with_the_right_and_the_session_that_it_rests_o
     let lost = needs(openorch_api::platform::BACKUP_CREATE.id);
     let credentials = [Credential::Session(session_id.clone()), had, lost.clone()];
     assert_eq!(bench.users.authn.ended_credentials(&credentials).await, [lost]);
-    bench.users.authn.sessions.end_these(&user_id, &[session_id.to_string()]).await.unwrap();
+    bench.users.authn.sessions.end_these(&CallAudit::NONE, &user_id, &[session_id.to_string()]).await.unwrap();
     assert_eq!(bench.users.authn.ended_credentials(&credentials).await, credentials);
 }

@@ -136,7 +136,7 @@ impl Bench {
         store.open_collections(&[ENTRIES, crate::repeat::ANSWERS]).await.unwrap();
         let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
         let ages = Arc::new(Ages::new(clock.clone(), None, Duration::ZERO, ExpirySettings::default()));
-        let audit = Arc::new(Audit::new(store.clone(), clock.clone(), Arc::new(Ids::new(clock.clone()))));
+        let audit = Arc::new(Audit::new(store.clone(), clock.clone(), Arc::new(Ids::new(clock.clone())), &ENTRIES));
         let limits = Limits { per_account: 10, total: 10 };
         let repeats = Repeats::new(store, clock, ages, Seal::new("a key"), limits);
         let counts = Arc::new(Counts::default());

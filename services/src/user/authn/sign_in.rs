@@ -1,14 +1,15 @@
 //! Signing in: by slug or contact with the password, by a code that was sent to a contact; a session for another app out
 //! of one that is there; a new text for a token.
 
-use std::net::IpAddr;
-
 use openorch_api::{
     Body, Json,
     error::access,
     user::{AuthToken, ContactInput, ExchangeTokenRequest, LoginRequest, LoginResponse, errors},
 };
-use openorch_chassis::{Cx, Error, Result, audit, service::retry};
+use openorch_chassis::{
+    Cx, Error, Result,
+    service::{RequestContext, retry},
+};
 use openorch_store::{Batch, Guard, Stored};
 use zeroize::Zeroizing;
 
@@ -27,7 +28,7 @@ use crate::user::{
 };
 
 pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<Json<LoginResponse>> {
-    audit::tell_anyway();
+    cx.request.audit.tell_anyway();
     let place = Place {
         app: &cx.authz.app_of_host(&request.app_host)?,
         device: device_of(request.device.as_deref()),
@@ -38,7 +39,7 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
     let password = Zeroizing::new(request.password.unwrap_or_default());
     let has_contact = slug.is_empty() && !contact.value.is_empty();
     let token = if has_contact && !contact.otp_id.is_empty() {
-        cx.sign_in_by_code(&contact, &place, cx.request.client_ip).await?
+        cx.sign_in_by_code(&cx.request, &contact, &place).await?
     } else {
         let (account, counted_as) = if has_contact {
             let owner = cx.accounts.by_contact(&contact.value).await?.filter(|owner| owner.value.verified);
@@ -54,7 +55,7 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
         };
         let user_id = account.as_deref().unwrap_or_default();
         let guess = Guess { password: &password, counted_as: &counted_as, user_id, address: cx.request.client_ip };
-        cx.sign_in_by_password(&guess, &place, cx.request.from_this_machine).await?
+        cx.sign_in_by_password(&cx.request, &guess, &place).await?
     };
     Ok(Json(LoginResponse { token }))
 }
@@ -62,13 +63,13 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
 pub async fn refresh(cx: Cx<Authn>, (): ()) -> Result<Json<LoginResponse>> {
     let caller = cx.caller()?;
     let account = cx.authz.known_account(&caller.user_id).await?;
-    Ok(Json(LoginResponse { token: cx.renew(&account, &caller.session_id).await? }))
+    Ok(Json(LoginResponse { token: cx.renew(&cx.request.audit, &account, &caller.session_id).await? }))
 }
 
 /// Whoever has a token can have more of them by this: each ends with the one it came from, so that ending that one ends
 /// them all.
 pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) -> Result<Json<LoginResponse>> {
-    audit::tell_anyway();
+    cx.request.audit.tell_anyway();
     let caller = cx.caller()?;
     let device = request.new_device.filter(|device| !device.is_empty());
     let app = match (request.new_app_id.as_str(), request.new_app_host.as_str()) {
@@ -93,7 +94,7 @@ pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) 
         let place = Place { app: &app, device: device_of(Some(&device)), exchanged_from: Some(&from) };
         let account = cx.authz.known_account(&caller.user_id).await?;
         let it_lives = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
-        cx.open_session(&account, &place, it_lives).await
+        cx.open_session(&cx.request.audit, &account, &place, it_lives).await
     })
     .await?;
     Ok(Json(LoginResponse { token }))
@@ -108,25 +109,35 @@ fn device_beside(device: &str, app: &str) -> String {
 }
 
 impl Authn {
-    async fn sign_in_by_password(&self, guess: &Guess<'_>, place: &Place<'_>, is_local: bool) -> Result<AuthToken> {
+    async fn sign_in_by_password(
+        &self,
+        request: &RequestContext,
+        guess: &Guess<'_>,
+        place: &Place<'_>,
+    ) -> Result<AuthToken> {
         let wrong = || Error::new(&errors::WRONG_PASSWORD, "Invalid password");
         let matched = self.passwords.match_password(guess).await?.ok_or_else(wrong)?;
         let account = self.authz.known_account(guess.user_id).await?;
-        audit::tell_actor(&account.id, &account.slug, None);
+        request.audit.tell_actor(&account.id, &account.slug, None);
         let hash = self.passwords.note_match(guess, matched).await;
-        self.passwords.refuse_weak_from_elsewhere(guess.password, is_local)?;
+        self.passwords.refuse_weak_from_elsewhere(guess.password, request.from_this_machine)?;
         retry(|| async {
             // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
             let version = self.passwords.still_matches(guess, &hash).await?.ok_or_else(wrong)?;
             let unchanged = Guard::Version { collection: PASSWORDS.name, id: guess.user_id.to_owned(), version };
             let account = self.authz.known_account(guess.user_id).await?;
-            self.open_session(&account, place, Batch::new().require(unchanged)).await
+            self.open_session(&request.audit, &account, place, Batch::new().require(unchanged)).await
         })
         .await
     }
 
     /// A code that arrived at a contact is as good as a password of whose contact that is.
-    async fn sign_in_by_code(&self, contact: &ContactInput, place: &Place<'_>, address: IpAddr) -> Result<AuthToken> {
+    async fn sign_in_by_code(
+        &self,
+        request: &RequestContext,
+        contact: &ContactInput,
+        place: &Place<'_>,
+    ) -> Result<AuthToken> {
         let expected =
             Expected { purpose: OtpPurpose::SignIn, user_id: "", contact: Some(&contact.value), app: place.app };
         let (token, user_id) = retry(|| async {
@@ -135,14 +146,14 @@ impl Authn {
             let gone = || Error::new(&errors::CONTACT_GONE, "no account has this contact any more");
             let Stored { id, version, value: owner } = owner.ok_or_else(gone)?;
             let account = self.authz.account(&owner.user_id).await?.ok_or_else(gone)?;
-            audit::tell_actor(&account.id, &account.slug, None);
+            request.audit.tell_actor(&account.id, &account.slug, None);
             let used = Batch::new()
                 .require(Guard::Version { collection: CONTACTS.name, id, version })
                 .with(self.codes.rows.delete(&code.id, Some(code.version)));
-            Ok((self.open_session(&account, place, used).await?, account.id.clone()))
+            Ok((self.open_session(&request.audit, &account, place, used).await?, account.id.clone()))
         })
         .await?;
-        self.passwords.store_address(&user_id, &by_contact(&contact.value), address).await;
+        self.passwords.store_address(&user_id, &by_contact(&contact.value), request.client_ip).await;
         Ok(token)
     }
 }

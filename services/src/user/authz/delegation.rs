@@ -32,7 +32,7 @@ pub async fn save(cx: Cx<Authz>, Body(mut row): Body<Delegation>) -> Result<Json
         names.sort();
         names.dedup();
     }
-    cx.change_rules(|_| Ok((vec![Change::SaveDelegation(row.into())], Batch::new()))).await?;
+    cx.change_rules(&cx.request.audit, |_| Ok((vec![Change::SaveDelegation(row.into())], Batch::new()))).await?;
     Ok(Json(Empty {}))
 }
 
@@ -45,7 +45,7 @@ pub async fn list(cx: Cx<Authz>, (): ()) -> Result<Json<ListDelegationsResponse>
 }
 
 pub async fn delete(cx: Cx<Authz>, Path(slug): Path<ServiceSlug>) -> Result<Json<Empty>> {
-    cx.change_rules(|rules| {
+    cx.change_rules(&cx.request.audit, |rules| {
         if !rules.delegations.contains_key(slug.0.as_str()) {
             return Err(Error::new(&errors::NO_SUCH_DELEGATION, format!("nothing was opened to `{}`", slug.0)));
         }

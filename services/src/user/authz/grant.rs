@@ -10,7 +10,7 @@ use openorch_api::{
         SaveGrantsRequest, SavePermitsRequest, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result, audit};
+use openorch_chassis::{Caller, Cx, Error, Result};
 use openorch_store::Batch;
 
 use crate::query::Paging;
@@ -94,7 +94,7 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>
     let own = cx.known_account(&caller.user_id).await?;
     let may_everywhere = caller.is_admin() || cx.allows(&own.caller_in(ALL_APPS), GRANT_CREATE.id);
     if may_everywhere && !caller.is_admin() {
-        audit::require_right(cx.rules().basis(&own.caller_in(ALL_APPS), GRANT_CREATE.id));
+        cx.request.audit.require_right(cx.rules().basis(&own.caller_in(ALL_APPS), GRANT_CREATE.id));
     }
     let usual_app = if may_everywhere { ALL_APPS } else { &*caller.app };
     // Compared by digest, and before the rules are locked: there may be very many names.
@@ -106,7 +106,7 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>
             (one, row, content)
         })
         .collect();
-    cx.change_rules_of(caller, |rules| {
+    cx.change_rules_of(&cx, |rules| {
         let mut changes = Vec::new();
         let has = rules.usage(&caller.user_id);
         let mut saved = HashSet::new();
@@ -202,7 +202,7 @@ pub async fn list_permits(cx: Cx<Authz>, Body(request): Body<ListPermitsRequest>
 pub async fn delete(cx: Cx<Authz>, Path(id): Path<GrantId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let account = cx.known_account(&caller.user_id).await?;
-    cx.change_rules(|rules| {
+    cx.change_rules(&cx.request.audit, |rules| {
         // The row is found and the right to it decided under the lock: an id can stand for two rows, and the one that
         // let the caller in may be gone by now.
         let own = named(rules, caller, &id).find(|row| *row.owner_id == *caller.user_id);

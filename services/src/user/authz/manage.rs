@@ -9,7 +9,7 @@ use openorch_api::{
     role,
     user::{DELEGATION_EDIT, errors},
 };
-use openorch_chassis::{Caller, Error, Result, audit};
+use openorch_chassis::{Caller, Error, Result, audit::CallAudit};
 
 use crate::user::{
     authz::{
@@ -36,14 +36,20 @@ impl Authz {
     }
 
     /// Requires `permission` in the account's home app and in every other app that it is in; see [`Account::managed_in`].
-    pub async fn require_management(&self, caller: &Caller, user: &UserRow, permission: &Permission) -> Result<()> {
+    pub async fn require_management(
+        &self,
+        call: &CallAudit,
+        caller: &Caller,
+        user: &UserRow,
+        permission: &Permission,
+    ) -> Result<()> {
         let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
         let own = self.known_account(&caller.user_id).await?;
         match account.managed_in().find(|app| !self.allows(&own.caller_in(app), permission.id)) {
             None => {
                 let rules = self.rules();
                 account.managed_in().for_each(|app| {
-                    audit::require_right(rules.basis(&own.caller_in(app), permission.id));
+                    call.require_right(rules.basis(&own.caller_in(app), permission.id));
                 });
                 Ok(())
             }
@@ -65,7 +71,13 @@ impl Authz {
     ///
     /// Only rights over the platform count: permissions of built-in services, whether a role, a grant or a permit gives
     /// them, and delegations. What services give to their users is no reason why nobody could help those.
-    pub async fn require_takeover(&self, caller: &Caller, user: &UserRow, permission: &Permission) -> Result<()> {
+    pub async fn require_takeover(
+        &self,
+        call: &CallAudit,
+        caller: &Caller,
+        user: &UserRow,
+        permission: &Permission,
+    ) -> Result<()> {
         let Some(account) = self.account(&user.id).await?.filter(|_| !caller.is_admin()) else { return Ok(()) };
         if account.roles_in(DEFAULT_APP).iter().any(|role| **role == *role::ADMIN) {
             return Err(Error::new(
@@ -73,7 +85,7 @@ impl Authz {
                 format!("`{}` is an admin: only admins may do this", user.slug),
             ));
         }
-        self.require_management(caller, user, permission).await?;
+        self.require_management(call, caller, user, permission).await?;
         let own = self.known_account(&caller.user_id).await?;
         let rules = self.rules();
         let powerful = powerful_roles(&rules);

@@ -24,7 +24,7 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SavePermissionsRequest>) ->
     }
     let now = cx.now();
     let mut saved = Vec::new();
-    cx.change_rules_of(caller, |rules| {
+    cx.change_rules_of(&cx, |rules| {
         let mut changes = Vec::new();
         for input in request.permissions {
             let known = rules.permissions.get(input.id.as_str());
@@ -62,7 +62,7 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<PermissionId>) -> Result<Json<
         ));
     }
     let caller = cx.caller()?;
-    cx.change_rules(|rules| {
+    cx.change_rules(&cx.request.audit, |rules| {
         refuse_stranger(caller, rules, &known_permission(rules, &id.0)?.owner_id, &PERMISSION_DELETE)?;
         Ok((rules.without_permission(&id.0), Batch::new()))
     })
@@ -72,7 +72,7 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<PermissionId>) -> Result<Json<
 
 pub async fn assign(cx: Cx<Authz>, Body(request): Body<AssignPermissionsRequest>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
-    cx.change_rules_of(caller, |rules| {
+    cx.change_rules_of(&cx, |rules| {
         let mut changes = Vec::new();
         for link in request.permission_links {
             if !rules.roles.contains_key(link.role_id.as_str()) {

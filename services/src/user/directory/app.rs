@@ -11,7 +11,7 @@ use openorch_api::{
         ReadAppResponse, UpdateAppRequest, UpdateAppResponse, errors,
     },
 };
-use openorch_chassis::{Cx, Error, Result, repeat, service::retry};
+use openorch_chassis::{Cx, Error, Result, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query as Asked, Write};
 
 use crate::user::{
@@ -84,7 +84,7 @@ pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) ->
     let now = cx.now();
     let mut answer = UpdateAppResponse::default();
     cx.authz
-        .change_rules(|rules| {
+        .change_rules(&cx.request.audit, |rules| {
             let before = match request.id.as_str() {
                 "" => None,
                 DEFAULT_APP => {
@@ -111,7 +111,7 @@ pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) ->
                 updated_at: now,
             };
             answer = UpdateAppResponse { app: (&row).into() };
-            repeat::tell_answer(&answer)?;
+            cx.request.audit.tell_answer(&answer)?;
             let fresh = Guard::Absent { collection: APPS.name, id: row.id.clone() };
             let batch = if before.is_none() { Batch::new().require(fresh) } else { Batch::new() };
             Ok((vec![Change::SaveApp(row)], batch))
@@ -145,7 +145,7 @@ pub async fn delete(
             };
             // Organizations leave something behind, see below.
             if *collection != ORGANIZATIONS.name {
-                cx.authz.clear(collection, &goes).await?;
+                cx.authz.clear(&cx.request.audit, collection, &goes).await?;
                 batch.push(Write::DeleteWhere { collection, filters: goes });
             }
         }
@@ -156,7 +156,7 @@ pub async fn delete(
             batch.push(Write::Require(Guard::at_most(collection, of_app(&id.0), 0)));
         }
         cx.authz
-            .change_rules(|rules| {
+            .change_rules(&cx.request.audit, |rules| {
                 by_id(rules, &id.0)?;
                 if !request.cascade {
                     refuse_filled(&host, permits_of_admins(rules, &id.0, &admins))?;

@@ -51,7 +51,7 @@ pub async fn verify(cx: Cx<Directory>, Body(request): Body<VerifyContactRequest>
             displaced.iter().for_each(|id| cx.authz.cache.profile_changed(id));
             cx.authz.cache.rights_changed(user_id);
         };
-        cx.commits.commit(batch, forget).await?;
+        cx.commits.commit(&cx.request.audit, batch, forget).await?;
         Ok(Json(Empty {}))
     })
     .await
@@ -73,7 +73,7 @@ pub async fn remove(cx: Cx<Directory>, Path(id): Path<ContactId>) -> Result<Json
         if let Some(row) = cx.accounts.contacts.get(&id).await?.filter(|row| row.value.user_id == user.id) {
             batch.push(cx.accounts.contacts.delete(&id, Some(row.version)));
         }
-        cx.commits.commit(batch, || cx.authz.cache.profile_changed(user_id)).await?;
+        cx.commits.commit(&cx.request.audit, batch, || cx.authz.cache.profile_changed(user_id)).await?;
         Ok(Json(Empty {}))
     })
     .await

@@ -85,7 +85,7 @@ pub async fn create(
             }
             batch = batch.require(Guard::at_most(INVITATIONS.name, own, MAX_INVITATIONS));
         }
-        Ok(cx.platform.store.commit(batch).await?)
+        Ok(cx.platform.commit(&cx.request.audit, batch).await?)
     })
     .await?;
     Ok(Json(CreateInvitationResponse { invitation: Invitation { code, ..row.into() } }))
@@ -115,7 +115,7 @@ pub async fn revoke(cx: Cx<Directory>, Path(id): Path<InvitationId>) -> Result<J
         let found = cx.invitations.get(&id.0).await?;
         let may_revoke = |row: &InvitationRow| caller.is_admin() || *row.app == *caller.app;
         let Stored { version, .. } = found.filter(|found| may_revoke(&found.value)).ok_or_else(unknown)?;
-        cx.platform.store.commit(Batch::new().with(cx.invitations.delete(&id.0, Some(version)))).await?;
+        cx.platform.commit(&cx.request.audit, cx.invitations.delete(&id.0, Some(version)).into()).await?;
         Ok(())
     })
     .await?;

@@ -12,7 +12,7 @@ use openorch_api::{
         OrganizationId, SaveMembershipRequest, SaveOrganizationRequest, SaveOrganizationResponse, User, UserId, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result, audit, repeat, service::retry};
+use openorch_chassis::{Caller, Cx, Error, Result, audit::CallAudit, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use crate::query::{Paging, place_by_id};
@@ -46,8 +46,8 @@ pub async fn create(
 ) -> Result<Json<CreateOrganizationResponse>> {
     let row = cx.new_organization(cx.caller()?, request)?;
     let answer = CreateOrganizationResponse { organization: (&row).into() };
-    repeat::tell_answer(&answer)?;
-    cx.found_organization(cx.caller()?, &row).await?;
+    cx.request.audit.tell_answer(&answer)?;
+    cx.found_organization(&cx.request.audit, cx.caller()?, &row).await?;
     Ok(Json(answer))
 }
 
@@ -67,13 +67,13 @@ pub async fn save(
     };
     let organization = match known {
         None => {
-            cx.found_organization(caller, &fresh).await?;
+            cx.found_organization(&cx.request.audit, caller, &fresh).await?;
             (&fresh).into()
         }
-        Some(known) => cx.change_organization(caller, &known.id, fresh).await?,
+        Some(known) => cx.change_organization(&cx.request.audit, caller, &known.id, fresh).await?,
     };
     let account = cx.authz.known_account(&caller.user_id).await?;
-    let token = cx.authn.renew(&account, &caller.session_id).await?;
+    let token = cx.authn.renew(&cx.request.audit, &account, &caller.session_id).await?;
     Ok(Json(SaveOrganizationResponse { organization, token }))
 }
 
@@ -100,7 +100,7 @@ pub async fn list(
 pub async fn is_admin_of(cx: &Cx<Directory>, id: &OrganizationId) -> Result<()> {
     let caller = cx.caller()?;
     cx.organization(caller, id).await?;
-    need_admin(caller, &id.0)
+    need_admin(&cx.request.audit, caller, &id.0)
 }
 
 /// The same, or it is about the caller.
@@ -135,7 +135,9 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<OrganizationId>) -> Result
             });
         }
         // Also of accounts that came in meanwhile.
-        cx.commits.commit(batch, || cx.authz.cache.roles_gone(roles.iter().map(String::as_str))).await?;
+        cx.commits
+            .commit(&cx.request.audit, batch, || cx.authz.cache.roles_gone(roles.iter().map(String::as_str)))
+            .await?;
         Ok(Json(Empty {}))
     })
     .await
@@ -143,7 +145,7 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<OrganizationId>) -> Result
 
 /// Lets the id of a deleted organization be taken again.
 pub async fn release_id(cx: Cx<Directory>, Path(id): Path<DeletedOrganizationId>) -> Result<Json<Empty>> {
-    cx.platform.store.commit(cx.tombstones.delete(tombstone_id(&id.0), None).into()).await.map_err(
+    cx.platform.commit(&cx.request.audit, cx.tombstones.delete(tombstone_id(&id.0), None).into()).await.map_err(
         |error| match error {
             StoreError::NotFound(_) => Error::new(
                 &errors::NO_SUCH_DELETED_ORGANIZATION,
@@ -236,7 +238,7 @@ pub async fn remove_user(
             };
         }
         let forget = || heirs.iter().chain([&user_id.0]).for_each(|id| cx.authz.cache.rights_changed(id));
-        cx.commits.commit(batch, forget).await?;
+        cx.commits.commit(&cx.request.audit, batch, forget).await?;
         Ok(Json(Empty {}))
     })
     .await
@@ -338,7 +340,7 @@ impl Directory {
     }
 
     /// Makes an organization whose admin the caller is.
-    async fn found_organization(&self, caller: &Caller, row: &OrganizationRow) -> Result<()> {
+    async fn found_organization(&self, call: &CallAudit, caller: &Caller, row: &OrganizationRow) -> Result<()> {
         let taken = || {
             Error::new(
                 &errors::ORGANIZATION_TAKEN,
@@ -346,7 +348,7 @@ impl Directory {
             )
         };
         let row = &OrganizationRow { founder_id: caller.user_id.to_string(), ..row.clone() };
-        audit::tell_made(&row.id);
+        call.tell_made(&row.id);
         let link = RoleLinkRow::new(&row.app, &caller.user_id, &admin_role(&row.id), row.created_at).by(caller);
         retry(|| async {
             let buried = tombstone_id(&row.id);
@@ -362,7 +364,7 @@ impl Directory {
             self.authz.count_given(&mut giving, caller).await?;
             self.authz.give(&mut giving, link.clone()).await?;
             let batch = giving.batch(&self.authz.limits);
-            let outcome = self.commits.commit(batch, || self.authz.cache.rights_changed(&caller.user_id)).await;
+            let outcome = self.commits.commit(call, batch, || self.authz.cache.rights_changed(&caller.user_id)).await;
             outcome.map_err(|error| match error {
                 StoreError::AlreadyExists(_) => taken(),
                 other => other.into(),
@@ -393,8 +395,14 @@ impl Directory {
         Ok(vec![bound(ORGANIZATIONS.name), bound(TOMBSTONES.name)])
     }
 
-    async fn change_organization(&self, caller: &Caller, id: &str, wanted: OrganizationRow) -> Result<Organization> {
-        need_admin(caller, id)?;
+    async fn change_organization(
+        &self,
+        call: &CallAudit,
+        caller: &Caller,
+        id: &str,
+        wanted: OrganizationRow,
+    ) -> Result<Organization> {
+        need_admin(call, caller, id)?;
         retry(|| async {
             let id = OrganizationId(id.to_owned());
             let Stored { version, value: mut row, .. } = self.organization(caller, &id).await?;
@@ -402,7 +410,7 @@ impl Directory {
             row.slug.clone_from(&wanted.slug);
             row.updated_at = wanted.updated_at;
             let batch = Batch::new().with(self.organizations.replace(&row.id, &row, Some(version))?);
-            self.platform.store.commit(batch).await.map_err(|error| match error {
+            self.platform.commit(call, batch).await.map_err(|error| match error {
                 StoreError::AlreadyExists(_) => Error::new(
                     &errors::ORGANIZATION_TAKEN,
                     "organization already exists: its slug is taken; choose another",
@@ -471,7 +479,7 @@ impl Directory {
                 false => self.authz.give_instead(&mut giving, link)?,
             }
             let batch = giving.batch(&self.authz.limits);
-            self.commits.commit(batch, || self.authz.cache.rights_changed(user_id)).await?;
+            self.commits.commit(&cx.request.audit, batch, || self.authz.cache.rights_changed(user_id)).await?;
             Ok(Json(Empty {}))
         })
         .await
@@ -487,14 +495,14 @@ fn tombstone_id(id: &str) -> String {
     format!("org:{id}")
 }
 
-fn need_admin(caller: &Caller, id: &str) -> Result<()> {
+fn need_admin(call: &CallAudit, caller: &Caller, id: &str) -> Result<()> {
     if caller.is_admin() {
         return Ok(());
     }
     let role = admin_role(id);
     if caller.roles.iter().any(|has| **has == *role) {
         // Who is put out meanwhile changes nothing more.
-        audit::require_right([still_has_role(&caller.app, &caller.user_id, &role)]);
+        call.require_right([still_has_role(&caller.app, &caller.user_id, &role)]);
         return Ok(());
     }
     Err(Error::new(&errors::NOT_ORGANIZATION_ADMIN, format!("not an admin of the organization `{id}`")))

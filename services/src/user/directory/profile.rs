@@ -5,7 +5,7 @@ use openorch_api::{
     error::access,
     user::{Empty, ReadSelfRequest, ReadSelfResponse, ReadUserByTokenResponse, SaveSelfRequest},
 };
-use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_chassis::{Cx, Error, Result, audit::CallAudit, service::retry};
 use openorch_store::{Batch, Filter, Stored};
 
 use crate::user::{
@@ -40,7 +40,7 @@ pub async fn read_self(cx: Cx<Directory>, Body(request): Body<ReadSelfRequest>) 
 
 pub async fn save_self(cx: Cx<Directory>, Body(request): Body<SaveSelfRequest>) -> Result<Json<Empty>> {
     let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
-    cx.save_profile(&cx.caller()?.user_id, Profile(request), gone).await
+    cx.save_profile(&cx.request.audit, &cx.caller()?.user_id, Profile(request), gone).await
 }
 
 /// What of a profile is to change.
@@ -57,13 +57,19 @@ impl Profile {
 }
 
 impl Directory {
-    pub async fn save_profile(&self, user_id: &str, profile: Profile, gone: impl Fn() -> Error) -> Result<Json<Empty>> {
+    pub async fn save_profile(
+        &self,
+        call: &CallAudit,
+        user_id: &str,
+        profile: Profile,
+        gone: impl Fn() -> Error,
+    ) -> Result<Json<Empty>> {
         retry(|| async {
             let Stored { version, value: mut user, .. } = self.accounts.users.get(user_id).await?.ok_or_else(&gone)?;
             profile.apply(&mut user);
             user.updated_at = self.now();
             let batch = Batch::new().with(self.accounts.users.replace(&user.id, &user, Some(version))?);
-            self.commits.commit(batch, || self.authz.cache.profile_changed(user_id)).await?;
+            self.commits.commit(call, batch, || self.authz.cache.profile_changed(user_id)).await?;
             Ok(Json(Empty {}))
         })
         .await

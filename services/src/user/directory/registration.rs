@@ -6,7 +6,7 @@ use openorch_api::{
     Body, Json, Slug,
     user::{ContactInput, RegisterRequest, RegisterResponse, errors},
 };
-use openorch_chassis::{Cx, Error, Result, audit, service::retry};
+use openorch_chassis::{Cx, Error, Result, service::retry};
 use openorch_store::Batch;
 
 use crate::user::{
@@ -67,11 +67,11 @@ pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -
         let waited = cx.show_contact(&mut user, &links, &app, &shown).await?;
         let (mut batch, displaced) = cx.make_account(&slug, &user, &links, batch, true).await?;
         batch.0.extend(waited.0);
-        audit::tell_actor(&user.id, &user.slug, None);
+        cx.request.audit.tell_actor(&user.id, &user.slug, None);
         // It may have been looked up before it said which contact is shown to be its own.
         let changed = || displaced.iter().chain([&user.id]);
         let forget = || changed().for_each(|id| cx.authz.cache.rights_changed(id));
-        cx.authn.open_first_session(&account, &place, batch, forget).await
+        cx.authn.open_first_session(&cx.request.audit, &account, &place, batch, forget).await
     })
     .await?;
     tracing::info!(account.slug = %slug, "account `{slug}` registered");

@@ -13,7 +13,7 @@ use openorch_api::{
         UserInput, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result, audit, repeat, service::retry};
+use openorch_chassis::{Caller, Cx, Error, Result, audit::CallAudit, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
 use crate::user::{
@@ -127,10 +127,10 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
     };
     let slug = Slug::parse(&user.slug).map_err(|error| Error::invalid(error.0))?;
     for role in roles.iter().filter(|role| **role != *openorch_api::role::USER) {
-        audit::require_right(still_gives_role(caller, role, &app));
+        cx.request.audit.require_right(still_gives_role(caller, role, &app));
     }
     let answer = CreateUserResponse { user: (&user).into() };
-    repeat::tell_answer(&answer)?;
+    cx.request.audit.tell_answer(&answer)?;
     retry(|| async {
         // Hashing may have taken its time: what counts is what the caller may now.
         refuse_foreign_roles(&cx.authz.caller_now(caller, &USER_CREATE).await?, &roles, &app)?;
@@ -139,7 +139,7 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
         if let Some(password) = &password {
             batch.push(cx.authn.passwords.rows.create(&user.id, password)?);
         }
-        cx.platform.store.commit(batch).await.map_err(taken)?;
+        cx.platform.commit(&cx.request.audit, batch).await.map_err(taken)?;
         Ok(())
     })
     .await?;
@@ -151,8 +151,8 @@ pub async fn save(
     (Path(id), Body(request)): (Path<UserId>, Body<SaveSelfRequest>),
 ) -> Result<Json<Empty>> {
     let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
-    cx.authz.require_management(cx.caller()?, &user, &USER_EDIT).await?;
-    cx.save_profile(&id.0, Profile(request), unknown(&id)).await
+    cx.authz.require_management(&cx.request.audit, cx.caller()?, &user, &USER_EDIT).await?;
+    cx.save_profile(&cx.request.audit, &id.0, Profile(request), unknown(&id)).await
 }
 
 pub async fn reset_password(
@@ -164,19 +164,19 @@ pub async fn reset_password(
     let caller = cx.caller()?;
     let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
-    cx.authz.require_takeover(caller, &user, &USER_PASSWORD_RESET).await?;
+    cx.authz.require_takeover(&cx.request.audit, caller, &user, &USER_PASSWORD_RESET).await?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
     let row = cx.authn.passwords.hash_password(&new, is_default, Purpose::SignIn, cx.request.client_ip).await?;
     retry(|| async {
         // Hashing may have taken its time: what counts is what the caller may now, and what the account has by now.
         let caller = cx.authz.caller_now(caller, &USER_PASSWORD_RESET).await?;
         let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
-        cx.authz.require_takeover(&caller, &user, &USER_PASSWORD_RESET).await?;
+        cx.authz.require_takeover(&cx.request.audit, &caller, &user, &USER_PASSWORD_RESET).await?;
         let mut batch = Batch::new()
             .require(Guard::Exists { collection: USERS.name, id: id.0.clone() })
             .with(cx.authn.passwords.rows.upsert(&id.0, &row)?);
         batch.0.extend(still_managed(&caller, &id.0));
-        cx.authn.end_with_password((&id.0, &user.slug), None, batch).await?;
+        cx.authn.end_with_password(&cx.request.audit, (&id.0, &user.slug), None, batch).await?;
         Ok(Json(Empty {}))
     })
     .await
@@ -192,7 +192,8 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
     let heirs = || heirs.lock().unwrap_or_else(PoisonError::into_inner);
     let deleted = retry(|| async {
         let Stored { version, value: user, .. } = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?;
-        cx.authz.require_takeover(&cx.authz.caller_now(caller, &USER_DELETE).await?, &user, &USER_DELETE).await?;
+        let caller_now = cx.authz.caller_now(caller, &USER_DELETE).await?;
+        cx.authz.require_takeover(&cx.request.audit, &caller_now, &user, &USER_DELETE).await?;
         let mut batch: Batch = still_managed(caller, &id.0).into_iter().collect();
         batch.push(cx.accounts.users.delete(&user.id, Some(version)));
         for link in cx.authz.role_links.find(&Query::all().equals("userId", &*user.id)).await? {
@@ -215,7 +216,7 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
         for other in &cx.deletion_hooks {
             batch.0.extend(other.cascade(&user.id).await?);
         }
-        cx.authz.change_rules(|rules| Ok((what_goes_with(rules, &user), batch))).await
+        cx.authz.change_rules(&cx.request.audit, |rules| Ok((what_goes_with(rules, &user), batch))).await
     })
     .await;
     heirs().iter().for_each(|id: &String| cx.authz.cache.rights_changed(id));
@@ -260,12 +261,14 @@ fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
 
 pub async fn release_slug(cx: Cx<Directory>, Path(slug): Path<DeletedSlug>) -> Result<Json<Empty>> {
     Slug::parse(&slug.0).map_err(|error| Error::invalid(error.0))?;
-    cx.platform.store.commit(cx.tombstones.delete(&slug.0, None).into()).await.map_err(|error| match error {
-        StoreError::NotFound(_) => {
-            Error::new(&errors::NO_SUCH_DELETED_SLUG, format!("no deleted account had the slug `{}`", slug.0))
-        }
-        other => other.into(),
-    })?;
+    cx.platform.commit(&cx.request.audit, cx.tombstones.delete(&slug.0, None).into()).await.map_err(
+        |error| match error {
+            StoreError::NotFound(_) => {
+                Error::new(&errors::NO_SUCH_DELETED_SLUG, format!("no deleted account had the slug `{}`", slug.0))
+            }
+            other => other.into(),
+        },
+    )?;
     Ok(Json(Empty {}))
 }
 
@@ -285,7 +288,7 @@ impl Directory {
         for (collection, field) in GIVEN {
             let filters = vec![Filter::equals(*field, user_id)];
             let cleared = async {
-                self.authz.clear(collection, &filters).await?;
+                self.authz.clear(&CallAudit::NONE, collection, &filters).await?;
                 Ok::<_, Error>(self.platform.store.commit(Write::DeleteWhere { collection, filters }.into()).await?)
             };
             if let Err(error) = cleared.await {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use openorch_chassis::Platform;
+use openorch_chassis::{Platform, audit::CallAudit};
 use openorch_store::{Batch, Committed, OPEN_FOR, StoreError};
 
 pub struct Commits {
@@ -16,10 +16,10 @@ impl Commits {
         Commits { platform, indeterminate_until: AtomicI64::new(i64::MIN) }
     }
 
-    /// Writes, and has memory forget what that changes. Also where nobody knows what came of it: what is stored is read
+    /// Makes the change of a call, and has memory forget what that changes. Also where nobody knows what came of it: what is stored is read
     /// again then.
-    pub async fn commit(&self, batch: Batch, forget: impl FnOnce()) -> Result<Committed, StoreError> {
-        let outcome = self.platform.store.commit(batch).await;
+    pub async fn commit(&self, call: &CallAudit, batch: Batch, forget: impl FnOnce()) -> Result<Committed, StoreError> {
+        let outcome = self.platform.commit(call, batch).await;
         forget();
         outcome.inspect_err(|error| self.doubt(error))
     }

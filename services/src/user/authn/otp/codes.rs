@@ -8,12 +8,7 @@ use openorch_api::{
     Json, Time,
     user::{SendOtpRequest, SendOtpResponse, errors},
 };
-use openorch_chassis::{
-    Error, Platform, Result,
-    audit::{aside, tell_anyway},
-    ids::random_number,
-    service::retry,
-};
+use openorch_chassis::{Error, Platform, Result, ids::random_number, service::retry};
 use openorch_store::{Batch, Filter, Query, Stored, Table, Write};
 
 use crate::user::{
@@ -149,9 +144,8 @@ impl Codes {
             attempts: 0,
             expires_at: Time(now.0.checked_add(LIFETIME).map_err(Error::internal)?),
         };
-        tell_anyway();
         // It is stored first: a code that arrives is one that counts.
-        aside(self.platform.store.commit(self.rows.create(&row.id, &row)?.into())).await?;
+        self.platform.store.commit(self.rows.create(&row.id, &row)?.into()).await?;
         // Whoever is asked for a code on the telephone should know what would be done with it.
         let what_for = asked.purpose.words();
         let text = format!(
@@ -186,7 +180,7 @@ impl Codes {
                 return found.clone().ok_or_else(over);
             }
             let counted = OtpRow { attempts: row.attempts + 1, ..row.clone() };
-            aside(self.platform.store.commit(self.rows.replace(&row.id, &counted, Some(*version))?.into())).await?;
+            self.platform.store.commit(self.rows.replace(&row.id, &counted, Some(*version))?.into()).await?;
             match MAX_ATTEMPTS - counted.attempts {
                 0 => Err(failed("the code is wrong, and was wrong too often; ask for another")),
                 left => Err(failed(&format!("the code is wrong; {left} more tries"))),

@@ -9,6 +9,7 @@ use openorch_chassis::{Cx, Result, forwarded::network};
 use crate::user::authn::{otp::codes::Asked, rows::OtpPurpose, state::Authn};
 
 pub async fn send(cx: Cx<Authn>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
+    cx.request.audit.tell_anyway();
     let address = network(cx.request.client_ip).to_string();
     let app = cx.authz.app_of_host(&request.app_host)?;
     let purpose = cx.codes.purpose_of_code(&request.contact_id).await?;
@@ -19,6 +20,7 @@ pub async fn send(cx: Cx<Authn>, Body(request): Body<SendOtpRequest>) -> Result<
 }
 
 pub async fn send_own(cx: Cx<Authn>, Body(request): Body<SendOtpRequest>) -> Result<Json<SendOtpResponse>> {
+    cx.request.audit.tell_anyway();
     let caller = cx.caller()?;
     let address = network(cx.request.client_ip).to_string();
     let purpose = OtpPurpose::Verify;

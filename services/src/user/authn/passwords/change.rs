@@ -4,7 +4,7 @@ use openorch_api::{
     Body, Json,
     user::{ChangePasswordRequest, Empty, errors},
 };
-use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_chassis::{Cx, Error, Result, audit::CallAudit, service::retry};
 use openorch_store::{Batch, Stored};
 
 use crate::user::{
@@ -48,7 +48,7 @@ pub async fn change_password(cx: Cx<Authn>, Body(request): Body<ChangePasswordRe
         let own = cx.sessions.rows.get(&caller.session_id).await?;
         let keep = own.filter(|own| own.value.device != UNKNOWN_DEVICE && own.value.exchanged_from.is_none());
         let batch = Batch::new().with(cx.passwords.rows.replace(&*caller.user_id, &row, Some(version))?);
-        cx.end_with_password((&caller.user_id, &caller.slug), keep, batch).await?;
+        cx.end_with_password(&cx.request.audit, (&caller.user_id, &caller.slug), keep, batch).await?;
         Ok(Json(Empty {}))
     })
     .await
@@ -58,11 +58,12 @@ impl Authn {
     /// Ends all sessions of an account but `keep` in one batch with `and`, which gives it another password.
     pub async fn end_with_password(
         &self,
+        call: &CallAudit,
         (user_id, slug): (&str, &str),
         keep: Option<Stored<SessionRow>>,
         and: Batch,
     ) -> Result<()> {
-        let outcome = self.sessions.end_sessions(user_id, keep, and).await;
+        let outcome = self.sessions.end_sessions(call, user_id, keep, and).await;
         if slug == ADMIN_SLUG {
             self.passwords.default_password.changed(user_id, &self.passwords.rows).await;
         }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use openorch_api::{Time, user::errors};
-use openorch_chassis::{Error, Platform, Result, audit::aside};
+use openorch_chassis::{Error, Platform, Result};
 use openorch_store::{Batch, Filter, Stored, Table};
 use zeroize::Zeroizing;
 
@@ -188,7 +188,7 @@ impl Passwords {
             self.platform.store.commit(Batch::new().with(self.rows.replace(&id, &row, Some(version))?)).await?;
             Ok::<_, Error>(row.hash)
         };
-        match aside(noted).await {
+        match noted.await {
             Ok(hash) => hash,
             // Another sign-in noted it at the same time.
             Err(error) if error.is_lost_race() => before.hash,

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use openorch_api::Time;
-use openorch_chassis::{Result, audit::aside, forwarded::network};
+use openorch_chassis::{Result, forwarded::network};
 use sha2::{Digest, Sha256};
 
 use crate::user::{
@@ -50,7 +50,7 @@ impl Passwords {
         if now.0.as_second() - STORED_EVERY < self.throttle.stored_at(counted_as, address) {
             return;
         }
-        match aside(self.add_address(user_id, counted_as, network(address), now)).await {
+        match self.add_address(user_id, counted_as, network(address), now).await {
             Ok(()) => self.throttle.recall(counted_as, [(address, now.0.as_second())]),
             Err(error) => tracing::warn!("the address of a sign-in could not be stored: {error}"),
         }

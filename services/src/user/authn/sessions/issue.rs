@@ -8,7 +8,7 @@ use openorch_api::{
     error::access,
     user::{AuthToken, errors},
 };
-use openorch_chassis::{Error, Result, service::retry};
+use openorch_chassis::{Error, Result, audit::CallAudit, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored};
 
 use crate::user::{
@@ -47,7 +47,13 @@ impl Authn {
     /// Signs the account in on a device: the same session again while it lives, a new token after a role change.
     /// `guard` holds for the moment of writing, so that a password change in between is seen: whoever lost a race looks at
     /// that again before the next attempt.
-    pub async fn open_session(&self, account: &Account, place: &Place<'_>, guard: Batch) -> Result<AuthToken> {
+    pub async fn open_session(
+        &self,
+        call: &CallAudit,
+        account: &Account,
+        place: &Place<'_>,
+        guard: Batch,
+    ) -> Result<AuthToken> {
         if !account.is_in(place.app) {
             return Err(Error::new(
                 &errors::NO_ROLE_IN_APP,
@@ -73,11 +79,11 @@ impl Authn {
         let Some(batch) = batch else { return self.auth_token(account, &row).await };
         let is_same = before.as_ref().is_some_and(|(id, token_id)| *id == row.id && *token_id == row.token_id);
         ended.extend(before.map(|(id, _)| id).filter(|id| *id != row.id));
-        let written = self.sessions.commits.commit(batch, || self.sessions.cache.sessions_ended(&ended)).await;
+        let written = self.sessions.commits.commit(call, batch, || self.sessions.cache.sessions_ended(&ended)).await;
         match written {
             // Only when it was used is not written down: an operator who wants to make room must be able to sign in.
             Err(error @ (StoreError::StorageFull(_) | StoreError::Replaced(_))) if is_same => {
-                self.platform.store.commit(must_hold).await?;
+                self.platform.commit(call, must_hold).await?;
                 tracing::warn!(user.id = &*account.id, "a sign-in to a session could not be written down: {error}");
             }
             written => drop(written?),
@@ -131,7 +137,7 @@ impl Authn {
     }
 
     /// A new text for the token of a session that lives.
-    pub async fn renew(&self, account: &Account, session_id: &str) -> Result<AuthToken> {
+    pub async fn renew(&self, call: &CallAudit, account: &Account, session_id: &str) -> Result<AuthToken> {
         let ended = || Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again");
         retry(|| async {
             let found = self.sessions.rows.get(session_id).await?.filter(|found| account.is_in(&found.value.app));
@@ -139,10 +145,8 @@ impl Authn {
             row.roles_digest = roles_digest(account, &row.app);
             row.token_id = self.platform.ids.random("tok");
             (row.token_created_at, row.issued_at, row.used_at) = (self.now(), self.now(), self.now());
-            self.platform
-                .store
-                .commit(Batch::new().with(self.sessions.rows.replace(&row.id, &row, Some(version))?))
-                .await?;
+            let renewed = self.sessions.rows.replace(&row.id, &row, Some(version))?;
+            self.platform.commit(call, renewed.into()).await?;
             self.auth_token(account, &row).await
         })
         .await
@@ -151,13 +155,14 @@ impl Authn {
     /// A new account's first session, written with the account itself in the same batch.
     pub async fn open_first_session(
         &self,
+        call: &CallAudit,
         account: &Account,
         place: &Place<'_>,
         with_account: Batch,
         forget: impl FnOnce(),
     ) -> Result<AuthToken> {
         let (row, batch) = self.session_for(account, place, None, with_account)?;
-        self.sessions.commits.commit(batch.unwrap_or_default(), forget).await?;
+        self.sessions.commits.commit(call, batch.unwrap_or_default(), forget).await?;
         self.auth_token(account, &row).await
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use openorch_api::{Time, error::access};
-use openorch_chassis::{Error, Platform, Result, identity::InstancePresence, turns::Turns};
+use openorch_chassis::{Error, Platform, Result, audit::CallAudit, identity::InstancePresence, turns::Turns};
 use openorch_store::{Batch, Filter, Guard, Stored, Table, Write};
 
 use crate::user::{
@@ -157,7 +157,13 @@ impl Sessions {
     }
 
     /// Ends all sessions of an account but `keep`, in one batch with `and`: also those that begin while this is asked.
-    pub async fn end_sessions(&self, user_id: &str, keep: Option<Stored<SessionRow>>, and: Batch) -> Result<()> {
+    pub async fn end_sessions(
+        &self,
+        call: &CallAudit,
+        user_id: &str,
+        keep: Option<Stored<SessionRow>>,
+        and: Batch,
+    ) -> Result<()> {
         let kept_id = keep.as_ref().map(|keep| keep.value.id.clone());
         let mut batch = and;
         if let Some(Stored { id, version, .. }) = &keep {
@@ -168,15 +174,15 @@ impl Sessions {
         if let Some(keep) = &keep {
             batch = batch.with(self.rows.create(&keep.id, &keep.value)?);
         }
-        self.commits.commit(batch, || self.cache.sessions_of_account_ended(user_id, kept_id.as_deref())).await?;
+        self.commits.commit(call, batch, || self.cache.sessions_of_account_ended(user_id, kept_id.as_deref())).await?;
         Ok(())
     }
 
     /// Ends these sessions of an account in one batch, and those that were exchanged from them.
-    pub async fn end_these(&self, user_id: &str, ended: &[String]) -> Result<()> {
+    pub async fn end_these(&self, call: &CallAudit, user_id: &str, ended: &[String]) -> Result<()> {
         // By filter: some may end meanwhile.
         let batch = Batch::new().with(these(user_id, ended.to_vec())).with(exchanged_from_any(user_id, ended.to_vec()));
-        self.commits.commit(batch, || self.cache.sessions_ended(ended)).await?;
+        self.commits.commit(call, batch, || self.cache.sessions_ended(ended)).await?;
         Ok(())
     }
 }

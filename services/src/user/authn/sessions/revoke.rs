@@ -6,7 +6,7 @@ use openorch_api::{
         Empty, ListSessionsRequest, ListSessionsResponse, RevokeTokensRequest, Session, SessionId, TOKEN_REVOKE, errors,
     },
 };
-use openorch_chassis::{Cx, Error, Result, audit};
+use openorch_chassis::{Cx, Error, Result, audit::CallAudit};
 use openorch_store::Query as Asked;
 
 use crate::user::{
@@ -48,8 +48,8 @@ pub async fn revoke(cx: Cx<Authn>, Path(id): Path<SessionId>) -> Result<Json<Emp
     let found = cx.sessions.rows.get(&id.0).await?;
     let own = cx.authz.known_account(&caller.user_id).await?;
     let found = found.filter(|found| cx.may_end(&own, &found.value)).ok_or_else(|| no_such(&id))?;
-    cx.require_right_to_end(&own, &found.value);
-    cx.sessions.end_these(&found.value.user_id, &[id.0]).await?;
+    cx.require_right_to_end(&cx.request.audit, &own, &found.value);
+    cx.sessions.end_these(&cx.request.audit, &found.value.user_id, &[id.0]).await?;
     Ok(Json(Empty {}))
 }
 
@@ -85,7 +85,7 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
         .map(|found| found.value)
         .filter(|row| cx.may_end(&own, row))
         .filter(|row| !all || !spares_programs(&row.device, &row.id))
-        .inspect(|row| cx.require_right_to_end(&own, row))
+        .inspect(|row| cx.require_right_to_end(&cx.request.audit, &own, row))
         .map(|row| row.id)
         .collect();
     if let (Some(device), true, false) = (&device, ended.is_empty(), all) {
@@ -96,16 +96,16 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
     }
     // What changes nothing leaves no entry in the audit log either: this call has no rate.
     if !ended.is_empty() {
-        cx.sessions.end_these(user_id, &ended).await?;
+        cx.sessions.end_these(&cx.request.audit, user_id, &ended).await?;
     }
     Ok(Json(Empty {}))
 }
 
 impl Authn {
     /// That `own` still has the right when the session ends.
-    fn require_right_to_end(&self, own: &Account, row: &SessionRow) {
+    fn require_right_to_end(&self, call: &CallAudit, own: &Account, row: &SessionRow) {
         if *row.user_id != *own.id {
-            audit::require_right(self.authz.rules().basis(&own.caller_in(&row.app), TOKEN_REVOKE.id));
+            call.require_right(self.authz.rules().basis(&own.caller_in(&row.app), TOKEN_REVOKE.id));
         }
     }
 

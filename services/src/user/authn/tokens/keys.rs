@@ -83,7 +83,7 @@ pub async fn rotate_key(cx: Cx<Tokens>, (): ()) -> Result<Json<KeySet>> {
     let since = (cx.now().0.as_second(), Arc::new(VerifyingKey::new(before.clone())?));
     let retired = std::iter::once(since).chain(ring.retired.iter().cloned()).collect();
     let next = Arc::new(KeyRing { current: key, retired });
-    match cx.platform.store.commit(batch).await {
+    match cx.platform.commit(&cx.request.audit, batch).await {
         Ok(_) => cx.ring.store(next),
         Err(error) if error.is_open() => {
             // Perhaps it was written all the same, and then the key that signs now is retired.

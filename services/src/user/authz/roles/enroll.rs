@@ -9,7 +9,7 @@ use openorch_api::{
         SaveEnrollsResponse, errors,
     },
 };
-use openorch_chassis::{Caller, Cx, Error, Result, audit, service::retry};
+use openorch_chassis::{Caller, Cx, Error, Result, audit::CallAudit, service::retry};
 use openorch_store::{Batch, Cursor, Filter, Guard, Query, Stored, Write};
 use serde_json::Value;
 
@@ -55,7 +55,7 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveEnrollsRequest>) -> Res
     }
     // A long list takes its time.
     for (input, app) in request.enrolls.iter().zip(&apps) {
-        audit::require_right(still_gives_role(caller, &input.role, app));
+        cx.request.audit.require_right(still_gives_role(caller, &input.role, app));
     }
     // One moment for all: how long each took would tell what was found of it.
     let now = cx.now();
@@ -66,7 +66,11 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveEnrollsRequest>) -> Res
             enrolls.push(cx.enroll(&mut giving, caller, app, input, now).await?);
         }
         let given = giving.accounts();
-        cx.commits.commit(giving.batch(&cx.limits), || given.iter().for_each(|id| cx.cache.rights_changed(id))).await?;
+        cx.commits
+            .commit(&cx.request.audit, giving.batch(&cx.limits), || {
+                given.iter().for_each(|id| cx.cache.rights_changed(id))
+            })
+            .await?;
         Ok(enrolls)
     })
     .await?;
@@ -221,7 +225,7 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empt
     let caller = cx.caller()?;
     let unknown = || no_enroll(&id);
     if id.0.starts_with(CONTACT_PREFIX) {
-        return cx.take_from_contact(caller, &id).await;
+        return cx.take_from_contact(&cx.request.audit, caller, &id).await;
     }
     retry(|| async {
         let Stored { value: link, version, id, .. } = cx.role_links.get(&id.0).await?.ok_or_else(unknown)?;
@@ -232,10 +236,10 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empt
             return Err(unknown());
         }
         if !is_own {
-            audit::require_right(still_gives_role(caller, &link.role_id, &link.app));
+            cx.request.audit.require_right(still_gives_role(caller, &link.role_id, &link.app));
         }
         let batch = cx.keep_an_admin(&link, Batch::new().with(cx.role_links.delete(&id, Some(version)))).await?;
-        cx.commits.commit(batch, || cx.cache.rights_changed(&link.user_id)).await?;
+        cx.commits.commit(&cx.request.audit, batch, || cx.cache.rights_changed(&link.user_id)).await?;
         Ok(Json(Empty {}))
     })
     .await
@@ -300,7 +304,7 @@ impl Authz {
 
     /// Takes back a role that was given for a contact: that it waits, and from each account that has it by this, in one
     /// batch. Whether there was the one or the other does not show.
-    async fn take_from_contact(&self, caller: &Caller, id: &EnrollId) -> Result<Json<Empty>> {
+    async fn take_from_contact(&self, call: &CallAudit, caller: &Caller, id: &EnrollId) -> Result<Json<Empty>> {
         retry(|| async {
             let may_take = |role: &str, app: &str| may_give(caller, role, app);
             let waits =
@@ -317,14 +321,14 @@ impl Authz {
             let of_links = links.iter().map(|link| &link.value).filter(|link| *link.user_id != *caller.user_id);
             let taken = of_links.map(|link| (&link.role_id, &link.app));
             for (role, app) in taken.chain(waits.iter().map(|waits| (&waits.value.role_id, &waits.value.app))) {
-                audit::require_right(still_gives_role(caller, role, app));
+                call.require_right(still_gives_role(caller, role, app));
             }
             for link in &links {
                 batch.push(self.role_links.delete(&link.id, Some(link.version)));
                 batch = self.keep_an_admin(&link.value, batch).await?;
             }
             let forget = || links.iter().for_each(|link| self.cache.rights_changed(&link.value.user_id));
-            self.commits.commit(batch, forget).await?;
+            self.commits.commit(call, batch, forget).await?;
             Ok(Json(Empty {}))
         })
         .await

@@ -48,7 +48,7 @@ pub async fn create(cx: Cx<Authz>, Body(request): Body<CreateRoleRequest>) -> Re
         going: false,
     };
     let mut saved = None;
-    cx.change_rules_of(caller, |rules| {
+    cx.change_rules_of(&cx, |rules| {
         if rules.going.contains(row.id.as_str()) {
             return Err(Error::new(
                 &errors::ROLE_BEING_DELETED,
@@ -84,7 +84,7 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<RoleId>) -> Result<Json<Empty>
         return Err(Error::new(&errors::ROLE_BUILT_IN, format!("cannot delete default role `{}`", id.0)));
     }
     let caller = cx.caller()?;
-    cx.change_rules(|rules| {
+    cx.change_rules(&cx.request.audit, |rules| {
         refuse_stranger(caller, rules, &known(rules, &id)?.owner_id, &ROLE_DELETE)?;
         let mut changes = rules.without_role(&id.0);
         changes.extend(rules.without_names(&HashSet::from([id.0.as_str()]), None));
@@ -121,7 +121,7 @@ pub async fn set_permissions(
             format!("what the role `{}` has is not replaced: give it more with PUT /user-svc/roles/permissions", id.0),
         ));
     }
-    cx.change_rules_of(caller, |rules| {
+    cx.change_rules_of(&cx, |rules| {
         let role = known(rules, &id)?;
         let acts_for_owner = caller.is_admin() && FIXED.contains(&id.0.as_str());
         if *role.owner_id != *caller.user_id && !acts_for_owner {

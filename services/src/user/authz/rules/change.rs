@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use openorch_chassis::{Caller, Result};
+use openorch_chassis::{Cx, Result, audit::CallAudit};
 use openorch_store::{Batch, Filter, Query, Write};
 
 use crate::user::authz::{
@@ -18,16 +18,21 @@ const CLEARED_AT_ONCE: usize = 2000;
 impl Authz {
     /// Changes the rules: `decide` says how from what they are, and what else is written with it. Nothing else changes
     /// them meanwhile, so what takes long is done before.
-    pub async fn change_rules(&self, decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>) -> Result<()> {
-        self.change_rules_within(|_, _| Ok(()), decide).await
-    }
-
-    /// The same for an account, within the limits on what it may hold and on what all accounts hold together.
-    pub async fn change_rules_of(
+    pub async fn change_rules(
         &self,
-        caller: &Caller,
+        call: &CallAudit,
         decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>,
     ) -> Result<()> {
+        self.change_rules_within(call, |_, _| Ok(()), decide).await
+    }
+
+    /// The same for the caller's account, within the limits on what it may hold and on what all accounts hold together.
+    pub async fn change_rules_of<S>(
+        &self,
+        cx: &Cx<S>,
+        decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>,
+    ) -> Result<()> {
+        let caller = cx.caller()?;
         let limits = &self.limits;
         let check = |before: &Rules, after: &Rules| {
             if !usage::is_limited(caller) {
@@ -37,11 +42,12 @@ impl Authz {
             has.refuse_growth(&had, limits)?;
             usage::refuse_total(before.bytes(), after.bytes(), limits)
         };
-        self.change_rules_within(check, decide).await
+        self.change_rules_within(&cx.request.audit, check, decide).await
     }
 
     async fn change_rules_within(
         &self,
+        call: &CallAudit,
         check: impl FnOnce(&Rules, &Rules) -> Result<()>,
         decide: impl FnOnce(&Rules) -> Result<(Vec<Change>, Batch)>,
     ) -> Result<()> {
@@ -69,7 +75,7 @@ impl Authz {
         let mut next = Rules::clone(&rules);
         next.apply(changes);
         check(&rules, &next)?;
-        match self.platform.store.commit(batch).await {
+        match self.platform.commit(call, batch).await {
             Ok(_) => {
                 self.set_rules(next);
                 if !gone.is_empty() {
@@ -92,7 +98,7 @@ impl Authz {
             *self.rule_changes.lock().await = true;
             self.cache.all_rights_changed();
         }
-        self.change_rules(|_| Ok((Vec::new(), Batch::new()))).await
+        self.change_rules(&CallAudit::NONE, |_| Ok((Vec::new(), Batch::new()))).await
     }
 
     /// Takes roles that are going from all who have them, and frees their ids. What stays undone is done a second later,
@@ -108,7 +114,7 @@ impl Authz {
 
     /// Deletes very many rows bit by bit, so that others write in between. The last ones stay, fewer than
     /// [`CLEARED_AT_ONCE`]: they go in one batch with what must go together with them.
-    pub async fn clear(&self, collection: &'static str, filters: &[Filter]) -> Result<()> {
+    pub async fn clear(&self, call: &CallAudit, collection: &'static str, filters: &[Filter]) -> Result<()> {
         loop {
             let some = Query { filters: filters.to_vec(), ..Query::all() }.limit(CLEARED_AT_ONCE as u64);
             let rows = self.platform.store.find(collection, &some).await?.rows;
@@ -117,15 +123,15 @@ impl Authz {
             }
             // By filter: some may go meanwhile.
             let filters = vec![Filter::is_in("id", rows.into_iter().map(|row| row.id))];
-            self.platform.store.commit(Write::DeleteWhere { collection, filters }.into()).await?;
+            self.platform.commit(call, Write::DeleteWhere { collection, filters }.into()).await?;
         }
     }
 
     async fn clear_role(&self, id: &str) -> Result<()> {
         for collection in [ROLE_LINKS.name, CONTACT_ENROLLS.name] {
-            self.clear(collection, &[Filter::equals("roleId", id)]).await?;
+            self.clear(&CallAudit::NONE, collection, &[Filter::equals("roleId", id)]).await?;
         }
-        self.change_rules(|rules| {
+        self.change_rules(&CallAudit::NONE, |rules| {
             let is_there = rules.going.contains(id);
             Ok((is_there.then(|| Change::DeleteRole(id.to_owned())).into_iter().collect(), Batch::new()))
         })
