@@ -182,6 +182,8 @@ pub struct Row {
     /// Whether the answer is a list that may be long: it is made and encoded beside the async workers, which would serve
     /// nobody else meanwhile. The guard test of the table names the lists that never are.
     pub long_answer: bool,
+    /// Whether one call may be very much work: it is done beside the async workers too, and callers take turns.
+    pub heavy: bool,
     /// Largest body in bytes as sent, where it is not the usual one, which a setting gives; unpacked it may be four
     /// times that.
     pub body_limit: Option<usize>,
@@ -417,6 +419,7 @@ pub const TEMPLATE: Row = Row {
     sets: &[],
     errors: &[],
     long_answer: false,
+    heavy: false,
     body_limit: None,
     max_values: None,
     normalise: None,

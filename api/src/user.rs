@@ -275,7 +275,7 @@ ops! {
     /// who has been in it longest.
     DELETE_USER "deleteUser" = DELETE "/user-svc/user/{userId}"
         (Path<UserId>) -> Json<Empty>,
-        access: Access::needs(&USER_DELETE), repeat: Some(Repeat::Natural), audited: true,
+        access: Access::needs(&USER_DELETE), repeat: Some(Repeat::Natural), audited: true, heavy: true,
         errors: &[&ACCOUNT_BUILT_IN, &ADMINS_ONLY, &ACCOUNT_MAY_MORE, &NO_SUCH_ACCOUNT, &LAST_ADMIN];
 
     /// Let the slug of a deleted account be registered again.
@@ -399,7 +399,7 @@ ops! {
     /// role beside it.
     SAVE_ENROLLS "saveEnrolls" = PUT "/user-svc/enrolls"
         (Body<SaveEnrollsRequest>) -> Json<SaveEnrollsResponse>,
-        access: Access::SignedIn, condition: Some(&GIVES_ROLES), repeat: Some(Repeat::Natural), audited: true,
+        access: Access::SignedIn, condition: Some(&GIVES_ROLES), repeat: Some(Repeat::Natural), audited: true, heavy: true,
         target: &["/enrolls/*/userId", "/enrolls/*/contactId", "/enrolls/*/role", "/enrolls/*/appHost"],
         errors: &[
             &TOO_MANY_ROLES, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ROLE, &NO_SUCH_ACCOUNT, &NO_SUCH_APP,

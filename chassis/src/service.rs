@@ -115,11 +115,11 @@ pub struct Task {
 pub struct Service<S> {
     state: Arc<S>,
     mounted: Mounted,
-    /// Turns for long answers, by whoever asks.
-    long_answers: Turns<Asker>,
+    /// Turns for long answers and heavy work, by whoever asks.
+    long_work: Turns<Asker>,
 }
 
-/// Whoever asks for long answers: an account, or the address of nobody in particular.
+/// Whoever asks for long work: an account, or the address of nobody in particular.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Asker {
     Account(Arc<str>),
@@ -173,14 +173,14 @@ impl Hooks {
 impl<S: Send + Sync + 'static> Service<S> {
     pub fn new(slug: &'static str, state: Arc<S>) -> Service<S> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let long_answers = Turns::new(cores.max(MIN_LONG_ANSWERS));
+        let long_work = Turns::new(cores.max(MIN_LONG_WORK));
         let mounted = Mounted { slug, bound: Vec::new(), tasks: Vec::new(), hooks: Hooks::default() };
-        Service { state, mounted, long_answers }
+        Service { state, mounted, long_work }
     }
 
     /// Goes on with another part of the service: what follows works on its state.
     pub fn part<T: Send + Sync + 'static>(self, state: Arc<T>) -> Service<T> {
-        Service { state, mounted: self.mounted, long_answers: self.long_answers }
+        Service { state, mounted: self.mounted, long_work: self.long_work }
     }
 
     /// Binds the handler of an operation.
@@ -285,14 +285,12 @@ impl<S: Send + Sync + 'static> Service<S> {
         let (decide, handler) = (Arc::new(decide), Arc::new(handler));
         let checker = Checker::new(row);
         let checker = Arc::new(checker.unwrap_or_else(|unknown| panic!("the input of `{}`: {unknown}", row.id)));
-        // What reads long ends with its caller, and what is audited goes on.
-        assert!(!(row.long_answer && row.audited), "the answer of `{}` is long, so it cannot be audited", row.id);
         // A stored answer is part of such an entry's batch, and is told without asking the service who may have it.
         let is_keyed = row.repeats() == Repeat::Keyed;
         assert!(!is_keyed || row.audited && is_decided_by_router(row), "repeats of `{}` cannot be keyed", row.id);
         let status = StatusCode::from_u16(answer.status);
         let status = status.unwrap_or_else(|_| panic!("the status of `{}`: {}", row.id, answer.status));
-        let beside = row.long_answer.then(|| self.long_answers.clone());
+        let beside = (row.long_answer || row.heavy).then(|| self.long_work.clone());
         let run: Handler = Arc::new(move |request, mut parts, verdict| {
             let asker = Asker::of(&request);
             let cx = Cx { state: state.clone(), request };
@@ -390,8 +388,8 @@ impl<S: Send + Sync + 'static> Service<S> {
     }
 }
 
-/// Long answers made at once, at least: one that waits for the store is not to keep all others waiting.
-const MIN_LONG_ANSWERS: usize = 4;
+/// Long work done at once, at least: one that waits for the store is not to keep all others waiting.
+const MIN_LONG_WORK: usize = 4;
 
 /// Does the work on a thread of its own, in its turn.
 async fn run_beside<T: Send + 'static>(

@@ -152,6 +152,11 @@ impl SqliteStore {
     }
 }
 
+/// What reads again and again without waiting for anything lets other tasks of its worker run from time to time.
+async fn yield_in_time() {
+    tokio::task::coop::consume_budget().await;
+}
+
 impl Store for SqliteStore {
     fn open_collections<'a>(&'a self, collections: &'a [Collection]) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
@@ -165,6 +170,7 @@ impl Store for SqliteStore {
     fn get<'a>(&'a self, collection: &'a str, id: &'a str) -> BoxFuture<'a, Result<Option<Row>>> {
         Box::pin(async move {
             let known = self.0.collections.get(collection)?;
+            yield_in_time().await;
             self.0.readers.run_here(|connection| {
                 connection
                     .prepare_cached(&known.statements.get)
@@ -177,6 +183,7 @@ impl Store for SqliteStore {
     fn find<'a>(&'a self, collection: &'a str, query: &'a Query) -> BoxFuture<'a, Result<Page>> {
         Box::pin(async move {
             let plan = self.0.collections.plan(collection, query)?;
+            yield_in_time().await;
             if plan.is_all_sql()
                 && let Some(page) = self.0.readers.try_here(|connection| run::find_short(&plan, connection))?
             {
