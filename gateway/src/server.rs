@@ -209,7 +209,7 @@ impl Server {
         let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
         let socket = Socket { stream, life: life.clone(), clock: self.clock.clone() };
         let tls = &self.gateway.tls;
-        let (mut is_http2, mut is_http1) = (false, false);
+        let mut is_http2 = false;
         let stream = match tls {
             None => Stream::Plain(socket),
             Some(tls) => {
@@ -218,8 +218,7 @@ impl Server {
                     return Ok(());
                 };
                 let secured = secured?;
-                let agreed = secured.get_ref().1.alpn_protocol();
-                (is_http2, is_http1) = (agreed == Some(b"h2"), agreed == Some(b"http/1.1"));
+                is_http2 = secured.get_ref().1.alpn_protocol() == Some(b"h2");
                 life.secured(is_http2, &self.clock);
                 Stream::Tls(Box::new(secured))
             }
@@ -237,14 +236,12 @@ impl Server {
         });
         let service = service_fn(move |request| serve(connection.clone(), request));
         let stream = TokioIo::new(stream);
-        // What was agreed on is spoken and nothing else (RFC 7301).
         if is_http2 {
-            // It has no upgrades.
+            // What was agreed on is spoken and nothing else; it has no upgrades.
             let http = self.http.clone().http2_only();
             until_told(life, http.serve_connection(stream, service), |http| http.graceful_shutdown()).await
         } else {
-            let http = if is_http1 { self.http.clone().http1_only() } else { self.http.clone() };
-            let http = http.serve_connection_with_upgrades(stream, service);
+            let http = self.http.serve_connection_with_upgrades(stream, service);
             until_told(life, http, |http| http.graceful_shutdown()).await
         }
     }

@@ -135,9 +135,9 @@ async fn the_policies_of_an_app_go_with_it() {
     let login = json!({ "slug": "openorch", "password": "changeme", "device": "test", "appHost": HOST });
     let there = token_of(&daemon.call("POST", "/user-svc/login", "", login).await);
     let rate_limit = json!({ "maxRequests": 1, "timeWindow": "1h", "entity": "userId", "scope": "global" });
-    let policy = json!({ "templateId": "rate-limit", "parameters": { "rateLimit": rate_limit } });
+    let policy = json!({ "name": "policy-that-goes", "templateId": "rate-limit", "parameters": { "rateLimit": rate_limit } });
     let saved =
-        daemon.call("PUT", "/policy-svc/instance/policy-that-goes", &there, json!({ "instance": policy })).await;
+        daemon.call("PUT", "/policy-svc/instance/p", &there, json!({ "instance": policy })).await;
     assert_eq!(saved.status, 200, "{}", saved.text);
     let is_stored = async || {
         let backup = daemon.send_for_bytes("/platform-svc/backup", &admin).await;
