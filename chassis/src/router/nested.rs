@@ -4,7 +4,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use openorch_api::{Access, Effect, Input, InvalidInput, Op, Output, Parts, Row, error as codes, error::request};
@@ -41,7 +40,7 @@ pub struct Calls {
 pub struct Answer {
     pub status: StatusCode,
     /// JSON, or nothing.
-    pub body: Bytes,
+    pub body: Vec<u8>,
     /// Counts the body among what requests in progress hold.
     _reservation: Reservation,
 }
@@ -143,7 +142,7 @@ impl Calls {
         let reads = row.effect() == Effect::Read;
         let (head, mut body) = response.into_parts();
         let mut reservation = self.inner.memory.reservation(self.origin.client_ip, budget::Caller::Authenticated);
-        let mut bytes = BytesMut::new();
+        let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(Error::internal)?.into_data() else { continue };
             if reads && bytes.len() + data.len() > most {
@@ -158,7 +157,7 @@ impl Calls {
             }
             bytes.extend_from_slice(&data);
         }
-        Ok(Answer { status: head.status, body: bytes.freeze(), _reservation: reservation })
+        Ok(Answer { status: head.status, body: bytes, _reservation: reservation })
     }
 }
 

@@ -29,7 +29,7 @@ macro_rules! transcripts {
 }
 
 transcripts! {
-    first_steps backup users accounts roles organizations policies environments raw_calls operations groups files doctor
+    first_steps backup users accounts roles organizations policies environments raw_calls operations batch groups files doctor
 }
 
 fn folder() -> std::path::PathBuf {

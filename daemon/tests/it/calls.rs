@@ -264,3 +264,15 @@ async fn the_answers_of_a_batch_have_a_bound_together_and_what_was_written_is_an
     assert_eq!(codes(&found), ["done", too_large, "done", "done", "done", too_large]);
     assert_eq!(found[4]["body"]["role"]["description"].as_str().unwrap().len(), 1000);
 }
+
+#[tokio::test]
+async fn the_calls_of_a_batch_have_a_time_together_and_what_writes_goes_on() {
+    let daemon = Daemon::with(&["--api-batch-timeout", "1ms"]).await;
+    let admin = daemon.admin().await;
+    let user = json!({ "user": { "slug": "bob", "name": "Bob" }, "password": "a-long-password" });
+    let calls = json!([{ "operation": "createUser", "input": user }, { "operation": "health" }]);
+    let timed_out = "platform.call_timed_out";
+    assert_eq!(codes(&answers(&daemon, &admin, calls).await), [timed_out, timed_out]);
+    let made = async || daemon.login("bob", "a-long-password", "").await.status == 200;
+    daemon.until("the account is made all the same", made).await;
+}

@@ -288,7 +288,10 @@ async fn an_api_key_is_never_passed_on_as_the_services_own_bearer() {
         assert_eq!((answer.status.as_u16(), &answer.json()["code"]), (401, &json!("access.invalid_token")), "{value}");
     }
     let twice = [("authorization", "Bearer abc"), ("authorization", "Bearer oo_key_abc")];
-    assert_eq!(daemon.send("GET", "/shop-svc/x", "", Vec::new(), &twice).await.json()["code"], "access.malformed_token");
+    assert_eq!(
+        daemon.send("GET", "/shop-svc/x", "", Vec::new(), &twice).await.json()["code"],
+        "access.malformed_token"
+    );
     let foreign = daemon.send("GET", "/shop-svc/x", "", Vec::new(), &[("authorization", "Bearer oo_keyabc")]).await;
     assert!(foreign.json()["head"].as_str().unwrap().contains("Bearer oo_keyabc"));
 }

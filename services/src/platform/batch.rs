@@ -1,6 +1,5 @@
 //! Several operations by one request, each called in process as its caller.
 
-use bytes::Bytes;
 use openorch_api::{
     Body, Json,
     error::request,
@@ -32,9 +31,9 @@ pub async fn call_operations(
         };
         has_failed |= outcome.is_err();
         answers.push(match outcome {
-            Ok(answer) => {
+            Ok(mut answer) => {
                 room = room.saturating_sub(answer.body.len());
-                let told = success(&answer)?;
+                let told = success(&mut answer)?;
                 held.push(answer);
                 told
             }
@@ -71,11 +70,11 @@ impl Platform {
     }
 }
 
-fn success(answer: &Answer) -> Result<OperationAnswer> {
-    let raw = |bytes: &Bytes| {
-        let text = String::from_utf8(bytes.to_vec()).map_err(Error::internal)?;
-        RawValue::from_string(text).map_err(Error::internal)
+fn success(answer: &mut Answer) -> Result<OperationAnswer> {
+    let text = String::from_utf8(std::mem::take(&mut answer.body)).map_err(Error::internal)?;
+    let body = match text.is_empty() {
+        true => None,
+        false => Some(RawValue::from_string(text).map_err(Error::internal)?),
     };
-    let body = if answer.body.is_empty() { None } else { Some(raw(&answer.body)?) };
     Ok(OperationAnswer { status: answer.status.as_u16(), body, ..OperationAnswer::default() })
 }

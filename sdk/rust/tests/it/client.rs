@@ -5,7 +5,10 @@ use openorch_sdk::{
     api::{
         Body, Json, NoContent, Path, Query,
         registry::{self, LIST_INSTANCES, LIST_NODES, ListInstancesRequest, ListNodesRequest, REMOVE_INSTANCE},
-        user::{IS_AUTHORIZED, LOGIN, LoginRequest, PermissionId, READ_USER_BY_TOKEN},
+        user::{
+            CREATE_ORGANIZATION, CreateOrganizationRequest, IS_AUTHORIZED, LOGIN, LoginRequest, PermissionId,
+            READ_USER_BY_TOKEN, SAVE_SELF, SaveSelfRequest,
+        },
     },
     http::{HeaderMap, Method},
 };
@@ -203,6 +206,35 @@ async fn a_read_whose_connection_broke_is_sent_again() {
     });
     client(&stub).call(READ_USER_BY_TOKEN, ()).await.unwrap();
     assert_eq!(stub.seen().len(), 2);
+}
+
+/// The server does such a call once, however often it comes with the same key.
+#[tokio::test]
+async fn a_keyed_write_is_tried_again_with_its_key_and_no_other_write_has_one() {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let in_flight = r#"{"error":"in progress","code":"repeat.in_flight"}"#;
+    let stub = Stub::new(move |_| match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+        // Nothing is answered, and the connection ends.
+        0 => String::new(),
+        1 => json(409, in_flight),
+        _ => json(200, "{\"organization\":{}}"),
+    });
+    let own = client(&stub);
+    let create = || own.call(CREATE_ORGANIZATION, Body(CreateOrganizationRequest::default()));
+    create().await.unwrap();
+    create().await.unwrap();
+    client(&stub).call(SAVE_SELF, Body(SaveSelfRequest::default())).await.unwrap();
+    let keys: Vec<_> = stub.seen().iter().map(|seen| seen.header("idempotency-key").map(str::to_owned)).collect();
+    assert_eq!(keys.len(), 5);
+    assert!(
+        keys[0].as_ref().is_some_and(|key| key.len() == 32) && keys[0] == keys[1] && keys[0] == keys[2],
+        "{keys:?}"
+    );
+    assert!(keys[3].is_some() && keys[3] != keys[0] && keys[4].is_none(), "{keys:?}");
+    // Another conflict is an answer.
+    let stub = Stub::new(|_| json(409, r#"{"error":"taken","code":"user.organization_taken"}"#));
+    let taken = client(&stub).call(CREATE_ORGANIZATION, Body(CreateOrganizationRequest::default())).await.unwrap_err();
+    assert_eq!((taken.status(), stub.seen().len()), (Some(409), 1));
 }
 
 #[tokio::test]
