@@ -17,7 +17,7 @@ use openorch_api::text::without_hidden;
 use openorch_chassis::clock::{Clock, SystemClock};
 use openorch_services::user::Registration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 // Gives memory back that a wave of tunnels or sign-ins needed; the system's allocator keeps it for good.
 #[global_allocator]
@@ -127,14 +127,12 @@ type SetFilter = dyn Fn(&str) -> Result<(), StartError>;
 
 impl Log {
     fn start(filter: &str) -> Result<Log, StartError> {
-        let builder = tracing_subscriber::fmt()
-            .with_env_filter(log_filter(filter)?)
+        let (filter, handle) = reload::Layer::new(log_filter(filter)?);
+        let lines = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
-            .with_filter_reloading();
-        let handle = builder.reload_handle();
-        builder.init();
+            .with_target(false);
+        tracing_subscriber::registry().with(filter).with(lines).init();
         Ok(Log(Box::new(move |filter| {
             let gone = |error| StartError(format!("the log's filter cannot be replaced: {error}"));
             handle.reload(log_filter(filter)?).map_err(gone)
@@ -142,11 +140,12 @@ impl Log {
     }
 }
 
-fn log_filter(filter: &str) -> Result<EnvFilter, StartError> {
+/// Levels, for all or for some targets: `info,openorch_gateway=debug`.
+fn log_filter(filter: &str) -> Result<Targets, StartError> {
     // The HTTP/2 library warns of each connection on which a client misbehaves: anybody could fill the log, and the
     // metrics count them. A filter that names the library overrides this.
     let filter = format!("h2=error,{filter}");
-    EnvFilter::try_new(filter).map_err(|error| StartError(format!("OPENORCH_LOG: {error}")))
+    filter.parse::<Targets>().map_err(|error| StartError(format!("OPENORCH_LOG: {error}")))
 }
 
 fn fail(error: &StartError, code: u8) -> ExitCode {

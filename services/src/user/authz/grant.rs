@@ -106,7 +106,7 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>
             (one, row, content)
         })
         .collect();
-    cx.change_rules_of(&cx, |rules| {
+    cx.change_rules_of(cx, |rules| {
         let mut changes = Vec::new();
         let has = rules.usage(&caller.user_id);
         let mut saved = HashSet::new();
