@@ -20,7 +20,7 @@ async fn a_policy_whose_commit_was_not_acknowledged_is_applied_once_it_is_there(
     let instance = PolicyInstance { id: "a".into(), template_id: "blocklist".into(), parameters, ..Default::default() };
     let row = PolicyRow { app: "unnamed".into(), instance };
     store.is_late.store(true, Ordering::SeqCst);
-    assert!(policies.commit(policies.table.create("unnamed a", &row).unwrap().into()).await.is_err());
+    assert!(policies.commit(&CallAudit::NONE, policies.table.create("unnamed a", &row).unwrap().into()).await.is_err());
     reconcile(policies.clone()).await;
     assert!(policies.rules.load().is_empty());
     store.make_late().await;

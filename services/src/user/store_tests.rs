@@ -220,7 +220,7 @@ async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them(
         updated_at: now,
         going: false,
     };
-    let save = |row: RoleRow| users.change_rules(|_| Ok((vec![Change::SaveRole(row)], Batch::new())));
+    let save = |row: RoleRow| users.change_rules(&CallAudit::NONE, |_| Ok((vec![Change::SaveRole(row)], Batch::new())));
     save(row.clone()).await.unwrap();
     let links =
         (0..openorch_store::MOST_TOUCHED + 5).map(|n| RoleLinkRow::new("unnamed", &format!("usr_{n}"), &id(), now));
@@ -232,7 +232,7 @@ async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them(
     let held = async || users.role_links.count(&[Filter::equals("roleId", id())]).await.unwrap();
     // Begun, and then the daemon stopped: nobody has it, its id is taken, and the next one ends it.
     let gone = users.rules().without_role(&id());
-    users.change_rules(|_| Ok((gone, Batch::new()))).await.unwrap();
+    users.change_rules(&CallAudit::NONE, |_| Ok((gone, Batch::new()))).await.unwrap();
     let again = start(bench.store.clone()).await;
     assert!(again.authz.rules().going.contains(&*id()) && !again.authz.rules().roles.contains_key(&*id()));
     assert!(held().await > 0);
