@@ -113,6 +113,11 @@ pub fn words(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "maxProperties": 1000, "additionalProperties": text::<4096>(generator) })
 }
 
+/// Values of any kind by name, which are checked elsewhere.
+pub fn fields(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "maxProperties": 1000, "additionalProperties": true })
+}
+
 /// The path of a URL with its query, or nothing.
 pub fn health_path(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -126,6 +126,7 @@ pub struct OperationCall {
     pub operation: String,
     /// Its input: the keys of its path, its query and its body in one object, as `oo call` takes them.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(schema_with = "form::fields")]
     pub input: Map<String, Value>,
 }
 

@@ -34,7 +34,7 @@ use self::{
     origin::Origin,
 };
 pub use self::{
-    nested::{Answer, Calls, MAX_DEPTH},
+    nested::{Answer, Calls},
     settings::ApiSettings,
 };
 

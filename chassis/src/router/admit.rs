@@ -49,7 +49,7 @@ impl Inner {
                 ),
             ));
         }
-        if first && (origin.counts_always || writes(row)) {
+        if first && (row.effect() == Effect::Write || row.audited) {
             self.count_write(row, &caller)?;
         }
         let verdict = match row.access {
@@ -65,7 +65,7 @@ impl Inner {
     }
 
     /// What one account writes, in the store and in the audit log, is bounded by how often it may.
-    fn count_write(&self, row: &Row, caller: &Caller) -> Result<()> {
+    pub(super) fn count_write(&self, row: &Row, caller: &Caller) -> Result<()> {
         let is_built_in = openorch_api::SERVICES.iter().any(|service| *service.slug == *caller.slug);
         if row.ends_sessions || caller.is_admin() || is_built_in {
             return Ok(());
@@ -112,8 +112,4 @@ impl Inner {
             ),
         ))
     }
-}
-
-fn writes(row: &Row) -> bool {
-    row.effect() == Effect::Write || row.audited
 }

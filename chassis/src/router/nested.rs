@@ -16,12 +16,12 @@ use super::{
     origin::Origin,
 };
 use crate::{
-    Body, Error, Result,
+    Body, Caller, Error, Result,
     budget::{self, Reservation},
 };
 
 /// Operations that call one another, at most: one that is called by a request may begin a chain of so many.
-pub const MAX_DEPTH: usize = 8;
+const MAX_DEPTH: usize = 8;
 /// Bytes of the answer of an operation that reads, where a handler asks for it with its type.
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -33,7 +33,6 @@ pub struct Calls {
     parent: &'static Row,
     origin: Arc<Origin>,
     deadline: Option<Instant>,
-    counts_always: bool,
 }
 
 /// The success of a call by id.
@@ -48,7 +47,7 @@ pub struct Answer {
 impl Calls {
     pub(super) fn new(inner: Arc<Inner>, parent: &'static Row, origin: Arc<Origin>) -> Calls {
         let deadline = origin.deadline;
-        Calls { inner, parent, origin, deadline, counts_always: false }
+        Calls { inner, parent, origin, deadline }
     }
 
     /// With the end of the time for all calls, and for those that they make. An earlier one stays.
@@ -58,11 +57,10 @@ impl Calls {
         self
     }
 
-    /// Has each call counted among those that the account writes, also where it only reads: for callers who say how many
-    /// calls are made for one request.
-    pub fn counting_each(mut self) -> Calls {
-        self.counts_always = true;
-        self
+    /// Counts one more call among those that the account writes, and refuses it where there are too many: for each that only
+    /// reads, where the caller says how many calls are made for one request. Those that write are counted as they are made.
+    pub fn count_write(&self, caller: &Caller) -> Result<()> {
+        self.inner.count_write(self.parent, caller)
     }
 
     /// Calls an operation. A refusal is that of the operation, with its code.
@@ -127,7 +125,6 @@ impl Calls {
             parent: Some(self.parent.id),
             depth: from.depth + 1,
             deadline: self.deadline,
-            counts_always: self.counts_always,
         }))
     }
 

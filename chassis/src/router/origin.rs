@@ -32,8 +32,6 @@ pub(super) struct Origin {
     /// How many operations called one another before this.
     pub depth: usize,
     pub deadline: Option<Instant>,
-    /// It counts among the calls that write, also where it only reads.
-    pub counts_always: bool,
 }
 
 impl Origin {
@@ -50,7 +48,6 @@ impl Origin {
             parent: None,
             depth: 0,
             deadline: None,
-            counts_always: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Several operations by one request, each called in process as its caller.
 
 use openorch_api::{
-    Body, Json,
+    Body, Effect, Json, Row,
     error::request,
     platform::{self as api, CallOperationsRequest, CallOperationsResponse, OperationAnswer, OperationCall},
     text::without_hidden,
@@ -15,20 +15,26 @@ pub async fn call_operations(
     cx: Cx<Platform>,
     Body(request): Body<CallOperationsRequest>,
 ) -> Result<Json<CallOperationsResponse>> {
-    let calls = cx.calls()?.within(cx.limits.batch_timeout).counting_each();
+    let calls = cx.calls()?.within(cx.limits.batch_timeout);
     let mut room = cx.limits.max_batch_answer_bytes;
     let (mut answers, mut has_failed) = (Vec::with_capacity(request.calls.len()), false);
     // What they count as held until the answer to the batch is made of them.
     let mut held = Vec::new();
     for OperationCall { operation, input } in request.calls {
-        let outcome = match (has_failed && request.stop_on_error, cx.check_batch(&operation)) {
-            (true, _) => Err(Error::new(
-                &api::CALL_SKIPPED,
-                "not called, since a call before it failed; correct that one, then send this one again",
-            )),
-            (false, Err(refused)) => Err(refused),
-            (false, Ok(())) => calls.call_by_id(&operation, input, room).await,
+        let outcome = async {
+            if has_failed && request.stop_on_error {
+                return Err(Error::new(
+                    &api::CALL_SKIPPED,
+                    "not called, since a call before it failed; correct that one, then send this one again",
+                ));
+            }
+            let row = cx.in_batch(&operation)?;
+            if row.effect() == Effect::Read && !row.audited {
+                calls.count_write(cx.caller()?)?;
+            }
+            calls.call_by_id(row.id, input, room).await
         };
+        let outcome = outcome.await;
         has_failed |= outcome.is_err();
         answers.push(match outcome {
             Ok(mut answer) => {
@@ -50,9 +56,10 @@ pub async fn call_operations(
 }
 
 impl Platform {
-    fn check_batch(&self, operation: &str) -> Result<()> {
+    /// The operation of this id, where it can be called in a batch.
+    fn in_batch(&self, operation: &str) -> Result<&'static Row> {
         match self.batch_operations.get(operation) {
-            Some((_, true)) => Ok(()),
+            Some((row, true)) => Ok(row),
             Some((row, false)) => Err(Error::new(
                 &api::NOT_IN_BATCH,
                 format!(

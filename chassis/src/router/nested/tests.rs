@@ -165,7 +165,6 @@ impl Bench {
             parent: None,
             depth: 0,
             deadline: None,
-            counts_always: false,
         };
         Calls::new(self.router.inner.clone(), row, Arc::new(origin))
     }
