@@ -4,6 +4,7 @@
 pub mod audit;
 mod check;
 pub mod error;
+pub mod events;
 pub mod form;
 pub mod header;
 pub mod input;
@@ -23,6 +24,7 @@ pub mod user;
 
 pub use check::Checker;
 pub use error::ErrorCode;
+pub use events::Events;
 pub use input::{Body, Input, InvalidInput, Parts, Path, Query};
 pub use op::{Access, Effect, Exempt, Guard, Method, Op, Permission, Row};
 pub use output::{Created, Download, Html, Json, NoContent, Output, Samples, SharedJson};

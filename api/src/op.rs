@@ -11,7 +11,7 @@ use crate::{
     error::{access, platform, request},
     header::Header,
     input::{Input, InputShape},
-    output::{Output, OutputShape},
+    output::{Output, OutputShape, Stream},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -216,6 +216,9 @@ impl Row {
         if self.long_answer {
             list.push(&request::LIST_TOO_LONG);
         }
+        if matches!(self.stream(), Some(Stream::Events(_))) {
+            list.push(&access::TOO_MANY_STREAMS);
+        }
         if !matches!(self.access, Access::Public) {
             list.extend([
                 &access::NO_TOKEN,
@@ -259,6 +262,11 @@ impl Row {
         let mut generator = SchemaGenerator::default();
         (self.output)(&mut generator);
         generator.definitions().contains_key("AuthToken")
+    }
+
+    /// How its answer is streamed, where it is.
+    pub fn stream(&self) -> Option<Stream> {
+        (self.output)(&mut SchemaGenerator::default()).stream
     }
 
     /// The names of the path parameters, in order.

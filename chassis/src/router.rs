@@ -20,6 +20,7 @@ use crate::{
     Result,
     audit::{self, Call},
     budget::{self, MemoryBudget, Reservation},
+    events::Streams,
     forwarded::{ClientAddress, RequestId},
     local::FromThisMachine,
     metrics::{OperationDurations, Registry, duration_family},
@@ -40,6 +41,7 @@ struct Inner {
     identity: Arc<dyn Identity>,
     audit: Arc<Audit>,
     settings: ApiSettings,
+    streams: Arc<Streams>,
     memory: Arc<MemoryBudget>,
     body_workers: Semaphore,
     /// By account.
@@ -68,6 +70,8 @@ type Found = (Arc<Operation>, Vec<String>);
 
 struct Operation {
     row: &'static Row,
+    /// The slug of its service.
+    service: &'static str,
     reads_body: bool,
     handler: Handler,
     durations: OperationDurations,
@@ -82,6 +86,7 @@ impl Router {
         identity: Arc<dyn Identity>,
         audit: Arc<Audit>,
         settings: ApiSettings,
+        streams: Streams,
         metrics: &Registry,
     ) -> Router {
         let mut routes: HashMap<usize, Vec<Route>> = HashMap::new();
@@ -92,11 +97,12 @@ impl Router {
             "Time from a call of an operation to its response, whose body may take longer",
             durations.clone(),
         );
-        for bound in services.into_iter().flat_map(|service| service.bound) {
-            let Bound { row, reads_body, handler } = bound;
+        let bound =
+            services.into_iter().flat_map(|service| service.bound.into_iter().map(move |bound| (service.slug, bound)));
+        for (service, Bound { row, reads_body, handler }) in bound {
             let (durations, faults) =
                 (OperationDurations::new(row.id, &durations), LogLimit::new(30, Duration::from_secs(60)));
-            let operation = Arc::new(Operation { row, reads_body, handler, durations, faults });
+            let operation = Arc::new(Operation { row, service, reads_body, handler, durations, faults });
             for path in std::iter::once(&row.path).chain(row.aliases) {
                 let segments = pattern(path);
                 if let Some(Segment::Literal(first)) = segments.first() {
@@ -110,6 +116,10 @@ impl Router {
         }
         let memory = MemoryBudget::new(settings.memory());
         memory.register(metrics);
+        let streams = Arc::new(streams);
+        let counted = streams.clone();
+        let help = "Streams of server-sent events that are open";
+        metrics.gauge("event_streams", help, move || u64::try_from(counted.count()).ok());
         Router {
             inner: Arc::new(Inner {
                 identity,
@@ -121,6 +131,7 @@ impl Router {
                     burst: settings.max_writes_burst,
                 }),
                 settings,
+                streams,
                 routes,
                 first_segments,
                 store_failures: LogLimit::once_a_minute(),
@@ -158,6 +169,10 @@ impl Builtin for Router {
         let inner = self.inner.clone();
         Box::pin(async move { respond::with_cors(inner.answer(request, &peer).await) })
     }
+
+    fn drain(&self) {
+        self.inner.streams.drain();
+    }
 }
 
 impl Inner {
@@ -183,6 +198,7 @@ impl Inner {
         if let Some(notes) = request.extensions().get::<Arc<CallNotes>>() {
             // A request is of one operation.
             let _ = notes.operation.set(operation.row.id);
+            let _ = notes.service.set(operation.service);
         }
         let client_ip = request.extensions().get::<ClientAddress>().map_or(peer.address.ip(), |client| client.ip);
         let call = operation.row.audited.then(|| Call::new(operation.row, &path, client_ip, &request_id));
@@ -308,6 +324,7 @@ impl Inner {
             extended: row.reads.iter().any(|read| read.name == EXTENDED.name)
                 && head.headers.get(EXTENDED.name).is_some_and(|value| value == "1"),
             large_body,
+            streams: self.streams.clone(),
         };
         let parts = Parts { path, query: query(head.uri.query().unwrap_or_default())?, body };
         audit::tell_target(row, &parts);

@@ -10,8 +10,9 @@ use std::{
 
 use http::{Response, StatusCode};
 use openorch_api::{
-    Access, Checker, Exempt, Guard, Input, Json, Op, Output, Parts, Row,
+    Access, Checker, Events, Exempt, Guard, Input, Json, Op, Output, Parts, Row,
     error::{access, platform, request},
+    events::Event,
     output::{Encoded, Items, LongList},
 };
 use tokio::runtime::Handle;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::{
     Body, BoxFuture, Caller, Error, Result, audit,
+    events::{Streams, Subscription},
     forwarded::network,
     identity::{AccountDeletionHook, InstancePresence},
     respond,
@@ -47,6 +49,8 @@ pub struct RequestContext {
     pub extended: bool,
     /// Whether the body is so large that decoding it would hold up an async worker.
     pub large_body: bool,
+    /// The open streams of events, among which an answer may be one.
+    pub streams: Arc<Streams>,
 }
 
 impl<S> Cx<S> {
@@ -101,9 +105,9 @@ pub struct Service<S> {
     long_answers: Turns<Asker>,
 }
 
-/// Whoever asks for long answers: an account, or the address of nobody in particular.
+/// Whoever asks for long answers or streams: an account, or the address of nobody in particular.
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Asker {
+pub(crate) enum Asker {
     Account(Arc<str>),
     Address(std::net::IpAddr),
 }
@@ -187,6 +191,27 @@ impl<S: Send + Sync + 'static> Service<S> {
         assert!(!asks_for_owner(op.row), "operation `{}` asks for its owner: bind it with on_owned", op.row.id);
         let encode = |items: Items<T>| items.encode().map(Some);
         self.bind(op.row, no_owner, handler, Answer { status: Json::<T>::STATUS, encode })
+    }
+
+    /// Binds the handler of an operation whose answer is a stream of events: the handler gives the subscription. It ends with
+    /// the session and the right of its caller, and at the start of a drain.
+    pub fn on_events<I, E, F, R>(self, op: Op<I, Events<E>>, handler: F) -> Self
+    where
+        I: Input,
+        E: Event,
+        F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Subscription<E>>> + Send + 'static,
+    {
+        assert!(!asks_for_owner(op.row), "operation `{}` asks for its owner: bind it with on_owned", op.row.id);
+        let handler = Arc::new(handler);
+        let open = move |cx: Cx<S>, input| {
+            let handler = handler.clone();
+            async move {
+                let place = cx.request.streams.enter(Asker::of(&cx.request))?;
+                Ok(handler(cx, input).await?.into_events(place))
+            }
+        };
+        self.bind(op.row, no_owner, open, Answer { status: Events::<E>::STATUS, encode: Events::encode })
     }
 
     /// Binds the handler of an operation whose row exempts the owner of what the input names, or the account itself:
@@ -488,6 +513,7 @@ mod long_answer_tests {
             from_this_machine: true,
             extended: false,
             large_body: false,
+            streams: Arc::default(),
         };
         let handler = service.mount().bound[0].handler.clone();
         let answer = handler(Arc::new(request), Parts { path: vec![], query: vec![], body: None }, Verdict::Allowed);

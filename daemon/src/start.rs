@@ -7,10 +7,11 @@ use std::{
 };
 
 use openorch_chassis::{
-    Audit, BoxFuture, Builtin, Mounted, Platform,
+    Audit, BoxFuture, Builtin, Mounted, Platform, RequestMonitor,
     ages::Ages,
     audit::Audited,
     clock::Clock,
+    events::Streams,
     ids::Ids,
     metrics::Registry,
     outbound::Outbound,
@@ -214,9 +215,10 @@ async fn assemble(
         Engine::Sqlite => settings.secrets.generated_key(&settings.server_dir())?,
         Engine::Postgres => None,
     };
+    let monitor = Arc::new(RequestMonitor::new(*settings.events.max_queue_bytes, clock.clone()));
     let backups = Backups::new(store.clone(), clock, ids, settings.server_dir(), own_key);
     let backup = Box::new(move || -> BoxFuture<'static, _> { Box::pin(backups.clone().make()) });
-    let own_paths = platform::Platform::new(store.clone(), registry.clone(), backup, VERSION);
+    let own_paths = platform::Platform::new(store.clone(), registry.clone(), backup, monitor.clone(), VERSION);
     services.extend([platform::service(own_paths), user::service(users)]);
     let mut tasks = JoinSet::new();
     for task in services.iter_mut().flat_map(|service| std::mem::take(&mut service.tasks)) {
@@ -230,7 +232,8 @@ async fn assemble(
         }
     });
 
-    let router = Router::new(services, identity.clone(), audit.clone(), settings.api.clone(), &registry);
+    let streams = Streams::new(settings.events.clone());
+    let router = Router::new(services, identity.clone(), audit.clone(), settings.api.clone(), streams, &registry);
     let builtin: Arc<dyn Builtin> = Arc::new(router);
     let metrics = Arc::new(Metrics::default());
     metrics.register(&registry, &table, &settings.gateway.http);
@@ -249,6 +252,7 @@ async fn assemble(
         way_out: way_out.unwrap_or_default(),
         metrics,
         log: RequestLog::default(),
+        monitor,
         tls: tls.clone(),
         settings: settings.gateway.clone(),
     });

@@ -7,6 +7,7 @@ mod audit;
 mod contacts;
 mod database;
 mod errors;
+mod events;
 mod flow;
 mod golden;
 mod identity;

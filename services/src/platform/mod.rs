@@ -5,8 +5,13 @@ mod docs;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use openorch_api::{Download, Html, Json, Samples, SharedJson, platform as api};
-use openorch_chassis::{BoxFuture, Cx, Error, Mounted, Result, Service, audit, metrics::Registry};
+use openorch_api::{
+    Download, Html, Json, Query, Samples, SharedJson,
+    platform::{self as api, MonitorRequestsRequest, RequestSeen},
+};
+use openorch_chassis::{
+    BoxFuture, Cx, Error, Mounted, RequestMonitor, Result, Service, audit, events::Subscription, metrics::Registry,
+};
 use openorch_store::Store;
 
 /// Makes a copy of all data.
@@ -16,6 +21,7 @@ pub struct Platform {
     store: Arc<dyn Store>,
     metrics: Arc<Registry>,
     backup: BackupSource,
+    monitor: Arc<RequestMonitor>,
     version: &'static str,
     /// Made when first asked for, and kept: making it takes milliseconds, and anyone may ask.
     document: OnceLock<Bytes>,
@@ -27,9 +33,18 @@ impl Platform {
         store: Arc<dyn Store>,
         metrics: Arc<Registry>,
         backup: BackupSource,
+        monitor: Arc<RequestMonitor>,
         version: &'static str,
     ) -> Arc<Platform> {
-        Arc::new(Platform { store, metrics, backup, version, document: OnceLock::new(), page: OnceLock::new() })
+        Arc::new(Platform {
+            store,
+            metrics,
+            backup,
+            monitor,
+            version,
+            document: OnceLock::new(),
+            page: OnceLock::new(),
+        })
     }
 }
 
@@ -42,6 +57,7 @@ pub fn service(platform: Arc<Platform>) -> Mounted {
         .on(api::DOCS, read_docs)
         .on(api::BACKUP, backup)
         .on(api::METRICS, metrics)
+        .on_events(api::MONITOR_REQUESTS, monitor_requests)
         .mount()
 }
 
@@ -79,4 +95,11 @@ async fn metrics(cx: Cx<Platform>, (): ()) -> Result<Samples> {
     // A thousand services have some megabytes of series: they are written beside the async workers.
     let text = tokio::task::spawn_blocking(move || registry.text()).await.map_err(Error::internal)?;
     Ok(Samples(text.into()))
+}
+
+async fn monitor_requests(
+    cx: Cx<Platform>,
+    Query(asked): Query<MonitorRequestsRequest>,
+) -> Result<Subscription<RequestSeen>> {
+    Ok(cx.monitor.follow(asked))
 }

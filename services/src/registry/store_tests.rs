@@ -49,6 +49,7 @@ impl Bench {
             from_this_machine: true,
             extended: false,
             large_body: false,
+            streams: Arc::default(),
         };
         Cx { state: self.registry.clone(), request: Arc::new(request) }
     }

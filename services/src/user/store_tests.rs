@@ -135,6 +135,7 @@ impl Bench {
             from_this_machine: true,
             extended: false,
             large_body: false,
+            streams: Arc::default(),
         };
         Cx { state: P::of(&self.users), request: Arc::new(request) }
     }
