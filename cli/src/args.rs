@@ -3,7 +3,7 @@
 
 use clap::{Args as Group, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::{completion::Shell, resource};
+use crate::{completion::Shell, monitor, resource};
 
 /// The command line of OpenOrch.
 #[derive(Parser)]
@@ -143,6 +143,9 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: std::path::PathBuf,
     },
+    /// Show the requests to the daemon and its services as they end, until Ctrl-C
+    #[command(after_help = MONITOR_HELP)]
+    Monitor(monitor::Filters),
     /// Find out why something does not work: settings, daemon, versions, clock, token
     Doctor,
     /// Print the version
@@ -287,6 +290,13 @@ JSON or YAML. `-e`, `-u`, `-o` and `-f` may stand after the operation too.
 oo call listInstances --slug=skeleton-svc
 oo call saveDefinition --definition.id=a --definition.image.name=nginx
 oo call saveDefinition -f definition.yaml";
+
+const MONITOR_HELP: &str = "\
+`-o json` writes one object to a line, `-o wide` also ids of requests and operations. No request shows its query, its
+token or its body. Where the connection is lost it is opened again; requests in between are not shown.
+
+oo monitor --service skeleton-svc --status 5xx
+oo monitor -o json | jq .path";
 
 const COMPLETION_HELP: &str = "\
 bash:  source <(oo completion bash)      in ~/.bashrc
