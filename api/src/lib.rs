@@ -4,6 +4,7 @@
 pub mod audit;
 mod check;
 pub mod error;
+pub mod events;
 pub mod form;
 pub mod header;
 pub mod input;
@@ -24,6 +25,7 @@ pub mod user;
 
 pub use check::Checker;
 pub use error::ErrorCode;
+pub use events::Events;
 pub use input::{Body, Input, InvalidInput, Parts, Path, Query};
 pub use keys::Keys;
 pub use op::{Access, Condition, Effect, Exempt, Guard, Method, Op, Permission, Repeat, Row};

@@ -11,7 +11,7 @@ use crate::{
     error::{access, platform, repeat, request},
     header::{self, Header},
     input::{Input, InputShape},
-    output::{self, Output, OutputShape},
+    output::{self, Output, OutputShape, Stream},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -271,6 +271,9 @@ impl Row {
         if self.long_answer {
             list.push(&request::LIST_TOO_LONG);
         }
+        if matches!(self.stream(), Some(Stream::Events(_))) {
+            list.push(&access::TOO_MANY_STREAMS);
+        }
         if !matches!(self.access, Access::Public) {
             list.extend([
                 &access::NO_TOKEN,
@@ -324,6 +327,11 @@ impl Row {
     pub fn answers_json(&self) -> bool {
         let output = (self.output)(&mut SchemaGenerator::default());
         output.body.is_none_or(|(content_type, _)| content_type == output::JSON)
+    }
+
+    /// How its answer is streamed, where it is.
+    pub fn stream(&self) -> Option<Stream> {
+        (self.output)(&mut SchemaGenerator::default()).stream
     }
 
     /// The names of the path parameters, in order.

@@ -9,6 +9,7 @@ use crate::{
     Access, Effect, ErrorCode, Exempt, Row, Service, check,
     header::{self, Header},
     input::InputShape,
+    output::Stream,
 };
 
 /// The whole document. Making it takes some milliseconds: whoever serves it keeps it.
@@ -182,6 +183,13 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
     }
     if let Some(page) = page(&input, output.body.as_ref().map(|(_, schema)| schema), generator) {
         operation["x-page"] = page;
+    }
+    if let Some(stream) = &output.stream {
+        operation["x-stream"] = stream.kind().into();
+        if let Stream::Events(events) = stream {
+            // What the `data` of each event is; its media type says only what most of them are.
+            operation["x-events"] = events.iter().map(|(name, schema)| (*name, schema.as_value().clone())).collect();
+        }
     }
     let mut responses = Map::new();
     let mut success = json!({ "description": "Success" });

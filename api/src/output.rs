@@ -16,6 +16,27 @@ pub struct OutputShape {
     pub status: u16,
     /// Content type and schema, for outputs that have a body.
     pub body: Option<(&'static str, Schema)>,
+    /// How it is streamed, where it is.
+    pub stream: Option<Stream>,
+}
+
+/// How an output is streamed: what comes has no bound, and the client reads it as it comes.
+#[derive(Clone, Debug)]
+pub enum Stream {
+    /// [`Events`](crate::Events): the names of the events, and the schemas of their data.
+    Events(Vec<(&'static str, Schema)>),
+    /// [`Download`].
+    Download,
+}
+
+impl Stream {
+    /// The word of the document, `x-stream`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Stream::Events(_) => "events",
+            Stream::Download => "download",
+        }
+    }
 }
 
 /// A body ready to be sent.
@@ -100,7 +121,7 @@ macro_rules! json_output {
             impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Output for $name<T> {
                 const STATUS: u16 = $status;
                 fn describe(generator: &mut SchemaGenerator) -> OutputShape {
-                    OutputShape { status: $status, body: Some((JSON, generator.subschema_for::<T>())) }
+                    OutputShape { status: $status, body: Some((JSON, generator.subschema_for::<T>())), stream: None }
                 }
                 fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
                     Ok(Some(Encoded::whole(JSON, serde_json::to_vec(&self.0)?)))
@@ -127,7 +148,7 @@ pub struct NoContent;
 impl Output for NoContent {
     const STATUS: u16 = 204;
     fn describe(_: &mut SchemaGenerator) -> OutputShape {
-        OutputShape { status: 204, body: None }
+        OutputShape { status: 204, body: None, stream: None }
     }
     fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
         Ok(None)
@@ -148,7 +169,8 @@ macro_rules! text_output {
                 const STATUS: u16 = 200;
                 fn describe(_: &mut SchemaGenerator) -> OutputShape {
                     let media_type = $content_type.split(';').next().unwrap_or($content_type);
-                    OutputShape { status: 200, body: Some((media_type, schemars::json_schema!({ "type": "string" }))) }
+                    let schema = schemars::json_schema!({ "type": "string" });
+                    OutputShape { status: 200, body: Some((media_type, schema)), stream: None }
                 }
                 fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
                     Ok(Some(Encoded::$held($content_type, self.0)))
@@ -185,16 +207,21 @@ impl Output for Download {
     const STATUS: u16 = 200;
     fn describe(_: &mut SchemaGenerator) -> OutputShape {
         let schema = schemars::json_schema!({ "type": "string", "format": "binary" });
-        OutputShape { status: 200, body: Some((BYTES, schema)) }
+        OutputShape { status: 200, body: Some((BYTES, schema)), stream: Some(Stream::Download) }
     }
     fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
         let Download { pieces, held } = self;
         Ok(Some(Encoded { content_type: BYTES, body: EncodedBody::Awaited { pieces, held } }))
     }
     fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        let mut whole = Some(Ok(Bytes::copy_from_slice(bytes)));
-        Ok(Download { held: bytes.len(), pieces: Box::new(move |_| Poll::Ready(whole.take())) })
+        Ok(Download { held: bytes.len(), pieces: once(bytes) })
     }
+}
+
+/// A body that is there already, as one piece.
+pub(crate) fn once(bytes: &[u8]) -> AwaitedPieces {
+    let mut whole = Some(Ok(Bytes::copy_from_slice(bytes)));
+    Box::new(move |_| Poll::Ready(whole.take()))
 }
 
 /// 200 with a JSON document that was encoded once and is the same for everybody: each answer shares its bytes.
@@ -204,7 +231,8 @@ pub struct SharedJson(pub Document);
 impl Output for SharedJson {
     const STATUS: u16 = 200;
     fn describe(generator: &mut SchemaGenerator) -> OutputShape {
-        OutputShape { status: 200, body: Some((JSON, generator.subschema_for::<serde_json::Value>())) }
+        let schema = generator.subschema_for::<serde_json::Value>();
+        OutputShape { status: 200, body: Some((JSON, schema)), stream: None }
     }
     fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
         Ok(Some(Encoded::shared(JSON, self.0)))

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
-    Access, Body, Download, Effect, Html, Json, Row, Samples, SharedJson, error, errors, form,
+    Access, Body, Download, Effect, Events, Html, Json, Query, Row, Samples, SharedJson, Time, error, errors,
+    events::Event,
+    form,
     header::{ETAG, IF_NONE_MATCH},
     op::Repeat,
     ops, permissions,
@@ -33,6 +35,7 @@ errors! {
 permissions! {
     METRICS_VIEW "platform-svc:metrics:view" "Read the metrics of the daemon." [ADMIN], OF_ALL_APPS;
     BACKUP_CREATE "platform-svc:backup:create" "Copy all data of the daemon, secrets included." [ADMIN], OF_ALL_APPS;
+    REQUEST_MONITOR "platform-svc:request:monitor" "Follow the requests to the daemon and to all services." [ADMIN], OF_ALL_APPS;
 }
 
 ops! {
@@ -80,6 +83,15 @@ ops! {
     /// A service behind the gateway has series of its own from its first request until its account is deleted. Beyond a
     /// thousand services they share those of the service `(other)`; slugs that are no service's share `(unknown)`.
     METRICS "metrics" = GET "/metrics" () -> Samples, access: Access::needs(&METRICS_VIEW);
+
+    /// Follow the requests to the daemon and to all services.
+    ///
+    /// Each is an event when its answer has ended. Requests that began before the stream are not among them, nor those whose
+    /// client left before an answer began. No event has a query, a header field or a part of a body. A client that reads
+    /// too slowly misses the oldest, and is told how many. The stream ends with the session, with the permission, and when
+    /// the daemon stops; what happens until a client has connected again is not told to it.
+    MONITOR_REQUESTS "monitorRequests" = GET "/platform-svc/requests"
+        (Query<MonitorRequestsRequest>) -> Events<RequestSeen>, access: Access::needs(&REQUEST_MONITOR);
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -155,4 +167,95 @@ pub struct OperationAnswer {
     /// Seconds after which another try may help.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<i64>,
+}
+
+/// Which requests are told; all where nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MonitorRequestsRequest {
+    /// Those to this service alone, by its slug.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::slug_if_any")]
+    pub service: Option<String>,
+    /// Those of this account alone, by its slug.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "form::slug_if_any")]
+    pub caller: Option<String>,
+    /// Those with such an answer alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<StatusClass>,
+}
+
+impl MonitorRequestsRequest {
+    /// Whether such a request is to be told.
+    pub fn asks_for(&self, seen: &RequestSeen) -> bool {
+        let is_of = |wanted: &Option<String>, slug: &str| {
+            wanted.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == slug)
+        };
+        is_of(&self.service, &seen.service)
+            && is_of(&self.caller, &seen.caller)
+            && self.status.is_none_or(|class| class.contains(seen.status))
+    }
+}
+
+/// The first digit of a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StatusClass {
+    #[serde(rename = "1xx")]
+    Informational,
+    #[serde(rename = "2xx")]
+    Success,
+    #[serde(rename = "3xx")]
+    Redirection,
+    #[serde(rename = "4xx")]
+    ClientError,
+    #[serde(rename = "5xx")]
+    ServerError,
+}
+
+impl StatusClass {
+    /// Whether a status is of it.
+    pub fn contains(self, status: u16) -> bool {
+        let first = match self {
+            StatusClass::Informational => 1,
+            StatusClass::Success => 2,
+            StatusClass::Redirection => 3,
+            StatusClass::ClientError => 4,
+            StatusClass::ServerError => 5,
+        };
+        status / 100 == first
+    }
+}
+
+/// A request whose answer has ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequestSeen {
+    /// When it began.
+    pub at: Time,
+    /// Its id, under which the log has what happened.
+    pub request_id: String,
+    /// At most 32 bytes of it.
+    pub method: String,
+    /// As it was sent, without the query; at most 1024 bytes of it.
+    pub path: String,
+    /// The slug of the service that it was for, built in or behind the gateway; empty where there is none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub service: String,
+    /// The id of the built-in operation; empty for a service behind the gateway.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub operation: String,
+    /// The id of the instance that answered, or was tried last; empty for a built-in operation.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub instance_id: String,
+    /// The slug of the account that called; empty where nobody was signed in.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub caller: String,
+    pub status: u16,
+    /// Milliseconds until the end of the answer.
+    pub duration_ms: f64,
+}
+
+impl Event for RequestSeen {
+    const NAME: &'static str = "request";
 }

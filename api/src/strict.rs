@@ -168,6 +168,16 @@ impl<'de> Deserializer<'de> for Text {
         visitor.visit_newtype_struct(self)
     }
 
+    /// One of a few words.
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_enum(IntoDeserializer::<Error>::into_deserializer(self.0))
+    }
+
     parse! {
         deserialize_bool visit_bool bool;
         deserialize_i64 visit_i64 i64;
@@ -177,7 +187,7 @@ impl<'de> Deserializer<'de> for Text {
 
     serde::forward_to_deserialize_any! {
         i8 i16 i32 i128 u8 u16 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct enum identifier ignored_any
+        tuple_struct map struct identifier ignored_any
     }
 }
 
@@ -187,6 +197,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::audit::AuditOutcome;
 
     #[derive(Debug, Default, PartialEq, Deserialize)]
     #[serde(default)]
@@ -210,18 +221,22 @@ mod tests {
         name: Option<String>,
         limit: Option<i64>,
         all: bool,
+        outcome: Option<AuditOutcome>,
     }
 
     #[test]
-    fn a_query_says_numbers_and_booleans_as_text() {
+    fn a_query_says_numbers_booleans_and_choices_as_text() {
         let read = |text: &[(&str, &str)]| {
             read_query::<Asked>(text.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
         };
-        let all = Asked { name: Some("7".into()), limit: Some(-2), all: true };
-        assert_eq!(read(&[("name", "7"), ("limit", "-2"), ("all", "true"), ("more", "x")]), Ok(all));
+        let outcome = Some(AuditOutcome::Refused);
+        let all = Asked { name: Some("7".into()), limit: Some(-2), all: true, outcome };
+        let text = [("name", "7"), ("limit", "-2"), ("all", "true"), ("more", "x"), ("outcome", "refused")];
+        assert_eq!(read(&text), Ok(all));
         assert_eq!(read(&[]), Ok(Asked::default()));
         assert!(read(&[("limit", "x")]).unwrap_err().starts_with("`limit`: "));
         assert!(read(&[("all", "1")]).unwrap_err().starts_with("`all`: "));
+        assert!(read(&[("outcome", "x")]).unwrap_err().starts_with("`outcome`: "));
     }
 
     #[test]

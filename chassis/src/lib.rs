@@ -14,6 +14,7 @@ pub mod budget;
 pub mod client_body;
 pub mod clock;
 pub mod error;
+pub mod events;
 pub mod forwarded;
 pub mod headers;
 pub mod identity;
@@ -22,6 +23,7 @@ pub mod local;
 pub mod log_limit;
 pub mod mail;
 pub mod metrics;
+pub mod monitor;
 pub mod outbound;
 pub mod place;
 pub mod platform;
@@ -43,8 +45,9 @@ pub use client_body::ClientBody;
 pub use error::{Error, Result};
 pub use identity::{Caller, Credential, Identity, Passage};
 pub use log_limit::LogLimit;
-/// What the gateway refuses by, which knows the contract through this crate alone.
-pub use openorch_api::{ErrorCode, error as codes};
+pub use monitor::RequestMonitor;
+/// What the gateway refuses by and tells of requests; it knows the contract through this crate alone.
+pub use openorch_api::{ErrorCode, error as codes, platform::RequestSeen};
 pub use platform::{Module, NodePlace, Platform};
 pub use service::{Cx, Mounted, Service};
 
@@ -57,10 +60,13 @@ pub struct Peer {
     pub tls: bool,
 }
 
-/// What the router finds out about a request for the access log. A request has it as an extension if its line is wanted.
+/// What the router finds out about a request for the access log and those who follow requests. A request has it as an
+/// extension if either wants it.
 #[derive(Debug, Default)]
 pub struct CallNotes {
     pub operation: OnceLock<&'static str>,
+    /// The slug of the built-in service that has it.
+    pub service: OnceLock<&'static str>,
     /// The slug of the account that calls.
     pub caller: OnceLock<Arc<str>>,
 }
@@ -72,4 +78,7 @@ pub trait Builtin: Send + Sync + 'static {
 
     /// Answers; never fails. The request carries the client's address as the extension [`forwarded::ClientAddress`].
     fn call(&self, request: http::Request<ClientBody>, peer: Arc<Peer>) -> BoxFuture<'static, http::Response<Body>>;
+
+    /// The daemon begins to stop: streams of events, which would never end by themselves, end now.
+    fn drain(&self);
 }

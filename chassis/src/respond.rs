@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use http::{HeaderValue, Response, StatusCode, header};
 use openorch_api::{
     ErrorCode,
+    events::EVENT_STREAM,
     output::{Encoded, EncodedBody, JSON},
 };
 
@@ -49,6 +50,10 @@ pub fn success(status: StatusCode, encoded: Option<Encoded>) -> Response<Body> {
         // The page has no script and loads nothing: let the browser hold it to that.
         let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'");
         response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    if content_type == EVENT_STREAM {
+        // It is of this moment (HTML Standard, 9.2.7).
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use crate::{
     Audit, Body, BoxFuture, Builtin, ClientBody, Error, Identity, LogLimit, Peer,
     budget::MemoryBudget,
+    events::Streams,
     metrics::{CallsInProcess, OperationDurations, Registry, duration_family},
     rate::{Limiter, Rate},
     repeat::Repeats,
@@ -47,6 +48,7 @@ struct Inner {
     audit: Arc<Audit>,
     repeats: Arc<Repeats>,
     settings: ApiSettings,
+    streams: Arc<Streams>,
     memory: Arc<MemoryBudget>,
     body_workers: Semaphore,
     /// By account.
@@ -79,6 +81,8 @@ struct Operation {
     row: &'static Row,
     /// Where the keys of an input in one object belong.
     keys: Keys,
+    /// The slug of its service.
+    service: &'static str,
     reads_body: bool,
     /// Of a success.
     status: StatusCode,
@@ -96,6 +100,7 @@ impl Router {
         audit: Arc<Audit>,
         repeats: Arc<Repeats>,
         settings: ApiSettings,
+        streams: Streams,
         metrics: &Registry,
     ) -> Router {
         let mut routes: HashMap<usize, Vec<Route>> = HashMap::new();
@@ -106,12 +111,13 @@ impl Router {
             "Time from a call of an operation to its response, whose body may take longer",
             durations.clone(),
         );
-        for bound in services.into_iter().flat_map(|service| service.bound) {
-            let Bound { row, reads_body, status, handler } = bound;
+        let bound =
+            services.into_iter().flat_map(|service| service.bound.into_iter().map(move |bound| (service.slug, bound)));
+        for (service, Bound { row, reads_body, status, handler }) in bound {
             let (durations, faults) =
                 (OperationDurations::new(row.id, &durations), LogLimit::new(30, Duration::from_secs(60)));
             let keys = Keys::of(row);
-            let operation = Arc::new(Operation { row, keys, reads_body, status, handler, durations, faults });
+            let operation = Arc::new(Operation { row, service, keys, reads_body, status, handler, durations, faults });
             by_id.insert(row.id, operation.clone());
             for path in std::iter::once(&row.path).chain(row.aliases) {
                 let segments = pattern(path);
@@ -126,6 +132,10 @@ impl Router {
         }
         let memory = MemoryBudget::new(settings.memory());
         memory.register(metrics);
+        let streams = Arc::new(streams);
+        let counted = streams.clone();
+        let help = "Streams of server-sent events that are open";
+        metrics.gauge("event_streams", help, move || u64::try_from(counted.count()).ok());
         Router {
             inner: Arc::new(Inner {
                 identity,
@@ -138,6 +148,7 @@ impl Router {
                     burst: settings.max_writes_burst,
                 }),
                 settings,
+                streams,
                 routes,
                 by_id,
                 first_segments,
@@ -177,6 +188,10 @@ impl Builtin for Router {
         let inner = self.inner.clone();
         Box::pin(async move { respond::with_cors(inner.answer(request, &peer).await) })
     }
+
+    fn drain(&self) {
+        self.inner.streams.drain();
+    }
 }
 
 impl Inner {
@@ -193,6 +208,7 @@ impl Inner {
         if let Some(notes) = &origin.notes {
             // A request is of one operation.
             let _ = notes.operation.set(operation.row.id);
+            let _ = notes.service.set(operation.service);
         }
         let span = span_of(operation.row, &origin);
         let source = Source::Request { path, head: Box::new(head), body };

@@ -1,27 +1,23 @@
 //! A service: handlers bound to rows of the table of operations, and the work it does by itself.
 
-use std::{
-    any::Any,
-    future::ready,
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-    time::Duration,
-};
+mod retry;
+
+use std::{any::Any, future::ready, sync::Arc, time::Duration};
 
 use http::{Response, StatusCode};
 use openorch_api::{
-    Access, Checker, Exempt, Guard, Input, Json, Op, Output, Parts, Repeat, Row,
-    error::{access, platform, request},
+    Access, Checker, Events, Exempt, Guard, Input, Json, Op, Output, Parts, Repeat, Row,
+    error::{access, request},
+    events::Event,
     output::{Encoded, Items, LongList},
 };
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
-use tokio::time::Instant;
-
 use crate::{
     Body, BoxFuture, Caller, Error, Result,
     audit::CallAudit,
+    events::{Streams, Subscription},
     forwarded::network,
     headers::DeclaredHeaders,
     identity::{AccountDeletionHook, AppDeletionHook, InstancePresence},
@@ -30,6 +26,8 @@ use crate::{
     routes::UnreachableHook,
     turns::Turns,
 };
+
+pub use self::retry::retry;
 
 /// What a handler is called with: the state of its service and all that is known of the request.
 pub struct Cx<S> {
@@ -53,6 +51,8 @@ pub struct RequestContext {
     pub large_body: bool,
     /// The operations that can be called in process; nothing where no router serves the call.
     pub calls: Option<Calls>,
+    /// The open streams of events, among which an answer may be one.
+    pub streams: Arc<Streams>,
 }
 
 impl<S> Cx<S> {
@@ -119,9 +119,9 @@ pub struct Service<S> {
     long_work: Turns<Asker>,
 }
 
-/// Whoever asks for long work: an account, or the address of nobody in particular.
+/// Whoever asks for long work or streams: an account, or the address of nobody in particular.
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Asker {
+pub(crate) enum Asker {
     Account(Arc<str>),
     Address(std::net::IpAddr),
 }
@@ -208,6 +208,32 @@ impl<S: Send + Sync + 'static> Service<S> {
         assert_decided_by_router(op.row);
         let encode = |items: Items<T>| items.encode().map(Some);
         self.bind(op.row, |_, _, _| Box::pin(ready(Ok(()))), handler, Answer { status: Json::<T>::STATUS, encode })
+    }
+
+    /// Binds the handler of an operation whose answer is a stream of events: the handler gives the subscription. It ends with
+    /// the session and the right of its caller, and at the start of a drain.
+    pub fn on_events<I, E, F, R>(self, op: Op<I, Events<E>>, handler: F) -> Self
+    where
+        I: Input,
+        E: Event,
+        F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Subscription<E>>> + Send + 'static,
+    {
+        assert_decided_by_router(op.row);
+        let handler = Arc::new(handler);
+        let open = move |cx: Cx<S>, input| {
+            let handler = handler.clone();
+            async move {
+                let place = cx.request.streams.enter(Asker::of(&cx.request))?;
+                Ok(handler(cx, input).await?.into_events(place))
+            }
+        };
+        self.bind(
+            op.row,
+            |_, _, _| Box::pin(ready(Ok(()))),
+            open,
+            Answer { status: Events::<E>::STATUS, encode: Events::encode },
+        )
     }
 
     /// Binds the handler of an operation whose row exempts the owner of what the input names, or the account itself:
@@ -465,68 +491,6 @@ pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
     }
 }
 
-/// How long a lost race is run again: clients wait longer than this for an answer.
-const RETRY_LIMIT: Duration = Duration::from_secs(20);
-/// The longest pause before the next attempt.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-
-/// Runs `attempt` again when another writer came between its reading and its batch. One of all who race wins each round;
-/// the others pause, each for a random time out of a span that doubles, so that they do not meet again.
-pub async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -> F) -> Result<T> {
-    let started = Instant::now();
-    let mut span = Duration::from_millis(1);
-    loop {
-        match attempt().await {
-            Err(error) if error.is_lost_race() && started.elapsed() < RETRY_LIMIT => {
-                tokio::time::sleep(span.mul_f64(random_part())).await;
-                span = (span * 2).min(LONGEST_PAUSE);
-            }
-            Err(error) if error.is_lost_race() => {
-                return Err(Error::new(
-                    &platform::CONTENDED,
-                    format!("others changed the same thing for {} s; try again in a moment", RETRY_LIMIT.as_secs()),
-                ));
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
-/// From 0 to 1. Not for secrets.
-fn random_part() -> f64 {
-    // The standard library seeds each of these anew.
-    let number = RandomState::new().hash_one(0_u8);
-    f64::from((number >> 32) as u32) / f64::from(u32::MAX)
-}
-
-#[cfg(test)]
-mod retry_tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use openorch_store::StoreError;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lost_race_is_run_again_until_it_is_won_or_the_time_is_over() {
-        let tries = AtomicUsize::new(0);
-        let lost = || Error::from(StoreError::Conflict("another was first".into()));
-        let won = retry(|| async {
-            match tries.fetch_add(1, Ordering::Relaxed) {
-                100 => Ok(()),
-                _ => Err(lost()),
-            }
-        });
-        assert!(won.await.is_ok());
-        let started = Instant::now();
-        let error = retry(|| async { Err::<(), _>(lost()) }).await.unwrap_err();
-        assert_eq!(error.code, &platform::CONTENDED);
-        assert!((RETRY_LIMIT..RETRY_LIMIT + LONGEST_PAUSE).contains(&started.elapsed()));
-        let other = retry(|| async { Err::<(), _>(Error::new(&platform::CONFLICT, "taken")) }).await.unwrap_err();
-        assert_eq!(other.code, &platform::CONFLICT, "what was decided is not decided again");
-    }
-}
-
 #[cfg(test)]
 mod long_answer_tests {
     use std::sync::mpsc;
@@ -566,6 +530,7 @@ mod long_answer_tests {
             large_body: false,
             calls: None,
             audit: CallAudit::NONE,
+            streams: Arc::default(),
         };
         let handler = service.mount().bound[0].handler.clone();
         let answer = handler(Arc::new(request), Parts { path: vec![], query: vec![], body: None }, Verdict::Allowed);

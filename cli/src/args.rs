@@ -3,7 +3,7 @@
 
 use clap::{Args as Group, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::{completion::Shell, resource};
+use crate::{completion::Shell, monitor, resource};
 
 /// The command line of OpenOrch.
 #[derive(Parser)]
@@ -153,6 +153,9 @@ pub enum Command {
         #[arg(value_name = "FILE")]
         file: std::path::PathBuf,
     },
+    /// Show the requests to the daemon and its services as they end, until Ctrl-C
+    #[command(after_help = MONITOR_HELP)]
+    Monitor(monitor::Filters),
     /// Find out why something does not work: settings, daemon, versions, clock, token
     Doctor,
     /// Print the version
@@ -302,6 +305,13 @@ const BATCH_HELP: &str = r#"Each line is {"operation": ID, "input": {...}}, wher
 answer is {"status": 200, "body": ...}, or the status with `error` and `code`. The exit code is 1 if a call failed.
 
 echo '{"operation": "listInstances", "input": {"slug": "skeleton-svc"}}' | oo batch -"#;
+
+const MONITOR_HELP: &str = "\
+`-o json` writes one object to a line, `-o wide` also ids of requests and operations. No request shows its query, its
+token or its body. Where the connection is lost it is opened again; requests in between are not shown.
+
+oo monitor --service skeleton-svc --status 5xx
+oo monitor -o json | jq .path";
 
 const COMPLETION_HELP: &str = "\
 bash:  source <(oo completion bash)      in ~/.bashrc

@@ -16,6 +16,7 @@ use crate::{
     flag::Flag,
     input::Inputs,
     print::{self, Cell, Column, Kind, Output},
+    raw,
 };
 
 /// Calls the operation that the first word names with what the others give it.
@@ -38,6 +39,9 @@ pub async fn run(
     let parts = inputs.fill(given.flags, body)?;
     if curl || given.curl {
         return as_curl(context, row, &parts).map(Output::Text);
+    }
+    if row.stream().is_some() {
+        return raw::streamed(context, row, &parts).await;
     }
     let answer = context.send(&context.connection_for(row)?, row, &parts).await?;
     print::answer(context.common.output, &String::from_utf8_lossy(&answer.bytes)).map(Output::Text)

@@ -19,6 +19,7 @@ mod input;
 mod json;
 mod manual;
 mod mapping;
+mod monitor;
 mod print;
 mod progress;
 mod raw;
@@ -77,7 +78,11 @@ fn run(matches: &ArgMatches) -> Result<(Output, u8), Failure> {
             // The command first: until it waits for the first time, when all questions are asked, Ctrl-C simply ends it.
             biased;
             outcome = dispatch(&mut context, matches) => outcome,
-            () = stop::stopped() => Err(Failure::Stopped(context.progress.stopped())),
+            () = stop::stopped() => match context.progress.follows() {
+                // It has no other end, and nothing is left undone.
+                true => Ok((Output::Shown, stop::CODE)),
+                false => Err(Failure::Stopped(context.progress.stopped())),
+            },
         }
     });
     // A look-up of a name that still runs is not waited for.
@@ -112,6 +117,7 @@ async fn dispatch(context: &mut Context, matches: &ArgMatches) -> Result<(Output
         }
         Command::Batch { file, stop } => return batch::run(context, &file, stop).await,
         Command::Backup { file } => backup::run(context, &file).await?,
+        Command::Monitor(filters) => return Ok((monitor::run(context, filters).await?, 0)),
         Command::Doctor => return doctor::run(context).await,
         Command::Version => concat!("oo ", env!("CARGO_PKG_VERSION")).to_owned(),
         Command::Completion { shell } => completion::script(shell),

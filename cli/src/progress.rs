@@ -21,6 +21,7 @@ pub struct Progress {
     counted: Cell<Option<(usize, usize, &'static str)>>,
     /// A request that changes something and is not answered yet.
     under_way: RefCell<Option<String>>,
+    follows: Cell<bool>,
 }
 
 impl Progress {
@@ -46,6 +47,15 @@ impl Progress {
         let answered = shown(server, answer).await;
         *self.under_way.borrow_mut() = None;
         answered
+    }
+
+    /// From now on the command shows what happens, and Ctrl-C is how it ends.
+    pub fn follow(&self) {
+        self.follows.set(true);
+    }
+
+    pub fn follows(&self) -> bool {
+        self.follows.get()
     }
 
     /// What is to be said when Ctrl-C comes now.

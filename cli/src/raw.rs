@@ -4,7 +4,9 @@ use std::io::{self, IsTerminal, Write};
 
 use openorch_sdk::{
     Bytes, Client, Error, OpenResponse, Response,
+    api::{Parts, Row},
     http::{HeaderValue, Method, header},
+    path_and_query,
 };
 use serde_json::{json, value::RawValue};
 
@@ -54,6 +56,17 @@ pub async fn run(context: &Context, method: Method, file: Option<String>, args: 
     }
     let answer = send(context, &connection, method, &target, content.map(|content| content.bytes)).await?;
     match answer {
+        Answer::Json(json) => print::answer(context.common.output, &json).map(Output::Text),
+        Answer::Other(body) => copy(body).await,
+    }
+}
+
+/// Calls an operation whose answer is a stream, and hands it on as it comes.
+pub async fn streamed(context: &Context, row: &'static Row, parts: &Parts) -> Result<Output, Failure> {
+    let connection = context.connection_for(row)?;
+    let method = Method::from_bytes(row.method.as_str().as_bytes()).unwrap_or_default();
+    let body = parts.body.as_ref().map(|body| body.to_string().into_bytes());
+    match send(context, &connection, method, &path_and_query(row, parts)?, body).await? {
         Answer::Json(json) => print::answer(context.common.output, &json).map(Output::Text),
         Answer::Other(body) => copy(body).await,
     }

@@ -7,9 +7,10 @@ use std::{
 };
 
 use openorch_chassis::{
-    Audit, BoxFuture, Builtin, Mounted, Platform,
+    Audit, BoxFuture, Builtin, Mounted, Platform, RequestMonitor,
     ages::Ages,
     clock::Clock,
+    events::Streams,
     ids::Ids,
     metrics::Registry,
     outbound::Outbound,
@@ -213,13 +214,22 @@ async fn assemble(
         Engine::Sqlite => settings.secrets.generated_key(&settings.server_dir())?,
         Engine::Postgres => None,
     };
+    let monitor = Arc::new(RequestMonitor::new(*settings.events.max_queue_bytes, clock.clone()));
     let backups = Backups::new(store.clone(), clock, ids, settings.server_dir(), own_key);
     let backup = Box::new(move || -> BoxFuture<'static, _> { Box::pin(backups.clone().make()) });
     let batches = platform::BatchLimits {
         max_batch_answer_bytes: *settings.api.max_batch_answer_bytes,
         batch_timeout: settings.api.batch_timeout,
     };
-    let own_paths = platform::Platform::new(store.clone(), registry.clone(), backup, repeats.clone(), batches, VERSION);
+    let own_paths = platform::Platform::new(
+        store.clone(),
+        registry.clone(),
+        backup,
+        repeats.clone(),
+        batches,
+        monitor.clone(),
+        VERSION,
+    );
     services.push(platform::service(own_paths));
     let hooks = Hooks::of(&services);
     let default_password = Arc::new(AtomicBool::new(false));
@@ -240,7 +250,9 @@ async fn assemble(
         }
     });
 
-    let router = Router::new(services, identity.clone(), audit.clone(), repeats, settings.api.clone(), &registry);
+    let streams = Streams::new(settings.events.clone());
+    let router =
+        Router::new(services, identity.clone(), audit.clone(), repeats, settings.api.clone(), streams, &registry);
     let builtin: Arc<dyn Builtin> = Arc::new(router);
     let metrics = Arc::new(Metrics::default());
     metrics.register(&registry, &table, &settings.gateway.http);
@@ -259,6 +271,7 @@ async fn assemble(
         way_out: way_out.unwrap_or_default(),
         metrics,
         log: RequestLog::default(),
+        monitor,
         tls: tls.clone(),
         settings: settings.gateway.clone(),
     });

@@ -32,7 +32,7 @@ use crate::{
     life::Order,
     pool::{Instance, Sender},
     refusal::Refusal,
-    request_log::AccessLine,
+    request_log::EndedRequest,
     untaken::Share,
 };
 
@@ -210,8 +210,8 @@ pub struct Reply {
     written: Option<Arc<Written>>,
     /// Whether a piece was handed over, over HTTP/2.
     has_sent: bool,
-    /// Written at the end.
-    line: Option<Box<AccessLine>>,
+    /// Told of at the end.
+    line: Option<Box<EndedRequest>>,
 }
 
 /// Whether the last frame of an HTTP/2 stream was written to the connection.
@@ -344,7 +344,7 @@ impl Drop for Counted {
 }
 
 impl Reply {
-    pub fn new(kind: Kind, request: Request, line: Option<Box<AccessLine>>) -> Reply {
+    pub fn new(kind: Kind, request: Request, line: Option<Box<EndedRequest>>) -> Reply {
         request.exchange.answer(request.connection().clock.now());
         let written = request.exchange.is_stream().then(Arc::default);
         Reply { kind, request, written, has_sent: false, line }
@@ -466,7 +466,7 @@ impl Drop for Reply {
     fn drop(&mut self) {
         self.request.exchange.finish_answer(self.request.connection().clock.now());
         if let Some(line) = &self.line {
-            line.write();
+            line.tell();
         }
         let Kind::Instance(reply) = &mut self.kind else {
             return;

@@ -28,7 +28,7 @@ mod untaken;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use openorch_chassis::{Builtin, Identity, outbound::Outbound, routes::Suspects};
+use openorch_chassis::{Builtin, Identity, RequestMonitor, outbound::Outbound, routes::Suspects};
 
 pub use metrics::Metrics;
 pub use request_log::RequestLog;
@@ -51,6 +51,8 @@ pub struct Gateway {
     pub way_out: String,
     pub metrics: Arc<Metrics>,
     pub log: RequestLog,
+    /// Told of each request while somebody follows.
+    pub monitor: Arc<RequestMonitor>,
     /// TLS on the listening port; its files may be read again.
     pub tls: Option<Arc<Tls>>,
     pub settings: Settings,

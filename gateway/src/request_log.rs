@@ -1,6 +1,6 @@
 //! What is kept of a request while it is served, and what becomes of it at the end: its duration in the metrics, a span,
-//! a line of the access log if it is sampled, and a line about each 502 and 503 of ours, limited by service. No
-//! line has a token, a query or a part of a body.
+//! a line of the access log if it is sampled, an event while somebody follows requests, and a line about each 502 and 503
+//! of ours, limited by service. Neither lines nor events have a token, a query or a part of a body.
 
 use std::{
     net::IpAddr,
@@ -10,7 +10,7 @@ use std::{
 
 use http::{HeaderMap, Method, StatusCode};
 use openorch_chassis::{
-    CallNotes, LogLimit,
+    CallNotes, LogLimit, RequestMonitor, RequestSeen,
     forwarded::{RequestId, random},
 };
 use tracing::{Span, debug, debug_span, field::Empty, info, warn};
@@ -73,7 +73,7 @@ pub struct Record {
     /// The error behind a refusal.
     pub cause: Option<String>,
     span: Span,
-    line: Option<Box<AccessLine>>,
+    line: Option<Box<EndedRequest>>,
 }
 
 /// What the slug of a request names.
@@ -86,9 +86,13 @@ enum Destination {
 
 impl Record {
     pub fn begin(connection: &Connection, method: &Method, path: &str, headers: &HeaderMap, id: &RequestId) -> Record {
-        let is_sampled = connection.gateway.settings.http.access_log.sample(random);
-        let line = is_sampled.then(|| {
-            Box::new(AccessLine {
+        let gateway = &connection.gateway;
+        let is_sampled = gateway.settings.http.access_log.sample(random);
+        let monitor = gateway.monitor.is_followed().then(|| gateway.monitor.clone());
+        let line = (is_sampled || monitor.is_some()).then(|| {
+            Box::new(EndedRequest {
+                is_sampled,
+                monitor,
                 started: Instant::now(),
                 method: cut(method.as_str(), MAX_METHOD).into(),
                 path: cut(path, MAX_PATH).to_owned(),
@@ -113,7 +117,7 @@ impl Record {
         }
     }
 
-    /// Where the router notes what it finds out for the access log, if it is to.
+    /// Where the router notes what it finds out for what the request leaves at its end, if it leaves something.
     pub fn notes(&self) -> Option<Arc<CallNotes>> {
         self.line.as_ref().map(|line| line.notes.clone())
     }
@@ -147,8 +151,8 @@ impl Record {
         }
     }
 
-    /// The response begins. Answers the line to be written at its end, if the request is sampled.
-    pub fn respond(self, gateway: &Gateway, status: StatusCode) -> Option<Box<AccessLine>> {
+    /// The response begins. Answers what is to be told of the request at its end, if it is.
+    pub fn respond(self, gateway: &Gateway, status: StatusCode) -> Option<Box<EndedRequest>> {
         let elapsed = self.started.elapsed();
         match &self.destination {
             Destination::None => {}
@@ -173,8 +177,12 @@ impl Record {
     }
 }
 
-/// A line of the access log, written when the response has ended.
-pub struct AccessLine {
+/// What a request leaves when its response has ended: a line of the access log, an event for those who follow requests.
+pub struct EndedRequest {
+    /// Whether it has a line.
+    is_sampled: bool,
+    /// Told of it, if somebody followed when it began.
+    monitor: Option<Arc<RequestMonitor>>,
     started: Instant,
     method: Box<str>,
     path: String,
@@ -189,23 +197,52 @@ pub struct AccessLine {
     pub bytes: u64,
 }
 
-impl AccessLine {
-    pub fn write(&self) {
+impl EndedRequest {
+    pub fn tell(&self) {
+        let took = self.started.elapsed();
+        if self.is_sampled {
+            self.write_line(took);
+        }
+        if let Some(monitor) = &self.monitor {
+            monitor.ended(self.seen(), took);
+        }
+    }
+
+    fn caller(&self) -> Option<&str> {
+        self.caller.as_deref().or(self.notes.caller.get().map(|slug| &**slug))
+    }
+
+    fn write_line(&self, took: Duration) {
         info!(
             target: "access",
             method = &*self.method,
             path = self.path,
             status = self.status.as_u16(),
-            duration.ms = self.started.elapsed().as_micros() as f64 / 1000.0,
+            duration.ms = took.as_micros() as f64 / 1000.0,
             bytes = self.bytes,
             operation = self.notes.operation.get().copied(),
             service = self.service.as_deref(),
             instance.id = self.instance.as_deref(),
-            caller = self.caller.as_deref().or(self.notes.caller.get().map(|slug| &**slug)),
+            caller = self.caller(),
             client.address = %self.client,
             request.id = self.request_id.as_str(),
             "access"
         );
+    }
+
+    fn seen(&self) -> RequestSeen {
+        let built_in = self.notes.service.get().copied();
+        RequestSeen {
+            request_id: self.request_id.as_str().into(),
+            method: self.method.to_string(),
+            path: self.path.clone(),
+            service: self.service.as_deref().or(built_in).unwrap_or_default().into(),
+            operation: self.notes.operation.get().copied().unwrap_or_default().into(),
+            instance_id: self.instance.as_deref().unwrap_or_default().into(),
+            caller: self.caller().unwrap_or_default().into(),
+            status: self.status.as_u16(),
+            ..RequestSeen::default()
+        }
     }
 }
 

@@ -95,6 +95,8 @@ impl Server {
         tasks.spawn(server.clone().end_outlived_exchanges());
         shutdown.await;
         drop(stop);
+        // First, so that what they still say is sent before their connections end.
+        server.gateway.builtin.drain();
         server.lives.give_all(Order::Finish);
         let drain = server.gateway.settings.http.drain;
         if tokio::time::timeout(drain, server.lives.all_ended()).await.is_err() {

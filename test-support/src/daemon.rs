@@ -7,6 +7,7 @@ use clap::Parser;
 use openorch::{Running, Settings, settings::Flags as SettingFlags};
 use openorch_api::{
     Body, Json,
+    events::EVENT_STREAM,
     user::{REGISTER, RegisterRequest},
 };
 use openorch_chassis::clock::ManualClock;
@@ -100,7 +101,10 @@ impl Daemon {
         }
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
-        let answer = Answer { status, headers, text: response.text().await.unwrap() };
+        // A stream of events does not end: that it stands is the answer.
+        let is_stream = headers.get("content-type").is_some_and(|kind| kind == EVENT_STREAM);
+        let text = if is_stream { String::new() } else { response.text().await.unwrap() };
+        let answer = Answer { status, headers, text };
         answer.check(method, path);
         answer
     }

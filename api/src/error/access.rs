@@ -29,4 +29,6 @@ crate::errors! {
         "call with the token of the sign-in";
     TOO_MANY_WRITES 429 "access.too_many_writes" "the account makes more calls that write than it may"
         "wait as long as `Retry-After` says; an operator can raise OPENORCH_API_MAX_WRITES_PER_ACCOUNT";
+    TOO_MANY_STREAMS 429 "access.too_many_streams" "as many streams of events are open as the account, or all together, may have"
+        "end one of them, or follow with fewer programs; an operator can raise OPENORCH_EVENTS_MAX_STREAMS_PER_ACCOUNT";
 }

@@ -163,6 +163,7 @@ impl Inner {
             headers: read.headers,
             audit: audit.clone(),
             large_body: is_large,
+            streams: self.streams.clone(),
             calls: Some(Calls::new(self.clone(), row, origin.clone())),
         });
         let began = Instant::now();

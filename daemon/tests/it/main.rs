@@ -8,6 +8,7 @@ mod calls;
 mod contacts;
 mod database;
 mod errors;
+mod events;
 mod flow;
 mod golden;
 mod identity;

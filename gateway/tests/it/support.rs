@@ -11,7 +11,8 @@ use http::{HeaderValue, Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use openorch_chassis::{
-    Body, BoxFuture, Builtin, Caller, Credential, EncodedBody, Error, Identity, Passage, Peer, Result,
+    Body, BoxFuture, Builtin, Caller, Credential, EncodedBody, Error, Identity, Passage, Peer, RequestMonitor, Result,
+    clock::SystemClock,
     codes::{self, access},
     forwarded::{ClientAddress, RequestId},
     outbound::{self, InstanceUrl, Outbound},
@@ -65,6 +66,7 @@ impl Platform {
             loopback_only: Arc::new(AtomicBool::new(false)),
             metrics: Arc::default(),
             log: RequestLog::default(),
+            monitor: Arc::new(RequestMonitor::new(1 << 16, Arc::new(SystemClock))),
             tls: None,
             settings,
         });
@@ -203,6 +205,8 @@ impl Identity for People {
 struct Daemon;
 
 impl Builtin for Daemon {
+    fn drain(&self) {}
+
     fn owns(&self, first_segment: &str) -> bool {
         ["", "user-svc"].contains(&first_segment)
     }

@@ -9,11 +9,14 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use openorch_api::{Effect, Input, Op, Output, Parts, Repeat, Row};
+use openorch_api::{
+    Effect, Events, Input, Op, Output, Parts, Repeat, Row,
+    events::{EVENT_STREAM, Event},
+};
 use url::Url;
 
 use crate::{
-    Error, TraceContext,
+    Error, EventStream, TraceContext,
     response::{OpenResponse, Response, describe_foreign, root_cause, success, unexpected},
     retry,
     session::Session,
@@ -350,6 +353,49 @@ impl Client {
     /// }
     /// ```
     pub async fn call_row(&self, row: &'static Row, parts: &Parts) -> Result<Response, Error> {
+        let call = self.call_of(row, parts)?;
+        let may_repeat = call.key.is_some() || row.effect() == Effect::Read;
+        let answer = self.in_time(&call, self.send_patiently(&call, may_repeat)).await?;
+        success(call.operation, answer)
+    }
+
+    /// Opens the stream of events of an operation. Answers when it stands, or was refused.
+    ///
+    /// ```no_run
+    /// use openorch_sdk::{
+    ///     Client, Error, EventStream,
+    ///     api::{Query, platform::{MONITOR_REQUESTS, MonitorRequestsRequest, RequestSeen}},
+    /// };
+    ///
+    /// async fn requests_to(client: &Client, service: &str) -> Result<EventStream<RequestSeen>, Error> {
+    ///     let asked = MonitorRequestsRequest { service: Some(service.into()), ..Default::default() };
+    ///     client.events(MONITOR_REQUESTS, Query(asked)).await
+    /// }
+    /// ```
+    pub async fn events<I: Input, T: Event>(
+        &self,
+        operation: Op<I, Events<T>>,
+        input: I,
+    ) -> Result<EventStream<T>, Error> {
+        let mut parts = Parts::default();
+        input.encode(&mut parts);
+        let call = self.call_of(operation.row, &parts)?;
+        let client = self.clone().with_header_value(header::ACCEPT, HeaderValue::from_static(EVENT_STREAM));
+        EventStream::open(client, call).await
+    }
+
+    /// The answer to a call whose body is a stream of events.
+    pub(crate) async fn open_events(&self, call: &Call) -> Result<OpenResponse, Error> {
+        let answer = self.in_time(call, self.open_signed_in(call)).await?;
+        let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if answer.status.is_success() && kind.starts_with(EVENT_STREAM) {
+            return Ok(answer);
+        }
+        let answer = success(call.operation.clone(), answer.whole().await?)?;
+        Err(unexpected(call.operation.clone(), &answer, "it is no stream of events".into()))
+    }
+
+    fn call_of(&self, row: &'static Row, parts: &Parts) -> Result<Call, Error> {
         let path = target::path_and_query(row, parts)?;
         let url = target::raw_url(&self.base, &path)?;
         let body = match &parts.body {
@@ -366,10 +412,7 @@ impl Client {
         };
         let is_keyed = row.repeats() == Repeat::Keyed;
         let key = if is_keyed { Some(retry::key()) } else { None };
-        let call = Call { operation: row.id.into(), method, url, body: body.map(Bytes::from), key };
-        let may_repeat = is_keyed || row.effect() == Effect::Read;
-        let answer = self.in_time(&call, self.send_patiently(&call, may_repeat)).await?;
-        success(call.operation, answer)
+        Ok(Call { operation: row.id.into(), method, url, body: body.map(Bytes::from), key })
     }
 
     /// Sends any request to the server, also to services behind its gateway, once, and answers whatever comes back.
@@ -492,8 +535,8 @@ impl Client {
 }
 
 /// What is sent, however often.
-struct Call {
-    operation: Cow<'static, str>,
+pub(crate) struct Call {
+    pub(crate) operation: Cow<'static, str>,
     method: Method,
     url: Url,
     body: Option<Bytes>,

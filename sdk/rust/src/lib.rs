@@ -35,6 +35,7 @@ mod credential;
 #[cfg(feature = "datastore")]
 pub mod datastore;
 mod error;
+mod events;
 mod instance;
 pub mod private_file;
 mod response;
@@ -52,6 +53,7 @@ pub use account::{register_service_account, register_service_account_within, ser
 pub use client::{Client, ClientFactory};
 pub use credential::{Credential, CredentialStore, FileCredentialStore, MemoryCredentialStore};
 pub use error::Error;
+pub use events::{EventStream, StreamItem};
 pub use instance::{InstanceRegistration, RegisteredInstance};
 pub use response::{OpenResponse, Response};
 pub use settings::SdkSettings;

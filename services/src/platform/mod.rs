@@ -10,9 +10,13 @@ use std::{
     time::Duration,
 };
 
-use openorch_api::{Document, Download, Html, Json, Row, Samples, SharedJson, platform as api};
+use openorch_api::{
+    Document, Download, Html, Json, Query, Row, Samples, SharedJson,
+    platform::{self as api, MonitorRequestsRequest, RequestSeen},
+};
 use openorch_chassis::{
-    BoxFuture, Cx, Error, Mounted, Result, Service, identity::AccountDeletionHook, metrics::Registry, repeat::Repeats,
+    BoxFuture, Cx, Error, Mounted, RequestMonitor, Result, Service, events::Subscription,
+    identity::AccountDeletionHook, metrics::Registry, repeat::Repeats,
 };
 use openorch_store::{Store, Write};
 
@@ -27,6 +31,7 @@ pub struct Platform {
     limits: BatchLimits,
     /// By id, with whether it can be called in a batch.
     batch_operations: HashMap<&'static str, (&'static Row, bool)>,
+    monitor: Arc<RequestMonitor>,
     version: &'static str,
     /// Made when first asked for, and kept: making it takes milliseconds, and anyone may ask.
     document: OnceLock<Document>,
@@ -49,6 +54,7 @@ impl Platform {
         backup: BackupSource,
         repeats: Arc<Repeats>,
         limits: BatchLimits,
+        monitor: Arc<RequestMonitor>,
         version: &'static str,
     ) -> Arc<Platform> {
         Arc::new(Platform {
@@ -58,6 +64,7 @@ impl Platform {
             repeats,
             limits,
             batch_operations: api::batch_operations(),
+            monitor,
             version,
             document: OnceLock::new(),
             page: OnceLock::new(),
@@ -87,6 +94,7 @@ pub fn service(platform: Arc<Platform>) -> Mounted {
         .on(api::METRICS, metrics)
         .on_account_deletion()
         .every(Duration::from_secs(3600), "remove old answers to calls with a key", remove_old_answers)
+        .on_events(api::MONITOR_REQUESTS, monitor_requests)
         .mount()
 }
 
@@ -130,4 +138,11 @@ async fn remove_old_answers(platform: Arc<Platform>) {
     if let Err(error) = platform.repeats.remove_old().await {
         tracing::warn!("old answers to calls with `Idempotency-Key` could not be removed yet: {error:?}");
     }
+}
+
+async fn monitor_requests(
+    cx: Cx<Platform>,
+    Query(asked): Query<MonitorRequestsRequest>,
+) -> Result<Subscription<RequestSeen>> {
+    Ok(cx.monitor.follow(asked))
 }

@@ -53,6 +53,7 @@ impl Bench {
             large_body: false,
             calls: None,
             audit: CallAudit::NONE,
+            streams: Arc::default(),
         };
         Cx { state: self.registry.clone(), request: Arc::new(request) }
     }

@@ -139,6 +139,7 @@ impl Bench {
             large_body: false,
             calls: None,
             audit: CallAudit::NONE,
+            streams: Arc::default(),
         };
         Cx { state: P::of(&self.users), request: Arc::new(request) }
     }

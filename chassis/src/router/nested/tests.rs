@@ -16,6 +16,7 @@ use crate::{
     ages::{Ages, ExpirySettings},
     audit::ENTRIES,
     clock::ManualClock,
+    events::Streams,
     ids::Ids,
     metrics::Registry,
     repeat::{Limits, Repeats},
@@ -148,7 +149,8 @@ impl Bench {
             .on(op(&LONG), long)
             .mount();
         let (settings, metrics) = (ApiSettings::default(), Registry::new("test"));
-        let router = Router::new(vec![service], Arc::new(Anybody), audit, repeats, settings, &metrics);
+        let router =
+            Router::new(vec![service], Arc::new(Anybody), audit, repeats, settings, Streams::default(), &metrics);
         Bench { router, counts, _folder: folder }
     }
 

@@ -5,6 +5,7 @@ mod account;
 mod client;
 mod daemon;
 mod datastore;
+mod events;
 mod examples;
 mod kit;
 mod tokens;

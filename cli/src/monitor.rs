@@ -1,0 +1,212 @@
+//! `oo monitor`: the requests to the daemon and its services, a line for each as it ends.
+
+use std::io::{self, Write};
+
+use clap::{Args, ValueEnum};
+use openorch_sdk::{
+    StreamItem,
+    api::{
+        Query,
+        platform::{MONITOR_REQUESTS, MonitorRequestsRequest, RequestSeen, StatusClass},
+    },
+};
+use unicode_width::UnicodeWidthStr;
+
+use crate::{
+    args::Format,
+    context::Context,
+    failure::{Failure, printable, warn},
+    json,
+    print::{self, Output},
+};
+
+/// Which requests are shown.
+#[derive(Args)]
+pub struct Filters {
+    /// Only requests to this service, built in (such as user-svc) or behind the gateway
+    #[arg(long, value_name = "SLUG")]
+    service: Option<String>,
+    /// Only requests of this account
+    #[arg(long, value_name = "SLUG")]
+    caller: Option<String>,
+    /// Only requests that were answered so
+    #[arg(long, value_name = "CLASS")]
+    status: Option<Class>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Class {
+    #[value(name = "1xx")]
+    Informational,
+    #[value(name = "2xx")]
+    Success,
+    #[value(name = "3xx")]
+    Redirection,
+    #[value(name = "4xx")]
+    ClientError,
+    #[value(name = "5xx")]
+    ServerError,
+}
+
+impl From<Class> for StatusClass {
+    fn from(class: Class) -> StatusClass {
+        match class {
+            Class::Informational => StatusClass::Informational,
+            Class::Success => StatusClass::Success,
+            Class::Redirection => StatusClass::Redirection,
+            Class::ClientError => StatusClass::ClientError,
+            Class::ServerError => StatusClass::ServerError,
+        }
+    }
+}
+
+pub async fn run(context: &Context, filters: Filters) -> Result<Output, Failure> {
+    let Filters { service, caller, status } = filters;
+    let asked = Query(MonitorRequestsRequest { service, caller, status: status.map(StatusClass::from) });
+    let connection = context.connection_for(MONITOR_REQUESTS.row)?;
+    let opening = connection.client.events(MONITOR_REQUESTS, asked);
+    let mut requests = context.answered(&connection, None, opening).await?;
+    context.progress.follow();
+    let format = context.format();
+    if let Some(header) = header(format)
+        && !show(&header)?
+    {
+        return Ok(Output::Shown);
+    }
+    loop {
+        match requests.next().await.map_err(|error| context.explained(error, connection.caller.as_ref()))? {
+            StreamItem::Event(seen) => {
+                if !show(&line(format, &seen)?)? {
+                    return Ok(Output::Shown);
+                }
+            }
+            StreamItem::Missed(count) => {
+                warn(&format!("{count} requests are not shown: they came faster than they could be written here"));
+            }
+            StreamItem::Interrupted { reason, pause } => warn(&format!(
+                "the connection to {} was lost ({reason}); connecting again in {:.1} s",
+                connection.client.url(),
+                pause.as_secs_f64()
+            )),
+            StreamItem::Resumed => warn("connected again; requests since then are shown, those in between are not"),
+            // A newer client library may tell more of its stream.
+            _ => {}
+        }
+    }
+}
+
+/// The columns of a table whose lines come one by one: so wide, or as wide as what is in them.
+const COLUMNS: &[(&str, usize)] =
+    &[("AT", 27), ("STATUS", 6), ("DURATION", 10), ("SERVICE", 14), ("INSTANCE", 14), ("CALLER", 14), ("METHOD", 6)];
+/// With `-o wide` before the last one.
+const WIDE: &[(&str, usize)] = &[("REQUEST ID", 36), ("OPERATION", 20)];
+/// The last one, which is the longest.
+const PATH: &str = "PATH";
+
+fn header(format: Format) -> Option<String> {
+    let columns = columns(format)?;
+    Some(aligned(columns.map(|(name, width)| (name.to_owned(), width)), PATH))
+}
+
+/// `None` where there is no table.
+fn columns(format: Format) -> Option<impl Iterator<Item = (&'static str, usize)>> {
+    let wide = match format {
+        Format::Table => &[],
+        Format::Wide => WIDE,
+        _ => return None,
+    };
+    Some(COLUMNS.iter().chain(wide).copied())
+}
+
+fn line(format: Format, seen: &RequestSeen) -> Result<String, Failure> {
+    let data = || serde_json::to_string(seen).map_err(|error| Failure::Other(format!("this cannot be shown: {error}")));
+    match (format, columns(format)) {
+        (_, Some(columns)) => {
+            let cells = columns.map(|(name, width)| (printable(&cell(name, seen)), width));
+            Ok(aligned(cells, &printable(&seen.path)))
+        }
+        (Format::Name, None) => Ok(printable(&seen.request_id)),
+        (Format::Yaml, None) => Ok(format!("---\n{}", print::answer(Some(Format::Yaml), &data()?)?.trim_end())),
+        _ => Ok(json::compact(&data()?)),
+    }
+}
+
+fn cell(column: &str, seen: &RequestSeen) -> String {
+    match column {
+        "AT" => seen.at.to_string(),
+        "STATUS" => seen.status.to_string(),
+        "DURATION" => duration(seen.duration_ms),
+        "SERVICE" => seen.service.clone(),
+        "INSTANCE" => seen.instance_id.clone(),
+        "CALLER" => seen.caller.clone(),
+        "METHOD" => seen.method.clone(),
+        "REQUEST ID" => seen.request_id.clone(),
+        _ => seen.operation.clone(),
+    }
+}
+
+/// `0.4ms`, `35ms`, `1.25s`, `3m20s`.
+fn duration(ms: f64) -> String {
+    match ms {
+        ..10.0 => format!("{ms:.1}ms"),
+        ..1000.0 => format!("{ms:.0}ms"),
+        ..60_000.0 => format!("{:.2}s", ms / 1000.0),
+        _ => print::span((ms / 1000.0) as i64),
+    }
+}
+
+/// Cells with three spaces between.
+fn aligned(cells: impl Iterator<Item = (String, usize)>, last: &str) -> String {
+    let mut line = String::new();
+    for (text, width) in cells {
+        let pad = width.saturating_sub(text.width()) + 3;
+        line.push_str(&format!("{text}{:pad$}", ""));
+    }
+    line + last
+}
+
+/// Writes a line at once. False where its reader has seen enough (`oo monitor | head`).
+fn show(line: &str) -> Result<bool, Failure> {
+    let mut out = anstream::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Other(format!("cannot write what comes: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_stand_below_their_header_and_cannot_steer_the_terminal() {
+        let seen = RequestSeen {
+            at: serde_json::from_str("\"2026-11-24T12:00:00.25Z\"").unwrap(),
+            method: "GET".into(),
+            path: "/a-svc/\u{1b}[2Jx".into(),
+            service: "a-svc".into(),
+            instance_id: "inst_1".into(),
+            status: 200,
+            duration_ms: 0.42,
+            ..RequestSeen::default()
+        };
+        let shown = format!("{}\n{}", header(Format::Table).unwrap(), line(Format::Table, &seen).unwrap());
+        let want = "AT                            STATUS   DURATION     SERVICE          INSTANCE         CALLER           METHOD   PATH\n\
+                    2026-11-24T12:00:00.250000Z   200      0.4ms        a-svc            inst_1                            GET      /a-svc/\u{fffd}[2Jx";
+        assert_eq!(shown, want);
+        assert!(header(Format::Json).is_none());
+        let json = line(Format::Json, &seen).unwrap();
+        assert!(!json.contains(['\n', '\u{1b}']), "{json}");
+        assert_eq!(serde_json::from_str::<RequestSeen>(&json).unwrap(), seen);
+        assert!(line(Format::Wide, &seen).unwrap().ends_with("/a-svc/\u{fffd}[2Jx"));
+        assert!(line(Format::Yaml, &seen).unwrap().starts_with("---\n"));
+    }
+
+    #[test]
+    fn durations_have_the_digits_that_matter() {
+        for (ms, want) in [(0.04, "0.0ms"), (9.96, "10.0ms"), (35.4, "35ms"), (1250.0, "1.25s"), (200_000.0, "3m20s")] {
+            assert_eq!(duration(ms), want);
+        }
+    }
+}

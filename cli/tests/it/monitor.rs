@@ -1,0 +1,132 @@
+//! `oo monitor` with a real daemon: it goes on until it is stopped, so that no transcript can hold it.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+};
+
+use openorch_test_support::{
+    PATIENCE, free_address,
+    process::{self, Process, interrupt, wait},
+};
+use serde_json::Value;
+
+use crate::support::Home;
+
+fn daemon(folder: &Path, address: SocketAddr) -> Process {
+    let mut command = process::command(process::program(), folder);
+    process::run(command.env("OPENORCH_LISTEN", address.to_string()).env("OPENORCH_EVENTS_RECONNECT_DELAY", "100ms"))
+}
+
+/// `oo` while it runs, and its lines.
+struct Monitor {
+    child: Child,
+    out: Receiver<String>,
+    err: Receiver<String>,
+}
+
+/// Lines as they come.
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        // Who waited may have given up.
+        BufReader::new(from).lines().map_while(Result::ok).take_while(|line| tell.send(line.clone()).is_ok()).count()
+    });
+    told
+}
+
+impl Monitor {
+    fn start(home: &Home, line: &str) -> Monitor {
+        let mut command = Command::new("env");
+        // Who runs the tests in the background of a shell has them ignore Ctrl-C, and what they start.
+        command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_oo"), "monitor"]).args(line.split_whitespace());
+        home.prepare(&mut command);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (out, err) = (lines(child.stdout.take().unwrap()), lines(child.stderr.take().unwrap()));
+        Monitor { child, out, err }
+    }
+
+    fn next(&self) -> String {
+        self.out.recv_timeout(PATIENCE).expect("a line")
+    }
+
+    fn warned(&self) -> String {
+        self.err.recv_timeout(PATIENCE).expect("a warning")
+    }
+
+    fn stop(mut self) {
+        interrupt(&self.child);
+        assert_eq!(wait(&mut self.child).code(), Some(130));
+        assert_eq!(self.err.iter().collect::<Vec<_>>(), Vec::<String>::new(), "Ctrl-C is how it ends");
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn requests_are_shown_as_they_happen_and_again_after_a_restart_of_the_daemon() {
+    let (folder, home, address) = (tempfile::tempdir().unwrap(), Home::new(), free_address());
+    let running = daemon(folder.path(), address);
+    home.oo(&format!("env add here {}", running.url)).is(0, "", "");
+    home.oo_with("login openorch", "changeme\n").is(0, "", "");
+    let table = Monitor::start(&home, "--service registry-svc");
+    assert!(
+        table.next().starts_with("AT                            STATUS   DURATION"),
+        "its header says that it follows"
+    );
+    let json = Monitor::start(&home, "-o json --status 4xx");
+    // It shows what is asked for alone, so that nothing says when it begins.
+    let seen = loop {
+        assert_eq!(home.oo("get /user-svc/no-such-operation?q=secret").code, 3);
+        if let Ok(line) = json.out.try_recv() {
+            break line;
+        }
+    };
+    let seen: Value = serde_json::from_str(&seen).unwrap();
+    assert_eq!((&seen["path"], &seen["status"]), (&"/user-svc/no-such-operation".into(), &404.into()));
+    assert_eq!(home.oo("instance ls").code, 0);
+    let line = table.next();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[3..], ["registry-svc", "openorch", "GET", "/registry-svc/instances"], "{line}");
+    json.stop();
+
+    running.terminate();
+    let lost = table.warned();
+    assert!(lost.contains("was lost") && lost.contains("connecting again in 0.1 s"), "{lost}");
+    drop(running);
+    let running = daemon(folder.path(), address);
+    let resumed = table.warned();
+    assert!(resumed.contains("connected again"), "{resumed}");
+    assert_eq!(home.oo("node ls").code, 0);
+    assert!(table.next().ends_with("/registry-svc/nodes"));
+    table.stop();
+    drop(running);
+}
+
+#[test]
+fn who_may_not_follow_is_told_why_and_a_session_that_ends_ends_it() {
+    let (folder, home) = (tempfile::tempdir().unwrap(), Home::new());
+    let running = daemon(folder.path(), free_address());
+    home.oo(&format!("env add here {}", running.url)).is(0, "", "");
+    home.oo("monitor").fails(4, "nobody is signed in");
+    home.oo_with("register ann", "password1\n");
+    home.oo("monitor").fails(4, "lacks the permission `platform-svc:request:monitor`");
+    let wrong = home.oo("monitor --status 7xx");
+    assert!(wrong.code == 2 && wrong.err.contains("possible values: 1xx, 2xx"), "{}", wrong.err);
+    home.oo_with("login openorch", "changeme\n").is(0, "", "");
+    let mut table = Monitor::start(&home, "");
+    table.next();
+    assert_eq!(home.oo("logout").code, 0);
+    assert!(table.warned().contains("was lost"));
+    let said = table.warned();
+    assert!(said.starts_with("Error: ") && wait(&mut table.child).code() == Some(4), "{said}");
+}
