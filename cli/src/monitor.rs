@@ -76,7 +76,8 @@ pub async fn run(context: &Context, filters: Filters) -> Result<Output, Failure>
     loop {
         match requests.next().await.map_err(|error| context.explained(error, connection.caller.as_ref()))? {
             StreamItem::Event(seen) => {
-                if !show(&line(format, &seen)?)? {
+                let has_reader = show(&line(format, &seen)?)?;
+                if !has_reader {
                     return Ok(Output::Shown);
                 }
             }
