@@ -13,11 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::{
-    Error, Peer, Result,
-    outbound::{Cidr, unwrapped},
-    setting_values,
-};
+use crate::{Error, Peer, Result, outbound::Cidr, setting_values};
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -25,9 +21,18 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The address of all clients behind a trusted proxy of which that proxy says nothing readable: they are neither the proxy
+/// nor on this machine, and have the share of one address together. Nobody sends from it (RFC 6666).
+pub const UNKNOWN_CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0));
+
+/// Elements of a forwarding header that are read, from the end on, where the proxies write; those before them are dropped
+/// from what the next server is told. More proxies than these are taken for a client.
+const MAX_CHAIN: usize = 64;
+
 /// Who sent a request, as far as can be believed. A request extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAddress {
+    /// [`UNKNOWN_CLIENT`] where a trusted proxy does not say it.
     pub ip: IpAddr,
     /// Whether the client itself spoke TLS.
     pub https: bool,
@@ -109,8 +114,10 @@ impl FromStr for NetworkList {
 setting_values!(NetworkList);
 
 impl NetworkList {
+    /// IPv4-mapped addresses are IPv4 addresses. Others that carry an IPv4 address (6to4, NAT64) are themselves: they come
+    /// from whoever may send with them, not from that address. [`UNKNOWN_CLIENT`] is in no list.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|range| range.contains(unwrapped(address)))
+        address != UNKNOWN_CLIENT && self.0.iter().any(|range| range.contains(address.to_canonical()))
     }
 }
 
@@ -178,7 +185,7 @@ pub struct Hop {
 
 impl Hop {
     pub fn new(peer: &Peer, proxies: &NetworkList) -> Hop {
-        let ip = unwrapped(peer.address.ip());
+        let ip = peer.address.ip().to_canonical();
         Hop {
             ip,
             https: peer.tls,
@@ -195,17 +202,20 @@ impl Hop {
         let Some(proxies) = &self.proxies else {
             return client;
         };
-        let said = Said::of(headers);
-        for node in said.chain.iter().rev() {
-            // What cannot be read was said by the last proxy believed: it stands for the client.
-            let Some(ip) = node_address(node) else { break };
-            client.ip = ip;
-            if !proxies.contains(ip) {
+        for node in chain(headers) {
+            // What cannot be read was said by the last proxy believed, and is not that proxy.
+            client.ip = node.and_then(node_address).unwrap_or(UNKNOWN_CLIENT);
+            if !proxies.contains(client.ip) {
                 break;
             }
         }
-        client.https = said.https.unwrap_or(client.https);
-        client.host = said.host.or(client.host);
+        // The last value is the one that the proxy next to us wrote; those before it may be the client's.
+        if let Some(proto) = said(headers, &X_FORWARDED_PROTO, "proto") {
+            client.https = proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+        }
+        if let Some(Some(host)) = said(headers, &X_FORWARDED_HOST, "host") {
+            client.host = HeaderValue::from_str(host).ok().or(client.host);
+        }
         client
     }
 
@@ -262,7 +272,8 @@ impl Hop {
     /// Behind a trusted proxy the chain it told of is kept, and the proxy itself added to it.
     fn pass_on(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
         let client = self.client(headers, host);
-        let mut chain = Said::of(headers).chain;
+        let mut chain: Vec<String> = chain(headers).map(node).collect();
+        chain.reverse();
         chain.push(self.ip.to_string());
         let proto = if client.https { "https" } else { "http" };
         headers.insert(X_FORWARDED_FOR, value(chain.join(", ")));
@@ -275,87 +286,69 @@ impl Hop {
     }
 }
 
-/// What the headers of a trusted proxy say.
-#[derive(Default)]
-struct Said {
-    /// The client first, the last proxy before ours last; as written, without quotes and ports.
-    chain: Vec<String>,
-    https: Option<bool>,
-    host: Option<HeaderValue>,
+/// The nodes that a request came through as the headers of a trusted proxy say, the last one, next to that proxy, first;
+/// `None` for one that cannot be read.
+fn chain(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
+    let is_there = |name: &HeaderName| headers.contains_key(name);
+    let (name, most) = if is_there(&X_FORWARDED_FOR) {
+        (X_FORWARDED_FOR, MAX_CHAIN)
+    } else if is_there(&header::FORWARDED) {
+        (header::FORWARDED, MAX_CHAIN)
+    } else {
+        (X_REAL_IP, 1)
+    };
+    let is_forwarded = name == header::FORWARDED;
+    let nodes = elements(headers, &name).take(most);
+    nodes.map(move |element| if is_forwarded { parameter(element?, "for") } else { element })
 }
 
-impl Said {
-    fn of(headers: &HeaderMap) -> Said {
-        let mut said = Said::default();
-        if headers.contains_key(X_FORWARDED_FOR) {
-            said.chain = elements(headers, &X_FORWARDED_FOR).map(node).collect();
-        } else if headers.contains_key(header::FORWARDED) {
-            for element in elements(headers, &header::FORWARDED) {
-                said.read_element(element);
-            }
-        } else if let Some(ip) = last(headers, &X_REAL_IP) {
-            said.chain = vec![node(ip)];
-        }
-        // The last value is the one that the proxy next to us wrote; those before it may be the client's.
-        if let Some(proto) = last(headers, &X_FORWARDED_PROTO) {
-            said.https = Some(proto.eq_ignore_ascii_case("https"));
-        }
-        if let Some(host) = last(headers, &X_FORWARDED_HOST) {
-            said.host = HeaderValue::from_str(host).ok();
-        }
-        said
+/// The last value of a header, else the parameter of the last `Forwarded` that has it, where the chain is read from
+/// that. `Some(None)` where it cannot be read.
+fn said<'a>(headers: &'a HeaderMap, name: &HeaderName, key: &str) -> Option<Option<&'a str>> {
+    let last = elements(headers, name).next();
+    if last.is_some() || headers.contains_key(X_FORWARDED_FOR) {
+        return last;
     }
-
-    fn read_element(&mut self, element: &str) {
-        let mut from = "unknown".to_owned();
-        for pair in element.split(';') {
-            let Some((key, given)) = pair.split_once('=') else {
-                continue;
-            };
-            let given = given.trim().trim_matches('"');
-            match key.trim().to_ascii_lowercase().as_str() {
-                "for" => from = node(given),
-                "proto" => self.https = Some(given.eq_ignore_ascii_case("https")),
-                "host" => self.host = HeaderValue::from_str(given).ok(),
-                _ => {}
-            }
-        }
-        self.chain.push(from);
-    }
+    let mut forwarded = elements(headers, &header::FORWARDED).take(MAX_CHAIN);
+    forwarded.find_map(|element| parameter(element?, key)).map(Some)
 }
 
-fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
+/// A parameter of an element of `Forwarded` (RFC 7239, 4), without quotes.
+fn parameter<'a>(element: &'a str, key: &str) -> Option<&'a str> {
+    let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let mut given = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(key));
+    given.next_back().map(|(_, given)| given.trim().trim_matches('"'))
+}
+
+/// The elements of a header's list, the last one first; `None` for one that is no ASCII text. Bytes are split: one of a
+/// client's that cannot be read takes nothing away that a proxy wrote behind it.
+fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Option<&'a str>> + use<'a> {
+    let lines = headers.get_all(name).iter().rev();
+    let elements = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    elements
         .filter(|element| !element.is_empty())
-}
-
-fn last<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    elements(headers, name).last()
+        .map(|element| str::from_utf8(element).ok().filter(|text| text.is_ascii()))
 }
 
 /// An address without quotes and port; what is no address (`unknown`, `_hidden`) only with harmless letters.
-fn node(text: &str) -> String {
-    let text = text.trim_matches('"');
+fn node(text: Option<&str>) -> String {
+    let text = text.unwrap_or_default().trim_matches('"');
+    let is_harmless = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
     match node_address(text) {
         Some(ip) => ip.to_string(),
-        None if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) => text.to_owned(),
+        None if !text.is_empty() && is_harmless(text) => text.to_owned(),
         None => "unknown".to_owned(),
     }
 }
 
 fn node_address(text: &str) -> Option<IpAddr> {
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return Some(unwrapped(ip));
-    }
-    if let Some(rest) = text.strip_prefix('[') {
-        return rest.split_once(']')?.0.parse().ok().map(unwrapped);
-    }
-    text.split_once(':')?.0.parse().ok().map(unwrapped)
+    let text = text.trim_matches('"');
+    let address = match (text.parse::<IpAddr>(), text.strip_prefix('[')) {
+        (Ok(address), _) => address,
+        (_, Some(rest)) => rest.split_once(']')?.0.parse().ok()?,
+        _ => text.split_once(':')?.0.parse().ok()?,
+    };
+    Some(address.to_canonical())
 }
 
 fn forwarded(chain: &[String], host: Option<&HeaderValue>, proto: &str) -> HeaderValue {
@@ -397,7 +390,7 @@ mod tests {
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_static(value));
+            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         headers
     }
@@ -417,7 +410,25 @@ mod tests {
             ("10.0.0.1:5", &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "9.9.9.9")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9, 10.0.0.7")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "10.0.0.8, 10.0.0.7")], "10.0.0.8", false),
-            ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9, unknown")], "10.0.0.1", false),
+            // What the proxy does not say, or not readably, makes nobody the proxy.
+            ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9, unknown")], "100::", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9, \u{e9}")], "100::", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "\u{e9}, 10.0.0.7")], "100::", false),
+            ("10.0.0.1:5", &[("forwarded", "for=_hidden;proto=https")], "100::", true),
+            ("10.0.0.1:5", &[("forwarded", "proto=https")], "100::", true),
+            // What the client sent does not take away what the proxy wrote.
+            ("10.0.0.1:5", &[("x-forwarded-for", "\u{e9}, 9.9.9.9")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "\", 9.9.9.9")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9,, ,")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("forwarded", "for=\u{e9}, for=9.9.9.9;proto=https")], "9.9.9.9", true),
+            ("10.0.0.1:5", &[("forwarded", "for=\", for=9.9.9.9")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("x-real-ip", "10.0.0.9, 9.9.9.9")], "9.9.9.9", false),
+            // Addresses that carry an IPv4 address are not that address, but for mapped ones.
+            ("[::10.0.0.1]:5", &[("x-forwarded-for", "9.9.9.9")], "::10.0.0.1", false),
+            ("[2002:a00:1::66]:5", &[("x-forwarded-for", "9.9.9.9")], "2002:a00:1::66", false),
+            ("[64:ff9b::a00:1]:5", &[("x-forwarded-for", "9.9.9.9")], "64:ff9b::a00:1", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "6.6.6.6, 64:ff9b::a00:7")], "64:ff9b::a00:7", false),
+            ("10.0.0.1:5", &[("x-forwarded-for", "6.6.6.6, ::ffff:10.0.0.7")], "6.6.6.6", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9:4711")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "[2001:db8::1]:4711")], "2001:db8::1", false),
             ("10.0.0.1:5", &[("forwarded", "for=\"[2001:db8::1]:99\";proto=https")], "2001:db8::1", true),
@@ -430,6 +441,25 @@ mod tests {
             assert_eq!(client.ip, ip.parse::<IpAddr>().unwrap(), "{peer} {lines:?}");
             assert_eq!(client.https, *https, "{peer} {lines:?}");
         }
+    }
+
+    #[test]
+    fn a_client_that_is_not_known_is_in_no_list() {
+        let all: NetworkList = "::/0,0.0.0.0/0".parse().unwrap();
+        assert!(all.contains("2001:db8::1".parse().unwrap()) && !all.contains(UNKNOWN_CLIENT));
+    }
+
+    #[test]
+    fn of_a_long_chain_the_end_is_read() {
+        let mut long = HeaderMap::new();
+        let chain = "6.6.6.6, ".repeat(31_000) + "9.9.9.9, 10.0.0.7";
+        long.append(X_FORWARDED_FOR, HeaderValue::from_str(&chain).unwrap());
+        let hop = hop("10.0.0.1:5", "10.0.0.0/8");
+        assert_eq!(hop.client(&long, None).ip, "9.9.9.9".parse::<IpAddr>().unwrap());
+        hop.introduce(&mut long, None);
+        let told = long[X_FORWARDED_FOR].to_str().unwrap();
+        assert!(told.starts_with("6.6.6.6, ") && told.ends_with(", 9.9.9.9, 10.0.0.7, 10.0.0.1"), "{told}");
+        assert_eq!(told.split(',').count(), MAX_CHAIN + 1);
     }
 
     #[test]

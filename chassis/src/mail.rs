@@ -10,6 +10,7 @@ pub trait Mailer: Send + Sync + 'static {
     }
 
     /// Hands a message for one reader to a mail server. `Invalid` where `to` is no address, `Unavailable` where the
-    /// server does not take it, `Conflict` where none is set.
-    fn send<'a>(&'a self, to: &'a str, subject: &'a str, text: String) -> BoxFuture<'a, Result<()>>;
+    /// server does not take it, `Conflict` where none is set. `asked_by` is the network or account for which it is sent: these
+    /// take turns.
+    fn send<'a>(&'a self, asked_by: &'a str, to: &'a str, subject: &'a str, text: String) -> BoxFuture<'a, Result<()>>;
 }

@@ -1,22 +1,44 @@
 //! Mail through a server of the operator's (SMTP, RFC 5321).
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use lettre::{
-    Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
+    Address, Message,
     message::{Mailbox, header::ContentType},
-    transport::smtp::authentication::Credentials,
+    transport::smtp::{
+        Error as SmtpError,
+        authentication::{Credentials, DEFAULT_MECHANISMS},
+        client::{AsyncSmtpConnection, AsyncTokioStream, TlsParameters},
+        extension::ClientId,
+    },
 };
 use openorch_api::user::errors;
-use openorch_chassis::{BoxFuture, Error, Result, mail::Mailer};
+use openorch_chassis::{BoxFuture, Error, LogLimit, Result, mail::Mailer, turns::Turns};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
     StartError,
     settings::{MailSettings, SmtpSecurity},
 };
 
-/// A server that does not take a message within this time is away.
+/// A server that does not take a message within this time is away; waiting for a turn is part of it.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the server has to answer the end of a connection on which it took a message.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Messages that are handed over at once.
+const MAX_SENDING: usize = 8;
+/// What is read of the server for one message, its certificates included: lines of replies are kept whole.
+const MAX_REPLY_BYTES: usize = 256 << 10;
 
 /// Stands in where no mail server is set.
 pub struct NoMailer;
@@ -29,15 +51,41 @@ impl Mailer for NoMailer {
         ))
     }
 
-    fn send<'a>(&'a self, _: &'a str, _: &'a str, _: String) -> BoxFuture<'a, Result<()>> {
+    fn send<'a>(&'a self, _: &'a str, _: &'a str, _: &'a str, _: String) -> BoxFuture<'a, Result<()>> {
         Box::pin(async { self.check() })
     }
 }
 
-/// Sends through an SMTP server.
+/// Sends through an SMTP server, over a connection of its own for each message.
 pub struct SmtpMailer {
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    host: String,
+    port: u16,
+    security: Security,
+    credentials: Option<Credentials>,
     from: Mailbox,
+    /// By who asked for the message.
+    turns: Turns<String>,
+    timeout: Duration,
+    failures: LogLimit,
+}
+
+enum Security {
+    None,
+    StartTls(TlsParameters),
+    Tls(TlsParameters),
+}
+
+/// Why a message was not sent.
+enum Failure {
+    /// The server cannot send to this address.
+    Address(SmtpError),
+    Server(String),
+}
+
+impl Failure {
+    fn of_server(error: impl ToString) -> Failure {
+        Failure::Server(error.to_string())
+    }
 }
 
 impl SmtpMailer {
@@ -58,24 +106,116 @@ impl SmtpMailer {
             ));
         }
         let unusable = |error| StartError(format!("OPENORCH_SMTP_HOST: `{}` cannot be used: {error}", host));
-        let mut builder = match security {
-            SmtpSecurity::StartTls => AsyncSmtpTransport::<Tokio1Executor>::starttls_relay(host).map_err(unusable)?,
-            SmtpSecurity::Tls => AsyncSmtpTransport::<Tokio1Executor>::relay(host).map_err(unusable)?,
-            SmtpSecurity::None => AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host).port(587),
+        let tls = || TlsParameters::new(host.to_owned()).map_err(unusable);
+        let (security, usual_port) = match security {
+            SmtpSecurity::StartTls => (Security::StartTls(tls()?), 587),
+            SmtpSecurity::Tls => (Security::Tls(tls()?), 465),
+            SmtpSecurity::None => (Security::None, 587),
         };
-        if let Some(port) = settings.port {
-            builder = builder.port(port);
-        }
-        if let Some(user) = &settings.user {
+        let credentials = settings.user.as_ref().map(|user| {
             let password = settings.password.as_ref().map(|secret| secret.0.clone()).unwrap_or_default();
-            builder = builder.credentials(Credentials::new(user.clone(), password));
+            Credentials::new(user.clone(), password)
+        });
+        Ok(SmtpMailer {
+            host: host.to_owned(),
+            port: settings.port.unwrap_or(usual_port),
+            security,
+            credentials,
+            from,
+            turns: Turns::new(MAX_SENDING),
+            timeout: TIMEOUT,
+            failures: LogLimit::once_a_minute(),
+        })
+    }
+
+    async fn connect(&self) -> Result<AsyncSmtpConnection, Failure> {
+        let (address, hello) = ((&*self.host, self.port), ClientId::default());
+        let bounded = async || {
+            let stream = TcpStream::connect(address).await.map_err(Failure::of_server)?;
+            let stream = Box::new(Bounded { stream, left: MAX_REPLY_BYTES });
+            AsyncSmtpConnection::connect_with_transport(stream, &hello).await.map_err(Failure::of_server)
+        };
+        let mut connection = match &self.security {
+            Security::None => bounded().await?,
+            Security::StartTls(tls) => {
+                let mut connection = bounded().await?;
+                if !connection.can_starttls() {
+                    return Err(Failure::of_server(
+                        "it does not offer STARTTLS, without which nothing is sent (OPENORCH_SMTP_SECURITY)",
+                    ));
+                }
+                connection.starttls(tls.clone(), &hello).await.map_err(Failure::of_server)?;
+                connection
+            }
+            // Here nobody but the server itself, whose certificate is good, can send without an end.
+            Security::Tls(tls) => {
+                let connecting =
+                    AsyncSmtpConnection::connect_tokio1(address, Some(self.timeout), &hello, Some(tls.clone()), None);
+                connecting.await.map_err(Failure::of_server)?
+            }
+        };
+        if let Some(credentials) = &self.credentials {
+            connection.auth(DEFAULT_MECHANISMS, credentials).await.map_err(Failure::of_server)?;
         }
-        Ok(SmtpMailer { transport: builder.timeout(Some(TIMEOUT)).build(), from })
+        Ok(connection)
+    }
+
+    async fn hand_over(&self, message: &Message) -> Result<(), Failure> {
+        let mut connection = self.connect().await?;
+        match connection.send(message.envelope(), &message.formatted()).await {
+            Ok(_) => {
+                // It is sent, whatever the server says to this.
+                let _ = timeout(QUIT_TIMEOUT, connection.quit()).await;
+                Ok(())
+            }
+            // Letters in it that the server has no way to take (RFC 6531).
+            Err(error) if error.is_client() => Err(Failure::Address(error)),
+            Err(error) => Err(Failure::of_server(error)),
+        }
+    }
+}
+
+/// A connection of which only so much is read.
+#[derive(Debug)]
+struct Bounded {
+    stream: TcpStream,
+    left: usize,
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buf))?;
+        let Some(left) = self.left.checked_sub(buf.filled().len() - before) else {
+            return Poll::Ready(Err(io::Error::other(format!("it sent more than {MAX_REPLY_BYTES} bytes"))));
+        };
+        self.left = left;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl AsyncTokioStream for Bounded {
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
     }
 }
 
 impl Mailer for SmtpMailer {
-    fn send<'a>(&'a self, to: &'a str, subject: &'a str, text: String) -> BoxFuture<'a, Result<()>> {
+    fn send<'a>(&'a self, asked_by: &'a str, to: &'a str, subject: &'a str, text: String) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let to: Address =
                 to.parse().map_err(|_| Error::new(&errors::MAIL_NOT_POSSIBLE, "this is no e-mail address"))?;
@@ -88,15 +228,21 @@ impl Mailer for SmtpMailer {
                 .map_err(|error| {
                     Error::new(&errors::MAIL_NOT_POSSIBLE, "mail cannot be sent to this e-mail address").because(error)
                 })?;
-            match self.transport.send(message).await {
-                Ok(_) => Ok(()),
-                // Letters in it that the server has no way to take (RFC 6531).
-                Err(error) if error.is_client() => {
+            let sending = timeout(self.timeout, async {
+                let _turn = self.turns.take(asked_by.to_owned()).await;
+                self.hand_over(&message).await
+            });
+            let too_slow = |_| Err(Failure::Server(format!("it took no message within {} s", self.timeout.as_secs())));
+            match sending.await.unwrap_or_else(too_slow) {
+                Ok(()) => Ok(()),
+                Err(Failure::Address(error)) => {
                     Err(Error::new(&errors::MAIL_NOT_POSSIBLE, "the mail server cannot send to this e-mail address")
                         .because(error))
                 }
-                Err(error) => {
-                    tracing::warn!("mail could not be sent: {error}");
+                Err(Failure::Server(why)) => {
+                    if let Some(suppressed) = self.failures.allow() {
+                        tracing::warn!(suppressed, "mail could not be sent through `{}`: {why}", self.host);
+                    }
                     Err(Error::new(
                         &errors::MAIL_NOT_TAKEN,
                         "the mail server does not take the message; try again in a minute",
@@ -105,5 +251,31 @@ impl Mailer for SmtpMailer {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn w164_a_server_that_is_silent_holds_a_message_only_so_long() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = MailSettings {
+            port: Some(listener.local_addr().unwrap().port()),
+            from: Some("us@example.org".into()),
+            ..MailSettings::default()
+        };
+        let mailer = SmtpMailer::new("127.0.0.1", &settings).unwrap();
+        let mailer = std::sync::Arc::new(SmtpMailer { timeout: Duration::from_millis(100), ..mailer });
+        // More than are sent at once: those that wait for a turn wait no longer.
+        let mut sending = tokio::task::JoinSet::new();
+        for _ in 0..2 * MAX_SENDING {
+            let mailer = mailer.clone();
+            sending.spawn(async move { mailer.send("192.0.2.1", "ann@example.org", "Code", "1".into()).await });
+        }
+        for outcome in sending.join_all().await {
+            assert_eq!(outcome.unwrap_err().code, &errors::MAIL_NOT_TAKEN);
+        }
     }
 }

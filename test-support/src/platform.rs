@@ -25,7 +25,7 @@ use openorch_store::{Collection, Store};
 pub struct Letters(pub Mutex<Vec<String>>);
 
 impl Mailer for Letters {
-    fn send<'a>(&'a self, _: &'a str, _: &'a str, text: String) -> BoxFuture<'a, Result<()>> {
+    fn send<'a>(&'a self, _: &'a str, _: &'a str, _: &'a str, text: String) -> BoxFuture<'a, Result<()>> {
         self.0.lock().unwrap().push(text);
         Box::pin(async { Ok(()) })
     }

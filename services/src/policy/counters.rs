@@ -39,13 +39,20 @@ struct Counter {
     full_at: i64,
     /// How long that takes from none.
     full: i64,
+    /// How many requests its whole allowance is.
+    max_requests: u32,
 }
 
 impl Counter {
-    /// The part of the allowance that is used up, in millionths.
-    fn used(self, now: i64) -> i64 {
+    /// What is forgotten last: one that refuses, and of these the one that it took the most requests to use up; then the
+    /// larger the part of the allowance that is used up, in millionths.
+    fn rank(self, now: i64) -> (bool, i64) {
         let missing = i128::from(self.full_at.saturating_sub(now).max(0));
-        (missing * 1_000_000 / i128::from(self.full.max(1))) as i64
+        let pause = i128::from((self.full / i64::from(self.max_requests.max(1))).max(1));
+        match missing + pause > i128::from(self.full) {
+            true => (true, self.max_requests.into()),
+            false => (false, (missing * 1_000_000 / i128::from(self.full.max(1))) as i64),
+        }
     }
 }
 
@@ -54,7 +61,7 @@ const SHARE: usize = 10;
 
 impl Counters {
     /// At most so many are held, and a tenth of them of one account. Beyond it those that have most of their allowance are
-    /// forgotten.
+    /// forgotten, and those that refuse last.
     pub fn new(max: u64) -> Counters {
         Counters { state: Mutex::default(), max: usize::try_from(max).unwrap_or(usize::MAX).max(1) }
     }
@@ -73,8 +80,9 @@ impl Counters {
     pub fn take(&self, account: &Arc<str>, key: &[&str], rate: Rate, now: i64) -> bool {
         let key = digest(key);
         let window = i64::try_from(rate.window.as_micros()).unwrap_or(i64::MAX / 4);
-        let pause = (window / i64::from(rate.max_requests)).max(1);
-        let full = pause * i64::from(rate.max_requests);
+        let max_requests = rate.max_requests;
+        let pause = (window / i64::from(max_requests)).max(1);
+        let full = pause * i64::from(max_requests);
         let mut state = self.lock();
         let seen = state.by_account.get(account).and_then(|counters| counters.get(&key)).map(|counter| counter.full_at);
         let known = seen.unwrap_or(i64::MIN).clamp(now, now + full);
@@ -85,7 +93,7 @@ impl Counters {
             state.make_room(account, (self.max / SHARE).max(1), self.max, now);
             state.count += 1;
         }
-        state.by_account.entry(account.clone()).or_default().insert(key, Counter { full_at: next, full });
+        state.by_account.entry(account.clone()).or_default().insert(key, Counter { full_at: next, full, max_requests });
         is_allowed
     }
 }
@@ -111,13 +119,16 @@ impl State {
         counters.retain(|_, counter| counter.full_at > now);
         let wanted = before - before.div_ceil(10);
         if counters.len() > wanted {
-            let mut used: Vec<i64> = counters.values().map(|counter| counter.used(now)).collect();
+            let mut ranks: Vec<(bool, i64)> = counters.values().map(|counter| counter.rank(now)).collect();
             let mut beyond = counters.len() - wanted;
-            let (_, last, _) = used.select_nth_unstable(beyond - 1);
+            let (_, last, _) = ranks.select_nth_unstable(beyond - 1);
             let last = *last;
-            // Many may have used as much.
+            // Those below it first: many may have the same rank.
+            let mut below = ranks.iter().filter(|rank| **rank < last).count();
             counters.retain(|_, counter| {
-                let goes = beyond > 0 && counter.used(now) <= last;
+                let rank = counter.rank(now);
+                let goes = beyond > 0 && (rank < last || (rank == last && beyond > below));
+                below -= usize::from(goes && rank < last);
                 beyond -= usize::from(goes);
                 !goes
             });
@@ -178,5 +189,10 @@ mod tests {
             counters.take(&shop, &["page", &number.to_string()], monthly, 20_000);
         }
         assert!(!counters.take(&shop, &["ann"], RATE, 20_000), "whatever else is used, of however long a window");
+        let once = Rate { max_requests: 1, ..monthly };
+        for number in 0..300 {
+            counters.take(&shop, &["once", &number.to_string()], once, 20_000);
+        }
+        assert!(!counters.take(&shop, &["ann"], RATE, 20_000), "though each of the others is used up at once");
     }
 }

@@ -26,14 +26,8 @@ use openorch_api::{
     user::Empty,
 };
 use openorch_chassis::{
-    Cx, Error, Module, Platform, Result, Service,
-    audit::CallAudit,
-    forwarded::network,
-    identity::AppDeletionHook,
-    outbound::{Cidr, unwrapped},
-    service::retry,
-    settings,
-    settings::Settings as _,
+    Cx, Error, Module, Platform, Result, Service, audit::CallAudit, forwarded::network, identity::AppDeletionHook,
+    outbound::Cidr, service::retry, settings, settings::Settings as _,
 };
 use openorch_store::{Batch, Filter, Guard, OPEN_FOR, Query, Table};
 
@@ -123,7 +117,11 @@ async fn open(platform: &Platform) -> Result<Arc<Policies>> {
 async fn check(cx: Cx<Policies>, Body(request): Body<CheckRequest>) -> Result<Json<CheckResponse>> {
     let address = match request.ip.as_str() {
         "" => None,
-        text => Some(unwrapped(text.parse().map_err(|_| Error::invalid(format!("ip: `{text}` is not an address")))?)),
+        text => {
+            let address: IpAddr =
+                text.parse().map_err(|_| Error::invalid(format!("ip: `{text}` is not an address")))?;
+            Some(address.to_canonical())
+        }
     };
     let (caller, now) = (cx.caller()?, cx.platform.clock.now().as_microsecond());
     let rules = cx.rules.load();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     contacts::{ask, contacts, start},
-    support::{Daemon, token_of},
+    support::{Daemon, status, token_of},
 };
 
 async fn register(daemon: &Daemon, slug: &str, contact: Value) -> crate::support::Answer {
@@ -203,4 +203,49 @@ async fn w97_who_signs_in_with_a_contact_gets_codes_though_strangers_ask_for_the
     assert!(refused > 0, "a contact is sent so many codes an hour");
     assert_eq!(sign_in("203.0.113.9").await, 429, "from where nobody signed in yet");
     assert_eq!(sign_in("192.0.2.1").await, 200);
+}
+
+#[tokio::test]
+async fn w164_a_mail_server_that_never_ends_its_line_or_offers_no_encryption_is_at_fault_itself() {
+    let endless = openorch_test_support::wire::listen(|mut stream, _| async move {
+        stream.send("220 ").await;
+        // Ends with the connection; in all, more than the daemon may hold.
+        for _ in 0..4096 {
+            stream.send(&"a".repeat(65_536)).await;
+        }
+    });
+    let (endless, post) = (endless.await.port().to_string(), crate::contacts::Post::start().await);
+    for (port, security) in [(&*endless, "none"), (post.port(), "starttls")] {
+        let from = ["--smtp-from", "us@example.org", "--smtp-security", security];
+        let daemon = Daemon::with(&[&["--smtp-host", "127.0.0.1", "--smtp-port", port], &from[..]].concat()).await;
+        let send = json!({ "contactId": "ann@example.org" });
+        let answer = daemon.call("POST", "/user-svc/otp/send", "", send).await;
+        assert_eq!(answer.status, 503, "{security}: {}", answer.text);
+        assert_eq!(answer.json()["code"], "user.mail_not_taken", "{security}");
+    }
+}
+
+#[tokio::test]
+async fn w165_strangers_who_ask_for_codes_keep_none_from_who_is_signed_in() {
+    let post = crate::contacts::Post::start().await;
+    let flags = ["--smtp-host", "127.0.0.1", "--smtp-port", post.port(), "--smtp-from", "us@example.org"];
+    let daemon = Daemon::with(&[&flags[..], &["--trusted-proxies", "127.0.0.0/8"]].concat()).await;
+    let (admin, ann, eve) = (daemon.admin().await, daemon.register("ann").await, daemon.register("eve").await);
+    let change = json!({ "currentPassword": "changeme", "newPassword": "another one" });
+    assert_eq!(status(&daemon, "POST", "/user-svc/change-password", &admin, change).await, 200);
+    let ask = async |address: &str, path: &str, token: &str| {
+        let body = json!({ "contactId": "ann@example.org" }).to_string().into_bytes();
+        daemon.send("POST", path, token, body, &[("x-forwarded-for", address)]).await.status.as_u16()
+    };
+    for n in 0..10 {
+        assert_eq!(ask(&format!("2001:db8:0:{n}::1"), "/user-svc/otp/send", "").await, 200);
+    }
+    assert_eq!(ask("192.0.2.1", "/user-svc/otp/send", "").await, 429);
+    // Nor does another account.
+    let mut as_eve = Vec::new();
+    for n in 2..6 {
+        as_eve.push(ask(&format!("192.0.2.{n}"), "/user-svc/self/contact", &eve).await);
+    }
+    assert_eq!(as_eve, [200, 200, 200, 429]);
+    assert_eq!(ask("192.0.2.1", "/user-svc/self/contact", &ann).await, 200);
 }

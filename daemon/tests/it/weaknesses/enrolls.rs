@@ -196,3 +196,69 @@ async fn w94_nobody_overwrites_the_permit_of_an_admin_under_an_id_of_its_own() {
     assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/zed:reset", &admin, Value::Null).await, 200);
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &zed, permit("reset", "zed:p", "zed")).await, 200);
 }
+
+#[tokio::test]
+async fn w162_what_came_by_a_contact_has_no_part_in_what_may_be_given_by_id() {
+    let (daemon, post) = start().await;
+    let (victim, other, eve) =
+        (daemon.register("victim").await, daemon.register("other").await, daemon.register("eve").await);
+    show(&daemon, &post, &victim, "x@example.org").await;
+    for n in 0..201 {
+        role(&daemon, &eve, &format!("eve:r{n}")).await;
+    }
+    let give = async |to: &Value, roles: std::ops::Range<usize>| {
+        let enroll = |n: usize| {
+            let mut enroll = to.clone();
+            enroll["role"] = json!(format!("eve:r{n}"));
+            enroll
+        };
+        let body = json!({ "enrolls": roles.map(enroll).collect::<Vec<_>>() });
+        daemon.call("PUT", "/user-svc/enrolls", &eve, body).await
+    };
+    assert_eq!(give(&json!({ "contactId": "x@example.org" }), 0..100).await.status, 200);
+    let mut told = Vec::new();
+    for token in [&victim, &other] {
+        let by_id = json!({ "userId": id_of(token) });
+        let mut of_account = Vec::new();
+        // One that the contact has not, then one that it has, then as many as one may give, then one of each kind more.
+        for roles in [100..101, 0..1, 101..199, 199..200, 1..2] {
+            let answer = give(&by_id, roles).await;
+            of_account.push((answer.status.as_u16(), answer.json()["code"].clone()));
+        }
+        told.push(of_account);
+    }
+    assert_eq!(told[0], told[1]);
+    let statuses: Vec<u16> = told[0].iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [200, 200, 200, 403, 403]);
+    // In organizations as well, and whoever else gave them.
+    let founding = json!({ "id": "org_eve" });
+    assert_eq!(status(&daemon, "POST", "/user-svc/organization", &eve, founding).await, 200);
+    for token in [&victim, &other] {
+        let add = json!({ "userId": id_of(token) });
+        assert_eq!(status(&daemon, "POST", "/user-svc/organization/org_eve/user", &eve, add).await, 403);
+    }
+}
+
+#[tokio::test]
+async fn w162_where_an_account_has_all_roles_that_it_may_those_by_a_contact_give_way_and_wait() {
+    let (daemon, post) = start().await;
+    let (admin, victim, eve) = (daemon.admin().await, daemon.register("victim").await, daemon.register("eve").await);
+    show(&daemon, &post, &victim, "x@example.org").await;
+    role(&daemon, &eve, "eve:r0").await;
+    for n in 0..1000 {
+        role(&daemon, &admin, &format!("openorch:r{n}")).await;
+    }
+    let enroll = |n: usize| json!({ "contactId": "x@example.org", "role": format!("openorch:r{n}") });
+    let save = async |enrolls: Vec<Value>| {
+        status(&daemon, "PUT", "/user-svc/enrolls", &admin, json!({ "enrolls": enrolls })).await
+    };
+    // It has one from the beginning.
+    assert_eq!(save((0..999).map(enroll).collect()).await, 200);
+    assert_ne!(save(vec![enroll(999)]).await, 200, "an admin is told that it has all it may");
+    let given = json!({ "enrolls": [{ "userId": id_of(&victim), "role": "eve:r0" }] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &eve, given).await, 200);
+    let all = pages(&daemon, &admin, &json!({ "userId": id_of(&victim), "limit": 500 })).await;
+    assert_eq!(entries(&all).len(), 1000);
+    let by_contact = pages(&daemon, &admin, &json!({ "contactId": "x@example.org", "limit": 500 })).await;
+    assert_eq!(entries(&by_contact).len(), 999, "one of them waits");
+}

@@ -337,3 +337,29 @@ async fn w144_who_lost_a_right_beside_the_one_that_let_it_in_writes_nothing_more
     let count = async || sessions().await.len();
     writes_no_more_without(&daemon, &narrow, calls, "/user-svc/grant/ends", count).await;
 }
+
+#[tokio::test]
+async fn w166_an_account_with_a_role_that_is_deleted_meanwhile_is_refused_and_not_tried_for_long() {
+    let tokens = std::sync::OnceLock::new();
+    let (daemon, sign_ins) = busy(async |daemon| {
+        let admin = daemon.admin().await;
+        let role = json!({ "id": "openorch:brief", "name": "B" });
+        assert_eq!(status(daemon, "POST", "/user-svc/role", &admin, role).await, 200);
+        tokens.set(admin).unwrap();
+    })
+    .await;
+    let admin = tokens.get().unwrap();
+    let ghost = json!({ "user": { "slug": "ghost", "name": "G" }, "password": "pass", "roleIds": ["openorch:brief"] });
+    let making = tokio::spawn({
+        let (daemon, admin) = (daemon.clone(), admin.clone());
+        async move { daemon.call("POST", "/user-svc/user", &admin, ghost).await }
+    });
+    for _ in 0..3 {
+        assert_eq!(status(&daemon, "POST", "/user-svc/self", admin, Value::Null).await, 200);
+    }
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/role/openorch:brief", admin, Value::Null).await, 200);
+    let refused = making.await.unwrap();
+    assert!(refused.status == 400 && refused.error().contains("no role"), "{}", refused.text);
+    drop(sign_ins);
+    assert_eq!(daemon.login("ghost", "pass", "").await.status, 400);
+}

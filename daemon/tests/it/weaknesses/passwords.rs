@@ -114,3 +114,43 @@ async fn w77_those_whose_turn_would_come_too_late_are_told_to_come_back_one_afte
         answers.iter().any(|answer| answer.status == 200) && answers.iter().all(|answer| answer.json() != Value::Null)
     );
 }
+
+#[tokio::test]
+async fn w163_strangers_from_very_many_networks_keep_nobody_out_who_is_known_or_on_the_machine() {
+    let daemon = open_daemon(&[
+        "--user-password-hash-max-wait",
+        "2s",
+        "--user-password-hash-concurrency",
+        "1",
+        "--trusted-proxies",
+        "127.0.0.0/8",
+    ])
+    .await;
+    let sign_in = async |daemon: &Daemon, address: &str, body: Value| {
+        let body = body.to_string().into_bytes();
+        daemon.send("POST", "/user-svc/login", "", body, &[("x-forwarded-for", address)]).await
+    };
+    let own = json!({ "slug": "openorch", "password": STRONG, "device": "home" });
+    assert_eq!(sign_in(&daemon, "203.0.113.1", own.clone()).await.status, 200);
+    let (daemon, mut strangers) = (std::sync::Arc::new(daemon), tokio::task::JoinSet::new());
+    for n in 0..1000 {
+        let daemon = daemon.clone();
+        strangers.spawn(async move {
+            // Of one customer, and of many.
+            let address =
+                if n % 2 == 0 { format!("2001:db8:1:{n:x}::1") } else { format!("198.51.{}.{}", n / 250, n % 250) };
+            let guess = json!({ "contact": { "value": format!("{n}@example.org") }, "password": "guess" });
+            sign_in(&daemon, &address, guess).await
+        });
+    }
+    strangers.join_next().await;
+    for _ in 0..3 {
+        let answer = sign_in(&daemon, "203.0.113.1", own.clone()).await;
+        assert_eq!(answer.status, 200, "from where it signed in before: {}", answer.text);
+        let answer = daemon.login("openorch", STRONG, "host").await;
+        assert_eq!(answer.status, 200, "on the machine: {}", answer.text);
+    }
+    let answers = strangers.join_all().await;
+    let refused = answers.iter().filter(|answer| answer.status == 429).count();
+    assert!(refused > 100, "there were too many of them: {refused}");
+}

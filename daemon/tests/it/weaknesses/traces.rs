@@ -298,3 +298,49 @@ async fn w90_a_name_with_a_space_in_it_is_told_as_one() {
     assert_eq!(found[0]["target"], format!("\"{lie}\" zed:x"));
     assert!(audit(&daemon, &admin, json!({ "operation": "saveEnrolls", "target": "user-svc:admin" })).await.is_empty());
 }
+
+#[tokio::test]
+async fn w160_no_byte_of_a_client_makes_it_the_proxy_that_it_comes_through() {
+    let daemon = Daemon::with(&["--trusted-proxies", "127.0.0.0/8"]).await;
+    let (admin, echo) = (admin_behind_a_proxy(&daemon).await, Echo::start().await);
+    let shop = daemon.register("shop-svc").await;
+    assert_eq!(daemon.put_instance(&shop, json!({ "url": echo.url })).await.status, 201);
+    let guess = json!({ "slug": "openorch", "password": "wrong" }).to_string().into_bytes();
+    for headers in [
+        [("x-forwarded-for", "\u{e9}, 203.0.113.5")],
+        [("forwarded", "for=\u{e9}, for=203.0.113.5")],
+        [("x-forwarded-for", "203.0.113.5, \u{e9}")],
+    ] {
+        for _ in 0..8 {
+            daemon.send("POST", "/user-svc/login", "", guess.clone(), &headers).await;
+        }
+    }
+    assert_eq!(daemon.login("openorch", "another one", "host").await.status, 200, "the operator is not locked out");
+    let of_client = async |address: &str| {
+        let refused = json!({ "operation": "login", "outcome": "refused", "limit": 1000 });
+        audit(&daemon, &admin, refused).await.iter().any(|entry| entry["clientIp"] == address)
+    };
+    daemon.until("the clients are told", async || of_client("203.0.113.5").await && of_client("100::").await).await;
+    assert!(!of_client("127.0.0.1").await);
+    let headers = [("x-forwarded-for", "\u{e9}, 203.0.113.5")];
+    let told = daemon.send("GET", "/shop-svc/x", "", Vec::new(), &headers).await.text;
+    assert!(told.contains("x-forwarded-for: unknown, 203.0.113.5, 127.0.0.1"), "{told}");
+}
+
+#[tokio::test]
+async fn w161_an_address_that_carries_that_of_a_proxy_is_not_the_proxy() {
+    let daemon = Daemon::with(&["--trusted-proxies", "127.0.0.0/8"]).await;
+    admin_behind_a_proxy(&daemon).await;
+    let guess = json!({ "slug": "openorch", "password": "wrong" }).to_string().into_bytes();
+    for carrier in ["64:ff9b::7f00:1", "2002:7f00:1::1", "::127.0.0.2"] {
+        let mut statuses = Vec::new();
+        for n in 0..6 {
+            let invented = format!("203.0.113.{n}, {carrier}");
+            let headers = [("x-forwarded-for", &*invented)];
+            let answer = daemon.send("POST", "/user-svc/login", "", guess.clone(), &headers).await;
+            statuses.push(answer.status.as_u16());
+        }
+        assert_eq!(statuses[5], 429, "{carrier}: what it says of others is not believed: {statuses:?}");
+    }
+    assert_eq!(daemon.login("openorch", "another one", "host").await.status, 200);
+}

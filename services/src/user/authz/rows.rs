@@ -117,6 +117,18 @@ impl RoleLinkRow {
         }
     }
 
+    /// What waits for whoever shows that the contact is its own, where it came by one: as it was before somebody did.
+    pub fn waiting(&self) -> Option<ContactEnrollRow> {
+        Some(ContactEnrollRow {
+            contact: self.by_contact.clone()?,
+            role_id: self.role_id.clone(),
+            app: self.app.clone(),
+            created_at: self.created_at,
+            created_by: self.created_by.clone(),
+            by_admin: self.by_admin,
+        })
+    }
+
     /// Whether it is of the daemon's own making, and not an account's that is no admin.
     pub fn is_trusted(&self) -> bool {
         self.by_admin || self.created_by.is_empty()

@@ -11,7 +11,10 @@ use crate::user::{
         rows::{INVITATIONS, ORGANIZATIONS},
         state::Directory,
     },
-    shared::rows::{CONTACTS, TOMBSTONES, UserRow},
+    shared::{
+        rows::{CONTACTS, TOMBSTONES, UserRow},
+        shown::shown,
+    },
 };
 
 /// What is kept for an account or was made by it, and the field that names the account.
@@ -87,12 +90,20 @@ impl Directory {
         }
         batch.push(self.accounts.users.create(&user.id, user)?);
         for link in links {
+            // One may have been deleted since it was named.
+            if !self.authz.rules().roles.contains_key(link.role_id.as_str()) {
+                return Err(no_such_role(&link.role_id));
+            }
             batch.0.extend(self.authz.in_app(&link.app)?);
             batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: link.role_id.clone() }));
             batch.push(self.authz.role_links.upsert(link.id(), link)?);
         }
         self.take_contacts(batch, user, tells).await
     }
+}
+
+pub fn no_such_role(id: &str) -> Error {
+    Error::invalid(format!("some roles are not found: there is no role `{}`", shown(id)))
 }
 
 /// The tombstone of an account's id. No slug has a colon.

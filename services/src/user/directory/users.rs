@@ -27,7 +27,12 @@ use crate::user::{
         rows::{CONTACT_ENROLLS, DelegationRow, ROLE_LINKS, RoleLinkRow},
         rules::{Change, Rules},
     },
-    directory::{new_account::id_tombstone, profile::Profile, rows::INVITATIONS, state::Directory},
+    directory::{
+        new_account::{id_tombstone, no_such_role},
+        profile::Profile,
+        rows::INVITATIONS,
+        state::Directory,
+    },
     shared::{
         accounts::{ADMIN_SLUG, refuse_built_in},
         rows::{CONTACTS, DEFAULT_APP, TombstoneRow, USERS, UserRow, search_prefix, search_prefixes},
@@ -102,7 +107,7 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
     let roles = request.role_ids.unwrap_or_else(|| vec![openorch_api::role::USER.to_owned()]);
     let rules = cx.authz.rules();
     if let Some(missing) = roles.iter().find(|role| !rules.roles.contains_key(role.as_str())) {
-        return Err(Error::invalid(format!("some roles are not found: there is no role `{missing}`")));
+        return Err(no_such_role(missing));
     }
     let app = match request.app_host.as_str() {
         "" => cx.caller()?.app.clone(),
@@ -121,7 +126,7 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
     let password = match request.password.filter(|password| !password.is_empty()) {
         Some(password) => {
             cx.authn.passwords.check_new_password(&password, cx.request.from_this_machine)?;
-            Some(cx.authn.passwords.hash_password(&password, false, Purpose::SignIn, cx.request.client_ip).await?)
+            Some(cx.authn.passwords.hash_password(&password, false, Purpose::KnownSignIn, cx.request.client_ip).await?)
         }
         None => None,
     };
@@ -166,7 +171,7 @@ pub async fn reset_password(
     refuse_built_in(&user)?;
     cx.authz.require_takeover(&cx.request.audit, caller, &user, &USER_PASSWORD_RESET).await?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
-    let row = cx.authn.passwords.hash_password(&new, is_default, Purpose::SignIn, cx.request.client_ip).await?;
+    let row = cx.authn.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.client_ip).await?;
     retry(|| async {
         // Hashing may have taken its time: what counts is what the caller may now, and what the account has by now.
         let caller = cx.authz.caller_now(caller, &USER_PASSWORD_RESET).await?;

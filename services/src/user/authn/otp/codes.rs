@@ -28,10 +28,13 @@ const DIGITS: usize = 6;
 /// network: one that is treated otherwise would tell that the account of the contact signs in from it.
 const PAUSE: i64 = 60;
 const HOURLY_TO_CONTACT: usize = 5;
-/// How many an hour all networks together are sent to one contact; and those from where its account signs in some more, so
-/// that strangers do not use them up.
+/// How many an hour are sent to one contact for all networks together; and for those from where its account signs in, which
+/// have their own, so that strangers do not use them up.
 const HOURLY_IN_ALL: usize = 10;
-const HOURLY_AT_HOME: usize = 15;
+const HOURLY_AT_HOME: usize = 5;
+/// Likewise for one account that is signed in, whose contact it may be as it may be another's, and for all such.
+const HOURLY_FOR_ACCOUNT: usize = 3;
+const HOURLY_FOR_ACCOUNTS: usize = 30;
 /// How many an hour are sent because one address or account asked.
 const HOURLY_FOR_CALLER: usize = 20;
 const HOUR: i64 = 3600;
@@ -54,11 +57,15 @@ impl Sendings {
         let mut next = Vec::new();
         let callers = asked.account.into_iter().chain([asked.network]);
         let by_caller = callers.map(|caller| (format!("for {caller}"), HOURLY_FOR_CALLER, 0));
-        let in_all = if asked.is_at_home { HOURLY_AT_HOME } else { HOURLY_IN_ALL };
-        let to_contact = [
-            (format!("to {contact} for {}", asked.network), HOURLY_TO_CONTACT, PAUSE),
-            (format!("to {contact}"), in_all, 0),
-        ];
+        let mut to_contact = vec![(format!("to {contact} for {}", asked.network), HOURLY_TO_CONTACT, PAUSE)];
+        match asked.account {
+            _ if asked.is_at_home => to_contact.push((format!("to {contact} at home"), HOURLY_AT_HOME, 0)),
+            Some(account) => to_contact.extend([
+                (format!("to {contact} for {account}"), HOURLY_FOR_ACCOUNT, 0),
+                (format!("to {contact} for accounts"), HOURLY_FOR_ACCOUNTS, 0),
+            ]),
+            None => to_contact.push((format!("to {contact}"), HOURLY_IN_ALL, 0)),
+        }
         for (key, most, pause) in by_caller.chain(to_contact) {
             let known = self.recent.get(&key).unwrap_or_default();
             let mut times: Vec<i64> = known.iter().copied().filter(|time| (0..HOUR).contains(&(now - time))).collect();
@@ -152,7 +159,7 @@ impl Codes {
             "Your code to {what_for} is {code}\n\nIt is good for ten minutes. Tell it to nobody. If you did not ask for it, \
              somebody typed your address by mistake, and you need do nothing.\n"
         );
-        self.platform.mailer.send(&mail_address(&row.contact), "Your code", text).await?;
+        self.platform.mailer.send(asked.network, &mail_address(&row.contact), "Your code", text).await?;
         Ok(Json(SendOtpResponse { otp_id: row.id }))
     }
 
@@ -233,17 +240,13 @@ mod tests {
     #[test]
     fn codes_to_a_contact_and_for_a_caller_are_few() {
         let sendings = Sendings::new();
-        let counts = |contact: &str, network: &str, is_at_home: bool, now: i64| {
-            let asked = Asked {
-                purpose: OtpPurpose::Register,
-                user_id: "",
-                account: None,
-                network,
-                app: "unnamed",
-                is_at_home,
-            };
+        let asks = |contact: &str, account: Option<&str>, network: &str, is_at_home: bool, now: i64| {
+            let asked =
+                Asked { purpose: OtpPurpose::Register, user_id: "", account, network, app: "unnamed", is_at_home };
             sendings.count(contact, &asked, now).is_ok()
         };
+        let counts =
+            |contact: &str, network: &str, is_at_home: bool, now: i64| asks(contact, None, network, is_at_home, now);
         assert!(counts("a@b.c", "192.0.2.1", false, 0));
         assert!(!counts("a@b.c", "192.0.2.1", false, 59));
         for is_at_home in [false, true] {
@@ -259,5 +262,11 @@ mod tests {
         let sent = (0..100).filter(|n| counts("c@b.c", &format!("203.0.113.{n}"), false, 0)).count();
         assert_eq!(sent, HOURLY_IN_ALL);
         assert!(counts("c@b.c", "192.0.2.9", true, 0), "strangers do not use up those at home");
+        let as_account = |account: &str, network: &str| asks("c@b.c", Some(account), network, false, 0);
+        assert!(as_account("usr_a", "192.0.2.10"), "nor those of who is signed in");
+        let sent = (0..20).filter(|n| as_account("usr_b", &format!("192.0.2.1{n}"))).count();
+        assert_eq!(sent, HOURLY_FOR_ACCOUNT, "nor does another account");
+        let sent = (0..100).filter(|n| as_account(&format!("usr_{n}"), &format!("198.51.100.{n}"))).count();
+        assert_eq!(sent, HOURLY_FOR_ACCOUNTS - HOURLY_FOR_ACCOUNT - 1);
     }
 }

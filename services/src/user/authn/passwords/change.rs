@@ -33,10 +33,11 @@ pub async fn change_password(cx: Cx<Authn>, Body(request): Body<ChangePasswordRe
         counted_as: &caller.user_id,
         user_id: &caller.user_id,
         address: cx.request.client_ip,
+        is_signed_in: true,
     };
     let stored = cx.passwords.match_password(&guess).await?.ok_or_else(incorrect)?.row.value;
     let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
-    let row = cx.passwords.hash_password(&new, is_default, Purpose::SignIn, cx.request.client_ip).await?;
+    let row = cx.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.client_ip).await?;
     retry(|| async {
         // The row may have changed by what a sign-in noted.
         let now = cx.passwords.rows.get(&caller.user_id).await?.filter(|now| now.value.hash == stored.hash);

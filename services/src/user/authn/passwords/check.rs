@@ -31,6 +31,8 @@ pub struct Guess<'a> {
     /// The account whose password it may be; empty where there is none.
     pub user_id: &'a str,
     pub address: IpAddr,
+    /// Its caller has a session of that account.
+    pub is_signed_in: bool,
 }
 
 /// A password that is right.
@@ -139,7 +141,7 @@ impl Passwords {
         let known = self.rows.get(guess.user_id).await?;
         let hash = known.as_ref().map_or(HASH_OF_NOBODY, |known| &known.value.hash).to_owned();
         self.recall_addresses(guess.counted_as).await;
-        let place = self.hashes.place(Purpose::SignIn, guess.address)?;
+        let place = self.hashes.place(self.purpose_of(guess), guess.address)?;
         let begun = self.throttle.begin(guess.counted_as, guess.address, self.now().0.as_second());
         let attempt = place.keep(begun).await??;
         let found = place.find(self.texts(guess.password), hash).await?;
@@ -161,8 +163,16 @@ impl Passwords {
         if now.hash == hash {
             return Ok(Some(version));
         }
-        let place = self.hashes.place(Purpose::SignIn, guess.address)?;
+        let place = self.hashes.place(self.purpose_of(guess), guess.address)?;
         Ok(place.find(self.texts(guess.password), now.hash).await?.map(|_| version))
+    }
+
+    /// Strangers never keep those waiting of whom something is known.
+    fn purpose_of(&self, guess: &Guess<'_>) -> Purpose {
+        match guess.is_signed_in || self.throttle.knows(guess.counted_as, guess.address) {
+            true => Purpose::KnownSignIn,
+            false => Purpose::SignIn,
+        }
     }
 
     /// The texts that a hash is compared with. How many there are depends on the password alone, so that the time that it
@@ -182,7 +192,7 @@ impl Passwords {
         let noted = async {
             let hash = match is_normalized {
                 true => before.hash.clone(),
-                false => self.hashes.hash(guess.password, Purpose::SignIn, guess.address).await?,
+                false => self.hashes.hash(guess.password, self.purpose_of(guess), guess.address).await?,
             };
             let row = PasswordRow { hash, meets_network_rule: meets, ..before.clone() };
             self.platform.store.commit(Batch::new().with(self.rows.replace(&id, &row, Some(version))?)).await?;

@@ -1,11 +1,13 @@
 //! The queue for password hashes: a bounded pool computes them, so that a storm of sign-ins cannot take all cores. Callers
-//! wait in a line for their purpose and their address, and the lines take turns: neither a flood of registrations nor one
-//! address shuts others out. A burst waits its turn; a caller whose turn would come later than [`HashSettings::max_wait`]
-//! is refused and told when to come back, the later the more were refused before it.
+//! wait in a line for their purpose and their network, and the lines take turns: first those for the purposes, so that
+//! strangers keep nobody waiting who signs in from where it did before or on this machine; then wide networks, then those
+//! within them, so that who has many of them is one. A burst waits its turn; a caller whose turn would come later than
+//! [`HashSettings::max_wait`] is refused and told when to come back, the later the more were refused before it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    ops::RangeInclusive,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -57,8 +59,8 @@ impl HashSettings {
 pub struct HashQueue {
     settings: HashSettings,
     turns: Semaphore,
-    registrations: Line,
-    sign_ins: Line,
+    /// By purpose.
+    lines: [Line; PURPOSES],
     hasher: Arc<Hasher>,
     /// What a turn costs on average, in microseconds.
     cost: Arc<AtomicU64>,
@@ -69,14 +71,28 @@ pub struct HashQueue {
 pub enum Purpose {
     /// For an account that is not there yet.
     Registration,
-    /// For an account that is there: its password is checked or replaced.
+    /// For an account that is there: its password is checked.
     SignIn,
+    /// For an account that has signed in from this network before, or that is signed in: its password is checked or replaced.
+    KnownSignIn,
+    /// Either of these from this machine, whatever was asked for.
+    LocalSignIn,
 }
+
+const PURPOSES: usize = 4;
+
+/// The networks that take turns, in bits of an IPv6 address, the widest first: what a customer is given at most, what it is
+/// given often, and the least (RFC 6177). An IPv4 address is alone in each of them.
+const WIDTHS: [u32; 3] = [48, 56, 64];
+/// The place of the narrowest, which other limits call an address.
+const ADDRESS: usize = WIDTHS.len() - 1;
+
+type Networks = [IpAddr; WIDTHS.len()];
 
 /// Those who wait for one purpose.
 struct Line {
     waiting: Mutex<Waiting>,
-    /// Who is next of all addresses; as many as may hash at once, so that the pool is never idle.
+    /// Who is next of all networks; as many as may hash at once, so that the pool is never idle.
     next: Semaphore,
 }
 
@@ -84,20 +100,21 @@ struct Line {
 struct Waiting {
     /// Places that are taken.
     all: usize,
-    by_address: HashMap<IpAddr, Queue>,
-    /// How many of each address have not begun to hash, where there are any.
-    by_length: BTreeSet<(usize, IpAddr)>,
+    /// By the place of their width in [`WIDTHS`], those within a wider one beside each other.
+    by_network: BTreeMap<(usize, IpAddr), Queue>,
+    /// Who has not begun to hash, by address and number.
+    idle: BTreeMap<(IpAddr, u64), Arc<Notify>>,
     /// The number of the next place.
     next: u64,
 }
 
-/// Those from one address.
+/// Those from one network.
 struct Queue {
-    /// Their places, and who of them has not begun to hash, by number.
+    /// Their places, and how many of these have not begun to hash.
     count: usize,
-    idle: BTreeMap<u64, Arc<Notify>>,
+    idle: usize,
     next: Arc<Semaphore>,
-    /// Callers that were refused and will come back; one fewer with each place that is given back.
+    /// Callers that were refused and will come back, of an address; one fewer with each place that is given back.
     refused: usize,
 }
 
@@ -105,9 +122,10 @@ struct Queue {
 pub struct Place<'a> {
     pool: &'a HashQueue,
     line: &'a Line,
-    address: IpAddr,
+    networks: Networks,
     number: u64,
-    next: Arc<Semaphore>,
+    /// Whose turn it is within each of the networks.
+    next: Vec<Arc<Semaphore>>,
     gave_way: Arc<Notify>,
     has_begun: AtomicBool,
     deadline: Instant,
@@ -119,8 +137,7 @@ impl HashQueue {
         let line = || Line { waiting: Mutex::default(), next: Semaphore::new(settings.concurrency) };
         HashQueue {
             turns: Semaphore::new(settings.concurrency),
-            registrations: line(),
-            sign_ins: line(),
+            lines: std::array::from_fn(|_| line()),
             hasher: Arc::default(),
             cost: Arc::new(FIRST_COST.into()),
             settings,
@@ -129,19 +146,22 @@ impl HashQueue {
 
     /// A place for a caller from this address, if its turn comes in time.
     pub fn place(&self, purpose: Purpose, address: IpAddr) -> Result<Place<'_>> {
-        let (line, other) = match purpose {
-            Purpose::Registration => (&self.registrations, &self.sign_ins),
-            Purpose::SignIn => (&self.sign_ins, &self.registrations),
+        let purpose = match purpose {
+            Purpose::SignIn | Purpose::KnownSignIn if address.is_loopback() => Purpose::LocalSignIn,
+            purpose => purpose,
         };
-        let address = network(address);
-        let in_other = other.waiting().all;
+        let line = &self.lines[purpose as usize];
+        let networks = networks(address);
+        let in_others: Vec<usize> = self.lines.iter().map(|line| line.waiting().all).collect();
         let mut waiting = line.waiting();
-        let from_here = waiting.by_address.get(&address).map_or(0, |queue| queue.count);
-        let ahead = waiting.ahead(from_here);
-        // The two lines take turns while there are callers in both.
-        let wait = self.duration_of(ahead + ahead.min(in_other));
+        let from_here = waiting.count_of(ADDRESS, networks[ADDRESS]);
+        let ahead = waiting.ahead(&networks);
+        // The lines take turns while there are callers in them.
+        let others = in_others.iter().enumerate().filter(|(at, _)| *at != purpose as usize);
+        let of_others: usize = others.map(|(_, all)| ahead.min(*all)).sum();
+        let wait = self.duration_of(ahead + of_others);
         if let Some(beyond) = wait.checked_sub(self.settings.max_wait).filter(|beyond| !beyond.is_zero()) {
-            let refused = waiting.by_address.get_mut(&address).map_or(0, |queue| {
+            let refused = waiting.by_network.get_mut(&(ADDRESS, networks[ADDRESS])).map_or(0, |queue| {
                 queue.refused += 1;
                 queue.refused
             });
@@ -154,13 +174,13 @@ impl HashQueue {
             )
             .after(seconds));
         }
-        if waiting.all >= MAX_WAITING && !waiting.make_room(from_here) {
+        if waiting.all >= MAX_WAITING && !waiting.make_room(&networks) {
             return Err(self.too_many(ahead));
         }
         let gave_way = Arc::new(Notify::new());
-        let (number, next) = waiting.enter(address, gave_way.clone(), self.settings.concurrency);
+        let (number, next) = waiting.enter(&networks, gave_way.clone(), self.settings.concurrency);
         let deadline = Instant::now() + self.settings.max_wait;
-        Ok(Place { pool: self, line, address, number, next, gave_way, has_begun: AtomicBool::new(false), deadline })
+        Ok(Place { pool: self, line, networks, number, next, gave_way, has_begun: AtomicBool::new(false), deadline })
     }
 
     /// The hash of a new password, in PHC string format.
@@ -196,59 +216,119 @@ impl Line {
 }
 
 impl Waiting {
-    /// Turns of this line that come before that of a newcomer whose address has so many places: the addresses take turns.
-    fn ahead(&self, from_here: usize) -> usize {
-        let before = |queue: &Queue| queue.count.min(from_here + 1);
-        self.by_address.values().map(before).sum()
+    /// The places of a network.
+    fn count_of(&self, width: usize, network: IpAddr) -> usize {
+        self.by_network.get(&(width, network)).map_or(0, |queue| queue.count)
     }
 
-    fn enter(&mut self, address: IpAddr, gives_way: Arc<Notify>, at_once: usize) -> (u64, Arc<Semaphore>) {
-        let fresh = || Queue { count: 0, idle: BTreeMap::new(), next: Arc::new(Semaphore::new(at_once)), refused: 0 };
-        let queue = self.by_address.entry(address).or_insert_with(fresh);
+    /// The networks of a width that take turns with the one of these: all of the widest, else those in the next wider one.
+    fn beside(&self, width: usize, networks: &Networks) -> impl Iterator<Item = (IpAddr, &Queue)> {
+        let range = match width.checked_sub(1) {
+            None => IpAddr::from([0; 4])..=IpAddr::from([u8::MAX; 16]),
+            Some(wider) => within(networks[wider], WIDTHS[wider]),
+        };
+        let keys = (width, *range.start())..=(width, *range.end());
+        self.by_network.range(keys).map(|((_, network), queue)| (*network, queue))
+    }
+
+    /// The one of these of which the most have not begun to hash, and how many.
+    fn most_crowded(&self, width: usize, networks: &Networks) -> Option<(usize, IpAddr)> {
+        self.beside(width, networks).map(|(network, queue)| (queue.idle, network)).max()
+    }
+
+    /// Turns of this line that come before that of a newcomer from these networks.
+    fn ahead(&self, networks: &Networks) -> usize {
+        let own = self.count_of(ADDRESS, networks[ADDRESS]);
+        (0..WIDTHS.len()).rev().fold(own, |ahead, width| {
+            let others = self.beside(width, networks).filter(|(network, _)| *network != networks[width]);
+            ahead + others.map(|(_, queue)| queue.count.min(ahead + 1)).sum::<usize>()
+        })
+    }
+
+    fn enter(&mut self, networks: &Networks, gives_way: Arc<Notify>, at_once: usize) -> (u64, Vec<Arc<Semaphore>>) {
+        let fresh = || Queue { count: 0, idle: 0, next: Arc::new(Semaphore::new(at_once)), refused: 0 };
         let number = self.next;
-        self.by_length.remove(&(queue.idle.len(), address));
-        queue.idle.insert(number, gives_way);
-        self.by_length.insert((queue.idle.len(), address));
-        queue.count += 1;
+        let mut next = Vec::new();
+        for key in keys(networks) {
+            let queue = self.by_network.entry(key).or_insert_with(fresh);
+            queue.count += 1;
+            queue.idle += 1;
+            next.push(queue.next.clone());
+        }
+        self.idle.insert((networks[ADDRESS], number), gives_way);
         self.all += 1;
         self.next += 1;
-        (number, queue.next.clone())
+        (number, next)
     }
 
     /// Takes one out of those that have not begun to hash, if it was among them and has not given way.
-    fn take_idle(&mut self, address: IpAddr, number: u64) -> Option<Arc<Notify>> {
-        let queue = self.by_address.get_mut(&address)?;
-        let length = queue.idle.len();
-        let taken = queue.idle.remove(&number)?;
-        self.by_length.remove(&(length, address));
-        if length > 1 {
-            self.by_length.insert((length - 1, address));
+    fn take_idle(&mut self, networks: &Networks, number: u64) -> Option<Arc<Notify>> {
+        let taken = self.idle.remove(&(networks[ADDRESS], number))?;
+        for key in keys(networks) {
+            if let Some(queue) = self.by_network.get_mut(&key) {
+                queue.idle -= 1;
+            }
         }
         Some(taken)
     }
 
-    fn leave(&mut self, address: IpAddr) {
+    fn leave(&mut self, networks: &Networks) {
         self.all -= 1;
-        if let Some(queue) = self.by_address.get_mut(&address) {
+        for key in keys(networks) {
+            let Some(queue) = self.by_network.get_mut(&key) else { continue };
             queue.count -= 1;
             queue.refused = queue.refused.saturating_sub(1);
             if queue.count == 0 {
-                self.by_address.remove(&address);
+                self.by_network.remove(&key);
             }
         }
     }
 
-    /// Takes the place of the newest of the address that has the most, for a newcomer whose address has still fewer when
-    /// it is in: else they would only change places, and one who waits alone would not be safe.
-    fn make_room(&mut self, from_here: usize) -> bool {
-        let Some((_, address)) = self.by_length.last().copied().filter(|(most, _)| from_here + 1 < *most) else {
-            return false;
-        };
-        let newest = self.by_address.get(&address).and_then(|queue| queue.idle.keys().next_back().copied());
-        let Some(gives_way) = newest.and_then(|newest| self.take_idle(address, newest)) else { return false };
-        self.leave(address);
-        gives_way.notify_one();
-        true
+    /// Takes the place of the newest of the network that has the most, for a newcomer whose network has still fewer when
+    /// it is in: else they would only change places, and one who waits alone would not be safe. Where the newcomer's own
+    /// has the most, the same within that.
+    fn make_room(&mut self, networks: &Networks) -> bool {
+        for (width, own) in networks.iter().enumerate() {
+            let Some((most, mut crowded)) = self.most_crowded(width, networks) else { continue };
+            if self.count_of(width, *own) + 1 >= most {
+                continue;
+            }
+            for narrower in width + 1..WIDTHS.len() {
+                let mut wider = *networks;
+                wider[narrower - 1] = crowded;
+                crowded = self.most_crowded(narrower, &wider).map_or(crowded, |(_, network)| network);
+            }
+            let newest =
+                self.idle.range((crowded, 0)..=(crowded, u64::MAX)).next_back().map(|((_, number), _)| *number);
+            let crowded = self::networks(crowded);
+            let Some(gives_way) = newest.and_then(|newest| self.take_idle(&crowded, newest)) else { return false };
+            self.leave(&crowded);
+            gives_way.notify_one();
+            return true;
+        }
+        false
+    }
+}
+
+/// The networks of an address, the widest first.
+fn networks(address: IpAddr) -> Networks {
+    let address = network(address);
+    WIDTHS.map(|bits| *within(address, bits).start())
+}
+
+fn keys(networks: &Networks) -> impl Iterator<Item = (usize, IpAddr)> {
+    networks.iter().copied().enumerate()
+}
+
+/// The addresses of the network of so many bits that an IPv6 address is in; an IPv4 address alone.
+fn within(address: IpAddr, bits: u32) -> RangeInclusive<IpAddr> {
+    match address {
+        IpAddr::V4(_) => address..=address,
+        IpAddr::V6(v6) => {
+            let rest = u128::MAX >> bits;
+            let first = u128::from(v6) & !rest;
+            Ipv6Addr::from(first).into()..=Ipv6Addr::from(first | rest).into()
+        }
     }
 }
 
@@ -258,16 +338,19 @@ impl Place<'_> {
         self.take_turn(move |hasher| hasher.find(&texts, &hash)).await?
     }
 
-    /// First come, first served: within the address, then among addresses, then among purposes.
+    /// First come, first served: within the address, then among those of each wider network, then among purposes.
     async fn take_turn<T: Send + 'static>(self, work: impl FnOnce(&Hasher) -> T + Send + 'static) -> Result<T> {
         let turn = async {
-            let of_address = self.next.acquire().await.map_err(Error::internal)?;
+            let mut of_networks = Vec::new();
+            for next in self.next.iter().rev() {
+                of_networks.push(next.acquire().await.map_err(Error::internal)?);
+            }
             let of_line = self.line.next.acquire().await.map_err(Error::internal)?;
             let turn = self.pool.turns.acquire().await.map_err(Error::internal)?;
-            Ok::<_, Error>((of_address, of_line, turn))
+            Ok::<_, Error>((of_networks, of_line, turn))
         };
         let _turn = self.keep(turn).await??;
-        if self.line.waiting().take_idle(self.address, self.number).is_none() {
+        if self.line.waiting().take_idle(&self.networks, self.number).is_none() {
             return Err(self.refusal());
         }
         self.has_begun.store(true, Ordering::Relaxed);
@@ -293,7 +376,7 @@ impl Place<'_> {
     }
 
     fn refusal(&self) -> Error {
-        let from_here = self.line.waiting().by_address.get(&self.address).map_or(0, |queue| queue.count);
+        let from_here = self.line.waiting().count_of(ADDRESS, self.networks[ADDRESS]);
         self.pool.too_many(from_here)
     }
 }
@@ -302,8 +385,8 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut waiting = self.line.waiting();
         // Who gave way has no place any more.
-        if self.has_begun.load(Ordering::Relaxed) || waiting.take_idle(self.address, self.number).is_some() {
-            waiting.leave(self.address);
+        if self.has_begun.load(Ordering::Relaxed) || waiting.take_idle(&self.networks, self.number).is_some() {
+            waiting.leave(&self.networks);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use openorch_api::user::errors;
 use openorch_chassis::{Caller, Error, Result};
 use openorch_store::{Batch, Filter, Guard, Query, Write};
+use serde_json::Value;
 
 use crate::user::{
     authz::{
@@ -32,6 +33,31 @@ fn most_by_others(given: u64) -> u64 {
     MAX_BY_OTHERS.iter().find(|(own, _)| given < *own).map_or(0, |(_, most)| *most)
 }
 
+/// Which roles of an account bound what others may give it. Whose a contact is must not show by what is given to the account
+/// by its id: what came by a contact has no part in that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Counted {
+    ById,
+    /// For what is given for a contact, which waits where there is no room for it, and does not tell.
+    All,
+}
+
+impl Counted {
+    fn of(link: &RoleLinkRow) -> Counted {
+        if link.by_contact.is_none() { Counted::ById } else { Counted::All }
+    }
+
+    /// With what is to be counted besides.
+    fn filters(self, mut filters: Vec<Filter>) -> Vec<Filter> {
+        filters.extend((self == Counted::ById).then(|| Filter::equals("byContact", Value::Null)));
+        filters
+    }
+
+    fn has(self, link: &RoleLinkRow) -> bool {
+        self == Counted::All || link.by_contact.is_none()
+    }
+}
+
 /// A batch that gives roles to accounts.
 #[derive(Default)]
 pub struct Giving {
@@ -40,8 +66,10 @@ pub struct Giving {
     pub links: BTreeMap<String, RoleLinkRow>,
     /// For each role that is given to whose a contact is, that contact.
     pub contacts: Vec<String>,
-    /// How many roles others than admins may have given to these accounts when it is written.
-    bounded: BTreeMap<String, u64>,
+    /// How many roles others than admins may have given to these accounts when it is written, and which are counted.
+    bounded: BTreeMap<(String, Counted), u64>,
+    /// Roles that came by a contact and wait again, since their account has no room for them any more: by account, their ids.
+    set_aside: BTreeMap<String, BTreeSet<String>>,
     /// Who gives without being admin; none where roles are given that waited, which count already.
     giver: Option<String>,
     /// How many roles the giver gave before, to accounts and for contacts that wait, and how many this batch adds.
@@ -58,7 +86,7 @@ impl Giving {
     fn add(&mut self, write: Write, link: RoleLinkRow, most_by_others: u64) {
         self.batch.push(write);
         if link.is_by_other() {
-            let most = self.bounded.entry(link.user_id.clone()).or_default();
+            let most = self.bounded.entry((link.user_id.clone(), Counted::of(&link))).or_default();
             *most = most_by_others.max(*most);
         }
         self.links.insert(link.id(), link);
@@ -73,7 +101,10 @@ impl Giving {
     pub fn batch(self, limits: &AccessLimits) -> Batch {
         let accounts = self.accounts();
         let all = accounts.iter().map(|id| Guard::at_most(ROLE_LINKS.name, of_account(id), MAX_ROLES));
-        let by_others = self.bounded.iter().map(|(id, most)| Guard::at_most(ROLE_LINKS.name, by_others(id), *most));
+        let by_others = self
+            .bounded
+            .iter()
+            .map(|((id, counted), most)| Guard::at_most(ROLE_LINKS.name, counted.filters(by_others(id)), *most));
         let by_giver = self.giver.iter().filter(|_| self.given_here > 0).flat_map(|id| {
             let (links, waits) = self.most_given(limits.role_assignments);
             [
@@ -214,9 +245,11 @@ impl Authz {
     /// Whether the account of this link may be given one more role by its giver, what the batch gives already counted; and
     /// then how many others than admins may have given it.
     pub async fn has_room(&self, giving: &Giving, link: &RoleLinkRow) -> Result<Result<u64>> {
-        let stored = async |filters: Vec<Filter>| self.role_links.count(&filters).await;
+        let counted = Counted::of(link);
+        let stored = async |filters: Vec<Filter>| self.role_links.count(&counted.filters(filters)).await;
         let here = |fits: &dyn Fn(&RoleLinkRow) -> bool| {
-            giving.links.values().filter(|other| other.user_id == link.user_id && fits(other)).count() as u64
+            let of_account = giving.links.values().filter(|other| other.user_id == link.user_id && counted.has(other));
+            of_account.filter(|other| fits(other)).count() as u64
         };
         let id = link.user_id.as_str();
         if stored(of_account(id)).await? + here(&|_| true) >= MAX_ROLES {
@@ -260,8 +293,39 @@ impl Authz {
         let user = self.accounts.users.get(&link.user_id).await?.ok_or_else(unknown)?;
         refuse_built_in(&user.value)?;
         let most = self.has_room(giving, &link).await??;
+        self.set_aside(giving, &link.user_id).await?;
         giving.batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: link.user_id.clone() }));
         giving.add(self.role_links.create(link.id(), &link)?, link, most);
+        Ok(())
+    }
+
+    /// Adds that an account which came to a role by a contact has it by its id from now on, and that the contact waits: as if
+    /// nobody had shown yet that it is its own. Refused as if it had not come to it.
+    pub async fn give_by_id(&self, giving: &mut Giving, link: &RoleLinkRow, waits: &ContactEnrollRow) -> Result<()> {
+        let most = self.has_room(giving, link).await??;
+        giving.batch.push(self.contact_enrolls.upsert(waits.id(), waits)?);
+        giving.add(self.role_links.upsert(link.id(), link)?, link.clone(), most);
+        Ok(())
+    }
+
+    /// Where an account has no room for one more role, one that came by a contact waits again, rather one that is not an
+    /// admin's: whoever gives one by the account's id is not told that the account has such.
+    async fn set_aside(&self, giving: &mut Giving, user_id: &str) -> Result<()> {
+        let here = giving.links.values().filter(|link| link.user_id == user_id).count() as u64;
+        let gone = giving.set_aside.entry(user_id.to_owned()).or_default();
+        if self.role_links.count(&of_account(user_id)).await? + here < MAX_ROLES + gone.len() as u64 {
+            return Ok(());
+        }
+        let came = Filter::range("byContact", Some("".into()), None);
+        let mut came = self.role_links.find(&Query::all().equals("userId", user_id).filter(came)).await?;
+        came.retain(|row| !gone.contains(&row.id) && !giving.links.contains_key(&row.id));
+        came.sort_by_key(|row| row.value.by_admin);
+        let Some(row) = came.into_iter().next() else { return Ok(()) };
+        giving.batch.push(self.role_links.delete(&row.id, Some(row.version)));
+        if let Some(waits) = row.value.waiting() {
+            giving.batch.push(self.contact_enrolls.upsert(waits.id(), &waits)?);
+        }
+        gone.insert(row.id);
         Ok(())
     }
 

@@ -365,20 +365,9 @@ impl Authz {
             None => None,
         };
         if let (Some(known), Some(link)) = (&known, &link) {
-            if let (Some(contact), None, false) = (&known.by_contact, &by_contact, known.by_admin || caller.is_admin())
-            {
-                // Had by its id from now on, and the contact waits: as if nobody had shown yet that it is its own.
-                let waits = ContactEnrollRow {
-                    contact: contact.clone(),
-                    role_id: known.role_id.clone(),
-                    app: known.app.clone(),
-                    created_at: known.created_at,
-                    created_by: known.created_by.clone(),
-                    by_admin: known.by_admin,
-                };
+            if let (Some(waits), None, false) = (known.waiting(), &by_contact, known.by_admin || caller.is_admin()) {
                 self.count_given(giving, caller).await?;
-                giving.batch.push(self.contact_enrolls.upsert(waits.id(), &waits)?);
-                giving.batch.push(self.role_links.upsert(link.id(), link)?);
+                self.give_by_id(giving, link, &waits).await?;
                 return Ok(Enroll::from(link.clone()));
             }
             let is_same_way = known.contact_enroll_id == link.contact_enroll_id;
