@@ -1,5 +1,7 @@
 //! Whose a contact is: who learns that, and where mail goes.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -207,11 +209,16 @@ async fn w97_who_signs_in_with_a_contact_gets_codes_though_strangers_ask_for_the
 
 #[tokio::test]
 async fn w164_a_mail_server_that_never_ends_its_line_or_offers_no_encryption_is_at_fault_itself() {
-    let endless = openorch_test_support::wire::listen(|mut stream, _| async move {
-        stream.send("220 ").await;
-        // Ends with the connection; in all, more than the daemon may hold.
-        for _ in 0..4096 {
-            stream.send(&"a".repeat(65_536)).await;
+    let taken = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let endless = openorch_test_support::wire::listen({
+        let taken = taken.clone();
+        move |mut stream, _| {
+            let taken = taken.clone();
+            async move {
+                stream.send("220 ").await;
+                // In all more than one message may take of memory; it ends with the connection.
+                while taken.fetch_add(64, Ordering::Relaxed) < 1 << 18 && stream.send(&"a".repeat(64 << 10)).await {}
+            }
         }
     });
     let (endless, post) = (endless.await.port().to_string(), crate::contacts::Post::start().await);
@@ -223,6 +230,9 @@ async fn w164_a_mail_server_that_never_ends_its_line_or_offers_no_encryption_is_
         assert_eq!(answer.status, 503, "{security}: {}", answer.text);
         assert_eq!(answer.json()["code"], "user.mail_not_taken", "{security}");
     }
+    // Buffers of the connection included.
+    let taken = taken.load(Ordering::Relaxed);
+    assert!(taken < 64 << 10, "{taken} KiB were taken of it");
 }
 
 #[tokio::test]
