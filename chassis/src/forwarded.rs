@@ -315,19 +315,45 @@ fn said<'a>(headers: &'a HeaderMap, name: &HeaderName, key: &str) -> Option<Opti
 
 /// A parameter of an element of `Forwarded` (RFC 7239, 4), without quotes.
 fn parameter<'a>(element: &'a str, key: &str) -> Option<&'a str> {
-    let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let pairs = rsplit(element.as_bytes(), b';', true).filter_map(|pair| str::from_utf8(pair).ok()?.split_once('='));
     let mut given = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(key));
-    given.next_back().map(|(_, given)| given.trim().trim_matches('"'))
+    given.next().map(|(_, given)| given.trim().trim_matches('"'))
 }
 
 /// The elements of a header's list, the last one first; `None` for one that is no ASCII text. Bytes are split: one of a
 /// client's that cannot be read takes nothing away that a proxy wrote behind it.
 fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Option<&'a str>> + use<'a> {
-    let lines = headers.get_all(name).iter().rev();
-    let elements = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let (lines, has_quotes) = (headers.get_all(name).iter().rev(), *name == header::FORWARDED);
+    let elements = lines.flat_map(move |line| rsplit(line.as_bytes(), b',', has_quotes)).map(<[u8]>::trim_ascii);
     elements
         .filter(|element| !element.is_empty())
         .map(|element| str::from_utf8(element).ok().filter(|text| text.is_ascii()))
+}
+
+/// The parts of a list, the last one first. With quotes, what is between them is no separator (RFC 9110, 5.6.4): a client
+/// may have chosen what a proxy quotes. They are read from the end, where the proxies write, so that one that a client left
+/// open takes nothing away that a proxy wrote behind it.
+fn rsplit(list: &[u8], separator: u8, has_quotes: bool) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(list);
+    std::iter::from_fn(move || {
+        let list = rest?;
+        let mut is_quoted = false;
+        let is_separator = |at: &usize| {
+            let before = &list[..*at];
+            match list[*at] {
+                b'"' if has_quotes => {
+                    let backslashes = before.iter().rev().take_while(|byte| **byte == b'\\').count();
+                    // A quote within quotes, where it is escaped.
+                    is_quoted = !is_quoted || backslashes % 2 == 1;
+                    false
+                }
+                byte => byte == separator && !is_quoted,
+            }
+        };
+        let at = (0..list.len()).rev().find(is_separator);
+        rest = at.map(|at| &list[..at]);
+        Some(&list[at.map_or(0, |at| at + 1)..])
+    })
 }
 
 /// An address without quotes and port; what is no address (`unknown`, `_hidden`) only with harmless letters.
@@ -423,6 +449,11 @@ mod tests {
             ("10.0.0.1:5", &[("forwarded", "for=\u{e9}, for=9.9.9.9;proto=https")], "9.9.9.9", true),
             ("10.0.0.1:5", &[("forwarded", "for=\", for=9.9.9.9")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("x-real-ip", "10.0.0.9, 9.9.9.9")], "9.9.9.9", false),
+            // What a proxy quotes may be the client's choice.
+            ("10.0.0.1:5", &[("forwarded", "for=9.9.9.9;host=\"a, for=6.6.6.6\"")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("forwarded", "for=9.9.9.9;host=\"a;for=6.6.6.6;proto=https\"")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("forwarded", "for=9.9.9.9;host=\"a\\\", for=6.6.6.6\"")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("forwarded", "for=6.6.6.6, x=\", for=9.9.9.9;host=\"b\"")], "9.9.9.9", false),
             // Addresses that carry an IPv4 address are not that address, but for mapped ones.
             ("[::10.0.0.1]:5", &[("x-forwarded-for", "9.9.9.9")], "::10.0.0.1", false),
             ("[2002:a00:1::66]:5", &[("x-forwarded-for", "9.9.9.9")], "2002:a00:1::66", false),
