@@ -43,7 +43,7 @@ pub enum Effect {
 /// What comes of a call that is made twice, which decides whether a client may try it again (contract decision 34).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// Doing it twice is doing it once: the state is the same, though the second answer may say that nothing was left to do.
+    /// The operation is idempotent: a repeat leaves the same state, though its answer may differ.
     Natural,
     /// With the header `Idempotency-Key` the second call is given the answer of the first. It is one batch, and its answer,
     /// which holds no secret, is stored with it.
@@ -103,7 +103,7 @@ pub struct Guard {
 pub struct Condition {
     /// Who passes, for the document: "an admin of the organization".
     pub who: &'static str,
-    /// With which others are refused.
+    /// The error for callers that do not meet the condition.
     pub refusal: &'static ErrorCode,
 }
 
@@ -272,7 +272,7 @@ impl Row {
             list.push(&request::LIST_TOO_LONG);
         }
         if matches!(self.stream(), Some(Stream::Events(_))) {
-            list.push(&access::TOO_MANY_STREAMS);
+            list.extend([&access::TOO_MANY_STREAMS, &access::STREAMS_FULL]);
         }
         if !matches!(self.access, Access::Public) {
             list.extend([

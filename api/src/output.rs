@@ -81,7 +81,7 @@ impl Encoded {
     }
 }
 
-/// Bytes that are made once and the same for everybody, with what tells them from others.
+/// Bytes that are made once and the same for everybody, with their entity tag.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     pub bytes: Bytes,

@@ -26,7 +26,7 @@ pub static SERVICE: crate::Service = crate::Service {
 errors! {
     BACKUP_RUNNING 409 "platform.backup_running" "another backup is being made"
         "wait for it";
-    NOT_IN_BATCH 403 "platform.not_in_batch" "the operation cannot be called in a batch: its answer holds a token or is no JSON, it needs no sign-in and changes something, or it is the batch itself"
+    NOT_IN_BATCH 400 "platform.not_in_batch" "the operation cannot be called in a batch: operations that answer with a token, answer with something other than JSON, change something without a sign-in, or are the batch itself"
         "call it by itself";
     CALL_SKIPPED 424 "platform.call_skipped" "a call before this one failed, and the batch stops at the first failure"
         "correct that call, then send those that were not made";
@@ -70,8 +70,8 @@ ops! {
     /// Call up to 20 operations by their ids, one after the other.
     ///
     /// Each call is answered in its place with the status and the body that it has by itself, or with its error and code;
-    /// those before it stand, also where a later one fails: a batch is no transaction. Each counts as a call that writes, is
-    /// checked for its own rights, and leaves its own entry in the audit log, which names this operation as its parent. An
+    /// those before it stand, also where a later one fails: a batch is no transaction. Each counts as a call that writes,
+    /// unless the caller is an admin or the call ends sessions, is checked for its own rights, and leaves its own entry in the audit log, which names this operation as its parent. An
     /// operation whose answer holds a token or is no JSON cannot be called here, nor a public one that changes something.
     CALL_OPERATIONS "callOperations" = POST "/platform-svc/calls"
         (Body<CallOperationsRequest>) -> Json<CallOperationsResponse>,

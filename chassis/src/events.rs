@@ -86,15 +86,14 @@ impl Streams {
         let EventSettings { max_streams, max_streams_per_account, .. } = self.settings;
         if open.values().sum::<usize>() >= max_streams {
             return Err(Error::new(
-                &access::TOO_MANY_STREAMS,
+                &access::STREAMS_FULL,
                 format!(
                     "{max_streams} streams of events are open, as many as there may be (OPENORCH_EVENTS_MAX_STREAMS); \
                      try again when some have ended"
                 ),
             ));
         }
-        let own = open.entry(asker.clone()).or_default();
-        if *own >= max_streams_per_account {
+        if open.get(&asker).is_some_and(|own| *own >= max_streams_per_account) || max_streams_per_account == 0 {
             return Err(Error::new(
                 &access::TOO_MANY_STREAMS,
                 format!(
@@ -103,7 +102,7 @@ impl Streams {
                 ),
             ));
         }
-        *own += 1;
+        *open.entry(asker.clone()).or_default() += 1;
         Ok(StreamPlace { streams: self.clone(), asker })
     }
 

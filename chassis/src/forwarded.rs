@@ -210,10 +210,10 @@ impl Hop {
             }
         }
         // The last value is the one that the proxy next to us wrote; those before it may be the client's.
-        if let Some(proto) = said(headers, &X_FORWARDED_PROTO, "proto") {
+        if let Some(proto) = said(headers, &X_FORWARDED_PROTO, "proto", proxies) {
             client.https = proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
         }
-        if let Some(Some(host)) = said(headers, &X_FORWARDED_HOST, "host") {
+        if let Some(Some(host)) = said(headers, &X_FORWARDED_HOST, "host", proxies) {
             client.host = HeaderValue::from_str(host).ok().or(client.host);
         }
         client
@@ -302,15 +302,23 @@ fn chain(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
     nodes.map(move |element| if is_forwarded { parameter(element?, "for") } else { element })
 }
 
-/// The last value of a header, else the parameter of the last `Forwarded` that has it, where the chain is read from
-/// that. `Some(None)` where it cannot be read.
-fn said<'a>(headers: &'a HeaderMap, name: &HeaderName, key: &str) -> Option<Option<&'a str>> {
+/// The last value of a header, else the parameter of the last `Forwarded` that has it and that a proxy wrote, where the chain
+/// is read from that: an element is a proxy's as long as those behind it name proxies. `Some(None)` where it cannot be read.
+fn said<'a>(headers: &'a HeaderMap, name: &HeaderName, key: &str, proxies: &NetworkList) -> Option<Option<&'a str>> {
     let last = elements(headers, name).next();
     if last.is_some() || headers.contains_key(X_FORWARDED_FOR) {
         return last;
     }
-    let mut forwarded = elements(headers, &header::FORWARDED).take(MAX_CHAIN);
-    forwarded.find_map(|element| parameter(element?, key)).map(Some)
+    for element in elements(headers, &header::FORWARDED).take(MAX_CHAIN) {
+        let element = element?;
+        if let Some(given) = parameter(element, key) {
+            return Some(Some(given));
+        }
+        if !parameter(element, "for").and_then(node_address).is_some_and(|node| proxies.contains(node)) {
+            return None;
+        }
+    }
+    None
 }
 
 /// A parameter of an element of `Forwarded` (RFC 7239, 4), without quotes.
@@ -454,6 +462,9 @@ mod tests {
             ("10.0.0.1:5", &[("forwarded", "for=9.9.9.9;host=\"a;for=6.6.6.6;proto=https\"")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("forwarded", "for=9.9.9.9;host=\"a\\\", for=6.6.6.6\"")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("forwarded", "for=6.6.6.6, x=\", for=9.9.9.9;host=\"b\"")], "9.9.9.9", false),
+            // What a client says of itself is not the proxy's word.
+            ("10.0.0.1:5", &[("forwarded", "for=6.6.6.6;proto=https, for=9.9.9.9")], "9.9.9.9", false),
+            ("10.0.0.1:5", &[("forwarded", "for=9.9.9.9;proto=https, for=10.0.0.7")], "9.9.9.9", true),
             // Addresses that carry an IPv4 address are not that address, but for mapped ones.
             ("[::10.0.0.1]:5", &[("x-forwarded-for", "9.9.9.9")], "::10.0.0.1", false),
             ("[2002:a00:1::66]:5", &[("x-forwarded-for", "9.9.9.9")], "2002:a00:1::66", false),

@@ -29,7 +29,7 @@ impl RequestMonitor {
         self.requests.is_followed()
     }
 
-    /// A request ended that took so long. When it began is found out here.
+    /// Publishes a request that has ended. Its start is computed from `took`.
     pub fn ended(&self, mut seen: RequestSeen, took: Duration) {
         let now = self.clock.now();
         seen.at = Time(now.checked_sub(took).unwrap_or(now));

@@ -5,10 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -30,13 +27,11 @@ const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Characters of a key.
 const MAX_KEY: usize = 255;
 /// Bytes of an answer that is stored.
-const MAX_ANSWER: usize = 64 << 10;
+const MAX_ANSWER: usize = 16 << 10;
 /// Answers of one account, whatever the setting says: they are deleted with it in one batch.
 const MAX_PER_ACCOUNT: u64 = 10_000;
 /// Answers that are removed in one batch.
 const AT_ONCE: u64 = 1000;
-/// The number of stored answers is not known.
-const NOT_COUNTED: u64 = u64::MAX;
 
 /// Bounds on the stored answers.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +45,6 @@ pub struct Limits {
 pub(crate) struct StoredAnswer {
     at: Time,
     account_id: String,
-    operation: String,
     /// A [`Sealed`], for this id alone.
     sealed: String,
 }
@@ -71,8 +65,8 @@ pub struct Repeats {
     limits: Limits,
     /// By account, the ids of the answers that their calls will store.
     in_flight: Mutex<HashMap<Arc<str>, HashSet<String>>>,
-    /// About how many are stored: counted once, then kept by what is written.
-    count: AtomicU64,
+    /// About how many are stored, where they were counted: kept by what is written.
+    count: Mutex<Option<u64>>,
 }
 
 /// What is known of a call with a key before it is made.
@@ -132,7 +126,7 @@ impl Repeats {
         limits: Limits,
     ) -> Arc<Repeats> {
         let limits = Limits { per_account: limits.per_account.min(MAX_PER_ACCOUNT), ..limits };
-        let (answers, count) = (Table::new(store, &ANSWERS), AtomicU64::new(NOT_COUNTED));
+        let (answers, count) = (Table::new(store, &ANSWERS), Mutex::default());
         Arc::new(Repeats { answers, clock, ages, seal, limits, in_flight: Mutex::default(), count })
     }
 
@@ -210,11 +204,15 @@ impl Repeats {
             )
             .after(3600));
         }
-        if self.count.load(Ordering::Relaxed) == NOT_COUNTED {
-            let count = self.answers.count(&[]).await?;
-            self.count.store(count, Ordering::Relaxed);
-        }
-        if self.count.load(Ordering::Relaxed) >= total {
+        let known = *lock(&self.count);
+        let count = match known {
+            Some(count) => count,
+            None => {
+                let count = self.answers.count(&[]).await?;
+                *lock(&self.count).insert(count)
+            }
+        };
+        if count >= total {
             return Err(Error::new(
                 &codes::ANSWERS_FULL,
                 format!(
@@ -252,7 +250,7 @@ impl Repeats {
         // By filter: one of them may be gone.
         let gone = Write::DeleteWhere { collection: ANSWERS.name, filters: vec![Filter::is_in("id", ids)] };
         self.answers.store().commit(gone.into()).await?;
-        self.count.store(NOT_COUNTED, Ordering::Relaxed);
+        *lock(&self.count) = None;
         Ok(())
     }
 
@@ -262,7 +260,7 @@ impl Repeats {
     }
 
     pub fn forget_count(&self) {
-        self.count.store(NOT_COUNTED, Ordering::Relaxed);
+        *lock(&self.count) = None;
     }
 }
 
@@ -290,17 +288,14 @@ impl Keyed {
 
     /// The write that stores the answer.
     pub(crate) fn write(&self) -> Result<Write, StoreError> {
-        let answer = lock(&self.answer).take().ok_or_else(|| {
+        let answer = lock(&self.answer).clone().ok_or_else(|| {
             StoreError::Internal(format!("`{}` did not say what it answers before its commit", self.operation))
         })?;
-        // A lost race is tried again.
-        *lock(&self.answer) = Some(answer.clone());
         let sealed = serde_json::to_vec(&Sealed { request: self.request.clone(), answer });
         let sealed = sealed.map_err(|error| StoreError::Internal(error.to_string()))?;
         let stored = StoredAnswer {
             at: Time(self.repeats.clock.now()),
             account_id: self.account.to_string(),
-            operation: self.operation.to_owned(),
             sealed: self.repeats.seal.seal(&place(&self.id), &sealed),
         };
         self.repeats.answers.create(&self.id, &stored)
@@ -312,8 +307,8 @@ impl Keyed {
 
     /// The write was made.
     pub(crate) fn written(&self) {
-        if self.repeats.count.load(Ordering::Relaxed) != NOT_COUNTED {
-            self.repeats.count.fetch_add(1, Ordering::Relaxed);
+        if let Some(count) = lock(&self.repeats.count).as_mut() {
+            *count += 1;
         }
     }
 

@@ -84,6 +84,8 @@ struct Operation {
     /// The slug of its service.
     service: &'static str,
     reads_body: bool,
+    /// Its answer lasts, and ends with the session and the right of its caller.
+    is_stream: bool,
     /// Of a success.
     status: StatusCode,
     handler: Handler,
@@ -117,7 +119,9 @@ impl Router {
             let (durations, faults) =
                 (OperationDurations::new(row.id, &durations), LogLimit::new(30, Duration::from_secs(60)));
             let keys = Keys::of(row);
-            let operation = Arc::new(Operation { row, service, keys, reads_body, status, handler, durations, faults });
+            let is_stream = row.stream().is_some();
+            let operation =
+                Arc::new(Operation { row, service, keys, reads_body, is_stream, status, handler, durations, faults });
             by_id.insert(row.id, operation.clone());
             for path in std::iter::once(&row.path).chain(row.aliases) {
                 let segments = pattern(path);

@@ -137,7 +137,7 @@ pub enum Command {
         #[command(subcommand)]
         operation: Option<Words>,
     },
-    /// Call many operations by few requests: one call a line, one line for each answer
+    /// Call many operations in few requests: one call a line, one line for each answer
     #[command(after_help = BATCH_HELP)]
     Batch {
         /// The file with the calls; `-` is standard input

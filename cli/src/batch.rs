@@ -1,11 +1,11 @@
-//! `oo batch`: many calls by few requests. Each line of a file is a call, each line of what is printed the answer to it.
+//! `oo batch`: many calls in few requests. Each line of a file is a call, each line of what is printed the answer to it.
 
 use std::io::{self, Write};
 
 use openorch_sdk::api::{
     Body, Json, json,
     op::BODY_LIMIT,
-    platform::{CALL_OPERATIONS, CallOperationsRequest, MAX_CALLS, OperationAnswer, OperationCall},
+    platform::{CALL_OPERATIONS, CALL_SKIPPED, CallOperationsRequest, MAX_CALLS, OperationAnswer, OperationCall},
 };
 
 use crate::{
@@ -22,7 +22,8 @@ pub async fn run(context: &Context, file: &str, stop_on_error: bool) -> Result<(
     let calls = calls_of(file, &documents::text_of(file)?)?;
     let connection = context.connection_for(CALL_OPERATIONS.row)?;
     let mut code = 0;
-    for calls in pieces(calls) {
+    let mut pieces = pieces(calls).into_iter();
+    while let Some(calls) = pieces.next() {
         let request = CallOperationsRequest { calls, stop_on_error };
         let call = connection.client.call(CALL_OPERATIONS, Body(request));
         let Json(answer) = context.answered(&connection, Some(CALL_OPERATIONS.row.id), call).await?;
@@ -33,11 +34,24 @@ pub async fn run(context: &Context, file: &str, stop_on_error: bool) -> Result<(
         if has_failed {
             code = 1;
             if stop_on_error {
+                // One line for each call, also for those that were not sent.
+                let skipped = pieces.flatten().map(|_| skipped()).collect::<Vec<_>>();
+                show(&skipped)?;
                 break;
             }
         }
     }
     Ok((Output::Shown, code))
+}
+
+/// The answer to a call that was left out, as the daemon words it.
+fn skipped() -> OperationAnswer {
+    OperationAnswer {
+        status: CALL_SKIPPED.status,
+        error: "not called, since a call before it failed; correct that one, then send this one again".into(),
+        code: CALL_SKIPPED.id.into(),
+        ..OperationAnswer::default()
+    }
 }
 
 /// The calls of a text: one JSON object a line; empty lines are left out.

@@ -29,7 +29,7 @@ pub struct Filters {
     /// Only requests of this account
     #[arg(long, value_name = "SLUG")]
     caller: Option<String>,
-    /// Only requests that were answered so
+    /// Only requests whose status is in this class
     #[arg(long, value_name = "CLASS")]
     status: Option<Class>,
 }

@@ -169,10 +169,15 @@ impl SmtpMailer {
                 Ok(())
             }
             // Letters in it that the server has no way to take (RFC 6531).
-            Err(error) if error.is_client() => Err(Failure::Address(error)),
+            Err(error) if error.is_client() || names_the_address(&error) => Err(Failure::Address(error)),
             Err(error) => Err(Failure::of_server(error)),
         }
     }
+}
+
+/// Whether the server refuses the mailbox for good: it is not there, not local, or its name is not allowed (RFC 5321, 4.2.3).
+fn names_the_address(error: &SmtpError) -> bool {
+    error.status().is_some_and(|code| [550, 551, 553].contains(&u16::from(code)))
 }
 
 /// A connection of which only so much is read.

@@ -29,6 +29,8 @@ crate::errors! {
         "call with the token of the sign-in";
     TOO_MANY_WRITES 429 "access.too_many_writes" "the account makes more calls that write than it may"
         "wait as long as `Retry-After` says; an operator can raise OPENORCH_API_MAX_WRITES_PER_ACCOUNT";
-    TOO_MANY_STREAMS 429 "access.too_many_streams" "as many streams of events are open as the account, or all together, may have"
+    STREAMS_FULL 503 "access.streams_full" "as many streams of events are open as there may be"
+        "try again when some have ended; an operator can raise OPENORCH_EVENTS_MAX_STREAMS";
+    TOO_MANY_STREAMS 429 "access.too_many_streams" "as many streams of events are open as the account may have"
         "end one of them, or follow with fewer programs; an operator can raise OPENORCH_EVENTS_MAX_STREAMS_PER_ACCOUNT";
 }

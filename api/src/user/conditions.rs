@@ -13,13 +13,13 @@ pub static OWNS_PERMISSIONS: Condition = Condition {
 };
 
 pub static GIVES_ROLES: Condition = Condition {
-    who: "the account of the slug that each role starts with, who has the `admin` role beside it, and admins",
+    who: "the account whose slug is the prefix of each role, an account that has the `admin` role with the same prefix, and admins",
     refusal: &errors::ROLE_NOT_GIVABLE,
 };
 
-/// Which lists and takes them.
+/// Asked for by `listEnrolls` and `deleteEnroll`.
 pub static OWN_OR_GIVES_ROLE: Condition = Condition {
-    who: "an account for its own roles; those of others, who may give the role; and admins",
+    who: "the account that has the roles, any account that may give the role, and admins",
     refusal: &errors::ROLE_NOT_GIVABLE,
 };
 

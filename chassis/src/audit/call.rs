@@ -33,7 +33,7 @@ pub struct CallAudit(Option<Arc<Call>>);
 #[derive(Default)]
 struct Call {
     entry: Mutex<AuditEntry>,
-    is_written: Mutex<bool>,
+    is_written: AtomicBool,
     /// It is told also where it changed nothing.
     is_told_anyway: AtomicBool,
     /// What must hold when it writes, beside that its account is there.
@@ -202,7 +202,7 @@ impl Audit {
     /// changed nothing there is nothing to tell.
     pub(crate) async fn succeeded(&self, call: &CallAudit) {
         let Some(call) = &call.0 else { return };
-        if *lock(&call.is_written) || !call.is_told_anyway.load(Ordering::Relaxed) {
+        if call.is_written.load(Ordering::Relaxed) || !call.is_told_anyway.load(Ordering::Relaxed) {
             return;
         }
         let entry = self.entry_of(call, AuditOutcome::Done, 200);
@@ -216,13 +216,13 @@ impl Audit {
     }
 
     /// Makes the change of a call; its entry and its stored answer are in the same batch. A call may commit more than once:
-    /// the entry and what must hold of the caller are with its first change. A call whose caller lost what let it in is
+    /// the entry is with its first change, what must hold of the caller with each. A call whose caller lost what let it in is
     /// refused with [`StoreError::Invalid`], so that nobody tries it again; the router says what was lost.
     pub async fn commit(&self, call: &CallAudit, batch: Batch) -> Result<Committed> {
         let changes = batch.0.iter().any(|write| !matches!(write, Write::Require(_)));
         let Some(call) = call.0.as_ref().filter(|_| changes) else { return self.store.commit(batch).await };
-        if !*lock(&call.is_written) {
-            return self.commit_with_entry(call, batch).await;
+        if !call.is_written.load(Ordering::Relaxed) {
+            return self.commit_as(call, batch, true).await;
         }
         let keyed = lock(&call.keyed).as_ref().map(|keyed| keyed.operation());
         match keyed {
@@ -230,11 +230,20 @@ impl Audit {
             Some(operation) => {
                 Err(StoreError::Internal(format!("`{operation}` commits twice, and its repeats are keyed")))
             }
+            None => self.commit_as(call, batch, false).await,
+        }
+    }
+
+    /// Makes a part of what a call changes before the change that it is told by: what must hold of the caller is in the batch,
+    /// and no entry.
+    pub async fn commit_part(&self, call: &CallAudit, batch: Batch) -> Result<Committed> {
+        match &call.0 {
+            Some(call) => self.commit_as(call, batch, false).await,
             None => self.store.commit(batch).await,
         }
     }
 
-    async fn commit_with_entry(&self, call: &Call, mut batch: Batch) -> Result<Committed> {
+    async fn commit_as(&self, call: &Call, mut batch: Batch, with_entry: bool) -> Result<Committed> {
         let steps = batch.0.len();
         let actor = lock(&call.entry).actor_id.clone();
         // An account that was deleted meanwhile changes nothing more. One that registers is made by this very batch.
@@ -242,15 +251,17 @@ impl Audit {
         if !actor.is_empty() && !self.makes(&batch, &actor) {
             standing.session.push(Guard::Exists { collection: self.accounts, id: actor });
         }
-        let keyed = lock(&call.keyed).clone();
+        let keyed = lock(&call.keyed).clone().filter(|_| with_entry);
         // First, so that a call may end what it stands on.
         let guards: Vec<Guard> = (standing.session.iter().chain(&standing.right).cloned())
             .chain(keyed.iter().map(|keyed| keyed.guard()))
             .collect();
         let count = guards.len();
         batch.0.splice(0..0, guards.into_iter().map(Write::Require));
-        let entry = AuditEntry { id: self.ids.next("aud"), ..self.entry_of(call, AuditOutcome::Done, 200) };
-        batch.push(self.entries.create(&entry.id, &entry)?);
+        if with_entry {
+            let entry = AuditEntry { id: self.ids.next("aud"), ..self.entry_of(call, AuditOutcome::Done, 200) };
+            batch.push(self.entries.create(&entry.id, &entry)?);
+        }
         if let Some(keyed) = &keyed {
             batch.push(keyed.write()?);
         }
@@ -265,13 +276,13 @@ impl Audit {
             }
             outcome => outcome?,
         };
-        self.counted(1);
+        self.counted(u64::from(with_entry));
         if let Some(keyed) = &keyed {
             keyed.written();
         }
         committed.touched.drain(..count);
         committed.touched.truncate(steps);
-        *lock(&call.is_written) = true;
+        call.is_written.fetch_or(with_entry, Ordering::Relaxed);
         Ok(committed)
     }
 

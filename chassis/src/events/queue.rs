@@ -43,17 +43,19 @@ impl Queue {
     pub fn push(&self, event: Bytes) {
         let size = event.len() + OVERHEAD;
         let mut waiting = self.lock();
-        while waiting.bytes + size > self.max_bytes
+        let fits = size <= self.max_bytes;
+        while fits
+            && waiting.bytes + size > self.max_bytes
             && let Some(oldest) = waiting.events.pop_front()
         {
             waiting.bytes -= oldest.len() + OVERHEAD;
             waiting.missed += 1;
         }
-        if waiting.bytes + size > self.max_bytes {
-            waiting.missed += 1;
-        } else {
+        if fits {
             waiting.bytes += size;
             waiting.events.push_back(event);
+        } else {
+            waiting.missed += 1;
         }
         let waker = waiting.waker.take();
         drop(waiting);

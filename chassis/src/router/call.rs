@@ -127,6 +127,19 @@ impl Inner {
     ) -> Result<Response<Body>> {
         let row = operation.row;
         let mut admitted = self.admit(row, &origin, &audit, true).await?;
+        if let (true, Some(audience)) =
+            (operation.is_stream, admitted.0.as_ref().and_then(|caller| caller.audience.as_ref()))
+        {
+            // It would go on after the token and the delegation have ended.
+            return Err(Error::new(
+                &codes::access::NOT_DELEGATED,
+                format!(
+                    "`{}` cannot be called with a token that was made for the service `{audience}`: its answer is a stream, for the \
+                     caller alone",
+                    row.id
+                ),
+            ));
+        }
         let budgeted = match row.access {
             Access::Public => budget::Caller::Anybody,
             Access::SignedIn | Access::Needs(_) => budget::Caller::Authenticated,

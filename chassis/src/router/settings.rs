@@ -55,7 +55,7 @@ settings! {
         /// Stored answers of one account to calls with `Idempotency-Key`, each for 24 hours; at most 10000.
         max_stored_answers_per_account: u64 = "1000";
         /// Such answers of all accounts.
-        max_stored_answers: u64 = "1000000";
+        max_stored_answers: u64 = "100000";
         /// Entries of a list that cannot be asked for in pages (contract decision 7).
         max_unpaged_list: usize = "50000";
     }

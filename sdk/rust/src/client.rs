@@ -355,7 +355,12 @@ impl Client {
     pub async fn call_row(&self, row: &'static Row, parts: &Parts) -> Result<Response, Error> {
         let call = self.call_of(row, parts)?;
         let may_repeat = call.key.is_some() || row.effect() == Effect::Read;
-        let answer = self.in_time(&call, self.send_patiently(&call, may_repeat)).await?;
+        let mut answer = self.in_time(&call, self.send_patiently(&call, may_repeat)).await?;
+        if call.key.is_some() && retry::is_not_kept(&answer) {
+            // The key was this client's idea: without it the call is made, and not tried again.
+            let call = Call { key: None, ..call.clone() };
+            answer = self.in_time(&call, self.send_patiently(&call, false)).await?;
+        }
         success(call.operation, answer)
     }
 
@@ -411,7 +416,7 @@ impl Client {
             openorch_api::Method::Delete => Method::DELETE,
         };
         let is_keyed = row.repeats() == Repeat::Keyed;
-        let key = if is_keyed { Some(retry::key()) } else { None };
+        let key = if is_keyed { retry::key() } else { None };
         Ok(Call { operation: row.id.into(), method, url, body: body.map(Bytes::from), key })
     }
 
@@ -535,6 +540,7 @@ impl Client {
 }
 
 /// What is sent, however often.
+#[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) operation: Cow<'static, str>,
     method: Method,

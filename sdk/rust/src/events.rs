@@ -18,6 +18,8 @@ use crate::{
 const EVENT_LIMIT: usize = 1 << 20;
 /// Between attempts to connect again, where the server has not asked for another time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// Never less, whatever the server says: one that ends streams at once is not to be asked without a pause.
+const RETRY_LEAST: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// Events as they happen, made by [`Client::events`]. It lasts until it is dropped, or the server refuses it.
@@ -161,7 +163,7 @@ impl<T: Event> EventStream<T> {
 
     /// Connects again after a while, which it answers.
     fn wait(&mut self, failures: u32, asked: Duration) -> Duration {
-        let first = self.retry.unwrap_or(RETRY_FIRST).min(RETRY_MOST);
+        let first = self.retry.unwrap_or(RETRY_FIRST).clamp(RETRY_LEAST, RETRY_MOST);
         // Clients that were sent away together do not come back together.
         let pause = match failures {
             0 => first + spread(first / 2),

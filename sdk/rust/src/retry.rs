@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, header};
-use openorch_api::error::repeat::IN_FLIGHT;
+use openorch_api::error::repeat::{ANSWER_TOO_LARGE, ANSWERS_FULL, IN_FLIGHT, TOO_MANY_KEYS};
 
 use crate::{Error, Response, trace::random};
 
@@ -38,11 +38,15 @@ pub(crate) fn pause(outcome: &Result<Response, Error>, retries: u32, elapsed: Du
     (retries < RETRIES && elapsed + pause < PATIENCE).then_some(pause)
 }
 
+/// Whether a call was refused, and nothing done, since the daemon has no room to store its answer for repeats.
+pub(crate) fn is_not_kept(answer: &Response) -> bool {
+    let code = answer.code();
+    [&TOO_MANY_KEYS, &ANSWERS_FULL, &ANSWER_TOO_LARGE].iter().any(|refusal| code.as_deref() == Some(refusal.id))
+}
+
 /// A value of `Idempotency-Key` that no other call has.
-pub(crate) fn key() -> HeaderValue {
-    // Hexadecimal digits are a valid value.
-    HeaderValue::try_from(format!("{:016x}{:016x}", random(), random()))
-        .unwrap_or_else(|_| HeaderValue::from_static("0"))
+pub(crate) fn key() -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("{:016x}{:016x}", random(), random())).ok()
 }
 
 /// Tries again what fails because the daemon is away or asks for patience, ever less often, and not before the daemon

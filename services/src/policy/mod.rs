@@ -223,8 +223,9 @@ impl AppDeletionHook for Policies {
     }
 
     fn app_deleted(&self) {
-        // What is stored then is read again within a second.
-        self.pending_until.fetch_max(self.platform.now().0.as_second(), Ordering::SeqCst);
+        // What is stored is read again each second for a while: nobody may know yet whether the app is gone.
+        let until = self.platform.now().0.as_second() + OPEN_FOR.as_secs() as i64;
+        self.pending_until.fetch_max(until, Ordering::SeqCst);
     }
 }
 

@@ -172,7 +172,8 @@ async fn at_its_version(mut write: Write, store: &Arc<dyn Store>) -> Write {
         | Write::Require(Guard::Version { collection, id, version }) => (collection, id, version),
         _ => return write,
     };
-    let there = store.get(collection, id).await.unwrap().map_or(1, |row| row.version);
+    // What is not there has a version that nothing gets: the first ones are those of documents that the batch itself makes.
+    let there = store.get(collection, id).await.unwrap().map_or(1 << 40, |row| row.version);
     *wanted = if *wanted == CURRENT { there } else { there - 1 };
     write
 }

@@ -194,7 +194,8 @@ impl Identity for Authn {
                 Spelling::Foreign => Ok(Passage::Untouched),
                 Spelling::ApiKey => Err(Error::new(
                     &access::INVALID_TOKEN,
-                    "Unauthorized: `oo_key_` begins API keys of this daemon, which has none yet; sign in for a token",
+                    "Unauthorized: the prefix `oo_key_` is reserved for API keys, which this version does not support; sign in and send \
+                     the token",
                 )),
                 // A service must not find a token of ours in whatever else the value says.
                 Spelling::Odd => match self.claims_to_be_ours(authorization.as_bytes()) {

@@ -28,11 +28,11 @@ const DIGITS: usize = 6;
 /// network: one that is treated otherwise would tell that the account of the contact signs in from it.
 const PAUSE: i64 = 60;
 const HOURLY_TO_CONTACT: usize = 5;
-/// How many an hour are sent to one contact for all networks together; and for those from where its account signs in, which
-/// have their own, so that strangers do not use them up.
+/// How many an hour are sent to one contact for all networks together, but for those from where its account signs in: each of
+/// these has what a network may, so that strangers elsewhere do not use it up.
 const HOURLY_IN_ALL: usize = 10;
-const HOURLY_AT_HOME: usize = 5;
-/// Likewise for one account that is signed in, whose contact it may be as it may be another's, and for all such.
+/// Codes an hour to one contact for one account that is signed in, and for all such accounts together. Whether the contact is
+/// the caller's is not known yet.
 const HOURLY_FOR_ACCOUNT: usize = 3;
 const HOURLY_FOR_ACCOUNTS: usize = 30;
 /// How many an hour are sent because one address or account asked.
@@ -59,7 +59,7 @@ impl Sendings {
         let by_caller = callers.map(|caller| (format!("for {caller}"), HOURLY_FOR_CALLER, 0));
         let mut to_contact = vec![(format!("to {contact} for {}", asked.network), HOURLY_TO_CONTACT, PAUSE)];
         match asked.account {
-            _ if asked.is_at_home => to_contact.push((format!("to {contact} at home"), HOURLY_AT_HOME, 0)),
+            _ if asked.is_at_home => {}
             Some(account) => to_contact.extend([
                 (format!("to {contact} for {account}"), HOURLY_FOR_ACCOUNT, 0),
                 (format!("to {contact} for accounts"), HOURLY_FOR_ACCOUNTS, 0),

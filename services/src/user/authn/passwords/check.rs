@@ -167,7 +167,7 @@ impl Passwords {
         Ok(place.find(self.texts(guess.password), now.hash).await?.map(|_| version))
     }
 
-    /// Strangers never keep those waiting of whom something is known.
+    /// Sign-ins from known networks, and by signed-in callers, have a line of their own.
     fn purpose_of(&self, guess: &Guess<'_>) -> Purpose {
         match guess.is_signed_in || self.throttle.knows(guess.counted_as, guess.address) {
             true => Purpose::KnownSignIn,

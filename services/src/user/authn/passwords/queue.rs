@@ -75,7 +75,7 @@ pub enum Purpose {
     SignIn,
     /// For an account that has signed in from this network before, or that is signed in: its password is checked or replaced.
     KnownSignIn,
-    /// Either of these from this machine, whatever was asked for.
+    /// A sign-in from a loopback address; it replaces `SignIn` and `KnownSignIn`.
     LocalSignIn,
 }
 
@@ -92,7 +92,7 @@ type Networks = [IpAddr; WIDTHS.len()];
 /// Those who wait for one purpose.
 struct Line {
     waiting: Mutex<Waiting>,
-    /// Who is next of all networks; as many as may hash at once, so that the pool is never idle.
+    /// Permits for the callers at the front of this line, one for each hash that may run at once.
     next: Semaphore,
 }
 

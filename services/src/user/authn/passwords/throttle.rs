@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -72,6 +72,11 @@ pub struct Attempt<'a> {
     pair: (String, IpAddr),
 }
 
+/// The addresses of this machine are one, however many it has; of others their network.
+fn place(address: IpAddr) -> IpAddr {
+    if address.is_loopback() { Ipv4Addr::LOCALHOST.into() } else { network(address) }
+}
+
 impl Throttle {
     pub fn new() -> Throttle {
         Throttle {
@@ -91,19 +96,19 @@ impl Throttle {
     /// Tells the stored addresses of an account, each with when that was stored.
     pub fn recall(&self, account: &str, addresses: impl IntoIterator<Item = (IpAddr, i64)>) {
         for (address, at) in addresses {
-            self.known.insert((account.to_owned(), network(address)), at);
+            self.known.insert((account.to_owned(), place(address)), at);
         }
         self.recalled.insert(account.to_owned(), ());
     }
 
     /// Whether an account has signed in from an address before.
     pub fn knows(&self, account: &str, address: IpAddr) -> bool {
-        self.known.contains_key(&(account.to_owned(), network(address)))
+        self.known.contains_key(&(account.to_owned(), place(address)))
     }
 
     /// When it was stored that an account signed in from an address; [`i64::MIN`] where it was not.
     pub fn stored_at(&self, account: &str, address: IpAddr) -> i64 {
-        self.known.get(&(account.to_owned(), network(address))).unwrap_or(i64::MIN)
+        self.known.get(&(account.to_owned(), place(address))).unwrap_or(i64::MIN)
     }
 
     /// Lets an attempt to sign an account in begin as soon as few enough others are under way, or says how long to wait.
@@ -122,7 +127,7 @@ impl Throttle {
 
     fn try_begin(&self, user_id: &str, address: IpAddr, now: i64) -> Result<Option<Attempt<'_>>> {
         let is_local = address.is_loopback();
-        let address = network(address);
+        let address = place(address);
         let pair = (user_id.to_owned(), address);
         let mut under_way = self.under_way();
         let mut keys = vec![Key::Pair(user_id.to_owned(), address)];

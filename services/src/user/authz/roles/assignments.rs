@@ -19,7 +19,7 @@ use crate::user::{
     shared::{accounts::refuse_built_in, rows::USERS, shown::shown},
 };
 
-/// What every request looks at stays short.
+/// Of one account, by its id, and as many by its contacts: what every request looks at stays short.
 const MAX_ROLES: u64 = 1000;
 /// So many of them an account that is no admin may give to one other: it can crowd nobody out of what others give.
 const MAX_GIVEN: u64 = 100;
@@ -33,28 +33,31 @@ fn most_by_others(given: u64) -> u64 {
     MAX_BY_OTHERS.iter().find(|(own, _)| given < *own).map_or(0, |(_, most)| *most)
 }
 
-/// Which roles of an account bound what others may give it. Whose a contact is must not show by what is given to the account
-/// by its id: what came by a contact has no part in that.
+/// Roles that were given to an account by its id and those that came by a contact are bounded apart: whose a contact is must
+/// not show by what may be given by id, and nobody may use up one kind by the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Counted {
     ById,
-    /// For what is given for a contact, which waits where there is no room for it, and does not tell.
-    All,
+    /// What is given for a contact waits where there is no room for it, and does not tell.
+    ByContact,
 }
 
 impl Counted {
     fn of(link: &RoleLinkRow) -> Counted {
-        if link.by_contact.is_none() { Counted::ById } else { Counted::All }
+        if link.by_contact.is_none() { Counted::ById } else { Counted::ByContact }
     }
 
     /// With what is to be counted besides.
     fn filters(self, mut filters: Vec<Filter>) -> Vec<Filter> {
-        filters.extend((self == Counted::ById).then(|| Filter::equals("byContact", Value::Null)));
+        filters.push(match self {
+            Counted::ById => Filter::equals("byContact", Value::Null),
+            Counted::ByContact => Filter::range("byContact", Some("".into()), None),
+        });
         filters
     }
 
     fn has(self, link: &RoleLinkRow) -> bool {
-        self == Counted::All || link.by_contact.is_none()
+        Counted::of(link) == self
     }
 }
 
@@ -68,8 +71,6 @@ pub struct Giving {
     pub contacts: Vec<String>,
     /// How many roles others than admins may have given to these accounts when it is written, and which are counted.
     bounded: BTreeMap<(String, Counted), u64>,
-    /// Roles that came by a contact and wait again, since their account has no room for them any more: by account, their ids.
-    set_aside: BTreeMap<String, BTreeSet<String>>,
     /// Who gives without being admin; none where roles are given that waited, which count already.
     giver: Option<String>,
     /// How many roles the giver gave before, to accounts and for contacts that wait, and how many this batch adds.
@@ -99,8 +100,10 @@ impl Giving {
 
     /// The batch, and that what is bounded still is when it is written.
     pub fn batch(self, limits: &AccessLimits) -> Batch {
-        let accounts = self.accounts();
-        let all = accounts.iter().map(|id| Guard::at_most(ROLE_LINKS.name, of_account(id), MAX_ROLES));
+        let given: BTreeSet<_> = self.links.values().map(|link| (link.user_id.as_str(), Counted::of(link))).collect();
+        let all = given
+            .iter()
+            .map(|(id, counted)| Guard::at_most(ROLE_LINKS.name, counted.filters(of_account(id)), MAX_ROLES));
         let by_others = self
             .bounded
             .iter()
@@ -293,39 +296,18 @@ impl Authz {
         let user = self.accounts.users.get(&link.user_id).await?.ok_or_else(unknown)?;
         refuse_built_in(&user.value)?;
         let most = self.has_room(giving, &link).await??;
-        self.set_aside(giving, &link.user_id).await?;
         giving.batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: link.user_id.clone() }));
         giving.add(self.role_links.create(link.id(), &link)?, link, most);
         Ok(())
     }
 
     /// Adds that an account which came to a role by a contact has it by its id from now on, and that the contact waits: as if
-    /// nobody had shown yet that it is its own. Refused as if it had not come to it.
+    /// nobody had shown yet that it is its own. The refusals are the same as if the
+    /// account did not have the role.
     pub async fn give_by_id(&self, giving: &mut Giving, link: &RoleLinkRow, waits: &ContactEnrollRow) -> Result<()> {
         let most = self.has_room(giving, link).await??;
         giving.batch.push(self.contact_enrolls.upsert(waits.id(), waits)?);
         giving.add(self.role_links.upsert(link.id(), link)?, link.clone(), most);
-        Ok(())
-    }
-
-    /// Where an account has no room for one more role, one that came by a contact waits again, rather one that is not an
-    /// admin's: whoever gives one by the account's id is not told that the account has such.
-    async fn set_aside(&self, giving: &mut Giving, user_id: &str) -> Result<()> {
-        let here = giving.links.values().filter(|link| link.user_id == user_id).count() as u64;
-        let gone = giving.set_aside.entry(user_id.to_owned()).or_default();
-        if self.role_links.count(&of_account(user_id)).await? + here < MAX_ROLES + gone.len() as u64 {
-            return Ok(());
-        }
-        let came = Filter::range("byContact", Some("".into()), None);
-        let mut came = self.role_links.find(&Query::all().equals("userId", user_id).filter(came)).await?;
-        came.retain(|row| !gone.contains(&row.id) && !giving.links.contains_key(&row.id));
-        came.sort_by_key(|row| row.value.by_admin);
-        let Some(row) = came.into_iter().next() else { return Ok(()) };
-        giving.batch.push(self.role_links.delete(&row.id, Some(row.version)));
-        if let Some(waits) = row.value.waiting() {
-            giving.batch.push(self.contact_enrolls.upsert(waits.id(), &waits)?);
-        }
-        gone.insert(row.id);
         Ok(())
     }
 

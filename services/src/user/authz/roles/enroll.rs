@@ -206,8 +206,8 @@ impl ForContacts<'_> {
     }
 }
 
-/// Whether there is one is told to those alone who could have given it; what was given unasked is put away by oneself.
-/// Who may take what was given for a contact is found with it.
+/// Only an account that may give the role learns whether it is assigned. An account may remove its own roles. Roles given for
+/// a contact are checked when they are read, in `take_from_contact`.
 pub fn may_delete(cx: &Cx<Authz>, Path(id): &Path<EnrollId>) -> Result<()> {
     let caller = cx.caller()?;
     let parts: Vec<&str> = id.0.splitn(3, ':').collect();

@@ -123,7 +123,7 @@ impl Authz {
             }
             // By filter: some may go meanwhile.
             let filters = vec![Filter::is_in("id", rows.into_iter().map(|row| row.id))];
-            self.platform.commit(call, Write::DeleteWhere { collection, filters }.into()).await?;
+            self.platform.audit.commit_part(call, Write::DeleteWhere { collection, filters }.into()).await?;
         }
     }
 
