@@ -335,3 +335,21 @@ async fn one_who_does_not_read_misses_events_and_holds_no_more_memory() {
     }
     assert!(missed > 0, "all {told} fit into the buffers");
 }
+
+#[tokio::test]
+async fn w167_a_stream_is_for_the_caller_alone_also_where_a_delegation_names_the_operation() {
+    let daemon = Daemon::start().await;
+    let (echo, service) = (Echo::start().await, daemon.register("echo-svc").await);
+    assert_eq!(daemon.put_instance(&service, json!({ "url": echo.url })).await.status, 201);
+    let admin = daemon.admin().await;
+    let head = daemon.call("GET", "/echo-svc/x", &admin, Value::Null).await.json()["head"].as_str().unwrap().to_owned();
+    let delegated = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned();
+    let open = json!({ "slug": "echo-svc", "operations": ["monitorRequests", "backup", "getUsers"] });
+    assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, open).await, 200);
+    assert_eq!(status(&daemon, "POST", "/user-svc/users", &delegated, json!({})).await, 200, "the delegation works");
+    for (method, path) in [("GET", PATH), ("POST", "/platform-svc/backup")] {
+        let refused = daemon.call(method, path, &delegated, Value::Null).await;
+        assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (403, &json!("access.not_delegated")), "{path}");
+    }
+    echo.stop();
+}

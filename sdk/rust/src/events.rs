@@ -19,7 +19,7 @@ const EVENT_LIMIT: usize = 1 << 20;
 /// Between attempts to connect again, where the server has not asked for another time.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// Never less, whatever the server says: one that ends streams at once is not to be asked without a pause.
-const RETRY_LEAST: Duration = Duration::from_millis(200);
+const RETRY_LEAST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// Events as they happen, made by [`Client::events`]. It lasts until it is dropped, or the server refuses it.

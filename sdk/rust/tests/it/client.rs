@@ -237,6 +237,27 @@ async fn a_keyed_write_is_tried_again_with_its_key_and_no_other_write_has_one() 
     assert_eq!((taken.status(), stub.seen().len()), (Some(409), 1));
 }
 
+/// The key was the client's idea: who asked for the call is not kept from it.
+#[tokio::test]
+async fn a_call_whose_answer_the_server_has_no_room_to_keep_is_made_without_a_key() {
+    for (status, code) in
+        [(429, "repeat.too_many_keys"), (503, "repeat.answers_full"), (413, "repeat.answer_too_large")]
+    {
+        let refusal = format!("{{\"error\":\"no room\",\"code\":\"{code}\"}}");
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        let stub = Stub::new(move |_| match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => format!(
+                "HTTP/1.1 {status} No\r\nretry-after: 3600\r\ncontent-length: {}\r\n\r\n{refusal}",
+                refusal.len()
+            ),
+            _ => json(200, "{\"organization\":{}}"),
+        });
+        client(&stub).call(CREATE_ORGANIZATION, Body(CreateOrganizationRequest::default())).await.unwrap();
+        let keys: Vec<_> = stub.seen().iter().map(|seen| seen.header("idempotency-key").is_some()).collect();
+        assert_eq!(keys, [true, false], "{code}");
+    }
+}
+
 #[tokio::test]
 async fn a_slow_server_is_left_when_the_time_is_up() {
     let (_let_go, held) = hold();
