@@ -249,17 +249,17 @@ async fn streams_are_bounded_by_account_and_those_of_clients_that_left_are_free(
     let daemon = Daemon::with(&["--events-max-streams-per-account", "2", "--events-max-streams", "3"]).await;
     let (admin, second) = (daemon.admin().await, daemon.register("second").await);
     assert_eq!(enroll(&daemon, &admin, &json!(id_of(&second)), ADMIN, "").await.status, 200);
-    let refusal = async |token: &str| {
+    let refusal = async |token: &str, status: u16, code: &str| {
         let refused = daemon.call("GET", PATH, token, Value::Null).await;
-        assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (429, &json!("access.too_many_streams")));
+        assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (status, &json!(code)));
         assert!(refused.headers.contains_key("retry-after"));
         refused.error()
     };
     let one = Following::start(&daemon, &admin, "").await;
     let _two = Following::start(&daemon, &admin, "").await;
-    assert!(refusal(&admin).await.contains("you have 2 streams"));
+    assert!(refusal(&admin, 429, "access.too_many_streams").await.contains("you have 2 streams"));
     let three = Following::start(&daemon, &second, "").await;
-    assert!(refusal(&second).await.contains("3 streams of events are open"));
+    assert!(refusal(&second, 503, "access.streams_full").await.contains("3 streams of events are open"));
     let open = async || {
         let text = daemon.call("GET", "/metrics", &admin, Value::Null).await.text;
         let line = text.lines().find_map(|line| line.strip_prefix("openorch_event_streams "));
