@@ -113,7 +113,7 @@ async fn streams_are_bounded_for_each_and_for_all_and_free_their_places() {
     assert!(code == &access::TOO_MANY_STREAMS && sentence.contains("you have 2"), "{sentence}");
     let _third = enter(2).unwrap();
     let (code, sentence) = refused(3);
-    assert!(code == &access::TOO_MANY_STREAMS && sentence.starts_with("3 streams"), "{sentence}");
+    assert!(code == &access::STREAMS_FULL && sentence.starts_with("3 streams"), "{sentence}");
     drop(first);
     assert!(enter(1).is_ok());
     assert_eq!(streams.count(), 2);
