@@ -25,10 +25,10 @@ fn every_code_is_declared_once_with_a_valid_status_and_is_in_use() {
     }
     for service in openorch_api::SERVICES {
         for code in service.errors {
-            let declares = |row: &&Row| {
+            let declares = |row: &Row| {
                 row.errors.contains(code) || row.condition.is_some_and(|condition| condition.refusal == *code)
             };
-            let is_used = service.operations.iter().any(|row| declares(&row));
+            let is_used = service.operations.iter().any(|row| declares(row));
             assert!(is_used, "no operation of {} declares {}", service.slug, code.id);
         }
     }
