@@ -1,5 +1,5 @@
 //! Streams of server-sent events: how they are encoded for clients and read by them, by the HTML Standard of the WHATWG,
-//! section 9.2 (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+//! section 9.2 (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
