@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::{InvalidInput, Parts, Row};
 
-/// The keys that an operation takes, by the part of the request that they belong to. Making it generates the schemas of the
-/// row, so whoever calls often keeps it.
+/// The keys that an operation takes, by the part of the request that they belong to. Building it generates the
+/// schemas of the row, so build it once for each operation.
 pub struct Keys {
     path: Vec<&'static str>,
     /// The pattern of the path, for refusals.

@@ -70,9 +70,10 @@ ops! {
     /// Call up to 20 operations by their ids, one after the other.
     ///
     /// Each call is answered in its place with the status and the body that it has by itself, or with its error and code;
-    /// those before it stand, also where a later one fails: a batch is no transaction. Each counts as a call that writes,
-    /// unless the caller is an admin or the call ends sessions, is checked for its own rights, and leaves its own entry in the audit log, which names this operation as its parent. An
-    /// operation whose answer holds a token or is no JSON cannot be called here, nor a public one that changes something.
+    /// those before it stand, also where a later one fails: a batch is no transaction. Each counts as a call that
+    /// writes, unless the caller is an admin or the call ends sessions, is checked for its own rights, and leaves its
+    /// own entry in the audit log, which names this operation as its parent. An operation whose answer holds a token or
+    /// is no JSON cannot be called here, nor a public one that changes something.
     CALL_OPERATIONS "callOperations" = POST "/platform-svc/calls"
         (Body<CallOperationsRequest>) -> Json<CallOperationsResponse>,
         access: Access::SignedIn, repeat: Some(Repeat::Never),

@@ -1,6 +1,6 @@
-//! Streams of server-sent events: a [`Topic`] hands each event to those who follow it, each of whom has a bounded queue; a
-//! [`Subscription`] becomes the body of an answer. What all streams share is here too: how many there may be, the
-//! heartbeat, and that they end when the daemon begins to stop.
+//! Streams of server-sent events: a [`Topic`] publishes each event to its subscribers, each with a bounded queue; a
+//! [`Subscription`] becomes the body of an answer. The limits on the number of streams, the heartbeat and the end of all streams
+//! at the start of a drain are here too.
 
 mod queue;
 mod topic;

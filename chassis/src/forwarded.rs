@@ -114,8 +114,8 @@ impl FromStr for NetworkList {
 setting_values!(NetworkList);
 
 impl NetworkList {
-    /// IPv4-mapped addresses are IPv4 addresses. Others that carry an IPv4 address (6to4, NAT64) are themselves: they come
-    /// from whoever may send with them, not from that address. [`UNKNOWN_CLIENT`] is in no list.
+    /// IPv4-mapped addresses are IPv4 addresses. Other IPv6 addresses that embed an IPv4 address (6to4, NAT64) are compared
+    /// as IPv6 addresses: their sender need not be the host with that IPv4 address. [`UNKNOWN_CLIENT`] is in no list.
     pub fn contains(&self, address: IpAddr) -> bool {
         address != UNKNOWN_CLIENT && self.0.iter().any(|range| range.contains(address.to_canonical()))
     }

@@ -133,6 +133,6 @@ pub trait AppDeletionHook: Send + Sync + 'static {
     /// sentence calls what is in it.
     fn belongings(&self) -> &'static [(&'static str, &'static str)];
 
-    /// An app and its documents are gone, or nobody knows whether they are.
+    /// An app and its documents were deleted, or the outcome of the deletion is unknown.
     fn app_deleted(&self);
 }

@@ -45,7 +45,7 @@ pub struct RequestContext {
     /// Whether it comes from a program on this machine: see [`crate::local`].
     pub from_this_machine: bool,
     pub headers: DeclaredHeaders,
-    /// What the audit log is told of the call; the changes that it makes are committed with it.
+    /// The audit record of the call; its changes are committed with it.
     pub audit: CallAudit,
     /// Whether the body is so large that decoding it would hold up an async worker.
     pub large_body: bool,
@@ -115,7 +115,7 @@ pub struct Task {
 pub struct Service<S> {
     state: Arc<S>,
     mounted: Mounted,
-    /// Turns for long answers and heavy work, by whoever asks.
+    /// Fair turns for long answers and heavy work, by account or client address.
     long_work: Turns<Asker>,
 }
 

@@ -1,5 +1,5 @@
-//! What the audit log is told of a call while it is served, and what must hold when the call writes. It goes with the call from
-//! the router to the commit of its change ([`Audit::commit`]).
+//! The audit record of a call in progress, and the preconditions of its writes. It is passed from the router to the commit of the
+//! call's change ([`Audit::commit`]).
 
 use std::{
     net::IpAddr,
@@ -34,6 +34,8 @@ pub struct CallAudit(Option<Arc<Call>>);
 struct Call {
     entry: Mutex<AuditEntry>,
     is_written: AtomicBool,
+    /// A part of its change, or all of it, was committed.
+    has_changed: AtomicBool,
     /// It is told also where it changed nothing.
     is_told_anyway: AtomicBool,
     /// What must hold when it writes, beside that its account is there.
@@ -92,24 +94,27 @@ impl CallAudit {
 
     /// The error of the call, which says so where it came of what the caller lost while it was served.
     pub(crate) fn blame(&self, error: Error) -> Error {
-        match self.0.as_ref().and_then(|call| *lock(&call.lost)) {
-            None => error,
-            Some(Lost::Session) => Error::new(
+        let Some(call) = &self.0 else { return error };
+        let Some(lost) = *lock(&call.lost) else { return error };
+        let left = match call.has_changed.load(Ordering::Relaxed) {
+            true => "what it had changed by then stays, and the rest was not done",
+            false => "nothing was changed",
+        };
+        let told = match lost {
+            Lost::Session => Error::new(
                 &access::LOST_MEANWHILE,
                 format!(
-                    "the session of this token ended, or its account lost the role `{}`, while the call was in progress: \
-                     nothing was changed",
+                    "the session of this token ended, or its account lost the role `{}`, while the call was in progress: {left}",
                     role::ADMIN
                 ),
-            )
-            .because(error),
-            Some(Lost::Key) => repeat::in_flight().because(error),
-            Some(Lost::Right) => Error::new(
+            ),
+            Lost::Right => Error::new(
                 &access::RIGHT_LOST_MEANWHILE,
-                "the right to this call was taken from its account while the call was in progress: nothing was changed",
-            )
-            .because(error),
-        }
+                format!("the right to this call was taken from its account while the call was in progress: {left}"),
+            ),
+            Lost::Key => repeat::in_flight(),
+        };
+        told.because(error)
     }
 
     /// Says who calls; `via_service` is the service that does so with a delegated token.
@@ -283,6 +288,7 @@ impl Audit {
         committed.touched.drain(..count);
         committed.touched.truncate(steps);
         call.is_written.fetch_or(with_entry, Ordering::Relaxed);
+        call.has_changed.store(true, Ordering::Relaxed);
         Ok(committed)
     }
 

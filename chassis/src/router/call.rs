@@ -1,5 +1,5 @@
-//! The one path of a call, however it came: it is admitted, its input is read within its limits and checked, the handler
-//! runs, and what came of it is counted and told to the audit log.
+//! The one path of a call, over HTTP or in process: admission, reading the input within its limits, checking it, running the
+//! handler, and recording the outcome in the metrics and the audit log.
 
 use std::{sync::Arc, time::Instant};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use openorch_api::{Access, Effect, platform::CALL_OPERATIONS};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Daemon, Echo, id_of, status, token_of};
+use crate::support::{Answer, Daemon, Echo, id_of, received, status, token_of};
 
 const PATH: &str = CALL_OPERATIONS.row.path;
 
@@ -151,8 +151,7 @@ async fn a_batch_gives_no_rights_neither_to_its_caller_nor_to_a_service() {
     let (echo, service) = (Echo::start().await, daemon.register("echo-svc").await);
     assert_eq!(daemon.put_instance(&service, json!({ "url": echo.url })).await.status, 201);
     let admin = daemon.admin().await;
-    let head = daemon.call("GET", "/echo-svc/x", &admin, Value::Null).await.json()["head"].as_str().unwrap().to_owned();
-    let delegated = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned();
+    let delegated = received(&daemon, "/echo-svc/x", &admin).await;
     let calls = json!([
         { "operation": "readUserByToken" },
         { "operation": "getUsers" },

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     apps::enroll,
-    support::{Daemon, Echo, id_of, status, token_of},
+    support::{Daemon, Echo, id_of, received, status, token_of},
 };
 
 const PATH: &str = "/platform-svc/requests";
@@ -342,8 +342,7 @@ async fn w167_a_stream_is_for_the_caller_alone_also_where_a_delegation_names_the
     let (echo, service) = (Echo::start().await, daemon.register("echo-svc").await);
     assert_eq!(daemon.put_instance(&service, json!({ "url": echo.url })).await.status, 201);
     let admin = daemon.admin().await;
-    let head = daemon.call("GET", "/echo-svc/x", &admin, Value::Null).await.json()["head"].as_str().unwrap().to_owned();
-    let delegated = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned();
+    let delegated = received(&daemon, "/echo-svc/x", &admin).await;
     let open = json!({ "slug": "echo-svc", "operations": ["monitorRequests", "backup", "getUsers"] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, open).await, 200);
     assert_eq!(status(&daemon, "POST", "/user-svc/users", &delegated, json!({})).await, 200, "the delegation works");

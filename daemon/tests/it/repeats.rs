@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     process::{command, post, run},
-    support::{Answer, Daemon, Echo, id_of, status, token_of},
+    support::{Answer, Daemon, Echo, id_of, received, status, token_of},
 };
 
 const ORGANIZATION: &str = "/user-svc/organization";
@@ -106,8 +106,7 @@ async fn a_key_is_of_one_account_audience_operation_app_and_request() {
     assert_eq!(create(&daemon, &phone, "k", "A").await.text, first.text, "another session of the account");
     let open = json!({ "slug": "echo-svc", "operations": ["createOrganization"] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, open).await, 200);
-    let head = daemon.call("GET", "/echo-svc/x", &ann, Value::Null).await.json()["head"].as_str().unwrap().to_owned();
-    let delegated = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned();
+    let delegated = received(&daemon, "/echo-svc/x", &ann).await;
     assert_ne!(create(&daemon, &delegated, "k", "A").await.text, first.text, "another audience");
     assert_eq!(create(&daemon, &delegated, "k", "B").await.status, 422);
     // An operation that is not keyed ignores the header.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, has, id_of, status, token_of};
+use crate::support::{Daemon, Echo, claims, has, id_of, received, status, token_of};
 
 #[tokio::test]
 async fn a_service_gives_its_permissions_to_roles_and_roles_to_accounts() {
@@ -156,12 +156,7 @@ async fn a_service_is_told_the_roles_that_the_caller_has_now() {
     let (shop, ann) = (daemon.register("shop-svc").await, daemon.register("ann").await);
     daemon.put_instance(&shop, json!({ "url": echo.url })).await;
     daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:clerk", "name": "Clerk" })).await;
-    let told = async || {
-        let answer = daemon.call("GET", "/shop-svc/x", &ann, Value::Null).await;
-        let head = answer.json()["head"].as_str().unwrap().to_owned();
-        let token = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned();
-        crate::support::claims(&token)["ori"].clone()
-    };
+    let told = async || claims(&received(&daemon, "/shop-svc/x", &ann).await)["ori"].clone();
     assert_eq!(told().await, json!(["user-svc:user"]));
     let enroll = json!({ "enrolls": [{ "userId": id_of(&ann), "role": "shop-svc:clerk" }] });
     let saved = daemon.call("PUT", "/user-svc/enrolls", &shop, enroll).await.json();

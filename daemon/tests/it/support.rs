@@ -16,6 +16,14 @@ pub async fn status(daemon: &Daemon, method: &str, path: &str, token: &str, body
     daemon.call(method, path, token, body).await.status.as_u16()
 }
 
+/// The token that an [`Echo`] at this path is sent instead of the caller's: a delegated one.
+pub async fn received(daemon: &Daemon, path: &str, token: &str) -> String {
+    let answer = daemon.call("GET", path, token, Value::Null).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let head = answer.json()["head"].as_str().unwrap().to_owned();
+    head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).expect("a token").to_owned()
+}
+
 /// Whether an account has a permission; both ways of asking must say the same.
 pub async fn has(daemon: &Daemon, token: &str, permission: &str) -> bool {
     let answer = daemon.call("POST", &format!("/user-svc/self/has/{permission}"), token, Value::Null).await;

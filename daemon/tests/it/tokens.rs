@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, claims, start_time, status, token_of};
+use crate::support::{Daemon, Echo, claims, received, start_time, status, token_of};
 
 async fn who(daemon: &Daemon, token: &str) -> u16 {
     status(daemon, "POST", "/user-svc/user/by-token", token, Value::Null).await
@@ -25,11 +25,7 @@ async fn what_a_service_is_given_ends_when_the_session_ends_by_its_age_or_unused
         daemon.put_instance(&shop, json!({ "url": echo.url })).await;
         let start = start_time().as_second();
         daemon.clock.advance(steps[0]);
-        let answer = daemon.call("GET", "/shop-svc/x", &ann, Value::Null).await;
-        assert_eq!(answer.status, 200, "{flag}: {}", answer.text);
-        let head = answer.json()["head"].as_str().unwrap().to_owned();
-        let token = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap();
-        let ends = claims(token)["exp"].as_i64().unwrap() - start;
+        let ends = claims(&received(&daemon, "/shop-svc/x", &ann).await)["exp"].as_i64().unwrap() - start;
         assert_eq!(ends, if flag == "--user-session-max-lifetime" { 600 } else { 330 }, "{flag}");
         daemon.clock.advance(steps[1]);
         assert_eq!(daemon.call("GET", "/shop-svc/x", &ann, Value::Null).await.status, 401, "{flag}");
@@ -100,12 +96,7 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
     daemon.put_instance(&shop, json!({ "url": shop_echo.url })).await;
     daemon.put_instance(&mail, json!({ "url": mail_echo.url })).await;
     let (ann, admin) = (daemon.register("ann").await, daemon.admin().await);
-    let received = async |path: &str, token: &str| {
-        let answer = daemon.call("GET", path, token, Value::Null).await;
-        let head = answer.json()["head"].as_str().unwrap_or_else(|| panic!("{}", answer.text)).to_owned();
-        head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned()
-    };
-    let delegated = received("/shop-svc/x", &ann).await;
+    let delegated = received(&daemon, "/shop-svc/x", &ann).await;
     let profile = json!({ "name": "Ann of the shop" });
     let acts = async || {
         let save = status(&daemon, "PUT", "/user-svc/self", &delegated, profile.clone()).await;
@@ -123,11 +114,11 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
     }
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, open).await, 200);
     assert_eq!(acts().await, (200, 200));
-    assert_eq!(received("/mail-svc/x", &delegated).await, delegated, "handed on as it is, never made anew");
+    assert_eq!(received(&daemon, "/mail-svc/x", &delegated).await, delegated, "handed on as it is, never made anew");
     // What the caller may not, the service may not for it; and other services got nothing.
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &delegated, json!({})).await, 403);
     assert_eq!(status(&daemon, "POST", "/user-svc/role", &delegated, json!({ "id": "ann:r" })).await, 403);
-    let of_mail = received("/mail-svc/x", &ann).await;
+    let of_mail = received(&daemon, "/mail-svc/x", &ann).await;
     assert_eq!(status(&daemon, "PUT", "/user-svc/self", &of_mail, profile.clone()).await, 403);
     assert_eq!(status(&daemon, "GET", "/shop-svc/x", &of_mail, Value::Null).await, 403);
     let listed = daemon.call("GET", "/user-svc/delegations", &admin, Value::Null).await.json();

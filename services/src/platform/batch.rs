@@ -15,6 +15,8 @@ pub async fn call_operations(
     cx: Cx<Platform>,
     Body(request): Body<CallOperationsRequest>,
 ) -> Result<Json<CallOperationsResponse>> {
+    // Built for the first batch, whose time has not begun yet.
+    cx.batch_operations.get_or_init(api::batch_operations);
     let calls = cx.calls()?.within(cx.limits.batch_timeout);
     let mut room = cx.limits.max_batch_answer_bytes;
     let (mut answers, mut has_failed) = (Vec::with_capacity(request.calls.len()), false);
@@ -58,7 +60,7 @@ pub async fn call_operations(
 impl Platform {
     /// The operation of this id, where it can be called in a batch.
     fn in_batch(&self, operation: &str) -> Result<&'static Row> {
-        match self.batch_operations.get(operation) {
+        match self.batch_operations.get_or_init(api::batch_operations).get(operation) {
             Some((row, true)) => Ok(row),
             Some((row, false)) => Err(Error::new(
                 &api::NOT_IN_BATCH,

@@ -29,8 +29,8 @@ pub struct Platform {
     backup: BackupSource,
     repeats: Arc<Repeats>,
     limits: BatchLimits,
-    /// By id, with whether it can be called in a batch.
-    batch_operations: HashMap<&'static str, (&'static Row, bool)>,
+    /// By id, with whether it can be called in a batch; built for the first batch, since that takes the schemas of all answers.
+    batch_operations: OnceLock<HashMap<&'static str, (&'static Row, bool)>>,
     monitor: Arc<RequestMonitor>,
     version: &'static str,
     /// Made when first asked for, and kept: making it takes milliseconds, and anyone may ask.
@@ -63,7 +63,7 @@ impl Platform {
             backup,
             repeats,
             limits,
-            batch_operations: api::batch_operations(),
+            batch_operations: OnceLock::new(),
             monitor,
             version,
             document: OnceLock::new(),

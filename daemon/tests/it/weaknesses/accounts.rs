@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     contacts,
-    support::{Daemon, Echo, claims, has, id_of, status, token_of},
+    support::{Daemon, Echo, claims, has, id_of, received, status, token_of},
 };
 
 #[tokio::test]
@@ -261,8 +261,7 @@ async fn w25_no_memory_answers_for_a_token_or_a_right_that_is_gone() {
     let (shop, ann, admin) = (daemon.register("shop-svc").await, daemon.register("ann").await, daemon.admin().await);
     daemon.put_instance(&shop, json!({ "url": echo.url })).await;
     let through = async |token: &str| daemon.call("GET", "/shop-svc/x", token, Value::Null).await;
-    let head = through(&ann).await.json()["head"].as_str().unwrap().to_owned();
-    let delegated = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned();
+    let delegated = received(&daemon, "/shop-svc/x", &ann).await;
 
     // A text that was not signed here is not the way to one that was, whoever it names.
     assert_eq!(status(&daemon, "POST", "/user-svc/refresh-token", &ann, Value::Null).await, 200);

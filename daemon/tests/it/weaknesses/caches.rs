@@ -3,15 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, claims, id_of, status, token_of};
-
-/// The token that a service is sent for this one.
-async fn delegated(daemon: &Daemon, token: &str) -> String {
-    let answer = daemon.call("GET", "/echo-svc/x", token, Value::Null).await;
-    assert_eq!(answer.status, 200, "{}", answer.text);
-    let head = answer.json()["head"].as_str().unwrap().to_owned();
-    head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).expect("a token").to_owned()
-}
+use crate::support::{Daemon, Echo, claims, id_of, received, status, token_of};
 
 /// A daemon with a service that says what it was sent.
 async fn with_service() -> (Daemon, Echo) {
@@ -63,33 +55,34 @@ async fn w110_who_deletes_a_role_or_an_organization_of_its_own_makes_the_daemon_
     let join = json!({ "userId": id_of(&member) });
     assert_eq!(status(&daemon, "POST", "/user-svc/organization/eve:club/user", &eve, join).await, 200);
 
-    let (of_ann, of_member) = (delegated(&daemon, &ann).await, delegated(&daemon, &member).await);
+    let (of_ann, of_member) =
+        (received(&daemon, "/echo-svc/x", &ann).await, received(&daemon, "/echo-svc/x", &member).await);
     let roles = |token: &str| claims(token)["ori"].to_string();
     assert!(roles(&of_member).contains("eve:crew") && roles(&of_member).contains("org:{eve:club}"), "{of_member}");
     let before = reads(&daemon, &admin).await;
-    assert_eq!(delegated(&daemon, &ann).await, of_ann, "it is remembered");
+    assert_eq!(received(&daemon, "/echo-svc/x", &ann).await, of_ann, "it is remembered");
     assert_eq!(reads(&daemon, &admin).await, before, "and so is the account");
 
     // Those that nobody else has.
     assert_eq!(status(&daemon, "DELETE", "/user-svc/role/eve:nobody", &eve, Value::Null).await, 200);
     assert_eq!(status(&daemon, "DELETE", "/user-svc/organization/eve:alone", &eve, Value::Null).await, 200);
-    assert_eq!(delegated(&daemon, &member).await, of_member);
+    assert_eq!(received(&daemon, "/echo-svc/x", &member).await, of_member);
     // Those that another has: it alone is looked at again, and at once.
     assert_eq!(status(&daemon, "DELETE", "/user-svc/role/eve:crew", &eve, Value::Null).await, 200);
-    let without_role = roles(&delegated(&daemon, &member).await);
+    let without_role = roles(&received(&daemon, "/echo-svc/x", &member).await);
     assert!(!without_role.contains("eve:crew") && without_role.contains("org:{eve:club}"), "{without_role}");
     assert_eq!(status(&daemon, "DELETE", "/user-svc/organization/eve:club", &eve, Value::Null).await, 200);
-    assert!(!roles(&delegated(&daemon, &member).await).contains("eve:club"));
+    assert!(!roles(&received(&daemon, "/echo-svc/x", &member).await).contains("eve:club"));
     // With an account its roles go.
     make_role(&daemon, &eve, "eve:last").await;
     give(&daemon, &eve, "eve:last", &member).await;
-    assert!(roles(&delegated(&daemon, &member).await).contains("eve:last"));
+    assert!(roles(&received(&daemon, "/echo-svc/x", &member).await).contains("eve:last"));
     let path = format!("/user-svc/user/{}", id_of(&eve));
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
-    assert!(!roles(&delegated(&daemon, &member).await).contains("eve:last"));
+    assert!(!roles(&received(&daemon, "/echo-svc/x", &member).await).contains("eve:last"));
 
     let before = reads(&daemon, &admin).await;
-    assert_eq!(delegated(&daemon, &ann).await, of_ann, "through all of that");
+    assert_eq!(received(&daemon, "/echo-svc/x", &ann).await, of_ann, "through all of that");
     assert_eq!(reads(&daemon, &admin).await, before, "and nothing was read for it");
 }
 
@@ -100,23 +93,26 @@ async fn w111_sessions_end_with_the_one_they_came_from_and_those_of_others_are_l
     let exchange = json!({ "newDevice": "phone" });
     let phone = token_of(&daemon.call("PUT", "/user-svc/token/exchange", &ann, exchange).await);
     let laptop = token_of(&daemon.login("ann", "pass", "laptop").await);
-    let (of_phone, of_bob, of_laptop) =
-        (delegated(&daemon, &phone).await, delegated(&daemon, &bob).await, delegated(&daemon, &laptop).await);
+    let (of_phone, of_bob, of_laptop) = (
+        received(&daemon, "/echo-svc/x", &phone).await,
+        received(&daemon, "/echo-svc/x", &bob).await,
+        received(&daemon, "/echo-svc/x", &laptop).await,
+    );
     // A delegated token of the exchanged session is remembered; still it ends with the session it came from.
     let revoke = json!({ "allTokens": false });
     assert_eq!(status(&daemon, "POST", "/user-svc/login", "", json!({ "slug": "bob", "password": "no" })).await, 401);
-    assert_eq!(delegated(&daemon, &phone).await, of_phone);
+    assert_eq!(received(&daemon, "/echo-svc/x", &phone).await, of_phone);
     assert_eq!(status(&daemon, "DELETE", "/user-svc/tokens", &ann, revoke).await, 200);
     for token in [&ann, &phone] {
         assert_eq!(status(&daemon, "GET", "/echo-svc/x", token, Value::Null).await, 401);
     }
-    assert_eq!(delegated(&daemon, &laptop).await, of_laptop);
+    assert_eq!(received(&daemon, "/echo-svc/x", &laptop).await, of_laptop);
     // Another password ends all but the session that changes it.
     let other = token_of(&daemon.login("ann", "pass", "other").await);
     assert_eq!(status(&daemon, "GET", "/echo-svc/x", &other, Value::Null).await, 200);
     let change = json!({ "currentPassword": "pass", "newPassword": "better" });
     assert_eq!(status(&daemon, "POST", "/user-svc/change-password", &laptop, change).await, 200);
     assert_eq!(status(&daemon, "GET", "/echo-svc/x", &other, Value::Null).await, 401);
-    assert_eq!(delegated(&daemon, &laptop).await, of_laptop);
-    assert_eq!(delegated(&daemon, &bob).await, of_bob, "whatever ann did");
+    assert_eq!(received(&daemon, "/echo-svc/x", &laptop).await, of_laptop);
+    assert_eq!(received(&daemon, "/echo-svc/x", &bob).await, of_bob, "whatever ann did");
 }

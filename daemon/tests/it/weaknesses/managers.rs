@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     apps::{HOST, enroll, login, make_app, register},
-    support::{Daemon, Echo, claims, id_of, status, token_of},
+    support::{Daemon, Echo, claims, id_of, received, status, token_of},
 };
 
 /// The token of an account that an admin gave these permissions in the app of `host` alone.
@@ -91,8 +91,7 @@ async fn w42_who_may_reset_passwords_does_not_become_a_service_that_acts_for_its
         assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, 403, "nor takes it out of the way");
     }
     // What it would come to: an admin's token as the service receives it.
-    let head = daemon.call("GET", "/shop-svc/x", &admin, Value::Null).await.json();
-    let delegated = head["head"].as_str().unwrap().split("Bearer ").nth(1).unwrap().lines().next().unwrap().to_owned();
+    let delegated = received(&daemon, "/shop-svc/x", &admin).await;
     let enrolls = json!({ "enrolls": [{ "userId": id_of(&help), "role": "user-svc:admin" }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &delegated, enrolls).await, 200);
 }

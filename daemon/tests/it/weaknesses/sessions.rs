@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Daemon, Echo, id_of, status, token_of};
+use crate::support::{Daemon, Echo, id_of, received, status, token_of};
 
 /// A service that switches protocols where it is asked to, begins an event stream without an end elsewhere, and never
 /// answers below `/silent`.
@@ -133,11 +133,7 @@ async fn w130_tunnels_and_streams_end_with_the_delegated_token_and_the_delegatio
     let echo = Echo::start().await;
     assert_eq!(daemon.put_instance(&desk, json!({ "url": echo.url })).await.status, 201);
     assert_eq!(daemon.put_instance(&shop, json!({ "url": endless_service().await })).await.status, 201);
-    let delegated = async || {
-        let head =
-            daemon.call("GET", "/desk-svc/x", &ann, Value::Null).await.json()["head"].as_str().unwrap().to_owned();
-        head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned()
-    };
+    let delegated = async || received(&daemon, "/desk-svc/x", &ann).await;
     let delegation = json!({ "slug": "desk-svc", "services": ["shop-svc"] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, delegation.clone()).await, 200);
 

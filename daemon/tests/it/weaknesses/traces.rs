@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, id_of, status, token_of};
+use crate::support::{Daemon, Echo, id_of, received, status, token_of};
 
 async fn audit(daemon: &Daemon, admin: &str, body: Value) -> Vec<Value> {
     let answer = daemon.call("POST", "/user-svc/audit", admin, body).await;
@@ -191,8 +191,7 @@ async fn w132_what_a_service_does_with_a_delegated_token_is_told_and_counted_as_
     let (evil, ann, admin) = (daemon.register("evil-svc").await, daemon.register("ann").await, daemon.admin().await);
     let echo = Echo::start().await;
     assert_eq!(daemon.put_instance(&evil, json!({ "url": echo.url })).await.status, 201);
-    let head = daemon.call("GET", "/evil-svc/x", &ann, Value::Null).await.json()["head"].as_str().unwrap().to_owned();
-    let delegated = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap();
+    let delegated = &received(&daemon, "/evil-svc/x", &ann).await;
 
     assert_eq!(status(&daemon, "DELETE", "/user-svc/user/victim", delegated, Value::Null).await, 403);
     daemon
