@@ -48,7 +48,7 @@ pub async fn run(context: &Context, file: &str, stop_on_error: bool) -> Result<(
 fn skipped() -> OperationAnswer {
     OperationAnswer {
         status: CALL_SKIPPED.status,
-        error: "not called, since a call before it failed; correct that one, then send this one again".into(),
+        error: "not called, because an earlier call failed; correct that one, then send this one again".into(),
         code: CALL_SKIPPED.id.into(),
         ..OperationAnswer::default()
     }

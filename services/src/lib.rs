@@ -1,4 +1,4 @@
-//! The built-in services, one folder each, alike inside. No service imports another.
+//! The built-in services, one directory each, all with the same layout. No service imports another.
 
 pub mod platform;
 pub mod policy;
@@ -10,5 +10,5 @@ use openorch_chassis::Module;
 #[cfg(test)]
 use openorch_test_support::{platform as test_platform, unsure};
 
-/// The services that the daemon runs, beside the two that everything rests on: identity and the daemon's own paths.
+/// The optional services. The daemon always runs two more: identity and its own paths.
 pub const MODULES: &[Module] = &[registry::MODULE, policy::MODULE];

@@ -1,18 +1,20 @@
-//! From the query object of the wire to the store's: what every service that takes one shares.
+//! Converts the query object of the API to the store's, for all services that accept one.
 
 use openorch_api::{error::request, query as wire};
 use openorch_chassis::{Error, Result};
 use openorch_store::{Cursor, Direction, Filter, MOST_FILTERS, MOST_VALUES, Query};
 use serde_json::Value;
 
-/// The store's query for one of the wire. `usual` rows where it names no limit, `most` whatever it names.
+/// The store's query for a query of the API. `usual` is the limit if the query has none, `most` the maximum limit.
 pub fn from_wire(query: &wire::Query, usual: u64, most: u64) -> Result<Query> {
     let limit = match query.limit.unwrap_or_default() {
         0 => usual,
         limit => u64::try_from(limit).map_err(|_| Error::invalid("`limit` is below 0"))?,
     };
     if limit > most {
-        return Err(Error::invalid(format!("`limit` is {limit}; at most {most} come in one answer, `next` goes on")));
+        return Err(Error::invalid(format!(
+            "`limit` is {limit}; the maximum is {most}; continue with the returned `next`"
+        )));
     }
     let mut room = Room { filters: MOST_FILTERS, values: MOST_VALUES };
     let filters = query.filters.iter().map(|filter| self::filter(filter, &mut room)).collect::<Result<_>>()?;
@@ -29,17 +31,17 @@ pub fn from_wire(query: &wire::Query, usual: u64, most: u64) -> Result<Query> {
     Ok(Query { after, ..asked })
 }
 
-/// Where to go on in an order of so many fields, if the query says.
+/// The cursor of a query ordered by `fields` fields, if it has one.
 pub fn place(query: &wire::Query, fields: usize) -> Result<Option<Cursor>> {
     query.after().map_err(Error::invalid)?.map(|values| cursor(values, fields)).transpose()
 }
 
-/// The same of a list in one order, which takes the `next` of an answer as `after`.
+/// The cursor of a list ordered by one field, whose `after` is the `next` of the previous response.
 pub fn place_of(next: Option<String>) -> Result<Option<Cursor>> {
     place_after(next, 1)
 }
 
-/// The same of a list in the order of its ids.
+/// The cursor of a list ordered by id.
 pub fn place_by_id(next: Option<String>) -> Result<Option<Cursor>> {
     place_after(next, 0)
 }
@@ -49,46 +51,45 @@ fn place_after(next: Option<String>, fields: usize) -> Result<Option<Cursor>> {
     match place(&query, fields) {
         Ok(None) => Ok(None),
         Ok(Some(place)) if place.id.is_some() => Ok(Some(place)),
-        _ => Err(Error::invalid("`after` is the `next` of the answer before")),
+        _ => Err(Error::invalid("`after` must be the `next` of the previous response")),
     }
 }
 
-/// What piece of a list is asked for, where a list may also be asked for whole.
+/// The page of a list that is requested, for lists that may also be requested whole.
 pub struct Paging {
-    /// Most entries of the answer.
+    /// Maximum number of entries in the response.
     pub limit: usize,
-    /// A list asked for whole is refused where it is longer than `limit`, a page is not.
+    /// A whole list longer than `limit` is refused; a page is cut and continued.
     pub is_page: bool,
-    /// The `next` of the page before.
+    /// The `next` of the previous page.
     pub after: Option<String>,
 }
 
-/// Entries of a page whose request names none.
+/// Default page size.
 const PAGE: usize = 1000;
 
 impl Paging {
-    /// Without a limit and a place the whole list is asked for, which has at most `max_unpaged_list` entries.
+    /// Without a limit and a cursor, the whole list is requested, which may have at most `max_unpaged_list` entries.
     pub fn new(limit: Option<i64>, after: Option<String>, max_unpaged_list: usize) -> Result<Paging> {
         let after = after.filter(|after| !after.is_empty());
         let most = PAGE.min(max_unpaged_list);
         let limit = match limit.unwrap_or_default() {
             0 if after.is_none() => return Ok(Paging { limit: max_unpaged_list, is_page: false, after }),
             0 => most,
-            limit => usize::try_from(limit)
-                .ok()
-                .filter(|limit| *limit <= most)
-                .ok_or_else(|| Error::invalid(format!("`limit` is from 1 to {most}; `next` goes on")))?,
+            limit => usize::try_from(limit).ok().filter(|limit| *limit <= most).ok_or_else(|| {
+                Error::invalid(format!("`limit` must be from 1 to {most}; continue with the returned `next`"))
+            })?,
         };
         Ok(Paging { limit, is_page: true, after })
     }
 
-    /// Refuses a whole list that is longer than may be answered at once.
+    /// Refuses a whole list that is too long for one response.
     pub fn refuse_long(&self, length: usize, of: &str, way_out: &str) -> Result<()> {
         if !self.is_page && length > self.limit {
             return Err(Error::new(
                 &request::LIST_TOO_LONG,
                 format!(
-                    "there are more than {} {of}; {way_out}, and go on with the `next` of each answer as `after`",
+                    "there are more than {} {of}; {way_out}, and send the `next` of each response as `after`",
                     self.limit
                 ),
             ));
@@ -96,7 +97,8 @@ impl Paging {
         Ok(())
     }
 
-    /// The piece of a list that is in memory, ordered by unique keys; and the place of what follows, empty at the end.
+    /// The requested page of a list in memory, ordered by unique keys, and the cursor of the next page; empty on the
+    /// last.
     pub fn page<'a, T, const N: usize>(
         &self,
         items: impl Iterator<Item = ([&'a str; N], T)>,
@@ -107,7 +109,7 @@ impl Paging {
             None => None,
             Some(text) => match serde_json::from_str::<Vec<String>>(text) {
                 Ok(place) if place.len() == N => Some(place),
-                _ => return Err(Error::invalid("`after` is the `next` of the answer before")),
+                _ => return Err(Error::invalid("`after` must be the `next` of the previous response")),
             },
         };
         let is_asked = |key: &[&str; N]| {
@@ -126,7 +128,8 @@ impl Paging {
     }
 }
 
-/// As many values as order fields: strictly after them. One more, the last row's id: exactly after that row.
+/// With as many values as order fields, the results are strictly after them. One more value is the id of the last row,
+/// and the results are exactly after that row.
 fn cursor(mut values: Vec<Value>, fields: usize) -> Result<Cursor> {
     if values.len() != fields + 1 {
         return Ok(Cursor { values, id: None });
@@ -137,25 +140,25 @@ fn cursor(mut values: Vec<Value>, fields: usize) -> Result<Cursor> {
     }
 }
 
-/// A cursor as `jsonAfter` takes it.
+/// Formats a cursor as `jsonAfter`.
 pub fn to_wire(cursor: &Cursor) -> String {
     let values: Vec<Value> = cursor.values.iter().cloned().chain(cursor.id.clone().map(Value::String)).collect();
     Value::Array(values).to_string()
 }
 
-/// What a query may still hold. Counted before anything is built: a filter over many fields compares each of them with
-/// all its values, so a short text could otherwise become a very large query.
+/// The remaining budget of a query. It is checked before anything is built: a filter compares each of its fields with
+/// all its values, so a short request could otherwise become a very large query.
 struct Room {
     filters: usize,
     values: usize,
 }
 
 impl Room {
-    /// Takes the place of filters over `fields` fields with `values` values each.
+    /// Spends the budget of filters over `fields` fields with `values` values each.
     fn take(&mut self, fields: usize, values: usize) -> Result<()> {
         let too_many = |most: usize, of: &str| {
             Error::invalid(format!(
-                "the query has more than {most} {of}, each field of a filter counted by itself; ask for less at once"
+                "the query has more than {most} {of}, where each field of a filter counts separately; split it into several queries"
             ))
         };
         self.filters = self.filters.checked_sub(fields).ok_or_else(|| too_many(MOST_FILTERS, "filters"))?;
@@ -187,7 +190,9 @@ fn of_field(op: wire::Op, field: String, values: &[Value]) -> Result<Filter> {
     let first = || values.first().cloned().ok_or_else(|| Error::invalid("a filter has no value in `jsonValues`"));
     let text = || match first()? {
         Value::String(text) => Ok(text),
-        other => Err(Error::invalid(format!("`{other}` is no text, and only text starts with or contains text"))),
+        other => {
+            Err(Error::invalid(format!("`{other}` is not a string; `startsWith` and `containsSubstring` take strings")))
+        }
     };
     Ok(match op {
         wire::Op::Equals => {
@@ -203,7 +208,7 @@ fn of_field(op: wire::Op, field: String, values: &[Value]) -> Result<Filter> {
     })
 }
 
-/// The first letter of each name counts as a small one (contract, `services.md` 1.2).
+/// The first letter of each field name is lower-cased (contract, `services.md` 1.2).
 fn field(path: &str) -> String {
     let small = |name: &str| {
         let mut letters = name.chars();

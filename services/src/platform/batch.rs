@@ -1,4 +1,4 @@
-//! Several operations by one request, each called in process as its caller.
+//! Batches: several operations in one request, each called in process with the rights of the caller.
 
 use openorch_api::{
     Body, Effect, Json, Row,
@@ -15,19 +15,19 @@ pub async fn call_operations(
     cx: Cx<Platform>,
     Body(request): Body<CallOperationsRequest>,
 ) -> Result<Json<CallOperationsResponse>> {
-    // Built for the first batch, whose time has not begun yet.
+    // The table is built for the first batch. It is built here so that this does not count against the batch timeout.
     cx.batch_operations.get_or_init(api::batch_operations);
     let calls = cx.calls()?.within(cx.limits.batch_timeout);
     let mut room = cx.limits.max_batch_answer_bytes;
     let (mut answers, mut has_failed) = (Vec::with_capacity(request.calls.len()), false);
-    // What they count as held until the answer to the batch is made of them.
+    // The answers stay counted against the memory budget until the response is built from them.
     let mut held = Vec::new();
     for OperationCall { operation, input } in request.calls {
         let outcome = async {
             if has_failed && request.stop_on_error {
                 return Err(Error::new(
                     &api::CALL_SKIPPED,
-                    "not called, since a call before it failed; correct that one, then send this one again",
+                    "not called, because an earlier call failed; correct that one, then send this one again",
                 ));
             }
             let row = cx.in_batch(&operation)?;
@@ -58,7 +58,7 @@ pub async fn call_operations(
 }
 
 impl Platform {
-    /// The operation of this id, where it can be called in a batch.
+    /// The operation with this id, if it may be called in a batch.
     fn in_batch(&self, operation: &str) -> Result<&'static Row> {
         match self.batch_operations.get_or_init(api::batch_operations).get(operation) {
             Some((row, true)) => Ok(row),

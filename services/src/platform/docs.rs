@@ -1,4 +1,4 @@
-//! The operations as one page of HTML, from the table: no script, no field for a token, nothing from outside.
+//! The operations as one HTML page, generated from the table: no script, no token field, no external resources.
 
 use std::fmt::Write;
 

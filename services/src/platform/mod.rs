@@ -1,5 +1,5 @@
-//! The daemon's own paths: what it is, whether it is well, its documents and metrics, batches of calls; and the upkeep of the
-//! answers that are stored for repeats of calls.
+//! The daemon's own paths: version, health, API documents, metrics, backup and batches of calls. Also removes expired
+//! answers that were stored for idempotency keys.
 
 mod batch;
 mod docs;
@@ -20,7 +20,7 @@ use openorch_chassis::{
 };
 use openorch_store::{Store, Write};
 
-/// Makes a copy of all data.
+/// Makes a backup of all data.
 pub type BackupSource = Box<dyn Fn() -> BoxFuture<'static, Result<Download>> + Send + Sync>;
 
 pub struct Platform {
@@ -29,11 +29,12 @@ pub struct Platform {
     backup: BackupSource,
     repeats: Arc<Repeats>,
     limits: BatchLimits,
-    /// By id, with whether it can be called in a batch; built for the first batch, since that takes the schemas of all answers.
+    /// By id, with whether the operation may be called in a batch. Built for the first batch, since it needs the
+    /// schemas of all responses.
     batch_operations: OnceLock<HashMap<&'static str, (&'static Row, bool)>>,
     monitor: Arc<RequestMonitor>,
     version: &'static str,
-    /// Made when first asked for, and kept: making it takes milliseconds, and anyone may ask.
+    /// Built on first use and kept: building takes milliseconds, and anyone may request it.
     document: OnceLock<Document>,
     page: OnceLock<Document>,
 }
@@ -41,9 +42,9 @@ pub struct Platform {
 /// Limits of one batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchLimits {
-    /// Bytes of the answers of calls that read, together.
+    /// Total bytes of the answers of calls that read.
     pub max_batch_answer_bytes: usize,
-    /// For all of its calls.
+    /// Timeout of the whole batch.
     pub batch_timeout: Duration,
 }
 
@@ -122,21 +123,21 @@ async fn read_docs(cx: Cx<Platform>, (): ()) -> Result<Html> {
 }
 
 async fn backup(cx: Cx<Platform>, (): ()) -> Result<Download> {
-    // It changes nothing, and all data leave the daemon by it.
+    // A backup changes nothing, but it reads all data, so it is always audited.
     cx.request.audit.tell_anyway();
     (cx.backup)().await
 }
 
 async fn metrics(cx: Cx<Platform>, (): ()) -> Result<Samples> {
     let registry = cx.metrics.clone();
-    // A thousand services have some megabytes of series: they are written beside the async workers.
+    // A thousand services have megabytes of series, so they are formatted off the async workers.
     let text = tokio::task::spawn_blocking(move || registry.text()).await.map_err(Error::internal)?;
     Ok(Samples(text.into()))
 }
 
 async fn remove_old_answers(platform: Arc<Platform>) {
     if let Err(error) = platform.repeats.remove_old().await {
-        tracing::warn!("old answers to calls with `Idempotency-Key` could not be removed yet: {error:?}");
+        tracing::warn!("cannot remove expired answers to calls with `Idempotency-Key`, retrying: {error:?}");
     }
 }
 

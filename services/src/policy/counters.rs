@@ -1,6 +1,6 @@
-//! Counters of rate limits, as a generic cell rate algorithm (ITU-T I.371): one number for each counter, which says when it
-//! has its whole allowance again. Each account that asks has its own, so that what one counts pushes nothing of another's
-//! out.
+//! Counters of rate limits, as a generic cell rate algorithm (ITU-T I.371): each counter stores one number, the time at
+//! which its allowance is fully replenished. Counters belong to the account that asks, so that one account cannot evict
+//! another's.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-/// So many requests in each window; so many at once after a pause.
+/// A rate limit: requests per window. The whole allowance may be used in one burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// At least one.
@@ -26,26 +26,26 @@ pub struct Counters {
 #[derive(Default)]
 struct State {
     by_account: HashMap<Arc<str>, OfAccount>,
-    /// Of all accounts.
+    /// Number of counters of all accounts.
     count: usize,
 }
 
-/// By a digest of what is counted together, which a caller may make long.
+/// By a digest of the key, since callers choose the key and may make it long.
 type OfAccount = HashMap<[u8; 16], Counter>;
 
 #[derive(Clone, Copy)]
 struct Counter {
-    /// When it has its whole allowance again, in microseconds.
+    /// When the allowance is fully replenished, in microseconds.
     full_at: i64,
-    /// How long that takes from none.
+    /// How long replenishing takes from empty, in microseconds.
     full: i64,
-    /// How many requests its whole allowance is.
+    /// Requests in the full allowance.
     max_requests: u32,
 }
 
 impl Counter {
-    /// What is forgotten last: one that refuses, and of these the one that it took the most requests to use up; then the
-    /// larger the part of the allowance that is used up, in millionths.
+    /// The eviction rank; the highest is evicted last. Counters that refuse rank highest, and among them those that
+    /// took the most requests to exhaust. The others rank by the share of the allowance in use, in millionths.
     fn rank(self, now: i64) -> (bool, i64) {
         let missing = i128::from(self.full_at.saturating_sub(now).max(0));
         let pause = i128::from((self.full / i64::from(self.max_requests.max(1))).max(1));
@@ -56,17 +56,17 @@ impl Counter {
     }
 }
 
-/// What part of all counters one account may hold.
+/// One account may hold one part in so many of all counters.
 const SHARE: usize = 10;
 
 impl Counters {
-    /// At most so many are held, and a tenth of them of one account. Beyond it those that have most of their allowance are
-    /// forgotten, and those that refuse last.
+    /// Holds at most `max` counters, a tenth of them for one account. Beyond that, the counters with the most allowance
+    /// left are evicted first and those that refuse last.
     pub fn new(max: u64) -> Counters {
         Counters { state: Mutex::default(), max: usize::try_from(max).unwrap_or(usize::MAX).max(1) }
     }
 
-    /// How many are held.
+    /// The number of counters held.
     pub fn count(&self) -> usize {
         self.lock().count
     }
@@ -75,8 +75,8 @@ impl Counters {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one for the account that asks, or says that it is one too many. `key`: what is counted together. `now` is a
-    /// time in microseconds; a clock that is set back makes nobody wait longer than a window.
+    /// Counts a request of the account that asks; false when it exceeds the rate. `key` identifies the counter. `now`
+    /// is in microseconds; if the clock is set back, a caller waits at most one window.
     pub fn take(&self, account: &Arc<str>, key: &[&str], rate: Rate, now: i64) -> bool {
         let key = digest(key);
         let window = i64::try_from(rate.window.as_micros()).unwrap_or(i64::MAX / 4);
@@ -87,7 +87,7 @@ impl Counters {
         let seen = state.by_account.get(account).and_then(|counters| counters.get(&key)).map(|counter| counter.full_at);
         let known = seen.unwrap_or(i64::MIN).clamp(now, now + full);
         let is_allowed = known + pause <= now + full;
-        // Also where it is refused: a clock that was set back is forgotten by that.
+        // Stored even if refused: this also corrects a time from before the clock was set back.
         let next = if is_allowed { known + pause } else { known };
         if seen.is_none() {
             state.make_room(account, (self.max / SHARE).max(1), self.max, now);
@@ -99,7 +99,7 @@ impl Counters {
 }
 
 impl State {
-    /// Makes room for one more counter of an account.
+    /// Evicts counters if the account or the whole table is full, so that one more fits.
     fn make_room(&mut self, account: &Arc<str>, max_of_account: usize, max: usize, now: i64) {
         if self.by_account.get(account).is_some_and(|counters| counters.len() >= max_of_account) {
             self.trim(&account.clone(), now);
@@ -111,8 +111,8 @@ impl State {
         }
     }
 
-    /// Forgets the counters of an account that have their whole allowance, which say nothing; and if there are few of those,
-    /// a tenth of all, those that have most of it.
+    /// Evicts the counters of an account with a full allowance, which hold no information. If they are few, evicts a
+    /// tenth of all, those with the most allowance left.
     fn trim(&mut self, account: &Arc<str>, now: i64) {
         let Some(counters) = self.by_account.get_mut(account) else { return };
         let before = counters.len();
@@ -123,7 +123,7 @@ impl State {
             let mut beyond = counters.len() - wanted;
             let (_, last, _) = ranks.select_nth_unstable(beyond - 1);
             let last = *last;
-            // Those below it first: many may have the same rank.
+            // Lower ranks first: many counters may have the same rank.
             let mut below = ranks.iter().filter(|rank| **rank < last).count();
             counters.retain(|_, counter| {
                 let rank = counter.rank(now);
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(allowed(10_000), 5, "never more than in one window");
         assert_eq!((allowed(0), allowed(60)), (0, 5), "a clock that was set back");
         let wider = Rate { max_requests: 10, ..RATE };
-        assert!(counters.take(&asks, &["a"], wider, 60_000_000 + 12_000_000), "a rate that was changed counts at once");
+        assert!(counters.take(&asks, &["a"], wider, 60_000_000 + 12_000_000), "a changed rate applies immediately");
     }
 
     #[test]
@@ -183,16 +183,16 @@ mod tests {
             (0..3).for_each(|number| _ = counters.take(&account, &[&number.to_string()], RATE, 20_000));
         }
         assert!(counters.count() <= 1000, "{}", counters.count());
-        assert!(!counters.take(&shop, &["ann"], RATE, 20_000), "what was used up is used up");
+        assert!(!counters.take(&shop, &["ann"], RATE, 20_000), "an exhausted allowance stays exhausted");
         let monthly = Rate { max_requests: 100, window: Duration::from_secs(30 * 24 * 3600) };
         for number in 0..300 {
             counters.take(&shop, &["page", &number.to_string()], monthly, 20_000);
         }
-        assert!(!counters.take(&shop, &["ann"], RATE, 20_000), "whatever else is used, of however long a window");
+        assert!(!counters.take(&shop, &["ann"], RATE, 20_000), "counters with long windows do not evict it");
         let once = Rate { max_requests: 1, ..monthly };
         for number in 0..300 {
             counters.take(&shop, &["once", &number.to_string()], once, 20_000);
         }
-        assert!(!counters.take(&shop, &["ann"], RATE, 20_000), "though each of the others is used up at once");
+        assert!(!counters.take(&shop, &["ann"], RATE, 20_000), "other exhausted counters do not evict it");
     }
 }

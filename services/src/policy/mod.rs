@@ -1,5 +1,5 @@
-//! Rules for requests: rate limits and blocked addresses. Policies are stored and held in memory whole; what was counted lives
-//! in memory alone, so that a check writes nothing.
+//! Policies: rate limits and blocked addresses. All policies are stored and cached in memory; rate limit counters are
+//! only in memory, so that a check writes nothing.
 
 mod counters;
 mod rows;
@@ -39,15 +39,15 @@ use self::{
 settings! {
     /// Policies: `[policy]`.
     pub struct PolicySettings in "policy" {
-        /// Policies of one app.
+        /// Maximum number of policies per app.
         max_policies_per_app: u64 = "1000";
-        /// Counters of rate limits held in memory, a tenth of them for one account; beyond it those that are used least are
-        /// forgotten.
+        /// Maximum number of rate limit counters in memory, a tenth of them for one account; beyond it, the least used
+        /// are evicted.
         max_counters: u64 = "100000";
     }
 }
 
-/// A policy as it is applied.
+/// A policy in parsed form.
 struct Rule {
     row_id: String,
     app: String,
@@ -64,12 +64,12 @@ struct Policies {
     platform: Platform,
     settings: PolicySettings,
     table: Table<PolicyRow>,
-    /// Blocked addresses first, then rate limits, each oldest first: what is refused anyway is not counted.
+    /// Blocklists first, then rate limits, each by age: a request that is blocked is not counted.
     rules: ArcSwap<Vec<Rule>>,
     counters: Counters,
     /// Held while a policy is saved.
     saving: tokio::sync::Mutex<()>,
-    /// Held while the rules are read again.
+    /// Held while the policies are reloaded.
     reading: tokio::sync::Mutex<()>,
     /// Unix time until which a commit of unknown outcome may still be applied.
     pending_until: AtomicI64,
@@ -137,8 +137,8 @@ async fn check(cx: Cx<Policies>, Body(request): Body<CheckRequest>) -> Result<Js
     Ok(Json(CheckResponse { allowed }))
 }
 
-/// The key of the account or network whose requests are counted together; `None` where the request names neither. IPv6
-/// addresses are counted by their /64, the smallest network that a customer is usually given.
+/// The counter key: the account or network whose requests are counted together; `None` if the request has neither. IPv6
+/// addresses are counted per /64, the smallest network usually assigned to a customer.
 fn whose(entity: Entity, request: &CheckRequest, address: Option<IpAddr>) -> Option<String> {
     match entity {
         Entity::UserId => Some(request.user_id.clone()).filter(|id| !id.is_empty()),
@@ -155,7 +155,7 @@ async fn upsert(
     check_name("instanceId", &id.0, 128).map_err(|error| Error::invalid(error.0))?;
     Test::of(&instance)?;
     let row_id = row_id(&app, &id.0);
-    // What there is stays as it is until this one is with it.
+    // Serializes saves, so that the network quota is checked against the latest policies.
     let _saving = cx.saving.lock().await;
     cx.refuse_too_many_networks(&app, &row_id, &instance)?;
     retry(|| async {
@@ -173,7 +173,7 @@ async fn upsert(
                     return Err(Error::new(
                         &api::TOO_MANY_POLICIES,
                         format!(
-                            "the app has {max} policies, as many as it may; delete some, or have an operator raise \
+                            "the app has {max} policies, the maximum; delete some, or have an operator raise \
                              OPENORCH_POLICY_MAX_POLICIES_PER_APP"
                         ),
                     ));
@@ -205,13 +205,13 @@ async fn delete(cx: Cx<Policies>, Path(id): Path<PolicyId>) -> Result<Json<Empty
     Ok(Json(Empty {}))
 }
 
-/// Reads the policies again while a commit of unknown outcome may still be applied.
+/// Reloads the policies while a commit of unknown outcome may still be applied.
 async fn reconcile(policies: Arc<Policies>) {
     if policies.pending_until.load(Ordering::SeqCst) < policies.platform.now().0.as_second() {
         return;
     }
     if let Err(error) = policies.reload().await {
-        tracing::debug!("the policies cannot be read again yet: {error:?}");
+        tracing::debug!("cannot reload the policies, retrying: {error:?}");
     }
 }
 
@@ -223,13 +223,13 @@ impl AppDeletionHook for Policies {
     }
 
     fn app_deleted(&self) {
-        // What is stored is read again each second for a while: nobody may know yet whether the app is gone.
+        // Reloads every second for a while: the outcome of the app's deletion may be unknown.
         let until = self.platform.now().0.as_second() + OPEN_FOR.as_secs() as i64;
         self.pending_until.fetch_max(until, Ordering::SeqCst);
     }
 }
 
-/// Networks that the policies of an app block together: each check looks through them.
+/// Maximum number of networks that the policies of one app block: each check scans them all.
 const MAX_NETWORKS_PER_APP: usize = 10_000;
 
 impl Policies {
@@ -242,15 +242,15 @@ impl Policies {
             return Err(Error::new(
                 &api::TOO_MANY_NETWORKS,
                 format!(
-                    "the policies of the app block {others} addresses and networks, and {own} more would be over \
-                     {MAX_NETWORKS_PER_APP}; join some of them, or delete policies"
+                    "the policies of the app block {others} addresses and networks, and {own} more would exceed the limit of \
+                     {MAX_NETWORKS_PER_APP}; merge some of them, or delete policies"
                 ),
             ));
         }
         Ok(())
     }
 
-    /// Writes, and applies what is stored then.
+    /// Commits a batch and reloads the policies.
     async fn commit(&self, call: &CallAudit, batch: Batch) -> Result<()> {
         if let Err(error) = self.platform.commit(call, batch).await {
             if error.is_open() {
@@ -267,10 +267,10 @@ impl Policies {
         let mut rules = Vec::new();
         for stored in self.table.find(&Query::all()).await? {
             let PolicyRow { app, instance } = stored.value;
-            // Written by a version that knew more.
+            // Written by a newer version.
             let Ok(test) = Test::of(&instance) else {
                 tracing::warn!(
-                    "the policy `{}` of `{app}` is not understood by this version and not applied",
+                    "the policy `{}` of `{app}` is not supported by this version and is not applied",
                     instance.id
                 );
                 continue;
@@ -335,7 +335,7 @@ fn missing(parameters: &str, template: &str) -> Error {
     Error::invalid(format!("parameters.{parameters} is required with the template `{template}`"))
 }
 
-/// No app has a space in its name.
+/// App names contain no spaces, so the id is unique.
 fn row_id(app: &str, id: &str) -> String {
     format!("{app} {id}")
 }

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 pub static POLICIES: Collection = Collection { name: "policySvcInstances", indexes: &[Index::on(&["app"])] };
 
-/// A policy. Its id is its app and its id there.
+/// A policy. The row id combines the app and the policy id.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyRow {
     pub app: String,
-    /// Given back as it was sent, so it is kept as it was sent.
+    /// Stored as it was sent, since it is returned unchanged.
     pub instance: PolicyInstance,
 }

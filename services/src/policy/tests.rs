@@ -1,4 +1,4 @@
-//! What cannot be tried from outside: a store of which nobody knows whether it wrote.
+//! Cases that cannot be provoked from outside: commits of unknown outcome.
 
 use std::sync::atomic::Ordering;
 

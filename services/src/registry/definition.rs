@@ -1,4 +1,4 @@
-//! Definitions: what a service is made of, kept for those who deploy it.
+//! Definitions: stored descriptions of services, for the programs that deploy them.
 
 use openorch_api::{
     Body, Created, Json, NoContent, Path,
@@ -22,7 +22,7 @@ pub async fn save(
     Ok(Created(SaveDefinitionResponse {}))
 }
 
-/// None of the texts has hidden characters in it. Lines and tabs are fine: a script may be among them.
+/// Refuses hidden characters in any string. Line breaks and tabs are allowed, since a definition may contain scripts.
 fn check_texts(value: &Value) -> Result<()> {
     let check = |text: &str| refuse_hidden("a text of the definition", &text.replace(['\n', '\r', '\t'], " "));
     match value {

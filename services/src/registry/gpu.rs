@@ -1,4 +1,4 @@
-//! GPUs of the node, read from `nvidia-smi` where there is one.
+//! GPUs of the node, read from `nvidia-smi` if installed.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -9,7 +9,7 @@ const PROGRAM: &str = "nvidia-smi";
 const FIELDS: &str = "name,temperature.gpu,utilization.gpu,memory.total,memory.used,power.draw,power.limit,driver_version,pci.bus_id,compute_mode,pstate";
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The GPUs as they are now; none where the program is missing or does not answer.
+/// The current state of the GPUs; empty if the program is missing or does not answer.
 pub async fn read(node_url: &str) -> Vec<Gpu> {
     if !is_installed() {
         return Vec::new();
@@ -20,7 +20,7 @@ pub async fn read(node_url: &str) -> Vec<Gpu> {
     parse(&table, node_url, &cuda)
 }
 
-/// Looked up once: a program that is not there costs nothing at each heartbeat.
+/// Checked once, so that a missing program costs nothing on each heartbeat.
 fn is_installed() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
     *INSTALLED.get_or_init(|| {
@@ -40,7 +40,7 @@ fn cuda_version(text: &str) -> Option<String> {
     Some(line.split(':').nth(1)?.trim().to_owned())
 }
 
-/// A field that is no number (`[N/A]`) counts as zero: the other fields stay useful.
+/// A field that is not a number (`[N/A]`) becomes zero, so that the other fields are kept.
 fn parse(table: &str, node_url: &str, cuda: &str) -> Vec<Gpu> {
     let rows = table.lines().filter(|line| !line.trim().is_empty()).enumerate();
     rows.map(|(index, line)| {

@@ -1,5 +1,5 @@
-//! Registering, listing and removing instances. A URL belongs to the account that registered it: nobody else changes
-//! it, but admins.
+//! Registering, listing and removing instances. A URL belongs to the account that registered it; only that account and
+//! admins may change it.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use super::{
     rows::{INSTANCES, InstanceRow, ServiceRow},
 };
 
-/// Characters of an instance's address in the log.
+/// Maximum number of characters of an instance's URL in the log.
 const MAX_LOGGED_URL: usize = 200;
 
 pub async fn register(
@@ -60,7 +60,7 @@ pub async fn list(
     let found = cx.live.find(filter.slug.as_deref(), |entry| matches(&entry.row, &filter));
     cx.platform.refuse_long_list(found.len(), "instances", "ask for those of one `slug`")?;
     let extended = cx.request.headers.is_extended();
-    // Ids alone, so that an answer that is not read keeps no instance that was replaced or removed meanwhile.
+    // Only ids: a response that is read slowly must not keep replaced or removed instances in memory.
     let ids: Vec<Box<str>> = found.iter().map(|entry| entry.row.id.as_str().into()).collect();
     let held = ids.iter().map(|id| size_of::<Box<str>>() + id.len()).sum();
     let registry = cx.state.clone();
@@ -70,7 +70,7 @@ pub async fn list(
     }))
 }
 
-/// The user id of the owner of the instance that a removal names.
+/// The user id of the owner of the instance to be removed.
 pub fn owner(registry: &Registry, Path(id): &Path<InstanceId>) -> Result<String> {
     registry.live.get(&id.0).map(|entry| entry.row.owner_id.clone()).ok_or_else(|| unknown(&id.0))
 }
@@ -82,9 +82,9 @@ pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoCo
             cx.live.remove(std::slice::from_ref(&id.0));
             return Err(unknown(&id.0));
         };
-        // The permission was decided for this owner; an id that changed hands meanwhile is not removed.
+        // The permission was checked against this owner; if the id changed hands since, it is not removed.
         if value.owner_id != owner_id {
-            return Err(Error::new(&URL_TAKEN, format!("instance `{}` just became another account's", id.0)));
+            return Err(Error::new(&URL_TAKEN, format!("instance `{}` was just taken over by another account", id.0)));
         }
         cx.commit(&cx.request.audit, cx.instances.delete(&id.0, Some(version)).into(), [&id.0]).await?;
         Ok(value)
@@ -95,7 +95,7 @@ pub async fn remove(cx: Cx<Registry>, Path(id): Path<InstanceId>) -> Result<NoCo
     Ok(NoContent)
 }
 
-/// Looks at the instances again of which something was written, or will be, and nobody knows that.
+/// Reloads instances whose last commit has an unknown outcome.
 pub async fn settle(registry: Arc<Registry>) {
     let (doubtful, now) = (registry.doubtful().clone(), registry.now().0.as_second());
     for (id, until) in doubtful {
@@ -109,9 +109,8 @@ pub async fn settle(registry: Arc<Registry>) {
     }
 }
 
-/// Removes the instances that announced a heartbeat and have been silent for some intervals of it (contract decision
-/// 16). Only time in which the daemon ran counts: after a pause between two looks that is longer than it should be, the
-/// machine slept, or its clock was set.
+/// Removes instances that announced a heartbeat and missed several in a row (contract decision 16). Only time in which
+/// the daemon ran counts: an unusually long gap between two checks means that the machine slept or its clock was set.
 pub async fn remove_silent(registry: Arc<Registry>) {
     let now = registry.now();
     let before = registry.looked_at.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
@@ -126,15 +125,17 @@ pub async fn remove_silent(registry: Arc<Registry>) {
         match registry.commit(&CallAudit::NONE, registry.instances.delete(id, Some(entry.version)).into(), [id]).await {
             Ok(_) => {
                 registry.live.remove(std::slice::from_ref(id));
-                registry.log(&entry.row, "was silent for too long and is removed");
+                registry.log(&entry.row, "missed its heartbeats and was removed");
             }
-            Err(error) => tracing::warn!(instance.id = %id, "the silent instance `{id}` could not be removed: {error}"),
+            Err(error) => {
+                tracing::warn!(instance.id = %id, "cannot remove the instance `{id}`, which missed its heartbeats: {error}")
+            }
         }
     }
 }
 
 impl Registry {
-    /// The instance, if the request says nothing new of it: then nothing is written.
+    /// The cached instance, if the request would not change it, so that nothing is written.
     fn unchanged(&self, request: &RegisterInstanceRequest, url: &InstanceUrl, caller: &Caller) -> Option<Arc<Entry>> {
         let entry = self.live.by_url(url.as_str())?;
         let mut merged = entry.row.clone();
@@ -143,7 +144,7 @@ impl Registry {
         (same_id && *entry.row.owner_id == *caller.user_id && merged == entry.row).then_some(entry)
     }
 
-    /// Writes what a registration says; answers the id of the instance.
+    /// Stores a registration; returns the id of the instance.
     async fn save(
         &self,
         call: &CallAudit,
@@ -159,7 +160,7 @@ impl Registry {
         for known in at_url.iter().chain(&with_id) {
             may_change(&known.value, caller)?;
         }
-        // The id that is asked for stays; a row that was at the URL under another id gives way to it.
+        // The requested id wins: a row with the same URL under another id is replaced.
         let replaced = match (&at_url, &request.id) {
             (Some(known), Some(id)) if known.value.id != *id => Some(known.clone()),
             _ => None,
@@ -198,7 +199,7 @@ impl Registry {
         let gone: Vec<String> = replaced.into_iter().map(|old| old.value.id).collect();
         let version = self.commit(call, batch, gone.iter().chain([&row.id])).await?.version;
         let (id, known_url) = (row.id.clone(), row.url.clone());
-        // Again and again for one that changes something else of itself: then nobody needs a line for each.
+        // An instance may change itself often, so changes are logged at debug level.
         let shown: String = url.as_str().chars().take(MAX_LOGGED_URL).collect();
         match base.is_none() {
             true => self.log(&row, &format!("was registered at {shown}")),
@@ -207,14 +208,14 @@ impl Registry {
             }
         }
         self.live.put(row, version, InstanceUrl::parse(&known_url)?, &gone, self.now());
-        // Whoever removed it meanwhile may have done so in memory before it was put there.
+        // A concurrent removal may have updated the cache before this instance was inserted.
         if self.instances.get(&id).await?.is_none() {
             self.live.remove(std::slice::from_ref(&id));
         }
         Ok(id)
     }
 
-    /// Writes something of these instances. Where nobody knows what came of it, they are looked at again.
+    /// Commits a change of these instances. If the outcome is unknown, they are reloaded until it is settled.
     async fn commit<'a>(
         &self,
         call: &CallAudit,
@@ -233,7 +234,7 @@ impl Registry {
         self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings what is known of an instance to what is stored.
+    /// Brings the cached instance up to date with the stored row.
     async fn look_again(&self, id: &String) -> Result<()> {
         let Some(Stored { version, value, .. }) = self.instances.get(id).await? else {
             self.live.remove(std::slice::from_ref(id));
@@ -251,23 +252,23 @@ impl Registry {
         Ok(())
     }
 
-    /// What is stored counts, not what is in memory: of several at once the batch lets in only those there is room for,
-    /// and the others ask here again.
+    /// Counts stored instances, not cached ones: of concurrent registrations the batch admits only those within the
+    /// quota, and the others are checked here again.
     async fn refuse_too_many(&self, caller: &Caller) -> Result<()> {
         let most = self.settings.max_instances_per_account;
         if !caller.is_admin() && self.instances.count(&of_account(caller)).await? >= most as u64 {
             return Err(Error::new(
                 &TOO_MANY_INSTANCES,
-                format!("`{}` has {most} instances, as many as one account may have; remove some", caller.slug),
+                format!("`{}` has {most} instances, the maximum per account; remove some", caller.slug),
             ));
         }
-        // Those that are being registered at this moment are few beside it.
+        // Concurrent registrations may exceed this limit slightly, which is acceptable.
         let all = self.settings.max_instances;
         if !caller.is_admin() && self.live.count() >= all {
             return Err(Error::new(
                 &REGISTRY_FULL,
                 format!(
-                    "there are {all} instances, as many as there may be; an operator removes some, or raises \
+                    "there are {all} instances, the maximum; have an operator remove some or raise \
                  OPENORCH_REGISTRY_MAX_INSTANCES"
                 ),
             ));
@@ -296,12 +297,12 @@ impl Registry {
         }
     }
 
-    /// Starts the quick probing and waits a moment for its first result, so that a request right after the
-    /// registration succeeds.
+    /// Starts the startup probes and waits briefly for the first result, so that a request right after the registration
+    /// succeeds.
     async fn probe_and_wait(&self, id: &str) -> InstanceStatus {
         let (done, first) = oneshot::channel();
         self.command(Command::Quick { id: id.into(), done });
-        // Not in time is fine: the probing goes on without us.
+        // On timeout the probes continue in the background.
         let _ = tokio::time::timeout(self.settings.register_wait, first).await;
         self.live.get(id).map_or(InstanceStatus::Unknown, |entry| entry.status())
     }

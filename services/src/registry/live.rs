@@ -1,4 +1,4 @@
-//! The instances in memory, whole: what probes found out, and what the gateway was told of it.
+//! The cache of all instances: their rows, the results of probes, and the routing state published to the gateway.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,7 +17,7 @@ use openorch_chassis::{
 
 use super::rows::{InstanceRow, ServiceRow};
 
-/// An instance with what is known of it now.
+/// An instance with its current status.
 pub struct Entry {
     pub row: InstanceRow,
     pub version: u64,
@@ -29,15 +29,16 @@ pub struct Entry {
 struct State {
     status: InstanceStatus,
     details: String,
-    /// The last successful probe, or heartbeat of an instance that announced one.
+    /// The last successful probe, or the last heartbeat of an instance that announced one.
     last_heartbeat: Time,
-    /// The last sign of life of any kind; [`Time::ZERO`] where there was none since the start.
+    /// The last successful probe or heartbeat of any kind; [`Time::ZERO`] if there was none since the start.
     seen_at: Time,
-    /// How long there was none, while the daemon ran: whole pauses between two looks, and the part of one since then.
+    /// How long the instance has been silent while the daemon ran: whole check intervals, and the part of one since
+    /// `seen_at`.
     silent_for: Duration,
 }
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     pub status: InstanceStatus,
@@ -45,7 +46,7 @@ pub struct Finding {
 }
 
 impl Entry {
-    /// An instance as it was stored: its last status counts until the first probe. `None` where its address is none.
+    /// An instance loaded from the store: its stored status counts until the first probe. `None` if its URL is invalid.
     pub fn stored(row: InstanceRow, version: u64) -> Option<Entry> {
         match InstanceUrl::parse(&row.url) {
             Ok(url) => {
@@ -59,7 +60,7 @@ impl Entry {
                 Some(Entry { row, version, url: Arc::new(url), state: Mutex::new(state) })
             }
             Err(error) => {
-                tracing::error!(instance.id = %row.id, "instance `{}` is left out: {error}", row.id);
+                tracing::error!(instance.id = %row.id, "instance `{}` is skipped: {error}", row.id);
                 None
             }
         }
@@ -73,7 +74,7 @@ impl Entry {
         self.state().status
     }
 
-    /// A registration is a sign of life too, and the heartbeat of an instance that announced one.
+    /// Records a registration: a sign of life, and the heartbeat of an instance that announced one.
     pub fn seen(&self, now: Time) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         (state.seen_at, state.silent_for) = (now, Duration::ZERO);
@@ -82,17 +83,17 @@ impl Entry {
         }
     }
 
-    /// So much time passed since the last look at who is silent; answers for how long there was no sign of life by now. Of
-    /// a pause in which there was one, the time since then counts alone.
+    /// Adds the time since the previous heartbeat check and returns how long the instance has been silent. If it was
+    /// seen since that check, only the time after that counts.
     pub fn waited(&self, passed: Duration, now: Time) -> Duration {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // A sign of life after now means that the clock was set back: nothing is known of the part.
+        // `seen_at` in the future means that the clock was set back; the whole interval counts.
         let since = Duration::try_from(now.0.duration_since(state.seen_at.0)).unwrap_or(passed);
         state.silent_for += passed.min(since);
         state.silent_for
     }
 
-    /// What the gateway needs to know.
+    /// The routing entry for the gateway.
     fn backend(&self, id: &Arc<str>) -> Backend {
         Backend { instance_id: id.clone(), url: self.url.clone(), routable: routable(self.status()) }
     }
@@ -133,13 +134,13 @@ fn routable(status: InstanceStatus) -> Routable {
     }
 }
 
-/// Instances on their way into memory, by id.
+/// Instances being loaded at start, by id.
 type Loaded = Vec<(Arc<str>, Arc<Entry>)>;
 
 /// The instances of one account.
 struct Group {
     slug: Box<str>,
-    /// In order: mostly it is one, and seldom many.
+    /// Sorted. Usually one, rarely many.
     ids: Vec<Arc<str>>,
 }
 
@@ -148,7 +149,7 @@ struct Tables {
     by_id: HashMap<Arc<str>, Arc<Entry>>,
     by_url: HashMap<Box<str>, Arc<str>>,
     by_owner: HashMap<Box<str>, Group>,
-    /// The owner's id by slug, which gives lists their order without sorting.
+    /// The owner's id by slug, so that lists are ordered without sorting.
     by_slug: BTreeMap<Box<str>, Box<str>>,
 }
 
@@ -162,7 +163,7 @@ impl Live {
         Live { tables: RwLock::default(), routes }
     }
 
-    /// Fills the memory at start and, at the same time, hands the whole to the gateway.
+    /// Fills the cache at start and, in parallel, passes all instances to the gateway.
     pub fn load(&self, entries: Vec<Entry>, services: Vec<ServiceRow>) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         tables.reserve(entries.len(), services.len());
@@ -206,7 +207,7 @@ impl Live {
         tables.by_url.get(url).and_then(|id| tables.by_id.get(id)).cloned()
     }
 
-    /// How many instances there are.
+    /// The number of instances.
     pub fn count(&self) -> usize {
         self.tables.read().unwrap_or_else(PoisonError::into_inner).by_id.len()
     }
@@ -215,7 +216,7 @@ impl Live {
         self.tables.read().unwrap_or_else(PoisonError::into_inner).by_id.values().cloned().collect()
     }
 
-    /// The instances that pass, in the order of slug and id; with a slug, those of its account alone.
+    /// The instances that pass, ordered by slug and id; with a slug, only those of its account.
     pub fn find(&self, slug: Option<&str>, passes: impl Fn(&Entry) -> bool) -> Vec<Arc<Entry>> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let owners: Vec<&Box<str>> = match slug.filter(|slug| !slug.is_empty()) {
@@ -232,8 +233,8 @@ impl Live {
         group.ids.iter().filter_map(|id| tables.by_id.get(id)).any(|entry| routable(entry.status()) != Routable::No)
     }
 
-    /// A row was written: `gone` are the ids of rows that the same batch removed. An older version than the one known
-    /// changes nothing. What is known of the same address stays known.
+    /// Inserts a written row. `gone` are the ids of rows removed by the same batch. A version older than the cached one
+    /// is ignored. If the URL is unchanged, the status is kept.
     pub fn put(&self, row: InstanceRow, version: u64, url: InstanceUrl, gone: &[String], now: Time) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let mut touched = BTreeSet::from([Box::from(row.owner_id.as_str())]);
@@ -264,14 +265,14 @@ impl Live {
         self.publish(&tables, &touched);
     }
 
-    /// Instances were removed.
+    /// Removes instances.
     pub fn remove(&self, ids: &[String]) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let touched = ids.iter().filter_map(|id| Some(tables.remove(id)?.row.owner_id.as_str().into())).collect();
         self.publish(&tables, &touched);
     }
 
-    /// An account went with all its instances.
+    /// Removes a deleted account with all its instances.
     pub fn forget(&self, owner_id: &str) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let Some(group) = tables.by_owner.remove(owner_id) else { return };
@@ -282,10 +283,11 @@ impl Live {
         self.routes.forget(&group.slug);
     }
 
-    /// Takes what a probe found. `Some`: the status changed from this one. Nothing is taken for an instance that was
-    /// moved or replaced while it was probed.
+    /// Applies the result of a probe. Returns the previous status if it changed. The result is ignored if the instance
+    /// was moved or replaced during the probe.
     pub fn found(&self, probed: &Arc<Entry>, finding: &Finding, now: Time) -> Option<InstanceStatus> {
-        // The write lock orders what the gateway is told: two probes must not publish each other's past.
+        // The write lock also orders publications: two concurrent probes must not overwrite newer routes with older
+        // ones.
         let tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let entry = tables.by_id.get(probed.row.id.as_str()).filter(|entry| entry.row.url == probed.row.url)?;
         let before = {
@@ -305,7 +307,7 @@ impl Live {
         (before != finding.status).then_some(before)
     }
 
-    /// A new version of a row that only carries what probes found.
+    /// Replaces the row with a newer version in which only the probe results changed.
     pub fn noted(&self, row: InstanceRow, version: u64) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = tables.by_id.get(row.id.as_str()).filter(|known| known.version < version) else { return };
@@ -326,7 +328,7 @@ impl Tables {
             self.by_owner.insert(owner_id.into(), Group { slug: slug.into(), ids: Vec::new() });
             self.by_slug.insert(slug.into(), owner_id.into());
         }
-        self.by_owner.get_mut(owner_id).expect("it was put in if it was missing")
+        self.by_owner.get_mut(owner_id).expect("it was inserted if it was missing")
     }
 
     fn insert(&mut self, entry: Entry) {

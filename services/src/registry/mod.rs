@@ -1,5 +1,5 @@
-//! Remembers which instances are alive and whose they are. Knows nothing of routing: it tells the gateway what it knows
-//! through the `Routes` seam, and the gateway decides.
+//! Keeps track of instances, their health and their owners. Routing is not decided here: the registry publishes what it
+//! knows through the `Routes` trait, and the gateway decides.
 
 mod definition;
 mod gpu;
@@ -40,27 +40,29 @@ use self::{
 };
 
 settings! {
-    /// What the registry runs with: `[registry]`.
+    /// Settings of the registry: `[registry]`.
     pub struct RegistrySettings in "registry" {
         /// Interval of the probes of an instance.
         probe_interval: Interval = "15s";
-        /// Time that a probe may take; a longer one has failed.
+        /// Timeout of a probe.
         probe_timeout: Duration = "3s";
-        /// An instance that responds to a probe later than this is Degraded.
+        /// Response time of a probe above which an instance is Degraded.
         probe_degraded_after: Duration = "1s";
         /// Time that a new registration is probed at short intervals.
         probe_startup_period: Duration = "15s";
-        /// First interval of the probes of a new registration; it doubles up to the longest one.
+        /// First interval of the probes of a new registration; it doubles up to the maximum.
         probe_startup_backoff: Interval = "50ms";
-        /// Longest interval of the probes of a new registration.
+        /// Maximum interval of the probes of a new registration.
         probe_startup_backoff_max: Interval = "250ms";
-        /// Probes that run side by side.
+        /// Maximum number of concurrent probes.
         probe_concurrency: usize = "256";
-        /// Probes of one account's instances that run side by side: instances that hang must not delay those of others.
+        /// Maximum number of concurrent probes of one account's instances, so that hanging instances do not delay the
+        /// probes of other accounts.
         probe_concurrency_per_account: usize = "32";
-        /// Probes of one account's instances a second beside the regular ones, as after registrations and failures.
+        /// Maximum rate per second of additional probes of one account's instances, as after registrations and
+        /// failures.
         probe_rate_per_account: u32 = "100";
-        /// Probes of one host a second.
+        /// Maximum rate of probes of one host, per second.
         probe_rate_per_host: u32 = "1000";
         /// Time that the response to a registration waits for the first probe.
         register_wait: Duration = "100ms";
@@ -70,9 +72,9 @@ settings! {
         heartbeat_check_interval: Interval = "1s";
         /// Interval of the heartbeats of this node.
         node_heartbeat_interval: Interval = "15s";
-        /// Instances that one account may have; admins have no limit.
+        /// Maximum number of instances per account; admins have no limit.
         max_instances_per_account: usize = "1000";
-        /// Instances of all accounts together, which are held in memory; admins may exceed it.
+        /// Maximum number of instances of all accounts, which are held in memory; admins may exceed it.
         max_instances: usize = "50000";
         /// Id of this node.
         node_id: Option<String> = "made at the first start", as "OPENORCH_NODE_ID";
@@ -84,12 +86,12 @@ settings! {
 }
 
 impl RegistrySettings {
-    /// A burst of five seconds of the rate.
+    /// The burst is five seconds of the rate.
     fn probe_rate_of_account(&self) -> Rate {
         Rate { per_second: self.probe_rate_per_account, burst: self.probe_rate_per_account.saturating_mul(5) }
     }
 
-    /// A burst of one second of the rate.
+    /// The burst is one second of the rate.
     fn probe_rate_of_host(&self) -> Rate {
         Rate { per_second: self.probe_rate_per_host, burst: self.probe_rate_per_host }
     }
@@ -106,11 +108,11 @@ pub struct Registry {
     live: Live,
     node: SelfNode,
     commands: mpsc::UnboundedSender<Command>,
-    /// Instances of which nobody knows what was written, and until when it still may be, in seconds since 1970.
+    /// Instances whose last commit has an unknown outcome, with the Unix time until which it may still be applied.
     doubtful: Mutex<BTreeMap<String, i64>>,
-    /// Lines of the log about one account's instances.
+    /// Limits the log lines about the instances of one account.
     lines: Limiter<String>,
-    /// When it was last looked who is silent.
+    /// Time of the last heartbeat check.
     looked_at: Mutex<Option<Time>>,
     /// Taken by the probing task when it starts.
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
@@ -123,7 +125,7 @@ pub const MODULE: Module = Module {
     start: |platform| Box::pin(async { Ok(service(open(platform).await?)) }),
 };
 
-/// Reads what is stored and tells the gateway of it, so that the first request after a start is routed.
+/// Loads the stored instances and publishes them to the gateway, so that the first request after a start is routed.
 async fn open(platform: &Platform) -> Result<Arc<Registry>> {
     let settings: RegistrySettings = platform.settings()?;
     let (instances, services) = (platform.table(&rows::INSTANCES), platform.table(&rows::SERVICES));
@@ -153,8 +155,8 @@ async fn open(platform: &Platform) -> Result<Arc<Registry>> {
     }))
 }
 
-/// Lines about one account's instances at the usual level. What is over it is logged at debug, since an account can register
-/// and remove the same instance without end.
+/// Maximum rate of log lines at info level about one account's instances. Lines above it are logged at debug, since an
+/// account can register and remove the same instance in a loop.
 const LINES_OF_ACCOUNT: Rate = Rate { per_second: 1, burst: 100 };
 
 impl Registry {
@@ -168,11 +170,11 @@ impl Registry {
     }
 }
 
-/// So many rows are a thread's work of some milliseconds.
+/// Converting this many rows takes one thread a few milliseconds.
 const ROWS_AT_ONCE: usize = 2048;
 
-/// A whole collection, made into what is kept of it on several threads while the rest is still read: a start with many
-/// instances is to be quick.
+/// Loads a whole collection. Rows are converted on several threads while the next ones are read, so that a daemon with
+/// many instances starts quickly.
 async fn read_whole<T, U>(
     table: &Table<T>,
     keep: impl Fn(Stored<T>) -> Option<U> + Copy + Send + 'static,
@@ -219,9 +221,9 @@ fn service(registry: Arc<Registry>) -> Mounted {
         .on(api::LIST_NODES, node::list)
         .on(api::DELETE_NODE, node::delete)
         .run("probe instances", probe::run)
-        .every(Duration::from_secs(1), "settle instances", instance::settle)
+        .every(Duration::from_secs(1), "reconcile instances", instance::settle)
         .every(heartbeat_check, "remove silent instances", instance::remove_silent)
-        .run("tell how the node is", node::tell)
+        .run("send node heartbeats", node::tell)
         .on_account_deletion()
         .answers_presence()
         .on_unreachable()
@@ -230,7 +232,7 @@ fn service(registry: Arc<Registry>) -> Mounted {
 
 impl Registry {
     fn command(&self, command: Command) {
-        // Nobody listens while the daemon stops; then nothing needs to be probed either.
+        // The probing task ends when the daemon stops; then no probe is needed.
         let _ = self.commands.send(command);
     }
 
@@ -240,7 +242,7 @@ impl Registry {
 }
 
 impl UnreachableHook for Registry {
-    /// Has the instance probed at once.
+    /// Probes the instance immediately.
     fn unreachable(&self, instance_id: &str) {
         self.command(Command::Now { id: instance_id.into() });
     }
@@ -267,7 +269,7 @@ impl AccountDeletionHook for Registry {
     }
 }
 
-/// The URL under which a daemon is known that was not told one.
+/// The URL of this node if none is configured.
 pub fn default_node_url(listen: SocketAddr, is_https: bool, host_name: Option<String>) -> String {
     let host = match host_name {
         Some(name) if listen.ip().is_unspecified() => name,

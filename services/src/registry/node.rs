@@ -1,4 +1,4 @@
-//! Nodes: the machines that run a daemon, and how busy they are.
+//! Nodes: the machines that run a daemon, and their resource usage.
 
 use std::{
     path::Path as FilePath,
@@ -20,18 +20,18 @@ use super::{
     rows::{NODES, NodeRow},
 };
 
-/// How many nodes a start looks at for the newest heartbeat.
+/// Maximum number of nodes that are read at start to find the newest heartbeat.
 const MAX_NODES_READ: u64 = 1000;
 
-/// The node that this daemon is, with its last measurement.
+/// The node of this daemon, with its last measurement.
 pub struct SelfNode {
     state: Mutex<NodeRow>,
-    /// `None` where the operating system does not tell.
+    /// `None` if the operating system is not supported.
     system: Mutex<Option<System>>,
 }
 
 impl SelfNode {
-    /// Takes the id given by the operator, else that of the stored node at the same URL, else a new one.
+    /// Uses the configured id, else that of the stored node with the same URL, else a new one.
     pub async fn join(nodes: &Table<NodeRow>, platform: &Platform, settings: &RegistrySettings) -> Result<SelfNode> {
         let url = platform.node.url.as_str();
         let known = nodes.first(&Query::all().equals("url", url)).await?;
@@ -65,7 +65,7 @@ impl SelfNode {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone().into()
     }
 
-    /// Measures; the CPU's share is that since the last measurement.
+    /// Measures resource usage; CPU usage is the average since the last measurement.
     fn measure(&self, data_dir: &FilePath) -> ResourceUsage {
         let mut usage = ResourceUsage { disk: disk(data_dir), ..ResourceUsage::default() };
         if let Some(system) = &mut *self.system.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -79,7 +79,7 @@ impl SelfNode {
     }
 }
 
-/// The disk that holds the folder.
+/// The disk that holds the directory.
 fn disk(folder: &FilePath) -> Usage {
     let Ok(disks) = Disks::new_with_refreshed_list() else { return Usage::default() };
     let holding = disks.iter().filter(|disk| folder.starts_with(disk.mount_point()));
@@ -123,14 +123,14 @@ pub async fn delete(cx: Cx<Registry>, Path(url): Path<NodeUrl>) -> Result<NoCont
     Ok(NoContent)
 }
 
-/// The newest heartbeat that any node stored: up to then some daemon ran, by its clock.
+/// The newest stored heartbeat of any node: the latest time at which a daemon is known to have run, by its clock.
 pub async fn last_heartbeat(store: &Arc<dyn Store>) -> Result<Option<Time>> {
     let nodes: Table<NodeRow> = Table::new(store.clone(), &NODES);
     let found = nodes.find(&Query::all().limit(MAX_NODES_READ)).await?;
     Ok(found.into_iter().map(|node| node.value.last_heartbeat).filter(|time| !time.is_zero()).max())
 }
 
-/// Measures the node at once and then on the interval.
+/// Measures the node immediately and then at the interval.
 pub async fn tell(registry: Arc<Registry>) {
     loop {
         heartbeat(registry.clone()).await;
@@ -138,7 +138,7 @@ pub async fn tell(registry: Arc<Registry>) {
     }
 }
 
-/// Measures the node and stores what it found.
+/// Measures the node and stores the result.
 async fn heartbeat(registry: Arc<Registry>) {
     let gpus = gpu::read(&registry.platform.node.url).await;
     let measuring = registry.clone();
@@ -156,6 +156,6 @@ async fn heartbeat(registry: Arc<Registry>) {
         Ok::<(), Error>(())
     };
     if let Err(error) = stored.await {
-        tracing::warn!(node.id = %node.id, "the heartbeat of node `{}` could not be stored: {error:?}", node.id);
+        tracing::warn!(node.id = %node.id, "cannot store the heartbeat of node `{}`: {error:?}", node.id);
     }
 }

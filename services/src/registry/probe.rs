@@ -1,9 +1,9 @@
-//! Finds out which instances answer: by opening a connection, or by an HTTP GET where an instance names a health path.
-//! One task decides when; the probes themselves run side by side. A new registration is probed quickly until it
-//! answers, since programs register before they listen (contract decision 16). An account cannot make the daemon open
-//! connections without end: each instance is probed once an interval, and what comes beside that, after registrations
-//! and failures, has a rate per account; all probes of one host have a rate too, a part of which is for
-//! accounts with few. What is over it happens later.
+//! Health probes: opens a connection, or sends an HTTP GET if the instance has a health path. One task schedules the
+//! probes, which run concurrently. A new registration is probed at short intervals until it answers, since programs
+//! register before they listen (contract decision 16). Accounts cannot make the daemon open connections without limit:
+//! each instance is probed once per interval, and additional probes, after registrations and failures, have a rate
+//! limit per account. All probes of one host have a rate limit too, a part of which is reserved for accounts with few
+//! probes. Probes above a limit are delayed.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -33,26 +33,27 @@ use super::{
     live::{Entry, Finding},
 };
 
-/// What the probing task is asked.
+/// A command to the probing task.
 pub enum Command {
-    /// A registration: probe now, and quickly again until it answers; say when the first result is there.
+    /// After a registration: probe now and then at short intervals until it answers; `done` is notified after the first
+    /// result.
     Quick { id: Arc<str>, done: oneshot::Sender<()> },
-    /// Something seems wrong: probe now.
+    /// The instance may have failed: probe now.
     Now { id: Arc<str> },
 }
 
-/// What the task knows of the probing of one instance.
+/// The probe state of one instance.
 struct Plan {
     owner: Box<str>,
     due: Instant,
-    /// Until then it is probed quickly, with this pause.
+    /// The end of the startup probes and their current interval.
     quick: Option<(Instant, Duration)>,
     running: bool,
-    /// Waits in the share of its account instead of in the queue.
+    /// Waits in the queue of its account instead of the schedule.
     parked: bool,
-    /// It is counted by the rate of its host already, and so starts when it is due.
+    /// Already counted against the rate limit of its host, so it starts when it is due.
     counted: bool,
-    /// Asked for while one was running: that one began too early to count.
+    /// Requested during a probe: that probe started too early to count, so another one follows.
     again: bool,
     waiting: Vec<oneshot::Sender<()>>,
 }
@@ -60,31 +61,32 @@ struct Plan {
 struct Schedule {
     plans: HashMap<Arc<str>, Plan>,
     queue: BTreeSet<(Instant, Arc<str>)>,
-    /// Of all accounts.
+    /// Running probes of all accounts.
     running: usize,
     shares: HashMap<Box<str>, Share>,
-    /// Probes beside the regular ones, by account, and all probes, by host.
+    /// Rate limits of additional probes by account, and of all probes by host.
     extra: Limiter<String>,
     hosts: Limiter<String>,
-    /// The part of a host's rate that is kept for accounts with few probes, so that they do not wait behind those with many;
-    /// and what each account may have of it.
+    /// The rate reserved for accounts with few probes of a host, so that they do not wait behind accounts with many;
+    /// and the share of one account in it.
     kept: Limiter<String>,
     kept_of_account: Limiter<String>,
     began: Instant,
 }
 
-/// A fifth of a host's rate is for accounts with few probes.
+/// One part in so many of a host's rate is reserved for accounts with few probes.
 const KEPT_PART: u32 = 5;
-/// How long a probe waits for a place in that part; beyond it, it waits with all others.
+/// Maximum wait for the reserved rate; beyond it, the probe competes with all others.
 const KEPT_WAIT: Duration = Duration::from_millis(500);
-/// Probes of one host that an account may have of that part.
+/// Maximum rate of one account's probes of one host within the reserved rate.
 const KEPT_OF_ACCOUNT: Rate = Rate { per_second: 2, burst: 20 };
 
-/// What one account has of the probes that run side by side: instances that hang must not delay those of others.
+/// The concurrent probes of one account. They are limited, so that hanging instances do not delay the probes of other
+/// accounts.
 #[derive(Default)]
 struct Share {
     running: usize,
-    /// Due, and waiting for a probe of the same account to end.
+    /// Due, but waiting until a probe of the same account ends.
     waiting: VecDeque<Arc<str>>,
 }
 
@@ -135,12 +137,12 @@ pub async fn run(registry: Arc<Registry>) {
 }
 
 impl Schedule {
-    /// At start: all instances within the first interval, so that they are not all probed at one moment.
+    /// At start, spreads the first probes over one interval, so that they do not all run at the same time.
     fn spread(&mut self, registry: &Registry) {
         let all = registry.live.all();
         let (now, count) = (Instant::now(), all.len().max(1) as u32);
         for (place, entry) in all.iter().enumerate() {
-            // A few are probed at once; many are spread over the interval.
+            // Few instances are all probed immediately.
             let delay =
                 if count <= 256 { Duration::ZERO } else { *registry.settings.probe_interval * place as u32 / count };
             self.plan(&entry.row.id.as_str().into(), &entry.row.owner_id, now + delay);
@@ -169,8 +171,8 @@ impl Schedule {
         plan
     }
 
-    /// Plans a probe beside the regular ones, as soon as account and host may have one more. Where that is not before the
-    /// next regular one, it is that.
+    /// Schedules an additional probe as soon as the rate limits of account and host permit, at the latest with the next
+    /// regular probe.
     fn plan_extra(&mut self, entry: &Entry, pause: Duration, most: Duration) {
         let (id, now): (Arc<str>, Instant) = (entry.row.id.as_str().into(), Instant::now());
         let tick = now.duration_since(self.began).as_micros() as i64;
@@ -207,12 +209,13 @@ impl Schedule {
         let Some(plan) = self.plans.get_mut(&id) else { return };
         plan.again = plan.running;
         plan.quick = done.is_some().then(|| quick(registry, now)).or(plan.quick);
-        // Registrations wait a moment only, and the probe may be late.
+        // Registrations wait only briefly, so some waiters may have given up.
         plan.waiting.retain(|waiting| !waiting.is_closed());
         plan.waiting.extend(done);
     }
 
-    /// Takes what is due next; none where its account has all the probes it may have, then it waits for one of those.
+    /// Takes the next due probe; none if its account has reached its limit, in which case the probe waits in the
+    /// account's queue.
     fn start_next(&mut self, registry: &Registry) -> Option<Arc<str>> {
         let (_, id) = self.queue.pop_first()?;
         let most = self.most_of_account(registry);
@@ -241,14 +244,14 @@ impl Schedule {
         Some(id)
     }
 
-    /// How many probes one account may have at once: where many are running, one, since instances that hang must not take
-    /// the places of all others.
+    /// The limit of concurrent probes per account. It drops to one when many probes run, so that hanging instances do
+    /// not take all slots.
     fn most_of_account(&self, registry: &Registry) -> usize {
         let is_crowded = self.running >= registry.settings.probe_concurrency / 2;
         if is_crowded { 1 } else { registry.settings.probe_concurrency_per_account }
     }
 
-    /// Gives the place of a probe that ended, and what else its account may have, to the next of the same account.
+    /// Frees the slot of a finished probe and starts waiting probes of the same account.
     fn give_place(&mut self, owner: &str, registry: &Registry) {
         self.running = self.running.saturating_sub(1);
         let most = self.most_of_account(registry);
@@ -280,7 +283,7 @@ impl Schedule {
         let again = std::mem::take(&mut plan.again);
         if !again {
             for waiting in plan.waiting.drain(..) {
-                // Whoever waited may have given up.
+                // The waiter may have given up.
                 let _ = waiting.send(());
             }
         }
@@ -310,12 +313,12 @@ fn quick(registry: &Registry, now: Instant) -> (Instant, Duration) {
 
 async fn probe(registry: &Registry, id: &str) {
     let Some(entry) = registry.live.get(id) else { return };
-    // What this machine lacks says nothing of the instance: it stays as it is until the next probe.
+    // A local failure says nothing about the instance, so its status stays until the next probe.
     let Some(finding) = look(registry, &entry).await else { return };
     let Some(before) = registry.live.found(&entry, &finding, registry.now()) else { return };
     registry.log(&entry.row, &format!("is {} (was {})", finding.status.as_str(), before.as_str()));
     if let Err(error) = note(registry, id, &finding).await {
-        tracing::warn!(instance.id = %id, "the status of instance `{id}` could not be stored: {error:?}");
+        tracing::warn!(instance.id = %id, "cannot store the status of instance `{id}`: {error:?}");
     }
 }
 
@@ -338,9 +341,9 @@ async fn look(registry: &Registry, entry: &Entry) -> Option<Finding> {
     })
 }
 
-/// Why a probe got no answer.
+/// Why a probe failed.
 enum Failure {
-    /// This machine lacked something: descriptors, ports, memory.
+    /// This machine lacked descriptors, ports or memory.
     Here,
     There(String),
 }
@@ -378,8 +381,8 @@ async fn reach(registry: &Registry, entry: &Entry) -> Result<(), Failure> {
     }
 }
 
-/// Stores the new status, which counts after a start until the first probe. Another change meanwhile is fine: the next
-/// probe finds the same again.
+/// Stores the new status, which counts after a restart until the first probe. A lost race is ignored, since the next
+/// probe finds the same status.
 async fn note(registry: &Registry, id: &str, finding: &Finding) -> Result<()> {
     let Some(Stored { version, value: mut row, .. }) = registry.instances.get(id).await? else { return Ok(()) };
     row.status = finding.status;

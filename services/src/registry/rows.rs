@@ -1,4 +1,4 @@
-//! What the registry stores. Heartbeats are not stored: they live in memory (contract decision 16).
+//! The stored rows of the registry. Heartbeats are only in memory (contract decision 16).
 
 use openorch_api::{Time, registry as api};
 use openorch_chassis::outbound::InstanceUrl;
@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 pub static INSTANCES: Collection =
     Collection { name: "registrySvcInstances", indexes: &[Index::unique(&["url"]), Index::on(&["ownerId"])] };
-/// The accounts under which something was registered once, so that a service without instances is told from one that
-/// never was (contract decision 22).
+/// Accounts that have ever registered an instance, so that a service without instances is distinguished from an unknown
+/// one (contract decision 22).
 pub static SERVICES: Collection = Collection { name: "registrySvcServices", indexes: &[] };
 pub static DEFINITIONS: Collection = Collection { name: "registrySvcDefinitions", indexes: &[] };
 pub static NODES: Collection = Collection { name: "registrySvcNodes", indexes: &[Index::unique(&["url"])] };
@@ -20,12 +20,12 @@ pub static ALL: &[&Collection] = &[&INSTANCES, &SERVICES, &DEFINITIONS, &NODES];
 #[serde(rename_all = "camelCase")]
 pub struct InstanceRow {
     pub id: String,
-    /// In canonical form.
+    /// Canonical URL.
     pub url: String,
     pub owner_id: String,
-    /// The slug of the owner.
+    /// The owner's slug.
     pub slug: String,
-    /// The last status, which counts after a start until the first probe.
+    /// The last status, which counts after a restart until the first probe.
     pub status: api::InstanceStatus,
     #[serde(default)]
     pub details: String,
@@ -51,7 +51,7 @@ pub struct InstanceRow {
 }
 
 impl InstanceRow {
-    /// Takes over what the request says: fields it leaves out stay, the parts of the address follow the URL.
+    /// Applies a registration: omitted fields keep their values, and the parts of the address follow the URL.
     pub fn merge(&mut self, request: &api::RegisterInstanceRequest, url: &InstanceUrl) {
         if self.url != url.as_str() {
             self.url = url.as_str().to_owned();
@@ -82,7 +82,7 @@ impl InstanceRow {
     }
 }
 
-/// The id of the row is the user id of the owner.
+/// A service. The row id is the user id of the owner.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceRow {
@@ -90,11 +90,11 @@ pub struct ServiceRow {
     pub slug: String,
 }
 
-/// A definition, as who deploys it wrote it.
+/// A definition.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DefinitionRow {
-    /// Given back as it was sent, so it is kept as it was sent.
+    /// Stored as it was sent, since it is returned unchanged.
     pub definition: api::Definition,
 }
 
@@ -110,7 +110,7 @@ impl From<DefinitionRow> for api::Definition {
     }
 }
 
-/// A node as it measured itself last.
+/// A node with its last measurement.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeRow {
@@ -119,9 +119,9 @@ pub struct NodeRow {
     pub availability_zone: String,
     pub region: String,
     pub last_heartbeat: Time,
-    /// As it is told; each heartbeat writes it anew.
+    /// In the format of the API; overwritten by each heartbeat.
     pub usage: api::ResourceUsage,
-    /// The same.
+    /// Likewise.
     pub gpus: Vec<api::Gpu>,
 }
 

@@ -1,4 +1,4 @@
-//! What cannot be tried from outside: a store of which nobody knows whether it wrote.
+//! Cases that cannot be provoked from outside: commits of unknown outcome.
 
 use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering};
 
@@ -87,7 +87,7 @@ async fn an_instance_whose_removal_was_not_told_is_reached_no_more() {
         assert_eq!(bench.remove(&id).await, Some(&STORE_UNAVAILABLE));
         if is_late {
             bench.settle().await;
-            assert_eq!(bench.known(), [&*id], "it is there still");
+            assert_eq!(bench.known(), [&*id], "it is still there");
             bench.store.make_late().await;
         }
         bench.settle().await;
@@ -118,14 +118,14 @@ async fn an_instance_is_removed_after_three_whole_silent_intervals_and_not_a_che
             instance::remove_silent(bench.registry.clone()).await;
             bench.known().len()
         };
-        // Looks are a little more than a second apart, and heartbeats come shortly before them.
+        // Checks are a little more than a second apart, and heartbeats come shortly before them.
         beat().await;
         look().await;
         for _ in 0..20 {
             bench.clock.advance_ms(910);
             beat().await;
             bench.clock.advance_ms(100);
-            assert_eq!(look().await, 1, "it is heard every second");
+            assert_eq!(look().await, 1, "it sends a heartbeat every second");
         }
         let mut silent_ms = 100;
         while look().await == 1 && silent_ms < 100_000 {

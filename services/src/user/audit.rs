@@ -1,4 +1,4 @@
-//! The audit log as admins read it, and its upkeep. Who writes it: `openorch_chassis::audit`.
+//! Reading and maintaining the audit log. Entries are written by `openorch_chassis::audit`.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub struct AuditLog {
     platform: Platform,
     settings: AuditSettings,
     accounts: Accounts,
-    /// Written by the chassis, which stores them as they are listed.
+    /// Written by the chassis, in the format in which they are listed.
     pub entries: Table<AuditEntry>,
 }
 
@@ -27,7 +27,7 @@ pub async fn list(cx: Cx<AuditLog>, Body(request): Body<ListAuditRequest>) -> Re
         Some(actor) => cx.is_id(actor).await?,
         None => false,
     };
-    // Both ways are in the same order, so what comes first of either is what comes first of all.
+    // Both queries have the same order, so their first pages contain the first entries of the union.
     let (mut found, mut goes_on, mut most) = (Vec::new(), false, usize::MAX);
     for query in asked(request, is_id)? {
         let page = cx.entries.page(&query).await?;
@@ -47,8 +47,7 @@ pub async fn list(cx: Cx<AuditLog>, Body(request): Body<ListAuditRequest>) -> Re
     Ok(Json(ListAuditResponse { entries: found, next }))
 }
 
-/// The queries of a request, whose answers belong together. `is_id`: the actor that it names is an account's id, not its
-/// slug.
+/// The queries of a request, whose results are merged. `is_id`: the actor is given as an account id, not a slug.
 pub fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
     let limit = request.limit.filter(|limit| *limit > 0).unwrap_or(PAGE);
     let actor = request.actor.map(|actor| (if is_id { "actorId" } else { "actorSlug" }, actor));
@@ -68,7 +67,7 @@ pub fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
     }
     query.after = crate::query::place_of(request.after)?;
     let Some(target) = request.target.filter(|target| !target.is_empty()) else { return Ok(vec![query]) };
-    // Entries of older versions, and what a person copies, have the whole text alone.
+    // Entries of older versions have only `target`, and users may search for its whole text.
     Ok(vec![query.clone().intersects("targets", [target.as_str()]), query.equals("target", target)])
 }
 
@@ -78,8 +77,8 @@ impl AuditLog {
         Ok(AuditLog { settings, accounts, entries, platform: platform.clone() })
     }
 
-    /// Whether this is the id of an account and not its slug. Slugs have no `_` in them and ids that we give have; one
-    /// that was wished for at the account's making may look like a slug, which goes first.
+    /// Whether the actor is an account id and not a slug. Slugs contain no `_` and generated ids do; an id chosen at
+    /// account creation may look like a slug, and then the slug takes precedence.
     async fn is_id(&self, actor: &str) -> Result<bool> {
         if Slug::parse(actor).is_err() {
             return Ok(true);
@@ -88,11 +87,11 @@ impl AuditLog {
     }
 }
 
-/// Writes what the log only counts by now, and keeps it within its size.
+/// Writes aggregated entries and limits the size of the log.
 pub async fn write_gathered(log: Arc<AuditLog>) {
     log.platform.audit.write_gathered(false).await;
     if let Err(error) = log.platform.audit.remove_beyond(log.settings.max_entries).await {
-        tracing::warn!("the oldest entries of the audit log, which is too long, could not be removed yet: {error}");
+        tracing::warn!("cannot remove the oldest entries of the oversized audit log, retrying: {error}");
     }
 }
 
@@ -101,6 +100,6 @@ pub async fn remove_old(log: Arc<AuditLog>) {
         return;
     }
     if let Err(error) = log.platform.audit.remove_older(log.settings.retention).await {
-        tracing::warn!("old entries of the audit log could not be removed yet: {error}");
+        tracing::warn!("cannot remove old entries of the audit log, retrying: {error}");
     }
 }

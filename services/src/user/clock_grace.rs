@@ -1,5 +1,5 @@
-//! Watches the clock, and stores how long nothing ends for its age after it jumped, so that a restart does not end that
-//! (contract decision 36).
+//! Watches the clock. After it has jumped, nothing expires by age for a grace period, which is stored so that it
+//! survives a restart (contract decision 36).
 
 use std::{
     sync::{
@@ -15,10 +15,10 @@ use openorch_store::{Store, Table};
 use crate::user::shared::rows::{CLOCK_GRACE, ClockGraceRow};
 
 const ID: &str = "grace";
-/// The stored time is at most so much longer than what is left, in seconds.
+/// Maximum difference between the stored and the remaining grace period, in seconds.
 const STORED_EVERY: u64 = 3600;
 
-/// What was left when the daemon stopped, to the hour.
+/// The grace period left when the daemon stopped, to the hour.
 pub async fn stored(store: &Arc<dyn Store>) -> Result<Duration> {
     let rows: Table<ClockGraceRow> = Table::new(store.clone(), &CLOCK_GRACE);
     Ok(rows.get(ID).await?.map_or(Duration::ZERO, |row| Duration::from_secs(row.value.seconds_left)))
@@ -27,7 +27,7 @@ pub async fn stored(store: &Arc<dyn Store>) -> Result<Duration> {
 pub struct ClockGrace {
     platform: Platform,
     rows: Table<ClockGraceRow>,
-    /// How long nothing ends for its age, in seconds, as it is stored.
+    /// The stored grace period, in seconds.
     stored: AtomicU64,
 }
 
@@ -51,7 +51,7 @@ pub async fn watch(grace: Arc<ClockGrace>) {
     };
     match written.await {
         Ok(_) => grace.stored.store(left, Ordering::Relaxed),
-        // It is tried again in a second; the store's own trouble is logged where it is met.
-        Err(error) => tracing::debug!("that the clock jumped could not be stored yet: {error:?}"),
+        // Retried in a second. Store failures are logged where they occur.
+        Err(error) => tracing::debug!("cannot store the clock grace period, retrying: {error:?}"),
     }
 }

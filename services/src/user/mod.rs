@@ -1,9 +1,9 @@
-//! Accounts of people and services alike: who they are, how they sign in, what they may do. Everything that a request
-//! needs for that is held in memory; the store is asked on first use.
+//! The user service: accounts of people and services, authentication and authorization. The data that requests need is
+//! cached in memory and loaded from the store on first use.
 //!
-//! Imports go one way, `directory` → `authn` → `authz` → `shared`, and no file imports one by which it is imported. Each
-//! folder has a `state.rs` with what its handlers work on, and a `rows.rs` with what it stores; `state.rs`, `seed.rs` and
-//! this file put the parts together. `daemon/tests/it/tidy.rs` refuses other arrows.
+//! Imports go one way, `directory` → `authn` → `authz` → `shared`, and files do not import each other in cycles. Each
+//! directory has a `state.rs` with the state of its handlers and a `rows.rs` with its stored rows; `state.rs`,
+//! `seed.rs` and this file combine the parts. `daemon/tests/it/tidy.rs` enforces this.
 
 mod audit;
 mod authn;
@@ -81,13 +81,13 @@ static COLLECTIONS: &[&Collection] = &[
     &openorch_chassis::audit::ENTRIES,
 ];
 
-/// The operations, each bound to its handler with the part of the service that it works on.
+/// The operations, each bound to its handler with the state of its part.
 pub fn service(users: Arc<Users>) -> Mounted {
     let (authz, authn, directory) = (users.authz.clone(), users.authn.clone(), users.directory.clone());
     let (audit, clock_grace) = (users.audit.clone(), users.clock_grace.clone());
     let (codes, sessions, tokens) = (authn.codes.clone(), authn.sessions.clone(), authn.tokens.clone());
     Service::new(api::SERVICE.slug, users)
-        .every(Duration::from_secs(1), "settle rules, keys and accounts", Users::settle)
+        .every(Duration::from_secs(1), "reconcile rules, keys and accounts", Users::settle)
         .part(clock_grace)
         .every(Duration::from_secs(1), "watch the clock", clock_grace::watch)
         .part(authn)
@@ -105,9 +105,9 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on_owned(api::LIST_SESSIONS, |cx, Query(request)| cx.account_named(request.user_id.as_deref()), revoke::list)
         .on_owned_in_store(api::REVOKE_SESSION, |cx, Path(id)| Box::pin(revoke::owner(cx, id)), revoke::revoke)
         .part(sessions)
-        .every(Duration::from_secs(60), "note when sessions were used", live::note_uses)
+        .every(Duration::from_secs(60), "store the last use of sessions", live::note_uses)
         .part(codes)
-        .every(Duration::from_secs(600), "forget codes whose time is over", codes::Codes::forget_codes)
+        .every(Duration::from_secs(600), "remove expired codes", codes::Codes::forget_codes)
         .part(tokens)
         .on(api::GET_PUBLIC_KEY, keys::public_key)
         .on(api::GET_KEY_SET, keys::key_set)
@@ -186,7 +186,7 @@ pub fn service(users: Arc<Users>) -> Mounted {
         .on(api::REVOKE_INVITATION, invitation::revoke)
         .part(audit)
         .on(api::LIST_AUDIT, audit::list)
-        .every(Duration::from_secs(1), "write refused attempts to the audit log", audit::write_gathered)
+        .every(Duration::from_secs(1), "write aggregated refusals to the audit log", audit::write_gathered)
         .every(Duration::from_secs(3600), "remove old entries of the audit log", audit::remove_old)
         .mount()
 }

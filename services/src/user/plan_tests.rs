@@ -1,5 +1,5 @@
-//! Pages of accounts and of the audit log come from an index on both engines, so that a million rows cost no more than a
-//! thousand.
+//! Pages of accounts and of the audit log use an index on both engines, so that their cost does not grow with the
+//! number of rows.
 
 use openorch_api::user::{GetUsersRequest, ListAuditRequest};
 use openorch_chassis::audit::ENTRIES;
@@ -22,7 +22,7 @@ fn asked(body: Value) -> Query {
     sought(&serde_json::from_value::<GetUsersRequest>(body).unwrap(), None, None).unwrap()
 }
 
-/// What admins ask for, and what must answer: an index, or the primary key.
+/// Queries of admins, and the index that must be used: a secondary index or the primary key.
 fn shapes() -> Vec<(Query, &'static str)> {
     let further = |query: Query| {
         let after = Cursor { values: vec![json!("2026-01-01T00:00:01.000000Z")], id: Some("usr_1".into()) };
@@ -32,7 +32,8 @@ fn shapes() -> Vec<(Query, &'static str)> {
     let by_search: GetUsersRequest = serde_json::from_value(json!({ "search": "a@b.c" })).unwrap();
     let owner = || Some("usr_1".to_owned());
     vec![
-        // One letter, which half of all accounts have; a whole name; more than is indexed of a word; several words.
+        // One letter, which half of all accounts match; a whole name; words longer than the indexed prefix; several
+        // words.
         (asked(json!({ "search": "a" })), BY_SEARCH),
         (asked(json!({ "search": "a", "order": "asc", "limit": 1000 })), BY_SEARCH),
         (further(asked(json!({ "search": "a" }))), BY_SEARCH),
@@ -47,7 +48,7 @@ fn shapes() -> Vec<(Query, &'static str)> {
     ]
 }
 
-/// The same collection without what is found by its words.
+/// The collection without its search index.
 fn unsearchable() -> Collection {
     let others: Vec<Index> =
         USERS.indexes.iter().filter(|index| !format!("{index:?}").contains("searchPrefixes")).copied().collect();
@@ -59,13 +60,13 @@ fn sqlite_answers_pages_of_accounts_from_an_index() {
     for (query, index) in shapes() {
         let shown = on_sqlite(&USERS, &query).unwrap();
         let index = if index == "key" { "(id=?)" } else { index };
-        // In the order of an index without any filter: SQLite walks the index and calls that a scan.
+        // SQLite calls it a scan to walk an index in order without a filter.
         let scans = shown.contains("SCAN") && !shown.contains(&format!("USING INDEX {index}"));
         let sorts = shown.contains("TEMP B-TREE") && index != "(id=?)";
         assert!(shown.contains(index) && !scans && !sorts, "{query:?}: {shown}");
     }
     let shown = on_sqlite(&unsearchable(), &asked(json!({ "search": "a" }))).unwrap();
-    assert!(!shown.contains("SEARCH"), "this would be seen: {shown}");
+    assert!(!shown.contains("SEARCH"), "the check would detect a missing index: {shown}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,11 +89,11 @@ async fn postgres_answers_pages_of_accounts_from_an_index() {
     bench.end().await;
     let Some(bench) = OnPostgres::new("unsearchable", unsearchable(), &accounts).await else { return };
     let shown = bench.explain(&asked(json!({ "search": "a" }))).await;
-    assert!(!shown.contains(BY_SEARCH), "this would be seen: {shown}");
+    assert!(!shown.contains(BY_SEARCH), "the check would detect a missing index: {shown}");
     bench.end().await;
 }
 
-/// What admins ask the audit log, and the index that must answer in its order.
+/// Queries of the audit log, and the index that must provide their order.
 fn audit_shapes() -> Vec<(Query, &'static str)> {
     let by = |body: Value, is_id: bool, way: usize| {
         audit::asked(serde_json::from_value::<ListAuditRequest>(body).unwrap(), is_id).unwrap().swap_remove(way)
@@ -114,7 +115,7 @@ fn audit_shapes() -> Vec<(Query, &'static str)> {
 #[test]
 fn sqlite_answers_pages_of_the_audit_log_from_an_index() {
     for (query, index) in audit_shapes() {
-        // What the index found is what is walked: no more than the page.
+        // The scans of subqueries read only rows found by the index, no more than a page.
         let shown = on_sqlite(&ENTRIES, &query).unwrap().replace("SCAN (subquery-1)", "").replace("SCAN t;", "");
         let scans = shown.contains("SCAN") && !shown.contains(&format!("USING INDEX {index}"));
         assert!(shown.contains(index) && !scans && !shown.contains("TEMP B-TREE"), "{query:?}: {shown}");

@@ -1,5 +1,5 @@
-//! Start-up of the user service: what must be there is made in one transaction, then the rules are read into memory.
-//! On a folder that was used before only what a newer version brings is added.
+//! Startup of the user service: seeds required rows in one transaction, then loads the rules. In an existing data
+//! directory, only what a newer version needs is added.
 
 use std::{
     collections::HashMap,
@@ -49,25 +49,26 @@ use crate::user::{
     state::Users,
 };
 
-/// How many admins an error names.
+/// Maximum number of admins named in an error.
 const SHOWN: usize = 5;
 
 const BUILT_IN_ROLES: &[(&str, &str, &str)] = &[
-    (role::ADMIN, "Admin", "May do whatever the daemon can do."),
-    (role::USER, "User", "What every account may do that registers."),
+    (role::ADMIN, "Admin", "Has all permissions of the daemon."),
+    (role::USER, "User", "The permissions of every registered account."),
 ];
 
-/// What is stored once the first step of a start is done: an admin, a signing key, the rules that this version needs.
+/// The result of seeding: an admin, a signing key and the access rules exist.
 pub struct Seeded {
     keys: KeyRing,
     rules: Rules,
     loopback_only: bool,
-    /// Whether the admin's password is the default one: only this machine is served then.
+    /// The admin has the default password, so only this machine is served.
     pub has_default_password: bool,
 }
 
-/// Brings the stored rows to what this version needs. `admin_password` is `OPENORCH_ADMIN_PASSWORD`; it counts on the first
-/// start and while the default password stands. `loopback_only`: only this machine is served, for which looser rules count.
+/// Brings the stored rows up to date with this version. `admin_password` is `OPENORCH_ADMIN_PASSWORD`, which applies on
+/// the first start and while the default password is set. `loopback_only`: only this machine is served, so weaker
+/// passwords are accepted.
 pub async fn seed(
     platform: &Platform,
     admin_password: Option<String>,
@@ -94,8 +95,8 @@ pub async fn seed(
     Ok(Seeded { keys, rules, loopback_only: loopback_only || has_default_password, has_default_password })
 }
 
-/// Makes the service from what is stored. `hooks` are those of all other services; `default_password` is true while the
-/// admin's password is the default one.
+/// Opens the service on seeded data. `hooks` are those of all other services; `default_password` is kept true while the
+/// admin has the default password.
 pub async fn open(
     platform: &Platform,
     seeded: Seeded,
@@ -131,7 +132,7 @@ pub async fn open(
     }))
 }
 
-/// Sets the password of an admin and ends all its sessions, while no daemon runs on the store.
+/// Sets the password of an admin and ends all its sessions. No daemon may be running on the store.
 pub async fn reset_admin_password(
     store: Arc<dyn Store>,
     clock: &dyn openorch_chassis::clock::Clock,
@@ -150,12 +151,13 @@ pub async fn reset_admin_password(
     }
     let names: Vec<String> = admins.iter().take(SHOWN).map(|admin| format!("`{}`", admin.value.slug)).collect();
     Err(StartError(match names.as_slice() {
-        [] => "there is no admin in this data folder: it was never started, or is another's".to_owned(),
+        [] => "there is no admin in this data directory: no daemon was started with it, or it is not the right one"
+            .to_owned(),
         names => format!("there is no admin `{slug}`; name one with --slug: {}", names.join(", ")),
     }))
 }
 
-/// Writes the password and ends all sessions of the admin, in one batch.
+/// Stores the password and ends all sessions of the admin, in one batch.
 async fn set_admin_password(
     store: &Arc<dyn Store>,
     id: &str,
@@ -213,8 +215,8 @@ impl Seeding {
         Ok((user.id, batch))
     }
 
-    /// Adds the accounts of built-in services, roles and permissions that are missing, commits, and answers the rules.
-    /// Permissions that exist keep the roles an operator gave or took.
+    /// Adds missing accounts of built-in services, roles and permissions, commits, and returns the rules. Existing
+    /// permissions keep the roles that an operator linked or unlinked.
     async fn complete_rules(&self, mut batch: Batch) -> Result<Rules, StartError> {
         let mut rules = Rules::read(&self.platform.store).await?;
         let mut owners = HashMap::new();
@@ -265,7 +267,7 @@ impl Seeding {
         Ok(rules)
     }
 
-    /// Whether the admin's password is the default one, after replacing that if another is given.
+    /// Whether the admin has the default password, after replacing it if another is given.
     async fn settle_admin_password(&self, given: Option<String>, rules: PasswordRules) -> Result<bool, StartError> {
         let users: Table<UserRow> = self.platform.table(&USERS);
         let passwords: Table<PasswordRow> = self.platform.table(&PASSWORDS);
@@ -286,7 +288,7 @@ impl Seeding {
         Ok(stored.value.is_default)
     }
 
-    /// The account of a built-in service: it has no password and cannot sign in.
+    /// The account of a built-in service, which has no password and cannot sign in.
     async fn service_account(
         &self,
         service: &openorch_api::Service,
@@ -300,7 +302,7 @@ impl Seeding {
     }
 }
 
-/// The default password is no weak one but none: whoever starts with it is served on this machine alone.
+/// The default password is exempt from the rules, since the daemon then serves only this machine.
 fn refuse_weak(rules: PasswordRules, password: String) -> Result<String, StartError> {
     if password != DEFAULT_ADMIN_PASSWORD {
         rules.check(&password).map_err(|error| StartError(format!("OPENORCH_ADMIN_PASSWORD: {error}")))?;

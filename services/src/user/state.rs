@@ -1,4 +1,4 @@
-//! The parts of the user service, put together, and what is done for all of them once a second.
+//! The combined state of the user service, and its reconciliation task.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub struct Users {
 }
 
 impl Users {
-    /// What tells the daemon who calls.
+    /// The identity implementation of the daemon.
     pub fn identity(&self) -> Arc<dyn Identity> {
         self.authn.clone()
     }
@@ -34,28 +34,28 @@ impl Users {
         self.directory.registration
     }
 
-    /// What is known of the strength of the stored passwords.
+    /// Counts the stored passwords by strength.
     pub async fn password_counts(&self) -> Result<PasswordCounts> {
         self.authn.passwords.counts().await
     }
 
-    /// Brings rules, keys and what is known of accounts back to what is stored, after a change of which nobody knows
-    /// whether it was made, and ends what was begun.
+    /// Reconciles rules, keys and accounts after commits of unknown outcome, and completes the deletion of roles. Runs
+    /// once a second.
     pub(super) async fn settle(users: Arc<Users>) {
         if users.commits.is_doubtful() {
             users.authn.sessions.cache.forget_all();
         }
         if let Err(error) = users.authz.settle_rules().await {
-            tracing::warn!("the rules cannot be read from the store: {error:?}");
+            tracing::warn!("cannot read the rules from the store: {error:?}");
         }
         if let Err(error) = users.authn.tokens.settle().await {
-            tracing::warn!("the signing keys cannot be read from the store: {error:?}");
+            tracing::warn!("cannot read the signing keys from the store: {error:?}");
         }
         if let Err(error) = users.authn.passwords.default_password.settle(&users.authn.passwords.rows).await {
-            tracing::warn!("the admin's password cannot be read from the store: {error:?}");
+            tracing::warn!("cannot read the admin's password from the store: {error:?}");
         }
         if let Err(error) = users.directory.settle().await {
-            tracing::warn!("the accounts cannot be read from the store: {error:?}");
+            tracing::warn!("cannot read the accounts from the store: {error:?}");
         }
         users.authz.clear_roles().await;
     }

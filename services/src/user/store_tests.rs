@@ -1,5 +1,5 @@
-//! What cannot be tried from outside: very many rows, a store of which nobody knows whether it wrote, and another writer
-//! who comes between reading and writing.
+//! Cases that cannot be provoked from outside: very many rows, commits of unknown outcome, and writes between a read
+//! and its commit.
 
 use std::{
     net::Ipv4Addr,
@@ -58,7 +58,7 @@ use crate::{
     unsure::Unsure,
 };
 
-/// A part of the service, to call its handlers.
+/// A part of the service, for calling its handlers.
 trait Part {
     fn of(users: &Users) -> Arc<Self>;
 }
@@ -120,7 +120,7 @@ impl Bench {
         *self.store.meanwhile.lock().unwrap() = write.into();
     }
 
-    /// A call by nobody, or whoever this token is of.
+    /// A call with this token, or without a caller if it is empty.
     async fn by<P: Part>(&self, token: &str) -> Cx<P> {
         let caller = match token {
             "" => None,
@@ -144,14 +144,14 @@ impl Bench {
         Cx { state: P::of(&self.users), request: Arc::new(request) }
     }
 
-    /// Registers an account, with this contact if it is one; answers its token and id.
+    /// Registers an account, with the contact if not empty; returns its token and id.
     async fn register(&self, slug: &str, contact: ContactInput) -> (String, String) {
         let asked = json!({ "slug": slug, "password": "pass", "contact": contact });
         let Json(answer) = registration::register(self.by("").await, body(asked)).await.unwrap();
         (answer.token.token, answer.token.user_id)
     }
 
-    /// A code that arrived at a contact, for nobody or this account.
+    /// Requests a code for a contact, with this token or without a session, and reads it from the mail.
     async fn code(&self, token: &str, contact: &str) -> ContactInput {
         self.clock.advance(120);
         let (cx, asked) = (self.by::<Authn>(token).await, json!({ "contactId": contact }));
@@ -190,7 +190,7 @@ async fn start(store: Arc<dyn Store>) -> Arc<Users> {
     start_with(store, clock, Arc::default(), Arc::default(), OPEN, Hooks::default()).await
 }
 
-/// Anybody may register.
+/// Registration is open to all.
 const OPEN: &[(&str, &str)] = &[("OPENORCH_REGISTRATION", "open")];
 
 async fn start_with(
@@ -231,7 +231,8 @@ async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them(
         users.platform.store.commit(creates.collect::<Result<Batch>>().unwrap()).await.unwrap();
     }
     let held = async || users.role_links.count(&[Filter::equals("roleId", id())]).await.unwrap();
-    // Begun, and then the daemon stopped: nobody has it, its id is taken, and the next one ends it.
+    // The daemon stops after the first step: no account has the role anymore, its id is still taken, and the next start
+    // completes the deletion.
     let gone = users.rules().without_role(&id());
     users.change_rules(&CallAudit::NONE, |_| Ok((gone, Batch::new()))).await.unwrap();
     let again = start(bench.store.clone()).await;
@@ -240,7 +241,7 @@ async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them(
     Users::settle(again.clone()).await;
     assert_eq!(held().await, 0);
     assert!(again.authz.rules().going.is_empty());
-    // Whole, as it is called.
+    // The whole operation.
     users.clear_roles().await;
     save(row).await.unwrap();
     for part in links.chunks(5000) {
@@ -249,7 +250,7 @@ async fn a_role_that_more_have_than_one_batch_touches_is_taken_from_all_of_them(
     }
     role::delete(cx, Path(RoleId(id()))).await.unwrap();
     assert_eq!(held().await, 0);
-    assert!(users.rules().going.is_empty(), "and its id is free");
+    assert!(users.rules().going.is_empty(), "its id is free again");
 }
 
 #[tokio::test]
@@ -262,7 +263,7 @@ async fn a_key_that_was_stored_signs_also_where_nobody_was_told_so() {
     assert_eq!((keys.keys.len(), &keys.keys[0].kid), (2, &kid()));
     assert_ne!(kid(), before);
     let restarted = start(bench.store.clone()).await;
-    assert_eq!(restarted.authn.tokens.ring.load().current.verifying.public.kid, kid(), "the store says the same");
+    assert_eq!(restarted.authn.tokens.ring.load().current.verifying.public.kid, kid(), "the stored key is the same");
     keys::rotate_key(bench.cx().await, ()).await.unwrap();
     assert_eq!(bench.users.authn.tokens.ring.load().retired.len(), 2);
 }
@@ -279,7 +280,7 @@ async fn who_lost_what_it_signs_in_with_is_refused_and_told_why() {
         assert_eq!(bench.users.authn.sessions.rows.count(&of_ann).await.unwrap(), 1, "{told:?}");
         told
     };
-    // Each is lost between the look at it and the session. The address of the sign-ins is known already.
+    // Each is lost between the check and the creation of the session. The address of the sign-ins is already known.
     sign_in::login(bench.by("").await, body(json!({ "slug": "ann", "password": "pass" }))).await.unwrap();
     let mut row = bench.users.authn.passwords.rows.get(&id).await.unwrap().unwrap().value;
     row.hash = hash_now("another").unwrap();
@@ -290,7 +291,7 @@ async fn who_lost_what_it_signs_in_with_is_refused_and_told_why() {
     let used = bench.code("", "ann@example.org").await;
     bench.meanwhile(Write::Delete { collection: OTPS.name, id: used.otp_id.clone(), version: None });
     let (code, why) = sign_in(json!({ "contact": used, "device": "laptop" })).await;
-    assert!(code == "user.code_not_valid" && why.contains("was used"), "{code} {why}");
+    assert!(code == "user.code_not_valid" && why.contains("used or expired"), "{code} {why}");
     let lost = bench.code("", "ann@example.org").await;
     bench.meanwhile(Write::Delete { collection: CONTACTS.name, id: "ann@example.org".into(), version: None });
     let (code, why) = sign_in(json!({ "contact": lost, "device": "laptop" })).await;
@@ -330,7 +331,7 @@ async fn what_was_stored_is_seen_also_where_nobody_was_told_so() {
     unknown(organization::create(bench.by(&ann).await, body(json!({ "id": "org_crew" }))).await.err());
     assert!(known(&ann_id).await.roles_in("unnamed").iter().any(|role| role.contains("org_crew")));
 
-    // Who only named a contact gives way to who shows that it is its own.
+    // Unverified ownership of a contact yields to verified ownership.
     let named = json!({ "user": { "slug": "squatter", "name": "S" }, "contacts": [{ "value": "bob@example.org" }] });
     users::create(bench.cx().await, body(named)).await.unwrap();
     let squatter = bench.users.directory.accounts.by_slug("squatter").await.unwrap().unwrap().id;
@@ -346,7 +347,7 @@ async fn what_was_stored_is_seen_also_where_nobody_was_told_so() {
 async fn contacts_of_older_versions_are_found_by_what_was_typed_and_those_with_a_tag_are_shown_anew() {
     let bench = Bench::new().await;
     let users = &bench.users.directory;
-    // As they were stored: by the form without tag and in lower case.
+    // As stored by older versions: without tag and in lower case.
     for (slug, typed, folded, verified) in [
         ("ann", "Ann@Example.org", "ann@example.org", true),
         ("tag", "First+Last@example.org", "first@example.org", true),
@@ -416,7 +417,7 @@ async fn an_account_that_is_gone_is_so_everywhere_also_where_nobody_was_told_so(
     let bench = Bench::with(OPEN, Hooks { account_deletion: vec![things.clone()], ..Hooks::default() }).await;
     let (_, id) = bench.register("ann", ContactInput::default()).await;
     let delete = async |id: &str| users::delete(bench.cx().await, Path(UserId(id.into()))).await.err().unwrap().code;
-    // One that stays keeps its things.
+    // A failed deletion calls no hooks.
     let admin = bench.users.directory.accounts.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
     assert_eq!(delete(&admin.id).await, &errors::LAST_ADMIN);
     Users::settle(bench.users.clone()).await;
@@ -469,7 +470,7 @@ async fn a_session_whose_end_was_written_later_than_told_is_refused() {
     bench.store.is_late.store(true, Ordering::SeqCst);
     let ended = [session.session_id.to_string()];
     assert!(bench.users.authn.sessions.end_these(&CallAudit::NONE, &session.user_id, &ended).await.is_err());
-    // It is there still, and in memory again.
+    // It still exists, and is cached again.
     assert!(bench.users.authn.authenticate(&token).await.is_ok());
     bench.store.make_late().await;
     Users::settle(bench.users.clone()).await;
@@ -494,14 +495,14 @@ async fn a_hash_from_before_passwords_were_normalized_is_matched_in_each_spellin
             sign_in::login(cx, body(json!({ "slug": slug, "password": password }))).await.map(|_| ())
         };
         assert_eq!(login("password").await.unwrap_err().code, &errors::WRONG_PASSWORD);
-        // Of several at once the first replaces it, and the others are right all the same.
+        // Of concurrent sign-ins the first replaces the hash, and the others succeed too.
         let (first, second, third) = tokio::join!(login(composed), login(decomposed), login(composed));
         first.and(second).and(third).unwrap();
         let now = rows.get(&id).await.unwrap().unwrap().value;
         assert_eq!((now.meets_network_rule, now.updated_at), (Some(true), row.updated_at));
         assert_eq!(again.password_counts().await.unwrap().unknown, 0);
         let fresh = start(bench.store.clone()).await;
-        assert!(!fresh.authn.passwords.has_old_hashes, "from now on one hash is enough for each");
+        assert!(!fresh.authn.passwords.has_old_hashes, "from now on one hash per check is enough");
     }
 }
 
@@ -520,7 +521,7 @@ async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_a
     bench.clock.advance(2 * 3600);
     bench.clock.jump(YEARS);
     assert_eq!(entries().await, 1);
-    // Looked up while the clock is wrong, also from the store.
+    // Looked up while the clock is wrong, from cache and store.
     assert!(bench.users.authn.authenticate(&token).await.is_ok());
     bench.users.authz.cache.all_rights_changed();
     bench.users.authn.sessions.cache.forget_all();
@@ -529,10 +530,10 @@ async fn a_clock_that_was_wrong_for_two_minutes_ends_no_session_and_empties_no_a
     bench.clock.jump(-YEARS);
     assert!(bench.users.authn.authenticate(&token).await.is_ok());
     assert_eq!(entries().await, 1);
-    // Ages count again after seven days of running, if the clock is right and the time has come.
+    // Ages count again after seven days of running, if the clock is right and the session is old enough.
     bench.clock.advance(91 * 24 * 3600);
     assert_eq!(bench.users.authn.authenticate(&token).await.err().unwrap().code, &access::SESSION_ENDED);
-    assert_eq!(entries().await, 1, "a year is not over");
+    assert_eq!(entries().await, 1, "not a year old yet");
     bench.clock.advance(366 * 24 * 3600);
     assert_eq!(entries().await, 0);
 }
@@ -546,7 +547,7 @@ async fn a_restart_while_the_clock_is_wrong_does_not_end_what_is_kept() {
     assert_eq!(left().await, 0);
     bench.clock.jump(2 * 365 * 24 * 3600);
     watch().await;
-    assert_eq!(left().await, 7 * 24 * 3600, "at once");
+    assert_eq!(left().await, 7 * 24 * 3600, "immediately");
     bench.clock.advance(24 * 3600);
     watch().await;
     assert_eq!(left().await, 6 * 24 * 3600);

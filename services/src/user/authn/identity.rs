@@ -1,4 +1,5 @@
-//! The daemon's identity: who a token stands for, what a service is given instead of it, and what ends with a session.
+//! The `Identity` implementation: the account behind a token, the delegated token for a service, and the end of
+//! sessions.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -27,20 +28,21 @@ use crate::user::{
     shared::rows::DEFAULT_APP,
 };
 
-/// A delegated token is made anew when it has less than this part of its life left.
+/// A delegated token is replaced when less than one part in so many of its lifetime is left.
 const DELEGATED_REST: i64 = 5;
-/// Places in an `Authorization` value at which a JWT may begin; one with more is taken for ours, and so refused.
+/// Maximum number of positions in an `Authorization` value at which a JWT may start; a value with more is treated as
+/// ours, and so refused.
 const MAX_JWT_STARTS: usize = 32;
-/// Bytes of a JWT's header that are looked at; ours have about 60.
+/// Maximum length of a JWT header that is decoded; ours have about 60 bytes.
 const MAX_JWT_HEADER: usize = 512;
 
 impl Authn {
-    /// A session in an app is worth nothing once its account is no longer in there.
+    /// A session in an app is void once its account is no longer a member of the app.
     fn refuse_outsider(&self, account: &Account, session: &LiveSession) -> Result<()> {
         if account.is_in(&session.app) {
             return Ok(());
         }
-        Err(Error::new(&access::NOT_IN_APP, format!("`{}` is not in the app of this token any more", account.slug)))
+        Err(Error::new(&access::NOT_IN_APP, format!("`{}` is no longer in the app of this token", account.slug)))
     }
 
     async fn mint(&self, verified: &Verified, digest: Digest, audience: &str) -> Result<Passage> {
@@ -58,15 +60,15 @@ impl Authn {
             }
             return Err(Error::new(
                 &access::OTHER_SERVICE,
-                format!("a token that was made for the service `{made_for}` does not open `{audience}`"),
+                format!("a token issued for the service `{made_for}` is not valid for `{audience}`"),
             ));
         }
-        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted");
         let account = self.authz.account(&session.user_id).await?.ok_or_else(gone)?;
         self.refuse_outsider(&account, &session)?;
         let now = self.now().0.as_second();
         let lifetime = self.delegated_token_lifetime.as_secs() as i64;
-        // Services know nothing of the session: what they are given ends with it, where its end is known.
+        // Services do not know the session, so their tokens must not outlive its maximum lifetime.
         let left = |most: Duration| (session.created_at.saturating_add(most.as_secs() as i64) - now).max(1);
         let lifetime = self.sessions.max_lifetime.map_or(lifetime, |most| lifetime.min(left(most)));
         let claims = Claims {
@@ -96,13 +98,14 @@ impl Authn {
 }
 
 impl Authn {
-    /// Whether a delegated token that was made for one service may be sent to another.
+    /// Whether a delegated token issued for one service may be sent to another.
     fn may_be_handed_to(&self, made_for: &str, to: &str) -> bool {
         made_for == to || self.authz.check_rules().hands_on(made_for, to)
     }
 
     async fn has_ended(&self, credential: &Credential) -> bool {
-        // What began while the token was good has as long again: an upload is not cut a moment after it began.
+        // What started while the token was valid may run for another lifetime, so that an upload is not cut off moments
+        // after it started.
         let lifetime = self.delegated_token_lifetime.as_secs() as i64;
         if let Credential::Delegated { made_for, to, expires_at, .. } = credential
             && (*expires_at + lifetime <= self.now().0.as_second() || !self.may_be_handed_to(made_for, to))
@@ -116,13 +119,13 @@ impl Authn {
         }
     }
 
-    /// The account behind a session, which this is a use of.
+    /// The account behind a session. Counts as a use of the session.
     async fn caller_in(&self, session_id: &str, audience: Option<Arc<str>>) -> Result<Caller> {
         self.caller_of(&*self.sessions.use_session(session_id).await?, audience).await
     }
 
     async fn caller_of(&self, session: &LiveSession, audience: Option<Arc<str>>) -> Result<Caller> {
-        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted");
         let account = self.authz.account(&session.user_id).await?.ok_or_else(gone)?;
         self.refuse_outsider(&account, session)?;
         Ok(Caller {
@@ -197,17 +200,17 @@ impl Identity for Authn {
                     "Unauthorized: the prefix `oo_key_` is reserved for API keys, which this version does not support; sign in and send \
                      the token",
                 )),
-                // A service must not find a token of ours in whatever else the value says.
+                // A service must not find a token of ours elsewhere in the value.
                 Spelling::Odd => match self.claims_to_be_ours(authorization.as_bytes()) {
                     true => Err(Error::new(
                         &access::MALFORMED_TOKEN,
-                        "send the token as `Authorization: Bearer …`, in no other scheme and with nothing beside it",
+                        "send the token as `Authorization: Bearer …`, with no other scheme and nothing after the token",
                     )),
                     false => Ok(Passage::Untouched),
                 },
                 Spelling::Usual(token) => {
                     match std::str::from_utf8(token).ok().and_then(|text| self.tokens.verified(text)) {
-                        // A token of ours with something behind it, which a service might cut off.
+                        // A token of ours with a suffix, which a service might strip.
                         None if self.claims_to_be_ours(token) => Err(Error::new(
                             &access::INVALID_TOKEN,
                             "Unauthorized: this token names a key of this daemon, which did not sign it; sign in for one",
@@ -216,7 +219,7 @@ impl Identity for Authn {
                         Some(verified) => {
                             let key = digest(&[token, audience.as_bytes()]);
                             if verified.audience.is_some() {
-                                // It is passed on or refused: nothing is signed.
+                                // It is forwarded or refused; no token is signed.
                                 return self.mint(&verified, key, audience).await;
                             }
                             let session = verified.claims.sid.as_bytes();
@@ -242,7 +245,7 @@ impl Identity for Authn {
         let keys = self.tokens.ring.load();
         let mut starts = 0;
         authorization.split(|byte| !is_of_jwt(*byte)).any(|word| {
-            // A JWT may follow on other letters of its alphabet, as in `token.eyJ…`.
+            // A JWT may follow other characters of its alphabet, as in `token.eyJ…`.
             word.windows(3).enumerate().filter(|(_, bytes)| bytes == b"eyJ").any(|(at, _)| {
                 starts += 1;
                 let header = word[at..].split(|byte| *byte == b'.').next().unwrap_or_default();

@@ -1,5 +1,4 @@
-//! Who a caller is: signing in with passwords and one-time codes, the sessions that come of it, and the tokens that stand
-//! for them.
+//! Authentication: sign-in with passwords and one-time codes, sessions and tokens.
 
 pub mod identity;
 pub mod otp;

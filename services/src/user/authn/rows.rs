@@ -1,4 +1,4 @@
-//! What is stored of passwords, sessions, codes and keys.
+//! The stored rows of passwords, sessions, one-time codes and keys.
 
 use openorch_api::Time;
 use openorch_store::{Collection, Index};
@@ -13,7 +13,7 @@ pub static SESSIONS: Collection = Collection {
     name: "userSvcSessions",
     indexes: &[Index::unique(&["userId", "app", "device"]), Index::on(&["userId", "exchangedFrom"])],
 };
-/// From where accounts have signed in; the id is a digest of what the throttle counts them by.
+/// Addresses from which accounts have signed in. The id is a digest of the throttle key.
 pub static KNOWN_ADDRESSES: Collection =
     Collection { name: "userSvcKnownAddresses", indexes: &[Index::on(&["userId"])] };
 pub static KEY_PAIRS: Collection = Collection { name: "userSvcKeyPairs", indexes: &[] };
@@ -23,17 +23,17 @@ pub static KEY_PAIRS: Collection = Collection { name: "userSvcKeyPairs", indexes
 #[serde(rename_all = "camelCase")]
 pub struct PasswordRow {
     pub hash: String,
-    /// The admin's password is still the one that everybody knows.
+    /// The admin still has the well-known default password.
     #[serde(default)]
     pub is_default: bool,
-    /// Whether it met the rule for passwords beyond loopback when it was set or matched last. `None`: the hash is from a
-    /// version that did not normalize passwords and has not been matched since.
+    /// Whether it met the network rule when last set or matched. `None`: the hash is from a version that did not
+    /// normalize passwords, and the password has not been matched since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meets_network_rule: Option<bool>,
     pub updated_at: Time,
 }
 
-/// A session of an account on a device. The token's text is not stored: it is made again from these fields.
+/// A session of an account on a device. The token is not stored; it is rebuilt from these fields.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionRow {
@@ -41,24 +41,24 @@ pub struct SessionRow {
     pub user_id: String,
     pub app: String,
     pub device: String,
-    /// The session that it was exchanged from, and ends with.
+    /// The session from which it was exchanged, and with which it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exchanged_from: Option<String>,
     /// When the account signed in.
     pub created_at: Time,
-    /// To the hour: written when it is that much older than the last use.
+    /// Updated when it is an hour older than the last use.
     pub used_at: Time,
     pub token_id: String,
     pub token_created_at: Time,
-    /// `iat` of the token's present text.
+    /// The `iat` claim of the current token.
     pub issued_at: Time,
-    /// Of the roles in the token's present text, so that a change is seen: the roles themselves may be very long. Rows of
-    /// older versions have none.
+    /// A digest of the roles in the current token, to detect changes; the roles themselves may be very long. Empty in
+    /// rows of older versions.
     #[serde(default)]
     pub roles_digest: String,
 }
 
-/// Addresses from which an account has signed in, the latest last.
+/// Addresses from which an account has signed in, oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KnownAddressesRow {
@@ -69,12 +69,12 @@ pub struct KnownAddressesRow {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KnownAddress {
-    /// The address, of IPv6 its /64.
+    /// The address; for IPv6 its /64.
     pub network: String,
     pub at: Time,
 }
 
-/// What a code was sent for; it is good for nothing else.
+/// The purpose of a code; it is valid for no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum OtpPurpose {
@@ -90,17 +90,17 @@ pub enum OtpPurpose {
 pub struct OtpRow {
     pub id: String,
     pub purpose: OtpPurpose,
-    /// The tenant for which it is good.
+    /// The app for which it is valid.
     #[serde(default = "default_app")]
     pub app: String,
-    /// The account that asked; empty where nobody was signed in.
+    /// The account that requested it; empty if requested without signing in.
     pub user_id: String,
     pub platform: String,
-    /// As it was written.
+    /// As entered by the user.
     pub contact: String,
-    /// The code, sealed with the daemon's encryption key.
+    /// The code, encrypted with the daemon's encryption key.
     pub code: String,
-    /// Wrong codes that were tried.
+    /// Number of wrong attempts.
     pub attempts: u32,
     pub expires_at: Time,
 }
@@ -109,10 +109,10 @@ pub struct OtpRow {
 #[serde(rename_all = "camelCase")]
 pub struct KeyPairRow {
     pub id: String,
-    /// PKCS#8, sealed with the daemon's encryption key. Empty once another key signs.
+    /// PKCS#8, encrypted with the daemon's encryption key. Removed when another key takes over.
     pub private: String,
     pub created_at: Time,
-    /// Of a key that signs no more: since when, and its public half.
+    /// For a key that no longer signs: its public key and when it was retired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired: Option<RetiredKey>,
 }
@@ -121,6 +121,6 @@ pub struct KeyPairRow {
 #[serde(rename_all = "camelCase")]
 pub struct RetiredKey {
     pub at: Time,
-    /// As it is published.
+    /// In published form.
     pub public: openorch_api::user::Key,
 }

@@ -1,5 +1,4 @@
-//! Signing in: by slug or contact with the password, by a code that was sent to a contact; a session for another app out
-//! of one that is there; a new text for a token.
+//! Sign-in by slug or contact with a password, or by a one-time code; token exchange for another app; token refresh.
 
 use openorch_api::{
     Body, Json,
@@ -67,8 +66,7 @@ pub async fn refresh(cx: Cx<Authn>, (): ()) -> Result<Json<LoginResponse>> {
     Ok(Json(LoginResponse { token: cx.renew(&cx.request.audit, &account, &caller.session_id).await? }))
 }
 
-/// Whoever has a token can have more of them by this: each ends with the one it came from, so that ending that one ends
-/// them all.
+/// An exchanged session ends with its origin, so revoking the origin revokes all tokens derived from it.
 pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) -> Result<Json<LoginResponse>> {
     cx.request.audit.tell_anyway();
     let caller = cx.caller()?;
@@ -88,7 +86,7 @@ pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) 
         if from.exchanged_from.is_some() {
             return Err(Error::new(
                 &errors::ALREADY_EXCHANGED,
-                "this token was exchanged for another one: exchange that one, which you signed in for",
+                "this token was itself obtained by exchange; exchange the token you signed in with",
             ));
         }
         let device = device.clone().unwrap_or_else(|| device_beside(&from.device, &from.app));
@@ -101,7 +99,7 @@ pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) 
     Ok(Json(LoginResponse { token }))
 }
 
-/// Where a session goes that names no device: beside the one that it comes from, and in nobody else's place.
+/// The device of an exchanged session that names none. Derived from its origin, so that it replaces no other session.
 fn device_beside(device: &str, app: &str) -> String {
     let suffix = format!(" (from {app})");
     let room = MAX_DEVICE_BYTES.saturating_sub(suffix.len());
@@ -123,7 +121,7 @@ impl Authn {
         let hash = self.passwords.note_match(guess, matched).await;
         self.passwords.refuse_weak_from_elsewhere(guess.password, request.from_this_machine)?;
         retry(|| async {
-            // Whoever changes the password meanwhile ends all sessions: none may be made with the old one afterwards.
+            // A concurrent password change ends all sessions, and none may be created with the old password afterwards.
             let version = self.passwords.still_matches(guess, &hash).await?.ok_or_else(wrong)?;
             let unchanged = Guard::Version { collection: PASSWORDS.name, id: guess.user_id.to_owned(), version };
             let account = self.authz.known_account(guess.user_id).await?;
@@ -132,7 +130,7 @@ impl Authn {
         .await
     }
 
-    /// A code that arrived at a contact is as good as a password of whose contact that is.
+    /// Signs in with a one-time code, which authenticates the account of the contact.
     async fn sign_in_by_code(
         &self,
         request: &RequestContext,

@@ -1,4 +1,4 @@
-//! What signing in and checking tokens works with.
+//! The state of authentication.
 
 use std::{sync::Arc, time::Duration};
 

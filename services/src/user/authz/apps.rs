@@ -1,4 +1,4 @@
-//! Apps as everything else looks them up: by host, by id, and that one is there when something of it is written.
+//! Lookup of apps by host and id, and guards that an app exists at commit time.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::user::{
 };
 
 impl Authz {
-    /// That an app is there when something of it is written.
+    /// A guard that the app exists at commit time.
     pub fn in_app(&self, app: &str) -> Result<Option<Write>> {
         if matches!(app, DEFAULT_APP | ALL_APPS) {
             return Ok(None);
@@ -28,7 +28,7 @@ impl Authz {
         Ok(Some(Write::Require(Guard::Exists { collection: APPS.name, id })))
     }
 
-    /// The id of the app of a host; of the default one where none is named.
+    /// The id of the app with this host; of the default app if the host is empty.
     pub fn app_of_host(&self, host: &str) -> Result<Arc<str>> {
         if matches!(host, "" | DEFAULT_APP) {
             return Ok(DEFAULT_APP.into());
@@ -39,7 +39,7 @@ impl Authz {
             None => Err(Error::new(
                 &errors::NO_SUCH_APP,
                 format!(
-                    "there is no app of the host `{}`; who may make one does so with PUT /user-svc/app",
+                    "there is no app with the host `{}`; admins can create one with PUT /user-svc/app",
                     shown(host)
                 ),
             )),
@@ -53,7 +53,7 @@ impl Authz {
         }
     }
 
-    /// The app of a session, as others are told of it.
+    /// The app of a session, in the format of the API.
     pub fn app(&self, id: &str) -> App {
         match by_id(&self.check_rules(), id) {
             Ok(row) => row.into(),

@@ -1,4 +1,4 @@
-//! What services ask of their callers: whether one has a permission.
+//! Permission checks requested by services for their callers.
 
 use openorch_api::{
     Body, Json, Path,
@@ -8,7 +8,7 @@ use openorch_chassis::{Cx, Error, Result};
 
 use crate::user::authz::state::Authz;
 
-/// 401 for every no, as published clients know it (contract decision 5).
+/// Every denial is a 401, as published clients expect (contract decision 5).
 pub async fn is_authorized(
     cx: Cx<Authz>,
     (Path(permission), Body(request)): (Path<PermissionId>, Body<IsAuthorizedRequest>),

@@ -1,4 +1,4 @@
-//! Delegations: what an admin opens to a service, so that it may act for its callers (contract decision 9).
+//! Delegations: operations that an admin permits a service to call on behalf of its callers (contract decision 9).
 
 use openorch_api::{
     Access, Body, Json, Path,
@@ -19,12 +19,12 @@ pub async fn save(cx: Cx<Authz>, Body(mut row): Body<Delegation>) -> Result<Json
             return Err(Error::invalid(format!("there is no operation `{}`; /docs lists them", shown(id))));
         };
         if matches!(operation.access, Access::Public) {
-            return Err(Error::invalid(format!("`{id}` is open to everybody already")));
+            return Err(Error::invalid(format!("`{id}` is already public")));
         }
-        // A service acts for its callers as long as they call it; it never becomes them.
+        // A service may act for its callers during their calls, but must not obtain their tokens.
         if operation.answers_token() {
             return Err(Error::invalid(format!(
-                "`{id}` answers with the token of a session, which is the caller's alone: it cannot be opened to a service"
+                "`{id}` returns a session token, which only the caller may have: it cannot be delegated to a service"
             )));
         }
     }
@@ -47,7 +47,7 @@ pub async fn list(cx: Cx<Authz>, (): ()) -> Result<Json<ListDelegationsResponse>
 pub async fn delete(cx: Cx<Authz>, Path(slug): Path<ServiceSlug>) -> Result<Json<Empty>> {
     cx.change_rules(&cx.request.audit, |rules| {
         if !rules.delegations.contains_key(slug.0.as_str()) {
-            return Err(Error::new(&errors::NO_SUCH_DELEGATION, format!("nothing was opened to `{}`", slug.0)));
+            return Err(Error::new(&errors::NO_SUCH_DELEGATION, format!("`{}` has no delegation", slug.0)));
         }
         Ok((vec![Change::DeleteDelegation(slug.0.clone())], Batch::new()))
     })

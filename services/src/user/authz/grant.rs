@@ -1,5 +1,5 @@
-//! Grants and permits: a permission for accounts by slug, and with permits for all who have one of some roles. One row
-//! seen in two ways.
+//! Grants and permits: a permission for accounts by slug, and with permits also for all accounts that have one of some
+//! roles. Both are views of the same row.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -26,12 +26,12 @@ use crate::user::{
     shared::{rows::ALL_APPS, shown::shown},
 };
 
-/// What is saved, whichever of the two forms it came in.
+/// A grant or permit to be saved.
 struct Wanted {
     id: String,
     permission_id: String,
     slugs: Vec<String>,
-    /// Left as they are where a grant says nothing of them.
+    /// Roles and app stay unchanged for a grant, which does not name them.
     role_ids: Option<Vec<String>>,
     app: Option<String>,
 }
@@ -47,7 +47,7 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveGrantsRequest>) -> Resu
     save_all(&cx, wanted.collect()).await
 }
 
-/// Permits are for the permissions under the caller's slug.
+/// A permit needs a permission under the caller's slug.
 pub fn may_save_permits(cx: &Cx<Authz>, Body(request): &Body<SavePermitsRequest>) -> Result<()> {
     let caller = cx.caller()?;
     let is_own = |permission: &str| permission.split_once(':').is_some_and(|(slug, _)| *slug == *caller.slug);
@@ -56,7 +56,7 @@ pub fn may_save_permits(cx: &Cx<Authz>, Body(request): &Body<SavePermitsRequest>
         Some(foreign) => Err(Error::new(
             &errors::PERMISSION_OF_ANOTHER,
             format!(
-                "a permit for `{}` is its owner's or an admin's to give; yours start with `{}:`",
+                "only its owner or an admin may save a permit for `{}`; your permissions start with `{}:`",
                 shown(&foreign.permission),
                 caller.slug
             ),
@@ -71,7 +71,7 @@ pub async fn save_permits(cx: Cx<Authz>, Body(request): Body<SavePermitsRequest>
         let app = match permit.app_host.as_str() {
             "" => caller.app.to_string(),
             ALL_APPS if caller.is_admin() => ALL_APPS.to_owned(),
-            ALL_APPS => return Err(Error::new(&errors::ADMINS_ONLY, "permits for all apps are for admins to give")),
+            ALL_APPS => return Err(Error::new(&errors::ADMINS_ONLY, "only admins may save permits for all apps")),
             host => cx.app_of_host(host)?.to_string(),
         };
         wanted.push(Wanted {
@@ -90,14 +90,14 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>
     for one in &mut wanted {
         sort_names(one);
     }
-    // A grant counts in all apps; one of who may save them in some apps alone counts where it was saved.
+    // A grant is valid in all apps if the caller may save grants in all of them, otherwise in the caller's app.
     let own = cx.known_account(&caller.user_id).await?;
     let may_everywhere = caller.is_admin() || cx.allows(&own.caller_in(ALL_APPS), GRANT_CREATE.id);
     if may_everywhere && !caller.is_admin() {
         cx.request.audit.require_right(cx.rules().basis(&own.caller_in(ALL_APPS), GRANT_CREATE.id));
     }
     let usual_app = if may_everywhere { ALL_APPS } else { &*caller.app };
-    // Compared by digest, and before the rules are locked: there may be very many names.
+    // The digests are computed before the rules are locked, since there may be very many names.
     let fresh: Vec<(Wanted, GrantRow, Content)> = wanted
         .into_iter()
         .map(|one| {
@@ -116,11 +116,11 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>
                 Some(before) => changes.push(Change::SaveGrant(replacing(before, one, row))),
                 // A service saves the same permits at every start.
                 None if has.has_grant(&content) || !saved.insert(content) => {}
-                // An admin may have saved one under an id of the caller's.
+                // An admin may have saved one under an id with the caller's slug.
                 None if rules.grants.contains_key(row.id.as_str()) => {
                     return Err(Error::new(
                         &errors::GRANT_ID_TAKEN,
-                        format!("the id `{}` is that of another account's grant or permit; choose another", row.id),
+                        format!("the id `{}` is used by a grant or permit of another account; choose another", row.id),
                     ));
                 }
                 None => changes.push(Change::SaveGrant(row)),
@@ -133,7 +133,7 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<Wanted>) -> Result<Json<Empty>
 }
 
 impl Authz {
-    /// What is saved where there is nothing yet.
+    /// The row to be created if none exists.
     fn fresh(&self, caller: &Caller, one: &Wanted, usual_app: &str) -> GrantRow {
         let now = self.now();
         GrantRow {
@@ -149,7 +149,7 @@ impl Authz {
     }
 }
 
-/// What was there stays as far as it is about the same permission; else nothing of it, its owner included.
+/// Keeps the roles, app and owner of the old row if the permission is the same; otherwise replaces them.
 fn replacing(before: &GrantRow, one: Wanted, row: GrantRow) -> GrantRow {
     let (id, created_at) = (before.id.clone(), before.created_at);
     if before.permission_id != row.permission_id {
@@ -165,14 +165,14 @@ fn replacing(before: &GrantRow, one: Wanted, row: GrantRow) -> GrantRow {
     }
 }
 
-/// The id of a grant for which its owner chose one. Ids of accounts that are no admins carry the account's slug, so that
-/// nobody occupies those of others; admins share theirs, so that one replaces what another saved.
+/// The id of a grant with a chosen id. Except for admins, it is prefixed with the account's slug, so that no account
+/// can occupy ids of another. Admins share ids, so that one can replace what another saved.
 fn own_id(caller: &Caller, id: &str) -> String {
     let is_own = id.split_once(':').is_some_and(|(slug, _)| *slug == *caller.slug);
     if caller.is_admin() || is_own { id.to_owned() } else { format!("{}:{id}", caller.slug) }
 }
 
-/// What an account replaces by saving under this id.
+/// The existing row that is replaced by saving under this id.
 fn to_replace<'a>(rules: &'a Rules, caller: &Caller, id: &str) -> Option<&'a GrantRow> {
     let is_own = |row: &&Arc<GrantRow>| caller.is_admin() || *row.owner_id == *caller.user_id;
     let found = [own_id(caller, id).as_str(), id].into_iter().find_map(|id| rules.grants.get(id).filter(is_own));
@@ -203,8 +203,8 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<GrantId>) -> Result<Json<Empty
     let caller = cx.caller()?;
     let account = cx.known_account(&caller.user_id).await?;
     cx.change_rules(&cx.request.audit, |rules| {
-        // The row is found and the right to it decided under the lock: an id can stand for two rows, and the one that
-        // let the caller in may be gone by now.
+        // Looked up and checked under the lock: an id can match two rows, and the one that authorized the call may have
+        // been deleted.
         let own = named(rules, caller, &id).find(|row| *row.owner_id == *caller.user_id);
         let may_delete =
             |row: &&GrantRow| caller.is_admin() || rules.allow(&account.caller_in(&row.app), GRANT_CREATE.id);
@@ -215,7 +215,7 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<GrantId>) -> Result<Json<Empty
     Ok(Json(Empty {}))
 }
 
-/// Whose a grant is, for rows that let the owner in.
+/// The owner of a grant, for operations that exempt the owner.
 pub fn owner(cx: &Cx<Authz>, id: &GrantId) -> Result<String> {
     let (rules, caller) = (cx.rules(), cx.caller()?);
     let is_own = |row: &&GrantRow| *row.owner_id == *caller.user_id;
@@ -223,7 +223,7 @@ pub fn owner(cx: &Cx<Authz>, id: &GrantId) -> Result<String> {
     found.map(|row| row.owner_id.clone()).ok_or_else(|| unknown(id))
 }
 
-/// The rows that this id can stand for: the one that the caller would save under it, then the one that is listed with it.
+/// The rows that this id may match: first the one that the caller would save under it, then the one listed with it.
 fn named<'a>(rules: &'a Rules, caller: &Caller, id: &GrantId) -> impl Iterator<Item = &'a GrantRow> {
     let ids = [own_id(caller, &id.0), id.0.clone()];
     ids.into_iter().filter_map(|id| rules.grants.get(id.as_str()).map(AsRef::as_ref))
@@ -236,7 +236,7 @@ fn unknown(id: &GrantId) -> Error {
     )
 }
 
-/// By id, so that they come in the order in which they were made.
+/// Sorted by id, which is the order of creation.
 fn found(
     cx: &Cx<Authz>,
     permission: Option<String>,

@@ -1,4 +1,4 @@
-//! What must still hold of an account when something is written that rests on it.
+//! Guards that keep an account's rights unchanged until a commit that depends on them.
 
 use openorch_chassis::Caller;
 use openorch_store::{Batch, Filter, Guard};
@@ -11,19 +11,20 @@ use crate::user::{
     shared::rows::{ALL_APPS, DEFAULT_APP, USERS},
 };
 
-/// That an account is there when what it gives is written, and is an admin where it gives as one.
+/// The assigner still exists, and is still an admin if it acts as one.
 pub fn still_gives(giver: &Caller) -> Batch {
     let there = Batch::new().require(Guard::Exists { collection: USERS.name, id: giver.user_id.to_string() });
     still_admin(giver).into_iter().fold(there, Batch::require)
 }
 
-/// That an account which acts as an admin is one.
+/// A caller that acts as an admin is still one.
 pub fn still_admin(caller: &Caller) -> Option<Guard> {
     let as_admin = RoleLinkRow::id_of(DEFAULT_APP, &caller.user_id, openorch_api::role::ADMIN);
     caller.is_admin().then_some(Guard::Exists { collection: ROLE_LINKS.name, id: as_admin })
 }
 
-/// What lets an account give a role that neither is under its slug nor given as an admin: the role `admin` beside it.
+/// The assigner may still assign a role that is not under its slug: it is still an admin, or still has the `admin` role
+/// with the same prefix.
 pub fn still_gives_role(giver: &Caller, role_id: &str, app: &str) -> Option<Guard> {
     if giver.is_admin() {
         return still_admin(giver);
@@ -32,7 +33,7 @@ pub fn still_gives_role(giver: &Caller, role_id: &str, app: &str) -> Option<Guar
     Some(still_has_role(app, &giver.user_id, &format!("{prefix}:admin")))
 }
 
-/// That an account has a role in an app, or in all.
+/// An account still has a role, in this app or in all.
 pub fn still_has_role(app: &str, user_id: &str, role_id: &str) -> Guard {
     let ids = [app_of(role_id, app), ALL_APPS].map(|app| RoleLinkRow::id_of(app, user_id, role_id));
     Guard::at_least(ROLE_LINKS.name, vec![Filter::is_in("id", ids)], 1)

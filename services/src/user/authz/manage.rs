@@ -1,5 +1,5 @@
-//! Who may manage which account. Accounts are of all apps while the right to manage them is held in some: managing one
-//! needs the right in each app that the account is in, and whoever could become the account may not gain rights by it.
+//! Who may manage which account. Accounts exist across all apps, while the right to manage them is per app: it is
+//! needed in each app of the account. A caller who could take over an account must not gain rights by it.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -21,7 +21,7 @@ use crate::user::{
 };
 
 impl Authz {
-    /// The caller as it is now, with the permission that let it in: both may have changed while its call waited.
+    /// The caller with its current rights, and a check of the permission: both may have changed while the call waited.
     pub async fn caller_now(&self, caller: &Caller, permission: &Permission) -> Result<Caller> {
         let account = self.known_account(&caller.user_id).await?;
         let Caller { session_id, audience, .. } = caller.clone();
@@ -35,7 +35,8 @@ impl Authz {
         Ok(now)
     }
 
-    /// Requires `permission` in the account's home app and in every other app that it is in; see [`Account::managed_in`].
+    /// Requires `permission` in the account's home app and in every other app of which it is a member; see
+    /// [`Account::managed_in`].
     pub async fn require_management(
         &self,
         call: &CallAudit,
@@ -67,10 +68,10 @@ impl Authz {
     }
 
     /// Requires what [`Authz::require_management`] does, and that the account has no right that the caller lacks: for
-    /// what makes the caller able to sign in as the account, or takes it away.
+    /// operations that let the caller sign in as the account, or take it away.
     ///
-    /// Only rights over the platform count: permissions of built-in services, whether a role, a grant or a permit gives
-    /// them, and delegations. What services give to their users is no reason why nobody could help those.
+    /// Only rights over the platform count: permissions of built-in services, whether by role, grant or permit, and
+    /// delegations. Permissions that other services define must not prevent support for their users.
     pub async fn require_takeover(
         &self,
         call: &CallAudit,
@@ -89,8 +90,8 @@ impl Authz {
         let own = self.known_account(&caller.user_id).await?;
         let rules = self.rules();
         let powerful = powerful_roles(&rules);
-        // In every app: an account gives the roles of its slug in all of them, and comes into an app by any organization
-        // that adds it.
+        // All apps, since an account may assign the roles under its slug in any app, and becomes a member of an app
+        // through any organization that adds it.
         let apps = rules.apps.values().map(|row| &*row.id).chain(account.apps()).chain([DEFAULT_APP]);
         for app in apps {
             let (theirs, own) = (with_givable_roles(account.caller_in(app), &powerful), own.caller_in(app));
@@ -101,13 +102,13 @@ impl Authz {
                 return Err(Error::new(
                     &errors::ACCOUNT_MAY_MORE,
                     format!(
-                        "`{}` has the permission `{}`, or could give itself a role that has it, and you lack it; ask an admin",
+                        "`{}` has the permission `{}`, or could assign itself a role with it, and you lack it; ask an admin",
                         user.slug, permission.id
                     ),
                 ));
             }
         }
-        // A service with a delegation acts with the rights of everybody who calls it, admins included.
+        // A service with a delegation acts with the rights of all its callers, including admins.
         let is_delegate = rules.is_delegate(&user.slug);
         if is_delegate && !rules.allow(&own.caller_in(DEFAULT_APP), DELEGATION_EDIT.id) {
             return Err(Error::new(
@@ -122,8 +123,7 @@ impl Authz {
     }
 }
 
-/// The roles by which accounts have permissions of built-in services, whether by a link or by a permit. A permit may name
-/// roles that are not there yet.
+/// Roles with permissions of built-in services, by link or permit. A permit may name roles that do not exist yet.
 fn powerful_roles(rules: &Rules) -> HashSet<&str> {
     let built_in: HashSet<&str> = openorch_api::permissions().map(|permission| permission.id).collect();
     let has_one = |role: &str| rules.permissions_of(role).any(|id| built_in.contains(&**id));
@@ -132,8 +132,8 @@ fn powerful_roles(rules: &Rules) -> HashSet<&str> {
     linked.chain(permits.flat_map(|row| row.role_ids.iter().map(String::as_str))).collect()
 }
 
-/// The caller with those of these roles that it could give itself, such as those of its own slug and of the organizations
-/// that it administers: an admin may have given one of them rights over the platform.
+/// The caller with the privileged roles that it could assign to itself, such as those under its slug and of
+/// organizations that it administers, to which an admin may have added platform rights.
 fn with_givable_roles(caller: Caller, powerful: &HashSet<&str>) -> Caller {
     let givable = powerful.iter().filter(|role| may_give(&caller, role, &caller.app) || could_found(&caller, role));
     let mut roles: Vec<Box<str>> = caller.roles.iter().cloned().chain(givable.map(|role| (**role).into())).collect();
@@ -147,8 +147,8 @@ fn with_givable_roles(caller: Caller, powerful: &HashSet<&str>) -> Caller {
     Caller { roles, default_app_roles, ..caller }
 }
 
-/// Whether this is a role of an organization whose id is under the caller's slug. A permit may name one that is not there
-/// yet, and nobody else but an admin can make it.
+/// Whether the role belongs to an organization with an id under the caller's slug. A permit may name an organization
+/// that does not exist yet, and only this account or an admin can create it.
 fn could_found(caller: &Caller, role: &str) -> bool {
     let owner = organization_of(role).and_then(|id| id.split_once(':'));
     owner.is_some_and(|(slug, _)| *slug == *caller.slug)

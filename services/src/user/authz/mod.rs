@@ -1,5 +1,4 @@
-//! What an account may do: roles, permissions, grants and delegations, and the checks that follow from them. Knows nothing
-//! of how a caller signed in.
+//! Authorization: roles, permissions, grants, delegations, and permission checks. Independent of authentication.
 
 pub mod accounts;
 pub mod apps;

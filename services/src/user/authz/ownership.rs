@@ -1,5 +1,5 @@
-//! Whose roles and permissions are: the ids that an account may take, who may change what, and which permissions a role may
-//! be given by whom.
+//! Ownership of roles and permissions: the ids that an account may use, who may change what, and who may link a
+//! permission to a role.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,12 +17,12 @@ use crate::user::{
     shared::shown::shown,
 };
 
-/// Of one account in a role.
+/// Maximum number of permissions of one account in a role.
 pub const MAX_PERMISSIONS: usize = 1000;
-/// So many of its permissions an account may give to a role of another.
+/// Maximum number of its permissions that an account may add to a role of another account.
 const MAX_IN_FOREIGN_ROLE: usize = 100;
 
-/// An id that the caller may take: `<its slug>:…`, each part of letters, digits, `_`, `.` and `-`.
+/// Checks an id chosen by the caller: `<its slug>:…`, each part of letters, digits, `_`, `.` and `-`.
 pub fn own_id(caller: &Caller, what: &str, id: &str) -> Result<()> {
     match id.split_once(':') {
         Some((slug, _)) if *slug == *caller.slug => Ok(()),
@@ -33,8 +33,8 @@ pub fn own_id(caller: &Caller, what: &str, id: &str) -> Result<()> {
     }
 }
 
-/// Requires the permission of who does not own what is changed. Asked again under the lock of the rules: what let the
-/// caller in may have changed while it waited.
+/// Requires the permission unless the caller is the owner. Repeated under the lock of the rules, since rights may have
+/// changed while the caller waited.
 pub fn refuse_stranger(caller: &Caller, rules: &Rules, owner_id: &str, permission: &Permission) -> Result<()> {
     if *owner_id == *caller.user_id || rules.allow(caller, permission.id) {
         return Ok(());
@@ -42,7 +42,7 @@ pub fn refuse_stranger(caller: &Caller, rules: &Rules, owner_id: &str, permissio
     Err(Error::new(&access::NOT_OWNER, "only the owner and admins may do this"))
 }
 
-/// Only who owns a permission, or an admin, says which roles have it.
+/// Only the owner of a permission and admins may link it to roles.
 pub fn may_link(caller: &Caller, rules: &Rules, id: &str) -> Result<()> {
     let row = known_permission(rules, id)?;
     if *row.owner_id != *caller.user_id && !caller.is_admin() {
@@ -61,8 +61,8 @@ pub fn known_permission<'a>(rules: &'a Rules, id: &str) -> Result<&'a Permission
     })
 }
 
-/// An account may give a role so many of its permissions. What others gave is not counted, or they could keep the role's
-/// owner from giving it any; nor is what is given up by the same change.
+/// Limits how many of its permissions an account may add to a role. Permissions of other accounts are not counted, or
+/// they could prevent the owner from adding any; nor are permissions removed by the same change.
 pub fn refuse_too_many_links(caller: &Caller, rules: &Rules, changes: &[Change]) -> Result<()> {
     let mut fresh: HashMap<&str, HashSet<&str>> = HashMap::new();
     let mut gone = HashSet::new();
@@ -87,7 +87,7 @@ pub fn refuse_too_many_links(caller: &Caller, rules: &Rules, changes: &[Change])
         if rules.permissions_of(role).filter(stays).count() + permissions.len() > most {
             return Err(Error::new(
                 &errors::QUOTA_REACHED,
-                format!("{whose} has at most {most} permissions of one account; make another one"),
+                format!("{whose} may have at most {most} permissions of one account; create another role"),
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! Permissions: the rights that services ask for, each its service's own.
+//! Permissions, which services define and check.
 
 use openorch_api::{
     Body, Json, Path,
@@ -58,7 +58,7 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<PermissionId>) -> Result<Json<
     if openorch_api::permissions().any(|permission| permission.id == id.0) {
         return Err(Error::new(
             &errors::PERMISSION_BUILT_IN,
-            format!("`{}` is a built-in service's and is not deleted", id.0),
+            format!("`{}` belongs to a built-in service and cannot be deleted", id.0),
         ));
     }
     let caller = cx.caller()?;
@@ -91,7 +91,7 @@ pub async fn assign(cx: Cx<Authz>, Body(request): Body<AssignPermissionsRequest>
     Ok(Json(Empty {}))
 }
 
-/// Whose a permission is, for rows that let the owner in.
+/// The owner of a permission, for operations that exempt the owner.
 pub fn owner(authz: &Authz, id: &PermissionId) -> Result<String> {
     known_permission(&authz.rules(), &id.0).map(|row| row.owner_id.clone())
 }

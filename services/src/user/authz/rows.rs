@@ -1,4 +1,4 @@
-//! What is stored of roles, permissions, grants, delegations and apps.
+//! The stored rows of roles, permissions, grants, delegations and apps.
 
 use openorch_api::{
     Time,
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::user::shared::rows::DEFAULT_APP;
 
-/// Roles for contacts whose accounts are not known yet.
+/// Pending roles for contacts that are not verified yet.
 pub static CONTACT_ENROLLS: Collection = Collection {
     name: "userSvcContactEnrolls",
     indexes: &[Index::on(&["contact"]), Index::on(&["roleId"]), Index::on(&["createdBy"])],
@@ -31,9 +31,9 @@ pub static PERMISSIONS: Collection = Collection { name: "userSvcPermissions", in
 pub static PERMISSION_LINKS: Collection =
     Collection { name: "userSvcPermissionRoleLinks", indexes: &[Index::on(&["roleId"])] };
 pub static GRANTS: Collection = Collection { name: "userSvcGrants", indexes: &[] };
-/// What services may do for their callers; the id is the service's slug.
+/// The operations that services may call for their callers. The id is the service's slug.
 pub static DELEGATIONS: Collection = Collection { name: "userSvcDelegations", indexes: &[] };
-/// The tenants but for the default one.
+/// The apps, except the default one.
 pub static APPS: Collection = Collection { name: "userSvcApps", indexes: &[Index::unique(&["host"])] };
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,7 +45,8 @@ pub struct RoleRow {
     pub owner_id: String,
     pub created_at: Time,
     pub updated_at: Time,
-    /// It is being deleted: it gives nothing and nobody has it any more, whatever links are still there.
+    /// The role is being deleted: it grants nothing and counts as removed from all accounts, whatever links are still
+    /// stored.
     #[serde(default)]
     pub going: bool,
 }
@@ -63,7 +64,7 @@ impl From<&RoleRow> for Role {
     }
 }
 
-/// An account has a role in a tenant, or in all.
+/// Assigns a role to an account in an app, or in all apps.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RoleLinkRow {
@@ -72,16 +73,16 @@ pub struct RoleLinkRow {
     pub app: String,
     #[serde(default)]
     pub created_at: Time,
-    /// The account that gave it; empty for roles that an account began with.
+    /// The assigner; empty for roles that an account was created with.
     #[serde(default)]
     pub created_by: String,
-    /// That account was an admin.
+    /// The assigner was an admin.
     #[serde(default)]
     pub by_admin: bool,
-    /// The contact, in its normal form, that was named instead of the account. Whose it is, is not told to who gave it.
+    /// The normalized contact by which the role was assigned. The assigner must not learn to which account it belongs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_contact: Option<String>,
-    /// The id under which who gave it knows it.
+    /// The id of the enroll as the assigner knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contact_enroll_id: Option<String>,
 }
@@ -100,12 +101,12 @@ impl RoleLinkRow {
         }
     }
 
-    /// Given by this account.
+    /// Sets the assigner.
     pub fn by(self, giver: &Caller) -> RoleLinkRow {
         RoleLinkRow { created_by: giver.user_id.to_string(), by_admin: giver.is_admin(), ..self }
     }
 
-    /// Given to whose this contact is.
+    /// Takes assigner and contact from a pending role.
     pub fn by_contact_of(self, row: &ContactEnrollRow) -> RoleLinkRow {
         RoleLinkRow {
             created_at: row.created_at,
@@ -117,7 +118,7 @@ impl RoleLinkRow {
         }
     }
 
-    /// What waits for whoever shows that the contact is its own, where it came by one: as it was before somebody did.
+    /// The pending role from which it was created, if assigned by contact.
     pub fn waiting(&self) -> Option<ContactEnrollRow> {
         Some(ContactEnrollRow {
             contact: self.by_contact.clone()?,
@@ -129,12 +130,12 @@ impl RoleLinkRow {
         })
     }
 
-    /// Whether it is of the daemon's own making, and not an account's that is no admin.
+    /// Whether it was assigned by the daemon or an admin.
     pub fn is_trusted(&self) -> bool {
         self.by_admin || self.created_by.is_empty()
     }
 
-    /// Whether another account than its own gave it, which is no admin.
+    /// Whether it was assigned by another account that is not an admin.
     pub fn is_by_other(&self) -> bool {
         !self.is_trusted() && self.created_by != self.user_id
     }
@@ -143,7 +144,7 @@ impl RoleLinkRow {
         RoleLinkRow::id_of(&self.app, &self.user_id, &self.role_id)
     }
 
-    /// The id of the row that says that an account has a role in an app.
+    /// The id of the row for an account, role and app.
     pub fn id_of(app: &str, user_id: &str, role_id: &str) -> String {
         format!("{app}:{user_id}:{role_id}")
     }
@@ -164,8 +165,7 @@ impl From<RoleLinkRow> for Enroll {
     }
 }
 
-/// The tenant under which it is written that someone has a role. Who is admin of the platform is so everywhere, and that
-/// is written once.
+/// The app under which a role assignment is stored. The platform admin role is valid in all apps and stored only once.
 pub fn app_of<'a>(role_id: &str, app: &'a str) -> &'a str {
     if role_id == openorch_api::role::ADMIN { DEFAULT_APP } else { app }
 }
@@ -194,7 +194,7 @@ impl From<&PermissionRow> for Permission {
     }
 }
 
-/// A role has a permission.
+/// Links a permission to a role.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PermissionLinkRow {
@@ -204,12 +204,12 @@ pub struct PermissionLinkRow {
 
 impl PermissionLinkRow {
     pub fn id(&self) -> String {
-        // Ids have colons in them, and never this.
+        // Ids contain colons but never `|`.
         format!("{}|{}", self.permission_id, self.role_id)
     }
 }
 
-/// A permission for accounts by slug and by role: a grant (slugs alone) and a permit are two views of it.
+/// Gives a permission to accounts by slug and by role. A grant (only slugs) and a permit are two views of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GrantRow {
@@ -217,9 +217,9 @@ pub struct GrantRow {
     pub permission_id: String,
     pub slugs: Vec<String>,
     pub role_ids: Vec<String>,
-    /// The tenant, or `*` for all.
+    /// The app, or `*` for all.
     pub app: String,
-    /// The account that saved it first.
+    /// The account that created it.
     pub owner_id: String,
     pub created_at: Time,
     pub updated_at: Time,
@@ -245,7 +245,7 @@ impl From<&GrantRow> for Permit {
     }
 }
 
-/// What a service may do for its callers.
+/// The operations that a service may call for its callers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DelegationRow {
@@ -268,24 +268,24 @@ impl From<Delegation> for DelegationRow {
     }
 }
 
-/// A role for whoever shows that a contact is its own.
+/// A pending role for the account that verifies the contact.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContactEnrollRow {
-    /// In its normal form.
+    /// Normalized.
     pub contact: String,
     pub role_id: String,
     pub app: String,
     pub created_at: Time,
-    /// The account that gave it.
+    /// The assigner.
     pub created_by: String,
-    /// That account was an admin.
+    /// The assigner was an admin.
     #[serde(default)]
     pub by_admin: bool,
 }
 
 impl ContactEnrollRow {
-    /// A digest, since a contact may be long and the id of a document may not.
+    /// A digest, since contacts may be longer than document ids.
     pub fn id(&self) -> String {
         use sha2::{Digest, Sha256};
         let digest = Sha256::digest(format!("{}\n{}\n{}", self.app, self.role_id, self.contact));
@@ -308,7 +308,7 @@ impl From<ContactEnrollRow> for Enroll {
     }
 }
 
-/// A tenant, known by a host.
+/// An app (tenant), identified by host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AppRow {

@@ -1,4 +1,4 @@
-//! What decides who may what: the rules, which role each account has, and the accounts in memory.
+//! The state of authorization: rules, role assignments and the account cache.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,13 +23,13 @@ pub struct Authz {
     pub cache: AccountCache,
     rules: ArcSwap<Rules>,
     pub rule_tables: RuleTables,
-    /// Held while the rules change; true when nobody knows whether the last change was made.
+    /// Held while the rules change; true if the last change has an unknown outcome.
     pub rule_changes: tokio::sync::Mutex<bool>,
     pub role_links: Table<RoleLinkRow>,
-    /// Roles that wait for contacts.
+    /// Pending roles for contacts.
     pub contact_enrolls: Table<ContactEnrollRow>,
     pub limits: AccessLimits,
-    /// How long a service may keep a yes or no.
+    /// How long a service may cache the result of a permission check.
     pub permission_cache_ttl: Duration,
 }
 
@@ -56,26 +56,27 @@ impl Authz {
         }
     }
 
-    /// Adds what the access rules take in memory.
+    /// Registers the metrics of the rules' memory.
     pub fn register_metrics(self: &Arc<Authz>) {
         let (authz, limit) = (Arc::downgrade(self), self.limits.total_bytes as u64);
         let metrics = &self.platform.metrics;
-        metrics.gauge("access_rule_bytes", "Bytes of memory that the access rules take, about", move || {
+        metrics.gauge("access_rule_bytes", "Estimated memory of the access rules in bytes", move || {
             authz.upgrade().map(|authz| authz.check_rules().bytes() as u64)
         });
-        metrics.gauge("access_rule_bytes_limit", "Bytes of memory that the access rules may take", move || Some(limit));
+        metrics
+            .gauge("access_rule_bytes_limit", "Limit on the memory of the access rules in bytes", move || Some(limit));
     }
 
     pub fn now(&self) -> Time {
         self.platform.now()
     }
 
-    /// The rules as they are now, for a check.
+    /// The current rules, for a short check.
     pub fn check_rules(&self) -> arc_swap::Guard<Arc<Rules>> {
         self.rules.load()
     }
 
-    /// The rules as they are now, to be kept for a while.
+    /// The current rules, for longer use.
     pub fn rules(&self) -> Arc<Rules> {
         self.rules.load_full()
     }

@@ -1,5 +1,5 @@
-//! Apps: tenants, known by a host. Accounts, slugs, passwords and contacts are of all apps; sessions, roles, permits and
-//! organizations of one. An app is made by who may, never by being named.
+//! Apps: tenants, identified by host. Accounts, slugs, passwords and contacts exist across all apps; sessions, roles,
+//! permits and organizations belong to one. An app must be created explicitly; naming one does not create it.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -28,20 +28,20 @@ use crate::user::{
     shared::{rows::DEFAULT_APP, shown::shown},
 };
 
-/// Rules are held in memory, apps with them.
+/// Apps are cached in memory with the access rules.
 const MAX_APPS: usize = 10_000;
 /// A host name (RFC 1035, section 2.3.4) and a port.
 const MAX_HOST_BYTES: usize = 253 + 6;
-/// What belongs to an app in this service, permits aside, which are rules. All have a field `app`; whoever writes one says that the app
-/// must be there: see `Authz::in_app`.
+/// What belongs to an app in this service, except permits, which are access rules. All have a field `app`, and each
+/// commit that writes one requires that the app exists, see `Authz::require_app`.
 const BELONGINGS: &[(&str, &str)] = &[
-    (ROLE_LINKS.name, "roles given to accounts"),
-    (CONTACT_ENROLLS.name, "roles that wait for contacts"),
+    (ROLE_LINKS.name, "roles assigned to accounts"),
+    (CONTACT_ENROLLS.name, "pending roles for contacts"),
     (SESSIONS.name, "sessions"),
     (ORGANIZATIONS.name, "organizations"),
     (INVITATIONS.name, "invitations"),
 ];
-/// Those of them that any account may put into any app.
+/// Collections to which any account may add rows in any app.
 const PLAIN: [&str; 2] = [ROLE_LINKS.name, CONTACT_ENROLLS.name];
 
 pub fn may_list(cx: &Cx<Directory>, Body(request): &Body<ListAppsRequest>) -> Result<()> {
@@ -50,7 +50,7 @@ pub fn may_list(cx: &Cx<Directory>, Body(request): &Body<ListAppsRequest>) -> Re
     }
     Err(Error::new(
         &access::PERMISSION_MISSING,
-        format!("all apps are for who has the permission `{}` to see; name some by `ids` or `host`", APP_MULTI_VIEW.id),
+        format!("listing all apps needs the permission `{}`; select some by `ids` or `host`", APP_MULTI_VIEW.id),
     ))
 }
 
@@ -77,7 +77,7 @@ pub async fn read(cx: Cx<Directory>, Body(request): Body<ReadAppRequest>) -> Res
 
 pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) -> Result<Json<UpdateAppResponse>> {
     if request.id == DEFAULT_APP && request.new_host == DEFAULT_APP {
-        // As it is listed.
+        // Allows a client to send back the default app as listed.
         return Ok(Json(UpdateAppResponse { app: cx.authz.app(DEFAULT_APP) }));
     }
     let host = checked_host(&request.new_host)?;
@@ -90,7 +90,7 @@ pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) ->
                 DEFAULT_APP => {
                     return Err(Error::new(
                         &errors::APP_BUILT_IN,
-                        format!("the app `{DEFAULT_APP}` is built in and keeps its name"),
+                        format!("the app `{DEFAULT_APP}` is built in and cannot be changed"),
                     ));
                 }
                 id => Some(by_id(rules, id)?),
@@ -98,11 +98,14 @@ pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) ->
             if rules.apps.get(host.as_str()).is_some_and(|known| before.is_none_or(|before| before.id != known.id)) {
                 return Err(Error::new(
                     &errors::APP_HOST_TAKEN,
-                    format!("the app of the host `{host}` exists already"),
+                    format!("an app with the host `{host}` already exists"),
                 ));
             }
             if before.is_none() && rules.apps.size() >= MAX_APPS {
-                return Err(Error::new(&errors::TOO_MANY_APPS, format!("there are at most {MAX_APPS} apps")));
+                return Err(Error::new(
+                    &errors::TOO_MANY_APPS,
+                    format!("there are {MAX_APPS} apps, the maximum; delete one first"),
+                ));
             }
             let row = AppRow {
                 id: before.map_or_else(|| cx.platform.ids.next("app"), |row| row.id.clone()),
@@ -120,14 +123,17 @@ pub async fn update(cx: Cx<Directory>, Body(request): Body<UpdateAppRequest>) ->
     Ok(Json(answer))
 }
 
-/// Without `cascade` it goes only if nothing is left in it that is worth more than it. What accounts that are no admins
-/// put there without being let in is not, or each of them could keep it.
+/// Without `cascade`, only an empty app is deleted. Roles that accounts other than admins assigned in it are ignored,
+/// or any account could prevent the deletion.
 pub async fn delete(
     cx: Cx<Directory>,
     (Path(id), Query(request)): (Path<AppId>, Query<DeleteAppRequest>),
 ) -> Result<Json<Empty>> {
     if id.0 == DEFAULT_APP {
-        return Err(Error::new(&errors::APP_BUILT_IN, format!("the app `{DEFAULT_APP}` is built in and stays")));
+        return Err(Error::new(
+            &errors::APP_BUILT_IN,
+            format!("the app `{DEFAULT_APP}` is built in and cannot be deleted"),
+        ));
     }
     let by = &cx.caller()?.user_id;
     let outcome = retry(|| async {
@@ -143,7 +149,7 @@ pub async fn delete(
                 (false, true) => [of_app(&id.0), given_by_plain()].concat(),
                 (false, false) => continue,
             };
-            // Organizations leave something behind, see below.
+            // Organizations are deleted with tombstones, see below.
             if *collection != ORGANIZATIONS.name {
                 cx.authz.clear(&cx.request.audit, collection, &goes).await?;
                 batch.push(Write::DeleteWhere { collection, filters: goes });
@@ -167,7 +173,7 @@ pub async fn delete(
             .await
     })
     .await;
-    // Also of accounts that came in meanwhile; and where nobody knows whether it is gone.
+    // Also for accounts that joined concurrently, and if the outcome is unknown.
     cx.authz.cache.all_rights_changed();
     cx.authn.sessions.cache.forget_all();
     cx.app_deletion_hooks.iter().for_each(|hook| hook.app_deleted());
@@ -182,7 +188,7 @@ fn refuse_filled(host: &str, left: Vec<String>) -> Result<()> {
     Err(Error::new(
         &errors::APP_NOT_EMPTY,
         format!(
-            "the app `{host}` is not empty: {} belong to it; delete those first, or send `cascade=true` to delete them with it",
+            "the app `{host}` is not empty: it has {}; delete those first, or send `cascade=true` to delete them with it",
             left.join(", ")
         ),
     ))
@@ -201,13 +207,13 @@ fn permits_of_admins(rules: &Rules, app: &str, admins: &HashSet<String>) -> Vec<
     (count > 0).then(|| format!("{count} permits")).into_iter().collect()
 }
 
-/// Roles that accounts which are no admins gave in an app: that lets nobody into it.
+/// Roles assigned by accounts other than admins, which do not make anyone a member of the app.
 fn given_by_plain() -> Vec<Filter> {
     vec![Filter::equals("byAdmin", false), Filter::range("createdBy", Some("!".into()), None)]
 }
 
 impl Directory {
-    /// What keeps an app from being deleted: rows of all apps are looked at, since apps go rarely.
+    /// What prevents the deletion of an app. Scans rows of all apps, since apps are rarely deleted.
     async fn left_in(&self, app: &str, admins: &HashSet<String>) -> Result<Vec<String>> {
         let mut left = Vec::new();
         for (collection, what) in self.belongings() {
@@ -238,7 +244,7 @@ fn default_app() -> App {
     App { id: DEFAULT_APP.to_owned(), host: DEFAULT_APP.to_owned() }
 }
 
-/// A host as browsers tell it: a name or an address, in lower case, perhaps with a port.
+/// A host as sent by browsers: a name or an address in lower case, optionally with a port.
 fn checked_host(host: &str) -> Result<String> {
     let host = host.to_lowercase();
     let (name, port) = host.split_once(':').unwrap_or((&host, "1"));
@@ -249,7 +255,7 @@ fn checked_host(host: &str) -> Result<String> {
     let is_host = name.split('.').all(fits) && port.parse::<u16>().is_ok_and(|port| port > 0);
     if host.len() > MAX_HOST_BYTES || !is_host || host == DEFAULT_APP {
         return Err(Error::invalid(format!(
-            "`{}` is no host: it is a name such as `shop.example.com`, with a port where it has one",
+            "`{}` is not a host; use a name such as `shop.example.com`, optionally with a port",
             shown(&host)
         )));
     }

@@ -1,6 +1,6 @@
-//! Contacts: how an account can be reached. Each is one account's alone, by its normal form, from when that shows by a
-//! code that the contact is its own; a registration without the code attaches none, so that its answer tells nobody
-//! whether a contact is somebody's. What an admin says of the contact of an account that it makes stays unverified.
+//! Contacts: addresses of accounts. A contact belongs to at most one account, by its normalized form, once the account
+//! has verified it with a code. A registration without a code attaches no contact, so that the response does not reveal
+//! whether a contact belongs to an account. Contacts set by admins for new accounts are unverified.
 
 use openorch_api::{
     Body, Json, Path,
@@ -21,21 +21,21 @@ use crate::user::{
 
 const MAX_CONTACTS: usize = 16;
 
-/// Shows that a contact is the caller's.
+/// Verifies a contact of the caller.
 pub async fn verify(cx: Cx<Directory>, Body(request): Body<VerifyContactRequest>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let user_id = &*caller.user_id;
     let expected = Expected { purpose: OtpPurpose::Verify, user_id, contact: None, app: &caller.app };
     retry(|| async {
         let code = cx.authn.codes.redeem(&request.otp_id, &request.otp_code, &expected).await?;
-        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted");
         let Stored { version, value: mut user, .. } = cx.accounts.users.get(user_id).await?.ok_or_else(gone)?;
         let id = normal(&code.value.contact);
         user.contacts.retain(|contact| normal(&contact.value) != id);
         if user.contacts.len() >= MAX_CONTACTS {
             return Err(Error::new(
                 &errors::TOO_MANY_CONTACTS,
-                format!("an account has at most {MAX_CONTACTS} contacts; remove one"),
+                format!("an account may have at most {MAX_CONTACTS} contacts; remove one"),
             ));
         }
         let mut contact = cx.contact(&code.value.platform, &code.value.contact);
@@ -60,7 +60,7 @@ pub async fn verify(cx: Cx<Directory>, Body(request): Body<VerifyContactRequest>
 pub async fn remove(cx: Cx<Directory>, Path(id): Path<ContactId>) -> Result<Json<Empty>> {
     let user_id = &*cx.caller()?.user_id;
     retry(|| async {
-        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
+        let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted");
         let Stored { version, value: mut user, .. } = cx.accounts.users.get(user_id).await?.ok_or_else(gone)?;
         let id = normal(&id.0);
         let before = user.contacts.len();
@@ -80,7 +80,7 @@ pub async fn remove(cx: Cx<Directory>, Path(id): Path<ContactId>) -> Result<Json
 }
 
 impl Directory {
-    /// The contact of a new account. What the caller says of verification is not taken.
+    /// The contact of a new account. The caller's claim of verification is ignored.
     pub fn checked_contact(&self, contact: &ContactInput) -> Result<Option<Contact>> {
         if contact.value.is_empty() {
             return Ok(None);
@@ -103,8 +103,9 @@ impl Directory {
         }
     }
 
-    /// Adds to the batch that makes an account that its contacts are its own. Answers which accounts lose one by it. One
-    /// that is another's and not shown is refused where the maker may know that (`tells`), else it stays unowned.
+    /// Adds the contacts of a new account to the batch that creates it; returns the accounts that lose one. An
+    /// unverified contact of another account is refused if the creator may know that (`tells`), otherwise it stays
+    /// unowned.
     pub async fn take_contacts(&self, mut batch: Batch, user: &UserRow, tells: bool) -> Result<(Batch, Vec<String>)> {
         let mut displaced = Vec::new();
         for contact in &user.contacts {
@@ -119,7 +120,7 @@ impl Directory {
         Ok((batch, displaced))
     }
 
-    /// Adds that a contact is the account's. An account that only has been said to have it gives way to one that showed it.
+    /// Assigns a contact to the account. Unverified ownership by another account yields to verified ownership.
     async fn take_contact(
         &self,
         mut batch: Batch,

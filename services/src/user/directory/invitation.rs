@@ -1,4 +1,4 @@
-//! Invitations (contract decision 30): codes with which accounts can be registered while registration is not open.
+//! Invitations (contract decision 30): codes that permit registration while it is not open.
 
 use openorch_api::{
     Body, Json, Path, Query, Time,
@@ -28,9 +28,9 @@ use crate::user::{
 };
 
 const DEFAULT_SECONDS: u64 = 7 * 24 * 3600;
-/// Of an account that is no admin.
+/// Limit for accounts other than admins.
 const MAX_INVITATIONS: u64 = 1000;
-/// About 142 bits: nobody guesses one.
+/// About 142 bits, so a code cannot be guessed.
 const CODE_LENGTH: usize = 24;
 
 pub async fn create(
@@ -40,8 +40,8 @@ pub async fn create(
     if cx.registration == Registration::Closed {
         return Err(Error::new(
             &errors::INVITATIONS_CLOSED,
-            "registration is closed, so nobody could redeem an invitation: an operator must start the daemon with \
-             OPENORCH_REGISTRATION=invite; or make the account yourself with POST /user-svc/user",
+            "registration is closed, so invitations cannot be redeemed: have an operator start the daemon with \
+             OPENORCH_REGISTRATION=invite; or create the account yourself with POST /user-svc/user",
         ));
     }
     let seconds = request.expires_in.unwrap_or(DEFAULT_SECONDS);
@@ -78,9 +78,7 @@ pub async fn create(
             if cx.invitations.count(&own).await? >= MAX_INVITATIONS {
                 return Err(Error::new(
                     &errors::QUOTA_REACHED,
-                    format!(
-                        "an account may have {MAX_INVITATIONS} invitations, those that have ended included; revoke some"
-                    ),
+                    format!("an account may have {MAX_INVITATIONS} invitations, including expired ones; revoke some"),
                 ));
             }
             batch = batch.require(Guard::at_most(INVITATIONS.name, own, MAX_INVITATIONS));
@@ -91,7 +89,7 @@ pub async fn create(
     Ok(Json(CreateInvitationResponse { invitation: Invitation { code, ..row.into() } }))
 }
 
-/// Those to the caller's app, or to all of them for an admin.
+/// Lists the invitations to the caller's app; for admins, to all apps.
 pub async fn list(cx: Cx<Directory>, Query(request): Query<PageRequest>) -> Result<Json<ListInvitationsResponse>> {
     let caller = cx.caller()?;
     let paging = Paging::new(request.limit, request.after, cx.platform.max_unpaged_list)?;
@@ -122,21 +120,21 @@ pub async fn revoke(cx: Cx<Directory>, Path(id): Path<InvitationId>) -> Result<J
     Ok(Json(Empty {}))
 }
 
-/// An invitation that holds.
+/// A valid invitation.
 pub struct Redeemable {
     pub stored: Stored<InvitationRow>,
-    /// The roles that it gives; those that are gone are not among them.
+    /// The roles that it assigns, without deleted ones.
     pub roles: Vec<String>,
     maker: Caller,
 }
 
 impl Directory {
-    /// The invitation to an app with this code, if it still holds: its maker must be able to make it now.
+    /// The valid invitation to an app with this code. Its creator must still have the right to create it.
     pub async fn invitation(&self, app: &str, code: &str) -> Result<Redeemable> {
         let refused = || {
             Error::new(
                 &errors::INVITATION_NOT_VALID,
-                "this invitation is not known, has ended, was used up, or its maker may no longer give what it gives; ask \
+                "this invitation is unknown, expired or used up, or its creator may no longer assign its roles; ask \
                  an admin for another",
             )
         };
@@ -158,7 +156,7 @@ impl Directory {
         Ok(Redeemable { stored, roles, maker })
     }
 
-    /// A batch that takes one use from the invitation, if there is one.
+    /// A batch that uses the invitation once; empty without a code.
     pub async fn use_invitation(&self, app: &str, code: Option<&str>) -> Result<Batch> {
         let Some(code) = code else { return Ok(Batch::new()) };
         let Redeemable { stored: Stored { version, value: mut row, .. }, maker, roles } =

@@ -1,4 +1,4 @@
-//! Which accounts, contacts, organizations, apps and invitations there are: made, listed, changed and deleted.
+//! Creating, listing, changing and deleting accounts, contacts, organizations, apps and invitations.
 
 pub mod app;
 pub mod contact;

@@ -1,4 +1,4 @@
-//! Making accounts: that slug and id are free, and what is written for one.
+//! Creating accounts: checks that slug and id are free, and the writes for a new account.
 
 use openorch_api::{Slug, user::errors};
 use openorch_chassis::{Error, Result};
@@ -17,7 +17,7 @@ use crate::user::{
     },
 };
 
-/// What is kept for an account or was made by it, and the field that names the account.
+/// Rows of an account or created by it, and the field with the account's id.
 const OF_ACCOUNT: &[(&str, &str)] = &[
     (ROLE_LINKS.name, "userId"),
     (SESSIONS.name, "userId"),
@@ -35,14 +35,14 @@ impl Directory {
         if slug.is_reserved() {
             return Err(Error::new(
                 &errors::SLUG_TAKEN,
-                format!("slug already exists: `{slug}` belongs to the daemon itself; choose another"),
+                format!("slug already exists: `{slug}` is reserved for the daemon; choose another"),
             ));
         }
         if self.tombstones.get(slug.as_str()).await?.is_some() {
             return Err(Error::new(
                 &errors::SLUG_TAKEN,
                 format!(
-                    "slug already exists: `{slug}` was a deleted account's; choose another, or an admin releases it"
+                    "slug already exists: `{slug}` belonged to a deleted account; choose another, or have an admin release it"
                 ),
             ));
         }
@@ -55,8 +55,8 @@ impl Directory {
         Ok(())
     }
 
-    /// Refuses the id of an account that was deleted: what others keep under it, roles and sessions included, is not the
-    /// next one's. Deletions of older versions left no mark, so what they may have left behind is looked for.
+    /// Refuses the id of a deleted account, since other services may still have data of it, and roles or sessions may
+    /// remain. Older versions left no tombstone, so remaining rows are searched for.
     pub async fn refuse_used_id(&self, id: &str) -> Result<()> {
         let mut is_used = self.tombstones.get(&id_tombstone(id)).await?.is_some();
         for (collection, field) in OF_ACCOUNT {
@@ -66,15 +66,15 @@ impl Directory {
             return Err(Error::new(
                 &errors::ID_TAKEN,
                 format!(
-                    "an account with the id `{id}` was deleted, and ids are not given twice; leave the id out to be given one"
+                    "an account with the id `{id}` was deleted, and ids are not reused; omit the id to have one generated"
                 ),
             ));
         }
         Ok(())
     }
 
-    /// The batch that makes an account with these roles, and which accounts lose a contact by it. `tells`: whether the
-    /// maker may know that a contact is another's.
+    /// The batch that creates an account with these roles, and the accounts that lose a contact. `tells`: the creator
+    /// may learn that a contact belongs to another account.
     pub async fn make_account(
         &self,
         slug: &Slug,
@@ -90,7 +90,7 @@ impl Directory {
         }
         batch.push(self.accounts.users.create(&user.id, user)?);
         for link in links {
-            // One may have been deleted since it was named.
+            // The role may have been deleted since it was checked.
             if !self.authz.rules().roles.contains_key(link.role_id.as_str()) {
                 return Err(no_such_role(&link.role_id));
             }
@@ -106,7 +106,7 @@ pub fn no_such_role(id: &str) -> Error {
     Error::invalid(format!("some roles are not found: there is no role `{}`", shown(id)))
 }
 
-/// The tombstone of an account's id. No slug has a colon.
+/// The id of the tombstone of an account id. Slugs contain no colon.
 pub fn id_tombstone(id: &str) -> String {
     format!("account:{id}")
 }

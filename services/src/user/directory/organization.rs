@@ -1,5 +1,5 @@
-//! Organizations: groups of accounts. Who is in one is told by its two roles alone, `user-svc:org:{id}:admin` and
-//! `…:user` with literal braces, so that being a member and having the rights of one cannot fall apart.
+//! Organizations: groups of accounts. Membership is defined only by the two roles `user-svc:org:{id}:admin` and
+//! `…:user` with literal braces, so that it cannot diverge from the rights of members.
 
 use std::collections::HashSet;
 
@@ -36,7 +36,7 @@ use crate::user::{
     },
 };
 
-/// By an account that is no admin.
+/// Maximum number of organizations founded by an account other than an admin, including deleted ones.
 const MAX_FOUNDED: u64 = 500;
 const PAGE: i64 = 20;
 
@@ -96,14 +96,14 @@ pub async fn list(
     Ok(Json(ListOrganizationsResponse { organizations, next }))
 }
 
-/// The organization is there, and the caller is an admin of it.
+/// Requires that the organization exists and the caller is its admin.
 pub async fn is_admin_of(cx: &Cx<Directory>, id: &OrganizationId) -> Result<()> {
     let caller = cx.caller()?;
     cx.organization(caller, id).await?;
     need_admin(&cx.request.audit, caller, &id.0)
 }
 
-/// The same, or it is about the caller.
+/// The same, unless the caller acts on its own account.
 pub async fn is_admin_or_itself(cx: &Cx<Directory>, id: &OrganizationId, user_id: &UserId) -> Result<()> {
     match *user_id.0 == *cx.caller()?.user_id {
         true => Ok(()),
@@ -111,7 +111,7 @@ pub async fn is_admin_or_itself(cx: &Cx<Directory>, id: &OrganizationId, user_id
     }
 }
 
-/// The organization is there, and the caller is in it.
+/// Requires that the organization exists and the caller is a member.
 pub async fn is_member_of(cx: &Cx<Directory>, id: &OrganizationId) -> Result<()> {
     let caller = cx.caller()?;
     cx.organization(caller, id).await?;
@@ -119,7 +119,7 @@ pub async fn is_member_of(cx: &Cx<Directory>, id: &OrganizationId) -> Result<()>
     if caller.is_admin() || caller.roles.iter().any(|role| is_in_it(role)) {
         return Ok(());
     }
-    Err(Error::new(&errors::NOT_IN_ORGANIZATION, format!("you are not in the organization `{}`", id.0)))
+    Err(Error::new(&errors::NOT_IN_ORGANIZATION, format!("you are not a member of the organization `{}`", id.0)))
 }
 
 pub async fn delete(cx: Cx<Directory>, Path(id): Path<OrganizationId>) -> Result<Json<Empty>> {
@@ -134,7 +134,7 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<OrganizationId>) -> Result
                 filters: vec![Filter::equals("roleId", role.as_str())],
             });
         }
-        // Also of accounts that came in meanwhile.
+        // Also for accounts that joined concurrently.
         cx.commits
             .commit(&cx.request.audit, batch, || cx.authz.cache.roles_gone(roles.iter().map(String::as_str)))
             .await?;
@@ -143,7 +143,7 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<OrganizationId>) -> Result
     .await
 }
 
-/// Lets the id of a deleted organization be taken again.
+/// Releases the id of a deleted organization for reuse.
 pub async fn release_id(cx: Cx<Directory>, Path(id): Path<DeletedOrganizationId>) -> Result<Json<Empty>> {
     cx.platform.commit(&cx.request.audit, cx.tombstones.delete(tombstone_id(&id.0), None).into()).await.map_err(
         |error| match error {
@@ -178,7 +178,7 @@ pub async fn members(
     for ids in ids.chunks(1000) {
         for user in cx.accounts.users.find(&Query::all().is_in("id", ids.to_vec())).await? {
             let role = if admins.contains(user.id.as_str()) { "admin" } else { "user" };
-            // Nobody asked them whether they want to be in it: how to reach them is theirs to tell.
+            // Members may have been added without consent, so their contacts are not shown.
             let user = User {
                 id: user.value.id,
                 slug: user.value.slug,
@@ -224,10 +224,10 @@ pub async fn remove_user(
         if links.is_empty() {
             return Err(Error::new(
                 &errors::NO_SUCH_MEMBER,
-                format!("the account `{}` is not in the organization", user_id.0),
+                format!("the account `{}` is not a member of the organization", user_id.0),
             ));
         }
-        // Anybody puts an account into an organization unasked, and makes it the admin by leaving itself.
+        // An account that was added without consent must be able to leave, even if it is the last admin.
         let may_always_leave = leaves && organization.value.founder_id != user_id.0;
         let (mut batch, mut heirs) = (Batch::new(), Vec::new());
         for link in links {
@@ -245,8 +245,8 @@ pub async fn remove_user(
 }
 
 impl Directory {
-    /// The organizations of an account in an app by its roles, the oldest first, and the id of the active one: the first that it
-    /// founded, since it did not ask to be in the others.
+    /// The account's organizations in an app, oldest first, and the id of the active one: the oldest that it founded,
+    /// since it may have been added to the others without consent.
     pub async fn organizations_of(&self, account: &Account, app: &str) -> Result<(Vec<Organization>, String)> {
         let ids: Vec<&str> = account.roles_in(app).iter().filter_map(|role| organization_of(role)).collect();
         if ids.is_empty() {
@@ -258,8 +258,8 @@ impl Directory {
         Ok((rows.iter().map(|row| (&row.value).into()).collect(), active))
     }
 
-    /// Adds to a batch that takes this role from an account that leaves for good what the others need: an organization
-    /// without members goes, and one without an admin is handed on to who has been in it longest, who is added to `heirs`.
+    /// Completes a batch that removes this role from an account that leaves for good: an organization without members
+    /// is deleted, and one without an admin gets its longest-standing member as admin, who is added to `heirs`.
     pub async fn without_member(&self, link: &RoleLinkRow, batch: Batch, heirs: &mut Vec<String>) -> Result<Batch> {
         if let Some(batch) = self.without_organization(link, &batch).await? {
             return Ok(batch);
@@ -284,7 +284,7 @@ impl Directory {
         Ok(batch.require(Guard::at_least(ROLE_LINKS.name, vec![Filter::equals("roleId", admin_role(id))], 1)))
     }
 
-    /// Adds to a batch that takes this role from its account that the organization goes, where nobody else is in it.
+    /// Completes a batch that removes this role with the deletion of the organization, if it has no other members.
     async fn without_organization(&self, link: &RoleLinkRow, batch: &Batch) -> Result<Option<Batch>> {
         let Some(id) = organization_of(&link.role_id) else { return Ok(None) };
         let Some(organization) = self.organizations.get(id).await? else { return Ok(None) };
@@ -296,7 +296,7 @@ impl Directory {
         Ok(Some(batch.require(Guard::at_most(ROLE_LINKS.name, members, 0))))
     }
 
-    /// A batch with which the organizations of an app go, but for what their members have.
+    /// A batch that deletes the organizations of an app, without the roles of their members.
     pub async fn without_organizations_of(&self, by: &str, app: &str) -> Result<Batch> {
         let mut batch = Batch::new();
         for organization in self.organizations.find(&Query::all().equals("app", app)).await? {
@@ -305,7 +305,7 @@ impl Directory {
         Ok(batch)
     }
 
-    /// Adds that an organization goes. Who takes its id again would have what others keep for it, so nobody may.
+    /// Deletes an organization, with a tombstone: other services may still have its data, so its id must not be reused.
     fn bury(&self, organization: &Stored<OrganizationRow>, by: &str, batch: Batch) -> Result<Batch> {
         let founder_id = organization.value.founder_id.clone();
         let tombstone = TombstoneRow { user_id: by.to_owned(), founder_id, deleted_at: self.now() };
@@ -316,13 +316,13 @@ impl Directory {
 
     fn new_organization(&self, caller: &Caller, request: CreateOrganizationRequest) -> Result<OrganizationRow> {
         let (app, now) = (&*caller.app, self.now());
-        // Ids without an owner are first come, first served, as published clients send them.
+        // Ids without a prefix are first come, first served, as published clients use them.
         let (owner, _) = request.id.split_once(':').unwrap_or((&caller.slug, &request.id));
         if *owner != *caller.slug && !caller.is_admin() {
             return Err(Error::new(
                 &errors::FOREIGN_PREFIX,
                 format!(
-                    "the id of an organization that begins with `{}:` is for the account of that slug; yours begin with `{}:`",
+                    "organization ids that start with `{}:` are reserved for the account with that slug; yours start with `{}:`",
                     shown(owner),
                     caller.slug
                 ),
@@ -339,7 +339,7 @@ impl Directory {
         })
     }
 
-    /// Makes an organization whose admin the caller is.
+    /// Creates an organization with the caller as admin.
     async fn found_organization(&self, call: &CallAudit, caller: &Caller, row: &OrganizationRow) -> Result<()> {
         let taken = || {
             Error::new(
@@ -374,7 +374,7 @@ impl Directory {
         .await
     }
 
-    /// Refuses one more organization of an account that founded too many; what must hold when it is written.
+    /// Checks the quota of founded organizations; returns guards that it holds at commit time.
     async fn within_founded(&self, caller: &Caller) -> Result<Vec<Write>> {
         if caller.is_admin() {
             return Ok(Vec::new());
@@ -385,12 +385,12 @@ impl Directory {
             return Err(Error::new(
                 &errors::QUOTA_REACHED,
                 format!(
-                    "an account may found {MAX_FOUNDED} organizations, deleted ones included since their ids stay taken: an \
-                     admin releases some with DELETE /user-svc/organization-id/{{organizationId}}"
+                    "an account may found {MAX_FOUNDED} organizations, including deleted ones, whose ids stay reserved: have an \
+                     admin release some with DELETE /user-svc/organization-id/{{organizationId}}"
                 ),
             ));
         }
-        // The new one is among them by then.
+        // The count includes the new one at commit time.
         let bound = |collection| Write::Require(Guard::at_most(collection, by_caller(), MAX_FOUNDED));
         Ok(vec![bound(ORGANIZATIONS.name), bound(TOMBSTONES.name)])
     }
@@ -439,7 +439,7 @@ impl Directory {
         Ok(self.authz.role_links.find(&of_both).await?)
     }
 
-    /// Puts an account into an organization; without a wish, one that is in it stays what it is.
+    /// Adds an account to an organization or changes its role; `None` keeps the role of a member.
     async fn set_membership(
         &self,
         cx: &Cx<Directory>,
@@ -462,7 +462,8 @@ impl Directory {
             }
             let mut giving = Giving::with(batch);
             let mut link = RoleLinkRow::new(&app, user_id, &role, self.now()).by(caller);
-            // Who says what it is itself was put in by another all the same, which may be what lets it into the app.
+            // A caller that changes its own role was still added by another account, which may be what makes it a
+            // member of the app.
             if let (Some(before), true) = (before.first(), *user_id == *caller.user_id) {
                 link = RoleLinkRow {
                     created_by: before.value.created_by.clone(),
@@ -486,7 +487,7 @@ impl Directory {
     }
 }
 
-/// The roles of the members of an organization.
+/// The role links of an organization's members.
 fn of_both(id: &str) -> Query {
     Query::all().is_in("roleId", [admin_role(id), user_role(id)])
 }
@@ -501,7 +502,7 @@ fn need_admin(call: &CallAudit, caller: &Caller, id: &str) -> Result<()> {
     }
     let role = admin_role(id);
     if caller.roles.iter().any(|has| **has == *role) {
-        // Who is put out meanwhile changes nothing more.
+        // The commit requires that the caller is still an admin of the organization.
         call.require_right([still_has_role(&caller.app, &caller.user_id, &role)]);
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! What an account says of itself: its name, labels and picture, and what it is told of itself.
+//! The account's own profile: name, labels and picture.
 
 use openorch_api::{
     Body, Json,
@@ -39,11 +39,11 @@ pub async fn read_self(cx: Cx<Directory>, Body(request): Body<ReadSelfRequest>) 
 }
 
 pub async fn save_self(cx: Cx<Directory>, Body(request): Body<SaveSelfRequest>) -> Result<Json<Empty>> {
-    let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token is gone");
+    let gone = || Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted");
     cx.save_profile(&cx.request.audit, &cx.caller()?.user_id, Profile(request), gone).await
 }
 
-/// What of a profile is to change.
+/// Changes of a profile.
 pub struct Profile(pub SaveSelfRequest);
 
 impl Profile {

@@ -1,4 +1,4 @@
-//! Registering: an account that somebody makes for itself.
+//! Registration: accounts that users create for themselves.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -
     let slug = Slug::parse(&request.slug).map_err(|e| Error::invalid(e.0))?;
     let name = request.name.unwrap_or_default();
     let shown = request.contact.unwrap_or_default();
-    // It is attached where its code is shown alone: whether it is somebody's is not even looked at else.
+    // A contact is attached only with a code. Without one its owner is not even looked up.
     let contact = cx.checked_contact(&shown)?.filter(|_| !shown.otp_id.is_empty());
     let device = device_of(request.device.as_deref());
     let app = cx.authz.app_of_host(&request.app_host)?;
@@ -63,12 +63,12 @@ pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -
         let mut user = user.clone();
         let batch =
             cx.use_invitation(&app, invitation).await?.with(cx.authn.passwords.rows.create(&user.id, &password)?);
-        // What waited for the contact comes after the account that gets it.
+        // Pending roles for the contact are added after the account exists.
         let waited = cx.show_contact(&mut user, &links, &app, &shown).await?;
         let (mut batch, displaced) = cx.make_account(&slug, &user, &links, batch, true).await?;
         batch.0.extend(waited.0);
         cx.request.audit.tell_actor(&user.id, &user.slug, None);
-        // It may have been looked up before it said which contact is shown to be its own.
+        // The account may have been cached before its contact was verified.
         let changed = || displaced.iter().chain([&user.id]);
         let forget = || changed().for_each(|id| cx.authz.cache.rights_changed(id));
         cx.authn.open_first_session(&cx.request.audit, &account, &place, batch, forget).await
@@ -79,7 +79,7 @@ pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -
 }
 
 impl Directory {
-    /// Takes the code with which a new account shows that its contact is its own, if it came with one.
+    /// Verifies the contact of a new account, if the request has a code.
     async fn show_contact(
         &self,
         user: &mut UserRow,
@@ -96,7 +96,7 @@ impl Directory {
         if purpose == OtpPurpose::SignIn {
             return Err(Error::new(
                 &errors::CONTACT_TAKEN,
-                "contact already exists: an account of yours has it; sign in with this code",
+                "contact already exists: it belongs to an account of yours; sign in with this code",
             ));
         }
         contact.verified = true;
@@ -106,7 +106,7 @@ impl Directory {
         self.authz.give_waiting(batch, &user.id, &contact.id, links).await
     }
 
-    /// The roles of a new account, or why none may be made.
+    /// The roles of a new account; fails if registration is not permitted.
     async fn admitted_roles(
         &self,
         app: &str,

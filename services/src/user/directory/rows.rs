@@ -1,4 +1,4 @@
-//! What is stored of organizations and invitations.
+//! The stored rows of organizations and invitations.
 
 use openorch_api::{
     Time,
@@ -16,7 +16,7 @@ pub static ORGANIZATIONS: Collection = Collection {
 pub static INVITATIONS: Collection =
     Collection { name: "userSvcInvitations", indexes: &[Index::unique(&["codeHash"]), Index::on(&["createdById"])] };
 
-/// Its members are the accounts with its two roles.
+/// An organization. Its members are the accounts with its two roles.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrganizationRow {
@@ -24,7 +24,7 @@ pub struct OrganizationRow {
     #[serde(default = "default_app")]
     pub app: String,
     pub name: String,
-    /// None where it has none, so that several may have none.
+    /// `None` instead of empty, since slugs are unique.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slug: Option<String>,
     #[serde(default)]
@@ -49,18 +49,18 @@ impl From<&OrganizationRow> for Organization {
 #[serde(rename_all = "camelCase")]
 pub struct InvitationRow {
     pub id: String,
-    /// SHA-256 of the code, in hexadecimal: the code itself is shown once and kept nowhere.
+    /// SHA-256 of the code in hexadecimal. The code itself is shown once and not stored.
     pub code_hash: String,
-    /// The tenant for which it is good.
+    /// The app for which it is valid.
     #[serde(default = "default_app")]
     pub app: String,
     pub created_at: Time,
     pub expires_at: Time,
     pub uses_left: u32,
     pub role_ids: Vec<String>,
-    /// The slug of the account that made it.
+    /// The slug of its creator.
     pub created_by: String,
-    /// Its id, whose rights count when the invitation is redeemed. Empty in rows of older versions.
+    /// The id of its creator, whose rights count when the invitation is redeemed. Empty in rows of older versions.
     #[serde(default)]
     pub created_by_id: String,
 }
@@ -69,7 +69,7 @@ impl From<InvitationRow> for Invitation {
     fn from(row: InvitationRow) -> Invitation {
         Invitation {
             id: row.id,
-            // It is shown once and not stored.
+            // Shown once and not stored.
             code: String::new(),
             created_at: row.created_at,
             expires_at: row.expires_at,

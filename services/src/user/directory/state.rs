@@ -1,4 +1,4 @@
-//! What keeps accounts, organizations and invitations.
+//! The state of the directory.
 
 use std::{
     collections::BTreeSet,
@@ -36,13 +36,13 @@ pub struct Directory {
     pub invitations: Table<InvitationRow>,
     /// Who may register.
     pub registration: Registration,
-    /// What other services do when an account is deleted.
+    /// Hooks of other services for the deletion of an account.
     pub deletion_hooks: Vec<Arc<dyn AccountDeletionHook>>,
-    /// And when an app is.
+    /// Hooks for the deletion of an app.
     pub app_deletion_hooks: Vec<Arc<dyn AppDeletionHook>>,
-    /// Accounts that are to be looked at again, since nobody knows what came of their deletion.
+    /// Accounts whose deletion has an unknown outcome.
     pub unsettled: Mutex<BTreeSet<String>>,
-    /// Held while they are looked at.
+    /// Serializes their reconciliation.
     pub settling: tokio::sync::Mutex<()>,
 }
 

@@ -1,4 +1,4 @@
-//! Accounts as admins see them: listed, searched, made, changed, deleted.
+//! Accounts for admins: listing, searching, creating, changing and deleting.
 
 use std::{
     collections::BTreeSet,
@@ -41,7 +41,7 @@ use crate::user::{
 
 const PAGE: u64 = 20;
 const MAX_PAGE: u64 = 1000;
-/// What an account gave that waits to be redeemed, and the field that names the giver.
+/// Pending roles and invitations, and the field with their creator.
 const GIVEN: &[(&str, &str)] = &[(CONTACT_ENROLLS.name, "createdBy"), (INVITATIONS.name, "createdById")];
 
 pub async fn list(cx: Cx<Directory>, Body(request): Body<GetUsersRequest>) -> Result<Json<GetUsersResponse>> {
@@ -58,7 +58,8 @@ pub async fn list(cx: Cx<Directory>, Body(request): Body<GetUsersRequest>) -> Re
     Ok(Json(GetUsersResponse { users, count, next, ..Default::default() }))
 }
 
-/// The query of a request, where these accounts have the contact that it names and the one that it searches for.
+/// The query of a request. `has_contact` and `has_searched` are the owners of the contact that it names and of the one
+/// that it searches for.
 pub fn sought(request: &GetUsersRequest, has_contact: Option<String>, has_searched: Option<String>) -> Result<Query> {
     let mut asked = asked(request)?;
     let is_given = |text: &&str| !text.is_empty();
@@ -78,7 +79,7 @@ pub fn sought(request: &GetUsersRequest, has_contact: Option<String>, has_search
     Ok(asked)
 }
 
-/// The query object of a request, with what the shorter keys say on top.
+/// The query object of a request, combined with its shorthand parameters.
 fn asked(request: &GetUsersRequest) -> Result<Query> {
     let mut wire = request.query.clone().unwrap_or_default();
     if wire.limit.unwrap_or_default() == 0 {
@@ -114,7 +115,7 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
         host => cx.authz.app_of_host(host)?,
     };
     refuse_foreign_roles(cx.caller()?, &roles, &app)?;
-    // What an account begins with lets it into an app. Who is no admin lets others into its own one alone.
+    // The initial roles make an account a member of an app. Only admins can add members to apps other than their own.
     let caller = cx.caller()?;
     let lets_in = caller.is_admin() || *caller.app == *app;
     let user = cx.new_user(input, request.contacts, if lets_in { &app } else { &caller.app })?;
@@ -137,7 +138,7 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
     let answer = CreateUserResponse { user: (&user).into() };
     cx.request.audit.tell_answer(&answer)?;
     retry(|| async {
-        // Hashing may have taken its time: what counts is what the caller may now.
+        // Hashing takes time, so the caller's rights are checked again.
         refuse_foreign_roles(&cx.authz.caller_now(caller, &USER_CREATE).await?, &roles, &app)?;
         cx.refuse_used_id(&user.id).await?;
         let (mut batch, _) = cx.make_account(&slug, &user, &links, Batch::new(), caller.is_admin()).await?;
@@ -173,7 +174,7 @@ pub async fn reset_password(
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
     let row = cx.authn.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.client_ip).await?;
     retry(|| async {
-        // Hashing may have taken its time: what counts is what the caller may now, and what the account has by now.
+        // Hashing takes time, so the caller's rights and the account's rights are checked again.
         let caller = cx.authz.caller_now(caller, &USER_PASSWORD_RESET).await?;
         let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
         cx.authz.require_takeover(&cx.request.audit, &caller, &user, &USER_PASSWORD_RESET).await?;
@@ -187,12 +188,12 @@ pub async fn reset_password(
     .await
 }
 
-/// Takes an account away with all that is its own, in one transaction.
+/// Deletes an account with everything it owns, in one transaction.
 pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Empty>> {
     let caller = cx.caller()?;
     let user = cx.accounts.users.get(&id.0).await?.ok_or_else(unknown(&id))?.value;
     refuse_built_in(&user)?;
-    // Those who become admins of its organizations, in whichever attempt.
+    // Accounts that become admins of its organizations, in any attempt.
     let heirs = Mutex::new(BTreeSet::new());
     let heirs = || heirs.lock().unwrap_or_else(PoisonError::into_inner);
     let deleted = retry(|| async {
@@ -207,8 +208,8 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
             batch = cx.without_member(&link.value, batch, &mut heirs_of_one).await?;
             heirs().extend(heirs_of_one);
         }
-        // A role that was given since they were read would outlive the account. It is looked at in the next attempt: it
-        // may be one without which an organization has no admin.
+        // A role assigned concurrently would outlive the account, and the account may be the last admin of an
+        // organization by it. The retry handles it.
         batch = batch.require(Guard::at_most(ROLE_LINKS.name, vec![Filter::equals("userId", &*user.id)], 0));
         for collection in [SESSIONS.name, CONTACTS.name, KNOWN_ADDRESSES.name] {
             batch.push(Write::DeleteWhere { collection, filters: vec![Filter::equals("userId", &*user.id)] });
@@ -226,7 +227,7 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
     .await;
     heirs().iter().for_each(|id: &String| cx.authz.cache.rights_changed(id));
     deleted.inspect_err(|_| {
-        // Perhaps it is gone all the same.
+        // The account may be deleted nevertheless.
         cx.authn.sessions.cache.sessions_of_account_ended(&id.0, None);
         cx.authz.cache.rights_changed(&id.0);
         cx.unsettled().insert(id.0.clone());
@@ -238,7 +239,8 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
     Ok(Json(Empty {}))
 }
 
-/// What it owned, and its slug in grants of others: whoever takes the slug after a release begins with nothing.
+/// Deletes what it owned, and removes its slug from grants of others, so that a later holder of the slug inherits
+/// nothing.
 fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
     let mut changes = rules.owned_by(&user.id);
     let roles = rules.roles_of(&user.id).map(AsRef::as_ref).collect();
@@ -254,7 +256,7 @@ fn what_goes_with(rules: &Rules, user: &UserRow) -> Vec<Change> {
             changes.push(Change::SaveDelegation(row));
         }
     }
-    // A grant may go for two reasons.
+    // A grant may be deleted for two reasons.
     let mut gone = std::collections::HashSet::new();
     changes.retain(|change| match change {
         Change::DeleteGrant(id) => gone.insert(id.clone()),
@@ -278,7 +280,7 @@ pub async fn release_slug(cx: Cx<Directory>, Path(slug): Path<DeletedSlug>) -> R
 }
 
 impl Directory {
-    /// Nothing of this account, which is not stored any more, is in memory from now on.
+    /// Removes a deleted account from all caches.
     fn gone(&self, user_id: &str) {
         self.authn.sessions.cache.sessions_of_account_ended(user_id, None);
         self.authz.cache.rights_changed(user_id);
@@ -287,8 +289,8 @@ impl Directory {
         }
     }
 
-    /// Deletes what an account that is gone gave and nobody has redeemed. What stays undone does no harm: who redeems it
-    /// gets nothing, since nobody gives it any more.
+    /// Deletes pending roles and invitations of a deleted account. If this fails, they are void anyway, since their
+    /// creator no longer exists.
     async fn clear_given(&self, user_id: &str) {
         for (collection, field) in GIVEN {
             let filters = vec![Filter::equals(*field, user_id)];
@@ -297,7 +299,9 @@ impl Directory {
                 Ok::<_, Error>(self.platform.store.commit(Write::DeleteWhere { collection, filters }.into()).await?)
             };
             if let Err(error) = cleared.await {
-                tracing::warn!("what the deleted account `{user_id}` gave could not be cleared away: {error:?}");
+                tracing::warn!(
+                    "cannot delete the pending roles and invitations of the deleted account `{user_id}`: {error:?}"
+                );
             }
         }
     }
@@ -306,9 +310,9 @@ impl Directory {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at accounts again: whether they are gone, after deletions of which nobody knows whether they were made.
+    /// Reconciles accounts whose deletion has an unknown outcome.
     pub async fn settle(&self) -> Result<()> {
-        // One after the other: the last to look sees the last change.
+        // Serialized, so that the last read sees the last change.
         let _order = self.settling.lock().await;
         let unsettled = self.unsettled().clone();
         for id in unsettled {
@@ -328,7 +332,7 @@ impl Directory {
     ) -> Result<UserRow> {
         contacts.extend(input.contacts);
         if contacts.len() > 1 {
-            return Err(Error::invalid("more than one contact: an account begins with one at most"));
+            return Err(Error::invalid("more than one contact: a new account may have at most one"));
         }
         let profile = Profile(SaveSelfRequest {
             name: None,
@@ -354,17 +358,17 @@ impl Directory {
     }
 }
 
-/// What must hold when a caller that is no admin changes an account: that it is no admin's by then.
+/// A guard for callers other than admins: the account is not an admin at commit time.
 fn still_managed(caller: &Caller, user_id: &str) -> Option<Write> {
     let id = RoleLinkRow::id_of(DEFAULT_APP, user_id, openorch_api::role::ADMIN);
     (!caller.is_admin()).then_some(Write::Require(Guard::Absent { collection: ROLE_LINKS.name, id }))
 }
 
-/// What the store says of two at once is what each would have been told alone.
+/// Maps a conflict of concurrent requests to the error of sequential ones.
 pub fn taken(error: StoreError) -> Error {
     match error {
         StoreError::AlreadyExists(_) => {
-            Error::new(&errors::ACCOUNT_EXISTS, "slug already exists, or the id or contact is another's")
+            Error::new(&errors::ACCOUNT_EXISTS, "slug already exists, or the id or contact belongs to another account")
         }
         other => other.into(),
     }

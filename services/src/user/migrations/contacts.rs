@@ -1,7 +1,7 @@
-//! Brings contacts of older versions to the form in which they are compared now (contract decision 38). Those versions
-//! left the `+tag` of an address out and mailed codes to what was left, which may be somebody else's: a stored contact is
-//! found by what its account typed from now on, and one with a tag counts as unverified until a code confirms it. Done
-//! once for each database.
+//! Converts contacts of older versions to the current normalized form (contract decision 38). Those versions removed
+//! the `+tag` of an address and sent codes to the rest, which may belong to another person. The migration restores
+//! contacts as entered by the user, and those with a tag become unverified until confirmed by a code. Runs once per
+//! database.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::user::{
     },
 };
 
-/// What is noted when it is done.
+/// The id of the row that records completion.
 const DONE: &str = "contacts-unfolded";
 const AT_ONCE: u64 = 500;
 
@@ -46,7 +46,7 @@ pub async fn unfold_contacts(store: &Arc<dyn Store>, now: Time) -> Result<(), St
     Ok(())
 }
 
-/// Moves a contact to the form of what its account typed.
+/// Converts a contact to the normalized form of what the user entered.
 async fn unfold(
     store: &Arc<dyn Store>,
     contacts: &Table<ContactRow>,
@@ -69,18 +69,18 @@ async fn unfold(
         batch.push(contacts.replace(&id, &contact, Some(version))?);
     } else {
         batch.push(contacts.delete(&id, Some(version)));
-        // Who has the other form already keeps it.
+        // An existing contact in the new form keeps its owner.
         if contacts.get(&new_id).await?.is_none() {
             batch.push(contacts.create(&new_id, &contact)?);
         }
     }
     batch.push(users.replace(&user.id, &user, Some(user_version))?);
     store.commit(batch).await?;
-    tracing::info!(account.slug = %user.slug, "a contact of `{}` is compared as it was typed from now on", user.slug);
+    tracing::info!(account.slug = %user.slug, "converted a contact of `{}` to its full form", user.slug);
     Ok(())
 }
 
-/// Roles that were given for contacts name these in their normal form. Their tags are lost.
+/// Converts the contacts of pending and assigned roles. Their tags are lost.
 async fn rename_in_enrolls(store: &Arc<dyn Store>) -> Result<(), StartError> {
     let waiting: Table<ContactEnrollRow> = Table::new(store.clone(), &CONTACT_ENROLLS);
     for row in waiting.find(&Query::all()).await? {
@@ -112,7 +112,7 @@ async fn rename_in_enrolls(store: &Arc<dyn Store>) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The form in which older versions compared contacts.
+/// The normalized form of older versions.
 fn folded(contact: &str) -> String {
     let contact = contact.trim().to_lowercase();
     match contact.rsplit_once('@') {

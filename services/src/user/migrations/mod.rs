@@ -1,4 +1,4 @@
-//! What is done once to the rows that older versions stored.
+//! One-time migrations of rows stored by older versions.
 
 pub mod contacts;
 pub mod orphaned_roles;

@@ -1,5 +1,5 @@
-//! Takes away the roles of accounts that are gone. Deletions of older versions left a role behind that was given in the same
-//! moment: it counted as an admin that is left, and was had by the next account with that id. Done once for each database.
+//! Removes the roles of deleted accounts. Older versions left a role that was assigned concurrently with the deletion:
+//! it counted as a remaining admin, and the next account with that id inherited it. Runs once per database.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::user::{
     },
 };
 
-/// What is noted when it is done.
+/// The id of the row that records completion.
 const DONE: &str = "orphaned-roles-removed";
 const AT_ONCE: u64 = 500;
 
@@ -34,7 +34,7 @@ pub async fn remove_orphaned_roles(store: &Arc<dyn Store>, now: Time) -> Result<
         let orphans = page.items.iter().filter(|link| !known.contains(&link.value.user_id));
         let batch: Batch = orphans.map(|link| links.delete(&link.id, Some(link.version))).collect();
         if !batch.is_empty() {
-            tracing::info!("{} roles of accounts that were deleted are taken away", batch.0.len());
+            tracing::info!("removing {} roles of deleted accounts", batch.0.len());
             store.commit(batch).await?;
         }
         match page.next {

@@ -1,4 +1,4 @@
-//! The stored accounts, and how one is found by its slug or by a contact.
+//! The stored accounts, and lookup by slug or contact.
 
 use openorch_api::user::errors;
 use openorch_chassis::{Error, Platform, Result};
@@ -9,7 +9,7 @@ use crate::user::shared::{
     rows::{CONTACTS, ContactRow, USERS, UserRow},
 };
 
-/// The slug of the admin that is made at the first start.
+/// The slug of the admin created at the first start.
 pub const ADMIN_SLUG: &str = "openorch";
 
 #[derive(Clone)]
@@ -28,7 +28,7 @@ impl Accounts {
         Ok(found.into_iter().next().map(|found| found.value))
     }
 
-    /// Whose a contact is.
+    /// The owner of a contact.
     pub async fn by_contact(&self, contact: &str) -> Result<Option<Stored<ContactRow>>> {
         let id = normal(contact);
         if id.is_empty() || id.len() > MAX_CONTACT_BYTES {
@@ -38,12 +38,12 @@ impl Accounts {
     }
 }
 
-/// The accounts of built-in services are the daemon itself.
+/// Refuses the accounts of built-in services, which represent the daemon itself.
 pub fn refuse_built_in(user: &UserRow) -> Result<()> {
     if openorch_api::SERVICES.iter().any(|service| service.slug == user.slug) {
         return Err(Error::new(
             &errors::ACCOUNT_BUILT_IN,
-            format!("`{}` is a built-in service: it has no password and stays", user.slug),
+            format!("`{}` is a built-in service: it has no password and cannot be deleted", user.slug),
         ));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Writes of the user service, and what is known of those of which nobody knows whether they were made.
+//! Commits of the user service, and tracking of those with an unknown outcome.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -16,15 +16,15 @@ impl Commits {
         Commits { platform, indeterminate_until: AtomicI64::new(i64::MIN) }
     }
 
-    /// Makes the change of a call, and has memory forget what that changes. Also where nobody knows what came of it: what is stored is read
-    /// again then.
+    /// Commits the change of a call and then invalidates caches with `forget`. If the outcome is unknown, the caches
+    /// are invalidated too, so that they are reloaded.
     pub async fn commit(&self, call: &CallAudit, batch: Batch, forget: impl FnOnce()) -> Result<Committed, StoreError> {
         let outcome = self.platform.commit(call, batch).await;
         forget();
         outcome.inspect_err(|error| self.doubt(error))
     }
 
-    /// A commit of unknown outcome may even be made later: for a while memory is not trusted.
+    /// A commit of unknown outcome may even be applied later, so for a while caches are reloaded.
     pub fn doubt(&self, error: &StoreError) {
         if error.is_open() {
             let until = self.platform.now().0.as_second() + OPEN_FOR.as_secs() as i64;

@@ -1,14 +1,14 @@
-//! Contacts as texts: which can be somebody's, which mail can be sent to, and the form in which they are compared.
+//! Contact strings: validation, e-mail addresses and normalization.
 
 use openorch_chassis::{Error, Result};
 
 pub const EMAIL: &str = "email";
 pub const MAX_CONTACT_BYTES: usize = 320;
-/// Bytes of an address and of its part before the `@` (RFC 5321, 4.5.3.1).
+/// Maximum length in bytes of an address and of its local part (RFC 5321, 4.5.3.1).
 const MAX_ADDRESS_BYTES: usize = 254;
 const MAX_LOCAL_BYTES: usize = 64;
 
-/// Refuses what can be nobody's contact.
+/// Refuses a blank contact.
 pub fn check_value(what: &str, contact: &str) -> Result<()> {
     if normal(contact).is_empty() {
         return Err(Error::invalid(format!("{what} is blank")));
@@ -16,24 +16,25 @@ pub fn check_value(what: &str, contact: &str) -> Result<()> {
     Ok(())
 }
 
-/// Refuses what is no address that mail can be sent to. Of what RFC 5321 allows, quoted local parts and addresses instead
-/// of a domain are left out: no mailbox of a person is written so, and mail libraries and servers differ about them.
+/// Validates an e-mail address. Of what RFC 5321 permits, quoted local parts and address literals are refused: personal
+/// mailboxes do not use them, and mail libraries and servers treat them differently.
 pub fn check_address(what: &str, address: &str) -> Result<()> {
     check_value(what, address)?;
-    let refused = |why: &str| Err(Error::invalid(format!("{what} is no e-mail address like ann@example.org: {why}")));
+    let refused =
+        |why: &str| Err(Error::invalid(format!("{what} is not an e-mail address like ann@example.org: {why}")));
     if address.len() > MAX_ADDRESS_BYTES {
-        return refused("it has more than 254 bytes");
+        return refused("it is longer than 254 bytes");
     }
     let Some((local, domain)) = address.rsplit_once('@') else { return refused("it has no `@`") };
     if local.is_empty() || local.len() > MAX_LOCAL_BYTES {
-        return refused("before the `@` are 1 to 64 bytes");
+        return refused("the part before the `@` must have 1 to 64 bytes");
     }
     let is_odd = |letter: char| letter.is_whitespace() || letter.is_control() || "\"(),:;<>@[\\]".contains(letter);
     if let Some(letter) = local.chars().find(|letter| is_odd(*letter)) {
-        return refused(&format!("`{}` cannot be before the `@`", letter.escape_default()));
+        return refused(&format!("`{}` is not allowed before the `@`", letter.escape_default()));
     }
     if local.starts_with('.') || local.ends_with('.') || local.contains("..") {
-        return refused("a dot stands between two other letters before the `@`");
+        return refused("before the `@`, each dot must be between two other characters");
     }
     let is_host = |domain: &str| {
         let is_label = |label: &str| {
@@ -49,13 +50,13 @@ pub fn check_address(what: &str, address: &str) -> Result<()> {
     };
     match domain_of(domain) {
         Some(domain) if is_host(&domain) => Ok(()),
-        _ => refused("after the `@` stands the name of a mail domain"),
+        _ => refused("the part after the `@` must be the name of a mail domain"),
     }
 }
 
-/// The form in which contacts are compared (contract decision 38): ASCII letters in lower case and, of an e-mail address,
-/// the domain in its A-labels. Other letters are not folded: the Kelvin sign is no `k`. A `+tag` counts, since not every
-/// mail server delivers `first+last@host` to `first@host`.
+/// The normalized form by which contacts are compared (contract decision 38): ASCII letters in lower case and, for an
+/// e-mail address, the domain in A-labels. Other letters are not folded: the Kelvin sign is not `k`. A `+tag` is
+/// significant, since not every mail server delivers `first+last@host` to `first@host`.
 pub fn normal(contact: &str) -> String {
     let contact = contact.trim();
     match contact.rsplit_once('@') {
@@ -67,8 +68,7 @@ pub fn normal(contact: &str) -> String {
     }
 }
 
-/// What attempts and codes are counted by: the contact without its `+tag`, by which one mailbox has addresses without
-/// number.
+/// The key for rate limits: the contact without its `+tag`, since tags give one mailbox unlimited addresses.
 pub fn box_of(contact: &str) -> String {
     let contact = normal(contact);
     match contact.rsplit_once('@').and_then(|(local, domain)| Some((local.split_once('+')?.0, domain))) {
@@ -77,7 +77,7 @@ pub fn box_of(contact: &str) -> String {
     }
 }
 
-/// What mail for an address is sent to: as it was typed, the domain in its A-labels, which every mail server knows.
+/// The address for sending mail: as entered, but with the domain in A-labels, which every mail server supports.
 pub fn mail_address(address: &str) -> String {
     match address.rsplit_once('@').and_then(|(local, domain)| Some((local, domain_of(domain)?))) {
         Some((local, domain)) => format!("{local}@{domain}"),
@@ -85,12 +85,12 @@ pub fn mail_address(address: &str) -> String {
     }
 }
 
-/// A domain in its A-labels and in lower case.
+/// A domain in A-labels and lower case.
 fn domain_of(domain: &str) -> Option<String> {
     idna::domain_to_ascii(domain).ok().filter(|domain| !domain.is_empty())
 }
 
-/// What sign-ins with a contact are counted by.
+/// The throttle key of sign-ins with a contact.
 pub fn by_contact(contact: &str) -> String {
     format!("contact:{}", box_of(contact))
 }
@@ -113,7 +113,7 @@ mod tests {
             ("a@b@C", "a@b@c"),
         ] {
             assert_eq!(normal(contact), want);
-            assert_eq!(normal(want), want, "a normal form is its own");
+            assert_eq!(normal(want), want, "normalization is idempotent");
         }
         assert_eq!(box_of("Ann+list@Example.org"), "ann@example.org");
         assert_eq!(box_of("+ann@example.org"), "+ann@example.org");

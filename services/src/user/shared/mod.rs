@@ -1,5 +1,5 @@
-//! What all parts of the user service stand on: the stored accounts and how one is found, commits, settings, and
-//! contacts as texts. Knows none of the parts.
+//! Shared by all parts of the user service: stored accounts and their lookup, commits, settings and contact strings.
+//! Independent of the parts.
 
 pub mod accounts;
 pub mod commits;

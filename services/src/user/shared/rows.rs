@@ -1,4 +1,4 @@
-//! What is stored of accounts and contacts, which all parts look at, and of the service itself.
+//! The stored rows of accounts and contacts, which all parts read, and of the service itself.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use openorch_api::{
 use openorch_store::{Collection, Index};
 use serde::{Deserialize, Serialize};
 
-/// The tenant of everything that does not name one (contract decision 11).
+/// The app of everything that does not name one (contract decision 11).
 pub const DEFAULT_APP: &str = "unnamed";
-/// Where something counts in all tenants.
+/// Stands for all apps.
 pub const ALL_APPS: &str = "*";
 
-/// For rows of versions that knew no apps.
+/// For rows of versions without apps.
 pub fn default_app() -> String {
     DEFAULT_APP.to_owned()
 }
@@ -28,34 +28,34 @@ pub static USERS: Collection = Collection {
         Index::on(&["updatedAt"]),
     ],
 };
-/// Who has which contact; the id is the contact in its normal form, so that no two accounts have the same.
+/// Owners of contacts. The id is the normalized contact, so that no two accounts have the same.
 pub static CONTACTS: Collection = Collection { name: "userSvcContacts", indexes: &[Index::on(&["userId"])] };
-/// The slugs of deleted accounts; the id is the slug.
+/// Tombstones of deleted slugs, account ids and organization ids, which form the row id.
 pub static TOMBSTONES: Collection = Collection { name: "userSvcTombstones", indexes: &[Index::on(&["founderId"])] };
-/// What was done once to the rows of older versions; the id is its name.
+/// Completed migrations. The id is the name of the migration.
 pub static MIGRATIONS: Collection = Collection { name: "userSvcMigrations", indexes: &[] };
-/// How long nothing ends for its age since the clock jumped: one row.
+/// The grace period after a clock jump, in which nothing expires by age: one row.
 pub static CLOCK_GRACE: Collection = Collection { name: "userSvcClockGrace", indexes: &[] };
 
-/// An account. Its password hash is a row of its own, so that nothing that reads accounts ever holds one.
+/// An account. Its password hash is a separate row, so that code that reads accounts never holds one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserRow {
     pub id: String,
     pub slug: String,
     pub name: String,
-    /// As they are told, but for the id of the account.
+    /// In the format of the API, except the id of the account.
     #[serde(default)]
     pub contacts: Vec<Contact>,
-    /// What a search begins with, of any word of slug and name: see [`search_prefixes`].
+    /// Prefixes of the words in slug and name, for searches: see [`search_prefixes`].
     #[serde(default)]
     pub search_prefixes: Vec<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub thumbnail_file_id: String,
-    /// The id of the app where it was made, whatever roles it has there now: managing it always needs the right there.
-    /// Empty in rows of older versions, see `Account::new`.
+    /// The id of the app where the account was created. Managing the account always needs the right there, whatever
+    /// roles it has now. Empty in rows of older versions, see `Account::new`.
     #[serde(default)]
     pub home_app: String,
     pub created_at: Time,
@@ -77,13 +77,13 @@ impl From<&UserRow> for User {
     }
 }
 
-/// How much of a word the index of searches knows.
+/// Maximum length of an indexed prefix.
 const PREFIX_LENGTH: usize = 3;
-/// How many words of a name are found.
+/// Maximum number of indexed words of a name.
 const MAX_WORDS: usize = 16;
 
-/// The first one, two and three letters of each word of an account's slug and name: among a million accounts those whose
-/// words begin like the search are found in the order of a page, and few enough to look at for the rest of it.
+/// The first one, two and three letters of each word of an account's slug and name. The index returns matching accounts
+/// in page order, and few enough to filter by the rest of the search.
 pub fn search_prefixes(slug: &str, name: &str) -> Vec<String> {
     let mut prefixes: Vec<String> = words(slug)
         .chain(words(name).take(MAX_WORDS))
@@ -94,7 +94,7 @@ pub fn search_prefixes(slug: &str, name: &str) -> Vec<String> {
     prefixes
 }
 
-/// The prefix under which accounts are found that this search can mean.
+/// The indexed prefix of a search.
 pub fn search_prefix(search: &str) -> String {
     words(search).next().unwrap_or_default().chars().take(PREFIX_LENGTH).collect()
 }
@@ -105,7 +105,7 @@ fn words(text: &str) -> impl Iterator<Item = String> {
     words.into_iter().filter(|word| !word.is_empty())
 }
 
-/// A change to stored rows that was made.
+/// A completed migration of stored rows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MigrationRow {
@@ -119,23 +119,24 @@ pub struct ClockGraceRow {
     pub seconds_left: u64,
 }
 
-/// Whose a contact is.
+/// The owner of a contact.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContactRow {
     pub user_id: String,
-    /// The account showed that it is its own; one that did not gives way to one that does.
+    /// Verified by the account. Unverified ownership yields to verified ownership.
     #[serde(default)]
     pub verified: bool,
     pub created_at: Time,
 }
 
-/// A slug that a deleted account had: whoever reached it by this name must not reach another unknowingly.
+/// Marks a name of a deleted account or organization, so that whoever used the name does not reach another one
+/// unknowingly.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TombstoneRow {
     pub user_id: String,
-    /// Of an organization: the account that founded it, which may not leave ever more of these behind.
+    /// Of an organization: its founder, whose tombstones count against its quota.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub founder_id: String,
     pub deleted_at: Time,

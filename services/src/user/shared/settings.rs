@@ -1,4 +1,4 @@
-//! What the user service runs with: its sections of the settings, and what follows from them.
+//! The settings of the user service, and values derived from them.
 
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use openorch_chassis::{setting_choice, settings, settings::ByteSize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Registration {
     Open,
-    /// Programs on this machine: the default while only loopback is served, which pages in a browser reach as well.
+    /// Programs on this machine, but not web pages. The default while only loopback is served, which pages in a browser
+    /// can reach as well.
     OnThisMachine,
-    /// With the code of an invitation.
+    /// With an invitation code.
     Invite,
     Closed,
 }
@@ -26,33 +27,34 @@ settings! {
         password_min: Option<usize> = "1 on loopback, else 8", as "OPENORCH_PASSWORD_MIN";
         /// Maximum password length, in bytes.
         password_max_bytes: ByteSize = "1KiB";
-        /// Password hashes computed side by side.
+        /// Maximum number of password hashes computed concurrently.
         password_hash_concurrency: Option<usize> = "half of the cores";
-        /// Longest time that a sign-in or registration waits for its password to be hashed.
+        /// Maximum time that a sign-in or registration waits for its password to be hashed.
         password_hash_max_wait: Duration = "10s";
         /// Token lifetime (`exp`).
         token_lifetime: Duration = "24h";
-        /// Tokens signed side by side.
+        /// Maximum number of tokens signed concurrently.
         token_signing_concurrency: Option<usize> = "half of the cores";
         /// Lifetime of a delegated token.
         delegated_token_lifetime: Duration = "5m";
-        /// A session ends when it is not used for this time.
+        /// Time without use after which a session ends.
         session_idle_timeout: Duration = "2160h";
-        /// A session ends after this time, however much it is used.
+        /// Maximum lifetime of a session, even if it is used.
         session_max_lifetime: Option<Duration> = "none";
-        /// Sessions of one account; with one more the one idle longest ends.
+        /// Maximum number of sessions per account; beyond it, the least recently used one ends.
         max_sessions_per_account: u64 = "1000";
-        /// Time that a service may keep the answer whether a caller has a permission.
+        /// Time that a service may cache the result of a permission check.
         permission_cache_ttl: Duration = "10s";
-        /// Accounts, sessions, tokens and delegated tokens held in memory, each.
+        /// Maximum number of entries in each of the caches of accounts, sessions, tokens and delegated tokens.
         max_cache_entries: u64 = "50000";
-        /// Memory for roles, permissions, their links and grants of all accounts (estimated).
+        /// Memory limit for the roles, permissions, links and grants of all accounts (estimated).
         max_access_rule_memory: ByteSize = "128MiB";
-        /// The same of one account that is no admin.
+        /// The same limit per account; admins are exempt.
         max_access_rule_memory_per_account: ByteSize = "4MiB";
-        /// Slugs and roles that all grants and permits of an account that is no admin may name together.
+        /// Maximum number of slugs and roles in all grants and permits of one account; admins are exempt.
         max_grant_names_per_account: usize = "10000";
-        /// Role assignments that an account that is no admin may have made, those that wait for a contact included.
+        /// Maximum number of roles that an account may have assigned to others, including pending ones; admins are
+        /// exempt.
         max_role_assignments_per_account: u64 = "10000";
     }
 }
@@ -78,7 +80,7 @@ impl UserSettings {
     }
 }
 
-/// A storm of sign-ins leaves half of the cores to everything else.
+/// Leaves half of the cores to other work during a burst of sign-ins.
 pub fn half_of_cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }

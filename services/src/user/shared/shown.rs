@@ -1,9 +1,9 @@
-//! What an error repeats of what a caller sent.
+//! Quoting the caller's input in errors.
 
-/// Characters of a caller's text that an error repeats.
+/// Maximum number of characters quoted.
 const MAX_SHOWN: usize = 256;
 
-/// What an error repeats of a caller's text: not all of a long one, and nothing that steers a terminal.
+/// A quotation of the caller's input for an error: shortened, and without control characters.
 pub fn shown(text: &str) -> String {
     openorch_api::text::without_hidden(&text.chars().take(MAX_SHOWN).collect::<String>())
 }

@@ -1,10 +1,10 @@
-//! Why the user service does not start.
+//! Errors that prevent the user service from starting.
 
 use std::fmt;
 
 use openorch_chassis::Error;
 
-/// Why the user service cannot start, with the way out.
+/// An error that prevents the start, with its remedy.
 #[derive(Debug)]
 pub struct StartError(pub String);
 

@@ -1,5 +1,5 @@
-//! Numbers by which a value in memory is told to be stale. A value remembers the numbers of all it was made from, and a
-//! change raises one of them: it costs the same however many values it makes stale, and finds none of them.
+//! Version numbers that invalidate cached values. A value holds the versions of everything it was loaded from, and a
+//! change increments one of them: the cost does not depend on the number of values that become stale.
 
 use std::{
     collections::HashMap,
@@ -9,15 +9,15 @@ use std::{
     },
 };
 
-/// The numbers of all accounts or roles from which a value in memory was made, by id.
+/// The versions of all accounts or roles from which cached values were loaded, by id.
 #[derive(Default)]
 pub struct Versions {
     by_id: HashMap<Box<str>, Weak<AtomicU64>>,
-    /// When there are so many, those are removed that no value remembers any more.
+    /// At this size, versions that no value holds anymore are removed.
     sweep_at: usize,
 }
 
-/// The number of an account or a role when a value was made from it.
+/// The version of an account or role at the time a value was loaded.
 pub struct Seen {
     version: Arc<AtomicU64>,
     at: AtomicU64,
@@ -26,7 +26,7 @@ pub struct Seen {
 const SWEEP_FROM: usize = 1024;
 
 impl Versions {
-    /// For a value that is being made from this account or role.
+    /// The version of this account or role, to be taken when a value is loaded.
     pub fn see(&mut self, id: &str) -> Seen {
         let version = self.by_id.get(id).and_then(Weak::upgrade).unwrap_or_else(|| {
             if self.by_id.len() >= self.sweep_at {
@@ -40,7 +40,7 @@ impl Versions {
         Seen { at: version.load(Ordering::SeqCst).into(), version }
     }
 
-    /// All that was made from this account or role is stale.
+    /// Invalidates all values loaded from this account or role.
     pub fn rise(&self, id: &str) {
         if let Some(version) = self.by_id.get(id).and_then(Weak::upgrade) {
             version.fetch_add(1, Ordering::SeqCst);
@@ -53,7 +53,7 @@ impl Seen {
         self.version.load(Ordering::SeqCst) == self.at.load(Ordering::SeqCst)
     }
 
-    /// What has changed since does not concern the value.
+    /// Makes the value current again, when a change does not concern it.
     pub fn renew(&self) {
         self.at.store(self.version.load(Ordering::SeqCst), Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! One-time codes: six digits sent to a contact, good for one purpose, a few tries and ten minutes.
+//! One-time codes: six digits sent to a contact, valid for one purpose, five attempts and ten minutes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,27 +20,27 @@ use crate::user::{
 };
 
 const LIFETIME: SignedDuration = SignedDuration::from_mins(10);
-/// Wrong codes after which a code is good for nothing: a guess is right once in 200,000 times.
+/// Wrong attempts after which a code is void: guessing succeeds once in 200,000 codes.
 const MAX_ATTEMPTS: u32 = 5;
 const DIGITS: usize = 6;
 
-/// Pause between two codes to one contact that one network asks for, in seconds, and how many an hour. The same for each
-/// network: one that is treated otherwise would tell that the account of the contact signs in from it.
+/// Minimum interval in seconds and maximum number per hour of codes to one contact requested from one network. The same
+/// for all networks: a difference would reveal that the account of the contact signs in from a network.
 const PAUSE: i64 = 60;
 const HOURLY_TO_CONTACT: usize = 5;
-/// How many an hour are sent to one contact for all networks together, but for those from where its account signs in: each of
-/// these has what a network may, so that strangers elsewhere do not use it up.
+/// Codes per hour to one contact for all networks together. Networks from which its account signed in before are exempt
+/// and have only their own limit, so that requests from elsewhere cannot exhaust it.
 const HOURLY_IN_ALL: usize = 10;
-/// Codes an hour to one contact for one account that is signed in, and for all such accounts together. Whether the contact is
-/// the caller's is not known yet.
+/// Codes per hour to one contact for one signed-in account, and for all signed-in accounts together. The contact may
+/// not belong to the caller.
 const HOURLY_FOR_ACCOUNT: usize = 3;
 const HOURLY_FOR_ACCOUNTS: usize = 30;
-/// How many an hour are sent because one address or account asked.
+/// Codes per hour requested by one network or account.
 const HOURLY_FOR_CALLER: usize = 20;
 const HOUR: i64 = 3600;
 const REMEMBERED: u64 = 50_000;
 
-/// When codes were sent lately, by contact and by who asked. Lives in memory.
+/// Rate limiter for codes, by contact and by requester. In memory only.
 struct Sendings {
     recent: Cache<String, Arc<Vec<i64>>>,
     order: Mutex<()>,
@@ -51,7 +51,7 @@ impl Sendings {
         Sendings { recent: Cache::new(REMEMBERED), order: Mutex::default() }
     }
 
-    /// Counts a code that is about to be sent, or says how long to wait. `contact`: what codes to a contact are counted by.
+    /// Counts a code about to be sent, or fails with the time to wait. `contact` is the normalized key of the contact.
     fn count(&self, contact: &str, asked: &Asked<'_>, now: i64) -> Result<()> {
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Vec::new();
@@ -73,7 +73,7 @@ impl Sendings {
             let by_count = times.len().checked_sub(most).map_or(0, |first| times[first] + HOUR - now);
             let wait = by_pause.max(by_count);
             if wait > 0 {
-                let sentence = format!("codes were asked for lately; try again in {wait} seconds");
+                let sentence = format!("a code was just sent; try again in {wait} seconds");
                 return Err(Error::new(&errors::TOO_MANY_CODES, sentence).after(wait));
             }
             times.push(now);
@@ -86,25 +86,25 @@ impl Sendings {
     }
 }
 
-/// What a code must have been sent for.
+/// The conditions that a code must meet.
 pub struct Expected<'a> {
     pub purpose: OtpPurpose,
-    /// The account that asked; empty where nobody was signed in.
+    /// The account that requested it; empty if requested without signing in.
     pub user_id: &'a str,
-    /// The contact, where the caller names it.
+    /// The contact, if the caller names it.
     pub contact: Option<&'a str>,
     pub app: &'a str,
 }
 
-/// Who asked for a code, and what for.
+/// The requester of a code and its purpose.
 pub struct Asked<'a> {
     pub purpose: OtpPurpose,
     pub user_id: &'a str,
-    /// The account that asks, if one is signed in, and where it is.
+    /// The signed-in account, if any, and the network of the client.
     pub account: Option<&'a str>,
     pub network: &'a str,
     pub app: &'a str,
-    /// Somebody signed in with this contact from where this is asked before.
+    /// The account of this contact signed in from this network before.
     pub is_at_home: bool,
 }
 
@@ -121,8 +121,8 @@ impl Codes {
         Codes { accounts, rows: platform.table(&OTPS), sendings: Sendings::new(), platform: platform.clone() }
     }
 
-    /// What a code is good for that somebody asks for who is not signed in. The answer is the same for both, so that
-    /// nobody learns whether an account has the contact but who reads what arrives there.
+    /// The purpose of a code requested without signing in. The response is the same for both purposes, so that only the
+    /// owner of the contact learns whether an account has it.
     pub async fn purpose_of_code(&self, contact: &str) -> Result<OtpPurpose> {
         let is_known = self.accounts.by_contact(contact).await?.is_some_and(|owner| owner.value.verified);
         Ok(if is_known { OtpPurpose::SignIn } else { OtpPurpose::Register })
@@ -151,27 +151,27 @@ impl Codes {
             attempts: 0,
             expires_at: Time(now.0.checked_add(LIFETIME).map_err(Error::internal)?),
         };
-        // It is stored first: a code that arrives is one that counts.
+        // Stored before it is sent, so that every delivered code works.
         self.platform.store.commit(self.rows.create(&row.id, &row)?.into()).await?;
-        // Whoever is asked for a code on the telephone should know what would be done with it.
+        // The mail names the purpose, so that a victim of phone fraud knows what the code would permit.
         let what_for = asked.purpose.words();
         let text = format!(
-            "Your code to {what_for} is {code}\n\nIt is good for ten minutes. Tell it to nobody. If you did not ask for it, \
-             somebody typed your address by mistake, and you need do nothing.\n"
+            "Your code to {what_for} is {code}\n\nIt is valid for ten minutes. Do not share it. If you did not request it, \
+             someone may have entered your address by mistake; you can ignore this mail.\n"
         );
         self.platform.mailer.send(asked.network, &mail_address(&row.contact), "Your code", text).await?;
         Ok(Json(SendOtpResponse { otp_id: row.id }))
     }
 
-    /// The code's row, to be deleted at its version by what it is good for; a wrong code is counted.
+    /// Checks a code and returns its row, which the caller deletes at this version. A wrong attempt is counted.
     pub async fn redeem(&self, id: &str, code: &str, expected: &Expected<'_>) -> Result<Stored<OtpRow>> {
         let failed = |why: &str| Error::new(&errors::CODE_NOT_VALID, format!("Contact verification failed: {why}"));
-        let over = || failed("the code is not known, was used, or has ended; ask for another");
+        let over = || failed("the code is unknown, used or expired; request another");
         retry(|| async {
             let found = if id.len() > 128 { None } else { self.rows.get(id).await? };
             let Stored { version, value: row, .. } = found.as_ref().ok_or_else(over)?;
-            // Not the purpose: where nobody was signed in it says whether an account has the contact, which is told to
-            // who has the code alone.
+            // The purpose is not checked here: for codes requested without signing in it reveals whether an account has
+            // the contact, which only the holder of the code may learn.
             let is_meant = row.user_id == expected.user_id
                 && row.app == expected.app
                 && expected.contact.is_none_or(|contact| normal(contact) == normal(&row.contact));
@@ -182,21 +182,21 @@ impl Codes {
             if is_same(&sent, code.as_bytes()) {
                 if row.purpose != expected.purpose {
                     let what_for = row.purpose.words();
-                    return Err(failed(&format!("the code was sent to {what_for}, and is good for nothing else")));
+                    return Err(failed(&format!("the code was sent to {what_for} and is not valid for anything else")));
                 }
                 return found.clone().ok_or_else(over);
             }
             let counted = OtpRow { attempts: row.attempts + 1, ..row.clone() };
             self.platform.store.commit(self.rows.replace(&row.id, &counted, Some(*version))?.into()).await?;
             match MAX_ATTEMPTS - counted.attempts {
-                0 => Err(failed("the code is wrong, and was wrong too often; ask for another")),
-                left => Err(failed(&format!("the code is wrong; {left} more tries"))),
+                0 => Err(failed("the code is wrong and has no attempts left; request another")),
+                left => Err(failed(&format!("the code is wrong; {left} attempts left"))),
             }
         })
         .await
     }
 
-    /// Codes whose time is over go.
+    /// Deletes expired codes.
     pub async fn forget_codes(codes: Arc<Codes>) {
         let over = Filter::range("expiresAt", None, Some(codes.platform.now().to_string().into()));
         let outcome = async {
@@ -209,7 +209,7 @@ impl Codes {
             codes.platform.store.commit(old.rows.into_iter().map(remove).collect::<Batch>()).await
         };
         if let Err(error) = outcome.await {
-            tracing::warn!("old codes could not be removed yet: {error}");
+            tracing::warn!("cannot remove expired codes, retrying: {error}");
         }
     }
 }
@@ -224,7 +224,7 @@ impl OtpPurpose {
     }
 }
 
-/// Takes the same time wherever the first difference is.
+/// Compares in constant time.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
@@ -251,7 +251,7 @@ mod tests {
         assert!(!counts("a@b.c", "192.0.2.1", false, 59));
         for is_at_home in [false, true] {
             let network = if is_at_home { "198.51.100.1" } else { "192.0.2.2" };
-            assert!(counts("a@b.c", network, is_at_home, 59), "what another network asked for does not tell");
+            assert!(counts("a@b.c", network, is_at_home, 59), "requests of other networks do not count");
             assert!(!counts("a@b.c", network, is_at_home, 118));
         }
         let sent = (1..60).filter(|minute| counts("b@b.c", "192.0.2.3", false, minute * 60)).count();
@@ -261,11 +261,14 @@ mod tests {
         assert!(counts("z@b.c", "192.0.2.4", false, HOUR));
         let sent = (0..100).filter(|n| counts("c@b.c", &format!("203.0.113.{n}"), false, 0)).count();
         assert_eq!(sent, HOURLY_IN_ALL);
-        assert!(counts("c@b.c", "192.0.2.9", true, 0), "strangers do not use up those at home");
+        assert!(
+            counts("c@b.c", "192.0.2.9", true, 0),
+            "requests from elsewhere do not use up the limit of a known network"
+        );
         let as_account = |account: &str, network: &str| asks("c@b.c", Some(account), network, false, 0);
-        assert!(as_account("usr_a", "192.0.2.10"), "nor those of who is signed in");
+        assert!(as_account("usr_a", "192.0.2.10"), "nor that of signed-in accounts");
         let sent = (0..20).filter(|n| as_account("usr_b", &format!("192.0.2.1{n}"))).count();
-        assert_eq!(sent, HOURLY_FOR_ACCOUNT, "nor does another account");
+        assert_eq!(sent, HOURLY_FOR_ACCOUNT, "nor do other accounts");
         let sent = (0..100).filter(|n| as_account(&format!("usr_{n}"), &format!("198.51.100.{n}"))).count();
         assert_eq!(sent, HOURLY_FOR_ACCOUNTS - HOURLY_FOR_ACCOUNT - 1);
     }

@@ -1,4 +1,4 @@
-//! One-time codes that are sent to a contact.
+//! One-time codes sent to contacts.
 
 pub mod codes;
 pub mod send;

@@ -1,4 +1,4 @@
-//! Asking for a one-time code: signed in or not.
+//! Operations that send a one-time code, with and without a session.
 
 use openorch_api::{
     Body, Json,

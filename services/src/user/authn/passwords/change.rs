@@ -1,4 +1,4 @@
-//! Password changes: the operation for the account itself, and the sessions that end with any change.
+//! Password changes: the operation, and the end of the account's other sessions.
 
 use openorch_api::{
     Body, Json,
@@ -39,13 +39,13 @@ pub async fn change_password(cx: Cx<Authn>, Body(request): Body<ChangePasswordRe
     let is_default = *caller.slug == *ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
     let row = cx.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.client_ip).await?;
     retry(|| async {
-        // The row may have changed by what a sign-in noted.
+        // A concurrent sign-in may have updated the row.
         let now = cx.passwords.rows.get(&caller.user_id).await?.filter(|now| now.value.hash == stored.hash);
         let changed =
-            || Error::new(&errors::PASSWORD_CHANGED_MEANWHILE, "the password was just changed by someone else");
+            || Error::new(&errors::PASSWORD_CHANGED_MEANWHILE, "the password was just changed by another request");
         let version = now.ok_or_else(changed)?.version;
-        // The caller's own session stays, unless it is the one that programs without a device of their own share, or was
-        // exchanged from one that ends.
+        // The caller's own session stays, unless it is shared by programs without a device, or was exchanged from a
+        // session that ends.
         let own = cx.sessions.rows.get(&caller.session_id).await?;
         let keep = own.filter(|own| own.value.device != UNKNOWN_DEVICE && own.value.exchanged_from.is_none());
         let batch = Batch::new().with(cx.passwords.rows.replace(&*caller.user_id, &row, Some(version))?);
@@ -56,7 +56,7 @@ pub async fn change_password(cx: Cx<Authn>, Body(request): Body<ChangePasswordRe
 }
 
 impl Authn {
-    /// Ends all sessions of an account but `keep` in one batch with `and`, which gives it another password.
+    /// Ends all sessions of an account but `keep`, in one batch with `and`, which sets the new password.
     pub async fn end_with_password(
         &self,
         call: &CallAudit,

@@ -1,5 +1,5 @@
-//! Checking and storing passwords of accounts: who may try, what is noted of a password that is right, and which right
-//! ones are too weak for a sign-in from elsewhere than this machine (contract decision 37).
+//! Checking and storing passwords, recording the result of a successful check, and refusing weak passwords over the
+//! network (contract decision 37).
 
 use std::net::IpAddr;
 
@@ -22,32 +22,32 @@ use crate::user::{
     shared::settings::UserSettings,
 };
 
-/// A password that may be right.
+/// A password to be checked.
 pub struct Guess<'a> {
     pub password: &'a str,
-    /// What wrong ones are counted by: the account where it was named, the contact where that was, so that whether it is an
-    /// account's, and which one's, does not show.
+    /// The key of the throttle: the account or the contact, whichever the request names, so that throttling does not
+    /// reveal whether a contact belongs to an account, or to which.
     pub counted_as: &'a str,
-    /// The account whose password it may be; empty where there is none.
+    /// The account to check against; empty if it does not exist.
     pub user_id: &'a str,
     pub address: IpAddr,
-    /// Its caller has a session of that account.
+    /// The caller has a session of this account.
     pub is_signed_in: bool,
 }
 
-/// A password that is right.
+/// The result of a successful check.
 pub struct Matched {
-    /// The row that it was compared with.
+    /// The row that the password was checked against.
     pub row: Stored<PasswordRow>,
-    /// The hash is of its normalized form.
+    /// The hash was computed from the normalized password.
     is_normalized: bool,
 }
 
-/// How many of the stored passwords are too weak for the network, as far as that is known.
+/// The number of stored passwords that are too weak for the network, as far as known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PasswordCounts {
-    /// They did not meet the rule when they were set or matched last. The admin's default password, with which the daemon
-    /// is not reached from elsewhere at all, is not among them.
+    /// Failed the network rule when last set or matched. The default password of the admin is not counted, since while
+    /// it is set, the daemon serves only loopback.
     pub too_weak: u64,
     /// Set by an older version and not matched since.
     pub unknown: u64,
@@ -64,7 +64,7 @@ impl PasswordCounts {
 }
 
 impl PasswordRow {
-    /// Hashes on the calling thread; for start-up and the offline reset.
+    /// Hashes on the calling thread; for startup and the offline reset.
     pub fn hashed_now(password: &str, is_default: bool, network: &PasswordRules, now: Time) -> Result<PasswordRow> {
         Ok(PasswordRow {
             hash: hash_now(password)?,
@@ -78,15 +78,15 @@ impl PasswordRow {
 /// The passwords of all accounts.
 pub struct Passwords {
     pub platform: Platform,
-    /// What new passwords must be like.
+    /// The rules for new passwords.
     rules: PasswordRules,
-    /// What a password must be like with which somebody signs in from elsewhere than this machine.
+    /// The rules for passwords used to sign in over the network.
     network_rules: PasswordRules,
     pub rows: Table<PasswordRow>,
     hashes: HashQueue,
     pub throttle: Throttle,
     pub known_addresses: Table<KnownAddressesRow>,
-    /// Whether some stored hash may be of a password that was not normalized.
+    /// Some stored hashes may have been computed from passwords that were not normalized.
     pub has_old_hashes: bool,
     pub default_password: DefaultPassword,
 }
@@ -116,7 +116,7 @@ impl Passwords {
         self.platform.now()
     }
 
-    /// The row of a new password.
+    /// Hashes a new password and returns its row.
     pub async fn hash_password(
         &self,
         password: &str,
@@ -132,8 +132,8 @@ impl Passwords {
         })
     }
 
-    /// The password's row if it is the account's password, unless too many wrong ones were tried. The work is the same for
-    /// an account that there is not, or that has no password.
+    /// Checks a password; fails if the account is throttled. An account that does not exist or has no password takes
+    /// the same time.
     pub async fn match_password(&self, guess: &Guess<'_>) -> Result<Option<Matched>> {
         if !self.rules.is_possible(guess.password) {
             return Ok(None);
@@ -154,8 +154,8 @@ impl Passwords {
         Ok(Some(Matched { row, is_normalized: place == 0 }))
     }
 
-    /// Whether a password that was right a moment ago is so still: the row may have changed since it was compared, by
-    /// another password or by what another sign-in noted. Answers the version of the row.
+    /// Checks the password again if the row has changed since the first check, by a password change or a concurrent
+    /// sign-in. Returns the version of the row.
     pub async fn still_matches(&self, guess: &Guess<'_>, hash: &str) -> Result<Option<u64>> {
         let Some(Stored { version, value: now, .. }) = self.rows.get(guess.user_id).await? else {
             return Ok(None);
@@ -167,7 +167,7 @@ impl Passwords {
         Ok(place.find(self.texts(guess.password), now.hash).await?.map(|_| version))
     }
 
-    /// Sign-ins from known networks, and by signed-in callers, have a line of their own.
+    /// Signed-in callers and sign-ins from known networks have a queue of their own.
     fn purpose_of(&self, guess: &Guess<'_>) -> Purpose {
         match guess.is_signed_in || self.throttle.knows(guess.counted_as, guess.address) {
             true => Purpose::KnownSignIn,
@@ -175,14 +175,14 @@ impl Passwords {
         }
     }
 
-    /// The texts that a hash is compared with. How many there are depends on the password alone, so that the time that it
-    /// takes does not show whether there is an account.
+    /// The candidate texts to compare with a hash. Their number depends only on the password, so that the duration does
+    /// not reveal whether the account exists.
     fn texts(&self, password: &str) -> Vec<Zeroizing<String>> {
         if self.has_old_hashes { spellings(password) } else { vec![normalized(password)] }
     }
 
-    /// Notes whether a right password meets the network's rule, and replaces a hash that is not of its normalized form. A
-    /// sign-in does not fail by it. Answers the hash that is stored now.
+    /// Records whether a matched password meets the network rule, and replaces a hash of a password that was not
+    /// normalized. Errors do not fail the sign-in. Returns the hash that is now stored.
     pub async fn note_match(&self, guess: &Guess<'_>, matched: Matched) -> String {
         let Matched { row: Stored { id, version, value: before }, is_normalized } = matched;
         let meets = Some(self.meets_network_rule(guess.password));
@@ -200,29 +200,32 @@ impl Passwords {
         };
         match noted.await {
             Ok(hash) => hash,
-            // Another sign-in noted it at the same time.
+            // A concurrent sign-in recorded it.
             Err(error) if error.is_lost_race() => before.hash,
             Err(error) => {
-                tracing::warn!("what a sign-in shows of a password could not be stored: {error:?}");
+                tracing::warn!("cannot update the password row after a sign-in: {error:?}");
                 before.hash
             }
         }
     }
 
-    /// Refuses a right password with which nobody may sign in from elsewhere than this machine.
+    /// Refuses a correct password that is too weak for sign-in over the network.
     pub fn refuse_weak_from_elsewhere(&self, password: &str, from_this_machine: bool) -> Result<()> {
         if from_this_machine {
             return Ok(());
         }
         self.network_rules.check(password).map_err(|reason| {
-            Error::new(&errors::PASSWORD_TOO_WEAK, format!(
-                "this password is right, but too weak to sign in with over the network: {reason}. Set another on the \
+            Error::new(
+                &errors::PASSWORD_TOO_WEAK,
+                format!(
+                    "this password is correct, but too weak to sign in over the network: {reason}. Set another on the \
                  daemon's machine with POST /user-svc/change-password, or have an admin reset it"
-            ))
+                ),
+            )
         })
     }
 
-    /// Whether this may become a password. One that is set from elsewhere must do for a sign-in from there.
+    /// Checks a new password. Over the network, it must also be strong enough to sign in over the network.
     pub fn check_new_password(&self, password: &str, from_this_machine: bool) -> Result<()> {
         self.rules.check(password)?;
         if from_this_machine { Ok(()) } else { self.network_rules.check(password) }
@@ -232,7 +235,7 @@ impl Passwords {
         self.network_rules.check(password).is_ok()
     }
 
-    /// What is known of the strength of the stored passwords.
+    /// Counts the stored passwords by strength.
     pub async fn counts(&self) -> Result<PasswordCounts> {
         PasswordCounts::read(&self.rows).await
     }

@@ -1,5 +1,5 @@
-//! Whether the admin's password is the one that everybody knows (contract decisions 12 and 13): while it is, the daemon
-//! listens on loopback only.
+//! Tracks whether the admin has the well-known default password (contract decisions 12 and 13): while it does, the
+//! daemon listens only on loopback.
 
 use std::{
     collections::BTreeSet,
@@ -18,9 +18,9 @@ pub const DEFAULT_ADMIN_PASSWORD: &str = "changeme";
 
 pub struct DefaultPassword {
     is_set: Arc<AtomicBool>,
-    /// Ids of the admin's account, while it is to be looked again whether its password is the default one.
+    /// Ids of admin accounts whose password must be re-read.
     pending: Mutex<BTreeSet<String>>,
-    /// One after the other: the last to look sees the last change.
+    /// Serializes reads, so that the last one sees the last change.
     order: tokio::sync::Mutex<()>,
 }
 
@@ -30,15 +30,15 @@ impl DefaultPassword {
         DefaultPassword { is_set, pending: Mutex::default(), order: tokio::sync::Mutex::default() }
     }
 
-    /// The password of the admin may have changed.
+    /// To be called after each possible change of the admin's password.
     pub async fn changed(&self, admin_id: &str, rows: &Table<PasswordRow>) {
         self.pending().insert(admin_id.to_owned());
         if let Err(error) = self.settle(rows).await {
-            tracing::warn!("the admin's password cannot be read from the store: {error:?}");
+            tracing::warn!("cannot read the admin's password from the store: {error:?}");
         }
     }
 
-    /// Looks again, where that failed.
+    /// Retries reads that failed.
     pub async fn settle(&self, rows: &Table<PasswordRow>) -> Result<()> {
         let _order = self.order.lock().await;
         let pending = self.pending().clone();

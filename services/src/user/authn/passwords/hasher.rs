@@ -1,5 +1,5 @@
-//! Argon2id (RFC 9106) with OWASP's parameters. The 19 MiB that each hash works in are kept and used again: given back
-//! to the allocator each time they would make it keep many times that (it raises its threshold for mapped memory).
+//! Argon2id (RFC 9106) with OWASP's parameters. The 19 MiB buffer of each hash is reused: if it were freed each time,
+//! the allocator would retain many times as much, since it raises its threshold for mapped memory.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -17,23 +17,24 @@ const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const SALT_BYTES: usize = 16;
 
-/// The hash of a password that nobody knows, with the parameters of all others: what is checked against it takes as long.
+/// A hash that no known password matches, with the usual parameters, so that checking against it takes the usual time.
 pub const HASH_OF_NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$dmSNE7/1EQc7g8xNM0PyNA$b+1uHecm2pZiifyNbDx0yXnrH0jkfc8bD1bI4Nrhsyg";
 
-/// Computes hashes, as many side by side as its caller lets it.
+/// Computes hashes. The caller limits concurrency.
 #[derive(Default)]
 pub struct Hasher {
-    /// Memory that no hash works in now: at most as many as ever were computed side by side.
+    /// Buffers not in use; at most as many as hashes ever ran concurrently.
     idle: Mutex<Vec<Vec<Block>>>,
 }
 
 impl Hasher {
-    /// The hash of a password in its normalized form, in PHC string format.
+    /// Hashes the normalized password; returns a PHC string.
     pub fn hash(&self, password: &str) -> Result<String> {
         let params = Params::new(MEMORY_KIB, PASSES, 1, None).map_err(|error| Error::internal(error.to_string()))?;
         let mut salt = [0; SALT_BYTES];
-        aws_lc_rs::rand::fill(&mut salt).map_err(|_| Error::internal("the operating system gives no random bytes"))?;
+        aws_lc_rs::rand::fill(&mut salt)
+            .map_err(|_| Error::internal("the operating system provided no random bytes"))?;
         let phc = |error: argon2::password_hash::phc::Error| Error::internal(error.to_string());
         let version = Version::V0x13;
         let output_bytes = params.output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
@@ -50,9 +51,9 @@ impl Hasher {
         Ok(hash.to_string())
     }
 
-    /// Which of these texts the hash is of, by its place. All are tried, whichever it is.
+    /// The index of the text that matches the hash. All are tried even after a match, for constant time.
     pub fn find(&self, texts: &[Zeroizing<String>], hash: &str) -> Result<Option<usize>> {
-        let unreadable = || Error::internal("a stored password hash is not one of Argon2 with salt and output");
+        let unreadable = || Error::internal("a stored password hash is not a valid Argon2 hash with salt and output");
         let parsed = PasswordHash::new(hash).map_err(|error| Error::internal(error.to_string()))?;
         let (Some(salt), Some(expected)) = (parsed.salt, parsed.hash) else { return Err(unreadable()) };
         let algorithm = Algorithm::try_from(parsed.algorithm.as_str()).map_err(|_| unreadable())?;
@@ -90,7 +91,7 @@ impl Hasher {
     }
 }
 
-/// Hashes on the calling thread; for start-up and the offline reset.
+/// Hashes on the calling thread; for startup and the offline reset.
 pub fn hash_now(password: &str) -> Result<String> {
     Hasher::default().hash(password)
 }
@@ -123,7 +124,7 @@ mod tests {
         assert_eq!(hasher.find(&spellings("e"), &hash).unwrap(), None);
         assert_eq!(place(&hasher), first);
         assert_eq!(hasher.idle().len(), 1);
-        // What another implementation of Argon2 made: the crate's own, with other parameters and an output of 16 bytes.
+        // Made by the crate's own high-level API, with other parameters and an output of 16 bytes.
         let params = Params::new(8 * 1024, 1, 2, Some(16)).unwrap();
         let other = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         use argon2::PasswordHasher;

@@ -1,6 +1,6 @@
-//! The addresses from which accounts have signed in, as the throttle needs them after a restart: without them a stranger's
-//! guesses would make the owner wait at its usual address. The latest few of each account; written when one is new, and
-//! once a day.
+//! The addresses from which accounts have signed in, stored for the throttle: without them, after a restart, an
+//! attacker's guesses would throttle the owner at the usual address. Only the latest few per account are kept. A row is
+//! written when an address is new and then once a day.
 
 use std::net::IpAddr;
 
@@ -16,13 +16,12 @@ use crate::user::{
     shared::contact_address::by_contact,
 };
 
-/// How many addresses of an account are kept; the one that was used longest ago goes first.
+/// Maximum number of addresses per account; the least recently used is removed first.
 const MOST: usize = 16;
 const STORED_EVERY: i64 = 24 * 3600;
 
 impl Passwords {
-    /// Brings the throttle to know from where an account, or a contact, has signed in. Asks the store the first time alone,
-    /// and the same for what there is not.
+    /// Loads the known addresses of an account or contact into the throttle, once; a missing row is remembered too.
     pub async fn recall_addresses(&self, counted_as: &str) {
         if self.throttle.has_recalled(counted_as) {
             return;
@@ -33,18 +32,18 @@ impl Passwords {
                 let stored = stored.filter_map(|known| Some((known.network.parse().ok()?, known.at.0.as_second())));
                 self.throttle.recall(counted_as, stored);
             }
-            Err(error) => tracing::warn!("the addresses an account signed in from cannot be read: {error}"),
+            Err(error) => tracing::warn!("cannot read the known addresses of an account: {error}"),
         }
     }
 
-    /// Whether somebody has signed in with this contact from this address.
+    /// Whether the account of this contact has signed in from this address.
     pub async fn knows_contact_at(&self, contact: &str, address: IpAddr) -> bool {
         let counted_as = by_contact(contact);
         self.recall_addresses(&counted_as).await;
         self.throttle.stored_at(&counted_as, address) != i64::MIN
     }
 
-    /// Stores that an account signed in from an address. A sign-in does not fail by it.
+    /// Stores the address of a sign-in. Errors do not fail the sign-in.
     pub async fn store_address(&self, user_id: &str, counted_as: &str, address: IpAddr) {
         let now = self.now();
         if now.0.as_second() - STORED_EVERY < self.throttle.stored_at(counted_as, address) {
@@ -52,7 +51,7 @@ impl Passwords {
         }
         match self.add_address(user_id, counted_as, network(address), now).await {
             Ok(()) => self.throttle.recall(counted_as, [(address, now.0.as_second())]),
-            Err(error) => tracing::warn!("the address of a sign-in could not be stored: {error}"),
+            Err(error) => tracing::warn!("cannot store the address of a sign-in: {error}"),
         }
     }
 
@@ -71,7 +70,7 @@ impl Passwords {
     }
 }
 
-/// A digest: a contact may be longer than an id, and is written down nowhere where it is not needed.
+/// A digest, since a contact may be longer than an id, and contacts are not stored where they are not needed.
 fn row_id(counted_as: &str) -> String {
     Sha256::digest(counted_as).iter().map(|byte| format!("{byte:02x}")).collect()
 }

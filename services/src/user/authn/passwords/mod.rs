@@ -1,4 +1,4 @@
-//! Passwords: the queue in which they are hashed, what they must be like, and what slows guessing down.
+//! Passwords: hashing queue, rules for new passwords, and throttling of guesses.
 
 pub mod change;
 pub mod check;

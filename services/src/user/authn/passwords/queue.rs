@@ -1,8 +1,8 @@
-//! The queue for password hashes: a bounded pool computes them, so that a storm of sign-ins cannot take all cores. Callers
-//! wait in a line for their purpose and their network, and the lines take turns: first those for the purposes, so that
-//! strangers keep nobody waiting who signs in from where it did before or on this machine; then wide networks, then those
-//! within them, so that who has many of them is one. A burst waits its turn; a caller whose turn would come later than
-//! [`HashSettings::max_wait`] is refused and told when to come back, the later the more were refused before it.
+//! The queue for password hashes. A bounded pool computes them, so that a burst of sign-ins cannot use all cores.
+//! Callers queue by purpose and network, and scheduling is fair: first among purposes, so that sign-ins from known
+//! networks and from this machine do not wait behind strangers; then among wide networks, then among the networks
+//! within them, so that the owner of many networks counts as one. Callers whose turn would come later than
+//! [`HashSettings::max_wait`] are refused with a retry time, which grows with the number of callers already refused.
 
 use std::{
     collections::BTreeMap,
@@ -28,21 +28,21 @@ use crate::user::{
     shared::settings::{UserSettings, half_of_cores},
 };
 
-/// Callers that wait for one purpose at most, however short their turns are: each holds a request.
+/// Maximum number of waiting callers per purpose, however fast hashes are: each holds a request.
 const MAX_WAITING: usize = 4096;
-/// What a hash is taken to cost before the first was measured, in microseconds.
+/// Assumed cost of a hash before the first measurement, in microseconds.
 const FIRST_COST: u64 = 25_000;
-/// The part that the newest hash has in the average cost.
+/// The newest measurement contributes one part in so many to the moving average of the cost.
 const COST_PART: u64 = 8;
-/// The longest time that a refused caller is asked to stay away, in seconds.
+/// Maximum retry time returned to refused callers, in seconds.
 const LONGEST_RETRY: i64 = 300;
 
-/// How hashes are computed.
+/// Settings of the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct HashSettings {
-    /// Hashes computed side by side.
+    /// Maximum number of concurrent hashes.
     pub concurrency: usize,
-    /// The longest that a caller waits for its turn.
+    /// Maximum time that a caller waits for its turn.
     pub max_wait: Duration,
 }
 
@@ -55,76 +55,76 @@ impl HashSettings {
     }
 }
 
-/// The pool that hashes.
+/// The pool that computes hashes.
 pub struct HashQueue {
     settings: HashSettings,
     turns: Semaphore,
     /// By purpose.
     lines: [Line; PURPOSES],
     hasher: Arc<Hasher>,
-    /// What a turn costs on average, in microseconds.
+    /// Moving average of the cost of a hash, in microseconds.
     cost: Arc<AtomicU64>,
 }
 
-/// What a hash is for: each purpose has a line of its own.
+/// The purpose of a hash. Each purpose has its own queue.
 #[derive(Clone, Copy, Debug)]
 pub enum Purpose {
-    /// For an account that is not there yet.
+    /// A password of a new account.
     Registration,
-    /// For an account that is there: its password is checked.
+    /// A password check of an existing account.
     SignIn,
-    /// For an account that has signed in from this network before, or that is signed in: its password is checked or replaced.
+    /// A check or change of the password of an account that is signed in or has signed in from this network before.
     KnownSignIn,
-    /// A sign-in from a loopback address; it replaces `SignIn` and `KnownSignIn`.
+    /// A sign-in from a loopback address; replaces `SignIn` and `KnownSignIn`.
     LocalSignIn,
 }
 
 const PURPOSES: usize = 4;
 
-/// The networks that take turns, in bits of an IPv6 address, the widest first: what a customer is given at most, what it is
-/// given often, and the least (RFC 6177). An IPv4 address is alone in each of them.
+/// The IPv6 prefix lengths by which networks take turns, widest first: the largest, the common and the smallest
+/// assignment to a customer (RFC 6177). An IPv4 address is its own network at each level.
 const WIDTHS: [u32; 3] = [48, 56, 64];
-/// The place of the narrowest, which other limits call an address.
+/// The index of the narrowest level, which other limits treat as an address.
 const ADDRESS: usize = WIDTHS.len() - 1;
 
 type Networks = [IpAddr; WIDTHS.len()];
 
-/// Those who wait for one purpose.
+/// The callers waiting for one purpose.
 struct Line {
     waiting: Mutex<Waiting>,
-    /// Permits for the callers at the front of this line, one for each hash that may run at once.
+    /// One permit for each hash that may run concurrently, for the callers at the front of this queue.
     next: Semaphore,
 }
 
 #[derive(Default)]
 struct Waiting {
-    /// Places that are taken.
+    /// Slots in use.
     all: usize,
-    /// By the place of their width in [`WIDTHS`], those within a wider one beside each other.
+    /// Keyed by the index in [`WIDTHS`] and the network, so that networks within a wider one are adjacent.
     by_network: BTreeMap<(usize, IpAddr), Queue>,
-    /// Who has not begun to hash, by address and number.
+    /// Callers that have not started hashing, by address and number.
     idle: BTreeMap<(IpAddr, u64), Arc<Notify>>,
-    /// The number of the next place.
+    /// The number of the next slot.
     next: u64,
 }
 
-/// Those from one network.
+/// The callers from one network.
 struct Queue {
-    /// Their places, and how many of these have not begun to hash.
+    /// Slots in use, and how many of these have not started hashing.
     count: usize,
     idle: usize,
     next: Arc<Semaphore>,
-    /// Callers that were refused and will come back, of an address; one fewer with each place that is given back.
+    /// Callers of an address that were refused and will retry; each released slot lowers it by one.
     refused: usize,
 }
 
-/// A place in a line; its holder is served, unless its time is over or it must give way to another address.
+/// A slot in the queue. Its holder is served unless the deadline passes or the slot is evicted.
 pub struct Place<'a> {
     pool: &'a HashQueue,
     line: &'a Line,
     networks: Networks,
     number: u64,
-    /// Whose turn it is within each of the networks.
+    /// The semaphores of the networks, one per level.
     next: Vec<Arc<Semaphore>>,
     gave_way: Arc<Notify>,
     has_begun: AtomicBool,
@@ -144,7 +144,7 @@ impl HashQueue {
         }
     }
 
-    /// A place for a caller from this address, if its turn comes in time.
+    /// Reserves a slot for a caller from this address, if its turn will come in time.
     pub fn place(&self, purpose: Purpose, address: IpAddr) -> Result<Place<'_>> {
         let purpose = match purpose {
             Purpose::SignIn | Purpose::KnownSignIn if address.is_loopback() => Purpose::LocalSignIn,
@@ -156,7 +156,7 @@ impl HashQueue {
         let mut waiting = line.waiting();
         let from_here = waiting.count_of(ADDRESS, networks[ADDRESS]);
         let ahead = waiting.ahead(&networks);
-        // The lines take turns while there are callers in them.
+        // The queues of other purposes take turns with this one.
         let others = in_others.iter().enumerate().filter(|(at, _)| *at != purpose as usize);
         let of_others: usize = others.map(|(_, all)| ahead.min(*all)).sum();
         let wait = self.duration_of(ahead + of_others);
@@ -169,7 +169,7 @@ impl HashQueue {
             return Err(Error::new(
                 &errors::TOO_MANY_SIGN_INS,
                 format!(
-                    "{from_here} sign-ins or registrations from your network wait already; try again in {seconds} s"
+                    "{from_here} sign-ins or registrations from your network are already waiting; try again in {seconds} s"
                 ),
             )
             .after(seconds));
@@ -183,13 +183,13 @@ impl HashQueue {
         Ok(Place { pool: self, line, networks, number, next, gave_way, has_begun: AtomicBool::new(false), deadline })
     }
 
-    /// The hash of a new password, in PHC string format.
+    /// Hashes a new password; returns a PHC string.
     pub async fn hash(&self, password: &str, purpose: Purpose, address: IpAddr) -> Result<String> {
         let password = Zeroizing::new(password.to_owned());
         self.place(purpose, address)?.take_turn(move |hasher| hasher.hash(&password)).await?
     }
 
-    /// How long so many turns take.
+    /// The expected duration of this many hashes.
     fn duration_of(&self, turns: usize) -> Duration {
         let micros = self.cost.load(Ordering::Relaxed) * turns as u64 / self.settings.concurrency as u64;
         Duration::from_micros(micros)
@@ -199,7 +199,7 @@ impl HashQueue {
         let seconds = retry_after(self.duration_of(ahead));
         Error::new(
             &errors::TOO_MANY_SIGN_INS,
-            format!("too many sign-ins or registrations at once; try again in {seconds} s"),
+            format!("too many concurrent sign-ins or registrations; try again in {seconds} s"),
         )
         .after(seconds)
     }
@@ -216,12 +216,12 @@ impl Line {
 }
 
 impl Waiting {
-    /// The places of a network.
+    /// The number of slots of a network.
     fn count_of(&self, width: usize, network: IpAddr) -> usize {
         self.by_network.get(&(width, network)).map_or(0, |queue| queue.count)
     }
 
-    /// The networks of a width that take turns with the one of these: all of the widest, else those in the next wider one.
+    /// The networks that take turns at a level: all at the widest, otherwise those within the same next wider network.
     fn beside(&self, width: usize, networks: &Networks) -> impl Iterator<Item = (IpAddr, &Queue)> {
         let range = match width.checked_sub(1) {
             None => IpAddr::from([0; 4])..=IpAddr::from([u8::MAX; 16]),
@@ -231,12 +231,12 @@ impl Waiting {
         self.by_network.range(keys).map(|((_, network), queue)| (*network, queue))
     }
 
-    /// The one of these of which the most have not begun to hash, and how many.
+    /// The network at this level with the most callers that have not started hashing, and their number.
     fn most_crowded(&self, width: usize, networks: &Networks) -> Option<(usize, IpAddr)> {
         self.beside(width, networks).map(|(network, queue)| (queue.idle, network)).max()
     }
 
-    /// Turns of this line that come before that of a newcomer from these networks.
+    /// Turns in this queue before that of a new caller from these networks.
     fn ahead(&self, networks: &Networks) -> usize {
         let own = self.count_of(ADDRESS, networks[ADDRESS]);
         (0..WIDTHS.len()).rev().fold(own, |ahead, width| {
@@ -261,7 +261,7 @@ impl Waiting {
         (number, next)
     }
 
-    /// Takes one out of those that have not begun to hash, if it was among them and has not given way.
+    /// Removes a caller from those that have not started hashing; `None` if it had started or was evicted.
     fn take_idle(&mut self, networks: &Networks, number: u64) -> Option<Arc<Notify>> {
         let taken = self.idle.remove(&(networks[ADDRESS], number))?;
         for key in keys(networks) {
@@ -284,9 +284,9 @@ impl Waiting {
         }
     }
 
-    /// Takes the place of the newest of the network that has the most, for a newcomer whose network has still fewer when
-    /// it is in: else they would only change places, and one who waits alone would not be safe. Where the newcomer's own
-    /// has the most, the same within that.
+    /// Evicts the newest caller of the network with the most, if the new caller's network will still have fewer
+    /// afterwards: otherwise callers would only evict each other, and a lone caller would not be safe. If the new
+    /// caller's own network has the most, the same applies within it.
     fn make_room(&mut self, networks: &Networks) -> bool {
         for (width, own) in networks.iter().enumerate() {
             let Some((most, mut crowded)) = self.most_crowded(width, networks) else { continue };
@@ -310,7 +310,7 @@ impl Waiting {
     }
 }
 
-/// The networks of an address, the widest first.
+/// The networks of an address, widest first.
 fn networks(address: IpAddr) -> Networks {
     let address = network(address);
     WIDTHS.map(|bits| *within(address, bits).start())
@@ -320,7 +320,7 @@ fn keys(networks: &Networks) -> impl Iterator<Item = (usize, IpAddr)> {
     networks.iter().copied().enumerate()
 }
 
-/// The addresses of the network of so many bits that an IPv6 address is in; an IPv4 address alone.
+/// The range of addresses of an IPv6 address's network with this prefix length; an IPv4 address alone.
 fn within(address: IpAddr, bits: u32) -> RangeInclusive<IpAddr> {
     match address {
         IpAddr::V4(_) => address..=address,
@@ -333,12 +333,12 @@ fn within(address: IpAddr, bits: u32) -> RangeInclusive<IpAddr> {
 }
 
 impl Place<'_> {
-    /// Which of these texts is the password behind the hash, by its place.
+    /// Checks a hash; returns the index of the text that matches.
     pub async fn find(self, texts: Vec<Zeroizing<String>>, hash: String) -> Result<Option<usize>> {
         self.take_turn(move |hasher| hasher.find(&texts, &hash)).await?
     }
 
-    /// First come, first served: within the address, then among those of each wider network, then among purposes.
+    /// First come, first served within an address, then fair among the networks at each level, then among purposes.
     async fn take_turn<T: Send + 'static>(self, work: impl FnOnce(&Hasher) -> T + Send + 'static) -> Result<T> {
         let turn = async {
             let mut of_networks = Vec::new();
@@ -359,14 +359,14 @@ impl Place<'_> {
             let begun = Instant::now();
             let done = work(&hasher);
             let (took, known) = (begun.elapsed().as_micros() as u64, cost.load(Ordering::Relaxed));
-            // Two at once may lose one of their measurements: an average all the same.
+            // Concurrent updates may lose a measurement, which does not matter for an average.
             cost.store(known - known / COST_PART + took / COST_PART, Ordering::Relaxed);
             done
         };
         tokio::task::spawn_blocking(measured).await.map_err(Error::internal)
     }
 
-    /// What is waited for in this place, unless its time is over or it must give way.
+    /// Awaits a future until the deadline passes or the slot is evicted.
     pub async fn keep<T>(&self, what: impl Future<Output = T>) -> Result<T> {
         tokio::select! {
             biased;
@@ -384,7 +384,7 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut waiting = self.line.waiting();
-        // Who gave way has no place any more.
+        // An evicted slot was already released.
         if self.has_begun.load(Ordering::Relaxed) || waiting.take_idle(&self.networks, self.number).is_some() {
             waiting.leave(&self.networks);
         }

@@ -1,4 +1,4 @@
-//! Which passwords are accepted (contract decision 13), and in which form they are compared (decision 37).
+//! Rules for passwords (contract decision 13) and their normalized form (decision 37).
 
 use openorch_api::user::errors;
 use openorch_chassis::{Error, Result};
@@ -9,7 +9,7 @@ use crate::user::shared::settings::UserSettings;
 
 const MIN_CHARACTERS: usize = 8;
 
-/// The most used passwords of eight characters and more; a short list on purpose, it only has to stop the careless.
+/// The most common passwords of eight characters or more. Deliberately short: it only stops careless choices.
 const COMMON: &[&str] = &[
     "12345678",
     "123456789",
@@ -58,36 +58,36 @@ const COMMON: &[&str] = &[
     "samantha",
 ];
 
-/// What passwords must be like.
+/// Rules for passwords.
 #[derive(Clone, Copy, Debug)]
 pub struct PasswordRules {
-    /// Fewest characters.
+    /// Minimum length in characters.
     pub min: usize,
-    /// Most bytes.
+    /// Maximum length in bytes.
     pub max_bytes: usize,
-    /// Whether the common ones are refused.
+    /// Refuse common passwords.
     pub refuse_common: bool,
 }
 
 impl PasswordRules {
-    /// What passwords must be like where these settings count.
+    /// The rules according to the settings.
     pub fn of(settings: &UserSettings, loopback_only: bool) -> PasswordRules {
         PasswordRules::new(loopback_only, settings.password_min, *settings.password_max_bytes)
     }
 
-    /// On loopback any password that is not empty, so that existing programs can register with short ones; beyond it at
-    /// least eight characters and none of the common ones. `min` replaces the length for both.
+    /// On loopback, any non-empty password is accepted, so that existing programs can register with short ones;
+    /// otherwise at least eight characters and no common passwords. `min` overrides the length in both cases.
     pub fn new(loopback_only: bool, min: Option<usize>, max_bytes: usize) -> PasswordRules {
         let usual = if loopback_only { 1 } else { MIN_CHARACTERS };
         PasswordRules { min: min.unwrap_or(usual).max(1), max_bytes, refuse_common: !loopback_only }
     }
 
-    /// Whether this can be anybody's password at all: what cannot is not worth a hash.
+    /// Whether a password can exist at all; if not, no hash is computed.
     pub fn is_possible(&self, password: &str) -> bool {
         password.len() <= self.max_bytes
     }
 
-    /// Why this cannot be a new password. Characters are counted after normalization, bytes as sent.
+    /// Checks a new password. Characters are counted after normalization, bytes before.
     pub fn check(&self, password: &str) -> Result<()> {
         if password.is_empty() {
             return Err(Error::new(&errors::PASSWORD_REFUSED, "password is required"));
@@ -105,19 +105,20 @@ impl PasswordRules {
             ));
         }
         if self.refuse_common && COMMON.contains(&password.to_lowercase().as_str()) {
-            return Err(Error::new(&errors::PASSWORD_REFUSED, "the password is one of the most used; choose another"));
+            return Err(Error::new(&errors::PASSWORD_REFUSED, "the password is too common; choose another"));
         }
         Ok(())
     }
 }
 
-/// The form in which passwords are hashed: Unicode NFC. Keyboards and operating systems compose letters differently, and
-/// the person who types cannot see which.
+/// Unicode NFC, the form that is hashed. Keyboards and operating systems compose characters differently, which users
+/// cannot see.
 pub fn normalized(password: &str) -> Zeroizing<String> {
     Zeroizing::new(if is_nfc(password) { password.to_owned() } else { password.nfc().collect() })
 }
 
-/// The distinct texts that a hash made before passwords were normalized may be of: NFC, as sent, NFD. NFC comes first.
+/// The distinct forms that a hash from before normalization may have been computed from: NFC first, then as sent, then
+/// NFD.
 pub fn spellings(password: &str) -> Vec<Zeroizing<String>> {
     let mut spellings = vec![normalized(password)];
     for spelling in [Zeroizing::new(password.to_owned()), Zeroizing::new(password.nfd().collect::<String>())] {
@@ -147,7 +148,7 @@ mod tests {
             ("e\u{301}e\u{301}e\u{301}e\u{301}", true, false, false),
             ("correct horse", true, true, true),
             (&"x".repeat(1025), false, false, false),
-            // The limit is of the bytes that were sent, though the normalized form is shorter.
+            // The limit applies to the bytes as sent, though the normalized form is shorter.
             (&"e\u{301}".repeat(342), false, false, false),
         ] {
             assert_eq!(loopback.check(password).is_ok(), on_loopback, "{password}");
@@ -163,7 +164,7 @@ mod tests {
         assert_eq!(shown("\u{e9}"), ["\u{e9}", "e\u{301}"]);
         assert_eq!(shown("e\u{301}"), ["\u{e9}", "e\u{301}"]);
         assert_eq!(shown("\u{e9}e\u{301}"), ["\u{e9}\u{e9}", "\u{e9}e\u{301}", "e\u{301}e\u{301}"]);
-        // NFC alone: compatibility characters and case stay (nothing else of RFC 8265).
+        // Only NFC: compatibility characters and case are kept (no other rule of RFC 8265 applies).
         assert_eq!(normalized("\u{fb01}A").as_str(), "\u{fb01}A");
     }
 }

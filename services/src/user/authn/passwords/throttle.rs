@@ -1,8 +1,8 @@
-//! Throttling of failed sign-ins: each failure beyond a few makes the next attempt wait longer. Counted for an account
-//! from one address, for an account, and for an address; where an account has signed in from an address before, only its
-//! own failures there count, so that nobody shuts it out by guessing elsewhere. These addresses are stored
-//! (`known_address.rs`), so that a restart shuts nobody out either. No more attempts are under way at once
-//! than may fail: those beyond wait until others are judged, so that many at once learn no more than one after the other.
+//! Throttling of failed sign-ins: each failure beyond a few doubles the delay of the next attempt. Failures are counted
+//! per account and address, per account, and per address. For an address from which the account has signed in before,
+//! only its own failures there count, so that guessing elsewhere cannot lock the owner out. These addresses are stored
+//! (`known_address.rs`), so that a restart cannot lock the owner out either. Concurrent attempts are limited to the
+//! number that may fail; the others wait, so that concurrent guesses gain nothing over sequential ones.
 
 use std::{
     collections::HashMap,
@@ -17,15 +17,15 @@ use openorch_chassis::{Error, Result, forwarded::network};
 
 use tokio::sync::Notify;
 
-/// Failures without a delay: of one account from one address, of an account, from an address.
+/// Failures without a delay: per account and address, per account, per address.
 const FREE_FOR_PAIR: u32 = 5;
 const FREE_FOR_ACCOUNT: u32 = 20;
 const FREE_FOR_ADDRESS: u32 = 50;
-/// The longest delay, in seconds; the first is one, and each is twice the one before.
+/// Maximum delay, in seconds; the first is one second, and each doubles the previous.
 const LONGEST: i64 = 900;
-/// After so many seconds without a failure all is forgotten.
+/// Failures are forgotten after so many seconds without another.
 const FORGOTTEN_AFTER: i64 = 3600;
-/// How much is remembered; what was not used for longest goes first.
+/// Maximum number of cache entries; the least recently used are evicted first.
 const REMEMBERED: u64 = 50_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,34 +45,35 @@ impl Key {
     }
 }
 
-/// Failures that were.
+/// Recorded failures.
 #[derive(Clone, Copy, Default)]
 struct Failures {
     count: u32,
     last: i64,
 }
 
-/// What is known of failed sign-ins. Failures live in memory: a restart forgives them.
+/// Failed sign-ins and known addresses. Failures are only in memory, so a restart clears them.
 pub struct Throttle {
     failures: Cache<Key, Failures>,
-    /// Accounts and addresses from which they have signed in, and when that was stored last, in seconds.
+    /// Accounts and the addresses from which they have signed in, and when that was last stored, in seconds.
     known: Cache<(String, IpAddr), i64>,
-    /// Accounts whose stored addresses are known here.
+    /// Accounts whose stored addresses have been loaded.
     recalled: Cache<String, ()>,
-    /// Attempts under way of which nobody knows yet. Held while one begins or is judged, or many at once would pass.
+    /// Attempts in progress. Locked while an attempt starts or completes, or concurrent attempts would exceed the
+    /// limit.
     under_way: Mutex<HashMap<Key, u32>>,
-    /// Told whenever one ends.
+    /// Notified whenever an attempt ends.
     ended: Notify,
 }
 
-/// An attempt that may be made, until it is dropped. It counts for nothing unless it is judged.
+/// An attempt in progress. If dropped without a result, it counts as neither success nor failure.
 pub struct Attempt<'a> {
     throttle: &'a Throttle,
     keys: Vec<Key>,
     pair: (String, IpAddr),
 }
 
-/// The addresses of this machine are one, however many it has; of others their network.
+/// All addresses of this machine count as one; other addresses are counted by network.
 fn place(address: IpAddr) -> IpAddr {
     if address.is_loopback() { Ipv4Addr::LOCALHOST.into() } else { network(address) }
 }
@@ -88,12 +89,12 @@ impl Throttle {
         }
     }
 
-    /// Whether the stored addresses of an account were told here.
+    /// Whether the stored addresses of an account have been loaded.
     pub fn has_recalled(&self, account: &str) -> bool {
         self.recalled.contains_key(account)
     }
 
-    /// Tells the stored addresses of an account, each with when that was stored.
+    /// Adds the stored addresses of an account, each with the time of storing.
     pub fn recall(&self, account: &str, addresses: impl IntoIterator<Item = (IpAddr, i64)>) {
         for (address, at) in addresses {
             self.known.insert((account.to_owned(), place(address)), at);
@@ -106,17 +107,17 @@ impl Throttle {
         self.known.contains_key(&(account.to_owned(), place(address)))
     }
 
-    /// When it was stored that an account signed in from an address; [`i64::MIN`] where it was not.
+    /// When an address of an account was last stored; [`i64::MIN`] if never.
     pub fn stored_at(&self, account: &str, address: IpAddr) -> i64 {
         self.known.get(&(account.to_owned(), place(address))).unwrap_or(i64::MIN)
     }
 
-    /// Lets an attempt to sign an account in begin as soon as few enough others are under way, or says how long to wait.
-    /// `now` in seconds. How many wait here is bounded by the places of the pool that hashes.
+    /// Starts an attempt as soon as the number in progress permits, or fails with the delay. `now` is in seconds. The
+    /// number of waiting callers is bounded by the slots of the hashing queue.
     pub async fn begin(&self, user_id: &str, address: IpAddr, now: i64) -> Result<Attempt<'_>> {
         loop {
             let mut ended = pin!(self.ended.notified());
-            // From here on no end is missed.
+            // From here on, no notification is missed.
             ended.as_mut().enable();
             if let Some(attempt) = self.try_begin(user_id, address, now)? {
                 return Ok(attempt);
@@ -133,7 +134,7 @@ impl Throttle {
         let mut keys = vec![Key::Pair(user_id.to_owned(), address)];
         if !self.known.contains_key(&pair) {
             keys.push(Key::Address(address));
-            // What others guess elsewhere keeps nobody out on the machine itself, an operator above all.
+            // Guesses from elsewhere must not lock out users on this machine, operators above all.
             if !is_local {
                 keys.push(Key::Account(user_id.to_owned()));
             }
@@ -164,13 +165,13 @@ impl Throttle {
         self.failures.get(key).filter(|known| known.count > 0 && now - known.last < FORGOTTEN_AFTER)
     }
 
-    /// Seconds until the next attempt.
+    /// Seconds until the next attempt is permitted.
     fn wait(&self, key: &Key, now: i64) -> i64 {
         let Some(known) = self.recent(key, now) else { return 0 };
         let Some(beyond) = known.count.checked_sub(key.free()) else { return 0 };
         let delay = (1_i64 << beyond.min(16)).min(LONGEST);
         if known.last > now {
-            // A clock that was set back must not make anybody wait longer: from here on it counts from now.
+            // If the clock was set back, the delay restarts now instead of lasting until the clock has caught up.
             self.failures.insert(key.clone(), Failures { last: now, ..known });
             return delay;
         }
@@ -179,7 +180,7 @@ impl Throttle {
 }
 
 impl Attempt<'_> {
-    /// The password was wrong.
+    /// Records a wrong password.
     pub fn failed(self, now: i64) {
         let _order = self.throttle.under_way();
         for key in &self.keys {
@@ -188,7 +189,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// The password was right: what was guessed before is forgiven to this account at this address.
+    /// Records a correct password: clears the failures of this account at this address.
     pub fn succeeded(self) {
         let _order = self.throttle.under_way();
         self.throttle.failures.invalidate(&Key::Pair(self.pair.0.clone(), self.pair.1));
@@ -241,8 +242,8 @@ mod tests {
         assert!(!fail(&throttle, "a", "192.0.2.1", now));
         assert!(fail(&throttle, "a", "192.0.2.1", now + LONGEST), "the longest wait");
         let back = now - 5_000;
-        assert!(!fail(&throttle, "a", "192.0.2.1", back), "a clock set back opens nothing");
-        assert!(fail(&throttle, "a", "192.0.2.1", back + LONGEST), "nor does it keep anybody out until it caught up");
+        assert!(!fail(&throttle, "a", "192.0.2.1", back), "setting the clock back does not end the delay");
+        assert!(fail(&throttle, "a", "192.0.2.1", back + LONGEST), "nor does it extend the delay");
         assert!(fail(&throttle, "b", "192.0.2.1", now), "another account");
         assert!(fail(&throttle, "a", "192.0.2.2", now), "another address");
     }
@@ -270,7 +271,7 @@ mod tests {
         }
         assert!(throttle.try_begin("a", home, now).is_ok());
         assert!(throttle.try_begin("a", "192.0.2.250".parse().unwrap(), now).is_err());
-        assert!(throttle.try_begin("a", "127.0.0.1".parse().unwrap(), now).is_ok(), "nor is who is on this machine");
+        assert!(throttle.try_begin("a", "127.0.0.1".parse().unwrap(), now).is_ok(), "nor are users on this machine");
     }
 
     #[tokio::test]
@@ -283,7 +284,7 @@ mod tests {
                 let throttle = throttle.clone();
                 attempts.spawn(async move {
                     let Ok(attempt) = throttle.begin("a", home, now).await else { return false };
-                    // All begin before any is judged.
+                    // All start before any is decided.
                     tokio::task::yield_now().await;
                     match right {
                         true => attempt.succeeded(),
@@ -295,10 +296,10 @@ mod tests {
             attempts.join_all()
         };
         let passed = |all: Vec<bool>| all.into_iter().filter(|passed| *passed).count();
-        assert_eq!(passed(at_once(true).await), 64, "right ones wait for their turn");
+        assert_eq!(passed(at_once(true).await), 64, "correct ones wait for their turn");
         assert_eq!(passed(at_once(false).await), FREE_FOR_PAIR as usize);
         assert!(throttle.under_way().is_empty());
-        // One that came to no verdict counts for nothing and keeps nobody waiting.
+        // A dropped attempt counts for nothing and blocks no other.
         let later = now + LONGEST;
         drop(throttle.try_begin("a", home, later).unwrap().unwrap());
         assert!(throttle.try_begin("a", home, later).unwrap().is_some());

@@ -1,5 +1,5 @@
-//! The sessions that are used, and the delegated tokens that were made for them, in memory (contract decision 8). The store
-//! is authoritative; code that ends a session must also remove it here.
+//! The cache of active sessions and their delegated tokens (contract decision 8). The store is authoritative; code that
+//! ends a session must also remove it here.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -16,43 +16,43 @@ use crate::user::{
     shared::versions::{Seen, Versions},
 };
 
-/// A live session as checks need it.
+/// A session that has not ended, with the fields needed to check it.
 pub struct LiveSession {
     pub id: Arc<str>,
     pub user_id: Arc<str>,
     pub app: Arc<str>,
-    /// The session that it ends with.
+    /// The session with which it ends.
     pub exchanged_from: Option<Arc<str>>,
-    /// In seconds since 1970.
+    /// Unix time.
     pub created_at: i64,
-    /// Last use, in seconds since 1970.
+    /// Last use, as Unix time.
     pub used_at: AtomicI64,
-    /// The last use that is in the store.
+    /// The last use according to the store.
     pub noted_at: AtomicI64,
-    /// Stale once all sessions of its account have ended.
+    /// Stale once all sessions of the account have ended.
     pub seen: Seen,
 }
 
-/// A delegated token as it is sent on to a service.
+/// A delegated token as sent to a service.
 #[derive(Clone)]
 pub struct Delegated {
     pub header: HeaderValue,
-    /// As they were when the token was made: another session in memory means that something changed.
+    /// As they were when the token was issued. If the cache has other objects now, something changed.
     pub session: Arc<LiveSession>,
     pub account: Arc<Account>,
-    /// What [`crate::user::authz::accounts::cache::AccountCache::rights`] was when it was begun.
+    /// [`crate::user::authz::accounts::cache::AccountCache::rights`] from before the token was issued.
     pub rights: u64,
-    /// In seconds since 1970; from then on a new one is made.
+    /// Unix time from which a new token is issued instead.
     pub fresh_until: i64,
 }
 
 pub struct SessionCache {
     sessions: Cache<Arc<str>, Arc<LiveSession>>,
     delegated: Cache<Digest, Delegated>,
-    /// Rises whenever a session ends: what was read before it rose is not kept.
+    /// Incremented whenever a session ends; what was read before is not inserted.
     epoch: AtomicU64,
-    /// By account: its sessions. Held while something read is put in and while something that ended is taken out, so that
-    /// neither slips by the other.
+    /// Versions of the sessions by account. Locked during insertions and invalidations, so that an ended session cannot
+    /// be inserted concurrently.
     order: Mutex<Versions>,
 }
 
@@ -66,7 +66,7 @@ impl SessionCache {
         }
     }
 
-    /// The session if it lives, read by `read` on first use. One that was exchanged from another lives as long as that.
+    /// The session if it has not ended, loaded with `read` on a miss. A session exchanged from another ends with it.
     pub async fn session<F>(&self, id: &str, read: impl FnOnce() -> F) -> Result<Option<Arc<LiveSession>>>
     where
         F: Future<Output = Result<Option<LiveSession>>>,
@@ -91,16 +91,16 @@ impl SessionCache {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For a session of this account that was read.
+    /// The version of the account's sessions, taken before a session is read.
     pub fn see_sessions(&self, user_id: &str) -> Seen {
         self.order().see(user_id)
     }
 
-    /// All sessions of an account ended but the one to keep: the next request with one is refused.
+    /// Ends all sessions of an account but `keep`: the next request with one is refused.
     pub fn sessions_of_account_ended(&self, user_id: &str, keep: Option<&str>) {
         let order = self.order();
         self.epoch.fetch_add(1, Ordering::SeqCst);
-        // One that ended before is not kept, whatever is asked.
+        // A session that has already ended is not kept, even if requested.
         let kept = keep.and_then(|id| self.live_session(id)).filter(|session| *session.user_id == *user_id);
         order.rise(user_id);
         if let Some(kept) = kept {
@@ -108,7 +108,7 @@ impl SessionCache {
         }
     }
 
-    /// These sessions ended, and with them those that were exchanged from them: the next request with one is refused.
+    /// Ends these sessions: the next request with one is refused, or with one exchanged from it.
     pub fn sessions_ended(&self, ids: &[String]) {
         if ids.is_empty() {
             return;
@@ -118,7 +118,7 @@ impl SessionCache {
         ids.iter().for_each(|id| self.sessions.invalidate(id.as_str()));
     }
 
-    /// Whatever was read is read again.
+    /// Clears the cache.
     pub fn forget_all(&self) {
         let _order = self.order();
         self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -126,7 +126,7 @@ impl SessionCache {
         self.delegated.invalidate_all();
     }
 
-    /// The delegated token for these, if its session and all rights are as when it was made, and it is fresh at `now`.
+    /// The cached delegated token, if its session, account and all rights are unchanged and it is fresh at `now`.
     pub fn delegated(&self, digest: &Digest, now: i64, rights: u64) -> Option<Delegated> {
         let found = self.delegated.get(digest)?;
         let known = self.live_session(&found.session.id)?;
@@ -145,8 +145,8 @@ impl SessionCache {
         self.sessions.get(id)
     }
 
-    /// The sessions whose last use is `behind` seconds or more from the stored one, also before it: then that was stored
-    /// while the clock was wrong.
+    /// Sessions whose last use differs from the stored one by `behind` seconds or more. It may also be earlier, if the
+    /// stored one was written while the clock was wrong.
     pub fn unnoted_uses(&self, behind: i64) -> Vec<Arc<LiveSession>> {
         let lags = |session: &LiveSession| {
             let (used, noted) = (session.used_at.load(Ordering::Relaxed), session.noted_at.load(Ordering::Relaxed));
@@ -258,7 +258,7 @@ mod tests {
         bench.accounts.roles_gone(["some:role"]);
         bench.sessions.sessions_ended(&["ses_2".into()]);
         bench.sessions.sessions_of_account_ended("usr_2", None);
-        assert!(Arc::ptr_eq(&session, &bench.session("ses_1", None).await), "no session was looked for");
+        assert!(Arc::ptr_eq(&session, &bench.session("ses_1", None).await), "the session came from the cache");
         assert!(Arc::ptr_eq(&other, &bench.account("usr_2", "other:role").await));
         assert!(!Arc::ptr_eq(&account, &bench.account("usr_1", "some:role").await));
     }
@@ -280,7 +280,7 @@ mod tests {
         let (kept, ended) = (bench.session("ses_1", None).await, bench.session("ses_2", None).await);
         bench.sessions.sessions_of_account_ended("usr_1", Some("ses_1"));
         assert!(Arc::ptr_eq(&kept, &bench.session("ses_1", None).await));
-        // As where the account changes its password by the session that has just ended.
+        // The account changes its password with the session that has just ended.
         bench.sessions.sessions_of_account_ended("usr_1", Some("ses_2"));
         let none = async || Ok(None);
         assert!(bench.sessions.session("ses_2", none).await.unwrap().is_none() && !ended.seen.is_current());

@@ -1,5 +1,5 @@
-//! Opening a session: at its place there is the same one again while it lives; else a new one. And the text that stands
-//! for it.
+//! Opens sessions. A session is unique per account, app and device, so a sign-in resumes the existing one or creates
+//! one. Also issues the tokens.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
@@ -25,18 +25,18 @@ use crate::user::{
     authz::accounts::account::Account,
 };
 
-/// How many sessions of an account are exchanged from one.
+/// Maximum number of sessions exchanged from one session.
 const MAX_EXCHANGED: u64 = 100;
 
-/// Where an account signs in. It has one session at each place.
+/// The app and device for which a session is requested. An account has at most one session for each.
 pub struct Place<'a> {
     pub app: &'a str,
     pub device: &'a str,
-    /// The session that a new one is exchanged from, instead of a sign-in.
+    /// For a token exchange: the session from which the new one is exchanged.
     pub exchanged_from: Option<&'a SessionRow>,
 }
 
-/// What the roles of an account in an app are known by.
+/// A digest of the account's roles in an app, to detect changes.
 fn roles_digest(account: &Account, app: &str) -> String {
     let mut roles: Vec<&[u8]> = account.roles_in(app).iter().map(|role| role.as_bytes()).collect();
     roles.sort_unstable();
@@ -44,9 +44,9 @@ fn roles_digest(account: &Account, app: &str) -> String {
 }
 
 impl Authn {
-    /// Signs the account in on a device: the same session again while it lives, a new token after a role change.
-    /// `guard` holds for the moment of writing, so that a password change in between is seen: whoever lost a race looks at
-    /// that again before the next attempt.
+    /// Signs the account in on a device: resumes the session if it has not ended, with a new token if the roles have
+    /// changed. `guard` must hold at commit time, so that a concurrent password change is detected; a caller that lost
+    /// a race checks the password again before it retries.
     pub async fn open_session(
         &self,
         call: &CallAudit,
@@ -58,7 +58,7 @@ impl Authn {
             return Err(Error::new(
                 &errors::NO_ROLE_IN_APP,
                 format!(
-                    "`{}` has no role in this app that lets it in; an admin gives one there with PUT /user-svc/enrolls",
+                    "`{}` is not a member of this app; an admin can assign a role in it with PUT /user-svc/enrolls",
                     account.slug
                 ),
             ));
@@ -81,18 +81,19 @@ impl Authn {
         ended.extend(before.map(|(id, _)| id).filter(|id| *id != row.id));
         let written = self.sessions.commits.commit(call, batch, || self.sessions.cache.sessions_ended(&ended)).await;
         match written {
-            // Only when it was used is not written down: an operator who wants to make room must be able to sign in.
+            // On a full disk, a sign-in that only updates the last use still succeeds: an operator who wants to free
+            // space must be able to sign in.
             Err(error @ (StoreError::StorageFull(_) | StoreError::Replaced(_))) if is_same => {
                 self.platform.commit(call, must_hold).await?;
-                tracing::warn!(user.id = &*account.id, "a sign-in to a session could not be written down: {error}");
+                tracing::warn!(user.id = &*account.id, "cannot store the last use of a resumed session: {error}");
             }
             written => drop(written?),
         }
         self.auth_token(account, &row).await
     }
 
-    /// The sessions of an account that must end so that there is room for one more: those that were not used for longest,
-    /// so that those that ended unused come first. Never the one that a new session is exchanged from.
+    /// The sessions of an account that must end so that one more fits: the least recently used. Never the session from
+    /// which the new one is exchanged.
     async fn idle_longest(&self, account: &Account, place: &Place<'_>) -> Result<Vec<String>> {
         let most = self.sessions.max_per_account;
         let count = self.sessions.rows.count(&[Filter::equals("userId", &*account.id)]).await?;
@@ -103,7 +104,7 @@ impl Authn {
         Ok(found.into_iter().take(beyond as usize).map(|row| row.id).collect())
     }
 
-    /// An account exchanges only so many sessions from one.
+    /// Limits the number of sessions exchanged from one session.
     async fn refuse_too_many(&self, account: &Account, place: &Place<'_>, is_new: bool) -> Result<()> {
         let of_account = Filter::equals("userId", &*account.id);
         let Some(from) = place.exchanged_from.filter(|_| is_new) else { return Ok(()) };
@@ -112,14 +113,14 @@ impl Authn {
             return Err(Error::new(
                 &errors::TOO_MANY_EXCHANGED,
                 format!(
-                    "{MAX_EXCHANGED} tokens were exchanged from this one; use those, or end some of their sessions"
+                    "{MAX_EXCHANGED} tokens were exchanged from this one, the maximum; reuse one, or end some of their sessions"
                 ),
             ));
         }
         Ok(())
     }
 
-    /// An exchanged session does not take the place of one that somebody signed in to, nor of one from elsewhere.
+    /// An exchanged session must not replace one that was signed in to or exchanged from another session.
     async fn refuse_occupied(&self, place: &Place<'_>, found: Option<&Stored<SessionRow>>) -> Result<()> {
         let (Some(from), Some(Stored { value: row, .. })) = (place.exchanged_from, found) else { return Ok(()) };
         if self.sessions.is_over(row) || row.exchanged_from.as_deref() == Some(&*from.id) {
@@ -132,11 +133,11 @@ impl Authn {
         }
         Err(Error::new(
             &errors::DEVICE_IN_USE,
-            "the account is signed in on this device already; name another `newDevice`",
+            "the account is already signed in on this device; choose another `newDevice`",
         ))
     }
 
-    /// A new text for the token of a session that lives.
+    /// Issues a new token for an active session.
     pub async fn renew(&self, call: &CallAudit, account: &Account, session_id: &str) -> Result<AuthToken> {
         let ended = || Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again");
         retry(|| async {
@@ -152,7 +153,7 @@ impl Authn {
         .await
     }
 
-    /// A new account's first session, written with the account itself in the same batch.
+    /// The first session of a new account, created in the same batch as the account.
     pub async fn open_first_session(
         &self,
         call: &CallAudit,
@@ -166,7 +167,7 @@ impl Authn {
         self.auth_token(account, &row).await
     }
 
-    /// The session to answer with, and what must be written for it.
+    /// The session to return, and the batch to commit, if any.
     fn session_for(
         &self,
         account: &Account,
@@ -178,14 +179,15 @@ impl Authn {
         let roles_digest = roles_digest(account, place.app);
         let exchanged_from = place.exchanged_from.map(|from| from.id.clone());
         let (asleep, alive) = match found {
-            // Whoever has a token of one that came about in another way must not have one of this.
+            // A session that came about differently must be replaced: holders of its tokens must not get access to this
+            // one.
             Some(found) if self.sessions.is_over(&found.value) || found.value.exchanged_from != exchanged_from => {
                 (Some(found), None)
             }
             found => (None, found),
         };
         let Some(Stored { version, value: mut row, .. }) = alive else {
-            // One that fell asleep is not woken: its place is taken by a new session.
+            // An expired session is not resumed but replaced.
             let guard = match asleep {
                 Some(asleep) => guard
                     .with(self.sessions.rows.delete(&asleep.value.id, Some(asleep.version)))
@@ -220,7 +222,7 @@ impl Authn {
         let renew_after = self.tokens.lifetime.as_secs() as i64 * 2 / 3;
         let due = now.0.as_second() - row.issued_at.0.as_second() >= renew_after;
         if row.roles_digest == roles_digest && !due {
-            // Nothing is written, and what must hold must hold all the same.
+            // Nothing to store, but the guard must still hold.
             return Ok((row, Some(guard).filter(|guard| !guard.is_empty())));
         }
         if row.roles_digest != roles_digest {

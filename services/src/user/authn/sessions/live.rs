@@ -1,5 +1,5 @@
-//! Sessions (contract decisions 8 and 9): a session is the authority, its token stands for it. Each use counts, all of an
-//! account can be ended at once, and one that was exchanged from another ends with it.
+//! Sessions (contract decisions 8 and 9). The session is authoritative; its token only refers to it. Each request
+//! counts as a use, all sessions of an account can be ended together, and an exchanged session ends with its origin.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -20,13 +20,13 @@ use crate::user::{
     shared::{commits::Commits, settings::UserSettings},
 };
 
-/// Sessions that name no device share this one. Signing out elsewhere does not end it, changing the password does.
+/// Sessions without a device share this one. Signing out everywhere does not end it, but a password change does.
 pub const UNKNOWN_DEVICE: &str = "unknown";
-/// Seconds by which the clock may have been ahead when a delegated token was made.
+/// Tolerated clock skew of delegated tokens, in seconds.
 const CLOCK_LEEWAY: i64 = 60;
 pub const MAX_DEVICE_BYTES: usize = 128;
-/// How far the stored last use may lag behind, in seconds, and as a part of the time after which a session ends unused:
-/// after a restart the stored one counts.
+/// The maximum lag of the stored last use, in seconds and as a fraction of the idle timeout: after a restart the stored
+/// time counts.
 const USE_NOTED_AFTER: i64 = 3600;
 const USE_NOTED_PART: i64 = 4;
 
@@ -35,17 +35,17 @@ pub struct Sessions {
     pub commits: Arc<Commits>,
     pub rows: Table<SessionRow>,
     pub cache: SessionCache,
-    /// Who knows whether an account has an instance that is up: its sessions do not end unused.
+    /// Services that know whether an account has a live instance, in which case its sessions do not expire when idle.
     presence: Vec<Arc<dyn InstancePresence>>,
     idle_timeout: Duration,
     pub max_lifetime: Option<Duration>,
     pub max_per_account: u64,
-    /// Turns of accounts whose sessions are looked through and changed, so that one that does it all the time keeps no
-    /// other from signing in.
+    /// Fair scheduling of session changes by account, so that an account that constantly changes its sessions cannot
+    /// block the sign-ins of others.
     pub turns: Turns<Arc<str>>,
 }
 
-/// Accounts whose sessions change at once.
+/// Maximum number of accounts whose sessions change concurrently.
 const CHANGES_AT_ONCE: usize = 4;
 
 impl Sessions {
@@ -72,13 +72,13 @@ impl Sessions {
         self.platform.now()
     }
 
-    /// The session behind a verified token, if the token still counts.
+    /// The session of a verified token, if the token is still valid.
     pub async fn live_session(&self, verified: &Verified) -> Result<Arc<LiveSession>> {
         let now = self.now().0.as_second();
-        // One that was made while the clock was ahead would live until the clock has caught up.
+        // A token issued while the clock was ahead would stay valid until the clock catches up.
         let is_of_now = verified.claims.iat <= now + CLOCK_LEEWAY && now < verified.claims.exp;
         if verified.audience.is_some() && !is_of_now {
-            return Err(Error::new(&access::DELEGATION_ENDED, "the delegated token has ended; make the call again"));
+            return Err(Error::new(&access::DELEGATION_ENDED, "the delegated token has expired; repeat the call"));
         }
         let session = self.use_session(&verified.claims.sid).await?;
         match *session.user_id == *verified.claims.oui {
@@ -87,7 +87,7 @@ impl Sessions {
         }
     }
 
-    /// The session if it has not ended; this counts as a use of it.
+    /// The session if it has not ended. Counts as a use.
     pub async fn use_session(&self, id: &str) -> Result<Arc<LiveSession>> {
         let now = self.now().0.as_second();
         let session = self.cache.session(id, || self.read_session(id)).await?.ok_or_else(ended)?;
@@ -99,7 +99,7 @@ impl Sessions {
         }
         if let Some(from) = &session.exchanged_from {
             let from = self.cache.session(from, || self.read_session(from)).await?.ok_or_else(ended)?;
-            // The two are used together, so that neither falls asleep alone.
+            // A use of an exchanged session counts as a use of its origin, so that neither expires before the other.
             from.used_at.store(now, Ordering::Relaxed);
         }
         session.used_at.store(now, Ordering::Relaxed);
@@ -110,7 +110,7 @@ impl Sessions {
         self.is_unused(session.used_at.load(Ordering::Relaxed), now)
     }
 
-    /// Whether a session that was used last at this time has ended by that.
+    /// Whether a session with this last use has exceeded the idle timeout.
     fn is_unused(&self, used_at: i64, now: i64) -> bool {
         let most = self.idle_timeout;
         now - used_at > most.as_secs() as i64 && self.platform.ages.may_end(most)
@@ -131,7 +131,7 @@ impl Sessions {
         }))
     }
 
-    /// Whether a stored session was not used for so long that it ended, or lived as long as it may.
+    /// Whether a stored session has ended, by idle timeout or maximum lifetime.
     pub fn is_over(&self, row: &SessionRow) -> bool {
         let now = self.now().0.as_second();
         if self.is_too_old(row.created_at.0.as_second(), now) {
@@ -140,12 +140,12 @@ impl Sessions {
         self.is_unused(self.last_use(row).0.as_second(), now) && !self.has_live_instance(&row.user_id)
     }
 
-    /// Whether a session lived as long as it may, however much it is used.
+    /// Whether a session has exceeded its maximum lifetime.
     pub fn is_too_old(&self, created_at: i64, now: i64) -> bool {
         self.max_lifetime.is_some_and(|most| now - created_at > most.as_secs() as i64)
     }
 
-    /// When a stored session was used last, as far as it is known.
+    /// The last known use of a stored session.
     pub fn last_use(&self, row: &SessionRow) -> Time {
         let live = self.cache.known_session(&row.id).map(|live| live.used_at.load(Ordering::Relaxed));
         let live = live.and_then(|second| Timestamp::from_second(second).ok());
@@ -156,7 +156,7 @@ impl Sessions {
         self.presence.iter().any(|services| services.has_live_instance(user_id))
     }
 
-    /// Ends all sessions of an account but `keep`, in one batch with `and`: also those that begin while this is asked.
+    /// Ends all sessions of an account but `keep`, in one batch with `and`, including sessions created concurrently.
     pub async fn end_sessions(
         &self,
         call: &CallAudit,
@@ -178,9 +178,9 @@ impl Sessions {
         Ok(())
     }
 
-    /// Ends these sessions of an account in one batch, and those that were exchanged from them.
+    /// Ends these sessions of an account and those exchanged from them, in one batch.
     pub async fn end_these(&self, call: &CallAudit, user_id: &str, ended: &[String]) -> Result<()> {
-        // By filter: some may end meanwhile.
+        // By filter, since some may end concurrently.
         let batch = Batch::new().with(these(user_id, ended.to_vec())).with(exchanged_from_any(user_id, ended.to_vec()));
         self.commits.commit(call, batch, || self.cache.sessions_ended(ended)).await?;
         Ok(())
@@ -191,34 +191,34 @@ fn ended() -> Error {
     Error::new(&access::SESSION_ENDED, "the session of this token has ended; sign in again")
 }
 
-/// Ends these sessions of an account, as far as they are there still.
+/// Deletes these sessions of an account, if they still exist.
 pub fn these(user_id: &str, ids: Vec<String>) -> Write {
     let filters = vec![Filter::equals("userId", user_id), Filter::is_in("id", ids)];
     Write::DeleteWhere { collection: SESSIONS.name, filters }
 }
 
-/// Ends the sessions that were exchanged from these.
+/// Deletes the sessions exchanged from these.
 pub fn exchanged_from_any(user_id: &str, ids: Vec<String>) -> Write {
     let filters = vec![Filter::equals("userId", user_id), Filter::is_in("exchangedFrom", ids)];
     Write::DeleteWhere { collection: SESSIONS.name, filters }
 }
 
-/// The device that is named; sessions that name none share [`UNKNOWN_DEVICE`].
+/// The device; sessions without one share [`UNKNOWN_DEVICE`].
 pub fn device_of(named: Option<&str>) -> &str {
     named.filter(|device| !device.is_empty()).unwrap_or(UNKNOWN_DEVICE)
 }
 
-/// Writes down when sessions were used, for those whose stored time lags an hour, or a good part of what is left to them.
+/// Stores the last use of sessions whose stored time lags by an hour, or by a fraction of the idle timeout.
 pub async fn note_uses(sessions: Arc<Sessions>) {
     let part = sessions.idle_timeout.as_secs() as i64 / USE_NOTED_PART;
-    // All sessions in memory are looked at.
+    // Scans the whole cache, so it runs off the async workers.
     let walking = sessions.clone();
     let unnoted = tokio::task::spawn_blocking(move || walking.cache.unnoted_uses(part.clamp(1, USE_NOTED_AFTER)));
     for session in unnoted.await.unwrap_or_default() {
         let used = session.used_at.load(Ordering::Relaxed);
         let noted = async {
             let Some(Stored { version, value: mut row, .. }) = sessions.rows.get(&session.id).await? else {
-                // It has ended: there is nothing to be noted, now or in a minute.
+                // The session has ended, so there is nothing to store.
                 session.noted_at.store(used, Ordering::Relaxed);
                 return Ok(());
             };
@@ -232,7 +232,7 @@ pub async fn note_uses(sessions: Arc<Sessions>) {
             Ok::<(), Error>(())
         };
         if let Err(error) = noted.await {
-            tracing::warn!("the last use of a session could not be stored: {error:?}");
+            tracing::warn!("cannot store the last use of a session: {error:?}");
         }
     }
 }

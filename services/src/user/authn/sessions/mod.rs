@@ -1,4 +1,4 @@
-//! Sessions: how they begin, what is known of those that live, how they end.
+//! Sessions: issue, cache, expiry and revocation.
 
 pub mod cache;
 pub mod issue;

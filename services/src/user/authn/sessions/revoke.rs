@@ -1,4 +1,4 @@
-//! Sessions of accounts: which there are, and signing out: they end, and their tokens with them (contract decision 8).
+//! Listing and revoking sessions. A revoked session invalidates its tokens (contract decision 8).
 
 use openorch_api::{
     Body, Json, Path, Query,
@@ -32,7 +32,7 @@ pub async fn list(cx: Cx<Authn>, Query(request): Query<ListSessionsRequest>) -> 
     Ok(Json(ListSessionsResponse { sessions: sessions.collect() }))
 }
 
-/// A session of another account is told from none to those alone who may end it.
+/// Callers without the right to end a session get the same error as for a session that does not exist.
 pub async fn owner(cx: &Cx<Authn>, id: &SessionId) -> Result<String> {
     let found = cx.sessions.rows.get(&id.0).await?.map(|found| found.value.user_id);
     found.filter(|user_id| cx.caller().is_ok_and(|caller| **user_id == *caller.user_id)).ok_or_else(|| no_such(id))
@@ -59,14 +59,14 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
     let device = request.device.filter(|device| !device.is_empty());
     let others = request.user_id.filter(|id| !id.is_empty() && **id != *caller.user_id);
     if others.is_some() && device.is_none() && !all {
-        return Err(Error::invalid("which sessions of the account? name a `device`, or send `allTokens`"));
+        return Err(Error::invalid("sessions of another account need a `device` or `allTokens`"));
     }
     let user_id = others.as_deref().unwrap_or(&caller.user_id);
     if cx.accounts.users.get(user_id).await?.is_none() {
         return Err(Error::new(&errors::NO_SUCH_ACCOUNT, format!("there is no account `{user_id}`")));
     }
-    // Programs that name no device share one session: someone who signs out everywhere does not mean to stop them. An
-    // admin who ends the sessions of an account means all of them.
+    // Programs without a device share one session: a user who signs out everywhere does not mean to stop them. An admin
+    // who revokes the sessions of another account means all of them.
     let spares_programs = |of: &str, id: &str| of == UNKNOWN_DEVICE && others.is_none() && *id != *caller.session_id;
     let own = cx.authz.known_account(&caller.user_id).await?;
     let of_account = Asked::all().equals("userId", user_id);
@@ -94,7 +94,7 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
             format!("the account has no session on the device `{device}`"),
         ));
     }
-    // What changes nothing leaves no entry in the audit log either: this call has no rate.
+    // A call without effect leaves no entry in the audit log, since this operation has no rate limit.
     if !ended.is_empty() {
         cx.sessions.end_these(&cx.request.audit, user_id, &ended).await?;
     }
@@ -102,14 +102,14 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
 }
 
 impl Authn {
-    /// That `own` still has the right when the session ends.
+    /// The commit requires that `own` still has the right.
     fn require_right_to_end(&self, call: &CallAudit, own: &Account, row: &SessionRow) {
         if *row.user_id != *own.id {
             call.require_right(self.authz.rules().basis(&own.caller_in(&row.app), TOKEN_REVOKE.id));
         }
     }
 
-    /// Whether `own` may end this session: its own ones, and those of others in each app where it has the right.
+    /// Whether `own` may end this session: its own ones, and those of others in apps where it has the right.
     fn may_end(&self, own: &Account, row: &SessionRow) -> bool {
         *row.user_id == *own.id || self.authz.allows(&own.caller_in(&row.app), TOKEN_REVOKE.id)
     }

@@ -1,4 +1,4 @@
-//! What tokens are known by in memory: their digests, so that no token is kept.
+//! Digests of tokens, used as cache keys so that no token is kept in memory.
 
 use aws_lc_rs::digest::{Context, SHA256};
 

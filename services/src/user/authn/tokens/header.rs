@@ -1,4 +1,4 @@
-//! What an `Authorization` value holds: a token in its usual spelling, one among other things, or nothing of ours.
+//! Classifies `Authorization` values: a token in its usual form, embedded in another form, or nothing of ours.
 
 use base64::{
     Engine, alphabet,
@@ -6,21 +6,21 @@ use base64::{
 };
 use http::HeaderValue;
 
-/// Begins each API key that an account will be able to make, and nothing else that the daemon gives out. There are no
-/// such keys yet; none is passed on to a service from now on, so that one in use is never taken for a service's own token.
+/// The prefix reserved for API keys, which do not exist yet. Values with it are not forwarded to services, so that a
+/// future key is never taken for a service's own token.
 pub const API_KEY_PREFIX: &[u8] = b"oo_key_";
-/// Begins each JWT: `{"` in base64url.
+/// The start of every JWT: `{"` in base64url.
 const JWT_START: &[u8] = b"eyJ";
 
-/// How an `Authorization` value gives a token.
+/// The form in which an `Authorization` value holds a token.
 pub enum Spelling<'a> {
-    /// Nothing in it can be a token of ours, which are all JWTs, or an API key.
+    /// Contains nothing that could be a token of ours: neither a JWT nor an API key.
     Foreign,
-    /// An API key is in it.
+    /// Contains an API key.
     ApiKey,
-    /// The token, with or without `Bearer ` before it.
+    /// Only the token, with or without `Bearer `.
     Usual(&'a [u8]),
-    /// A JWT among other things. A service may well find it there.
+    /// A JWT in another form, in which a service might find it.
     Odd,
 }
 
@@ -46,8 +46,8 @@ pub fn contains(bytes: &[u8], mark: &[u8]) -> bool {
     bytes.windows(mark.len()).any(|window| window == mark)
 }
 
-/// What `Basic` credentials say (RFC 7617): programs such as Git, Docker and pip send tokens so, as the password. Read as the
-/// most lenient service would: any white space, either alphabet of base64, and whatever belongs to neither left out.
+/// Decodes `Basic` credentials (RFC 7617): programs such as Git, Docker and pip send tokens as the password. Decodes
+/// like the most lenient service: accepts any white space and both base64 alphabets, and skips all other characters.
 pub fn basic(value: &[u8]) -> Option<Vec<u8>> {
     let (scheme, encoded) = value.trim_ascii().split_at_checked(5)?;
     if !scheme.eq_ignore_ascii_case(b"basic") || !encoded.first().is_some_and(u8::is_ascii_whitespace) {
@@ -62,7 +62,7 @@ pub fn basic(value: &[u8]) -> Option<Vec<u8>> {
     BASE64.decode(letters.collect::<Vec<u8>>()).ok()
 }
 
-/// With or without the padding.
+/// Accepts both padded and unpadded input.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -74,7 +74,7 @@ fn looks_like_jwt(token: &[u8]) -> bool {
         && token.iter().filter(|byte| **byte == b'.').count() == 2
 }
 
-/// Base64url and the dots between (RFC 7515, section 3.1).
+/// Base64url characters and dots (RFC 7515, section 3.1).
 pub fn is_of_jwt(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }

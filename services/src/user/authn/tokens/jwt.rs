@@ -1,5 +1,5 @@
-//! The signing key: RSA-2048, its private half sealed in the store; those that signed before it; and the tokens signed
-//! with them (RS256, RFC 7515 and 7519).
+//! Signing keys (RSA-2048, the private key stored encrypted), retired keys, and the tokens signed with them (RS256, RFC
+//! 7515 and 7519).
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use openorch_chassis::{Error, Result};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-/// What a token says. The first three are the published claims; the rest are standard ones (RFC 7519, section 4.1; `sid`
+/// The claims of a token. The first three are ours and published; the others are standard (RFC 7519, section 4.1; `sid`
 /// from OpenID Connect).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Claims {
@@ -33,19 +33,19 @@ pub struct Claims {
     pub iat: i64,
     pub exp: i64,
     pub jti: String,
-    /// The session.
+    /// Session id.
     pub sid: String,
-    /// The service that a delegated token was made for.
+    /// The service for which a delegated token was issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aud: Option<String>,
-    /// The app of the session, where it is not the default one.
+    /// The app of the session, unless it is the default app.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<String>,
 }
 
 pub const ISSUER: &str = "openorch";
 
-/// A key that tokens are checked with.
+/// A public key that verifies tokens.
 pub struct VerifyingKey {
     decoding: DecodingKey,
     validation: Validation,
@@ -55,7 +55,7 @@ pub struct VerifyingKey {
 impl VerifyingKey {
     pub fn new(public: Key) -> Result<VerifyingKey> {
         let mut validation = Validation::new(Algorithm::RS256);
-        // Times and audience are judged by us: a login's token outlives its `exp` while its session lives.
+        // Expiry and audience are checked elsewhere: a session's token stays valid after `exp` as long as the session.
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
@@ -64,26 +64,26 @@ impl VerifyingKey {
         Ok(VerifyingKey { decoding, validation, public })
     }
 
-    /// The claims, if this key signed the token. Says nothing of time, session or audience.
+    /// The claims, if this key signed the token. Does not check expiry, session or audience.
     pub fn verify(&self, token: &str) -> Option<Claims> {
         jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).ok().map(|token| token.claims)
     }
 }
 
-/// The key pair that signs, ready for use.
+/// The current key pair.
 pub struct SigningKey {
-    /// Parsed once: that takes longer than signing.
+    /// Parsed once, since parsing takes longer than signing.
     pair: KeyPair,
-    /// The header of its tokens, encoded.
+    /// The encoded header of the tokens.
     header: String,
     pub public_pem: String,
     pub verifying: VerifyingKey,
 }
 
 impl SigningKey {
-    /// Makes a new key pair; answers its private half as PKCS#8.
+    /// Generates a key pair; returns the private key as PKCS#8.
     pub fn generate() -> Result<Zeroizing<Vec<u8>>> {
-        let pair = KeyPair::generate(KeySize::Rsa2048).map_err(|_| Error::internal("no RSA key could be generated"))?;
+        let pair = KeyPair::generate(KeySize::Rsa2048).map_err(|_| Error::internal("cannot generate an RSA key"))?;
         let der: Pkcs8V1Der = pair.as_der().map_err(|_| Error::internal("the RSA key has no PKCS#8 form"))?;
         Ok(Zeroizing::new(der.as_ref().to_vec()))
     }
@@ -105,35 +105,35 @@ impl SigningKey {
         })
     }
 
-    /// Takes about a millisecond: see `signing.rs` for where that is spent.
+    /// Takes about a millisecond, so it runs on the threads of `signing.rs`.
     pub fn sign(&self, claims: &Claims) -> Result<String> {
         let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(claims).map_err(Error::internal)?);
         let mut token = format!("{}.{claims}", self.header);
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair
             .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), token.as_bytes(), &mut signature)
-            .map_err(|_| Error::internal("a token could not be signed"))?;
+            .map_err(|_| Error::internal("cannot sign a token"))?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(&signature, &mut token);
         Ok(token)
     }
 }
 
-/// The key that signs, and those that did: what they signed is good as long as its session lives.
+/// The current key and the retired keys, whose tokens stay valid as long as their sessions.
 pub struct KeyRing {
     pub current: Arc<SigningKey>,
-    /// With the second since which each signs no more; the newest first.
+    /// With the Unix time of retirement, newest first.
     pub retired: Vec<(i64, Arc<VerifyingKey>)>,
 }
 
 impl KeyRing {
-    /// The claims, if one of the keys signed the token. Says nothing of time, session or audience.
+    /// The claims, if one of the keys signed the token. Does not check expiry, session or audience.
     pub fn verify(&self, token: &str) -> Option<Claims> {
         let header = jsonwebtoken::decode_header(token).ok().filter(|header| header.alg == Algorithm::RS256)?;
         self.find(&header.kid?)?.verify(token)
     }
 
-    /// Whether the header of a token (its first part, base64url) names one of the keys. Says nothing of who signed it.
+    /// Whether a token header (its first part, base64url) names one of the keys. Does not check the signature.
     pub fn is_named_by(&self, header: &[u8]) -> bool {
         #[derive(serde::Deserialize)]
         struct Named {
@@ -149,7 +149,8 @@ impl KeyRing {
         std::iter::once(&self.current.verifying).chain(retired).find(|key| key.public.kid == kid)
     }
 
-    /// The keys that others may meet in tokens whose texts have not ended: a retired one for `lifetime` seconds more.
+    /// The keys to publish: a retired key stays published for `lifetime` seconds, until the tokens signed with it have
+    /// expired.
     pub fn public(&self, now: i64, lifetime: i64) -> Vec<Key> {
         let met = self.retired.iter().filter(|(since, _)| now - since <= lifetime);
         std::iter::once(&self.current.verifying)
@@ -192,7 +193,7 @@ mod tests {
         };
         let token = ours.current.sign(&claims).unwrap();
         assert_eq!(ours.verify(&token), Some(claims.clone()));
-        assert_eq!(ours.current.sign(&claims).unwrap(), token, "the same claims give the same text");
+        assert_eq!(ours.current.sign(&claims).unwrap(), token, "the same claims give the same token");
         assert_eq!(same_name.verify(&token), None);
         let body = token.split('.').nth(1).unwrap();
         let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT","kid":"keyp_1"}"#);

@@ -1,4 +1,4 @@
-//! The keys that sign tokens: which are there, checking and signing with them, and another one from now on.
+//! Token keys: publication, rotation, signing and verification.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -27,7 +27,7 @@ use crate::user::{
     shared::settings::{UserSettings, half_of_cores},
 };
 
-/// A token whose signature is ours. True for ever, so never invalidated.
+/// A token with a valid signature. This never changes, so cached values are never invalidated.
 pub struct Verified {
     pub claims: Claims,
     pub audience: Option<Arc<str>>,
@@ -37,12 +37,12 @@ pub struct Tokens {
     platform: Platform,
     pub ring: ArcSwap<KeyRing>,
     key_pairs: Table<KeyPairRow>,
-    /// Held while the keys change.
+    /// Serializes key changes.
     changes: tokio::sync::Mutex<()>,
     /// After a rotation of unknown outcome: the id of the new key, and the key ring to use if that key is stored.
     pending: Mutex<Option<(String, Arc<KeyRing>)>>,
     pub signing: Signing,
-    /// Tokens that were verified.
+    /// Cache of verified tokens.
     verified: Cache<Digest, Arc<Verified>>,
     pub lifetime: Duration,
 }
@@ -55,9 +55,9 @@ pub async fn key_set(cx: Cx<Tokens>, (): ()) -> Result<Json<KeySet>> {
     Ok(Json(KeySet { keys: cx.public() }))
 }
 
-/// Signs with a new key from now on.
+/// Rotates the signing key.
 pub async fn rotate_key(cx: Cx<Tokens>, (): ()) -> Result<Json<KeySet>> {
-    // One after the other: two at once would each retire the same key, and many would take all cores.
+    // Serialized: concurrent rotations would retire the same key twice, and many would use all cores.
     let _order = cx.changes.lock().await;
     cx.settle_held().await?;
     let ring = cx.ring.load_full();
@@ -86,7 +86,7 @@ pub async fn rotate_key(cx: Cx<Tokens>, (): ()) -> Result<Json<KeySet>> {
     match cx.platform.commit(&cx.request.audit, batch).await {
         Ok(_) => cx.ring.store(next),
         Err(error) if error.is_open() => {
-            // Perhaps it was written all the same, and then the key that signs now is retired.
+            // It may have been stored, in which case the key in use is retired.
             *cx.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some((row.id.clone(), next));
             cx.settle_held().await?;
             if cx.ring.load().current.verifying.public.kid != row.id {
@@ -98,8 +98,8 @@ pub async fn rotate_key(cx: Cx<Tokens>, (): ()) -> Result<Json<KeySet>> {
     Ok(Json(KeySet { keys: cx.public() }))
 }
 
-/// Rotations within a day, after which only admins rotate, and as many more. Each key is kept for as long as a session may
-/// have a token of it.
+/// Maximum number of rotations within a day; admins have twice as many. Each retired key is kept as long as a session
+/// may have a token signed with it.
 const MAX_ROTATIONS: usize = 10;
 const DAY: i64 = 24 * 3600;
 
@@ -138,7 +138,7 @@ impl Tokens {
         self.platform.now()
     }
 
-    /// What a token says that we signed; `None` for any other text.
+    /// The claims of a token signed by us; `None` for anything else.
     pub fn verified(&self, token: &str) -> Option<Arc<Verified>> {
         let digest = digest(&[token.as_bytes()]);
         if let Some(known) = self.verified.get(&digest) {
@@ -151,18 +151,18 @@ impl Tokens {
         Some(verified)
     }
 
-    /// The text of a token that says this.
+    /// Signs a token with these claims.
     pub async fn sign(&self, claims: Claims) -> Result<String> {
         self.signing.sign(self.ring.load().current.clone(), claims).await
     }
 
-    /// Takes the lock of `changes` and calls [`Tokens::settle_held`].
+    /// Takes the lock of `changes` and calls [`Tokens::reconcile_locked`].
     pub async fn settle(&self) -> Result<()> {
         let _order = self.changes.lock().await;
         self.settle_held().await
     }
 
-    /// Resolves a rotation of unknown outcome: switches to the new key if it is stored. The caller holds `changes`.
+    /// Resolves a rotation of unknown outcome: switches to the new key if it was stored. The caller holds `changes`.
     async fn settle_held(&self) -> Result<()> {
         let unsettled = || self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((id, ring)) = unsettled().clone() else { return Ok(()) };

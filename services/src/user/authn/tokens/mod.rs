@@ -1,4 +1,4 @@
-//! Tokens: how they arrive, what they say, and the keys that sign them.
+//! Tokens: parsing, claims, and signing keys.
 
 pub mod digest;
 pub mod header;

@@ -1,16 +1,16 @@
-//! What a token says of its roles and its app.
+//! The role and app claims of a token.
 
 use std::collections::HashMap;
 
 use crate::user::{authz::roles::organization::organization_of, shared::rows::DEFAULT_APP};
 
-/// Room for roles in a token, so that it stays under 4 KiB.
+/// Maximum size of the roles in a token, so that it stays below 4 KiB.
 const MAX_ROLES_BYTES: usize = 2200;
 
-/// The roles that a token names: a token is sent with each request, so one with very many roles names those that fit. The
-/// built-in ones first, those of the service that it is for, and those that an admin gave; of the rest, which anybody may
-/// have given, one of each slug and of each organization in turn, the short ones first: nobody crowds out what others gave.
-/// The daemon looks roles up by session; a service can ask it.
+/// The roles in a token. Tokens are sent with each request, so one with very many roles names only those that fit.
+/// Built-in roles come first, then those of the audience and those assigned by admins. The others, which any account
+/// may have assigned, are taken in turns by slug and organization, shortest first, so that no assigner crowds out the
+/// others. The daemon checks roles by session, and services can query them.
 pub fn told<'a>(roles: impl Iterator<Item = &'a str>, trusted: &[Box<str>], audience: Option<&str>) -> Vec<String> {
     let mut roles: Vec<&str> = roles.collect();
     roles.sort_by_key(|role| (role.len(), *role));
@@ -43,7 +43,7 @@ pub fn told<'a>(roles: impl Iterator<Item = &'a str>, trusted: &[Box<str>], audi
     told
 }
 
-/// The app as a token tells it: programs that know no apps never see one.
+/// The app claim; omitted for the default app, so that programs unaware of apps never see one.
 pub fn told_app(app: &str) -> Option<String> {
     (app != DEFAULT_APP).then(|| app.to_owned())
 }

@@ -1,5 +1,5 @@
-//! Where tokens are signed: on threads beside the async workers, a bounded number at once. A signature takes about a
-//! millisecond, so that the first requests of many sessions would hold up all others.
+//! Signs tokens off the async workers with bounded concurrency. A signature takes about a millisecond, so the first
+//! requests of many sessions would otherwise delay all others.
 
 use std::{
     collections::HashMap,
@@ -16,11 +16,11 @@ use crate::user::authn::tokens::{
 
 pub struct Signing {
     turns: Semaphore,
-    /// One lock for each token that is being made.
+    /// One lock for each token being issued.
     under_way: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// Held while a token is made that one caller at a time makes.
+/// Guard that lets one caller at a time issue a token.
 pub struct Alone<'a> {
     signing: &'a Signing,
     of: Digest,
@@ -28,7 +28,7 @@ pub struct Alone<'a> {
 }
 
 impl Signing {
-    /// At most `concurrency` signatures are made at once.
+    /// `concurrency` is the maximum number of concurrent signatures.
     pub fn new(concurrency: usize) -> Signing {
         Signing { turns: Semaphore::new(concurrency.max(1)), under_way: Mutex::default() }
     }
@@ -38,10 +38,11 @@ impl Signing {
         tokio::task::spawn_blocking(move || key.sign(&claims)).await.map_err(Error::internal)?
     }
 
-    /// Waits until no other caller makes this token. Who had to wait looks first whether it was made meanwhile.
+    /// Waits until no other caller issues this token. Afterwards, the caller should check whether the token was issued
+    /// meanwhile.
     pub async fn alone(&self, of: Digest) -> Alone<'_> {
         let lock = self.under_way().entry(of).or_default().clone();
-        // Made before it waits, so that a caller who leaves meanwhile leaves nothing behind.
+        // Created before waiting, so that the entry is removed if the caller is cancelled.
         let mut alone = Alone { signing: self, of, held: None };
         alone.held = Some(lock.lock_owned().await);
         alone
@@ -56,7 +57,7 @@ impl Drop for Alone<'_> {
     fn drop(&mut self) {
         let mut under_way = self.signing.under_way();
         self.held = None;
-        // Nobody else has it or waits for it.
+        // No other caller holds or awaits the lock.
         if under_way.get(&self.of).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             under_way.remove(&self.of);
         }

@@ -1,4 +1,4 @@
-//! The signing keys as they are stored: read at a start, made at the first one.
+//! Stored signing keys: loaded at start, generated at the first start.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::user::{
     shared::start_error::StartError,
 };
 
-/// The stored keys, and what is to be written for them. That the one that signs opens is also the check that the
-/// encryption key is the right one.
+/// The stored keys, and writes to be committed. Decrypting the current key also checks that the encryption key is the
+/// right one.
 pub async fn open_keys(platform: &Platform) -> Result<Option<(KeyRing, Batch)>, StartError> {
     let pairs: Table<KeyPairRow> = platform.table(&KEY_PAIRS);
     let (mut retired, mut current) = (Vec::new(), None);
@@ -44,8 +44,8 @@ pub async fn open_keys(platform: &Platform) -> Result<Option<(KeyRing, Batch)>, 
     };
     let private = opened.map_err(|error| match error {
         OpenError::OtherKey(id) => StartError(format!(
-            "this data was encrypted with another key (id {id}) than the one given now: set OPENORCH_ENCRYPTION_KEY \
-             to the key it was first started with, or put the file `encryption.key` of its data folder back"
+            "this data was encrypted with another key (id {id}) than the configured one: set OPENORCH_ENCRYPTION_KEY \
+             to the original key, or restore the file `encryption.key` in its data directory"
         )),
         OpenError::Damaged => StartError("the stored signing key is damaged: restore the data from a backup".into()),
     })?;
@@ -67,7 +67,7 @@ pub fn make_key(platform: &Platform) -> Result<(KeyRing, Batch), StartError> {
     Ok((KeyRing { current, retired: Vec::new() }, Batch::new().with(pairs.create(&id, &row)?)))
 }
 
-/// Names where the private half of a key is kept, for the seal on it.
+/// The encryption context of a private key.
 pub fn place(id: &str) -> String {
     format!("{}/{id}/private", KEY_PAIRS.name)
 }

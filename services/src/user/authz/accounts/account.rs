@@ -1,4 +1,4 @@
-//! An account as checks need it: the roles that it has in each app, and the apps that it is in.
+//! An account as needed for checks: its roles in each app, and the apps of which it is a member.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,26 +16,26 @@ use crate::user::{
     },
 };
 
-/// Role ids, in order.
+/// Role ids, sorted.
 pub type Roles = Arc<[Box<str>]>;
 
-/// An account as checks need it.
+/// An account as needed for checks.
 pub struct Account {
     pub id: Arc<str>,
     pub slug: Arc<str>,
-    /// By app, for those in which it has roles of its own; the roles that it has everywhere are among them.
+    /// The roles in each app where it has roles specific to that app; roles valid in all apps are included.
     by_app: BTreeMap<Box<str>, Roles>,
-    /// In all other apps.
+    /// The roles in all other apps.
     everywhere: Roles,
-    /// The apps that it is in, or `*`.
+    /// The apps of which it is a member, or `*`.
     member_of: BTreeSet<Box<str>>,
     /// See [`Account::managed_in`].
     managed_in: BTreeSet<Box<str>>,
-    /// Those of all of them, sorted, that it began with or an admin gave.
+    /// The roles, sorted, that it was created with or that an admin assigned.
     pub trusted: Box<[Box<str>]>,
-    /// What others are told of it.
+    /// The public profile.
     pub profile: User,
-    /// What this was made from: its rights and its roles. None where it was not kept in memory.
+    /// The versions of its rights and roles from which it was loaded. `None` if it was not cached.
     pub made_from: Option<Box<[Seen]>>,
 }
 
@@ -52,14 +52,15 @@ impl Account {
         let apps: BTreeSet<&str> =
             links.iter().filter(|link| !is_everywhere(link)).map(|link| link.app.as_str()).collect();
         let by_app = apps.into_iter().map(|app| (app.into(), roles_of(&|link| link.app == app || is_everywhere(link))));
-        // Any account may give a role of its own to any other, in any app: that makes nobody a member. Nor does an
-        // organization that it founded itself, since it was let in by something else, which may have been taken from it.
+        // Any account may assign roles of its own to any other in any app, so such roles do not make the account a
+        // member. Nor does an organization that it founded itself: it was admitted by something else, which may have
+        // been revoked.
         let is_member = |link: &RoleLinkRow| organization_of(&link.role_id).is_some();
         let admits = |link: &&RoleLinkRow| link.is_trusted() || (is_member(link) && link.is_by_other());
         let app_of = |link: &RoleLinkRow| -> Box<str> {
             if is_everywhere(link) { ALL_APPS.into() } else { link.app.as_str().into() }
         };
-        // Rows of older versions do not name a home: it is where the account began with a role, else the default app.
+        // Rows of older versions have no home app: it is the app of the first role, or else the default app.
         let began_with = || links.iter().find(|link| link.created_by.is_empty()).map_or(DEFAULT_APP, |link| &*link.app);
         let home = if row.home_app.is_empty() { began_with() } else { &*row.home_app };
         let managed_in = links.iter().filter(|link| admits(link) && !link.is_by_other()).map(app_of);
@@ -76,29 +77,29 @@ impl Account {
         }
     }
 
-    /// Whether it is kept in memory, and what it may is still what it was when it was read.
+    /// Whether it is cached and its rights have not changed since it was loaded.
     pub fn is_current(&self) -> bool {
         self.made_from.as_ref().is_some_and(|seen| seen.iter().all(Seen::is_current))
     }
 
-    /// The roles that it has in any app.
+    /// All its roles, in any app.
     pub fn roles(&self) -> BTreeSet<&str> {
         self.by_app.values().chain([&self.everywhere]).flat_map(|roles| roles.iter().map(AsRef::as_ref)).collect()
     }
 
-    /// The roles that it has in an app.
+    /// Its roles in an app.
     pub fn roles_in(&self, app: &str) -> &Roles {
         self.by_app.get(app).unwrap_or(&self.everywhere)
     }
 
-    /// The apps that it is in, `*` for all of them.
+    /// The apps of which it is a member, `*` for all.
     pub fn apps(&self) -> impl Iterator<Item = &str> {
         self.member_of.iter().map(|app| &**app)
     }
 
-    /// The apps, `*` for all of them, in each of which a right is needed to manage the account: never none, since its home
-    /// app is always among them. An app that it came into only because others put it into an organization there is not,
-    /// or anybody could make it unmanageable at home.
+    /// The apps, `*` for all, in each of which a right is needed to manage the account. Never empty, since the home app
+    /// is always included. Apps that it joined only because others added it to an organization are excluded, or any
+    /// account could make it unmanageable in its home app.
     pub fn managed_in(&self) -> impl Iterator<Item = &str> {
         self.managed_in.iter().map(|app| &**app)
     }
@@ -116,8 +117,8 @@ impl Account {
         }
     }
 
-    /// Whether it may have sessions in an app: in the default one each account may, in others those that have a role there
-    /// which they began with, which an admin gave, or which is of an organization.
+    /// Whether it may have sessions in an app. In the default app each account may; in others, only those with a role
+    /// there that they were created with, that an admin assigned, or that belongs to an organization.
     pub fn is_in(&self, app: &str) -> bool {
         app == DEFAULT_APP || [app, ALL_APPS].into_iter().any(|app| self.member_of.contains(app))
     }

@@ -1,5 +1,5 @@
-//! The accounts that are used, in memory (contract decision 8). The store stays the truth; whoever changes what an account
-//! may says so here.
+//! The cache of accounts in use (contract decision 8). The store is authoritative; code that changes an account's
+//! rights must invalidate it here.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -13,18 +13,18 @@ use crate::user::{authz::accounts::account::Account, shared::versions::Versions}
 
 pub struct AccountCache {
     accounts: Cache<Arc<str>, Arc<Account>>,
-    /// Rises whenever an account changes: what was read before it rose is not kept.
+    /// Incremented whenever an account changes; what was read before is not inserted.
     epoch: AtomicU64,
-    /// Rises whenever what all accounts may changes.
+    /// Incremented whenever the rights of all accounts may have changed.
     rights: AtomicU64,
-    /// Held while something read is put in and while something changed is taken out, so that neither slips by the other.
+    /// Locked during insertions and invalidations, so that an outdated account cannot be inserted concurrently.
     order: Mutex<Sources>,
 }
 
-/// What the accounts in memory were made from.
+/// The versions from which cached accounts were loaded.
 #[derive(Default)]
 struct Sources {
-    /// By account: what it may.
+    /// By account.
     rights: Versions,
     roles: Versions,
 }
@@ -39,7 +39,7 @@ impl AccountCache {
         }
     }
 
-    /// The account, read by `read` on first use.
+    /// The account, loaded with `read` on a miss.
     pub async fn account<F>(&self, id: &str, read: impl FnOnce() -> F) -> Result<Option<Arc<Account>>>
     where
         F: Future<Output = Result<Option<Account>>>,
@@ -65,14 +65,15 @@ impl AccountCache {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is told of an account changed; who it is and what it may stayed.
+    /// To be called when the profile changed; rights are unaffected.
     pub fn profile_changed(&self, user_id: &str) {
         let _order = self.order();
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.accounts.invalidate(user_id);
     }
 
-    /// What an account may do changed, or it went: nothing that was made while it could do more is sent to a service.
+    /// To be called when the rights of an account changed or it was deleted: delegated tokens from before are not used
+    /// anymore.
     pub fn rights_changed(&self, user_id: &str) {
         let order = self.order();
         self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -80,15 +81,14 @@ impl AccountCache {
         self.accounts.invalidate(user_id);
     }
 
-    /// Nobody has these roles any more: the same for all accounts that had one, and for no others.
+    /// To be called when these roles were deleted: invalidates only the accounts that had one.
     pub fn roles_gone<'a>(&self, ids: impl IntoIterator<Item = &'a str>) {
         let order = self.order();
         self.epoch.fetch_add(1, Ordering::SeqCst);
         ids.into_iter().for_each(|id| order.roles.rise(id));
     }
 
-    /// What all accounts may changed: no account in memory counts any more, nor what was made of one, also where that is
-    /// being made.
+    /// Invalidates all accounts and the delegated tokens derived from them, including those being loaded.
     pub fn all_rights_changed(&self) {
         let _order = self.order();
         self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -96,7 +96,8 @@ impl AccountCache {
         self.accounts.invalidate_all();
     }
 
-    /// Another number means that what all accounts may changed. Asked before what a delegated token says is looked up.
+    /// Changes whenever the rights of all accounts may have changed. To be read before the claims of a delegated token
+    /// are loaded.
     pub fn rights(&self) -> u64 {
         self.rights.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! Accounts as checks need them, and as far as they are used in memory.
+//! Accounts as needed for checks, and their cache.
 
 pub mod account;
 pub mod cache;

@@ -1,5 +1,4 @@
-//! Giving roles to accounts in one batch: what bounds that, and roles that waited for whoever shows that a contact is its
-//! own.
+//! Assigning roles to accounts in one batch: quotas, and pending roles for contacts that are not verified yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,26 +18,27 @@ use crate::user::{
     shared::{accounts::refuse_built_in, rows::USERS, shown::shown},
 };
 
-/// Of one account, by its id, and as many by its contacts: what every request looks at stays short.
+/// Maximum number of roles of one account assigned by id, and as many by contact: every request evaluates the roles.
 const MAX_ROLES: u64 = 1000;
-/// So many of them an account that is no admin may give to one other: it can crowd nobody out of what others give.
+/// Maximum number of roles that one account other than an admin may assign to another account, so that it cannot use up
+/// the quota.
 const MAX_GIVEN: u64 = 100;
-/// So many of them all others may give who are no admins: what admins give, or an account gives itself, always has room.
-/// By how many of those are the giver's own with the new one: accounts are free, and a few of them that give all they may
-/// leave room for the first roles of everybody else.
+/// Maximum number of roles assigned by all other accounts that are not admins; roles assigned by admins or by the
+/// account itself always fit. The limit depends on how many of them the assigner has with the new one: since accounts
+/// are free, a few of them that assign the maximum must leave room for the first roles of all others.
 const MAX_BY_OTHERS: [(u64, u64); 4] = [(1, 700), (5, 650), (20, 600), (MAX_GIVEN, 500)];
 
-/// See [`MAX_BY_OTHERS`]. `given`: how many the giver gave before.
+/// See [`MAX_BY_OTHERS`]. `given` is the number that the assigner assigned before.
 fn most_by_others(given: u64) -> u64 {
     MAX_BY_OTHERS.iter().find(|(own, _)| given < *own).map_or(0, |(_, most)| *most)
 }
 
-/// Roles that were given to an account by its id and those that came by a contact are bounded apart: whose a contact is must
-/// not show by what may be given by id, and nobody may use up one kind by the other.
+/// Roles assigned by id and by contact have separate quotas: otherwise the quota by id would reveal the owner of a
+/// contact, and one kind could use up the quota of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Counted {
     ById,
-    /// What is given for a contact waits where there is no room for it, and does not tell.
+    /// A role for a contact stays pending if the quota is reached, and the response does not reveal this.
     ByContact,
 }
 
@@ -47,7 +47,7 @@ impl Counted {
         if link.by_contact.is_none() { Counted::ById } else { Counted::ByContact }
     }
 
-    /// With what is to be counted besides.
+    /// Adds the condition that selects this kind.
     fn filters(self, mut filters: Vec<Filter>) -> Vec<Filter> {
         filters.push(match self {
             Counted::ById => Filter::equals("byContact", Value::Null),
@@ -61,25 +61,26 @@ impl Counted {
     }
 }
 
-/// A batch that gives roles to accounts.
+/// A batch that assigns roles to accounts.
 #[derive(Default)]
 pub struct Giving {
     pub batch: Batch,
-    /// By id.
+    /// By id of the link.
     pub links: BTreeMap<String, RoleLinkRow>,
-    /// For each role that is given to whose a contact is, that contact.
+    /// The contact of each role assigned by contact.
     pub contacts: Vec<String>,
-    /// How many roles others than admins may have given to these accounts when it is written, and which are counted.
+    /// Maximum number of roles assigned by others than admins to these accounts at commit time, by account and kind.
     bounded: BTreeMap<(String, Counted), u64>,
-    /// Who gives without being admin; none where roles are given that waited, which count already.
+    /// The assigner, unless it is an admin. `None` when pending roles are applied, which are already counted.
     giver: Option<String>,
-    /// How many roles the giver gave before, to accounts and for contacts that wait, and how many this batch adds.
+    /// The number of roles that the assigner had assigned before, to accounts and pending, and the number added by this
+    /// batch.
     given_before: Option<(u64, u64)>,
     given_here: u64,
 }
 
 impl Giving {
-    /// What else is written with it.
+    /// Starts from a batch of other writes.
     pub fn with(batch: Batch) -> Giving {
         Giving { batch, ..Giving::default() }
     }
@@ -93,12 +94,12 @@ impl Giving {
         self.links.insert(link.id(), link);
     }
 
-    /// Those that are given a role.
+    /// The accounts that get a role.
     pub fn accounts(&self) -> BTreeSet<String> {
         self.links.values().map(|link| link.user_id.clone()).collect()
     }
 
-    /// The batch, and that what is bounded still is when it is written.
+    /// The batch with guards that all quotas hold at commit time.
     pub fn batch(self, limits: &AccessLimits) -> Batch {
         let given: BTreeSet<_> = self.links.values().map(|link| (link.user_id.as_str(), Counted::of(link))).collect();
         let all = given
@@ -119,9 +120,9 @@ impl Giving {
         guards.into_iter().fold(self.batch, Batch::require)
     }
 
-    /// How many roles the giver may have given to accounts, and for contacts that wait, when the batch is written. The
-    /// limit is for both together while each is counted alone: up to the half each has its own, and beyond it nothing may
-    /// have come to either since they were counted.
+    /// The maximum numbers of assigned and pending roles of the assigner at commit time. The limit applies to their sum
+    /// while guards count each separately: up to half of the limit each has its own maximum, and beyond that neither
+    /// may have grown since they were counted.
     fn most_given(&self, limit: u64) -> (u64, u64) {
         let added = |name: &str| {
             let is_of = |write: &&Write| matches!(write, Write::Create { collection, .. } | Write::Upsert { collection, .. } if *collection == name);
@@ -134,7 +135,7 @@ impl Giving {
 }
 
 impl Authz {
-    /// Counts one more role that is given by an account; refuses it where an account that is no admin gave too many.
+    /// Counts a role against the quota of the assigner; admins have none.
     pub async fn count_given(&self, giving: &mut Giving, giver: &Caller) -> Result<()> {
         if giver.is_admin() {
             return Ok(());
@@ -151,8 +152,8 @@ impl Authz {
             return Err(Error::new(
                 &errors::QUOTA_REACHED,
                 format!(
-                    "an account may have given {most} roles to others, those that wait for contacts included: take some back, \
-                     have an admin give them, or have an operator raise OPENORCH_USER_MAX_ROLE_ASSIGNMENTS_PER_ACCOUNT"
+                    "an account may assign at most {most} roles to others, including pending ones: remove some, \
+                     have an admin assign them, or have an operator raise OPENORCH_USER_MAX_ROLE_ASSIGNMENTS_PER_ACCOUNT"
                 ),
             ));
         }
@@ -162,19 +163,19 @@ impl Authz {
         Ok(())
     }
 
-    /// Who gave a role that waits, as that account is now; none where it may not give it any more.
+    /// The assigner of a pending role with its current rights; `None` if it may not assign the role anymore.
     pub async fn giver_of(&self, row: &ContactEnrollRow) -> Result<Option<Caller>> {
         let giver = self.account(&row.created_by).await?.map(|account| account.caller_in(&row.app));
         Ok(giver.filter(|giver| may_give(giver, &row.role_id, &row.app)))
     }
 
-    /// For a contact others than admins give as many roles as to an account, whether it is anybody's or not.
+    /// Checks the quota of roles assigned by contact, which applies whether the contact belongs to an account or not.
     pub async fn refuse_too_many_for(&self, giving: &Giving, row: &ContactEnrollRow) -> Result<()> {
         if row.by_admin {
             return Ok(());
         }
         let here = giving.contacts.iter().filter(|contact| **contact == row.contact).count() as u64;
-        // A contact has few: counted by its giver too, all that one gave would be looked at.
+        // Queried by contact, which has few. Adding the assigner to the query could select an index with far more rows.
         let of_contact = |field: &str| Query::all().equals(field, row.contact.as_str());
         let waits = self.contact_enrolls.find(&of_contact("contact")).await?;
         let given = self.role_links.find(&of_contact("byContact")).await?;
@@ -187,8 +188,8 @@ impl Authz {
             return Err(Error::new(
                 &errors::QUOTA_REACHED,
                 format!(
-                    "an account may give {MAX_GIVEN} roles for one contact: take some back, make one role of several, or have \
-                     an admin give them"
+                    "an account may assign {MAX_GIVEN} roles by one contact: remove some, combine several into one, or have \
+                     an admin assign them"
                 ),
             ));
         }
@@ -197,16 +198,16 @@ impl Authz {
             return Err(Error::new(
                 &errors::QUOTA_REACHED,
                 format!(
-                    "accounts that are no admins gave {most} roles for this contact, which is the most for an account that \
-                     gave {by_giver} of them; have an admin give this one"
+                    "accounts other than admins have assigned {most} roles by this contact, the maximum for an account that \
+                     assigned {by_giver} of them; have an admin assign this one"
                 ),
             ));
         }
         Ok(())
     }
 
-    /// Adds to the batch with which an account shows that a contact is its own the roles that waited for that. One that is
-    /// made by it begins with these.
+    /// Adds the pending roles of a contact to the batch with which an account verifies it. `begins_with` are the roles
+    /// of an account created by the same batch.
     pub async fn give_waiting(
         &self,
         batch: Batch,
@@ -229,8 +230,9 @@ impl Authz {
             let link =
                 RoleLinkRow::new(&row.value.app, user_id, &row.value.role_id, self.now()).by_contact_of(&row.value);
             let link = RoleLinkRow { by_admin: giver.is_admin(), ..link };
-            // Who has the role already keeps it as it was given: another giver's word may count for less. And what is over
-            // the limits is not given: whoever gave it could not have given it directly either. Neither shows.
+            // A role that the account already has stays as assigned, since another assigner may have fewer rights.
+            // Roles above the quota stay pending, as they could not be assigned directly either. The response reveals
+            // neither.
             let has_it = giving.links.contains_key(&link.id()) || self.role_links.get(&link.id()).await?.is_some();
             if has_it {
                 continue;
@@ -245,8 +247,8 @@ impl Authz {
         Ok(giving.batch(&self.limits))
     }
 
-    /// Whether the account of this link may be given one more role by its giver, what the batch gives already counted; and
-    /// then how many others than admins may have given it.
+    /// Checks the quotas for one more role, including those in the batch. The inner result is the maximum number of
+    /// roles assigned by others than admins.
     pub async fn has_room(&self, giving: &Giving, link: &RoleLinkRow) -> Result<Result<u64>> {
         let counted = Counted::of(link);
         let stored = async |filters: Vec<Filter>| self.role_links.count(&counted.filters(filters)).await;
@@ -256,7 +258,10 @@ impl Authz {
         };
         let id = link.user_id.as_str();
         if stored(of_account(id)).await? + here(&|_| true) >= MAX_ROLES {
-            return Ok(Err(Error::new(&errors::TOO_MANY_ROLES, format!("an account has at most {MAX_ROLES} roles"))));
+            return Ok(Err(Error::new(
+                &errors::TOO_MANY_ROLES,
+                format!("an account may have at most {MAX_ROLES} roles"),
+            )));
         }
         if !link.is_by_other() {
             return Ok(Ok(MAX_ROLES));
@@ -267,8 +272,8 @@ impl Authz {
             return Ok(Err(Error::new(
                 &errors::QUOTA_REACHED,
                 format!(
-                    "an account may give {MAX_GIVEN} roles to another: take some from that one, make one role of several, or \
-                     have an admin give them"
+                    "an account may assign {MAX_GIVEN} roles to another: remove some, combine several into one, or \
+                     have an admin assign them"
                 ),
             )));
         }
@@ -277,15 +282,15 @@ impl Authz {
             return Ok(Err(Error::new(
                 &errors::QUOTA_REACHED,
                 format!(
-                    "others than admins gave this account {most} roles, which is the most for an account that gave it {given} \
-                     of them: it can put some away, or an admin gives this one"
+                    "accounts other than admins have assigned this account {most} roles, the maximum for an account that assigned {given} \
+                     of them: the account can remove some, or an admin can assign this one"
                 ),
             )));
         }
         Ok(Ok(most))
     }
 
-    /// Adds that an account has a role from now on.
+    /// Adds a role assignment to the batch.
     pub async fn give(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
         let unknown = || {
             Error::new(
@@ -301,9 +306,8 @@ impl Authz {
         Ok(())
     }
 
-    /// Adds that an account which came to a role by a contact has it by its id from now on, and that the contact waits: as if
-    /// nobody had shown yet that it is its own. The refusals are the same as if the
-    /// account did not have the role.
+    /// Converts a role assigned by contact into one assigned by id, and makes the contact's role pending, as if the
+    /// contact had not been verified. Fails in the same cases as if the account did not have the role.
     pub async fn give_by_id(&self, giving: &mut Giving, link: &RoleLinkRow, waits: &ContactEnrollRow) -> Result<()> {
         let most = self.has_room(giving, link).await??;
         giving.batch.push(self.contact_enrolls.upsert(waits.id(), waits)?);
@@ -311,16 +315,16 @@ impl Authz {
         Ok(())
     }
 
-    /// Adds that an account has a role from now on in the place of one that the batch takes from it: where it may have
-    /// no more, it may still have another.
+    /// Adds a role assignment that replaces one removed by the same batch, which is permitted even if the quota is
+    /// reached.
     pub fn give_instead(&self, giving: &mut Giving, link: RoleLinkRow) -> Result<()> {
         giving.batch.push(self.role_links.create(link.id(), &link)?);
         giving.links.insert(link.id(), link);
         Ok(())
     }
 
-    /// Adds to a batch that takes this role from someone: somebody must be left who has it, where it is a role without
-    /// which nobody could give it back.
+    /// Adds guards to a batch that removes a role: at least one account must keep a role without which no account could
+    /// assign it again.
     pub async fn keep_an_admin(&self, link: &RoleLinkRow, batch: Batch) -> Result<Batch> {
         let is_platform = link.role_id == openorch_api::role::ADMIN;
         if !is_platform && !is_admin_role(&link.role_id) {
@@ -333,7 +337,7 @@ impl Authz {
                 if is_platform {
                     "Cannot delete last admin user: give the role `user-svc:admin` to another account first".to_owned()
                 } else {
-                    format!("nobody else has the role `{}`: make another account admin first", link.role_id)
+                    format!("no other account has the role `{}`: assign it to another account first", link.role_id)
                 },
             ));
         }
@@ -341,12 +345,12 @@ impl Authz {
     }
 }
 
-/// The roles that an account gave without being admin.
+/// Roles assigned by an account other than as an admin.
 fn given_by(id: &str) -> Vec<Filter> {
     vec![Filter::equals("createdBy", id), Filter::equals("byAdmin", false)]
 }
 
-/// The roles that an account gave for contacts and that wait.
+/// Pending roles assigned by an account.
 fn waiting_of(id: &str) -> Vec<Filter> {
     vec![Filter::equals("createdBy", id)]
 }
@@ -355,9 +359,9 @@ fn of_account(id: &str) -> Vec<Filter> {
     vec![Filter::equals("userId", id)]
 }
 
-/// The roles of an account that others gave it who are no admins; see [`RoleLinkRow::is_by_other`].
+/// Roles assigned by other accounts other than as admins; see [`RoleLinkRow::is_by_other`].
 fn by_others(id: &str) -> Vec<Filter> {
-    // Ids have letters, digits, `_` and `-`: `!` comes before all of them.
+    // Ids consist of letters, digits, `_` and `-`, and `!` sorts before all of them.
     let before = Filter::range("createdBy", Some("!".into()), Some(id.into()));
     let after = Filter::range("createdBy", Some(format!("{id}!").into()), None);
     vec![Filter::equals("userId", id), Filter::equals("byAdmin", false), Filter::Any(vec![before, after])]

@@ -1,4 +1,4 @@
-//! Enrolls: which accounts have which roles. What an account has is read again on its very next request.
+//! Enrolls: role assignments. Changes take effect on the account's next request.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -31,9 +31,9 @@ use crate::user::{
     },
 };
 
-/// What the ids of enrolls for contacts begin with; no app is called so.
+/// Prefix of the ids of enrolls by contact; no app has this name.
 const CONTACT_PREFIX: &str = "contact:";
-/// What a place in a list begins with; see [`Place`].
+/// Tags of a cursor; see [`Place`].
 const ACCOUNTS: &str = "accounts";
 const CONTACTS: &str = "contacts";
 
@@ -53,11 +53,11 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveEnrollsRequest>) -> Res
     for input in &request.enrolls {
         apps.push(check(&cx, caller, input)?);
     }
-    // A long list takes its time.
+    // Processing a long list takes time, so the commit requires that the rights still hold.
     for (input, app) in request.enrolls.iter().zip(&apps) {
         cx.request.audit.require_right(still_gives_role(caller, &input.role, app));
     }
-    // One moment for all: how long each took would tell what was found of it.
+    // One timestamp for all: different ones would reveal by the time taken what was found.
     let now = cx.now();
     let enrolls = retry(|| async {
         let mut giving = Giving::with(Batch::new());
@@ -101,8 +101,8 @@ pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Res
     if role.is_none() && user_id.is_none() && contact.is_none() {
         return Err(Error::invalid("name a `role`, a `userId` or a `contactId`"));
     }
-    // What is not shown is left out by the queries: a row that is taken out of a page afterwards would show by the page's
-    // length and by its `next`.
+    // Rows that the caller may not see are excluded by the queries: filtering a page afterwards would reveal them by
+    // its length and `next`.
     let app = (!sees_all).then(|| caller.app.to_string());
     let named = [("roleId", &role), ("userId", &user_id), ("app", &app)];
     let named = named.into_iter().filter_map(|(field, value)| Some(Filter::equals(field, value.as_deref()?)));
@@ -114,8 +114,8 @@ pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Res
         Place::Contacts(after) => Some(after),
         Place::Accounts(after) if contact.is_none() => {
             let mut query = Query { filters: named.clone(), after, ..Query::all() }.limit(wanted as u64);
-            // By a role, those that came by a contact are listed with those that wait. And who asks for an account's is
-            // not told that a contact is its.
+            // When listing by role, roles assigned by contact are listed together with pending ones. And listing the
+            // roles of another account must not reveal that a contact belongs to it.
             if user_id.is_none() || !(is_own || caller.is_admin()) {
                 query = query.equals("byContact", Value::Null);
             }
@@ -148,19 +148,19 @@ pub async fn list(cx: Cx<Authz>, Body(request): Body<ListEnrollsRequest>) -> Res
     Ok(Json(ListEnrollsResponse { enrolls, next }))
 }
 
-/// Where a page goes on: among the roles of accounts, in the order of their ids, or after those among the roles that were
-/// given for contacts. It says nothing that the page before did not show.
+/// The cursor of a list: first the roles of accounts, ordered by id, then the roles assigned by contact. It contains
+/// nothing that the previous page did not show.
 enum Place {
     Accounts(Option<Cursor>),
     Contacts(ContactPlace),
 }
 
-/// Roles for contacts come in the order of the ids under which who gave them knows them, which is the same whether an
-/// account has shown that the contact is its own or not.
+/// Roles assigned by contact are ordered by the id that the assigner sees, which is the same whether or not the contact
+/// is verified.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct ContactPlace {
     enroll_id: String,
-    /// Told to admins alone: the role of an account that has it by this. Several may have had the contact.
+    /// For admins only: the id of the resulting role link. Several accounts may have had the contact.
     link_id: String,
 }
 
@@ -187,12 +187,12 @@ impl Place {
 }
 
 fn not_a_place() -> Error {
-    Error::invalid("`after` is the `next` of the answer before")
+    Error::invalid("`after` must be the `next` of the previous response")
 }
 
-/// Which roles for contacts are asked for, and who asks.
+/// The query for roles assigned by contact, and the caller.
 struct ForContacts<'a> {
-    /// Of what waits and of what accounts have alike.
+    /// Filters for both pending roles and role links.
     filters: Vec<Filter>,
     contact: Option<String>,
     caller: &'a Caller,
@@ -206,8 +206,8 @@ impl ForContacts<'_> {
     }
 }
 
-/// Only an account that may give the role learns whether it is assigned. An account may remove its own roles. Roles given for
-/// a contact are checked when they are read, in `take_from_contact`.
+/// Only accounts that may assign the role may learn whether an account has it. An account may remove its own roles.
+/// Roles assigned by contact are checked in `remove_by_contact`.
 pub fn may_delete(cx: &Cx<Authz>, Path(id): &Path<EnrollId>) -> Result<()> {
     let caller = cx.caller()?;
     let parts: Vec<&str> = id.0.splitn(3, ':').collect();
@@ -230,7 +230,7 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empt
     retry(|| async {
         let Stored { value: link, version, id, .. } = cx.role_links.get(&id.0).await?.ok_or_else(unknown)?;
         let is_own = *link.user_id == *caller.user_id;
-        // Nor does it show by what can be taken from whom whose a contact is.
+        // Nor may removal reveal to whom a contact belongs.
         let is_hidden = link.by_contact.is_some() && !caller.is_admin();
         if !is_own && (is_hidden || !may_give(caller, &link.role_id, &link.app)) {
             return Err(unknown());
@@ -246,8 +246,8 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empt
 }
 
 impl Authz {
-    /// Roles for contacts after a place: those that wait, and those that accounts have by showing that a contact is
-    /// theirs, in one order. At most `most`; fewer only where there are no more.
+    /// Roles assigned by contact after a cursor, pending or assigned, in one order. At most `most`; fewer only at the
+    /// end.
     async fn for_contacts(
         &self,
         asked: &ForContacts<'_>,
@@ -278,7 +278,7 @@ impl Authz {
             let (links_go_on, waits_go_on) = (links.next.is_some(), waits.next.is_some());
             let links: Vec<_> = links.items.into_iter().map(of_link).collect();
             let waits: Vec<_> = waits.items.into_iter().map(of_waiting).collect();
-            // Past the end of what was read of one, there may be more of it.
+            // If one of the lists was cut, entries past its last one are incomplete.
             let ends = [(&links, links_go_on), (&waits, waits_go_on)].into_iter().filter(|(_, goes_on)| *goes_on);
             let end = ends.filter_map(|(rows, _)| Some(rows.last()?.0.clone())).min();
             let goes_on = end.is_some();
@@ -289,7 +289,7 @@ impl Authz {
                 after = last.clone();
             }
             for (place, enroll) in rows {
-                // One that waits again, since its contact is nobody's any more, looks like the one that was given by it.
+                // A pending role whose contact was verified before and given up looks the same as the assigned one.
                 let is_known = found.last().is_some_and(|(last, _)| last.enroll_id == place.enroll_id);
                 if tells_who || !is_known {
                     found.push((place, enroll));
@@ -302,8 +302,8 @@ impl Authz {
         }
     }
 
-    /// Takes back a role that was given for a contact: that it waits, and from each account that has it by this, in one
-    /// batch. Whether there was the one or the other does not show.
+    /// Removes a role assigned by contact, both pending and from each account that got it, in one batch. The response
+    /// does not reveal which existed.
     async fn take_from_contact(&self, call: &CallAudit, caller: &Caller, id: &EnrollId) -> Result<Json<Empty>> {
         retry(|| async {
             let may_take = |role: &str, app: &str| may_give(caller, role, app);
@@ -334,9 +334,9 @@ impl Authz {
         .await
     }
 
-    /// Adds that an account has a role, or that one waits for whoever shows that a contact is its own. Which of the two it
-    /// is where a contact was named is told to admins alone: for all others it waits also where the account of the contact
-    /// has the role already by another way, or has no room for it.
+    /// Assigns a role to an account, or makes it pending until its contact is verified. For a contact, only admins
+    /// learn which: for all others it stays pending even if the account of the contact already has the role otherwise,
+    /// or its quota is reached.
     async fn enroll(
         &self,
         giving: &mut Giving,
@@ -375,7 +375,7 @@ impl Authz {
                 return Ok(shown_to(caller, if is_same_way { known.clone() } else { link.clone() }));
             }
         }
-        // Another's word that counts less, or no more, gives way.
+        // A pending role of an assigner with fewer rights, or none anymore, is replaced.
         let kept = match &waits {
             Some(known) => match self.giver_of(&known.value).await? {
                 Some(giver) if giver.is_admin() || !caller.is_admin() => Some(known.value.clone()),
@@ -384,7 +384,7 @@ impl Authz {
             None => None,
         };
         giving.batch.0.extend(self.in_app(app)?);
-        // It may not go meanwhile, or be had again when it is made anew.
+        // The role must not be deleted meanwhile, or be assigned anew after being recreated.
         giving.batch.push(Write::Require(Guard::Exists { collection: ROLES.name, id: input.role.clone() }));
         if let (Some(row), None) = (&by_contact, &kept) {
             self.refuse_too_many_for(giving, row).await?;
@@ -404,7 +404,7 @@ impl Authz {
                 self.give(giving, link.clone()).await?;
                 Ok(shown_to(caller, link))
             }
-            // It waits as it was given first.
+            // An existing pending role stays as first assigned.
             (_, Some(row)) => Ok(Enroll::from(match kept {
                 Some(known) => known,
                 None => {
@@ -412,7 +412,7 @@ impl Authz {
                     row
                 }
             })),
-            (None, None) => Err(Error::invalid("an enroll names a `userId` or a `contactId`")),
+            (None, None) => Err(Error::invalid("an enroll needs either a `userId` or a `contactId`")),
         }
     }
 }
@@ -421,7 +421,7 @@ fn no_enroll(id: &EnrollId) -> Error {
     Error::new(&errors::NO_SUCH_ENROLL, format!("there is no enroll `{}`", shown(&id.0)))
 }
 
-/// The app where the role is to count.
+/// The app in which the role is assigned.
 fn app_named(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str>> {
     match input.app_host.as_str() {
         "" => Ok(caller.app.clone()),
@@ -430,10 +430,10 @@ fn app_named(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc
     }
 }
 
-/// Refuses what names nobody or no role; the app where the role is to count.
+/// Validates an enroll; returns the app in which the role is assigned.
 fn check(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str>> {
     if input.user_id.is_empty() == input.contact_id.is_empty() {
-        return Err(Error::invalid("an enroll names a `userId` or a `contactId`"));
+        return Err(Error::invalid("an enroll needs either a `userId` or a `contactId`"));
     }
     if !input.contact_id.is_empty() {
         check_value("contactId", &input.contact_id)?;
@@ -443,17 +443,17 @@ fn check(cx: &Cx<Authz>, caller: &Caller, input: &EnrollInput) -> Result<Arc<str
         return Err(Error::new(
             &errors::NO_SUCH_ROLE,
             if input.role.starts_with("user-svc:org:") {
-                "the roles of an organization are given with POST /user-svc/organization/{organizationId}/user"
+                "roles of an organization are assigned with POST /user-svc/organization/{organizationId}/user"
                     .to_owned()
             } else {
-                format!("cannot find role `{}`; POST /user-svc/role makes one", shown(&input.role))
+                format!("cannot find role `{}`; create it with POST /user-svc/role", shown(&input.role))
             },
         ));
     }
     Ok(app)
 }
 
-/// What is kept of a role that is given to whose a contact is.
+/// The row of a role assigned by contact.
 fn for_contact(caller: &Caller, app: &str, input: &EnrollInput, now: Time) -> ContactEnrollRow {
     ContactEnrollRow {
         contact: normal(&input.contact_id),
@@ -465,8 +465,8 @@ fn for_contact(caller: &Caller, app: &str, input: &EnrollInput, now: Time) -> Co
     }
 }
 
-/// An enroll as others than its account see it: where a contact was named, whether somebody has shown that it is its own,
-/// and who, is told to admins alone.
+/// An enroll as shown to other accounts: for one by contact, only admins learn whether the contact is verified, and by
+/// which account.
 fn shown_to(caller: &Caller, link: RoleLinkRow) -> Enroll {
     match (&link.by_contact, &link.contact_enroll_id) {
         (Some(contact), Some(id)) if !caller.is_admin() => {

@@ -1,12 +1,12 @@
-//! Who may give which role.
+//! Who may assign which role.
 
 use openorch_api::user::errors;
 use openorch_chassis::{Caller, Error, Result};
 
 use crate::user::shared::{rows::ALL_APPS, shown::shown};
 
-/// Admins give all roles, an account those under its slug in each app, and who has the role `admin` of a prefix the
-/// others of it in its app.
+/// Admins may assign all roles; an account may assign those under its slug in any app; an account with the `admin` role
+/// of a prefix may assign the others with this prefix in its app.
 pub fn may_give(caller: &Caller, role: &str, app: &str) -> bool {
     if app == ALL_APPS {
         return caller.is_admin();
@@ -16,7 +16,7 @@ pub fn may_give(caller: &Caller, role: &str, app: &str) -> bool {
     caller.is_admin() || is_under_own_slug(caller, role) || is_beside
 }
 
-/// A new account is given what its maker may give, and what each account begins with in the maker's app.
+/// A new account may get the roles that its creator may assign, and the initial role of accounts in the creator's app.
 pub fn refuse_foreign_roles(caller: &Caller, roles: &[String], app: &str) -> Result<()> {
     let may = |role: &str| (role == openorch_api::role::USER && *caller.app == *app) || may_give(caller, role, app);
     match roles.iter().find(|role| !may(role)) {
@@ -33,8 +33,8 @@ pub fn refusal(role: &str) -> Error {
     Error::new(
         &errors::ROLE_NOT_GIVABLE,
         format!(
-            "the role `{}` is not yours to give: that is for admins, for the account of the slug that it starts with, and \
-             for those who have the `admin` role beside it",
+            "you may not assign the role `{}`: only admins, the account of the slug that it starts with, and \
+             accounts with the `admin` role of the same prefix may",
             shown(role)
         ),
     )

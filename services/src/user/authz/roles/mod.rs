@@ -1,4 +1,4 @@
-//! Roles: what there are, and which account has which.
+//! Roles and their assignment to accounts.
 
 pub mod assignments;
 pub mod enroll;

@@ -1,4 +1,4 @@
-//! The two roles of an organization, by which alone it is told who is in it.
+//! The two roles of an organization, which alone determine its members.
 
 pub fn admin_role(id: &str) -> String {
     format!("user-svc:org:{{{id}}}:admin")
@@ -8,7 +8,7 @@ pub fn user_role(id: &str) -> String {
     format!("user-svc:org:{{{id}}}:user")
 }
 
-/// The organization that a role is of.
+/// The organization to which a role belongs.
 pub fn organization_of(role: &str) -> Option<&str> {
     let (id, rest) = role.strip_prefix("user-svc:org:{")?.split_once('}')?;
     matches!(rest, ":admin" | ":user").then_some(id)

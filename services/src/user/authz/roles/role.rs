@@ -1,4 +1,4 @@
-//! Roles: sets of permissions that accounts are given.
+//! Roles: sets of permissions that are assigned to accounts.
 
 use std::collections::HashSet;
 
@@ -21,9 +21,9 @@ use crate::user::authz::{
     state::Authz,
 };
 
-/// The way out where a whole list is too long.
+/// The remedy if a whole list is too long.
 pub const NAME_A_LIMIT: &str = "name a `limit`";
-/// Built in, and never deleted.
+/// Built-in roles, which cannot be deleted.
 const FIXED: [&str; 2] = [openorch_api::role::ADMIN, openorch_api::role::USER];
 
 pub async fn list(cx: Cx<Authz>, Query(request): Query<PageRequest>) -> Result<Json<GetRolesResponse>> {
@@ -53,7 +53,7 @@ pub async fn create(cx: Cx<Authz>, Body(request): Body<CreateRoleRequest>) -> Re
             return Err(Error::new(
                 &errors::ROLE_BEING_DELETED,
                 format!(
-                    "the role `{}` was deleted and is being taken from all who had it; try again in a moment",
+                    "the role `{}` was deleted and is still being removed from accounts; try again in a moment",
                     row.id
                 ),
             ));
@@ -62,7 +62,7 @@ pub async fn create(cx: Cx<Authz>, Body(request): Body<CreateRoleRequest>) -> Re
             Some(known) if known.owner_id != row.owner_id => {
                 return Err(Error::new(
                     &errors::ROLE_OF_ANOTHER,
-                    format!("the role `{}` is another account's", row.id),
+                    format!("the role `{}` belongs to another account", row.id),
                 ));
             }
             Some(known) => row.created_at = known.created_at,
@@ -108,8 +108,8 @@ pub async fn permissions(
     Ok(Json(GetPermissionsByRoleResponse { permissions: rows.into_iter().map(|row| (&**row).into()).collect(), next }))
 }
 
-/// A role is its owner's alone (contract decision 27). Nobody can sign in as the owner of a built-in one, so those are
-/// the admins'; but the admins' own role keeps what it has, or nobody could give it back.
+/// Only the owner of a role may change it (contract decision 27). Built-in roles have an owner that cannot sign in, so
+/// admins change them; except the admins' own role, since no account could restore its permissions.
 pub async fn set_permissions(
     cx: Cx<Authz>,
     (Path(id), Body(request)): (Path<RoleId>, Body<SetRolePermissionsRequest>),
@@ -118,7 +118,10 @@ pub async fn set_permissions(
     if id.0 == openorch_api::role::ADMIN {
         return Err(Error::new(
             &errors::ROLE_BUILT_IN,
-            format!("what the role `{}` has is not replaced: give it more with PUT /user-svc/roles/permissions", id.0),
+            format!(
+                "the permissions of the role `{}` cannot be replaced: add some with PUT /user-svc/roles/permissions",
+                id.0
+            ),
         ));
     }
     cx.change_rules_of(&cx, |rules| {
@@ -160,7 +163,7 @@ pub async fn list_permissions(
     Ok(Json(ListPermissionsResponse { permissions: ids.into_iter().map(|id| id.to_string()).collect(), next }))
 }
 
-/// Whose a role is, for rows that let the owner in.
+/// The owner of a role, for operations that exempt the owner.
 pub fn owner(authz: &Authz, id: &RoleId) -> Result<String> {
     known(&authz.rules(), id).map(|row| row.owner_id.clone())
 }
@@ -175,7 +178,8 @@ fn known<'a>(rules: &'a Rules, id: &RoleId) -> Result<&'a RoleRow> {
     }
 }
 
-/// The steps after which a role has these permissions and no others. Those it has already may be anyone's.
+/// The changes that leave a role with exactly these permissions. Only added ones are checked; those it already has may
+/// belong to any account.
 fn with_permissions(caller: &Caller, rules: &Rules, role: &str, wanted: &[String]) -> Result<Vec<Change>> {
     let link = |permission: &str| PermissionLinkRow { permission_id: permission.to_owned(), role_id: role.to_owned() };
     let mut changes = Vec::new();

@@ -1,5 +1,5 @@
-//! How the access rules change: decided from memory, written in one batch, then seen by checks; and what is done when
-//! nobody knows whether a change was made.
+//! Changes of the access rules: decided on the rules in memory, committed in one batch, then published. Also handles
+//! commits of unknown outcome.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::user::authz::{
     state::Authz,
 };
 
-/// From so many a role that is going is taken in one batch: others write in between.
+/// Maximum number of rows deleted per batch when a role is removed, so that other writes can run in between.
 const CLEARED_AT_ONCE: usize = 2000;
 
 impl Authz {
-    /// Changes the rules: `decide` says how from what they are, and what else is written with it. Nothing else changes
-    /// them meanwhile, so what takes long is done before.
+    /// Changes the rules. `decide` returns the changes and further writes of the same batch. Other changes wait
+    /// meanwhile, so slow work should be done before.
     pub async fn change_rules(
         &self,
         call: &CallAudit,
@@ -26,7 +26,7 @@ impl Authz {
         self.change_rules_within(call, |_, _| Ok(()), decide).await
     }
 
-    /// The same for the caller's account, within the limits on what it may hold and on what all accounts hold together.
+    /// Changes the rules for the caller, subject to the quotas per account and in total.
     pub async fn change_rules_of<S>(
         &self,
         cx: &Cx<S>,
@@ -84,7 +84,7 @@ impl Authz {
                 Ok(())
             }
             Err(error) => {
-                // Perhaps it was written all the same: then the next change, and the next look, start from the store.
+                // It may have been stored, so the next change and the next reconciliation reload the rules.
                 *is_stale = error.is_open();
                 self.commits.doubt(&error);
                 Err(error.into())
@@ -92,7 +92,7 @@ impl Authz {
         }
     }
 
-    /// Brings the rules back to what is stored, after a change of which nobody knows whether it was made.
+    /// Reloads the rules after a change of unknown outcome.
     pub async fn settle_rules(&self) -> Result<()> {
         if self.commits.is_doubtful() {
             *self.rule_changes.lock().await = true;
@@ -101,19 +101,19 @@ impl Authz {
         self.change_rules(&CallAudit::NONE, |_| Ok((Vec::new(), Batch::new()))).await
     }
 
-    /// Takes roles that are going from all who have them, and frees their ids. What stays undone is done a second later,
-    /// or after the next start.
+    /// Removes roles being deleted from all accounts and frees their ids. Failures are retried a second later or after
+    /// a restart.
     pub async fn clear_roles(&self) {
         let going: Vec<Arc<str>> = self.check_rules().going.iter().cloned().collect();
         for id in going {
             if let Err(error) = self.clear_role(&id).await {
-                tracing::warn!("the role `{id}` gives nothing any more, and could not be cleared away yet: {error:?}");
+                tracing::warn!("the deleted role `{id}` cannot be removed from all accounts yet, retrying: {error:?}");
             }
         }
     }
 
-    /// Deletes very many rows bit by bit, so that others write in between. The last ones stay, fewer than
-    /// [`CLEARED_AT_ONCE`]: they go in one batch with what must go together with them.
+    /// Deletes many rows in small batches, so that other writes can run in between. Fewer than [`CLEARED_AT_ONCE`] rows
+    /// remain, which the caller deletes in the same batch as everything that must be deleted with them.
     pub async fn clear(&self, call: &CallAudit, collection: &'static str, filters: &[Filter]) -> Result<()> {
         loop {
             let some = Query { filters: filters.to_vec(), ..Query::all() }.limit(CLEARED_AT_ONCE as u64);
@@ -121,7 +121,7 @@ impl Authz {
             if rows.len() < CLEARED_AT_ONCE {
                 return Ok(());
             }
-            // By filter: some may go meanwhile.
+            // By filter, since some may be deleted concurrently.
             let filters = vec![Filter::is_in("id", rows.into_iter().map(|row| row.id))];
             self.platform.audit.commit_part(call, Write::DeleteWhere { collection, filters }.into()).await?;
         }

@@ -1,5 +1,5 @@
-//! The maps that the access rules are made of. All are persistent: a copy shares with the original whatever is not changed
-//! in it, so that a change costs about what it changes, however much all accounts hold.
+//! Persistent maps for the access rules: a copy shares unchanged parts with the original, so a change costs only what
+//! it touches, regardless of the total size.
 
 use std::{
     ops::Bound::{Included, Unbounded},
@@ -13,15 +13,15 @@ use crate::user::{authz::rows::GrantRow, shared::rows::ALL_APPS};
 pub type Map<V> = HashTrieMapSync<Arc<str>, V>;
 pub type Ids = HashTrieSetSync<Arc<str>>;
 
-/// The value of a key, the default one where there was none.
+/// The value of a key, inserting the default if it is missing.
 pub fn entry<'a, V: Clone + Default>(map: &'a mut Map<V>, key: &Arc<str>) -> &'a mut V {
     if !map.contains_key(key) {
         map.insert_mut(key.clone(), V::default());
     }
-    map.get_mut(key).expect("it is there or was put in")
+    map.get_mut(key).expect("it exists or was just inserted")
 }
 
-/// An index: pairs of ids, found by the first of the two.
+/// An index of id pairs, searchable by the first id.
 #[derive(Clone, Default)]
 pub struct Pairs(RedBlackTreeSetSync<(Arc<str>, Arc<str>)>);
 
@@ -34,23 +34,23 @@ impl Pairs {
         self.0.remove_mut(&(first.clone(), second.clone()));
     }
 
-    /// The ids that are paired with this one, in order.
+    /// The second ids of pairs with this first id, sorted.
     pub fn of<'a>(&'a self, first: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
         self.under(first).take_while(move |(found, _)| **found == *first).map(|(_, second)| second)
     }
 
-    /// The pairs whose first id begins with this.
+    /// The pairs whose first id starts with this prefix.
     pub fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a (Arc<str>, Arc<str>)> {
         let from = (Included((Arc::from(prefix), Arc::from(""))), Unbounded);
         self.0.range::<(Arc<str>, Arc<str>), _>(from).take_while(move |(found, _)| found.starts_with(prefix))
     }
 }
 
-/// Who has a permission by grants, by the app where they count.
+/// The slugs and roles that have a permission by grants, by app.
 #[derive(Clone, Default)]
 pub struct Granted(Map<GrantedIn>);
 
-/// With each name in how many grants it is.
+/// Each name with the number of grants that contain it.
 #[derive(Clone, Default)]
 struct GrantedIn {
     slugs: Map<u32>,
@@ -58,7 +58,7 @@ struct GrantedIn {
 }
 
 impl Granted {
-    /// Whether an account with this slug and these roles has the permission in an app.
+    /// Whether an account with this slug and these roles has the permission in this app.
     pub fn has(&self, app: &str, slug: &str, roles: &[Box<str>]) -> bool {
         [app, ALL_APPS].into_iter().filter_map(|app| self.0.get(app)).any(|granted| {
             granted.slugs.contains_key(slug) || roles.iter().any(|role| granted.roles.contains_key(&**role))

@@ -1,5 +1,5 @@
-//! Who may what: roles, permissions and grants. They are held in memory whole (contract decision 8); each change is
-//! decided from there, committed, and only then seen by checks, one change after the other.
+//! Access rules: roles, permissions, grants, delegations and apps. All are cached in memory (contract decision 8).
+//! Changes are serialized: each is decided on the cache, committed, and only then visible to checks.
 
 pub mod change;
 mod index;
@@ -36,11 +36,11 @@ static OF_ALL_APPS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     openorch_api::permissions().filter(|permission| permission.of_all_apps).map(|permission| permission.id).collect()
 });
 
-/// The rules as checks and lists read them. A copy costs nothing, and a change of it what it changes.
+/// A snapshot of the rules for checks and lists. Copies are cheap, and a change costs only what it touches.
 #[derive(Clone, Default)]
 pub struct Rules {
     pub roles: Map<Arc<RoleRow>>,
-    /// Roles that are being deleted: they count for nothing, and their ids are not free yet.
+    /// Roles being deleted: they grant nothing, but their ids are not free yet.
     pub going: Ids,
     pub permissions: Map<Arc<PermissionRow>>,
     pub grants: Map<Arc<GrantRow>>,
@@ -49,34 +49,34 @@ pub struct Rules {
     /// By host.
     pub apps: Map<Arc<AppRow>>,
     apps_by_id: Map<Arc<AppRow>>,
-    /// The permissions of a role, by links.
+    /// The permissions linked to a role.
     by_role: Map<Ids>,
-    /// Who has a permission by grants.
+    /// The slugs and roles that have a permission by grants.
     granted: Map<Granted>,
-    /// The roles that have a permission by links.
+    /// The roles linked to a permission.
     roles_with: Pairs,
     /// The grants of a permission, and those that name a role or a slug.
     grants_of: Pairs,
     naming_role: Pairs,
     naming_slug: Pairs,
-    /// By the account whose they are.
+    /// By owner.
     owned_roles: Pairs,
     owned_permissions: Pairs,
     owned_grants: Pairs,
-    /// What each account holds, by its id.
+    /// The resources used by each account, by its id.
     usage: Map<Usage>,
-    /// Estimated memory of all accounts' roles, permissions, links and grants.
+    /// Estimated memory of all roles, permissions, links and grants.
     bytes: usize,
 }
 
-/// A step of a change: what is written, and what checks see once it is.
+/// One change of the rules, applied to the store and then to the cache.
 #[derive(Clone, Debug)]
 pub enum Change {
     SaveRole(RoleRow),
-    /// A role that is going, with the last of those who had it.
+    /// Deletes a role that is being deleted, with its last assignments.
     DeleteRole(String),
     SavePermission(PermissionRow),
-    /// From all roles and grants.
+    /// Its links and grants are removed by other changes.
     DeletePermission(String),
     Link(PermissionLinkRow),
     Unlink(PermissionLinkRow),
@@ -89,11 +89,11 @@ pub enum Change {
 }
 
 impl Rules {
-    /// All that is stored.
+    /// Loads all stored rules.
     pub async fn read(store: &Arc<dyn Store>) -> Result<Rules, StoreError> {
         let all = Query::all();
         let mut changes = Vec::new();
-        // A link is counted as its permission's owner's.
+        // Permissions first, since a link counts against the owner of its permission.
         let permissions = Table::<PermissionRow>::new(store.clone(), &PERMISSIONS).find(&all).await?;
         changes.extend(permissions.into_iter().map(|row| Change::SavePermission(row.value)));
         let roles = Table::<RoleRow>::new(store.clone(), &ROLES).find(&all).await?;
@@ -111,22 +111,22 @@ impl Rules {
         Ok(rules)
     }
 
-    /// The app with this id, but for the built-in one.
+    /// The app with this id, except the default one.
     pub fn app(&self, id: &str) -> Option<&Arc<AppRow>> {
         self.apps_by_id.get(id)
     }
 
-    /// What an account holds of the rules.
+    /// The resources used by an account.
     pub fn usage(&self, user_id: &str) -> Usage {
         self.usage.get(user_id).cloned().unwrap_or_default()
     }
 
-    /// Estimated memory of all accounts' roles, permissions, links and grants.
+    /// Estimated memory of all roles, permissions, links and grants.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether the caller's roles, or grants to them or to its slug, give the permission.
+    /// Whether the caller has the permission through its roles, or through grants to them or to its slug.
     pub fn allow(&self, caller: &Caller, permission: &str) -> bool {
         let allow = |app: &str, roles: &[Box<str>]| {
             let by_role = roles.iter().any(|role| self.role_has(role, permission));
@@ -135,13 +135,13 @@ impl Rules {
         if !allow(&caller.app, &caller.roles) {
             return false;
         }
-        // Who may something in one app is not let at what belongs to no app by that.
+        // A permission held only in one app does not give access to platform-scoped resources.
         matches!(&*caller.app, DEFAULT_APP | ALL_APPS)
             || !OF_ALL_APPS.contains(permission)
             || allow(DEFAULT_APP, &caller.default_app_roles)
     }
 
-    /// What must be stored so that the caller has the permission: one way by which it does in each app that counts.
+    /// Guards that the caller still has the permission: one way by which it has it, in each app that counts.
     pub fn basis(&self, caller: &Caller, permission: &str) -> Vec<Guard> {
         let mut guards = self.basis_in(&caller.app, &caller.roles, caller, permission);
         if !matches!(&*caller.app, DEFAULT_APP | ALL_APPS) && OF_ALL_APPS.contains(permission) {
@@ -194,24 +194,24 @@ impl Rules {
         self.delegations.get(service).is_some_and(|row| row.operations.iter().any(|id| id == operation))
     }
 
-    /// Whether a service may hand its callers' tokens on to another.
+    /// Whether a service may forward its callers' tokens to another.
     pub fn hands_on(&self, service: &str, to: &str) -> bool {
         self.delegations.get(service).is_some_and(|row| row.services.iter().any(|slug| slug == to))
     }
 
-    /// Whether an account with this slug acts with the rights of others: operations are open to it, or other services may
-    /// hand the tokens of their callers on to it.
+    /// Whether an account with this slug may act with the rights of others: it has a delegation, or other services may
+    /// forward their callers' tokens to it.
     pub fn is_delegate(&self, slug: &str) -> bool {
         self.delegations.contains_key(slug)
             || self.delegations.values().any(|row| row.services.iter().any(|named| named == slug))
     }
 
-    /// The permissions of a role, by links alone.
+    /// The permissions linked to a role.
     pub fn permissions_of<'a>(&'a self, role: &str) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
         self.by_role.get(role).into_iter().flat_map(|permissions| permissions.iter())
     }
 
-    /// Takes the changes over, in order.
+    /// Applies the changes in order.
     pub fn apply(&mut self, changes: Vec<Change>) {
         for change in changes {
             match change {
@@ -255,7 +255,7 @@ impl Rules {
     }
 
     fn save_permission(&mut self, row: PermissionRow) {
-        // Added first: what an account holds is not forgotten in between.
+        // Added before the old one is removed, so that the usage entry of the owner is not dropped in between.
         let owner = self.account(&row.owner_id, |usage| usage.add_permission(&row));
         self.remove_permission(&row.id);
         let id: Arc<str> = row.id.as_str().into();
@@ -294,7 +294,7 @@ impl Rules {
         self.account_link(&permission, Usage::remove_link);
     }
 
-    /// Answers the id.
+    /// Updates the usage of an account; returns the id.
     fn account(&mut self, user_id: &str, change: impl FnOnce(&mut Usage)) -> Arc<str> {
         let id = key_of(&self.usage, user_id);
         let usage = entry(&mut self.usage, &id);
@@ -307,7 +307,7 @@ impl Rules {
         id
     }
 
-    /// A link is its permission's owner's.
+    /// A link counts against the owner of its permission.
     fn account_link(&mut self, permission: &str, change: fn(&mut Usage)) {
         if let Some(owner) = self.permissions.get(permission).map(|row| row.owner_id.clone()) {
             self.account(&owner, change);
@@ -349,17 +349,17 @@ impl Rules {
         }
     }
 
-    /// The ids of the roles of an account.
+    /// The ids of an account's roles.
     pub fn roles_of<'a>(&'a self, user_id: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
         self.owned_roles.of(user_id)
     }
 
-    /// The ids of the grants of all permissions that begin with this.
+    /// The ids of grants of permissions that start with this prefix.
     pub fn grants_under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
         self.grants_of.under(prefix).map(|(_, id)| id)
     }
 
-    /// What must go when an account goes: its roles and permissions, and the grants it saved.
+    /// The changes that delete what an account owns: roles, permissions and grants.
     pub fn owned_by(&self, user_id: &str) -> Vec<Change> {
         let mut changes: Vec<Change> = self.roles_of(user_id).flat_map(|id| self.without_role(id)).collect();
         changes.extend(self.owned_permissions.of(user_id).flat_map(|id| self.without_permission(id)));
@@ -367,8 +367,8 @@ impl Rules {
         dedup(changes)
     }
 
-    /// The steps after which a role gives nothing and nobody has it. Very many may have had it: what is stored of that
-    /// is taken away bit by bit, see `Authz::clear_roles`.
+    /// The changes that revoke a role. Many accounts may have it, so the assignments are deleted in small batches, see
+    /// `Authz::clear_roles`.
     pub fn without_role(&self, id: &str) -> Vec<Change> {
         let links = self.permissions_of(id).map(|permission| {
             Change::Unlink(PermissionLinkRow { permission_id: permission.to_string(), role_id: id.to_owned() })
@@ -377,7 +377,8 @@ impl Rules {
         links.chain(role).collect()
     }
 
-    /// The steps after which no grant names these roles or this slug: whoever has the name later begins with nothing.
+    /// The changes that remove these roles and this slug from grants, so that a later holder of the name does not
+    /// inherit them.
     pub fn without_names(&self, roles: &HashSet<&str>, slug: Option<&str>) -> Vec<Change> {
         let by_role = roles.iter().flat_map(|role| self.naming_role.of(role));
         let by_slug = slug.into_iter().flat_map(|slug| self.naming_slug.of(slug));
@@ -396,7 +397,7 @@ impl Rules {
             .collect()
     }
 
-    /// The steps that delete a permission.
+    /// The changes that delete a permission.
     pub fn without_permission(&self, id: &str) -> Vec<Change> {
         let links = self
             .roles_with
@@ -407,7 +408,7 @@ impl Rules {
     }
 }
 
-/// A role and a permission of one owner may be linked, and then the link is named by both.
+/// A link between a role and a permission of one owner is listed by both.
 fn dedup(changes: Vec<Change>) -> Vec<Change> {
     let mut seen = HashSet::new();
     changes
@@ -420,7 +421,7 @@ fn dedup(changes: Vec<Change>) -> Vec<Change> {
         .collect()
 }
 
-/// The key of a map that is this text, or a new one: texts that are there are not kept twice.
+/// The existing key of the map, or a new one, so that equal strings share memory.
 fn key_of<V>(map: &Map<V>, key: &str) -> Arc<str> {
     map.get_key_value(key).map_or_else(|| key.into(), |(key, _)| key.clone())
 }

@@ -1,4 +1,4 @@
-//! The stored rules, and what a change writes.
+//! The tables of the stored rules, and the writes of each change.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::user::authz::{
     rules::Change,
 };
 
-/// The views through which changes are written.
+/// The tables through which changes are written.
 pub struct RuleTables {
     roles: Table<RoleRow>,
     permissions: Table<PermissionRow>,
@@ -34,7 +34,7 @@ impl RuleTables {
         }
     }
 
-    /// Adds what a change writes.
+    /// Adds the writes of a change to the batch.
     pub fn write(&self, batch: &mut Batch, change: &Change) -> Result<(), StoreError> {
         let write = match change {
             Change::SaveRole(row) => self.roles.upsert(&row.id, row)?,
@@ -48,7 +48,7 @@ impl RuleTables {
             Change::SavePermission(row) => self.permissions.upsert(&row.id, row)?,
             Change::DeletePermission(id) => self.permissions.delete(id, None),
             Change::Link(row) => self.links.upsert(row.id(), row)?,
-            // By its id, and by filter since it may be gone: by its fields each would be looked for among all of the role.
+            // A filter tolerates a missing row, and a filter by id needs no scan of all links of the role.
             Change::Unlink(row) => {
                 Write::DeleteWhere { collection: PERMISSION_LINKS.name, filters: vec![Filter::equals("id", row.id())] }
             }

@@ -1,4 +1,4 @@
-//! What a change of the access rules leaves as it was: all that it does not concern, in what checks see and in memory.
+//! Changes of the access rules leave everything else unchanged, for checks and in memory.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -44,7 +44,7 @@ fn grant(id: &str, permission: &str, slugs: &[&str], roles: &[&str], owner: &str
     })
 }
 
-/// Each of so many accounts has a role with a permission, and a grant of it to another role and a slug.
+/// Each account has a role with a permission, and a grant of it to another role and a slug.
 fn of_accounts(count: usize) -> Rules {
     let mut rules = Rules::default();
     for n in 0..count {
@@ -87,7 +87,7 @@ fn a_change_copies_nothing_of_what_other_accounts_hold() {
     after.apply(going);
     after.apply(after.without_permission("s2:p"));
     after.apply(after.owned_by("usr_3"));
-    // A row is counted once for each map that has it: one that both maps share is there once.
+    // A row has one reference for each map that holds it; a map shared by both counts once.
     let of_others = |n: &usize| *n > 10;
     for n in (0..500).filter(of_others) {
         let (id, permitted, granted) = (format!("s{n}:r"), format!("s{n}:p"), format!("g{n}"));
@@ -109,7 +109,7 @@ fn what_was_granted_by_several_grants_stays_until_the_last_of_them_goes() {
     rules.apply(vec![grant("b", "s0:p", &["one", "two"], &["s9:r"], "usr_0")]);
     rules.apply(vec![Change::DeleteGrant("a".into())]);
     assert_eq!(permits(&rules), (true, true));
-    // Saved again with other names, it gives those alone.
+    // Saving it again replaces its names.
     rules.apply(vec![grant("b", "s0:p", &["two"], &["s9:r"], "usr_0")]);
     assert_eq!(permits(&rules), (false, true));
     rules.apply(vec![Change::DeleteGrant("b".into()), Change::DeleteGrant("b".into())]);
@@ -120,7 +120,7 @@ fn what_was_granted_by_several_grants_stays_until_the_last_of_them_goes() {
 #[test]
 fn what_goes_with_a_role_a_permission_or_an_account_is_found_by_the_indexes() {
     let mut rules = of_accounts(5);
-    // The grant of the account before names the role of this one.
+    // The grant of the previous account names the role of this one.
     assert!(may(&rules, "", "s1:r", "s0:p") && may(&rules, "", "s1:r", "s1:p"));
     let names = HashSet::from(["s1:r"]);
     rules.apply(rules.without_names(&names, None));
@@ -139,7 +139,7 @@ fn what_goes_with_a_role_a_permission_or_an_account_is_found_by_the_indexes() {
         assert!(rules.usage(&format!("usr_{n}")).is_empty());
     }
     assert_eq!((rules.roles.size(), rules.permissions.size(), rules.grants.size()), (0, 0, 0));
-    assert_eq!(rules.bytes(), 0, "nothing is counted that is not there");
+    assert_eq!(rules.bytes(), 0, "no memory is counted for removed rules");
 }
 
 #[test]

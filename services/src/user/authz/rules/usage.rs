@@ -1,5 +1,5 @@
-//! How much of the access rules is whose. Roles, permissions, their links and grants are held in memory whole, so what an
-//! account that is no admin may add to them is bounded, and so is what all of them hold together.
+//! Quotas for the access rules. Roles, permissions, links and grants are all held in memory, so the amount per account
+//! and in total is limited for accounts other than admins.
 
 use std::mem::size_of;
 
@@ -17,23 +17,23 @@ const MAX_ROLES: usize = 1000;
 const MAX_PERMISSIONS: usize = 10_000;
 const MAX_LINKS: usize = 10_000;
 const MAX_GRANTS: usize = 1000;
-/// What a row costs beside its texts: the row, its places in maps, the allocator.
+/// Estimated cost of a row beside its strings: the row, its map entries and allocator overhead.
 const ROW_BYTES: usize = 384;
-/// A link is found from its role and from its permission.
+/// A link is indexed by role and by permission.
 const LINK_BYTES: usize = 176;
-/// A name in a grant stands in its row, in the index that checks look at, and in the one that finds the grant by it.
+/// A name in a grant is stored in the row, the index for checks, and the index of grants by name.
 const NAME_BYTES: usize = 240;
 
-/// Bounds for accounts that are no admins.
+/// Limits for accounts other than admins.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessLimits {
-    /// Slugs and roles that all grants and permits of an account name together.
+    /// Total slugs and roles in an account's grants and permits.
     pub grant_names: usize,
     /// Estimated bytes of memory for the roles, permissions, links and grants of one account.
     pub account_bytes: usize,
-    /// The same of all accounts together.
+    /// The same for all accounts together.
     pub total_bytes: usize,
-    /// Roles that an account has given to others, those that wait for a contact included.
+    /// Roles that an account has assigned to others, including pending ones.
     pub role_assignments: u64,
 }
 
@@ -48,21 +48,21 @@ impl AccessLimits {
     }
 }
 
-/// What a grant says, whatever its id.
+/// A digest of a grant without its id.
 pub type Content = [u8; 32];
 
-/// What one account holds of the access rules.
+/// The access rules that one account owns.
 #[derive(Clone, Default)]
 pub struct Usage {
     roles: usize,
     permissions: usize,
-    /// Of its permissions to roles, whosever those are.
+    /// Links of its permissions to roles of any owner.
     links: usize,
     grants: usize,
     grant_names: usize,
     /// Estimated.
     bytes: usize,
-    /// How many of its grants say this.
+    /// The number of its grants with the same content.
     contents: HashTrieMapSync<Content, u32>,
 }
 
@@ -130,12 +130,12 @@ impl Usage {
         }
     }
 
-    /// Refuses a change after which the account would hold more than it did and more than it may.
+    /// Refuses a change that increases the usage of an account above a limit.
     pub fn refuse_growth(&self, before: &Usage, limits: &AccessLimits) -> Result<()> {
         for (what, had, has, most, remedy) in [
             ("roles", before.roles, self.roles, MAX_ROLES, "delete some"),
             ("permissions", before.permissions, self.permissions, MAX_PERMISSIONS, "delete some"),
-            ("links of its permissions to roles", before.links, self.links, MAX_LINKS, "take some from roles"),
+            ("links of its permissions to roles", before.links, self.links, MAX_LINKS, "remove some from roles"),
             ("permits", before.grants, self.grants, MAX_GRANTS, "delete some"),
             (
                 "slugs and roles named in its permits",
@@ -155,7 +155,7 @@ impl Usage {
             if has > most && has > had {
                 return Err(Error::new(
                     &errors::QUOTA_REACHED,
-                    format!("an account may have {most} {what}, this makes {has}: {remedy}"),
+                    format!("an account may have {most} {what}, and this would be {has}: {remedy}"),
                 ));
             }
         }
@@ -163,14 +163,14 @@ impl Usage {
     }
 }
 
-/// Refuses what makes the rules of all accounts together too large.
+/// Refuses a change that increases the total above the limit.
 pub fn refuse_total(had: usize, has: usize, limits: &AccessLimits) -> Result<()> {
     if has > limits.total_bytes && has > had {
         return Err(Error::new(
             &errors::RULE_MEMORY_FULL,
             format!(
-                "the roles, permissions and permits of all accounts fill the {} bytes that they may take in memory: an admin \
-                 deletes some, or an operator raises OPENORCH_USER_MAX_ACCESS_RULE_MEMORY",
+                "the roles, permissions and permits of all accounts have reached the limit of {} bytes of memory: have an admin \
+                 delete some, or an operator raise OPENORCH_USER_MAX_ACCESS_RULE_MEMORY",
                 limits.total_bytes
             ),
         ));
@@ -178,12 +178,12 @@ pub fn refuse_total(had: usize, has: usize, limits: &AccessLimits) -> Result<()>
     Ok(())
 }
 
-/// Whether limits are for this caller. Admins have none: they must be able to clean up.
+/// Whether quotas apply to this caller. Admins are exempt, since they must be able to clean up.
 pub fn is_limited(caller: &Caller) -> bool {
     !caller.is_admin()
 }
 
-/// The digest of what a grant says. Its names are in order.
+/// The digest of a grant's content. Its names are sorted.
 pub fn content(row: &GrantRow) -> Content {
     let mut digest = Sha256::new();
     let mut text = |text: &str| {
@@ -257,7 +257,7 @@ mod tests {
             usage.add_grant(row);
         }
         usage.remove_grant(&one);
-        assert!(usage.has_grant(&content(&one)), "another says the same");
+        assert!(usage.has_grant(&content(&one)), "another has the same content");
         usage.remove_grant(&one);
         usage.remove_grant(&other);
         assert!(usage.is_empty() && usage.bytes() == 0 && usage.grant_names == 0 && usage.contents.is_empty());

@@ -1,11 +1,11 @@
-//! The queue: who waits, who is refused, and who goes first.
+//! The queue: order, refusals and evictions.
 
 use openorch_api::user::errors::TOO_MANY_SIGN_INS;
 
 use super::*;
 use crate::user::authn::passwords::{hasher::HASH_OF_NOBODY, rules::spellings};
 
-/// A pool whose hashes take 10 ms, one at a time: 1,000 turns of them are ten seconds.
+/// A pool whose hashes take 10 ms each, one at a time: 1,000 turns take ten seconds.
 fn pool() -> HashQueue {
     let pool = HashQueue::new(ONE_AT_ONCE);
     pool.cost.store(10_000, Ordering::Relaxed);
@@ -24,15 +24,15 @@ fn is_password(place: Place<'_>) -> impl Future<Output = Result<Option<usize>>> 
 fn a_burst_from_one_address_waits_up_to_ten_seconds_and_what_is_beyond_is_told_when_to_come_back() {
     let pool = pool();
     let burst = places(&pool, Purpose::SignIn, 1, 2000);
-    assert_eq!(burst.len(), 1001, "ten seconds of turns are ahead of the last");
+    assert_eq!(burst.len(), 1001, "the last one waits for ten seconds of turns");
     let refused = || pool.place(Purpose::SignIn, IpAddr::from([192, 0, 2, 1])).err().unwrap();
     let told: Vec<i64> = (0..1000).filter_map(|_| refused().retry_after).collect();
-    assert_eq!((told[0], told[499], told[999]), (1, 6, 11), "each is told when there is room for it: {told:?}");
-    // Those from elsewhere take turns with the burst, and registrations with sign-ins.
+    assert_eq!((told[0], told[499], told[999]), (1, 6, 11), "retry times grow with the number refused: {told:?}");
+    // Callers from other networks take turns with the burst, and registrations with sign-ins.
     assert_eq!(places(&pool, Purpose::SignIn, 2, 1).len(), 1);
     assert_eq!(places(&pool, Purpose::Registration, 1, 1).len(), 1);
     drop(burst);
-    assert_eq!(refused_after(&pool), None, "places are given back, and refusals forgotten");
+    assert_eq!(refused_after(&pool), None, "slots are released and refusals reset");
 }
 
 fn refused_after(pool: &HashQueue) -> Option<i64> {
@@ -62,11 +62,11 @@ fn neither_registrations_nor_one_address_take_the_places_of_others() {
     assert_eq!(
         pool.lines[Purpose::SignIn as usize].waiting().by_network.len(),
         2 * WIDTHS.len(),
-        "a /64 is one address, and who has no place is forgotten"
+        "a /64 counts as one address, and empty networks are removed"
     );
     drop((flood, greedy, network));
-    assert_eq!(places(&pool, Purpose::Registration, 1, 1).len(), 1, "places are given back");
-    assert_eq!(pool.lines[Purpose::SignIn as usize].waiting().by_network.len(), 0, "and who has none is forgotten");
+    assert_eq!(places(&pool, Purpose::Registration, 1, 1).len(), 1, "slots are released");
+    assert_eq!(pool.lines[Purpose::SignIn as usize].waiting().by_network.len(), 0, "and empty networks are removed");
 }
 
 const ONE_AT_ONCE: HashSettings = HashSettings { concurrency: 1, max_wait: Duration::from_secs(10) };
@@ -79,17 +79,17 @@ async fn a_newcomer_takes_the_newest_place_of_the_address_that_has_the_most() {
     let mut greedy: Vec<Vec<Place>> = (0..4).map(|n| places(&pool, Purpose::SignIn, n, MAX_WAITING / 4)).collect();
     assert_eq!(pool.lines[Purpose::SignIn as usize].waiting().all, MAX_WAITING);
     let one_more = place(0).err().unwrap();
-    assert_eq!(one_more.code, &TOO_MANY_SIGN_INS, "who has the most gets no more");
-    let honest = place(9).expect("there is room for who comes from elsewhere");
+    assert_eq!(one_more.code, &TOO_MANY_SIGN_INS, "the network with the most callers gets no more slots");
+    let honest = place(9).expect("a caller from another network gets a slot");
     assert_eq!(pool.lines[Purpose::SignIn as usize].waiting().all, MAX_WAITING);
     let newest = greedy[3].pop().unwrap();
     let refused = is_password(newest).await.unwrap_err();
     assert_eq!(refused.code, &TOO_MANY_SIGN_INS);
-    assert_eq!(pool.lines[Purpose::SignIn as usize].waiting().all, MAX_WAITING, "it has given its place back already");
+    assert_eq!(pool.lines[Purpose::SignIn as usize].waiting().all, MAX_WAITING, "its slot was already released");
     assert_eq!(is_password(greedy[3].pop().unwrap()).await.unwrap(), None);
     pool.cost.store(1, Ordering::Relaxed);
-    drop(place(3).expect("a place was given back"));
-    // What was taken evenly is nobody's to take, and who waits alone is safe.
+    drop(place(3).expect("a slot was released"));
+    // If all networks have the same number, none is evicted, and a lone caller is safe.
     drop(greedy);
     pool.cost.store(1, Ordering::Relaxed);
     let many = |n: usize| IpAddr::from([198, 51, (n / 256) as u8, (n % 256) as u8]);
@@ -128,7 +128,7 @@ async fn the_lines_take_turns_whoever_came_first() {
                 let place = pool.place(purpose, IpAddr::from([192, 0, 2, network])).unwrap();
                 place.take_turn(move |_| order.lock().unwrap().push(name)).await.unwrap();
             });
-            // It is in its line before the next comes.
+            // Each caller is queued before the next.
             tokio::task::yield_now().await;
         }
     }
@@ -149,13 +149,13 @@ fn w163_strangers_keep_nobody_waiting_who_is_known_or_on_this_machine_and_many_n
     pool.cost.store(10_000, Ordering::Relaxed);
     let place = |purpose: Purpose, address: IpAddr| pool.place(purpose, address);
     let strangers: Vec<_> = (0..256).filter_map(|n| place(Purpose::SignIn, of_customer(n)).ok()).collect();
-    assert_eq!(strangers.len(), 101, "one customer fills what one address may");
+    assert_eq!(strangers.len(), 101, "one customer has the limit of one address");
     let home = IpAddr::from([203, 0, 113, 1]);
-    assert!(place(Purpose::SignIn, home).is_ok(), "another stranger comes after one of them");
+    assert!(place(Purpose::SignIn, home).is_ok(), "another network waits for only one of them");
     let alone: Vec<_> = (0..500)
         .filter_map(|n| place(Purpose::SignIn, IpAddr::from([192, 0, (n / 256) as u8, n as u8])).ok())
         .collect();
-    assert!(place(Purpose::SignIn, home).is_err(), "strangers from everywhere fill their own line");
+    assert!(place(Purpose::SignIn, home).is_err(), "unknown networks fill their own queue");
     for purpose in [Purpose::KnownSignIn, Purpose::LocalSignIn, Purpose::Registration] {
         assert!(place(purpose, home).is_ok(), "{purpose:?}");
     }
@@ -174,10 +174,10 @@ fn w163_who_has_many_networks_gives_way_to_others_and_within_one_they_take_turns
     assert!(place(IpAddr::from([203, 0, 113, 1])).is_ok(), "another address");
     assert_eq!(waiting().all, MAX_WAITING - 1);
     drop(place(of_customer(0x100)));
-    let last = place(of_customer(0)).expect("one place was given back");
+    let last = place(of_customer(0)).expect("one slot was released");
     assert!(place(of_customer(0x100)).is_ok(), "another /56 of the same /48");
     drop(last);
-    drop(place(of_customer(1)).expect("one place was given back"));
+    drop(place(of_customer(1)).expect("one slot was released"));
     drop(crowd);
     assert!(waiting().by_network.is_empty() && waiting().idle.is_empty());
 }
@@ -190,8 +190,8 @@ fn turns_of_a_newcomer_are_counted_through_its_networks() {
         addresses.iter().map(|n| pool.place(Purpose::SignIn, of_customer(*n)).ok().unwrap()).collect();
     taken.extend(places(&pool, Purpose::SignIn, 1, 5));
     let ahead = |n: u32| pool.lines[Purpose::SignIn as usize].waiting().ahead(&networks(of_customer(n)));
-    // Of a new /56 one of the other /56 comes first, and of the two /48s of each one.
-    assert_eq!(ahead(0x200), 2 + 3, "one of each /56 beside it, then three of the IPv4 address");
+    // For a new /56, one caller of the other /56 comes first, and for the two /48s one of each.
+    assert_eq!(ahead(0x200), 2 + 3, "one of each sibling /56, then three of the IPv4 address");
     assert_eq!(ahead(0x002), 2 + 3 + 5, "one of each /64, three of the /56, all five");
     drop(taken);
     assert_eq!(ahead(0x000), 0);
