@@ -5,7 +5,7 @@ use openorch_chassis::{Error, Result};
 use openorch_store::{Cursor, Direction, Filter, MOST_FILTERS, MOST_VALUES, Query};
 use serde_json::Value;
 
-/// The store's query for a query of the API. `usual` is the limit if the query has none, `most` the maximum limit.
+/// The store's query for a query of the API. `default_limit` is the limit if the query has none, `max_limit` the maximum limit.
 pub fn from_wire(query: &wire::Query, usual: u64, most: u64) -> Result<Query> {
     let limit = match query.limit.unwrap_or_default() {
         0 => usual,
@@ -158,7 +158,8 @@ impl Room {
     fn take(&mut self, fields: usize, values: usize) -> Result<()> {
         let too_many = |most: usize, of: &str| {
             Error::invalid(format!(
-                "the query has more than {most} {of}, where each field of a filter counts separately; split it into several queries"
+                "the query has more than {most} {of}, where each field of a filter counts separately; split it into \
+                 several queries"
             ))
         };
         self.filters = self.filters.checked_sub(fields).ok_or_else(|| too_many(MOST_FILTERS, "filters"))?;

@@ -56,7 +56,7 @@ impl Counter {
     }
 }
 
-/// One account may hold one part in so many of all counters.
+/// Divisor: one account may hold at most a tenth of all counters.
 const SHARE: usize = 10;
 
 impl Counters {

@@ -233,7 +233,7 @@ impl Live {
         group.ids.iter().filter_map(|id| tables.by_id.get(id)).any(|entry| routable(entry.status()) != Routable::No)
     }
 
-    /// Inserts a written row. `gone` are the ids of rows removed by the same batch. A version older than the cached one
+    /// Inserts a written row. `replaced_ids` are the ids of rows removed by the same batch. A version older than the cached one
     /// is ignored. If the URL is unchanged, the status is kept.
     pub fn put(&self, row: InstanceRow, version: u64, url: InstanceUrl, gone: &[String], now: Time) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);

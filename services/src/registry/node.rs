@@ -101,7 +101,7 @@ pub async fn read_self(cx: Cx<Registry>, (): ()) -> Result<Json<NodeSelfResponse
 pub async fn list(cx: Cx<Registry>, Body(request): Body<ListNodesRequest>) -> Result<Json<ListNodesResponse>> {
     let own = cx.node.read();
     let found = cx.nodes.find(&Query::all().limit(cx.platform.max_unpaged_list as u64 + 1)).await?;
-    cx.platform.refuse_long_list(found.len(), "nodes", "remove those that are gone")?;
+    cx.platform.refuse_long_list(found.len(), "nodes", "remove obsolete ones")?;
     let mut nodes: Vec<Node> = found.into_iter().map(|row| row.value.into()).collect();
     nodes.retain(|node| node.id != own.id);
     nodes.push(own);

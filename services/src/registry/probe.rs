@@ -74,7 +74,7 @@ struct Schedule {
     began: Instant,
 }
 
-/// One part in so many of a host's rate is reserved for accounts with few probes.
+/// Divisor: a fifth of a host's rate is reserved for accounts with few probes.
 const KEPT_PART: u32 = 5;
 /// Maximum wait for the reserved rate; beyond it, the probe competes with all others.
 const KEPT_WAIT: Duration = Duration::from_millis(500);

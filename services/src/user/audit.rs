@@ -47,7 +47,7 @@ pub async fn list(cx: Cx<AuditLog>, Body(request): Body<ListAuditRequest>) -> Re
     Ok(Json(ListAuditResponse { entries: found, next }))
 }
 
-/// The queries of a request, whose results are merged. `is_id`: the actor is given as an account id, not a slug.
+/// The queries of a request, whose results are merged. `is_id`: the actor is an account id, not a slug.
 pub fn asked(request: ListAuditRequest, is_id: bool) -> Result<Vec<Query>> {
     let limit = request.limit.filter(|limit| *limit > 0).unwrap_or(PAGE);
     let actor = request.actor.map(|actor| (if is_id { "actorId" } else { "actorSlug" }, actor));

@@ -28,7 +28,7 @@ use crate::user::{
     shared::rows::DEFAULT_APP,
 };
 
-/// A delegated token is replaced when less than one part in so many of its lifetime is left.
+/// A delegated token is renewed when less than this fraction (one fifth) of its lifetime is left.
 const DELEGATED_REST: i64 = 5;
 /// Maximum number of positions in an `Authorization` value at which a JWT may start; a value with more is treated as
 /// ours, and so refused.

@@ -99,7 +99,7 @@ impl Authz {
     pub async fn known_account(&self, user_id: &str) -> Result<Arc<Account>> {
         self.account(user_id)
             .await?
-            .ok_or_else(|| Error::new(&access::ACCOUNT_GONE, "the account of this token is gone"))
+            .ok_or_else(|| Error::new(&access::ACCOUNT_GONE, "the account of this token was deleted"))
     }
 
     async fn read_account(&self, user_id: &str) -> Result<Option<Account>> {

@@ -104,7 +104,7 @@ impl Directory {
     }
 
     /// Adds the contacts of a new account to the batch that creates it; returns the accounts that lose one. An
-    /// unverified contact of another account is refused if the creator may know that (`tells`), otherwise it stays
+    /// unverified contact of another account is refused if the creator may know that (`reveals_owner`), otherwise it stays
     /// unowned.
     pub async fn take_contacts(&self, mut batch: Batch, user: &UserRow, tells: bool) -> Result<(Batch, Vec<String>)> {
         let mut displaced = Vec::new();

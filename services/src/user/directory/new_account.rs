@@ -73,7 +73,7 @@ impl Directory {
         Ok(())
     }
 
-    /// The batch that creates an account with these roles, and the accounts that lose a contact. `tells`: the creator
+    /// The batch that creates an account with these roles, and the accounts that lose a contact. `reveals_owner`: the creator
     /// may learn that a contact belongs to another account.
     pub async fn make_account(
         &self,

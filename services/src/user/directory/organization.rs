@@ -259,7 +259,7 @@ impl Directory {
     }
 
     /// Completes a batch that removes this role from an account that leaves for good: an organization without members
-    /// is deleted, and one without an admin gets its longest-standing member as admin, who is added to `heirs`.
+    /// is deleted, and one without an admin gets its longest-standing member as admin, who is added to `new_admins`.
     pub async fn without_member(&self, link: &RoleLinkRow, batch: Batch, heirs: &mut Vec<String>) -> Result<Batch> {
         if let Some(batch) = self.without_organization(link, &batch).await? {
             return Ok(batch);

@@ -16,7 +16,7 @@ impl Commits {
         Commits { platform, indeterminate_until: AtomicI64::new(i64::MIN) }
     }
 
-    /// Commits the change of a call and then invalidates caches with `forget`. If the outcome is unknown, the caches
+    /// Commits the change of a call and then invalidates caches with `invalidate`. If the outcome is unknown, the caches
     /// are invalidated too, so that they are reloaded.
     pub async fn commit(&self, call: &CallAudit, batch: Batch, forget: impl FnOnce()) -> Result<Committed, StoreError> {
         let outcome = self.platform.commit(call, batch).await;

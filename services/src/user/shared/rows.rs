@@ -130,7 +130,7 @@ pub struct ContactRow {
     pub created_at: Time,
 }
 
-/// Marks a name of a deleted account or organization, so that whoever used the name does not reach another one
+/// Marks a name of a deleted account or organization, so that clients using the name do not reach another one
 /// unknowingly.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

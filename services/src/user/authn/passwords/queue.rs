@@ -32,7 +32,7 @@ use crate::user::{
 const MAX_WAITING: usize = 4096;
 /// Assumed cost of a hash before the first measurement, in microseconds.
 const FIRST_COST: u64 = 25_000;
-/// The newest measurement contributes one part in so many to the moving average of the cost.
+/// Divisor: the newest measurement has a weight of one eighth in the moving average of the cost.
 const COST_PART: u64 = 8;
 /// Maximum retry time returned to refused callers, in seconds.
 const LONGEST_RETRY: i64 = 300;

@@ -40,7 +40,7 @@ pub struct Delegated {
     /// As they were when the token was issued. If the cache has other objects now, something changed.
     pub session: Arc<LiveSession>,
     pub account: Arc<Account>,
-    /// [`crate::user::authz::accounts::cache::AccountCache::rights`] from before the token was issued.
+    /// [`crate::user::authz::accounts::cache::AccountCache::rights_epoch`] from before the token was issued.
     pub rights: u64,
     /// Unix time from which a new token is issued instead.
     pub fresh_until: i64,

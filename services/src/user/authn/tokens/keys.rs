@@ -156,13 +156,13 @@ impl Tokens {
         self.signing.sign(self.ring.load().current.clone(), claims).await
     }
 
-    /// Takes the lock of `changes` and calls [`Tokens::reconcile_locked`].
+    /// Takes `change_lock` and calls [`Tokens::reconcile_locked`].
     pub async fn settle(&self) -> Result<()> {
         let _order = self.changes.lock().await;
         self.settle_held().await
     }
 
-    /// Resolves a rotation of unknown outcome: switches to the new key if it was stored. The caller holds `changes`.
+    /// Resolves a rotation of unknown outcome: switches to the new key if it was stored. The caller holds `change_lock`.
     async fn settle_held(&self) -> Result<()> {
         let unsettled = || self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((id, ring)) = unsettled().clone() else { return Ok(()) };

@@ -28,7 +28,7 @@ const MAX_GIVEN: u64 = 100;
 /// are free, a few of them that assign the maximum must leave room for the first roles of all others.
 const MAX_BY_OTHERS: [(u64, u64); 4] = [(1, 700), (5, 650), (20, 600), (MAX_GIVEN, 500)];
 
-/// See [`MAX_BY_OTHERS`]. `given` is the number that the assigner assigned before.
+/// See [`MAX_BY_OTHERS`]. `given` is the number that the assigner has assigned so far.
 fn most_by_others(given: u64) -> u64 {
     MAX_BY_OTHERS.iter().find(|(own, _)| given < *own).map_or(0, |(_, most)| *most)
 }
@@ -206,7 +206,7 @@ impl Authz {
         Ok(())
     }
 
-    /// Adds the pending roles of a contact to the batch with which an account verifies it. `begins_with` are the roles
+    /// Adds the pending roles of a contact to the batch with which an account verifies it. `initial_roles` are the roles
     /// of an account created by the same batch.
     pub async fn give_waiting(
         &self,
@@ -282,8 +282,8 @@ impl Authz {
             return Ok(Err(Error::new(
                 &errors::QUOTA_REACHED,
                 format!(
-                    "accounts other than admins have assigned this account {most} roles, the maximum for an account that assigned {given} \
-                     of them: the account can remove some, or an admin can assign this one"
+                    "accounts other than admins have assigned this account {most} roles, the maximum for an account that \
+                     assigned {given} of them: the account can remove some, or an admin can assign this one"
                 ),
             )));
         }

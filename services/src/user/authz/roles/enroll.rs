@@ -33,7 +33,7 @@ use crate::user::{
 
 /// Prefix of the ids of enrolls by contact; no app has this name.
 const CONTACT_PREFIX: &str = "contact:";
-/// Tags of a cursor; see [`Place`].
+/// Tags of a cursor; see [`EnrollCursor`].
 const ACCOUNTS: &str = "accounts";
 const CONTACTS: &str = "contacts";
 
@@ -86,7 +86,7 @@ pub fn may_list(cx: &Cx<Authz>, Body(request): &Body<ListEnrollsRequest>) -> Res
         _ if is_own || caller.is_admin() => Ok(()),
         Some(role) if may_give(caller, role, &caller.app) => Ok(()),
         Some(role) => Err(refusal(role)),
-        None => Err(Error::new(&errors::ROLE_NOT_GIVABLE, "name your own `userId`, or a `role` that you may give")),
+        None => Err(Error::new(&errors::ROLE_NOT_GIVABLE, "name your own `userId`, or a `role` that you may assign")),
     }
 }
 
@@ -246,7 +246,7 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<EnrollId>) -> Result<Json<Empt
 }
 
 impl Authz {
-    /// Roles assigned by contact after a cursor, pending or assigned, in one order. At most `most`; fewer only at the
+    /// Roles assigned by contact after a cursor, pending or assigned, in one order. At most `max`; fewer only at the
     /// end.
     async fn for_contacts(
         &self,

@@ -112,7 +112,7 @@ impl Authz {
         }
     }
 
-    /// Deletes many rows in small batches, so that other writes can run in between. Fewer than [`CLEARED_AT_ONCE`] rows
+    /// Deletes many rows in small batches, so that other writes can run in between. Fewer than [`ROWS_PER_BATCH`] rows
     /// remain, which the caller deletes in the same batch as everything that must be deleted with them.
     pub async fn clear(&self, call: &CallAudit, collection: &'static str, filters: &[Filter]) -> Result<()> {
         loop {

@@ -368,7 +368,7 @@ impl Rules {
     }
 
     /// The changes that revoke a role. Many accounts may have it, so the assignments are deleted in small batches, see
-    /// `Authz::clear_roles`.
+    /// `Authz::remove_deleted_roles`.
     pub fn without_role(&self, id: &str) -> Vec<Change> {
         let links = self.permissions_of(id).map(|permission| {
             Change::Unlink(PermissionLinkRow { permission_id: permission.to_string(), role_id: id.to_owned() })
