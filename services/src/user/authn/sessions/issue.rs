@@ -81,8 +81,8 @@ impl Authn {
         ended.extend(before.map(|(id, _)| id).filter(|id| *id != row.id));
         let written = self.sessions.commits.commit(call, batch, || self.sessions.cache.sessions_ended(&ended)).await;
         match written {
-            // On a full disk, a sign-in that only updates the last use still succeeds: an operator who wants to free
-            // space must be able to sign in.
+            // If only the last use cannot be stored, the sign-in succeeds nevertheless: an operator must be able to
+            // sign in to free disk space.
             Err(error @ (StoreError::StorageFull(_) | StoreError::Replaced(_))) if is_same => {
                 self.platform.commit(call, must_hold).await?;
                 tracing::warn!(user.id = &*account.id, "cannot store the last use of a resumed session: {error}");

@@ -53,8 +53,8 @@ impl Account {
             links.iter().filter(|link| !is_everywhere(link)).map(|link| link.app.as_str()).collect();
         let by_app = apps.into_iter().map(|app| (app.into(), roles_of(&|link| link.app == app || is_everywhere(link))));
         // Any account may assign roles of its own to any other in any app, so such roles do not make the account a
-        // member. Nor does an organization that it founded itself: it was admitted by something else, which may have
-        // been revoked.
+        // member. Nor does an organization that it founded itself: the account was admitted by something else, which
+        // may have been revoked.
         let is_member = |link: &RoleLinkRow| organization_of(&link.role_id).is_some();
         let admits = |link: &&RoleLinkRow| link.is_trusted() || (is_member(link) && link.is_by_other());
         let app_of = |link: &RoleLinkRow| -> Box<str> {

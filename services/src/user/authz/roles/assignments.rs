@@ -345,7 +345,7 @@ impl Authz {
     }
 }
 
-/// Roles assigned by an account other than as an admin.
+/// Roles that an account assigned while it was not an admin.
 fn given_by(id: &str) -> Vec<Filter> {
     vec![Filter::equals("createdBy", id), Filter::equals("byAdmin", false)]
 }
@@ -359,7 +359,7 @@ fn of_account(id: &str) -> Vec<Filter> {
     vec![Filter::equals("userId", id)]
 }
 
-/// Roles assigned by other accounts other than as admins; see [`RoleLinkRow::is_by_other`].
+/// Roles assigned by other accounts that are not admins; see [`RoleLinkRow::is_by_other`].
 fn by_others(id: &str) -> Vec<Filter> {
     // Ids consist of letters, digits, `_` and `-`, and `!` sorts before all of them.
     let before = Filter::range("createdBy", Some("!".into()), Some(id.into()));

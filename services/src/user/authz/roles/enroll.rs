@@ -57,7 +57,7 @@ pub async fn save(cx: Cx<Authz>, Body(request): Body<SaveEnrollsRequest>) -> Res
     for (input, app) in request.enrolls.iter().zip(&apps) {
         cx.request.audit.require_right(still_gives_role(caller, &input.role, app));
     }
-    // One timestamp for all: different ones would reveal by the time taken what was found.
+    // One timestamp for all: separate ones would reveal how long each took, and so what was found.
     let now = cx.now();
     let enrolls = retry(|| async {
         let mut giving = Giving::with(Batch::new());
@@ -289,7 +289,7 @@ impl Authz {
                 after = last.clone();
             }
             for (place, enroll) in rows {
-                // A pending role whose contact was verified before and given up looks the same as the assigned one.
+                // A role that is pending again, because its contact lost its owner, looks the same as the assigned one.
                 let is_known = found.last().is_some_and(|(last, _)| last.enroll_id == place.enroll_id);
                 if tells_who || !is_known {
                     found.push((place, enroll));
