@@ -240,7 +240,7 @@ async fn how_many_roles_a_contact_is_given_tells_nobody_whose_it_is() {
         let again = give("contactId", contact, 0..=99).await;
         assert_eq!((given.0, again.0), (200, 200), "also again, as at each start: {}", again.1);
         let over = give("contactId", contact, 100..=100).await;
-        assert!(over.1.contains("100 roles for one contact"), "{}", over.1);
+        assert!(over.1.contains("100 roles by one contact"), "{}", over.1);
         let asked = json!({ "contactId": contact, "role": "shop-svc:r7" });
         let listed = daemon.call("POST", "/user-svc/enrolls", &shop, asked).await;
         let id = listed.json()["enrolls"][0]["id"].as_str().unwrap().to_owned();

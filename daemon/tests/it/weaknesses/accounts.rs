@@ -234,7 +234,7 @@ async fn w20_a_code_is_guessed_a_few_times_and_is_good_for_its_purpose_and_its_a
     for guess in guesses {
         told.push(guess.await);
     }
-    assert!(told[0].error().contains("4 more tries"), "{}", told[0].text);
+    assert!(told[0].error().contains("4 attempts left"), "{}", told[0].text);
     assert!(told[4].error().contains("no attempts left"), "{}", told[4].text);
     assert!(told.iter().all(|answer| answer.status == 400));
     assert_eq!(verify(&ann, &id, &code).await.status, 400, "the right one comes too late");

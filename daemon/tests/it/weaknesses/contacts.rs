@@ -155,7 +155,7 @@ async fn w88_a_wrong_code_is_told_the_same_whether_a_contact_is_somebodys_or_not
         assert_eq!(sign_in(contact, &id, &code).await.status, 400);
     }
     assert_eq!(told[0], told[1]);
-    assert!(told[0][0].1.contains("4 more tries"), "{told:?}");
+    assert!(told[0][0].1.contains("4 attempts left"), "{told:?}");
     // Who reads what arrives there learns what the code is for.
     daemon.clock.advance(61);
     let id = ask(&daemon, "", "nobody@example.org").await;

@@ -110,7 +110,7 @@ async fn w49_the_roles_that_an_account_gives_are_bounded_those_that_wait_include
     };
     let refused = save(&eve, (0..7).map(waiting).collect()).await;
     let told = refused.error();
-    assert!(refused.status == 403 && told.contains("given 6 roles") && told.contains("_ROLE_ASSIGNMENTS_"), "{told}");
+    assert!(refused.status == 403 && told.contains("at most 6 roles") && told.contains("_ROLE_ASSIGNMENTS_"), "{told}");
     assert_eq!(save(&eve, (0..4).map(waiting).collect()).await.status, 200);
     assert_eq!(save(&eve, vec![given(0)]).await.status, 200);
     assert_eq!(save(&eve, (0..4).map(waiting).chain([given(0)]).collect()).await.status, 200, "what is given already");
