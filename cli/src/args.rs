@@ -1,5 +1,5 @@
-//! The fixed part of the command tree: names, aliases and help of the documented `oo`. The groups (`oo instance …`) come from
-//! the table in `resource/table.rs`.
+//! The fixed part of the command tree: names, aliases and help of the documented `oo`. The groups (`oo instance …`)
+//! come from the table in `resource/table.rs`.
 
 use clap::{Args as Group, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -294,8 +294,8 @@ const BODY_HELP: &str = raw_help!(
 
 const CALL_HELP: &str = "\
 Path, query and body parameters are passed by name; `oo call OPERATION --help` shows them. Each value has the type that
-the operation declares; `--key:=JSON`, `--key:s=text` and `--key@=FILE` set it explicitly. `-f FILE` (or `-f -`) reads a body in
-JSON or YAML. `-e`, `-u`, `-o` and `-f` may also follow the operation.
+the operation declares; `--key:=JSON`, `--key:s=text` and `--key@=FILE` set it explicitly. `-f FILE` (or `-f -`) reads
+a body in JSON or YAML. `-e`, `-u`, `-o` and `-f` may also follow the operation.
 
 oo call listInstances --slug=skeleton-svc
 oo call saveDefinition --definition.id=a --definition.image.name=nginx

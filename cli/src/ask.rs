@@ -1,5 +1,5 @@
-//! Prompts. They run before the first request is sent: from then on `oo` handles Ctrl-C itself, which would not end a prompt.
-//! Without a terminal the answers are lines of standard input.
+//! Prompts. They run before the first request is sent: from then on `oo` handles Ctrl-C itself, which would not end a
+//! prompt. Without a terminal the answers are lines of standard input.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -31,7 +31,9 @@ pub fn password(given: Option<String>, prompt: &str) -> Result<String, Failure> 
         None => read_line()?,
     };
     if password.is_empty() {
-        return Err(Failure::Usage("a password is required; type it at the prompt, or pipe it to standard input".into()));
+        return Err(Failure::Usage(
+            "a password is required; type it at the prompt, or pipe it to standard input".into(),
+        ));
     }
     Ok(password)
 }

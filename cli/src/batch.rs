@@ -61,7 +61,9 @@ fn calls_of(file: &str, text: &str) -> Result<Vec<OperationCall>, Failure> {
         let value =
             json::parse(line.as_bytes(), json::Limits::TRUSTED).map_err(|refused| wrong(refused.to_string()))?;
         serde_json::from_value(value.unwrap_or_default()).map_err(|error| {
-            wrong(format!("{error}; expected a line such as {{\"operation\": \"listApps\", \"input\": {{\"ids\": []}}}}"))
+            wrong(format!(
+                "{error}; expected a line such as {{\"operation\": \"listApps\", \"input\": {{\"ids\": []}}}}"
+            ))
         })
     };
     lines.map(call).collect()

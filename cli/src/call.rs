@@ -84,7 +84,8 @@ fn options(context: &mut Context, row: &Row, mut words: impl Iterator<Item = Str
             "-u" => context.common.user = Some(value()?),
             "-o" => {
                 let format = Format::from_str(&value()?, false);
-                context.common.output = Some(format.map_err(|_| Failure::Usage("`-o` must be json or yaml here".into()))?);
+                context.common.output =
+                    Some(format.map_err(|_| Failure::Usage("`-o` must be json or yaml here".into()))?);
             }
             _ => taken.flags.push(
                 Flag::parse(&word).map_err(|refusal| refusal.hinted(format!("see `oo call {} --help`", row.id)))?,

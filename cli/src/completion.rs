@@ -1,6 +1,7 @@
-//! Shell completion. The scripts in `completion/` call `oo complete` with the words so far. It prints one candidate per line,
-//! each with a tab and a description: commands and options come from the command tree, operations and their keys from the
-//! table, environments and users from the settings, ids from the server. Whatever takes longer than a second is left out.
+//! Shell completion. The scripts in `completion/` call `oo complete` with the words so far. It prints one candidate per
+//! line, each with a tab and a description: commands and options come from the command tree, operations and their keys
+//! from the table, environments and users from the settings, ids from the server. Whatever takes longer than a second
+//! is left out.
 
 use std::time::Duration;
 

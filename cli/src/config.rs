@@ -1,5 +1,5 @@
-//! State that the command line keeps between runs: environments and the users signed in to them. The file is the documented
-//! `~/.openorch/cliConfig.yaml`; keys that this version does not know are preserved.
+//! State that the command line keeps between runs: environments and the users signed in to them. The file is the
+//! documented `~/.openorch/cliConfig.yaml`; keys that this version does not know are preserved.
 
 use std::{
     collections::BTreeMap,
@@ -109,8 +109,8 @@ impl ConfigFile {
         })
     }
 
-    /// Reads, changes and writes the file under a lock against other `oo` processes. If the change fails, nothing is written. A
-    /// broken or foreign file is renamed first, never overwritten.
+    /// Reads, changes and writes the file under a lock against other `oo` processes. If the change fails, nothing is
+    /// written. A broken or foreign file is renamed first, never overwritten.
     pub fn change<T>(&self, change: impl FnOnce(&mut Config) -> Result<T, Failure>) -> Result<T, Failure> {
         let path = self.path()?;
         let failed = |what: &dyn std::fmt::Display| {

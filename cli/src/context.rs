@@ -1,6 +1,6 @@
-//! Which server a command calls, and as which user: flags take precedence over environment variables, and those over stored
-//! settings. A token is sent only to the server that issued it. All calls go through here, so that waiting, `--timeout` and
-//! hints are the same everywhere.
+//! Which server a command calls, and as which user: flags take precedence over environment variables, and those over
+//! stored settings. A token is sent only to the server that issued it. All calls go through here, so that waiting,
+//! `--timeout` and hints are the same everywhere.
 
 use openorch_sdk::{
     Client, ClientFactory, Error, Response, SdkSettings,
@@ -115,11 +115,7 @@ impl Context {
         let server = server(&self.common, &self.variables, &config)?;
         token(&self.common, &self.variables, &config, &server)?.ok_or_else(|| {
             let others = config.environments.get(&server.name).is_some_and(|known| !known.users.is_empty());
-            let way_out = if others {
-                "run `oo login`, or choose a user with `oo switch`"
-            } else {
-                "run `oo login`"
-            };
+            let way_out = if others { "run `oo login`, or choose a user with `oo switch`" } else { "run `oo login`" };
             Failure::NotSignedIn(format!("not signed in to `{}` ({}); {way_out}", server.name, server.url))
         })
     }
@@ -144,8 +140,8 @@ impl Context {
         self.answered(connection, writes, connection.client.call_row(row, parts)).await
     }
 
-    /// Waits for an answer, up to `--timeout`; `writes` names the call if it changes something. Adds a hint to an error where
-    /// only the command line knows the remedy.
+    /// Waits for an answer, up to `--timeout`; `writes` names the call if it changes something. Adds a hint to an error
+    /// where only the command line knows the remedy.
     pub async fn answered<T>(
         &self,
         connection: &Connection,
@@ -168,7 +164,8 @@ impl Context {
     pub fn explained(&self, error: Error, caller: Option<&Source>) -> Failure {
         let way_out = match &error {
             Error::Unreachable { .. } => {
-                "is the daemon running there? `oo doctor` diagnoses; `oo env select` selects another environment".to_owned()
+                "is the daemon running there? `oo doctor` diagnoses; `oo env select` selects another environment"
+                    .to_owned()
             }
             // By code: services behind the gateway and `isAuthorized` also answer 401, with another meaning.
             refusal if refusal.is(&access::SESSION_ENDED) || refusal.is(&access::INVALID_TOKEN) => match caller {
@@ -240,7 +237,8 @@ pub fn same_url(one: &str, other: &str) -> bool {
 }
 
 fn token(common: &Common, variables: &SdkSettings, config: &Config, server: &Server) -> Result<Option<Token>, Failure> {
-    // A flag is more specific than a variable exported earlier, and the variable's token belongs to the server it was set for.
+    // A flag is more specific than a variable exported earlier, and the variable's token belongs to the server it was
+    // set for.
     if common.env.is_none()
         && common.user.is_none()
         && let Some(token) = &variables.token

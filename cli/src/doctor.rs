@@ -20,8 +20,8 @@ use crate::{
 
 /// Timeout of each request unless `--timeout` sets another.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Clock skew in seconds: above the first limit it is reported, above the second it is a failure, because tokens expire too
-/// early or too late.
+/// Clock skew in seconds: above the first limit it is reported, above the second it is a failure, because tokens expire
+/// too early or too late.
 const APART: (i64, i64) = (5, 60);
 
 #[derive(Serialize)]
@@ -80,9 +80,7 @@ fn settings(context: &Context) -> Check {
     };
     match context.file.load() {
         Err(failure) => Check::fail("settings", &failure),
-        Ok(config) if config.environments.is_empty() => {
-            Check::ok("settings", format!("`{path}` is empty or missing"))
-        }
+        Ok(config) if config.environments.is_empty() => Check::ok("settings", format!("`{path}` is empty or missing")),
         Ok(_) if is_open_to_others(&path) => {
             Check::warn("settings", format!("`{path}` is readable by other users; `chmod 600` fixes that"))
         }

@@ -1,5 +1,5 @@
-//! JSON and YAML files written by people: one document or several, in a file, a directory or standard input. Everything is read
-//! and checked before anything is sent.
+//! JSON and YAML files written by people: one document or several, in a file, a directory or standard input. Everything
+//! is read and checked before anything is sent.
 
 use std::{
     fs::{self, File},
@@ -86,7 +86,8 @@ pub fn all_of(place: &str) -> Result<Vec<Document>, Failure> {
 
 /// Collects the documents below a directory; hidden files and other types are skipped.
 fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::Usage(format!("cannot read the directory `{}`: {error}", folder.display()));
+    let failed =
+        |error: io::Error| Failure::Usage(format!("cannot read the directory `{}`: {error}", folder.display()));
     if depth > MAX_DEPTH {
         return Err(Failure::Usage(format!("`{}` is nested deeper than {MAX_DEPTH} directories", folder.display())));
     }

@@ -1,5 +1,5 @@
-//! Parses one word of input: `--key=value`, its typed forms, and `?key=value`. Keys are interpreted elsewhere: in raw calls by
-//! `body_args.rs`, in `oo call` by the schema of the operation (`input.rs`).
+//! Parses one word of input: `--key=value`, its typed forms, and `?key=value`. Keys are interpreted elsewhere: in raw
+//! calls by `body_args.rs`, in `oo call` by the schema of the operation (`input.rs`).
 
 use openorch_sdk::api::json;
 use serde_json::Value;
@@ -39,7 +39,8 @@ impl Flag {
             (key, Given::Text(text.to_owned()))
         } else if let Some(key) = key.strip_suffix(':') {
             let value = json::parse(text.as_bytes(), json::Limits::TRUSTED).ok().flatten();
-            let refused = || Failure::Usage(format!("`{word}`: the value is not JSON; for text write `--{key}:s={text}`"));
+            let refused =
+                || Failure::Usage(format!("`{word}`: the value is not JSON; for text write `--{key}:s={text}`"));
             (key, Given::Json(value.ok_or_else(refused)?))
         } else if let Some(key) = key.strip_suffix('@') {
             (key, Given::Text(documents::text_of(text)?))

@@ -1,5 +1,5 @@
-//! Turns `--key=value` pairs into the parts of a request. The schemas of the operation's row determine which part a key belongs
-//! to and the type of its value.
+//! Turns `--key=value` pairs into the parts of a request. The schemas of the operation's row determine which part a key
+//! belongs to and the type of its value.
 
 use openorch_sdk::api::{Keys, Parts, Row, json::MAX_DEPTH, keys::Place};
 use schemars::generate::SchemaSettings;
@@ -108,7 +108,8 @@ impl Inputs {
         Ok((parts, path))
     }
 
-    /// Sets the field that `rest`, the remainder of the key `whole`, points to: `a.b` is the field `b` of the object `a`.
+    /// Sets the field that `rest`, the remainder of the key `whole`, points to: `a.b` is the field `b` of the object
+    /// `a`.
     fn set(&self, object: &mut Value, schema: &Value, whole: &str, rest: &str, value: Given) -> Result<(), Failure> {
         let Value::Object(fields) = object else {
             return Err(Failure::Usage(format!("`--{whole}` names a field, but the body is not an object")));
@@ -158,9 +159,7 @@ impl Inputs {
         let parsed = || serde_json::from_str::<Value>(text).ok();
         match self.kind(schema) {
             Some("string") => Ok(text.as_str().into()),
-            Some("integer") => {
-                parsed().filter(|it| it.is_i64() || it.is_u64()).ok_or_else(|| refused("an integer"))
-            }
+            Some("integer") => parsed().filter(|it| it.is_i64() || it.is_u64()).ok_or_else(|| refused("an integer")),
             Some("number") => parsed().filter(Value::is_number).ok_or_else(|| refused("a number")),
             Some("boolean") => parsed().filter(Value::is_boolean).ok_or_else(|| refused("true or false")),
             Some("array") => parsed().filter(Value::is_array).ok_or_else(|| refused("a JSON array")),

@@ -1,5 +1,5 @@
-//! Formats JSON text, indented or on one line, with every value as written: numbers are never parsed, so they keep their
-//! digits, and keys keep their order. For text that [`is_json`] accepts; other text yields unspecified text.
+//! Formats JSON text, indented or on one line, with every value as written: numbers are never parsed, so they keep
+//! their digits, and keys keep their order. For text that [`is_json`] accepts; other text yields unspecified text.
 
 use openorch_api::text::characters;
 

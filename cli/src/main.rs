@@ -1,5 +1,5 @@
-//! `oo`, the command line of OpenOrch: parses the arguments, runs one command, prints its output and exits with a code for
-//! scripts. Each command has its own file.
+//! `oo`, the command line of OpenOrch: parses the arguments, runs one command, prints its output and exits with a code
+//! for scripts. Each command has its own file.
 
 mod args;
 mod ask;
@@ -75,7 +75,8 @@ fn run(matches: &ArgMatches) -> Result<(Output, u8), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         tokio::select! {
-            // The command is polled first: until it waits for the first time, prompts included, Ctrl-C has its default effect.
+            // The command is polled first: until it waits for the first time, prompts included, Ctrl-C has its default
+            // effect.
             biased;
             outcome = dispatch(&mut context, matches) => outcome,
             () = stop::stopped() => match context.progress.follows() {

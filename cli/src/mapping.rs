@@ -1,5 +1,6 @@
-//! Maps `--key=value` to a JSON body in raw calls, which have no schema, by the documented rules. By their numbers there: 1 is
-//! `flag.rs`; 2, 3, 4 and 6 are here; 5 was a bug and is not implemented; 7: the body is an object, `{}` without any key.
+//! Maps `--key=value` to a JSON body in raw calls, which have no schema, by the documented rules. By their numbers
+//! there: 1 is `flag.rs`; 2, 3, 4 and 6 are here; 5 was a bug and is not implemented; 7: the body is an object, `{}`
+//! without any key.
 
 use openorch_sdk::api::json::MAX_DEPTH;
 use serde_json::{Map, Value, json};

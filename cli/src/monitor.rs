@@ -120,7 +120,8 @@ fn columns(format: Format) -> Option<impl Iterator<Item = (&'static str, usize)>
 }
 
 fn line(format: Format, seen: &RequestSeen) -> Result<String, Failure> {
-    let data = || serde_json::to_string(seen).map_err(|error| Failure::Other(format!("cannot format the output: {error}")));
+    let data =
+        || serde_json::to_string(seen).map_err(|error| Failure::Other(format!("cannot format the output: {error}")));
     match (format, columns(format)) {
         (_, Some(columns)) => {
             let cells = columns.map(|(name, width)| (printable(&cell(name, seen)), width));

@@ -47,7 +47,8 @@ impl Thing {
     }
 }
 
-/// The answer to a call in the requested format, if it is JSON; other text as received, without terminal control characters.
+/// The answer to a call in the requested format, if it is JSON; other text as received, without terminal control
+/// characters.
 pub fn answer(format: Option<Format>, json: &str) -> Result<String, Failure> {
     if !json::is_json(json) {
         return Ok(printable_lines(json));
@@ -59,12 +60,14 @@ pub fn answer(format: Option<Format>, json: &str) -> Result<String, Failure> {
     }
 }
 
-/// Rejects a format that [`answer`] does not support. Checked before the call, which may have effects and whose answer could
-/// not be printed.
+/// Rejects a format that [`answer`] does not support. Checked before the call, which may have effects and whose answer
+/// could not be printed.
 pub fn check_answer_format(format: Option<Format>) -> Result<(), Failure> {
     match format {
         None | Some(Format::Json | Format::Yaml) => Ok(()),
-        Some(_) => Err(Failure::Usage("responses of operations cannot be printed as a table; use `-o json` or `-o yaml`".into())),
+        Some(_) => Err(Failure::Usage(
+            "responses of operations cannot be printed as a table; use `-o json` or `-o yaml`".into(),
+        )),
     }
 }
 
@@ -247,13 +250,16 @@ fn time_at(item: &Value, name: &str) -> Option<Timestamp> {
     raw_time(item, name).parse().ok()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the command line has no clock to inject; formatting of times is tested without it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command line has no clock to inject; formatting of times is tested without it"
+)]
 pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// Formats a duration in seconds: `72` is `1m12s`. Negative values are shown as zero, because the clocks of two machines
-/// differ.
+/// Formats a duration in seconds: `72` is `1m12s`. Negative values are shown as zero, because the clocks of two
+/// machines differ.
 pub fn span(seconds: i64) -> String {
     let count = seconds.max(0);
     let (days, hours, minutes, seconds) = (count / 86_400, count / 3600, count / 60 % 60, count % 60);

@@ -1,5 +1,5 @@
-//! Progress of long operations, and the message when Ctrl-C interrupts one. Progress is shown on a terminal only: scripts read
-//! the final output.
+//! Progress of long operations, and the message when Ctrl-C interrupts one. Progress is shown on a terminal only:
+//! scripts read the final output.
 
 use std::{
     cell::{Cell, RefCell},

@@ -270,8 +270,8 @@ async fn copy(body: Beginning) -> Result<Output, Failure> {
     Ok(Output::Shown)
 }
 
-/// The target of a redirect, if it is the same service on the same server: a service must not redirect the user's token to
-/// another service or to the daemon.
+/// The target of a redirect, if it is the same service on the same server: a service must not redirect the user's token
+/// to another service or to the daemon.
 fn next_target(answer: &Response, target: &str, server: &str) -> Option<String> {
     if !answer.status.is_redirection() {
         return None;

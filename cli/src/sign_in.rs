@@ -1,5 +1,5 @@
-//! Authentication: sign in and out, register, switch users, `whoami`, `token`, change the password. Only `token` prints a
-//! token.
+//! Authentication: sign in and out, register, switch users, `whoami`, `token`, change the password. Only `token` prints
+//! a token.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -84,9 +84,8 @@ pub async fn logout(context: &mut Context, slug: Option<String>, all: bool, forg
             Ok(_) => {}
             Err(refusal) if refusal.status() == Some(401) => {}
             Err(failure) => {
-                return Err(
-                    failure.hinted("the token is still stored; `oo logout --forget` removes it without calling the server")
-                );
+                return Err(failure
+                    .hinted("the token is still stored; `oo logout --forget` removes it without calling the server"));
             }
         }
     }
@@ -113,7 +112,10 @@ pub fn switch(context: &Context, slug: Option<String>) -> Result<String, Failure
     let Some(slug) = slug else { return stored_users(context, &server.name) };
     let unknown = || {
         let login = context.command("login");
-        Failure::NotSignedIn(format!("`{slug}` is not signed in to `{}` on this machine; run `{login} {slug}`", server.name))
+        Failure::NotSignedIn(format!(
+            "`{slug}` is not signed in to `{}` on this machine; run `{login} {slug}`",
+            server.name
+        ))
     };
     if !context.config()?.environments.get(&server.name).is_some_and(|known| known.users.contains_key(&slug)) {
         return Err(unknown());
@@ -187,8 +189,8 @@ pub async fn password(context: &Context) -> Result<String, Failure> {
     Ok(String::new())
 }
 
-/// Checks that the settings are writable before a session is created, so that its token can be stored. Returns the device name
-/// of the session, which differs between two home directories on one machine.
+/// Checks that the settings are writable before a session is created, so that its token can be stored. Returns the
+/// device name of the session, which differs between two home directories on one machine.
 fn prepared(context: &Context) -> Result<String, Failure> {
     let server = context.server()?;
     context.file.change(|config| {

@@ -1,5 +1,6 @@
-//! Ctrl-C while a command waits. A separate thread handles the signal, so that it ends the program even when the main thread is
-//! blocked on a lock or a slow reader. A command that waits for an answer first reports the request in progress.
+//! Ctrl-C while a command waits. A separate thread handles the signal, so that it ends the program even when the main
+//! thread is blocked on a lock or a slow reader. A command that waits for an answer first reports the request in
+//! progress.
 
 use std::{future::pending, io, process, thread, time::Duration};
 
@@ -10,7 +11,8 @@ pub const CODE: u8 = 130;
 /// Time the program has to report the request in progress before it is ended.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Completes on Ctrl-C. The handler is installed by the first poll: until then, during prompts, Ctrl-C has its default effect.
+/// Completes on Ctrl-C. The handler is installed by the first poll: until then, during prompts, Ctrl-C has its default
+/// effect.
 pub async fn stopped() {
     let (tell, told) = oneshot::channel();
     // Without a signal handler, Ctrl-C keeps its default effect.

@@ -1,5 +1,5 @@
-//! The command groups, `oo instance ls` and so on, generated from `table.rs` and the operations' schemas: the flags of a
-//! command are the keys that its operation accepts. This file defines the groups; `run.rs` executes them.
+//! The command groups, `oo instance ls` and so on, generated from `table.rs` and the operations' schemas: the flags of
+//! a command are the keys that its operation accepts. This file defines the groups; `run.rs` executes them.
 
 mod run;
 mod table;
@@ -78,10 +78,11 @@ pub enum One {
 
 pub struct Save {
     pub row: &'static Row,
-    /// The key of the body that contains the object; empty if the object is the body. If the key takes a list, all documents
-    /// are sent in one call.
+    /// The key of the body that contains the object; empty if the object is the body. If the key takes a list, all
+    /// documents are sent in one call.
     pub wrapper: &'static str,
-    /// The operation and wrapper key that create an item whose document has no `id`; the id of the others goes into the path.
+    /// The operation and wrapper key that create an item whose document has no `id`; the id of the others goes into the
+    /// path.
     pub new: Option<(&'static Row, &'static str)>,
 }
 
@@ -206,8 +207,8 @@ fn name_of(resource: &Resource) -> &'static str {
     if resource.kind.name.is_empty() { "ID" } else { resource.kind.name.to_uppercase().leak() }
 }
 
-/// The keys of an operation, except those in `but`, as flags: `deploymentId` is `--deployment-id`; its own spelling is an
-/// alias.
+/// The keys of an operation, except those in `but`, as flags: `deploymentId` is `--deployment-id`; its own spelling is
+/// an alias.
 fn flags(row: &'static Row, but: &[&str]) -> Vec<Arg> {
     let flag = |key: Key| {
         let Key { name, kind, about, .. } = key;

@@ -111,8 +111,8 @@ fn foreign() -> Failure {
     Failure::Other(FOREIGN.into())
 }
 
-/// Prints the list until Ctrl-C: in place on a terminal, otherwise one after the other, JSON on one line each and YAML as
-/// documents. Continues while the server is unreachable.
+/// Prints the list until Ctrl-C: in place on a terminal, otherwise one after the other, JSON on one line each and YAML
+/// as documents. Continues while the server is unreachable.
 async fn watch(
     context: &Context,
     resource: &Resource,
@@ -219,8 +219,8 @@ async fn save_all(context: &Context, resource: &Resource, save: &Save, places: V
     Ok(String::new())
 }
 
-/// The server ignores unknown keys, so a mistyped one would be lost silently. Keys of the list's items are accepted too: an
-/// item can be saved as it was listed.
+/// The server ignores unknown keys, so a mistyped one would be lost silently. Keys of the list's items are accepted
+/// too: an item can be saved as it was listed.
 fn refuse_unknown_keys(resource: &Resource, row: &'static Row, body: &Json, place: &str) -> Result<(), Failure> {
     let mut body = body.clone();
     if let Some(normalise) = row.normalise {

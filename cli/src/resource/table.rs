@@ -1,5 +1,5 @@
-//! The command groups: the names and columns of each kind of item, and the operations that list, get, save and remove it. A new
-//! service gets its commands through entries here. Headers follow the documented `oo` where it has them.
+//! The command groups: the names and columns of each kind of item, and the operations that list, get, save and remove
+//! it. A new service gets its commands through entries here. Headers follow the documented `oo` where it has them.
 
 use openorch_sdk::api::{
     policy,

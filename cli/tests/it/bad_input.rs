@@ -1,5 +1,5 @@
-//! Failures around `oo`: broken settings, environment problems, misbehaving servers. Each has an error message with a remedy
-//! and an exit code, and nothing is left half written.
+//! Failures around `oo`: broken settings, environment problems, misbehaving servers. Each has an error message with a
+//! remedy and an exit code, and nothing is left half written.
 
 use std::{fs, process::Stdio, sync::Mutex};
 

@@ -1,5 +1,5 @@
-//! The program as its user sees it: output, exit codes and the settings file. The server is a stub; the daemon's own tests and
-//! `examples/first-service/run` use the real daemon.
+//! The program as its user sees it: output, exit codes and the settings file. The server is a stub; the daemon's own
+//! tests and `examples/first-service/run` use the real daemon.
 
 use std::fs;
 #[cfg(unix)]
@@ -65,7 +65,11 @@ fn whoever_signs_in_while_the_variable_says_another_is_told() {
     };
     for line in ["login openorch changeme", "switch openorch"] {
         let ran = run(line);
-        assert!(ran.code == 0 && ran.err.contains("warning: OPENORCH_TOKEN is set and takes precedence"), "{}", ran.err);
+        assert!(
+            ran.code == 0 && ran.err.contains("warning: OPENORCH_TOKEN is set and takes precedence"),
+            "{}",
+            ran.err
+        );
     }
 }
 

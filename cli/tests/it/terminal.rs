@@ -1,5 +1,5 @@
-//! Behaviour specific to terminals: prompts, colours, progress. `script` (util-linux) provides the terminal; without it these
-//! tests are skipped.
+//! Behaviour specific to terminals: prompts, colours, progress. `script` (util-linux) provides the terminal; without it
+//! these tests are skipped.
 
 use std::{
     io::{Read, Write},
@@ -22,8 +22,8 @@ use crate::support::Home;
 fn typed(home: &Home, line: &str, talk: &[(&str, &str)], variables: &[(&str, &str)]) -> Option<(String, i32)> {
     let mut command = Command::new("script");
     let oo = env!("CARGO_BIN_EXE_oo");
-    // `exec`, so that `script` returns the exit code of `oo`. A shell that runs the tests in the background makes them and
-    // their children ignore Ctrl-C, and the terminal would swallow it before `oo` sets its mode.
+    // `exec`, so that `script` returns the exit code of `oo`. A shell that runs the tests in the background makes them
+    // and their children ignore Ctrl-C, and the terminal would swallow it before `oo` sets its mode.
     command.args(["-qefc", &format!("exec env --default-signal=INT {oo} {line}"), "/dev/null"]);
     home.prepare(&mut command);
     // With CI set, even a dumb terminal counts as one with colours.
@@ -110,7 +110,8 @@ fn a_password_is_asked_for_without_echo_and_a_new_one_twice() {
     };
     assert!(shown.contains("Enter slug: ") && shown.contains("Enter password: ") && code == 0, "{shown}");
     assert!(stub.seen()[0].body.contains(r#""password":"s3cret""#), "{}", stub.seen()[0].body);
-    let (shown, code) = typed(&home, "register me", &[("password: ", "one\n"), ("new password: ", "two\n")], &[]).unwrap();
+    let (shown, code) =
+        typed(&home, "register me", &[("password: ", "one\n"), ("new password: ", "two\n")], &[]).unwrap();
     assert!(shown.contains("the passwords do not match; nothing was changed") && code == 2, "{shown}");
     // Ctrl-C at the prompt.
     let (shown, code) = typed(&home, "login me", &[("password: ", "\u{3}")], &[]).unwrap();

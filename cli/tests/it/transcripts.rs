@@ -1,9 +1,9 @@
-//! Transcripts of sessions with a real daemon: each file in `transcripts/` is run line by line, and the output of `oo` must
-//! match. `UPDATE=1 cargo test` rewrites them; changes to `oo` are reviewed by their diff.
+//! Transcripts of sessions with a real daemon: each file in `transcripts/` is run line by line, and the output of `oo`
+//! must match. `UPDATE=1 cargo test` rewrites them; changes to `oo` are reviewed by their diff.
 //!
-//! A line that begins with `$ ` is run by `sh` in a temporary directory, with the daemon at `$URL` and a service that can be
-//! registered at `$SERVICE`. Its output follows, standard error first, then `? N` for a nonzero exit code N. Lines that begin
-//! with `#` are comments. Values that vary between runs are replaced by a word in capitals.
+//! A line that begins with `$ ` is run by `sh` in a temporary directory, with the daemon at `$URL` and a service that
+//! can be registered at `$SERVICE`. Its output follows, standard error first, then `? N` for a nonzero exit code N.
+//! Lines that begin with `#` are comments. Values that vary between runs are replaced by a word in capitals.
 
 use std::{fs, path::Path, process::Command};
 
