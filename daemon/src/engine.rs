@@ -50,7 +50,9 @@ pub async fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>, StartErro
         for host in postgres(settings)?.hosts()? {
             match tokio::time::timeout(LOOKUP, tokio::net::lookup_host(&host)).await {
                 Ok(Ok(addresses)) => found.extend(addresses),
-                _ => tracing::warn!("cannot resolve the database's host; instance URLs that point to it are not rejected"),
+                _ => tracing::warn!(
+                    "cannot resolve the database's host; instance URLs that point to it are not rejected"
+                ),
             }
         }
     }

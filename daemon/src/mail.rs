@@ -238,7 +238,8 @@ impl Mailer for SmtpMailer {
                 let _turn = self.turns.take(asked_by.to_owned()).await;
                 self.hand_over(&message).await
             });
-            let too_slow = |_| Err(Failure::Server(format!("it did not accept the message within {} s", self.timeout.as_secs())));
+            let too_slow =
+                |_| Err(Failure::Server(format!("it did not accept the message within {} s", self.timeout.as_secs())));
             match sending.await.unwrap_or_else(too_slow) {
                 Ok(()) => Ok(()),
                 Err(Failure::Address(error)) => {

@@ -230,7 +230,9 @@ fn first_steps(running: &Running, address: &str) -> String {
     let (before, invitation) = match running.registration {
         Registration::Open | Registration::OnThisMachine => (String::new(), ""),
         Registration::Invite => (
-            format!("Registration is by invitation: POST {address}/user-svc/invitation as the admin creates a code.\n\n"),
+            format!(
+                "Registration is by invitation: POST {address}/user-svc/invitation as the admin creates a code.\n\n"
+            ),
             ", \"invitation\": \"…\"",
         ),
         Registration::Closed => (

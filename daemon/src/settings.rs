@@ -191,7 +191,9 @@ impl Settings {
         }
         let settings = Settings::read(&given).map_err(StartError)?;
         if settings.daemon.tls_cert.is_some() != settings.daemon.tls_key.is_some() {
-            return Err(StartError("OPENORCH_TLS_CERT and OPENORCH_TLS_KEY require each other: set both or neither".into()));
+            return Err(StartError(
+                "OPENORCH_TLS_CERT and OPENORCH_TLS_KEY require each other: set both or neither".into(),
+            ));
         }
         if settings.database.driver == Engine::Sqlite {
             return Err(StartError("OPENORCH_DB_DRIVER: the only supported driver is postgres".into()));

@@ -301,9 +301,9 @@ fn tell_weak_passwords(counts: user::PasswordCounts, only_loopback: bool) {
     );
     match only_loopback {
         true => tracing::info!("{text}; this does not matter while only loopback is served"),
-        false => tracing::warn!(
-            "{text}; such sign-ins are refused: change these passwords on this machine, or reset them"
-        ),
+        false => {
+            tracing::warn!("{text}; such sign-ins are refused: change these passwords on this machine, or reset them")
+        }
     }
 }
 

@@ -58,8 +58,9 @@ impl FromArgMatches for Flags {
 
 /// The help text about secrets, which have no flags.
 pub fn secrets_help() -> String {
-    let mut text =
-        String::from("Secrets (set by a variable, by a file that VARIABLE_FILE names, or by a key of the config file):\n");
+    let mut text = String::from(
+        "Secrets (set by a variable, by a file that VARIABLE_FILE names, or by a key of the config file):\n",
+    );
     for (section, setting) in all().filter(|(_, setting)| setting.is_secret) {
         text += &format!("  {}  {} [default: {}]\n", section.variable(setting), setting.help(), setting.default);
     }
