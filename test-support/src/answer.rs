@@ -1,4 +1,5 @@
-//! Responses of the daemon. Every refusal must have a code that its operation declares; each response in the tests is checked.
+//! Responses of the daemon. Every refusal must have a code that its operation declares; each response in the tests is
+//! checked.
 
 use openorch_api::{
     Row,

@@ -1,5 +1,5 @@
-//! A daemon inside the test process, with a temporary data directory and a manual clock; helpers that call it by path or by
-//! operation.
+//! A daemon inside the test process, with a temporary data directory and a manual clock; helpers that call it by path
+//! or by operation.
 
 use std::{path::Path, sync::Arc};
 

@@ -1,9 +1,9 @@
 //! Shared by the tests of several crates: waiting for conditions, the daemon as a process and inside the test process,
-//! misbehaving servers, and a platform for services. Only a dev-dependency. The script `run` in this directory gives each test
-//! its time limit.
+//! misbehaving servers, and a platform for services. Only a dev-dependency. The script `run` in this directory gives
+//! each test its time limit.
 //!
-//! Unit tests of a crate that this one depends on must not exchange that crate's types with it: cargo compiles such a crate
-//! twice, once for this one and once with its tests, and the two sets of types differ. Tests in `tests/` may.
+//! Unit tests of a crate that this one depends on must not exchange that crate's types with it: cargo compiles such a
+//! crate twice, once for this one and once with its tests, and the two sets of types differ. Tests in `tests/` may.
 
 #[cfg(feature = "wire")]
 pub mod wire;

@@ -1,4 +1,5 @@
-//! The daemon as a process: finds or builds the program, starts it in a clean environment, stops it, and kills it on drop.
+//! The daemon as a process: finds or builds the program, starts it in a clean environment, stops it, and kills it on
+//! drop.
 
 use std::{
     env,
@@ -78,8 +79,8 @@ pub fn wait(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// The daemon's binary: `OPENORCH_BIN`, or the one in cargo's target directory. `cargo test` of the workspace builds it; a test
-/// of a single crate builds it if it is missing.
+/// The daemon's binary: `OPENORCH_BIN`, or the one in cargo's target directory. `cargo test` of the workspace builds
+/// it; a test of a single crate builds it if it is missing.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -102,8 +103,8 @@ pub fn program() -> &'static Path {
     })
 }
 
-/// The daemon with its data in this directory, or in a schema of the database server that `tools/test-on-postgres` names by
-/// variables. Its environment is otherwise empty.
+/// The daemon with its data in this directory, or in a schema of the database server that `tools/test-on-postgres`
+/// names by variables. Its environment is otherwise empty.
 pub fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
     let mut command = Command::new(program);
     command

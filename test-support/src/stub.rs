@@ -1,5 +1,5 @@
-//! A minimal HTTP server that records requests and answers as a test specifies. Requests are recorded as sent, and responses
-//! may be malformed.
+//! A minimal HTTP server that records requests and answers as a test specifies. Requests are recorded as sent, and
+//! responses may be malformed.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -36,7 +36,8 @@ pub struct Stub {
 }
 
 impl Stub {
-    /// Answers each request with the bytes that `answer` returns, a complete response; closes the connection if they are empty.
+    /// Answers each request with the bytes that `answer` returns, a complete response; closes the connection if they
+    /// are empty.
     pub fn new(answer: impl Fn(&Request) -> String + Send + Sync + 'static) -> Stub {
         Stub::on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
     }

@@ -7,8 +7,8 @@ use std::sync::{
 
 use openorch_store::{Batch, BoxFuture, Committed, Layer, Result, Store, StoreError};
 
-/// A store whose next commit is applied but reported as failed; or is delayed until the test applies it; or follows a commit of
-/// another writer.
+/// A store whose next commit is applied but reported as failed; or is delayed until the test applies it; or follows a
+/// commit of another writer.
 pub struct Unsure {
     pub store: Arc<dyn Store>,
     pub is_unsure: AtomicBool,

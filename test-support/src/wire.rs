@@ -1,5 +1,5 @@
-//! HTTP byte by byte: servers that follow a script and may misbehave, and a client that sends exactly what it is given. All
-//! waits have a timeout.
+//! HTTP byte by byte: servers that follow a script and may misbehave, and a client that sends exactly what it is given.
+//! All waits have a timeout.
 
 use std::{
     future::Future,
@@ -137,7 +137,8 @@ impl Client {
         self.stream
     }
 
-    /// Whether the peer accepted the bytes. A closed connection is not an error: tests look at what the peer sent before.
+    /// Whether the peer accepted the bytes. A closed connection is not an error: tests look at what the peer sent
+    /// before.
     pub async fn send(&mut self, text: &str) -> bool {
         self.stream.write_all(text.as_bytes()).await.is_ok()
     }

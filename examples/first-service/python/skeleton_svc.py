@@ -67,7 +67,7 @@ class Hello(BaseHTTPRequestHandler):
 
     def do_GET(self):
         known = self.path == "/skeleton-svc/hello"
-        body = b'{"hello": "world"}' if known else b'{"error": "there is only /skeleton-svc/hello here"}'
+        body = b'{"hello": "world"}' if known else b'{"error": "not found; this service has only /skeleton-svc/hello"}'
         self.send_response(200 if known else 404)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

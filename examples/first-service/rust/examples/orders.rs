@@ -1,6 +1,6 @@
-//! A service with its own permissions: every account may view the orders; dropping one requires a second permission, which `oo
-//! role set-permissions`, `oo permit save` and `oo grant save` give. Run it like the first service, with `cargo run --example
-//! orders`.
+//! A service with its own permissions: every account may view the orders; dropping one requires a second permission,
+//! which `oo role set-permissions`, `oo permit save` and `oo grant save` give. Run it like the first service, with
+//! `cargo run --example orders`.
 
 use std::process::ExitCode;
 

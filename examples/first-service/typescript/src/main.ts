@@ -18,7 +18,7 @@ await new RegistrySvcApi(configuration).registerInstance({ body: { url: selfUrl 
 createServer((request, response) => {
   const known = request.url === "/skeleton-svc/hello";
   response.writeHead(known ? 200 : 404, { "Content-Type": "application/json" });
-  response.end(known ? '{"hello": "world"}' : '{"error": "there is only /skeleton-svc/hello here"}');
+  response.end(known ? '{"hello": "world"}' : '{"error": "not found; this service has only /skeleton-svc/hello"}');
 }).listen(Number(new URL(selfUrl).port || 80), new URL(selfUrl).hostname, () => console.log(`listening on ${selfUrl}`));
 
 // The password is generated once, and stored before it is sent to the server.
