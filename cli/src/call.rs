@@ -104,7 +104,7 @@ fn list(context: &Context) -> Result<String, Failure> {
         path: &'static str,
         summary: String,
     }
-    const KIND: Kind = Kind {
+    const TABLE: Kind = Kind {
         columns: &[
             Column::new("OPERATION", Cell::Text(&["id"])),
             Column::new("METHOD", Cell::Text(&["method"])),
@@ -116,7 +116,7 @@ fn list(context: &Context) -> Result<String, Failure> {
     let shown: Vec<Shown> = api::operations()
         .map(|row| Shown { id: row.id, method: row.method.as_str(), path: row.path, summary: row.summary() })
         .collect();
-    print::list(context.format(), &KIND, &print::as_things(&shown)?)
+    print::list(context.format(), &TABLE, &print::as_things(&shown)?)
 }
 
 fn describe(row: &Row, inputs: &Inputs) -> String {

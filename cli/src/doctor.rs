@@ -46,7 +46,7 @@ impl Check {
     }
 }
 
-const KIND: Kind = Kind {
+const TABLE: Kind = Kind {
     columns: &[
         Column::new("CHECK", Cell::Text(&["check"])),
         Column::new("RESULT", Cell::Status("result")),
@@ -70,7 +70,7 @@ pub async fn run(context: &mut Context) -> Result<(Output, u8), Failure> {
     }
     let code = checks.iter().map(|check| check.code).find(|code| *code != 0).unwrap_or_default();
     let format = context.common.output.unwrap_or(Format::Table);
-    Ok((print::list(format, &KIND, &print::as_things(&checks)?)?.into(), code))
+    Ok((print::list(format, &TABLE, &print::as_things(&checks)?)?.into(), code))
 }
 
 fn settings(context: &Context) -> Check {

@@ -304,7 +304,7 @@ mod tests {
         serde_norway::from_str(text).unwrap()
     }
 
-    const KIND: Kind = Kind {
+    const TABLE: Kind = Kind {
         columns: &[
             Column::new("ID", Cell::Text(&["id"])),
             Column::new("STATUS", Cell::Status("status")),
@@ -316,7 +316,7 @@ mod tests {
 
     fn shown(format: Format, items: &str) -> String {
         let Value::Sequence(items) = value(items) else { panic!("a list") };
-        list(format, &KIND, &as_things(&items).unwrap()).unwrap()
+        list(format, &TABLE, &as_things(&items).unwrap()).unwrap()
     }
 
     #[test]
@@ -346,9 +346,9 @@ mod tests {
         let thing = [Thing::read(json).unwrap()];
         let indented = "{\n  \"n\": 12345678901234567890123,\n  \"m\": 1.50\n}";
         for format in [Format::Json, Format::Yaml] {
-            assert_eq!(item(format, &KIND, &thing[0]).unwrap(), indented);
+            assert_eq!(item(format, &TABLE, &thing[0]).unwrap(), indented);
             assert_eq!(answer(Some(format), json).unwrap(), indented);
-            assert!(list(format, &KIND, &thing).unwrap().contains("12345678901234567890123"));
+            assert!(list(format, &TABLE, &thing).unwrap().contains("12345678901234567890123"));
         }
         assert_eq!(answer(Some(Format::Yaml), r#"{"n":9007199254740993}"#).unwrap(), "n: 9007199254740993\n");
         assert_eq!(answer(None, r#"{"a":1,"a":2}"#).unwrap(), "{\n  \"a\": 1,\n  \"a\": 2\n}");

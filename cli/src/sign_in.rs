@@ -135,7 +135,7 @@ fn stored_users(context: &Context, server: &str) -> Result<String, Failure> {
         slug: String,
         selected: bool,
     }
-    const KIND: Kind = Kind {
+    const TABLE: Kind = Kind {
         columns: &[Column::new("SLUG", Cell::Text(&["slug"])), Column::new("SELECTED", Cell::Star("selected"))],
         name: "slug",
     };
@@ -144,7 +144,7 @@ fn stored_users(context: &Context, server: &str) -> Result<String, Failure> {
         let show = |slug: &String| Shown { slug: slug.clone(), selected: *slug == environment.selected_user };
         environment.users.keys().map(show).collect::<Vec<_>>()
     });
-    print::list(context.format(), &KIND, &print::as_things(&shown.collect::<Vec<_>>())?)
+    print::list(context.format(), &TABLE, &print::as_things(&shown.collect::<Vec<_>>())?)
 }
 
 pub async fn whoami(context: &Context) -> Result<String, Failure> {
@@ -154,7 +154,7 @@ pub async fn whoami(context: &Context) -> Result<String, Failure> {
         id: String,
         roles: Vec<String>,
     }
-    const KIND: Kind = Kind {
+    const TABLE: Kind = Kind {
         columns: &[
             Column::new("SLUG", Cell::Text(&["slug"])),
             Column::new("USER ID", Cell::Text(&["id"])),
@@ -169,7 +169,7 @@ pub async fn whoami(context: &Context) -> Result<String, Failure> {
         return Err(Failure::Other(FOREIGN.into()));
     }
     let shown = print::as_thing(&Shown { slug: answer.user.slug, id: answer.user.id, roles })?;
-    print::item(context.common.output.unwrap_or(Format::Yaml), &KIND, &shown)
+    print::item(context.common.output.unwrap_or(Format::Yaml), &TABLE, &shown)
 }
 
 pub fn token(context: &Context) -> Result<String, Failure> {

@@ -142,7 +142,7 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Reads a text file of at most `most` bytes.
+/// Reads a text file of at most `max_bytes` bytes.
 pub fn read_within(path: &Path, most: u64) -> std::io::Result<String> {
     let mut text = String::new();
     // Limits files without a known length too, such as a pipe.

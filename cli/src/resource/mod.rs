@@ -207,7 +207,7 @@ fn name_of(resource: &Resource) -> &'static str {
     if resource.kind.name.is_empty() { "ID" } else { resource.kind.name.to_uppercase().leak() }
 }
 
-/// The keys of an operation, except those in `but`, as flags: `deploymentId` is `--deployment-id`; its own spelling is
+/// The keys of an operation, except those in `excluded`, as flags: `deploymentId` is `--deployment-id`; its own spelling is
 /// an alias.
 fn flags(row: &'static Row, but: &[&str]) -> Vec<Arg> {
     let flag = |key: Key| {
