@@ -1,5 +1,5 @@
-//! The command tree that is the same whatever the daemon can do: names, aliases and help. Commands and aliases are those
-//! of the documented `oo`. The groups (`oo instance …`) come from the table in `resource/table.rs`.
+//! The fixed part of the command tree: names, aliases and help of the documented `oo`. The groups (`oo instance …`)
+//! come from the table in `resource/table.rs`.
 
 use clap::{Args as Group, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -13,11 +13,11 @@ use crate::{completion::Shell, monitor, resource};
     max_term_width = 100,
     arg_required_else_help = true,
     after_help = "Environment:\n  \
-        OPENORCH_URL    the server, instead of the selected environment (-e sets it aside)\n  \
-        OPENORCH_TOKEN  the token to call with (-e and -u set it aside)\n  \
-        NO_COLOR        no colours, also on a terminal\n\n\
-        Exit codes: 0 done, 1 failed, 2 wrong use, 3 not found, 4 not permitted, 5 no answer, 130 stopped by Ctrl-C\n\n\
-        Start with `oo login`, then `oo instance ls`; `oo doctor` says what is wrong."
+        OPENORCH_URL    the server, overrides the selected environment (-e takes precedence)\n  \
+        OPENORCH_TOKEN  the token to use (-e and -u take precedence)\n  \
+        NO_COLOR        disables colours, even on a terminal\n\n\
+        Exit codes: 0 success, 1 failure, 2 usage error, 3 not found, 4 not permitted, 5 no answer, 130 interrupted by Ctrl-C\n\n\
+        Start with `oo login`, then `oo instance ls`; `oo doctor` diagnoses problems."
 )]
 pub struct Args {
     #[command(flatten)]
@@ -26,22 +26,22 @@ pub struct Args {
     pub command: Command,
 }
 
-/// Under this heading stands what every command takes, after its own options.
+/// Heading of the options that every command takes, printed after its own options.
 const COMMON: &str = "Common options";
 
-/// What every command takes.
+/// Options of every command.
 #[derive(Group, Clone, Default)]
 pub struct Common {
     /// Use this environment instead of the selected one
     #[arg(short, long, global = true, value_name = "NAME", help_heading = COMMON)]
     pub env: Option<String>,
-    /// Call as this user, who signed in earlier, instead of the selected one
+    /// Call as this signed-in user instead of the selected one
     #[arg(short, long, global = true, value_name = "SLUG", help_heading = COMMON)]
     pub user: Option<String>,
-    /// How answers are shown: table, wide (more columns), json, yaml or name (names or ids alone)
+    /// Output format: table, wide (more columns), json, yaml or name (names or ids only)
     #[arg(short, long, global = true, value_name = "FORMAT", hide_possible_values = true, help_heading = COMMON)]
     pub output: Option<Format>,
-    /// Give up when no answer came for so long
+    /// Request timeout in seconds
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds, help_heading = COMMON)]
     pub timeout: Option<std::time::Duration>,
 }
@@ -57,52 +57,52 @@ pub enum Format {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// The servers that this command line knows
+    /// Manage environments: the servers that this command line knows
     #[command(subcommand, visible_aliases = ["e", "environment", "environments"], arg_required_else_help = true)]
     Env(EnvCommand),
-    /// Sign in; asks for what is left out
+    /// Sign in; prompts for whatever is omitted
     Login {
         slug: Option<String>,
-        /// Better left out: arguments are seen by other users and kept by the shell
+        /// Better omitted: arguments are visible to other users and stay in shell history
         password: Option<String>,
-        /// The app (tenant) to sign in to, by its host; the default one when left out
+        /// The app (tenant) to sign in to, by its host; the default app if omitted
         #[arg(long, value_name = "HOST")]
         app: Option<String>,
     },
-    /// End the session: its token is refused from then on
+    /// End the session; its token is rejected from then on
     Logout {
-        /// Who; the selected user when left out
+        /// The user to sign out; the selected one if omitted
         slug: Option<String>,
-        /// End the sessions of the account on all devices (but the one that programs share)
+        /// End all sessions of the account on all devices, except the session that programs share
         #[arg(long, conflicts_with = "forget")]
         all: bool,
-        /// Forget the token here without telling the server: the session lives on
+        /// Forget the token locally without calling the server; the session stays valid
         #[arg(long)]
         forget: bool,
     },
-    /// Go on as another user who signed in earlier; alone, list them
+    /// Switch to another signed-in user; without SLUG, list them
     #[command(visible_alias = "su", alias = "use")]
     Switch { slug: Option<String> },
-    /// Show the account that is signed in
+    /// Show the signed-in account
     Whoami,
-    /// Print the token of the account that is signed in
+    /// Print the token of the signed-in account
     Token,
-    /// Register an account and sign in to it; asks for what is left out
+    /// Register an account and sign in to it; prompts for whatever is omitted
     Register {
         slug: Option<String>,
-        /// Better left out: arguments are seen by other users and kept by the shell
+        /// Better omitted: arguments are visible to other users and stay in shell history
         password: Option<String>,
-        /// The name to be shown; the slug when left out
+        /// Display name; the slug if omitted
         #[arg(long)]
         name: Option<String>,
-        /// The code of an invitation, where registration needs one
+        /// Invitation code, if registration requires one
         #[arg(long, value_name = "CODE")]
         invitation: Option<String>,
-        /// The app (tenant) to register in, by its host; the default one when left out
+        /// The app (tenant) to register in, by its host; the default app if omitted
         #[arg(long, value_name = "HOST")]
         app: Option<String>,
     },
-    /// Change the own password: asks for the present one, then for the new one
+    /// Change your password; prompts for the current and the new one
     #[command(visible_alias = "passwd")]
     Password,
     /// GET any path; keys become the query
@@ -121,7 +121,7 @@ pub enum Command {
     /// DELETE any path; keys become the JSON body
     #[command(disable_help_subcommand = true, override_usage = raw_usage("delete"), after_help = BODY_HELP)]
     Delete(BodyArgs),
-    /// Call any operation by its id; alone, list them
+    /// Call an operation by id; without one, list all
     #[command(
         disable_help_subcommand = true,
         override_usage = "oo call [OPTIONS] [OPERATION] [-f FILE] [--key=value]...",
@@ -137,41 +137,41 @@ pub enum Command {
         #[command(subcommand)]
         operation: Option<Words>,
     },
-    /// Call many operations in few requests: one call a line, one line for each answer
+    /// Call many operations in a few requests: one call per input line, one answer per output line
     #[command(after_help = BATCH_HELP)]
     Batch {
         /// The file with the calls; `-` is standard input
         #[arg(value_name = "FILE")]
         file: String,
-        /// Leave out the calls after one that fails
+        /// Skip the calls after the first one that fails
         #[arg(long)]
         stop: bool,
     },
-    /// Save all data of the daemon, which goes on meanwhile, in a new file of this machine; `openorch restore` reads it
+    /// Save all data of the running daemon in a new local file; `openorch restore` reads it
     Backup {
-        /// The file to make; it holds secrets, and its owner alone can read it
+        /// The file to create; it contains secrets and is readable by its owner only
         #[arg(value_name = "FILE")]
         file: std::path::PathBuf,
     },
-    /// Show the requests to the daemon and its services as they end, until Ctrl-C
+    /// Show requests to the daemon and its services as they end, until Ctrl-C
     #[command(after_help = MONITOR_HELP)]
     Monitor(monitor::Filters),
-    /// Find out why something does not work: settings, daemon, versions, clock, token
+    /// Diagnose problems: settings, daemon, versions, clock, token
     Doctor,
     /// Print the version
     Version,
-    /// Print the script that makes a shell complete `oo`
+    /// Print the completion script of a shell
     #[command(after_help = COMPLETION_HELP)]
     Completion { shell: Shell },
     /// Print the manual of `oo` or of one of its commands, for `man -l -`
     Man {
         #[arg(value_name = "COMMAND")]
         words: Vec<String>,
-        /// Write the manuals of all commands into this folder
-        #[arg(short, long, value_name = "FOLDER", conflicts_with = "words")]
+        /// Write the manuals of all commands into this directory
+        #[arg(short, long, value_name = "DIRECTORY", conflicts_with = "words")]
         directory: Option<std::path::PathBuf>,
     },
-    /// What the shells' scripts ask: the words so far, the last one unfinished
+    /// Called by the completion scripts: the words so far; the last one is unfinished
     #[command(hide = true)]
     Complete {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -179,7 +179,7 @@ pub enum Command {
     },
 }
 
-/// The own options of a raw call with a body.
+/// Options of a raw call with a body.
 #[derive(Group)]
 pub struct BodyArgs {
     /// Read the body from this file, JSON or YAML, or with another Content-Type (-H) as it is; `-` is standard input
@@ -189,7 +189,7 @@ pub struct BodyArgs {
     pub raw: RawArgs,
 }
 
-/// The own options of any raw call, which stand before the path; all after it is input.
+/// Options of any raw call. They precede the path; everything after the path is input.
 #[derive(Group)]
 pub struct RawArgs {
     /// Send this header too
@@ -202,7 +202,7 @@ pub struct RawArgs {
     pub request: Option<Words>,
 }
 
-/// A word of the caller's and all that follows it: its keys are no options of `oo`.
+/// A word and everything after it, which is input and no option of `oo`.
 #[derive(Subcommand)]
 pub enum Words {
     #[command(external_subcommand)]
@@ -210,7 +210,7 @@ pub enum Words {
 }
 
 impl Words {
-    /// The words, none if there were none.
+    /// The words; empty if there are none.
     pub fn of(given: Option<Words>) -> Vec<String> {
         match given {
             Some(Words::Given(words)) => words,
@@ -248,16 +248,16 @@ pub enum EnvCommand {
     Current,
 }
 
-/// The whole tree, groups included.
+/// The whole command tree, including the groups.
 pub fn command() -> clap::Command {
     Args::command().subcommands(resource::commands())
 }
 
-/// A span in seconds, from a thousandth to a day.
+/// Parses a duration in seconds, 0.001 to 86400.
 pub fn seconds(text: &str) -> Result<std::time::Duration, String> {
     let span = text.parse().ok().filter(|count| (0.001..=86_400.0).contains(count));
     let span = span.and_then(|count| std::time::Duration::try_from_secs_f64(count).ok());
-    span.ok_or_else(|| "a number of seconds is wanted, from 0.001 to 86400".into())
+    span.ok_or_else(|| "expected a number of seconds from 0.001 to 86400".into())
 }
 
 fn raw_usage(method: &str) -> String {
@@ -267,48 +267,48 @@ fn raw_usage(method: &str) -> String {
 macro_rules! raw_help {
     ($first:literal, $($example:literal),+) => {
         concat!(
-            "Options of `oo` stand before the path; all after it is input:\n",
+            "Options of `oo` precede the path; everything after it is input:\n",
             $first,
-            "  --key:=JSON     any JSON: 7.5, null, [\"one\"], {\"a\": 1}\n",
-            "  --key:s=text    text, whatever it looks like\n",
-            "  --key@=FILE     the text of a file\n",
-            "  ?key=value      a pair of the query",
+            "  --key:=JSON     a JSON value: 7.5, null, [\"one\"], {\"a\": 1}\n",
+            "  --key:s=text    text, never parsed\n",
+            "  --key@=FILE     the content of a file as text\n",
+            "  ?key=value      a query parameter",
             $("\n\n", $example),+
         )
     };
 }
 
 const GET_HELP: &str = raw_help!(
-    "  --key=value     a pair of the query, like ?key=value\n",
+    "  --key=value     a query parameter, like ?key=value\n",
     "oo get /registry-svc/instances --slug=skeleton-svc\noo get '/skeleton-svc/hello?name=x'"
 );
 
 const BODY_HELP: &str = raw_help!(
-    "  --key=value     a whole number, true or false, else text\n",
-    "`--a.b=1` and `--a-b=1` are {\"a\": {\"b\": 1}}: a key with a dot is split at dots alone. A key given twice\n\
-     becomes a list. Keys go over the body of `-f` and replace what it says; without either the body is {}.",
+    "  --key=value     an integer, true, false, or else text\n",
+    "`--a.b=1` and `--a-b=1` are {\"a\": {\"b\": 1}}: a key with a dot is split at dots only. A repeated key\n\
+     becomes a list. Keys override those in the body of `-f`; without either the body is {}.",
     "oo put /registry-svc/instance --url=http://127.0.0.1:9311\n\
      oo post /user-svc/invitation --uses=2 --roleIds:='[\"user-svc:user\"]'\n\
      oo put -f definition.yaml /registry-svc/definition"
 );
 
 const CALL_HELP: &str = "\
-Path, query and body parameters are given by name; `oo call OPERATION --help` shows them. The kind of a value is the
-operation's; `--key:=JSON`, `--key:s=text` and `--key@=FILE` say it themselves. `-f FILE` (or `-f -`) gives a body in
-JSON or YAML. `-e`, `-u`, `-o` and `-f` may stand after the operation too.
+Path, query and body parameters are passed by name; `oo call OPERATION --help` shows them. Each value has the type that
+the operation declares; `--key:=JSON`, `--key:s=text` and `--key@=FILE` set it explicitly. `-f FILE` (or `-f -`) reads
+a body in JSON or YAML. `-e`, `-u`, `-o` and `-f` may also follow the operation.
 
 oo call listInstances --slug=skeleton-svc
 oo call saveDefinition --definition.id=a --definition.image.name=nginx
 oo call saveDefinition -f definition.yaml";
 
-const BATCH_HELP: &str = r#"Each line is {"operation": ID, "input": {...}}, where the input has the keys that `oo call OPERATION --help` shows. Its
+const BATCH_HELP: &str = r#"Each line is {"operation": ID, "input": {...}}, with the keys that `oo call OPERATION --help` shows. The
 answer is {"status": 200, "body": ...}, or the status with `error` and `code`. The exit code is 1 if a call failed.
 
 echo '{"operation": "listInstances", "input": {"slug": "skeleton-svc"}}' | oo batch -"#;
 
 const MONITOR_HELP: &str = "\
-`-o json` writes one object to a line, `-o wide` also ids of requests and operations. No request shows its query, its
-token or its body. Where the connection is lost it is opened again; requests in between are not shown.
+`-o json` writes one object per line; `-o wide` adds request ids and operation ids. Queries, tokens and bodies are never
+shown. A lost connection is reopened; requests in between are not shown.
 
 oo monitor --service skeleton-svc --status 5xx
 oo monitor -o json | jq .path";

@@ -1,4 +1,4 @@
-//! `oo backup`: all data of the daemon, in a file of this machine.
+//! `oo backup`: saves all data of the daemon in a local file.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,13 +11,13 @@ use openorch_sdk::{OpenResponse, api::platform::BACKUP, http::Method};
 
 use crate::{context::Context, failure::Failure, raw};
 
-/// How a backup begins: it is a database (https://www.sqlite.org/fileformat.html, 1.2).
+/// First bytes of a backup, which is an SQLite database (https://www.sqlite.org/fileformat.html, 1.2).
 const SQLITE: &[u8] = b"SQLite format 3\0";
-/// The copy is made before its first byte comes.
+/// Read timeout: the daemon finishes its copy before it sends the first byte.
 const SILENCE: Duration = Duration::from_secs(3600);
 
 pub async fn run(context: &Context, file: &Path) -> Result<String, Failure> {
-    // Refused before the daemon has the work of it.
+    // Checked before the daemon starts the backup.
     let part = Part::make(file)?;
     let mut connection = context.connection_for(BACKUP.row)?;
     connection.client = connection.client.with_silence_limit(SILENCE)?;
@@ -29,13 +29,13 @@ pub async fn run(context: &Context, file: &Path) -> Result<String, Failure> {
     }
     let size = part.fill(answer).await?;
     Ok(format!(
-        "`{}` has all data of {}, {size} bytes; keep it safe: it holds secrets",
+        "saved all data of {1} in `{0}`, {size} bytes; keep the file safe: it contains secrets",
         file.display(),
         connection.client.url()
     ))
 }
 
-/// The file under another name until it is whole. Dropping it leaves nothing.
+/// The incomplete file, under a temporary name. Dropping it removes the file.
 struct Part<'a> {
     file: &'a Path,
     path: PathBuf,
@@ -54,7 +54,7 @@ impl Part<'_> {
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let open = options.open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => Failure::Usage(format!(
-                "`{}` exists already: another backup is being made, or was not finished; remove it, or choose another name",
+                "`{}` already exists: another backup is running or was interrupted; remove the file, or choose another name",
                 path.display()
             )),
             _ => cannot_write(&path, &error),
@@ -73,7 +73,7 @@ impl Part<'_> {
             size += piece.len() as u64;
         }
         if beginning != SQLITE {
-            return Err(Failure::Other("the server's answer is no backup; is it an OpenOrch daemon?".into()));
+            return Err(Failure::Other("the server's response is not a backup; is it an OpenOrch daemon?".into()));
         }
         self.open.sync_all().map_err(|error| cannot_write(&self.path, &error))?;
         refuse_another(self.file)?;
@@ -84,7 +84,7 @@ impl Part<'_> {
 
 impl Drop for Part<'_> {
     fn drop(&mut self) {
-        // It is not there any more once it has its name.
+        // Fails after the rename, when the file no longer has this name.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -92,7 +92,7 @@ impl Drop for Part<'_> {
 fn refuse_another(file: &Path) -> Result<(), Failure> {
     match file.exists() {
         false => Ok(()),
-        true => Err(Failure::Usage(format!("`{}` exists already; choose another name", file.display()))),
+        true => Err(Failure::Usage(format!("`{}` already exists; choose another name", file.display()))),
     }
 }
 

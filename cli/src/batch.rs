@@ -1,4 +1,4 @@
-//! `oo batch`: many calls in few requests. Each line of a file is a call, each line of what is printed the answer to it.
+//! `oo batch`: many calls in a few requests. Each input line is a call, each output line the answer to one.
 
 use std::io::{self, Write};
 
@@ -15,10 +15,9 @@ use crate::{
     print::Output,
 };
 
-/// Makes the calls that the lines of the file say, and prints their answers as they come. Answers with code 1 where one
-/// failed.
+/// Makes the calls in `file`, one per line, and prints their answers as they arrive. The exit code is 1 if one failed.
 pub async fn run(context: &Context, file: &str, stop_on_error: bool) -> Result<(Output, u8), Failure> {
-    // All of it is read before anything is sent.
+    // All lines are checked before the first request.
     let calls = calls_of(file, &documents::text_of(file)?)?;
     let connection = context.connection_for(CALL_OPERATIONS.row)?;
     let mut code = 0;
@@ -34,7 +33,7 @@ pub async fn run(context: &Context, file: &str, stop_on_error: bool) -> Result<(
         if has_failed {
             code = 1;
             if stop_on_error {
-                // One line for each call, also for those that were not sent.
+                // One line per call, including those that were not sent.
                 let skipped = pieces.flatten().map(|_| skipped()).collect::<Vec<_>>();
                 show(&skipped)?;
                 break;
@@ -44,7 +43,7 @@ pub async fn run(context: &Context, file: &str, stop_on_error: bool) -> Result<(
     Ok((Output::Shown, code))
 }
 
-/// The answer to a call that was left out, as the daemon words it.
+/// The answer to a skipped call, in the daemon's words.
 fn skipped() -> OperationAnswer {
     OperationAnswer {
         status: CALL_SKIPPED.status,
@@ -54,7 +53,7 @@ fn skipped() -> OperationAnswer {
     }
 }
 
-/// The calls of a text: one JSON object a line; empty lines are left out.
+/// The calls of a text: one JSON object per line; empty lines are ignored.
 fn calls_of(file: &str, text: &str) -> Result<Vec<OperationCall>, Failure> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let call = |(index, line): (usize, &str)| {
@@ -62,13 +61,15 @@ fn calls_of(file: &str, text: &str) -> Result<Vec<OperationCall>, Failure> {
         let value =
             json::parse(line.as_bytes(), json::Limits::TRUSTED).map_err(|refused| wrong(refused.to_string()))?;
         serde_json::from_value(value.unwrap_or_default()).map_err(|error| {
-            wrong(format!("{error}; a line is like {{\"operation\": \"listApps\", \"input\": {{\"ids\": []}}}}"))
+            wrong(format!(
+                "{error}; expected a line such as {{\"operation\": \"listApps\", \"input\": {{\"ids\": []}}}}"
+            ))
         })
     };
     lines.map(call).collect()
 }
 
-/// As many calls together as one request takes.
+/// Splits the calls into requests, each within the limits on calls and bytes.
 fn pieces(calls: Vec<OperationCall>) -> Vec<Vec<OperationCall>> {
     let (mut pieces, mut bytes): (Vec<Vec<OperationCall>>, usize) = (Vec::new(), 0);
     for call in calls {
@@ -85,17 +86,17 @@ fn pieces(calls: Vec<OperationCall>) -> Vec<Vec<OperationCall>> {
     pieces
 }
 
-/// Bytes of a request around its calls, at most.
+/// Maximum bytes of a request around its calls.
 const FRAME: usize = 64;
 
-/// Prints each answer as a line. Answers whether somebody still reads.
+/// Prints each answer as a line. False if the reader has closed the pipe.
 fn show(answers: &[OperationAnswer]) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     for answer in answers {
         let line = serde_json::to_string(answer).map_err(|error| Failure::Other(error.to_string()))?;
         match writeln!(out, "{}", printable(&line)) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
-            written => written.map_err(|error| Failure::Other(format!("cannot write the answer: {error}")))?,
+            written => written.map_err(|error| Failure::Other(format!("cannot write the response: {error}")))?,
         }
     }
     Ok(true)

@@ -1,4 +1,4 @@
-//! `oo call`: any operation of the contract by its id, so that a new operation needs no new command.
+//! `oo call`: calls any operation of the contract by its id, so that a new operation needs no new command.
 
 use clap::ValueEnum;
 use openorch_sdk::{
@@ -19,7 +19,7 @@ use crate::{
     raw,
 };
 
-/// Calls the operation that the first word names with what the others give it.
+/// Calls the operation that the first word names, with the remaining words as input.
 pub async fn run(
     context: &mut Context,
     words: Vec<String>,
@@ -47,7 +47,7 @@ pub async fn run(
     print::answer(context.common.output, &String::from_utf8_lossy(&answer.bytes)).map(Output::Text)
 }
 
-/// The call as a line for curl.
+/// The call as a curl command line.
 pub fn as_curl(context: &Context, row: &'static Row, parts: &Parts) -> Result<String, Failure> {
     let client = context.anonymous()?.client;
     let body = parts.body.as_ref().map(|body| body.to_string());
@@ -71,11 +71,11 @@ struct Arguments {
     flags: Vec<Flag>,
 }
 
-/// Takes the arguments apart. The short options of `oo` are understood here too; long ones would hide keys.
+/// Parses the arguments. Only the short options of `oo` are accepted here; long ones would hide keys.
 fn options(context: &mut Context, row: &Row, mut words: impl Iterator<Item = String>) -> Result<Arguments, Failure> {
     let mut taken = Arguments::default();
     while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| Failure::Usage(format!("`{word}` needs a value after it")));
+        let mut value = || words.next().ok_or_else(|| Failure::Usage(format!("`{word}` requires a value")));
         match word.as_str() {
             "--help" | "-h" => taken.help = true,
             "--curl" => taken.curl = true,
@@ -84,7 +84,8 @@ fn options(context: &mut Context, row: &Row, mut words: impl Iterator<Item = Str
             "-u" => context.common.user = Some(value()?),
             "-o" => {
                 let format = Format::from_str(&value()?, false);
-                context.common.output = Some(format.map_err(|_| Failure::Usage("`-o` is json or yaml here".into()))?);
+                context.common.output =
+                    Some(format.map_err(|_| Failure::Usage("`-o` must be json or yaml here".into()))?);
             }
             _ => taken.flags.push(
                 Flag::parse(&word).map_err(|refusal| refusal.hinted(format!("see `oo call {} --help`", row.id)))?,
@@ -94,7 +95,7 @@ fn options(context: &mut Context, row: &Row, mut words: impl Iterator<Item = Str
     Ok(taken)
 }
 
-/// All operations there are.
+/// Lists all operations.
 fn list(context: &Context) -> Result<String, Failure> {
     #[derive(Serialize)]
     struct Shown {
@@ -103,7 +104,7 @@ fn list(context: &Context) -> Result<String, Failure> {
         path: &'static str,
         summary: String,
     }
-    const KIND: Kind = Kind {
+    const TABLE: Kind = Kind {
         columns: &[
             Column::new("OPERATION", Cell::Text(&["id"])),
             Column::new("METHOD", Cell::Text(&["method"])),
@@ -115,7 +116,7 @@ fn list(context: &Context) -> Result<String, Failure> {
     let shown: Vec<Shown> = api::operations()
         .map(|row| Shown { id: row.id, method: row.method.as_str(), path: row.path, summary: row.summary() })
         .collect();
-    print::list(context.format(), &KIND, &print::as_things(&shown)?)
+    print::list(context.format(), &TABLE, &print::as_things(&shown)?)
 }
 
 fn describe(row: &Row, inputs: &Inputs) -> String {
@@ -141,5 +142,5 @@ fn unknown(id: &str) -> Failure {
         .collect();
     let way_out =
         if near.is_empty() { "`oo call` lists them".into() } else { format!("did you mean {}?", near.join(", ")) };
-    Failure::Usage(format!("there is no operation `{id}`; {way_out}"))
+    Failure::Usage(format!("no operation `{id}`; {way_out}"))
 }

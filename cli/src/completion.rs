@@ -1,6 +1,7 @@
-//! Completion in shells. Their scripts (`completion/`) ask `oo complete` with the words so far and get candidates, one a
-//! line, each with a tab and what it is: commands and options from the command tree, operations and their keys from the
-//! table, environments and users from the settings, ids from the server. What cannot be had in a second is left out.
+//! Shell completion. The scripts in `completion/` call `oo complete` with the words so far. It prints one candidate per
+//! line, each with a tab and a description: commands and options come from the command tree, operations and their keys
+//! from the table, environments and users from the settings, ids from the server. Whatever takes longer than a second
+//! is left out.
 
 use std::time::Duration;
 
@@ -22,10 +23,10 @@ pub enum Shell {
     Fish,
 }
 
-/// A live value that comes later than this comes too late.
+/// Timeout for values that come from the server.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The script that makes a shell ask.
+/// The completion script of a shell.
 pub fn script(shell: Shell) -> String {
     match shell {
         Shell::Bash => include_str!("completion/oo.bash"),
@@ -35,10 +36,10 @@ pub fn script(shell: Shell) -> String {
     .to_owned()
 }
 
-/// A word that may come next, and what it is.
+/// A word that may come next, and its description.
 type Candidate = (String, String);
 
-/// What may follow these words, the last of which is unfinished. Never fails: a shell has nowhere to tell why.
+/// The candidates for the last word, which is unfinished. Never fails: a shell cannot show an error here.
 pub async fn candidates(context: &mut Context, mut words: Vec<String>) -> String {
     context.common.timeout = Some(PATIENCE);
     let current = words.pop().unwrap_or_default();
@@ -50,15 +51,15 @@ pub async fn candidates(context: &mut Context, mut words: Vec<String>) -> String
     fitting.map(|(word, about)| format!("{}\t{}\n", printable(&word), printable(&about))).collect()
 }
 
-/// Where in a line the unfinished word stands.
+/// Position of the unfinished word in the command line.
 struct Place<'a> {
     command: &'a Command,
     group: Option<&'static Resource>,
-    /// The option whose value it is.
+    /// The option whose value is being completed.
     option: Option<&'a Arg>,
-    /// How many words of its own the command has already.
+    /// Number of positional words already given to the command.
     words: usize,
-    /// The words after the operation or path of a call, that one included.
+    /// The words of a call, starting with its operation or path.
     input: &'a [String],
 }
 
@@ -109,7 +110,7 @@ impl<'a> Place<'a> {
             })
             .collect();
         let mut positionals = self.command.get_positionals();
-        // The last one may take many words.
+        // The last positional may take several words.
         let takes_many = |arg: &&Arg| arg.get_num_args().is_some_and(|count| count.max_values() > 1);
         if let Some(word) =
             positionals.nth(self.words).or_else(|| self.command.get_positionals().last().filter(takes_many))
@@ -119,7 +120,7 @@ impl<'a> Place<'a> {
         found
     }
 
-    /// The values of an option or of a word of the command.
+    /// The values of an option or positional of the command.
     async fn values(&self, context: &Context, arg: &Arg) -> Vec<Candidate> {
         let known = arg.get_possible_values();
         if !known.is_empty() {
@@ -143,7 +144,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// What may follow `oo call` and `oo get`.
+    /// Candidates after `oo call` and `oo get`.
     async fn input_of_call(&self, context: &Context, current: &str) -> Vec<Candidate> {
         let name = self.command.get_name();
         match self.input.first() {
@@ -158,7 +159,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// The things that a key of an operation names.
+/// The group of the items that a key of an operation refers to.
 fn things_named(key: &str) -> Option<&'static Resource> {
     resource::named(match key {
         "userId" => "user",
@@ -168,7 +169,7 @@ fn things_named(key: &str) -> Option<&'static Resource> {
     })
 }
 
-/// The keys of an operation, or the values of the one that is begun.
+/// The keys of an operation, or the values of the key being completed.
 async fn keys(context: &Context, row: &'static api::Row, current: &str) -> Vec<Candidate> {
     let keys = Inputs::of(row).known();
     let Some((begun, _)) = current.split_once('=') else {
@@ -177,7 +178,7 @@ async fn keys(context: &Context, row: &'static api::Row, current: &str) -> Vec<C
     let Some(key) = keys.into_iter().find(|key| begun.strip_prefix("--") == Some(&key.name)) else { return Vec::new() };
     let values = match (key.kind.as_str(), key.place) {
         ("boolean", _) => ["true", "false"].map(|word| (word.to_owned(), String::new())).to_vec(),
-        // What an operation removes is what the group of that operation lists.
+        // The id that a remove operation takes is one that its group lists.
         (_, "path") => {
             match resource::RESOURCES.iter().find(|group| group.remove.is_some_and(|remove| remove.id == row.id)) {
                 Some(group) => live(context, group).await,
@@ -189,7 +190,7 @@ async fn keys(context: &Context, row: &'static api::Row, current: &str) -> Vec<C
     values.into_iter().map(|(value, about)| (format!("{begun}={value}"), about)).collect()
 }
 
-/// The paths that can be called with a method, as far as they are the same for all.
+/// The callable paths for a method, up to their first parameter.
 fn paths(method: &str) -> Vec<Candidate> {
     let rows = api::operations().filter(|row| row.method.as_str().eq_ignore_ascii_case(method));
     let fixed = |path: &str| path.split('{').next().unwrap_or_default().to_owned();
@@ -206,7 +207,7 @@ fn options(command: &Command) -> Vec<Candidate> {
         .collect()
 }
 
-/// How an option can be written.
+/// The spellings of an option.
 fn names(arg: &Arg) -> Vec<String> {
     let long = arg.get_long_and_visible_aliases().unwrap_or_default().into_iter().map(|name| format!("--{name}"));
     long.chain(arg.get_short().map(|short| format!("-{short}"))).collect()
@@ -225,7 +226,7 @@ fn users(context: &Context) -> Vec<Candidate> {
 
 async fn live(context: &Context, group: &'static Resource) -> Vec<Candidate> {
     let mut things = resource::things(context, group).await.unwrap_or_default();
-    // What others named like an option would be read as one.
+    // A name that looks like an option would be parsed as one.
     things.retain(|(name, _)| !name.is_empty() && !name.starts_with('-'));
     things
 }

@@ -1,5 +1,5 @@
-//! What the command line remembers between runs: environments, and the users who signed in to them. The file is the
-//! documented `~/.openorch/cliConfig.yaml`; keys that this version does not know are kept.
+//! State that the command line keeps between runs: environments and the users signed in to them. The file is the
+//! documented `~/.openorch/cliConfig.yaml`; keys that this version does not know are preserved.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ pub struct Config {
     pub selected_environment: String,
     #[serde(deserialize_with = "or_default")]
     pub environments: BTreeMap<String, Environment>,
-    /// What tells the sessions of this home from those of another on the same machine: some random digits.
+    /// Random digits that distinguish the sessions of this home directory from those of others on the same machine.
     #[serde(deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub device: String,
     #[serde(flatten)]
@@ -36,7 +36,7 @@ pub struct Environment {
     pub short_name: String,
     #[serde(deserialize_with = "or_default")]
     pub description: String,
-    /// Who signed in last.
+    /// The user who signed in last.
     #[serde(deserialize_with = "or_default")]
     pub selected_user: String,
     #[serde(deserialize_with = "or_default")]
@@ -61,7 +61,7 @@ impl Environment {
         Environment { url: url.to_owned(), short_name: name.to_owned(), ..Environment::default() }
     }
 
-    /// Keeps the token of a user who just signed in, and selects that user.
+    /// Stores the token of a user who just signed in, and selects that user.
     pub fn remember(&mut self, slug: &str, token: String) {
         let user = self.users.entry(slug.to_owned()).or_default();
         user.slug = slug.to_owned();
@@ -70,27 +70,27 @@ impl Environment {
     }
 }
 
-/// A settings file larger than this is none of ours.
+/// Maximum size of a settings file.
 const MAX_BYTES: u64 = 4 << 20;
 
 pub struct ConfigFile {
-    /// `None`: there is no home folder.
+    /// `None` if there is no home directory.
     path: Option<PathBuf>,
 }
 
-/// Why a file is no settings file of ours. Never quotes it: values here are tokens.
+/// Why a file is not a settings file of `oo`. Never quotes it: its values are tokens.
 struct Broken(String);
 
 impl ConfigFile {
     pub fn in_home() -> ConfigFile {
-        // A HOME that is set to nothing says that there is none; one that is not set is looked up by the account.
+        // An empty HOME means that there is none; an unset one is looked up in the account database.
         let has_none = env::var_os("HOME").is_some_and(|home| home.is_empty());
         let home = env::home_dir().filter(|home| !has_none && !home.as_os_str().is_empty());
         ConfigFile { path: home.map(|home| home.join(".openorch").join("cliConfig.yaml")) }
     }
 
     pub fn path(&self) -> Result<&Path, Failure> {
-        let no_home = || Failure::Other("there is no home folder to keep the settings in; set HOME".into());
+        let no_home = || Failure::Other("there is no home directory to store settings in; set HOME".into());
         self.path.as_deref().ok_or_else(no_home)
     }
 
@@ -98,24 +98,24 @@ impl ConfigFile {
         self.path.is_some()
     }
 
-    /// What is stored. A file that is broken or another program's is refused, and told how to come out of that.
+    /// The stored settings. A broken or foreign file is refused, with the remedy.
     pub fn load(&self) -> Result<Config, Failure> {
         let path = self.path()?;
         read(path)?.map_err(|Broken(why)| {
             Failure::Other(format!(
-                "`{}`: {why}; repair it, or start anew with `oo env add NAME URL`, which keeps this file aside",
+                "`{}`: {why}; repair it, or start over with `oo env add NAME URL`, which renames this file",
                 path.display()
             ))
         })
     }
 
-    /// Reads, changes and writes back, while no other `oo` does. Nothing is written if the change fails. A file that is
-    /// broken or another program's is moved aside first, never overwritten.
+    /// Reads, changes and writes the file under a lock against other `oo` processes. If the change fails, nothing is
+    /// written. A broken or foreign file is renamed first, never overwritten.
     pub fn change<T>(&self, change: impl FnOnce(&mut Config) -> Result<T, Failure>) -> Result<T, Failure> {
         let path = self.path()?;
         let failed = |what: &dyn std::fmt::Display| {
             Failure::Other(format!("cannot write the settings `{}`: {what}", path.display()))
-                .hinted("make the file writable; with OPENORCH_TOKEN and OPENORCH_URL set, `oo` calls without it")
+                .hinted("make the file writable; with OPENORCH_TOKEN and OPENORCH_URL set, `oo` works without it")
         };
         let _held = private_file::lock(path).map_err(|error| failed(&error))?;
         let (mut config, broken) = match read(path)? {
@@ -125,14 +125,14 @@ impl ConfigFile {
         let answer = change(&mut config)?;
         let text = serde_norway::to_string(&config).map_err(|error| failed(&error))?;
         if text.len() as u64 > MAX_BYTES {
-            return Err(failed(&format!("they would have more than {MAX_BYTES} bytes, and could not be read again")));
+            return Err(failed(&format!("they would exceed the limit of {MAX_BYTES} bytes")));
         }
         if let Some(Broken(why)) = broken {
             let aside = set_aside(path).map_err(|error| failed(&error))?;
-            warn(&format!("`{}`: {why}; it was kept aside as `{}`", path.display(), aside.display()));
+            warn(&format!("`{}`: {why}; it was renamed to `{}`", path.display(), aside.display()));
         }
         if private_file::replace(path, &text).map_err(|error| failed(&error))? == Replaced::InPlace {
-            warn(&format!("`{}` is a mount of its own, so it was written in place", path.display()));
+            warn(&format!("`{}` is a mount point, so it was overwritten in place", path.display()));
         }
         Ok(answer)
     }
@@ -146,7 +146,7 @@ fn read(path: &Path) -> Result<Result<Config, Broken>, Failure> {
     match private_file::read(path) {
         Ok(text) => Ok(parse(&text.unwrap_or_default())),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Ok(Err(Broken("it is not text, so no settings file of `oo`".into())))
+            Ok(Err(Broken("it is not text, so not a settings file of `oo`".into())))
         }
         Err(error) => Err(failed(error)),
     }
@@ -160,7 +160,7 @@ fn parse(text: &str) -> Result<Config, Broken> {
     let config: Config = serde_norway::from_str(text)
         .map_err(|error| foreign(error.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default()))?;
     if config.environments.is_empty() && config.selected_environment.is_empty() {
-        // Of other keys alone: another program's, unless ours stand there too and are empty.
+        // Only foreign keys: another program's file, unless our keys are there too and empty.
         let whole: Value = serde_norway::from_str(text).unwrap_or_default();
         let ours = ["environments", "selectedEnvironment"].iter().any(|key| whole.get(key).is_some());
         if !ours && !config.other.is_empty() {
@@ -170,7 +170,7 @@ fn parse(text: &str) -> Result<Config, Broken> {
     Ok(config)
 }
 
-/// Moves the file to a name beside it that is free.
+/// Renames the file to a free name in the same directory.
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let beside = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
@@ -185,10 +185,10 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
             return Ok(aside);
         }
     }
-    unreachable!("the names do not end")
+    unreachable!("the sequence of names is infinite")
 }
 
-/// `key:` with nothing after it is null, and means the same as no key.
+/// `key:` without a value is null, and means the same as a missing key.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }

@@ -1,6 +1,6 @@
-//! Which server a command talks to, and as whom: flags, then the environment's variables, then what was stored. A token
-//! goes only to the server it was made for. All calls go through here, so that waiting, `--timeout` and the way out of a
-//! refusal are the same everywhere.
+//! Which server a command calls, and as which user: flags take precedence over environment variables, and those over
+//! stored settings. A token is sent only to the server that issued it. All calls go through here, so that waiting,
+//! `--timeout` and hints are the same everywhere.
 
 use openorch_sdk::{
     Client, ClientFactory, Error, Response, SdkSettings,
@@ -18,7 +18,7 @@ use crate::{
     progress::Progress,
 };
 
-/// Used when no environment was ever added.
+/// Used while no environment is configured.
 pub const DEFAULT_NAME: &str = "local";
 pub const DEFAULT_URL: &str = "http://127.0.0.1:58231";
 
@@ -36,7 +36,7 @@ pub struct Server {
     pub url: String,
 }
 
-/// A token and where it comes from.
+/// A token and its origin.
 #[derive(Clone, PartialEq)]
 pub struct Token {
     pub text: String,
@@ -47,11 +47,11 @@ pub struct Token {
 pub enum Source {
     /// `OPENORCH_TOKEN`.
     Variable,
-    /// This user's, in the settings.
+    /// The stored token of this user.
     Stored(String),
 }
 
-/// A client and as whom it calls.
+/// A client and the identity it calls with.
 pub struct Connection {
     pub client: Client,
     pub caller: Option<Source>,
@@ -62,12 +62,12 @@ impl Context {
         Context { common, file, progress: Progress::default(), variables: SdkSettings::from_env() }
     }
 
-    /// The format asked for; a table where none was.
+    /// The requested format; a table by default.
     pub fn format(&self) -> Format {
         self.common.output.unwrap_or(Format::Table)
     }
 
-    /// What is stored. Scripts that say all by variables need no home folder.
+    /// The stored settings. Scripts that configure everything through variables need no home directory.
     pub fn config(&self) -> Result<Config, Failure> {
         let needs_none = self.variables.url.is_some() && self.common.env.is_none() && !self.file.has_place();
         if needs_none { Ok(Config::default()) } else { self.file.load() }
@@ -77,12 +77,12 @@ impl Context {
         server(&self.common, &self.variables, &self.config()?)
     }
 
-    /// A connection that calls as nobody.
+    /// A connection without a token.
     pub fn anonymous(&self) -> Result<Connection, Failure> {
         Ok(Connection { client: ClientFactory::new(&self.server()?.url)?.client(), caller: None })
     }
 
-    /// A connection that calls as the user, if there is one.
+    /// A connection with the user's token, if there is one.
     pub fn connection_if_signed_in(&self) -> Result<Connection, Failure> {
         let config = self.config()?;
         let server = server(&self.common, &self.variables, &config)?;
@@ -93,13 +93,13 @@ impl Context {
         }
     }
 
-    /// A connection that calls as the user.
+    /// A connection with the user's token.
     pub fn connection(&self) -> Result<Connection, Failure> {
         let token = self.token()?;
         Ok(Connection { client: self.anonymous()?.client.with_token(&token.text)?, caller: Some(token.source) })
     }
 
-    /// The token to call with, if there is one.
+    /// The token to use, if there is one.
     pub fn token_if_any(&self) -> Result<Option<Token>, Failure> {
         let config = self.config()?;
         let server = server(&self.common, &self.variables, &config)?;
@@ -115,16 +115,12 @@ impl Context {
         let server = server(&self.common, &self.variables, &config)?;
         token(&self.common, &self.variables, &config, &server)?.ok_or_else(|| {
             let others = config.environments.get(&server.name).is_some_and(|known| !known.users.is_empty());
-            let way_out = if others {
-                "sign in with `oo login`, or choose a user of `oo switch`"
-            } else {
-                "sign in with `oo login`"
-            };
-            Failure::NotSignedIn(format!("nobody is signed in to `{}` ({}); {way_out}", server.name, server.url))
+            let way_out = if others { "run `oo login`, or choose a user with `oo switch`" } else { "run `oo login`" };
+            Failure::NotSignedIn(format!("not signed in to `{}` ({}); {way_out}", server.name, server.url))
         })
     }
 
-    /// The connection that an operation needs.
+    /// The connection that an operation requires.
     pub fn connection_for(&self, row: &Row) -> Result<Connection, Failure> {
         match row.access {
             Access::Public => self.connection_if_signed_in(),
@@ -132,20 +128,20 @@ impl Context {
         }
     }
 
-    /// Calls an operation with parts that are put together.
+    /// Calls an operation with prepared parts.
     pub async fn send(&self, connection: &Connection, row: &'static Row, parts: &Parts) -> Result<Response, Failure> {
-        // A server that is sent too much may close before its refusal is read, and then nobody is told why.
+        // A server may close the connection on an oversized body before its error can be read.
         let size = parts.body.as_ref().map_or(0, |body| body.to_string().len());
         let limit = row.body_limit.unwrap_or(op::BODY_LIMIT);
         if size > limit {
-            return Err(Failure::Usage(format!("the body has {size} bytes, and {} takes at most {limit}", row.id)));
+            return Err(Failure::Usage(format!("the body has {size} bytes; {} accepts at most {limit}", row.id)));
         }
         let writes = (row.effect() == Effect::Write).then_some(row.id);
         self.answered(connection, writes, connection.client.call_row(row, parts)).await
     }
 
-    /// Waits for an answer as long as the caller is patient; `writes` names the call if it changes something. A refusal
-    /// gets the way out that only this side knows.
+    /// Waits for an answer, up to `--timeout`; `writes` names the call if it changes something. Adds a hint to an error
+    /// where only the command line knows the remedy.
     pub async fn answered<T>(
         &self,
         connection: &Connection,
@@ -157,34 +153,35 @@ impl Context {
         let answer = match self.common.timeout {
             Some(patience) => tokio::time::timeout(patience, call).await.map_err(|_| {
                 let seconds = patience.as_secs_f64();
-                Failure::NoAnswer(format!("no answer from {url} within {seconds} s; `--timeout` sets another limit"))
+                Failure::NoAnswer(format!("no answer from {url} within {seconds} s; `--timeout` changes the limit"))
             })?,
             None => call.await,
         };
         answer.map_err(|error| self.explained(error, connection.caller.as_ref()))
     }
 
-    /// The failure with its way out, where only this side knows that.
+    /// The error with a hint, where only the command line knows the remedy.
     pub fn explained(&self, error: Error, caller: Option<&Source>) -> Failure {
         let way_out = match &error {
             Error::Unreachable { .. } => {
-                "is the daemon running there? `oo doctor` says more; `oo env select` chooses another one".to_owned()
+                "is the daemon running there? `oo doctor` diagnoses; `oo env select` selects another environment"
+                    .to_owned()
             }
-            // Services behind the gateway and `isAuthorized` say 401 too, and mean something else.
+            // By code: services behind the gateway and `isAuthorized` also answer 401, with another meaning.
             refusal if refusal.is(&access::SESSION_ENDED) || refusal.is(&access::INVALID_TOKEN) => match caller {
-                Some(Source::Variable) => "the token is that of OPENORCH_TOKEN; set another one".to_owned(),
+                Some(Source::Variable) => "the token came from OPENORCH_TOKEN; replace it".to_owned(),
                 Some(Source::Stored(slug)) => format!("sign in again with `{} {slug}`", self.command("login")),
                 None => return error.into(),
             },
             refusal if refusal.is(&request::NO_SUCH_OPERATION) => {
-                "this daemon does not have it; `oo doctor` compares the versions".to_owned()
+                "this daemon does not support it; `oo doctor` compares the versions".to_owned()
             }
             _ => return error.into(),
         };
         Failure::from(error).hinted(way_out)
     }
 
-    /// A command of `oo` as it has to be written to reach the same environment.
+    /// A command line of `oo` that reaches the same environment.
     pub fn command(&self, words: &str) -> String {
         match &self.common.env {
             Some(name) => format!("oo -e {name} {words}"),
@@ -198,7 +195,7 @@ fn server(common: &Common, variables: &SdkSettings, config: &Config) -> Result<S
         return named(config, name).ok_or_else(|| not_found(name));
     }
     if let Some(url) = &variables.url {
-        // Compared in the form that the client gives them, so that a trailing slash makes no other server.
+        // Normalized as the client does it, so that a trailing slash makes no difference.
         let url = openorch_sdk::server_url(url)?;
         let here = |name: &&String| config.environments.get(*name).is_some_and(|known| same_url(&known.url, &url));
         let known = Some(&config.selected_environment).filter(here).or_else(|| config.environments.keys().find(here));
@@ -210,12 +207,12 @@ fn server(common: &Common, variables: &SdkSettings, config: &Config) -> Result<S
     }
     if config.selected_environment.is_empty() {
         return Err(Failure::Usage(
-            "no environment is selected; choose one of `oo env ls` with `oo env select`".into(),
+            "no environment is selected; list them with `oo env ls` and choose one with `oo env select`".into(),
         ));
     }
     named(config, &config.selected_environment).ok_or_else(|| {
         Failure::NotFound(format!(
-            "the selected environment `{}` is not there any more; choose one of `oo env ls` with `oo env select`",
+            "the selected environment `{}` no longer exists; list them with `oo env ls` and choose one with `oo env select`",
             config.selected_environment
         ))
     })
@@ -232,7 +229,7 @@ fn named(config: &Config, name: &str) -> Option<Server> {
 }
 
 pub fn not_found(name: &str) -> Failure {
-    Failure::NotFound(format!("environment `{name}` not found; `oo env ls` shows those there are"))
+    Failure::NotFound(format!("environment `{name}` not found; `oo env ls` lists all"))
 }
 
 pub fn same_url(one: &str, other: &str) -> bool {
@@ -240,8 +237,8 @@ pub fn same_url(one: &str, other: &str) -> bool {
 }
 
 fn token(common: &Common, variables: &SdkSettings, config: &Config, server: &Server) -> Result<Option<Token>, Failure> {
-    // A flag says it more precisely than a variable that was exported once, and a variable's token belongs with the
-    // server that was meant then.
+    // A flag is more specific than a variable exported earlier, and the variable's token belongs to the server it was
+    // set for.
     if common.env.is_none()
         && common.user.is_none()
         && let Some(token) = &variables.token
@@ -258,7 +255,7 @@ fn token(common: &Common, variables: &SdkSettings, config: &Config, server: &Ser
         Some(slug) => match stored(slug) {
             Some(token) => Ok(Some(token)),
             None => Err(Failure::NotSignedIn(format!(
-                "`{slug}` has not signed in to `{}` from here; sign in with `oo login {slug}`",
+                "`{slug}` is not signed in to `{}` on this machine; run `oo login {slug}`",
                 server.name
             ))),
         },

@@ -1,4 +1,4 @@
-//! `--curl`: the same request as a line for curl. The token is left out; the shell asks `oo token` for it.
+//! `--curl`: prints a request as a curl command line. The token is left out; the shell gets it from `oo token`.
 
 use openorch_sdk::http::{HeaderMap, Method};
 
@@ -7,31 +7,31 @@ use crate::args::Common;
 pub struct Request<'a> {
     pub method: Method,
     pub url: String,
-    /// Whether the call carries the token of whoever is signed in.
+    /// Whether the call carries the token of the signed-in user.
     pub token: bool,
-    /// What the client sends of itself; the call's own headers go before these.
+    /// Headers that the client always sends; the call's own headers override them.
     pub defaults: &'a HeaderMap,
     pub headers: &'a [(String, String)],
     pub body: Option<Body<'a>>,
-    /// Whether `oo` would go on to where the server points.
+    /// Whether `oo` follows redirects for this request.
     pub follows: bool,
 }
 
 pub enum Body<'a> {
     Json(&'a [u8]),
-    /// Sent as it is; `-` is standard input.
+    /// Sent unchanged; `-` is standard input.
     File(&'a str),
 }
 
-/// The line, ready to be pasted into a POSIX shell.
+/// The command line, to be pasted into a POSIX shell.
 pub fn line(request: &Request, common: &Common) -> String {
-    // curl takes brackets in an address for a range of addresses unless it is told not to.
+    // Without `-g` curl expands brackets in a URL as ranges.
     let literally = if request.url.contains(['[', ']', '{', '}']) { "-g " } else { "" };
     let follows = if request.follows { "-L " } else { "" };
     let mut line = format!("curl -X {} {follows}{literally}{}", request.method, quoted(&request.url));
     let own = |name: &str| request.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
     if request.token && !own("authorization") {
-        // In double quotes, so that the shell runs what stands in the parentheses.
+        // In double quotes, so that the shell runs the command substitution.
         line.push_str(&format!(" \\\n  -H \"Authorization: Bearer $({})\"", token_command(common)));
     }
     if request.body.is_some() && !own("content-type") {
@@ -43,7 +43,7 @@ pub fn line(request: &Request, common: &Common) -> String {
         }
     }
     for (at, (name, value)) in request.headers.iter().enumerate() {
-        // Of a header given twice the last one counts.
+        // The last value of a repeated header wins.
         let again = request.headers[at + 1..].iter().any(|(later, _)| later.eq_ignore_ascii_case(name));
         if !again {
             push_header(&mut line, name, value);
@@ -60,7 +60,7 @@ pub fn line(request: &Request, common: &Common) -> String {
 }
 
 fn push_header(line: &mut String, name: &str, value: &str) {
-    // Written with a colon, curl would leave out a header that is empty.
+    // With a colon, curl would omit an empty header.
     let header = if value.is_empty() { format!("{name};") } else { format!("{name}: {value}") };
     line.push_str(&format!(" \\\n  -H {}", quoted(&header)));
 }
@@ -76,7 +76,7 @@ fn token_command(common: &Common) -> String {
     words.join(" ")
 }
 
-/// A text as one word of a POSIX shell.
+/// Quotes a text as one word of a POSIX shell.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,=".contains(c);
     if !text.is_empty() && text.chars().all(plain) {

@@ -1,4 +1,4 @@
-//! `oo doctor`: from the settings file to the token, what is well and what is not, each with the way out.
+//! `oo doctor`: checks everything from the settings file to the token, and prints each result with its remedy.
 
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,10 @@ use crate::{
     print::{self, Cell, Column, Kind, Output},
 };
 
-/// How long each question may take unless `--timeout` says otherwise.
+/// Timeout of each request unless `--timeout` sets another.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Clocks this many seconds apart are told, and more than the second number is a fault: tokens end too soon or too late.
+/// Clock skew in seconds: above the first limit it is reported, above the second it is a failure, because tokens expire
+/// too early or too late.
 const APART: (i64, i64) = (5, 60);
 
 #[derive(Serialize)]
@@ -28,7 +29,7 @@ struct Check {
     check: &'static str,
     result: &'static str,
     details: String,
-    /// What the program ends with if this is the first fault.
+    /// The exit code if this is the first failure.
     #[serde(skip)]
     code: u8,
 }
@@ -45,7 +46,7 @@ impl Check {
     }
 }
 
-const KIND: Kind = Kind {
+const TABLE: Kind = Kind {
     columns: &[
         Column::new("CHECK", Cell::Text(&["check"])),
         Column::new("RESULT", Cell::Status("result")),
@@ -54,12 +55,12 @@ const KIND: Kind = Kind {
     name: "check",
 };
 
-/// The report, and the code to end with.
+/// The report and the exit code.
 pub async fn run(context: &mut Context) -> Result<(Output, u8), Failure> {
     context.common.timeout.get_or_insert(PATIENCE);
     let mut checks = vec![settings(context)];
     match context.server() {
-        // Of settings that cannot be read there is no more to say.
+        // With unreadable settings there is nothing more to check.
         Err(_) if checks[0].code != 0 => {}
         Err(failure) => checks.push(Check::fail("environment", &failure)),
         Ok(server) => {
@@ -69,7 +70,7 @@ pub async fn run(context: &mut Context) -> Result<(Output, u8), Failure> {
     }
     let code = checks.iter().map(|check| check.code).find(|code| *code != 0).unwrap_or_default();
     let format = context.common.output.unwrap_or(Format::Table);
-    Ok((print::list(format, &KIND, &print::as_things(&checks)?)?.into(), code))
+    Ok((print::list(format, &TABLE, &print::as_things(&checks)?)?.into(), code))
 }
 
 fn settings(context: &Context) -> Check {
@@ -79,15 +80,13 @@ fn settings(context: &Context) -> Check {
     };
     match context.file.load() {
         Err(failure) => Check::fail("settings", &failure),
-        Ok(config) if config.environments.is_empty() => {
-            Check::ok("settings", format!("`{path}` is empty or not there"))
-        }
+        Ok(config) if config.environments.is_empty() => Check::ok("settings", format!("`{path}` is empty or missing")),
         Ok(_) if is_open_to_others(&path) => {
-            Check::warn("settings", format!("`{path}` can be read by other users; `chmod 600` closes it"))
+            Check::warn("settings", format!("`{path}` is readable by other users; `chmod 600` fixes that"))
         }
         Ok(config) => {
             let names: Vec<_> = config.environments.into_keys().collect();
-            Check::ok("settings", format!("`{path}` knows {}", names.join(", ")))
+            Check::ok("settings", format!("`{path}` lists {}", names.join(", ")))
         }
     }
 }
@@ -103,7 +102,7 @@ fn is_open_to_others(_: &str) -> bool {
     false
 }
 
-/// What the daemon says. Each question builds on the one before.
+/// Checks the daemon. Each check builds on the previous one.
 async fn daemon(context: &Context, server: &Server, checks: &mut Vec<Check>) {
     let client = match ClientFactory::new(&server.url) {
         Ok(factory) => factory.client(),
@@ -119,18 +118,18 @@ async fn daemon(context: &Context, server: &Server, checks: &mut Vec<Check>) {
     let (name, version) = (said["name"].as_str(), said["version"].as_str());
     let (Some("OpenOrch"), Some(version)) = (name, version) else {
         let text = format!(
-            "{} is answered by another program ({}); `oo env add` takes the right address",
+            "another program answers at {} ({}); set the right address with `oo env add`",
             server.url, welcome.status
         );
         return checks.push(Check::fail("daemon", &Failure::Other(text)));
     };
-    checks.push(Check::ok("daemon", format!("answers within {took} ms")));
+    checks.push(Check::ok("daemon", format!("responded in {took} ms")));
     checks.push(versions(version));
     checks.push(match ask(context, &client, "/ready").await {
         Ok(answer) if answer.status.is_success() => Check::ok("store", "ready"),
         Ok(answer) => {
             let why = answer.refusal().unwrap_or_else(|| answer.status.to_string());
-            Check::fail("store", &Failure::Other(format!("the daemon cannot serve: {why}; its log says more")))
+            Check::fail("store", &Failure::Other(format!("the daemon is not ready: {why}; see its log")))
         }
         Err(failure) => Check::fail("store", &failure),
     });
@@ -149,23 +148,23 @@ fn versions(daemon: &str) -> Check {
     if own == daemon {
         Check::ok("versions", told)
     } else {
-        Check::warn("versions", format!("{told}: they differ, so either may know operations that the other does not"))
+        Check::warn("versions", format!("{told}: they differ, so each may have operations that the other lacks"))
     }
 }
 
 fn clock(answer: &Response) -> Check {
     let date = answer.headers.get(header::DATE).and_then(|date| date.to_str().ok());
     let Some(theirs) = date.and_then(|date| rfc2822::parse(date).ok()) else {
-        return Check::warn("clock", "the daemon does not tell its time");
+        return Check::warn("clock", "the daemon's response has no Date header");
     };
     let apart = (theirs.timestamp().as_second() - print::now().as_second()).abs();
-    let told = format!("{apart} s apart");
+    let told = format!("{apart} s of clock skew");
     match apart {
         _ if apart <= APART.0 => Check::ok("clock", told),
-        _ if apart <= APART.1 => Check::warn("clock", format!("{told}; set both machines by a time server")),
+        _ if apart <= APART.1 => Check::warn("clock", format!("{told}; synchronize both machines with NTP")),
         _ => Check::fail(
             "clock",
-            &Failure::Other(format!("{told}: tokens end too soon or too late; set both by a time server")),
+            &Failure::Other(format!("{told}: tokens expire too early or too late; synchronize both with NTP")),
         ),
     }
 }
@@ -173,7 +172,7 @@ fn clock(answer: &Response) -> Check {
 async fn token(context: &Context) -> Check {
     match context.token_if_any() {
         Err(failure) => Check::fail("token", &failure),
-        Ok(None) => Check::warn("token", format!("nobody is signed in; `{}` changes that", context.command("login"))),
+        Ok(None) => Check::warn("token", format!("not signed in; run `{}`", context.command("login"))),
         Ok(Some(_)) => match who(context).await {
             Ok(slug) => Check::ok("token", format!("calls as `{slug}`")),
             Err(failure) => Check::fail("token", &failure),
@@ -186,7 +185,7 @@ async fn who(context: &Context) -> Result<String, Failure> {
     let call = connection.client.call(READ_USER_BY_TOKEN, ());
     let user = context.answered(&connection, None, call).await?.0.user;
     if user.id.is_empty() {
-        return Err(Failure::Other("the daemon does not say whose token it is".into()));
+        return Err(Failure::Other("the daemon does not return the account of this token".into()));
     }
     Ok(user.slug)
 }

@@ -1,5 +1,5 @@
-//! Files that a person wrote: JSON or YAML, one document or several, a file, a folder or standard input. Everything is
-//! read and checked before anything of it is sent.
+//! JSON and YAML files written by people: one document or several, in a file, a directory or standard input. Everything
+//! is read and checked before anything is sent.
 
 use std::{
     fs::{self, File},
@@ -13,20 +13,20 @@ use serde_json::{Value, value::RawValue};
 
 use crate::failure::Failure;
 
-/// Larger files are given up before they are read: no operation takes so much.
+/// Maximum size of a file: no operation accepts more.
 const MAX_BYTES: u64 = 64 << 20;
-/// Folders within folders at most this deep: a link may lead in a circle.
+/// Maximum depth of nested directories: a symbolic link may form a cycle.
 const MAX_DEPTH: usize = 32;
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 
-/// A document and where it stands, for sentences about it.
+/// A document and its location, for error messages.
 #[derive(Debug)]
 pub struct Document {
     pub place: String,
     pub value: Value,
 }
 
-/// The text of a file as it is; `-` is standard input.
+/// The text of a file; `-` is standard input.
 pub fn text_of(file: &str) -> Result<String, Failure> {
     String::from_utf8(bytes_of(file)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -34,7 +34,7 @@ pub fn text_of(file: &str) -> Result<String, Failure> {
     })
 }
 
-/// The content of a file as it is; `-` is standard input.
+/// The bytes of a file; `-` is standard input.
 pub fn bytes_of(file: &str) -> Result<Vec<u8>, Failure> {
     let failed = |error: io::Error| Failure::Usage(format!("cannot read `{}`: {error}", named(file)));
     let mut bytes = Vec::new();
@@ -43,9 +43,9 @@ pub fn bytes_of(file: &str) -> Result<Vec<u8>, Failure> {
     } else {
         let opened = File::open(file).map_err(failed)?;
         if opened.metadata().map_err(failed)?.is_dir() {
-            return Err(Failure::Usage(format!("`{file}` is a folder; a file is wanted")));
+            return Err(Failure::Usage(format!("`{file}` is a directory; expected a file")));
         }
-        // Not by the length that the file system tells: devices have none.
+        // The length in the metadata is not reliable: devices have none.
         opened.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     }
     if bytes.len() as u64 > MAX_BYTES {
@@ -54,19 +54,19 @@ pub fn bytes_of(file: &str) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// The one document of a file.
+/// The only document of a file.
 pub fn one_of(file: &str) -> Result<Value, Failure> {
     let mut documents = parse(file, &text_of(file)?)?;
     match (documents.pop(), documents.len()) {
         (Some(only), 0) => Ok(only.value),
         (_, others) => {
             let count = others + 1;
-            Err(Failure::Usage(format!("`{}` holds {count} documents, and one call sends one", named(file))))
+            Err(Failure::Usage(format!("`{}` contains {count} documents; a call takes one", named(file))))
         }
     }
 }
 
-/// All documents of a file, or of the files in a folder and the folders in it, by name.
+/// All documents of a file, or of the files in a directory and its subdirectories, in the order of their names.
 pub fn all_of(place: &str) -> Result<Vec<Document>, Failure> {
     if place == "-" || !Path::new(place).is_dir() {
         return parse(place, &text_of(place)?);
@@ -74,7 +74,7 @@ pub fn all_of(place: &str) -> Result<Vec<Document>, Failure> {
     let mut files = Vec::new();
     collect(Path::new(place), 0, &mut files)?;
     if files.is_empty() {
-        return Err(Failure::Usage(format!("the folder `{place}` holds no file that ends in .yaml, .yml or .json")));
+        return Err(Failure::Usage(format!("the directory `{place}` contains no .yaml, .yml or .json file")));
     }
     let mut documents = Vec::new();
     for file in files {
@@ -84,11 +84,12 @@ pub fn all_of(place: &str) -> Result<Vec<Document>, Failure> {
     Ok(documents)
 }
 
-/// The files below a folder that are meant: hidden ones and other kinds are not.
+/// Collects the documents below a directory; hidden files and other types are skipped.
 fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::Usage(format!("cannot read the folder `{}`: {error}", folder.display()));
+    let failed =
+        |error: io::Error| Failure::Usage(format!("cannot read the directory `{}`: {error}", folder.display()));
     if depth > MAX_DEPTH {
-        return Err(Failure::Usage(format!("`{}` lies deeper than {MAX_DEPTH} folders", folder.display())));
+        return Err(Failure::Usage(format!("`{}` is nested deeper than {MAX_DEPTH} directories", folder.display())));
     }
     let entries = fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
@@ -108,20 +109,20 @@ fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), 
 }
 
 fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
-    // Some editors put a byte order mark there.
+    // Some editors write a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim().is_empty() {
         return Err(Failure::Usage(format!("`{}` is empty", named(file))));
     }
     let values = match json_documents(text) {
-        // What is JSON is taken as such, and refused as such: YAML reads some of its texts and numbers differently.
+        // JSON is read as JSON, with its errors: YAML reads some strings and numbers differently.
         Ok(raw) => strict(&raw),
         Err(error) if text.trim_start().starts_with('{') => yaml_documents(text).map_err(|_| error.to_string()),
         Err(_) => yaml_documents(text),
     };
     let values = values.map_err(|error| Failure::Usage(format!("`{}` cannot be used: {error}", named(file))))?;
     if values.is_empty() {
-        return Err(Failure::Usage(format!("`{}` holds no document", named(file))));
+        return Err(Failure::Usage(format!("`{}` contains no document", named(file))));
     }
     let several = values.len() > 1;
     let place = |at: usize| match several {
@@ -131,12 +132,12 @@ fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
     Ok(values.into_iter().enumerate().map(|(at, value)| Document { place: place(at), value }).collect())
 }
 
-/// One JSON value after the other.
+/// Reads consecutive JSON values.
 fn json_documents(text: &str) -> Result<Vec<&RawValue>, serde_json::Error> {
     serde_json::Deserializer::from_str(text).into_iter().collect()
 }
 
-/// The values, each read as strictly as the server reads it.
+/// The values, read as strictly as the server reads them.
 fn strict(raw: &[&RawValue]) -> Result<Vec<Value>, String> {
     let read = raw
         .iter()
@@ -144,30 +145,30 @@ fn strict(raw: &[&RawValue]) -> Result<Vec<Value>, String> {
     Ok(read.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
-/// The documents of a YAML stream; those without content (a `---` too many) are none.
+/// The documents of a YAML stream; empty ones (an extra `---`) are skipped.
 fn yaml_documents(text: &str) -> Result<Vec<Value>, String> {
     let mut values = Vec::new();
     for document in serde_norway::Deserializer::from_str(text) {
-        // By way of YAML's own value, which refuses a key that stands there twice.
+        // Through YAML's own value type, which rejects duplicate keys.
         let mut value = serde_norway::Value::deserialize(document).map_err(|error| error.to_string())?;
         value.apply_merge().map_err(|error| error.to_string())?;
         representable(&value)?;
         let text = serde_json::to_vec(&value).map_err(|error| error.to_string())?;
-        // As strictly as JSON: numbers that lose digits are refused, and so is what lies too deep.
+        // As strict as JSON: numbers that would lose digits and excessive nesting are rejected.
         let value = json::parse(&text, json::Limits::TRUSTED).map_err(|refused| refused.to_string())?;
         values.extend(value.filter(|value| !value.is_null()));
     }
     Ok(values)
 }
 
-/// Refuses what YAML has and JSON does not: it would arrive as something else.
+/// Rejects YAML values that JSON cannot represent.
 fn representable(value: &serde_norway::Value) -> Result<(), String> {
     use serde_norway::Value;
     match value {
         Value::Number(number) if number.as_f64().is_some_and(|number| !number.is_finite()) => {
-            Err(format!("{number} is no number that can be sent"))
+            Err(format!("{number} cannot be represented as a JSON number"))
         }
-        Value::Tagged(tagged) => Err(format!("the tag `{}` means nothing here; leave it out", tagged.tag)),
+        Value::Tagged(tagged) => Err(format!("the tag `{}` is not supported; remove it", tagged.tag)),
         Value::Sequence(list) => list.iter().try_for_each(representable),
         Value::Mapping(fields) => fields.iter().try_for_each(|(key, value)| {
             representable(key)?;
@@ -218,8 +219,8 @@ mod tests {
         for (text, words) in [
             ("", "`f` is empty"),
             (" \n\t", "`f` is empty"),
-            ("---\n", "holds no document"),
-            ("# a comment alone\n", "holds no document"),
+            ("---\n", "contains no document"),
+            ("# a comment alone\n", "contains no document"),
             ("{\"a\": 1,", "EOF while parsing"),
             ("{\"a\": 1, \"a\": 2}", "`a` appears twice"),
             ("a: 1\na: 2\n", "duplicate entry"),
@@ -229,8 +230,8 @@ mod tests {
             ("{\"n\": 123456789012345678901}", "send it as text"),
             ("n: 123456789012345678901", "123456789012345678901"),
             ("n: 9223372036854775808", "send it as text"),
-            ("n: .inf", "no number that can be sent"),
-            ("- [.nan]", "no number that can be sent"),
+            ("n: .inf", "cannot be represented as a JSON number"),
+            ("- [.nan]", "cannot be represented as a JSON number"),
             ("a: !secret x", "the tag `!secret`"),
             ("!thing {a: 1}", "the tag `!thing`"),
             ("a: {<<: 1}", "cannot be used"),
@@ -250,7 +251,7 @@ mod tests {
             fs::write(path, text).unwrap();
         };
         let all = || all_of(folder.path().to_str().unwrap());
-        assert!(all().unwrap_err().to_string().contains("no file that ends in"));
+        assert!(all().unwrap_err().to_string().contains("contains no .yaml"));
         write("b.json", "{\"n\": 3}");
         write("a/x.yaml", "n: 1\n---\nn: 2\n");
         write("README.md", "# not meant");
@@ -268,10 +269,10 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
         fs::write(path, "a: 1\n---\na: 2\n").unwrap();
-        assert!(one_of(path).unwrap_err().to_string().contains("holds 2 documents"));
+        assert!(one_of(path).unwrap_err().to_string().contains("contains 2 documents"));
         fs::write(path, b"\xff\xfe").unwrap();
         assert!(one_of(path).unwrap_err().to_string().contains("byte 0 is not UTF-8"));
-        assert!(one_of("/").unwrap_err().to_string().contains("is a folder"));
+        assert!(one_of("/").unwrap_err().to_string().contains("is a directory"));
         #[cfg(unix)]
         assert!(one_of("/dev/zero").unwrap_err().to_string().contains("larger than 64 MiB"));
     }

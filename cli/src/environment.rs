@@ -1,4 +1,4 @@
-//! `oo env`: the servers that this command line knows. Talks to none of them.
+//! `oo env`: manages the configured servers. Calls none of them.
 
 use serde::Serialize;
 
@@ -22,18 +22,18 @@ pub fn run(context: &Context, command: EnvCommand) -> Result<String, Failure> {
 
 fn add(context: &Context, name: &str, url: &str, description: Option<String>) -> Result<String, Failure> {
     if name.is_empty() || name.chars().any(char::is_control) {
-        return Err(Failure::Usage("the name of an environment is a word, for example `local`".into()));
+        return Err(Failure::Usage("an environment name must be a word, for example `local`".into()));
     }
     let url = openorch_sdk::server_url(url)?;
     context.file.change(|config| {
         let is_new = !config.environments.contains_key(name);
         let environment = config.environments.entry(name.to_owned()).or_insert_with(|| Environment::new(name, &url));
         if environment.url != url {
-            // Its tokens were made by another server, which must not be the one to show them to.
+            // The tokens were issued by the previous server and must not be sent to another one.
             if !environment.users.is_empty() {
                 let users: Vec<_> = environment.users.keys().map(String::as_str).collect();
                 warn(&format!(
-                    "`{name}` was {}; the sign-ins there are forgotten ({})",
+                    "`{name}` pointed to {}; its users were signed out here ({})",
                     environment.url,
                     users.join(", ")
                 ));
@@ -53,7 +53,7 @@ fn add(context: &Context, name: &str, url: &str, description: Option<String>) ->
 }
 
 fn select(context: &Context, name: String) -> Result<String, Failure> {
-    // A broken file knows no name at all, and is to be told as broken.
+    // A broken file has no environments; report it as broken instead of the name as unknown.
     context.file.load()?;
     context.file.change(|config| {
         if !config.environments.contains_key(&name) {
@@ -75,7 +75,7 @@ fn remove(context: &Context, name: &str) -> Result<String, Failure> {
     })
 }
 
-/// An environment as it is shown: without its tokens.
+/// An environment as it is printed: without tokens.
 #[derive(Serialize)]
 struct Shown {
     name: String,
@@ -96,7 +96,7 @@ const LIST: Kind = Kind {
     name: "name",
 };
 
-/// The documented columns; the first shows the name, under the header that the documents give it.
+/// The documented columns. The first one shows the name, under its documented header.
 const CURRENT: Kind = Kind {
     columns: &[
         Column::new("SELECTED", Cell::Text(&["name"])),
@@ -112,7 +112,7 @@ fn list(context: &Context) -> Result<String, Failure> {
     let mut shown: Vec<Shown> =
         config.environments.iter().map(|(name, environment)| show(&config, name, environment)).collect();
     if shown.is_empty() {
-        // The one that is used without any being kept.
+        // The default environment, which is used while none is stored.
         let server = context.server()?;
         let used = Environment::new(&server.name, &server.url);
         shown.push(Shown { selected: true, ..show(&config, &server.name, &used) });
@@ -127,7 +127,7 @@ fn current(context: &Context) -> Result<String, Failure> {
     print::item(context.format(), &CURRENT, &print::as_thing(&shown)?)
 }
 
-/// The user who signed in last stands first.
+/// The last signed-in user comes first.
 fn show(config: &Config, name: &str, environment: &Environment) -> Shown {
     let mut users: Vec<String> = environment.users.keys().cloned().collect();
     users.sort_by_key(|slug| *slug != environment.selected_user);

@@ -1,4 +1,4 @@
-//! What went wrong, as a sentence for the reader and a code for the script.
+//! Errors of commands: a sentence for the reader and an exit code for scripts.
 
 use std::{
     fmt,
@@ -13,24 +13,24 @@ use crate::stop;
 
 #[derive(Debug)]
 pub enum Failure {
-    /// The command was used wrongly; nothing was done.
+    /// Usage error; nothing was done.
     Usage(String),
-    /// A thing of this command line (an environment) is not there.
+    /// A local item (an environment) does not exist.
     NotFound(String),
     NotSignedIn(String),
     Call(Error),
-    /// The caller's patience (`--timeout`) ended first.
+    /// `--timeout` expired.
     NoAnswer(String),
     /// Ctrl-C.
     Stopped(String),
-    /// With the way out, which the sentence of another cannot know.
+    /// An error with a hint that its own message lacks.
     Hinted(Box<Failure>, String),
     Other(String),
 }
 
-/// Said of an answer that is none of a daemon's.
+/// The response does not come from a compatible daemon.
 pub const FOREIGN: &str =
-    "the server's answer is not understood; `oo doctor` tells whether it is a daemon, and its version";
+    "unexpected response from the server; `oo doctor` shows whether it is a daemon, and its version";
 
 impl Failure {
     pub fn exit_code(&self) -> ExitCode {
@@ -54,7 +54,7 @@ impl Failure {
         }
     }
 
-    /// The status that the server refused with.
+    /// HTTP status of the refusal.
     pub fn status(&self) -> Option<u16> {
         match self {
             Failure::Call(error) => error.status(),
@@ -63,7 +63,7 @@ impl Failure {
         }
     }
 
-    /// Without the way out.
+    /// The error without its hint.
     pub fn plain(self) -> Failure {
         match self {
             Failure::Hinted(failure, _) => *failure,
@@ -86,7 +86,7 @@ impl fmt::Display for Failure {
             | Failure::Stopped(text)
             | Failure::Other(text) => f.write_str(&printable(text)),
             Failure::Hinted(failure, way_out) => write!(f, "{failure}\nhint: {}", printable(way_out)),
-            // The server's sentence stands alone: it names the thing by itself.
+            // The server's sentence is complete by itself.
             Failure::Call(Error::Refused { message, request_id, .. }) => {
                 f.write_str(&printable(message))?;
                 match request_id {
@@ -108,26 +108,26 @@ impl From<Error> for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
-            // Ctrl-C while a password is typed.
-            io::ErrorKind::Interrupted => Failure::Stopped("stopped by Ctrl-C; nothing was done".into()),
+            // Ctrl-C at a password prompt.
+            io::ErrorKind::Interrupted => Failure::Stopped("interrupted by Ctrl-C; nothing was done".into()),
             _ => Failure::Other(error.to_string()),
         }
     }
 }
 
-/// A word on the side, for people.
+/// Prints a warning to standard error.
 pub fn warn(text: &str) {
     let style = anstyle::AnsiColor::Yellow.on_default();
-    // Nothing is left to be told if stderr is closed.
+    // If stderr is closed, the warning is lost.
     let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {}", printable(text));
 }
 
-/// Text of others without the characters that steer a terminal or change how the rest looks.
+/// Replaces characters of foreign text that control a terminal or change how other text is displayed.
 pub fn printable(text: &str) -> String {
     text::characters(text).map(|(letter, is_hidden)| if is_hidden { '\u{fffd}' } else { letter }).collect()
 }
 
-/// [`printable`] for text of more than one line.
+/// [`printable`] for text of several lines.
 pub fn printable_lines(text: &str) -> String {
     let is_layout = |letter| matches!(letter, '\n' | '\t');
     let shown = |(letter, is_hidden)| if is_hidden && !is_layout(letter) { '\u{fffd}' } else { letter };

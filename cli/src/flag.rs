@@ -1,5 +1,5 @@
-//! One word of input: `--key=value`, its typed forms, and `?key=value`. What becomes of a key is not decided here: in
-//! raw calls `mapping.rs` does, in `oo call` the schema of the operation (`input.rs`).
+//! Parses one word of input: `--key=value`, its typed forms, and `?key=value`. Keys are interpreted elsewhere: in raw
+//! calls by `body_args.rs`, in `oo call` by the schema of the operation (`input.rs`).
 
 use openorch_sdk::api::json;
 use serde_json::Value;
@@ -14,21 +14,21 @@ pub struct Flag {
 
 #[derive(Debug, PartialEq)]
 pub enum Given {
-    /// `--key=value`: its type is guessed or known.
+    /// `--key=value`: the type is guessed or taken from the schema.
     Plain(String),
-    /// `--key:s=text`, and `--key@=FILE` with the text of the file.
+    /// `--key:s=text`, and `--key@=FILE` with the content of the file.
     Text(String),
     /// `--key:=JSON`.
     Json(Value),
 }
 
 impl Flag {
-    /// Takes a word apart; reads the file that it names.
+    /// Parses a word; reads the file that it names.
     pub fn parse(word: &str) -> Result<Flag, Failure> {
         let invalid = || {
             let way_out = if matches!(word, "-e" | "-u" | "-o" | "-f" | "-H" | "--curl" | "--timeout" | "--help" | "-h")
             {
-                "options of `oo` stand before the path"
+                "options of `oo` precede the path"
             } else {
                 "write `--key=value`"
             };
@@ -39,7 +39,8 @@ impl Flag {
             (key, Given::Text(text.to_owned()))
         } else if let Some(key) = key.strip_suffix(':') {
             let value = json::parse(text.as_bytes(), json::Limits::TRUSTED).ok().flatten();
-            let refused = || Failure::Usage(format!("`{word}`: no JSON follows; for text write `--{key}:s={text}`"));
+            let refused =
+                || Failure::Usage(format!("`{word}`: the value is not JSON; for text write `--{key}:s={text}`"));
             (key, Given::Json(value.ok_or_else(refused)?))
         } else if let Some(key) = key.strip_suffix('@') {
             (key, Given::Text(documents::text_of(text)?))
@@ -54,7 +55,7 @@ impl Flag {
 }
 
 impl Given {
-    /// The value where only text has a place: in a path or a query.
+    /// The value as text, for a path or a query.
     pub fn into_text(self) -> String {
         match self {
             Given::Plain(text) | Given::Text(text) | Given::Json(Value::String(text)) => text,
@@ -97,10 +98,10 @@ mod tests {
             ("key=value", "write `--key=value`"),
             ("--=v", "write `--key=value`"),
             ("--:=1", "write `--key=value`"),
-            ("-e", "stand before the path"),
-            ("--key:=", "no JSON follows"),
+            ("-e", "precede the path"),
+            ("--key:=", "is not JSON"),
             ("--key:=text", "write `--key:s=text`"),
-            ("--key:={\"a\":1,\"a\":2}", "no JSON follows"),
+            ("--key:={\"a\":1,\"a\":2}", "is not JSON"),
             ("--key@=/does/not/exist", "/does/not/exist"),
         ] {
             let refusal = Flag::parse(word).unwrap_err().to_string();

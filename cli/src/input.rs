@@ -1,5 +1,5 @@
-//! `--key=value` pairs as the parts of a request: which part a key belongs to, and what type its value has, is read from
-//! the schemas of the operation's row.
+//! Turns `--key=value` pairs into the parts of a request. The schemas of the operation's row determine which part a key
+//! belongs to and the type of its value.
 
 use openorch_sdk::api::{Keys, Parts, Row, json::MAX_DEPTH, keys::Place};
 use schemars::generate::SchemaSettings;
@@ -11,27 +11,27 @@ use crate::{
     mapping::too_deep,
 };
 
-/// What an operation takes.
+/// The input schema of an operation.
 pub struct Inputs {
     row: &'static Row,
     keys: Keys,
     path: Vec<&'static str>,
     query: Option<Value>,
     body: Option<Value>,
-    /// What `$ref` points to.
+    /// Definitions that `$ref` points to.
     definitions: Map<String, Value>,
 }
 
-/// A key of a body that an operation does not take.
+/// A key of a body that an operation does not accept.
 pub struct UnknownKey {
     /// Its path in the body: `permits.0.roels`.
     pub key: String,
     pub nearest: Option<String>,
-    /// The keys that may stand in its place.
+    /// The keys allowed in its place.
     pub known: Vec<String>,
 }
 
-/// A key that an operation takes.
+/// A key that an operation accepts.
 pub struct Key {
     pub name: String,
     pub kind: String,
@@ -54,7 +54,7 @@ impl Inputs {
         }
     }
 
-    /// The keys that may be given.
+    /// The keys that the operation accepts.
     pub fn known(&self) -> Vec<Key> {
         let path =
             |name: &&str| Key { name: name.to_string(), kind: "string".into(), place: "path", about: String::new() };
@@ -74,21 +74,21 @@ impl Inputs {
         self.property(self.body.as_ref()?, name).and_then(|schema| self.kind(schema))
     }
 
-    /// The request with these values, on top of `body` where one is given.
+    /// The request with these values, which override those of `body`.
     pub fn fill(&self, flags: Vec<Flag>, body: Option<Value>) -> Result<Parts, Failure> {
         if body.is_some() && self.body.is_none() {
-            return Err(Failure::Usage(format!("{} takes no body, so `-f` has no place", self.row.id)));
+            return Err(Failure::Usage(format!("{} takes no body, so `-f` cannot be used", self.row.id)));
         }
         let (mut parts, path) = self.place(flags, body)?;
         for (name, value) in self.path.iter().zip(path) {
             let missing =
-                || Failure::Usage(format!("`--{name}=…` is missing: it stands in the path {}", self.row.path));
+                || Failure::Usage(format!("`--{name}=…` is required: it is part of the path {}", self.row.path));
             parts.path.push(value.ok_or_else(missing)?);
         }
         Ok(parts)
     }
 
-    /// The same without what stands in the path.
+    /// Like [`Inputs::fill`], without path parameters.
     pub fn fill_but_path(&self, flags: Vec<Flag>) -> Result<Parts, Failure> {
         self.place(flags, None).map(|(parts, _)| parts)
     }
@@ -108,17 +108,18 @@ impl Inputs {
         Ok((parts, path))
     }
 
-    /// Puts a value where `rest` of the key `whole` points to: `a.b` is the field `b` of the object `a`.
+    /// Sets the field that `rest`, the remainder of the key `whole`, points to: `a.b` is the field `b` of the object
+    /// `a`.
     fn set(&self, object: &mut Value, schema: &Value, whole: &str, rest: &str, value: Given) -> Result<(), Failure> {
         let Value::Object(fields) = object else {
-            return Err(Failure::Usage(format!("`--{whole}` names a field, and the body given is not an object")));
+            return Err(Failure::Usage(format!("`--{whole}` names a field, but the body is not an object")));
         };
-        // A property may have a dot in its own name, so the whole is looked for first.
+        // A property may contain a dot in its name, so the whole key is looked up first.
         let (name, deeper) = match self.property(schema, rest) {
             Some(_) => (rest, None),
             None => rest.split_once('.').map_or((rest, None), |(name, deeper)| (name, Some(deeper))),
         };
-        // An object without properties of its own is free-form: any name goes.
+        // An object without declared properties is free-form and accepts any key.
         let free = Value::Bool(true);
         let schema = match self.property(schema, name) {
             Some(schema) => schema,
@@ -150,7 +151,7 @@ impl Inputs {
     fn typed(&self, schema: &Value, key: &str, value: Given) -> Result<Value, Failure> {
         let text = &match value {
             Given::Plain(text) => text,
-            // Said by the caller: the server decides whether that is right.
+            // The caller chose the type; the server validates it.
             Given::Text(text) => return Ok(text.into()),
             Given::Json(value) => return Ok(value),
         };
@@ -158,17 +159,15 @@ impl Inputs {
         let parsed = || serde_json::from_str::<Value>(text).ok();
         match self.kind(schema) {
             Some("string") => Ok(text.as_str().into()),
-            Some("integer") => {
-                parsed().filter(|it| it.is_i64() || it.is_u64()).ok_or_else(|| refused("a whole number"))
-            }
+            Some("integer") => parsed().filter(|it| it.is_i64() || it.is_u64()).ok_or_else(|| refused("an integer")),
             Some("number") => parsed().filter(Value::is_number).ok_or_else(|| refused("a number")),
             Some("boolean") => parsed().filter(Value::is_boolean).ok_or_else(|| refused("true or false")),
-            Some("array") => parsed().filter(Value::is_array).ok_or_else(|| refused("a JSON list")),
+            Some("array") => parsed().filter(Value::is_array).ok_or_else(|| refused("a JSON array")),
             Some("object") => {
-                let way_out = "a JSON object, or its fields one by one (`--key.field=…`)";
+                let way_out = "a JSON object, or set its fields one by one (`--key.field=…`)";
                 parsed().filter(Value::is_object).ok_or_else(|| refused(way_out))
             }
-            // Of unknown type: what is JSON is meant as such, all else is text.
+            // Of unknown type: valid JSON is taken as such, anything else as text.
             _ => Ok(parsed().unwrap_or_else(|| text.as_str().into())),
         }
     }
@@ -190,7 +189,7 @@ impl Inputs {
         objects.flatten().collect()
     }
 
-    /// The schemas behind references and choices, those that say only `null` left out.
+    /// The schemas behind references and alternatives, except those that only allow `null`.
     fn alternatives<'a>(&'a self, schema: &'a Value) -> Vec<&'a Value> {
         if let Some(name) = schema.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next()) {
             return self.definitions.get(name).map(|found| self.alternatives(found)).unwrap_or_default();
@@ -203,7 +202,7 @@ impl Inputs {
         }
     }
 
-    /// The keys that the items of an operation's answer have, which stand in the list `key` of it.
+    /// The keys of the items in the list `key` of an operation's answer.
     pub fn answered(row: &'static Row, key: &str) -> Vec<String> {
         let mut generator = SchemaSettings::draft2020_12().into_generator();
         let answer = (row.output)(&mut generator).body.map(|(_, schema)| Value::from(schema));
@@ -214,7 +213,7 @@ impl Inputs {
         item.map(|item| shape.properties(item).into_iter().map(|(name, _)| name.clone()).collect()).unwrap_or_default()
     }
 
-    /// The first key of the body that its schema does not have, nor `also`.
+    /// The first key of the body that is neither in its schema nor in `also`.
     pub fn unknown_key(&self, body: &Value, also: &[String]) -> Option<UnknownKey> {
         self.unknown_within(self.body.as_ref()?, body, also, "")
     }
@@ -227,7 +226,7 @@ impl Inputs {
                 let mut items = items.iter().enumerate();
                 items.find_map(|(at, item)| self.unknown_within(schema, item, also, &inside(&at.to_string())))
             }
-            // An object without properties of its own is free-form: any key goes.
+            // An object without declared properties is free-form and accepts any key.
             Value::Object(fields) if !self.properties(schema).is_empty() => {
                 fields.iter().find_map(|(name, value)| match self.property(schema, name) {
                     Some(schema) => self.unknown_within(schema, value, also, &inside(name)),
@@ -251,7 +250,7 @@ impl Inputs {
     }
 }
 
-/// The word that was probably meant, if one is near.
+/// The most similar word, if one is close enough.
 fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.map(|known| (strsim::damerau_levenshtein(&word.to_lowercase(), &known.to_lowercase()), known));
     scored
@@ -328,13 +327,13 @@ mod tests {
     #[test]
     fn wrong_input_is_refused_with_what_would_be_right() {
         for (id, flags, body, words) in [
-            ("removeInstance", "", None, "`--id=…` is missing"),
+            ("removeInstance", "", None, "`--id=…` is required"),
             ("removeInstance", "idd=1 id=2", None, "no parameter `--idd`; it takes --id"),
             ("selfNode", "a=1", None, "it takes none"),
             ("selfNode", "", Some(json!({})), "takes no body"),
             ("listNodes", "id=1", None, "it takes --ids"),
-            ("registerInstance", "port=x", None, "a whole number"),
-            ("registerInstance", "port=1.5", None, "a whole number"),
+            ("registerInstance", "port=x", None, "an integer"),
+            ("registerInstance", "port=1.5", None, "an integer"),
             ("saveDefinition", "definition=a", None, "a JSON object"),
             ("saveDefinition", "definition.image.nam=a", None, "no parameter `--definition.image.nam`"),
             ("login", "slug=a", Some(json!([])), "not an object"),

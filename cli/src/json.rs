@@ -1,17 +1,17 @@
-//! JSON as text: broken into lines or put on one, with every value as it was written. Numbers go through no type that could
-//! lose their digits, and keys keep their order. Meant for text that [`is_json`]; what is none comes out as some text.
+//! Formats JSON text, indented or on one line, with every value as written: numbers are never parsed, so they keep
+//! their digits, and keys keep their order. For text that [`is_json`] accepts; other text yields unspecified text.
 
 use openorch_api::text::characters;
 
-/// Deeper than this nothing is indented: the spaces alone would fill the memory.
+/// Deeper documents are not indented: the spaces alone would exhaust memory.
 const DEEPEST: usize = 100;
 
-/// Whether a text is JSON, also where it has no one meaning, as with a key given twice.
+/// Whether a text is JSON. Ambiguous JSON, such as a duplicate key, counts too.
 pub fn is_json(text: &str) -> bool {
     serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
-/// One value to a line, indented by twos.
+/// One value per line, indented by two spaces.
 pub fn indented(json: &str) -> String {
     if deepest(json) > DEEPEST {
         return compact(json);
@@ -50,17 +50,17 @@ pub fn indented(json: &str) -> String {
     text
 }
 
-/// All on one line.
+/// Everything on one line.
 pub fn compact(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     Tokens { rest: json }.for_each(|token| push_value(&mut text, token));
     text
 }
 
-/// A number has at most so many digits that say something to whoever reads it in 64 bits (IEEE 754, binary64).
+/// Maximum significant digits that a 64-bit float can need (IEEE 754 binary64).
 const DIGITS: usize = 17;
 
-/// The number that YAML's reader and writer, which know 64 bits, would change.
+/// The first number that a YAML reader or writer, which has 64 bits, would change.
 pub fn changed_by_yaml(json: &str) -> Option<&str> {
     Tokens { rest: json }.find(|token| {
         token.starts_with(|c: char| c == '-' || c.is_ascii_digit())
@@ -73,14 +73,14 @@ pub fn changed_by_yaml(json: &str) -> Option<&str> {
     })
 }
 
-/// How many digits of a number say something: none of `0.0`, two of `1.50` and of `15e9`.
+/// Number of significant digits: none in `0.0`, two in `1.50` and in `15e9`.
 fn digits(number: &str) -> usize {
     let mantissa = number.split(['e', 'E']).next().unwrap_or_default();
     let all: String = mantissa.chars().filter(char::is_ascii_digit).collect();
     all.trim_matches('0').len()
 }
 
-/// A text with characters that steer a terminal, or change how the rest looks, has them escaped, which says the same.
+/// Escapes characters that control a terminal or change how other text is displayed. The value stays the same.
 fn push_value(text: &mut String, value: &str) {
     for (letter, is_hidden) in characters(value) {
         if !is_hidden {
@@ -105,7 +105,7 @@ fn deepest(json: &str) -> usize {
     deepest
 }
 
-/// Brackets, commas, colons and values, one after the other.
+/// Splits JSON into brackets, commas, colons and values.
 struct Tokens<'a> {
     rest: &'a str,
 }

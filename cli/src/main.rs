@@ -1,5 +1,5 @@
-//! `oo`, the command line of OpenOrch: reads the arguments, runs one command, prints its text, ends with a code that
-//! scripts can act on. What a command does stands in its own file.
+//! `oo`, the command line of OpenOrch: parses the arguments, runs one command, prints its output and exits with a code
+//! for scripts. Each command has its own file.
 
 mod args;
 mod ask;
@@ -46,7 +46,7 @@ use crate::{
 fn main() -> ExitCode {
     let matches = match args::command().try_get_matches() {
         Ok(matches) => matches,
-        // A group without a command, and `oo` alone, show their help: that is an answer, not a failure.
+        // A group without a command, and `oo` without arguments, print their help, which is not an error.
         Err(shown) if shown.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             return print(&Output::Text(shown.render().ansi().to_string()), 0);
         }
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             progress::clear();
             let red = anstyle::AnsiColor::Red.on_default();
-            // Nothing is left to be told if stderr is closed too.
+            // If stderr is closed too, the message is lost.
             let _ = writeln!(anstream::stderr(), "{red}Error:{red:#} {failure}");
             failure.exit_code()
         }
@@ -68,24 +68,25 @@ fn main() -> ExitCode {
 }
 
 fn run(matches: &ArgMatches) -> Result<(Output, u8), Failure> {
-    // Clap has seen to it that everything is there and of its kind.
+    // Clap has already validated the arguments.
     let odd = |error: clap::Error| Failure::Usage(error.to_string());
     let mut context = Context::new(Common::from_arg_matches(matches).map_err(odd)?, ConfigFile::in_home());
-    // One request after the other: a thread pool would cost more than it does.
+    // Requests are sequential; a thread pool would cost more than the work.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         tokio::select! {
-            // The command first: until it waits for the first time, when all questions are asked, Ctrl-C simply ends it.
+            // The command is polled first: until it waits for the first time, prompts included, Ctrl-C has its default
+            // effect.
             biased;
             outcome = dispatch(&mut context, matches) => outcome,
             () = stop::stopped() => match context.progress.follows() {
-                // It has no other end, and nothing is left undone.
+                // Ctrl-C is how a streaming command ends, and leaves nothing undone.
                 true => Ok((Output::Shown, stop::CODE)),
                 false => Err(Failure::Stopped(context.progress.stopped())),
             },
         }
     });
-    // A look-up of a name that still runs is not waited for.
+    // Do not wait for a name lookup that still runs.
     runtime.shutdown_background();
     outcome
 }
@@ -131,7 +132,7 @@ async fn dispatch(context: &mut Context, matches: &ArgMatches) -> Result<(Output
     Ok((Output::Text(text), 0))
 }
 
-/// Writes what a command has to say. Colours are left out where they are not wanted: in files, by NO_COLOR.
+/// Prints the output of a command. Colours are removed in files and with NO_COLOR.
 fn print(output: &Output, code: u8) -> ExitCode {
     let written = match output {
         Output::Text(text) => {
@@ -143,10 +144,10 @@ fn print(output: &Output, code: u8) -> ExitCode {
     };
     match written {
         Ok(()) => ExitCode::from(code),
-        // The reader has seen enough (`oo node ls | head -1`).
+        // The reader has closed the pipe (`oo node ls | head -1`).
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "Error: cannot write the answer: {error}");
+            let _ = writeln!(io::stderr(), "Error: cannot write the output: {error}");
             ExitCode::FAILURE
         }
     }

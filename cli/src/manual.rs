@@ -1,4 +1,4 @@
-//! `oo man`: the manual, made of the command tree.
+//! `oo man`: renders manual pages from the command tree.
 
 use std::{fs, io, path::Path};
 
@@ -13,13 +13,13 @@ pub fn page(words: &[String]) -> Result<String, Failure> {
     tree.build();
     let mut command = &tree;
     for word in words {
-        let unknown = || Failure::Usage(format!("there is no command `{}`; `oo --help` lists them", words.join(" ")));
+        let unknown = || Failure::Usage(format!("no command `{}`; `oo --help` lists them", words.join(" ")));
         command = command.find_subcommand(word).ok_or_else(unknown)?;
     }
     Ok(String::from_utf8_lossy(&rendered(command)?).into_owned())
 }
 
-/// The pages of all commands, `oo.1`, `oo-instance.1` and so on, into a folder.
+/// Writes the pages of all commands, `oo.1`, `oo-instance.1` and so on, into a directory.
 pub fn write(folder: &Path) -> Result<(), Failure> {
     let failed =
         |error: io::Error| Failure::Other(format!("cannot write the manual into `{}`: {error}", folder.display()));

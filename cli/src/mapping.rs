@@ -1,6 +1,6 @@
-//! The documented mapping of `--key=value` to a JSON body in raw calls, where no schema says what a key means. Its rules,
-//! by their numbers in the documents: 1 is `flag.rs`; 2, 3, 4 and 6 are here; 5 was a bug and is not followed; 7: an
-//! object, `{}` without any key.
+//! Maps `--key=value` to a JSON body in raw calls, which have no schema, by the documented rules. By their numbers
+//! there: 1 is `flag.rs`; 2, 3, 4 and 6 are here; 5 was a bug and is not implemented; 7: the body is an object, `{}`
+//! without any key.
 
 use openorch_sdk::api::json::MAX_DEPTH;
 use serde_json::{Map, Value, json};
@@ -10,13 +10,13 @@ use crate::{
     flag::{Flag, Given},
 };
 
-/// Puts what the flags say over `body`: objects go into one another, of all else the flags' replaces the body's.
+/// Merges the flags into `body`: objects are merged, any other value of a flag replaces the body's.
 pub fn over(mut body: Value, flags: Vec<Flag>) -> Result<Value, Failure> {
     if flags.is_empty() {
         return Ok(body);
     }
     if !body.is_object() {
-        return Err(Failure::Usage("the body is no object, so `--key=value` has no place in it".into()));
+        return Err(Failure::Usage("the body is not an object, so `--key=value` cannot be used".into()));
     }
     merge(&mut body, object_of(flags)?);
     Ok(body)
@@ -33,7 +33,7 @@ fn merge(under: &mut Value, over: Value) {
     }
 }
 
-/// The flags alone, in their order, by the rules.
+/// The object that the flags describe, in their order.
 fn object_of(flags: Vec<Flag>) -> Result<Value, Failure> {
     let mut fields = Map::new();
     for flag in flags {
@@ -51,17 +51,17 @@ fn object_of(flags: Vec<Flag>) -> Result<Value, Failure> {
     Ok(Value::Object(fields))
 }
 
-/// A key of more parts than any server reads. It is not repeated: it is long.
+/// A key with more parts than any server accepts. The message does not repeat it, because it is long.
 pub fn too_deep(parts: usize) -> Failure {
-    Failure::Usage(format!("a key has {parts} parts, and bodies are at most {MAX_DEPTH} levels deep"))
+    Failure::Usage(format!("a key has {parts} parts; bodies have at most {MAX_DEPTH} levels"))
 }
 
-/// Rule 2: a key with a dot is split at dots alone, any other at dashes.
+/// Rule 2: a key with a dot is split at dots only, any other at dashes.
 fn segments(key: &str) -> Vec<&str> {
     key.split(if key.contains('.') { '.' } else { '-' }).collect()
 }
 
-/// Rule 3: a whole number, else one of the words that the documented `oo` takes for true and false, else text.
+/// Rule 3: an integer, else a word that the documented `oo` reads as a boolean, else text.
 fn guessed(text: String) -> Value {
     if let Ok(number) = text.parse::<i64>() {
         return number.into();
@@ -73,7 +73,7 @@ fn guessed(text: String) -> Value {
     }
 }
 
-/// Rules 4 and 6: a leaf that is there becomes a list with both; a parent that is no object makes way for one.
+/// Rules 4 and 6: a repeated leaf becomes a list of both values; a parent that is not an object is replaced by one.
 fn put(fields: &mut Map<String, Value>, path: &[&str], value: Value) {
     let [name, deeper @ ..] = path else { return };
     let present = fields.get_mut(*name);
@@ -125,7 +125,7 @@ mod tests {
             // 4: lists.
             ("--id=5 --id=6", json!({ "id": [5, 6] })),
             ("--id=5 --id=6 --id=x", json!({ "id": [5, 6, "x"] })),
-            // 5 is not followed: no list is made of a name that ends in `-id`.
+            // 5 is not implemented: a name that ends in `-id` does not become a list.
             ("--user-id.name=joe", json!({ "user-id": { "name": "joe" } })),
             ("--user-id=5 --user-id=5", json!({ "user": { "id": [5, 5] } })),
             // 6: conflicts.

@@ -1,4 +1,4 @@
-//! `oo monitor`: the requests to the daemon and its services, a line for each as it ends.
+//! `oo monitor`: prints one line per request to the daemon and its services, when it ends.
 
 use std::io::{self, Write};
 
@@ -82,26 +82,26 @@ pub async fn run(context: &Context, filters: Filters) -> Result<Output, Failure>
                 }
             }
             StreamItem::Missed(count) => {
-                warn(&format!("{count} requests are not shown: they came faster than they could be written here"));
+                warn(&format!("{count} requests were dropped: output is too slow"));
             }
             StreamItem::Interrupted { reason, pause } => warn(&format!(
-                "the connection to {} was lost ({reason}); connecting again in {:.1} s",
+                "lost the connection to {} ({reason}); reconnecting in {:.1} s",
                 connection.client.url(),
                 pause.as_secs_f64()
             )),
-            StreamItem::Resumed => warn("connected again; requests since then are shown, those in between are not"),
-            // A newer client library may tell more of its stream.
+            StreamItem::Resumed => warn("reconnected; requests in between are not shown"),
+            // A newer SDK may report other events.
             _ => {}
         }
     }
 }
 
-/// The columns of a table whose lines come one by one: so wide, or as wide as what is in them.
+/// Columns with their minimum widths: rows are printed as they arrive, so widths cannot be computed.
 const COLUMNS: &[(&str, usize)] =
     &[("AT", 27), ("STATUS", 6), ("DURATION", 10), ("SERVICE", 14), ("INSTANCE", 14), ("CALLER", 14), ("METHOD", 6)];
-/// With `-o wide` before the last one.
+/// Additional columns of `-o wide`, before the last one.
 const WIDE: &[(&str, usize)] = &[("REQUEST ID", 36), ("OPERATION", 20)];
-/// The last one, which is the longest.
+/// The last column, which is the longest.
 const PATH: &str = "PATH";
 
 fn header(format: Format) -> Option<String> {
@@ -109,7 +109,7 @@ fn header(format: Format) -> Option<String> {
     Some(aligned(columns.map(|(name, width)| (name.to_owned(), width)), PATH))
 }
 
-/// `None` where there is no table.
+/// `None` for formats without a table.
 fn columns(format: Format) -> Option<impl Iterator<Item = (&'static str, usize)>> {
     let wide = match format {
         Format::Table => &[],
@@ -120,7 +120,8 @@ fn columns(format: Format) -> Option<impl Iterator<Item = (&'static str, usize)>
 }
 
 fn line(format: Format, seen: &RequestSeen) -> Result<String, Failure> {
-    let data = || serde_json::to_string(seen).map_err(|error| Failure::Other(format!("this cannot be shown: {error}")));
+    let data =
+        || serde_json::to_string(seen).map_err(|error| Failure::Other(format!("cannot format the output: {error}")));
     match (format, columns(format)) {
         (_, Some(columns)) => {
             let cells = columns.map(|(name, width)| (printable(&cell(name, seen)), width));
@@ -156,7 +157,7 @@ fn duration(ms: f64) -> String {
     }
 }
 
-/// Cells with three spaces between.
+/// Joins cells with three spaces.
 fn aligned(cells: impl Iterator<Item = (String, usize)>, last: &str) -> String {
     let mut line = String::new();
     for (text, width) in cells {
@@ -166,13 +167,13 @@ fn aligned(cells: impl Iterator<Item = (String, usize)>, last: &str) -> String {
     line + last
 }
 
-/// Writes a line at once. False where its reader has seen enough (`oo monitor | head`).
+/// Writes and flushes a line. False if the reader has closed the pipe (`oo monitor | head`).
 fn show(line: &str) -> Result<bool, Failure> {
     let mut out = anstream::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Failure::Other(format!("cannot write what comes: {error}"))),
+        Err(error) => Err(Failure::Other(format!("cannot write the output: {error}"))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Answers as text: tables for people, JSON, YAML and bare names for programs.
+//! Formats answers: tables for people; JSON, YAML and names for programs.
 
 use std::fmt::Display;
 
@@ -14,10 +14,10 @@ use crate::{
     json,
 };
 
-/// What a command has to say.
+/// The output of a command.
 pub enum Output {
     Text(String),
-    /// Nothing that it has not said yet.
+    /// Everything is already printed.
     Shown,
 }
 
@@ -27,7 +27,7 @@ impl From<String> for Output {
     }
 }
 
-/// Something to be shown: its JSON as it came, which keeps the digits of its numbers, and what that says.
+/// An item to print: its JSON as received, which preserves the digits of numbers, and its parsed value.
 #[derive(Debug)]
 pub struct Thing {
     json: String,
@@ -35,62 +35,64 @@ pub struct Thing {
 }
 
 impl Thing {
-    /// `None` where that is no JSON, or none that has one meaning alone.
+    /// `None` for text that is not JSON, or is ambiguous.
     pub fn read(json: &str) -> Option<Thing> {
-        // As YAML's value, which keeps the order of keys that the server chose.
+        // YAML's value type keeps the order of keys.
         Some(Thing { value: serde_json::from_str(json).ok()?, json: json.to_owned() })
     }
 
-    /// What a field says, in words.
+    /// A field as text.
     pub fn text_at(&self, name: &str) -> String {
         text_at(&self.value, name)
     }
 }
 
-/// The answer to any call, if it is JSON, in the format asked for; any other text as it came, but for what steers a
-/// terminal.
+/// The answer to a call in the requested format, if it is JSON; other text as received, without terminal control
+/// characters.
 pub fn answer(format: Option<Format>, json: &str) -> Result<String, Failure> {
     if !json::is_json(json) {
         return Ok(printable_lines(json));
     }
     match (format.unwrap_or(Format::Json), Thing::read(json)) {
-        // JSON that has no one meaning (a key given twice) is shown as it came.
+        // Ambiguous JSON (a duplicate key) is printed as received.
         (Format::Yaml, Some(thing)) => as_yaml(json, &thing.value),
         _ => Ok(json::indented(json)),
     }
 }
 
-/// Refuses a format that [`answer`] does not have. Asked before the call: it may change things, and its answer would not
-/// be shown.
+/// Rejects a format that [`answer`] does not support. Checked before the call, which may have effects and whose answer
+/// could not be printed.
 pub fn check_answer_format(format: Option<Format>) -> Result<(), Failure> {
     match format {
         None | Some(Format::Json | Format::Yaml) => Ok(()),
-        Some(_) => Err(Failure::Usage("answers of operations have no table form; use `-o json` or `-o yaml`".into())),
+        Some(_) => Err(Failure::Usage(
+            "responses of operations cannot be printed as a table; use `-o json` or `-o yaml`".into(),
+        )),
     }
 }
 
-/// A column of a table and where its cells come from.
+/// A column of a table and the source of its cells.
 pub struct Column {
     pub header: &'static str,
     pub cell: Cell,
-    /// Shown with `-o wide` alone.
+    /// Shown with `-o wide` only.
     pub wide: bool,
 }
 
-/// A cell made from the item of a row. Fields are named with dots, `image.name`.
+/// A cell computed from an item. Nested fields are written with dots, `image.name`.
 #[derive(Clone, Copy)]
 pub enum Cell {
-    /// The first of the fields that says something; lists with a comma and a space between.
+    /// The first non-empty field; list elements are joined with a comma and a space.
     Text(&'static [&'static str]),
-    /// A status, coloured by how well it is.
+    /// A status, coloured by its severity.
     Status(&'static str),
-    /// How long ago a time was, `8s ago`.
+    /// Time since a timestamp, `8s ago`.
     Ago(&'static str),
-    /// How long until a time, `6d23h`.
+    /// Time until a timestamp, `6d23h`.
     Until(&'static str),
-    /// A number of percent, `12.5%`.
+    /// A percentage, `12.5%`.
     Percent(&'static str),
-    /// A star where the field is true.
+    /// A star if the field is true.
     Star(&'static str),
 }
 
@@ -104,13 +106,13 @@ impl Column {
     }
 }
 
-/// Items of one kind: their columns, and the field that names one.
+/// How items are printed as a table: their columns, and the field that identifies one.
 pub struct Kind<'a> {
     pub columns: &'a [Column],
     pub name: &'static str,
 }
 
-/// A list in the format asked for.
+/// A list in the requested format.
 pub fn list(format: Format, kind: &Kind, things: &[Thing]) -> Result<String, Failure> {
     match format {
         Format::Table | Format::Wide => {
@@ -132,12 +134,12 @@ pub fn list(format: Format, kind: &Kind, things: &[Thing]) -> Result<String, Fai
     }
 }
 
-/// The things as one JSON list.
+/// The items as a JSON array.
 pub fn json_of(things: &[Thing]) -> String {
     format!("[{}]", things.iter().map(|thing| thing.json.as_str()).collect::<Vec<_>>().join(","))
 }
 
-/// One thing in the format asked for; as a table it is a list of one.
+/// One item in the requested format; as a table it is a list of one.
 pub fn item(format: Format, kind: &Kind, thing: &Thing) -> Result<String, Failure> {
     match format {
         Format::Json => Ok(json::indented(&thing.json)),
@@ -146,33 +148,33 @@ pub fn item(format: Format, kind: &Kind, thing: &Thing) -> Result<String, Failur
     }
 }
 
-/// JSON, and what it says, as YAML.
+/// JSON, given as text and as a value, as YAML.
 fn as_yaml(json: &str, value: &impl Serialize) -> Result<String, Failure> {
-    // YAML reads JSON too, and it keeps the digits of numbers that its own writer would round.
+    // YAML is a superset of JSON, and the JSON text keeps digits that the YAML writer would round.
     if json::changed_by_yaml(json).is_some() {
         return Ok(json::indented(json));
     }
     let yaml = serde_norway::to_string(value).map_err(|error| cannot_be_shown(&error))?;
-    // Its writer knows no escapes for characters that change how the rest looks.
+    // The YAML writer does not escape characters that change how other text is displayed.
     let is_plain = yaml.lines().all(|line| openorch_api::text::hidden(&line.replace('\t', " ")).is_none());
     Ok(if is_plain { yaml } else { json::indented(json) })
 }
 
-/// Things that are no answer of a server, for [`list`] and [`item`].
+/// Converts local data to items for [`list`] and [`item`].
 pub fn as_things<T: Serialize>(items: &[T]) -> Result<Vec<Thing>, Failure> {
     items.iter().map(as_thing).collect()
 }
 
 pub fn as_thing<T: Serialize>(item: &T) -> Result<Thing, Failure> {
     let json = serde_json::to_string(item).map_err(|error| cannot_be_shown(&error))?;
-    Thing::read(&json).ok_or_else(|| cannot_be_shown(&"it is no JSON"))
+    Thing::read(&json).ok_or_else(|| cannot_be_shown(&"it is not JSON"))
 }
 
 fn cannot_be_shown(error: &dyn Display) -> Failure {
-    Failure::Other(format!("this cannot be shown: {error}"))
+    Failure::Other(format!("cannot format the output: {error}"))
 }
 
-/// A cell's text and the colour it has where colours are shown.
+/// A cell's text and its colour on a terminal.
 struct Shown {
     text: String,
     style: Style,
@@ -199,7 +201,7 @@ fn cell(cell: Cell, item: &Value) -> Shown {
             };
             Shown { text, style: colour.map_or(Style::new(), |colour| colour.on_default()) }
         }
-        // An unreadable time is shown as it is, one that is not there yet not at all.
+        // An unparsable time is printed as it is, an unset one as nothing.
         Cell::Ago(name) => {
             plain(seconds(name).map_or_else(
                 || printable(&raw_time(item, name)),
@@ -215,7 +217,7 @@ fn cell(cell: Cell, item: &Value) -> Shown {
     }
 }
 
-/// The field that a dotted name leads to; the whole where it names none.
+/// The field at a dotted path; an empty path is the whole item.
 fn at<'a>(item: &'a Value, name: &str) -> Option<&'a Value> {
     if name.is_empty() {
         return Some(item);
@@ -248,25 +250,29 @@ fn time_at(item: &Value, name: &str) -> Option<Timestamp> {
     raw_time(item, name).parse().ok()
 }
 
-#[expect(clippy::disallowed_methods, reason = "a command runs once, now; what it shows of time is tested without")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command line has no clock to inject; formatting of times is tested without it"
+)]
 pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// `72` is `1m12s`. Clocks of two machines differ: what lies ahead is now.
+/// Formats a duration in seconds: `72` is `1m12s`. Negative values are shown as zero, because the clocks of two
+/// machines differ.
 pub fn span(seconds: i64) -> String {
     let count = seconds.max(0);
     let (days, hours, minutes, seconds) = (count / 86_400, count / 3600, count / 60 % 60, count % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds}s"),
         (0, 0, _) => format!("{minutes}m{seconds}s"),
-        // As the documented `oo` shows them, which knows no days; days come where seconds say nothing any more.
+        // The documented `oo` does not use days; here they replace seconds once those no longer matter.
         (0..2, ..) => format!("{hours}h{minutes}m{seconds}s"),
         _ => format!("{days}d{}h", hours % 24),
     }
 }
 
-/// Left-aligned columns with three spaces between, the header always there.
+/// Left-aligned columns separated by three spaces; the header is always printed.
 fn table(header: Vec<&str>, rows: Vec<Vec<Shown>>) -> String {
     let mut lines: Vec<Vec<Shown>> = vec![header.into_iter().map(plain).collect()];
     lines.extend(rows);
@@ -278,7 +284,7 @@ fn table(header: Vec<&str>, rows: Vec<Vec<Shown>>) -> String {
     }
     let mut text = String::new();
     for line in &lines {
-        // What follows the last cell that says something is left out, so that no line ends in spaces.
+        // Trailing empty cells are omitted, so that no line ends in spaces.
         let filled = line.iter().rposition(|cell| !cell.text.is_empty()).map_or(0, |last| last + 1);
         for (at, (cell, width)) in line.iter().zip(&widths).take(filled).enumerate() {
             let pad = if at + 1 == filled { 0 } else { width + 3 - cell.text.width() };
@@ -298,7 +304,7 @@ mod tests {
         serde_norway::from_str(text).unwrap()
     }
 
-    const KIND: Kind = Kind {
+    const TABLE: Kind = Kind {
         columns: &[
             Column::new("ID", Cell::Text(&["id"])),
             Column::new("STATUS", Cell::Status("status")),
@@ -310,7 +316,7 @@ mod tests {
 
     fn shown(format: Format, items: &str) -> String {
         let Value::Sequence(items) = value(items) else { panic!("a list") };
-        list(format, &KIND, &as_things(&items).unwrap()).unwrap()
+        list(format, &TABLE, &as_things(&items).unwrap()).unwrap()
     }
 
     #[test]
@@ -340,9 +346,9 @@ mod tests {
         let thing = [Thing::read(json).unwrap()];
         let indented = "{\n  \"n\": 12345678901234567890123,\n  \"m\": 1.50\n}";
         for format in [Format::Json, Format::Yaml] {
-            assert_eq!(item(format, &KIND, &thing[0]).unwrap(), indented);
+            assert_eq!(item(format, &TABLE, &thing[0]).unwrap(), indented);
             assert_eq!(answer(Some(format), json).unwrap(), indented);
-            assert!(list(format, &KIND, &thing).unwrap().contains("12345678901234567890123"));
+            assert!(list(format, &TABLE, &thing).unwrap().contains("12345678901234567890123"));
         }
         assert_eq!(answer(Some(Format::Yaml), r#"{"n":9007199254740993}"#).unwrap(), "n: 9007199254740993\n");
         assert_eq!(answer(None, r#"{"a":1,"a":2}"#).unwrap(), "{\n  \"a\": 1,\n  \"a\": 2\n}");

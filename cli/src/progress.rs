@@ -1,5 +1,5 @@
-//! What a person sees while something takes long, and is told when Ctrl-C ends it. On a terminal alone: scripts read
-//! what is left in the end.
+//! Progress of long operations, and the message when Ctrl-C interrupts one. Progress is shown on a terminal only:
+//! scripts read the final output.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,21 +11,21 @@ use std::{
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-/// Answers come sooner than this, as a rule, and then nothing is shown.
+/// Most answers arrive sooner, and then no progress is shown.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How far a command is.
+/// How far a command has got.
 #[derive(Default)]
 pub struct Progress {
-    /// Of several things: how many are done, of how many, and what was done to them.
+    /// For several items: number done, total, and the verb.
     counted: Cell<Option<(usize, usize, &'static str)>>,
-    /// A request that changes something and is not answered yet.
+    /// A write request that has no answer yet.
     under_way: RefCell<Option<String>>,
     follows: Cell<bool>,
 }
 
 impl Progress {
-    /// `done` of `all` things are, for example, `saved`.
+    /// Reports that `done` of `all` items are, for example, `saved`.
     pub fn count(&self, done: usize, all: usize, verb: &'static str) {
         self.counted.set(Some((done, all, verb)));
         if all > 1 && is_shown() {
@@ -33,7 +33,7 @@ impl Progress {
         }
     }
 
-    /// What has been done, for a sentence about why it ends here. Empty where that is one thing or none.
+    /// The items done so far, for an error message. Empty for fewer than two items.
     pub fn so_far(&self) -> String {
         match self.counted.get() {
             Some((done, all, verb)) if all > 1 => format!("{done} of {all} were {verb}"),
@@ -41,7 +41,7 @@ impl Progress {
         }
     }
 
-    /// Waits for the answer of `server` to a request; `writes` names the request if it changes something.
+    /// Waits for the response of `server` to a request; `writes` names the request if it changes something.
     pub async fn wait<T>(&self, server: &str, writes: Option<&str>, answer: impl Future<Output = T>) -> T {
         *self.under_way.borrow_mut() = writes.map(str::to_owned);
         let answered = shown(server, answer).await;
@@ -49,7 +49,7 @@ impl Progress {
         answered
     }
 
-    /// From now on the command shows what happens, and Ctrl-C is how it ends.
+    /// From now on the command streams output, and Ctrl-C is its regular end.
     pub fn follow(&self) {
         self.follows.set(true);
     }
@@ -58,12 +58,12 @@ impl Progress {
         self.follows.get()
     }
 
-    /// What is to be said when Ctrl-C comes now.
+    /// The message when Ctrl-C is pressed now.
     pub fn stopped(&self) -> String {
-        let mut parts = vec!["stopped by Ctrl-C".to_owned()];
+        let mut parts = vec!["interrupted by Ctrl-C".to_owned()];
         parts.extend(Some(self.so_far()).filter(|text| !text.is_empty()));
         if let Some(request) = &*self.under_way.borrow() {
-            parts.push(format!("{request} was under way, and whether the server carried it out is not known"));
+            parts.push(format!("{request} was in progress; its outcome is unknown"));
         }
         parts.join("; ")
     }
@@ -91,12 +91,12 @@ async fn shown<T>(server: &str, answer: impl Future<Output = T>) -> T {
     }
 }
 
-/// Whether there is a terminal on which a line can be written over.
+/// Whether stderr is a terminal that can overwrite a line.
 fn is_shown() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|kind| kind != "dumb")
 }
 
-/// Whether a line of progress stands there, unfinished.
+/// Whether an unfinished progress line is on the terminal.
 static HAS_LINE: AtomicBool = AtomicBool::new(false);
 
 fn show(line: &str) {
@@ -104,7 +104,7 @@ fn show(line: &str) {
     let _ = write!(io::stderr(), "\r\u{1b}[K{line} ");
 }
 
-/// Takes the line of progress away, before anything else is said.
+/// Erases the progress line before other output.
 pub fn clear() {
     if HAS_LINE.swap(false, Ordering::Relaxed) {
         let _ = write!(io::stderr(), "\r\u{1b}[K");

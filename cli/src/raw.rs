@@ -1,4 +1,4 @@
-//! `oo get`, `post`, `put` and `delete`: any path of the daemon or of a service behind its gateway.
+//! `oo get`, `post`, `put` and `delete`: call any path of the daemon or of a service behind its gateway.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -20,17 +20,17 @@ use crate::{
     print::{self, Output},
 };
 
-/// What the words after the options ask for.
+/// The parsed words after the options.
 struct Request {
-    /// With its query.
+    /// Path and query.
     target: String,
     flags: Vec<Flag>,
 }
 
-/// A body and where it comes from.
+/// A request body and its source.
 struct Content {
     bytes: Vec<u8>,
-    /// A file that is sent as it is.
+    /// A file that is sent unchanged.
     verbatim: Option<String>,
 }
 
@@ -40,7 +40,7 @@ pub async fn run(context: &Context, method: Method, file: Option<String>, args: 
     let headers = args.headers.iter().map(|text| named_header(text)).collect::<Result<Vec<_>, _>>()?;
     let flags = std::mem::take(&mut request.flags);
     let content = if method == Method::GET {
-        // A read has no body: what the keys say becomes its query.
+        // A GET has no body: its keys become query parameters.
         flags.into_iter().for_each(|flag| append(&mut request.target, &flag.key, &flag.value.into_text()));
         None
     } else {
@@ -61,7 +61,7 @@ pub async fn run(context: &Context, method: Method, file: Option<String>, args: 
     }
 }
 
-/// Calls an operation whose answer is a stream, and hands it on as it comes.
+/// Calls an operation whose answer is a stream, and copies it as it arrives.
 pub async fn streamed(context: &Context, row: &'static Row, parts: &Parts) -> Result<Output, Failure> {
     let connection = context.connection_for(row)?;
     let method = Method::from_bytes(row.method.as_str().as_bytes()).unwrap_or_default();
@@ -75,12 +75,12 @@ pub async fn streamed(context: &Context, row: &'static Row, parts: &Parts) -> Re
 fn take_apart(words: Vec<String>) -> Result<Request, Failure> {
     let is_input = |word: &String| word.starts_with('-') || word.starts_with('?');
     let split = words.iter().position(is_input).unwrap_or(words.len());
-    // As the documents say: the words before the first key are the path, joined with slashes.
+    // As documented, the words before the first key are joined with slashes to form the path.
     let mut target = words[..split].join("/");
     if !target.starts_with('/') {
         let shown = if target.is_empty() { words.first().cloned().unwrap_or_default() } else { target };
         return Err(Failure::Usage(if shown.is_empty() {
-            "a path is wanted, for example `/registry-svc/instances`".into()
+            "a path is required, for example `/registry-svc/instances`".into()
         } else {
             format!("the path `{shown}` does not begin with `/`; write `/{shown}`")
         }));
@@ -90,7 +90,7 @@ fn take_apart(words: Vec<String>) -> Result<Request, Failure> {
         match word.strip_prefix('?') {
             Some(pair) => match pair.split_once('=') {
                 Some((key, value)) if !key.is_empty() => append(&mut target, key, value),
-                _ => return Err(Failure::Usage(format!("`{word}` is no pair of a query; write `?key=value`"))),
+                _ => return Err(Failure::Usage(format!("`{word}` is not a query parameter; write `?key=value`"))),
             },
             None => flags.push(Flag::parse(word)?),
         }
@@ -98,7 +98,7 @@ fn take_apart(words: Vec<String>) -> Result<Request, Failure> {
     Ok(Request { target, flags })
 }
 
-/// Adds a pair to the query of a target.
+/// Appends a query parameter to a target.
 fn append(target: &mut String, key: &str, value: &str) {
     target.push(if target.contains('?') { '&' } else { '?' });
     target.push_str(&url::form_urlencoded::Serializer::new(String::new()).append_pair(key, value).finish());
@@ -107,22 +107,22 @@ fn append(target: &mut String, key: &str, value: &str) {
 fn named_header(text: &str) -> Result<(String, String), Failure> {
     let (name, value) = text
         .split_once(':')
-        .ok_or_else(|| Failure::Usage(format!("`-H {text}` is no header; write `-H 'Name: value'`")))?;
+        .ok_or_else(|| Failure::Usage(format!("`-H {text}` is not a header; write `-H 'Name: value'`")))?;
     let (name, value) = (name.trim(), value.trim());
     if HeaderValue::from_str(value).is_err() {
-        return Err(Failure::Usage(format!("the value of the header `{name}` cannot be sent")));
+        return Err(Failure::Usage(format!("the value of the header `{name}` is invalid")));
     }
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// The body: the file, with the keys over it. A file of another type than JSON is sent as it is.
+/// The body: the file, overridden by the keys. A file of another type than JSON is sent unchanged.
 fn content(file: Option<String>, flags: Vec<Flag>, headers: &[(String, String)]) -> Result<Content, Failure> {
     let kind = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(header::CONTENT_TYPE.as_str()));
     let is_json = kind.is_none_or(|(_, value)| value.to_ascii_lowercase().contains("json"));
     match file {
         Some(file) if !is_json => {
             if !flags.is_empty() {
-                return Err(Failure::Usage("a body that is not JSON has no place for `--key=value`".into()));
+                return Err(Failure::Usage("`--key=value` requires a JSON body".into()));
             }
             Ok(Content { bytes: documents::bytes_of(&file)?, verbatim: Some(file) })
         }
@@ -157,10 +157,10 @@ fn as_curl(
     Ok(curl::line(&request, &context.common))
 }
 
-/// A success.
+/// A successful response.
 enum Answer {
     Json(String),
-    /// What is no JSON is not kept, however long it is; here is how it begins.
+    /// Not JSON: streamed instead of buffered; this is its beginning.
     Other(Beginning),
 }
 
@@ -169,19 +169,19 @@ struct Beginning {
     rest: Option<Box<OpenResponse>>,
 }
 
-/// How the answer to one request goes on.
+/// The outcome of one request.
 enum Step {
     Done(Answer),
-    /// No success.
+    /// An error or a redirect.
     Else(Response),
 }
 
-/// Reads go on to where the server points, as often as this.
+/// Maximum number of redirects that a read follows.
 const MAX_REDIRECTS: usize = 5;
-/// At most this much of a refusal that is not ours is shown.
+/// Maximum bytes shown of an error response that is not in our format.
 const SHOWN: usize = 500;
 
-/// Sends it and answers a success.
+/// Sends the request and returns a successful response.
 async fn send(
     context: &Context,
     connection: &Connection,
@@ -200,12 +200,12 @@ async fn send(
             Step::Else(answer) => answer,
         };
         match next_target(&answer, &target, connection.client.url()) {
-            // A token goes along, so never to another server; and a write is not repeated elsewhere.
+            // The token is sent along, so a redirect never leads to another server; a write is never repeated.
             Some(next) if method == Method::GET => target = next,
             _ => return Err(context.explained(refusal(name, answer), connection.caller.as_ref())),
         }
     }
-    Err(Failure::Other(format!("the server points from one place to the next, more than {MAX_REDIRECTS} times")))
+    Err(Failure::Other(format!("more than {MAX_REDIRECTS} redirects")))
 }
 
 async fn step(client: &Client, method: Method, target: &str, body: Option<Vec<u8>>) -> Result<Step, Error> {
@@ -215,7 +215,7 @@ async fn step(client: &Client, method: Method, target: &str, body: Option<Vec<u8
     }
     let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.to_ascii_lowercase();
-    // Some services say nothing of what they answer, or call it text.
+    // Some services send no content type, or text/plain, for JSON.
     let (is_json, may_be) = (kind.contains("json"), kind.is_empty() || kind.starts_with("text/plain"));
     if is_json {
         let answer = answer.whole().await?;
@@ -227,7 +227,7 @@ async fn step(client: &Client, method: Method, target: &str, body: Option<Vec<u8
     let first = answer.chunk().await?.unwrap_or_default();
     let begins = first.iter().find(|byte| !byte.is_ascii_whitespace());
     if may_be && matches!(begins, Some(b'{' | b'[')) {
-        // All of it or, where it goes on, none.
+        // JSON only if the whole body arrived; otherwise it is streamed.
         let second = answer.chunk().await?;
         if let (None, Some(json)) = (&second, json_text(&first)) {
             return Ok(Step::Done(Answer::Json(json)));
@@ -243,14 +243,14 @@ fn json_text(bytes: &[u8]) -> Option<String> {
     Some(json.get().to_owned())
 }
 
-/// Hands an answer that is no JSON on as it comes; on a terminal without what would steer it.
+/// Copies a response that is not JSON as it arrives; on a terminal without control characters.
 async fn copy(body: Beginning) -> Result<Output, Failure> {
     let Beginning { first, mut rest } = body;
     let mut next = Some(first);
     let is_terminal = io::stdout().is_terminal();
     while let Some(piece) = next {
         if is_terminal && piece.contains(&0) {
-            return Err(Failure::Other("the answer is no text; send it into a file, `oo … > FILE`".into()));
+            return Err(Failure::Other("the response is binary; redirect it to a file, `oo … > FILE`".into()));
         }
         let mut out = io::stdout().lock();
         let written = match is_terminal {
@@ -259,7 +259,7 @@ async fn copy(body: Beginning) -> Result<Output, Failure> {
         };
         match written.and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
-            written => written.map_err(|error| Failure::Other(format!("cannot write the answer: {error}")))?,
+            written => written.map_err(|error| Failure::Other(format!("cannot write the response: {error}")))?,
         }
         drop(out);
         next = match &mut rest {
@@ -270,8 +270,8 @@ async fn copy(body: Beginning) -> Result<Output, Failure> {
     Ok(Output::Shown)
 }
 
-/// Where a redirect leads, if that is the same service of the same server: a service must not send the person's token to
-/// another one, or to the daemon itself.
+/// The target of a redirect, if it is the same service on the same server: a service must not redirect the user's token
+/// to another service or to the daemon.
 fn next_target(answer: &Response, target: &str, server: &str) -> Option<String> {
     if !answer.status.is_redirection() {
         return None;
@@ -283,18 +283,18 @@ fn next_target(answer: &Response, target: &str, server: &str) -> Option<String> 
         .then(|| next[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
 }
 
-/// The sentence of a refusal. Services behind the gateway have their own ways to refuse.
+/// The error for a refusal. Services behind the gateway have their own formats.
 pub fn refusal(operation: String, answer: Response) -> Error {
     let (status, request_id) = (answer.status, answer.request_id().map(str::to_owned));
     let shown = String::from_utf8_lossy(&answer.bytes[..answer.bytes.len().min(SHOWN)]).trim().to_owned();
     let points_to = answer.headers.get(header::LOCATION).and_then(|to| to.to_str().ok());
     let message = match (answer.refusal(), points_to) {
         (Some(sentence), _) => sentence,
-        (None, Some(to)) if status.is_redirection() => format!("{operation}: {status}: it points to `{to}`"),
+        (None, Some(to)) if status.is_redirection() => format!("{operation}: {status}: redirect to `{to}`"),
         (None, _) if shown.is_empty() => format!("{operation}: {status}"),
         (None, _) => format!("{operation}: {status}: {shown}"),
     };
-    // Raw calls are sent once: when another would help is for the person to see.
+    // Raw calls are sent once; the user decides about a retry.
     let (status, code) = (status.as_u16(), answer.code());
     Error::Refused { operation: operation.into(), status, code, message, retry_after: None, request_id }
 }
@@ -320,7 +320,7 @@ mod tests {
             assert_eq!((request.target.as_str(), request.flags.len()), (target, keys), "{line}");
         }
         for (line, refusal) in [
-            ("", "a path is wanted"),
+            ("", "a path is required"),
             ("x", "the path `x` does not begin with `/`"),
             ("registry-svc/instances", "does not begin with `/`"),
             ("--a=1", "the path `--a=1` does not begin"),
@@ -328,7 +328,7 @@ mod tests {
             ("/x --a 1", "invalid flag format: `--a`"),
             ("/x -k=v", "invalid flag format: `-k=v`"),
             ("/x --a=1 y", "invalid flag format: `y`"),
-            ("/x -o json", "options of `oo` stand before the path"),
+            ("/x -o json", "options of `oo` precede the path"),
             ("/x ?a", "write `?key=value`"),
         ] {
             let told = words(line).err().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Who is calling: sign in and out, register, switch, `whoami`, `token`, the own password. Nothing but `token` ever prints
+//! Authentication: sign in and out, register, switch users, `whoami`, `token`, change the password. Only `token` prints
 //! a token.
 
 use std::{
@@ -42,7 +42,7 @@ pub async fn login(
         ..LoginRequest::default()
     };
     let Json(answer) = context.answered(&server, None, server.client.call(LOGIN, Body(input))).await?;
-    remember(context, &slug, answer.token.token, "the server has signed you in")
+    remember(context, &slug, answer.token.token, "you are signed in on the server")
 }
 
 pub async fn register(
@@ -67,10 +67,10 @@ pub async fn register(
     };
     let call = server.client.call(REGISTER, Body(input));
     let Json(answer) = context.answered(&server, Some(REGISTER.row.id), call).await?;
-    remember(context, &slug, answer.token.token, "the server has made the account")
+    remember(context, &slug, answer.token.token, "the account was created")
 }
 
-/// Ends the session at the server, then forgets its token here. One that has ended already is forgotten too.
+/// Revokes the session on the server, then forgets its token here. An ended session is forgotten too.
 pub async fn logout(context: &mut Context, slug: Option<String>, all: bool, forget: bool) -> Result<String, Failure> {
     if slug.is_some() {
         context.common.user = slug;
@@ -84,20 +84,19 @@ pub async fn logout(context: &mut Context, slug: Option<String>, all: bool, forg
             Ok(_) => {}
             Err(refusal) if refusal.status() == Some(401) => {}
             Err(failure) => {
-                return Err(
-                    failure.hinted("the token is still there; `oo logout --forget` forgets it without the server")
-                );
+                return Err(failure
+                    .hinted("the token is still stored; `oo logout --forget` removes it without calling the server"));
             }
         }
     }
     if let Source::Variable = token.source {
-        warn("the token is that of OPENORCH_TOKEN, which is still set");
+        warn("the token came from OPENORCH_TOKEN, which is still set");
         return Ok(String::new());
     }
     let server = context.server()?;
     context.file.change(|config| {
         if let Some(environment) = config.environments.get_mut(&server.name) {
-            // By the token and not by the name: another `oo` may have signed in meanwhile.
+            // By token instead of name: another `oo` may have signed in meanwhile.
             environment.users.retain(|_, user| user.token != token.text);
             if !environment.users.contains_key(&environment.selected_user) {
                 environment.selected_user.clear();
@@ -107,13 +106,16 @@ pub async fn logout(context: &mut Context, slug: Option<String>, all: bool, forg
     })
 }
 
-/// Selects a user whose token is stored; without one, lists those there are.
+/// Selects a user whose token is stored; without a slug, lists them.
 pub fn switch(context: &Context, slug: Option<String>) -> Result<String, Failure> {
     let server = context.server()?;
     let Some(slug) = slug else { return stored_users(context, &server.name) };
     let unknown = || {
         let login = context.command("login");
-        Failure::NotSignedIn(format!("`{slug}` has not signed in to `{}` from here; use `{login} {slug}`", server.name))
+        Failure::NotSignedIn(format!(
+            "`{slug}` is not signed in to `{}` on this machine; run `{login} {slug}`",
+            server.name
+        ))
     };
     if !context.config()?.environments.get(&server.name).is_some_and(|known| known.users.contains_key(&slug)) {
         return Err(unknown());
@@ -133,7 +135,7 @@ fn stored_users(context: &Context, server: &str) -> Result<String, Failure> {
         slug: String,
         selected: bool,
     }
-    const KIND: Kind = Kind {
+    const TABLE: Kind = Kind {
         columns: &[Column::new("SLUG", Cell::Text(&["slug"])), Column::new("SELECTED", Cell::Star("selected"))],
         name: "slug",
     };
@@ -142,7 +144,7 @@ fn stored_users(context: &Context, server: &str) -> Result<String, Failure> {
         let show = |slug: &String| Shown { slug: slug.clone(), selected: *slug == environment.selected_user };
         environment.users.keys().map(show).collect::<Vec<_>>()
     });
-    print::list(context.format(), &KIND, &print::as_things(&shown.collect::<Vec<_>>())?)
+    print::list(context.format(), &TABLE, &print::as_things(&shown.collect::<Vec<_>>())?)
 }
 
 pub async fn whoami(context: &Context) -> Result<String, Failure> {
@@ -152,7 +154,7 @@ pub async fn whoami(context: &Context) -> Result<String, Failure> {
         id: String,
         roles: Vec<String>,
     }
-    const KIND: Kind = Kind {
+    const TABLE: Kind = Kind {
         columns: &[
             Column::new("SLUG", Cell::Text(&["slug"])),
             Column::new("USER ID", Cell::Text(&["id"])),
@@ -167,18 +169,18 @@ pub async fn whoami(context: &Context) -> Result<String, Failure> {
         return Err(Failure::Other(FOREIGN.into()));
     }
     let shown = print::as_thing(&Shown { slug: answer.user.slug, id: answer.user.id, roles })?;
-    print::item(context.common.output.unwrap_or(Format::Yaml), &KIND, &shown)
+    print::item(context.common.output.unwrap_or(Format::Yaml), &TABLE, &shown)
 }
 
 pub fn token(context: &Context) -> Result<String, Failure> {
-    // A server that signs in with more than a token has it shown, not done.
+    // A malicious server may put control characters into a token.
     Ok(printable(&context.token()?.text))
 }
 
-/// Changes the own password. This session stays, all others of the account end.
+/// Changes the user's own password. The current session stays; all others of the account end.
 pub async fn password(context: &Context) -> Result<String, Failure> {
     let connection = context.connection()?;
-    let current = ask::password(None, "Present password: ")?;
+    let current = ask::password(None, "Current password: ")?;
     let new = ask::new_password(None, "New password: ")?;
     let input =
         ChangePasswordRequest { current_password: current, new_password: new, ..ChangePasswordRequest::default() };
@@ -187,8 +189,8 @@ pub async fn password(context: &Context) -> Result<String, Failure> {
     Ok(String::new())
 }
 
-/// Sees to it that a sign-in can be kept, by writing the settings, before the server is asked for one. Answers what the
-/// session is called: two homes on one machine have one each.
+/// Checks that the settings are writable before a session is created, so that its token can be stored. Returns the
+/// device name of the session, which differs between two home directories on one machine.
 fn prepared(context: &Context) -> Result<String, Failure> {
     let server = context.server()?;
     context.file.change(|config| {
@@ -196,7 +198,7 @@ fn prepared(context: &Context) -> Result<String, Failure> {
             fits(environment, &server)?;
         }
         if config.device.is_empty() {
-            // No secret: it need only differ, as the standard library's own hashers do.
+            // Not a secret, only a distinguishing number: the randomness of the standard library's hashers suffices.
             config.device = format!("{:06x}", RandomState::new().build_hasher().finish() & 0xff_ffff);
         }
         Ok(format!("{}:{}", device(), config.device))
@@ -208,28 +210,28 @@ fn fits(environment: &Environment, server: &Server) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Other(format!(
-        "the environment `{}` has another URL than {}; add one for it with `oo env add`",
+        "the environment `{}` has a different URL than {}; add an environment for it with `oo env add`",
         server.name, server.url
     )))
 }
 
-/// Bytes of a token: more than fits into a request's head is of no use.
+/// Maximum bytes of a token: a longer one would exceed the limit on request headers.
 const MAX_TOKEN: usize = 16 << 10;
 
-/// Keeps the token. Should that fail after all, `done` says what the server has done.
+/// Stores the token. `done` says what the server has already done, for the error message.
 fn remember(context: &Context, slug: &str, token: String, done: &str) -> Result<String, Failure> {
     if token.is_empty() {
-        return Err(Failure::Other("the server signed in without giving a token; is it an OpenOrch daemon?".into()));
+        return Err(Failure::Other("the server returned no token; is it an OpenOrch daemon?".into()));
     }
     if token.len() > MAX_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Failure::Other(format!(
-            "the server signed in with something that is no token (more than {MAX_TOKEN} bytes, or other characters than a \
-             token has); it is not kept; is it an OpenOrch daemon?"
+            "the server returned an invalid token (more than {MAX_TOKEN} bytes, or characters that no \
+             token contains); it was not stored; is it an OpenOrch daemon?"
         )));
     }
     let keep = |server: Server| {
         context.file.change(|config| {
-            // The server of `-e`, `OPENORCH_URL` or nothing at all becomes an environment with its first sign-in.
+            // The server of `-e`, of `OPENORCH_URL` or the default one becomes an environment with its first sign-in.
             let is_first = config.environments.is_empty();
             let new = || Environment::new(&server.name, &server.url);
             let environment = config.environments.entry(server.name.clone()).or_insert_with(new);
@@ -243,24 +245,24 @@ fn remember(context: &Context, slug: &str, token: String, done: &str) -> Result<
     };
     context.server().and_then(keep).map_err(|failure| {
         let login = context.command("login");
-        failure.hinted(format!("{done}, and only its token is not kept; `{login} {slug}` asks for another"))
+        failure.hinted(format!("{done}, but its token could not be stored; `{login} {slug}` gets another one"))
     })?;
     tell_of_variable(context);
     Ok(String::new())
 }
 
-/// Whoever has just been chosen is not who calls as long as the variable is set.
+/// Warns that the variable's token takes precedence over the selected user.
 fn tell_of_variable(context: &Context) {
     if context.has_token_variable() {
-        warn("OPENORCH_TOKEN is set, and its token is called with; unset it, or choose a user with `-u`");
+        warn("OPENORCH_TOKEN is set and takes precedence; unset it, or choose a user with `-u`");
     }
 }
 
-/// How the sessions of this machine begin, so that none is the one that programs share: `cli@host`.
+/// Prefix of this machine's session names, distinct from that of the session that programs share: `cli@host`.
 fn device() -> String {
     let from_file = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = from_file.or_else(|| {
-        // Windows, macOS and the BSDs have the program; the standard library has no call for it.
+        // Windows, macOS and the BSDs have this program; the standard library has no call for it.
         let output = process::Command::new("hostname").output().ok()?;
         String::from_utf8(output.stdout).ok()
     });
@@ -268,7 +270,7 @@ fn device() -> String {
     format!("cli@{name}")
 }
 
-/// The roles that the token claims (`ori`). Its signature is not checked: the server that just took it did.
+/// The roles in the token's `ori` claim. The signature is not verified: the server has just accepted the token.
 fn roles(token: &str) -> Vec<String> {
     #[derive(Default, Deserialize)]
     #[serde(default)]

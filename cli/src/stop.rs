@@ -1,27 +1,28 @@
-//! Ctrl-C once a command waits for others. It is heard on a thread of its own, so that it ends the program wherever that
-//! is: waiting for an answer, which then says what was under way; or held up by a reader who does not read, or by a lock.
+//! Ctrl-C while a command waits. A separate thread handles the signal, so that it ends the program even when the main
+//! thread is blocked on a lock or a slow reader. A command that waits for an answer first reports the request in
+//! progress.
 
 use std::{future::pending, io, process, thread, time::Duration};
 
 use tokio::{runtime::Builder, sync::oneshot, time::sleep};
 
-/// What shells say of a program that SIGINT ended.
+/// Exit code of a program that SIGINT ended, by shell convention.
 pub const CODE: u8 = 130;
-/// So long the program has to say what was under way; whoever is held up by others has nothing to say.
+/// Time the program has to report the request in progress before it is ended.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Done when Ctrl-C comes. It is listened for from the first poll on: until then, while questions are asked, Ctrl-C
-/// simply ends the program.
+/// Completes on Ctrl-C. The handler is installed by the first poll: until then, during prompts, Ctrl-C has its default
+/// effect.
 pub async fn stopped() {
     let (tell, told) = oneshot::channel();
-    // Where signals cannot be listened for, Ctrl-C goes on ending the program.
+    // Without a signal handler, Ctrl-C keeps its default effect.
     if listen(tell).is_err() || told.await.is_err() {
         pending().await
     }
 }
 
 fn listen(tell: oneshot::Sender<()>) -> io::Result<()> {
-    // Here and not on the thread, so that it is in place when this returns.
+    // Installed here rather than on the thread, so that it is active when this returns.
     let mut signal = signal()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let watch = move || {

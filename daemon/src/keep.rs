@@ -1,4 +1,4 @@
-//! `openorch backup`, `restore` and `check`: keeping the data, beside a daemon that runs or without one.
+//! `openorch backup`, `restore` and `check`: maintenance of the data, with or without a running daemon.
 
 use std::{
     io::{IsTerminal, Write},
@@ -11,15 +11,15 @@ use openorch_store::{ArchiveReader, ArchiveWriter, Newest, Notes, Progress, Sqli
 
 use crate::{Settings, StartError, VERSION, engine, settings::Engine, start::collections};
 
-/// Between two words about the progress.
+/// Minimum interval between progress updates.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The names of the notes in a backup.
+/// Keys of the notes in a backup.
 const ENCRYPTION_KEY: &str = "encryption_key";
 const MADE_AT: &str = "made_at";
 const MADE_BY: &str = "version";
 
-/// Writes all data into one new file, as of one moment. A key that the daemon made for itself goes with it; one that
-/// the operator gave does not. Answers what to tell.
+/// Writes a consistent snapshot of all data to a new file. A generated encryption key is included; a configured one is
+/// not. Returns a message for the operator.
 pub async fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<String, StartError> {
     if let Some(directory) = file.parent().filter(|directory| !directory.as_os_str().is_empty() && !directory.is_dir())
     {
@@ -34,8 +34,8 @@ pub async fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<
         Engine::Postgres => None,
     };
     let about_key = match key {
-        Some(_) => "the key that decrypts it is in it: keep it as safe as the data folder",
-        None => "the key that decrypts it is not in it: keep OPENORCH_ENCRYPTION_KEY as well",
+        Some(_) => "it includes the encryption key: protect it like the data directory",
+        None => "it does not include the encryption key: back up OPENORCH_ENCRYPTION_KEY too",
     };
     let notes = notes(now, key);
     let mut meter = Meter::new();
@@ -45,35 +45,35 @@ pub async fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<
     engine.backup(&mut archive, &mut show).await?;
     let size = archive.finish(&notes)?;
     meter.end();
-    Ok(format!("`{}` has all data of {}, {}; {about_key}", file.display(), engine::place(settings), bytes(size)))
+    Ok(format!("`{}` contains all data of {}, {}; {about_key}", file.display(), engine::place(settings), bytes(size)))
 }
 
-/// What a backup says beside the documents. A key that the daemon made for itself goes with it.
+/// The notes of a backup, with the encryption key if it was generated.
 pub(crate) fn notes(now: Timestamp, key: Option<String>) -> Notes {
     let mut notes: Notes = vec![(MADE_AT.into(), now.to_string()), (MADE_BY.into(), VERSION.into())];
     notes.extend(key.map(|key| (ENCRYPTION_KEY.into(), key)));
     notes
 }
 
-/// Puts the data of a backup into a folder or a schema that has none. Answers what to tell.
+/// Restores a backup into an empty directory or schema. Returns a message for the operator.
 pub async fn restore(settings: &Settings, file: &Path) -> Result<String, StartError> {
     let mut meter = Meter::new();
     let mut show = |progress: Progress<'_>| meter.show(progress);
     let (engine, collections) = (engine::of(settings)?, collections());
     let restoring = engine.restore(ArchiveReader::open(file)?, &collections, &mut show).await?;
     let notes = restoring.notes().clone();
-    // The key is put down before the data, which cannot be read without it.
+    // The key is stored before the data, which cannot be read without it.
     let about_key = note(&notes, ENCRYPTION_KEY).map(|key| put_down(settings, key)).transpose()?;
     restoring.finish(&mut show).await?;
     meter.end();
     let made_at = note(&notes, MADE_AT).and_then(|at| at.parse::<Timestamp>().ok());
     let made = made_at.map_or(String::new(), |at| format!(" as of {at}"));
-    let about_key = about_key.unwrap_or_else(|| ", with the OPENORCH_ENCRYPTION_KEY it had".into());
+    let about_key = about_key.unwrap_or_else(|| " with its original OPENORCH_ENCRYPTION_KEY".into());
     let place = in_front(engine::place(settings));
-    Ok(format!("{place} has the data of `{}`{made}; start the daemon{about_key}", file.display()))
+    Ok(format!("{place} contains the data of `{}`{made}; start the daemon{about_key}", file.display()))
 }
 
-/// Keeps a key that a daemon made for itself where the next start finds it. Answers how that start is.
+/// Stores a generated key where the next start finds it. Returns how to start the daemon.
 fn put_down(settings: &Settings, key: &str) -> Result<String, StartError> {
     let folder = settings.server_dir();
     match settings.engine() {
@@ -82,8 +82,8 @@ fn put_down(settings: &Settings, key: &str) -> Result<String, StartError> {
     }
 }
 
-/// Looks for what is wrong with the data, or with that in another folder. Answers what to tell; an error where something
-/// is wrong. `accept`: a database that lacks its newest writes and is sound otherwise may be started on again.
+/// Checks the data, or a SQLite database in another directory. Returns a message for the operator, or an error if there
+/// are problems. `accept` allows the next start on a sound database that lacks its newest writes.
 pub async fn check(settings: &Settings, folder: Option<&Path>, accept: bool) -> Result<String, StartError> {
     let mut meter = Meter::new();
     let mut show = |progress: Progress<'_>| meter.show(progress);
@@ -94,7 +94,7 @@ pub async fn check(settings: &Settings, folder: Option<&Path>, accept: bool) -> 
         (None, Engine::Postgres) => None,
     };
     if folder.is_none() && accept {
-        return Err(StartError("--accept is for databases in files; a database server keeps its own log".into()));
+        return Err(StartError("--accept applies to SQLite only; a database server keeps its own log".into()));
     }
     let engine = match folder {
         Some(folder) => Box::new(SqliteEngine::new(folder)),
@@ -108,7 +108,7 @@ pub async fn check(settings: &Settings, folder: Option<&Path>, accept: bool) -> 
         return match (findings.lacks_writes, folder) {
             (Some(_), Some(folder)) if accept => {
                 let newest = openorch_store::accept(folder)?;
-                Ok(format!("{sound}; {}. It is accepted as it is, and can be started on", in_words(newest)))
+                Ok(format!("{sound}; {}. It is accepted; the daemon can start on it", in_words(newest)))
             }
             (Some(why), _) => Err(StartError(why)),
             (None, _) => Ok(sound),
@@ -137,7 +137,7 @@ fn note<'a>(notes: &'a Notes, wanted: &str) -> Option<&'a str> {
     notes.iter().find(|(name, _)| name == wanted).map(|(_, text)| text.as_str())
 }
 
-/// The beginning of a sentence.
+/// Capitalizes the beginning of a sentence.
 fn in_front(text: String) -> String {
     match text.strip_prefix("the ") {
         Some(rest) => format!("The {rest}"),
@@ -145,8 +145,8 @@ fn in_front(text: String) -> String {
     }
 }
 
-/// Shows on a terminal how far a long piece of work is, in one line that is gone afterwards; says it now and then where
-/// there is none.
+/// Shows the progress of a long operation: on a terminal in one line, which is erased at the end, otherwise in
+/// occasional lines.
 struct Meter {
     is_terminal: bool,
     said: Option<Instant>,
@@ -160,7 +160,7 @@ impl Meter {
     fn show(&mut self, progress: Progress<'_>) {
         let pause = if self.is_terminal { PAUSE } else { 25 * PAUSE };
         let now = Instant::now();
-        // What is over at once needs no word.
+        // An operation that ends quickly prints nothing.
         let said = *self.said.get_or_insert(now);
         if now - said < pause {
             return;
@@ -168,7 +168,7 @@ impl Meter {
         self.said = Some(now);
         let percent = progress.done * 100 / progress.of.max(1);
         let (start, end) = if self.is_terminal { ("\r\x1b[K", "") } else { ("", "\n") };
-        // Nobody may be looking, and that is no reason to stop.
+        // A closed stderr must not stop the operation.
         let _ = write!(std::io::stderr(), "{start}{}: {percent} %{end}", progress.what);
     }
 

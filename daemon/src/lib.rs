@@ -1,5 +1,4 @@
-//! The daemon as a library, so that tests start it inside their own process with a clock that they move.
-//! `main.rs` is the program around it.
+//! The daemon as a library, so that tests start it in their own process with a manual clock. `main.rs` is the program.
 
 mod engine;
 pub mod keep;

@@ -1,5 +1,4 @@
-//! A backup that a running daemon makes for a caller over the network: made as a file, which has no name any more
-//! while it is sent.
+//! Backups of the running daemon over the network. Each is made as a file, which is unlinked before it is sent.
 
 use std::{
     env,
@@ -17,11 +16,11 @@ use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 
 use crate::keep;
 
-/// Bytes of a piece, and how many wait to be sent.
+/// Bytes of a chunk, and the number of chunks queued for sending.
 const PIECE: usize = 64 << 10;
 const WAITING: usize = 2;
 
-/// The name of the file while it is made begins so.
+/// Prefix of the temporary files.
 const PREFIX: &str = "openorch-backup-";
 
 /// Makes backups, one at a time.
@@ -29,15 +28,15 @@ pub struct Backups {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     ids: Arc<Ids>,
-    /// Where it is made; where there is no such folder, the system's for temporary files.
+    /// Directory of the temporary file; the system's temporary directory if it does not exist.
     folder: PathBuf,
-    /// The key that the daemon made for itself.
+    /// The generated encryption key, if there is one.
     key: Option<String>,
     one: Arc<Mutex<()>>,
 }
 
 impl Backups {
-    /// Removes what a daemon left that was killed while it made one.
+    /// Removes temporary files of a daemon that was killed during a backup.
     pub fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
@@ -47,18 +46,18 @@ impl Backups {
     ) -> Arc<Backups> {
         for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-                // Best effort: it is in nobody's way.
+                // Best effort: a leftover file does no harm.
                 let _ = fs::remove_file(entry.path());
             }
         }
         Arc::new(Backups { store, clock, ids, folder, key, one: Arc::default() })
     }
 
-    /// Makes one, and gives it away.
+    /// Makes a backup and returns it as a download.
     pub async fn make(self: Arc<Backups>) -> Result<Download> {
         let turn = self.one.clone().try_lock_owned();
         let turn = turn.map_err(|_| {
-            Error::new(&openorch_api::platform::BACKUP_RUNNING, "another backup is being made; wait for it")
+            Error::new(&openorch_api::platform::BACKUP_RUNNING, "another backup is running; wait for it to finish")
         })?;
         let folder = if self.folder.is_dir() { self.folder.clone() } else { env::temp_dir() };
         let path = folder.join(format!("{PREFIX}{}", self.ids.random("bak")));
@@ -73,7 +72,7 @@ impl Backups {
     }
 }
 
-/// Reads the file, on a thread that may wait for the disk, as fast as it is sent. The next one waits for `turn`.
+/// Reads the file on a blocking thread, as fast as it is sent. `turn` is held until the end, which serializes backups.
 fn sent(mut file: File, turn: OwnedMutexGuard<()>) -> Download {
     let (pieces, mut coming) = mpsc::channel::<io::Result<Bytes>>(WAITING);
     tokio::task::spawn_blocking(move || {

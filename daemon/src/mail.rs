@@ -1,4 +1,4 @@
-//! Mail through a server of the operator's (SMTP, RFC 5321).
+//! Sends mail through the operator's mail server (SMTP, RFC 5321).
 
 use std::{
     io,
@@ -31,23 +31,23 @@ use crate::{
     settings::{MailSettings, SmtpSecurity},
 };
 
-/// A server that does not take a message within this time is away; waiting for a turn is part of it.
+/// Timeout for sending a message, including the wait in the queue.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the server has to answer the end of a connection on which it took a message.
+/// Timeout for the server's reply to QUIT after a message was accepted.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Messages that are handed over at once.
+/// Maximum number of concurrent deliveries.
 const MAX_SENDING: usize = 8;
-/// What is read of the server for one message, its certificates included: lines of replies are kept whole.
+/// Maximum bytes read from the server per message, certificates included: reply lines are buffered whole.
 const MAX_REPLY_BYTES: usize = 256 << 10;
 
-/// Stands in where no mail server is set.
+/// Used when no mail server is configured.
 pub struct NoMailer;
 
 impl Mailer for NoMailer {
     fn check(&self) -> Result<()> {
         Err(Error::new(
             &errors::NO_MAIL_SERVER,
-            "this daemon sends no mail: an operator must set OPENORCH_SMTP_HOST and OPENORCH_SMTP_FROM",
+            "this daemon cannot send mail: an operator must set OPENORCH_SMTP_HOST and OPENORCH_SMTP_FROM",
         ))
     }
 
@@ -56,14 +56,14 @@ impl Mailer for NoMailer {
     }
 }
 
-/// Sends through an SMTP server, over a connection of its own for each message.
+/// Sends through an SMTP server, with a new connection for each message.
 pub struct SmtpMailer {
     host: String,
     port: u16,
     security: Security,
     credentials: Option<Credentials>,
     from: Mailbox,
-    /// By who asked for the message.
+    /// Fair queue, keyed by the requester of the message.
     turns: Turns<String>,
     timeout: Duration,
     failures: LogLimit,
@@ -77,7 +77,7 @@ enum Security {
 
 /// Why a message was not sent.
 enum Failure {
-    /// The server cannot send to this address.
+    /// The server rejects this recipient.
     Address(SmtpError),
     Server(String),
 }
@@ -89,10 +89,10 @@ impl Failure {
 }
 
 impl SmtpMailer {
-    /// Connects with the first message.
+    /// Does not connect; the first message does.
     pub fn new(host: &str, settings: &MailSettings) -> Result<SmtpMailer, StartError> {
         let from = settings.from.as_deref().ok_or_else(|| {
-            StartError("OPENORCH_SMTP_FROM is needed with OPENORCH_SMTP_HOST: the sender of the daemon's mail".into())
+            StartError("OPENORCH_SMTP_HOST requires OPENORCH_SMTP_FROM, the sender of the daemon's mail".into())
         })?;
         let from = from.parse().map_err(|error| StartError(format!("OPENORCH_SMTP_FROM: `{from}`: {error}")))?;
         let is_near = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
@@ -100,7 +100,7 @@ impl SmtpMailer {
         let security = settings.security.unwrap_or(usual);
         if security == SmtpSecurity::None && !is_near && settings.password.is_some() {
             return Err(StartError(
-                "OPENORCH_SMTP_SECURITY=none would send the password of the mail account readable over the network; use \
+                "OPENORCH_SMTP_SECURITY=none would send the password of the mail account unencrypted over the network; use \
                  starttls or tls"
                     .into(),
             ));
@@ -141,13 +141,13 @@ impl SmtpMailer {
                 let mut connection = bounded().await?;
                 if !connection.can_starttls() {
                     return Err(Failure::of_server(
-                        "it does not offer STARTTLS, without which nothing is sent (OPENORCH_SMTP_SECURITY)",
+                        "it does not offer STARTTLS, which OPENORCH_SMTP_SECURITY requires",
                     ));
                 }
                 connection.starttls(tls.clone(), &hello).await.map_err(Failure::of_server)?;
                 connection
             }
-            // Here nobody but the server itself, whose certificate is good, can send without an end.
+            // Unlimited: only the server with the verified certificate can send here.
             Security::Tls(tls) => {
                 let connecting =
                     AsyncSmtpConnection::connect_tokio1(address, Some(self.timeout), &hello, Some(tls.clone()), None);
@@ -164,23 +164,24 @@ impl SmtpMailer {
         let mut connection = self.connect().await?;
         match connection.send(message.envelope(), &message.formatted()).await {
             Ok(_) => {
-                // It is sent, whatever the server says to this.
+                // The message is accepted, whatever the reply to QUIT.
                 let _ = timeout(QUIT_TIMEOUT, connection.quit()).await;
                 Ok(())
             }
-            // Letters in it that the server has no way to take (RFC 6531).
+            // A recipient with characters that the server does not support (RFC 6531).
             Err(error) if error.is_client() || names_the_address(&error) => Err(Failure::Address(error)),
             Err(error) => Err(Failure::of_server(error)),
         }
     }
 }
 
-/// Whether the server refuses the mailbox for good: it is not there, not local, or its name is not allowed (RFC 5321, 4.2.3).
+/// Whether the server rejects the mailbox permanently: it does not exist, is not local, or its name is not allowed (RFC
+/// 5321, 4.2.3).
 fn names_the_address(error: &SmtpError) -> bool {
     error.status().is_some_and(|code| [550, 551, 553].contains(&u16::from(code)))
 }
 
-/// A connection of which only so much is read.
+/// A connection with a limit on the bytes read.
 #[derive(Debug)]
 struct Bounded {
     stream: TcpStream,
@@ -223,7 +224,7 @@ impl Mailer for SmtpMailer {
     fn send<'a>(&'a self, asked_by: &'a str, to: &'a str, subject: &'a str, text: String) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let to: Address =
-                to.parse().map_err(|_| Error::new(&errors::MAIL_NOT_POSSIBLE, "this is no e-mail address"))?;
+                to.parse().map_err(|_| Error::new(&errors::MAIL_NOT_POSSIBLE, "invalid e-mail address"))?;
             let message = Message::builder()
                 .from(self.from.clone())
                 .to(Mailbox::new(None, to))
@@ -237,7 +238,8 @@ impl Mailer for SmtpMailer {
                 let _turn = self.turns.take(asked_by.to_owned()).await;
                 self.hand_over(&message).await
             });
-            let too_slow = |_| Err(Failure::Server(format!("it took no message within {} s", self.timeout.as_secs())));
+            let too_slow =
+                |_| Err(Failure::Server(format!("it did not accept the message within {} s", self.timeout.as_secs())));
             match sending.await.unwrap_or_else(too_slow) {
                 Ok(()) => Ok(()),
                 Err(Failure::Address(error)) => {
@@ -250,7 +252,7 @@ impl Mailer for SmtpMailer {
                     }
                     Err(Error::new(
                         &errors::MAIL_NOT_TAKEN,
-                        "the mail server does not take the message; try again in a minute",
+                        "the mail server did not accept the message; try again in a minute",
                     )
                     .after(60))
                 }
@@ -273,7 +275,7 @@ mod tests {
         };
         let mailer = SmtpMailer::new("127.0.0.1", &settings).unwrap();
         let mailer = std::sync::Arc::new(SmtpMailer { timeout: Duration::from_millis(100), ..mailer });
-        // More than are sent at once: those that wait for a turn wait no longer.
+        // More than the concurrency limit: waiting in the queue does not extend the timeout.
         let mut sending = tokio::task::JoinSet::new();
         for _ in 0..2 * MAX_SENDING {
             let mailer = mailer.clone();

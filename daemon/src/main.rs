@@ -1,4 +1,4 @@
-//! `openorch`, the daemon: reads its settings, starts, tells the next step, and stops on a signal.
+//! `openorch`, the daemon: reads its settings, starts, prints the next steps, and stops on a signal.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -19,18 +19,18 @@ use openorch_services::user::Registration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-// Gives memory back that a wave of tunnels or sign-ins needed; the system's allocator keeps it for good.
+// Returns memory to the system after peaks of tunnels or sign-ins; the system allocator does not.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Identity, registry, gateway and services for what you run, in one program.
+/// Identity, registry and gateway for your services, in one program.
 ///
-/// Each setting is a flag, a variable and a key of the config file, in this order of weight. In the config file, `[http]` and
-/// the like are the tables of the settings below them. Secrets are never flags.
+/// Each setting is a flag, an environment variable and a key of the config file; flags take precedence over variables,
+/// and variables over the file. Headings such as `[http]` are the tables of the config file. Secrets have no flags.
 #[derive(Parser)]
 #[command(name = "openorch", version = VERSION, after_help = secrets_help())]
 struct Cli {
-    /// A config file (TOML) [OPENORCH_CONFIG]
+    /// Config file (TOML) [OPENORCH_CONFIG]
     #[arg(long, global = true)]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -41,27 +41,27 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Work on the admin account while the daemon is stopped
+    /// Manage the admin account while the daemon is stopped
     Admin {
         #[command(subcommand)]
         command: AdminCommand,
     },
-    /// Write all data into one new file, as of one moment; the daemon may run meanwhile
+    /// Write a consistent snapshot of all data to a new file; the daemon may be running
     Backup {
-        /// The file to make; it holds secrets, and its owner alone can read it
+        /// The file to create; it contains secrets and is readable by its owner only
         file: PathBuf,
     },
-    /// Put the data of a backup, from SQLite or PostgreSQL, into a data folder or a schema that has none
+    /// Restore a backup of SQLite or PostgreSQL into an empty data directory or schema
     Restore {
-        /// A file that `openorch backup` made
+        /// A file created by `openorch backup`
         file: PathBuf,
     },
-    /// Check that the data is sound: the database, and all that is derived from its documents
+    /// Verify the data: the database, and everything derived from its documents
     Check {
-        /// Start again on a database that lacks its newest writes, such as a copy of the main file without its log; SQLite only
+        /// Accept a database without its newest writes, such as a copy of the main file without its log; SQLite only
         #[arg(long)]
         accept: bool,
-        /// The folder with the database, where it is not the daemon's own: that of a service's datastore
+        /// Directory of the database, if it is not the daemon's own: that of a service's datastore
         #[arg(long)]
         folder: Option<PathBuf>,
     },
@@ -69,9 +69,9 @@ enum Command {
 
 #[derive(Subcommand)]
 enum AdminCommand {
-    /// Set the password of an admin and end its sessions; from OPENORCH_ADMIN_PASSWORD, a prompt, or standard input
+    /// Set an admin's password and end its sessions; reads OPENORCH_ADMIN_PASSWORD, a prompt, or standard input
     ResetPassword {
-        /// Which admin
+        /// Slug of the admin
         #[arg(long, default_value = "openorch")]
         slug: String,
     },
@@ -84,7 +84,7 @@ fn main() -> ExitCode {
     let started = read_settings().and_then(|settings| Ok((Log::start(&settings.daemon.log)?, settings)));
     let (log, settings) = match started {
         Ok(started) => started,
-        // As for a mistake in a flag.
+        // The exit code of a usage error, as for an invalid flag.
         Err(error) => return fail(&error, 2),
     };
     for warning in &settings.warnings {
@@ -105,7 +105,7 @@ fn main() -> ExitCode {
             told(runtime.block_on(keep::check(&settings, folder.as_deref(), accept)))
         }
     };
-    // Nothing that still looks up a name or hashes a password is waited for.
+    // Do not wait for name lookups and password hashes that still run.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -115,12 +115,12 @@ fn main() -> ExitCode {
 
 fn told(outcome: Result<String, StartError>) -> Result<(), StartError> {
     let text = outcome?;
-    // Nobody may be reading, and that is no reason to fail.
+    // A closed stdout must not make the command fail.
     let _ = writeln!(std::io::stdout(), "{text}");
     Ok(())
 }
 
-/// Sets what is logged.
+/// The log, whose filter can be replaced.
 struct Log(Box<SetFilter>);
 
 type SetFilter = dyn Fn(&str) -> Result<(), StartError>;
@@ -140,16 +140,16 @@ impl Log {
     }
 }
 
-/// Levels, for all or for some targets: `info,openorch_gateway=debug`.
+/// Parses a log filter, with levels for everything or per target: `info,openorch_gateway=debug`.
 fn log_filter(filter: &str) -> Result<Targets, StartError> {
-    // The HTTP/2 library warns of each connection on which a client misbehaves: anybody could fill the log, and the
-    // metrics count them. A filter that names the library overrides this.
+    // The HTTP/2 library warns about every misbehaving client, so anyone could fill the log; the metrics count these
+    // connections. A filter that names the library overrides this.
     let filter = format!("h2=error,{filter}");
     filter.parse::<Targets>().map_err(|error| StartError(format!("OPENORCH_LOG: {error}")))
 }
 
 fn fail(error: &StartError, code: u8) -> ExitCode {
-    // Some tell of what a file holds that may come from anywhere, and a terminal obeys control characters.
+    // Messages may quote untrusted files, and control characters would reach the terminal.
     let lines: Vec<String> = error.to_string().lines().map(without_hidden).collect();
     eprintln!("openorch: {}", lines.join("\n"));
     ExitCode::from(code)
@@ -162,7 +162,7 @@ async fn serve(
 ) -> Result<(), StartError> {
     let scheme = if settings.has_tls() { "https" } else { "http" };
     let asked = settings.listen();
-    // Before anything else: a signal that comes while it starts is not lost, and never kills it half-way.
+    // Installed first: a signal during the start is not lost, and does not kill the process halfway.
     let mut signals = Signals::new()?;
     let mut running = tokio::select! {
         running = openorch::start(settings, Arc::new(SystemClock)) => running?,
@@ -171,14 +171,14 @@ async fn serve(
     tell_next_step(&running, scheme);
     if let Some(way_out) = running.held_back() {
         tracing::warn!(
-            "asked to listen on {asked}, listening on {} only: {way_out}, then start again",
+            "OPENORCH_LISTEN is {asked}, but the daemon listens on {} only: {way_out}, then restart it",
             running.address
         );
     }
     loop {
         let asked = tokio::select! {
             asked = signals.next() => asked,
-            () = running.ended() => return Err(StartError("the server ended by itself; the log has the reason".into())),
+            () = running.ended() => return Err(StartError("the server ended unexpectedly; see the log".into())),
         };
         match asked {
             Asked::Stop => break,
@@ -193,8 +193,8 @@ async fn serve(
     Ok(())
 }
 
-/// Reads the settings again and takes what may change: what is logged, and the files of the certificate. What is wrong
-/// is logged, and the daemon goes on as before.
+/// Reloads what can change at runtime: the log filter and the TLS certificate. On an error the daemon logs it and keeps
+/// the current settings.
 fn reload(running: &Running, log: &Log, read_settings: &impl Fn() -> Result<Settings, StartError>) {
     let reloaded = read_settings().and_then(|settings| {
         running.reload(&settings)?;
@@ -203,7 +203,7 @@ fn reload(running: &Running, log: &Log, read_settings: &impl Fn() -> Result<Sett
     match reloaded {
         Ok(()) => tracing::info!("reloaded the log level and the TLS files"),
         Err(error) => {
-            tracing::error!("the settings cannot be reloaded, and the daemon goes on with what it had: {error}")
+            tracing::error!("cannot reload the settings; the current ones stay in effect: {error}")
         }
     }
 }
@@ -217,20 +217,22 @@ fn tell_next_step(running: &Running, scheme: &str) {
         }
         text += &first_steps(running, &format!("{scheme}://{near}"));
     }
-    // Nobody may be reading, and that is no reason to stop.
+    // A closed stdout must not stop the daemon.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn first_steps(running: &Running, address: &str) -> String {
     let password = if running.default_password.load(Ordering::SeqCst) {
-        "with the default password: only this machine is served until it is changed"
+        "with the default password; only loopback is served until you run `oo password`"
     } else {
         "with the password you set"
     };
     let (before, invitation) = match running.registration {
         Registration::Open | Registration::OnThisMachine => (String::new(), ""),
         Registration::Invite => (
-            format!("Registration is by invitation: POST {address}/user-svc/invitation as the admin gives a code.\n\n"),
+            format!(
+                "Registration is by invitation: POST {address}/user-svc/invitation as the admin creates a code.\n\n"
+            ),
             ", \"invitation\": \"…\"",
         ),
         Registration::Closed => (
@@ -249,14 +251,14 @@ fn first_steps(running: &Running, address: &str) -> String {
     )
 }
 
-/// What a signal asks the daemon to do (contract decision 25).
+/// The effect of a signal (contract decision 25).
 enum Asked {
     Stop,
     Reload,
 }
 
-/// SIGTERM, and SIGINT of a person at the keyboard, ask the daemon to stop. SIGHUP does when it runs on a terminal, which
-/// was closed then; else it asks for a reload.
+/// SIGTERM and SIGINT stop the daemon. SIGHUP stops it if standard input is a terminal, which has then been closed;
+/// otherwise it reloads the settings.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -264,7 +266,7 @@ struct Signals {
 }
 
 impl Signals {
-    /// From now on signals are kept for [`Signals::next`] instead of ending the process.
+    /// Installs the handlers: from now on signals are queued for [`Signals::next`] instead of ending the process.
     fn new() -> Result<Self, StartError> {
         let listen =
             |kind| signal(kind).map_err(|error: io::Error| StartError(format!("signals cannot be received: {error}")));
@@ -283,7 +285,7 @@ impl Signals {
         }
     }
 
-    /// Waits until one asks to stop.
+    /// Waits for a signal that stops the daemon.
     async fn stop(&mut self) {
         while !matches!(self.next().await, Asked::Stop) {}
     }
@@ -295,12 +297,12 @@ async fn reset(settings: Settings, slug: &str) -> Result<(), StartError> {
         None => read_password(slug)?,
     };
     openorch::reset_admin_password(&settings, Arc::new(SystemClock), slug, &password).await?;
-    println!("the password of `{slug}` is set; its sessions have ended");
+    println!("password of `{slug}` changed; its sessions have ended");
     Ok(())
 }
 
 fn read_password(slug: &str) -> Result<String, StartError> {
-    let failed = |error: std::io::Error| StartError(format!("no password could be read: {error}"));
+    let failed = |error: std::io::Error| StartError(format!("cannot read a password: {error}"));
     if std::io::stdin().is_terminal() {
         return rpassword::prompt_password(format!("New password of `{slug}`: ")).map_err(failed);
     }

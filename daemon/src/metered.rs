@@ -1,4 +1,4 @@
-//! Counts and times what is asked of the store, whichever engine is behind it.
+//! Measures the calls of the store, whichever engine it has.
 
 use std::{sync::Arc, time::Instant};
 
@@ -6,14 +6,14 @@ use openorch_chassis::metrics::{Registry, duration_family};
 use openorch_store::{Batch, BoxFuture, Committed, Layer, Result, Store};
 use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
 
-/// A store that is counted.
+/// A store with metrics.
 pub struct Metered {
     store: Arc<dyn Store>,
     reads: Kind,
     commits: Kind,
 }
 
-/// What is kept of one kind of call.
+/// Metrics of one kind of call.
 struct Kind {
     durations: Histogram,
     failures: Counter,
@@ -30,7 +30,7 @@ impl Kind {
 }
 
 impl Metered {
-    /// The store, with its metrics in the registry.
+    /// Wraps the store and registers its metrics.
     pub fn new(store: Arc<dyn Store>, registry: &Registry) -> Metered {
         let (durations, failures) = (duration_family(), Family::<[(&str, &str); 1], Counter>::default());
         registry.register("store_duration_seconds", "Time that calls of the store took", durations.clone());

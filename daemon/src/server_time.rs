@@ -1,5 +1,5 @@
-//! The time on PostgreSQL is the server's (contract decision 36): asked at the start and every ten seconds, and moved on
-//! by this machine's uptime between. SQLite has no time but the machine's.
+//! With PostgreSQL the daemon uses the server's time (contract decision 36): it queries the time at the start and every
+//! ten seconds, and adds this machine's uptime in between. SQLite uses the machine's clock.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,22 +9,22 @@ use openorch_store::Store;
 
 use crate::StartError;
 
-/// How often the server is asked.
+/// Interval of the time queries.
 const EVERY: Duration = Duration::from_secs(10);
-/// An answer that took longer says too little; while the daemon runs it is left out.
+/// Slower answers are too imprecise; at runtime they are ignored.
 const LONGEST_ROUND_TRIP: Duration = Duration::from_secs(1);
-/// What the machine's clock may differ before the log says so.
+/// Clock difference above which a warning is logged.
 const WORTH_TELLING: SignedDuration = SignedDuration::from_secs(5);
 
-/// The time of what a daemon stores.
+/// The clock for stored data.
 pub struct Time {
     pub clock: Arc<dyn Clock>,
-    /// The same clock where a server sets it.
+    /// The same clock, if the server sets it.
     server: Option<Arc<ServerClock>>,
 }
 
 impl Time {
-    /// The server's time where the store has a server, otherwise that of `machine`.
+    /// The server's time if the store has a server, otherwise that of `machine`.
     pub async fn of(store: &dyn Store, machine: Arc<dyn Clock>) -> Result<Time, StartError> {
         if !machine.yields_to_server() {
             return Ok(Time { clock: machine, server: None });
@@ -35,15 +35,15 @@ impl Time {
         let away = machine.now().duration_since(time);
         if away.abs() > WORTH_TELLING {
             tracing::warn!(
-                "this machine's clock is {away:#} away from that of the database server; the server's time counts for \
-                 sessions, tokens, the audit log and all else that is stored"
+                "this machine's clock differs from the database server's by {away:#}; the server's time is used for \
+                 sessions, tokens, the audit log and all other stored data"
             );
         }
         let server = Arc::new(ServerClock::new(machine, time));
         Ok(Time { clock: server.clone(), server: Some(server) })
     }
 
-    /// Asks the server again and again; ends at once where there is none.
+    /// Queries the server's time periodically; returns immediately if there is no server.
     pub async fn follow(self, store: Arc<dyn Store>) {
         let Some(clock) = self.server else { return };
         loop {
@@ -52,18 +52,18 @@ impl Time {
                 Ok(Some((time, round_trip))) if round_trip <= LONGEST_ROUND_TRIP => {
                     let away = clock.set(time);
                     if away.abs() > WORTH_TELLING {
-                        tracing::warn!("the database server's clock moved by {away:#}; its time counts");
+                        tracing::warn!("the database server's clock moved by {away:#}; the daemon follows it");
                     }
                 }
                 Ok(_) => {}
-                // The clock goes on by this machine's uptime.
-                Err(error) => tracing::debug!("the database server did not say what time it is: {error}"),
+                // The clock continues by this machine's uptime.
+                Err(error) => tracing::debug!("cannot query the database server's time: {error}"),
             }
         }
     }
 }
 
-/// The server's time now, and how long the answer took; `None` where there is no server.
+/// The server's current time and the round-trip time of the query; `None` without a server.
 async fn ask(store: &dyn Store, clock: &dyn Clock) -> Result<Option<(Timestamp, Duration)>, StartError> {
     let before = clock.uptime();
     let answer = store.server_time().await?;
@@ -71,6 +71,6 @@ async fn ask(store: &dyn Store, clock: &dyn Clock) -> Result<Option<(Timestamp, 
     let Some(time) = answer else { return Ok(None) };
     let time = Timestamp::try_from(time)
         .and_then(|time| time.checked_add(round_trip / 2))
-        .map_err(|error| StartError(format!("the time of the database server cannot be used: {error}")))?;
+        .map_err(|error| StartError(format!("the time of the database server is invalid: {error}")))?;
     Ok(Some((time, round_trip)))
 }

@@ -1,5 +1,5 @@
-//! Settings: where they are read from, and those of the daemon itself. Each section is declared beside the code that it is
-//! for; the list of them all is [`all`].
+//! Reads the settings, and declares those of the daemon itself. Each section is declared beside the code that uses it;
+//! [`all`] lists them.
 
 mod config_file;
 mod environment;
@@ -43,11 +43,11 @@ use crate::{
 };
 
 settings! {
-    /// The daemon as a whole; its settings have no table in the config file.
+    /// The daemon itself; its settings are top-level keys of the config file.
     pub struct DaemonSettings in "" {
         /// Address and port to listen on.
         listen: Address = "127.0.0.1:58231";
-        /// Directory for the data; the daemon keeps to `server/` in it.
+        /// Directory for the data; the daemon uses its subdirectory `server/`.
         data_dir: Option<PathBuf> = "~/.openorch";
         /// URL under which other nodes and services reach this daemon.
         url: Option<String> = "from the address it listens on";
@@ -55,9 +55,9 @@ settings! {
         tls_cert: Option<PathBuf> = "no TLS";
         /// Private key (PEM) of that certificate.
         tls_key: Option<PathBuf> = "no TLS";
-        /// Log filter: error, warn, info, debug or trace, also for one part alone.
+        /// Log filter: error, warn, info, debug or trace, optionally per module.
         log: String = "info";
-        /// Password of the admin, set by the first start and while it is the default one.
+        /// Admin password; applied at the first start, and later as long as the default password is unchanged.
         admin_password: Option<Secret> = "changeme";
         /// Key that encrypts secrets in the database.
         encryption_key: Option<Secret> = "made at the first start; needed with PostgreSQL";
@@ -65,27 +65,27 @@ settings! {
 }
 
 settings! {
-    /// Where the data is: `[db]`.
+    /// The database: `[db]`.
     pub struct DatabaseSettings in "db" {
-        /// Engine that stores the data: sqlite, in the data directory, or postgres, where OPENORCH_DB_STRING says.
+        /// Engine that stores the data: sqlite, in the data directory, or postgres, at OPENORCH_DB_STRING.
         engine: Engine = "sqlite", as "OPENORCH_DB";
-        /// Driver of a database server; there is one.
+        /// Driver of the database server; only postgres is supported.
         driver: Engine = "postgres";
         /// Connection string of the database, with its password.
         string: Option<Secret> = "none";
-        /// Schema of the database, which is the daemon's alone.
+        /// Database schema; the daemon must be its only user.
         schema: String = "openorch";
-        /// Connections to the database, a third of them for reading.
+        /// Maximum database connections; a third of them is for reads.
         max_connections: usize = "24";
-        /// Time that a start waits for a database that is away.
+        /// How long a start waits for an unreachable database.
         connect_timeout: Duration = "30s";
-        /// A data directory on NFS, SMB or 9p: refuse or allow; two machines must never use it at once.
+        /// Whether to refuse or allow a data directory on NFS, SMB or 9p; two machines must never share one.
         network_file_system: NetworkFileSystem = "refuse", as "OPENORCH_NETWORK_FILE_SYSTEM";
     }
 }
 
 settings! {
-    /// The server that sends the daemon's mail: `[smtp]`.
+    /// The mail server: `[smtp]`.
     pub struct MailSettings in "smtp" {
         /// Mail server through which the daemon sends mail.
         host: Option<String> = "none: no mail is sent";
@@ -102,7 +102,7 @@ settings! {
     }
 }
 
-/// Which engine stores the data.
+/// The engine that stores the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     Sqlite,
@@ -123,7 +123,7 @@ setting_choice!(NetworkFileSystem { Refuse = "refuse", Allow = "allow" });
 /// How the connection to a mail server is encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SmtpSecurity {
-    /// Plain at first, then TLS (RFC 3207), or no mail is sent.
+    /// Plain text at first, then TLS (RFC 3207); without TLS no mail is sent.
     StartTls,
     /// TLS from the first byte (RFC 8314).
     Tls,
@@ -132,7 +132,7 @@ pub enum SmtpSecurity {
 
 setting_choice!(SmtpSecurity { StartTls = "starttls", Tls = "tls", None = "none" });
 
-/// The sections of the daemon, of what it is built on, and of identity. Those of other services are in their modules.
+/// Sections of the daemon, its libraries and identity. Those of other services are in their modules.
 const OWN_SECTIONS: &[Section] = &[
     DaemonSettings::SECTION,
     DatabaseSettings::SECTION,
@@ -157,7 +157,7 @@ pub fn all() -> impl Iterator<Item = (&'static Section, &'static Setting)> {
     sections().flat_map(|section| section.settings.iter().map(move |setting| (section, setting)))
 }
 
-/// Everything the daemon runs with.
+/// All settings of the daemon.
 pub struct Settings {
     pub daemon: DaemonSettings,
     pub database: DatabaseSettings,
@@ -168,17 +168,17 @@ pub struct Settings {
     pub outbound: OutboundSettings,
     pub expiry: ExpirySettings,
     mail: MailSettings,
-    /// What services read their sections from.
+    /// Raw values, from which services read their sections.
     pub given: Arc<Given>,
     pub data_dir: PathBuf,
     pub secrets: Secrets,
-    /// What is odd about the environment, to be logged.
+    /// Problems of the environment, to be logged.
     pub warnings: Vec<String>,
 }
 
 impl Settings {
-    /// Adds variables, the config file and the defaults to what flags say. Everything is checked here: a mistake is reported
-    /// before anything is touched.
+    /// Combines flags, variables, the config file and the defaults. Everything is validated here, so that a mistake is
+    /// reported before any side effect.
     pub fn new(flags: Flags, config_file: Option<&Path>) -> Result<Settings, StartError> {
         let config_file = match config_file {
             Some(path) => Some(path.to_owned()),
@@ -191,10 +191,12 @@ impl Settings {
         }
         let settings = Settings::read(&given).map_err(StartError)?;
         if settings.daemon.tls_cert.is_some() != settings.daemon.tls_key.is_some() {
-            return Err(StartError("OPENORCH_TLS_CERT and OPENORCH_TLS_KEY go together: set both or none".into()));
+            return Err(StartError(
+                "OPENORCH_TLS_CERT and OPENORCH_TLS_KEY require each other: set both or neither".into(),
+            ));
         }
         if settings.database.driver == Engine::Sqlite {
-            return Err(StartError("OPENORCH_DB_DRIVER: the driver of a database server is postgres".into()));
+            return Err(StartError("OPENORCH_DB_DRIVER: the only supported driver is postgres".into()));
         }
         settings.node_place(settings.listen())?;
         settings.tls()?;
@@ -209,7 +211,7 @@ impl Settings {
             Some(directory) => directory.clone(),
             None => std::env::home_dir()
                 .map(|home| home.join(".openorch"))
-                .ok_or("there is no home directory to keep data in; set OPENORCH_DATA_DIR (--data-dir)")?,
+                .ok_or("there is no home directory to store data in; set OPENORCH_DATA_DIR (--data-dir)")?,
         };
         let secrets = Secrets {
             admin_password: daemon.admin_password.clone().map(|secret| secret.0),
@@ -239,12 +241,12 @@ impl Settings {
         self.daemon.listen.0
     }
 
-    /// Where the daemon's own files are.
+    /// The directory of the daemon's own files.
     pub fn server_dir(&self) -> PathBuf {
         self.data_dir.join("server")
     }
 
-    /// What sends the daemon's mail.
+    /// The mailer of the daemon.
     pub fn mailer(&self) -> Result<Arc<dyn Mailer>, StartError> {
         match &self.mail.host {
             Some(host) => Ok(Arc::new(SmtpMailer::new(host, &self.mail)?)),
@@ -252,18 +254,18 @@ impl Settings {
         }
     }
 
-    /// Which engine stores the data.
+    /// The engine that stores the data.
     pub fn engine(&self) -> Engine {
         self.database.engine
     }
 
-    /// How the database in the data directory is used.
+    /// Options of the SQLite database.
     pub fn sqlite(&self) -> SqliteOptions {
         let allow_network = self.database.network_file_system == NetworkFileSystem::Allow;
         SqliteOptions { allow_network, ..SqliteOptions::default() }
     }
 
-    /// How the database server is used.
+    /// Options of the PostgreSQL connection.
     pub fn postgres(&self, defaults: PostgresOptions) -> PostgresOptions {
         let connections = self.database.max_connections;
         let read_connections = (connections / 3).max(1);
@@ -276,16 +278,16 @@ impl Settings {
         }
     }
 
-    /// Where the node is that listens on this address.
+    /// URL and data directory of the node that listens on this address.
     pub fn node_place(&self, listen: SocketAddr) -> Result<NodePlace, StartError> {
         let url = match &self.daemon.url {
             Some(url) => {
                 let whole = if url.contains("://") { url.clone() } else { format!("http://{url}") };
-                // What stands before an `@` may be a password.
+                // The text before an `@` may be a password.
                 let shown = url.rsplit('@').next().unwrap_or_default();
                 let wrong = |_| {
                     StartError(format!(
-                        "OPENORCH_URL: `{shown}` is not the URL of a daemon; write it like http://10.0.0.5:58231, without a \
+                        "OPENORCH_URL: `{shown}` is not a daemon's URL; use one like http://10.0.0.5:58231, without a \
                          user or password"
                     ))
                 };
@@ -296,19 +298,19 @@ impl Settings {
         Ok(NodePlace { url, data_dir: self.data_dir.clone() })
     }
 
-    /// TLS on the listening port, if there is any.
+    /// TLS on the listening port, if configured.
     pub fn tls(&self) -> Result<Option<Arc<Tls>>, StartError> {
         let Some((certificate, key)) = self.tls_files() else { return Ok(None) };
         let wrong = |error| StartError(format!("OPENORCH_TLS_CERT and OPENORCH_TLS_KEY: {error}"));
         Ok(Some(Arc::new(Tls::read(certificate, key).map_err(wrong)?)))
     }
 
-    /// The files of the certificate and its key, where there is TLS.
+    /// The files of the certificate and its key, if configured.
     pub fn tls_files(&self) -> Option<(&Path, &Path)> {
         Some((self.daemon.tls_cert.as_deref()?, self.daemon.tls_key.as_deref()?))
     }
 
-    /// Whether connections come over TLS, for the address that is shown.
+    /// Whether the listening port uses TLS.
     pub fn has_tls(&self) -> bool {
         self.daemon.tls_cert.is_some()
     }

@@ -1,4 +1,4 @@
-//! Puts the daemon together: one list of services, one list of adapters. Nothing is answered before all of it stands.
+//! Assembles the daemon: one list of services, one list of adapters. It serves only after everything is in place.
 
 use std::{
     fmt,
@@ -30,10 +30,10 @@ use tokio::{
 
 use crate::{Settings, VERSION, engine, live::Backups, metered::Metered, server_time::Time, settings::Engine};
 
-/// Instances the gateway could not reach that wait to be probed; more are found by the regular probes.
+/// Capacity of the queue of unreachable instances to probe; regular probes find the rest.
 const SUSPECTS: usize = 1024;
 
-/// Why the daemon does not start, with the way out.
+/// Why the daemon cannot start, with the remedy.
 #[derive(Debug)]
 pub struct StartError(pub String);
 
@@ -59,7 +59,7 @@ impl From<user::StartError> for StartError {
 
 impl From<openorch_chassis::Error> for StartError {
     fn from(error: openorch_chassis::Error) -> StartError {
-        // The sentence of a fault of ours is for callers; its cause says what is the matter.
+        // The message of an internal error is for callers; its cause has the details.
         StartError(match error.cause {
             Some(cause) => cause.to_string(),
             None => error.message.into_owned(),
@@ -67,19 +67,19 @@ impl From<openorch_chassis::Error> for StartError {
     }
 }
 
-/// A daemon that serves.
+/// A running daemon.
 pub struct Running {
     /// The address it is bound to.
     pub address: SocketAddr,
-    /// Nothing was in the data folder before.
+    /// The data was empty at the start.
     pub is_first_start: bool,
     /// Who may register.
     pub registration: user::Registration,
-    /// What is known of the strength of the stored passwords.
+    /// Strength of the stored passwords, as far as known.
     pub passwords: user::PasswordCounts,
-    /// It was asked to listen wider than loopback, and why it does not, with the way out.
+    /// Why it listens on loopback only although configured otherwise, with the remedy.
     held_back: Option<String>,
-    /// The admin's password is the default one.
+    /// Whether the admin still has the default password.
     pub default_password: Arc<AtomicBool>,
     tls: Option<Arc<Tls>>,
     stop: oneshot::Sender<()>,
@@ -87,39 +87,39 @@ pub struct Running {
 }
 
 impl Running {
-    /// Takes from new settings what may change while the daemon runs: the certificate.
+    /// Applies the settings that can change at runtime: the certificate.
     pub fn reload(&self, settings: &Settings) -> Result<(), StartError> {
         match (&self.tls, settings.tls_files()) {
             (Some(tls), Some((certificate, key))) => Ok(tls.reload(certificate, key)?),
             (None, None) => Ok(()),
-            _ => Err(StartError("TLS is turned on or off by a restart, not by a reload".into())),
+            _ => Err(StartError("turning TLS on or off requires a restart".into())),
         }
     }
 
-    /// Why it does not listen wider than loopback though it was asked to, with the way out.
+    /// Why it listens on loopback only although configured otherwise, with the remedy.
     pub fn held_back(&self) -> Option<&str> {
         self.held_back.as_deref()
     }
 
-    /// Waits until the server ends without having been asked to: a fault.
+    /// Waits until the server ends without a stop, which is a fault.
     pub async fn ended(&mut self) {
-        // A panic inside was logged where it happened.
+        // A panic in the task is already logged.
         let _ = (&mut self.served).await;
     }
 
-    /// Stops gracefully: running requests get their time, the store is closed.
+    /// Stops gracefully: drains requests, then closes the store.
     pub async fn stop(self) {
-        // A receiver that is gone has stopped already.
+        // If the receiver is gone, the server has already stopped.
         let _ = self.stop.send(());
-        // A panic inside was logged where it happened.
+        // A panic in the task is already logged.
         let _ = self.served.await;
     }
 }
 
-/// Starts the daemon; it serves from the moment this answers.
+/// Starts the daemon; it serves once this returns.
 pub async fn start(mut settings: Settings, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     crate::settings::fit_open_files(&mut settings.gateway.http);
-    // Bound first, so that a taken port is told before anything is touched.
+    // Bound first, so that a port in use is reported before any side effect.
     let listener = bind(settings.listen()).await?;
     let place = engine::place(&settings);
     if settings.engine() == Engine::Postgres {
@@ -278,7 +278,7 @@ async fn assemble(
     let (stop, stopped) = oneshot::channel();
     let served = tokio::spawn(async move {
         let shutdown = async {
-            // The sender gone without a word stops it too.
+            // A dropped sender stops it too.
             let _ = stopped.await;
         };
         Server::new(gateway).run(vec![listener], shutdown).await;
@@ -289,7 +289,7 @@ async fn assemble(
     Ok(Running { address, is_first_start, registration, passwords, held_back, default_password, tls, stop, served })
 }
 
-/// How many accounts cannot sign in over the network with the password that they have (contract decision 37).
+/// Logs how many accounts have a password too weak for sign-in over the network (contract decision 37).
 fn tell_weak_passwords(counts: user::PasswordCounts, only_loopback: bool) {
     let user::PasswordCounts { too_weak, unknown } = counts;
     if too_weak + unknown == 0 {
@@ -301,13 +301,13 @@ fn tell_weak_passwords(counts: user::PasswordCounts, only_loopback: bool) {
     );
     match only_loopback {
         true => tracing::info!("{text}; this does not matter while only loopback is served"),
-        false => tracing::warn!(
-            "{text}; sign-ins with such a password are refused: they are changed on this machine or reset"
-        ),
+        false => {
+            tracing::warn!("{text}; such sign-ins are refused: change these passwords on this machine, or reset them")
+        }
     }
 }
 
-/// Why only this machine is served, and how that ends (contract decision 13).
+/// Why only loopback is served, and the remedy (contract decision 13).
 fn way_out(default_password: bool, published_key: bool) -> Option<String> {
     let password = "the admin's password is the default one: change it on this machine with \
                     POST /user-svc/change-password, or start the daemon with OPENORCH_ADMIN_PASSWORD";
@@ -320,7 +320,7 @@ fn way_out(default_password: bool, published_key: bool) -> Option<String> {
     }
 }
 
-/// Sets the password of an admin while no daemon runs on the folder.
+/// Sets the password of an admin while no daemon uses the data.
 pub async fn reset_admin_password(
     settings: &Settings,
     clock: Arc<dyn Clock>,
@@ -329,7 +329,7 @@ pub async fn reset_admin_password(
 ) -> Result<(), StartError> {
     let folder = settings.server_dir();
     if settings.engine() == Engine::Sqlite && !folder.exists() {
-        return Err(StartError(format!("there is no data in {}; start the daemon first", folder.display())));
+        return Err(StartError(format!("no data in {}; start the daemon first", folder.display())));
     }
     let store = engine::open(settings).await?;
     let collections: Vec<Collection> = user::collections().iter().map(|collection| **collection).collect();
@@ -350,7 +350,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|error| {
         StartError(match error.kind() {
             std::io::ErrorKind::AddrInUse => format!(
-                "{address} is taken by another program: stop it, or choose another address with OPENORCH_LISTEN (--listen)"
+                "{address} is in use by another program: stop it, or choose another address with OPENORCH_LISTEN (--listen)"
             ),
             _ => format!("listening on {address} failed: {error}; choose another address with OPENORCH_LISTEN (--listen)"),
         })
@@ -358,5 +358,5 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|error| StartError(format!("the listening address is not known: {error}")))
+    listener.local_addr().map_err(|error| StartError(format!("cannot determine the listening address: {error}")))
 }

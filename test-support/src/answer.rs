@@ -1,4 +1,5 @@
-//! What the daemon answered. A refusal must have a code that its operation declares: each answer of the tests is checked.
+//! Responses of the daemon. Every refusal must have a code that its operation declares; each response in the tests is
+//! checked.
 
 use openorch_api::{
     Row,
@@ -24,35 +25,35 @@ impl Answer {
         self.json()["error"].as_str().unwrap_or_else(|| panic!("no error in {}", self.text)).to_owned()
     }
 
-    /// Panics where a refusal has no code, or one that was not declared for what was called.
+    /// Panics if a refusal has no code, or one that the operation does not declare.
     pub fn check(&self, method: &str, path: &str) {
         let is_refusal = self.status.is_client_error() || self.status.is_server_error();
-        // The HTTP library refuses without a body what is no request, and such an answer has no request's id.
+        // The HTTP library rejects malformed requests without a body, and such a response has no request id.
         let has_no_body = method == "HEAD" || self.text.is_empty() && !self.headers.contains_key("x-request-id");
         if !is_refusal || has_no_body {
             return;
         }
         let what = format!("{method} {path}: {} {}", self.status, self.text);
         let body = self.json();
-        assert!(body["error"].as_str().is_some_and(|sentence| !sentence.is_empty()), "no sentence: {what}");
+        assert!(body["error"].as_str().is_some_and(|sentence| !sentence.is_empty()), "no error sentence: {what}");
         let code = openorch_api::errors().find(|code| body["code"] == code.id);
-        let code = code.unwrap_or_else(|| panic!("no code that is declared: {what}"));
+        let code = code.unwrap_or_else(|| panic!("no declared code: {what}"));
         assert_eq!(self.status, code.status, "{what}");
         let of_any = [request::ERRORS, access::ERRORS, platform::ERRORS].concat();
         let is_declared = match row(method, path) {
             Some(row) => row.may_refuse(code),
             None => of_any.contains(&code),
         };
-        assert!(is_declared || gateway::ERRORS.contains(&code), "its row does not declare this: {what}");
+        assert!(is_declared || gateway::ERRORS.contains(&code), "not declared by the operation: {what}");
     }
 }
 
-/// The token of who registered or signed in.
+/// The token in the answer to a registration or sign-in.
 pub fn token_of(answer: &Answer) -> String {
     answer.json()["token"]["token"].as_str().unwrap_or_else(|| panic!("no token in {}", answer.text)).to_owned()
 }
 
-/// The operation that a call means.
+/// The operation that a request addresses.
 fn row(method: &str, path: &str) -> Option<&'static Row> {
     let path = path.split(['?', '#']).next().unwrap_or_default();
     let segments: Vec<_> = path.split('/').map(|segment| percent_decode_str(segment).decode_utf8_lossy()).collect();

@@ -1,5 +1,5 @@
-//! A daemon inside the process of the test, in a temporary folder and with a clock that the test moves; short ways to call
-//! it, by its paths or by the rows of its operations.
+//! A daemon inside the test process, with a temporary data directory and a manual clock; helpers that call it by path
+//! or by operation.
 
 use std::{path::Path, sync::Arc};
 
@@ -46,7 +46,7 @@ impl Daemon {
         Daemon::with(&[]).await
     }
 
-    /// With further flags.
+    /// Starts a daemon with additional flags.
     pub async fn with(flags: &[&str]) -> Daemon {
         let mut daemon = Daemon {
             clock: ManualClock::new(start_time()),
@@ -66,13 +66,13 @@ impl Daemon {
         self.running = Some(running);
     }
 
-    /// Stops and starts again on the same folder.
+    /// Restarts the daemon on the same data directory.
     pub async fn restart(&mut self, flags: &[&str]) {
         self.running.take().unwrap().stop().await;
         self.run(flags).await;
     }
 
-    /// What the start found of stored passwords: too weak for the network, and unknown.
+    /// Counts of stored passwords checked at the start: too weak for network access, and unknown.
     pub fn passwords(&self) -> (u64, u64) {
         let counts = self.running.as_ref().unwrap().passwords;
         (counts.too_weak, counts.unknown)
@@ -83,7 +83,7 @@ impl Daemon {
         self.send(method, path, token, body.into_bytes(), &[]).await
     }
 
-    /// The bytes of a POST that is no text.
+    /// A POST with a binary response.
     pub async fn send_for_bytes(&self, path: &str, token: &str) -> Vec<u8> {
         let answer = self.http.post(format!("{}{path}", self.url)).bearer_auth(token).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
@@ -101,7 +101,7 @@ impl Daemon {
         }
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
-        // A stream of events does not end: that it stands is the answer.
+        // An event stream does not end: the response headers are the answer.
         let is_stream = headers.get("content-type").is_some_and(|kind| kind == EVENT_STREAM);
         let text = if is_stream { String::new() } else { response.text().await.unwrap() };
         let answer = Answer { status, headers, text };
@@ -109,13 +109,13 @@ impl Daemon {
         answer
     }
 
-    /// A client for calls by their rows, in which what is sent and what is answered have types; with this token, or none.
+    /// A client for typed calls of operations, with this token or none.
     pub fn client(&self, token: &str) -> Client {
         let client = ClientFactory::new(&self.url).unwrap().client();
         if token.is_empty() { client } else { client.with_token(token).unwrap() }
     }
 
-    /// Registers an account; answers its token.
+    /// Registers an account; returns its token.
     pub async fn register(&self, slug: &str) -> String {
         let input = RegisterRequest {
             slug: slug.to_owned(),
@@ -150,7 +150,7 @@ impl Daemon {
     }
 }
 
-/// Settings for this folder with these flags.
+/// Settings with this data directory and these flags.
 pub fn settings(folder: &Path, flags: &[&str]) -> Settings {
     let schema = schema(folder);
     let folder = folder.to_str().unwrap();

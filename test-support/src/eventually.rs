@@ -1,9 +1,8 @@
-//! Waiting for what must come true: looked at again and again, with a bound, after which the test fails and says what it
-//! waited for.
+//! Waits for conditions by polling. After a timeout the test fails with a description of the condition.
 
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes on a busy machine, and short beside the limit of a test.
+/// Longer than any operation on a busy machine, and shorter than the time limit of a test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 
@@ -12,31 +11,31 @@ pub async fn eventually(deadline: Duration, what: &str, mut holds: impl AsyncFnM
     eventually_some(deadline, what, async || holds().await.then_some(())).await;
 }
 
-/// Waits until there is something; answers it.
+/// Waits until `look` returns a value; returns it.
 pub async fn eventually_some<T>(deadline: Duration, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = look().await {
             return found;
         }
-        assert!(start.elapsed() < deadline, "waited {deadline:?} in vain: {what}");
+        assert!(start.elapsed() < deadline, "timed out after {deadline:?}: {what}");
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// [`eventually`] where nothing is async.
+/// [`eventually`] for synchronous tests.
 pub fn eventually_sync(deadline: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < deadline, "waited {deadline:?} in vain: {what}");
+        assert!(start.elapsed() < deadline, "timed out after {deadline:?}: {what}");
         std::thread::sleep(PAUSE);
     }
 }
 
-/// Waits for the end of some work.
+/// Waits for a future with a timeout.
 pub async fn within<T>(deadline: Duration, what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(deadline, work).await {
         Ok(done) => done,
-        Err(_) => panic!("waited {deadline:?} in vain: {what}"),
+        Err(_) => panic!("timed out after {deadline:?}: {what}"),
     }
 }

@@ -1,25 +1,25 @@
-//! Holds back what a test wants to be in progress, such as an answer of a stub, until the test lets it go.
+//! A gate that blocks an operation, such as a stub's response, until the test opens it.
 
 use std::sync::{Mutex, mpsc};
 
 use crate::PATIENCE;
 
-/// Lets go those it holds when it is dropped.
-pub struct Hold(#[allow(dead_code, reason = "its end is what the others hear")] mpsc::Sender<()>);
+/// Opens the gate when dropped.
+pub struct Hold(#[allow(dead_code, reason = "dropping it disconnects the channel")] mpsc::Sender<()>);
 
-/// Where those wait that are held.
+/// The gate at which threads wait.
 pub struct Held(Mutex<mpsc::Receiver<()>>);
 
-/// Holds all who wait.
+/// A closed gate.
 pub fn hold() -> (Hold, Held) {
     let (sender, receiver) = mpsc::channel();
     (Hold(sender), Held(Mutex::new(receiver)))
 }
 
 impl Held {
-    /// Waits until it is let go, and a bounded time at most: a test that failed before is over.
+    /// Waits until the gate opens, up to a timeout in case the test has failed.
     pub fn wait(&self) {
-        // Nothing is ever sent: this ends with the sender, or with the time.
+        // Nothing is ever sent: the receive ends when the sender is dropped or on timeout.
         let _ = self.0.lock().map(|receiver| receiver.recv_timeout(PATIENCE));
     }
 }

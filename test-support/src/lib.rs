@@ -1,9 +1,9 @@
-//! What the tests of several crates share: waiting for what must come true, the daemon as a process and inside the process
-//! of a test, servers that misbehave, and what services are mounted on. A dev-dependency alone; `run`, beside this folder,
-//! gives each test its limit in time.
+//! Shared by the tests of several crates: waiting for conditions, the daemon as a process and inside the test process,
+//! misbehaving servers, and a platform for services. Only a dev-dependency. The script `run` in this directory gives
+//! each test its time limit.
 //!
-//! Unit tests of a crate that this one is built on must not exchange that crate's types with it: cargo compiles such a
-//! crate twice then, once for this one and once with its tests, and the types of the two differ. Tests in `tests/` may.
+//! Unit tests of a crate that this one depends on must not exchange that crate's types with it: cargo compiles such a
+//! crate twice, once for this one and once with its tests, and the two sets of types differ. Tests in `tests/` may.
 
 #[cfg(feature = "wire")]
 pub mod wire;
@@ -25,8 +25,8 @@ pub mod stub;
 pub use eventually::{PATIENCE, eventually, eventually_some, eventually_sync, within};
 pub use hold::{Held, Hold, hold};
 
-/// An address of this machine at which nobody listens: it was free a moment ago.
+/// A local address without a listener: it was free a moment ago.
 pub fn free_address() -> std::net::SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    listener.local_addr().expect("what listens has an address")
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("no free port");
+    listener.local_addr().expect("a listener has an address")
 }

@@ -1,4 +1,4 @@
-//! A platform for the tests of services: real storage in a temporary directory, a clock that tests move, and no network.
+//! A platform for unit tests of services: an existing store, a clock that tests move, and no network.
 
 use std::{
     sync::{Arc, Mutex},
@@ -20,7 +20,7 @@ use openorch_chassis::{
 };
 use openorch_store::{Collection, Store};
 
-/// Keeps the letters that were sent.
+/// Records the messages instead of sending them.
 #[derive(Default)]
 pub struct Letters(pub Mutex<Vec<String>>);
 
@@ -39,12 +39,12 @@ impl Routes for NoRoutes {
     fn load(&self, _: Vec<(Box<str>, Vec<Backend>)>) {}
 }
 
-/// The time at which tests begin.
+/// A clock that starts at a fixed time.
 pub fn clock() -> Arc<ManualClock> {
     ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap())
 }
 
-/// Opens the collections in the store and makes a platform with these settings, each a variable and its text.
+/// Opens the collections in the store and makes a platform with these settings, as pairs of variable and value.
 pub async fn platform(
     store: Arc<dyn Store>,
     collections: &[&Collection],

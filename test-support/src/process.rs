@@ -1,5 +1,5 @@
-//! The daemon as a process: the program is found or built, started with nothing of what surrounds the test, told to stop,
-//! and killed with the value.
+//! The daemon as a process: finds or builds the program, starts it in a clean environment, stops it, and kills it on
+//! drop.
 
 use std::{
     env,
@@ -14,29 +14,29 @@ use std::{
 
 use crate::{PATIENCE, eventually::PAUSE};
 
-/// A debug build on a busy machine takes some.
+/// A debug build on a busy machine starts slowly.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running program that has said where it listens; killed when this is dropped.
+/// A running program that has printed its address; killed on drop.
 pub struct Process {
     pub child: Child,
     pub url: String,
-    /// All that it says after the first line.
+    /// Standard output after the first line.
     pub output: BufReader<ChildStdout>,
 }
 
 impl Process {
-    /// Asks it to stop.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         terminate(&self.child);
     }
 
-    /// Asks it to reload.
+    /// Sends SIGHUP, which reloads the settings.
     pub fn hang_up(&self) {
         signal(&self.child, rustix::process::Signal::HUP);
     }
 
-    /// Waits for its end.
+    /// Waits for it to exit.
     pub fn wait(&mut self) -> ExitStatus {
         wait(&mut self.child)
     }
@@ -44,52 +44,52 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that ended already cannot be killed.
+        // Fails if it has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Asks a program to stop, as the system does when it shuts down.
+/// Sends SIGTERM, as the system does at shutdown.
 pub fn terminate(child: &Child) {
     signal(child, rustix::process::Signal::TERM);
 }
 
-/// Ctrl-C.
+/// Sends SIGINT, like Ctrl-C.
 pub fn interrupt(child: &Child) {
     signal(child, rustix::process::Signal::INT);
 }
 
 fn signal(child: &Child, signal: rustix::process::Signal) {
-    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).expect("the program is there");
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).expect("the process exists");
 }
 
-/// Waits for the end of a program; one that goes on is killed, and the test fails.
+/// Waits for a process to exit; after the timeout it is killed and the test fails.
 pub fn wait(child: &mut Child) -> ExitStatus {
     let start = Instant::now();
     loop {
-        if let Some(status) = child.try_wait().expect("it is a child of ours") {
+        if let Some(status) = child.try_wait().expect("it is a child process") {
             return status;
         }
         if start.elapsed() > PATIENCE {
             let _ = child.kill();
-            panic!("waited {PATIENCE:?} in vain: the end of a program");
+            panic!("timed out after {PATIENCE:?}: the end of a process");
         }
         thread::sleep(PAUSE);
     }
 }
 
-/// The daemon's program: that of `OPENORCH_BIN`, or the one that cargo put beside the test. `cargo test` of the workspace
-/// has built it; a test of one crate alone builds it where it is missing.
+/// The daemon's binary: `OPENORCH_BIN`, or the one in cargo's target directory. `cargo test` of the workspace builds
+/// it; a test of a single crate builds it if it is missing.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         if let Some(given) = env::var_os("OPENORCH_BIN").filter(|given| !given.is_empty()) {
             return given.into();
         }
-        // Tests stand in `target/<profile>/deps`, programs a folder above.
-        let test = env::current_exe().expect("a test is a program");
-        let folder = test.parent().and_then(Path::parent).expect("tests stand in a folder of the profile");
+        // Tests are in `target/<profile>/deps`, programs one directory above.
+        let test = env::current_exe().expect("the test has a path");
+        let folder = test.parent().and_then(Path::parent).expect("tests are in a directory of the profile");
         let program = folder.join(format!("openorch{}", env::consts::EXE_SUFFIX));
         if !program.exists() {
             let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -97,14 +97,14 @@ pub fn program() -> &'static Path {
             if folder.ends_with("release") {
                 build.arg("--release");
             }
-            assert!(build.status().is_ok_and(|status| status.success()), "the daemon cannot be built");
+            assert!(build.status().is_ok_and(|status| status.success()), "building the daemon failed");
         }
         program
     })
 }
 
-/// The daemon with its data in this folder, or in a schema of the database server that `tools/test-on-postgres` names by
-/// variables. Nothing else of what surrounds the test reaches it.
+/// The daemon with its data in this directory, or in a schema of the database server that `tools/test-on-postgres`
+/// names by variables. Its environment is otherwise empty.
 pub fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
     let mut command = Command::new(program);
     command
@@ -119,42 +119,42 @@ pub fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
     command
 }
 
-/// A schema of its own for each folder.
+/// A distinct schema for each data directory.
 pub fn schema(folder: &Path) -> String {
     let name = folder.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     format!("t_{}", name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_"))
 }
 
-/// Starts it and waits until it says where it listens.
+/// Starts the daemon and waits until it prints its address.
 pub fn run(command: &mut Command) -> Process {
-    let mut child = command.stdout(Stdio::piped()).spawn().expect("the program can be started");
-    let mut output = BufReader::new(child.stdout.take().expect("it was asked for"));
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+    let mut output = BufReader::new(child.stdout.take().expect("stdout is piped"));
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
         let mut line = String::new();
         let read = output.read_line(&mut line);
-        // Who waited may have given up.
+        // The receiver may have been dropped.
         let _ = tell.send(read.map(|_| (line, output)));
     });
     let Ok(told) = told.recv_timeout(START_TIMEOUT) else {
         let _ = child.kill();
-        panic!("it did not say where it listens within {START_TIMEOUT:?}");
+        panic!("it did not print its address within {START_TIMEOUT:?}");
     };
-    let (line, output) = told.expect("what it says can be read");
+    let (line, output) = told.expect("its output is readable");
     let url = line.trim().rsplit(' ').next().unwrap_or_default().to_owned();
     if !url.starts_with("http") {
         let status = wait(&mut child);
-        panic!("it did not say where it listens: {line}{status}");
+        panic!("it did not print its address: {line}{status}");
     }
     Process { child, url, output }
 }
 
-/// Starts where it must refuse: answers what it said.
+/// Starts a daemon that must refuse to start; returns its error output.
 pub fn refused(command: &mut Command) -> String {
     let Output { status, stderr, .. } =
-        command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().expect("the program can be started");
-    let text = String::from_utf8(stderr).expect("it says text");
-    // Where the settings are wrong it is as for a flag; else something around the daemon is.
+        command.stderr(Stdio::piped()).stdout(Stdio::piped()).output().expect("the program starts");
+    let text = String::from_utf8(stderr).expect("its output is text");
+    // 2 for invalid settings, as for flags; 1 for problems of the environment.
     assert!([Some(1), Some(2)].contains(&status.code()), "{text}");
     text
 }

@@ -1,5 +1,5 @@
-//! A server of a few lines that remembers what it was asked and answers what a test tells it to: requests are seen as
-//! the bytes on the wire, and answers may be broken in any way.
+//! A minimal HTTP server that records requests and answers as a test specifies. Requests are recorded as sent, and
+//! responses may be malformed.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -14,10 +14,10 @@ use crate::{PATIENCE, eventually_sync};
 pub struct Request {
     pub method: String,
     pub target: String,
-    /// Names in lower case.
+    /// Names are in lower case.
     pub headers: Vec<(String, String)>,
     pub body: String,
-    /// The how-manieth connection it came on.
+    /// Index of the connection that it arrived on.
     pub connection: usize,
 }
 
@@ -36,7 +36,8 @@ pub struct Stub {
 }
 
 impl Stub {
-    /// Answers each request with what `answer` makes of it: the bytes of a whole response; without any it hangs up.
+    /// Answers each request with the bytes that `answer` returns, a complete response; closes the connection if they
+    /// are empty.
     pub fn new(answer: impl Fn(&Request) -> String + Send + Sync + 'static) -> Stub {
         Stub::on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
     }
@@ -58,13 +59,13 @@ impl Stub {
         self.seen.lock().unwrap().clone()
     }
 
-    /// Waits until it was asked what makes this true.
+    /// Waits until the recorded requests satisfy the condition.
     pub fn wait(&self, what: &str, holds: impl Fn(&[Request]) -> bool) {
         eventually_sync(PATIENCE, what, || holds(&self.seen.lock().unwrap()));
     }
 }
 
-/// A JSON answer.
+/// A JSON response.
 pub fn json(status: u16, body: &str) -> String {
     format!(
         "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nX-Request-Id: req-1\r\nContent-Length: {}\r\n\r\n{body}",

@@ -1,4 +1,4 @@
-//! A store of which nobody knows whether it wrote.
+//! A store with commits of unknown outcome.
 
 use std::sync::{
     Arc, Mutex,
@@ -7,8 +7,8 @@ use std::sync::{
 
 use openorch_store::{Batch, BoxFuture, Committed, Layer, Result, Store, StoreError};
 
-/// A store whose next commit is made and not acknowledged, at once or once it is asked for, or comes after what another
-/// writes.
+/// A store whose next commit is applied but reported as failed; or is delayed until the test applies it; or follows a
+/// commit of another writer.
 pub struct Unsure {
     pub store: Arc<dyn Store>,
     pub is_unsure: AtomicBool,
@@ -23,7 +23,7 @@ impl Unsure {
         Arc::new(Unsure { store, is_unsure, is_late, late, meanwhile })
     }
 
-    /// Makes the commit that is late.
+    /// Applies the delayed commit.
     pub async fn make_late(&self) {
         let late = std::mem::take(&mut *self.late.lock().unwrap());
         self.store.commit(late).await.unwrap();

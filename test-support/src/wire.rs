@@ -1,5 +1,5 @@
-//! HTTP byte by byte: servers that follow a script, however they misbehave, and a client that says exactly what it is told
-//! to. Whatever it waits for has a bound.
+//! HTTP byte by byte: servers that follow a script and may misbehave, and a client that sends exactly what it is given.
+//! All waits have a timeout.
 
 use std::{
     future::Future,
@@ -18,20 +18,20 @@ use tokio::{
 
 use crate::{PATIENCE, within};
 
-/// Accepts connections until it is stopped, or the test ends.
+/// Accepts connections until it is stopped or the test ends.
 pub struct Server {
     pub address: SocketAddr,
     accepting: JoinHandle<()>,
 }
 
 impl Server {
-    /// Refuses connections from now on; those that are open go on.
+    /// Stops accepting connections; open ones continue.
     pub fn stop(&self) {
         self.accepting.abort();
     }
 }
 
-/// A server that follows a script; told the how manieth connection it has, from 0.
+/// A server that follows a script, which gets the connection and its index from 0.
 pub async fn serve<F>(script: impl Fn(Client, usize) -> F + Send + Sync + 'static) -> Server
 where
     F: Future<Output = ()> + Send + 'static,
@@ -67,7 +67,7 @@ pub async fn mirror() -> SocketAddr {
     .await
 }
 
-/// A server that says the same to all.
+/// A server with the same response to all requests.
 pub async fn saying(answer: &'static str) -> SocketAddr {
     listen(move |mut stream, _| async move {
         while stream.read_message().await.is_some() {
@@ -77,7 +77,7 @@ pub async fn saying(answer: &'static str) -> SocketAddr {
     .await
 }
 
-/// One end of a connection, with what was read and not yet used.
+/// One end of a connection, with its read buffer.
 pub struct Client {
     stream: TcpStream,
     buffer: BytesMut,
@@ -88,17 +88,17 @@ pub struct Answer {
     pub status: u16,
     pub head: String,
     pub body: String,
-    /// Whether the body came to its end as framed.
+    /// Whether the body was complete according to its framing.
     pub whole: bool,
 }
 
 impl Answer {
-    /// All values of a header.
+    /// All values of a header, joined.
     pub fn header(&self, name: &str) -> Option<String> {
         header(&self.head, name)
     }
 
-    /// Panics where a refusal of the gateway's own has no code, or one of another status.
+    /// Panics if a refusal by the gateway itself has no code, or one with another status.
     fn check_code(&self) {
         if self.status < 400 || !self.body.starts_with("{\"error\": ") {
             return;
@@ -137,7 +137,8 @@ impl Client {
         self.stream
     }
 
-    /// Whether the other side takes it. One that is gone is no failure: what it said before is what is tested.
+    /// Whether the peer accepted the bytes. A closed connection is not an error: tests look at what the peer sent
+    /// before.
     pub async fn send(&mut self, text: &str) -> bool {
         self.stream.write_all(text.as_bytes()).await.is_ok()
     }
@@ -163,14 +164,14 @@ impl Client {
         answer
     }
 
-    /// A whole request; `None` when the connection has ended.
+    /// A complete request; `None` when the connection has ended.
     pub async fn read_message(&mut self) -> Option<String> {
         let head = self.read_head().await?;
         let (body, _) = self.read_body(&head, false).await;
         Some(head + &body)
     }
 
-    /// Up to and with the empty line.
+    /// The head, including the empty line.
     pub async fn read_head(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -183,7 +184,7 @@ impl Client {
         }
     }
 
-    /// Chunked bodies as they are on the wire.
+    /// The body; a chunked one as it is on the wire.
     async fn read_body(&mut self, head: &str, till_end: bool) -> (String, bool) {
         if header(head, "transfer-encoding").is_some_and(|c| c.contains("chunked")) {
             let mut wire = String::new();
@@ -252,15 +253,15 @@ impl Client {
         rest
     }
 
-    /// Whether the other side has ended the connection, and said nothing before that.
+    /// Whether the peer closed the connection without sending anything before.
     pub async fn is_ended(&mut self) -> bool {
         !self.more().await && self.buffer.is_empty()
     }
 
-    /// Reads some more; `false` at the end.
+    /// Reads some bytes; `false` at the end of the stream.
     pub async fn more(&mut self) -> bool {
         let read = self.stream.read_buf(&mut self.buffer);
-        within(PATIENCE, "the other side says something or leaves", read).await.is_ok_and(|n| n > 0)
+        within(PATIENCE, "data or the end of the connection", read).await.is_ok_and(|n| n > 0)
     }
 
     pub fn buffered(&self) -> usize {
@@ -271,7 +272,7 @@ impl Client {
         self.stream.shutdown().await.unwrap();
     }
 
-    /// Ends the connection with a reset instead of an orderly end.
+    /// Closes the connection with a reset.
     pub fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }

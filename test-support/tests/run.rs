@@ -1,4 +1,4 @@
-//! The limit in time that each test has: what the script `run` makes of programs that say what the test harness says.
+//! The time limit of each test: runs the script `run` on programs that imitate the test harness.
 #![cfg(unix)]
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 use openorch_test_support::{PATIENCE, eventually_sync};
 
-/// Runs this shell script as a test program, in which a test may take so many seconds.
+/// Runs this shell script as a test program with a time limit in seconds for each test.
 fn run(script: &str, limit: u32) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("deps/it-1");
@@ -28,7 +28,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn a_test_that_hangs_is_named_and_ended_with_all_that_it_started() {
     for (says, limit) in [
-        // Among others, and alone.
+        // In parallel with others, and with one thread.
         ("echo 'test a::hangs has been running for over 60 seconds'", 61),
         ("printf 'test a::hangs ... '", 1),
     ] {
@@ -38,7 +38,7 @@ fn a_test_that_hangs_is_named_and_ended_with_all_that_it_started() {
         assert!(told.contains("test a::hangs has not ended after"), "{told}");
         let started = format!("/proc/{}/stat", told.lines().next().unwrap());
         let is_gone = || fs::read_to_string(&started).map_or(true, |state| state.contains(") Z "));
-        eventually_sync(PATIENCE, "what it started is gone", is_gone);
+        eventually_sync(PATIENCE, "the child process is gone", is_gone);
     }
 }
 

@@ -1,5 +1,4 @@
-"""What the tests of the document need to know beyond it: who calls, what a name may hold, and which refusal is one for the
-form of the input."""
+"""Extends the OpenAPI tests: authentication, the format of names, and which errors mean malformed input."""
 
 import os
 import unicodedata
@@ -11,7 +10,7 @@ from requests.adapters import HTTPAdapter
 from schemathesis import GenerationMode
 
 URL = os.environ["DAEMON_URL"]
-# Of the form of the input, by the table of operations; any other refusal says that a value cannot be used.
+# Errors for malformed input, by the table of operations; any other error means that a value is not usable.
 OF_FORM = {"request.invalid_input", "request.invalid_body", "request.too_many_values", "request.body_too_large"}
 
 hidden = ("Cc", "Cf", "Zl", "Zp", "Cs")
@@ -20,7 +19,7 @@ schemathesis.openapi.format("name", st.text(visible))
 
 
 def is_json_of_ours(value):
-    """No number beyond 64 bits (contract decision 7), which a schema cannot say of what it does not describe."""
+    """No number beyond 64 bits (contract decision 7); schemas cannot exclude them in undeclared properties."""
     if isinstance(value, dict):
         return all(map(is_json_of_ours, value.values()))
     if isinstance(value, list):
@@ -34,7 +33,7 @@ def filter_body(context, body):
 
 
 class Elsewhere(HTTPAdapter):
-    """Another address, so that wrong passwords in the requests that are made do not slow its sign-ins down."""
+    """A second client address, so that generated requests with wrong passwords do not throttle its sign-ins."""
 
     def init_poolmanager(self, *arguments, **named):
         super().init_poolmanager(*arguments, source_address=("127.0.0.2", 0), **named)
@@ -50,7 +49,7 @@ def sign_in():
     return answer.json()["token"]["token"]
 
 
-# Some operations end sessions, so that each request has a token of now.
+# Some operations end sessions, so each request gets a valid token.
 @schemathesis.auth(refresh_interval=None)
 class Token:
     token = None

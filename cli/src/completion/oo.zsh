@@ -5,7 +5,7 @@ _oo() {
     local -a values shown open open_shown
     for line in ${(f)"$(${words[1]} complete -- "${(@)words[2,CURRENT]}" 2> /dev/null)"}; do
         local value=${line%%$'\t'*} about=${line#*$'\t'}
-        # What ends in `=` or in a path's slash goes on.
+        # A candidate that ends in `=` or in a slash is continued without a space.
         if [[ $value == *= || $value == /*/ ]]; then
             open+=("$value") open_shown+=("$value${about:+  -- $about}")
         else

@@ -1,5 +1,5 @@
-//! The groups of commands, `oo instance ls` and so on, as folds over `table.rs` and the operations' own schemas: the
-//! flags of a command are the keys that its operation takes. Here is what a group is made of; `run.rs` does it.
+//! The command groups, `oo instance ls` and so on, generated from `table.rs` and the operations' schemas: the flags of
+//! a command are the keys that its operation accepts. This file defines the groups; `run.rs` executes them.
 
 mod run;
 mod table;
@@ -18,17 +18,17 @@ use crate::{
     print::Kind,
 };
 
-/// A kind of thing.
+/// A kind of item and its commands.
 pub struct Resource {
     pub noun: &'static str,
     pub aliases: &'static [&'static str],
     pub about: &'static str,
-    /// Its columns, and the field by which it is named on the command line.
+    /// Its columns, and the field that identifies an item on the command line.
     pub kind: Kind<'static>,
     pub list: Option<List>,
-    /// Where the list's operation answers with more than these things: what the list is, and which keys say nothing of it.
+    /// Set if the answer of the list operation contains more than these items.
     pub part: Option<Part>,
-    /// The operation that reads one; without it one is picked out of the list.
+    /// The operation that reads one item; without it the item is looked up in the list.
     pub get: Option<Verb>,
     pub save: Option<Save>,
     pub remove: Option<&'static Row>,
@@ -36,7 +36,7 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// What a row does not say.
+    /// Defaults for a table entry.
     pub const NONE: Resource = Resource {
         noun: "",
         aliases: &[],
@@ -53,35 +53,36 @@ impl Resource {
 
 pub struct List {
     pub row: &'static Row,
-    /// The key of the answer under which the items stand.
+    /// The key of the answer that contains the items.
     pub items: &'static str,
     pub one: One,
 }
 
-/// A list that is a part of an answer.
+/// A list that is one part of an answer: its help text, and the keys that do not apply to it.
 pub struct Part {
     pub about: &'static str,
     pub without: &'static [&'static str],
 }
 
-/// How one of a list is found.
+/// How a single item is looked up.
 pub enum One {
-    /// Among those that the list answers without being told more.
+    /// In the list without parameters.
     Picked,
-    /// By this key of the list's operation.
+    /// By this parameter of the list operation.
     By(&'static str),
-    /// The same, or by its slug, which this other key looks for.
+    /// By this parameter, or by slug with the other one.
     ByIdOrSlug { id: &'static str, search: &'static str },
-    /// Not at all: the list says all that there is to know, or only of what it is asked for.
+    /// Not supported: the list shows everything, or requires parameters.
     No,
 }
 
 pub struct Save {
     pub row: &'static Row,
-    /// The key of the body that takes the object; empty where the object is the body. Where it takes a list, all
-    /// documents are sent at once.
+    /// The key of the body that contains the object; empty if the object is the body. If the key takes a list, all
+    /// documents are sent in one call.
     pub wrapper: &'static str,
-    /// What makes a document's thing if it has no `id`; the id of the others stands in the path.
+    /// The operation and wrapper key that create an item whose document has no `id`; the id of the others goes into the
+    /// path.
     pub new: Option<(&'static Row, &'static str)>,
 }
 
@@ -91,23 +92,23 @@ impl Save {
     }
 }
 
-/// Another operation on this kind of thing: path parameters are its words, all else its flags.
+/// Another operation on this kind of item: path parameters are positional arguments, the other keys are flags.
 pub struct Verb {
     pub name: &'static str,
     pub row: &'static Row,
     pub answer: Answer,
-    /// Keys of the body that are words too, after those of the path.
+    /// Keys of the body that are positional arguments too, after those of the path.
     pub words: &'static [&'static str],
-    /// A key that is asked for, since arguments are seen by others.
+    /// A key that is prompted for, because arguments are visible to other users.
     pub secret: Option<&'static str>,
 }
 
-/// What an operation answers with.
+/// How the answer of an operation is printed.
 pub enum Answer {
     Nothing,
-    /// The key under which the thing stands.
+    /// The key that contains the item.
     Thing(&'static str),
-    /// The key under which other things stand, and what those are.
+    /// The key that contains items of another kind, and how to print them.
     Things(&'static str, Kind<'static>),
 }
 
@@ -117,12 +118,12 @@ impl Verb {
     }
 }
 
-/// The group that a word of the command line means.
+/// The group with this name or alias.
 pub fn named(word: &str) -> Option<&'static Resource> {
     RESOURCES.iter().find(|resource| resource.noun == word || resource.aliases.contains(&word))
 }
 
-/// The groups, to be put into the command tree. What is in them is worked out for the group that is used alone.
+/// The groups as commands. The subcommands of a group are built only when it is used.
 pub fn commands() -> impl Iterator<Item = Command> {
     RESOURCES.iter().map(|resource| {
         Command::new(resource.noun)
@@ -148,7 +149,7 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
             .require_equals(true)
             .default_missing_value("2")
             .value_parser(seconds)
-            .help("Show the list again and again, every two seconds or as often as said, until Ctrl-C");
+            .help("Refresh the list every two seconds, or every SECONDS, until Ctrl-C");
         let without = resource.part.as_ref().map_or(&[][..], |part| part.without);
         let command = command("list", list.row).visible_alias("ls").args(flags(list.row, without)).arg(watch);
         verbs.push(match &resource.part {
@@ -159,7 +160,7 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
     match &resource.get {
         Some(verb) => verbs.push(verb_command(verb)),
         None if resource.list.as_ref().is_some_and(|list| !matches!(list.one, One::No)) => {
-            let about = format!("Show one {} with all that is known of it", resource.noun);
+            let about = format!("Show all fields of one {}", resource.noun);
             let id = Arg::new("id").value_name(name_of(resource)).required(true);
             let id = id.help(format!("As `oo {} ls -o name` prints it", resource.noun));
             verbs.push(Command::new("get").about(about).arg(id));
@@ -168,19 +169,19 @@ fn verbs(resource: &'static Resource) -> Vec<Command> {
     }
     if let Some(save) = &resource.save {
         let help =
-            "YAML or JSON files, each with one document or several; folders of such files; `-` is standard input";
+            "YAML or JSON files with one or more documents, directories of such files, or `-` for standard input";
         let places = Arg::new("places").value_name("FILE").num_args(1..).required(true).help(help);
         let mut command = command("save", save.row);
         if save.new.is_some() {
             let noun = resource.noun;
             command = command
-                .about(format!("Save {noun}s: a document with an `id` changes that {noun}, one without makes one"));
+                .about(format!("Save {noun}s: a document with an `id` updates that {noun}, one without creates one"));
         }
         verbs.push(command.visible_alias("s").arg(places));
     }
     if let Some(row) = resource.remove {
         let ids = Arg::new("ids").value_name(name_of(resource)).num_args(1..).required(true);
-        let yes = Arg::new("yes").short('y').long("yes").action(ArgAction::SetTrue).help("Do not ask");
+        let yes = Arg::new("yes").short('y').long("yes").action(ArgAction::SetTrue).help("Skip the confirmation");
         let ids = ids.help(format!("As `oo {} ls -o name` prints them", resource.noun));
         verbs.push(command("remove", row).visible_alias("rm").arg(ids).arg(yes).args(flags(row, &[])));
     }
@@ -201,19 +202,19 @@ fn verb_command(verb: &Verb) -> Command {
     command(verb.name, verb.row).args(words).args(flags(verb.row, &others))
 }
 
-/// What a thing is called in usage lines.
+/// Placeholder of an item in usage lines.
 fn name_of(resource: &Resource) -> &'static str {
     if resource.kind.name.is_empty() { "ID" } else { resource.kind.name.to_uppercase().leak() }
 }
 
-/// The keys of an operation, but for some, as flags: `deploymentId` is `--deployment-id`, and its own spelling is understood
-/// too.
+/// The keys of an operation, except those in `excluded`, as flags: `deploymentId` is `--deployment-id`; its own spelling is
+/// an alias.
 fn flags(row: &'static Row, but: &[&str]) -> Vec<Arg> {
     let flag = |key: Key| {
         let Key { name, kind, about, .. } = key;
-        // A command tree lives as long as the program.
+        // A command tree lives as long as the process.
         let name: &'static str = name.leak();
-        let looks_for = format!("Only those with this {}", dashed(name).replace('-', " "));
+        let looks_for = format!("Only items with this {}", dashed(name).replace('-', " "));
         let help = if about.is_empty() && row.id.starts_with("list") { looks_for } else { about };
         let mut arg = Arg::new(name).long(dashed(name)).help(help.replace('\n', " ").trim_end_matches('.').to_owned());
         if name.chars().any(char::is_uppercase) {
@@ -233,18 +234,18 @@ fn flags(row: &'static Row, but: &[&str]) -> Vec<Arg> {
         .collect()
 }
 
-/// What the command line says of an operation's keys.
+/// The values of an operation's keys on the command line.
 fn given(row: &'static Row, matches: &ArgMatches) -> Vec<Flag> {
     let mut flags = Vec::new();
     for Key { name, kind, .. } in Inputs::of(row).known() {
         if kind == "boolean" {
-            // A list that is a part of an answer leaves some out.
+            // Keys that do not apply to a partial list are not declared.
             if matches.try_get_one::<bool>(&name).ok().flatten() == Some(&true) {
                 flags.push(Flag { key: name, value: Given::Json(true.into()) });
             }
             continue;
         }
-        // What is asked for is no argument.
+        // A prompted key is not an argument.
         for value in matches.try_get_many::<String>(&name).ok().flatten().into_iter().flatten() {
             flags.push(Flag { key: name.clone(), value: Given::Plain(value.clone()) });
         }

@@ -1,4 +1,4 @@
-//! What the commands of a group do.
+//! Executes the commands of a group.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use crate::{
     print::{self, Output, Thing},
 };
 
-/// Runs the command of `resource` that was given.
+/// Runs the selected command of `resource`.
 pub async fn run(context: &Context, resource: &'static Resource, matches: &ArgMatches) -> Result<Output, Failure> {
     let Some((verb, matches)) = matches.subcommand() else { return Ok(Output::Text(String::new())) };
     let words = |name: &str| -> Vec<String> { matches.get_many(name).into_iter().flatten().cloned().collect() };
@@ -40,7 +40,7 @@ pub async fn run(context: &Context, resource: &'static Resource, matches: &ArgMa
         ("remove", .., Some(row)) => remove(context, resource, row, words("ids"), matches).await,
         _ => match resource.more.iter().chain(&resource.get).find(|more| more.name == verb) {
             Some(more) => other(context, resource, more, matches).await,
-            None => Err(Failure::Usage(format!("`oo {} {verb}` is not there", resource.noun))),
+            None => Err(Failure::Usage(format!("no command `oo {} {verb}`", resource.noun))),
         },
     };
     text.map(Output::Text)
@@ -57,18 +57,18 @@ async fn list(
     let answer = context.send(connection, from.row, &parts).await?;
     let text = print::list(context.format(), &resource.kind, &things_at(&answer, from.items)?)?;
     if let Some(next) = next_of(&answer)? {
-        warn(&format!("there are more; go on with {}", going_on(from.row, &next)));
+        warn(&format!("there are more; next page: {}", going_on(from.row, &next)));
     }
     Ok(text)
 }
 
-/// Where a list goes on, which came in part.
+/// The cursor of the next page, if there is one.
 fn next_of(answer: &Response) -> Result<Option<String>, Failure> {
     let next = fields(answer)?.get("next").and_then(|next| serde_json::from_str::<String>(next.get()).ok());
     Ok(next.filter(|next| !next.is_empty()))
 }
 
-/// What to add to the command to see what comes next.
+/// The argument that selects the next page.
 fn going_on(row: &'static Row, next: &str) -> String {
     if Inputs::of(row).body_kind("after").is_some() {
         return format!("--after='{next}'");
@@ -86,23 +86,23 @@ async fn listed(
     items(context, connection, from, &parts).await
 }
 
-/// The items that an operation lists.
+/// The items that a list operation returns.
 async fn items(context: &Context, connection: &Connection, from: &List, parts: &Parts) -> Result<Vec<Thing>, Failure> {
     let answer = context.send(connection, from.row, parts).await?;
     things_at(&answer, from.items)
 }
 
-/// The things of a list within an answer.
+/// The items of a list in an answer.
 fn things_at(answer: &Response, key: &str) -> Result<Vec<Thing>, Failure> {
     let items = match fields(answer)?.get(key) {
-        // An empty list is left out.
+        // An empty list is omitted.
         None => None,
         Some(items) => serde_json::from_str::<Option<Vec<&RawValue>>>(items.get()).map_err(|_| foreign())?,
     };
     items.into_iter().flatten().map(|item| Thing::read(item.get()).ok_or_else(foreign)).collect()
 }
 
-/// The fields of an answer, as they came.
+/// The raw fields of an answer.
 fn fields(answer: &Response) -> Result<BTreeMap<String, &RawValue>, Failure> {
     serde_json::from_slice(&answer.bytes).map_err(|_| foreign())
 }
@@ -111,8 +111,8 @@ fn foreign() -> Failure {
     Failure::Other(FOREIGN.into())
 }
 
-/// Shows the list until Ctrl-C, a terminal's in place, else one after the other: JSON a line each, YAML as documents.
-/// Goes on while the server is away.
+/// Prints the list until Ctrl-C: in place on a terminal, otherwise one after the other, JSON on one line each and YAML
+/// as documents. Continues while the server is unreachable.
 async fn watch(
     context: &Context,
     resource: &Resource,
@@ -120,7 +120,7 @@ async fn watch(
     matches: &ArgMatches,
     every: Duration,
 ) -> Result<String, Failure> {
-    // Its connection stays open from one time to the next.
+    // Reused for every refresh.
     let connection = context.connection_for(from.row)?;
     let (is_terminal, format) = (io::stdout().is_terminal(), context.format());
     let mut was_shown = false;
@@ -139,7 +139,7 @@ async fn watch(
                 let end = if text.ends_with('\n') { "" } else { "\n" };
                 let mut out = anstream::stdout().lock();
                 match write!(out, "{begin}{text}{end}").and_then(|()| out.flush()) {
-                    // The reader has seen enough.
+                    // The reader has closed the pipe.
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(String::new()),
                     written => written?,
                 }
@@ -152,7 +152,7 @@ async fn watch(
     }
 }
 
-/// One thing, picked out of the list.
+/// One item, looked up in the list.
 async fn get(context: &Context, resource: &Resource, from: &List, name: &str) -> Result<String, Failure> {
     let connection = context.connection_for(from.row)?;
     let by = |key: &str| vec![Flag { key: key.into(), value: Given::Text(name.into()) }];
@@ -173,13 +173,13 @@ async fn get(context: &Context, resource: &Resource, from: &List, name: &str) ->
     match found {
         Some(item) => print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, &item),
         None => Err(Failure::NotFound(format!(
-            "there is no {0} with the {1} `{name}`; `oo {0} ls` lists them",
+            "no {0} with the {1} `{name}`; `oo {0} ls` lists all",
             resource.noun, resource.kind.name
         ))),
     }
 }
 
-/// Saves what stands in files. All of them are read and checked before the first is sent.
+/// Saves the documents in files. All files are read and checked before the first call.
 async fn save_all(context: &Context, resource: &Resource, save: &Save, places: Vec<String>) -> Result<String, Failure> {
     let mut documents = Vec::new();
     for place in &places {
@@ -199,7 +199,7 @@ async fn save_all(context: &Context, resource: &Resource, save: &Save, places: V
     if let Some(Document { place, value }) = documents.iter().find(|document| !document.value.is_object()) {
         let kind = if value.is_array() { "a list" } else { "a single value" };
         return Err(Failure::Usage(format!(
-            "`{place}` holds {kind} where one {} is due; nothing was sent. Several stand one after the other, with `---` between",
+            "`{place}` contains {kind} instead of one {}; nothing was sent. Separate several documents with `---`",
             resource.noun
         )));
     }
@@ -219,8 +219,8 @@ async fn save_all(context: &Context, resource: &Resource, save: &Save, places: V
     Ok(String::new())
 }
 
-/// A mistyped key would be ignored by the server, and what the person meant would be lost without a word. What the list
-/// shows may stand there too: a thing may be saved as it was listed.
+/// The server ignores unknown keys, so a mistyped one would be lost silently. Keys of the list's items are accepted
+/// too: an item can be saved as it was listed.
 fn refuse_unknown_keys(resource: &Resource, row: &'static Row, body: &Json, place: &str) -> Result<(), Failure> {
     let mut body = body.clone();
     if let Some(normalise) = row.normalise {
@@ -230,12 +230,12 @@ fn refuse_unknown_keys(resource: &Resource, row: &'static Row, body: &Json, plac
     let Some(unknown) = Inputs::of(row).unknown_key(&body, &listed) else { return Ok(()) };
     let way_out = match unknown.nearest {
         Some(nearest) => format!("did you mean `{nearest}`?"),
-        None => format!("it takes {}", unknown.known.join(", ")),
+        None => format!("it accepts {}", unknown.known.join(", ")),
     };
-    Err(Failure::Usage(format!("`{place}`: the key `{}` is not known; {way_out} Nothing was sent", unknown.key)))
+    Err(Failure::Usage(format!("`{place}`: unknown key `{}`; {way_out} Nothing was sent", unknown.key)))
 }
 
-/// The things of a document where many go into one call: those of a list, or of a whole body of that call.
+/// The items of a document that goes into a call with many: a list, or a complete body of that call.
 fn elements(value: Json, wrapper: &str) -> Vec<Json> {
     match value {
         Json::Array(list) => list,
@@ -246,7 +246,7 @@ fn elements(value: Json, wrapper: &str) -> Vec<Json> {
     }
 }
 
-/// The operation that saves a document, and what it is sent.
+/// The operation that saves a document, and its input.
 fn call_of(save: &Save, mut value: Json) -> (&'static Row, Parts) {
     let Some((new, wrapper)) = save.new else {
         let in_path = save.row.path_parameters().next().is_some();
@@ -261,7 +261,7 @@ fn call_of(save: &Save, mut value: Json) -> (&'static Row, Parts) {
     }
 }
 
-/// The body that says this, unless it is that already.
+/// Wraps a value in its key, unless it already is.
 fn wrapped(value: Json, wrapper: &str) -> Json {
     if wrapper.is_empty() || value.get(wrapper).is_some() {
         return value;
@@ -293,12 +293,12 @@ async fn remove(
     Ok(String::new())
 }
 
-/// A failure among several things says at which, and what was done before.
+/// Adds to a failure among several items which one failed and how many were done.
 fn at(context: &Context, failure: Failure, place: &str, all: usize) -> Failure {
     if all == 1 { failure } else { failure.hinted(format!("at `{place}`; {}", context.progress.so_far())) }
 }
 
-/// Another operation of the group.
+/// Runs another operation of the group.
 async fn other(context: &Context, resource: &Resource, verb: &Verb, matches: &ArgMatches) -> Result<String, Failure> {
     let mut flags = given(verb.row, matches);
     if let Some(key) = verb.secret {
@@ -316,7 +316,7 @@ async fn other(context: &Context, resource: &Resource, verb: &Verb, matches: &Ar
     }
 }
 
-/// All things of this kind by name, each with what else is known of it, for completion.
+/// All items of this kind with a description, for completion.
 pub async fn things(context: &Context, resource: &Resource) -> Result<Vec<(String, String)>, Failure> {
     let Some(from) = &resource.list else { return Ok(Vec::new()) };
     let parts = Inputs::of(from.row).fill(Vec::new(), None)?;

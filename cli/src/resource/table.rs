@@ -1,5 +1,5 @@
-//! The groups: for each kind of thing its words, its columns and the operations that list, get, save and remove it. A
-//! service that is added gets its commands by rows here. Headers are those of the documents, where they give some.
+//! The command groups: the names and columns of each kind of item, and the operations that list, get, save and remove
+//! it. A new service gets its commands through entries here. Headers follow the documented `oo` where it has them.
 
 use openorch_sdk::api::{
     policy,
@@ -31,7 +31,7 @@ const PERMISSIONS: Kind = Kind {
     name: "id",
 };
 
-/// Who is in an organization.
+/// The members of an organization.
 const MEMBERS: Kind = Kind {
     columns: &[
         Column::new("USER ID", Text(&["user.id"])),
@@ -42,7 +42,7 @@ const MEMBERS: Kind = Kind {
     name: "user.id",
 };
 
-/// Keys that tokens are checked with.
+/// The keys that verify tokens.
 const KEYS: Kind = Kind {
     columns: &[
         Column::new("KEY ID", Text(&["kid"])),
@@ -56,7 +56,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         noun: "instance",
         aliases: &["i", "instances"],
-        about: "Running copies of services",
+        about: "Running instances of services",
         kind: Kind {
             columns: &[
                 Column::new("INSTANCE ID", Text(&["id"])),
@@ -100,7 +100,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         noun: "definition",
         aliases: &["def", "definitions"],
-        about: "What services are made of: images, repositories, their APIs",
+        about: "Service definitions: images, repositories, APIs",
         kind: Kind {
             columns: &[
                 Column::new("ID", Text(&["id"])),
@@ -141,7 +141,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         noun: "user",
         aliases: &["users"],
-        about: "Accounts, of people and of services",
+        about: "Accounts of people and services",
         kind: Kind {
             columns: &[
                 Column::new("USER ID", Text(&["id"])),
@@ -164,7 +164,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         noun: "session",
         aliases: &["sessions"],
-        about: "Where an account is signed in",
+        about: "Sessions of an account",
         kind: Kind {
             columns: &[
                 Column::new("SESSION ID", Text(&["id"])),
@@ -183,7 +183,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         noun: "contact",
         aliases: &["contacts"],
-        about: "How the own account can be reached",
+        about: "Your contacts (e-mail addresses)",
         kind: Kind {
             columns: &[
                 Column::new("CONTACT ID", Text(&["id"])),
@@ -195,10 +195,10 @@ pub static RESOURCES: &[Resource] = &[
             name: "id",
         },
         list: Some(List { row: READ_SELF.row, items: "contacts", one: One::Picked }),
-        part: Some(Part { about: "List the own contacts", without: &["countTokens"] }),
+        part: Some(Part { about: "List your contacts", without: &["countTokens"] }),
         remove: Some(REMOVE_CONTACT.row),
         more: &[
-            // It answers with what `verify` wants beside the code that arrives.
+            // The answer contains the `otpId` that `verify` takes, beside the code sent to the contact.
             Verb { words: &["contactId"], ..Verb::new("add", SEND_OWN_OTP.row, Answer::Thing("otpId")) },
             Verb { words: &["otpId", "otpCode"], ..Verb::new("verify", VERIFY_CONTACT.row, Answer::Nothing) },
         ],
@@ -216,7 +216,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         noun: "role",
         aliases: &["roles"],
-        about: "What accounts are: sets of permissions",
+        about: "Named sets of permissions",
         kind: Kind {
             columns: &[
                 Column::new("ROLE ID", Text(&["id"])),
@@ -239,7 +239,7 @@ pub static RESOURCES: &[Resource] = &[
         noun: "permission",
         aliases: &["permissions"],
         about: "Rights that services ask for",
-        // The list answers ids alone.
+        // The list contains ids only.
         kind: Kind { columns: &[Column::new("PERMISSION ID", Text(&[""]))], name: "" },
         list: Some(List { row: LIST_PERMISSIONS.row, items: "permissions", one: One::No }),
         save: Some(Save::new(SAVE_PERMISSIONS.row, "permissions")),
@@ -285,7 +285,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         noun: "enroll",
         aliases: &["enrolls"],
-        about: "Which account has which role",
+        about: "Role assignments of accounts",
         kind: Kind {
             columns: &[
                 Column::new("ENROLL ID", Text(&["id"])),
@@ -296,7 +296,7 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        // It wants to know of which role or account.
+        // It requires a role or an account.
         list: Some(List { row: LIST_ENROLLS.row, items: "enrolls", one: One::No }),
         save: Some(Save::new(SAVE_ENROLLS.row, "enrolls")),
         remove: Some(DELETE_ENROLL.row),
@@ -305,7 +305,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         noun: "org",
         aliases: &["organization", "organizations"],
-        about: "Organizations and who is in them",
+        about: "Organizations and their members",
         kind: Kind {
             columns: &[
                 Column::new("ORGANIZATION ID", Text(&["id"])),
@@ -330,7 +330,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         noun: "app",
         aliases: &["apps"],
-        about: "Tenants, known by a host",
+        about: "Tenants, each identified by a host",
         kind: Kind {
             columns: &[Column::new("APP ID", Text(&["id"])), Column::new("HOST", Text(&["host"]))],
             name: "id",
@@ -360,7 +360,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         noun: "audit",
         aliases: &[],
-        about: "Who changed what, and who was refused",
+        about: "Audit log of changes and refusals",
         kind: Kind {
             columns: &[
                 Column::new("AT", Text(&["at"])),
@@ -380,7 +380,7 @@ pub static RESOURCES: &[Resource] = &[
     Resource {
         noun: "invitation",
         aliases: &["invitations"],
-        about: "Codes with which accounts can be registered",
+        about: "Invitation codes for registration",
         kind: Kind {
             columns: &[
                 Column::new("INVITATION ID", Text(&["id"])),
@@ -404,11 +404,11 @@ mod tests {
 
     use super::*;
 
-    /// Operations that list, save or remove, and have no group for a reason.
+    /// Operations that list, save or remove, and have no group on purpose.
     const WITHOUT_GROUP: [&str; 2] = [
         // `oo logout`.
         "revokeTokens",
-        // The own profile is no list of things.
+        // Your own profile is not a list.
         "saveSelf",
     ];
 

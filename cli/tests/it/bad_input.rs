@@ -1,5 +1,5 @@
-//! What can go wrong around `oo`: its settings, its surroundings, the server. Each has a sentence with the way out and
-//! its code, and nothing is half written.
+//! Failures around `oo`: broken settings, environment problems, misbehaving servers. Each has an error message with a
+//! remedy and an exit code, and nothing is left half written.
 
 use std::{fs, process::Stdio, sync::Mutex};
 
@@ -17,7 +17,7 @@ fn saying(bytes: impl Into<String>) -> Stub {
     Stub::new(move |_| bytes.clone())
 }
 
-/// A server that does not answer before it is dropped.
+/// A server that does not answer until it is dropped.
 fn silent() -> (Stub, Hold) {
     let (let_go, held) = hold();
     let stub = Stub::new(move |_: &Request| {
@@ -39,11 +39,11 @@ fn a_server_that_is_no_daemon_is_told_as_one() {
         let home = Home::signed_in(&stub);
         let ran = home.oo("instance ls");
         assert_ne!(ran.code, 0, "{status}");
-        let told = ["HTML", "another program", "not understood"].iter().any(|words| ran.err.contains(words));
+        let told = ["HTML", "another program", "unexpected response"].iter().any(|words| ran.err.contains(words));
         assert!(told && ran.out.is_empty(), "{status}: {}", ran.err);
         let doctor = home.oo("doctor");
         assert_eq!(doctor.code, 1, "{}", doctor.out);
-        assert!(doctor.out.contains("answered by another program"), "{}", doctor.out);
+        assert!(doctor.out.contains("another program answers"), "{}", doctor.out);
     }
     let home = Home::signed_in(&saying("SSH-2.0-OpenSSH_9.6\r\n"));
     home.oo("instance ls").fails(5, "no answer from");
@@ -60,12 +60,12 @@ fn a_daemon_of_another_version_is_told_as_one() {
     });
     let home = Home::signed_in(&stub);
     home.oo("instance ls").fails(3, "`oo doctor` compares the versions");
-    home.oo("node ls").fails(1, "not understood");
+    home.oo("node ls").fails(1, "unexpected response");
     let doctor = home.oo("doctor");
     assert_eq!(doctor.code, 1);
     assert!(doctor.out.contains("daemon 99.0.0: they differ"), "{}", doctor.out);
     assert!(doctor.out.contains("the store is away"), "{}", doctor.out);
-    assert!(doctor.out.contains("does not tell its time"), "{}", doctor.out);
+    assert!(doctor.out.contains("no Date header"), "{}", doctor.out);
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_daemon_whose_clock_is_wrong_is_told() {
 fn a_slow_server_is_given_up_when_patience_ends() {
     let (stub, _let_go) = silent();
     let home = Home::signed_in(&stub);
-    home.oo("--timeout 0.05 instance ls").fails(5, "within 0.05 s; `--timeout` sets another limit");
+    home.oo("--timeout 0.05 instance ls").fails(5, "within 0.05 s; `--timeout` changes the limit");
     home.oo("whoami --timeout 0.05").fails(5, "no answer from");
     home.oo("--timeout 0.05 get /x").fails(5, "no answer from");
     assert!(home.oo("--timeout 0.05 doctor").out.contains("daemon        FAIL"));
@@ -105,13 +105,13 @@ fn settings_that_are_broken_are_told_and_kept_aside_by_the_next_sign_in() {
         let home = Home::new();
         home.write_settings(text);
         home.oo("instance ls")
-            .fails(1, "not a settings file of `oo`; repair it, or start anew with `oo env add NAME URL`");
+            .fails(1, "not a settings file of `oo`; repair it, or start over with `oo env add NAME URL`");
         for line in ["login openorch", "env select here", "env rm here", "switch openorch", "logout"] {
             home.oo_with(line, "x\n").fails(1, "not a settings file");
         }
         assert_eq!(fs::read_to_string(home.settings()).unwrap(), text);
         let ran = home.oo(&format!("env add here {}", stub.url));
-        assert!(ran.code == 0 && ran.err.contains("it was kept aside as"), "{}", ran.err);
+        assert!(ran.code == 0 && ran.err.contains("it was renamed to"), "{}", ran.err);
         let aside = home.settings().with_file_name("cliConfig.yaml.broken");
         assert_eq!(fs::read_to_string(aside).unwrap(), text);
         home.oo_with("login openorch", "x\n").is(0, "", "");
@@ -123,12 +123,12 @@ fn settings_that_are_broken_are_told_and_kept_aside_by_the_next_sign_in() {
 fn a_selection_that_leads_nowhere_is_told() {
     let home = Home::new();
     home.write_settings("selectedEnvironment: gone\nenvironments: {here: {url: 'http://127.0.0.1:9'}}\n");
-    home.oo("instance ls").fails(3, "the selected environment `gone` is not there any more; choose one of `oo env ls`");
+    home.oo("instance ls").fails(3, "the selected environment `gone` no longer exists; list them with `oo env ls`");
     home.oo("env current").fails(3, "`gone`");
     home.write_settings("selectedEnvironment: here\nenvironments: {here: {url: nonsense}}\n");
     home.oo("get /x").fails(2, "`nonsense` is not the address of a server");
     home.write_settings("selectedEnvironment: s\nenvironments: {s: {url: 'http://127.0.0.1:9', selectedUser: gone}}\n");
-    home.oo("instance ls").fails(4, "nobody is signed in");
+    home.oo("instance ls").fails(4, "not signed in to");
 }
 
 #[cfg(unix)]
@@ -137,23 +137,23 @@ fn without_a_home_what_needs_none_works() {
     let stub = Stub::new(|_| json(200, r#"{"nodes":[]}"#));
     let run = |line: &str, variables: &[(&str, &str)]| {
         let mut command = Home::new().command(line);
-        // Empty, since a HOME that is not set is looked up by the account.
+        // Empty, because an unset HOME is looked up in the account database.
         command.env("HOME", "").envs(variables.iter().copied());
         Ran::of(command.output().unwrap())
     };
-    run("instance ls", &[]).fails(1, "there is no home folder to keep the settings in; set HOME");
+    run("instance ls", &[]).fails(1, "there is no home directory to store settings in; set HOME");
     run("env add a http://127.0.0.1:1", &[]).fails(1, "set HOME");
     let scripts = [("OPENORCH_URL", stub.url.as_str()), ("OPENORCH_TOKEN", "t")];
     run("node ls -o json", &scripts).is(0, "[]\n", "");
     assert_eq!(run("version", &[]).code, 0);
-    assert!(run("doctor", &[]).out.contains("there is no home folder"));
+    assert!(run("doctor", &[]).out.contains("there is no home directory"));
 }
 
 #[cfg(unix)]
 #[test]
 fn settings_that_cannot_be_written_or_read_are_told() {
     let home = Home::new();
-    // A file where the folder should be; permissions would not stop a test that runs as root.
+    // A file in place of the directory; permissions would not stop a test that runs as root.
     home.file(".openorch", "");
     let ran = home.oo("env add a http://127.0.0.1:1");
     assert!(ran.code == 1 && ran.err.contains("cliConfig.yaml"), "{}", ran.err);
@@ -177,18 +177,18 @@ fn ctrl_c_while_a_call_runs_says_what_is_not_known() {
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.signal(), None);
         assert_eq!(fs::read(home.settings()).unwrap(), before);
-        assert_eq!(fs::read_dir(home.settings().parent().unwrap()).unwrap().count(), 1, "nothing is left behind");
+        assert_eq!(fs::read_dir(home.settings().parent().unwrap()).unwrap().count(), 1, "no temporary file remains");
         Ran::of(output)
     };
     let (stub, _let_go) = silent();
-    interrupted(&stub, "instance ls").is(130, "", "Error: stopped by Ctrl-C\n");
-    let told = "removeInstance was under way, and whether the server carried it out is not known";
+    interrupted(&stub, "instance ls").is(130, "", "Error: interrupted by Ctrl-C\n");
+    let told = "removeInstance was in progress; its outcome is unknown";
     interrupted(&stub, "instance rm -y a b").is(
         130,
         "",
-        &format!("Error: stopped by Ctrl-C; 0 of 2 were removed; {told}\n"),
+        &format!("Error: interrupted by Ctrl-C; 0 of 2 were removed; {told}\n"),
     );
-    assert!(interrupted(&stub, "post /x").err.contains("POST /x was under way"));
+    assert!(interrupted(&stub, "post /x").err.contains("POST /x was in progress"));
     assert_eq!(interrupted(&stub, "logout").code, 130);
 }
 
@@ -206,7 +206,7 @@ fn ctrl_c_ends_a_program_that_is_held_up_by_its_reader_or_by_a_lock() {
     });
     let home = Home::signed_in(&stub);
     let mut child = home.command("get /x").stdout(Stdio::piped()).spawn().unwrap();
-    // It writes by now, and more than a pipe holds.
+    // It is writing, and the response exceeds the pipe's capacity.
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
     assert_eq!(interrupted(&mut child), Some(130));
 
@@ -222,7 +222,7 @@ fn nothing_is_asked_of_the_server_whose_answer_could_not_be_kept() {
     let stub = Stub::new(|_| json(200, r#"{"token":{"token":"t"}}"#));
     let home = Home::new();
     home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
-    // A folder where the lock should be; permissions would not stop a test that runs as root.
+    // A directory in place of the lock file; permissions would not stop a test that runs as root.
     let lock = home.settings().with_file_name("cliConfig.yaml.lock");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
@@ -236,7 +236,7 @@ fn nothing_is_asked_of_the_server_whose_answer_could_not_be_kept() {
 fn an_account_that_was_made_is_told_where_its_token_cannot_be_kept() {
     let home = Home::new();
     let settings = home.settings();
-    // While the server answers, a folder takes the place of the file.
+    // A directory replaces the file while the server answers.
     let stub = Stub::new(move |_| {
         fs::remove_file(&settings).unwrap();
         fs::create_dir(&settings).unwrap();
@@ -245,7 +245,7 @@ fn an_account_that_was_made_is_told_where_its_token_cannot_be_kept() {
     home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
     let ran = home.oo_with("register joe", "x\n");
     assert!(ran.code == 1 && ran.err.contains("cliConfig.yaml"), "{}", ran.err);
-    let told = "hint: the server has made the account, and only its token is not kept; `oo login joe` asks for another";
+    let told = "hint: the account was created, but its token could not be stored; `oo login joe` gets another one";
     assert!(ran.err.contains(told), "{}", ran.err);
 }
 
@@ -256,8 +256,8 @@ fn a_server_that_says_all_is_well_to_everything_is_nobodys_daemon() {
         _ => json(200, "{}"),
     });
     let home = Home::signed_in(&stub);
-    home.oo("whoami").fails(1, "not understood");
-    assert!(home.oo("doctor").out.contains("does not say whose token it is"), "{}", home.oo("doctor").out);
+    home.oo("whoami").fails(1, "unexpected response");
+    assert!(home.oo("doctor").out.contains("does not return the account of this token"), "{}", home.oo("doctor").out);
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn numbers_are_shown_with_all_their_digits() {
 #[test]
 fn a_watched_list_is_shown_again_and_outlives_the_server_being_away() {
     use std::io::{BufRead, BufReader};
-    // One time it answers, then it hangs up as often as a call is tried.
+    // It answers once, then closes the connection for as many attempts as a call makes.
     let flaky = || {
         let count = Mutex::new(0);
         Stub::new(move |_| {
@@ -315,7 +315,7 @@ fn a_watched_list_is_shown_again_and_outlives_the_server_being_away() {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(out.take(lines.len()).map(Result::unwrap).collect::<Vec<_>>(), lines, "{format}");
-        // Its reader is gone: it ends by itself, and that is no failure.
+        // The reader has closed the pipe: the command ends without an error.
         let ran = Ran::of(child.wait_with_output().unwrap());
         assert!(ran.code == 0 && ran.err.starts_with("warning: ") && !ran.err.contains('\u{fffd}'), "{ran:?}");
     }
@@ -329,7 +329,7 @@ fn a_token_that_no_token_can_be_is_not_kept_and_spoils_nothing() {
         let body = serde_json::json!({ "token": { "token": token, "userId": "u" } }).to_string();
         let (home, stub) = (Home::new(), Stub::new(move |_: &Request| json(200, &body)));
         home.write_settings(format!("selectedEnvironment: s\nenvironments:\n  s: {{url: '{}'}}\n", stub.url));
-        home.oo_with("login ann", "pass\n").fails(1, "no token");
+        home.oo_with("login ann", "pass\n").fails(1, "invalid token");
         let kept = fs::read_to_string(home.settings()).unwrap();
         assert!(kept.len() < 1000 && !kept.contains("ann"), "{kept}");
     }
@@ -344,5 +344,5 @@ fn a_redirect_is_followed_within_one_service_alone() {
         _ => json(200, "{}"),
     });
     let home = Home::signed_in(&stub);
-    home.oo("get /evil-svc/x").fails(1, "it points to `/bank-svc/transfer");
+    home.oo("get /evil-svc/x").fails(1, "redirect to `/bank-svc/transfer");
 }

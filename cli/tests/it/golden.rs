@@ -1,5 +1,4 @@
-//! The help of every command as a golden file. `UPDATE=1 cargo test` writes it; reviewing its difference is how the
-//! commands are reviewed.
+//! The help of every command as a golden file. `UPDATE=1 cargo test` rewrites it; commands are reviewed by its diff.
 
 use std::{fs, path::Path};
 
@@ -8,7 +7,7 @@ use crate::support::Home;
 #[test]
 fn the_help_texts_are_the_golden_ones() {
     let home = Home::new();
-    // Every command has a page in the manual, so none is forgotten here.
+    // Every command has a manual page, so this covers all of them.
     let pages = home.folder.path().join("man");
     home.oo_words(&["man", "-d", pages.to_str().unwrap()]).is(0, "", "");
     let mut names: Vec<String> =
@@ -31,7 +30,7 @@ fn the_help_texts_are_the_golden_ones() {
     assert!(golden == text, "help.txt differs, first at {differs:?}: run UPDATE=1 cargo test -p oo and review it");
 }
 
-/// The command that a page is about: the name of its file does not say where a word with a dash ends.
+/// The command that a page describes. The file name is ambiguous: a dash may be part of a word.
 fn words_of(page: &str) -> Vec<String> {
     let synopsis = page.lines().find_map(|line| line.strip_prefix("\\fBoo")).unwrap();
     let words = synopsis.split_once("\\fR").unwrap().0.replace("\\-", "-");

@@ -1,5 +1,6 @@
-//! `oo` from outside. `transcripts.rs` and `monitor.rs` meet a real daemon; `program.rs` and `bad_input.rs` a stub that can misbehave;
-//! `golden.rs` keeps the help texts; `shells.rs` asks bash (and zsh and fish, where they are installed) to complete.
+//! `oo` from outside. `transcripts.rs` and `monitor.rs` use a real daemon; `program.rs` and `bad_input.rs` a stub that
+//! can misbehave; `golden.rs` checks the help texts; `shells.rs` runs completion in bash (and in zsh and fish if
+//! installed).
 
 mod bad_input;
 mod golden;

@@ -1,4 +1,4 @@
-//! `oo monitor` with a real daemon: it goes on until it is stopped, so that no transcript can hold it.
+//! `oo monitor` with a real daemon. It runs until interrupted, so it cannot be a transcript.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -22,18 +22,18 @@ fn daemon(folder: &Path, address: SocketAddr) -> Process {
     process::run(command.env("OPENORCH_LISTEN", address.to_string()).env("OPENORCH_EVENTS_RECONNECT_DELAY", "100ms"))
 }
 
-/// `oo` while it runs, and its lines.
+/// A running `oo monitor` and its output lines.
 struct Monitor {
     child: Child,
     out: Receiver<String>,
     err: Receiver<String>,
 }
 
-/// Lines as they come.
+/// Reads lines as they arrive.
 fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
-        // Who waited may have given up.
+        // The receiver may have been dropped.
         BufReader::new(from).lines().map_while(Result::ok).take_while(|line| tell.send(line.clone()).is_ok()).count()
     });
     told
@@ -42,7 +42,7 @@ fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
 impl Monitor {
     fn start(home: &Home, line: &str) -> Monitor {
         let mut command = Command::new("env");
-        // Who runs the tests in the background of a shell has them ignore Ctrl-C, and what they start.
+        // A shell that runs the tests in the background makes them and their children ignore Ctrl-C.
         command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_oo"), "monitor"]).args(line.split_whitespace());
         home.prepare(&mut command);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -61,7 +61,7 @@ impl Monitor {
     fn stop(mut self) {
         interrupt(&self.child);
         assert_eq!(wait(&mut self.child).code(), Some(130));
-        assert_eq!(self.err.iter().collect::<Vec<_>>(), Vec::<String>::new(), "Ctrl-C is how it ends");
+        assert_eq!(self.err.iter().collect::<Vec<_>>(), Vec::<String>::new(), "Ctrl-C is its regular end");
     }
 }
 
@@ -81,10 +81,10 @@ fn requests_are_shown_as_they_happen_and_again_after_a_restart_of_the_daemon() {
     let table = Monitor::start(&home, "--service registry-svc");
     assert!(
         table.next().starts_with("AT                            STATUS   DURATION"),
-        "its header says that it follows"
+        "the header shows that the stream is open"
     );
     let json = Monitor::start(&home, "-o json --status 4xx");
-    // It shows what is asked for alone, so that nothing says when it begins.
+    // With a filter there is no output that shows when it starts.
     let seen = loop {
         assert_eq!(home.oo("get /user-svc/no-such-operation?q=secret").code, 3);
         if let Ok(line) = json.out.try_recv() {
@@ -101,11 +101,11 @@ fn requests_are_shown_as_they_happen_and_again_after_a_restart_of_the_daemon() {
 
     running.terminate();
     let lost = table.warned();
-    assert!(lost.contains("was lost") && lost.contains("connecting again in 0.1 s"), "{lost}");
+    assert!(lost.contains("lost the connection") && lost.contains("reconnecting in 0.1 s"), "{lost}");
     drop(running);
     let running = daemon(folder.path(), address);
     let resumed = table.warned();
-    assert!(resumed.contains("connected again"), "{resumed}");
+    assert!(resumed.contains("reconnected"), "{resumed}");
     assert_eq!(home.oo("node ls").code, 0);
     assert!(table.next().ends_with("/registry-svc/nodes"));
     table.stop();
@@ -117,7 +117,7 @@ fn who_may_not_follow_is_told_why_and_a_session_that_ends_ends_it() {
     let (folder, home) = (tempfile::tempdir().unwrap(), Home::new());
     let running = daemon(folder.path(), free_address());
     home.oo(&format!("env add here {}", running.url)).is(0, "", "");
-    home.oo("monitor").fails(4, "nobody is signed in");
+    home.oo("monitor").fails(4, "not signed in to");
     home.oo_with("register ann", "password1\n");
     home.oo("monitor").fails(4, "lacks the permission `platform-svc:request:monitor`");
     let wrong = home.oo("monitor --status 7xx");
@@ -126,7 +126,7 @@ fn who_may_not_follow_is_told_why_and_a_session_that_ends_ends_it() {
     let mut table = Monitor::start(&home, "");
     table.next();
     assert_eq!(home.oo("logout").code, 0);
-    assert!(table.warned().contains("was lost"));
+    assert!(table.warned().contains("lost the connection"));
     let said = table.warned();
     assert!(said.starts_with("Error: ") && wait(&mut table.child).code() == Some(4), "{said}");
 }

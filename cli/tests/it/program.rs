@@ -1,5 +1,5 @@
-//! The program as its user sees it: what it prints where, what it ends with, and what it leaves in its settings file.
-//! The server is a stub; the real daemon is met in the daemon's own tests and in `examples/first-service/run`.
+//! The program as its user sees it: output, exit codes and the settings file. The server is a stub; the daemon's own
+//! tests and `examples/first-service/run` use the real daemon.
 
 use std::fs;
 #[cfg(unix)]
@@ -39,11 +39,11 @@ fn signing_in_from_nothing_keeps_the_token_private_and_prints_none() {
     let device = sent["device"].as_str().unwrap().to_owned();
     assert!(device.starts_with("cli@") && device.rsplit_once(':').is_some_and(|(_, own)| own.len() == 6), "{device}");
     home.oo_with("login openorch", "x\n").is(0, "", "");
-    assert!(stub.seen()[1].body.contains(&device), "one home signs in as one device");
+    assert!(stub.seen()[1].body.contains(&device), "one home directory is one device");
     let other = Home::new();
     other.oo(&format!("env add here {}/", stub.url)).is(0, "", "");
     other.oo_with("login openorch", "x\n").is(0, "", "");
-    assert!(!stub.seen()[2].body.contains(&device), "and another as another");
+    assert!(!stub.seen()[2].body.contains(&device), "another home directory is another device");
 
     home.oo("whoami").is(0, "slug: openorch\nid: usr_1\nroles:\n- user-svc:admin\n", "");
     home.oo("token").is(0, &format!("{TOKEN}\n"), "");
@@ -65,7 +65,11 @@ fn whoever_signs_in_while_the_variable_says_another_is_told() {
     };
     for line in ["login openorch changeme", "switch openorch"] {
         let ran = run(line);
-        assert!(ran.code == 0 && ran.err.contains("warning: OPENORCH_TOKEN is set, and its token"), "{}", ran.err);
+        assert!(
+            ran.code == 0 && ran.err.contains("warning: OPENORCH_TOKEN is set and takes precedence"),
+            "{}",
+            ran.err
+        );
     }
 }
 
@@ -75,7 +79,7 @@ fn a_password_as_an_argument_works_with_a_warning() {
     home.oo(&format!("env add here {}", stub.url)).is(0, "", "");
     let ran = home.oo("login openorch changeme");
     assert_eq!((ran.code, ran.out.as_str()), (0, ""));
-    assert!(ran.err.starts_with("warning: a password given as an argument"), "{}", ran.err);
+    assert!(ran.err.starts_with("warning: passwords in arguments"), "{}", ran.err);
     home.oo_with("login openorch", "wrong\n").is(4, "", "Error: Invalid password [request req-1]\n");
     home.oo("token").is(0, &format!("{TOKEN}\n"), "");
 }
@@ -122,11 +126,11 @@ fn how_it_ends_tells_scripts_why() {
 #[test]
 fn before_any_sign_in_the_way_to_it_is_told() {
     let home = Home::new();
-    let told = "Error: nobody is signed in to `local` (http://127.0.0.1:58231); sign in with `oo login`\n";
+    let told = "Error: not signed in to `local` (http://127.0.0.1:58231); run `oo login`\n";
     for line in ["token", "whoami", "node ls", "call listNodes"] {
         home.oo(line).is(4, "", told);
     }
-    assert!(!home.settings().exists(), "asking leaves nothing behind");
+    assert!(!home.settings().exists(), "nothing is written");
 }
 
 #[test]
@@ -171,8 +175,8 @@ fn the_token_for_one_server_is_never_sent_to_another() {
     assert_eq!(run("-e s node ls", Some("var")), 0);
     assert_eq!(one.seen().last().unwrap().header("authorization"), Some("Bearer t0k"));
 
-    // The name of an environment that now points elsewhere does not take the old tokens there.
-    let forgotten = format!("warning: `s` was {}; the sign-ins there are forgotten (openorch)\n", one.url);
+    // An environment that now points to another server does not send its old tokens there.
+    let forgotten = format!("warning: `s` pointed to {}; its users were signed out here (openorch)\n", one.url);
     home.oo(&format!("env add s {}", other.url)).is(0, "", &forgotten);
     assert_eq!(home.oo("node ls").code, 4);
 }
@@ -201,14 +205,14 @@ fn any_operation_can_be_called_by_its_id() {
         ("call xyz", "`oo call` lists them"),
         ("call listNodes ids=a", "write `--key=value`"),
         ("call listNodes --nope=a", "it takes --ids"),
-        ("call listNodes -o table", "no table form"),
-        ("call listNodes -f", "needs a value"),
+        ("call listNodes -o table", "cannot be printed as a table"),
+        ("call listNodes -f", "requires a value"),
         ("call listNodes -f /does/not/exist", "/does/not/exist"),
     ] {
         let ran = home.oo(line);
         assert_eq!((ran.code, ran.err.contains(words)), (2, true), "{line}: {}", ran.err);
     }
-    assert_eq!(stub.seen().len(), 3, "what is used wrongly is not sent");
+    assert_eq!(stub.seen().len(), 3, "invalid calls are not sent");
 }
 
 #[cfg(unix)]

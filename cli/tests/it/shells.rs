@@ -1,5 +1,4 @@
-//! Completion, as the shells ask for it: the candidates, and the scripts in bash (and in zsh and fish, where they are
-//! installed).
+//! Shell completion: the candidates, and the scripts in bash (and in zsh and fish if installed).
 
 use std::{path::Path, process::Command};
 
@@ -73,12 +72,12 @@ fn candidates_come_from_the_tree_the_table_the_settings_and_the_server() {
         }
     }
     let about = home.oo_words(&["complete", "--", "instance", "rm", "inst_1"]);
-    assert_eq!(about.out, "", "what is whole needs no completing");
+    assert_eq!(about.out, "", "a complete word has no candidates");
     let about = home.oo_words(&["complete", "--", "instance", "rm", ""]);
     assert!(about.out.starts_with("inst_1\tmy-svc Healthy\n"), "{}", about.out);
 }
 
-/// What the shell prints; `None` where it is not installed.
+/// The shell's output; `None` if it is not installed.
 fn shell(home: &Home, shell: &str, script: &str) -> Option<String> {
     let mut command = Command::new(shell);
     command.args(if shell == "bash" { &["--norc", "-c"][..] } else { &["-c"][..] }).arg(script);
@@ -96,7 +95,7 @@ fn bash_completes() {
     for (line, want) in [
         ("oo wh", "whoami"),
         ("oo instance rm ", "inst_1 inst_2"),
-        // Bash takes what stands after `=` and `:` for a word of its own.
+        // Bash treats the text after `=` and `:` as a separate word.
         ("oo call removeInstance --id=", "inst_1 inst_2"),
         ("oo call removeInstance --i", "--id="),
         ("oo get /registry-svc/inst", "/registry-svc/instances"),
@@ -120,7 +119,7 @@ fn an_id_that_is_shell_is_completed_as_a_word_and_never_run() {
     let stub = Stub::new(move |_| json(200, &answer));
     let home = Home::signed_in(&stub);
     let line = "oo def get ";
-    // What the line would become is run, with `oo` a function that says what it was given.
+    // Evaluates the completed line, with `oo` defined as a function that prints its argument.
     let script = format!(
         "source <(oo completion bash); COMP_LINE='{line}' COMP_POINT={} _oo; oo() {{ printf '%s\n' \"$3\"; }}; \
          for word in \"${{COMPREPLY[@]}}\"; do eval \"{line} $word\"; done; ls x",
@@ -139,7 +138,7 @@ fn fish_and_zsh_read_their_scripts() {
     if let Some(printed) = shell(&home, "fish", "oo completion fish | source; complete -C 'oo instance rm '") {
         assert_eq!(printed, "inst_1\tmy-svc Healthy\ninst_2\tother\n");
     }
-    // Zsh completes on a terminal alone: here it is seen that it understands the script.
+    // Zsh completes only on a terminal; this checks that it parses the script.
     let script = "compdef() { echo \"compdef $*\" }; source <(oo completion zsh); whence -w _oo";
     if let Some(printed) = shell(&home, "zsh", script) {
         assert_eq!(printed, "compdef _oo oo\n_oo: function\n");

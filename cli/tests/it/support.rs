@@ -1,4 +1,4 @@
-//! A home of its own for each test, ways to run `oo` in it, and a daemon.
+//! A home directory for each test, ways to run `oo` in it, and a daemon.
 
 use std::{
     fs,
@@ -39,7 +39,7 @@ impl Home {
         fs::write(self.settings(), text).unwrap();
     }
 
-    /// A file beside the settings; answers its path.
+    /// Writes a file beside the settings; returns its path.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         let path = self.folder.path().join(name);
         fs::write(&path, content).unwrap();
@@ -53,7 +53,7 @@ impl Home {
         command
     }
 
-    /// Gives a command this home and none of the surroundings of the test.
+    /// Sets the home directory and clears the test's own environment.
     pub fn prepare(&self, command: &mut Command) {
         command.env("HOME", self.folder.path()).env("USERPROFILE", self.folder.path()).stdin(Stdio::null());
         for name in ["OPENORCH_URL", "OPENORCH_TOKEN", "NO_COLOR", "CLICOLOR_FORCE"] {
@@ -65,7 +65,7 @@ impl Home {
         Ran::of(self.command(line).output().unwrap())
     }
 
-    /// With words that hold spaces.
+    /// For words that contain spaces.
     pub fn oo_words(&self, words: &[&str]) -> Ran {
         Ran::of(self.command("").args(words).output().unwrap())
     }
@@ -74,7 +74,7 @@ impl Home {
         let mut command = self.command(line);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // A command that refuses before it reads closes its end: that is told by what it answers.
+        // A command that fails before it reads closes its end; its output shows that.
         match child.stdin.take().unwrap().write_all(input.as_bytes()) {
             Err(why) if why.kind() == ErrorKind::BrokenPipe => {}
             written => written.unwrap(),
@@ -104,7 +104,7 @@ impl Ran {
         assert_eq!((self.code, self.out.as_str(), self.err.as_str()), (code, out, err));
     }
 
-    /// Ended with this code, printed nothing, and said these words.
+    /// Checks the exit code, that stdout is empty, and that the error contains these words.
     #[track_caller]
     pub fn fails(&self, code: i32, words: &str) {
         assert_eq!((self.code, self.out.as_str()), (code, ""), "{}", self.err);
@@ -112,7 +112,7 @@ impl Ran {
     }
 }
 
-/// A daemon in a folder of its own, ended with the test.
+/// A daemon with its own data directory, stopped at the end of the test.
 pub struct Daemon {
     pub url: String,
     _process: Process,

@@ -1,5 +1,5 @@
-//! What is different on a terminal: questions, colours, progress. The terminal is that of `script` (util-linux); where
-//! that is not installed these facts go unchecked.
+//! Behaviour specific to terminals: prompts, colours, progress. `script` (util-linux) provides the terminal; without it
+//! these tests are skipped.
 
 use std::{
     io::{Read, Write},
@@ -18,15 +18,15 @@ use openorch_test_support::{
 
 use crate::support::Home;
 
-/// Types an answer after each prompt to `oo`; answers what the terminal showed and the code.
+/// Types an answer after each prompt of `oo`; returns the terminal's output and the exit code.
 fn typed(home: &Home, line: &str, talk: &[(&str, &str)], variables: &[(&str, &str)]) -> Option<(String, i32)> {
     let mut command = Command::new("script");
     let oo = env!("CARGO_BIN_EXE_oo");
-    // `exec`, so that what `script` ends with is what `oo` ended with. Who runs the tests in the background of a shell has
-    // them ignore Ctrl-C, and what they start: a terminal that is not yet told to hand it on would swallow it.
+    // `exec`, so that `script` returns the exit code of `oo`. A shell that runs the tests in the background makes them
+    // and their children ignore Ctrl-C, and the terminal would swallow it before `oo` sets its mode.
     command.args(["-qefc", &format!("exec env --default-signal=INT {oo} {line}"), "/dev/null"]);
     home.prepare(&mut command);
-    // Where CI is set, even a dumb terminal counts as one with colours.
+    // With CI set, even a dumb terminal counts as one with colours.
     command.env("TERM", "xterm").env_remove("CI").envs(variables.iter().copied());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().ok()?;
@@ -64,7 +64,7 @@ fn removing_asks_unless_told_not_to() {
     let home = Home::signed_in(&stub);
     let Some((shown, code)) = typed(&home, "instance rm inst_1", &[("[y/N] ", "n\n")], &[]) else { return };
     assert!(shown.contains("Remove the instance inst_1? [y/N]") && code == 1, "{shown}");
-    assert!(shown.contains("nothing was done"), "{shown}");
+    assert!(shown.contains("cancelled"), "{shown}");
     assert_eq!(stub.seen().len(), 0);
     assert_eq!(typed(&home, "instance rm inst_1", &[("[y/N] ", "y\n")], &[]).unwrap().1, 0);
     assert_eq!(stub.seen().len(), 1);
@@ -98,7 +98,7 @@ fn what_a_service_says_cannot_steer_the_terminal() {
     let Some((shown, code)) = typed(&home, "get /x", &[], &[]) else { return };
     assert!(shown.contains("one\ttwo\r\n") && code == 0, "{shown:?}");
     assert!(!shown.contains('\u{1b}') && !shown.contains('\u{9b}'), "{shown:?}");
-    assert!(home.oo("get /x").out.contains('\u{1b}'), "a file gets what was said");
+    assert!(home.oo("get /x").out.contains('\u{1b}'), "a file receives the original bytes");
 }
 
 #[test]
@@ -110,14 +110,15 @@ fn a_password_is_asked_for_without_echo_and_a_new_one_twice() {
     };
     assert!(shown.contains("Enter slug: ") && shown.contains("Enter password: ") && code == 0, "{shown}");
     assert!(stub.seen()[0].body.contains(r#""password":"s3cret""#), "{}", stub.seen()[0].body);
-    let (shown, code) = typed(&home, "register me", &[("password: ", "one\n"), ("again: ", "two\n")], &[]).unwrap();
-    assert!(shown.contains("the two passwords differ; nothing was done") && code == 2, "{shown}");
-    // Ctrl-C at the question.
+    let (shown, code) =
+        typed(&home, "register me", &[("password: ", "one\n"), ("new password: ", "two\n")], &[]).unwrap();
+    assert!(shown.contains("the passwords do not match; nothing was changed") && code == 2, "{shown}");
+    // Ctrl-C at the prompt.
     let (shown, code) = typed(&home, "login me", &[("password: ", "\u{3}")], &[]).unwrap();
     assert!(!shown.contains("s3cret") && code == 130, "{shown}");
-    // Ctrl-D there. The line's end is for a terminal that is not yet told to hand it on.
+    // Ctrl-D at the prompt. The newline is for a terminal that is still in line mode.
     let (shown, code) = typed(&home, "login me", &[("password: ", "\u{4}\n")], &[]).unwrap();
-    assert!(shown.contains("a password is needed; type it when asked") && code == 2, "{shown}");
+    assert!(shown.contains("a password is required; type it at the prompt") && code == 2, "{shown}");
     assert_eq!(stub.seen().len(), 1);
 }
 
@@ -127,7 +128,7 @@ fn waiting_long_is_shown() {
     let stub = Stub::new({
         let is_slow = is_slow.clone();
         move |_| {
-            // A server that is slow by design: the seconds that are shown are those of `oo`.
+            // Slow on purpose: the seconds shown are measured by `oo`.
             if is_slow.load(SeqCst) {
                 std::thread::sleep(Duration::from_millis(2500));
             }

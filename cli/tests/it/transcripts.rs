@@ -1,9 +1,9 @@
-//! Transcripts of sessions with a real daemon: each file in `transcripts/` is run line by line, and what `oo` prints must
-//! be what stands there. `UPDATE=1 cargo test` writes them anew; reviewing their difference is how `oo` is reviewed.
+//! Transcripts of sessions with a real daemon: each file in `transcripts/` is run line by line, and the output of `oo`
+//! must match. `UPDATE=1 cargo test` rewrites them; changes to `oo` are reviewed by their diff.
 //!
-//! A line that begins with `$ ` is run by `sh`, in a folder of its own, with the daemon at `$URL` and a service that can
-//! be put behind it at `$SERVICE`. What it prints follows, standard error first, then `? N` if it ended with N. Lines
-//! that begin with `#` are for the reader. What differs from run to run is written as a word in capitals.
+//! A line that begins with `$ ` is run by `sh` in a temporary directory, with the daemon at `$URL` and a service that
+//! can be registered at `$SERVICE`. Its output follows, standard error first, then `? N` for a nonzero exit code N.
+//! Lines that begin with `#` are comments. Values that vary between runs are replaced by a word in capitals.
 
 use std::{fs, path::Path, process::Command};
 
@@ -48,14 +48,14 @@ fn check(name: &str) {
     }
 }
 
-/// The transcript as it comes out now.
+/// Runs the transcript and returns the new one.
 fn play(golden: &str) -> String {
     let (daemon, service, home) = (Daemon::start(), Stub::new(service), Home::new());
     let folder = tempfile::tempdir().unwrap();
     let mut played = String::new();
     let mut lines = golden.lines().peekable();
     while let Some(line) = lines.next() {
-        // An empty line belongs to what follows it if that is for the reader; else a command printed it.
+        // An empty line belongs to the comment that follows it; otherwise a command printed it.
         let is_gap = line.is_empty() && lines.peek().is_some_and(|next| next.starts_with('#'));
         if !(line.starts_with("$ ") || line.starts_with('#') || is_gap) {
             continue;
@@ -105,7 +105,7 @@ fn service(request: &Request) -> String {
     }
 }
 
-/// A line without what differs from run to run.
+/// A line with the values replaced that vary between runs.
 fn settled(line: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     for word in line.split(' ') {
@@ -120,7 +120,7 @@ fn settled(line: &str) -> String {
             _ => ids_and_times(word),
         });
     }
-    // Columns move with the width of what was replaced; what begins with spaces is no table.
+    // Column widths vary with the replaced values; lines that begin with spaces are not tables.
     let mut line = words.join(" ");
     while !line.starts_with(' ') && line.contains("    ") {
         line = line.replace("    ", "   ");

@@ -1,5 +1,5 @@
-//! The config file (TOML): a table for each section, with the settings as its keys, and the settings of the daemon as a whole
-//! before the first table.
+//! The config file (TOML): a table for each section, with the settings as keys. The daemon's own settings precede the
+//! first table.
 
 use std::{ops::Range, path::Path};
 
@@ -11,29 +11,30 @@ use crate::{StartError, secrets::read_within};
 
 const MAX_BYTES: u64 = 1 << 20;
 
-/// A mistake and where it is.
+/// A mistake and its position.
 struct Mistake {
     at: Option<Range<usize>>,
     reason: String,
 }
 
-/// Adds what the file says; a mistake in it names the place, the key and the nearest one.
+/// Adds the settings in the file. An error names the line, the key and the most similar key.
 pub fn read(path: &Path, given: &mut Given) -> Result<(), StartError> {
     let text = read_within(path, MAX_BYTES)
-        .map_err(|error| StartError(format!("the config file {} cannot be read: {error}", path.display())))?;
+        .map_err(|error| StartError(format!("cannot read the config file {}: {error}", path.display())))?;
     take(&text, given).map_err(|Mistake { at, reason }| {
         let at = at.map_or(0, |span| span.start);
         let number = text[..at].matches('\n').count();
         let line = text.lines().nth(number).unwrap_or_default();
         let key = line.split_once('=').map_or("", |(key, _)| key.trim());
-        // The parser's message may show a value, which may be a secret: of a line with one, only the place is told.
+        // The parser's message may quote a value, which may be a secret: for a line with a secret, only its position is
+        // reported.
         let is_secret = all().any(|(_, setting)| setting.is_secret && key.ends_with(&setting.key()));
-        let reason = if is_secret { "a secret is text in quotes".to_owned() } else { reason };
-        // A line that is no key at all may be one of a secret's text.
+        let reason = if is_secret { "a secret must be quoted text".to_owned() } else { reason };
+        // A line without a key may be part of a secret's text.
         let is_key = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-._\"".contains(letter);
         let is_shown = !key.is_empty() && key.len() <= 64 && key.chars().all(is_key);
         let key = if is_shown { format!(", `{key}`") } else { String::new() };
-        StartError(format!("the config file {} has a mistake in line {}{key}: {reason}", path.display(), number + 1))
+        StartError(format!("the config file {}, line {}{key}: {reason}", path.display(), number + 1))
     })
 }
 
@@ -77,22 +78,22 @@ fn take_one(
         _ if setting.is_secret => return Err(Mistake { at, reason: String::new() }),
         DeValue::Integer(number) => number.to_string(),
         DeValue::Float(number) => number.to_string(),
-        _ => return Err(Mistake { at, reason: "a setting is text in quotes, or a number".into() }),
+        _ => return Err(Mistake { at, reason: "a setting must be quoted text or a number".into() }),
     };
     setting.check(&text).map_err(|reason| Mistake { at, reason })?;
     given.add(section.variable(setting), text);
     Ok(())
 }
 
-/// No setting, or no table, has this name; perhaps one that does was meant, or its table is another.
+/// The error for an unknown table or key: suggests a similar name, or the right table.
 fn unknown(what: &str, name: &str, known: &[String], at: Option<Range<usize>>) -> Mistake {
     let elsewhere = all().find(|(section, setting)| setting.key() == name && !known.contains(&section.name.to_owned()));
     let reason = match (nearest(name, known.iter().map(String::as_str)), elsewhere) {
-        (Some(nearest), _) => format!("there is no {what} of this name; did you mean `{nearest}`?"),
+        (Some(nearest), _) => format!("no {what} of this name; did you mean `{nearest}`?"),
         (None, Some((section, _))) if !section.name.is_empty() => {
-            format!("there is no {what} of this name here; `{name}` belongs into the table [{}]", section.name)
+            format!("no {what} of this name here; `{name}` belongs in the table [{}]", section.name)
         }
-        (None, _) => format!("there is no {what} of this name; `openorch --help` lists them"),
+        (None, _) => format!("no {what} of this name; `openorch --help` lists them"),
     };
     Mistake { at, reason }
 }

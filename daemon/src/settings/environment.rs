@@ -1,5 +1,5 @@
-//! The variables that the daemon is started with, and what is odd about them: names that nobody reads, and those that have no effect
-//! or another one than was probably meant.
+//! Environment variables of the daemon, and warnings about them: unknown names, and variables without effect or with a
+//! probably unintended one.
 
 use std::{
     env,
@@ -20,7 +20,7 @@ pub fn config_file() -> Result<Option<PathBuf>, StartError> {
     Ok(variable(CONFIG_FILE)?.map(PathBuf::from))
 }
 
-/// Adds what variables say, for secrets also the files that variables name.
+/// Adds the settings in variables, and secrets in files that variables name.
 pub fn read(given: &mut Given) -> Result<(), StartError> {
     for (section, setting) in all() {
         let name = section.variable(setting);
@@ -36,13 +36,13 @@ pub fn read(given: &mut Given) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The value of a variable; an empty one counts as not set.
+/// The value of a variable; an empty one counts as unset.
 fn variable(name: &str) -> Result<Option<String>, StartError> {
     let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
     value.into_string().map(Some).map_err(|_| StartError(format!("{name} is not UTF-8")))
 }
 
-/// The name that was probably meant, if one is near.
+/// The most similar name, if one is close enough.
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.map(|known| (strsim::damerau_levenshtein(word, known), known));
     scored
@@ -51,8 +51,8 @@ pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&
         .map(|(_, known)| known)
 }
 
-/// Variables that are read elsewhere: the config file's, those of programs that call the daemon, those of the existing
-/// system's programs, and those of the tests.
+/// Variables that other code reads: the config file's, those of clients of the daemon, those of the existing system's
+/// programs, and those of the tests.
 const OTHER_VARIABLES: &[&str] = &[
     CONFIG_FILE,
     "OPENORCH_TOKEN",
@@ -68,7 +68,7 @@ const OTHER_VARIABLES: &[&str] = &[
     "OPENORCH_TEST_DB_PROGRAMS",
 ];
 
-/// Every variable that some program reads.
+/// All known variables.
 fn known() -> Vec<String> {
     let settings = all().flat_map(|(section, setting)| {
         let variable = section.variable(setting);
@@ -78,28 +78,28 @@ fn known() -> Vec<String> {
     settings.chain(OTHER_VARIABLES.iter().map(|name| (*name).to_owned())).collect()
 }
 
-/// What in the environment has no effect, or probably another one than was meant.
+/// Warnings about variables without effect, or with a probably unintended one.
 pub fn warnings(daemon: &DaemonSettings, database: &DatabaseSettings) -> Vec<String> {
     let (mut warnings, known) = (Vec::new(), known());
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("OPENORCH_") && !known.iter().any(|known| *known == name) {
             warnings.push(match nearest(&name, known.iter().map(String::as_str)) {
-                Some(nearest) => format!("the variable {name} is not known and ignored; did you mean {nearest}?"),
-                None => format!("the variable {name} is not known and ignored; `openorch --help` lists them"),
+                Some(nearest) => format!("ignoring the unknown variable {name}; did you mean {nearest}?"),
+                None => format!("ignoring the unknown variable {name}; `openorch --help` lists all"),
             });
         }
     }
     if database.string.is_some() && database.engine == Engine::Sqlite {
         warnings.push(
-            "OPENORCH_DB_STRING is ignored without OPENORCH_DB=postgres: the data is kept in the data directory".into(),
+            "OPENORCH_DB_STRING is ignored without OPENORCH_DB=postgres: the data is in the data directory".into(),
         );
     }
     warnings.extend(strange_url(daemon.url.as_deref(), daemon.listen.0));
     warnings
 }
 
-/// An `OPENORCH_URL` that leads to another port of this machine is one that was meant for a program.
+/// An `OPENORCH_URL` with another port of this machine was probably meant for a client.
 fn strange_url(url: Option<&str>, listen: SocketAddr) -> Option<String> {
     let url = InstanceUrl::parse(url?).ok()?;
     let of_this_machine =
@@ -107,8 +107,8 @@ fn strange_url(url: Option<&str>, listen: SocketAddr) -> Option<String> {
     let other_port = listen.port() != 0 && url.port() != listen.port();
     (of_this_machine && other_port).then(|| {
         format!(
-            "OPENORCH_URL is {}, and the daemon listens on {listen}: it is the address under which others reach this \
-             daemon; a program's daemon is set for that program alone",
+            "OPENORCH_URL is {}, but the daemon listens on {listen}: the variable is the URL under which others reach this \
+             daemon; to set the daemon of a client, set it for that client only",
             url.as_str()
         )
     })

@@ -1,11 +1,11 @@
-//! The flags of the settings. Secrets have none, since every user of the machine could read them.
+//! Command-line flags of the settings. Secrets have none, because other users of the machine could read them.
 
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches};
 use openorch_chassis::settings::Given;
 
 use super::all;
 
-/// What flags say.
+/// The values of the flags.
 #[derive(Clone, Default)]
 pub struct Flags(Given);
 
@@ -56,10 +56,11 @@ impl FromArgMatches for Flags {
     }
 }
 
-/// The help text about secrets, which are no flags.
+/// The help text about secrets, which have no flags.
 pub fn secrets_help() -> String {
-    let mut text =
-        String::from("Secrets (a variable, a file that the variable with _FILE names, or a key of the config file):\n");
+    let mut text = String::from(
+        "Secrets (set by a variable, by a file that VARIABLE_FILE names, or by a key of the config file):\n",
+    );
     for (section, setting) in all().filter(|(_, setting)| setting.is_secret) {
         text += &format!("  {}  {} [default: {}]\n", section.variable(setting), setting.help(), setting.default);
     }

@@ -1,15 +1,15 @@
-//! How many connections may be open within the limit on open files.
+//! Fits the limits on connections into the limit on open files.
 
 use openorch_gateway::HttpSettings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Open files left to the store, probes, lookups and the like.
+/// Files reserved for the store, probes, lookups and the like.
 const RESERVED_FILES: usize = 256;
-/// Also where the limit is so low that hardly anything works.
+/// Applies even if the limit is too low for regular operation.
 const MIN_CONNECTIONS: usize = 32;
 
-/// Raises the limit on open files as far as the system lets this process, since each connection is one, and lowers what may
-/// be open at once to what that allows.
+/// Raises the limit on open files to the hard limit, because each connection uses one, and lowers the limits on
+/// connections and requests to what that allows.
 pub fn fit_open_files(http: &mut HttpSettings) {
     raise_limit();
     limit(http);
@@ -18,7 +18,7 @@ pub fn fit_open_files(http: &mut HttpSettings) {
 fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!("the limit on open files stays at {:?}: {error}", limit.current);
+        tracing::warn!("cannot raise the limit on open files, which stays at {:?}: {error}", limit.current);
     }
 }
 
@@ -30,7 +30,7 @@ fn limit(http: &mut HttpSettings) {
     ] {
         if *value > possible {
             tracing::warn!(
-                "{variable} is {value}, and the limit on open files leaves {possible}, which count: raise the limit with \
+                "{variable} is {value}, but the limit on open files allows only {possible}, which applies; raise the limit with \
                  `ulimit -n` or LimitNOFILE"
             );
             *value = possible;
@@ -38,7 +38,7 @@ fn limit(http: &mut HttpSettings) {
     }
 }
 
-/// How many connections of clients may be open, and as many to instances, within the limit on open files.
+/// Maximum client connections within the limit on open files, with as many connections to instances.
 fn possible_connections() -> usize {
     let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
     (files.saturating_sub(RESERVED_FILES) / 2).max(MIN_CONNECTIONS)

@@ -1,4 +1,4 @@
-//! Every answer fits what the published Go client accepts: it breaks on one key too many (contract decision 2).
+//! Every response matches the types of the published Go client, which rejects unknown keys (contract decision 2).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,13 +15,13 @@ impl Facts {
         let expected = &self.0["operations"][operation];
         assert!(expected.is_object(), "`{operation}` is not an operation of the published client");
         let Some(kind) = expected["answer"].as_str() else {
-            return assert_eq!(text, "", "{operation} answers without a body");
+            return assert_eq!(text, "", "{operation} has no response body");
         };
         let answer: Value = serde_json::from_str(text).unwrap();
         self.fits(kind, &answer, false, operation);
     }
 
-    /// `strict` is inherited: a strict type makes what is inside it strict too.
+    /// `strict` is inherited by nested types.
     fn fits(&self, kind: &str, value: &Value, strict: bool, at: &str) {
         if let Some(item) = kind.strip_prefix("[]") {
             for item_value in value.as_array().unwrap_or_else(|| panic!("{at} is a list")) {
@@ -44,7 +44,7 @@ impl Facts {
 
     fn fits_struct(&self, kind: &str, value: &Value, strict: bool, at: &str) {
         let known = &self.0["types"][kind];
-        assert!(known.is_object(), "{at}: the facts lack the type {kind}");
+        assert!(known.is_object(), "{at}: the fixture lacks the type {kind}");
         let strict = strict || known["strict"] == true;
         let fields: BTreeMap<&str, &str> =
             known["fields"].as_object().unwrap().iter().map(|(k, v)| (k.as_str(), v.as_str().unwrap())).collect();
@@ -198,7 +198,7 @@ async fn every_answer_of_a_published_operation_fits_the_published_client() {
 
     let published = facts.0["operations"].as_object().unwrap();
     for row in openorch_api::operations().filter(|row| published.contains_key(row.id)) {
-        assert!(checked.contains(row.id), "`{}` is published and was not checked", row.id);
+        assert!(checked.contains(row.id), "`{}` is published but was not checked", row.id);
         assert_eq!(published[row.id]["method"], row.method.as_str(), "{}", row.id);
         let names = |path: &str| {
             path.split('/').map(|s| if s.starts_with('{') { "{}".into() } else { s.to_owned() }).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! Apps: what counts in one does not in another, and a token for one is not had by asking.
+//! Apps: rights in one do not apply in another, and a token for another app requires a role in it.
 
 use serde_json::{Value, json};
 
@@ -68,7 +68,7 @@ async fn an_app_is_made_by_an_admin_and_found_by_its_host() {
 
     for listed in [json!({ "id": id, "host": HOST }), json!({ "id": "unnamed", "host": "unnamed" })] {
         let saved = daemon.call("PUT", "/user-svc/app", &admin, listed.clone()).await;
-        assert_eq!(saved.json()["app"], listed, "as it was listed");
+        assert_eq!(saved.json()["app"], listed, "it can be saved as it was listed");
     }
     let both = json!({ "id": id, "host": HOST, "newHost": "store.example.com" });
     assert_eq!(daemon.call("PUT", "/user-svc/app", &admin, both).await.status, 400);
@@ -174,7 +174,7 @@ async fn roles_permits_and_organizations_of_an_app_count_in_it_alone() {
     assert_eq!(shopper.json()["token"]["appId"], json!(id));
     let there = token_of(&shopper);
     assert_eq!((&claims(&there)["app"], &own(&daemon, &there).await["roles"]), (&json!(id), &json!(["user-svc:user"])));
-    // Everybody may sign in to the default app; who has no role in it may little there.
+    // Everybody may sign in to the default app, but has few rights there without a role.
     let here = token_of(&login(&daemon, "ann", "").await);
     assert_eq!((&claims(&here)["app"], &own(&daemon, &here).await["roles"]), (&Value::Null, &json!([])));
     let founding = json!({ "slug": "crew", "name": "Crew" });
@@ -187,9 +187,13 @@ async fn roles_permits_and_organizations_of_an_app_count_in_it_alone() {
     assert!(own(&daemon, &here).await["organizations"].is_null());
     let bob = daemon.register("bob").await;
     let members = format!("/user-svc/organization/{}/users", crew.json()["organization"]["id"].as_str().unwrap());
-    assert_eq!(daemon.call("GET", &members, &bob, Value::Null).await.status, 404, "not told from none");
+    assert_eq!(
+        daemon.call("GET", &members, &bob, Value::Null).await.status,
+        404,
+        "indistinguishable from a missing one"
+    );
 
-    // A service says in which app its permit and its role count.
+    // A service chooses the app in which its permit and its role assignment apply.
     let shop = daemon.register("shop-svc").await;
     let permissions = json!({ "permissions": [{ "id": "shop-svc:order:view" }, { "id": "shop-svc:order:edit" }] });
     assert_eq!(daemon.call("PUT", "/user-svc/permissions", &shop, permissions).await.status, 200);
@@ -208,10 +212,10 @@ async fn roles_permits_and_organizations_of_an_app_count_in_it_alone() {
     let given = enroll(&daemon, &shop, &ann, "shop-svc:clerk", HOST).await;
     assert_eq!(given.json()["enrolls"][0]["appId"], json!(id), "{}", given.text);
     assert!(has(&daemon, &there, "shop-svc:order:edit").await && !has(&daemon, &here, "shop-svc:order:edit").await);
-    assert_eq!(enroll(&daemon, &shop, &ann, "shop-svc:clerk", "*").await.status, 403, "for admins");
+    assert_eq!(enroll(&daemon, &shop, &ann, "shop-svc:clerk", "*").await.status, 403, "only admins may");
     assert_eq!(enroll(&daemon, &admin, &ann, "shop-svc:clerk", "*").await.status, 200);
     assert!(has(&daemon, &here, "shop-svc:order:edit").await);
-    // An admin of the platform is so in each app.
+    // A platform admin is an admin in every app.
     assert_eq!(enroll(&daemon, &admin, &ann, "user-svc:admin", HOST).await.status, 200);
     assert!(own(&daemon, &here).await["roles"].as_array().unwrap().contains(&json!("user-svc:admin")));
 }
@@ -234,10 +238,10 @@ async fn w22_no_token_for_any_app_and_no_app_by_naming_one() {
         assert_eq!(answer.status, 404, "{}", answer.text);
     }
     let apps = daemon.call("POST", "/user-svc/apps", &admin, Value::Null).await.json();
-    assert_eq!(apps["apps"].as_array().unwrap().len(), 2, "naming one makes none: {apps}");
+    assert_eq!(apps["apps"].as_array().unwrap().len(), 2, "naming an app does not create it: {apps}");
     assert_eq!(daemon.call("PUT", "/user-svc/app", &ann, json!({ "newHost": other })).await.status, 403);
 
-    // No role there, no token for it.
+    // Without a role there, no token for it.
     assert_eq!(exchange(&daemon, &ann, json!({ "newAppHost": HOST })).await.status, 403);
     assert_eq!(login(&daemon, "ann", HOST).await.status, 403);
     for body in
@@ -245,7 +249,7 @@ async fn w22_no_token_for_any_app_and_no_app_by_naming_one() {
     {
         assert_eq!(exchange(&daemon, &ann, body.clone()).await.status, 400, "{body}");
     }
-    // Nor without a token, or with one that is not ours.
+    // Nor without a token, or with a forged one.
     for token in ["", "eyJhbGciOiJub25lIn0.e30."] {
         assert_eq!(exchange(&daemon, token, json!({ "newAppHost": HOST })).await.status, 401);
     }
@@ -270,12 +274,16 @@ async fn an_exchanged_token_ends_with_the_one_it_came_from() {
     let there = token_of(&answer);
     let again = exchange(&daemon, &here, json!({ "newAppId": id })).await;
     assert_eq!(again.json()["token"]["id"], answer.json()["token"]["id"], "the same session again");
-    assert_eq!(exchange(&daemon, &there, json!({ "newDevice": "more" })).await.status, 403, "not a chain");
-    // A session that somebody signed in to is not had, and not taken away.
+    assert_eq!(
+        exchange(&daemon, &there, json!({ "newDevice": "more" })).await.status,
+        403,
+        "exchanges cannot be chained"
+    );
+    // A session from a sign-in cannot be obtained or replaced by an exchange.
     let signed_in = token_of(&login(&daemon, "ann", HOST).await);
     let onto = json!({ "newAppHost": HOST, "newDevice": "test" });
     assert_eq!(exchange(&daemon, &here, onto).await.status, 409);
-    // Who signs in at the place of an exchanged one has a session of its own.
+    // A sign-in to the device of an exchanged session gets a new session.
     let body = json!({ "slug": "ann", "password": "pass", "device": "laptop (from unnamed)", "appHost": HOST });
     let own_one = token_of(&daemon.call("POST", "/user-svc/login", "", body).await);
     let status = async |token: &str| daemon.call("POST", "/user-svc/self", token, Value::Null).await.status.as_u16();
@@ -329,7 +337,7 @@ async fn who_may_make_accounts_in_an_app_makes_no_admins_and_takes_none_over() {
         daemon.call("POST", "/user-svc/user", &help, body).await.status.as_u16()
     };
     assert_eq!(made("front", "user-svc:user", "").await, 200);
-    // A role of its own it may give in each app, and lets nobody in there by it.
+    // It may assign its own role in each app, but that does not let anyone into the app.
     make_app(&daemon, &admin, "other.example.com").await;
     let key = json!({ "id": "help:key", "name": "Key" });
     assert_eq!(daemon.call("POST", "/user-svc/role", &help, key).await.status, 200);
@@ -357,7 +365,7 @@ async fn a_stolen_token_cannot_be_multiplied_beyond_what_one_call_ends() {
         assert_eq!(answer.status, 200, "{}", answer.text);
     }
     assert_eq!(exchange(&daemon, &stolen, json!({ "newDevice": "one more" })).await.status, 409);
-    assert_eq!(exchange(&daemon, &stolen, json!({ "newDevice": "d7" })).await.status, 200, "one of those");
+    assert_eq!(exchange(&daemon, &stolen, json!({ "newDevice": "d7" })).await.status, 200, "an existing one");
     let ann = token_of(&daemon.login("ann", "pass", "phone").await);
     let sessions = async || {
         let listed = daemon.call("GET", "/user-svc/sessions", &ann, Value::Null).await.json();
@@ -408,13 +416,17 @@ async fn who_manages_accounts_of_one_app_reaches_none_of_another_and_comes_to_no
     };
     assert_eq!((sessions(&help, far).await, sessions(&desk, far).await), (0, 1));
     let ended = json!({ "userId": far, "allTokens": true });
-    assert_eq!(status(&help, "DELETE", "/user-svc/tokens".into(), ended).await, 200, "none of those it may end");
+    assert_eq!(
+        status(&help, "DELETE", "/user-svc/tokens".into(), ended).await,
+        200,
+        "it ends none, because it may not"
+    );
     assert_eq!(sessions(&desk, far).await, 1);
     assert_eq!((reset(&help, near).await, edit(&help, near).await), (200, 200));
     for id in [both, far] {
         assert_eq!((reset(&help, id).await, edit(&help, id).await), (403, 403), "{id}");
         assert_eq!(status(&help, "DELETE", format!("/user-svc/user/{id}"), Value::Null).await, 403, "{id}");
-        assert_eq!((reset(&desk, id).await, edit(&desk, id).await), (200, 200), "who may in all apps: {id}");
+        assert_eq!((reset(&desk, id).await, edit(&desk, id).await), (200, 200), "a right in all apps: {id}");
     }
     assert_eq!((reset(&help, mighty).await, reset(&desk, mighty).await, edit(&desk, mighty).await), (403, 403, 200));
     assert_eq!((reset(&admin, mighty).await, sessions(&admin, mighty).await), (200, 0));
@@ -434,7 +446,7 @@ async fn who_may_save_grants_in_one_app_gives_nothing_in_another() {
     assert_eq!(daemon.call("PUT", "/user-svc/grants", &here, grant.clone()).await.status, 403);
     assert_eq!(daemon.call("PUT", "/user-svc/grants", &there, grant.clone()).await.status, 200);
     assert_eq!((has(&daemon, &there, view).await, has(&daemon, &here, view).await), (true, false));
-    // An admin's counts in all.
+    // An admin's grant applies in all apps.
     assert_eq!(daemon.call("PUT", "/user-svc/grants", &admin, grant).await.status, 200);
     assert!(has(&daemon, &here, view).await);
 }
@@ -450,7 +462,7 @@ async fn who_may_something_in_one_app_is_not_let_at_what_is_of_all_of_them() {
         |app: &str| json!({ "permits": [{ "permission": "user-svc:user:view", "slugs": ["help"], "appHost": app }] });
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit(HOST)).await.status, 200);
     assert_eq!((list(&there).await, has(&daemon, &there, "user-svc:user:view").await), (403, false));
-    // What it has in the default app, or in all of them, counts here too.
+    // Its rights in the default app, or in all apps, apply here too.
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit("unnamed")).await.status, 200);
     assert_eq!((list(&there).await, has(&daemon, &there, "user-svc:user:view").await), (200, true));
 }

@@ -1,4 +1,4 @@
-//! The audit log: each change and each refusal is told, by whom and from where, and nothing secret is in it.
+//! The audit log: every change and every refusal is recorded with its caller and client address, without secrets.
 
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ async fn a_change_is_told_with_who_from_where_what_and_the_request() {
     assert!(entry["at"].as_str().unwrap().starts_with("20"));
 
     let registered = audit(&daemon, json!({ "target": "ann", "operation": "register" })).await;
-    assert_eq!(registered.len(), 1, "also what nobody who was signed in did");
+    assert_eq!(registered.len(), 1, "anonymous calls are recorded too");
     daemon.restart(&[]).await;
     assert_eq!(audit(&daemon, json!({ "operation": "saveEnrolls" })).await, told, "it is stored");
     let wide = daemon.call("POST", "/user-svc/audit", &daemon.admin().await, json!({ "limit": 1000 })).await.text;
@@ -44,7 +44,7 @@ async fn each_change_is_one_entry_and_what_repeats_what_is_there_is_none_but_for
     let ann = daemon.register("ann").await;
     let count = async |operation: &str| audit(&daemon, json!({ "operation": operation, "actor": "ann" })).await.len();
     for n in 1..=3 {
-        // The session is there already, and so are role and permission after the first time.
+        // The session exists already, and after the first round the permission and the permit do too.
         daemon.login("ann", "pass", "").await;
         let permissions = json!({ "permissions": [{ "id": "ann:x" }] });
         daemon.call("PUT", "/user-svc/permissions", &ann, permissions).await;
@@ -59,7 +59,7 @@ async fn each_change_is_one_entry_and_what_repeats_what_is_there_is_none_but_for
     assert_eq!(count("readSelf").await, 0);
     let signed_in = json!({ "operation": "login", "actor": "ann" });
     daemon.until("all are counted", async || audit(&daemon, signed_in.clone()).await[0]["count"] == 3).await;
-    // What is written on the way to a change is not the change: a code is one entry, sent or used.
+    // Intermediate writes are not separate changes: a code is one entry, whether sent or used.
     let asked = crate::contacts::ask(&daemon, "", "bob@example.org").await;
     let sent = audit(&daemon, json!({ "operation": "sendOtp" })).await;
     assert_eq!(sent.len(), 1);
@@ -83,7 +83,7 @@ async fn refusals_of_one_caller_operation_and_target_within_a_minute_are_one_ent
         let told = audit(&daemon, refused.clone()).await;
         told.len() == 3 && told.iter().any(|entry| entry["count"] == 3)
     };
-    daemon.until("the refusals are told", all).await;
+    daemon.until("the refusals are recorded", all).await;
     let told = audit(&daemon, refused.clone()).await;
     let of = |slug: &str| told.iter().find(|entry| entry["actorSlug"].as_str().unwrap_or_default() == slug).unwrap();
     assert_eq!((&of("ann")["count"], &of("ann")["status"]), (&json!(3), &json!(403)));
@@ -92,7 +92,11 @@ async fn refusals_of_one_caller_operation_and_target_within_a_minute_are_one_ent
     assert_eq!((&wrong[0]["target"], &wrong[0]["status"]), (&json!("ann"), &json!(401)));
     daemon.clock.advance(60);
     daemon.call("PUT", "/user-svc/grants", &ann, json!({})).await;
-    daemon.until("another minute is another entry", async || audit(&daemon, refused.clone()).await.len() == 4).await;
+    daemon
+        .until("a refusal in another minute is another entry", async || {
+            audit(&daemon, refused.clone()).await.len() == 4
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -106,7 +110,7 @@ async fn the_log_is_asked_by_time_actor_operation_and_target_in_pages_and_by_adm
     }
     let own = audit(&daemon, json!({ "operation": "createRole", "actor": "ann" })).await;
     let registered = audit(&daemon, json!({ "operation": "register", "actor": "ann" })).await;
-    assert_eq!(registered.len(), 1, "its own registration is its own doing");
+    assert_eq!(registered.len(), 1, "an account is the actor of its own registration");
     let targets: Vec<_> = own.iter().map(|entry| entry["target"].as_str().unwrap()).collect();
     assert_eq!(targets, ["ann:r4", "ann:r3", "ann:r2", "ann:r1", "ann:r0"], "the newest first");
     assert_eq!(audit(&daemon, json!({ "operation": "createRole", "actor": claims(&ann)["oui"] })).await.len(), 5);
@@ -155,17 +159,17 @@ async fn each_entry_is_found_by_what_the_call_was_about_and_by_whoever_called() 
     let waits = json!({ "enrolls": [{ "contactId": "bob@example.org", "role": "ann:guest" }] });
     call("PUT", "/user-svc/enrolls", &ann, waits).await;
     let found = async |target: &str| audit(&daemon, json!({ "target": target })).await.len();
-    assert_eq!(found("bob@example.org ann:guest").await, 1, "also who is not registered yet");
+    assert_eq!(found("bob@example.org ann:guest").await, 1, "also a contact that is not registered yet");
 
     let given = json!({ "enrolls": [{ "userId": ann_id, "role": long }] });
     let enroll = call("PUT", "/user-svc/enrolls", &ann, given).await["enrolls"][0]["id"].as_str().unwrap().to_owned();
     call("DELETE", &format!("/user-svc/enroll/{enroll}"), &ann, Value::Null).await;
-    assert_eq!((found(&long).await, found(&enroll).await), (2, 1), "made and given, however long");
+    assert_eq!((found(&long).await, found(&enroll).await), (2, 1), "created and assigned, with a long id");
 
     let made = call("POST", "/user-svc/organization", &ann, json!({ "name": "Only a name" })).await;
-    assert_eq!(found(made["organization"]["id"].as_str().unwrap()).await, 1, "by the id that it was given");
+    assert_eq!(found(made["organization"]["id"].as_str().unwrap()).await, 1, "by its generated id");
 
-    // An id that was wished for may look like a slug.
+    // A chosen id may look like a slug.
     let eve = json!({ "user": { "id": "plain", "name": "Eve", "slug": "eve" }, "password": "pass" });
     call("POST", "/user-svc/user", &admin, eve).await;
     daemon.login("eve", "pass", "").await;

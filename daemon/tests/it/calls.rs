@@ -1,4 +1,4 @@
-//! Several operations by one request: each is answered as by itself, and none gets by it what it would not get alone.
+//! Batches of operations: each call is answered as if sent alone, and a batch grants no additional rights.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ async fn batch(daemon: &Daemon, token: &str, body: Value) -> Answer {
     daemon.call("POST", PATH, token, body).await
 }
 
-/// The answers to these calls. Each refusal among them has a code that its operation declares.
+/// The answers to these calls. Each refusal among them must have a code that its operation declares.
 async fn answers(daemon: &Daemon, token: &str, calls: Value) -> Vec<Value> {
     let answer = batch(daemon, token, json!({ "calls": calls })).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -112,7 +112,8 @@ async fn a_batch_stops_at_the_first_failure_where_it_is_to() {
     assert_eq!(codes(&found), ["done", "user.no_such_role"]);
 }
 
-/// What hashes passwords or sends mail for anybody, what answers with a token, and what is no JSON; also itself.
+/// Public operations that hash passwords or send mail, operations that answer with a token or with something other than
+/// JSON, and the batch itself.
 #[tokio::test]
 async fn what_could_be_multiplied_or_stolen_by_a_batch_is_not_called_in_one() {
     let daemon = Daemon::start().await;
@@ -120,7 +121,7 @@ async fn what_could_be_multiplied_or_stolen_by_a_batch_is_not_called_in_one() {
     let mut refused = BTreeSet::new();
     for row in openorch_api::operations() {
         let is_public_change = matches!(row.access, Access::Public) && row.effect() == Effect::Write;
-        // The others would be made.
+        // The other public writes would be executed.
         let others = ["welcome", "health", "ready", "openapi", "docs", "backup", "metrics", "callOperations"];
         if row.answers_token() || is_public_change || others.contains(&row.id) {
             let found = answers(&daemon, &admin, json!([{ "operation": row.id }])).await;
@@ -158,12 +159,16 @@ async fn a_batch_gives_no_rights_neither_to_its_caller_nor_to_a_service() {
         { "operation": "saveSelf", "input": { "name": "Eve" } },
         { "operation": "deleteUser", "input": { "userId": id_of(&admin) } },
     ]);
-    assert_eq!(batch(&daemon, &delegated, json!({ "calls": calls })).await.status, 403, "it is not open to services");
+    assert_eq!(
+        batch(&daemon, &delegated, json!({ "calls": calls })).await.status,
+        403,
+        "the operation is not delegated"
+    );
     let open = |operations: &[&str]| json!({ "slug": "echo-svc", "operations": operations });
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, open(&["callOperations"])).await, 200);
     let found = answers(&daemon, &delegated, calls.clone()).await;
     let not_open = "access.not_delegated";
-    assert_eq!(codes(&found), ["done", not_open, not_open, not_open], "what is open to it by itself and no more");
+    assert_eq!(codes(&found), ["done", not_open, not_open, not_open], "only what each service may call anyway");
     assert_eq!(
         status(&daemon, "PUT", "/user-svc/delegation", &admin, open(&["callOperations", "getUsers"])).await,
         200
@@ -215,7 +220,7 @@ async fn what_a_batch_changes_or_is_refused_is_in_the_audit_log_under_its_parent
         daemon.call("POST", "/user-svc/audit", &admin, asked).await.json()["entries"].as_array().unwrap().clone()
     };
     let both = async || told("saveGrants").await.len() == 2;
-    daemon.until("both refusals are told, apart", both).await;
+    daemon.until("both refusals are recorded separately", both).await;
     for operation in ["saveSelf", "saveGrants"] {
         let entries = told(operation).await;
         let nested = entries.iter().find(|entry| entry["parentOperation"] == "callOperations");
@@ -235,7 +240,7 @@ async fn each_call_of_a_batch_counts_as_one_that_writes() {
     let daemon = Daemon::with(&["--api-max-writes-per-account", "1", "--api-max-writes-burst", "6"]).await;
     let eve = daemon.register("eve").await;
     let mut calls = vec![json!({ "operation": "readSelf" }); 8];
-    // Also what anybody may call.
+    // Public operations count too.
     calls[1] = json!({ "operation": "health" });
     calls[2] = json!({ "operation": "saveSelf", "input": { "name": "Eve" } });
     let found = answers(&daemon, &eve, json!(calls)).await;
@@ -277,5 +282,5 @@ async fn the_calls_of_a_batch_have_a_time_together_and_what_writes_goes_on() {
     let timed_out = "platform.call_timed_out";
     assert_eq!(codes(&answers(&daemon, &admin, calls).await), [timed_out, timed_out]);
     let made = async || daemon.login("bob", "a-long-password", "").await.status == 200;
-    daemon.until("the account is made all the same", made).await;
+    daemon.until("the account is created nevertheless", made).await;
 }

@@ -1,4 +1,4 @@
-//! Contacts and the codes that show whose they are, with a mail server of the test's own.
+//! Contacts and their verification by codes, with the test's own mail server.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::support::{Daemon, token_of};
 
-/// A mail server (RFC 5321) that keeps what it is given.
+/// A mail server (RFC 5321) that records messages.
 pub struct Post {
     port: String,
     letters: Arc<Mutex<Vec<String>>>,
@@ -60,7 +60,7 @@ impl Post {
         &self.port
     }
 
-    /// The code of the last letter, and to whom that went.
+    /// The code in the last message, and its recipient.
     pub fn last(&self) -> (String, String) {
         let letters = self.letters.lock().unwrap();
         let letter = letters.last().unwrap();
@@ -98,20 +98,20 @@ async fn a_registration_with_the_code_has_a_verified_contact() {
         json!({ "slug": slug, "password": "pass", "contact": contact })
     };
     let other = daemon.call("POST", "/user-svc/register", "", register("eve", "eve@example.org", &id, &code)).await;
-    assert_eq!(other.status, 400, "a code is for one contact: {}", other.text);
+    assert_eq!(other.status, 400, "a code is valid for one contact: {}", other.text);
     let ann = daemon.call("POST", "/user-svc/register", "", register("ann", "ann@example.org", &id, &code)).await;
     assert_eq!(ann.status, 200, "{}", ann.text);
     let own = contacts(&daemon, &token_of(&ann)).await;
     assert_eq!((&own[0]["verified"], &own[0]["platform"]), (&json!(true), &json!("email")));
     let again = daemon.call("POST", "/user-svc/register", "", register("bob", "ann@example.org", &id, &code)).await;
     assert_eq!(again.status, 400, "used up: {}", again.text);
-    assert!(daemon.login("bob", "pass", "").await.error().contains("Slug not found"), "nothing was made");
+    assert!(daemon.login("bob", "pass", "").await.error().contains("Slug not found"), "no account was created");
 }
 
 #[tokio::test]
 async fn who_shows_that_a_contact_is_its_own_has_it() {
     let (daemon, post) = start().await;
-    // An admin may say what the contact of an account is, which shows nothing.
+    // An admin can set the contact of an account, which does not verify it.
     let said = json!({ "user": { "slug": "squatter", "name": "S" }, "password": "pass",
         "contacts": [{ "value": "ann@example.org", "verified": true }] });
     assert_eq!(daemon.call("POST", "/user-svc/user", &daemon.admin().await, said).await.status, 200);
@@ -120,10 +120,10 @@ async fn who_shows_that_a_contact_is_its_own_has_it() {
     let ann = daemon.register("ann").await;
     let id = ask(&daemon, &ann, "Ann@example.org").await;
     let (code, to) = post.last();
-    assert_eq!(to, "Ann@example.org", "a code shows what it was sent to, and nothing else");
+    assert_eq!(to, "Ann@example.org", "a code verifies only the address that it was sent to");
     let body = json!({ "otpId": id, "otpCode": code });
     assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &ann, body).await.status, 200);
-    assert!(contacts(&daemon, &squatter).await.is_empty(), "who only named it gives way");
+    assert!(contacts(&daemon, &squatter).await.is_empty(), "an unverified claim is removed");
     assert_eq!(contacts(&daemon, &ann).await.len(), 1);
     daemon.clock.advance(3600);
     let id = ask(&daemon, &squatter, "ann@example.org").await;
@@ -160,7 +160,7 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
 
     let roles =
         async |token: &str| daemon.call("POST", "/user-svc/self", token, Value::Null).await.json()["roles"].clone();
-    // At a registration, later, and not for who only says so.
+    // At registration or later, but not for an unverified claim.
     let id = ask(&daemon, "", "Ann@Example.org").await;
     let contact = json!({ "id": "ann@example.org", "otpId": id, "otpCode": post.last().0 });
     let ann = json!({ "slug": "ann", "password": "pass", "contact": contact });
@@ -179,7 +179,7 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
         assert_eq!(daemon.call("PUT", "/user-svc/self/contact", &token, body).await.status, 200);
         assert_eq!(roles(&token).await, want, "{name}");
     }
-    // Who has it already keeps it as it was given.
+    // An account that already has the role keeps its existing assignment.
     let (admin, carl) = (daemon.admin().await, daemon.register("carl").await);
     let carl_id = crate::support::id_of(&carl);
     let by_admin = json!({ "enrolls": [{ "userId": carl_id, "role": "shop-svc:clerk" }] });
@@ -191,11 +191,11 @@ async fn a_role_waits_for_whoever_shows_that_a_contact_is_its_own() {
     let own = json!({ "userId": carl_id, "role": "shop-svc:clerk" });
     let own = daemon.call("POST", "/user-svc/enrolls", &carl, own).await.json();
     assert_eq!(own["enrolls"], by_admin["enrolls"]);
-    // Of an account that has shown it, it is given at once.
+    // If the contact is already verified, the role is assigned immediately.
     daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:boss", "name": "Boss" })).await;
     let given = save(enroll("ANN@Example.org", "shop-svc:boss")).await.json();
     assert!(roles(&ann).await.as_array().unwrap().contains(&json!("shop-svc:boss")));
-    // Whose the contact is, and whether it is anybody's, is not told.
+    // The answer does not reveal whose contact it is, or whether it is anyone's.
     let nobody = save(enroll("nobody@example.org", "shop-svc:boss")).await.json();
     let fields = |answer: &Value| answer["enrolls"][0].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!((fields(&given), given["enrolls"][0]["userId"].as_str()), (fields(&nobody), None));
@@ -233,12 +233,17 @@ async fn how_many_roles_a_contact_is_given_tells_nobody_whose_it_is() {
         let own = daemon.call("POST", "/user-svc/self", &ann, Value::Null).await.json();
         own["roles"].as_array().unwrap().len()
     };
-    // All that may be given to the account, by its id: what names the contact then says no more than for nobody's.
+    // After all that may be given by account id, an assignment by contact reveals no more than for an unknown contact.
     assert_eq!(give("userId", &crate::support::id_of(&ann), 0..=99).await.0, 200);
     let told = async |contact: &str| {
         let given = give("contactId", contact, 0..=99).await;
         let again = give("contactId", contact, 0..=99).await;
-        assert_eq!((given.0, again.0), (200, 200), "also again, as at each start: {}", again.1);
+        assert_eq!(
+            (given.0, again.0),
+            (200, 200),
+            "repeating it succeeds too, as at each start of a service: {}",
+            again.1
+        );
         let over = give("contactId", contact, 100..=100).await;
         assert!(over.1.contains("100 roles by one contact"), "{}", over.1);
         let asked = json!({ "contactId": contact, "role": "shop-svc:r7" });
@@ -250,7 +255,7 @@ async fn how_many_roles_a_contact_is_given_tells_nobody_whose_it_is() {
     };
     assert_eq!(told("ann@example.org").await, told("nobody@example.org").await);
     assert_eq!(roles().await, 101);
-    // Nor does it show in what can be taken from an account by its id.
+    // Nor is it revealed by what can be revoked by account id.
     daemon.call("POST", "/user-svc/role", &shop, json!({ "id": "shop-svc:s", "name": "S" })).await;
     let bob = daemon.register("bob").await;
     let id = ask(&daemon, &bob, "bob@example.org").await;
@@ -303,7 +308,7 @@ async fn what_an_account_begins_with_is_not_had_by_the_word_of_another_instead()
     assert!(own.len() == 1 && own[0]["createdBy"].is_null(), "{own:?}");
 }
 
-/// Those of enrolls for contacts are digests.
+/// Ids of enrolls for contacts are digests.
 fn without_ids(text: &str) -> String {
     text.split('"').map(|part| if part.starts_with("contact:") { "id" } else { part }).collect()
 }
@@ -341,7 +346,7 @@ async fn a_code_or_a_password_signs_in_by_a_contact_that_is_verified() {
     let by_password = login(json!({ "contact": "ANN@example.org", "password": "pass" })).await;
     assert_eq!(by_password.status, 200, "{}", by_password.text);
 
-    // What is sent to whoever has an account is to sign in, and not to make another.
+    // A code sent to the contact of an account is for sign-in only and does not register another account.
     daemon.clock.advance(61);
     let id = ask(&daemon, "", "ann@example.org").await;
     let code = post.last().0;
@@ -354,25 +359,26 @@ async fn a_code_or_a_password_signs_in_by_a_contact_that_is_verified() {
     assert_eq!(by_code.json()["token"]["userId"], by_password.json()["token"]["userId"]);
     assert_eq!(login(json!({ "contact": contact(&id, &code) })).await.status, 400, "used up");
 
-    // An account that only named a contact is not reached by it, and nothing tells the two from none.
+    // An unverified contact does not sign in to its account, and the response does not distinguish it from an unknown
+    // one.
     let eve = json!({ "slug": "eve", "password": "pass", "contact": { "id": "eve@example.org" } });
     assert_eq!(daemon.call("POST", "/user-svc/register", "", eve).await.status, 200);
     let id = ask(&daemon, "", "eve@example.org").await;
     let body = json!({ "contact": { "id": "eve@example.org", "otpId": id, "otpCode": post.last().0 } });
-    assert_eq!(login(body).await.status, 400, "that code is to register");
+    assert_eq!(login(body).await.status, 400, "that code is for registration");
     for unknown in ["eve@example.org", "nobody@example.org"] {
         let answer = login(json!({ "contact": unknown, "password": "pass" })).await;
         assert_eq!((answer.status.as_u16(), answer.error().as_str()), (401, "Invalid password"), "{unknown}");
     }
     let long = login(json!({ "contact": "x".repeat(100_000), "password": "pass" })).await;
     assert_eq!(long.status, 400, "{}", long.text);
-    // Whose a contact is does not show by what guessing at its account did.
+    // Guesses by slug do not affect guesses by contact, which would reveal whose contact it is.
     for _ in 0..8 {
         login(json!({ "slug": "ann", "password": "guess" })).await;
     }
     assert_eq!(login(json!({ "slug": "ann", "password": "guess" })).await.status, 429);
     assert_eq!(login(json!({ "contact": "ann@example.org", "password": "guess" })).await.status, 401);
-    // They are guessed no faster than passwords of accounts that there are.
+    // Guesses for unknown contacts are throttled like those for existing accounts.
     let mut limited = 0;
     for _ in 0..8 {
         limited +=
@@ -399,7 +405,7 @@ async fn a_blank_contact_is_nobodys() {
         let answer = daemon.call(method, path, token, body).await;
         assert!(answer.status == 400 && answer.error().ends_with("is blank"), "{path}: {}", answer.text);
     }
-    assert!(daemon.login("eve", "pass", "").await.error().contains("Slug not found"), "nothing was made");
+    assert!(daemon.login("eve", "pass", "").await.error().contains("Slug not found"), "no account was created");
 }
 
 #[tokio::test]
@@ -412,7 +418,7 @@ async fn what_is_sent_too_often_says_to_programs_too_when_to_try_again() {
     };
     assert_eq!(send(&daemon).await, (429, "60".to_owned()));
     drop(post);
-    // While the mail server is away, what was asked for counts all the same.
+    // A code counts toward the limit even if the mail server was unreachable.
     let away = Daemon::with(&["--smtp-host", "127.0.0.1", "--smtp-port", "1", "--smtp-from", "us@example.org"]).await;
     assert_eq!(send(&away).await, (503, "60".to_owned()));
     assert_eq!(send(&away).await, (429, "60".to_owned()));

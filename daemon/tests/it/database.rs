@@ -1,5 +1,5 @@
-//! Where the data is in PostgreSQL: what an operator must give, and what is told where it is wrong. What the daemon does
-//! there is shown by `tools/test-on-postgres`, which runs the other tests on it.
+//! Settings and errors of the PostgreSQL engine. The daemon's behaviour on it is tested by `tools/test-on-postgres`,
+//! which runs the other tests there.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -19,7 +19,7 @@ use crate::{
     support::settings,
 };
 
-/// The PostgreSQL to test with. None where there is none; that is said aloud.
+/// The PostgreSQL to test with; without one the test prints that it is skipped.
 pub fn database() -> Option<String> {
     let string = std::env::var("OPENORCH_TEST_DB_STRING").ok();
     if string.is_none() {
@@ -29,7 +29,7 @@ pub fn database() -> Option<String> {
     string
 }
 
-/// The program with its data in PostgreSQL, as far as `variables` say.
+/// The program with PostgreSQL, with only these variables.
 pub fn on_postgres(folder: &Path, variables: &[(&str, &str)]) -> std::process::Command {
     let mut command = command(folder);
     command.env("OPENORCH_DB", "postgres").envs(variables.iter().copied());
@@ -63,7 +63,7 @@ fn what_is_missing_or_wrong_is_named_without_the_password() {
         let told = refused(on_postgres(folder.path(), &[key, soon, away]).args(work));
         assert!(told.contains("127.0.0.1:1") && !told.contains("hush"), "{told}");
     }
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made in the data folder");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was created in the data directory");
 }
 
 #[test]
@@ -96,7 +96,7 @@ async fn another_key_and_a_second_daemon_are_refused_and_services_cannot_name_th
     let url = format!("http://{database}");
     let instance =
         crate::process::post(&first.url, "/registry-svc/instance", &token, serde_json::json!({ "url": url }));
-    assert!(instance.await.is_none(), "the database's own address is no instance");
+    assert!(instance.await.is_none(), "the database's address is rejected as an instance");
     first.terminate();
     assert!(first.wait().success());
     let told = refused(&mut with("hush-hush"));
@@ -138,7 +138,7 @@ async fn an_operator_is_told_why_the_store_does_not_answer_once_and_not_for_each
     assert!(log.contains("(because: "), "{log}");
 }
 
-/// The clock of a machine that is two years ahead.
+/// A clock that is two years ahead.
 struct Ahead;
 
 impl Clock for Ahead {
@@ -151,7 +151,7 @@ impl Clock for Ahead {
     }
 }
 
-/// How far the time of an account that registers now is from the true one.
+/// Difference between the creation time of a new account and the true time.
 async fn away_from_true_time(engine: &str, string: &str) -> SignedDuration {
     let folder = TempDir::new().unwrap();
     let mut settings = settings(folder.path(), &["--db", engine]);
@@ -174,6 +174,6 @@ async fn times_are_the_database_servers_where_the_clock_of_the_machine_is_wrong(
     assert!(away_from_true_time("postgres", &string).await.abs() < minute);
     assert!(
         away_from_true_time("sqlite", &string).await > SignedDuration::from_hours(24 * 365),
-        "the machine's, without a server"
+        "SQLite uses the machine's clock"
     );
 }

@@ -1,5 +1,5 @@
-//! Refusals have codes: each is declared once, in use, and described in `docs/errors.md`. That what is answered is declared
-//! is checked with every answer (`openorch_test_support::answer`).
+//! Error codes: each is declared once, used, and described in `docs/errors.md`. `openorch_test_support::answer` checks
+//! on every response that its code is declared.
 
 use std::{collections::HashSet, fmt::Write, fs, path::Path};
 
@@ -66,9 +66,9 @@ fn the_list_of_errors_is_the_golden_one() {
 fn list_of_errors() -> String {
     let mut text = String::from(
         "# Errors\n\nA refusal is `{\"error\": \"sentence\", \"code\": \"area.name\"}`. The sentence is for people and names the \
-         thing; it may be reworded.\nThe code is for programs and stays, and so does its HTTP status. `/openapi.json` says which \
-         codes each operation answers\n(`x-codes` of its responses) and lists them all (`x-errors`). Services behind the gateway \
-         refuse in ways of their own.\n\nWhat is no HTTP request at all is refused without a body.\n\nThis file is made from the \
+         thing; it may be reworded.\nThe code is for programs; it and its HTTP status are stable. `/openapi.json` lists the \
+         codes of each operation\n(`x-codes` of its responses) and all codes (`x-errors`). Services behind the gateway \
+         have their own errors.\n\nMalformed HTTP requests are refused without a body.\n\nThis file is generated from the \
          table of operations; `UPDATE=1 cargo test -p openorch --test it -- golden` writes it.\n",
     );
     for (title, codes) in [

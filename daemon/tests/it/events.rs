@@ -1,5 +1,5 @@
-//! Streams of events, by the one that shows all requests: who may follow and for how long, what is told and what is not,
-//! and what a follower can make the daemon hold.
+//! Event streams, tested with the one of all requests: who may subscribe and for how long, what is sent, and how much
+//! memory a subscriber can use.
 
 use std::{
     collections::VecDeque,
@@ -21,15 +21,15 @@ use crate::{
 
 const PATH: &str = "/platform-svc/requests";
 const ADMIN: &str = "user-svc:admin";
-/// What ends a session or takes a right ends what depends on it within this time.
+/// Maximum delay until a stream ends after its session or right has ended.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// A stream that is followed.
+/// An open event stream.
 struct Following {
     response: reqwest::Response,
     reader: EventReader,
     events: VecDeque<ReceivedEvent>,
-    /// All that came.
+    /// Everything received.
     text: String,
 }
 
@@ -44,7 +44,7 @@ impl Following {
         Following { response, reader, events: VecDeque::new(), text: String::new() }
     }
 
-    /// More of it; false at its end, also where it is cut.
+    /// Reads a chunk; false at the end, even if the connection was cut.
     async fn more(&mut self) -> bool {
         let piece = within(PATIENCE, "an event, a comment or the end", self.response.chunk()).await;
         let Ok(Some(piece)) = piece else { return false };
@@ -55,18 +55,18 @@ impl Following {
         true
     }
 
-    /// The next event's data.
+    /// Data of the next event.
     async fn next(&mut self) -> Value {
         loop {
             if let Some(event) = self.events.pop_front() {
                 assert_eq!(event.name, "request");
                 return serde_json::from_str(&event.data).unwrap();
             }
-            assert!(self.more().await, "it ended: {}", self.text);
+            assert!(self.more().await, "the stream ended: {}", self.text);
         }
     }
 
-    /// Reads to the end; answers how long that took.
+    /// Reads to the end; returns the time that took.
     async fn end(&mut self) -> Duration {
         let started = Instant::now();
         while self.more().await {}
@@ -105,7 +105,7 @@ async fn requests_are_seen_with_service_instance_and_caller_and_without_anything
     assert_eq!(fields, ["/user-svc/self", "user-svc", "readSelf", "ann"], "{seen}");
     assert!(seen.get("instanceId").is_none(), "{seen}");
 
-    // Refused ones too, of nobody.
+    // Refused requests too, without a caller.
     assert_eq!(status(&daemon, "GET", "/nothing-svc/x", "", Value::Null).await, 404);
     assert_eq!(status(&daemon, "POST", "/user-svc/self", "", Value::Null).await, 401);
     let (unknown, nobody) = (following.next().await, following.next().await);
@@ -114,7 +114,7 @@ async fn requests_are_seen_with_service_instance_and_caller_and_without_anything
     for secret in [ann.as_str(), "a-secret", "?"] {
         assert!(!following.text.contains(secret), "{secret} is in {}", following.text);
     }
-    assert!(!following.text.contains(PATH), "its own request has not ended");
+    assert!(!following.text.contains(PATH), "its own request is not complete");
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn only_who_has_the_permission_in_the_default_app_may_follow_and_no_servic
     let daemon = Daemon::start().await;
     assert_eq!(status(&daemon, "GET", PATH, "", Value::Null).await, 401);
     assert_eq!(status(&daemon, "GET", PATH, &daemon.register("ann").await, Value::Null).await, 403);
-    // The token that a service receives for an admin.
+    // The delegated token that a service receives for an admin.
     let (echo, shop) = (Echo::start().await, daemon.register("shop-svc").await);
     assert_eq!(daemon.put_instance(&shop, json!({ "url": echo.url })).await.status, 201);
     let answer = daemon.call("GET", "/shop-svc/x", &daemon.admin().await, Value::Null).await.json();
@@ -216,16 +216,16 @@ async fn a_stop_of_the_daemon_ends_streams_at_its_start_and_says_when_to_connect
     });
     let started = Instant::now();
     daemon.restart(&[]).await;
-    assert!(started.elapsed() < Duration::from_secs(10), "the drain waits for no stream");
+    assert!(started.elapsed() < Duration::from_secs(10), "the drain does not wait for streams");
     let (_, following) = reading.await.unwrap();
     assert!(following.text.ends_with("retry: 1500\n\n"), "{}", following.text);
     assert_eq!(following.reader.retry(), Some(Duration::from_millis(1500)));
-    assert!(following.text.contains("/health"), "what happened before is told");
+    assert!(following.text.contains("/health"), "earlier events were sent");
 }
 
 #[tokio::test]
 async fn an_idle_stream_says_that_it_stands_and_is_not_taken_for_one_that_nobody_reads() {
-    // Shorter than the stream lasts: these are for answers that their clients leave.
+    // Shorter than the test's stream: these timeouts are for clients that do not read.
     let daemon = Daemon::with(&[
         "--events-heartbeat-interval",
         "100ms",
@@ -238,7 +238,7 @@ async fn an_idle_stream_says_that_it_stands_and_is_not_taken_for_one_that_nobody
     let mut idle = Following::start(&daemon, &daemon.admin().await, "?service=no-such-svc").await;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(2) {
-        assert!(idle.more().await, "it was ended");
+        assert!(idle.more().await, "the stream was closed");
     }
     let comments = idle.text.matches(":\n\n").count();
     assert!(comments >= 5 && comments * 3 == idle.text.len(), "{comments}: {}", idle.text);
@@ -267,11 +267,11 @@ async fn streams_are_bounded_by_account_and_those_of_clients_that_left_are_free(
     };
     assert_eq!(open().await, 3);
     drop((one, three));
-    daemon.until("the places of those who left are free", async || open().await == 1).await;
+    daemon.until("the slots of disconnected clients are released", async || open().await == 1).await;
     let _again = Following::start(&daemon, &second, "").await;
-    // A client that asks for the head alone holds nothing.
+    // A HEAD request uses no slot.
     assert_eq!(daemon.send("HEAD", PATH, &admin, Vec::new(), &[]).await.status, 200);
-    daemon.until("HEAD keeps no place", async || open().await == 2).await;
+    daemon.until("HEAD releases its slot", async || open().await == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -294,8 +294,8 @@ async fn one_who_does_not_read_misses_events_and_holds_no_more_memory() {
         line.unwrap().parse::<usize>().unwrap()
     };
     let held = memory().await;
-    assert!((16 << 10..64 << 10).contains(&held), "the stream's memory is counted: {held}");
-    // More than the buffers of both sockets take.
+    assert!((16 << 10..64 << 10).contains(&held), "the stream's memory is accounted for: {held}");
+    // More than the socket buffers can hold.
     let long = format!("/health/{}", "x".repeat(900));
     let asking = (0..8).map(|_| {
         let (url, client) = (format!("{}{long}", daemon.url), reqwest::Client::new());
@@ -309,12 +309,12 @@ async fn one_who_does_not_read_misses_events_and_holds_no_more_memory() {
         task.await.unwrap();
     }
     assert_eq!(memory().await, held);
-    // It may read on, and learns how many it missed.
+    // It can continue to read, and learns how many events it missed.
     let (mut reader, mut events) = (EventReader::new(1 << 20), Vec::new());
     let (mut told, mut missed) = (0, 0);
     let mut body = text.split_off(text.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4);
     while told + missed < 12_000 {
-        // Chunk by chunk (RFC 9112, 7.1).
+        // Decodes the chunks (RFC 9112, 7.1).
         while let Some(end) = body.windows(2).position(|bytes| bytes == b"\r\n") {
             let size = usize::from_str_radix(std::str::from_utf8(&body[..end]).unwrap(), 16).unwrap();
             if body.len() < end + 2 + size + 2 {

@@ -1,5 +1,5 @@
-//! The heart: a program registers an account, registers the URL of its instance, and is reached under its slug; only
-//! its account or an admin can change that.
+//! The core flow: a program registers an account and the URL of its instance, and is reachable under its slug; only its
+//! account or an admin can change that.
 
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ async fn only_the_owner_and_admins_change_an_instance() {
         assert!(answer.error().contains("caller slug 'other-svc' does not match instance slug 'owner-svc'"));
     }
     assert_eq!(daemon.call("DELETE", "/registry-svc/instance/inst_mine", &other, Value::Null).await.status, 403);
-    // Spelled another way it is the same address.
+    // The same address in another spelling.
     let spelled = service.url.replace("http", "HTTP") + "/";
     assert_eq!(daemon.put_instance(&other, json!({ "url": spelled })).await.status, 403);
     assert_eq!(daemon.call("GET", "/owner-svc/", "", Value::Null).await.status, 200);
@@ -79,7 +79,7 @@ async fn the_same_id_at_another_url_moves_the_instance() {
     daemon.put_instance(&token, json!({ "url": second.url, "id": "inst_1" })).await;
     let rows = daemon.instances(&token).await;
     assert_eq!((rows.len(), rows[0]["url"].as_str()), (1, Some(second.url.as_str())));
-    // And the same URL under a new id is renamed, not doubled.
+    // The same URL under a new id renames the instance.
     daemon.put_instance(&token, json!({ "url": second.url, "id": "inst_2" })).await;
     let rows = daemon.instances(&token).await;
     assert_eq!((rows.len(), rows[0]["id"].as_str()), (1, Some("inst_2")));
@@ -104,9 +104,9 @@ async fn only_an_instance_that_announced_a_heartbeat_is_removed_for_silence() {
     let beat = json!({ "url": "http://127.0.0.1:9", "id": "inst_a", "heartbeatSeconds": 1 });
     daemon.put_instance(&token, beat.clone()).await;
     daemon.put_instance(&token, json!({ "url": "http://127.0.0.1:19", "id": "inst_b" })).await;
-    // An empty id is none.
+    // An empty id counts as none.
     assert_eq!(daemon.put_instance(&token, json!({ "url": "http://127.0.0.1:19", "id": "" })).await.status, 201);
-    // One jump is a pause in which the daemon did not run, or a clock that was set.
+    // A single jump means that the daemon was paused or the clock was set.
     daemon.clock.advance(3600);
     for _ in 0..20 {
         assert_eq!(daemon.instances(&token).await.len(), 2);
@@ -114,7 +114,7 @@ async fn only_an_instance_that_announced_a_heartbeat_is_removed_for_silence() {
     daemon.put_instance(&token, beat).await;
     let shown = daemon.instances(&token).await;
     let beaten: Vec<_> = shown.iter().map(|one| one["lastHeartbeat"] != "0001-01-01T00:00:00Z").collect();
-    assert_eq!(beaten, [true, false], "a heartbeat is the same call again");
+    assert_eq!(beaten, [true, false], "repeating the registration is a heartbeat");
     let gone = || async {
         daemon.clock.advance(1);
         daemon.instances(&token).await.len() == 1
@@ -132,7 +132,7 @@ async fn everything_is_there_after_a_restart_and_the_last_status_counts() {
     daemon.until("its status is stored", || async { daemon.instances(&token).await[0]["status"] == "Healthy" }).await;
     daemon.restart(&["--registry-probe-interval", "1h"]).await;
     assert_eq!(daemon.call("GET", "/lasting-svc/", "", Value::Null).await.status, 200);
-    assert_eq!(daemon.instances(&token).await.len(), 1, "the token still counts");
+    assert_eq!(daemon.instances(&token).await.len(), 1, "the token is still valid");
 }
 
 #[tokio::test]

@@ -1,5 +1,4 @@
-//! Golden files: the OpenAPI document. `UPDATE=1 cargo test` writes them; reviewing their difference is how the API is
-//! reviewed.
+//! The OpenAPI document as a golden file. `UPDATE=1 cargo test` rewrites it; the API is reviewed by its diff.
 
 use std::{fs, path::Path};
 
@@ -24,7 +23,7 @@ fn the_openapi_document_is_the_golden_one_and_valid() {
     let mistakes: Vec<String> =
         validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect();
     assert!(mistakes.is_empty(), "{mistakes:#?}");
-    // The validator bites: a response without a description is no OpenAPI.
+    // The validator detects errors: a response without a description is invalid.
     let mut broken = document.clone();
     broken["paths"]["/health"]["get"]["responses"]["200"] = serde_json::json!({});
     assert!(!validator.is_valid(&broken));
@@ -37,7 +36,7 @@ fn every_reference_of_the_document_leads_somewhere() {
             Value::Object(fields) => {
                 if let Some(Value::String(reference)) = fields.get("$ref") {
                     let pointer = reference.strip_prefix('#').unwrap();
-                    assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+                    assert!(document.pointer(pointer).is_some(), "{reference} does not resolve");
                 }
                 fields.values().for_each(|inner| walk(inner, document));
             }

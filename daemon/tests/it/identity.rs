@@ -1,4 +1,4 @@
-//! Accounts, sessions and tokens over the wire, and attempts to get what one must not have.
+//! Accounts, sessions and tokens over HTTP, and attempts to exceed one's rights.
 
 use serde_json::{Value, json};
 
@@ -38,9 +38,9 @@ async fn the_same_device_gets_the_same_session_and_its_text_is_renewed() {
     daemon.clock.advance(17 * 3600);
     let renewed = daemon.login("joe", "pass", "").await;
     assert_eq!(renewed.json()["token"]["id"], id, "the same session");
-    assert_ne!(token_of(&renewed), first, "another text");
+    assert_ne!(token_of(&renewed), first, "a new token");
     assert_ne!(daemon.login("joe", "pass", "phone").await.json()["token"]["id"], id, "another device");
-    // A program that signed in once keeps working beyond `exp`, until the session was idle for too long.
+    // A program that signed in once keeps working beyond `exp`, until its session has been idle for too long.
     daemon.clock.advance(30 * 24 * 3600);
     assert_eq!(daemon.call("POST", "/user-svc/user/by-token", &first, Value::Null).await.status, 200);
     daemon.clock.advance(91 * 24 * 3600);
@@ -145,14 +145,14 @@ async fn signing_out_ends_the_own_session_at_once_here_and_at_the_gateway() {
     let answer = revoke(&laptop, Value::Null).await;
     assert_eq!((answer.status.as_u16(), answer.text.as_str()), (200, "{}"));
     assert!(!works(&laptop).await && works(&phone).await && works(&shared).await);
-    assert_eq!(revoke(&laptop, Value::Null).await.status, 401, "an ended session ends nothing");
+    assert_eq!(revoke(&laptop, Value::Null).await.status, 401, "an ended session cannot revoke");
 
     assert_eq!(revoke(&phone, json!({ "device": "tablet" })).await.status, 200);
     assert!(!works(&tablet).await && works(&phone).await);
     let unknown = revoke(&phone, json!({ "device": "fridge" })).await;
     assert_eq!((unknown.status.as_u16(), unknown.error().contains("`fridge`")), (404, true));
 
-    // What programs share is not ended by someone who signs out elsewhere, unless that is said by name.
+    // The session that programs share does not end with a sign-out elsewhere unless it is named.
     assert_eq!(revoke(&phone, json!({ "allTokens": true })).await.status, 200);
     assert!(!works(&phone).await && works(&shared).await);
     let phone = token_of(&daemon.login("joe", "pass", "phone").await);
@@ -171,11 +171,11 @@ async fn sessions_of_others_are_ended_by_an_admin_alone() {
 
     let refused = revoke(&eve, all.clone()).await;
     assert_eq!((refused.status.as_u16(), refused.error().contains("user-svc:token:revoke")), (403, true));
-    assert_eq!(revoke(&admin, json!({ "userId": id })).await.status, 400, "which ones is not said");
+    assert_eq!(revoke(&admin, json!({ "userId": id })).await.status, 400, "the sessions are not specified");
     assert_eq!(revoke(&admin, json!({ "userId": "usr_none", "allTokens": true })).await.status, 404);
     assert_eq!(me(joe.clone()).await.status, 200);
     assert_eq!(revoke(&admin, all).await.status, 200);
-    assert_eq!(me(joe).await.status, 401, "the session that names no device too");
+    assert_eq!(me(joe).await.status, 401, "including the session without a device");
     assert_eq!((me(eve).await.status.as_u16(), me(admin).await.status.as_u16()), (200, 200));
     assert_eq!(daemon.login("joe", "pass", "").await.status, 200, "signing in again works");
 }
@@ -219,7 +219,7 @@ async fn a_service_never_receives_the_session_of_its_caller() {
     assert_ne!(delegated, admin);
     assert!(!received.contains(&admin));
 
-    // What it was made for: asking who calls, and whether they may.
+    // Its purpose: asking who the caller is and which permissions it has.
     assert_eq!(daemon.call("POST", "/user-svc/user/by-token", &delegated, Value::Null).await.status, 200);
     let ask = "/user-svc/permission/user-svc:role:view/is-authorized";
     assert_eq!(daemon.call("POST", ask, &delegated, json!({})).await.status, 200);
@@ -312,7 +312,7 @@ async fn an_invitation_makes_as_many_accounts_as_it_says_and_no_more() {
     }
     assert_eq!(daemon.call("DELETE", &format!("/user-svc/invitation/{id}"), &admin, Value::Null).await.status, 404);
 
-    // A role named twice is given once.
+    // A role named twice is assigned once.
     let twice = json!({ "roleIds": ["user-svc:user", "user-svc:user"] });
     let made = daemon.call("POST", "/user-svc/invitation", &admin, twice).await.json();
     let twice = register("twice", made["invitation"]["code"].clone());
@@ -343,11 +343,15 @@ async fn nobody_makes_invitations_while_registration_is_closed() {
     let admin = daemon.admin().await;
     let refused = daemon.call("POST", "/user-svc/invitation", &admin, json!({})).await;
     assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (409, &json!("user.invitations_closed")));
-    assert!(refused.error().contains("OPENORCH_REGISTRATION=invite"), "it says what works: {}", refused.text);
+    assert!(refused.error().contains("OPENORCH_REGISTRATION=invite"), "it names the remedy: {}", refused.text);
     let listed = daemon.call("GET", "/user-svc/invitations", &admin, Value::Null).await;
-    assert_eq!(listed.json()["invitations"], json!([]), "nothing was made");
+    assert_eq!(listed.json()["invitations"], json!([]), "no invitation was created");
     let made = json!({ "user": { "slug": "made", "name": "Made" }, "password": "pass" });
-    assert_eq!(daemon.call("POST", "/user-svc/user", &admin, made).await.status, 200, "and that works");
+    assert_eq!(
+        daemon.call("POST", "/user-svc/user", &admin, made).await.status,
+        200,
+        "creating an account directly works"
+    );
 }
 
 #[tokio::test]
@@ -390,10 +394,10 @@ async fn once_warm_neither_the_gateway_nor_a_check_asks_the_store() {
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
     request().await;
-    // A second after the start the entries of the audit log are counted.
+    // The audit entries are counted one second after the start.
     let counted =
         async || daemon.call("GET", "/metrics", &admin, Value::Null).await.text.contains("openorch_audit_entries");
-    daemon.until("they are", counted).await;
+    daemon.until("the audit entries are counted", counted).await;
     let before = asked().await;
     assert!(before.iter().all(|line| !line.ends_with(" 0")) && before.len() == 2, "{before:?}");
     for _ in 0..20 {
@@ -402,7 +406,7 @@ async fn once_warm_neither_the_gateway_nor_a_check_asks_the_store() {
     assert_eq!(asked().await, before);
 }
 
-/// What so many sign-ins at once are answered, by status.
+/// Statuses of `count` concurrent sign-ins.
 async fn at_once(daemon: &std::sync::Arc<Daemon>, count: usize, password: &'static str) -> Vec<u16> {
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..count {
@@ -435,6 +439,6 @@ async fn a_flood_of_registrations_shuts_nobody_out_who_signs_in() {
     let first = flood.join_next().await.unwrap().unwrap();
     assert!([200, 429].contains(&first));
     assert_eq!(daemon.login("joe", "pass", "").await.status, 200);
-    assert!(!flood.is_empty(), "it waits still");
+    assert!(!flood.is_empty(), "the flood is still queued");
     flood.abort_all();
 }

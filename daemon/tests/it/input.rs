@@ -1,5 +1,5 @@
-//! What a caller may send: every input has limits, and they are checked as the document says. The document that describes
-//! what is accepted is read by another implementation of JSON Schema, which must agree with ours about any value.
+//! Input validation: every input has limits, and they are checked as the OpenAPI document states. An independent JSON
+//! Schema implementation validates random values against the document, and must agree with the daemon's checks.
 
 use jsonschema::Validator;
 use openorch_api::{Checker, Parts, Row, text};
@@ -14,7 +14,7 @@ fn bodies(document: &Value) -> impl Iterator<Item = (&'static Row, &Value)> {
     })
 }
 
-/// A schema with what its references point to.
+/// Resolves a schema's reference.
 fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     match schema.get("$ref").and_then(Value::as_str) {
         Some(reference) => document.pointer(reference.trim_start_matches('#')).unwrap(),
@@ -31,7 +31,7 @@ fn every_text_list_and_map_of_an_input_has_a_limit() {
     }
     for path in document["paths"].as_object().unwrap().values() {
         for operation in path.as_object().unwrap().values() {
-            // Header fields have the limits of all heads.
+            // Headers have the limits of request heads.
             let of_url = |parameter: &&Value| parameter["in"] != "header";
             for parameter in operation["parameters"].as_array().into_iter().flatten().filter(of_url) {
                 let place = vec![operation["operationId"].to_string(), parameter["name"].to_string()];
@@ -43,7 +43,7 @@ fn every_text_list_and_map_of_an_input_has_a_limit() {
 }
 
 fn walk(document: &Value, schema: &Value, path: &mut Vec<String>, unlimited: &mut Vec<String>) {
-    // Of a schema that holds itself the first look is enough.
+    // Stop at recursive schemas.
     if path.len() > 12 {
         return;
     }
@@ -54,7 +54,7 @@ fn walk(document: &Value, schema: &Value, path: &mut Vec<String>, unlimited: &mu
         Some("object") if schema.get("additionalProperties").is_some() => "maxProperties",
         _ => "type",
     };
-    // Enumerations and what may be anything have no type.
+    // Enumerations and untyped values need no limit.
     if schema.get(limit).is_none() && limit != "type" {
         unlimited.push(path.join("."));
     }
@@ -90,7 +90,7 @@ fn what_is_checked_is_what_the_document_says() {
             if want.is_none() { good += 1 } else { bad += 1 }
         }
     }
-    assert!(good > 3000 && bad > 3000, "{good} values are right and {bad} wrong");
+    assert!(good > 3000 && bad > 3000, "{good} valid and {bad} invalid values");
 }
 
 fn validator(document: &Value, schema: &Value) -> Validator {
@@ -103,7 +103,7 @@ fn validator(document: &Value, schema: &Value) -> Validator {
         .unwrap()
 }
 
-/// A value as the schema has it, in which something is likely to be wrong.
+/// A random value based on the schema, with likely errors.
 fn value_of(document: &Value, schema: &Value, dice: &mut Dice, depth: usize) -> Value {
     if dice.roll(12) == 0 {
         return anything(dice);

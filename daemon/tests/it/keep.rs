@@ -1,4 +1,4 @@
-//! `openorch backup`, `restore` and `check` as a person runs them, beside the program and without it.
+//! `openorch backup`, `restore` and `check` from the command line, with and without a running daemon.
 
 use std::{
     fs,
@@ -32,7 +32,7 @@ async fn a_backup_beside_the_running_daemon_is_a_daemon_elsewhere() {
     let first = run(&mut command(&folder));
     let account = json!({ "slug": "kept-svc", "password": "p" });
     let token = post(&first.url, "/user-svc/register", "", account.clone()).await.unwrap()["token"]["token"].clone();
-    assert!(told(&mut with(&folder, &["backup", file])).contains("has all data"));
+    assert!(told(&mut with(&folder, &["backup", file])).contains("contains all data"));
     let later = json!({ "slug": "later-svc", "password": "p" });
     post(&first.url, "/user-svc/register", "", later.clone()).await.unwrap();
     assert!(told(&mut with(&folder, &["check"])).contains("is sound"));
@@ -44,9 +44,9 @@ async fn a_backup_beside_the_running_daemon_is_a_daemon_elsewhere() {
     assert!(told(&mut with(&other, &["restore", file])).contains("start the daemon"));
     let second = run(&mut command(&other));
     assert!(post(&second.url, "/user-svc/login", "", account).await.is_some());
-    assert!(post(&second.url, "/user-svc/login", "", later).await.is_none(), "it came after the backup");
+    assert!(post(&second.url, "/user-svc/login", "", later).await.is_none(), "it was registered after the backup");
     let mine = post(&second.url, "/user-svc/user/by-token", token.as_str().unwrap(), json!({})).await;
-    assert!(mine.is_some(), "the sessions and the key that signs them are there too");
+    assert!(mine.is_some(), "sessions and the signing key are included");
 }
 
 #[tokio::test]
@@ -61,10 +61,10 @@ async fn a_key_that_the_operator_gave_is_not_in_the_backup() {
     let mut start = command(&folder);
     keyed(&mut start);
     drop(run(&mut start));
-    assert!(told(&mut with(&folder, &["backup", file])).contains("keep OPENORCH_ENCRYPTION_KEY as well"));
+    assert!(told(&mut with(&folder, &["backup", file])).contains("back up OPENORCH_ENCRYPTION_KEY too"));
     let bytes = fs::read(file).unwrap();
     assert!(!bytes.windows(key.len()).any(|part| part == key.as_bytes()));
-    assert!(told(&mut with(&other, &["restore", file])).contains("OPENORCH_ENCRYPTION_KEY it had"));
+    assert!(told(&mut with(&other, &["restore", file])).contains("original OPENORCH_ENCRYPTION_KEY"));
     assert!(refused(&mut command(&other)).contains("OPENORCH_ENCRYPTION_KEY"));
     let mut start = command(&other);
     keyed(&mut start);
@@ -81,7 +81,7 @@ fn a_backup_goes_by_a_name_alone_to_where_the_program_was_started() {
     assert!(told(&mut with(&other, &["check"])).contains("is sound"));
 }
 
-/// What was kept with that key could not be read any more.
+/// Data encrypted with the other key would become unreadable.
 #[test]
 fn a_restore_never_takes_the_place_of_another_key() {
     let place = TempDir::new().unwrap();
@@ -114,7 +114,7 @@ fn what_is_wrong_is_told_and_fails() {
     let text = refused(&mut with(place.path(), &["check"]));
     assert!(text.contains("damaged") && text.contains("backup"), "{text}");
     let nothing = TempDir::new().unwrap();
-    assert!(refused(&mut with(nothing.path(), &["check"])).contains("there is no data"));
-    assert!(refused(&mut with(nothing.path(), &["backup", "x"])).contains("there is no data"));
+    assert!(refused(&mut with(nothing.path(), &["check"])).contains("no data"));
+    assert!(refused(&mut with(nothing.path(), &["backup", "x"])).contains("no data"));
     assert!(refused(&mut with(nothing.path(), &["restore", "/no/such/file"])).contains("/no/such/file"));
 }

@@ -1,4 +1,4 @@
-//! `openorch backup`, `restore` and `check` with the data in PostgreSQL, and the way there from SQLite.
+//! `openorch backup`, `restore` and `check` with PostgreSQL, and the migration there from SQLite.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ use crate::{
 
 const KEY: &str = "the operator's key of 32 letters";
 
-/// A folder, whose schema has its name, and a database for it.
+/// A data directory, its schema of the same name, and the database.
 struct Place {
     _root: TempDir,
     folder: PathBuf,
@@ -36,13 +36,13 @@ struct Place {
 impl Place {
     fn new() -> Option<Place> {
         let (string, root) = (database()?, TempDir::new().unwrap());
-        // The schema is named by the folder, which has to be one that nobody else has.
+        // The schema is named after the directory, whose name must be unique.
         let folder = root.path().join(root.path().file_name().unwrap());
         fs::create_dir(&folder).unwrap();
         Some(Place { _root: root, folder, string })
     }
 
-    /// With the key that the operator gives.
+    /// With the operator's key.
     fn on_postgres(&self, arguments: &[&str]) -> Command {
         self.with_variables(&[("OPENORCH_ENCRYPTION_KEY", KEY)], arguments)
     }
@@ -71,7 +71,7 @@ impl Place {
         schema(&self.folder)
     }
 
-    /// What a statement gives, as the text of its first column.
+    /// Rows of a query, as the text of the first column.
     async fn ask(&self, sql: &str) -> Vec<String> {
         let (client, connection) = tokio_postgres::connect(&self.string, tokio_postgres::NoTls).await.unwrap();
         let connection = tokio::spawn(connection);
@@ -94,7 +94,7 @@ async fn register(daemon: &Process, slug: &str) -> String {
     answer["token"]["token"].as_str().unwrap().to_owned()
 }
 
-/// Whether a daemon has an account and still takes the token that it was given.
+/// Whether a daemon has an account and still accepts its token.
 async fn knows(daemon: &Process, slug: &str, token: &str) -> bool {
     let login = post(&daemon.url, "/user-svc/login", "", account(slug)).await;
     login.is_some() && post(&daemon.url, "/user-svc/user/by-token", token, json!({})).await.is_some()
@@ -129,29 +129,29 @@ async fn a_backup_beside_a_daemon_that_writes_is_a_daemon_in_another_schema_and_
     });
     let (mut backup, mut check) = (first.on_postgres(&["backup", text(&file)]), first.on_postgres(&["check"]));
     let said = tokio::task::spawn_blocking(move || (told(&mut backup), told(&mut check))).await.unwrap();
-    assert!(said.0.contains(&first.schema()) && said.0.contains("keep OPENORCH_ENCRYPTION_KEY as well"), "{}", said.0);
+    assert!(said.0.contains(&first.schema()) && said.0.contains("back up OPENORCH_ENCRYPTION_KEY too"), "{}", said.0);
     assert!(said.1.contains("is sound"), "{}", said.1);
     is_over.store(true, SeqCst);
     assert!(writer.await.unwrap() > 0);
     register(&daemon, "later-svc").await;
     let bytes = fs::read(&file).unwrap();
-    assert!(!bytes.windows(KEY.len()).any(|part| part == KEY.as_bytes()), "the operator's key stays with the operator");
+    assert!(!bytes.windows(KEY.len()).any(|part| part == KEY.as_bytes()), "the operator's key is not included");
     assert!(refused(&mut first.on_postgres(&["backup", text(&file)])).contains("exists already"));
     assert!(refused(&mut first.on_postgres(&["restore", text(&file)])).contains("in use"));
     stop(daemon);
     let not_empty = refused(&mut first.on_postgres(&["restore", text(&file)]));
     assert!(not_empty.contains(&first.schema()) && not_empty.contains("is not empty"), "{not_empty}");
-    assert!(knows(&run(&mut first.on_postgres(&[])), "later-svc", &token).await, "what is there stays");
+    assert!(knows(&run(&mut first.on_postgres(&[])), "later-svc", &token).await, "existing data is unchanged");
 
     for on_engine in [Place::on_postgres, Place::on_sqlite] as [fn(&Place, &[&str]) -> Command; 2] {
         let command = |arguments: &[&str]| on_engine(&second, arguments);
         let said = told(&mut command(&["restore", text(&file)]));
-        assert!(said.contains("start the daemon, with the OPENORCH_ENCRYPTION_KEY it had"), "{said}");
+        assert!(said.contains("start the daemon with its original OPENORCH_ENCRYPTION_KEY"), "{said}");
         assert!(told(&mut command(&["check"])).contains("is sound"));
         let daemon = run(&mut command(&[]));
         assert!(knows(&daemon, "kept-svc", &token).await);
         let later = post(&daemon.url, "/user-svc/login", "", account("later-svc")).await;
-        assert!(later.is_none(), "it came after the backup");
+        assert!(later.is_none(), "it was registered after the backup");
         stop(daemon);
     }
 }
@@ -167,7 +167,7 @@ async fn the_data_of_a_folder_move_to_postgres_and_the_key_is_handed_over() {
     let key_file = place.folder.join("server/encryption.key");
     let key = fs::read_to_string(&key_file).unwrap();
 
-    // Where another key is, nothing is done; where none is, it is put there.
+    // A different key file prevents the restore; without one the key is stored there.
     fs::write(&key_file, "another key").unwrap();
     let said = refused(&mut place.with_variables(&[], &["restore", text(&file)]));
     assert!(said.contains("another one") && said.contains(text(&key_file)) && !said.contains(&key), "{said}");
@@ -182,7 +182,7 @@ async fn the_data_of_a_folder_move_to_postgres_and_the_key_is_handed_over() {
     let with_file = [("OPENORCH_ENCRYPTION_KEY_FILE", text(&key_file))];
     assert!(told(&mut place.with_variables(&with_file, &["check"])).contains("is sound"));
     let daemon = run(&mut place.with_variables(&with_file, &[]));
-    assert!(knows(&daemon, "kept-svc", &token).await, "the sessions and the key that signs them are there too");
+    assert!(knows(&daemon, "kept-svc", &token).await, "sessions and the signing key are included");
     stop(daemon);
 
     let list =
@@ -215,19 +215,19 @@ async fn a_restore_that_is_killed_leaves_nothing_and_can_be_done_again() {
     let schemas = format!("SELECT 1 FROM pg_namespace WHERE nspname = '{}'", place.schema());
     for _ in 0..3 {
         let mut restoring = place.on_postgres(&["restore", text(&file)]).stdout(Stdio::null()).spawn().unwrap();
-        // In its middle: it is writing, and not yet done.
+        // Kill it while it is writing.
         let writing =
             "SELECT pid FROM pg_stat_activity WHERE query LIKE 'COPY \"c_testSvcMany\"%' AND state = 'active'";
-        eventually(PATIENCE, "it writes", async || {
-            assert!(restoring.try_wait().unwrap().is_none(), "it ended before it was seen to write");
+        eventually(PATIENCE, "the restore is writing", async || {
+            assert!(restoring.try_wait().unwrap().is_none(), "it ended before the write was observed");
             !place.ask(writing).await.is_empty()
         })
         .await;
         restoring.kill().unwrap();
         wait(&mut restoring);
-        assert!(place.ask(&schemas).await.is_empty(), "nothing of it is to be seen");
+        assert!(place.ask(&schemas).await.is_empty(), "nothing is visible");
     }
-    // The server may not have noticed yet that the last one is gone; the next waits for that.
+    // The server may not have noticed the last disconnect yet; the next restore waits for that.
     told(&mut place.on_postgres(&["restore", text(&file)]));
     stop(run(&mut place.on_postgres(&[])));
     let documents = format!("SELECT count(*) FROM {}.\"c_testSvcMany\"", place.schema());

@@ -1,4 +1,5 @@
-//! The files of the data under a daemon that runs: removed, replaced, copied without their log; and a backup over the network.
+//! Data files of a running daemon that are removed, replaced, or copied without their log; and backups over the
+//! network.
 
 use std::{fs, path::Path, process::Stdio};
 
@@ -52,7 +53,7 @@ async fn once_its_files_are_removed_writes_are_refused_and_a_backup_saves_what_w
             assert!(text.contains(file.to_str().unwrap()), "{text}");
         }
         let (code, users) = ask(&daemon.url, Method::POST, "/user-svc/users", &token, json!({})).await;
-        assert!(code == 200 && String::from_utf8_lossy(&users).contains("kept19"), "reads go on");
+        assert!(code == 200 && String::from_utf8_lossy(&users).contains("kept19"), "reads still work");
 
         let (code, backup) = ask(&daemon.url, Method::POST, "/platform-svc/backup", &token, json!({})).await;
         assert_eq!(code, 200, "{}", String::from_utf8_lossy(&backup[..backup.len().min(300)]));
@@ -88,9 +89,12 @@ async fn a_copy_of_the_main_file_alone_does_not_start_before_it_is_accepted() {
     let accepted = crate::keep::told(command(&other).args(["check", "--accept"]));
     assert!(accepted.contains("is sound") && accepted.contains("newest entry"), "{accepted}");
     let copied = run(&mut command(&other));
-    assert!(post(&copied.url, "/user-svc/login", "", body.clone()).await.is_none(), "it was not in that file");
+    assert!(
+        post(&copied.url, "/user-svc/login", "", body.clone()).await.is_none(),
+        "the copied file does not contain it"
+    );
     drop(copied);
-    // What was killed has its log.
+    // After a kill the log is still there.
     let daemon = run(&mut command(&folder));
     assert!(post(&daemon.url, "/user-svc/login", "", body).await.is_some());
 }
@@ -114,7 +118,7 @@ async fn a_backup_over_the_network_is_for_admins_and_told_in_the_audit_log() {
     let outcomes: Vec<_> = told["entries"].as_array().unwrap().iter().map(|entry| entry["outcome"].clone()).collect();
     assert!(outcomes.contains(&json!("done")), "{told}");
     assert_eq!(told["entries"][0]["actorId"], id_of(&admin));
-    // Nothing is left of it on the daemon's disk.
+    // No temporary file remains on the daemon's disk.
     let left = fs::read_dir(daemon.folder.path().join("server"));
     let names = left.into_iter().flatten().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert!(names.into_iter().all(|name| !name.starts_with("openorch-backup")));

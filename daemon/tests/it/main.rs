@@ -1,5 +1,5 @@
-//! The daemon from outside: over HTTP, with real storage; most tests start it inside their process with a clock of
-//! their own, those about processes start the program.
+//! Tests of the daemon over HTTP, with real storage. Most start it in their own process with a manual clock; tests of
+//! process behaviour start the program.
 
 mod answers;
 mod apps;

@@ -1,27 +1,27 @@
-//! Every operation with every kind of caller: who gets in is what the row says, and nothing a plain account does makes it
-//! able to do more.
+//! Every operation with every kind of caller: access is as the row declares, and no sequence of calls by a plain
+//! account extends its rights.
 
 use openorch_api::{Access, Exempt, Row};
 use serde_json::{Value, json};
 
 use crate::support::{Daemon, Echo, claims, received, token_of};
 
-/// A caller and what it may, as the table tells it.
+/// A caller and its rights.
 struct Who {
     name: &'static str,
     token: String,
-    /// The built-in roles it has; `None` where it is not signed in.
+    /// Its built-in roles; `None` if it is not signed in.
     roles: Option<&'static [&'static str]>,
-    /// For a token made for a service.
+    /// Whether the token is delegated to a service.
     is_delegated: bool,
-    /// What it owns and names, by path parameter.
+    /// Ids of its own resources, by path parameter.
     owns: Vec<(&'static str, String)>,
 }
 
-/// What a row says of a caller, who owns nothing of what is named but what it is said to own.
+/// The statuses that a row requires for a caller, who owns only what `owns` lists; empty if access is allowed.
 fn verdict(row: &Row, who: &Who) -> &'static [u16] {
     const REFUSED: &[u16] = &[403];
-    // A thing that is not there has no owner.
+    // A missing resource has no owner.
     const NOT_FOUND: &[u16] = &[403, 404];
     let Access::Needs(guard) = row.access else {
         return match (row.access, who.roles) {
@@ -38,7 +38,7 @@ fn verdict(row: &Row, who: &Who) -> &'static [u16] {
     match guard.permission.granted_to.iter().any(|role| roles.contains(role)) {
         true => &[],
         false => match guard.exempt {
-            // For itself.
+            // For its own account.
             Exempt::Account => &[],
             Exempt::Owner if !who.owns.is_empty() => &[],
             Exempt::Owner => NOT_FOUND,
@@ -47,7 +47,7 @@ fn verdict(row: &Row, who: &Who) -> &'static [u16] {
     }
 }
 
-/// Things of an account's own, by the path parameter that names each.
+/// Resources of an account, by the path parameter that names each.
 async fn owned(daemon: &Daemon, token: &str, url: &str) -> Vec<(&'static str, String)> {
     let call = async |method: &str, path: &str, body: Value| {
         let answer = daemon.call(method, path, token, body).await;
@@ -84,7 +84,7 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
     const USER: &[&str] = &[openorch_api::role::USER];
     const ADMIN: &[&str] = &[openorch_api::role::ADMIN];
     for row in openorch_api::operations() {
-        // Made anew each time: some rows end the session that calls.
+        // New sessions for each row, because some rows end the caller's session.
         let admin = token_of(&daemon.login("openorch", "changeme", row.id).await);
         let plain = token_of(&daemon.login("shop-svc", "pass", row.id).await);
         let of_organization = token_of(&daemon.login("ann", "pass", row.id).await);
@@ -115,7 +115,7 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
             let want = verdict(row, &who);
             if want.is_empty() {
                 assert!(who.owns.is_empty() || (200..300).contains(&status), "{} by {}: {status}", row.id, who.name);
-                // It got in; what it finds there is another test's matter. `is-authorized` says no with 401.
+                // Access is allowed; other tests check the outcome. `is-authorized` answers 401 for a negative result.
                 let answers_401 = [openorch_api::user::IS_AUTHORIZED.row.id, openorch_api::user::LOGIN.row.id];
                 assert!(status != 401 || answers_401.contains(&row.id), "{} by {}: {status}", row.id, who.name);
                 let is_guarded = matches!(row.access, Access::Needs(_));
@@ -132,7 +132,8 @@ async fn every_row_with_every_caller_is_as_the_table_says() {
     }
 }
 
-/// For a row with a condition, what a stranger to it sends: about what is `owner-svc`'s, whose organization is `org_a`.
+/// For a row with a condition, a request of another account about resources of `owner-svc`, whose organization is
+/// `org_a`.
 fn about_anothers(row: &Row, owner_id: &str) -> (String, Value) {
     let body = match row.id {
         "savePermits" => json!({ "permits": [{ "permission": "owner-svc:p", "slugs": ["ann"] }] }),
@@ -143,13 +144,13 @@ fn about_anothers(row: &Row, owner_id: &str) -> (String, Value) {
         "listApps" | "deleteEnroll" | "deleteOrganization" | "listMembers" | "removeUserFromOrganization" => {
             Value::Null
         }
-        other => panic!("say here how a stranger is refused by the condition of `{other}`"),
+        other => panic!("add a request that the condition of `{other}` refuses"),
     };
     let named = |name: &str| match name {
         "organizationId" => "org_a".to_owned(),
         "userId" => owner_id.to_owned(),
         "enrollId" => format!("unnamed:{owner_id}:owner-svc:r"),
-        other => panic!("what `{other}` is of the owner's"),
+        other => panic!("no value for the parameter `{other}`"),
     };
     let path = row
         .path_parameters()
@@ -176,7 +177,7 @@ async fn who_does_not_meet_a_rows_condition_is_refused_with_its_code_and_the_own
         assert_eq!(answer.status.as_u16(), condition.refusal.status, "{}: {}", row.id, answer.text);
         assert_eq!(answer.json()["code"], condition.refusal.id, "{}: {}", row.id, answer.text);
     }
-    // `deleteOrganization` last, since the others need it.
+    // `deleteOrganization` last, because the others need it.
     let (last, others): (Vec<_>, Vec<_>) = conditioned().partition(|(row, _)| row.id == "deleteOrganization");
     for (row, condition) in others.into_iter().chain(last).filter(|(row, _)| row.id != "listApps") {
         let (path, body) = about_anothers(row, &owner_id);
@@ -185,7 +186,7 @@ async fn who_does_not_meet_a_rows_condition_is_refused_with_its_code_and_the_own
     }
 }
 
-/// A sequence of numbers from a seed (xorshift64*, Vigna 2016), so that a failure can be repeated.
+/// A seeded random number generator (xorshift64*, Vigna 2016), so that a failure can be repeated.
 pub struct Dice(pub u64);
 
 impl Dice {

@@ -1,5 +1,4 @@
-//! What the daemon tells of its work: metrics in one exposition, a line about requests that no instance answered, and the
-//! access log.
+//! Observability: the metrics, the warning about requests that no instance answered, and the access log.
 
 use std::{collections::BTreeSet, io::Read, process::Stdio};
 
@@ -16,7 +15,7 @@ async fn metrics(daemon: &Daemon, admin: &str) -> String {
     answer.text
 }
 
-/// The number of requests that a service's series of a class has.
+/// Request count of a service in a status class.
 fn requests(text: &str, service: &str, class: &str) -> Option<u64> {
     let start = format!("openorch_gateway_request_duration_seconds_count{{service=\"{service}\",status=\"{class}\"}} ");
     text.lines().find_map(|line| line.strip_prefix(start.as_str()))?.parse().ok()
@@ -32,7 +31,7 @@ async fn every_metric_has_its_help_its_type_and_a_conventional_name() {
         if let Some(help) = line.strip_prefix("# HELP ") {
             let (name, help) = help.split_once(' ').unwrap();
             assert!(help.len() > 10 && help.ends_with('.') && !help.ends_with(".."), "{line}");
-            assert!(names.insert(name), "{name} is there twice");
+            assert!(names.insert(name), "{name} appears twice");
             family = name;
             let of_type = lines.next().and_then(|line| line.strip_prefix("# TYPE ")).expect("a type after the help");
             kind = of_type.strip_prefix(name).unwrap().trim();
@@ -42,7 +41,7 @@ async fn every_metric_has_its_help_its_type_and_a_conventional_name() {
         }
         let sample = line.split(['{', ' ']).next().unwrap();
         let ends: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
-        assert!(ends.iter().any(|end| sample.strip_suffix(end) == Some(family)), "{line} is not of {family}");
+        assert!(ends.iter().any(|end| sample.strip_suffix(end) == Some(family)), "{line} does not belong to {family}");
         assert!(line.rsplit(' ').next().unwrap().parse::<f64>().is_ok(), "{line}");
     }
     assert!(text.contains(&format!("openorch_build_info{{version=\"{}\"}} 1", openorch::VERSION)));
@@ -80,7 +79,7 @@ async fn a_service_has_series_until_its_account_is_deleted_and_unknown_slugs_sha
     daemon.until("the series of a deleted service are gone", is_gone).await;
 }
 
-/// What a process says on its standard error, with these settings, while `work` has its URL.
+/// Standard error of a daemon with these settings while `work` runs.
 async fn log_of<F: Future<Output = ()>>(settings: &[(&str, &str)], work: impl FnOnce(String) -> F) -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut command = command(folder.path());
@@ -92,7 +91,7 @@ async fn log_of<F: Future<Output = ()>>(settings: &[(&str, &str)], work: impl Fn
     log
 }
 
-/// Sends a request whose id is `id`; answers its status and text.
+/// Sends a request with this request id; returns its status and text.
 async fn send(url: &str, method: &str, path: &str, token: &str, id: &str, body: Value) -> (u16, String) {
     let http = reqwest::Client::new();
     let request = http.request(method.parse().unwrap(), format!("{url}{path}")).header("x-request-id", id);
@@ -102,7 +101,8 @@ async fn send(url: &str, method: &str, path: &str, token: &str, id: &str, body: 
     (response.status().as_u16(), response.text().await.unwrap())
 }
 
-/// Registers `down-svc` with an instance, has it answer once, stops it, and asks for it twenty times more. Answers the token.
+/// Registers `down-svc` with an instance that answers once, stops it, and sends twenty more requests. Returns the
+/// token.
 async fn fail_often(url: &str) -> String {
     let account = json!({ "slug": "down-svc", "name": "d", "password": "a-password-in-a-body" });
     let (_, text) = send(url, "POST", "/user-svc/register", "", "registers", account).await;
@@ -159,7 +159,7 @@ async fn the_access_log_has_a_line_for_each_sampled_request_and_no_secret() {
     ] {
         let line = line_of(id);
         parts.iter().for_each(|part| assert!(line.contains(part), "{part} is not in {line}"));
-        assert!(!line.contains("bytes=0"), "each of them had a body: {line}");
+        assert!(!line.contains("bytes=0"), "each request had a body: {line}");
     }
     for secret in [token.as_str(), "a-query", "a-password"] {
         assert!(!log.contains(secret), "{secret} is in {log}");

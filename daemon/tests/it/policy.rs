@@ -1,4 +1,4 @@
-//! Policies: rate limits, blocked addresses, whose they are and whose counters.
+//! Policies: rate limits and blocked addresses, and who owns them and their counters.
 
 use serde_json::{Value, json};
 
@@ -13,10 +13,10 @@ fn blocklist(addresses: &[&str]) -> Value {
     json!({ "templateId": "blocklist", "parameters": { "blocklist": { "blockedIPs": addresses } } })
 }
 
-/// Short ways to call policy-svc.
+/// Calls of policy-svc.
 trait Policies {
     async fn save_policy(&self, id: &str, token: &str, instance: Value) -> u16;
-    /// How many of so many checks are allowed.
+    /// Number of allowed checks out of `count`.
     async fn allowed(&self, token: &str, count: usize, request: Value) -> usize;
 }
 
@@ -46,7 +46,11 @@ async fn a_rate_limit_counts_by_account_or_address_and_by_endpoint_or_all_togeth
     assert_eq!(daemon.allowed(&ann, 7, of("usr_1", "", "/a")).await, 5);
     assert_eq!(daemon.allowed(&ann, 7, of("usr_1", "", "/b")).await, 5, "another endpoint");
     assert_eq!(daemon.allowed(&ann, 7, of("usr_2", "", "/a")).await, 5, "another account");
-    assert_eq!(daemon.allowed(&ann, 7, of("", "192.0.2.1", "/a")).await, 7, "nobody's account is counted");
+    assert_eq!(
+        daemon.allowed(&ann, 7, of("", "192.0.2.1", "/a")).await,
+        7,
+        "requests without an account are not counted"
+    );
     daemon.clock.advance(60);
     assert_eq!(daemon.allowed(&ann, 7, of("usr_1", "", "/a")).await, 5, "a window later");
 
@@ -54,7 +58,7 @@ async fn a_rate_limit_counts_by_account_or_address_and_by_endpoint_or_all_togeth
     assert_eq!(daemon.allowed(&ann, 1, of("", "192.0.2.1", "/a")).await, 1);
     assert_eq!(daemon.allowed(&ann, 3, of("", "::ffff:192.0.2.1", "/b")).await, 1, "the same address");
     let bob = daemon.register("bob").await;
-    assert_eq!(daemon.allowed(&bob, 3, of("", "192.0.2.1", "/a")).await, 2, "who asks uses up nothing of others");
+    assert_eq!(daemon.allowed(&bob, 3, of("", "192.0.2.1", "/a")).await, 2, "each asking service has its own counters");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Many who change the same thing at once, and a disk without room: what waiting or reading solves is not refused.
+//! Concurrent changes of one resource, and a full disk: whatever can wait or be read is not refused.
 
 use std::{
     path::{Path, PathBuf},
@@ -40,7 +40,7 @@ async fn who_changes_what_others_change_at_the_same_time_waits_and_is_not_refuse
     let ann = daemon.register("ann-svc").await;
     let refresh = |_| call(&daemon.url, Method::POST, "/user-svc/refresh-token", &ann, Value::Null);
     let codes = all_at_once((0..50).map(refresh)).await;
-    // Each ends the token before it, so that those who came too late are told to sign in.
+    // Each refresh ends the previous token, so later calls get 401.
     assert!(codes.iter().all(|code| [200, 401].contains(code)) && codes.contains(&200), "{codes:?}");
 
     let ann = crate::support::token_of(&daemon.login("ann-svc", "pass", "other").await);
@@ -58,7 +58,7 @@ async fn who_changes_what_others_change_at_the_same_time_waits_and_is_not_refuse
     assert!(codes.iter().all(|code| *code == 200), "{codes:?}");
 }
 
-/// A disk of 24 MiB; none where none can be mounted.
+/// A 24 MiB file system; `None` if mounting is not allowed.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
@@ -70,7 +70,7 @@ impl SmallDisk {
             .stderr(Stdio::null())
             .status();
         if !mounted.is_ok_and(|status| status.success()) {
-            eprintln!("SKIPPED: no small disk can be mounted here");
+            eprintln!("SKIPPED: mounting is not allowed here");
             return None;
         }
         Some(SmallDisk(folder))
@@ -80,7 +80,7 @@ impl SmallDisk {
         self.0.path()
     }
 
-    /// Leaves no byte.
+    /// Fills the disk completely.
     fn fill(&self, name: &str) -> PathBuf {
         use std::io::Write;
         let path = self.path().join(name);
@@ -92,12 +92,12 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Best effort: it is gone with the machine at the latest.
+        // Best effort.
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }
 
-/// Writes until nothing is free within the files of the database either.
+/// Writes until the free pages in the database files are used up too.
 async fn use_up(url: &str, token: &str) {
     for n in 0..5000 {
         let body = json!({ "name": format!("{n} {}", "x".repeat(200)) });
@@ -148,7 +148,7 @@ async fn on_a_full_disk_the_daemon_starts_reads_routes_and_lets_in_who_has_a_ses
     eventually(PATIENCE, "the service is reached", is_routed).await;
     let body = json!({ "slug": "new-svc", "password": "p" });
     assert_eq!(call(url, Method::POST, "/user-svc/register", "", body.clone()).await, 507);
-    // What was not written down is, once there is room.
+    // Unwritten state is written once there is room.
     std::fs::remove_file(first).unwrap();
     std::fs::remove_file(second).unwrap();
     assert_eq!(call(url, Method::POST, "/user-svc/register", "", body).await, 200);
@@ -159,11 +159,11 @@ async fn on_a_full_disk_the_daemon_starts_reads_routes_and_lets_in_who_has_a_ses
         let entries: Value = serde_json::from_str(&entries).unwrap();
         entries["entries"].as_array().unwrap().iter().map(|entry| entry["count"].as_u64().unwrap()).sum::<u64>()
     };
-    // What is gathered is written once a minute, by the clock of the program.
+    // Aggregated entries are written once a minute by the program's clock.
     eventually(2 * PATIENCE + PATIENCE, "the sign-ins are in the audit log", async || told().await >= 4).await;
 }
 
-/// The time of the next token is due, and it cannot be written down.
+/// The session is due for a new token, but its time cannot be stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_gets_its_next_token_on_a_full_disk() {
     let Some(disk) = SmallDisk::new() else { return };
@@ -185,5 +185,5 @@ async fn a_session_gets_its_next_token_on_a_full_disk() {
             return;
         }
     }
-    panic!("the token never came to its end");
+    panic!("the token was never renewed");
 }

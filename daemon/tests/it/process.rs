@@ -1,4 +1,4 @@
-//! The program as a process: killed under load, started twice, on damaged data, on a taken port.
+//! The daemon as a process: killed under load, started twice, with damaged data, with its port in use.
 
 use std::{
     fs,
@@ -60,7 +60,7 @@ async fn twenty_kills_under_write_load_lose_no_acknowledged_write() {
                 })
             })
             .collect();
-        // In the middle of the load, each round at another moment of it.
+        // In the middle of the load, at a different moment each round.
         let enough = acknowledged.lock().unwrap().len() + 4 + round;
         eventually(PATIENCE, "writes", async || acknowledged.lock().unwrap().len() >= enough).await;
         process.child.kill().unwrap();
@@ -121,16 +121,16 @@ fn damaged_missing_and_wrongly_keyed_data_is_named_and_left_alone() {
     drop(start(folder.path()));
 
     for end in ["db-wal", "db-shm"] {
-        // They may be gone already.
+        // They may not exist any more.
         let _ = fs::remove_file(database.with_extension(end));
     }
-    fs::write(&database, b"this is no database, but somebody's notes").unwrap();
+    fs::write(&database, b"not a database, but a text file").unwrap();
     let text = refused(&mut command(folder.path()));
     assert!(text.contains(database.file_name().unwrap().to_str().unwrap()), "{text}");
-    assert_eq!(fs::read(&database).unwrap(), b"this is no database, but somebody's notes");
+    assert_eq!(fs::read(&database).unwrap(), b"not a database, but a text file");
     fs::remove_file(&database).unwrap();
     refused(&mut command(folder.path()));
-    assert!(!database.exists(), "a missing database is not made anew");
+    assert!(!database.exists(), "a missing database is not recreated");
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn the_admin_password_is_reset_while_the_daemon_is_stopped() {
     assert!(post(&process.url, "/user-svc/login", "", login("new")).await.is_some());
     assert!(post(&process.url, "/user-svc/user/by-token", &old, json!({})).await.is_none(), "its sessions ended");
 
-    // Another admin may be the one who is left.
+    // Any other remaining admin can be reset.
     let admin = post(&process.url, "/user-svc/login", "", login("new")).await.unwrap();
     let second = json!({ "user": { "slug": "second", "name": "Second" }, "roleIds": ["user-svc:admin"] });
     let token = admin["token"]["token"].as_str().unwrap();
@@ -181,13 +181,13 @@ async fn a_second_signal_ends_what_the_first_one_waits_for() {
     post(&process.url, "/registry-svc/instance", &token, json!({ "url": url })).await.unwrap();
     let asked = format!("{}/slow-svc/x", process.url);
     let request = tokio::spawn(async move { reqwest::get(asked).await });
-    // The probe's connection comes first, then that of the request, which is never answered.
+    // The first connection is the probe's, the second that of the request, which is never answered.
     let _probe = silent.accept().await.unwrap();
     let _request = silent.accept().await.unwrap();
     process.terminate();
     let address = process.url.trim_start_matches("http://").to_owned();
-    eventually(PATIENCE, "it listens no more", async || std::net::TcpStream::connect(&address).is_err()).await;
-    assert!(process.child.try_wait().unwrap().is_none(), "it waits for the request");
+    eventually(PATIENCE, "it has stopped listening", async || std::net::TcpStream::connect(&address).is_err()).await;
+    assert!(process.child.try_wait().unwrap().is_none(), "it is draining the request");
     process.terminate();
     let ended = tokio::task::spawn_blocking(move || process.wait());
     assert!(ended.await.unwrap().success());
@@ -217,8 +217,8 @@ async fn out_of_descriptors_no_instance_is_blamed_and_what_is_open_goes_on() {
     for _ in 0..100 {
         open.push(tokio::net::TcpStream::connect(address).await.unwrap());
     }
-    // Seen through the connection that the client keeps open, for the time of ten probes: what must not happen has no end
-    // that could be waited for.
+    // Checked over the client's open connection during ten probe intervals: there is no event that would show the
+    // absence of a failure.
     for _ in 0..50 {
         assert!(statuses().await.contains("Healthy"));
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -240,7 +240,7 @@ async fn what_may_be_open_follows_the_hard_limit_on_open_files_and_not_the_soft_
     let metrics = request.bearer_auth(answer["token"]["token"].as_str().unwrap()).send().await.unwrap();
     let metrics = metrics.text().await.unwrap();
     for name in ["connections", "requests"] {
-        // Half of what is left when 256 are kept for other things.
+        // Half of what remains after 256 reserved files.
         let line = format!("openorch_gateway_{name}_limit 372");
         assert!(metrics.lines().any(|one| one == line), "{metrics}");
     }

@@ -1,4 +1,4 @@
-//! Repeats of calls with `Idempotency-Key`: done once, answered again, whoever asks and whatever comes between.
+//! `Idempotency-Key`: a call is executed once, and a repeat gets the stored response.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn keyed(daemon: &Daemon, method: &str, path: &str, token: &str, key: &str
     daemon.send(method, path, token, body.to_string().into_bytes(), &[("idempotency-key", key)]).await
 }
 
-/// Creates an organization of this name.
+/// Creates an organization with this name.
 async fn create(daemon: &Daemon, token: &str, key: &str, name: &str) -> Answer {
     keyed(daemon, "POST", ORGANIZATION, token, key, json!({ "name": name })).await
 }
@@ -34,7 +34,7 @@ fn each_operation_that_writes_says_what_comes_of_a_repeat_and_keyed_ones_can_be(
     let mut count = 0;
     for row in openorch_api::operations() {
         match row.effect() {
-            Effect::Write => assert!(row.repeat.is_some(), "{} does not say it", row.id),
+            Effect::Write => assert!(row.repeat.is_some(), "{} does not declare `repeat`", row.id),
             Effect::Read => assert_eq!(row.repeats(), Repeat::Natural, "{}", row.id),
         }
         let reads_key = row.headers().any(|header| header.name == "idempotency-key");
@@ -42,7 +42,7 @@ fn each_operation_that_writes_says_what_comes_of_a_repeat_and_keyed_ones_can_be(
         if reads_key {
             count += 1;
             assert!(row.audited && row.answers_json() && !row.answers_token(), "{}", row.id);
-            // Whose a thing is would have to be looked up before a replay.
+            // Ownership would have to be checked before a replay.
             assert!(matches!(
                 row.access,
                 Access::SignedIn | Access::Needs(openorch_api::Guard { exempt: Exempt::Nobody, .. })
@@ -63,7 +63,10 @@ async fn each_keyed_operation_answers_a_repeat_byte_for_byte_and_does_nothing() 
     ];
     let rows: Vec<_> = openorch_api::operations().filter(|row| row.repeats() == Repeat::Keyed).collect();
     let tested: Vec<&str> = calls.iter().map(|(id, _)| *id).collect();
-    assert!(rows.iter().all(|row| tested.contains(&row.id)) && rows.len() == calls.len(), "each is tested here");
+    assert!(
+        rows.iter().all(|row| tested.contains(&row.id)) && rows.len() == calls.len(),
+        "every keyed operation is tested here"
+    );
     let entries = async |daemon: &Daemon, id: &str| {
         let answer = daemon.call("POST", "/user-svc/audit", &admin, json!({ "operation": id })).await;
         answer.json()["entries"].as_array().map_or(0, Vec::len)
@@ -76,8 +79,8 @@ async fn each_keyed_operation_answers_a_repeat_byte_for_byte_and_does_nothing() 
         assert_eq!((once.status.as_u16(), &once.text), (again.status.as_u16(), &again.text), "{id}");
         assert_eq!(once.headers["content-type"], again.headers["content-type"]);
         assert!(once.status.is_success(), "{id}: {}", once.text);
-        assert_eq!(entries(&daemon, id).await, 1, "{id} is done once");
-        // Without the key it is another call, which fails where a name is taken.
+        assert_eq!(entries(&daemon, id).await, 1, "{id} is executed once");
+        // Without the key it is another call, which fails because the name is taken.
         let other = daemon.call(row.method.as_str(), row.path, &admin, body.clone()).await;
         assert_eq!(other.status, 409, "{id}: {}", other.text);
         first.push(once.text);
@@ -148,7 +151,7 @@ async fn of_many_at_once_with_one_key_one_is_done() {
     let answers = [a, b, c, d];
     let texts: std::collections::HashSet<_> =
         answers.iter().filter(|answer| answer.status == 200).map(|answer| &answer.text).collect();
-    assert_eq!(texts.len(), 1, "those that are done have one answer");
+    assert_eq!(texts.len(), 1, "all successful calls have the same answer");
     for answer in answers.iter().filter(|answer| answer.status != 200) {
         assert_eq!((answer.status.as_u16(), &answer.json()["code"]), (409, &json!("repeat.in_flight")));
     }
@@ -167,7 +170,7 @@ async fn access_is_checked_before_a_repeat_is_answered_and_refusals_are_not_stor
     let permit = json!({ "permits": [{ "id": "p", "permission": "user-svc:app:edit", "slugs": ["ann"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, permit).await, 200);
     assert_eq!(app("not a host").await, 400);
-    assert_eq!(app("a.example.com").await, 200, "what was refused may be done by the same key");
+    assert_eq!(app("a.example.com").await, 200, "a refused call can be repeated with the same key");
     assert_eq!(app("a.example.com").await, 200);
     assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/p", &admin, Value::Null).await, 200);
     assert_eq!(app("a.example.com").await, 403, "the right was lost");
@@ -186,7 +189,7 @@ async fn an_account_stores_so_many_answers_and_they_end_after_a_day() {
     let third = create(&daemon, &ann, "c", "C").await;
     assert_eq!((third.status.as_u16(), &third.json()["code"]), (429, &json!("repeat.too_many_keys")));
     assert!(third.error().contains("OPENORCH_API_MAX_STORED_ANSWERS_PER_ACCOUNT"), "{}", third.text);
-    assert_eq!(create(&daemon, &ann, "a", "A").await.text, first.text, "what is stored is answered");
+    assert_eq!(create(&daemon, &ann, "a", "A").await.text, first.text, "a stored answer is returned");
     let unkeyed = daemon.call("POST", ORGANIZATION, &ann, json!({ "name": "D" })).await;
     assert_eq!((unkeyed.status.as_u16(), create(&daemon, &bob, "a", "A").await.status.as_u16()), (200, 200));
     daemon.clock.advance(24 * 3600 - 1);
@@ -195,7 +198,7 @@ async fn an_account_stores_so_many_answers_and_they_end_after_a_day() {
     let anew = create(&daemon, &ann, "a", "A").await;
     assert!(anew.status == 200 && anew.text != first.text, "another call: {}", anew.text);
     assert_eq!(create(&daemon, &ann, "a", "A").await.text, anew.text);
-    // The clock went wrong: nothing ends for its age.
+    // With a wrong clock nothing expires.
     daemon.clock.jump(300 * 24 * 3600);
     assert_eq!(create(&daemon, &ann, "a", "A").await.text, anew.text);
 }
@@ -214,7 +217,7 @@ async fn all_accounts_store_so_many_answers_together_and_those_of_a_deleted_one_
     assert_eq!(create(&daemon, &bob, "a", "A").await.status, 200);
 }
 
-/// The client never learns what came of its call, since the daemon is killed between commit and answer.
+/// The client never gets the response, because the daemon is killed between commit and response.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_whose_answer_was_lost_in_a_crash_is_answered_and_not_done_again() {
     let folder = TempDir::new().unwrap();
@@ -234,7 +237,7 @@ async fn a_call_whose_answer_was_lost_in_a_crash_is_answered_and_not_done_again(
         body.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    // It is committed, and nobody reads the answer.
+    // It is committed, but the response is never read.
     eventually(PATIENCE, "the organization", async || own(&process.url).await.len() == 1).await;
     process.child.kill().unwrap();
     process.wait();
@@ -247,5 +250,5 @@ async fn a_call_whose_answer_was_lost_in_a_crash_is_answered_and_not_done_again(
     assert_eq!(answer.status(), 200);
     let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
     assert_eq!(answer["organization"]["id"], made[0]["id"]);
-    assert_eq!(own(&process.url).await.len(), 1, "it is done once");
+    assert_eq!(own(&process.url).await.len(), 1, "it is executed once");
 }

@@ -1,4 +1,4 @@
-//! Roles, permissions, grants and enrolls: what each gives and takes at once, and who may not.
+//! Roles, permissions, grants and enrolls: what each gives and revokes with immediate effect, and who may change them.
 
 use serde_json::{Value, json};
 
@@ -26,9 +26,9 @@ async fn a_service_gives_its_permissions_to_roles_and_roles_to_accounts() {
 
     let renamed = json!({ "id": "shop-svc:clerk", "name": "Clerk" });
     assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, renamed).await, 200);
-    assert!(has(&daemon, &ann, "shop-svc:order:view").await, "it keeps what is not spoken of");
+    assert!(has(&daemon, &ann, "shop-svc:order:view").await, "omitted fields are unchanged");
 
-    // The whole set is replaced, and those who have the role keep it (W8).
+    // The whole set is replaced, and accounts keep the role (W8).
     let path = "/user-svc/role/shop-svc%3Aclerk/permissions";
     let only = json!({ "permissionIds": ["shop-svc:order:edit"] });
     assert_eq!(status(&daemon, "PUT", path, &shop, only).await, 200);
@@ -45,7 +45,7 @@ async fn a_service_gives_its_permissions_to_roles_and_roles_to_accounts() {
     let ids: Vec<_> = roles["roles"].as_array().unwrap().iter().map(|role| role["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["user-svc:admin", "shop-svc:clerk", "user-svc:user"], "by name");
 
-    // Taken by the enroll, then the role, then the permission: at once each time.
+    // Revoked through the enroll, then the role, then the permission: with immediate effect each time.
     let id = enrolled["enrolls"][0]["id"].as_str().unwrap();
     assert_eq!(status(&daemon, "DELETE", &format!("/user-svc/enroll/{id}"), &shop, Value::Null).await, 200);
     assert!(!has(&daemon, &ann, "shop-svc:order:edit").await);
@@ -67,7 +67,11 @@ async fn grants_and_permits_give_by_slug_and_by_role() {
         json!({ "grants": [{ "id": "g1", "permissionId": "user-svc:user:view", "slugs": ["ann", "later-svc"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, grant.clone()).await, 200);
     assert!(has(&daemon, &ann, "user-svc:user:view").await && !has(&daemon, &shop, "user-svc:user:view").await);
-    assert_eq!(status(&daemon, "POST", "/user-svc/users", &ann, Value::Null).await, 200, "the guards know it, too");
+    assert_eq!(
+        status(&daemon, "POST", "/user-svc/users", &ann, Value::Null).await,
+        200,
+        "it applies to operations too"
+    );
     let later = daemon.register("later-svc").await;
     assert!(has(&daemon, &later, "user-svc:user:view").await);
     for (filter, want) in [
@@ -181,7 +185,7 @@ async fn a_token_stays_short_however_many_roles_its_account_has_and_nobody_crowd
     let save =
         async |token: &str, roles: &[String]| daemon.call("PUT", "/user-svc/enrolls", token, enroll(roles)).await;
     assert_eq!(save(&admin, &["shop-svc:zzz".into()]).await.status, 200);
-    // At once or bit by bit, one giver gives so many; the admin gives the rest.
+    // One giver has a limit, in one call or several; an admin has none.
     for many in [&roles[..], &roles[..101]] {
         let refused = save(&shop, many).await;
         assert!(refused.status == 403 && refused.error().contains("100 roles"), "{}", refused.text);
@@ -189,7 +193,7 @@ async fn a_token_stays_short_however_many_roles_its_account_has_and_nobody_crowd
     assert_eq!(save(&shop, &roles[..60]).await.status, 200);
     assert_eq!(save(&shop, &roles[60..101]).await.status, 403);
     assert_eq!(save(&shop, &roles[60..100]).await.status, 200);
-    assert_eq!(save(&shop, &roles[..100]).await.status, 200, "it has these already");
+    assert_eq!(save(&shop, &roles[..100]).await.status, 200, "these are already assigned");
     let told = |token: &str| crate::support::claims(token)["ori"].as_array().unwrap().clone();
     let before = told(&token_of(&daemon.login("ann", "pass", "test").await));
     assert!(before.contains(&json!("shop-svc:zzz")) && before.contains(&json!("user-svc:user")), "{before:?}");
@@ -199,8 +203,8 @@ async fn a_token_stays_short_however_many_roles_its_account_has_and_nobody_crowd
     assert!(token.len() < 4096, "{} bytes", token.len());
     assert!(told(&token).contains(&json!("user-svc:user")));
     let own = daemon.call("POST", "/user-svc/self", &token, Value::Null).await.json();
-    assert_eq!(own["roles"].as_array().unwrap().len(), 203, "the rest is looked up by session");
-    // Nor does anybody put an account into organizations without end.
+    assert_eq!(own["roles"].as_array().unwrap().len(), 203, "the remaining roles are looked up by session");
+    // Adding an account to organizations is limited too.
     for n in 0..=100 {
         let id = format!("org_{n}");
         daemon.call("POST", "/user-svc/organization", &shop, json!({ "id": id })).await;
@@ -237,13 +241,17 @@ async fn accounts_that_are_free_do_not_fill_the_room_of_admins_and_of_the_accoun
         assert_eq!(give(&token, &roles[..99]).await.status, 200);
         let refused = give(&token, &roles[99..]).await;
         assert!(refused.status == 403 && refused.error().contains("500 roles"), "{}", refused.text);
-        assert_eq!(give(&admin, &roles[99..]).await.status, 200, "there is room for what admins give");
+        assert_eq!(give(&admin, &roles[99..]).await.status, 200, "admins can still assign roles");
     }
     let refused = daemon.call("POST", "/user-svc/organization", &cara, json!({ "id": "org_next" })).await;
     assert_eq!(refused.status, 200, "{}", refused.text);
     let next = format!("/user-svc/organization/org_next/user/{}", id_of(&ann));
-    assert_eq!(status(&daemon, "PUT", &next, &cara, Value::Null).await, 200, "and for who gave it few");
-    assert_eq!(status(&daemon, "PUT", &member, &cara, json!({ "role": "admin" })).await, 200, "one that it is in");
+    assert_eq!(status(&daemon, "PUT", &next, &cara, Value::Null).await, 200, "so can accounts that gave it few roles");
+    assert_eq!(
+        status(&daemon, "PUT", &member, &cara, json!({ "role": "admin" })).await,
+        200,
+        "an organization that it is in"
+    );
     let own = daemon.call("POST", "/user-svc/organization", &ann, json!({ "id": "org_own" })).await;
     assert_eq!(own.status, 200, "{}", own.text);
 }
@@ -276,7 +284,7 @@ async fn an_admin_who_saves_under_an_id_of_another_gives_nothing_to_that_account
     let grant = json!({ "grants": [{ "id": "ops", "permissionId": "user-svc:user:view", "slugs": ["ann"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, grant).await, 200);
     assert!(has(&daemon, &ann, "user-svc:user:view").await && !has(&daemon, &squat, "user-svc:user:view").await);
-    // Its own stays its own, and it comes to the admin's neither by saving nor by deleting.
+    // The account still manages its own permit, but can neither overwrite nor delete the admin's.
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &squat, permit).await, 200);
     for expected in [200, 403] {
         assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/ops", &squat, Value::Null).await, expected);
@@ -324,7 +332,7 @@ async fn who_makes_a_role_anew_has_nothing_of_what_the_one_before_had() {
     assert!(!has(&daemon, &joe, "bob:read").await && has(&daemon, &bob, "bob:read").await);
     let own = daemon.call("POST", "/user-svc/self", &eve, Value::Null).await.json();
     assert_eq!(own["roles"], json!([]));
-    // Roles of built-in accounts would count as admins who can never sign in.
+    // A role of a built-in account would count as an admin who can never sign in.
     let built_in = daemon.call("POST", "/user-svc/users", &admin, json!({ "search": "user-svc" })).await.json();
     let enroll = json!({ "enrolls": [{ "userId": built_in["users"][0]["id"], "role": "user-svc:admin" }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, enroll).await, 403);
@@ -347,7 +355,7 @@ async fn a_body_that_trickles_in_after_the_rights_are_gone_does_nothing() {
         body.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    // The daemon asks for the body once it has looked at who calls.
+    // The daemon asks for the body after it has authorized the caller.
     let mut asked = [0; 25];
     stream.read_exact(&mut asked).await.unwrap();
     assert!(asked.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&asked));
@@ -377,7 +385,7 @@ async fn permissions_of_a_role_and_links_of_an_account_are_bounded() {
     assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, role).await, 200);
     let refused = assign("shop-svc:r0", names(1000, 1001)).await;
     assert!(refused.status == 403 && refused.error().contains("1000 permissions"), "{}", refused.text);
-    assert_eq!(assign("shop-svc:r0", names(0, 1000)).await.status, 200, "it has these already");
+    assert_eq!(assign("shop-svc:r0", names(0, 1000)).await.status, 200, "these are already assigned");
     for n in 1..10 {
         let role = json!({ "id": format!("shop-svc:r{n}"), "name": "R", "permissionIds": names(0, 1000) });
         assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, role).await, 200);

@@ -1,4 +1,4 @@
-//! What is set, and what is said of a mistake: by flag, by variable, by file; and who is served meanwhile.
+//! Settings by flag, variable and file, their error messages, and the restriction to loopback.
 
 use std::{
     fs,
@@ -37,7 +37,7 @@ fn it_is_held_to_loopback_while_the_default_password_stands() {
     let opened = run(wide(open.path()).env("OPENORCH_ADMIN_PASSWORD", "long enough for all"));
     assert!(opened.url.starts_with("http://0.0.0.0:"), "{}", opened.url);
     drop(opened);
-    // The password is set: another one given is not looked at.
+    // The password is already set, so another one in the variable is ignored.
     for ignored in ["short", "changeme"] {
         let again = run(wide(open.path()).env("OPENORCH_ADMIN_PASSWORD", ignored));
         assert!(again.url.starts_with("http://0.0.0.0:"), "{}", again.url);
@@ -56,12 +56,12 @@ fn a_reset_password_is_held_to_the_same_rules() {
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success(), "{text}");
     assert!(reset(&mut wide(folder.path()), "long enough for all").status.success());
-    // A flag may also stand behind the command.
+    // A flag may also follow the subcommand.
     let mut elsewhere = Command::new(env!("CARGO_BIN_EXE_openorch"));
     elsewhere.env_clear().args(["admin", "reset-password", "--data-dir"]).arg(folder.path());
     assert!(
         elsewhere.env("OPENORCH_ADMIN_PASSWORD", "a").output().unwrap().status.success(),
-        "on loopback any will do"
+        "any password is allowed on loopback"
     );
 }
 
@@ -83,7 +83,7 @@ async fn the_published_key_holds_to_loopback_until_another_takes_its_place() {
     let second = run(&mut with_key("another key that nobody knows"));
     assert!(second.url.starts_with("http://0.0.0.0:"));
     let url = second.url.replace("0.0.0.0", "127.0.0.1");
-    assert!(post(&url, "/user-svc/user/by-token", &token, json!({})).await.is_some(), "the signing key is the same");
+    assert!(post(&url, "/user-svc/user/by-token", &token, json!({})).await.is_some(), "the signing key is unchanged");
     drop(second);
     let text = refused(&mut with_key(published));
     assert!(text.contains("another key"), "{text}");
@@ -113,7 +113,7 @@ fn a_mistake_in_a_setting_is_named_and_nothing_is_touched() {
     let mut half = command(folder.path());
     half.env("OPENORCH_TLS_CERT", "/no/such/file").env("OPENORCH_TLS_KEY", "/no/such/file");
     assert!(refused(&mut half).contains("OPENORCH_TLS_CERT"));
-    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "the folder was touched");
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "the directory was changed");
 }
 
 #[test]
@@ -184,7 +184,7 @@ async fn how_long_an_answer_about_a_permission_is_kept_and_how_much_is_held_are_
         let answer = daemon.call("POST", "/user-svc/self/has/x:y", token, json!(null)).await.json();
         answer["until"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap()
     };
-    // More than is held: what is not is read again.
+    // More accounts than cache entries: an evicted account is read again.
     for slug in ["ann", "bob", "cara"] {
         daemon.register(slug).await;
     }
@@ -230,10 +230,10 @@ fn a_mistake_in_the_config_file_names_its_key_and_the_nearest_one_and_exits_like
         ("\nlisten = 80", &["line 2, `listen`", "`80` is not an address"]),
         ("[http]\ndrian = \"10s\"", &["`drian`", "did you mean `drain`?"]),
         ("[htpp]\ndrain = \"10s\"", &["line 1", "no table of this name; did you mean `http`?"]),
-        ("drain = \"10s\"", &["line 1, `drain`", "belongs into the table [http]"]),
-        ("[http]\ndrain = true", &["line 2, `drain`", "text in quotes, or a number"]),
+        ("drain = \"10s\"", &["line 1, `drain`", "belongs in the table [http]"]),
+        ("[http]\ndrain = true", &["line 2, `drain`", "quoted text or a number"]),
         ("quite-another-thing = 1", &["`quite-another-thing`", "--help"]),
-        ("admin-password = 5", &["line 1, `admin-password`", "a secret is text in quotes"]),
+        ("admin-password = 5", &["line 1, `admin-password`", "a secret must be quoted text"]),
     ] {
         fs::write(&file, text).unwrap();
         let (code, said) = exit(command(folder.path()).env("OPENORCH_CONFIG", &file));
@@ -264,8 +264,8 @@ fn variables_without_effect_are_named_in_the_log() {
     process.terminate();
     let mut log = String::new();
     process.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    assert!(log.contains("OPENORCH_DRIAN is not known and ignored; did you mean OPENORCH_DRAIN?"), "{log}");
-    assert_eq!(log.matches("not known and ignored").count(), 1, "{log}");
+    assert!(log.contains("ignoring the unknown variable OPENORCH_DRIAN; did you mean OPENORCH_DRAIN?"), "{log}");
+    assert_eq!(log.matches("ignoring the unknown variable").count(), 1, "{log}");
 
     let free = openorch_test_support::free_address();
     let mut process = run(Command::new(env!("CARGO_BIN_EXE_openorch"))
@@ -279,7 +279,7 @@ fn variables_without_effect_are_named_in_the_log() {
     let mut log = String::new();
     process.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
     assert!(log.contains("OPENORCH_DB_STRING is ignored without OPENORCH_DB=postgres"), "{log}");
-    assert!(log.contains("OPENORCH_URL is http://127.0.0.1:1, and the daemon listens on"), "{log}");
+    assert!(log.contains("OPENORCH_URL is http://127.0.0.1:1, but the daemon listens on"), "{log}");
     assert!(!log.contains("s3cret"), "{log}");
 }
 

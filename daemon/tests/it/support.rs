@@ -1,4 +1,4 @@
-//! The daemon of `openorch_test_support`, and what only these tests ask of it.
+//! The test daemon of `openorch_test_support`, and helpers for these tests.
 
 use openorch_test_support::wire::{Server, serve};
 pub use openorch_test_support::{
@@ -7,7 +7,7 @@ pub use openorch_test_support::{
 };
 use serde_json::{Value, json};
 
-/// The id of the account that a token is of.
+/// The account id in a token.
 pub fn id_of(token: &str) -> String {
     claims(token)["oui"].as_str().unwrap_or_else(|| panic!("no account in {token}")).to_owned()
 }
@@ -16,7 +16,7 @@ pub async fn status(daemon: &Daemon, method: &str, path: &str, token: &str, body
     daemon.call(method, path, token, body).await.status.as_u16()
 }
 
-/// The token that an [`Echo`] at this path is sent instead of the caller's: a delegated one.
+/// The delegated token that an [`Echo`] service at this path receives instead of the caller's.
 pub async fn received(daemon: &Daemon, path: &str, token: &str) -> String {
     let answer = daemon.call("GET", path, token, Value::Null).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -24,7 +24,7 @@ pub async fn received(daemon: &Daemon, path: &str, token: &str) -> String {
     head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).expect("a token").to_owned()
 }
 
-/// Whether an account has a permission; both ways of asking must say the same.
+/// Whether an account has a permission; both operations that check it must agree.
 pub async fn has(daemon: &Daemon, token: &str, permission: &str) -> bool {
     let answer = daemon.call("POST", &format!("/user-svc/self/has/{permission}"), token, Value::Null).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -41,14 +41,14 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// What a token says, unchecked.
+/// The claims of a token, without verification.
 pub fn claims(token: &str) -> Value {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     let payload = token.split('.').nth(1).unwrap();
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
 }
 
-/// A service that answers each request with the head it was sent, as JSON text.
+/// A service that answers each request with its head, as JSON.
 pub struct Echo {
     pub url: String,
     server: Server,

@@ -1,4 +1,4 @@
-//! Guards that are folds over the table of operations: what a row says is what happens.
+//! Tests that fold over the table of operations: the daemon behaves as each row declares.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, gzip, token_of};
 
-/// The path with its parameters filled in.
+/// The path of an operation with all parameters set to `value`.
 fn path(row: &Row, value: &str) -> String {
     row.path_parameters().fold(row.path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), value))
 }
@@ -21,7 +21,7 @@ fn ids_paths_and_permissions_are_declared_once() {
         for path in std::iter::once(&row.path).chain(row.aliases) {
             assert!(paths.insert((row.method, *path)), "{} {path} twice", row.method.as_str());
         }
-        assert!(!row.summary().is_empty(), "{} says nothing of itself", row.id);
+        assert!(!row.summary().is_empty(), "{} has no summary", row.id);
         if let Access::Needs(guard) = row.access {
             assert!(declared.contains(guard.permission.id), "{} needs `{}`", row.id, guard.permission.id);
         }
@@ -33,7 +33,7 @@ fn ids_paths_and_permissions_are_declared_once() {
     }
 }
 
-/// Lists whose ids begin otherwise than with `list`; and the one that is encoded piece by piece.
+/// Lists whose ids do not begin with `list`; and the list that is encoded item by item.
 const OTHER_LISTS: &[&str] = &["getUsers", "getRoles", "getPermissionsByRole"];
 const IN_PIECES: &[&str] = &["listInstances"];
 
@@ -48,7 +48,7 @@ fn every_list_that_may_be_long_is_made_beside_the_async_workers() {
 #[tokio::test]
 async fn every_operation_is_served_and_guarded_ones_refuse_nobody_and_strangers() {
     let daemon = Daemon::start().await;
-    // An account without any role: what a row does not give to everyone, it must not get.
+    // An account without roles: it must not get what a row does not give to everyone.
     let invited = daemon.call("POST", "/user-svc/invitation", &daemon.admin().await, json!({ "roleIds": [] })).await;
     let code = invited.json()["invitation"]["code"].clone();
     let register = json!({ "slug": "stranger", "password": "pass", "invitation": code });
@@ -59,18 +59,18 @@ async fn every_operation_is_served_and_guarded_ones_refuse_nobody_and_strangers(
         let served = nobody.status != 405 && !nobody.text.contains("no such operation");
         assert!(served, "{} is not served: {}", row.id, nobody.text);
         if !matches!(row.access, Access::Public) {
-            assert_eq!(nobody.status, 401, "{} to nobody", row.id);
+            assert_eq!(nobody.status, 401, "{} without a token", row.id);
             assert_eq!(nobody.headers["www-authenticate"], "Bearer");
         }
-        // What an account may do for itself a stranger may too: end its own sessions, for example.
+        // An account may do for itself what needs a permission for others: end its own sessions, for example.
         if let Access::Needs(guard) = row.access
             && guard.exempt != Exempt::Account
         {
             let answer = daemon.call(row.method.as_str(), &path, &stranger, Value::Null).await;
             if guard.exempt == Exempt::Owner {
-                assert!([403, 404].contains(&answer.status.as_u16()), "{} to a stranger: {}", row.id, answer.text);
+                assert!([403, 404].contains(&answer.status.as_u16()), "{} by another account: {}", row.id, answer.text);
             } else {
-                assert_eq!(answer.status, 403, "{} to a stranger", row.id);
+                assert_eq!(answer.status, 403, "{} by another account", row.id);
                 assert!(answer.error().contains(guard.permission.id), "{}", answer.text);
             }
         }
@@ -104,7 +104,7 @@ async fn no_malformed_input_makes_the_daemon_fail() {
         for value in ["x", "%00", "%ff", "%zz", &"y".repeat(3000), "a%2Fb"] {
             for body in bodies {
                 if row.id == openorch_api::user::REVOKE_TOKENS.row.id {
-                    // It takes an empty body, and ends the very session that the other attempts need.
+                    // It accepts an empty body, and ends the session that the other attempts need.
                     admin = daemon.admin().await;
                 }
                 let answer = daemon.send(row.method.as_str(), &path(row, value), &admin, body.to_vec(), &[]).await;

@@ -1,4 +1,5 @@
-//! Arrows between the crates go one way (ARCHITECTURE.md): this reads the tree and refuses others.
+//! Checks the architecture rules of ARCHITECTURE.md, such as the allowed dependencies between crates, by reading the
+//! source tree.
 
 mod imports;
 
@@ -10,8 +11,8 @@ use std::{
 
 const TEST_SUPPORT: &str = "openorch-test-support";
 
-/// Which crates of ours each crate may use; the same in tests, but for a crate's own test helpers and for those that all
-/// share, which nothing but tests may use.
+/// The workspace crates that each crate may depend on. The same list applies to dev-dependencies, which may also
+/// include the shared test support.
 const ARROWS: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("store", &[]),
@@ -37,7 +38,8 @@ fn crates_use_only_what_the_architecture_allows() {
     let workspace: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
     for member in workspace["workspace"]["members"].as_array().unwrap() {
         let folder = member.as_str().unwrap();
-        let arrows = allowed.get(folder).unwrap_or_else(|| panic!("{folder} has no arrows; say here what it may use"));
+        let arrows =
+            allowed.get(folder).unwrap_or_else(|| panic!("{folder} is not in ALLOWED_DEPENDENCIES; add the crates that it may use"));
         let manifest: toml::Table =
             fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap().parse().unwrap();
         for table in ["dependencies", "dev-dependencies", "build-dependencies"] {
@@ -48,12 +50,12 @@ fn crates_use_only_what_the_architecture_allows() {
                 assert!(!ours || arrows.contains(&name.as_str()), "{folder} must not use {name}");
             }
         }
-        assert!(manifest.get("target").is_none(), "{folder}: read the dependencies of targets here too");
+        assert!(manifest.get("target").is_none(), "{folder}: extend this test to target-specific dependencies");
     }
 }
 
-/// Cargo compiles a crate twice where its unit tests use what is built on it, and the types of the two differ. What
-/// services' own unit tests are given is of the crates below them.
+/// If unit tests use a crate that depends on their own, cargo compiles their crate twice, and the two sets of types
+/// differ.
 #[test]
 fn unit_tests_use_nothing_that_is_built_on_their_crate() {
     fn walk(folder: &Path) {
@@ -62,7 +64,7 @@ fn unit_tests_use_nothing_that_is_built_on_their_crate() {
                 walk(&path);
             } else {
                 let text = fs::read_to_string(&path).unwrap_or_default();
-                assert!(!text.contains("openorch_test_support"), "{}: use it in tests/ alone", path.display());
+                assert!(!text.contains("openorch_test_support"), "{}: use it only in tests/", path.display());
             }
         }
     }
@@ -71,7 +73,7 @@ fn unit_tests_use_nothing_that_is_built_on_their_crate() {
     }
 }
 
-/// Services are built from it all day, and each crate is one more to trust.
+/// Every service is built from it, and each crate is one more dependency to trust.
 #[test]
 fn the_sdk_brings_fewer_than_130_crates_without_its_datastore() {
     let mut tree = std::process::Command::new(env!("CARGO"));
@@ -79,11 +81,11 @@ fn the_sdk_brings_fewer_than_130_crates_without_its_datastore() {
     let listed = tree.args(["--format", "{p}"]).current_dir(root()).output().unwrap();
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     let text = String::from_utf8(listed.stdout).unwrap();
-    // A crate that was listed before is marked so at the end of its line.
+    // A crate listed before is marked at the end of its line.
     let crates: BTreeSet<_> =
         text.lines().map(|line| line.trim_end_matches(" (*)")).filter(|line| !line.is_empty()).collect();
     assert!(crates.len() < 130, "{} crates: {crates:#?}", crates.len());
-    assert!(crates.len() > 50, "this counts wrongly: {text}");
+    assert!(crates.len() > 50, "unexpected output of cargo tree: {text}");
     assert!(!text.contains("openorch-store"), "the datastore is optional");
 }
 
@@ -110,15 +112,15 @@ fn no_service_imports_another() {
     }
 }
 
-/// The folders of the user service: each may import those after it.
+/// The modules of the user service: each may import those after it.
 const FOLDERS_OF_USER: &[&str] = &["directory", "authn", "authz", "shared"];
 
-/// So that a file can be read, moved and tested with what stands below it alone.
+/// So that a file can be read, moved and tested with only the modules below it.
 #[test]
 fn imports_in_the_user_service_go_one_way_and_never_in_a_circle() {
     let files = imports::read(&root().join("services/src/user"));
     let seen = files.get("authn::sign_in").is_some_and(|imported| imported.contains("authn::sessions::live"));
-    assert!(files.len() > 40 && seen, "imports are read wrongly: {files:#?}");
+    assert!(files.len() > 40 && seen, "imports are not parsed correctly: {files:#?}");
     if let Some(circle) = imports::circle(&files) {
         panic!("these files import each other: {}", circle.join(" → "));
     }
@@ -127,12 +129,12 @@ fn imports_in_the_user_service_go_one_way_and_never_in_a_circle() {
         let Some(from) = folder(file) else { continue };
         for other in imported {
             let fits = folder(other).is_some_and(|to| to >= from);
-            assert!(fits, "`{file}` imports `{other}`: imports go {} and no other way", FOLDERS_OF_USER.join(" → "));
+            assert!(fits, "`{file}` imports `{other}`: allowed imports are {}", FOLDERS_OF_USER.join(" → "));
         }
     }
 }
 
-/// What is stored outlives the wire types: a row is a type of its own, so that these may change.
+/// Stored documents outlive the wire types, so rows have their own types and the wire types can change.
 #[test]
 fn what_services_store_are_rows_in_files_of_that_name() {
     fn walk(folder: &Path, rows: &mut usize) {
@@ -146,23 +148,23 @@ fn what_services_store_are_rows_in_files_of_that_name() {
             for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
                 let declares = line.contains("static ") && line.contains(": Collection =");
                 let is_row = line.contains("struct ") && line.split_whitespace().any(|word| word.ends_with("Row"));
-                assert!(is_of_rows || !(declares || is_row), "{shown}: `{line}` is for the file `rows.rs`");
+                assert!(is_of_rows || !(declares || is_row), "{shown}: `{line}` belongs in the file `rows.rs`");
                 *rows += usize::from(is_row);
                 for stored in line.split("Table<").skip(1).filter_map(|rest| rest.split('>').next()) {
-                    // The entries of the audit log are written, and read, by the chassis.
+                    // The entries of the audit log are read and written by the chassis.
                     let fits = stored.ends_with("Row") || ["T", "AuditEntry"].contains(&stored);
-                    assert!(fits, "{shown}: `{stored}` is stored and no row");
+                    assert!(fits, "{shown}: `{stored}` is stored but is not a row type");
                 }
             }
         }
     }
     let mut rows = 0;
     walk(&root().join("services/src"), &mut rows);
-    assert!(rows > 20, "rows are read wrongly");
+    assert!(rows > 20, "rows are not parsed correctly");
 }
 
-/// What the daemon writes by itself, or beside the change that a call is about: everything else is committed with what the
-/// audit log is told of its call, so that no change goes without its entry and without what must still hold of its caller.
+/// Files that write outside a call's audited commit: the daemon's own writes, and writes beside a call's main change.
+/// All other changes are committed with the audit entry of their call, and with guards on the rights of its caller.
 const WRITES_BESIDE_CALLS: &[&str] = &[
     "registry/node.rs",
     "registry/probe.rs",
@@ -204,7 +206,7 @@ fn changes_of_calls_are_committed_with_their_audit() {
     assert_eq!(found, WRITES_BESIDE_CALLS);
 }
 
-/// Services meet in its traits. Its own tests may take a service for an example.
+/// Services meet in traits of the chassis. Its own tests may use a service as an example.
 #[test]
 fn the_chassis_knows_no_service_by_name() {
     let services = fs::read_dir(root().join("services/src")).unwrap().map(|entry| entry.unwrap().path());
@@ -238,8 +240,8 @@ fn every_source_file_says_what_it_is_for_and_stays_readable() {
                 walk(&path);
             } else if path.extension().is_some_and(|end| end == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
-                assert!(text.starts_with("//!"), "{} does not say what it is for", path.display());
-                assert!(text.lines().count() <= 600, "{} wants to be two files", path.display());
+                assert!(text.starts_with("//!"), "{} has no `//!` comment that states its purpose", path.display());
+                assert!(text.lines().count() <= 600, "{} is too long; split it", path.display());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Tokens over time: renewed, signed with another key, ended by age; and what a service may do with those of its callers.
+//! Tokens over time: renewal, key rotation, expiry; and what a service may do with delegated tokens.
 
 use serde_json::{Value, json};
 
@@ -50,15 +50,15 @@ async fn another_key_signs_and_nobody_is_signed_out() {
         let keys = daemon.call("GET", "/user-svc/jwks.json", "", Value::Null).await.json();
         let kids: Vec<_> = keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap()).collect();
         let fresh = token_of(&daemon.login("ann", "pass", if restarted { "b" } else { "a" }).await);
-        assert_eq!(kids.len(), 3, "two at once made two: {kids:?}");
+        assert_eq!(kids.len(), 3, "two concurrent rotations created two keys: {kids:?}");
         assert!(kid(&fresh) == kids[0] && kid(&ann) != kids[0] && kids.contains(&kid(&ann).as_str()));
     }
     let pem = daemon.call("GET", "/user-svc/public-key", "", Value::Null).await.text;
     assert!(!pem.contains("PRIVATE"));
     daemon.clock.advance(25 * 3600);
     let keys = daemon.call("GET", "/user-svc/jwks.json", "", Value::Null).await.json();
-    assert_eq!(keys["keys"].as_array().unwrap().len(), 1, "texts of the old keys have ended");
-    assert_eq!(who(&daemon, &ann).await, 200, "the daemon knows its own tokens as long as their sessions live");
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 1, "tokens of the old keys have expired");
+    assert_eq!(who(&daemon, &ann).await, 200, "the daemon accepts its own tokens as long as their sessions exist");
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
         (save, status(&daemon, "GET", "/mail-svc/x", &delegated, Value::Null).await)
     };
     assert_eq!(acts().await, (403, 403));
-    // What an admin cannot open is not told to be theirs to open.
+    // An error suggests a delegation only for operations that an admin can delegate.
     for (method, path, told) in [("PUT", "/user-svc/self", true), ("POST", "/user-svc/refresh-token", false)] {
         let refused = daemon.call(method, path, &delegated, Value::Null).await;
         assert_eq!((refused.status.as_u16(), refused.error().contains("an admin can open it")), (403, told), "{path}");
@@ -114,8 +114,8 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
     }
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, open).await, 200);
     assert_eq!(acts().await, (200, 200));
-    assert_eq!(received(&daemon, "/mail-svc/x", &delegated).await, delegated, "handed on as it is, never made anew");
-    // What the caller may not, the service may not for it; and other services got nothing.
+    assert_eq!(received(&daemon, "/mail-svc/x", &delegated).await, delegated, "the token is passed on unchanged");
+    // The service has no rights beyond its caller's, and other services got none.
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &delegated, json!({})).await, 403);
     assert_eq!(status(&daemon, "POST", "/user-svc/role", &delegated, json!({ "id": "ann:r" })).await, 403);
     let of_mail = received(&daemon, "/mail-svc/x", &ann).await;
@@ -147,7 +147,7 @@ async fn an_account_with_as_many_sessions_as_it_may_have_loses_the_one_idle_long
         daemon.clock.advance(60);
         tokens.push(token_of(&daemon.login("many", "pass", device).await));
     }
-    // The oldest one is used, so the second is idle longest.
+    // The oldest session is used, so the second one has been idle longest.
     daemon.clock.advance(60);
     assert_eq!(who(&daemon, &tokens[0]).await, 200);
     tokens.push(token_of(&daemon.login("many", "pass", "c").await));
@@ -159,10 +159,10 @@ async fn an_account_with_as_many_sessions_as_it_may_have_loses_the_one_idle_long
         alive
     };
     assert_eq!(alive().await, [200, 401, 200, 200]);
-    // The same device again is no further session.
+    // The same device again does not add a session.
     daemon.login("many", "pass", "c").await;
     assert_eq!(alive().await, [200, 401, 200, 200]);
-    // Of many at once each finds room, and there are never more than may be.
+    // Concurrent sign-ins all succeed, and the limit is never exceeded.
     let login = |device: &'static str| daemon.login("many", "pass", device);
     let (d, e, f, g, h) = tokio::join!(login("d"), login("e"), login("f"), login("g"), login("h"));
     let all = [d, e, f, g, h];
@@ -185,7 +185,7 @@ async fn a_clock_that_is_years_ahead_signs_nobody_out_nor_does_the_first_hour_af
     assert_eq!(who(&daemon, &ann).await, 200);
     daemon.clock.jump(-2 * 365 * DAY);
     assert_eq!(who(&daemon, &ann).await, 200);
-    // Stopped for eleven days: bob's session would have ended.
+    // Stopped for eleven days: without the grace period bob's session would expire.
     daemon.clock.advance(11 * DAY);
     daemon.restart(&["--user-session-idle-timeout", "240h"]).await;
     daemon.clock.advance(3599);

@@ -1,4 +1,4 @@
-//! Accounts as admins see them, organizations and sessions.
+//! Administration of accounts, organizations and sessions.
 
 use serde_json::{Value, json};
 
@@ -37,11 +37,11 @@ async fn an_admin_makes_changes_and_deletes_accounts() {
     let reset = format!("/user-svc/{id}/reset-password");
     assert_eq!(daemon.call("POST", &reset, &admin, json!({ "newPassword": "other" })).await.status, 200);
     let after = daemon.call("POST", "/user-svc/user/by-token", &ann, Value::Null).await;
-    assert_eq!(after.status, 401, "sessions made with the old password ended");
+    assert_eq!(after.status, 401, "sessions of the old password have ended");
     assert_eq!(daemon.login("ann", "pass", "test").await.status, 401);
     let ann = token_of(&daemon.login("ann", "other", "test").await);
 
-    // What goes with it: sessions, roles, permissions, instances; and its name stays taken.
+    // Deletion cascades to sessions, roles, permissions and instances, and keeps the slug reserved.
     let echo = Echo::start().await;
     daemon.put_instance(&ann, json!({ "url": echo.url })).await;
     daemon.call("PUT", "/user-svc/permissions", &ann, json!({ "permissions": [{ "id": "ann:x" }] })).await;
@@ -54,7 +54,7 @@ async fn an_admin_makes_changes_and_deletes_accounts() {
     daemon.call("PUT", "/user-svc/grants", &admin, grant).await;
     assert_eq!(daemon.call("GET", "/ann/x", "", Value::Null).await.status, 200);
     let path = format!("/user-svc/user/{id}");
-    assert_eq!(daemon.call("DELETE", &path, &ann, Value::Null).await.status, 403, "not even itself");
+    assert_eq!(daemon.call("DELETE", &path, &ann, Value::Null).await.status, 403, "not even its own account");
     assert_eq!(daemon.call("DELETE", &path, &admin, Value::Null).await.status, 200);
     for restarted in [false, true] {
         if restarted {
@@ -65,7 +65,7 @@ async fn an_admin_makes_changes_and_deletes_accounts() {
         assert!(daemon.login("ann", "other", "test").await.error().contains("Slug not found"));
         let admin = daemon.admin().await;
         let roles = daemon.call("GET", "/user-svc/roles", &admin, Value::Null).await.json();
-        assert_eq!(roles["roles"].as_array().unwrap().len(), 2, "as on a fresh server");
+        assert_eq!(roles["roles"].as_array().unwrap().len(), 2, "only the built-in roles");
         let permits = daemon.call("POST", "/user-svc/permits", &admin, Value::Null).await;
         assert_eq!(permits.json(), json!({}));
         assert!(daemon.instances(&admin).await.is_empty());
@@ -78,7 +78,7 @@ async fn an_admin_makes_changes_and_deletes_accounts() {
     assert_eq!(daemon.call("DELETE", "/user-svc/slug/ann", &admin, Value::Null).await.status, 404);
     let fresh = token_of(&daemon.call("POST", "/user-svc/register", "", again).await);
     let may = daemon.call("POST", "/user-svc/self/has/user-svc:user:view", &fresh, Value::Null).await.json();
-    assert_eq!(may["authorized"], false, "who takes the name begins with nothing");
+    assert_eq!(may["authorized"], false, "a new account with the slug has no rights");
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn an_organization_has_members_whose_rights_end_at_once() {
     assert!(listed.contains(&(&json!("ann"), &json!("admin"))) && listed.contains(&(&json!("bob"), &json!("user"))));
     assert_eq!(call("GET", "/user-svc/organization/org_1/users", &eve, Value::Null).await.status, 403);
 
-    // W9: removal takes the rights; the last admin stays until there is another.
+    // W9: removal revokes the rights; the last admin cannot leave.
     let member = |id: &str| format!("/user-svc/organization/org_1/user/{id}");
     assert_eq!(call("DELETE", &member(&ann_id), &bob, Value::Null).await.status, 403);
     assert_eq!(call("DELETE", &member(&ann_id), &ann, Value::Null).await.status, 409);
@@ -235,7 +235,7 @@ async fn an_organization_has_members_whose_rights_end_at_once() {
     assert_eq!(call("DELETE", &member(&ann_id), &bob, Value::Null).await.status, 404);
     assert_eq!(call("POST", "/user-svc/organization/org_1/user", &ann, add.clone()).await.status, 403, "at once");
 
-    // An account that is alone in its organization takes that along.
+    // Deleting an account deletes an organization of which it is the only member.
     let admin = daemon.admin().await;
     let dan = daemon.register("dan").await;
     call("POST", "/user-svc/organization", &dan, json!({ "id": "org_dan", "slug": "dan" })).await;
@@ -251,7 +251,7 @@ async fn an_organization_has_members_whose_rights_end_at_once() {
     assert!(claims(token)["ori"].as_array().unwrap().contains(&json!("user-svc:org:{org_1}:admin")));
     let all = call("POST", "/user-svc/organizations", &daemon.admin().await, json!({ "limit": 1 })).await.json();
     assert_eq!(all["organizations"].as_array().unwrap().len(), 1);
-    // Made at one moment, as the clock stands still here: `afterTime` alone would lose some.
+    // All have the same timestamp, because the clock stands still: `afterTime` alone would skip some.
     let (mut seen, mut after) = (Vec::new(), String::new());
     loop {
         let asked = json!({ "limit": 1, "after": after });
@@ -272,7 +272,11 @@ async fn an_organization_has_members_whose_rights_end_at_once() {
     let own = call("POST", "/user-svc/self", &eve, Value::Null).await.json();
     assert_eq!(own["roles"], json!(["user-svc:user"]));
     let again = call("POST", "/user-svc/organization", &eve, organization).await;
-    assert_eq!(again.status, 409, "its id stays taken, or its members' things would be another's: {}", again.text);
+    assert_eq!(
+        again.status, 409,
+        "its id stays reserved, so that nobody takes over what belongs to it: {}",
+        again.text
+    );
     let release = "/user-svc/organization-id/org_1";
     assert_eq!(call("DELETE", release, &bob, Value::Null).await.status, 403);
     assert_eq!(call("DELETE", release, &daemon.admin().await, Value::Null).await.status, 200);
@@ -289,7 +293,7 @@ async fn sessions_are_listed_and_ended_one_by_one() {
     let listed = daemon.call("GET", "/user-svc/sessions", &laptop, Value::Null).await.json();
     let sessions = listed["sessions"].as_array().unwrap();
     assert_eq!(sessions.len(), 2);
-    assert!(!listed.to_string().contains("eyJ"), "no token is told");
+    assert!(!listed.to_string().contains("eyJ"), "the list contains no tokens");
     let own = sessions.iter().find(|one| one["current"] == true).unwrap();
     assert_eq!(own["device"], "laptop");
     let path = format!("/user-svc/session/{}", own["id"].as_str().unwrap());

@@ -1,5 +1,5 @@
 // Calls every operation of identity through the published JavaScript client, against the daemon at OPENORCH_URL with
-// the default admin. Ends with 1 and says which at the first that is not as its types promise.
+// the default admin. Exits with 1 at the first response that does not match the client's types.
 
 import assert from "node:assert/strict";
 import { Configuration, ResponseError, UserSvcApi } from "@openorch/client";
@@ -70,4 +70,4 @@ await shop.changePassword({ body: { currentPassword: "pass", newPassword: "new" 
 await open.login({ body: { slug: "shop-svc", password: "new" } });
 await admin.deleteUser({ userId: annId });
 await refused(401, ann.readUserByToken());
-console.log("every operation of identity is as the published client expects");
+console.log("every operation of identity matches the published client");

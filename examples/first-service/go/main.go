@@ -1,4 +1,4 @@
-// A first service on OpenOrch, in Go with the standard library alone: an account, an instance, one page.
+// A first service on OpenOrch, in Go with the standard library only: an account, an instance, one page.
 package main
 
 import (
@@ -32,7 +32,7 @@ type signedIn struct {
 
 func main() {
 	if os.Getenv("OPENORCH_URL") == "" {
-		log.Fatal("OPENORCH_URL is not set; give the address of the daemon, for example http://127.0.0.1:58231")
+		log.Fatal("OPENORCH_URL is not set; set it to the daemon's URL, for example http://127.0.0.1:58231")
 	}
 	selfURL := os.Getenv("SELF_URL")
 	if selfURL == "" {
@@ -44,7 +44,7 @@ func main() {
 	}
 	own, err := loadOrMakeCredential()
 	if err != nil {
-		log.Fatalf("cannot keep the credential: %v", err)
+		log.Fatalf("cannot store the credential: %v", err)
 	}
 	token, err := signIn(own)
 	if err != nil {
@@ -71,17 +71,17 @@ func signIn(own credential) (string, error) {
 	return answer.Token.Token, err
 }
 
-// The password is made once, and is on the disk before the server hears of it.
+// The password is generated once, and stored before it is sent to the server.
 func loadOrMakeCredential() (own credential, err error) {
-	folder := os.Getenv("SKELETON_DATA")
-	if folder == "" {
+	directory := os.Getenv("SKELETON_DATA")
+	if directory == "" {
 		home, err := os.UserHomeDir()
 		if err != nil {
 			return own, err
 		}
-		folder = filepath.Join(home, ".openorch", "skeleton-svc")
+		directory = filepath.Join(home, ".openorch", "skeleton-svc")
 	}
-	if err := os.MkdirAll(folder, 0o700); err != nil {
+	if err := os.MkdirAll(directory, 0o700); err != nil {
 		return own, err
 	}
 	noise := make([]byte, 24)
@@ -92,13 +92,13 @@ func loadOrMakeCredential() (own credential, err error) {
 	if err != nil {
 		return own, err
 	}
-	path := filepath.Join(folder, "credential.json")
+	path := filepath.Join(directory, "credential.json")
 	whole := fmt.Sprintf("%s.%d", path, os.Getpid())
 	defer os.Remove(whole)
 	if err := os.WriteFile(whole, fresh, 0o600); err != nil {
 		return own, err
 	}
-	// Never in place of one that is there: of two copies that start together one wins.
+	// Never overwrites an existing one: if two copies start at the same time, one wins.
 	if err := os.Link(whole, path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return own, err
 	}

@@ -1,4 +1,4 @@
-"""A first service on OpenOrch, in Python with the standard library alone: an account, an instance, one page."""
+"""A first service on OpenOrch, in Python with the standard library only: an account, an instance, one page."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 OPENORCH_URL = os.environ.get("OPENORCH_URL") or sys.exit(
-    "OPENORCH_URL is not set; give the address of the daemon, for example http://127.0.0.1:58231"
+    "OPENORCH_URL is not set; set it to the daemon's URL, for example http://127.0.0.1:58231"
 )
 SELF_URL = os.environ.get("SELF_URL", "http://127.0.0.1:9311")
 DATA = Path(os.environ.get("SKELETON_DATA") or Path.home() / ".openorch" / "skeleton-svc")
@@ -27,14 +27,14 @@ def main():
 
 
 def credential():
-    """The password is made once, and is on the disk before the server hears of it."""
+    """The password is generated once, and stored before it is sent to the server."""
     DATA.mkdir(mode=0o700, parents=True, exist_ok=True)
     path, whole = DATA / "credential.json", DATA / f"credential.json.{os.getpid()}"
     fresh = {"slug": "skeleton-svc", "password": "cred_" + secrets.token_urlsafe(24), "name": "Skeleton Svc"}
     with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(fresh, file)
     try:
-        os.link(whole, path)  # Never in place of one that is there: of two copies that start together one wins.
+        os.link(whole, path)  # Never overwrites an existing one: if two copies start at the same time, one wins.
     except FileExistsError:
         pass
     finally:
@@ -67,7 +67,7 @@ class Hello(BaseHTTPRequestHandler):
 
     def do_GET(self):
         known = self.path == "/skeleton-svc/hello"
-        body = b'{"hello": "world"}' if known else b'{"error": "there is only /skeleton-svc/hello here"}'
+        body = b'{"hello": "world"}' if known else b'{"error": "not found; this service has only /skeleton-svc/hello"}'
         self.send_response(200 if known else 404)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -1,4 +1,4 @@
-//! Which files of a folder import which, as their `use` lines and the paths in their code say.
+//! Reads which files of a directory import which, from their `use` lines and from paths in their code.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,10 +6,11 @@ use std::{
     path::Path,
 };
 
-/// The files by their module below the folder (empty for its `mod.rs`), each with those it imports.
+/// The files by their module path below the directory (empty for its `mod.rs`), each with the files that it imports.
 pub type Imports = BTreeMap<String, BTreeSet<String>>;
 
-/// Reads the folder `services/src/NAME`, or what looks like one. Tests import what they like, and are left out.
+/// Reads the directory `services/src/NAME`, or one with the same structure. Test files are skipped: their imports are
+/// free.
 pub fn read(folder: &Path) -> Imports {
     let mut texts = BTreeMap::new();
     read_texts(folder, &[], &mut texts);
@@ -22,7 +23,7 @@ pub fn read(folder: &Path) -> Imports {
     texts.iter().map(|(module, text)| (module.join("::"), imported(module, text))).collect()
 }
 
-/// Files that import each other, in a circle, if there are any.
+/// A cycle of imports, if there is one.
 pub fn circle(files: &Imports) -> Option<Vec<&str>> {
     fn visit<'a>(file: &'a str, files: &'a Imports, way: &mut Vec<&'a str>, done: &mut BTreeSet<&'a str>) -> bool {
         if let Some(place) = way.iter().position(|before| *before == file) {
@@ -58,14 +59,14 @@ fn read_texts(folder: &Path, module: &[String], texts: &mut BTreeMap<Vec<String>
     }
 }
 
-/// The text without comments and without the tests at its end.
+/// The source without comments and without the tests at its end.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
 }
 
-/// All paths that begin with `crate`, `super` or `self`, those within braces each by itself.
+/// All paths that begin with `crate`, `super` or `self`; a tree in braces yields one path per leaf.
 fn paths(text: &str) -> Vec<Vec<String>> {
     let tokens = tokens(text);
     let mut found = Vec::new();
@@ -78,7 +79,7 @@ fn paths(text: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Reads one path, or a tree of them; answers the place after it.
+/// Reads a path or a tree of paths; returns the index after it.
 fn path_from(tokens: &[&str], mut at: usize, before: &[String], found: &mut Vec<Vec<String>>) -> usize {
     let mut path = before.to_vec();
     while let Some(token) = tokens.get(at) {
@@ -87,7 +88,7 @@ fn path_from(tokens: &[&str], mut at: usize, before: &[String], found: &mut Vec<
                 at += 1;
                 while tokens.get(at).is_some_and(|token| *token != "}") {
                     at = path_from(tokens, at, &path, found);
-                    // What is behind the path: `as name`, a comma.
+                    // Skip the rest of an entry, such as `as name`.
                     while tokens.get(at).is_some_and(|token| *token != "," && *token != "}") {
                         at += 1;
                     }
@@ -107,7 +108,7 @@ fn path_from(tokens: &[&str], mut at: usize, before: &[String], found: &mut Vec<
     at
 }
 
-/// Names, `::` and all other signs by themselves.
+/// Splits code into names, `::` and single characters.
 fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -126,7 +127,7 @@ fn tokens(text: &str) -> Vec<&str> {
     tokens
 }
 
-/// The file that a path of this module leads to; none outside the folder.
+/// The file that a path in this module refers to; `None` outside the directory.
 fn resolve(path: &[String], name: &str, module: &[String], modules: &BTreeSet<Vec<String>>) -> Option<Vec<String>> {
     let supers = path.iter().take_while(|part| *part == "super").count();
     let mut full = match path.first()?.as_str() {

@@ -1,4 +1,4 @@
-//! Who one is: registration, passwords, tokens, sessions, codes.
+//! Identity: registration, passwords, tokens, sessions, codes.
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ async fn w03_no_answer_holds_a_password_hash() {
     let lower = told.to_lowercase();
     assert!(!lower.contains("argon2") && !lower.contains("hash") && !lower.contains("password\":"), "{told}");
     let found = daemon.call("POST", "/user-svc/users", &admin, by_hash).await.json();
-    assert_eq!(found["users"].as_array().map_or(0, Vec::len), 0, "nor is anybody found by it: {found}");
+    assert_eq!(found["users"].as_array().map_or(0, Vec::len), 0, "nor can accounts be searched by it: {found}");
 }
 
 #[tokio::test]
@@ -58,7 +58,7 @@ async fn w06_a_registration_says_nothing_that_is_believed_and_takes_no_name_that
     for password in ["", &*"x".repeat(1025)] {
         assert_eq!(register(json!({ "slug": "joe", "password": password })).await.status, 400);
     }
-    // Nobody is verified, somebody else or an admin because it says so.
+    // Claims in the request about verification, id or roles are ignored.
     let contact =
         json!({ "id": "ann@example.org", "platform": "email", "verified": true, "isPrimary": true, "userId": "usr_x" });
     let joe =
@@ -67,7 +67,7 @@ async fn w06_a_registration_says_nothing_that_is_believed_and_takes_no_name_that
     assert_eq!(claims(&joe)["ori"], json!(["user-svc:user"]));
     assert_ne!(id_of(&joe), "usr_x");
     assert!(contacts::contacts(&daemon, &joe).await.is_empty());
-    // The name of one that is gone is not free for whoever comes first.
+    // The slug of a deleted account stays reserved.
     let path = format!("/user-svc/user/{}", id_of(&joe));
     assert_eq!(status(&daemon, "DELETE", &path, &daemon.admin().await, Value::Null).await, 200);
     assert_eq!(register(json!({ "slug": "joe", "password": "p" })).await.status, 409);
@@ -100,7 +100,7 @@ async fn w07_a_token_that_was_revoked_or_is_older_than_a_new_password_is_refused
             }
         }
     }
-    // Looked up by session and not by text: no text of a token is kept.
+    // Tokens are looked up by session: their text is not stored.
     let signature = laptop.rsplit('.').next().unwrap();
     assert!(!holds(daemon.folder.path(), signature.as_bytes()), "the token is stored");
 }
@@ -123,10 +123,10 @@ async fn w10_what_an_account_had_goes_with_it_and_the_last_admin_who_can_sign_in
         let listed = daemon.call("POST", "/user-svc/enrolls", &admin, json!({ "role": role })).await.text;
         assert!(!listed.contains(&id_of(&ann)), "{listed}");
     }
-    // A role of one that is gone does not count as an admin who is left.
+    // The role of a deleted account does not count as a remaining admin.
     let refused = daemon.call("DELETE", &path(&admin), &admin, Value::Null).await;
     assert!(refused.status == 409 && refused.error().contains("last admin"), "{}", refused.text);
-    // One who is there does, and nobody is made anew behind the operator's back.
+    // An existing admin counts, and no admin is recreated at the next start.
     assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, enroll(&bob)).await, 200);
     assert_eq!(status(&daemon, "DELETE", &path(&admin), &bob, Value::Null).await, 200);
     daemon.restart(&[]).await;
@@ -145,15 +145,15 @@ async fn w11_guessing_a_password_gets_slower_and_an_unknown_slug_never_counts() 
         assert_eq!(daemon.login("ann", "wrong", "").await.status, 401);
     }
     let slow = daemon.login("ann", "pass", "").await;
-    assert!(slow.status == 429 && slow.error().contains("seconds"), "even the right one: {}", slow.text);
+    assert!(slow.status == 429 && slow.error().contains("seconds"), "even with the right password: {}", slow.text);
     daemon.clock.advance(1);
     assert_eq!(daemon.login("ann", "wrong", "").await.status, 401);
     let slower = daemon.login("ann", "pass", "").await;
     assert_eq!((slower.status.as_u16(), slower.headers["retry-after"].to_str().unwrap()), (429, "2"));
     daemon.clock.advance(2);
     let token = token_of(&daemon.login("ann", "pass", "").await);
-    assert_eq!(daemon.login("ann", "wrong", "").await.status, 401, "forgiven by the right one");
-    // Who found a session open guesses no faster.
+    assert_eq!(daemon.login("ann", "wrong", "").await.status, 401, "the right password resets the delay");
+    // Guesses from a signed-in session are throttled too.
     let change = json!({ "currentPassword": "guess", "newPassword": "mine" });
     let mut statuses = Vec::new();
     for _ in 0..8 {
@@ -173,7 +173,7 @@ async fn w19_keys_and_passwords_lie_sealed_or_hashed_in_a_folder_that_is_the_dae
     let made = daemon.call("POST", "/user-svc/invitation", &daemon.admin().await, json!({})).await.json();
     let folder = daemon.folder.path();
     let key = std::fs::read_to_string(folder.join("server/encryption.key")).unwrap();
-    // `rsaEncryption` (RFC 8017), which every private key in PKCS#8 names, as bytes and as the base64 of a PEM file.
+    // `rsaEncryption` (RFC 8017), which every private key in PKCS#8 contains, as bytes and as base64 in a PEM file.
     let rsa: [&[u8]; 2] = [&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01], b"ANBgkqhkiG9w0BAQEFAASC"];
     let code = made["invitation"]["code"].as_str().unwrap();
     let [_, _, signature] = ann.split('.').collect::<Vec<_>>()[..] else { panic!("no JWT") };
@@ -191,7 +191,7 @@ async fn w19_keys_and_passwords_lie_sealed_or_hashed_in_a_folder_that_is_the_dae
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// All that lies in a folder, with its mode; not the folder itself, which the test made.
+/// All files and directories below a directory, with their modes.
 fn files(folder: &std::path::Path) -> Vec<(std::path::PathBuf, u32)> {
     use std::os::unix::fs::PermissionsExt;
     let mut found = Vec::new();
@@ -205,7 +205,7 @@ fn files(folder: &std::path::Path) -> Vec<(std::path::PathBuf, u32)> {
     found
 }
 
-/// Whether any file in the folder has these bytes in it.
+/// Whether any file below the directory contains these bytes.
 fn holds(folder: &std::path::Path, bytes: &[u8]) -> bool {
     let files = files(folder).into_iter().filter(|(path, _)| path.is_file());
     files.into_iter().any(|(path, _)| contains(&std::fs::read(path).unwrap(), bytes))
@@ -237,7 +237,7 @@ async fn w20_a_code_is_guessed_a_few_times_and_is_good_for_its_purpose_and_its_a
     assert!(told[0].error().contains("4 attempts left"), "{}", told[0].text);
     assert!(told[4].error().contains("no attempts left"), "{}", told[4].text);
     assert!(told.iter().all(|answer| answer.status == 400));
-    assert_eq!(verify(&ann, &id, &code).await.status, 400, "the right one comes too late");
+    assert_eq!(verify(&ann, &id, &code).await.status, 400, "the right code is no longer accepted");
 
     let early = daemon.call("POST", "/user-svc/self/contact", &ann, json!({ "contactId": "ann@example.org" })).await;
     assert!(early.status == 429 && early.error().contains("seconds"), "{}", early.text);
@@ -245,7 +245,7 @@ async fn w20_a_code_is_guessed_a_few_times_and_is_good_for_its_purpose_and_its_a
     let id = contacts::ask(&daemon, &ann, "ann@example.org").await;
     let (code, _) = post.last();
     daemon.clock.advance(600);
-    assert_eq!(verify(&ann, &id, &code).await.status, 400, "ended");
+    assert_eq!(verify(&ann, &id, &code).await.status, 400, "expired");
     let id = contacts::ask(&daemon, &ann, "ann@example.org").await;
     let (code, _) = post.last();
     let (one, other) = tokio::join!(verify(&ann, &id, &code), verify(&ann, &id, &code));
@@ -263,7 +263,7 @@ async fn w25_no_memory_answers_for_a_token_or_a_right_that_is_gone() {
     let through = async |token: &str| daemon.call("GET", "/shop-svc/x", token, Value::Null).await;
     let delegated = received(&daemon, "/shop-svc/x", &ann).await;
 
-    // A text that was not signed here is not the way to one that was, whoever it names.
+    // A forged token is not matched with a cached valid one, whichever account it names.
     assert_eq!(status(&daemon, "POST", "/user-svc/refresh-token", &ann, Value::Null).await, 200);
     let [head, body, _] = ann.split('.').collect::<Vec<_>>()[..] else { panic!("no JWT") };
     let of_admin = admin.split('.').nth(1).unwrap();
@@ -273,10 +273,10 @@ async fn w25_no_memory_answers_for_a_token_or_a_right_that_is_gone() {
             assert!(answer.status == 401 && !answer.text.contains("eyJ"), "{}", answer.text);
         }
     }
-    // Neither does a service renew what it received.
+    // A service cannot refresh a delegated token.
     assert_eq!(status(&daemon, "POST", "/user-svc/refresh-token", &delegated, Value::Null).await, 403);
 
-    // A right that is taken is gone for who had just used it.
+    // A revoked right is gone even if it was just used.
     let enroll = json!({ "enrolls": [{ "userId": id_of(&ann), "role": "user-svc:admin" }] });
     let saved = daemon.call("PUT", "/user-svc/enrolls", &admin, enroll).await.json();
     assert!(has(&daemon, &ann, "user-svc:user:view").await && has(&daemon, &delegated, "user-svc:user:view").await);
@@ -284,7 +284,7 @@ async fn w25_no_memory_answers_for_a_token_or_a_right_that_is_gone() {
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
     assert!(!has(&daemon, &ann, "user-svc:user:view").await && !has(&daemon, &delegated, "user-svc:user:view").await);
 
-    // A session that is ended is over for all that was made of it.
+    // After a session is revoked, every token derived from it is invalid.
     assert_eq!(through(&ann).await.status, 200);
     let all = json!({ "userId": id_of(&ann), "allTokens": true });
     assert_eq!(status(&daemon, "DELETE", "/user-svc/tokens", &admin, all).await, 200);
@@ -310,7 +310,7 @@ async fn w145_the_signing_key_is_rotated_only_so_often_and_one_at_a_time() {
     let refused = rotate(&narrow).await;
     assert_eq!((refused.status.as_u16(), refused.json()["code"].clone()), (429, json!("user.keys_rotated_too_often")));
     for _ in 0..10 {
-        assert_eq!(rotate(&admin).await.status, 200, "an admin may all the same");
+        assert_eq!(rotate(&admin).await.status, 200, "an admin still may");
     }
     assert_eq!(rotate(&admin).await.status, 429);
     daemon.clock.advance(24 * 3600);

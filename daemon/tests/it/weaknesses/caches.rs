@@ -1,20 +1,19 @@
-//! What is remembered so that requests are fast: nobody makes the daemon forget what is another's, nor look through all of
-//! it.
+//! Caches: no account can evict cached data of others, or make the daemon scan all of it.
 
 use serde_json::{Value, json};
 
 use crate::support::{Daemon, Echo, claims, id_of, received, status, token_of};
 
-/// A daemon with a service that says what it was sent.
+/// A daemon with a service that echoes its requests.
 async fn with_service() -> (Daemon, Echo) {
     let daemon = Daemon::with(&["--registry-node-heartbeat-interval", "1h"]).await;
     let (echo, service) = (Echo::start().await, daemon.register("echo-svc").await);
     assert_eq!(daemon.put_instance(&service, json!({ "url": echo.url })).await.status, 201);
-    // A second after the start the entries of the audit log are counted.
+    // The audit entries are counted one second after the start.
     let admin = daemon.admin().await;
     let counted =
         async || daemon.call("GET", "/metrics", &admin, Value::Null).await.text.contains("openorch_audit_entries");
-    daemon.until("they are", counted).await;
+    daemon.until("the audit entries are counted", counted).await;
     (daemon, echo)
 }
 
@@ -60,20 +59,20 @@ async fn w110_who_deletes_a_role_or_an_organization_of_its_own_makes_the_daemon_
     let roles = |token: &str| claims(token)["ori"].to_string();
     assert!(roles(&of_member).contains("eve:crew") && roles(&of_member).contains("org:{eve:club}"), "{of_member}");
     let before = reads(&daemon, &admin).await;
-    assert_eq!(received(&daemon, "/echo-svc/x", &ann).await, of_ann, "it is remembered");
-    assert_eq!(reads(&daemon, &admin).await, before, "and so is the account");
+    assert_eq!(received(&daemon, "/echo-svc/x", &ann).await, of_ann, "the token is cached");
+    assert_eq!(reads(&daemon, &admin).await, before, "the account is cached");
 
-    // Those that nobody else has.
+    // Roles and organizations without other members.
     assert_eq!(status(&daemon, "DELETE", "/user-svc/role/eve:nobody", &eve, Value::Null).await, 200);
     assert_eq!(status(&daemon, "DELETE", "/user-svc/organization/eve:alone", &eve, Value::Null).await, 200);
     assert_eq!(received(&daemon, "/echo-svc/x", &member).await, of_member);
-    // Those that another has: it alone is looked at again, and at once.
+    // A role with another member: only that account is evicted, immediately.
     assert_eq!(status(&daemon, "DELETE", "/user-svc/role/eve:crew", &eve, Value::Null).await, 200);
     let without_role = roles(&received(&daemon, "/echo-svc/x", &member).await);
     assert!(!without_role.contains("eve:crew") && without_role.contains("org:{eve:club}"), "{without_role}");
     assert_eq!(status(&daemon, "DELETE", "/user-svc/organization/eve:club", &eve, Value::Null).await, 200);
     assert!(!roles(&received(&daemon, "/echo-svc/x", &member).await).contains("eve:club"));
-    // With an account its roles go.
+    // Deleting an account deletes its roles.
     make_role(&daemon, &eve, "eve:last").await;
     give(&daemon, &eve, "eve:last", &member).await;
     assert!(roles(&received(&daemon, "/echo-svc/x", &member).await).contains("eve:last"));
@@ -82,8 +81,8 @@ async fn w110_who_deletes_a_role_or_an_organization_of_its_own_makes_the_daemon_
     assert!(!roles(&received(&daemon, "/echo-svc/x", &member).await).contains("eve:last"));
 
     let before = reads(&daemon, &admin).await;
-    assert_eq!(received(&daemon, "/echo-svc/x", &ann).await, of_ann, "through all of that");
-    assert_eq!(reads(&daemon, &admin).await, before, "and nothing was read for it");
+    assert_eq!(received(&daemon, "/echo-svc/x", &ann).await, of_ann, "the cached token survives all changes");
+    assert_eq!(reads(&daemon, &admin).await, before, "nothing was read from the store");
 }
 
 #[tokio::test]
@@ -98,7 +97,7 @@ async fn w111_sessions_end_with_the_one_they_came_from_and_those_of_others_are_l
         received(&daemon, "/echo-svc/x", &bob).await,
         received(&daemon, "/echo-svc/x", &laptop).await,
     );
-    // A delegated token of the exchanged session is remembered; still it ends with the session it came from.
+    // A delegated token of the exchanged session is cached; it still ends with the original session.
     let revoke = json!({ "allTokens": false });
     assert_eq!(status(&daemon, "POST", "/user-svc/login", "", json!({ "slug": "bob", "password": "no" })).await, 401);
     assert_eq!(received(&daemon, "/echo-svc/x", &phone).await, of_phone);
@@ -107,12 +106,12 @@ async fn w111_sessions_end_with_the_one_they_came_from_and_those_of_others_are_l
         assert_eq!(status(&daemon, "GET", "/echo-svc/x", token, Value::Null).await, 401);
     }
     assert_eq!(received(&daemon, "/echo-svc/x", &laptop).await, of_laptop);
-    // Another password ends all but the session that changes it.
+    // A password change ends all sessions except the one that makes it.
     let other = token_of(&daemon.login("ann", "pass", "other").await);
     assert_eq!(status(&daemon, "GET", "/echo-svc/x", &other, Value::Null).await, 200);
     let change = json!({ "currentPassword": "pass", "newPassword": "better" });
     assert_eq!(status(&daemon, "POST", "/user-svc/change-password", &laptop, change).await, 200);
     assert_eq!(status(&daemon, "GET", "/echo-svc/x", &other, Value::Null).await, 401);
     assert_eq!(received(&daemon, "/echo-svc/x", &laptop).await, of_laptop);
-    assert_eq!(received(&daemon, "/echo-svc/x", &bob).await, of_bob, "whatever ann did");
+    assert_eq!(received(&daemon, "/echo-svc/x", &bob).await, of_bob, "ann's changes do not affect bob");
 }

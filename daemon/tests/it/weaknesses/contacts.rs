@@ -1,4 +1,4 @@
-//! Whose a contact is: who learns that, and where mail goes.
+//! Contacts: who learns whose they are, and which addresses get mail.
 
 use std::sync::atomic::Ordering;
 
@@ -21,7 +21,7 @@ async fn w64_no_answer_tells_a_stranger_whether_a_contact_is_somebodys() {
     let shown = json!({ "value": "ann@example.org", "otpId": id, "otpCode": post.last().0 });
     let ann = token_of(&register(&daemon, "ann", shown).await);
     assert_eq!(contacts(&daemon, &ann).await.len(), 1);
-    // Registering with it says nothing, and attaches nothing: neither one that is taken nor one that is free.
+    // An unverified contact in a registration is neither attached nor reported, whether it is taken or not.
     for (slug, contact) in
         [("eve", "ann@example.org"), ("mallory", "nobody@example.org"), ("trudy", "nobody@example.org")]
     {
@@ -30,7 +30,7 @@ async fn w64_no_answer_tells_a_stranger_whether_a_contact_is_somebodys() {
         let token = token_of(&answer);
         assert!(contacts(&daemon, &token).await.is_empty(), "{contact}");
     }
-    // Nor does a code that is none.
+    // Nor does an invalid code reveal anything.
     daemon.clock.advance(61);
     let mut told = Vec::new();
     for contact in ["ann@example.org", "nobody@example.org"] {
@@ -91,12 +91,12 @@ async fn w66_a_code_goes_to_the_address_that_was_typed_and_shows_no_other() {
         let body = json!({ "otpId": id, "otpCode": code });
         daemon.call("PUT", "/user-svc/self/contact", token, body).await.status.as_u16()
     };
-    // Not every server delivers `first+last` to `first`, who may be somebody else.
+    // Some servers deliver `first+last` to `first`, others do not, so it counts as another mailbox.
     assert_eq!(shows(&ann, "First+Last@Example.org", "First+Last@example.org").await, 200);
     let first = daemon.register("first").await;
     assert_eq!(shows(&first, "first@example.org", "first@example.org").await, 200, "another mailbox");
-    assert_eq!(shows(&first, "first+last@EXAMPLE.org", "first+last@example.org").await, 409, "the same one");
-    // The Kelvin sign is no `k`, and a domain is the same in both its spellings.
+    assert_eq!(shows(&first, "first+last@EXAMPLE.org", "first+last@example.org").await, 409, "the same mailbox");
+    // The Kelvin sign is not a `k`, and a domain is the same in Unicode and in Punycode.
     let mike = daemon.register("mike").await;
     assert_eq!(shows(&mike, "mike@b\u{fc}cher.example", "mike@xn--bcher-kva.example").await, 200);
     let login = async |contact: &str| {
@@ -112,7 +112,7 @@ async fn w66_a_code_goes_to_the_address_that_was_typed_and_shows_no_other() {
     ] {
         assert_eq!(login(contact).await, status, "{contact}");
     }
-    // A tag is no way around the limits.
+    // Tags do not circumvent the limits.
     let mut statuses = Vec::new();
     for n in 0..8 {
         statuses.push(login(&format!("mike+{n}@b\u{fc}cher.example")).await);
@@ -151,12 +151,12 @@ async fn w88_a_wrong_code_is_told_the_same_whether_a_contact_is_somebodys_or_not
             register(&daemon, "late", json!({ "value": contact, "otpId": id, "otpCode": wrong })).await.error(),
         ));
         told.push(answers);
-        // The tries are counted for both: the right code is good for nothing any more.
+        // Attempts are counted for both contacts: the right code is no longer accepted.
         assert_eq!(sign_in(contact, &id, &code).await.status, 400);
     }
     assert_eq!(told[0], told[1]);
     assert!(told[0][0].1.contains("4 attempts left"), "{told:?}");
-    // Who reads what arrives there learns what the code is for.
+    // The recipient learns what the code is for.
     daemon.clock.advance(61);
     let id = ask(&daemon, "", "nobody@example.org").await;
     let refused = sign_in("nobody@example.org", &id, &post.last().0).await;
@@ -202,8 +202,8 @@ async fn w97_who_signs_in_with_a_contact_gets_codes_though_strangers_ask_for_the
         let (stranger, asked) = (format!("198.51.100.{n}"), json!({ "contactId": "ann+x@example.org" }));
         refused += usize::from(from(&stranger, "/user-svc/otp/send", "", asked).await.status == 429);
     }
-    assert!(refused > 0, "a contact is sent so many codes an hour");
-    assert_eq!(sign_in("203.0.113.9").await, 429, "from where nobody signed in yet");
+    assert!(refused > 0, "the number of codes per contact and hour is limited");
+    assert_eq!(sign_in("203.0.113.9").await, 429, "from an unknown address");
     assert_eq!(sign_in("192.0.2.1").await, 200);
 }
 
@@ -216,7 +216,7 @@ async fn w164_a_mail_server_that_never_ends_its_line_or_offers_no_encryption_is_
             let taken = taken.clone();
             async move {
                 stream.send("220 ").await;
-                // In all more than one message may take of memory; it ends with the connection.
+                // More in total than one message may use; it stops when the connection closes.
                 while taken.fetch_add(64, Ordering::Relaxed) < 1 << 18 && stream.send(&"a".repeat(64 << 10)).await {}
             }
         }
@@ -230,9 +230,9 @@ async fn w164_a_mail_server_that_never_ends_its_line_or_offers_no_encryption_is_
         assert_eq!(answer.status, 503, "{security}: {}", answer.text);
         assert_eq!(answer.json()["code"], "user.mail_not_taken", "{security}");
     }
-    // Buffers of the connection included.
+    // Includes the buffers of the connection.
     let taken = taken.load(Ordering::Relaxed);
-    assert!(taken < 64 << 10, "{taken} KiB were taken of it");
+    assert!(taken < 64 << 10, "{taken} KiB were read");
 }
 
 #[tokio::test]
@@ -251,7 +251,7 @@ async fn w165_strangers_who_ask_for_codes_keep_none_from_who_is_signed_in() {
         assert_eq!(ask(&format!("2001:db8:0:{n}::1"), "/user-svc/otp/send", "").await, 200);
     }
     assert_eq!(ask("192.0.2.1", "/user-svc/otp/send", "").await, 429);
-    // Nor does another account.
+    // Nor can another account.
     let mut as_eve = Vec::new();
     for n in 2..6 {
         as_eve.push(ask(&format!("192.0.2.{n}"), "/user-svc/self/contact", &eve).await);

@@ -1,4 +1,4 @@
-//! What lists of roles and the deletion of permits give away or take from others.
+//! What lists of enrolls reveal, and what the deletion of permits may affect.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ async fn role(daemon: &Daemon, token: &str, id: &str) {
     assert_eq!(status(daemon, "POST", "/user-svc/role", token, json!({ "id": id, "name": "R" })).await, 200);
 }
 
-/// All pages of a list of enrolls, each with its `next`.
+/// All pages of a list of enrolls, with their `next`.
 async fn pages(daemon: &Daemon, token: &str, asked: &Value) -> Vec<Value> {
     let (mut pages, mut body) = (Vec::new(), asked.clone());
     loop {
@@ -31,7 +31,7 @@ fn entries(pages: &[Value]) -> Vec<Value> {
     pages.iter().flat_map(|page| page["enrolls"].as_array().cloned().unwrap_or_default()).collect()
 }
 
-/// Shows by a code that a contact is the account's.
+/// Verifies a contact of the account with a code.
 async fn show(daemon: &Daemon, post: &crate::contacts::Post, token: &str, contact: &str) {
     daemon.clock.advance(61);
     let id = ask(daemon, token, contact).await;
@@ -69,12 +69,12 @@ async fn w78_a_list_of_enrolls_tells_neither_by_its_order_nor_by_its_next_whose_
     assert_eq!(entries(&before[0]).len(), 6, "{before:?}");
     assert!(before[..8].iter().all(|pages| entries(pages) == entries(&before[0])));
     show(&daemon, &post, &vic, "vic@example.org").await;
-    assert!(has_role(&daemon, &vic, "zed:x").await, "it has the role that waited");
+    assert!(has_role(&daemon, &vic, "zed:x").await, "it has the pending role");
     let after = all().await;
-    assert_eq!(before, after, "known to somebody or not, the answers are the same");
+    assert_eq!(before, after, "the answers are the same whether the contact is verified or not");
     let text = serde_json::to_string(&after).unwrap();
     assert!(!text.contains(&id_of(&vic)), "{text}");
-    // Its account leaves the contact to another, and the role waits again: one entry as before.
+    // The account removes the contact, and the role is pending again: one entry as before.
     let gone = status(&daemon, "DELETE", "/user-svc/self/contact/vic@example.org", &vic, Value::Null).await;
     assert_eq!(gone, 200);
     let body = json!({ "enrolls": [{ "contactId": "vic@example.org", "role": "zed:x" }] });
@@ -83,7 +83,7 @@ async fn w78_a_list_of_enrolls_tells_neither_by_its_order_nor_by_its_next_whose_
     for (before, again) in before.iter().zip(all().await) {
         assert_eq!((ids(before), before.len()), (ids(&again), again.len()));
     }
-    // It is taken back once, from both.
+    // Revoking it once revokes it from the contact and from the account.
     let id = entries(&before[9])[0]["id"].as_str().unwrap().to_owned();
     let path = format!("/user-svc/enroll/{id}");
     assert_eq!(status(&daemon, "DELETE", &path, &zed, Value::Null).await, 200);
@@ -116,7 +116,7 @@ async fn w79_a_page_of_enrolls_shows_nothing_of_rows_that_it_leaves_out() {
         let found = pages(&daemon, &zed, &json!({ "role": "zed:x", "userId": id_of(account), "limit": 1 })).await;
         assert_eq!((found.len(), entries(&found).len()), (1, 1), "{found:?}");
     }
-    // Who gives the role in one app alone learns nothing of who has it in another.
+    // An account that assigns the role in one app does not see its members in another.
     let lead = token_of(&register(&daemon, "lead", "").await);
     assert_eq!(enroll(&daemon, &zed, &json!(id_of(&lead)), "zed:admin", "").await.status, 200);
     for n in 0..3 {
@@ -173,7 +173,7 @@ async fn w81_who_saves_grants_in_one_app_deletes_none_of_another() {
         assert_eq!(delete(id).await, expected, "{id}");
     }
     assert!(has(&daemon, &worker, "user-svc:user:view").await && has(&daemon, &worker, "user-svc:audit:view").await);
-    // What it saved itself it may delete.
+    // It may delete a grant that it saved itself.
     let own = json!({ "grants": [{ "id": "mine", "permissionId": "c:d", "slugs": ["worker"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &granter, own).await, 200);
     assert_eq!(delete("mine").await, 200);
@@ -220,7 +220,8 @@ async fn w162_what_came_by_a_contact_has_no_part_in_what_may_be_given_by_id() {
     for token in [&victim, &other] {
         let by_id = json!({ "userId": id_of(token) });
         let mut of_account = Vec::new();
-        // One that the contact has not, then one that it has, then as many as one may give, then one of each kind more.
+        // By id: a role that the contact lacks, one that it has, as many as a giver may give, then one more of each
+        // kind.
         for roles in [100..101, 0..1, 101..199, 199..200, 1..2] {
             let answer = give(&by_id, roles).await;
             of_account.push((answer.status.as_u16(), answer.json()["code"].clone()));
@@ -230,7 +231,7 @@ async fn w162_what_came_by_a_contact_has_no_part_in_what_may_be_given_by_id() {
     assert_eq!(told[0], told[1]);
     let statuses: Vec<u16> = told[0].iter().map(|(status, _)| *status).collect();
     assert_eq!(statuses, [200, 200, 200, 403, 403]);
-    // In organizations as well, and whoever else gave them.
+    // The same for organizations, whoever gave the other roles.
     let founding = json!({ "id": "org_eve" });
     assert_eq!(status(&daemon, "POST", "/user-svc/organization", &eve, founding).await, 200);
     for token in [&victim, &other] {
@@ -253,11 +254,15 @@ async fn w162_what_is_given_by_id_takes_no_room_from_what_came_by_a_contact() {
         status(&daemon, "PUT", "/user-svc/enrolls", &admin, json!({ "enrolls": enrolls })).await
     };
     assert_eq!(save((0..1000).map(enroll).collect()).await, 200);
-    assert_ne!(save(vec![enroll(1000)]).await, 200, "an admin is told that the account has all it may by contacts");
+    assert_ne!(
+        save(vec![enroll(1000)]).await,
+        200,
+        "an admin gets an error when the account has the maximum of roles by contacts"
+    );
     let given = json!({ "enrolls": [{ "userId": id_of(&victim), "role": "eve:r0" }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &eve, given).await, 200);
     let by_contact = pages(&daemon, &admin, &json!({ "contactId": "x@example.org", "limit": 500 })).await;
-    assert_eq!(entries(&by_contact).len(), 1000, "none of them gave way");
+    assert_eq!(entries(&by_contact).len(), 1000, "none was removed");
     let all = pages(&daemon, &admin, &json!({ "userId": id_of(&victim), "limit": 500 })).await;
-    assert_eq!(entries(&all).len(), 1002, "with the role that each account begins with");
+    assert_eq!(entries(&all).len(), 1002, "including the default role");
 }

@@ -1,4 +1,4 @@
-//! What narrow rights over accounts reach: who may reset passwords or make accounts in one app gains nothing elsewhere.
+//! Limited rights over accounts: resetting passwords or creating accounts in one app gives no rights elsewhere.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::{
     support::{Daemon, Echo, claims, id_of, received, status, token_of},
 };
 
-/// The token of an account that an admin gave these permissions in the app of `host` alone.
+/// The token of an account to which an admin gave these permissions only in the app of `host`.
 async fn manager(daemon: &Daemon, admin: &str, slug: &str, host: &str, permissions: &[&str]) -> String {
     let token = token_of(&register(daemon, slug, host).await);
     for permission in permissions {
@@ -34,7 +34,7 @@ async fn w40_an_account_is_managed_by_who_has_the_right_in_its_home_app_though_i
     let user = json!({ "user": { "slug": "bare", "name": "Bare" }, "password": "pass", "roleIds": [] });
     let made = daemon.call("POST", "/user-svc/user", &admin, user.clone()).await;
     let bare = made.json()["user"]["id"].as_str().unwrap().to_owned();
-    // Another one lost the only role it had.
+    // Another account loses its only role.
     let ann = id_of(&daemon.register("ann").await);
     let path = format!("/user-svc/enroll/unnamed:{ann}:user-svc:user");
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
@@ -46,7 +46,7 @@ async fn w40_an_account_is_managed_by_who_has_the_right_in_its_home_app_though_i
         assert_eq!(status(&daemon, "PUT", &path, &here, json!({ "name": "Theirs" })).await, 200);
         assert_eq!(reset(&daemon, &here, id).await, 200);
     }
-    // What a manager makes is at home where the manager is, whichever app it names.
+    // The home app of an account is that of the manager who creates it, whichever app the request names.
     make_app(&daemon, &admin, "other.example.com").await;
     let user = json!({ "user": { "slug": "made", "name": "Made" }, "roleIds": [], "appHost": "other.example.com" });
     let made = daemon.call("POST", "/user-svc/user", &there, user).await.json();
@@ -66,7 +66,7 @@ async fn w41_nobody_makes_an_account_unmanageable_at_home_by_putting_it_into_an_
     let add = json!({ "userId": bob });
     assert_eq!(status(&daemon, "POST", "/user-svc/organization/org_trap/user", &eve, add).await, 200);
     assert_eq!(reset(&daemon, &help, &bob).await, 200);
-    // A role that an admin gave it elsewhere is another matter.
+    // A role that an admin assigns elsewhere does make a difference.
     let desk = manager(&daemon, &admin, "desk", "", &["user-svc:user:passwordReset"]).await;
     assert_eq!(enroll(&daemon, &admin, &json!(bob), "user-svc:user", "").await.status, 200);
     assert_eq!((reset(&daemon, &help, &bob).await, reset(&daemon, &desk, &bob).await), (403, 403));
@@ -81,16 +81,16 @@ async fn w42_who_may_reset_passwords_does_not_become_a_service_that_acts_for_its
     daemon.put_instance(&shop, json!({ "url": echo.url })).await;
     let rights = ["user-svc:user:passwordReset", "user-svc:user:delete"];
     let help = manager(&daemon, &admin, "help", "", &rights).await;
-    assert_eq!(reset(&daemon, &help, &id_of(&shop)).await, 200, "a service like any account");
+    assert_eq!(reset(&daemon, &help, &id_of(&shop)).await, 200, "a service account can be reset like any other");
     let delegation = json!({ "slug": "shop-svc", "operations": ["saveEnrolls"], "services": ["post-svc"] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, delegation).await, 200);
-    // The one that acts for its callers, and the one to which it may hand their tokens on.
+    // The service that acts for its callers, and the one to which it may pass their tokens.
     for service in [&shop, &post] {
         assert_eq!(reset(&daemon, &help, &id_of(service)).await, 403);
         let path = format!("/user-svc/user/{}", id_of(service));
-        assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, 403, "nor takes it out of the way");
+        assert_eq!(status(&daemon, "DELETE", &path, &help, Value::Null).await, 403, "nor can it delete the service");
     }
-    // What it would come to: an admin's token as the service receives it.
+    // What the attacker would gain: an admin's delegated token.
     let delegated = received(&daemon, "/shop-svc/x", &admin).await;
     let enrolls = json!({ "enrolls": [{ "userId": id_of(&help), "role": "user-svc:admin" }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &delegated, enrolls).await, 200);
@@ -118,7 +118,7 @@ async fn w43_grants_and_permits_count_as_rights_whoever_has_them_and_however() {
         let id = id_of(&daemon.register(slug).await);
         match slug {
             "by-role" => _ = enroll(&daemon, &admin, &json!(id), "openorch:auditor", "").await,
-            // Into another app by an organization alone: that lets it use its permit there.
+            // A member of another app only through an organization can use its permit there.
             "by-app" => {
                 let there = token_of(&register(&daemon, "founder", HOST).await);
                 assert_eq!(login(&daemon, "founder", HOST).await.status, 200);
@@ -140,7 +140,7 @@ async fn w57_what_an_account_could_give_itself_counts_as_what_it_has() {
     let daemon = Daemon::start().await;
     let admin = daemon.admin().await;
     let help = manager(&daemon, &admin, "help", "", &["user-svc:user:passwordReset", "user-svc:user:delete"]).await;
-    // An admin gives a role of a service something of the platform, by a link or by a permit.
+    // An admin gives a service's role a platform permission, by a link or by a permit.
     for (slug, way) in [("by-link", "link"), ("by-permit", "permit"), ("without", "nothing")] {
         let owner = daemon.register(slug).await;
         let role = format!("{slug}:ops");
@@ -168,7 +168,8 @@ async fn w82_roles_of_organizations_count_as_what_their_admin_has() {
     let admin = daemon.admin().await;
     let help = manager(&daemon, &admin, "help", "", &["user-svc:user:passwordReset", "user-svc:user:delete"]).await;
     let permit = |role: &str| json!({ "permits": [{ "permission": "user-svc:delegation:edit", "roles": [role] }] });
-    // An organization whose members may more than its admin; one that a permit names before it is founded; one without.
+    // An organization whose members have more rights than its admin; one named in a permit before it exists; one
+    // without rights.
     for (slug, org, role) in [
         ("tina", "acme", "user-svc:org:{acme}:user"),
         ("soon", "other", "user-svc:org:{soon:later}:admin"),
@@ -207,7 +208,7 @@ async fn w83_a_role_with_rights_in_an_app_counts_though_its_owner_is_not_in_that
         permit.as_object_mut().unwrap().extend(names.as_object().unwrap().clone());
         assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, json!({ "permits": [permit] })).await, 200);
     };
-    // By a role of its own there, by one that it has yet to make, by its name, by a role that it has everywhere.
+    // By its own role there, by a role that it has yet to create, by its slug, by a role that it has in all apps.
     let (by_role, by_future) = (role("by-role", true).await, role("by-future", false).await);
     let (by_slug, by_everywhere) = (role("by-slug", false).await, role("by-all", false).await);
     permit(json!({ "roles": ["by-role:ops"] })).await;
@@ -219,7 +220,7 @@ async fn w83_a_role_with_rights_in_an_app_counts_though_its_owner_is_not_in_that
     );
     permit(json!({ "roles": ["openorch:x"] })).await;
     assert_eq!(enroll(&daemon, &admin, &json!(by_everywhere), "openorch:x", "*").await.status, 200);
-    // By a link, which counts in every app, while the manager has the same right in its own app alone.
+    // By a link, which applies in every app, while the manager has the same right only in its own app.
     let by_link = role("by-link", true).await;
     let link = json!({ "permissionLinks": [{ "permissionId": "user-svc:user:edit", "roleId": "by-link:ops" }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/roles/permissions", &admin, link).await, 200);

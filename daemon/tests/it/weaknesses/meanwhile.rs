@@ -1,4 +1,5 @@
-//! What changes while a call is in progress: a call does nothing more once its caller has lost the right, the session or the account.
+//! Changes while a call is in progress: a call writes nothing after its caller has lost the right, the session or the
+//! account.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ async fn roles_of(daemon: &Daemon, token: &str) -> Vec<Value> {
     own["roles"].as_array().cloned().unwrap_or_default()
 }
 
-/// A daemon whose queue for password hashes has work for a while: what is sent now waits behind that.
+/// A daemon whose password-hash queue is busy for a while, so that further calls wait in it.
 async fn busy(setup: impl AsyncFnOnce(&Daemon)) -> (Arc<Daemon>, JoinSet<()>) {
     let daemon = Daemon::with(&["--user-password-hash-max-wait", "10m", "--user-password-hash-concurrency", "1"]).await;
     daemon.register("many-svc").await;
@@ -27,7 +28,7 @@ async fn busy(setup: impl AsyncFnOnce(&Daemon)) -> (Arc<Daemon>, JoinSet<()>) {
         let daemon = daemon.clone();
         sign_ins.spawn(async move { drop(daemon.login("many-svc", "pass", &format!("device {n}")).await) });
     }
-    // The first one is answered, so the others are in the queue.
+    // After the first answer the others are in the queue.
     sign_ins.join_next().await;
     (daemon, sign_ins)
 }
@@ -58,7 +59,7 @@ async fn w84_who_is_no_admin_any_more_when_its_password_is_hashed_makes_no_admin
         let (daemon, token) = (daemon.clone(), token.clone());
         waiting.spawn(async move { daemon.call("POST", &path, &token, body).await.status.as_u16() });
     }
-    // Each is let in before this, and waits for its hash.
+    // Each call is authorized before this, and waits for its hash.
     for _ in 0..3 {
         assert_eq!(status(&daemon, "POST", "/user-svc/self", second, Value::Null).await, 200);
     }
@@ -149,7 +150,7 @@ async fn w87_the_id_of_a_deleted_account_is_not_given_again() {
     let id = id_of(&daemon.register("gone").await);
     let user = |id: &str, slug: &str| json!({ "user": { "id": id, "slug": slug, "name": "N" }, "password": "pass" });
     let create = async |id: &str, slug: &str| daemon.call("POST", "/user-svc/user", &admin, user(id, slug)).await;
-    assert_eq!(create(&id, "other").await.status, 409, "it is there");
+    assert_eq!(create(&id, "other").await.status, 409, "the id exists");
     assert_eq!(status(&daemon, "DELETE", &format!("/user-svc/user/{id}"), &admin, Value::Null).await, 200);
     assert_eq!(status(&daemon, "DELETE", "/user-svc/slug/gone", &admin, Value::Null).await, 200);
     for slug in ["phoenix", "gone"] {
@@ -252,14 +253,14 @@ async fn w139_who_has_a_right_no_more_writes_nothing_more_by_it() {
         assert_eq!(status(&daemon, "DELETE", taken, &admin, Value::Null).await, 200);
         let before = listed().await;
         let statuses = writing.join_all().await;
-        // Rules change one at a time: one change may have been stored before, and not be listed yet.
+        // Access rules change one at a time: one change may be stored but not yet listed.
         assert!(listed().await <= before + 1, "{statuses:?}");
         assert!(statuses.iter().all(|status| [200, 403].contains(status)), "{statuses:?}");
     }
 }
 
-/// Has `narrow` make 60 calls, takes its right by `taken` after the first of them, and sees that `count` stays as it was when
-/// that was answered.
+/// Has `narrow` make 60 calls, revokes its right through `taken` after the first one, and checks that `count` does not
+/// change after the revocation.
 async fn writes_no_more_without<C: AsyncFn() -> usize>(
     daemon: &Arc<Daemon>,
     narrow: &str,
@@ -276,7 +277,7 @@ async fn writes_no_more_without<C: AsyncFn() -> usize>(
     assert_eq!(status(daemon, "DELETE", taken, &daemon.admin().await, Value::Null).await, 200);
     let before = count().await;
     let statuses = writing.join_all().await;
-    // Rules change one at a time: one change may have been stored before, and not be listed yet.
+    // Access rules change one at a time: one change may be stored but not yet listed.
     assert!(count().await.abs_diff(before) <= 1, "{statuses:?}");
     assert!(statuses.iter().all(|status| [200, 403, 404].contains(status)), "{statuses:?}");
 }
@@ -285,7 +286,7 @@ async fn writes_no_more_without<C: AsyncFn() -> usize>(
 async fn w144_who_lost_a_right_beside_the_one_that_let_it_in_writes_nothing_more_by_that() {
     let daemon = Arc::new(Daemon::start().await);
     let (admin, narrow) = (daemon.admin().await, daemon.register("narrow").await);
-    // Grants for all apps, by who may save them in one app as well.
+    // Grants for all apps, by an account that may also save them in one app.
     let permit = |id: &str, permission: &str, app: &str| json!({ "permits": [{ "id": id, "permission": permission, "slugs": ["narrow"], "appHost": app }] });
     for (id, app) in [("here", "unnamed"), ("everywhere", "*")] {
         let permit = permit(id, "user-svc:grant:create", app);
@@ -300,7 +301,7 @@ async fn w144_who_lost_a_right_beside_the_one_that_let_it_in_writes_nothing_more
     let calls = (0..60).map(|n| ("PUT", "/user-svc/grants".to_owned(), grant(n)));
     writes_no_more_without(&daemon, &narrow, calls, "/user-svc/grant/everywhere", everywhere).await;
 
-    // Roles that are taken by who has the role `admin` beside them.
+    // Roles revoked by an account that has the role `admin` of the same service.
     let shop = daemon.register("shop").await;
     for role in ["shop:admin", "shop:vip"] {
         assert_eq!(status(&daemon, "POST", "/user-svc/role", &shop, json!({ "id": role, "name": "R" })).await, 200);
@@ -321,7 +322,7 @@ async fn w144_who_lost_a_right_beside_the_one_that_let_it_in_writes_nothing_more
     let taken = format!("/user-svc/enroll/unnamed:{}:shop:admin", id_of(&narrow));
     writes_no_more_without(&daemon, &narrow, calls, &taken, given).await;
 
-    // Sessions of others.
+    // Sessions of other accounts.
     let permit = permit("ends", "user-svc:token:revoke", "unnamed");
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &admin, permit).await, 200);
     let mut ids = Vec::new();

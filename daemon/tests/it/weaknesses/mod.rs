@@ -1,9 +1,9 @@
-//! The weaknesses that were found in the systems whose wire this one speaks, W1 to W25, and from W26 on those that were
-//! found in this one, one test each: every test tries the attack over HTTP with real storage, and fails where it would
-//! still succeed. Its name says what is true here.
+//! One test per known weakness: W1 to W25 were found in the existing systems with this wire protocol, those from W26 on
+//! in this one. Each test attempts the attack over HTTP with real storage, and fails if it succeeds. Its name states
+//! what is true here.
 //!
-//! W12 and W13 are about secrets and W24 about certificates: they come with those services. W11 means throttling, W15
-//! the ranges of addresses that nobody may register.
+//! W12 and W13 concern secrets and W24 certificates: they will come with those services. W11 is throttling, W15 the
+//! address ranges that are not allowed for instances.
 
 mod accounts;
 mod caches;

@@ -1,4 +1,4 @@
-//! Names that look like others, or steer the terminal of who reads them.
+//! Names that imitate others, or contain terminal control characters.
 
 use serde_json::json;
 
@@ -60,7 +60,7 @@ async fn w70_no_name_has_characters_in_it_that_are_not_seen() {
             assert_eq!(answer.status, 400, "{path} {body}: {}", answer.text);
         }
     }
-    // What scripts are written with is no disguise.
+    // Characters that some scripts require are allowed.
     for name in ["\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}", "Änne Müller", "\u{6771}\u{4eac}"] {
         assert_eq!(daemon.call("PUT", "/user-svc/self", &ann, json!({ "name": name })).await.status, 200, "{name}");
     }

@@ -1,4 +1,4 @@
-//! What comes in and goes out: the gateway, addresses, queries, bodies.
+//! Network traffic: the gateway, addresses, queries, bodies.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use openorch_test_support::wire::listen;
@@ -10,12 +10,12 @@ use tokio::{
 
 use crate::support::{Daemon, Echo, gzip, status};
 
-/// All that the daemon answers to this text, which asks for the connection to be closed or is never ended.
+/// The complete response to this text, which requests that the connection is closed or is incomplete.
 async fn raw(daemon: &Daemon, text: &str) -> String {
     let mut stream = TcpStream::connect(daemon.url.trim_start_matches("http://")).await.unwrap();
     stream.write_all(text.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    // A connection that is cut is the end of it, too.
+    // A reset counts as the end too.
     let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
@@ -40,7 +40,7 @@ async fn w14_a_service_gets_neither_its_callers_session_nor_what_was_meant_for_o
         assert!(!head.contains(dropped), "{dropped}: {head}");
     }
 
-    // A redirect is the caller's to follow: the daemon asks no address that a service names.
+    // The client follows redirects: the daemon never requests an address that a service names.
     let inside = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = format!("http://{}/secrets", inside.local_addr().unwrap());
     let redirect =
@@ -61,9 +61,9 @@ async fn w14_a_service_gets_neither_its_callers_session_nor_what_was_meant_for_o
         _ = inside.accept() => true,
         _ = std::future::ready(()) => false,
     };
-    assert!(!asked, "the daemon followed");
+    assert!(!asked, "the daemon followed the redirect");
 
-    // What names no service goes to none.
+    // Paths without a service are not forwarded.
     for path in ["/", "/?x", "//evil-svc/x"] {
         let answer = daemon.call("GET", path, &admin, Value::Null).await;
         assert!(!answer.text.contains("\"head\""), "{path}: {}", answer.text);
@@ -99,7 +99,7 @@ async fn w15_no_instance_is_registered_at_an_address_that_only_the_daemon_may_re
     assert_eq!(daemon.put_instance(&token, json!({ "url": long })).await.status, 400);
     assert!(daemon.instances(&token).await.is_empty());
 
-    // A squatter is told whose an address is, the real service too, and an admin sets it right.
+    // An error names the owner of an address; an admin can resolve the conflict.
     let (echo, shop, admin) = (Echo::start().await, daemon.register("shop-svc").await, daemon.admin().await);
     assert_eq!(daemon.put_instance(&token, json!({ "url": echo.url, "id": "inst_x" })).await.status, 201);
     let refused = daemon.put_instance(&shop, json!({ "url": echo.url })).await;
@@ -139,14 +139,14 @@ async fn w17_no_name_or_value_of_a_query_becomes_sql() {
             let body = json!({ "query": { "filters": [{ "op": op, "fields": ["slug"], "jsonValues": values }] } });
             let answer = ask(body).await;
             let found = answer.json()["users"].as_array().map_or(0, Vec::len);
-            // A NUL is in no JSON text that is taken.
+            // JSON text with a NUL is rejected.
             let is_taken = answer.status == 200 || (answer.status == 400 && attack.contains('\0'));
             assert!(is_taken && found == 0, "{op} {attack}: {}", answer.text);
         }
         let searched = ask(json!({ "search": attack })).await;
         assert!(searched.json()["users"].as_array().is_none_or(Vec::is_empty), "{attack}: {}", searched.text);
     }
-    // The wildcards of LIKE are letters like any other.
+    // The wildcards of LIKE are ordinary characters.
     for (op, value) in [("containsSubstring", "%"), ("startsWith", "_nn"), ("startsWith", "a%")] {
         let filter = json!({ "op": op, "fields": ["slug"], "jsonValues": json!([value]).to_string() });
         let answer = ask(json!({ "query": { "filters": [filter] } })).await.json();
@@ -164,7 +164,7 @@ async fn w18_no_body_is_too_large_or_too_slow_for_the_daemon_and_no_cookie_is_ev
     };
     let valid = br#"{"slug":"x-svc","password":"p"}"#.to_vec();
     assert_eq!(post(vec![b' '; (4 << 20) + 1], &[]).await, 413);
-    // Bombs: 16 MiB and a byte of spaces.
+    // Decompression bombs: 16 MiB and one byte of spaces.
     let gzipped = gzip(&vec![b' '; (16 << 20) + 1]);
     let brotli = [
         203, 255, 255, 63, 248, 37, 64, 226, 177, 64, 32, 247, 254, 143, 255, 255, 127, 240, 75, 0, 196, 97, 17, 128,
@@ -172,11 +172,15 @@ async fn w18_no_body_is_too_large_or_too_slow_for_the_daemon_and_no_cookie_is_ev
     ];
     assert_eq!(post(gzipped, &[("content-encoding", "gzip")]).await, 413);
     assert_eq!(post(brotli.to_vec(), &[("content-encoding", "br")]).await, 413);
-    assert_eq!(post(gzip(&gzip(&valid)), &[("content-encoding", "gzip, gzip")]).await, 400, "one coding, not many");
+    assert_eq!(
+        post(gzip(&gzip(&valid)), &[("content-encoding", "gzip, gzip")]).await,
+        400,
+        "only one content coding is accepted"
+    );
     let deep = "[".repeat(100_000);
     assert_eq!(post(deep.into_bytes(), &[]).await, 400);
 
-    // Clients that never end: of nothing at all, of a head, of a body.
+    // Clients that never finish: without any bytes, in the head, in the body.
     let limits =
         ["--api-body-idle-timeout", "100ms", "--http-header-timeout", "100ms", "--http-first-byte-timeout", "100ms"];
     let impatient = Daemon::with(&limits).await;
@@ -188,9 +192,9 @@ async fn w18_no_body_is_too_large_or_too_slow_for_the_daemon_and_no_cookie_is_ev
     assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
     let endless = format!("{head}x-long: {}\r\n\r\n", "y".repeat(80_000));
     assert!(raw(&impatient, &endless).await.starts_with("HTTP/1.1 431"));
-    assert_eq!(post(valid, &[]).await, 200, "and it serves on");
+    assert_eq!(post(valid, &[]).await, 200, "the daemon still serves");
 
-    // Any page may ask, none with what a browser adds by itself.
+    // CORS allows any origin, but without credentials.
     let admin = daemon.admin().await;
     for method in ["GET", "OPTIONS"] {
         let asked = [("origin", "http://localhost"), ("access-control-request-method", "PUT")];
@@ -206,7 +210,7 @@ async fn w18_no_body_is_too_large_or_too_slow_for_the_daemon_and_no_cookie_is_ev
 #[tokio::test]
 async fn w134_on_loopback_no_page_in_a_browser_registers_an_account() {
     let daemon = Daemon::start().await;
-    // Once the password is another one, pages and proxies reach the daemon again.
+    // After the default password is changed, pages and proxies can reach the daemon again.
     let admin = daemon.admin().await;
     let change = json!({ "currentPassword": "changeme", "newPassword": "another one" });
     assert_eq!(status(&daemon, "POST", "/user-svc/change-password", &admin, change).await, 200);

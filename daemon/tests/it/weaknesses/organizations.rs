@@ -1,4 +1,4 @@
-//! Organizations: the rights of members, and what happens to an account that is added without being asked.
+//! Organizations: the rights of members, and of accounts that are added without their consent.
 
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ async fn w95_nobody_stays_in_an_app_by_an_organization_that_it_founded_there() {
     let app = app.as_str().unwrap();
     let there = token_of(&register(&daemon, "founder", HOST).await);
     found(&daemon, &there, "org_mine").await;
-    // An account that another adds to an organization of the app is in the app, also after it changes its own role there.
+    // An account added to an organization of the app is in the app, even after it changes its own role there.
     let member = token_of(&register(&daemon, "member", HOST).await);
     assert_eq!(put(&daemon, &there, "org_mine", &id_of(&member), "admin").await, 200);
     assert_eq!(put(&daemon, &member, "org_mine", &id_of(&member), "user").await, 200);
@@ -46,7 +46,7 @@ async fn w95_nobody_stays_in_an_app_by_an_organization_that_it_founded_there() {
     assert_eq!(status(&daemon, "POST", "/user-svc/self", &member, Value::Null).await, 200);
     assert!([401, 403].contains(&status(&daemon, "POST", "/user-svc/self", &there, Value::Null).await));
     assert_eq!(login(&daemon, "founder", HOST).await.status, 403);
-    // Let in again, it has what it had.
+    // After it is readmitted, it has its previous roles.
     assert_eq!(enroll(&daemon, &admin, &json!(id_of(&there)), "user-svc:user", HOST).await.status, 200);
     let again = token_of(&login(&daemon, "founder", HOST).await);
     assert!(roles_of(&daemon, &again).await.contains(&json!("user-svc:org:{org_mine}:admin")));
@@ -61,7 +61,7 @@ async fn w96_an_organization_is_no_trap_for_who_was_put_into_it() {
         daemon.register("third").await,
         daemon.admin().await,
     );
-    // Alone in it, by the founder's leaving: it leaves, and the organization goes.
+    // The last remaining member leaves, and the organization is deleted.
     found(&daemon, &eve, "org_trap").await;
     assert_eq!(put(&daemon, &eve, "org_trap", &id_of(&vic), "admin").await, 200);
     assert_eq!(remove(&daemon, &eve, "org_trap", &id_of(&eve)).await, 200);
@@ -69,14 +69,14 @@ async fn w96_an_organization_is_no_trap_for_who_was_put_into_it() {
     assert_eq!(roles_of(&daemon, &vic).await, [json!("user-svc:user")]);
     let path = "/user-svc/organization/org_trap/users";
     assert_eq!(status(&daemon, "GET", path, &admin, Value::Null).await, 404);
-    // With another in it, who becomes its admin.
+    // With another member, who becomes the admin.
     found(&daemon, &eve, "org_more").await;
     assert_eq!(put(&daemon, &eve, "org_more", &id_of(&third), "user").await, 200);
     assert_eq!(put(&daemon, &eve, "org_more", &id_of(&vic), "admin").await, 200);
     assert_eq!(remove(&daemon, &eve, "org_more", &id_of(&eve)).await, 200);
     assert_eq!(remove(&daemon, &vic, "org_more", &id_of(&vic)).await, 200);
     assert!(roles_of(&daemon, &third).await.contains(&json!("user-svc:org:{org_more}:admin")));
-    // Who founded it and is its only admin does not just leave; an admin deletes the account all the same.
+    // A founder who is the only admin cannot leave; an admin can still delete the account.
     found(&daemon, &eve, "org_last").await;
     assert_eq!(put(&daemon, &eve, "org_last", &id_of(&third), "user").await, 200);
     assert_eq!(remove(&daemon, &eve, "org_last", &id_of(&eve)).await, 409);

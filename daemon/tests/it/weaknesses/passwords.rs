@@ -1,4 +1,4 @@
-//! Passwords: what is good enough on this machine is not for the network, and how many are checked at once.
+//! Passwords: requirements on loopback and over the network, and the number of concurrent hashes.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::support::{Answer, Daemon, token_of};
 
 const STRONG: &str = "correct horse battery";
 
-/// A daemon whose admin has no default password any more, so that requests from elsewhere are let in.
+/// A daemon whose admin has changed the default password, so that remote requests are accepted.
 async fn open_daemon(flags: &[&str]) -> Daemon {
     let daemon = Daemon::with(flags).await;
     let body = json!({ "currentPassword": "changeme", "newPassword": STRONG });
@@ -35,7 +35,7 @@ async fn w75_a_password_that_is_too_weak_for_the_network_opens_nothing_from_ther
         assert_eq!(refused.status, 403, "{headers:?}: {}", refused.text);
         assert_eq!(refused.json()["code"], "user.password_too_weak", "{headers:?}");
         assert!(refused.error().contains("at least 8 characters"), "{}", refused.text);
-        assert!(refused.error().contains("change-password"), "it names the remedy: {}", refused.text);
+        assert!(refused.error().contains("change-password"), "the error names the remedy: {}", refused.text);
         assert_eq!(login_with(&daemon, "wrong", headers).await.status, 401, "{headers:?}");
         let register = json!({ "slug": "other-svc", "password": "pass" }).to_string().into_bytes();
         assert_eq!(daemon.send("POST", "/user-svc/register", "", register, headers).await.status, 400, "{headers:?}");
@@ -44,7 +44,7 @@ async fn w75_a_password_that_is_too_weak_for_the_network_opens_nothing_from_ther
         assert_eq!(login_with(&daemon, "pass", &local).await.status, 200, "{local:?}");
     }
     daemon.restart(&[]).await;
-    assert_eq!(daemon.passwords(), (1, 0), "the start knows how many are too weak");
+    assert_eq!(daemon.passwords(), (1, 0), "the start counts weak passwords");
     let change = json!({ "currentPassword": "pass", "newPassword": STRONG });
     assert_eq!(daemon.call("POST", "/user-svc/change-password", &token, change).await.status, 200);
     for headers in &from_elsewhere {
@@ -70,13 +70,13 @@ async fn w76_a_password_is_the_same_however_its_letters_are_composed() {
         assert_eq!(daemon.call("POST", "/user-svc/change-password", &token, change).await.status, 200);
         assert_eq!(daemon.login(slug, composed, "test").await.status, 200);
     }
-    // The limit is of the bytes that were sent.
+    // The limit applies to the bytes sent.
     let long = "a\u{308}".repeat(342);
     let body = json!({ "slug": "long-svc", "password": long });
     assert_eq!(daemon.call("POST", "/user-svc/register", "", body).await.status, 400);
 }
 
-/// So many sign-ins at once; how each was answered.
+/// Responses to `count` concurrent sign-ins.
 async fn sign_in_at_once(daemon: Daemon, count: usize) -> Vec<Answer> {
     let daemon = std::sync::Arc::new(daemon);
     let mut sign_ins = tokio::task::JoinSet::new();
@@ -89,7 +89,7 @@ async fn sign_in_at_once(daemon: Daemon, count: usize) -> Vec<Answer> {
 
 #[tokio::test]
 async fn w77_two_hundred_programs_of_one_host_that_sign_in_at_once_all_get_in() {
-    // Much longer than the usual wait: this machine may have other work.
+    // Much longer than the default: the machine may be busy.
     let daemon = Daemon::with(&["--user-password-hash-max-wait", "10m", "--user-password-hash-concurrency", "2"]).await;
     daemon.register("many-svc").await;
     let answers = sign_in_at_once(daemon, 200).await;
@@ -136,7 +136,7 @@ async fn w163_strangers_from_very_many_networks_keep_nobody_out_who_is_known_or_
     for n in 0..1000 {
         let daemon = daemon.clone();
         strangers.spawn(async move {
-            // Of one customer, and of many.
+            // Half of them from one customer's network, the others from many networks.
             let address =
                 if n % 2 == 0 { format!("2001:db8:1:{n:x}::1") } else { format!("198.51.{}.{}", n / 250, n % 250) };
             let guess = json!({ "contact": { "value": format!("{n}@example.org") }, "password": "guess" });
@@ -146,11 +146,11 @@ async fn w163_strangers_from_very_many_networks_keep_nobody_out_who_is_known_or_
     strangers.join_next().await;
     for _ in 0..3 {
         let answer = sign_in(&daemon, "203.0.113.1", own.clone()).await;
-        assert_eq!(answer.status, 200, "from where it signed in before: {}", answer.text);
+        assert_eq!(answer.status, 200, "from a known address: {}", answer.text);
         let answer = daemon.login("openorch", STRONG, "host").await;
-        assert_eq!(answer.status, 200, "on the machine: {}", answer.text);
+        assert_eq!(answer.status, 200, "from loopback: {}", answer.text);
     }
     let answers = strangers.join_all().await;
     let refused = answers.iter().filter(|answer| answer.status == 429).count();
-    assert!(refused > 100, "there were too many of them: {refused}");
+    assert!(refused > 100, "the flood exceeds the capacity: {refused}");
 }

@@ -1,4 +1,4 @@
-//! What waits to be redeemed: invitations and roles for contacts hold only as long as their giver may give them.
+//! Pending invitations and roles for contacts are valid only as long as their giver has the right to give them.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::{
 
 const ADMIN: &str = "user-svc:admin";
 
-/// Another admin: its token, and the id of its account.
+/// Creates another admin; returns its token and account id.
 async fn second_admin(daemon: &Daemon, admin: &str, slug: &str) -> (String, String) {
     let token = daemon.register(slug).await;
     let id = id_of(&token);
@@ -49,7 +49,7 @@ async fn w44_invitations_are_seen_and_revoked_in_their_app_alone() {
     };
     let (of_admin, of_help) = (make(&admin).await, make(&there).await);
     assert_eq!(list(&there).await, [of_help.clone()].into());
-    assert_eq!(list(&admin).await, [of_admin.clone(), of_help.clone()].into(), "an admin is of all apps");
+    assert_eq!(list(&admin).await, [of_admin.clone(), of_help.clone()].into(), "an admin sees those of all apps");
     let revoke = async |token: &str, id: &str| {
         status(&daemon, "DELETE", &format!("/user-svc/invitation/{id}"), token, Value::Null).await
     };
@@ -81,7 +81,7 @@ async fn w45_an_invitation_ends_with_the_rights_of_its_maker() {
                 let path = format!("/user-svc/user/{id}");
                 assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
                 let listed = daemon.call("GET", "/user-svc/invitations", &admin, Value::Null).await.text;
-                assert!(!listed.contains(&format!("boss-{n}")), "they go with it: {listed}");
+                assert!(!listed.contains(&format!("boss-{n}")), "its invitations are deleted too: {listed}");
             }
         }
         for code in [&as_admin, &as_user] {
@@ -89,7 +89,7 @@ async fn w45_an_invitation_ends_with_the_rights_of_its_maker() {
             assert_eq!(refused.status, 403, "{ends}: {}", refused.text);
         }
     }
-    // Who may still make accounts, and is no admin any more, gives what it may give.
+    // A former admin who may still create accounts gives only what it may give.
     let (boss, id) = second_admin(&daemon, &admin, "boss-2").await;
     let (as_admin, as_user) = (invite(&boss, json!([ADMIN])).await, invite(&boss, json!(["user-svc:user"])).await);
     demote(&daemon, &admin, &id).await;
@@ -108,7 +108,7 @@ async fn w46_a_role_that_waits_for_a_contact_ends_with_the_rights_of_its_giver()
         let body = json!({ "enrolls": [{ "contactId": contact, "role": ADMIN }] });
         assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", token, body).await, 200, "{contact}");
     };
-    // An account that shows that the contact is its own, and its roles then.
+    // Registers an account with the verified contact; returns its roles.
     let arrive = async |slug: &str, contact: &str| {
         let id = contacts::ask(&daemon, "", contact).await;
         let shown = json!({ "platform": "email", "value": contact, "otpId": id, "otpCode": post.last().0 });
@@ -124,18 +124,18 @@ async fn w46_a_role_that_waits_for_a_contact_ends_with_the_rights_of_its_giver()
     }
     assert_eq!(arrive("ann", "a@example.org").await, both);
     demote(&daemon, &admin, &id).await;
-    assert_eq!(arrive("bob", "b@example.org").await, user, "it may give it no more");
-    // Another admin gives it anew, though it waits already.
+    assert_eq!(arrive("bob", "b@example.org").await, user, "the giver has lost the right");
+    // Another admin assigns it again, although it is pending already.
     give(&admin, "c@example.org").await;
     assert_eq!(arrive("cleo", "c@example.org").await, both);
-    // Nor after the giver is gone, with what it gave.
+    // Nor after the giver and its assignments are deleted.
     let (chief, id) = second_admin(&daemon, &admin, "chief").await;
     give(&chief, "d@example.org").await;
     assert_eq!(status(&daemon, "DELETE", &format!("/user-svc/user/{id}"), &admin, Value::Null).await, 200);
     let listed = daemon.call("POST", "/user-svc/enrolls", &admin, json!({ "contactId": "d@example.org" })).await;
     assert_eq!(listed.json()["enrolls"], json!([]));
     assert_eq!(arrive("dan", "d@example.org").await, user);
-    // A role of one's own lets nobody into an app once its giver is no admin.
+    // An account's own role does not let anyone into an app after its giver is no longer an admin.
     make_app(&daemon, &admin, HOST).await;
     let (owner, id) = second_admin(&daemon, &admin, "owner").await;
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What a registration makes the daemon do: connections to an address of the caller's choice, and rows.
+//! Effects of a registration: connections to an address that the caller chose, and stored rows.
 
 use std::sync::{
     Arc,
@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use crate::support::{Daemon, Echo};
 
-/// Counts the connections to it.
+/// A server that counts its connections.
 async fn counter() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (url, count) = (format!("http://{}", listener.local_addr().unwrap()), Arc::<AtomicUsize>::default());
@@ -33,10 +33,10 @@ async fn w67_one_account_does_not_make_the_daemon_open_connections_without_end()
         assert_eq!(daemon.put_instance(&shop, body).await.status, 201);
     }
     daemon.until("it is probed", async || count.load(Ordering::Relaxed) > 0).await;
-    // A burst of five, and one a second.
+    // A burst of five, then one per second.
     let (probed, most) = (count.load(Ordering::Relaxed), 5 + began.elapsed().as_secs() as usize + 1);
     assert!(probed <= most, "{probed} after {:?}", began.elapsed());
-    // Others have a share of their own.
+    // Other accounts have their own rate.
     let (other, (url, count)) = (daemon.register("other-svc").await, counter().await);
     assert_eq!(daemon.put_instance(&other, json!({ "url": url })).await.status, 201);
     daemon.until("it is probed", async || count.load(Ordering::Relaxed) == 1).await;
@@ -111,7 +111,7 @@ async fn w69_no_metadata_address_of_any_cloud_is_registered_in_any_spelling() {
     assert!(daemon.instances(&token).await.is_empty());
 }
 
-/// A program that takes connections and answers nothing.
+/// A server that accepts connections and never answers.
 async fn hanging() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! What one account can make the daemon hold of access rules, and what it can do to others' names, lists and apps by it.
+//! Quotas on an account's access rules, and its effects on names, lists and apps of others.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ async fn make_roles(daemon: &Daemon, token: &str, slug: &str, count: usize) {
     }
 }
 
-/// What a list has in all its pages of two entries.
+/// All entries of a list, read in pages of two.
 async fn pages(daemon: &Daemon, token: &str, method: &str, path: &str, body: Value, items: &str) -> Vec<Value> {
     let (mut all, mut after) = (Vec::new(), String::new());
     for _ in 0..1000 {
@@ -45,7 +45,7 @@ async fn pages(daemon: &Daemon, token: &str, method: &str, path: &str, body: Val
             None => return all,
         }
     }
-    panic!("{path} has no end");
+    panic!("{path} does not end");
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn w47_the_names_in_all_permits_of_an_account_are_bounded() {
         let told = refused.error();
         assert!(refused.status == 403 && told.contains("10 slugs") && told.contains("_GRANT_NAMES_"), "{told}");
     }
-    // What is given up makes room; also after a restart.
+    // Removed names free the quota, even after a restart.
     daemon.restart(&["--user-max-grant-names-per-account", "10"]).await;
     assert_eq!(permits(&daemon, &shop, permit("b", names(0, 3), vec![])).await.status, 200);
     assert_eq!(permits(&daemon, &shop, permit("c", names(0, 1), vec![])).await.status, 200);
@@ -69,7 +69,7 @@ async fn w47_the_names_in_all_permits_of_an_account_are_bounded() {
     assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/c", &shop, Value::Null).await, 200);
     assert_eq!(permits(&daemon, &shop, permit("d", names(0, 1), vec![])).await.status, 200);
     let many = json!([{ "permission": "shop-svc:y", "slugs": names(0, 50) }]);
-    assert_eq!(permits(&daemon, &admin, many).await.status, 200, "an admin has no bound");
+    assert_eq!(permits(&daemon, &admin, many).await.status, 200, "an admin has no quota");
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn w48_the_same_permit_again_is_not_another_one() {
         assert_eq!(permits(&daemon, &shop, wanted.clone()).await.status, 200);
         assert_eq!(list().await, 3);
     }
-    // Nobody's permit stands for another's, which may be taken back.
+    // A permit is not merged with the same permit of another account, which may revoke it.
     assert_eq!(
         permits(&daemon, &admin, json!([{ "permission": "shop-svc:x", "slugs": ["a", "b"] }])).await.status,
         200
@@ -113,17 +113,21 @@ async fn w49_the_roles_that_an_account_gives_are_bounded_those_that_wait_include
     assert!(refused.status == 403 && told.contains("at most 6 roles") && told.contains("_ROLE_ASSIGNMENTS_"), "{told}");
     assert_eq!(save(&eve, (0..4).map(waiting).collect()).await.status, 200);
     assert_eq!(save(&eve, vec![given(0)]).await.status, 200);
-    assert_eq!(save(&eve, (0..4).map(waiting).chain([given(0)]).collect()).await.status, 200, "what is given already");
+    assert_eq!(
+        save(&eve, (0..4).map(waiting).chain([given(0)]).collect()).await.status,
+        200,
+        "existing assignments do not count again"
+    );
     assert_eq!(save(&eve, vec![given(1), given(2)]).await.status, 403);
     let founding = json!({ "id": "org_eve" });
     assert_eq!(status(&daemon, "POST", "/user-svc/organization", &eve, founding).await, 200, "the sixth");
     let add = json!({ "userId": id_of(&ann) });
     assert_eq!(status(&daemon, "POST", "/user-svc/organization/org_eve/user", &eve, add.clone()).await, 403);
     assert_eq!(save(&eve, vec![waiting(5)]).await.status, 403);
-    assert_eq!(save(&admin, (0..20).map(waiting).collect()).await.status, 200, "an admin has no bound");
-    // What admins took over, or eve takes back, makes room.
+    assert_eq!(save(&admin, (0..20).map(waiting).collect()).await.status, 200, "an admin has no quota");
+    // Assignments that an admin took over, or that eve revokes, free the quota.
     assert_eq!(save(&eve, vec![given(1)]).await.status, 200);
-    // Nor do many at once give more.
+    // Concurrent calls cannot exceed the quota.
     let bob = daemon.register("bob").await;
     make_roles(&daemon, &bob, "bob", 1).await;
     let mut calls = tokio::task::JoinSet::new();
@@ -190,7 +194,7 @@ async fn w50_lists_that_grow_with_the_number_of_accounts_are_had_in_pages() {
         let expected = if after == "[\"a\"]" { 200 } else { 400 };
         assert_eq!(status(&daemon, "POST", "/user-svc/permits", &admin, body).await, expected, "{after}");
     }
-    // An organization with many members is listed, and its members can go.
+    // An organization with many members can be listed, and its members can be deleted.
     assert_eq!(status(&daemon, "POST", "/user-svc/organization", &tokens[0], json!({ "id": "org_big" })).await, 200);
     let mut leaver = String::new();
     for n in 0..8 {
@@ -231,11 +235,11 @@ async fn w51_what_plain_accounts_put_into_an_app_does_not_keep_it() {
     let deleted = delete(&id, "").await;
     assert_eq!(deleted.status, 200, "{}", deleted.text);
     let listed = async |body: Value| daemon.call("POST", "/user-svc/enrolls", &eve, body).await.json();
-    assert_eq!(listed(json!({ "role": "eve:r0" })).await["enrolls"], json!([]), "it is gone with the app");
+    assert_eq!(listed(json!({ "role": "eve:r0" })).await["enrolls"], json!([]), "it is deleted with the app");
     let left = daemon.call("POST", "/user-svc/permits", &admin, json!({ "permission": "eve:x" })).await.json();
     assert_eq!(left["permits"], Value::Null);
 
-    // Members, and what is theirs, are worth more; who means it says so.
+    // Members and their property prevent the deletion unless it cascades explicitly.
     let id = make_app(&daemon, &admin, HOST).await;
     fill(HOST).await;
     let bob = token_of(&register(&daemon, "bob", HOST).await);
@@ -248,7 +252,7 @@ async fn w51_what_plain_accounts_put_into_an_app_does_not_keep_it() {
     assert_eq!(
         listed(json!({ "role": "eve:r0" })).await["enrolls"].as_array().unwrap().len(),
         3,
-        "nothing was touched"
+        "nothing was changed"
     );
     assert_eq!(status(&daemon, "POST", "/user-svc/self", &bob, Value::Null).await, 200);
     let deleted = delete(&id, "?cascade=true").await;
@@ -270,7 +274,7 @@ async fn w52_nobody_occupies_the_ids_of_others() {
         assert_eq!(permits(&daemon, token, permit(slug)).await.status, 200);
         assert!(has(&daemon, token, &format!("{slug}:x")).await);
     }
-    // Under the same id again it replaces the own one, by either spelling.
+    // The same id replaces the account's own permit, with or without the prefix.
     for id in ["orders", "ann:orders"] {
         let renewed = json!([{ "id": id, "permission": "ann:y", "slugs": ["ann"] }]);
         assert_eq!(permits(&daemon, &ann, renewed).await.status, 200);
@@ -287,7 +291,7 @@ async fn w52_nobody_occupies_the_ids_of_others() {
     assert_eq!((delete(&ann, "orders").await, delete(&admin, "eve:orders").await), (200, 200));
     assert!(!has(&daemon, &ann, "ann:y").await && !has(&daemon, &eve, "eve:x").await);
 
-    // An organization's id under the own slug is nobody else's; another is whose comes first.
+    // Ids of organizations with an account's slug as prefix are reserved for it; others go to the first.
     let found = async |token: &str, id: &str| {
         status(&daemon, "POST", "/user-svc/organization", token, json!({ "id": id })).await
     };
@@ -324,7 +328,7 @@ async fn w53_the_rules_of_all_accounts_together_have_a_budget() {
             break;
         }
     }
-    let (refused, _) = refused.expect("the budget is found");
+    let (refused, _) = refused.expect("the budget is exhausted");
     let told = refused.error();
     assert!(
         refused.status == 429 && told.contains("200000") && told.contains("OPENORCH_USER_MAX_ACCESS_RULE_MEMORY"),
@@ -332,7 +336,7 @@ async fn w53_the_rules_of_all_accounts_together_have_a_budget() {
     );
     assert!(gauge("openorch_access_rule_bytes").await <= 200_000);
     assert_eq!(save(&admin, "openorch", 0).await.status, 200, "an admin can still work");
-    // With an account goes what it holds.
+    // Deleting an account frees its share.
     for n in 0..10 {
         let found =
             daemon.call("POST", "/user-svc/users", &admin, json!({ "search": format!("free-{n}") })).await.json();
@@ -345,7 +349,7 @@ async fn w53_the_rules_of_all_accounts_together_have_a_budget() {
         let path = format!("/user-svc/permission/openorch:p0-{m}");
         assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
     }
-    assert_eq!(gauge("openorch_access_rule_bytes").await, before, "nothing is counted that is not there");
+    assert_eq!(gauge("openorch_access_rule_bytes").await, before, "deleted rules are not counted");
 }
 
 #[tokio::test]
@@ -372,7 +376,7 @@ async fn w55_organizations_that_an_account_founds_and_deletes_leave_only_so_much
     let (eve, admin) = (daemon.register("eve").await, daemon.admin().await);
     let found =
         async |n: usize| daemon.call("POST", "/user-svc/organization", &eve, json!({ "id": format!("org_{n}") })).await;
-    // Those that wait for it side by side, to be quick.
+    // Concurrent, to be fast.
     for n in (0..500).step_by(4) {
         let made = tokio::join!(found(n), found(n + 1), found(n + 2), found(n + 3));
         assert!([&made.0, &made.1, &made.2, &made.3].iter().all(|made| made.status == 200), "{}", made.0.text);
@@ -407,8 +411,8 @@ async fn w56_permits_that_are_nearly_alike_take_no_longer_to_save_than_others() 
     let alike = |_: usize| "openorch:x".to_owned();
     let other = took(0, &different).await + took(1000, &different).await;
     let same = took(2000, &alike).await + took(3000, &alike).await;
-    // Each compared with each, name by name, would take many times as long.
-    assert!(same < 3 * other, "{same:?} for those alike, {other:?} for others");
+    // Comparing each with each, name by name, would take many times as long.
+    assert!(same < 3 * other, "{same:?} for similar ones, {other:?} for others");
 }
 
 #[tokio::test]
@@ -430,9 +434,9 @@ async fn w91_nobody_fills_the_role_of_another_so_that_its_owner_cannot_give_it_m
     save(&shop, "shop-svc").await;
     let refused = link(&evil, "evil", 101).await;
     assert!(refused.status == 403 && refused.error().contains("at most 100"), "{}", refused.text);
-    assert_eq!(link(&evil, "evil", 100).await.status, 200, "as a service gives its permissions to a role of another");
-    assert_eq!(link(&shop, "shop-svc", 1000).await.status, 200, "whatever others gave it");
-    // Nor what every account has, so that nobody can list it any more.
+    assert_eq!(link(&evil, "evil", 100).await.status, 200, "a service may give permissions to a role of another");
+    assert_eq!(link(&shop, "shop-svc", 1000).await.status, 200, "regardless of what others gave the role");
+    // Nor a role that every account has, so that its permissions stay listable.
     let links = (0..101).map(|n| json!({ "roleId": "user-svc:user", "permissionId": format!("evil:p{n}") }));
     let body = json!({ "permissionLinks": links.collect::<Vec<_>>() });
     let refused = daemon.call("PUT", "/user-svc/roles/permissions", &evil, body).await;
@@ -468,7 +472,7 @@ async fn w92_a_few_free_accounts_keep_nobody_from_giving_roles() {
     for to in &receivers {
         let refused = give(&sixth, "sixth", 100, to.clone()).await;
         assert_eq!(refused.status, 403, "{}", refused.text);
-        assert_eq!(give(&sixth, "sixth", 20, to.clone()).await.status, 200, "its first ones always");
+        assert_eq!(give(&sixth, "sixth", 20, to.clone()).await.status, 200, "the first ones are always allowed");
         assert_eq!(give(&good, "good", 6, to.clone()).await.status, 200, "{to}");
     }
     assert_eq!(status(&daemon, "POST", "/user-svc/organization", &good, json!({ "id": "org_good" })).await, 200);
@@ -523,7 +527,10 @@ async fn w98_nobody_crowds_the_roles_that_others_gave_out_of_a_token() {
     let told = claims(&token_of(&daemon.login("victim", "pass", "test").await))["ori"].clone();
     let told: Vec<&str> = told.as_array().unwrap().iter().map(|role| role.as_str().unwrap()).collect();
     assert!(told.contains(&"shop:customer") && told.contains(&"user-svc:user"), "{told:?}");
-    assert!(told.iter().any(|role| role.starts_with("aaa:")) && told.len() < 26, "what fits of the rest: {told:?}");
+    assert!(
+        told.iter().any(|role| role.starts_with("aaa:")) && told.len() < 26,
+        "the remaining roles as far as they fit: {told:?}"
+    );
 }
 
 #[tokio::test]
@@ -539,11 +546,7 @@ async fn w141_instances_of_all_accounts_together_have_a_bound() {
     }
     let (status, told) = put(&bob, 3).await;
     assert!(status == 429 && told.contains("OPENORCH_REGISTRY_MAX_INSTANCES"), "{told}");
-    assert_eq!(
-        (put(&bob, 1).await.0, put(&admin, 4).await.0),
-        (201, 201),
-        "what is there, and what an admin registers"
-    );
+    assert_eq!((put(&bob, 1).await.0, put(&admin, 4).await.0), (201, 201), "existing instances, and those of an admin");
 }
 
 #[tokio::test]
@@ -568,10 +571,10 @@ async fn w143_a_session_takes_no_room_for_the_roles_of_its_account() {
         tokens.insert(session.json()["token"]["id"].to_string());
     }
     assert_eq!(tokens.len(), 40);
-    // Each would be 47 KB with them, and the log has each page that is written once more.
+    // With roles each session would be 47 KB, and the log contains each written page again.
     let grown = size() - before;
     assert!(grown < 40 * 40_000, "{grown} bytes");
-    // A change of roles is seen all the same.
+    // A change of roles still takes effect.
     let id = async || daemon.login("ann", "pass", "device-0").await.json()["token"]["id"].clone();
     let (first, again) = (id().await, id().await);
     assert_eq!(first, again);

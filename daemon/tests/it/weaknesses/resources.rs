@@ -1,5 +1,5 @@
-//! What a caller can make the daemon hold: bytes, parsed values, streams, connections. Each has a bound per request, per
-//! address and in total, and what does not move ends.
+//! Resources that a caller can use: bytes, parsed values, streams, connections. Each has a limit per request, per
+//! address and in total, and stalled requests end.
 
 use std::{
     sync::Arc,
@@ -19,7 +19,7 @@ async fn post(daemon: &Daemon, path: &str, token: &str, body: Vec<u8>, coding: &
     daemon.send("POST", path, token, body, headers).await
 }
 
-/// `{"a":[{"":0},…]}` with so many objects: each takes hundreds of bytes once it is parsed.
+/// `{"a":[{"":0},…]}` with `count` objects, each of which takes hundreds of bytes when parsed.
 fn objects(count: usize) -> Vec<u8> {
     format!("{{\"a\":[{}]}}", vec!["{\"\":0}"; count].join(",")).into_bytes()
 }
@@ -31,7 +31,7 @@ async fn metric(daemon: &Daemon, admin: &str, name: &str) -> u64 {
     line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
-/// A request with a body of which only the first part is sent.
+/// A request of which only the first part of the body is sent.
 async fn begin(daemon: &Daemon, headers: &str, announced: usize, sent: usize) -> TcpStream {
     let mut stream = TcpStream::connect(daemon.url.trim_start_matches("http://")).await.unwrap();
     let head = format!(
@@ -47,20 +47,20 @@ async fn w26_a_small_body_becomes_neither_gigabytes_of_values_nor_of_query() {
     let daemon = Daemon::start().await;
     let ann = daemon.register("ann").await;
     let admin = daemon.admin().await;
-    // 2.3 million values in 23 KB as gzip.
+    // 2.3 million values in 23 KB of gzip.
     let bomb = post(&daemon, "/user-svc/login", "", gzip(&objects(1_150_000)), "gzip").await;
     assert_eq!(bomb.status, 413, "{}", bomb.text);
     let bomb = post(&daemon, "/user-svc/self", &ann, gzip(&objects(1_150_000)), "gzip").await;
     assert_eq!(bomb.status, 413, "{}", bomb.text);
     for (path, token, most) in [("/user-svc/login", "", 10_000), ("/user-svc/self", ann.as_str(), 100_000)] {
-        // The whole, the list, an object and a number for each.
+        // The root, the list, and an object and a number for each.
         let refused = post(&daemon, path, token, objects(most / 2), "").await;
         assert_eq!(refused.status, 413, "{}", refused.text);
         assert!(refused.error().contains(&most.to_string()), "{}", refused.text);
         let read = post(&daemon, path, token, objects(most / 2 - 1), "").await;
         assert!([200, 400].contains(&read.status.as_u16()), "{path}: {}", read.text);
     }
-    // Public bodies have a size of their own, sent and decompressed.
+    // Bodies of public operations have their own limits, compressed and decompressed.
     let million = vec![b' '; (1 << 20) + 1];
     assert_eq!(post(&daemon, "/user-svc/login", "", million.clone(), "").await.status, 413);
     assert_eq!(post(&daemon, "/user-svc/self", &ann, million.clone(), "").await.status, 200);
@@ -68,14 +68,14 @@ async fn w26_a_small_body_becomes_neither_gigabytes_of_values_nor_of_query() {
     let refused = post(&daemon, "/user-svc/self", &ann, gzip(&poor), "gzip").await;
     assert!(refused.status == 413 && refused.error().contains("100 times"), "{}", refused.text);
 
-    // A filter over many fields is as many filters, and each compares with all the values.
+    // A filter over many fields counts as many filters, each of which compares all values.
     let values = json!(vec![1; 9_000]).to_string();
     for (fields, values) in [(vec!["slug"; 1_000], "[1,2,3,4,5,6,7,8,9,10,11]"), (vec!["slug"; 100], values.as_str())] {
         let filter = json!({ "op": "isInList", "fields": fields, "jsonValues": values });
         let refused = daemon.call("POST", "/user-svc/users", &admin, json!({ "query": { "filters": [filter] } })).await;
         assert!(refused.status == 400 && refused.error().contains("more than"), "{}", refused.text);
     }
-    // Values within a text count too.
+    // Values within a string count too.
     let filter =
         json!({ "op": "equals", "fields": ["slug"], "jsonValues": String::from_utf8(objects(200_000)).unwrap() });
     let refused = daemon.call("POST", "/user-svc/users", &admin, json!({ "query": { "filters": [filter] } })).await;
@@ -92,12 +92,12 @@ async fn w27_a_body_that_trickles_in_is_ended() {
         let (mut reading, mut writing) = stream.into_split();
         let drip = tokio::spawn(async move {
             while writing.write_all(b" ").await.is_ok() {
-                // A client that is slow by design.
+                // Slow on purpose.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
         let (started, mut answer) = (Instant::now(), Vec::new());
-        // The connection stays open for a while: what still comes of the body is thrown away.
+        // The connection stays open for a while, and the rest of the body is discarded.
         let read = async {
             while !answer.ends_with(b"}") && reading.read_buf(&mut answer).await.is_ok_and(|read| read > 0) {}
         };
@@ -153,18 +153,18 @@ async fn w28_bodies_in_progress_share_a_budget_and_one_address_a_part_of_it() {
     let refused = from("192.0.2.1", 200_000).await;
     assert!(refused.status == 503 && refused.headers.contains_key("retry-after"), "{}", refused.text);
     assert!(refused.error().contains("OPENORCH_API_MAX_REQUEST_MEMORY_PER_ADDRESS"), "{}", refused.text);
-    assert_eq!(from("192.0.2.2", 200_000).await.status, 400, "another address has its own part");
+    assert_eq!(from("192.0.2.2", 200_000).await.status, 400, "another address has its own share");
     for address in ["192.0.2.2", "192.0.2.3"] {
         held.push(begin(&daemon, &format!("x-forwarded-for: {address}\r\n"), 1_000_000, 260_000).await);
     }
-    daemon.until("the bodies hold all", || holds(900_000)).await;
+    daemon.until("the bodies hold the whole budget", || holds(900_000)).await;
     let refused = from("192.0.2.4", 300_000).await;
     assert!(refused.status == 503 && refused.error().contains("OPENORCH_API_MAX_REQUEST_MEMORY:"), "{}", refused.text);
-    // Small requests find room, and all of it comes back.
+    // Small requests still find memory, and all of it is released.
     assert_eq!(from("192.0.2.4", 10).await.status, 400);
     drop(held);
     let is_free = || async { metric(&daemon, &admin, "openorch_request_memory_bytes").await == 0 };
-    daemon.until("the memory is given back", is_free).await;
+    daemon.until("the memory is released", is_free).await;
     assert_eq!(metric(&daemon, &admin, "openorch_request_memory_refused_total").await, 2);
     assert_eq!(from("192.0.2.4", 300_000).await.status, 400);
 }
@@ -176,13 +176,13 @@ async fn w29_answers_that_nobody_reads_share_the_budget_and_end() {
     let daemon = Daemon::with(&flags).await;
     let ann = daemon.register("ann").await;
     let admin = daemon.admin().await;
-    // Long descriptions make a long list.
+    // Long descriptions make the list long.
     for number in 0..100 {
         let role = json!({ "id": format!("ann:r{number}"), "name": "R", "description": "y".repeat(1000) });
         let saved = daemon.call("POST", "/user-svc/role", &ann, role).await;
         assert_eq!(saved.status, 200, "{}", saved.text);
     }
-    // HTTP/2 with no room for any body.
+    // HTTP/2 with a zero flow-control window.
     let deaf = reqwest::Client::builder().http2_prior_knowledge().http2_initial_stream_window_size(0).build().unwrap();
     let ask = async |path: &str| deaf.get(format!("{}{path}", daemon.url)).bearer_auth(&admin).send().await.unwrap();
     let mut held = Vec::new();
@@ -198,17 +198,17 @@ async fn w29_answers_that_nobody_reads_share_the_budget_and_end() {
     let used = metric(&daemon, &admin, "openorch_request_memory_bytes").await;
     assert!(held.len() >= 2 && refused >= 2, "{} answers held, {refused} refused, {used} bytes", held.len());
     assert!((500_000..1_000_000).contains(&used), "{used}");
-    // Common documents are the same bytes for everybody.
+    // Static documents share their bytes.
     let document = ask("/openapi.json").await;
     assert_eq!(document.status(), 200);
     for answer in held.drain(..).chain([document]) {
-        assert!(answer.bytes().await.is_err(), "an answer that is not taken is ended");
+        assert!(answer.bytes().await.is_err(), "an unread response is aborted");
     }
     assert_eq!(metric(&daemon, &admin, "openorch_request_memory_bytes").await, 0);
     assert!(metric(&daemon, &admin, "openorch_gateway_stalled_answers_total").await > 2);
 }
 
-/// The most memory the process has had, in MiB.
+/// Peak resident memory of the process in MiB.
 fn peak_memory(process: &Process) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -229,7 +229,7 @@ async fn w31_the_largest_input_of_every_operation_stays_within_the_budget() {
     let answer: Value = serde_json::from_str(&signed_in.text().await.unwrap()).unwrap();
     let token = answer["token"]["token"].as_str().unwrap().to_owned();
     let before = peak_memory(&process);
-    // Objects cost most; as many as fit the limit of bytes, or of values, or far more of them compressed.
+    // Objects cost most: as many as the limits on bytes or values allow, and far more of them compressed.
     let most = objects(49_990);
     let many = objects(500_000);
     let wide = format!("{{\"a\":[{}]}}", vec!["1"; 99_990].join(",")).into_bytes();
@@ -245,7 +245,7 @@ async fn w31_the_largest_input_of_every_operation_stays_within_the_budget() {
         (gzip(&long), "gzip"),
     ];
     for row in openorch_api::operations().filter(|row| (row.input)(&mut Default::default()).body.is_some()) {
-        // Signing out would end the test.
+        // Ending the session would end the test.
         if ["revokeTokens", "changePassword", "deleteUser"].contains(&row.id) {
             continue;
         }
@@ -267,7 +267,7 @@ async fn w31_the_largest_input_of_every_operation_stays_within_the_budget() {
             assert!(status < 500 || status == 503, "{}: {}", row.id, answer.text().await.unwrap());
         }
     }
-    // Password hashes (19 MiB each, half the cores at once), the pages of the allocator and of SQLite come on top.
+    // Plus password hashes (19 MiB each, for half the cores at once) and the pages of the allocator and of SQLite.
     let peak = peak_memory(&process);
     assert!(peak < before + BUDGET + 80, "{before} MiB before, {peak} MiB at most");
 }
@@ -287,8 +287,8 @@ async fn w32_connections_that_misbehave_do_not_fill_the_log() {
     };
     for _ in 0..20 {
         let mut stream = TcpStream::connect(process.url.trim_start_matches("http://")).await.unwrap();
-        // Settings, then streams that are reset as soon as they are opened (CVE-2023-44487). The header block is GET / of
-        // localhost over http, by the static table of HPACK.
+        // SETTINGS, then streams that are reset as soon as they are opened (CVE-2023-44487). The header block is GET /
+        // of localhost over http, encoded with the static table of HPACK.
         let block = [&[0x82, 0x84, 0x86, 0x41, 9][..], b"localhost"].concat();
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
         for stream in (1..2000_u32).step_by(2) {
@@ -299,14 +299,14 @@ async fn w32_connections_that_misbehave_do_not_fill_the_log() {
             bytes.extend(stream.to_be_bytes());
             bytes.extend(8_u32.to_be_bytes());
         }
-        // The connection is closed on the way.
+        // The daemon closes the connection meanwhile.
         let _ = stream.write_all(&bytes).await;
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
     }
     let metrics = admin_metrics(process.url.clone()).await;
     let errors = metrics.lines().find_map(|line| line.strip_prefix("openorch_gateway_connection_errors_total "));
-    assert!(errors.unwrap().parse::<u32>().unwrap() >= 20, "they are counted: {errors:?}");
+    assert!(errors.unwrap().parse::<u32>().unwrap() >= 20, "the errors are counted: {errors:?}");
     process.terminate();
     let mut log = String::new();
     std::io::Read::read_to_string(&mut process.child.stderr.take().unwrap(), &mut log).unwrap();

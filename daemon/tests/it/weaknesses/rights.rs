@@ -1,11 +1,11 @@
-//! What one may: grants, permissions, roles, permits, organizations, definitions.
+//! Rights: grants, permissions, roles, permits, organizations, definitions.
 
 use openorch_api::{Method, op::Effect};
 use serde_json::{Value, json};
 
 use crate::support::{Daemon, has, id_of, status, token_of};
 
-/// Ids that an account with the slug `bob` must not take, and some that nobody can.
+/// Ids that the account `bob` must not use, and some that no account can.
 const FOREIGN: [&str; 10] =
     ["bobby:x", "ann:x", "user-svc:admin", "user-svc:user:view", "bob", "bob:", ":x", "", "bob:a b", "bob:{x}"];
 
@@ -66,7 +66,7 @@ async fn w02_nobody_learns_what_others_have_by_trying_to_take_it() {
         assert_eq!(take(&bob, &there).await, take(&bob, &not_there).await, "{there}");
         assert_eq!(take(&admin, &not_there).await, 404);
     }
-    assert_eq!(take(&bob, &format!("unnamed:{}:bob:r", id_of(&bob))).await, 404, "of its own it is told");
+    assert_eq!(take(&bob, &format!("unnamed:{}:bob:r", id_of(&bob))).await, 404, "it may learn about its own");
 }
 
 #[tokio::test]
@@ -80,8 +80,8 @@ async fn w04_nobody_claims_the_permission_of_a_service_before_it_comes() {
     }
     let link = json!({ "permissionLinks": [{ "roleId": "user-svc:user", "permissionId": "bob:fine" }] });
     let got = status(&daemon, "PUT", "/user-svc/roles/permissions", &bob, link).await;
-    assert_eq!(got, 404, "none of a list was saved");
-    // The service that comes later saves what is its own, and keeps it.
+    assert_eq!(got, 404, "nothing in the list was saved");
+    // The service that registers later saves its own permission, and keeps it.
     let ann = daemon.register("ann").await;
     let own = json!({ "permissions": [{ "id": "ann:x", "name": "Ann's" }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/permissions", &ann, own.clone()).await, 200);
@@ -144,8 +144,8 @@ async fn w08_setting_the_permissions_of_a_role_replaces_them_and_those_who_have_
     assert!(has(&daemon, &ann, "shop-svc:view").await);
     let only = json!({ "permissionIds": ["shop-svc:edit"] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/role/shop-svc:clerk/permissions", &shop, only).await, 200);
-    assert!(!has(&daemon, &ann, "shop-svc:view").await, "what it had is gone");
-    assert!(has(&daemon, &ann, "shop-svc:edit").await, "and who had the role has it still");
+    assert!(!has(&daemon, &ann, "shop-svc:view").await, "the previous permission is revoked");
+    assert!(has(&daemon, &ann, "shop-svc:edit").await, "accounts keep the role");
     let own = daemon.call("POST", "/user-svc/self", &ann, Value::Null).await.json();
     assert_eq!(own["roles"], json!(["shop-svc:clerk", "user-svc:user"]));
 }
@@ -161,7 +161,11 @@ async fn w09_who_is_removed_from_an_organization_has_none_of_its_rights_from_the
     let members = "/user-svc/organization/org_1/users";
     assert_eq!(status(&daemon, "GET", members, &bob, Value::Null).await, 200);
     let before = token_of(&daemon.login("bob", "pass", "a").await);
-    assert_eq!(status(&daemon, "DELETE", &member(&bob), &eve, Value::Null).await, 403, "a stranger removes nobody");
+    assert_eq!(
+        status(&daemon, "DELETE", &member(&bob), &eve, Value::Null).await,
+        403,
+        "another account cannot remove members"
+    );
     assert_eq!(status(&daemon, "DELETE", &member(&bob), &ann, Value::Null).await, 200);
     for token in [&bob, &before] {
         assert_eq!(status(&daemon, "GET", members, token, Value::Null).await, 403);
@@ -170,7 +174,7 @@ async fn w09_who_is_removed_from_an_organization_has_none_of_its_rights_from_the
         assert_eq!(own["roles"], json!(["user-svc:user"]));
     }
     let after = crate::support::claims(&token_of(&daemon.login("bob", "pass", "a").await));
-    assert_eq!(after["ori"], json!(["user-svc:user"]), "nor does a token say so");
+    assert_eq!(after["ori"], json!(["user-svc:user"]), "nor is it in a new token");
 }
 
 #[tokio::test]
@@ -187,7 +191,11 @@ async fn w16_who_may_see_nodes_changes_no_definition() {
     assert_eq!(status(&daemon, "DELETE", "/registry-svc/definition/def-a", &ann, Value::Null).await, 403);
     let grant = json!({ "grants": [{ "permissionId": "registry-svc:definition:edit", "slugs": ["ann"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, grant).await, 200);
-    assert_eq!(status(&daemon, "PUT", "/registry-svc/definition", &ann, save).await, 201, "its own permission does");
+    assert_eq!(
+        status(&daemon, "PUT", "/registry-svc/definition", &ann, save).await,
+        201,
+        "the definition permission allows it"
+    );
 }
 
 #[tokio::test]
@@ -196,14 +204,14 @@ async fn w21_nobody_takes_the_permit_of_another_over_or_gives_one_for_every_app(
     let (bob, ann) = (daemon.register("bob").await, daemon.register("ann").await);
     let permit = json!({ "permits": [{ "id": "p1", "permission": "ann:x", "slugs": ["ann"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &ann, permit).await, 200);
-    // Under an id of another, or as it is listed, it is one of its own.
+    // An id of another account, with or without its prefix, becomes an id of bob's own.
     for id in ["p1", "ann:p1"] {
         let permit = json!({ "permits": [{ "id": id, "permission": "bob:x", "slugs": ["bob"] }] });
         assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &bob, permit).await, 200);
     }
     let permit = json!({ "permits": [{ "permission": "bob:x", "appHost": "*", "slugs": ["bob"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &bob, permit).await, 403);
-    assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/p1", &bob, Value::Null).await, 200, "the own one");
+    assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/p1", &bob, Value::Null).await, 200, "its own permit");
     assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/p1", &bob, Value::Null).await, 404);
     assert!(has(&daemon, &ann, "ann:x").await && !has(&daemon, &bob, "user-svc:user:view").await);
 }
@@ -216,7 +224,7 @@ async fn w23_no_get_changes_anything() {
     let daemon = Daemon::with(&["--registry-node-heartbeat-interval", "1h"]).await;
     let (ann, admin) = (daemon.register("ann").await, daemon.admin().await);
     let ann_id = id_of(&ann);
-    // What a page of somebody else can make a browser ask for: the old way to delete an account among it.
+    // Any page can make a browser send a GET, such as the old request that deletes an account.
     let commits = async || {
         let metrics = daemon.call("GET", "/metrics", &admin, Value::Null).await.text;
         let line =

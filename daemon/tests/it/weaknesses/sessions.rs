@@ -1,4 +1,4 @@
-//! Requests that are in progress for long: they end with the session they carry, and with the service they go to.
+//! Long requests: they end with the session that they carry, and with the service that they go to.
 
 use openorch_test_support::wire::listen;
 use serde_json::{Value, json};
@@ -9,8 +9,8 @@ use tokio::{
 
 use crate::support::{Daemon, Echo, id_of, received, status, token_of};
 
-/// A service that switches protocols where it is asked to, begins an event stream without an end elsewhere, and never
-/// answers below `/silent`.
+/// A service that switches protocols on request, never answers below `/silent`, and otherwise starts an endless event
+/// stream.
 async fn endless_service() -> String {
     let address = listen(|mut stream, _| async move {
         let head = stream.read_head().await.unwrap_or_default().to_lowercase();
@@ -30,7 +30,7 @@ async fn endless_service() -> String {
     format!("http://{}", address.await)
 }
 
-/// Begins a request; what comes of it is read to the first empty line.
+/// Starts a request and reads the head of the response, if it is to wait for it.
 async fn begin(daemon: &Daemon, path: &str, headers: &str, waits_for_head: bool) -> TcpStream {
     let mut stream = TcpStream::connect(daemon.url.trim_start_matches("http://")).await.unwrap();
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").as_bytes()).await.unwrap();
@@ -43,7 +43,7 @@ async fn begin(daemon: &Daemon, path: &str, headers: &str, waits_for_head: bool)
     stream
 }
 
-/// All kinds of long requests with this token, or without one.
+/// Starts each kind of long request with this token, or without one.
 async fn begin_all(daemon: &Daemon, token: &str) -> Vec<TcpStream> {
     let token = if token.is_empty() { String::new() } else { format!("authorization: Bearer {token}\r\n") };
     vec![
@@ -53,13 +53,13 @@ async fn begin_all(daemon: &Daemon, token: &str) -> Vec<TcpStream> {
     ]
 }
 
-/// Whether the connections end by themselves; two seconds each at most.
+/// Whether all connections are closed by the daemon, each within two seconds.
 async fn all_end(connections: Vec<TcpStream>) -> bool {
     let mut all = true;
     for mut connection in connections {
         let to_its_end = async {
             let mut rest = Vec::new();
-            // A reset is an end, too.
+            // A reset counts as the end too.
             let _ = connection.read_to_end(&mut rest).await;
         };
         all &= tokio::time::timeout(std::time::Duration::from_secs(2), to_its_end).await.is_ok();
@@ -109,14 +109,14 @@ async fn w30_tunnels_and_streams_end_with_their_session_and_with_their_service()
             assert!(all_end(of_other).await, "{way}");
         } else {
             for connection in &mut of_other {
-                assert!(is_open(connection).await, "{way}: the other session goes on");
+                assert!(is_open(connection).await, "{way}: requests of the other session continue");
             }
         }
         for connection in &mut without {
-            assert!(is_open(connection).await, "{way}: what carries no token goes on");
+            assert!(is_open(connection).await, "{way}: requests without a token continue");
         }
     }
-    // The service itself is deleted: nothing goes on, with a token or without.
+    // When the service itself is deleted, all requests to it end, with or without a token.
     let eve = daemon.register("eve").await;
     let (with, without) = (begin_all(&daemon, &eve).await, begin_all(&daemon, "").await);
     let path = format!("/user-svc/user/{}", id_of(&shop));
@@ -140,20 +140,20 @@ async fn w130_tunnels_and_streams_end_with_the_delegated_token_and_the_delegatio
     let connections = begin_all(&daemon, &delegated().await).await;
     let mut of_session = begin_all(&daemon, &ann).await;
     assert_eq!(status(&daemon, "DELETE", "/user-svc/delegation/desk-svc", &admin, Value::Null).await, 200);
-    assert!(all_end(connections).await, "the delegation is gone");
+    assert!(all_end(connections).await, "the delegation was revoked");
 
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, delegation).await, 200);
     let mut connections = begin_all(&daemon, &delegated().await).await;
-    // Of those that were answered it is known that they came before the end.
+    // Only answered requests are known to have started before the expiry.
     connections.truncate(2);
     daemon.clock.advance(301);
     for connection in &mut connections {
-        assert!(is_open(connection).await, "what began in time has as long again");
+        assert!(is_open(connection).await, "a request started in time has the same time again");
     }
     daemon.clock.advance(300);
-    assert!(all_end(connections).await, "the token has ended long ago");
+    assert!(all_end(connections).await, "the token expired long ago");
     for connection in &mut of_session {
-        assert!(is_open(connection).await, "those of the session go on");
+        assert!(is_open(connection).await, "requests of the session continue");
     }
 }
 
@@ -168,7 +168,7 @@ async fn w131_a_value_with_many_tokens_is_refused_without_verifying_them() {
         let headers: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
         daemon.send("GET", "/shop-svc/x", "", Vec::new(), &headers).await.status
     };
-    // It names a key of ours, which is enough to refuse it: nobody else has a reason to.
+    // The token names one of the daemon's keys, which is reason enough to refuse it.
     for values in [
         vec![format!("Token {forged}")],
         vec![vec![forged.clone(); 100].join(" ")],
@@ -182,10 +182,10 @@ async fn w131_a_value_with_many_tokens_is_refused_without_verifying_them() {
     let foreign = "eyJhbGciOiJSUzI1NiIsImtpZCI6Im90aGVyIn0.e30.AAAA";
     for spoilt in [format!("{shop}A"), format!("{shop}-x"), format!("{shop}."), forged.clone()] {
         let status = ask(&[&format!("Bearer {spoilt}")]).await.as_u16();
-        assert_eq!(status / 100, 4, "{status} {spoilt}: a service could cut the end off");
+        assert_eq!(status / 100, 4, "{status} {spoilt}: a service could strip the suffix");
     }
     for values in [vec![format!("Token {foreign}")], vec![format!("Bearer {foreign}"); 2]] {
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
-        assert_eq!(ask(&values).await, 200, "{}: another's token is the service's matter", values[0]);
+        assert_eq!(ask(&values).await, 200, "{}: foreign tokens are for the service to check", values[0]);
     }
 }

@@ -1,4 +1,4 @@
-//! What stays of an attack in the audit log, how much one account can put there, and whom guessing shuts out.
+//! Traces of attacks in the audit log, how much one account can write there, and whom guesses lock out.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ async fn audit(daemon: &Daemon, admin: &str, body: Value) -> Vec<Value> {
     answer.json()["entries"].as_array().unwrap().clone()
 }
 
-/// Forwarded requests are answered once the admin's password is not the default one.
+/// Forwarded requests are served only after the admin's default password is changed.
 async fn admin_behind_a_proxy(daemon: &Daemon) -> String {
     let admin = daemon.admin().await;
     let change = json!({ "currentPassword": "changeme", "newPassword": "another one" });
@@ -68,7 +68,7 @@ async fn w60_a_flood_from_very_many_addresses_hides_no_refusal_of_an_account_or_
         let first = told.iter().any(|entry| entry["clientIp"] == "10.0.0.0");
         told.len() < 600 && count == 1200 && first
     };
-    daemon.until("all are counted, and the first told", all).await;
+    daemon.until("all are counted, and the first is recorded", all).await;
     for target in ["usr_victim", "usr_stranger"] {
         let told = audit(&daemon, &admin, json!({ "target": target, "outcome": "refused" })).await;
         assert_eq!((told.len(), &told[0]["count"]), (1, &json!(1)), "{target}");
@@ -88,19 +88,19 @@ async fn w61_one_account_writes_so_often_and_no_more_and_admins_are_not_held_up(
     let refused = save(&eve, 5).await;
     assert!(
         refused.status == 429 && refused.error().contains("OPENORCH_API_MAX_WRITES_PER_ACCOUNT"),
-        "refused calls too: {}",
+        "the rate limit applies: {}",
         refused.text
     );
     assert_eq!(refused.headers["retry-after"], "1");
-    assert_eq!(status(&daemon, "POST", "/user-svc/self", &eve, Value::Null).await, 200, "reading goes on");
-    assert_eq!(save(&ann, 0).await.status, 200, "others are not held up");
+    assert_eq!(status(&daemon, "POST", "/user-svc/self", &eve, Value::Null).await, 200, "reads are not limited");
+    assert_eq!(save(&ann, 0).await.status, 200, "other accounts are not affected");
     for n in 0..10 {
         assert_eq!(save(&admin, n).await.status, 200);
     }
     daemon.clock.advance(1);
     let passed = [save(&eve, 6).await, save(&eve, 7).await, save(&eve, 8).await].map(|answer| answer.status.as_u16());
     assert_eq!(passed, [200, 200, 429]);
-    // An attempt that is refused costs as much: it leaves a trace as well.
+    // Refused attempts count as well, because they are audited.
     daemon.clock.advance(60);
     let mut statuses = Vec::new();
     for n in 0..8 {
@@ -121,7 +121,7 @@ async fn w61_a_heartbeat_that_repeats_what_is_there_leaves_no_entry() {
         register(15).await;
     }
     register(20).await;
-    // A second later whatever is gathered is written.
+    // Aggregated entries are written one second later.
     daemon.call("DELETE", "/registry-svc/instance/none", &shop, Value::Null).await;
     let refused = json!({ "operation": "removeInstance" });
     daemon.until("a round of writing", async || !audit(&daemon, &admin, refused.clone()).await.is_empty()).await;
@@ -140,7 +140,7 @@ async fn w62_the_audit_log_has_a_bound_and_says_what_went() {
             daemon.clock.advance(1);
             daemon.call("PUT", "/user-svc/self", &eve, json!({ "name": format!("Eve {round} {n}") })).await;
         }
-        daemon.until("it is short again", async || audit(&daemon, &admin, all.clone()).await.len() <= 41).await;
+        daemon.until("the log is trimmed", async || audit(&daemon, &admin, all.clone()).await.len() <= 41).await;
         let told = audit(&daemon, &admin, trimmed.clone()).await;
         assert_eq!(told.len(), 1, "{told:?}");
         let now = told[0]["count"].as_u64().unwrap();
@@ -156,7 +156,7 @@ async fn w62_the_audit_log_has_a_bound_and_says_what_went() {
 async fn w63_a_stranger_who_guesses_shuts_nobody_out_of_its_usual_address_even_after_a_restart() {
     let flags = ["--trusted-proxies", "127.0.0.0/8"];
     let mut daemon = Daemon::with(&flags).await;
-    // Good enough for a sign-in over the network.
+    // Strong enough for a sign-in over the network.
     let right = "correct horse battery";
     let registered = daemon.call("POST", "/user-svc/register", "", json!({ "slug": "ann", "password": right })).await;
     assert_eq!(registered.status, 200, "{}", registered.text);
@@ -171,15 +171,19 @@ async fn w63_a_stranger_who_guesses_shuts_nobody_out_of_its_usual_address_even_a
     for n in 0..25 {
         login(&daemon, &format!("198.51.100.{n}"), "guess").await;
     }
-    assert_eq!(login(&daemon, "192.0.2.9", right).await.status, 429, "from elsewhere even the right one waits");
+    assert_eq!(
+        login(&daemon, "192.0.2.9", right).await.status,
+        429,
+        "from elsewhere even the right password is throttled"
+    );
     assert_eq!(login(&daemon, home, right).await.status, 200);
-    // It is no way around the limit: guesses from there are counted as before.
+    // The known address does not circumvent the limit: guesses from there are throttled as before.
     let mut statuses = Vec::new();
     for _ in 0..8 {
         statuses.push(login(&daemon, home, "guess").await.status.as_u16());
     }
     assert_eq!(statuses, [401, 401, 401, 401, 401, 429, 429, 429]);
-    // What is stored goes with the account.
+    // Stored addresses are deleted with the account.
     let admin = token_of(&daemon.login("openorch", "another one", "test").await);
     let path = format!("/user-svc/user/{}", id_of(&ann));
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
@@ -195,7 +199,7 @@ async fn w132_what_a_service_does_with_a_delegated_token_is_told_and_counted_as_
 
     assert_eq!(status(&daemon, "DELETE", "/user-svc/user/victim", delegated, Value::Null).await, 403);
     daemon
-        .until("the attempt is told with the service that made it", async || {
+        .until("the attempt is recorded with the service that made it", async || {
             let told = audit(&daemon, &admin, json!({ "target": "victim" })).await;
             told.len() == 1 && told[0]["actorSlug"] == "ann" && told[0]["viaService"] == "evil-svc"
         })
@@ -214,7 +218,7 @@ async fn w133_who_has_stolen_a_token_cannot_keep_its_owner_from_ending_it() {
     let ann = token_of(&daemon.login("ann", "pass", "own").await);
     let stolen = token_of(&daemon.login("ann", "pass", "stolen").await);
     let write = async || status(&daemon, "PUT", "/user-svc/self", &stolen, json!({ "name": "x" })).await;
-    daemon.until("the writes are used up", async || write().await == 429).await;
+    daemon.until("the write rate is exhausted", async || write().await == 429).await;
     assert_eq!(status(&daemon, "DELETE", "/user-svc/tokens", &ann, json!({ "device": "stolen" })).await, 200);
     assert_eq!(status(&daemon, "PUT", "/user-svc/self", &stolen, json!({ "name": "x" })).await, 401);
 }
@@ -275,7 +279,7 @@ async fn w89_nobody_hides_what_gives_rights_behind_a_long_list() {
     ] {
         told(operation, target).await;
     }
-    // The whole text finds it as well, in pages too.
+    // The full target text matches too, and results are paged.
     let text = told("saveEnrolls", &mole).await;
     assert_eq!(told("saveEnrolls", &text).await, text);
     let first =
@@ -319,7 +323,7 @@ async fn w160_no_byte_of_a_client_makes_it_the_proxy_that_it_comes_through() {
         let refused = json!({ "operation": "login", "outcome": "refused", "limit": 1000 });
         audit(&daemon, &admin, refused).await.iter().any(|entry| entry["clientIp"] == address)
     };
-    daemon.until("the clients are told", async || of_client("203.0.113.5").await && of_client("100::").await).await;
+    daemon.until("the clients are recorded", async || of_client("203.0.113.5").await && of_client("100::").await).await;
     assert!(!of_client("127.0.0.1").await);
     let headers = [("x-forwarded-for", "\u{e9}, 203.0.113.5")];
     let told = daemon.send("GET", "/shop-svc/x", "", Vec::new(), &headers).await.text;
@@ -339,7 +343,7 @@ async fn w161_an_address_that_carries_that_of_a_proxy_is_not_the_proxy() {
             let answer = daemon.send("POST", "/user-svc/login", "", guess.clone(), &headers).await;
             statuses.push(answer.status.as_u16());
         }
-        assert_eq!(statuses[5], 429, "{carrier}: what it says of others is not believed: {statuses:?}");
+        assert_eq!(statuses[5], 429, "{carrier}: its forwarded addresses are not trusted: {statuses:?}");
     }
     assert_eq!(daemon.login("openorch", "another one", "host").await.status, 200);
 }

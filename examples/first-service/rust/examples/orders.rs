@@ -1,5 +1,5 @@
-//! A service with permissions of its own: every account may see the orders, and only who was given the other permission may
-//! drop them. `oo role set-permissions`, `oo permit save` and `oo grant save` give it. Run it like the first service, with
+//! A service with its own permissions: every account may view the orders; dropping one requires a second permission,
+//! which `oo role set-permissions`, `oo permit save` and `oo grant save` give. Run it like the first service, with
 //! `cargo run --example orders`.
 
 use std::process::ExitCode;
@@ -24,10 +24,10 @@ async fn main() -> ExitCode {
 }
 
 async fn view(Path(id): Path<String>, caller: Option<Caller>) -> String {
-    format!("order {id}, as {} sees it", caller.as_ref().map_or("whoever comes by", Caller::slug))
+    format!("order {id}, as {} sees it", caller.as_ref().map_or("anonymous", Caller::slug))
 }
 
-/// Services that work together may pass whatever permissions they have.
+/// `granting` names services that may pass on any permission that they have.
 async fn drop_order(platform: Platform, caller: Caller, Path(id): Path<String>) -> Result<String, Refusal> {
     platform.guard().granting(&["billing-svc"]).require(&caller, "orders-svc:order:drop").await?;
     Ok(format!("order {id} is dropped"))

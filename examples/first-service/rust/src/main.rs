@@ -1,4 +1,4 @@
-//! A first service on OpenOrch, in Rust: an account, an instance, one page. On SIGTERM it says good-bye first.
+//! A first service on OpenOrch, in Rust: an account, an instance, one page. On SIGTERM it deregisters and drains.
 
 use std::process::ExitCode;
 

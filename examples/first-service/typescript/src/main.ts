@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { Configuration, RegistrySvcApi, ResponseError, UserSvcApi } from "@openorch/client";
 
 const basePath = process.env.OPENORCH_URL;
-if (!basePath) throw new Error("OPENORCH_URL is not set; give the address of the daemon, for example http://127.0.0.1:58231");
+if (!basePath) throw new Error("OPENORCH_URL is not set; set it to the daemon's URL, for example http://127.0.0.1:58231");
 const selfUrl = process.env.SELF_URL ?? "http://127.0.0.1:9311";
 
 const token = await signIn(new UserSvcApi(new Configuration({ basePath })), credential());
@@ -18,19 +18,19 @@ await new RegistrySvcApi(configuration).registerInstance({ body: { url: selfUrl 
 createServer((request, response) => {
   const known = request.url === "/skeleton-svc/hello";
   response.writeHead(known ? 200 : 404, { "Content-Type": "application/json" });
-  response.end(known ? '{"hello": "world"}' : '{"error": "there is only /skeleton-svc/hello here"}');
+  response.end(known ? '{"hello": "world"}' : '{"error": "not found; this service has only /skeleton-svc/hello"}');
 }).listen(Number(new URL(selfUrl).port || 80), new URL(selfUrl).hostname, () => console.log(`listening on ${selfUrl}`));
 
-// The password is made once, and is on the disk before the server hears of it.
+// The password is generated once, and stored before it is sent to the server.
 function credential(): { slug: string; password: string } {
-  const folder = process.env.SKELETON_DATA ?? join(homedir(), ".openorch", "skeleton-svc");
-  const path = join(folder, "credential.json");
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const directory = process.env.SKELETON_DATA ?? join(homedir(), ".openorch", "skeleton-svc");
+  const path = join(directory, "credential.json");
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
   const fresh = { slug: "skeleton-svc", password: `cred_${randomBytes(24).toString("base64url")}` };
   const whole = `${path}.${process.pid}`;
   writeFileSync(whole, JSON.stringify(fresh), { mode: 0o600 });
   try {
-    linkSync(whole, path); // Never in place of one that is there: of two copies that start together one wins.
+    linkSync(whole, path); // Never overwrites an existing one: if two copies start at the same time, one wins.
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
   } finally {
