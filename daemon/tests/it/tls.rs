@@ -190,6 +190,6 @@ async fn a_hangup_reloads_certificate_and_log_level_and_cuts_nothing() {
     // Files that cannot be used change nothing.
     write(folder.path(), "cert.pem", "no certificate");
     process.hang_up();
-    assert!(next_line("cannot be reloaded").contains("cert.pem holds no certificate"));
+    assert!(next_line("cannot be reloaded").contains("cert.pem contains no PEM certificate"));
     assert_eq!(after.client().get(&health).send().await.unwrap().status(), 200);
 }
