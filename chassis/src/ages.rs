@@ -1,7 +1,7 @@
-//! Whether what is kept for days or longer may end for its age (contract decision 36). A clock that is wrong for two
-//! minutes, years ahead, must not end every idle session and empty the audit log; so nothing ends for its age in the first
-//! hour after a start, nor while the daemon has run for less than seven days since the clock jumped. What has its own time
-//! (`exp`, codes, invitations, throttles, leases, silence) ends at that time and does not ask here.
+//! Grace periods for the expiry of data that is kept for days or longer (contract decision 36). A clock that is years ahead
+//! for two minutes must not end every idle session and empty the audit log. So nothing expires by age in the first hour after
+//! a start, or in the first seven days of uptime after the clock jumped. Data with an expiry time of its own (`exp`, codes,
+//! invitations, throttles, leases, heartbeats) expires at that time regardless.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,25 +12,25 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{clock::Clock, settings};
 
-/// The wall clock jumped where it and the time that the machine runs part by more than this.
+/// The wall clock jumped if it and the uptime diverge by more than this.
 const JUMP: SignedDuration = SignedDuration::from_hours(24);
-/// The same where a start finds that the newest stored time is further away.
+/// At a start: the clock may have jumped if the newest stored time is further away than this.
 const LONG_STOP: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// What is kept for less ends at its time: a session that an operator lets end after minutes is to end after those.
+/// Data kept for less has no grace period: sessions that an operator configured to end after minutes must do so.
 const DAYS: Duration = Duration::from_secs(24 * 3600);
 
 settings! {
-    /// How long nothing ends for its age: `[expiry]`.
+    /// Grace periods in which nothing expires by age: `[expiry]`.
     pub struct ExpirySettings in "expiry" {
-        /// Time after a start in which no session, audit entry or the like ends for its age.
+        /// Time after a start during which no session, audit entry or similar expires by age.
         grace_after_start: Duration = "1h";
-        /// The same after the clock jumped by more than a day, in time that the daemon runs.
+        /// The same after the clock jumped by more than a day, in uptime of the daemon.
         grace_after_clock_jump: Duration = "168h";
     }
 }
 
-/// Watches the clock. All times within are of [`Clock::uptime`].
+/// Watches the clock for jumps. Its times are those of [`Clock::uptime`].
 pub struct Ages {
     clock: Arc<dyn Clock>,
     settings: ExpirySettings,
@@ -38,17 +38,17 @@ pub struct Ages {
     seen: Mutex<Seen>,
 }
 
-/// The clock when it was looked at last.
+/// The clock at its last reading.
 struct Seen {
     wall: Timestamp,
     uptime: Duration,
-    /// Nothing ends for its age before this, since the clock jumped.
+    /// End of the grace period after a clock jump.
     grace_until: Duration,
 }
 
 impl Ages {
-    /// Begins with a start of the daemon. `newest` is the newest time in its database, if there is any; `grace_left` is
-    /// [`Ages::grace_left`] when it stopped.
+    /// To be created when the daemon starts. `newest` is the newest time in its database, if any; `grace_left` is the value
+    /// of [`ExpiryGrace::remaining`] at the last stop.
     pub fn new(
         clock: Arc<dyn Clock>,
         newest: Option<Timestamp>,
@@ -59,8 +59,8 @@ impl Ages {
         let away = newest.map(|newest| wall.duration_since(newest)).filter(|away| away.abs() > LONG_STOP);
         if let (Some(newest), Some(_)) = (newest, away) {
             tracing::warn!(
-                "it is {wall}, and the newest time in the database is {newest}: either the daemon was stopped for long or a \
-                 clock was wrong. Sessions, audit entries and the like do not end for their age in the next {}",
+                "the clock says {wall}, the newest time in the database is {newest}: the daemon was stopped for long, or a \
+                 clock was wrong. Sessions, audit entries and the like do not expire by age in the next {}",
                 days(settings.grace_after_clock_jump)
             );
         }
@@ -73,15 +73,13 @@ impl Ages {
         Ages { clock, settings, started_at: uptime, seen: Mutex::new(seen) }
     }
 
-    /// Whether what is kept for this long, and is old enough, may end now. To be asked only of what is, since it takes a
-    /// lock.
+    /// Whether data that has reached its age `kept_for` may expire now. Takes a lock, so compare the age first.
     pub fn may_end(&self, kept_for: Duration) -> bool {
         let has_grace = kept_for >= DAYS;
         self.look() || !has_grace
     }
 
-    /// Looks at the clock, so that a jump is seen also while nothing asks: to be called every few seconds. Answers whether
-    /// ages count.
+    /// Reads the clock to detect jumps; to be called every few seconds. Returns whether no grace period is active.
     pub fn look(&self) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let (wall, uptime) = (self.clock.now(), self.clock.uptime());
@@ -89,8 +87,8 @@ impl Ages {
         let jump = wall.duration_since(seen.wall).saturating_sub(ran);
         if jump.abs() > JUMP {
             tracing::warn!(
-                "the clock jumped from {} to {wall}: sessions, audit entries and the like do not end for their age in the \
-                 next {} of running",
+                "the clock jumped from {} to {wall}: sessions, audit entries and the like do not expire by age in the next \
+                 {} of uptime",
                 seen.wall,
                 days(self.settings.grace_after_clock_jump)
             );
@@ -100,8 +98,8 @@ impl Ages {
         uptime >= self.started_at + self.settings.grace_after_start && uptime >= seen.grace_until
     }
 
-    /// How long nothing ends for its age, since the clock jumped. To be stored: a restart while the clock is still wrong
-    /// finds times in the database that look right.
+    /// The rest of the grace period after a clock jump. To be stored: after a restart while the clock is still wrong, the
+    /// times in the database look right.
     pub fn grace_left(&self) -> Duration {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.grace_until.saturating_sub(self.clock.uptime())
@@ -131,7 +129,7 @@ mod tests {
         let ages = Ages::new(clock.clone(), Some(start()), Duration::ZERO, ExpirySettings::default());
         clock.advance(HOUR - 1);
         assert!(!ages.may_end(DAYS));
-        assert!(ages.may_end(DAYS - Duration::from_secs(1)), "but what is not kept for days does");
+        assert!(ages.may_end(DAYS - Duration::from_secs(1)), "shorter ages have no grace period");
         clock.advance(1);
         assert!(ages.may_end(DAYS));
     }
@@ -142,12 +140,12 @@ mod tests {
             let clock = ManualClock::new(start());
             let ages = Ages::new(clock.clone(), None, Duration::ZERO, ExpirySettings::default());
             clock.advance(400 * DAY);
-            assert!(ages.may_end(DAYS), "time that passes is no jump");
+            assert!(ages.may_end(DAYS), "uptime is no jump");
             clock.jump(jump);
-            assert!(!ages.may_end(DAYS), "{jump}: the very first question sees it");
+            assert!(!ages.may_end(DAYS), "{jump}: the next reading detects it");
             clock.advance(7 * DAY - 1);
             assert!(!ages.may_end(DAYS));
-            // Back in order: that is a jump as well.
+            // Correcting the clock is a jump as well.
             clock.jump(-jump);
             ages.look();
             clock.advance(7 * DAY - 1);
@@ -155,7 +153,7 @@ mod tests {
             clock.advance(1);
             assert!(ages.may_end(DAYS));
             clock.jump(DAY - 1);
-            assert!(ages.may_end(DAYS), "less than a day is none");
+            assert!(ages.may_end(DAYS), "less than a day is no jump");
         }
     }
 

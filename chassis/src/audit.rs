@@ -1,8 +1,8 @@
-//! The audit log (one entry for each call of an operation whose row says so): who, from where, what, to what, and what
-//! came of it. The entry of a change is in the very batch that makes the change: [`Audit::commit`] puts it there. A call
-//! that succeeded and changed nothing, since it repeats what is there, leaves no entry, but for sign-ins, which have theirs
-//! written before they are answered. Refused attempts and such repeats are gathered by actor, operation, target and minute
-//! ([`gathered`]), and written every second. The log has a bound in age and one in size.
+//! The audit log: for each call of an audited operation, an entry with the actor, client address, operation, target and
+//! outcome. The entry of a change is committed in the batch of the change ([`Audit::commit`]). A successful call that changed
+//! nothing has no entry, except a sign-in, whose entry is written before the response. Refused calls and repeated sign-ins
+//! are aggregated by actor, operation, target and minute ([`aggregation`]) and written every second. The log has a maximum
+//! age and a maximum size.
 
 mod call;
 mod gathered;
@@ -23,7 +23,7 @@ pub use self::call::CallAudit;
 use self::gathered::Due;
 use crate::{LogLimit, clock::Clock, ids::Ids, metrics::Registry};
 
-/// The entries, to be opened before the store is used. Named as by the first version.
+/// The entries; must be opened before the store is used. The name is that of the first version.
 pub static ENTRIES: Collection = Collection {
     name: "userSvcAuditEntries",
     indexes: &[
@@ -37,27 +37,27 @@ pub static ENTRIES: Collection = Collection {
     ],
 };
 
-/// Entries written or removed in one batch.
+/// Maximum entries written or removed in one batch.
 const AT_ONCE: usize = 1000;
-/// When the log is too long, this part more of it goes than must, so that not each new entry removes one.
+/// A log that is too long is trimmed by an extra 1/`TRIM_DIVISOR` of its maximum, so that not every new entry trims it again.
 const SPARE_PART: u64 = 100;
-/// What the entry that says how many were removed for the log's size names as its operation; also that entry's id.
+/// The operation, and the id, of the entry that counts the entries removed because of the log's size.
 pub const TRIMMED: &str = "auditLogTrimmed";
-/// The number of entries is not known yet.
+/// The number of entries has not been counted yet.
 const NOT_COUNTED: u64 = u64::MAX;
 
-/// What writes and keeps the log.
+/// Writes the log and enforces its limits.
 pub struct Audit {
     entries: Table<AuditEntry>,
     store: Arc<dyn Store>,
-    /// The name of the collection of accounts, by id.
+    /// The name of the collection of accounts.
     accounts: &'static str,
     clock: Arc<dyn Clock>,
     ids: Arc<Ids>,
     gathered: Mutex<gathered::Table>,
-    /// About how many entries there are: counted once, then kept by what is written and removed.
+    /// The approximate number of entries: counted once, then updated by writes and removals.
     count: AtomicU64,
-    /// Of failures to write, which last as long as what they come from.
+    /// Limits log lines about failed writes, which repeat while their cause persists.
     unwritten: LogLimit,
 }
 
@@ -69,10 +69,10 @@ impl Audit {
         Audit { entries, store, accounts, clock, ids, gathered: Mutex::default(), count, unwritten }
     }
 
-    /// Adds how many entries there are, about; nothing before they were counted.
+    /// Registers the approximate number of entries as a metric, absent until they were counted.
     pub fn register(self: &Arc<Audit>, registry: &Registry) {
         let audit = self.clone();
-        registry.gauge("audit_entries", "Entries of the audit log, about", move || {
+        registry.gauge("audit_entries", "Approximate number of entries of the audit log", move || {
             Some(audit.count.load(Ordering::Relaxed)).filter(|count| *count != NOT_COUNTED)
         });
     }
@@ -81,12 +81,12 @@ impl Audit {
         self.clock.now()
     }
 
-    /// Writes what was gathered since the last time, as far as it is due; the rest too where the daemon stops (`all`).
+    /// Writes the aggregated entries that are due; with `all`, at shutdown, also the others.
     pub async fn write_gathered(&self, all: bool) {
         let minute = self.clock.now().as_second().div_euclid(60);
         let (left, mut due, dropped) = lock(&self.gathered).due(minute, all);
         if dropped > 0 {
-            tracing::warn!("{dropped} refused attempts are not in the audit log: it could not be written in time");
+            tracing::warn!("dropped {dropped} refused attempts from the audit log: it could not be written in time");
         }
         let outcome = async {
             for left in left.chunks(AT_ONCE) {
@@ -105,7 +105,7 @@ impl Audit {
             && self.unwritten.allow().is_some()
         {
             tracing::warn!(
-                "refused attempts could not be written to the audit log yet: {error}; written once a minute while this goes on"
+                "writing refused attempts to the audit log failed and is retried: {error}; logged at most once a minute"
             );
         }
     }
@@ -131,7 +131,7 @@ impl Audit {
         Ok(self.entries.first(&Query::all().descending("at")).await?.map(|newest| newest.value.at))
     }
 
-    /// Removes entries that are older than this.
+    /// Removes entries older than `age`.
     pub async fn remove_older(&self, age: Duration) -> Result<()> {
         let age = jiff::SignedDuration::try_from(age).unwrap_or(jiff::SignedDuration::MAX);
         let Ok(before) = self.clock.now().checked_sub(age) else { return Ok(()) };
@@ -149,8 +149,8 @@ impl Audit {
         }
     }
 
-    /// Removes the oldest entries where there are more than `most`; one entry, [`TRIMMED`], says how many and up to when.
-    /// Costs nothing while there are fewer.
+    /// Removes the oldest entries if there are more than `max`. The entry [`TRIMMED`] records how many, and up to which time.
+    /// Does not query the store while the approximate count is within the limit.
     pub async fn remove_beyond(&self, most: u64) -> Result<()> {
         if self.count.load(Ordering::Relaxed) == NOT_COUNTED {
             let count = self.entries.count(&[]).await?;
@@ -159,7 +159,7 @@ impl Audit {
         if self.count.load(Ordering::Relaxed) <= most {
             return Ok(());
         }
-        // What was counted may be a little off: a batch of which nobody knows what came was not counted.
+        // The count is approximate: batches of unknown outcome were not counted.
         let count = self.entries.count(&[]).await?;
         self.count.store(count, Ordering::Relaxed);
         let Some(beyond) = count.checked_sub(most).filter(|beyond| *beyond > 0) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! The body of a built-in operation's answer.
+//! The response body of a built-in operation.
 
 use std::{
     collections::VecDeque,
@@ -16,37 +16,37 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::{BoxFuture, budget::Reservation};
 
-/// Bytes of one frame: a large answer is handed to the connection in slices, so that how far the client has read shows.
+/// Maximum bytes of a frame: a large body is passed to the connection in slices, so that the client's progress is visible.
 const SLICE: usize = 64 << 10;
 
-/// Bytes that are there already, or pieces that are made while the client reads.
+/// Complete bytes, or pieces produced while the client reads.
 pub struct Body {
     kind: Kind,
-    /// For what the pieces are made of; whole bytes carry theirs with them.
+    /// For the data from which pieces are encoded; complete bytes own their reservation.
     _reservation: Option<Reservation>,
 }
 
 enum Kind {
-    /// Made for this answer alone, or too small to be counted.
+    /// Owned by this response, or too small to be counted.
     Whole(Bytes),
-    /// The same memory in every answer.
+    /// Shared by all responses.
     Shared(Bytes),
     Pieces {
         list: PieceStream,
         held: usize,
     },
-    /// `None` once it has ended or failed.
+    /// `None` after its end or an error.
     Awaited {
         pieces: Option<AwaitedPieces>,
         held: usize,
     },
 }
 
-/// Smaller answers are not counted: the number of requests in progress bounds them.
+/// Smaller bodies are not counted: the limit on concurrent requests bounds them.
 const UNCOUNTED: usize = 4 << 10;
 
 impl Body {
-    /// Bytes of memory that this answer alone holds until it is read.
+    /// Bytes of memory that this response holds until it is read, without shared ones.
     pub fn memory(&self) -> usize {
         match &self.kind {
             Kind::Whole(bytes) if bytes.len() > UNCOUNTED => bytes.len(),
@@ -55,12 +55,12 @@ impl Body {
         }
     }
 
-    /// Whether it is made while the client reads, and so may take long.
+    /// Whether it is produced while the client reads, and so may take long.
     pub fn is_streamed(&self) -> bool {
         matches!(self.kind, Kind::Pieces { .. } | Kind::Awaited { .. })
     }
 
-    /// Gives the reservation back when the last byte was read, or the answer is given up.
+    /// Releases the reservation when the last byte was read or the body is dropped.
     pub fn holding(self, reservation: Reservation) -> Body {
         match self.kind {
             Kind::Whole(bytes) => Kind::Whole(reservation.hold(bytes)).into(),
@@ -69,29 +69,29 @@ impl Body {
     }
 }
 
-/// A list as a stream of pieces, which a thread encodes ahead of the client: encoding on the async workers would block them
-/// for as long as the client reads quickly.
+/// A list as a stream of pieces, encoded ahead of the client on a blocking thread: with a fast client, encoding would keep
+/// an async worker busy.
 struct PieceStream {
     ready: VecDeque<io::Result<Bytes>>,
     source: Source,
 }
 
-/// Where further pieces come from.
+/// The source of further pieces.
 enum Source {
     Idle(Pieces),
     Making(BoxFuture<'static, io::Result<Made>>),
     Ended,
 }
 
-/// What one turn made: the pieces, and what makes more.
+/// Encoded pieces, and the iterator that encodes more.
 type Made = (VecDeque<io::Result<Bytes>>, Option<Pieces>);
 
-/// Pieces made in one turn: enough to make up for the change of thread.
+/// Pieces encoded at a time: enough to amortize the change of thread.
 const PIECES_AHEAD: usize = 4;
-/// Bytes of them, about.
+/// Approximate bytes of these pieces.
 const AHEAD: usize = PIECES_AHEAD * (32 << 10);
 
-/// Threads that encode lists at once leave half of the cores to everything else.
+/// Threads that encode lists concurrently: half of the cores are left to everything else.
 static ENCODERS: LazyLock<Semaphore> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Semaphore::new((cores / 2).max(1))
@@ -130,11 +130,11 @@ impl PieceStream {
     }
 }
 
-/// Makes the next pieces on a thread of its own, in its turn.
+/// Encodes the next pieces on a blocking thread, once it has a permit.
 async fn make_some(mut pieces: Pieces) -> io::Result<Made> {
     let turn = ENCODERS.acquire().await.map_err(io::Error::other)?;
     let making = spawn_blocking(move || {
-        // Released when the work ends, even if the body is not polled any more.
+        // Released when the work ends, even if the body is dropped before.
         let _turn = turn;
         let mut made = VecDeque::with_capacity(PIECES_AHEAD);
         while made.len() < PIECES_AHEAD {
@@ -232,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    /// One async worker, which must be free while a piece is made.
+    /// There is one async worker, which must stay free while a piece is encoded.
     #[tokio::test]
     async fn pieces_are_made_beside_the_async_workers() {
         let (allow, wait) = mpsc::channel::<()>();

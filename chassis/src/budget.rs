@@ -1,5 +1,5 @@
-//! How much memory requests in progress hold together: bodies while they arrive and are decompressed, the values read
-//! from them, and answers until the client has read them. A request that finds no room waits briefly and is refused.
+//! The memory budget of requests in progress: bodies while they are received and decompressed, the values parsed from them,
+//! and responses until the client has read them. If the budget is exhausted, a request waits briefly and is then refused.
 
 use std::{
     collections::HashMap,
@@ -15,9 +15,9 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{Error, Result, forwarded::network, metrics::Registry};
 
-/// The variable that sets [`BudgetSettings::total`], for refusals.
+/// The variable of [`BudgetSettings::total`], for error messages.
 pub const TOTAL_VARIABLE: &str = "OPENORCH_API_MAX_REQUEST_MEMORY";
-/// The variable that sets [`BudgetSettings::per_address`], for refusals.
+/// The variable of [`BudgetSettings::per_address`], for error messages.
 pub const PER_ADDRESS_VARIABLE: &str = "OPENORCH_API_MAX_REQUEST_MEMORY_PER_ADDRESS";
 
 /// A part of [`ApiSettings`](crate::router::ApiSettings).
@@ -25,14 +25,14 @@ pub const PER_ADDRESS_VARIABLE: &str = "OPENORCH_API_MAX_REQUEST_MEMORY_PER_ADDR
 pub struct BudgetSettings {
     /// Bytes for all requests together.
     pub total: usize,
-    /// Bytes for the requests of one client address (an IPv6 address counts as its /64), loopback excepted. A request
-    /// that is the only one of its address may exceed it.
+    /// Bytes for the requests of one client address (an IPv6 address counts as its /64), loopback excepted. The only request
+    /// of an address may exceed it.
     pub per_address: usize,
-    /// How long a request waits for room.
+    /// How long a request waits for memory.
     pub wait: Duration,
 }
 
-/// The budget, shared by all built-in operations.
+/// The memory budget, shared by all built-in operations.
 pub struct MemoryBudget {
     settings: BudgetSettings,
     used: Mutex<Used>,
@@ -67,28 +67,28 @@ impl Used {
     }
 }
 
-/// What a request may use of the budget: those that anybody can make must leave room for others.
+/// Which part of the budget a request may use: public requests must leave memory for authenticated ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// Half of it, and three quarters while it holds no more than [`SMALL`].
+    /// Half of it, or three quarters for requests of at most [`SMALL_REQUEST`] bytes.
     Anybody,
     /// All of it.
     Authenticated,
 }
 
-/// A public request up to here is let in where larger ones are not any more: signing in takes less.
+/// Maximum bytes of a public request that may use three quarters of the budget: a sign-in needs less.
 const SMALL: usize = 16 << 10;
 
-/// Bytes reserved for one request; given back when it is dropped.
+/// Bytes reserved for one request, released on drop.
 pub struct Reservation {
     budget: Arc<MemoryBudget>,
-    /// `None` for loopback, which has no share of its own.
+    /// `None` for loopback, which has no per-address limit.
     address: Option<IpAddr>,
     caller: Caller,
     bytes: usize,
 }
 
-/// Which limit leaves no room.
+/// The limit that is reached.
 #[derive(Clone, Copy)]
 enum Full {
     Total,
@@ -106,22 +106,21 @@ impl MemoryBudget {
         Reservation { budget: self.clone(), address, caller, bytes: 0 }
     }
 
-    /// Bytes reserved now.
+    /// Bytes currently reserved.
     pub fn used(&self) -> usize {
         self.lock().total
     }
 
-    /// Adds what is held, what may be, and how often there was no room.
+    /// Registers the metrics: bytes in use, the limit, and refused requests.
     pub fn register(self: &Arc<MemoryBudget>, registry: &Registry) {
         let (budget, total) = (self.clone(), self.settings.total);
         registry
-            .gauge("request_memory_bytes", "Bytes that requests in progress hold", move || Some(budget.used() as u64));
-        registry.gauge("request_memory_limit_bytes", "Bytes that requests in progress may hold", move || {
-            Some(total as u64)
-        });
+            .gauge("request_memory_bytes", "Memory held by requests in progress", move || Some(budget.used() as u64));
+        registry
+            .gauge("request_memory_limit_bytes", "Maximum memory of requests in progress", move || Some(total as u64));
         registry.register(
             "request_memory_refused",
-            "Requests refused since those in progress hold all the memory they may",
+            "Requests refused because the memory budget of requests is exhausted",
             self.refused.clone(),
         );
     }
@@ -136,15 +135,15 @@ impl MemoryBudget {
             Full::Total => Error::new(
                 &platform::MEMORY_FULL,
                 format!(
-                    "requests in progress hold all the memory they may ({TOTAL_VARIABLE}: {} bytes); try again in a moment",
+                    "the memory budget of requests is exhausted ({TOTAL_VARIABLE}: {} bytes); try again in a moment",
                     self.settings.total
                 ),
             ),
             Full::Address => Error::new(
                 &platform::MEMORY_SHARE_FULL,
                 format!(
-                    "requests in progress from your network hold all the memory they may ({PER_ADDRESS_VARIABLE}: {} \
-                     bytes); try again when they have ended",
+                    "the memory budget of requests from your network is exhausted ({PER_ADDRESS_VARIABLE}: {} bytes); try \
+                     again when some of them have ended",
                     self.settings.per_address
                 ),
             ),
@@ -153,14 +152,14 @@ impl MemoryBudget {
 }
 
 impl Reservation {
-    /// Reserves more bytes, and waits for room if there is none now.
+    /// Reserves more bytes, and waits for memory if there is none.
     pub async fn grow(&mut self, more: usize) -> Result<()> {
         let deadline = Instant::now() + self.budget.settings.wait;
         let budget = self.budget.clone();
         loop {
             let freed = budget.freed.notified();
             let mut freed = std::pin::pin!(freed);
-            // Listening begins before looking, so that what is freed in between is heard.
+            // Register the waiter before the check, so that a release in between is not missed.
             freed.as_mut().enable();
             let Err(full) = self.try_grow(more) else { return Ok(()) };
             if tokio::time::timeout_at(deadline, freed).await.is_err() {
@@ -169,13 +168,13 @@ impl Reservation {
         }
     }
 
-    /// Reserves more bytes for what is there already, which is refused at once where there is no room: it would be held while
-    /// it waits.
+    /// Reserves bytes for data that is already in memory. Fails without waiting, since the data would stay in memory
+    /// meanwhile.
     pub fn grow_now(&mut self, more: usize) -> Result<()> {
         self.try_grow(more).map_err(|full| self.budget.refusal(full))
     }
 
-    /// Reserves more bytes even where there is no room: for what cannot be refused any more.
+    /// Reserves bytes even beyond the budget, for data that cannot be refused any more.
     pub fn grow_always(&mut self, more: usize) {
         self.budget.lock().add(self.address, more);
         self.bytes += more;
@@ -208,7 +207,7 @@ impl Reservation {
         Ok(())
     }
 
-    /// Gives bytes back that are not needed any more.
+    /// Releases bytes that are not needed any more.
     pub fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         if less == 0 {
@@ -223,7 +222,7 @@ impl Reservation {
         self.bytes
     }
 
-    /// These bytes with the reservation attached: it is given back when the last slice of them is dropped.
+    /// Attaches the reservation to these bytes: it is released when the last slice of them is dropped.
     pub fn hold(self, bytes: Bytes) -> Bytes {
         struct Held {
             bytes: Bytes,
@@ -260,7 +259,7 @@ mod tests {
     async fn one_address_has_a_share_and_all_together_a_total() {
         let budget = budget();
         let (mut a, mut b) = (from(&budget, "2001:db8::1"), from(&budget, "2001:db8::2"));
-        // Alone it may go beyond the share, since a share must never forbid the largest request.
+        // The only request of an address may exceed the limit, so that the limit never forbids the largest request.
         a.grow(50).await.unwrap();
         let refused = b.grow(1).await.unwrap_err();
         assert!(refused.message.contains(PER_ADDRESS_VARIABLE), "{refused}");

@@ -1,6 +1,5 @@
-//! The body of a client's request. What nobody read of it is read and thrown away when it is dropped, within limits: to
-//! close a connection on which bytes still arrive resets it (RFC 9112, 9.6), and then the client never sees the answer
-//! that says why its body was not wanted.
+//! The body of a client's request. An unread rest is drained when the body is dropped, within limits: closing a connection
+//! while bytes still arrive resets it (RFC 9112, 9.6), and the client would not see the response that rejects its body.
 
 use std::{
     pin::Pin,
@@ -15,23 +14,23 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::{runtime::Handle, time::timeout};
 
-/// Bytes that are thrown away; a client that sends more is cut.
+/// Maximum bytes drained; the connection of a client that sends more is closed.
 const MOST: usize = 64 << 20;
-/// How long that may take in all, and how long the client may be silent meanwhile.
+/// Total and idle time limits of a drain.
 const LONGEST: Duration = Duration::from_secs(30);
 const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
-/// A body as it comes from a client.
+/// The body of a client's request.
 pub struct ClientBody {
-    /// Empty once it is dropped.
+    /// Taken by `drop`.
     body: Option<Incoming>,
     is_http2: bool,
-    /// The client holds it back until it is read, or this is HTTP/2, where an unread body costs nobody anything.
+    /// The client waits for `100 Continue`, or this is HTTP/2, where a stream with an unread body can be reset alone.
     may_stay_unread: bool,
 }
 
 impl ClientBody {
-    /// Takes the body of a request over.
+    /// Wraps the body of a request.
     pub fn of(request: Request<Incoming>) -> Request<ClientBody> {
         let (head, body) = request.into_parts();
         let is_http2 = head.version == Version::HTTP_2;
@@ -50,7 +49,7 @@ impl Body for ClientBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        // Reading it is what makes the client send it. HTTP/2 has streams that end one by one.
+        // Polling sends `100 Continue`, after which an HTTP/1 client sends the body.
         this.may_stay_unread &= this.is_http2;
         match &mut this.body {
             Some(body) => Pin::new(body).poll_frame(cx),
@@ -73,7 +72,7 @@ impl Drop for ClientBody {
             return;
         };
         if let Ok(runtime) = Handle::try_current() {
-            // That the time is over or the client has gone changes nothing.
+            // A timeout or a disconnect needs no action.
             runtime.spawn(async { timeout(LONGEST, throw_away(body)).await });
         }
     }

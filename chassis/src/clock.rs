@@ -1,4 +1,4 @@
-//! The time, asked from one place so that tests can move it.
+//! The clock. All time comes from here, so that tests can control it.
 
 use std::{
     sync::{
@@ -11,13 +11,13 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 pub trait Clock: Send + Sync + 'static {
-    /// The wall clock, which may be set and may be wrong.
+    /// The wall clock, which may be adjusted and may be wrong.
     fn now(&self) -> Timestamp;
 
-    /// How long the machine runs: this never goes back and is never set. What it began with does not matter.
+    /// A monotonic clock since an arbitrary origin.
     fn uptime(&self) -> Duration;
 
-    /// Whether a [`ServerClock`] goes before this one. Not where a test says what time it is.
+    /// Whether a [`ServerClock`] replaces this one. False for the clocks of tests.
     fn yields_to_server(&self) -> bool {
         true
     }
@@ -27,12 +27,12 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks the machine")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the system clock")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }
 
-    /// Includes the time for which the machine slept.
+    /// Includes time in which the machine was suspended.
     #[cfg(target_os = "linux")]
     fn uptime(&self) -> Duration {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -47,9 +47,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// The clock of a database server: its time as it was asked last, and what this machine's uptime moved on since. All daemons
-/// on one database have the same time by it, and a machine whose wall clock is set wrong does no harm (contract
-/// decision 36).
+/// The clock of a database server: its time when it was last read plus this machine's uptime since then. All daemons on a
+/// database share its time, so a machine with a wrong wall clock does no harm (contract decision 36).
 pub struct ServerClock {
     machine: Arc<dyn Clock>,
     /// The server's time when the machine's uptime was zero, in microseconds since 1970.
@@ -57,16 +56,16 @@ pub struct ServerClock {
 }
 
 impl ServerClock {
-    /// Smaller differences are those of round trips, and are left alone, so that the time does not go back and forth.
+    /// Smaller differences come from round trips and are ignored, so that the time does not jitter.
     const TOLERANCE: SignedDuration = SignedDuration::from_millis(100);
 
-    /// `server` is the server's time now.
+    /// `server` is the server's current time.
     pub fn new(machine: Arc<dyn Clock>, server: Timestamp) -> ServerClock {
         let origin = ServerClock::origin(&*machine, server).into();
         ServerClock { machine, origin }
     }
 
-    /// Takes the server's time, which it has now, and answers how far this clock was from it.
+    /// Sets the server's current time. Returns how far this clock was behind it.
     pub fn set(&self, server: Timestamp) -> SignedDuration {
         let away = server.duration_since(self.now());
         if away.abs() > ServerClock::TOLERANCE {
@@ -95,7 +94,7 @@ fn microseconds(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// A clock that stands still until it is moved: for tests, and for daemons that are started inside a test.
+/// A clock that only moves when told to: for tests, and for daemons in tests.
 pub struct ManualClock {
     /// In microseconds.
     wall: AtomicI64,
@@ -108,18 +107,18 @@ impl ManualClock {
         Arc::new(ManualClock { wall: start.as_microsecond().into(), uptime: AtomicU64::new(1) })
     }
 
-    /// So many seconds pass. Negative ones set the wall clock back, while no time passes.
+    /// Advances the time. A negative number sets the wall clock back, without a change of the uptime.
     pub fn advance(&self, seconds: i64) {
         self.advance_ms(seconds * 1000);
     }
 
-    /// So many milliseconds pass.
+    /// Like [`ManualClock::advance`], in milliseconds.
     pub fn advance_ms(&self, milliseconds: i64) {
         self.uptime.fetch_add(u64::try_from(milliseconds).unwrap_or_default(), Ordering::SeqCst);
         self.wall.fetch_add(milliseconds * 1000, Ordering::SeqCst);
     }
 
-    /// Sets the wall clock by so many seconds, while no time passes.
+    /// Adjusts the wall clock, without a change of the uptime.
     pub fn jump(&self, seconds: i64) {
         self.wall.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
     }
@@ -155,7 +154,7 @@ mod tests {
 
         let a_bit_behind = server + SignedDuration::from_millis(59_950);
         assert_eq!(clock.set(a_bit_behind), SignedDuration::from_millis(-50));
-        assert_eq!(clock.now(), server + SignedDuration::from_secs(60), "the jitter of round trips is left alone");
+        assert_eq!(clock.now(), server + SignedDuration::from_secs(60), "the jitter of round trips is ignored");
         let ahead = server + SignedDuration::from_hours(1);
         assert_eq!(clock.set(ahead), SignedDuration::from_secs(3540));
         assert_eq!(clock.now(), ahead);

@@ -1,4 +1,4 @@
-//! The error type of services: a declared code for programs, and a sentence that names the thing and the remedy.
+//! The error type of services: a declared code for programs, and a message for people that names the thing and the remedy.
 
 use std::{borrow::Cow, error, fmt};
 
@@ -9,21 +9,21 @@ use openorch_api::{
 };
 use openorch_store::StoreError;
 
-/// A failure on its way to the caller. `message` is shown; `cause` never is: it is logged once, at the boundary.
+/// An error returned to the caller. `message` is shown; `cause` never is: it is logged once, at the boundary.
 pub struct Error {
-    /// What programs tell it by; its status is that of the answer (contract decision 5).
+    /// Identifies the error for programs and has the HTTP status of the response (contract decision 5).
     pub code: &'static ErrorCode,
     pub message: Cow<'static, str>,
     pub cause: Option<Box<dyn error::Error + Send + Sync>>,
-    /// Seconds after which another try may help, where they are known.
+    /// Seconds to wait before a retry, where known.
     pub retry_after: Option<i64>,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// A refusal with this code; `message` is the sentence for the person who reads it, cut after
-    /// [`MAX_SENTENCE`](Error::MAX_SENTENCE) bytes: some repeat what the caller sent, which counts in no budget there.
+    /// An error with this code. `message` is truncated to [`MAX_MESSAGE`](Error::MAX_MESSAGE) bytes: some messages quote the
+    /// caller's input, and error messages are not counted in any memory budget.
     pub fn new(code: &'static ErrorCode, message: impl Into<Cow<'static, str>>) -> Error {
         let mut message = message.into();
         if message.len() > Error::MAX_SENTENCE {
@@ -33,41 +33,41 @@ impl Error {
         Error { code, message, cause: None, retry_after: None }
     }
 
-    /// Bytes of a sentence, before what it ends with where it is cut.
+    /// Maximum bytes of a message, not counting the ellipsis of a truncated one.
     pub const MAX_SENTENCE: usize = 1024;
 
-    /// Input of the declared form that cannot be used, where programs need not know more.
+    /// Well-formed input with an unusable value, where programs need no more specific code.
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
         Error::new(&request::UNUSABLE_VALUE, message)
     }
 
-    /// A fault of ours: the caller sees a fixed sentence, to which the router adds the request's id; the log has the
-    /// cause under that id.
+    /// An internal error: the caller sees a fixed message, to which the router adds the request id; the cause is logged under
+    /// that id.
     pub fn internal(cause: impl Into<Box<dyn error::Error + Send + Sync>>) -> Error {
-        let message = "something went wrong on our side; the log has the reason under the request's id";
+        let message = "internal error; the daemon's log has the reason under the request id";
         Error::new(&platform::INTERNAL, message).because(cause)
     }
 
-    /// The HTTP status of the answer.
+    /// The HTTP status of the response.
     pub fn status(&self) -> StatusCode {
-        // Codes have valid ones, as a test of the table shows.
+        // A test checks that every code has a valid status.
         StatusCode::from_u16(self.code.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// Whether the store refused a batch because another writer came first: reading again and trying again may help. Also
-    /// where what was to be changed is not there any more: it was, when it was read.
+    /// Whether the store rejected a batch because of a concurrent write, so that reading again and retrying may succeed. A
+    /// missing document counts: it existed when it was read.
     pub fn is_lost_race(&self) -> bool {
         let cause = self.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
         matches!(cause, Some(StoreError::Conflict(_) | StoreError::AlreadyExists(_) | StoreError::NotFound(_)))
     }
 
-    /// Whether an operator must do something, since the store does not answer or its disk is full.
+    /// Whether the store is unavailable or its disk is full, so that an operator must act.
     pub fn is_of_store(&self) -> bool {
         let cause = self.cause.as_ref().and_then(|cause| cause.downcast_ref::<StoreError>());
         matches!(cause, Some(StoreError::Unavailable(_) | StoreError::Replaced(_) | StoreError::StorageFull(_)))
     }
 
-    /// Says when to try again, for programs: the sentence says it for people.
+    /// Sets the seconds to wait before a retry, for programs; the message states them for people.
     pub fn after(mut self, seconds: i64) -> Error {
         self.retry_after = Some(seconds);
         self
@@ -112,7 +112,7 @@ impl From<StoreError> for Error {
         };
         let message = match error {
             StoreError::StorageFull(_) => {
-                "the disk of the daemon is full: nothing was changed, reading goes on; an operator must free space"
+                "the daemon's disk is full: nothing was changed and reads still work; an operator must free space"
                     .into()
             }
             StoreError::Unavailable(_) => "the store does not answer; try again in a moment".into(),

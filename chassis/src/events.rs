@@ -1,6 +1,5 @@
-//! Streams of server-sent events: a [`Topic`] publishes each event to its subscribers, each with a bounded queue; a
-//! [`Subscription`] becomes the body of an answer. The limits on the number of streams, the heartbeat and the end of all streams
-//! at the start of a drain are here too.
+//! Server-sent events: a [`Topic`] publishes each event to its subscribers, each with a bounded queue; a [`Subscription`]
+//! becomes a response body. Also limits the number of streams, sends heartbeats, and ends all streams when a drain starts.
 
 mod queue;
 mod topic;
@@ -34,22 +33,22 @@ use crate::{
 };
 
 settings! {
-    /// Streams of events: `[events]`.
+    /// Event streams: `[events]`.
     pub struct EventSettings in "events" {
-        /// Time without an event after which a stream sends a comment, so that both sides know that the other is there.
+        /// Interval of the heartbeat comments on an idle event stream.
         heartbeat_interval: Interval = "15s";
-        /// Time that clients are told to wait before they connect again when a stop of the daemon ends their stream.
+        /// Reconnection delay sent to clients when a shutdown ends their stream.
         reconnect_delay: Duration = "1s";
-        /// Bytes of events that wait for one client; beyond it the oldest are dropped, and the client is told how many.
+        /// Maximum size of the event queue of a client; on overflow the oldest events are dropped and reported as missed.
         max_queue_bytes: ByteSize = "64KiB";
-        /// Open streams of events of one account, or of one address that is not signed in.
+        /// Maximum number of open event streams per account, or per client address without an account.
         max_streams_per_account: usize = "16";
-        /// Open streams of events of all together.
+        /// Maximum number of open event streams in total.
         max_streams: usize = "1000";
     }
 }
 
-/// The open streams of a daemon.
+/// The open event streams of the daemon, counted by requester.
 pub struct Streams {
     settings: EventSettings,
     open: Mutex<HashMap<Asker, usize>>,
@@ -67,17 +66,17 @@ impl Streams {
         Streams { settings, open: Mutex::default(), draining: watch::Sender::new(false) }
     }
 
-    /// How many are open.
+    /// The number of open streams.
     pub fn count(&self) -> usize {
         self.lock().values().sum()
     }
 
-    /// Ends those that are open, and lets no other begin: the daemon begins to stop.
+    /// Ends all streams and rejects new ones, when shutdown begins.
     pub fn drain(&self) {
         self.draining.send_replace(true);
     }
 
-    /// A place for another stream. Taken before the handler runs, so that a refusal costs nothing.
+    /// Acquires a slot for a stream. Called before the handler runs, so that a refused stream costs little.
     pub(crate) fn enter(self: &Arc<Streams>, asker: Asker) -> Result<StreamPlace> {
         if *self.draining.borrow() {
             return Err(Error::new(&platform::STOPPING, "the daemon is stopping; try again in a moment"));
@@ -88,8 +87,8 @@ impl Streams {
             return Err(Error::new(
                 &access::STREAMS_FULL,
                 format!(
-                    "{max_streams} streams of events are open, as many as there may be (OPENORCH_EVENTS_MAX_STREAMS); \
-                     try again when some have ended"
+                    "the limit of {max_streams} open event streams is reached (OPENORCH_EVENTS_MAX_STREAMS); try again \
+                     later"
                 ),
             ));
         }
@@ -97,8 +96,8 @@ impl Streams {
             return Err(Error::new(
                 &access::TOO_MANY_STREAMS,
                 format!(
-                    "you have {max_streams_per_account} streams of events open, as many as one account may have \
-                     (OPENORCH_EVENTS_MAX_STREAMS_PER_ACCOUNT); end one of them"
+                    "the limit of {max_streams_per_account} open event streams per account is reached \
+                     (OPENORCH_EVENTS_MAX_STREAMS_PER_ACCOUNT); close one of yours"
                 ),
             ));
         }
@@ -111,7 +110,7 @@ impl Streams {
     }
 }
 
-/// The place of an open stream; it is free again once this is dropped.
+/// The slot of an open stream, released on drop.
 pub(crate) struct StreamPlace {
     streams: Arc<Streams>,
     asker: Asker,
@@ -129,11 +128,11 @@ impl Drop for StreamPlace {
     }
 }
 
-/// Bytes of memory that a stream holds beside its queue: the piece that is being sent, the timer, the body.
+/// Bytes of memory of a stream without its queue: the piece being sent, the timer, the body.
 const HELD_BESIDE: usize = queue::MAX_PIECE + (4 << 10);
 
 impl<E: Event> Subscription<E> {
-    /// The body of the answer.
+    /// The response body.
     pub(crate) fn into_events(self, place: StreamPlace) -> Events<E> {
         let mut draining = place.streams.draining.subscribe();
         let interval = *place.streams.settings.heartbeat_interval;
@@ -143,7 +142,7 @@ impl<E: Event> Subscription<E> {
             heartbeat: Box::pin(sleep(interval)),
             interval,
             drained: Box::pin(async move {
-                // A sender that is gone has stopped as well.
+                // A dropped sender means that the daemon has stopped.
                 let _ = draining.wait_for(|is_draining| *is_draining).await;
             }),
             has_begun: false,
@@ -166,7 +165,7 @@ impl<E: Event> Subscription<E> {
     }
 }
 
-/// A stream that a client reads.
+/// An open stream.
 struct Open<E: Event> {
     subscription: Subscription<E>,
     heartbeat: Pin<Box<Sleep>>,
@@ -178,7 +177,7 @@ struct Open<E: Event> {
 
 enum Piece {
     More(Bytes),
-    /// The stream ends after it.
+    /// The last piece of the stream.
     Last(Bytes),
 }
 
@@ -192,7 +191,7 @@ impl<E: Event> Open<E> {
         }
         let piece = match self.subscription.poll_take(context) {
             Poll::Ready(piece) => piece,
-            // The first piece says that the stream stands, also through proxies that wait for one.
+            // The first piece confirms that the stream is open, also through proxies that buffer until the first byte.
             Poll::Pending if !self.has_begun => Bytes::from_static(HEARTBEAT),
             Poll::Pending if self.heartbeat.as_mut().poll(context).is_ready() => Bytes::from_static(HEARTBEAT),
             Poll::Pending => return Poll::Pending,

@@ -1,5 +1,5 @@
-//! Who sent a request, and what a request says of that when it goes on (contract decision 17): the one place that
-//! reads, removes and writes `Forwarded`, `X-Forwarded-*` and request ids, for built-in and proxied requests alike.
+//! Client addresses and forwarding headers (contract decision 17): the only code that reads, removes and writes `Forwarded`,
+//! `X-Forwarded-*` and request ids, for built-in and proxied requests alike.
 
 use std::{
     cell::Cell,
@@ -21,36 +21,36 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The address of all clients behind a trusted proxy of which that proxy says nothing readable: they are neither the proxy
-/// nor on this machine, and have the share of one address together. Nobody sends from it (RFC 6666).
+/// Stands for clients behind a trusted proxy that sends no valid client address: they are neither the proxy nor on this
+/// machine, and share the limits of one address. From the discard-only prefix (RFC 6666), which no host uses.
 pub const UNKNOWN_CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0));
 
-/// Elements of a forwarding header that are read, from the end on, where the proxies write; those before them are dropped
-/// from what the next server is told. More proxies than these are taken for a client.
+/// Maximum elements of a forwarding header that are read, from the end, where proxies append. Earlier elements are not
+/// forwarded upstream. In a longer chain of proxies, the last one read counts as the client.
 const MAX_CHAIN: usize = 64;
 
-/// Who sent a request, as far as can be believed. A request extension.
+/// The client of a request, according to trusted sources. A request extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAddress {
-    /// [`UNKNOWN_CLIENT`] where a trusted proxy does not say it.
+    /// [`UNKNOWN_CLIENT`] if a trusted proxy did not send it.
     pub ip: IpAddr,
-    /// Whether the client itself spoke TLS.
+    /// Whether the client used TLS.
     pub https: bool,
-    /// The host the client asked for.
+    /// The host that the client requested.
     pub host: Option<HeaderValue>,
 }
 
-/// The id under which a request is found in logs, ours and the services'. A request extension.
+/// The id of a request in the logs of the daemon and of services. A request extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(pub HeaderValue);
 
 impl RequestId {
     pub fn as_str(&self) -> &str {
-        // Accepted and fresh ones are ASCII; the fallback is never seen.
+        // Accepted and generated ids are ASCII, so the fallback is never used.
         self.0.to_str().unwrap_or_default()
     }
 
-    /// Keeps the client's id if it is one that may stand in a log, else makes a fresh one.
+    /// The client's id if it is safe to log, else a generated one.
     pub fn of(headers: &HeaderMap) -> RequestId {
         let mut given = headers.get_all(X_REQUEST_ID).iter();
         match (given.next(), given.next()) {
@@ -75,7 +75,7 @@ fn is_request_id(id: &[u8]) -> bool {
     (1..=64).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
 }
 
-/// Different on each call and each start; not a secret.
+/// A pseudo-random number, seeded per thread and process; not cryptographically secure.
 pub fn random() -> u64 {
     thread_local! {
         static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0));
@@ -89,8 +89,8 @@ pub fn random() -> u64 {
     z ^ (z >> 31)
 }
 
-/// Addresses and networks, such as the proxies whose forwarding headers are believed (`OPENORCH_TRUSTED_PROXIES`; they
-/// must set or remove `X-Forwarded-For`, which is read before `Forwarded`).
+/// Addresses and networks, such as the trusted proxies (`OPENORCH_TRUSTED_PROXIES`). These must set or remove
+/// `X-Forwarded-For`, which takes precedence over `Forwarded`.
 #[derive(Clone, Debug, Default)]
 pub struct NetworkList(Arc<[Cidr]>);
 
@@ -114,15 +114,15 @@ impl FromStr for NetworkList {
 setting_values!(NetworkList);
 
 impl NetworkList {
-    /// IPv4-mapped addresses are IPv4 addresses. Other IPv6 addresses that embed an IPv4 address (6to4, NAT64) are compared
-    /// as IPv6 addresses: their sender need not be the host with that IPv4 address. [`UNKNOWN_CLIENT`] is in no list.
+    /// IPv4-mapped addresses count as IPv4 addresses. Other IPv6 addresses that embed an IPv4 address (6to4, NAT64) are
+    /// compared as IPv6 addresses: the sender need not be the host with that IPv4 address. [`UNKNOWN_CLIENT`] is in no list.
     pub fn contains(&self, address: IpAddr) -> bool {
         address != UNKNOWN_CLIENT && self.0.iter().any(|range| range.contains(address.to_canonical()))
     }
 }
 
-/// The network that limits per client address count by: an IPv6 address stands for its /64, the least that
-/// a site is assigned (RFC 6177); IPv4-mapped addresses are IPv4 addresses.
+/// The key of limits per client address: the /64 of an IPv6 address, the smallest prefix assigned to a site (RFC 6177), or
+/// the IPv4 address. IPv4-mapped addresses count as IPv4 addresses.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
@@ -130,7 +130,7 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether the request claims to have been forwarded. Spellings with `_` count: some servers read them alike.
+/// Whether the request has forwarding headers. Names with `_` count: some servers treat `_` as `-`.
 pub fn claims_forwarding(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| !matches!(class(name), Class::Other | Class::Ours))
 }
@@ -139,13 +139,13 @@ enum Class {
     Other,
     /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP`.
     Forwarding,
-    /// A name that becomes one of the above, or of ours, when `_` is read as `-`.
+    /// A name that equals a forwarding or internal one if `_` is read as `-`.
     Disguised,
     /// `X-OpenOrch-*`.
     Ours,
 }
 
-/// Looks at the first letter first: this runs for every header of every request.
+/// Matches on the first letter first: this runs for every header of every request.
 fn class(name: &HeaderName) -> Class {
     let text = name.as_str().as_bytes();
     match text.first() {
@@ -158,7 +158,7 @@ fn class(name: &HeaderName) -> Class {
             let forwarding = is(b"x-forwarded") || (is(b"x-real-ip") && text.len() == 9);
             match (ours || forwarding, text.contains(&b'_')) {
                 (false, _) => Class::Other,
-                // `x-forwarded-my_field` is itself, not a disguise; it goes the way of its prefix all the same.
+                // `x-forwarded-my_field` is no disguise, but is removed like one.
                 (true, true) => Class::Disguised,
                 (true, false) if ours => Class::Ours,
                 (true, false) => Class::Forwarding,
@@ -168,18 +168,18 @@ fn class(name: &HeaderName) -> Class {
     }
 }
 
-/// Whether a name may not come in from outside: for the fields of trailers.
+/// Whether clients may not send a field of this name; used for trailers.
 pub fn is_reserved(name: &HeaderName) -> bool {
     !matches!(class(name), Class::Other)
 }
 
-/// The connection a request came on, as the next server is told of it. Made once per connection.
+/// A client connection, for the forwarding headers of its requests. Created once per connection.
 pub struct Hop {
     ip: IpAddr,
     https: bool,
     proxies: Option<NetworkList>,
     ip_value: HeaderValue,
-    /// The last host asked for on this connection, with the `Forwarded` made of it: it is nearly always the same.
+    /// The last requested host and the `Forwarded` value made of it: the host of a connection rarely changes.
     last: Mutex<Option<(HeaderValue, HeaderValue)>>,
 }
 
@@ -195,21 +195,21 @@ impl Hop {
         }
     }
 
-    /// The one client-address function. To be called before [`Hop::clean`]; `host` is the target's authority where
-    /// the request has one, else its `Host`.
+    /// Determines the client. Must be called before [`ForwardedContext::strip_untrusted`]. `host` is the authority of the
+    /// request target if it has one, else `Host`.
     pub fn client(&self, headers: &HeaderMap, host: Option<&HeaderValue>) -> ClientAddress {
         let mut client = ClientAddress { ip: self.ip, https: self.https, host: host.cloned() };
         let Some(proxies) = &self.proxies else {
             return client;
         };
         for node in chain(headers) {
-            // What cannot be read was said by the last proxy believed, and is not that proxy.
+            // An invalid element was written by the last trusted proxy and does not mean that proxy.
             client.ip = node.and_then(node_address).unwrap_or(UNKNOWN_CLIENT);
             if !proxies.contains(client.ip) {
                 break;
             }
         }
-        // The last value is the one that the proxy next to us wrote; those before it may be the client's.
+        // The nearest proxy wrote the last value; earlier ones may come from the client.
         if let Some(proto) = said(headers, &X_FORWARDED_PROTO, "proto", proxies) {
             client.https = proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
         }
@@ -219,14 +219,14 @@ impl Hop {
         client
     }
 
-    /// The client for which a trusted proxy asks; `None` where no proxy does.
+    /// The client on whose behalf a trusted proxy sends; `None` if the peer is no trusted proxy.
     pub fn client_behind_proxy(&self, headers: &HeaderMap) -> Option<IpAddr> {
         self.proxies.as_ref()?;
         let client = self.client(headers, None).ip;
         (client != self.ip).then_some(client)
     }
 
-    /// Removes what a client may not say of itself.
+    /// Removes headers that the peer is not trusted to send.
     pub fn clean(&self, headers: &mut HeaderMap) {
         let trusted = self.proxies.is_some();
         let unwanted = |name: &HeaderName| match class(name) {
@@ -243,7 +243,7 @@ impl Hop {
         }
     }
 
-    /// Says who sent the request, for the next server. To be called after [`Hop::clean`].
+    /// Sets the forwarding headers for the upstream. Must be called after [`ForwardedContext::strip_untrusted`].
     pub fn introduce(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
         if self.proxies.is_some() {
             return self.pass_on(headers, host);
@@ -269,7 +269,7 @@ impl Hop {
         headers.insert(header::FORWARDED, forwarded);
     }
 
-    /// Behind a trusted proxy the chain it told of is kept, and the proxy itself added to it.
+    /// Keeps the chain that a trusted proxy sent, and appends the proxy.
     fn pass_on(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
         let client = self.client(headers, host);
         let mut chain: Vec<String> = chain(headers).map(node).collect();
@@ -286,8 +286,8 @@ impl Hop {
     }
 }
 
-/// The nodes that a request came through as the headers of a trusted proxy say, the last one, next to that proxy, first;
-/// `None` for one that cannot be read.
+/// The chain of nodes in the headers of a trusted proxy, the last one (the peer of that proxy) first; `None` for an invalid
+/// element.
 fn chain(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
     let is_there = |name: &HeaderName| headers.contains_key(name);
     let (name, most) = if is_there(&X_FORWARDED_FOR) {
@@ -302,8 +302,8 @@ fn chain(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
     nodes.map(move |element| if is_forwarded { parameter(element?, "for") } else { element })
 }
 
-/// The last value of a header, else the parameter of the last `Forwarded` that has it and that a proxy wrote, where the chain
-/// is read from that: an element is a proxy's as long as those behind it name proxies. `Some(None)` where it cannot be read.
+/// The last value of a header. Else, if the chain comes from `Forwarded`, the parameter of the last of its elements that has
+/// it and was written by a trusted proxy: all elements after that one name trusted proxies. `Some(None)` if it is invalid.
 fn said<'a>(headers: &'a HeaderMap, name: &HeaderName, key: &str, proxies: &NetworkList) -> Option<Option<&'a str>> {
     let last = elements(headers, name).next();
     if last.is_some() || headers.contains_key(X_FORWARDED_FOR) {
@@ -321,15 +321,15 @@ fn said<'a>(headers: &'a HeaderMap, name: &HeaderName, key: &str, proxies: &Netw
     None
 }
 
-/// A parameter of an element of `Forwarded` (RFC 7239, 4), without quotes.
+/// A parameter of a `Forwarded` element (RFC 7239, 4), unquoted.
 fn parameter<'a>(element: &'a str, key: &str) -> Option<&'a str> {
     let pairs = rsplit(element.as_bytes(), b';', true).filter_map(|pair| str::from_utf8(pair).ok()?.split_once('='));
     let mut given = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(key));
     given.next().map(|(_, given)| given.trim().trim_matches('"'))
 }
 
-/// The elements of a header's list, the last one first; `None` for one that is no ASCII text. Bytes are split: one of a
-/// client's that cannot be read takes nothing away that a proxy wrote behind it.
+/// The elements of a list header, the last one first; `None` for an element that is not ASCII. Splits bytes, so that an
+/// invalid element of a client does not hide those that proxies appended.
 fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Option<&'a str>> + use<'a> {
     let (lines, has_quotes) = (headers.get_all(name).iter().rev(), *name == header::FORWARDED);
     let elements = lines.flat_map(move |line| rsplit(line.as_bytes(), b',', has_quotes)).map(<[u8]>::trim_ascii);
@@ -338,9 +338,9 @@ fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item
         .map(|element| str::from_utf8(element).ok().filter(|text| text.is_ascii()))
 }
 
-/// The parts of a list, the last one first. With quotes, what is between them is no separator (RFC 9110, 5.6.4): a client
-/// may have chosen what a proxy quotes. They are read from the end, where the proxies write, so that one that a client left
-/// open takes nothing away that a proxy wrote behind it.
+/// The parts of a list, the last one first. With `has_quotes`, separators in quoted strings do not count (RFC 9110, 5.6.4):
+/// a proxy may quote what the client chose. Parses from the end, where proxies append, so that an unclosed quote of a client
+/// does not hide what they appended.
 fn rsplit(list: &[u8], separator: u8, has_quotes: bool) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(list);
     std::iter::from_fn(move || {
@@ -351,7 +351,7 @@ fn rsplit(list: &[u8], separator: u8, has_quotes: bool) -> impl Iterator<Item = 
             match list[*at] {
                 b'"' if has_quotes => {
                     let backslashes = before.iter().rev().take_while(|byte| **byte == b'\\').count();
-                    // A quote within quotes, where it is escaped.
+                    // An escaped quote does not end the quoted string.
                     is_quoted = !is_quoted || backslashes % 2 == 1;
                     false
                 }
@@ -364,7 +364,8 @@ fn rsplit(list: &[u8], separator: u8, has_quotes: bool) -> impl Iterator<Item = 
     })
 }
 
-/// An address without quotes and port; what is no address (`unknown`, `_hidden`) only with harmless letters.
+/// An address without quotes and port. An identifier that is no address (`unknown`, `_hidden`) is kept if its characters are
+/// safe.
 fn node(text: Option<&str>) -> String {
     let text = text.unwrap_or_default().trim_matches('"');
     let is_harmless = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
@@ -390,7 +391,7 @@ fn forwarded(chain: &[String], host: Option<&HeaderValue>, proto: &str) -> Heade
     for (at, node) in chain.iter().enumerate() {
         let gap = if at == 0 { "" } else { ", " };
         let quoted = node.contains(':');
-        // Writing into a string cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = match quoted {
             true => write!(text, "{gap}for=\"[{node}]\""),
             false => write!(text, "{gap}for={node}"),
@@ -433,39 +434,39 @@ mod tests {
     fn only_a_trusted_proxy_is_believed() {
         type Lines = &'static [(&'static str, &'static str)];
         let cases: &[(&str, Lines, &str, bool)] = &[
-            // Not trusted: nothing it says counts.
+            // Headers of an untrusted peer are ignored.
             ("1.2.3.4:5", &[("x-forwarded-for", "9.9.9.9")], "1.2.3.4", false),
             ("1.2.3.4:5", &[("forwarded", "for=9.9.9.9;proto=https")], "1.2.3.4", false),
             ("10.0.0.1:5", &[], "10.0.0.1", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9")], "9.9.9.9", false),
             ("[::ffff:10.0.0.1]:5", &[("x-forwarded-for", "9.9.9.9")], "9.9.9.9", false),
-            // The client's own invention stands left of what the proxy saw.
+            // The client's forged value is left of the address that the proxy appended.
             ("10.0.0.1:5", &[("x-forwarded-for", "6.6.6.6, 9.9.9.9")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "9.9.9.9")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9, 10.0.0.7")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "10.0.0.8, 10.0.0.7")], "10.0.0.8", false),
-            // What the proxy does not say, or not readably, makes nobody the proxy.
+            // A client whose address is missing or invalid does not count as the proxy.
             ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9, unknown")], "100::", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9, \u{e9}")], "100::", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "\u{e9}, 10.0.0.7")], "100::", false),
             ("10.0.0.1:5", &[("forwarded", "for=_hidden;proto=https")], "100::", true),
             ("10.0.0.1:5", &[("forwarded", "proto=https")], "100::", true),
-            // What the client sent does not take away what the proxy wrote.
+            // Invalid input of the client does not hide what the proxy appended.
             ("10.0.0.1:5", &[("x-forwarded-for", "\u{e9}, 9.9.9.9")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "\", 9.9.9.9")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("x-forwarded-for", "9.9.9.9,, ,")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("forwarded", "for=\u{e9}, for=9.9.9.9;proto=https")], "9.9.9.9", true),
             ("10.0.0.1:5", &[("forwarded", "for=\", for=9.9.9.9")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("x-real-ip", "10.0.0.9, 9.9.9.9")], "9.9.9.9", false),
-            // What a proxy quotes may be the client's choice.
+            // A proxy may quote a value that the client chose.
             ("10.0.0.1:5", &[("forwarded", "for=9.9.9.9;host=\"a, for=6.6.6.6\"")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("forwarded", "for=9.9.9.9;host=\"a;for=6.6.6.6;proto=https\"")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("forwarded", "for=9.9.9.9;host=\"a\\\", for=6.6.6.6\"")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("forwarded", "for=6.6.6.6, x=\", for=9.9.9.9;host=\"b\"")], "9.9.9.9", false),
-            // What a client says of itself is not the proxy's word.
+            // Parameters that the client wrote are not trusted.
             ("10.0.0.1:5", &[("forwarded", "for=6.6.6.6;proto=https, for=9.9.9.9")], "9.9.9.9", false),
             ("10.0.0.1:5", &[("forwarded", "for=9.9.9.9;proto=https, for=10.0.0.7")], "9.9.9.9", true),
-            // Addresses that carry an IPv4 address are not that address, but for mapped ones.
+            // IPv6 addresses that embed an IPv4 address do not equal it, except for mapped ones.
             ("[::10.0.0.1]:5", &[("x-forwarded-for", "9.9.9.9")], "::10.0.0.1", false),
             ("[2002:a00:1::66]:5", &[("x-forwarded-for", "9.9.9.9")], "2002:a00:1::66", false),
             ("[64:ff9b::a00:1]:5", &[("x-forwarded-for", "9.9.9.9")], "64:ff9b::a00:1", false),

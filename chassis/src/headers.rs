@@ -1,4 +1,4 @@
-//! The header fields that a request's row declares, which are all that its handler sees of them.
+//! The header fields that an operation declares; its handler sees no others.
 
 use http::HeaderMap;
 use openorch_api::{
@@ -6,21 +6,22 @@ use openorch_api::{
     header::{EXTENDED, Header},
 };
 
-/// Those that were sent, with their values as text; one that is no text is left out.
+/// The declared header fields of a request, except those whose values are not visible ASCII.
 #[derive(Debug, Default)]
 pub struct DeclaredHeaders(Vec<(&'static str, String)>);
 
 impl DeclaredHeaders {
+    /// Selects the declared fields of a request.
     pub fn of(row: &Row, sent: &HeaderMap) -> DeclaredHeaders {
         let value = |header: &Header| {
             let values: Vec<&str> = sent.get_all(header.name).iter().filter_map(|value| value.to_str().ok()).collect();
-            // Several lines of one field are one list (RFC 9110, 5.3).
+            // Several lines of a field are one list (RFC 9110, 5.3).
             (!values.is_empty()).then(|| values.join(", "))
         };
         DeclaredHeaders(row.reads.iter().filter_map(|header| Some((header.name, value(header)?))).collect())
     }
 
-    /// Those of a call that is made in process by one that was, or was not, asked for extended answers.
+    /// The headers of a call in process; `is_extended` says whether the calling request asked for extended answers.
     pub fn of_nested(row: &Row, is_extended: bool) -> DeclaredHeaders {
         let reads_it = row.reads.iter().any(|header| header.name == EXTENDED.name);
         let extended = (is_extended && reads_it).then(|| (EXTENDED.name, "1".to_owned()));

@@ -1,5 +1,5 @@
-//! The seam between who checks identity (the user service) and who needs it checked (router, gateway):
-//! verify a token, decide a permission, mint a delegated token.
+//! The traits by which the router and the gateway use the user service: verify a token, check a permission, mint a delegated
+//! token.
 
 use std::sync::Arc;
 
@@ -8,20 +8,20 @@ use openorch_store::Guard;
 
 use crate::{BoxFuture, Result};
 
-/// An account that was authenticated, as a request carries it.
+/// The authenticated account of a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub user_id: Arc<str>,
     pub slug: Arc<str>,
-    /// The session behind the token; empty for a call that the daemon makes to itself.
+    /// The session of the token; empty for a call that the daemon makes itself.
     pub session_id: Arc<str>,
-    /// The role ids the account has now (never those of an older token text).
+    /// The ids of the account's current roles, not those in the token's claims.
     pub roles: Arc<[Box<str>]>,
-    /// Those it has in the default app, which decide about what belongs to no app.
+    /// Its roles in the default app, which decide about platform-scoped permissions.
     pub default_app_roles: Arc<[Box<str>]>,
     /// The tenant (contract decision 11).
     pub app: Arc<str>,
-    /// For a delegated token (contract decision 9) the slug of the service it was minted for.
+    /// For a delegated token (contract decision 9): the slug of the service it was minted for.
     pub audience: Option<Arc<str>>,
 }
 
@@ -32,28 +32,28 @@ impl Caller {
 }
 
 /// What the gateway does with the `Authorization` header of a proxied request (contract decision 9). `caller` is the slug of
-/// the account whose token it is.
+/// the token's account.
 #[derive(Clone, Debug)]
 pub enum Passage {
-    /// Not a token of ours: sent on as it came.
+    /// Not issued by this daemon: forwarded unchanged.
     Untouched,
-    /// A delegated token that the service may have: sent on as it came.
+    /// A delegated token that may be sent to this service: forwarded unchanged.
     Delegated { credential: Credential, caller: Arc<str> },
-    /// A session's token: replaced by a delegated one for this service.
+    /// A session token: replaced by a delegated token for this service.
     Replace { authorization: HeaderValue, session_id: Arc<str>, caller: Arc<str> },
 }
 
-/// What a request rests on while it is in progress; it ends when that does.
+/// The credential of a request in progress. The request ends when its credential does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Credential {
     /// The token of this session.
     Session(Arc<str>),
-    /// The same, of a call of a built-in operation that needs this permission.
+    /// A session token used for a built-in operation that needs this permission.
     Permission { session_id: Arc<str>, permission: &'static str },
-    /// A delegated token, which a service hands on.
+    /// A delegated token that a service forwards.
     Delegated {
         session_id: Arc<str>,
-        /// The slug of the service that the token was made for.
+        /// The slug of the service that the token was minted for.
         made_for: Arc<str>,
         /// The slug of the service that the request goes to.
         to: Arc<str>,
@@ -73,66 +73,66 @@ impl Credential {
 }
 
 pub trait Identity: Send + Sync + 'static {
-    /// The account behind `token` (without `Bearer `), for a built-in operation. Refuses with `Unauthenticated`
-    /// what is garbage, foreign, ended or past its `exp` where that counts, and with `Unavailable` when it cannot know.
+    /// The account of `token` (without `Bearer `), for a built-in operation. Fails with `Unauthenticated` for a token that
+    /// is malformed, from another issuer, revoked, or past its `exp` where that is enforced; with `Unavailable` where the
+    /// session cannot be read.
     fn authenticate<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Caller>>;
 
-    /// Whether the caller has `permission` by role or grant. A look-up in memory.
+    /// Whether the caller has `permission` by role or grant. An in-memory lookup.
     fn allows(&self, caller: &Caller, permission: &str) -> bool;
 
-    /// What must hold, beside that its account is there, when a call of this caller writes: what let it in may be taken
-    /// back while the call is in progress. Nothing where sessions are not stored.
+    /// Preconditions of every write of this caller's call, besides the existence of its account: its session may be revoked
+    /// while the call is in progress. Empty where sessions are not stored.
     fn standing(&self, _caller: &Caller) -> Vec<Guard> {
         Vec::new()
     }
 
-    /// What must hold in the store so that the caller has `permission`: the rows that give it. Empty where it has it not, and
-    /// where rights are not stored.
+    /// Guards on the stored rows that give the caller `permission`. Empty if it does not have the permission, and where
+    /// permissions are not stored.
     fn basis(&self, _caller: &Caller, _permission: &str) -> Vec<Guard> {
         Vec::new()
     }
 
-    /// Whether an admin let the service `audience` call this operation for its callers.
+    /// Whether a delegation allows the service `audience` to call this operation on behalf of its callers.
     fn opens(&self, audience: &str, operation: &str) -> bool;
 
-    /// What to send on to the service `audience` in place of an `Authorization` value, answered from memory where
-    /// possible: `None` means ask [`Identity::passage`]. Called for every proxied request that has the header.
+    /// What to send to the service `audience` in place of an `Authorization` value, from memory. `None` means that
+    /// [`Identity::delegate`] must be called. Called for every proxied request that has the header.
     fn passage_cached(&self, authorization: &HeaderValue, audience: &str) -> Option<Result<Passage>>;
 
-    /// The same with everything that may take time: reading the session, signing.
-    /// `Unauthenticated` (401) for a token of ours that is revoked or ended, `Forbidden` (403) for a delegated one
-    /// made for another service.
+    /// Like [`Identity::delegate_cached`], but reads the session and signs where needed. Fails with `Unauthenticated` (401)
+    /// for a revoked or expired token of this daemon, and with `Forbidden` (403) for a delegated token of another service.
     fn passage<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<Passage>>;
 
-    /// Whether an `Authorization` value, or any part of it, says that a key of ours signed it. Does not verify that, so that
-    /// values that are not in the usual spelling, which anybody may send in any number, are cheap to refuse.
+    /// Whether an `Authorization` value, or any part of it, names one of our signing keys. Does not verify the signature, so
+    /// that a flood of unusually spelled values is cheap to reject.
     fn claims_to_be_ours(&self, authorization: &[u8]) -> bool;
 
-    /// Which of these credentials count no more. Asked again and again for requests that are in progress for long: those
-    /// are a use of their session. One whose session cannot be read at the moment is not among them.
+    /// Which of these credentials are no longer valid. Polled for long-running requests, which count as a use of their
+    /// session. A credential whose session cannot be read at the moment is not included.
     fn ended_credentials<'a>(&'a self, credentials: &'a [Credential]) -> BoxFuture<'a, Vec<Credential>>;
 }
 
-/// Says whether an instance of an account is up. The sessions of such an account are never idle (contract decision 8).
+/// Whether an account has a running instance. The sessions of such an account never become idle (contract decision 8).
 pub trait InstancePresence: Send + Sync + 'static {
     fn has_live_instance(&self, user_id: &str) -> bool;
 }
 
-/// What a service does when an account is deleted.
+/// Deletes a service's documents of an account together with the account.
 pub trait AccountDeletionHook: Send + Sync + 'static {
-    /// The writes that delete the account's documents; they are in one batch with its deletion.
+    /// The writes that delete the account's documents, committed in the batch that deletes the account.
     fn cascade<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, Result<Vec<openorch_store::Write>>>;
 
-    /// That batch was committed: the account and its documents are gone.
+    /// Called after that batch was committed.
     fn deleted(&self, user_id: &str);
 }
 
-/// What a service keeps for an app, which goes with it.
+/// Deletes a service's documents of an app together with the app.
 pub trait AppDeletionHook: Send + Sync + 'static {
-    /// Collections whose documents have the id of an app in the indexed field `app`, each with the plural noun by which a
-    /// sentence calls what is in it.
+    /// Collections whose documents have an app's id in the indexed field `app`, each with the plural noun for its documents
+    /// in error messages.
     fn belongings(&self) -> &'static [(&'static str, &'static str)];
 
-    /// An app and its documents were deleted, or the outcome of the deletion is unknown.
+    /// Called when an app and its documents were deleted, or the outcome of the deletion is unknown.
     fn app_deleted(&self);
 }

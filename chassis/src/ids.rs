@@ -1,6 +1,6 @@
-//! Ids: `<prefix>_<base62>`. The plain ones are time-ordered (Sonyflake's layout: 39 bits of time in units of 10 ms
-//! since 2014-09-01 UTC, 8 bits of sequence, 16 bits that tell nodes and starts apart); the random ones are for what must not be guessed
-//! (contract decision 19).
+//! Ids: `<prefix>_<base62>`. Plain ids are time-ordered, with Sonyflake's layout: 39 bits of time in units of 10 ms since
+//! 2014-09-01 UTC, 8 bits of sequence, 16 bits that identify the node and its start. Random ids are for what must not be
+//! guessable (contract decision 19).
 
 use std::sync::{
     Arc,
@@ -15,9 +15,9 @@ const RANDOM_LENGTH: usize = 24;
 
 pub struct Ids {
     clock: Arc<dyn Clock>,
-    /// Drawn anew at each start: a clock that was set back meanwhile must not make the ids of before again.
+    /// Random at each start, so that ids do not repeat after the clock was set back.
     start: u16,
-    /// Time and sequence of the last id, so that ids rise even when the clock goes back.
+    /// Time and sequence of the last id, so that ids increase even when the clock goes back.
     last: AtomicU64,
 }
 
@@ -40,26 +40,26 @@ impl Ids {
         format!("{prefix}_{}", base62(number))
     }
 
-    /// A new id that cannot be guessed: about 142 random bits.
+    /// A new id with about 142 random bits, which cannot be guessed.
     pub fn random(&self, prefix: &str) -> String {
         format!("{prefix}_{}", random_text(RANDOM_LENGTH))
     }
 }
 
-/// Random letters and digits, nearly six bits each.
+/// Random letters and digits, with nearly six bits of entropy each.
 pub fn random_text(length: usize) -> String {
     let mut text = String::with_capacity(length);
     while text.len() < length {
         let mut bytes = [0u8; 32];
         getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-        // 248 is the largest multiple of 62 in a byte: bytes above it would favour the first letters.
+        // 248 is the largest multiple of 62 in a byte: larger bytes would bias the first letters.
         let usable = bytes.iter().filter(|byte| **byte < 248).take(length - text.len());
         text.extend(usable.map(|byte| ALPHABET[usize::from(byte % 62)] as char));
     }
     text
 }
 
-/// A random number below `most`, each as likely as the others.
+/// A uniformly distributed random number below `bound`.
 pub fn random_number(most: u32) -> u32 {
     let usable = u32::MAX - u32::MAX % most.max(1);
     loop {

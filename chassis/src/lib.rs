@@ -1,4 +1,4 @@
-//! What every built-in service is mounted on: errors, seams, the router over the table of operations.
+//! The framework of the built-in services: errors, traits between components, and the router over the table of operations.
 
 use std::{
     future::Future,
@@ -46,7 +46,7 @@ pub use error::{Error, Result};
 pub use identity::{Caller, Credential, Identity, Passage};
 pub use log_limit::LogLimit;
 pub use monitor::RequestMonitor;
-/// What the gateway refuses by and tells of requests; it knows the contract through this crate alone.
+/// Error codes and request events for the gateway, which depends on the contract through this crate only.
 pub use openorch_api::{ErrorCode, error as codes, platform::RequestSeen};
 pub use platform::{Module, NodePlace, Platform};
 pub use service::{Cx, Mounted, Service};
@@ -60,25 +60,26 @@ pub struct Peer {
     pub tls: bool,
 }
 
-/// What the router finds out about a request for the access log and those who follow requests. A request has it as an
-/// extension if either wants it.
+/// What the router records about a request for the access log and the request monitor. A request extension, set if either
+/// of them is active.
 #[derive(Debug, Default)]
 pub struct CallNotes {
     pub operation: OnceLock<&'static str>,
-    /// The slug of the built-in service that has it.
+    /// The slug of the built-in service that serves the operation.
     pub service: OnceLock<&'static str>,
-    /// The slug of the account that calls.
+    /// The slug of the calling account.
     pub caller: OnceLock<Arc<str>>,
 }
 
-/// All built-in paths as one handler, so that the listener needs to know nothing of services.
+/// All built-in paths behind one handler, so that the gateway's listener does not depend on the services.
 pub trait Builtin: Send + Sync + 'static {
-    /// Whether the (decoded) first path segment belongs to the daemon itself. Such a path never reaches the gateway.
+    /// Whether the (decoded) first path segment belongs to the daemon. Such a path is never forwarded to an upstream.
     fn owns(&self, first_segment: &str) -> bool;
 
-    /// Answers; never fails. The request carries the client's address as the extension [`forwarded::ClientAddress`].
+    /// Handles a request; errors become responses. The request carries the client's address as the extension
+    /// [`forwarded::ClientAddress`].
     fn call(&self, request: http::Request<ClientBody>, peer: Arc<Peer>) -> BoxFuture<'static, http::Response<Body>>;
 
-    /// The daemon begins to stop: streams of events, which would never end by themselves, end now.
+    /// Shutdown begins: ends event streams, which would otherwise never end.
     fn drain(&self);
 }

@@ -1,5 +1,5 @@
-//! Whether a request comes from a program on this machine, as far as it shows (contract decisions 13 and 37): its address
-//! alone does not say so, since a proxy beside the daemon and a page in a browser have a loopback address too.
+//! Whether a request comes from a program on this machine (contract decisions 13 and 37). A loopback address alone does not
+//! prove it: a reverse proxy on this machine and a web page in a browser have one too.
 
 use std::net::IpAddr;
 
@@ -7,23 +7,23 @@ use http::{HeaderMap, header};
 
 use crate::forwarded;
 
-/// What shows that a request comes from elsewhere than a program on this machine.
+/// Why a request does not count as coming from a program on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
-    /// It asks for a host that is not loopback.
+    /// Its host is not loopback.
     Host,
-    /// It comes from a page whose origin is not loopback.
+    /// It comes from a web page whose origin is not loopback.
     Origin,
     /// It has forwarding headers.
     Forwarded,
 }
 
-/// A request extension: the request comes from loopback and nothing in it shows otherwise.
+/// A request extension: the request comes from loopback, and [`non_local_reason`] found no reason against it.
 #[derive(Clone, Copy, Debug)]
 pub struct FromThisMachine;
 
-/// The first sign in a request's head that it comes from elsewhere. `host` is the target's authority where the request has
-/// one, else its `Host`; a request without one has no such sign.
+/// The first reason not to treat a request as local. `host` is the authority of the request target if it has one, else
+/// `Host`; a request without either passes this check.
 pub fn foreign(headers: &HeaderMap, host: Option<&[u8]>) -> Option<Foreign> {
     if host.is_some_and(|host| !is_loopback(host)) {
         return Some(Foreign::Host);
@@ -40,7 +40,7 @@ pub fn foreign(headers: &HeaderMap, host: Option<&[u8]>) -> Option<Foreign> {
     has_passed_proxy.then_some(Foreign::Forwarded)
 }
 
-/// Other headers by which proxies tell of themselves or their clients.
+/// Other headers that proxies add.
 const OF_PROXIES: [&str; 6] =
     ["via", "x-client-ip", "x-cluster-client-ip", "cf-connecting-ip", "true-client-ip", "fastly-client-ip"];
 

@@ -1,11 +1,11 @@
-//! Keeps a line that anybody can provoke from filling the log.
+//! Rate limits of log lines that clients can provoke.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// Lets a number of lines through in each period and counts the others.
+/// Allows a number of lines per period and counts the suppressed ones.
 pub struct LogLimit {
     lines: u32,
     period: Duration,
@@ -30,7 +30,7 @@ impl LogLimit {
         LogLimit { lines, period, state: Mutex::new(state) }
     }
 
-    /// `Some` if the line may be written, with the number of those suppressed since the last one.
+    /// `Some` if the line may be written, with the number of lines suppressed since the last one.
     pub fn allow(&self) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.period_began.is_none_or(|began| began.elapsed() >= self.period) {

@@ -1,5 +1,5 @@
-//! The metrics of the process: one registry, to which the gateway, the store and every service add theirs, and which
-//! `GET /metrics` writes in the Prometheus text format 0.0.4.
+//! The metrics registry, to which the gateway, the store and every service add their metrics. `GET /metrics` encodes it in
+//! the Prometheus text format 0.0.4.
 
 mod process;
 
@@ -16,28 +16,28 @@ use prometheus_client::{
     registry,
 };
 
-/// All metrics of the process. Names follow the conventions of Prometheus: base units, counters end in `_total`.
+/// All metrics of the process. Names follow the Prometheus conventions: base units, counters end in `_total`.
 pub struct Registry {
     inner: RwLock<registry::Registry>,
 }
 
 impl Registry {
-    /// A registry with what is known of the program and of its process.
+    /// A registry with the build and process metrics.
     pub fn new(version: &'static str) -> Registry {
         let mut inner = registry::Registry::default();
-        inner.register("openorch_build", "The program that runs", Info::new([("version", version)]));
+        inner.register("openorch_build", "Version of the daemon", Info::new([("version", version)]));
         inner.register_collector(Box::new(process::Process::new()));
         Registry { inner: RwLock::new(inner) }
     }
 
-    /// Adds `openorch_<name>`. What it is, `help` says without a full stop; the name of a counter is given without its
-    /// `_total`. A service begins its names with its own.
+    /// Adds the metric `openorch_<name>`. `help` has no full stop; the name of a counter has no `_total`. Services prefix
+    /// their names with the name of the service.
     pub fn register(&self, name: &str, help: &str, metric: impl registry::Metric) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.register(format!("openorch_{name}"), help, metric);
     }
 
-    /// Adds a gauge that is read when the metrics are. It is left out while there is no value.
+    /// Adds a gauge that is read on each scrape, and omitted if it has no value.
     pub fn gauge(&self, name: &str, help: &str, read: impl Fn() -> Option<u64> + Send + Sync + 'static) {
         self.register(name, help, ReadGauge(read));
     }
@@ -45,13 +45,13 @@ impl Registry {
     /// Everything in the Prometheus text format 0.0.4.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        // Writing to a string fails only where a metric does, and what came before it is whole.
+        // Fails only if a metric fails to encode; the metrics before it are complete.
         let _ = prometheus_text::encode(&mut text, &self.inner.read().unwrap_or_else(PoisonError::into_inner));
         text
     }
 }
 
-/// A gauge whose value is asked for when it is written.
+/// A gauge whose value is read when it is encoded.
 struct ReadGauge<F>(F);
 
 impl<F> fmt::Debug for ReadGauge<F> {
@@ -93,7 +93,7 @@ pub fn duration_family<const N: usize>() -> DurationFamily<N> {
 /// Outcomes of an operation by status class: 2xx and 3xx, 4xx, 5xx.
 const OUTCOMES: [&str; 3] = ["success", "refused", "failed"];
 
-/// How long the calls of one operation took. An outcome has a series once there was one.
+/// The durations of calls of an operation. The series of an outcome is created on its first use.
 pub(crate) struct OperationDurations {
     id: &'static str,
     family: DurationFamily<2>,
@@ -117,14 +117,14 @@ impl OperationDurations {
     }
 }
 
-/// How often operations were called in process, each by the operation that called it. Their durations are among those of all
-/// calls: a histogram for each pair would be a thousand series that nobody reads.
+/// Counts calls in process by operation and calling operation. Their durations are included in those of all calls: a
+/// histogram per pair would be a thousand unused series.
 pub(crate) struct CallsInProcess(Family<[(&'static str, &'static str); 2], Counter>);
 
 impl CallsInProcess {
     pub fn new(registry: &Registry) -> CallsInProcess {
         let family = Family::default();
-        let help = "Calls of an operation by another one in process; `via` is the one that calls";
+        let help = "Calls of an operation by another one in process; `via` is the calling operation";
         registry.register("operation_calls_in_process", help, family.clone());
         CallsInProcess(family)
     }
@@ -166,7 +166,7 @@ mod tests {
         assert!(!text.contains("openorch_b_bytes") && !text.contains("refused"), "{text}");
     }
 
-    /// The line with its labels in the order of their names.
+    /// The line with its labels sorted by name.
     fn sorted_labels(line: &str) -> String {
         let Some((name, rest)) = line.split_once('{') else { return line.into() };
         let Some((labels, value)) = rest.split_once('}') else { return line.into() };

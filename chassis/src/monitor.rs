@@ -1,4 +1,4 @@
-//! The requests that have ended, for those who follow them: the gateway tells each, `monitorRequests` sends them on.
+//! The topic of completed requests: the gateway publishes them, `monitorRequests` streams them to its subscribers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,24 +12,24 @@ use crate::{
     events::{Subscription, Topic},
 };
 
-/// The seam between the gateway, which sees all requests, and the operation that shows them.
+/// Publishes completed requests.
 pub struct RequestMonitor {
     requests: Arc<Topic<RequestSeen>>,
     clock: Arc<dyn Clock>,
 }
 
 impl RequestMonitor {
-    /// `max_queue_bytes`: most bytes of events that wait for one who follows.
+    /// `max_queue_bytes`: maximum bytes of the queue of a subscriber.
     pub fn new(max_queue_bytes: usize, clock: Arc<dyn Clock>) -> RequestMonitor {
         RequestMonitor { requests: Topic::new(max_queue_bytes), clock }
     }
 
-    /// Whether anybody follows: one load from memory, asked for each request.
+    /// Whether there are subscribers. A single atomic load, since it is called for each request.
     pub fn is_followed(&self) -> bool {
         self.requests.is_followed()
     }
 
-    /// Publishes a request that has ended. Its start is computed from `took`.
+    /// Publishes a completed request. Its start time is computed from its duration.
     pub fn ended(&self, mut seen: RequestSeen, took: Duration) {
         let now = self.clock.now();
         seen.at = Time(now.checked_sub(took).unwrap_or(now));
@@ -37,7 +37,7 @@ impl RequestMonitor {
         self.requests.publish(&seen);
     }
 
-    /// Follows those that are asked for.
+    /// Subscribes to the requests that match the filter.
     pub fn follow(&self, asked: MonitorRequestsRequest) -> Subscription<RequestSeen> {
         self.requests.subscribe(move |seen| asked.asks_for(seen))
     }

@@ -1,5 +1,5 @@
-//! The one way out to addresses that users give: which addresses are allowed, how they are dialled
-//! (contract decision 15). Speaks TCP and TLS; what is said on the connection is the caller's.
+//! Connections to addresses configured by users, the only module that opens them: checks whether an address is allowed,
+//! resolves and dials it (contract decision 15). Provides TCP and TLS streams; the application protocol is up to the caller.
 
 use std::{
     error, fmt, io,
@@ -29,18 +29,18 @@ pub use networks::{Cidr, Networks, unwrapped};
 pub use url::InstanceUrl;
 
 settings! {
-    /// How connections to addresses of users are opened: `[outbound]`.
+    /// Connections to instances: `[outbound]`.
     pub struct OutboundSettings in "outbound" {
-        /// Networks that instances may be in: CIDRs, and the words loopback, private and public.
+        /// Networks allowed for instances: CIDR ranges and the words loopback, private and public.
         instance_networks: Networks = "loopback,private,public", as "OPENORCH_INSTANCE_NETWORKS";
-        /// Time to connect to an instance, from the look-up of its name to the end of the TLS handshake.
+        /// Timeout for connecting to an instance, including name resolution and the TLS handshake.
         connect_timeout: Duration = "3s";
-        /// Time that the look-up of a name may hold up a registration; a name that takes longer is checked when it is dialled.
+        /// Timeout for name resolution during a registration; a name that takes longer is only checked when it is dialled.
         check_timeout: Duration = "500ms";
     }
 }
 
-/// Opens connections to instances. One for the whole process.
+/// Opens connections to instances. One per process.
 pub struct Outbound {
     settings: OutboundSettings,
     own: RwLock<Vec<SocketAddr>>,
@@ -54,19 +54,19 @@ impl Outbound {
         Outbound { settings, own: RwLock::default(), tls: OnceLock::new(), lookups }
     }
 
-    /// Where the daemon listens and where its database is: never dialled for users. An unspecified address means
-    /// that port on every address of this machine.
+    /// Sets the addresses of the daemon's listener and of its database, which are never dialled for users. An unspecified
+    /// address means its port on every address of this machine.
     pub fn set_own_addresses(&self, addresses: Vec<SocketAddr>) {
         *self.own.write().unwrap_or_else(|broken| broken.into_inner()) = addresses;
     }
 
-    /// Resolves, checks and dials, for a probe. What was checked is what is dialled: the name is not looked up twice.
-    /// `owner` is the slug of the account that named the address: lookups are shared out among owners.
+    /// Resolves, checks and dials, for a probe. Dials the checked addresses without resolving the name again. `owner` is the
+    /// slug of the account that registered the address: lookups are limited per owner.
     pub async fn dial(&self, url: &InstanceUrl, owner: &str) -> Result<Connection, DialError> {
         self.dial_for(url, owner, Purpose::Check).await
     }
 
-    /// The same for a request that waits: its name is looked up beside those of probes and registrations.
+    /// Like [`Outbound::dial`], for a request: its lookup has a limit apart from those of probes and registrations.
     pub async fn dial_for_request(&self, url: &InstanceUrl, owner: &str) -> Result<Connection, DialError> {
         self.dial_for(url, owner, Purpose::Request).await
     }
@@ -78,14 +78,14 @@ impl Outbound {
         }
     }
 
-    /// Whether `owner` may register `url`; why not, if it points where nothing may be dialled. A name that does not
-    /// resolve now may do so later.
+    /// Fails with the reason if `url` must not be dialled, so that `owner` cannot register it. A name that does not resolve
+    /// is accepted, since it may resolve later.
     pub async fn check_now(&self, url: &InstanceUrl, owner: &str) -> Result<(), String> {
         let looked_up = timeout(self.settings.check_timeout, self.resolve(url, owner, Purpose::Check)).await;
         let Ok(Ok(addresses)) = looked_up else {
             return Ok(());
         };
-        // One of several being our own is enough: the name leads back here.
+        // One address of our own among several is enough: the name leads back here.
         if let Some(own) = addresses.iter().find(|address| self.is_own(**address)) {
             return Err(own_refusal(*own));
         }
@@ -100,7 +100,7 @@ impl Outbound {
         let share = self.settings.connect_timeout / addresses.len() as u32;
         let mut last = None;
         for address in addresses {
-            // A dead first address must not use up the time of a living second one.
+            // An unreachable first address must not use up the time of the second one.
             match timeout(share, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => return self.secure(url, stream).await,
                 Ok(Err(error)) => last = Some(DialError::Connect(address, error)),
@@ -111,7 +111,7 @@ impl Outbound {
     }
 
     async fn secure(&self, url: &InstanceUrl, stream: TcpStream) -> Result<Connection, DialError> {
-        // Without it small requests wait for acknowledgements; a socket that refuses still works.
+        // Nagle's algorithm would delay small requests. Ignored on failure: the connection works without it.
         let _ = stream.set_nodelay(true);
         if !url.is_https() {
             return Ok(Connection::Plain(stream));
@@ -134,7 +134,7 @@ impl Outbound {
         }
     }
 
-    /// The addresses of a name that may be dialled; an error if it has none.
+    /// The addresses that may be dialled; an error if there are none.
     fn allowed(&self, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, DialError> {
         let mut refusal = None;
         let mut allowed = addresses;
@@ -159,7 +159,7 @@ impl Outbound {
             return Some(own_refusal(address));
         }
         let reason = self.settings.instance_networks.refusal(address.ip())?;
-        Some(format!("it leads to {}, and {reason}", address.ip()))
+        Some(format!("it resolves to {}: {reason}", address.ip()))
     }
 
     fn is_own(&self, address: SocketAddr) -> bool {
@@ -175,7 +175,7 @@ impl Outbound {
         if let Some(ready) = self.tls.get() {
             return Ok(ready);
         }
-        // Reading the system's roots takes milliseconds, and most daemons never dial https.
+        // Loaded on first use: reading the system's root certificates takes milliseconds, and most daemons never dial https.
         let mut roots = rustls::RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -193,7 +193,7 @@ fn own_refusal(address: SocketAddr) -> String {
     format!("{address} is an address of this daemon or its database")
 }
 
-/// Only addresses of this machine can be bound; asking the kernel needs no list of interfaces.
+/// Only addresses of this machine can be bound, so that no list of interfaces is needed.
 fn is_of_this_machine(ip: IpAddr) -> bool {
     ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
@@ -201,7 +201,7 @@ fn is_of_this_machine(ip: IpAddr) -> bool {
 /// Why a connection could not be opened.
 #[derive(Debug)]
 pub enum DialError {
-    /// The address may not be dialled.
+    /// The address is not allowed.
     Forbidden(String),
     /// The name has no address.
     Resolve(io::Error),
@@ -212,10 +212,10 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// Whether this machine lacked something, which says nothing of the instance: descriptors, ports, memory.
+    /// Whether local resources were exhausted (descriptors, ports, memory), which says nothing about the instance.
     pub fn is_local(&self) -> bool {
         let (DialError::Connect(_, error) | DialError::Resolve(error)) = self else { return false };
-        // EMFILE and ENFILE have no kind of their own; ENOBUFS is 105 on Linux, 55 on macOS.
+        // EMFILE and ENFILE have no `ErrorKind`; ENOBUFS is 105 on Linux, 55 on macOS.
         matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
             || matches!(error.raw_os_error(), Some(24 | 23 | 105 | 55))
     }

@@ -1,8 +1,8 @@
-//! The place of a request among those in progress, as what serves it holds it.
+//! A slot in the limit on concurrent requests.
 
 use std::{any::Any, sync::Arc};
 
-/// An extension of a request to a built-in operation. The place is free again once all copies are dropped: a client that
-/// leaves does not free it while work for it goes on.
+/// A request extension for built-in operations. The slot is released when all clones are dropped: a client that disconnects
+/// does not release it while work for it continues.
 #[derive(Clone)]
 pub struct Place(pub Arc<dyn Any + Send + Sync>);

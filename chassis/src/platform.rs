@@ -1,4 +1,4 @@
-//! What a service is made from: the store, the clock and everything else that the daemon gives to all of them alike.
+//! The dependencies of every built-in service: the store, the clock and the other shared components of the daemon.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -20,57 +20,57 @@ use crate::{
     settings::{Given, Section, Settings},
 };
 
-/// A built-in service as the daemon's list of services has it.
+/// An entry of the daemon's list of built-in services.
 pub struct Module {
     /// Its sections of the settings.
     pub settings: &'static [Section],
-    /// Its collections, which are opened before it starts.
+    /// Its collections, opened before the service starts.
     pub collections: &'static [&'static Collection],
-    /// Reads what it holds in memory and puts it together. What it serves begins once all services have started.
+    /// Loads its in-memory state and builds the service. Requests are accepted once all services have started.
     pub start: for<'a> fn(&'a Platform) -> BoxFuture<'a, Result<Mounted>>,
 }
 
-/// What services are made from.
+/// The dependencies shared by all services.
 #[derive(Clone)]
 pub struct Platform {
-    /// For what is read, and for what the daemon writes by itself. The changes of a call are made by [`Platform::commit`].
+    /// For reads, and for writes of background tasks. The changes of a call are committed by [`Platform::commit`].
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
-    /// Asked before something ends for its age.
+    /// Consulted before anything expires by age.
     pub ages: Arc<Ages>,
     pub ids: Arc<Ids>,
     pub seal: Seal,
     pub audit: Arc<Audit>,
-    /// To which each service adds its own.
+    /// Where each service registers its metrics.
     pub metrics: Arc<Registry>,
     pub mailer: Arc<dyn Mailer>,
-    /// Opens connections to addresses that users give.
+    /// Opens connections to addresses configured by users.
     pub outbound: Arc<Outbound>,
     /// The gateway's routing table.
     pub routes: Arc<dyn Routes>,
     pub node: NodePlace,
-    /// A list that cannot be asked for in pages is answered whole up to here (contract decision 7).
+    /// Maximum number of entries of a list without pagination (contract decision 7).
     pub max_unpaged_list: usize,
-    /// The settings, which were checked when the daemon started.
+    /// The settings, validated at startup.
     pub given: Arc<Given>,
 }
 
-/// Where this daemon is and what it stores.
+/// The URL and the data directory of this daemon.
 #[derive(Clone, Debug)]
 pub struct NodePlace {
-    /// The URL under which other daemons and services reach this one.
+    /// The URL at which other daemons and services reach this one.
     pub url: String,
     /// The directory whose free space the node reports.
     pub data_dir: PathBuf,
 }
 
 impl Platform {
-    /// The documents of a collection.
+    /// A typed view of a collection.
     pub fn table<T: Serialize + DeserializeOwned>(&self, collection: &'static Collection) -> Table<T> {
         Table::new(self.store.clone(), collection)
     }
 
-    /// Makes the change of a call: see [`Audit::commit`].
+    /// Commits the change of a call: see [`Audit::commit`].
     pub async fn commit(&self, call: &CallAudit, batch: Batch) -> Result<Committed, StoreError> {
         self.audit.commit(call, batch).await
     }
@@ -80,12 +80,12 @@ impl Platform {
         S::read(&self.given).map_err(Error::internal)
     }
 
-    /// The time of the platform's clock.
+    /// The current time of the platform's clock.
     pub fn now(&self) -> Time {
         Time(self.clock.now())
     }
 
-    /// Nothing is cut silently: a list that is too long is refused with the way out.
+    /// Rejects a list that is longer than [`Platform::max_unpaged_list`], with the remedy: no list is truncated silently.
     pub fn refuse_long_list(&self, length: usize, of: &str, way_out: &str) -> Result<()> {
         if length > self.max_unpaged_list {
             return Err(Error::new(

@@ -1,5 +1,5 @@
-//! Rate limits: how often something may happen for one key (an account, an address), as a generic cell rate algorithm
-//! (ITU-T I.371). It needs one number per key, and keys that used nothing lately are forgotten.
+//! Rate limiting by key (an account, an address) with the generic cell rate algorithm (ITU-T I.371). It stores one number per
+//! key, and evicts idle keys.
 
 use std::{
     borrow::Borrow,
@@ -9,28 +9,28 @@ use std::{
     time::Duration,
 };
 
-/// So many times a second on average, and so many at once after a pause. Zero counts as one.
+/// The average rate and the burst size. Zero counts as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     pub per_second: u32,
     pub burst: u32,
 }
 
-/// Keys that are remembered at once. Beyond it arbitrary ones are forgotten, which gives them a full burst again.
+/// Maximum number of keys. Beyond it arbitrary keys are evicted, which gives them a full burst again.
 const MOST_KEYS: usize = 100_000;
 const FIRST_SWEEP: usize = 1024;
 const SECOND: i64 = 1_000_000;
 
-/// Limits how often something happens for each key.
+/// A rate limiter by key.
 pub struct Limiter<K> {
     rate: Rate,
     state: Mutex<State<K>>,
 }
 
 struct State<K> {
-    /// When the key will have its full burst again, in microseconds.
+    /// The time in microseconds when the key has its full burst again.
     full_at: HashMap<K, i64>,
-    /// At so many keys those that have it are forgotten.
+    /// The number of keys at which idle ones are evicted.
     sweep_at: usize,
 }
 
@@ -44,8 +44,8 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         self.rate
     }
 
-    /// Counts one, or answers how long to wait. `now` is a time in microseconds of any clock, the same one each time; a
-    /// clock that is set back makes nobody wait longer than for a whole burst.
+    /// Consumes one token, or fails with the time to wait. `now` is in microseconds, always of the same clock; if that is
+    /// set back, the wait is at most that of a full burst.
     pub fn take<Q>(&self, key: &Q, now: i64) -> Result<(), Duration>
     where
         K: Borrow<Q>,
@@ -54,8 +54,8 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
         self.reserve(key, now, Duration::ZERO).map(drop)
     }
 
-    /// Counts one that is to happen later where it may not now, and answers how much later; counts nothing where that is
-    /// longer than `most`, which it answers as the error.
+    /// Reserves one token, possibly of the future, and returns the delay until it is available. If the delay exceeds
+    /// `max_delay`, reserves nothing and returns the delay as the error.
     pub fn reserve<Q>(&self, key: &Q, now: i64, most: Duration) -> Result<Duration, Duration>
     where
         K: Borrow<Q>,
@@ -84,7 +84,7 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
 }
 
 impl<K: Hash + Eq> State<K> {
-    /// Costs little on average: when it has looked at all keys, it looks again after a good part of them was added.
+    /// Evicts keys. The cost is amortized: after a sweep the next one is due when the number of keys has doubled.
     fn make_room(&mut self, now: i64) {
         if self.full_at.len() < self.sweep_at {
             return;

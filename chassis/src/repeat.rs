@@ -1,7 +1,7 @@
-//! Repeats of calls (contract decision 34). A call of an operation whose row says so may come with the header
-//! `Idempotency-Key`: its answer is then stored, sealed, in the very batch that makes its change ([`crate::audit`] puts it
-//! there), under the account, the audience of its token, the operation and the key. A repeat within 24 hours is given that
-//! answer and does nothing. Refusals are not stored, nor the answer of a call that changed nothing.
+//! Idempotent calls (contract decision 34). A call of an operation with keyed repeats may have the header `Idempotency-Key`:
+//! its answer is then stored, encrypted, in the batch of its change (added by [`crate::audit`]), under the account, the
+//! audience of its token, the operation and the key. A repeat within 24 hours gets that answer and has no effect. Errors are
+//! not stored, nor answers of calls that changed nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,22 +18,22 @@ use sha2::{Digest, Sha256};
 
 use crate::{Caller, Error, Result, ages::Ages, clock::Clock, seal::Seal};
 
-/// The stored answers, to be opened before the store is used.
+/// The stored answers; must be opened before the store is used.
 pub static ANSWERS: Collection =
     Collection { name: "platformSvcAnswers", indexes: &[Index::on(&["accountId"]), Index::on(&["at"])] };
 
-/// How long an answer is kept.
+/// Retention of an answer.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Characters of a key.
+/// Maximum characters of a key.
 const MAX_KEY: usize = 255;
-/// Bytes of an answer that is stored.
+/// Maximum bytes of a stored answer.
 const MAX_ANSWER: usize = 16 << 10;
-/// Answers of one account, whatever the setting says: they are deleted with it in one batch.
+/// Upper bound of the setting per account: the answers of an account are deleted in one batch.
 const MAX_PER_ACCOUNT: u64 = 10_000;
-/// Answers that are removed in one batch.
+/// Maximum answers removed in one batch.
 const AT_ONCE: u64 = 1000;
 
-/// Bounds on the stored answers.
+/// Limits on the number of stored answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub per_account: u64,
@@ -45,38 +45,38 @@ pub struct Limits {
 pub(crate) struct StoredAnswer {
     at: Time,
     account_id: String,
-    /// A [`Sealed`], for this id alone.
+    /// An encrypted [`Sealed`], bound to this id.
     sealed: String,
 }
 
-/// What nobody is to read in the store. The digest of the request is among it, since a request may hold a password.
+/// The encrypted part of an answer. Includes the digest of the request, which may contain a password.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
     request: String,
     answer: Box<RawValue>,
 }
 
-/// The stored answers, and the calls with a key that are in progress.
+/// The stored answers, and the calls with a key in progress.
 pub struct Repeats {
     answers: Table<StoredAnswer>,
     clock: Arc<dyn Clock>,
     ages: Arc<Ages>,
     seal: Seal,
     limits: Limits,
-    /// By account, the ids of the answers that their calls will store.
+    /// The ids of the answers of calls in progress, by account.
     in_flight: Mutex<HashMap<Arc<str>, HashSet<String>>>,
-    /// About how many are stored, where they were counted: kept by what is written.
+    /// The approximate number of stored answers, if they were counted; updated by writes.
     count: Mutex<Option<u64>>,
 }
 
-/// What is known of a call with a key before it is made.
+/// The result of looking up a key before its call.
 pub(crate) enum Begun {
-    /// It was made, and this was its answer.
+    /// The call was made before, with this answer.
     Known(String),
     New(Arc<Keyed>),
 }
 
-/// A call with a key that is in progress. While there is one, another with the same key is refused.
+/// A call with a key in progress. Concurrent calls with the same key are refused.
 pub(crate) struct Keyed {
     repeats: Arc<Repeats>,
     id: String,
@@ -86,7 +86,7 @@ pub(crate) struct Keyed {
     answer: Mutex<Option<Box<RawValue>>>,
 }
 
-/// The key that a request names, if it names one.
+/// The idempotency key of a request, if any.
 pub(crate) fn key_of(headers: &HeaderMap) -> Result<Option<String>> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY.name).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -97,13 +97,13 @@ pub(crate) fn key_of(headers: &HeaderMap) -> Result<Option<String>> {
         (Some(key), None) => Ok(Some(key.to_owned())),
         _ => Err(Error::new(
             &codes::INVALID_KEY,
-            format!("the header `Idempotency-Key` is 1 to {MAX_KEY} printable ASCII characters, and there once"),
+            format!("the header `Idempotency-Key` must be sent once, with 1 to {MAX_KEY} printable ASCII characters"),
         )),
     }
 }
 
-/// The digest of a request, by which another one with the same key is told from a repeat; and the request. The app of the
-/// session is a part of it. A large one is not hashed on an async worker.
+/// The digest of a request, which distinguishes a repeat from another request with the same key; and the request. The digest
+/// includes the app of the session. A large request is hashed on a blocking thread.
 pub(crate) async fn digest_of(caller: &Caller, parts: Parts, is_large: bool) -> Result<(String, Parts)> {
     let app = caller.app.clone();
     let work = move || {
@@ -117,7 +117,7 @@ pub(crate) async fn digest_of(caller: &Caller, parts: Parts, is_large: bool) -> 
 }
 
 impl Repeats {
-    /// `store` is the one below that of the audit log, which adds the answers to what is written.
+    /// `store` is the store without the audit layer, since the audit log adds the answers to the batches.
     pub fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
@@ -130,7 +130,7 @@ impl Repeats {
         Arc::new(Repeats { answers, clock, ages, seal, limits, in_flight: Mutex::default(), count })
     }
 
-    /// Begins a call with a key, once it was admitted; `request` is its digest.
+    /// Begins an authorized call with a key; `request` is its digest.
     pub(crate) async fn begin(
         self: &Arc<Repeats>,
         caller: &Caller,
@@ -138,7 +138,7 @@ impl Repeats {
         key: &str,
         request: String,
     ) -> Result<Begun> {
-        // None of these has a NUL in it.
+        // None of these contains a NUL.
         let name = [&*caller.user_id, caller.audience.as_deref().unwrap_or_default(), row.id, key].join("\0");
         let keyed = self.enter(caller, row, hex(&Sha256::digest(name)), request)?;
         if let Some(stored) = self.answers.get(&keyed.id).await? {
@@ -187,7 +187,7 @@ impl Repeats {
         serde_json::from_slice(&opened).map_err(Error::internal)
     }
 
-    /// Nothing that is stored makes way: a repeat of it must find it.
+    /// Fails if the limits are reached. Stored answers are never evicted early, since a repeat must find them.
     async fn refuse_full(&self, caller: &Caller) -> Result<()> {
         let stored = self.answers.count(&[Filter::equals("accountId", &*caller.user_id)]).await?;
         let in_flight = lock(&self.in_flight).get(&caller.user_id).map_or(0, HashSet::len) as u64;
@@ -196,8 +196,8 @@ impl Repeats {
             return Err(Error::new(
                 &codes::TOO_MANY_KEYS,
                 format!(
-                    "{per_account} answers are stored for the account `{}`, each for 24 hours after a call with \
-                     `Idempotency-Key`; try again later, or leave the key out (an operator can raise \
+                    "the account `{}` has reached the limit of {per_account} stored answers to calls with \
+                     `Idempotency-Key`, each kept 24 hours; try again later, or omit the key (an operator can raise \
                      OPENORCH_API_MAX_STORED_ANSWERS_PER_ACCOUNT)",
                     caller.slug
                 ),
@@ -216,8 +216,8 @@ impl Repeats {
             return Err(Error::new(
                 &codes::ANSWERS_FULL,
                 format!(
-                    "{total} answers are stored for repeats, as many as may be; try again later, or leave \
-                     `Idempotency-Key` out (an operator can raise OPENORCH_API_MAX_STORED_ANSWERS)"
+                    "the limit of {total} stored answers to calls with `Idempotency-Key` is reached; try again later, or \
+                     omit the key (an operator can raise OPENORCH_API_MAX_STORED_ANSWERS)"
                 ),
             )
             .after(3600));
@@ -225,7 +225,7 @@ impl Repeats {
         Ok(())
     }
 
-    /// Removes the answers whose time is over.
+    /// Removes expired answers.
     pub async fn remove_old(&self) -> Result<()> {
         if !self.ages.may_end(KEPT) {
             return Ok(());
@@ -247,14 +247,14 @@ impl Repeats {
         if ids.is_empty() {
             return Ok(());
         }
-        // By filter: one of them may be gone.
+        // By filter, since some may have been removed already.
         let gone = Write::DeleteWhere { collection: ANSWERS.name, filters: vec![Filter::is_in("id", ids)] };
         self.answers.store().commit(gone.into()).await?;
         *lock(&self.count) = None;
         Ok(())
     }
 
-    /// The write that deletes the answers of an account; to be told by [`Repeats::forget_count`] once it was made.
+    /// The write that deletes the answers of an account; call [`IdempotencyStore::invalidate_count`] after its commit.
     pub fn without_account(&self, user_id: &str) -> Write {
         Write::DeleteWhere { collection: ANSWERS.name, filters: vec![Filter::equals("accountId", user_id)] }
     }
@@ -265,15 +265,15 @@ impl Repeats {
 }
 
 impl Keyed {
-    /// What the call will answer: see [`CallAudit::tell_answer`](crate::audit::CallAudit::tell_answer).
+    /// Sets the answer: see [`CallAudit::set_answer`](crate::audit::CallAudit::set_answer).
     pub(crate) fn tell_answer(&self, answer: &impl Serialize) -> Result<()> {
         let text = serde_json::value::to_raw_value(answer).map_err(Error::internal)?;
         if text.get().len() > MAX_ANSWER {
             return Err(Error::new(
                 &codes::ANSWER_TOO_LARGE,
                 format!(
-                    "the answer has more than {MAX_ANSWER} bytes, and is not stored for repeats: nothing was done; leave \
-                     `Idempotency-Key` out"
+                    "the answer has more than {MAX_ANSWER} bytes and cannot be stored for repeats: nothing was done; omit \
+                     `Idempotency-Key`"
                 ),
             ));
         }
@@ -281,7 +281,7 @@ impl Keyed {
         Ok(())
     }
 
-    /// What must hold when the call makes its change: that no other one with the key did.
+    /// The precondition of the call's change: no other call with the key was committed.
     pub(crate) fn guard(&self) -> Guard {
         Guard::Absent { collection: ANSWERS.name, id: self.id.clone() }
     }
@@ -289,7 +289,7 @@ impl Keyed {
     /// The write that stores the answer.
     pub(crate) fn write(&self) -> Result<Write, StoreError> {
         let answer = lock(&self.answer).clone().ok_or_else(|| {
-            StoreError::Internal(format!("`{}` did not say what it answers before its commit", self.operation))
+            StoreError::Internal(format!("`{}` did not set its answer before its commit", self.operation))
         })?;
         let sealed = serde_json::to_vec(&Sealed { request: self.request.clone(), answer });
         let sealed = sealed.map_err(|error| StoreError::Internal(error.to_string()))?;
@@ -305,14 +305,14 @@ impl Keyed {
         self.operation
     }
 
-    /// The write was made.
+    /// Called after the write was committed.
     pub(crate) fn written(&self) {
         if let Some(count) = lock(&self.repeats.count).as_mut() {
             *count += 1;
         }
     }
 
-    /// Whether another call with the key made its change.
+    /// Whether another call with the key was committed.
     pub(crate) async fn is_known(&self) -> Result<bool, StoreError> {
         Ok(self.repeats.answers.get(&self.id).await?.is_some())
     }
@@ -330,7 +330,7 @@ impl Drop for Keyed {
     }
 }
 
-/// The refusal of a call with the key of one that is in progress, or was until a moment ago.
+/// The error of a call with the key of another one that is in progress or has just been committed.
 pub(crate) fn in_flight() -> Error {
     Error::new(
         &codes::IN_FLIGHT,
@@ -338,7 +338,7 @@ pub(crate) fn in_flight() -> Error {
     )
 }
 
-/// Where an answer is sealed for.
+/// The storage location to which an encrypted answer is bound.
 fn place(id: &str) -> String {
     format!("{}/{id}/sealed", ANSWERS.name)
 }

@@ -1,5 +1,5 @@
-//! Reads the JSON body of a built-in operation's request within its limits (contract decisions 3 and 23): bytes as sent and
-//! decompressed, values, time, and the memory that all requests share.
+//! Reads the JSON request body of a built-in operation within its limits (contract decisions 3 and 23): bytes as sent and
+//! decompressed, JSON values, time, and the shared memory budget.
 
 use std::{io::Read, time::Duration};
 
@@ -18,14 +18,14 @@ use tokio::{
 
 use crate::{ClientBody, Error, Result, budget::Reservation};
 
-/// Longer bodies are decompressed, parsed and decoded on threads of their own: it takes milliseconds, for which an async
-/// worker would serve nobody else.
+/// Larger bodies are decompressed, parsed and decoded on blocking threads: it takes milliseconds, which would delay the other
+/// tasks of an async worker.
 pub const LARGE: usize = 64 << 10;
 
-/// A compressed body may always decompress to this many bytes, whatever the ratio: short repetitive texts are common.
+/// The decompression ratio is not limited up to this size: short repetitive texts are common.
 const RATIO_FREE: usize = 64 << 10;
 
-/// The smallest step in which memory for an arriving body is reserved.
+/// Minimum step in which memory for a body is reserved.
 const FIRST_STEP: usize = 4 << 10;
 
 /// The limits of one body.
@@ -35,27 +35,27 @@ pub struct BodyLimits {
     pub bytes: usize,
     /// Bytes after decompression (gzip or br).
     pub decompressed_bytes: usize,
-    /// How many times its size a body may grow by decompression.
+    /// Maximum ratio of decompressed to compressed size.
     pub decompression_ratio: usize,
     pub json: Limits,
     pub pace: Pace,
 }
 
-/// How fast a body must arrive.
+/// Time limits on receiving a body.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// The longest silence between two pieces.
+    /// Maximum time between two pieces.
     pub idle: Duration,
     /// From the start of reading to the last byte.
     pub timeout: Duration,
     /// Bytes a second, on average from the start of reading.
     pub min_rate: usize,
-    /// From when on [`Pace::min_rate`] counts.
+    /// Time before [`Pace::min_rate`] is enforced.
     pub grace: Duration,
 }
 
 impl Pace {
-    /// When the next byte must have come, and the refusal where it has not.
+    /// The deadline for the next byte, and the error if it is missed.
     fn deadline(&self, started: Instant, now: Instant, received: usize) -> (Instant, impl FnOnce() -> Error + use<>) {
         let by_rate = self.grace + Duration::from_secs_f64(received as f64 / self.min_rate.max(1) as f64);
         let limits = [now + self.idle, started + self.timeout, started + by_rate];
@@ -65,14 +65,14 @@ impl Pace {
             Error::new(
                 &request::BODY_TOO_SLOW,
                 if deadline == limits[0] {
-                    format!("no byte of the body came for {} s; send it without such a pause", pace.idle.as_secs_f32())
+                    format!("no byte of the body arrived for {} s; send it without pauses", pace.idle.as_secs_f32())
                 } else if deadline == limits[1] {
                     format!(
                         "the body was not complete after {} s; send it faster or in parts",
                         pace.timeout.as_secs_f32()
                     )
                 } else {
-                    format!("the body comes at less than {} bytes a second; send it faster", pace.min_rate)
+                    format!("the body arrives at less than {} bytes per second; send it faster", pace.min_rate)
                 },
             )
         };
@@ -80,16 +80,16 @@ impl Pace {
     }
 }
 
-/// A body that was read.
+/// A parsed body.
 pub struct ReadBody {
     /// `None` for an empty one.
     pub value: Option<Value>,
-    /// Whether it was longer than [`LARGE`] when decompressed.
+    /// Whether it has more than [`LARGE_BYTES`] bytes after decompression.
     pub is_large: bool,
 }
 
-/// Reads the body. What it takes in memory is added to the reservation, which must live as long as the value. Large and
-/// compressed bodies are worked on in one of the turns that `workers` has.
+/// Reads and parses a body. Its memory is added to the reservation, which must live as long as the value. `workers` limits
+/// how many large or compressed bodies are processed concurrently.
 pub async fn read_json(
     headers: &HeaderMap,
     body: ClientBody,
@@ -108,19 +108,19 @@ pub async fn read_json(
         reservation.grow(json::memory_of(&sent, limits.json)).await?;
         return Ok(ReadBody { value: parse(&sent, limits.json)?, is_large: false });
     }
-    // Memory is reserved before a turn is taken: a request that waits for memory must not hold up those that have it.
+    // Memory is reserved before a permit is acquired: a request that waits for memory must not block those that have it.
     let bytes = if is_compressed { decompress(coding, sent, &limits, reservation, workers).await? } else { sent };
     let is_large = bytes.len() > LARGE;
     reservation.grow(json::memory_of(&bytes, limits.json)).await?;
     let text_bytes = bytes.len();
     let value = on_worker(workers, move || parse(&bytes, limits.json)).await?;
-    // The text is dropped; its values stay.
+    // The text was dropped; the values remain.
     reservation.shrink_to(reservation.bytes().saturating_sub(text_bytes));
     Ok(ReadBody { value, is_large })
 }
 
-/// Checks a body that was made within the daemon against the limits of one that arrives. Answers whether it would be longer
-/// than [`LARGE`].
+/// Checks the body of a call in process against the limits of request bodies. Returns whether it is larger than
+/// [`LARGE_BYTES`].
 pub fn check_made(body: &Value, limits: BodyLimits) -> Result<bool> {
     if !json::is_within_depth(body, limits.json.depth) {
         let reason = format!("the body is nested deeper than {} levels", limits.json.depth);
@@ -137,7 +137,7 @@ pub fn check_made(body: &Value, limits: BodyLimits) -> Result<bool> {
     Ok(length.0 > LARGE)
 }
 
-/// Counts what is written to it.
+/// A writer that counts bytes.
 struct Length(usize);
 
 impl std::io::Write for Length {
@@ -151,7 +151,7 @@ impl std::io::Write for Length {
     }
 }
 
-/// Runs the work on a thread of its own, in one of the turns.
+/// Runs the work on a blocking thread, once it has a permit.
 async fn on_worker<T: Send + 'static>(
     workers: &Semaphore,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -215,7 +215,7 @@ async fn decompress(
     let sent_bytes = reservation.bytes();
     let by_ratio = sent.len().saturating_mul(limits.decompression_ratio).max(RATIO_FREE);
     let most = by_ratio.min(limits.decompressed_bytes);
-    // One byte more shows that there is more.
+    // One more byte shows that the limit is exceeded.
     reservation.grow(most + 1).await?;
     let bytes = on_worker(workers, move || coding.decompress(&sent, most)).await?;
     if bytes.len() > most {
@@ -229,7 +229,7 @@ async fn decompress(
             },
         ));
     }
-    // What was sent is dropped.
+    // The compressed bytes were dropped.
     reservation.shrink_to(reservation.bytes() - sent_bytes - (most + 1 - bytes.len()));
     Ok(bytes.into())
 }
@@ -245,8 +245,7 @@ impl Coding {
     fn of(headers: &HeaderMap) -> Result<Coding> {
         let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
         let Some(value) = codings.next() else { return Ok(Coding::Identity) };
-        let refused =
-            || Error::new(&request::INVALID_BODY, "Content-Encoding may be gzip, br or identity, and only one of them");
+        let refused = || Error::new(&request::INVALID_BODY, "Content-Encoding must be one of gzip, br and identity");
         if codings.next().is_some() {
             return Err(refused());
         }
@@ -258,11 +257,11 @@ impl Coding {
         }
     }
 
-    /// The bytes, and one more than `most` where there are more.
+    /// Decompresses at most `max + 1` bytes.
     fn decompress(self, sent: &[u8], most: usize) -> Result<Vec<u8>> {
         match self {
             Coding::Identity => Ok(sent.to_vec()),
-            // One member, as clients send: a body of many empty ones would cost time and give nothing.
+            // Only one member, as clients send: a body of many empty ones would waste time.
             Coding::Gzip => read_at_most(flate2::read::GzDecoder::new(sent), most, "gzip"),
             Coding::Brotli => read_at_most(brotli_decompressor::Decompressor::new(sent, 4096), most, "br"),
         }
@@ -271,7 +270,7 @@ impl Coding {
 
 fn read_at_most(mut reader: impl Read, most: usize, coding: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // Grown by hand: a vector that grows by itself may take twice what was reserved for it.
+    // Grown explicitly: a vector that grows by itself may allocate twice what was reserved in the budget.
     while bytes.len() <= most {
         let step = bytes.len().max(FIRST_STEP).min(most + 1 - bytes.len());
         bytes.reserve_exact(step);

@@ -1,4 +1,4 @@
-//! Answers of built-in operations: the CORS headers on each, errors as `{"error": "sentence", "code": "…"}`.
+//! Responses of built-in operations: CORS headers, and errors as `{"error": "sentence", "code": "…"}`.
 
 use std::sync::LazyLock;
 
@@ -11,10 +11,10 @@ use openorch_api::{
 
 use crate::{Body, Error};
 
-/// Any page may call (contract decision 13): nothing is ever authenticated by cookie, so `*` gives nothing away. What it may
-/// send and see is what the rows of the operations read and what answers carry.
+/// Any origin is allowed (contract decision 13): cookies never authenticate, so `*` exposes nothing. The lists of allowed and
+/// exposed headers come from the table of operations.
 static CORS: LazyLock<[(header::HeaderName, HeaderValue); 4]> = LazyLock::new(|| {
-    // Names of fields are valid values.
+    // Header names are valid header values.
     let names = |names: String| HeaderValue::try_from(names).unwrap_or_else(|_| HeaderValue::from_static(""));
     [
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
@@ -47,20 +47,19 @@ pub fn success(status: StatusCode, encoded: Option<Encoded>) -> Response<Body> {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.headers_mut().extend(etag.map(|etag| (header::ETAG, etag)));
     if content_type.starts_with("text/html") {
-        // The page has no script and loads nothing: let the browser hold it to that.
+        // The page has no scripts and loads nothing: the browser enforces that.
         let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'");
         response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     if content_type == EVENT_STREAM {
-        // It is of this moment (HTML Standard, 9.2.7).
+        // An event stream must not be cached (HTML Standard, 9.2.7).
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-/// The answer, or 304 without it where the client has it already. `if_none_match` is compared weakly, as RFC 9110, 13.1.2
-/// says.
+/// The response, or 304 if its entity tag matches `if_none_match` by weak comparison (RFC 9110, 13.1.2).
 pub fn unless_known(response: Response<Body>, if_none_match: Option<&str>) -> Response<Body> {
     let Some(etag) = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()) else { return response };
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
@@ -74,14 +73,14 @@ pub fn unless_known(response: Response<Body>, if_none_match: Option<&str>) -> Re
     Response::from_parts(head, Body::default())
 }
 
-/// JSON that was made before.
+/// A response with encoded JSON.
 pub fn json(status: StatusCode, text: String) -> Response<Body> {
     success(status, Some(Encoded::whole(JSON, text)))
 }
 
-/// `{"error": "sentence", "code": "…"}` with one space after the colons, as published clients know it.
+/// `{"error": "sentence", "code": "…"}` with one space after the colons, as published clients expect it.
 pub fn error_body(code: &ErrorCode, sentence: &str) -> String {
-    // A string always has a JSON form; codes need no escapes.
+    // Codes need no escaping.
     format!("{{\"error\": {}, \"code\": \"{}\"}}", serde_json::Value::from(sentence), code.id)
 }
 
@@ -91,7 +90,7 @@ pub fn failure(error: &Error) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(JSON));
     match error.status() {
-        // RFC 9110, 11.6.1: a 401 names the scheme.
+        // A 401 must name the scheme (RFC 9110, 11.6.1).
         StatusCode::UNAUTHORIZED => _ = headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
             headers.insert(header::RETRY_AFTER, error.retry_after.unwrap_or(1).into());

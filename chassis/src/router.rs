@@ -1,5 +1,5 @@
-//! The built-in paths: finds the operation of a request and has it served. Everything it knows of an operation comes from
-//! its row.
+//! The router of the built-in paths: matches a request to an operation and serves it. It takes everything about an operation
+//! from the table of operations.
 
 mod admit;
 mod call;
@@ -53,18 +53,18 @@ struct Inner {
     body_workers: Semaphore,
     /// By account.
     writes: Limiter<String>,
-    /// By number of segments; within it, paths with more literal segments come first.
+    /// By number of segments; paths with more literal segments come first.
     routes: HashMap<usize, Vec<Route>>,
     by_id: HashMap<&'static str, Arc<Operation>>,
     first_segments: HashSet<&'static str>,
-    /// While the store cannot be used, requests fail for the same reason one after the other.
+    /// While the store is unavailable, every request fails for the same reason.
     store_failures: LogLimit,
     nested: CallsInProcess,
 }
 
 struct Route {
     segments: Vec<Segment>,
-    /// One path may be several operations by method.
+    /// The operations of this path, which differ by method.
     operations: Vec<Arc<Operation>>,
 }
 
@@ -74,28 +74,30 @@ enum Segment {
     Parameter,
 }
 
-/// An operation and the values of its path parameters.
+/// The matched operation and the values of its path parameters.
 type Found = (Arc<Operation>, Vec<String>);
 
 struct Operation {
     row: &'static Row,
-    /// Where the keys of an input in one object belong.
+    /// Maps the keys of a JSON input object to path, query and body.
     keys: Keys,
     /// The slug of its service.
     service: &'static str,
     reads_body: bool,
-    /// Its answer lasts, and ends with the session and the right of its caller.
+    /// The answer is an event stream, which ends when the caller loses its session or permission.
     is_stream: bool,
-    /// Of a success.
+    /// The status of a success.
     status: StatusCode,
     handler: Handler,
     durations: OperationDurations,
-    /// Faults of ours, which somebody may have found a way to provoke.
+    /// Limits log lines about internal errors, which a client may be able to provoke.
     faults: LogLimit,
 }
 
 impl Router {
-    /// Panics when two operations claim one path and method: a mistake in the table that no input can cause.
+    /// # Panics
+    ///
+    /// If two operations have the same path and method: a mistake in the table that no input can cause.
     pub fn new(
         services: Vec<Mounted>,
         identity: Arc<dyn Identity>,
@@ -110,7 +112,7 @@ impl Router {
         let durations = duration_family();
         metrics.register(
             "operation_duration_seconds",
-            "Time from a call of an operation to its response, whose body may take longer",
+            "Time from a call of an operation to the head of its response",
             durations.clone(),
         );
         let bound =
@@ -138,7 +140,7 @@ impl Router {
         memory.register(metrics);
         let streams = Arc::new(streams);
         let counted = streams.clone();
-        let help = "Streams of server-sent events that are open";
+        let help = "Open event streams";
         metrics.gauge("event_streams", help, move || u64::try_from(counted.count()).ok());
         Router {
             inner: Arc::new(Inner {
@@ -183,7 +185,7 @@ fn add(routes: &mut Vec<Route>, segments: Vec<Segment>, operation: Arc<Operation
 
 impl Builtin for Router {
     fn owns(&self, first_segment: &str) -> bool {
-        // What browsers and crawlers ask every host for; no slug has a dot.
+        // Browsers and crawlers request these from every host; no slug has a dot.
         let of_host = ["favicon.ico", "robots.txt"].contains(&first_segment);
         of_host || self.inner.first_segments.contains(first_segment) || openorch_api::slug::is_reserved(first_segment)
     }
@@ -210,7 +212,7 @@ impl Inner {
         let (head, body) = request.into_parts();
         let origin = Arc::new(Origin::of_request(&head, peer));
         if let Some(notes) = &origin.notes {
-            // A request is of one operation.
+            // Set once: a request has one operation.
             let _ = notes.operation.set(operation.row.id);
             let _ = notes.service.set(operation.service);
         }
@@ -220,13 +222,13 @@ impl Inner {
         outcome.unwrap_or_else(|error| respond::failure(&self.report(&operation, &span, &origin.request_id, error)))
     }
 
-    /// The operation of a path, its parameters decoded once (contract decision 4).
+    /// The operation of a path, with its parameters decoded once (contract decision 4).
     fn find(&self, method: &Method, path: &str) -> Result<Found, Box<Response<Body>>> {
         let no_such = || refusal(&codes::request::NO_SUCH_OPERATION, "no such operation; /docs lists them");
         let segments = decode_segments(path).map_err(|sentence| refusal(&codes::request::INVALID_URL, sentence))?;
         let candidates = self.routes.get(&segments.len()).ok_or_else(no_such)?;
         let route = candidates.iter().find(|route| matches(&route.segments, &segments)).ok_or_else(no_such)?;
-        // HEAD is GET without the body, which the HTTP library leaves out (RFC 9110, 9.3.2).
+        // HEAD is served as GET; hyper omits the body (RFC 9110, 9.3.2).
         let asked = if method == Method::HEAD { "GET" } else { method.as_str() };
         let Some(operation) = route.operations.iter().find(|operation| operation.row.method.as_str() == asked) else {
             return Err(Box::new(method_not_allowed(route)));
@@ -260,7 +262,7 @@ fn method_not_allowed(route: &Route) -> Response<Body> {
     }
     allowed.push("OPTIONS");
     let allowed = allowed.join(", ");
-    let sentence = format!("this path answers {allowed}; see /docs for what each does");
+    let sentence = format!("method not allowed; this path supports {allowed} (see /docs)");
     let mut response = respond::failure(&Error::new(&codes::request::METHOD_NOT_ALLOWED, sentence));
     if let Ok(value) = HeaderValue::from_str(&allowed) {
         response.headers_mut().insert(header::ALLOW, value);

@@ -1,21 +1,21 @@
-//! The seam between who knows which instances are alive (the registry) and who sends requests to them (the gateway).
+//! The traits between the registry, which tracks the health of instances, and the gateway, which routes requests to them.
 
 use std::sync::Arc;
 
 use crate::outbound::InstanceUrl;
 
-/// Whether requests may be sent to an instance (contract decision 22).
+/// Whether requests may be routed to an instance (contract decision 22).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Routable {
     /// Healthy.
     Yes,
-    /// Degraded because slow: used when the service has no Healthy instance.
+    /// Degraded by slow responses: used only if the service has no healthy instance.
     IfNoBetter,
     /// Draining, Unknown or Unreachable.
     No,
 }
 
-/// One instance as the gateway needs it.
+/// An instance as the gateway's routing table stores it.
 #[derive(Clone, Debug)]
 pub struct Backend {
     pub instance_id: Arc<str>,
@@ -23,24 +23,24 @@ pub struct Backend {
     pub routable: Routable,
 }
 
-/// Where the registry tells what it knows. Implemented by the gateway's routing table.
+/// Receives the registry's updates. Implemented by the gateway's routing table.
 pub trait Routes: Send + Sync + 'static {
-    /// Replaces all that is known of `slug`. An empty list means: it had instances once, all are removed (503);
-    /// a slug never published is 404. Takes effect for the next request.
+    /// Replaces the backends of `slug`, effective for the next request. With an empty list, requests get 503: all its
+    /// instances were removed. A slug that was never published gets 404.
     fn publish(&self, slug: &str, backends: Vec<Backend>);
 
-    /// Nothing is known of `slug` any more: 404, as if nothing was ever registered under it.
+    /// Removes `slug` from the table: requests get 404 from now on.
     fn forget(&self, slug: &str);
 
-    /// Replaces the whole table, at start.
+    /// Replaces the whole table, at startup.
     fn load(&self, services: Vec<(Box<str>, Vec<Backend>)>);
 }
 
-/// Instances to which the gateway could not connect, for the registry to probe at once. Bounded: a full channel
-/// loses nothing but speed, since the regular probe finds them too.
+/// The ids of instances that the gateway could not connect to, for the registry to probe at once. The channel is bounded; a
+/// report that is dropped only delays detection until the next regular probe.
 pub type Suspects = tokio::sync::mpsc::Sender<Arc<str>>;
 
-/// Told of instances that the gateway could not connect to.
+/// Called for instances that the gateway could not connect to.
 pub trait UnreachableHook: Send + Sync + 'static {
     fn unreachable(&self, instance_id: &str);
 }

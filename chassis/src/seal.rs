@@ -1,5 +1,5 @@
-//! Encryption at rest: XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03) in an envelope that names its version and key,
-//! bound to the place where the value is stored, so that a value moved to another row does not open.
+//! Encryption at rest: XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03) in an envelope with version and key id. The storage
+//! location is authenticated as associated data, so that a value copied to another document does not decrypt.
 //!
 //! `v1.<key id>.<base64 of nonce and ciphertext>`
 
@@ -13,22 +13,22 @@ use zeroize::Zeroizing;
 
 const NONCE_LENGTH: usize = 24;
 
-/// The key that other programs of this kind publish as their default: whoever has it has no key.
+/// The default key published with other programs of this kind, which is therefore no secret.
 pub const PUBLISHED_DEFAULT_KEY: &str = "changeMeToSomethingSecureForReal";
 
-/// Seals and opens values with the daemon's encryption key.
+/// Encrypts and decrypts values with the daemon's encryption key.
 #[derive(Clone)]
 pub struct Seal {
     cipher: XChaCha20Poly1305,
     key_id: String,
 }
 
-/// Why a sealed value did not open.
+/// Why a value could not be decrypted.
 #[derive(Debug, PartialEq, Eq)]
 pub enum OpenError {
-    /// It was sealed with another key, whose id this is.
+    /// It was encrypted with another key, with this id.
     OtherKey(String),
-    /// It was changed, cut, or belongs somewhere else.
+    /// It was modified, truncated, or copied from another location.
     Damaged,
 }
 
@@ -40,7 +40,7 @@ impl Seal {
         Seal { cipher: XChaCha20Poly1305::new((&*derived).into()), key_id }
     }
 
-    /// `place` says where the value is stored: table, row and field.
+    /// Encrypts a value. `location` is where it is stored: collection, document id and field.
     pub fn seal(&self, place: &str, plain: &[u8]) -> String {
         let mut nonce = [0u8; NONCE_LENGTH];
         getrandom::fill(&mut nonce).expect("the operating system gives random bytes");

@@ -1,4 +1,4 @@
-//! A service: handlers bound to rows of the table of operations, and the work it does by itself.
+//! A service: handlers bound to operations of the table, and background tasks.
 
 mod retry;
 
@@ -29,29 +29,29 @@ use crate::{
 
 pub use self::retry::retry;
 
-/// What a handler is called with: the state of its service and all that is known of the request.
+/// The first argument of a handler: the state of its service and the request context.
 pub struct Cx<S> {
     pub state: Arc<S>,
     pub request: Arc<RequestContext>,
 }
 
-/// A request as services see it, whatever it came through.
+/// A request as services see it, whether it came over HTTP or from a call in process.
 pub struct RequestContext {
-    /// The authenticated account; always there in guarded operations.
+    /// The authenticated account; always set in guarded operations.
     pub caller: Option<Caller>,
     pub request_id: Box<str>,
-    /// Where the client is, by the rules of contract decision 17.
+    /// The client's address, determined by the rules of contract decision 17.
     pub client_ip: std::net::IpAddr,
-    /// Whether it comes from a program on this machine: see [`crate::local`].
+    /// Whether the client is a program on this machine: see [`crate::local`].
     pub from_this_machine: bool,
     pub headers: DeclaredHeaders,
-    /// The audit record of the call; its changes are committed with it.
+    /// The audit record of the call, committed with its changes.
     pub audit: CallAudit,
-    /// Whether the body is so large that decoding it would hold up an async worker.
+    /// Whether the body is so large that decoding it would block an async worker.
     pub large_body: bool,
-    /// The operations that can be called in process; nothing where no router serves the call.
+    /// For calling other operations in process; `None` where no router serves the call.
     pub calls: Option<Calls>,
-    /// The open streams of events, among which an answer may be one.
+    /// The open event streams; a response may add one.
     pub streams: Arc<Streams>,
 }
 
@@ -61,7 +61,7 @@ impl<S> Cx<S> {
         self.request.caller.as_ref().ok_or_else(|| Error::new(&access::NO_TOKEN, "Unauthorized"))
     }
 
-    /// The operations of the daemon, to be called as this call's caller.
+    /// For calling operations of the daemon in process, as this call's caller.
     pub fn calls(&self) -> Result<Calls> {
         self.request.calls.clone().ok_or_else(|| Error::internal("no router serves this call"))
     }
@@ -71,7 +71,7 @@ impl<S> Cx<S> {
         self.calls()?.call(op, input).await
     }
 
-    /// The id of the account that an input names; the caller's own where it names none.
+    /// The account id that an input names; the caller's id if it names none.
     pub fn account_named(&self, id: Option<&str>) -> Result<String> {
         let own = &*self.caller()?.user_id;
         Ok(id.filter(|id| !id.is_empty()).unwrap_or(own).to_owned())
@@ -85,41 +85,42 @@ impl<S> std::ops::Deref for Cx<S> {
     }
 }
 
-/// Runs one operation: decodes the parts, finds the owner where the row asks for it, calls the handler.
+/// Runs one operation: decodes the input, checks the owner or condition where the operation requires it, calls the handler.
 pub(crate) type Handler =
     Arc<dyn Fn(Arc<RequestContext>, Parts, Verdict) -> BoxFuture<'static, Result<Response<Body>>> + Send + Sync>;
 
-/// What the permission check said before the input was read.
+/// The result of the permission check, made before the input is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Allowed,
-    /// Only as the owner of what the input names.
+    /// Allowed only if the caller owns what the input names.
     IfOwner,
 }
 
+/// An operation with its handler.
 pub struct Bound {
     pub row: &'static Row,
     pub(crate) reads_body: bool,
-    /// Of a success.
+    /// The status of a success.
     pub(crate) status: StatusCode,
     pub(crate) handler: Handler,
 }
 
-/// Work that a service does by itself until the daemon stops.
+/// A background task of a service, which runs until the daemon stops.
 pub struct Task {
     pub name: &'static str,
     pub run: Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
 }
 
-/// A service being put together: its state, its operations, its background work.
+/// Builder of a service: its state, operations and background tasks.
 pub struct Service<S> {
     state: Arc<S>,
     mounted: Mounted,
-    /// Fair turns for long answers and heavy work, by account or client address.
+    /// Limits the concurrency of long answers and heavy work, fairly by account or client address.
     long_work: Turns<Asker>,
 }
 
-/// Whoever asks for long work or streams: an account, or the address of nobody in particular.
+/// Key of the limits on long work and streams: an account, or the client network of an unauthenticated request.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Asker {
     Account(Arc<str>),
@@ -135,7 +136,7 @@ impl Asker {
     }
 }
 
-/// A service that is mounted, its state type forgotten.
+/// A finished service, with its state type erased.
 pub struct Mounted {
     pub slug: &'static str,
     pub bound: Vec<Bound>,
@@ -143,21 +144,21 @@ pub struct Mounted {
     pub hooks: Hooks,
 }
 
-/// What a service is told by others, or tells them.
+/// Callbacks by which services take part in events of other components.
 #[derive(Clone, Default)]
 pub struct Hooks {
-    /// Run when an account is deleted.
+    /// Called when an account is deleted.
     pub account_deletion: Vec<Arc<dyn AccountDeletionHook>>,
-    /// Run when an app is deleted.
+    /// Called when an app is deleted.
     pub app_deletion: Vec<Arc<dyn AppDeletionHook>>,
-    /// Asked whether an instance of an account is up.
+    /// Queried for whether an account has a running instance.
     pub presence: Vec<Arc<dyn InstancePresence>>,
-    /// Run when the gateway could not connect to an instance.
+    /// Called when the gateway could not connect to an instance.
     pub unreachable: Vec<Arc<dyn UnreachableHook>>,
 }
 
 impl Hooks {
-    /// Those of all these services.
+    /// The hooks of all these services.
     pub fn of(services: &[Mounted]) -> Hooks {
         let mut all = Hooks::default();
         for Mounted { hooks, .. } in services {
@@ -178,7 +179,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         Service { state, mounted, long_work }
     }
 
-    /// Goes on with another part of the service: what follows works on its state.
+    /// Continues with the state of another part of the service, which the handlers bound next receive.
     pub fn part<T: Send + Sync + 'static>(self, state: Arc<T>) -> Service<T> {
         Service { state, mounted: self.mounted, long_work: self.long_work }
     }
@@ -195,7 +196,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         self.bind(op.row, |_, _, _| Box::pin(ready(Ok(()))), handler, Answer { status: O::STATUS, encode: O::encode })
     }
 
-    /// Binds the handler of an operation whose answer is a list that may be long: the handler gives its items, which are
+    /// Binds the handler of an operation whose answer is a possibly long list: the handler returns the items, which are
     /// encoded while the client reads.
     pub fn on_list<I, T, F, R>(self, op: Op<I, Json<T>>, handler: F) -> Self
     where
@@ -210,8 +211,8 @@ impl<S: Send + Sync + 'static> Service<S> {
         self.bind(op.row, |_, _, _| Box::pin(ready(Ok(()))), handler, Answer { status: Json::<T>::STATUS, encode })
     }
 
-    /// Binds the handler of an operation whose answer is a stream of events: the handler gives the subscription. It ends with
-    /// the session and the right of its caller, and at the start of a drain.
+    /// Binds the handler of an operation whose answer is an event stream: the handler returns the subscription. The stream
+    /// ends when the caller loses its session or permission, and when a drain starts.
     pub fn on_events<I, E, F, R>(self, op: Op<I, Events<E>>, handler: F) -> Self
     where
         I: Input,
@@ -236,8 +237,8 @@ impl<S: Send + Sync + 'static> Service<S> {
         )
     }
 
-    /// Binds the handler of an operation whose row exempts the owner of what the input names, or the account itself:
-    /// `owner` finds the id of that account, or says that there is no such thing for this caller.
+    /// Binds the handler of an operation that exempts the owner of what the input names, or the account itself, from its
+    /// permission: `owner` returns the id of that account, or an error if the caller can see no such thing.
     pub fn on_owned<I, O, W, F, R>(self, op: Op<I, O>, owner: W, handler: F) -> Self
     where
         I: Input,
@@ -249,7 +250,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         self.on_owned_in_store(op, move |cx, input| Box::pin(ready(owner(cx, input))), handler)
     }
 
-    /// The same where the owner is to be read first.
+    /// Like [`Service::on_owned`], for an owner that must be read from the store.
     pub fn on_owned_in_store<I, O, W, F, R>(self, op: Op<I, O>, owner: W, handler: F) -> Self
     where
         I: Input,
@@ -271,8 +272,8 @@ impl<S: Send + Sync + 'static> Service<S> {
         )
     }
 
-    /// Binds the handler of an operation whose row has a condition: `decide` refuses those who do not meet it, with the
-    /// condition's code.
+    /// Binds the handler of an operation with a condition: `decide` fails with the condition's code if the caller does not
+    /// meet it.
     pub fn on_condition<I, O, D, F, R>(self, op: Op<I, O>, decide: D, handler: F) -> Self
     where
         I: Input,
@@ -284,7 +285,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         self.on_condition_in_store(op, move |cx, input| Box::pin(ready(decide(cx, input))), handler)
     }
 
-    /// The same where what the input names is to be read first.
+    /// Like [`Service::on_condition`], for a condition that must read the store.
     pub fn on_condition_in_store<I, O, D, F, R>(self, op: Op<I, O>, decide: D, handler: F) -> Self
     where
         I: Input,
@@ -311,7 +312,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         let (decide, handler) = (Arc::new(decide), Arc::new(handler));
         let checker = Checker::new(row);
         let checker = Arc::new(checker.unwrap_or_else(|unknown| panic!("the input of `{}`: {unknown}", row.id)));
-        // A stored answer is part of such an entry's batch, and is told without asking the service who may have it.
+        // The answer is stored in the batch of the audit entry, and replayed without asking the service for authorization.
         let is_keyed = row.repeats() == Repeat::Keyed;
         assert!(!is_keyed || row.audited && is_decided_by_router(row), "repeats of `{}` cannot be keyed", row.id);
         let status = StatusCode::from_u16(answer.status);
@@ -344,7 +345,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         self
     }
 
-    /// Adds work that runs until the daemon stops; when it panics it is started again.
+    /// Adds a task that runs until the daemon stops; it is restarted after a panic.
     pub fn run<F, R>(mut self, name: &'static str, work: F) -> Self
     where
         F: Fn(Arc<S>) -> R + Send + Sync + 'static,
@@ -355,7 +356,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         self
     }
 
-    /// Adds work that is done again and again with this pause before each time.
+    /// Adds a periodic task, with this pause before each run.
     pub fn every<F, R>(self, pause: Duration, name: &'static str, work: F) -> Self
     where
         F: Fn(Arc<S>) -> R + Send + Sync + 'static,
@@ -373,7 +374,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         })
     }
 
-    /// Has the service's documents of an account deleted with the account.
+    /// Deletes the service's documents of an account with the account.
     pub fn on_account_deletion(mut self) -> Self
     where
         S: AccountDeletionHook,
@@ -382,7 +383,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         self
     }
 
-    /// Has the service's documents of an app deleted with the app.
+    /// Deletes the service's documents of an app with the app.
     pub fn on_app_deletion(mut self) -> Self
     where
         S: AppDeletionHook,
@@ -391,7 +392,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         self
     }
 
-    /// Has the service asked whether an instance of an account is up.
+    /// Registers the service as a source of [`InstancePresence`].
     pub fn answers_presence(mut self) -> Self
     where
         S: InstancePresence,
@@ -400,7 +401,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         self
     }
 
-    /// Has the service told of instances that the gateway could not connect to.
+    /// Notifies the service of instances that the gateway could not connect to.
     pub fn on_unreachable(mut self) -> Self
     where
         S: UnreachableHook,
@@ -414,10 +415,10 @@ impl<S: Send + Sync + 'static> Service<S> {
     }
 }
 
-/// Long work done at once, at least: one that waits for the store is not to keep all others waiting.
+/// Minimum concurrency of long work: a task that waits for the store must not delay all others.
 const MIN_LONG_WORK: usize = 4;
 
-/// Does the work on a thread of its own, in its turn.
+/// Runs the work on a blocking thread, once it has a permit.
 async fn run_beside<T: Send + 'static>(
     turns: Turns<Asker>,
     asker: Asker,
@@ -425,7 +426,7 @@ async fn run_beside<T: Send + 'static>(
 ) -> Result<T> {
     let turn = turns.take(asker).await;
     let (runtime, work) = (Handle::current(), work.instrument(Span::current()));
-    // The turn ends with the work, also where nobody waits for that any more.
+    // The permit is released when the work ends, even if its future was dropped before.
     let work = async move {
         let _turn = turn;
         work.await
@@ -433,13 +434,13 @@ async fn run_beside<T: Send + 'static>(
     tokio::task::spawn_blocking(move || runtime.block_on(work)).await.map_err(Error::internal)?
 }
 
-/// How what a handler returns becomes an answer.
+/// How a handler's return value is encoded as a response.
 struct Answer<A> {
     status: u16,
     encode: fn(A) -> Result<Option<Encoded>, serde_json::Error>,
 }
 
-/// Refuses whoever is not the owner.
+/// Fails unless the caller is the owner.
 async fn refuse_stranger<S>(row: &Row, cx: &Cx<S>, owner_id: BoxFuture<'_, Result<String>>) -> Result<()> {
     match *cx.caller()?.user_id == *owner_id.await? {
         true => Ok(()),
@@ -469,7 +470,7 @@ fn asks_for_owner(row: &Row) -> bool {
     matches!(row.access, Access::Needs(guard) if guard.exempt != Exempt::Nobody)
 }
 
-/// Runs a task until its future ends; a panic is logged and the task starts again after a second.
+/// Runs a task until its future completes; a panic is logged and the task restarts after a second.
 pub async fn supervise(task: Task) {
     loop {
         match tokio::spawn((task.run)()).await {
@@ -477,7 +478,7 @@ pub async fn supervise(task: Task) {
             Err(ended) if ended.is_cancelled() => return,
             Err(panicked) => {
                 let reason = panic_text(panicked.into_panic());
-                tracing::error!(task.name, "the task `{}` failed ({reason}) and is started again", task.name);
+                tracing::error!(task.name, "task `{}` panicked ({reason}); restarting it", task.name);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
@@ -507,7 +508,7 @@ mod long_answer_tests {
         ..op::TEMPLATE
     };
 
-    /// One async worker, which must be free while the list is made.
+    /// There is one async worker, which must stay free while the list is made.
     #[tokio::test]
     async fn a_long_answer_is_made_beside_the_async_workers() {
         let (send, wait) = mpsc::channel::<()>();

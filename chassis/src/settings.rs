@@ -1,6 +1,6 @@
-//! Settings. Each section is a struct beside the code that it is for, made by [`settings!`]: a field's documentation is its
-//! help, and its default is said there once. A setting is a flag, an environment variable and a key of the config file, in
-//! this order of weight; what was given is a [`Given`], which knows nothing of sections.
+//! Settings. Each section is a struct next to the code that uses it, declared by [`settings!`] with the defaults; the doc
+//! comment of a field is its help text. A setting can be a flag, an environment variable or a key of the config file, in this
+//! order of precedence. [`RawSettings`] has the texts from all sources, without knowledge of sections.
 //!
 //! [`settings!`]: crate::settings!
 
@@ -10,10 +10,10 @@ use std::collections::HashMap;
 
 pub use self::value::{Address, ByteSize, Fraction, Interval, Secret, Value};
 
-/// The settings of one part of the daemon: a table of the config file and a heading of `--help`.
+/// The settings of one component: a table of the config file and a heading of `--help`.
 #[derive(Debug)]
 pub struct Section {
-    /// Of the table and of the variables; empty for what concerns the whole daemon and has no table.
+    /// The name of the table and of the variables; empty for daemon-wide settings, which have no table.
     pub name: &'static str,
     pub settings: &'static [Setting],
 }
@@ -24,17 +24,17 @@ pub struct Setting {
     /// The name of the field.
     pub name: &'static str,
     doc: &'static str,
-    /// The text that counts where none is given, or a description of what does.
+    /// The default as text, or a description of it.
     pub default: &'static str,
-    /// A variable whose name is fixed elsewhere.
+    /// The variable, where it does not follow from section and name.
     variable: Option<&'static str>,
-    /// Whether it may be in a flag, where every user of the machine can read it.
+    /// Secrets cannot be passed as flags, which every user of the machine can read.
     pub is_secret: bool,
     check: fn(&str) -> Result<(), String>,
 }
 
 impl Setting {
-    /// For [`settings!`](crate::settings!) alone.
+    /// Used by [`settings!`](crate::settings!) only.
     #[doc(hidden)]
     pub const fn new<T: Value>(
         name: &'static str,
@@ -50,19 +50,19 @@ impl Setting {
         self.name.replace('_', "-")
     }
 
-    /// What it says, without a full stop.
+    /// The help text, without a full stop.
     pub fn help(&self) -> &'static str {
         self.doc.trim().trim_end_matches('.')
     }
 
-    /// Whether a text can be its value; else what is wrong with it.
+    /// Validates a text as its value; fails with the reason.
     pub fn check(&self, text: &str) -> Result<(), String> {
         (self.check)(text)
     }
 }
 
 impl Section {
-    /// The variable of one of its settings.
+    /// The environment variable of a setting.
     pub fn variable(&self, setting: &Setting) -> String {
         match (setting.variable, self.name) {
             (Some(variable), _) => variable.to_owned(),
@@ -73,40 +73,40 @@ impl Section {
         }
     }
 
-    /// The flag of one of its settings, without its dashes.
+    /// The flag of a setting, without the leading dashes.
     pub fn flag(&self, setting: &Setting) -> String {
         self.variable(setting).trim_start_matches("OPENORCH_").to_ascii_lowercase().replace('_', "-")
     }
 }
 
-/// A section as a type. Made by [`settings!`](crate::settings!).
+/// A section as a type. Implemented by [`settings!`](crate::settings!).
 pub trait Settings: Sized + 'static {
     const SECTION: Section;
 
-    /// The values that were given, and the defaults of the others.
+    /// Parses the settings of the section, with defaults for those that are not set.
     ///
     /// # Errors
     ///
-    /// A sentence with the variable, where a text cannot be a value.
+    /// A message that names the variable, if a text is not a valid value.
     fn read(given: &Given) -> Result<Self, String>;
 }
 
-/// The texts that were given, by the variables of their settings.
+/// The unparsed settings, by environment variable.
 #[derive(Clone, Default)]
 pub struct Given(HashMap<String, String>);
 
 impl Given {
-    /// Takes a text, if the setting has none yet: sources are asked in the order of their weight.
+    /// Adds a setting unless it is already set: sources are read in their order of precedence.
     pub fn add(&mut self, variable: String, text: String) {
         self.0.entry(variable).or_insert(text);
     }
 
-    /// The text that was given.
+    /// The text of a setting, if it is set.
     pub fn text(&self, variable: &str) -> Option<&str> {
         self.0.get(variable).map(String::as_str)
     }
 
-    /// For [`settings!`](crate::settings!) alone.
+    /// Used by [`settings!`](crate::settings!) only.
     #[doc(hidden)]
     pub fn value<T: Value>(&self, section: &Section, name: &str) -> Result<T, String> {
         let setting = section.settings.iter().find(|setting| setting.name == name).ok_or("no such setting")?;
@@ -119,22 +119,22 @@ impl Given {
     }
 }
 
-/// Makes a struct with the settings of a section.
+/// Declares a struct with the settings of a section.
 ///
 /// ```
 /// openorch_chassis::settings! {
-///     /// What the kettle runs with.
+///     /// The settings of the kettle.
 ///     pub struct KettleSettings in "kettle" {
-///         /// How hot the water becomes, in degrees Celsius.
+///         /// Maximum temperature in degrees Celsius.
 ///         max_temperature: u32 = "100";
-///         /// Where the water comes from. The default is a description, since the type is an `Option`.
+///         /// The source of the water. The default is a description, since the type is an `Option`.
 ///         source: Option<String> = "the tap", as "OPENORCH_WATER";
 ///     }
 /// }
 /// assert_eq!(KettleSettings::default().max_temperature, 100);
 /// ```
 ///
-/// makes `OPENORCH_KETTLE_MAX_TEMPERATURE`, `--kettle-max-temperature` and `max-temperature` in the table `[kettle]`.
+/// declares `OPENORCH_KETTLE_MAX_TEMPERATURE`, `--kettle-max-temperature` and `max-temperature` in the table `[kettle]`.
 #[macro_export]
 macro_rules! settings {
     (
@@ -167,10 +167,10 @@ macro_rules! settings {
 
         impl Default for $name {
             fn default() -> Self {
-                // Only the program's own text is read, which a test of the daemon does for every section.
+                // Parses only defaults, which a test of the daemon checks for every section.
                 match <Self as $crate::settings::Settings>::read(&$crate::settings::Given::default()) {
                     Ok(settings) => settings,
-                    Err(error) => panic!("the default of a setting is no value of it: {error}"),
+                    Err(error) => panic!("invalid default of a setting: {error}"),
                 }
             }
         }

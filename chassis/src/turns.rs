@@ -1,5 +1,5 @@
-//! Turns for work of which only so much is done at once: callers of whom each waits in a line of its own take turns, so that
-//! one who asks for much keeps nobody waiting who asks for little.
+//! A fair semaphore: limits concurrency and serves the waiters of different keys round-robin, each key with its own queue, so
+//! that a key with many waiters does not delay the others.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Hands out turns to callers by their keys: an account, an address.
+/// A semaphore that is fair among keys, such as accounts or addresses.
 pub struct Turns<K: Hash + Eq + Clone>(Arc<Inner<K>>);
 
 struct Inner<K: Hash + Eq + Clone> {
@@ -18,15 +18,15 @@ struct Inner<K: Hash + Eq + Clone> {
 
 struct State<K> {
     free: usize,
-    /// Those who wait, by key and in the order in which they came. One that all left is empty until its turn comes.
+    /// The queue of each key, in order of arrival. A queue that all waiters left stays, empty, until its next turn.
     lines: HashMap<K, BTreeMap<u64, oneshot::Sender<()>>>,
-    /// The keys of the lines, the next one first.
+    /// The keys of the queues in round-robin order, the next one first.
     order: VecDeque<K>,
-    /// How many have waited so far.
+    /// The number of waiters so far.
     came: u64,
 }
 
-/// A turn; it ends when it is dropped.
+/// A permit, released on drop.
 pub struct Turn<K: Hash + Eq + Clone>(Arc<Inner<K>>);
 
 impl<K: Hash + Eq + Clone> Clone for Turns<K> {
@@ -36,13 +36,13 @@ impl<K: Hash + Eq + Clone> Clone for Turns<K> {
 }
 
 impl<K: Hash + Eq + Clone> Turns<K> {
-    /// At most so many turns at once.
+    /// A semaphore with this number of permits, at least one.
     pub fn new(at_once: usize) -> Turns<K> {
         let state = State { free: at_once.max(1), lines: HashMap::new(), order: VecDeque::new(), came: 0 };
         Turns(Arc::new(Inner { state: Mutex::new(state) }))
     }
 
-    /// Waits for a turn. Whoever stops waiting leaves the line.
+    /// Waits for a permit. Dropping the future leaves the queue.
     pub async fn take(&self, key: K) -> Turn<K> {
         let turn = {
             let mut state = self.0.lock();
@@ -63,7 +63,7 @@ impl<K: Hash + Eq + Clone> Turns<K> {
     }
 }
 
-/// A place in a line. A turn that is handed to one who leaves at that moment is handed on.
+/// A queued waiter. A permit that arrives while it is dropped goes to the next waiter.
 struct Waiting<'a, K: Hash + Eq + Clone> {
     turns: &'a Arc<Inner<K>>,
     turn: oneshot::Receiver<()>,
@@ -73,7 +73,7 @@ struct Waiting<'a, K: Hash + Eq + Clone> {
 
 impl<K: Hash + Eq + Clone> Waiting<'_, K> {
     async fn wait(mut self) -> Turn<K> {
-        // The sender is in its line until it hands the turn over.
+        // The sender stays in the queue until it sends the permit.
         let _ = (&mut self.turn).await;
         Turn(self.turns.clone())
     }
@@ -104,7 +104,7 @@ impl<K: Hash + Eq + Clone> Inner<K> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a turn that ended to the first of the next line who still waits.
+    /// Passes a released permit to the first waiter of the next queue.
     fn hand_on(&self) {
         let mut state = self.lock();
         while let Some(key) = state.order.pop_front() {
@@ -149,7 +149,7 @@ mod tests {
         for task in tasks {
             task.await.unwrap();
         }
-        // The second of the first line left: nobody is skipped for it.
+        // The aborted waiter of key 1 does not cost that key a turn.
         assert_eq!(*served.lock().unwrap(), [1, 2, 3, 1, 3, 1]);
         let state = turns.0.lock();
         assert_eq!((state.free, state.lines.len(), state.order.len()), (1, 0, 0));

@@ -1,4 +1,4 @@
-//! Which instance of a service gets a request. For now any, at random; to know better is a later change, here.
+//! Load balancing: chooses the instance for a request, currently at random.
 
 use std::{
     cell::Cell,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::{pool::Instance, table::Service};
 
-/// One of the Healthy instances, else one of the slow ones, none of those `tried` where another is left.
+/// A random healthy instance, or a slow one if none is healthy. Avoids those in `tried` if there is another.
 pub fn pick<'a>(service: &'a Service, tried: &[Arc<Instance>]) -> Option<&'a Arc<Instance>> {
     let candidates = match service.healthy.is_empty() {
         false => &service.healthy,
@@ -28,7 +28,7 @@ fn random() -> u64 {
     thread_local! {
         static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0) | 1);
     }
-    // Xorshift: even enough to spread load.
+    // Xorshift is uniform enough for load balancing.
     let mut state = STATE.get();
     state ^= state << 13;
     state ^= state >> 7;

@@ -1,5 +1,5 @@
-//! Bodies on their way through: frames pass one by one, nothing is gathered. What is sent up may be held back until
-//! the instance asks for it; what comes down gives its connection back at the end.
+//! Proxied bodies, streamed frame by frame. A request body can wait for `100 Continue` of the instance; a response body
+//! returns its connection to the pool at its end.
 
 use std::{
     error, fmt,
@@ -36,10 +36,10 @@ use crate::{
     untaken::Share,
 };
 
-/// How long a request counts that was given up.
+/// How long an abandoned request counts in the limits.
 const GIVEN_UP: Duration = Duration::from_secs(1);
 
-/// The body of a request, on its way to an instance.
+/// The body of a request to an instance.
 pub enum Upload {
     Empty,
     Streamed(Streamed),
@@ -48,7 +48,7 @@ pub enum Upload {
 pub struct Streamed {
     body: ClientBody,
     gate: Option<Gated>,
-    /// An upload may outlast its answer, and is in progress until then.
+    /// Keeps the request in progress until the body has been sent, which may be after the response.
     request: Request,
 }
 
@@ -67,13 +67,13 @@ impl Upload {
     }
 }
 
-/// Why an upload ended early.
+/// Why a request body ended early.
 #[derive(Debug)]
 pub enum UploadError {
     Client(hyper::Error),
-    /// The answer came, and was complete, without the body.
+    /// The response was completed without the body.
     NotWanted,
-    /// The exchange was ended from outside.
+    /// The exchange was aborted.
     Ended,
 }
 
@@ -82,7 +82,7 @@ impl fmt::Display for UploadError {
         match self {
             UploadError::Client(error) => write!(f, "reading the client's body: {error}"),
             UploadError::NotWanted => f.write_str("the instance answered without the body"),
-            UploadError::Ended => f.write_str("the request was ended"),
+            UploadError::Ended => f.write_str("the request was aborted"),
         }
     }
 }
@@ -145,7 +145,7 @@ impl Drop for Streamed {
     }
 }
 
-/// Holds the body of a request with `Expect: 100-continue` back: reading it is what makes the client send it.
+/// Delays reading the body of a request with `Expect: 100-continue`, since reading it makes hyper send `100 Continue`.
 #[derive(Default)]
 pub struct Gate {
     inner: Mutex<(State, Option<Waker>)>,
@@ -160,12 +160,12 @@ enum State {
 }
 
 impl Gate {
-    /// The instance said 100, or has been answering for a while.
+    /// The instance sent `100 Continue` or its final response.
     pub fn open(&self) {
         self.become_(State::Open);
     }
 
-    /// The answer is over; a body still held back is not wanted any more.
+    /// The response has ended, so a delayed body is not wanted any more.
     pub fn close(&self) {
         self.become_(State::NotWanted);
     }
@@ -198,43 +198,42 @@ impl Gate {
     }
 }
 
-/// Why an answer ended early.
+/// Why a response ended early.
 pub type BoxError = Box<dyn error::Error + Send + Sync>;
 
-/// The body of an answer, on its way to the client. Held until the last byte is written, so its end is the end of
-/// the request.
+/// The body of a response to a client. It is dropped after the last byte was written, which ends the request.
 pub struct Reply {
     kind: Kind,
     request: Request,
-    /// Over HTTP/2 alone.
+    /// For HTTP/2 only.
     written: Option<Arc<Written>>,
-    /// Whether a piece was handed over, over HTTP/2.
+    /// For HTTP/2: whether a piece was passed to the connection.
     has_sent: bool,
-    /// Told of at the end.
+    /// Published at the end.
     line: Option<Box<EndedRequest>>,
 }
 
-/// Whether the last frame of an HTTP/2 stream was written to the connection.
+/// Tracks whether the last frame of an HTTP/2 stream was written to the connection.
 #[derive(Default)]
 struct Written {
     is_pending: AtomicBool,
     waker: AtomicWaker,
 }
 
-/// The bytes of a frame until they are written.
+/// The bytes of a frame, dropped after they were written.
 struct Watched {
     bytes: Bytes,
     written: Arc<Written>,
 }
 
 impl Written {
-    /// True if it was; else the task is woken when it is.
+    /// Whether it was written; else registers the task for a wake-up.
     fn poll(&self, cx: &Context<'_>) -> bool {
         self.waker.register(cx.waker());
         !self.is_pending.load(Acquire)
     }
 
-    /// These bytes, which tell when they are written or given up.
+    /// Wraps bytes to detect when they are written or dropped.
     fn watch(self: &Arc<Written>, bytes: Bytes) -> Bytes {
         if bytes.is_empty() {
             return bytes;
@@ -258,7 +257,7 @@ impl Drop for Watched {
 }
 
 pub enum Kind {
-    /// An answer of our own; taken when it is sent.
+    /// A response of the gateway itself; taken when it is sent.
     Text(Bytes),
     Builtin(openorch_chassis::Body),
     Instance(FromInstance),
@@ -266,22 +265,22 @@ pub enum Kind {
 
 pub struct FromInstance {
     body: Incoming,
-    /// What was read of it before its head was sent on.
+    /// The frame that was read before the head was sent.
     first: Option<Frame<Bytes>>,
     ended: bool,
     gate: Option<Arc<Gate>>,
     lease: Option<Lease>,
 }
 
-/// A connection to an instance, in use.
+/// A connection to an instance, checked out of the pool.
 pub struct Lease {
     pub instance: Arc<Instance>,
     pub sender: Sender,
-    /// The request has a body, which may take longer than the answer.
+    /// Whether the request has a body, which may take longer than the response.
     pub uploads: bool,
 }
 
-/// Counted while a request is in progress, or its refusal is untaken: until the last copy is dropped.
+/// Keeps a request counted while it is in progress, or its refusal is unread: until the last clone is dropped.
 #[derive(Clone)]
 pub struct Request {
     pub exchange: Arc<Exchange>,
@@ -295,7 +294,7 @@ struct Counted {
 }
 
 impl Request {
-    /// Called by the task that serves the request. The refusal, if any, says why there is no place for it.
+    /// Must be called by the task that serves the request. Returns a refusal if a limit is reached.
     pub fn begin(connection: Arc<Connection>, headers: &HeaderMap, is_builtin: bool) -> (Request, Option<Refusal>) {
         let gateway = &connection.gateway;
         let behind_proxy = connection.hop.client_behind_proxy(headers);
@@ -315,7 +314,7 @@ impl Request {
         (Request { exchange, counted: Arc::new(counted) }, refusal)
     }
 
-    /// Its place, for what goes on working when the client leaves.
+    /// Its slot, for work that continues after a disconnect of the client.
     pub fn place(&self) -> Place {
         Place(self.counted.place.clone())
     }
@@ -324,8 +323,8 @@ impl Request {
         &self.counted.running.0
     }
 
-    /// Its client gave it up before it was answered. A request to a service counts for a second in any case: the service
-    /// has had a connection opened and cut for it.
+    /// The client disconnected before the response. A request to a service keeps its slot for at least a second: it has cost
+    /// the service a connection.
     pub fn give_up(&self) {
         let age = Duration::from_millis(self.exchange.age(self.connection().clock.now()));
         let Some(rest) = GIVEN_UP.checked_sub(age) else { return };
@@ -356,8 +355,8 @@ impl FromInstance {
         FromInstance { body, first: None, ended: false, gate, lease: Some(lease) }
     }
 
-    /// Reads the first piece, if it comes within `patience`: after that the answer's head is sent on, and what is wrong
-    /// with the body could only be told by cutting it.
+    /// Reads the first frame if it arrives within `patience`. Once the head is sent, an invalid body could only be signalled
+    /// by closing the connection.
     pub async fn read_first(&mut self, patience: Duration) -> hyper::Result<()> {
         let Ok(first) = timeout(patience, self.body.frame()).await else { return Ok(()) };
         self.first = first.transpose()?;
@@ -372,8 +371,8 @@ impl Body for Reply {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        // Over HTTP/2 the library takes a frame long before the client lets it send all of it. The next one, and the end,
-        // come when this one is written: until then the exchange goes on, and can be ended when the client stalls.
+        // Over HTTP/2 hyper accepts a frame long before flow control lets it send all of it. The next frame, and the end, are
+        // returned after it was written: until then the exchange stays in progress and can be aborted if the client stalls.
         if let Some(written) = &this.written
             && !written.poll(cx)
         {
@@ -402,7 +401,7 @@ impl Body for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        // What is sent over HTTP/2 ends with a frame of its own, once all is written.
+        // An HTTP/2 body ends with a separate frame, once all data was written.
         !self.has_sent
             && match &self.kind {
                 Kind::Text(text) => text.is_empty(),
@@ -415,7 +414,7 @@ impl Body for Reply {
         match &self.kind {
             Kind::Text(text) => SizeHint::with_exact(text.len() as u64),
             Kind::Builtin(body) => body.size_hint(),
-            // Once a piece is read ahead the rest says too little; only bodies without a length are read ahead.
+            // After a prefetched frame the hint of the rest is too small. Only bodies without a length are prefetched.
             Kind::Instance(reply) if reply.first.is_some() => SizeHint::default(),
             Kind::Instance(reply) => reply.body.size_hint(),
         }
@@ -437,8 +436,8 @@ impl Kind {
             }
             Kind::Builtin(body) => Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| Ok(frame?))),
             Kind::Instance(reply) => {
-                // The head of the answer is written by now, so that reading the request's body no longer makes the
-                // server say 100 on its own.
+                // The response head has been written, so that reading the request body no longer makes hyper send
+                // `100 Continue`.
                 if let Some(gate) = &reply.gate {
                     gate.open();
                 }
@@ -474,7 +473,7 @@ impl Drop for Reply {
         if let Some(gate) = &reply.gate {
             gate.close();
         }
-        // A body dropped early takes its connection with it: the rest of it is still to come.
+        // The connection of a body that was dropped early cannot be reused: the rest of the body is still to come.
         if reply.is_over()
             && let Some(lease) = reply.lease.take()
         {
@@ -492,8 +491,8 @@ impl Lease {
         if !self.uploads || self.sender.http.is_ready() {
             return settle(self, connection);
         }
-        // The answer came before the body was all sent. Mostly the end of it is a moment away; if not, the
-        // connection is of no use to others.
+        // The response came before the whole request body was sent. Usually the rest follows in a moment; if not, the
+        // connection is closed.
         let connection = connection.clone();
         tokio::spawn(async move {
             let ready = tokio::time::timeout(Duration::from_secs(1), self.sender.http.ready());

@@ -1,4 +1,4 @@
-//! How many connections and requests one client address may have open, so that none can hold all of them.
+//! Limits on connections and requests per client address, so that no address can occupy all of them.
 
 use std::{
     collections::HashMap,
@@ -13,34 +13,34 @@ use openorch_chassis::{codes::gateway as codes, forwarded::network};
 
 use crate::{Metrics, Settings, refusal::Refusal};
 
-/// What a trusted proxy may have of everything, in quarters: many clients stand behind it.
+/// The share of a trusted proxy in each limit, in quarters: it serves many clients.
 const PROXY_QUARTERS: usize = 3;
 
-/// All addresses with open connections.
+/// The usage of all client addresses.
 #[derive(Default)]
 pub struct Clients {
     by_network: Mutex<HashMap<IpAddr, Arc<Usage>>>,
-    /// Of clients behind trusted proxies, which have no connections of their own.
+    /// Clients behind trusted proxies, which have no connections of their own.
     proxied: Mutex<HashMap<IpAddr, Arc<Usage>>>,
 }
 
-/// What one address has open. An IPv6 address counts as its /64.
+/// The usage of an address. An IPv6 address counts as its /64.
 #[derive(Default)]
 struct Usage {
     connections: AtomicUsize,
-    /// In progress.
+    /// Requests in progress.
     requests: AtomicU64,
-    /// Refused, and their answer is not taken yet.
+    /// Refused requests whose response is unread.
     refused: AtomicU64,
-    /// To services, given up by their client within the last second.
+    /// Requests to services that their client abandoned within the last second.
     given_up: AtomicU64,
 }
 
-/// The place of a request to a service that its client gave up at once: each has cost the service a connection, so that
-/// an address has a rate of them.
+/// Keeps the slot of an abandoned request to a service. Each has cost the service a connection, so their rate is limited by
+/// address.
 pub struct GivenUp(Arc<RequestPlace>);
 
-/// The place of one connection; it is given back when this is dropped.
+/// A connection counted in the limit of its address, released on drop.
 pub struct ClientPlace {
     clients: Arc<Clients>,
     network: IpAddr,
@@ -50,7 +50,7 @@ pub struct ClientPlace {
     max_requests: u64,
 }
 
-/// How many connections an address has open, of those that it may have.
+/// The number of connections of an address relative to its limit.
 #[derive(Clone)]
 pub struct Load {
     pub network: IpAddr,
@@ -58,28 +58,28 @@ pub struct Load {
     most: usize,
 }
 
-/// The place of one request, among those in progress or among the refused; it is given back when this is dropped.
+/// A request counted among those in progress or the refused ones, released on drop.
 pub struct RequestPlace {
     metrics: Arc<Metrics>,
-    /// `None` for an address that is exempt.
+    /// `None` for an exempt address.
     usage: Option<Arc<Usage>>,
-    /// Of a client behind a trusted proxy.
+    /// The usage of a client behind a trusted proxy.
     proxied: Option<Arc<Usage>>,
     is_refused: bool,
 }
 
-/// Whether a request is admitted, and the place that it holds.
+/// The result of admission control.
 pub struct Admission {
-    /// Held until its answer is written: an untaken refusal holds memory as well.
+    /// Held until the response is written: an unread refusal uses memory too.
     pub place: RequestPlace,
     pub refusal: Option<Refusal>,
-    /// There are as many untaken refusals as there may be requests: the connection is to be closed.
+    /// Whether the unread refusals have reached the limit on requests, so that the connection must be closed.
     pub is_flood: bool,
 }
 
 impl Clients {
-    /// A place for a connection from this address: `Ok(None)` where none is needed, since the address is exempt. The error
-    /// is how many it has.
+    /// Acquires a slot for a connection of this address; `Ok(None)` if the address is exempt. The error is the number of its
+    /// connections.
     pub fn enter(self: &Arc<Clients>, address: IpAddr, settings: &Settings) -> Result<Option<ClientPlace>, usize> {
         let is_proxy = settings.http.trusted_proxies.contains(address);
         if settings.http.address_limit_exempt.contains(address) && !is_proxy {
@@ -91,7 +91,7 @@ impl Clients {
         let network = network(address);
         let mut by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
         let usage = by_network.entry(network).or_default();
-        // Only changed under the lock.
+        // Only modified under the lock.
         let connections = usage.connections.load(Relaxed);
         if connections >= max_connections {
             return Err(connections);
@@ -112,28 +112,29 @@ impl ClientPlace {
         Load { network: self.network, usage: self.usage.clone(), most: self.max_connections }
     }
 
-    /// The part of a total that this address may have where others have a tenth.
+    /// The share of this address in a total: a tenth, or three quarters for a trusted proxy.
     pub fn share(&self, total: usize) -> usize {
         let share = if self.is_proxy { total / 4 * PROXY_QUARTERS } else { total / 10 };
-        // A slow client is never ended for one answer alone.
+        // At least enough for one response.
         share.max(1 << 20)
     }
 }
 
 impl Load {
-    /// In millionths of what it may have.
+    /// The used part of its limit, in millionths.
     pub fn part(&self) -> usize {
         self.usage.connections.load(Relaxed) * self.part_of_one()
     }
 
+    /// The part of one connection.
     pub fn part_of_one(&self) -> usize {
         1_000_000 / self.most
     }
 }
 
-/// Lets a request in if its address has a place left, and all together have. One that is refused counts among the refused
-/// alone, so that what is refused to one address is not taken from others. `behind_proxy` is the client for which a trusted
-/// proxy asks: it has the share of an address within that of the proxy.
+/// Admits a request if the limit of its address and the total one are not reached. A refused request only counts among the
+/// refused ones, so that refusals to one address do not reduce the capacity of others. `behind_proxy` is the client of a
+/// trusted proxy: it has the limit of an address, within that of the proxy.
 pub fn admit(
     client: Option<&ClientPlace>,
     behind_proxy: Option<IpAddr>,
@@ -146,8 +147,8 @@ pub fn admit(
         .zip(behind_proxy.filter(|client| !settings.http.address_limit_exempt.contains(*client)))
         .map(|(proxy, client)| proxy.clients.behind_proxy(client));
     let total = settings.http.max_requests as u64;
-    // Requests to services may last as long as those like. So that an operator can act then, some places are left; and
-    // some of these to exempt addresses alone, since anybody may ask for built-in operations.
+    // Requests to services may last arbitrarily long. An eighth of the slots is reserved for built-in operations, so that an
+    // operator can act; half of these for exempt addresses, since any client may call built-in operations.
     let most = match is_builtin {
         true if client.is_none() => total,
         true => total - total / 16,
@@ -158,7 +159,7 @@ pub fn admit(
         client.map(|client| (&client.usage, client.max_requests)),
     ];
     let mut entered = Vec::new();
-    // A proxy is not judged by what its clients do.
+    // Abandoned requests count against the client behind a proxy, not against the proxy.
     let judged = shares.iter().flatten().next().filter(|_| !is_builtin);
     let mut refusal = judged.and_then(|(usage, share)| refuse_who_gives_up(usage, *share));
     let wanted: &[_] = if refusal.is_none() { &shares } else { &[] };
@@ -167,9 +168,9 @@ pub fn admit(
             refusal = Some(Refusal::new(
                 &codes::ADDRESS_BUSY,
                 format!(
-                    "{share} requests from your network are in progress, as many as there may be \
-                     (OPENORCH_HTTP_MAX_REQUESTS_PER_ADDRESS, or three quarters of OPENORCH_HTTP_MAX_REQUESTS for a trusted proxy); try \
-                     again when some have ended"
+                    "the limit of {share} concurrent requests from your network is reached \
+                     (OPENORCH_HTTP_MAX_REQUESTS_PER_ADDRESS, or three quarters of OPENORCH_HTTP_MAX_REQUESTS for a trusted \
+                     proxy); try again when some have ended"
                 ),
             ));
             break;
@@ -180,8 +181,8 @@ pub fn admit(
         refusal = Some(Refusal::new(
             &codes::BUSY,
             format!(
-                "{most} requests are in progress, as many as there may be {} (OPENORCH_HTTP_MAX_REQUESTS); try again in a moment",
-                if is_builtin { "here" } else { "for services" }
+                "the limit of {most} concurrent requests{} is reached (OPENORCH_HTTP_MAX_REQUESTS); try again in a moment",
+                if is_builtin { "" } else { " to services" }
             ),
         ));
     }
@@ -190,7 +191,7 @@ pub fn admit(
     if is_refused {
         entered.iter().for_each(|usage| _ = usage.requests.fetch_sub(1, Relaxed));
         if let Some(proxied) = &proxied {
-            // Others share the proxy's connection, which goes on.
+            // Other clients share the proxy's connection, so it is not closed.
             proxied.refused.fetch_add(1, Relaxed);
         }
         if let Some(client) = client {
@@ -201,14 +202,14 @@ pub fn admit(
     Admission { place: RequestPlace { metrics: metrics.clone(), usage, proxied, is_refused }, refusal, is_flood }
 }
 
-/// Of the requests that an address may have in progress it may give up a twentieth within a second.
+/// An address may abandon a twentieth of its limit on concurrent requests within a second.
 fn refuse_who_gives_up(usage: &Usage, share: u64) -> Option<Refusal> {
     let most = (share / 20).max(10);
     (usage.given_up.load(Relaxed) >= most).then(|| {
         Refusal::new(
             &codes::ADDRESS_BUSY,
             format!(
-                "{most} requests to services from your network were given up within a second, as many as may be (a twentieth \
+                "the limit of {most} requests to services abandoned within a second by your network is reached (a twentieth \
                  of OPENORCH_HTTP_MAX_REQUESTS_PER_ADDRESS); try again in a second"
             ),
         )
@@ -239,11 +240,11 @@ impl Clients {
         self.proxied().entry(network(address)).or_default().clone()
     }
 
-    /// Forgets those who have nothing open. Some of it goes on for a while when their connections are gone.
+    /// Removes unused entries. Requests may outlive their connections.
     pub fn sweep(&self) {
         let by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
         for mut usages in [by_network, self.proxied()] {
-            // More can only be made of it under this lock, or by one who has it already.
+            // New references are only created under this lock, or from an existing one.
             usages.retain(|_, usage| Arc::strong_count(usage) > 1);
         }
     }
@@ -253,7 +254,7 @@ impl Clients {
     }
 }
 
-/// Counts one more, unless there are as many as there may be.
+/// Increments the counter unless the limit is reached.
 fn enter(counter: &AtomicU64, most: u64) -> bool {
     counter.fetch_update(Relaxed, Relaxed, |count| (count < most).then_some(count + 1)).is_ok()
 }
@@ -317,15 +318,15 @@ mod tests {
         let refused = admit();
         assert_eq!(refused.refusal.as_ref().map(|refusal| refusal.status().as_u16()), Some(429));
         assert!(!refused.is_flood);
-        assert_eq!(metrics.in_flight.get(), 1, "what is refused to one address is not taken from others");
-        assert!(admit().is_flood, "one refusal is untaken already");
+        assert_eq!(metrics.in_flight.get(), 1, "refusals to one address do not reduce the capacity of others");
+        assert!(admit().is_flood, "one refusal is unread already");
         drop(first);
         assert!(admit().refusal.is_none());
         drop(refused);
         let goes_on = admit();
         drop(place);
         clients.sweep();
-        assert_eq!(clients.by_network.lock().unwrap().len(), 1, "what goes on without a connection counts");
+        assert_eq!(clients.by_network.lock().unwrap().len(), 1, "a request without a connection counts");
         drop(goes_on);
         clients.sweep();
         assert!(clients.by_network.lock().unwrap().is_empty());
@@ -352,7 +353,7 @@ mod tests {
         assert!(admit("203.0.113.6").refusal.is_none(), "another client of the same proxy");
         held.extend((0..4).map(|n| admit(&format!("198.51.100.{n}"))));
         assert_eq!(metrics.in_flight.get(), 6);
-        assert!(admit("192.0.2.1").refusal.is_some(), "the proxy has three quarters of all");
+        assert!(admit("192.0.2.1").refusal.is_some(), "the proxy has three quarters of the total");
         drop(held);
         clients.sweep();
         assert!(clients.proxied().is_empty());

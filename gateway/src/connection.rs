@@ -1,4 +1,4 @@
-//! One connection from a client: its socket, and what every request on it shares.
+//! A client connection: its socket, and the state shared by its requests.
 
 use std::{
     io,
@@ -28,13 +28,13 @@ pub struct Connection {
     pub life: Arc<Life>,
     pub peer: Arc<Peer>,
     pub hop: Hop,
-    /// `None` for an address without a share.
+    /// `None` for an exempt address.
     pub place: Option<ClientPlace>,
-    /// One of `OPENORCH_HTTP_MAX_CONNECTIONS`, also for a tunnel that the connection became.
+    /// Held for the lifetime of the connection, also as a tunnel.
     pub _room: Place,
 }
 
-/// Held while something runs on the connection, so that it does not count as idle.
+/// Held while a request is in progress, so that the connection does not count as idle.
 pub struct Running(pub Arc<Connection>);
 
 impl Running {
@@ -50,7 +50,7 @@ impl Drop for Running {
     }
 }
 
-/// A socket that tells its connection's life when bytes come in.
+/// A socket that reports reads and writes to its [`ConnState`].
 pub struct Socket {
     pub stream: TcpStream,
     pub life: Arc<Life>,
@@ -63,12 +63,12 @@ pub enum Stream {
 }
 
 impl Socket {
-    /// What came of a write of so many bytes.
+    /// Records the result of a write of `length` bytes.
     fn wrote(&self, length: usize, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Pending => self.life.wrote(false, None, &self.clock),
             Poll::Ready(Ok(bytes)) => self.life.wrote(*bytes == length, Some(*bytes), &self.clock),
-            // The connection ends by it.
+            // The error ends the connection.
             Poll::Ready(Err(_)) => {}
         }
     }

@@ -1,5 +1,5 @@
-//! One request and its answer while they are in progress: whether the client takes the answer, which session and service
-//! they depend on, and how they are ended from outside.
+//! Exchanges: a request and its response in progress. An exchange tracks whether the client reads the response, the session
+//! and service that it depends on, and can be aborted.
 
 use std::{
     future::{Future, poll_fn},
@@ -26,7 +26,7 @@ use crate::{
     untaken::Share,
 };
 
-/// No piece of the answer waits for the client.
+/// The value of a time that is not set.
 const NOTHING_OFFERED: u64 = u64::MAX;
 
 /// An exchange in progress.
@@ -34,39 +34,39 @@ pub struct Exchange {
     handle: Handle,
     /// In milliseconds of the server's clock, like all times here.
     began: u64,
-    /// Since when a piece of the answer waits for the client to take it.
+    /// Since when data of the response waits for the client to read it.
     offered: AtomicU64,
-    /// Since when more of the request's body is awaited.
+    /// Since when the gateway waits for more of the request body.
     awaited: AtomicU64,
     is_answered: AtomicBool,
-    /// Since when the answer is complete, or given up, while the request's body goes on.
+    /// Since when the response is complete or dropped, while the request body may still be sent.
     finished: AtomicU64,
     has_ended: AtomicBool,
-    /// The task that sends the request's body on.
+    /// Wakes the task that forwards the request body.
     upload: AtomicWaker,
-    /// The service that the request goes to, once that is known.
+    /// The service that the request goes to, once known.
     service: OnceLock<Arc<Presence>>,
-    /// That of a token of ours, if it carries one.
+    /// The credential, if the request has a token of this daemon.
     credential: OnceLock<Credential>,
     /// `None` for an address that is exempt.
     share: Option<Share>,
-    /// For want of a place. Its short answer is not worth waiting for long.
+    /// Whether the request was refused by a concurrency limit; then its short response has a short timeout.
     is_refused: bool,
 }
 
-/// How long a client may leave the refusal of a request untaken for which there was no place.
+/// Write timeout of the response to a request that was refused by a concurrency limit.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What ends it.
+/// How to abort an exchange.
 pub enum Handle {
-    /// Over HTTP/1 an exchange has the connection to itself, and a tunnel is one of its own.
+    /// Close the connection: HTTP/1 connections have one exchange at a time, and a tunnel has its own.
     Connection(Arc<Life>),
-    /// Over HTTP/2 it is one stream of many.
+    /// Reset the HTTP/2 stream.
     Stream(Arc<Cancel>),
 }
 
 impl Handle {
-    /// Of the request that is being served by the calling task, on this connection.
+    /// The handle of the request that the calling task serves, on this connection.
     pub fn current(connection: &Arc<Life>) -> Handle {
         match STREAM.try_with(Arc::clone) {
             Ok(stream) => Handle::Stream(stream),
@@ -97,24 +97,24 @@ impl Exchange {
         self.share
     }
 
-    /// About what its answer holds while it is untaken.
+    /// Approximate memory of the response while it is unread.
     pub fn held_bytes(&self) -> usize {
         match self.handle {
-            // Two pieces as they were read, the buffer that is read into, and what is to be written, with what the library
-            // and the allocator add: 1.0 to 1.1 MiB were measured.
+            // Two pieces that were read, the read buffer and the write buffer, with the overhead of hyper and the allocator:
+            // 1.0 to 1.1 MiB measured.
             Handle::Connection(_) => 4 * READ_BUFFER,
-            // One piece is handed over at a time, and reading goes on when it is written.
+            // One piece is passed on at a time, and the next one is read after it was written.
             Handle::Stream(_) => 64 << 10,
         }
     }
 
-    /// Whether it is one stream of many on its connection.
+    /// Whether it is an HTTP/2 stream.
     pub fn is_stream(&self) -> bool {
         matches!(self.handle, Handle::Stream(_))
     }
 
     pub fn set_service(&self, service: Arc<Presence>) {
-        // A request goes to one service.
+        // Set once: a request goes to one service.
         let _ = self.service.set(service);
     }
 
@@ -123,7 +123,7 @@ impl Exchange {
     }
 
     pub fn set_credential(&self, credential: Credential) {
-        // A request is authenticated once.
+        // Set once: a request is authenticated once.
         let _ = self.credential.set(credential);
     }
 
@@ -131,7 +131,7 @@ impl Exchange {
         self.credential.get()
     }
 
-    /// More of the request's body is to come from the client, or came.
+    /// Sets whether the gateway waits for more of the request body.
     pub fn await_body(&self, is_awaited: bool, now: u64) {
         let before = self.awaited.load(Relaxed);
         match is_awaited {
@@ -141,13 +141,13 @@ impl Exchange {
         }
     }
 
-    /// The answer begins. From then on the client may be silent: both sides may speak by turns.
+    /// The response begins. From then on pauses in the request body are allowed: the protocol may be a dialogue.
     pub fn answer(&self, now: u64) {
         self.is_answered.store(true, Relaxed);
         self.offer(now);
     }
 
-    /// Whether the client sends no more of a body for which the instance waits, so that it may never answer.
+    /// Whether the client has exceeded the read timeout within a body that the instance needs for its response.
     pub fn is_silent(&self, now: u64, settings: &Settings) -> bool {
         let awaited = self.awaited.load(Relaxed);
         awaited != NOTHING_OFFERED
@@ -155,36 +155,36 @@ impl Exchange {
             && u128::from(now.saturating_sub(awaited)) >= settings.forward.read_timeout.as_millis()
     }
 
-    /// The answer is over. What is left of the request's body is of little use.
+    /// The response has ended. The rest of the request body has a short timeout.
     pub fn finish_answer(&self, now: u64) {
         self.finished.store(now, Relaxed);
         self.await_more();
     }
 
-    /// Whether the request's body goes on though the answer was over long ago.
+    /// Whether the request body continues beyond the linger timeout after the response.
     pub fn is_left_over(&self, now: u64, settings: &Settings) -> bool {
         let finished = self.finished.load(Relaxed);
         finished != NOTHING_OFFERED
             && u128::from(now.saturating_sub(finished)) >= settings.forward.linger_timeout.as_millis()
     }
 
-    /// Whether it was ended from outside; else the task that sends the request's body on is woken when it is.
+    /// Whether it was aborted; else registers the task that forwards the request body for a wake-up.
     pub fn poll_ended(&self, cx: &Context<'_>) -> bool {
         self.upload.register(cx.waker());
         self.has_ended.load(Acquire)
     }
 
-    /// A piece of the answer is there for the client to take.
+    /// Data of the response is ready for the client.
     pub fn offer(&self, now: u64) {
         self.offered.store(now, Relaxed);
     }
 
-    /// There is nothing to take: the next piece is still to come, or there is none.
+    /// No data is ready: the next piece has not arrived, or the response has ended.
     pub fn await_more(&self) {
         self.offered.store(NOTHING_OFFERED, Relaxed);
     }
 
-    /// Whether the client has left a piece of the answer for longer than it may.
+    /// Whether the client has exceeded the write timeout.
     pub fn is_stalled(&self, now: u64, settings: &Settings) -> bool {
         let limit = match self.service.get() {
             Some(_) => settings.forward.write_timeout,
@@ -194,18 +194,18 @@ impl Exchange {
         self.untaken_for(now).is_some_and(|time| u128::from(time) >= limit.as_millis())
     }
 
-    /// Milliseconds for which the client has left a piece of the answer.
+    /// Milliseconds since which ready data is unread.
     pub fn untaken_for(&self, now: u64) -> Option<u64> {
         let offered = self.offered.load(Relaxed);
         (offered != NOTHING_OFFERED).then(|| now.saturating_sub(offered))
     }
 
-    /// In milliseconds.
+    /// Milliseconds since it began.
     pub fn age(&self, now: u64) -> u64 {
         now.saturating_sub(self.began)
     }
 
-    /// Ends it at once: what the client has of the answer is incomplete, and it can tell.
+    /// Aborts it. The client sees an incomplete response.
     pub fn end(&self) {
         self.has_ended.store(true, Release);
         self.upload.wake();
@@ -216,7 +216,7 @@ impl Exchange {
     }
 }
 
-/// Ends a task from outside.
+/// Cancels a task.
 #[derive(Default)]
 pub struct Cancel {
     is_cancelled: AtomicBool,
@@ -229,7 +229,7 @@ impl Cancel {
         self.waker.wake();
     }
 
-    /// Runs `work` until it ends or is cancelled.
+    /// Runs `work` until it completes or is cancelled.
     async fn run(&self, work: impl Future<Output = ()>) {
         let mut work = pin!(work);
         poll_fn(|cx| {
@@ -248,8 +248,8 @@ tokio::task_local! {
     static STREAM: Arc<Cancel>;
 }
 
-/// Runs each HTTP/2 stream as a task that can be cancelled: dropping it resets the stream, and the others of its connection
-/// go on.
+/// Runs each HTTP/2 stream as a task that can be cancelled: dropping it resets the stream without affecting the others of its
+/// connection.
 #[derive(Clone)]
 pub struct StreamExecutor;
 

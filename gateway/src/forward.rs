@@ -1,5 +1,5 @@
-//! The proxy: one request to one instance and its answer back (contract decisions 9, 15, 17, 22 and 24). This is
-//! the hot path; what it allocates, every request pays.
+//! The proxy: forwards a request to an instance and returns its response (contract decisions 9, 15, 17, 22 and 24). This is
+//! the hot path: avoid allocations.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -34,17 +34,17 @@ use crate::{
     tunnel,
 };
 
-/// How long the head of a chunked answer is held back for its first chunk. It mostly comes with the head; an event stream
-/// may begin later.
+/// How long the head of a chunked response is delayed for its first chunk, which usually arrives with the head. An event
+/// stream may send it later.
 const FIRST_CHUNK: Duration = Duration::from_millis(20);
 
-/// What unused connections need to be closed, before another is opened in their place.
+/// Time for idle connections to close before another one is opened.
 const CLOSING: Duration = Duration::from_millis(10);
 
-/// Connections tried before a request is given up; only failures to connect, so it was not sent.
+/// Maximum attempts to connect for a request, which has not been sent yet.
 const MAX_DIALS: usize = 3;
 
-/// An answer's head and where its body comes from; no body after an upgrade.
+/// A response of an instance; it has no body after an upgrade.
 pub type Answer = Response<Option<FromInstance>>;
 
 pub async fn forward(
@@ -60,25 +60,31 @@ pub async fn forward(
     let found = gateway.table.find(slug);
     record.set_service(found.as_ref().map(|service| &service.presence));
     let Some(service) = found else {
-        return Err(Refusal::new(&codes::NO_SUCH_SERVICE, format!("no service `{}` is registered here", shown(slug))));
+        return Err(Refusal::new(
+            &codes::NO_SUCH_SERVICE,
+            format!(
+                "no instance of `{}` is registered; its account registers one with PUT /registry-svc/instance",
+                shown(slug)
+            ),
+        ));
     };
     let most = gateway.settings.forward.max_hops;
     if headers::passages(request.headers()) >= most {
         return Err(Refusal::new(
             &codes::LOOP,
             format!(
-                "this request for `{slug}` has passed this gateway {most} times already: an instance of `{slug}` leads back here"
+                "this request for `{slug}` has passed this gateway {most} times: an instance of `{slug}` sends requests back to it"
             ),
         ));
     }
     let Some(instance) = balance::pick(&service, &[]).cloned() else {
         return Err(Refusal::new(
             &codes::NO_INSTANCE_READY,
-            format!("service `{slug}` has no instance that is ready; it is tried again as soon as one is healthy"),
+            format!("no healthy instance of `{slug}`; `oo instance ls --slug {slug} -o wide` shows why"),
         ));
     };
     if *request.method() == Method::TRACE {
-        // RFC 9110, 9.3.8: it is answered with what was received, and anybody on the way may read that.
+        // The response to TRACE echoes the request, so it must not contain credentials (RFC 9110, 9.3.8).
         request.headers_mut().remove(header::AUTHORIZATION);
         request.headers_mut().remove(header::COOKIE);
     }
@@ -121,7 +127,7 @@ pub async fn forward(
     answer(running, response, lease, gate, client_side, slug).await
 }
 
-/// A request on its way: where this is dropped before it was answered, its client has left.
+/// Marks the request as abandoned if it is dropped before the response, which means that the client disconnected.
 struct Unanswered<'a>(Option<&'a body::Request>);
 
 impl Unanswered<'_> {
@@ -138,8 +144,8 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// Replaces a session's token by one made for this service (contract decision 9). Answers what a request with a token of
-/// ours rests on.
+/// Replaces a session token by a delegated one for this service (contract decision 9). Returns the credential of a request
+/// with a token of this daemon.
 async fn authorize(
     gateway: &Gateway,
     headers: &mut HeaderMap,
@@ -172,20 +178,20 @@ async fn authorize(
     })
 }
 
-/// Several values, or bytes that are no text: a service may read those otherwise than we do, so they pass only if
-/// none can be a token of ours.
+/// Rejects several values, or one that is not visible ASCII, if any of them may be a token of this daemon: a service may
+/// parse them differently.
 fn refuse_odd(gateway: &Gateway, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     match values.any(|value| gateway.identity.claims_to_be_ours(value.as_bytes())) {
         false => Ok(()),
         true => Err(Refusal::new(
             &access::MALFORMED_TOKEN,
-            "this request has more than one `Authorization`, or one that is no text; send one token",
+            "this request has several `Authorization` headers or one with invalid characters; send one token",
         )),
     }
 }
 
-/// Everything in the head that does not depend on the instance.
+/// Edits everything in the head that does not depend on the instance.
 fn edit_head(
     connection: &Connection,
     parts: &mut Parts,
@@ -200,7 +206,7 @@ fn edit_head(
     connection.hop.introduce(headers, host);
     headers.insert(openorch_chassis::forwarded::X_REQUEST_ID, id.0.clone());
     headers.append(header::VIA, VIA);
-    // Only the daemon itself asks an instance to prove what it is (contract decision 32).
+    // Only the daemon itself may send a challenge to an instance (contract decision 32).
     headers.remove("openorch-challenge");
     if let Some(protocol) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -209,7 +215,7 @@ fn edit_head(
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(headers);
     }
-    // Over HTTP/2 a body needs no length; over HTTP/1 a GET with one is only sent if it is framed.
+    // An HTTP/2 body needs no length, but hyper only sends the body of an HTTP/1 GET if it is framed.
     if !body.is_end_stream() && body.size_hint().exact().is_none() {
         headers.remove(header::CONTENT_LENGTH);
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -217,7 +223,7 @@ fn edit_head(
     parts.version = Version::HTTP_11;
 }
 
-/// For `Expect: 100-continue`: keeps the body back until the instance wants it.
+/// For `Expect: 100-continue`: a gate that delays the body until the instance wants it.
 fn gate(parts: &mut Parts, body: &ClientBody) -> Option<Arc<Gate>> {
     let expect = parts.headers.get(header::EXPECT)?;
     if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
@@ -230,7 +236,7 @@ fn gate(parts: &mut Parts, body: &ClientBody) -> Option<Arc<Gate>> {
     Some(Arc::new(Gate::default()))
 }
 
-/// A copy of the head, for requests that may be sent twice: idempotent ones without a body.
+/// A copy of the head of a request that may be retried: idempotent and without a body.
 fn spare(parts: &Parts, upload: &Upload) -> Option<Parts> {
     let idempotent = matches!(
         parts.method,
@@ -246,7 +252,7 @@ fn spare(parts: &Parts, upload: &Upload) -> Option<Parts> {
     Some(copy)
 }
 
-/// One request on its way to an instance, over as many connections as it takes.
+/// Sends a request to an instance, with retries on other connections.
 struct Trip<'a> {
     connection: &'a Arc<Connection>,
     service: &'a Service,
@@ -267,7 +273,7 @@ impl Trip<'_> {
         let gateway = &*self.connection.gateway;
         let mut again = false;
         loop {
-            // A second try does not trust the pool: what closed one connection may have closed all.
+            // A retry does not use the pool: all of its connections may have been closed with the first one.
             let pooled = if again { None } else { self.pooled(&instance).await };
             let sender = match pooled {
                 Some(sender) => sender,
@@ -300,7 +306,7 @@ impl Trip<'_> {
         }
     }
 
-    /// Opens a connection, to another instance if this one does not answer. The request is still untouched.
+    /// Opens a connection, to another instance if this one cannot be reached. The request has not been sent yet.
     async fn connect(&mut self, instance: &mut Arc<Instance>) -> Result<Sender, Refusal> {
         let gateway = &*self.connection.gateway;
         let mut tried = Vec::new();
@@ -316,9 +322,9 @@ impl Trip<'_> {
                     Err(error) => error.to_string(),
                 },
                 Err(error) if error.is_local() && !made_room => {
-                    tracing::debug!(%error, "unused connections to instances are closed, since no other can be opened");
+                    tracing::debug!(%error, "closing idle connections to instances: local resources are exhausted");
                     gateway.table.close_unused();
-                    // Their tasks close them.
+                    // Their tasks close the sockets.
                     tokio::time::sleep(CLOSING).await;
                     made_room = true;
                     continue;
@@ -327,7 +333,7 @@ impl Trip<'_> {
                     self.record.cause = Some(error.to_string());
                     return Err(Refusal::new(
                         &codes::NO_CONNECTION_LEFT,
-                        "the daemon has no connection left to reach instances with; try again in a moment",
+                        "the daemon has no descriptors or ports left to connect to instances; try again in a moment",
                     ));
                 }
                 Err(error) => {
@@ -346,7 +352,7 @@ impl Trip<'_> {
                     return Err(Refusal::new(
                         &codes::CANNOT_CONNECT,
                         format!(
-                            "no connection to an instance of `{}` could be opened; see that it runs and listens at the address it registered",
+                            "cannot connect to an instance of `{}`; check that it is running and listens on the registered address",
                             self.slug
                         ),
                     ));
@@ -356,36 +362,36 @@ impl Trip<'_> {
     }
 
     fn suspect(&self, instance: &Instance, error: &DialError) {
-        tracing::debug!(instance.id = %instance.id, %error, "instance `{}` cannot be connected to", instance.id);
-        // Full means that enough are waiting to be probed; the regular probe finds this one too.
+        tracing::debug!(instance.id = %instance.id, %error, "cannot connect to instance `{}`", instance.id);
+        // If the channel is full, the next regular probe detects the failure.
         let _ = self.connection.gateway.suspects.try_send(instance.id.clone());
     }
 
-    /// Host and target as the instance expects them.
+    /// Sets the host and target for the instance.
     fn address(&self, request: &mut Request<Upload>, instance: &Instance) -> Result<(), Refusal> {
         let base = instance.url.base_path();
         let target = self.target.as_ref().map_or("/", PathAndQuery::as_str);
-        // The usual request already says what is to be sent on, byte for byte.
+        // The target of most requests is forwarded unchanged.
         if !base.is_empty() || request.uri().authority().is_some() || request.uri() == "/" {
             let whole = match (base, &self.target) {
                 ("", Some(target)) => Ok(target.clone()),
                 _ => PathAndQuery::from_maybe_shared(Bytes::from(format!("{base}{target}"))),
             };
-            let whole = whole.map_err(|_| Refusal::invalid("this path cannot be sent on"))?;
+            let whole = whole.map_err(|_| Refusal::invalid("this path cannot be forwarded"))?;
             *request.uri_mut() = Uri::from(whole);
         }
         request.headers_mut().insert(header::HOST, instance.host.clone());
         Ok(())
     }
 
-    /// The request again, if it may be sent again (contract decision 24).
+    /// The request to retry, if it may be retried (contract decision 24).
     fn once_more(&mut self, mut failed: TrySendError<Request<Upload>>) -> Result<Request<Upload>, Refusal> {
-        // Handed back: not a byte of it was written.
+        // hyper returned the request, so no byte of it was written.
         if let Some(unsent) = failed.take_message() {
             return Ok(unsent);
         }
         match self.spare.take() {
-            // An answer came, only a bad one; asking again would get another.
+            // An invalid response is not retried: the next one would be invalid too.
             Some(mut parts) if !failed.error().is_parse() => {
                 parts.uri = self.target.clone().map(Uri::from).unwrap_or_default();
                 Ok(Request::from_parts(parts, Upload::Empty))
@@ -400,17 +406,17 @@ impl Trip<'_> {
         }
         let error = failed.into_error();
         if error.source().is_some_and(|cause| matches!(cause.downcast_ref(), Some(UploadError::Client(_)))) {
-            return Refusal::invalid("the body of this request ended too early or is not framed as HTTP asks");
+            return Refusal::invalid("the body of this request is incomplete or has invalid framing");
         }
         self.record.cause = Some(error.to_string());
         let slug = self.slug;
         match error.is_parse() {
             true => {
-                let sentence = format!("an instance of `{slug}` answered with something that is not HTTP");
+                let sentence = format!("an instance of `{slug}` sent an invalid HTTP response");
                 Refusal::new(&codes::BAD_ANSWER, sentence)
             }
             false => {
-                let sentence = format!("an instance of `{slug}` closed the connection without an answer");
+                let sentence = format!("an instance of `{slug}` closed the connection without a response");
                 Refusal::new(&codes::NO_ANSWER, sentence)
             }
         }
@@ -429,7 +435,7 @@ async fn answer(
     let bad = |what: &str| Err(Refusal::new(&codes::BAD_ANSWER, format!("an instance of `{slug}` {what}")));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(client_side) = client_side else {
-            return bad("switched protocols without being asked");
+            return bad("switched protocols without a request to do so");
         };
         let protocol = response.headers().get(header::UPGRADE).cloned();
         let Some(protocol) = protocol.filter(|_| !headers::names_http2(response.headers())) else {
@@ -443,15 +449,15 @@ async fn answer(
         return Ok(response.map(|_| None));
     }
     if !headers::only_chunked(response.headers()) {
-        return bad("answered with a transfer coding other than `chunked`");
+        return bad("sent a response with a transfer coding other than `chunked`");
     }
     let is_chunked = response.headers().contains_key(header::TRANSFER_ENCODING);
     edit_answer(response.headers_mut());
     let (head, body) = response.into_parts();
     let mut body = FromInstance::new(body, lease, gate);
     if is_chunked && let Err(error) = body.read_first(FIRST_CHUNK).await {
-        tracing::debug!(slug, %error, "an instance's answer is not framed as HTTP asks");
-        return bad("answered with a body that is not framed as HTTP asks");
+        tracing::debug!(slug, %error, "the response of an instance has invalid framing");
+        return bad("sent a response body with invalid framing");
     }
     Ok(Response::from_parts(head, Some(body)))
 }
@@ -460,16 +466,16 @@ fn edit_answer(headers: &mut HeaderMap) {
     headers::end_hop(headers);
     headers.remove(header::TE);
     if headers.remove(header::TRANSFER_ENCODING).is_some() {
-        // It has lost against the coding, and would contradict the body.
+        // The transfer coding overrides it.
         headers.remove(header::CONTENT_LENGTH);
     }
-    // None may take the pages of others over, log their users out, or send their browsers elsewhere.
+    // A service must not affect the pages, sessions or browsers' network settings of the others on its origin.
     for name in headers::OF_ORIGIN {
         headers.remove(name);
     }
 }
 
-/// Opens the gate when the instance says 100.
+/// Opens the gate when the instance sends `100 Continue`.
 fn listen_for_continue(request: &mut Request<Upload>, gate: &Arc<Gate>) {
     let gate = gate.clone();
     on_informational(request, move |response| {

@@ -1,5 +1,5 @@
-//! While the default password or key stands, only a program on this machine may speak to the daemon (contract
-//! decision 13): a page from elsewhere, or one that made its own name point here, is refused.
+//! Restricts access to programs on this machine while the default password or key is set (contract decision 13). Rejects
+//! cross-origin requests of web pages, and DNS rebinding.
 
 use http::HeaderMap;
 use openorch_chassis::{
@@ -9,12 +9,12 @@ use openorch_chassis::{
 
 use crate::refusal::Refusal;
 
-/// `host` is the target's authority where the request has one, else its `Host`; `way_out` says how this ends.
+/// `host` is the authority of the request target if it has one, else `Host`; `remedy` says how to end the restriction.
 pub fn refuse_strangers(headers: &HeaderMap, host: Option<&[u8]>, builtin: bool, way_out: &str) -> Result<(), Refusal> {
     let what = match foreign(headers, host) {
         None => return Ok(()),
-        Some(Foreign::Host) => "this request asks for a host other than localhost",
-        Some(Foreign::Origin) => "this request comes from a page that is not on localhost",
+        Some(Foreign::Host) => "the host of this request is not localhost",
+        Some(Foreign::Origin) => "the origin of this request is not localhost",
         Some(Foreign::Forwarded) if builtin => "this request was forwarded by another proxy",
         Some(Foreign::Forwarded) => return Ok(()),
     };

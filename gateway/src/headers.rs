@@ -1,11 +1,11 @@
-//! Which headers end at a proxy and which go through (RFC 9110 7.6), edited in place.
+//! Hop-by-hop and end-to-end header fields (RFC 9110, 7.6), edited in place.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use openorch_chassis::forwarded;
 
 pub const VIA: HeaderValue = HeaderValue::from_static("1.1 openorch");
 
-/// What speaks for a whole origin, which services share with the daemon and each other (contract decisions 18 and 24).
+/// Response fields with effects on the whole origin, which services share (contract decisions 18 and 24).
 pub const OF_ORIGIN: [HeaderName; 24] = [
     HeaderName::from_static("service-worker-allowed"),
     HeaderName::from_static("clear-site-data"),
@@ -33,7 +33,7 @@ pub const OF_ORIGIN: [HeaderName; 24] = [
     HeaderName::from_static("speculation-rules"),
 ];
 
-/// How often a gateway of ours has seen this request.
+/// The number of OpenOrch gateways that this request has passed, from `Via`.
 pub fn passages(headers: &HeaderMap) -> usize {
     tokens(headers, header::VIA).filter(|entry| entry.split_whitespace().nth(1) == Some("openorch")).count()
 }
@@ -49,7 +49,7 @@ pub fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &st
         .filter(|token| !token.is_empty())
 }
 
-/// What the client wants to upgrade to; never HTTP/2, of which we would only see the first request.
+/// The requested upgrade protocol. Never HTTP/2, of which the gateway would only see the first request.
 pub fn wanted_upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let wanted = headers.get(header::UPGRADE)?;
     let asked = tokens(headers, header::CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"));
@@ -64,7 +64,7 @@ pub fn names_http2(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Removes what was meant for us alone. `Transfer-Encoding` is left to the caller.
+/// Removes hop-by-hop fields, except `Transfer-Encoding`, which the caller handles.
 pub fn end_hop(headers: &mut HeaderMap) {
     if !headers.keys().any(ends_here) {
         return;
@@ -106,8 +106,8 @@ fn ends_here(name: &HeaderName) -> bool {
     )
 }
 
-/// Not even `Connection` can name these: they say who asks, for what and how, or how the message is framed. Without
-/// this rule a client could take away what a proxy in front of us has added.
+/// Whether `Connection` cannot remove the field, because it authenticates, routes or frames the message. Otherwise a client
+/// could remove fields that a proxy in front of the gateway has added.
 fn is_kept(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -130,8 +130,8 @@ fn is_kept(name: &HeaderName) -> bool {
     ) || name.as_str().starts_with("x-forwarded-")
 }
 
-/// Removes fields that no trailer may have, in either direction (RFC 9110 6.5.1): what frames, routes or authenticates a
-/// message or says how to read it, what ends at this hop, and what the head would not be let through with.
+/// Removes fields that are forbidden in trailers, in either direction (RFC 9110, 6.5.1): those that frame, route, authenticate
+/// or describe the message, hop-by-hop fields, and those that are stripped from heads.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     let removed: Vec<_> = trailers.keys().filter(|name| is_of_head(name)).cloned().collect();
     for name in removed {
@@ -164,7 +164,7 @@ fn is_of_head(name: &HeaderName) -> bool {
         || name.as_str().starts_with("openorch-")
 }
 
-/// HTTP/2 may split cookies over lines, HTTP/1 may not.
+/// HTTP/2 may split cookies over several lines, HTTP/1 must not.
 pub fn join_cookies(headers: &mut HeaderMap) {
     let mut lines = headers.get_all(header::COOKIE).iter();
     if lines.next().is_none() || lines.next().is_none() {
@@ -176,7 +176,7 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// The only coding we can undo and redo is `chunked`.
+/// Whether the only transfer coding is `chunked`, which is the only one supported.
 pub fn only_chunked(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
     match (lines.next(), lines.next()) {

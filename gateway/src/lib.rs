@@ -1,7 +1,7 @@
-//! The data plane: takes connections, hands built-in paths to the daemon's own services and everything else to the
-//! instances behind the gateway. Knows no storage; who is alive it is told through [`Table`].
+//! The data plane: accepts connections, dispatches built-in paths to the built-in services and proxies all other requests to
+//! instances. Does not depend on storage: the registry publishes the instances through [`RoutingTable`].
 //!
-//! Start reading at [`Server`] (connections), then `service` (what a request is), then `forward` (the proxy).
+//! Start reading at [`Server`] (connections), then `dispatch` (requests), then `forward` (the proxy).
 
 mod balance;
 mod body;
@@ -37,23 +37,23 @@ pub use settings::{ForwardSettings, HttpSettings, Settings};
 pub use table::Table;
 pub use tls::Tls;
 
-/// What the gateway is wired to.
+/// The gateway's dependencies and configuration.
 pub struct Gateway {
     pub table: Arc<Table>,
     pub identity: Arc<dyn Identity>,
     pub builtin: Arc<dyn Builtin>,
     pub outbound: Arc<Outbound>,
-    /// Told of instances that could not be connected to.
+    /// Reports instances that could not be connected to.
     pub suspects: Suspects,
-    /// While true, only loopback is served (contract decision 13).
+    /// While true, only local requests are served (contract decision 13).
     pub loopback_only: Arc<AtomicBool>,
-    /// How that ends, for whoever is refused meanwhile.
+    /// How to end that restriction, for error messages.
     pub way_out: String,
     pub metrics: Arc<Metrics>,
     pub log: RequestLog,
-    /// Told of each request while somebody follows.
+    /// Publishes completed requests to subscribers.
     pub monitor: Arc<RequestMonitor>,
-    /// TLS on the listening port; its files may be read again.
+    /// TLS on the listening port; its certificate can be reloaded.
     pub tls: Option<Arc<Tls>>,
     pub settings: Settings,
 }

@@ -1,5 +1,5 @@
-//! How long connections may wait for what, and how they are told to end. One look over all of them now and then
-//! instead of a timer in each: a request then costs no timer at all.
+//! The open connections and tunnels: their timeouts, their exchanges and their shutdown. A periodic sweep over all
+//! connections replaces a timer per connection, so that requests need no timers.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use crate::{Settings, clients::Load, exchange::Exchange, room::Idle};
 
-/// Milliseconds since the server started, as of the last tick. Asking is one load.
+/// A coarse clock: milliseconds since the server started, as of the last tick. Reading it is one atomic load.
 pub struct Clock {
     started: Instant,
     now: AtomicU64,
@@ -43,28 +43,29 @@ impl Clock {
     }
 }
 
+/// The shutdown signal of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Order {
     GoOn = 0,
-    /// End when nothing runs any more.
+    /// Close after the requests in progress.
     Finish = 1,
-    /// End at once.
+    /// Close immediately.
     Stop = 2,
 }
 
-// What a connection without a running request waits for.
+// What a connection without a request in progress waits for.
 const FIRST_BYTE: u8 = 0;
 const HEAD: u8 = 1;
 const NEXT_REQUEST: u8 = 2;
-/// HTTP/2: bytes between requests are its own housekeeping and say nothing of a head.
+/// HTTP/2: bytes between requests may be control frames, and do not mean that a head has begun.
 const NEXT_STREAM: u8 = 3;
-/// Over TLS, where HTTP/2 was agreed on and its bytes are not seen here.
+/// HTTP/2 negotiated over TLS, whose decrypted bytes are not visible here.
 const FIRST_BYTE_OF_HTTP2: u8 = 4;
 
-/// The life of one connection, or of one tunnel.
+/// The state of a connection or tunnel.
 pub struct Life {
-    /// Of its address; `None` for one that is exempt.
+    /// The usage of its address; `None` for an exempt one.
     load: Option<Load>,
     waits_for: AtomicU8,
     since: AtomicU64,
@@ -72,15 +73,15 @@ pub struct Life {
     order: AtomicU8,
     waker: Mutex<Option<std::task::Waker>>,
     exchanges: Mutex<Vec<Arc<Exchange>>>,
-    /// Since when the socket takes no more of what is to be written.
+    /// Since when writes to the socket block.
     blocked: AtomicU64,
-    /// Bytes of the heads of answers that were made meanwhile.
+    /// Bytes of response heads created since then.
     heads_unwritten: AtomicUsize,
 }
 
-/// The socket takes what is written.
+/// Writes to the socket do not block.
 const NOT_BLOCKED: u64 = u64::MAX;
-/// Bytes of heads of answers that may wait for a socket. HTTP/2 limits the bodies that wait for a client, and not the heads.
+/// Maximum bytes of response heads that wait for a blocked socket. HTTP/2 flow control limits bodies, but not heads.
 const MAX_HEADS_UNWRITTEN: usize = 1 << 20;
 
 impl Life {
@@ -102,7 +103,7 @@ impl Life {
         self.load.as_ref()
     }
 
-    /// What came of a write to the socket: it took all bytes of it, some (`Some`), or none.
+    /// Records the result of a write to the socket: `bytes` is the number of bytes written, `None` if it blocked.
     pub fn wrote(&self, all: bool, bytes: Option<usize>, clock: &Clock) {
         match (bytes, self.blocked.load(Relaxed)) {
             (None, NOT_BLOCKED) => self.blocked.store(clock.now(), Relaxed),
@@ -110,7 +111,7 @@ impl Life {
                 self.blocked.store(NOT_BLOCKED, Relaxed);
                 self.heads_unwritten.store(0, Relaxed);
             }
-            // A client that reads a little now and then is not through yet.
+            // A partial write restarts the timeout, but the socket is still blocked.
             (Some(bytes), since) if since != NOT_BLOCKED => {
                 let left = self.heads_unwritten.load(Relaxed).saturating_sub(bytes);
                 self.heads_unwritten.store(left, Relaxed);
@@ -120,7 +121,7 @@ impl Life {
         }
     }
 
-    /// The head of an answer, or its trailers. The connection ends where very much of what was answered before could not be written.
+    /// Counts a response head or trailers. Closes the connection if too many of them wait for a blocked socket.
     pub fn answer(&self, head: &HeaderMap) {
         if self.blocked.load(Relaxed) == NOT_BLOCKED {
             return;
@@ -131,7 +132,7 @@ impl Life {
         }
     }
 
-    /// An exchange is in progress on it, until [`Life::leave`].
+    /// Adds an exchange in progress, until [`ConnState::remove_exchange`].
     pub fn enter(&self, exchange: Arc<Exchange>) {
         self.exchanges().push(exchange);
     }
@@ -147,7 +148,7 @@ impl Life {
         self.exchanges.lock().unwrap_or_else(|broken| broken.into_inner())
     }
 
-    /// Bytes have come in.
+    /// Records received bytes.
     pub fn heard(&self, bytes: &[u8], clock: &Clock) {
         if self.running.load(Relaxed) > 0 {
             return;
@@ -162,14 +163,14 @@ impl Life {
         self.since.store(clock.now(), Relaxed);
     }
 
-    /// The TLS handshake is over; the first byte of a request is still to come.
+    /// The TLS handshake is complete, and the first byte of a request is awaited.
     pub fn secured(&self, http2: bool, clock: &Clock) {
         let waits_for = if http2 { FIRST_BYTE_OF_HTTP2 } else { FIRST_BYTE };
         self.waits_for.store(waits_for, Relaxed);
         self.since.store(clock.now(), Relaxed);
     }
 
-    /// A request begins: no limit on waiting counts until it ends.
+    /// A request begins: the connection timeouts are suspended until it ends.
     pub fn begin(&self) {
         self.running.fetch_add(1, Relaxed);
     }
@@ -203,7 +204,7 @@ impl Life {
         if waited < limit {
             return None;
         }
-        // One that was asked to finish and is still there after another such wait is stopped.
+        // A connection that did not close gracefully within another timeout is closed immediately.
         self.since.store(now, Relaxed);
         match self.order() {
             Order::GoOn => Some(order),
@@ -226,19 +227,19 @@ impl Life {
         }
     }
 
-    /// It is to end, since its place is needed. Where a next request may be on its way the client is told first.
+    /// Closes it to free its slot: gracefully if it is between requests, since the next one may be on its way.
     pub fn give_way(&self) {
         let is_between = matches!(self.waits_for.load(Relaxed), NEXT_REQUEST | NEXT_STREAM);
         self.give(if is_between && self.order() == Order::GoOn { Order::Finish } else { Order::Stop });
     }
 
-    /// Orders given from now on wake this task.
+    /// Registers this task for wake-ups by later signals.
     pub fn watch(&self, cx: &Context<'_>) {
         let mut waker = self.waker.lock().unwrap_or_else(|b| b.into_inner());
         *waker = Some(cx.waker().clone());
     }
 
-    /// Runs `work` until it ends or an order at least as strong as `until` comes.
+    /// Runs `work` until it completes, or until a signal of at least the level `until`, which returns `None`.
     pub async fn unless<T>(&self, until: Order, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         poll_fn(|cx| {
@@ -252,14 +253,14 @@ impl Life {
     }
 }
 
-/// All that is open.
+/// All open connections and tunnels.
 #[derive(Default)]
 pub struct Lives {
     open: Mutex<(u64, HashMap<u64, Arc<Life>>)>,
     ended: Notify,
 }
 
-/// The entry of an open connection or tunnel; it ends with this.
+/// Keeps a connection or tunnel registered, until it is dropped.
 pub struct Entry {
     pub life: Arc<Life>,
     lives: Arc<Lives>,
@@ -276,14 +277,14 @@ impl Lives {
         Entry { life, lives: self.clone(), key }
     }
 
-    /// Ends what has waited for too long.
+    /// Closes connections whose timeout has expired.
     pub fn sweep(&self, now: u64, settings: &Settings) {
         let overdue = |life: &Arc<Life>| Some((life.overdue(now, settings)?, life.clone()));
         let overdue: Vec<_> = self.open().1.values().filter_map(overdue).collect();
         overdue.into_iter().for_each(|(order, life)| life.give(order));
     }
 
-    /// Connections on which nothing runs.
+    /// Connections without a request in progress.
     pub fn idle(&self) -> Vec<Idle> {
         let is_idle = |life: &Arc<Life>| life.running.load(Acquire) == 0 && life.order() != Order::Stop;
         let idle =
@@ -291,7 +292,7 @@ impl Lives {
         self.open().1.iter().filter(|(_, life)| is_idle(life)).map(idle).collect()
     }
 
-    /// All exchanges in progress that pass.
+    /// The exchanges in progress for which the predicate holds.
     pub fn exchanges(&self, passes: impl Fn(&Exchange) -> bool) -> Vec<Arc<Exchange>> {
         let all: Vec<_> = self.open().1.values().cloned().collect();
         let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! What the data plane counts and measures. A request must not wait for being counted: there are only atomics, and a
-//! histogram of each service beside its entry in the routing table.
+//! Metrics of the data plane. Requests never block on them: counters are atomic, and the histograms of a service are in its
+//! routing table entry.
 
 use std::{
     fmt,
@@ -19,7 +19,7 @@ use prometheus_client::{
 
 use crate::{HttpSettings, Table};
 
-/// A number that goes up and down.
+/// An integer gauge.
 pub type Count = Gauge<u64, AtomicU64>;
 
 /// Counters and gauges of the gateway.
@@ -32,22 +32,22 @@ pub struct Metrics {
     pub(crate) connect_failed: Counter,
     pub(crate) reused: Counter,
     pub(crate) tunnels: Counter,
-    /// Requests and tunnels now.
+    /// Requests and tunnels in progress.
     pub in_flight: Count,
-    /// Refusals for want of a place whose answer the client has not taken.
+    /// Requests refused by a concurrency limit whose response is unread.
     pub refused_in_flight: Count,
-    /// Of clients, now.
+    /// Open client connections.
     pub connections: Count,
-    /// Closed at once, since their address had its share.
+    /// Client connections closed because of a connection limit.
     pub connections_refused: Counter,
     pub(crate) connections_failed: Counter,
-    /// Requests ended since the client did not take the answer, or did not go on with the body.
+    /// Requests aborted because the client did not read the response or send the body.
     pub stalled: Counter,
-    /// Requests and tunnels ended since their session or service ended.
+    /// Requests and tunnels aborted because their session or service ended.
     pub session_ended: Counter,
 }
 
-/// Requests by what came of them.
+/// Requests by outcome.
 #[derive(Debug)]
 pub(crate) struct Requests {
     family: Family<[(&'static str, &'static str); 1], Counter>,
@@ -74,7 +74,7 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// Counts one that was refused, a loop included.
+    /// Counts a refused request, including loops.
     pub fn refused(&self, status: StatusCode) {
         let counter = match status {
             StatusCode::BAD_GATEWAY => &self.bad_gateway,
@@ -86,53 +86,56 @@ impl Requests {
 }
 
 impl Metrics {
-    /// Adds these, the durations of the table's services, and what may be open at once.
+    /// Registers these metrics, the durations of the table's services, and the limits.
     pub fn register(&self, registry: &Registry, table: &Arc<Table>, settings: &HttpSettings) {
         let requests = "Requests: handled by built-in operations, forwarded to an instance, refused with a 4xx or as a loop, \
                         502 (bad_gateway) and 503 (unavailable)";
         registry.register("gateway_requests", requests, self.requests.family.clone());
         registry.register(
             "gateway_request_duration_seconds",
-            "Time from a request for a service to the head of the response, by service and class of status",
+            "Time from a request for a service to the head of the response, by service and status class",
             ByService(table.clone()),
         );
         for (name, help, counter) in [
             ("retries", "Requests sent to an instance a second time", &self.retried),
             ("connects", "Connections opened to instances", &self.connected),
             ("connect_failures", "Failed attempts to open a connection to an instance", &self.connect_failed),
-            ("reuses", "Requests sent on a connection that was open already", &self.reused),
+            ("reuses", "Requests sent on a pooled connection", &self.reused),
             ("tunnels", "Upgraded connections since the start", &self.tunnels),
             (
                 "connections_refused",
-                "Client connections closed since their address had its share",
+                "Client connections closed because of a connection limit",
                 &self.connections_refused,
             ),
             ("connection_errors", "Client connections that ended with an error", &self.connections_failed),
-            ("stalled_answers", "Requests ended since the client did not go on with its side", &self.stalled),
-            ("session_ended", "Requests and tunnels ended since their session or service ended", &self.session_ended),
+            ("stalled_answers", "Requests aborted because the client stalled", &self.stalled),
+            (
+                "session_ended",
+                "Requests and tunnels aborted because their session or service ended",
+                &self.session_ended,
+            ),
         ] {
             registry.register(&format!("gateway_{name}"), help, counter.clone());
         }
         for (name, help, gauge) in [
             ("in_flight", "Requests and tunnels in progress", &self.in_flight),
-            ("refused_in_flight", "Refusals that clients have not taken yet", &self.refused_in_flight),
-            ("connections", "Open connections of clients", &self.connections),
+            ("refused_in_flight", "Refused requests whose response is unread", &self.refused_in_flight),
+            ("connections", "Open client connections", &self.connections),
         ] {
             registry.register(&format!("gateway_{name}"), help, gauge.clone());
         }
         let (connections, requests) = (settings.max_connections as u64, settings.max_requests as u64);
-        registry
-            .gauge("gateway_connections_limit", "Connections of clients that may be open", move || Some(connections));
-        registry.gauge("gateway_requests_limit", "Requests that may be in progress", move || Some(requests));
+        registry.gauge("gateway_connections_limit", "Maximum number of client connections", move || Some(connections));
+        registry.gauge("gateway_requests_limit", "Maximum number of concurrent requests", move || Some(requests));
     }
 }
 
-/// Services with series of their own; further ones share those of `(other)`.
+/// Maximum number of services with their own series; further ones share those of `(other)`.
 const MAX_SERVICES: usize = 1000;
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// How long requests took, by class of status. A class has a series once there was a request of it.
+/// Durations of requests by status class. The series of a class is created on its first use.
 #[derive(Default)]
 pub(crate) struct Durations([OnceLock<Histogram>; CLASSES.len()]);
 
@@ -156,25 +159,25 @@ impl Durations {
     }
 }
 
-/// The durations of one service, in series of its own as long as there are not too many such services.
+/// The durations of a service, with its own series unless [`MAX_SERVICES`] is reached.
 #[derive(Default)]
 pub(crate) struct OfService {
     durations: Durations,
     place: OnceLock<Option<Place>>,
 }
 
-/// The durations of requests that no service has for itself.
+/// The durations of requests without a service series of their own.
 #[derive(Default)]
 pub(crate) struct Shared {
-    /// Of services beyond [`MAX_SERVICES`].
+    /// For services beyond [`MAX_SERVICES`].
     others: Durations,
-    /// Of requests for slugs that no service has.
+    /// For unknown slugs.
     unknown: Durations,
-    /// Services with series of their own.
+    /// The number of services with their own series.
     places: Arc<AtomicUsize>,
 }
 
-/// One of [`MAX_SERVICES`]; given back when the service is forgotten.
+/// One of [`MAX_SERVICES`] slots, released when the service is removed.
 struct Place(Arc<AtomicUsize>);
 
 impl Place {
@@ -191,7 +194,7 @@ impl Drop for Place {
 }
 
 impl Shared {
-    /// Counts a request; without a service where its slug is none's.
+    /// Records a request; `service` is `None` for an unknown slug.
     pub fn observe(&self, service: Option<&OfService>, status: StatusCode, elapsed: Duration) {
         let durations = match service {
             None => &self.unknown,
@@ -244,7 +247,7 @@ mod tests {
         drop(services);
         let later = OfService::default();
         shared.observe(Some(&later), StatusCode::OK, Duration::ZERO);
-        assert!(!later.durations.is_empty(), "places are given back");
+        assert!(!later.durations.is_empty(), "slots are released");
         shared.observe(None, StatusCode::NOT_FOUND, Duration::ZERO);
         assert!(!shared.unknown.is_empty());
     }

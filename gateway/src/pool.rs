@@ -1,5 +1,4 @@
-//! One instance as the gateway sees it: its address, ready to be written into requests, and the open connections
-//! to it.
+//! An instance as an upstream, and the pool of connections to it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -13,33 +12,33 @@ use openorch_chassis::outbound::{Connection, InstanceUrl};
 
 use crate::{Settings, body::Upload};
 
-/// Bytes of an instance's answer read at once; also the most that the head of one may have (contract decision 24).
+/// Size of the read buffer of a connection to an instance; also the maximum size of a response head (contract decision 24).
 pub const READ_BUFFER: usize = 256 << 10;
 
 pub struct Instance {
     pub id: Arc<str>,
     pub url: Arc<InstanceUrl>,
-    /// What goes into `Host`.
+    /// The value of `Host`.
     pub host: HeaderValue,
     idle: Mutex<Vec<Sender>>,
 }
 
-/// The sending end of a connection to an instance.
+/// A connection to an instance.
 pub struct Sender {
     pub http: http1::SendRequest<Upload>,
-    /// When it was opened and last given back, in the server's milliseconds.
+    /// When it was opened and last returned to the pool, in milliseconds of the server's clock.
     born: u64,
     since: u64,
 }
 
 impl Instance {
     pub fn new(id: Arc<str>, url: Arc<InstanceUrl>) -> Instance {
-        // A parsed URL has no byte that a header may not have.
+        // A parsed URL only has bytes that are valid in a header.
         let host = HeaderValue::from_str(url.authority());
         Instance { id, host: host.unwrap_or(HeaderValue::from_static("invalid")), url, idle: Mutex::default() }
     }
 
-    /// The connection used last: those at the bottom get the chance to grow old.
+    /// Takes the most recently used connection, so that the others can reach their idle timeout.
     pub fn take(&self, now: u64, settings: &Settings) -> Option<Sender> {
         loop {
             let sender = self.idle().pop()?;
@@ -60,7 +59,7 @@ impl Instance {
         }
     }
 
-    /// Closes what has been unused for too long; nobody else would, at an instance that gets no requests.
+    /// Closes expired connections, which [`Upstream::acquire`] would only do at the next request.
     pub fn sweep(&self, now: u64, settings: &Settings) {
         let mut idle = self.idle();
         if idle.is_empty() {
@@ -82,13 +81,13 @@ impl Instance {
 }
 
 impl Sender {
-    /// Speaks HTTP on a connection just opened.
+    /// Starts HTTP on a new connection.
     pub async fn start(stream: Connection, now: u64) -> hyper::Result<Sender> {
-        // A piece of an answer that the client does not take holds a read buffer of at most this size.
+        // Bounds the memory of a response that the client does not read.
         let (http, connection) =
             http1::Builder::new().max_buf_size(READ_BUFFER).handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
-            // Its failure is told to whoever waits for an answer on it; an idle one may fail in silence.
+            // An error is also returned to the request in progress; on an idle connection it can be ignored.
             let _ = connection.with_upgrades().await;
         });
         Ok(Sender { http, born: now, since: now })

@@ -1,4 +1,4 @@
-//! What the gateway says when it does not hand a request on: a code and a sentence, as JSON.
+//! Error responses of the gateway: a code and a message, as JSON.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use openorch_chassis::{Error, ErrorCode, codes::gateway as codes, respond::error
 #[derive(Debug)]
 pub struct Refusal {
     error: Error,
-    /// Whether the connection ends with this answer.
+    /// Whether the connection is closed after the response.
     closes: bool,
 }
 
@@ -18,12 +18,12 @@ impl Refusal {
         Refusal { error: Error::new(code, sentence), closes: false }
     }
 
-    /// For what is not HTTP as it should be.
+    /// A refusal of an invalid HTTP request.
     pub fn invalid(sentence: impl Into<Cow<'static, str>>) -> Refusal {
         Refusal::new(&codes::INVALID_REQUEST, sentence)
     }
 
-    /// The same, and then the connection is closed.
+    /// Closes the connection after the response.
     pub fn closing(self) -> Refusal {
         Refusal { closes: true, ..self }
     }
@@ -43,7 +43,7 @@ impl Refusal {
         let headers = response.headers_mut();
         let json = HeaderValue::from_static("application/json");
         headers.insert(header::CONTENT_TYPE, json);
-        // So that a page can read why its call failed, as it can on built-in paths.
+        // Web pages can read the error, as they can for built-in paths.
         let any = HeaderValue::from_static("*");
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any);
         if self.closes {
@@ -59,13 +59,13 @@ impl Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
         if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
-            tracing::error!(cause = ?error.cause, "the caller's token could not be judged");
+            tracing::error!(cause = ?error.cause, "verifying the caller's token failed");
         }
         Refusal { error, closes: false }
     }
 }
 
-/// A slug as it may stand in a sentence: somebody else chose it.
+/// A slug from a request, truncated for messages.
 pub fn shown(slug: &str) -> Cow<'_, str> {
     match slug.char_indices().nth(80) {
         None => slug.into(),

@@ -1,6 +1,6 @@
-//! What is kept of a request while it is served, and what becomes of it at the end: its duration in the metrics, a span,
-//! a line of the access log if it is sampled, an event while somebody follows requests, and a line about each 502 and 503
-//! of ours, limited by service. Neither lines nor events have a token, a query or a part of a body.
+//! Observability of requests: the record of a request in progress, and at its end a duration in the metrics, a span, an access
+//! log line if it is sampled, an event for subscribers of the request monitor, and a warning for each 502 and 503 of the
+//! gateway, rate-limited by service. Log lines and events never contain tokens, queries or bodies.
 
 use std::{
     net::IpAddr,
@@ -23,11 +23,11 @@ use crate::{
     table::Presence,
 };
 
-/// Keeps the lines about failed requests from filling the log.
+/// Rate limits of the log lines about failed requests.
 pub struct RequestLog {
-    /// Of all services together; each has a limit of its own beside its entry in the table.
+    /// For all services together; each service also has its own limit in its routing table entry.
     failures: LogLimit,
-    /// Of requests that failed before their service was looked up.
+    /// For requests that failed before the lookup of their service.
     early_failures: LogLimit,
 }
 
@@ -38,7 +38,7 @@ impl Default for RequestLog {
 }
 
 impl RequestLog {
-    /// Writes a line about a request that was answered 502 or 503.
+    /// Logs a request that the gateway answered with 502 or 503.
     pub fn refused(&self, record: &Record, refusal: &Refusal, id: &RequestId) {
         if ![StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE].contains(&refusal.status()) {
             return;
@@ -48,7 +48,7 @@ impl RequestLog {
         let Some(more) = limit.allow() else { return };
         let Some(_) = self.failures.allow() else { return };
         let instance = record.instance.as_deref();
-        let more = if more > 0 { format!("; {more} more since the last such line") } else { String::new() };
+        let more = if more > 0 { format!("; {more} similar lines suppressed") } else { String::new() };
         warn!(
             status = refusal.status().as_u16(),
             service = service.map(|service| &*service.slug),
@@ -62,23 +62,23 @@ impl RequestLog {
     }
 }
 
-/// What is known of a request so far.
+/// The record of a request in progress.
 pub struct Record {
     started: Instant,
     destination: Destination,
-    /// The one that was tried last.
+    /// The instance that was tried last.
     pub instance: Option<Arc<Instance>>,
     /// The slug of the account whose token the request has.
     pub caller: Option<Arc<str>>,
-    /// The error behind a refusal.
+    /// The cause of a refusal.
     pub cause: Option<String>,
     span: Span,
     line: Option<Box<EndedRequest>>,
 }
 
-/// What the slug of a request names.
+/// The result of the lookup of a request's slug.
 enum Destination {
-    /// It was not looked up: the request is for a built-in operation, or was refused before.
+    /// Not looked up: the request is for a built-in operation, or was refused before.
     None,
     Unknown,
     Service(Arc<Presence>),
@@ -117,12 +117,12 @@ impl Record {
         }
     }
 
-    /// Where the router notes what it finds out for what the request leaves at its end, if it leaves something.
+    /// The extension in which the router records details for the access log and the monitor, if either is active.
     pub fn notes(&self) -> Option<Arc<CallNotes>> {
         self.line.as_ref().map(|line| line.notes.clone())
     }
 
-    /// The span of a request that is forwarded.
+    /// Opens the span of a forwarded request.
     pub fn open_span(&mut self, slug: &str, id: &RequestId) -> Span {
         self.span = debug_span!(
             "forward",
@@ -136,7 +136,7 @@ impl Record {
         self.span.clone()
     }
 
-    /// What the slug was found to name; `None` where it is no service's.
+    /// Sets the result of the lookup of the slug; `None` if there is no such service.
     pub fn set_service(&mut self, service: Option<&Arc<Presence>>) {
         self.destination = match service {
             Some(service) => Destination::Service(service.clone()),
@@ -151,7 +151,7 @@ impl Record {
         }
     }
 
-    /// The response begins. Answers what is to be told of the request at its end, if it is.
+    /// Records the head of the response. Returns the data to publish when the response has ended, if any.
     pub fn respond(self, gateway: &Gateway, status: StatusCode) -> Option<Box<EndedRequest>> {
         let elapsed = self.started.elapsed();
         match &self.destination {
@@ -177,11 +177,11 @@ impl Record {
     }
 }
 
-/// What a request leaves when its response has ended: a line of the access log, an event for those who follow requests.
+/// A request to be published when its response has ended: as an access log line, an event, or both.
 pub struct EndedRequest {
-    /// Whether it has a line.
+    /// Whether to write an access log line.
     is_sampled: bool,
-    /// Told of it, if somebody followed when it began.
+    /// Set if there were subscribers when the request began.
     monitor: Option<Arc<RequestMonitor>>,
     started: Instant,
     method: Box<str>,
@@ -193,7 +193,7 @@ pub struct EndedRequest {
     instance: Option<Arc<str>>,
     caller: Option<Arc<str>>,
     notes: Arc<CallNotes>,
-    /// Of the body that were sent.
+    /// Bytes of the body that were sent.
     pub bytes: u64,
 }
 
@@ -246,7 +246,7 @@ impl EndedRequest {
     }
 }
 
-/// Bytes of a path that a line has, and of a method, which may be as long as a client likes.
+/// Maximum logged bytes of a path and of a method, whose lengths the client chooses.
 const MAX_PATH: usize = 1024;
 const MAX_METHOD: usize = 32;
 

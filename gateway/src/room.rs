@@ -1,5 +1,5 @@
-//! Places for connections of clients: one for each, also where it became a tunnel, and some for exempt addresses alone, so
-//! that an operator on the machine gets in. Where none is left, connections without a request give way.
+//! The limit on client connections, tunnels included. Some slots are reserved for exempt addresses, so that an operator on
+//! the machine can connect. When the limit is reached, idle connections are evicted.
 
 use std::{
     cmp::Reverse,
@@ -15,12 +15,12 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::{Metrics, clients::Load, life::Life};
 
-/// Of so many places one is for exempt addresses alone, and so many may wait for one.
+/// One in so many slots is reserved for exempt addresses; as many connections may wait for a slot.
 const PART: usize = 16;
 
 pub struct Room {
     all: Arc<Semaphore>,
-    /// Those of them that any address may have.
+    /// The slots that are not reserved.
     open: Arc<Semaphore>,
     waiting: AtomicUsize,
     most_waiting: usize,
@@ -28,14 +28,14 @@ pub struct Room {
     metrics: Arc<Metrics>,
 }
 
-/// One of `OPENORCH_HTTP_MAX_CONNECTIONS`.
+/// A slot of `OPENORCH_HTTP_MAX_CONNECTIONS`, released on drop.
 pub struct Place {
     metrics: Arc<Metrics>,
     _all: OwnedSemaphorePermit,
     _open: Option<OwnedSemaphorePermit>,
 }
 
-/// A connection that waits for a place.
+/// A connection that waits for a slot.
 pub struct Waiting(Arc<Room>);
 
 impl Room {
@@ -50,7 +50,7 @@ impl Room {
         }
     }
 
-    /// A place, if there is one.
+    /// A slot, if one is free.
     pub fn try_enter(&self, is_exempt: bool) -> Option<Place> {
         let open = match is_exempt {
             true => None,
@@ -59,7 +59,7 @@ impl Room {
         Some(self.place(self.all.clone().try_acquire_owned().ok()?, open))
     }
 
-    /// Leave to wait for a place, unless as many do as may.
+    /// Joins the queue for a slot, unless it is full.
     pub fn wait(self: &Arc<Room>) -> Option<Waiting> {
         let most = self.most_waiting;
         let entered = self.waiting.fetch_update(Relaxed, Relaxed, |count| (count < most).then_some(count + 1));
@@ -67,7 +67,7 @@ impl Room {
         entered.is_ok().then(|| Waiting(self.clone()))
     }
 
-    /// Waits until connections are to give way, and says how many.
+    /// Waits until connections must be evicted, and returns how many.
     pub async fn wanted(&self) -> usize {
         loop {
             match self.waiting.load(Relaxed) {
@@ -84,14 +84,14 @@ impl Room {
 }
 
 impl Waiting {
-    /// A place, once there is one.
+    /// Waits for a slot.
     pub async fn enter(self, is_exempt: bool) -> Place {
         let room = &self.0;
         let open = match is_exempt {
             true => None,
-            false => Some(room.open.clone().acquire_owned().await.expect("it is never closed")),
+            false => Some(room.open.clone().acquire_owned().await.expect("the semaphore is never closed")),
         };
-        room.place(room.all.clone().acquire_owned().await.expect("it is never closed"), open)
+        room.place(room.all.clone().acquire_owned().await.expect("the semaphore is never closed"), open)
     }
 }
 
@@ -110,18 +110,18 @@ impl Drop for Place {
 /// A connection without a request in progress.
 pub struct Idle {
     pub life: Arc<Life>,
-    /// Since when it waits for one, and then the order in which they came: time passes here in ticks.
+    /// Idle since, then the order of arrival, since the clock has a coarse resolution.
     pub since: (u64, u64),
 }
 
-/// The connections of one address, those that have waited longest first.
+/// The idle connections of an address, longest idle first.
 struct Line<'a> {
     load: &'a Load,
     connections: VecDeque<&'a Arc<Life>>,
 }
 
-/// Those of these connections that give way, so many at most: the ones that have waited longest, of the address that has
-/// the largest part of what it may have. Those of exempt addresses stay.
+/// Selects at most `count` connections to evict: repeatedly the longest idle one of the address that uses the largest part of
+/// its limit. Connections of exempt addresses are not evicted.
 pub fn that_give_way(mut idle: Vec<Idle>, count: usize) -> Vec<Arc<Life>> {
     idle.sort_by_key(|idle| idle.since);
     let mut lines: HashMap<IpAddr, Line> = HashMap::new();
@@ -186,7 +186,7 @@ mod tests {
             let chosen = that_give_way(idle, count);
             chosen.iter().map(|life| since[&Arc::as_ptr(life)]).collect::<Vec<_>>()
         };
-        // Three of ten, one of ten, and four of the 75 that a trusted proxy may have.
+        // The addresses use 3 of 10, 1 of 10, and 4 of the 75 connections of a trusted proxy.
         assert_eq!(chosen(2), [7, 8]);
         assert_eq!(chosen(4)[..2], [7, 8]);
         let all = chosen(100);

@@ -1,4 +1,4 @@
-//! Takes connections and keeps them: accepting, TLS, HTTP/1.1 and HTTP/2, limits on waiting, and the end.
+//! The server: accepts connections, serves TLS, HTTP/1.1 and HTTP/2, enforces timeouts and shuts down gracefully.
 
 use std::{
     collections::HashSet,
@@ -54,17 +54,17 @@ impl Server {
     pub fn new(gateway: Arc<Gateway>) -> Server {
         let settings = &gateway.settings;
         let mut http = auto::Builder::new(StreamExecutor);
-        // A client that closes its sending side has left: `half_close` stays off. hyper's own time-out for heads is
-        // not used, since it counts between requests too; `life` does that work for all connections at once.
+        // A client that closes its sending half counts as disconnected: `half_close` stays off. hyper's timeout for heads is
+        // not used, since it also applies between requests; `conn_tracker` enforces one for all connections.
         http.http1().max_buf_size((*settings.http.max_header_bytes).max(8192));
         if settings.http.max_headers != 100 {
-            // The default of 100 lives on the stack, any other number costs allocations.
+            // The default of 100 is on the stack, any other number needs allocations.
             http.http1().max_headers(settings.http.max_headers);
         }
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(settings.http.max_streams_per_connection)
-            // What a client lets pile up in its streams is held for each of them.
+            // Bounds the memory of each stream that the client does not read.
             .max_send_buf_size(STREAM_BUFFER)
             .max_header_list_size((*settings.http.max_header_bytes).try_into().unwrap_or(u32::MAX));
         Server {
@@ -80,8 +80,8 @@ impl Server {
         }
     }
 
-    /// Serves until `shutdown` ends; then running requests have the drain time, and what is left is cut. To cut at
-    /// once, drop this future.
+    /// Serves until `shutdown` completes. Then requests in progress have the drain time to complete, and remaining
+    /// connections are closed. Dropping this future closes all connections immediately.
     pub async fn run(self, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
         let server = Arc::new(self);
         let (stop, stopped) = watch::channel(());
@@ -95,14 +95,17 @@ impl Server {
         tasks.spawn(server.clone().end_outlived_exchanges());
         shutdown.await;
         drop(stop);
-        // First, so that what they still say is sent before their connections end.
+        // First end the event streams, so that their last events are sent before their connections close.
         server.gateway.builtin.drain();
         server.lives.give_all(Order::Finish);
         let drain = server.gateway.settings.http.drain;
         if tokio::time::timeout(drain, server.lives.all_ended()).await.is_err() {
-            tracing::warn!(connections = server.lives.count(), "requests still running after {drain:?} are cut");
+            tracing::warn!(
+                connections = server.lives.count(),
+                "closing connections with requests still in progress after {drain:?}"
+            );
             server.lives.give_all(Order::Stop);
-            // They end at their next turn; nothing of theirs is waited for.
+            // Their tasks end when they are polled next.
             let _ = tokio::time::timeout(Duration::from_secs(1), server.lives.all_ended()).await;
         }
         tasks.shutdown().await;
@@ -122,10 +125,10 @@ impl Server {
                 },
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
-                    // Mostly: out of file descriptors. What is open goes on, and may free some.
+                    // Usually the limit on open files. Closing idle upstream connections may free some.
                     self.gateway.table.close_unused();
                     if complaint.allow().is_some() {
-                        tracing::error!(%error, "no connection can be accepted; raise the limit on open files if this goes on");
+                        tracing::error!(%error, "cannot accept connections; raise the limit on open files if this persists");
                     }
                     sleep(*self.gateway.settings.http.accept_pause).await;
                 }
@@ -133,7 +136,7 @@ impl Server {
         }
     }
 
-    /// Serves a connection as soon as there is a place for it.
+    /// Serves a connection as soon as it has a slot.
     fn admit(
         self: &Arc<Server>,
         stream: TcpStream,
@@ -148,8 +151,8 @@ impl Server {
         if let Some(more) = self.no_room.allow() {
             let most = self.gateway.settings.http.max_connections;
             tracing::warn!(
-                "{most} connections may be open (OPENORCH_HTTP_MAX_CONNECTIONS), and those for this one's address are: those \
-                 without a request give way to new ones, which else wait; {more} more since the last such line"
+                "the limit of {most} connections (OPENORCH_HTTP_MAX_CONNECTIONS) is reached: idle connections are evicted, new \
+                 ones wait; {more} similar lines suppressed"
             );
         }
         let Some(waiting) = self.room.wait() else {
@@ -169,24 +172,24 @@ impl Server {
         });
     }
 
-    /// Lets connections without a request give way, as long as others wait for a place.
+    /// Evicts idle connections while others wait for a slot.
     async fn make_room(self: Arc<Server>) {
         loop {
             let wanted = self.room.wanted().await;
             room::that_give_way(self.lives.idle(), wanted).iter().for_each(|life| life.give_way());
-            // They end at their next turn, and looking at all of them costs something.
+            // Evicted connections close when they are polled next, and scanning all connections is expensive.
             sleep(ROOM_CHECK).await;
         }
     }
 
-    /// Closes a connection at once: its address has as many as it may.
+    /// Closes a connection whose address has reached its limit.
     fn refuse(&self, from: SocketAddr, has: usize) {
         self.gateway.metrics.connections_refused.inc();
         if let Some(more) = self.refused_connections.allow() {
             tracing::warn!(
                 client.address = %from.ip(),
-                "a connection is refused: its network has {has} open, as many as it may \
-                 (OPENORCH_HTTP_MAX_CONNECTIONS_PER_ADDRESS); {more} more were refused since the last such line"
+                "connection refused: its network has reached the limit of {has} connections \
+                 (OPENORCH_HTTP_MAX_CONNECTIONS_PER_ADDRESS); {more} similar lines suppressed"
             );
         }
     }
@@ -205,9 +208,9 @@ impl Server {
 
     async fn keep(&self, stream: TcpStream, from: SocketAddr, entry: &Entry, (room, place): Places) -> Served {
         let life = &entry.life;
-        // Without it small answers wait for acknowledgements; a socket that refuses still works.
+        // Nagle's algorithm would delay small responses. Ignored on failure: the connection works without it.
         let _ = stream.set_nodelay(true);
-        // A client that vanished without a word is found out, also one that is not written to.
+        // Detects clients that disappeared, even if nothing is written to them.
         let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
         let socket = Socket { stream, life: life.clone(), clock: self.clock.clone() };
         let tls = &self.gateway.tls;
@@ -239,7 +242,7 @@ impl Server {
         let service = service_fn(move |request| serve(connection.clone(), request));
         let stream = TokioIo::new(stream);
         if is_http2 {
-            // What was agreed on is spoken and nothing else; it has no upgrades.
+            // Only the negotiated protocol is accepted; HTTP/2 has no upgrades.
             let http = self.http.clone().http2_only();
             until_told(life, http.serve_connection(stream, service), |http| http.graceful_shutdown()).await
         } else {
@@ -248,7 +251,7 @@ impl Server {
         }
     }
 
-    /// Time for all: the clock, the connections that waited too long, the unused ones to instances.
+    /// The periodic tick: advances the clock, and closes timed-out client connections and expired upstream connections.
     async fn tick(self: Arc<Server>) {
         let settings = &self.gateway.settings;
         let shortest = settings
@@ -267,7 +270,8 @@ impl Server {
         }
     }
 
-    /// Ends what the client leaves: answers untaken, bodies in their middle or after their answer. Waits for nobody.
+    /// Aborts exchanges whose client is stalled: responses that are not read, incomplete request bodies, and bodies that
+    /// outlast their response. Never blocks on the store.
     async fn end_stale_exchanges(self: Arc<Server>) {
         let (settings, metrics) = (&self.gateway.settings, &self.gateway.metrics);
         let shortest =
@@ -291,8 +295,7 @@ impl Server {
         }
     }
 
-    /// Ends requests and tunnels that outlived the credential they came with, or their service. Whether a credential has
-    /// ended may have to be looked up where it is stored.
+    /// Aborts requests and tunnels whose credential or service has ended. May have to read credentials from the store.
     async fn end_outlived_exchanges(self: Arc<Server>) {
         let metrics = &self.gateway.metrics;
         loop {
@@ -309,7 +312,7 @@ impl Server {
         }
     }
 
-    /// Those of these whose credential or service has ended.
+    /// The exchanges among these whose credential or service has ended.
     async fn outlived(&self, exchanges: Vec<Arc<Exchange>>) -> Vec<Arc<Exchange>> {
         let credentials: HashSet<Credential> =
             exchanges.iter().filter_map(|exchange| exchange.credential().cloned()).collect();
@@ -322,13 +325,13 @@ impl Server {
         exchanges.into_iter().filter(|exchange| is_over(exchange)).collect()
     }
 
-    /// Those of these credentials that are known to have ended. A database that stands still ends nobody's request.
+    /// The credentials among these that have ended. If the store does not respond, they count as valid.
     async fn ended(&self, credentials: Vec<Credential>) -> HashSet<Credential> {
         let all = self.gateway.identity.ended_credentials(&credentials);
         if let Ok(ended) = tokio::time::timeout(CREDENTIALS_LIMIT, all).await {
             return ended.into_iter().collect();
         }
-        // One that has to be looked up there hides none that is known.
+        // Check them one by one, so that one that must be read from the store does not hide those known in memory.
         let mut asked = JoinSet::new();
         for credential in credentials {
             let gateway = self.gateway.clone();
@@ -347,13 +350,13 @@ impl Server {
 
 type Served = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// Serves a connection to its end, or as far as it may go.
+/// Serves a connection until it ends or is shut down.
 async fn until_told<C: Future<Output = Served>>(life: &Life, http: C, finish: impl Fn(Pin<&mut C>)) -> Served {
     let mut http = pin!(http);
     let (mut watched, mut finishing) = (false, false);
     poll_fn(|cx| {
         if !watched {
-            // The task's waker stays the same, so once is enough.
+            // Once suffices: the task's waker does not change.
             life.watch(cx);
             watched = true;
         }
@@ -370,26 +373,27 @@ async fn until_told<C: Future<Output = Served>>(life: &Life, http: C, finish: im
     .await
 }
 
-/// A client that answers none of four probes is gone.
+/// A client that does not respond to four probes counts as disconnected.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
-/// What one connection takes of all, and of its address.
+/// The slots of a connection, of the total limit and of its address.
 type Places = (Place, Option<ClientPlace>);
 
-/// How long it may take to find out which credentials have ended.
+/// Timeout of a check of credentials.
 const CREDENTIALS_LIMIT: Duration = Duration::from_secs(1);
 
-/// How often it is looked which connections give way.
+/// Interval between evictions.
 const ROOM_CHECK: Duration = Duration::from_millis(50);
 
-/// How often exchanges are checked, and from which age on: what ends a session ends them within a second.
+/// Interval of the checks of exchanges, and the age from which they are checked, so that the end of a session ends its
+/// exchanges within a second.
 const EXCHANGE_CHECK: Duration = Duration::from_millis(400);
 
-/// Bytes of one HTTP/2 stream's answer held for a client that does not read.
+/// Size of the send buffer of an HTTP/2 stream.
 const STREAM_BUFFER: usize = 64 << 10;
 
-/// The client left before it was accepted; the next one has nothing to do with it.
+/// Whether an accept error concerns a single connection, whose client disconnected before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

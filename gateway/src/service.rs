@@ -1,4 +1,4 @@
-//! What happens to a request: it is checked, and handed to the daemon's own services or to an instance.
+//! Request dispatch: validates a request and passes it to a built-in service or an instance.
 
 use std::{convert::Infallible, sync::Arc, sync::atomic::Ordering::Acquire};
 
@@ -32,7 +32,7 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     let target = target(path);
     let is_builtin = match &target {
         Target::Segment(segment) => connection.gateway.builtin.owns(segment),
-        // What names no service is answered here.
+        // Paths that name no service are answered by the gateway.
         Target::Nameless | Target::NotText => true,
     };
     let (running, refusal) = body::Request::begin(connection, request.headers(), is_builtin);
@@ -73,10 +73,7 @@ async fn answer(
     let segment = match target {
         Target::Segment(segment) => segment,
         Target::Nameless => {
-            return Err(Refusal::new(
-                &codes::NO_SERVICE_NAMED,
-                "this path names no service; write it like `/<slug>/…`",
-            ));
+            return Err(Refusal::new(&codes::NO_SERVICE_NAMED, "this path names no service; use `/<slug>/…`"));
         }
         Target::NotText => {
             return Err(Refusal::invalid("the first segment of this path is not UTF-8 when decoded"));
@@ -85,8 +82,8 @@ async fn answer(
     if request.headers().contains_key("service-worker") && !path.trim_start_matches('/').contains('/') {
         return Err(Refusal::new(
             &codes::SERVICE_WORKER,
-            "a service worker whose script has no `/` after the slug would answer for all services of this origin; \
-             serve the script below the slug, as in `/<slug>/worker.js`",
+            "the scope of a service worker script directly at the slug would include all services of this origin; serve \
+             the script below the slug, as in `/<slug>/worker.js`",
         ));
     }
     if gateway.loopback_only.load(Acquire) {
@@ -112,20 +109,20 @@ async fn answer(
     }))
 }
 
-/// What is wrong with a request wherever it goes; else the host it asks for.
+/// Validates the head of a request. Returns the requested host.
 fn check_head(connection: &Connection, request: &Request<ClientBody>) -> Result<Option<HeaderValue>, Refusal> {
     let settings = &connection.gateway.settings;
     let uri = request.uri();
     if *request.method() == Method::CONNECT {
         return Err(Refusal::new(
             &codes::CONNECT_NOT_ALLOWED,
-            "CONNECT is not spoken here; name a service by its path",
+            "CONNECT is not supported; address a service by its path",
         ));
     }
     if uri.path_and_query().is_some_and(|path| path.as_str().len() > *settings.http.max_uri_bytes) {
         return Err(Refusal::new(
             &codes::TARGET_TOO_LONG,
-            format!("this request's target is longer than {} bytes", *settings.http.max_uri_bytes),
+            format!("the request target is longer than {} bytes", *settings.http.max_uri_bytes),
         ));
     }
     let headers = request.headers();
@@ -136,30 +133,28 @@ fn check_head(connection: &Connection, request: &Request<ClientBody>) -> Result<
         ));
     }
     if !headers::only_chunked(headers) {
-        // Where its body ends is not known, so nothing after it can be read (RFC 9112, 6.3).
-        return Err(Refusal::new(
-            &codes::UNKNOWN_TRANSFER_CODING,
-            "no transfer coding but `chunked` alone is understood here",
-        )
-        .closing());
+        // The end of the body is unknown, so the connection cannot be reused (RFC 9112, 6.3).
+        return Err(
+            Refusal::new(&codes::UNKNOWN_TRANSFER_CODING, "the only supported transfer coding is `chunked`").closing()
+        );
     }
     let mut hosts = headers.get_all(header::HOST).iter();
     let given = hosts.next();
     if hosts.next().is_some() {
-        return Err(Refusal::invalid("this request has more than one `Host`"));
+        return Err(Refusal::invalid("this request has several `Host` headers"));
     }
     match uri.authority() {
         Some(authority) => {
             let host = HeaderValue::from_str(authority.as_str());
             match host.ok().filter(|host| !host.as_bytes().contains(&b'@')) {
                 Some(host) => Ok(Some(host)),
-                None => Err(Refusal::invalid("this request's target names no host")),
+                None => Err(Refusal::invalid("the request target has no valid host")),
             }
         }
         None if given.is_none() && request.version() == Version::HTTP_11 => {
-            Err(Refusal::invalid("this request has no `Host`"))
+            Err(Refusal::invalid("this request has no `Host` header"))
         }
-        // RFC 9112, 3.2. An empty one is allowed: it says that the target has no authority.
+        // An empty `Host` is allowed: it means that the target has no authority (RFC 9112, 3.2).
         None if given.is_some_and(|host| !host.is_empty() && !is_host(host.as_bytes())) => {
             Err(Refusal::invalid("the `Host` of this request is not a host with an optional port"))
         }
@@ -191,7 +186,7 @@ async fn call_builtin(
         request.extensions_mut().insert(FromThisMachine);
     }
     connection.hop.clean(request.headers_mut());
-    // The operations know paths only.
+    // The router matches on paths only.
     if request.uri().authority().is_some()
         && let Some(path) = request.uri().path_and_query().cloned()
     {

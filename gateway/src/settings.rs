@@ -1,4 +1,4 @@
-//! Every limit and duration of the data plane, with the defaults of contract decision 23.
+//! The settings of the data plane, with the defaults of contract decision 23.
 
 use std::time::Duration;
 
@@ -9,41 +9,41 @@ use openorch_chassis::{
 };
 
 settings! {
-    /// Connections of clients: `[http]`.
+    /// Client connections: `[http]`.
     pub struct HttpSettings in "http" {
-        /// Bytes of a request's header; beyond it 431.
+        /// Maximum size of a request head; larger ones get 431.
         max_header_bytes: ByteSize = "64KiB";
-        /// Fields of a request's header; beyond it 431.
+        /// Maximum number of header fields of a request; more get 431.
         max_headers: usize = "100";
-        /// Bytes of a request's target; beyond it 414.
+        /// Maximum size of a request target; longer ones get 414.
         max_uri_bytes: ByteSize = "32KiB";
-        /// Time from the opening of a connection to its first byte.
+        /// Timeout for the first byte of a new connection.
         first_byte_timeout: Duration = "15s";
-        /// Time from the first byte of a request's header to its last.
+        /// Timeout for receiving a request head.
         header_timeout: Duration = "15s";
-        /// Time that a connection stays open between two requests.
+        /// Idle timeout of a connection between requests.
         keepalive_timeout: Duration = "75s";
-        /// Time that requests in progress have to end when the daemon stops.
+        /// Time that requests in progress have to complete at shutdown.
         drain: Duration = "10s", as "OPENORCH_DRAIN";
-        /// Open connections, beyond which those without a request give way and new ones wait (a sixteenth is for exempt addresses); at most half of the limit on open files.
+        /// Maximum number of client connections, of which a sixteenth is reserved for exempt addresses; beyond it idle connections are evicted and new ones wait; at most half of the limit on open files.
         max_connections: usize = "20000";
-        /// Open connections of one client address (an IPv6 /64 counts as one), beyond which new ones are closed; a trusted proxy may have three quarters of all.
+        /// Maximum number of connections per client address (an IPv6 /64 counts as one); further ones are closed; a trusted proxy may have three quarters of the total.
         max_connections_per_address: Option<usize> = "a tenth of OPENORCH_HTTP_MAX_CONNECTIONS";
-        /// Requests in progress, tunnels included, beyond which new ones are 503; at most half of the limit on open files.
+        /// Maximum number of concurrent requests and tunnels; further ones get 503; at most half of the limit on open files.
         max_requests: usize = "20000";
-        /// Requests in progress of one client address, beyond which new ones are 429; a trusted proxy may have three quarters of all.
+        /// Maximum number of concurrent requests per client address; further ones get 429; a trusted proxy may have three quarters of the total.
         max_requests_per_address: Option<usize> = "a tenth of OPENORCH_HTTP_MAX_REQUESTS";
-        /// Addresses and networks (CIDRs) without limits for each address.
+        /// Addresses and networks (CIDR) exempt from the limits per client address.
         address_limit_exempt: NetworkList = "127.0.0.0/8,::1";
-        /// Streams of one HTTP/2 connection.
+        /// Maximum number of concurrent streams of an HTTP/2 connection.
         max_streams_per_connection: u32 = "100";
-        /// Time in which a client must take each piece of a built-in operation's response.
+        /// Timeout for a client to read each piece of a response of a built-in operation.
         write_timeout: Duration = "60s";
-        /// Pause in accepting connections when the system refuses them, mostly for want of file descriptors.
+        /// Pause after a failure to accept connections, such as too many open files.
         accept_pause: Interval = "100ms";
-        /// Networks (CIDRs) whose forwarding headers are believed.
+        /// Networks (CIDR) of trusted proxies, whose forwarding headers are used.
         trusted_proxies: NetworkList = "none", as "OPENORCH_TRUSTED_PROXIES";
-        /// Share of all requests that have a line in the access log, from 0 to 1; their target in the log filter is `access`.
+        /// Sampling rate of the access log, from 0 to 1; its target in the log filter is `access`.
         access_log: Fraction = "0";
     }
 }
@@ -53,31 +53,31 @@ settings! {
     pub struct ForwardSettings in "gateway" {
         /// Proxy hops after which a request is rejected as a loop (508).
         max_hops: usize = "5";
-        /// Time that a body announced with Expect: 100-continue waits for an instance that says nothing.
+        /// Time to wait for 100 Continue from an instance before a body with Expect: 100-continue is sent anyway.
         expect_continue_timeout: Duration = "1s";
-        // Below the 5 s after which common servers close theirs: a request sent into a closing connection is lost.
-        /// Time that an unused connection to an instance is kept.
+        // Below the 5 s after which common servers close idle connections: a request sent to a closing connection is lost.
+        /// Idle timeout of pooled connections to an instance.
         upstream_idle_timeout: Duration = "4s";
         /// Maximum age of a connection to an instance.
         upstream_max_lifetime: Duration = "5m";
-        /// Unused connections kept to each instance.
+        /// Maximum number of idle connections per instance.
         upstream_max_idle: usize = "1024";
-        /// Time in which a client must take each piece of a service's response.
+        /// Timeout for a client to read each piece of a service's response.
         write_timeout: Duration = "5m";
-        /// Time that a client may be silent in the middle of a body for a service that has not responded yet.
+        /// Idle timeout of a request body for a service that has not responded yet.
         read_timeout: Duration = "5m";
-        /// Time that a client may go on sending a body whose response is complete.
+        /// Time that a client may continue to send a body after the response is complete.
         linger_timeout: Duration = "5s";
-        /// Bytes of services' responses that wait for their clients (one address may have a tenth, a trusted proxy three quarters); beyond it those that wait longest end.
+        /// Memory budget of service responses that clients have not read (a tenth per address, three quarters for a trusted proxy); beyond it those unread for longest are aborted.
         max_response_memory: ByteSize = "1GiB";
-        /// Time that a tunnel goes on of which one side has ended and the other is silent.
+        /// Idle timeout of a half-closed tunnel.
         half_closed_timeout: Duration = "30s";
-        /// Bytes held for each direction of a tunnel.
+        /// Size of the buffer for each direction of a tunnel.
         tunnel_buffer: ByteSize = "8KiB";
     }
 }
 
-/// What the data plane runs with.
+/// The settings of the data plane.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     pub http: HttpSettings,
@@ -85,19 +85,19 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The values that were given, and the defaults of the others.
+    /// Parses the settings, with defaults for those that are not set.
     pub fn read(given: &Given) -> Result<Settings, String> {
         Ok(Settings { http: HttpSettings::read(given)?, forward: ForwardSettings::read(given)? })
     }
 }
 
 impl HttpSettings {
-    /// Open connections of one client address.
+    /// The maximum number of connections per client address.
     pub fn connections_per_address(&self) -> usize {
         self.max_connections_per_address.unwrap_or(self.max_connections / 10)
     }
 
-    /// Requests in progress of one client address.
+    /// The maximum number of concurrent requests per client address.
     pub fn requests_per_address(&self) -> usize {
         self.max_requests_per_address.unwrap_or(self.max_requests / 10)
     }

@@ -1,5 +1,5 @@
-//! The routing table: which instances stand behind which slug. Read by every request without a lock; written whole
-//! slugs at a time by the registry.
+//! The routing table: maps slugs to instances. Every request reads it without a lock; the registry replaces the entries of
+//! whole slugs.
 
 use std::{
     collections::HashMap,
@@ -28,27 +28,27 @@ type Shard = HashMap<Arc<str>, Arc<Service>>;
 
 pub struct Table {
     shards: Box<[ArcSwap<Shard>]>,
-    /// Two writers of one shard must not lose each other's slug.
+    /// Serializes writers, so that concurrent updates of a shard are not lost.
     writing: Mutex<()>,
     pub(crate) shared: Shared,
 }
 
-/// The instances of one slug, sorted by what may be sent to them.
+/// The instances of a slug, grouped by eligibility.
 pub struct Service {
-    /// The same over all versions of the table.
+    /// Shared by all versions of the table.
     pub presence: Arc<Presence>,
     pub healthy: Vec<Arc<Instance>>,
     pub slow: Vec<Arc<Instance>>,
-    /// Not routable now, but their connections are worth keeping should they come back.
+    /// Not routable at the moment; their pooled connections are kept in case they recover.
     resting: Vec<Arc<Instance>>,
 }
 
-/// What is known of a service as long as it is there. Requests in progress depend on it.
+/// A registered service: its removal, metrics and log limit. Requests in progress hold a reference.
 pub struct Presence {
     pub slug: Arc<str>,
     is_forgotten: AtomicBool,
     pub(crate) durations: OfService,
-    /// Requests that failed for want of an instance that answers.
+    /// Limits log lines about requests that failed with 502 or 503.
     pub(crate) failures: LogLimit,
 }
 
@@ -62,7 +62,7 @@ impl Presence {
         }
     }
 
-    /// The account of the service was deleted.
+    /// Whether the account of the service was deleted.
     pub fn is_forgotten(&self) -> bool {
         self.is_forgotten.load(Relaxed)
     }
@@ -83,22 +83,22 @@ impl Table {
         Table::default()
     }
 
-    /// `None` for a slug under which nothing was ever published.
+    /// `None` for a slug that was never published.
     pub(crate) fn find(&self, slug: &str) -> Option<Arc<Service>> {
         self.shards[shard(slug)].load().get(slug).cloned()
     }
 
-    /// Closes connections to instances that were not used for long.
+    /// Closes expired connections to instances.
     pub(crate) fn sweep(&self, now: u64, settings: &Settings) {
         self.each_instance(|instance| instance.sweep(now, settings));
     }
 
-    /// Closes all unused connections to instances, where this machine can open no other.
+    /// Closes all idle connections to instances, to free local resources.
     pub(crate) fn close_unused(&self) {
         self.each_instance(Instance::close_unused);
     }
 
-    /// All services that are there.
+    /// All registered services.
     pub(crate) fn services(&self) -> impl Iterator<Item = Arc<Presence>> {
         self.shards.iter().flat_map(|shard| {
             let shard = shard.load_full();
@@ -150,7 +150,7 @@ impl Routes for Table {
 }
 
 impl Service {
-    /// An instance that stays at its address keeps its connections.
+    /// Instances whose address did not change keep their connections.
     fn new(slug: &str, backends: Vec<Backend>, old: Option<&Service>) -> Service {
         let presence = match old {
             Some(old) => old.presence.clone(),
@@ -178,7 +178,7 @@ impl Service {
     }
 }
 
-/// FNV-1a: slugs are chosen by people, and a crowded shard costs a writer microseconds.
+/// FNV-1a needs no defence against collisions: a crowded shard costs a writer microseconds.
 fn shard(slug: &str) -> usize {
     let hash = slug.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     (hash ^ (hash >> 16)) as usize % SHARDS

@@ -1,4 +1,4 @@
-//! Which service a request is for: the first segment of the raw path (contract decisions 4 and 24).
+//! The target service of a request: the first segment of the raw path (contract decisions 4 and 24).
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ pub enum Target<'a> {
     NotText,
 }
 
-/// Splits at single slashes, then decodes once. What is sent on stays as it came.
+/// Splits the path at the first slash, then decodes the segment once. The forwarded path is not changed.
 pub fn target(path: &str) -> Target<'_> {
     let Some(rest) = path.strip_prefix('/') else {
         return Target::Nameless;

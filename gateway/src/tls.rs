@@ -12,25 +12,25 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-/// The certificate that is shown to clients, which may be replaced while the server runs.
+/// The TLS configuration of the server, whose certificate can be reloaded.
 #[derive(Debug)]
 pub struct Tls(ArcSwap<ServerConfig>);
 
 impl Tls {
-    /// From the files of a chain of certificates and its key, both PEM.
+    /// Reads a certificate chain and its private key from PEM files.
     pub fn read(certificate: &Path, key: &Path) -> Result<Tls> {
         Ok(Tls(ArcSwap::from(server_config(certificate, key)?)))
     }
 
-    /// Shows the certificate in these files from the next connection on. Where they cannot be used nothing changes.
+    /// Reloads the certificate for new connections. If it fails, the current certificate remains.
     pub fn reload(&self, certificate: &Path, key: &Path) -> Result<()> {
         self.0.store(server_config(certificate, key)?);
         Ok(())
     }
 }
 
-/// Turns for handshakes. Signing one takes milliseconds of a worker where the key is RSA (an ECDSA key needs a tenth of a
-/// millisecond): half of the workers are left to what is open already, and addresses take turns.
+/// Limits concurrent handshakes, fairly among client networks. A signature takes milliseconds of a worker with an RSA key (a
+/// tenth of a millisecond with ECDSA), so half of the workers are left to open connections.
 pub(crate) struct Handshakes(Turns<IpAddr>);
 
 impl Default for Handshakes {
@@ -41,7 +41,7 @@ impl Default for Handshakes {
 }
 
 impl Handshakes {
-    /// The connection of a client, once it has greeted and its turn has come.
+    /// Performs the handshake of a client: waits for its `ClientHello`, then for a permit.
     pub async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         tls: &Tls,
@@ -51,12 +51,12 @@ impl Handshakes {
         let greeted = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
         let take_turn = || Box::pin(self.0.take(network(client)));
         let finishing = {
-            // The answer to the greeting is made, and signed, here.
+            // Creates and signs the reply to the `ClientHello`.
             let _turn = take_turn().await;
             greeted.into_stream(tls.0.load_full())
         };
-        // Or later, for a client that has to greet again (RFC 8446, 4.1.4): each step has a turn, and none while it waits for
-        // the client.
+        // After a `HelloRetryRequest` (RFC 8446, 4.1.4) the signature is created later. So each step acquires a permit, and
+        // none is held while it waits for the client.
         let (mut finishing, mut turn) = (pin!(finishing), take_turn());
         poll_fn(move |cx| {
             let _turn = ready!(turn.as_mut().poll(cx));
@@ -74,11 +74,11 @@ fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
     let chain = chain
         .ok()
         .filter(|chain| !chain.is_empty())
-        .ok_or_else(|| Error::invalid(format!("{} holds no certificate in PEM form", certificate.display())))?;
+        .ok_or_else(|| Error::invalid(format!("{} contains no PEM certificate", certificate.display())))?;
     let private = PrivateKeyDer::from_pem_slice(&read(key)?)
-        .map_err(|error| Error::invalid(format!("{} holds no private key: {error}", key.display())))?;
+        .map_err(|error| Error::invalid(format!("{} contains no private key: {error}", key.display())))?;
     let unusable = |error: rustls::Error| {
-        Error::invalid(format!("{} and {} do not go together: {error}", certificate.display(), key.display()))
+        Error::invalid(format!("cannot use {} with {}: {error}", certificate.display(), key.display()))
     };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)

@@ -1,4 +1,4 @@
-//! An upgraded connection (WebSocket and its like): bytes both ways until one side ends.
+//! Tunnels: upgraded connections (such as WebSocket), copied in both directions until one side ends.
 
 use std::{
     io,
@@ -23,8 +23,8 @@ use crate::{
     life::{Entry, Order},
 };
 
-/// Joins the two ends once both have switched. Outlives the connection's request, so it is entered among the open
-/// ones itself: a daemon that stops cuts it after the drain time.
+/// Starts copying once both sides have upgraded. A tunnel outlives the request of its connection, so it is tracked
+/// separately: a shutdown closes it after the drain time.
 pub fn join(request: &body::Request, client: OnUpgrade, instance: OnUpgrade) {
     let connection = request.connection().clone();
     let entry = connection.lives.enter(&connection.clock, None);
@@ -57,7 +57,7 @@ async fn run(entry: &Entry, client: OnUpgrade, instance: OnUpgrade, settings: &S
         let moved = AtomicU64::new(0);
         let (up, down) = (pass(from_client, to_instance, size, &moved), pass(from_instance, to_client, size, &moved));
         let (mut up, mut down) = (pin!(up), pin!(down));
-        // Each side may say that it sends no more; the other goes on as long as it has something to say.
+        // After one side closed its sending half, the other direction continues until it is idle for too long.
         tokio::select! {
             ended = &mut up => {
                 ended?;
@@ -72,7 +72,7 @@ async fn run(entry: &Entry, client: OnUpgrade, instance: OnUpgrade, settings: &S
     entry.life.unless(Order::Stop, work).await
 }
 
-/// Passes on what one side sends, and its end; counts the bytes.
+/// Copies one direction including its end, and counts the bytes.
 async fn pass(
     from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -94,8 +94,8 @@ async fn pass(
     }
 }
 
-/// Goes on with one direction of a tunnel whose other one has ended, until nothing moved in it for `silence`: a client that
-/// is gone looks the same as one that sends no more.
+/// Continues one direction of a half-closed tunnel until it is idle for `silence`: a client that disappeared looks like one
+/// that closed its sending half.
 async fn until_silent(
     mut rest: Pin<&mut impl Future<Output = io::Result<()>>>,
     moved: &AtomicU64,

@@ -1,31 +1,31 @@
-//! What answers hold that the client does not take: pieces read from the instance, and those on their way to the client. A
-//! slow client is nothing bad, so that answers wait for minutes; all together they have a budget.
+//! The memory budget of responses that clients read slowly: data read from the instance and not yet sent. Slow clients are
+//! legitimate, so a response may wait for minutes, but all of them share a budget.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use crate::{Settings, exchange::Exchange};
 
-/// From so many milliseconds on an answer counts as untaken.
+/// Milliseconds without progress after which a response counts as unread.
 const SHORTEST: u64 = 1000;
 
-/// Whose answer it is, and what of the budget that address may have.
+/// A client network and its part of the budget.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
     pub network: IpAddr,
     pub bytes: usize,
 }
 
-/// Whether this one counts.
+/// Whether the response counts against the budget: it comes from a service and is unread.
 pub fn is_untaken(exchange: &Exchange, now: u64) -> bool {
     exchange.service().is_some() && exchange.untaken_for(now).is_some_and(|time| time >= SHORTEST)
 }
 
-/// Those of these untaken answers to end, so that what is left is within the budget of each address and of all. Those
-/// untaken for longest end first.
+/// Selects the exchanges to abort, so that the remaining ones are within the total budget and that of each network. Those
+/// unread for longest are aborted first.
 pub fn beyond_budget(mut untaken: Vec<Arc<Exchange>>, now: u64, settings: &Settings) -> Vec<Arc<Exchange>> {
     let mut total = 0;
     let mut by_network: HashMap<IpAddr, usize> = HashMap::new();
-    // The newest are let pass until the budget is used up.
+    // The most recent ones are kept until the budget is exhausted.
     untaken.sort_by_key(|exchange| exchange.untaken_for(now));
     untaken.retain(|exchange| {
         let bytes = exchange.held_bytes();

@@ -1,4 +1,4 @@
-//! The audit record of a call in progress, and the preconditions of its writes. It is passed from the router to the commit of the
+//! The audit record of a call in progress and the preconditions of its writes, passed from the router to the commit of the
 //! call's change ([`Audit::commit`]).
 
 use std::{
@@ -24,8 +24,8 @@ use crate::{
     repeat::{self, Keyed},
 };
 
-/// The audit of one call. It is empty for a call that is not audited, and for what the daemon does by itself: then nothing is
-/// told, and what is written must fulfil nothing more.
+/// The audit record of a call. Empty for calls that are not audited and for background tasks: their writes have no entry and
+/// no additional preconditions.
 #[derive(Clone, Default)]
 pub struct CallAudit(Option<Arc<Call>>);
 
@@ -34,24 +34,24 @@ pub struct CallAudit(Option<Arc<Call>>);
 struct Call {
     entry: Mutex<AuditEntry>,
     is_written: AtomicBool,
-    /// A part of its change, or all of it, was committed.
+    /// At least a part of its change was committed.
     has_changed: AtomicBool,
-    /// It is told also where it changed nothing.
+    /// It is recorded even if it changed nothing.
     is_told_anyway: AtomicBool,
-    /// What must hold when it writes, beside that its account is there.
+    /// The preconditions of its writes, besides the existence of its account.
     standing: Mutex<Standing>,
-    /// What did not hold any more when a write was refused.
+    /// The precondition that failed when a write was rejected.
     lost: Mutex<Option<Lost>>,
-    /// Its answer is stored with its change.
+    /// Set if its answer is stored with its change.
     keyed: Mutex<Option<Arc<Keyed>>>,
 }
 
-/// What let a caller in, as guards of what it writes: that may be taken from it while the call is in progress.
+/// The caller's authorization as guards of the call's writes: it may be revoked while the call is in progress.
 #[derive(Clone, Default)]
 struct Standing {
-    /// See [`Identity::standing`](crate::Identity::standing).
+    /// See [`Identity::session_guards`](crate::Identity::session_guards).
     session: Vec<Guard>,
-    /// See [`Identity::basis`](crate::Identity::basis); and what handlers add.
+    /// See [`Identity::permission_guards`](crate::Identity::permission_guards); handlers may add more.
     right: Vec<Guard>,
 }
 
@@ -59,16 +59,16 @@ struct Standing {
 enum Lost {
     Session,
     Right,
-    /// Another call with its key made its change.
+    /// Another call with the same idempotency key was committed.
     Key,
 }
 
 impl CallAudit {
-    /// Of what the daemon does by itself.
+    /// The record of background tasks.
     pub const NONE: CallAudit = CallAudit(None);
 
-    /// Of a call whose row is audited. `path`: the values of the path's parameters, which are known before the body is read,
-    /// and so also of calls that are refused before that. `parent` is the operation that makes the call in process.
+    /// The record of a call, empty unless the operation is audited. `path`: the values of the path parameters, which are
+    /// known even if the call is refused before its body is read. `parent`: the operation that makes the call in process.
     pub(crate) fn new(
         row: &Row,
         path: &[String],
@@ -92,12 +92,12 @@ impl CallAudit {
         CallAudit(Some(Arc::new(call)))
     }
 
-    /// The error of the call, which says so where it came of what the caller lost while it was served.
+    /// Replaces an error whose cause is a failed precondition by one that explains it.
     pub(crate) fn blame(&self, error: Error) -> Error {
         let Some(call) = &self.0 else { return error };
         let Some(lost) = *lock(&call.lost) else { return error };
         let left = match call.has_changed.load(Ordering::Relaxed) {
-            true => "what it had changed by then stays, and the rest was not done",
+            true => "changes committed before that remain, the rest was not done",
             false => "nothing was changed",
         };
         let told = match lost {
@@ -110,14 +110,14 @@ impl CallAudit {
             ),
             Lost::Right => Error::new(
                 &access::RIGHT_LOST_MEANWHILE,
-                format!("the right to this call was taken from its account while the call was in progress: {left}"),
+                format!("the account lost the permission for this call while it was in progress: {left}"),
             ),
             Lost::Key => repeat::in_flight(),
         };
         told.because(error)
     }
 
-    /// Says who calls; `via_service` is the service that does so with a delegated token.
+    /// Sets the calling account; `via_service` is the service that calls with a delegated token.
     pub fn tell_actor(&self, user_id: &str, slug: &str, via_service: Option<&str>) {
         let Some(call) = &self.0 else { return };
         let mut entry = lock(&call.entry);
@@ -126,14 +126,14 @@ impl CallAudit {
         entry.via_service = via_service.unwrap_or_default().to_owned();
     }
 
-    /// Says who calls, and what must hold of that caller when the call writes.
+    /// Sets the caller and the guards on its session.
     pub(crate) fn tell_caller(&self, caller: &Caller, standing: impl FnOnce() -> Vec<Guard>) {
         let Some(call) = &self.0 else { return };
         self.tell_actor(&caller.user_id, &caller.slug, caller.audience.as_deref());
         *lock(&call.standing) = Standing { session: standing(), right: Vec::new() };
     }
 
-    /// Adds what must hold when the call writes, so that its caller may still do what it does.
+    /// Adds guards to the call's writes, on which the caller's permission depends.
     pub fn require_right(&self, guards: impl IntoIterator<Item = Guard>) {
         let Some(call) = &self.0 else { return };
         let right = &mut lock(&call.standing).right;
@@ -144,7 +144,7 @@ impl CallAudit {
         }
     }
 
-    /// Says what the call makes, where the caller named nothing that it could be told by.
+    /// Sets the id of what the call creates as the target, if the input named none.
     pub fn tell_made(&self, id: &str) {
         let Some(call) = &self.0 else { return };
         let is_named = !lock(&call.entry).target.is_empty();
@@ -153,29 +153,29 @@ impl CallAudit {
         }
     }
 
-    /// Has the call told also where it changed nothing: a sign-in that found its session is one all the same.
+    /// Records the call even if it changes nothing, such as a sign-in that reuses its session.
     pub fn tell_anyway(&self) {
         if let Some(call) = &self.0 {
             call.is_told_anyway.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Says what the call is about: the path's parameters, and what the row names of the body.
+    /// Sets the target: the path parameters, and the fields of the body that the operation declares.
     pub(crate) fn tell_target(&self, row: &Row, parts: &Parts) {
         if let Some(call) = &self.0 {
             call.set_target(Target::of_call(row, parts));
         }
     }
 
-    /// Has the answer stored with the change.
+    /// Stores the answer with the change.
     pub(crate) fn keep_answer(&self, keyed: Arc<Keyed>) {
         if let Some(call) = &self.0 {
             *lock(&call.keyed) = Some(keyed);
         }
     }
 
-    /// Says what the call will answer, before the commit that makes its change: a repeat is given that. To be called by each
-    /// operation whose row says [`Repeat::Keyed`](openorch_api::Repeat::Keyed).
+    /// Sets the answer that a repeat of the call receives. Operations with [`Repeat::Keyed`](openorch_api::Repeat::Keyed)
+    /// must call it before they commit their change.
     pub fn tell_answer(&self, answer: &impl Serialize) -> crate::Result<()> {
         match self.0.as_ref().and_then(|call| lock(&call.keyed).clone()) {
             Some(keyed) => keyed.tell_answer(answer),
@@ -192,19 +192,19 @@ impl Call {
 }
 
 impl Audit {
-    /// Notes that a call came to nothing.
+    /// Records that a call failed.
     pub(crate) fn refused(&self, call: &CallAudit, error: &Error) {
         let Some(call) = &call.0 else { return };
         if error.status().is_server_error() {
-            // Nothing could be written, and the log of the daemon has it.
+            // The store may be unavailable, and the error is in the daemon's log.
             return;
         }
         let entry = self.entry_of(call, AuditOutcome::Refused, error.code.status);
         lock(&self.gathered).add(entry, || self.ids.next("aud"));
     }
 
-    /// Tells of a sign-in that succeeded where no change of it did, since it found its session. Of another call that
-    /// changed nothing there is nothing to tell.
+    /// Records a successful sign-in that changed nothing because it reused its session. Other calls that changed nothing are
+    /// not recorded.
     pub(crate) async fn succeeded(&self, call: &CallAudit) {
         let Some(call) = &call.0 else { return };
         if call.is_written.load(Ordering::Relaxed) || !call.is_told_anyway.load(Ordering::Relaxed) {
@@ -214,15 +214,15 @@ impl Audit {
         let first = lock(&self.gathered).add(entry, || self.ids.next("aud"));
         let Some(first) = first else { return };
         let operation = first.entry.operation.clone();
-        // What was asked for is done: while the disk is full, an admin must be able to sign in.
+        // The call has succeeded, and an admin must be able to sign in while the disk is full.
         if let Err(error) = self.write(vec![first]).await {
-            tracing::warn!(operation.id = operation, "a call could not be written to the audit log yet: {error}");
+            tracing::warn!(operation.id = operation, "writing a call to the audit log failed and is retried: {error}");
         }
     }
 
-    /// Makes the change of a call; its entry and its stored answer are in the same batch. A call may commit more than once:
-    /// the entry is with its first change, what must hold of the caller with each. A call whose caller lost what let it in is
-    /// refused with [`StoreError::Invalid`], so that nobody tries it again; the router says what was lost.
+    /// Commits the change of a call, with its entry and its stored answer in the same batch. A call may commit more than
+    /// once: the entry is in the first batch, the caller's guards are in each. If the caller lost its authorization, fails
+    /// with [`StoreError::Invalid`], which is not retried; the router then reports which precondition failed.
     pub async fn commit(&self, call: &CallAudit, batch: Batch) -> Result<Committed> {
         let changes = batch.0.iter().any(|write| !matches!(write, Write::Require(_)));
         let Some(call) = call.0.as_ref().filter(|_| changes) else { return self.store.commit(batch).await };
@@ -231,7 +231,7 @@ impl Audit {
         }
         let keyed = lock(&call.keyed).as_ref().map(|keyed| keyed.operation());
         match keyed {
-            // What comes after the batch with the answer would be missing where the daemon is killed between them.
+            // A crash between the batch with the answer and a later one would lose the later one.
             Some(operation) => {
                 Err(StoreError::Internal(format!("`{operation}` commits twice, and its repeats are keyed")))
             }
@@ -239,8 +239,7 @@ impl Audit {
         }
     }
 
-    /// Makes a part of what a call changes before the change that it is told by: what must hold of the caller is in the batch,
-    /// and no entry.
+    /// Commits a part of a call's change before the batch that has the audit entry. The batch has the caller's guards.
     pub async fn commit_part(&self, call: &CallAudit, batch: Batch) -> Result<Committed> {
         match &call.0 {
             Some(call) => self.commit_as(call, batch, false).await,
@@ -251,13 +250,13 @@ impl Audit {
     async fn commit_as(&self, call: &Call, mut batch: Batch, with_entry: bool) -> Result<Committed> {
         let steps = batch.0.len();
         let actor = lock(&call.entry).actor_id.clone();
-        // An account that was deleted meanwhile changes nothing more. One that registers is made by this very batch.
+        // The account must not have been deleted meanwhile, unless this batch creates it (a registration).
         let mut standing = lock(&call.standing).clone();
         if !actor.is_empty() && !self.makes(&batch, &actor) {
             standing.session.push(Guard::Exists { collection: self.accounts, id: actor });
         }
         let keyed = lock(&call.keyed).clone().filter(|_| with_entry);
-        // First, so that a call may end what it stands on.
+        // The guards come first, so that a call may delete its own session or permission.
         let guards: Vec<Guard> = (standing.session.iter().chain(&standing.right).cloned())
             .chain(keyed.iter().map(|keyed| keyed.guard()))
             .collect();
@@ -309,7 +308,7 @@ impl Audit {
         })
     }
 
-    /// Whether the batch makes this account.
+    /// Whether the batch creates this account.
     fn makes(&self, batch: &Batch, account: &str) -> bool {
         let is_of = |write: &Write| matches!(write, Write::Create { collection, id, .. } if *collection == self.accounts && id == account);
         batch.0.iter().any(is_of)

@@ -1,9 +1,9 @@
-//! Calls of which the audit log keeps a count instead of an entry each: refused ones, and repeats of a call that changed
-//! nothing. They are gathered by actor, operation, status and target within a minute. The table is bounded by two budgets, one
-//! for accounts and one for addresses of which no account is known, so that strangers cannot hide what accounts do; in
-//! each, one caller and one operation with one status have a share: a flood of sign-ins to accounts that do not exist leaves
-//! room for those to accounts that do. What is beyond a caller's share is counted for that caller and
-//! operation, what is beyond the rest for the operation alone: the first entries and the counts are never lost.
+//! Aggregation of calls for which the audit log keeps a counter instead of an entry each: refused calls, and repeated
+//! sign-ins. They are aggregated by actor, operation, status and target within a minute. The table has two budgets, one for
+//! accounts and one for unauthenticated addresses, so that anonymous requests cannot hide the calls of accounts. Within each,
+//! a caller and an operation with a status have a share: a flood of sign-ins to accounts that do not exist leaves room for
+//! those to accounts that do. Calls beyond a caller's share are counted by caller and operation, calls beyond the other
+//! limits by operation only: the first entries and the counts are never lost.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,24 +11,24 @@ use openorch_api::audit::{AuditEntry, AuditOutcome};
 
 use crate::forwarded::network;
 
-/// How many entries are made within a minute.
+/// Maximum numbers of entries created within a minute.
 struct Budget {
     total: usize,
     of_operation: usize,
     of_caller: usize,
-    /// Of one caller, by one operation with one status.
+    /// For one caller, operation and status.
     of_kind: usize,
 }
 
 const OF_ACCOUNTS: Budget = Budget { total: 5_000, of_operation: 1_000, of_caller: 400, of_kind: 100 };
 const OF_STRANGERS: Budget = Budget { total: 2_000, of_operation: 500, of_caller: 100, of_kind: 25 };
-/// Entries of minutes that are over which wait to be written; while the store is away, more are dropped and counted.
+/// Maximum pending entries of earlier minutes. While the store is unavailable, further ones are dropped and counted.
 const MOST_LEFT: usize = 20_000;
-/// An entry is written again when its count has doubled, or has waited for so many rounds: not at each round, or a flood
-/// of refusals would be one of writes.
+/// An updated entry is written when its count has doubled or after this many rounds. Writing it in each round would turn a
+/// flood of refusals into a flood of writes.
 const ROUNDS: u32 = 5;
 
-/// Calls with the same of all these are one entry. A part that is left out stands for all that have no entry of their own.
+/// The key of an entry. `None` stands for all values without an entry of their own.
 #[derive(PartialEq, Eq, Hash, Clone, Debug)]
 pub(super) struct Key {
     is_account: bool,
@@ -48,40 +48,40 @@ impl Key {
 
 struct Counted {
     entry: AuditEntry,
-    /// How many of it are in the store.
+    /// The count in the store.
     written: u64,
-    /// Rounds that it waited since.
+    /// Rounds since that write.
     waited: u32,
 }
 
-/// Whether an account calls, who, the operation and the status.
+/// Whether the caller is an account, the caller, the operation and the status.
 type Kind = (bool, String, String, u16);
 
-/// The table of one minute, and what of earlier ones is not written yet.
+/// The entries of the current minute, and pending ones of earlier minutes.
 #[derive(Default)]
 pub(super) struct Table {
     minute: i64,
     counted: HashMap<Key, Counted>,
-    /// How many entries there are by whether an account calls; of these by operation and by caller.
+    /// The number of entries by whether the caller is an account; below, also by operation and by caller.
     totals: HashMap<bool, usize>,
     by_operation: HashMap<(bool, String, u16), usize>,
     by_caller: HashMap<(bool, String), usize>,
-    /// Of these by operation and status: what one caller does much of hides nothing else of it.
+    /// By caller, operation and status: frequent calls of one kind do not hide the caller's other calls.
     by_kind: HashMap<Kind, usize>,
-    /// By id.
+    /// Pending entries of earlier minutes, by id.
     left: BTreeMap<String, AuditEntry>,
-    /// Calls of which nothing could be kept.
+    /// Calls that were dropped since the last report.
     dropped: u64,
 }
 
-/// An entry that is to be written: what it is known by until then.
+/// An entry to be written, with its key.
 pub(super) struct Due {
     key: Key,
     pub entry: AuditEntry,
 }
 
 impl Table {
-    /// Counts a call. Answers its entry where it is the first of its kind.
+    /// Counts a call. Returns the entry if it is new.
     pub fn add(&mut self, mut entry: AuditEntry, new_id: impl FnOnce() -> String) -> Option<Due> {
         self.begin_minute(entry.at.0.as_second().div_euclid(60));
         let key = self.key(&entry);
@@ -107,13 +107,13 @@ impl Table {
         Some(Due { key, entry })
     }
 
-    /// The narrowest kind of which there is an entry, or for which there is room.
+    /// The most specific key that has an entry or for which the budgets have room.
     fn key(&self, entry: &AuditEntry) -> Key {
         let is_account = !entry.actor_id.is_empty();
         let caller = match is_account {
-            // What a service does with a delegated token must not hide what the account does itself.
+            // Calls of a service with a delegated token must not hide those of the account itself.
             true => format!("{} {}", entry.actor_id, entry.via_service),
-            // A stranger has as many addresses as its network.
+            // An anonymous client can use all addresses of its network.
             false => entry.client_ip.parse().map_or_else(|_| entry.client_ip.clone(), |ip| network(ip).to_string()),
         };
         let exact = Key {
@@ -162,8 +162,8 @@ impl Table {
         (self.totals, self.by_operation, self.by_caller, self.by_kind) = Default::default();
     }
 
-    /// What is to be written in this round, and at the end (`all`) whatever is not written yet. Answers also how many
-    /// calls had to be dropped since the last time.
+    /// The pending entries and those due in this round, or with `all`, at shutdown, all unwritten ones; and how many calls
+    /// were dropped since the last round.
     pub fn due(&mut self, minute: i64, all: bool) -> (Vec<AuditEntry>, Vec<Due>, u64) {
         self.begin_minute(minute);
         let mut due = Vec::new();
@@ -179,12 +179,12 @@ impl Table {
         (self.left.values().cloned().collect(), due, std::mem::take(&mut self.dropped))
     }
 
-    /// An entry of an earlier minute is in the store.
+    /// Marks a pending entry of an earlier minute as written.
     pub fn left_written(&mut self, entry: &AuditEntry) {
         self.left.remove(&entry.id);
     }
 
-    /// An entry is in the store. Answers whether it was not before.
+    /// Marks an entry as written. Returns whether it is new in the store.
     pub fn written(&mut self, due: &Due) -> bool {
         match self.counted.get_mut(&due.key).filter(|counted| counted.entry.id == due.entry.id) {
             Some(counted) => {

@@ -1,15 +1,15 @@
-//! What an entry of the audit log says a call was about: the path's parameters and what the row names of the body. Within
-//! a bound, and where that leaves something out, it says how much; nobody hides what counts behind a long list.
+//! The target of an audit entry: the path parameters and the fields of the body that the operation declares. Its length is
+//! bounded, and it counts what was left out. Built-in roles and permissions come first, so that a long list cannot hide them.
 
 use std::collections::HashSet;
 
 use openorch_api::{Parts, Row, SERVICES, text::without_hidden};
 use serde_json::Value;
 
-/// Longer than any path parameter, so that each can be asked for; and as much as an index takes.
+/// Longer than any path parameter, so that each can be searched for, and within the limit of an index key.
 const MAX_BYTES: usize = 1024;
 
-/// The names of a target, as text and one by one.
+/// The names of a target, as one text and as a list.
 #[derive(Default, Debug, PartialEq, Eq)]
 pub struct Target {
     pub text: String,
@@ -25,7 +25,7 @@ impl Target {
         let mut groups: Vec<Vec<&str>> = parts.path.iter().map(|name| vec![name.as_str()]).collect();
         if let Some(body) = &parts.body {
             let mut named = groups_of(row.target, body);
-            // What gives rights over the platform comes first, with whom it is about.
+            // Groups with built-in roles or permissions come first, with the accounts that receive them.
             named.sort_by_key(|group| !group.iter().any(|name| is_built_in(name)));
             groups.append(&mut named);
         }
@@ -46,7 +46,7 @@ impl Target {
         target
     }
 
-    /// Whether there was room for it. A name that is too long by itself is cut, where it is the first.
+    /// Adds a name and returns whether there was room. The first name is truncated if it is too long.
     fn add(&mut self, name: &str) -> bool {
         let cut = (0..=name.len().min(MAX_BYTES)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or_default();
         let name = without_hidden(&name[..cut]);
@@ -63,7 +63,7 @@ impl Target {
     }
 }
 
-/// A name with a space in it would look like two.
+/// Quotes a name with a space, which would look like two names.
 fn quoted(name: &str) -> String {
     match name.contains([' ', '"']) {
         true => Value::from(name).to_string(),
@@ -71,7 +71,7 @@ fn quoted(name: &str) -> String {
     }
 }
 
-/// The texts at these pointers; those of one element of a list together.
+/// The strings at these pointers, grouped by list element.
 fn groups_of<'a>(pointers: &[&str], body: &'a Value) -> Vec<Vec<&'a str>> {
     let mut groups = Vec::new();
     let mut lists: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -94,7 +94,7 @@ fn groups_of<'a>(pointers: &[&str], body: &'a Value) -> Vec<Vec<&'a str>> {
     groups
 }
 
-/// The texts at a JSON pointer (RFC 6901) in which `*` stands for each element of a list.
+/// The strings at a JSON pointer (RFC 6901) in which `*` stands for each element of a list.
 fn collect<'a>(value: &'a Value, pointer: &str, found: &mut Vec<&'a str>) {
     let Some((before, after)) = pointer.split_once("/*") else {
         found.extend(value.pointer(pointer).and_then(Value::as_str));
@@ -105,7 +105,7 @@ fn collect<'a>(value: &'a Value, pointer: &str, found: &mut Vec<&'a str>) {
     }
 }
 
-/// Whether this is a role or a permission of the daemon's own.
+/// Whether this is a built-in role or permission.
 fn is_built_in(name: &str) -> bool {
     name.split_once(':').is_some_and(|(slug, _)| SERVICES.iter().any(|service| service.slug == slug))
 }
@@ -133,7 +133,7 @@ mod tests {
         let found = target(json!({ "slug": "s", "enrolls": enrolls, "ids": ["a", "a", ""] }));
         assert!(found.text.starts_with("id usr_mole user-svc:admin s usr_"), "{}", found.text);
         assert!(found.names.len() > 30 && found.text.len() < MAX_BYTES + 32);
-        // The 500 accounts, the role that all have, `a` and those four.
+        // The 500 accounts, the role that all have, `a`, and the four names at the start.
         let left_out = 506 - found.names.len();
         assert!(left_out > 400 && found.text.ends_with(&format!(" … and {left_out} more")), "{}", found.text);
     }

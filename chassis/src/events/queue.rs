@@ -1,5 +1,5 @@
-//! The events that wait for one client. It is bounded in bytes: where the client does not keep up, the oldest are dropped
-//! and counted, since what happens now matters more to one who follows than what happened a while ago.
+//! The event queue of a subscriber, bounded in bytes. If the client is too slow, the oldest events are dropped and counted:
+//! recent events matter more.
 
 use std::{
     collections::VecDeque,
@@ -10,9 +10,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use openorch_api::events::{MissedEvents, encode};
 
-/// Bytes that are handed to the connection at once, but for an event that is longer by itself.
+/// Maximum bytes passed to the connection at a time, except for a single larger event.
 pub const MAX_PIECE: usize = 16 << 10;
-/// Bytes that are counted for each event beside its own.
+/// Bytes counted for each event in addition to its length.
 const OVERHEAD: usize = 64;
 
 pub struct Queue {
@@ -22,11 +22,11 @@ pub struct Queue {
 
 #[derive(Default)]
 struct Waiting {
-    /// Encoded once for all who follow.
+    /// Encoded once for all subscribers.
     events: VecDeque<Bytes>,
-    /// Of all these, with what they cost beside.
+    /// Total size of the events, including overhead.
     bytes: usize,
-    /// Events that were dropped since the client was told of such.
+    /// Events dropped since the client was last notified.
     missed: u64,
     waker: Option<Waker>,
 }
@@ -62,14 +62,14 @@ impl Queue {
         waker.into_iter().for_each(Waker::wake);
     }
 
-    /// The next piece, as soon as there is one.
+    /// Polls for the next piece.
     pub fn poll_take(&self, context: &Context<'_>) -> Poll<Bytes> {
         let mut waiting = self.lock();
         if waiting.is_empty() {
             waiting.waker = Some(context.waker().clone());
             return Poll::Pending;
         }
-        // Mostly one waits, whose bytes need not be copied.
+        // Usually there is one event, whose bytes need no copy.
         if waiting.missed == 0
             && waiting.events.len() == 1
             && let Some(only) = waiting.take()
@@ -79,7 +79,7 @@ impl Queue {
         Poll::Ready(waiting.take_up_to(MAX_PIECE).freeze())
     }
 
-    /// All that waits.
+    /// All queued events.
     pub fn take_all(&self) -> BytesMut {
         self.lock().take_up_to(usize::MAX)
     }
@@ -104,7 +104,7 @@ impl Waiting {
         let mut piece = BytesMut::new();
         let missed = MissedEvents { count: std::mem::take(&mut self.missed) };
         if missed.count > 0
-            // A number always has a JSON form.
+            // Encoding a number as JSON cannot fail.
             && let Ok(told) = encode(&missed)
         {
             piece.extend_from_slice(&told);

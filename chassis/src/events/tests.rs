@@ -1,4 +1,4 @@
-//! Unit tests of streams, polled by hand.
+//! Unit tests of event streams, polled by hand.
 
 use std::{net::Ipv4Addr, task::Waker};
 
@@ -18,7 +18,7 @@ fn asker(last: u8) -> Asker {
     Asker::Address(Ipv4Addr::new(192, 0, 2, last).into())
 }
 
-/// The pieces that are there now, and whether the stream has ended.
+/// The pieces that are ready, and whether the stream has ended.
 fn poll_all(events: &mut EncodedBody) -> (String, bool) {
     let EncodedBody::Awaited { pieces, .. } = events else { panic!("a stream") };
     let mut text = String::new();
@@ -56,7 +56,7 @@ fn read(text: &str) -> (Vec<String>, u64) {
 async fn one_who_does_not_read_holds_a_bounded_number_of_bytes_and_is_told_how_many_were_missed() {
     let (topic, streams) = (Topic::new(4 << 10), Arc::<Streams>::default());
     let mut slow = follow(&topic, &streams);
-    assert_eq!(poll_all(&mut slow), (":\n\n".into(), false), "it says at once that it stands");
+    assert_eq!(poll_all(&mut slow), (":\n\n".into(), false), "the stream is confirmed at once");
     for n in 0..1000 {
         topic.publish(&seen(&format!("/{n}")));
     }
@@ -65,10 +65,10 @@ async fn one_who_does_not_read_holds_a_bounded_number_of_bytes_and_is_told_how_m
     let (paths, missed) = read(&text);
     assert_eq!(paths.len() as u64 + missed, 1000);
     assert_eq!(paths.last().unwrap(), "/999", "the newest are kept");
-    assert_eq!(paths[0], format!("/{missed}"), "the oldest are those that were dropped");
+    assert_eq!(paths[0], format!("/{missed}"), "the oldest were dropped");
     topic.publish(&seen("/after"));
     assert_eq!(read(&poll_all(&mut slow).0), (vec!["/after".into()], 0));
-    // One that is larger than all that may wait is missed, and the others are not.
+    // An event larger than the queue is dropped, the others are not.
     topic.publish(&seen("/fits"));
     topic.publish(&seen(&"x".repeat(5 << 10)));
     assert_eq!(read(&poll_all(&mut slow).0), (vec!["/fits".into()], 1));
@@ -95,7 +95,7 @@ async fn a_stream_on_which_nothing_happens_says_that_it_stands() {
     tokio::time::advance(Duration::from_secs(14)).await;
     topic.publish(&seen("/x"));
     assert_eq!(read(&poll_all(&mut idle).0).0, ["/x"]);
-    // The event has said so too.
+    // The event has reset the heartbeat.
     tokio::time::advance(Duration::from_secs(14)).await;
     assert_eq!(poll_all(&mut idle).0, "");
     tokio::time::advance(Duration::from_secs(2)).await;
@@ -110,14 +110,14 @@ async fn streams_are_bounded_for_each_and_for_all_and_free_their_places() {
     let refused = |last| enter(last).err().map(|error| (error.code, error.message.into_owned())).unwrap();
     let (first, _second) = (enter(1).unwrap(), enter(1).unwrap());
     let (code, sentence) = refused(1);
-    assert!(code == &access::TOO_MANY_STREAMS && sentence.contains("you have 2"), "{sentence}");
+    assert!(code == &access::TOO_MANY_STREAMS && sentence.contains("limit of 2 open"), "{sentence}");
     let _third = enter(2).unwrap();
     let (code, sentence) = refused(3);
-    assert!(code == &access::STREAMS_FULL && sentence.starts_with("3 streams"), "{sentence}");
+    assert!(code == &access::STREAMS_FULL && sentence.contains("limit of 3 open"), "{sentence}");
     drop(first);
     assert!(enter(1).is_ok());
     assert_eq!(streams.count(), 2);
-    assert_eq!(streams.lock().len(), 2, "nothing is kept of those who have none");
+    assert_eq!(streams.lock().len(), 2, "requesters without a stream have no entry");
 
     let topic = Topic::new(1 << 10);
     assert!(!topic.is_followed());

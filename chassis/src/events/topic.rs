@@ -1,4 +1,4 @@
-//! Events of one kind and those who follow them.
+//! A topic and its subscribers.
 
 use std::{
     sync::{
@@ -13,11 +13,11 @@ use openorch_api::events::{Event, encode};
 
 use super::queue::Queue;
 
-/// Events of one kind, for those who follow them. Nothing is kept of an event that nobody follows.
+/// Publishes events of one kind to subscribers. Events without a subscriber are discarded.
 pub struct Topic<E> {
     max_queue_bytes: usize,
     followers: RwLock<Vec<Follower<E>>>,
-    /// How many there are, so that nobody waits for the lock to learn that there are none.
+    /// The number of subscribers, readable without the lock.
     count: AtomicUsize,
 }
 
@@ -26,30 +26,30 @@ struct Follower<E> {
     queue: Arc<Queue>,
 }
 
-/// One who follows a topic, until it is dropped.
+/// A subscription to a topic; dropping it unsubscribes.
 pub struct Subscription<E: Event> {
     topic: Arc<Topic<E>>,
     queue: Arc<Queue>,
 }
 
 impl<E: Event> Topic<E> {
-    /// `max_queue_bytes`: most bytes of events that wait for one follower.
+    /// `max_queue_bytes`: maximum bytes of the queue of a subscriber.
     pub fn new(max_queue_bytes: usize) -> Arc<Topic<E>> {
         Arc::new(Topic { max_queue_bytes, followers: RwLock::default(), count: AtomicUsize::new(0) })
     }
 
-    /// Whether anybody follows it. One load from memory: what makes events asks this first, however often it is asked.
+    /// Whether there are subscribers. A single atomic load, for publishers to check before they create an event.
     pub fn is_followed(&self) -> bool {
         self.count.load(Relaxed) > 0
     }
 
-    /// Hands an event to those who follow and want it. It never waits for them.
+    /// Queues an event for the subscribers whose filters accept it. Never blocks on them.
     pub fn publish(&self, event: &E) {
         let mut encoded: Option<Bytes> = None;
         for follower in self.read().iter().filter(|follower| (follower.wants)(event)) {
             let bytes = match &encoded {
                 Some(bytes) => bytes.clone(),
-                // What cannot be encoded is an event for nobody.
+                // An event that cannot be encoded is logged and discarded.
                 None => match encode(event) {
                     Ok(bytes) => encoded.insert(bytes).clone(),
                     Err(error) => return tracing::error!(%error, "an event `{}` cannot be encoded", E::NAME),
@@ -59,7 +59,7 @@ impl<E: Event> Topic<E> {
         }
     }
 
-    /// Follows it from now on; `wants` says which events.
+    /// Subscribes to future events that the filter accepts.
     pub fn subscribe(self: &Arc<Topic<E>>, wants: impl Fn(&E) -> bool + Send + Sync + 'static) -> Subscription<E> {
         let queue = Arc::new(Queue::new(self.max_queue_bytes));
         let mut followers = self.write();

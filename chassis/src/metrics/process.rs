@@ -1,5 +1,4 @@
-//! What the system says of this process, under the names that all Prometheus clients use. Linux alone tells it by `/proc`;
-//! elsewhere there is nothing.
+//! The standard process metrics of Prometheus clients, read from `/proc`: available on Linux only.
 
 use std::{fmt, fs};
 
@@ -13,10 +12,10 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-/// Reads `/proc` each time the metrics are written.
+/// Reads `/proc` on each scrape.
 #[derive(Debug)]
 pub struct Process {
-    /// In seconds since 1970. `None` where there is no `/proc`.
+    /// Boot time in seconds since 1970. `None` without `/proc`.
     system_started: Option<f64>,
 }
 
@@ -52,22 +51,22 @@ impl Collector for Process {
     }
 }
 
-/// What is used of `/proc/self/stat`.
+/// The fields of `/proc/self/stat` that are used.
 #[derive(Debug, PartialEq)]
 struct Stat {
     cpu_seconds: f64,
     threads: f64,
-    /// After the system.
+    /// Since boot.
     started_after_seconds: f64,
     virtual_bytes: f64,
     resident_bytes: f64,
 }
 
 impl Stat {
-    /// The name of the program, which may contain anything, stands in parentheses before the other fields (proc(5)).
+    /// The program's name, which may contain any characters, is in parentheses before the other fields (proc(5)).
     fn read(text: &str) -> Option<Stat> {
         let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
-        // The first of them is the third of the manual's list.
+        // The first of these is field 3 of proc(5).
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
         let ticks = clock_ticks_per_second() as f64;
         Some(Stat {
@@ -86,7 +85,7 @@ fn system_started() -> Option<f64> {
 }
 
 fn open_files() -> Option<f64> {
-    // One of them is the directory that is read.
+    // One of them is the descriptor of this directory.
     Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 

@@ -1,5 +1,5 @@
-//! Looking up the names of instances. The system's resolver blocks and cannot be cancelled, so that a name server which
-//! does not answer holds a thread for many seconds; threads are shared out so that nobody's names use up all of them.
+//! Name resolution of instances. The system's resolver blocks and cannot be cancelled, so an unresponsive name server holds a
+//! thread for many seconds. Concurrent lookups are limited per owner, so that no owner's names occupy all threads.
 
 use std::{
     collections::HashMap,
@@ -10,25 +10,25 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Names looked up at once, of each purpose.
+/// Maximum concurrent lookups per purpose.
 const AT_ONCE: usize = 64;
-/// How many of them may be names of one owner.
+/// Maximum concurrent lookups of one owner per purpose.
 const AT_ONCE_OF_ONE_OWNER: usize = 8;
 
-/// Looks up the addresses of a host; may block for long.
+/// Resolves a host and port; may block for long.
 pub type Resolver = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// What the host's configuration says: `/etc/hosts`, DNS and the like.
+/// The system's resolver: `/etc/hosts`, DNS and the like.
 pub fn system_resolver() -> Arc<Resolver> {
     Arc::new(|host, port| (host, port).to_socket_addrs().map(Iterator::collect))
 }
 
-/// What a name is looked up for.
+/// The purpose of a lookup. Each has a limit of its own.
 #[derive(Clone, Copy)]
 pub enum Purpose {
-    /// A registration or a probe, of whose names accounts choose any number.
+    /// A registration or a probe, for which accounts can choose any number of names.
     Check,
-    /// A request on its way to an instance, which must not wait behind those.
+    /// A request to an instance, which must not queue behind those.
     Request,
 }
 
@@ -43,8 +43,8 @@ impl Lookups {
         Lookups { resolver, checks: Turns::new(), requests: Turns::new() }
     }
 
-    /// The addresses of a host that `owner` named. Waits for a turn; its caller has a time limit. The turn is given back by
-    /// the thread and not by the caller, who may have given up long before.
+    /// Resolves a host that `owner` registered. Waits for a permit; the caller must set a timeout. The permit is released by
+    /// the thread, since the caller may have timed out long before.
     pub async fn addresses(&self, host: &str, port: u16, owner: &str, purpose: Purpose) -> io::Result<Vec<SocketAddr>> {
         let turns = match purpose {
             Purpose::Check => &self.checks,
@@ -61,14 +61,14 @@ impl Lookups {
     }
 }
 
-/// The threads for one purpose.
+/// The concurrency limits of one purpose.
 struct Turns {
     all: Arc<Semaphore>,
-    /// Of the owners whose names are being looked up, or wait for it.
+    /// The limits of owners with lookups that run or wait.
     shares: Mutex<HashMap<Box<str>, Weak<Semaphore>>>,
 }
 
-/// A thread for one lookup: of all, and of the owner's share.
+/// Permits for one lookup, of the total and of the owner's limit.
 type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl Turns {
@@ -77,7 +77,7 @@ impl Turns {
     }
 
     async fn take(&self, owner: &str) -> io::Result<Turn> {
-        // The share first: who waits for its own must not hold up others.
+        // The owner's permit comes first: a lookup that waits for it must not hold one of the total.
         let share = self.share(owner).acquire_owned().await.map_err(io::Error::other)?;
         let all = self.all.clone().acquire_owned().await.map_err(io::Error::other)?;
         Ok((all, share))
@@ -88,7 +88,7 @@ impl Turns {
         if let Some(share) = shares.get(owner).and_then(Weak::upgrade) {
             return share;
         }
-        // Those that nobody uses any more go when another comes, so that there are never more than are in use.
+        // Unused entries are removed on each insertion, which bounds the map.
         shares.retain(|_, share| share.strong_count() > 0);
         let share = Arc::new(Semaphore::new(AT_ONCE_OF_ONE_OWNER));
         shares.insert(owner.into(), Arc::downgrade(&share));
@@ -109,7 +109,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(30);
 
-    /// A name server that does not answer for names that end in `.silent` until it is let go.
+    /// A name server that blocks lookups of names ending in `.silent` until [`UnresponsiveServer::end`].
     #[derive(Default)]
     struct Silence {
         over: Mutex<bool>,
@@ -144,16 +144,16 @@ mod tests {
             let lookups = lookups.clone();
             waiting.spawn(async move { lookups.addresses(&format!("{n}.silent"), 1, "slow", Purpose::Check).await });
         }
-        // The callers give up; the threads do not.
+        // The callers time out; the threads do not.
         let all_turns_taken = async {
             while silence.asked.load(Ordering::SeqCst) < AT_ONCE_OF_ONE_OWNER {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(LONG, all_turns_taken).await.expect("the share should be used up");
+        timeout(LONG, all_turns_taken).await.expect("the owner's limit should be reached");
         waiting.shutdown().await;
         let late = lookups.addresses("late.silent", 1, "slow", Purpose::Check);
-        assert!(timeout(Duration::from_millis(1), late).await.is_err(), "its share is used up");
+        assert!(timeout(Duration::from_millis(1), late).await.is_err(), "the owner's limit is reached");
         for purpose in [Purpose::Check, Purpose::Request] {
             let other = lookups.addresses("quick", 7, "other", purpose);
             assert_eq!(timeout(LONG, other).await.unwrap().unwrap(), [SocketAddr::from(([192, 0, 2, 1], 7))]);
@@ -161,7 +161,7 @@ mod tests {
         assert!(silence.asked.load(Ordering::SeqCst) <= AT_ONCE_OF_ONE_OWNER);
         silence.end();
         let again = lookups.addresses("quick", 7, "slow", Purpose::Check);
-        timeout(LONG, again).await.expect("the threads give their turns back").unwrap();
+        timeout(LONG, again).await.expect("the threads should release their permits").unwrap();
         assert!(lookups.checks.shares.lock().unwrap().len() <= 2);
     }
 }

@@ -1,4 +1,4 @@
-//! Which IP addresses may be dialled: ranges as sets, and those that never may, whatever a setting says.
+//! Which IP addresses may be dialled: the configured ranges, minus addresses that are never allowed.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -15,7 +15,7 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    /// An IPv4 network in its IPv6 form (`::ffff:192.0.2.0/120`) is the IPv4 network, as addresses are compared unwrapped.
+    /// An IPv4-mapped network (`::ffff:192.0.2.0/120`) is parsed as the IPv4 network, since addresses are compared unwrapped.
     pub fn parse(text: &str) -> Option<Cidr> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits.parse::<u8>().ok()?)),
@@ -44,7 +44,7 @@ impl Cidr {
     }
 }
 
-/// The networks that addresses given by users may point into: `OPENORCH_INSTANCE_NETWORKS`.
+/// The networks that instances may be in: `OPENORCH_INSTANCE_NETWORKS`.
 #[derive(Clone, Debug)]
 pub struct Networks {
     loopback: bool,
@@ -72,7 +72,7 @@ impl FromStr for Networks {
                 "public" => networks.public = true,
                 range => networks.ranges.push(Cidr::parse(range).ok_or_else(|| {
                     Error::invalid(format!(
-                        "`{range}` is no network: name `loopback`, `private`, `public`, or a range such as `10.0.0.0/8`"
+                        "`{range}` is not a network: use `loopback`, `private`, `public` or a range such as `10.0.0.0/8`"
                     ))
                 })?),
             }
@@ -84,7 +84,7 @@ impl FromStr for Networks {
 setting_values!(Networks);
 
 impl Networks {
-    /// Why `address` may not be dialled; `None` where it may.
+    /// The reason why `address` must not be dialled; `None` if it is allowed.
     pub fn refusal(&self, address: IpAddr) -> Option<&'static str> {
         if let Some(reason) = carried(address).into_iter().flatten().find_map(|inner| never(IpAddr::V4(inner))) {
             return Some(reason);
@@ -97,18 +97,17 @@ impl Networks {
             return None;
         }
         let (allowed, refusal) = if address.is_loopback() {
-            (self.loopback, "loopback addresses are not allowed here (OPENORCH_INSTANCE_NETWORKS says which are)")
+            (self.loopback, "loopback addresses are not allowed (see OPENORCH_INSTANCE_NETWORKS)")
         } else if is_private(address) {
-            (self.private, "private addresses are not allowed here (OPENORCH_INSTANCE_NETWORKS says which are)")
+            (self.private, "private addresses are not allowed (see OPENORCH_INSTANCE_NETWORKS)")
         } else {
-            (self.public, "public addresses are not allowed here (OPENORCH_INSTANCE_NETWORKS says which are)")
+            (self.public, "public addresses are not allowed (see OPENORCH_INSTANCE_NETWORKS)")
         };
         (!allowed).then_some(refusal)
     }
 }
 
-/// The IPv4 address inside an IPv6 one that only carries it: whoever checks one must not be led past the check by
-/// the other.
+/// The IPv4 address embedded in an IPv6 address, else the address itself: an embedded address must not bypass checks.
 pub fn unwrapped(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
@@ -129,18 +128,18 @@ pub fn unwrapped(address: IpAddr) -> IpAddr {
     IpAddr::V4(inner)
 }
 
-/// IPv4 addresses that an IPv6 one carries in other places than those [`unwrapped`] knows: where a network really has such
-/// a translation is not known here, so these addresses are only judged for what may never be dialled.
+/// IPv4 addresses embedded in an IPv6 address at places that [`unwrapped`] does not handle. Whether the network translates
+/// them is unknown, so they are only checked against the addresses that are never allowed.
 fn carried(address: IpAddr) -> [Option<Ipv4Addr>; 5] {
     let IpAddr::V6(v6) = address else { return [None; 5] };
     let (s, o) = (v6.segments(), v6.octets());
     let at = |bytes: [usize; 4]| Some(Ipv4Addr::from(bytes.map(|byte| o[byte])));
     match s {
-        // NAT64 with a local prefix (RFC 8215) of 48, 56 or 64 bits: byte 8 is left out (RFC 6052, 2.2).
+        // NAT64 with a local prefix (RFC 8215) of 48, 56 or 64 bits: byte 8 is skipped (RFC 6052, 2.2).
         [0x64, 0xff9b, 1, ..] => {
             [at([6, 7, 9, 10]), at([7, 9, 10, 11]), at([9, 10, 11, 12]), at([12, 13, 14, 15]), None]
         }
-        // Teredo (RFC 4380): the server, and the client with its bits turned.
+        // Teredo (RFC 4380): the server, and the client with its bits inverted.
         [0x2001, 0, ..] => {
             [at([4, 5, 6, 7]), Some(Ipv4Addr::from([12, 13, 14, 15].map(|byte| !o[byte]))), None, None, None]
         }
@@ -150,8 +149,9 @@ fn carried(address: IpAddr) -> [Option<Ipv4Addr>; 5] {
     }
 }
 
-/// Where clouds tell their machines secrets, as their documents say, as far as it is not link-local anyway (169.254.169.254
-/// of most of them; 169.254.170.2 and .23 of AWS ECS and EKS, 169.254.42.42 of Scaleway, 169.254.0.23 of Tencent).
+/// Metadata services of cloud providers, from their documentation, that are not link-local. Link-local addresses are never
+/// allowed anyway: 169.254.169.254 of most clouds, 169.254.170.2 and .23 of AWS ECS and EKS, 169.254.42.42 of Scaleway,
+/// 169.254.0.23 of Tencent.
 const METADATA: [(&str, IpAddr, u8); 14] = [
     ("Alibaba", v4(100, 100, 100, 200), 32),
     ("Azure, also its wire server", v4(168, 63, 129, 16), 32),
@@ -179,11 +179,11 @@ const fn v6(segments: [u16; 8]) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h))
 }
 
-/// Expects an unwrapped address.
+/// Why an address is never allowed, whatever the setting. Expects an unwrapped address.
 fn never(address: IpAddr) -> Option<&'static str> {
     let is_metadata =
         || METADATA.iter().any(|(_, known, bits)| Cidr { address: *known, bits: *bits }.contains(address));
-    let metadata = "it is a cloud's metadata address";
+    let metadata = "cloud metadata addresses are never allowed";
     let link_local = "link-local addresses are never allowed";
     let multicast = "multicast addresses are never allowed";
     match address {
@@ -191,25 +191,25 @@ fn never(address: IpAddr) -> Option<&'static str> {
         IpAddr::V4(a) if a.is_link_local() => Some(link_local),
         IpAddr::V6(a) if a.is_unicast_link_local() => Some(link_local),
         _ if address.is_multicast() => Some(multicast),
-        _ if address.is_unspecified() => Some("the unspecified address leads nowhere"),
-        IpAddr::V4(a) if a.octets()[0] == 0 => Some("addresses in 0.0.0.0/8 lead nowhere"),
-        IpAddr::V4(a) if a.octets()[0] >= 240 => Some("broadcast and reserved addresses lead nowhere"),
+        _ if address.is_unspecified() => Some("the unspecified address is never allowed"),
+        IpAddr::V4(a) if a.octets()[0] == 0 => Some("addresses in 0.0.0.0/8 are never allowed"),
+        IpAddr::V4(a) if a.octets()[0] >= 240 => Some("broadcast and reserved addresses are never allowed"),
         _ => None,
     }
 }
 
-/// Not reachable from the internet, but from machines nearby. Expects an unwrapped address.
+/// Whether an address is only reachable within a private network. Expects an unwrapped address.
 fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => {
             let [first, second, third, _] = a.octets();
-            // Beside the private ranges: carrier-grade NAT, protocol assignments, benchmarks.
+            // Also carrier-grade NAT, protocol assignments and benchmarks.
             a.is_private()
                 || (first == 100 && second & 0xc0 == 64)
                 || (first == 192 && second == 0 && third == 0)
                 || (first == 198 && second & 0xfe == 18)
         }
-        // Unique local, and the old site-local.
+        // Unique local, and the deprecated site-local.
         IpAddr::V6(a) => a.is_unique_local() || a.segments()[0] & 0xffc0 == 0xfec0,
     }
 }

@@ -1,21 +1,21 @@
-//! The address of an instance, in the one form that two spellings of the same address share.
+//! The URL of an instance in canonical form, so that different spellings compare equal.
 
 use std::{fmt, sync::Arc};
 
 use crate::{Error, Result};
 
-/// Longer addresses are mistakes, not addresses.
+/// Maximum bytes of a URL.
 const MAX_LENGTH: usize = 2048;
 
-/// The address of an instance in canonical form (contract decision 15): lower-case scheme and host, no default port,
-/// no trailing slash, no user info, query or fragment. Only [`InstanceUrl::parse`] makes one.
+/// The URL of an instance in canonical form (contract decision 15): lower-case scheme and host, no default port, no trailing
+/// slash, no user info, query or fragment. Only [`InstanceUrl::parse`] creates one.
 #[derive(Clone)]
 pub struct InstanceUrl {
     text: Arc<str>,
     https: bool,
-    /// Where the authority ends in `text`; it starts behind `://`.
+    /// End of the authority in `text`; it starts after `://`.
     authority_end: usize,
-    /// Where the host ends in `text`; an IPv6 address with its brackets.
+    /// End of the host in `text`, including the brackets of an IPv6 address.
     host_end: usize,
     port: u16,
 }
@@ -31,9 +31,9 @@ impl InstanceUrl {
         if given.len() > MAX_LENGTH {
             return refuse("it is longer than 2,048 bytes");
         }
-        // The parser below would quietly drop tabs and line ends and turn `\` into `/`.
+        // The URL parser would silently drop tabs and line ends and turn `\` into `/`.
         if given.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
-            return refuse("it holds a space, a control character or a backslash");
+            return refuse("it contains a space, a control character or a backslash");
         }
         let lower = given.as_bytes();
         let starts = |prefix: &[u8]| lower.len() >= prefix.len() && lower[..prefix.len()].eq_ignore_ascii_case(prefix);
@@ -60,11 +60,11 @@ impl InstanceUrl {
             return refuse("it names no host");
         };
         if parsed.port() == Some(0) {
-            return refuse("port 0 cannot be connected to");
+            return refuse("port 0 is not a valid port");
         }
         let https = parsed.scheme() == "https";
         let scheme = parsed.scheme();
-        // An IPv4 address written as IPv6 is that IPv4 address (RFC 4291, 2.5.5.2).
+        // An IPv4-mapped IPv6 address is that IPv4 address (RFC 4291, 2.5.5.2).
         let mapped = match parsed.host() {
             Some(url::Host::Ipv6(address)) => address.to_ipv4_mapped().map(|address| address.to_string()),
             _ => None,
@@ -104,12 +104,12 @@ impl InstanceUrl {
         self.port
     }
 
-    /// Host and, where it is not the scheme's own, port: what goes into `Host`.
+    /// Host and, unless it is the scheme's default, port: the value of `Host`.
     pub fn authority(&self) -> &str {
         &self.text[self.authority_start()..self.authority_end]
     }
 
-    /// What stands before the path of every request: empty, or with a leading and without a trailing slash.
+    /// The prefix of every request path: empty, or with a leading and without a trailing slash.
     pub fn base_path(&self) -> &str {
         &self.text[self.authority_end..]
     }
@@ -135,7 +135,7 @@ impl fmt::Debug for InstanceUrl {
     }
 }
 
-// The text is canonical, so it alone decides.
+// The text is canonical, so comparing it suffices.
 impl PartialEq for InstanceUrl {
     fn eq(&self, other: &InstanceUrl) -> bool {
         self.text == other.text

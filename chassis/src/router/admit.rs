@@ -1,4 +1,4 @@
-//! Who calls, and whether the row lets them (contract decisions 5 and 9); and how often one account may call what writes.
+//! Authentication and authorization of a call (contract decisions 5 and 9), and the rate limit on the writes of an account.
 
 use openorch_api::{Access, Effect, Exempt, Guard, Row, error as codes};
 use tracing::Span;
@@ -7,8 +7,8 @@ use super::{Inner, origin::Origin};
 use crate::{Caller, Credential, Error, Result, audit::CallAudit, rate::Rate, service::Verdict};
 
 impl Inner {
-    /// Who calls, and whether the row lets them. The `first` time the call is counted, since one that is refused leaves a
-    /// trace as well.
+    /// Authenticates the caller and checks the operation's permission. On the `first` check of a call the rate limit on
+    /// writes applies: a refused call is a write too, in the audit log.
     pub(super) async fn admit(
         &self,
         row: &Row,
@@ -30,7 +30,7 @@ impl Inner {
         if first {
             Span::current().record("caller", &*caller.slug);
             if let Some(notes) = &origin.notes {
-                // Only the first time.
+                // Set once.
                 let _ = notes.caller.set(caller.slug.clone());
             }
         }
@@ -38,15 +38,12 @@ impl Inner {
             && !self.identity.opens(audience, row.id)
         {
             let way_out = match row.answers_token() {
-                true => "its answer is for the caller alone",
-                false => "an admin can open it to the service by a delegation",
+                true => "its answer has a token, which only the caller may have",
+                false => "an admin can allow it for the service with a delegation",
             };
             return Err(Error::new(
                 &codes::access::NOT_DELEGATED,
-                format!(
-                    "`{}` cannot be called with a token that was made for the service `{audience}`; {way_out}",
-                    row.id
-                ),
+                format!("`{}` cannot be called with a delegated token of the service `{audience}`; {way_out}", row.id),
             ));
         }
         if first && (row.effect() == Effect::Write || row.audited) {
@@ -64,13 +61,13 @@ impl Inner {
         Ok((Some(caller), verdict))
     }
 
-    /// What one account writes, in the store and in the audit log, is bounded by how often it may.
+    /// Applies the rate limit on calls that write, which bounds what one account adds to the store and the audit log.
     pub(super) fn count_write(&self, row: &Row, caller: &Caller) -> Result<()> {
         let is_built_in = openorch_api::SERVICES.iter().any(|service| *service.slug == *caller.slug);
         if row.ends_sessions || caller.is_admin() || is_built_in {
             return Ok(());
         }
-        // What a service does with the caller's delegated tokens is counted apart.
+        // Calls of a service with the account's delegated tokens have a limit of their own.
         let writer = match &caller.audience {
             None => caller.user_id.to_string(),
             Some(service) => format!("{} {service}", caller.user_id),
@@ -78,15 +75,15 @@ impl Inner {
         self.writes.take(writer.as_str(), self.audit.now().as_microsecond()).map_err(|wait| {
             let (Rate { per_second, burst }, seconds) = (self.writes.rate(), wait.as_secs() as i64 + 1);
             Error::new(&codes::access::TOO_MANY_WRITES, format!(
-                "the account `{}` makes more than {per_second} calls a second that write, after {burst} at once; try again \
-                 in {seconds} s (an operator can raise OPENORCH_API_MAX_WRITES_PER_ACCOUNT)",
+                "the account `{}` exceeds the limit of {per_second} writing calls per second with bursts of {burst}; try \
+                 again in {seconds} s (an operator can raise OPENORCH_API_MAX_WRITES_PER_ACCOUNT)",
                 caller.slug
             ))
             .after(seconds)
         })
     }
 
-    /// What a call that was admitted rests on.
+    /// The credential of an authorized call.
     pub(super) fn credential(&self, row: &Row, caller: &Caller) -> Credential {
         let session_id = caller.session_id.clone();
         match row.access {

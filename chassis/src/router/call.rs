@@ -1,5 +1,5 @@
-//! The one path of a call, over HTTP or in process: admission, reading the input within its limits, checking it, running the
-//! handler, and recording the outcome in the metrics and the audit log.
+//! The pipeline of every call, over HTTP or in process: authorization, reading the input within its limits, validation, the
+//! handler, metrics and the audit log.
 
 use std::{sync::Arc, time::Instant};
 
@@ -21,7 +21,7 @@ use crate::{
 
 /// Where the input of a call comes from.
 pub(super) enum Source {
-    /// The rest of a request, whose path was read already.
+    /// An HTTP request with its parsed path.
     Request { path: Vec<String>, head: Box<request::Parts>, body: ClientBody },
     /// A call in process.
     Made(Parts),
@@ -36,19 +36,19 @@ impl Source {
     }
 }
 
-/// An input that was read.
+/// The input of a call.
 struct Read {
     parts: Parts,
     headers: DeclaredHeaders,
     is_large: bool,
-    /// Reading took its time: who calls, and what they may, is to be asked again.
+    /// Reading may have taken time, so the caller must be authorized again.
     waited: bool,
     /// The value of the header `Idempotency-Key`.
     key: Option<String>,
 }
 
 impl Inner {
-    /// Serves a call. A failure is not logged here: [`Inner::report`] does, where it becomes an answer.
+    /// Serves a call. Errors are logged by [`Inner::log_failure`], where they become responses.
     pub(super) async fn serve(
         self: Arc<Inner>,
         operation: Arc<Operation>,
@@ -68,8 +68,8 @@ impl Inner {
             }
             outcome
         };
-        // On a task of its own, so that a caller who leaves cannot stop a write between the store and the memory. What reads
-        // and leaves no entry in the audit log ends with its caller.
+        // In its own task, so that a client that disconnects cannot stop a write between the commit and the update of the
+        // in-memory state. A read without an audit entry is cancelled with its caller.
         let ends = row.effect() == Effect::Read && !row.audited;
         let mut task = Task { handle: tokio::spawn(work.instrument(span.clone())), ends };
         let outcome = match origin.deadline {
@@ -92,7 +92,7 @@ impl Inner {
         let status = outcome.as_ref().map_or_else(Error::status, Response::status);
         let elapsed = started.elapsed();
         operation.durations.observe(status, elapsed);
-        // They cost more than everything else that is done here, and without this line nobody sees them.
+        // Recording these fields costs more than the rest of this function, and they are only shown at level debug.
         if tracing::enabled!(tracing::Level::DEBUG) {
             span.record("status", status.as_u16());
             span.record("duration", tracing::field::debug(elapsed));
@@ -101,17 +101,17 @@ impl Inner {
         outcome
     }
 
-    /// Logs a failure of a call, and says in a fault of ours under which id.
+    /// Logs an error of a call, and adds the request id to the message of an internal one.
     pub(super) fn report(&self, operation: &Operation, span: &Span, request_id: &str, mut error: Error) -> Error {
         if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
             match operation.faults.allow() {
                 Some(0) => span.in_scope(|| error!("{error:?}")),
-                Some(more) => span.in_scope(|| error!("{error:?}; {more} more since the last such line")),
+                Some(more) => span.in_scope(|| error!("{error:?}; {more} similar errors suppressed")),
                 None => span.in_scope(|| debug!("{error:?}")),
             }
             error.message = format!("{} (request {request_id})", error.message).into();
         } else if error.is_of_store() && self.store_failures.allow().is_some() {
-            span.in_scope(|| warn!("{error:?}; written once a minute while this goes on"));
+            span.in_scope(|| warn!("{error:?}; logged at most once a minute"));
         } else {
             span.in_scope(|| debug!("{error:?}"));
         }
@@ -130,12 +130,12 @@ impl Inner {
         if let (true, Some(audience)) =
             (operation.is_stream, admitted.0.as_ref().and_then(|caller| caller.audience.as_ref()))
         {
-            // It would go on after the token and the delegation have ended.
+            // The stream would outlive the delegated token and the delegation.
             return Err(Error::new(
                 &codes::access::NOT_DELEGATED,
                 format!(
-                    "`{}` cannot be called with a token that was made for the service `{audience}`: its answer is a stream, for the \
-                     caller alone",
+                    "`{}` cannot be called with a delegated token of the service `{audience}`: its answer is an event stream, \
+                     which only the caller may have",
                     row.id
                 ),
             ));
@@ -147,7 +147,7 @@ impl Inner {
         let mut reservation = self.memory.reservation(origin.client_ip, budgeted);
         let read = self.read(&operation, source, &origin, &mut reservation).await?;
         if read.waited {
-            // A body may take its time. What counts is what the caller may when the work begins.
+            // Receiving the body may have taken long, and the caller must be authorized when the work begins.
             admitted = self.admit(row, &origin, &audit, false).await?;
         }
         let (caller, verdict) = admitted;
@@ -181,26 +181,26 @@ impl Inner {
         });
         let began = Instant::now();
         let response = (operation.handler)(context.clone(), parts, verdict).await?;
-        // A list may have waited for its turn: it is for those alone who may have it now.
+        // A list may have waited for a permit, and the caller may have lost its permission meanwhile.
         if row.effect() == Effect::Read && began.elapsed() > RECHECK_AFTER {
             let (_, now) = self.admit(row, &origin, &audit, false).await?;
             if (verdict, now) == (Verdict::Allowed, Verdict::IfOwner) {
                 return Err(Error::new(
                     &codes::access::RIGHT_LOST_MEANWHILE,
-                    "the right to this call was taken from its account while it was in progress",
+                    "the account lost the permission for this call while it was in progress",
                 ));
             }
         }
         let response = respond::unless_known(response, context.headers.get(&IF_NONE_MATCH));
         let mut response = self.count_answer(row, response, reservation).await?;
         if let Some(credential) = credential.filter(|_| response.body().is_streamed()) {
-            // For the gateway, which ends an answer that lasts when the caller may not have it any more.
+            // The gateway ends the response when this credential ends.
             response.extensions_mut().insert(credential);
         }
         Ok(response)
     }
 
-    /// Reads the input of a call, in the form that is documented where another is accepted too.
+    /// Reads the input of a call, and converts a legacy form of it to the documented one.
     async fn read(
         &self,
         operation: &Operation,
@@ -220,7 +220,7 @@ impl Inner {
                 Read { parts, headers, is_large, waited: false, key: None }
             }
             Source::Request { path, head, body } => {
-                // HTTP/2 packs a large head into few bytes, so what is beyond the usual size counts as it is held.
+                // HTTP/2 compresses a large head to few bytes, so its decompressed size above the usual one is counted.
                 reservation.grow(head_size(&head.headers).saturating_sub(USUAL_HEAD)).await?;
                 let key = match row.repeats() {
                     Repeat::Keyed => repeat::key_of(&head.headers)?,
@@ -245,8 +245,8 @@ impl Inner {
         Ok(read)
     }
 
-    /// Counts an answer until the client has read it. A read whose answer finds no room is refused, a large one at once;
-    /// what a write did stands, and so does its answer.
+    /// Reserves memory for a response until the client has read it. Without enough memory, a read fails (at once if its
+    /// response is large). A write was committed, so its response is always sent.
     async fn count_answer(
         &self,
         row: &Row,
@@ -280,13 +280,13 @@ pub(super) fn span_of(row: &Row, origin: &Origin) -> Span {
     )
 }
 
-/// Answers up to here wait for room in the memory of requests.
+/// Maximum bytes of a response that waits for request memory.
 const SMALL_ANSWER: usize = 16 << 10;
 
-/// After so long a call that reads is asked once more whether its caller may have the answer.
+/// Duration of a read after which its caller is authorized again before the response is sent.
 const RECHECK_AFTER: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// The task of a call; one that changes nothing is aborted when its caller leaves.
+/// The task of a call. The task of a read is aborted when its caller disconnects.
 struct Task<T> {
     handle: JoinHandle<T>,
     ends: bool,
@@ -300,10 +300,10 @@ impl<T> Drop for Task<T> {
     }
 }
 
-/// Bytes of a head that are not counted: the number of requests in progress bounds them.
+/// Bytes of a head that are not counted: the limit on concurrent requests bounds them.
 const USUAL_HEAD: usize = 4 << 10;
 
-/// Bytes of names and values.
+/// Total bytes of the names and values.
 fn head_size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }

@@ -1,4 +1,4 @@
-//! What the router reads of a request's head: the segments of the path, the query, the token.
+//! Parses the head of a request: path segments, query parameters, token.
 
 use http::{HeaderMap, header};
 use openorch_api::error as codes;
@@ -6,24 +6,24 @@ use percent_encoding::percent_decode_str;
 
 use crate::{Error, Result};
 
-/// Segments of a path; operations have fewer than ten.
+/// Maximum number of path segments; operations have fewer than ten.
 const MAX_SEGMENTS: usize = 32;
-/// Parameters of a query; a filter may be given by many values.
+/// Maximum number of query parameters; a filter may have many values.
 const MAX_QUERY_PAIRS: usize = 1000;
 
-/// Splits at the slashes, then decodes each segment once.
+/// Splits a path at the slashes, then decodes each segment once.
 pub(super) fn decode_segments(path: &str) -> Result<Vec<String>, &'static str> {
     let path = path.strip_prefix('/').ok_or("the path must start with a slash")?;
     if path.split('/').count() > MAX_SEGMENTS {
-        return Err("the path has more segments than that of any operation");
+        return Err("the path has more segments than any operation has");
     }
     path.split('/').map(decode).collect()
 }
 
-/// Decodes a part of the path or of the query.
+/// Percent-decodes a part of the path or query.
 fn decode(text: &str) -> Result<String, &'static str> {
     if has_bad_escape(text.as_bytes()) {
-        return Err("a `%` in the URL is not followed by two hexadecimal digits; write a plain one as %25");
+        return Err("a `%` in the URL is not followed by two hexadecimal digits; write a literal `%` as %25");
     }
     let text = percent_decode_str(text).decode_utf8().map_err(|_| "the decoded URL is not UTF-8")?;
     if text.contains('\0') {
@@ -38,7 +38,7 @@ fn has_bad_escape(bytes: &[u8]) -> bool {
     })
 }
 
-/// `a=1&b=2` with `+` for a space, as forms send it.
+/// Parses `a=1&b=2` with `+` for a space, as in HTML forms.
 pub(super) fn query(text: &str) -> Result<Vec<(String, String)>> {
     if text.split('&').count() > MAX_QUERY_PAIRS {
         return Err(Error::new(
@@ -58,7 +58,7 @@ pub(super) fn query(text: &str) -> Result<Vec<(String, String)>> {
         .collect()
 }
 
-/// The token of the `Authorization` header, with or without `Bearer ` before it (contract decision 8).
+/// The token of the `Authorization` header, with or without the scheme `Bearer` (contract decision 8).
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim();
     let token = match value.split_at_checked(7) {

@@ -1,6 +1,6 @@
-//! Calls in process (contract decision 39): an operation calls another one as its own caller, with the rights that this has
-//! now and the restriction of its token, on the same path as a request: admission, limits, checks, audit, metrics. A call is
-//! no transaction: what was done before one that fails stands.
+//! Calls in process (contract decision 39): an operation calls another one on behalf of its caller, with the caller's current
+//! permissions and the restrictions of its token, through the same pipeline as a request. Calls are not transactional: a
+//! failure does not roll back earlier calls.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,27 +20,27 @@ use crate::{
     budget::{self, Reservation},
 };
 
-/// Operations that call one another, at most: one that is called by a request may begin a chain of so many.
+/// Maximum depth of calls that an operation called by a request may start.
 const MAX_DEPTH: usize = 8;
-/// Bytes of the answer of an operation that reads, where a handler asks for it with its type.
+/// Maximum bytes of the answer to a typed call of an operation that reads.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// The operations of the daemon as a handler calls them.
+/// Calls operations of the daemon in process; for handlers.
 #[derive(Clone)]
 pub struct Calls {
     inner: Arc<Inner>,
-    /// The operation that calls.
+    /// The calling operation.
     parent: &'static Row,
     origin: Arc<Origin>,
     deadline: Option<Instant>,
 }
 
-/// The success of a call by id.
+/// The answer to a successful call by id.
 pub struct Answer {
     pub status: StatusCode,
     /// JSON, or nothing.
     pub body: Vec<u8>,
-    /// Counts the body among what requests in progress hold.
+    /// Counts the body in the memory budget of requests.
     _reservation: Reservation,
 }
 
@@ -50,20 +50,20 @@ impl Calls {
         Calls { inner, parent, origin, deadline }
     }
 
-    /// With the end of the time for all calls, and for those that they make. An earlier one stays.
+    /// Sets a time limit for all calls and the calls that they make. An earlier deadline stays in force.
     pub fn within(mut self, time: Duration) -> Calls {
         let deadline = Instant::now() + time;
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         self
     }
 
-    /// Counts one more call among those that the account writes, and refuses it where there are too many: for each that only
-    /// reads, where the caller says how many calls are made for one request. Those that write are counted as they are made.
+    /// Counts a read against the account's rate limit on writes, and fails if it is exceeded. For requests whose sender
+    /// chooses how many calls they make; calls that write are counted when they are made.
     pub fn count_write(&self, caller: &Caller) -> Result<()> {
         self.inner.count_write(self.parent, caller)
     }
 
-    /// Calls an operation. A refusal is that of the operation, with its code.
+    /// Calls an operation. Its errors are returned with their codes.
     pub async fn call<I: Input, O: Output>(&self, op: Op<I, O>, input: I) -> Result<O> {
         let operation = self.operation(op.row.id)?;
         let mut parts = Parts::default();
@@ -75,7 +75,7 @@ impl Calls {
     }
 
     /// Calls the operation with this id; `input` has the keys of its path, query and body ([`openorch_api::Keys`]). The
-    /// answer of one that reads has `most` bytes at most. A failure is an answer here: it is logged as that of a request is.
+    /// answer of an operation that reads has at most `max_bytes` bytes. An error is logged like that of a request.
     pub async fn call_by_id(&self, id: &str, input: Map<String, Value>, most: usize) -> Result<Answer> {
         let operation = self.operation(id)?;
         let origin = self.origin()?;
@@ -98,16 +98,15 @@ impl Calls {
         })
     }
 
-    /// Where a call that is made now comes from.
+    /// The origin of a new call.
     fn origin(&self) -> Result<Arc<Origin>> {
         let from = &self.origin;
         if from.depth >= MAX_DEPTH {
             return Err(Error::new(
                 &codes::platform::CALLS_TOO_DEEP,
                 format!(
-                    "`{}` cannot call another operation: operations call one another at most {MAX_DEPTH} deep, and {} calls \
-                     are in progress already",
-                    self.parent.id, from.depth
+                    "`{}` cannot call another operation: calls can be nested at most {MAX_DEPTH} deep",
+                    self.parent.id
                 ),
             ));
         }
@@ -134,7 +133,7 @@ impl Calls {
         self.inner.clone().serve(operation, Source::Made(parts), origin.clone(), &span).await
     }
 
-    /// Reads an answer whole. That of an operation that writes is taken however large it is: what it did stands.
+    /// Collects the body of a response. The answer of a write has no size limit, since the write was committed.
     async fn whole(&self, row: &Row, response: Response<Body>, most: usize) -> Result<Answer> {
         let reads = row.effect() == Effect::Read;
         let (head, mut body) = response.into_parts();
@@ -158,12 +157,12 @@ impl Calls {
     }
 }
 
-/// The refusal where the time of a call is over.
+/// The error of a call that exceeded its time limit.
 pub(super) fn timed_out() -> Error {
     Error::new(
         &codes::platform::CALL_TIMED_OUT,
-        "the time for the calls of this request is over; a call in progress that changes something goes on, so read what was \
-         changed before trying again",
+        "the calls of this request exceeded their time limit; a write in progress continues, so check what was changed \
+         before retrying",
     )
 }
 

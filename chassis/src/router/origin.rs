@@ -1,4 +1,4 @@
-//! Where a call comes from: a request, or an operation that calls another one in process.
+//! The origin of a call: an HTTP request, or an operation that calls another one in process.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -13,23 +13,22 @@ use crate::{
     place::Place,
 };
 
-/// What is known of a call before anything of its input is read. One that is made in process has all of the request that it
-/// is a part of.
+/// What is known of a call before its input is read. A call in process inherits it from its request.
 pub(super) struct Origin {
-    /// Nothing for an operation that a public one calls: it does so as nobody.
+    /// `None` for an operation called by a public one: those calls are unauthenticated.
     pub token: Option<Arc<str>>,
     pub request_id: Box<str>,
     pub client_ip: IpAddr,
     pub from_this_machine: bool,
     /// The value of the header `OpenOrch-Extended` is `1`.
     pub asks_extended: bool,
-    /// Held until the work is done, also where the client does not wait for it.
+    /// Held until the work is done, even if the client disconnects.
     pub place: Option<Place>,
-    /// Of the request alone: its line of the access log is about the operation that it named.
+    /// `None` for calls in process: the access log is about the operation of the request.
     pub notes: Option<Arc<CallNotes>>,
-    /// The operation that calls.
+    /// The calling operation.
     pub parent: Option<&'static str>,
-    /// How many operations called one another before this.
+    /// The number of calling operations above this call.
     pub depth: usize,
     pub deadline: Option<Instant>,
 }

@@ -1,4 +1,4 @@
-//! The limits of built-in operations, as settings, and what they are for one operation.
+//! The limits of built-in operations: the settings, and the limits of one operation.
 
 use std::time::Duration;
 
@@ -12,60 +12,60 @@ use crate::{
 };
 
 settings! {
-    /// The limits of contract decision 23 that concern built-in operations: `[api]`.
+    /// The limits of built-in operations (contract decision 23): `[api]`.
     pub struct ApiSettings in "api" {
-        /// Bytes of the body of a built-in operation's request as sent.
+        /// Maximum request body size of a built-in operation, as sent.
         max_body_bytes: ByteSize = "4MiB";
-        /// Bytes of such a body when decompressed.
+        /// Maximum request body size of a built-in operation, after decompression.
         max_decompressed_bytes: ByteSize = "16MiB";
-        /// Bytes of the body of a public operation's request, as sent and decompressed.
+        /// Maximum request body size of a public operation, as sent and after decompression.
         max_public_body_bytes: ByteSize = "1MiB";
-        /// Ratio by which a compressed body may grow, beyond 64 KiB.
+        /// Maximum decompression ratio of a request body of more than 64 KiB.
         max_decompression_ratio: usize = "100";
-        /// Depth of arrays and objects in a body, at most 100.
+        /// Maximum nesting depth of a request body; at most 100.
         max_body_depth: usize = "64";
-        /// JSON values in a body.
+        /// Maximum number of JSON values in a request body.
         max_body_values: usize = "100000";
-        /// JSON values in the body of a public operation's request.
+        /// Maximum number of JSON values in the request body of a public operation.
         max_public_body_values: usize = "10000";
-        /// Large bodies decompressed and parsed side by side, each on a thread of its own.
+        /// Number of large request bodies decompressed and parsed concurrently, each on its own thread.
         body_concurrency: usize = "4";
-        /// The longest silence within a body.
+        /// Idle timeout while receiving a request body.
         body_idle_timeout: Duration = "30s";
-        /// Time for a whole body.
+        /// Time limit for receiving a whole request body.
         body_timeout: Duration = "120s";
-        /// Minimum average rate of a body, in bytes a second.
+        /// Minimum average rate of a request body, in bytes per second.
         body_min_rate: usize = "500";
-        /// Time from which on that rate counts.
+        /// Time before the minimum rate is enforced.
         body_min_rate_grace: Duration = "10s";
-        /// Bytes that requests in progress may hold in memory, bodies and responses together.
+        /// Maximum memory held by requests in progress: bodies and responses together.
         max_request_memory: ByteSize = "256MiB";
-        /// The part of it that one client address may hold (an IPv6 /64 counts as one), loopback excepted.
+        /// Maximum memory held by the requests of one client address (an IPv6 /64 counts as one), loopback excepted.
         max_request_memory_per_address: ByteSize = "64MiB";
-        /// Time that a request waits for such memory before it is refused.
+        /// Time that a request waits for request memory before it is refused.
         request_memory_wait: Duration = "2s";
-        /// Calls that write, a second and account; admins and built-in services have no limit.
+        /// Rate limit on writing calls, per second and account; admins and built-in services are exempt.
         max_writes_per_account: u32 = "100";
-        /// Such calls that an account may make at once after a pause.
+        /// Burst size of the rate limit on writing calls.
         max_writes_burst: u32 = "2000";
-        /// Bytes of the answers to the calls of a batch together, of those that read.
+        /// Maximum total size of the answers of the reading calls of a batch.
         max_batch_answer_bytes: ByteSize = "4MiB";
-        /// Time for all calls of a batch.
+        /// Time limit for all calls of a batch.
         batch_timeout: Duration = "30s";
-        /// Stored answers of one account to calls with `Idempotency-Key`, each for 24 hours; at most 10000.
+        /// Maximum number of stored answers to calls with `Idempotency-Key` per account, each kept 24 hours; at most 10000.
         max_stored_answers_per_account: u64 = "1000";
-        /// Such answers of all accounts.
+        /// Maximum number of stored answers of all accounts.
         max_stored_answers: u64 = "100000";
-        /// Entries of a list that cannot be asked for in pages (contract decision 7).
+        /// Maximum number of entries of a list without pagination (contract decision 7).
         max_unpaged_list: usize = "50000";
     }
 }
 
-/// The reader of stored documents goes 128 deep.
+/// Below the limit of serde_json, 128, by which stored documents are read.
 const MAX_DEPTH: usize = 100;
 
 impl ApiSettings {
-    /// The limits of the body of one operation.
+    /// The limits on the request body of an operation.
     pub(super) fn body_limits(&self, row: &Row) -> BodyLimits {
         let is_public = matches!(row.access, Access::Public);
         let (usual, usual_decompressed, usual_values) = match is_public {
@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// The command line and the SDK have the same limits as constants.
+    /// The CLI and the SDK have the same limits as constants.
     #[test]
     fn the_defaults_are_those_that_clients_know() {
         let settings = ApiSettings::default();

@@ -1,4 +1,4 @@
-//! What is done again when another writer came between its reading and its batch.
+//! Retries of a read followed by a write that conflicts with a concurrent write.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use crate::{Error, Result};
 
-/// How long a lost race is run again: clients wait longer than this for an answer.
+/// Time after which a write conflict is not retried any more: shorter than clients wait for a response.
 const RETRY_LIMIT: Duration = Duration::from_secs(20);
-/// The longest pause before the next attempt.
+/// Maximum pause before the next attempt.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs `attempt` again when another writer came between its reading and its batch. One of all who race wins each round;
-/// the others pause, each for a random time out of a span that doubles, so that they do not meet again.
+/// Retries `attempt` on write conflicts. In each round one of the concurrent writers succeeds; the others wait with
+/// exponential backoff and full jitter, so that they do not collide again.
 pub async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -> F) -> Result<T> {
     let started = Instant::now();
     let mut span = Duration::from_millis(1);
@@ -29,7 +29,7 @@ pub async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -
             Err(error) if error.is_lost_race() => {
                 return Err(Error::new(
                     &platform::CONTENDED,
-                    format!("others changed the same thing for {} s; try again in a moment", RETRY_LIMIT.as_secs()),
+                    format!("too many concurrent updates for {} s; try again in a moment", RETRY_LIMIT.as_secs()),
                 ));
             }
             outcome => return outcome,
@@ -37,9 +37,9 @@ pub async fn retry<T, F: Future<Output = Result<T>>>(mut attempt: impl FnMut() -
     }
 }
 
-/// From 0 to 1. Not for secrets.
+/// Between 0 and 1. Not cryptographically secure.
 fn random_part() -> f64 {
-    // The standard library seeds each of these anew.
+    // Each `RandomState` has a different seed.
     let number = RandomState::new().hash_one(0_u8);
     f64::from((number >> 32) as u32) / f64::from(u32::MAX)
 }
@@ -55,7 +55,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lost_race_is_run_again_until_it_is_won_or_the_time_is_over() {
         let tries = AtomicUsize::new(0);
-        let lost = || Error::from(StoreError::Conflict("another was first".into()));
+        let lost = || Error::from(StoreError::Conflict("a concurrent write".into()));
         let won = retry(|| async {
             match tries.fetch_add(1, Ordering::Relaxed) {
                 100 => Ok(()),
@@ -68,6 +68,6 @@ mod tests {
         assert_eq!(error.code, &platform::CONTENDED);
         assert!((RETRY_LIMIT..RETRY_LIMIT + LONGEST_PAUSE).contains(&started.elapsed()));
         let other = retry(|| async { Err::<(), _>(Error::new(&platform::CONFLICT, "taken")) }).await.unwrap_err();
-        assert_eq!(other.code, &platform::CONFLICT, "what was decided is not decided again");
+        assert_eq!(other.code, &platform::CONFLICT, "a conflict that is not a lost race is not retried");
     }
 }

@@ -1,23 +1,23 @@
-//! What the values of settings look like as text: durations, sizes, numbers, addresses, choices. The same text works as a
-//! flag, in a variable and in the config file.
+//! The types of settings and their text format: durations, sizes, numbers, addresses, choices. The format is the same for
+//! flags, variables and the config file.
 
 use std::{fmt, net::SocketAddr, ops::Deref, path::PathBuf, str::FromStr, time::Duration};
 
-/// A type that a setting can have.
+/// A type of settings.
 pub trait Value: Sized {
-    /// Whether it is never shown and never taken from a flag.
+    /// Whether it is never shown and cannot be a flag.
     const IS_SECRET: bool = false;
 
-    /// Reads a text that was given; else says what is wrong with it.
+    /// Parses a text; fails with the reason.
     fn parse(text: &str) -> Result<Self, String>;
 
-    /// The value of the default's text.
+    /// Parses the default.
     fn default_of(text: &'static str) -> Result<Self, String> {
         Self::parse(text)
     }
 }
 
-/// A setting whose default is nothing, or is made of other things: its default's text is a description.
+/// A setting without a default, or with a computed one: the text of its default is a description.
 impl<T: Value> Value for Option<T> {
     const IS_SECRET: bool = T::IS_SECRET;
 
@@ -48,7 +48,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Makes types that are read from text by themselves the types of settings.
+/// Implements [`Value`](crate::settings::Value) for types that implement `FromStr`.
 #[macro_export]
 macro_rules! setting_values {
     ($($kind:ty),* $(,)?) => {
@@ -60,7 +60,7 @@ macro_rules! setting_values {
     };
 }
 
-/// Makes an enum the type of a setting: each variant has its word.
+/// Implements [`Value`](crate::settings::Value) for an enum, with a word for each variant.
 #[macro_export]
 macro_rules! setting_choice {
     ($kind:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
@@ -91,13 +91,13 @@ impl Value for Duration {
             "h" => number.checked_mul(3_600_000),
             _ => None,
         };
-        // A hundred years are enough for anyone, and keep every sum within range.
+        // A maximum of a hundred years keeps sums of durations within range.
         let longest = 100 * 366 * 24 * 3_600_000;
         milliseconds.filter(|ms| *ms <= longest).map(Duration::from_millis).ok_or_else(wrong)
     }
 }
 
-/// The time between two turns of something: a duration of at least ten milliseconds, so that nothing spins.
+/// The interval of a periodic task: at least ten milliseconds, so that no loop spins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval(pub Duration);
 
@@ -113,7 +113,7 @@ impl FromStr for Interval {
     fn from_str(text: &str) -> Result<Interval, String> {
         let interval = <Duration as Value>::parse(text)?;
         if interval < Duration::from_millis(10) {
-            return Err(format!("`{text}` is too short an interval; it is at least 10ms"));
+            return Err(format!("`{text}` is too short; the minimum is 10ms"));
         }
         Ok(Interval(interval))
     }
@@ -147,14 +147,14 @@ impl FromStr for ByteSize {
     }
 }
 
-/// A share of all: from `0`, none, to `1`, all.
+/// A fraction from `0` (none) to `1` (all).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fraction(f64);
 
 impl Fraction {
-    /// True for this fraction of all calls. No random number is made where it is zero.
+    /// True for this fraction of calls, on average. A fraction of zero draws no random number.
     pub fn sample(self, random: impl FnOnce() -> u64) -> bool {
-        // As many bits as a number with a point has exactly, so that it is always less than one.
+        // 53 bits, the precision of an `f64`, so that the random fraction is always less than one.
         self.0 > 0.0 && ((random() >> 11) as f64) < self.0 * (1_u64 << 53) as f64
     }
 }
@@ -163,24 +163,22 @@ impl FromStr for Fraction {
     type Err = String;
     fn from_str(text: &str) -> Result<Fraction, String> {
         let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
-        number
-            .map(Fraction)
-            .ok_or_else(|| format!("`{text}` is not a share of all, from 0 (none) to 1 (all) like 0.01"))
+        number.map(Fraction).ok_or_else(|| format!("`{text}` is not a fraction from 0 (none) to 1 (all) like 0.01"))
     }
 }
 
-/// The digits at the start of a text and what follows.
+/// Splits a text after its leading digits.
 fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..unit_at].parse().ok()?, &text[unit_at..]))
 }
 
-/// The largest number that a setting takes.
+/// The maximum of numeric settings.
 const MAX_NUMBER: u32 = 1_000_000_000;
 
 macro_rules! numbers {
     ($($kind:ty),*) => {
-        /// How many: from one to a thousand millions.
+        /// A number from one to [`MAX_NUMBER`].
         $(impl Value for $kind {
             fn parse(text: &str) -> Result<$kind, String> {
                 let number = text.parse().ok().filter(|number| (1..=MAX_NUMBER).contains(number));
@@ -197,11 +195,11 @@ numbers!(usize, u32, u64);
 impl Value for u16 {
     fn parse(text: &str) -> Result<u16, String> {
         let port = text.parse().ok().filter(|port| *port > 0);
-        port.ok_or_else(|| format!("`{text}` is no port; it is a number from 1 to 65535"))
+        port.ok_or_else(|| format!("`{text}` is not a port from 1 to 65535"))
     }
 }
 
-/// Where to listen: an IP address, or `localhost`, and a port.
+/// A listen address: an IP address or `localhost`, and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub SocketAddr);
 

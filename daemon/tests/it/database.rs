@@ -134,7 +134,7 @@ async fn an_operator_is_told_why_the_store_does_not_answer_once_and_not_for_each
     daemon.terminate();
     let mut log = String::new();
     daemon.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    assert_eq!(log.matches("written once a minute while this goes on").count(), 1, "{log}");
+    assert_eq!(log.matches("logged at most once a minute").count(), 1, "{log}");
     assert!(log.contains("(because: "), "{log}");
 }
 

@@ -257,9 +257,9 @@ async fn streams_are_bounded_by_account_and_those_of_clients_that_left_are_free(
     };
     let one = Following::start(&daemon, &admin, "").await;
     let _two = Following::start(&daemon, &admin, "").await;
-    assert!(refusal(&admin, 429, "access.too_many_streams").await.contains("you have 2 streams"));
+    assert!(refusal(&admin, 429, "access.too_many_streams").await.contains("limit of 2 open event streams"));
     let three = Following::start(&daemon, &second, "").await;
-    assert!(refusal(&second, 503, "access.streams_full").await.contains("3 streams of events are open"));
+    assert!(refusal(&second, 503, "access.streams_full").await.contains("limit of 3 open event streams"));
     let open = async || {
         let text = daemon.call("GET", "/metrics", &admin, Value::Null).await.text;
         let line = text.lines().find_map(|line| line.strip_prefix("openorch_event_streams "));

@@ -190,6 +190,6 @@ async fn a_hangup_reloads_certificate_and_log_level_and_cuts_nothing() {
     // Invalid files change nothing.
     write(folder.path(), "cert.pem", "no certificate");
     process.hang_up();
-    assert!(next_line("cannot reload").contains("cert.pem holds no certificate"));
+    assert!(next_line("cannot reload").contains("cert.pem contains no PEM certificate"));
     assert_eq!(after.client().get(&health).send().await.unwrap().status(), 200);
 }

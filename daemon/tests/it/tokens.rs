@@ -106,7 +106,7 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
     // An error suggests a delegation only for operations that an admin can delegate.
     for (method, path, told) in [("PUT", "/user-svc/self", true), ("POST", "/user-svc/refresh-token", false)] {
         let refused = daemon.call(method, path, &delegated, Value::Null).await;
-        assert_eq!((refused.status.as_u16(), refused.error().contains("an admin can open it")), (403, told), "{path}");
+        assert_eq!((refused.status.as_u16(), refused.error().contains("an admin can allow it")), (403, told), "{path}");
     }
     let open = json!({ "slug": "shop-svc", "operations": ["saveSelf", "saveGrants"], "services": ["mail-svc"] });
     for token in [&shop, &ann, &delegated] {

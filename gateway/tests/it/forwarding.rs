@@ -1,4 +1,4 @@
-//! What an instance is told of a request, and a client of an answer (contract decisions 13, 17, 18 and 24).
+//! Tests of the headers of forwarded requests and responses (contract decisions 13, 17, 18 and 24).
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -206,7 +206,7 @@ async fn while_the_default_password_stands_strangers_are_refused() {
         let answer = platform.ask(request).await;
         assert_eq!(answer.status, status, "{request}");
         if status == 403 {
-            assert!(answer.body.contains("the test stands"), "{}", answer.body);
+            assert!(answer.body.contains("restricted by the test"), "{}", answer.body);
         }
     }
     platform.loopback_only.store(false, SeqCst);

@@ -1,4 +1,4 @@
-//! What becomes of `Authorization` (contract decision 9).
+//! Tests of the handling of `Authorization` (contract decision 9).
 
 use crate::support::*;
 

@@ -1,4 +1,4 @@
-//! Limits on what a client may send and how long it may take (contract decision 23), and framing (decision 24).
+//! Tests of the limits on size and time of requests (contract decision 23), and of framing (decision 24).
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ async fn ambiguous_framing_never_reaches_an_instance_as_two_requests() {
     let answer = client.ask(smuggled).await;
     if answer.status == 200 {
         assert!(!answer.body.to_lowercase().contains("content-length"), "{}", answer.body);
-        assert!(client.is_ended().await, "the connection is closed after it");
+        assert!(client.is_ended().await, "the connection is closed afterwards");
     } else {
         assert_eq!(answer.status, 400);
     }
@@ -72,14 +72,14 @@ async fn ambiguous_framing_never_reaches_an_instance_as_two_requests() {
 #[tokio::test]
 async fn whoever_sends_a_body_that_nobody_wants_still_reads_why() {
     let platform = Platform::start().await;
-    // Far more than the sockets between us hold, and sent to its end before anything is read, as many clients do.
+    // Much more than the socket buffers hold, and sent completely before anything is read, as many clients do.
     let body = "x".repeat(20 << 20);
     for (path, status) in [("/nobody-svc/upload", 404), ("/user-svc/upload", 200)] {
         let mut client = platform.client().await;
         client.send(&post(path, &body)).await;
         assert_eq!(within(client.answer()).await.status, status, "{path}");
         let again = within(client.ask(&get("/nobody-svc"))).await;
-        assert_eq!(again.status, 404, "the connection goes on");
+        assert_eq!(again.status, 404, "the connection stays open");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The data plane over real sockets: real clients, real small instances, a made-up daemon around it.
+//! Tests of the data plane over real sockets, with real clients, small real instances and a stub of the daemon.
 
 mod forwarding;
 mod identity;

@@ -1,4 +1,4 @@
-//! What is sent again and what never is (contract decision 24).
+//! Tests of retries (contract decision 24).
 
 use std::sync::{
     Arc,
@@ -9,8 +9,8 @@ use crate::support::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// An instance whose first connection answers one request and ends the moment the second arrives; the second
-/// connection answers everything. Counts the requests that arrived.
+/// An instance whose first connection answers one request and is reset when the second arrives; later connections answer all
+/// requests. Counts the requests that arrived.
 async fn closes_at_reuse(seen: Arc<AtomicUsize>) -> std::net::SocketAddr {
     listen(move |mut stream, connection| {
         let seen = seen.clone();
@@ -52,7 +52,7 @@ async fn a_connection_that_ended_while_it_was_idle_costs_no_request_of_any_metho
     let instance = listen(|mut stream, _| async move {
         stream.read_message().await;
         stream.send(OK).await;
-        // Dropped: every connection serves one request without saying so.
+        // Dropped: each connection serves one request, without `Connection: close`.
     })
     .await;
     let platform = Platform::in_front_of(instance).await;

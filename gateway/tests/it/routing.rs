@@ -1,4 +1,4 @@
-//! Which service a request reaches, and what is said when there is none (contract decisions 4, 22 and 24).
+//! Tests of routing, and of the errors of requests without a route (contract decisions 4, 22 and 24).
 
 use openorch_chassis::routes::{Routable, Routes};
 
@@ -74,7 +74,7 @@ async fn a_path_that_names_no_service_is_refused() {
     let answer = platform.get("/unk%22nown/x").await;
     assert_eq!(
         answer.body,
-        r#"{"error": "no service `unk\"nown` is registered here", "code": "gateway.no_such_service"}"#
+        r#"{"error": "no instance of `unk\"nown` is registered; its account registers one with PUT /registry-svc/instance", "code": "gateway.no_such_service"}"#
     );
 }
 
@@ -97,7 +97,7 @@ async fn a_service_without_a_ready_instance_is_unavailable_for_now() {
     let answer = platform.get("/demo").await;
     assert_eq!((answer.status, answer.header("retry-after").as_deref()), (503, Some("1")));
     assert!(answer.body.contains("`demo`"), "{}", answer.body);
-    // All instances removed: it is known still.
+    // The slug stays in the table after all instances were removed.
     platform.publish("demo", &[]);
     assert_eq!(platform.get("/demo").await.status, 503);
     platform.publish_as("demo", &[&url], Routable::IfNoBetter);
@@ -153,7 +153,7 @@ async fn an_instance_that_cannot_be_connected_to_is_a_bad_gateway_and_suspect() 
     assert_eq!(answer.status, 502);
     assert!(answer.body.contains("`demo`"), "{}", answer.body);
     assert_eq!(&*within(platform.suspects.recv()).await.unwrap(), url);
-    // Beside a living one, the request goes there, a POST too.
+    // With a reachable instance as well, requests go there, even a POST.
     platform.publish("demo", &[&url, &format!("http://{}", mirror().await)]);
     for _ in 0..10 {
         assert_eq!(platform.ask(&post("/demo", "body")).await.status, 200);
@@ -189,7 +189,7 @@ async fn the_daemon_never_dials_itself() {
             assert!(refusal.contains("this daemon"), "{refusal}");
         }
     }
-    // Another port of the same machine is somebody else.
+    // Another port of the same machine is not the daemon.
     platform.publish("demo", &[&format!("http://{}", mirror().await)]);
     assert_eq!(platform.get("/demo").await.status, 200);
 }
@@ -210,7 +210,7 @@ async fn a_request_sent_in_a_circle_is_detected() {
     let answer = platform.get("/demo/x").await;
     assert_eq!(answer.status, 508);
     assert!(answer.body.contains("`demo`"), "{}", answer.body);
-    // Six times in, five of them passed on.
+    // Received six times, forwarded five times.
     assert_eq!(platform.metrics.connected.get(), 5);
 }
 
@@ -222,7 +222,7 @@ async fn a_service_workers_script_lies_below_the_slug_so_that_it_answers_for_tha
         let refused = platform.ask(&ask(path)).await;
         let is_refused = refused.status == 403 && refused.body.contains("service worker");
         assert!(is_refused || refused.status == 404, "{path}: {}", refused.body);
-        assert_ne!(platform.get(path).await.status, 403, "{path}: of other requests nothing is refused");
+        assert_ne!(platform.get(path).await.status, 403, "{path}: requests without the header are not refused");
     }
     for path in ["/demo/", "/demo/worker.js"] {
         assert_eq!(platform.ask(&ask(path)).await.status, 200, "{path}");

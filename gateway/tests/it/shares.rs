@@ -1,4 +1,4 @@
-//! What one client may hold: connections, requests, answers that it does not take.
+//! Tests of the limits per client and in total: connections, requests, unread responses.
 
 use std::time::Duration;
 
@@ -19,15 +19,15 @@ use crate::support::*;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// So that the address of the tests has a share.
+/// Removes the exemption of loopback, the address of the tests.
 fn without_exemption(settings: &mut Settings) {
     settings.http.address_limit_exempt = NetworkList::default();
-    // A test of one limit does not meet the other.
+    // High, so that a test of one limit does not reach the other.
     settings.http.max_connections_per_address = Some(1000);
     settings.http.max_requests_per_address = Some(1000);
 }
 
-/// A client over HTTP/2 that takes so many bytes of each answer before it is read; and its end.
+/// An HTTP/2 client with this initial flow-control window, and the task of its connection.
 async fn http2(platform: &Platform, window: Option<u32>) -> (SendRequest<Empty<Bytes>>, JoinHandle<hyper::Result<()>>) {
     let stream = TcpStream::connect(platform.address).await.unwrap();
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -55,7 +55,7 @@ async fn one_address_cannot_hold_every_connection() {
     assert_eq!(platform.metrics.connections_refused.get(), 1);
     held.pop();
     until("a free connection", || platform.metrics.connections.get() <= 2).await;
-    assert_eq!(platform.get("/demo").await.status, 200, "one is free again");
+    assert_eq!(platform.get("/demo").await.status, 200, "a slot is free again");
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn w152_connections_without_a_request_give_way_where_no_place_is_left() {
         silent.push(next);
     }
     assert!(within(silent[0].is_ended()).await && within(silent[1].is_ended()).await);
-    assert_eq!(platform.metrics.in_flight.get(), 1, "what runs goes on");
+    assert_eq!(platform.metrics.in_flight.get(), 1, "the request in progress continues");
     assert!(platform.metrics.connections.get() <= 3);
     drop(busy);
 }
@@ -143,7 +143,7 @@ async fn requests_refused_to_one_address_take_no_place_from_others_and_a_flood_o
         assert_eq!(other.ask(&get("/user-svc/x")).await.status, 200);
     }
     assert!(within(sender.send_request(ask())).await.is_err());
-    // An error, or none: it was closed.
+    // With or without an error, the connection was closed.
     let _ = within(connection).await;
     drop(held);
     until("neither requests nor refusals in flight", || {
@@ -166,16 +166,16 @@ async fn an_untaken_refusal_is_given_up_soon() {
         held.push(within(sender.send_request(request)).await.unwrap());
     }
     until("no refusals in flight", || platform.metrics.refused_in_flight.get() == 0).await;
-    assert_eq!(platform.metrics.in_flight.get(), 1, "the answer of the one that was let in may wait for longer");
+    assert_eq!(platform.metrics.in_flight.get(), 1, "the response of the admitted request has a longer timeout");
 }
 
-/// Limits on untaken answers, of built-in operations and of services.
+/// Short write timeouts, for built-in operations and services.
 fn impatient(settings: &mut Settings) {
     settings.http.write_timeout = Duration::from_millis(200);
     settings.forward.write_timeout = Duration::from_millis(200);
 }
 
-/// An instance whose answer is as long as the gateway keeps the connection open.
+/// An instance that sends a response until the gateway closes the connection.
 async fn endless() -> std::net::SocketAddr {
     listen(|mut stream, _| async move {
         stream.read_message().await;
@@ -197,14 +197,14 @@ async fn an_answer_that_the_client_does_not_take_is_ended_over_http1() {
         let mut client = platform.client().await;
         client.send(&get(path)).await;
         until("an answer that stalls", || platform.metrics.stalled.get() != before).await;
-        assert!(!within(client.answer()).await.whole, "{path}: what was sent is not the whole answer");
+        assert!(!within(client.answer()).await.whole, "{path}: the response is incomplete");
     }
 }
 
 #[tokio::test]
 async fn untaken_answers_of_services_have_a_budget() {
     let endless = endless().await;
-    // Of the total an address may have a tenth; what one holds is below 1 MiB.
+    // An address may use a tenth of the total; a response holds less than 1 MiB.
     let platform = Platform::with(|settings| {
         without_exemption(settings);
         settings.forward.max_response_memory = ByteSize(11 << 20);
@@ -218,14 +218,14 @@ async fn untaken_answers_of_services_have_a_budget() {
     until("an answer that stalls", || platform.metrics.stalled.get() != 0).await;
     until("one request less in flight", || platform.metrics.in_flight.get() != 3).await;
     let now = &platform.metrics;
-    assert_eq!((now.stalled.get(), now.in_flight.get()), (1, 2), "those within the budget go on");
+    assert_eq!((now.stalled.get(), now.in_flight.get()), (1, 2), "responses within the budget continue");
 }
 
 #[tokio::test]
 async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go_on() {
     let platform = Platform::with(impatient).await;
     platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
-    // With room for one byte the library takes a whole frame, of which the rest stays with us.
+    // With a window of one byte hyper accepts a whole frame, most of which stays in its buffer.
     for window in [0, 1] {
         let stalled = platform.metrics.stalled.get();
         let (mut sender, _) = http2(&platform, Some(window)).await;
@@ -238,8 +238,8 @@ async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go
             assert_eq!(response.status(), 200, "{path}");
             held.push(response.into_body());
         }
-        assert_eq!(platform.metrics.in_flight.get(), 3, "window {window}: all of them count");
-        // Reading would say that there is room for more.
+        assert_eq!(platform.metrics.in_flight.get(), 3, "window {window}: all three count");
+        // Reading the bodies would enlarge the flow-control windows.
         until("three answers that stall", || platform.metrics.stalled.get() - stalled >= 3).await;
         for mut body in held {
             let mut end = None;
@@ -251,7 +251,7 @@ async fn an_untaken_stream_of_http2_is_reset_and_the_others_of_its_connection_go
             assert!(end.is_some_and(|frame| frame.is_err()), "window {window}: the stream is reset");
         }
         let response = within(sender.send_request(ask("HEAD", "/user-svc/x"))).await.unwrap();
-        assert_eq!(response.status(), 200, "the connection goes on");
+        assert_eq!(response.status(), 200, "the connection stays open");
     }
 }
 
@@ -273,7 +273,7 @@ async fn an_event_stream_may_be_silent_for_longer_than_an_answer_may_be_untaken(
     let quiet = listen(|mut stream, _| async move {
         stream.read_message().await;
         stream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n").await;
-        // This server is slow by design: for thrice as long as an answer may be untaken.
+        // Deliberately slow: three times the write timeout.
         tokio::time::sleep(Duration::from_millis(600)).await;
         stream.send("1\r\nb\r\n0\r\n\r\n").await;
     })
@@ -331,9 +331,9 @@ async fn a_tunnel_keeps_its_place_among_the_connections_and_ends_some_time_after
     third.send(&get("/user-svc/x")).await;
     assert!(
         tokio::time::timeout(Duration::from_millis(100), third.read_head()).await.is_err(),
-        "both places are taken"
+        "both slots are in use"
     );
-    // The instance says nothing to it: without a limit the place would be lost for good.
+    // The instance does not respond: without a timeout the slot would never be released.
     tunnels.pop();
     assert!(within(third.read_head()).await.unwrap().starts_with("HTTP/1.1 200"));
 }
@@ -376,7 +376,7 @@ async fn services_leave_an_eighth_of_the_places_to_built_in_operations() {
     }
     until("seven requests in flight", || platform.metrics.in_flight.get() >= 7).await;
     let refused = platform.get("/demo").await;
-    assert!(refused.status == 503 && refused.body.contains("for services"), "{}", refused.body);
+    assert!(refused.status == 503 && refused.body.contains("requests to services"), "{}", refused.body);
     assert_eq!(platform.get("/user-svc/x").await.status, 200);
 }
 
@@ -396,7 +396,7 @@ async fn heads_of_answers_do_not_pile_up_for_a_client_that_reads_nothing() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let stream = socket.connect(platform.address).await.unwrap();
-    // The client's side of HTTP/2 by hand, since the library reads: its preface, and requests without an end.
+    // A handwritten HTTP/2 client that never reads, unlike hyper: the preface, then requests in an endless loop.
     let head = [0x82, 0x86, 0x41, 0x01, b'h', 0x44, 0x05, b'/', b'd', b'e', b'm', b'o'];
     let sent = within(async move {
         stream.writable().await.unwrap();
@@ -409,13 +409,13 @@ async fn heads_of_answers_do_not_pile_up_for_a_client_that_reads_nothing() {
             if stream.write_all(&frame).await.is_err() {
                 return stream_id;
             }
-            // Slowly, so that the requests are answered meanwhile.
+            // Slowly, so that the requests are answered in between.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         u32::MAX
     })
     .await;
-    assert!(sent < u32::MAX, "the connection should have been ended");
+    assert!(sent < u32::MAX, "the connection should have been closed");
 }
 
 #[tokio::test]
@@ -468,7 +468,7 @@ async fn w153_requests_given_up_at_once_open_and_cut_so_many_connections_of_a_se
     platform.publish("demo", &[&format!("http://{}", saying(OK).await)]);
     let (mut sender, _connection) = http2(&platform, None).await;
     let ask = |path: &str| Request::get(format!("http://h/{path}")).body(Empty::<Bytes>::new()).unwrap();
-    // A twentieth of a thousand.
+    // A twentieth of the limit of 1000.
     for _ in 0..50 {
         let asked = sender.send_request(ask("slow"));
         tokio::select! {
@@ -478,7 +478,7 @@ async fn w153_requests_given_up_at_once_open_and_cut_so_many_connections_of_a_se
     }
     let refused = async {
         loop {
-            // The last of those given up may not have been heard of yet.
+            // The last abandoned request may not have been detected yet.
             let asked = sender.send_request(ask("slow"));
             if let Ok(answer) = tokio::time::timeout(Duration::from_millis(20), asked).await {
                 return answer.unwrap();
@@ -488,8 +488,8 @@ async fn w153_requests_given_up_at_once_open_and_cut_so_many_connections_of_a_se
     let answer = within(refused).await;
     assert_eq!(answer.status(), 429);
     let text = answer.into_body().collect().await.unwrap().to_bytes();
-    assert!(String::from_utf8_lossy(&text).contains("given up within a second"), "{text:?}");
-    assert_eq!(sender.send_request(ask("user-svc/x")).await.unwrap().status(), 200, "built-in operations go on");
+    assert!(String::from_utf8_lossy(&text).contains("abandoned within a second"), "{text:?}");
+    assert_eq!(sender.send_request(ask("user-svc/x")).await.unwrap().status(), 200, "built-in operations still work");
     let again = async { while sender.send_request(ask("demo")).await.unwrap().status() != 200 {} };
     within(again).await;
 }

@@ -1,4 +1,4 @@
-//! Stopping (contract decision 25).
+//! Tests of graceful shutdown (contract decision 25).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Bodies pass as they come, both ways: event streams, large bodies, trailers, upgrades, `Expect` (gateway.md, 4 and 5).
+//! Tests of streaming in both directions: event streams, large bodies, trailers, upgrades, `Expect` (gateway.md, 4 and 5).
 
 use http::Response;
 use http_body_util::{BodyExt, Full};
@@ -11,7 +11,7 @@ async fn an_event_reaches_the_client_before_the_next_one_is_written() {
         stream.read_message().await;
         stream.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n").await;
         stream.send("9\r\ndata: 1\n\n\r\n").await;
-        // The second is written only when the first was read: a buffer in between would wait for ever.
+        // The second event never follows, so that a buffer in between would delay the first one forever.
         std::future::pending::<()>().await;
     })
     .await;
@@ -172,7 +172,7 @@ async fn when_the_client_leaves_the_instance_learns_it() {
     let platform = Platform::in_front_of(instance).await;
     let mut client = platform.client().await;
     client.send(&get("/demo/long")).await;
-    // Sent on before it leaves.
+    // The request must have been forwarded before the client disconnects.
     until("a request that was sent on", || platform.metrics.connected.get() != 0).await;
     drop(client);
     within(left).await.unwrap();

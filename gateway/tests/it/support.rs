@@ -1,4 +1,4 @@
-//! A running gateway with people of its own, and short ways to ask it.
+//! A running gateway with stub identities, and helpers to send requests.
 
 use std::{
     future::Future,
@@ -62,7 +62,7 @@ impl Platform {
             builtin: Arc::new(Daemon),
             outbound: Arc::new(Outbound::new(dialling)),
             suspects: suspect,
-            way_out: "the test stands".into(),
+            way_out: "restricted by the test".into(),
             loopback_only: Arc::new(AtomicBool::new(false)),
             metrics: Arc::default(),
             log: RequestLog::default(),
@@ -111,7 +111,7 @@ impl Platform {
         Client::connect(self.address).await
     }
 
-    /// From another address of this machine.
+    /// A client with another address of this machine.
     pub async fn client_from(&self, address: &str) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
@@ -136,7 +136,7 @@ pub fn post(path: &str, body: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: shop.example\r\nContent-Length: {length}\r\n\r\n{body}")
 }
 
-/// Tokens as the tests know them.
+/// An identity stub with fixed tokens.
 struct People;
 
 impl People {
@@ -154,7 +154,7 @@ impl People {
             }
             b"revoked" => Err(Error::new(&access::SESSION_ENDED, "this token was revoked; sign in again")),
             b"for-another" => Err(Error::new(&access::OTHER_SERVICE, "this token is for another service")),
-            b"unknowable" => Err(Error::new(&codes::platform::STORE_UNAVAILABLE, "sessions cannot be read now")),
+            b"unknowable" => Err(Error::new(&codes::platform::STORE_UNAVAILABLE, "sessions cannot be read")),
             _ => Ok(Passage::Untouched),
         }
     }
@@ -201,7 +201,7 @@ impl Identity for People {
     }
 }
 
-/// Answers with what it was told of the request.
+/// A stub of the built-in paths that responds with what it received.
 struct Daemon;
 
 impl Builtin for Daemon {
@@ -229,7 +229,7 @@ impl Builtin for Daemon {
                 lines.push(format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
             }
             if request.uri().path().ends_with("/goes-on") {
-                // Work that does not end with its client.
+                // Work that continues after a disconnect of the client.
                 let place = request.extensions().get::<Place>().cloned();
                 tokio::spawn(async move {
                     let _place = place;
@@ -253,7 +253,7 @@ impl Builtin for Daemon {
     }
 }
 
-/// An instance that is a real HTTP server.
+/// An instance with a real HTTP server.
 pub async fn instance<F, B>(answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static) -> SocketAddr
 where
     F: Future<Output = Response<B>> + Send + 'static,
@@ -275,11 +275,11 @@ where
     .await
 }
 
-/// Waits until it holds, such as a metric that has come to what a test is about.
+/// Waits until the condition holds, such as a metric that reaches a value.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     eventually(PATIENCE, what, async || holds()).await;
 }
 
 pub async fn within<T>(work: impl Future<Output = T>) -> T {
-    openorch_test_support::within(PATIENCE, "the end of what a test waits for", work).await
+    openorch_test_support::within(PATIENCE, "an operation of a test", work).await
 }

@@ -1,4 +1,4 @@
-//! Calls within calls that no operation of today makes: deep ones, slow ones, and those of a public operation.
+//! Nested calls that no built-in operation makes: deep ones, slow ones, and calls of a public operation.
 
 use std::{
     net::Ipv4Addr,
@@ -24,7 +24,7 @@ use crate::{
     seal::Seal,
 };
 
-/// Everybody with a token is the same account, which may do nothing in particular.
+/// Accepts every token, as an account of that name without permissions.
 struct Anybody;
 
 impl Identity for Anybody {
@@ -89,7 +89,7 @@ struct Counts {
     ended: AtomicUsize,
 }
 
-/// Counts that a call ended, also where it was aborted.
+/// Counts the end of a call, including an abort.
 struct Ends(Arc<Counts>);
 
 impl Drop for Ends {
@@ -105,7 +105,7 @@ async fn down(cx: Cx<Counts>, input: Sent<Value>) -> Result<Json<Value>> {
 
 async fn slow(cx: Cx<Counts>, Sent(input): Sent<Value>) -> Result<Json<Value>> {
     let calls = cx.calls()?.within(Duration::from_millis(50));
-    // A later end does not put off an earlier one.
+    // A later deadline does not extend an earlier one.
     let calls = calls.within(Duration::from_secs(3600));
     calls.call(op(&WAITS), Sent(input)).await
 }
@@ -154,7 +154,7 @@ impl Bench {
         Bench { router, counts, _folder: folder }
     }
 
-    /// What a handler calls with, where the request called this operation.
+    /// The `Calls` of a handler of this operation, called by a request.
     fn calls(&self, row: &'static Row) -> Calls {
         let origin = Origin {
             token: Some("ann".into()),
@@ -185,7 +185,7 @@ async fn the_time_for_a_call_ends_those_that_it_makes_and_what_only_reads_is_abo
     let bench = Bench::new().await;
     let error = bench.calls(&DOWN).call(op(&SLOW), Sent(json!({}))).await.unwrap_err();
     assert_eq!(error.code, &codes::platform::CALL_TIMED_OUT, "{error:?}");
-    // It is aborted; the runtime drops it soon.
+    // The runtime drops the aborted task soon.
     tokio::time::timeout(Duration::from_secs(10), async {
         while bench.counts.ended.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
