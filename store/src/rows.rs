@@ -102,7 +102,7 @@ impl Pieces {
         }
     }
 
-    /// Sends a chunk, waiting up to `most` for capacity; returns whether the receiver still exists.
+    /// Sends a chunk, waiting up to `max_wait` for capacity; returns whether the receiver still exists.
     pub(crate) async fn give(&self, rows: Vec<Row>, most: Duration) -> Result<bool> {
         match tokio::time::timeout(most, self.pieces.send(rows)).await {
             Ok(sent) => Ok(sent.is_ok()),

@@ -47,7 +47,7 @@ pub(super) fn find_short(plan: &Plan, connection: &Connection) -> Result<Page> {
     collector.page()
 }
 
-/// Streams the rows in chunks; `give` returns whether more are needed.
+/// Streams the rows in chunks; `send` returns whether more are needed.
 pub(super) fn stream(
     plan: &Plan,
     connection: &Connection,
