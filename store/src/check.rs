@@ -1,36 +1,36 @@
-//! Whether what is stored fits together: each document can be read, and what was derived from it, the columns of its
-//! collection and the entries of its lists, is what would be derived from it today. Engines bring the rows.
+//! Consistency check, shared by the engines: each document can be parsed, and the index columns and list entries of its
+//! collection are the ones that would be derived from it today.
 
 use crate::sql::{Entry, Spec};
 use crate::{Result, document};
 
-/// Problems that are told one by one; of further ones the number is.
+/// Problems reported individually; further ones are only counted.
 const MOST_PROBLEMS: usize = 100;
 
-/// How far a long piece of work is.
+/// The progress of a long operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
-    /// What is worked on.
+    /// The current task.
     pub what: &'a str,
-    /// How much of it is done.
+    /// The amount done.
     pub done: u64,
-    /// How much there is, as far as that is known; in the unit of `done`.
+    /// The total amount, as far as it is known; in the unit of `done`.
     pub of: u64,
 }
 
-/// Told how far the work is, often; tells nobody by itself.
+/// Progress callback; it is called often and should be cheap.
 pub type OnProgress<'a> = &'a mut (dyn FnMut(Progress<'_>) + Send);
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Documents that were looked at.
+    /// The number of documents checked.
     pub documents: u64,
-    /// What is wrong, a sentence for each; a hundred at most.
+    /// The problems, one sentence each; at most a hundred.
     pub problems: Vec<String>,
-    /// How many problems there are beyond those.
+    /// The number of further problems.
     pub further: u64,
-    /// That the newest writes are missing, though what is there is sound, and the way out.
+    /// Set if the newest writes are missing although the rest is sound: what is missing, and the remedy.
     pub lacks_writes: Option<String>,
 }
 
@@ -43,11 +43,11 @@ impl Findings {
         }
     }
 
-    /// A collection that is declared is not there.
+    /// Reports a declared collection without a table.
     pub(crate) fn add_missing(&mut self, collection: &str) {
         self.add(format!(
-            "the collection {collection} is missing: a start makes it anew, without documents. Where a newer version brought \
-             it and was not started yet, that is as it should be; else restore a backup"
+            "the collection {collection} is missing; the next start creates it empty. This is expected if a newer \
+             version added it and has not been started yet; otherwise restore a backup"
         ));
     }
 }
@@ -56,15 +56,15 @@ impl Findings {
 pub(crate) struct Checker<'a> {
     pub(crate) spec: &'a Spec<'a>,
     findings: &'a mut Findings,
-    /// The entries that each list should have.
+    /// The number of entries that each list should have.
     entries: Vec<u64>,
 }
 
-/// What follows from a document.
+/// What is derived from a document.
 struct Derived {
-    /// What belongs in the columns.
+    /// The values of the index columns.
     keys: Vec<Vec<u8>>,
-    /// What belongs in each list.
+    /// The entries of each list.
     entries: Vec<Vec<Entry>>,
 }
 
@@ -73,14 +73,15 @@ impl<'a> Checker<'a> {
         Self { entries: vec![0; spec.lists.len()], spec, findings }
     }
 
-    /// Looks at one document and its columns; answers the entries that it should have in each list.
+    /// Checks one document and its index columns; returns the entries it should have in each list.
     pub(crate) fn document(&mut self, id: &str, doc: &str, columns: &[Vec<u8>]) -> Vec<Vec<Entry>> {
         self.findings.documents += 1;
         match self.derived(id, doc) {
             Ok(Derived { keys, entries }) => {
                 if keys != columns {
                     let name = self.spec.name;
-                    self.findings.add(format!("the indexed fields of document `{id}` of {name} are not those it has"));
+                    self.findings
+                        .add(format!("the index columns of document `{id}` of {name} do not match the document"));
                 }
                 self.entries.iter_mut().zip(&entries).for_each(|(count, of_list)| *count += of_list.len() as u64);
                 entries
@@ -98,25 +99,28 @@ impl<'a> Checker<'a> {
         Ok(Derived { keys: self.spec.keys(id, &value)?, entries: lists.collect::<Result<_>>()? })
     }
 
-    /// An entry that should be there is not.
+    /// Reports a missing list entry.
     pub(crate) fn missing_entry(&mut self, list: usize, id: &str) {
         let (name, list) = (self.spec.name, self.spec.lists[list].list);
-        self.findings.add(format!("an entry of document `{id}` of {name} is missing in its list `{list}`"));
+        self.findings.add(format!("an entry of document `{id}` of {name} is missing from the index of list `{list}`"));
     }
 
-    /// An entry is there that the document does not have.
+    /// Reports a list entry that the document does not have.
     pub(crate) fn surplus_entry(&mut self, list: usize, id: &str) {
         let (name, list) = (self.spec.name, self.spec.lists[list].list);
-        self.findings
-            .add(format!("the list `{list}` of {name} has an entry of document `{id}` that it should not have"));
+        self.findings.add(format!(
+            "the index of list `{list}` of {name} has an entry of document `{id}` that it should not have"
+        ));
     }
 
-    /// After the last document, where the entries of each were not looked at one by one: how many entries each list has.
+    /// Compares the total number of entries of a list, after the last document. For an engine that only looked for
+    /// missing entries.
     pub(crate) fn list_has(&mut self, list: usize, entries: u64) {
         let (name, path, wanted) = (self.spec.name, self.spec.lists[list].list, self.entries[list]);
         if entries > wanted {
             let surplus = entries - wanted;
-            self.findings.add(format!("the list `{path}` of {name} has {surplus} entries that no document has"));
+            self.findings
+                .add(format!("the index of list `{path}` of {name} has {surplus} entries that no document has"));
         }
     }
 }

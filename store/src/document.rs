@@ -1,14 +1,14 @@
-//! A document's text: what may be stored at all, and how a field is found in it.
+//! Validation of document bodies, and access to fields by dotted path.
 
 use serde_json::Value;
 
 use crate::query::check_field;
 use crate::{Result, StoreError, key};
 
-/// The longest id in bytes.
+/// The maximum length of an id in bytes.
 const ID_LIMIT: usize = 512;
 
-/// Refuses what cannot be an id.
+/// Validates an id.
 pub(crate) fn check_id(collection: &str, id: &str) -> Result<()> {
     if id.is_empty() || id.len() > ID_LIMIT || id.contains('\0') {
         return Err(StoreError::Invalid(format!("an id of {collection} must have 1 to {ID_LIMIT} bytes and no NUL")));
@@ -16,8 +16,8 @@ pub(crate) fn check_id(collection: &str, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Reads a body that is to be stored. It must be a JSON object within the size limit, without a NUL and without an
-/// integer beyond 64 bits: those would come back as something else.
+/// Parses and validates a body that is to be stored. It must be a JSON object within the size limit, without a NUL and
+/// without an integer beyond 64 bits, neither of which would round-trip.
 pub(crate) fn parse_new(body: &str, limit: usize, place: &str) -> Result<Value> {
     if body.len() > limit {
         return Err(StoreError::TooLarge(format!(
@@ -34,13 +34,13 @@ pub(crate) fn parse_new(body: &str, limit: usize, place: &str) -> Result<Value> 
     Ok(value)
 }
 
-/// Reads a body that was stored.
+/// Parses a stored body.
 pub(crate) fn parse_stored(body: &str, collection: &str, id: &str) -> Result<Value> {
     serde_json::from_str(body)
         .map_err(|error| StoreError::Corrupt(format!("document `{id}` of {collection} cannot be read: {error}")))
 }
 
-/// The value at a dotted path; null where any step is missing.
+/// The value at a dotted path; null if it is missing.
 pub(crate) fn field<'a>(document: &'a Value, path: &str) -> &'a Value {
     let mut value = document;
     for name in path.split('.') {
@@ -52,7 +52,7 @@ pub(crate) fn field<'a>(document: &'a Value, path: &str) -> &'a Value {
     value
 }
 
-/// The body with these fields set, and what it says; checked like a new one.
+/// The body with these fields set, as text and parsed; validated like a new one.
 pub(crate) fn with_fields(
     body: &str,
     fields: &[(String, Value)],
@@ -73,12 +73,14 @@ pub(crate) fn with_fields(
 /// Refuses a field that cannot be set in any document.
 pub(crate) fn check_settable(path: &str) -> Result<()> {
     if path == "id" {
-        return Err(StoreError::Invalid("the id of a document cannot be changed; make another and remove this".into()));
+        return Err(StoreError::Invalid(
+            "the id of a document cannot be changed; create another document and delete this one".into(),
+        ));
     }
     check_field(path)
 }
 
-/// Sets the value at a dotted path; objects that are missing on the way are made.
+/// Sets the value at a dotted path; missing objects on the path are created.
 pub(crate) fn set(document: &mut Value, path: &str, value: Value) -> Result<()> {
     let mut place = document;
     let mut names = path.split('.').peekable();
@@ -87,7 +89,9 @@ pub(crate) fn set(document: &mut Value, path: &str, value: Value) -> Result<()> 
             *place = Value::Object(serde_json::Map::new());
         }
         let Some(fields) = place.as_object_mut() else {
-            return Err(StoreError::Invalid(format!("`{path}` cannot be set: what is before `{name}` is no object")));
+            return Err(StoreError::Invalid(format!(
+                "`{path}` cannot be set: the value before `{name}` is not an object"
+            )));
         };
         place = fields.entry(name).or_insert(Value::Null);
         if names.peek().is_none() {
@@ -98,7 +102,7 @@ pub(crate) fn set(document: &mut Value, path: &str, value: Value) -> Result<()> 
     Ok(())
 }
 
-/// Looks at the text itself, because the parser has made a float of a long integer already. The text is valid JSON.
+/// Checks the text itself, because the parser has already turned a long integer into a float. The text is valid JSON.
 fn refuse_what_would_change(body: &str) -> Result<()> {
     let bytes = body.as_bytes();
     let mut at = 0;

@@ -1,50 +1,50 @@
-//! What can go wrong in a store. Each carries a sentence that names the thing; none holds a document or a secret.
+//! Errors of the store. Each message names the object concerned; none contains a document or a secret.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Why a store said no. The text is a sentence for the person who asked, except in `Internal` and `Corrupt`, whose
-/// causes are for the log.
+/// An error of the store. The text is a sentence for the user, except in `Internal` and `Corrupt`, whose causes are for
+/// the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreError {
-    /// A write named a document that is not there.
+    /// The document of a write does not exist.
     NotFound(String),
-    /// The id is taken, or a unique index has these values already.
+    /// The id is taken, or a unique index already has these values.
     AlreadyExists(String),
-    /// A guard did not hold, or a document is at another version: read again, then try again.
+    /// A guard failed, or a document has another version: read again and retry.
     Conflict(String),
-    /// What was asked cannot be stored or asked for: a field name, an integer beyond 64 bits, a NUL.
+    /// The request is not valid: a field name, an integer beyond 64 bits, a NUL.
     Invalid(String),
-    /// The document is over the size limit.
+    /// The document exceeds the size limit.
     TooLarge(String),
-    /// Reading took longer than it may, or what was read was not taken.
+    /// A read exceeded its timeout, or the caller read a stream too slowly.
     TimedOut(String),
-    /// The disk is full. Reads go on; writes work again once there is room.
+    /// The disk is full. Reads continue; writes work again once there is space.
     StorageFull(String),
-    /// The store cannot be reached or used now: closed, no right to the folder, input/output errors.
+    /// The store is not available: closed, missing permissions, input/output errors.
     Unavailable(String),
-    /// A file of the store was removed or replaced while it is open. Reads go on; nothing is written any more.
+    /// A file of the store was removed or replaced while it is open. Reads continue; writes are refused.
     Replaced(String),
-    /// What is stored is damaged, missing, or not ours. Nothing was changed.
+    /// The stored data is damaged, missing, or not OpenOrch's. Nothing was changed.
     Corrupt(String),
-    /// Another process holds the folder.
+    /// Another process has locked the data directory or schema.
     InUse(String),
-    /// A mistake in this program.
+    /// A bug in this program.
     Internal(String),
 }
 
-/// How long a batch may still be written of which nobody knows what came ([`StoreError::is_open`]): a database server may
-/// be at it after its connection was lost.
+/// How long a batch with an unknown outcome ([`StoreError::outcome_unknown`]) may still be committed: a database server
+/// may go on working on it after the connection was lost.
 pub const OPEN_FOR: Duration = Duration::from_secs(60);
 
 impl StoreError {
-    /// Whether it leaves open, as the answer to a batch, if that was written or will be. All other errors say that it was
-    /// not.
+    /// Whether a batch that failed with this error may have been committed, or may still be. After any other error it
+    /// was not.
     pub fn is_open(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::TimedOut(_) | Self::Replaced(_))
     }
 
-    /// The sentence alone.
+    /// The message alone.
     pub fn sentence(&self) -> &str {
         match self {
             Self::NotFound(text)

@@ -1,13 +1,13 @@
-//! The order-preserving key: bytes whose order is the order of JSON values that the contract gives (its decision 7).
-//! Index columns hold these bytes, on every engine; documents are never read back from them.
+//! Order-preserving encoding of JSON values: the byte order of keys is the order of values that the contract defines
+//! (its decision 7). Index columns contain these bytes, on every engine; documents are never decoded from them.
 //!
-//! Layout: one byte of type, then the value. Changing anything here means a new layout of every database.
+//! Format: one type byte, then the value. Any change here requires a new database layout.
 
 use serde_json::Value;
 
 use crate::{Result, StoreError};
 
-/// The key of null, and of a field that is not there.
+/// The key of null and of a missing field.
 pub(crate) const NULL: &[u8] = &[0x10];
 const FALSE: u8 = 0x20;
 const TRUE: u8 = 0x21;
@@ -16,14 +16,14 @@ const TEXT: u8 = 0x40;
 const ARRAY: u8 = 0x50;
 const OBJECT: u8 = 0x51;
 
-/// The key of a value. Refuses integers beyond 64 bits and text with a NUL.
+/// The key of a value. `Invalid` for integers beyond 64 bits and for text with a NUL.
 pub(crate) fn of(value: &Value) -> Result<Vec<u8>> {
     let mut key = Vec::new();
     write(value, &mut key)?;
     Ok(key)
 }
 
-/// The key of a text.
+/// The key of a string.
 pub(crate) fn of_text(text: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(text.len() + 1);
     key.push(TEXT);
@@ -31,7 +31,7 @@ pub(crate) fn of_text(text: &str) -> Vec<u8> {
     key
 }
 
-/// The key of a text without regard to case; anything but text has the key of null.
+/// The key of the lower-cased string; any other type has the key of null.
 pub(crate) fn of_lower(value: &Value) -> Vec<u8> {
     match value {
         Value::String(text) => of_text(&text.to_lowercase()),
@@ -39,9 +39,9 @@ pub(crate) fn of_lower(value: &Value) -> Vec<u8> {
     }
 }
 
-/// The smallest key above every text that starts with what this text key says.
+/// The smallest key above all strings with the prefix encoded in this key.
 pub(crate) fn after_prefix(mut key: Vec<u8>) -> Vec<u8> {
-    // The bytes of UTF-8 and the type byte are below 0xFF, so the last byte always has a successor.
+    // UTF-8 bytes and the type byte are below 0xFF, so the last byte always has a successor.
     if let Some(last) = key.last_mut() {
         *last += 1;
     }
@@ -70,7 +70,7 @@ fn write(value: &Value, key: &mut Vec<u8>) -> Result<()> {
             key.push(TEXT);
             key.extend_from_slice(text.as_bytes());
         }
-        // Inside a list every element needs an end: 0 is below every type byte, and no text has one.
+        // Each element of an array needs a terminator: 0 is below every type byte and occurs in no string.
         Value::Array(items) => {
             key.push(ARRAY);
             for item in items {
@@ -99,13 +99,13 @@ fn write(value: &Value, key: &mut Vec<u8>) -> Result<()> {
 
 pub(crate) fn refuse_nul(text: &str) -> Result<()> {
     if text.contains('\0') {
-        return Err(StoreError::Invalid("text with a NUL character (\\u0000) cannot be stored or asked for".into()));
+        return Err(StoreError::Invalid("text with a NUL character (\\u0000) cannot be stored or queried".into()));
     }
     Ok(())
 }
 
-/// The nearest float first, then how far the integer is from it: exact for all of i64, and in order with floats,
-/// because no float lies between an integer and the float nearest to it.
+/// The nearest float first, then the integer's distance from it: exact for all of i64, and in order with floats,
+/// because no float lies between an integer and its nearest float.
 fn write_integer(integer: i64, key: &mut Vec<u8>) {
     let nearest = integer as f64;
     let rest = i128::from(integer) - nearest as i128;

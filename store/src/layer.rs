@@ -1,16 +1,16 @@
-//! Stores that stand before another one, to count what is asked of it or to add to what is written.
+//! Middleware for stores: wraps another store, to count its requests or to add to its writes.
 
 use std::path::Path;
 use std::time::SystemTime;
 
 use crate::{Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Query, Result, Row, Rows, Store};
 
-/// A store before another one. All that it does not say is that other one's.
+/// A store that wraps another one. Methods that are not overridden delegate to it.
 pub trait Layer: Send + Sync {
-    /// The store behind it.
+    /// The wrapped store.
     fn inner(&self) -> &dyn Store;
 
-    /// Goes around each read.
+    /// Wraps each read.
     fn reading<'a, T: Send + 'a>(&'a self, work: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
         work
     }

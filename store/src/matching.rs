@@ -1,5 +1,5 @@
-//! Filters answered by looking at a document: what an engine has no index for. Values are compared by their keys, as
-//! the indexes compare them, so that declared or not the answer is the same.
+//! Evaluates filters on a document, for those that no index answers. Values are compared by their keys, as in the
+//! indexes, so that the result does not depend on whether a field is indexed.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{Filter, Result, document, key};
 
-/// Filters of which all must hold, ready to be put to many documents.
+/// A conjunction of filters, compiled for many documents.
 #[derive(Default)]
 pub(crate) struct Matcher(Vec<Test>);
 
@@ -27,7 +27,7 @@ impl Matcher {
         Ok(())
     }
 
-    /// Whether every document passes.
+    /// Whether it has no filters, so that every document matches.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,5 +1,4 @@
-//! The words of a store: collections and their indexes, rows, and a batch of writes with guards.
-//! Questions are in `query.rs`.
+//! The data model: collections and their indexes, rows, and a batch of writes with guards. Queries are in `query.rs`.
 
 use serde_json::Value;
 
@@ -10,39 +9,38 @@ use crate::Filter;
 pub struct Collection {
     /// Its name, for example `userSvcUsers`: a letter, then at most 47 letters, digits and `_`.
     pub name: &'static str,
-    /// What can be found without looking at every document.
+    /// Its indexes, for queries without a full scan.
     pub indexes: &'static [Index],
 }
 
-/// A declared index. The values that one document has in the fields of one index may take up to 2,048 bytes together;
-/// a document beyond that is `Invalid`.
+/// A declared index. The values of one document in the fields of one index may take up to 2,048 bytes together; a
+/// larger document is `Invalid`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Index {
-    /// The fields in order: dotted paths into the document. `lower(name)` stands for the text of `name` without
-    /// regard to case: what [`Filter::StartsWith`] on `name` is answered from. The id need not be named.
+    /// The fields in order: dotted paths into the document. `lower(name)` is the lower-cased text of `name`, which
+    /// answers [`Filter::StartsWith`] on `name`. The id is always part of the index and need not be named.
     pub fields: &'static [&'static str],
-    /// Whether no two documents may have the same values. A document that lacks one of the fields, or has null
-    /// there, is exempt.
+    /// Whether the values must be unique. A document in which one of the fields is missing or null is exempt.
     pub unique: bool,
-    /// The list each of whose elements has an entry of its own, before the fields.
+    /// For an index on list elements: the list. Each element has its own entry, with the element before the fields.
     pub each: Option<&'static str>,
 }
 
 impl Index {
-    /// An index that answers by these fields, and in their order.
+    /// An index on these fields, in this order.
     pub const fn on(fields: &'static [&'static str]) -> Self {
         Self { fields, unique: false, each: None }
     }
 
-    /// The same, and no two documents may agree in all of the fields.
+    /// A unique index on these fields.
     pub const fn unique(fields: &'static [&'static str]) -> Self {
         Self { fields, unique: true, each: None }
     }
 
-    /// An index that answers [`Filter::Intersects`] on `list`: for each element the documents that hold it, in the
-    /// order of `fields`. A query that gives the first fields by `Equals` and orders by all the others, one way, with
-    /// a limit, costs the same however many documents hold the element. At most 1,000 elements count; a longer list is
-    /// `Invalid`.
+    /// An index for [`Filter::Intersects`] on `list`: for each element the documents that contain it, in the order of
+    /// `fields`. A query that fixes the first fields by `Equals` and orders by all the others in one direction, with a
+    /// limit, costs the same however many documents contain the element. A list may have at most 1,000 elements; a
+    /// longer one is `Invalid`.
     pub const fn each(list: &'static str, fields: &'static [&'static str]) -> Self {
         Self { fields, unique: false, each: Some(list) }
     }
@@ -53,100 +51,100 @@ impl Index {
 pub struct Row {
     /// Its id within the collection.
     pub id: String,
-    /// The version of the batch that wrote it. Grows with every batch for the whole store, so a document that was
-    /// deleted and made again never has an old version. Means nothing else: neither consecutive nor starting at 1.
+    /// The version of the batch that wrote it. Versions grow with every batch of the whole store, so a document that
+    /// was deleted and created again never has an old version. They are neither consecutive nor do they start at 1.
     pub version: u64,
     /// The document: JSON text.
     pub body: Box<str>,
 }
 
-/// The most documents that one write by filters may touch; beyond, it is `Invalid` and nothing is changed.
+/// The maximum number of documents that one write by filters may change; beyond it, the write is `Invalid` and nothing
+/// is changed.
 pub const MOST_TOUCHED: usize = 50_000;
 
-/// One step of a [`Batch`]. Bodies are JSON objects, as text; ids have 1 to 512 bytes. Those that go by filters touch
-/// [`MOST_TOUCHED`] documents at most.
+/// One step of a [`Batch`]. Bodies are JSON objects, as text; ids have 1 to 512 bytes. A write by filters changes at
+/// most [`MAX_ROWS_AFFECTED`] documents.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
-    /// Adds a document; `AlreadyExists` where the id is taken.
+    /// Adds a document; `AlreadyExists` if the id is taken.
     Create { collection: &'static str, id: String, body: Box<str> },
-    /// Puts another body in the place of what is there; `NotFound` where nothing is, `Conflict` where it is not at
-    /// the given version.
+    /// Replaces the body of a document; `NotFound` if it does not exist, `Conflict` if it is not at the given version.
     Replace { collection: &'static str, id: String, body: Box<str>, version: Option<u64> },
-    /// Adds the document or replaces what is there.
+    /// Adds the document or replaces the existing one.
     Upsert { collection: &'static str, id: String, body: Box<str> },
-    /// Removes a document; `NotFound` where nothing is, `Conflict` where it is not at the given version.
+    /// Removes a document; `NotFound` if it does not exist, `Conflict` if it is not at the given version.
     Delete { collection: &'static str, id: String, version: Option<u64> },
-    /// Puts this body in the place of every document that passes all filters; none is fine.
+    /// Replaces the body of every document that matches all filters. No match is not an error.
     ReplaceWhere { collection: &'static str, filters: Vec<Filter>, body: Box<str> },
-    /// Puts this body in the place of every document that passes all filters; where none does, adds it under this id,
-    /// or `AlreadyExists` where that is taken.
+    /// Replaces the body of every document that matches all filters. If none does, adds it under this id, or fails with
+    /// `AlreadyExists` if the id is taken.
     UpsertWhere { collection: &'static str, filters: Vec<Filter>, id: String, body: Box<str> },
-    /// Sets these fields, dotted paths, in every document that passes all filters, and leaves its others; none is
-    /// fine. Objects on the way that are missing are made; `Invalid` where something else is in the way, and for `id`.
+    /// Sets these fields, given as dotted paths, in every document that matches all filters. No match is not an error.
+    /// Missing objects on the path are created; `Invalid` if another kind of value is on the path, and for `id`.
     UpdateFields { collection: &'static str, filters: Vec<Filter>, fields: Vec<(String, Value)> },
-    /// Removes every document that passes all filters; none is fine.
+    /// Removes every document that matches all filters. No match is not an error.
     DeleteWhere { collection: &'static str, filters: Vec<Filter> },
-    /// Goes on only if this holds.
+    /// Continues only if the guard holds.
     Require(Guard),
 }
 
-/// What must hold at its place in the batch, after the writes before it; where it does not, the whole batch is
+/// A condition that must hold at its position in the batch, after the writes before it; otherwise the whole batch is
 /// `Conflict` and changes nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Guard {
     /// No document has this id.
     Absent { collection: &'static str, id: String },
-    /// Some document has this id.
+    /// A document has this id.
     Exists { collection: &'static str, id: String },
-    /// The document is there, at this version.
+    /// The document exists and has this version.
     Version { collection: &'static str, id: String, version: u64 },
-    /// As many documents as this pass all filters, the limits included. A cost per document counted: keep the
-    /// filters on declared fields.
+    /// The number of documents that match all filters is within these limits, both included. Every matching document is
+    /// counted, so filter on indexed fields.
     Count { collection: &'static str, filters: Vec<Filter>, at_least: u64, at_most: u64 },
 }
 
 impl Guard {
-    /// At most so many documents pass the filters.
+    /// At most this many documents match the filters.
     pub fn at_most(collection: &'static str, filters: Vec<Filter>, at_most: u64) -> Self {
         Self::Count { collection, filters, at_least: 0, at_most }
     }
 
-    /// At least so many documents pass the filters.
+    /// At least this many documents match the filters.
     pub fn at_least(collection: &'static str, filters: Vec<Filter>, at_least: u64) -> Self {
         Self::Count { collection, filters, at_least, at_most: u64::MAX }
     }
 }
 
-/// What came of a batch.
+/// The outcome of a committed batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// The version that every document of the batch has now; 0 where none was touched.
+    /// The version that every document of the batch has now; 0 if none was changed.
     pub version: u64,
-    /// How many documents each step of the batch wrote or removed; 0 for a guard.
+    /// The number of documents that each step of the batch wrote or removed; 0 for a guard.
     pub touched: Vec<u64>,
 }
 
-/// Writes and guards that happen together or not at all. An empty one is committed at once.
+/// Writes and guards that are applied atomically. An empty batch commits immediately.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch(pub Vec<Write>);
 
 impl Batch {
-    /// Nothing yet.
+    /// An empty batch.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Then [`Write::Create`].
+    /// Appends [`Write::Create`].
     pub fn create(self, collection: &'static str, id: impl Into<String>, body: impl Into<Box<str>>) -> Self {
         self.with(Write::Create { collection, id: id.into(), body: body.into() })
     }
 
-    /// Then [`Write::Replace`], whatever the version.
+    /// Appends [`Write::Replace`] for any version.
     pub fn replace(self, collection: &'static str, id: impl Into<String>, body: impl Into<Box<str>>) -> Self {
         self.with(Write::Replace { collection, id: id.into(), body: body.into(), version: None })
     }
 
-    /// Then [`Write::Replace`], of this version alone.
+    /// Appends [`Write::Replace`] for this version only.
     pub fn replace_at(
         self,
         collection: &'static str,
@@ -157,38 +155,38 @@ impl Batch {
         self.with(Write::Replace { collection, id: id.into(), body: body.into(), version: Some(version) })
     }
 
-    /// Then [`Write::Upsert`].
+    /// Appends [`Write::Upsert`].
     pub fn upsert(self, collection: &'static str, id: impl Into<String>, body: impl Into<Box<str>>) -> Self {
         self.with(Write::Upsert { collection, id: id.into(), body: body.into() })
     }
 
-    /// Then [`Write::Delete`], whatever the version.
+    /// Appends [`Write::Delete`] for any version.
     pub fn delete(self, collection: &'static str, id: impl Into<String>) -> Self {
         self.with(Write::Delete { collection, id: id.into(), version: None })
     }
 
-    /// Then [`Write::Delete`], of this version alone.
+    /// Appends [`Write::Delete`] for this version only.
     pub fn delete_at(self, collection: &'static str, id: impl Into<String>, version: u64) -> Self {
         self.with(Write::Delete { collection, id: id.into(), version: Some(version) })
     }
 
-    /// Then this must hold.
+    /// Appends a guard.
     pub fn require(self, guard: Guard) -> Self {
         self.with(Write::Require(guard))
     }
 
-    /// Then this.
+    /// Appends a write.
     pub fn with(mut self, write: Write) -> Self {
         self.0.push(write);
         self
     }
 
-    /// Then this; for loops.
+    /// Appends a write in place; for loops.
     pub fn push(&mut self, write: Write) {
         self.0.push(write);
     }
 
-    /// Whether there is nothing to do.
+    /// Whether the batch has no steps.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

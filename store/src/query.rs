@@ -1,72 +1,72 @@
-//! A question to a collection as data: filters, order, limit and where to go on. The same on every engine; how it is
-//! answered is the engine's.
+//! A query as data: filters, order, limit and cursor. The same for every engine; how it is executed is up to the
+//! engine.
 
 use serde_json::Value;
 
 use crate::{Result, Row, StoreError, key};
 
-/// The most filters in one question, those within [`Filter::Any`] counted too.
+/// The maximum number of filters in one query, including those nested in [`Filter::Any`].
 pub const MOST_FILTERS: usize = 256;
-/// The most values in one question, over all its filters.
+/// The maximum number of values in one query, over all its filters.
 pub const MOST_VALUES: usize = 10_000;
-/// The most fields that decide the order of one answer.
+/// The maximum number of order fields in one query.
 pub const MOST_ORDERS: usize = 32;
-/// How deep [`Filter::Any`] may be within itself.
+/// The maximum nesting depth of [`Filter::Any`].
 const MOST_DEEP: usize = 8;
 
-/// Which documents, in which order, and how many. Without a limit it means all; without an order, by id.
+/// Which documents to return, in which order, and how many. Without a limit, all; without an order, by id.
 ///
 /// Values compare by type, then value: null or missing < false < true < numbers < text < arrays < objects. `1` equals
 /// `1.0` and differs from `"1"` and `true`. Text compares by its UTF-8 bytes. Ties are broken by id, in the direction
-/// of the last order. The field `id` is the document's id.
+/// of the last order field. The field `id` is the document's id.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Query {
-    /// All must hold.
+    /// A document must match all of them.
     pub filters: Vec<Filter>,
-    /// The first decides, the next breaks its ties; at most [`MOST_ORDERS`].
+    /// The order fields, most significant first; at most [`MAX_ORDER_FIELDS`].
     pub order: Vec<Order>,
-    /// In an order made up anew each time; then there is neither another order nor a place to go on from.
+    /// Random order, different for each query; then neither an order nor a cursor is allowed.
     pub shuffled: bool,
-    /// At most so many rows; none means all.
+    /// The maximum number of rows; `None` means all.
     pub limit: Option<u64>,
-    /// Only what comes after this place.
+    /// Only rows after this cursor.
     pub after: Option<Cursor>,
 }
 
-/// What a document must have. A field is a dotted path of at most eight names, each of letters, digits and `_` and not
-/// starting with a digit; any other is `Invalid`, and so are integers beyond 64 bits and more than [`MOST_FILTERS`] or
-/// [`MOST_VALUES`]. Filters on declared fields are answered from the index, others by looking at every document that
-/// passes the rest. Ignoring case means equal after `to_lowercase`.
+/// A condition on a document. A field is a dotted path of at most eight names, each of letters, digits and `_` and not
+/// starting with a digit; any other is `Invalid`, and so are integers beyond 64 bits and more than [`MAX_FILTERS`] or
+/// [`MAX_FILTER_VALUES`]. Filters on indexed fields use the index; the others are evaluated on every document that
+/// matches the rest. Ignoring case means equal after `to_lowercase`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Filter {
-    /// The field has this value. Null also means missing.
+    /// The field has this value. Null also matches a missing field.
     Equals { field: String, value: Value },
-    /// The field has one of these values; none at all finds nothing.
+    /// The field has one of these values; an empty list matches nothing.
     IsIn { field: String, values: Vec<Value> },
-    /// The field is at or above `from` and below `to`, in the order of values; one that is missing is no limit.
+    /// The field is at or above `from` and below `to`, in the order of values; a missing bound is no limit.
     Range { field: String, from: Option<Value>, to: Option<Value> },
-    /// The field is text that starts so, ignoring case. Answered from an index on `lower(field)`.
+    /// The field is text with this prefix, ignoring case. Uses an index on `lower(field)`.
     StartsWith { field: String, prefix: String },
-    /// The field is text that has this in it, ignoring case. Looks at every document, or at an index on
-    /// `lower(field)`, which is less to look at.
+    /// The field is text that contains this, ignoring case. Scans all documents, or an index on `lower(field)`, which
+    /// is smaller.
     Contains { field: String, text: String },
-    /// The field is a list that holds one of these values; none at all finds nothing. Answered from
+    /// The field is a list that contains one of these values; an empty list matches nothing. Uses an
     /// [`Index::each`](crate::Index::each).
     Intersects { field: String, values: Vec<Value> },
-    /// One of these holds; none at all finds nothing.
+    /// At least one of these matches; an empty list matches nothing.
     Any(Vec<Filter>),
 }
 
-/// A field that decides the order.
+/// One field of the order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     /// The dotted path.
     pub field: String,
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
 }
 
-/// Which way an order goes.
+/// The direction of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// Smallest first.
@@ -76,7 +76,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The word of SQL.
+    /// The SQL keyword.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Ascending => "ASC",
@@ -84,7 +84,7 @@ impl Direction {
         }
     }
 
-    /// How what comes later compares.
+    /// The SQL comparison operator for later values.
     pub(crate) fn sign(self) -> &'static str {
         match self {
             Self::Ascending => ">",
@@ -92,7 +92,7 @@ impl Direction {
         }
     }
 
-    /// An ordering seen this way.
+    /// Applies the direction to an ordering.
     pub(crate) fn of(self, ordering: std::cmp::Ordering) -> std::cmp::Ordering {
         match self {
             Self::Ascending => ordering,
@@ -101,87 +101,87 @@ impl Direction {
     }
 }
 
-/// A place in an ordered list: strictly after the given values of the order fields and, with an id, within those
-/// values after that id. As many values as order fields, else `Invalid`.
+/// A position in an ordered list: strictly after the given values of the order fields and, with an id, within those
+/// values after that id. It must have one value for each order field, otherwise it is `Invalid`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cursor {
     /// One value for each order field.
     pub values: Vec<Value>,
-    /// The last row's id, to resume exactly; without it every row that ties with the values is passed over. A query
-    /// without an order needs it.
+    /// The last row's id, to resume exactly; without it, every row that ties with the values is skipped. Required for a
+    /// query without an order.
     pub id: Option<String>,
 }
 
-/// A piece of an answer.
+/// One page of results.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
     /// The rows, in order.
     pub rows: Vec<Row>,
-    /// Where to go on; none where this was the end.
+    /// The cursor for the next page; `None` at the end.
     pub next: Option<Cursor>,
 }
 
 impl Query {
-    /// Every document, by id.
+    /// All documents, by id.
     pub fn all() -> Self {
         Self::default()
     }
 
-    /// And the field has this value.
+    /// Adds [`Filter::Equals`].
     pub fn equals(self, field: impl Into<String>, value: impl Into<Value>) -> Self {
         self.filter(Filter::equals(field, value))
     }
 
-    /// And the field has one of these values.
+    /// Adds [`Filter::IsIn`].
     pub fn is_in<V: Into<Value>>(self, field: impl Into<String>, values: impl IntoIterator<Item = V>) -> Self {
         self.filter(Filter::is_in(field, values))
     }
 
-    /// And the field's text starts so, without regard to case.
+    /// Adds [`Filter::StartsWith`].
     pub fn starts_with(self, field: impl Into<String>, prefix: impl Into<String>) -> Self {
         self.filter(Filter::starts_with(field, prefix))
     }
 
-    /// And the field is a list that holds one of these values.
+    /// Adds [`Filter::Intersects`].
     pub fn intersects<V: Into<Value>>(self, field: impl Into<String>, values: impl IntoIterator<Item = V>) -> Self {
         self.filter(Filter::intersects(field, values))
     }
 
-    /// And this holds.
+    /// Adds a filter.
     pub fn filter(mut self, filter: Filter) -> Self {
         self.filters.push(filter);
         self
     }
 
-    /// Then smallest first by this field.
+    /// Adds an ascending order field.
     pub fn ascending(self, field: impl Into<String>) -> Self {
         self.order_by(field, Direction::Ascending)
     }
 
-    /// Then largest first by this field.
+    /// Adds a descending order field.
     pub fn descending(self, field: impl Into<String>) -> Self {
         self.order_by(field, Direction::Descending)
     }
 
-    /// Then by this field.
+    /// Adds an order field.
     pub fn order_by(mut self, field: impl Into<String>, direction: Direction) -> Self {
         self.order.push(Order { field: field.into(), direction });
         self
     }
 
-    /// In an order made up anew each time.
+    /// Returns the rows in random order.
     pub fn shuffled(mut self) -> Self {
         self.shuffled = true;
         self
     }
 
-    /// At most so many rows.
+    /// Limits the number of rows.
     pub fn limit(mut self, limit: u64) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    /// Only what comes after this place.
+    /// Continues after a cursor.
     pub fn after(mut self, cursor: Cursor) -> Self {
         self.after = Some(cursor);
         self
@@ -189,44 +189,44 @@ impl Query {
 }
 
 impl Filter {
-    /// The field has this value.
+    /// See [`Filter::Equals`].
     pub fn equals(field: impl Into<String>, value: impl Into<Value>) -> Self {
         Self::Equals { field: field.into(), value: value.into() }
     }
 
-    /// The field has one of these values.
+    /// See [`Filter::IsIn`].
     pub fn is_in<V: Into<Value>>(field: impl Into<String>, values: impl IntoIterator<Item = V>) -> Self {
         Self::IsIn { field: field.into(), values: values.into_iter().map(Into::into).collect() }
     }
 
-    /// The field's text starts so, without regard to case.
+    /// See [`Filter::StartsWith`].
     pub fn starts_with(field: impl Into<String>, prefix: impl Into<String>) -> Self {
         Self::StartsWith { field: field.into(), prefix: prefix.into() }
     }
 
-    /// The field's text has this in it, without regard to case.
+    /// See [`Filter::Contains`].
     pub fn contains(field: impl Into<String>, text: impl Into<String>) -> Self {
         Self::Contains { field: field.into(), text: text.into() }
     }
 
-    /// The field is a list that holds one of these values.
+    /// See [`Filter::Intersects`].
     pub fn intersects<V: Into<Value>>(field: impl Into<String>, values: impl IntoIterator<Item = V>) -> Self {
         Self::Intersects { field: field.into(), values: values.into_iter().map(Into::into).collect() }
     }
 
-    /// The field is at or above `from` and below `to`.
+    /// See [`Filter::Range`].
     pub fn range(field: impl Into<String>, from: Option<Value>, to: Option<Value>) -> Self {
         Self::Range { field: field.into(), from, to }
     }
 }
 
 impl Query {
-    /// Refuses what no engine is to be asked.
+    /// Validates the query, for all engines alike.
     pub(crate) fn check(&self) -> Result<()> {
         check_filters(&self.filters)?;
         if self.order.len() > MOST_ORDERS {
             return Err(StoreError::Invalid(format!(
-                "the order has {} fields; at most {MOST_ORDERS} can decide it",
+                "the order has {} fields; at most {MOST_ORDERS} are allowed",
                 self.order.len()
             )));
         }
@@ -234,10 +234,7 @@ impl Query {
             check_field(&order.field)?;
         }
         if self.shuffled && (self.after.is_some() || !self.order.is_empty()) {
-            return Err(StoreError::Invalid(
-                "a shuffled answer has no other order and no place to go on from; leave out the cursor and the order"
-                    .into(),
-            ));
+            return Err(StoreError::Invalid("a shuffled query takes neither an order nor a cursor; omit both".into()));
         }
         self.after.as_ref().map_or(Ok(()), |cursor| cursor.check(&self.order))
     }
@@ -262,7 +259,7 @@ impl Cursor {
     }
 }
 
-/// Refuses filters that no engine is to be asked.
+/// Validates filters, for all engines alike.
 pub(crate) fn check_filters(filters: &[Filter]) -> Result<()> {
     let (mut nodes, mut values) = (0, 0);
     filters.iter().try_for_each(|filter| filter.check(0, &mut nodes, &mut values))
@@ -272,9 +269,7 @@ impl Filter {
     fn check(&self, depth: usize, nodes: &mut usize, values: &mut usize) -> Result<()> {
         *nodes += 1;
         if *nodes > MOST_FILTERS {
-            return Err(StoreError::Invalid(format!(
-                "there are more than {MOST_FILTERS} filters; ask for less at once"
-            )));
+            return Err(StoreError::Invalid(format!("the query has more than {MOST_FILTERS} filters; split it")));
         }
         match self {
             Self::Equals { field, .. } => check_field(field)?,
@@ -288,14 +283,12 @@ impl Filter {
                 *values += list.len();
                 if *values > MOST_VALUES {
                     return Err(StoreError::Invalid(format!(
-                        "`{field}` and others are compared with more than {MOST_VALUES} values; ask for less at once"
+                        "the filters up to the one on `{field}` have more than {MOST_VALUES} values; split the query"
                     )));
                 }
             }
             Self::Any(_) if depth == MOST_DEEP => {
-                return Err(StoreError::Invalid(format!(
-                    "the filters are within each other more than {MOST_DEEP} deep"
-                )));
+                return Err(StoreError::Invalid(format!("filters are nested more than {MOST_DEEP} levels deep")));
             }
             Self::Any(parts) => parts.iter().try_for_each(|part| part.check(depth + 1, nodes, values))?,
         }
@@ -303,8 +296,8 @@ impl Filter {
     }
 }
 
-/// Refuses a field name that is not a dotted path of at most eight plain names. Column names are made from declared
-/// fields alone, and these pass through here too, so nothing else ever stands in SQL.
+/// Refuses a field name that is not a dotted path of at most eight plain names. The column names in SQL are made from
+/// declared fields, which pass this check too; no other text gets into a statement.
 pub(crate) fn check_field(field: &str) -> Result<()> {
     let plain = |name: &str| {
         name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')

@@ -1,4 +1,4 @@
-//! An answer that comes piece by piece: however long it is, only a few pieces are in memory.
+//! A stream of rows in chunks; only a few chunks are in memory, however long the result is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,24 +9,24 @@ use tokio::sync::mpsc;
 
 use crate::{Result, Row, StoreError};
 
-/// The rows of an answer, in order, all as of one moment. Dropping it ends the reading.
+/// The rows of a query, in order, from one snapshot. Dropping it cancels the read.
 pub struct Rows {
     pieces: mpsc::Receiver<Vec<Row>>,
-    /// Why the answer ended before its end.
+    /// Why the stream ended early.
     failure: Arc<Mutex<Option<StoreError>>>,
-    /// A thread that waits for room; woken when there is some.
+    /// The reader thread, unparked when the channel has capacity again.
     reader: Option<Thread>,
-    /// Whether nobody wants more.
+    /// Set when the stream is dropped.
     left: Arc<AtomicBool>,
 }
 
-/// The other end: where an engine puts the pieces.
+/// The sending half, for an engine.
 pub(crate) struct Pieces {
     pieces: mpsc::Sender<Vec<Row>>,
     failure: Arc<Mutex<Option<StoreError>>>,
 }
 
-/// What became of a piece.
+/// The result of a non-blocking send.
 pub(crate) enum Given {
     Taken,
     NoRoom(Vec<Row>),
@@ -34,7 +34,7 @@ pub(crate) enum Given {
 }
 
 impl Rows {
-    /// Both ends, with room for so many pieces.
+    /// Creates both halves, with a buffer of this many chunks.
     pub(crate) fn new(room: usize) -> (Pieces, Self) {
         let (sender, receiver) = mpsc::channel(room);
         let failure = Arc::<Mutex<Option<StoreError>>>::default();
@@ -44,32 +44,32 @@ impl Rows {
         )
     }
 
-    /// An answer that is there already.
+    /// A stream of rows that are already in memory.
     pub fn of(rows: Vec<Row>) -> Self {
         let (pieces, this) = Self::new(1);
-        // There is room for one piece.
+        // The buffer has capacity for one chunk.
         let _ = pieces.try_give(rows);
         this
     }
 
-    /// Wakes this thread whenever there is room.
+    /// Unparks this thread whenever a chunk was received.
     pub(crate) fn wakes(&mut self, reader: Thread) {
         self.reader = Some(reader);
     }
 
-    /// Set when this is dropped, for a reader that is between two pieces; whoever sets it ends the reading too.
+    /// Set when this is dropped, so that a reader that is between two chunks stops. Setting it cancels the read.
     pub(crate) fn left(&self) -> &Arc<AtomicBool> {
         &self.left
     }
 
-    /// The next rows, some at a time; none when there are no more. `TimedOut` where the rows were not taken for too
-    /// long, or the whole took too long; after an error nothing comes.
+    /// The next chunk of rows; `None` at the end. `TimedOut` if the rows were read too slowly, or the whole read took
+    /// too long. After an error, the stream has ended.
     pub async fn next(&mut self) -> Result<Option<Vec<Row>>> {
         let piece = self.pieces.recv().await;
         self.wake();
         match piece {
             Some(rows) => Ok(Some(rows)),
-            // Kept apart from the pieces, so that it never waits for room and never gets lost.
+            // Kept outside the channel, so that an error never waits for capacity and is never lost.
             None => match self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 Some(error) => Err(error),
                 None => Ok(None),
@@ -93,7 +93,7 @@ impl Drop for Rows {
 }
 
 impl Pieces {
-    /// Gives a piece if there is room.
+    /// Sends a chunk if the buffer has capacity.
     pub(crate) fn try_give(&self, rows: Vec<Row>) -> Given {
         match self.pieces.try_send(rows) {
             Ok(()) => Given::Taken,
@@ -102,7 +102,7 @@ impl Pieces {
         }
     }
 
-    /// Gives a piece, waiting so long for room; says whether anybody still takes.
+    /// Sends a chunk, waiting up to `max_wait` for capacity; returns whether the receiver still exists.
     pub(crate) async fn give(&self, rows: Vec<Row>, most: Duration) -> Result<bool> {
         match tokio::time::timeout(most, self.pieces.send(rows)).await {
             Ok(sent) => Ok(sent.is_ok()),
@@ -110,23 +110,23 @@ impl Pieces {
         }
     }
 
-    /// Waits until nobody takes any more.
+    /// Waits until the receiver is dropped.
     pub(crate) async fn left(&self) {
         self.pieces.closed().await;
     }
 
-    /// No more pieces come.
+    /// Ends the stream with this outcome.
     pub(crate) fn end(self, outcome: Result<()>) {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = outcome.err();
     }
 }
 
-/// The answer was not taken in time.
+/// The error for a caller that reads too slowly.
 pub(crate) fn not_taken() -> StoreError {
-    StoreError::TimedOut("the rest of the answer was not taken in time; ask again, and take it faster".into())
+    StoreError::TimedOut("the result was read too slowly; repeat the query and read it faster".into())
 }
 
-/// Why an answer is not given that would have to wait too long for others to end.
+/// The error for a stream that waited too long for a free slot.
 pub(crate) fn too_many_streams() -> StoreError {
-    StoreError::TimedOut("too many long answers are being given at the same time; try again".into())
+    StoreError::TimedOut("too many streamed results at the same time; try again".into())
 }

@@ -1,27 +1,26 @@
-//! The format of a backup, the same whichever engine writes it: either engine restores what the other wrote.
+//! The backup format, shared by the engines: either engine restores what the other wrote.
 //!
-//! An archive is a SQLite database. Where the data is in SQLite, the archive is its copy, which SQLite makes page by page,
-//! beside a daemon that writes and as of one moment, and restoring it is giving it a name. A format of our own would have to
-//! be written and read document by document, and would need what SQLite brings: a check of the whole file, and reading in
-//! bounded memory. For the same reason the database of a data folder, as old as it may be, is an archive.
+//! An archive is a SQLite database. If the data is in SQLite, the archive is a page-by-page copy by SQLite, a snapshot
+//! taken while a daemon writes, and restoring it is a rename. A format of our own would have to be written and read
+//! document by document, and would lack what SQLite provides: an integrity check of the whole file, and reading in
+//! bounded memory. For the same reason the database file of a data directory, of any older layout, is a valid archive.
 //!
-//! What an archive says is in *sections*, each with a name and a version:
+//! The content of an archive is in *sections*, each with a name and a version:
 //!
-//! | tables | what |
+//! | tables | content |
 //! | --- | --- |
-//! | `_store_info`, `_store_meta` | what the database is, and its collections with their declarations |
-//! | `_backup(name, value)` | the notes of who made it, such as the time and the key |
-//! | `_sections(name, version, optional)` | which sections there are; without this table it is `documents` alone |
-//! | `c_<collection>` … | section `documents`, version 1: the tables of the collections, or of each its documents alone ([`DOCUMENTS_ALONE`](crate::sql::change::DOCUMENTS_ALONE)), from which columns, lists and indexes are made when it is restored |
-//! | `_section_<name>(at, bytes)` | the content of any further section, in pieces by their place |
+//! | `_store_info`, `_store_meta` | the database's identity, and its collections with their declarations |
+//! | `_backup(name, value)` | notes of the program that made it, such as the time and the key |
+//! | `_sections(name, version, optional)` | the list of sections; without this table, only `documents` |
+//! | `c_<collection>` … | section `documents`, version 1: the tables of the collections, or only their documents ([`DOCUMENTS_ONLY`](crate::sql::migration::DOCUMENTS_ONLY)), from which a restore rebuilds columns, lists and indexes |
+//! | `_section_<name>(at, bytes)` | the content of any further section, in chunks by position |
 //!
-//! A section that this version does not know, by its name or its version, is refused by its name, unless it is marked as
-//! optional: then it is left out. Blobs will be such a section.
+//! A section of an unknown name or version is refused by name, unless it is marked as optional: then it is skipped.
+//! Blobs will be such a section.
 //!
-//! A file may come from anywhere. Before anything of it is believed it must have exactly these tables ([`crate::sqlite`] says
-//! how that is told), reading it may cost what a file of its size can cost and no more, no text or number of entries is
-//! longer than the bounds here, and its pages are checked. Whatever is refused leaves the place that it was to be restored
-//! into untouched.
+//! A file may come from an untrusted source. Before its content is used, it must have exactly these tables (checked by
+//! [`crate::sqlite`]), reading it is limited to the cost that a file of its size can have, no text or number of entries
+//! exceeds the limits here, and its pages pass the integrity check. A refused file leaves the restore target untouched.
 
 mod read;
 mod write;
@@ -37,18 +36,18 @@ pub use self::write::ArchiveWriter;
 use crate::sqlite::from_file;
 use crate::{Result, StoreError};
 
-/// What the makers of a backup wrote beside the documents, as pairs of name and text.
+/// Notes stored in a backup beside the documents, as pairs of name and text.
 pub type Notes = Vec<(String, String)>;
 
-/// The table of the notes, and the statement that makes it.
+/// The notes table, and the statement that creates it.
 pub(crate) const NOTES: (&str, &str) =
     ("_backup", "CREATE TABLE _backup(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID");
-/// The table of the sections, and the statement that makes it.
+/// The sections table, and the statement that creates it.
 pub(crate) const SECTIONS: (&str, &str) = (
     "_sections",
     "CREATE TABLE _sections(name TEXT PRIMARY KEY, version INTEGER NOT NULL, optional INTEGER NOT NULL) WITHOUT ROWID",
 );
-/// The one section that there is, and its version.
+/// The only existing section, and its version.
 const DOCUMENTS: (&str, i64) = ("documents", 1);
 
 const MAX_SECTIONS: usize = 64;
@@ -56,15 +55,14 @@ const MAX_SECTION_NAME: usize = 64;
 const MAX_NOTES: i64 = 64;
 const MAX_NOTE_BYTES: i64 = 64 * 1024;
 
-/// What a database says of itself.
+/// The identity of the database that a backup comes from.
 pub(crate) struct Origin {
     pub(crate) database_id: String,
-    /// No document has a later version.
+    /// The highest version of any document.
     pub(crate) last_version: i64,
 }
 
-/// The table with the content of a section of this name, and the statement that makes it; none of a name that no section
-/// has, and none for the documents.
+/// The table of a section, and the statement that creates it; `None` for an invalid section name and for the documents.
 pub(crate) fn section_table(name: &str) -> Option<(String, String)> {
     let is_name = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'_';
     if name.is_empty() || name.len() > MAX_SECTION_NAME || !name.bytes().all(is_name) || name == DOCUMENTS.0 {
@@ -75,13 +73,13 @@ pub(crate) fn section_table(name: &str) -> Option<(String, String)> {
     Some((table, statement))
 }
 
-/// The names of the sections that a database lists, as far as there may be any.
+/// The section names in a database, up to one more than is allowed.
 pub(crate) fn section_names(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut select = connection.prepare(&format!("SELECT name FROM _sections LIMIT {}", MAX_SECTIONS + 1))?;
     select.query_map([], |row| row.get(0))?.collect()
 }
 
-/// Adds notes and sections in place of those that are there, within the caller's transaction.
+/// Writes notes and sections, replacing existing ones, within the caller's transaction.
 fn add_own(connection: &Connection, notes: &Notes) -> rusqlite::Result<()> {
     remove_own(connection)?;
     connection.execute_batch(NOTES.1)?;
@@ -92,8 +90,7 @@ fn add_own(connection: &Connection, notes: &Notes) -> rusqlite::Result<()> {
     connection.execute("INSERT INTO _sections VALUES (?, ?, 0)", DOCUMENTS).map(drop)
 }
 
-/// Removes what an archive has beside its documents, within the caller's transaction: what is left is a database like any
-/// other.
+/// Drops the archive's own tables, within the caller's transaction: what is left is an ordinary database.
 pub(crate) fn remove_own(connection: &Connection) -> rusqlite::Result<()> {
     if has_table(connection, SECTIONS.0)? {
         for (table, _) in section_names(connection)?.iter().filter_map(|name| section_table(name)) {
@@ -103,7 +100,7 @@ pub(crate) fn remove_own(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("DROP TABLE IF EXISTS _sections; DROP TABLE IF EXISTS _backup")
 }
 
-/// Refuses sections that must be understood and are not.
+/// Refuses unknown sections that are not optional.
 pub(crate) fn require_sections(connection: &Connection, file: &Path) -> Result<()> {
     let failed = |error| reading(error, file);
     if !has_table(connection, SECTIONS.0).map_err(failed)? {
@@ -121,7 +118,7 @@ pub(crate) fn require_sections(connection: &Connection, file: &Path) -> Result<(
         has_documents |= (name.as_str(), version) == DOCUMENTS;
         let is_name = name == DOCUMENTS.0 || section_table(&name).is_some();
         if count > MAX_SECTIONS || !is_name {
-            return Err(not_of_ours(file, "its list of sections is not one that a version of OpenOrch writes"));
+            return Err(not_of_ours(file, "its list of sections is not one that OpenOrch writes"));
         }
         if (name.as_str(), version) != DOCUMENTS && !is_optional {
             return Err(StoreError::Unavailable(format!(
@@ -137,7 +134,7 @@ pub(crate) fn require_sections(connection: &Connection, file: &Path) -> Result<(
     }
 }
 
-/// The notes of an archive; none in a database that is no backup.
+/// The notes of an archive; empty for a database that is not a backup.
 fn read_notes(connection: &Connection, file: &Path) -> Result<Notes> {
     let failed = |error| reading(error, file);
     if !has_table(connection, NOTES.0).map_err(failed)? {
@@ -147,7 +144,7 @@ fn read_notes(connection: &Connection, file: &Path) -> Result<Notes> {
     let (count, bytes): (i64, i64) =
         connection.query_row(most, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
     if count > MAX_NOTES || bytes > MAX_NOTE_BYTES {
-        return Err(not_of_ours(file, "it has more notes, or longer ones, than any version of OpenOrch writes"));
+        return Err(not_of_ours(file, "its notes exceed the limits of OpenOrch"));
     }
     let mut select = connection.prepare("SELECT name, value FROM _backup ORDER BY name").map_err(failed)?;
     let notes = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
@@ -163,5 +160,5 @@ fn reading(error: rusqlite::Error, file: &Path) -> StoreError {
 }
 
 fn not_of_ours(file: &Path, why: &str) -> StoreError {
-    StoreError::Corrupt(format!("`{}` is no backup that can be restored: {why}. Nothing was changed", file.display()))
+    StoreError::Corrupt(format!("`{}` is not a valid backup: {why}. Nothing was changed", file.display()))
 }

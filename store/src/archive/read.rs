@@ -1,4 +1,4 @@
-//! Reading an archive. Nothing of a file is believed before it is looked at; see the bounds of the format.
+//! Reads an archive. A file is untrusted until it passes the checks of the format.
 
 use std::path::{Path, PathBuf};
 
@@ -9,18 +9,18 @@ use crate::sql::{check_name, quote};
 use crate::sqlite::{Identity, look_into, mark, read_identity, row_of, shape};
 use crate::{Result, Row, StoreError};
 
-/// The most documents of a page, and about how many bytes.
+/// The maximum number of documents in a page, and its approximate maximum size.
 const PAGE: usize = 500;
 const PAGE_BYTES: usize = 1024 * 1024;
 const MAX_COLLECTIONS: usize = 10_000;
 
-/// A collection as it was declared where its documents come from.
+/// A collection with the declaration recorded in its source.
 pub(crate) struct Declared {
     pub(crate) name: String,
     pub(crate) declaration: String,
 }
 
-/// An archive that is read, to be restored by an [`Engine`](crate::Engine).
+/// An archive opened for a restore by an [`Engine`](crate::Engine).
 pub struct ArchiveReader {
     file: PathBuf,
     connection: Connection,
@@ -30,11 +30,11 @@ pub struct ArchiveReader {
 }
 
 impl ArchiveReader {
-    /// Opens an archive that either engine made, or the database of a data folder that was stopped cleanly.
+    /// Opens an archive that either engine made, or the database file of a data directory that was shut down cleanly.
     ///
-    /// Refused: a file that is not there or has no data (`NotFound`), that is damaged, cut off, no backup of ours or larger
-    /// than it says (`Corrupt`), or that a newer version wrote, whole or with a section that must be understood
-    /// (`Unavailable`).
+    /// Errors: a file that is missing or has no data (`NotFound`); one that is damaged, truncated, not a backup, or
+    /// inconsistent with its own size (`Corrupt`); one of a newer version, as a whole or with a required section of a
+    /// newer version (`Unavailable`).
     pub fn open(file: &Path) -> Result<Self> {
         let identity = require_backup(file)?;
         let failed = |error| reading(error, file);
@@ -54,35 +54,35 @@ impl ArchiveReader {
         };
         let (last_version, collections) = read().map_err(failed)?;
         if collections.len() > MAX_COLLECTIONS {
-            return Err(not_of_ours(file, "it has more collections than any version of OpenOrch makes"));
+            return Err(not_of_ours(file, "it has more collections than OpenOrch allows"));
         }
         let origin = Origin { database_id: identity.id, last_version };
         Ok(Self { file: file.into(), connection, origin, collections, notes })
     }
 
-    /// What the makers of the backup wrote.
+    /// The notes stored in the backup.
     pub fn notes(&self) -> &Notes {
         &self.notes
     }
 
-    /// Where it is.
+    /// The path of the archive.
     pub(crate) fn file(&self) -> &Path {
         &self.file
     }
 
-    /// Checks all of its pages: before documents are read.
+    /// Runs the integrity check of all pages, before documents are read.
     pub(crate) fn require_sound(&self) -> Result<()> {
         require_sound(&self.connection, &self.file)
     }
 
-    /// How many documents a collection has.
+    /// The number of documents in a collection.
     pub(crate) fn count(&self, collection: &str) -> Result<u64> {
         let sql = format!("SELECT count(*) FROM {}", table_of(collection)?);
         let count = self.connection.query_row(&sql, [], |row| row.get::<_, i64>(0));
         count.map(i64::unsigned_abs).map_err(|error| self.reading(error))
     }
 
-    /// Some documents of a collection: those behind `place`, which moves on. None when there are no more.
+    /// The next page of documents after `place`, which is advanced. Empty at the end.
     pub(crate) fn page(&self, collection: &str, place: &mut i64) -> Result<Vec<Row>> {
         let sql = format!("SELECT id, ver, doc, rid FROM {} WHERE rid > ? ORDER BY rid LIMIT ?", table_of(collection)?);
         let mut read = || {
@@ -105,8 +105,7 @@ impl ArchiveReader {
     }
 }
 
-/// Refuses a file that is not there, not a database that was seeded, or one that lacks its newest writes; answers what it
-/// says of itself.
+/// Refuses a file that is missing, not a seeded database, or without its newest writes; returns its identity.
 fn require_backup(file: &Path) -> Result<Identity> {
     let identity = read_identity(file)?.filter(|identity| identity.seeded);
     let identity = identity
@@ -124,9 +123,9 @@ pub(super) fn require_sound(connection: &Connection, file: &Path) -> Result<()> 
     }
 }
 
-/// The table of a collection whose name was read from somewhere.
+/// The table of a collection whose name comes from a file.
 pub(super) fn table_of(collection: &str) -> Result<String> {
     check_name(collection)
-        .map_err(|_| StoreError::Corrupt(format!("`{}` is no name of a collection", collection.escape_debug())))?;
+        .map_err(|_| StoreError::Corrupt(format!("`{}` is not a valid collection name", collection.escape_debug())))?;
     Ok(quote(&format!("c_{collection}")))
 }

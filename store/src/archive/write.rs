@@ -1,4 +1,4 @@
-//! Writing an archive: under another name until it is whole, and looked at as a restore would before it gets its own.
+//! Writes an archive under a temporary name; it gets its final name after it passed the checks that a restore makes.
 
 use std::fs::{self, File, TryLockError};
 #[cfg(unix)]
@@ -16,21 +16,21 @@ use crate::sqlite::{
 };
 use crate::{Result, Row, StoreError};
 
-/// An archive on its way, into which an [`Engine`](crate::Engine) puts its data. Dropping it leaves nothing.
+/// An archive in progress, to which an [`Engine`](crate::Engine) writes its data. Dropping it deletes the file.
 pub struct ArchiveWriter {
-    /// Where documents are added one by one. Closed before the file is removed.
+    /// The connection that inserts documents one by one. Closed before the file is removed.
     documents: Option<Connection>,
     file: NewFile,
 }
 
 impl ArchiveWriter {
-    /// Makes the file, which its owner alone can read, under another name. `AlreadyExists` where there is one of its own,
-    /// `InUse` where another process is making the same one.
+    /// Creates the file under a temporary name, readable by its owner only. `AlreadyExists` if the final name is taken,
+    /// `InUse` if another process is writing the same backup.
     pub fn create(file: &Path) -> Result<Self> {
         Ok(Self { documents: None, file: NewFile::make(file)? })
     }
 
-    /// Adds the notes and gives the file its name, with all of it on disk. Answers its size in bytes.
+    /// Adds the notes, syncs the file and renames it to its final name. Returns its size in bytes.
     pub fn finish(self, notes: &Notes) -> Result<u64> {
         let Self { documents, file } = self;
         if let Some(connection) = documents {
@@ -42,16 +42,16 @@ impl ArchiveWriter {
         file.finish()
     }
 
-    /// The empty file, for an engine that puts a whole database there.
+    /// The empty temporary file, for an engine that copies a whole database into it.
     pub(crate) fn part(&self) -> &Path {
         &self.file.part
     }
 
-    /// Begins with documents that come one by one.
+    /// Starts an archive whose documents are inserted one by one.
     pub(crate) fn begin(&mut self, origin: &Origin) -> Result<()> {
         let make = || {
             let connection = Connection::open_with_flags(&self.file.part, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-            // A file that is not whole is thrown away, so that nothing is gained by writing it twice.
+            // An incomplete file is deleted, so a journal would gain nothing.
             connection.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")?;
             make_own_tables(&connection, &origin.database_id, true, origin.last_version)?;
             Ok(connection)
@@ -60,7 +60,7 @@ impl ArchiveWriter {
         Ok(())
     }
 
-    /// Adds a collection without documents.
+    /// Adds an empty collection.
     pub(crate) fn collection(&self, declared: &Declared) -> Result<()> {
         let (connection, table) = (self.begun()?, table_of(&declared.name)?);
         let sql = format!(
@@ -74,7 +74,7 @@ impl ArchiveWriter {
             .map_err(|error| writing(error, &self.file.part))
     }
 
-    /// Adds documents to a collection that was added.
+    /// Adds documents to a collection that was added before.
     pub(crate) fn add(&self, collection: &str, rows: &[Row]) -> Result<()> {
         let connection = self.begun()?;
         let sql = format!("INSERT INTO {}(id, ver, doc) VALUES (?, ?, ?)", table_of(collection)?);
@@ -89,7 +89,9 @@ impl ArchiveWriter {
     }
 
     fn begun(&self) -> Result<&Connection> {
-        self.documents.as_ref().ok_or_else(|| StoreError::Internal("documents before the archive was begun".into()))
+        self.documents
+            .as_ref()
+            .ok_or_else(|| StoreError::Internal("documents were added before the archive was begun".into()))
     }
 }
 
@@ -97,7 +99,7 @@ fn writing(error: rusqlite::Error, part: &Path) -> StoreError {
     from_sqlite(error, &format!("writing `{}`", part.display()))
 }
 
-/// Adds what an archive has beside the documents, and the mark, and makes sure that it is one that can be restored.
+/// Adds the archive's own tables and the clean-shutdown flag, and verifies that the file can be restored.
 fn seal(part: &Path, notes: &Notes) -> Result<()> {
     let failed = |error| writing(error, part);
     let opened = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE);
@@ -114,24 +116,24 @@ fn seal(part: &Path, notes: &Notes) -> Result<()> {
     connection.close().map_err(|(_, error)| failed(error))
 }
 
-/// A backup that is being made, under another name until it is whole. Dropping it leaves nothing.
+/// A backup in progress under a temporary name. Dropping it deletes the file.
 struct NewFile {
     file: PathBuf,
     part: PathBuf,
     is_whole: bool,
-    /// Keeps others off the part until the value is dropped.
+    /// Locks the temporary file against other processes.
     _lock: File,
 }
 
 impl NewFile {
-    /// Makes an empty file that its owner alone can read. `InUse` where another process is making the same one.
+    /// Creates an empty file that only its owner can read. `InUse` if another process is writing the same one.
     fn make(file: &Path) -> Result<Self> {
         refuse_another(file)?;
         let part = beside(file, ".part");
         let lock = open_private(&part)?;
-        // Some file systems have no locks, and most backups are made alone.
+        // Some file systems have no locks; concurrent backups to one file are rare, so this is not an error.
         let is_another = matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
-        // Whoever had the lock a moment ago may have given the file its name, or removed it.
+        // The previous holder of the lock may have renamed or removed the file meanwhile.
         refuse_another(file)?;
         if is_another || !is_at(&lock, &part) {
             return Err(StoreError::InUse(format!(
@@ -139,13 +141,13 @@ impl NewFile {
                 file.display()
             )));
         }
-        // What is there is of a backup that did not come to its end.
+        // Leftovers of an interrupted backup.
         remove_beside(&part)?;
         lock.set_len(0).map_err(|error| from_io(&error, "writing", &part))?;
         Ok(Self { file: file.into(), part, is_whole: false, _lock: lock })
     }
 
-    /// Gives it its name. Answers its size.
+    /// Renames it to its final name. Returns its size in bytes.
     fn finish(mut self) -> Result<u64> {
         sync_file(&self.part)?;
         let size = fs::metadata(&self.part).map_err(|error| from_io(&error, "reading", &self.part))?.len();
@@ -164,7 +166,7 @@ fn refuse_another(file: &Path) -> Result<()> {
     }
 }
 
-/// Whether an open file is the one that has this name now.
+/// Whether an open file is the one at this path now.
 fn is_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {
@@ -182,7 +184,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.is_whole {
-            // Best effort: half a backup is of no use to anyone.
+            // Best effort: an incomplete backup is useless.
             let _ = remove_database(&self.part);
         }
     }
@@ -205,7 +207,7 @@ mod tests {
         let second = NewFile::make(&file).err().expect("there is one");
         assert!(matches!(second, StoreError::AlreadyExists(_)), "{second:?}");
 
-        // As one that was killed leaves it.
+        // The state after a killed backup.
         fs::remove_file(&file).unwrap();
         fs::write(temp.path().join("backup.part"), "half").unwrap();
         assert_eq!(NewFile::make(&file).unwrap().finish(), Ok(0));

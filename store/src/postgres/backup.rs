@@ -1,5 +1,5 @@
-//! Copies of a schema: all documents as of one moment, whoever writes meanwhile, into a file that either engine restores.
-//! Columns, lists and indexes stay behind; they are made again from the documents.
+//! Backs up a schema: a snapshot of all documents, taken during concurrent writes, into a file that either engine
+//! restores. Columns, lists and indexes are omitted; a restore rebuilds them from the documents.
 
 use tokio_postgres::Transaction;
 
@@ -14,7 +14,7 @@ use crate::{ArchiveWriter, Result};
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// Adds all documents of a schema as of this moment, whether a daemon runs on the schema or not.
+/// Writes a snapshot of all documents of a schema, with or without a running daemon.
 pub(super) async fn backup(
     options: &PostgresOptions,
     archive: &mut ArchiveWriter,
@@ -28,7 +28,7 @@ async fn copy(options: &PostgresOptions, archive: &mut ArchiveWriter, progress: 
     let mut visit = Visit::begin(options).await?;
     let (transaction, identity) = visit.look().await?;
     let recorded = schema::recorded(transaction.client()).await?;
-    // A sequence is not as of the moment of the transaction, but later, which is as good: it only must not be earlier.
+    // A sequence is not part of the snapshot and may be ahead of it, which is fine; it must not be behind.
     let last = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM _store_version";
     let last_version = transaction.query_one(last, &[]).await?.try_get(0)?;
     archive.begin(&Origin { database_id: identity.id, last_version })?;

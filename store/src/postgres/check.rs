@@ -1,5 +1,5 @@
-//! Checks a schema as of one moment, whether a daemon runs on it or not: every document against its columns and the
-//! entries of its lists. The pages below are the server's to check; it has `pg_amcheck` for them.
+//! Checks a snapshot of a schema, with or without a running daemon: every document against its index columns and list
+//! entries. Checking the pages is up to the server, with `pg_amcheck`.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -18,9 +18,9 @@ use crate::{Collection, Result};
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// Looks for what is wrong in a schema: first whether its tables and indexes are those that it records, without which
-/// nothing else is looked at; then all documents, each collection by the declaration that is recorded of it. One of
-/// `collections` of which nothing is recorded is a problem too.
+/// Checks a schema. First its tables and indexes are compared with the recorded declarations; if they differ, nothing
+/// else is checked. Then each document is checked against the declaration recorded for its collection. A member of
+/// `collections` without a recorded declaration is a problem too.
 pub(super) async fn check(
     options: &PostgresOptions,
     collections: &[Collection],
@@ -48,7 +48,9 @@ async fn look(options: &PostgresOptions, collections: &[Collection], progress: O
     let problems = shape::problems(&transaction, &specs).await?;
     if !problems.is_empty() {
         problems.into_iter().for_each(|problem| findings.add(problem));
-        findings.add("no document was looked at, since the tables and indexes are not those that OpenOrch made".into());
+        findings.add(
+            "the documents were not checked, because the tables and indexes are not those that OpenOrch created".into(),
+        );
         return Ok(findings);
     }
     for spec in &specs {
@@ -85,14 +87,14 @@ impl Looking<'_> {
 
     async fn documents(&mut self, rows: &[tokio_postgres::Row]) -> Outcome<()> {
         let spec = self.checker.spec;
-        // By list: the ids that can be looked for, and what each should have.
+        // By list: the checked ids and the expected entries of each.
         let mut expected = vec![HashMap::new(); spec.lists.len()];
         for found in rows {
             let columns =
                 (0..spec.columns.len()).map(|at| found.try_get(at + 3)).collect::<std::result::Result<Vec<_>, _>>()?;
             let row = row_of(found)?;
             let entries = self.checker.document(&row.id, &row.body, &columns);
-            // None come of a document that cannot be read, which is told already.
+            // A document that cannot be parsed is already reported and has no expected entries.
             for (of_list, entries) in expected.iter_mut().zip(entries) {
                 of_list.insert(row.id.clone(), BTreeSet::from_iter(entries));
             }
@@ -103,7 +105,7 @@ impl Looking<'_> {
         Ok(())
     }
 
-    /// Compares the entries of some documents in one list with those they should have.
+    /// Compares the entries of some documents in one list with the expected ones.
     async fn entries(
         &mut self,
         at: usize,
@@ -127,7 +129,7 @@ impl Looking<'_> {
         Ok(())
     }
 
-    /// Looks for entries of documents that are not there.
+    /// Reports entries of missing documents.
     async fn without_document(&mut self, at: usize, list: &ListSpec<'_>) -> Outcome<()> {
         let (table, documents) = (&list.table, &self.checker.spec.table);
         let select = format!(

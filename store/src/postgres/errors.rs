@@ -1,4 +1,4 @@
-//! What PostgreSQL reports, as the store's errors with a way out.
+//! Translates errors of PostgreSQL into store errors with a remedy.
 
 use std::error::Error as _;
 use std::io;
@@ -8,10 +8,10 @@ use tokio_postgres::error::SqlState;
 
 use crate::StoreError;
 
-/// What a write of a daemon is refused with that has lost the schema to another.
+/// The SQLSTATE of a write by a daemon that has lost the schema to another.
 pub(super) const FENCED: &str = "OO001";
 
-/// Why something did not go: what PostgreSQL or the way to it says, or what the store itself says.
+/// A failed operation: an error of PostgreSQL or its connection, or of the store itself.
 #[derive(Debug)]
 pub(super) enum Failure {
     Postgres(Error),
@@ -31,7 +31,7 @@ impl From<StoreError> for Failure {
 }
 
 impl Failure {
-    /// As an error of the store; `doing` says what was tried.
+    /// Converts it to an error of the store; `doing` names the action.
     pub(super) fn into_store(self, doing: &str) -> StoreError {
         match self {
             Self::Postgres(error) => from_postgres(&error, doing),
@@ -39,24 +39,24 @@ impl Failure {
         }
     }
 
-    /// Whether the connection is gone, so that nothing more can be said on it.
+    /// Whether the connection is lost.
     pub(super) fn is_lost(&self) -> bool {
         matches!(self, Self::Postgres(error) if is_lost(error))
     }
 
-    /// Whether the server was told to end it, by its own limit of time or by somebody.
+    /// Whether the statement was cancelled, by a timeout or by an operator.
     pub(super) fn is_cancelled(&self) -> bool {
         matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::QUERY_CANCELED))
     }
 
-    /// Whether another transaction came in between, and doing all of it again may go well.
+    /// Whether the transaction conflicted with another one, so that a retry may succeed.
     pub(super) fn is_lost_race(&self) -> bool {
         let Self::Postgres(error) = self else { return false };
         matches!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED))
     }
 }
 
-/// Turns an error of PostgreSQL into ours; `doing` says what was tried, for example "writing to x".
+/// Translates an error of PostgreSQL; `doing` names the action, for example "writing to x".
 pub(super) fn from_postgres(error: &Error, doing: &str) -> StoreError {
     let told = describe(error);
     let Some(code) = error.code() else {
@@ -66,9 +66,9 @@ pub(super) fn from_postgres(error: &Error, doing: &str) -> StoreError {
         };
     };
     match *code {
-        // No limit of ours: those who set one look for this themselves.
+        // Not a timeout of ours: the code that sets one handles this error itself.
         SqlState::QUERY_CANCELED => StoreError::Unavailable(format!(
-            "{doing} failed: {told}; somebody ended it at the database and nothing of it was done, try again"
+            "{doing} failed: {told}; it was cancelled at the database server and nothing was changed, try again"
         )),
         SqlState::DISK_FULL => StoreError::StorageFull(format!(
             "{doing} failed because the disk of the database is full; free some space, nothing was lost"
@@ -77,18 +77,18 @@ pub(super) fn from_postgres(error: &Error, doing: &str) -> StoreError {
             StoreError::Corrupt(format!("{doing} failed because the database is damaged ({told}); restore a backup"))
         }
         SqlState::INSUFFICIENT_PRIVILEGE => StoreError::Unavailable(format!(
-            "{doing} failed: {told}; give the user this connects as the right to the schema and all in it"
+            "{doing} failed: {told}; grant the database user all privileges on the schema and its tables"
         )),
-        SqlState::READ_ONLY_SQL_TRANSACTION => StoreError::Unavailable(format!(
-            "{doing} failed: {told}; what answers is a standby, or was set to reading alone"
-        )),
+        SqlState::READ_ONLY_SQL_TRANSACTION => {
+            StoreError::Unavailable(format!("{doing} failed: {told}; the server is a standby or in read-only mode"))
+        }
         _ if code.code() == FENCED => {
-            StoreError::Unavailable(format!("{doing} failed: {told}; nothing was written, start this daemon again"))
+            StoreError::Unavailable(format!("{doing} failed: {told}; nothing was written, restart this daemon"))
         }
         SqlState::LOCK_NOT_AVAILABLE => {
             StoreError::Unavailable(format!("{doing} failed: {told}; another program holds a lock on the tables"))
         }
-        // The classes of codes: connections, resources, an operator's doing, errors of the system.
+        // Classes of SQLSTATE: connection exceptions, insufficient resources, operator intervention, system errors.
         _ if ["08", "53", "57", "58"].iter().any(|class| code.code().starts_with(class)) => {
             StoreError::Unavailable(format!("{doing} failed: {told}"))
         }
@@ -96,7 +96,7 @@ pub(super) fn from_postgres(error: &Error, doing: &str) -> StoreError {
     }
 }
 
-/// Whether nothing more can be said on a connection: it was closed, or the server says that it is ending it.
+/// Whether a connection is lost: it was closed, or the server reports that it is closing it.
 pub(super) fn is_lost(error: &Error) -> bool {
     match error.code() {
         Some(code) => {
@@ -108,11 +108,11 @@ pub(super) fn is_lost(error: &Error) -> bool {
 }
 
 fn is_idle_timeout(code: &SqlState) -> bool {
-    // The second is `idle_session_timeout`, which the crate has no name for.
+    // 57P05 is `idle_session_timeout`, for which the crate has no constant.
     *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT || code.code() == "57P05"
 }
 
-/// Whether a database that cannot be connected to may answer later without anybody changing the settings.
+/// Whether a failed connection attempt may succeed later without a change of configuration.
 pub(super) fn may_come_back(error: &Error) -> bool {
     match error.code() {
         Some(code) => is_lost(error) || *code == SqlState::TOO_MANY_CONNECTIONS,
@@ -125,7 +125,7 @@ fn is_refused_certificate(error: &Error) -> bool {
     io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-/// The reason in words. PostgreSQL puts neither passwords nor the values of a statement into these.
+/// The message of an error. PostgreSQL includes neither passwords nor bound values in it.
 pub(super) fn describe(error: &Error) -> String {
     if let Some(told) = error.as_db_error() {
         return format!("{} ({})", told.message(), told.code().code());

@@ -1,4 +1,4 @@
-//! What PostgreSQL says it will do for a query, with the plan that serves all values of a statement alike.
+//! Generic query plans of PostgreSQL, which do not depend on bound values.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{PostgresOptions, PostgresStore};
 use crate::sql::{Bind, CountPlan, Dialect, Plan, Spec};
 use crate::{Batch, Collection, Filter, Query, Store};
 
-/// A schema with a collection in it that has enough documents that a scan would cost more than an index.
+/// A schema with a collection that is large enough for an index to be cheaper than a scan.
 pub struct OnPostgres {
     client: Client,
     store: Arc<dyn Store>,
@@ -19,7 +19,7 @@ pub struct OnPostgres {
 }
 
 impl OnPostgres {
-    /// None where there is no PostgreSQL to test with: `tools/postgres` brings one.
+    /// `None` if there is no PostgreSQL to test with: `tools/postgres` starts one.
     pub async fn new(name: &str, collection: Collection, documents: &[(String, String)]) -> Option<Self> {
         let connection = std::env::var("OPENORCH_TEST_DB_STRING").ok()?;
         let schema = format!("test_{name}_{}", std::process::id());
@@ -36,13 +36,13 @@ impl OnPostgres {
         Some(Self { client, store, spec: Arc::new(Spec::new(&collection).unwrap()), schema })
     }
 
-    /// The plan for a query, after its SQL.
+    /// The SQL of a query and its plan.
     pub async fn explain(&self, query: &Query) -> String {
         let plan = Plan::new(Dialect::Postgres, self.spec.clone(), query).unwrap();
         format!("{}\n{}", plan.sql, self.shown(&plan.sql, plan.values()).await)
     }
 
-    /// The plan for counting what passes filters, after its SQL.
+    /// The SQL and plan of a count.
     pub async fn explain_count(&self, filters: &[Filter]) -> String {
         let plan = CountPlan::new(Dialect::Postgres, self.spec.clone(), filters, u64::MAX).unwrap();
         format!("{}\n{}", plan.sql, self.shown(&plan.sql, plan.values()).await)
@@ -60,12 +60,12 @@ impl OnPostgres {
         lines.into_iter().filter_map(line).collect::<Vec<_>>().join("\n")
     }
 
-    /// Takes an index away.
+    /// Drops an index.
     pub async fn drop_index(&self, name: &str) {
         self.client.batch_execute(&format!("DROP INDEX \"{name}\"")).await.unwrap();
     }
 
-    /// Removes the schema.
+    /// Drops the schema.
     pub async fn end(self) {
         self.store.close().await;
         self.client.batch_execute(&format!("DROP SCHEMA {} CASCADE", self.schema)).await.unwrap();

@@ -1,5 +1,5 @@
-//! A step on its way: what is sent for it, how it is sent without waiting for what was sent before, and what its answer
-//! means.
+//! Pipelining: the request of a step, how it is sent without waiting for earlier responses, and the interpretation of
+//! its response.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -18,14 +18,14 @@ use crate::sql::{Bind, CountPlan, count_refusal};
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// Something that was sent. Answers come in the order of what was sent, and are to be taken in it.
+/// A request that was sent. Responses arrive in the order of the requests and must be awaited in that order.
 pub(super) enum Sent<'a, T> {
     Waiting(Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>),
     Answered(Result<T, Error>),
 }
 
 impl<'a, T> Sent<'a, T> {
-    /// Sends a request of tokio-postgres, which puts it on its way when it is asked for the first time.
+    /// Sends a request of tokio-postgres, which is sent by the first poll of its future.
     pub(super) async fn of(request: impl Future<Output = Result<T, Error>> + Send + 'a) -> Self {
         let mut request = Box::pin(request);
         match poll_fn(|context| Poll::Ready(request.as_mut().poll(context))).await {
@@ -42,7 +42,7 @@ impl<'a, T> Sent<'a, T> {
     }
 }
 
-/// What is sent for a step.
+/// The request of a step.
 pub(super) struct Request<'a> {
     pub(super) sql: &'a str,
     values: Values<'a>,
@@ -54,7 +54,7 @@ enum Values<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Writes are taken from those that `writes` gives.
+    /// Builds the request of a step; `writes` selects the statements.
     pub(super) fn of(step: &'a Step, writes: fn(&Known) -> &Writes) -> Self {
         let own = |sql: &'a str, values| Self { sql, values: Values::Own(values) };
         let look = |place: &'a Place| own(&place.known.statements.version, vec![Value::id(&place.id)]);
@@ -82,7 +82,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Sends it.
+    /// Sends the request.
     pub(super) async fn send<'s>(self, client: &'s ClientWrapper, statement: &'s Statement) -> Sent<'s, RowStream>
     where
         'a: 's,
@@ -94,12 +94,12 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Whether a step writes without looking at anything but its own document.
+/// Whether a step writes a single document by its id.
 pub(super) fn is_plain_write(step: &Step) -> bool {
     matches!(step, Step::Create(_) | Step::Upsert(_) | Step::Replace(..) | Step::Delete(..))
 }
 
-/// Whether what a step writes depends on what it finds.
+/// Whether the writes of a step depend on a query.
 pub(super) fn is_by_filters(step: &Step) -> bool {
     matches!(step, Step::ReplaceWhere(..) | Step::UpsertWhere(..) | Step::UpdateFields(..) | Step::DeleteWhere(_))
 }
@@ -119,19 +119,19 @@ pub(super) fn collection_of(step: &Step) -> &'static str {
     }
 }
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Default)]
 pub(super) struct Answer {
-    /// How many documents it wrote or removed.
+    /// The number of documents written or removed.
     pub(super) touched: u64,
-    /// The version they have now.
+    /// The new version of the documents.
     pub(super) version: Option<u64>,
-    /// The ids and bodies of what a step by filters has found, and has still to write.
+    /// The ids and bodies found by a step by filters, which still has to write them.
     pub(super) found: Vec<(String, Box<str>)>,
 }
 
 impl Answer {
-    /// Waits for the answer to a step and says what it means; an error where the step does not hold.
+    /// Awaits and interprets the response of a step; an error if the step fails.
     pub(super) async fn read(step: &Step, sent: Sent<'_, RowStream>) -> Outcome<Self> {
         let rows = match sent.answer().await {
             Ok(rows) => rows,
@@ -156,7 +156,7 @@ impl Answer {
         }
     }
 
-    /// The answer to a step that gives one row or none.
+    /// The result of a step with at most one row.
     fn of_row(step: &Step, row: Option<&Row>) -> Outcome<Self> {
         let number = |at: usize| -> Outcome<Option<u64>> {
             let Some(row) = row else { return Ok(None) };
@@ -174,13 +174,13 @@ impl Answer {
             Step::Delete(place, None) => return Err(place.missing().into()),
             Step::Replace(document, wanted) => document.place.expect(number(1)?, *wanted).map(|()| 0)?,
             Step::Delete(place, wanted) => place.expect(number(1)?, *wanted).map(|()| 0)?,
-            _ => return Err(StoreError::Internal("a write came to nothing".into()).into()),
+            _ => return Err(StoreError::Internal("a write returned no row".into()).into()),
         };
         Ok(Self::default())
     }
 }
 
-/// The row of an answer of one at most. It is read to its end, since an error may come behind the row.
+/// The only row of a response, if any. The response is read to its end, since an error may follow the row.
 async fn only(rows: RowStream) -> Result<Option<Row>, Error> {
     let mut rows = pin!(rows);
     let mut only = None;
@@ -217,8 +217,8 @@ async fn found(matches: &Matches, rows: RowStream) -> Outcome<Vec<(String, Box<s
     Ok(page.rows.into_iter().map(|row| (row.id, row.body)).collect())
 }
 
-/// The answer to a statement that PostgreSQL refused. It checks the unique indexes in the order in which they were made,
-/// which is the order of their declaration.
+/// Translates a unique violation. PostgreSQL checks unique indexes in the order of their creation, which is the order
+/// of their declaration.
 fn refused(step: &Step, error: Error) -> Failure {
     let Some(told) = error.as_db_error().filter(|told| *told.code() == SqlState::UNIQUE_VIOLATION) else {
         return error.into();

@@ -1,12 +1,14 @@
-//! One daemon at a time holds a schema: an advisory lock of the server, on a connection of its own. The server lets go
-//! of it when that connection ends, so a dead holder blocks nobody for longer than it takes to notice.
+//! The schema lock: one daemon at a time uses a schema, guarded by an advisory lock of the server on a dedicated
+//! connection. The server releases it when that connection ends, so a dead holder blocks others only until the server
+//! notices.
 //!
-//! A connection may also end while its daemon lives. Then writes are refused until the lock is taken again, and for good
-//! if another daemon has held it meanwhile: what this one has in memory may not be what is stored any more.
+//! The connection may also be lost while its daemon lives. Then writes are refused until the lock is taken again, and
+//! permanently if another daemon has held it meanwhile: the caches of this daemon may be stale.
 //!
-//! A daemon that stands still may learn late of that, and a write of it may be on its way. So each write asks the server,
-//! in its own transaction, whether the opening it belongs to is still the last one, under a lock that writes share and an
-//! opening has to itself: an opening waits for the writes before it, and those behind it are refused.
+//! A stalled daemon may learn of the loss late, with a write still on its way. Therefore each write asks the server, in
+//! its own transaction, whether its opening of the schema is still the latest one (a fencing token). It does so under a
+//! second lock, which writes share and an opening takes exclusively: an opening waits for earlier writes, and later
+//! ones of the previous holder are refused.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,21 +22,21 @@ use super::target::{CONNECT_LIMIT, Target};
 use crate::sql::quote;
 use crate::{Result, StoreError};
 
-/// "OpOr": the first half of the number of the lock; the other is made of the schema's name.
+/// "OpOr": the first half of the advisory lock key; the second is a hash of the schema name.
 const LOCK_CLASS: u32 = 0x4F70_4F72;
-/// "OpOs": the same, of the lock that writes share and an opening has to itself.
+/// "OpOs": the same, for the lock that writes share and an opening takes exclusively.
 const FENCE_CLASS: u32 = 0x4F70_4F73;
-/// How long a start waits for a holder that is just ending.
+/// How long a start waits for a holder that is just exiting.
 const GRACE: Duration = Duration::from_secs(3);
-/// How long an opening waits for the writes of a holder before, until it ends them; and then for their end.
+/// How long an opening waits for the writes of the previous holder before it terminates them, and in total.
 const WRITES_GRACE: Duration = Duration::from_secs(1);
 const WRITES_LIMIT: Duration = Duration::from_secs(30);
 
-/// The hold on a schema, to be asked from anywhere.
+/// The state of the schema lock, shared with writers.
 #[derive(Clone)]
 pub(super) struct Holding(Arc<Shared>);
 
-/// The task that keeps it. Dropping this lets the schema go.
+/// The task that keeps the lock. Dropping it releases the schema.
 pub(super) struct Keeper {
     holding: Holding,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -43,22 +45,22 @@ pub(super) struct Keeper {
 struct Shared {
     target: Arc<Target>,
     schema: String,
-    /// What the writes of this opening say of themselves.
+    /// The fencing token of this opening, sent with its writes.
     fence: i64,
     state: Mutex<State>,
-    /// The lock was looked for and was not there.
+    /// Signalled when the server does not show the lock.
     doubt: Notify,
     closing: Notify,
 }
 
 enum State {
-    /// By the session with this number at the server.
+    /// Held by the server session with this pid.
     Held(i32),
-    /// Why it is not held.
+    /// Not held, for this reason.
     Lost(String),
 }
 
-/// A connection that has the lock.
+/// A connection that holds the lock.
 pub(super) struct Lock {
     pub(super) client: Client,
     connection: JoinHandle<()>,
@@ -66,7 +68,7 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of a schema on this connection. `InUse` where another has it and keeps it.
+    /// Acquires the lock of a schema on this connection. `InUse` if another session keeps it.
     pub(super) async fn take(
         target: &Target,
         schema: &str,
@@ -90,21 +92,22 @@ impl Lock {
         }
     }
 
-    /// Waits until nothing of a holder before is being written any more, and ends what does not end: all that is read from
-    /// now on is to be the last word. Nobody writes until [`Lock::let_write`].
+    /// Waits for running writes of the previous holder and terminates those that do not finish, so that later reads see
+    /// the final state. No write is possible until [`LockConnection::allow_writes`].
     pub(super) async fn shut_writers_out(&self, schema: &str) -> std::result::Result<(), Failure> {
         let began = tokio::time::Instant::now();
         let lock = format!("SELECT WHERE pg_try_advisory_lock({})", numbers(FENCE_CLASS, schema));
         while self.client.query_typed(&lock, &[]).await?.is_empty() {
             if began.elapsed() > WRITES_LIMIT {
                 return Err(Failure::Store(StoreError::InUse(format!(
-                    "a write of the daemon that had the schema `{schema}` before does not end; end its sessions at the server"
+                    "a write of the previous daemon on the schema `{schema}` does not finish; terminate its sessions \
+                     at the server"
                 ))));
             }
             if began.elapsed() > WRITES_GRACE {
                 let end =
                     format!("SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE {}", is_of(FENCE_CLASS, schema));
-                // One who may not is told at the end.
+                // Without the privilege to do so, this runs into the timeout.
                 let _ = self.client.query_typed(&end, &[]).await;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -119,7 +122,7 @@ impl Lock {
 }
 
 impl Keeper {
-    /// Keeps the lock. `opening` is what the schema remembers of this opening of it.
+    /// Starts the task that keeps the lock. `opening` is the id of this opening, which the schema records.
     pub(super) fn new(target: Arc<Target>, schema: String, lock: Lock, opening: String) -> Self {
         let shared = Shared {
             target,
@@ -138,7 +141,7 @@ impl Keeper {
         &self.holding
     }
 
-    /// Lets the schema go, so that another daemon can have it at once.
+    /// Releases the schema, so that another daemon can open it immediately.
     pub(super) async fn let_go(&self) {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut task) = task {
@@ -159,13 +162,13 @@ impl Drop for Keeper {
 }
 
 impl Holding {
-    /// Whether this daemon may write.
+    /// Refuses writes while the lock is not held.
     pub(super) fn check(&self) -> Result<()> {
         self.session().map(drop)
     }
 
-    /// Asks the server whether it sees the lock, before a new connection is written on: a daemon that was cut off for a
-    /// while may not know yet that it has lost it.
+    /// Asks the server for the lock before a new connection is used for writes: after a network outage, this daemon may
+    /// not have noticed yet that it lost the lock.
     pub(super) async fn confirm(&self, client: &Client) -> std::result::Result<(), Failure> {
         loop {
             let session = self.session()?;
@@ -173,15 +176,15 @@ impl Holding {
             if !client.query_typed(&sql, &[]).await?.is_empty() {
                 return Ok(());
             }
-            // It may have been taken again between the two looks.
+            // The keeper may have taken the lock again in between, on another session.
             if self.session()? == session {
                 self.0.doubt.notify_one();
-                return Err(StoreError::Unavailable(format!("the hold on {} was lost", self.schema())).into());
+                return Err(StoreError::Unavailable(format!("the lock on {} was lost", self.schema())).into());
             }
         }
     }
 
-    /// What a session says that writes for this opening.
+    /// The session setting with the fencing token of this opening.
     pub(super) fn introduction(&self) -> String {
         format!("SET openorch.opening = {};", self.0.fence)
     }
@@ -189,7 +192,7 @@ impl Holding {
     fn session(&self) -> Result<i32> {
         match &*self.0.state.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Held(session) => Ok(*session),
-            State::Lost(why) => Err(StoreError::Unavailable(format!("nothing can be written now: {why}"))),
+            State::Lost(why) => Err(StoreError::Unavailable(format!("writes are refused: {why}"))),
         }
     }
 
@@ -213,13 +216,13 @@ impl Holding {
                 () = self.0.closing.notified() => {
                     self.lost("the store is closed".into());
                     let sql = format!("SELECT pg_advisory_unlock({})", lock_number(&self.0.schema));
-                    // Best effort: the end of the connection does the same.
+                    // Best effort: closing the connection does the same.
                     let _ = lock.client.batch_execute(&sql).await;
                     return;
                 }
             }
-            let why = format!("the connection that holds {} was lost", self.schema());
-            tracing::warn!("{why}; nothing is written until it is there again");
+            let why = format!("the connection that holds the lock on {} was lost", self.schema());
+            tracing::warn!("{why}; writes are refused until the lock is taken again");
             self.lost(why);
             drop(lock);
             lock = tokio::select! {
@@ -229,19 +232,19 @@ impl Holding {
                 },
                 () = self.0.closing.notified() => return self.lost("the store is closed".into()),
             };
-            tracing::info!("{} is held again", self.schema());
+            tracing::info!("the lock on {} was taken again", self.schema());
             self.set(State::Held(lock.session));
         }
     }
 
-    /// Takes the lock again, as soon as that can be; `None` where it must not be any more.
+    /// Takes the lock again, with retries; `None` if another daemon has opened the schema.
     async fn regain(&self, opening: &str) -> Option<Lock> {
         let mut pause = Duration::from_millis(50);
         loop {
             match self.try_regain(opening).await {
                 Ok(Some(lock)) => return Some(lock),
                 Ok(None) => {
-                    let why = format!("another daemon has used {} meanwhile; start this one again", self.schema());
+                    let why = format!("another daemon has used {} meanwhile; restart this one", self.schema());
                     tracing::error!("{why}");
                     self.lost(why);
                     return None;
@@ -264,7 +267,7 @@ impl Holding {
     }
 }
 
-/// Keeps the server from ending the session that holds the lock, and lets it notice when the daemon is gone.
+/// Keeps the server from ending the session that holds the lock, and lets it detect a dead daemon.
 pub(super) async fn set_up(client: &Client) -> std::result::Result<(), Error> {
     client
         .batch_execute(
@@ -275,9 +278,9 @@ pub(super) async fn set_up(client: &Client) -> std::result::Result<(), Error> {
         .await
 }
 
-/// Where an opening is written down for the writes after it, and what each of them asks before it takes a version. What
-/// an opening is goes into a sequence, since that is the one thing that a transaction sees as it is now and not as it was
-/// when the transaction began, before it had the lock.
+/// Creates the fence: the sequence that records the current opening, and the function that every write calls to check
+/// it and to allocate a version. The opening is stored in a sequence because a transaction sees the current value of a
+/// sequence, and not the one from before it waited for the lock.
 pub(super) fn fence(schema: &str, opening: &str) -> String {
     let (lock, opening) = (numbers(FENCE_CLASS, schema), fence_of(opening));
     let body = format!(
@@ -290,7 +293,7 @@ pub(super) fn fence(schema: &str, opening: &str) -> String {
            RETURN nextval('_store_version');
          END"
     );
-    // Only its owner may replace a function, and the user this connects as may be another one by now.
+    // Only its owner may replace a function, and the database user may have changed since.
     format!(
         "CREATE SEQUENCE IF NOT EXISTS _store_opening;
          DO $do$ BEGIN
@@ -303,27 +306,27 @@ pub(super) fn fence(schema: &str, opening: &str) -> String {
     )
 }
 
-/// The number of an opening.
+/// The fencing token of an opening.
 fn fence_of(opening: &str) -> i64 {
     let digits = opening.get(..15).unwrap_or(opening);
     i64::from_str_radix(digits, 16).unwrap_or_default().max(1)
 }
 
-/// The opening that the schema remembers.
+/// The opening that the schema records.
 async fn read_opening(client: &Client, schema: &str) -> std::result::Result<Option<String>, Error> {
     let sql = format!("SELECT value FROM {}._store_info WHERE key = 'opening'", quote(schema));
     let rows = client.query_typed(&sql, &[]).await?;
     rows.first().map(|row| row.try_get(0)).transpose()
 }
 
-/// The number of this session, if it has the lock now.
+/// Tries to take the lock; returns the pid of the server session.
 async fn try_lock(client: &Client, schema: &str) -> std::result::Result<Option<i32>, Error> {
     let sql = format!("SELECT pg_backend_pid() WHERE pg_try_advisory_lock({})", lock_number(schema));
     let rows = client.query_typed(&sql, &[]).await?;
     rows.first().map(|row| row.try_get(0)).transpose()
 }
 
-/// Who has the lock, for people.
+/// A description of the holder of the lock, for messages.
 async fn holder(client: &Client, schema: &str) -> std::result::Result<String, Error> {
     let sql = format!(
         "SELECT a.application_name, a.pid, host(a.client_addr) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
@@ -331,7 +334,7 @@ async fn holder(client: &Client, schema: &str) -> std::result::Result<String, Er
         is_lock(schema)
     );
     let rows = client.query_typed(&sql, &[]).await?;
-    let Some(row) = rows.first() else { return Ok("which has just let it go".into()) };
+    let Some(row) = rows.first() else { return Ok("which has just released it".into()) };
     let (name, session): (Option<String>, i32) = (row.try_get(0)?, row.try_get(1)?);
     let address: Option<String> = row.try_get(2)?;
     Ok(format!(
@@ -341,7 +344,7 @@ async fn holder(client: &Client, schema: &str) -> std::result::Result<String, Er
     ))
 }
 
-/// Whether `l`, a row of `pg_locks`, is the lock of a schema and somebody has it.
+/// The SQL condition for `l`, a row of `pg_locks`, to be the granted lock of a schema.
 fn is_lock(schema: &str) -> String {
     is_of(LOCK_CLASS, schema)
 }
@@ -354,7 +357,7 @@ fn is_of(class: u32, schema: &str) -> String {
     )
 }
 
-/// The arguments of the functions that lock: two numbers of 32 bits, with a sign.
+/// The key of the advisory lock: two signed 32-bit integers.
 fn lock_number(schema: &str) -> String {
     numbers(LOCK_CLASS, schema)
 }

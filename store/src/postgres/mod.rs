@@ -1,6 +1,6 @@
-//! The engine for a database server: one schema of a PostgreSQL database. Connections are in `sessions.rs`, writes in
-//! `writer.rs`, reads in `reader.rs`; `start.rs` decides whether a database will do, `hold.rs` keeps other daemons off.
-//! What a document may be is checked before anything is sent, by the same code as for the other engine.
+//! The PostgreSQL engine, in one schema of a database. Connection pools are in `pool.rs`, writes in `writer.rs`, reads
+//! in `reader.rs`; `open.rs` validates and opens a schema, `schema_lock.rs` keeps other daemons out. Documents are
+//! validated before anything is sent, by the same code as for SQLite.
 
 mod backup;
 mod check;
@@ -52,43 +52,43 @@ use crate::{
     Store, StoreError,
 };
 
-/// What can be set when a schema is opened; the defaults are what the daemon runs with. Its text never shows the
-/// connection string, which may hold a password.
+/// Options for opening a schema; the daemon uses the defaults. The `Debug` output omits the connection string, which
+/// may contain a password.
 #[derive(Clone)]
 pub struct PostgresOptions {
-    /// Where the database is, for example `postgres://user:password@host:5432/database?sslmode=verify-full`, or the
-    /// same as `host=… user=…`. TLS is as `sslmode` says: `disable`, `prefer` (if nothing is said), `require`,
-    /// `verify-ca` or `verify-full`, by the authorities in the file `sslrootcert`, or else those of the system.
+    /// The connection string, for example `postgres://user:password@host:5432/database?sslmode=verify-full`, or the
+    /// same as `host=… user=…`. TLS is configured by `sslmode`: `disable`, `prefer` (the default), `require`,
+    /// `verify-ca` or `verify-full`, with the certificate authorities of the file `sslrootcert`, or else of the system.
     pub connection: String,
-    /// The schema that everything of ours is in; made where there is none.
+    /// The schema of all our tables; created if it is missing.
     pub schema: String,
-    /// At most so many connections that write; they are made when needed.
+    /// The maximum number of connections for writing, created on demand.
     pub write_connections: usize,
-    /// At most so many that read. Answers that are given away piece by piece take at most half of them.
+    /// The maximum number of connections for reading. Streams use at most half of them.
     pub read_connections: usize,
-    /// The id that the database must have, where it is known: then one that is missing, empty or another is refused.
+    /// The expected database id, if known: a database that is missing, empty or a different one is then refused.
     pub database_id: Option<String>,
-    /// The largest document in bytes.
+    /// The maximum size of a document in bytes.
     pub document_limit: usize,
-    /// The longest that answering may take, and the longest that a read waits for a connection.
+    /// The timeout of a read, and of the wait for a connection to read with.
     pub read_limit: Duration,
-    /// The longest that an answer may take that is given away piece by piece.
+    /// The timeout of a whole stream.
     pub stream_limit: Duration,
-    /// The longest that the next piece of such an answer may wait to be taken.
+    /// The timeout for the caller to take the next chunk of a stream.
     pub piece_limit: Duration,
-    /// The longest that a batch may take; beyond, it is not known whether it was written.
+    /// The timeout of a batch; after it, the outcome is unknown.
     pub write_limit: Duration,
-    /// How long a start waits for a database that is away.
+    /// How long a start waits for an unreachable database.
     pub connect_patience: Duration,
 }
 
 impl PostgresOptions {
-    /// The defaults, for this connection string.
+    /// The defaults, with this connection string.
     pub fn new(connection: impl Into<String>) -> Self {
         Self {
             connection: connection.into(),
             schema: "openorch".into(),
-            // More than there are cores: the server writes the commits that come together to disk together.
+            // More than there are cores: the server syncs concurrent commits to disk together.
             write_connections: 16,
             read_connections: 8,
             database_id: None,
@@ -103,8 +103,8 @@ impl PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// The hosts and ports it leads to, as `host:port`; none where it is a socket of this machine. `Invalid` where the
-    /// connection string cannot be read.
+    /// The hosts and ports, as `host:port`; empty for a local socket. `Invalid` if the connection string cannot be
+    /// parsed.
     pub fn hosts(&self) -> Result<Vec<String>> {
         Ok(Target::parse(&self.connection)?.hosts())
     }
@@ -118,16 +118,16 @@ impl fmt::Debug for PostgresOptions {
             .field("read_connections", &self.read_connections)
             .field("database_id", &self.database_id)
             .field("document_limit", &self.document_limit)
-            .field("read_limit", &self.read_limit)
-            .field("stream_limit", &self.stream_limit)
-            .field("piece_limit", &self.piece_limit)
-            .field("write_limit", &self.write_limit)
-            .field("connect_patience", &self.connect_patience)
+            .field("read_timeout", &self.read_limit)
+            .field("stream_timeout", &self.stream_limit)
+            .field("chunk_timeout", &self.piece_limit)
+            .field("write_timeout", &self.write_limit)
+            .field("connect_timeout", &self.connect_patience)
             .finish_non_exhaustive()
     }
 }
 
-/// A store in a schema of a PostgreSQL database. Connections are served on the runtime it was opened on, which must
+/// A store in a schema of a PostgreSQL database. Its connections run on the runtime it was opened on, which must
 /// outlive it.
 pub struct PostgresStore(Arc<Inner>);
 
@@ -146,24 +146,24 @@ struct Inner {
     writer: Writer,
     keeper: Keeper,
     database_id: String,
-    /// A copy is made by a connection of its own.
+    /// For backups, which use a connection of their own.
     options: PostgresOptions,
     seeded: AtomicBool,
-    /// The answer to come to whether the store is ready.
+    /// The result of the running readiness check, shared by concurrent callers.
     readiness: Mutex<Option<watch::Receiver<Option<Result<()>>>>>,
-    /// Read-locked by everything that is under way; closing waits for all of it.
+    /// Read-locked by every operation; closing takes the write lock to wait for all of them.
     gate: Arc<RwLock<()>>,
     closed: watch::Sender<bool>,
     tidying: AbortHandle,
 }
 
 impl PostgresStore {
-    /// Connects, takes hold of the schema, and makes it or recognises it. A database that is away is waited for.
+    /// Connects, locks the schema, and creates it or recognizes it as ours. Waits for an unreachable database.
     ///
-    /// Refused, each with a sentence that names the place and the way out, and with nothing changed: a connection string
-    /// or a schema name that cannot be (`Invalid`); a database that is away, that refuses the user, or that cannot keep
-    /// what is stored here, or was written by a newer version (`Unavailable`); a schema that another daemon holds
-    /// (`InUse`); one that is not OpenOrch's, or not the one that was asked for (`Corrupt`).
+    /// Errors, each naming the database and the remedy, and with nothing changed: an invalid connection string or
+    /// schema name (`Invalid`); a database that is unreachable, refuses the user, is not suitable, or is of a newer
+    /// version (`Unavailable`); a schema that another daemon holds (`InUse`); one that is not OpenOrch's, or not the
+    /// expected one (`Corrupt`).
     pub async fn open(options: PostgresOptions) -> Result<Arc<dyn Store>> {
         start::check_schema(&options.schema)?;
         let target = Arc::new(Target::parse(&options.connection)?);
@@ -195,7 +195,7 @@ impl PostgresStore {
         }))))
     }
 
-    /// Runs something that reads, where it is asked for, wherever that is: the connections belong to our own runtime.
+    /// Runs a read in the caller's task, on any executor, with our runtime entered: the connections belong to it.
     fn here<'a, T>(&self, work: impl Future<Output = Result<T>> + Send + 'a) -> BoxFuture<'a, Result<T>> {
         let runtime = self.0.runtime.clone();
         let mut work = Box::pin(work);
@@ -205,7 +205,7 @@ impl PostgresStore {
         }))
     }
 
-    /// Runs something that writes, to its end: whoever asked may stop waiting, but nothing is left in its middle.
+    /// Runs a write to completion as a task: if the caller stops waiting, nothing is left half done.
     fn to_the_end<'a, T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
@@ -253,7 +253,7 @@ impl Store for PostgresStore {
             self.0
                 .reader
                 .stream(plan, async move {
-                    // Closing waits for the gate, and the gate for this.
+                    // Closing waits for the gate, so the stream must end when the store is closed.
                     let _open = open;
                     let _ = closed.wait_for(|closed| *closed).await;
                 })
@@ -284,7 +284,7 @@ impl Store for PostgresStore {
     fn back_up<'a>(&'a self, file: &'a Path, notes: &'a Notes) -> BoxFuture<'a, Result<u64>> {
         let (inner, file, notes) = (self.0.clone(), file.to_owned(), notes.clone());
         let runtime = self.0.runtime.clone();
-        // Writing and checking the file blocks.
+        // Writing and verifying the file blocks.
         let (mut reply, answer) = oneshot::channel();
         self.0.runtime.spawn_blocking(move || {
             let outcome = runtime.block_on(async {
@@ -302,7 +302,7 @@ impl Store for PostgresStore {
                     () = reply.closed() => Err(closed()),
                 }
             });
-            // Whoever asked may have left.
+            // The caller may have stopped waiting.
             let _ = reply.send(outcome);
         });
         Box::pin(async move { answer.await.unwrap_or_else(|_| Err(closed())) })
@@ -351,8 +351,8 @@ impl Store for PostgresStore {
 }
 
 impl Drop for PostgresStore {
-    /// Without waiting, since what is under way runs on a runtime that this may be called on. The server lets go of the
-    /// schema a moment later.
+    /// Does not wait, because running operations are on a runtime that this may be called from. The server releases the
+    /// schema lock a moment later.
     fn drop(&mut self) {
         self.0.closed.send_replace(true);
         self.0.sessions.close();
@@ -361,10 +361,10 @@ impl Drop for PostgresStore {
 }
 
 impl Inner {
-    /// One question for all who ask at once: anybody may, and health checks do all the time.
+    /// Concurrent callers share one check: the endpoint is public, and health checks call it constantly.
     fn ask_whether_ready(self: &Arc<Self>) -> watch::Receiver<Option<Result<()>>> {
         let mut readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
-        // The sender is gone once it has told the answer.
+        // The sender is dropped once it has sent the result.
         if let Some(asked) = readiness.as_ref().filter(|asked| asked.has_changed().is_ok()) {
             return asked.clone();
         }
@@ -381,7 +381,7 @@ impl Inner {
         self.reader.ask(Ready, "reading").await
     }
 
-    /// Says that something is under way, for as long as what it gives is kept.
+    /// Registers a running operation, until the guard is dropped.
     async fn enter(&self) -> Result<OwnedRwLockReadGuard<()>> {
         let open = self.gate.clone().read_owned().await;
         if *self.closed.borrow() { Err(closed()) } else { Ok(open) }

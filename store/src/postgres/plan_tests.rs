@@ -1,5 +1,4 @@
-//! What PostgreSQL says it will do for a query, with the plan that serves all values of a statement alike: it seeks where
-//! an index is declared, and sorts nothing that an index has in order.
+//! Generic query plans of PostgreSQL: they seek if there is an index, and do not sort what an index has in order.
 
 use serde_json::{Value, json};
 
@@ -27,7 +26,7 @@ fn document(i: usize) -> Value {
     })
 }
 
-/// Queries, and what each plan must name.
+/// Queries, and the index that each plan must name.
 fn shapes() -> Vec<(Query, &'static str)> {
     let after = |values: Vec<Value>| Cursor { values, id: Some("d00100".into()) };
     let owner = || Query::all().equals("owner", "o1");
@@ -81,7 +80,7 @@ async fn declared_fields_are_sought_and_their_order_needs_no_sorting() {
     let mut wrong = Vec::new();
     for (query, index) in shapes() {
         let shown = bench.explain(&query).await;
-        // What lists give is at most a page of each element, and is merged; or all of one in order.
+        // List queries merge at most a page of each element, which needs a sort, or walk one element in order.
         let is_merged = shown.contains("unnest");
         let sorts = shown.contains("Sort") && !is_merged && !query.order.is_empty();
         if shown.contains("Seq Scan") || !shown.contains(index) || sorts {
@@ -95,7 +94,7 @@ async fn declared_fields_are_sought_and_their_order_needs_no_sorting() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // Without the index it scans: what is looked for above can be seen.
+    // Without the index it scans, which proves that the test can fail.
     bench.drop_index("ix plans(place.city)").await;
     assert!(bench.explain(&Query::all().equals("place.city", "x")).await.contains("Seq Scan"));
     bench.end().await;

@@ -1,5 +1,5 @@
-//! Reads: each on one connection of the pool that reads, within a limit of time. A connection that turns out to be dead
-//! is replaced once, since asking twice changes nothing.
+//! Reads, each on one connection of the read pool and with a timeout. A dead connection is replaced once, since reads
+//! are idempotent.
 
 use std::future::Future;
 use std::pin::pin;
@@ -20,37 +20,37 @@ use crate::rows::{Pieces, too_many_streams};
 use crate::sql::{CountPlan, Plan};
 use crate::{Page, Result, Row, Rows, StoreError};
 
-/// The most rows that are asked for at a time, and about how many bytes; the first time it is not known how long they
-/// are.
+/// The maximum number of rows fetched at a time, and their approximate maximum size in bytes; for the first fetch the
+/// size of a row is not known.
 const CHUNK: usize = 512;
 const CHUNK_BYTES: usize = 512 * 1024;
 const FIRST_CHUNK: usize = 32;
-/// Pieces that wait to be taken.
+/// The number of buffered chunks of a stream.
 const PIECES_WAITING: usize = 2;
-/// What the server's own limit comes before, so that its word is heard.
+/// The margin of our timeout after the server's, so that the server's error arrives first.
 const MARGIN: Duration = Duration::from_millis(500);
 
-/// How long reading may take.
+/// Timeouts of reads.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
-    /// An answer as a whole.
+    /// Of a read.
     pub(super) read: Duration,
-    /// An answer given away piece by piece.
+    /// Of a whole stream.
     pub(super) stream: Duration,
-    /// Until the next piece of such an answer is taken.
+    /// Until the caller takes the next chunk of a stream.
     pub(super) piece: Duration,
 }
 
-/// Who reads.
+/// Executes reads.
 #[derive(Clone)]
 pub(super) struct Reader {
     sessions: Lessor,
     limits: Limits,
-    /// Answers given away piece by piece side by side; they leave half of the connections to the short reads.
+    /// Limits concurrent streams, so that half of the connections remain for short reads.
     streams: Arc<Semaphore>,
 }
 
-/// Something to ask.
+/// A read.
 pub(super) trait Ask: Send + Sync + 'static {
     type Answer: Send + 'static;
 
@@ -64,7 +64,8 @@ impl Reader {
         Self { sessions, limits, streams: Arc::new(Semaphore::new((connections / 2).max(1))) }
     }
 
-    /// Asks; `doing` says what for. What was sent goes on for a moment where whoever asked leaves.
+    /// Executes a read; `doing` names the action. A sent statement continues for a moment after the caller stopped
+    /// waiting.
     pub(super) async fn ask<Q: Ask>(&self, question: Q, doing: &str) -> Result<Q::Answer> {
         let question = Arc::new(question);
         let limit = self.limits.read + MARGIN;
@@ -91,7 +92,7 @@ impl Reader {
         }
     }
 
-    /// Gives an answer away piece by piece, from a task of its own, as of one moment.
+    /// Streams rows from a task of its own, from one snapshot.
     pub(super) async fn stream(&self, plan: Plan, end: impl Future<Output = ()> + Send + 'static) -> Result<Rows> {
         let until = Instant::now() + self.limits.read;
         let turn = match timeout_at(until, self.streams.clone().acquire_owned()).await {
@@ -104,7 +105,7 @@ impl Reader {
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 outcome = this.pump(lease, &plan, &pieces) => outcome,
-                // It sees so itself when it has a piece; but it may be long until the next row is found.
+                // `run_stream` notices a dropped receiver only at its next chunk, which may take long.
                 () = async { pieces.left().await; sleep(LEFT_LIMIT).await } => Ok(()),
                 () = end => Err(closed()),
             };
@@ -117,7 +118,7 @@ impl Reader {
     async fn pump(&self, mut lease: Lease, plan: &Plan, pieces: &Pieces) -> Result<()> {
         let limit = self.limits.stream;
         let until = Instant::now() + limit;
-        // A connection is replaced as long as nothing of the answer was seen.
+        // A dead connection is replaced as long as no row was sent.
         let mut again = true;
         loop {
             let mut given = false;
@@ -168,7 +169,7 @@ impl Reader {
                 }
             }
         }
-        // What is ordered here is complete, so that nothing has to be kept for it at the server.
+        // Rows sorted in Rust are complete now, so the transaction can end.
         end(transaction).await?;
         collector.finish();
         let mut rest = collector.drain();
@@ -183,7 +184,7 @@ impl Reader {
     }
 }
 
-/// One document by its id.
+/// Reads one document by its id.
 pub(super) struct Get {
     pub(super) known: Arc<Known>,
     pub(super) id: String,
@@ -243,7 +244,7 @@ impl Ask for CountPlan {
     }
 }
 
-/// Whether the database answers.
+/// Readiness check.
 pub(super) struct Ready;
 
 impl Ask for Ready {
@@ -256,7 +257,7 @@ impl Ask for Ready {
     }
 }
 
-/// The server's clock, at the moment it is asked: not the time of a transaction's begin.
+/// The server's current clock, not the start time of the transaction.
 pub(super) struct ServerTime;
 
 impl Ask for ServerTime {
@@ -268,7 +269,7 @@ impl Ask for ServerTime {
     }
 }
 
-/// Gives every row of a plan to `take`.
+/// Passes every row of a plan to `take`.
 pub(super) async fn each(
     client: &ClientWrapper,
     statement: &Statement,
@@ -284,11 +285,11 @@ pub(super) async fn each(
     Ok(())
 }
 
-/// The rows of a statement, some at a time, so that the server makes no more of them than are wanted.
+/// Fetches the rows of a statement in chunks, so that the server produces no more than are needed.
 pub(super) struct Chunks<'a> {
     transaction: &'a tokio_postgres::Transaction<'a>,
     portal: Portal,
-    /// How many to ask for next; none once there are no more.
+    /// The number of rows of the next fetch; `None` at the end.
     next: Option<usize>,
 }
 
@@ -302,13 +303,13 @@ impl<'a> Chunks<'a> {
         Self { transaction, portal, next: Some(FIRST_CHUNK) }
     }
 
-    /// Documents.
+    /// The next documents.
     pub(super) async fn next(&mut self) -> Outcome<Option<Vec<Row>>> {
         let Some(found) = self.next_raw().await? else { return Ok(None) };
         Ok(Some(found.iter().map(row_of).collect::<std::result::Result<Vec<_>, _>>()?))
     }
 
-    /// Whatever the statement selects.
+    /// The next rows, with any columns.
     pub(super) async fn next_raw(&mut self) -> Outcome<Option<Vec<tokio_postgres::Row>>> {
         let Some(wanted) = self.next else { return Ok(None) };
         let found = self.transaction.query_portal(&self.portal, wanted as i32).await?;
@@ -323,19 +324,19 @@ async fn begin(client: &mut ClientWrapper) -> Outcome<Transaction<'_>> {
     Ok(transaction.start().await?)
 }
 
-/// Nothing was changed, so that this is as good as a commit, and cannot fail for any reason of its own.
+/// Rolls back: nothing was changed, so this equals a commit and cannot fail for reasons of its own.
 async fn end(transaction: Transaction<'_>) -> Outcome<()> {
     Ok(transaction.rollback().await?)
 }
 
-/// Why reading failed. Where the server ended it, it took longer than it may.
+/// Translates the error of a read. A cancelled statement has exceeded the timeout.
 fn within(failure: Failure, doing: &str, limit: Duration) -> StoreError {
     if failure.is_cancelled() { too_long(limit) } else { failure.into_store(doing) }
 }
 
 fn too_long(limit: Duration) -> StoreError {
     StoreError::TimedOut(format!(
-        "reading took longer than {} s; ask for less, or by fields that are declared",
+        "the read took longer than {} s; narrow the query, or filter by indexed fields",
         limit.as_secs_f32()
     ))
 }

@@ -1,5 +1,5 @@
-//! The way back from a backup of either engine into an empty schema. All of it is one transaction: the schema has nothing
-//! or everything, whatever happens meanwhile.
+//! Restores a backup of either engine into an empty schema, in one transaction, so that the schema contains nothing or
+//! everything.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -24,7 +24,7 @@ use crate::{ArchiveReader, BoxFuture, Collection, Notes, Restoring, Result, Row,
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// A backup that can be restored into a schema that is empty and held. Nothing is changed before it is finished.
+/// A prepared restore into an empty, locked schema. Nothing is changed before it is finished.
 pub(super) struct Held {
     archive: ArchiveReader,
     declared: Vec<Arc<Known>>,
@@ -34,8 +34,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Takes hold of the schema. Refused, with nothing changed: as by [`super::PostgresStore::open`], and a schema that has
-    /// anything in it (`AlreadyExists`), an archive that is damaged (`Corrupt`).
+    /// Locks the schema. Fails, with nothing changed, for the reasons of [`super::PostgresStore::open`], if the schema
+    /// is not empty (`AlreadyExists`), or if the archive is damaged (`Corrupt`).
     pub(super) async fn prepare(
         archive: ArchiveReader,
         options: &PostgresOptions,
@@ -114,7 +114,7 @@ async fn restore(
     Ok(transaction.commit().await?)
 }
 
-/// The table of a collection that is not declared here, as far as it is known what it has.
+/// Creates the table of a collection that is not declared here, without its index columns.
 async fn make_without_columns(transaction: &Transaction<'_>, declared: &Declared) -> Outcome<()> {
     let table = quote(&format!("c_{}", declared.name));
     transaction.batch_execute(&schema::table_without_columns(&table)).await?;
@@ -123,11 +123,11 @@ async fn make_without_columns(transaction: &Transaction<'_>, declared: &Declared
     Ok(())
 }
 
-/// A collection whose documents are put into its empty tables.
+/// Loads the documents of a collection into its empty tables.
 struct Filling<'a> {
     transaction: &'a Transaction<'a>,
     name: &'a str,
-    /// None where it is not declared here, so that its documents are all that there can be.
+    /// `None` if it is not declared here; then only its documents are restored.
     known: Option<&'a Arc<Known>>,
 }
 
@@ -144,7 +144,7 @@ impl Filling<'_> {
             self.add(rows).await?;
             progress(Progress { what: self.name, done, of });
         }
-        // What the planner knows of tables that were empty until now.
+        // Updates the planner statistics, since the tables were empty until now.
         let lists = self.known.map_or(&[][..], |known| &known.spec.lists);
         let lists: String = lists.iter().map(|list| format!("ANALYZE {};", list.table)).collect();
         Ok(self.transaction.batch_execute(&format!("ANALYZE {}; {lists}", quote(&format!("c_{}", self.name)))).await?)
@@ -181,7 +181,7 @@ impl Filling<'_> {
         Ok(())
     }
 
-    /// Adds rows to a table. Values are of the types of these columns.
+    /// Copies rows into a table; the types of the values determine those of the columns.
     async fn copy(&self, table: &str, columns: &str, rows: Vec<Vec<Value<'_>>>) -> Outcome<()> {
         let Some(first) = rows.first() else { return Ok(()) };
         let types: Vec<Type> = first.iter().enumerate().map(|(at, value)| type_of(at, value)).collect();
@@ -199,7 +199,7 @@ fn of_row<'a>(id: &'a str, version: u64, body: &'a str) -> Vec<Value<'a>> {
     vec![Value::id(id), Value::version(version), Value::Text(body)]
 }
 
-/// An id comes first; any other text is a document.
+/// The first text is the id; any other text is a document.
 fn type_of(at: usize, value: &Value<'_>) -> Type {
     match value {
         Value::Text(_) if at == 0 => Type::TEXT,
@@ -209,7 +209,7 @@ fn type_of(at: usize, value: &Value<'_>) -> Type {
     }
 }
 
-/// The answer where documents break an index that was not unique where they come from.
+/// Translates a unique violation: the index may not have been unique at the source.
 fn broken(spec: &Spec<'_>, failure: Failure) -> Failure {
     let Failure::Postgres(error) = &failure else { return failure };
     let Some(told) = error.as_db_error().filter(|told| *told.code() == SqlState::UNIQUE_VIOLATION) else {

@@ -1,4 +1,4 @@
-//! Brings the tables of PostgreSQL to what is declared: the difference to what is there, in one transaction.
+//! Migrates the tables of PostgreSQL to their declaration in one transaction.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::{StoreError, document};
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// Brings the tables of these collections to what is declared, all or none.
+/// Migrates the tables of these collections to their declaration, all or none.
 pub(super) async fn bring_up(client: &mut ClientWrapper, collections: &[Arc<Known>]) -> Outcome<()> {
     let is_done = |recorded: &Recorded| collections.iter().all(|one| change::is_as_declared(recorded, &one.spec));
     if is_done(&recorded(client).await?) {
         return Ok(());
     }
-    // Whoever changes tables waits here for whoever does so already; a row's lock is what every server of this kind has.
-    // It must be seen what the other has done, which a serializable transaction would not.
+    // Serializes migrations by a row lock, which every compatible server has. Read committed, because the changes of
+    // the previous migration must be visible, which a serializable transaction would not show.
     let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
     let turn = format!("SELECT FROM _store_info WHERE key = 'layout' FOR UPDATE; {NEXT_VERSION}");
     transaction.batch_execute(&turn).await?;
@@ -32,7 +32,7 @@ pub(super) async fn bring_up(client: &mut ClientWrapper, collections: &[Arc<Know
     Ok(transaction.commit().await?)
 }
 
-/// The same within the caller's transaction.
+/// The same, within the caller's transaction.
 pub(super) async fn bring_up_within(transaction: &Transaction<'_>, collections: &[Arc<Known>]) -> Outcome<()> {
     let recorded = recorded(transaction.client()).await?;
     for known in collections {
@@ -52,7 +52,7 @@ pub(super) async fn recorded(client: &Client) -> Outcome<Recorded> {
     Ok(recorded)
 }
 
-/// The tables of one collection on their way to its declaration.
+/// The migration of the tables of one collection.
 struct Tables<'a> {
     transaction: &'a Transaction<'a>,
     spec: &'a Spec<'a>,
@@ -90,7 +90,7 @@ impl Tables<'_> {
             })?;
         }
         if !there.is_new {
-            // What the planner knows of the columns and indexes that are new.
+            // Updates the planner statistics of new columns and indexes.
             let lists: String = change.add_lists.iter().map(|list| format!("ANALYZE {};", list.table)).collect();
             self.transaction.batch_execute(&format!("ANALYZE {table}; {lists}")).await?;
         }
@@ -104,7 +104,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Makes the table where there is none, and says what it has.
+    /// Creates the table if it is missing, and returns its columns and indexes.
     async fn look(&self) -> Outcome<There> {
         let table = format!("c_{}", self.spec.name);
         let is_new = self.names(
@@ -188,14 +188,14 @@ impl Tables<'_> {
     }
 }
 
-/// The table of a collection of which no more is known than its name.
+/// The table of a collection without index columns.
 pub(super) fn table_without_columns(table: &str) -> String {
     table_with_columns(table, "")
 }
 
-/// Documents are `json` and not `jsonb`: they come back byte for byte, as they do from SQLite, and an operator can still
-/// ask for `doc->>'slug'`. No filter of ours looks into them here. Ids compare by their bytes, whatever the collation of
-/// the database; keys are bytes anyway.
+/// Documents are `json` and not `jsonb`: they are returned byte for byte, as by SQLite, and an operator can still query
+/// `doc->>'slug'`. Our filters do not use it. Ids compare bytewise, whatever the collation of the database; keys are
+/// bytes.
 fn table_with_columns(table: &str, columns: &str) -> String {
     format!("CREATE TABLE {table}(id text COLLATE \"C\" PRIMARY KEY, ver bigint NOT NULL, {columns}doc json NOT NULL)")
 }
@@ -210,7 +210,7 @@ fn table_of(list: &ListSpec<'_>) -> String {
     )
 }
 
-/// The id is the first value, then the columns follow.
+/// The first parameter is the id, then the columns follow.
 fn adding_entry(list: &ListSpec<'_>) -> String {
     let columns = list.columns();
     let marks: String = (0..columns.len()).map(|at| format!(", ${}", at + 2)).collect();

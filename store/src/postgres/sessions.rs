@@ -1,5 +1,5 @@
-//! Connections to the database: a pool that reads and a pool that writes, made when needed and closed when nobody has
-//! needed them for a while, how a session on them is set up, and what becomes of one that is left in its middle.
+//! Connection pools: one for reads and one for writes. Connections are created on demand and closed when idle.
+//! Configures their sessions, and cancels statements of abandoned connections.
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
@@ -21,23 +21,22 @@ use super::target::{CONNECT_LIMIT, Target};
 use crate::sql::quote;
 use crate::{BoxFuture, Result, StoreError};
 
-/// How long a connection is kept that nobody needs.
+/// The idle timeout of a connection.
 const IDLE: Duration = Duration::from_secs(300);
-/// The most prepared statements of one connection; queries come in as many shapes as callers like.
+/// The maximum number of cached prepared statements per connection; callers can produce any number of distinct queries.
 const MOST_STATEMENTS: usize = 256;
-/// How long a statement waits for a lock that another program holds.
+/// How long a statement waits for a lock of another program.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
-/// How long the server keeps a writing transaction whose daemon says nothing, with all its locks.
+/// How long the server keeps an idle write transaction and its locks.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a statement goes on that nobody waits for any more. Most end within milliseconds, and a connection given back
-/// costs nothing, where one that is closed has to be made anew.
+/// How long a statement may continue after its caller stopped waiting. Most finish within milliseconds, and reusing the
+/// connection is cheaper than closing it and making a new one.
 pub(super) const LEFT_LIMIT: Duration = Duration::from_secs(1);
 
-/// What every session of ours has. The schema comes first where names are looked up. JIT compiling costs more than any
-/// statement here. That a page anywhere costs about as much as the next one is true of disks without heads and of
-/// memory; with the default of four times as much, plans that do not know the limit yet (generic ones) would rather
-/// sort a whole table than walk an index.
+/// The settings of every session. JIT compilation costs more than any statement here saves. `random_page_cost`: on SSDs
+/// and in memory, a random page costs about as much as the next one; with the default of 4, generic plans, which do not
+/// know the limit, would rather sort a whole table than walk an index.
 pub(super) fn settings(schema: &str) -> String {
     format!(
         "SET search_path = {}; SET client_min_messages = warning; SET jit = off; SET random_page_cost = 1.1; \
@@ -46,14 +45,14 @@ pub(super) fn settings(schema: &str) -> String {
     )
 }
 
-/// The two pools.
+/// The two connection pools.
 #[derive(Clone)]
 pub(super) struct Sessions {
     pub(super) reads: Lessor,
     pub(super) writes: Lessor,
 }
 
-/// A pool.
+/// A connection pool.
 #[derive(Clone)]
 pub(super) struct Lessor {
     pool: Pool,
@@ -62,15 +61,15 @@ pub(super) struct Lessor {
     wait: Duration,
 }
 
-/// A connection taken from a pool. It goes back when [`Lease::give_back`] says that the conversation came to its end;
-/// otherwise it is closed and the server is told to stop, so that nobody waits behind what nobody wants any more.
+/// A connection acquired from a pool. [`PooledConnection::release`] returns it, after the conversation is complete;
+/// otherwise it is closed and its statement is cancelled, so that no other work waits behind an abandoned statement.
 pub(super) struct Lease {
     client: Option<Client>,
     runtime: Handle,
     target: Arc<Target>,
 }
 
-/// How many connections, and how long they may take.
+/// The sizes and timeouts of the pools.
 pub(super) struct Sizes {
     pub(super) reads: usize,
     pub(super) writes: usize,
@@ -87,8 +86,9 @@ impl Sessions {
              SET statement_timeout = {};",
             milliseconds(sizes.read_limit)
         );
-        // All writes are serializable, also those of one statement: a transaction can be checked against others only if
-        // these are checked too. A server that answers before the write is on disk is told not to.
+        // All writes are serializable, including single statements: PostgreSQL detects conflicts only among
+        // serializable transactions. `synchronous_commit` is turned on if the server would acknowledge a commit before
+        // it is on disk.
         let writing = format!(
             "{settings} {} SET default_transaction_read_only = off; SET default_transaction_isolation = 'serializable'; \
              SET default_transaction_deferrable = off; SET statement_timeout = 0; SET lock_timeout = {}; \
@@ -120,7 +120,7 @@ impl Sessions {
         })
     }
 
-    /// Closes, for as long as it runs, the connections that nobody has needed for a while.
+    /// Closes idle connections, in a loop.
     pub(super) async fn tidy(self) {
         loop {
             tokio::time::sleep(IDLE / 4).await;
@@ -130,7 +130,7 @@ impl Sessions {
         }
     }
 
-    /// Lets no more connections be taken, and closes those that nobody uses.
+    /// Refuses further acquisitions and closes idle connections.
     pub(super) fn close(&self) {
         self.reads.pool.close();
         self.writes.pool.close();
@@ -145,9 +145,9 @@ impl Lessor {
             .max_size(size.max(1))
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(wait))
-            // Making one takes a few round trips, however little time there is for an answer.
+            // A new connection takes a few round trips, even if the timeout of a read is shorter.
             .create_timeout(Some(wait.clamp(Duration::from_secs(1), CONNECT_LIMIT)))
-            // The one used last is used again, so that those that are too many are found to be idle.
+            // The most recently used connection is reused first, so that surplus ones become idle.
             .queue_mode(QueueMode::Lifo)
             .post_create(set_up)
             .build()
@@ -155,8 +155,8 @@ impl Lessor {
         Ok(Self { pool, runtime: Handle::current(), target: target.clone(), wait })
     }
 
-    /// A connection, made if there is none that is free. Where whoever asked leaves while it is made, it is there for the
-    /// next one: who asks and leaves all the time does not keep the others without.
+    /// Acquires a connection, creating one if none is idle. If the caller stops waiting, the new connection is still
+    /// completed and goes to the pool; otherwise callers that give up early would keep the pool empty.
     pub(super) async fn lease(&self) -> Result<Lease> {
         let pool = self.pool.clone();
         let at_once = Timeouts { wait: Some(Duration::ZERO), ..pool.timeouts() };
@@ -168,7 +168,7 @@ impl Lessor {
         Ok(Lease { client: Some(client), runtime: self.runtime.clone(), target: self.target.clone() })
     }
 
-    /// Work that goes on for so long where whoever waits for it leaves.
+    /// Wraps `work` so that it continues for up to `longest` after its caller stopped waiting.
     pub(super) fn finishing<T: Send + 'static>(
         &self,
         longest: Duration,
@@ -177,17 +177,17 @@ impl Lessor {
         Finishing { work: Some(Box::pin(work)), longest, runtime: self.runtime.clone() }
     }
 
-    /// Closes the connections that nobody uses: one of them was found dead, and the others are likely to be.
+    /// Closes idle connections: one was found dead, and the others probably are too.
     pub(super) fn renew(&self) {
         self.pool.retain(|_, _| false);
     }
 
     fn refused(&self, error: PoolError) -> StoreError {
         let place = &self.target.place;
-        let away = |why: &str| StoreError::Unavailable(format!("{place} cannot be used now: {why}"));
+        let away = |why: &str| StoreError::Unavailable(format!("{place} is not available: {why}"));
         match error {
             PoolError::Timeout(TimeoutType::Wait) => StoreError::TimedOut(format!(
-                "no connection to the database was free within {} s; try again, and ask for less at a time",
+                "no connection to the database became free within {} s; try again with fewer concurrent requests",
                 self.wait.as_secs_f32()
             )),
             PoolError::Timeout(_) => away("connecting took too long"),
@@ -199,9 +199,9 @@ impl Lessor {
     }
 }
 
-/// What [`Lessor::finishing`] gives.
+/// The future of [`ConnectionPool::detach_on_drop`].
 pub(super) struct Finishing<T: Send + 'static> {
-    /// None once it has ended.
+    /// `None` once it has completed.
     work: Option<BoxFuture<'static, T>>,
     longest: Duration,
     runtime: Handle,
@@ -234,13 +234,13 @@ impl Lease {
         self.client = None;
     }
 
-    /// A prepared statement, from before if there is one.
+    /// A prepared statement, from the cache if possible.
     pub(super) async fn prepare(&self, sql: &str) -> std::result::Result<Statement, Error> {
         prepare(self, sql).await
     }
 }
 
-/// A prepared statement of a connection, from before if there is one.
+/// A prepared statement of a connection, from the cache if possible.
 pub(super) async fn prepare(client: &ClientWrapper, sql: &str) -> std::result::Result<Statement, Error> {
     if client.statement_cache.size() >= MOST_STATEMENTS {
         client.statement_cache.clear();
@@ -252,13 +252,13 @@ impl Deref for Lease {
     type Target = ClientWrapper;
 
     fn deref(&self) -> &ClientWrapper {
-        self.client.as_ref().expect("a lease has its connection until it is given back")
+        self.client.as_ref().expect("a pooled connection is present until it is released")
     }
 }
 
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut ClientWrapper {
-        self.client.as_mut().expect("a lease has its connection until it is given back")
+        self.client.as_mut().expect("a pooled connection is present until it is released")
     }
 }
 
@@ -269,7 +269,7 @@ impl Drop for Lease {
         if client.is_closed() {
             return;
         }
-        // Best effort: a server that does not hear of it finds out when it wants to answer.
+        // Best effort: without the cancellation, the server notices when it sends its response.
         let (token, tls) = (client.cancel_token(), self.target.tls.clone());
         self.runtime.spawn(async move {
             let _ = tokio::time::timeout(Duration::from_secs(5), token.cancel_query(tls)).await;

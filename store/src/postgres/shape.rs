@@ -1,5 +1,5 @@
-//! Whether a schema has the tables and indexes that its own records say: a view in the place of a table, a trigger or a rule
-//! would do what nobody here wrote. What an operator has beside them, under other names, is nobody's business.
+//! Verifies that a schema has the tables and indexes of its recorded declarations: a view instead of a table, a trigger
+//! or a rule would run foreign code. Other objects of an operator, under other names, are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::sql::{Spec, shown};
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// What acts by itself on tables of ours, or stands in the place of one.
+/// Active objects on our tables, and objects of another kind with the name of one.
 const FOREIGN: &str = r"
     WITH ours AS (
       SELECT c.oid, relname, relkind, relrowsecurity FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -29,7 +29,7 @@ const COLUMNS: &str = "
     SELECT relname::text, attname::text FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid
     JOIN pg_namespace n ON n.oid = relnamespace
     WHERE nspname = current_schema() AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped";
-/// Each index that is as simple as ours are, with its columns in order.
+/// Each plain index like ours, with its columns in order.
 const INDEXES: &str = "
     SELECT c.relname::text, indisunique,
       ARRAY(SELECT attname::text FROM unnest(indkey::int2[]) WITH ORDINALITY AS k(number, place)
@@ -37,7 +37,7 @@ const INDEXES: &str = "
     FROM pg_index i JOIN pg_class c ON c.oid = indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE nspname = current_schema() AND indisvalid AND indpred IS NULL AND indexprs IS NULL";
 
-/// What is in the schema that its records do not say, or missing though they say it: a sentence for each.
+/// The unexpected and missing objects of the schema, one sentence each.
 pub(super) async fn problems(transaction: &Transaction<'_>, recorded: &[Spec<'_>]) -> Outcome<Vec<String>> {
     let mut problems = Vec::new();
     for row in transaction.query(FOREIGN, &[]).await? {
@@ -85,6 +85,6 @@ fn compare<'a>(
     match found {
         None => problems.push(format!("the table `{table}` is missing")),
         Some(found) if *found == wanted => {}
-        Some(_) => problems.push(format!("the table `{table}` has other columns")),
+        Some(_) => problems.push(format!("the table `{table}` has different columns")),
     }
 }

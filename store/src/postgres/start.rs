@@ -1,5 +1,5 @@
-//! The start: reaches the database, refuses one that cannot be worked with, takes hold of the schema, and makes it or
-//! recognises it. Everything that can be told to be wrong is told before anything is changed.
+//! Opens a schema: connects to the database, validates it, locks the schema, and creates it or recognizes it as ours.
+//! Everything that can be checked is checked before anything is changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,30 +16,30 @@ use super::target::{CONNECT_LIMIT, Target};
 use crate::sql::{ListSpec, quote, random_id};
 use crate::{Result, StoreError};
 
-/// The layout of the tables and keys. 2 added tables for lists and `min_compatible`.
+/// The layout version of tables and keys. 2 added tables for lists and `min_compatible`.
 const LAYOUT: u32 = 2;
-/// The lowest layout that a program must know to write here; in each database, so that an older program can be told.
-/// Programs that know layout 1 alone would leave the tables of lists behind.
+/// The lowest layout that a program must know to write here; stored in each database, so that an older program can
+/// refuse it. Programs that only know layout 1 would not update the tables of lists.
 const MIN_COMPATIBLE: u32 = 2;
-/// How often it is looked whether a connection has another session: a pooler may give the same one again.
+/// How often a connection is tested for a change of its session: a pooler may assign the same one again.
 const POOL_LOOKS: usize = 4;
 /// PostgreSQL 13.
 const OLDEST_SERVER: i32 = 130_000;
 
-/// A schema that is held and is ours.
+/// A locked schema that was recognized as ours.
 pub(super) struct Opened {
     pub(super) keeper: Keeper,
     pub(super) database_id: String,
     pub(super) seeded: bool,
 }
 
-/// What a schema says of itself.
+/// The identity and state recorded in a schema.
 pub(super) struct Identity {
     pub(super) id: String,
     pub(super) seeded: bool,
 }
 
-/// Refuses a name that would have to be written differently in SQL.
+/// Refuses a schema name that would need quoting or has a reserved prefix.
 pub(super) fn check_schema(name: &str) -> Result<()> {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && name.len() <= 63
@@ -48,12 +48,13 @@ pub(super) fn check_schema(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(StoreError::Invalid(format!(
-        "`{}` cannot be the schema; use up to 63 small letters, digits and `_`, not starting with a digit or `pg_`",
+        "`{}` cannot be the schema; use up to 63 lower-case letters, digits and `_`, not starting with a digit or \
+         `pg_`",
         name.chars().take(100).collect::<String>().escape_debug()
     )))
 }
 
-/// Opens the schema. `wanted` is the id its database must have, where that is known.
+/// Opens the schema. `wanted` is the expected database id, if known.
 pub(super) async fn open(
     target: &Arc<Target>,
     schema: &str,
@@ -76,13 +77,13 @@ pub(super) async fn open(
     opened.await.map_err(|failure: Failure| failure.into_store(&doing))
 }
 
-/// Connects, and where the database is away waits for it.
+/// Connects; waits up to `patience` for an unreachable database.
 pub(super) async fn connect(target: &Target, patience: Duration) -> Result<(Client, tokio::task::JoinHandle<()>)> {
     let until = Instant::now() + patience;
     let mut pause = Duration::from_millis(100);
     let mut told = false;
     loop {
-        // One that listens and says nothing is asked again, too: it may be about to start.
+        // A server that accepts connections but does not respond may be starting, so it is retried too.
         let left = until.saturating_duration_since(Instant::now());
         let why = match target.connect(left.clamp(pause, CONNECT_LIMIT)).await {
             Ok(connected) => return Ok(connected),
@@ -106,25 +107,25 @@ pub(super) async fn connect(target: &Target, patience: Duration) -> Result<(Clie
     }
 }
 
-/// The answer to a connection that was refused for good.
+/// The error for a permanently refused connection.
 fn refused(target: &Target, error: &Error) -> StoreError {
     let (place, told) = (&target.place, describe(error));
     let way_out = match error.code() {
         Some(&SqlState::INVALID_PASSWORD) => "correct the user and the password in the connection string",
         Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
-            "correct the user in the connection string, or let it in by the server's pg_hba.conf"
+            "correct the user in the connection string, or allow it in the server's pg_hba.conf"
         }
         Some(&SqlState::INVALID_CATALOG_NAME) => {
-            "make it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, or correct the connection string"
+            "create it with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, or correct the connection string"
         }
-        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => "give the user the right to connect to it",
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => "grant the user the CONNECT privilege on the database",
         Some(_) => "see the server's log",
         None => "correct the connection string (for TLS: sslmode and sslrootcert)",
     };
     StoreError::Unavailable(format!("{place} refused the connection: {told}; {way_out}"))
 }
 
-/// Refuses a server that cannot keep what is stored as it is.
+/// Refuses an unsuitable server: an old version, another encoding, a standby, a transaction pooler.
 pub(super) async fn check_server(target: &Target, client: &Client) -> std::result::Result<(), Failure> {
     let row = client
         .query_typed(
@@ -138,39 +139,36 @@ pub(super) async fn check_server(target: &Target, client: &Client) -> std::resul
     let (is_standby, fsync): (bool, &str) = (row.try_get(3)?, row.try_get(4)?);
     let place = &target.place;
     let refusal = if number < OLDEST_SERVER {
-        format!("{place} is PostgreSQL {version}; 13 is the oldest that will do")
+        format!("{place} is PostgreSQL {version}; version 13 or newer is required")
     } else if encoding != "UTF8" {
         format!(
-            "{place} has the encoding {encoding}, which cannot keep every text; make another with \
-             CREATE DATABASE openorch ENCODING 'UTF8' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+            "{place} has the encoding {encoding}, which cannot represent all text; create another database with CREATE \
+             DATABASE openorch ENCODING 'UTF8' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
         )
     } else if is_standby {
-        format!(
-            "{place} is a standby, which cannot write; name the primary, or all hosts and target_session_attrs=read-write"
-        )
+        format!("{place} is a read-only standby; use the primary, or all hosts with target_session_attrs=read-write")
     } else if is_pooled(target, client).await {
         format!(
-            "{place} is a pooler that gives a connection another session for each transaction (PgBouncer with \
-             pool_mode=transaction), where no lock and no setting of a session holds; name the address of the server \
-             itself, or of a pool with pool_mode=session"
+            "{place} is a pooler in transaction mode (PgBouncer with pool_mode=transaction), where session locks and \
+             settings do not persist; use the address of the server itself, or of a pool with pool_mode=session"
         )
     } else {
         if fsync != "on" {
-            tracing::warn!("{place} has fsync turned off: a power cut may lose or damage everything in it");
+            tracing::warn!("{place} has fsync turned off: a power failure may lose or damage all of its data");
         }
         return Ok(());
     };
     Err(StoreError::Unavailable(refusal).into())
 }
 
-/// Whether there is a pooler in between that gives away the session of this connection: what was set in it shows in another
-/// connection, or does not show any more in this one. Where that cannot be found out, nothing speaks for it.
+/// Whether a transaction pooler is in between: a setting of this session is visible in another connection, or no longer
+/// in this one. If the test fails, assumes that there is none.
 async fn is_pooled(target: &Target, client: &Client) -> bool {
     let look = async {
         let token = random_id()?;
         client.batch_execute(&format!("SET openorch.session = '{token}'")).await?;
         let (mut second, _) = target.connect(CONNECT_LIMIT).await?;
-        // It keeps a session for itself, so that there is another one for this connection.
+        // The transaction pins its session, so `client` must get another one.
         let transaction = second.transaction().await?;
         if shows(transaction.client(), &token).await? {
             return Ok(true);
@@ -180,7 +178,8 @@ async fn is_pooled(target: &Target, client: &Client) -> bool {
                 return Ok(true);
             }
         }
-        // A pooler that gives sessions by turns and has two left this connection its own, which is the next one's now.
+        // A round-robin pooler with two sessions left gave this connection its own session back; the next connection
+        // gets it now.
         let (mut third, _) = target.connect(CONNECT_LIMIT).await?;
         let transaction = third.transaction().await?;
         if shows(transaction.client(), &token).await? {
@@ -197,14 +196,14 @@ async fn shows(client: &Client, token: &str) -> std::result::Result<bool, Failur
     Ok(!client.query_typed(sql, &[(&token, Type::TEXT)]).await?.is_empty())
 }
 
-/// A schema, held or not.
+/// A schema, locked or not.
 pub(super) struct Schema<'a> {
     pub(super) target: &'a Target,
     pub(super) name: &'a str,
 }
 
 impl Schema<'_> {
-    /// Recognises the schema, or makes it; all in one transaction.
+    /// Recognizes the schema as ours, or creates it, in one transaction.
     async fn open(
         &self,
         client: &mut Client,
@@ -212,8 +211,8 @@ impl Schema<'_> {
         opening: &str,
     ) -> std::result::Result<Identity, Failure> {
         let transaction = client.transaction().await?;
-        // The lock is ours, so nobody else does the same now; a start in the middle of a change of the schema by an
-        // operator meets this transaction as a whole or not at all.
+        // We hold the lock, so no other daemon does the same now; an operator's concurrent change of the schema is
+        // serialized with this transaction as a whole.
         let client = transaction.client();
         let there = self.check_rights(client).await?;
         client.batch_execute(&format!("SET LOCAL search_path = {}", quote(self.name))).await?;
@@ -222,7 +221,7 @@ impl Schema<'_> {
             (Some(found), Some(wanted)) if found.id != wanted => return Err(self.swapped(&found.id, wanted).into()),
             (None, Some(wanted)) => return Err(self.gone(wanted).into()),
             (Some(found), _) if found.seeded => found,
-            // A first start that did not come to its end. It had answered nobody yet.
+            // An unfinished first start. It had not acknowledged anything yet.
             (Some(_), Some(wanted)) => return Err(self.gone(wanted).into()),
             (Some(_), None) => {
                 self.drop_ours(client).await?;
@@ -245,21 +244,21 @@ impl Schema<'_> {
         Ok(identity)
     }
 
-    /// Whether the schema is there, whoever may do what in it.
+    /// Whether the schema exists, whatever the privileges on it.
     pub(super) async fn is_there(&self, client: &Client) -> std::result::Result<bool, Failure> {
         let sql = "SELECT FROM pg_namespace WHERE nspname = $1";
         Ok(!client.query_typed(sql, &[(&self.name, Type::TEXT)]).await?.is_empty())
     }
 
-    /// Refuses a schema that has anything in it.
+    /// Refuses a schema that is not empty.
     pub(super) async fn require_empty(&self, client: &Client) -> std::result::Result<(), Failure> {
         let sql = "SELECT relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                    WHERE nspname = $1 ORDER BY relname LIMIT 1";
         match client.query_typed(sql, &[(&self.name, Type::TEXT)]).await?.first() {
             None => Ok(()),
             Some(row) => Err(StoreError::AlreadyExists(format!(
-                "the schema `{}` of {} is not empty, `{}` is in it; restore into another one, or drop it there if nobody \
-                 needs what it has. Nothing was changed",
+                "the schema `{}` of {} is not empty: it contains `{}`; restore into another schema, or drop this one \
+                 if its data is not needed. Nothing was changed",
                 self.name,
                 self.target.place,
                 row.try_get::<_, &str>(0)?
@@ -268,7 +267,7 @@ impl Schema<'_> {
         }
     }
 
-    /// Whether the schema is there. Refuses a user who may not do here what has to be done.
+    /// Whether the schema exists. Refuses a user without the required privileges.
     pub(super) async fn check_rights(&self, client: &Client) -> std::result::Result<bool, Failure> {
         let rows = client
             .query_typed(
@@ -287,20 +286,20 @@ impl Schema<'_> {
         let (place, name) = (&self.target.place, self.name);
         match row.try_get(3)? {
             None if !may_create => Err(StoreError::Unavailable(format!(
-                "the user `{user}` has no right to make the schema `{name}` in {place}; run there: \
-                 CREATE SCHEMA {name} AUTHORIZATION \"{user}\" (or GRANT CREATE ON DATABASE \"{database}\" TO \"{user}\")"
+                "the user `{user}` has no privilege to create the schema `{name}` in {place}; run there: CREATE SCHEMA \
+                 {name} AUTHORIZATION \"{user}\" (or GRANT CREATE ON DATABASE \"{database}\" TO \"{user}\")"
             ))
             .into()),
             Some(false) => Err(StoreError::Unavailable(format!(
-                "the user `{user}` has no right to the schema `{name}` of {place}; run there: \
-                 ALTER SCHEMA {name} OWNER TO \"{user}\", or choose another schema"
+                "the user `{user}` has no privileges on the schema `{name}` of {place}; run there: ALTER SCHEMA {name} \
+                 OWNER TO \"{user}\", or choose another schema"
             ))
             .into()),
             there => Ok(there.is_some()),
         }
     }
 
-    /// What the schema says of itself; none where there is nothing of ours.
+    /// Reads the identity of the schema; `None` if it has no tables of ours.
     pub(super) async fn identity(&self, client: &Client) -> std::result::Result<Option<Identity>, Failure> {
         let rows = client
             .query_typed(
@@ -347,7 +346,7 @@ impl Schema<'_> {
         Ok(Some(Identity { id: (*id).to_owned(), seeded: *seeded == "1" }))
     }
 
-    /// Makes the tables in which the schema says what it is.
+    /// Creates the store's own tables.
     pub(super) async fn make(
         &self,
         client: &Client,
@@ -372,7 +371,7 @@ impl Schema<'_> {
         Ok(Identity { id, seeded })
     }
 
-    /// Drops what an unfinished seeding left, and nothing that somebody else put into the schema.
+    /// Drops the tables of an unfinished seeding, and nothing else in the schema.
     async fn drop_ours(&self, client: &Client) -> std::result::Result<(), Failure> {
         let rows = client.query_typed("SELECT collection, spec FROM _store_meta", &[]).await?;
         let mut sql = String::new();

@@ -1,5 +1,5 @@
-//! The statements of one collection, as text, and what is bound to them. Each write is one statement, whatever belongs
-//! to it: entries of lists are changed in the same one, which is what lets a batch of one write do without a transaction.
+//! The SQL of one collection, and its parameters. Each write is a single statement, including the changes of list
+//! entries, so that a batch of one write needs no explicit transaction.
 
 use std::error::Error;
 
@@ -14,14 +14,14 @@ use crate::sql::{Bind, Spec, quote};
 pub(super) struct Statements {
     /// For a batch of one write.
     pub(super) alone: Writes,
-    /// For within a transaction that has taken a version already.
+    /// For a transaction that has already allocated a version.
     pub(super) within: Writes,
     pub(super) get: String,
     pub(super) version: String,
 }
 
-/// The first column of what they give is the version that the document has now; no row, or null, where nothing was
-/// written. Those that want a version give the one before as the second.
+/// Each returns in its first column the new version of the document; no row, or null, if nothing was written. The `_at`
+/// statements return the previous version in the second column.
 pub(super) struct Writes {
     pub(super) create: String,
     pub(super) upsert: String,
@@ -31,7 +31,7 @@ pub(super) struct Writes {
     pub(super) delete_at: String,
 }
 
-/// A version for a new batch; refused where another daemon has opened the schema (see `hold.rs`).
+/// Allocates a version for a new batch; refused if another daemon has opened the schema (see `schema_lock.rs`).
 pub(super) const NEXT_VERSION: &str = "SELECT _store_next()";
 
 impl From<&Spec<'_>> for Statements {
@@ -46,8 +46,8 @@ impl From<&Spec<'_>> for Statements {
 }
 
 impl Writes {
-    /// Values: 1 is the id, 2 the document, then the keys, then for each list its elements and the keys of its fields,
-    /// and a version that is wanted comes last. A deletion has the id, and the version.
+    /// Parameters: 1 is the id, 2 the document, then the keys, then for each list its elements and the keys of its
+    /// fields, and last the expected version. A deletion has the id and the expected version.
     fn new(spec: &Spec<'_>, version: &str) -> Self {
         let table = &spec.table;
         let names: Vec<String> = spec.columns.iter().map(|column| quote(&column.name)).collect();
@@ -63,7 +63,7 @@ impl Writes {
         let (come, gone, dropped, last) = of_lists(spec, names.len() + 3);
         let both = [gone, come.clone()].concat();
         Self {
-            // The id is looked at before the unique indexes: who stores the same document twice is told the id.
+            // ON CONFLICT (id) is checked before the unique indexes, so a duplicate document is reported by its id.
             create: plain(&format!("{insert} NOTHING"), "ver", &come),
             upsert: plain(
                 &format!("{insert} UPDATE SET ver = excluded.ver, doc = excluded.doc{excluded}"),
@@ -78,7 +78,7 @@ impl Writes {
     }
 }
 
-/// A write of any version, with what belongs to it.
+/// A write of any version, with its changes of list entries.
 fn plain(write: &str, version: &str, lists: &[String]) -> String {
     if lists.is_empty() {
         return format!("{write} RETURNING {version}");
@@ -86,7 +86,8 @@ fn plain(write: &str, version: &str, lists: &[String]) -> String {
     format!("WITH d AS ({write} RETURNING id, {version} AS ver), {} SELECT ver FROM d", lists.join(", "))
 }
 
-/// A write of one version alone. The statement sees the table as it was before: the second column.
+/// A write that expects a version. The second column is the previous version, because the statement sees the table as
+/// it was before.
 fn at_version(write: &str, version: &str, lists: &[String], table: &str) -> String {
     let lists: String = lists.iter().map(|list| format!(", {list}")).collect();
     format!(
@@ -95,9 +96,9 @@ fn at_version(write: &str, version: &str, lists: &[String], table: &str) -> Stri
     )
 }
 
-/// The parts that change the entries of `d`, the document written, if it was: those that come, those that go, all of
-/// them for a document that goes; and the number behind the last value. All entries of a document have the same fields,
-/// so that those that stay are told by the element alone, unless the fields have changed.
+/// The CTEs that change the list entries of `d`, the written document: inserts, deletes of removed elements, and
+/// deletes of all entries for a deleted document; and the number after the last parameter. All entries of a document
+/// have the same fields, so unchanged entries are identified by the element alone, unless the fields have changed.
 fn of_lists(spec: &Spec<'_>, first: usize) -> (Vec<String>, Vec<String>, Vec<String>, usize) {
     let (mut come, mut gone, mut dropped) = (Vec::new(), Vec::new(), Vec::new());
     let mut at = first;
@@ -122,7 +123,7 @@ fn of_lists(spec: &Spec<'_>, first: usize) -> (Vec<String>, Vec<String>, Vec<Str
     (come, gone, dropped, at)
 }
 
-/// A value to bind.
+/// A parameter.
 #[derive(Debug)]
 pub(super) enum Value<'a> {
     Text(&'a str),
@@ -132,24 +133,24 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// An id. One with a NUL, which PostgreSQL takes for no text, is nobody's; neither is an empty one.
+    /// An id. PostgreSQL does not accept a NUL in text; no document has such an id or an empty one.
     pub(super) fn id(id: &'a str) -> Self {
         Self::Text(if id.contains('\0') { "" } else { id })
     }
 
-    /// A version that is wanted; one beyond all that there can be is nobody's, and neither is a negative one.
+    /// An expected version; no document has one beyond i64 or a negative one.
     pub(super) fn version(version: u64) -> Self {
         Self::Version(i64::try_from(version).unwrap_or(-1))
     }
 }
 
-/// The values of a document, in the order of [`Writes`].
+/// The parameters of a document, in the order of [`Writes`].
 pub(super) fn values_of(document: &Document) -> Vec<Value<'_>> {
     let mut values = vec![Value::id(&document.place.id), Value::Text(&document.body)];
     values.extend(document.keys.iter().map(|key| Value::Bytes(key)));
     for (list, entries) in document.place.known.spec.lists.iter().zip(&document.entries) {
         values.push(Value::Many(entries.iter().map(|entry| &*entry[0]).collect()));
-        // Without elements there are no entries, and whatever fields are not theirs.
+        // Without elements there are no entries, so the fields do not matter.
         let field = |at: usize| entries.first().and_then(|entry| entry.get(at)).map_or(&[][..], |key| key);
         values.extend((1..=list.fields.len()).map(|at| Value::Bytes(field(at))));
     }
@@ -161,7 +162,7 @@ type Written = Result<IsNull, Box<dyn Error + Sync + Send>>;
 impl ToSql for Value<'_> {
     fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Written {
         match self {
-            // JSON goes over the wire as its text.
+            // JSON is sent as text.
             Self::Text(text) => text.to_sql(&Type::TEXT, out),
             Self::Bytes(bytes) => bytes.to_sql(kind, out),
             Self::Many(many) => many.to_sql(kind, out),
@@ -194,7 +195,7 @@ impl ToSql for Bind {
     to_sql_checked!();
 }
 
-/// A document as it comes: JSON as its text.
+/// A received document: JSON as text.
 struct Json(Box<str>);
 
 impl FromSql<'_> for Json {
@@ -207,7 +208,7 @@ impl FromSql<'_> for Json {
     }
 }
 
-/// The columns of a row that every plan selects: id, version, document.
+/// The row of a statement that selects id, version and document.
 pub(super) fn row_of(row: &tokio_postgres::Row) -> Result<Row, tokio_postgres::Error> {
     let version: i64 = row.try_get(1)?;
     Ok(Row { id: row.try_get(0)?, version: version.unsigned_abs(), body: row.try_get::<_, Json>(2)?.0 })

@@ -1,5 +1,4 @@
-//! Where the database is: the connection string, taken apart. It may hold a password, so that nothing of it is ever
-//! shown but the names of its options, and the place it leads to.
+//! Parses the connection string. It may contain a password, so messages include only option names and the address.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -15,7 +14,7 @@ use super::errors::Failure;
 use super::tls::{self, Trust};
 use crate::{Result, StoreError};
 
-/// The options that tokio-postgres reads.
+/// The options supported by tokio-postgres.
 const OPTIONS: &[&str] = &[
     "user",
     "password",
@@ -36,7 +35,8 @@ const OPTIONS: &[&str] = &[
     "channel_binding",
     "load_balance_hosts",
 ];
-/// Options that people know from other programs; named when they are refused. Any other word may be part of a password.
+/// Options of other programs, named in the error that refuses them. An unknown word is not named, since it may be part
+/// of a password.
 const OTHER_OPTIONS: &[&str] = &[
     "client_encoding",
     "fallback_application_name",
@@ -62,15 +62,15 @@ const OTHER_OPTIONS: &[&str] = &[
     "sslsni",
 ];
 
-/// How long making a connection may take.
+/// The timeout of a connection attempt.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How the database is reached.
+/// Parsed connection options.
 #[derive(Clone)]
 pub(super) struct Target {
     pub(super) config: Config,
     pub(super) tls: MakeRustlsConnect,
-    /// For people, for example: the database `openorch` at db.example:5432
+    /// The address for messages, for example: the database `openorch` at db.example:5432
     pub(super) place: String,
 }
 
@@ -83,10 +83,10 @@ impl Target {
         };
         let mut config = Config::from_str(&rest).map_err(|error| {
             let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            // The one sentence there that names an option and nothing more.
+            // The only message there that contains an option name and nothing else.
             match source.strip_prefix("invalid value for option ") {
                 Some(option) => StoreError::Invalid(format!(
-                    "{option} in the connection string of the database has a value that it cannot have"
+                    "{option} in the connection string of the database has an invalid value"
                 )),
                 None => unreadable(),
             }
@@ -99,7 +99,7 @@ impl Target {
             ));
         }
         let mode = match ours.mode.unwrap_or(Mode::Prefer) {
-            // What libpq does.
+            // As in libpq.
             Mode::Require if ours.roots.is_some() => Mode::VerifyCa,
             mode => mode,
         };
@@ -117,7 +117,7 @@ impl Target {
         Ok(Self { tls: tls::connector(trust, ours.roots.as_deref())?, place: place(&config), config })
     }
 
-    /// As `host:port`, those of the network alone.
+    /// The network hosts, as `host:port`.
     pub(super) fn hosts(&self) -> Vec<String> {
         let port = |at: usize| port(&self.config, at);
         let by_name = self.config.get_hosts().iter().enumerate().filter_map(|(at, host)| match host {
@@ -130,13 +130,17 @@ impl Target {
         by_name.chain(addresses.map(|(at, ip)| std::net::SocketAddr::new(*ip, port(at)).to_string())).collect()
     }
 
-    /// A connection with a task of its own, which ends with it; where there is none within `limit`, the store's own error.
+    /// Opens a connection and spawns its task, which ends with it. If there is none within `limit`, an error of the
+    /// store.
     pub(super) async fn connect(&self, limit: Duration) -> std::result::Result<(Client, JoinHandle<()>), Failure> {
         let connecting = tokio::time::timeout(limit, self.config.connect(self.tls.clone())).await;
         let (client, connection) = connecting.map_err(|_| {
-            StoreError::Unavailable(format!("what listens there said nothing for {} s", limit.as_secs_f32()))
+            StoreError::Unavailable(format!(
+                "the server accepted the connection but sent nothing for {} s",
+                limit.as_secs_f32()
+            ))
         })??;
-        // What went wrong is told to whoever waits for an answer.
+        // Errors are reported to the pending requests.
         let task = tokio::spawn(async move { drop(connection.await) });
         Ok((client, task))
     }
@@ -151,7 +155,7 @@ enum Mode {
     VerifyFull,
 }
 
-/// What tokio-postgres does not know, or not all of.
+/// Options that tokio-postgres does not support, or not completely.
 #[derive(Default)]
 struct Ours {
     mode: Option<Mode>,
@@ -159,7 +163,7 @@ struct Ours {
 }
 
 impl Ours {
-    /// Takes an option if it is one of ours; refuses one that nobody knows.
+    /// Consumes an option if it is one of ours; refuses an unknown one.
     fn take(&mut self, name: &str, value: &str) -> Result<bool> {
         match name {
             "sslmode" => {
@@ -179,12 +183,12 @@ impl Ours {
                 });
             }
             "sslrootcert" => self.roots = (value != "system").then(|| value.into()),
-            // There is no GSSAPI here, which is what these two allow.
+            // Both values allow a connection without GSSAPI, which is not supported.
             "gssencmode" if matches!(value, "disable" | "prefer") => {}
             _ if OPTIONS.contains(&name) => return Ok(false),
             _ if OTHER_OPTIONS.contains(&name) || name == "gssencmode" => {
                 return Err(StoreError::Invalid(format!(
-                    "`{name}` in the connection string of the database is not possible here; leave it out"
+                    "`{name}` in the connection string of the database is not supported; remove it"
                 )));
             }
             _ => return Err(unreadable()),
@@ -193,7 +197,7 @@ impl Ours {
     }
 }
 
-/// Nothing of the string is said: where it cannot be read, any part of it may be the password.
+/// Includes no part of the string: any of it may be the password.
 fn unreadable() -> StoreError {
     StoreError::Invalid(
         "the connection string of the database cannot be read; write it as \
@@ -204,7 +208,7 @@ fn unreadable() -> StoreError {
 
 fn from_url(text: &str) -> Result<(String, Ours)> {
     let mut ours = Ours::default();
-    // As tokio-postgres reads it: the first @ ends user and password.
+    // As in tokio-postgres, the first @ ends user and password.
     let host = text.find('@').map_or(0, |at| at + 1);
     let Some(question) = text[host..].find('?').map(|at| host + at) else { return Ok((text.to_owned(), ours)) };
     let mut kept = Vec::new();
@@ -218,7 +222,7 @@ fn from_url(text: &str) -> Result<(String, Ours)> {
     Ok((format!("{}{end}", &text[..question]), ours))
 }
 
-/// `name=value name='value with spaces'`; a backslash takes what follows as it is.
+/// Parses `name=value name='value with spaces'`; a backslash escapes the next character.
 fn from_words(text: &str) -> Result<(String, Ours)> {
     let mut ours = Ours::default();
     let mut kept = String::new();
@@ -234,7 +238,7 @@ fn from_words(text: &str) -> Result<(String, Ours)> {
     Ok((kept, ours))
 }
 
-/// The value at the start, and what is behind it.
+/// Splits off the value at the start.
 fn word(text: &str) -> Result<(String, &str)> {
     let (quoted, inner) = match text.strip_prefix('\'') {
         Some(inner) => (true, inner),
@@ -253,7 +257,7 @@ fn word(text: &str) -> Result<(String, &str)> {
     if quoted { Err(unreadable()) } else { Ok((value, "")) }
 }
 
-/// Limits for what has none by default: a database that is gone is to be noticed within half a minute.
+/// Sets timeouts that are unset by default, so that a lost database is noticed within half a minute.
 fn set_defaults(config: &mut Config) {
     if config.get_application_name().is_none() {
         config.application_name(format!("openorch pid {}", std::process::id()));
@@ -264,7 +268,7 @@ fn set_defaults(config: &mut Config) {
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(Duration::from_secs(30));
     }
-    // Two hours is what tokio-postgres has where nothing is said.
+    // Two hours is the default of tokio-postgres.
     if config.get_keepalives_idle() >= Duration::from_secs(7200) {
         config.keepalives_idle(Duration::from_secs(10));
     }

@@ -1,4 +1,4 @@
-//! TLS to the database: which certificates are believed. The modes are those of libpq's `sslmode`.
+//! TLS to the database: verification of server certificates. The modes are those of libpq's `sslmode`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{Result, StoreError};
 
-/// Whom the other end may be.
+/// How the server certificate is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
-    /// Anyone: `prefer` and `require` keep off who listens alone.
+    /// Not at all: `prefer` and `require` only protect against passive eavesdropping.
     Anyone,
-    /// Who has a certificate of a trusted authority: `verify-ca`.
+    /// It must be issued by a trusted authority: `verify-ca`.
     Issued,
-    /// Who has one for the name of the host: `verify-full`.
+    /// It must also be issued for the host name: `verify-full`.
     IssuedForHost,
 }
 
-/// Makes connections that trust the authorities in a file, or those of the system.
+/// A TLS connector that trusts the authorities in a file, or those of the system.
 pub(super) fn connector(trust: Trust, roots: Option<&Path>) -> Result<MakeRustlsConnect> {
     let certificates = match (trust, roots) {
         (Trust::Anyone, _) => Vec::new(),
@@ -36,10 +36,10 @@ pub(super) fn connector(trust: Trust, roots: Option<&Path>) -> Result<MakeRustls
     let (believed, _) = store.add_parsable_certificates(certificates.iter().cloned());
     if trust != Trust::Anyone && believed == 0 {
         return Err(match roots {
-            Some(path) => StoreError::Invalid(format!("`{}` (sslrootcert) has no certificate in it", path.display())),
+            Some(path) => StoreError::Invalid(format!("`{}` (sslrootcert) contains no certificate", path.display())),
             None => StoreError::Invalid(
-                "this system has no certificate authorities to check the database by; install its package of them \
-                 (ca-certificates), or name a file by sslrootcert"
+                "this system has no certificate authorities to verify the database with; install the package \
+                 ca-certificates, or set sslrootcert"
                     .into(),
             ),
         });
@@ -52,7 +52,7 @@ pub(super) fn connector(trust: Trust, roots: Option<&Path>) -> Result<MakeRustls
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    // What `sslnegotiation=direct` needs; servers that do not know it pass over it.
+    // Required by `sslnegotiation=direct`; other servers ignore it.
     config.alpn_protocols = vec![b"postgresql".to_vec()];
     Ok(MakeRustlsConnect::new(config))
 }
@@ -83,8 +83,8 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         }
         let certificate = ParsedCertificate::try_from(end_entity)?;
-        // The manual of PostgreSQL makes servers certificates that vouch for themselves. They are authorities to rustls,
-        // and no authority may stand for a server; but the very certificate that is trusted needs no one to vouch.
+        // The manual of PostgreSQL describes self-signed server certificates. rustls treats them as authorities, which
+        // must not be used by a server; but a certificate that is itself trusted needs no issuer.
         if !self.certificates.contains(end_entity) {
             let algorithms = self.provider.signature_verification_algorithms.all;
             verify_server_cert_signed_by_trust_anchor(&certificate, &self.store, intermediates, now, algorithms)?;

@@ -1,4 +1,4 @@
-//! A look at a schema beside whoever holds it: one transaction that reads, all as of one moment.
+//! A read-only snapshot of a schema, with or without a running daemon: one transaction.
 
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
@@ -12,7 +12,7 @@ use crate::sql::quote;
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// A connection to look by.
+/// A connection for snapshots.
 pub(super) struct Visit<'a> {
     target: Target,
     schema: &'a str,
@@ -20,17 +20,17 @@ pub(super) struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    /// Connects. A database that is away is waited for.
+    /// Connects. Waits for an unreachable database.
     pub(super) async fn begin(options: &'a PostgresOptions) -> Outcome<Self> {
         start::check_schema(&options.schema)?;
         let target = Target::parse(&options.connection)?;
-        // The other end of it is told when the client is dropped.
+        // The connection task ends when the client is dropped.
         let (client, _) = start::connect(&target, options.connect_patience).await?;
         hold::set_up(&client).await?;
         Ok(Self { target, schema: &options.schema, client })
     }
 
-    /// The transaction, and what the schema says of itself. `NotFound` where there are no data.
+    /// Starts the transaction and reads the identity of the schema. `NotFound` if there is no data.
     pub(super) async fn look(&mut self) -> Outcome<(Transaction<'_>, Identity)> {
         let schema = Schema { target: &self.target, name: self.schema };
         let transaction =
@@ -44,7 +44,7 @@ impl<'a> Visit<'a> {
         match identity.filter(|identity| identity.seeded) {
             Some(identity) => Ok((transaction, identity)),
             None => Err(StoreError::NotFound(format!(
-                "there is no data in the schema `{}` of {}; name the one of a daemon that was started before",
+                "there is no data in the schema `{}` of {}; pass the schema of a daemon that has been started",
                 self.schema, self.target.place
             ))
             .into()),

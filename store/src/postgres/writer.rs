@@ -1,6 +1,6 @@
-//! Writes. A batch of one write is one statement and commits itself; any other is a transaction whose statements are
-//! sent without waiting for one another's answers. All of it is serializable: where another transaction came in between,
-//! everything is done again, and a batch means here what it means to a single writing thread.
+//! Writes. A batch of one write is a single statement in autocommit; any other is a transaction with pipelined
+//! statements. All of it is serializable: after a conflict with another transaction, the batch is retried as a whole,
+//! so that the result is the same as with a single writer thread.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,27 +18,27 @@ use super::statements::{NEXT_VERSION, Writes};
 use super::{Document, Known, Matches, Place, PostgresOptions, Step, schema};
 use crate::{Committed, Result, StoreError, document};
 
-/// A batch that others came in between of so often goes alone from then on, so that nothing of ours can.
+/// The number of conflicts after which a batch runs exclusively, so that no other batch of ours can conflict with it.
 const LOST_BEFORE_ALONE: u32 = 4;
-/// How often it is tried again: beyond, it is another program that writes to our tables all the time.
+/// The maximum number of retries: with more conflicts, another program is constantly writing to our tables.
 const MOST_TRIES: u32 = 20;
-/// So many statements are sent before their answers are looked at.
+/// The maximum number of pipelined statements.
 const FLIGHT: usize = 256;
-/// And about so many bytes.
+/// The approximate maximum size of pipelined documents in bytes.
 const FLIGHT_BYTES: usize = 4 * 1024 * 1024;
 
 type Outcome<T> = std::result::Result<T, Failure>;
 
-/// Who writes.
+/// Executes batches.
 pub(super) struct Writer {
     sessions: Lessor,
     holding: Holding,
     document_limit: usize,
     limit: Duration,
-    /// Whoever has lost a race tries again under this, so that the losers do not race each other as well.
+    /// Held during a retry, so that retried batches do not conflict with each other.
     losers: Mutex<()>,
-    /// Read-locked by each batch under way; one that goes alone has it to itself. Who holds the schema is the only one
-    /// who writes to it, so that such a batch cannot lose: none is refused for what the others do.
+    /// Read-locked by each running batch, write-locked by an exclusive one. Only the holder of the schema lock writes
+    /// to the schema, so an exclusive batch meets no conflict of ours and cannot starve.
     road: RwLock<()>,
 }
 
@@ -69,11 +69,12 @@ impl Writer {
                 }
                 Err(failure) if failure.is_lost_race() => {
                     return Err(StoreError::Conflict(
-                        "another program is writing the same documents all the time; nothing was written, try again"
+                        "too many conflicts with another program that writes the same documents; nothing was written, \
+                         try again"
                             .into(),
                     ));
                 }
-                // Nothing of the batch had been sent. What is lost later comes as an error of the store.
+                // Nothing of the batch had been sent. A later loss is an error of the store.
                 Err(failure) if failure.is_lost() && again => {
                     again = false;
                     self.sessions.renew();
@@ -83,16 +84,16 @@ impl Writer {
         }
     }
 
-    /// Tries a batch once, if that can be.
+    /// One attempt to commit a batch.
     async fn attempt(&self, steps: &[Step]) -> Result<Outcome<Committed>> {
         self.holding.check()?;
         let lease = self.sessions.lease().await?;
-        // A server that stands still, as a machine does that is paused, says nothing and closes nothing.
+        // A stalled server, such as a suspended machine, neither responds nor closes the connection.
         let outcome = timeout(self.limit, self.write(lease, steps)).await;
         outcome.map_err(|_| unanswered(steps, self.limit))
     }
 
-    /// Brings the tables of these collections to what is declared.
+    /// Migrates the tables of these collections to their declaration.
     pub(super) async fn bring_up(&self, collections: &[Arc<Known>]) -> Result<()> {
         self.holding.check()?;
         let mut lease = self.sessions.lease().await?;
@@ -103,7 +104,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Remembers that seeding is finished.
+    /// Records that seeding is finished.
     pub(super) async fn mark_seeded(&self) -> Result<()> {
         self.holding.check()?;
         let lease = self.sessions.lease().await?;
@@ -134,7 +135,8 @@ impl Writer {
             Err(failure) if failure.is_lost() => settle(lease, Err(failure), || undone(steps)),
             Err(failure) => {
                 let done = lease.batch_execute("ROLLBACK").await;
-                // Where even that failed the connection is gone, and the transaction with it; the reason stands.
+                // If the rollback fails too, the connection is lost and the transaction with it; the first error is
+                // reported.
                 let _ = settle(lease, done.map_err(Failure::from), || undone(steps));
                 Err(failure)
             }
@@ -142,15 +144,15 @@ impl Writer {
     }
 }
 
-/// A transaction: its connection, and the statements it will need. They are prepared before it begins, since nothing can
-/// be prepared between statements that were sent and their answers.
+/// A transaction: its connection, and the statements it needs. They are prepared before it begins, because no statement
+/// can be prepared while responses are pending.
 struct Transaction<'a> {
     lease: &'a Lease,
     statements: HashMap<&'a str, Statement>,
     document_limit: usize,
 }
 
-/// What begins a transaction.
+/// The pipelined start of a transaction.
 struct Start<'a> {
     begun: Sent<'a, ()>,
     version: Sent<'a, Row>,
@@ -167,7 +169,7 @@ impl<'a> Transaction<'a> {
         Ok(Self { lease, statements, document_limit })
     }
 
-    /// Begins and takes the steps in their order. The first that does not hold decides what comes of it.
+    /// Begins the transaction and executes the steps in order. The first failing step determines the error.
     async fn run(&self, steps: &[Step]) -> Outcome<Committed> {
         let begun = Sent::of(self.lease.batch_execute("BEGIN")).await;
         let version = Sent::of(self.lease.query_one(self.statement(NEXT_VERSION)?, &[])).await;
@@ -193,8 +195,8 @@ impl<'a> Transaction<'a> {
         Ok(committed)
     }
 
-    /// Sends some steps, and then takes their answers; before them those to what was sent before. Says which version was
-    /// taken.
+    /// Pipelines some steps and reads their responses, after those of the transaction start. Returns the allocated
+    /// version, if any.
     async fn fly(&self, steps: &[Step], start: Option<Start<'_>>) -> Outcome<(Option<u64>, Vec<Answer>)> {
         let mut sent = Vec::with_capacity(steps.len());
         for step in steps {
@@ -214,8 +216,8 @@ impl<'a> Transaction<'a> {
         Ok((version, answers))
     }
 
-    /// Writes what a step by filters has found; says how many documents it touched. Nothing has to be locked between
-    /// finding and writing: whatever another transaction changes in between fails one of the two.
+    /// Writes the documents that a step by filters has found; returns the number of documents changed. No locks are
+    /// needed between the read and the writes: in case of a concurrent change, one of the two transactions fails.
     async fn write_found(&self, step: &Step, found: Vec<(String, Box<str>)>) -> Outcome<u64> {
         match step {
             Step::ReplaceWhere(matches, body) => {
@@ -248,8 +250,8 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Puts what is made of each document in its place, in their order. One that cannot be made stops it, but those before
-    /// it have their say first.
+    /// Replaces each document by the result of `make`, in order. If `make` fails for one, the earlier ones are executed
+    /// first, so that their errors take precedence.
     async fn replace(
         &self,
         found: Vec<(String, Box<str>)>,
@@ -277,7 +279,8 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// How many of these steps go together. One by filters ends a flight, since what it writes depends on what it finds.
+/// The number of steps to pipeline together. A step by filters is the last one, since its writes depend on what it
+/// finds.
 fn flight_of(steps: &[Step]) -> usize {
     let mut bytes = 0;
     for (at, step) in steps.iter().enumerate() {
@@ -314,7 +317,7 @@ fn document_of(matches: &Matches, id: &str, text: &str, value: &serde_json::Valu
     Document::new(matches.known.clone(), id.to_owned(), text.into(), value)
 }
 
-/// Gives a connection back after the last word on it; where it was lost instead, `lost` says what that means.
+/// Releases a connection after its last response; if it was lost, returns the error `lost` instead.
 fn settle<T>(lease: Lease, outcome: Outcome<T>, lost: impl Fn() -> StoreError) -> Outcome<T> {
     if matches!(&outcome, Err(failure) if failure.is_lost()) {
         return Err(lost().into());
@@ -323,10 +326,10 @@ fn settle<T>(lease: Lease, outcome: Outcome<T>, lost: impl Fn() -> StoreError) -
     outcome
 }
 
-/// Waits, longer each time and never just as long as others do.
+/// Exponential backoff with jitter.
 async fn pause(tries: u32) {
     let mut random = [0; 2];
-    // Without random numbers everyone waits as long as everyone else, which is no more than a pity.
+    // Without random numbers there is no jitter, which is acceptable.
     let _ = getrandom::fill(&mut random);
     let most = 1_000u64 << tries.min(6);
     tokio::time::sleep(Duration::from_micros(u64::from(u16::from_le_bytes(random)) * most / 65_536)).await;

@@ -1,42 +1,42 @@
-//! What has to change so that the tables of a collection are what is declared: the difference alone, as data. Engines
-//! find out what is there and carry the difference out, in one transaction.
+//! The migration of a collection's tables to its declaration, as data: only the difference. The engines inspect the
+//! existing tables and execute the migration in one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Column, IndexSpec, ListSpec, Spec};
 use crate::{Result, StoreError};
 
-/// Written beside each collection's declaration; another one means that its columns must be made again.
+/// The version of the key encoding, recorded with each declaration; if it differs, the columns are rebuilt.
 pub(crate) const SPEC_VERSION: i64 = 1;
-/// Written there instead for a collection that has its documents alone: its columns, lists and indexes are yet to be made.
+/// Recorded instead for a collection that has only its documents: its columns, lists and indexes are not built yet.
 pub(crate) const DOCUMENTS_ALONE: i64 = 0;
-/// So many documents at a time are read while a new column is filled.
+/// The number of documents read at a time while new columns are filled.
 pub(crate) const FILL_AT_ONCE: usize = 200;
 
-/// What is recorded of a collection: its declaration, and the [`SPEC_VERSION`] it was brought up with.
+/// The recorded collections by name: declaration, and the [`SPEC_VERSION`] of its columns.
 pub(crate) type Recorded = BTreeMap<String, (String, i64)>;
 
-/// What the table of a collection has.
+/// The existing table of a collection.
 #[derive(Default)]
 pub(crate) struct There {
-    /// Whether it was made a moment ago, with every declared column, and has no documents.
+    /// Whether it was just created, with all declared columns and without documents.
     pub(crate) is_new: bool,
     pub(crate) columns: BTreeSet<String>,
     pub(crate) indexes: BTreeSet<String>,
 }
 
-/// The difference, in the order in which it is to be carried out.
+/// The migration steps, in the order of execution.
 pub(crate) struct Change<'a> {
     pub(crate) drop_indexes: Vec<&'a str>,
     pub(crate) drop_columns: Vec<&'a str>,
     pub(crate) add_columns: Vec<&'a Column<'a>>,
     pub(crate) drop_lists: Vec<String>,
     pub(crate) add_lists: Vec<&'a ListSpec<'a>>,
-    /// After the new columns and lists are filled.
+    /// Created after the new columns and lists are filled.
     pub(crate) add_indexes: Vec<&'a IndexSpec>,
 }
 
-/// Whether a collection is recorded as it is declared, so that nothing has to be done.
+/// Whether the recorded declaration is the current one, so that no migration is needed.
 pub(crate) fn is_as_declared(recorded: &Recorded, spec: &Spec<'_>) -> bool {
     let found = recorded.get(spec.name);
     found.is_some_and(|(declaration, version)| *declaration == spec.declaration && *version == SPEC_VERSION)
@@ -46,7 +46,7 @@ pub(crate) fn is_as_declared(recorded: &Recorded, spec: &Spec<'_>) -> bool {
 pub(crate) fn check_case(recorded: &Recorded, spec: &Spec<'_>) -> Result<()> {
     match recorded.keys().find(|other| other.eq_ignore_ascii_case(spec.name) && *other != spec.name) {
         Some(other) => {
-            Err(StoreError::Internal(format!("collections differ in case alone: {other} and {}", spec.name)))
+            Err(StoreError::Internal(format!("collection names differ only in case: {other} and {}", spec.name)))
         }
         None => Ok(()),
     }
@@ -56,7 +56,7 @@ impl<'a> Change<'a> {
     pub(crate) fn new(spec: &'a Spec<'a>, recorded: &Recorded, there: &'a There) -> Self {
         let found = recorded.get(spec.name);
         let declaration = found.map_or("", |(declaration, _)| declaration.as_str());
-        // Columns made by another version of the keys are made again.
+        // Columns with keys of another version are rebuilt.
         let keep = there.is_new || found.is_some_and(|(_, version)| *version == SPEC_VERSION);
         let lists: BTreeSet<String> = ListSpec::tables(declaration).collect();
 
@@ -74,13 +74,13 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Whether every document has to be looked at.
+    /// Whether every document must be read.
     pub(crate) fn fills(&self) -> bool {
         !self.add_columns.is_empty() || !self.add_lists.is_empty()
     }
 }
 
-/// The answer where existing documents break an index that was declared unique.
+/// The error for existing documents that violate an index newly declared unique.
 pub(crate) fn broken_by_documents(spec: &Spec<'_>, index: &IndexSpec) -> StoreError {
     StoreError::AlreadyExists(format!(
         "documents of {} have the same {}, which was declared unique",

@@ -1,4 +1,4 @@
-//! Filters as conditions of SQL, as far as the declared columns answer them; the rest is left to Rust.
+//! Translates filters into SQL conditions as far as index columns exist; the rest is evaluated in Rust.
 
 use serde_json::Value;
 
@@ -14,23 +14,23 @@ pub(crate) enum Bind {
     /// An id.
     Text(String),
     Integer(i64),
-    /// Several keys as one value; for engines that have such.
+    /// Several keys as one array value; PostgreSQL only.
     Keys(Vec<Vec<u8>>),
-    /// Several ids as one value.
+    /// Several ids as one array value; PostgreSQL only.
     Texts(Vec<String>),
 }
 
-/// Conditions of which all must hold: SQL with its values, and what is left to Rust.
+/// A conjunction: SQL conditions with their values, and the residual filters for Rust.
 pub(crate) struct Conditions {
     dialect: Dialect,
     sql: Vec<String>,
     pub(crate) values: Vec<Bind>,
     pub(crate) rest: Matcher,
-    /// Whether a list of values is so long that the statement is not worth keeping.
+    /// Whether a list of values is too long for the statement to be cached.
     pub(crate) long: bool,
 }
 
-/// Longer lists of values are not worth keeping a prepared statement for.
+/// The maximum length of a value list in a cached prepared statement.
 const MOST_VALUES_KEPT: usize = 64;
 
 impl Conditions {
@@ -47,7 +47,7 @@ impl Conditions {
         Ok(this)
     }
 
-    /// The condition of a filter that is declared in all its parts.
+    /// The SQL condition of a filter whose fields are all indexed.
     fn condition(&mut self, spec: &Spec<'_>, filter: &Filter) -> Result<String> {
         Ok(match filter {
             Filter::Equals { field, value } => {
@@ -78,7 +78,8 @@ impl Conditions {
             Filter::Contains { field, text } => {
                 let column = lower_column(spec, field);
                 let part = self.mark(Bind::Key(text.to_lowercase().into_bytes()));
-                // What is no text has a key below those of texts, and the first byte of a key says the type.
+                // In this column, anything but text has the key of null, which is below all text keys. The first byte
+                // of a key is its type.
                 let texts = self.dialect.literal(&key::of_text(""));
                 match self.dialect {
                     Dialect::Sqlite => format!("{column} >= {texts} AND instr(substr({column}, 2), {part}) > 0"),
@@ -98,7 +99,8 @@ impl Conditions {
         })
     }
 
-    /// Goes on after a cursor. The first comparison alone lets the engine seek; the others cut exactly.
+    /// Adds the condition for rows after a cursor. The first comparison alone allows an index seek; the others are
+    /// exact.
     pub(crate) fn after(&mut self, order: &[Order], columns: &[String], cursor: &Cursor) -> Result<()> {
         let mut parts = Vec::new();
         for ((order, column), value) in order.iter().zip(columns).zip(&cursor.values) {
@@ -126,33 +128,33 @@ impl Conditions {
         format!("({column} {sign} {mark} OR ({column} = {mark} AND {}))", self.strictly_after(others))
     }
 
-    /// Binds a value and gives its mark.
+    /// Binds a value and returns its placeholder.
     pub(crate) fn mark(&mut self, value: Bind) -> String {
         self.values.push(value);
         self.dialect.mark(self.values.len())
     }
 
-    /// `IN (…)`, or what the engine has instead: few statements are to serve all lengths of lists.
+    /// `IN (…)`, or `= ANY($n)` on PostgreSQL. Few distinct statements should serve lists of all lengths.
     fn is_one_of(&mut self, column: &str, mut binds: Vec<Bind>) -> String {
-        // No value is equal to one of none.
+        // An empty list matches nothing.
         let Some(last) = binds.last().cloned() else { return "1 = 0".into() };
         if self.dialect == Dialect::Postgres {
             return format!("{column} = ANY({})", self.mark(together(binds)));
         }
-        // Lengths are rounded up by repeating the last value.
+        // The length is rounded up to a power of two by repeating the last value.
         binds.resize(binds.len().next_power_of_two(), last);
         self.long |= binds.len() > MOST_VALUES_KEPT;
         let marks: Vec<String> = binds.into_iter().map(|bind| self.mark(bind)).collect();
         format!("{column} IN ({})", marks.join(", "))
     }
 
-    /// ` WHERE …`, or nothing.
+    /// ` WHERE …`, or an empty string.
     pub(crate) fn clause(&self) -> String {
         if self.sql.is_empty() { String::new() } else { format!(" WHERE {}", self.sql.join(" AND ")) }
     }
 }
 
-/// Whether a filter is declared in all its parts, so that SQL can say it.
+/// Whether all fields of a filter are indexed, so that SQL can express it.
 pub(super) fn is_declared(spec: &Spec<'_>, filter: &Filter) -> bool {
     match filter {
         Filter::Equals { field, .. } | Filter::IsIn { field, .. } | Filter::Range { field, .. } => {
@@ -164,7 +166,7 @@ pub(super) fn is_declared(spec: &Spec<'_>, filter: &Filter) -> bool {
     }
 }
 
-/// A list of the collection with entries of its own, whatever their order.
+/// An indexed list of the collection, with any order fields.
 fn list_of<'a>(spec: &'a Spec<'a>, field: &str) -> Option<&'a ListSpec<'a>> {
     spec.lists.iter().find(|list| list.list == field)
 }
@@ -177,8 +179,8 @@ fn lower_column(spec: &Spec<'_>, field: &str) -> String {
     spec.lower_column(field).unwrap_or_default()
 }
 
-/// What a column is compared with: the key, or for the id its text. A value that is no text is below or above every
-/// id, as the order of types says: ids are never empty, and have at most 512 bytes.
+/// The value to compare a column with: the key, or the text for the id. A value that is not text is below or above
+/// every id, as the order of types defines: ids are never empty and have at most 512 bytes.
 fn bind(field: &str, value: &Value) -> Result<Bind> {
     let key = key::of(value)?;
     Ok(match (field, value) {

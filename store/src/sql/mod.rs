@@ -1,7 +1,7 @@
-//! What the SQL engines share: how a declared collection becomes tables (`spec.rs`) and what has to change for it
-//! (`change.rs`), how filters become conditions (`condition.rs`), how a query is answered (`plan.rs`), and what a write
-//! is before it is executed (`step.rs`). What differs between them is in [`Dialect`]. Values are always bound; the only
-//! names in the text of SQL are those of declarations in code.
+//! Code shared by the SQL engines: the tables of a declared collection (`spec.rs`) and their migration
+//! (`migration.rs`), conditions from filters (`condition.rs`), query plans (`plan.rs`), and validated writes
+//! (`prepared_write.rs`). The differences between the engines are in [`Dialect`]. Values are always bound; the only
+//! names in SQL text are those of declarations in code.
 
 pub(crate) mod change;
 mod condition;
@@ -16,15 +16,16 @@ pub(crate) use step::{Body, Collections, Document, Known, Matches, Place, Step};
 
 use crate::{Result, StoreError};
 
-/// A name for a new database: 32 hex digits.
+/// A random database id: 32 hex digits.
 pub(crate) fn random_id() -> Result<String> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| StoreError::Unavailable(format!("the system gives no random numbers: {error}")))?;
+    getrandom::fill(&mut bytes).map_err(|error| {
+        StoreError::Unavailable(format!("the operating system returned no random numbers: {error}"))
+    })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Which SQL is written.
+/// The SQL dialect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Sqlite,
@@ -32,7 +33,7 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
-    /// The mark of the nth value, from 1.
+    /// The placeholder of the nth bound value, from 1.
     pub(crate) fn mark(self, number: usize) -> String {
         match self {
             Self::Sqlite => format!("?{number}"),
@@ -40,7 +41,7 @@ impl Dialect {
         }
     }
 
-    /// The type of a column of keys.
+    /// The type of a key column.
     pub(crate) fn bytes(self) -> &'static str {
         match self {
             Self::Sqlite => "BLOB",
@@ -48,7 +49,7 @@ impl Dialect {
         }
     }
 
-    /// A literal of bytes.
+    /// A byte string literal.
     pub(crate) fn literal(self, bytes: &[u8]) -> String {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {

@@ -1,5 +1,5 @@
-//! How a query is answered: in SQL as far as the declared columns go, the rest here, row by row. An engine runs the
-//! SQL of a [`Plan`] and gives what comes to its [`Collector`].
+//! Query plans: SQL as far as the index columns allow, the rest in Rust, row by row. An engine executes the SQL of a
+//! [`Plan`] and passes the rows to its [`Collector`].
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -12,42 +12,42 @@ use super::{Bind, Conditions, Dialect, ListSpec, Spec};
 use crate::matching::field_key;
 use crate::{Cursor, Direction, Filter, Order, Page, Query, Result, Row, StoreError, document, key, query};
 
-/// More elements asked for at once are looked up as a set instead of one by one.
+/// The maximum number of elements whose list entries are merged; more are looked up as a set.
 const MOST_ELEMENTS_MERGED: usize = 64;
 
-/// The most rows in a piece of an answer, and about how many bytes.
+/// The maximum number of rows in a chunk of a stream, and its approximate maximum size.
 const PIECE: usize = 256;
 const PIECE_BYTES: usize = 1024 * 1024;
 
-/// A query, ready to be run on any connection. Its statement selects id, version and document.
+/// A query plan for any connection. Its statement selects id, version and document.
 pub(crate) struct Plan {
     pub(crate) spec: Arc<Spec<'static>>,
     pub(crate) sql: String,
     conditions: Conditions,
     order: Vec<Order>,
     shuffled: bool,
-    /// Where SQL cannot order, the rows are ordered here, and the cursor is looked at here.
+    /// Set if SQL cannot sort: the rows are sorted here, and the cursor is applied here.
     ordered_here: Option<Option<Place>>,
     limit: Option<usize>,
 }
 
-/// A count, ready to be run.
+/// A count plan.
 pub(crate) struct CountPlan {
     pub(crate) spec: Arc<Spec<'static>>,
-    /// Selects the count, or where something is left to Rust the documents.
+    /// Selects the count, or the documents if there are residual filters.
     pub(crate) sql: String,
     conditions: Conditions,
     enough: u64,
 }
 
-/// A cursor as keys.
+/// A cursor, encoded as keys.
 struct Place {
     keys: Vec<Vec<u8>>,
     id: Option<String>,
 }
 
 impl Plan {
-    /// Checks a query and makes its SQL.
+    /// Validates a query and builds its SQL.
     pub(crate) fn new(dialect: Dialect, spec: Arc<Spec<'static>>, query: &Query) -> Result<Self> {
         query.check()?;
         let limit = query.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
@@ -80,27 +80,27 @@ impl Plan {
         &self.conditions.values
     }
 
-    /// Whether the statement is worth keeping.
+    /// Whether the prepared statement should be cached.
     pub(crate) fn is_kept(&self) -> bool {
         !self.conditions.long
     }
 
-    /// Whether nothing is left to be done with the rows that come.
+    /// Whether SQL does everything: no residual filters, no sorting in Rust.
     pub(crate) fn is_all_sql(&self) -> bool {
         self.conditions.rest.is_empty() && self.ordered_here.is_none()
     }
 
-    /// Whether the answer is empty without asking.
+    /// Whether the limit is zero, so that no query is needed.
     pub(crate) fn wants_nothing(&self) -> bool {
         self.limit == Some(0)
     }
 
-    /// Whether SQL may have more rows than are wanted.
+    /// Whether the SQL may return more rows than are needed.
     pub(crate) fn may_stop_early(&self) -> bool {
         self.limit.is_some() && self.ordered_here.is_none() && !self.conditions.rest.is_empty()
     }
 
-    /// Takes the rows that come.
+    /// Creates the collector of the rows.
     pub(crate) fn collector(&self) -> Collector<'_> {
         Collector { plan: self, found: 0, rows: VecDeque::new(), bytes: 0, sortable: Vec::new() }
     }
@@ -135,19 +135,19 @@ impl Plan {
     }
 }
 
-/// What a query has found so far.
+/// The rows that a query has found so far.
 pub(crate) struct Collector<'a> {
     plan: &'a Plan,
-    /// Rows that were found and already taken out.
+    /// The number of rows already drained.
     found: usize,
     rows: VecDeque<Row>,
-    /// How long the bodies of these are together.
+    /// The total size of their bodies in bytes.
     bytes: usize,
     sortable: Vec<(Vec<Vec<u8>>, Row)>,
 }
 
 impl Collector<'_> {
-    /// Takes a row that SQL let through; says whether more are wanted.
+    /// Adds a row that passed the SQL conditions; returns whether more rows are needed.
     pub(crate) fn take(&mut self, row: Row) -> Result<bool> {
         let plan = self.plan;
         let read = !plan.conditions.rest.is_empty() || plan.ordered_here.is_some();
@@ -165,7 +165,7 @@ impl Collector<'_> {
         if place.as_ref().is_none_or(|place| plan.is_after(&keys, &row.id, place)) {
             self.sortable.push((keys, row));
         }
-        // Only the first rows are wanted, so the others need not be kept until the end.
+        // Only the first rows are returned, so the others need not be kept until the end.
         if let Some(limit) = plan.limit
             && self.sortable.len() >= limit.saturating_mul(2).max(1024)
         {
@@ -175,13 +175,12 @@ impl Collector<'_> {
         Ok(true)
     }
 
-    /// Whether there are enough rows for a piece of an answer that is given away piece by piece.
+    /// Whether there are enough rows for a chunk of a stream.
     pub(crate) fn is_ready(&self) -> bool {
         self.rows.len() >= PIECE || self.bytes >= PIECE_BYTES
     }
 
-    /// The next piece, in order: rows that can be given away already; none where there are none. Their number counts
-    /// towards the limit.
+    /// The next chunk, in order: rows that can already be sent; empty if there are none. They count towards the limit.
     pub(crate) fn drain(&mut self) -> Vec<Row> {
         let room = self.plan.limit.map_or(usize::MAX, |limit| limit - self.found.min(limit)).min(PIECE);
         let (mut piece, mut bytes) = (Vec::new(), 0);
@@ -197,7 +196,7 @@ impl Collector<'_> {
         piece
     }
 
-    /// No more rows come: puts those that were ordered here in their order.
+    /// Ends the collection: sorts the rows that are sorted in Rust.
     pub(crate) fn finish(&mut self) {
         self.plan.sort(&mut self.sortable);
         self.rows.extend(self.sortable.drain(..).map(|(_, row)| row));
@@ -219,7 +218,7 @@ impl Collector<'_> {
 }
 
 impl CountPlan {
-    /// Checks the filters and makes their SQL, which stops at `enough`.
+    /// Validates the filters and builds their SQL, which stops counting at `enough`.
     pub(crate) fn new(dialect: Dialect, spec: Arc<Spec<'static>>, filters: &[Filter], enough: u64) -> Result<Self> {
         query::check_filters(filters)?;
         let mut conditions = Conditions::new(dialect, &spec, filters)?;
@@ -239,17 +238,17 @@ impl CountPlan {
         &self.conditions.values
     }
 
-    /// Whether the statement is worth keeping.
+    /// Whether the prepared statement should be cached.
     pub(crate) fn is_kept(&self) -> bool {
         !self.conditions.long
     }
 
-    /// Whether SQL counts; else the documents are to be given to [`CountPlan::take`].
+    /// Whether SQL counts; otherwise the documents are passed to [`CountPlan::count_row`].
     pub(crate) fn is_counted_there(&self) -> bool {
         self.conditions.rest.is_empty()
     }
 
-    /// Counts a document that SQL let through; says whether more are wanted.
+    /// Counts a document that passed the SQL conditions; returns whether more are needed.
     pub(crate) fn take(&self, row: &Row, count: &mut u64) -> Result<bool> {
         let document = document::parse_stored(&row.body, self.spec.name, &row.id)?;
         *count += u64::from(self.conditions.rest.pass(&row.id, &document)?);
@@ -257,7 +256,7 @@ impl CountPlan {
     }
 }
 
-/// What to say when a guard on a number of documents did not hold.
+/// The error for a failed [`Guard::Count`](crate::Guard::Count).
 pub(crate) fn count_refusal(spec: &Spec<'_>, count: u64, at_least: u64, at_most: u64) -> StoreError {
     let name = spec.name;
     StoreError::Conflict(if count < at_least {
@@ -280,14 +279,15 @@ fn order_by(order: &[Order], columns: &[String]) -> String {
     format!(" ORDER BY {}", terms.join(", "))
 }
 
-/// One row more than wanted says whether there is more.
+/// One row more than the limit tells whether there is a next page.
 fn one_more(limit: u64) -> Bind {
     Bind::Integer(i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1))
 }
 
-/// The first rows that hold one of some elements, where the entries of a list are in the order asked for: the first
-/// of each element, merged. Costs the same however many documents hold the elements. Where something is left to Rust, the
-/// entries of the one element are walked in their order until enough rows passed. `None` where it cannot be so.
+/// The first rows that contain one of some elements, if the list entries are in the order of the query: the first
+/// entries of each element, merged. The cost does not depend on how many documents contain the elements. With residual
+/// filters, the entries of a single element are scanned in order until enough rows pass. `None` if the query does not
+/// allow this.
 fn top_of_lists(dialect: Dialect, spec: &Spec<'_>, query: &Query) -> Result<Option<(Conditions, String)>> {
     let Some(limit) = query.limit.filter(|_| !query.shuffled) else { return Ok(None) };
     let is_list = |filter: &&Filter| matches!(filter, Filter::Intersects { .. });
@@ -331,7 +331,8 @@ fn top_of_lists(dialect: Dialect, spec: &Spec<'_>, query: &Query) -> Result<Opti
     Ok(Some((conditions, merged(dialect, spec, list, &query.order, &columns, &elements, &fixed, &limit))))
 }
 
-/// The rows of the entries that pass, in their order, each row looked up as it is wanted: nobody knows yet how many are.
+/// Scans the matching entries in order and looks up each row only when it is needed, because the number of rows needed
+/// is not known in advance.
 fn walked(
     dialect: Dialect,
     spec: &Spec<'_>,
@@ -348,7 +349,8 @@ fn walked(
              CROSS JOIN {table} c ON c.rid = t.rid ORDER BY {}",
             sorted(order, columns, "t.")
         ),
-        // Without the offsets, which change nothing, it would join the whole of both and sort that.
+        // `OFFSET 0` has no effect on the result, but keeps PostgreSQL from joining both tables completely and sorting
+        // the result.
         Dialect::Postgres => format!(
             "SELECT c.id, c.ver, c.doc FROM (SELECT {terms}id FROM {side} WHERE {condition} ORDER BY {} OFFSET 0) t \
              CROSS JOIN LATERAL (SELECT id, ver, doc FROM {table} WHERE id = t.id OFFSET 0) c ORDER BY {}",
@@ -358,15 +360,15 @@ fn walked(
     }
 }
 
-/// The terms of an order over the columns of a list's entries.
+/// The ORDER BY terms over the columns of a list's entries.
 fn sorted(order: &[Order], columns: &[String], prefix: &str) -> String {
     let direction: Direction = tie(order);
     let terms = columns.iter().map(String::as_str).chain(["id"]);
     terms.map(|term| format!("{prefix}{term} {}", direction.word())).collect::<Vec<_>>().join(", ")
 }
 
-/// The values of the list's first fields, if the other filters give exactly those and the order is that of the fields
-/// behind them, all one way.
+/// The values of the list's leading fields, if the other filters fix exactly those and the order consists of the
+/// remaining fields, all in one direction.
 fn leads_to_order<'a>(list: &ListSpec<'_>, filters: &[&'a Filter], order: &[Order]) -> Option<Vec<&'a Value>> {
     if filters.len() + order.len() != list.fields.len() || order.iter().any(|one| one.direction != tie(order)) {
         return None;

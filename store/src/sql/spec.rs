@@ -1,5 +1,5 @@
-//! A declared collection, checked: its table, the columns that Rust fills from each document, its indexes, and a table
-//! beside it for each list whose elements are indexed.
+//! A validated collection declaration: its table, the index columns that Rust fills from each document, its indexes,
+//! and one more table for each list whose elements are indexed.
 
 use std::collections::BTreeSet;
 
@@ -9,38 +9,38 @@ use super::Dialect;
 use crate::query::check_field;
 use crate::{Collection, Index, Result, StoreError, document, key};
 
-/// The keys of one document in one index may have so many bytes. PostgreSQL holds 2,704 in an entry of a b-tree, and
-/// an id of 512 goes with them.
+/// The maximum size in bytes of one document's keys in one index. PostgreSQL allows 2,704 in a b-tree entry, which also
+/// contains an id of up to 512.
 const INDEX_LIMIT: usize = 2_100;
-/// The most elements of an indexed list.
+/// The maximum number of elements of an indexed list.
 const MOST_ELEMENTS: usize = 1_000;
-/// Longer names are cut by PostgreSQL, at 63 bytes.
+/// PostgreSQL truncates names at 63 bytes.
 const NAME_LIMIT: usize = 60;
 
-/// A declaration from code lives as long as the program ([`Spec::new`]), one that is recorded in a database as long as its
-/// text ([`Spec::recorded`]).
+/// A declaration from code is `'static` ([`Spec::new`]); one that is recorded in a database borrows its text
+/// ([`Spec::recorded`]).
 pub(crate) struct Spec<'d> {
     pub(crate) name: &'d str,
-    /// The name of its table, quoted, as are all names below but those that say otherwise.
+    /// The quoted name of its table. All names below are quoted unless noted.
     pub(crate) table: String,
     pub(crate) columns: Vec<Column<'d>>,
     pub(crate) indexes: Vec<IndexSpec>,
     pub(crate) lists: Vec<ListSpec<'d>>,
-    /// All of the declaration as text: another text is another declaration.
+    /// The whole declaration as text, to compare declarations.
     pub(crate) declaration: String,
 }
 
-/// A column that Rust fills from the document.
+/// An index column that Rust fills from the document.
 pub(crate) struct Column<'d> {
-    /// Without quotes.
+    /// Not quoted.
     pub(crate) name: String,
     pub(crate) content: Content<'d>,
 }
 
 pub(crate) enum Content<'d> {
-    /// The key of a field: `f_…`, or `l_…` without regard to case.
+    /// The key of a field: `f_…`, or `l_…` for the lower-cased text.
     Key(Field<'d>),
-    /// At the end of a unique index: empty, or the id where a field is missing, which exempts the document: `u_…`.
+    /// The last column of a unique index, `u_…`: empty, or the id if a field is missing, which exempts the document.
     Exemption(Vec<Field<'d>>),
 }
 
@@ -51,21 +51,21 @@ pub(crate) struct Field<'d> {
 }
 
 pub(crate) struct IndexSpec {
-    /// Without quotes.
+    /// Not quoted.
     pub(crate) name: String,
     pub(crate) unique: bool,
-    /// The fields as declared, for people.
+    /// The fields as declared, for messages.
     pub(crate) declared: String,
     /// Its columns, in order.
     pub(crate) columns: Vec<String>,
-    /// Where its keys stand among the columns of the collection.
+    /// The positions of its keys among the columns of the collection.
     parts: Vec<usize>,
 }
 
-/// A list whose elements have entries of their own: a table of `val`, the key of the element; `k1`, `k2` … the keys of
+/// A list whose elements are indexed, in a table of its own: `val`, the key of the element; `k1`, `k2` … the keys of
 /// the fields; `id`, the document's.
 pub(crate) struct ListSpec<'d> {
-    /// Without quotes.
+    /// Not quoted.
     pub(crate) name: String,
     pub(crate) table: String,
     /// The dotted path of the list.
@@ -74,18 +74,18 @@ pub(crate) struct ListSpec<'d> {
     declared: String,
 }
 
-/// An [`Index`], from code or as it is recorded.
+/// An [`Index`] from code or from a recorded declaration.
 struct Declared<'d> {
     fields: Vec<&'d str>,
     unique: bool,
     each: Option<&'d str>,
 }
 
-/// The keys of one entry of a list: of the element, then of the fields.
+/// The keys of one list entry: of the element, then of the fields.
 pub(crate) type Entry = Vec<Vec<u8>>;
 
 impl Spec<'static> {
-    /// Checks a declaration.
+    /// Validates a declaration.
     pub(crate) fn new(collection: &Collection) -> Result<Self> {
         let of = |index: &Index| Declared { fields: index.fields.to_vec(), unique: index.unique, each: index.each };
         Spec::of(collection.name, collection.indexes.iter().map(of))
@@ -93,13 +93,13 @@ impl Spec<'static> {
 }
 
 impl<'d> Spec<'d> {
-    /// Reads a declaration that is recorded in a database. `Corrupt` where it is none.
+    /// Parses a recorded declaration. `Corrupt` if it is not valid.
     pub(crate) fn recorded(name: &'d str, declaration: &'d str) -> Result<Self> {
         let indexes = declaration.split(';').filter(|said| !said.is_empty()).map(|said| Declared::read(name, said));
         let spec = indexes.collect::<Option<Vec<_>>>().and_then(|indexes| Spec::of(name, indexes.into_iter()).ok());
         spec.filter(|spec| spec.declaration == declaration).ok_or_else(|| {
             StoreError::Corrupt(format!(
-                "what is recorded of the collection `{}` is no declaration that this version knows",
+                "the recorded declaration of the collection `{}` is not one that this version knows",
                 shown(name)
             ))
         })
@@ -150,7 +150,7 @@ impl<'d> Spec<'d> {
         } else if columns.last().is_some_and(|last| last != "id") {
             columns.push("id".into());
         }
-        // The name says all that the index is, so a changed declaration is another index.
+        // The name encodes the whole index, so a changed declaration gets another name.
         let said = format!("{} {name}({declared})", if index.unique { "ux" } else { "ix" });
         let index_name = short(said.clone());
         if !self.indexes.iter().any(|there| there.name == index_name) {
@@ -162,9 +162,12 @@ impl<'d> Spec<'d> {
     fn add_list(&mut self, index: &Declared<'d>, list: &'d str) -> Result<String> {
         check_field(list)?;
         let fields = index.fields.iter().map(|text| Field::new(text)).collect::<Result<Vec<_>>>()?;
-        // The id needs not be named: it ends every entry.
+        // The id must not be named: every entry ends with it.
         if index.unique || list == "id" || fields.iter().any(Field::is_id) {
-            return Err(StoreError::Internal(format!("an index of {} on each `{list}` cannot be so", self.name)));
+            return Err(StoreError::Internal(format!(
+                "an index of {} on each `{list}` must not be unique or name the id",
+                self.name
+            )));
         }
         let declared = format!("{list}/{}", index.fields.join(","));
         let said = format!("s_{}({declared})", self.name);
@@ -175,14 +178,14 @@ impl<'d> Spec<'d> {
         Ok(said)
     }
 
-    /// The place of a column, which is made if it is not there.
+    /// The position of a column, which is added if it is missing.
     fn add_column(&mut self, column: Column<'d>) -> Result<usize> {
         match self.columns.iter().position(|there| there.name.eq_ignore_ascii_case(&column.name)) {
             None => self.columns.push(column),
             Some(place) if self.columns[place].name == column.name => return Ok(place),
             Some(place) => {
                 return Err(StoreError::Internal(format!(
-                    "fields of {} differ in case alone: {} and {}",
+                    "fields of {} differ only in case: {} and {}",
                     self.name, self.columns[place].name, column.name
                 )));
             }
@@ -190,7 +193,7 @@ impl<'d> Spec<'d> {
         Ok(self.columns.len() - 1)
     }
 
-    /// What belongs in the columns for this document, in their order. `Invalid` where it is too long to be indexed.
+    /// The values of the index columns for this document, in their order. `Invalid` if they are too long for an index.
     pub(crate) fn keys(&self, id: &str, document: &Value) -> Result<Vec<Vec<u8>>> {
         let keys = self.columns.iter().map(|column| column.content.of(id, document)).collect::<Result<Vec<_>>>()?;
         for index in &self.indexes {
@@ -202,7 +205,7 @@ impl<'d> Spec<'d> {
         Ok(keys)
     }
 
-    /// The entries of this document in one of the lists, in order and each once.
+    /// The entries of this document in one of the lists, sorted and without duplicates.
     pub(crate) fn entries(&self, list: &ListSpec<'_>, id: &str, document: &Value) -> Result<Vec<Entry>> {
         let Value::Array(items) = document::field(document, list.list) else { return Ok(Vec::new()) };
         if items.len() > MOST_ELEMENTS {
@@ -230,12 +233,12 @@ impl<'d> Spec<'d> {
         ))
     }
 
-    /// The column that a field is compared in, quoted; none where the field is not declared.
+    /// The quoted column of a field; `None` if the field is not indexed.
     pub(crate) fn column(&self, field: &str) -> Option<String> {
         if field == "id" { Some("id".into()) } else { self.key_column(field, false) }
     }
 
-    /// The column that holds the key of a field without regard to case.
+    /// The quoted column of the lower-cased text of a field.
     pub(crate) fn lower_column(&self, field: &str) -> Option<String> {
         self.key_column(field, true)
     }
@@ -248,12 +251,12 @@ impl<'d> Spec<'d> {
         self.columns.iter().find(is_it).map(|column| quote(&column.name))
     }
 
-    /// Where a quoted column stands among those that Rust fills; none for the id.
+    /// The position of a quoted column among the index columns; `None` for the id.
     pub(crate) fn place_of(&self, quoted: &str) -> Option<usize> {
         self.columns.iter().position(|column| quote(&column.name) == quoted)
     }
 
-    /// The answer to a broken unique index.
+    /// The error for a violated unique index.
     pub(crate) fn taken(&self, index: &IndexSpec) -> StoreError {
         StoreError::AlreadyExists(format!("another document of {} has the same {}", self.name, index.declared))
     }
@@ -266,7 +269,7 @@ impl<'d> Spec<'d> {
         StoreError::AlreadyExists(format!("`{id}` is already in {}", self.name))
     }
 
-    /// A guard that did not hold, or a document at another version; `what` says how it is.
+    /// The error for a failed guard or another version; `what` describes the state.
     pub(crate) fn conflict(&self, id: &str, what: &str) -> StoreError {
         StoreError::Conflict(format!("`{id}` of {} {what}", self.name))
     }
@@ -274,14 +277,14 @@ impl<'d> Spec<'d> {
     pub(crate) fn too_many_touched(&self) -> StoreError {
         let most = crate::model::MOST_TOUCHED;
         StoreError::Invalid(format!(
-            "more than {most} documents of {} would be written at once; filter more",
+            "the write matches more than {most} documents of {}; narrow its filters",
             self.name
         ))
     }
 }
 
 impl<'d> Declared<'d> {
-    /// As [`Spec::declaration`] has it; none where it is no index of this collection.
+    /// Parses one index of a [`Spec::declaration`]; `None` if it is not an index of this collection.
     fn read(collection: &str, said: &'d str) -> Option<Self> {
         let (kind, rest) = said.split_at_checked(said.find([' ', '_'])? + 1)?;
         let inner = rest.strip_prefix(collection)?.strip_prefix('(')?.strip_suffix(')')?;
@@ -303,7 +306,7 @@ impl IndexSpec {
 }
 
 impl ListSpec<'_> {
-    /// The statement that makes its table in SQLite.
+    /// The SQLite statement that creates its table.
     pub(crate) fn create(&self) -> String {
         let columns = self.columns();
         let typed: String = columns.iter().map(|column| format!("{column} BLOB NOT NULL, ")).collect();
@@ -314,7 +317,7 @@ impl ListSpec<'_> {
         )
     }
 
-    /// The tables of the lists of a declaration, without quotes.
+    /// The unquoted names of the list tables of a declaration.
     pub(crate) fn tables(declaration: &str) -> impl Iterator<Item = String> + '_ {
         declaration.split(';').filter(|said| said.starts_with("s_")).map(|said| short(said.to_owned()))
     }
@@ -324,7 +327,7 @@ impl ListSpec<'_> {
         std::iter::once("val".into()).chain((1..=self.fields.len()).map(|n| format!("k{n}"))).collect()
     }
 
-    /// The column of a field; none where it is not among the fields.
+    /// The position of a field; `None` if it is not among the fields.
     pub(crate) fn place_of(&self, field: &str) -> Option<usize> {
         self.fields.iter().position(|there| there.path == field && !there.lower)
     }
@@ -375,7 +378,7 @@ impl Content<'_> {
         }
     }
 
-    /// The type of the column, and what it holds until it is filled.
+    /// The type of the column, and its default until it is filled.
     pub(crate) fn kind(&self, dialect: Dialect) -> String {
         let empty = match self {
             Self::Key(_) => key::NULL,
@@ -395,12 +398,12 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Err(StoreError::Internal(format!("`{name}` cannot be the name of a collection")))
 }
 
-/// A name that was read from a database, for people: not all of a long one, and nothing that steers a terminal.
+/// A name from a database, escaped for display: truncated, and without terminal control characters.
 pub(crate) fn shown(name: &str) -> String {
     name.chars().take(100).collect::<String>().escape_debug().to_string()
 }
 
-/// A long name by its beginning and a hash of the whole (FNV-1a, 64 bits).
+/// Shortens a long name to its beginning and a hash of the whole (FNV-1a, 64 bits).
 fn short(name: String) -> String {
     if name.len() <= NAME_LIMIT {
         return name;
@@ -411,7 +414,7 @@ fn short(name: String) -> String {
     format!("{}~{hash:016x}", &name[..NAME_LIMIT - 17])
 }
 
-/// Names that reach here have neither quotes nor NUL: they are made of declared names.
+/// Quotes a name. Names consist of declared names, so they contain neither quotes nor NUL.
 pub(crate) fn quote(name: &str) -> String {
     format!("\"{name}\"")
 }

@@ -1,5 +1,5 @@
-//! The opened collections of an engine, and writes as steps: checked, with their keys made, so that an engine only has
-//! to execute them. What a document may be is decided here, on the caller's side, the same for every engine.
+//! The open collections of an engine, and prepared writes: validated, with their keys computed, so that an engine only
+//! executes them. Documents are validated here, in the caller's task, the same for every engine.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{CountPlan, Dialect, Entry, Plan, Spec};
 use crate::{Collection, Filter, Guard, MOST_TOUCHED, Query, Result, StoreError, Write, document};
 
-/// A collection that was opened, with the engine's statements for it.
+/// An open collection, with the engine's statements for it.
 pub(crate) struct Known<S> {
     pub(crate) spec: Arc<Spec<'static>>,
     pub(crate) statements: S,
@@ -21,21 +21,21 @@ impl<S: for<'a> From<&'a Spec<'static>>> Known<S> {
     }
 }
 
-/// The collections that were opened, by name.
+/// The open collections, by name.
 pub(crate) struct Collections<S> {
     dialect: Dialect,
     document_limit: usize,
     known: RwLock<HashMap<&'static str, Arc<Known<S>>>>,
 }
 
-/// A write or a guard.
+/// A validated write or guard.
 pub(crate) enum Step<S> {
     Create(Document<S>),
     Replace(Document<S>, Option<u64>),
     Upsert(Document<S>),
     Delete(Place<S>, Option<u64>),
     ReplaceWhere(Matches<S>, Body),
-    /// The document is for where nothing matches.
+    /// The document is inserted if nothing matches.
     UpsertWhere(Matches<S>, Box<Document<S>>, Body),
     UpdateFields(Matches<S>, Vec<(String, Value)>),
     DeleteWhere(Matches<S>),
@@ -49,7 +49,7 @@ pub(crate) enum Step<S> {
     },
 }
 
-/// An id of a collection.
+/// A document id within a collection.
 pub(crate) struct Place<S> {
     pub(crate) known: Arc<Known<S>>,
     pub(crate) id: String,
@@ -60,29 +60,30 @@ pub(crate) struct Document<S> {
     pub(crate) place: Place<S>,
     pub(crate) body: Box<str>,
     pub(crate) keys: Vec<Vec<u8>>,
-    /// Its entries in each list of the collection.
+    /// Its entries in each indexed list of the collection.
     pub(crate) entries: Vec<Vec<Entry>>,
 }
 
-/// A body that is not bound to an id.
+/// A body without an id.
 pub(crate) struct Body {
     pub(crate) text: Box<str>,
     pub(crate) value: Value,
 }
 
-/// The documents that pass some filters: [`MOST_TOUCHED`] at most, and whether there are more.
+/// The documents that match some filters: at most [`MAX_ROWS_AFFECTED`], and whether there are more.
 pub(crate) struct Matches<S> {
     pub(crate) known: Arc<Known<S>>,
     pub(crate) plan: Plan,
 }
 
 impl<S: for<'a> From<&'a Spec<'static>>> Collections<S> {
-    /// None yet.
+    /// No open collections.
     pub(crate) fn new(dialect: Dialect, document_limit: usize) -> Self {
         Self { dialect, document_limit, known: RwLock::default() }
     }
 
-    /// Checks declarations. They can be used once the engine has made their tables and [`Collections::add`] was called.
+    /// Validates declarations. They are usable after the engine has created their tables and called
+    /// [`Collections::add`].
     pub(crate) fn check(declared: &[Collection]) -> Result<Vec<Arc<Known<S>>>> {
         declared.iter().map(|one| Ok(Arc::new(Known::new(Spec::new(one)?)))).collect()
     }
@@ -109,7 +110,7 @@ impl<S: for<'a> From<&'a Spec<'static>>> Collections<S> {
         CountPlan::new(self.dialect, self.get(collection)?.spec.clone(), filters, enough)
     }
 
-    /// Checks a write.
+    /// Validates a write.
     pub(crate) fn step(&self, write: Write) -> Result<Step<S>> {
         Ok(match write {
             Write::Create { collection, id, body } => Step::Create(self.document(collection, id, body)?),
@@ -165,7 +166,7 @@ impl<S: for<'a> From<&'a Spec<'static>>> Collections<S> {
 }
 
 impl<S> Document<S> {
-    /// Makes the keys of a document whose body is in order.
+    /// Computes the keys of a document with a valid body.
     pub(crate) fn new(known: Arc<Known<S>>, id: String, body: Box<str>, value: &Value) -> Result<Self> {
         let keys = known.spec.keys(&id, value)?;
         let entries = known.entries(&id, value)?;
@@ -174,7 +175,7 @@ impl<S> Document<S> {
 }
 
 impl<S> Known<S> {
-    /// The entries of a document in each list of the collection.
+    /// The entries of a document in each indexed list of the collection.
     pub(crate) fn entries(&self, id: &str, value: &Value) -> Result<Vec<Vec<Entry>>> {
         self.spec.lists.iter().map(|list| self.spec.entries(list, id, value)).collect()
     }
@@ -193,32 +194,32 @@ impl<S> Place<S> {
         self.known.spec.conflict(&self.id, what)
     }
 
-    /// What a guard says that wants nothing here.
+    /// Evaluates [`Guard::Absent`].
     pub(crate) fn must_be_absent(&self, found: Option<u64>) -> Result<u64> {
         match found {
             None => Ok(0),
-            Some(_) => Err(self.conflict("is there")),
+            Some(_) => Err(self.conflict("already exists")),
         }
     }
 
-    /// What a guard says that wants something here.
+    /// Evaluates [`Guard::Exists`].
     pub(crate) fn must_exist(&self, found: Option<u64>) -> Result<u64> {
         match found {
             Some(_) => Ok(0),
-            None => Err(self.conflict("is not there")),
+            None => Err(self.conflict("does not exist")),
         }
     }
 
-    /// What a guard says that wants this version.
+    /// Evaluates [`Guard::Version`].
     pub(crate) fn must_be_at(&self, found: Option<u64>, wanted: u64) -> Result<u64> {
         match found {
             Some(found) if found == wanted => Ok(0),
             Some(_) => Err(self.conflict("has been changed")),
-            None => Err(self.conflict("is not there")),
+            None => Err(self.conflict("does not exist")),
         }
     }
 
-    /// Whether a write may go on that wants this version, or any where it names none.
+    /// Checks that the document exists and, if the write names a version, that it is at that version.
     pub(crate) fn expect(&self, found: Option<u64>, wanted: Option<u64>) -> Result<()> {
         match (found, wanted) {
             (None, _) => Err(self.missing()),

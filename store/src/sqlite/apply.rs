@@ -1,4 +1,4 @@
-//! What the writer does with a batch, and with each of its steps.
+//! Executes a batch, and each of its steps, on the writer's connection.
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{ErrorCode, OptionalExtension, params_from_iter};
@@ -17,9 +17,9 @@ type Document = sql::Document<Statements>;
 type Matches = sql::Matches<Statements>;
 
 impl Writer {
-    /// Applies a batch within the transaction. One that writes a single document needs nothing that keeps it apart from
-    /// the others, since the first of its statements is the one that may be refused. Where it fails later all the same,
-    /// as on a full disk, a part of it is written: that is none, and the transaction is to be undone.
+    /// Applies a batch within the transaction. A batch of a single document write needs no savepoint, because only its
+    /// first statement can be refused. If it fails later nevertheless, as on a full disk, it is partly written: then
+    /// this returns `None`, and the transaction must be rolled back.
     pub(super) fn apply(&mut self, steps: &[Step]) -> Option<Result<Committed>> {
         let [step @ (Step::Create(_) | Step::Upsert(_) | Step::Replace(..) | Step::Delete(..))] = steps else {
             return Some(self.apply_apart(steps));
@@ -34,7 +34,7 @@ impl Writer {
         }
     }
 
-    /// Applies a batch within the transaction, in a savepoint of its own: nothing of it is left where it fails.
+    /// Applies a batch within the transaction, in a savepoint of its own, so that a failure leaves nothing.
     pub(super) fn apply_apart(&mut self, steps: &[Step]) -> Result<Committed> {
         self.run("SAVEPOINT batch")?;
         let version = self.last_version + 1;
@@ -65,7 +65,7 @@ impl Writer {
         Committed { version, touched }
     }
 
-    /// Takes a step; says how many documents it touched.
+    /// Executes a step; returns the number of documents changed.
     fn step(&self, step: &Step, version: u64) -> Result<u64> {
         match step {
             Step::Create(document) => self.create(document, version).map(|()| 1),
@@ -108,18 +108,18 @@ impl Writer {
         let place = &document.place;
         match self.put(&place.known.statements.insert, document, version) {
             Ok(_) => self.change_entries(place, self.connection.last_insert_rowid(), &[], &document.entries),
-            // The same document twice breaks every unique index; the id is what to tell.
+            // A duplicate document violates every unique index; the id is the most useful error.
             Err(StoreError::AlreadyExists(_)) if self.version(place)?.is_some() => Err(place.taken()),
             Err(error) => Err(error),
         }
     }
 
-    /// Not ON CONFLICT: a row that breaks two unique indexes at once would depend on which is looked at first.
+    /// Not ON CONFLICT: for a row that violates two unique indexes, the result would depend on which is checked first.
     fn upsert(&self, document: &Document, version: u64) -> Result<()> {
         if self.replace(document, version)? { Ok(()) } else { self.create(document, version) }
     }
 
-    /// Puts a document in the place of what is there; says whether there was something.
+    /// Replaces a document; returns whether it existed.
     fn replace(&self, document: &Document, version: u64) -> Result<bool> {
         let place = &document.place;
         let old = self.old_entries(place)?;
@@ -159,7 +159,7 @@ impl Writer {
         Ok(found.len() as u64)
     }
 
-    /// The ids and bodies of what passes the filters.
+    /// The ids and bodies of the matching documents.
     fn matching(&self, matches: &Matches) -> Result<Vec<(String, Box<str>)>> {
         let mut collector = matches.plan.collector();
         run::each(&self.connection, &matches.plan, |row| collector.take(row))?;
@@ -170,8 +170,8 @@ impl Writer {
         Ok(page.rows.into_iter().map(|row| (row.id, row.body)).collect())
     }
 
-    /// What the lists of a collection have of a document now, and its row number; none where there are no lists or no
-    /// document. The keys of an entry are all that removes it, and only the old document has them.
+    /// The current list entries of a document and its rowid; `None` if the collection has no lists or the document does
+    /// not exist. Entries can only be deleted by their keys, which are derived from the old document.
     fn old_entries(&self, place: &Place) -> Result<Option<(i64, Vec<Vec<Entry>>)>> {
         let spec = &place.known.spec;
         if spec.lists.is_empty() {
@@ -185,12 +185,12 @@ impl Writer {
         Ok(Some((rid, place.known.entries(&place.id, &value)?)))
     }
 
-    /// Makes the entries of a document what they are to be.
+    /// Updates the list entries of a document.
     fn change_entries(&self, place: &Place, rid: i64, old: &[Vec<Entry>], new: &[Vec<Entry>]) -> Result<()> {
         let none = Vec::new();
         for (at, (add, remove)) in place.known.statements.lists.iter().enumerate() {
             let (old, new) = (old.get(at).unwrap_or(&none), new.get(at).unwrap_or(&none));
-            // Entries are in order, so that looking for one is quick.
+            // Entries are sorted, so binary search works.
             let gone = old.iter().filter(|entry| new.binary_search(entry).is_err());
             let come = new.iter().filter(|entry| old.binary_search(entry).is_err());
             let changed = gone
@@ -204,7 +204,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Executes one of the statements that store a document, and says how many rows it changed.
+    /// Executes an insert or update; returns the number of rows changed.
     fn put(&self, sql: &str, document: &Document, version: u64) -> Result<usize> {
         let version = i64::try_from(version).unwrap_or(i64::MAX);
         let place = &document.place;
@@ -219,8 +219,8 @@ impl Writer {
         }
     }
 
-    /// The first declared unique index that a document breaks. SQLite names the one it looked at first, which depends on
-    /// when the indexes were made.
+    /// The first declared unique index that a document violates. SQLite names the one it checked first, which depends
+    /// on the order in which the indexes were created.
     fn broken_by(&self, document: &Document) -> Result<StoreError> {
         let Place { known, id } = &document.place;
         for index in known.spec.indexes.iter().filter(|index| index.unique) {

@@ -1,4 +1,4 @@
-//! Copies of a data folder's database: compacted, as of one moment, whether a daemon runs on the folder or not.
+//! Copies the database of a data directory: a compacted snapshot, with or without a running daemon.
 
 use std::fs;
 use std::path::Path;
@@ -14,15 +14,15 @@ use super::mark;
 use crate::check::{OnProgress, Progress};
 use crate::{ArchiveWriter, Result, StoreError};
 
-/// Between two looks at how far SQLite is.
+/// The interval of progress reports.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Copies the database of a data folder as of this moment, whether a daemon runs on the folder or not.
+/// Copies a snapshot of the database of a data directory, with or without a running daemon.
 pub(super) fn backup(folder: &Path, archive: &ArchiveWriter, progress: OnProgress<'_>) -> Result<()> {
     let database = folder.join(DATABASE);
     let Some(identity) = read_identity(&database)?.filter(|identity| identity.seeded) else {
         return Err(StoreError::NotFound(format!(
-            "there is no data in `{}`; name the folder of a daemon that was started before",
+            "there is no data in `{}`; pass the data directory of a daemon that has been started",
             folder.display()
         )));
     };
@@ -31,7 +31,7 @@ pub(super) fn backup(folder: &Path, archive: &ArchiveWriter, progress: OnProgres
     copy(&visit(&database).map_err(failed)?, archive.part(), progress)
 }
 
-/// Copies the database of a connection as of this moment.
+/// Copies a snapshot of the database of a connection.
 pub(super) fn copy(connection: &Connection, part: &Path, progress: OnProgress<'_>) -> Result<()> {
     let failed = |error| from_sqlite(error, &format!("copying the database into `{}`", part.display()));
     let size = "SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size)";

@@ -1,5 +1,5 @@
-//! Checks a database as of one moment, whether a daemon runs on it or not: its pages by SQLite's own check, then every
-//! document against its columns and the entries of its lists.
+//! Checks a snapshot of a database, with or without a running daemon: its pages by SQLite's integrity check, then every
+//! document against its index columns and list entries.
 
 use std::path::Path;
 
@@ -13,16 +13,16 @@ use crate::sql::change::DOCUMENTS_ALONE;
 use crate::sql::{ListSpec, Spec, quote};
 use crate::{Collection, Result, StoreError};
 
-/// Documents between two words about the progress.
+/// The number of documents between two progress reports.
 const PER_WORD: u64 = 1000;
-/// Faults of pages that are told.
+/// The maximum number of page faults reported.
 const MOST_FAULTS: u32 = 20;
 
-/// Looks for what is wrong in the database of a data folder: first whether its tables and indexes are those that it
-/// records, without which nothing else is looked at; then all documents, each collection by the declaration that is
-/// recorded of it. One of `collections` of which nothing is recorded is a problem too.
+/// Checks the database of a data directory. First its tables and indexes are compared with the recorded declarations;
+/// if they differ, nothing else is checked. Then each document is checked against the declaration recorded for its
+/// collection. A member of `collections` without a recorded declaration is a problem too.
 ///
-/// `NotFound` where there is no database; an error too where it cannot be read at all.
+/// `NotFound` if there is no database; an error too if it cannot be read at all.
 pub(super) fn check(folder: &Path, collections: &[Collection], progress: OnProgress<'_>) -> Result<Findings> {
     let database = folder.join(DATABASE);
     let Some((identity, problems)) = identify(&database)? else {
@@ -35,7 +35,9 @@ pub(super) fn check(folder: &Path, collections: &[Collection], progress: OnProgr
     let mut findings = Findings { lacks_writes: lacks_writes.map(|error| error.to_string()), ..Findings::default() };
     if !problems.is_empty() {
         problems.into_iter().for_each(|problem| findings.add(problem));
-        findings.add("no document was looked at, since the tables and indexes are not those that OpenOrch made".into());
+        findings.add(
+            "the documents were not checked, because the tables and indexes are not those that OpenOrch created".into(),
+        );
         return Ok(findings);
     }
     progress(Progress { what: "the pages of the database", done: 0, of: 1 });
@@ -48,7 +50,7 @@ pub(super) fn check(folder: &Path, collections: &[Collection], progress: OnProgr
         let declaration = if *version == DOCUMENTS_ALONE { "" } else { declaration };
         match Spec::recorded(name, declaration) {
             Ok(spec) => documents(&connection, Checker::new(&spec, &mut findings), progress).map_err(failed)?,
-            // As in a newer layout.
+            // For example, of a newer layout.
             Err(error) => findings.add(error.sentence().to_owned()),
         }
     }

@@ -1,5 +1,5 @@
-//! The disk under the data folder: whether its file system will do, and a reserve of space for a start and a stop while it
-//! is full.
+//! The disk of the data directory: whether its file system is suitable, and a reserve of disk space for a start and a
+//! shutdown on a full disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,24 +9,25 @@ use super::errors::from_io;
 use super::folder::open_private;
 use crate::{Result, StoreError};
 
-/// The reserve, and how much of it is released at a time. A start needs about 32 KiB, a stop a few pages.
+/// The size of the reserve, and how much of it is released at a time, in bytes. A start needs about 32 KiB, a shutdown
+/// a few pages.
 const RESERVE: u64 = 1024 * 1024;
 const RELEASED: u64 = 128 * 1024;
-/// The reserve is made where so much is free, and looked after this often.
+/// The free space required to create the reserve, and the interval of the check.
 const ROOM: u64 = 8 * RESERVE;
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What is known of a kind of file system.
+/// The suitability of a file system.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Local,
-    /// Locks or shared memory may work, or may not: that depends on who serves it.
+    /// Locks or shared memory may or may not work, depending on the server.
     Doubtful(&'static str),
-    /// Locks of another machine are not seen, and memory is not shared with it.
+    /// Locks are not visible to other machines, and memory is not shared with them.
     Network(&'static str),
 }
 
-/// By the number that `statfs` gives (linux/magic.h, and the manual page of statfs(2)).
+/// Classifies the magic number of `statfs` (linux/magic.h and the manual page of statfs(2)).
 fn verdict(number: u32) -> Verdict {
     match number {
         0x6969 => Verdict::Network("NFS"),
@@ -35,7 +36,7 @@ fn verdict(number: u32) -> Verdict {
         0x5346_414F | 0x6B41_4653 => Verdict::Network("AFS"),
         0x7375_7245 => Verdict::Network("Coda"),
         0x564C => Verdict::Network("NCP"),
-        0x6573_5546 => Verdict::Doubtful("FUSE or virtiofs (sshfs, a cloud drive, a folder of the host)"),
+        0x6573_5546 => Verdict::Doubtful("FUSE or virtiofs (sshfs, a cloud drive, a directory of the host)"),
         0x00C3_6400 => Verdict::Doubtful("Ceph"),
         0x0BD0_0BD0 => Verdict::Doubtful("Lustre"),
         0x0116_1970 => Verdict::Doubtful("GFS2"),
@@ -44,24 +45,26 @@ fn verdict(number: u32) -> Verdict {
     }
 }
 
-/// Refuses a folder on a network file system, unless that is allowed, and warns of one that may be.
+/// Refuses a directory on a network file system, unless that is allowed, and warns if the file system may be one.
 pub(super) fn check_file_system(folder: &Path, allow_network: bool) -> Result<()> {
     let place = folder.display();
     match number_of(folder)?.map_or(Verdict::Local, verdict) {
         Verdict::Local => {}
         Verdict::Network(name) if !allow_network => {
             return Err(StoreError::Unavailable(format!(
-                "the data folder `{place}` is on {name}, where two machines can open one database and damage it; choose a \
-                 folder on a local disk, or PostgreSQL (OPENORCH_DB); if this is the only machine that ever uses it, allow it \
-                 with OPENORCH_NETWORK_FILE_SYSTEM=allow"
+                "the data directory `{place}` is on {name}, where two machines can open the same database and damage \
+                 it; choose a directory on a local disk, or PostgreSQL (OPENORCH_DB); if this is the only machine that \
+                 ever uses it, allow it with OPENORCH_NETWORK_FILE_SYSTEM=allow"
             )));
         }
         Verdict::Network(name) => {
-            tracing::warn!("the data folder `{place}` is on {name}: a second daemon on another machine is not noticed");
+            tracing::warn!(
+                "the data directory `{place}` is on {name}: a second daemon on another machine is not detected"
+            );
         }
         Verdict::Doubtful(name) => tracing::warn!(
-            "the data folder `{place}` is on {name}: make sure that one mount alone uses it, since another daemon may not be \
-             noticed, and acknowledged writes may not survive a power cut; a local disk is better"
+            "the data directory `{place}` is on {name}: make sure that only one mount uses it, since another daemon \
+             may not be detected, and acknowledged writes may not survive a power failure; prefer a local disk"
         ),
     }
     Ok(())
@@ -70,7 +73,7 @@ pub(super) fn check_file_system(folder: &Path, allow_network: bool) -> Result<()
 #[cfg(target_os = "linux")]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the numbers have 32 bits")]
 fn number_of(folder: &Path) -> Result<Option<u32>> {
-    let found = rustix::fs::statfs(folder).map_err(|error| from_io(&error.into(), "looking at", folder))?;
+    let found = rustix::fs::statfs(folder).map_err(|error| from_io(&error.into(), "inspecting", folder))?;
     Ok(Some(found.f_type as u32))
 }
 
@@ -79,11 +82,11 @@ fn number_of(_: &Path) -> Result<Option<u32>> {
     Ok(None)
 }
 
-/// A file that takes up space, so that there is some when the disk is full: to open the database, which then reads, and
-/// to stop cleanly. Not for writes, which would use it up.
+/// A file that reserves disk space, so that on a full disk the database can still be opened for reading and shut down
+/// cleanly. Not for writes, which would use it up.
 pub(super) struct Reserve {
     path: PathBuf,
-    /// None before the first time.
+    /// `None` before the first check.
     tended_at: Option<Instant>,
 }
 
@@ -92,7 +95,7 @@ impl Reserve {
         Self { path: folder.join("openorch.reserve"), tended_at: None }
     }
 
-    /// Gives a part of it back to the disk. Says whether there was any.
+    /// Releases a part of the reserve. Returns whether any was left.
     pub(super) fn release(&self) -> bool {
         let release = || {
             let file = open_private(&self.path).map_err(std::io::Error::other)?;
@@ -102,12 +105,12 @@ impl Reserve {
         };
         let released = release().is_ok_and(|length| length > 0);
         if released {
-            tracing::warn!("the disk of `{}` is full: a part of that reserve was released", self.path.display());
+            tracing::warn!("the disk of `{}` is full: a part of this reserve was released", self.path.display());
         }
         released
     }
 
-    /// Makes it again once there is room. Best effort: without it, a start on a full disk is refused.
+    /// Recreates the reserve once there is space. Best effort: without it, a start on a full disk is refused.
     pub(super) fn tend(&mut self) {
         if self.tended_at.is_some_and(|at| at.elapsed() < PAUSE) {
             return;
@@ -174,7 +177,7 @@ mod tests {
         }
         assert_eq!(times, RESERVE / RELEASED);
         reserve.tend();
-        assert_eq!(fs::metadata(&reserve.path).unwrap().len(), 0, "it was looked after a moment ago");
+        assert_eq!(fs::metadata(&reserve.path).unwrap().len(), 0, "the check interval has not passed");
         reserve.tended_at = None;
         reserve.tend();
         assert_eq!(fs::metadata(&reserve.path).unwrap().len(), RESERVE);

@@ -1,4 +1,4 @@
-//! A data folder as an [`Engine`].
+//! A data directory as an [`Engine`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use crate::{
     StoreError,
 };
 
-/// A data folder, and how it is opened.
+/// A data directory and the options to open it with.
 #[derive(Debug, Clone)]
 pub struct SqliteEngine {
-    /// Where the database and its lock are.
+    /// The directory of the database and its lock file.
     pub folder: PathBuf,
-    /// How it is opened.
+    /// The options to open it with.
     pub options: SqliteOptions,
 }
 
 impl SqliteEngine {
-    /// A folder with the usual options.
+    /// A data directory with the default options.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), options: SqliteOptions::default() }
     }
@@ -30,7 +30,7 @@ impl Engine for SqliteEngine {
     fn open(&self) -> BoxFuture<'_, Result<Arc<dyn Store>>> {
         let Self { folder, options } = self.clone();
         Box::pin(async move {
-            // Reading a long log takes its time.
+            // Recovering a long log takes a while.
             let opening = tokio::task::spawn_blocking(move || SqliteStore::open(folder, options)).await;
             opening.map_err(|error| StoreError::Internal(format!("the store could not be opened: {error}")))?
         })

@@ -1,4 +1,4 @@
-//! What SQLite and the file system report, as the store's errors with a way out.
+//! Translates errors of SQLite and the file system into store errors with a remedy.
 
 use std::io;
 use std::path::Path;
@@ -7,23 +7,24 @@ use rusqlite::ErrorCode;
 
 use crate::StoreError;
 
-/// Turns an error of SQLite into ours; `doing` says what was tried, for example "writing" or "opening `x`".
+/// Translates an error of SQLite; `doing` names the action, for example "writing" or "opening `x`".
 pub(crate) fn from_sqlite(error: rusqlite::Error, doing: &str) -> StoreError {
     let Some(code) = error.sqlite_error().copied() else {
         return StoreError::Internal(format!("{doing} failed: {error}"));
     };
     match code.code {
-        // The shared-memory file beside the database is grown by writing, which fails so where the disk is full.
+        // Extending the shared-memory file is a write, which fails with this code on a full disk.
         _ if code.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => full(doing),
         ErrorCode::DiskFull => full(doing),
-        // Whoever set the limit knows how long it was.
+        // The caller adds the message, because it knows the timeout.
         ErrorCode::OperationInterrupted => StoreError::TimedOut(String::new()),
         ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
             StoreError::Corrupt(format!("{doing} failed because the database is damaged ({error}); restore a backup"))
         }
         ErrorCode::TooBig => StoreError::TooLarge(format!("{doing} failed: {error}")),
         ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen => StoreError::Unavailable(format!(
-            "{doing} failed: {error}; give the user this runs as the right to write the data folder and its files"
+            "{doing} failed: {error}; grant the user this process runs as write access to the data directory and its \
+             files"
         )),
         ErrorCode::DatabaseBusy
         | ErrorCode::DatabaseLocked
@@ -34,27 +35,29 @@ pub(crate) fn from_sqlite(error: rusqlite::Error, doing: &str) -> StoreError {
     }
 }
 
-/// Turns an error of SQLite into ours where a file is read that may come from anywhere, within bounds.
+/// Translates an error of SQLite for a read of an untrusted file, which is limited in cost.
 pub(crate) fn from_file(error: rusqlite::Error, file: &Path) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::OperationInterrupted | ErrorCode::TooBig) => StoreError::Corrupt(format!(
-            "`{}` is damaged: reading it takes more than a file of its size can; restore a backup. Nothing was changed",
+            "`{}` is damaged: reading it takes more steps than a file of its size can need; restore a backup. Nothing \
+             was changed",
             file.display()
         )),
         _ => from_sqlite(error, &format!("reading `{}`", file.display())),
     }
 }
 
-/// Turns an error of the file system into ours.
+/// Translates an error of the file system.
 pub(crate) fn from_io(error: &io::Error, doing: &str, path: &Path) -> StoreError {
     let place = path.display();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(&format!("{doing} `{place}`")),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StoreError::Unavailable(format!(
-            "{doing} `{place}` failed: {error}; give the user this runs as the right to it, or choose another data folder"
+            "{doing} `{place}` failed: {error}; grant the user this process runs as access to it, or choose another \
+             data directory"
         )),
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => StoreError::Unavailable(format!(
-            "`{place}` cannot be the data folder, there is a file in its way; move the file or choose another folder"
+            "`{place}` cannot be the data directory: a file is in the way; move the file or choose another directory"
         )),
         _ => StoreError::Unavailable(format!("{doing} `{place}` failed: {error}")),
     }

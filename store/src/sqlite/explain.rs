@@ -1,4 +1,4 @@
-//! What SQLite says it will do for a query.
+//! Query plans of SQLite.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use super::schema;
 use crate::sql::{Dialect, Plan, Spec};
 use crate::{Collection, Query, Result};
 
-/// The plan for a query on a collection. It does not depend on the documents: the engine gathers no statistics.
+/// The plan for a query on a collection. It does not depend on the documents, because the engine collects no
+/// statistics.
 pub fn on_sqlite(collection: &Collection, query: &Query) -> Result<String> {
     let spec = Arc::new(Spec::new(collection)?);
     let plan = Plan::new(Dialect::Sqlite, spec.clone(), query)?;

@@ -1,9 +1,9 @@
-//! The data folder: who holds it, and whether the database in it is the one it was started with. Knows nothing of
-//! collections; the tables made here are the store's own.
+//! The data directory: its lock, and whether its database is the one it belongs to. Knows nothing of collections; the
+//! tables created here are the store's own.
 //!
-//! A lock file holds the other daemons off (the operating system's lock, so a dead holder never blocks) and remembers
-//! the database's id once the first seeding is committed. Everything that can be told to be wrong is told before the
-//! database is opened for writing, so what is refused is left as it was.
+//! A lock file keeps other daemons out (by a lock of the operating system, so a dead process never blocks) and records
+//! the database id once the first seeding is committed. Everything that can be checked is checked before the database
+//! is opened for writing, so a refused directory is left unchanged.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -22,26 +22,28 @@ use super::{mark, shape};
 use crate::sql::random_id;
 use crate::{Result, StoreError, archive};
 
-/// The layout of the tables and keys. 2 added tables for lists and `min_compatible`, 3 the mark of a clean stop. Another
-/// form of tables, indexes or declarations is another layout, since a start refuses what it does not know (`shape.rs`).
+/// The layout version of tables and keys. 2 added tables for lists and `min_compatible`, 3 the clean-shutdown flag. Any
+/// other form of tables, indexes or declarations needs a new layout, since a start refuses what it does not know
+/// (`schema_check.rs`).
 pub(super) const LAYOUT: u32 = 3;
-/// The lowest layout that a program must know to write here; in each database, so that an older program can be told.
-/// Programs that know layout 1 alone would leave the tables of lists behind, those that know 2 the mark.
+/// The lowest layout that a program must know to write here; stored in each database, so that an older program can
+/// refuse it. Programs that only know layout 1 would not update the tables of lists, those that only know 2 not the
+/// flag.
 const MIN_COMPATIBLE: u32 = 3;
 
-/// The longest text of a file that is looked into.
+/// The maximum length of a value in an untrusted file.
 const MAX_VALUE_BYTES: i32 = 64 << 20;
-/// Steps of SQLite's machine that reading a file may take: a row of a few bytes takes about twenty.
+/// The number of SQLite VM steps that reading a file may take: a row of a few bytes takes about twenty.
 const FREE_STEPS: u64 = 1_000_000;
 const STEPS_PER_BYTE: u64 = 16;
-/// Steps between two looks at how many are left.
+/// The number of steps between two checks of the remaining budget.
 const STEPS_AT_ONCE: i32 = 10_000;
 
 const LOCK: &str = "openorch.lock";
 pub(super) const DATABASE: &str = "openorch.db";
 /// "OpOr", in the header of every database of ours.
 const APPLICATION_ID: u32 = 0x4F70_4F72;
-/// The tables in which a database says what it is and has, and the statements that make them.
+/// The store's own tables, and the statements that create them.
 pub(super) const OWN_TABLES: [(&str, &str); 2] = [
     ("_store_info", "CREATE TABLE _store_info(key TEXT PRIMARY KEY, value) WITHOUT ROWID"),
     (
@@ -49,33 +51,33 @@ pub(super) const OWN_TABLES: [(&str, &str); 2] = [
         "CREATE TABLE _store_meta(collection TEXT PRIMARY KEY, spec TEXT NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID",
     ),
 ];
-/// In the lock file until there is an id.
+/// In the lock file until there is a database id.
 const NO_ID: &str = "--------------------------------";
 
-/// A folder this process holds, until the value is dropped.
+/// A data directory that this process has locked, until the value is dropped.
 pub(super) struct Folder {
-    /// Where the database is.
+    /// The path of the database.
     pub(super) database: PathBuf,
     /// The id of the database.
     pub(super) database_id: String,
-    /// Whether seeding had been finished when the folder was opened.
+    /// Whether the database was seeded when the directory was opened.
     pub(super) seeded: bool,
-    /// Whether the files that are open are still there.
+    /// Detects removed or replaced files.
     pub(super) place: Place,
     lock: File,
     lock_path: PathBuf,
 }
 
-/// What a database says of itself.
+/// The identity and state recorded in a database.
 pub(crate) struct Identity {
     pub(crate) id: String,
     pub(crate) seeded: bool,
-    /// Whether it has the mark of a clean stop.
+    /// Whether the clean-shutdown flag is set.
     pub(super) clean: bool,
 }
 
 impl Folder {
-    /// Takes hold of the folder and makes sure that its database is ours and the right one, or makes a new one.
+    /// Locks the directory and verifies that its database is ours and the right one, or creates a new one.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         make_folder(folder)?;
         let lock_path = folder.join(LOCK);
@@ -88,9 +90,9 @@ impl Folder {
             (Some(found), Some(wanted)) if found.id == *wanted => Identity { seeded: true, ..found },
             (Some(found), Some(wanted)) => return Err(swapped(&database, &found.id, wanted, &lock_path)),
             (None, Some(wanted)) => return Err(gone(&database, wanted, folder)),
-            // Seeded, and the lock file does not know: it was lost, or a crash came between the two.
+            // Seeded, but not recorded in the lock file: it was lost, or a crash came between the two writes.
             (Some(found), None) if found.seeded => found,
-            // A first start that did not come to its end. It had answered nobody yet.
+            // An unfinished first start. It had not acknowledged anything yet.
             (Some(_), None) => {
                 remove_database(&database)?;
                 create(&database)?
@@ -107,7 +109,7 @@ impl Folder {
         Ok(this)
     }
 
-    /// Writes the database's id into the lock file.
+    /// Writes the database id into the lock file.
     pub(super) fn remember(&self) -> Result<()> {
         let write = || {
             let mut lock = &self.lock;
@@ -118,37 +120,37 @@ impl Folder {
         write().map_err(|error| from_io(&error, "writing", &self.lock_path))
     }
 
-    /// Lets another process have the folder.
+    /// Releases the lock of the directory.
     pub(super) fn let_go(&self) {
-        // The system does the same when this process ends.
+        // The operating system does the same when this process ends.
         let _ = self.lock.unlock();
     }
 
-    /// A connection to read by, which opens no other file later; none where the files are not in place any more.
+    /// A connection for reading with all of its files open; `None` if the files at the paths are not ours any more.
     pub(super) fn connect_in_place(&self) -> Result<Option<Connection>> {
         if !self.place.is_sure() {
             return Ok(None);
         }
         let connection = self.connect()?;
-        // It never writes the log back, and never removes one: the writer does.
+        // It never checkpoints or removes the log: the writer does.
         let open_log = |connection: &Connection| {
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             connection.busy_timeout(Duration::from_secs(5))?;
             connection.query_row("PRAGMA user_version", [], |_| Ok(()))
         };
         open_log(&connection).map_err(|error| from_sqlite(error, "opening a reader"))?;
-        // What is in place after it was opened is what was opened.
+        // If the files are in place after opening, they are the ones that were opened.
         Ok(self.place.is_sure().then_some(connection))
     }
 
-    /// A connection to the database, which must be there.
+    /// A connection to the database, which must exist.
     pub(super) fn connect(&self) -> Result<Connection> {
         let doing = || format!("opening `{}`", self.database.display());
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.database, flags)
             .and_then(harden)
             .map_err(|error| from_sqlite(error, &doing()))?;
-        // SQLite falls back to reading alone where it may not write.
+        // SQLite silently opens a database read-only if it may not write.
         if connection.is_readonly("main").map_err(|error| from_sqlite(error, &doing()))? {
             let denied = io::Error::from(io::ErrorKind::PermissionDenied);
             return Err(from_io(&denied, "opening for writing", &self.database));
@@ -159,8 +161,8 @@ impl Folder {
 
 fn swapped(database: &Path, found: &str, wanted: &str, lock: &Path) -> StoreError {
     StoreError::Corrupt(format!(
-        "`{}` is database {found}, but this folder was started with database {wanted}; put that one back, with \
-         its own `-wal` file or none, or, to go on with this one, remove `{}`. Nothing was changed",
+        "`{}` is database {found}, but this directory belongs to database {wanted}; put that one back, with its own \
+         `-wal` file or none, or, to use this one, remove `{}`. Nothing was changed",
         database.display(),
         lock.display()
     ))
@@ -168,8 +170,8 @@ fn swapped(database: &Path, found: &str, wanted: &str, lock: &Path) -> StoreErro
 
 fn gone(database: &Path, wanted: &str, folder: &Path) -> StoreError {
     StoreError::Corrupt(format!(
-        "`{}` is missing or empty, but this folder was started with database {wanted}; restore it from a backup, or, to \
-         start with nothing, move the folder `{}` away. Nothing was changed",
+        "`{}` is missing or empty, but this directory belongs to database {wanted}; restore it from a backup, or, to \
+         start without data, move the directory `{}` away. Nothing was changed",
         database.display(),
         folder.display()
     ))
@@ -180,15 +182,15 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder).map_err(|error| from_io(&error, "making the folder", folder))?;
+    builder.create(folder).map_err(|error| from_io(&error, "creating the directory", folder))?;
     #[cfg(unix)]
     if let Ok(found) = fs::metadata(folder) {
         use std::os::unix::fs::MetadataExt;
         let (owner, own) = (found.uid(), rustix::process::geteuid().as_raw());
         if owner != own {
             tracing::warn!(
-                "the data folder `{}` belongs to user {owner}, and the daemon runs as user {own}: that user can read and \
-                 change everything in it",
+                "the data directory `{}` belongs to user {owner}, but the daemon runs as user {own}: that user can \
+                 read and change all data",
                 folder.display()
             );
         }
@@ -197,8 +199,8 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Secrets are kept here, so rights that were given to others are taken back. Some file systems have no such rights,
-/// and a folder may belong to another user who shares it on purpose; that is no reason to refuse it.
+/// The directory contains secrets, so permissions of other users are removed. Best effort: some file systems have no
+/// permissions, and a directory may belong to another user who shares it on purpose.
 fn keep_private(path: &Path) {
     #[cfg(unix)]
     if let Ok(found) = fs::metadata(path) {
@@ -218,27 +220,28 @@ pub(crate) fn open_private(path: &Path) -> Result<File> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        // Nobody who can write to the folder has another file overwritten by a link, or a start wait at a pipe.
+        // A user who can write to the directory must not be able to redirect this to another file by a link, or block a
+        // start with a pipe.
         options.mode(0o600).custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32);
     }
     let file = options.open(path).map_err(|error| from_io(&error, "opening", path))?;
     if !file.metadata().is_ok_and(|found| found.is_file()) {
-        let other = io::Error::other("it is no regular file; move it away");
+        let other = io::Error::other("it is not a regular file; move it away");
         return Err(from_io(&other, "opening", path));
     }
     keep_private(path);
     Ok(file)
 }
 
-/// A folder that is held while its database is put there.
+/// A locked data directory whose database is about to be restored.
 pub(super) struct Held {
-    /// The lock, until it is dropped.
+    /// Holds the lock until it is dropped.
     pub(super) file: File,
-    /// Whether the folder was started with a database.
+    /// Whether the lock file records a database.
     pub(super) has_database: bool,
 }
 
-/// Takes hold of a folder without looking at its database.
+/// Locks a directory without opening its database.
 pub(super) fn take_folder(folder: &Path) -> Result<Held> {
     let path = folder.join(LOCK);
     let mut file = take_lock(folder, &path)?;
@@ -257,7 +260,8 @@ fn take_lock(folder: &Path, path: &Path) -> Result<File> {
                 Err(_) => None,
             };
             Err(StoreError::InUse(format!(
-                "the data folder `{}` is in use by another daemon (pid {}); stop that one, or choose another folder",
+                "the data directory `{}` is in use by another daemon (pid {}); stop that one, or choose another \
+                 directory",
                 folder.display(),
                 holder.unwrap_or("unknown")
             )))
@@ -266,8 +270,8 @@ fn take_lock(folder: &Path, path: &Path) -> Result<File> {
     }
 }
 
-/// The lock file has two lines: `database <id>` and `pid <number>`. The first is written in place and once, so that no
-/// crash at a later start can lose it.
+/// The lock file has two lines: `database <id>` and `pid <number>`. The first is written in place and only once, so
+/// that a crash at a later start cannot lose it.
 fn read_id(lock: &mut File) -> io::Result<Option<String>> {
     let mut text = Vec::new();
     lock.seek(SeekFrom::Start(0))?;
@@ -287,18 +291,18 @@ fn write_pid(lock: &mut File, id: Option<&str>) -> io::Result<()> {
     lock.write_all(format!("pid {:<10}\n", std::process::id()).as_bytes())
 }
 
-/// What the database says of itself, without touching it: `None` where there is nothing, an error where there is
-/// something that is not a sound database of ours, or has what does not belong there.
+/// Reads the identity of a database without changing it: `None` if there is no database, an error if the file is not a
+/// sound database of ours or contains foreign objects.
 pub(crate) fn read_identity(database: &Path) -> Result<Option<Identity>> {
     let Some((identity, problems)) = identify(database)? else { return Ok(None) };
     shape::refuse(&problems, database)?;
-    // An archive is a database, and may have been put in its place as it is.
+    // An archive is a database too, and may have been copied here as it is.
     let connection = look_into(database).map_err(|error| from_file(error, database))?;
     archive::require_sections(&connection, database)?;
     Ok(Some(identity))
 }
 
-/// The same, with what is wrong with its tables and indexes beside it.
+/// The same, but returns the problems of its tables and indexes instead of refusing them.
 pub(super) fn identify(database: &Path) -> Result<Option<(Identity, Vec<String>)>> {
     let wal_length = fs::metadata(beside(database, "-wal")).map_or(0, |wal| wal.len());
     let length = match fs::metadata(database) {
@@ -312,7 +316,7 @@ pub(super) fn identify(database: &Path) -> Result<Option<(Identity, Vec<String>)
     let layout = check_header(database, length, wal_length)?;
 
     let read = |connection: Connection| {
-        // First: of what belongs there as little as of anything else is read where it is not what it was.
+        // First, because nothing may be read from a table that is not as we created it.
         let problems = shape::problems(&connection)?;
         connection.query_row(
             "SELECT (SELECT value FROM _store_info WHERE key = 'database_id'), \
@@ -327,7 +331,7 @@ pub(super) fn identify(database: &Path) -> Result<Option<(Identity, Vec<String>)
                     seeded: row.get::<_, i64>(1)? != 0,
                     clean: mark::is_set(layout, row.get(3)?),
                 };
-                // Each start needs it.
+                // Required at each start.
                 row.get::<_, i64>(4)?;
                 Ok((identity, problems, row.get::<_, Option<u32>>(2)?))
             },
@@ -340,16 +344,16 @@ pub(super) fn identify(database: &Path) -> Result<Option<(Identity, Vec<String>)
         }
         Err(_) if layout > LAYOUT => check_layout(database, layout, None).map(|()| None),
         Err(error) => match from_file(error, database) {
-            // A table of ours or a value in it that is not there.
+            // One of our tables or a value in it is missing.
             StoreError::Internal(why) => Err(StoreError::Corrupt(format!("{why}; restore a backup"))),
             other => Err(other),
         },
     }
 }
 
-/// A connection that changes nothing in a database and makes no file beside it.
+/// A read-only connection that creates no files beside the database.
 pub(crate) fn look_into(database: &Path) -> rusqlite::Result<Connection> {
-    // Without a log to read, `immutable` keeps SQLite from making any file; with one, a reader leaves it in place.
+    // Without a log, `immutable` keeps SQLite from creating files; with one, a reader leaves it in place.
     let has_log = fs::metadata(beside(database, "-wal")).is_ok_and(|wal| wal.len() > 0);
     let immutable = if has_log { "" } else { "?immutable=1" };
     let uri = format!("file:{}{immutable}", uri_path(database));
@@ -358,8 +362,8 @@ pub(crate) fn look_into(database: &Path) -> rusqlite::Result<Connection> {
     bound(connection, database)
 }
 
-/// Bounds what reading a file costs that may come from anywhere: its pages may lead in a circle, and its texts say that they
-/// are longer than the file. What a file of its size can cost at the most is far below.
+/// Limits the cost of reading an untrusted file: its pages may form a cycle, and its values may claim to be longer than
+/// the file. The limit is far above the maximum cost of a valid file of its size.
 fn bound(mut connection: Connection, database: &Path) -> rusqlite::Result<Connection> {
     connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
     let length = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
@@ -372,8 +376,8 @@ fn bound(mut connection: Connection, database: &Path) -> rusqlite::Result<Connec
     Ok(connection)
 }
 
-/// A connection beside a daemon or without one, which leaves a log where it was: a database whose log is gone looks like
-/// one that lacks its newest writes.
+/// A connection that works with or without a running daemon and leaves the log in place: a database without its log
+/// looks like one that is missing its newest writes.
 pub(super) fn visit(database: &Path) -> rusqlite::Result<Connection> {
     let had_log = mark::has_log(database);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -383,7 +387,7 @@ pub(super) fn visit(database: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The id and the last version of the database at a path, from the main file alone.
+/// The id and the last version of the database at a path, read from the main file alone.
 pub(super) fn read_file(database: &Path) -> rusqlite::Result<(String, i64)> {
     let uri = format!("file:{}?immutable=1", uri_path(database));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -395,7 +399,7 @@ pub(super) fn read_file(database: &Path) -> rusqlite::Result<(String, i64)> {
     )
 }
 
-/// The layout that the first bytes tell, if they are those of a sound database of ours.
+/// The layout version in the header, if it is the header of a sound database of ours.
 fn check_header(database: &Path, length: u64, wal_length: u64) -> Result<u32> {
     let refused = |why: &str| {
         Err(StoreError::Corrupt(format!(
@@ -421,14 +425,14 @@ fn check_header(database: &Path, length: u64, wal_length: u64) -> Result<u32> {
         1 => 65536,
         size => size,
     };
-    // With a log, the file may rightly be behind its header until the log is read.
+    // With a log, the file may be shorter than its header says until the log is checkpointed.
     if wal_length == 0 && u64::from(number(28)) * page_size > length {
-        return refused("is cut off");
+        return refused("is truncated");
     }
     Ok(number(60))
 }
 
-/// Refuses a database that a newer version of this program wrote, unless it says that this one can work with it.
+/// Refuses a database of a newer version, unless it declares compatibility with this one.
 fn check_layout(database: &Path, layout: u32, min_compatible: Option<u32>) -> Result<()> {
     if layout > LAYOUT && min_compatible.unwrap_or(layout) > LAYOUT {
         return Err(StoreError::Unavailable(format!(
@@ -440,7 +444,7 @@ fn check_layout(database: &Path, layout: u32, min_compatible: Option<u32>) -> Re
     Ok(())
 }
 
-/// Brings an older layout to ours, after a copy of the whole database was put beside it.
+/// Upgrades an older layout, after copying the whole database.
 pub(super) fn upgrade(connection: &Connection, database: &Path) -> Result<()> {
     let failed = |error| from_sqlite(error, &format!("upgrading `{}`", database.display()));
     let layout: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
@@ -448,18 +452,18 @@ pub(super) fn upgrade(connection: &Connection, database: &Path) -> Result<()> {
         return Ok(());
     }
     let copy = database.with_file_name(format!("openorch-layout-{layout}.db"));
-    // What is there is of an upgrade that did not come to its end; the database itself is still as it was.
+    // Leftovers of an interrupted upgrade; the database itself is unchanged.
     remove_database(&copy)?;
     drop(open_private(&copy)?);
     if let Err(error) = copy_into(connection, &copy).map_err(failed) {
-        // Best effort: half a copy is of no use to anyone.
+        // Best effort: an incomplete copy is useless.
         let _ = remove_database(&copy);
         return Err(error);
     }
     sync_file(&copy)?;
     sync_folder_of(&copy)?;
     tracing::info!(
-        "the database has the older layout {layout} and is brought to layout {LAYOUT}; a copy from before is in `{}`",
+        "the database is upgraded from layout {layout} to layout {LAYOUT}; a copy of the old database is in `{}`",
         copy.display()
     );
     let steps = format!(
@@ -471,20 +475,20 @@ pub(super) fn upgrade(connection: &Connection, database: &Path) -> Result<()> {
          COMMIT;"
     );
     connection.execute_batch(&steps).map_err(|error| {
-        // If even this fails, closing the connection does it.
+        // If this fails too, closing the connection rolls back.
         let _ = connection.execute_batch("ROLLBACK");
         failed(error)
     })
 }
 
-/// Writes the database as of one moment, compacted, into a new or empty file.
+/// Writes a compacted snapshot of the database into a new or empty file.
 pub(super) fn copy_into(connection: &Connection, copy: &Path) -> rusqlite::Result<()> {
-    // The name is bytes; SQLite wants them called text.
+    // The path is bytes, but SQLite expects a text value.
     let name = ToSqlOutput::Borrowed(ValueRef::Text(copy.as_os_str().as_encoded_bytes()));
     connection.execute("VACUUM INTO ?", [name]).map(drop)
 }
 
-/// Makes the database under another name and moves it into place whole, so that a crash leaves all of it or nothing.
+/// Creates the database under a temporary name and renames it, so that a crash leaves all of it or nothing.
 fn create(database: &Path) -> Result<Identity> {
     let new = database.with_extension("db.new");
     let made = remove_database(&new).and_then(|()| fill_new(&new)).and_then(|identity| {
@@ -493,7 +497,7 @@ fn create(database: &Path) -> Result<Identity> {
         Ok(identity)
     });
     if made.is_err() {
-        // Best effort: what is left is removed at the next start.
+        // Best effort: leftovers are removed at the next start.
         let _ = remove_database(&new);
     }
     made
@@ -513,7 +517,7 @@ fn fill_new(new: &Path) -> Result<Identity> {
     Ok(Identity { id, seeded: false, clean: true })
 }
 
-/// Makes the tables in which a database says what it is, within the caller's transaction.
+/// Creates the store's own tables, within the caller's transaction.
 pub(crate) fn make_own_tables(connection: &Connection, id: &str, seeded: bool, last: i64) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "PRAGMA application_id = {APPLICATION_ID};
@@ -531,13 +535,13 @@ pub(crate) fn make_own_tables(connection: &Connection, id: &str, seeded: bool, l
         .map(drop)
 }
 
-/// The log goes before the database: a log without its database must never meet another one.
+/// The log is removed first: a log without its database must never meet another one.
 pub(crate) fn remove_database(database: &Path) -> Result<()> {
     remove_beside(database)?;
     remove(database)
 }
 
-/// Removes what SQLite puts beside a database.
+/// Removes the files that SQLite creates beside a database.
 pub(crate) fn remove_beside(database: &Path) -> Result<()> {
     ["-wal", "-shm", "-journal"].iter().try_for_each(|end| remove(&beside(database, end)))
 }
@@ -556,11 +560,11 @@ pub(crate) fn sync_file(path: &Path) -> Result<()> {
 pub(crate) fn sync_folder_of(file: &Path) -> Result<()> {
     #[cfg(unix)]
     if let Some(folder) = file.parent() {
-        // A name alone is in the folder that this process works in.
+        // A bare file name is in the current directory.
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         File::open(folder)
             .and_then(|folder| folder.sync_all())
-            .map_err(|error| from_io(&error, "writing the folder", folder))?;
+            .map_err(|error| from_io(&error, "syncing the directory", folder))?;
     }
     #[cfg(not(unix))]
     let _ = file;
@@ -573,7 +577,7 @@ pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// A path as SQLite's URIs want it: every byte that could mean something there is escaped.
+/// A path for a SQLite URI: every byte with a special meaning is escaped.
 fn uri_path(path: &Path) -> String {
     let bytes = path.as_os_str().as_encoded_bytes();
     let mut uri = String::with_capacity(bytes.len());

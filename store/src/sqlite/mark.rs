@@ -1,9 +1,9 @@
-//! The mark of a clean stop, a value in the database: what is in the database file is all there is. The first commit after
-//! a start takes it away, in the file itself before anything is acknowledged, and a stop puts it back once the log is
-//! written back. A database without mark and without log is therefore one whose newest writes are missing: a copy of the
-//! main file alone, or one whose log was removed.
+//! The clean-shutdown flag, a value in the database: set if the database file alone is complete. The first commit after
+//! a start clears it, in the main file and before anything is acknowledged; a shutdown sets it after the log is
+//! checkpointed. A database with neither the flag nor a log is therefore missing its newest writes: it is a copy of the
+//! main file alone, or its log was removed.
 //!
-//! Not found is a main file with a log of another moment, since both are there.
+//! A main file with a log from another point in time is not detected, since both files exist.
 
 use std::fs;
 use std::path::Path;
@@ -16,19 +16,19 @@ use super::schema;
 use crate::sql::quote;
 use crate::{Result, StoreError};
 
-/// The layout that first had the mark.
+/// The first layout with the flag.
 const FIRST_LAYOUT: u32 = 3;
 
 const SET: &str = "INSERT INTO _store_info VALUES ('clean_stop', 1) ON CONFLICT(key) DO UPDATE SET value = 1";
 const CLEAR: &str = "UPDATE _store_info SET value = 0 WHERE key = 'clean_stop'";
 
-/// Puts the mark into a database, within the caller's transaction or one of its own.
+/// Sets the flag, within the caller's transaction or a transaction of its own.
 pub(crate) fn set(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute(SET, []).map(drop)
 }
 
-/// Takes it away; it is gone from the file itself when this answers. `Unavailable` where somebody reads on and on what was
-/// there before.
+/// Clears the flag and checkpoints, so that it is cleared in the main file on return. `Unavailable` if a long read of
+/// an older snapshot prevents that.
 pub(super) fn clear(connection: &Connection) -> Result<()> {
     let clear = || {
         connection.execute(CLEAR, [])?;
@@ -45,17 +45,17 @@ pub(super) fn clear(connection: &Connection) -> Result<()> {
     }
 }
 
-/// Whether a database has the mark; one of an older layout never had it.
+/// Whether the flag is set; an older layout counts as set.
 pub(super) fn is_set(layout: u32, value: Option<i64>) -> bool {
     layout < FIRST_LAYOUT || value == Some(1)
 }
 
-/// Whether there is a log beside a database; an empty one is one, too.
+/// Whether the database has a log file, even an empty one.
 pub(super) fn has_log(database: &Path) -> bool {
     fs::metadata(beside(database, "-wal")).is_ok()
 }
 
-/// Refuses a database that lacks its newest writes.
+/// Refuses a database that is missing its newest writes.
 pub(crate) fn require(identity: &Identity, database: &Path) -> Result<()> {
     if !identity.seeded || identity.clean || has_log(database) {
         return Ok(());
@@ -63,20 +63,21 @@ pub(crate) fn require(identity: &Identity, database: &Path) -> Result<()> {
     Err(StoreError::Corrupt(missing(database)))
 }
 
-/// What is wrong with a database that has neither mark nor log.
+/// The error for a database with neither the flag nor a log.
 pub(super) fn missing(database: &Path) -> String {
     let folder = database.parent().unwrap_or(database);
     format!(
-        "`{}` lacks its newest writes: it was not stopped cleanly, and its log `{}` is not beside it (a copy made without \
-         `openorch backup`, or the log was removed). Put the log back, or restore a backup with `openorch restore`; to go on \
-         without those writes: openorch check --accept --folder '{}'. Nothing was changed",
+        "`{}` is missing its newest writes: it was not shut down cleanly, and its write-ahead log `{}` is gone (it was \
+         removed, or the database was copied without `openorch backup`). Put the log back, or restore a backup with \
+         `openorch restore`; to continue without those writes: openorch check --accept --folder '{}'. Nothing was \
+         changed",
         database.display(),
         beside(database, "-wal").display(),
         folder.display()
     )
 }
 
-/// What was written last.
+/// The newest document of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Newest {
     /// Its collection.
@@ -85,14 +86,14 @@ pub struct Newest {
     pub id: String,
     /// Its version.
     pub version: u64,
-    /// The text of its field `at`, `updatedAt` or `createdAt`, the first of them that it has.
+    /// The text of its first existing field of `at`, `updatedAt` and `createdAt`.
     pub time: Option<String>,
 }
 
-/// Accepts a database that lacks its newest writes, after [`crate::check`] found it sound: a daemon starts on it again.
-/// Answers what was written last of all that is there; none where there is no document.
+/// Accepts a database that is missing its newest writes, after [`crate::check`] found it sound, so that a daemon can
+/// start on it again. Returns its newest document; `None` if it has no documents.
 ///
-/// `NotFound` where there is no database, `InUse` where a process holds the folder.
+/// `NotFound` if there is no database, `InUse` if a process holds the directory.
 pub fn accept(folder: &Path) -> Result<Option<Newest>> {
     let database = folder.join(DATABASE);
     if read_identity(&database)?.is_none() {
@@ -100,7 +101,7 @@ pub fn accept(folder: &Path) -> Result<Option<Newest>> {
     }
     let _held = take_folder(folder)?;
     let failed = |error| from_sqlite(error, &format!("accepting `{}`", database.display()));
-    // With a log all is there, and the mark would say that of the file alone.
+    // With a log, nothing is missing, and the flag would be wrong: it describes the main file alone.
     let lacks_writes = !has_log(&database);
     let connection = visit(&database).map_err(failed)?;
     let newest = newest(&connection).map_err(failed)?;

@@ -1,5 +1,5 @@
-//! The embedded engine: one folder with one SQLite database, for a daemon that stands alone. One thread writes
-//! (`writer.rs`), a few read (`reader.rs`); what a document may be is checked on the caller's thread.
+//! The embedded engine: a data directory with one SQLite database, for a single daemon. One thread writes
+//! (`writer.rs`), a few read (`reader.rs`); documents are validated in the caller's task.
 
 mod apply;
 mod backup;
@@ -52,25 +52,26 @@ use crate::{
     StoreError,
 };
 
-/// So many jobs may wait for the writer; whoever comes next waits for room.
+/// The capacity of the writer's queue; further callers wait for a free slot.
 const WAITING: usize = 1024;
 
-/// What can be set when a folder is opened; the defaults are what the daemon runs with.
+/// Options for opening a data directory; the daemon uses the defaults.
 #[derive(Debug, Clone)]
 pub struct SqliteOptions {
-    /// The largest document in bytes.
+    /// The maximum size of a document in bytes.
     pub document_limit: usize,
-    /// At most so many reads at a time; threads and connections are made when needed.
+    /// The maximum number of concurrent reads; threads and connections are created on demand.
     pub readers: usize,
-    /// The database may grow to so many pages of 4 KiB; beyond, it behaves as on a full disk.
+    /// The maximum size of the database in pages of 4 KiB; beyond it, writes fail as on a full disk.
     pub page_limit: Option<u32>,
-    /// Whether the folder may be on a network file system (NFS, SMB, 9p), where daemons on two machines are not kept apart.
+    /// Whether the directory may be on a network file system (NFS, SMB, 9p), where the lock does not keep daemons on
+    /// two machines apart.
     pub allow_network: bool,
-    /// The longest that answering may take.
+    /// The timeout of a read.
     pub read_limit: Duration,
-    /// The longest that an answer may take that is given away piece by piece.
+    /// The timeout of a whole stream.
     pub stream_limit: Duration,
-    /// The longest that the next piece of such an answer may wait to be taken.
+    /// The timeout for the caller to take the next chunk of a stream.
     pub piece_limit: Duration,
 }
 
@@ -88,7 +89,7 @@ impl Default for SqliteOptions {
     }
 }
 
-/// A store in a folder of this machine.
+/// A store in a local data directory.
 pub struct SqliteStore(Arc<Inner>);
 
 struct Inner {
@@ -96,7 +97,7 @@ struct Inner {
     collections: Collections,
     seeded: Arc<AtomicBool>,
     readers: Readers,
-    /// None once the store is closed; the writer ends when it has worked off what was sent.
+    /// `None` once the store is closed; the writer ends after the queued jobs.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -105,13 +106,13 @@ type Known = sql::Known<Statements>;
 type Collections = sql::Collections<Statements>;
 
 impl SqliteStore {
-    /// Takes the folder, which is made where there is none, and opens its database, or makes one. Blocks, for a few
-    /// milliseconds; looks at no document.
+    /// Locks the data directory, which is created if it is missing, and opens its database, or creates one. Blocks for
+    /// a few milliseconds; reads no document.
     ///
-    /// Refused, each with a sentence that names the path and the way out, and with nothing changed: a folder that
-    /// another process holds (`InUse`); one that cannot be written or is on a network file system, or a database of a
-    /// newer version (`Unavailable`); a full disk, once the reserve is used up (`StorageFull`); a file that is not a sound database of OpenOrch, and, once
-    /// seeded, a database that is missing, empty or another (`Corrupt`).
+    /// Errors, each naming the path and the remedy, and with nothing changed: a directory that another process holds
+    /// (`InUse`); one that is not writable or is on a network file system, or a database of a newer version
+    /// (`Unavailable`); a full disk, once the reserve is used up (`StorageFull`); a file that is not a sound database
+    /// of OpenOrch, and, once seeded, a database that is missing, empty or a different one (`Corrupt`).
     pub fn open(folder: impl AsRef<Path>, options: SqliteOptions) -> Result<Arc<dyn Store>> {
         let folder = folder.as_ref();
         make_folder(folder)?;
@@ -119,7 +120,7 @@ impl SqliteStore {
         let reserve = Reserve::of(folder);
         let (writer, readers) = loop {
             match Self::open_files(folder, &options) {
-                // Reading and routing are worth it: what is written waits until there is room.
+                // A daemon that only reads and routes is still useful; writes fail until there is space.
                 Err(StoreError::StorageFull(_)) if reserve.release() => {}
                 opened => break opened?,
             }
@@ -152,7 +153,7 @@ impl SqliteStore {
     }
 }
 
-/// What reads again and again without waiting for anything lets other tasks of its worker run from time to time.
+/// Yields to other tasks from time to time: reads that complete synchronously would otherwise never yield.
 async fn yield_in_time() {
     tokio::task::coop::consume_budget().await;
 }
@@ -238,7 +239,7 @@ impl Store for SqliteStore {
     fn ready(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             if self.0.sender()?.is_closed() {
-                return Err(StoreError::Unavailable("the writing thread has ended".into()));
+                return Err(StoreError::Unavailable("the writer thread has ended".into()));
             }
             let read = |connection: &rusqlite::Connection| {
                 connection
@@ -258,7 +259,7 @@ impl Store for SqliteStore {
         Box::pin(async move {
             let (reply, done) = oneshot::channel::<()>();
             let inner = self.0.clone();
-            // Closing joins threads, which must not hold up the caller's.
+            // Closing joins threads, which must not block the caller's runtime.
             let closing = std::thread::Builder::new().name("store-closing".into()).spawn(move || {
                 inner.close();
                 drop(reply);
@@ -285,18 +286,18 @@ impl Inner {
     async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         self.sender()?.send(job(reply)).await.map_err(|_| closed())?;
-        let ended = || StoreError::Unavailable("the writing thread ended without an answer".into());
+        let ended = || StoreError::Unavailable("the writer thread ended without an answer".into());
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    /// Readers first: the connection that goes last, the writer's, writes the log back.
+    /// Readers first: the writer's connection must be the last, since it checkpoints the log.
     fn close(&self) {
         self.readers.close();
         drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
-        // Held while joining, so that a second caller does not come back before the folder is let go.
+        // Held while joining, so that a second caller does not return before the directory is unlocked.
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(writer) = writer.take() {
-            // A writer that panicked has answered nobody; there is nothing to add.
+            // A panicked writer has already dropped all replies.
             let _ = writer.join();
             self.folder.let_go();
         }

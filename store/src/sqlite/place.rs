@@ -1,6 +1,6 @@
-//! Whether the files that this process has open are still those that their paths lead to. A file that is removed or renamed
-//! stays usable for whoever has it open, so that a daemon would go on to acknowledge writes that nobody finds again.
-//! File systems without stable numbers of files are told apart by the writer (`writer.rs`), which can try it out.
+//! Detects whether the open files are still the ones at their paths. A removed or renamed file stays usable for the
+//! process that has it open, so without this check a daemon would acknowledge writes that the next start cannot find.
+//! File systems without stable inode numbers are detected by the writer (`durability.rs`), which can test them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,20 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use super::folder::beside;
 use crate::{Result, StoreError};
 
-/// The database, its log, the index of its log, and the lock.
+/// The database, its log, the shared-memory index of the log, and the lock file.
 const FILES: usize = 4;
 
-/// Device and inode; none where there is no file.
+/// Device and inode; `None` if the file does not exist.
 type Number = Option<(u64, u64)>;
 
-/// The paths of the open files, and what was found there when they were opened.
+/// The paths of the open files, with the file ids recorded when they were opened.
 pub(super) struct Place {
     paths: [PathBuf; FILES],
-    /// None until the files are open, and where their numbers turned out to mean nothing.
+    /// `None` until the files are open, and if file ids turned out to be unstable.
     known: Mutex<Option<[Number; FILES]>>,
-    /// A reader found another file; the writer has not yet.
+    /// A reader found a different file; the writer has not checked yet.
     in_doubt: AtomicBool,
-    /// What is to be said of the file that is not there any more.
+    /// The error for the removed or replaced file.
     lost: OnceLock<String>,
 }
 
@@ -33,18 +33,18 @@ impl Place {
         Self { paths, known: Mutex::default(), in_doubt: AtomicBool::new(false), lost: OnceLock::new() }
     }
 
-    /// Remembers what is at the paths now: the files that were just opened.
+    /// Records the current file ids, right after the files were opened.
     pub(super) fn remember(&self) {
         *self.known() = Some(self.look());
     }
 
-    /// Stops comparing, on a file system that gives one file several numbers.
+    /// Disables the check, on a file system with unstable file ids.
     pub(super) fn forget(&self) {
         *self.known() = None;
         self.in_doubt.store(false, Ordering::Relaxed);
     }
 
-    /// The first path that leads elsewhere now. Costs one look at each.
+    /// The first path whose file is another one now. Costs one `stat` per path.
     pub(super) fn moved(&self) -> Option<&Path> {
         let known = (*self.known())?;
         let now = self.look();
@@ -56,14 +56,14 @@ impl Place {
         path == self.paths[0]
     }
 
-    /// Whether another log is where ours was.
+    /// Whether a different log is at the path of ours.
     pub(super) fn has_another_log(&self) -> bool {
         let known = self.known().and_then(|known| known[1]);
         let now = number(&self.paths[1]);
         now.is_some() && known.is_some() && now != known
     }
 
-    /// Whether connections may be opened by path; looks where that was not in doubt before.
+    /// Whether a connection may be opened by path; checks the files unless they are already known to differ.
     pub(super) fn is_sure(&self) -> bool {
         if self.is_kept() {
             return false;
@@ -75,29 +75,29 @@ impl Place {
         is_sure
     }
 
-    /// Whether the open connections must be kept, since no other one can be opened. Does not look.
+    /// Whether the open connections must be kept, because no other can be opened. Does not check the files.
     pub(super) fn is_kept(&self) -> bool {
         self.lost.get().is_some() || self.in_doubt.load(Ordering::Relaxed)
     }
 
-    /// Says for good that a file is gone: what is written from now on would be lost.
+    /// Records permanently that a file was removed or replaced: further writes would be lost.
     pub(super) fn lose(&self, path: &Path) -> StoreError {
         let path = path.display();
         let text = self.lost.get_or_init(|| {
             tracing::error!(
-                "`{path}` was removed or replaced under the running process: nothing is written any more. The process \
-                 still holds all data until it ends, and reads go on; `oo backup FILE` saves the data of a daemon, \
-                 `Datastore::back_up` that of a service, then stop the process and restore that file"
+                "`{path}` was removed or replaced while the process has it open: writes are refused. The process still \
+                 has all data until it exits, and reads continue; save the data of a daemon with `oo backup FILE`, of \
+                 a service with `Datastore::back_up`, then stop the process and restore that file"
             );
             format!(
-                "`{path}` was removed or replaced while it is in use: nothing can be written; an operator must save the \
-                 data with `oo backup FILE` before the process ends, and restore that file"
+                "`{path}` was removed or replaced while it is in use, so writes are refused; an operator must save the \
+                 data with `oo backup FILE` before the process exits, and restore that file"
             )
         });
         StoreError::Replaced(text.clone())
     }
 
-    /// Refuses to write once a file is gone.
+    /// Refuses writes once a file was removed or replaced.
     pub(super) fn check(&self) -> Result<()> {
         match self.lost.get() {
             None => Ok(()),
@@ -120,7 +120,7 @@ fn number(path: &Path) -> Number {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// There, open files cannot be removed.
+/// On other systems, open files cannot be removed.
 #[cfg(not(unix))]
 fn number(path: &Path) -> Number {
     path.exists().then_some((0, 0))

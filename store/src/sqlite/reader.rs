@@ -1,7 +1,7 @@
-//! The readers: a few threads with a connection each, made when there is work and gone when there has been none for a
-//! while, so that an idle daemon keeps neither; threads of their own for answers that are given away piece by piece;
-//! and connections for reads so short that they run where they are asked for. One connection of either kind is there from
-//! the start: where the files were removed or replaced, no other can be opened, and these are shared by all who read.
+//! The reader pool: a few threads with a connection each, started on demand and ended when idle, so that an idle daemon
+//! has neither; separate threads for streams; and connections for short reads, which run in the caller's thread. One
+//! connection of each kind is open from the start: if the files are removed or replaced, no other can be opened, and
+//! all reads share these.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,39 +21,39 @@ use crate::rows::{Given, Pieces, not_taken, too_many_streams};
 use crate::sql::Plan;
 use crate::{Result, Row, Rows, StoreError};
 
-/// How long a thread waits for more before it ends.
+/// The idle timeout of a thread.
 const IDLE: Duration = Duration::from_secs(20);
-/// Answers given away piece by piece side by side; more wait.
+/// The maximum number of concurrent streams; further ones wait.
 const STREAMS: usize = 8;
-/// Pieces that wait to be taken.
+/// The number of buffered chunks of a stream.
 const PIECES_WAITING: usize = 2;
-/// Steps of SQLite's machine between two looks at the time.
+/// The number of SQLite VM steps between two checks of the deadline.
 const STEPS_PER_LOOK: i32 = 20_000;
 
-/// KiB of pages that a connection keeps: for long reads, which come by a page once, and for short ones, which come by the
-/// same again. Among a million documents each of a page lies on a page of its own: asking the system for them again took
-/// half of the time of such a read.
+/// The page cache of a connection in KiB: for long reads, which visit a page once, and for short ones, which visit the
+/// same pages again. Among a million documents, each row of a result page is on a page of its own: reading them from
+/// the operating system again took half of the time of such a read.
 const CACHE: u32 = 2048;
 const CACHE_OF_SHORT: u32 = 16_384;
-/// Bytes that SQLite may use in this process before a connection takes another of its own pages instead of memory: short
-/// reads side by side do not keep as much as each of them alone.
+/// The heap in bytes that SQLite may use in this process before connections reuse their own cached pages instead of
+/// allocating: concurrent short reads share this limit.
 const HEAP: u32 = 32 * 1024 * 1024;
 
-/// The longest that a copy of the database may take.
+/// The timeout of a copy of the database.
 const COPY_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// How long reading may take.
+/// Timeouts of reads.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
-    /// An answer as a whole.
+    /// Of a read.
     pub(super) read: Duration,
-    /// An answer given away piece by piece.
+    /// Of a whole stream.
     pub(super) stream: Duration,
-    /// Until the next piece of such an answer is taken.
+    /// Until the caller takes the next chunk of a stream.
     pub(super) piece: Duration,
 }
 
-/// Who reads.
+/// The reader pool.
 pub(super) struct Readers {
     shared: Arc<Shared>,
     streams: Arc<Semaphore>,
@@ -65,13 +65,13 @@ struct Shared {
     most: usize,
     state: Mutex<State>,
     wake: Condvar,
-    /// Connections for short reads that nobody uses now.
+    /// Idle connections for short reads.
     short: Kept,
-    /// For longer ones, while no connection can be opened.
+    /// Idle connections for longer reads, while no connection can be opened.
     spare: Kept,
 }
 
-/// Connections that nobody uses now.
+/// Idle connections.
 #[derive(Default)]
 struct Kept {
     readers: Mutex<Vec<Reader>>,
@@ -88,12 +88,15 @@ impl Kept {
         self.returned.notify_one();
     }
 
-    /// Waits for one.
+    /// Waits for an idle connection.
     fn wait(&self, most: Duration) -> Result<Reader> {
         let none = |readers: &mut Vec<Reader>| readers.is_empty();
         let waited = self.returned.wait_timeout_while(self.readers(), most, none);
         waited.unwrap_or_else(PoisonError::into_inner).0.pop().ok_or_else(|| {
-            StoreError::TimedOut(format!("others read for longer than {} s; try again in a moment", most.as_secs_f32()))
+            StoreError::TimedOut(format!(
+                "no connection for reading became free within {} s; try again",
+                most.as_secs_f32()
+            ))
         })
     }
 }
@@ -104,26 +107,26 @@ struct State {
     threads: usize,
     waiting: usize,
     closed: bool,
-    /// What ends each answer that is given away piece by piece.
+    /// The cancel flags of the running streams and copies.
     streams: Vec<Arc<AtomicBool>>,
     handles: Vec<JoinHandle<()>>,
 }
 
 type Job = Box<dyn FnOnce(Result<&Reader>) + Send>;
 
-/// A connection that reads.
+/// A connection for reading.
 struct Reader {
     connection: Connection,
     watch: Arc<Mutex<Option<Watch>>>,
 }
 
-/// When the present reading is to be stopped.
+/// When to interrupt the current read.
 struct Watch {
     until: Instant,
     abandoned: Arc<AtomicBool>,
 }
 
-/// Says that nobody waits any more, when dropped.
+/// Sets the cancel flag when dropped.
 struct Abandon(Arc<AtomicBool>);
 
 impl Drop for Abandon {
@@ -150,7 +153,7 @@ impl Readers {
         Ok(Self { shared: Arc::new(shared), streams: Arc::new(Semaphore::new(STREAMS)) })
     }
 
-    /// Runs `read` on one of the threads, until it is done, takes too long, or nobody waits for it.
+    /// Runs `read` on one of the threads, until it is done, times out, or the caller stops waiting.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
@@ -164,14 +167,14 @@ impl Readers {
                 return;
             }
             let result = reader.and_then(|reader| reader.within(most, abandoned, read));
-            // An answer that nobody waits for any more is dropped.
+            // The caller may have stopped waiting.
             let _ = reply.send(result);
         }))?;
         answer.await.unwrap_or_else(|_| Err(StoreError::Internal("a reader ended without an answer".into())))
     }
 
-    /// Runs `read` here and now, for reads by id: some microseconds, less than asking a thread takes. The longest they
-    /// can take is a page or two of the disk.
+    /// Runs `read` in the caller's thread, for reads by id: they take some microseconds, less than the handover to a
+    /// thread. At worst they wait for a page or two of the disk.
     pub(super) fn run_here<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.take_reader(|reader| read(&reader.connection))
     }
@@ -186,7 +189,7 @@ impl Readers {
             Some(reader) => reader,
             None => match Reader::open(folder, CACHE_OF_SHORT)? {
                 Some(reader) => reader,
-                // Those who have them give them back within a millisecond or two.
+                // Short reads return their connection within a millisecond or two.
                 None => short.wait(limits.read)?,
             },
         };
@@ -197,8 +200,8 @@ impl Readers {
         result
     }
 
-    /// Runs `read` here and now if it turns out to be short; `None` where it does not, and has to be run on a thread. What
-    /// is given up was at most `STEPS_PER_LOOK` steps, about a millisecond.
+    /// Runs `read` in the caller's thread if it turns out to be short; `None` if it does not and must run on a reader
+    /// thread. An abandoned attempt costs at most `STEPS_PER_CHECK` steps, about a millisecond.
     pub(super) fn try_here<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<Option<T>> {
         self.take_reader(|reader| {
             reader.watch(Some(Watch { until: Instant::now(), abandoned: Arc::default() }));
@@ -211,7 +214,7 @@ impl Readers {
         })
     }
 
-    /// Gives an answer away piece by piece, from a thread of its own.
+    /// Streams rows from a thread of its own.
     pub(super) async fn stream(&self, plan: Plan) -> Result<Rows> {
         let turn = timeout(self.shared.limits.read, self.streams.clone().acquire_owned()).await;
         let turn = turn.map_err(|_| too_many_streams())?.map_err(|_| closed())?;
@@ -224,7 +227,7 @@ impl Readers {
                     run::stream(&plan, connection, |rows| shared.give(&pieces, rows, until))
                 })
             });
-            // Whoever left it hears nothing any more; whoever is still there hears that the store was closed.
+            // A caller that still listens was cancelled because the store is closed.
             pieces.end(outcome.map_err(|error| if left.load(Ordering::Relaxed) { closed() } else { error }));
             drop(turn);
         };
@@ -233,8 +236,8 @@ impl Readers {
         Ok(rows)
     }
 
-    /// Runs `copy` on a thread of its own, for as long as it takes or somebody waits for it. The connection may write
-    /// elsewhere.
+    /// Runs `copy` on a thread of its own, until it is done or the caller stops waiting. The connection may write to
+    /// other files.
     pub(super) async fn copy<T: Send + 'static>(
         &self,
         copy: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
@@ -253,14 +256,14 @@ impl Readers {
                 let copied = reader.within(COPY_LIMIT, left, copy);
                 may_write(reader, false).and(copied)
             });
-            // Whoever asked may have left.
+            // The caller may have stopped waiting.
             let _ = reply.send(outcome);
         };
         self.start("store-copy", &abandoned, run, |_| {})?;
         answer.await.unwrap_or_else(|_| Err(StoreError::Internal("a copy ended without an answer".into())))
     }
 
-    /// Starts a thread that closing ends.
+    /// Starts a thread that is cancelled and joined when the pool is closed.
     fn start(
         &self,
         name: &str,
@@ -310,7 +313,7 @@ impl Readers {
         Ok(())
     }
 
-    /// Finishes what was asked, but for answers that are given away piece by piece, and ends the threads.
+    /// Finishes queued reads, cancels streams and joins the threads.
     pub(super) fn close(&self) {
         let handles = {
             let mut state = self.shared.state();
@@ -322,7 +325,7 @@ impl Readers {
         self.shared.wake.notify_all();
         for handle in handles {
             handle.thread().unpark();
-            // A reader that panicked has nothing left to finish.
+            // A panicked reader has nothing left to finish.
             let _ = handle.join();
         }
         self.shared.short.readers().clear();
@@ -335,7 +338,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection of one's own, or while none can be opened the spare one, which is given back afterwards.
+    /// Runs `work` with a new connection or, while none can be opened, with the spare one.
     fn with_reader<T>(&self, work: impl FnOnce(&Reader) -> Result<T>) -> Result<T> {
         let reader = self.reader()?;
         let result = work(&reader);
@@ -356,7 +359,7 @@ impl Shared {
         }
     }
 
-    /// Puts a piece where it is taken from, waiting for room; says whether anybody still takes.
+    /// Sends a chunk, waiting for capacity; returns whether the receiver still exists.
     fn give(&self, pieces: &Pieces, rows: Vec<Row>, until: Instant) -> Result<bool> {
         let until = until.min(Instant::now() + self.limits.piece);
         let mut piece = rows;
@@ -373,7 +376,7 @@ impl Shared {
             if left.is_zero() {
                 return Err(not_taken());
             }
-            // Woken when a piece is taken; a wake-up without reason costs one more look.
+            // Unparked when a chunk is received; a spurious wake-up costs one more check.
             std::thread::park_timeout(left);
         }
     }
@@ -388,7 +391,8 @@ impl Shared {
                     continue;
                 }
             };
-            // A read that panics answers nobody; the thread goes on, with a connection that is not in its middle.
+            // After a panic the thread continues with a new connection, since this one may be in the middle of a
+            // statement.
             let is_whole = catch_unwind(AssertUnwindSafe(|| job(Ok(&reader)))).is_ok();
             if self.folder.place.is_kept() {
                 self.spare.put(reader);
@@ -399,8 +403,8 @@ impl Shared {
         own.into_iter().for_each(|reader| self.give_back(reader));
     }
 
-    /// The next job; none when the thread is to end, which is counted here, under the same lock: whoever asks next
-    /// must not rely on a thread that is leaving.
+    /// The next job; `None` if the thread must end. That is counted under the same lock, so that the next caller does
+    /// not rely on a thread that is ending.
     fn next(&self) -> Option<Job> {
         let mut state = self.state();
         loop {
@@ -424,7 +428,7 @@ impl Shared {
 }
 
 impl Reader {
-    /// With so many KiB of pages kept; none where the files are not in place.
+    /// Opens a connection with a page cache of this many KiB; `None` if the files are not in place.
     fn open(folder: &Folder, cache: u32) -> Result<Option<Self>> {
         let Some(mut connection) = folder.connect_in_place()? else { return Ok(None) };
         connection.set_prepared_statement_cache_capacity(64);
@@ -443,7 +447,7 @@ impl Reader {
         Ok(Some(Self { connection, watch }))
     }
 
-    /// Runs `read`, and stops SQLite in its middle once that took `most` or nobody waits any more.
+    /// Runs `read` and interrupts SQLite on timeout or cancellation.
     fn within<T>(
         &self,
         most: Duration,
@@ -454,9 +458,9 @@ impl Reader {
         let result = read(&self.connection);
         self.watch(None);
         match result {
-            // The reading of what is given away has words of its own.
+            // A slow receiver has an error message of its own.
             Err(StoreError::TimedOut(text)) if text.is_empty() => Err(StoreError::TimedOut(format!(
-                "reading took longer than {} s; ask for less, or by fields that are declared",
+                "the read took longer than {} s; narrow the query, or filter by indexed fields",
                 most.as_secs_f32()
             ))),
             other => other,
@@ -498,7 +502,7 @@ mod tests {
         assert_eq!(readers.run(|_| Ok(1)).await, Err(closed()));
     }
 
-    /// One that finds nothing and never ends.
+    /// A query that never ends and returns no rows.
     fn endless() -> Plan {
         let spec = Arc::new(Spec::new(&Collection { name: "endless", indexes: &[] }).unwrap());
         let mut plan = Plan::new(Dialect::Sqlite, spec, &Query::all()).unwrap();

@@ -1,5 +1,5 @@
-//! The way back from an archive into an empty data folder: it is copied beside its place, looked at there, and gets its name
-//! when all is done.
+//! Restores an archive into an empty data directory: it is copied under a temporary name, checked, and renamed at the
+//! end.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -19,22 +19,22 @@ use crate::sql::Spec;
 use crate::sql::change::DOCUMENTS_ALONE;
 use crate::{ArchiveReader, BoxFuture, Collection, Notes, Restoring, Result, StoreError, archive};
 
-/// Bytes that are copied between two words about the progress.
+/// The number of bytes copied between two progress reports.
 const PIECE: usize = 1 << 20;
 
-/// A backup that was copied into an empty folder and is not in its place yet. Dropping it leaves the folder empty.
+/// A backup that was copied into an empty directory under a temporary name. Dropping it leaves the directory empty.
 pub(super) struct Copied {
     folder: PathBuf,
     part: PathBuf,
     notes: Notes,
-    /// Held until the database is in place.
+    /// Holds the lock until the database is in place.
     _lock: File,
     is_placed: bool,
 }
 
 impl Copied {
-    /// Copies a backup into a folder without a database, which is made where there is none, and checks the copy. One that
-    /// another engine made has documents alone, of which everything else is made here for the given collections.
+    /// Copies a backup into a directory without a database, which is created if it is missing, and checks the copy. A
+    /// backup of another engine contains only documents; the rest is built here for the given collections.
     pub(super) fn prepare(
         archive: ArchiveReader,
         folder: &Path,
@@ -47,7 +47,7 @@ impl Copied {
         let database = folder.join(DATABASE);
         if fs::metadata(&database).is_ok_and(|there| there.len() > 0) || lock.has_database {
             return Err(StoreError::AlreadyExists(format!(
-                "the data folder `{}` has data; restore into an empty one, or move this one away",
+                "the data directory `{}` has data; restore into an empty one, or move this one away",
                 folder.display()
             )));
         }
@@ -65,7 +65,7 @@ impl Copied {
         let from = File::open(file).map_err(reading)?;
         let mut to = open_private(&self.part)?;
         let of = from.metadata().map_err(reading)?.len();
-        // One that grows meanwhile would never end.
+        // The copy of a growing file would never end.
         let mut from = from.take(of);
         let mut piece = vec![0; PIECE];
         let mut done = 0;
@@ -80,9 +80,9 @@ impl Copied {
         }
     }
 
-    /// Makes the copy a database like any other.
+    /// Turns the copy into an ordinary database.
     fn make_database(&mut self, specs: &[Spec<'_>]) -> Result<()> {
-        // The file was looked at; what counts is what was copied.
+        // The archive was checked before, but the file may have changed while it was copied.
         let archive = ArchiveReader::open(&self.part)?;
         archive.require_sound()?;
         self.notes = archive.notes().clone();
@@ -122,13 +122,13 @@ impl Restoring for Copied {
 impl Drop for Copied {
     fn drop(&mut self) {
         if !self.is_placed {
-            // Best effort: what is left is removed by the next restore.
+            // Best effort: leftovers are removed by the next restore.
             let _ = remove_database(&self.part);
         }
     }
 }
 
-/// The collections that have their documents alone.
+/// The collections that have only their documents.
 fn documents_alone(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     let mut select = connection.prepare("SELECT collection FROM _store_meta WHERE version = ?")?;
     select.query_map([DOCUMENTS_ALONE], |row| row.get(0))?.collect()

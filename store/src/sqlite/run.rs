@@ -1,4 +1,4 @@
-//! Runs plans on a connection.
+//! Executes query plans on a connection.
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Statement, ToSql, params_from_iter};
@@ -7,7 +7,7 @@ use super::errors::from_sqlite;
 use crate::sql::{Bind, CountPlan, Plan};
 use crate::{Page, Result, Row, StoreError};
 
-/// Bytes of documents that are read where they are asked for.
+/// The maximum size in bytes of a result read in the caller's thread.
 const SHORT_BYTES: usize = 256 * 1024;
 
 impl ToSql for Bind {
@@ -16,13 +16,13 @@ impl ToSql for Bind {
             Self::Key(key) => ValueRef::Blob(key),
             Self::Text(text) => ValueRef::Text(text.as_bytes()),
             Self::Integer(number) => ValueRef::Integer(*number),
-            // SQLite has no such values, and its plans have none.
+            // SQLite has no arrays, and its plans contain none.
             Self::Keys(_) | Self::Texts(_) => ValueRef::Null,
         }))
     }
 }
 
-/// The page that a query describes.
+/// The page of a query.
 pub(super) fn find(plan: &Plan, connection: &Connection) -> Result<Page> {
     let mut collector = plan.collector();
     if !plan.wants_nothing() {
@@ -31,7 +31,7 @@ pub(super) fn find(plan: &Plan, connection: &Connection) -> Result<Page> {
     collector.page()
 }
 
-/// The same, given up as too long where the page is large.
+/// The same, abandoned if the page is large.
 pub(super) fn find_short(plan: &Plan, connection: &Connection) -> Result<Page> {
     let mut collector = plan.collector();
     let mut bytes = 0;
@@ -47,7 +47,7 @@ pub(super) fn find_short(plan: &Plan, connection: &Connection) -> Result<Page> {
     collector.page()
 }
 
-/// Gives the rows of an answer away as they come, some at a time; `give` says whether more are wanted.
+/// Streams the rows in chunks; `send` returns whether more are needed.
 pub(super) fn stream(
     plan: &Plan,
     connection: &Connection,
@@ -79,7 +79,7 @@ pub(super) fn stream(
     Ok(())
 }
 
-/// Gives every row of the plan's statement to `take` until that has enough.
+/// Passes the rows of the plan's statement to `take` until it has enough.
 pub(super) fn each(connection: &Connection, plan: &Plan, take: impl FnMut(Row) -> Result<bool>) -> Result<()> {
     let values = plan.values();
     with_statement(connection, plan.spec.name, &plan.sql, plan.is_kept(), |statement| {
@@ -87,7 +87,7 @@ pub(super) fn each(connection: &Connection, plan: &Plan, take: impl FnMut(Row) -
     })
 }
 
-/// How many documents pass; stops where the plan has enough.
+/// Counts the matching documents, up to the limit of the plan.
 pub(super) fn count(plan: &CountPlan, connection: &Connection) -> Result<u64> {
     let (name, values) = (plan.spec.name, plan.values());
     with_statement(connection, name, &plan.sql, plan.is_kept(), |statement| {
@@ -132,7 +132,7 @@ fn rows(
     Ok(())
 }
 
-/// The columns of a row that every statement here selects: id, version, document.
+/// The row of a statement that selects id, version and document.
 pub(crate) fn row_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     let version: i64 = row.get(1)?;
     let body = row.get_ref(2)?.as_str()?;
@@ -213,12 +213,12 @@ mod tests {
             let shown = explain(&query);
             let scans = shown.contains("SCAN c_") || shown.contains("SCAN s_");
             assert!(shown.contains("SEARCH") && shown.contains(index) && !scans, "{query:?}: {shown}");
-            // What the lists give is at most a page of each element, and is merged.
+            // List queries merge at most a page of each element, which needs a sort.
             if !query.order.is_empty() && !shown.contains("CO-ROUTINE t") {
                 assert!(!shown.contains("TEMP B-TREE"), "{query:?}: {shown}");
             }
         }
-        // In the order of an index without any filter: SQLite walks the index and calls that a scan.
+        // Index order without a filter: SQLite walks the index and calls it a scan.
         let shown = explain(&Query::all().descending("at").limit(3));
         assert!(shown.contains("SCAN c_plans USING INDEX ix plans(at)") && !shown.contains("TEMP B-TREE"), "{shown}");
     }

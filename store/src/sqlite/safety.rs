@@ -1,5 +1,5 @@
-//! What the writer does so that what is acknowledged is in the files that the next start finds: the mark of a clean stop is
-//! taken away before the first write and put back at the end, and after each commit the files are looked for.
+//! Durability checks of the writer, so that the next start finds every acknowledged write: the clean-shutdown flag is
+//! cleared before the first write and set at shutdown, and after each commit the files are checked.
 
 use rusqlite::ErrorCode;
 use rusqlite::config::DbConfig;
@@ -10,14 +10,14 @@ use super::writer::Writer;
 use crate::Result;
 
 impl Writer {
-    /// Writes the log back and marks the database as complete; where that cannot be, the log stays, from which the rest is
-    /// read at the next start.
+    /// Checkpoints the log and sets the clean-shutdown flag; if that fails, the log is kept for recovery at the next
+    /// start.
     pub(super) fn finish(self) {
         let place = &self.folder.place;
         let in_place = place.check().is_ok() && place.moved().is_none();
         let connection = &self.connection;
         let written_back = || {
-            // What is read from another log must not meet a database that has our writes.
+            // Another database's log must not be combined with a database that has our writes.
             if place.has_another_log() {
                 return Ok(false);
             }
@@ -30,12 +30,12 @@ impl Writer {
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))
         };
         if !(matches!(written_back(), Ok(true)) && in_place) {
-            // Closing would remove the log that is at the path, whosever it is.
+            // Closing would remove the log at the path, even if it is not ours.
             let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
     }
 
-    /// Before anything is written: refuses once the files are gone, and takes the mark of a clean stop away.
+    /// Called before a write: refuses it once a file was removed or replaced, and clears the clean-shutdown flag.
     pub(super) fn may_write(&mut self) -> Result<()> {
         self.folder.place.check()?;
         if self.marked {
@@ -45,22 +45,22 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether that would do nothing.
+    /// Whether [`Writer::prepare_write`] would have nothing to do.
     pub(super) fn may_write_now(&self) -> bool {
         !self.marked && self.folder.place.check().is_ok()
     }
 
-    /// After a commit and before it is acknowledged: whether what was written is where it will be looked for. A file that
-    /// has another number now is a different one, but on file systems that give a file several numbers; those show, when
-    /// something is written to the open one, the same at the path.
+    /// Called after a commit and before it is acknowledged: checks that the written files are the ones at their paths.
+    /// A file with another inode number is a different file, except on file systems with unstable numbers. Those are
+    /// detected by a write to the open file that shows at the path.
     pub(super) fn still_in_place(&mut self) -> Result<()> {
         let place = &self.folder.place;
         let Some(path) = place.moved() else { return Ok(()) };
         let path = path.to_owned();
         if place.is_database(&path) && self.is_the_same_database() {
             tracing::warn!(
-                "the file system of `{}` gives one file several numbers, so that nothing tells when the file is removed or \
-                 replaced while it is open",
+                "the file system of `{}` has unstable inode numbers, so a file that is removed or replaced while it is \
+                 open is not detected",
                 path.display()
             );
             self.folder.place.forget();
@@ -69,7 +69,8 @@ impl Writer {
         Err(self.folder.place.lose(&path))
     }
 
-    /// Whether the database at the path is the one that is open: it has a version that was never written before.
+    /// Whether the database at the path is the open one: if so, it has the version that is written now for the first
+    /// time.
     fn is_the_same_database(&mut self) -> bool {
         self.last_version += 1;
         let written = self.save_version().is_ok();

@@ -1,4 +1,4 @@
-//! Brings the tables of SQLite to what is declared: the difference to what is there, in one transaction.
+//! Migrates the tables of SQLite to their declaration in one transaction.
 
 use std::collections::BTreeSet;
 
@@ -16,9 +16,9 @@ pub(super) struct Statements {
     pub(super) delete: String,
     pub(super) version: String,
     pub(super) get: String,
-    /// The row number and the document, for those that have lists.
+    /// Selects the rowid and the document, for collections with lists.
     pub(super) old: String,
-    /// For each list: adding and removing an entry.
+    /// For each list: insert and delete of an entry.
     pub(super) lists: Vec<(String, String)>,
 }
 
@@ -52,7 +52,7 @@ fn list_statements(list: &ListSpec<'_>) -> (String, String) {
     )
 }
 
-/// Adds or removes one entry.
+/// Inserts or deletes one list entry.
 pub(super) fn change_entry(
     statement: &mut Statement<'_>,
     entry: &Entry,
@@ -64,13 +64,13 @@ pub(super) fn change_entry(
     statement.execute(params_from_iter(keys.chain(end)))
 }
 
-/// The collections that are there.
+/// The names of the recorded collections.
 pub(super) fn collections(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut select = connection.prepare("SELECT collection FROM _store_meta ORDER BY collection")?;
     select.query_map([], |row| row.get(0))?.collect()
 }
 
-/// What is recorded of each collection.
+/// The recorded collections.
 pub(super) fn recorded(connection: &Connection) -> Result<Recorded> {
     let failed = |error| from_sqlite(error, "reading the declared collections");
     let mut statement = connection.prepare("SELECT collection, spec, version FROM _store_meta").map_err(failed)?;
@@ -80,7 +80,7 @@ pub(super) fn recorded(connection: &Connection) -> Result<Recorded> {
         .map_err(failed)
 }
 
-/// Whether nothing has to be brought up.
+/// Whether no migration is needed.
 pub(super) fn is_as_declared<'a>(
     connection: &Connection,
     mut specs: impl Iterator<Item = &'a Spec<'a>>,
@@ -89,7 +89,7 @@ pub(super) fn is_as_declared<'a>(
     Ok(specs.all(|spec| change::is_as_declared(&recorded, spec)))
 }
 
-/// Brings the tables to what is declared, within the caller's transaction.
+/// Migrates the tables to their declaration, within the caller's transaction.
 pub(super) fn bring_up<'a>(connection: &Connection, specs: impl Iterator<Item = &'a Spec<'a>>) -> Result<()> {
     let recorded = recorded(connection)?;
     for spec in specs {
@@ -101,7 +101,7 @@ pub(super) fn bring_up<'a>(connection: &Connection, specs: impl Iterator<Item = 
     Ok(())
 }
 
-/// The tables of one collection on their way to its declaration.
+/// The migration of the tables of one collection.
 struct Tables<'a> {
     connection: &'a Connection,
     spec: &'a Spec<'a>,
@@ -148,7 +148,7 @@ impl Tables<'_> {
             .map_err(|error| self.failed(error))
     }
 
-    /// Makes the table where there is none, and says what it has.
+    /// Creates the table if it is missing, and returns its columns and indexes.
     fn look(&self) -> Result<There> {
         let is_new = self.names("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ?")?.is_empty();
         if is_new {
@@ -227,7 +227,7 @@ impl Tables<'_> {
     }
 }
 
-/// A column as it stands in the statement that makes its table.
+/// A column definition, as in the statement that creates its table.
 pub(super) fn column_of(column: &Column<'_>) -> String {
     format!("{} {}", quote(&column.name), column.content.kind(Dialect::Sqlite))
 }

@@ -1,6 +1,6 @@
-//! Whether a database has the tables and indexes that its own records say, and nothing else: a trigger or a view that came
-//! with a file would run with each write or read from then on, and an endless one for ever. Looked at before anything else
-//! is read of a database, and by connections on which neither triggers nor views work ([`harden`]).
+//! Verifies that a database has exactly the tables and indexes of its recorded declarations: a trigger or view brought
+//! in by a file would run with every read or write from then on, possibly forever. Checked before anything else is read
+//! from a database, and on connections with triggers and views disabled ([`harden`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,16 +16,16 @@ use crate::sql::change::DOCUMENTS_ALONE;
 use crate::sql::{Spec, shown};
 use crate::{Result, StoreError};
 
-/// Problems that are told one by one.
+/// The maximum number of problems reported.
 const MOST_PROBLEMS: usize = 20;
-/// The tables in which SQLite keeps what `ANALYZE` counted, for its planner alone.
+/// The statistics tables of `ANALYZE`, used by SQLite's planner only.
 const STATISTICS: [&str; 2] = ["sqlite_stat1", "sqlite_stat4"];
 
-/// How the tables begin in which Litestream, which replicates SQLite databases, keeps its place in the log. A table alone does
-/// nothing.
+/// The name prefix of the tables in which Litestream, a replication tool for SQLite, stores its position. A table alone
+/// is harmless.
 const LITESTREAM: &str = "_litestream_";
 
-/// Switches off what a database could do by itself: triggers, views, and functions with side effects in its schema.
+/// Disables active content of a database: triggers, views, and functions with side effects in its schema.
 pub(super) fn harden(connection: Connection) -> rusqlite::Result<Connection> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
@@ -33,16 +33,16 @@ pub(super) fn harden(connection: Connection) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The same, and pages are looked at more closely as they are read: for files from outside.
+/// The same, with stricter checks of pages as they are read: for untrusted files.
 pub(crate) fn harden_for_file(connection: Connection) -> rusqlite::Result<Connection> {
     let connection = harden(connection)?;
     connection.execute_batch("PRAGMA cell_size_check = ON")?;
     Ok(connection)
 }
 
-/// What is in a database that its records do not say, or missing though they say it: a sentence for each.
+/// The unexpected and missing objects of a database, one sentence each.
 ///
-/// A newer layout may have tables and indexes of its own; whatever else there is is told of it too.
+/// A newer layout may have more tables and indexes; everything else is reported for it too.
 pub(super) fn problems(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let layout: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let mut look = Look { objects: BTreeMap::new(), problems: Vec::new(), has_sections: false };
@@ -52,7 +52,7 @@ pub(super) fn problems(connection: &Connection) -> rusqlite::Result<Vec<String>>
         let (kind, name): (String, String) = (row.get(0)?, row.get(1)?);
         look.add(kind, name, Object { table: row.get(2)?, sql: row.get(3)? });
     }
-    // Of one that has anything else, no table is read.
+    // If there are unexpected objects, no table is read.
     if layout <= LAYOUT && look.problems.is_empty() {
         look.own_tables();
         if look.problems.is_empty() {
@@ -64,20 +64,21 @@ pub(super) fn problems(connection: &Connection) -> rusqlite::Result<Vec<String>>
     Ok(look.problems)
 }
 
-/// Refuses a database that has problems.
+/// Refuses a database with problems.
 pub(crate) fn require(connection: &Connection, database: &Path) -> Result<()> {
     let found = problems(connection).map_err(|error| from_file(error, database))?;
     refuse(&found, database)
 }
 
-/// The refusal of a database with these problems.
+/// The error for a database with these problems.
 pub(super) fn refuse(problems: &[String], database: &Path) -> Result<()> {
     if problems.is_empty() {
         return Ok(());
     }
     Err(StoreError::Corrupt(format!(
-        "`{}` is not as OpenOrch made it: {}. Restore a backup that has none of this with `openorch restore`, or, if you made \
-         the change yourself, undo it with the program you made it with. Nothing was changed",
+        "`{}` does not have the tables and indexes that OpenOrch created: {}. Restore a backup without these changes \
+         with `openorch restore`, or, if you made them yourself, revert them with the program you used. Nothing was \
+         changed",
         database.display(),
         problems.join("; ")
     )))
@@ -85,12 +86,12 @@ pub(super) fn refuse(problems: &[String], database: &Path) -> Result<()> {
 
 struct Object {
     table: String,
-    /// Empty for the indexes that SQLite makes for a table.
+    /// Empty for the indexes that SQLite creates automatically.
     sql: String,
 }
 
 struct Look {
-    /// Tables and indexes, by name; those are taken out that belong there.
+    /// The tables and indexes by name; expected ones are removed.
     objects: BTreeMap<String, Object>,
     problems: Vec<String>,
     has_sections: bool,
@@ -108,12 +109,12 @@ impl Look {
         match &*kind {
             "table" if is_virtual => self.tell(format!("it has a virtual table `{}`", shown(&name))),
             "table" | "index" => _ = self.objects.insert(name, object),
-            // A word of SQLite's, or whatever somebody wrote there.
+            // A type of SQLite's, or arbitrary text in a manipulated file.
             kind => self.tell(format!("it has a {} `{}`", shown(kind), shown(&name))),
         }
     }
 
-    /// Takes out a table or index that belongs there, and tells it where it is not, or another.
+    /// Removes an expected table or index, and reports it if it is missing or different.
     fn expect(&mut self, name: &str, table: &str, is_as_made: impl FnOnce(&str) -> bool) {
         match self.objects.remove(name) {
             None => self.tell(format!("`{}` is missing", shown(name))),
@@ -138,7 +139,7 @@ impl Look {
         }
     }
 
-    /// Takes out what an archive has beside its documents. Whether its sections are known is looked at where it is restored.
+    /// Removes the expected tables of an archive. Whether its sections are known is checked by the restore.
     fn sections(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let names = if self.has_sections { archive::section_names(connection)? } else { Vec::new() };
         for (table, statement) in names.iter().filter_map(|name| archive::section_table(name)) {
@@ -149,13 +150,13 @@ impl Look {
         Ok(())
     }
 
-    /// Takes out what the collections that are recorded have.
+    /// Removes the expected tables and indexes of the recorded collections.
     fn recorded(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let mut select = connection.prepare("SELECT collection, spec, version FROM _store_meta")?;
         let mut rows = select.query([])?;
         while let (true, Some(row)) = (self.problems.len() < MOST_PROBLEMS, rows.next()?) {
             let (name, declaration, version): (String, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            // Without its columns, lists and indexes.
+            // It has no columns, lists and indexes.
             let declaration = if version == DOCUMENTS_ALONE { "" } else { &declaration };
             match Spec::recorded(&name, declaration) {
                 Ok(spec) => self.collection(&spec),
@@ -173,7 +174,7 @@ impl Look {
             .chain(spec.columns.iter().map(column_of))
             .chain(["doc TEXT NOT NULL".to_owned()])
             .collect();
-        // Columns come and go, so their order is another in each database.
+        // Migrations add and drop columns, so their order differs between databases.
         self.expect(&table, &table, |sql| columns(sql, &spec.table) == Some(wanted));
         for index in &spec.indexes {
             self.expect_statement(&index.name, &table, &index.create(&spec.table));
@@ -183,7 +184,7 @@ impl Look {
         }
     }
 
-    /// Tells what is left.
+    /// Reports the remaining objects.
     fn nothing_else(&mut self) {
         let left = std::mem::take(&mut self.objects);
         for (name, object) in left {
@@ -191,13 +192,13 @@ impl Look {
             let is_harmless = STATISTICS.contains(&&*name) || name.starts_with(LITESTREAM);
             if !is_of_table && !is_harmless {
                 let what = if object.table == name { "a table" } else { "an index" };
-                self.tell(format!("it has {what} `{}` that belongs to nothing", shown(&name)));
+                self.tell(format!("it has {what} `{}` that OpenOrch did not create", shown(&name)));
             }
         }
     }
 }
 
-/// The columns of a statement that makes a table, each as it is written there; none where it is not one of this table.
+/// The column definitions of a CREATE TABLE statement; `None` if it is for another table.
 fn columns(sql: &str, table: &str) -> Option<BTreeSet<String>> {
     let sql = words(sql);
     let inner = sql.strip_prefix(&format!("CREATE TABLE {table}("))?.strip_suffix(')')?;
@@ -208,7 +209,7 @@ fn columns(sql: &str, table: &str) -> Option<BTreeSet<String>> {
             (Some(open), _) if letter == open => quote = None,
             (None, '"' | '\'') => quote = Some(letter),
             (None, ',') => {
-                // The same twice is nothing that was made here.
+                // A duplicate column is not ours.
                 columns.insert(inner[start..at].to_owned()).then_some(())?;
                 start = at + 1;
             }
@@ -218,7 +219,7 @@ fn columns(sql: &str, table: &str) -> Option<BTreeSet<String>> {
     columns.insert(inner[start..].to_owned()).then_some(columns)
 }
 
-/// A statement without the white space that means nothing: one blank between words, none beside brackets and commas.
+/// Normalizes the white space of a statement: one space between words, none beside brackets and commas.
 fn words(sql: &str) -> String {
     let mut words = String::with_capacity(sql.len());
     let (mut quote, mut blank) = (None, false);
@@ -236,7 +237,7 @@ fn words(sql: &str) -> String {
                 if blank && !is_tight(letter) && !words.ends_with(is_tight) && !words.is_empty() {
                     words.push(' ');
                 }
-                // A word follows a closing bracket with a blank or without one.
+                // A word after a closing bracket may have a space before it or not.
                 if words.ends_with(')') && !is_tight(letter) {
                     words.push(' ');
                 }

@@ -1,5 +1,5 @@
-//! The one writer: a thread that commits what waits in one transaction. A batch that fails takes nothing with it
-//! (`apply.rs`); nobody is answered before the commit is on disk.
+//! The writer thread, with group commit: all waiting batches are committed in one transaction. A failed batch does not
+//! affect the others (`exec_write.rs`); no batch is acknowledged before the commit is on disk.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,46 +18,46 @@ use super::folder::{Folder, beside, upgrade};
 use super::schema;
 use crate::{Committed, Result, StoreError};
 
-/// The most batches in one transaction.
+/// The maximum number of batches in one transaction.
 const GROUP: usize = 512;
-/// Pages of 4 KiB in the log before they are written back. Those that are written again and again, as those of an index
-/// are, are written back once. A crash leaves about 16 MiB of log to be read at the next start.
+/// The number of log pages of 4 KiB before a checkpoint. A page that is written repeatedly, such as those of an index,
+/// is written to the main file once per checkpoint. After a crash, the next start recovers about 16 MiB of log.
 const LOG_PAGES: u32 = 4000;
 
-/// Bytes of log after which the writer waits until readers let it begin the log anew. Without that it may only where none
-/// reads at the moment of a commit, which never comes where there is always one: the log would grow as long as that lasts.
+/// The log size in bytes above which the writer waits for readers and truncates the log. SQLite restarts the log only
+/// if no read is active at a commit; under constant reads that never happens, and the log would grow without limit.
 const LOG_MOST: u64 = 128 * 1024 * 1024;
 
-/// How long the log is not looked at after a look, which costs as much as a small part of a commit.
+/// The minimum interval between checks of the log size, each of which costs a small part of a commit.
 const LOG_PAUSE: Duration = Duration::from_millis(1);
 
-/// The longest that is waited for others to come. One commit may have taken seconds, where the disk stood still.
+/// The maximum time to wait for further batches. Half of the last commit may be seconds if the disk stalled.
 const GATHER_LIMIT: Duration = Duration::from_millis(10);
 
-/// How long a lock is waited for.
+/// The timeout for locks of the database.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// Where the answer to a job goes.
+/// The channel for the result of a job.
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
-/// What the writer is asked to do.
+/// A job for the writer.
 pub(super) enum Job {
-    /// Apply a batch.
+    /// Applies a batch.
     Commit(Vec<Step>, Reply<Committed>),
-    /// Bring the tables to what is declared.
+    /// Migrates tables to their declaration.
     Open(Vec<Arc<Known>>, Reply<()>),
-    /// Say in the database and in the lock file that seeding is finished.
+    /// Records in the database and in the lock file that seeding is finished.
     MarkSeeded(Reply<()>),
 }
 
-/// A batch in a group, and what came of it so far.
+/// A batch in a group, with its result so far.
 struct Member {
     steps: Vec<Step>,
     reply: Reply<Committed>,
     outcome: Result<Committed>,
 }
 
-/// The state of the writing thread.
+/// The state of the writer thread.
 pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) folder: Arc<Folder>,
@@ -67,20 +67,20 @@ pub(super) struct Writer {
     pub(super) last_version: u64,
     /// The last version that is on disk.
     pub(super) saved_version: u64,
-    /// Whether the database still has the mark of a clean stop.
+    /// Whether the clean-shutdown flag may still be set.
     pub(super) marked: bool,
     pub(super) reserve: Reserve,
     log: PathBuf,
     log_most: u64,
-    /// The length of the log at which it is to begin anew.
+    /// The log size in bytes at which it is truncated next.
     log_due: u64,
     log_looked_at: Instant,
-    /// How many batches the last group had, and how long its commit took.
+    /// The number of batches in the last group, and the duration of its commit.
     last_group: (usize, Duration),
 }
 
 impl Writer {
-    /// Opens the connection that writes.
+    /// Opens the connection for writing.
     pub(super) fn open(
         folder: Arc<Folder>,
         seeded: Arc<AtomicBool>,
@@ -109,8 +109,8 @@ impl Writer {
         let (mode, last_version) = prepare().map_err(|error| from_sqlite(error, &doing))?;
         if mode != "wal" {
             return Err(StoreError::Unavailable(format!(
-                "{doing} failed: this file system has no shared memory for files (it may be a network mount); choose a \
-                 data folder on a local disk"
+                "{doing} failed: this file system does not support shared memory (it may be a network mount); choose a \
+                 data directory on a local disk"
             )));
         }
         upgrade(&connection, &folder.database)?;
@@ -127,7 +127,7 @@ impl Writer {
             document_limit,
             last_version,
             saved_version: last_version,
-            // Also where it has none, after a crash: once more costs less than another way through all this.
+            // True even if it is not set, after a crash: clearing it once more is simpler than reading it here.
             marked: true,
             last_group: (0, Duration::ZERO),
         })
@@ -137,12 +137,12 @@ impl Writer {
         self.folder.clone()
     }
 
-    /// Says whether seeding is finished, from now on.
+    /// The flag that tells whether seeding is finished.
     pub(super) fn seeded(&self) -> Arc<AtomicBool> {
         self.seeded.clone()
     }
 
-    /// Works until nobody can ask any more, then writes the log back and closes.
+    /// Processes jobs until all senders are dropped, then checkpoints the log and closes.
     pub(super) fn work(mut self, mut jobs: mpsc::Receiver<Job>) {
         self.reserve.tend();
         let mut next = jobs.blocking_recv();
@@ -162,8 +162,8 @@ impl Writer {
         self.finish();
     }
 
-    /// Lets as many come as were in the last group: those who were answered a moment ago may be about to ask again, and one
-    /// commit for all of them is cheaper than two. Not for longer than a part of what a commit takes.
+    /// Waits for as many batches as the last group had: their callers were just answered and may be about to commit
+    /// again, and one commit for all is cheaper than two. Waits at most a part of the duration of a commit.
     fn gather(&self, jobs: &mpsc::Receiver<Job>) {
         let (members, commit) = self.last_group;
         let (start, most) = (Instant::now(), GATHER_LIMIT.min(commit / 2));
@@ -172,9 +172,9 @@ impl Writer {
         }
     }
 
-    /// Commits this batch and those that came meanwhile; gives back a job of another kind that it met.
+    /// Commits this batch and those queued meanwhile as a group; returns a job of another kind that ended the group.
     fn group(&mut self, steps: Vec<Step>, reply: Reply<Committed>, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
-        // Guards alone hold or do not hold, also where nothing can be written.
+        // A batch of guards alone is evaluated even if nothing can be written.
         let may_go = if writes(&steps) { self.may_write() } else { Ok(()) };
         if let Err(error) = may_go.and_then(|()| self.run("BEGIN IMMEDIATE")) {
             answer(reply, Err(error));
@@ -193,7 +193,8 @@ impl Writer {
                 self.redo(&mut group);
             }
             if self.connection.is_autocommit() {
-                // SQLite gave the whole transaction up, as it may on a full disk: nobody's writes are there.
+                // SQLite rolled back the whole transaction, as it may on a full disk: no batch of the group was
+                // written.
                 let failure = group.last().and_then(|last| last.outcome.as_ref().err().cloned());
                 self.fail(group, failure.unwrap_or_else(lost));
                 return None;
@@ -228,8 +229,8 @@ impl Writer {
         left
     }
 
-    /// Begins the log anew where it is too long. Those who read by it are waited for, a second for each [`LOG_MOST`] that it
-    /// has and not longer than for any lock, so that one who reads for minutes does not hold up the writes as long.
+    /// Truncates the log if it is too long. Waits for readers one second for each [`MAX_LOG_BYTES`] of log, at most the
+    /// timeout for locks, so that a read of minutes does not block writes that long.
     fn limit_log(&mut self) {
         if self.log_looked_at.elapsed() < LOG_PAUSE {
             return;
@@ -248,12 +249,12 @@ impl Writer {
             })
             .is_ok_and(|busy| busy == 0);
         self.log_due = self.log_most + if is_done { 0 } else { length };
-        // Best effort, as all of this: what is wrong with the database is told to whoever writes next.
+        // Best effort, like the whole function: the next write reports an error of the database.
         let _ = self.connection.busy_timeout(BUSY);
     }
 
-    /// Undoes the transaction and does again what was in it, each batch apart from the others. The transaction is gone
-    /// where that fails, and whoever's turn has not come by then is told why.
+    /// Rolls back the transaction and replays its batches, each in a savepoint. If that fails, the transaction is lost,
+    /// and the remaining batches get the error.
     fn redo(&mut self, group: &mut [Member]) {
         self.roll_back();
         self.last_version = self.saved_version;
@@ -266,11 +267,12 @@ impl Writer {
         }
     }
 
-    /// Undoes the transaction and tells everybody whose batch was in it; those too that had been refused, perhaps for what
-    /// is undone now.
+    /// Rolls back the transaction and fails all batches in it, including those refused before: the refusal may be due
+    /// to a write that is now rolled back.
     fn fail(&mut self, group: Vec<Member>, error: StoreError) {
         self.roll_back();
-        // Else the next group would write it down, also one of guards alone, which must do without room on the disk.
+        // Otherwise the next group would save this version, even a group of guards alone, which must work on a full
+        // disk.
         self.last_version = self.saved_version;
         for member in group {
             answer(member.reply, Err(error.clone()));
@@ -279,7 +281,7 @@ impl Writer {
 
     pub(super) fn roll_back(&self) {
         if !self.connection.is_autocommit() {
-            // If even this fails the next BEGIN says so.
+            // If this fails too, the next BEGIN reports it.
             let _ = self.run("ROLLBACK");
         }
     }
@@ -301,19 +303,19 @@ impl Writer {
     }
 
     fn bring_up(&mut self, collections: &[Arc<Known>]) -> Result<()> {
-        // Without a transaction where nothing changed, so that a daemon starts on a full disk.
+        // Without a transaction if nothing changed, so that a daemon starts on a full disk.
         if schema::is_as_declared(&self.connection, collections.iter().map(|known| &*known.spec))? {
             return Ok(());
         }
         self.alone(|writer| schema::bring_up(&writer.connection, collections.iter().map(|known| &*known.spec)))
     }
 
-    /// First the database, then the lock file: a crash between the two is made good at the next start. In the main file,
-    /// too: a copy of that alone would look like a first start that did not come to its end, and be begun afresh.
+    /// First the database, then the lock file: the next start repairs a crash between the two. Checkpointed into the
+    /// main file: a copy of that file alone would otherwise look like an unfinished first start and be deleted.
     fn mark_seeded(&mut self) -> Result<()> {
         self.alone(|writer| writer.run("UPDATE _store_info SET value = 1 WHERE key = 'seeded'"))?;
         match self.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())) {
-            // It is in the log, and gets there when there is room.
+            // It is in the log and will be checkpointed once there is space.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
             done => done.map_err(|error| from_sqlite(error, "writing"))?,
         }
@@ -348,7 +350,7 @@ fn lost() -> StoreError {
     StoreError::Internal("the transaction was lost".into())
 }
 
-/// Whoever asked may have stopped waiting.
+/// Sends a reply; the caller may have stopped waiting.
 fn answer<T>(reply: Reply<T>, outcome: Result<T>) {
     let _ = reply.send(outcome);
 }
@@ -386,7 +388,7 @@ mod tests {
             Step::Create(sql::Document::new(self.known.clone(), id.into(), text, &value).unwrap())
         }
 
-        /// Runs these batches as one group and gives back what each was answered.
+        /// Runs these batches as one group and returns the result of each.
         fn group(&mut self, batches: Vec<Vec<Step>>) -> Vec<Result<Committed>> {
             let (jobs, mut receiver) = mpsc::channel(GROUP);
             let (replies, mut answers): (Vec<_>, Vec<_>) = batches.iter().map(|_| oneshot::channel()).unzip();
@@ -396,7 +398,7 @@ mod tests {
                 assert!(jobs.try_send(Job::Commit(steps, reply)).is_ok());
             }
             assert!(self.writer.group(first, reply, &mut receiver).is_none());
-            assert!(receiver.try_recv().is_err(), "one group took them all");
+            assert!(receiver.try_recv().is_err(), "all batches were in one group");
             answers.iter_mut().map(|answer| answer.try_recv().unwrap()).collect()
         }
 
@@ -408,7 +410,7 @@ mod tests {
             self.writer.connection.query_row(sql, [], |row| row.get(0)).unwrap()
         }
 
-        /// As damage would: an entry without its document, which stands in the way of that document's own.
+        /// Simulates damage: a list entry without its document, which conflicts with the entry of a new document.
         fn leave_an_entry_of(&mut self, id: &str) {
             let create = self.create(id);
             self.group(vec![vec![create]]);
@@ -444,7 +446,7 @@ mod tests {
         assert!(answers[0].is_ok() && answers[1].is_err() && answers[2].is_ok(), "{answers:?}");
         assert_eq!((bench.count(), bench.ask(ENTRIES)), (2, 3));
         let versions = [0, 2].map(|at| answers[at].as_ref().unwrap().version);
-        assert_eq!(versions, [2, 3], "each has one of its own, told after what was done again");
+        assert_eq!(versions, [2, 3], "each batch has its own version, assigned by the replay");
     }
 
     #[test]
@@ -478,7 +480,7 @@ mod tests {
                 }
             })
         });
-        // Three times as much as the log may have: a machine that is busy with other things does not come to it at once.
+        // Three times the size at which the log is truncated: a busy machine may get to it late.
         for i in 0..90 {
             let value = serde_json::json!({ "text": "x".repeat(200_000) });
             let text = value.to_string().into();
@@ -513,7 +515,7 @@ mod tests {
             assert!(bench.group(vec![vec![create]])[0].is_ok());
             count += 1;
         }
-        assert_eq!(fs::metadata(&bench.writer.log).unwrap().len(), 0, "it began anew once nobody read");
+        assert_eq!(fs::metadata(&bench.writer.log).unwrap().len(), 0, "it was truncated once there was no read");
         assert_eq!(bench.count(), count);
     }
 
@@ -535,11 +537,11 @@ mod tests {
         let batches: Vec<_> = batches.collect();
         let answers = bench.group(batches);
         assert!(answers.iter().all(Result::is_err), "{answers:?}");
-        // The second met a document of the first, which is not there.
+        // The second batch conflicted with a document of the first, which was rolled back.
         assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
         assert!(!matches!(answers[0], Err(StoreError::AlreadyExists(_))), "{answers:?}");
         assert_eq!(bench.count(), 0);
-        // Else a group of guards alone would write the version down.
+        // Otherwise a group of guards alone would save the version.
         assert_eq!(bench.writer.last_version, bench.writer.saved_version);
 
         bench.writer.connection.commit_hook(None::<fn() -> bool>).unwrap();

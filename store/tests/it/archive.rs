@@ -1,5 +1,5 @@
-//! The format of a backup: its sections, those of other versions, and files that were made to do harm. Whatever is refused
-//! leaves the place it was to be restored into without data.
+//! The backup format: its sections, sections of other versions, and malicious files. A refused file leaves the restore
+//! target without data.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// The backup after these statements.
+    /// A copy of the backup, changed by these statements.
     fn changed(&self, statements: &str) -> PathBuf {
         let file = self.at("changed");
         fs::copy(self.at("good"), &file).unwrap();
@@ -36,7 +36,7 @@ impl Place {
         file
     }
 
-    /// What a restore is refused with.
+    /// The error of a refused restore.
     fn refused(&self, file: &Path) -> StoreError {
         let folder = self.at("new");
         let error = prepare(file, &folder, &[PAIRS]).err().expect("should have been refused");
@@ -91,7 +91,7 @@ async fn a_section_that_this_version_does_not_know_is_refused_by_name_unless_it_
         let file = place.changed(&change);
         let error = place.refused(&file);
         assert!(matches!(&error, StoreError::Unavailable(text) if text.contains(words)), "{error}");
-        assert_eq!(ArchiveReader::open(&file).err(), Some(error), "whichever engine is to restore it");
+        assert_eq!(ArchiveReader::open(&file).err(), Some(error), "the same for every engine");
     }
 
     let optional = place.changed(&format!("{blobs} INSERT INTO _sections VALUES ('blobs', 3, 1)"));
@@ -136,7 +136,7 @@ async fn an_archive_in_the_place_of_a_database_is_one_unless_it_has_what_is_not_
     store.back_up(&place.at("again"), &vec![]).await.unwrap();
     store.close().await;
     let restoring = prepare(&place.at("again"), &place.at("new"), &[PAIRS]).unwrap();
-    assert_eq!(*restoring.notes(), vec![], "those of the first backup are not of this one");
+    assert_eq!(*restoring.notes(), vec![], "the notes of the first backup are not in this one");
     finish(restoring).unwrap();
     assert_eq!(sound(&place.at("new")).documents, 40);
 
@@ -147,10 +147,10 @@ async fn an_archive_in_the_place_of_a_database_is_one_unless_it_has_what_is_not_
     assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("a section `blobs`")), "{error}");
 }
 
-/// A page of an index, each of whose 300 entries is the same short one. All have the same page below them, if any.
+/// An index page with 300 identical short entries, which all point to the same child page, if any.
 fn page(below: Option<u32>) -> Vec<u8> {
     let below = below.map(u32::to_be_bytes);
-    // Of two texts: `a`, and nothing.
+    // A record of two texts: `a` and the empty text.
     let cell = [below.as_ref().map_or(&[][..], |number| &number[..]), &[4, 3, 15, 13, b'a']].concat();
     let mut page = vec![0; PAGE];
     let mut head = vec![if below.is_some() { 2 } else { 10 }, 0, 0];
@@ -167,7 +167,7 @@ fn page(below: Option<u32>) -> Vec<u8> {
     page
 }
 
-/// Its pages lead to each other so that it has billions of entries, though it is a small file.
+/// The pages are nested so that the small file has billions of entries.
 #[tokio::test]
 async fn a_file_whose_entries_never_end_is_refused_soon() {
     let place = Place::new().await;
@@ -187,7 +187,7 @@ async fn a_file_whose_entries_never_end_is_refused_soon() {
     fs::write(&file, bytes).unwrap();
     let start = Instant::now();
     let error = place.refused(&file);
-    assert!(matches!(&error, StoreError::Corrupt(text) if text.contains("more than a file of its size")), "{error:?}");
+    assert!(matches!(&error, StoreError::Corrupt(text) if text.contains("than a file of its size")), "{error:?}");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
@@ -204,7 +204,7 @@ async fn a_file_that_is_cut_off_anywhere_is_refused() {
     }
 }
 
-/// Beside a store that is open, by its own connections.
+/// The backup uses the connections of the open store.
 #[tokio::test]
 async fn a_backup_by_the_open_store_is_an_archive_too() {
     let place = Place::new().await;

@@ -1,4 +1,4 @@
-//! Backup, restore and check: what is written can be read again, as of one moment, and what is wrong is found.
+//! Backup, restore and check: a backup is a complete snapshot, and a check finds inconsistencies.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub const P: &str = PAIRS.name;
 
 pub fn silent(_: Progress<'_>) {}
 
-/// What the embedded engine answers: it blocks instead of waiting.
+/// Runs a future of the embedded engine, which blocks and is ready on the first poll.
 fn now<T>(work: impl Future<Output = T>) -> T {
     work.now_or_never().expect("the embedded engine does not wait")
 }
@@ -33,7 +33,7 @@ pub async fn back_up(engine: &dyn Engine, file: &Path, notes: &Notes, progress: 
     archive.finish(notes)
 }
 
-/// A backup of a data folder.
+/// Backs up a data directory.
 pub fn backup(folder: &Path, file: &Path, notes: &Notes, progress: OnProgress<'_>) -> Result<u64> {
     now(back_up(&SqliteEngine::new(folder), file, notes, progress))
 }
@@ -42,7 +42,7 @@ pub fn check(folder: &Path, collections: &[Collection], progress: OnProgress<'_>
     now(SqliteEngine::new(folder).check(collections, progress))
 }
 
-/// The restore of a backup into a data folder, before it is finished.
+/// Prepares the restore of a backup into a data directory.
 pub fn prepare(file: &Path, folder: &Path, collections: &[Collection]) -> Result<Box<dyn Restoring>> {
     now(SqliteEngine::new(folder).restore(ArchiveReader::open(file)?, collections, &mut silent))
 }
@@ -126,7 +126,10 @@ async fn a_backup_made_while_others_write_is_of_one_moment_and_comes_back_whole(
     assert_eq!(rows.len(), documents);
     assert!((4000..=written * 2).contains(&documents), "{documents}");
     let (left, right) = rows.split_at(documents / 2);
-    assert!(left.iter().zip(right).all(|(left, right)| left.id[1..] == right.id[1..]), "both of a pair or none");
+    assert!(
+        left.iter().zip(right).all(|(left, right)| left.id[1..] == right.id[1..]),
+        "both documents of a pair or none"
+    );
     for row in &rows {
         let original = store.get(P, &row.id).await.unwrap().unwrap();
         assert_eq!((&original.body, original.version), (&row.body, row.version));
@@ -158,7 +161,7 @@ async fn what_cannot_be_backed_up_or_restored_is_refused_and_leaves_nothing() {
     refused("foreign", "new", "not a database of OpenOrch");
     let good = fs::read(at("good")).unwrap();
     fs::write(at("short"), &good[..good.len() / 2]).unwrap();
-    refused("short", "new", "cut off");
+    refused("short", "new", "truncated");
     let mut broken = good.clone();
     broken[8192..16384].fill(0x5a);
     fs::write(at("broken"), &broken).unwrap();
@@ -174,7 +177,7 @@ async fn what_cannot_be_backed_up_or_restored_is_refused_and_leaves_nothing() {
 
     fs::write(at("good"), &good).unwrap();
     drop(prepare(&at("good"), &at("new"), &[PAIRS]).unwrap());
-    assert!(!at("new").join("openorch.db").exists(), "what was not finished is not there");
+    assert!(!at("new").join("openorch.db").exists(), "an unfinished restore leaves no database");
     finish(prepare(&at("good"), &at("new"), &[PAIRS]).unwrap()).unwrap();
     assert_eq!(sound(&at("new")).documents, 200);
 }

@@ -1,5 +1,5 @@
-//! What was acknowledged is there after a kill of whoever writes, after a kill of the database server, and after a power
-//! cut; a batch is there whole or not at all, and the entries of lists are those of the documents.
+//! Acknowledged writes survive a kill of the writing process, a kill of the database server, and a power failure;
+//! batches are atomic, and list entries match the documents.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,7 @@ const FOLDER: &str = "STORE_CHILD_FOLDER";
 const CONNECTION: &str = "STORE_CHILD_CONNECTION";
 const SCHEMA: &str = "STORE_CHILD_SCHEMA";
 
-/// Writes side by side, two documents that belong together at a time, and says which were acknowledged; until it is told
-/// to stop, or killed.
+/// Writes concurrently, two documents per batch, and reports the acknowledged ones, until it is stopped or killed.
 async fn write(
     store: &Arc<dyn Store>,
     name: &str,
@@ -40,7 +39,7 @@ async fn write(
                 let body = json!({"kind": "half", "rank": i, "slug": id, "readers": ["all", i % 7]});
                 match store.commit(thing(&id, body).create(T, format!("{id}b"), "{}")).await {
                     Ok(_) => told(id),
-                    // Whether this one is there nobody knows; the next is another.
+                    // The outcome is unknown; continue with the next document.
                     Err(StoreError::Unavailable(_)) => tokio::task::yield_now().await,
                     Err(other) => panic!("{other:?}"),
                 }
@@ -52,7 +51,7 @@ async fn write(
     }
 }
 
-/// Not a test of its own: writes until it is killed.
+/// Not a test: writes until it is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "runs as a child of other tests"]
 async fn child_that_writes_until_it_is_killed() {
@@ -71,7 +70,8 @@ async fn child_that_writes_until_it_is_killed() {
     write(&store, &name, &Arc::default(), |id| println!("acknowledged {id}")).await;
 }
 
-/// Lets children write and kills each, at another place each time; `end` is how. Gives what was acknowledged.
+/// Starts writing children and ends each by `end`, after a different number of writes. Returns the acknowledged
+/// documents.
 fn kill_writers(
     environment: &[(&str, &std::ffi::OsStr)],
     rounds: usize,
@@ -80,8 +80,8 @@ fn kill_writers(
 ) -> Vec<String> {
     let mut acknowledged = Vec::new();
     for round in 0..rounds {
-        let mut child = start("crash::child_that_writes_until_it_is_killed", environment);
-        // What was printed before the kill is still read.
+        let mut child = start("child_that_writes_until_it_is_killed", environment);
+        // Output from before the kill is still read.
         let mut printed =
             lines(&mut child).filter_map(|line| line.split_once("acknowledged ").map(|(_, id)| id.to_owned()));
         acknowledged.extend(printed.by_ref().take(1 + round * step));
@@ -92,20 +92,20 @@ fn kill_writers(
     acknowledged
 }
 
-/// Refuses a store that lacks something acknowledged, or has half of something.
+/// Asserts that all acknowledged batches exist, and none partially.
 async fn check(store: &Arc<dyn Store>, acknowledged: &[String], at_least: usize) {
     store.open_collections(&[THINGS]).await.unwrap();
     let stored: HashSet<String> =
         store.find(T, &Query::all()).await.unwrap().rows.into_iter().map(|row| row.id).collect();
     for id in acknowledged {
-        assert!(stored.contains(id) && stored.contains(&format!("{id}b")), "{id} was acknowledged and is gone");
+        assert!(stored.contains(id) && stored.contains(&format!("{id}b")), "{id} was acknowledged and is missing");
     }
     let halves = store.count(T, &[Filter::equals("kind", "half")]).await.unwrap() as usize;
-    assert_eq!(halves * 2, stored.len(), "a batch is there whole or not at all");
+    assert_eq!(halves * 2, stored.len(), "batches are atomic");
     let listed = store.count(T, &[Filter::intersects("readers", ["all"])]).await.unwrap() as usize;
     let first = Query::all().intersects("readers", ["all"]).descending("rank").limit(halves as u64 + 1);
-    assert_eq!((listed, store.find(T, &first).await.unwrap().rows.len()), (halves, halves), "entries of lists");
-    assert!(acknowledged.len() >= at_least, "{} is too few to prove anything", acknowledged.len());
+    assert_eq!((listed, store.find(T, &first).await.unwrap().rows.len()), (halves, halves), "list entries");
+    assert!(acknowledged.len() >= at_least, "{} writes are too few to prove anything", acknowledged.len());
     println!("{} acknowledged, none lost", acknowledged.len());
 }
 
@@ -136,7 +136,7 @@ async fn every_acknowledged_write_to_postgres_survives_kill_9_of_the_writer() {
     store.close().await;
 }
 
-/// Writes to a server while `end` ends it, some times, and it is started again; the store stays open all the time.
+/// Writes to a server while `end` stops it several times and it is restarted; the store stays open.
 async fn end_servers(mut server: Server, rounds: usize, mut end: impl AsyncFnMut(&mut Server)) {
     let options = PostgresOptions::new(server.connection());
     let store = PostgresStore::open(options.clone()).await.unwrap();
@@ -150,12 +150,12 @@ async fn end_servers(mut server: Server, rounds: usize, mut end: impl AsyncFnMut
     let count = || acknowledged.lock().unwrap().len();
     for round in 0..rounds {
         let wanted = count() + 100 + round * 23;
-        until("writes go on", async || (count() > wanted).then_some(())).await;
+        until("writes continue", async || (count() > wanted).then_some(())).await;
         end(&mut server).await;
         server.start().await;
     }
     let wanted = count() + 50;
-    until("writes go on", async || (count() > wanted).then_some(())).await;
+    until("writes continue", async || (count() > wanted).then_some(())).await;
     stop.store(true, Ordering::Relaxed);
     writing.await.unwrap();
     let acknowledged = std::mem::take(&mut *acknowledged.lock().unwrap());
@@ -177,7 +177,7 @@ async fn every_acknowledged_write_survives_kill_9_and_an_immediate_stop_of_the_s
     .await;
 }
 
-/// A disk whose power can be cut: a file system of its own in a file. What was not synced when it is cut is gone.
+/// A disk with a simulated power failure: a file system in a file. Unsynced data is lost by a cut.
 struct Disk {
     _temp: tempfile::TempDir,
     image: String,
@@ -195,37 +195,37 @@ impl Disk {
         std::fs::set_permissions(this._temp.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let made = run("mkfs.ext4", &["-q", "-F", &this.image]) && this.turn_on() && run("python3", &["-c", ""]);
         if !made {
-            eprintln!("SKIPPED: no disk can be made here whose power could be cut (root, mkfs.ext4 and a loop device)");
+            eprintln!("SKIPPED: power failures cannot be simulated here (needs root, mkfs.ext4 and a loop device)");
         }
         made.then_some(this)
     }
 
     fn turn_on(&self) -> bool {
-        // It writes nothing of its own accord, so that what is not synced is not there.
+        // Without periodic commits, unsynced data is never written.
         run("mount", &["-o", "loop,commit=300", &self.image, self.mount.to_str().unwrap()])
     }
 
-    /// A file that is not synced. Another for each cut: one that is written anew is synced by ext4 of its own accord.
+    /// An unsynced file. A new one for each cut, because ext4 syncs a file that is overwritten.
     fn unsynced(&self) -> PathBuf {
         self.mount.join(format!("unsynced{}", self.cuts.load(Ordering::Relaxed)))
     }
 
-    /// Cuts the power. Whoever writes there should stand still, as everything does without power.
+    /// Cuts the power. The writing processes should be suspended, as without power.
     fn cut(&self) {
         self.cuts.fetch_add(1, Ordering::Relaxed);
         std::fs::write(self.unsynced(), "here").unwrap();
         // EXT4_IOC_SHUTDOWN without writing the journal.
         let shutdown = "import fcntl, os, struct, sys\n\
                         fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
-        assert!(run("python3", &["-c", shutdown, self.mount.to_str().unwrap()]), "the power was not cut");
+        assert!(run("python3", &["-c", shutdown, self.mount.to_str().unwrap()]), "the power failure was not simulated");
     }
 
-    /// After everybody who had files open there is dead.
+    /// Called after all processes with open files are dead.
     fn turn_on_again(&self) {
         assert!(run("umount", &[self.mount.to_str().unwrap()]));
         assert!(self.turn_on());
         let unsynced = std::fs::read(self.unsynced()).unwrap_or_default();
-        assert_ne!(unsynced, b"here", "it was no power cut: what was not synced is there");
+        assert_ne!(unsynced, b"here", "the power failure was not simulated: unsynced data exists");
     }
 }
 

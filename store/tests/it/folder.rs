@@ -1,4 +1,4 @@
-//! The data folder: one daemon at a time, the right database or none, indexes brought to what is declared.
+//! The data directory: one daemon at a time, the right database or none, migration of indexes to the declaration.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ async fn seeded(folder: &Path) -> String {
     store.database_id().to_owned()
 }
 
-/// Every file in the folder but the lock, with its content.
+/// Every file in the directory except the lock, with its content.
 fn content(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -39,18 +39,19 @@ fn content(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     all
 }
 
-/// Opening is refused by an error that names the folder, and changes no file. For folders that no store has open.
+/// Asserts that opening fails with an error that names the directory, and changes no file. For directories that no
+/// store has open.
 fn refused(folder: &Path) -> StoreError {
     let before = content(folder);
     let error = refused_while_open(folder);
-    assert!(content(folder) == before, "nothing may be changed when refusing: {error}");
+    assert!(content(folder) == before, "a refused start must not change anything: {error}");
     error
 }
 
-/// Opening is refused by an error that names the folder. The store that has it open may write meanwhile.
+/// Asserts that opening fails with an error that names the directory. The store that has it open may write meanwhile.
 fn refused_while_open(folder: &Path) -> StoreError {
     let error = open(folder).err().expect("should have been refused");
-    assert!(error.sentence().contains(&folder.display().to_string()), "the folder should be named: {error}");
+    assert!(error.sentence().contains(&folder.display().to_string()), "the directory should be named: {error}");
     error
 }
 
@@ -65,7 +66,7 @@ async fn a_second_opener_is_told_the_folder_and_the_pid_of_the_first() {
     open(&folder).unwrap();
 }
 
-/// Not a test of its own: what another process does when this binary is started again by the tests here.
+/// Not a test: the child process of the tests here.
 #[tokio::test]
 #[ignore = "runs as a child of other tests"]
 async fn child_that_holds_a_folder() {
@@ -79,7 +80,7 @@ async fn child_that_holds_a_folder() {
 #[tokio::test]
 async fn another_process_holds_the_folder_until_it_dies() {
     let (_temp, folder) = temp();
-    let mut child = start("folder::child_that_holds_a_folder", &[("STORE_CHILD_FOLDER", folder.as_os_str())]);
+    let mut child = start("child_that_holds_a_folder", &[("STORE_CHILD_FOLDER", folder.as_os_str())]);
     assert!(lines(&mut child).any(|line| line.contains("holding")));
     let error = refused_while_open(&folder);
     let pid = format!("(pid {})", child.id());
@@ -159,7 +160,7 @@ async fn a_lost_lock_file_does_not_lose_the_database() {
     let id = seeded(&folder).await;
     fs::remove_file(folder.join("openorch.lock")).unwrap();
     assert_eq!(open(&folder).unwrap().database_id(), id);
-    // And it is known again.
+    // The id is recorded in the lock file again.
     fs::remove_file(folder.join("openorch.db")).unwrap();
     assert!(matches!(refused(&folder), StoreError::Corrupt(_)));
 }
@@ -290,7 +291,7 @@ async fn a_folder_of_an_older_layout_is_upgraded_after_a_copy_was_made() {
     let query = Query::all().intersects("readers", ["r1", "r2"]).descending("rank").limit(3);
     assert_eq!(ids(&store, THINGS.name, &query).await, ["t038", "t037", "t034"]);
     assert_eq!(ids(&store, THINGS.name, &Query::all().equals("slug", "s7")).await, ["t007"]);
-    // Versions go on behind those of before.
+    // Versions continue after the old ones.
     let before = store.get(THINGS.name, "t039").await.unwrap().unwrap().version;
     let now = store.commit(thing("new", json!({"readers": ["r1"], "rank": 99}))).await.unwrap().version;
     assert!(now > before, "{now} {before}");
@@ -337,7 +338,7 @@ async fn a_file_where_the_folder_should_be_is_told() {
     fs::write(&file, "x").unwrap();
     for folder in [file.clone(), file.join("server")] {
         let error = open(&folder).err().unwrap();
-        assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("a file in its way")), "{error:?}");
+        assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("a file is in the way")), "{error:?}");
     }
 }
 
@@ -347,7 +348,7 @@ async fn a_folder_that_cannot_be_written_is_told() {
     let temp = tempfile::tempdir().unwrap();
     let folder = temp.path().join("server");
     seeded(&folder).await;
-    // Rights do not bind root, a file system mounted for reading does.
+    // Permissions do not restrict root, a read-only mount does.
     let path = folder.to_str().unwrap();
     let mounted = run("mount", &["--bind", path, path]) && run("mount", &["-o", "remount,bind,ro", path]);
     if !mounted {
@@ -363,7 +364,7 @@ async fn a_folder_that_cannot_be_written_is_told() {
         assert!(run("umount", &[path]));
     }
     let error = outcome.unwrap_err();
-    let told = |text: &str| text.contains(path) && text.contains("give the user this runs as the right to");
+    let told = |text: &str| text.contains(path) && text.contains("grant the user this process runs as");
     assert!(matches!(&error, StoreError::Unavailable(text) if told(text)), "{error:?}");
 }
 
@@ -413,7 +414,7 @@ async fn indexes_follow_the_declaration_and_old_documents_are_in_them() {
     store.close().await;
     assert_eq!(shape(&folder).0, ["doc", "f_a", "f_gone", "id", "rid", "ver"]);
 
-    // Forth, and again without any change, and back.
+    // Migrate, reopen without a change, and migrate back.
     for declared in [AFTER, AFTER, BEFORE] {
         let store = open(&folder).unwrap();
         store.open_collections(&[declared]).await.unwrap();
@@ -421,7 +422,7 @@ async fn indexes_follow_the_declaration_and_old_documents_are_in_them() {
             assert_eq!(ids(&store, declared.name, question).await, *old);
         }
         let version = store.get(declared.name, "d0001").await.unwrap().unwrap().version;
-        assert_eq!(version, 1, "an index is no write");
+        assert_eq!(version, 1, "a migration does not change versions");
         if declared == AFTER {
             let taken = store.commit(openorch_store::Batch::new().create(AFTER.name, "x", r#"{"slug":"s7"}"#)).await;
             assert!(matches!(taken, Err(StoreError::AlreadyExists(_))));
@@ -501,7 +502,7 @@ async fn twenty_thousand_documents_do_not_slow_the_start_and_are_read_at_once() 
     assert_eq!(store.find(T, &Query::all()).await.unwrap().rows.len(), 20_000);
     let read = start.elapsed();
     println!("opened in {opened:?}, read 20,000 in {read:?}");
-    // Far above what is measured, far below what a look at every document takes on a slow machine.
+    // Far above the measured time, far below the time to read every document on a slow machine.
     assert!(opened.as_millis() < 500, "{opened:?}");
 }
 
@@ -513,7 +514,7 @@ async fn no_link_in_the_folder_has_another_file_overwritten() {
     fs::write(&other, "precious").unwrap();
     fs::create_dir_all(&folder).unwrap();
     std::os::unix::fs::symlink(&other, folder.join("openorch.lock")).unwrap();
-    let error = open(&folder).err().expect("a link is no lock");
+    let error = open(&folder).err().expect("a link is not a lock file");
     assert!(error.sentence().contains("openorch.lock"), "{error}");
     fs::remove_file(folder.join("openorch.lock")).unwrap();
     std::os::unix::fs::symlink(&other, folder.join("openorch.reserve")).unwrap();

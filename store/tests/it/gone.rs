@@ -1,5 +1,5 @@
-//! What happens to the files of a store from outside, while it is open and while it is not: a file that is removed or
-//! replaced, a copy that lacks the log.
+//! External changes of the files of a store, while it is open and while it is not: a file is removed or replaced, a
+//! copy is missing the log.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn names_and_refuses<T: std::fmt::Debug>(outcome: Result<T, StoreError>, file: &
     assert!(matches!(&outcome, Err(StoreError::Replaced(text)) if named(text)), "{outcome:?}");
 }
 
-/// All kinds of reads, side by side, more than there are connections left.
+/// All kinds of concurrent reads, more than there are connections left.
 async fn reads_go_on(store: &Arc<dyn Store>) {
     let reads = (0..8).map(|_| {
         let store = store.clone();
@@ -65,7 +65,7 @@ async fn once_a_file_is_removed_or_replaced_nothing_is_acknowledged_and_a_copy_h
         } else {
             fs::remove_file(&file).unwrap();
         }
-        // Before and after somebody has tried to write.
+        // Before and after the first refused write.
         reads_go_on(&store).await;
         names_and_refuses(store.commit(thing("first", json!({}))).await, &file);
         for _ in 0..3 {
@@ -74,7 +74,7 @@ async fn once_a_file_is_removed_or_replaced_nothing_is_acknowledged_and_a_copy_h
         names_and_refuses(store.mark_seeded().await, &file);
         assert_eq!(body(&store, "later").await, None);
         reads_go_on(&store).await;
-        assert_eq!(file.exists(), replaced, "nothing makes it anew");
+        assert_eq!(file.exists(), replaced, "the file is not created again");
 
         let copy = place.path().join("saved");
         let notes: Notes = vec![("key".into(), "secret".into())];
@@ -85,7 +85,7 @@ async fn once_a_file_is_removed_or_replaced_nothing_is_acknowledged_and_a_copy_h
         finish(restoring).unwrap();
         let saved = open(&other).unwrap();
         saved.open_collections(&[THINGS]).await.unwrap();
-        // What was committed and not acknowledged may be there.
+        // A committed but unacknowledged write may be included.
         assert!(saved.count(T, &[]).await.unwrap() >= 1001, "{name}");
         saved.close().await;
         store.close().await;
@@ -112,7 +112,7 @@ async fn a_database_moved_into_the_place_of_another_keeps_its_log_when_that_one_
     drop(store);
     assert_eq!(fs::read(folder.join("openorch.db-wal")).unwrap(), log);
     second.close().await;
-    // What was moved away is whole.
+    // The moved database is complete.
     let store = open(&moved).unwrap();
     store.open_collections(&[THINGS]).await.unwrap();
     assert_eq!(body(&store, "before").await, Some(json!({"rank": -1})));
@@ -134,7 +134,7 @@ async fn a_folder_that_is_moved_away_and_back_is_refused_until_the_store_is_open
     assert_eq!(body(&store, "before").await, Some(json!({"rank": -1})));
 }
 
-/// What lies in a folder, put into another one.
+/// Copies files of a directory into a new one.
 fn copy_of(folder: &Path, names: &[&str]) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for name in names {
@@ -146,11 +146,11 @@ fn copy_of(folder: &Path, names: &[&str]) -> tempfile::TempDir {
 fn lacks_writes(folder: &Path) {
     let database = folder.join("openorch.db");
     let before = fs::read(&database).unwrap();
-    let error = open(folder).err().expect("it lacks its newest writes");
+    let error = open(folder).err().expect("it is missing its newest writes");
     let all = [folder.to_str().unwrap(), "openorch backup", "openorch restore", "openorch check --accept"];
     assert!(matches!(&error, StoreError::Corrupt(text) if all.iter().all(|word| text.contains(word))), "{error}");
     let place = tempfile::tempdir().unwrap();
-    assert!(backup(folder, &place.path().join("file"), &vec![], &mut silent).is_err(), "a copy would hide it");
+    assert!(backup(folder, &place.path().join("file"), &vec![], &mut silent).is_err(), "a backup would hide it");
     let restored = prepare(&database, &place.path().join("b"), &[THINGS]);
     assert!(restored.is_err(), "so would a restore");
     let findings = check(folder, &[THINGS], &mut silent).unwrap();
@@ -166,7 +166,7 @@ async fn a_copy_of_the_main_file_alone_is_refused_until_it_is_accepted() {
     store.close().await;
     drop(store);
 
-    // Live, before anything was written: what is in it is all there is.
+    // While it is open, before the first write: the main file is complete.
     let store = open(&folder).unwrap();
     store.open_collections(&[THINGS]).await.unwrap();
     assert_eq!(body(&store, "before").await, Some(json!({"rank": -1})));
@@ -176,7 +176,7 @@ async fn a_copy_of_the_main_file_alone_is_refused_until_it_is_accepted() {
     assert_eq!(body(&copied, "before").await, Some(json!({"rank": -1})));
     copied.close().await;
 
-    // After the first write, acknowledged a moment ago.
+    // After the first acknowledged write.
     store.commit(thing("after", json!({"rank": 2, "createdAt": "2026-11-30T12:00:00Z"}))).await.unwrap();
     let copy = copy_of(&folder, &["openorch.db", "openorch.lock"]);
     lacks_writes(copy.path());
@@ -186,7 +186,7 @@ async fn a_copy_of_the_main_file_alone_is_refused_until_it_is_accepted() {
     assert!(body(&copied, "after").await.is_some());
     copied.close().await;
 
-    // A backup is whole, whatever it was made of.
+    // A backup is complete, even of a database with a log.
     backup(&folder, &place.path().join("file"), &vec![], &mut silent).unwrap();
     finish(prepare(&place.path().join("file"), &place.path().join("b"), &[THINGS]).unwrap()).unwrap();
     open(&place.path().join("b")).unwrap().close().await;
@@ -204,7 +204,7 @@ async fn a_copy_of_the_main_file_alone_is_refused_until_it_is_accepted() {
     assert_eq!((newest.id.as_str(), newest.time.as_deref()), ("after", Some("2026-11-30T12:00:00Z")));
 }
 
-/// Not a test of its own: writes one document, then waits to be killed.
+/// Not a test: writes one document, then waits to be killed.
 #[tokio::test]
 #[ignore = "runs as a child of other tests"]
 async fn child_that_writes_once() {
@@ -217,7 +217,7 @@ async fn child_that_writes_once() {
 }
 
 fn killed(folder: &Path) {
-    let mut child = start("gone::child_that_writes_once", &[(FOLDER, folder.as_os_str())]);
+    let mut child = start("child_that_writes_once", &[(FOLDER, folder.as_os_str())]);
     assert!(lines(&mut child).any(|line| line.contains("written")));
     child.kill().unwrap();
     openorch_test_support::process::wait(&mut child);
@@ -230,7 +230,7 @@ async fn after_a_kill_the_log_is_there_whatever_looked_at_it_and_without_it_the_
     killed(&folder);
     let copy = copy_of(&folder, &["openorch.db"]);
     lacks_writes(copy.path());
-    // Neither a backup nor a check takes the log away.
+    // Neither a backup nor a check removes the log.
     backup(&folder, &place.path().join("file"), &vec![], &mut silent).unwrap();
     assert_eq!(check(&folder, &[THINGS], &mut silent).unwrap().lacks_writes, None);
     assert!(accept(&folder).unwrap().is_some(), "there is nothing to accept");
@@ -241,7 +241,7 @@ async fn after_a_kill_the_log_is_there_whatever_looked_at_it_and_without_it_the_
     store.close().await;
     drop(store);
     assert!(!folder.join("openorch.db-wal").exists());
-    // It was stopped cleanly, so that the file alone is enough.
+    // It was shut down cleanly, so the main file alone is complete.
     open(copy_of(&folder, &["openorch.db"]).path()).unwrap().close().await;
 
     let folder = place.path().join("b");

@@ -1,4 +1,4 @@
--- A folder of layout 1 as the first version wrote it: 40 documents that an index on each reader is to be made for.
+-- A database of layout 1, as written by the first version: 40 documents, for which a later declaration adds an index on each reader.
 PRAGMA application_id = 1332760434; PRAGMA user_version = 1;
 BEGIN TRANSACTION;
 CREATE TABLE _store_info(key TEXT PRIMARY KEY, value) WITHOUT ROWID;

@@ -1,4 +1,4 @@
-//! Where things end: the size of a document, and the disk.
+//! Limits: the size of a document, and a full disk.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ async fn a_document_over_the_limit_is_too_large(bench: Bench) {
     let error = bench.store.commit(thing("over", of(1001))).await.unwrap_err();
     let sentence = "document `over` of testSvcThings has 1001 bytes; a document may have at most 1000";
     assert_eq!(error, StoreError::TooLarge(sentence.into()));
-    // One that grows is no other matter.
+    // The limit holds for a document that grows, too.
     let fields = vec![("more".to_owned(), json!(1))];
     let grow = Write::UpdateFields { collection: T, filters: vec![], fields };
     let error = bench.store.commit(Batch::new().create(T, "small", "{}").with(grow)).await.unwrap_err();
@@ -43,7 +43,7 @@ async fn four_mebibytes_come_back_whole(bench: Bench) {
     assert_eq!(body(&bench.store, "large").await, Some(large));
 }
 
-/// Writes until it fails, several at a time, and says how many documents were acknowledged.
+/// Writes concurrently until a write fails; returns the number of acknowledged documents.
 async fn write_until_full(store: &Arc<dyn Store>, name: &str) -> (u64, StoreError) {
     let mut written = 0;
     loop {
@@ -78,7 +78,7 @@ async fn a_full_store_reads_on_and_writes_again(store: &Arc<dyn Store>, make_roo
     assert!(written > 0);
     assert_eq!(body(store, "before").await, Some(json!({"rank": 1})));
     let full = [Filter::equals("kind", "full")];
-    assert_eq!(store.count(T, &full).await.unwrap(), written, "what was acknowledged is there, and nothing else");
+    assert_eq!(store.count(T, &full).await.unwrap(), written, "exactly the acknowledged documents exist");
     let again = store.commit(thing("again", json!({"text": noise(2_000_000)}))).await;
     assert!(matches!(again, Err(StoreError::StorageFull(_))), "{again:?}");
     store.ready().await.unwrap();
@@ -122,7 +122,7 @@ impl SmallDisk {
         self.0.path()
     }
 
-    /// Leaves no byte.
+    /// Fills the disk completely.
     fn fill(&self) -> std::path::PathBuf {
         use std::io::Write;
         let path = self.path().join("ballast");
@@ -139,7 +139,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// The tables are on a small disk, the server's log is not: without room for that a server ends itself.
+/// The tables are on a small disk, the server's WAL is not: without space for its WAL, the server shuts down.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_full_disk_of_the_server_reads_go_on_and_writes_work_again_once_there_is_room() {
@@ -204,7 +204,7 @@ async fn a_start_on_a_full_disk_is_refused_and_works_once_there_is_room() {
     }
 }
 
-/// There is a reserve on a disk that is not so small. What needs no room, as the guards of a sign-in, works.
+/// A larger disk has a reserve. Operations that need no space, such as the guards of a sign-in, work.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_reserve_a_store_is_opened_on_a_full_disk_reads_and_is_closed_cleanly() {
@@ -223,7 +223,7 @@ async fn with_a_reserve_a_store_is_opened_on_a_full_disk_reads_and_is_closed_cle
         let ballast = disk.fill();
         let store = open(&folder).unwrap();
         store.open_collections(&[THINGS]).await.unwrap();
-        // What was given back is somebody else's.
+        // Another file uses the released space.
         let more = disk.path().join("more");
         std::fs::rename(&ballast, &more).unwrap();
         let ballast = disk.fill();
@@ -244,11 +244,11 @@ async fn with_a_reserve_a_store_is_opened_on_a_full_disk_reads_and_is_closed_cle
         for file in [more, disk.path().join("ballast")] {
             std::fs::remove_file(file).unwrap();
         }
-        assert!(std::fs::metadata(&reserve).unwrap().len() < 1024 * 1024, "it was used");
+        assert!(std::fs::metadata(&reserve).unwrap().len() < 1024 * 1024, "the reserve was used");
         let store = open(&folder).unwrap();
         store.open_collections(&[THINGS]).await.unwrap();
         store.commit(thing(&format!("after{round}"), json!({}))).await.unwrap();
         store.close().await;
-        assert_eq!(std::fs::metadata(&reserve).unwrap().len(), 1024 * 1024, "and is there again");
+        assert_eq!(std::fs::metadata(&reserve).unwrap().len(), 1024 * 1024, "the reserve is restored");
     }
 }

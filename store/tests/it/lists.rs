@@ -1,4 +1,4 @@
-//! Lists whose elements are indexed: found by any element, in order, kept in step with their documents.
+//! Lists with indexed elements: queries by any element, their order, and the maintenance of entries.
 
 use openorch_store::{Batch, Cursor, Filter, Query, StoreError, Write};
 use serde_json::{Value, json};
@@ -98,7 +98,7 @@ async fn pages_over_elements_add_up_to_the_whole(bench: Bench) {
             }
             assert_eq!(walked, whole, "{query:?} by {limit}");
         }
-        // A cursor that somebody made up.
+        // A made-up cursor.
         if query.order.len() == 1 {
             for id in [None, Some("d30".to_owned())] {
                 let next = query.clone().limit(4).after(Cursor { values: vec![json!(1.5)], id });
@@ -123,7 +123,7 @@ async fn entries_follow_their_document_through_every_kind_of_write(bench: Bench)
     store.commit(Batch::new().create(T, "1", body(&["a", "b"], 1))).await.unwrap();
     store.commit(Batch::new().create(T, "2", body(&["a"], 2)).create(T, "3", body(&[], 3))).await.unwrap();
     expect(&["2", "1"], &["1"]).await;
-    // The list stays, its order changes.
+    // The list is unchanged, the order field changes.
     store.commit(Batch::new().replace(T, "1", body(&["a", "b"], 9))).await.unwrap();
     expect(&["1", "2"], &["1"]).await;
     store.commit(Batch::new().upsert(T, "1", body(&["b"], 9)).upsert(T, "4", body(&["b", "a"], 4))).await.unwrap();
@@ -131,7 +131,7 @@ async fn entries_follow_their_document_through_every_kind_of_write(bench: Bench)
     let version = store.get(T, "4").await.unwrap().unwrap().version;
     store.commit(Batch::new().replace_at(T, "4", body(&["a", "b", "a"], 10), version)).await.unwrap();
     expect(&["4", "2"], &["4", "1"]).await;
-    // What fails leaves the entries as they were.
+    // Failed batches leave the entries unchanged.
     for failing in [
         Batch::new().replace_at(T, "4", body(&["b"], 0), version),
         Batch::new().delete_at(T, "4", version),
@@ -196,7 +196,7 @@ async fn a_list_of_too_many_elements_is_refused(bench: Bench) {
 
 async fn what_does_not_fit_an_index_is_refused_and_what_fits_is_kept(bench: Bench) {
     let (store, id) = (&bench.store, noise(512));
-    // The longest id, and the most that any index of the collection takes, all of it at once.
+    // The longest id, and the maximum size in every index of the collection, all in one document.
     let fits = json!({
         "kind": noise(1022), "rank": noise(1024), "name": noise(2047), "slug": noise(2046),
         "place": {"zip": noise(1040), "city": noise(2048)}, "code": noise(1007), "tags": [noise(2048), "x"], "readers": [noise(50)],

@@ -1,5 +1,5 @@
-//! The facts of the store, told across its boundary. What holds for every engine is told once, as a case of the suite
-//! (`suite.rs`), and stamped for the oracle, SQLite and PostgreSQL; what only one has is in a file of its own.
+//! Tests of the store through its public interface. Facts that hold for every engine are cases of the suite
+//! (`suite.rs`), instantiated for the oracle, SQLite and PostgreSQL; facts of one engine have files of their own.
 
 #[macro_use]
 mod suite;
@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 
 pub use suite::{Bench, Engine};
 
-/// Things with everything declared that a test may want.
+/// A collection with all kinds of indexes.
 pub const THINGS: Collection = Collection {
     name: "testSvcThings",
     indexes: &[
@@ -45,10 +45,10 @@ pub const THINGS: Collection = Collection {
     ],
 };
 
-/// The same documents without any index.
+/// A collection for the same documents without any index.
 pub const PLAIN: Collection = Collection { name: "testSvcPlain", indexes: &[] };
 
-/// Both, for what must not depend on declarations.
+/// Both, for results that must not depend on indexes.
 pub const BOTH: [&str; 2] = [THINGS.name, PLAIN.name];
 
 pub fn thing(id: &str, body: Value) -> Batch {
@@ -71,7 +71,7 @@ pub async fn body(store: &Arc<dyn Store>, id: &str) -> Option<Value> {
     row.map(|row| serde_json::from_str(&row.body).unwrap())
 }
 
-/// The embedded engine in this folder.
+/// Opens the embedded engine in this directory.
 pub fn open(folder: &Path) -> Result<Arc<dyn Store>, StoreError> {
     SqliteStore::open(folder, SqliteOptions::default())
 }
@@ -87,7 +87,7 @@ pub async fn fill(store: &Arc<dyn Store>, count: usize) {
     store.commit(batch).await.unwrap();
 }
 
-/// Text that no compression makes shorter, of so many bytes.
+/// Incompressible text of this many bytes.
 pub fn noise(bytes: usize) -> String {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

@@ -1,5 +1,5 @@
-//! What a store means, written down as naively as can be: everything in a map, every question answered by looking at all
-//! of it. Shares no code with the engines, so that they can be held against it.
+//! The oracle: a naive store that defines the expected results. Everything is in a map, and every query scans it.
+//! Shares no code with the engines, so that they can be compared with it.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -108,7 +108,7 @@ impl Store for MemStore {
     }
 
     fn back_up<'a>(&'a self, _: &'a Path, _: &'a Notes) -> BoxFuture<'a, Result<u64>> {
-        let none = StoreError::Invalid("there is no file format of an oracle".into());
+        let none = StoreError::Invalid("the oracle has no backup format".into());
         Box::pin(async move { Err(none) })
     }
 
@@ -147,7 +147,7 @@ impl State {
         self.collections.get(collection).ok_or_else(unknown)
     }
 
-    /// What is refused before anything is looked at.
+    /// Validation, before any document is read.
     fn check(&self, write: &Write) -> Result<()> {
         let document = |collection: &str, id: &str, body: &str| {
             if id.is_empty() || id.len() > 512 || id.contains('\0') {
@@ -251,16 +251,16 @@ impl State {
             }
             Write::Require(Guard::Absent { id, .. }) => match data.rows.get(id) {
                 None => Ok(0),
-                Some(_) => Err(conflict(id, "is there")),
+                Some(_) => Err(conflict(id, "already exists")),
             },
             Write::Require(Guard::Exists { id, .. }) => match data.rows.get(id) {
                 Some(_) => Ok(0),
-                None => Err(conflict(id, "is not there")),
+                None => Err(conflict(id, "does not exist")),
             },
             Write::Require(Guard::Version { id, version, .. }) => match data.rows.get(id) {
                 Some((found, _)) if found == version => Ok(0),
                 Some(_) => Err(conflict(id, "has been changed")),
-                None => Err(conflict(id, "is not there")),
+                None => Err(conflict(id, "does not exist")),
             },
             Write::Require(Guard::Count { filters, at_least, at_most, .. }) => {
                 let count = data.matching(filters)?.len() as u64;
@@ -316,7 +316,7 @@ impl Data {
         Ok(found)
     }
 
-    /// The first unique index that a document would break.
+    /// The first unique index that a document would violate.
     fn broken(&self, id: &str, document: &Value) -> Option<&Index> {
         let values = |index: &Index, id: &str, document: &Value| -> Vec<Value> {
             let one = |field: &&str| match field.strip_prefix("lower(").and_then(|rest| rest.strip_suffix(')')) {
@@ -470,7 +470,7 @@ fn compare(a: &Value, b: &Value) -> Ordering {
     }
 }
 
-/// Exactly, whatever a conversion of the one to the other would lose.
+/// Exact comparison, without a lossy conversion.
 fn integer_and_float(integer: i64, float: f64) -> Ordering {
     if float >= 2f64.powi(63) {
         return Ordering::Less;
@@ -496,7 +496,7 @@ fn check_body(collection: &str, id: &str, body: &str) -> Result<()> {
     check_values(&document)
 }
 
-/// Long integers are floats once they are parsed: looks for digits outside of text.
+/// Parsing turns long integers into floats, so this looks for digits outside of strings.
 fn check_numbers(body: &str) -> Result<()> {
     let mut outside = String::new();
     let (mut inside, mut escaped) = (false, false);
@@ -521,7 +521,7 @@ fn check_numbers(body: &str) -> Result<()> {
     Ok(())
 }
 
-/// No NUL, and no integer that only an unsigned number holds.
+/// No NUL, and no integer that fits only u64.
 fn check_values(value: &Value) -> Result<()> {
     match value {
         Value::String(text) => check_text(text),
@@ -536,7 +536,7 @@ fn check_values(value: &Value) -> Result<()> {
 
 fn check_text(text: &str) -> Result<()> {
     match text.contains('\0') {
-        true => Err(StoreError::Invalid("text with a NUL character cannot be stored or asked for".into())),
+        true => Err(StoreError::Invalid("text with a NUL character cannot be stored or queried".into())),
         false => Ok(()),
     }
 }

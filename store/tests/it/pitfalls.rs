@@ -1,4 +1,4 @@
-//! What SQLite and PostgreSQL do differently when left to themselves: one case for each, named by what must hold.
+//! Behavior in which SQLite and PostgreSQL differ by default: one case each, named by the required result.
 
 use openorch_store::{Batch, Cursor, Filter, Query, StoreError, Write};
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ cases! {
     a_count_counts_what_passes,
 }
 
-/// The same question to the collection with indexes and to the one without.
+/// Runs the same query on the collection with indexes and on the one without.
 async fn both(bench: &Bench, query: &Query, found: &[&str]) {
     for collection in BOTH {
         assert_eq!(ids(&bench.store, collection, query).await, found, "{collection} {query:?}");
@@ -128,7 +128,7 @@ async fn integers_are_exact_up_to_64_bits_and_refused_beyond(bench: Bench) {
         let error = bench.store.find(T, &query).await.unwrap_err();
         assert!(matches!(error, StoreError::Invalid(_)), "{query:?}: {error:?}");
     }
-    // Decimal fractions and powers are floats, and as large as these are.
+    // Decimal fractions and exponents are floats, with the range of floats.
     bench.store.commit(thing("e", json!({"rank": 1e300}))).await.unwrap();
 }
 
@@ -158,7 +158,7 @@ async fn percent_underscore_and_case_of_any_letter_mean_nothing_in_a_search(benc
 }
 
 async fn text_is_ordered_by_its_bytes(bench: Bench) {
-    // As a person would sort them it is another order, and that is what the databases of the tests are set to.
+    // A linguistic collation, which the test databases have, would sort them differently.
     let names = ["", " ", "10", "9", "B", "Z", "_", "a", "a b", "ab", "z", "É", "é", "ﬀ", "😀"];
     let documents: Vec<_> = names
         .iter()
@@ -305,7 +305,7 @@ async fn nul_is_refused_wherever_it_stands(bench: Bench) {
     ] {
         invalid(store.find(T, &query).await.map(drop), &format!("{query:?}"));
     }
-    // An id with a NUL is nobody's.
+    // No document has an id with a NUL.
     assert_eq!(store.get(T, "a\0b").await, Ok(None));
     let gone = store.commit(Batch::new().delete(T, "a\0b")).await.unwrap_err();
     assert!(matches!(gone, StoreError::NotFound(_)), "{gone:?}");
@@ -353,7 +353,7 @@ async fn setting_a_field_makes_the_objects_on_its_way(bench: Bench) {
 }
 
 async fn setting_a_field_leaves_every_digit_of_the_others(bench: Bench) {
-    // Neighbours of each other, that differ in the last digit alone.
+    // Adjacent floats, which differ only in the last digit.
     let mut floats = Vec::new();
     for start in [0.1, 1.0 / 3.0, 1e23, 5.5e-17, 123_456_789.123_456_79, 8.41e21, 2.2e-308] {
         let mut float: f64 = start;

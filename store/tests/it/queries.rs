@@ -1,4 +1,4 @@
-//! Order, filters and pages: the same whether a field is declared or not.
+//! Order, filters and pages, whether a field is indexed or not.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ cases! {
     a_moment_passes_between_pages_and_nothing_is_repeated,
 }
 
-/// Every type, in the order of the contract; ties are broken by id.
+/// Values of every type in the order of the contract; ties are broken by id.
 fn ascending() -> Vec<Value> {
     vec![
         json!(null),
@@ -62,7 +62,7 @@ fn ascending() -> Vec<Value> {
 async fn mixed(bench: &Bench) -> &Arc<dyn Store> {
     let store = &bench.store;
     let mut batch = Batch::new();
-    // Stored in another order than the one that is expected.
+    // Inserted in reverse order.
     for (i, value) in ascending().into_iter().enumerate().rev() {
         let body =
             if i == 0 { json!({}) } else { json!({"rank": value, "kind": (if i % 2 == 0 { "x" } else { "y" })}) };
@@ -376,7 +376,7 @@ async fn a_shuffled_answer_has_everything_and_another_order_each_time(bench: Ben
             assert_eq!((page.rows.len(), page.next), (3, None));
         }
     }
-    // The oracle may show them in any order, and shows them in the same.
+    // The oracle does not shuffle.
     assert!(orders.len() > 5 || bench.engine == crate::Engine::Memory, "{}", orders.len());
     let place = Cursor { values: vec![], id: Some("v01".into()) };
     for query in [Query::all().shuffled().ascending("rank"), Query::all().shuffled().after(place)] {
@@ -467,7 +467,7 @@ async fn a_moment_passes_between_pages_and_nothing_is_repeated(bench: Bench) {
         seen.extend(page.rows.into_iter().map(|row| row.id));
         let Some(next) = page.next else { break };
         query.after = Some(next);
-        // What is behind the place moves, comes and goes.
+        // Documents that the cursor has already passed are changed, added and deleted.
         let batch = Batch::new()
             .upsert(THINGS.name, format!("t000{:02}", 39 - round * 10), json!({"rank": 1000 + round}).to_string())
             .create(THINGS.name, format!("new{round}"), json!({"rank": 2000}).to_string())

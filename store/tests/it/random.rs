@@ -1,8 +1,8 @@
-//! Random batches and questions mean the same on the oracle, SQLite and PostgreSQL: outcome, order, pages, kind of error,
-//! and between the two engines also the words. What is generated is in `random/generate.rs`.
+//! Random batches and queries have the same results on the oracle, SQLite and PostgreSQL: outcome, order, pages, and
+//! kind of error; between the two engines also the error message. The generators are in `random/generate.rs`.
 //!
-//! Few cases run each time; `PROPTEST_CASES=1000` runs more. A failing case is shrunk and printed: it becomes a case of its
-//! own beside the others.
+//! Few cases run by default; `PROPTEST_CASES=1000` runs more. A failing case is shrunk and printed; add it as a case of
+//! its own.
 
 mod generate;
 
@@ -19,10 +19,10 @@ use crate::suite::Wishes;
 use crate::{BOTH, Bench, Engine, PLAIN, THINGS};
 use generate::{CURRENT, Walk};
 
-/// Cases of each property unless `PROPTEST_CASES` says otherwise.
+/// The number of cases of each property, unless `PROPTEST_CASES` is set.
 const CASES: u32 = 32;
 
-/// The stores that are held against one another: the oracle first, then the engines that there are.
+/// The stores to compare: the oracle first, then the available engines.
 struct Stores(Vec<Bench>);
 
 /// Runs a property over random input, on stores that are emptied before each case.
@@ -30,7 +30,7 @@ fn check<S: proptest::strategy::Strategy>(input: S, property: impl AsyncFn(&Stor
     let runtime = Runtime::new().unwrap();
     let stores = runtime.block_on(Stores::open());
     let cases = std::env::var("PROPTEST_CASES").map_or(CASES, |cases| cases.parse().unwrap());
-    // Milliseconds: a case that fails is to be seen before anybody loses patience.
+    // In milliseconds.
     let max_shrink_time = 60_000;
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, max_shrink_time, ..Config::default() });
     let outcome = runner.run(&input, |input| {
@@ -64,7 +64,7 @@ impl Stores {
         }
     }
 
-    /// Asks every store the same and refuses answers that differ. Gives the oracle's.
+    /// Runs the same operation on every store and asserts equal results. Returns the oracle's.
     async fn same<T: PartialEq + std::fmt::Debug>(
         &self,
         what: impl std::fmt::Debug,
@@ -76,21 +76,21 @@ impl Stores {
             let found = ask(&bench.store).await;
             match (&wanted, &found) {
                 (Ok(wanted), Ok(found)) => {
-                    assert_eq!(found, wanted, "{:?} answers otherwise to {what:?}", bench.engine)
+                    assert_eq!(found, wanted, "{:?} has another result for {what:?}", bench.engine)
                 }
                 (Err(wanted), Err(found)) => {
                     let same = discriminant(wanted) == discriminant(found);
-                    assert!(same, "{:?} says {found:?} and not {wanted:?} to {what:?}", bench.engine);
+                    assert!(same, "{:?} returned {found:?} instead of {wanted:?} for {what:?}", bench.engine);
                     let first = sentence.get_or_insert_with(|| found.clone());
-                    assert_eq!(found, first, "{:?} has other words for {what:?}", bench.engine);
+                    assert_eq!(found, first, "{:?} has another error message for {what:?}", bench.engine);
                 }
-                _ => panic!("{:?} says {found:?} and not {wanted:?} to {what:?}", bench.engine),
+                _ => panic!("{:?} returned {found:?} instead of {wanted:?} for {what:?}", bench.engine),
             }
         }
         wanted
     }
 
-    /// Commits the same batch everywhere.
+    /// Commits the same batch to every store.
     async fn commit(&self, batch: &[Write]) -> Result<Vec<u64>> {
         let commit = async |store: &Arc<dyn Store>| {
             let mut writes = Vec::new();
@@ -104,7 +104,7 @@ impl Stores {
         self.same(batch, commit).await
     }
 
-    /// Walks through all pages of a query, and asks for the same as a whole, as a stream and as a count.
+    /// Reads all pages of a query, and compares them with the whole result, a stream and a count.
     async fn walk(&self, walk: &Walk) {
         for collection in BOTH {
             let query = &walk.query;
@@ -117,7 +117,7 @@ impl Stores {
                 continue;
             };
             if query.limit != Some(0) {
-                assert_eq!(pages.unwrap(), rows, "pages of {query:?} of {collection} are not the whole");
+                assert_eq!(pages.unwrap(), rows, "the pages of {query:?} of {collection} differ from the whole");
             }
             let stream = async |store: &Arc<dyn Store>| {
                 let mut all = Vec::new();
@@ -134,7 +134,7 @@ impl Stores {
         }
     }
 
-    /// What the pages of a query have together.
+    /// The rows of all pages of a query.
     async fn pages(&self, collection: &str, query: &Query) -> Result<Vec<(String, Box<str>)>> {
         let (mut all, mut query) = (Vec::new(), query.clone());
         loop {
@@ -149,7 +149,7 @@ impl Stores {
         }
     }
 
-    /// Everything that is stored, and which documents were written together.
+    /// Compares all documents, and which of them were written together.
     async fn same_content(&self) {
         let content = async |store: &Arc<dyn Store>| {
             let mut rows = Vec::new();
@@ -164,7 +164,7 @@ impl Stores {
     }
 }
 
-/// Versions differ between stores: a wanted one stands for the one that the document has now, or for another.
+/// Versions differ between stores: an expected version in a batch stands for the current one, or for another.
 async fn at_its_version(mut write: Write, store: &Arc<dyn Store>) -> Write {
     let (collection, id, wanted) = match &mut write {
         Write::Replace { collection, id, version: Some(version), .. }
@@ -172,7 +172,8 @@ async fn at_its_version(mut write: Write, store: &Arc<dyn Store>) -> Write {
         | Write::Require(Guard::Version { collection, id, version }) => (collection, id, version),
         _ => return write,
     };
-    // What is not there has a version that nothing gets: the first ones are those of documents that the batch itself makes.
+    // A missing document gets a version that is never assigned: low ones are those of documents that the batch itself
+    // creates.
     let there = store.get(collection, id).await.unwrap().map_or(1 << 40, |row| row.version);
     *wanted = if *wanted == CURRENT { there } else { there - 1 };
     write
@@ -190,7 +191,7 @@ fn shown(page: Page) -> (Vec<(String, Box<str>)>, Option<openorch_store::Cursor>
 fn random_batches_mean_the_same_everywhere() {
     check(generate::batches(), async |stores, batches| {
         for batch in &batches {
-            // One that is refused counts as well: it must be refused everywhere, and leave nothing behind.
+            // A refused batch counts too: it must be refused everywhere, and leave nothing behind.
             let _ = stores.commit(batch).await;
         }
         stores.same_content().await;
@@ -208,13 +209,13 @@ fn random_batches_mean_the_same_everywhere() {
 fn random_questions_have_the_same_answer_everywhere() {
     check(generate::documents_and_questions(), async |stores, (documents, walks)| {
         for (id, document) in &documents {
-            // What breaks a unique index of the one collection is in the other.
+            // A document that violates a unique index of one collection is only in the other.
             for collection in BOTH {
                 let body = document.to_string().into();
                 let _ = stores.commit(&[Write::Upsert { collection, id: id.clone(), body }]).await;
             }
         }
-        // The collection without indexes lacks nothing that the other has not; what is only in it goes.
+        // The collection without indexes has all documents of the other; those that only it has are deleted.
         let get = async |store: &Arc<dyn Store>| store.count(THINGS.name, &[]).await;
         stores.same("count", get).await.unwrap();
         for (id, _) in &documents {
@@ -232,7 +233,7 @@ fn random_questions_have_the_same_answer_everywhere() {
 
 #[test]
 fn what_is_generated_is_worth_asking() {
-    // A generator whose batches were all refused, or whose questions found nothing, would prove nothing.
+    // A generator whose batches are all refused, or whose queries find nothing, would prove nothing.
     let runtime = Runtime::new().unwrap();
     let (mut runner, mut taken, mut refused) = (TestRunner::deterministic(), 0, BTreeSet::new());
     let store = crate::oracle::MemStore::open();

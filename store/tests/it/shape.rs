@@ -1,5 +1,5 @@
-//! What a file brings beside the tables that were made here: triggers, views, tables and indexes of somebody else. It is
-//! refused before any of it could run, and told by its name.
+//! Foreign objects in a database file: triggers, views, tables and indexes. They are refused before any of them could
+//! run, and reported by name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::backup::{P, PAIRS, backup, check, filled, pair, prepare, silent};
 use crate::{THINGS, open, thing};
 
-/// The definition of the table that has the documents.
+/// The definition of the documents table.
 const TABLE: &str = "\"c_testSvcPairs\"(rid INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, ver INTEGER NOT NULL, \
                      \"f_rank\" BLOB NOT NULL DEFAULT x'10', \"f_slug\" BLOB NOT NULL DEFAULT x'10', \
                      \"u_slug\" BLOB NOT NULL DEFAULT x''";
@@ -20,7 +20,7 @@ const ENDLESS: &str = "AS WITH RECURSIVE r(rid, id, ver, doc) AS (SELECT 1, 'a',
 
 struct Place {
     temp: tempfile::TempDir,
-    /// A database with documents that was stopped cleanly.
+    /// A database with documents that was shut down cleanly.
     good: Vec<u8>,
 }
 
@@ -33,7 +33,7 @@ impl Place {
         Place { temp, good }
     }
 
-    /// A folder of its own with the database after these statements.
+    /// A new directory with the database, changed by these statements.
     fn folder(&self, name: &str, change: &str) -> PathBuf {
         let folder = self.temp.path().join(name);
         fs::create_dir_all(&folder).unwrap();
@@ -42,7 +42,7 @@ impl Place {
         folder
     }
 
-    /// A backup after these statements.
+    /// A backup, changed by these statements.
     fn backup(&self, name: &str, change: &str) -> PathBuf {
         let file = self.temp.path().join(name);
         backup(&self.folder(&format!("{name}-from"), ""), &file, &vec![], &mut silent).unwrap();
@@ -91,7 +91,7 @@ async fn what_does_not_belong_in_a_database_is_refused_by_start_restore_and_back
             "a view `_store_meta`",
         ),
         ("CREATE VIRTUAL TABLE words USING fts5(text)".into(), "a virtual table `words`"),
-        ("CREATE TABLE strange(x)".into(), "a table `strange` that belongs to nothing"),
+        ("CREATE TABLE strange(x)".into(), "a table `strange` that OpenOrch did not create"),
         ("CREATE INDEX more ON c_testSvcPairs(ver)".into(), "an index `more`"),
         (format!("{rank}(\"f_rank\", id) WHERE ver > 0"), "`ix testSvcPairs(rank)` is defined in another way"),
         (format!("{rank}(length(doc))"), "`ix testSvcPairs(rank)` is defined in another way"),
@@ -101,11 +101,11 @@ async fn what_does_not_belong_in_a_database_is_refused_by_start_restore_and_back
         (remade(", doc TEXT NOT NULL CHECK (length(doc) < 9999999))"), "`c_testSvcPairs` is defined in another way"),
         (remade(", doc TEXT NOT NULL DEFAULT (hex(randomblob(9))))"), "`c_testSvcPairs` is defined in another way"),
         (remade(", doc TEXT NOT NULL) STRICT"), "`c_testSvcPairs` is defined in another way"),
-        ("UPDATE _store_meta SET spec = 'null'".into(), "`testSvcPairs` is no declaration that this version knows"),
-        ("UPDATE _store_meta SET spec = 'ix testSvcPairs(rank)'".into(), "that belongs to nothing"),
+        ("UPDATE _store_meta SET spec = 'null'".into(), "`testSvcPairs` is not one that this version knows"),
+        ("UPDATE _store_meta SET spec = 'ix testSvcPairs(rank)'".into(), "that OpenOrch did not create"),
         (
             "INSERT INTO _store_meta VALUES ('x\"; DROP TABLE c_testSvcPairs; --', '', 1)".into(),
-            "`x\\\"; DROP TABLE c_testSvcPairs; --` is no declaration",
+            "`x\\\"; DROP TABLE c_testSvcPairs; --` is not one that this version knows",
         ),
         ("INSERT INTO _store_meta VALUES ('testSvcOther', '', 1)".into(), "`c_testSvcOther` is missing"),
         ("UPDATE _store_info SET value = 'zzz' WHERE key = 'last_version'".into(), "restore a backup"),
@@ -125,7 +125,7 @@ async fn what_does_not_belong_in_a_database_is_refused_by_start_restore_and_back
         assert!(told.iter().any(|problem| problem.contains(words)), "{change}: {told:?}");
         let made = backup(&folder, &place.temp.path().join("made"), &vec![], &mut silent);
         assert!(matches!(&made, Err(StoreError::Corrupt(text)) if text.contains(words)), "{change}: {made:?}");
-        assert_eq!(fs::read(folder.join("openorch.db")).unwrap(), before, "it was left as it was");
+        assert_eq!(fs::read(folder.join("openorch.db")).unwrap(), before, "the file was not changed");
 
         let (file, into) = (place.backup(&format!("backup-{number}"), change), place.temp.path().join("into"));
         let restored = prepare(&file, &into, &[PAIRS]).err().expect(change);
@@ -146,7 +146,7 @@ async fn a_trigger_that_comes_while_the_store_is_open_does_nothing() {
         .unwrap();
     store.commit(pair(Batch::new(), 900)).await.unwrap();
     assert_eq!(store.count(P, &[]).await.unwrap(), 42);
-    // Neither is it in a backup that is made meanwhile.
+    // A backup with it is refused.
     let made = store.back_up(&place.temp.path().join("made"), &vec![]).await;
     assert!(matches!(&made, Err(StoreError::Corrupt(text)) if text.contains("a trigger `late`")), "{made:?}");
     assert!(!place.temp.path().join("made").exists());
@@ -156,7 +156,7 @@ async fn a_trigger_that_comes_while_the_store_is_open_does_nothing() {
 async fn what_was_made_here_in_any_way_is_as_it_should_be() {
     let place = Place::new().await;
     let folder = place.folder("data", "");
-    // Columns and indexes come and go with declarations, and the order of columns with them.
+    // Migrations add and drop columns and indexes, which changes the order of columns.
     const OTHER: Collection = Collection { name: P, indexes: &[openorch_store::Index::on(&["text", "rank"])] };
     for declared in [OTHER, PAIRS, Collection { name: P, indexes: &[] }, PAIRS] {
         let store = open(&folder).unwrap();
@@ -165,13 +165,13 @@ async fn what_was_made_here_in_any_way_is_as_it_should_be() {
         let found = check(&folder, &[declared, THINGS], &mut silent).unwrap();
         assert_eq!((found.problems, found.documents), (vec![], 40));
     }
-    // What the planner was told of the contents.
+    // Planner statistics are allowed.
     Connection::open(folder.join("openorch.db")).unwrap().execute_batch("ANALYZE").unwrap();
-    // What replication of the file keeps there.
+    // A table of a replication tool is allowed.
     let litestream = "CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)";
     Connection::open(folder.join("openorch.db")).unwrap().execute_batch(litestream).unwrap();
     open(&folder).unwrap().close().await;
-    // A newer layout that says that it can be worked with may have tables of its own, and no triggers.
+    // A newer, compatible layout may have more tables, but no triggers or views.
     let newer = |sql: &str| Connection::open(folder.join("openorch.db")).unwrap().execute_batch(sql).unwrap();
     newer("PRAGMA user_version = 9; CREATE TABLE _store_new(x); INSERT INTO _store_meta VALUES ('a', 'px a(b)', 2)");
     let store = open(&folder).unwrap();
@@ -199,7 +199,7 @@ async fn a_check_looks_at_collections_that_are_declared_otherwise_and_misses_tho
     );
     let found = check(&gone, &[PAIRS], &mut silent).unwrap();
     assert!(matches!(&*found.problems, [one] if one.contains("testSvcPairs is missing")), "{found:?}");
-    // A start makes it anew.
+    // A start creates it again.
     let store = open(&gone).unwrap();
     store.open_collections(&[PAIRS, THINGS]).await.unwrap();
     store.commit(thing("new", json!({}))).await.unwrap();

@@ -1,4 +1,4 @@
-//! The engines under test, and the macro that stamps a case for each of them.
+//! The engines under test, and the macro that instantiates a case for each of them.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +10,7 @@ use openorch_store::{PostgresOptions, PostgresStore, Result, SqliteOptions, Sqli
 use crate::oracle::MemStore;
 use crate::{PLAIN, THINGS};
 
-/// Makes a test of each function for each engine. They take a [`Bench`].
+/// Creates a test of each function for each engine. The functions take a [`Bench`].
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {
         mod memory { $(case!($name, Memory);)* }
@@ -19,8 +19,8 @@ macro_rules! cases {
     };
 }
 
-/// The same for what the oracle does not have: limits of indexes and of time, a disk. In a module of its own, since a file
-/// may have cases of both kinds.
+/// The same for features that the oracle lacks: limits of indexes, timeouts, a disk. In a module of its own, since a
+/// file may have cases of both kinds.
 macro_rules! cases_of_engines {
     ($($name:ident),* $(,)?) => {
         mod engines {
@@ -49,7 +49,7 @@ pub enum Engine {
     Postgres,
 }
 
-/// A store of its own with the collections of the tests, and what has to go when it is done.
+/// A store with the collections of the tests, and the resources to clean up.
 pub struct Bench {
     pub store: Arc<dyn Store>,
     pub engine: Engine,
@@ -62,7 +62,7 @@ pub enum Place {
     Schema(Schema),
 }
 
-/// What a case may want otherwise than the default.
+/// Options of a case that differ from the default.
 #[derive(Clone, Debug, Default)]
 pub struct Wishes {
     pub document_limit: Option<usize>,
@@ -72,7 +72,7 @@ pub struct Wishes {
 }
 
 impl Bench {
-    /// None where there is no PostgreSQL to test with; that is said aloud.
+    /// `None` if there is no PostgreSQL to test with, which is reported.
     pub async fn new(engine: Engine) -> Option<Self> {
         let bench = Self::empty(engine, &Wishes::default()).await?;
         bench.store.open_collections(&[THINGS, PLAIN]).await.unwrap();
@@ -85,7 +85,7 @@ impl Bench {
         Some(bench)
     }
 
-    /// Without any collection.
+    /// A store without collections.
     pub async fn empty(engine: Engine, wishes: &Wishes) -> Option<Self> {
         let place = match engine {
             Engine::Memory => Place::Memory,
@@ -130,14 +130,14 @@ impl Place {
     }
 }
 
-/// A schema of a name that nothing else has; dropped in the end, with all in it.
+/// A schema with a unique name; dropped at the end, with its content.
 pub struct Schema {
     pub connection: String,
     pub name: String,
 }
 
 impl Schema {
-    /// None where there is no PostgreSQL to test with; that is said aloud.
+    /// `None` if there is no PostgreSQL to test with, which is reported.
     pub fn new() -> Option<Self> {
         Some(Self::in_database(database()?))
     }
@@ -152,7 +152,7 @@ impl Schema {
         PostgresOptions { schema: self.name.clone(), ..PostgresOptions::new(&*self.connection) }
     }
 
-    /// What a statement gives, as text.
+    /// The rows of a statement, as text.
     pub async fn ask(&self, sql: &str) -> Vec<Vec<String>> {
         ask(&self.connection, &format!("SET search_path = {}; {sql}", self.name)).await
     }
@@ -178,7 +178,7 @@ impl Drop for Schema {
     }
 }
 
-/// What statements give, as text, on a connection of its own.
+/// The rows of statements, as text, on a connection of its own.
 pub async fn ask(connection: &str, sql: &str) -> Vec<Vec<String>> {
     let (client, task) = tokio_postgres::connect(connection, tokio_postgres::NoTls).await.unwrap();
     let task = tokio::spawn(task);
@@ -202,7 +202,7 @@ pub fn database() -> Option<String> {
     connection
 }
 
-/// Says what is not tested, past the capture of the test's output; an error where nothing may be left out.
+/// Reports what is not tested, bypassing the capture of the test's output; panics if nothing may be skipped.
 pub fn skip(what: &str, why: &str) {
     if std::env::var_os("REQUIRE_POSTGRES").is_some_and(|value| value != "0") {
         panic!("{what} cannot run: {why}");

@@ -1,4 +1,4 @@
-//! What takes too long ends by itself, and what is not finished holds nothing up.
+//! Timeouts, and abandoned streams that must not block others.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ cases_of_engines! {
 }
 
 async fn wishing(bench: Bench, wishes: Wishes) -> Bench {
-    Bench::wishing(bench.engine, wishes).await.expect("there was one a moment ago")
+    Bench::wishing(bench.engine, wishes).await.expect("the engine is available")
 }
 
 async fn a_read_that_takes_too_long_is_ended_and_said_so(bench: Bench) {
@@ -27,11 +27,11 @@ async fn a_read_that_takes_too_long_is_ended_and_said_so(bench: Bench) {
     fill(&bench.store, 5000).await;
     let slow = [Filter::contains("text", "nowhere"), Filter::contains("other", "nowhere")];
     let query = slow.iter().fold(Query::all().ascending("text"), |query, filter| query.filter(filter.clone()));
-    let sentence = "reading took longer than 0.001 s; ask for less, or by fields that are declared";
+    let sentence = "the read took longer than 0.001 s; narrow the query, or filter by indexed fields";
     let too_long = StoreError::TimedOut(sentence.into());
     assert_eq!(bench.store.find(T, &query).await.map(drop), Err(too_long.clone()), "{:?}", bench.engine);
     assert_eq!(bench.store.count(T, &slow).await, Err(too_long));
-    // The connection that was stopped in its middle is of use again, or replaced.
+    // The interrupted connection is usable again, or replaced.
     let committed = bench.store.commit(Batch::new().delete(T, "t00001")).await;
     assert_eq!(committed.unwrap().touched, [1]);
 }
@@ -42,19 +42,19 @@ async fn a_stream_whose_rows_nobody_takes_is_ended_and_says_so(bench: Bench) {
     fill(&bench.store, 5000).await;
     let mut rows = bench.store.stream(T, &Query::all()).await.unwrap();
     let mut taken = rows.next().await.unwrap().unwrap().len();
-    // Until the limit has passed for certain; there is no clock in between that could be moved.
+    // Until the timeout has certainly passed; it uses real time, so no clock can be advanced.
     tokio::time::sleep(limit * 4).await;
     let error = loop {
         match rows.next().await {
             Ok(Some(piece)) => taken += piece.len(),
-            Ok(None) => panic!("all of it was given away"),
+            Ok(None) => panic!("the whole stream was sent"),
             Err(error) => break error,
         }
     };
-    let sentence = "the rest of the answer was not taken in time; ask again, and take it faster";
+    let sentence = "the result was read too slowly; repeat the query and read it faster";
     assert_eq!(error, StoreError::TimedOut(sentence.into()));
     assert!(taken < 5000);
-    assert_eq!(rows.next().await, Ok(None), "after an error nothing comes");
+    assert_eq!(rows.next().await, Ok(None), "the stream has ended after an error");
 }
 
 async fn a_stream_that_waits_too_long_for_others_is_refused(bench: Bench) {
@@ -69,20 +69,20 @@ async fn a_stream_that_waits_too_long_for_others_is_refused(bench: Bench) {
         }
         assert!(held.len() < 100, "there is a limit");
     };
-    assert!(matches!(&refusal, StoreError::TimedOut(text) if text.contains("long answers")), "{refusal:?}");
+    assert!(matches!(&refusal, StoreError::TimedOut(text) if text.contains("streamed results")), "{refusal:?}");
     held.pop();
-    assert!(bench.store.stream(T, &Query::all()).await.is_ok(), "there is room again");
+    assert!(bench.store.stream(T, &Query::all()).await.is_ok(), "a slot is free again");
 }
 
 async fn a_stream_that_is_dropped_ends_its_reading_at_once(bench: Bench) {
     fill(&bench.store, 3000).await;
     let start = Instant::now();
-    // Many more than may run side by side, each left in its middle.
+    // Many more than may run concurrently, each abandoned after its first chunk.
     for _ in 0..40 {
         let mut rows = bench.store.stream(T, &Query::all()).await.unwrap();
         assert!(rows.next().await.unwrap().is_some());
     }
-    assert!(start.elapsed() < Duration::from_secs(20), "nobody waited for a limit");
+    assert!(start.elapsed() < Duration::from_secs(20), "no stream waited for a timeout");
     assert_eq!(bench.store.count(T, &[]).await, Ok(3000));
 }
 

@@ -1,4 +1,4 @@
-//! Batches: all or nothing, guards, versions, uniqueness, and what happens to the neighbours of one that fails.
+//! Batches: atomicity, guards, versions, uniqueness, and isolation from a failed neighbour in the same group.
 
 use std::sync::Arc;
 
@@ -126,7 +126,7 @@ async fn a_unique_index_names_itself_and_spares_documents_without_the_field(benc
     store.commit(thing("d", json!({"slug": "X"}))).await.unwrap();
     assert_eq!(store.commit(Batch::new().replace(T, "b", r#"{"slug":"x"}"#)).await, Err(taken.clone()));
     assert_eq!(store.commit(Batch::new().upsert(T, "e", r#"{"slug":"x"}"#)).await, Err(taken));
-    // A document keeps its own name, and the same document twice is told by its id.
+    // A document keeps its own slug; a duplicate document is reported by its id.
     store.commit(Batch::new().upsert(T, "a", r#"{"slug":"x","rank":1}"#)).await.unwrap();
     assert_eq!(
         store.commit(thing("a", json!({"slug": "x"}))).await,
@@ -136,7 +136,7 @@ async fn a_unique_index_names_itself_and_spares_documents_without_the_field(benc
         store.commit(thing("c", json!({}))).await,
         Err(StoreError::AlreadyExists("`c` is already in testSvcThings".into()))
     );
-    // The name passes from one to the other within a batch.
+    // The slug moves from one document to the other within a batch.
     store.commit(Batch::new().replace(T, "a", "{}").replace(T, "b", r#"{"slug":"x"}"#)).await.unwrap();
 }
 
@@ -194,7 +194,7 @@ async fn of_many_with_the_same_guard_exactly_one_wins(bench: Bench) {
     let absent = |round: usize| Guard::Absent { collection: T, id: format!("key{round}") };
     for round in 0..12 {
         let guard = match round % 3 {
-            // What each writes is no other's, so that the guards alone decide.
+            // Each batch writes its own documents, so that only the guards conflict.
             0 => Guard::at_most(T, one(round), 0),
             1 => Guard::at_most(T, plain(round), 0),
             _ => absent(round),

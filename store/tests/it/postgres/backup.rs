@@ -1,4 +1,4 @@
-//! Backup, restore and check of a schema, and the way from one engine to the other.
+//! Backup, restore and check of a schema, and migration between the engines.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::suite::Schema;
 
 const MORE: Collection = Collection { name: "testSvcMore", indexes: &[Index::on(&["rank"]), Index::each("tags", &[])] };
 
-/// The same documents, more strictly.
+/// The same documents with a stricter declaration.
 const STRICT: Collection = Collection { name: P, indexes: &[Index::unique(&["text"])] };
 
 async fn filled_schema(schema: &Schema, pairs: usize) -> Arc<dyn Store> {
@@ -53,7 +53,7 @@ async fn all(store: &Arc<dyn Store>) -> Vec<Row> {
     store.find(P, &Query::all()).await.unwrap().rows
 }
 
-/// What only the columns and lists answer.
+/// A query that needs the index columns and lists.
 async fn asked(store: &Arc<dyn Store>) -> Vec<String> {
     let query = Query::all().intersects("readers", ["r3"]).descending("rank").limit(4);
     store.find(P, &query).await.unwrap().rows.into_iter().map(|row| row.id).collect()
@@ -85,7 +85,7 @@ async fn a_backup_made_while_others_write_is_of_one_moment_and_both_engines_rest
     let size = back_up(&engine(&first), &file, &notes, &mut tell).await.unwrap();
     assert_eq!(size, std::fs::metadata(&file).unwrap().len());
     assert!(told > 1);
-    assert!(sound_schema(&first).await >= 2000, "it may run meanwhile, too");
+    assert!(sound_schema(&first).await >= 2000, "a check may run during writes");
     is_over.store(true, SeqCst);
     writer.await.unwrap();
 
@@ -100,7 +100,10 @@ async fn a_backup_made_while_others_write_is_of_one_moment_and_both_engines_rest
     assert_eq!(rows.len() as u64, documents);
     assert_eq!(rows, all(&embedded).await);
     let (left, right) = rows.split_at(rows.len() / 2);
-    assert!(left.iter().zip(right).all(|(left, right)| left.id[1..] == right.id[1..]), "both of a pair or none");
+    assert!(
+        left.iter().zip(right).all(|(left, right)| left.id[1..] == right.id[1..]),
+        "both documents of a pair or none"
+    );
     for row in &rows {
         assert_eq!(store.get(P, &row.id).await.unwrap().as_ref(), Some(row));
     }
@@ -108,7 +111,7 @@ async fn a_backup_made_while_others_write_is_of_one_moment_and_both_engines_rest
         assert!(restored.is_seeded());
         assert_eq!(restored.database_id(), store.database_id());
         let version = restored.commit(Batch::new().create(P, "new", "{}")).await.unwrap().version;
-        assert!(rows.iter().all(|row| row.version < version), "versions go on");
+        assert!(rows.iter().all(|row| row.version < version), "versions continue");
     }
     assert_eq!(asked(&other).await, asked(&embedded).await);
 }
@@ -172,13 +175,13 @@ async fn what_cannot_be_backed_up_or_restored_is_refused_and_changes_nothing() {
     std::fs::write(at("broken"), &broken).unwrap();
     assert!(matches!(refused("broken", &empty).await, StoreError::Corrupt(_)));
 
-    // One that is prepared and not finished, and one whose documents break what is declared here.
+    // A prepared restore that is not finished, and one whose documents violate a declaration here.
     drop(prepare(&at("good"), empty.options(), &[PAIRS]).await.unwrap());
     let restoring = prepare(&at("good"), empty.options(), &[STRICT]).await.unwrap();
     let breaking = restoring.finish(&mut silent).await.unwrap_err();
     assert!(matches!(&breaking, StoreError::AlreadyExists(text) if text.contains("declared unique")), "{breaking}");
     let schemas = format!("SELECT 1 FROM pg_namespace WHERE nspname = '{}'", empty.name);
-    assert!(empty.ask(&schemas).await.is_empty(), "not even the schema is there");
+    assert!(empty.ask(&schemas).await.is_empty(), "not even the schema exists");
     restore(&at("good"), &empty).await;
     assert_eq!(sound_schema(&empty).await, 200);
 }
@@ -223,7 +226,7 @@ async fn a_check_tells_what_acts_on_the_tables_or_stands_in_their_place() {
     let pairs = format!("\"c_{P}\"");
     let function = "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'";
     schema.ask(function).await;
-    // What an operator has beside them is nobody's business.
+    // Other objects of an operator are ignored.
     schema.ask(&format!("CREATE VIEW slugs AS SELECT doc->>'slug' FROM {pairs}")).await;
     assert_eq!(sound_schema(&schema).await, 40);
     let endless = "WITH RECURSIVE r(id, ver, doc) AS (SELECT 'a', 1::bigint, '{}'::json UNION ALL \
@@ -255,14 +258,14 @@ async fn a_check_tells_what_acts_on_the_tables_or_stands_in_their_place() {
         (
             format!("ALTER TABLE {pairs} ADD COLUMN more text"),
             format!("ALTER TABLE {pairs} DROP COLUMN more"),
-            "has other columns",
+            "has different columns",
         ),
         (remade(&format!("{usual} WHERE ver > 0")), remade(usual), "ix testSvcPairs(rank)` is missing"),
         (remade("(id, f_rank)"), remade(usual), "ix testSvcPairs(rank)` is missing"),
         (
             "UPDATE _store_meta SET spec = 'null'".into(),
             format!("UPDATE _store_meta SET spec = 'ix {P}(rank);ux {P}(slug);s_{P}(readers/rank)'"),
-            "is no declaration",
+            "is not one that this version knows",
         ),
     ] {
         for statement in change.split("; ") {

@@ -1,4 +1,4 @@
-//! One daemon at a time holds a schema, also through a loss of the connection that says so.
+//! The schema lock: one daemon at a time, even if the connection that holds the lock is lost.
 
 use openorch_store::{Batch, StoreError};
 
@@ -11,10 +11,10 @@ fn create(id: &str) -> Batch {
     Batch::new().create(T, id, "{}")
 }
 
-/// The session that has the lock.
+/// The session that holds the lock.
 const HOLDS: &str = "pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')";
 
-/// A schema whose first daemon is told by the name of the schema.
+/// Options of a daemon whose application name is the name of the schema.
 fn named(schema: &Schema) -> openorch_store::PostgresOptions {
     let mut options = schema.options();
     options.connection = with_option(&options.connection, &format!("application_name={}", schema.name));
@@ -40,7 +40,7 @@ async fn a_second_daemon_is_told_who_has_the_schema_and_gets_it_once_it_is_let_g
     first.close().await;
     let second = opened(schema.options()).await;
     assert_eq!(ids(&second, T, &Default::default()).await, ["a"]);
-    // Another schema of the same database is another matter.
+    // Another schema of the same database is independent.
     let Some(other) = Schema::new() else { return };
     opened(other.options()).await.close().await;
     second.close().await;
@@ -54,7 +54,7 @@ async fn a_hold_that_is_lost_is_taken_again() {
     for round in 0..3 {
         terminate(&schema, &sessions(&schema, &schema.name, HOLDS).await).await;
         commit_once_possible(&store, create(&format!("a{round}"))).await;
-        // Reading needs no hold.
+        // Reads do not need the lock.
         assert_eq!(ids(&store, T, &Default::default()).await.len(), round + 1);
     }
     until("the store is ready", async || store.ready().await.ok()).await;
@@ -67,7 +67,7 @@ async fn a_hold_that_another_daemon_had_meanwhile_is_lost_for_good() {
     let store = opened(named(&schema)).await;
     store.mark_seeded().await.unwrap();
     store.commit(create("a")).await.unwrap();
-    // Whoever waits for the lock has it the moment it is free; then it is another daemon's.
+    // A waiting session gets the lock as soon as it is free; it acts as the other daemon.
     let (other, task) = tokio_postgres::connect(&schema.connection, tokio_postgres::NoTls).await.unwrap();
     let task = tokio::spawn(task);
     let lock = schema.ask("SELECT classid::int8, objid::int8 FROM pg_locks WHERE locktype = 'advisory'").await;
@@ -89,28 +89,28 @@ async fn a_hold_that_another_daemon_had_meanwhile_is_lost_for_good() {
     until("the other waits", async || (!schema.ask(queued).await.is_empty()).then_some(())).await;
     terminate(&schema, &[holder]).await;
     let other = waiting.await.unwrap();
-    // The loss takes a moment to be noticed; until then writes still pass, so this one changes nothing.
+    // The loss is noticed with a delay; until then writes succeed, so this one changes nothing.
     let nothing = || Batch::new().delete(T, "nothing");
     let error = until("writes are refused", async || store.commit(nothing()).await.err()).await;
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
-    // What an opening writes.
+    // As an opening does.
     let use_it = format!("UPDATE {}._store_info SET value = 'another' WHERE key = 'opening'", schema.name);
     other.batch_execute(&use_it).await.unwrap();
     drop(other);
     task.await.unwrap().unwrap();
     let told = until("the loss is found out", async || {
-        let error = store.commit(create("b")).await.expect_err("nobody writes without a hold");
+        let error = store.commit(create("b")).await.expect_err("no write succeeds without the lock");
         let StoreError::Unavailable(text) = error else { panic!("{error:?}") };
         text.contains("another daemon has used the schema").then_some(text)
     })
     .await;
-    assert!(told.contains("start this one again"), "{told}");
+    assert!(told.contains("restart this one"), "{told}");
     assert!(store.ready().await.is_err());
-    assert_eq!(ids(&store, T, &Default::default()).await, ["a"], "reads go on");
+    assert_eq!(ids(&store, T, &Default::default()).await, ["a"], "reads continue");
     store.close().await;
 }
 
-/// Carries connections to the server until it is told to carry no further ones.
+/// A proxy to the server; once aborted, it accepts no further connections.
 async fn carrier(server: &str) -> (u16, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, server) = (listener.local_addr().unwrap().port(), server.to_owned());
@@ -134,7 +134,7 @@ async fn w151_what_a_daemon_was_writing_when_it_lost_the_schema_is_not_committed
     let first = opened(options).await;
     first.mark_seeded().await.unwrap();
     first.commit(create("row")).await.unwrap();
-    // Another program's lock keeps its write waiting, and it cannot come back when its hold ends.
+    // A lock of another program blocks its write, and it cannot reconnect when its lock is lost.
     let (other, task) = tokio_postgres::connect(&schema.connection, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(task);
     let lock = format!("SET search_path = {}; BEGIN; SELECT FROM \"c_{T}\" WHERE id = 'row' FOR UPDATE", schema.name);
@@ -151,7 +151,7 @@ async fn w151_what_a_daemon_was_writing_when_it_lost_the_schema_is_not_committed
     assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("not known")), "{error:?}");
     assert_eq!(second.get(T, "row").await.unwrap().unwrap().body.as_ref(), "{}");
     second.commit(create("another")).await.unwrap();
-    // What comes later still, on a connection that the first one had, is refused by the server.
+    // Later writes on a connection of the first daemon are refused by the server.
     for opening in ["RESET openorch.opening", "SET openorch.opening = 5"] {
         let write = format!("SET search_path = {}; {opening}; SELECT _store_next()", schema.name);
         let error = other.batch_execute(&write).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! A connection that is lost: reads and what was not sent yet are done again; what was sent is answered honestly, and
-//! never written twice.
+//! Lost connections: reads and unsent writes are retried; for a sent write the outcome is reported truthfully, and it
+//! is never written twice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -26,7 +26,7 @@ async fn named(schema: &Schema) -> Arc<dyn Store> {
     store
 }
 
-/// Holds a statement's lock until it is dropped.
+/// Holds the lock of a statement until it is dropped.
 struct Blocker {
     client: tokio_postgres::Client,
     _task: tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>,
@@ -128,10 +128,10 @@ async fn w150_reads_that_are_given_up_cost_no_connection() {
     assert_eq!(ids(&store, T, &Query::all()).await, ["row"]);
     let before = sessions(&schema, &schema.name, "true").await;
     for round in 0..200 {
-        // Asked, and left at once or a little later.
+        // Abandoned immediately or a little later.
         let mut reading = store.get(T, "row");
         for _ in 0..round % 4 {
-            // Which asks once.
+            // A zero timeout polls once.
             if tokio::time::timeout(Duration::ZERO, reading.as_mut()).await.is_ok() {
                 break;
             }
@@ -197,7 +197,7 @@ async fn a_write_that_somebody_ends_at_the_server_is_undone_and_says_so() {
         let session = until("the write waits", blocked).await;
         schema.ask(&format!("SELECT pg_cancel_backend({session})")).await;
         let error = writing.await.unwrap().unwrap_err();
-        let told = matches!(&error, StoreError::Unavailable(text) if text.contains("nothing of it was done"));
+        let told = matches!(&error, StoreError::Unavailable(text) if text.contains("nothing was changed"));
         assert!(told, "{error:?}");
         blocker.release().await;
         assert_eq!(ids(&store, T, &Query::all()).await, ["row"]);
@@ -206,17 +206,17 @@ async fn a_write_that_somebody_ends_at_the_server_is_undone_and_says_so() {
     store.close().await;
 }
 
-/// Stands between a store and its server, and cuts a connection where it is told to.
+/// A proxy between a store and its server that cuts connections on demand.
 struct Wire {
     port: u16,
     cut: Arc<AtomicU8>,
 }
 
-/// What the wire does with the next answer.
+/// The action on the next response.
 const PASS: u8 = 0;
-/// Cuts at the answer to a COMMIT.
+/// Cuts the connection at the response to a COMMIT.
 const CUT_COMMIT: u8 = 1;
-/// Cuts at the first answer to anything that was sent from now on.
+/// Cuts the connection at the first response to a later request.
 const CUT_ANSWER: u8 = 2;
 
 impl Wire {
@@ -282,17 +282,17 @@ async fn a_write_whose_answer_is_lost_is_unknown_and_is_written_once() {
         let body = json!({ "rank": rank }).to_string();
         Batch::new().upsert(T, "n", body.clone()).upsert(T, format!("with{rank}"), body)
     };
-    // The statements are prepared, so that what is cut is the write and nothing before it.
+    // Prepares the statements, so that the cut hits the write and nothing before it.
     store.commit(two(1)).await.unwrap();
     wire.cut.store(CUT_COMMIT, Ordering::SeqCst);
     let error = store.commit(two(2)).await.unwrap_err();
     assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("not known")), "{error:?}");
-    // The server did commit; a second try would have given it another version.
+    // The server did commit; a retry would have changed the version.
     until("the commit", async || (body(&store, "n").await == Some(json!({"rank": 2}))).then_some(())).await;
     let version = async |id: &str| store.get(T, id).await.unwrap().unwrap().version;
     assert_eq!(version("n").await, version("with2").await);
     let taken = schema.ask("SELECT last_value FROM _store_version").await[0][0].parse::<u64>().unwrap();
-    assert_eq!(version("n").await, taken, "nobody tried again");
+    assert_eq!(version("n").await, taken, "there was no retry");
 
     let one = |rank: u64| Batch::new().upsert(T, "n", json!({ "rank": rank }).to_string());
     store.commit(one(3)).await.unwrap();
@@ -301,7 +301,7 @@ async fn a_write_whose_answer_is_lost_is_unknown_and_is_written_once() {
     assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("not known")), "{error:?}");
     until("the write", async || (body(&store, "n").await == Some(json!({"rank": 4}))).then_some(())).await;
     let taken = schema.ask("SELECT last_value FROM _store_version").await[0][0].parse::<u64>().unwrap();
-    assert_eq!(version("n").await, taken, "nobody tried again");
+    assert_eq!(version("n").await, taken, "there was no retry");
     store.close().await;
 }
 
@@ -340,7 +340,7 @@ async fn of_writes_under_connections_that_die_all_acknowledged_ones_are_there_on
         })
         .collect();
     while writers.iter().any(|writer| !writer.is_finished()) {
-        // Those that are at something, and now and then the one that holds the schema.
+        // Active sessions, and occasionally the one that holds the schema lock.
         let busy = sessions(&schema, &schema.name, "state <> 'idle' OR random() < 0.05").await;
         terminate(&schema, &busy).await;
     }
@@ -351,13 +351,13 @@ async fn of_writes_under_connections_that_die_all_acknowledged_ones_are_there_on
         undone.extend(u);
         lost += l;
     }
-    assert!(lost > 0, "no connection was lost, and nothing is proved");
+    assert!(lost > 0, "no connection was lost, so the test proves nothing");
     let there = ids(&store, T, &Query::all().equals("kind", "k")).await;
     for id in &acknowledged {
-        assert!(there.contains(id), "{id} was acknowledged and is gone");
+        assert!(there.contains(id), "{id} was acknowledged and is missing");
     }
     for id in &undone {
-        assert!(!there.contains(id), "{id} was said not to be written and is there");
+        assert!(!there.contains(id), "{id} was reported as not written and exists");
     }
     assert_eq!(body(&store, "n").await, Some(json!({"rank": there.len()})), "each was counted once");
     store.close().await;
@@ -373,7 +373,7 @@ async fn a_server_that_stands_still_is_given_up_on_and_used_again() {
     assert_eq!(store.count(T, &[]).await, Ok(2));
     server.freeze();
     for batch in [Batch::new().create(T, "c", "{}"), Batch::new().create(T, "d", "{}").create(T, "e", "{}")] {
-        // Nobody knows; and there may be no connection to try it on.
+        // The outcome is unknown, or there is no connection for the attempt.
         let error = store.commit(batch).await.unwrap_err();
         assert!(matches!(&error, StoreError::Unavailable(_)), "{error:?}");
     }
@@ -382,7 +382,7 @@ async fn a_server_that_stands_still_is_given_up_on_and_used_again() {
     commit_once_possible(&store, Batch::new().create(T, "f", "{}")).await;
     let there = until("reading", async || store.find(T, &Query::all()).await.ok()).await;
     let there: Vec<_> = there.rows.into_iter().map(|row| row.id).filter(|id| id != "c").collect();
-    assert_eq!(there, ["a", "b", "f"], "of a batch that was not committed nothing is there");
+    assert_eq!(there, ["a", "b", "f"], "an uncommitted batch left nothing behind");
     store.close().await;
 }
 
@@ -394,13 +394,13 @@ async fn a_read_and_a_guard_that_wait_for_others_end_in_time() {
     let store = opened(options).await;
     store.commit(Batch::new().create(T, "a", "{}")).await.unwrap();
     let blocker = Blocker::new(&schema, &format!("LOCK TABLE \"c_{T}\" IN ACCESS EXCLUSIVE MODE")).await;
-    let sentence = "reading took longer than 0.15 s; ask for less, or by fields that are declared";
+    let sentence = "the read took longer than 0.15 s; narrow the query, or filter by indexed fields";
     let too_long = StoreError::TimedOut(sentence.into());
     assert_eq!(store.get(T, "a").await, Err(too_long.clone()));
     assert_eq!(store.find(T, &Query::all()).await.map(drop), Err(too_long.clone()));
     assert_eq!(store.count(T, &[Filter::equals("other", 1)]).await, Err(too_long));
     blocker.release().await;
-    assert_eq!(ids(&store, T, &Query::all()).await, ["a"], "the connections are of use again");
+    assert_eq!(ids(&store, T, &Query::all()).await, ["a"], "the connections are usable again");
     let full = Guard::at_most(T, vec![], 0);
     assert!(matches!(store.commit(Batch::new().require(full)).await, Err(StoreError::Conflict(_))));
     store.close().await;

@@ -1,4 +1,4 @@
-//! What only PostgreSQL has: a server that may be away, stop or be killed, a network in between, and other users.
+//! Tests of PostgreSQL alone: a server that is unreachable, stopped or killed, a network in between, and other users.
 
 mod backup;
 mod hold;
@@ -18,14 +18,14 @@ use crate::{PLAIN, THINGS};
 
 pub use server::Server;
 
-/// A schema with a store in it, and the collections of the tests.
+/// A store with the collections of the tests.
 async fn opened(options: PostgresOptions) -> Arc<dyn Store> {
     let store = PostgresStore::open(options).await.unwrap();
     store.open_collections(&[THINGS, PLAIN]).await.unwrap();
     store
 }
 
-/// The text of what an opening is refused with.
+/// The error of a refused opening, which must not contain the password.
 async fn refused(options: PostgresOptions) -> openorch_store::StoreError {
     let password = options.connection.split(':').nth(2).and_then(|rest| rest.split('@').next()).map(str::to_owned);
     let error = PostgresStore::open(options).await.err().expect("should have been refused");
@@ -35,17 +35,17 @@ async fn refused(options: PostgresOptions) -> openorch_store::StoreError {
     error
 }
 
-/// The same connection string with one more option.
+/// The connection string with one more option.
 pub fn with_option(connection: &str, option: &str) -> String {
     format!("{connection}{}{option}", if connection.contains('?') { '&' } else { '?' })
 }
 
-/// Asks again until it is so.
+/// Retries `ask` until it returns a value.
 pub async fn until<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
     eventually_some(PATIENCE, what, ask).await
 }
 
-/// Writes once it can be written again.
+/// Retries a write until the store is writable again.
 async fn commit_once_possible(store: &Arc<dyn Store>, batch: openorch_store::Batch) {
     until("a write", async || match store.commit(batch.clone()).await {
         Ok(_) => Some(()),
@@ -55,20 +55,20 @@ async fn commit_once_possible(store: &Arc<dyn Store>, batch: openorch_store::Bat
     .await;
 }
 
-/// What sessions of an application do at the server.
+/// The server sessions of an application that match a condition.
 async fn sessions(schema: &Schema, application: &str, what: &str) -> Vec<i32> {
     let sql = format!("SELECT pid FROM pg_stat_activity WHERE application_name = '{application}' AND ({what})");
     schema.ask(&sql).await.into_iter().map(|row| row[0].parse().unwrap()).collect()
 }
 
-/// Ends sessions as an operator would.
+/// Terminates sessions as an operator would.
 async fn terminate(schema: &Schema, sessions: &[i32]) {
     for session in sessions {
         schema.ask(&format!("SELECT pg_terminate_backend({session})")).await;
     }
 }
 
-/// Opens, as a result without the store, for tests of what is refused.
+/// Opens without returning the store, for tests of refused openings.
 async fn try_open(options: PostgresOptions) -> Result<()> {
     PostgresStore::open(options).await.map(drop)
 }

@@ -1,4 +1,4 @@
-//! A pooler in between: one that gives each transaction another session is named, one that does not is worked with.
+//! Connection poolers: one in transaction mode is refused, one in session mode works.
 
 use std::process::{Child, Stdio};
 
@@ -10,14 +10,14 @@ use super::{Server, opened, refused, until};
 use crate::suite::skip;
 use crate::{body, thing};
 
-/// A PgBouncer before a server.
+/// A PgBouncer in front of a server.
 struct Pooler {
     child: Child,
     port: u16,
 }
 
 impl Pooler {
-    /// None where there is no PgBouncer; that is said aloud.
+    /// `None` if there is no PgBouncer, which is reported.
     fn start(server: &Server, mode: &str, more: &str) -> Option<Pooler> {
         let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"]
             .into_iter()
@@ -46,7 +46,7 @@ impl Pooler {
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        // One that ended already cannot be killed.
+        // Fails if it has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -65,7 +65,7 @@ async fn a_pooler_that_gives_each_transaction_another_session_is_named() {
             assert!(matches!(&error, StoreError::Unavailable(text) if named(text)), "{more}: {error:?}");
         }
     }
-    // Nothing was made there.
+    // The refused starts created nothing.
     let store = opened(PostgresOptions::new(server.connection())).await;
     assert!(!store.is_seeded());
     store.close().await;

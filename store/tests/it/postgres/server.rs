@@ -1,4 +1,4 @@
-//! A PostgreSQL of a test's own, to be stopped, killed and started again at will.
+//! A PostgreSQL server for one test, which can be stopped, killed and restarted.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::skip;
 
-/// A server with a data folder of its own, which goes with it.
+/// A server with its own data directory, which is removed with it.
 pub struct Server {
     folder: tempfile::TempDir,
     programs: PathBuf,
@@ -20,22 +20,25 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one, its data in a folder of the system's. None where there is no PostgreSQL; that is said aloud.
+    /// Starts a server with its data in a temporary directory. `None` if there is no PostgreSQL, which is reported.
     pub async fn new() -> Option<Self> {
         Self::within(None, &[]).await
     }
 
-    /// The same with its data in this folder, and with settings such as `ssl=on`.
+    /// The same, with its data in this directory and with settings such as `ssl=on`.
     pub async fn within(place: Option<&Path>, settings: &[&str]) -> Option<Self> {
         let mut this = Self::made(place, settings)?;
         this.start().await;
         Some(this)
     }
 
-    /// One that has not been started.
+    /// Creates a server without starting it.
     pub fn made(place: Option<&Path>, settings: &[&str]) -> Option<Self> {
         let Some(programs) = std::env::var_os("OPENORCH_TEST_DB_PROGRAMS").map(PathBuf::from) else {
-            skip("servers of tests' own", "OPENORCH_TEST_DB_PROGRAMS is not set; run `tools/postgres cargo test`");
+            skip(
+                "tests that start their own server",
+                "OPENORCH_TEST_DB_PROGRAMS is not set; run `tools/postgres cargo test`",
+            );
             return None;
         };
         let memory = Path::new("/dev/shm");
@@ -60,7 +63,7 @@ impl Server {
         self.folder.path().join("data")
     }
 
-    /// A file of the server's, such as a certificate.
+    /// Writes a file for the server, such as a certificate.
     pub fn write(&self, name: &str, content: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
         let path = self.folder.path().join(name);
@@ -70,14 +73,14 @@ impl Server {
         path
     }
 
-    /// Makes a file or a folder the server's own.
+    /// Makes the server's user the owner of a file or directory.
     pub fn give(&self, path: &Path) {
         if let Some((user, group)) = self.owner {
             std::os::unix::fs::chown(path, Some(user), Some(group)).unwrap();
         }
     }
 
-    /// The address, by this name of the host.
+    /// The connection string with this host name.
     pub fn at(&self, host: &str) -> String {
         format!("postgres://openorch@{host}:{}/postgres", self.port)
     }
@@ -87,7 +90,7 @@ impl Server {
     }
 
     pub async fn start(&mut self) {
-        // Whether another program has taken the port since is only known afterwards.
+        // A failed start is the only sign that another program has taken the port meanwhile.
         for _ in 0..3 {
             self.spawn();
             if self.is_up().await {
@@ -123,7 +126,7 @@ impl Server {
         .await
     }
 
-    /// As an operator stops it who cannot wait: no session is asked.
+    /// An immediate shutdown: sessions are aborted.
     pub fn stop_at_once(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = kill_process(Pid::from_child(&process), Signal::QUIT);
@@ -131,17 +134,17 @@ impl Server {
         }
     }
 
-    /// Lets all of its processes stand still.
+    /// Suspends all of its processes.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets them go on.
+    /// Resumes them.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// First to the one that makes the others.
+    /// Signals the parent process first, then its children.
     fn signal(&self, signal: Signal) {
         let Some(process) = &self.process else { return };
         let postmaster = Pid::from_child(process);
@@ -151,9 +154,9 @@ impl Server {
         }
     }
 
-    /// Kills all of its processes; none has the time for a word.
+    /// Kills all of its processes without a shutdown.
     pub fn kill(&mut self) {
-        // It must not see its children die, and make new ones.
+        // The parent must not see its children die and start new ones.
         self.freeze();
         let Some(mut process) = self.process.take() else { return };
         let postmaster = Pid::from_child(&process);
@@ -163,7 +166,7 @@ impl Server {
         }
         kill_process(postmaster, Signal::KILL).unwrap();
         wait(&mut process);
-        // They are nobody's now, so that nobody can wait for them; what they have open is open until they are gone.
+        // They are orphans, so they cannot be waited for; their files stay open until they are gone.
         let is_gone = |child: &Pid| state(*child).is_none_or(|state| state == "Z");
         eventually_sync(PATIENCE, "the server's processes are gone", || children.iter().all(is_gone));
     }
@@ -176,7 +179,7 @@ impl Server {
         self.as_owner(self.programs.join(program))
     }
 
-    /// A program that runs as the user whom the server's files belong to.
+    /// A program that runs as the owner of the server's files.
     pub fn as_owner(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir("/").stdin(Stdio::null());
@@ -208,12 +211,12 @@ fn children(parent: Pid) -> Vec<Pid> {
     pids.filter_map(Pid::from_raw).filter(is_child).collect()
 }
 
-/// The letter of what a process does; none where there is no such process.
+/// The state letter of a process; `None` if it does not exist.
 fn state(pid: Pid) -> Option<String> {
     field(pid, 0)
 }
 
-/// A field of what the system says of a process, counted from behind its name, which may have anything in it.
+/// A field of `/proc/PID/stat`, counted after the name, which may contain anything.
 fn field(pid: Pid, number: usize) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(number).map(str::to_owned)

@@ -1,4 +1,4 @@
-//! What a start waits for, and what it refuses: each with a sentence that names the place and the way out.
+//! What opening a schema waits for and refuses, with errors that name the place and the remedy.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::{THINGS, ids};
 
 const T: &str = THINGS.name;
 
-/// The same server, another database.
+/// The same server with another database.
 fn in_database(connection: &str, name: &str) -> String {
     format!("{}/{name}", connection.rsplit_once('/').unwrap().0)
 }
@@ -24,11 +24,11 @@ async fn a_database_that_is_away_is_waited_for_and_then_named() {
     options.connect_patience = Duration::from_millis(350);
     let start = Instant::now();
     let error = refused(options).await;
-    assert!(start.elapsed() >= Duration::from_millis(300), "it was asked more than once");
+    assert!(start.elapsed() >= Duration::from_millis(300), "it was tried more than once");
     let StoreError::Unavailable(text) = &error else { panic!("{error:?}") };
     assert!(text.starts_with(&format!("{place} did not answer within 0.35 s")), "{text}");
     assert!(text.contains("start it, or correct the connection string"), "{text}");
-    assert_eq!(PostgresOptions::new("").connect_patience, Duration::from_secs(30), "what the daemon waits");
+    assert_eq!(PostgresOptions::new("").connect_patience, Duration::from_secs(30), "the timeout of the daemon");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,7 +38,7 @@ async fn what_listens_and_says_nothing_is_named_in_time() {
     let mut options = PostgresOptions::new(format!("postgres://u@127.0.0.1:{port}/d"));
     options.connect_patience = Duration::from_millis(300);
     let error = refused(options).await;
-    assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("said nothing for")), "{error:?}");
+    assert!(matches!(&error, StoreError::Unavailable(text) if text.contains("but sent nothing for")), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,10 +68,10 @@ async fn whom_the_database_refuses_is_told_what_to_correct_and_does_not_wait() {
     let nowhere = in_database(&connection, "nowhere");
     let error = refused(PostgresOptions::new(nowhere)).await;
     assert!(
-        matches!(&error, StoreError::Unavailable(text) if text.contains("make it with CREATE DATABASE")),
+        matches!(&error, StoreError::Unavailable(text) if text.contains("create it with CREATE DATABASE")),
         "{error:?}"
     );
-    assert!(start.elapsed() < Duration::from_secs(10), "nobody waits for what no waiting mends");
+    assert!(start.elapsed() < Duration::from_secs(10), "permanent errors are not retried");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,7 +87,7 @@ async fn a_database_that_cannot_keep_every_text_is_refused_and_any_collation_wil
         match outcome {
             Ok(()) => assert!(fits, "{encoding}"),
             Err(error) => {
-                let words = format!("has the encoding {encoding}, which cannot keep every text");
+                let words = format!("has the encoding {encoding}, which cannot represent all text");
                 let told = matches!(&error, StoreError::Unavailable(text) if text.contains(&words) && text.contains("ENCODING 'UTF8'"));
                 assert!(told && !fits, "{encoding}: {error:?}");
             }
@@ -114,14 +114,14 @@ async fn a_user_without_the_right_is_told_which_statement_gives_it() {
     let give = format!("ALTER SCHEMA {} OWNER TO \"{user}\"", schema.name);
     assert!(matches!(&error, StoreError::Unavailable(text) if text.contains(&give)), "{error:?}");
 
-    // What it says is what helps.
+    // The suggested statement is sufficient.
     schema.ask(&give).await;
     let store = opened(options()).await;
     store.commit(Batch::new().create(T, "a", "{}")).await.unwrap();
-    // A right that is taken away while the store is open is told as well.
+    // A privilege that is revoked while the store is open is reported too.
     schema.ask(&format!("REVOKE ALL ON \"c_{T}\" FROM {user}")).await;
     let error = store.commit(Batch::new().create(T, "b", "{}")).await.unwrap_err();
-    let words = "permission denied for table c_testSvcThings (42501); give the user";
+    let words = "permission denied for table c_testSvcThings (42501); grant the database user";
     assert!(matches!(&error, StoreError::Unavailable(text) if text.contains(words)), "{error:?}");
     schema.ask(&format!("GRANT ALL ON \"c_{T}\" TO {user}")).await;
     store.commit(Batch::new().create(T, "b", "{}")).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_schema_of_a_newer_layout_is_refused_unless_it_says_that_we_can_work_w
     store.commit(Batch::new().create(T, "a", "{}")).await.unwrap();
     store.close().await;
     let layout = schema.ask("SELECT value FROM _store_info WHERE key = 'layout'").await;
-    assert_eq!(layout, [["9"]], "an older program leaves it as it is");
+    assert_eq!(layout, [["9"]], "an older program does not change the layout");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,7 +162,7 @@ async fn another_or_a_missing_database_than_the_one_that_is_wanted_is_refused() 
     assert!(matches!(&error, StoreError::Corrupt(text) if text.contains(&words)), "{error:?}");
     assert!(
         schema.ask("SELECT 1 FROM pg_namespace WHERE nspname = current_schema").await.is_empty(),
-        "nothing was made"
+        "nothing was created"
     );
 
     let store = opened(schema.options()).await;

@@ -1,4 +1,4 @@
-//! TLS to the database: what each `sslmode` accepts and refuses, against a server with a certificate of its own making.
+//! TLS to the database: what each `sslmode` accepts and refuses, against a server with a test certificate.
 
 use openorch_store::{Batch, PostgresOptions, StoreError};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -7,7 +7,7 @@ use super::{Server, opened, refused};
 use crate::THINGS;
 use crate::suite::ask;
 
-/// An authority, by which servers are believed.
+/// A certificate authority.
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -54,7 +54,8 @@ async fn each_mode_believes_whom_it_should() {
         assert_eq!(is_encrypted(&server, of(host, &mode)).await, encrypted, "{host} {mode}");
     }
     for (host, mode) in [
-        // The name is not the certificate's; the authority is not the one that is believed; nobody here knows ours.
+        // Another host name than in the certificate; another authority; another authority; the authorities of the
+        // system.
         ("127.0.0.1", "sslmode=verify-full".to_owned() + &by(&roots)),
         ("localhost", "sslmode=verify-full".to_owned() + &by(&others)),
         ("localhost", "sslmode=verify-ca".to_owned() + &by(&others)),
@@ -64,7 +65,7 @@ async fn each_mode_believes_whom_it_should() {
         let error = refused(of(host, &mode)).await;
         let told = matches!(&error, StoreError::Unavailable(text) if text.contains("refused the connection") && text.contains("sslrootcert"));
         assert!(told, "{host} {mode}: {error:?}");
-        assert!(start.elapsed().as_secs() < 5, "waiting mends no certificate");
+        assert!(start.elapsed().as_secs() < 5, "a certificate error is not retried");
     }
 }
 
@@ -72,7 +73,7 @@ async fn each_mode_believes_whom_it_should() {
 async fn a_certificate_that_vouches_for_itself_is_believed_where_it_is_named() {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
-    // As the manual of PostgreSQL has it made by openssl.
+    // Like the openssl command in the manual of PostgreSQL.
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let certificate = params.self_signed(&key).unwrap();
     let Some(server) = server(&certificate.pem(), &key.serialize_pem()).await else { return };

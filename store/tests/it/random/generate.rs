@@ -1,5 +1,5 @@
-//! Random documents, batches and questions. Values come from small pools, so that they meet: equal keys, ids that are
-//! taken, filters that find something. A few of each are what must be refused.
+//! Random documents, batches and queries. Values come from small pools so that they coincide: equal keys, taken ids,
+//! filters with matches. A few of each are invalid.
 
 use openorch_store::{Cursor, Direction, Filter, Guard, Order, Query, Write};
 use proptest::collection::vec;
@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use crate::BOTH;
 
-/// Stands for the version that the document has; any other for another.
+/// Stands for the current version of the document; any other number for a wrong one.
 pub const CURRENT: u64 = 0;
 
-/// A query to be walked through page by page.
+/// A query to read page by page.
 #[derive(Debug, Clone)]
 pub struct Walk {
     pub query: Query,
@@ -61,7 +61,7 @@ const TEXTS: &[&str] = &[
 ];
 const IDS: &[&str] = &["a", "b", "c", "d", "e", "A", "aa", "a b", "é", "%", "'", "\u{10FFFF}", "10", "9"];
 
-/// What lists have in them.
+/// The elements of lists.
 pub fn elements() -> Vec<Value> {
     vec![json!("r1"), json!("r2"), json!("r3"), json!("R1"), json!(1), json!(null), json!(true), json!(["r1"])]
 }
@@ -97,7 +97,7 @@ fn leaf() -> BoxedStrategy<Value> {
     .boxed()
 }
 
-/// Any value; lists and objects may be within one another.
+/// Any value; lists and objects may be nested.
 fn value() -> BoxedStrategy<Value> {
     let nested = leaf().prop_recursive(3, 8, 3, |inner| {
         prop_oneof![
@@ -240,12 +240,12 @@ fn write() -> BoxedStrategy<Write> {
     .boxed()
 }
 
-/// Batches to be committed one after the other.
+/// Batches to commit in sequence.
 pub fn batches() -> impl Strategy<Value = Vec<Vec<Write>>> {
     vec(prop_oneof![2 => vec(write(), 1..2), 1 => vec(write(), 2..6)], 1..10)
 }
 
-/// A question with a small limit.
+/// A query with a small limit.
 pub fn walk() -> impl Strategy<Value = Walk> {
     let direction = select(vec![Direction::Ascending, Direction::Descending]);
     let order = vec((field(), direction), 0..3);
@@ -253,7 +253,7 @@ pub fn walk() -> impl Strategy<Value = Walk> {
         order.prop_map(|order| order.into_iter().map(|(field, direction)| Order { field, direction }).collect());
     (filters(), orders, 1..6u64).prop_flat_map(|(filters, order, limit): (_, Vec<Order>, _)| {
         let of = order.len();
-        // Mostly one value for each field of the order, as it must be.
+        // Usually one value for each order field, as required.
         let values = prop_oneof![20 => vec(value(), of..=of), 1 => vec(value(), 0..3)];
         let cursor = (values, option::of(id())).prop_map(|(values, id)| Cursor { values, id });
         option::weighted(0.3, cursor).prop_map(move |after| {
@@ -263,7 +263,7 @@ pub fn walk() -> impl Strategy<Value = Walk> {
     })
 }
 
-/// Documents with different ids, and what to ask of them.
+/// Documents with different ids, and queries on them.
 pub fn documents_and_questions() -> impl Strategy<Value = (Vec<(String, Value)>, Vec<Walk>)> {
     let ids = (0..40u32).prop_map(|number| format!("d{number:02}"));
     (vec((prop_oneof![1 => id(), 4 => ids], document()), 1..25), vec(walk(), 1..6))
