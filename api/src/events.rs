@@ -95,7 +95,7 @@ pub struct EventTooLong {
 
 impl fmt::Display for EventTooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "it has an event of more than {} bytes, which is this client's limit", self.limit)
+        write!(f, "an event exceeds the client's limit of {} bytes", self.limit)
     }
 }
 
