@@ -85,7 +85,7 @@ pub fn replace(path: &Path, text: &str) -> io::Result<Replaced> {
             Ok(Replaced::InPlace)
         }
         Err(error) => Err(error),
-        Ok(()) => sync_folder_of(&path).map(|()| Replaced::Whole),
+        Ok(()) => sync_parent_dir(&path).map(|()| Replaced::Whole),
     }
 }
 
@@ -149,7 +149,7 @@ fn make_folder_of(path: &Path) -> io::Result<()> {
 
 /// Makes a rename durable by syncing the parent directory.
 #[cfg(unix)]
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+fn sync_parent_dir(path: &Path) -> io::Result<()> {
     match path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),
@@ -157,7 +157,7 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn sync_folder_of(_: &Path) -> io::Result<()> {
+fn sync_parent_dir(_: &Path) -> io::Result<()> {
     Ok(())
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn key() -> Option<HeaderValue> {
     HeaderValue::try_from(format!("{:016x}{:016x}", random(), random())).ok()
 }
 
-/// Retries transient failures with exponential backoff, respecting `Retry-After`, until `patience` has elapsed. `what`
+/// Retries transient failures with exponential backoff, respecting `Retry-After`, until `timeout` has elapsed. `what`
 /// names the action in the log; consecutive failures with the same cause are logged once.
 pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
     patience: Duration,
@@ -93,13 +93,13 @@ pub(crate) fn is_temporary(status: u16) -> bool {
     matches!(status, 429 | 502 | 503 | 504)
 }
 
-/// Exponential backoff with jitter: `first` doubled per failure, at most `most`, of which a random 50 to 100 per cent.
+/// Exponential backoff with jitter: `first` doubled per failure, at most `max`, of which a random 50 to 100 per cent.
 pub(crate) fn backoff(first: Duration, failures: u32, most: Duration) -> Duration {
     let whole = first.saturating_mul(2u32.saturating_pow(failures)).min(most);
     whole / 2 + spread(whole / 2)
 }
 
-/// A random duration below `most`.
+/// A random duration below `max`.
 pub(crate) fn spread(most: Duration) -> Duration {
     Duration::from_nanos(random() % u64::try_from(most.as_nanos()).unwrap_or(u64::MAX).max(1))
 }

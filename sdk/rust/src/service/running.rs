@@ -172,29 +172,29 @@ async fn say_good_bye(instance: RegisteredInstance) {
 /// Shutdown signals, SIGTERM and Ctrl-C. No signal is lost after this is created.
 pub(super) struct Signals {
     #[cfg(unix)]
-    told: io::Result<[tokio::signal::unix::Signal; 2]>,
+    signals: io::Result<[tokio::signal::unix::Signal; 2]>,
     #[cfg(windows)]
-    told: io::Result<tokio::signal::windows::CtrlC>,
+    signals: io::Result<tokio::signal::windows::CtrlC>,
 }
 
 impl Signals {
     pub(super) fn listen() -> Signals {
         #[cfg(unix)]
-        let told = {
+        let signals = {
             use tokio::signal::unix::{SignalKind, signal};
             signal(SignalKind::terminate()).and_then(|term| Ok([term, signal(SignalKind::interrupt())?]))
         };
         #[cfg(windows)]
-        let told = tokio::signal::windows::ctrl_c();
-        if let Err(error) = &told {
+        let signals = tokio::signal::windows::ctrl_c();
+        if let Err(error) = &signals {
             tracing::warn!("cannot listen for signals: {error}");
         }
-        Signals { told }
+        Signals { signals }
     }
 
     /// Completes at the next signal.
     pub(super) async fn next(&mut self) {
-        match &mut self.told {
+        match &mut self.signals {
             #[cfg(unix)]
             Ok([terminate, interrupt]) => {
                 tokio::select! {
