@@ -52,7 +52,7 @@ pub struct AuditEntry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum AuditOutcome {
-    /// The change was made.
+    /// The call succeeded.
     #[default]
     Done,
     Refused,

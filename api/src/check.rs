@@ -111,7 +111,7 @@ impl Checker {
             },
             (Node::Number { min, max }, Value::Number(number)) => match number.as_f64() {
                 Some(number) if (*min..=*max).contains(&number) => Ok(()),
-                _ => refuse(path, format!("is {number}; it is from {min} to {max}")),
+                _ => refuse(path, format!("is {number}; it must be from {min} to {max}")),
             },
             (Node::Text(rules), Value::String(text)) => match rules.check(text) {
                 None => Ok(()),
@@ -173,7 +173,7 @@ impl Text {
     fn check(&self, text: &str) -> Option<String> {
         if !self.values.is_empty() {
             let known = self.values.iter().any(|value| value == text);
-            return (!known).then(|| format!("is `{}`; it is one of {}", shown(text), self.values.join(", ")));
+            return (!known).then(|| format!("is `{}`; it must be one of {}", shown(text), self.values.join(", ")));
         }
         // A character has at least one byte, so characters are only counted if the byte length exceeds the limit.
         if self.max < text.len() {
@@ -205,7 +205,7 @@ impl Text {
             _ => {}
         }
         match &self.pattern {
-            Some(pattern) if !pattern.is_match(text) => Some(format!("is `{}`; it is {}", shown(text), self.form)),
+            Some(pattern) if !pattern.is_match(text) => Some(format!("is `{}`; it must be {}", shown(text), self.form)),
             _ => None,
         }
     }

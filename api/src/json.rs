@@ -38,7 +38,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refused::Invalid(reason) => reason.fmt(f),
-            Refused::TooManyValues(most) => write!(f, "the JSON text holds more than {most} values"),
+            Refused::TooManyValues(most) => write!(f, "the JSON text contains more than {most} values"),
         }
     }
 }

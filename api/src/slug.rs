@@ -52,7 +52,7 @@ impl Slug {
         });
         if !well_formed {
             return Err(InvalidInput(format!(
-                "slug `{shown}` may hold only a-z, 0-9 and single dashes between them, for example `my-service`"
+                "slug `{shown}` may contain only a-z, 0-9 and single dashes between them, for example `my-service`"
             )));
         }
         Ok(Slug(text.to_owned()))

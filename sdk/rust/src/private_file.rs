@@ -18,7 +18,7 @@ use std::{
 /// }
 /// ```
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
+pub struct Lock(#[expect(dead_code, reason = "dropping it releases the lock")] File);
 
 /// Acquires the lock of the file at `path`, waiting for other processes. Creates the parent directory if needed.
 ///

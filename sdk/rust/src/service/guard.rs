@@ -128,7 +128,10 @@ impl Guard {
 
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("client", &self.client).field("kept", &self.yeses().until.len()).finish()
+        f.debug_struct("PermissionGuard")
+            .field("client", &self.client)
+            .field("cached", &self.yeses().until.len())
+            .finish()
     }
 }
 

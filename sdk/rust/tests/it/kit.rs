@@ -383,7 +383,7 @@ async fn a_service_that_cannot_run_says_why() {
     let service = |slug| Service::new(slug).daemon("http://127.0.0.1:1").credential_folder(directory.path());
     let yes = || get(async || "yes");
     for (service, why) in [
-        (service("Not a slug"), "slug `Not a slug` may hold only"),
+        (service("Not a slug"), "slug `Not a slug` may contain only"),
         (service("a-svc").route("/hello", yes()), "the path `/hello` is unreachable"),
         (service("a-svc").route("/a-svcx/hello", yes()), "is unreachable"),
         (service("a-svc").route("a-svc/hello", yes()), "is unreachable"),
