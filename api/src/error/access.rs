@@ -3,7 +3,7 @@
 crate::errors! {
     NO_TOKEN 401 "access.no_token" "the operation needs a token and none was sent"
         "sign in, and send the token as `Authorization: Bearer …`";
-    MALFORMED_TOKEN 400 "access.malformed_token" "the `Authorization` header contains another scheme than `Bearer`, or more than one token"
+    MALFORMED_TOKEN 400 "access.malformed_token" "the `Authorization` header contains another scheme than `Bearer`, or more than the token"
         "send one token as `Authorization: Bearer …`";
     INVALID_TOKEN 401 "access.invalid_token" "the token was not issued by this daemon"
         "sign in to this daemon";
