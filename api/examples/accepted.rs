@@ -1,4 +1,5 @@
-//! Prints the OpenAPI document of what is accepted, from which requests are made in tests ([`openorch_api::openapi::accepted`]).
+//! Prints the permissive OpenAPI document ([`openorch_api::openapi::permissive_document`]), from which tests generate
+//! requests.
 
 fn main() {
     println!("{}", openorch_api::openapi::accepted(env!("CARGO_PKG_VERSION")));

@@ -1,6 +1,6 @@
-//! Checks what a caller sends against the schemas of the table, before any handler runs: which fields are required, and
-//! the limits that the document shows. It knows the part of JSON Schema (draft 2020-12) that the wire types use; a schema
-//! with more in it is a mistake in the table, which a test finds.
+//! Validates input against the operation's JSON Schema before the handler runs: required fields and the limits that the
+//! OpenAPI document shows. Supports the subset of JSON Schema (draft 2020-12) that the wire types use; a schema with
+//! other keywords is a bug in the table of operations, which a test finds.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -10,19 +10,19 @@ use serde_json::{Map, Value};
 
 use crate::{InvalidInput, Parts, Row, Time, text};
 
-/// The keyword of a schema that says in words what its pattern means, for the sentence of a refusal.
+/// Schema keyword that describes the `pattern` in words, for error messages.
 pub const FORM: &str = "x-form";
-/// The format of a text of one line without [hidden characters](crate::text::hidden).
+/// Schema `format` of one-line text without [hidden characters](crate::text::hidden).
 pub const NAME: &str = "name";
 
-/// The schemas of one operation's input, made ready.
+/// The compiled schemas of one operation's input.
 pub struct Checker {
     nodes: Vec<Node>,
     query: Option<usize>,
     body: Option<usize>,
 }
 
-/// What a value must be. That of an optional field may also be `null`, which is the same as none.
+/// A compiled schema. An optional field may also be `null`, which is the same as absent.
 enum Node {
     Any,
     Boolean,
@@ -33,7 +33,7 @@ enum Node {
     Object { fields: BTreeMap<String, usize>, required: Vec<String>, others: Option<Others>, max: usize },
 }
 
-/// The keys of an object beside its fields.
+/// Schemas of additional properties: keys of an object that are not declared fields.
 struct Others {
     names: Option<usize>,
     values: usize,
@@ -44,10 +44,10 @@ struct Text {
     min: usize,
     max: usize,
     pattern: Option<Regex>,
-    /// What the pattern means.
+    /// The pattern in words.
     form: String,
     format: Option<Format>,
-    /// The only values, where there are such.
+    /// The allowed values of an enumeration; empty if any value is allowed.
     values: Vec<String>,
 }
 
@@ -57,7 +57,7 @@ enum Format {
 }
 
 impl Checker {
-    /// Fails where the row's schemas have something in them that is not known here.
+    /// Compiles the schemas of an operation. Fails if they contain an unsupported keyword.
     pub fn new(row: &Row) -> Result<Checker, String> {
         let mut generator = SchemaGenerator::default();
         let shape = (row.input)(&mut generator);
@@ -68,7 +68,7 @@ impl Checker {
         Ok(Checker { nodes: reader.nodes, query, body })
     }
 
-    /// Says which field is wrong, and how it would be right.
+    /// Validates the query and the body. The error names the invalid field and what is expected of it.
     pub fn check(&self, parts: &Parts) -> Result<(), InvalidInput> {
         if let Some(query) = self.query {
             self.value(&self.query_object(query, &parts.query), query, &mut Vec::new())?;
@@ -81,7 +81,8 @@ impl Checker {
         Ok(())
     }
 
-    /// The parameters of a query with numbers and booleans read from their text; the first of one name counts.
+    /// The query parameters as a JSON object, with numbers and booleans parsed from text. The first value of a repeated
+    /// parameter counts.
     fn query_object(&self, node: usize, pairs: &[(String, String)]) -> Value {
         let Node::Object { fields, .. } = &self.nodes[node] else { return Value::Null };
         let mut object = Map::new();
@@ -110,7 +111,7 @@ impl Checker {
             },
             (Node::Number { min, max }, Value::Number(number)) => match number.as_f64() {
                 Some(number) if (*min..=*max).contains(&number) => Ok(()),
-                _ => refuse(path, format!("is {number}; it is from {min} to {max}")),
+                _ => refuse(path, format!("is {number}; it must be from {min} to {max}")),
             },
             (Node::Text(rules), Value::String(text)) => match rules.check(text) {
                 None => Ok(()),
@@ -168,13 +169,13 @@ impl Checker {
 }
 
 impl Text {
-    /// What is wrong with a text.
+    /// Why the text is invalid, or `None` if it is valid.
     fn check(&self, text: &str) -> Option<String> {
         if !self.values.is_empty() {
             let known = self.values.iter().any(|value| value == text);
-            return (!known).then(|| format!("is `{}`; it is one of {}", shown(text), self.values.join(", ")));
+            return (!known).then(|| format!("is `{}`; it must be one of {}", shown(text), self.values.join(", ")));
         }
-        // A character has at least one byte, so that most texts need not be counted.
+        // A character has at least one byte, so characters are only counted if the byte length exceeds the limit.
         if self.max < text.len() {
             let count = text.chars().count();
             if count > self.max {
@@ -195,7 +196,7 @@ impl Text {
             Some(Format::Name) => {
                 if let Some(letter) = text::hidden(text) {
                     return Some(format!(
-                        "contains the character U+{:04X}, which is not seen and can make a text look like another; \
+                        "contains the character U+{:04X}, which is invisible and can make one text look like another; \
                          leave it out",
                         u32::from(letter)
                     ));
@@ -204,7 +205,7 @@ impl Text {
             _ => {}
         }
         match &self.pattern {
-            Some(pattern) if !pattern.is_match(text) => Some(format!("is `{}`; it is {}", shown(text), self.form)),
+            Some(pattern) if !pattern.is_match(text) => Some(format!("is `{}`; it must be {}", shown(text), self.form)),
             _ => None,
         }
     }
@@ -235,15 +236,15 @@ fn a_kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// JSON Schema has `1.0` for a whole number.
+/// The value of a whole number. In JSON Schema `1.0` is an integer.
 pub(crate) fn whole(number: &serde_json::Number) -> Option<i64> {
-    // From here on two whole numbers may be the same `f64`.
+    // From 2^53 on, an `f64` no longer distinguishes all integers.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let float = || number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < EXACT);
     number.as_i64().or_else(|| float().map(|float| float as i64))
 }
 
-/// As much of a caller's text as an error repeats.
+/// An excerpt of the caller's text for an error message, without hidden characters.
 fn shown(text: &str) -> String {
     const MOST: usize = 80;
     let mut shown = text::without_hidden(&text.chars().take(MOST).collect::<String>());
@@ -253,7 +254,7 @@ fn shown(text: &str) -> String {
     shown
 }
 
-/// A step on the way to a value.
+/// One segment of the path to a nested value.
 enum Step<'a> {
     Key(&'a str),
     Index(usize),
@@ -275,14 +276,14 @@ fn refuse(path: &[Step], reason: impl Into<Cow<'static, str>>) -> Result<(), Inv
     }))
 }
 
-/// Reads schemas into nodes; one that is referred to is read once.
+/// Compiles schemas into nodes. A referenced schema is compiled once.
 struct Reader {
     definitions: Map<String, Value>,
     known: BTreeMap<String, usize>,
     nodes: Vec<Node>,
 }
 
-/// What may stand in a schema and says nothing that is checked.
+/// Annotation keywords: allowed in a schema and not validated.
 const NOTES: &[&str] = &["description", "title", "examples", "default", FORM];
 
 impl Reader {
@@ -352,7 +353,7 @@ impl Reader {
         if let Some(known) = self.known.get(&name) {
             return Ok(*known);
         }
-        // Known before it is read, since a schema may refer to itself.
+        // Registered before it is compiled, since a schema may refer to itself.
         let place = self.add(Node::Any);
         self.known.insert(name.clone(), place);
         let schema = self.definitions.get(&name).cloned().ok_or_else(|| format!("no schema `{name}`"))?;
@@ -382,7 +383,7 @@ impl Reader {
     }
 }
 
-/// The values of an enumeration, whichever way its schema says them.
+/// The values of an enumeration, written as `enum`, `const` or `oneOf`.
 fn values(schema: &Map<String, Value>) -> Result<Option<Vec<String>>, String> {
     let listed: Vec<&Value> = match (schema.get("enum"), schema.get("const"), schema.get("oneOf")) {
         (Some(Value::Array(values)), None, None) => values.iter().collect(),
@@ -412,7 +413,7 @@ fn integer(schema: &Map<String, Value>) -> Result<Node, String> {
     Ok(Node::Integer { min: bound("minimum", least)?.max(least), max: bound("maximum", most)?.min(most) })
 }
 
-/// What fits an integer of this format; of more than 64 bits with a sign nothing is read (contract decision 7).
+/// Minimum and maximum of an integer format. All integers are limited to signed 64 bits (contract decision 7).
 pub(crate) fn integer_range(format: Option<&str>) -> (i64, i64) {
     match format {
         Some("uint8") => (0, i64::from(u8::MAX)),

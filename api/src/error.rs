@@ -1,5 +1,6 @@
-//! Error codes: programs tell refusals apart by them. Each is declared once, with its status, cause and remedy. Sentences
-//! may be reworded at any time; codes stay. The daemon's tests fold them into `docs/errors.md`.
+//! Error codes: stable identifiers by which programs distinguish errors. Each is declared once, with its status, cause
+//! and remedy. Messages may be reworded at any time; codes do not change. The daemon's tests generate `docs/errors.md`
+//! from them.
 
 pub mod access;
 pub mod gateway;
@@ -7,20 +8,20 @@ pub mod platform;
 pub mod repeat;
 pub mod request;
 
-/// A refusal as programs know it.
+/// A declared error code.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ErrorCode {
-    /// `<service or area>.<snake_case>`: the `code` of the answer.
+    /// `<service or area>.<snake_case>`: the `code` field of the error response.
     pub id: &'static str,
-    /// The HTTP status that it always comes with.
+    /// The HTTP status of every response with this code.
     pub status: u16,
-    /// When it comes, as a clause: `the slug is taken`.
+    /// Why it is returned, as a clause: `the slug is taken`.
     pub cause: &'static str,
-    /// What to do then, as a clause: `choose another`.
+    /// What the caller should do, as a clause: `choose another`.
     pub remedy: &'static str,
 }
 
-/// Declares the codes of a service or an area and the list of them.
+/// Declares the error codes of a service or an area, and the list `ERRORS`.
 ///
 /// ```text
 /// errors! {
@@ -36,7 +37,7 @@ macro_rules! errors {
             pub static $name: $crate::ErrorCode =
                 $crate::ErrorCode { id: $id, status: $status, cause: $cause, remedy: $remedy };
         )*
-        /// All of these codes, in the order of their declaration.
+        /// All of these codes, in declaration order.
         pub static ERRORS: &[&$crate::ErrorCode] = &[$(&$name),*];
     };
 }

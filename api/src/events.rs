@@ -1,5 +1,5 @@
-//! Streams of server-sent events: how they are encoded for clients and read by them, by the HTML Standard of the WHATWG,
-//! section 9.2 (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
+//! Server-sent events: encoding for the server and decoding for the client, per the WHATWG HTML Standard, section 9.2
+//! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
@@ -9,30 +9,30 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::output::{AwaitedPieces, Encoded, EncodedBody, Output, OutputShape, Stream, once};
 
-/// The media type of a stream of events.
+/// The media type of an event stream.
 pub const EVENT_STREAM: &str = "text/event-stream";
-/// A comment: it tells both sides that the connection still stands, and clients ignore it.
+/// A comment line, which clients ignore. It shows both sides that the connection is alive.
 pub const HEARTBEAT: &[u8] = b":\n\n";
 
-/// The data of one kind of events, which are sent as JSON.
+/// The data of one kind of event, sent as JSON.
 pub trait Event: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
-    /// The field `event` that these have.
+    /// The value of the `event` field.
     const NAME: &'static str;
 }
 
-/// 200 with events as they happen, until either side ends it. Beside the events of `T` a client may receive
-/// [`MissedEvents`]; it ignores those whose names it does not know.
+/// 200 with events as they happen, until either side closes the stream. Besides events of type `T` a client may receive
+/// [`MissedEvents`]; it ignores events with unknown names.
 pub struct Events<T> {
     pieces: AwaitedPieces,
     held: usize,
     types: PhantomData<fn() -> T>,
 }
 
-/// Events that were not sent, since their client reads more slowly than they happen. It comes before the next one that is.
+/// The number of events that were dropped because the client reads too slowly. Sent before the next event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MissedEvents {
-    /// How many.
+    /// Number of dropped events.
     pub count: u64,
 }
 
@@ -41,7 +41,7 @@ impl Event for MissedEvents {
 }
 
 impl<T: Event> Events<T> {
-    /// `held`: bytes of memory that the pieces hold at any one time, about.
+    /// `held`: approximate bytes of memory that `pieces` uses at any time.
     pub fn new(pieces: AwaitedPieces, held: usize) -> Events<T> {
         Events { pieces, held, types: PhantomData }
     }
@@ -63,48 +63,48 @@ impl<T: Event> Output for Events<T> {
     }
 }
 
-/// An event as it is sent.
+/// Encodes an event for sending.
 pub fn encode<T: Event>(event: &T) -> Result<Bytes, serde_json::Error> {
     let mut text = format!("event: {}\ndata: ", T::NAME).into_bytes();
-    // JSON has no line break in it that is not escaped, so that one field holds all of it.
+    // JSON escapes line breaks, so the whole value fits one `data` field.
     serde_json::to_writer(&mut text, event)?;
     text.extend_from_slice(b"\n\n");
     Ok(text.into())
 }
 
-/// Tells clients how long to wait before they connect again once the stream has ended.
+/// Encodes the reconnection delay that clients use after the stream has ended.
 pub fn encode_retry(pause: Duration) -> Bytes {
     format!("retry: {}\n\n", pause.as_millis()).into()
 }
 
-/// An event as it was received.
+/// A received event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReceivedEvent {
-    /// The field `event`; empty where there was none, which means `message`.
+    /// The `event` field; empty if there was none, which means `message`.
     pub name: String,
-    /// The lines of its data, with line feeds between.
+    /// The lines of its data, joined by line feeds.
     pub data: String,
 }
 
-/// An event with more bytes than its reader takes.
+/// An event exceeded the reader's size limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventTooLong {
-    /// The most that it takes.
+    /// The limit in bytes.
     pub limit: usize,
 }
 
 impl fmt::Display for EventTooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "it has an event of more than {} bytes, which is this client's limit", self.limit)
+        write!(f, "an event exceeds the client's limit of {} bytes", self.limit)
     }
 }
 
-/// Reads a stream of events as it comes, in pieces of any size.
+/// Incremental parser of an event stream, which accepts chunks of any size.
 pub struct EventReader {
     limit: usize,
-    /// The line that is not complete yet.
+    /// The incomplete last line.
     line: Vec<u8>,
-    /// The last byte was a carriage return, which ended a line; a line feed after it belongs to it.
+    /// The last byte was a carriage return, which ended a line; a line feed that follows is part of the same line ending.
     is_after_cr: bool,
     has_begun: bool,
     name: String,
@@ -113,7 +113,7 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// `limit`: most bytes of one event, and of one line.
+    /// `limit`: maximum bytes of one event, and of one line.
     pub fn new(limit: usize) -> EventReader {
         EventReader {
             limit,
@@ -126,13 +126,13 @@ impl EventReader {
         }
     }
 
-    /// How long the server asked to wait before connecting again, if it did.
+    /// The reconnection delay that the server requested, if any.
     pub fn retry(&self) -> Option<Duration> {
         self.retry
     }
 
-    /// Reads a piece of the stream, and adds the events that it completes to `events`. One that the stream's end leaves
-    /// incomplete is none.
+    /// Parses a chunk and appends the events that it completes to `events`. An event that is incomplete at the end of the
+    /// stream is discarded.
     pub fn read(&mut self, mut piece: &[u8], events: &mut Vec<ReceivedEvent>) -> Result<(), EventTooLong> {
         while !piece.is_empty() {
             if std::mem::take(&mut self.is_after_cr) && piece[0] == b'\n' {
@@ -154,14 +154,14 @@ impl EventReader {
         Ok(())
     }
 
-    /// The event that this line completes.
+    /// Parses one line; returns the event that it completes.
     fn take_line(&mut self, mut line: &[u8]) -> Option<ReceivedEvent> {
         if !std::mem::replace(&mut self.has_begun, true) {
             line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
         }
         if line.is_empty() {
             let (name, mut data) = (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
-            // Each line of data has added a line feed.
+            // Each data line has appended a line feed; the last one is removed.
             return data.pop().map(|_| ReceivedEvent { name, data });
         }
         let line = String::from_utf8_lossy(line);
@@ -176,7 +176,7 @@ impl EventReader {
             "retry" if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) => {
                 self.retry = Some(Duration::from_millis(value.parse().unwrap_or(u64::MAX)));
             }
-            // Comments have an empty name; an id is of no use to a client that resumes nothing.
+            // Comments have an empty field name. Event ids are ignored, since this client does not resume from an id.
             _ => {}
         }
         None
@@ -193,7 +193,7 @@ mod tests {
         (events, reader.retry())
     }
 
-    /// Streams and the names and data of their events, mostly the examples of the standard.
+    /// Streams with the names and data of their events, mostly the examples of the standard.
     const STREAMS: &[(&str, &[(&str, &str)])] = &[
         ("data: a\n\n", &[("", "a")]),
         ("\u{feff}data: a\n\n\u{feff}data: b\n\n", &[("", "a")]),
@@ -229,8 +229,8 @@ mod tests {
         }
     }
 
-    /// All orders of the bytes that mean something: cutting the stream anywhere changes nothing, and the events are those that
-    /// reading the whole text line by line finds.
+    /// All sequences of four significant tokens: splitting the stream anywhere changes nothing, and the events equal those
+    /// of parsing the whole text line by line.
     #[test]
     fn no_stream_of_a_few_tokens_is_read_otherwise_than_the_grammar_says() {
         let tokens: [&[u8]; 8] = [b"\r", b"\n", b"data", b"event", b":", b" ", b"x", "\u{feff}".as_bytes()];
@@ -245,7 +245,7 @@ mod tests {
         }
     }
 
-    /// The grammar of the standard over a whole text.
+    /// Reference parser: the grammar of the standard applied to the whole text.
     fn by_lines(text: &str) -> Vec<ReceivedEvent> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace('\r', "\n");
         let mut events = Vec::new();

@@ -1,5 +1,5 @@
-//! Forms of texts that several wire types have, as schemas: what is checked before a handler runs, and what the document
-//! shows. A field takes one with `#[schemars(schema_with = "form::slug")]`.
+//! Shared JSON Schemas of string formats, used by several wire types for input validation and in the OpenAPI document.
+//! A field uses one with `#[schemars(schema_with = "form::slug")]`.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
@@ -16,7 +16,7 @@ pub fn slug(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A slug, or nothing.
+/// A slug, or an empty string.
 pub fn slug_if_any(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
@@ -27,27 +27,27 @@ pub fn slug_if_any(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The id of an account, or nothing.
+/// The id of an account, or an empty string.
 pub fn account_id_if_any(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
         "pattern": "^[a-zA-Z0-9_-]{0,64}$",
         "maxLength": 64,
-        "x-form": "letters, digits, `_` and `-`; leave it out to be given one"
+        "x-form": "letters, digits, `_` and `-`; omit it to have one generated"
     })
 }
 
-/// The id of an organization, or nothing.
+/// The id of an organization, or an empty string.
 pub fn organization_id_if_any(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",
         "maxLength": 128,
         "pattern": "^(([a-z0-9]+(-[a-z0-9]+)*:)?[a-zA-Z0-9_-]{1,64})?$",
-        "x-form": "letters, digits, `_` and `-`, 64 at most, perhaps after your slug and a colon; leave it out to be given one"
+        "x-form": "at most 64 letters, digits, `_` and `-`, optionally after your slug and a colon; omit it to have one generated"
     })
 }
 
-/// Addresses and networks.
+/// A list of IP addresses and networks.
 pub fn networks(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "minItems": 1, "maxItems": 1000, "items": text::<64>(generator) })
 }
@@ -63,32 +63,32 @@ pub fn owned_id(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A text of one line, with a limit of its own, that people read; may be empty.
+/// One-line human-readable text of at most `MAX` characters; may be empty.
 pub fn name<const MAX: usize>(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "maxLength": MAX, "format": check::NAME })
 }
 
-/// The same, at least a character.
+/// The same, but not empty.
 pub fn given_name<const MAX: usize>(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": MAX, "format": check::NAME })
 }
 
-/// Names in a list of at most `COUNT`.
+/// A list of at most `COUNT` names.
 pub fn names<const MAX: usize, const COUNT: usize>(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "maxItems": COUNT, "items": given_name::<MAX>(generator) })
 }
 
-/// Any text of at most so many characters.
+/// Any text of at most `MAX` characters.
 pub fn text<const MAX: usize>(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "maxLength": MAX })
 }
 
-/// Any texts in a list of at most `COUNT`.
+/// A list of at most `COUNT` texts.
 pub fn texts<const MAX: usize, const COUNT: usize>(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "maxItems": COUNT, "items": text::<MAX>(generator) })
 }
 
-/// Words by name, both of one line.
+/// A map of labels; keys and values are one-line text.
 pub fn labels(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
@@ -98,27 +98,27 @@ pub fn labels(generator: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Any text of at most so many characters, and at least one.
+/// Any text of 1 to `MAX` characters.
 pub fn given_text<const MAX: usize>(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": MAX })
 }
 
-/// Slugs in a list of at most `COUNT`.
+/// A list of at most `COUNT` slugs.
 pub fn slugs<const COUNT: usize>(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "maxItems": COUNT, "items": slug(generator) })
 }
 
-/// Free words by name.
+/// A map of arbitrary text by key.
 pub fn words(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "maxProperties": 1000, "additionalProperties": text::<4096>(generator) })
 }
 
-/// Values of any kind by name, which are checked elsewhere.
+/// A map of arbitrary JSON values by key, which are validated elsewhere.
 pub fn fields(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "maxProperties": 1000, "additionalProperties": true })
 }
 
-/// The path of a URL with its query, or nothing.
+/// A URL path with an optional query, or an empty string.
 pub fn health_path(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "string",

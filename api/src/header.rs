@@ -1,9 +1,8 @@
-//! Header fields that operations read, which their rows declare, and that answers carry; what browsers may send and see
-//! follows from that.
+//! Request and response headers that operations declare. The CORS header lists are derived from them.
 
 use std::collections::BTreeSet;
 
-/// A header field, as the document describes it.
+/// A header field and its description in the OpenAPI document.
 #[derive(Debug)]
 pub struct Header {
     /// In lower case: names are compared without regard to case (RFC 9110, 5.1).
@@ -17,30 +16,29 @@ pub static EXTENDED: Header = Header {
     description: "`1`: types that the published Go client keeps closed may carry an `extra` object.",
 };
 
-/// Of what the client has already (RFC 9110, 13.1.2).
+/// Conditional request (RFC 9110, 13.1.2).
 pub static IF_NONE_MATCH: Header = Header {
     name: "if-none-match",
-    description: "The `etag` of an answer that the client has: while it is the same, 304 without a body.",
+    description: "The `etag` of a cached response: if it still matches, the response is 304 without a body.",
 };
 
-/// Of what is answered (RFC 9110, 8.8.3).
-pub static ETAG: Header = Header { name: "etag", description: "Changes with the answer; for `if-none-match`." };
+/// Entity tag of the response (RFC 9110, 8.8.3).
+pub static ETAG: Header = Header { name: "etag", description: "The entity tag of the response, for `if-none-match`." };
 
-/// Names a call, so that a repeat of it is given the same answer and does nothing again (contract decision 34).
+/// Makes a retry safe: a repeated call with the same key receives the stored response (contract decision 34).
 pub static IDEMPOTENCY_KEY: Header = Header {
     name: "idempotency-key",
-    description: "1 to 255 printable ASCII characters, new for each call: the same call sent again with it within 24 hours is \
-                  given the answer of the first.",
+    description: "1 to 255 printable ASCII characters, unique per call: a repeat of the call with the same key within \
+                  24 hours receives the response of the first one.",
 };
 
-/// With refusals that another try may overcome (RFC 9110, 10.2.3).
-pub static RETRY_AFTER: Header =
-    Header { name: "retry-after", description: "Seconds after which another try may help." };
+/// Sent with errors that a retry may resolve (RFC 9110, 10.2.3).
+pub static RETRY_AFTER: Header = Header { name: "retry-after", description: "Seconds to wait before a retry." };
 
-/// With every answer; the log has what happened under it.
+/// Sent with every response; the daemon's log uses the same id.
 pub static REQUEST_ID: Header = Header { name: "x-request-id", description: "The id of the request." };
 
-/// What every operation may be sent, by a client that the published system's pages know.
+/// Request headers that every operation accepts, including those that the published system's web pages send.
 const COMMON: [&str; 7] = [
     "accept",
     "accept-encoding",
@@ -51,13 +49,13 @@ const COMMON: [&str; 7] = [
     "x-csrf-token",
 ];
 
-/// The fields that a page in a browser may send, for `Access-Control-Allow-Headers`.
+/// The value of `Access-Control-Allow-Headers`: headers that a web page may send.
 pub fn allowed() -> String {
     let read = crate::operations().flat_map(|row| row.headers()).map(|header| header.name);
     joined(COMMON.into_iter().chain(read))
 }
 
-/// The fields of answers that a page may see, for `Access-Control-Expose-Headers`.
+/// The value of `Access-Control-Expose-Headers`: response headers that a web page may read.
 pub fn exposed() -> String {
     let set = crate::operations().flat_map(|row| row.sets).map(|header| header.name);
     joined([RETRY_AFTER.name, REQUEST_ID.name].into_iter().chain(set))

@@ -1,5 +1,5 @@
-//! Inputs of operations: where each part of a request comes from, decoded for the server and encoded for the client by
-//! the same types.
+//! Operation inputs: path parameters, query and JSON body, decoded by the server and encoded by the client with the same
+//! types.
 
 use std::{collections::HashSet, fmt};
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::strict;
 
-/// A request taken apart: path parameters in order, decoded once; query pairs, decoded; the JSON body.
+/// The parts of a request: path parameters in order and query pairs, both percent-decoded, and the JSON body.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parts {
     pub path: Vec<String>,
@@ -17,7 +17,7 @@ pub struct Parts {
     pub body: Option<Value>,
 }
 
-/// Why an input was refused, as a sentence for the caller.
+/// Why an input is invalid, as a message for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidInput(pub String);
 
@@ -27,7 +27,7 @@ impl fmt::Display for InvalidInput {
     }
 }
 
-/// What the document says of an input.
+/// The JSON Schemas of an input, for the OpenAPI document.
 #[derive(Default)]
 pub struct InputShape {
     /// Schemas of the path parameters in order.
@@ -39,14 +39,14 @@ pub struct InputShape {
 
 /// The input of an operation.
 pub trait Input: Sized + Send + 'static {
-    /// Whether a body is read at all.
+    /// Whether the operation reads a body.
     const HAS_BODY: bool;
     fn describe(generator: &mut SchemaGenerator) -> InputShape;
     fn decode(parts: &mut Parts) -> Result<Self, InvalidInput>;
     fn encode(&self, parts: &mut Parts);
 }
 
-/// The JSON body. `null`, `{}` and no body are the same thing (contract decision 3).
+/// The JSON body. `null`, `{}` and no body are equivalent (contract decision 3).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Body<T>(pub T);
 
@@ -54,13 +54,13 @@ pub struct Body<T>(pub T);
 #[derive(Clone, Debug, PartialEq)]
 pub struct Path<T>(pub T);
 
-/// The query string as a struct of optional strings; keys it does not know are ignored.
+/// The query string as a struct of optional fields; unknown keys are ignored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query<T>(pub T);
 
-/// A path parameter's type: parsed at the door, trusted afterwards.
+/// The type of a path parameter, validated when it is parsed.
 pub trait PathValue: Sized + Send + 'static {
-    /// Most characters.
+    /// Maximum number of characters.
     const MAX_LENGTH: usize;
     fn parse(text: String) -> Result<Self, InvalidInput>;
     fn text(&self) -> &str;
@@ -90,7 +90,7 @@ impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Input for Bo
         strict::read(body).map(Body).map_err(|reason| InvalidInput(format!("Invalid JSON: {reason}")))
     }
     fn encode(&self, parts: &mut Parts) {
-        // A wire type is a tree of strings, numbers and lists: it always has a JSON form.
+        // Serialization of a wire type cannot fail: it consists of strings, numbers, lists and objects.
         parts.body = serde_json::to_value(&self.0).ok();
     }
 }
@@ -171,7 +171,7 @@ pairs! {
     (A 0, B 1, C 2);
 }
 
-/// Declares path parameters that are plain names with a limit of their own.
+/// Declares path parameters that are plain names with a maximum length.
 #[macro_export]
 macro_rules! path_values {
     ($($(#[doc = $doc:literal])+ $name:ident at most $limit:literal;)*) => {
@@ -194,8 +194,8 @@ macro_rules! path_values {
     };
 }
 
-/// Gives the value of another accepted key to the key of ours, where that is not there. Where both are, decoding refuses them,
-/// by the `alias` of the field.
+/// Renames an alternative key to the canonical one, unless the canonical key is present. If both are present, decoding
+/// fails because of the field's `alias`.
 pub(crate) fn rename_key(body: &mut Value, from: &str, to: &str) {
     let Value::Object(fields) = body else { return };
     if fields.get(to).is_none_or(Value::is_null)
@@ -205,9 +205,9 @@ pub(crate) fn rename_key(body: &mut Value, from: &str, to: &str) {
     }
 }
 
-/// Refuses what no path parameter can be: empty, longer than `limit` characters, or with control characters in it. Its type is
-/// told as the path has it: `userId` for `UserId`. Other hidden characters pass: what was named with them before names
-/// were refused for that can still be removed.
+/// Rejects a path parameter that is empty, longer than `limit` characters, or contains control characters. The error
+/// names the parameter as in the path: `userId` for the type `UserId`. Other hidden characters are allowed, so that
+/// resources whose names were created before hidden characters were forbidden can still be removed.
 pub fn check_parameter(kind: &str, text: &str, limit: usize) -> Result<(), InvalidInput> {
     check_plain("", text, limit).or_else(|_| {
         let (first, rest) = kind.split_at(kind.len().min(1));
@@ -215,19 +215,18 @@ pub fn check_parameter(kind: &str, text: &str, limit: usize) -> Result<(), Inval
     })
 }
 
-/// Refuses what no name of ours can be: empty, longer than `limit` characters, or with [hidden](crate::text::hidden)
-/// characters in it.
+/// Rejects a name that is empty, longer than `limit` characters, or contains [hidden](crate::text::hidden) characters.
 pub fn check_name(what: &str, text: &str, limit: usize) -> Result<(), InvalidInput> {
     check_plain(what, text, limit)?;
     refuse_hidden(what, text)
 }
 
-/// Refuses a text with [hidden](crate::text::hidden) characters in it.
+/// Rejects text that contains [hidden](crate::text::hidden) characters.
 pub fn refuse_hidden(what: &str, text: &str) -> Result<(), InvalidInput> {
     match crate::text::hidden(text) {
         None => Ok(()),
         Some(letter) => Err(InvalidInput(format!(
-            "{what} contains the character U+{:04X}, which is not seen and can make a text look like another; leave it out",
+            "{what} contains the character U+{:04X}, which is invisible and can make one text look like another; leave it out",
             u32::from(letter)
         ))),
     }

@@ -1,5 +1,6 @@
-//! Strict JSON for requests: RFC 8259 without its freedoms. Duplicate keys, text after the value, invalid UTF-8,
-//! nesting and numbers of values beyond a limit are refused (contract decisions 3, 23 and 27); numbers beyond 64 bits too.
+//! Strict JSON parser for requests. Where RFC 8259 leaves a choice, it rejects: duplicate keys, text after the value,
+//! invalid UTF-8, integers beyond 64 bits, and more nesting or values than the limits allow (contract decisions 3, 23
+//! and 27).
 
 use std::{cell::Cell, fmt};
 
@@ -8,28 +9,28 @@ use serde_json::{Map, Number, Value};
 
 use crate::InvalidInput;
 
-/// Arrays and objects inside one another are at most this deep, where no setting says otherwise.
+/// Default maximum nesting depth of arrays and objects.
 pub const MAX_DEPTH: usize = 64;
 
-/// What one JSON text may hold.
+/// Limits for one JSON text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Arrays and objects inside one another.
+    /// Maximum nesting depth of arrays and objects.
     pub depth: usize,
-    /// Values: each object, array, string, number, boolean and null counts as one, keys do not.
+    /// Maximum number of values. Each object, array, string, number, boolean and null counts as one; keys do not count.
     pub values: usize,
 }
 
 impl Limits {
-    /// For text that the reading program wrote or chose itself: any number of values.
+    /// For text from a trusted source: any number of values.
     pub const TRUSTED: Limits = Limits { depth: MAX_DEPTH, values: usize::MAX };
 }
 
-/// Why a text was refused.
+/// Why a text was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     Invalid(InvalidInput),
-    /// It holds more values than [`Limits::values`], which is the number here.
+    /// It has more values than [`Limits::values`], whose value is given here.
     TooManyValues(usize),
 }
 
@@ -37,12 +38,12 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refused::Invalid(reason) => reason.fmt(f),
-            Refused::TooManyValues(most) => write!(f, "the JSON text holds more than {most} values"),
+            Refused::TooManyValues(most) => write!(f, "the JSON text contains more than {most} values"),
         }
     }
 }
 
-/// Reads one JSON value within the limits. `Ok(None)` for an empty body or one of white space alone.
+/// Parses one JSON value within the limits. `Ok(None)` for an empty text or one of white space only.
 pub fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Value>, Refused> {
     let invalid = |reason: String| Refused::Invalid(InvalidInput(format!("Invalid JSON: {reason}")));
     let text = std::str::from_utf8(bytes)
@@ -60,8 +61,8 @@ pub fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Value>, Refused> {
     }
 }
 
-/// Bytes that [`parse`] and the typed reading after it may allocate for this text, estimated from above in one pass:
-/// a map of one entry takes a whole node of its B-tree, a list of one element room for four.
+/// Upper bound in bytes of the memory that [`parse`] and the deserialization after it may allocate, estimated in one
+/// pass over the text: a map with one entry allocates a whole B-tree node, a list with one element capacity for four.
 pub fn memory_of(bytes: &[u8], limits: Limits) -> usize {
     const NODE: usize = 700;
     const LIST: usize = 160;
@@ -79,7 +80,7 @@ pub fn memory_of(bytes: &[u8], limits: Limits) -> usize {
     bytes.len() + NODE * most(objects) + LIST * most(lists) + VALUE * most(values)
 }
 
-/// How many values this one is, as [`Limits::values`] counts them.
+/// The number of values in `value`, as [`Limits::values`] counts them.
 pub fn count(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(count).sum::<usize>(),
@@ -88,7 +89,7 @@ pub fn count(value: &Value) -> usize {
     }
 }
 
-/// Whether arrays and objects are at most this deep inside one another.
+/// Whether arrays and objects are nested at most `depth` levels deep.
 pub fn is_within_depth(value: &Value, depth: usize) -> bool {
     match value {
         Value::Array(items) => depth > 0 && items.iter().all(|item| is_within_depth(item, depth - 1)),
@@ -101,7 +102,7 @@ pub fn is_within_depth(value: &Value, depth: usize) -> bool {
 struct Strict<'a> {
     depth: usize,
     limits: Limits,
-    /// Values begun so far, in the whole text.
+    /// Number of values started so far, in the whole text.
     count: &'a Cell<usize>,
 }
 
@@ -147,7 +148,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         }
     }
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        // serde_json reads an integer beyond 64 bits as a float and so loses digits: refused, like every such integer.
+        // serde_json parses an integer beyond 64 bits as a float, which loses digits; reject it like every such integer.
         if value.fract() == 0.0 && value.abs() >= 9_223_372_036_854_775_808.0 {
             return Err(E::custom(format_args!("the number {value:e} does not fit 64 bits; send it as text")));
         }
@@ -230,7 +231,7 @@ mod tests {
             assert_eq!(read.is_ok(), good, "{text}");
             assert!(good || read == Err(Refused::TooManyValues(5)), "{text}");
         }
-        // Text that is wrong before the limit is reached is invalid.
+        // A syntax error before the limit is reached is reported as invalid JSON.
         assert!(matches!(parse(b"[1,,,,,,,,,]", limits), Err(Refused::Invalid(_))));
     }
 }

@@ -1,22 +1,22 @@
-//! An operation's input as one JSON object: which part of the request each of its keys belongs to. `oo call` and calls by
-//! id within the daemon take their input in this form.
+//! Maps an input that is one JSON object to path, query and body parameters. `oo call` and in-process calls by operation
+//! id take their input in this form.
 
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
 use crate::{InvalidInput, Parts, Row};
 
-/// The keys that an operation takes, by the part of the request that they belong to. Building it generates the
-/// schemas of the row, so build it once for each operation.
+/// The parameters of an operation by location. Construction generates the operation's schemas, so build it once per
+/// operation.
 pub struct Keys {
     path: Vec<&'static str>,
-    /// The pattern of the path, for refusals.
+    /// The path template, for error messages.
     pattern: &'static str,
     query: Vec<String>,
     has_body: bool,
 }
 
-/// A part of a request.
+/// Where a parameter is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// The path parameter of this index.
@@ -42,8 +42,8 @@ impl Keys {
         }
     }
 
-    /// Where a key belongs: a path parameter before a query parameter, and what is neither goes into the body. `None`: the
-    /// operation has no body.
+    /// The location of a key. Path parameters take precedence over query parameters; any other key belongs to the body.
+    /// `None` if the key is unknown and the operation has no body.
     pub fn place(&self, key: &str) -> Option<Place> {
         if let Some(at) = self.path.iter().position(|name| *name == key) {
             return Some(Place::Path(at));
@@ -54,9 +54,9 @@ impl Keys {
         self.has_body.then_some(Place::Body)
     }
 
-    /// The parts of a request with this input. Values of the path and of the query are texts, numbers or booleans; `null` is
-    /// the same as leaving a key out. Refuses a path parameter that is missing, and a key of an operation without a body
-    /// that it does not have. What the body holds is checked as for any request.
+    /// Builds the request parts from an input object. Path and query values must be strings, numbers or booleans; `null` is
+    /// equivalent to omitting the key. Fails if a path parameter is missing, or if the operation has no body and a key is
+    /// unknown. The contents of the body are not validated here.
     pub fn parts(&self, input: Map<String, Value>) -> Result<Parts, InvalidInput> {
         let mut path: Vec<Option<String>> = vec![None; self.path.len()];
         let mut parts = Parts { body: self.has_body.then(|| Value::Object(Map::new())), ..Parts::default() };
@@ -69,7 +69,8 @@ impl Keys {
             }
         }
         for (name, value) in self.path.iter().zip(path) {
-            let missing = || InvalidInput(format!("`{name}` is missing: it stands in the path {}", self.pattern));
+            let missing =
+                || InvalidInput(format!("`{name}` is missing: it is a parameter of the path {}", self.pattern));
             parts.path.push(value.ok_or_else(missing)?);
         }
         Ok(parts)
@@ -82,17 +83,17 @@ impl Keys {
     }
 }
 
-/// The text of a value in a path or a query; nothing for `null`.
+/// The text of a path or query value; `None` for `null`.
 fn text_of(key: &str, value: Value) -> Result<Option<String>, InvalidInput> {
     match value {
         Value::Null => Ok(None),
         Value::String(text) if text.contains('\0') => {
-            Err(InvalidInput(format!("`{key}` contains a NUL character, which no path and no query may")))
+            Err(InvalidInput(format!("`{key}` contains a NUL character, which is not allowed in a path or query")))
         }
         Value::String(text) => Ok(Some(text)),
         Value::Bool(_) | Value::Number(_) => Ok(Some(value.to_string())),
         Value::Array(_) | Value::Object(_) => Err(InvalidInput(format!(
-            "`{key}` is a text, a number or a boolean, since it stands in the path or the query"
+            "`{key}` is sent in the path or the query and must be a string, a number or a boolean"
         ))),
     }
 }
@@ -135,9 +136,9 @@ mod tests {
             ("removeInstance", json!({}), "`id` is missing"),
             ("removeInstance", json!({ "id": null }), "`id` is missing"),
             ("removeInstance", json!({ "id": "a", "b": 1 }), "no parameter `b`; it takes `id`"),
-            ("removeInstance", json!({ "id": ["a"] }), "`id` is a text"),
+            ("removeInstance", json!({ "id": ["a"] }), "`id` is sent in the path"),
             ("removeInstance", json!({ "id": "a\0b" }), "NUL"),
-            ("listInstances", json!({ "slug": {} }), "`slug` is a text"),
+            ("listInstances", json!({ "slug": {} }), "`slug` is sent in the path"),
             ("health", json!({ "a": 1 }), "it takes none"),
         ] {
             let refused = parts(id, input.clone()).unwrap_err();

@@ -1,5 +1,6 @@
-//! The contract: for each service its wire types, its permissions and its table of operations, and the folds over the
-//! table that need no I/O (decoding, the OpenAPI document). Imports nothing of ours and no web framework.
+//! The API contract: wire types, permissions and the table of operations of each service, and what is derived from the
+//! table without I/O (decoding, input validation, the OpenAPI document). Depends on no other crate of this workspace and
+//! on no web framework.
 
 pub mod audit;
 mod check;
@@ -33,14 +34,14 @@ pub use output::{Created, Document, Download, Html, Json, NoContent, Output, Sam
 pub use slug::Slug;
 pub use time::Time;
 
-/// A built-in service as the contract knows it.
+/// The contract of a built-in service.
 pub struct Service {
-    /// The first segment of its paths and the slug of its account. Empty for paths of the daemon itself.
+    /// The first segment of its paths and the slug of its account.
     pub slug: &'static str,
     pub name: &'static str,
     pub operations: &'static [&'static Row],
     pub permissions: &'static [&'static Permission],
-    /// The refusals that are this service's own.
+    /// The error codes that this service declares.
     pub errors: &'static [&'static ErrorCode],
 }
 
@@ -57,7 +58,7 @@ pub fn permissions() -> impl Iterator<Item = &'static Permission> {
     SERVICES.iter().flat_map(|service| service.permissions.iter().copied())
 }
 
-/// Every code that an answer of the daemon may have, in the order of the document.
+/// Every error code that the daemon may return, in the order of the document.
 pub fn errors() -> impl Iterator<Item = &'static ErrorCode> {
     let common = [
         error::request::ERRORS,
@@ -69,7 +70,7 @@ pub fn errors() -> impl Iterator<Item = &'static ErrorCode> {
     common.into_iter().chain(SERVICES.iter().map(|service| service.errors)).flatten().copied()
 }
 
-/// The roles every daemon has. Roles do not inherit: the admin account holds `ADMIN` alone.
+/// The built-in roles. Roles do not inherit: the admin account has only `ADMIN`.
 pub mod role {
     pub const ADMIN: &str = "user-svc:admin";
     pub const USER: &str = "user-svc:user";

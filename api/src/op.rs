@@ -1,5 +1,5 @@
-//! The table of operations: one row says all that is true of an operation, and router, document, client, command line,
-//! permission seeding and guard tests are folds over the rows.
+//! The table of operations. Each row declares one operation completely; the router, the OpenAPI document, the client, the
+//! command line, the seeding of permissions and the access tests are derived from the rows.
 
 use std::marker::PhantomData;
 
@@ -33,27 +33,27 @@ impl Method {
     }
 }
 
-/// What an operation does to the state, which decides about retries and audit. A POST that lists is a read.
+/// Whether an operation changes state, which determines retries and auditing. A POST that lists is a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Read,
     Write,
 }
 
-/// What comes of a call that is made twice, which decides whether a client may try it again (contract decision 34).
+/// Whether an operation is idempotent, which determines whether a client may retry it (contract decision 34).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
-    /// The operation is idempotent: a repeat leaves the same state, though its answer may differ.
+    /// Idempotent by itself: a repeated call leaves the same state, though its response may differ.
     Natural,
-    /// With the header `Idempotency-Key` the second call is given the answer of the first. It is one batch, and its answer,
-    /// which holds no secret, is stored with it.
+    /// Idempotent with the header `Idempotency-Key`: a repeated call receives the response of the first one. The operation
+    /// commits one batch, and its response, which contains no secret, is stored in the same batch.
     Keyed,
-    /// Neither: the second call is another one, or is refused.
+    /// Not idempotent: a second call has its own effect, or fails.
     Never,
 }
 
 impl Repeat {
-    /// As the document has it.
+    /// The value of `x-repeat` in the OpenAPI document.
     pub const fn as_str(self) -> &'static str {
         match self {
             Repeat::Natural => "natural",
@@ -63,20 +63,20 @@ impl Repeat {
     }
 }
 
-/// A right that can be held by a role or granted to a slug.
+/// A permission that can be given to a role or granted to a slug.
 #[derive(Debug)]
 pub struct Permission {
     /// `<slug of the service>:<thing>:<verb>`.
     pub id: &'static str,
     pub description: &'static str,
-    /// The built-in roles that hold it when the daemon is first started.
+    /// The built-in roles that have it when the daemon is first started.
     pub granted_to: &'static [&'static str],
-    /// Whether it is about what belongs to no app, or to all: then it is held by those alone who hold it in the default
-    /// app or in all apps.
+    /// Whether it applies to resources that belong to no app, or to all apps. Such a permission counts only if the account
+    /// has it in the default app or in all apps.
     pub of_all_apps: bool,
 }
 
-/// [`Permission::of_all_apps`].
+/// [`Permission::platform_scoped`], as an argument of the macro `permissions!`.
 pub const OF_ALL_APPS: bool = true;
 
 /// Who may call an operation.
@@ -91,29 +91,29 @@ pub enum Access {
 #[derive(Clone, Copy, Debug)]
 pub struct Guard {
     pub permission: &'static Permission,
-    /// Accounts that pass without the permission: built-in services that need the operation for their work.
+    /// Slugs of built-in services that may call the operation without the permission.
     pub also_slugs: &'static [&'static str],
-    /// Who else passes without it.
+    /// Other callers that do not need the permission.
     pub exempt: Exempt,
 }
 
-/// What must hold of the caller and of what the input names, beside what [`Access`] asks for: the service binds the function
-/// that decides it, which runs before the handler.
+/// An additional authorization rule that depends on the caller and the input. The service binds the function that
+/// evaluates it, which runs before the handler.
 #[derive(Debug)]
 pub struct Condition {
-    /// Who passes, for the document: "an admin of the organization".
+    /// The callers that satisfy it, for the OpenAPI document: "an admin of the organization".
     pub who: &'static str,
-    /// The error for callers that do not meet the condition.
+    /// The error for other callers.
     pub refusal: &'static ErrorCode,
 }
 
-/// Who passes without the permission of a [`Guard`]. The service binds a function that finds the account.
+/// Callers that do not need the permission. The service binds a function that finds the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exempt {
     Nobody,
-    /// The owner of the thing that the input names.
+    /// The owner of the resource that the input names.
     Owner,
-    /// The account that the input names, or that the thing is about which it names; the caller's own where it names none.
+    /// The account that the input names, or the account that the named resource concerns; the caller if none is named.
     Account,
 }
 
@@ -133,7 +133,7 @@ impl Access {
         self.exempting(Exempt::Owner)
     }
 
-    /// Each account for itself, and who has the permission for others.
+    /// Each account may call it for itself; calls for other accounts need the permission.
     pub const fn itself_or(permission: &'static Permission) -> Access {
         Access::needs(permission).exempting(Exempt::Account)
     }
@@ -146,58 +146,58 @@ impl Access {
     }
 }
 
-/// One operation without its types: what the folds read.
+/// The declaration of one operation, without its input and output types.
 pub struct Row {
-    /// The operation id of the document, of logs, metrics and `oo call`.
+    /// The operation id in the OpenAPI document, logs, metrics and `oo call`.
     pub id: &'static str,
     pub method: Method,
-    /// With `{name}` for path parameters.
+    /// The path template, with `{name}` for path parameters.
     pub path: &'static str,
-    /// Other paths under which the same operation answers.
+    /// Other paths of the same operation.
     pub aliases: &'static [&'static str],
-    /// The doc comment: its first sentence is the summary, the rest a description.
+    /// The doc comment: its first sentence is the summary, the rest the description.
     pub doc: &'static str,
     pub access: Access,
     pub condition: Option<&'static Condition>,
-    /// `None`: what the method says (GET reads, all else writes).
+    /// `None`: derived from the method (GET reads, all others write).
     pub effect: Option<Effect>,
-    /// What comes of a repeat. Each operation that writes says it; one that reads is natural.
+    /// Required for operations that write; reads are [`Natural`](Idempotency::Natural).
     pub repeat: Option<Repeat>,
-    /// Whether a call that changes something, or is refused, leaves an entry in the audit log.
+    /// Whether a call that changes something or is refused is written to the audit log.
     pub audited: bool,
-    /// What of the body the entry names as the call's target, beside the path's parameters: JSON pointers to texts, in
-    /// which `*` stands for each element of a list. Never to a secret.
+    /// JSON pointers into the body whose values are targets in the audit log, besides the path parameters. `*` stands for
+    /// each element of a list. Never points to a secret.
     pub target: &'static [&'static str],
-    /// Whether a delegated token (contract decision 9) may call it.
+    /// Whether it may be called with a delegated token (contract decision 9).
     pub delegated: bool,
-    /// Whether a caller ends sessions by it. It is not counted among what an account writes, so that who has stolen a token
-    /// cannot keep its owner from ending it.
+    /// Whether it ends sessions. Such calls are exempt from the write rate limit of the account, so that the holder of a
+    /// stolen token cannot prevent the owner from revoking it.
     pub ends_sessions: bool,
-    /// Header fields that it looks at, beside those of every operation and the one that [`Repeat::Keyed`] brings.
+    /// Request headers that it reads, besides the common ones and `Idempotency-Key` of [`Idempotency::Keyed`].
     pub reads: &'static [&'static Header],
-    /// Header fields of its success, beside those of every answer.
+    /// Headers of its success response, besides the common ones.
     pub sets: &'static [&'static Header],
-    /// Refusals beyond those that access, input and the daemon's state bring by themselves.
+    /// Error codes besides those implied by access, input and the state of the daemon.
     pub errors: &'static [&'static ErrorCode],
-    /// Whether the answer is a list that may be long: it is made and encoded beside the async workers, which would serve
-    /// nobody else meanwhile. The guard test of the table names the lists that never are.
+    /// Whether the response may be a long list. It is built and encoded on a blocking thread, so that it does not block the
+    /// async workers. A test of the table names the lists that are always short.
     pub long_answer: bool,
-    /// Whether one call may be very much work: it is done beside the async workers too, and callers take turns.
+    /// Whether one call may be expensive. It also runs on a blocking thread, and callers are scheduled fairly.
     pub heavy: bool,
-    /// Largest body in bytes as sent, where it is not the usual one, which a setting gives; unpacked it may be four
-    /// times that.
+    /// Maximum body size in bytes as sent; `None`: the limit from the settings. Decompressed, the body may be
+    /// [`MAX_DECOMPRESSION_RATIO`] times as large.
     pub body_limit: Option<usize>,
-    /// Most JSON values in the body, where it is not the usual number, which a setting gives.
+    /// Maximum number of JSON values in the body; `None`: the limit from the settings.
     pub max_values: Option<usize>,
-    /// Rewrites other accepted forms of the request (the successor's) into ours, before decoding.
+    /// Rewrites alternative forms of the body (those of the successor API) into the canonical one, before decoding.
     pub normalise: Option<fn(&mut Value)>,
     pub input: fn(&mut SchemaGenerator) -> InputShape,
     pub output: fn(&mut SchemaGenerator) -> OutputShape,
 }
 
-/// The usual limit for a JSON body in bytes as sent, where no setting says otherwise (contract decision 23).
+/// Default maximum size of a JSON body in bytes as sent (contract decision 23).
 pub const BODY_LIMIT: usize = 4 << 20;
-/// How many times larger than its limit a compressed body may be when unpacked.
+/// A decompressed body may be this many times the maximum size of the compressed one.
 pub const UNPACKED_FACTOR: usize = 4;
 
 impl Row {
@@ -209,7 +209,7 @@ impl Row {
         }
     }
 
-    /// What comes of a repeat ([`Row::repeat`]).
+    /// Whether the operation is idempotent, with the default for reads applied.
     pub fn repeats(&self) -> Repeat {
         match (self.repeat, self.effect()) {
             (Some(repeat), _) => repeat,
@@ -218,28 +218,28 @@ impl Row {
         }
     }
 
-    /// The header fields that it looks at, beside those of every operation.
+    /// The request headers that it reads, besides the common ones.
     pub fn headers(&self) -> impl Iterator<Item = &'static Header> {
         let key = (self.repeats() == Repeat::Keyed).then_some(&header::IDEMPOTENCY_KEY);
         self.reads.iter().copied().chain(key)
     }
 
-    /// The first sentence of the documentation, without its full stop.
+    /// The first sentence of the documentation, without the full stop.
     pub fn summary(&self) -> String {
         let (summary, _) = self.sentences();
         summary.trim_end_matches('.').to_owned()
     }
 
-    /// What the documentation says after its first sentence; empty where that is all.
+    /// The documentation after its first sentence; may be empty.
     pub fn description(&self) -> String {
         self.sentences().1
     }
 
-    /// The first sentence, on one line, and the rest as it stands.
+    /// The first sentence on one line, and the rest with its line breaks.
     fn sentences(&self) -> (String, String) {
         let doc = self.doc.trim();
         let paragraph = doc.split("\n\n").next().unwrap_or_default();
-        // A full stop before white space; abbreviations are not used in these texts.
+        // The sentence ends at a full stop before white space; these texts contain no abbreviations.
         let end = paragraph
             .match_indices('.')
             .map(|(at, _)| at + 1)
@@ -250,8 +250,8 @@ impl Row {
         (on_one_line, rest.trim().to_owned())
     }
 
-    /// The refusals that follow from access and input, which `input` describes, then those of its own. Any operation may
-    /// also answer what the state of the daemon brings ([`platform::ERRORS`]), and that its URL cannot be read.
+    /// The error codes implied by access and by `input`, followed by the declared ones. Any operation may also return
+    /// [`platform::ERRORS`] and [`request::INVALID_URL`], which are not included.
     pub fn refusals(&self, input: &InputShape) -> Vec<&'static ErrorCode> {
         let mut list = Vec::new();
         if input.body.is_some() || input.query.is_some() || !input.path.is_empty() {
@@ -310,26 +310,26 @@ impl Row {
         list
     }
 
-    /// Whether the operation may refuse with this code.
+    /// Whether the operation may return this error code.
     pub fn may_refuse(&self, code: &ErrorCode) -> bool {
         let input = (self.input)(&mut SchemaGenerator::default());
         platform::ERRORS.contains(&code) || *code == request::INVALID_URL || self.refusals(&input).contains(&code)
     }
 
-    /// Whether its answer holds the token of a session: whoever reads it can be that account.
+    /// Whether its response contains a session token, with which its reader can act as the account.
     pub fn answers_token(&self) -> bool {
         let mut generator = SchemaGenerator::default();
         (self.output)(&mut generator);
         generator.definitions().contains_key("AuthToken")
     }
 
-    /// Whether its answer is JSON, or has no body.
+    /// Whether its response is JSON or has no body.
     pub fn answers_json(&self) -> bool {
         let output = (self.output)(&mut SchemaGenerator::default());
         output.body.is_none_or(|(content_type, _)| content_type == output::JSON)
     }
 
-    /// How its answer is streamed, where it is.
+    /// How its response is streamed, if it is.
     pub fn stream(&self) -> Option<Stream> {
         (self.output)(&mut SchemaGenerator::default()).stream
     }
@@ -340,7 +340,7 @@ impl Row {
     }
 }
 
-/// A row with the types of its input and output, so that a handler of the wrong type does not compile.
+/// An operation with its input and output types, so that a handler of the wrong type does not compile.
 pub struct Op<I, O> {
     pub row: &'static Row,
     types: PhantomData<fn(I) -> O>,
@@ -360,7 +360,7 @@ impl<I, O> Clone for Op<I, O> {
 
 impl<I, O> Copy for Op<I, O> {}
 
-/// Declares the operations of a service and the list of their rows.
+/// Declares the operations of a service, and the list `OPERATIONS`.
 ///
 /// ```text
 /// ops! {
@@ -404,7 +404,7 @@ macro_rules! ops {
     (@method DELETE) => { $crate::Method::Delete };
 }
 
-/// What a row says when it does not say otherwise: nobody gets in who is not admitted by name.
+/// Default values for the fields of a row. Access is denied unless the row declares it.
 pub const TEMPLATE: Row = Row {
     id: "",
     method: Method::Get,
@@ -435,7 +435,7 @@ pub const TEMPLATE: Row = Row {
     output: <crate::NoContent as Output>::describe,
 };
 
-/// Declares the permissions of a service and the list of them.
+/// Declares the permissions of a service, and the list `PERMISSIONS`.
 #[macro_export]
 macro_rules! permissions {
     ($($name:ident $id:literal $description:literal [$($role:ident),*] $(, $reach:ident)?;)*) => {

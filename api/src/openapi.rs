@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 document as a fold over the table of operations.
+//! Generates the OpenAPI 3.1 document from the table of operations.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use crate::{
     output::Stream,
 };
 
-/// The whole document. Making it takes some milliseconds: whoever serves it keeps it.
+/// Generates the whole document. This takes some milliseconds, so the result should be cached.
 pub fn document(version: &str) -> Value {
     let mut paths = Map::new();
     let mut schemas = Map::new();
     for service in crate::SERVICES {
-        // Schema names are unique within a service, so each has a generator and its names get the service as prefix.
+        // Schema names are unique within a service only, so each service has its own generator and a name prefix.
         let mut generator = SchemaSettings::draft2020_12()
             .with(|settings| {
                 settings.meta_schema = None;
@@ -44,8 +44,8 @@ pub fn document(version: &str) -> Value {
             "type": "object",
             "required": ["error", "code"],
             "properties": {
-                "error": { "type": "string", "description": "A sentence that names what is wrong and the remedy." },
-                "code": { "type": "string", "description": "Stable, for programs: one of `x-errors`." }
+                "error": { "type": "string", "description": "A message that says what is wrong and how to fix it." },
+                "code": { "type": "string", "description": "A stable error code for programs: one of `x-errors`." }
             }
         }),
     );
@@ -54,7 +54,7 @@ pub fn document(version: &str) -> Value {
         "info": {
             "title": "OpenOrch",
             "version": version,
-            "description": "Accounts, registry, gateway and the services everybody needs. Requests to `/<slug>/…` reach the instances of the account with that slug.",
+            "description": "Accounts, service registry, gateway and common services. Requests to `/<slug>/…` reach the instances of the account with that slug.",
             "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" }
         },
         "servers": [{ "url": "/" }],
@@ -71,8 +71,8 @@ pub fn document(version: &str) -> Value {
     document
 }
 
-/// The document as it describes what is accepted and not only what is recommended: `null` for what may be left out, and
-/// the largest integers. Checked with each other by tests that make requests of it.
+/// A variant of the document that describes all accepted input instead of the recommended form: `null` for optional
+/// fields, and the full range of integers. Tests generate requests from it.
 pub fn accepted(version: &str) -> Value {
     let mut document = document(version);
     if let Some(Value::Object(schemas)) = document.pointer_mut(SCHEMAS) {
@@ -90,7 +90,7 @@ pub fn accepted(version: &str) -> Value {
     document
 }
 
-/// Says of one schema, and of all in it, what else is accepted.
+/// Adds the other accepted values to a schema and its nested schemas.
 fn accept(schema: &mut Value) {
     let Value::Object(fields) = schema else { return };
     if fields.get("type").is_some_and(|kind| kind == "integer") {
@@ -116,10 +116,10 @@ fn or_null(schema: Value) -> Value {
 }
 
 const SCHEMAS: &str = "/components/schemas";
-/// The one schema that all services share.
+/// The schema that all services share.
 const ERROR: &str = "#/components/schemas/Error";
 
-/// References within a service get its prefix, as its schemas do.
+/// Adds the service prefix to schema references.
 fn qualify(value: &mut Value, prefix: &str) {
     match value {
         Value::Object(fields) => {
@@ -147,7 +147,7 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
     let input = (row.input)(generator);
     let output = (row.output)(generator);
     let mut operation = json!({
-        // Ids are unique in a document, so that of an alias says which path it is.
+        // Operation ids must be unique in a document, so the one of an alias has a suffix.
         "operationId": if is_alias { format!("{}Alias", row.id) } else { row.id.to_owned() },
         "tags": [service.name],
         "summary": row.summary(),
@@ -187,7 +187,7 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
     if let Some(stream) = &output.stream {
         operation["x-stream"] = stream.kind().into();
         if let Stream::Events(events) = stream {
-            // What the `data` of each event is; its media type says only what most of them are.
+            // The schema of the response body describes the main event only; these are the `data` of every event.
             operation["x-events"] = events.iter().map(|(name, schema)| (*name, schema.as_value().clone())).collect();
         }
     }
@@ -202,7 +202,7 @@ fn operation(service: &Service, row: &Row, is_alias: bool, generator: &mut Schem
     }
     responses.insert(output.status.to_string(), success);
     if row.reads.iter().any(|read| read.name == header::IF_NONE_MATCH.name) {
-        responses.insert("304".into(), json!({ "description": "The client has this answer" }));
+        responses.insert("304".into(), json!({ "description": "The client's cached response is current" }));
     }
     let mut refusals = BTreeMap::<u16, Vec<&ErrorCode>>::new();
     for code in row.refusals(&input) {
@@ -229,12 +229,12 @@ fn described(header: &Header, kind: &str) -> Value {
     json!({ "description": header.description, "schema": { "type": kind } })
 }
 
-/// Whether a body must be there, since something must be in it.
+/// Whether the body has required fields, so that the body itself is required.
 fn has_required_fields(schema: &Schema, generator: &SchemaGenerator) -> bool {
     resolved(schema, generator).get("required").is_some()
 }
 
-/// The schema, or the one that it refers to.
+/// The schema, or the schema that it references.
 fn resolved<'a>(schema: &'a Schema, generator: &'a SchemaGenerator) -> &'a Value {
     let name = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.rsplit('/').next());
     name.and_then(|name| generator.definitions().get(name)).unwrap_or(schema.as_value())
@@ -258,8 +258,8 @@ fn parameters(row: &Row, input: &InputShape) -> Vec<Value> {
     list
 }
 
-/// How a list is read page by page, for generators of clients: the input's key for the place, which the answer tells under
-/// another. Lists that take `after` and answer with `next` are such.
+/// `x-page`: how a list is paginated, for client generators. A list is paginated if its input has the cursor `after` and
+/// its output has `next`.
 fn page(input: &InputShape, output: Option<&Schema>, generator: &SchemaGenerator) -> Option<Value> {
     let (after, limit, next) = ("after", "limit", "next");
     let (place, asked) = match (&input.query, &input.body) {
@@ -273,8 +273,8 @@ fn page(input: &InputShape, output: Option<&Schema>, generator: &SchemaGenerator
     is_paged.then(|| json!({ "in": place, "cursor": after, "limit": limit, "next": next }))
 }
 
-/// Optional fields accept `null` and may be left out; the document says the second alone, since generated clients make
-/// worse types of the first.
+/// Optional fields accept `null` and may be omitted. The document only says that they may be omitted, since client
+/// generators produce worse types for nullable fields.
 fn leave_out_null(document: &mut Value) {
     match document {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! Outputs of operations: the success status and the body, encoded by the server and decoded by the client.
+//! Operation outputs: the success status and the body, encoded by the server and decoded by the client.
 
 use std::{
     hash::{DefaultHasher, Hasher},
@@ -11,26 +11,26 @@ use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
 
-/// What the document says of an output.
+/// The status and schemas of an output, for the OpenAPI document.
 pub struct OutputShape {
     pub status: u16,
-    /// Content type and schema, for outputs that have a body.
+    /// Content type and schema, if there is a body.
     pub body: Option<(&'static str, Schema)>,
-    /// How it is streamed, where it is.
+    /// How it is streamed, if it is.
     pub stream: Option<Stream>,
 }
 
-/// How an output is streamed: what comes has no bound, and the client reads it as it comes.
+/// How an output is streamed. A stream has no size limit; the client reads it incrementally.
 #[derive(Clone, Debug)]
 pub enum Stream {
-    /// [`Events`](crate::Events): the names of the events, and the schemas of their data.
+    /// [`Events`](crate::Events), with the names of the events and the schemas of their data.
     Events(Vec<(&'static str, Schema)>),
     /// [`Download`].
     Download,
 }
 
 impl Stream {
-    /// The word of the document, `x-stream`.
+    /// The value of `x-stream` in the OpenAPI document.
     pub fn kind(&self) -> &'static str {
         match self {
             Stream::Events(_) => "events",
@@ -39,36 +39,36 @@ impl Stream {
     }
 }
 
-/// A body ready to be sent.
+/// An encoded response body.
 pub struct Encoded {
     pub content_type: &'static str,
     pub body: EncodedBody,
 }
 
-/// The bytes of a body, or what makes them while they are sent.
+/// The bytes of a body, or a source that produces them while they are sent.
 pub enum EncodedBody {
-    /// Made for this answer alone.
+    /// Encoded for this response.
     Whole(Bytes),
-    /// The same memory in every answer.
+    /// Shared by every response.
     Shared(Document),
-    /// In order; the first failure ends it.
+    /// Chunks in order; the first error ends the body.
     Pieces {
         pieces: Pieces,
-        /// Bytes of memory that what makes them holds, about.
+        /// Approximate bytes of memory that the source holds.
         held: usize,
     },
-    /// The same, but for pieces that have to be waited for.
+    /// Chunks that are produced asynchronously.
     Awaited {
         pieces: AwaitedPieces,
-        /// As above.
+        /// Approximate bytes of memory that the source holds.
         held: usize,
     },
 }
 
-/// Pieces of a body that come from elsewhere, asked for as a stream is polled.
+/// Asynchronously produced chunks of a body, polled like a stream.
 pub type AwaitedPieces = Box<dyn FnMut(&mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> + Send>;
 
-/// Pieces of a body, each made when it is asked for.
+/// Lazily produced chunks of a body.
 pub type Pieces = Box<dyn Iterator<Item = Result<Bytes, serde_json::Error>> + Send>;
 
 impl Encoded {
@@ -81,7 +81,7 @@ impl Encoded {
     }
 }
 
-/// Bytes that are made once and the same for everybody, with their entity tag.
+/// A static document, shared by all responses, with its entity tag.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     pub bytes: Bytes,
@@ -92,7 +92,7 @@ pub struct Document {
 impl Document {
     pub fn new(bytes: impl Into<Bytes>) -> Document {
         let bytes = bytes.into();
-        // Its keys are the same in each process.
+        // `DefaultHasher::new` uses fixed keys, so the tag is the same in every process.
         let mut hasher = DefaultHasher::new();
         hasher.write(&bytes);
         Document { etag: format!("\"{:016x}\"", hasher.finish()).into(), bytes }
@@ -101,10 +101,10 @@ impl Document {
 
 pub trait Output: Sized + Send + 'static {
     fn describe(generator: &mut SchemaGenerator) -> OutputShape;
-    /// `None`: the answer has no body.
+    /// Encodes the body; `None` if there is none.
     fn encode(self) -> Result<Option<Encoded>, serde_json::Error>;
     fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error>;
-    /// The status this output is sent with.
+    /// The HTTP status of the response.
     const STATUS: u16;
 }
 
@@ -190,16 +190,16 @@ impl From<Bytes> for Document {
 }
 
 text_output! {
-    /// 200 with a page that is the same for everybody.
+    /// 200 with a static HTML page.
     Html shared Document "text/html; charset=utf-8";
-    /// 200 with samples in the Prometheus text format 0.0.4.
+    /// 200 with metrics in the Prometheus text format 0.0.4.
     Samples whole Bytes "text/plain; version=0.0.4; charset=utf-8";
 }
 
-/// 200 with bytes that are no text and may be many: they are sent as they come.
+/// 200 with binary data of any size, sent as it is produced.
 pub struct Download {
     pub pieces: AwaitedPieces,
-    /// Bytes of memory that the pieces hold at any one time, about.
+    /// Approximate bytes of memory that `pieces` uses at any time.
     pub held: usize,
 }
 
@@ -218,13 +218,13 @@ impl Output for Download {
     }
 }
 
-/// A body that is there already, as one piece.
+/// A complete body as a single chunk.
 pub(crate) fn once(bytes: &[u8]) -> AwaitedPieces {
     let mut whole = Some(Ok(Bytes::copy_from_slice(bytes)));
     Box::new(move |_| Poll::Ready(whole.take()))
 }
 
-/// 200 with a JSON document that was encoded once and is the same for everybody: each answer shares its bytes.
+/// 200 with a JSON document that is encoded once and shared by all responses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SharedJson(pub Document);
 
@@ -243,23 +243,23 @@ impl Output for SharedJson {
     }
 }
 
-/// A JSON answer that is one list and may be long: the server encodes it item by item while the client reads, so that
-/// neither its whole text is ever in memory nor its encoding holds up other requests.
+/// A JSON response that consists of one possibly long list. The server encodes it item by item while the client reads,
+/// so that it is never in memory as a whole and its encoding does not block other requests.
 pub trait LongList: Send + 'static {
     type Item: Serialize + Send + 'static;
-    /// The key of the list in the answer's object.
+    /// The key of the list in the JSON object.
     const KEY: &'static str;
 }
 
-/// The items of a [`LongList`], each made when it is encoded.
+/// The items of a [`LongList`], each created when it is encoded.
 pub struct Items<T: LongList> {
     items: Box<dyn Iterator<Item = T::Item> + Send>,
     held: usize,
 }
 
 impl<T: LongList> Items<T> {
-    /// From what is kept of each item until it is encoded, which are so many bytes. What is not there any more then is
-    /// left out.
+    /// Creates each item from its source with `encode` when it is sent; `held` is the approximate size of the sources in
+    /// bytes. A source for which `encode` returns `None`, because its item no longer exists, is skipped.
     pub fn new<S: Send + 'static>(
         sources: Vec<S>,
         held: usize,
@@ -268,7 +268,7 @@ impl<T: LongList> Items<T> {
         Items { items: Box::new(sources.into_iter().filter_map(encode)), held }
     }
 
-    /// `{"KEY":[…]}`, and `{}` without items; a list that fits one piece is answered whole.
+    /// Encodes `{"KEY":[…]}`, or `{}` for an empty list. A list that fits one chunk is sent as a whole.
     pub fn encode(self) -> Result<Encoded, serde_json::Error> {
         let mut items = self.items.peekable();
         if items.peek().is_none() {
@@ -285,12 +285,12 @@ impl<T: LongList> Items<T> {
     }
 }
 
-/// Bytes of a piece of a long list, about.
+/// Approximate bytes per chunk of a long list.
 const PIECE: usize = 32 << 10;
 
 struct ListPieces<I: Iterator> {
     items: std::iter::Peekable<I>,
-    /// What the next piece begins with; `None` once the last one was made.
+    /// The beginning of the next chunk; `None` after the last one.
     next: Option<Vec<u8>>,
 }
 
@@ -334,7 +334,7 @@ mod tests {
             let items = Items::<Numbers>::new((0..count).collect(), 0, Some);
             match items.encode().unwrap().body {
                 EncodedBody::Whole(bytes) => text.extend(bytes),
-                EncodedBody::Shared(_) | EncodedBody::Awaited { .. } => unreachable!("a list is made for its answer"),
+                EncodedBody::Shared(_) | EncodedBody::Awaited { .. } => unreachable!("a list is encoded per response"),
                 EncodedBody::Pieces { pieces: all, .. } => {
                     for piece in all {
                         let piece = piece.unwrap();

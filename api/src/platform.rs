@@ -1,4 +1,5 @@
-//! The paths of the daemon itself: what it is, whether it is well, its documents and metrics.
+//! The contract of the daemon's own operations: health, documentation, metrics, backup, batch calls and request
+//! monitoring.
 
 use std::collections::HashMap;
 
@@ -24,56 +25,56 @@ pub static SERVICE: crate::Service = crate::Service {
 };
 
 errors! {
-    BACKUP_RUNNING 409 "platform.backup_running" "another backup is being made"
-        "wait for it";
-    NOT_IN_BATCH 400 "platform.not_in_batch" "the operation cannot be called in a batch: operations that answer with a token, answer with something other than JSON, change something without a sign-in, or are the batch itself"
-        "call it by itself";
+    BACKUP_RUNNING 409 "platform.backup_running" "another backup is in progress"
+        "wait until it has finished";
+    NOT_IN_BATCH 400 "platform.not_in_batch" "the operation cannot be called in a batch: its response contains a token or is not JSON, it is a public operation that changes something, or it is the batch itself"
+        "call it directly";
     CALL_SKIPPED 424 "platform.call_skipped" "a call before this one failed, and the batch stops at the first failure"
-        "correct that call, then send those that were not made";
+        "correct that call, then repeat the skipped ones";
 }
 
 permissions! {
     METRICS_VIEW "platform-svc:metrics:view" "Read the metrics of the daemon." [ADMIN], OF_ALL_APPS;
-    BACKUP_CREATE "platform-svc:backup:create" "Copy all data of the daemon, secrets included." [ADMIN], OF_ALL_APPS;
-    REQUEST_MONITOR "platform-svc:request:monitor" "Follow the requests to the daemon and to all services." [ADMIN], OF_ALL_APPS;
+    BACKUP_CREATE "platform-svc:backup:create" "Back up all data of the daemon, including secrets." [ADMIN], OF_ALL_APPS;
+    REQUEST_MONITOR "platform-svc:request:monitor" "Monitor the requests to the daemon and to all services." [ADMIN], OF_ALL_APPS;
 }
 
 ops! {
-    /// What this is, and where to go next.
+    /// Name and version of this daemon, and where its documentation is.
     WELCOME "welcome" = GET "/" () -> Json<Welcome>, access: Access::Public;
 
-    /// Whether the process runs.
+    /// Liveness check: the process runs.
     HEALTH "health" = GET "/health" () -> Json<Health>, access: Access::Public;
 
-    /// Whether the daemon can serve: its store answers.
+    /// Readiness check: the store responds.
     READY "ready" = GET "/ready" () -> Json<Health>,
         access: Access::Public, errors: &[&error::platform::STORE_UNAVAILABLE];
 
-    /// This document.
+    /// The OpenAPI document.
     OPENAPI "openapi" = GET "/openapi.json" () -> SharedJson,
         access: Access::Public, reads: &[&IF_NONE_MATCH], sets: &[&ETAG];
 
-    /// The operations as a page to read.
+    /// The API reference as an HTML page.
     DOCS "docs" = GET "/docs" () -> Html,
         access: Access::Public, reads: &[&IF_NONE_MATCH], sets: &[&ETAG];
 
-    /// All data of the daemon as of one moment, in a file for `openorch restore`.
+    /// Back up all data of the daemon as a consistent snapshot, for `openorch restore`.
     ///
-    /// The daemon copies its data beside the running work, by the connections that it has, also where the files of its
-    /// database were removed; that takes as much free disk as there is data, and nothing comes before the copy is whole.
-    /// The file holds all secrets, and the key that decrypts them if the daemon made it for itself: keep it as safe as the
-    /// data folder.
+    /// The daemon keeps serving requests meanwhile. It copies the data through its open connections, so this also works if
+    /// the database files were removed. The copy needs as much free disk space as there is data, and the download starts
+    /// when it is complete. The file contains all secrets, and the encryption key if the daemon generated it: protect it
+    /// like the data directory.
     BACKUP "backup" = POST "/platform-svc/backup" () -> Download,
         access: Access::needs(&BACKUP_CREATE), repeat: Some(Repeat::Never),
         audited: true, errors: &[&BACKUP_RUNNING, &error::platform::STORAGE_FULL];
 
-    /// Call up to 20 operations by their ids, one after the other.
+    /// Call up to 20 operations by id, in order.
     ///
-    /// Each call is answered in its place with the status and the body that it has by itself, or with its error and code;
-    /// those before it stand, also where a later one fails: a batch is no transaction. Each counts as a call that
-    /// writes, unless the caller is an admin or the call ends sessions, is checked for its own rights, and leaves its
-    /// own entry in the audit log, which names this operation as its parent. An operation whose answer holds a token or
-    /// is no JSON cannot be called here, nor a public one that changes something.
+    /// The response has one entry per call, in the same order, with the status and the body of a direct call, or with its
+    /// error and code. A batch is not a transaction: calls before a failed one remain in effect. Each call is authorized
+    /// separately and has its own entry in the audit log, which names this operation as its parent. Each counts towards
+    /// the rate limit for writes, unless the caller is an admin or the call ends sessions. Operations whose response
+    /// contains a token or is not JSON cannot be called in a batch, nor can public operations that change something.
     CALL_OPERATIONS "callOperations" = POST "/platform-svc/calls"
         (Body<CallOperationsRequest>) -> Json<CallOperationsResponse>,
         access: Access::SignedIn, repeat: Some(Repeat::Never),
@@ -81,16 +82,16 @@ ops! {
 
     /// Metrics of operations, the gateway, the store and the process, in the Prometheus text format 0.0.4.
     ///
-    /// A service behind the gateway has series of its own from its first request until its account is deleted. Beyond a
-    /// thousand services they share those of the service `(other)`; slugs that are no service's share `(unknown)`.
+    /// A service behind the gateway has its own series from its first request until its account is deleted. Services beyond
+    /// the first thousand share the series of the service `(other)`; slugs that belong to no service share `(unknown)`.
     METRICS "metrics" = GET "/metrics" () -> Samples, access: Access::needs(&METRICS_VIEW);
 
-    /// Follow the requests to the daemon and to all services.
+    /// Monitor the requests to the daemon and to all services.
     ///
-    /// Each is an event when its answer has ended. Requests that began before the stream are not among them, nor those whose
-    /// client left before an answer began. No event has a query, a header field or a part of a body. A client that reads
-    /// too slowly misses the oldest, and is told how many. The stream ends with the session, with the permission, and when
-    /// the daemon stops; what happens until a client has connected again is not told to it.
+    /// An event is sent when a response has ended. Requests that began before the stream was opened are not included, nor
+    /// are those whose client disconnected before the response began. Events contain no query, header fields or body. For
+    /// a client that reads too slowly the oldest events are dropped, and it receives their number. The stream ends when
+    /// the session ends, the permission is revoked, or the daemon stops; events until a client has reconnected are lost.
     MONITOR_REQUESTS "monitorRequests" = GET "/platform-svc/requests"
         (Query<MonitorRequestsRequest>) -> Events<RequestSeen>, access: Access::needs(&REQUEST_MONITOR);
 }
@@ -109,11 +110,11 @@ pub struct Health {
     pub status: String,
 }
 
-/// Calls of a batch, at most.
+/// Maximum number of calls in a batch.
 pub const MAX_CALLS: usize = 20;
 
-/// The operations by their ids, each with whether it can be called in a batch. To be made once: it generates the schemas of
-/// all answers.
+/// All operations by id, each with whether it can be called in a batch. Generates the output schemas of all operations,
+/// so call it once.
 pub fn batch_operations() -> HashMap<&'static str, (&'static Row, bool)> {
     let fits = |row: &Row| {
         let is_public_change = matches!(row.access, Access::Public) && (row.effect() == Effect::Write || row.audited);
@@ -127,7 +128,7 @@ pub fn batch_operations() -> HashMap<&'static str, (&'static Row, bool)> {
 pub struct CallOperationsRequest {
     #[schemars(length(min = 1, max = MAX_CALLS))]
     pub calls: Vec<OperationCall>,
-    /// Whether the calls after one that fails are left out.
+    /// Whether to skip the remaining calls after the first failure.
     #[serde(default)]
     pub stop_on_error: bool,
 }
@@ -137,7 +138,7 @@ pub struct OperationCall {
     /// The id of the operation, for example `listInstances`.
     #[schemars(schema_with = "form::given_text::<64>")]
     pub operation: String,
-    /// Its input: the keys of its path, its query and its body in one object, as `oo call` takes them.
+    /// Its path, query and body parameters in one object, as for `oo call`.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(schema_with = "form::fields")]
     pub input: Map<String, Value>,
@@ -149,46 +150,46 @@ pub struct CallOperationsResponse {
     pub answers: Vec<OperationAnswer>,
 }
 
-/// The answer to one call of a batch: a success, or an error with its code.
+/// The result of one call of a batch: a success, or an error with its code.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OperationAnswer {
-    /// The HTTP status that the call has by itself.
+    /// The HTTP status that a direct call would have.
     pub status: u16,
-    /// The body of a success, where it has one.
+    /// The body of a successful response, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Value")]
     pub body: Option<Box<RawValue>>,
-    /// The sentence of a refusal.
+    /// The error message.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub error: String,
-    /// The code of a refusal.
+    /// The error code.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub code: String,
-    /// Seconds after which another try may help.
+    /// Seconds to wait before a retry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<i64>,
 }
 
-/// Which requests are told; all where nothing is said.
+/// Filters of the monitored requests; without a filter, all requests.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MonitorRequestsRequest {
-    /// Those to this service alone, by its slug.
+    /// Only requests to the service with this slug.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::slug_if_any")]
     pub service: Option<String>,
-    /// Those of this account alone, by its slug.
+    /// Only requests of the account with this slug.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::slug_if_any")]
     pub caller: Option<String>,
-    /// Those with such an answer alone.
+    /// Only requests with this class of status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<StatusClass>,
 }
 
 impl MonitorRequestsRequest {
-    /// Whether such a request is to be told.
+    /// Whether the request passes the filters.
     pub fn asks_for(&self, seen: &RequestSeen) -> bool {
         let is_of = |wanted: &Option<String>, slug: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == slug)
@@ -199,7 +200,7 @@ impl MonitorRequestsRequest {
     }
 }
 
-/// The first digit of a status.
+/// The class of an HTTP status: its first digit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum StatusClass {
     #[serde(rename = "1xx")]
@@ -215,7 +216,7 @@ pub enum StatusClass {
 }
 
 impl StatusClass {
-    /// Whether a status is of it.
+    /// Whether a status belongs to this class.
     pub fn contains(self, status: u16) -> bool {
         let first = match self {
             StatusClass::Informational => 1,
@@ -228,32 +229,32 @@ impl StatusClass {
     }
 }
 
-/// A request whose answer has ended.
+/// A completed request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RequestSeen {
-    /// When it began.
+    /// When the request began.
     pub at: Time,
-    /// Its id, under which the log has what happened.
+    /// The request id, which the daemon's log uses too.
     pub request_id: String,
-    /// At most 32 bytes of it.
+    /// The HTTP method, truncated to 32 bytes.
     pub method: String,
-    /// As it was sent, without the query; at most 1024 bytes of it.
+    /// The path as sent, without the query, truncated to 1024 bytes.
     pub path: String,
-    /// The slug of the service that it was for, built in or behind the gateway; empty where there is none.
+    /// The slug of the target service, built-in or behind the gateway; empty if there is none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub service: String,
     /// The id of the built-in operation; empty for a service behind the gateway.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub operation: String,
-    /// The id of the instance that answered, or was tried last; empty for a built-in operation.
+    /// The id of the instance that responded or was tried last; empty for a built-in operation.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub instance_id: String,
-    /// The slug of the account that called; empty where nobody was signed in.
+    /// The slug of the calling account; empty for an anonymous request.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub caller: String,
     pub status: u16,
-    /// Milliseconds until the end of the answer.
+    /// Milliseconds until the end of the response.
     pub duration_ms: f64,
 }
 

@@ -1,5 +1,4 @@
-//! The contract of policy-svc: rules for requests (how many a caller may make, from which addresses none), and the question
-//! whether one is allowed.
+//! The contract of policy-svc: rate limits and blocked addresses, and the check whether a request is allowed.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,23 +18,23 @@ pub static SERVICE: crate::Service = crate::Service {
 
 errors! {
     NO_SUCH_POLICY 404 "policy.no_such_policy" "the app has no policy with this id"
-        "GET /policy-svc/instances lists those there are";
-    TOO_MANY_POLICIES 409 "policy.too_many_policies" "the app has as many policies as it may"
+        "GET /policy-svc/instances lists the existing policies";
+    TOO_MANY_POLICIES 409 "policy.too_many_policies" "the app has the maximum number of policies"
         "delete some, or have an operator raise OPENORCH_POLICY_MAX_POLICIES_PER_APP";
-    TOO_MANY_NETWORKS 409 "policy.too_many_networks" "the policies of the app block as many addresses and networks as they may together"
-        "join neighbouring networks, or delete policies";
+    TOO_MANY_NETWORKS 409 "policy.too_many_networks" "the policies of the app together block the maximum number of addresses and networks"
+        "merge adjacent networks, or delete policies";
 }
 
 permissions! {
-    TEMPLATE_VIEW "policy-svc:template:view" "See the kinds of policies." [ADMIN];
-    TEMPLATE_CREATE "policy-svc:template:create" "Create kinds of policies." [ADMIN];
-    TEMPLATE_EDIT "policy-svc:template:edit" "Edit kinds of policies." [ADMIN];
-    TEMPLATE_DELETE "policy-svc:template:delete" "Delete kinds of policies." [ADMIN];
+    TEMPLATE_VIEW "policy-svc:template:view" "See policy templates." [ADMIN];
+    TEMPLATE_CREATE "policy-svc:template:create" "Create policy templates." [ADMIN];
+    TEMPLATE_EDIT "policy-svc:template:edit" "Edit policy templates." [ADMIN];
+    TEMPLATE_DELETE "policy-svc:template:delete" "Delete policy templates." [ADMIN];
     INSTANCE_VIEW "policy-svc:instance:view" "See policies." [ADMIN];
     INSTANCE_CREATE "policy-svc:instance:create" "Create policies." [ADMIN];
     INSTANCE_EDIT "policy-svc:instance:edit" "Create and change policies." [ADMIN];
     INSTANCE_DELETE "policy-svc:instance:delete" "Delete policies." [ADMIN];
-    CHECK_VIEW "policy-svc:check:view" "Ask whether a request is allowed." [USER];
+    CHECK_VIEW "policy-svc:check:view" "Check whether a request is allowed." [USER];
 }
 
 path_values! {
@@ -44,9 +43,9 @@ path_values! {
 }
 
 ops! {
-    /// Ask whether a request is allowed by every policy that applies to it, and count it.
+    /// Check whether a request is allowed by every policy that applies to it, and count it.
     ///
-    /// Each account that asks has counters of its own, so that no service uses up what another allows.
+    /// Each calling account has its own counters, so that one service does not use up the rate limit of another.
     CHECK "check" = POST "/policy-svc/check"
         (Body<CheckRequest>) -> Json<CheckResponse>,
         access: Access::SignedIn, repeat: Some(Repeat::Never);
@@ -75,19 +74,19 @@ fn accept_capital(body: &mut Value) {
     input::rename_key(body, "Instance", "instance");
 }
 
-/// A request that somebody makes of the caller.
+/// A request that the caller, a service, has received.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CheckRequest {
-    /// The path that is asked for.
+    /// The requested path.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<2048>")]
     pub endpoint: String,
-    /// The HTTP method; no policy looks at it.
+    /// The HTTP method; ignored by all policies.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<64>")]
     pub method: String,
-    /// The address that the request comes from.
+    /// The client address of the request.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<64>")]
     pub ip: String,
@@ -97,7 +96,7 @@ pub struct CheckRequest {
     pub user_id: String,
 }
 
-/// Closed: the published Go client refuses any other key.
+/// Closed type: the published Go client rejects unknown keys.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckResponse {
     pub allowed: bool,
@@ -117,14 +116,14 @@ pub struct ListInstancesResponse {
     pub instances: Vec<PolicyInstance>,
 }
 
-/// A policy: a kind, its parameters, and the endpoint that it is for.
+/// A policy: a template, its parameters, and the endpoint that it applies to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PolicyInstance {
-    /// That of the path; one in the body is ignored.
+    /// The id from the path; an id in the body is ignored.
     #[schemars(schema_with = "form::text::<128>")]
     pub id: String,
-    /// The endpoint whose requests it is for, or with `*` at its end all that begin like it; all requests when empty.
+    /// The endpoint that it applies to, or a prefix that ends with `*`; empty for all requests.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<2048>")]
     pub endpoint: String,
@@ -146,7 +145,7 @@ pub struct PolicyParameters {
     pub blocklist: Option<Blocklist>,
 }
 
-/// How many requests are allowed in which time.
+/// A rate limit: the number of requests allowed per time window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RateLimit {
@@ -158,7 +157,7 @@ pub struct RateLimit {
     pub time_window: String,
     /// Whose requests are counted together.
     pub entity: Entity,
-    /// Whether each endpoint is counted apart.
+    /// Whether each endpoint is counted separately.
     pub scope: Scope,
 }
 
@@ -174,7 +173,7 @@ pub enum Entity {
     Ip,
 }
 
-/// Whether a rate limit counts each endpoint apart.
+/// Whether a rate limit counts each endpoint separately.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {

@@ -1,5 +1,5 @@
-//! The query object (contract, `services.md` section 1): which documents, in which order, how many, and where to go on.
-//! Both generations' spellings are taken.
+//! The query object (contract, `services.md` section 1): filters, order, limit and cursor. The key names of both API
+//! generations are accepted.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,23 +13,24 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Query {
-    /// All must hold.
+    /// All filters must match.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub filters: Vec<Filter>,
-    /// The first decides, the next breaks its ties.
+    /// Sort keys, in descending priority.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub order_bys: Vec<OrderBy>,
-    /// At most so many; 0 means the usual number.
+    /// Maximum number of results; 0 means the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub limit: Option<i64>,
-    /// JSON text of a list: the values of the order fields in the last row seen, and with one value more, its id.
+    /// The cursor as the JSON text of a list: the values of the sort fields of the last result, optionally followed by its
+    /// id.
     #[serde(skip_serializing_if = "String::is_empty", alias = "afterJson")]
     #[schemars(schema_with = "form::text::<65536>")]
     pub json_after: String,
-    /// Whether to count all that pass the filters.
+    /// Whether to return the total number of matches.
     #[serde(skip_serializing_if = "crate::user::is_false")]
     pub count: bool,
 }
@@ -38,7 +39,7 @@ pub struct Query {
 #[serde(rename_all = "camelCase", default)]
 pub struct Filter {
     pub op: Op,
-    /// Dotted paths; one of them must pass.
+    /// Dotted field paths; at least one must match.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::texts::<256, 1000>")]
     pub fields: Vec<String>,
@@ -46,28 +47,28 @@ pub struct Filter {
     #[serde(skip_serializing_if = "String::is_empty", alias = "valuesJson")]
     #[schemars(schema_with = "form::text::<4194304>")]
     pub json_values: String,
-    /// For `or`: one of these must pass.
+    /// For `or`: at least one of these filters must match.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub filters: Vec<Filter>,
 }
 
-/// What a filter compares by. Text is compared without regard to case by `containsSubstring` and `startsWith`.
+/// The comparison of a filter. `containsSubstring` and `startsWith` ignore case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Op {
-    /// The field is the first value, or a list that holds it.
+    /// The field equals the first value, or is a list that contains it.
     #[default]
     Equals,
-    /// The field is text with the first value in it.
+    /// The field is text that contains the first value.
     ContainsSubstring,
     /// The field is text that starts with the first value.
     StartsWith,
-    /// The field is a list that shares a value with these.
+    /// The field is a list that has an element in common with the values.
     Intersects,
-    /// The field is one of these values.
+    /// The field equals one of the values.
     IsInList,
-    /// One of the inner filters passes.
+    /// At least one of the nested filters matches.
     Or,
 }
 
@@ -79,24 +80,24 @@ pub struct OrderBy {
     pub field: String,
     #[serde(skip_serializing_if = "crate::user::is_false")]
     pub desc: bool,
-    /// In an order made up anew each time.
+    /// Random order, different for each query.
     #[serde(skip_serializing_if = "crate::user::is_false")]
     pub randomize: bool,
-    /// Accepted and not needed: values know their type.
+    /// Accepted and ignored: values have a type.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<64>")]
     pub sorting_type: String,
 }
 
 impl Filter {
-    /// The values, or what is wrong with their text; more than `most` of them are refused.
+    /// Parses the values; fails if the text is not a JSON list or has more than `max` values.
     pub fn values(&self, most: usize) -> Result<Vec<Value>, String> {
         list(&self.json_values, most).map_err(|reason| format!("`jsonValues` is {reason}"))
     }
 }
 
 impl Query {
-    /// The values of the cursor, if there is one, or what is wrong with its text.
+    /// Parses the cursor, if there is one.
     pub fn after(&self) -> Result<Option<Vec<Value>>, String> {
         if self.json_after.is_empty() {
             return Ok(None);
@@ -105,7 +106,7 @@ impl Query {
     }
 }
 
-/// Gives the other generation's keys the names of ours, so that the schema's limits hold for them too.
+/// Renames the keys of the other API generation to ours, so that the limits of the schema apply to them too.
 pub(crate) fn accept_other_keys(query: &mut Value) {
     input::rename_key(query, "afterJson", "jsonAfter");
     accept_other_filters(query);
@@ -118,29 +119,29 @@ fn accept_other_filters(holder: &mut Value) {
     }
 }
 
-/// Values of a cursor: one for each field of an order, and an id.
+/// Maximum values of a cursor: one per sort field, and an id.
 const MAX_CURSOR_VALUES: usize = 256;
 
 fn list(text: &str, most: usize) -> Result<Vec<Value>, String> {
-    // The list itself is a value too.
+    // The list itself counts as a value.
     let limits = Limits { depth: MAX_DEPTH, values: most.saturating_add(1) };
     match json::parse(text.as_bytes(), limits) {
         Ok(Some(Value::Array(values))) => Ok(values),
-        Ok(_) => Err("not the JSON text of a list, such as \"[42]\"".into()),
-        Err(Refused::Invalid(refused)) => Err(format!("no JSON text: {refused}")),
-        Err(Refused::TooManyValues(_)) => Err(format!("a list of more than {most} values; ask for less at once")),
+        Ok(_) => Err("not the JSON text of a list such as \"[42]\"".into()),
+        Err(Refused::Invalid(refused)) => Err(format!("not valid JSON: {refused}")),
+        Err(Refused::TooManyValues(_)) => Err(format!("a list of more than {most} values; send fewer")),
     }
 }
 
-/// Which piece of a list.
+/// A page of a list.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PageRequest {
-    /// Most entries of the answer; all where it is left out.
+    /// Maximum number of entries; all if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub limit: Option<i64>,
-    /// The `next` of the answer before.
+    /// Cursor: `next` of the previous page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,

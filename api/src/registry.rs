@@ -25,32 +25,32 @@ pub static SERVICE: crate::Service = crate::Service {
 };
 
 errors! {
-    URL_TAKEN 403 "registry.url_taken" "the URL or the id is that of another account's instance"
-        "remove that one first as its owner or an admin, or listen elsewhere";
-    URL_NOT_ALLOWED 400 "registry.url_not_allowed" "the URL leads to an address that instances may not have"
-        "register another; an operator says with OPENORCH_INSTANCE_NETWORKS which may be";
-    TOO_MANY_INSTANCES 429 "registry.too_many_instances" "the account has as many instances as it may"
-        "remove some";
-    REGISTRY_FULL 429 "registry.registry_full" "there are as many instances as there may be"
+    URL_TAKEN 403 "registry.url_taken" "the URL or the id belongs to an instance of another account"
+        "remove that instance first as its owner or an admin, or use another URL and id";
+    URL_NOT_ALLOWED 400 "registry.url_not_allowed" "the URL resolves to an address that is not allowed for instances"
+        "use another URL, or have an operator allow the network in OPENORCH_INSTANCE_NETWORKS";
+    TOO_MANY_INSTANCES 429 "registry.too_many_instances" "the account has the maximum number of instances"
+        "remove some of them";
+    REGISTRY_FULL 429 "registry.registry_full" "the maximum number of instances is registered"
         "have an operator remove some, or raise OPENORCH_REGISTRY_MAX_INSTANCES";
     NO_SUCH_INSTANCE 404 "registry.no_such_instance" "there is no instance with this id"
-        "`oo instance ls` lists those there are";
+        "`oo instance ls` lists the registered instances";
     NO_SUCH_DEFINITION 404 "registry.no_such_definition" "there is no definition with this id"
-        "`oo definition ls` lists those there are";
+        "`oo definition ls` lists the existing definitions";
     NO_SUCH_NODE 404 "registry.no_such_node" "there is no node with this URL"
-        "`oo node ls` lists those there are";
+        "`oo node ls` lists the known nodes";
 }
 
 permissions! {
     INSTANCE_VIEW "registry-svc:instance:view" "See the instances of all services." [ADMIN, USER];
-    INSTANCE_CREATE "registry-svc:instance:create" "Create instances for others." [ADMIN], OF_ALL_APPS;
-    INSTANCE_EDIT "registry-svc:instance:edit" "Register instances of the own service." [ADMIN, USER];
+    INSTANCE_CREATE "registry-svc:instance:create" "Create instances for other accounts." [ADMIN], OF_ALL_APPS;
+    INSTANCE_EDIT "registry-svc:instance:edit" "Register instances of your own service." [ADMIN, USER];
     INSTANCE_DELETE "registry-svc:instance:delete" "Remove the instances of any service." [ADMIN], OF_ALL_APPS;
     DEFINITION_VIEW "registry-svc:definition:view" "See definitions." [ADMIN, USER];
     DEFINITION_CREATE "registry-svc:definition:create" "Create definitions." [ADMIN], OF_ALL_APPS;
     DEFINITION_EDIT "registry-svc:definition:edit" "Save definitions." [ADMIN], OF_ALL_APPS;
     DEFINITION_DELETE "registry-svc:definition:delete" "Remove definitions." [ADMIN], OF_ALL_APPS;
-    NODE_VIEW "registry-svc:node:view" "See nodes and how busy they are." [ADMIN], OF_ALL_APPS;
+    NODE_VIEW "registry-svc:node:view" "See nodes and their load." [ADMIN], OF_ALL_APPS;
     NODE_CREATE "registry-svc:node:create" "Create nodes." [ADMIN], OF_ALL_APPS;
     NODE_EDIT "registry-svc:node:edit" "Edit nodes." [ADMIN], OF_ALL_APPS;
     NODE_DELETE "registry-svc:node:delete" "Remove nodes." [ADMIN], OF_ALL_APPS;
@@ -69,8 +69,8 @@ path_values! {
 ops! {
     /// Register an instance of the caller's service, or refresh the one at the same URL.
     ///
-    /// From then on requests to `/<slug of the caller>/…` reach it, as soon as it answers. A heartbeat is the same
-    /// call again. The answer waits up to 100 ms for the first probe.
+    /// Requests to `/<slug of the caller>/…` are routed to it as soon as it passes a probe. A heartbeat is a repeat of this
+    /// call. The response waits up to 100 ms for the first probe.
     REGISTER_INSTANCE "registerInstance" = PUT "/registry-svc/instance"
         (Body<RegisterInstanceRequest>) -> Created<RegisterInstanceResponse>,
         access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), repeat: Some(Repeat::Natural),
@@ -78,20 +78,20 @@ ops! {
         reads: &[&header::EXTENDED],
         errors: &[&URL_NOT_ALLOWED, &URL_TAKEN, &TOO_MANY_INSTANCES, &REGISTRY_FULL];
 
-    /// List instances, all or those that match every given field.
+    /// List all instances, or those that match every given field.
     LIST_INSTANCES "listInstances" = GET "/registry-svc/instances"
         (Query<ListInstancesRequest>) -> Json<ListInstancesResponse>,
         access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]), reads: &[&header::EXTENDED],
         errors: &[&request::LIST_TOO_LONG];
 
-    /// Remove an instance: no request reaches it any more. Its owner and admins may.
+    /// Remove an instance, so that no more requests are routed to it. Allowed for its owner and admins.
     REMOVE_INSTANCE "removeInstance" = DELETE "/registry-svc/instance/{id}"
         (Path<InstanceId>) -> NoContent,
         access: Access::needs(&INSTANCE_DELETE).or_slugs(&["deploy-svc"]).or_owner(), repeat: Some(Repeat::Natural),
         audited: true,
         errors: &[&NO_SUCH_INSTANCE];
 
-    /// Save a definition: what a service is made of, by its id.
+    /// Save a service definition under its id.
     SAVE_DEFINITION "saveDefinition" = PUT "/registry-svc/definition"
         (Body<SaveDefinitionRequest>) -> Created<SaveDefinitionResponse>,
         access: Access::needs(&DEFINITION_EDIT), repeat: Some(Repeat::Natural),
@@ -109,31 +109,31 @@ ops! {
         audited: true,
         errors: &[&NO_SUCH_DEFINITION];
 
-    /// The node that answers, with its load.
+    /// The node that handles this request, with its load.
     SELF_NODE "selfNode" = GET "/registry-svc/node/self"
         () -> Json<NodeSelfResponse>,
         access: Access::needs(&NODE_VIEW).or_slugs(&["file-svc", "model-svc"]);
 
-    /// List nodes, all or those with the given ids.
+    /// List all nodes, or those with the given ids.
     LIST_NODES "listNodes" = POST "/registry-svc/nodes"
         (Body<ListNodesRequest>) -> Json<ListNodesResponse>,
         long_answer: true, access: Access::needs(&NODE_VIEW).or_slugs(&["deploy-svc", "file-svc"]), effect: Some(Effect::Read);
 
-    /// Forget a node. One that still runs comes back with its next heartbeat.
+    /// Remove a node. A node that is still running is registered again by its next heartbeat.
     DELETE_NODE "deleteNode" = DELETE "/registry-svc/node/{url}"
         (Path<NodeUrl>) -> NoContent,
         access: Access::needs(&NODE_DELETE).or_slugs(&["deploy-svc"]), repeat: Some(Repeat::Natural), audited: true,
         errors: &[&NO_SUCH_NODE];
 }
 
-/// How an instance answers its probes. Requests go to `Healthy` ones, to `Degraded` (slow) ones when there is none.
+/// The health of an instance. Requests are routed to `Healthy` instances, or to `Degraded` ones if none is healthy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum InstanceStatus {
     /// Registered, not probed yet.
     #[default]
     Unknown,
     Healthy,
-    /// It answers, but slowly, or is being drained: `details` says which.
+    /// It responds slowly or is draining; `details` says which.
     Degraded,
     Unreachable,
     Error,
@@ -154,11 +154,11 @@ impl InstanceStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegisterInstanceRequest {
-    /// Made by the daemon when left out. The same id with another URL moves the instance.
+    /// Generated if omitted. The same id with another URL moves the instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<128>")]
     pub id: Option<String>,
-    /// Where the daemon reaches the instance, for example `http://127.0.0.1:9311`.
+    /// The URL at which the daemon reaches the instance, for example `http://127.0.0.1:9311`.
     #[schemars(schema_with = "form::given_text::<2048>")]
     pub url: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -178,11 +178,11 @@ pub struct RegisterInstanceRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<256>")]
     pub path: Option<String>,
-    /// Probed by HTTP GET under this path (2xx and 3xx are well) instead of by opening a connection.
+    /// Probe the instance with HTTP GET on this path (2xx and 3xx are healthy) instead of a TCP connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::health_path")]
     pub health_path: Option<String>,
-    /// Announces a heartbeat in seconds: after three silent intervals the instance is removed.
+    /// The heartbeat interval in seconds. The instance is removed after three intervals without a heartbeat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 86_400))]
     pub heartbeat_seconds: Option<u32>,
@@ -242,7 +242,7 @@ impl LongList for ListInstancesResponse {
     const KEY: &'static str = "instances";
 }
 
-/// A running copy of a service. Closed: the published Go client refuses any other key.
+/// A running instance of a service. Closed type: the published Go client rejects unknown keys.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Instance {
@@ -264,7 +264,7 @@ pub struct Instance {
     pub port: u16,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub path: String,
-    /// Why the status is what it is, in words.
+    /// The reason for the status, in words.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub details: String,
     /// The slug of the owner.
@@ -285,7 +285,7 @@ pub struct InstanceExtra {
     pub health_path: String,
     #[serde(skip_serializing_if = "is_zero")]
     pub heartbeat_seconds: u32,
-    /// Whether the gateway sends requests to it now.
+    /// Whether the gateway currently routes requests to it.
     #[serde(skip_serializing_if = "is_false")]
     pub routable: bool,
 }
@@ -306,7 +306,7 @@ pub struct ListDefinitionsResponse {
     pub definitions: Vec<Definition>,
 }
 
-/// What a service is made of: an image or a repository, its API and its settings.
+/// A service definition: its image or repository, its API and its settings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Definition {
@@ -446,7 +446,7 @@ pub struct NodeSelfResponse {
     pub node: Node,
 }
 
-/// A machine that runs a daemon. Closed: the published Go client refuses any other key.
+/// A machine that runs a daemon. Closed type: the published Go client rejects unknown keys.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Node {
@@ -470,7 +470,7 @@ pub struct ResourceUsage {
     pub disk: Usage,
 }
 
-/// Memory and disk in bytes; of the CPU hundredths of a percent out of 100 percent.
+/// `used` and `total` are in bytes for memory and disk, and in hundredths of a percent for the CPU.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Usage {
@@ -479,7 +479,7 @@ pub struct Usage {
     pub percent: f64,
 }
 
-/// A GPU as nvidia-smi tells it: memory in MiB, power in watts, temperature in degrees Celsius.
+/// A GPU as reported by nvidia-smi: memory in MiB, power in watts, temperature in degrees Celsius.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Gpu {

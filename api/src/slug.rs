@@ -1,17 +1,17 @@
-//! Slugs: the names of accounts, and so the first path segment under which a service is reached (contract decision 10).
+//! Slugs: unique account names, which are also the first path segment of a service (contract decision 10).
 
 use std::fmt;
 
 use crate::InvalidInput;
 
-/// At most this many characters: a slug also fits a DNS label.
+/// Maximum number of characters, so that a slug fits a DNS label.
 pub const MAX_LENGTH: usize = 63;
 
-/// Paths of the daemon itself; no account may take them.
+/// First path segments of the daemon itself, which are not available as slugs.
 const RESERVED_PATHS: &[&str] =
     &["openapi.json", "docs", "metrics", "health", "ready", ".well-known", "ui", "assets", "api", "v1"];
 
-/// The built-in services, those that are still to come included.
+/// Built-in services, including planned ones.
 const RESERVED_SERVICES: &[&str] = &[
     "user-svc",
     "registry-svc",
@@ -33,7 +33,7 @@ const RESERVED_SERVICES: &[&str] = &[
     "platform-svc",
 ];
 
-/// A well-formed slug; only [`Slug::parse`] makes one.
+/// A well-formed slug; created only by [`Slug::parse`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slug(String);
 
@@ -52,13 +52,13 @@ impl Slug {
         });
         if !well_formed {
             return Err(InvalidInput(format!(
-                "slug `{shown}` may hold only a-z, 0-9 and single dashes between them, for example `my-service`"
+                "slug `{shown}` may contain only a-z, 0-9 and single dashes between them, for example `my-service`"
             )));
         }
         Ok(Slug(text.to_owned()))
     }
 
-    /// Whether the name belongs to the daemon itself.
+    /// Whether the slug is reserved for the daemon.
     pub fn is_reserved(&self) -> bool {
         is_reserved(&self.0)
     }
@@ -68,7 +68,7 @@ impl Slug {
     }
 }
 
-/// Whether a (decoded) first path segment belongs to the daemon itself, so that it never names a service.
+/// Whether a decoded first path segment is reserved for the daemon, so that it never names a user's service.
 pub fn is_reserved(segment: &str) -> bool {
     RESERVED_PATHS.contains(&segment) || RESERVED_SERVICES.contains(&segment)
 }

@@ -1,5 +1,5 @@
-//! Typed reading of JSON that a caller sent. Where serde would also take a list for an object, this does not; and a
-//! field that is null is a field that is not there, at every depth (contract decision 3).
+//! Strict deserialization of a caller's JSON and query. Unlike serde's default it does not accept a list for a struct,
+//! and a `null` field is equivalent to an absent one at every depth (contract decision 3).
 
 use serde::de::{
     DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Unexpected, Visitor,
@@ -9,7 +9,7 @@ use serde_json::{Error, Map, Value};
 
 use crate::check::whole;
 
-/// Reads `T` from a value; the error is a sentence that names the field.
+/// Deserializes `T` from a JSON value; the error message names the field.
 pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let path = error.path().to_string();
@@ -18,7 +18,7 @@ pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     })
 }
 
-/// Reads `T` from the parameters of a query, whose values are text: numbers and booleans are read from it.
+/// Deserializes `T` from query parameters; numbers and booleans are parsed from their text.
 pub fn read_query<T: DeserializeOwned>(parameters: Vec<(String, String)>) -> Result<T, String> {
     let fields = parameters.into_iter().map(|(name, text)| (name, Text(text)));
     serde_path_to_error::deserialize(MapDeserializer::<_, Error>::new(fields)).map_err(|error| {
@@ -27,7 +27,7 @@ pub fn read_query<T: DeserializeOwned>(parameters: Vec<(String, String)>) -> Res
     })
 }
 
-/// What is wrong in words of JSON: the names of our types say nothing to a caller.
+/// Translates serde's error message into JSON terms, since Rust type names mean nothing to a caller.
 fn plain(cause: &str) -> String {
     let Some((found, wanted)) = cause.rsplit_once(", expected ") else { return cause.to_owned() };
     let found = match found {
@@ -51,7 +51,7 @@ fn plain(cause: &str) -> String {
 
 struct Strict(Value);
 
-/// JSON has one kind of number: where an integer is expected, `1.0` is 1.
+/// JSON has only one number type: where an integer is expected, `1.0` is 1.
 macro_rules! whole_numbers {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -132,7 +132,7 @@ impl<'de> Deserializer<'de> for Strict {
     }
 }
 
-/// The value of a query's parameter.
+/// The value of a query parameter.
 struct Text(String);
 
 impl IntoDeserializer<'_, Error> for Text {
@@ -168,7 +168,7 @@ impl<'de> Deserializer<'de> for Text {
         visitor.visit_newtype_struct(self)
     }
 
-    /// One of a few words.
+    /// A unit variant by its name.
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -257,7 +257,7 @@ mod tests {
         ] {
             assert_eq!(read::<Outer>(value.clone()).is_ok(), fine, "{value}");
         }
-        // What is free is kept as it is.
+        // Fields of type `Value` are not changed.
         let free = json!({"a": null, "b": [null, {"c": null}]});
         assert_eq!(read::<Outer>(json!({"free": free})).unwrap().free, free);
         assert!(read::<Outer>(json!({"inner": {"port": "x"}})).unwrap_err().starts_with("`inner.port`: "));

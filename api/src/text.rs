@@ -1,9 +1,9 @@
-//! Characters that change how a text looks without being seen: controls, bidirectional overrides, invisible ones. In a
-//! name they make one thing look like another, or steer the terminal of who reads it.
+//! Detects hidden characters: control characters, bidirectional overrides and invisible ones. In a name they can make it
+//! look like another, or send escape sequences to the terminal that prints it.
 
-/// The characters of a text, each with whether it is hidden: a control or format character (Unicode categories Cc and Cf)
-/// or a separator of lines (Zl, Zp). A joiner between two letters that are not ASCII is not: Persian, the languages of
-/// India and composed emoji are written with it.
+/// The characters of a text, each with whether it is hidden: a control or format character (Unicode categories Cc and
+/// Cf) or a line or paragraph separator (Zl, Zp). A joiner between two non-ASCII characters is not hidden, since Persian,
+/// Indic scripts and composed emoji need it.
 pub fn characters(text: &str) -> impl Iterator<Item = (char, bool)> {
     let mut before = None;
     let mut rest = text.chars().peekable();
@@ -18,7 +18,7 @@ pub fn characters(text: &str) -> impl Iterator<Item = (char, bool)> {
     })
 }
 
-/// The first hidden character of a text.
+/// The first hidden character of a text, if any.
 pub fn hidden(text: &str) -> Option<char> {
     characters(text).find(|(_, is_hidden)| *is_hidden).map(|(letter, _)| letter)
 }
@@ -36,7 +36,7 @@ fn is_hidden(letter: char) -> bool {
     letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') || is_format(letter)
 }
 
-/// Category Cf of Unicode 17; a character that is given it later is one that no font has yet.
+/// Category Cf of Unicode 17. Characters that later versions add are not detected; fonts do not support them yet.
 fn is_format(letter: char) -> bool {
     matches!(letter,
         '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'

@@ -1,5 +1,5 @@
-//! Times on the wire: RFC 3339, UTC, six decimals. The zero time of the contract (`0001-01-01T00:00:00Z`) stands for
-//! "not set" where a published type always has the field.
+//! Timestamps on the wire: RFC 3339, UTC, six decimals. The zero time (`0001-01-01T00:00:00Z`) means "not set" in
+//! published types that always have the field.
 
 use std::{borrow::Cow, fmt};
 

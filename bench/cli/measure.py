@@ -1,4 +1,4 @@
-"""Measures what commands of `oo` cost in wall time. Called by ./run."""
+"""Measures the wall-clock time of `oo` commands. Called by ./run."""
 
 import http.server
 import os
@@ -10,9 +10,9 @@ import threading
 import time
 
 OO, DAEMON, TIMES = sys.argv[1], sys.argv[2], 200
-# Program, arguments, and the milliseconds that its median must stay under.
+# Name, arguments, and the limit of the median in milliseconds.
 COMMANDS = [
-    ("start alone", ["version"], 10),
+    ("startup only", ["version"], 10),
     ("oo token", ["token"], 10),
     ("oo instance ls", ["instance", "ls"], 20),
     ("oo instance ls -o json", ["instance", "ls", "-o", "json"], 20),
@@ -32,8 +32,8 @@ class Hello(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def start_daemon(folder):
-    env = {"HOME": folder, "OPENORCH_LISTEN": "127.0.0.1:0", "OPENORCH_DATA_DIR": folder, "OPENORCH_UI_LISTEN": "", "OPENORCH_LOG": "error"}
+def start_daemon(data_dir):
+    env = {"HOME": data_dir, "OPENORCH_LISTEN": "127.0.0.1:0", "OPENORCH_DATA_DIR": data_dir, "OPENORCH_UI_LISTEN": "", "OPENORCH_LOG": "error"}
     daemon = subprocess.Popen([DAEMON], env=env, stdout=subprocess.PIPE, text=True)
     line = next(line for line in daemon.stdout if "listens on" in line)
     threading.Thread(target=daemon.stdout.read, daemon=True).start()
@@ -41,34 +41,34 @@ def start_daemon(folder):
 
 
 def measure(arguments, env):
-    """Median, 95th percentile and least of the wall time in milliseconds."""
-    taken = []
+    """Median, 95th percentile and minimum of the wall-clock time in milliseconds."""
+    times_ms = []
     for _ in range(TIMES):
-        began = time.perf_counter()
+        started = time.perf_counter()
         subprocess.run([OO, *arguments], env=env, stdout=subprocess.DEVNULL, check=True)
-        taken.append((time.perf_counter() - began) * 1000)
-    taken.sort()
-    return statistics.median(taken), taken[int(TIMES * 0.95)], taken[0]
+        times_ms.append((time.perf_counter() - started) * 1000)
+    times_ms.sort()
+    return statistics.median(times_ms), times_ms[int(TIMES * 0.95)], times_ms[0]
 
 
 def main():
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         service = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello)
         threading.Thread(target=service.serve_forever, daemon=True).start()
-        daemon, url = start_daemon(folder)
+        daemon, url = start_daemon(directory)
         try:
-            env = {"HOME": os.path.join(folder, "home"), "PATH": os.environ["PATH"]}
+            env = {"HOME": os.path.join(directory, "home"), "PATH": os.environ["PATH"]}
             os.mkdir(env["HOME"])
             subprocess.run([OO, "env", "add", "local", url], env=env, check=True)
             subprocess.run([OO, "login", "openorch"], input=b"changeme\n", env=env, check=True)
             register = [OO, "put", "/registry-svc/instance", f"--url=http://127.0.0.1:{service.server_port}"]
             subprocess.run(register, env=env, check=True, stdout=subprocess.DEVNULL)
             missed = 0
-            print(f"{'':32}{'median':>9}{'p95':>9}{'least':>9}{'target':>9}   ms, {TIMES} times")
-            for name, arguments, target in COMMANDS:
-                median, late, least = measure(arguments, env)
-                missed += median >= target
-                print(f"{name:32}{median:9.1f}{late:9.1f}{least:9.1f}{target:9}   {'MISSED' if median >= target else ''}")
+            print(f"{'':32}{'median':>9}{'p95':>9}{'min':>9}{'limit':>9}   ms, {TIMES} runs")
+            for name, arguments, limit in COMMANDS:
+                median, p95, minimum = measure(arguments, env)
+                missed += median >= limit
+                print(f"{name:32}{median:9.1f}{p95:9.1f}{minimum:9.1f}{limit:9}   {'MISSED' if median >= limit else ''}")
         finally:
             daemon.terminate()
             daemon.wait()

@@ -1,4 +1,4 @@
-"""Measures the daemon's starts, its memory and the first curl. Called by ./run."""
+"""Measures the daemon's startup time, memory and time to the first successful request. Called by ./run."""
 
 import http.server
 import json
@@ -25,17 +25,17 @@ def call(method, path, token="", body=None):
     return json.loads(text) if text else None
 
 
-def start(folder, **more):
-    """Starts it; answers the process and the milliseconds until /ready answered."""
-    env = {"OPENORCH_LISTEN": f"127.0.0.1:{PORT}", "OPENORCH_DATA_DIR": folder, "OPENORCH_LOG": "error", **more}
-    began = time.perf_counter()
+def start(data_dir, **variables):
+    """Starts the daemon; returns the process and the milliseconds until /ready returned 200."""
+    env = {"OPENORCH_LISTEN": f"127.0.0.1:{PORT}", "OPENORCH_DATA_DIR": data_dir, "OPENORCH_LOG": "error", **variables}
+    started = time.perf_counter()
     process = subprocess.Popen([BINARY], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while True:
         try:
             with socket.create_connection(("127.0.0.1", PORT), timeout=1) as stream:
                 stream.sendall(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 if stream.recv(64).startswith(b"HTTP/1.1 200"):
-                    return process, (time.perf_counter() - began) * 1000
+                    return process, (time.perf_counter() - started) * 1000
         except OSError:
             time.sleep(0.001)
 
@@ -50,36 +50,36 @@ def memory(process):
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
 
-def starts(folder, times=7):
+def median_start(data_dir, times=7):
     measured = []
     for _ in range(times):
-        process, milliseconds = start(folder)
+        process, milliseconds = start(data_dir)
         measured.append(milliseconds)
         stop(process)
     return statistics.median(measured)
 
 
-def fill(folder):
-    """20,000 accounts and instances with all that belongs to them: rows copied in SQL, since registering so many would
-    take minutes of hashing."""
+def fill(data_dir):
+    """Creates 20,000 accounts and instances with their dependent rows. The rows are copied in SQL, since registering them
+    would take minutes of password hashing."""
     import sqlite3
 
-    database = next(os.path.join(folder, "server", name) for name in os.listdir(f"{folder}/server") if name.endswith(".db"))
-    with sqlite3.connect(database) as rows:
-        owner = rows.execute("SELECT id FROM c_userSvcUsers WHERE json_extract(doc,'$.slug')='bench-svc'").fetchone()[0]
-        tables = [name for (name,) in rows.execute("SELECT name FROM sqlite_schema WHERE type='table' AND name LIKE 'c_%'")]
+    database = next(os.path.join(data_dir, "server", name) for name in os.listdir(f"{data_dir}/server") if name.endswith(".db"))
+    with sqlite3.connect(database) as connection:
+        owner = connection.execute("SELECT id FROM c_userSvcUsers WHERE json_extract(doc,'$.slug')='bench-svc'").fetchone()[0]
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type='table' AND name LIKE 'c_%'")]
         for table in tables:
-            columns = [row[1] for row in rows.execute(f"PRAGMA table_info({table})") if row[1] != "rid"]
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[1] != "rid"]
             names = ",".join(f'"{name}"' for name in columns)
-            patterns = rows.execute(
+            templates = connection.execute(
                 f"SELECT {names} FROM {table} WHERE id=:owner OR doc LIKE '%'||:owner||'%'", {"owner": owner}
             ).fetchall()
-            made = [copy(pattern, owner, number) for pattern in patterns for number in range(COUNT)]
-            rows.executemany(f"INSERT INTO {table}({names}) VALUES({','.join('?' * len(columns))})", made)
+            copies = [copy(template, owner, number) for template in templates for number in range(COUNT)]
+            connection.executemany(f"INSERT INTO {table}({names}) VALUES({','.join('?' * len(columns))})", copies)
 
 
 def copy(row, owner, number):
-    """The row of another account: ids, slug and URL made its own, in text and in keys alike."""
+    """A copy of the row for another account, with its own ids, slug and URL in documents and index keys."""
     changes = [(owner, f"{owner}x{number}"), ("bench-svc", f"bench-svc-{number}"), ("127.0.0.1:9", f"127.0.0.1:9/{number}")]
     values = []
     for value in row:
@@ -95,15 +95,15 @@ def copy(row, owner, number):
     return values
 
 
-def first_curl(token):
-    """Milliseconds from the service's listen() to the first 200, the service registered a second before."""
+def first_request(token):
+    """Milliseconds from the service's listen() to the first 200, for a service registered one second earlier."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     call("PUT", "/registry-svc/instance", token, {"url": f"http://127.0.0.1:{port}"})
     time.sleep(1)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Hello)
-    began = time.perf_counter()
+    started = time.perf_counter()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     while True:
         try:
@@ -111,11 +111,11 @@ def first_curl(token):
             break
         except OSError:
             time.sleep(0.002)
-    took = (time.perf_counter() - began) * 1000
+    elapsed = (time.perf_counter() - started) * 1000
     server.shutdown()
     server.server_close()
     call("DELETE", "/registry-svc/instance/" + call("GET", "/registry-svc/instances", token)["instances"][0]["id"], token)
-    return took
+    return elapsed
 
 
 class Hello(http.server.BaseHTTPRequestHandler):
@@ -129,23 +129,23 @@ class Hello(http.server.BaseHTTPRequestHandler):
         pass
 
 
-firsts = []
+first_starts = []
 for _ in range(5):
-    with tempfile.TemporaryDirectory() as folder:
-        process, milliseconds = start(folder)
-        firsts.append(milliseconds)
+    with tempfile.TemporaryDirectory() as data_dir:
+        process, milliseconds = start(data_dir)
+        first_starts.append(milliseconds)
         stop(process)
-print(f"first start, empty folder: {statistics.median(firsts):.0f} ms (target < 1000)")
-with tempfile.TemporaryDirectory() as folder:
-    process, _ = start(folder)
+print(f"first start, empty data directory: {statistics.median(first_starts):.0f} ms (limit < 1000)")
+with tempfile.TemporaryDirectory() as data_dir:
+    process, _ = start(data_dir)
     idle_wait = int(os.environ.get("IDLE_SECONDS", "30"))
     time.sleep(idle_wait)
-    print(f"idle memory after {idle_wait} s, empty folder: {memory(process):.1f} MiB (target <= 25)")
+    print(f"idle memory after {idle_wait} s, empty data directory: {memory(process):.1f} MiB (limit <= 25)")
     token = call("POST", "/user-svc/register", body={"slug": "bench-svc", "password": "p"})["token"]["token"]
-    curls = [first_curl(token) for _ in range(5)]
-    print(f"first curl after listening: median {statistics.median(curls):.0f} ms, worst {max(curls):.0f} (target < 300)")
+    times = [first_request(token) for _ in range(5)]
+    print(f"first successful request after listen(): median {statistics.median(times):.0f} ms, maximum {max(times):.0f} (limit < 300)")
     call("PUT", "/registry-svc/instance", token, {"url": "http://127.0.0.1:9"})
     stop(process)
-    print(f"later start: {starts(folder):.0f} ms (target < 100)")
-    fill(folder)
-    print(f"later start with {COUNT} accounts and instances: {starts(folder):.0f} ms (target < 150)")
+    print(f"later start: {median_start(data_dir):.0f} ms (limit < 100)")
+    fill(data_dir)
+    print(f"later start with {COUNT} accounts and instances: {median_start(data_dir):.0f} ms (limit < 150)")

@@ -1,4 +1,4 @@
-"""Drives wrk at each proxy in turn and prints medians of CPU per request as ratios. Called by ./run."""
+"""Runs wrk against each proxy in turn and prints median ratios of CPU time per request. Called by ./run."""
 
 import os
 import re
@@ -7,26 +7,26 @@ import subprocess
 import sys
 
 TICK = os.sysconf("SC_CLK_TCK")
-work, nginx, go, ours, rounds, each = sys.argv[1], *map(int, sys.argv[2:7])
+work, nginx, go, ours, rounds, seconds = sys.argv[1], *map(int, sys.argv[2:7])
 
 
 def family(pid):
-    """The process and its children: nginx works in its workers."""
+    """The process and its children, since nginx serves requests in worker processes."""
     children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
     return [pid, *map(int, children)]
 
 
 def cpu(pid):
     total = 0
-    for each_pid in family(pid):
-        with open(f"/proc/{each_pid}/stat") as stat:
+    for child in family(pid):
+        with open(f"/proc/{child}/stat") as stat:
             fields = stat.read().rsplit(")", 1)[1].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICK
 
 
 def load(port, path, connections, headers):
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{each}s", *headers, f"http://127.0.0.1:{port}{path}"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", *headers, f"http://127.0.0.1:{port}{path}"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in text or "Socket errors" in text and "timeout 0" not in text:
         print("   errors:", " ".join(text.split()), file=sys.stderr)
@@ -44,15 +44,15 @@ CASES = [
 
 print(f"{'case':42} {'nginx us':>9} {'go us':>8} {'ours us':>8} {'/nginx':>7} {'/go':>6}  target")
 for name, path, connections, headers, target in CASES:
-    seen = {peer: [] for peer in PEERS}
+    costs = {peer: [] for peer in PEERS}
     for _ in range(rounds):
         for peer, (pid, port) in PEERS.items():
             before = cpu(pid)
-            # Only our daemon knows what the token is; the others pass it on.
+            # Only our daemon verifies the token; the other proxies forward it.
             requests = load(port, path, connections, headers)
-            seen[peer].append((cpu(pid) - before) / requests * 1e6)
-    ratio = lambda peer: statistics.median(a / b for a, b in zip(seen["openorch"], seen[peer]))
-    mid = {peer: statistics.median(values) for peer, values in seen.items()}
+            costs[peer].append((cpu(pid) - before) / requests * 1e6)
+    ratio = lambda peer: statistics.median(a / b for a, b in zip(costs["openorch"], costs[peer]))
+    mid = {peer: statistics.median(values) for peer, values in costs.items()}
     print(
         f"{name:42} {mid['nginx']:9.1f} {mid['go']:8.1f} {mid['openorch']:8.1f}"
         f" {ratio('nginx'):7.2f} {ratio('go'):6.2f}  {target}",
@@ -61,7 +61,7 @@ for name, path, connections, headers, target in CASES:
 
 for peer, (pid, _) in PEERS.items():
     kib = 0
-    for each_pid in family(pid):
-        with open(f"/proc/{each_pid}/status") as status:
+    for child in family(pid):
+        with open(f"/proc/{child}/status") as status:
             kib += int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1))
-    print(f"memory after the load, {peer}: {kib / 1024:.0f} MiB")
+    print(f"memory after load, {peer}: {kib / 1024:.0f} MiB")

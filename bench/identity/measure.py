@@ -1,5 +1,5 @@
-"""Measures what a guarded operation costs beside a public one, with many accounts, roles and grants, and how much a
-storm of sign-ins delays others. Called by ./run."""
+"""Measures the cost of an operation with a permission check relative to a public one, with many accounts, roles and
+grants, and how much many concurrent sign-ins delay other requests. Called by ./run."""
 
 import http.client
 import json
@@ -18,7 +18,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Client:
-    """One connection that is kept."""
+    """A client with one persistent connection."""
 
     def __init__(self, token=""):
         self.connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
@@ -39,14 +39,14 @@ def sign_in(slug, password, device):
     return Client().call("POST", "/user-svc/login", body)["token"]["token"]
 
 
-def start(folder):
-    env = {"OPENORCH_LISTEN": f"127.0.0.1:{PORT}", "OPENORCH_DATA_DIR": folder, "OPENORCH_LOG": "error"}
+def start(data_dir):
+    env = {"OPENORCH_LISTEN": f"127.0.0.1:{PORT}", "OPENORCH_DATA_DIR": data_dir, "OPENORCH_LOG": "error"}
     process = subprocess.Popen([BINARY], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     process.stdout.readline()
     return process
 
 
-def side_by_side(count, work):
+def run_concurrently(count, work):
     threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
@@ -69,21 +69,21 @@ def fill(token):
             user = {"name": f"User {number}", "slug": f"user-{number}"}
             client.call("POST", "/user-svc/user", {"user": user})
 
-    side_by_side(16, users)
+    run_concurrently(16, users)
     for number in range(CLIENTS):
         user = {"name": "Signs in", "slug": f"person-{number}"}
         admin.call("POST", "/user-svc/user", {"user": user, "password": "a password"})
 
 
 def cpu(process):
-    """Seconds of processor time that it has used."""
+    """CPU seconds used by the process."""
     with open(f"/proc/{process.pid}/stat") as stat:
         fields = stat.read().rsplit(") ", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def load(path, token="", connections=16, seconds=4):
-    """Requests and the 99th percentile of their milliseconds."""
+    """Number of requests and the 99th percentile of their latency in milliseconds."""
     header = ["-H", f"Authorization: Bearer {token}"] if token else []
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", *header, f"http://127.0.0.1:{PORT}{path}"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -95,13 +95,13 @@ def load(path, token="", connections=16, seconds=4):
 
 
 def cost(process, path, token=""):
-    """Microseconds of processor time of the daemon for a request."""
+    """CPU time of the daemon per request in microseconds."""
     before = cpu(process)
     requests, _ = load(path, token)
     return (cpu(process) - before) / requests * 1e6
 
 
-def storm(stop, counts):
+def sign_in_repeatedly(stop, counts):
     def client(number):
         body = {"slug": f"person-{number}", "password": "a password"}
         connection = Client()
@@ -109,12 +109,12 @@ def storm(stop, counts):
             connection.call("POST", "/user-svc/login", body)
             counts[number] += 1
 
-    side_by_side(CLIENTS, client)
+    run_concurrently(CLIENTS, client)
 
 
 def main():
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        process = start(folder)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as data_dir:
+        process = start(data_dir)
         try:
             measure(process)
         finally:
@@ -124,32 +124,32 @@ def main():
 
 def measure(process):
     token = sign_in("openorch", "changeme", "bench")
-    began = time.perf_counter()
+    started = time.perf_counter()
     fill(token)
-    print(f"{USERS} accounts, {ROLES} roles and {GRANTS} grants were made in {time.perf_counter() - began:.0f} s")
+    print(f"{USERS} accounts, {ROLES} roles and {GRANTS} grants created in {time.perf_counter() - started:.0f} s")
 
-    public, guarded = [], []
+    public, protected = [], []
     for _ in range(3):
         public.append(cost(process, "/user-svc/public-key"))
-        guarded.append(cost(process, "/user-svc/delegations", token))
-    public, guarded = statistics.median(public), statistics.median(guarded)
-    print(f"public {public:.1f} us, guarded {guarded:.1f} us of processor time: ratio {guarded / public:.2f} (1.25 at most)")
+        protected.append(cost(process, "/user-svc/delegations", token))
+    public, protected = statistics.median(public), statistics.median(protected)
+    print(f"public {public:.1f} us, protected {protected:.1f} us of CPU time: ratio {protected / public:.2f} (limit 1.25)")
 
-    alone = time.perf_counter()
+    start_time = time.perf_counter()
     for _ in range(20):
         sign_in("person-0", "a password", "alone")
-    rate_alone = 20 / (time.perf_counter() - alone)
-    _, quiet = load("/user-svc/delegations", token, connections=4, seconds=5)
+    sequential_rate = 20 / (time.perf_counter() - start_time)
+    _, idle_p99 = load("/user-svc/delegations", token, connections=4, seconds=5)
     stop, counts = threading.Event(), [0] * CLIENTS
-    storming = threading.Thread(target=storm, args=(stop, counts))
-    storming.start()
-    began = time.perf_counter()
-    _, stormy = load("/user-svc/delegations", token, connections=4, seconds=10)
-    rate = sum(counts) / (time.perf_counter() - began)
+    sign_in_thread = threading.Thread(target=sign_in_repeatedly, args=(stop, counts))
+    sign_in_thread.start()
+    started = time.perf_counter()
+    _, loaded_p99 = load("/user-svc/delegations", token, connections=4, seconds=10)
+    rate = sum(counts) / (time.perf_counter() - started)
     stop.set()
-    storming.join()
-    print(f"99th percentile of others: {quiet:.1f} ms quiet, {stormy:.1f} ms while {CLIENTS} sign in (20 ms more at most)")
-    print(f"sign-ins: {rate_alone:.1f}/s one by one, {rate:.1f}/s of {CLIENTS} at once beside that load: ratio {rate / rate_alone:.2f}")
+    sign_in_thread.join()
+    print(f"99th percentile of other requests: {idle_p99:.1f} ms without sign-ins, {loaded_p99:.1f} ms with {CLIENTS} clients signing in (limit: 20 ms more)")
+    print(f"sign-ins: {sequential_rate:.1f}/s sequential, {rate:.1f}/s with {CLIENTS} clients and other requests: ratio {rate / sequential_rate:.2f}")
 
 
 main()

@@ -1,4 +1,4 @@
-/* Makes each flush to disk two milliseconds longer, as on a disk without a cache. Preloaded by ./run. */
+/* Delays each flush to disk by two milliseconds, to simulate a disk without a write cache. Preloaded by ./run. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-//! Wire types of accounts, their sessions and keys.
+//! Wire types of accounts, sessions and signing keys.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Contact, ContactInput, Organization, is_false};
 use crate::{Time, form, query};
 
-/// `{}`.
+/// An empty object.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Empty {}
 
@@ -24,7 +24,7 @@ pub struct RegisterRequest {
     pub password: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contact: Option<ContactInput>,
-    /// What the session is called; sessions that name none share `unknown`.
+    /// Name of the session's device; sign-ins without a device share the session `unknown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<128>")]
     pub device: Option<String>,
@@ -32,7 +32,7 @@ pub struct RegisterRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<256>")]
     pub invitation: Option<String>,
-    /// The host of the app to register in; `unnamed` where it is left out.
+    /// The host of the app to register in; `unnamed` by default.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
@@ -53,14 +53,14 @@ pub struct LoginRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<4096>")]
     pub password: Option<String>,
-    /// A verified contact of the account, instead of the slug; with a code that was sent there, instead of the password.
+    /// A verified contact of the account, instead of the slug; with a code sent to it, instead of the password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contact: Option<ContactInput>,
-    /// What the session is called, for example `cli@host`; sessions that name none share `unknown`.
+    /// Name of the session's device, for example `cli@host`; sign-ins without a device share the session `unknown`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<128>")]
     pub device: Option<String>,
-    /// The host of the app to sign in to; `unnamed` where it is left out.
+    /// The host of the app to sign in to; `unnamed` by default.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
@@ -72,12 +72,12 @@ pub struct LoginResponse {
     pub token: AuthToken,
 }
 
-/// A session and the token that stands for it.
+/// A session and its token.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AuthToken {
     pub id: String,
-    /// The app in which its roles count.
+    /// The app of the session, in which its roles apply.
     pub app_id: String,
     pub created_at: Time,
     pub updated_at: Time,
@@ -87,7 +87,7 @@ pub struct AuthToken {
     #[serde(skip_serializing_if = "is_false")]
     pub active: bool,
     pub device: String,
-    /// When the token's text ends (`exp`); the session may live on.
+    /// When the token expires (`exp`); the session may last longer.
     pub expires_at: Time,
 }
 
@@ -117,7 +117,7 @@ pub struct Key {
     pub e: String,
 }
 
-/// An account, of a person or a service. Never carries a password hash.
+/// An account of a person or a service. Never contains a password hash.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct User {
@@ -130,10 +130,10 @@ pub struct User {
     pub slug: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub contacts: Vec<Contact>,
-    /// Free words by name, such as a team or a place.
+    /// Arbitrary key-value labels, such as a team or a location.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The id of a file that shows the account.
+    /// The id of a thumbnail image file.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub thumbnail_file_id: String,
 }
@@ -154,11 +154,11 @@ pub struct SaveSelfRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<256>")]
     pub name: Option<String>,
-    /// Free words by name; those given take the place of all that were there.
+    /// Key-value labels; replaces all existing labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::labels")]
     pub labels: Option<BTreeMap<String, String>>,
-    /// The id of a file that shows the account.
+    /// The id of a thumbnail image file.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<256>")]
     pub thumbnail_file_id: Option<String>,
@@ -167,7 +167,7 @@ pub struct SaveSelfRequest {
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangePasswordRequest {
-    /// The own slug; may be left out.
+    /// Your slug; optional.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<256>")]
     pub slug: Option<String>,
@@ -180,11 +180,11 @@ pub struct ChangePasswordRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RevokeTokensRequest {
-    /// End the session on this device instead of the caller's own.
+    /// End the session on this device instead of the current one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<128>")]
     pub device: Option<String>,
-    /// The account whose sessions end; the caller's when left out.
+    /// The account whose sessions end; the caller by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<128>")]
     pub user_id: Option<String>,
@@ -196,7 +196,7 @@ pub struct RevokeTokensRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct IsAuthorizedRequest {
-    /// Accounts that pass whatever permissions they have.
+    /// Slugs of accounts that are authorized regardless of their permissions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::texts::<256, 1000>")]
     pub granted_slugs: Vec<String>,
@@ -229,11 +229,11 @@ pub struct ReadSelfResponse {
     pub contacts: Vec<Contact>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub active_organization_id: String,
-    /// How many sessions the account has, where it was asked for.
+    /// Number of sessions of the account, if requested.
     pub token_count: u64,
 }
 
-/// Which accounts: by the query object, or by the shorter keys beside it.
+/// Selects accounts by a query object, or by the simpler fields.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GetUsersRequest {
@@ -242,25 +242,25 @@ pub struct GetUsersRequest {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::texts::<128, 1000>")]
     pub ids: Vec<String>,
-    /// Those who have this contact, or in whose slug or name this is, beginning where a word begins.
+    /// Accounts with this contact, or with a word in the slug or name that starts with this text.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<256>")]
     pub search: Option<String>,
-    /// Those who have this contact.
+    /// Accounts with this contact.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<400>")]
     pub contact_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub limit: Option<i64>,
-    /// Those after this time, in the order that is asked for.
+    /// Results after this time, in the chosen order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after_time: Option<Time>,
-    /// `asc` or `desc`, the usual one.
+    /// `asc` or `desc` (default).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["asc", "desc", ""]))]
     pub order: Option<String>,
-    /// `createdAt`, the usual one, or `updatedAt`.
+    /// `createdAt` (default) or `updatedAt`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["createdAt", "updatedAt", ""]))]
     pub order_by: Option<String>,
@@ -274,18 +274,18 @@ pub struct GetUsersResponse {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<User>,
     pub after: Time,
-    /// How many pass the filters, where it was asked for.
+    /// Total number of matches, if requested.
     pub count: u64,
-    /// Where more come: what to send as `jsonAfter` with the same query.
+    /// Cursor of the next page, to be sent as `jsonAfter` with the same query; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }
 
-/// A new account as an admin describes it.
+/// The data of a new account.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UserInput {
-    /// Given where it is left out.
+    /// Generated if omitted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::account_id_if_any")]
     pub id: String,
@@ -293,7 +293,7 @@ pub struct UserInput {
     pub name: String,
     #[schemars(schema_with = "form::slug")]
     pub slug: String,
-    /// One at most.
+    /// At most one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1))]
     pub contacts: Vec<ContactInput>,
@@ -309,19 +309,19 @@ pub struct UserInput {
 #[serde(rename_all = "camelCase")]
 pub struct CreateUserRequest {
     pub user: UserInput,
-    /// Left out, the account cannot sign in until it is given one.
+    /// If omitted, the account cannot sign in until it has a password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<4096>")]
     pub password: Option<String>,
-    /// `user-svc:user` where it is left out.
+    /// `user-svc:user` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::names::<256, 32>")]
     pub role_ids: Option<Vec<String>>,
-    /// The host of the app in which the roles count; the caller's where it is left out.
+    /// The host of the app in which the roles apply; the caller's app by default.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
-    /// One at most; may stand here or in the user.
+    /// At most one; can be given here or in `user`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1))]
     pub contacts: Vec<ContactInput>,
@@ -340,19 +340,19 @@ pub struct ResetPasswordRequest {
     pub new_password: String,
 }
 
-/// A session: an account signed in on a device. Its token is not shown.
+/// A session: an account signed in on a device. Does not contain the token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Session {
     pub id: String,
     pub user_id: String,
     pub app_id: String,
-    /// What the session was called at sign-in; programs that name none share `unknown`.
+    /// Name of the device given at sign-in; sign-ins without a device share the session `unknown`.
     pub device: String,
     pub created_at: Time,
-    /// The last use, to the hour where the daemon was restarted since.
+    /// The last use; accurate to the hour if the daemon was restarted since.
     pub used_at: Time,
-    /// Whether it is the one that asks.
+    /// Whether it is the session of this request.
     #[serde(skip_serializing_if = "is_false")]
     pub current: bool,
 }
@@ -360,7 +360,7 @@ pub struct Session {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListSessionsRequest {
-    /// The account; the caller's own where it is left out.
+    /// The account; the caller by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<128>")]
     pub user_id: Option<String>,

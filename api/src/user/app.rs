@@ -1,28 +1,29 @@
-//! Wire types of apps: tenants, known by a host.
+//! Wire types of apps: tenants, identified by a host.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::form;
 
-/// A tenant. Accounts, slugs, passwords and contacts are of all apps; sessions, roles, permits and organizations of one.
+/// A tenant. Accounts, slugs, passwords and contacts are shared by all apps; sessions, roles, permits and organizations
+/// belong to one app.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct App {
-    /// Stays when the host changes. That of the default app is `unnamed`, as is its host.
+    /// Does not change with the host. The default app has the id and the host `unnamed`.
     pub id: String,
-    /// Where people reach it, such as `shop.example.com`.
+    /// The host name of the app, such as `shop.example.com`.
     pub host: String,
 }
 
-/// Which apps; all of them where none is named.
+/// Selects apps; all apps if empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ListAppsRequest {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::texts::<128, 1000>")]
     pub ids: Vec<String>,
-    /// Those of these hosts.
+    /// Apps with these hosts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::texts::<260, 1000>")]
     pub host: Vec<String>,
@@ -31,7 +32,7 @@ pub struct ListAppsRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ListAppsResponse {
-    /// By id.
+    /// Sorted by id.
     pub apps: Vec<App>,
 }
 
@@ -50,12 +51,12 @@ pub struct ReadAppResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UpdateAppRequest {
-    /// The app whose host changes; where it is left out, one is made.
+    /// The app whose host changes; if omitted, an app is created.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<128>")]
     pub id: String,
-    /// A name or an address, with a port where it has one: `shop.example.com`, `localhost:3000`. Also as `host`, as an app
-    /// has it, so that what was listed can be saved.
+    /// A host name or an address, optionally with a port: `shop.example.com`, `localhost:3000`. Also accepted as `host`, so
+    /// that an app can be saved as it was listed.
     #[serde(alias = "host")]
     #[schemars(schema_with = "form::given_text::<260>")]
     pub new_host: String,
@@ -64,8 +65,8 @@ pub struct UpdateAppRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct DeleteAppRequest {
-    /// Also delete what belongs to the app: its sessions, organizations, invitations, permits and roles of accounts. The
-    /// accounts themselves stay.
+    /// Also delete everything that belongs to the app: its sessions, organizations, invitations, permits and role
+    /// assignments. The accounts themselves are kept.
     #[serde(skip_serializing_if = "super::is_false")]
     pub cascade: bool,
 }
@@ -76,19 +77,19 @@ pub struct UpdateAppResponse {
     pub app: App,
 }
 
-/// At least one of them.
+/// At least one field is required.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExchangeTokenRequest {
-    /// The app that the new token is for, by its host.
+    /// The host of the app that the new token is for.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<260>")]
     pub new_app_host: String,
-    /// The same by its id.
+    /// The id of the app that the new token is for.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<128>")]
     pub new_app_id: String,
-    /// What the new session is called; named after the one it comes from where it is left out.
+    /// The device name of the new session; derived from the original session by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::name::<128>")]
     pub new_device: Option<String>,

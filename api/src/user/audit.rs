@@ -1,4 +1,4 @@
-//! Asking for entries of the audit log.
+//! Wire types of audit log queries.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListAuditRequest {
-    /// The slug or id of the account that called.
+    /// The slug or id of the calling account.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<256>")]
     pub actor: Option<String>,
@@ -26,17 +26,17 @@ pub struct ListAuditRequest {
     pub target: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<AuditOutcome>,
-    /// From this time on.
+    /// At or after this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Time>,
     /// Before this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Time>,
-    /// 100 where it is left out, 1,000 at most.
+    /// Maximum number of entries: 100 by default, at most 1,000.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1000))]
     pub limit: Option<u64>,
-    /// The `next` of the answer before.
+    /// Cursor: `next` of the previous page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
@@ -45,9 +45,9 @@ pub struct ListAuditRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListAuditResponse {
-    /// The newest first.
+    /// Newest first.
     pub entries: Vec<AuditEntry>,
-    /// Where more come: what to send as `after` with the same question.
+    /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }

@@ -1,9 +1,9 @@
-//! Conditions of user-svc about caller and input, beside permissions.
+//! Authorization conditions of user-svc that depend on the caller and the input, besides permissions.
 
 use crate::{Condition, error::access, user::errors};
 
 pub static NAMES_APPS: Condition = Condition {
-    who: "any account that names the apps by `ids` or `host`; for all of them, who has the permission `user-svc:app:multi-view`",
+    who: "any account that names the apps by `ids` or `host`; listing all apps needs the permission `user-svc:app:multi-view`",
     refusal: &access::PERMISSION_MISSING,
 };
 
@@ -17,7 +17,7 @@ pub static GIVES_ROLES: Condition = Condition {
     refusal: &errors::ROLE_NOT_GIVABLE,
 };
 
-/// Asked for by `listEnrolls` and `deleteEnroll`.
+/// The condition of `listEnrolls` and `deleteEnroll`.
 pub static OWN_OR_GIVES_ROLE: Condition = Condition {
     who: "the account that has the roles, any account that may give the role, and admins",
     refusal: &errors::ROLE_NOT_GIVABLE,
@@ -27,7 +27,7 @@ pub static ORGANIZATION_ADMIN: Condition =
     Condition { who: "an admin of the organization, and admins", refusal: &errors::NOT_ORGANIZATION_ADMIN };
 
 pub static ORGANIZATION_ADMIN_OR_ITSELF: Condition = Condition {
-    who: "an admin of the organization, a member for itself, and admins",
+    who: "an admin of the organization, the member itself, and admins",
     refusal: &errors::NOT_ORGANIZATION_ADMIN,
 };
 

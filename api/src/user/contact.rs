@@ -1,4 +1,4 @@
-//! Wire types of contacts: how an account can be reached, and the codes that show whose a contact is.
+//! Wire types of contacts (e-mail addresses of accounts) and of the one-time codes that verify them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,15 +19,15 @@ pub struct Contact {
     pub platform: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub value: String,
-    /// The account showed that it is its own.
+    /// Whether the account has verified the contact with a code.
     #[serde(skip_serializing_if = "is_false")]
     pub verified: bool,
     #[serde(skip_serializing_if = "is_false")]
     pub is_primary: bool,
 }
 
-/// How an account can be reached. What a caller says of verification is ignored, but for a code that was sent there: a
-/// registration without it attaches no contact, and answers the same whether another account has it or not.
+/// A contact given by a caller. It is verified only by a code that was sent to it: a registration without a code adds no
+/// contact, and its response does not reveal whether another account has the contact.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContactInput {
@@ -37,7 +37,7 @@ pub struct ContactInput {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<320>")]
     pub value: String,
-    /// The answer to `sendOtp` for this contact, and the code that arrived there.
+    /// The `otpId` that `sendOtp` returned for this contact; sent together with `otpCode`, the code that arrived.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<128>")]
     pub otp_id: String,
@@ -52,12 +52,12 @@ pub struct SendOtpRequest {
     /// The contact, such as an e-mail address.
     #[schemars(schema_with = "form::given_name::<320>")]
     pub contact_id: String,
-    /// The host of the app for which the code is to be good, `unnamed` where it is left out. Who is signed in is in an app
-    /// already, and asks for that.
+    /// The host of the app in which the code is valid; `unnamed` by default. Ignored for a signed-in caller, whose session
+    /// determines the app.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
-    /// `email`, also where it is left out.
+    /// `email` (default).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<32>")]
     pub contact_platform: String,
@@ -66,7 +66,7 @@ pub struct SendOtpRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SendOtpResponse {
-    /// To be sent with the code.
+    /// The id of the code, to be sent together with it.
     pub otp_id: String,
 }
 

@@ -1,4 +1,4 @@
-//! How wire types that hold a password, a token or a code are shown by `{:?}`: without it, so that none lands in a log.
+//! `Debug` for wire types with a password, a token or a code: omits the secret, so that none is logged.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use super::{
     ResetPasswordRequest, VerifyContactRequest,
 };
 
-/// Each with the fields that may be shown.
+/// Implements `Debug` with the listed fields only.
 macro_rules! shows {
     ($($name:ident { $($field:ident),* })*) => {
         $(

@@ -8,15 +8,15 @@ use crate::{Time, form};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CreateInvitationRequest {
-    /// Seconds until it ends; seven days when left out, a year at most.
+    /// Lifetime in seconds: seven days by default, at most one year.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 31_536_000))]
     pub expires_in: Option<u64>,
-    /// How many accounts it may make; one when left out.
+    /// How many accounts can be registered with it; one by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub uses: Option<u32>,
-    /// The roles of those accounts; `user-svc:user` when left out.
+    /// The roles of these accounts; `user-svc:user` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::names::<256, 32>")]
     pub role_ids: Option<Vec<String>>,
@@ -32,7 +32,7 @@ pub struct CreateInvitationResponse {
 #[serde(default)]
 pub struct ListInvitationsResponse {
     pub invitations: Vec<Invitation>,
-    /// Where more follow: what to send as `after` with the same question.
+    /// Cursor of the next page, to be sent as `after`; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }
@@ -41,7 +41,7 @@ pub struct ListInvitationsResponse {
 #[serde(rename_all = "camelCase", default)]
 pub struct Invitation {
     pub id: String,
-    /// Shown once, in the answer that makes it.
+    /// Only returned when the invitation is created.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub code: String,
     pub created_at: Time,

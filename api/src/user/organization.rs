@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Time, form};
 
 /// A group of accounts. Its admins have the role `user-svc:org:{id}:admin`, its other members
-/// `user-svc:org:{id}:user`, both with literal braces around the id.
+/// `user-svc:org:{id}:user`, with literal braces around the id.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Organization {
@@ -22,15 +22,15 @@ pub struct Organization {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CreateOrganizationRequest {
-    /// Given where it is left out: letters, digits, `_` and `-`, which whoever comes first has; or the caller's slug, a
-    /// colon and those, which nobody else can take.
+    /// Generated if omitted. Either letters, digits, `_` and `-`, first come, first served; or the same after the caller's
+    /// slug and a colon, which only the caller can use.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::organization_id_if_any")]
     pub id: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<256>")]
     pub name: String,
-    /// A name of its own for the organization, of the same form as the slugs of accounts.
+    /// A unique name of the organization, in the format of account slugs.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::slug_if_any")]
     pub slug: String,
@@ -59,7 +59,7 @@ pub struct SaveOrganizationRequest {
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveOrganizationResponse {
     pub organization: Organization,
-    /// The caller's session, in whose token the new role is.
+    /// The caller's session, with a token that includes the new role.
     pub token: super::AuthToken,
 }
 
@@ -69,14 +69,14 @@ pub struct ListOrganizationsRequest {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::texts::<128, 1000>")]
     pub ids: Vec<String>,
-    /// 20 where it is left out.
+    /// Maximum number of entries; 20 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub limit: Option<i64>,
-    /// Those made before this time: the newest come first.
+    /// Organizations created before this time; the order is newest first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after_time: Option<Time>,
-    /// The `next` of the answer before.
+    /// Cursor: `next` of the previous page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
@@ -86,7 +86,7 @@ pub struct ListOrganizationsRequest {
 #[serde(rename_all = "camelCase", default)]
 pub struct ListOrganizationsResponse {
     pub organizations: Vec<Organization>,
-    /// Where more come: what to send as `after` with the same question.
+    /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }
@@ -101,13 +101,13 @@ pub struct AddUserToOrganizationRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveMembershipRequest {
-    /// `admin` or `user`; `user` where it is left out.
+    /// `admin` or `user` (default).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("enum" = ["admin", "user", ""]))]
     pub role: Option<String>,
 }
 
-/// An account in an organization.
+/// A member of an organization.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Member {
@@ -120,7 +120,7 @@ pub struct Member {
 #[serde(rename_all = "camelCase", default)]
 pub struct ListMembersResponse {
     pub members: Vec<Member>,
-    /// Where more follow: what to send as `after` with the same question.
+    /// Cursor of the next page, to be sent as `after`; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }

@@ -1,11 +1,11 @@
-//! Wire types of roles, permissions and grants.
+//! Wire types of roles, permissions, grants, permits, delegations and enrolls.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Time, form};
 
-/// A set of permissions under one name, to be given to accounts.
+/// A named set of permissions that can be given to accounts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Role {
@@ -16,12 +16,12 @@ pub struct Role {
     pub name: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// The account that says what is in it.
+    /// The account that defines its permissions.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub owner_id: String,
 }
 
-/// A right, named by the service that asks for it.
+/// A permission, declared by the service that checks it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Permission {
@@ -33,7 +33,7 @@ pub struct Permission {
     pub name: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// The account that says which roles have it.
+    /// The account that assigns it to roles.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub owner_id: String,
 }
@@ -41,10 +41,10 @@ pub struct Permission {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GetRolesResponse {
-    /// By name, then id.
+    /// Sorted by name, then id.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<Role>,
-    /// Where more follow: what to send as `after` with the same question.
+    /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }
@@ -61,8 +61,8 @@ pub struct CreateRoleRequest {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<1024>")]
     pub description: String,
-    /// The permissions that it has from now on; each the caller's own, or any for an admin. A role that is there keeps
-    /// what it has where this is left out.
+    /// The new permissions of the role: the caller's own, or any as an admin. If omitted, an existing role keeps its
+    /// permissions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::names::<256, 1000>")]
     pub permission_ids: Option<Vec<String>>,
@@ -77,9 +77,9 @@ pub struct CreateRoleResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GetPermissionsByRoleResponse {
-    /// By name, then id.
+    /// Sorted by name, then id.
     pub permissions: Vec<Permission>,
-    /// Where more follow: what to send as `after` with the same question.
+    /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }
@@ -87,7 +87,7 @@ pub struct GetPermissionsByRoleResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SetRolePermissionsRequest {
-    /// All that the role has from now on.
+    /// The new permissions of the role; replaces all existing ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::names::<256, 1000>")]
     pub permission_ids: Vec<String>,
@@ -136,7 +136,7 @@ pub struct AssignPermissionsRequest {
     pub permission_links: Vec<PermissionLink>,
 }
 
-/// A permission for accounts by slug, whatever their roles.
+/// A permission for accounts by slug, regardless of their roles.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Grant {
@@ -153,7 +153,7 @@ pub struct Grant {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveGrantsRequest {
-    /// One with a known id takes the place of what was saved under it; one without is given an id.
+    /// A grant with an existing id replaces that grant; one without an id gets a generated id.
     #[schemars(length(max = 1000))]
     pub grants: Vec<Grant>,
 }
@@ -161,19 +161,19 @@ pub struct SaveGrantsRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListGrantsRequest {
-    /// Those of this permission only.
+    /// Only those for this permission.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<256>")]
     pub permission_id: Option<String>,
-    /// Those that name this slug only.
+    /// Only those that name this slug.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<256>")]
     pub slug: Option<String>,
-    /// Most entries of the answer; all where it is left out.
+    /// Maximum number of entries; all if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub limit: Option<i64>,
-    /// The `next` of the answer before.
+    /// Cursor: `next` of the previous page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
@@ -184,12 +184,12 @@ pub struct ListGrantsRequest {
 pub struct ListGrantsResponse {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
-    /// Where more follow: what to send as `after` with the same question.
+    /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }
 
-/// A permission for accounts by slug and for all who have one of some roles: a grant with roles.
+/// A permission for accounts by slug and for all accounts with one of some roles: a grant with roles.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Permit {
@@ -207,12 +207,12 @@ pub struct Permit {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PermitInput {
-    /// Given where it is left out. Ids are each account's own: that of an account that is no admin is listed with the
-    /// account's slug and a colon before it.
+    /// Generated if omitted. Ids are scoped to the account: if the account is not an admin, the id is listed with the
+    /// account's slug and a colon as prefix.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<128>")]
     pub id: String,
-    /// The host of the app where it counts: `*` for all, which is for admins; the caller's where it is left out.
+    /// The host of the app in which it applies, or `*` for all apps (admins only); the caller's app by default.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
@@ -236,19 +236,19 @@ pub struct SavePermitsRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListPermitsRequest {
-    /// Those of this permission only.
+    /// Only those for this permission.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<256>")]
     pub permission: Option<String>,
-    /// Those that name this slug only.
+    /// Only those that name this slug.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<256>")]
     pub slug: Option<String>,
-    /// Most entries of the answer; all where it is left out.
+    /// Maximum number of entries; all if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub limit: Option<i64>,
-    /// The `next` of the answer before.
+    /// Cursor: `next` of the previous page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
@@ -259,7 +259,7 @@ pub struct ListPermitsRequest {
 pub struct ListPermitsResponse {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub permits: Vec<Permit>,
-    /// Where more follow: what to send as `after` with the same question.
+    /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }
@@ -267,14 +267,14 @@ pub struct ListPermitsResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListPermissionsRequest {
-    /// Roles that the caller has, or any for an admin; all that the caller has where it is left out.
+    /// Roles that the caller has, or any roles as an admin; all roles of the caller by default.
     #[schemars(schema_with = "form::texts::<256, 1000>")]
     pub roles: Vec<String>,
-    /// Most entries of the answer; all where it is left out.
+    /// Maximum number of entries; all if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub limit: Option<i64>,
-    /// The `next` of the answer before.
+    /// Cursor: `next` of the previous page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
@@ -283,9 +283,9 @@ pub struct ListPermissionsRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListPermissionsResponse {
-    /// What those roles have together, by id.
+    /// The union of the permissions of these roles, sorted by id.
     pub permissions: Vec<String>,
-    /// Where more follow: what to send as `after` with the same question.
+    /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }
@@ -296,23 +296,23 @@ pub struct HasPermissionResponse {
     pub authorized: bool,
     pub app_id: String,
     pub app: super::App,
-    /// Until when the answer may be kept (contract decision 9).
+    /// Until when the result may be cached (contract decision 9).
     pub until: Time,
     pub user: super::User,
 }
 
-/// What a service may do with the tokens that its callers send it (contract decision 9).
+/// What a service may do with the delegated tokens of its callers (contract decision 9).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Delegation {
-    /// The service.
+    /// The slug of the service.
     #[schemars(schema_with = "form::slug")]
     pub slug: String,
-    /// The ids of the operations that it may call for its callers, who must be allowed to call them themselves.
+    /// The ids of the operations that it may call on behalf of its callers, who must be allowed to call them themselves.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::texts::<128, 500>")]
     pub operations: Vec<String>,
-    /// The slugs of the services to which it may hand its callers' tokens on.
+    /// The slugs of the services to which it may forward its callers' tokens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "form::slugs::<500>")]
     pub services: Vec<String>,
@@ -324,7 +324,7 @@ pub struct ListDelegationsResponse {
     pub delegations: Vec<Delegation>,
 }
 
-/// An account has a role, or will have it once it shows that a contact is its own.
+/// A role of an account, or a pending role for the account that later verifies a contact.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Enroll {
@@ -334,11 +334,11 @@ pub struct Enroll {
     pub updated_at: Time,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub user_id: String,
-    /// The contact, where no account has shown yet that it is its own.
+    /// The contact, if no account has verified it yet.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub contact_id: String,
     pub role: String,
-    /// The account that gave it.
+    /// The account that gave the role.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub created_by: String,
 }
@@ -346,15 +346,15 @@ pub struct Enroll {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EnrollInput {
-    /// The host of the app where it counts: `*` for all, which is for admins; the caller's where it is left out.
+    /// The host of the app in which it applies, or `*` for all apps (admins only); the caller's app by default.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::text::<260>")]
     pub app_host: String,
-    /// The account; or else a contact.
+    /// The account; alternatively `contactId`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<256>")]
     pub user_id: String,
-    /// A contact, such as an e-mail address, of an account that may not be there yet.
+    /// A contact, such as an e-mail address, of an account that may not exist yet.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "form::name::<320>")]
     pub contact_id: String,
@@ -372,11 +372,11 @@ pub struct SaveEnrollsRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SaveEnrollsResponse {
-    /// What was given, new or not.
+    /// The assigned roles, including those that already existed.
     pub enrolls: Vec<Enroll>,
 }
 
-/// At least one of them.
+/// At least one filter is required.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListEnrollsRequest {
@@ -389,11 +389,11 @@ pub struct ListEnrollsRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<400>")]
     pub contact_id: Option<String>,
-    /// Most entries of the answer, which may have fewer though more follow; all where it is left out.
+    /// Maximum number of entries; a page may have fewer entries even if more follow. All if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub limit: Option<i64>,
-    /// The `next` of the answer before.
+    /// Cursor: `next` of the previous page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "form::text::<4096>")]
     pub after: Option<String>,
@@ -403,7 +403,7 @@ pub struct ListEnrollsRequest {
 #[serde(rename_all = "camelCase", default)]
 pub struct ListEnrollsResponse {
     pub enrolls: Vec<Enroll>,
-    /// Where more follow: what to send as `after` with the same question.
+    /// Cursor of the next page, to be sent as `after` with the same filters; empty on the last page.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub next: String,
 }

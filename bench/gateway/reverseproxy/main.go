@@ -1,4 +1,4 @@
-// The peer in Go: net/http/httputil.ReverseProxy with the same forwarding headers, on as many cores as it likes.
+// The Go proxy for comparison: net/http/httputil.ReverseProxy with the same forwarding headers and default GOMAXPROCS.
 package main
 
 import (

@@ -1,5 +1,5 @@
-//! The documents: about 650 bytes, in 5,000 groups of twenty, readable by one of many accounts and, a fifth of them, by a
-//! large organization.
+//! The test documents: about 650 bytes each, in 5,000 groups of twenty. Each is readable by one of many accounts, and every
+//! fifth one also by a large organization.
 
 use std::{path::Path, sync::Arc};
 
@@ -12,9 +12,9 @@ pub const DOCS: Collection = Collection {
     indexes: &[Index::on(&["group"]), Index::on(&["value"]), Index::each("readers", &["value"])],
 };
 pub const COUNT: usize = 100_000;
-/// Documents in a group.
+/// Documents per group.
 pub const GROUP: usize = 20;
-/// An account of which few documents are readers', and one of which many are.
+/// A reader of few documents, and a reader of many.
 pub const SELECTIVE: &str = "account-7";
 pub const POPULAR: &str = "organization";
 const PER_BATCH: usize = 1000;
@@ -39,7 +39,7 @@ pub fn body(number: usize) -> String {
     .to_string()
 }
 
-/// A second after the one before it.
+/// One second after the previous document.
 fn created_at(number: usize) -> String {
     let (minutes, seconds) = (number / 60, number % 60);
     let (hours, minutes) = (minutes / 60, minutes % 60);
@@ -50,16 +50,16 @@ pub fn batch(numbers: std::ops::Range<usize>) -> Batch {
     numbers.fold(Batch::new(), |batch, number| batch.create(DOCS.name, id(number), body(number)))
 }
 
-pub fn open(folder: &Path) -> Arc<dyn Store> {
-    SqliteStore::open(folder, SqliteOptions::default()).unwrap_or_else(|error| panic!("{error}"))
+pub fn open(directory: &Path) -> Arc<dyn Store> {
+    SqliteStore::open(directory, SqliteOptions::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Opens the collection and puts documents `from..to` into it.
+/// Opens the collection and inserts documents `from..to`.
 pub fn fill(runtime: &Runtime, store: &Arc<dyn Store>, from: usize, to: usize) {
     fill_into(DOCS, runtime, store, from, to);
 }
 
-/// The same with other indexes.
+/// The same for a given collection, whose indexes may differ.
 pub fn fill_into(collection: Collection, runtime: &Runtime, store: &Arc<dyn Store>, from: usize, to: usize) {
     runtime.block_on(async {
         store.open_collections(&[collection]).await.unwrap();

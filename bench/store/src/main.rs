@@ -1,6 +1,6 @@
-//! Measures the store against peers on this machine, in this run: plain rusqlite with the same statements on the same
-//! file, redb, and pgbench where OPENORCH_TEST_DB_STRING names a PostgreSQL. Prints a table of ratios, each the median of
-//! interleaved rounds. Called by `./run`.
+//! Compares the store with plain rusqlite (the same statements on the same file), redb, and pgbench if
+//! OPENORCH_TEST_DB_STRING is set, all in one run. Prints a table of ratios, each the median of interleaved rounds. Called
+//! by `./run`.
 
 mod data;
 mod measure;
@@ -22,14 +22,14 @@ fn main() {
     if wanted("writes") {
         writes::run(&mut table);
     }
-    // With a slowed disk only; `run` calls it.
+    // Only with the preloaded slow_flush.so; see `run`.
     if section == "slow-disk" {
-        writes::grouped(&mut table, "insert c32 / one by one, 2 ms flushes", 10.0);
+        writes::grouped(&mut table, "insert c32 / sequential, 2 ms flushes", 10.0);
     }
     if wanted("postgres") {
         postgres::run(&mut table);
     }
-    // In a process of its own, which has not grown for anything else; `run` calls it.
+    // In a separate process, so that its memory usage is not affected by other sections; see `run`.
     if section == "scale" {
         scale::run(&mut table);
     }

@@ -1,27 +1,27 @@
-//! Rounds, ratios and the table they are printed in.
+//! Timing, medians over rounds, and the table of results.
 
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Rounds of which the median counts.
+/// Number of rounds per measurement; the result is their median.
 pub const ROUNDS: usize = 5;
 
-/// What something cost.
+/// Wall-clock and CPU time of a piece of work.
 #[derive(Clone, Copy)]
 pub struct Cost {
     pub wall: Duration,
-    /// Of the whole process.
+    /// CPU time of the whole process.
     pub cpu: Duration,
 }
 
 impl Cost {
-    /// Operations a second.
+    /// Operations per second.
     pub fn rate(&self, operations: usize) -> f64 {
         operations as f64 / self.wall.as_secs_f64()
     }
 
-    /// Microseconds of CPU for one operation.
+    /// CPU time per operation in microseconds.
     pub fn micros(&self, operations: usize) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / operations as f64
     }
@@ -43,17 +43,17 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The medians of what each round answers.
+/// The median of each value over all rounds.
 pub fn medians<const N: usize>(mut round: impl FnMut() -> [f64; N]) -> [f64; N] {
     let rounds: Vec<[f64; N]> = (0..ROUNDS).map(|_| round()).collect();
     std::array::from_fn(|at| median(rounds.iter().map(|round| round[at]).collect()))
 }
 
-/// What a line is held to.
+/// The limit of a result.
 pub enum Hold {
     AtLeast(f64),
     AtMost(f64),
-    /// Told, not held.
+    /// Informational only.
     Nothing,
 }
 
@@ -72,9 +72,9 @@ impl Table {
         self.0.push([what.into(), format!("{measured:.2}{mark}"), held, detail]);
     }
 
-    /// As Markdown.
+    /// The table as Markdown.
     pub fn text(&self) -> String {
-        let mut text = String::from("| what | measured | held to | detail |\n| --- | --- | --- | --- |\n");
+        let mut text = String::from("| measurement | result | limit | detail |\n| --- | --- | --- | --- |\n");
         for row in &self.0 {
             text += &format!("| {} |\n", row.join(" | "));
         }
@@ -82,7 +82,7 @@ impl Table {
     }
 }
 
-/// Numbers that look random and are the same in each run (SplitMix64).
+/// A pseudorandom number generator with a fixed seed (SplitMix64).
 pub struct Numbers(pub u64);
 
 impl Numbers {

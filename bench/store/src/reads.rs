@@ -1,4 +1,4 @@
-//! Reads of the embedded engine against the same statements through plain rusqlite on one thread, on the same file.
+//! Reads of the SQLite engine compared with the same statements through plain rusqlite on one thread, on the same file.
 
 use std::{path::Path, sync::Arc};
 
@@ -18,7 +18,7 @@ const FINDS: usize = 8_000;
 const PAGES: usize = 2_000;
 const TASKS: usize = 32;
 
-/// All that the reads need.
+/// Shared state of the read benchmarks.
 struct Bench {
     runtime: Runtime,
     store: Arc<dyn Store>,
@@ -26,11 +26,11 @@ struct Bench {
 }
 
 pub fn run(table: &mut Table) {
-    let folder = tempdir().unwrap();
+    let directory = tempdir().unwrap();
     let runtime = runtime();
-    let store = open(folder.path());
+    let store = open(directory.path());
     fill(&runtime, &store, 0, COUNT);
-    let bench = Bench { raw: raw(&folder.path().join("openorch.db")), runtime, store };
+    let bench = Bench { raw: raw(&directory.path().join("openorch.db")), runtime, store };
     gets(&bench, table);
     finds(&bench, table);
     pages(&bench, table);
@@ -38,7 +38,7 @@ pub fn run(table: &mut Table) {
     redb_peer::gets(table, |numbers| bench.alone(|store| gets_of(store, numbers)), GETS);
 }
 
-/// A connection as the readers of the store have it.
+/// A connection with the settings of the store's reader connections.
 pub fn raw(database: &Path) -> Connection {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(database, flags).unwrap();
@@ -65,12 +65,12 @@ async fn finds_of(store: Arc<dyn Store>, numbers: Vec<usize>) {
 }
 
 impl Bench {
-    /// The cost of work on the runtime's blocking thread, one after the other.
+    /// The cost of sequential work on the current thread.
     fn alone<F: Future<Output = ()>>(&self, work: impl FnOnce(Arc<dyn Store>) -> F) -> Cost {
         cost(|| self.runtime.block_on(work(self.store.clone())))
     }
 
-    /// The cost of the same work shared by many tasks.
+    /// The cost of the same work split over concurrent tasks.
     fn shared<F>(&self, numbers: &[usize], work: impl Fn(Arc<dyn Store>, Vec<usize>) -> F) -> Cost
     where
         F: Future<Output = ()> + Send + 'static,
@@ -139,7 +139,7 @@ fn finds(bench: &Bench, table: &mut Table) {
     table.line("20 by equality c32 / raw, one thread", shared, Hold::AtLeast(1.0), String::new());
 }
 
-/// A page of fifty by `value`, as anybody turns pages.
+/// A query for a page of fifty documents by `value`, after a cursor.
 pub fn page(last: Option<&openorch_store::Cursor>) -> Query {
     let query = Query::all().descending("value").limit(50);
     match last {
@@ -188,7 +188,7 @@ fn intersects(bench: &Bench, table: &mut Table) {
         let mut select = bench.raw.prepare(&sql).unwrap();
         select.query_map([id(number)], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     };
-    // Document 7 is read by one account alone, document 5 by one account and, later in the alphabet, the organization.
+    // Document 7 has one account as reader; document 5 has one account and the organization, which sorts after it.
     let (few, many) = (keys(7).remove(0), keys(5).remove(1));
     let top =
         "SELECT k1, id, rid FROM (SELECT k1, id, rid FROM \"LIST\" WHERE val = ? ORDER BY k1 DESC, id DESC LIMIT 51)";

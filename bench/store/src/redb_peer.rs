@@ -1,4 +1,4 @@
-//! redb, an embedded key-value store in Rust: what a get and a durable insert cost without SQL.
+//! redb, an embedded key-value store in Rust, to compare gets and durable inserts without SQL.
 
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 use tempfile::tempdir;
@@ -22,10 +22,10 @@ fn insert(database: &Database, numbers: impl Iterator<Item = usize>) {
     transaction.commit().unwrap();
 }
 
-/// Gets of ours, which `ours` runs, against gets of redb.
+/// Compares gets of the store, run by `ours`, with gets of redb.
 pub fn gets(table: &mut Table, ours: impl Fn(Vec<usize>) -> Cost, times: usize) {
-    let folder = tempdir().unwrap();
-    let database = Database::create(folder.path().join("redb")).unwrap();
+    let directory = tempdir().unwrap();
+    let database = Database::create(directory.path().join("redb")).unwrap();
     insert(&database, 0..COUNT);
     let mut seed = 500;
     let [ratio] = medians(|| {
@@ -41,12 +41,12 @@ pub fn gets(table: &mut Table, ours: impl Fn(Vec<usize>) -> Cost, times: usize) 
         });
         [ours(numbers).rate(times) / theirs.rate(times)]
     });
-    table.line("get c1 / redb", ratio, Hold::Nothing, "redb keeps no versions and no indexes".into());
+    table.line("get c1 / redb", ratio, Hold::Nothing, "redb has no versions and no indexes".into());
 }
 
-/// Inserts one by one, each on disk before the next.
+/// Sequential inserts, each durable before the next.
 pub fn inserts(times: usize) -> Cost {
-    let folder = tempdir().unwrap();
-    let database = Database::create(folder.path().join("redb")).unwrap();
+    let directory = tempdir().unwrap();
+    let database = Database::create(directory.path().join("redb")).unwrap();
     cost(|| (0..times).for_each(|number| insert(&database, std::iter::once(number))))
 }

@@ -1,5 +1,4 @@
-//! A million documents in one collection: what a get and a page cost against ten thousand, what the store keeps in
-//! memory, how long opening takes.
+//! A collection of one million documents compared with ten thousand: cost of gets and pages, memory, and time to open.
 
 use std::{path::Path, time::Instant};
 
@@ -12,7 +11,7 @@ use crate::{
     reads::page,
 };
 
-/// As the services list what they have: the newest first.
+/// With an index for listing newest first, as the services do.
 const LISTED: Collection = Collection {
     name: DOCS.name,
     indexes: &[
@@ -26,19 +25,19 @@ const FEW: usize = 10_000;
 const MANY: usize = 1_000_000;
 const GETS: usize = 20_000;
 const PAGES: usize = 1_000;
-/// Documents that are asked for again and again, and the pages they fill.
+/// Number of documents in the working set, and the pages that they fill.
 const ASKED: usize = 1_000;
 const TURNED: usize = ASKED / 50;
-/// So many more pages are turned to come by documents that nobody has asked for yet.
+/// Number of pages read beyond the working set, which are not cached.
 const FAR: usize = 100;
 
 pub fn run(table: &mut Table) {
-    // What making the documents leaves behind in this process counts as well, so that it hides nothing.
+    // Taken before the documents are created, so that memory left over from that is included.
     let before = memory();
     let (small, large) = (tempdir().unwrap(), tempdir().unwrap());
     made(small.path(), FEW);
     made(large.path(), MANY);
-    let opens = |folder: &Path| median((0..5).map(|_| opened(folder)).collect());
+    let opens = |directory: &Path| median((0..5).map(|_| opened(directory)).collect());
     let (few, many) = (opens(small.path()), opens(large.path()));
     let detail = format!("{many:.1} ms");
     table.line("opening 1,000,000 documents / 10,000", many / few, Hold::AtMost(1.5), detail);
@@ -52,13 +51,13 @@ pub fn run(table: &mut Table) {
     table.line("get, 1,000,000 / 10,000", gets, Hold::AtMost(1.3), String::new());
     table.line("page of 50, newest first, 1,000,000 / 10,000", newest, Hold::AtMost(1.3), String::new());
     table.line("page of 50 in a scattered order, 1,000,000 / 10,000", pages, Hold::AtMost(1.3), String::new());
-    table.line("the same, far from the pages before", far, Hold::Nothing, String::new());
+    table.line("the same, pages that are not cached", far, Hold::Nothing, String::new());
     table.line("memory at 1,000,000 documents, MiB", worked(large.path()) - before, Hold::AtMost(60.0), String::new());
 }
 
-fn made(folder: &Path, count: usize) {
+fn made(directory: &Path, count: usize) {
     let runtime = runtime();
-    let store = open(folder);
+    let store = open(directory);
     fill_into(LISTED, &runtime, &store, 0, count);
     runtime.block_on(async {
         store.mark_seeded().await.unwrap();
@@ -66,32 +65,32 @@ fn made(folder: &Path, count: usize) {
     });
 }
 
-/// Milliseconds until the collection can be used.
-fn opened(folder: &Path) -> f64 {
+/// Milliseconds to open the store and the collection.
+fn opened(directory: &Path) -> f64 {
     let runtime = runtime();
     let started = Instant::now();
-    let store = open(folder);
+    let store = open(directory);
     runtime.block_on(store.open_collections(&[LISTED])).unwrap();
     let taken = started.elapsed();
     runtime.block_on(store.close());
     taken.as_secs_f64() * 1e3
 }
 
-/// Microseconds.
+/// Costs in microseconds per operation.
 struct Costs {
     get: f64,
-    /// Of documents that were stored one after the other.
+    /// A page of documents that were stored one after another.
     newest: f64,
-    /// Of documents that are all over the collection.
+    /// A page of documents that are scattered over the collection.
     page: f64,
     far_page: f64,
 }
 
-/// What a get and a page cost, the documents asked for again and again being as many in both: what is compared is the
-/// depth of the trees, not the size of any cache; but for the pages far away, which are in no cache of ours.
-fn cost_in(folder: &Path, count: usize, seed: u64) -> Costs {
+/// Measures gets and pages. The working set has the same size for both collections, so that the comparison shows the depth
+/// of the trees and not the size of a cache; only the far pages are uncached.
+fn cost_in(directory: &Path, count: usize, seed: u64) -> Costs {
     let runtime = runtime();
-    let store = open(folder);
+    let store = open(directory);
     runtime.block_on(async {
         store.open_collections(&[LISTED]).await.unwrap();
         let mut numbers = Numbers(seed);
@@ -125,7 +124,7 @@ fn cost_in(folder: &Path, count: usize, seed: u64) -> Costs {
         });
         let far_page = far_page.await;
         store.close().await;
-        eprintln!("  {count} documents: get {get:.1} us, newest {newest:.0} us, scattered {near:.0} us, far away {far_page:.0} us");
+        eprintln!("  {count} documents: get {get:.1} us, newest {newest:.0} us, scattered {near:.0} us, uncached {far_page:.0} us");
         Costs { get, newest, page: near, far_page }
     })
 }
@@ -138,17 +137,17 @@ fn by_time(last: Option<&Cursor>) -> Query {
     }
 }
 
-/// What each of so many takes.
+/// Wall-clock time per operation in microseconds.
 async fn micros(times: usize, work: impl Future<Output = ()>) -> f64 {
     let started = Instant::now();
     work.await;
     started.elapsed().as_secs_f64() * 1e6 / times as f64
 }
 
-/// Resident MiB after work of every kind.
-fn worked(folder: &Path) -> f64 {
+/// Resident memory in MiB after a mix of operations.
+fn worked(directory: &Path) -> f64 {
     let runtime = runtime();
-    let store = open(folder);
+    let store = open(directory);
     let most = runtime.block_on(async {
         store.open_collections(&[LISTED]).await.unwrap();
         let mut numbers = Numbers(1);

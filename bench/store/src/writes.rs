@@ -1,4 +1,4 @@
-//! Writes of the embedded engine, each acknowledged when it is on disk, against the same through plain rusqlite.
+//! Durable writes of the SQLite engine compared with the same statements through plain rusqlite.
 
 use std::{
     path::Path,
@@ -26,24 +26,24 @@ const TASKS: usize = 32;
 const BATCHES: usize = 20;
 const PER_BATCH: usize = 1000;
 
-/// A new store with the collection in it.
+/// A new store with the collection.
 fn ours(runtime: &Runtime) -> (TempDir, Arc<dyn Store>) {
-    let folder = tempdir().unwrap();
-    let store = open(folder.path());
+    let directory = tempdir().unwrap();
+    let store = open(directory.path());
     fill(runtime, &store, 0, 1);
-    (folder, store)
+    (directory, store)
 }
 
-/// A copy of such a database for plain rusqlite, and the row that is written again and again under other ids.
+/// A database of the store opened with plain rusqlite, and the rows to insert under new ids.
 struct Raw {
-    _folder: TempDir,
+    _directory: TempDir,
     connection: Connection,
     rows: Vec<(Vec<Value>, Vec<Vec<Value>>)>,
     list: String,
 }
 
 impl Raw {
-    /// Takes what ours wrote for the documents `1..=count`, so that the same bytes are written.
+    /// Reads the rows that the store wrote for the documents `1..=count`, so that the same bytes are written.
     fn new(runtime: &Runtime, count: usize) -> Raw {
         let (from, store) = ours(runtime);
         runtime.block_on(async {
@@ -62,7 +62,7 @@ impl Raw {
             .unwrap();
         let rows = read_rows(&source, &list);
         drop(source);
-        Raw { connection: emptied(from.path(), &list), _folder: from, rows, list }
+        Raw { connection: emptied(from.path(), &list), _directory: from, rows, list }
     }
 
     fn insert(&self, at: usize, number: usize) {
@@ -79,7 +79,7 @@ impl Raw {
         }
     }
 
-    /// So many transactions of so many documents each.
+    /// Runs `transactions` transactions of `each` documents.
     fn inserts(&self, transactions: usize, each: usize, start: usize) -> Cost {
         cost(|| {
             for transaction in 0..transactions {
@@ -111,8 +111,8 @@ fn read_rows(source: &Connection, list: &str) -> Vec<(Vec<Value>, Vec<Vec<Value>
     all
 }
 
-fn emptied(folder: &Path, list: &str) -> Connection {
-    let connection = Connection::open(folder.join("openorch.db")).unwrap();
+fn emptied(directory: &Path, list: &str) -> Connection {
+    let connection = Connection::open(directory.join("openorch.db")).unwrap();
     connection
         .execute_batch(&format!(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -16384;
@@ -128,7 +128,7 @@ async fn create(store: Arc<dyn Store>, numbers: std::ops::Range<usize>) {
     }
 }
 
-/// The same number of inserts by many tasks.
+/// Inserts `count` documents with concurrent tasks.
 fn shared(runtime: &Runtime, store: &Arc<dyn Store>, start: usize, count: usize) -> Cost {
     let each = count / TASKS;
     cost(|| {
@@ -145,7 +145,7 @@ fn shared(runtime: &Runtime, store: &Arc<dyn Store>, start: usize, count: usize)
 
 pub fn run(table: &mut Table) {
     let runtime = runtime();
-    let (_folder, store) = ours(&runtime);
+    let (_directory, store) = ours(&runtime);
     let raw = Raw::new(&runtime, PER_BATCH);
     let mut next = 10;
     let mut take = |count: usize| {
@@ -173,17 +173,17 @@ pub fn run(table: &mut Table) {
             mine.rate(ALONE) / redb_peer::inserts(ALONE).rate(ALONE),
         ]
     });
-    table.line("insert c1 / raw, one by one", alone, Hold::AtLeast(0.6), String::new());
+    table.line("insert c1 / raw, sequential", alone, Hold::AtLeast(0.6), String::new());
     table.line("batch of 1000 / raw", batches, Hold::AtLeast(0.85), String::new());
     table.line("insert c1 / redb", redb, Hold::Nothing, String::new());
-    grouped(table, "insert c32 / one by one", 3.0);
+    grouped(table, "insert c32 / sequential", 3.0);
     mixed(table);
 }
 
-/// What group commit gives: inserts by 32 tasks against the same one by one.
+/// The effect of group commit: inserts by 32 concurrent tasks compared with sequential ones.
 pub fn grouped(table: &mut Table, what: &str, least: f64) {
     let runtime = runtime();
-    let (_folder, store) = ours(&runtime);
+    let (_directory, store) = ours(&runtime);
     let raw = Raw::new(&runtime, PER_BATCH);
     let mut start = 10;
     let [ratio, rate] = medians(|| {
@@ -195,11 +195,11 @@ pub fn grouped(table: &mut Table, what: &str, least: f64) {
     table.line(what, ratio, Hold::AtLeast(least), format!("{rate:.0} inserts/s"));
 }
 
-/// 28 tasks that get and 4 that insert, for some seconds.
+/// 28 tasks that read and 4 that insert, for some seconds.
 fn mixed(table: &mut Table) {
     const FOR: Duration = Duration::from_secs(3);
     let runtime = runtime();
-    let (_folder, store) = ours(&runtime);
+    let (_directory, store) = ours(&runtime);
     fill(&runtime, &store, 1, 20_000);
     let (gets, inserts, is_over) =
         (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -229,6 +229,6 @@ fn mixed(table: &mut Table) {
     runtime.block_on(async { tokio::time::sleep(FOR).await });
     is_over.store(true, Relaxed);
     let rate = |count: &AtomicUsize| count.load(Relaxed) as f64 / FOR.as_secs_f64();
-    let detail = format!("{:.0} gets/s beside", rate(&gets));
-    table.line("inserts a second beside 28 readers", rate(&inserts), Hold::AtLeast(100.0), detail);
+    let detail = format!("{:.0} concurrent gets/s", rate(&gets));
+    table.line("inserts per second with 28 concurrent readers", rate(&inserts), Hold::AtLeast(100.0), detail);
 }

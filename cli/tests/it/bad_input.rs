@@ -46,7 +46,7 @@ fn a_server_that_is_no_daemon_is_told_as_one() {
         assert!(doctor.out.contains("another program answers"), "{}", doctor.out);
     }
     let home = Home::signed_in(&saying("SSH-2.0-OpenSSH_9.6\r\n"));
-    home.oo("instance ls").fails(5, "no answer from");
+    home.oo("instance ls").fails(5, "no response from");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_selection_that_leads_nowhere_is_told() {
     home.oo("instance ls").fails(3, "the selected environment `gone` no longer exists; list them with `oo env ls`");
     home.oo("env current").fails(3, "`gone`");
     home.write_settings("selectedEnvironment: here\nenvironments: {here: {url: nonsense}}\n");
-    home.oo("get /x").fails(2, "`nonsense` is not the address of a server");
+    home.oo("get /x").fails(2, "`nonsense` is not a server URL");
     home.write_settings("selectedEnvironment: s\nenvironments: {s: {url: 'http://127.0.0.1:9', selectedUser: gone}}\n");
     home.oo("instance ls").fails(4, "not signed in to");
 }
@@ -271,8 +271,8 @@ fn an_answer_without_end_is_not_kept_and_what_is_no_json_is_handed_on() {
         format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}")
     });
     let home = Home::signed_in(&stub);
-    home.oo("get /json").fails(1, "its body has more than 67108864 bytes");
-    home.oo("instance ls").fails(1, "its body has more than 67108864 bytes");
+    home.oo("get /json").fails(1, "the body exceeds the client's limit of 67108864 bytes");
+    home.oo("instance ls").fails(1, "the body exceeds the client's limit of 67108864 bytes");
     let ran = home.oo("get /text");
     assert_eq!((ran.code, ran.out.len()), (0, 1 << 20), "{}", ran.err);
 }

@@ -120,7 +120,7 @@ fn how_it_ends_tells_scripts_why() {
     nobody.oo(&format!("env add gone http://{free}")).is(0, "", "");
     let ran = nobody.oo_with("login openorch", "x\n");
     assert_eq!((ran.code, ran.out.as_str()), (5, ""));
-    assert!(ran.err.starts_with(&format!("Error: login: no answer from http://{free}: ")), "{}", ran.err);
+    assert!(ran.err.starts_with(&format!("Error: login: no response from http://{free}: ")), "{}", ran.err);
 }
 
 #[test]

@@ -94,7 +94,7 @@ async fn what_is_no_policy_is_refused_and_changes_nothing() {
     let (admin, ann) = (daemon.admin().await, daemon.register("ann").await);
     for (instance, words) in [
         (Value::Null, "`instance` is required"),
-        (json!({ "templateId": "quota" }), "it is one of rate-limit, blocklist"),
+        (json!({ "templateId": "quota" }), "it must be one of rate-limit, blocklist"),
         (json!({ "templateId": "rate-limit", "parameters": {} }), "parameters.rateLimit is required"),
         (rate_limit(0, "1m", "userId", "global"), "at least 1 is allowed"),
         (rate_limit(5, "soon", "userId", "global"), "timeWindow: `soon`"),

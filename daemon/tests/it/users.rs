@@ -95,7 +95,7 @@ async fn what_is_missing_taken_or_built_in_is_refused_and_changes_nothing() {
         (json!({ "user": { "slug": "cleo" } }), 400, "`user.name` is required"),
         (json!({ "user": { "name": "Cleo" } }), 400, "`user.slug` is required"),
         (json!({ "user": { "name": "Cleo", "slug": "Cleo" } }), 400, "slug"),
-        (json!({ "user": { "name": "Cleo", "slug": "cleo", "id": "a/b" } }), 400, "leave it out to be given one"),
+        (json!({ "user": { "name": "Cleo", "slug": "cleo", "id": "a/b" } }), 400, "omit it to have one generated"),
         (json!({ "user": { "name": "Cleo", "slug": "cleo", "id": "usr_bob" } }), 409, "another account"),
         (json!({ "user": { "name": "Ann", "slug": "ann" } }), 409, "slug already exists"),
         (json!({ "user": { "name": "U", "slug": "user-svc" } }), 409, "slug already exists"),

@@ -1,4 +1,4 @@
-//! A service's account: made at its first start, signed in to at every other.
+//! The account of a service: registered on its first start, signed in to on every later one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,18 +9,19 @@ use openorch_api::{
 
 use crate::{Client, Credential, CredentialStore, Error, retry::patiently, session::Session};
 
-/// How long a service waits for a daemon that is away: long enough for both to be started at once.
+/// How long a starting service retries while the daemon is unavailable, so that both can be started at the same time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One attempt at it: a password's hash takes a moment, and no more.
+/// Timeout of one sign-in attempt. Hashing a password takes well under a second.
 const TIME_OUT: Duration = Duration::from_secs(10);
 
-/// Signs the service in, registering its account at the first start, and answers the token to call with.
+/// Signs the service in, registering its account on the first start, and returns the session token.
 ///
-/// The password is made here and kept in `store` before the server hears of it, so that a crash in between locks nobody
-/// out. While the daemon is away this tries again, for a minute. A stored slug wins over the one given.
+/// The password is generated here and saved in `store` before it is sent to the daemon, so that a crash in between does
+/// not lock the service out. While the daemon is unavailable, this retries for one minute. If `store` contains a
+/// credential, its slug takes precedence over `slug`.
 ///
-/// Fails with [`Error::Credential`] where the credential cannot be read or kept, or is not the account's.
+/// Fails with [`Error::Credential`] if the credential cannot be read or saved, or does not belong to the account.
 ///
 /// ```no_run
 /// use openorch_sdk::{ClientFactory, Error, FileCredentialStore, register_service_account};
@@ -42,13 +43,13 @@ pub async fn register_service_account(
     register_service_account_within(PATIENCE, client, slug, name, store).await
 }
 
-/// [`register_service_account`] with another limit to its patience.
+/// [`register_service_account`] with a custom limit for retries.
 ///
 /// ```no_run
-/// # use openorch_sdk::{Client, Error, MemoryCredentialStore, register_service_account_within};
+/// # use openorch_sdk::{Client, Error, MemoryCredentialStore, register_service_account_with_timeout};
 /// # async fn example(client: &Client) -> Result<(), Error> {
-/// let (store, at_once) = (MemoryCredentialStore::default(), std::time::Duration::ZERO);
-/// let token = register_service_account_within(at_once, client, "a-svc", "A", &store).await?;
+/// let (store, no_retries) = (MemoryCredentialStore::default(), std::time::Duration::ZERO);
+/// let token = register_service_account_with_timeout(no_retries, client, "a-svc", "A", &store).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -65,8 +66,8 @@ pub async fn register_service_account_within(
     patiently(patience, &what, || sign_in_or_register(client, &credential, name, store)).await
 }
 
-/// The client that a service calls with: signed in like by [`register_service_account`], and signed in again whenever the
-/// daemon no longer knows its session.
+/// A client that calls as the service: signed in as by [`register_service_account`], and signed in again whenever its
+/// session has ended.
 ///
 /// ```no_run
 /// use openorch_sdk::{ClientFactory, Error, FileCredentialStore, service_client};
@@ -87,7 +88,7 @@ pub async fn service_client(
     Ok(sign_in_service(PATIENCE, client, slug, name, store).await?.0)
 }
 
-/// The client of a service and the slug that its account has.
+/// Signs in; returns the client of the service and the slug of its account.
 pub(crate) async fn sign_in_service(
     patience: Duration,
     client: &Client,
@@ -110,10 +111,10 @@ pub(crate) async fn sign_in_service(
 }
 
 fn signing_in(slug: &str) -> String {
-    format!("signing in `{slug}`")
+    format!("signing in as `{slug}`")
 }
 
-/// The credential that is kept, or a fresh one that is from now on.
+/// The stored credential, or a new one, which is stored.
 async fn credential(slug: &str, store: &impl CredentialStore) -> Result<Credential, Error> {
     match store.load().await? {
         Some(credential) => Ok(credential),
@@ -128,13 +129,13 @@ async fn sign_in_or_register(
     store: &impl CredentialStore,
 ) -> Result<String, Error> {
     match sign_in(client, credential).await {
-        // Any other refusal is a fault that registering would hide.
+        // Any other error must be reported; registering would hide it.
         Err(refusal) if refusal.is(&errors::SLUG_NOT_FOUND) => {}
         Err(refusal) if refusal.is(&errors::WRONG_PASSWORD) => return Err(explain_wrong_password(credential, store)),
         settled => return settled,
     }
     match register(client, credential, name).await {
-        // Another copy of the service, with the same credential, registered in between.
+        // Another process of the service, with the same credential, registered concurrently.
         Err(refusal) if refusal.is(&errors::SLUG_TAKEN) || refusal.is(&errors::ACCOUNT_EXISTS) => {
             match sign_in(client, credential).await {
                 Err(refusal) if refusal.is(&errors::WRONG_PASSWORD) => Err(explain_wrong_password(credential, store)),
@@ -164,7 +165,7 @@ async fn register(client: &Client, credential: &Credential, name: &str) -> Resul
     };
     let Json(answer) = client.call(REGISTER, Body(input)).await?;
     match answer.token.token {
-        // A daemon that registers without signing in.
+        // This daemon registers without signing in.
         token if token.is_empty() => sign_in(client, credential).await,
         token => Ok(token),
     }
@@ -172,7 +173,7 @@ async fn register(client: &Client, credential: &Credential, name: &str) -> Resul
 
 fn token_of(operation: &'static str, token: String) -> Result<String, Error> {
     if token.is_empty() {
-        let reason = "it carries no token".into();
+        let reason = "the response contains no token".into();
         return Err(Error::Unexpected { operation: operation.into(), status: 200, reason, request_id: None });
     }
     Ok(token)
@@ -180,8 +181,8 @@ fn token_of(operation: &'static str, token: String) -> Result<String, Error> {
 
 fn explain_wrong_password(credential: &Credential, store: &impl CredentialStore) -> Error {
     Error::Credential(format!(
-        "the account `{}` has another password than the one in {}; put back the right credential, or have an admin \
-         reset the account's password to the one that stands there",
+        "the password in {1} is not that of account `{0}`; restore the credential, or have an admin reset the \
+         account's password to it",
         credential.slug,
         store.place()
     ))

@@ -1,5 +1,5 @@
-//! The client: sends one operation and reads its answer. Cheap to clone; clones share connections. Follows no redirect
-//! (a token would go along) and tries again only what reads, and what the server knows a repeat of by its key.
+//! The client: sends an operation and reads its response. Cheap to clone; clones share connections. It does not follow
+//! redirects, which would leak the token, and retries only reads and calls with an idempotency key.
 
 use std::{
     borrow::Cow,
@@ -24,19 +24,19 @@ use crate::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer may stand still, not how long it may take: downloads are long.
+/// Maximum time between two reads of a response; a long download may take longer in total.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longer answers are given up unless a client is told otherwise: they would be kept in memory whole.
+/// Default maximum size of a response that is read into memory.
 const ANSWER_LIMIT: usize = 64 << 20;
 
-/// Makes clients of one server that share its connections. Nothing is shared between two factories.
+/// Creates clients of one server that share a connection pool. Two factories share nothing.
 ///
 /// ```
 /// use openorch_sdk::ClientFactory;
 ///
 /// let factory = ClientFactory::new("http://127.0.0.1:58231")?;
-/// let as_nobody = factory.client();
-/// let as_somebody = factory.client().with_token("eyJ…the.token")?;
+/// let anonymous = factory.client();
+/// let signed_in = factory.client().with_token("eyJ…the.token")?;
 /// # Ok::<(), openorch_sdk::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -46,11 +46,13 @@ pub struct ClientFactory {
 
 /// Calls operations of one server as one caller.
 ///
-/// A call that only reads is tried again, twice at most and within ten seconds, when the server could not be reached or
-/// asked for patience (429, 502, 503, 504; `Retry-After` is kept to). So is one whose operation stores its answer under the
-/// `Idempotency-Key` that is sent with it (`x-repeat: keyed`); one that writes otherwise never is. Connecting may take five
-/// seconds, and an answer may stand still for sixty; [`with_time_out`](Client::with_time_out) limits the whole call. An
-/// answer may have 64 MiB, or as much as [`with_answer_limit`](Client::with_answer_limit) says.
+/// Reads are retried at most twice and within ten seconds if the server is unreachable or returns 429, 502, 503 or 504;
+/// `Retry-After` is respected. So are operations that store their response under an `Idempotency-Key`
+/// (`x-repeat: keyed`), which the client sends. Other writes are never retried.
+///
+/// Timeouts: five seconds to connect and sixty seconds between two reads of the response;
+/// [`with_timeout`](Client::with_timeout) limits the whole call. A response may have at most 64 MiB, which
+/// [`with_max_response_bytes`](Client::with_max_response_bytes) changes.
 ///
 /// ```no_run
 /// use openorch_sdk::{ClientFactory, api::{Json, user::READ_USER_BY_TOKEN}};
@@ -69,14 +71,14 @@ pub struct Client {
     headers: HeaderMap,
     time_out: Option<Duration>,
     answer_limit: usize,
-    /// How long nothing may come.
+    /// Maximum time without received data.
     silence: Duration,
-    /// The session of a service, whose token may change; else the token is among the headers.
+    /// The session of a service, whose token changes when it signs in again; otherwise the token is in `headers`.
     session: Option<Arc<Session>>,
 }
 
 impl ClientFactory {
-    /// Clients of the server at `url`, for example `http://127.0.0.1:58231`. Connects to nothing yet.
+    /// A factory for clients of the server at `url`, for example `http://127.0.0.1:58231`. Does not connect yet.
     ///
     /// ```
     /// use openorch_sdk::ClientFactory;
@@ -102,7 +104,7 @@ impl ClientFactory {
         })
     }
 
-    /// A client that calls as nobody. Give it a token with [`Client::with_token`].
+    /// An anonymous client. Set a token with [`Client::with_token`].
     ///
     /// ```
     /// let factory = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?;
@@ -114,7 +116,7 @@ impl ClientFactory {
     }
 }
 
-/// The client of the HTTP library for servers at such an address.
+/// Builds the underlying HTTP client for a server.
 fn http_client(base: &Url, silence: Duration) -> Result<reqwest::Client, Error> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("openorch-sdk-rust/", env!("CARGO_PKG_VERSION")))
@@ -124,23 +126,23 @@ fn http_client(base: &Url, silence: Duration) -> Result<reqwest::Client, Error> 
     if target::is_loopback(base) {
         builder = builder.no_proxy();
         if base.scheme() == "http" {
-            // Reading the system's roots costs milliseconds at every start of a program that needs none of them.
+            // Loading the system's root certificates takes milliseconds at every start and is not needed here.
             builder = builder.tls_certs_only([]);
         }
     }
-    builder.build().map_err(|error| Error::Invalid(format!("the HTTP client cannot start: {}", root_cause(&error))))
+    builder.build().map_err(|error| Error::Invalid(format!("cannot create the HTTP client: {}", root_cause(&error))))
 }
 
-/// What a token is sent as.
+/// The `Authorization` header value of a token.
 pub(crate) fn bearer(token: &str) -> Result<HeaderValue, Error> {
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-        .map_err(|_| Error::Invalid("the token holds characters that no token has; sign in again".into()))?;
+        .map_err(|_| Error::Invalid("the token contains invalid characters; sign in again".into()))?;
     value.set_sensitive(true);
     Ok(value)
 }
 
 impl Client {
-    /// The same client calling with this session's token.
+    /// The same client with this session token.
     ///
     /// ```
     /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
@@ -152,15 +154,15 @@ impl Client {
         Ok(self.without_token().with_header_value(header::AUTHORIZATION, bearer(token)?))
     }
 
-    /// The same client calling with the token of a request that a service has received, if that has one.
+    /// The same client with the token of a request that a service has received; anonymous if the request has none.
     ///
-    /// The gateway puts a token there that says who the caller is and that this service alone may use.
+    /// The gateway replaces the caller's token by one that identifies the caller and is valid for this service only.
     ///
     /// ```
     /// use openorch_sdk::{ClientFactory, http::HeaderMap};
     ///
     /// fn client_of(incoming: &HeaderMap, factory: &ClientFactory) -> openorch_sdk::Client {
-    ///     factory.client().with_token_of(incoming)
+    ///     factory.client().with_forwarded_token(incoming)
     /// }
     /// # client_of(&HeaderMap::new(), &ClientFactory::new("http://127.0.0.1:58231").unwrap());
     /// ```
@@ -176,7 +178,7 @@ impl Client {
         }
     }
 
-    /// The same client calling as nobody.
+    /// The same client without a token.
     ///
     /// ```
     /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client().with_token("t0k")?;
@@ -189,7 +191,7 @@ impl Client {
         self
     }
 
-    /// The same client sending one header more with every call.
+    /// The same client with an additional header for every call.
     ///
     /// ```
     /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
@@ -198,23 +200,22 @@ impl Client {
     /// ```
     pub fn with_header(self, name: &str, value: &str) -> Result<Client, Error> {
         let name = HeaderName::try_from(name)
-            .map_err(|_| Error::Invalid(format!("`{}` is not a header's name", name.escape_debug())))?;
+            .map_err(|_| Error::Invalid(format!("`{}` is not a valid header name", name.escape_debug())))?;
         let value = HeaderValue::try_from(value)
-            .map_err(|_| Error::Invalid(format!("the value of the header `{name}` cannot be sent")))?;
+            .map_err(|_| Error::Invalid(format!("the value of the header `{name}` is invalid")))?;
         Ok(self.with_header_value(name, value))
     }
 
-    /// The same client calling the server at another address, for example a certain node of several. Its token and its
-    /// headers go along.
+    /// The same client for the server at another URL, for example a specific node. Keeps the token and the headers.
     ///
     /// ```
     /// let client = openorch_sdk::ClientFactory::new("http://10.0.0.5:58231")?.client();
-    /// assert_eq!(client.with_address("http://10.0.0.6:58231")?.url(), "http://10.0.0.6:58231");
+    /// assert_eq!(client.with_url("http://10.0.0.6:58231")?.url(), "http://10.0.0.6:58231");
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn with_address(mut self, url: &str) -> Result<Client, Error> {
         let base = target::parse_base(url)?;
-        // Connections are shared where they are made the same way.
+        // The connection pool is shared if the new URL needs the same proxy and TLS settings.
         let kind = |url: &Url| (target::is_loopback(url), url.scheme() == "http");
         if kind(&base) != kind(&self.base) {
             self.http = http_client(&base, self.silence)?;
@@ -223,13 +224,13 @@ impl Client {
         Ok(self)
     }
 
-    /// The same client with a limit to what a whole call may take, attempts and waits together.
+    /// The same client with a timeout for a whole call, including retries and the delays between them.
     ///
     /// ```
     /// use std::time::Duration;
     ///
     /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
-    /// let client = client.with_time_out(Duration::from_millis(500));
+    /// let client = client.with_timeout(Duration::from_millis(500));
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn with_time_out(mut self, limit: Duration) -> Client {
@@ -237,14 +238,14 @@ impl Client {
         self
     }
 
-    /// The same client with another limit to how long nothing may come than a minute: for what takes long on the other side.
-    /// It connects anew.
+    /// The same client with another read timeout than one minute, for operations that take long on the server. It opens new
+    /// connections.
     ///
     /// ```
     /// use std::time::Duration;
     ///
     /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
-    /// let client = client.with_silence_limit(Duration::from_secs(3600))?;
+    /// let client = client.with_read_timeout(Duration::from_secs(3600))?;
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn with_silence_limit(mut self, limit: Duration) -> Result<Client, Error> {
@@ -253,12 +254,12 @@ impl Client {
         Ok(self)
     }
 
-    /// The same client with another limit to the bytes of an answer than 64 MiB. What [`open`](Client::open) answers has
-    /// none as long as it is read piece by piece.
+    /// The same client with another maximum response size than 64 MiB. Does not apply to a [`stream`](Client::stream) that is
+    /// read in chunks.
     ///
     /// ```
     /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
-    /// let client = client.with_answer_limit(1 << 20);
+    /// let client = client.with_max_response_bytes(1 << 20);
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn with_answer_limit(mut self, bytes: usize) -> Client {
@@ -266,7 +267,7 @@ impl Client {
         self
     }
 
-    /// The limit of those who have none of their own.
+    /// Sets the timeout unless the client already has one.
     pub(crate) fn or_time_out(mut self, limit: Duration) -> Client {
         self.time_out.get_or_insert(limit);
         self
@@ -283,7 +284,7 @@ impl Client {
         self
     }
 
-    /// The address of the server, without a slash at the end.
+    /// The URL of the server, without a trailing slash.
     ///
     /// ```
     /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231/")?.client();
@@ -294,8 +295,8 @@ impl Client {
         self.base.as_str().trim_end_matches('/')
     }
 
-    /// What is sent with every call; the token among it is marked as sensitive. A service's token, which may change, is not
-    /// there.
+    /// The headers of every call. The token is marked as sensitive; the token of a service, which may change, is not
+    /// included.
     ///
     /// ```
     /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
@@ -306,19 +307,19 @@ impl Client {
         &self.headers
     }
 
-    /// The whole address of a raw call, refused where [`request`](Self::request) would refuse it.
+    /// The full URL of a raw call. Fails where [`request`](Self::request) fails.
     ///
     /// ```
     /// let client = openorch_sdk::ClientFactory::new("http://127.0.0.1:58231")?.client();
-    /// assert_eq!(client.address_of("/health")?, "http://127.0.0.1:58231/health");
-    /// assert!(client.address_of("/a/../health").is_err());
+    /// assert_eq!(client.url_for("/health")?, "http://127.0.0.1:58231/health");
+    /// assert!(client.url_for("/a/../health").is_err());
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn address_of(&self, path_and_query: &str) -> Result<String, Error> {
         Ok(target::raw_url(&self.base, path_and_query)?.into())
     }
 
-    /// Calls one operation of the contract.
+    /// Calls an operation.
     ///
     /// ```no_run
     /// use openorch_sdk::{Client, Error, api::{Body, Json, registry::{LIST_NODES, ListNodesRequest}}};
@@ -335,13 +336,14 @@ impl Client {
         O::decode(&answer.bytes).map_err(|error| {
             let reason = match describe_foreign(&answer) {
                 Some(foreign) => foreign,
-                None => format!("its body cannot be read: {error}"),
+                None => format!("the body is not valid: {error}"),
             };
             unexpected(operation.row.id.into(), &answer, reason)
         })
     }
 
-    /// Calls one operation whose parts are already taken together, and answers its success. For folds over the table.
+    /// Calls an operation with untyped request parts; returns its successful response. For generic code over the table of
+    /// operations.
     ///
     /// ```no_run
     /// use openorch_sdk::{Client, Error, Response, api};
@@ -349,7 +351,7 @@ impl Client {
     /// /// Any operation that takes no input, by its id.
     /// async fn by_name(client: &Client, id: &str) -> Option<Result<Response, Error>> {
     ///     let row = api::operations().find(|row| row.id == id)?;
-    ///     Some(client.call_row(row, &api::Parts::default()).await)
+    ///     Some(client.call_operation(row, &api::RequestParts::default()).await)
     /// }
     /// ```
     pub async fn call_row(&self, row: &'static Row, parts: &Parts) -> Result<Response, Error> {
@@ -357,14 +359,14 @@ impl Client {
         let may_repeat = call.key.is_some() || row.effect() == Effect::Read;
         let mut answer = self.in_time(&call, self.send_patiently(&call, may_repeat)).await?;
         if call.key.is_some() && retry::is_not_kept(&answer) {
-            // The key was this client's idea: without it the call is made, and not tried again.
+            // The caller did not ask for a key: send the call without it, and without retries.
             let call = Call { key: None, ..call.clone() };
             answer = self.in_time(&call, self.send_patiently(&call, false)).await?;
         }
         success(call.operation, answer)
     }
 
-    /// Opens the stream of events of an operation. Answers when it stands, or was refused.
+    /// Opens the event stream of an operation. Returns when the stream is open, or an error if the server rejects it.
     ///
     /// ```no_run
     /// use openorch_sdk::{
@@ -389,7 +391,7 @@ impl Client {
         EventStream::open(client, call).await
     }
 
-    /// The answer to a call whose body is a stream of events.
+    /// Sends the call and checks that the response is an event stream.
     pub(crate) async fn open_events(&self, call: &Call) -> Result<OpenResponse, Error> {
         let answer = self.in_time(call, self.open_signed_in(call)).await?;
         let kind = answer.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -397,7 +399,7 @@ impl Client {
             return Ok(answer);
         }
         let answer = success(call.operation.clone(), answer.whole().await?)?;
-        Err(unexpected(call.operation.clone(), &answer, "it is no stream of events".into()))
+        Err(unexpected(call.operation.clone(), &answer, "it is not an event stream".into()))
     }
 
     fn call_of(&self, row: &'static Row, parts: &Parts) -> Result<Call, Error> {
@@ -420,9 +422,10 @@ impl Client {
         Ok(Call { operation: row.id.into(), method, url, body: body.map(Bytes::from), key })
     }
 
-    /// Sends any request to the server, also to services behind its gateway, once, and answers whatever comes back.
+    /// Sends a raw request to the server or to a service behind its gateway, without retries, and returns the response
+    /// whatever its status.
     ///
-    /// `path_and_query` is sent as it is written, for example `/skeleton-svc/hello?name=x`; a body is sent as JSON.
+    /// `path_and_query` is sent as is, for example `/skeleton-svc/hello?name=x`; a body is sent as JSON.
     ///
     /// ```no_run
     /// use openorch_sdk::{Client, Error, http::Method};
@@ -437,13 +440,13 @@ impl Client {
         self.in_time(&call, self.send_patiently(&call, false)).await
     }
 
-    /// [`request`](Self::request) that answers as soon as the answer begins, for bodies that are long.
+    /// Like [`request`](Self::request), but returns as soon as the response headers arrive, for long bodies.
     ///
     /// ```no_run
     /// use openorch_sdk::{Client, Error, http::Method};
     ///
     /// async fn size_of(client: &Client, path: &str) -> Result<usize, Error> {
-    ///     let mut answer = client.open(Method::GET, path, None).await?;
+    ///     let mut answer = client.stream(Method::GET, path, None).await?;
     ///     let mut size = 0;
     ///     while let Some(piece) = answer.chunk().await? {
     ///         size += piece.len();
@@ -464,7 +467,7 @@ impl Client {
     async fn in_time<T>(&self, call: &Call, sending: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let Some(limit) = self.time_out else { return sending.await };
         tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| {
-            let reason = format!("nothing came within {} ms", limit.as_millis());
+            let reason = format!("timed out after {} ms", limit.as_millis());
             Err(self.unreachable(call, reason, true))
         })
     }
@@ -483,7 +486,7 @@ impl Client {
         }
     }
 
-    /// Sends the call; a service whose session has ended signs in again and repeats what was refused for it.
+    /// Sends the call. If the session of a service has ended, signs in again and repeats the call.
     async fn open_signed_in(&self, call: &Call) -> Result<OpenResponse, Error> {
         let Some(session) = &self.session else { return self.send(call, None).await };
         let token = session.token();
@@ -523,7 +526,7 @@ impl Client {
                 let reason = if !error.is_timeout() {
                     root_cause(&error)
                 } else if was_sent {
-                    format!("nothing came for {} s", self.silence.as_secs())
+                    format!("no data received for {} s", self.silence.as_secs())
                 } else {
                     format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())
                 };
@@ -539,18 +542,18 @@ impl Client {
     }
 }
 
-/// What is sent, however often.
+/// A request, the same for each attempt.
 #[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) operation: Cow<'static, str>,
     method: Method,
     url: Url,
     body: Option<Bytes>,
-    /// The value of the header `Idempotency-Key`: the same in each attempt.
+    /// The value of the header `Idempotency-Key`.
     key: Option<HeaderValue>,
 }
 
-// Written by hand so that a token never lands in a log through `{:?}`.
+// Not derived, so that `{:?}` never logs a token.
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let has_token = self.session.is_some() || self.headers.contains_key(header::AUTHORIZATION);

@@ -1,4 +1,4 @@
-//! The credential of a service: its slug and a password made once, kept where only the service reads it.
+//! The credential of a service: its slug and a generated password, stored where only the service can read it.
 
 use std::{
     env,
@@ -12,19 +12,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, private_file};
 
-/// What a service signs in with.
+/// The slug and password of a service.
 ///
 /// ```
 /// let credential = openorch_sdk::Credential::random("skeleton-svc")?;
 /// assert!(credential.password.starts_with("cred_"));
-/// assert!(!format!("{credential:?}").contains(&credential.password), "it never lands in a log");
+/// assert!(!format!("{credential:?}").contains(&credential.password), "it is never logged");
 /// # Ok::<(), openorch_sdk::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
-    /// The account, and so the first path segment under which the service is reached.
+    /// The slug of the account, which is also the first path segment of the service.
     pub slug: String,
-    /// `cred_` and 32 random characters.
+    /// The password: `cred_` and 32 random characters.
     pub password: String,
 }
 
@@ -42,8 +42,8 @@ impl Credential {
         while password.len() < 37 {
             let mut noise = [0u8; 48];
             getrandom::fill(&mut noise)
-                .map_err(|error| Error::Credential(format!("the system gives no random numbers: {error}")))?;
-            // 248 is the largest multiple of 62 in a byte: beyond it some characters would come more often.
+                .map_err(|error| Error::Credential(format!("cannot get random numbers from the system: {error}")))?;
+            // Bytes from 248, the largest multiple of 62, are dropped: they would make some characters more likely.
             let fair = noise.iter().filter(|byte| **byte < 248).map(|byte| ALPHABET[usize::from(byte % 62)] as char);
             password.extend(fair.take(37 - password.len()));
         }
@@ -51,57 +51,57 @@ impl Credential {
     }
 }
 
-// Written by hand so that a password never lands in a log through `{:?}`.
+// Not derived, so that `{:?}` never logs the password.
 impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Credential").field("slug", &self.slug).finish_non_exhaustive()
     }
 }
 
-/// Where a service keeps its credential.
+/// Storage for the credential of a service.
 ///
 /// ```
 /// use std::sync::Mutex;
 /// use openorch_sdk::{Credential, CredentialStore, Error};
 ///
-/// /// In a table of the service's own, say.
+/// /// For example in a table of the service's database.
 /// struct InTable(Mutex<Option<Credential>>);
 ///
 /// impl CredentialStore for InTable {
 ///     async fn load(&self) -> Result<Option<Credential>, Error> {
 ///         Ok(self.0.lock().unwrap().clone())
 ///     }
-///     async fn keep(&self, fresh: Credential) -> Result<Credential, Error> {
+///     async fn get_or_insert(&self, fresh: Credential) -> Result<Credential, Error> {
 ///         Ok(self.0.lock().unwrap().get_or_insert(fresh).clone())
 ///     }
-///     fn place(&self) -> String {
+///     fn location(&self) -> String {
 ///         "the table `credentials`".into()
 ///     }
 /// }
 /// ```
 pub trait CredentialStore: Send + Sync {
-    /// The credential that was kept before, if any.
+    /// The stored credential, if any.
     fn load(&self) -> impl Future<Output = Result<Option<Credential>, Error>> + Send;
 
-    /// Keeps `fresh` unless there is a credential already, and answers the one that stands. Two copies of a service
-    /// that start together must end up with the same one; it must be safely stored when this returns.
+    /// Stores `fresh` unless a credential is stored already; returns the stored one. It must be atomic, so that two
+    /// processes of a service that start at the same time get the same credential, and durable when it returns.
     fn keep(&self, fresh: Credential) -> impl Future<Output = Result<Credential, Error>> + Send;
 
-    /// Where that is, for messages to the operator.
+    /// A description of the storage location, for messages to the operator.
     fn place(&self) -> String;
 }
 
-/// Keeps the credential as a JSON file that only its owner can read. One that is damaged is refused and left as it is: it
-/// may hold the account's only password.
+/// Stores the credential in a JSON file that only its owner can read. A damaged file is an error and is not overwritten,
+/// since it may contain the only copy of the password.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// use openorch_sdk::{Credential, CredentialStore, FileCredentialStore};
 ///
-/// # let folder = tempfile::tempdir()?;
-/// let store = FileCredentialStore::new(folder.path(), "skeleton-svc");
-/// let kept = store.keep(Credential::random("skeleton-svc")?).await?;
-/// assert_eq!(store.load().await?, Some(kept));
+/// # let directory = tempfile::tempdir()?;
+/// let store = FileCredentialStore::new(directory.path(), "skeleton-svc");
+/// let stored = store.get_or_insert(Credential::random("skeleton-svc")?).await?;
+/// assert_eq!(store.load().await?, Some(stored));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
@@ -111,24 +111,25 @@ pub struct FileCredentialStore {
 }
 
 impl FileCredentialStore {
-    /// In `folder`, as `<slug>.json`.
+    /// The file `<slug>.json` in this directory.
     ///
     /// ```
     /// let store = openorch_sdk::FileCredentialStore::new("/var/lib/skeleton-svc", "skeleton-svc");
     /// ```
-    pub fn new(folder: impl AsRef<Path>, slug: &str) -> FileCredentialStore {
-        FileCredentialStore { path: folder.as_ref().join(format!("{slug}.json")) }
+    pub fn new(directory: impl AsRef<Path>, slug: &str) -> FileCredentialStore {
+        FileCredentialStore { path: directory.as_ref().join(format!("{slug}.json")) }
     }
 
-    /// In `~/.openorch/credentials`, as `<slug>.json`.
+    /// The file `<slug>.json` in `~/.openorch/credentials`.
     ///
     /// ```no_run
     /// let store = openorch_sdk::FileCredentialStore::in_home("skeleton-svc")?;
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn in_home(slug: &str) -> Result<FileCredentialStore, Error> {
-        let home = home()
-            .ok_or_else(|| Error::Credential("there is no home folder to keep the credential in; set HOME".into()))?;
+        let home = home().ok_or_else(|| {
+            Error::Credential("there is no home directory to store the credential in; set HOME".into())
+        })?;
         Ok(FileCredentialStore::new(home.join(".openorch/credentials"), slug))
     }
 
@@ -136,7 +137,7 @@ impl FileCredentialStore {
         let Some(text) = private_file::read(&self.path).map_err(|error| self.failed("read", &error))? else {
             return Ok(None);
         };
-        // A damaged file is never written over: the account's only password may still be in it.
+        // A damaged file is never overwritten: it may contain the only copy of the password.
         serde_json::from_str(&text).map(Some).map_err(|_| {
             Error::Credential(format!(
                 "the credential file `{}` is damaged; repair it, or remove it and have an admin reset the password",
@@ -170,7 +171,7 @@ impl CredentialStore for FileCredentialStore {
     }
 }
 
-/// Keeps the credential as long as the program runs: for tests, and for services whose account may be lost.
+/// Keeps the credential in memory only: for tests, and for services that may lose their account.
 ///
 /// ```
 /// let store = openorch_sdk::MemoryCredentialStore::default();
@@ -181,7 +182,7 @@ pub struct MemoryCredentialStore {
 }
 
 impl MemoryCredentialStore {
-    /// A store that already knows a credential, for example one from a secret manager.
+    /// A store with an existing credential, for example from a secret manager.
     ///
     /// ```
     /// use openorch_sdk::{Credential, MemoryCredentialStore};
@@ -206,11 +207,11 @@ impl CredentialStore for MemoryCredentialStore {
     }
 
     fn place(&self) -> String {
-        "this program's memory".into()
+        "the memory of this process".into()
     }
 }
 
-/// The home folder. A HOME that is set to nothing says that there is none; one that is not set is looked up by the account.
+/// The home directory. An empty `HOME` means that there is none; if `HOME` is unset, the user database is consulted.
 pub(crate) fn home() -> Option<PathBuf> {
     let has_none = env::var_os("HOME").is_some_and(|home| home.is_empty());
     env::home_dir().filter(|home| !has_none && !home.as_os_str().is_empty())
@@ -231,21 +232,21 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_credential_stands() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = FileCredentialStore::new(folder.path(), "a-svc");
+        let directory = tempfile::tempdir().unwrap();
+        let store = FileCredentialStore::new(directory.path(), "a-svc");
         assert_eq!(store.load().await.unwrap(), None);
         let first = store.keep(Credential::random("a-svc").unwrap()).await.unwrap();
         let again = store.keep(Credential::random("a-svc").unwrap()).await.unwrap();
         assert_eq!(first, again);
-        assert_eq!(FileCredentialStore::new(folder.path(), "a-svc").load().await.unwrap(), Some(first));
+        assert_eq!(FileCredentialStore::new(directory.path(), "a-svc").load().await.unwrap(), Some(first));
     }
 
     #[tokio::test]
     async fn a_damaged_file_is_named_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a-svc.json");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a-svc.json");
         std::fs::write(&path, "{\"slug\":\"a-s").unwrap();
-        let store = FileCredentialStore::new(folder.path(), "a-svc");
+        let store = FileCredentialStore::new(directory.path(), "a-svc");
         let error = store.keep(Credential::random("a-svc").unwrap()).await.unwrap_err().to_string();
         assert!(error.contains("a-svc.json` is damaged"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"slug\":\"a-s");

@@ -1,5 +1,5 @@
-//! Where a service keeps its documents: a file of this machine or PostgreSQL, chosen by the variables that choose for the
-//! daemon. What a store is, its queries and its batches are those of `openorch-store`.
+//! Document storage for a service, in SQLite files or in PostgreSQL. Configured by the same environment variables as the
+//! daemon. The store, its queries and its batches come from `openorch-store`.
 
 use std::{
     env, fmt, fs,
@@ -18,11 +18,11 @@ pub use openorch_store::{
     StoreError, Stored, Table, TypedPage, Write,
 };
 
-/// Where a service that has a datastore may keep its credential.
+/// The collection for the service's credential.
 static CREDENTIALS: Collection = Collection { name: "credentials", indexes: &[] };
 const CREDENTIAL_ID: &str = "own";
 
-/// The longest name of a schema of PostgreSQL.
+/// Maximum length of a PostgreSQL schema name.
 const LONGEST_SCHEMA: usize = 63;
 
 /// Opens the datastore of one service.
@@ -39,8 +39,8 @@ const LONGEST_SCHEMA: usize = 63;
 /// }
 /// static NOTES: Collection = Collection { name: "notes", indexes: &[Index::on(&["author"])] };
 ///
-/// # let folder = tempfile::tempdir()?;
-/// let datastore = DatastoreFactory::in_folder(folder.path()).open(&[NOTES]).await?;
+/// # let directory = tempfile::tempdir()?;
+/// let datastore = DatastoreFactory::in_directory(directory.path()).open(&[NOTES]).await?;
 /// let notes = datastore.table::<Note>(&NOTES);
 /// let note = Note { author: "joe".into(), text: "buy milk".into() };
 /// datastore.commit(Batch::new().with(notes.create("note_1", &note)?)).await?;
@@ -62,10 +62,10 @@ enum Engine {
 }
 
 impl DatastoreFactory {
-    /// The datastore of the service with this slug, as the environment says. Without `OPENORCH_DB`, or with `sqlite`
-    /// there: files in the folder `services/<slug>` of `OPENORCH_DATA_DIR`, or of `~/.openorch`. With `postgres`: a schema
-    /// of the service's own in the database of `OPENORCH_DB_STRING`, or of the file that `OPENORCH_DB_STRING_FILE` names.
-    /// With `allow` in `OPENORCH_NETWORK_FILE_SYSTEM`, the folder may be on NFS, SMB or 9p; see
+    /// The datastore of the service with this slug, configured by environment variables. If `OPENORCH_DB` is unset or
+    /// `sqlite`: files in the directory `services/<slug>` under `OPENORCH_DATA_DIR` or `~/.openorch`. If it is `postgres`: a
+    /// separate schema in the database of `OPENORCH_DB_STRING`, or of the file named by `OPENORCH_DB_STRING_FILE`.
+    /// `OPENORCH_NETWORK_FILE_SYSTEM=allow` permits a directory on NFS, SMB or 9p; see
     /// [`DatastoreFactory::allow_network_file_system`].
     ///
     /// ```no_run
@@ -88,17 +88,17 @@ impl DatastoreFactory {
         let engine = variable("OPENORCH_DB").unwrap_or_default();
         match engine.as_str() {
             "" | "sqlite" => {
-                let folder = variable("OPENORCH_DATA_DIR").map(PathBuf::from);
+                let directory = variable("OPENORCH_DATA_DIR").map(PathBuf::from);
                 let home = || home().map(|home| home.join(".openorch"));
-                let folder = folder.or_else(home).ok_or_else(|| {
-                    Error::Service("there is no home folder to keep data in; set OPENORCH_DATA_DIR or HOME".into())
+                let directory = directory.or_else(home).ok_or_else(|| {
+                    Error::Service("there is no home directory to store data in; set OPENORCH_DATA_DIR or HOME".into())
                 })?;
-                let factory = DatastoreFactory::in_folder(folder.join("services").join(slug.as_str()));
+                let factory = DatastoreFactory::in_folder(directory.join("services").join(slug.as_str()));
                 match variable("OPENORCH_NETWORK_FILE_SYSTEM").as_deref() {
                     Some("allow") => Ok(factory.allow_network_file_system()),
                     None | Some("refuse") => Ok(factory),
                     Some(other) => Err(Error::Service(format!(
-                        "OPENORCH_NETWORK_FILE_SYSTEM is `{}`, which is not one of refuse and allow",
+                        "OPENORCH_NETWORK_FILE_SYSTEM is `{}`; it must be `refuse` or `allow`",
                         other.escape_debug()
                     ))),
                 }
@@ -106,33 +106,33 @@ impl DatastoreFactory {
             "postgres" => {
                 if let Some(driver) = variable("OPENORCH_DB_DRIVER").filter(|driver| driver != "postgres") {
                     return Err(Error::Service(format!(
-                        "OPENORCH_DB_DRIVER is `{}`; the driver of a database server is postgres",
+                        "OPENORCH_DB_DRIVER is `{}`; the only supported driver is `postgres`",
                         driver.escape_debug()
                     )));
                 }
                 DatastoreFactory::on_postgres(&connection(variable)?, slug.as_str())
             }
             other => Err(Error::Service(format!(
-                "OPENORCH_DB is `{}`, which is no engine; set it to `postgres`, or to `sqlite` for files of this machine",
+                "OPENORCH_DB is `{}`; it must be `postgres`, or `sqlite` for local files",
                 other.escape_debug()
             ))),
         }
     }
 
-    /// A datastore in files of this folder, which no other program may have open.
+    /// A datastore in files in this directory, which only one process can have open.
     ///
     /// ```
-    /// let factory = openorch_sdk::datastore::DatastoreFactory::in_folder("/var/lib/skeleton-svc");
+    /// let factory = openorch_sdk::datastore::DatastoreFactory::in_directory("/var/lib/skeleton-svc");
     /// ```
-    pub fn in_folder(folder: impl Into<PathBuf>) -> DatastoreFactory {
-        DatastoreFactory { engine: Engine::Sqlite(folder.into(), SqliteOptions::default()) }
+    pub fn in_folder(directory: impl Into<PathBuf>) -> DatastoreFactory {
+        DatastoreFactory { engine: Engine::Sqlite(directory.into(), SqliteOptions::default()) }
     }
 
-    /// Also where the folder is on NFS, SMB or 9p, which is refused else: there, a copy of the service on another machine is
-    /// not kept off, and the two damage the database. Says nothing to a database server.
+    /// Permits a directory on NFS, SMB or 9p, which is rejected by default: the file lock does not exclude a process on
+    /// another machine there, and two processes corrupt the database. Has no effect on PostgreSQL.
     ///
     /// ```
-    /// let factory = openorch_sdk::datastore::DatastoreFactory::in_folder("/mnt/nfs/skeleton-svc");
+    /// let factory = openorch_sdk::datastore::DatastoreFactory::in_directory("/mnt/nfs/skeleton-svc");
     /// let factory = factory.allow_network_file_system();
     /// ```
     pub fn allow_network_file_system(mut self) -> DatastoreFactory {
@@ -142,7 +142,7 @@ impl DatastoreFactory {
         self
     }
 
-    /// A datastore in a PostgreSQL database, in a schema that is named after the slug. One process at a time has it open.
+    /// A datastore in a PostgreSQL database, in a schema named after the slug. Only one process can have it open.
     ///
     /// ```
     /// use openorch_sdk::datastore::DatastoreFactory;
@@ -152,11 +152,11 @@ impl DatastoreFactory {
     /// ```
     pub fn on_postgres(connection: &str, slug: &str) -> Result<DatastoreFactory, Error> {
         let slug = Slug::parse(slug).map_err(|error| Error::Service(error.to_string()))?;
-        // Slugs have no `_`, so that no two of them name one schema.
+        // Slugs contain no `_`, so two slugs never map to the same schema.
         let schema = format!("svc_{}", slug.as_str().replace('-', "_"));
         if schema.len() > LONGEST_SCHEMA {
             return Err(Error::Service(format!(
-                "the slug `{slug}` is too long to name a schema of PostgreSQL, which takes {} characters of it",
+                "the slug `{slug}` is too long for the name of a PostgreSQL schema; it may have {} characters",
                 LONGEST_SCHEMA - "svc_".len()
             )));
         }
@@ -165,30 +165,30 @@ impl DatastoreFactory {
         })
     }
 
-    /// Opens it with these collections, which are made or brought to what is declared. A database that is away is waited
-    /// for, for half a minute.
+    /// Opens the datastore and creates the collections, or migrates them to the declarations. If the database server is
+    /// unavailable, this retries for 30 seconds.
     ///
-    /// Fails with [`Error::Datastore`], whose sentence names the place and the way out.
+    /// Fails with [`Error::Datastore`], whose message names the location and the remedy.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// # use openorch_sdk::datastore::{Collection, DatastoreFactory};
-    /// # let folder = tempfile::tempdir()?;
+    /// # let directory = tempfile::tempdir()?;
     /// static NOTES: Collection = Collection { name: "notes", indexes: &[] };
-    /// let datastore = DatastoreFactory::in_folder(folder.path()).open(&[NOTES]).await?;
+    /// let datastore = DatastoreFactory::in_directory(directory.path()).open(&[NOTES]).await?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
     pub async fn open(&self, collections: &[Collection]) -> Result<Datastore, Error> {
         if collections.iter().any(|collection| collection.name == CREDENTIALS.name) {
             return Err(Error::Datastore(StoreError::Invalid(format!(
-                "the collection `{}` is where this library keeps the service's credential; give yours another name",
+                "the collection `{}` is reserved for the service's credential; use another name",
                 CREDENTIALS.name
             ))));
         }
         let (store, place) = match &self.engine {
-            Engine::Sqlite(folder, options) => {
-                (SqliteStore::open(folder, options.clone())?, format!("the database in `{}`", folder.display()))
+            Engine::Sqlite(directory, options) => {
+                (SqliteStore::open(directory, options.clone())?, format!("the database in `{}`", directory.display()))
             }
             Engine::Postgres(options) => {
                 let place = format!("the schema `{}` of the database", options.schema);
@@ -198,22 +198,22 @@ impl DatastoreFactory {
         store.open_collections(&[CREDENTIALS]).await?;
         store.open_collections(collections).await?;
         if !store.is_seeded() {
-            // There is nothing to be seeded, and a store that never was is begun afresh at the next start.
+            // There is nothing to seed, but a store that is not marked as seeded is recreated at the next start.
             store.mark_seeded().await?;
         }
         Ok(Datastore { store, place: place.into() })
     }
 }
 
-/// Where the database server is: said by a variable, which counts first, or by the file that the other one names.
+/// The connection string: from `OPENORCH_DB_STRING`, otherwise from the file named by `OPENORCH_DB_STRING_FILE`.
 fn connection(variable: impl Fn(&str) -> Option<String>) -> Result<String, Error> {
     if let Some(text) = variable("OPENORCH_DB_STRING") {
         return Ok(text);
     }
     let path = variable("OPENORCH_DB_STRING_FILE").ok_or_else(|| {
         Error::Service(
-            "OPENORCH_DB is `postgres`, and OPENORCH_DB_STRING does not say where the database is: set it, or \
-             OPENORCH_DB_STRING_FILE, to something like postgres://user:password@host:5432/database"
+            "OPENORCH_DB is `postgres`, but OPENORCH_DB_STRING is not set; set it (or OPENORCH_DB_STRING_FILE) to a \
+             connection string such as postgres://user:password@host:5432/database"
                 .into(),
         )
     })?;
@@ -225,9 +225,9 @@ fn connection(variable: impl Fn(&str) -> Option<String>) -> Result<String, Error
     }
 }
 
-/// An open datastore. Cheap to clone; let go of when the last clone is dropped.
+/// An open datastore. Cheap to clone; closed when the last clone is dropped.
 ///
-/// It is a [`CredentialStore`] too, for services that have no file of their own:
+/// It is also a [`CredentialStore`], for services without a credential file:
 ///
 /// ```no_run
 /// # use openorch_sdk::{ClientFactory, Error, datastore::DatastoreFactory, service_client};
@@ -245,7 +245,7 @@ pub struct Datastore {
 }
 
 impl Datastore {
-    /// The typed view of a collection that it was opened with.
+    /// A typed view of a collection that the datastore was opened with.
     ///
     /// ```
     /// # use openorch_sdk::datastore::{Collection, Datastore, Table};
@@ -263,7 +263,7 @@ impl Datastore {
         Table::new(Arc::clone(&self.store), collection)
     }
 
-    /// Applies a batch: all of its writes, in their order, or none. Answered when it is on disk.
+    /// Commits a batch atomically, with its writes in order. Returns when it is durable.
     ///
     /// ```no_run
     /// # use openorch_sdk::{Error, datastore::{Batch, Datastore}};
@@ -276,8 +276,8 @@ impl Datastore {
         Ok(self.store.commit(batch).await?)
     }
 
-    /// Writes all data as of this moment into a new file of this machine, for its owner alone; also where the files of the
-    /// datastore were removed under the running service. `openorch restore` reads it. Answers its size in bytes.
+    /// Writes a consistent snapshot of all data to a new local file, readable by its owner only; `openorch restore` reads
+    /// it. Also works if the files of the datastore were removed while the service runs. Returns its size in bytes.
     ///
     /// ```no_run
     /// # use openorch_sdk::{Error, datastore::Datastore};
@@ -290,7 +290,7 @@ impl Datastore {
         Ok(self.store.back_up(file, &Vec::new()).await?)
     }
 
-    /// The store itself, for what has no short way here.
+    /// The underlying store, for operations without a shortcut here.
     ///
     /// ```no_run
     /// # use openorch_sdk::datastore::Datastore;
@@ -312,7 +312,7 @@ impl CredentialStore for Datastore {
         let write = self.table(&CREDENTIALS).create(CREDENTIAL_ID, &fresh)?;
         match self.store.commit(Batch::new().with(write)).await {
             Ok(_) => Ok(fresh),
-            // Another copy of the service was first.
+            // Another process of the service stored its credential first.
             Err(StoreError::AlreadyExists(_)) => self.load().await.map(|standing| standing.unwrap_or(fresh)),
             Err(error) => Err(error.into()),
         }
@@ -342,9 +342,9 @@ mod tests {
     fn factory(variables: &[(&str, &str)]) -> Result<String, String> {
         let find = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
         match DatastoreFactory::from("a-svc", find).map(|factory| factory.engine) {
-            Ok(Engine::Sqlite(folder, options)) => {
+            Ok(Engine::Sqlite(directory, options)) => {
                 let network = if options.allow_network { " on a network" } else { "" };
-                Ok(format!("{}{network}", folder.display()))
+                Ok(format!("{}{network}", directory.display()))
             }
             Ok(Engine::Postgres(options)) => Ok(format!("{} in {}", options.schema, options.connection)),
             Err(error) => Err(error.to_string()),
@@ -353,8 +353,8 @@ mod tests {
 
     #[test]
     fn the_environment_says_where_documents_are_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let secret = folder.path().join("secret");
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("secret");
         fs::write(&secret, "postgres://there\n").unwrap();
         let secret = secret.to_str().unwrap();
         for (variables, want) in [
@@ -364,10 +364,7 @@ mod tests {
                 &[("OPENORCH_DATA_DIR", "/d"), ("OPENORCH_NETWORK_FILE_SYSTEM", "allow")],
                 Ok("/d/services/a-svc on a network"),
             ),
-            (
-                &[("OPENORCH_DATA_DIR", "/d"), ("OPENORCH_NETWORK_FILE_SYSTEM", "yes")],
-                Err("`yes`, which is not one of"),
-            ),
+            (&[("OPENORCH_DATA_DIR", "/d"), ("OPENORCH_NETWORK_FILE_SYSTEM", "yes")], Err("`yes`; it must be")),
             (&[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING", "postgres://x")], Ok("svc_a_svc in postgres://x")),
             (&[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING_FILE", secret)], Ok("svc_a_svc in postgres://there")),
             (
@@ -376,12 +373,12 @@ mod tests {
             ),
             (
                 &[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING", "x"), ("OPENORCH_DB_DRIVER", "mysql")],
-                Err("`mysql`; the driver"),
+                Err("`mysql`; the only"),
             ),
-            (&[("OPENORCH_DB", "postgres")], Err("OPENORCH_DB_STRING does not say")),
+            (&[("OPENORCH_DB", "postgres")], Err("OPENORCH_DB_STRING is not set")),
             (&[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING_FILE", "/none")], Err("`/none` cannot be read")),
             (&[("OPENORCH_DB", "postgres"), ("OPENORCH_DB_STRING_FILE", "/dev/null")], Err("is empty")),
-            (&[("OPENORCH_DB", "mysql")], Err("`mysql`, which is no engine")),
+            (&[("OPENORCH_DB", "mysql")], Err("`mysql`; it must be")),
         ] {
             match (factory(variables), want) {
                 (Ok(place), Ok(want)) => assert_eq!(place, want, "{variables:?}"),

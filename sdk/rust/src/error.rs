@@ -1,4 +1,5 @@
-//! Why a call did not come to an answer, as kinds a caller can act on. Each names the operation and the way out.
+//! The error type of the SDK. Its variants are the cases that a caller handles differently; each message names the
+//! operation and the remedy.
 
 use std::{borrow::Cow, error, fmt, time::Duration};
 
@@ -6,7 +7,7 @@ use openorch_api::ErrorCode;
 
 use crate::retry::is_temporary;
 
-/// A failed call.
+/// An error of a call or of the service.
 ///
 /// ```
 /// use openorch_sdk::{Error, api::error::access};
@@ -31,61 +32,61 @@ use crate::retry::is_temporary;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The server (or the service behind its gateway) understood the call and said no.
+    /// The daemon, or the service behind its gateway, returned an error response.
     Refused {
         /// The operation id, or method and path of a raw call.
         operation: Cow<'static, str>,
         /// The HTTP status.
         status: u16,
-        /// What the refusal is told apart by, where it has a code: the daemon's own have one (`docs/errors.md` lists them),
-        /// those of services behind its gateway may not.
+        /// The error code. Errors of the daemon always have one (listed in `docs/errors.md`); errors of services behind
+        /// its gateway may not.
         code: Option<String>,
-        /// The server's own sentence. It may be reworded: decide by the code.
+        /// The server's error message. It may be reworded; use the code to decide.
         message: String,
-        /// When the server says to try again (`Retry-After` in seconds).
+        /// The `Retry-After` header.
         retry_after: Option<Duration>,
-        /// Under this id the call stands in the server's log.
+        /// The request id, which the server's log uses too.
         request_id: Option<String>,
     },
-    /// No connection, or no answer in time. Whether the server did anything is unknown unless `was_sent` is false.
+    /// No connection, or no response in time. If `was_sent` is true, it is unknown whether the server executed the call.
     Unreachable {
         /// The operation id, or method and path of a raw call.
         operation: Cow<'static, str>,
-        /// Where the server was looked for.
+        /// The URL of the server.
         url: String,
-        /// What went wrong, in words.
+        /// The cause.
         reason: String,
         /// Whether the request may have reached the server.
         was_sent: bool,
     },
-    /// An answer that is none of ours: a page of HTML, a redirect, a body that was cut.
+    /// The response is not valid for this API: an HTML page, a redirect, or an incomplete body.
     Unexpected {
         /// The operation id, or method and path of a raw call.
         operation: Cow<'static, str>,
         /// The HTTP status.
         status: u16,
-        /// What was wrong with the answer.
+        /// What is wrong with the response.
         reason: String,
-        /// Under this id the call stands in the server's log, if it was the server that answered.
+        /// The request id, if the response came from the daemon.
         request_id: Option<String>,
     },
-    /// What was given to this library cannot be sent. Nothing was.
+    /// The arguments are invalid; nothing was sent.
     Invalid(String),
-    /// The credential of the service cannot be read or kept, or is not its account's.
+    /// The credential of the service cannot be read or saved, or does not belong to its account.
     Credential(String),
-    /// The caller of a service did not say who it is, or with a token that is not good. The sentence is for the caller.
+    /// The caller of a service sent no token or an invalid one. The message is for the caller.
     Unauthenticated(String),
-    /// The caller of a service lacks a permission. The sentence is for the caller.
+    /// The caller of a service lacks a permission. The message is for the caller.
     Forbidden(String),
-    /// What the datastore of the service said.
+    /// An error of the service's datastore.
     #[cfg(feature = "datastore")]
     Datastore(openorch_store::StoreError),
-    /// The service cannot run: no address to listen on, a path that no request can reach.
+    /// The service cannot run, for example because its address is in use or a route is unreachable.
     Service(String),
 }
 
 impl Error {
-    /// The HTTP status of the answer, where there was one.
+    /// The HTTP status of the response, if there was one.
     ///
     /// ```
     /// assert_eq!(openorch_sdk::Error::Invalid("nothing was sent".into()).status(), None);
@@ -97,7 +98,7 @@ impl Error {
         }
     }
 
-    /// The code of the refusal, where it has one.
+    /// The error code, if there is one.
     ///
     /// ```
     /// assert_eq!(openorch_sdk::Error::Invalid("nothing was sent".into()).code(), None);
@@ -109,7 +110,7 @@ impl Error {
         }
     }
 
-    /// Whether the server refused with this code.
+    /// Whether the server returned this error code.
     ///
     /// ```
     /// use openorch_sdk::{Error, api::user::errors::SLUG_TAKEN};
@@ -120,7 +121,7 @@ impl Error {
         self.code() == Some(code.id)
     }
 
-    /// Under this id the call stands in the server's log.
+    /// The request id, which the server's log uses too.
     ///
     /// ```
     /// assert_eq!(openorch_sdk::Error::Invalid("nothing was sent".into()).request_id(), None);
@@ -132,7 +133,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call may well succeed in a moment: the server is away, starting, or asks for patience.
+    /// Whether the error is transient, so that a retry may succeed: the server is unreachable, starting or overloaded.
     ///
     /// ```
     /// assert!(!openorch_sdk::Error::Invalid("nothing was sent".into()).is_temporary());
@@ -150,7 +151,7 @@ impl Error {
         }
     }
 
-    /// When the server says to try again, if it does.
+    /// The server's `Retry-After`, if there is one.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::Refused { retry_after, .. } => *retry_after,
@@ -164,10 +165,10 @@ impl fmt::Display for Error {
         match self {
             Error::Refused { operation, status, message, .. } => write!(f, "{operation}: {message} ({status})"),
             Error::Unreachable { operation, url, reason, .. } => {
-                write!(f, "{operation}: no answer from {url}: {reason}")
+                write!(f, "{operation}: no response from {url}: {reason}")
             }
             Error::Unexpected { operation, status, reason, .. } => {
-                write!(f, "{operation}: this does not look like an answer of OpenOrch ({status}): {reason}")
+                write!(f, "{operation}: this is not a response of OpenOrch ({status}): {reason}")
             }
             Error::Invalid(reason)
             | Error::Credential(reason)

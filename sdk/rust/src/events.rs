@@ -1,4 +1,4 @@
-//! Streams of events: read as they come, and opened anew where the connection was lost.
+//! Client-side event streams, which reconnect when the connection is lost.
 
 use std::{
     marker::PhantomData,
@@ -14,18 +14,18 @@ use crate::{
     retry::{backoff, spread},
 };
 
-/// Most bytes of one event.
+/// Maximum size of one event in bytes.
 const EVENT_LIMIT: usize = 1 << 20;
-/// Between attempts to connect again, where the server has not asked for another time.
+/// Initial reconnection delay, unless the server sets one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// Never less, whatever the server says: one that ends streams at once is not to be asked without a pause.
+/// Lower bound of the delay, whatever the server sets: protects against a server that closes streams immediately.
 const RETRY_LEAST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(30);
 
-/// Events as they happen, made by [`Client::events`]. It lasts until it is dropped, or the server refuses it.
+/// A stream of events, opened by [`Client::events`]. It lasts until it is dropped or the server rejects it.
 ///
-/// Where the connection is lost, or the server stops, it connects again, first after as long as the server asked for. What
-/// happened meanwhile is not told: who must know all reads the state anew after [`StreamItem::Resumed`] and
+/// If the connection is lost or the server stops, it reconnects, first after the delay that the server has set. Events in
+/// between are lost: a client that must not miss any change reloads the state after [`StreamItem::Resumed`] and
 /// [`StreamItem::Missed`].
 ///
 /// ```no_run
@@ -40,7 +40,7 @@ const RETRY_MOST: Duration = Duration::from_secs(30);
 ///     }
 /// }
 /// ```
-#[must_use = "events come while it is read"]
+#[must_use = "events are received only while the stream is read"]
 pub struct EventStream<T> {
     client: Client,
     call: Call,
@@ -49,12 +49,12 @@ pub struct EventStream<T> {
     types: PhantomData<fn() -> T>,
 }
 
-/// What comes of an [`EventStream`].
+/// An item of an [`EventStream`].
 ///
 /// ```
 /// use openorch_sdk::{StreamItem, api::platform::RequestSeen};
 ///
-/// /// Whether what is known must be read anew.
+/// /// Whether events were lost, so that the state must be reloaded.
 /// fn is_gap(item: &StreamItem<RequestSeen>) -> bool {
 ///     matches!(item, StreamItem::Missed(_) | StreamItem::Resumed)
 /// }
@@ -65,16 +65,16 @@ pub struct EventStream<T> {
 pub enum StreamItem<T> {
     /// An event.
     Event(T),
-    /// So many events happened that are not told, since this side reads too slowly.
+    /// Number of events that the server dropped because this client reads too slowly.
     Missed(u64),
-    /// The connection was lost, or the server ended it. Reading on waits so long, and connects again.
+    /// The connection was lost, or the server closed it. The next read waits for `pause` and reconnects.
     Interrupted {
-        /// Why, in words.
+        /// The cause.
         reason: String,
-        /// Until the next attempt.
+        /// Delay until the next attempt.
         pause: Duration,
     },
-    /// It is connected again. What happened since it was interrupted is not told.
+    /// The stream is connected again. Events since the interruption are lost.
     Resumed,
 }
 
@@ -87,7 +87,7 @@ enum State {
 struct Open {
     answer: OpenResponse,
     reader: EventReader,
-    /// Those that were read and not given out yet, the last one first.
+    /// Parsed events that were not returned yet, in reverse order.
     events: Vec<ReceivedEvent>,
 }
 
@@ -103,9 +103,10 @@ impl<T: Event> EventStream<T> {
         Ok(EventStream { client, call, state: State::open(answer), retry: None, types: PhantomData })
     }
 
-    /// The next event, or what happened to the stream. A refusal ends it: the session has ended, or the permission is lost.
+    /// The next event or change of the connection state. An error ends the stream, for example because the session has ended
+    /// or the permission was revoked.
     ///
-    /// It may be given up at any time, as by `select!`: nothing is lost by that.
+    /// This method is cancel safe: no event is lost if it is used in `select!` and another branch completes first.
     ///
     /// ```no_run
     /// # use openorch_sdk::{Error, EventStream, api::platform::RequestSeen};
@@ -150,7 +151,7 @@ impl<T: Event> EventStream<T> {
                                 Err(error) => return Err(self.unreadable(error.to_string())),
                             }
                         }
-                        Ok(None) => "the server ended it".to_owned(),
+                        Ok(None) => "the server closed the stream".to_owned(),
                         Err(Error::Unexpected { reason, .. }) => reason,
                         Err(other) => other.to_string(),
                     };
@@ -161,10 +162,10 @@ impl<T: Event> EventStream<T> {
         }
     }
 
-    /// Connects again after a while, which it answers.
+    /// Schedules a reconnection; returns the delay.
     fn wait(&mut self, failures: u32, asked: Duration) -> Duration {
         let first = self.retry.unwrap_or(RETRY_FIRST).clamp(RETRY_LEAST, RETRY_MOST);
-        // Clients that were sent away together do not come back together.
+        // Jitter, so that clients that were disconnected together do not reconnect together.
         let pause = match failures {
             0 => first + spread(first / 2),
             _ => first.max(asked) + backoff(RETRY_FIRST, failures, RETRY_MOST),
@@ -173,7 +174,7 @@ impl<T: Event> EventStream<T> {
         pause
     }
 
-    /// What comes is no stream of such events: reading on would not help.
+    /// Ends the stream because an event cannot be decoded; a retry would not help.
     fn unreadable(&mut self, reason: String) -> Error {
         let operation = self.call.operation.clone();
         let error = Error::Unexpected { operation, status: 200, reason, request_id: None };
@@ -182,10 +183,10 @@ impl<T: Event> EventStream<T> {
     }
 }
 
-/// What an event says; nothing where its name is unknown, as of a newer server.
+/// Decodes an event; `None` if its name is unknown, for example because the server is newer.
 fn read<T: Event>(event: ReceivedEvent) -> Result<Option<StreamItem<T>>, String> {
     let ReceivedEvent { name, data } = event;
-    let wrong = |error| format!("its event `{name}` cannot be read: {error}");
+    let wrong = |error| format!("the event `{name}` cannot be decoded: {error}");
     if name == T::NAME {
         return serde_json::from_str(&data).map(|event| Some(StreamItem::Event(event))).map_err(wrong);
     }
@@ -196,7 +197,7 @@ fn read<T: Event>(event: ReceivedEvent) -> Result<Option<StreamItem<T>>, String>
     Ok(None)
 }
 
-// Written by hand so that no event, which may hold anything, lands in a log through `{:?}`.
+// Not derived, so that `{:?}` never logs events, which may contain secrets.
 impl<T> std::fmt::Debug for EventStream<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EventStream").field("operation", &self.call.operation).finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! The registration of a running copy of a service, so that the gateway sends it requests.
+//! Registration of a running instance of a service, so that the gateway routes requests to it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,14 +16,14 @@ use tokio::{task::AbortHandle, time::timeout};
 
 use crate::{Client, Error, retry::backoff};
 
-/// A beat that takes longer is not heard.
+/// Timeout of one heartbeat.
 const BEAT_TIME_OUT: Duration = Duration::from_secs(10);
-/// So long a beat that is under way is waited for before the instance is removed: arriving later, it would bring it back.
+/// How long deregistration waits for a heartbeat in progress, which would otherwise register the instance again.
 const LAST_BEAT: Duration = Duration::from_secs(1);
-/// After a beat that was not heard, before the next.
+/// Initial delay after a failed heartbeat.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is to be registered. Requests to `/<slug of the client's account>/…` then reach it.
+/// An instance to be registered. Requests to `/<slug of the client's account>/…` are then routed to it.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -35,7 +35,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 ///         .heartbeat(Duration::from_secs(20))
 ///         .register(client)
 ///         .await?;
-///     // … serve until told to stop, then:
+///     // … serve until shutdown, then:
 ///     instance.deregister().await
 /// }
 /// ```
@@ -44,8 +44,8 @@ pub struct InstanceRegistration {
     request: RegisterInstanceRequest,
 }
 
-/// A registered instance, as made by [`InstanceRegistration::register`]. Dropping it stops the heartbeat and nothing else; [`deregister`](Self::deregister) says
-/// good-bye.
+/// A registered instance, created by [`InstanceRegistration::register`]. Dropping it only stops the heartbeat;
+/// [`deregister`](Self::deregister) removes the instance.
 ///
 /// ```
 /// fn show(instance: &openorch_sdk::RegisteredInstance) {
@@ -64,11 +64,11 @@ pub struct RegisteredInstance {
 #[derive(Debug)]
 struct Heartbeat {
     task: AbortHandle,
-    /// Held while a beat is under way.
+    /// Locked while a heartbeat is in progress.
     beating: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What the daemon said last.
+/// The instance as last reported by the daemon.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     id: Option<String>,
@@ -76,7 +76,7 @@ struct Seen {
 }
 
 impl InstanceRegistration {
-    /// The instance that the daemon reaches at `url`, for example `http://127.0.0.1:9311`.
+    /// An instance at `url`, at which the daemon must reach it, for example `http://127.0.0.1:9311`.
     ///
     /// ```
     /// let registration = openorch_sdk::InstanceRegistration::new("http://127.0.0.1:9311");
@@ -86,7 +86,7 @@ impl InstanceRegistration {
         InstanceRegistration { request }
     }
 
-    /// Probed by `GET` under this path instead of by opening a connection.
+    /// Probe the instance with `GET` on this path instead of a TCP connection.
     ///
     /// ```
     /// # use openorch_sdk::InstanceRegistration;
@@ -97,8 +97,8 @@ impl InstanceRegistration {
         self
     }
 
-    /// Registers again at this interval, of whole seconds and one at least. The daemon forgets an instance that
-    /// announced a heartbeat and stays silent for three intervals; one that announced none is never forgotten.
+    /// Sends a heartbeat at this interval, in whole seconds and at least one. The daemon removes an instance after three
+    /// intervals without a heartbeat; an instance registered without a heartbeat is never removed.
     ///
     /// ```
     /// # use openorch_sdk::InstanceRegistration;
@@ -110,10 +110,10 @@ impl InstanceRegistration {
         self
     }
 
-    /// Registers the instance, before or after it listens: the daemon looks for it eagerly for some seconds.
+    /// Registers the instance, before or after it listens: the daemon probes a new instance frequently for some seconds.
     ///
-    /// With a heartbeat this must be called on a Tokio runtime, which then runs it. Should the daemon lose the instance,
-    /// the next beat registers it anew.
+    /// With a heartbeat, this must be called on a Tokio runtime, which runs the heartbeat task. If the daemon loses the
+    /// instance, the next heartbeat registers it again.
     ///
     /// ```no_run
     /// # use openorch_sdk::{Client, Error, InstanceRegistration};
@@ -143,7 +143,7 @@ impl InstanceRegistration {
 }
 
 impl RegisteredInstance {
-    /// The id that the registry gave, unless the server is too old to say.
+    /// The id of the instance; `None` if the server is too old to report it.
     ///
     /// ```
     /// # fn example(instance: &openorch_sdk::RegisteredInstance) {
@@ -154,7 +154,7 @@ impl RegisteredInstance {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).id.clone()
     }
 
-    /// How the daemon found the instance when it was registered, or at the last heartbeat.
+    /// The status of the instance at registration or at the last heartbeat.
     ///
     /// ```
     /// use openorch_sdk::{RegisteredInstance, api::registry::InstanceStatus};
@@ -167,8 +167,8 @@ impl RegisteredInstance {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).status
     }
 
-    /// Removes the instance, so that no further request is sent to it. For the end of a service, before it stops
-    /// listening. One that is gone already is no failure.
+    /// Removes the instance, so that no more requests are routed to it. Call it on shutdown, before the service stops
+    /// listening. Succeeds if the instance is already removed.
     ///
     /// ```no_run
     /// # async fn example(instance: openorch_sdk::RegisteredInstance) -> Result<(), openorch_sdk::Error> {
@@ -221,7 +221,7 @@ async fn beat(
 ) {
     let mut failures = 0;
     loop {
-        // One that was not heard is repeated sooner: a daemon that comes back may have lost the instance.
+        // A failed heartbeat is repeated sooner: a restarted daemon may have lost the instance.
         let pause = if failures == 0 { every } else { backoff(FIRST_PAUSE, failures - 1, every) };
         tokio::time::sleep(pause).await;
         let _held = beating.lock().await;
@@ -229,20 +229,20 @@ async fn beat(
             Ok(fresh) => {
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                 if seen.id.is_some() && fresh.id.is_some() && seen.id != fresh.id {
-                    tracing::warn!("the daemon had lost the instance {}; it is registered again", request.url);
+                    tracing::warn!("the daemon had lost the instance {}; registered it again", request.url);
                 }
                 *seen = fresh;
                 failures = 0;
             }
             Err(error) => {
-                tracing::warn!("a heartbeat was not heard: {error}");
+                tracing::warn!("heartbeat failed: {error}");
                 failures += 1;
             }
         }
     }
 }
 
-/// The id of the instance at `url`, from servers that do not say it when one is registered.
+/// Finds the id of the instance at `url`, for servers that do not return it on registration.
 async fn find(client: &Client, url: &str) -> Result<Option<String>, Error> {
     let Json(list) = client.call(LIST_INSTANCES, Query(ListInstancesRequest::default())).await?;
     let same = |other: &str| other.trim_end_matches('/').eq_ignore_ascii_case(url.trim_end_matches('/'));

@@ -1,6 +1,6 @@
-//! The Rust SDK of OpenOrch: a client typed by the table of operations, and what a service needs to live on the platform.
-//! A service with a server of its own begins with [`service_client`] and [`InstanceRegistration`]; one without has all of
-//! it from `service::Service`.
+//! The Rust SDK of OpenOrch: a typed client for all operations of the platform, and a kit for services. A service with
+//! its own server uses [`service_client`] and [`InstanceRegistration`]; `service::Service` provides everything,
+//! including the server.
 //!
 //! ```no_run
 //! use openorch_sdk::{
@@ -20,11 +20,11 @@
 //! # }
 //! ```
 //!
-//! Features: `service` (default) is the service kit on axum; `datastore` keeps documents in a file or in PostgreSQL;
-//! `testing` starts a daemon for a test. Without features it is the client alone.
+//! Features: `service` (default) is the service kit on axum; `datastore` stores documents in a file or in PostgreSQL;
+//! `testing` starts a daemon for tests. Without features, the crate contains only the client.
 #![warn(missing_docs)]
 
-/// The README is tested like any example.
+/// Runs the examples of the README as doctests.
 #[cfg(all(doctest, feature = "service"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -60,9 +60,9 @@ pub use settings::SdkSettings;
 pub use target::{path_and_query, server_url};
 pub use trace::TraceContext;
 
-/// What bodies are made of.
+/// The type of request and response bodies.
 pub use bytes::Bytes;
-/// The types of headers and methods that this crate's functions take.
+/// The crate of the header and method types in this API.
 pub use http;
-/// The contract: the tables of operations and their wire types.
+/// The API contract: the operations and their wire types.
 pub use openorch_api as api;

@@ -1,5 +1,5 @@
-//! Small files that hold secrets: readable by their owner alone, replaced whole or not at all, changed by one program
-//! at a time. The command line keeps its tokens in one too.
+//! Small files with secrets: readable by their owner only, replaced atomically, and locked against concurrent changes.
+//! The command line stores its tokens in such a file too.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Held while a file is read, changed and written back. Let go when dropped, by a crash too. [`lock`] makes one.
+/// An exclusive lock for reading, changing and writing back a file, acquired by [`lock`]. Released when it is dropped or
+/// the process ends.
 ///
 /// ```
 /// use openorch_sdk::private_file::{self, Lock};
@@ -17,17 +18,17 @@ use std::{
 /// }
 /// ```
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
+pub struct Lock(#[expect(dead_code, reason = "dropping it releases the lock")] File);
 
-/// Waits until no other program changes the file at `path`; makes its folder if needed.
+/// Acquires the lock of the file at `path`, waiting for other processes. Creates the parent directory if needed.
 ///
-/// The lock is a file beside it (`<name>.lock`), since the file itself is replaced by every write.
+/// The lock is a separate file (`<name>.lock`), since every write replaces the file itself.
 ///
 /// ```
 /// use openorch_sdk::private_file;
 ///
-/// # let folder = tempfile::tempdir()?;
-/// # let path = &folder.path().join("count");
+/// # let directory = tempfile::tempdir()?;
+/// # let path = &directory.path().join("count");
 /// let held = private_file::lock(path)?;
 /// let count: u32 = private_file::read(path)?.and_then(|text| text.parse().ok()).unwrap_or(0);
 /// private_file::replace(path, &(count + 1).to_string())?;
@@ -41,7 +42,7 @@ pub fn lock(path: &Path) -> io::Result<Lock> {
     Ok(Lock(file))
 }
 
-/// The text of the file, or `None` if there is no such file.
+/// Reads the file; `None` if it does not exist.
 ///
 /// ```
 /// assert_eq!(openorch_sdk::private_file::read("/no/such/file".as_ref())?, None);
@@ -55,25 +56,25 @@ pub fn read(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Puts `text` in place of the file's content. Readers see the old text or the new one, also after a crash.
+/// Replaces the contents of the file atomically: readers see the old or the new text, even after a crash.
 ///
 /// ```
-/// # let folder = tempfile::tempdir()?;
-/// # let path = &folder.path().join("secret");
+/// # let directory = tempfile::tempdir()?;
+/// # let path = &directory.path().join("secret");
 /// openorch_sdk::private_file::replace(path, "s3cret")?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// A file that is a mount of its own (as of one file into a container) cannot be replaced: it is written in place, and a
-/// crash meanwhile may leave it incomplete. The answer is how it was written.
+/// A file that is itself a mount point (for example mounted into a container) cannot be replaced. It is written in place,
+/// and a crash may leave it incomplete. The result says how it was written.
 pub fn replace(path: &Path, text: &str) -> io::Result<Replaced> {
     make_folder_of(path)?;
-    // A file that is a link (to a synchronised folder, say) stays one: what it points to is replaced.
+    // A symbolic link (for example into a synchronized directory) is kept: its target is replaced.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let fresh = beside(&path, &format!("{}.tmp", std::process::id()));
     let written = write_new(&fresh, text).and_then(|()| fs::rename(&fresh, &path));
     if written.is_err() {
-        // Half a file is of use to nobody; the first error is the one to tell.
+        // Remove the incomplete temporary file; report the first error.
         let _ = fs::remove_file(&fresh);
     }
     match written {
@@ -84,30 +85,30 @@ pub fn replace(path: &Path, text: &str) -> io::Result<Replaced> {
             Ok(Replaced::InPlace)
         }
         Err(error) => Err(error),
-        Ok(()) => sync_folder_of(&path).map(|()| Replaced::Whole),
+        Ok(()) => sync_parent_dir(&path).map(|()| Replaced::Whole),
     }
 }
 
 /// How [`replace`] wrote a file.
 ///
 /// ```
-/// use openorch_sdk::private_file::{self, Replaced};
+/// use openorch_sdk::private_file::{self, Replacement};
 ///
-/// # let folder = tempfile::tempdir()?;
-/// # let path = &folder.path().join("secret");
-/// assert_eq!(private_file::replace(path, "s3cret")?, Replaced::Whole);
+/// # let directory = tempfile::tempdir()?;
+/// # let path = &directory.path().join("secret");
+/// assert_eq!(private_file::replace(path, "s3cret")?, Replacement::Atomic);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replaced {
-    /// By another file in its place: whoever reads it sees the text from before or the new one, never a part.
+    /// By renaming a new file over it: readers see the old or the new text, never a part.
     Whole,
-    /// In place.
+    /// Written in place, which is not atomic.
     InPlace,
 }
 
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    // What a crash left under this name is removed, not reused: it may be readable by others.
+    // A temporary file left by a crash is removed, not reused: it may be readable by others.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -136,27 +137,27 @@ fn private(options: &mut OpenOptions) -> &mut OpenOptions {
 }
 
 fn make_folder_of(path: &Path) -> io::Result<()> {
-    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else { return Ok(()) };
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     {
         use std::os::unix::fs::DirBuilderExt;
         builder.mode(0o700);
     }
-    builder.recursive(true).create(folder)
+    builder.recursive(true).create(directory)
 }
 
-/// A rename is on the disk once its folder is.
+/// Makes a rename durable by syncing the parent directory.
 #[cfg(unix)]
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) => File::open(folder)?.sync_all(),
+fn sync_parent_dir(path: &Path) -> io::Result<()> {
+    match path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),
     }
 }
 
 #[cfg(not(unix))]
-fn sync_folder_of(_: &Path) -> io::Result<()> {
+fn sync_parent_dir(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
@@ -166,8 +167,8 @@ mod tests {
 
     #[test]
     fn a_file_is_private_and_replaced_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a/b/secret");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/secret");
         assert_eq!(read(&path).unwrap(), None);
         replace(&path, "one").unwrap();
         replace(&path, "two").unwrap();
@@ -182,8 +183,8 @@ mod tests {
 
     #[test]
     fn two_writers_lose_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("count");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("count");
         std::thread::scope(|threads| {
             for _ in 0..4 {
                 threads.spawn(|| {

@@ -1,4 +1,4 @@
-//! What comes back from a call: read piece by piece or whole, and what is to be made of one that is no success.
+//! Responses, read as a whole or in chunks, and the conversion of unsuccessful ones to errors.
 
 use std::borrow::Cow;
 
@@ -7,76 +7,76 @@ use http::{HeaderMap, StatusCode, header};
 
 use crate::{Error, retry::retry_after};
 
-/// At most this many bytes of an unexpected answer are shown.
+/// Maximum bytes of an unexpected response to quote in an error message.
 const SHOWN: usize = 120;
 
-/// The answer to a raw call.
+/// The response to a raw call.
 ///
 /// ```
 /// use openorch_sdk::{Response, http::{HeaderMap, StatusCode}};
 ///
 /// let bytes = r#"{"error": "there is no such service"}"#.into();
 /// let answer = Response { status: StatusCode::NOT_FOUND, headers: HeaderMap::new(), bytes };
-/// assert_eq!(answer.refusal().as_deref(), Some("there is no such service"));
+/// assert_eq!(answer.error_message().as_deref(), Some("there is no such service"));
 /// assert_eq!(answer.request_id(), None);
 /// ```
 #[derive(Clone)]
 pub struct Response {
-    /// The status, of whatever kind.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// The headers as received.
+    /// The response headers.
     pub headers: HeaderMap,
     /// The whole body.
     pub bytes: Bytes,
 }
 
-/// The answer to a raw call whose body is still to come, as made by [`Client::open`](crate::Client::open).
+/// The response to a raw call whose body is not read yet, returned by [`Client::stream`](crate::Client::stream).
 ///
 /// ```
-/// fn is_json(answer: &openorch_sdk::OpenResponse) -> bool {
+/// fn is_json(answer: &openorch_sdk::StreamingResponse) -> bool {
 ///     answer.headers.get("content-type").is_some_and(|kind| kind == "application/json")
 /// }
 /// ```
 #[derive(Debug)]
 pub struct OpenResponse {
-    /// The status, of whatever kind.
+    /// The HTTP status.
     pub status: StatusCode,
-    /// The headers as received.
+    /// The response headers.
     pub headers: HeaderMap,
     pub(crate) body: reqwest::Response,
     pub(crate) operation: Cow<'static, str>,
-    /// How many bytes of it may be kept.
+    /// Maximum size of the body if it is read into memory.
     pub(crate) limit: usize,
 }
 
 impl OpenResponse {
-    /// The next piece of the body; `None` at its end.
+    /// The next chunk of the body; `None` at its end.
     ///
     /// ```no_run
-    /// # use openorch_sdk::{Error, OpenResponse};
-    /// async fn skip(mut answer: OpenResponse) -> Result<(), Error> {
+    /// # use openorch_sdk::{Error, StreamingResponse};
+    /// async fn skip(mut answer: StreamingResponse) -> Result<(), Error> {
     ///     while answer.chunk().await?.is_some() {}
     ///     Ok(())
     /// }
     /// ```
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
         let piece = self.body.chunk().await;
-        piece.map_err(|error| self.odd(format!("it was cut: {}", root_cause(&error))))
+        piece.map_err(|error| self.odd(format!("the response is incomplete: {}", root_cause(&error))))
     }
 
-    /// What is left of the body, as far as the client's limit allows.
+    /// Reads the rest of the body into memory, up to the client's limit.
     ///
     /// ```no_run
-    /// # use openorch_sdk::{Error, OpenResponse, Response};
-    /// async fn all_of(answer: OpenResponse) -> Result<Response, Error> {
-    ///     answer.whole().await
+    /// # use openorch_sdk::{Error, StreamingResponse, Response};
+    /// async fn all_of(answer: StreamingResponse) -> Result<Response, Error> {
+    ///     answer.read_to_end().await
     /// }
     /// ```
     pub async fn whole(mut self) -> Result<Response, Error> {
         let announced = self.body.content_length().unwrap_or_default();
         if usize::try_from(announced).is_ok_and(|length| length <= self.limit) {
             let Some(first) = self.chunk().await? else { return Ok(self.with(Bytes::new())) };
-            // Most answers come in one piece, which need not be copied.
+            // Most responses are a single chunk, which does not need to be copied.
             let Some(second) = self.chunk_within(first.len()).await? else { return Ok(self.with(first)) };
             let mut bytes = Vec::from(first);
             bytes.extend_from_slice(&second);
@@ -100,7 +100,7 @@ impl OpenResponse {
     }
 
     fn too_long(&self) -> Error {
-        self.odd(format!("its body has more than {} bytes, which is this client's limit", self.limit))
+        self.odd(format!("the body exceeds the client's limit of {} bytes", self.limit))
     }
 
     fn odd(&self, reason: String) -> Error {
@@ -113,7 +113,7 @@ fn request_id(headers: &HeaderMap) -> Option<&str> {
     headers.get("x-request-id")?.to_str().ok()
 }
 
-// Written by hand so that no body, which may hold a token, lands in a log through `{:?}`.
+// Not derived, so that `{:?}` never logs the body, which may contain a token.
 impl std::fmt::Debug for Response {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Response { status, bytes, .. } = self;
@@ -127,7 +127,7 @@ impl std::fmt::Debug for Response {
 }
 
 impl Response {
-    /// Under this id the call stands in the server's log.
+    /// The request id, which the server's log uses too.
     ///
     /// ```
     /// fn log(answer: &openorch_sdk::Response) {
@@ -138,18 +138,18 @@ impl Response {
         request_id(&self.headers)
     }
 
-    /// The server's sentence, if this is a refusal in the platform's form, `{"error": "…"}`.
+    /// The error message, if this is an error response of the platform: `{"error": "…"}`.
     ///
     /// ```
-    /// fn tell(answer: &openorch_sdk::Response) -> String {
-    ///     answer.refusal().unwrap_or_else(|| answer.status.to_string())
+    /// fn describe(answer: &openorch_sdk::Response) -> String {
+    ///     answer.error_message().unwrap_or_else(|| answer.status.to_string())
     /// }
     /// ```
     pub fn refusal(&self) -> Option<String> {
         self.text("error")
     }
 
-    /// The code of a refusal in the platform's form, where it has one.
+    /// The error code, if this is an error response of the platform with a code.
     ///
     /// ```
     /// fn is_ended(answer: &openorch_sdk::Response) -> bool {
@@ -172,19 +172,17 @@ pub(crate) fn success(operation: Cow<'static, str>, answer: Response) -> Result<
     }
     if !answer.status.is_client_error() && !answer.status.is_server_error() {
         let reason = match answer.headers.get(header::LOCATION).and_then(|to| to.to_str().ok()) {
-            Some(to) => format!("it points to `{to}`; give the server's own address"),
-            None => "it is neither a success nor a refusal".into(),
+            Some(to) => format!("it redirects to `{to}`; use the URL of the server itself"),
+            None => "the status is neither a success nor an error".into(),
         };
         return Err(unexpected(operation, &answer, reason));
     }
     let message = match answer.refusal() {
         Some(message) => message,
-        // Refusals that the HTTP library makes before there is a request have no body.
-        None if answer.bytes.is_empty() => {
-            answer.status.canonical_reason().unwrap_or("refused without a reason").into()
-        }
+        // Errors that the server's HTTP library returns for a malformed request have no body.
+        None if answer.bytes.is_empty() => answer.status.canonical_reason().unwrap_or("no reason given").into(),
         None => {
-            let reason = describe_foreign(&answer).unwrap_or_else(|| "its refusal has no `error`".into());
+            let reason = describe_foreign(&answer).unwrap_or_else(|| "the error response has no `error`".into());
             return Err(unexpected(operation, &answer, reason));
         }
     };
@@ -199,19 +197,19 @@ pub(crate) fn unexpected(operation: Cow<'static, str>, answer: &Response, reason
     Error::Unexpected { operation, status: answer.status.as_u16(), reason, request_id }
 }
 
-/// What a body is that is not JSON at all.
+/// Describes a body that is not JSON; `None` if it looks like JSON.
 pub(crate) fn describe_foreign(answer: &Response) -> Option<String> {
     let text = String::from_utf8_lossy(&answer.bytes[..answer.bytes.len().min(SHOWN)]);
     let text = text.trim();
     match text.chars().next() {
-        None => Some("its body is empty".into()),
-        Some('<') => Some("it is a page of HTML; is there another program at this address?".into()),
+        None => Some("the body is empty".into()),
+        Some('<') => Some("it is an HTML page; another program may be listening at this address".into()),
         Some('{' | '[' | '"') => None,
-        Some(_) => Some(format!("it says `{}`", text.escape_debug())),
+        Some(_) => Some(format!("the body is `{}`", text.escape_debug())),
     }
 }
 
-/// The last link of an error's chain: the first ones say only that a request failed.
+/// The innermost cause of an error; the outer ones only say that a request failed.
 pub(crate) fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {

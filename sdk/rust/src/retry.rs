@@ -1,5 +1,5 @@
-//! When a call is tried again: only one that reads or that the server knows by its key, only where a moment may help, each
-//! time later than before, and not at the same moment as everybody else.
+//! Retry policy: only reads and calls with an idempotency key, only after transient errors, with exponential backoff and
+//! jitter.
 
 use std::time::{Duration, Instant};
 
@@ -9,21 +9,21 @@ use openorch_api::error::repeat::{ANSWER_TOO_LARGE, ANSWERS_FULL, IN_FLIGHT, TOO
 use crate::{Error, Response, trace::random};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Between attempts of what is tried for long.
+/// Maximum delay between the attempts of `retry_until`.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// So often a call is tried again.
+/// Maximum number of retries of a call.
 const RETRIES: u32 = 2;
-/// After this long a call is not tried again: whoever waits for it has waited enough.
+/// No retry is started later than this after the first attempt.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A server that asks for more patience than this is told to its caller instead.
+/// If `Retry-After` is longer than this, the error is returned instead.
 const LONGEST_ASKED: Duration = Duration::from_secs(5);
 
-/// How long to wait before trying again what came to this outcome after `retries` retries and `elapsed` in all; `None`:
-/// it stays.
+/// The delay before the next retry, given the outcome, the number of retries so far and the elapsed time; `None` if the
+/// outcome is final.
 pub(crate) fn pause(outcome: &Result<Response, Error>, retries: u32, elapsed: Duration) -> Option<Duration> {
     let asked = match outcome {
         Ok(answer) if is_temporary(answer.status.as_u16()) => retry_after(&answer.headers),
-        // An attempt whose answer was lost is still in progress.
+        // A previous attempt, whose response was lost, is still in progress.
         Ok(answer) if answer.code().as_deref() == Some(IN_FLIGHT.id) => retry_after(&answer.headers),
         Ok(_) => return None,
         Err(error) if error.is_temporary() => None,
@@ -31,26 +31,26 @@ pub(crate) fn pause(outcome: &Result<Response, Error>, retries: u32, elapsed: Du
     };
     let pause = match asked {
         Some(asked) if asked > LONGEST_ASKED => return None,
-        // Never earlier than asked; a little later, so that those who were asked together do not return together.
+        // Never earlier than requested, plus jitter, so that clients do not all retry at the same time.
         Some(asked) => asked + spread(FIRST_PAUSE),
         None => backoff(FIRST_PAUSE, retries, PATIENCE),
     };
     (retries < RETRIES && elapsed + pause < PATIENCE).then_some(pause)
 }
 
-/// Whether a call was refused, and nothing done, since the daemon has no room to store its answer for repeats.
+/// Whether the daemon rejected the call because it cannot store the response under the idempotency key.
 pub(crate) fn is_not_kept(answer: &Response) -> bool {
     let code = answer.code();
     [&TOO_MANY_KEYS, &ANSWERS_FULL, &ANSWER_TOO_LARGE].iter().any(|refusal| code.as_deref() == Some(refusal.id))
 }
 
-/// A value of `Idempotency-Key` that no other call has.
+/// A unique value for `Idempotency-Key`.
 pub(crate) fn key() -> Option<HeaderValue> {
     HeaderValue::try_from(format!("{:016x}{:016x}", random(), random())).ok()
 }
 
-/// Tries again what fails because the daemon is away or asks for patience, ever less often, and not before the daemon
-/// says. `what` is for the log, in which one reason stands once.
+/// Retries transient failures with exponential backoff, respecting `Retry-After`, until `timeout` has elapsed. `what`
+/// names the action in the log; consecutive failures with the same cause are logged once.
 pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
     patience: Duration,
     what: &str,
@@ -68,7 +68,7 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
                 }
                 let reason = reason(&error);
                 if reason != logged {
-                    tracing::warn!("{what} waits: {error}");
+                    tracing::warn!("{what} failed, retrying: {error}");
                     logged = reason;
                 }
                 tokio::time::sleep(wait).await;
@@ -79,7 +79,7 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
     }
 }
 
-/// What is the same in a failure that comes again: neither seconds to wait nor the id of the request.
+/// The error message without variable parts (numbers and request ids), to detect a repeated error.
 fn reason(error: &Error) -> String {
     let text = match error {
         Error::Refused { status, message, .. } => format!("{status} {message}"),
@@ -88,23 +88,23 @@ fn reason(error: &Error) -> String {
     text.chars().filter(|letter| !letter.is_ascii_digit()).collect()
 }
 
-/// Statuses that say "not now".
+/// Whether an HTTP status is transient.
 pub(crate) fn is_temporary(status: u16) -> bool {
     matches!(status, 429 | 502 | 503 | 504)
 }
 
-/// The wait after `failures` failures: doubled each time up to `most`, of which between half and all.
+/// Exponential backoff with jitter: `first` doubled per failure, at most `max`, of which a random 50 to 100 per cent.
 pub(crate) fn backoff(first: Duration, failures: u32, most: Duration) -> Duration {
     let whole = first.saturating_mul(2u32.saturating_pow(failures)).min(most);
     whole / 2 + spread(whole / 2)
 }
 
-/// Any part of this time.
+/// A random duration below `max`.
 pub(crate) fn spread(most: Duration) -> Duration {
     Duration::from_nanos(random() % u64::try_from(most.as_nanos()).unwrap_or(u64::MAX).max(1))
 }
 
-/// What a server asks for, in seconds. A date (RFC 9110, section 10.2.3) is read as no wish: clocks differ.
+/// `Retry-After` in seconds. The date format (RFC 9110, section 10.2.3) is ignored, since clocks differ.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }

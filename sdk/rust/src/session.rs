@@ -1,4 +1,4 @@
-//! The session of a service's client: its token, and how it gets another when the daemon no longer knows this one.
+//! The session of a service's client: its token, and signing in again when the daemon no longer accepts it.
 
 use std::{
     future::Future,
@@ -12,7 +12,8 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{Error, client::bearer};
 
-/// A refusal soon after signing in is not cured by signing in: each costs the daemon a password's hash.
+/// Minimum interval between sign-ins. A token rejected right after a sign-in would be rejected again, and each sign-in
+/// costs the daemon a password hash.
 const PAUSE: Duration = Duration::from_secs(5);
 
 type SignIn = dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, Error>> + Send>> + Send + Sync;
@@ -21,7 +22,7 @@ type SignIn = dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, Error>> + S
 pub(crate) struct Session {
     token: RwLock<HeaderValue>,
     sign_in: Box<SignIn>,
-    /// When signing in again last ended; held while somebody does, so that one at a time does.
+    /// When the last sign-in ended. Locked during a sign-in, so that only one runs at a time.
     renewed: Mutex<Option<Instant>>,
 }
 
@@ -30,15 +31,15 @@ impl Session {
         Ok(Session { token: RwLock::new(bearer(token)?), sign_in, renewed: Mutex::new(None) })
     }
 
-    /// What calls carry as `Authorization`.
+    /// The `Authorization` header value.
     pub(crate) fn token(&self) -> HeaderValue {
         self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Another token than the one that was refused; `None` if there is none to be had.
+    /// A new token to replace the rejected one; `None` if signing in does not help.
     pub(crate) async fn renew(self: &Arc<Self>, refused: &HeaderValue) -> Option<HeaderValue> {
         let (session, refused) = (Arc::clone(self), refused.clone());
-        // On a task of its own: a caller who gives up must not take the sign-in of all others with him.
+        // In a separate task, so that a cancelled caller does not cancel the sign-in that others wait for.
         tokio::spawn(async move { session.renew_now(&refused).await }).await.ok().flatten()
     }
 
@@ -54,10 +55,10 @@ impl Session {
         let signed_in = (self.sign_in)().await.and_then(|token| bearer(&token));
         *renewed = Some(Instant::now());
         match signed_in {
-            // The same session stands: what was refused is not the token.
+            // The session is unchanged, so the rejection has another reason than the token.
             Ok(same) if same == *refused => None,
             Ok(fresh) => {
-                tracing::info!("signed in again: the daemon no longer knew the session");
+                tracing::info!("signed in again: the session had ended");
                 *self.token.write().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
                 Some(fresh)
             }

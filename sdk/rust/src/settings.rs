@@ -1,10 +1,10 @@
-//! What a program finds in its environment. `SELF_URL` is not here: it belongs to services, not to clients.
+//! Client settings from environment variables. `SELF_URL` is not here, since it configures services, not clients.
 
 use std::env;
 
 use crate::{Client, ClientFactory, Error};
 
-/// Where the server is and who calls.
+/// The URL of the server and the token.
 ///
 /// ```
 /// let settings = openorch_sdk::SdkSettings { url: Some("http://127.0.0.1:58231".into()), token: None };
@@ -15,7 +15,7 @@ use crate::{Client, ClientFactory, Error};
 pub struct SdkSettings {
     /// `OPENORCH_URL`, for example `http://127.0.0.1:58231`.
     pub url: Option<String>,
-    /// `OPENORCH_TOKEN`: a session's token, for programs that do not sign in by themselves.
+    /// `OPENORCH_TOKEN`: a session token, for programs that do not sign in themselves.
     pub token: Option<String>,
 }
 
@@ -31,16 +31,16 @@ impl SdkSettings {
         SdkSettings { url: read("OPENORCH_URL"), token: read("OPENORCH_TOKEN") }
     }
 
-    /// A client for these settings. Refused without a URL: guessing one would send a service to the wrong server.
+    /// A client with these settings. Fails without a URL; there is no default, which could be the wrong server.
     ///
     /// ```
-    /// let nowhere = openorch_sdk::SdkSettings::default();
-    /// assert!(nowhere.client().unwrap_err().to_string().starts_with("OPENORCH_URL is not set"));
+    /// let settings = openorch_sdk::SdkSettings::default();
+    /// assert!(settings.client().unwrap_err().to_string().starts_with("OPENORCH_URL is not set"));
     /// ```
     pub fn client(&self) -> Result<Client, Error> {
         let url = self.url.as_deref().ok_or_else(|| {
             Error::Invalid(
-                "OPENORCH_URL is not set; give the address of the daemon, for example http://127.0.0.1:58231".into(),
+                "OPENORCH_URL is not set; set it to the URL of the daemon, for example http://127.0.0.1:58231".into(),
             )
         })?;
         let client = ClientFactory::new(url)?.client();
@@ -51,7 +51,7 @@ impl SdkSettings {
     }
 }
 
-// Written by hand so that a token never lands in a log through `{:?}`.
+// Not derived, so that `{:?}` never logs the token.
 impl std::fmt::Debug for SdkSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let token = self.token.as_ref().map(|_| "…");

@@ -1,4 +1,4 @@
-//! Where a request goes: the server's address, checked once, and paths whose parameters cannot change their shape.
+//! Request URLs: validation of the server's URL, and path templates with safely encoded parameters.
 
 use openorch_api::{Parts, Row};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -6,10 +6,10 @@ use url::{Host, Url};
 
 use crate::Error;
 
-/// All but the unreserved characters of RFC 3986, so that a parameter is one segment whatever stands in it.
+/// All characters except the unreserved ones of RFC 3986, so that a parameter is always one path segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Checks the address of a server and answers it as clients show it: without a slash at the end.
+/// Validates the URL of a server and returns it without a trailing slash.
 ///
 /// ```
 /// use openorch_sdk::server_url;
@@ -21,37 +21,37 @@ pub fn server_url(text: &str) -> Result<String, Error> {
     Ok(parse_base(text)?.as_str().trim_end_matches('/').to_owned())
 }
 
-/// The address of a server: scheme, host and port.
+/// Parses the URL of a server: scheme, host and port only.
 pub(crate) fn parse_base(text: &str) -> Result<Url, Error> {
     let invalid = |why: &str| {
         Error::Invalid(format!(
-            "`{}` is not the address of a server: {why}; write it like http://127.0.0.1:58231",
+            "`{}` is not a server URL: {why}; use a URL like http://127.0.0.1:58231",
             text.trim().escape_debug()
         ))
     };
     let url = Url::parse(text.trim()).map_err(|error| match error {
-        url::ParseError::RelativeUrlWithoutBase => invalid("http:// or https:// is missing in front"),
+        url::ParseError::RelativeUrlWithoutBase => invalid("the scheme http:// or https:// is missing"),
         other => invalid(&other.to_string()),
     })?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(invalid("it begins with neither http:// nor https://"));
+        return Err(invalid("the scheme is neither http nor https"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        // The text is not repeated: what stands in front of the `@` is a secret.
+        // The URL is not quoted, since it contains a secret.
         return Err(Error::Invalid(
-            "the address of a server carries a user or password; leave them out and sign in instead".into(),
+            "the server URL contains a user name or password; remove them and sign in instead".into(),
         ));
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(invalid("it carries a query or a fragment"));
+        return Err(invalid("it contains a query or a fragment"));
     }
     if url.path() != "/" {
-        return Err(invalid("it carries a path, and OpenOrch lives at a host's root"));
+        return Err(invalid("it contains a path, but OpenOrch is served at the root of a host"));
     }
     Ok(url)
 }
 
-/// Whether requests to it stay on this machine.
+/// Whether the host is a loopback address.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost") || name.ends_with(".localhost"),
@@ -61,11 +61,11 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Path and query of an operation with its parameters filled in, as they are sent.
+/// The encoded path and query of an operation with its parameters.
 ///
 /// ```
-/// use openorch_sdk::{api::{Parts, registry::REMOVE_INSTANCE}, path_and_query};
-/// let parts = Parts { path: vec!["a/b".into()], ..Parts::default() };
+/// use openorch_sdk::{api::{RequestParts, registry::REMOVE_INSTANCE}, path_and_query};
+/// let parts = RequestParts { path: vec!["a/b".into()], ..RequestParts::default() };
 /// assert_eq!(path_and_query(REMOVE_INSTANCE.row, &parts)?, "/registry-svc/instance/a%2Fb");
 /// # Ok::<(), openorch_sdk::Error>(())
 /// ```
@@ -81,7 +81,7 @@ pub fn path_and_query(row: &Row, parts: &Parts) -> Result<String, Error> {
         let value = values
             .next()
             .ok_or_else(|| Error::Invalid(format!("{}: the path parameter `{name}` is missing", row.id)))?;
-        // Dot segments are resolved by every URL library, written `%2E` too: they would name another operation.
+        // URL libraries resolve dot segments, even as `%2E`, so the path would name another operation.
         if matches!(value.as_str(), "" | "." | "..") {
             return Err(Error::Invalid(format!("{}: the path parameter `{name}` cannot be `{value}`", row.id)));
         }
@@ -96,24 +96,24 @@ pub fn path_and_query(row: &Row, parts: &Parts) -> Result<String, Error> {
     Ok(target)
 }
 
-/// The URL of a raw call: `path_and_query` as the caller wrote it, still on the same server.
+/// The URL of a raw call: `path_and_query` unchanged, on the same server.
 pub(crate) fn raw_url(base: &Url, path_and_query: &str) -> Result<Url, Error> {
     let shown = path_and_query.escape_debug();
     if !path_and_query.starts_with('/') {
         return Err(Error::Invalid(format!("the path `{shown}` does not begin with `/`")));
     }
     if path_and_query.contains('#') {
-        return Err(Error::Invalid(format!("the path `{shown}` holds a `#`, which is never sent; write %23")));
+        return Err(Error::Invalid(format!("the path `{shown}` contains a `#`, which starts a fragment; use %23")));
     }
     let origin = base.as_str().trim_end_matches('/');
     let url = Url::parse(&format!("{origin}{path_and_query}"))
-        .map_err(|error| Error::Invalid(format!("the path `{shown}` cannot be sent: {error}")))?;
+        .map_err(|error| Error::Invalid(format!("the path `{shown}` is invalid: {error}")))?;
     let path = path_and_query.split('?').next().unwrap_or_default();
     let resolved = |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
-    // A URL library resolves these, and the request would go elsewhere than it says.
+    // URL libraries resolve these, so the request would go to another path.
     if url.origin() != base.origin() || path.contains('\\') || path.split('/').any(resolved) {
         return Err(Error::Invalid(format!(
-            "the path `{shown}` holds `.` or `..` segments or backslashes; write it out"
+            "the path `{shown}` contains `.` or `..` segments or backslashes; use the resolved path"
         )));
     }
     Ok(url)

@@ -1,4 +1,4 @@
-//! A daemon of its own for a test, in one line: in a temporary folder, on a free port, gone with the value.
+//! Starts a daemon for a test, in a temporary directory and on a free port; it is stopped when the value is dropped.
 
 use std::{
     env,
@@ -17,17 +17,17 @@ use openorch_api::{
 
 use crate::{Client, ClientFactory, Error};
 
-/// Names the daemon's program.
+/// Environment variable with the path of the daemon's program.
 const PROGRAM: &str = "OPENORCH_BIN";
-/// The first password of the admin, which the daemon has while it is for this machine alone.
+/// The default password of the admin, with which the daemon only serves loopback clients.
 const FIRST_PASSWORD: &str = "changeme";
-/// A debug build on a busy machine takes some.
+/// Generous, for a debug build on a busy machine.
 const START_TIME_OUT: Duration = Duration::from_secs(60);
 
-/// A running daemon that is ended, with all it keeps, when this is dropped.
+/// A running daemon. Dropping it stops the daemon and deletes its data.
 ///
-/// Its program, `openorch`, is that of `OPENORCH_BIN`, else the one that cargo built beside the test, else the one that
-/// `PATH` finds.
+/// The program is the one named by `OPENORCH_BIN`, otherwise `openorch` in cargo's target directory of the test, otherwise
+/// `openorch` on the `PATH`.
 ///
 /// ```no_run
 /// use openorch_sdk::{api::{Body, Json, registry::{LIST_NODES, ListNodesRequest}}, testing::TestDaemon};
@@ -46,15 +46,15 @@ pub struct TestDaemon {
     factory: ClientFactory,
     url: String,
     variables: Vec<(String, String)>,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
-/// Ended when dropped.
+/// Killed when it is dropped.
 #[derive(Debug)]
 struct Process(Option<Child>);
 
 impl TestDaemon {
-    /// Starts one with the usual settings, but that it finds out sooner which instances are well.
+    /// Starts a daemon with default settings, except for a shorter probe interval.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), openorch_sdk::Error> {
@@ -66,7 +66,7 @@ impl TestDaemon {
         TestDaemon::start_with(&[]).await
     }
 
-    /// Starts one with some settings, given as the variables that the daemon reads.
+    /// Starts a daemon with additional settings, given as environment variables.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), openorch_sdk::Error> {
@@ -76,14 +76,15 @@ impl TestDaemon {
     /// # }
     /// ```
     pub async fn start_with(variables: &[(&str, &str)]) -> Result<TestDaemon, Error> {
-        let folder = tempfile::tempdir().map_err(|error| failed(format!("there is no temporary folder: {error}")))?;
+        let directory =
+            tempfile::tempdir().map_err(|error| failed(format!("cannot create a temporary directory: {error}")))?;
         let variables: Vec<_> = variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        let (process, url) = launch(folder.path(), &variables, "127.0.0.1:0").await?;
+        let (process, url) = launch(directory.path(), &variables, "127.0.0.1:0").await?;
         let factory = ClientFactory::new(&url)?;
-        Ok(TestDaemon { process, factory, url, variables, folder })
+        Ok(TestDaemon { process, factory, url, variables, directory })
     }
 
-    /// Its address.
+    /// The URL of the daemon.
     ///
     /// ```no_run
     /// # fn example(daemon: &openorch_sdk::testing::TestDaemon) {
@@ -94,7 +95,7 @@ impl TestDaemon {
         &self.url
     }
 
-    /// A client that calls as nobody.
+    /// An anonymous client.
     ///
     /// ```no_run
     /// # use openorch_sdk::{Error, api::platform::READY, testing::TestDaemon};
@@ -118,7 +119,7 @@ impl TestDaemon {
         self.client().with_token(&self.admin_token().await?)
     }
 
-    /// A token of the admin.
+    /// A session token of the admin.
     ///
     /// ```no_run
     /// # use openorch_sdk::{Error, testing::TestDaemon};
@@ -138,7 +139,7 @@ impl TestDaemon {
         Ok(answer.token.token)
     }
 
-    /// A client that calls as a new account with this slug.
+    /// Registers an account with this slug; returns a client that calls as this account.
     ///
     /// ```no_run
     /// # use openorch_sdk::{Error, http::Method, testing::TestDaemon};
@@ -157,7 +158,7 @@ impl TestDaemon {
         self.client().with_token(&answer.token.token)
     }
 
-    /// Ends the daemon without a word, as a crash does. What it has acknowledged stays for [`resume`](Self::resume).
+    /// Kills the daemon, as in a crash. Committed data is kept for [`resume`](Self::resume).
     ///
     /// ```no_run
     /// # async fn example(mut daemon: openorch_sdk::testing::TestDaemon) -> Result<(), openorch_sdk::Error> {
@@ -170,7 +171,7 @@ impl TestDaemon {
         self.process.end();
     }
 
-    /// Starts it again, after [`kill`](Self::kill), at the same address and with what it kept.
+    /// Restarts the daemon after [`kill`](Self::kill), at the same address and with the same data.
     ///
     /// ```no_run
     /// # async fn example(mut daemon: openorch_sdk::testing::TestDaemon) -> Result<(), openorch_sdk::Error> {
@@ -181,30 +182,30 @@ impl TestDaemon {
     pub async fn resume(&mut self) -> Result<(), Error> {
         self.process.end();
         let address = self.url.trim_start_matches("http://");
-        let (process, _) = launch(self.folder.path(), &self.variables, address).await?;
+        let (process, _) = launch(self.directory.path(), &self.variables, address).await?;
         self.process = process;
         Ok(())
     }
 
-    /// Where it keeps its data. To be changed only while it is ended.
+    /// The data directory. Change it only while the daemon is not running.
     ///
     /// ```no_run
     /// # async fn example(mut daemon: openorch_sdk::testing::TestDaemon) -> Result<(), Box<dyn std::error::Error>> {
     /// daemon.kill();
-    /// std::fs::remove_dir_all(daemon.folder().join("server"))?;
-    /// daemon.resume().await?; // It has forgotten everything.
+    /// std::fs::remove_dir_all(daemon.data_dir().join("server"))?;
+    /// daemon.resume().await?; // Starts with an empty store.
     /// # Ok(())
     /// # }
     /// ```
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        self.directory.path()
     }
 }
 
 impl Process {
     fn end(&mut self) {
         if let Some(mut child) = self.0.take() {
-            // One that has ended by itself cannot be killed; waiting takes it off the list of processes.
+            // `kill` fails if the process has already exited; `wait` reaps it.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -217,22 +218,22 @@ impl Drop for Process {
     }
 }
 
-/// Starts the program and waits until it says where it listens.
-async fn launch(folder: &Path, variables: &[(String, String)], listen: &str) -> Result<(Process, String), Error> {
+/// Starts the program and waits until it prints its URL.
+async fn launch(directory: &Path, variables: &[(String, String)], listen: &str) -> Result<(Process, String), Error> {
     let program = program()?;
-    let log = folder.join("daemon.log");
+    let log = directory.join("daemon.log");
     let errors = File::create(&log).map_err(|error| failed(format!("`{}`: {error}", log.display())))?;
     let mut command = Command::new(&program);
-    // Nothing of the surroundings of the test reaches it.
+    // Isolate the daemon from the settings in the test's environment.
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OPENORCH_")) {
         command.env_remove(name);
     }
     command
         .env("OPENORCH_LISTEN", listen)
-        .env("OPENORCH_DATA_DIR", folder)
+        .env("OPENORCH_DATA_DIR", directory)
         .env("OPENORCH_UI_LISTEN", "")
         .env("OPENORCH_REGISTRY_PROBE_INTERVAL", "200ms")
-        .env("HOME", folder)
+        .env("HOME", directory)
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -244,14 +245,14 @@ async fn launch(folder: &Path, variables: &[(String, String)], listen: &str) -> 
     thread::spawn(move || {
         let mut lines = output.map(|output| BufReader::new(output).lines()).into_iter().flatten().map_while(Result::ok);
         let url = lines.find_map(|line| line.split_once("listens on ").map(|(_, url)| url.trim().to_owned()));
-        // Whoever asked may have given up.
+        // The receiver may have timed out.
         let _ = told.send(url);
-        // What else it has to say must not block it.
+        // Drain the output, so that the daemon does not block on a full pipe.
         lines.for_each(drop);
     });
     match tokio::time::timeout(START_TIME_OUT, heard).await {
         Ok(Ok(Some(url))) => Ok((process, url)),
-        Ok(_) => Err(failed(format!("it ended: {}", fs::read_to_string(&log).unwrap_or_default().trim()))),
+        Ok(_) => Err(failed(format!("it exited: {}", fs::read_to_string(&log).unwrap_or_default().trim()))),
         Err(_) => Err(failed(format!("it did not listen within {} s", START_TIME_OUT.as_secs()))),
     }
 }
@@ -261,17 +262,17 @@ fn program() -> Result<PathBuf, Error> {
         return Ok(given.into());
     }
     let name = format!("openorch{}", env::consts::EXE_SUFFIX);
-    // Tests stand in `target/<profile>/deps`, programs a folder above.
+    // Tests are in `target/<profile>/deps`, programs in its parent directory.
     let beside = env::current_exe().ok().and_then(|test| Some(test.parent()?.parent()?.join(&name)));
     let in_path = env::var_os("PATH");
-    let in_path = in_path.iter().flat_map(env::split_paths).map(|folder| folder.join(&name));
+    let in_path = in_path.iter().flat_map(env::split_paths).map(|directory| directory.join(&name));
     beside.into_iter().chain(in_path).find(|path| path.is_file()).ok_or_else(|| {
         failed(format!(
-            "there is no program `{name}`; build it beside the test, put it on the PATH or name it with {PROGRAM}"
+            "program `{name}` not found; build it in the same target directory, put it on the PATH, or set {PROGRAM}"
         ))
     })
 }
 
 fn failed(why: String) -> Error {
-    Error::Service(format!("no daemon for the test: {why}"))
+    Error::Service(format!("cannot start the test daemon: {why}"))
 }

@@ -1,5 +1,4 @@
-//! Where a piece of work stands in a trace that spans programs: the `traceparent` header (W3C Trace Context, level 1).
-//! Says nothing of where spans are collected.
+//! Trace context propagation with the `traceparent` header (W3C Trace Context, level 1). Does not export spans.
 
 use std::{
     fmt,
@@ -11,22 +10,22 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// What stands for "sampled" in the flags.
+/// The `sampled` bit of the trace flags.
 const SAMPLED: u8 = 1;
 
 tokio::task_local! {
     static CURRENT: TraceContext;
 }
 
-/// One step of a trace. Within [`scope`](TraceContext::scope) every call of a [`Client`](crate::Client) carries it on.
+/// A span of a distributed trace. Calls of a [`Client`](crate::Client) within [`scope`](TraceContext::scope) propagate it.
 ///
 /// ```
 /// use openorch_sdk::{TraceContext, http::HeaderMap};
 ///
 /// let mut incoming = HeaderMap::new();
 /// incoming.insert("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse()?);
-/// let step = TraceContext::of(&incoming).expect("it is well formed");
-/// assert_eq!(step.trace_id(), "0af7651916cd43dd8448eb211c80319c");
+/// let span = TraceContext::from_headers(&incoming).expect("it is well formed");
+/// assert_eq!(span.trace_id(), "0af7651916cd43dd8448eb211c80319c");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,55 +33,55 @@ pub struct TraceContext {
     trace: u128,
     span: u64,
     flags: u8,
-    /// What other vendors' tools say of the trace; passed on as it came.
+    /// The `tracestate` header, which is forwarded unchanged.
     state: Option<HeaderValue>,
 }
 
 impl TraceContext {
-    /// The first step of a new trace.
+    /// The root span of a new trace.
     ///
     /// ```
     /// use openorch_sdk::TraceContext;
-    /// assert_ne!(TraceContext::begin().trace_id(), TraceContext::begin().trace_id());
+    /// assert_ne!(TraceContext::new_trace().trace_id(), TraceContext::new_trace().trace_id());
     /// ```
     pub fn begin() -> TraceContext {
         let trace = u128::from(random()) << 64 | u128::from(random());
         TraceContext { trace, span: random(), flags: SAMPLED, state: None }
     }
 
-    /// The step that a received request belongs to; `None` if it names none, or not in a form that this knows.
+    /// The span of a received request; `None` if it has no valid `traceparent`.
     ///
     /// ```
     /// use openorch_sdk::{TraceContext, http::HeaderMap};
-    /// assert_eq!(TraceContext::of(&HeaderMap::new()), None);
+    /// assert_eq!(TraceContext::from_headers(&HeaderMap::new()), None);
     /// ```
     pub fn of(headers: &HeaderMap) -> Option<TraceContext> {
         let (trace, span, flags) = parse(headers.get(TRACEPARENT)?.to_str().ok()?)?;
         Some(TraceContext { trace, span, flags, state: headers.get(TRACESTATE).cloned() })
     }
 
-    /// The next step of the same trace.
+    /// A child span in the same trace.
     ///
     /// ```
     /// use openorch_sdk::TraceContext;
-    /// let first = TraceContext::begin();
-    /// assert_eq!(first.next().trace_id(), first.trace_id());
-    /// assert_ne!(first.next(), first);
+    /// let first = TraceContext::new_trace();
+    /// assert_eq!(first.child().trace_id(), first.trace_id());
+    /// assert_ne!(first.child(), first);
     /// ```
     pub fn next(&self) -> TraceContext {
         TraceContext { span: random(), ..self.clone() }
     }
 
-    /// The name of the whole trace: 32 hex digits.
+    /// The trace id: 32 hex digits.
     ///
     /// ```
-    /// assert_eq!(openorch_sdk::TraceContext::begin().trace_id().len(), 32);
+    /// assert_eq!(openorch_sdk::TraceContext::new_trace().trace_id().len(), 32);
     /// ```
     pub fn trace_id(&self) -> String {
         format!("{:032x}", self.trace)
     }
 
-    /// The step of the work that calls this, if it runs within [`scope`](Self::scope). Tasks that it spawns are outside.
+    /// The current span, within [`scope`](Self::scope). Spawned tasks do not inherit it.
     ///
     /// ```
     /// assert_eq!(openorch_sdk::TraceContext::current(), None);
@@ -91,21 +90,21 @@ impl TraceContext {
         CURRENT.try_with(TraceContext::clone).ok()
     }
 
-    /// Does `work` as this step.
+    /// Runs `work` with this span as the current one.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// use openorch_sdk::TraceContext;
-    /// let step = TraceContext::begin();
-    /// let seen = step.clone().scope(async { TraceContext::current() }).await;
-    /// assert_eq!(seen, Some(step));
+    /// let span = TraceContext::new_trace();
+    /// let seen = span.clone().scope(async { TraceContext::current() }).await;
+    /// assert_eq!(seen, Some(span));
     /// # });
     /// ```
     pub async fn scope<W: Future>(self, work: W) -> W::Output {
         CURRENT.scope(self, work).await
     }
 
-    /// Adds the headers that carry this step, unless the request has some of its own.
+    /// Adds the trace headers, unless the request already has them.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
         if headers.contains_key(TRACEPARENT) {
             return;
@@ -119,7 +118,7 @@ impl TraceContext {
     }
 }
 
-/// As in the header.
+/// The value of the `traceparent` header.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace, self.span, self.flags)
@@ -132,7 +131,7 @@ fn parse(text: &str) -> Option<(u128, u64, u8)> {
     let trace = hex(parts.next()?, 32)?;
     let span = u64::try_from(hex(parts.next()?, 16)?).ok()?;
     let flags = u8::try_from(hex(parts.next()?, 2)?).ok()?;
-    // A later version may have more parts; this one may not, and `ff` is none.
+    // Later versions may have more fields, version 0 may not, and version `ff` is invalid.
     let known = version != 0xff && (version != 0 || parts.next().is_none());
     (known && trace != 0 && span != 0).then_some((trace, span, flags))
 }
@@ -142,7 +141,7 @@ fn hex(text: &str, digits: usize) -> Option<u128> {
     plain.then(|| u128::from_str_radix(text, 16).ok())?
 }
 
-/// Different at each call; not a secret. Never 0, which stands for no id.
+/// A random number, not suitable for secrets. Never 0, which is an invalid span id.
 pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(0).max(1)
 }

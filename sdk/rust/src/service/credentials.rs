@@ -1,10 +1,10 @@
-//! Any credential store behind one type, so that a service is one type too, wherever its credential is.
+//! Type erasure for credential stores, so that `Service` does not need a type parameter.
 
 use std::{future::Future, pin::Pin};
 
 use crate::{Credential, CredentialStore, Error};
 
-/// Any store: the trait itself has no objects, since its functions are asynchronous.
+/// Any credential store. `CredentialStore` itself is not dyn compatible, since its functions are async.
 pub(super) struct AnyCredentialStore(Box<dyn Boxed>);
 
 impl AnyCredentialStore {

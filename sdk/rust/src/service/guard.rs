@@ -1,4 +1,4 @@
-//! Asks the daemon whether a caller has a permission, and keeps its yes for ten seconds at most (contract decision 9).
+//! Permission checks by the daemon, with a cache of positive results for at most ten seconds (contract decision 9).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,20 +18,20 @@ use crate::{Client, Error};
 
 use super::Caller;
 
-/// The longest a yes is kept: so long may a caller go on after a permission was taken away.
+/// Lifetime of a cached positive result, and so the maximum delay until a revoked permission takes effect.
 const KEPT: Duration = Duration::from_secs(10);
-/// A request waits for this answer.
+/// Timeout of a check, during which the caller's request waits.
 const TIME_OUT: Duration = Duration::from_secs(10);
-/// At most so many yeses are kept, about a megabyte of them.
+/// Maximum number of cached results, about one megabyte.
 const CAPACITY: usize = 10_000;
 
-/// Decides by the daemon's word who may do what. Cheap to clone; clones share what is kept.
+/// Checks the permissions of callers with the daemon. Cheap to clone; clones share the cache.
 ///
 /// ```no_run
-/// use openorch_sdk::{Client, Error, service::{Caller, Guard}};
+/// use openorch_sdk::{Client, Error, service::{Caller, PermissionGuard}};
 ///
 /// # async fn example(client: Client, caller: &Caller) -> Result<(), Error> {
-/// let guard = Guard::new(client);
+/// let guard = PermissionGuard::new(client);
 /// guard.require(caller, "skeleton-svc:thing:edit").await?;
 /// # Ok(())
 /// # }
@@ -39,17 +39,17 @@ const CAPACITY: usize = 10_000;
 #[derive(Clone)]
 pub struct Guard {
     client: Client,
-    /// Accounts that pass whatever permissions they have.
+    /// Slugs of accounts that are allowed regardless of their permissions.
     granted_slugs: Arc<[String]>,
     yeses: Arc<Mutex<Yeses>>,
 }
 
 impl Guard {
-    /// Asks the client's server, in the name of each caller.
+    /// A guard that asks the client's server, with the token of each caller.
     ///
     /// ```
-    /// use openorch_sdk::{ClientFactory, service::Guard};
-    /// let guard = Guard::new(ClientFactory::new("http://127.0.0.1:58231")?.client());
+    /// use openorch_sdk::{ClientFactory, service::PermissionGuard};
+    /// let guard = PermissionGuard::new(ClientFactory::new("http://127.0.0.1:58231")?.client());
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn new(client: Client) -> Guard {
@@ -60,24 +60,24 @@ impl Guard {
         }
     }
 
-    /// The same guard letting these accounts pass too, whatever permissions they have: services that work together, say.
+    /// The same guard, which also allows these accounts regardless of their permissions, for example cooperating services.
     ///
     /// ```no_run
-    /// # use openorch_sdk::{Error, service::{Caller, Guard}};
-    /// async fn bill(guard: &Guard, caller: &Caller) -> Result<(), Error> {
-    ///     guard.granting(&["shop-svc"]).require(caller, "billing-svc:invoice:create").await
+    /// # use openorch_sdk::{Error, service::{Caller, PermissionGuard}};
+    /// async fn bill(guard: &PermissionGuard, caller: &Caller) -> Result<(), Error> {
+    ///     guard.with_granted_slugs(&["shop-svc"]).require(caller, "billing-svc:invoice:create").await
     /// }
     /// ```
     pub fn granting(&self, slugs: &[&str]) -> Guard {
         Guard { granted_slugs: slugs.iter().map(|slug| slug.to_string()).collect(), ..self.clone() }
     }
 
-    /// Whether the caller has the permission. A yes may be ten seconds old, though never older than the caller's token;
-    /// a no is always fresh. Fails where the daemon cannot be asked: then nobody has been let in.
+    /// Whether the caller has the permission. A positive result is cached for ten seconds, or until the caller's token
+    /// expires; a negative one is never cached. Fails if the daemon is unreachable; the caller must not be allowed then.
     ///
     /// ```no_run
-    /// # use openorch_sdk::{Error, service::{Caller, Guard}};
-    /// async fn may_edit(guard: &Guard, caller: &Caller) -> Result<bool, Error> {
+    /// # use openorch_sdk::{Error, service::{Caller, PermissionGuard}};
+    /// async fn may_edit(guard: &PermissionGuard, caller: &Caller) -> Result<bool, Error> {
     ///     guard.allows(caller, "skeleton-svc:thing:edit").await
     /// }
     /// ```
@@ -94,7 +94,7 @@ impl Guard {
         );
         match client.call(IS_AUTHORIZED, question).await {
             Ok(answer) if answer.0.authorized => {
-                // Counted from before the question, so that a slow answer does not make it live longer.
+                // The lifetime starts before the request, so that a slow response does not extend it.
                 self.yeses().keep(key, now, KEPT.min(caller.remaining()));
                 Ok(true)
             }
@@ -104,11 +104,11 @@ impl Guard {
         }
     }
 
-    /// [`Error::Forbidden`] unless the caller has the permission.
+    /// Fails with [`Error::Forbidden`] unless the caller has the permission.
     ///
     /// ```no_run
-    /// # use openorch_sdk::{Error, service::{Caller, Guard}};
-    /// async fn edit(guard: &Guard, caller: &Caller) -> Result<(), Error> {
+    /// # use openorch_sdk::{Error, service::{Caller, PermissionGuard}};
+    /// async fn edit(guard: &PermissionGuard, caller: &Caller) -> Result<(), Error> {
     ///     guard.require(caller, "skeleton-svc:thing:edit").await?;
     ///     // … edit.
     ///     Ok(())
@@ -128,17 +128,20 @@ impl Guard {
 
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("client", &self.client).field("kept", &self.yeses().until.len()).finish()
+        f.debug_struct("PermissionGuard")
+            .field("client", &self.client)
+            .field("cached", &self.yeses().until.len())
+            .finish()
     }
 }
 
 type Key = [u8; 32];
 
-/// Who may what. Tokens are not kept, only what they hash to: they are secrets, and long.
+/// The cache key. It contains a hash instead of the token, which is secret and long.
 fn key(token: &str, permission: &str, granted_slugs: &[String]) -> Key {
     let mut hash = digest::Context::new(&SHA256);
     hash.update(token.as_bytes());
-    // No token holds a NUL.
+    // Separator: tokens contain no NUL.
     hash.update(&[0]);
     hash.update(permission.as_bytes());
     for slug in granted_slugs {
@@ -150,11 +153,11 @@ fn key(token: &str, permission: &str, granted_slugs: &[String]) -> Key {
     key
 }
 
-/// What was allowed, until when; when there is no room the oldest goes.
+/// A cache of positive results with expiry times. When it is full, the oldest entry is evicted.
 struct Yeses {
     capacity: usize,
     until: HashMap<Key, Instant>,
-    /// In the order they came, and so nearly in that in which they end: none lives longer than `KEPT`.
+    /// In insertion order, which is nearly the expiry order, since all lifetimes are at most `ALLOW_TTL`.
     order: VecDeque<(Key, Instant)>,
 }
 
@@ -173,7 +176,7 @@ impl Yeses {
             && (ended(&until) || self.order.len() >= self.capacity)
         {
             self.order.pop_front();
-            // It may have been kept anew since.
+            // The key may have been inserted again since.
             if self.until.get(&oldest) == Some(&until) {
                 self.until.remove(&oldest);
             }
@@ -198,7 +201,7 @@ mod tests {
         }
         assert!(!yeses.is_kept(&[96; 32], start) && yeses.is_kept(&[97; 32], start));
         assert!(yeses.is_kept(&[99; 32], start + second * 9) && !yeses.is_kept(&[99; 32], start + second * 10));
-        // One that is kept anew does not go when its older entry does.
+        // A key that was inserted again is not evicted with its older entry.
         yeses.keep([97; 32], start + second, second * 10);
         assert!(yeses.is_kept(&[97; 32], start + second));
         yeses.keep([1; 32], start + second * 60, second);

@@ -1,10 +1,10 @@
-//! The log of a service: lines on the standard error, as much of them as `OPENORCH_LOG` says.
+//! Logging of a service to standard error, filtered by `OPENORCH_LOG`.
 
 use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 const VARIABLE: &str = "OPENORCH_LOG";
 
-/// Starts the log, unless the program has one of its own already.
+/// Installs the log subscriber, unless the program has already installed one.
 pub(super) fn start() {
     let wish = std::env::var(VARIABLE).unwrap_or_default();
     let targets = if wish.trim().is_empty() { Ok(default()) } else { wish.trim().parse() };
@@ -17,7 +17,7 @@ pub(super) fn start() {
     if let Some(error) = fault
         && started
     {
-        tracing::warn!("{VARIABLE} is not read: {error}; write it like `info` or `info,my_crate=debug`");
+        tracing::warn!("{VARIABLE} is invalid and ignored: {error}; use a filter like `info` or `info,my_crate=debug`");
     }
 }
 

@@ -1,5 +1,5 @@
-//! The service kit: everything a service does to live on the platform, around handlers of axum or any tower service. What
-//! a handler can ask the platform is in `platform.rs`.
+//! The service kit: runs axum handlers or any tower service as a service of the platform. `platform.rs` is the API for
+//! handlers.
 
 mod credentials;
 mod guard;
@@ -34,20 +34,20 @@ pub use platform::Platform;
 pub use refusal::Refusal;
 pub use token::{Caller, TokenCheck};
 
-/// The web framework that routes are written with.
+/// The web framework for routes and handlers.
 pub use axum;
 
-/// Where the daemon's probes are answered.
+/// Default path for the daemon's health checks.
 const HEALTH_PATH: &str = "/health";
-/// How long requests under way may still take once the service stops.
+/// Default time for requests in flight to finish at shutdown.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// A service: what it is called and what it answers. [`run`](Service::run) does the rest: the account, its credential,
-/// the registration of the instance with a heartbeat, probes, the trace and the log, and an end in good order.
+/// A service: its name and its routes. [`run`](Service::run) does the rest: account and credential, instance registration
+/// with heartbeats, health checks, tracing, logging and graceful shutdown.
 ///
-/// From the environment: `OPENORCH_URL` is the daemon; `SELF_URL` is where the daemon reaches this service, which
-/// listens there too (without it, on any free port of this machine); `OPENORCH_LOG` is how much it logs, for example
-/// `info,my_crate=debug`. The credential is kept in `~/.openorch/credentials`.
+/// Environment variables: `OPENORCH_URL` is the URL of the daemon. `SELF_URL` is the URL at which the daemon reaches this
+/// service, which also listens there (by default on a free loopback port). `OPENORCH_LOG` is the log filter, for example
+/// `info,my_crate=debug`. The credential is stored in `~/.openorch/credentials`.
 ///
 /// ```no_run
 /// use openorch_sdk::service::{Service, axum::routing::get};
@@ -71,12 +71,12 @@ pub struct Service {
     credentials: Option<AnyCredentialStore>,
     permissions: Vec<permission::Declared>,
     drain: Duration,
-    /// What was wrong with what the program said; told when it is run.
+    /// The first configuration error, which `run` returns.
     fault: Option<String>,
 }
 
 impl Service {
-    /// A service whose account has this slug: requests to `/<slug>/…` of the daemon reach it.
+    /// A service whose account has this slug: the gateway routes requests to `/<slug>/…` to it.
     ///
     /// ```
     /// let service = openorch_sdk::service::Service::new("skeleton-svc");
@@ -99,19 +99,19 @@ impl Service {
         }
     }
 
-    /// The name of the account, for people; else it is made of the slug.
+    /// The display name of the account; derived from the slug by default.
     ///
     /// ```
     /// # use openorch_sdk::service::Service;
-    /// let service = Service::new("crm-svc").named("Customer Relations");
+    /// let service = Service::new("crm-svc").display_name("Customer Relations");
     /// ```
     pub fn named(mut self, name: &str) -> Service {
         self.name = name.to_owned();
         self
     }
 
-    /// Answers requests to `path`, which must begin with the slug and may hold `{parameters}`. All methods of a path go
-    /// into one call: `get(list).post(create)`. Handlers may take [`Platform`] and [`Caller`].
+    /// Adds a route. `path` must start with the slug and may contain `{parameters}`. All methods of a path must be given in
+    /// one call: `get(list).post(create)`. Handlers may extract [`Platform`] and [`Caller`].
     ///
     /// ```
     /// use openorch_sdk::service::{Caller, Service, axum::{extract::Path, routing::get}};
@@ -125,34 +125,34 @@ impl Service {
         let reachable = path.strip_prefix('/').and_then(|rest| rest.strip_prefix(&self.slug));
         if !reachable.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
             self.fault.get_or_insert(format!(
-                "no request reaches the path `{path}`: the gateway sends this service what begins with `/{}/`",
+                "the path `{path}` is unreachable: the gateway only routes paths that start with `/{}/` to this service",
                 self.slug
             ));
         } else if let Some(why) = odd_path(path) {
-            self.fault.get_or_insert(format!("the path `{path}` cannot be routed: {why}"));
+            self.fault.get_or_insert(format!("invalid route `{path}`: {why}"));
         } else if !self.paths.insert(shape(path)) {
             self.fault
-                .get_or_insert(format!("the path `{path}` is given twice; put its methods together: get(…).post(…)"));
+                .get_or_insert(format!("the path `{path}` has two routes; combine their methods: get(…).post(…)"));
         } else {
             self.router = self.router.route(path, methods);
         }
         self
     }
 
-    /// Declares a permission of this service, and which roles have it from the start: it is saved and given to them at each
-    /// start, before the service can be called. `order:view` is short for `<slug>:order:view`. What an admin gives to other
-    /// roles stays.
+    /// Declares a permission of this service and the roles that have it. It is saved and assigned to them at each start,
+    /// before the service receives requests. `order:view` is short for `<slug>:order:view`. Assignments to other roles by
+    /// an admin are kept.
     ///
     /// ```
     /// use openorch_sdk::{api::role, service::{Service, axum::routing::get}};
     ///
     /// let service = Service::new("shop-svc")
     ///     .permission("order:view", "See all orders.", &[role::ADMIN, role::USER])
-    ///     .guarded("/shop-svc/orders", "order:view", get(async || "all orders"));
+    ///     .route_with_permission("/shop-svc/orders", "order:view", get(async || "all orders"));
     /// ```
     ///
-    /// The service does not run ([`Error::Service`]) where the permission is not under its own slug, nor where the daemon
-    /// refuses it ([`Error::Refused`], which names `savePermissions` or `assignPermissions`).
+    /// The service fails to start with [`Error::Service`] if the permission is not under its own slug, and with
+    /// [`Error::Refused`], which names `savePermissions` or `assignPermissions`, if the daemon rejects it.
     pub fn permission(mut self, id: &str, description: &str, roles: &[&str]) -> Service {
         let id = permission::whole_id(&self.slug, id);
         if let Some(why) = permission::fault(&self.slug, &id) {
@@ -163,15 +163,15 @@ impl Service {
         self
     }
 
-    /// [`route`](Self::route) for callers who have a permission, the service's own or another's: others get 401 or 403.
-    /// Own ones may be written short, like in [`permission`](Self::permission).
+    /// Adds a [`route`](Self::route) that requires a permission, of this or another service: other callers receive 401 or
+    /// 403. The service's own permissions may be abbreviated as in [`permission`](Self::permission).
     ///
     /// ```
     /// use openorch_sdk::service::{Service, axum::routing::get};
     ///
     /// let service = Service::new("skeleton-svc")
-    ///     .guarded("/skeleton-svc/things", "thing:view", get(async || "all things"))
-    ///     .guarded("/skeleton-svc/users", "user-svc:user:view", get(async || "all users"));
+    ///     .route_with_permission("/skeleton-svc/things", "thing:view", get(async || "all things"))
+    ///     .route_with_permission("/skeleton-svc/users", "user-svc:user:view", get(async || "all users"));
     /// ```
     pub fn guarded(self, path: &str, permission: &str, methods: MethodRouter) -> Service {
         let permission: Arc<str> = permission::whole_id(&self.slug, permission).into();
@@ -181,13 +181,13 @@ impl Service {
         self.route(path, methods.route_layer(middleware::from_fn(guard)))
     }
 
-    /// Answers what no route does with any tower service, a whole [`axum::Router`] among them.
+    /// Handles requests that match no route with any tower service, for example an [`axum::Router`].
     ///
     /// ```
     /// use openorch_sdk::service::{Service, axum::{Router, routing::get}};
     ///
     /// let router = Router::new().route("/skeleton-svc/hello", get(async || "hello"));
-    /// let service = Service::new("skeleton-svc").service(router);
+    /// let service = Service::new("skeleton-svc").fallback_service(router);
     /// ```
     pub fn service<T>(mut self, service: T) -> Service
     where
@@ -200,8 +200,8 @@ impl Service {
         self
     }
 
-    /// The daemon probes this path, which the service answers itself: well with 2xx, else not to be sent requests. Without
-    /// this it probes `/health`, which is answered here.
+    /// Sets the path that the daemon probes. The service must handle it: 2xx means healthy; after other responses no requests
+    /// are routed to it. The default is `/health`, which the kit handles.
     ///
     /// ```
     /// use openorch_sdk::service::{Service, axum::routing::get};
@@ -215,7 +215,7 @@ impl Service {
         self
     }
 
-    /// The address of the daemon, instead of `OPENORCH_URL`.
+    /// The URL of the daemon, instead of `OPENORCH_URL`.
     ///
     /// ```
     /// # use openorch_sdk::service::Service;
@@ -226,40 +226,40 @@ impl Service {
         self
     }
 
-    /// Where the daemon reaches this service, instead of `SELF_URL`.
+    /// The URL at which the daemon reaches this service, instead of `SELF_URL`.
     ///
     /// ```
     /// # use openorch_sdk::service::Service;
-    /// let service = Service::new("skeleton-svc").reached_at("http://127.0.0.1:9311");
+    /// let service = Service::new("skeleton-svc").advertise_url("http://127.0.0.1:9311");
     /// ```
     pub fn reached_at(mut self, url: &str) -> Service {
         self.self_url = Some(url.to_owned());
         self
     }
 
-    /// Listens here, where that is not where the daemon reaches it: in a container, for example.
+    /// The address to listen on, if it differs from the advertised URL, for example in a container.
     ///
     /// ```
     /// # use openorch_sdk::service::Service;
-    /// let service = Service::new("skeleton-svc").listen("0.0.0.0:9311").reached_at("http://skeleton:9311");
+    /// let service = Service::new("skeleton-svc").listen("0.0.0.0:9311").advertise_url("http://skeleton:9311");
     /// ```
     pub fn listen(mut self, address: &str) -> Service {
         self.listen = Some(address.to_owned());
         self
     }
 
-    /// Keeps the credential in this folder instead of `~/.openorch/credentials`.
+    /// Stores the credential in this directory instead of `~/.openorch/credentials`.
     ///
     /// ```
     /// # use openorch_sdk::service::Service;
-    /// let service = Service::new("skeleton-svc").credential_folder("/var/lib/skeleton-svc");
+    /// let service = Service::new("skeleton-svc").credential_dir("/var/lib/skeleton-svc");
     /// ```
-    pub fn credential_folder(self, folder: impl Into<PathBuf>) -> Service {
-        let store = FileCredentialStore::new(folder.into(), &self.slug);
+    pub fn credential_folder(self, directory: impl Into<PathBuf>) -> Service {
+        let store = FileCredentialStore::new(directory.into(), &self.slug);
         self.credentials(store)
     }
 
-    /// Keeps the credential in this store instead of a file of the home folder: in the service's own datastore, say.
+    /// Stores the credential in this store instead of a file, for example in the service's own datastore.
     ///
     /// ```
     /// # use openorch_sdk::{MemoryCredentialStore, service::Service};
@@ -270,7 +270,7 @@ impl Service {
         self
     }
 
-    /// How long requests under way may still take once the service is told to stop; ten seconds unless said here.
+    /// How long requests in flight may take to finish at shutdown; ten seconds by default.
     ///
     /// ```
     /// # use openorch_sdk::service::Service;
@@ -281,8 +281,8 @@ impl Service {
         self
     }
 
-    /// Runs the service until SIGTERM or Ctrl-C: then its instance is removed first, so that nothing more is sent to it,
-    /// and what is under way is finished. A second signal ends it at once. What keeps it from running is told in the log.
+    /// Runs the service until SIGTERM or Ctrl-C. It then removes its instance, so that no more requests are routed to it, and
+    /// finishes the requests in flight. A second signal aborts them. Errors are logged.
     ///
     /// ```no_run
     /// # use openorch_sdk::service::{Service, axum::routing::get};
@@ -292,7 +292,7 @@ impl Service {
     /// ```
     pub async fn run(self) -> ExitCode {
         logs::start();
-        // From the first moment on, so that none is lost while the service starts.
+        // Registered first, so that no signal is lost during startup.
         let mut signals = running::Signals::listen();
         let (stop, stopped) = oneshot::channel::<()>();
         let twice = async {
@@ -309,15 +309,15 @@ impl Service {
                 }
             },
             () = twice => {
-                tracing::warn!("told twice to stop: what was under way is cut");
+                tracing::warn!("second signal: requests in flight are aborted");
                 ExitCode::FAILURE
             }
         }
     }
 
-    /// Runs the service until `stop` is done: for tests, and for programs that have signals and a log of their own.
+    /// Runs the service until `stop` completes: for tests, and for programs with their own signal handling and logging.
     ///
-    /// Fails where it cannot listen, cannot sign in within a minute, may not register, or was put together wrongly.
+    /// Fails if it cannot listen, cannot sign in within one minute, may not register its instance, or is misconfigured.
     ///
     /// ```no_run
     /// # use openorch_sdk::{Error, service::Service};
@@ -341,7 +341,7 @@ impl Service {
         };
         let self_url = self.self_url.or_else(|| env::var("SELF_URL").ok().filter(|url| !url.trim().is_empty()));
         let mut stop = pin!(stop);
-        // Before anything is asked of the daemon: a port that is taken is told at once.
+        // Before the first call to the daemon, so that an address in use is reported immediately.
         let (listener, url) = tokio::select! {
             bound = bind(self_url.as_deref(), self.listen.as_deref()) => bound?,
             () = &mut stop => return Ok(()),
@@ -362,14 +362,14 @@ impl Service {
     }
 }
 
-/// Why axum would panic at a path.
+/// Why axum would panic on this path; `None` if it is valid.
 fn odd_path(path: &str) -> Option<String> {
     for segment in path.split('/') {
         if let Some(name) = segment.strip_prefix(':') {
-            return Some(format!("a parameter is written `{{{name}}}`"));
+            return Some(format!("write the parameter as `{{{name}}}`"));
         }
         if let Some(name) = segment.strip_prefix('*') {
-            return Some(format!("the rest of a path is written `{{*{name}}}`"));
+            return Some(format!("write the wildcard as `{{*{name}}}`"));
         }
         let plain = segment.replace("{{", "").replace("}}", "");
         if !plain.contains(['{', '}']) {
@@ -378,16 +378,16 @@ fn odd_path(path: &str) -> Option<String> {
         let name = plain.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
         let is_name = |name: &str| !name.is_empty() && !name.contains(['{', '}', '*']);
         if !name.is_some_and(|name| is_name(name.strip_prefix('*').unwrap_or(name))) {
-            return Some(format!("`{segment}` is neither plain nor one `{{parameter}}`"));
+            return Some(format!("`{segment}` is neither literal nor a single `{{parameter}}`"));
         }
         if name.is_some_and(|name| name.starts_with('*')) && !path.ends_with(segment) {
-            return Some(format!("nothing can follow `{segment}`"));
+            return Some(format!("the wildcard `{segment}` must be last"));
         }
     }
     None
 }
 
-/// A path without the names of its parameters: two of one shape cannot be told apart.
+/// The path without parameter names; two paths with the same shape conflict.
 fn shape(path: &str) -> String {
     let nameless = |segment: &str| match segment.strip_prefix('{') {
         Some(name) if name.starts_with('*') => "{*}".to_owned(),
@@ -397,13 +397,13 @@ fn shape(path: &str) -> String {
     path.split('/').map(nameless).collect::<Vec<_>>().join("/")
 }
 
-/// With answers in the platform's form where there is no handler.
+/// Adds fallbacks that return errors in the platform's format.
 fn finish(router: Router, has_fallback: bool) -> Router {
     let router = router.method_not_allowed_fallback(request::wrong_method);
     if has_fallback { router } else { router.fallback(request::not_found) }
 }
 
-/// With what happens around every request but the probes.
+/// Adds tracing and logging to every request except health checks.
 fn observed(router: Router, platform: Platform, health: Option<&str>) -> Router {
     let observe = move |request: Request, next: Next| request::observe(platform.clone(), request, next);
     let router = router.layer(middleware::from_fn(observe));
@@ -413,7 +413,7 @@ fn observed(router: Router, platform: Platform, health: Option<&str>) -> Router 
     }
 }
 
-/// Listens; answers the listener and where the daemon reaches it.
+/// Binds the listener; returns it with the URL at which the daemon reaches the service.
 async fn bind(self_url: Option<&str>, listen: Option<&str>) -> Result<(TcpListener, String), Error> {
     let address = match (listen, self_url) {
         (Some(listen), _) => listen.to_owned(),
@@ -422,8 +422,8 @@ async fn bind(self_url: Option<&str>, listen: Option<&str>) -> Result<(TcpListen
     };
     let failed = |error| {
         Error::Service(format!(
-            "cannot listen on {address}: {error}; set SELF_URL to another address, or say with `listen` where to listen \
-             if it is reached elsewhere"
+            "cannot listen on {address}: {error}; set SELF_URL to another address, or use `listen` if the listen address \
+             differs from it"
         ))
     };
     let listener = TcpListener::bind(&address).await.map_err(failed)?;
@@ -431,7 +431,7 @@ async fn bind(self_url: Option<&str>, listen: Option<&str>) -> Result<(TcpListen
     match self_url {
         Some(url) => Ok((listener, url.trim().to_owned())),
         None if local.ip().is_unspecified() => Err(Error::Service(format!(
-            "SELF_URL is not set, and {local} does not say where the daemon reaches this service; set it, for example to \
+            "SELF_URL is not set, and the daemon cannot reach this service at {local}; set it, for example to \
              http://10.0.0.7:{}",
             local.port()
         ))),
@@ -443,7 +443,7 @@ async fn bind(self_url: Option<&str>, listen: Option<&str>) -> Result<(TcpListen
 fn address_of(url: &str) -> Result<String, Error> {
     let invalid = || {
         Error::Service(format!(
-            "SELF_URL is `{}`, which is no URL of a service; write it like http://127.0.0.1:9311",
+            "SELF_URL is `{}`, which is not a valid URL; use a URL like http://127.0.0.1:9311",
             url.escape_debug()
         ))
     };
@@ -454,7 +454,7 @@ fn address_of(url: &str) -> Result<String, Error> {
     }
 }
 
-/// `skeleton-svc` as people write it: `Skeleton Svc`.
+/// The default display name: `Skeleton Svc` for `skeleton-svc`.
 fn title(slug: &str) -> String {
     let word = |word: &str| {
         let mut letters = word.chars();

@@ -1,4 +1,4 @@
-//! The permissions that a service declares: saved under its slug and given to roles before anybody can call it.
+//! Permissions that a service declares: saved under its slug and assigned to roles before the service receives requests.
 
 use openorch_api::{
     Body,
@@ -10,7 +10,7 @@ use openorch_api::{
 
 use crate::{Client, Error};
 
-/// One of them, and the roles that have it from the start.
+/// A declared permission and the roles that it is assigned to.
 #[derive(Clone, Debug)]
 pub(super) struct Declared {
     pub id: String,
@@ -18,7 +18,7 @@ pub(super) struct Declared {
     pub roles: Vec<String>,
 }
 
-/// The whole id: `order:view` is short for `<slug>:order:view`, and what has two colons is whole.
+/// The full id: `order:view` is short for `<slug>:order:view`; a name with two colons is a full id.
 pub(super) fn whole_id(slug: &str, name: &str) -> String {
     match name.matches(':').count() {
         0 | 1 => format!("{slug}:{name}"),
@@ -26,16 +26,16 @@ pub(super) fn whole_id(slug: &str, name: &str) -> String {
     }
 }
 
-/// Why a service cannot declare it.
+/// Why the service cannot declare this permission; `None` if it can.
 pub(super) fn fault(slug: &str, id: &str) -> Option<String> {
     let name = id.strip_prefix(slug).and_then(|rest| rest.strip_prefix(':'));
     match name {
         Some(name) if !name.is_empty() => None,
-        _ => Some(format!("the permission `{id}` is not this service's to declare: its own begin with `{slug}:`")),
+        _ => Some(format!("this service cannot declare the permission `{id}`: the id must start with `{slug}:`")),
     }
 }
 
-/// Saves the permissions and gives them to their roles. What was given before, or by an admin, stays.
+/// Saves the permissions and assigns them to their roles. Existing assignments are kept.
 pub(super) async fn declare(client: &Client, permissions: &[Declared]) -> Result<(), Error> {
     if permissions.is_empty() {
         return Ok(());

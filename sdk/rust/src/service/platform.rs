@@ -1,4 +1,4 @@
-//! What a handler has of the platform: the service's own client, who calls, and what the caller may.
+//! The platform as seen by a handler: the service's client, the caller, and permission checks.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use crate::{Client, Error};
 
 use super::{Caller, Guard, Refusal, TokenCheck};
 
-/// The platform as a service sees it. An extractor: a handler that names it gets it. Cheap to clone.
+/// Access to the platform for handlers. An axum extractor. Cheap to clone.
 ///
 /// ```
-/// use openorch_sdk::{api::{Json, Query, registry::{LIST_INSTANCES, ListInstancesRequest}}, service::{Platform, Refusal}};
+/// use openorch_sdk::{api::{Json, Query, registry::{LIST_INSTANCES, ListInstancesRequest}}, service::{Platform, ApiError}};
 ///
-/// async fn count_instances(platform: Platform) -> Result<String, Refusal> {
+/// async fn count_instances(platform: Platform) -> Result<String, ApiError> {
 ///     let Json(list) = platform.client().call(LIST_INSTANCES, Query(ListInstancesRequest::default())).await?;
 ///     Ok(list.instances.len().to_string())
 /// }
@@ -33,8 +33,8 @@ struct Inner {
 }
 
 impl Platform {
-    /// For a service that is signed in: `slug` is its account's, `client` as [`service_client`](crate::service_client)
-    /// makes it. A [`Service`](super::Service) does this by itself.
+    /// For a service that is signed in: `slug` of its account, `client` from [`service_client`](crate::service_client). A
+    /// [`Service`](super::Service) creates it automatically.
     ///
     /// ```
     /// use openorch_sdk::{ClientFactory, service::Platform};
@@ -64,19 +64,19 @@ impl Platform {
     /// ```
     /// # use openorch_sdk::{Client, service::Platform};
     /// fn patient(platform: &Platform) -> Client {
-    ///     platform.client().clone().with_time_out(std::time::Duration::from_secs(30))
+    ///     platform.client().clone().with_timeout(std::time::Duration::from_secs(30))
     /// }
     /// ```
     pub fn client(&self) -> &Client {
         &self.inner.client
     }
 
-    /// A client that calls as the caller, as far as a token made for this service opens doors.
+    /// A client that calls as the caller, with the delegated token: only operations that are allowed for this service.
     ///
     /// ```
-    /// use openorch_sdk::{api::{Json, user::READ_USER_BY_TOKEN}, service::{Caller, Platform, Refusal}};
+    /// use openorch_sdk::{api::{Json, user::READ_USER_BY_TOKEN}, service::{Caller, Platform, ApiError}};
     ///
-    /// async fn name(platform: Platform, caller: Caller) -> Result<String, Refusal> {
+    /// async fn name(platform: Platform, caller: Caller) -> Result<String, ApiError> {
     ///     let Json(answer) = platform.client_of(&caller)?.call(READ_USER_BY_TOKEN, ()).await?;
     ///     Ok(answer.user.name)
     /// }
@@ -85,24 +85,24 @@ impl Platform {
         self.inner.client.clone().with_token(caller.token())
     }
 
-    /// The check of callers' tokens. [`Caller`] as an extractor uses it.
+    /// The verifier of callers' tokens, which the extractor [`Caller`] uses.
     ///
     /// ```
-    /// # use openorch_sdk::service::{Platform, TokenCheck};
-    /// fn check(platform: &Platform) -> TokenCheck {
-    ///     platform.token_check().clone()
+    /// # use openorch_sdk::service::{Platform, TokenVerifier};
+    /// fn verifier(platform: &Platform) -> TokenVerifier {
+    ///     platform.token_verifier().clone()
     /// }
     /// ```
     pub fn token_check(&self) -> &TokenCheck {
         &self.inner.check
     }
 
-    /// The guard that asks for permissions.
+    /// The guard that checks permissions.
     ///
     /// ```
-    /// use openorch_sdk::service::{Caller, Platform, Refusal};
+    /// use openorch_sdk::service::{Caller, Platform, ApiError};
     ///
-    /// async fn show(platform: Platform, caller: Caller) -> Result<&'static str, Refusal> {
+    /// async fn show(platform: Platform, caller: Caller) -> Result<&'static str, ApiError> {
     ///     let all = platform.guard().allows(&caller, "skeleton-svc:thing:view").await?;
     ///     Ok(if all { "everything" } else { "your own" })
     /// }
@@ -111,12 +111,12 @@ impl Platform {
         &self.inner.guard
     }
 
-    /// [`Error::Forbidden`] unless the caller has the permission: [`Guard::require`].
+    /// Fails with [`Error::Forbidden`] unless the caller has the permission: [`PermissionGuard::require`].
     ///
     /// ```
-    /// use openorch_sdk::service::{Caller, Platform, Refusal};
+    /// use openorch_sdk::service::{Caller, Platform, ApiError};
     ///
-    /// async fn edit(platform: Platform, caller: Caller) -> Result<(), Refusal> {
+    /// async fn edit(platform: Platform, caller: Caller) -> Result<(), ApiError> {
     ///     platform.require(&caller, "skeleton-svc:thing:edit").await?;
     ///     Ok(())
     /// }
@@ -130,17 +130,17 @@ impl<S: Sync> FromRequestParts<S> for Platform {
     type Rejection = Refusal;
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Platform, Refusal> {
         parts.extensions.get::<Platform>().cloned().ok_or_else(|| {
-            tracing::error!("a handler that asks for the platform runs outside a `Service`");
-            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "something is wrong in this service; its log says what")
+            tracing::error!("the extractor `Platform` was used outside a `Service`");
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error in this service; see its log")
         })
     }
 }
 
-/// Who calls; whoever does not say so is refused with 401.
+/// Extracts the caller; responds with 401 if the request has no valid token.
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Refusal;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Caller, Refusal> {
-        // Whoever needed the caller before has checked.
+        // Already verified by an earlier extractor or the permission check.
         if let Some(caller) = parts.extensions.get::<Caller>() {
             return Ok(caller.clone());
         }
@@ -151,7 +151,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// Who calls, if the request says so; a token that is not good is refused all the same.
+/// Extracts the caller, if the request has a token. An invalid token is still rejected with 401.
 impl<S: Sync> OptionalFromRequestParts<S> for Caller {
     type Rejection = Refusal;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Caller>, Refusal> {

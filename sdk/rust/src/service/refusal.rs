@@ -1,4 +1,4 @@
-//! What a service answers when it says no: a status and a sentence, in the platform's form.
+//! Error responses of a service, in the platform's format.
 
 use axum::{
     Json,
@@ -8,14 +8,14 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::Error;
 
-/// A refusal: `{"error": "sentence"}`. What handlers fail with.
+/// An error response: a status and `{"error": "message"}`. The error type of handlers.
 ///
 /// ```
-/// use openorch_sdk::service::{Caller, Platform, Refusal, axum::http::StatusCode};
+/// use openorch_sdk::service::{Caller, Platform, ApiError, axum::http::StatusCode};
 ///
-/// async fn edit(platform: Platform, caller: Caller) -> Result<&'static str, Refusal> {
+/// async fn edit(platform: Platform, caller: Caller) -> Result<&'static str, ApiError> {
 ///     platform.require(&caller, "skeleton-svc:thing:edit").await?;
-///     Err(Refusal::new(StatusCode::NOT_FOUND, "there is no such thing; list them with GET /skeleton-svc/things"))
+///     Err(ApiError::new(StatusCode::NOT_FOUND, "there is no such thing; list them with GET /skeleton-svc/things"))
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,30 +25,30 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Says no with this status. The sentence should name the thing and the way out.
+    /// An error response with this status. The message should name the problem and the remedy.
     ///
     /// ```
-    /// # use openorch_sdk::service::{Refusal, axum::http::StatusCode};
-    /// let refusal = Refusal::new(StatusCode::CONFLICT, "`a` is still running; stop it first");
+    /// # use openorch_sdk::service::{ApiError, axum::http::StatusCode};
+    /// let error = ApiError::new(StatusCode::CONFLICT, "`a` is still running; stop it first");
     /// ```
     pub fn new(status: StatusCode, sentence: impl Into<String>) -> Refusal {
         Refusal { status, sentence: sentence.into() }
     }
 
-    /// The status that is answered.
+    /// The HTTP status.
     ///
     /// ```
-    /// # use openorch_sdk::service::{Refusal, axum::http::StatusCode};
-    /// let no_token = openorch_sdk::Error::Unauthenticated("no token came with the request".into());
-    /// assert_eq!(Refusal::from(no_token).status(), StatusCode::UNAUTHORIZED);
+    /// # use openorch_sdk::service::{ApiError, axum::http::StatusCode};
+    /// let no_token = openorch_sdk::Error::Unauthenticated("no token was sent".into());
+    /// assert_eq!(ApiError::from(no_token).status(), StatusCode::UNAUTHORIZED);
     /// ```
     pub fn status(&self) -> StatusCode {
         self.status
     }
 }
 
-/// What a failed call means for the caller of the service: who he is and what he may is told to him, all else is the
-/// service's trouble, told in the log alone.
+/// Maps an SDK error to a response. Authentication and permission errors are returned to the caller; all others are
+/// logged and returned without details.
 impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
         match error {
@@ -57,18 +57,18 @@ impl From<Error> for Refusal {
             #[cfg(feature = "datastore")]
             Error::Datastore(error) => of_datastore(error),
             error if error.is_temporary() => {
-                tracing::warn!("a call failed for now: {error}");
-                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the platform does not answer; try again in a moment")
+                tracing::warn!("transient error: {error}");
+                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the platform does not respond; try again in a moment")
             }
             error => {
-                tracing::error!("a call failed: {error}");
-                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "something is wrong in this service; its log says what")
+                tracing::error!("{error}");
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error in this service; see its log")
             }
         }
     }
 }
 
-/// Sentences of a store are for whoever asked, but for those about its own troubles.
+/// Maps a datastore error. Errors caused by the request are returned to the caller; others are logged.
 #[cfg(feature = "datastore")]
 fn of_datastore(error: openorch_store::StoreError) -> Refusal {
     use openorch_store::StoreError::{
@@ -82,22 +82,22 @@ fn of_datastore(error: openorch_store::StoreError) -> Refusal {
         TooLarge(sentence) => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, sentence),
         StorageFull(reason) => {
             tracing::error!("the datastore is full: {reason}");
-            Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "there is no room to store more; reading goes on")
+            Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "the storage is full; reads still work")
         }
         Replaced(reason) => {
-            tracing::error!("the datastore takes no more writes: {reason}");
+            tracing::error!("the datastore is read-only: {reason}");
             Refusal::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "nothing can be stored now, reading goes on; an operator must look at this service's log",
+                "the storage is read-only; an operator must check this service's log",
             )
         }
         TimedOut(reason) | Unavailable(reason) => {
-            tracing::warn!("the datastore failed for now: {reason}");
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the data cannot be reached; try again in a moment")
+            tracing::warn!("transient datastore error: {reason}");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the storage is unavailable; try again in a moment")
         }
         Corrupt(reason) | InUse(reason) | Internal(reason) => {
-            tracing::error!("the datastore failed: {reason}");
-            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "something is wrong in this service; its log says what")
+            tracing::error!("datastore error: {reason}");
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error in this service; see its log")
         }
     }
 }

@@ -1,5 +1,4 @@
-//! What happens to every request around its handler: its place in a trace, a span and a line in the log; and what is
-//! answered where there is no handler.
+//! Request middleware: trace propagation, logging, panic handling and abort at shutdown; and the fallback handlers.
 
 use std::{
     any::Any,
@@ -27,7 +26,7 @@ use crate::TraceContext;
 
 use super::{Caller, Platform, Refusal};
 
-/// Runs a request's handler within a span and as a step of the caller's trace.
+/// Runs the handler in a tracing span, as a child span of the caller's trace.
 pub(super) async fn observe(platform: Platform, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(platform);
     let step = TraceContext::of(request.headers()).map_or_else(TraceContext::begin, |caller| caller.next());
@@ -35,7 +34,7 @@ pub(super) async fn observe(platform: Platform, mut request: Request, next: Next
     let span = tracing::info_span!(
         "request",
         method = %request.method(),
-        // Without the query: people put secrets there.
+        // Without the query, which may contain secrets.
         path = %request.uri().path(),
         trace.id = %step.trace_id(),
         request.id = %request_id,
@@ -46,26 +45,26 @@ pub(super) async fn observe(platform: Platform, mut request: Request, next: Next
             Ok(answer) => answer,
             Err(reason) => {
                 tracing::error!("the handler panicked: {reason}");
-                let sentence = "something went wrong in this service; its log has the reason under the request's id";
+                let sentence = "internal error in this service; its log has the cause under the request id";
                 Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, sentence).into_response()
             }
         };
         let (status, took) = (answer.status(), started.elapsed());
         match status.is_server_error() {
-            true => tracing::warn!("answered {status} after {took:?}"),
-            false => tracing::debug!("answered {status} after {took:?}"),
+            true => tracing::warn!("responded {status} after {took:?}"),
+            false => tracing::debug!("responded {status} after {took:?}"),
         }
         answer
     };
     step.scope(work.instrument(span)).await
 }
 
-/// The answer, or what a panic on the way to it said: else the connection would close without any answer, and a gateway
-/// would take that for a connection that broke and send the request once more.
+/// Catches a panic of the handler and returns its message. Otherwise the connection would close without a response, and
+/// the gateway would take that for a broken connection and send the request again.
 async fn caught(work: impl Future<Output = Response>) -> Result<Response, String> {
     let mut work = pin!(work);
     poll_fn(|cx| {
-        // What is left in an odd state is the handler's own: it is not polled again.
+        // Unwind safe: only the handler's own state may be inconsistent, and it is not polled again.
         match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
             Ok(polled) => polled.map(Ok),
             Err(panic) => Poll::Ready(Err(panic_text(&*panic))),
@@ -76,28 +75,28 @@ async fn caught(work: impl Future<Output = Response>) -> Result<Response, String
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("without a reason").to_owned()
+    text.unwrap_or("unknown panic message").to_owned()
 }
 
-/// Runs a request until it is answered in full, or cut: its handler first, then the body of its answer.
+/// Runs the handler and sends the body of its response, until both are complete or are aborted at shutdown.
 pub(super) async fn until_cut(mut is_cut: watch::Receiver<bool>, request: Request, next: Next) -> Response {
     let mut body_is_cut = is_cut.clone();
     let answer = tokio::select! {
         biased;
         answer = next.run(request) => answer,
         _ = is_cut.wait_for(|is_cut| *is_cut) => {
-            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the service stops; try again in a moment").into_response();
+            return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the service is shutting down; try again in a moment").into_response();
         }
     };
     if answer.body().is_end_stream() || answer.body().size_hint().exact().is_some() {
         return answer;
     }
-    // A body that comes piece by piece may go on without end.
+    // A streamed body may never end, so it is aborted too.
     let cut = Box::pin(async move { drop(body_is_cut.wait_for(|is_cut| *is_cut).await) });
     answer.map(|body| Body::new(Cut { body, cut }))
 }
 
-/// A body that ends in a failure when it is cut.
+/// A body that ends with an error when it is aborted.
 struct Cut {
     body: Body,
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -108,15 +107,15 @@ impl HttpBody for Cut {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // First, since a body may have always something to say. Nobody polls it again after a failure.
+        // Polled first, since the body may always be ready. The body is not polled again after an error.
         match self.cut.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Some(Err(axum::Error::new("the service stops")))),
+            Poll::Ready(()) => Poll::Ready(Some(Err(axum::Error::new("the service is shutting down")))),
             Poll::Pending => Pin::new(&mut self.body).poll_frame(cx),
         }
     }
 }
 
-/// Lets those pass who have the permission.
+/// Middleware that requires a permission.
 pub(super) async fn guard(
     permission: Arc<str>,
     platform: Platform,
@@ -138,7 +137,7 @@ pub(super) async fn wrong_method(method: Method, uri: Uri) -> Refusal {
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("`{}` does not take {method}", uri.path()))
 }
 
-/// The answer to the daemon's probes: the service runs.
+/// Responds to the daemon's health checks.
 pub(super) async fn health() -> axum::Json<serde_json::Value> {
     axum::Json(serde_json::json!({ "status": "ok" }))
 }

@@ -1,5 +1,4 @@
-//! A service from its first call to its last: signs in, serves, registers, waits to be told to stop, and leaves in the
-//! order that loses no request.
+//! The lifecycle of a service: sign-in, serving, registration, and a graceful shutdown that loses no request.
 
 use std::{future::Future, io, pin::pin, time::Duration};
 
@@ -28,30 +27,30 @@ use super::{
     request,
 };
 
-/// Often enough that an instance that is gone without a word is forgotten within a minute.
+/// Heartbeat interval. A crashed instance is removed after three intervals, which is one minute.
 const HEARTBEAT: Duration = Duration::from_secs(20);
-/// A daemon that is away must not keep a service from stopping.
+/// Timeout of calls to the daemon at shutdown, so that an unreachable daemon does not delay it.
 const GOOD_BYE: Duration = Duration::from_secs(3);
 
-/// What a service is started with.
+/// The configuration of a service to be started.
 pub(super) struct Start<S> {
     pub client: Client,
     pub slug: String,
     pub name: String,
     pub store: S,
-    /// Where the daemon reaches it.
+    /// The URL at which the daemon reaches the service.
     pub url: String,
-    /// What it declares before it can be called.
+    /// The permissions to declare before the service receives requests.
     pub permissions: Vec<Declared>,
     pub health_path: String,
     pub drain: Duration,
 }
 
-/// Refuses the credential of another service: this one would answer under another name than it was given.
+/// Rejects the credential of another service, with which this one would run under the wrong slug.
 async fn fits(store: &impl CredentialStore, slug: &str) -> Result<(), Error> {
     match store.load().await? {
         Some(other) if other.slug != slug => Err(Error::Service(format!(
-            "{} holds the credential of `{}`, and this service is `{slug}`; give it a place of its own",
+            "{} contains the credential of `{}`, but this service is `{slug}`; use a separate credential store",
             store.place(),
             other.slug
         ))),
@@ -62,13 +61,13 @@ async fn fits(store: &impl CredentialStore, slug: &str) -> Result<(), Error> {
 /// The task that accepts connections.
 struct Server {
     task: JoinHandle<io::Result<()>>,
-    /// Dropped to have it finish what is under way and end.
+    /// Dropped to start a graceful shutdown.
     quit: oneshot::Sender<()>,
-    /// Said to have what is under way end at once: connections are tasks that nobody but themselves can end.
+    /// Set to abort requests in flight, whose connection tasks cannot be aborted from outside.
     cut: watch::Sender<bool>,
 }
 
-/// So long answers that are cut may take to be told to whom they were due.
+/// How long aborted requests may take to send their error responses.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl<S: CredentialStore + 'static> Start<S> {
@@ -92,7 +91,7 @@ impl<S: CredentialStore + 'static> Start<S> {
             declared = patiently(PATIENCE, &what, || declare(&client, &self.permissions)) => declared?,
             () = &mut stop => return Ok(()),
         }
-        // Before the instance is registered, so that the first probe finds it well.
+        // Before the instance is registered, so that the first health check succeeds.
         let mut server = Server::start(listener, router(Platform::new(&slug, client.clone())));
 
         let registration = InstanceRegistration::new(&self.url).health_path(&self.health_path).heartbeat(HEARTBEAT);
@@ -101,7 +100,7 @@ impl<S: CredentialStore + 'static> Start<S> {
         let instance = tokio::select! {
             registered = &mut registering => registered?,
             () = &mut stop => {
-                // The daemon may know the instance already: only its answer says which one is to be removed.
+                // The daemon may have registered the instance already; the id to remove is in its response.
                 if let Ok(Ok(instance)) = timeout(GOOD_BYE, registering).await {
                     say_good_bye(instance).await;
                 }
@@ -133,27 +132,27 @@ impl Server {
             request::until_cut(is_cut.clone(), request, next)
         }));
         let listener = listener.tap_io(|stream| {
-            // Small answers must not wait for more; where that cannot be set they do.
+            // Without it, small responses are delayed; a failure to set it is harmless.
             let _ = stream.set_nodelay(true);
         });
         let serving = axum::serve(listener, router).with_graceful_shutdown(async { drop(told.await) });
         Server { task: tokio::spawn(serving.into_future()), quit, cut }
     }
 
-    /// Why it ended though nobody told it to.
+    /// Waits until the server ends unexpectedly; returns the cause.
     async fn failed(&mut self) -> Error {
         Error::Service(match (&mut self.task).await {
-            Ok(Ok(())) => "it stopped listening".into(),
-            Ok(Err(error)) => format!("it stopped listening: {error}"),
-            Err(error) => format!("its listener failed: {error}"),
+            Ok(Ok(())) => "the server stopped".into(),
+            Ok(Err(error)) => format!("the server stopped: {error}"),
+            Err(error) => format!("the server task failed: {error}"),
         })
     }
 
-    /// Accepts nothing more and finishes what is under way.
+    /// Stops accepting connections and finishes the requests in flight; aborts them after `limit`.
     async fn finish(mut self, limit: Duration) {
         drop(self.quit);
         if timeout(limit, &mut self.task).await.is_err() {
-            tracing::warn!("requests were still under way after {limit:?}: they are cut");
+            tracing::warn!("requests still in flight after {limit:?} are aborted");
             self.cut.send_replace(true);
             if timeout(LAST_WORDS, &mut self.task).await.is_err() {
                 self.task.abort();
@@ -164,38 +163,38 @@ impl Server {
 
 async fn say_good_bye(instance: RegisteredInstance) {
     match timeout(GOOD_BYE, instance.deregister()).await {
-        Ok(Ok(())) => tracing::info!("the instance is removed; finishing what is under way"),
-        Ok(Err(error)) => tracing::warn!("the instance could not be removed: {error}"),
-        Err(_) => tracing::warn!("the instance could not be removed within {GOOD_BYE:?}"),
+        Ok(Ok(())) => tracing::info!("deregistered; draining requests in flight"),
+        Ok(Err(error)) => tracing::warn!("cannot deregister the instance: {error}"),
+        Err(_) => tracing::warn!("cannot deregister the instance within {GOOD_BYE:?}"),
     }
 }
 
-/// What tells the program to stop: SIGTERM and Ctrl-C, none of them lost from the moment this is made.
+/// Shutdown signals, SIGTERM and Ctrl-C. No signal is lost after this is created.
 pub(super) struct Signals {
     #[cfg(unix)]
-    told: io::Result<[tokio::signal::unix::Signal; 2]>,
+    signals: io::Result<[tokio::signal::unix::Signal; 2]>,
     #[cfg(windows)]
-    told: io::Result<tokio::signal::windows::CtrlC>,
+    signals: io::Result<tokio::signal::windows::CtrlC>,
 }
 
 impl Signals {
     pub(super) fn listen() -> Signals {
         #[cfg(unix)]
-        let told = {
+        let signals = {
             use tokio::signal::unix::{SignalKind, signal};
             signal(SignalKind::terminate()).and_then(|term| Ok([term, signal(SignalKind::interrupt())?]))
         };
         #[cfg(windows)]
-        let told = tokio::signal::windows::ctrl_c();
-        if let Err(error) = &told {
-            tracing::warn!("signals cannot be heard: {error}");
+        let signals = tokio::signal::windows::ctrl_c();
+        if let Err(error) = &signals {
+            tracing::warn!("cannot listen for signals: {error}");
         }
-        Signals { told }
+        Signals { signals }
     }
 
-    /// Done when the next one comes.
+    /// Completes at the next signal.
     pub(super) async fn next(&mut self) {
-        match &mut self.told {
+        match &mut self.signals {
             #[cfg(unix)]
             Ok([terminate, interrupt]) => {
                 tokio::select! {

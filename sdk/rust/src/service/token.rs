@@ -1,5 +1,5 @@
-//! Checks callers' tokens without asking the daemon: RS256 signatures (RFC 7515) against its keys, which are fetched once,
-//! kept, and fetched again when they change. Whether the session still stands is not seen here: the daemon knows.
+//! Verifies callers' tokens locally: RS256 signatures (RFC 7515) with the daemon's public keys, which are cached and
+//! fetched again when they change. A revoked session is not detected here; only the daemon knows it.
 
 use std::{
     collections::HashMap,
@@ -20,19 +20,19 @@ use tokio::{
 
 use crate::{Client, Error};
 
-/// Who signs.
+/// The expected `iss` claim.
 const ISSUER: &str = "openorch";
-/// Keys are asked for at most this often, however many tokens name keys that are not known.
+/// Minimum interval between fetches of the keys, however many tokens name unknown keys.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Keys older than this are asked for again, so that one that was withdrawn is not trusted for ever.
+/// Maximum age of cached keys, so that a withdrawn key does not stay trusted.
 const FRESH: Duration = Duration::from_secs(3600);
-/// A token's end is seen by another clock than the one that set it.
+/// Tolerated clock difference between the daemon and this machine.
 const LEEWAY: Duration = Duration::from_secs(60);
 const FETCH_TIME_OUT: Duration = Duration::from_secs(5);
-/// Longer than any token; what is longer is not looked at.
+/// Maximum length of a token in bytes; longer ones are rejected unparsed.
 const LONGEST: usize = 16 << 10;
 
-/// Who calls a service, as the daemon has signed it.
+/// The authenticated caller of a service. An axum extractor.
 ///
 /// ```
 /// use openorch_sdk::service::Caller;
@@ -85,7 +85,7 @@ impl Caller {
         &self.claims.olu
     }
 
-    /// The roles that the account had when the token was made.
+    /// The roles of the account when the token was issued.
     ///
     /// ```
     /// # use openorch_sdk::{api::role, service::Caller};
@@ -97,7 +97,7 @@ impl Caller {
         &self.claims.ori
     }
 
-    /// When the token ends.
+    /// When the token expires.
     ///
     /// ```
     /// # use openorch_sdk::service::Caller;
@@ -109,32 +109,32 @@ impl Caller {
         UNIX_EPOCH.checked_add(Duration::from_secs(self.claims.exp)).unwrap_or(UNIX_EPOCH)
     }
 
-    /// The token itself, to call on in the caller's name.
+    /// The token, to make calls on behalf of the caller.
     pub(crate) fn token(&self) -> &str {
         &self.token
     }
 
-    /// How long the token is still good for.
+    /// The remaining lifetime of the token.
     pub(crate) fn remaining(&self) -> Duration {
         self.expires_at().duration_since(now()).unwrap_or_default()
     }
 }
 
-// Written by hand so that a token never lands in a log through `{:?}`.
+// Not derived, so that `{:?}` never logs the token.
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Caller").field("user_id", &self.claims.oui).field("slug", &self.claims.olu).finish()
     }
 }
 
-/// Checks tokens that were made for one service. Cheap to clone; clones share the keys.
+/// Verifies tokens issued for one service. Cheap to clone; clones share the cached keys.
 ///
 /// ```no_run
-/// use openorch_sdk::{ClientFactory, Error, http::HeaderMap, service::{Caller, TokenCheck}};
+/// use openorch_sdk::{ClientFactory, Error, http::HeaderMap, service::{Caller, TokenVerifier}};
 ///
 /// # async fn example(incoming: &HeaderMap) -> Result<(), Error> {
-/// let check = TokenCheck::new(ClientFactory::new("http://127.0.0.1:58231")?.client(), "skeleton-svc");
-/// let caller: Caller = check.caller(incoming).await?;
+/// let verifier = TokenVerifier::new(ClientFactory::new("http://127.0.0.1:58231")?.client(), "skeleton-svc");
+/// let caller: Caller = verifier.authenticate(incoming).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -148,7 +148,7 @@ struct Inner {
     client: Client,
     audience: String,
     keys: RwLock<Arc<Keys>>,
-    /// When the keys last came, or failed to; held while they are asked for, so that one at a time does.
+    /// When the keys were last fetched, successfully or not. Locked during a fetch, so that only one runs at a time.
     asked: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -165,16 +165,16 @@ struct Keys {
 struct Head {
     alg: String,
     kid: String,
-    /// Extensions that whoever does not know them must refuse (RFC 7515, section 4.1.11): this knows none.
+    /// Critical extensions (RFC 7515, section 4.1.11). None is supported, so a token that has some is rejected.
     crit: Option<serde_json::Value>,
 }
 
 impl TokenCheck {
-    /// Checks tokens made for `audience`, the slug of the service, with the keys of the client's server.
+    /// A verifier of tokens for `audience`, the slug of the service, with the keys of the client's server.
     ///
     /// ```
-    /// use openorch_sdk::{ClientFactory, service::TokenCheck};
-    /// let check = TokenCheck::new(ClientFactory::new("http://127.0.0.1:58231")?.client(), "skeleton-svc");
+    /// use openorch_sdk::{ClientFactory, service::TokenVerifier};
+    /// let verifier = TokenVerifier::new(ClientFactory::new("http://127.0.0.1:58231")?.client(), "skeleton-svc");
     /// # Ok::<(), openorch_sdk::Error>(())
     /// ```
     pub fn new(client: Client, audience: &str) -> TokenCheck {
@@ -183,19 +183,19 @@ impl TokenCheck {
         TokenCheck { inner: Arc::new(Inner { client, audience: audience.to_owned(), keys, asked }) }
     }
 
-    /// The caller of a received request. [`Error::Unauthenticated`] where it carries no token, or none for this service.
+    /// Authenticates a received request. Fails with [`Error::Unauthenticated`] if it has no valid token for this service.
     ///
     /// ```no_run
-    /// # use openorch_sdk::{Error, http::HeaderMap, service::TokenCheck};
-    /// async fn who(check: &TokenCheck, incoming: &HeaderMap) -> Result<String, Error> {
-    ///     Ok(check.caller(incoming).await?.slug().to_owned())
+    /// # use openorch_sdk::{Error, http::HeaderMap, service::TokenVerifier};
+    /// async fn who(verifier: &TokenVerifier, incoming: &HeaderMap) -> Result<String, Error> {
+    ///     Ok(verifier.authenticate(incoming).await?.slug().to_owned())
     /// }
     /// ```
     pub async fn caller(&self, request: &HeaderMap) -> Result<Caller, Error> {
         let Some(value) = request.get(header::AUTHORIZATION) else {
-            return Err(refused("no token came with the request; sign in and send it as `Authorization: Bearer …`"));
+            return Err(refused("the request has no token; sign in and send it as `Authorization: Bearer …`"));
         };
-        let text = value.to_str().map_err(|_| refused("the token holds characters that no token has"))?.trim();
+        let text = value.to_str().map_err(|_| refused("the token contains invalid characters"))?.trim();
         let token = match text.split_once(' ') {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim(),
             _ => text,
@@ -203,21 +203,21 @@ impl TokenCheck {
         self.verify(token).await
     }
 
-    /// Who a token speaks for. [`Error::Unauthenticated`] says why it is refused; a temporary error that the keys could
-    /// not be fetched.
+    /// Verifies a token and returns its caller. Fails with [`Error::Unauthenticated`] if the token is invalid, and with a
+    /// transient error if the keys cannot be fetched.
     ///
     /// ```no_run
-    /// # use openorch_sdk::{Error, service::TokenCheck};
-    /// async fn is_ours(check: &TokenCheck, token: &str) -> bool {
-    ///     check.verify(token).await.is_ok()
+    /// # use openorch_sdk::{Error, service::TokenVerifier};
+    /// async fn is_ours(verifier: &TokenVerifier, token: &str) -> bool {
+    ///     verifier.verify(token).await.is_ok()
     /// }
     /// ```
     pub async fn verify(&self, token: &str) -> Result<Caller, Error> {
         let Some((head, signed, payload, signature)) = take_apart(token) else {
-            return Err(refused("the token is not one of the platform's; sign in again"));
+            return Err(refused("the token is malformed; sign in again"));
         };
         if head.alg != "RS256" || head.crit.is_some() {
-            return Err(refused("the token is signed in another way than the platform's; sign in again"));
+            return Err(refused("the token has an unsupported algorithm; sign in again"));
         }
         let keys = self.keys_with(&head.kid).await?;
         let is_signed = keys
@@ -225,36 +225,36 @@ impl TokenCheck {
             .get(&head.kid)
             .is_some_and(|key| key.verify(&RSA_PKCS1_2048_8192_SHA256, signed.as_bytes(), &signature).is_ok());
         if !is_signed {
-            return Err(refused("the token is not signed by the daemon; sign in again"));
+            return Err(refused("the signature of the token is invalid; sign in again"));
         }
-        let claims: Claims = serde_json::from_slice(&payload)
-            .map_err(|_| refused("the token does not say who it speaks for; sign in again"))?;
+        let claims: Claims =
+            serde_json::from_slice(&payload).map_err(|_| refused("the token lacks required claims; sign in again"))?;
         if claims.iss != ISSUER {
-            return Err(refused("the token was issued by somebody else; sign in again"));
+            return Err(refused("the token has another issuer; sign in again"));
         }
         if claims.aud.as_deref() != Some(&self.inner.audience) {
             return Err(Error::Unauthenticated(format!(
-                "the token was not made for `{}`; call it through the gateway",
+                "the token was not issued for `{}`; call it through the gateway",
                 self.inner.audience
             )));
         }
         let caller = Caller { claims: Arc::new(claims), token: token.into() };
-        // One that the daemon made while its clock was ahead would be good until the clock has caught up.
+        // A token issued while the daemon's clock was ahead would otherwise be valid for too long.
         let issued_at = UNIX_EPOCH.checked_add(Duration::from_secs(caller.claims.iat));
         if issued_at.is_none_or(|issued_at| issued_at > now() + LEEWAY) {
-            return Err(refused("the token was made later than now by this machine's clock; set the clock right"));
+            return Err(refused("the token was issued in the future by this machine's clock; correct the clock"));
         }
         if caller.expires_at().checked_add(LEEWAY).is_none_or(|end| end <= now()) {
-            return Err(refused("the token has ended; call again through the gateway"));
+            return Err(refused("the token has expired; call again through the gateway"));
         }
         Ok(caller)
     }
 
-    /// The keys: at once where this one is among them, else as they are now.
+    /// The cached keys if they include `id`, otherwise freshly fetched ones.
     async fn keys_with(&self, id: &str) -> Result<Arc<Keys>, Error> {
         let known = self.inner.known();
         let inner = Arc::clone(&self.inner);
-        // Asked for on a task of its own: a caller who gives up does not end what all others wait for.
+        // Fetched in a separate task, so that a cancelled caller does not cancel the fetch that others wait for.
         if !known.by_id.contains_key(id) {
             let id = id.to_owned();
             let refreshed = tokio::spawn(async move {
@@ -274,7 +274,7 @@ impl TokenCheck {
 }
 
 impl Inner {
-    /// The keys of now, unless they were asked for a moment ago.
+    /// Fetches the keys, unless they now include `id` or were fetched a moment ago.
     async fn refreshed(&self, id: &str, asked: Asked) -> Result<Arc<Keys>, Error> {
         let known = self.known();
         if known.by_id.contains_key(id) || asked.is_some_and(|at| at.elapsed() < PAUSE) {
@@ -291,8 +291,8 @@ impl Inner {
         *asked = Some(Instant::now());
         match &fetched {
             Ok(keys) => *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(keys),
-            // Callers of before are still known by the keys of before.
-            Err(error) => tracing::warn!("the daemon's keys could not be fetched: {error}"),
+            // The previous keys stay in use.
+            Err(error) => tracing::warn!("cannot fetch the daemon's keys: {error}"),
         }
         fetched
     }
@@ -316,12 +316,12 @@ fn no_keys(inner: &Inner) -> Error {
     Error::Unreachable {
         operation: GET_KEY_SET.row.id.into(),
         url: inner.client.url().to_owned(),
-        reason: "the keys could not be fetched a moment ago".into(),
+        reason: "a recent attempt to fetch the keys failed".into(),
         was_sent: false,
     }
 }
 
-/// Head, signed text, payload and signature of a token in the compact form.
+/// Splits a token in compact serialization into header, signing input, payload and signature.
 fn take_apart(token: &str) -> Option<(Head, &str, Vec<u8>, Vec<u8>)> {
     if token.len() > LONGEST {
         return None;
@@ -336,7 +336,7 @@ fn refused(why: &str) -> Error {
     Error::Unauthenticated(why.to_owned())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that asks the machine; ends of tokens are wall time")]
+#[expect(clippy::disallowed_methods, reason = "the only use of the system clock; token expiry is wall-clock time")]
 fn now() -> SystemTime {
     SystemTime::now()
 }

@@ -1,4 +1,4 @@
-//! A service's first minutes: its account, its instance, and what it does when the daemon is not there yet.
+//! Startup of a service: its account, its instance, and retries while the daemon is not available yet.
 
 use std::{
     sync::{Arc, Mutex},
@@ -19,7 +19,7 @@ fn client(stub: &Stub) -> Client {
     ClientFactory::new(&stub.url).unwrap().client()
 }
 
-/// Enough of user-svc: accounts with their passwords.
+/// A minimal user-svc: accounts with passwords.
 fn accounts() -> impl Fn(&Request) -> String + Send + Sync {
     let accounts = Mutex::new(std::collections::BTreeMap::<String, String>::new());
     move |request| {
@@ -43,10 +43,10 @@ fn accounts() -> impl Fn(&Request) -> String + Send + Sync {
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Moves the clock of the timers, by which heartbeats are sent. The connections to the stub know another one: it stands
-/// still for no longer than this.
+/// Advances the Tokio clock, which triggers heartbeats. It is paused only briefly, since the connections to the stub use
+/// real time.
 async fn pass(time: Duration) {
-    // What was begun just now looks at the clock first.
+    // Let tasks that were just spawned register their timers first.
     tokio::task::yield_now().await;
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -59,8 +59,8 @@ fn lines(stub: &Stub) -> Vec<String> {
 
 #[tokio::test]
 async fn the_first_start_registers_and_the_second_signs_in_with_the_same_password() {
-    let (stub, folder) = (Stub::new(accounts()), tempfile::tempdir().unwrap());
-    let store = FileCredentialStore::new(folder.path(), "skeleton-svc");
+    let (stub, directory) = (Stub::new(accounts()), tempfile::tempdir().unwrap());
+    let store = FileCredentialStore::new(directory.path(), "skeleton-svc");
     for _ in 0..2 {
         let token = register_service_account(&client(&stub), "skeleton-svc", "Skeleton Svc", &store).await.unwrap();
         assert_eq!(token, "jwt");
@@ -73,15 +73,15 @@ async fn the_first_start_registers_and_the_second_signs_in_with_the_same_passwor
 
 #[tokio::test]
 async fn the_password_is_kept_before_the_server_hears_of_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("skeleton-svc.json");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("skeleton-svc.json");
     let stub = Stub::new(move |request| {
-        let kept = std::fs::read_to_string(&path).expect("the credential is on disk by now");
+        let kept = std::fs::read_to_string(&path).expect("the credential is already on disk");
         let sent: serde_json::Value = serde_json::from_str(&request.body).unwrap();
         assert!(kept.contains(sent["password"].as_str().unwrap()));
         json(500, r#"{"error": "crash"}"#)
     });
-    let store = FileCredentialStore::new(folder.path(), "skeleton-svc");
+    let store = FileCredentialStore::new(directory.path(), "skeleton-svc");
     let error = register_service_account(&client(&stub), "skeleton-svc", "S", &store).await.unwrap_err();
     assert_eq!(error.status(), Some(500));
 }
@@ -93,7 +93,7 @@ async fn a_lost_credential_is_told_with_the_way_out_and_registers_nothing() {
     register_service_account(&client(&stub), "skeleton-svc", "S", &first).await.unwrap();
     let lost = MemoryCredentialStore::default();
     let error = register_service_account(&client(&stub), "skeleton-svc", "S", &lost).await.unwrap_err();
-    assert!(matches!(&error, Error::Credential(text) if text.contains("another password")), "{error}");
+    assert!(matches!(&error, Error::Credential(text) if text.contains("is not that of account")), "{error}");
     assert_eq!(stub.seen().len(), 3);
 }
 
@@ -133,7 +133,7 @@ async fn a_service_waits_for_the_daemon_and_gives_up_when_told_to() {
         tokio::spawn(
             async move { register_service_account(&away, "a-svc", "A", &MemoryCredentialStore::default()).await },
         );
-    // So that it is refused at least once: nothing tells of that.
+    // Long enough for at least one refused connection, which cannot be observed.
     tokio::time::sleep(Duration::from_millis(150)).await;
     let _stub = Stub::on(std::net::TcpListener::bind(address).unwrap(), accounts());
     assert_eq!(waiting.await.unwrap().unwrap(), "jwt");
@@ -150,10 +150,10 @@ async fn an_instance_is_registered_beats_and_says_good_bye() {
     let instance = registration.heartbeat(HOUR).register(&client).await.unwrap();
     assert_eq!(instance.id().as_deref(), Some("inst_1"));
     pass(HOUR).await;
-    crate::until("it beats", async || stub.seen().len() == 2).await;
+    crate::until("a heartbeat is sent", async || stub.seen().len() == 2).await;
     instance.deregister().await.unwrap();
     pass(HOUR).await;
-    // A beat would be sent before this.
+    // A heartbeat would be sent before this.
     client.request(openorch_sdk::http::Method::POST, "/last", None).await.unwrap();
     assert_eq!(
         lines(&stub),
@@ -176,7 +176,7 @@ async fn with_a_server_that_does_not_say_the_id_the_instance_is_found_by_its_url
         _ => json(404, r#"{"error": "No.", "code": "registry.no_such_instance"}"#),
     });
     let instance = InstanceRegistration::new("http://127.0.0.1:9311/").register(&client(&stub)).await.unwrap();
-    instance.deregister().await.expect("gone already is gone");
+    instance.deregister().await.expect("an instance that is already removed is no error");
     assert_eq!(lines(&stub)[2], "DELETE /registry-svc/instance/inst_9");
 }
 
@@ -201,8 +201,8 @@ async fn a_beat_that_is_not_answered_does_not_keep_an_instance_from_leaving() {
     let registration = InstanceRegistration::new("http://127.0.0.1:9311").heartbeat(HOUR);
     let instance = registration.register(&client(&stub)).await.unwrap();
     pass(HOUR).await;
-    crate::until("it beats", async || stub.seen().len() == 2).await;
-    within(PATIENCE, "the instance leaves", instance.deregister()).await.unwrap();
+    crate::until("a heartbeat is sent", async || stub.seen().len() == 2).await;
+    within(PATIENCE, "the instance is deregistered", instance.deregister()).await.unwrap();
     assert_eq!(lines(&stub)[2], "DELETE /registry-svc/instance/inst_1");
     drop(let_go);
 }
@@ -231,7 +231,7 @@ async fn a_caller_who_gives_up_does_not_leave_the_service_signed_out() {
         let client = client.clone();
         async move { client.call(READ_USER_BY_TOKEN, ()).await }
     });
-    crate::until("it signs in again", async || stub.seen().len() == 3).await;
+    crate::until("the service signs in again", async || stub.seen().len() == 3).await;
     impatient.abort();
     assert!(impatient.await.unwrap_err().is_cancelled());
     drop(let_go);
@@ -241,9 +241,9 @@ async fn a_caller_who_gives_up_does_not_leave_the_service_signed_out() {
 
 #[tokio::test]
 async fn two_copies_that_start_at_once_share_one_account() {
-    let (daemon, folder) = (crate::daemon::start(&[]).await, tempfile::tempdir().unwrap());
+    let (daemon, directory) = (crate::daemon::start(&[]).await, tempfile::tempdir().unwrap());
     let copies = (0..4).map(|_| {
-        let (client, store) = (daemon.client(), FileCredentialStore::new(folder.path(), "a-svc"));
+        let (client, store) = (daemon.client(), FileCredentialStore::new(directory.path(), "a-svc"));
         tokio::spawn(async move {
             let client = service_client(&client, "a-svc", "A", store).await?;
             Ok::<_, Error>(client.call(READ_USER_BY_TOKEN, ()).await?.0.user.id)
@@ -258,27 +258,27 @@ async fn two_copies_that_start_at_once_share_one_account() {
 
 #[tokio::test]
 async fn a_service_that_lost_its_credential_file_is_told_the_way_out_by_the_real_daemon_too() {
-    let (daemon, folder) = (crate::daemon::start(&[]).await, tempfile::tempdir().unwrap());
-    let store = FileCredentialStore::new(folder.path(), "a-svc");
+    let (daemon, directory) = (crate::daemon::start(&[]).await, tempfile::tempdir().unwrap());
+    let store = FileCredentialStore::new(directory.path(), "a-svc");
     register_service_account(&daemon.client(), "a-svc", "A", &store).await.unwrap();
-    std::fs::remove_file(folder.path().join("a-svc.json")).unwrap();
+    std::fs::remove_file(directory.path().join("a-svc.json")).unwrap();
     let error = register_service_account(&daemon.client(), "a-svc", "A", &store).await.unwrap_err();
     assert!(matches!(&error, Error::Credential(text) if text.contains("have an admin reset")), "{error}");
 }
 
 #[tokio::test]
 async fn a_broken_credential_file_stays_as_it_is_and_nothing_is_sent() {
-    let (stub, folder) = (Stub::new(accounts()), tempfile::tempdir().unwrap());
-    let path = folder.path().join("a-svc.json");
+    let (stub, directory) = (Stub::new(accounts()), tempfile::tempdir().unwrap());
+    let path = directory.path().join("a-svc.json");
     for broken in ["", "{\"slug\":\"a-s", "[]", "{\"slug\":\"a-svc\"}", "<html>"] {
         std::fs::write(&path, broken).unwrap();
-        let store = FileCredentialStore::new(folder.path(), "a-svc");
+        let store = FileCredentialStore::new(directory.path(), "a-svc");
         let error = register_service_account(&client(&stub), "a-svc", "A", &store).await.unwrap_err();
         assert!(matches!(&error, Error::Credential(text) if text.contains("is damaged")), "{broken}: {error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), broken);
     }
     std::fs::write(&path, b"\xff\xfe").unwrap();
-    let store = FileCredentialStore::new(folder.path(), "a-svc");
+    let store = FileCredentialStore::new(directory.path(), "a-svc");
     let error = register_service_account(&client(&stub), "a-svc", "A", &store).await.unwrap_err();
     assert!(matches!(&error, Error::Credential(_)), "{error}");
     assert_eq!(stub.seen().len(), 0);
@@ -288,15 +288,16 @@ async fn a_broken_credential_file_stays_as_it_is_and_nothing_is_sent() {
 #[test]
 fn without_a_home_a_service_says_where_it_would_keep_its_credential() {
     use std::os::unix::process::CommandExt;
-    // The environment is a process's: this test runs itself as one without a home, of an account that no list knows.
+    // The environment is per process, so this test runs itself in a child process without a home directory, under a user id
+    // that is not in the user database.
     if std::env::var_os("IS_CHILD").is_some() {
         let error = FileCredentialStore::in_home("a-svc").unwrap_err().to_string();
-        assert!(error.contains("there is no home folder") && error.contains("set HOME"), "{error}");
+        assert!(error.contains("there is no home directory") && error.contains("set HOME"), "{error}");
         return;
     }
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
     child.arg("without_a_home_a_service_says_where_it_would_keep_its_credential").env("IS_CHILD", "1");
-    // One that is set to nothing says that there is none, whatever the account has.
+    // An empty HOME means that there is no home directory, whatever the user database says.
     let ran = child.env("HOME", "").output().unwrap();
     assert!(String::from_utf8_lossy(&ran.stdout).contains("1 passed"), "{ran:?}");
     match child.env_remove("HOME").uid(54_321).output() {
@@ -334,7 +335,7 @@ async fn a_daemon_that_says_when_to_come_back_is_asked_then_and_not_before() {
     });
     let store = MemoryCredentialStore::default();
     let refused = register_service_account(&client(&stub), "a-svc", "A", &store).await.unwrap_err();
-    assert_eq!(refused.status(), Some(429), "what takes longer than it waits is refused at once");
+    assert_eq!(refused.status(), Some(429), "a Retry-After beyond the retry limit is returned immediately");
     let asked = asked.lock().unwrap();
     assert_eq!(asked.len(), 2);
     assert!(asked[1] - asked[0] >= Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! What the client puts on the wire, and what it makes of good, bad and foreign answers.
+//! What the client sends, and how it handles valid, invalid and foreign responses.
 
 use openorch_sdk::{
     Client, ClientFactory, Error, SdkSettings,
@@ -55,7 +55,7 @@ async fn a_call_is_path_query_body_and_the_callers_token() {
         assert_eq!(request.header("authorization"), Some("Bearer t0k"));
         assert_eq!(request.header("openorch-extended"), Some("1"));
         assert_eq!(request.header("x-app"), Some("shop"));
-        assert_eq!(request.connection, 0, "one connection serves them all");
+        assert_eq!(request.connection, 0, "all calls share one connection");
     }
     assert_eq!(seen[3].header("content-type"), Some("application/json"));
     assert_eq!(seen[4].header("content-type"), None);
@@ -95,18 +95,18 @@ async fn a_refusal_is_the_servers_sentence_with_its_request_id() {
 async fn answers_that_are_not_ours_are_named() {
     let html = "<html><body>It works!</body></html>";
     for (answer, status, words) in [
-        (json(200, html), 200, "page of HTML"),
-        (json(502, html), 502, "page of HTML"),
-        (json(500, "Internal Server Error"), 500, "it says `Internal Server Error`"),
-        (json(200, ""), 200, "its body is empty"),
-        (json(200, r#"{"nodes":["#), 200, "its body cannot be read"),
-        (json(200, r#"{"nodes":[{"id":1}]}"#), 200, "its body cannot be read"),
+        (json(200, html), 200, "HTML page"),
+        (json(502, html), 502, "HTML page"),
+        (json(500, "Internal Server Error"), 500, "the body is `Internal Server Error`"),
+        (json(200, ""), 200, "the body is empty"),
+        (json(200, r#"{"nodes":["#), 200, "the body is not valid"),
+        (json(200, r#"{"nodes":[{"id":1}]}"#), 200, "the body is not valid"),
         (
             "HTTP/1.1 302 X\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n".into(),
             302,
             "elsewhere",
         ),
-        ("HTTP/1.1 404 X\r\nContent-Length: 2\r\n\r\n{}".into(), 404, "its refusal has no `error`"),
+        ("HTTP/1.1 404 X\r\nContent-Length: 2\r\n\r\n{}".into(), 404, "the error response has no `error`"),
     ] {
         let shown = answer.clone();
         let stub = Stub::new(move |_| answer.clone());
@@ -120,10 +120,7 @@ async fn answers_that_are_not_ours_are_named() {
     }
     let stub = Stub::new(|_| "HTTP/1.1 431 X\r\nContent-Length: 0\r\n\r\n".into());
     let error = client(&stub).call(LIST_NODES, Body(ListNodesRequest::default())).await.unwrap_err();
-    assert!(
-        matches!(error, Error::Refused { status: 431, .. }),
-        "a refusal of the HTTP library has no body: {error:?}"
-    );
+    assert!(matches!(error, Error::Refused { status: 431, .. }), "an error of the HTTP library has no body: {error:?}");
 }
 
 #[tokio::test]
@@ -152,10 +149,10 @@ async fn reads_wait_for_a_server_that_is_about_to_listen_and_writes_do_not() {
 
     let write = client.call(LOGIN, Body(LoginRequest::default())).await.unwrap_err();
     assert!(matches!(&write, Error::Unreachable { was_sent: false, .. }), "{write:?}");
-    assert!(write.to_string().contains(&format!("no answer from http://{address}: ")), "{write}");
+    assert!(write.to_string().contains(&format!("no response from http://{address}: ")), "{write}");
 
     let read = tokio::spawn(async move { client.call(READ_USER_BY_TOKEN, ()).await });
-    // So that it is refused at least once: nothing tells of that.
+    // Long enough for at least one refused connection, which cannot be observed.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     let stub = Stub::on(std::net::TcpListener::bind(address).unwrap(), |_| json(200, "{}"));
     read.await.unwrap().unwrap();
@@ -193,14 +190,14 @@ async fn a_read_is_tried_again_when_the_server_asks_for_patience_and_a_write_is_
     assert_eq!((write.status(), stub.seen().len()), (Some(503), 1));
     let stub = Stub::new(refused(1));
     let raw = client(&stub).request(Method::GET, "/a-svc/x", None).await.unwrap();
-    assert_eq!((raw.status.as_u16(), stub.seen().len()), (503, 1), "a raw call answers whatever comes back");
+    assert_eq!((raw.status.as_u16(), stub.seen().len()), (503, 1), "a raw call is not retried");
 }
 
 #[tokio::test]
 async fn a_read_whose_connection_broke_is_sent_again() {
     let count = std::sync::atomic::AtomicUsize::new(0);
     let stub = Stub::new(move |_| match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
-        // Less than was promised, and then the end: the stub hangs up on what it cannot answer whole.
+        // The stub closes the connection without a response.
         0 => panic!("this connection ends here"),
         _ => json(200, "{}"),
     });
@@ -208,13 +205,13 @@ async fn a_read_whose_connection_broke_is_sent_again() {
     assert_eq!(stub.seen().len(), 2);
 }
 
-/// The server does such a call once, however often it comes with the same key.
+/// The server executes a call once, however often it is sent with the same key.
 #[tokio::test]
 async fn a_keyed_write_is_tried_again_with_its_key_and_no_other_write_has_one() {
     let count = std::sync::atomic::AtomicUsize::new(0);
     let in_flight = r#"{"error":"in progress","code":"repeat.in_flight"}"#;
     let stub = Stub::new(move |_| match count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
-        // Nothing is answered, and the connection ends.
+        // The connection is closed without a response.
         0 => String::new(),
         1 => json(409, in_flight),
         _ => json(200, "{\"organization\":{}}"),
@@ -231,13 +228,13 @@ async fn a_keyed_write_is_tried_again_with_its_key_and_no_other_write_has_one() 
         "{keys:?}"
     );
     assert!(keys[3].is_some() && keys[3] != keys[0] && keys[4].is_none(), "{keys:?}");
-    // Another conflict is an answer.
+    // Other conflicts are not retried.
     let stub = Stub::new(|_| json(409, r#"{"error":"taken","code":"user.organization_taken"}"#));
     let taken = client(&stub).call(CREATE_ORGANIZATION, Body(CreateOrganizationRequest::default())).await.unwrap_err();
     assert_eq!((taken.status(), stub.seen().len()), (Some(409), 1));
 }
 
-/// The key was the client's idea: who asked for the call is not kept from it.
+/// The client adds the key on its own, so a call must not fail because of it.
 #[tokio::test]
 async fn a_call_whose_answer_the_server_has_no_room_to_keep_is_made_without_a_key() {
     for (status, code) in
@@ -269,7 +266,7 @@ async fn a_slow_server_is_left_when_the_time_is_up() {
     let error = client(&stub).with_time_out(limit).call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
     assert!(started.elapsed() < limit * 20);
     assert!(matches!(&error, Error::Unreachable { was_sent: true, .. }), "{error:?}");
-    let said = format!("readUserByToken: no answer from {}: nothing came within 200 ms", stub.url);
+    let said = format!("readUserByToken: no response from {}: timed out after 200 ms", stub.url);
     assert_eq!(error.to_string(), said);
 }
 
@@ -287,17 +284,14 @@ async fn a_client_can_turn_to_another_address_with_all_it_carries() {
 
 #[tokio::test]
 async fn a_server_of_another_version_is_understood_as_far_as_it_can_be() {
-    // One that says more, and less, than this knows.
+    // A response with unknown fields and without known ones.
     let stub = Stub::new(|_| json(200, r#"{"user":{"id":"usr_1","nickname":"J","contacts":[]},"since":"2.0"}"#));
     let Json(answer) = client(&stub).call(READ_USER_BY_TOKEN, ()).await.unwrap();
     assert_eq!((answer.user.id.as_str(), answer.user.slug.as_str()), ("usr_1", ""));
-    // One that says something else, and one that does not know the operation.
+    // A response of another type, and a server without this operation.
     let stub = Stub::new(|_| json(200, r#"{"user":"joe"}"#));
     let error = client(&stub).call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
-    assert!(
-        error.to_string().starts_with("readUserByToken: this does not look like an answer of OpenOrch (200)"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("readUserByToken: this is not a response of OpenOrch (200)"), "{error}");
     let stub = Stub::new(|_| json(404, r#"{"error":"there is no such path"}"#));
     let error = client(&stub).call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
     assert_eq!(error.to_string(), "readUserByToken: there is no such path (404) [request req-1]");
@@ -313,7 +307,7 @@ async fn an_answer_beyond_the_limit_is_refused_with_or_without_its_length() {
         let get = async |limit| client(&stub).with_answer_limit(limit).request(Method::GET, path, None).await;
         assert_eq!(get(10).await.unwrap().bytes, "0123456789");
         let error = get(9).await.unwrap_err();
-        assert!(error.to_string().contains("its body has more than 9 bytes"), "{error}");
+        assert!(error.to_string().contains("the body exceeds the client's limit of 9 bytes"), "{error}");
         assert!(!error.is_temporary());
         let answer = client(&stub).with_answer_limit(9).open(Method::GET, path, None).await.unwrap();
         assert!(answer.whole().await.is_err());

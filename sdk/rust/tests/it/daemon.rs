@@ -1,4 +1,4 @@
-//! A daemon for each test that wants a real one, and what the test helper itself promises.
+//! Starts a daemon for the tests that need one, and tests of this helper.
 
 use openorch_sdk::{
     Error,
@@ -11,7 +11,7 @@ use openorch_sdk::{
 };
 use openorch_test_support::process::program;
 
-/// Starts a daemon, whose program is built where it is missing.
+/// Starts a daemon; builds its program if it is missing.
 pub async fn start(variables: &[(&str, &str)]) -> TestDaemon {
     program();
     TestDaemon::start_with(variables).await.unwrap()
@@ -36,16 +36,16 @@ async fn a_daemon_that_was_killed_comes_back_where_it_was_with_what_it_kept() {
     assert_eq!(daemon.url(), url);
     assert_eq!(joe.call(READ_USER_BY_TOKEN, ()).await.unwrap().0.user.slug, "joe");
     daemon.admin_token().await.unwrap();
-    let folder = daemon.folder().to_owned();
+    let directory = daemon.folder().to_owned();
     drop(daemon);
-    assert!(!folder.exists());
+    assert!(!directory.exists());
 }
 
 #[tokio::test]
 async fn a_daemon_that_does_not_start_says_why() {
     start(&[]).await;
     let error = TestDaemon::start_with(&[("OPENORCH_REGISTRY_PROBE_INTERVAL", "soon")]).await.unwrap_err().to_string();
-    assert!(error.contains("no daemon for the test: it ended: ") && error.contains("PROBE_INTERVAL"), "{error}");
+    assert!(error.contains("cannot start the test daemon: it exited: ") && error.contains("PROBE_INTERVAL"), "{error}");
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn a_daemon_that_was_ended_is_unreachable_until_it_is_back() {
     daemon.kill();
     let error = joe.call(READ_USER_BY_TOKEN, ()).await.unwrap_err();
     assert!(matches!(&error, Error::Unreachable { was_sent: false, .. }) && error.is_temporary(), "{error:?}");
-    assert!(error.to_string().starts_with(&format!("readUserByToken: no answer from {}: ", daemon.url())), "{error}");
+    assert!(error.to_string().starts_with(&format!("readUserByToken: no response from {}: ", daemon.url())), "{error}");
     daemon.resume().await.unwrap();
     joe.call(READ_USER_BY_TOKEN, ()).await.unwrap();
 }

@@ -1,5 +1,5 @@
-//! A service's documents, in both engines: PostgreSQL where `OPENORCH_TEST_DB_STRING` says where one is
-//! (`tools/postgres cargo test` starts one).
+//! Tests of the datastore with both engines; PostgreSQL only if `OPENORCH_TEST_DB_STRING` is set
+//! (`tools/postgres cargo test` starts a server and sets it).
 
 use openorch_sdk::{
     Credential, CredentialStore, Error,
@@ -23,22 +23,22 @@ fn note(author: &str, text: &str) -> Note {
 
 #[tokio::test]
 async fn documents_in_a_file_stay_and_belong_to_one_program_at_a_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let factory = DatastoreFactory::in_folder(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let factory = DatastoreFactory::in_folder(directory.path());
     story(&factory).await;
     let held = factory.open(&[]).await.unwrap();
     let error = factory.open(&[]).await.unwrap_err();
     assert!(matches!(error, Error::Datastore(StoreError::InUse(_))), "{error}");
-    assert!(held.place().contains(folder.path().to_str().unwrap()));
+    assert!(held.place().contains(directory.path().to_str().unwrap()));
 }
 
 #[tokio::test]
 async fn the_collection_of_the_credential_is_nobody_elses() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let credentials = Collection { name: "credentials", indexes: &[] };
-    let error = DatastoreFactory::in_folder(folder.path()).open(&[credentials]).await.unwrap_err();
+    let error = DatastoreFactory::in_folder(directory.path()).open(&[credentials]).await.unwrap_err();
     assert!(matches!(&error, Error::Datastore(StoreError::Invalid(why)) if why.contains("another name")), "{error}");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was begun");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no file was created");
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn documents_in_postgres_stay_too() {
         eprintln!("SKIP: OPENORCH_TEST_DB_STRING is not set");
         return;
     };
-    // A schema for this run alone.
+    // A separate schema for this run.
     let slug = format!("sdk-test-{}", std::process::id());
     story(&DatastoreFactory::on_postgres(&connection, &slug).unwrap()).await;
 }
@@ -79,14 +79,18 @@ async fn story(factory: &DatastoreFactory) {
 async fn keep(datastore: &Datastore) -> Credential {
     assert_eq!(datastore.load().await.unwrap(), None);
     let first = datastore.keep(Credential::random("a-svc").unwrap()).await.unwrap();
-    assert_eq!(datastore.keep(Credential::random("a-svc").unwrap()).await.unwrap(), first, "the first one stands");
+    assert_eq!(
+        datastore.keep(Credential::random("a-svc").unwrap()).await.unwrap(),
+        first,
+        "the first credential is kept"
+    );
     first
 }
 
 #[tokio::test]
 async fn a_service_signs_in_with_the_credential_in_its_datastore() {
-    let (daemon, folder) = (crate::daemon::start(&[]).await, tempfile::tempdir().unwrap());
-    let datastore = DatastoreFactory::in_folder(folder.path()).open(&[]).await.unwrap();
+    let (daemon, directory) = (crate::daemon::start(&[]).await, tempfile::tempdir().unwrap());
+    let datastore = DatastoreFactory::in_folder(directory.path()).open(&[]).await.unwrap();
     for _ in 0..2 {
         let client = service_client(&daemon.client(), "a-svc", "A", datastore.clone()).await.unwrap();
         assert_eq!(client.call(READ_USER_BY_TOKEN, ()).await.unwrap().0.user.slug, "a-svc");

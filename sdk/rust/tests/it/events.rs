@@ -1,4 +1,4 @@
-//! Streams of events as programs read them: whatever comes, and however the connection ends.
+//! Event streams in the client: parsing, reconnection and errors.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
@@ -17,7 +17,7 @@ use openorch_test_support::stub::{Stub, json};
 
 use crate::daemon::start;
 
-/// A server that answers these, one after the other and then the last one again.
+/// A server that sends these responses in order, and then repeats the last one.
 fn saying(answers: Vec<String>) -> Stub {
     let asked = AtomicUsize::new(0);
     Stub::new(move |_| answers[asked.fetch_add(1, SeqCst).min(answers.len() - 1)].clone())
@@ -55,8 +55,8 @@ async fn events_come_in_order_unknown_ones_are_left_out_and_a_lost_connection_is
     assert_eq!(events.next().await.unwrap(), StreamItem::Missed(3));
     assert_eq!(path(events.next().await.unwrap()), "/b");
     let StreamItem::Interrupted { pause, .. } = events.next().await.unwrap() else { panic!("it ended") };
-    assert!((120..=180).contains(&pause.as_millis()), "as the server asks: {pause:?}");
-    // Given up and waited for again, as by `select!`.
+    assert!((120..=180).contains(&pause.as_millis()), "the delay that the server set: {pause:?}");
+    // Cancelled and called again, as in `select!`.
     assert!(tokio::time::timeout(Duration::from_millis(1), events.next()).await.is_err());
     assert_eq!(events.next().await.unwrap(), StreamItem::Resumed);
     assert_eq!(path(events.next().await.unwrap()), "/c");
@@ -66,7 +66,7 @@ async fn events_come_in_order_unknown_ones_are_left_out_and_a_lost_connection_is
         assert!(error.status() == Some(403) && error.to_string().contains("not any more"), "{error}");
     }
     let seen = stub.seen();
-    assert_eq!(seen.len(), 4, "a refusal is no reason to ask again");
+    assert_eq!(seen.len(), 4, "an error response is not retried");
     assert_eq!(seen[0].line(), "GET /platform-svc/requests?status=5xx");
     assert!(seen.iter().all(|request| request.header("accept") == Some("text/event-stream")));
 }
@@ -76,10 +76,10 @@ async fn what_is_no_stream_of_such_events_is_an_error_that_stays() {
     let refused = follow(&saying(vec![json(401, r#"{"error": "who are you"}"#)])).await.unwrap_err();
     assert!(matches!(&refused, Error::Refused { status: 401, .. }), "{refused}");
     let other = follow(&saying(vec![json(200, "{}")])).await.unwrap_err();
-    assert!(other.to_string().contains("it is no stream of events"), "{other}");
+    assert!(other.to_string().contains("it is not an event stream"), "{other}");
     let long = format!("data: {}", "x".repeat(2 << 20));
     for (text, words) in
-        [("event: request\ndata: x\n\n", "`request` cannot be read"), (&long, "more than 1048576 bytes")]
+        [("event: request\ndata: x\n\n", "`request` cannot be decoded"), (&long, "limit of 1048576 bytes")]
     {
         let stub = saying(vec![stream(text)]);
         let mut events = follow(&stub).await.unwrap();

@@ -1,4 +1,4 @@
-//! Every public item has an example: this reads the sources, and the doc tests run what it finds.
+//! Checks that every public item has an example, by reading the sources. Doc tests run the examples.
 
 use std::{fs, path::Path};
 
@@ -7,13 +7,13 @@ fn every_public_item_has_an_example() {
     let mut without = Vec::new();
     let count = look(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut without);
     assert_eq!(without, Vec::<String>::new());
-    assert!(count > 80, "this finds only {count} items");
+    assert!(count > 80, "only {count} items found");
 }
 
-/// How many public items the sources in this folder have; adds those without an example.
-fn look(folder: &Path, without: &mut Vec<String>) -> usize {
+/// Counts the public items in the sources of this directory, and collects those without an example.
+fn look(directory: &Path, without: &mut Vec<String>) -> usize {
     let mut count = 0;
-    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+    for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
         if path.is_dir() {
             count += look(&path, without);
             continue;
@@ -29,7 +29,7 @@ fn look(folder: &Path, without: &mut Vec<String>) -> usize {
                     without.push(format!("{}: {line}", path.display()));
                 }
             }
-            // Attributes stand between the comment and its item.
+            // Skip attributes between the comment and its item.
             has_example =
                 line.starts_with("/// ```") || has_example && (line.starts_with("///") || line.starts_with('#'));
         }

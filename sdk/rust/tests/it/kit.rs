@@ -1,4 +1,4 @@
-//! A service on the kit behind a real daemon, from its first call to its last.
+//! Services built with the service kit, behind a real daemon.
 
 use std::{
     pin::Pin,
@@ -35,24 +35,24 @@ use tokio::{
 
 use crate::{daemon, until};
 
-/// A running service and the way to stop it.
+/// A running service and the handle to stop it.
 struct Kit {
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<(), Error>>,
-    _folder: Option<tempfile::TempDir>,
+    _directory: Option<tempfile::TempDir>,
 }
 
 impl Kit {
     fn start(daemon: &TestDaemon, service: Service) -> Kit {
-        let folder = tempfile::tempdir().unwrap();
-        let kit = Kit::start_in(folder.path(), daemon, service);
-        Kit { _folder: Some(folder), ..kit }
+        let directory = tempfile::tempdir().unwrap();
+        let kit = Kit::start_in(directory.path(), daemon, service);
+        Kit { _directory: Some(directory), ..kit }
     }
 
-    fn start_in(folder: &std::path::Path, daemon: &TestDaemon, service: Service) -> Kit {
-        let service = service.daemon(daemon.url()).listen("127.0.0.1:0").credential_folder(folder);
+    fn start_in(directory: &std::path::Path, daemon: &TestDaemon, service: Service) -> Kit {
+        let service = service.daemon(daemon.url()).listen("127.0.0.1:0").credential_folder(directory);
         let (stop, stopped) = oneshot::channel::<()>();
-        Kit { stop, running: tokio::spawn(service.run_until(async { drop(stopped.await) })), _folder: None }
+        Kit { stop, running: tokio::spawn(service.run_until(async { drop(stopped.await) })), _directory: None }
     }
 
     async fn stop(self) {
@@ -112,7 +112,7 @@ async fn handlers_know_who_calls_and_the_guard_lets_in_whom_the_daemon_would() {
         Ok(format!("{} of {} ({})", answer.user.slug, own.user.slug, platform.slug()))
     }
     let daemon = daemon::start(&[]).await;
-    // A permission that the admin has and nobody else.
+    // A permission that only the admin has.
     let service = Service::new("skeleton-svc")
         .route("/skeleton-svc/who", get(who))
         .route("/skeleton-svc/as-caller", get(as_caller))
@@ -129,10 +129,10 @@ async fn handlers_know_who_calls_and_the_guard_lets_in_whom_the_daemon_would() {
         assert!(status == 401 || text == format!("{who} of skeleton-svc (skeleton-svc)"), "{text}");
         assert_eq!(get_text(client, "/skeleton-svc/users").await.0, users, "{who}");
     }
-    // Past the gateway there is no token that was made for the service.
+    // Without the gateway, the token was not issued for the service.
     let direct = admin.clone().with_address(&instances(&admin).await[0].url).unwrap();
     let (status, text) = get_text(&direct, "/skeleton-svc/who").await;
-    assert!(status == 401 && text.contains("not made for `skeleton-svc`"), "{status} {text}");
+    assert!(status == 401 && text.contains("not issued for `skeleton-svc`"), "{status} {text}");
     kit.stop().await;
 }
 
@@ -153,15 +153,15 @@ async fn permissions_that_a_service_declares_are_there_before_it_can_be_called()
                 }),
             )
     };
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let (joe, ann) = (daemon.register("joe").await.unwrap(), daemon.register("ann").await.unwrap());
-    // Twice: a service that starts again declares them again.
+    // Twice, since a restarted service declares them again.
     for _ in 0..2 {
-        let kit = Kit::start_in(folder.path(), &daemon, service());
+        let kit = Kit::start_in(directory.path(), &daemon, service());
         until_reached(&joe, "/shop-svc/orders").await;
         assert_eq!(get_text(&joe, "/shop-svc/orders").await, (200, "all orders".into()));
         assert_eq!(get_text(&daemon.client(), "/shop-svc/orders").await.0, 401);
-        assert_eq!(get_text(&joe, "/shop-svc/edit").await.0, 403, "it was given to no role");
+        assert_eq!(get_text(&joe, "/shop-svc/edit").await.0, 403, "no role has it");
         assert_eq!(get_text(&joe, "/shop-svc/granting").await.1, "granted");
         assert_eq!(get_text(&ann, "/shop-svc/granting").await.0, 403);
         let everybody = (Path(RoleId(role::USER.into())), Query(PageRequest::default()));
@@ -171,8 +171,8 @@ async fn permissions_that_a_service_declares_are_there_before_it_can_be_called()
         assert_eq!(declared.description, "See all orders.");
         kit.stop().await;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let refused = Service::new("late-svc").daemon(daemon.url()).credential_folder(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let refused = Service::new("late-svc").daemon(daemon.url()).credential_folder(directory.path());
     let refused = refused.permission("a:b", "", &["user-svc:no-such-role"]);
     let error = refused.run_until(std::future::pending()).await.unwrap_err();
     assert!(error.to_string().starts_with("assignPermissions: "), "{error}");
@@ -199,7 +199,7 @@ async fn what_is_under_way_is_finished_after_the_instance_is_gone() {
     });
     within(PATIENCE, "the request has reached the service", begun.notified()).await;
     drop(kit.stop);
-    until("the instance is gone", async || instances(&joe).await.is_empty()).await;
+    until("the instance is removed", async || instances(&joe).await.is_empty()).await;
     assert!(!under_way.is_finished());
     go_on.notify_one();
     assert_eq!(under_way.await.unwrap(), (200, "done".into()));
@@ -255,15 +255,18 @@ async fn what_is_cut_ends_at_the_limit_and_its_callers_are_told() {
     until_reached(&joe, "/slow-svc/quick").await;
     let direct = joe.clone().with_address(&instances(&joe).await[0].url).unwrap();
     let under_way = tokio::spawn(async move { get_text(&direct, "/slow-svc/never").await });
-    until("the request is under way", async || tell.lock().unwrap().is_none()).await;
+    until("the request is in flight", async || tell.lock().unwrap().is_none()).await;
     kit.stop().await;
     assert!(ended.await.is_err(), "the handler is dropped");
-    assert_eq!(under_way.await.unwrap(), (503, r#"{"error":"the service stops; try again in a moment"}"#.into()));
+    assert_eq!(
+        under_way.await.unwrap(),
+        (503, r#"{"error":"the service is shutting down; try again in a moment"}"#.into())
+    );
 }
 
 #[tokio::test]
 async fn an_answer_without_end_is_cut_at_the_limit_too() {
-    /// Says one thing, and then waits for more to say.
+    /// Sends one chunk and then never ends.
     struct Endless(bool);
     impl axum::body::HttpBody for Endless {
         type Data = openorch_sdk::Bytes;
@@ -290,7 +293,7 @@ async fn an_answer_without_end_is_cut_at_the_limit_too() {
     assert_eq!(answer.chunk().await.unwrap().unwrap(), "first");
     kit.stop().await;
     let error = answer.chunk().await.unwrap_err().to_string();
-    assert!(error.starts_with("GET /slow-svc/endless: ") && error.contains("it was cut"), "{error}");
+    assert!(error.starts_with("GET /slow-svc/endless: ") && error.contains("the response is incomplete"), "{error}");
 }
 
 #[tokio::test]
@@ -312,9 +315,9 @@ async fn a_trace_goes_through_the_service_to_whom_it_calls() {
     let seen = stub.seen();
     let sent = seen[0].header("traceparent").unwrap();
     assert!(sent.starts_with(&parent[..36]) && step.starts_with(&parent[..36]), "{sent} {step}");
-    assert!(sent != parent && step != parent && sent != step, "each step has a name of its own");
+    assert!(sent != parent && step != parent && sent != step, "each span has its own id");
     assert_eq!(seen[0].header("tracestate"), Some("v=1"));
-    assert!(get_text(&daemon.client(), "/a-svc/call").await.1 != step, "without a trace one begins");
+    assert!(get_text(&daemon.client(), "/a-svc/call").await.1 != step, "without a trace a new one is started");
     kit.stop().await;
 }
 
@@ -340,8 +343,8 @@ async fn an_instance_that_the_daemon_has_lost_is_registered_anew_by_an_account_m
     std::fs::remove_dir_all(daemon.folder().join("server")).unwrap();
     daemon.resume().await.unwrap();
     let joe = daemon.register("joe").await.unwrap();
-    until("it is back", async || !instances(&joe).await.is_empty()).await;
-    until("its new id is known", async || instance.id() != lost).await;
+    until("the instance is registered again", async || !instances(&joe).await.is_empty()).await;
+    until("the new id is reported", async || instance.id() != lost).await;
     instance.deregister().await.unwrap();
     assert_eq!(instances(&joe).await, []);
 }
@@ -349,13 +352,13 @@ async fn an_instance_that_the_daemon_has_lost_is_registered_anew_by_an_account_m
 #[tokio::test]
 async fn a_service_whose_session_was_ended_signs_in_again_and_its_call_succeeds() {
     let daemon = daemon::start(&[]).await;
-    let folder = tempfile::tempdir().unwrap();
-    let store = FileCredentialStore::new(folder.path(), "a-svc");
+    let directory = tempfile::tempdir().unwrap();
+    let store = FileCredentialStore::new(directory.path(), "a-svc");
     let client = service_client(&daemon.client(), "a-svc", "A", store.clone()).await.unwrap();
     let user_id = client.call(READ_USER_BY_TOKEN, ()).await.unwrap().0.user.id;
     let all = RevokeTokensRequest { user_id: Some(user_id), all_tokens: Some(true), device: None };
     daemon.admin().await.unwrap().call(REVOKE_TOKENS, Body(all.clone())).await.unwrap();
-    // Ten calls at once: one of them signs in, and all succeed.
+    // Ten concurrent calls: one of them signs in, and all succeed.
     let calls = (0..10).map(|_| {
         let client = client.clone();
         tokio::spawn(async move { client.call(READ_USER_BY_TOKEN, ()).await })
@@ -363,7 +366,7 @@ async fn a_service_whose_session_was_ended_signs_in_again_and_its_call_succeeds(
     for call in calls.collect::<Vec<_>>() {
         assert_eq!(call.await.unwrap().unwrap().0.user.slug, "a-svc");
     }
-    // Ended once more at once, it is told: signing in again and again would be of use to nobody.
+    // A session that is revoked again right away is an error: there is a minimum interval between sign-ins.
     daemon.admin().await.unwrap().call(REVOKE_TOKENS, Body(all)).await.unwrap();
     assert_eq!(client.call(READ_USER_BY_TOKEN, ()).await.unwrap_err().status(), Some(401));
     tokio::time::pause();
@@ -376,31 +379,31 @@ async fn a_service_whose_session_was_ended_signs_in_again_and_its_call_succeeds(
 async fn a_service_that_cannot_run_says_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let folder = tempfile::tempdir().unwrap();
-    let service = |slug| Service::new(slug).daemon("http://127.0.0.1:1").credential_folder(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let service = |slug| Service::new(slug).daemon("http://127.0.0.1:1").credential_folder(directory.path());
     let yes = || get(async || "yes");
     for (service, why) in [
-        (service("Not a slug"), "slug `Not a slug` may hold only"),
-        (service("a-svc").route("/hello", yes()), "no request reaches the path `/hello`"),
-        (service("a-svc").route("/a-svcx/hello", yes()), "no request reaches"),
-        (service("a-svc").route("a-svc/hello", yes()), "no request reaches"),
-        (service("a-svc").route("/a-svc/x", yes()).route("/a-svc/x", post(async || "")), "is given twice"),
-        (service("a-svc").permission("user-svc:user:view", "", &[]), "is not this service's to declare"),
-        (service("a-svc").route("/a-svc/:id", yes()), "a parameter is written `{id}`"),
-        (service("a-svc").route("/a-svc/*rest", yes()), "the rest of a path is written `{*rest}`"),
-        (service("a-svc").route("/a-svc/{id", yes()), "is neither plain nor one"),
-        (service("a-svc").route("/a-svc/x{id}", yes()), "is neither plain nor one"),
-        (service("a-svc").route("/a-svc/{}", yes()), "is neither plain nor one"),
-        (service("a-svc").route("/a-svc/{*rest}/x", yes()), "nothing can follow"),
-        (service("a-svc").route("/a-svc/{a}", yes()).route("/a-svc/{b}", yes()), "is given twice"),
+        (service("Not a slug"), "slug `Not a slug` may contain only"),
+        (service("a-svc").route("/hello", yes()), "the path `/hello` is unreachable"),
+        (service("a-svc").route("/a-svcx/hello", yes()), "is unreachable"),
+        (service("a-svc").route("a-svc/hello", yes()), "is unreachable"),
+        (service("a-svc").route("/a-svc/x", yes()).route("/a-svc/x", post(async || "")), "has two routes"),
+        (service("a-svc").permission("user-svc:user:view", "", &[]), "this service cannot declare the permission"),
+        (service("a-svc").route("/a-svc/:id", yes()), "write the parameter as `{id}`"),
+        (service("a-svc").route("/a-svc/*rest", yes()), "write the wildcard as `{*rest}`"),
+        (service("a-svc").route("/a-svc/{id", yes()), "is neither literal nor a single"),
+        (service("a-svc").route("/a-svc/x{id}", yes()), "is neither literal nor a single"),
+        (service("a-svc").route("/a-svc/{}", yes()), "is neither literal nor a single"),
+        (service("a-svc").route("/a-svc/{*rest}/x", yes()), "must be last"),
+        (service("a-svc").route("/a-svc/{a}", yes()).route("/a-svc/{b}", yes()), "has two routes"),
         (
             service("a-svc").credentials(MemoryCredentialStore::with(Credential::random("b-svc").unwrap())),
-            "this program's memory holds the credential of `b-svc`, and this service is `a-svc`",
+            "the memory of this process contains the credential of `b-svc`, but this service is `a-svc`",
         ),
         (service("a-svc").listen(&taken), "cannot listen on 127.0.0.1"),
         (service("a-svc").listen("0.0.0.0:0"), "SELF_URL is not set"),
         (service("a-svc").reached_at("9311"), "SELF_URL is `9311`"),
-        (service("a-svc").daemon("nowhere"), "`nowhere` is not the address of a server"),
+        (service("a-svc").daemon("nowhere"), "`nowhere` is not a server URL"),
     ] {
         let error = service.run_until(std::future::pending()).await.unwrap_err().to_string();
         assert!(error.contains(why), "{error} does not say `{why}`");
@@ -410,10 +413,10 @@ async fn a_service_that_cannot_run_says_why() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_signal_that_comes_while_the_service_starts_is_not_lost() {
-    // Signals are the whole process's: this test runs itself as one whose daemon never answers.
+    // Signals are per process, so this test runs itself in a child process, whose daemon never responds.
     if let Ok(url) = std::env::var("SILENT_DAEMON") {
-        let folder = tempfile::tempdir().unwrap();
-        let service = Service::new("a-svc").daemon(&url).listen("127.0.0.1:0").credential_folder(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let service = Service::new("a-svc").daemon(&url).listen("127.0.0.1:0").credential_folder(directory.path());
         assert_eq!(service.run().await, std::process::ExitCode::SUCCESS);
         return;
     }
@@ -422,7 +425,7 @@ async fn a_signal_that_comes_while_the_service_starts_is_not_lost() {
     child.arg("a_signal_that_comes_while_the_service_starts_is_not_lost");
     child.env("SILENT_DAEMON", format!("http://{}", silent.local_addr().unwrap()));
     let child = child.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    // It signs in by now.
+    // The child is signing in now.
     let held = silent.accept().unwrap();
     process::terminate(&child);
     let ran = child.wait_with_output().unwrap();
@@ -432,9 +435,9 @@ async fn a_signal_that_comes_while_the_service_starts_is_not_lost() {
 
 #[tokio::test]
 async fn a_service_stops_while_it_waits_for_a_daemon_that_is_away() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::new("a-svc").daemon("http://127.0.0.1:1").credential_folder(folder.path());
-    // In the middle of its waiting, of which nothing tells.
+    let directory = tempfile::tempdir().unwrap();
+    let service = Service::new("a-svc").daemon("http://127.0.0.1:1").credential_folder(directory.path());
+    // While it is retrying, which cannot be observed.
     service.run_until(tokio::time::sleep(Duration::from_millis(300))).await.unwrap();
 }
 
@@ -457,12 +460,15 @@ async fn a_handler_that_panics_is_answered_and_not_called_again() {
         Service::new("shaky-svc").route("/shaky-svc/x", get(panics)).route("/shaky-svc/ok", get(async || "ok"));
     let kit = Kit::start(&daemon, service);
     let url = |path: &str| format!("{}/shaky-svc/{path}", daemon.url());
-    until("it is reached", async || reqwest::get(url("ok")).await.is_ok_and(|answer| answer.status() == 200)).await;
+    until("the service is reachable", async || {
+        reqwest::get(url("ok")).await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
     let answer = reqwest::get(url("x")).await.unwrap();
     assert_eq!(answer.status(), 500);
     let text = answer.text().await.unwrap();
-    assert!(text.contains("its log has the reason") && !text.contains("no such thing"), "{text}");
-    assert_eq!(CALLS.load(Ordering::SeqCst), 1, "the gateway does not take it for a broken connection");
+    assert!(text.contains("its log has the cause") && !text.contains("no such thing"), "{text}");
+    assert_eq!(CALLS.load(Ordering::SeqCst), 1, "the gateway does not retry it as a broken connection");
     assert_eq!(reqwest::get(url("ok")).await.unwrap().status(), 200);
     kit.stop().await;
 }

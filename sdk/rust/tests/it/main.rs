@@ -1,5 +1,5 @@
-//! The SDK as programs use it, over real connections: against a server of a few lines that answers whatever a test wants
-//! (the stub of `openorch_test_support`), and against the daemon.
+//! Integration tests of the SDK over real connections, against a stub server with scripted responses
+//! (`openorch_test_support::stub`) and against the daemon.
 
 mod account;
 mod client;
@@ -12,7 +12,7 @@ mod tokens;
 
 use openorch_test_support::{PATIENCE, eventually};
 
-/// Waits until it holds.
+/// Waits until the condition holds.
 pub async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
     eventually(PATIENCE, what, condition).await;
 }

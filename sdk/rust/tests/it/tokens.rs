@@ -1,5 +1,5 @@
-//! Callers' tokens and what callers may: keys that change, tokens that are not good, yeses that are kept for a while.
-//! Time is moved, not waited for.
+//! Token verification and permission checks: key rotation, invalid tokens, and caching of positive results. Time is
+//! advanced, not waited for.
 
 use std::{
     sync::{Arc, Mutex},
@@ -26,7 +26,7 @@ use openorch_test_support::{
 
 use crate::until;
 
-/// A key that signs as the daemon does.
+/// A key that signs tokens like the daemon.
 struct Signer {
     id: String,
     pair: RsaKeyPair,
@@ -56,8 +56,8 @@ impl Signer {
     }
 }
 
-/// What joe's token for `a-svc` says, good for so many seconds.
-#[expect(clippy::disallowed_methods, reason = "ends of tokens are wall time")]
+/// The claims of joe's token for `a-svc`, with a lifetime in seconds.
+#[expect(clippy::disallowed_methods, reason = "token expiry is wall-clock time")]
 fn claims(lifetime: i64) -> Value {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
     json!({
@@ -71,7 +71,7 @@ fn with(mut claims: Value, key: &str, value: Value) -> Value {
     claims
 }
 
-/// A daemon that serves these keys, or fails while there are none, and says yes to joe.
+/// A daemon that serves these keys, or fails while there are none, and allows joe everything if `allowed`.
 fn daemon(keys: &Arc<Mutex<Option<Vec<Value>>>>, allowed: bool) -> Stub {
     let keys = Arc::clone(keys);
     Stub::new(move |request| match (request.target.ends_with("jwks.json"), &*keys.lock().unwrap()) {
@@ -90,7 +90,7 @@ fn check(stub: &Stub) -> TokenCheck {
     TokenCheck::new(ClientFactory::new(&stub.url).unwrap().client().with_token("own").unwrap(), "a-svc")
 }
 
-/// Moves the clock on. It runs in between, so that connections are not taken for silent.
+/// Advances the Tokio clock. It runs in between, so that connections do not time out.
 async fn after(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
@@ -115,10 +115,10 @@ async fn a_token_says_who_calls_without_the_daemon_being_asked_each_time() {
         assert!(!format!("{caller:?}").contains("ey"));
     }
     assert_eq!(stub.seen().len(), 1);
-    assert_eq!(stub.seen()[0].header("authorization"), None, "keys are public, and the own token stays at home");
+    assert_eq!(stub.seen()[0].header("authorization"), None, "keys are public, so the service's token is not sent");
 
     let mut request = HeaderMap::new();
-    assert!(check.caller(&request).await.unwrap_err().to_string().contains("no token came"));
+    assert!(check.caller(&request).await.unwrap_err().to_string().contains("has no token"));
     for scheme in ["Bearer ", "bearer ", ""] {
         request.insert("authorization", format!("{scheme}{}", signer.token(&claims(60))).parse().unwrap());
         assert_eq!(check.caller(&request).await.unwrap().slug(), "joe");
@@ -135,26 +135,26 @@ async fn a_token_that_is_not_good_is_refused_with_the_reason() {
     let (signed, signature) = good.rsplit_once('.').unwrap();
     let exp = claims["exp"].as_i64().unwrap();
     for (token, why) in [
-        (signer.token(&with(claims.clone(), "exp", json!(exp - 121))), "has ended"),
-        (signer.token(&with(claims.clone(), "exp", json!(0))), "has ended"),
-        (signer.token(&with(claims.clone(), "exp", json!("soon"))), "does not say"),
-        (signer.token(&with(claims.clone(), "aud", json!("b-svc"))), "not made for `a-svc`"),
-        (signer.token(&with(claims.clone(), "aud", Value::Null)), "not made for `a-svc`"),
-        (signer.token(&with(claims.clone(), "iss", json!("else"))), "somebody else"),
-        (signer.token(&json!({})), "does not say"),
-        (other.token(&claims), "not signed by the daemon"),
-        (signer.sign(head("none"), &claims), "another way"),
-        (signer.sign(head("HS256"), &claims), "another way"),
-        (signer.sign(json!({ "alg": "RS256", "kid": "k1", "crit": ["b64"] }), &claims), "another way"),
-        (signer.sign(json!({ "alg": "RS256" }), &claims), "not one of the platform's"),
-        (signer.sign(json!({ "alg": "RS256", "kid": "k2" }), &claims), "not signed by the daemon"),
-        (format!("{signed}."), "not signed by the daemon"),
-        (format!("{signed}x.{signature}"), "platform's"),
-        (format!("{good}.x"), "not one of the platform's"),
-        (signed.to_owned(), "not one of the platform's"),
-        ("x".repeat(1 << 20), "not one of the platform's"),
-        (String::new(), "not one of the platform's"),
-        ("..".into(), "not one of the platform's"),
+        (signer.token(&with(claims.clone(), "exp", json!(exp - 121))), "has expired"),
+        (signer.token(&with(claims.clone(), "exp", json!(0))), "has expired"),
+        (signer.token(&with(claims.clone(), "exp", json!("soon"))), "lacks required claims"),
+        (signer.token(&with(claims.clone(), "aud", json!("b-svc"))), "not issued for `a-svc`"),
+        (signer.token(&with(claims.clone(), "aud", Value::Null)), "not issued for `a-svc`"),
+        (signer.token(&with(claims.clone(), "iss", json!("else"))), "another issuer"),
+        (signer.token(&json!({})), "lacks required claims"),
+        (other.token(&claims), "the signature of the token is invalid"),
+        (signer.sign(head("none"), &claims), "unsupported algorithm"),
+        (signer.sign(head("HS256"), &claims), "unsupported algorithm"),
+        (signer.sign(json!({ "alg": "RS256", "kid": "k1", "crit": ["b64"] }), &claims), "unsupported algorithm"),
+        (signer.sign(json!({ "alg": "RS256" }), &claims), "is malformed"),
+        (signer.sign(json!({ "alg": "RS256", "kid": "k2" }), &claims), "the signature of the token is invalid"),
+        (format!("{signed}."), "the signature of the token is invalid"),
+        (format!("{signed}x.{signature}"), "is malformed"),
+        (format!("{good}.x"), "is malformed"),
+        (signed.to_owned(), "is malformed"),
+        ("x".repeat(1 << 20), "is malformed"),
+        (String::new(), "is malformed"),
+        ("..".into(), "is malformed"),
     ] {
         let error = check.verify(&token).await.unwrap_err();
         let text = error.to_string();
@@ -162,7 +162,7 @@ async fn a_token_that_is_not_good_is_refused_with_the_reason() {
         assert!(text.contains(why), "{text} does not say `{why}`");
     }
     check.verify(&good).await.unwrap();
-    // Clocks differ: one that ended a moment ago may not have ended yet where it was made.
+    // Clocks differ: a token that has just expired here may still be valid by the daemon's clock.
     check.verify(&signer.token(&with(claims, "exp", json!(exp - 90)))).await.unwrap();
 }
 
@@ -177,7 +177,7 @@ async fn a_rotated_key_is_found_and_keys_are_asked_for_seldom_however_many_are_u
     for _ in 0..20 {
         check.verify(&new.token(&claims(600))).await.unwrap_err();
     }
-    assert_eq!(stub.seen().len(), 1, "it was asked a moment ago");
+    assert_eq!(stub.seen().len(), 1, "the keys were fetched a moment ago");
     after(Duration::from_secs(11)).await;
     check.verify(&new.token(&claims(600))).await.unwrap();
     check.verify(&old.token(&claims(600))).await.unwrap();
@@ -194,14 +194,14 @@ async fn a_withdrawn_key_is_not_trusted_for_ever_and_an_absent_daemon_changes_no
     *keys.lock().unwrap() = None;
     after(Duration::from_secs(3601)).await;
     let token = old.token(&claims(600));
-    until("the keys are asked for again", async || check.verify(&token).await.is_ok() && stub.seen().len() == 2).await;
+    until("the keys are fetched again", async || check.verify(&token).await.is_ok() && stub.seen().len() == 2).await;
     for _ in 0..5 {
-        check.verify(&old.token(&claims(600))).await.expect("the keys of before still stand");
+        check.verify(&old.token(&claims(600))).await.expect("the previous keys are still used");
     }
-    assert_eq!(stub.seen().len(), 2, "and a daemon that fails is not asked at every call");
+    assert_eq!(stub.seen().len(), 2, "a failing daemon is not asked at every call");
     *keys.lock().unwrap() = Some(vec![new.jwk()]);
     after(Duration::from_secs(11)).await;
-    // Asked for in the background: nobody who is known waits for it.
+    // Fetched in the background: callers with a cached key do not wait.
     until("the old key is refused", async || check.verify(&old.token(&claims(600))).await.is_err()).await;
     check.verify(&new.token(&claims(600))).await.unwrap();
 }
@@ -220,7 +220,7 @@ async fn a_caller_who_gives_up_does_not_end_the_question_for_keys() {
         let (check, token) = (check.clone(), token.clone());
         async move { check.verify(&token).await }
     });
-    until("the keys are asked for", async || stub.seen().len() == 1).await;
+    until("the keys are being fetched", async || stub.seen().len() == 1).await;
     impatient.abort();
     assert!(impatient.await.unwrap_err().is_cancelled());
     drop(let_go);
@@ -254,7 +254,7 @@ async fn a_yes_is_kept_for_ten_seconds_and_asked_for_in_the_callers_name() {
     assert_eq!(stub.seen()[1].line(), "POST /user-svc/permission/a-svc%3Athing%3Aview/is-authorized");
     assert_eq!(stub.seen()[1].header("authorization"), Some(format!("Bearer {token}").as_str()));
     guard.require(&caller, "a-svc:thing:edit").await.unwrap();
-    assert_eq!(asked(&stub, "is-authorized"), 2, "another permission is another question");
+    assert_eq!(asked(&stub, "is-authorized"), 2, "another permission is checked separately");
     after(Duration::from_secs(5)).await;
     guard.require(&caller, "a-svc:thing:view").await.unwrap();
     assert_eq!(asked(&stub, "is-authorized"), 2);
