@@ -412,7 +412,7 @@ fn integer(schema: &Map<String, Value>) -> Result<Node, String> {
     Ok(Node::Integer { min: bound("minimum", least)?.max(least), max: bound("maximum", most)?.min(most) })
 }
 
-/// What fits an integer of this format; of more than 64 bits with a sign nothing is read (contract decision 7).
+/// What fits an integer of this format; of more than 64 bits with a sign nothing is read (decision "Integers").
 pub(crate) fn integer_range(format: Option<&str>) -> (i64, i64) {
     match format {
         Some("uint8") => (0, i64::from(u8::MAX)),

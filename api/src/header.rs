@@ -11,7 +11,7 @@ pub struct Header {
     pub description: &'static str,
 }
 
-/// Sent by our own clients (contract decision 2).
+/// Sent by our own clients (decision "Closed answer types").
 pub static EXTENDED: Header = Header {
     name: "openorch-extended",
     description: "`1`: types that the published Go client keeps closed may carry an `extra` object.",
@@ -26,7 +26,7 @@ pub static IF_NONE_MATCH: Header = Header {
 /// Of what is answered (RFC 9110, 8.8.3).
 pub static ETAG: Header = Header { name: "etag", description: "Changes with the answer; for `if-none-match`." };
 
-/// Names a call, so that a repeat of it is given the same answer and does nothing again (contract decision 34).
+/// Names a call, so that a repeat of it is given the same answer and does nothing again (decision "Idempotency keys").
 pub static IDEMPOTENCY_KEY: Header = Header {
     name: "idempotency-key",
     description: "1 to 255 printable ASCII characters, new for each call: the same call sent again with it within 24 hours is \

@@ -46,7 +46,7 @@ pub trait Input: Sized + Send + 'static {
     fn encode(&self, parts: &mut Parts);
 }
 
-/// The JSON body. `null`, `{}` and no body are the same thing (contract decision 3).
+/// The JSON body. `null`, `{}` and no body are the same thing (decision "JSON input").
 #[derive(Clone, Debug, PartialEq)]
 pub struct Body<T>(pub T);
 

@@ -1,5 +1,6 @@
 //! Strict JSON for requests: RFC 8259 without its freedoms. Duplicate keys, text after the value, invalid UTF-8,
-//! nesting and numbers of values beyond a limit are refused (contract decisions 3, 23 and 27); numbers beyond 64 bits too.
+//! nesting and numbers of values beyond a limit are refused (decision "JSON input"); numbers beyond 64 bits too (decision
+//! "Integers").
 
 use std::{cell::Cell, fmt};
 

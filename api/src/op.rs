@@ -40,7 +40,7 @@ pub enum Effect {
     Write,
 }
 
-/// What comes of a call that is made twice, which decides whether a client may try it again (contract decision 34).
+/// What comes of a call that is made twice, which decides whether a client may try it again (decision "Idempotency keys").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     /// The operation is idempotent: a repeat leaves the same state, though its answer may differ.
@@ -168,7 +168,7 @@ pub struct Row {
     /// What of the body the entry names as the call's target, beside the path's parameters: JSON pointers to texts, in
     /// which `*` stands for each element of a list. Never to a secret.
     pub target: &'static [&'static str],
-    /// Whether a delegated token (contract decision 9) may call it.
+    /// Whether a delegated token (decision "Delegated tokens") may call it.
     pub delegated: bool,
     /// Whether a caller ends sessions by it. It is not counted among what an account writes, so that who has stolen a token
     /// cannot keep its owner from ending it.
@@ -195,7 +195,7 @@ pub struct Row {
     pub output: fn(&mut SchemaGenerator) -> OutputShape,
 }
 
-/// The usual limit for a JSON body in bytes as sent, where no setting says otherwise (contract decision 23).
+/// The usual limit for a JSON body in bytes as sent, where no setting says otherwise (decision "Limits").
 pub const BODY_LIMIT: usize = 4 << 20;
 /// How many times larger than its limit a compressed body may be when unpacked.
 pub const UNPACKED_FACTOR: usize = 4;

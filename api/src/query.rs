@@ -1,4 +1,4 @@
-//! The query object (contract, `services.md` section 1): which documents, in which order, how many, and where to go on.
+//! The query object: which documents, in which order, how many, and where to go on.
 //! Both generations' spellings are taken.
 
 use schemars::JsonSchema;

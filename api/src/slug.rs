@@ -1,4 +1,4 @@
-//! Slugs: the names of accounts, and so the first path segment under which a service is reached (contract decision 10).
+//! Slugs: the names of accounts, and so the first path segment under which a service is reached (decision "Slugs").
 
 use std::fmt;
 

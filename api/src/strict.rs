@@ -1,5 +1,5 @@
 //! Typed reading of JSON that a caller sent. Where serde would also take a list for an object, this does not; and a
-//! field that is null is a field that is not there, at every depth (contract decision 3).
+//! field that is null is a field that is not there, at every depth (decision "JSON input").
 
 use serde::de::{
     DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Unexpected, Visitor,

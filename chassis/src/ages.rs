@@ -1,4 +1,4 @@
-//! Whether what is kept for days or longer may end for its age (contract decision 36). A clock that is wrong for two
+//! Whether what is kept for days or longer may end for its age (decision "Clock jumps"). A clock that is wrong for two
 //! minutes, years ahead, must not end every idle session and empty the audit log; so nothing ends for its age in the first
 //! hour after a start, nor while the daemon has run for less than seven days since the clock jumped. What has its own time
 //! (`exp`, codes, invitations, throttles, leases, silence) ends at that time and does not ask here.

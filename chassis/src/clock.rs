@@ -48,8 +48,8 @@ impl Clock for SystemClock {
 }
 
 /// The clock of a database server: its time as it was asked last, and what this machine's uptime moved on since. All daemons
-/// on one database have the same time by it, and a machine whose wall clock is set wrong does no harm (contract
-/// decision 36).
+/// on one database have the same time by it, and a machine whose wall clock is set wrong does no harm (decision
+/// "Clock jumps").
 pub struct ServerClock {
     machine: Arc<dyn Clock>,
     /// The server's time when the machine's uptime was zero, in microseconds since 1970.

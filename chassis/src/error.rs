@@ -11,7 +11,7 @@ use openorch_store::StoreError;
 
 /// A failure on its way to the caller. `message` is shown; `cause` never is: it is logged once, at the boundary.
 pub struct Error {
-    /// What programs tell it by; its status is that of the answer (contract decision 5).
+    /// What programs tell it by; its status is that of the answer (decision "Refusals").
     pub code: &'static ErrorCode,
     pub message: Cow<'static, str>,
     pub cause: Option<Box<dyn error::Error + Send + Sync>>,

@@ -1,4 +1,4 @@
-//! Who sent a request, and what a request says of that when it goes on (contract decision 17): the one place that
+//! Who sent a request, and what a request says of that when it goes on (decision "Client address"): the one place that
 //! reads, removes and writes `Forwarded`, `X-Forwarded-*` and request ids, for built-in and proxied requests alike.
 
 use std::{

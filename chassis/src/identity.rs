@@ -19,9 +19,9 @@ pub struct Caller {
     pub roles: Arc<[Box<str>]>,
     /// Those it has in the default app, which decide about what belongs to no app.
     pub default_app_roles: Arc<[Box<str>]>,
-    /// The tenant (contract decision 11).
+    /// The tenant (decision "Apps").
     pub app: Arc<str>,
-    /// For a delegated token (contract decision 9) the slug of the service it was minted for.
+    /// For a delegated token (decision "Delegated tokens") the slug of the service it was minted for.
     pub audience: Option<Arc<str>>,
 }
 
@@ -31,8 +31,8 @@ impl Caller {
     }
 }
 
-/// What the gateway does with the `Authorization` header of a proxied request (contract decision 9). `caller` is the slug of
-/// the account whose token it is.
+/// What the gateway does with the `Authorization` header of a proxied request (decision "Delegated tokens"). `caller` is
+/// the slug of the account whose token it is.
 #[derive(Clone, Debug)]
 pub enum Passage {
     /// Not a token of ours: sent on as it came.
@@ -113,7 +113,8 @@ pub trait Identity: Send + Sync + 'static {
     fn ended_credentials<'a>(&'a self, credentials: &'a [Credential]) -> BoxFuture<'a, Vec<Credential>>;
 }
 
-/// Says whether an instance of an account is up. The sessions of such an account are never idle (contract decision 8).
+/// Says whether an instance of an account is up. The sessions of such an account are never idle (decision "Sessions are
+/// the authority").
 pub trait InstancePresence: Send + Sync + 'static {
     fn has_live_instance(&self, user_id: &str) -> bool;
 }

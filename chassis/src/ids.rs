@@ -1,6 +1,6 @@
 //! Ids: `<prefix>_<base62>`. The plain ones are time-ordered (Sonyflake's layout: 39 bits of time in units of 10 ms
 //! since 2014-09-01 UTC, 8 bits of sequence, 16 bits that tell nodes and starts apart); the random ones are for what must not be guessed
-//! (contract decision 19).
+//! (decision "Ids").
 
 use std::sync::{
     Arc,

@@ -1,5 +1,6 @@
-//! Whether a request comes from a program on this machine, as far as it shows (contract decisions 13 and 37): its address
-//! alone does not say so, since a proxy beside the daemon and a page in a browser have a loopback address too.
+//! Whether a request comes from a program on this machine, as far as it shows (decision "Restricted mode", decision
+//! "Sign-in from elsewhere"): its address alone does not say so, since a proxy beside the daemon and a page in a browser
+//! have a loopback address too.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
 //! The one way out to addresses that users give: which addresses are allowed, how they are dialled
-//! (contract decision 15). Speaks TCP and TLS; what is said on the connection is the caller's.
+//! (decision "Instance addresses"). Speaks TCP and TLS; what is said on the connection is the caller's.
 
 use std::{
     error, fmt, io,

@@ -49,7 +49,7 @@ pub struct Platform {
     /// The gateway's routing table.
     pub routes: Arc<dyn Routes>,
     pub node: NodePlace,
-    /// A list that cannot be asked for in pages is answered whole up to here (contract decision 7).
+    /// A list that cannot be asked for in pages is answered whole up to here (decision "Queries and lists").
     pub max_unpaged_list: usize,
     /// The settings, which were checked when the daemon started.
     pub given: Arc<Given>,

@@ -1,4 +1,4 @@
-//! Repeats of calls (contract decision 34). A call of an operation whose row says so may come with the header
+//! Repeats of calls (decision "Idempotency keys"). A call of an operation whose row says so may come with the header
 //! `Idempotency-Key`: its answer is then stored, sealed, in the very batch that makes its change ([`crate::audit`] puts it
 //! there), under the account, the audience of its token, the operation and the key. A repeat within 24 hours is given that
 //! answer and does nothing. Refusals are not stored, nor the answer of a call that changed nothing.

@@ -1,5 +1,5 @@
-//! Reads the JSON body of a built-in operation's request within its limits (contract decisions 3 and 23): bytes as sent and
-//! decompressed, values, time, and the memory that all requests share.
+//! Reads the JSON body of a built-in operation's request within its limits (decision "JSON input", decision "Limits"):
+//! bytes as sent and decompressed, values, time, and the memory that all requests share.
 
 use std::{io::Read, time::Duration};
 

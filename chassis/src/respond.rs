@@ -11,8 +11,8 @@ use openorch_api::{
 
 use crate::{Body, Error};
 
-/// Any page may call (contract decision 13): nothing is ever authenticated by cookie, so `*` gives nothing away. What it may
-/// send and see is what the rows of the operations read and what answers carry.
+/// Any page may call (decision "Cross-origin requests"): nothing is ever authenticated by cookie, so `*` gives nothing
+/// away. What it may send and see is what the rows of the operations read and what answers carry.
 static CORS: LazyLock<[(header::HeaderName, HeaderValue); 4]> = LazyLock::new(|| {
     // Names of fields are valid values.
     let names = |names: String| HeaderValue::try_from(names).unwrap_or_else(|_| HeaderValue::from_static(""));

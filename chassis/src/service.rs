@@ -40,7 +40,7 @@ pub struct RequestContext {
     /// The authenticated account; always there in guarded operations.
     pub caller: Option<Caller>,
     pub request_id: Box<str>,
-    /// Where the client is, by the rules of contract decision 17.
+    /// Where the client is (decision "Client address").
     pub client_ip: std::net::IpAddr,
     /// Whether it comes from a program on this machine: see [`crate::local`].
     pub from_this_machine: bool,

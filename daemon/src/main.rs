@@ -249,7 +249,7 @@ fn first_steps(running: &Running, address: &str) -> String {
     )
 }
 
-/// What a signal asks the daemon to do (contract decision 25).
+/// What a signal asks the daemon to do (decision "Stopping").
 enum Asked {
     Stop,
     Reload,

@@ -1,4 +1,4 @@
-//! The time on PostgreSQL is the server's (contract decision 36): asked at the start and every ten seconds, and moved on
+//! The time on PostgreSQL is the server's (decision "Clock jumps"): asked at the start and every ten seconds, and moved on
 //! by this machine's uptime between. SQLite has no time but the machine's.
 
 use std::{sync::Arc, time::Duration};

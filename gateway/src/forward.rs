@@ -1,4 +1,4 @@
-//! The proxy: one request to one instance and its answer back (contract decisions 9, 15, 17, 22 and 24). This is
+//! The proxy: one request to one instance and its answer back (decision "Forwarding"). This is
 //! the hot path; what it allocates, every request pays.
 
 use std::{error::Error, sync::Arc, time::Duration};
@@ -138,8 +138,8 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// Replaces a session's token by one made for this service (contract decision 9). Answers what a request with a token of
-/// ours rests on.
+/// Replaces a session's token by one made for this service (decision "Delegated tokens"). Answers what a request with a
+/// token of ours rests on.
 async fn authorize(
     gateway: &Gateway,
     headers: &mut HeaderMap,
@@ -200,7 +200,7 @@ fn edit_head(
     connection.hop.introduce(headers, host);
     headers.insert(openorch_chassis::forwarded::X_REQUEST_ID, id.0.clone());
     headers.append(header::VIA, VIA);
-    // Only the daemon itself asks an instance to prove what it is (contract decision 32).
+    // Only the daemon itself asks an instance to prove what it is (decision "Proof of instances").
     headers.remove("openorch-challenge");
     if let Some(protocol) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -378,7 +378,7 @@ impl Trip<'_> {
         Ok(())
     }
 
-    /// The request again, if it may be sent again (contract decision 24).
+    /// The request again, if it may be sent again (decision "Gateway retries").
     fn once_more(&mut self, mut failed: TrySendError<Request<Upload>>) -> Result<Request<Upload>, Refusal> {
         // Handed back: not a byte of it was written.
         if let Some(unsent) = failed.take_message() {

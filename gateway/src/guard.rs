@@ -1,5 +1,5 @@
-//! While the default password or key stands, only a program on this machine may speak to the daemon (contract
-//! decision 13): a page from elsewhere, or one that made its own name point here, is refused.
+//! While the default password or key stands, only a program on this machine may speak to the daemon (decision
+//! "Restricted mode"): a page from elsewhere, or one that made its own name point here, is refused.
 
 use http::HeaderMap;
 use openorch_chassis::{

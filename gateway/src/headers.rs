@@ -5,7 +5,7 @@ use openorch_chassis::forwarded;
 
 pub const VIA: HeaderValue = HeaderValue::from_static("1.1 openorch");
 
-/// What speaks for a whole origin, which services share with the daemon and each other (contract decisions 18 and 24).
+/// What speaks for a whole origin, which services share with the daemon and each other (decision "Shared origin").
 pub const OF_ORIGIN: [HeaderName; 24] = [
     HeaderName::from_static("service-worker-allowed"),
     HeaderName::from_static("clear-site-data"),

@@ -45,7 +45,7 @@ pub struct Gateway {
     pub outbound: Arc<Outbound>,
     /// Told of instances that could not be connected to.
     pub suspects: Suspects,
-    /// While true, only loopback is served (contract decision 13).
+    /// While true, only loopback is served (decision "Restricted mode").
     pub loopback_only: Arc<AtomicBool>,
     /// How that ends, for whoever is refused meanwhile.
     pub way_out: String,

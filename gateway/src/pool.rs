@@ -13,7 +13,7 @@ use openorch_chassis::outbound::{Connection, InstanceUrl};
 
 use crate::{Settings, body::Upload};
 
-/// Bytes of an instance's answer read at once; also the most that the head of one may have (contract decision 24).
+/// Bytes of an instance's answer read at once; also the most that the head of one may have (decision "Forwarding").
 pub const READ_BUFFER: usize = 256 << 10;
 
 pub struct Instance {

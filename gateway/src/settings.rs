@@ -1,4 +1,4 @@
-//! Every limit and duration of the data plane, with the defaults of contract decision 23.
+//! Every limit and duration of the data plane, with its default (decision "Limits").
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Which service a request is for: the first segment of the raw path (contract decisions 4 and 24).
+//! Which service a request is for: the first segment of the raw path (decision "Paths are decoded once").
 
 use std::borrow::Cow;
 

@@ -203,7 +203,7 @@ fn of_field(op: wire::Op, field: String, values: &[Value]) -> Result<Filter> {
     })
 }
 
-/// The first letter of each name counts as a small one (contract, `services.md` 1.2).
+/// The first letter of each field name is lower-cased.
 fn field(path: &str) -> String {
     let small = |name: &str| {
         let mut letters = name.chars();

@@ -1,4 +1,4 @@
-//! The order-preserving key: bytes whose order is the order of JSON values that the contract gives (its decision 7).
+//! The order-preserving key: bytes whose order is the order of JSON values (decision "Queries and lists").
 //! Index columns hold these bytes, on every engine; documents are never read back from them.
 //!
 //! Layout: one byte of type, then the value. Changing anything here means a new layout of every database.

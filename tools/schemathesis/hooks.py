@@ -20,7 +20,7 @@ schemathesis.openapi.format("name", st.text(visible))
 
 
 def is_json_of_ours(value):
-    """No number beyond 64 bits (contract decision 7), which a schema cannot say of what it does not describe."""
+    """No number beyond 64 bits (decision "Integers"), which a schema cannot say of what it does not describe."""
     if isinstance(value, dict):
         return all(map(is_json_of_ours, value.values()))
     if isinstance(value, list):

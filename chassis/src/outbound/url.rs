@@ -7,8 +7,8 @@ use crate::{Error, Result};
 /// Longer addresses are mistakes, not addresses.
 const MAX_LENGTH: usize = 2048;
 
-/// The address of an instance in canonical form (contract decision 15): lower-case scheme and host, no default port,
-/// no trailing slash, no user info, query or fragment. Only [`InstanceUrl::parse`] makes one.
+/// The address of an instance in canonical form (decision "Instance addresses"): lower-case scheme and host, no default
+/// port, no trailing slash, no user info, query or fragment. Only [`InstanceUrl::parse`] makes one.
 #[derive(Clone)]
 pub struct InstanceUrl {
     text: Arc<str>,

@@ -1,4 +1,5 @@
-//! Who calls, and whether the row lets them (contract decisions 5 and 9); and how often one account may call what writes.
+//! Who calls, and whether the row lets them (decision "Refusals", decision "Delegated tokens"); and how often one account
+//! may call what writes.
 
 use openorch_api::{Access, Effect, Exempt, Guard, Row, error as codes};
 use tracing::Span;

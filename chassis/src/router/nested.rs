@@ -1,6 +1,6 @@
-//! Calls in process (contract decision 39): an operation calls another one as its own caller, with the rights that this has
-//! now and the restriction of its token, on the same path as a request: admission, limits, checks, audit, metrics. A call is
-//! no transaction: what was done before one that fails stands.
+//! Calls in process (decision "Calls in process"): an operation calls another one as its own caller, with the rights that
+//! this has now and the restriction of its token, on the same path as a request: admission, limits, checks, audit,
+//! metrics. A call is no transaction: what was done before one that fails stands.
 
 use std::{sync::Arc, time::Duration};
 

@@ -12,7 +12,7 @@ use crate::{
 };
 
 settings! {
-    /// The limits of contract decision 23 that concern built-in operations: `[api]`.
+    /// Limits of built-in operations (decision "Limits"): `[api]`.
     pub struct ApiSettings in "api" {
         /// Bytes of the body of a built-in operation's request as sent.
         max_body_bytes: ByteSize = "4MiB";
@@ -56,7 +56,7 @@ settings! {
         max_stored_answers_per_account: u64 = "1000";
         /// Such answers of all accounts.
         max_stored_answers: u64 = "100000";
-        /// Entries of a list that cannot be asked for in pages (contract decision 7).
+        /// Entries of a list that cannot be asked for in pages.
         max_unpaged_list: usize = "50000";
     }
 }

@@ -1,4 +1,4 @@
-//! Every answer fits what the published Go client accepts: it breaks on one key too many (contract decision 2).
+//! Every answer fits what the published Go client accepts: it breaks on one key too many (decision "Closed answer types").
 
 use std::collections::{BTreeMap, BTreeSet};
 

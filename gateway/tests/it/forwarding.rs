@@ -1,4 +1,5 @@
-//! What an instance is told of a request, and a client of an answer (contract decisions 13, 17, 18 and 24).
+//! What an instance is told of a request, and a client of an answer (decision "Client address", decision
+//! "Shared origin", decision "Forwarding").
 
 use std::sync::atomic::Ordering::SeqCst;
 

@@ -1,4 +1,4 @@
-//! What becomes of `Authorization` (contract decision 9).
+//! What becomes of `Authorization` (decision "Delegated tokens").
 
 use crate::support::*;
 

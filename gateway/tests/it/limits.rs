@@ -1,4 +1,4 @@
-//! Limits on what a client may send and how long it may take (contract decision 23), and framing (decision 24).
+//! Limits on what a client may send and how long it may take (decision "Limits"), and framing (decision "Forwarding").
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What is sent again and what never is (contract decision 24).
+//! What is sent again and what never is (decision "Gateway retries").
 
 use std::sync::{
     Arc,

@@ -1,4 +1,5 @@
-//! Which service a request reaches, and what is said when there is none (contract decisions 4, 22 and 24).
+//! Which service a request reaches, and what is said when there is none (decision "Paths are decoded once",
+//! decision "Services without an instance").
 
 use openorch_chassis::routes::{Routable, Routes};
 

@@ -1,4 +1,4 @@
-//! Stopping (contract decision 25).
+//! Stopping (decision "Stopping").
 
 use std::time::Duration;
 

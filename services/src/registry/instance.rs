@@ -109,9 +109,9 @@ pub async fn settle(registry: Arc<Registry>) {
     }
 }
 
-/// Removes the instances that announced a heartbeat and have been silent for some intervals of it (contract decision
-/// 16). Only time in which the daemon ran counts: after a pause between two looks that is longer than it should be, the
-/// machine slept, or its clock was set.
+/// Removes the instances that announced a heartbeat and have been silent for some intervals of it (decision "Probes
+/// and heartbeats"). Only time in which the daemon ran counts: after a pause between two looks that is longer than it
+/// should be, the machine slept, or its clock was set.
 pub async fn remove_silent(registry: Arc<Registry>) {
     let now = registry.now();
     let before = registry.looked_at.lock().unwrap_or_else(PoisonError::into_inner).replace(now);

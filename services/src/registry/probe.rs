@@ -1,8 +1,8 @@
 //! Finds out which instances answer: by opening a connection, or by an HTTP GET where an instance names a health path.
 //! One task decides when; the probes themselves run side by side. A new registration is probed quickly until it
-//! answers, since programs register before they listen (contract decision 16). An account cannot make the daemon open
-//! connections without end: each instance is probed once an interval, and what comes beside that, after registrations
-//! and failures, has a rate per account; all probes of one host have a rate too, a part of which is for
+//! answers, since programs register before they listen (decision "Probes and heartbeats"). An account cannot make the
+//! daemon open connections without end: each instance is probed once an interval, and what comes beside that, after
+//! registrations and failures, has a rate per account; all probes of one host have a rate too, a part of which is for
 //! accounts with few. What is over it happens later.
 
 use std::{

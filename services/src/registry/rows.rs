@@ -1,4 +1,4 @@
-//! What the registry stores. Heartbeats are not stored: they live in memory (contract decision 16).
+//! What the registry stores. Heartbeats are not stored: they live in memory (decision "Probes and heartbeats").
 
 use openorch_api::{Time, registry as api};
 use openorch_chassis::outbound::InstanceUrl;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub static INSTANCES: Collection =
     Collection { name: "registrySvcInstances", indexes: &[Index::unique(&["url"]), Index::on(&["ownerId"])] };
 /// The accounts under which something was registered once, so that a service without instances is told from one that
-/// never was (contract decision 22).
+/// never was (decision "Services without an instance").
 pub static SERVICES: Collection = Collection { name: "registrySvcServices", indexes: &[] };
 pub static DEFINITIONS: Collection = Collection { name: "registrySvcDefinitions", indexes: &[] };
 pub static NODES: Collection = Collection { name: "registrySvcNodes", indexes: &[Index::unique(&["url"])] };

@@ -1,5 +1,5 @@
 //! Watches the clock, and stores how long nothing ends for its age after it jumped, so that a restart does not end that
-//! (contract decision 36).
+//! (decision "Clock jumps").
 
 use std::{
     sync::{

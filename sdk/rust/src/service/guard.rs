@@ -1,4 +1,5 @@
-//! Asks the daemon whether a caller has a permission, and keeps its yes for ten seconds at most (contract decision 9).
+//! Asks the daemon whether a caller has a permission, and keeps its yes for ten seconds at most (decision "Delegated
+//! tokens").
 
 use std::{
     collections::{HashMap, VecDeque},

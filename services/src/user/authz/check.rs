@@ -8,7 +8,7 @@ use openorch_chassis::{Cx, Error, Result};
 
 use crate::user::authz::state::Authz;
 
-/// 401 for every no, as published clients know it (contract decision 5).
+/// 401 for every no, as published clients know it (decision "Refusals").
 pub async fn is_authorized(
     cx: Cx<Authz>,
     (Path(permission), Body(request)): (Path<PermissionId>, Body<IsAuthorizedRequest>),

@@ -1,4 +1,4 @@
-//! Delegations: what an admin opens to a service, so that it may act for its callers (contract decision 9).
+//! Delegations: what an admin opens to a service, so that it may act for its callers (decision "Delegated tokens").
 
 use openorch_api::{
     Access, Body, Json, Path,

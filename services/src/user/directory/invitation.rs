@@ -1,4 +1,4 @@
-//! Invitations (contract decision 30): codes with which accounts can be registered while registration is not open.
+//! Invitations (decision "Invitations"): codes with which accounts can be registered while registration is not open.
 
 use openorch_api::{
     Body, Json, Path, Query, Time,

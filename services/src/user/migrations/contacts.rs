@@ -1,7 +1,7 @@
-//! Brings contacts of older versions to the form in which they are compared now (contract decision 38). Those versions
-//! left the `+tag` of an address out and mailed codes to what was left, which may be somebody else's: a stored contact is
-//! found by what its account typed from now on, and one with a tag counts as unverified until a code confirms it. Done
-//! once for each database.
+//! Brings contacts of older versions to the form in which they are compared now (decision "Contact comparison"). Those
+//! versions left the `+tag` of an address out and mailed codes to what was left, which may be somebody else's: a stored
+//! contact is found by what its account typed from now on, and one with a tag counts as unverified until a code confirms
+//! it. Done once for each database.
 
 use std::sync::Arc;
 

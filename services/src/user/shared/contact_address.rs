@@ -53,9 +53,9 @@ pub fn check_address(what: &str, address: &str) -> Result<()> {
     }
 }
 
-/// The form in which contacts are compared (contract decision 38): ASCII letters in lower case and, of an e-mail address,
-/// the domain in its A-labels. Other letters are not folded: the Kelvin sign is no `k`. A `+tag` counts, since not every
-/// mail server delivers `first+last@host` to `first@host`.
+/// The form in which contacts are compared (decision "Contact comparison"): ASCII letters in lower case and, of an e-mail
+/// address, the domain in its A-labels. Other letters are not folded: the Kelvin sign is no `k`. A `+tag` counts, since
+/// not every mail server delivers `first+last@host` to `first@host`.
 pub fn normal(contact: &str) -> String {
     let contact = contact.trim();
     match contact.rsplit_once('@') {

@@ -9,7 +9,7 @@ use openorch_api::{
 use openorch_store::{Collection, Index};
 use serde::{Deserialize, Serialize};
 
-/// The tenant of everything that does not name one (contract decision 11).
+/// The tenant of everything that does not name one (decision "Apps").
 pub const DEFAULT_APP: &str = "unnamed";
 /// Where something counts in all tenants.
 pub const ALL_APPS: &str = "*";

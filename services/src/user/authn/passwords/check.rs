@@ -1,5 +1,5 @@
 //! Checking and storing passwords of accounts: who may try, what is noted of a password that is right, and which right
-//! ones are too weak for a sign-in from elsewhere than this machine (contract decision 37).
+//! ones are too weak for a sign-in from elsewhere than this machine (decision "Sign-in from elsewhere").
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
-//! Whether the admin's password is the one that everybody knows (contract decisions 12 and 13): while it is, the daemon
-//! listens on loopback only.
+//! Whether the admin's password is the one that everybody knows (decision "First admin", decision "Restricted mode"):
+//! while it is, the daemon listens on loopback only.
 
 use std::{
     collections::BTreeSet,

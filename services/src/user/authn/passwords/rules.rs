@@ -1,4 +1,5 @@
-//! Which passwords are accepted (contract decision 13), and in which form they are compared (decision 37).
+//! Which passwords are accepted (decision "Password rules"), and in which form they are compared (decision "Password
+//! normalization").
 
 use openorch_api::user::errors;
 use openorch_chassis::{Error, Result};

@@ -1,5 +1,5 @@
-//! The sessions that are used, and the delegated tokens that were made for them, in memory (contract decision 8). The store
-//! is authoritative; code that ends a session must also remove it here.
+//! The sessions that are used, and the delegated tokens that were made for them, in memory (decision "Access rules in
+//! memory"). The store is authoritative; code that ends a session must also remove it here.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,

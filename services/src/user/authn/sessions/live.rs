@@ -1,4 +1,4 @@
-//! Sessions (contract decisions 8 and 9): a session is the authority, its token stands for it. Each use counts, all of an
+//! Sessions (decision "Sessions are the authority"): a token stands for its session. Each use counts, all of an
 //! account can be ended at once, and one that was exchanged from another ends with it.
 
 use std::{

@@ -1,4 +1,5 @@
-//! Sessions of accounts: which there are, and signing out: they end, and their tokens with them (contract decision 8).
+//! Sessions of accounts: which there are, and signing out: they end, and their tokens with them (decision "Sessions are
+//! the authority").
 
 use openorch_api::{
     Body, Json, Path, Query,

@@ -1,5 +1,5 @@
-//! The accounts that are used, in memory (contract decision 8). The store stays the truth; whoever changes what an account
-//! may says so here.
+//! The accounts that are used, in memory (decision "Access rules in memory"). The store stays the truth; whoever changes
+//! what an account may says so here.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,

@@ -108,8 +108,8 @@ pub async fn permissions(
     Ok(Json(GetPermissionsByRoleResponse { permissions: rows.into_iter().map(|row| (&**row).into()).collect(), next }))
 }
 
-/// A role is its owner's alone (contract decision 27). Nobody can sign in as the owner of a built-in one, so those are
-/// the admins'; but the admins' own role keeps what it has, or nobody could give it back.
+/// A role is its owner's alone (decision "Owners of roles"). Nobody can sign in as the owner of a built-in one, so those
+/// are the admins'; but the admins' own role keeps what it has, or nobody could give it back.
 pub async fn set_permissions(
     cx: Cx<Authz>,
     (Path(id), Body(request)): (Path<RoleId>, Body<SetRolePermissionsRequest>),

@@ -1,5 +1,5 @@
-//! Who may what: roles, permissions and grants. They are held in memory whole (contract decision 8); each change is
-//! decided from there, committed, and only then seen by checks, one change after the other.
+//! Who may what: roles, permissions and grants. They are held in memory whole (decision "Access rules in memory"); each
+//! change is decided from there, committed, and only then seen by checks, one change after the other.
 
 pub mod change;
 mod index;
