@@ -1,5 +1,6 @@
 //! Arrows between the crates go one way (ARCHITECTURE.md): this reads the tree and refuses others.
 
+mod documents;
 mod imports;
 
 use std::{
