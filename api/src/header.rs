@@ -10,7 +10,7 @@ pub struct Header {
     pub description: &'static str,
 }
 
-/// Sent by our own clients (contract decision 2).
+/// Sent by our own clients (decision "Closed answer types").
 pub static EXTENDED: Header = Header {
     name: "openorch-extended",
     description: "`1`: types that the published Go client keeps closed may carry an `extra` object.",

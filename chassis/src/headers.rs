@@ -32,7 +32,7 @@ impl DeclaredHeaders {
         self.0.iter().find(|(name, _)| *name == header.name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether answers may carry `extra` (contract decision 2).
+    /// Whether answers may carry `extra` (decision "Closed answer types").
     pub fn is_extended(&self) -> bool {
         self.get(&EXTENDED) == Some("1")
     }

@@ -19,7 +19,7 @@ pub struct Caller {
     pub roles: Arc<[Box<str>]>,
     /// Its roles in the default app, which decide about platform-scoped permissions.
     pub default_app_roles: Arc<[Box<str>]>,
-    /// The tenant (contract decision 11).
+    /// The tenant (decision "Apps").
     pub app: Arc<str>,
     /// For a delegated token (contract decision 9): the slug of the service it was minted for.
     pub audience: Option<Arc<str>>,

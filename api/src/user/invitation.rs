@@ -1,4 +1,4 @@
-//! Wire types of invitations (contract decision 30).
+//! Wire types of invitations (decision "Invitations").
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 //! Checks the architecture rules of ARCHITECTURE.md, such as the allowed dependencies between crates, by reading the
 //! source tree.
 
+mod documents;
 mod imports;
 
 use std::{

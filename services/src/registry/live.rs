@@ -125,7 +125,7 @@ impl Entry {
     }
 }
 
-/// Contract decision 22.
+/// Whether the gateway may choose an instance of this status (decision "Services without an instance").
 fn routable(status: InstanceStatus) -> Routable {
     match status {
         InstanceStatus::Healthy => Routable::Yes,
