@@ -413,7 +413,7 @@ fn integer(schema: &Map<String, Value>) -> Result<Node, String> {
     Ok(Node::Integer { min: bound("minimum", least)?.max(least), max: bound("maximum", most)?.min(most) })
 }
 
-/// Minimum and maximum of an integer format. All integers are limited to signed 64 bits (contract decision 7).
+/// Minimum and maximum of an integer format. All integers are limited to signed 64 bits (decision "Integers").
 pub(crate) fn integer_range(format: Option<&str>) -> (i64, i64) {
     match format {
         Some("uint8") => (0, i64::from(u8::MAX)),

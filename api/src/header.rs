@@ -25,7 +25,7 @@ pub static IF_NONE_MATCH: Header = Header {
 /// Entity tag of the response (RFC 9110, 8.8.3).
 pub static ETAG: Header = Header { name: "etag", description: "The entity tag of the response, for `if-none-match`." };
 
-/// Makes a retry safe: a repeated call with the same key receives the stored response (contract decision 34).
+/// Makes a retry safe: a repeated call with the same key receives the stored response (decision "Idempotency keys").
 pub static IDEMPOTENCY_KEY: Header = Header {
     name: "idempotency-key",
     description: "1 to 255 printable ASCII characters, unique per call: a repeat of the call with the same key within \

@@ -46,7 +46,7 @@ pub trait Input: Sized + Send + 'static {
     fn encode(&self, parts: &mut Parts);
 }
 
-/// The JSON body. `null`, `{}` and no body are equivalent (contract decision 3).
+/// The JSON body. `null`, `{}` and no body are equivalent (decision "JSON input").
 #[derive(Clone, Debug, PartialEq)]
 pub struct Body<T>(pub T);
 

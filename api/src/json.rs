@@ -1,6 +1,6 @@
 //! Strict JSON parser for requests. Where RFC 8259 leaves a choice, it rejects: duplicate keys, text after the value,
-//! invalid UTF-8, integers beyond 64 bits, and more nesting or values than the limits allow (contract decisions 3, 23
-//! and 27).
+//! invalid UTF-8, integers beyond 64 bits, and more nesting or values than the limits allow (decision "JSON input",
+//! decision "Limits" and 27).
 
 use std::{cell::Cell, fmt};
 

@@ -40,7 +40,7 @@ pub enum Effect {
     Write,
 }
 
-/// Whether an operation is idempotent, which determines whether a client may retry it (contract decision 34).
+/// Whether an operation is idempotent, which determines whether a client may retry it (decision "Idempotency keys").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     /// Idempotent by itself: a repeated call leaves the same state, though its response may differ.
@@ -168,7 +168,7 @@ pub struct Row {
     /// JSON pointers into the body whose values are targets in the audit log, besides the path parameters. `*` stands for
     /// each element of a list. Never points to a secret.
     pub target: &'static [&'static str],
-    /// Whether it may be called with a delegated token (contract decision 9).
+    /// Whether it may be called with a delegated token (decision "Delegated tokens").
     pub delegated: bool,
     /// Whether it ends sessions. Such calls are exempt from the write rate limit of the account, so that the holder of a
     /// stolen token cannot prevent the owner from revoking it.
@@ -195,7 +195,7 @@ pub struct Row {
     pub output: fn(&mut SchemaGenerator) -> OutputShape,
 }
 
-/// Default maximum size of a JSON body in bytes as sent (contract decision 23).
+/// Default maximum size of a JSON body in bytes as sent (decision "Limits").
 pub const BODY_LIMIT: usize = 4 << 20;
 /// A decompressed body may be this many times the maximum size of the compressed one.
 pub const UNPACKED_FACTOR: usize = 4;

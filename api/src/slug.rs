@@ -1,4 +1,4 @@
-//! Slugs: unique account names, which are also the first path segment of a service (contract decision 10).
+//! Slugs: unique account names, which are also the first path segment of a service (decision "Slugs").
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
 //! Strict deserialization of a caller's JSON and query. Unlike serde's default it does not accept a list for a struct,
-//! and a `null` field is equivalent to an absent one at every depth (contract decision 3).
+//! and a `null` field is equivalent to an absent one at every depth (decision "JSON input").
 
 use serde::de::{
     DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Unexpected, Visitor,

@@ -1,7 +1,7 @@
-//! Grace periods for the expiry of data that is kept for days or longer (contract decision 36). A clock that is years ahead
-//! for two minutes must not end every idle session and empty the audit log. So nothing expires by age in the first hour after
-//! a start, or in the first seven days of uptime after the clock jumped. Data with an expiry time of its own (`exp`, codes,
-//! invitations, throttles, leases, heartbeats) expires at that time regardless.
+//! Grace periods for the expiry of data that is kept for days or longer (decision "Clock jumps"). A clock that is years
+//! ahead for two minutes must not end every idle session and empty the audit log. So nothing expires by age in the
+//! first hour after a start, or in the first seven days of uptime after the clock jumped. Data with an expiry time of
+//! its own (`exp`, codes, invitations, throttles, leases, heartbeats) expires at that time regardless.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

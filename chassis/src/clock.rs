@@ -48,7 +48,7 @@ impl Clock for SystemClock {
 }
 
 /// The clock of a database server: its time when it was last read plus this machine's uptime since then. All daemons on a
-/// database share its time, so a machine with a wrong wall clock does no harm (contract decision 36).
+/// database share its time, so a machine with a wrong wall clock does no harm (decision "Clock jumps").
 pub struct ServerClock {
     machine: Arc<dyn Clock>,
     /// The server's time when the machine's uptime was zero, in microseconds since 1970.

@@ -11,7 +11,7 @@ use openorch_store::StoreError;
 
 /// An error returned to the caller. `message` is shown; `cause` never is: it is logged once, at the boundary.
 pub struct Error {
-    /// Identifies the error for programs and has the HTTP status of the response (contract decision 5).
+    /// Identifies the error for programs and has the HTTP status of the response (decision "Refusals").
     pub code: &'static ErrorCode,
     pub message: Cow<'static, str>,
     pub cause: Option<Box<dyn error::Error + Send + Sync>>,

@@ -1,4 +1,5 @@
-//! Client addresses and forwarding headers (contract decision 17): the only code that reads, removes and writes `Forwarded`,
+//! Client addresses and forwarding headers (decision "Client address"): the only code that reads, removes and writes
+//! `Forwarded`,
 //! `X-Forwarded-*` and request ids, for built-in and proxied requests alike.
 
 use std::{

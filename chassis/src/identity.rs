@@ -21,7 +21,7 @@ pub struct Caller {
     pub default_app_roles: Arc<[Box<str>]>,
     /// The tenant (decision "Apps").
     pub app: Arc<str>,
-    /// For a delegated token (contract decision 9): the slug of the service it was minted for.
+    /// For a delegated token (decision "Delegated tokens"): the slug of the service it was minted for.
     pub audience: Option<Arc<str>>,
 }
 
@@ -31,8 +31,8 @@ impl Caller {
     }
 }
 
-/// What the gateway does with the `Authorization` header of a proxied request (contract decision 9). `caller` is the slug of
-/// the token's account.
+/// What the gateway does with the `Authorization` header of a proxied request (decision "Delegated tokens"). `caller`
+/// is the slug of the token's account.
 #[derive(Clone, Debug)]
 pub enum Passage {
     /// Not issued by this daemon: forwarded unchanged.
@@ -113,7 +113,8 @@ pub trait Identity: Send + Sync + 'static {
     fn ended_credentials<'a>(&'a self, credentials: &'a [Credential]) -> BoxFuture<'a, Vec<Credential>>;
 }
 
-/// Whether an account has a running instance. The sessions of such an account never become idle (contract decision 8).
+/// Whether an account has a running instance. The sessions of such an account never become idle (decision "Sessions are
+/// the authority").
 pub trait InstancePresence: Send + Sync + 'static {
     fn has_live_instance(&self, user_id: &str) -> bool;
 }

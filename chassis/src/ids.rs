@@ -1,6 +1,6 @@
 //! Ids: `<prefix>_<base62>`. Plain ids are time-ordered, with Sonyflake's layout: 39 bits of time in units of 10 ms since
 //! 2014-09-01 UTC, 8 bits of sequence, 16 bits that identify the node and its start. Random ids are for what must not be
-//! guessable (contract decision 19).
+//! guessable (decision "Ids").
 
 use std::sync::{
     Arc,

@@ -1,5 +1,6 @@
-//! Whether a request comes from a program on this machine (contract decisions 13 and 37). A loopback address alone does not
-//! prove it: a reverse proxy on this machine and a web page in a browser have one too.
+//! Whether a request comes from a program on this machine (decision "Restricted mode", decision "Sign-in from
+//! elsewhere"). A loopback address alone does not prove it: a reverse proxy on this machine and a web page in a browser
+//! have one too.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,6 @@
 //! Connections to addresses configured by users, the only module that opens them: checks whether an address is allowed,
-//! resolves and dials it (contract decision 15). Provides TCP and TLS streams; the application protocol is up to the caller.
+//! resolves and dials it (decision "Instance addresses"). Provides TCP and TLS streams; the application protocol is up
+//! to the caller.
 
 use std::{
     error, fmt, io,

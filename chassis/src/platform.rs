@@ -49,7 +49,7 @@ pub struct Platform {
     /// The gateway's routing table.
     pub routes: Arc<dyn Routes>,
     pub node: NodePlace,
-    /// Maximum number of entries of a list without pagination (contract decision 7).
+    /// Maximum number of entries of a list without pagination (decision "Queries and lists").
     pub max_unpaged_list: usize,
     /// The settings, validated at startup.
     pub given: Arc<Given>,

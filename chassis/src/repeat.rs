@@ -1,7 +1,7 @@
-//! Idempotent calls (contract decision 34). A call of an operation with keyed repeats may have the header `Idempotency-Key`:
-//! its answer is then stored, encrypted, in the batch of its change (added by [`crate::audit`]), under the account, the
-//! audience of its token, the operation and the key. A repeat within 24 hours gets that answer and has no effect. Errors are
-//! not stored, nor answers of calls that changed nothing.
+//! Idempotent calls (decision "Idempotency keys"). A call of an operation with keyed repeats may have the header
+//! `Idempotency-Key`: its answer is then stored, encrypted, in the batch of its change (added by [`crate::audit`]),
+//! under the account, the audience of its token, the operation and the key. A repeat within 24 hours gets that answer
+//! and has no effect. Errors are not stored, nor answers of calls that changed nothing.
 
 use std::{
     collections::{HashMap, HashSet},

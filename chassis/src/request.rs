@@ -1,5 +1,5 @@
-//! Reads the JSON request body of a built-in operation within its limits (contract decisions 3 and 23): bytes as sent and
-//! decompressed, JSON values, time, and the shared memory budget.
+//! Reads the JSON request body of a built-in operation within its limits (decision "JSON input", decision "Limits"):
+//! bytes as sent and decompressed, JSON values, time, and the shared memory budget.
 
 use std::{io::Read, time::Duration};
 

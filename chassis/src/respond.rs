@@ -11,8 +11,8 @@ use openorch_api::{
 
 use crate::{Body, Error};
 
-/// Any origin is allowed (contract decision 13): cookies never authenticate, so `*` exposes nothing. The lists of allowed and
-/// exposed headers come from the table of operations.
+/// Any origin is allowed (decision "Cross-origin requests"): cookies never authenticate, so `*` exposes nothing. The
+/// lists of allowed and exposed headers come from the table of operations.
 static CORS: LazyLock<[(header::HeaderName, HeaderValue); 4]> = LazyLock::new(|| {
     // Header names are valid header values.
     let names = |names: String| HeaderValue::try_from(names).unwrap_or_else(|_| HeaderValue::from_static(""));

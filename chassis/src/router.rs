@@ -222,7 +222,7 @@ impl Inner {
         outcome.unwrap_or_else(|error| respond::failure(&self.report(&operation, &span, &origin.request_id, error)))
     }
 
-    /// The operation of a path, with its parameters decoded once (contract decision 4).
+    /// The operation of a path, with its parameters decoded once (decision "Paths are decoded once").
     fn find(&self, method: &Method, path: &str) -> Result<Found, Box<Response<Body>>> {
         let no_such = || refusal(&codes::request::NO_SUCH_OPERATION, "no such operation; /docs lists them");
         let segments = decode_segments(path).map_err(|sentence| refusal(&codes::request::INVALID_URL, sentence))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::outbound::InstanceUrl;
 
-/// Whether requests may be routed to an instance (contract decision 22).
+/// Whether requests may be routed to an instance (decision "Services without an instance").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Routable {
     /// Healthy.

@@ -40,7 +40,7 @@ pub struct RequestContext {
     /// The authenticated account; always set in guarded operations.
     pub caller: Option<Caller>,
     pub request_id: Box<str>,
-    /// The client's address, determined by the rules of contract decision 17.
+    /// The client's address, determined by the rules of decision "Client address".
     pub client_ip: std::net::IpAddr,
     /// Whether the client is a program on this machine: see [`crate::local`].
     pub from_this_machine: bool,

@@ -43,7 +43,7 @@ pub fn place(settings: &Settings) -> String {
     }
 }
 
-/// The addresses of the database server, which instance URLs must not point to (contract decision 15).
+/// The addresses of the database server, which instance URLs must not point to (decision "Instance addresses").
 pub async fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>, StartError> {
     let mut found = Vec::new();
     if settings.engine() == Engine::Postgres {

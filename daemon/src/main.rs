@@ -251,7 +251,7 @@ fn first_steps(running: &Running, address: &str) -> String {
     )
 }
 
-/// The effect of a signal (contract decision 25).
+/// The effect of a signal (decision "Stopping").
 enum Asked {
     Stop,
     Reload,

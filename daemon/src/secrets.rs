@@ -26,7 +26,7 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// Whether the key is the publicly documented default (contract decision 13).
+    /// Whether the key is the publicly documented default (decision "Restricted mode").
     pub fn has_published_key(&self) -> bool {
         self.encryption_key.as_deref() == Some(PUBLISHED_DEFAULT_KEY)
     }

@@ -1,5 +1,5 @@
-//! With PostgreSQL the daemon uses the server's time (contract decision 36): it queries the time at the start and every
-//! ten seconds, and adds this machine's uptime in between. SQLite uses the machine's clock.
+//! With PostgreSQL the daemon uses the server's time (decision "Clock jumps"): it queries the time at the start and
+//! every ten seconds, and adds this machine's uptime in between. SQLite uses the machine's clock.
 
 use std::{sync::Arc, time::Duration};
 

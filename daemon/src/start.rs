@@ -289,7 +289,7 @@ async fn assemble(
     Ok(Running { address, is_first_start, registration, passwords, held_back, default_password, tls, stop, served })
 }
 
-/// Logs how many accounts have a password too weak for sign-in over the network (contract decision 37).
+/// Logs how many accounts have a password too weak for sign-in over the network (decision "Sign-in from elsewhere").
 fn tell_weak_passwords(counts: user::PasswordCounts, only_loopback: bool) {
     let user::PasswordCounts { too_weak, unknown } = counts;
     if too_weak + unknown == 0 {
@@ -307,7 +307,7 @@ fn tell_weak_passwords(counts: user::PasswordCounts, only_loopback: bool) {
     }
 }
 
-/// Why only loopback is served, and the remedy (contract decision 13).
+/// Why only loopback is served, and the remedy (decision "Restricted mode").
 fn way_out(default_password: bool, published_key: bool) -> Option<String> {
     let password = "the admin's password is the default one: change it on this machine with \
                     POST /user-svc/change-password, or start the daemon with OPENORCH_ADMIN_PASSWORD";

@@ -1,4 +1,4 @@
-//! The proxy: forwards a request to an instance and returns its response (contract decisions 9, 15, 17, 22 and 24). This is
+//! The proxy: forwards a request to an instance and returns its response (decision "Forwarding"). This is
 //! the hot path: avoid allocations.
 
 use std::{error::Error, sync::Arc, time::Duration};
@@ -144,8 +144,8 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// Replaces a session token by a delegated one for this service (contract decision 9). Returns the credential of a request
-/// with a token of this daemon.
+/// Replaces a session token by a delegated one for this service (decision "Delegated tokens"). Returns the credential
+/// of a request with a token of this daemon.
 async fn authorize(
     gateway: &Gateway,
     headers: &mut HeaderMap,
@@ -206,7 +206,7 @@ fn edit_head(
     connection.hop.introduce(headers, host);
     headers.insert(openorch_chassis::forwarded::X_REQUEST_ID, id.0.clone());
     headers.append(header::VIA, VIA);
-    // Only the daemon itself may send a challenge to an instance (contract decision 32).
+    // Only the daemon itself may send a challenge to an instance (decision "Proof of instances").
     headers.remove("openorch-challenge");
     if let Some(protocol) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -384,7 +384,7 @@ impl Trip<'_> {
         Ok(())
     }
 
-    /// The request to retry, if it may be retried (contract decision 24).
+    /// The request to retry, if it may be retried (decision "Gateway retries").
     fn once_more(&mut self, mut failed: TrySendError<Request<Upload>>) -> Result<Request<Upload>, Refusal> {
         // hyper returned the request, so no byte of it was written.
         if let Some(unsent) = failed.take_message() {

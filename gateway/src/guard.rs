@@ -1,5 +1,5 @@
-//! Restricts access to programs on this machine while the default password or key is set (contract decision 13). Rejects
-//! cross-origin requests of web pages, and DNS rebinding.
+//! Restricts access to programs on this machine while the default password or key is set (decision "Restricted mode").
+//! Rejects cross-origin requests of web pages, and DNS rebinding.
 
 use http::HeaderMap;
 use openorch_chassis::{

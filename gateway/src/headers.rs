@@ -5,7 +5,8 @@ use openorch_chassis::forwarded;
 
 pub const VIA: HeaderValue = HeaderValue::from_static("1.1 openorch");
 
-/// Response fields with effects on the whole origin, which services share (contract decisions 18 and 24).
+/// Response fields with effects on the whole origin, which services share (decision "Shared origin", decision
+/// "Forwarding").
 pub const OF_ORIGIN: [HeaderName; 24] = [
     HeaderName::from_static("service-worker-allowed"),
     HeaderName::from_static("clear-site-data"),

@@ -45,7 +45,7 @@ pub struct Gateway {
     pub outbound: Arc<Outbound>,
     /// Reports instances that could not be connected to.
     pub suspects: Suspects,
-    /// While true, only local requests are served (contract decision 13).
+    /// While true, only local requests are served (decision "Restricted mode").
     pub loopback_only: Arc<AtomicBool>,
     /// How to end that restriction, for error messages.
     pub way_out: String,

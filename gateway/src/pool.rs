@@ -12,7 +12,8 @@ use openorch_chassis::outbound::{Connection, InstanceUrl};
 
 use crate::{Settings, body::Upload};
 
-/// Size of the read buffer of a connection to an instance; also the maximum size of a response head (contract decision 24).
+/// Size of the read buffer of a connection to an instance; also the maximum size of a response head (decision
+/// "Forwarding").
 pub const READ_BUFFER: usize = 256 << 10;
 
 pub struct Instance {

@@ -1,4 +1,4 @@
-//! The settings of the data plane, with the defaults of contract decision 23.
+//! The settings of the data plane, with the defaults of decision "Limits".
 
 use std::time::Duration;
 

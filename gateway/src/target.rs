@@ -1,4 +1,5 @@
-//! The target service of a request: the first segment of the raw path (contract decisions 4 and 24).
+//! The target service of a request: the first segment of the raw path (decision "Paths are decoded once", decision
+//! "Forwarding").
 
 use std::borrow::Cow;
 

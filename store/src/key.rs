@@ -1,5 +1,6 @@
 //! Order-preserving encoding of JSON values: the byte order of keys is the order of values that the contract defines
-//! (its decision 7). Index columns contain these bytes, on every engine; documents are never decoded from them.
+//! (its decision "Queries and lists"). Index columns contain these bytes, on every engine; documents are never decoded
+//! from them.
 //!
 //! Format: one type byte, then the value. Any change here requires a new database layout.
 

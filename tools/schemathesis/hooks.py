@@ -19,7 +19,7 @@ schemathesis.openapi.format("name", st.text(visible))
 
 
 def is_json_of_ours(value):
-    """No number beyond 64 bits (contract decision 7); schemas cannot exclude them in undeclared properties."""
+    """No number beyond 64 bits (decision "Integers"); schemas cannot exclude them in undeclared properties."""
     if isinstance(value, dict):
         return all(map(is_json_of_ours, value.values()))
     if isinstance(value, list):

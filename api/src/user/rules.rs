@@ -296,12 +296,12 @@ pub struct HasPermissionResponse {
     pub authorized: bool,
     pub app_id: String,
     pub app: super::App,
-    /// Until when the result may be cached (contract decision 9).
+    /// Until when the result may be cached.
     pub until: Time,
     pub user: super::User,
 }
 
-/// What a service may do with the delegated tokens of its callers (contract decision 9).
+/// What a service may do with the delegated tokens of its callers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Delegation {

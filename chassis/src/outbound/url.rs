@@ -7,8 +7,8 @@ use crate::{Error, Result};
 /// Maximum bytes of a URL.
 const MAX_LENGTH: usize = 2048;
 
-/// The URL of an instance in canonical form (contract decision 15): lower-case scheme and host, no default port, no trailing
-/// slash, no user info, query or fragment. Only [`InstanceUrl::parse`] creates one.
+/// The URL of an instance in canonical form (decision "Instance addresses"): lower-case scheme and host, no default
+/// port, no trailing slash, no user info, query or fragment. Only [`InstanceUrl::parse`] creates one.
 #[derive(Clone)]
 pub struct InstanceUrl {
     text: Arc<str>,

@@ -1,4 +1,5 @@
-//! Authentication and authorization of a call (contract decisions 5 and 9), and the rate limit on the writes of an account.
+//! Authentication and authorization of a call (decision "Refusals", decision "Delegated tokens"), and the rate limit on
+//! the writes of an account.
 
 use openorch_api::{Access, Effect, Exempt, Guard, Row, error as codes};
 use tracing::Span;

@@ -58,7 +58,8 @@ pub(super) fn query(text: &str) -> Result<Vec<(String, String)>> {
         .collect()
 }
 
-/// The token of the `Authorization` header, with or without the scheme `Bearer` (contract decision 8).
+/// The token of the `Authorization` header, with or without the scheme `Bearer` (decision "Sessions are the
+/// authority").
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim();
     let token = match value.split_at_checked(7) {

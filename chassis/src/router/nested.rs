@@ -1,6 +1,6 @@
-//! Calls in process (contract decision 39): an operation calls another one on behalf of its caller, with the caller's current
-//! permissions and the restrictions of its token, through the same pipeline as a request. Calls are not transactional: a
-//! failure does not roll back earlier calls.
+//! Calls in process (decision "Calls in process"): an operation calls another one on behalf of its caller, with the
+//! caller's current permissions and the restrictions of its token, through the same pipeline as a request. Calls are
+//! not transactional: a failure does not roll back earlier calls.
 
 use std::{sync::Arc, time::Duration};
 

@@ -12,7 +12,7 @@ use crate::{
 };
 
 settings! {
-    /// The limits of built-in operations (contract decision 23): `[api]`.
+    /// The limits of built-in operations (decision "Limits"): `[api]`.
     pub struct ApiSettings in "api" {
         /// Maximum request body size of a built-in operation, as sent.
         max_body_bytes: ByteSize = "4MiB";
@@ -56,7 +56,7 @@ settings! {
         max_stored_answers_per_account: u64 = "1000";
         /// Maximum number of stored answers of all accounts.
         max_stored_answers: u64 = "100000";
-        /// Maximum number of entries of a list without pagination (contract decision 7).
+        /// Maximum number of entries of a list without pagination.
         max_unpaged_list: usize = "50000";
     }
 }

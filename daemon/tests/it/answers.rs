@@ -1,4 +1,5 @@
-//! Every response matches the types of the published Go client, which rejects unknown keys (contract decision 2).
+//! Every response matches the types of the published Go client, which rejects unknown keys (decision "Closed answer
+//! types").
 
 use std::collections::{BTreeMap, BTreeSet};
 

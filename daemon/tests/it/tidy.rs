@@ -39,8 +39,9 @@ fn crates_use_only_what_the_architecture_allows() {
     let workspace: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
     for member in workspace["workspace"]["members"].as_array().unwrap() {
         let folder = member.as_str().unwrap();
-        let arrows =
-            allowed.get(folder).unwrap_or_else(|| panic!("{folder} is not in ALLOWED_DEPENDENCIES; add the crates that it may use"));
+        let arrows = allowed
+            .get(folder)
+            .unwrap_or_else(|| panic!("{folder} is not in ALLOWED_DEPENDENCIES; add the crates that it may use"));
         let manifest: toml::Table =
             fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap().parse().unwrap();
         for table in ["dependencies", "dev-dependencies", "build-dependencies"] {

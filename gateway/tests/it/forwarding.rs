@@ -1,4 +1,5 @@
-//! Tests of the headers of forwarded requests and responses (contract decisions 13, 17, 18 and 24).
+//! Tests of the headers of forwarded requests and responses (decision "Restricted mode", decision "Client address",
+//! decision "Shared origin", decision "Forwarding").
 
 use std::sync::atomic::Ordering::SeqCst;
 

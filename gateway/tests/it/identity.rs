@@ -1,4 +1,4 @@
-//! Tests of the handling of `Authorization` (contract decision 9).
+//! Tests of the handling of `Authorization` (decision "Delegated tokens").
 
 use crate::support::*;
 

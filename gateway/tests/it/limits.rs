@@ -1,4 +1,4 @@
-//! Tests of the limits on size and time of requests (contract decision 23), and of framing (decision 24).
+//! Tests of the limits on size and time of requests (decision "Limits"), and of framing (decision "Forwarding").
 
 use std::time::Duration;
 

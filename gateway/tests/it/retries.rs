@@ -1,4 +1,4 @@
-//! Tests of retries (contract decision 24).
+//! Tests of retries (decision "Gateway retries").
 
 use std::sync::{
     Arc,

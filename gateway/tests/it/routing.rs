@@ -1,4 +1,5 @@
-//! Tests of routing, and of the errors of requests without a route (contract decisions 4, 22 and 24).
+//! Tests of routing, and of the errors of requests without a route (decision "Paths are decoded once", decision
+//! "Services without an instance", decision "Forwarding").
 
 use openorch_chassis::routes::{Routable, Routes};
 

@@ -1,4 +1,4 @@
-//! Tests of graceful shutdown (contract decision 25).
+//! Tests of graceful shutdown (decision "Stopping").
 
 use std::time::Duration;
 

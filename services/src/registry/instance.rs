@@ -109,8 +109,9 @@ pub async fn settle(registry: Arc<Registry>) {
     }
 }
 
-/// Removes instances that announced a heartbeat and missed several in a row (contract decision 16). Only time in which
-/// the daemon ran counts: an unusually long gap between two checks means that the machine slept or its clock was set.
+/// Removes instances that announced a heartbeat and missed several in a row (decision "Probes and heartbeats"). Only
+/// time in which the daemon ran counts: an unusually long gap between two checks means that the machine slept or its
+/// clock was set.
 pub async fn remove_silent(registry: Arc<Registry>) {
     let now = registry.now();
     let before = registry.looked_at.lock().unwrap_or_else(PoisonError::into_inner).replace(now);

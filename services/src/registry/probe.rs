@@ -1,9 +1,9 @@
 //! Health probes: opens a connection, or sends an HTTP GET if the instance has a health path. One task schedules the
 //! probes, which run concurrently. A new registration is probed at short intervals until it answers, since programs
-//! register before they listen (contract decision 16). Accounts cannot make the daemon open connections without limit:
-//! each instance is probed once per interval, and additional probes, after registrations and failures, have a rate
-//! limit per account. All probes of one host have a rate limit too, a part of which is reserved for accounts with few
-//! probes. Probes above a limit are delayed.
+//! register before they listen (decision "Probes and heartbeats"). Accounts cannot make the daemon open connections
+//! without limit: each instance is probed once per interval, and additional probes, after registrations and failures,
+//! have a rate limit per account. All probes of one host have a rate limit too, a part of which is reserved for
+//! accounts with few probes. Probes above a limit are delayed.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},

@@ -1,4 +1,4 @@
-//! The stored rows of the registry. Heartbeats are only in memory (contract decision 16).
+//! The stored rows of the registry. Heartbeats are only in memory (decision "Probes and heartbeats").
 
 use openorch_api::{Time, registry as api};
 use openorch_chassis::outbound::InstanceUrl;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub static INSTANCES: Collection =
     Collection { name: "registrySvcInstances", indexes: &[Index::unique(&["url"]), Index::on(&["ownerId"])] };
 /// Accounts that have ever registered an instance, so that a service without instances is distinguished from an unknown
-/// one (contract decision 22).
+/// one (decision "Services without an instance").
 pub static SERVICES: Collection = Collection { name: "registrySvcServices", indexes: &[] };
 pub static DEFINITIONS: Collection = Collection { name: "registrySvcDefinitions", indexes: &[] };
 pub static NODES: Collection = Collection { name: "registrySvcNodes", indexes: &[Index::unique(&["url"])] };

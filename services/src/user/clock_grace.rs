@@ -1,5 +1,5 @@
 //! Watches the clock. After it has jumped, nothing expires by age for a grace period, which is stored so that it
-//! survives a restart (contract decision 36).
+//! survives a restart (decision "Clock jumps").
 
 use std::{
     sync::{

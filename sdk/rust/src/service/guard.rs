@@ -1,4 +1,5 @@
-//! Permission checks by the daemon, with a cache of positive results for at most ten seconds (contract decision 9).
+//! Permission checks by the daemon, with a cache of positive results for at most ten seconds (decision "Delegated
+//! tokens").
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -8,7 +8,7 @@ use openorch_chassis::{Cx, Error, Result};
 
 use crate::user::authz::state::Authz;
 
-/// Every denial is a 401, as published clients expect (contract decision 5).
+/// Every denial is a 401, as published clients expect (decision "Refusals").
 pub async fn is_authorized(
     cx: Cx<Authz>,
     (Path(permission), Body(request)): (Path<PermissionId>, Body<IsAuthorizedRequest>),

@@ -1,4 +1,5 @@
-//! Delegations: operations that an admin permits a service to call on behalf of its callers (contract decision 9).
+//! Delegations: operations that an admin permits a service to call on behalf of its callers (decision "Delegated
+//! tokens").
 
 use openorch_api::{
     Access, Body, Json, Path,

@@ -1,4 +1,4 @@
-//! Invitations (contract decision 30): codes that permit registration while it is not open.
+//! Invitations (decision "Invitations"): codes that permit registration while it is not open.
 
 use openorch_api::{
     Body, Json, Path, Query, Time,

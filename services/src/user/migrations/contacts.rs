@@ -1,7 +1,7 @@
-//! Converts contacts of older versions to the current normalized form (contract decision 38). Those versions removed
-//! the `+tag` of an address and sent codes to the rest, which may belong to another person. The migration restores
-//! contacts as entered by the user, and those with a tag become unverified until confirmed by a code. Runs once per
-//! database.
+//! Converts contacts of older versions to the current normalized form (decision "Contact comparison"). Those versions
+//! removed the `+tag` of an address and sent codes to the rest, which may belong to another person. The migration
+//! restores contacts as entered by the user, and those with a tag become unverified until confirmed by a code. Runs
+//! once per database.
 
 use std::sync::Arc;
 

@@ -54,8 +54,8 @@ pub fn check_address(what: &str, address: &str) -> Result<()> {
     }
 }
 
-/// The normalized form by which contacts are compared (contract decision 38): ASCII letters in lower case and, for an
-/// e-mail address, the domain in A-labels. Other letters are not folded: the Kelvin sign is not `k`. A `+tag` is
+/// The normalized form by which contacts are compared (decision "Contact comparison"): ASCII letters in lower case and,
+/// for an e-mail address, the domain in A-labels. Other letters are not folded: the Kelvin sign is not `k`. A `+tag` is
 /// significant, since not every mail server delivers `first+last@host` to `first@host`.
 pub fn normal(contact: &str) -> String {
     let contact = contact.trim();

@@ -9,7 +9,7 @@ use openorch_api::{
 use openorch_store::{Collection, Index};
 use serde::{Deserialize, Serialize};
 
-/// The app of everything that does not name one (contract decision 11).
+/// The app of everything that does not name one (decision "Apps").
 pub const DEFAULT_APP: &str = "unnamed";
 /// Stands for all apps.
 pub const ALL_APPS: &str = "*";

@@ -1,5 +1,5 @@
 //! Checking and storing passwords, recording the result of a successful check, and refusing weak passwords over the
-//! network (contract decision 37).
+//! network (decision "Sign-in from elsewhere").
 
 use std::net::IpAddr;
 

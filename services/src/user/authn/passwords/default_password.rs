@@ -1,5 +1,5 @@
-//! Tracks whether the admin has the well-known default password (contract decisions 12 and 13): while it does, the
-//! daemon listens only on loopback.
+//! Tracks whether the admin has the well-known default password (decision "First admin", decision "Restricted mode"):
+//! while it does, the daemon listens only on loopback.
 
 use std::{
     collections::BTreeSet,

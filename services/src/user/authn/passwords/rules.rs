@@ -1,4 +1,4 @@
-//! Rules for passwords (contract decision 13) and their normalized form (decision 37).
+//! Rules for passwords (decision "Password rules") and their normalized form (decision "Password normalization").
 
 use openorch_api::user::errors;
 use openorch_chassis::{Error, Result};

@@ -1,5 +1,5 @@
-//! The cache of active sessions and their delegated tokens (contract decision 8). The store is authoritative; code that
-//! ends a session must also remove it here.
+//! The cache of active sessions and their delegated tokens (decision "Access rules in memory"). The store is
+//! authoritative; code that ends a session must also remove it here.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,

@@ -1,5 +1,6 @@
-//! Sessions (contract decisions 8 and 9). The session is authoritative; its token only refers to it. Each request
-//! counts as a use, all sessions of an account can be ended together, and an exchanged session ends with its origin.
+//! Sessions (decision "Sessions are the authority", decision "Delegated tokens"). The session is authoritative; its
+//! token only refers to it. Each request counts as a use, all sessions of an account can be ended together, and an
+//! exchanged session ends with its origin.
 
 use std::{
     sync::{Arc, atomic::Ordering},

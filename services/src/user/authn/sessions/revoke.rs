@@ -1,4 +1,4 @@
-//! Listing and revoking sessions. A revoked session invalidates its tokens (contract decision 8).
+//! Listing and revoking sessions. A revoked session invalidates its tokens (decision "Sessions are the authority").
 
 use openorch_api::{
     Body, Json, Path, Query,

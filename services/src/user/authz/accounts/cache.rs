@@ -1,5 +1,5 @@
-//! The cache of accounts in use (contract decision 8). The store is authoritative; code that changes an account's
-//! rights must invalidate it here.
+//! The cache of accounts in use (decision "Access rules in memory"). The store is authoritative; code that changes an
+//! account's rights must invalidate it here.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,

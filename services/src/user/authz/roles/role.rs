@@ -108,8 +108,8 @@ pub async fn permissions(
     Ok(Json(GetPermissionsByRoleResponse { permissions: rows.into_iter().map(|row| (&**row).into()).collect(), next }))
 }
 
-/// Only the owner of a role may change it (contract decision 27). Built-in roles have an owner that cannot sign in, so
-/// admins change them; except the admins' own role, since no account could restore its permissions.
+/// Only the owner of a role may change it (decision "Owners of roles"). Built-in roles have an owner that cannot sign
+/// in, so admins change them; except the admins' own role, since no account could restore its permissions.
 pub async fn set_permissions(
     cx: Cx<Authz>,
     (Path(id), Body(request)): (Path<RoleId>, Body<SetRolePermissionsRequest>),

@@ -1,5 +1,5 @@
-//! Access rules: roles, permissions, grants, delegations and apps. All are cached in memory (contract decision 8).
-//! Changes are serialized: each is decided on the cache, committed, and only then visible to checks.
+//! Access rules: roles, permissions, grants, delegations and apps. All are cached in memory (decision "Access rules in
+//! memory"). Changes are serialized: each is decided on the cache, committed, and only then visible to checks.
 
 pub mod change;
 mod index;
