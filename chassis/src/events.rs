@@ -27,7 +27,7 @@ use tokio::{
 pub use self::topic::{Subscription, Topic};
 use crate::{
     BoxFuture, Error, Result,
-    service::Asker,
+    service::Requester,
     settings,
     settings::{ByteSize, Interval},
 };
@@ -49,21 +49,21 @@ settings! {
 }
 
 /// The open event streams of the daemon, counted by requester.
-pub struct Streams {
+pub struct EventStreams {
     settings: EventSettings,
-    open: Mutex<HashMap<Asker, usize>>,
+    open_by_requester: Mutex<HashMap<Requester, usize>>,
     draining: watch::Sender<bool>,
 }
 
-impl Default for Streams {
-    fn default() -> Streams {
-        Streams::new(EventSettings::default())
+impl Default for EventStreams {
+    fn default() -> EventStreams {
+        EventStreams::new(EventSettings::default())
     }
 }
 
-impl Streams {
-    pub fn new(settings: EventSettings) -> Streams {
-        Streams { settings, open: Mutex::default(), draining: watch::Sender::new(false) }
+impl EventStreams {
+    pub fn new(settings: EventSettings) -> EventStreams {
+        EventStreams { settings, open_by_requester: Mutex::default(), draining: watch::Sender::new(false) }
     }
 
     /// The number of open streams.
@@ -77,7 +77,7 @@ impl Streams {
     }
 
     /// Acquires a slot for a stream. Called before the handler runs, so that a refused stream costs little.
-    pub(crate) fn enter(self: &Arc<Streams>, asker: Asker) -> Result<StreamPlace> {
+    pub(crate) fn acquire(self: &Arc<EventStreams>, asker: Requester) -> Result<StreamSlot> {
         if *self.draining.borrow() {
             return Err(Error::new(&platform::STOPPING, "the daemon is stopping; try again in a moment"));
         }
@@ -102,21 +102,21 @@ impl Streams {
             ));
         }
         *open.entry(asker.clone()).or_default() += 1;
-        Ok(StreamPlace { streams: self.clone(), asker })
+        Ok(StreamSlot { streams: self.clone(), asker })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Asker, usize>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<Requester, usize>> {
+        self.open_by_requester.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The slot of an open stream, released on drop.
-pub(crate) struct StreamPlace {
-    streams: Arc<Streams>,
-    asker: Asker,
+pub(crate) struct StreamSlot {
+    streams: Arc<EventStreams>,
+    asker: Requester,
 }
 
-impl Drop for StreamPlace {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         let mut open = self.streams.lock();
         if let Some(own) = open.get_mut(&self.asker) {
@@ -129,15 +129,15 @@ impl Drop for StreamPlace {
 }
 
 /// Bytes of memory of a stream without its queue: the piece being sent, the timer, the body.
-const HELD_BESIDE: usize = queue::MAX_PIECE + (4 << 10);
+const STREAM_OVERHEAD: usize = queue::MAX_PIECE + (4 << 10);
 
 impl<E: Event> Subscription<E> {
     /// The response body.
-    pub(crate) fn into_events(self, place: StreamPlace) -> Events<E> {
-        let mut draining = place.streams.draining.subscribe();
-        let interval = *place.streams.settings.heartbeat_interval;
-        let held = self.max_bytes() + HELD_BESIDE;
-        let mut open = Open {
+    pub(crate) fn into_events(self, slot: StreamSlot) -> Events<E> {
+        let mut draining = slot.streams.draining.subscribe();
+        let interval = *slot.streams.settings.heartbeat_interval;
+        let memory = self.max_bytes() + STREAM_OVERHEAD;
+        let mut open = OpenStream {
             subscription: self,
             heartbeat: Box::pin(sleep(interval)),
             interval,
@@ -146,7 +146,7 @@ impl<E: Event> Subscription<E> {
                 let _ = draining.wait_for(|is_draining| *is_draining).await;
             }),
             has_begun: false,
-            place,
+            place: slot,
         };
         let mut has_ended = false;
         let pieces = move |context: &mut Context<'_>| {
@@ -161,18 +161,18 @@ impl<E: Event> Subscription<E> {
                 }
             })
         };
-        Events::new(Box::new(pieces), held)
+        Events::new(Box::new(pieces), memory)
     }
 }
 
 /// An open stream.
-struct Open<E: Event> {
+struct OpenStream<E: Event> {
     subscription: Subscription<E>,
     heartbeat: Pin<Box<Sleep>>,
     interval: Duration,
     drained: BoxFuture<'static, ()>,
     has_begun: bool,
-    place: StreamPlace,
+    place: StreamSlot,
 }
 
 enum Piece {
@@ -181,13 +181,13 @@ enum Piece {
     Last(Bytes),
 }
 
-impl<E: Event> Open<E> {
+impl<E: Event> OpenStream<E> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Piece> {
         if self.drained.as_mut().poll(context).is_ready() {
             let retry = encode_retry(self.place.streams.settings.reconnect_delay);
-            let mut left = self.subscription.take_all();
-            left.extend_from_slice(&retry);
-            return Poll::Ready(Piece::Last(left.into()));
+            let mut rest = self.subscription.take_all();
+            rest.extend_from_slice(&retry);
+            return Poll::Ready(Piece::Last(rest.into()));
         }
         let piece = match self.subscription.poll_take(context) {
             Poll::Ready(piece) => piece,

@@ -39,7 +39,7 @@ impl Registry {
 
     /// Adds a gauge that is read on each scrape, and omitted if it has no value.
     pub fn gauge(&self, name: &str, help: &str, read: impl Fn() -> Option<u64> + Send + Sync + 'static) {
-        self.register(name, help, ReadGauge(read));
+        self.register(name, help, CallbackGauge(read));
     }
 
     /// Everything in the Prometheus text format 0.0.4.
@@ -52,15 +52,15 @@ impl Registry {
 }
 
 /// A gauge whose value is read when it is encoded.
-struct ReadGauge<F>(F);
+struct CallbackGauge<F>(F);
 
-impl<F> fmt::Debug for ReadGauge<F> {
+impl<F> fmt::Debug for CallbackGauge<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ReadGauge")
     }
 }
 
-impl<F: Fn() -> Option<u64>> EncodeMetric for ReadGauge<F> {
+impl<F: Fn() -> Option<u64>> EncodeMetric for CallbackGauge<F> {
     fn encode(&self, encoder: MetricEncoder) -> fmt::Result {
         match (self.0)() {
             Some(value) => ConstGauge::new(value).encode(encoder),
@@ -78,7 +78,7 @@ impl<F: Fn() -> Option<u64>> EncodeMetric for ReadGauge<F> {
 }
 
 /// A histogram of durations in seconds, from half a millisecond to half a minute.
-pub fn durations() -> Histogram {
+pub fn duration_histogram() -> Histogram {
     Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
 }
 
@@ -87,7 +87,7 @@ pub type DurationFamily<const N: usize> = Family<[(&'static str, &'static str); 
 
 /// An empty family of [`durations`].
 pub fn duration_family<const N: usize>() -> DurationFamily<N> {
-    Family::new_with_constructor(durations as fn() -> Histogram)
+    Family::new_with_constructor(duration_histogram as fn() -> Histogram)
 }
 
 /// Outcomes of an operation by status class: 2xx and 3xx, 4xx, 5xx.

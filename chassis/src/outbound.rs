@@ -44,7 +44,7 @@ settings! {
 /// Opens connections to instances. One per process.
 pub struct Outbound {
     settings: OutboundSettings,
-    own: RwLock<Vec<SocketAddr>>,
+    own_addresses: RwLock<Vec<SocketAddr>>,
     tls: OnceLock<TlsConnector>,
     lookups: Lookups,
 }
@@ -52,13 +52,13 @@ pub struct Outbound {
 impl Outbound {
     pub fn new(settings: OutboundSettings) -> Outbound {
         let lookups = Lookups::new(lookup::system_resolver());
-        Outbound { settings, own: RwLock::default(), tls: OnceLock::new(), lookups }
+        Outbound { settings, own_addresses: RwLock::default(), tls: OnceLock::new(), lookups }
     }
 
     /// Sets the addresses of the daemon's listener and of its database, which are never dialled for users. An unspecified
     /// address means its port on every address of this machine.
     pub fn set_own_addresses(&self, addresses: Vec<SocketAddr>) {
-        *self.own.write().unwrap_or_else(|broken| broken.into_inner()) = addresses;
+        *self.own_addresses.write().unwrap_or_else(|broken| broken.into_inner()) = addresses;
     }
 
     /// Resolves, checks and dials, for a probe. Dials the checked addresses without resolving the name again. `owner` is the
@@ -81,37 +81,37 @@ impl Outbound {
 
     /// Fails with the reason if `url` must not be dialled, so that `owner` cannot register it. A name that does not resolve
     /// is accepted, since it may resolve later.
-    pub async fn check_now(&self, url: &InstanceUrl, owner: &str) -> Result<(), String> {
+    pub async fn check_registration(&self, url: &InstanceUrl, owner: &str) -> Result<(), String> {
         let looked_up = timeout(self.settings.check_timeout, self.resolve(url, owner, Purpose::Check)).await;
         let Ok(Ok(addresses)) = looked_up else {
             return Ok(());
         };
         // One address of our own among several is enough: the name leads back here.
         if let Some(own) = addresses.iter().find(|address| self.is_own(**address)) {
-            return Err(own_refusal(*own));
+            return Err(own_address_reason(*own));
         }
-        match self.allowed(addresses) {
+        match self.filter_allowed(addresses) {
             Err(DialError::Forbidden(reason)) => Err(reason),
             _ => Ok(()),
         }
     }
 
     async fn connect(&self, url: &InstanceUrl, owner: &str, purpose: Purpose) -> Result<Connection, DialError> {
-        let addresses = self.allowed(self.resolve(url, owner, purpose).await?)?;
-        let share = self.settings.connect_timeout / addresses.len() as u32;
+        let addresses = self.filter_allowed(self.resolve(url, owner, purpose).await?)?;
+        let timeout_per_address = self.settings.connect_timeout / addresses.len() as u32;
         let mut last = None;
         for address in addresses {
             // An unreachable first address must not use up the time of the second one.
-            match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return self.secure(url, stream).await,
+            match timeout(timeout_per_address, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return self.start_tls(url, stream).await,
                 Ok(Err(error)) => last = Some(DialError::Connect(address, error)),
-                Err(_) => last = last.or(Some(DialError::TimedOut(share))),
+                Err(_) => last = last.or(Some(DialError::TimedOut(timeout_per_address))),
             }
         }
-        Err(last.unwrap_or(DialError::TimedOut(share)))
+        Err(last.unwrap_or(DialError::TimedOut(timeout_per_address)))
     }
 
-    async fn secure(&self, url: &InstanceUrl, stream: TcpStream) -> Result<Connection, DialError> {
+    async fn start_tls(&self, url: &InstanceUrl, stream: TcpStream) -> Result<Connection, DialError> {
         // Nagle's algorithm would delay small requests. Ignored on failure: the connection works without it.
         let _ = stream.set_nodelay(true);
         if !url.is_https() {
@@ -129,14 +129,14 @@ impl Outbound {
         match url.host().parse::<IpAddr>() {
             Ok(address) => Ok(vec![SocketAddr::new(address, url.port())]),
             Err(_) => {
-                let addresses = self.lookups.addresses(url.host(), url.port(), owner, purpose).await;
+                let addresses = self.lookups.resolve(url.host(), url.port(), owner, purpose).await;
                 addresses.map_err(DialError::Resolve)
             }
         }
     }
 
     /// The addresses that may be dialled; an error if there are none.
-    fn allowed(&self, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, DialError> {
+    fn filter_allowed(&self, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, DialError> {
         let mut refusal = None;
         let mut allowed = addresses;
         allowed.retain(|address| match self.refusal(*address) {
@@ -157,7 +157,7 @@ impl Outbound {
 
     fn refusal(&self, address: SocketAddr) -> Option<String> {
         if self.is_own(address) {
-            return Some(own_refusal(address));
+            return Some(own_address_reason(address));
         }
         let reason = self.settings.instance_networks.refusal(address.ip())?;
         Some(format!("it resolves to {}: {reason}", address.ip()))
@@ -165,10 +165,10 @@ impl Outbound {
 
     fn is_own(&self, address: SocketAddr) -> bool {
         let ip = unwrapped(address.ip());
-        let own = self.own.read().unwrap_or_else(|broken| broken.into_inner());
+        let own = self.own_addresses.read().unwrap_or_else(|broken| broken.into_inner());
         own.iter().any(|own| {
             own.port() == address.port()
-                && (unwrapped(own.ip()) == ip || (own.ip().is_unspecified() && is_of_this_machine(ip)))
+                && (unwrapped(own.ip()) == ip || (own.ip().is_unspecified() && is_local_address(ip)))
         })
     }
 
@@ -190,12 +190,12 @@ impl Outbound {
     }
 }
 
-fn own_refusal(address: SocketAddr) -> String {
+fn own_address_reason(address: SocketAddr) -> String {
     format!("{address} is an address of this daemon or its database")
 }
 
 /// Only addresses of this machine can be bound, so that no list of interfaces is needed.
-fn is_of_this_machine(ip: IpAddr) -> bool {
+fn is_local_address(ip: IpAddr) -> bool {
     ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 

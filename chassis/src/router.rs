@@ -15,24 +15,24 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use openorch_api::{ErrorCode, Keys, Row, error as codes};
+use openorch_api::{ErrorCode, InputKeys, Operation, error as codes};
 use tokio::sync::Semaphore;
 
 use crate::{
     Audit, Body, BoxFuture, Builtin, ClientBody, Error, Identity, LogLimit, Peer,
     budget::MemoryBudget,
-    events::Streams,
+    events::EventStreams,
     metrics::{CallsInProcess, OperationDurations, Registry, duration_family},
-    rate::{Limiter, Rate},
-    repeat::Repeats,
-    respond,
-    service::{Bound, Handler, Mounted},
+    rate_limit::{RateLimiter, Rate},
+    idempotency::Repeats,
+    response,
+    service::{BoundOperation, Handler, BuiltService},
 };
 
 use self::{
     call::{Source, span_of},
     head::decode_segments,
-    origin::Origin,
+    origin::CallOrigin,
 };
 pub use self::{
     nested::{Answer, Calls},
@@ -46,26 +46,26 @@ pub struct Router {
 struct Inner {
     identity: Arc<dyn Identity>,
     audit: Arc<Audit>,
-    repeats: Arc<Repeats>,
+    idempotency: Arc<Repeats>,
     settings: ApiSettings,
-    streams: Arc<Streams>,
+    streams: Arc<EventStreams>,
     memory: Arc<MemoryBudget>,
     body_workers: Semaphore,
     /// By account.
-    writes: Limiter<String>,
+    write_limiter: RateLimiter<String>,
     /// By number of segments; paths with more literal segments come first.
     routes: HashMap<usize, Vec<Route>>,
-    by_id: HashMap<&'static str, Arc<Operation>>,
+    operations_by_id: HashMap<&'static str, Arc<MountedOperation>>,
     first_segments: HashSet<&'static str>,
     /// While the store is unavailable, every request fails for the same reason.
-    store_failures: LogLimit,
+    store_error_limit: LogLimit,
     nested: CallsInProcess,
 }
 
 struct Route {
     segments: Vec<Segment>,
     /// The operations of this path, which differ by method.
-    operations: Vec<Arc<Operation>>,
+    operations: Vec<Arc<MountedOperation>>,
 }
 
 #[derive(PartialEq)]
@@ -75,12 +75,12 @@ enum Segment {
 }
 
 /// The matched operation and the values of its path parameters.
-type Found = (Arc<Operation>, Vec<String>);
+type RouteMatch = (Arc<MountedOperation>, Vec<String>);
 
-struct Operation {
-    row: &'static Row,
+struct MountedOperation {
+    definition: &'static Operation,
     /// Maps the keys of a JSON input object to path, query and body.
-    keys: Keys,
+    keys: InputKeys,
     /// The slug of its service.
     service: &'static str,
     reads_body: bool,
@@ -91,7 +91,7 @@ struct Operation {
     handler: Handler,
     durations: OperationDurations,
     /// Limits log lines about internal errors, which a client may be able to provoke.
-    faults: LogLimit,
+    internal_error_limit: LogLimit,
 }
 
 impl Router {
@@ -99,12 +99,12 @@ impl Router {
     ///
     /// If two operations have the same path and method: a mistake in the table that no input can cause.
     pub fn new(
-        services: Vec<Mounted>,
+        services: Vec<BuiltService>,
         identity: Arc<dyn Identity>,
         audit: Arc<Audit>,
-        repeats: Arc<Repeats>,
+        idempotency: Arc<Repeats>,
         settings: ApiSettings,
-        streams: Streams,
+        streams: EventStreams,
         metrics: &Registry,
     ) -> Router {
         let mut routes: HashMap<usize, Vec<Route>> = HashMap::new();
@@ -116,14 +116,14 @@ impl Router {
             durations.clone(),
         );
         let bound =
-            services.into_iter().flat_map(|service| service.bound.into_iter().map(move |bound| (service.slug, bound)));
-        for (service, Bound { row, reads_body, status, handler }) in bound {
+            services.into_iter().flat_map(|service| service.operations.into_iter().map(move |bound| (service.slug, bound)));
+        for (service, BoundOperation { definition: row, reads_body, status, handler }) in bound {
             let (durations, faults) =
                 (OperationDurations::new(row.id, &durations), LogLimit::new(30, Duration::from_secs(60)));
-            let keys = Keys::of(row);
+            let keys = InputKeys::new(row);
             let is_stream = row.stream().is_some();
             let operation =
-                Arc::new(Operation { row, service, keys, reads_body, is_stream, status, handler, durations, faults });
+                Arc::new(MountedOperation { definition: row, service, keys, reads_body, is_stream, status, handler, durations, internal_error_limit: faults });
             by_id.insert(row.id, operation.clone());
             for path in std::iter::once(&row.path).chain(row.aliases) {
                 let segments = pattern(path);
@@ -146,19 +146,19 @@ impl Router {
             inner: Arc::new(Inner {
                 identity,
                 audit,
-                repeats,
+                idempotency,
                 memory,
                 body_workers: Semaphore::new(settings.body_concurrency),
-                writes: Limiter::new(Rate {
+                write_limiter: RateLimiter::new(Rate {
                     per_second: settings.max_writes_per_account,
                     burst: settings.max_writes_burst,
                 }),
                 settings,
                 streams,
                 routes,
-                by_id,
+                operations_by_id: by_id,
                 first_segments,
-                store_failures: LogLimit::once_a_minute(),
+                store_error_limit: LogLimit::once_a_minute(),
                 nested: CallsInProcess::new(metrics),
             }),
         }
@@ -172,12 +172,12 @@ fn pattern(path: &'static str) -> Vec<Segment> {
         .collect()
 }
 
-fn add(routes: &mut Vec<Route>, segments: Vec<Segment>, operation: Arc<Operation>) {
+fn add(routes: &mut Vec<Route>, segments: Vec<Segment>, operation: Arc<MountedOperation>) {
     match routes.iter_mut().find(|route| route.segments == segments) {
         None => routes.push(Route { segments, operations: vec![operation] }),
         Some(route) => {
-            let taken = route.operations.iter().any(|other| other.row.method == operation.row.method);
-            assert!(!taken, "two operations at {} {}", operation.row.method.as_str(), operation.row.path);
+            let taken = route.operations.iter().any(|other| other.definition.method == operation.definition.method);
+            assert!(!taken, "two operations at {} {}", operation.definition.method.as_str(), operation.definition.path);
             route.operations.push(operation);
         }
     }
@@ -192,7 +192,7 @@ impl Builtin for Router {
 
     fn call(&self, request: Request<ClientBody>, peer: Arc<Peer>) -> BoxFuture<'static, Response<Body>> {
         let inner = self.inner.clone();
-        Box::pin(async move { respond::with_cors(inner.answer(request, &peer).await) })
+        Box::pin(async move { response::with_cors(inner.answer(request, &peer).await) })
     }
 
     fn drain(&self) {
@@ -203,34 +203,34 @@ impl Builtin for Router {
 impl Inner {
     async fn answer(self: Arc<Inner>, request: Request<ClientBody>, peer: &Peer) -> Response<Body> {
         if request.method() == Method::OPTIONS {
-            return respond::success(StatusCode::OK, None);
+            return response::success(StatusCode::OK, None);
         }
         let (operation, path) = match self.find(request.method(), request.uri().path()) {
             Ok(found) => found,
             Err(refusal) => return *refusal,
         };
         let (head, body) = request.into_parts();
-        let origin = Arc::new(Origin::of_request(&head, peer));
-        if let Some(notes) = &origin.notes {
+        let origin = Arc::new(CallOrigin::of_request(&head, peer));
+        if let Some(notes) = &origin.call_info {
             // Set once: a request has one operation.
-            let _ = notes.operation.set(operation.row.id);
+            let _ = notes.operation.set(operation.definition.id);
             let _ = notes.service.set(operation.service);
         }
-        let span = span_of(operation.row, &origin);
+        let span = span_of(operation.definition, &origin);
         let source = Source::Request { path, head: Box::new(head), body };
         let outcome = self.clone().serve(operation.clone(), source, origin.clone(), &span).await;
-        outcome.unwrap_or_else(|error| respond::failure(&self.report(&operation, &span, &origin.request_id, error)))
+        outcome.unwrap_or_else(|error| response::failure(&self.log_failure(&operation, &span, &origin.request_id, error)))
     }
 
     /// The operation of a path, with its parameters decoded once (decision "Paths are decoded once").
-    fn find(&self, method: &Method, path: &str) -> Result<Found, Box<Response<Body>>> {
+    fn find(&self, method: &Method, path: &str) -> Result<RouteMatch, Box<Response<Body>>> {
         let no_such = || refusal(&codes::request::NO_SUCH_OPERATION, "no such operation; /docs lists them");
         let segments = decode_segments(path).map_err(|sentence| refusal(&codes::request::INVALID_URL, sentence))?;
         let candidates = self.routes.get(&segments.len()).ok_or_else(no_such)?;
         let route = candidates.iter().find(|route| matches(&route.segments, &segments)).ok_or_else(no_such)?;
         // HEAD is served as GET; hyper omits the body (RFC 9110, 9.3.2).
         let asked = if method == Method::HEAD { "GET" } else { method.as_str() };
-        let Some(operation) = route.operations.iter().find(|operation| operation.row.method.as_str() == asked) else {
+        let Some(operation) = route.operations.iter().find(|operation| operation.definition.method.as_str() == asked) else {
             return Err(Box::new(method_not_allowed(route)));
         };
         let parameters = route
@@ -252,18 +252,18 @@ fn matches(pattern: &[Segment], segments: &[String]) -> bool {
 }
 
 fn refusal(code: &'static ErrorCode, sentence: &'static str) -> Box<Response<Body>> {
-    Box::new(respond::failure(&Error::new(code, sentence)))
+    Box::new(response::failure(&Error::new(code, sentence)))
 }
 
 fn method_not_allowed(route: &Route) -> Response<Body> {
-    let mut allowed: Vec<&str> = route.operations.iter().map(|operation| operation.row.method.as_str()).collect();
+    let mut allowed: Vec<&str> = route.operations.iter().map(|operation| operation.definition.method.as_str()).collect();
     if allowed.contains(&"GET") {
         allowed.push("HEAD");
     }
     allowed.push("OPTIONS");
     let allowed = allowed.join(", ");
     let sentence = format!("method not allowed; this path supports {allowed} (see /docs)");
-    let mut response = respond::failure(&Error::new(&codes::request::METHOD_NOT_ALLOWED, sentence));
+    let mut response = response::failure(&Error::new(&codes::request::METHOD_NOT_ALLOWED, sentence));
     if let Ok(value) = HeaderValue::from_str(&allowed) {
         response.headers_mut().insert(header::ALLOW, value);
     }

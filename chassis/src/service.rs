@@ -6,7 +6,7 @@ use std::{any::Any, future::ready, sync::Arc, time::Duration};
 
 use http::{Response, StatusCode};
 use openorch_api::{
-    Access, Checker, Events, Exempt, Guard, Input, Json, Op, Output, Parts, Repeat, Row,
+    Access, SchemaValidator, Events, Exempt, PermissionRequirement, Input, Json, Op, Output, RequestParts, Idempotency, Operation,
     error::{access, request},
     events::Event,
     output::{Encoded, Items, LongList},
@@ -17,14 +17,14 @@ use tracing::{Instrument, Span};
 use crate::{
     Body, BoxFuture, Caller, Error, Result,
     audit::CallAudit,
-    events::{Streams, Subscription},
-    forwarded::network,
+    events::{EventStreams, Subscription},
+    forwarded::client_network,
     headers::DeclaredHeaders,
     identity::{AccountDeletionHook, AppDeletionHook, InstancePresence},
-    respond,
+    response,
     router::Calls,
     routes::UnreachableHook,
-    turns::Turns,
+    fair_semaphore::Turns,
 };
 
 pub use self::retry::retry;
@@ -43,7 +43,7 @@ pub struct RequestContext {
     /// The client's address, determined by the rules of decision "Client address".
     pub client_ip: std::net::IpAddr,
     /// Whether the client is a program on this machine: see [`crate::local`].
-    pub from_this_machine: bool,
+    pub is_local: bool,
     pub headers: DeclaredHeaders,
     /// The audit record of the call, committed with its changes.
     pub audit: CallAudit,
@@ -52,7 +52,7 @@ pub struct RequestContext {
     /// For calling other operations in process; `None` where no router serves the call.
     pub calls: Option<Calls>,
     /// The open event streams; a response may add one.
-    pub streams: Arc<Streams>,
+    pub streams: Arc<EventStreams>,
 }
 
 impl<S> Cx<S> {
@@ -72,7 +72,7 @@ impl<S> Cx<S> {
     }
 
     /// The account id that an input names; the caller's id if it names none.
-    pub fn account_named(&self, id: Option<&str>) -> Result<String> {
+    pub fn account_or_caller(&self, id: Option<&str>) -> Result<String> {
         let own = &*self.caller()?.user_id;
         Ok(id.filter(|id| !id.is_empty()).unwrap_or(own).to_owned())
     }
@@ -87,19 +87,19 @@ impl<S> std::ops::Deref for Cx<S> {
 
 /// Runs one operation: decodes the input, checks the owner or condition where the operation requires it, calls the handler.
 pub(crate) type Handler =
-    Arc<dyn Fn(Arc<RequestContext>, Parts, Verdict) -> BoxFuture<'static, Result<Response<Body>>> + Send + Sync>;
+    Arc<dyn Fn(Arc<RequestContext>, RequestParts, Authorization) -> BoxFuture<'static, Result<Response<Body>>> + Send + Sync>;
 
 /// The result of the permission check, made before the input is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Authorization {
     Allowed,
     /// Allowed only if the caller owns what the input names.
-    IfOwner,
+    OwnerOnly,
 }
 
 /// An operation with its handler.
-pub struct Bound {
-    pub row: &'static Row,
+pub struct BoundOperation {
+    pub definition: &'static Operation,
     pub(crate) reads_body: bool,
     /// The status of a success.
     pub(crate) status: StatusCode,
@@ -113,33 +113,33 @@ pub struct Task {
 }
 
 /// Builder of a service: its state, operations and background tasks.
-pub struct Service<S> {
+pub struct ServiceBuilder<S> {
     state: Arc<S>,
-    mounted: Mounted,
+    service: BuiltService,
     /// Limits the concurrency of long answers and heavy work, fairly by account or client address.
-    long_work: Turns<Asker>,
+    long_work: Turns<Requester>,
 }
 
 /// Key of the limits on long work and streams: an account, or the client network of an unauthenticated request.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Asker {
+pub(crate) enum Requester {
     Account(Arc<str>),
     Address(std::net::IpAddr),
 }
 
-impl Asker {
-    fn of(request: &RequestContext) -> Asker {
+impl Requester {
+    fn of(request: &RequestContext) -> Requester {
         match &request.caller {
-            Some(caller) => Asker::Account(caller.user_id.clone()),
-            None => Asker::Address(network(request.client_ip)),
+            Some(caller) => Requester::Account(caller.user_id.clone()),
+            None => Requester::Address(client_network(request.client_ip)),
         }
     }
 }
 
 /// A finished service, with its state type erased.
-pub struct Mounted {
+pub struct BuiltService {
     pub slug: &'static str,
-    pub bound: Vec<Bound>,
+    pub operations: Vec<BoundOperation>,
     pub tasks: Vec<Task>,
     pub hooks: Hooks,
 }
@@ -159,9 +159,9 @@ pub struct Hooks {
 
 impl Hooks {
     /// The hooks of all these services.
-    pub fn of(services: &[Mounted]) -> Hooks {
+    pub fn of(services: &[BuiltService]) -> Hooks {
         let mut all = Hooks::default();
-        for Mounted { hooks, .. } in services {
+        for BuiltService { hooks, .. } in services {
             all.account_deletion.extend(hooks.account_deletion.iter().cloned());
             all.app_deletion.extend(hooks.app_deletion.iter().cloned());
             all.presence.extend(hooks.presence.iter().cloned());
@@ -171,17 +171,17 @@ impl Hooks {
     }
 }
 
-impl<S: Send + Sync + 'static> Service<S> {
-    pub fn new(slug: &'static str, state: Arc<S>) -> Service<S> {
+impl<S: Send + Sync + 'static> ServiceBuilder<S> {
+    pub fn new(slug: &'static str, state: Arc<S>) -> ServiceBuilder<S> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let long_work = Turns::new(cores.max(MIN_LONG_WORK));
-        let mounted = Mounted { slug, bound: Vec::new(), tasks: Vec::new(), hooks: Hooks::default() };
-        Service { state, mounted, long_work }
+        let long_work = Turns::new(cores.max(MIN_LONG_WORK_CONCURRENCY));
+        let mounted = BuiltService { slug, operations: Vec::new(), tasks: Vec::new(), hooks: Hooks::default() };
+        ServiceBuilder { state, service: mounted, long_work }
     }
 
     /// Continues with the state of another part of the service, which the handlers bound next receive.
-    pub fn part<T: Send + Sync + 'static>(self, state: Arc<T>) -> Service<T> {
-        Service { state, mounted: self.mounted, long_work: self.long_work }
+    pub fn with_state<T: Send + Sync + 'static>(self, state: Arc<T>) -> ServiceBuilder<T> {
+        ServiceBuilder { state, service: self.service, long_work: self.long_work }
     }
 
     /// Binds the handler of an operation.
@@ -192,8 +192,8 @@ impl<S: Send + Sync + 'static> Service<S> {
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<O>> + Send + 'static,
     {
-        assert_decided_by_router(op.row);
-        self.bind(op.row, |_, _, _| Box::pin(ready(Ok(()))), handler, Answer { status: O::STATUS, encode: O::encode })
+        assert_authorized_by_router(op.row);
+        self.bind(op.row, |_, _, _| Box::pin(ready(Ok(()))), handler, ResponseEncoding { status: O::STATUS, encode: O::encode })
     }
 
     /// Binds the handler of an operation whose answer is a possibly long list: the handler returns the items, which are
@@ -206,9 +206,9 @@ impl<S: Send + Sync + 'static> Service<S> {
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Items<T>>> + Send + 'static,
     {
-        assert_decided_by_router(op.row);
+        assert_authorized_by_router(op.row);
         let encode = |items: Items<T>| items.encode().map(Some);
-        self.bind(op.row, |_, _, _| Box::pin(ready(Ok(()))), handler, Answer { status: Json::<T>::STATUS, encode })
+        self.bind(op.row, |_, _, _| Box::pin(ready(Ok(()))), handler, ResponseEncoding { status: Json::<T>::STATUS, encode })
     }
 
     /// Binds the handler of an operation whose answer is an event stream: the handler returns the subscription. The stream
@@ -220,20 +220,20 @@ impl<S: Send + Sync + 'static> Service<S> {
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Subscription<E>>> + Send + 'static,
     {
-        assert_decided_by_router(op.row);
+        assert_authorized_by_router(op.row);
         let handler = Arc::new(handler);
         let open = move |cx: Cx<S>, input| {
             let handler = handler.clone();
             async move {
-                let place = cx.request.streams.enter(Asker::of(&cx.request))?;
-                Ok(handler(cx, input).await?.into_events(place))
+                let slot = cx.request.streams.acquire(Requester::of(&cx.request))?;
+                Ok(handler(cx, input).await?.into_events(slot))
             }
         };
         self.bind(
             op.row,
             |_, _, _| Box::pin(ready(Ok(()))),
             open,
-            Answer { status: Events::<E>::STATUS, encode: Events::encode },
+            ResponseEncoding { status: Events::<E>::STATUS, encode: Events::encode },
         )
     }
 
@@ -260,15 +260,15 @@ impl<S: Send + Sync + 'static> Service<S> {
         R: Future<Output = Result<O>> + Send + 'static,
     {
         let row = op.row;
-        assert!(asks_for_owner(row) && row.condition.is_none(), "the row of `{}` does not let the owner in", row.id);
+        assert!(exempts_owner(row) && row.condition.is_none(), "the row of `{}` does not let the owner in", row.id);
         self.bind(
             row,
             move |cx, input, verdict| match verdict {
-                Verdict::Allowed => Box::pin(ready(Ok(()))),
-                Verdict::IfOwner => Box::pin(refuse_stranger(row, cx, owner(cx, input))),
+                Authorization::Allowed => Box::pin(ready(Ok(()))),
+                Authorization::OwnerOnly => Box::pin(require_owner(row, cx, owner(cx, input))),
             },
             handler,
-            Answer { status: O::STATUS, encode: O::encode },
+            ResponseEncoding { status: O::STATUS, encode: O::encode },
         )
     }
 
@@ -295,31 +295,31 @@ impl<S: Send + Sync + 'static> Service<S> {
         R: Future<Output = Result<O>> + Send + 'static,
     {
         let row = op.row;
-        assert!(row.condition.is_some() && !asks_for_owner(row), "the row of `{}` has no condition", row.id);
-        let answer = Answer { status: O::STATUS, encode: O::encode };
+        assert!(row.condition.is_some() && !exempts_owner(row), "the row of `{}` has no condition", row.id);
+        let answer = ResponseEncoding { status: O::STATUS, encode: O::encode };
         self.bind(row, move |cx, input, _| decide(cx, input), handler, answer)
     }
 
-    fn bind<I, A, D, F, R>(mut self, row: &'static Row, decide: D, handler: F, answer: Answer<A>) -> Self
+    fn bind<I, A, D, F, R>(mut self, row: &'static Operation, decide: D, handler: F, answer: ResponseEncoding<A>) -> Self
     where
         I: Input,
         A: 'static,
-        D: for<'a> Fn(&'a Cx<S>, &'a I, Verdict) -> BoxFuture<'a, Result<()>> + Send + Sync + 'static,
+        D: for<'a> Fn(&'a Cx<S>, &'a I, Authorization) -> BoxFuture<'a, Result<()>> + Send + Sync + 'static,
         F: Fn(Cx<S>, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<A>> + Send + 'static,
     {
         let state = self.state.clone();
         let (decide, handler) = (Arc::new(decide), Arc::new(handler));
-        let checker = Checker::new(row);
+        let checker = SchemaValidator::new(row);
         let checker = Arc::new(checker.unwrap_or_else(|unknown| panic!("the input of `{}`: {unknown}", row.id)));
         // The answer is stored in the batch of the audit entry, and replayed without asking the service for authorization.
-        let is_keyed = row.repeats() == Repeat::Keyed;
-        assert!(!is_keyed || row.audited && is_decided_by_router(row), "repeats of `{}` cannot be keyed", row.id);
+        let is_keyed = row.idempotency() == Idempotency::Keyed;
+        assert!(!is_keyed || row.audited && is_authorized_by_router(row), "repeats of `{}` cannot be keyed", row.id);
         let status = StatusCode::from_u16(answer.status);
         let status = status.unwrap_or_else(|_| panic!("the status of `{}`: {}", row.id, answer.status));
-        let beside = (row.long_answer || row.heavy).then(|| self.long_work.clone());
+        let long_work = (row.long_response || row.heavy).then(|| self.long_work.clone());
         let run: Handler = Arc::new(move |request, mut parts, verdict| {
-            let asker = Asker::of(&request);
+            let asker = Requester::of(&request);
             let cx = Cx { state: state.clone(), request };
             let (decide, handler, checker) = (decide.clone(), handler.clone(), checker.clone());
             let work = async move {
@@ -334,14 +334,14 @@ impl<S: Send + Sync + 'static> Service<S> {
                 let input = read.map_err(|refused| Error::new(&request::INVALID_INPUT, refused.0))?;
                 decide(&cx, &input, verdict).await?;
                 let output = handler(cx, input).await?;
-                Ok(respond::success(status, (answer.encode)(output).map_err(Error::internal)?))
+                Ok(response::success(status, (answer.encode)(output).map_err(Error::internal)?))
             };
-            match beside.clone() {
+            match long_work.clone() {
                 None => Box::pin(work),
-                Some(turns) => Box::pin(run_beside(turns, asker, work)),
+                Some(turns) => Box::pin(run_blocking(turns, asker, work)),
             }
         });
-        self.mounted.bound.push(Bound { row, reads_body: I::HAS_BODY, status, handler: run });
+        self.service.operations.push(BoundOperation { definition: row, reads_body: I::HAS_BODY, status, handler: run });
         self
     }
 
@@ -352,7 +352,7 @@ impl<S: Send + Sync + 'static> Service<S> {
         R: Future<Output = ()> + Send + 'static,
     {
         let state = self.state.clone();
-        self.mounted.tasks.push(Task { name, run: Arc::new(move || Box::pin(work(state.clone()))) });
+        self.service.tasks.push(Task { name, run: Arc::new(move || Box::pin(work(state.clone()))) });
         self
     }
 
@@ -379,7 +379,7 @@ impl<S: Send + Sync + 'static> Service<S> {
     where
         S: AccountDeletionHook,
     {
-        self.mounted.hooks.account_deletion.push(self.state.clone());
+        self.service.hooks.account_deletion.push(self.state.clone());
         self
     }
 
@@ -388,16 +388,16 @@ impl<S: Send + Sync + 'static> Service<S> {
     where
         S: AppDeletionHook,
     {
-        self.mounted.hooks.app_deletion.push(self.state.clone());
+        self.service.hooks.app_deletion.push(self.state.clone());
         self
     }
 
     /// Registers the service as a source of [`InstancePresence`].
-    pub fn answers_presence(mut self) -> Self
+    pub fn provides_presence(mut self) -> Self
     where
         S: InstancePresence,
     {
-        self.mounted.hooks.presence.push(self.state.clone());
+        self.service.hooks.presence.push(self.state.clone());
         self
     }
 
@@ -406,68 +406,68 @@ impl<S: Send + Sync + 'static> Service<S> {
     where
         S: UnreachableHook,
     {
-        self.mounted.hooks.unreachable.push(self.state.clone());
+        self.service.hooks.unreachable.push(self.state.clone());
         self
     }
 
-    pub fn mount(self) -> Mounted {
-        self.mounted
+    pub fn build(self) -> BuiltService {
+        self.service
     }
 }
 
 /// Minimum concurrency of long work: a task that waits for the store must not delay all others.
-const MIN_LONG_WORK: usize = 4;
+const MIN_LONG_WORK_CONCURRENCY: usize = 4;
 
 /// Runs the work on a blocking thread, once it has a permit.
-async fn run_beside<T: Send + 'static>(
-    turns: Turns<Asker>,
-    asker: Asker,
+async fn run_blocking<T: Send + 'static>(
+    turns: Turns<Requester>,
+    asker: Requester,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let turn = turns.take(asker).await;
+    let permit = turns.take(asker).await;
     let (runtime, work) = (Handle::current(), work.instrument(Span::current()));
     // The permit is released when the work ends, even if its future was dropped before.
     let work = async move {
-        let _turn = turn;
+        let _turn = permit;
         work.await
     };
     tokio::task::spawn_blocking(move || runtime.block_on(work)).await.map_err(Error::internal)?
 }
 
 /// How a handler's return value is encoded as a response.
-struct Answer<A> {
+struct ResponseEncoding<A> {
     status: u16,
     encode: fn(A) -> Result<Option<Encoded>, serde_json::Error>,
 }
 
 /// Fails unless the caller is the owner.
-async fn refuse_stranger<S>(row: &Row, cx: &Cx<S>, owner_id: BoxFuture<'_, Result<String>>) -> Result<()> {
+async fn require_owner<S>(row: &Operation, cx: &Cx<S>, owner_id: BoxFuture<'_, Result<String>>) -> Result<()> {
     match *cx.caller()?.user_id == *owner_id.await? {
         true => Ok(()),
         false => Err(Error::new(&access::NOT_OWNER, not_owner(row))),
     }
 }
 
-fn is_decided_by_router(row: &Row) -> bool {
-    !asks_for_owner(row) && row.condition.is_none()
+fn is_authorized_by_router(row: &Operation) -> bool {
+    !exempts_owner(row) && row.condition.is_none()
 }
 
-fn assert_decided_by_router(row: &Row) {
-    assert!(!asks_for_owner(row), "operation `{}` asks for its owner: bind it with on_owned", row.id);
+fn assert_authorized_by_router(row: &Operation) {
+    assert!(!exempts_owner(row), "operation `{}` asks for its owner: bind it with on_owned", row.id);
     assert!(row.condition.is_none(), "operation `{}` has a condition: bind it with on_condition", row.id);
 }
 
-fn not_owner(row: &Row) -> String {
+fn not_owner(row: &Operation) -> String {
     match row.access {
-        Access::Needs(Guard { permission, exempt: Exempt::Account, .. }) => {
+        Access::Needs(PermissionRequirement { permission, exempt: Exempt::Account, .. }) => {
             format!("an account may do this for itself; for others it needs the permission `{}`", permission.id)
         }
         _ => "only the owner and admins may do this".to_owned(),
     }
 }
 
-fn asks_for_owner(row: &Row) -> bool {
-    matches!(row.access, Access::Needs(guard) if guard.exempt != Exempt::Nobody)
+fn exempts_owner(row: &Operation) -> bool {
+    matches!(row.access, Access::Needs(guard) if guard.exempt != Exempt::None)
 }
 
 /// Runs a task until its future completes; a panic is logged and the task restarts after a second.
@@ -500,12 +500,12 @@ mod long_answer_tests {
 
     use super::*;
 
-    static LONG: Row = Row {
+    static LONG: Operation = Operation {
         id: "listNumbers",
-        long_answer: true,
+        long_response: true,
         access: openorch_api::Access::Public,
         output: <Json<Vec<u32>> as Output>::describe,
-        ..op::TEMPLATE
+        ..op::DEFAULT
     };
 
     /// There is one async worker, which must stay free while the list is made.
@@ -518,7 +518,7 @@ mod long_answer_tests {
             async move { Ok(Json(vec![u32::from(came)])) }
         };
         let make = Arc::new(make);
-        let service = Service::new("a-svc", Arc::new(())).on(Op::<(), Json<Vec<u32>>>::new(&LONG), move |cx, ()| {
+        let service = ServiceBuilder::new("a-svc", Arc::new(())).on(Op::<(), Json<Vec<u32>>>::new(&LONG), move |cx, ()| {
             let make = make.clone();
             async move { make(cx, ()).await }
         });
@@ -526,15 +526,15 @@ mod long_answer_tests {
             caller: None,
             request_id: "".into(),
             client_ip: std::net::Ipv4Addr::LOCALHOST.into(),
-            from_this_machine: true,
+            is_local: true,
             headers: DeclaredHeaders::default(),
             large_body: false,
             calls: None,
             audit: CallAudit::NONE,
             streams: Arc::default(),
         };
-        let handler = service.mount().bound[0].handler.clone();
-        let answer = handler(Arc::new(request), Parts { path: vec![], query: vec![], body: None }, Verdict::Allowed);
+        let handler = service.build().operations[0].handler.clone();
+        let answer = handler(Arc::new(request), RequestParts { path: vec![], query: vec![], body: None }, Authorization::Allowed);
         let answer = tokio::spawn(answer);
         tokio::task::yield_now().await;
         send.send(()).unwrap();

@@ -88,21 +88,21 @@ pub trait Settings: Sized + 'static {
     /// # Errors
     ///
     /// A message that names the variable, if a text is not a valid value.
-    fn read(given: &Given) -> Result<Self, String>;
+    fn read(given: &RawSettings) -> Result<Self, String>;
 }
 
 /// The unparsed settings, by environment variable.
 #[derive(Clone, Default)]
-pub struct Given(HashMap<String, String>);
+pub struct RawSettings(HashMap<String, String>);
 
-impl Given {
+impl RawSettings {
     /// Adds a setting unless it is already set: sources are read in their order of precedence.
     pub fn add(&mut self, variable: String, text: String) {
         self.0.entry(variable).or_insert(text);
     }
 
     /// The text of a setting, if it is set.
-    pub fn text(&self, variable: &str) -> Option<&str> {
+    pub fn get(&self, variable: &str) -> Option<&str> {
         self.0.get(variable).map(String::as_str)
     }
 
@@ -111,7 +111,7 @@ impl Given {
     pub fn value<T: Value>(&self, section: &Section, name: &str) -> Result<T, String> {
         let setting = section.settings.iter().find(|setting| setting.name == name).ok_or("no such setting")?;
         let variable = section.variable(setting);
-        let value = match self.text(&variable) {
+        let value = match self.get(&variable) {
             Some(text) => T::parse(text),
             None => T::default_of(setting.default),
         };

@@ -1,10 +1,10 @@
 //! The daemon as a library, so that tests start it in their own process with a manual clock. `main.rs` is the program.
 
 mod engine;
-pub mod keep;
-mod live;
+pub mod maintenance;
+mod online_backup;
 mod mail;
-mod metered;
+mod store_metrics;
 pub mod secrets;
 mod server_time;
 pub mod settings;

@@ -14,14 +14,14 @@ use std::{
 };
 
 use openorch_chassis::{
-    NodePlace,
-    ages::ExpirySettings,
+    LocalNode,
+    expiry::ExpirySettings,
     events::EventSettings,
     mail::Mailer,
     outbound::{InstanceUrl, OutboundSettings},
     router::ApiSettings,
     setting_choice, settings,
-    settings::{Address, Given, Secret, Section, Setting, Settings as _},
+    settings::{Address, RawSettings, Secret, Section, Setting, Settings as _},
 };
 use openorch_gateway::{ForwardSettings, HttpSettings, Tls};
 use openorch_services::{
@@ -169,7 +169,7 @@ pub struct Settings {
     pub expiry: ExpirySettings,
     mail: MailSettings,
     /// Raw values, from which services read their sections.
-    pub given: Arc<Given>,
+    pub given: Arc<RawSettings>,
     pub data_dir: PathBuf,
     pub secrets: Secrets,
     /// Problems of the environment, to be logged.
@@ -184,7 +184,7 @@ impl Settings {
             Some(path) => Some(path.to_owned()),
             None => environment::config_file()?,
         };
-        let mut given: Given = flags.into();
+        let mut given: RawSettings = flags.into();
         environment::read(&mut given)?;
         if let Some(path) = config_file {
             config_file::read(&path, &mut given)?;
@@ -204,7 +204,7 @@ impl Settings {
         Ok(settings)
     }
 
-    fn read(given: &Given) -> Result<Settings, String> {
+    fn read(given: &RawSettings) -> Result<Settings, String> {
         let (daemon, database) = (DaemonSettings::read(given)?, DatabaseSettings::read(given)?);
         let mail = MailSettings::read(given)?;
         let data_dir = match &daemon.data_dir {
@@ -279,7 +279,7 @@ impl Settings {
     }
 
     /// URL and data directory of the node that listens on this address.
-    pub fn node_place(&self, listen: SocketAddr) -> Result<NodePlace, StartError> {
+    pub fn node_place(&self, listen: SocketAddr) -> Result<LocalNode, StartError> {
         let url = match &self.daemon.url {
             Some(url) => {
                 let whole = if url.contains("://") { url.clone() } else { format!("http://{url}") };
@@ -295,7 +295,7 @@ impl Settings {
             }
             None => default_node_url(listen, self.has_tls(), host_name()),
         };
-        Ok(NodePlace { url, data_dir: self.data_dir.clone() })
+        Ok(LocalNode { url, data_dir: self.data_dir.clone() })
     }
 
     /// TLS on the listening port, if configured.
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn every_default_is_a_value_and_every_variable_is_of_one_setting() {
-        Settings::read(&Given::default()).unwrap();
+        Settings::read(&RawSettings::default()).unwrap();
         let variables: Vec<String> = all().map(|(section, setting)| section.variable(setting)).collect();
         assert_eq!(variables.iter().collect::<HashSet<_>>().len(), variables.len());
         for (_, setting) in all() {

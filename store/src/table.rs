@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Collection, Cursor, Filter, Query, Result, Row, Rows, Store, StoreError, Write};
+use crate::{Collection, Cursor, Filter, Query, Result, Row, RowStream, Store, StoreError, Write};
 
 /// A collection whose documents are `T`. Cheap to clone. Reads query the store; writes are values to put in a
 /// [`Batch`](crate::Batch), so that related writes are committed together.
@@ -70,7 +70,7 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     }
 
     /// Streams the documents as rows; [`Table::read`] deserializes them.
-    pub async fn stream(&self, query: &Query) -> Result<Rows> {
+    pub async fn stream(&self, query: &Query) -> Result<RowStream> {
         self.store.stream(self.collection.name, query).await
     }
 

@@ -6,14 +6,14 @@ use std::{sync::Arc, time::Duration};
 
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
-use openorch_api::{Access, Effect, Input, InvalidInput, Op, Output, Parts, Row, error as codes, error::request};
+use openorch_api::{Access, Effect, Input, InvalidInput, Op, Output, RequestParts, Operation, error as codes, error::request};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::{
-    Inner, Operation,
+    Inner, MountedOperation,
     call::{Source, span_of},
-    origin::Origin,
+    origin::CallOrigin,
 };
 use crate::{
     Body, Caller, Error, Result,
@@ -30,8 +30,8 @@ const MAX_ANSWER: usize = 16 << 20;
 pub struct Calls {
     inner: Arc<Inner>,
     /// The calling operation.
-    parent: &'static Row,
-    origin: Arc<Origin>,
+    parent: &'static Operation,
+    origin: Arc<CallOrigin>,
     deadline: Option<Instant>,
 }
 
@@ -45,13 +45,13 @@ pub struct Answer {
 }
 
 impl Calls {
-    pub(super) fn new(inner: Arc<Inner>, parent: &'static Row, origin: Arc<Origin>) -> Calls {
+    pub(super) fn new(inner: Arc<Inner>, parent: &'static Operation, origin: Arc<CallOrigin>) -> Calls {
         let deadline = origin.deadline;
         Calls { inner, parent, origin, deadline }
     }
 
     /// Sets a time limit for all calls and the calls that they make. An earlier deadline stays in force.
-    pub fn within(mut self, time: Duration) -> Calls {
+    pub fn with_timeout(mut self, time: Duration) -> Calls {
         let deadline = Instant::now() + time;
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         self
@@ -59,47 +59,47 @@ impl Calls {
 
     /// Counts a read against the account's rate limit on writes, and fails if it is exceeded. For requests whose sender
     /// chooses how many calls they make; calls that write are counted when they are made.
-    pub fn count_write(&self, caller: &Caller) -> Result<()> {
-        self.inner.count_write(self.parent, caller)
+    pub fn check_write_rate(&self, caller: &Caller) -> Result<()> {
+        self.inner.check_write_rate(self.parent, caller)
     }
 
     /// Calls an operation. Its errors are returned with their codes.
     pub async fn call<I: Input, O: Output>(&self, op: Op<I, O>, input: I) -> Result<O> {
         let operation = self.operation(op.row.id)?;
-        let mut parts = Parts::default();
+        let mut parts = RequestParts::default();
         input.encode(&mut parts);
         let origin = self.origin()?;
         let response = self.serve(operation, parts, &origin).await?;
-        let answer = self.whole(op.row, response, MAX_ANSWER).await?;
+        let answer = self.collect_body(op.row, response, MAX_ANSWER).await?;
         O::decode(&answer.body).map_err(Error::internal)
     }
 
     /// Calls the operation with this id; `input` has the keys of its path, query and body ([`openorch_api::Keys`]). The
     /// answer of an operation that reads has at most `max_bytes` bytes. An error is logged like that of a request.
-    pub async fn call_by_id(&self, id: &str, input: Map<String, Value>, most: usize) -> Result<Answer> {
+    pub async fn call_by_id(&self, id: &str, input: Map<String, Value>, max_bytes: usize) -> Result<Answer> {
         let operation = self.operation(id)?;
         let origin = self.origin()?;
         let outcome = async {
             let invalid = |refused: InvalidInput| Error::new(&request::INVALID_INPUT, refused.0);
-            let parts = operation.keys.parts(input).map_err(invalid)?;
+            let parts = operation.keys.request_parts(input).map_err(invalid)?;
             let response = self.serve(operation.clone(), parts, &origin).await?;
-            self.whole(operation.row, response, most).await
+            self.collect_body(operation.definition, response, max_bytes).await
         };
         outcome.await.map_err(|error| {
-            let span = span_of(operation.row, &origin);
-            self.inner.report(&operation, &span, &origin.request_id, error)
+            let span = span_of(operation.definition, &origin);
+            self.inner.log_failure(&operation, &span, &origin.request_id, error)
         })
     }
 
-    fn operation(&self, id: &str) -> Result<Arc<Operation>> {
-        self.inner.by_id.get(id).cloned().ok_or_else(|| {
+    fn operation(&self, id: &str) -> Result<Arc<MountedOperation>> {
+        self.inner.operations_by_id.get(id).cloned().ok_or_else(|| {
             let shown = openorch_api::text::without_hidden(id);
             Error::new(&request::NO_SUCH_OPERATION, format!("there is no operation `{shown}`; /docs lists them"))
         })
     }
 
     /// The origin of a new call.
-    fn origin(&self) -> Result<Arc<Origin>> {
+    fn origin(&self) -> Result<Arc<CallOrigin>> {
         let from = &self.origin;
         if from.depth >= MAX_DEPTH {
             return Err(Error::new(
@@ -113,43 +113,43 @@ impl Calls {
         if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(timed_out());
         }
-        Ok(Arc::new(Origin {
+        Ok(Arc::new(CallOrigin {
             token: from.token.clone().filter(|_| !matches!(self.parent.access, Access::Public)),
             request_id: from.request_id.clone(),
             client_ip: from.client_ip,
-            from_this_machine: from.from_this_machine,
+            is_local: from.is_local,
             asks_extended: from.asks_extended,
-            place: from.place.clone(),
-            notes: None,
+            slot: from.slot.clone(),
+            call_info: None,
             parent: Some(self.parent.id),
             depth: from.depth + 1,
             deadline: self.deadline,
         }))
     }
 
-    async fn serve(&self, operation: Arc<Operation>, parts: Parts, origin: &Arc<Origin>) -> Result<Response<Body>> {
-        self.inner.nested.count(operation.row.id, self.parent.id);
-        let span = span_of(operation.row, origin);
-        self.inner.clone().serve(operation, Source::Made(parts), origin.clone(), &span).await
+    async fn serve(&self, operation: Arc<MountedOperation>, parts: RequestParts, origin: &Arc<CallOrigin>) -> Result<Response<Body>> {
+        self.inner.nested.count(operation.definition.id, self.parent.id);
+        let span = span_of(operation.definition, origin);
+        self.inner.clone().serve(operation, Source::InProcess(parts), origin.clone(), &span).await
     }
 
     /// Collects the body of a response. The answer of a write has no size limit, since the write was committed.
-    async fn whole(&self, row: &Row, response: Response<Body>, most: usize) -> Result<Answer> {
+    async fn collect_body(&self, row: &Operation, response: Response<Body>, max_bytes: usize) -> Result<Answer> {
         let reads = row.effect() == Effect::Read;
         let (head, mut body) = response.into_parts();
-        let mut reservation = self.inner.memory.reservation(self.origin.client_ip, budget::Caller::Authenticated);
+        let mut reservation = self.inner.memory.reservation(self.origin.client_ip, budget::BudgetClass::Authenticated);
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(Error::internal)?.into_data() else { continue };
-            if reads && bytes.len() + data.len() > most {
+            if reads && bytes.len() + data.len() > max_bytes {
                 return Err(Error::new(
                     &codes::platform::ANSWER_TOO_LARGE,
-                    format!("the answer of `{}` has more than {most} bytes; ask for less at once", row.id),
+                    format!("the answer of `{}` has more than {max_bytes} bytes; ask for less at once", row.id),
                 ));
             }
             match reads {
                 true => reservation.grow_now(data.len())?,
-                false => reservation.grow_always(data.len()),
+                false => reservation.grow_unchecked(data.len()),
             }
             bytes.extend_from_slice(&data);
         }

@@ -14,7 +14,7 @@ const TEST_SUPPORT: &str = "openorch-test-support";
 
 /// The workspace crates that each crate may depend on. The same list applies to dev-dependencies, which may also
 /// include the shared test support.
-const ARROWS: &[(&str, &[&str])] = &[
+const ALLOWED_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("store", &[]),
     ("chassis", &["openorch-api", "openorch-store"]),
@@ -35,7 +35,7 @@ fn root() -> &'static Path {
 
 #[test]
 fn crates_use_only_what_the_architecture_allows() {
-    let allowed: BTreeMap<_, _> = ARROWS.iter().copied().collect();
+    let allowed: BTreeMap<_, _> = ALLOWED_DEPENDENCIES.iter().copied().collect();
     let workspace: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
     for member in workspace["workspace"]["members"].as_array().unwrap() {
         let folder = member.as_str().unwrap();
@@ -115,7 +115,7 @@ fn no_service_imports_another() {
 }
 
 /// The modules of the user service: each may import those after it.
-const FOLDERS_OF_USER: &[&str] = &["directory", "authn", "authz", "shared"];
+const USER_MODULES: &[&str] = &["directory", "authn", "authz", "shared"];
 
 /// So that a file can be read, moved and tested with only the modules below it.
 #[test]
@@ -123,15 +123,15 @@ fn imports_in_the_user_service_go_one_way_and_never_in_a_circle() {
     let files = imports::read(&root().join("services/src/user"));
     let seen = files.get("authn::sign_in").is_some_and(|imported| imported.contains("authn::sessions::live"));
     assert!(files.len() > 40 && seen, "imports are not parsed correctly: {files:#?}");
-    if let Some(circle) = imports::circle(&files) {
+    if let Some(circle) = imports::find_cycle(&files) {
         panic!("these files import each other: {}", circle.join(" → "));
     }
-    let folder = |file: &str| FOLDERS_OF_USER.iter().position(|folder| file.split("::").next() == Some(*folder));
+    let folder = |file: &str| USER_MODULES.iter().position(|folder| file.split("::").next() == Some(*folder));
     for (file, imported) in &files {
         let Some(from) = folder(file) else { continue };
         for other in imported {
             let fits = folder(other).is_some_and(|to| to >= from);
-            assert!(fits, "`{file}` imports `{other}`: allowed imports are {}", FOLDERS_OF_USER.join(" → "));
+            assert!(fits, "`{file}` imports `{other}`: allowed imports are {}", USER_MODULES.join(" → "));
         }
     }
 }

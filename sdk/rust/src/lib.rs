@@ -49,13 +49,13 @@ mod target;
 pub mod testing;
 mod trace;
 
-pub use account::{register_service_account, register_service_account_within, service_client};
+pub use account::{register_service_account, register_service_account_with_timeout, service_client};
 pub use client::{Client, ClientFactory};
 pub use credential::{Credential, CredentialStore, FileCredentialStore, MemoryCredentialStore};
 pub use error::Error;
 pub use events::{EventStream, StreamItem};
 pub use instance::{InstanceRegistration, RegisteredInstance};
-pub use response::{OpenResponse, Response};
+pub use response::{StreamingResponse, Response};
 pub use settings::SdkSettings;
 pub use target::{path_and_query, server_url};
 pub use trace::TraceContext;

@@ -8,7 +8,7 @@ use super::*;
 use crate::{test_platform, unsure::Unsure};
 
 #[tokio::test]
-async fn a_policy_whose_commit_was_not_acknowledged_is_applied_once_it_is_there() {
+async fn a_policy_whose_commit_has_an_unknown_outcome_is_applied_once_it_is_stored() {
     let directory = tempfile::tempdir().unwrap();
     let store = Unsure::before(SqliteStore::open(directory.path(), SqliteOptions::default()).unwrap());
     let (clock, letters) = (test_platform::clock(), Arc::default());

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::restore::Held;
+use super::restore::LockedRestore;
 use super::{PostgresOptions, PostgresStore, backup, check};
 use crate::{
-    ArchiveReader, ArchiveWriter, BoxFuture, Collection, Engine, Findings, OnProgress, Restoring, Result, Store,
+    ArchiveReader, ArchiveWriter, BoxFuture, Collection, Engine, Findings, OnProgress, PendingRestore, Result, Store,
 };
 
 /// A schema of a PostgreSQL database, and how it is opened.
@@ -26,10 +26,10 @@ impl Engine for PostgresEngine {
         archive: ArchiveReader,
         collections: &'a [Collection],
         _: OnProgress<'a>,
-    ) -> BoxFuture<'a, Result<Box<dyn Restoring>>> {
+    ) -> BoxFuture<'a, Result<Box<dyn PendingRestore>>> {
         Box::pin(async move {
-            let held = Held::prepare(archive, &self.0, collections).await?;
-            Ok(Box::new(held) as Box<dyn Restoring>)
+            let held = LockedRestore::prepare(archive, &self.0, collections).await?;
+            Ok(Box::new(held) as Box<dyn PendingRestore>)
         })
     }
 

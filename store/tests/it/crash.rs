@@ -25,10 +25,10 @@ async fn write(
     store: &Arc<dyn Store>,
     name: &str,
     stop: &Arc<AtomicBool>,
-    told: impl Fn(String) + Clone + Send + 'static,
+    on_acknowledged: impl Fn(String) + Clone + Send + 'static,
 ) {
     let tasks = (0..WRITERS).map(|writer| {
-        let (store, stop, told) = (store.clone(), stop.clone(), told.clone());
+        let (store, stop, told) = (store.clone(), stop.clone(), on_acknowledged.clone());
         let name = format!("{name}w{writer}");
         tokio::spawn(async move {
             for i in 0.. {
@@ -172,7 +172,7 @@ async fn every_acknowledged_write_survives_kill_9_and_an_immediate_stop_of_the_s
     let mut round = 0;
     end_servers(server, 6, async |server| {
         round += 1;
-        if round % 2 == 0 { server.stop_at_once() } else { server.kill() }
+        if round % 2 == 0 { server.stop_immediately() } else { server.kill() }
     })
     .await;
 }
@@ -255,7 +255,7 @@ async fn every_acknowledged_write_survives_a_power_cut() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_acknowledged_write_survives_a_power_cut_of_the_server() {
-    if Server::made(None, &[]).is_none() {
+    if Server::create(None, &[]).is_none() {
         return;
     }
     let Some(disk) = Disk::new() else { return };

@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::suite::Wishes;
+use crate::suite::TestOptions;
 use crate::{BOTH, Bench, Engine, PLAIN, THINGS};
 use generate::{CURRENT, Walk};
 
@@ -50,7 +50,7 @@ impl Stores {
     async fn open() -> Self {
         let mut all = Vec::new();
         for engine in [Engine::Memory, Engine::Sqlite, Engine::Postgres] {
-            if let Some(bench) = Bench::wishing(engine, Wishes::default()).await {
+            if let Some(bench) = Bench::with_options(engine, TestOptions::default()).await {
                 all.push(bench);
             }
         }
@@ -97,7 +97,7 @@ impl Stores {
             for write in batch {
                 writes.push(at_its_version(write.clone(), store).await);
             }
-            let Committed { version, touched } = store.commit(writes.into_iter().collect()).await?;
+            let Committed { version, rows_affected: touched } = store.commit(writes.into_iter().collect()).await?;
             assert_eq!(version == 0, touched.iter().all(|touched| *touched == 0), "{batch:?}");
             Ok(touched)
         };

@@ -6,6 +6,6 @@ pub mod commits;
 pub mod contact_address;
 pub mod rows;
 pub mod settings;
-pub mod shown;
+pub mod quote;
 pub mod start_error;
 pub mod versions;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use openorch_store::{
     ArchiveReader, Batch, Collection, Engine, Findings, Index, Notes, PostgresEngine, PostgresOptions, PostgresStore,
-    Progress, Query, Restoring, Result, Row, Store, StoreError,
+    Progress, Query, PendingRestore, Result, Row, Store, StoreError,
 };
 
 use crate::backup::{self as files, P, PAIRS, back_up, fill_with_pairs, filled, pair, silent, sound};
@@ -27,7 +27,7 @@ fn engine(schema: &Schema) -> PostgresEngine {
     PostgresEngine(schema.options())
 }
 
-async fn prepare(file: &Path, options: PostgresOptions, collections: &[Collection]) -> Result<Box<dyn Restoring>> {
+async fn prepare(file: &Path, options: PostgresOptions, collections: &[Collection]) -> Result<Box<dyn PendingRestore>> {
     PostgresEngine(options).restore(ArchiveReader::open(file)?, collections, &mut silent).await
 }
 
@@ -79,7 +79,7 @@ async fn a_backup_made_while_others_write_is_of_one_moment_and_both_engines_rest
     let notes: Notes = vec![("made_at".into(), "now".into())];
     let mut told = 0;
     let mut tell = |progress: Progress<'_>| {
-        assert!(progress.what == P && progress.done <= progress.of);
+        assert!(progress.task == P && progress.done <= progress.total);
         told += 1;
     };
     let size = back_up(&engine(&first), &file, &notes, &mut tell).await.unwrap();

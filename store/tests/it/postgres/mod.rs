@@ -1,17 +1,17 @@
 //! Tests of PostgreSQL alone: a server that is unreachable, stopped or killed, a network in between, and other users.
 
 mod backup;
-mod hold;
-mod lost;
+mod schema_lock;
+mod connection_loss;
 mod pooler;
 mod server;
-mod start;
+mod open;
 mod tls;
 
 use std::sync::Arc;
 
 use openorch_store::{PostgresOptions, PostgresStore, Result, Store};
-use openorch_test_support::{PATIENCE, eventually_some};
+use openorch_test_support::{WAIT_TIMEOUT, eventually_some};
 
 use crate::suite::{Schema, database, skip};
 use crate::{PLAIN, THINGS};
@@ -42,7 +42,7 @@ pub fn with_option(connection: &str, option: &str) -> String {
 
 /// Retries `ask` until it returns a value.
 pub async fn until<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> T {
-    eventually_some(PATIENCE, what, ask).await
+    eventually_some(WAIT_TIMEOUT, what, ask).await
 }
 
 /// Retries a write until the store is writable again.

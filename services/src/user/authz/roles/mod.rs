@@ -2,6 +2,6 @@
 
 pub mod assignments;
 pub mod enroll;
-pub mod givable;
+pub mod assignable;
 pub mod organization;
 pub mod role;
