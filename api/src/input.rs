@@ -146,8 +146,8 @@ macro_rules! pairs {
     ($(($($part:ident $index:tt),+);)*) => {
         $(impl<$($part: Input),+> Input for ($($part,)+) {
             const HAS_BODY: bool = $($part::HAS_BODY)||+;
-            fn describe(generator: &mut SchemaGenerator) -> InputShape {
-                let mut whole = InputShape::default();
+            fn describe(generator: &mut SchemaGenerator) -> InputSchema {
+                let mut whole = InputSchema::default();
                 $({
                     let part = $part::describe(generator);
                     whole.path.extend(part.path);
@@ -156,10 +156,10 @@ macro_rules! pairs {
                 })+
                 whole
             }
-            fn decode(parts: &mut Parts) -> Result<Self, InvalidInput> {
+            fn decode(parts: &mut RequestParts) -> Result<Self, InvalidInput> {
                 Ok(($($part::decode(parts)?,)+))
             }
-            fn encode(&self, parts: &mut Parts) {
+            fn encode(&self, parts: &mut RequestParts) {
                 $(self.$index.encode(parts);)+
             }
         })*

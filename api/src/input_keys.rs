@@ -4,7 +4,7 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use crate::{InvalidInput, RequestParts, Operation};
+use crate::{InvalidInput, Operation, RequestParts};
 
 /// The parameters of an operation by location. Construction generates the operation's schemas, so build it once per
 /// operation.
@@ -59,11 +59,14 @@ impl InputKeys {
     /// unknown. The contents of the body are not validated here.
     pub fn request_parts(&self, input: Map<String, Value>) -> Result<RequestParts, InvalidInput> {
         let mut path: Vec<Option<String>> = vec![None; self.path.len()];
-        let mut parts = RequestParts { body: self.has_body.then(|| Value::Object(Map::new())), ..RequestParts::default() };
+        let mut parts =
+            RequestParts { body: self.has_body.then(|| Value::Object(Map::new())), ..RequestParts::default() };
         for (key, value) in input {
             match (self.location(&key), &mut parts.body) {
                 (Some(ParameterLocation::Path(at)), _) => path[at] = scalar_text(&key, value)?,
-                (Some(ParameterLocation::Query), _) => parts.query.extend(scalar_text(&key, value)?.map(|text| (key, text))),
+                (Some(ParameterLocation::Query), _) => {
+                    parts.query.extend(scalar_text(&key, value)?.map(|text| (key, text)))
+                }
                 (Some(ParameterLocation::Body), Some(Value::Object(body))) => _ = body.insert(key, value),
                 _ => return Err(self.unknown_key(&key)),
             }

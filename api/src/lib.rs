@@ -3,14 +3,13 @@
 //! on no web framework.
 
 pub mod audit;
-mod schema_validator;
 pub mod error;
 pub mod events;
 pub mod form;
 pub mod header;
 pub mod input;
-pub mod json;
 pub mod input_keys;
+pub mod json;
 pub mod op;
 pub mod openapi;
 pub mod output;
@@ -18,19 +17,22 @@ pub mod platform;
 pub mod policy;
 pub mod query;
 pub mod registry;
+mod schema_validator;
 pub mod slug;
 mod strict;
 pub mod text;
 pub mod time;
 pub mod user;
 
-pub use schema_validator::SchemaValidator;
 pub use error::ErrorCode;
 pub use events::Events;
-pub use input::{Body, Input, InvalidInput, RequestParts, Path, Query};
+pub use input::{Body, Input, InvalidInput, Path, Query, RequestParts};
 pub use input_keys::InputKeys;
-pub use op::{Access, Condition, Effect, Exempt, PermissionRequirement, Method, Op, Permission, Idempotency, Operation};
-pub use output::{Created, SharedDocument, Download, Html, Json, NoContent, Output, Samples, SharedJson};
+pub use op::{
+    Access, Condition, Effect, Exempt, Idempotency, Method, Op, Operation, Permission, PermissionRequirement,
+};
+pub use output::{Created, Download, Html, Json, NoContent, Output, PrometheusText, SharedDocument, SharedJson};
+pub use schema_validator::SchemaValidator;
 pub use slug::Slug;
 pub use time::Time;
 

@@ -380,7 +380,7 @@ macro_rules! ops {
         $(
             $(#[doc = $doc])+
             pub const $name: $crate::Op<$crate::ops!(@input $($input)?), $output> = {
-                const ROW: &$crate::Row = &$crate::Row {
+                const ROW: &$crate::Operation = &$crate::Operation {
                 id: $id,
                 method: $crate::ops!(@method $method),
                 path: $path,
@@ -388,13 +388,13 @@ macro_rules! ops {
                 input: <$crate::ops!(@input $($input)?) as $crate::Input>::describe,
                 output: <$output as $crate::Output>::describe,
                 $($field: $value,)*
-                ..$crate::op::TEMPLATE
+                ..$crate::op::DEFAULT
                 };
                 $crate::Op::new(ROW)
             };
         )*
         /// The rows of this service, in the order of the contract.
-        pub static OPERATIONS: &[&$crate::Row] = &[$($name.row),*];
+        pub static OPERATIONS: &[&$crate::Operation] = &[$($name.row),*];
     };
     (@input) => { () };
     (@input $input:ty) => { $input };
@@ -445,7 +445,7 @@ macro_rules! permissions {
                 id: $id,
                 description: $description,
                 granted_to: &[$($crate::role::$role),*],
-                of_all_apps: [$($crate::op::$reach,)? false][0],
+                platform_scoped: [$($crate::op::$reach,)? false][0],
             };
         )*
         /// The permissions of this service; seeded when the daemon first starts.

@@ -6,10 +6,11 @@ use schemars::{Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Access, Effect, ErrorCode, Exempt, Operation, Service, schema_validator,
+    Access, Effect, ErrorCode, Exempt, Operation, Service,
     header::{self, Header},
     input::InputSchema,
     output::Stream,
+    schema_validator,
 };
 
 /// Generates the whole document. This takes some milliseconds, so the result should be cached.
@@ -197,8 +198,11 @@ fn operation(service: &Service, row: &Operation, is_alias: bool, generator: &mut
         success["content"] = json!({ content_type: { "schema": schema } });
     }
     if !row.response_headers.is_empty() {
-        success["headers"] =
-            row.response_headers.iter().map(|header| (header.name.to_owned(), header_object(header, "string"))).collect();
+        success["headers"] = row
+            .response_headers
+            .iter()
+            .map(|header| (header.name.to_owned(), header_object(header, "string")))
+            .collect();
     }
     responses.insert(output.status.to_string(), success);
     if row.request_headers.iter().any(|read| read.name == header::IF_NONE_MATCH.name) {

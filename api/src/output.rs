@@ -120,8 +120,8 @@ macro_rules! json_output {
 
             impl<T: Serialize + DeserializeOwned + JsonSchema + Send + 'static> Output for $name<T> {
                 const STATUS: u16 = $status;
-                fn describe(generator: &mut SchemaGenerator) -> OutputShape {
-                    OutputShape { status: $status, body: Some((JSON, generator.subschema_for::<T>())), stream: None }
+                fn describe(generator: &mut SchemaGenerator) -> OutputSchema {
+                    OutputSchema { status: $status, body: Some((JSON, generator.subschema_for::<T>())), stream: None }
                 }
                 fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
                     Ok(Some(Encoded::whole(JSON, serde_json::to_vec(&self.0)?)))
@@ -167,10 +167,10 @@ macro_rules! text_output {
 
             impl Output for $name {
                 const STATUS: u16 = 200;
-                fn describe(_: &mut SchemaGenerator) -> OutputShape {
+                fn describe(_: &mut SchemaGenerator) -> OutputSchema {
                     let media_type = $content_type.split(';').next().unwrap_or($content_type);
                     let schema = schemars::json_schema!({ "type": "string" });
-                    OutputShape { status: 200, body: Some((media_type, schema)), stream: None }
+                    OutputSchema { status: 200, body: Some((media_type, schema)), stream: None }
                 }
                 fn encode(self) -> Result<Option<Encoded>, serde_json::Error> {
                     Ok(Some(Encoded::$held($content_type, self.0)))
@@ -193,7 +193,7 @@ text_output! {
     /// 200 with a static HTML page.
     Html shared SharedDocument "text/html; charset=utf-8";
     /// 200 with metrics in the Prometheus text format 0.0.4.
-    Samples whole Bytes "text/plain; version=0.0.4; charset=utf-8";
+    PrometheusText whole Bytes "text/plain; version=0.0.4; charset=utf-8";
 }
 
 /// 200 with binary data of any size, sent as it is produced.

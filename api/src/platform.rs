@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
-    Access, Body, Download, Effect, Events, Html, Json, Query, Operation, Samples, SharedJson, Time, error, errors,
+    Access, Body, Download, Effect, Events, Html, Json, Operation, PrometheusText, Query, SharedJson, Time, error,
+    errors,
     events::Event,
     form,
     header::{ETAG, IF_NONE_MATCH},
@@ -52,11 +53,11 @@ ops! {
 
     /// The OpenAPI document.
     OPENAPI "openapi" = GET "/openapi.json" () -> SharedJson,
-        access: Access::Public, reads: &[&IF_NONE_MATCH], sets: &[&ETAG];
+        access: Access::Public, request_headers: &[&IF_NONE_MATCH], response_headers: &[&ETAG];
 
     /// The API reference as an HTML page.
     DOCS "docs" = GET "/docs" () -> Html,
-        access: Access::Public, reads: &[&IF_NONE_MATCH], sets: &[&ETAG];
+        access: Access::Public, request_headers: &[&IF_NONE_MATCH], response_headers: &[&ETAG];
 
     /// Back up all data of the daemon as a consistent snapshot, for `openorch restore`.
     ///
@@ -84,7 +85,7 @@ ops! {
     ///
     /// A service behind the gateway has its own series from its first request until its account is deleted. Services beyond
     /// the first thousand share the series of the service `(other)`; slugs that belong to no service share `(unknown)`.
-    METRICS "metrics" = GET "/metrics" () -> Samples, access: Access::needs(&METRICS_VIEW);
+    METRICS "metrics" = GET "/metrics" () -> PrometheusText, access: Access::needs(&METRICS_VIEW);
 
     /// Monitor the requests to the daemon and to all services.
     ///

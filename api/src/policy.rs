@@ -54,14 +54,14 @@ ops! {
     UPSERT_INSTANCE "upsertInstance" = PUT "/policy-svc/instance/{instanceId}"
         ((Path<PolicyId>, Body<UpsertInstanceRequest>)) -> Json<Empty>,
         access: Access::needs(&INSTANCE_EDIT), repeat: Some(Idempotency::Natural),
-        audited: true, target: &["/instance/endpoint"],
-        normalise: Some(accept_capital),
+        audited: true, audit_targets: &["/instance/endpoint"],
+        normalize_body: Some(accept_capital),
         errors: &[&TOO_MANY_POLICIES, &TOO_MANY_NETWORKS];
 
     /// List the policies of the caller's app, oldest first.
     LIST_INSTANCES "listPolicyInstances" = GET "/policy-svc/instances"
         () -> Json<ListInstancesResponse>,
-        long_answer: true, access: Access::needs(&INSTANCE_VIEW);
+        long_response: true, access: Access::needs(&INSTANCE_VIEW);
 
     /// Delete a policy of the caller's app.
     DELETE_INSTANCE "deletePolicyInstance" = DELETE "/policy-svc/instance/{instanceId}"

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     form, input,
-    json::{self, Limits, MAX_DEPTH, JsonError},
+    json::{self, JsonError, Limits, MAX_DEPTH},
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

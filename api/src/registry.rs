@@ -74,14 +74,14 @@ ops! {
     REGISTER_INSTANCE "registerInstance" = PUT "/registry-svc/instance"
         (Body<RegisterInstanceRequest>) -> Created<RegisterInstanceResponse>,
         access: Access::needs(&INSTANCE_EDIT).or_slugs(&["deploy-svc"]), repeat: Some(Idempotency::Natural),
-        audited: true, target: &["/id", "/url"],
-        reads: &[&header::EXTENDED],
+        audited: true, audit_targets: &["/id", "/url"],
+        request_headers: &[&header::EXTENDED],
         errors: &[&URL_NOT_ALLOWED, &URL_TAKEN, &TOO_MANY_INSTANCES, &REGISTRY_FULL];
 
     /// List all instances, or those that match every given field.
     LIST_INSTANCES "listInstances" = GET "/registry-svc/instances"
         (Query<ListInstancesRequest>) -> Json<ListInstancesResponse>,
-        access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]), reads: &[&header::EXTENDED],
+        access: Access::needs(&INSTANCE_VIEW).or_slugs(&["deploy-svc"]), request_headers: &[&header::EXTENDED],
         errors: &[&request::LIST_TOO_LONG];
 
     /// Remove an instance, so that no more requests are routed to it. Allowed for its owner and admins.
@@ -95,12 +95,12 @@ ops! {
     SAVE_DEFINITION "saveDefinition" = PUT "/registry-svc/definition"
         (Body<SaveDefinitionRequest>) -> Created<SaveDefinitionResponse>,
         access: Access::needs(&DEFINITION_EDIT), repeat: Some(Idempotency::Natural),
-        audited: true, target: &["/definition/id"];
+        audited: true, audit_targets: &["/definition/id"];
 
     /// List definitions.
     LIST_DEFINITIONS "listDefinitions" = GET "/registry-svc/definitions"
         () -> Json<ListDefinitionsResponse>,
-        long_answer: true, access: Access::needs(&DEFINITION_VIEW).or_slugs(&["deploy-svc"]);
+        long_response: true, access: Access::needs(&DEFINITION_VIEW).or_slugs(&["deploy-svc"]);
 
     /// Remove a definition.
     DELETE_DEFINITION "deleteDefinition" = DELETE "/registry-svc/definition/{id}"
@@ -117,7 +117,7 @@ ops! {
     /// List all nodes, or those with the given ids.
     LIST_NODES "listNodes" = POST "/registry-svc/nodes"
         (Body<ListNodesRequest>) -> Json<ListNodesResponse>,
-        long_answer: true, access: Access::needs(&NODE_VIEW).or_slugs(&["deploy-svc", "file-svc"]), effect: Some(Effect::Read);
+        long_response: true, access: Access::needs(&NODE_VIEW).or_slugs(&["deploy-svc", "file-svc"]), effect: Some(Effect::Read);
 
     /// Remove a node. A node that is still running is registered again by its next heartbeat.
     DELETE_NODE "deleteNode" = DELETE "/registry-svc/node/{url}"

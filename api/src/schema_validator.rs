@@ -8,7 +8,7 @@ use regex_lite::Regex;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value};
 
-use crate::{InvalidInput, RequestParts, Operation, Time, text};
+use crate::{InvalidInput, Operation, RequestParts, Time, text};
 
 /// Schema keyword that describes the `pattern` in words, for error messages.
 pub const PATTERN_DESCRIPTION: &str = "x-form";
@@ -61,8 +61,11 @@ impl SchemaValidator {
     pub fn new(row: &Operation) -> Result<SchemaValidator, String> {
         let mut generator = SchemaGenerator::default();
         let shape = (row.input)(&mut generator);
-        let mut reader =
-            SchemaCompiler { definitions: generator.take_definitions(true), compiled: BTreeMap::new(), nodes: Vec::new() };
+        let mut reader = SchemaCompiler {
+            definitions: generator.take_definitions(true),
+            compiled: BTreeMap::new(),
+            nodes: Vec::new(),
+        };
         let mut read = |schema: Option<Schema>| schema.map(|schema| reader.node(&schema.to_value())).transpose();
         let (query, body) = (read(shape.query)?, read(shape.body)?);
         Ok(SchemaValidator { nodes: reader.nodes, query, body })
@@ -119,7 +122,9 @@ impl SchemaValidator {
             },
             (Node::List { items, min, max }, Value::Array(list)) => {
                 match list.len() {
-                    count if count < *min => invalid(path, format!("has {count} entries; at least {min} are expected"))?,
+                    count if count < *min => {
+                        invalid(path, format!("has {count} entries; at least {min} are expected"))?
+                    }
                     count if count > *max => invalid(path, format!("has {count} entries; at most {max} are allowed"))?,
                     _ => {}
                 }
@@ -191,7 +196,10 @@ impl Text {
         }
         match self.format {
             Some(Format::Time) if serde_json::from_value::<Time>(text.into()).is_err() => {
-                return Some(format!("is `{}`; a time like 2026-01-31T12:00:00Z (RFC 3339) is expected", excerpt(text)));
+                return Some(format!(
+                    "is `{}`; a time like 2026-01-31T12:00:00Z (RFC 3339) is expected",
+                    excerpt(text)
+                ));
             }
             Some(Format::Name) => {
                 if let Some(letter) = text::first_hidden(text) {
@@ -205,7 +213,9 @@ impl Text {
             _ => {}
         }
         match &self.pattern {
-            Some(pattern) if !pattern.is_match(text) => Some(format!("is `{}`; it must be {}", excerpt(text), self.pattern_description)),
+            Some(pattern) if !pattern.is_match(text) => {
+                Some(format!("is `{}`; it must be {}", excerpt(text), self.pattern_description))
+            }
             _ => None,
         }
     }
@@ -308,7 +318,14 @@ impl SchemaCompiler {
             };
         }
         if let Some(values) = enum_values(schema)? {
-            let text = Text { min: 0, max: usize::MAX, pattern: None, pattern_description: String::new(), format: None, values };
+            let text = Text {
+                min: 0,
+                max: usize::MAX,
+                pattern: None,
+                pattern_description: String::new(),
+                format: None,
+                values,
+            };
             return Ok(self.add(Node::Text(text)));
         }
         let kinds: Vec<&str> = match schema.get("type") {

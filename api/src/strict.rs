@@ -56,7 +56,7 @@ macro_rules! whole_numbers {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
             match &self.0 {
-                Value::Number(number) if number.is_f64() => match whole(number) {
+                Value::Number(number) if number.is_f64() => match as_integer(number) {
                     Some(number) => visitor.visit_i64(number),
                     None => self.deserialize_any(visitor),
                 },
@@ -227,7 +227,9 @@ mod tests {
     #[test]
     fn a_query_says_numbers_booleans_and_choices_as_text() {
         let read = |text: &[(&str, &str)]| {
-            read_query::<TestQuery>(text.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+            read_query::<TestQuery>(
+                text.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            )
         };
         let outcome = Some(AuditOutcome::Refused);
         let all = TestQuery { name: Some("7".into()), limit: Some(-2), all: true, outcome };

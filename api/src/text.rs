@@ -10,7 +10,9 @@ pub fn characters(text: &str) -> impl Iterator<Item = (char, bool)> {
     std::iter::from_fn(move || {
         let letter = rest.next()?;
         let is_hidden = match letter {
-            '\u{200c}' | '\u{200d}' => !(before.is_some_and(is_joinable) && rest.peek().copied().is_some_and(is_joinable)),
+            '\u{200c}' | '\u{200d}' => {
+                !(before.is_some_and(is_joinable) && rest.peek().copied().is_some_and(is_joinable))
+            }
             _ => is_hidden(letter),
         };
         before = Some(letter);

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 pub use openorch_api::output::EncodedBody;
-use openorch_api::output::{ChunkStream, ChunkIterator};
+use openorch_api::output::{ChunkIterator, ChunkStream};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use crate::{BoxFuture, budget::Reservation};

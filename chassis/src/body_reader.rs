@@ -8,7 +8,7 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use openorch_api::{
     error::request,
-    json::{self, Limits, JsonError},
+    json::{self, JsonError, Limits},
 };
 use serde_json::Value;
 use tokio::{
@@ -20,13 +20,13 @@ use crate::{ClientBody, Error, Result, budget::Reservation};
 
 /// Larger bodies are decompressed, parsed and decoded on blocking threads: it takes milliseconds, which would delay the other
 /// tasks of an async worker.
-pub const LARGE: usize = 64 << 10;
+pub const LARGE_BYTES: usize = 64 << 10;
 
 /// The decompression ratio is not limited up to this size: short repetitive texts are common.
-const RATIO_FREE: usize = 64 << 10;
+const RATIO_EXEMPT_BYTES: usize = 64 << 10;
 
 /// Minimum step in which memory for a body is reserved.
-const FIRST_STEP: usize = 4 << 10;
+const MIN_GROWTH_BYTES: usize = 4 << 10;
 
 /// The limits of one body.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +81,7 @@ impl Pace {
 }
 
 /// A parsed body.
-pub struct ReadBody {
+pub struct ParsedBody {
     /// `None` for an empty one.
     pub value: Option<Value>,
     /// Whether it has more than [`LARGE_BYTES`] bytes after decompression.
@@ -96,7 +96,7 @@ pub async fn read_json(
     limits: BodyLimits,
     reservation: &mut Reservation,
     workers: &Semaphore,
-) -> Result<ReadBody> {
+) -> Result<ParsedBody> {
     let coding = Coding::of(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limits.bytes as u64) {
@@ -104,24 +104,24 @@ pub async fn read_json(
     }
     let sent = collect(body, &limits, reservation).await?;
     let is_compressed = !matches!(coding, Coding::Identity) && !sent.is_empty();
-    if !is_compressed && sent.len() <= LARGE {
+    if !is_compressed && sent.len() <= LARGE_BYTES {
         reservation.grow(json::estimate_memory(&sent, limits.json)).await?;
-        return Ok(ReadBody { value: parse(&sent, limits.json)?, is_large: false });
+        return Ok(ParsedBody { value: parse(&sent, limits.json)?, is_large: false });
     }
     // Memory is reserved before a permit is acquired: a request that waits for memory must not block those that have it.
     let bytes = if is_compressed { decompress(coding, sent, &limits, reservation, workers).await? } else { sent };
-    let is_large = bytes.len() > LARGE;
+    let is_large = bytes.len() > LARGE_BYTES;
     reservation.grow(json::estimate_memory(&bytes, limits.json)).await?;
     let text_bytes = bytes.len();
-    let value = on_worker(workers, move || parse(&bytes, limits.json)).await?;
+    let value = run_on_worker(workers, move || parse(&bytes, limits.json)).await?;
     // The text was dropped; the values remain.
     reservation.shrink_to(reservation.bytes().saturating_sub(text_bytes));
-    Ok(ReadBody { value, is_large })
+    Ok(ParsedBody { value, is_large })
 }
 
 /// Checks the body of a call in process against the limits of request bodies. Returns whether it is larger than
 /// [`LARGE_BYTES`].
-pub fn check_made(body: &Value, limits: BodyLimits) -> Result<bool> {
+pub fn check_in_process_body(body: &Value, limits: BodyLimits) -> Result<bool> {
     if !json::is_within_depth(body, limits.json.depth) {
         let reason = format!("the body is nested deeper than {} levels", limits.json.depth);
         return Err(Error::new(&request::INVALID_BODY, reason));
@@ -129,18 +129,18 @@ pub fn check_made(body: &Value, limits: BodyLimits) -> Result<bool> {
     if json::count(body) > limits.json.values {
         return Err(too_many_values(limits.json.values));
     }
-    let mut length = Length(0);
+    let mut length = ByteCounter(0);
     serde_json::to_writer(&mut length, body).map_err(Error::internal)?;
     if length.0 > limits.bytes {
         return Err(too_large(limits.bytes));
     }
-    Ok(length.0 > LARGE)
+    Ok(length.0 > LARGE_BYTES)
 }
 
 /// A writer that counts bytes.
-struct Length(usize);
+struct ByteCounter(usize);
 
-impl std::io::Write for Length {
+impl std::io::Write for ByteCounter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0 += bytes.len();
         Ok(bytes.len())
@@ -152,11 +152,11 @@ impl std::io::Write for Length {
 }
 
 /// Runs the work on a blocking thread, once it has a permit.
-async fn on_worker<T: Send + 'static>(
+async fn run_on_worker<T: Send + 'static>(
     workers: &Semaphore,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let _turn = workers.acquire().await.map_err(Error::internal)?;
+    let _permit = workers.acquire().await.map_err(Error::internal)?;
     tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
 }
 
@@ -167,10 +167,10 @@ fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Value>> {
     })
 }
 
-fn too_many_values(most: usize) -> Error {
+fn too_many_values(max: usize) -> Error {
     Error::new(
         &request::TOO_MANY_VALUES,
-        format!("the body has more than {most} JSON values, the limit of this operation; send it in parts"),
+        format!("the body has more than {max} JSON values, the limit of this operation; send it in parts"),
     )
 }
 
@@ -193,7 +193,7 @@ async fn collect(mut body: ClientBody, limits: &BodyLimits, reservation: &mut Re
             return Err(too_large(limits.bytes));
         }
         if length > whole.capacity() {
-            let capacity = (whole.capacity() * 2).max(FIRST_STEP).min(limits.bytes).max(length);
+            let capacity = (whole.capacity() * 2).max(MIN_GROWTH_BYTES).min(limits.bytes).max(length);
             reservation.grow(capacity - whole.capacity()).await?;
             whole.reserve(capacity - whole.len());
         }
@@ -213,11 +213,11 @@ async fn decompress(
     workers: &Semaphore,
 ) -> Result<Bytes> {
     let sent_bytes = reservation.bytes();
-    let by_ratio = sent.len().saturating_mul(limits.decompression_ratio).max(RATIO_FREE);
+    let by_ratio = sent.len().saturating_mul(limits.decompression_ratio).max(RATIO_EXEMPT_BYTES);
     let most = by_ratio.min(limits.decompressed_bytes);
     // One more byte shows that the limit is exceeded.
     reservation.grow(most + 1).await?;
-    let bytes = on_worker(workers, move || coding.decompress(&sent, most)).await?;
+    let bytes = run_on_worker(workers, move || coding.decompress(&sent, most)).await?;
     if bytes.len() > most {
         return Err(Error::new(
             &request::BODY_TOO_LARGE,
@@ -258,12 +258,12 @@ impl Coding {
     }
 
     /// Decompresses at most `max + 1` bytes.
-    fn decompress(self, sent: &[u8], most: usize) -> Result<Vec<u8>> {
+    fn decompress(self, sent: &[u8], max: usize) -> Result<Vec<u8>> {
         match self {
             Coding::Identity => Ok(sent.to_vec()),
             // Only one member, as clients send: a body of many empty ones would waste time.
-            Coding::Gzip => read_at_most(flate2::read::GzDecoder::new(sent), most, "gzip"),
-            Coding::Brotli => read_at_most(brotli_decompressor::Decompressor::new(sent, 4096), most, "br"),
+            Coding::Gzip => read_at_most(flate2::read::GzDecoder::new(sent), max, "gzip"),
+            Coding::Brotli => read_at_most(brotli_decompressor::Decompressor::new(sent, 4096), max, "br"),
         }
     }
 }
@@ -272,7 +272,7 @@ fn read_at_most(mut reader: impl Read, most: usize, coding: &str) -> Result<Vec<
     let mut bytes = Vec::new();
     // Grown explicitly: a vector that grows by itself may allocate twice what was reserved in the budget.
     while bytes.len() <= most {
-        let step = bytes.len().max(FIRST_STEP).min(most + 1 - bytes.len());
+        let step = bytes.len().max(MIN_GROWTH_BYTES).min(most + 1 - bytes.len());
         bytes.reserve_exact(step);
         let read = (&mut reader).take(step as u64).read_to_end(&mut bytes);
         let read = read.map_err(|error| {

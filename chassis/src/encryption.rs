@@ -79,7 +79,10 @@ mod tests {
         let sealed = seal.encrypt("userSvcKeyPairs/1/private", b"secret");
         assert_eq!(**seal.decrypt("userSvcKeyPairs/1/private", &sealed).unwrap(), *b"secret");
         assert_eq!(seal.decrypt("userSvcKeyPairs/2/private", &sealed), Err(DecryptError::Corrupted));
-        assert!(matches!(Encryptor::new("other").decrypt("userSvcKeyPairs/1/private", &sealed), Err(DecryptError::WrongKey(_))));
+        assert!(matches!(
+            Encryptor::new("other").decrypt("userSvcKeyPairs/1/private", &sealed),
+            Err(DecryptError::WrongKey(_))
+        ));
         assert_eq!(seal.decrypt("userSvcKeyPairs/1/private", "v1.x"), Err(DecryptError::Corrupted));
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::oneshot;
 
 /// A semaphore that is fair among keys, such as accounts or addresses.
-pub struct Turns<K: Hash + Eq + Clone>(Arc<Inner<K>>);
+pub struct FairSemaphore<K: Hash + Eq + Clone>(Arc<Inner<K>>);
 
 struct Inner<K: Hash + Eq + Clone> {
     state: Mutex<State<K>>,
@@ -19,73 +19,73 @@ struct Inner<K: Hash + Eq + Clone> {
 struct State<K> {
     free: usize,
     /// The queue of each key, in order of arrival. A queue that all waiters left stays, empty, until its next turn.
-    lines: HashMap<K, BTreeMap<u64, oneshot::Sender<()>>>,
+    queues: HashMap<K, BTreeMap<u64, oneshot::Sender<()>>>,
     /// The keys of the queues in round-robin order, the next one first.
     order: VecDeque<K>,
     /// The number of waiters so far.
-    came: u64,
+    arrivals: u64,
 }
 
 /// A permit, released on drop.
-pub struct Turn<K: Hash + Eq + Clone>(Arc<Inner<K>>);
+pub struct FairPermit<K: Hash + Eq + Clone>(Arc<Inner<K>>);
 
-impl<K: Hash + Eq + Clone> Clone for Turns<K> {
+impl<K: Hash + Eq + Clone> Clone for FairSemaphore<K> {
     fn clone(&self) -> Self {
-        Turns(self.0.clone())
+        FairSemaphore(self.0.clone())
     }
 }
 
-impl<K: Hash + Eq + Clone> Turns<K> {
+impl<K: Hash + Eq + Clone> FairSemaphore<K> {
     /// A semaphore with this number of permits, at least one.
-    pub fn new(at_once: usize) -> Turns<K> {
-        let state = State { free: at_once.max(1), lines: HashMap::new(), order: VecDeque::new(), came: 0 };
-        Turns(Arc::new(Inner { state: Mutex::new(state) }))
+    pub fn new(permits: usize) -> FairSemaphore<K> {
+        let state = State { free: permits.max(1), queues: HashMap::new(), order: VecDeque::new(), arrivals: 0 };
+        FairSemaphore(Arc::new(Inner { state: Mutex::new(state) }))
     }
 
     /// Waits for a permit. Dropping the future leaves the queue.
-    pub async fn take(&self, key: K) -> Turn<K> {
-        let turn = {
+    pub async fn acquire(&self, key: K) -> FairPermit<K> {
+        let waiter = {
             let mut state = self.0.lock();
             if state.free > 0 {
                 state.free -= 1;
-                return Turn(self.0.clone());
+                return FairPermit(self.0.clone());
             }
-            let (hand, turn) = oneshot::channel();
-            if !state.lines.contains_key(&key) {
+            let (sender, receiver) = oneshot::channel();
+            if !state.queues.contains_key(&key) {
                 state.order.push_back(key.clone());
             }
-            state.came += 1;
-            let number = state.came;
-            state.lines.entry(key.clone()).or_default().insert(number, hand);
-            Waiting { turns: &self.0, turn, key, number }
+            state.arrivals += 1;
+            let number = state.arrivals;
+            state.queues.entry(key.clone()).or_default().insert(number, sender);
+            Waiter { semaphore: &self.0, receiver, key, number }
         };
-        turn.wait().await
+        waiter.wait().await
     }
 }
 
 /// A queued waiter. A permit that arrives while it is dropped goes to the next waiter.
-struct Waiting<'a, K: Hash + Eq + Clone> {
-    turns: &'a Arc<Inner<K>>,
-    turn: oneshot::Receiver<()>,
+struct Waiter<'a, K: Hash + Eq + Clone> {
+    semaphore: &'a Arc<Inner<K>>,
+    receiver: oneshot::Receiver<()>,
     key: K,
     number: u64,
 }
 
-impl<K: Hash + Eq + Clone> Waiting<'_, K> {
-    async fn wait(mut self) -> Turn<K> {
+impl<K: Hash + Eq + Clone> Waiter<'_, K> {
+    async fn wait(mut self) -> FairPermit<K> {
         // The sender stays in the queue until it sends the permit.
-        let _ = (&mut self.turn).await;
-        Turn(self.turns.clone())
+        let _ = (&mut self.receiver).await;
+        FairPermit(self.semaphore.clone())
     }
 }
 
-impl<K: Hash + Eq + Clone> Drop for Waiting<'_, K> {
+impl<K: Hash + Eq + Clone> Drop for Waiter<'_, K> {
     fn drop(&mut self) {
-        self.turn.close();
-        match self.turn.try_recv() {
-            Ok(()) => self.turns.hand_on(),
+        self.receiver.close();
+        match self.receiver.try_recv() {
+            Ok(()) => self.semaphore.release(),
             Err(_) => {
-                if let Some(line) = self.turns.lock().lines.get_mut(&self.key) {
+                if let Some(line) = self.semaphore.lock().queues.get_mut(&self.key) {
                     line.remove(&self.number);
                 }
             }
@@ -93,9 +93,9 @@ impl<K: Hash + Eq + Clone> Drop for Waiting<'_, K> {
     }
 }
 
-impl<K: Hash + Eq + Clone> Drop for Turn<K> {
+impl<K: Hash + Eq + Clone> Drop for FairPermit<K> {
     fn drop(&mut self) {
-        self.0.hand_on();
+        self.0.release();
     }
 }
 
@@ -105,13 +105,13 @@ impl<K: Hash + Eq + Clone> Inner<K> {
     }
 
     /// Passes a released permit to the first waiter of the next queue.
-    fn hand_on(&self) {
+    fn release(&self) {
         let mut state = self.lock();
         while let Some(key) = state.order.pop_front() {
-            let Some(line) = state.lines.get_mut(&key) else { continue };
-            let next = line.pop_first();
-            match line.is_empty() {
-                true => _ = state.lines.remove(&key),
+            let Some(queue) = state.queues.get_mut(&key) else { continue };
+            let next = queue.pop_first();
+            match queue.is_empty() {
+                true => _ = state.queues.remove(&key),
                 false => state.order.push_back(key),
             }
             if next.is_some_and(|(_, next)| next.send(()).is_ok()) {
@@ -128,13 +128,13 @@ mod tests {
 
     #[tokio::test]
     async fn lines_take_turns_and_those_who_leave_keep_none() {
-        let turns: Turns<u8> = Turns::new(1);
-        let first = turns.take(0).await;
+        let turns: FairSemaphore<u8> = FairSemaphore::new(1);
+        let first = turns.acquire(0).await;
         let served = Arc::new(Mutex::new(Vec::new()));
         let wait = |key: u8| {
             let (turns, served) = (turns.clone(), served.clone());
             tokio::spawn(async move {
-                let _turn = turns.take(key).await;
+                let _turn = turns.acquire(key).await;
                 served.lock().unwrap().push(key);
             })
         };
@@ -152,14 +152,14 @@ mod tests {
         // The aborted waiter of key 1 does not cost that key a turn.
         assert_eq!(*served.lock().unwrap(), [1, 2, 3, 1, 3, 1]);
         let state = turns.0.lock();
-        assert_eq!((state.free, state.lines.len(), state.order.len()), (1, 0, 0));
+        assert_eq!((state.free, state.queues.len(), state.order.len()), (1, 0, 0));
     }
 
     #[tokio::test]
     async fn a_turn_that_came_to_one_who_leaves_goes_to_the_next() {
-        let turns: Turns<u8> = Turns::new(1);
-        let first = turns.take(0).await;
-        let mut leaves = Box::pin(turns.take(1));
+        let turns: FairSemaphore<u8> = FairSemaphore::new(1);
+        let first = turns.acquire(0).await;
+        let mut leaves = Box::pin(turns.acquire(1));
         assert!(futures_poll_once(&mut leaves).await.is_none());
         drop(first);
         drop(leaves);

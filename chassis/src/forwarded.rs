@@ -305,7 +305,12 @@ fn chain(headers: &HeaderMap) -> impl Iterator<Item = Option<&str>> {
 
 /// The last value of a header. Else, if the chain comes from `Forwarded`, the parameter of the last of its elements that has
 /// it and was written by a trusted proxy: all elements after that one name trusted proxies. `Some(None)` if it is invalid.
-fn forwarded_value<'a>(headers: &'a HeaderMap, name: &HeaderName, key: &str, proxies: &NetworkList) -> Option<Option<&'a str>> {
+fn forwarded_value<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+    key: &str,
+    proxies: &NetworkList,
+) -> Option<Option<&'a str>> {
     let last = elements(headers, name).next();
     if last.is_some() || headers.contains_key(X_FORWARDED_FOR) {
         return last;

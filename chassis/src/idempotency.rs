@@ -10,28 +10,28 @@ use std::{
 };
 
 use http::HeaderMap;
-use openorch_api::{RequestParts, Operation, Time, error::repeat as codes, header::IDEMPOTENCY_KEY};
+use openorch_api::{Operation, RequestParts, Time, error::repeat as codes, header::IDEMPOTENCY_KEY};
 use openorch_store::{Collection, Filter, Guard, Index, Query, Store, StoreError, Stored, Table, Write};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::{Caller, Error, Result, ages::Ages, clock::Clock, encryption::Encryptor};
+use crate::{Caller, Error, Result, clock::Clock, encryption::Encryptor, expiry::ExpiryGrace};
 
 /// The stored answers; must be opened before the store is used.
 pub static ANSWERS: Collection =
     Collection { name: "platformSvcAnswers", indexes: &[Index::on(&["accountId"]), Index::on(&["at"])] };
 
 /// Retention of an answer.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Maximum characters of a key.
-const MAX_KEY: usize = 255;
+const MAX_KEY_LENGTH: usize = 255;
 /// Maximum bytes of a stored answer.
-const MAX_ANSWER: usize = 16 << 10;
+const MAX_ANSWER_BYTES: usize = 16 << 10;
 /// Upper bound of the setting per account: the answers of an account are deleted in one batch.
 const MAX_PER_ACCOUNT: u64 = 10_000;
 /// Maximum answers removed in one batch.
-const AT_ONCE: u64 = 1000;
+const BATCH_SIZE: u64 = 1000;
 
 /// Limits on the number of stored answers.
 #[derive(Clone, Copy, Debug)]
@@ -57,11 +57,11 @@ struct Sealed {
 }
 
 /// The stored answers, and the calls with a key in progress.
-pub struct Repeats {
+pub struct IdempotencyStore {
     answers: Table<StoredAnswer>,
     clock: Arc<dyn Clock>,
-    ages: Arc<Ages>,
-    seal: Encryptor,
+    expiry: Arc<ExpiryGrace>,
+    encryptor: Encryptor,
     limits: Limits,
     /// The ids of the answers of calls in progress, by account.
     in_flight: Mutex<HashMap<Arc<str>, HashSet<String>>>,
@@ -70,15 +70,15 @@ pub struct Repeats {
 }
 
 /// The result of looking up a key before its call.
-pub(crate) enum Begun {
+pub(crate) enum KeyLookup {
     /// The call was made before, with this answer.
-    Known(String),
-    New(Arc<Keyed>),
+    Replay(String),
+    New(Arc<IdempotentCall>),
 }
 
 /// A call with a key in progress. Concurrent calls with the same key are refused.
-pub(crate) struct Keyed {
-    repeats: Arc<Repeats>,
+pub(crate) struct IdempotentCall {
+    store: Arc<IdempotencyStore>,
     id: String,
     account: Arc<str>,
     operation: &'static str,
@@ -87,24 +87,30 @@ pub(crate) struct Keyed {
 }
 
 /// The idempotency key of a request, if any.
-pub(crate) fn key_of(headers: &HeaderMap) -> Result<Option<String>> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY.name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().ok().filter(|key| {
-        (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
+        (1..=MAX_KEY_LENGTH).contains(&key.len()) && key.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
     });
     match (key, values.next()) {
         (Some(key), None) => Ok(Some(key.to_owned())),
         _ => Err(Error::new(
             &codes::INVALID_KEY,
-            format!("the header `Idempotency-Key` must be sent once, with 1 to {MAX_KEY} printable ASCII characters"),
+            format!(
+                "the header `Idempotency-Key` must be sent once, with 1 to {MAX_KEY_LENGTH} printable ASCII characters"
+            ),
         )),
     }
 }
 
 /// The digest of a request, which distinguishes a repeat from another request with the same key; and the request. The digest
 /// includes the app of the session. A large request is hashed on a blocking thread.
-pub(crate) async fn digest_of(caller: &Caller, parts: RequestParts, is_large: bool) -> Result<(String, RequestParts)> {
+pub(crate) async fn request_digest(
+    caller: &Caller,
+    parts: RequestParts,
+    is_large: bool,
+) -> Result<(String, RequestParts)> {
     let app = caller.app.clone();
     let work = move || {
         let whole = serde_json::to_vec(&(&*app, &parts.path, &parts.query, &parts.body)).map_err(Error::internal)?;
@@ -116,33 +122,33 @@ pub(crate) async fn digest_of(caller: &Caller, parts: RequestParts, is_large: bo
     }
 }
 
-impl Repeats {
+impl IdempotencyStore {
     /// `store` is the store without the audit layer, since the audit log adds the answers to the batches.
     pub fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
-        ages: Arc<Ages>,
-        seal: Encryptor,
+        expiry: Arc<ExpiryGrace>,
+        encryptor: Encryptor,
         limits: Limits,
-    ) -> Arc<Repeats> {
+    ) -> Arc<IdempotencyStore> {
         let limits = Limits { per_account: limits.per_account.min(MAX_PER_ACCOUNT), ..limits };
         let (answers, count) = (Table::new(store, &ANSWERS), Mutex::default());
-        Arc::new(Repeats { answers, clock, ages, seal, limits, in_flight: Mutex::default(), count })
+        Arc::new(IdempotencyStore { answers, clock, expiry, encryptor, limits, in_flight: Mutex::default(), count })
     }
 
     /// Begins an authorized call with a key; `request` is its digest.
     pub(crate) async fn begin(
-        self: &Arc<Repeats>,
+        self: &Arc<IdempotencyStore>,
         caller: &Caller,
         row: &'static Operation,
         key: &str,
         request: String,
-    ) -> Result<Begun> {
+    ) -> Result<KeyLookup> {
         // None of these contains a NUL.
         let name = [&*caller.user_id, caller.audience.as_deref().unwrap_or_default(), row.id, key].join("\0");
-        let keyed = self.enter(caller, row, hex(&Sha256::digest(name)), request)?;
+        let keyed = self.lock_key(caller, row, hex(&Sha256::digest(name)), request)?;
         if let Some(stored) = self.answers.get(&keyed.id).await? {
-            if !self.has_ended(&stored.value) {
+            if !self.is_expired(&stored.value) {
                 let sealed = self.open(&stored)?;
                 if sealed.request != keyed.request {
                     return Err(Error::new(
@@ -154,41 +160,48 @@ impl Repeats {
                         ),
                     ));
                 }
-                return Ok(Begun::Known(sealed.answer.get().to_owned()));
+                return Ok(KeyLookup::Replay(sealed.answer.get().to_owned()));
             }
             self.remove(vec![stored.id]).await?;
         }
-        self.refuse_full(caller).await?;
-        Ok(Begun::New(keyed))
+        self.check_limits(caller).await?;
+        Ok(KeyLookup::New(keyed))
     }
 
-    fn enter(
-        self: &Arc<Repeats>,
+    fn lock_key(
+        self: &Arc<IdempotencyStore>,
         caller: &Caller,
         row: &'static Operation,
         id: String,
         request: String,
-    ) -> Result<Arc<Keyed>> {
+    ) -> Result<Arc<IdempotentCall>> {
         if !lock(&self.in_flight).entry(caller.user_id.clone()).or_default().insert(id.clone()) {
-            return Err(in_flight());
+            return Err(in_flight_error());
         }
         let account = caller.user_id.clone();
-        Ok(Arc::new(Keyed { repeats: self.clone(), id, account, operation: row.id, request, answer: Mutex::default() }))
+        Ok(Arc::new(IdempotentCall {
+            store: self.clone(),
+            id,
+            account,
+            operation: row.id,
+            request,
+            answer: Mutex::default(),
+        }))
     }
 
-    fn has_ended(&self, stored: &StoredAnswer) -> bool {
+    fn is_expired(&self, stored: &StoredAnswer) -> bool {
         let age = self.clock.now().duration_since(stored.at.0);
-        Duration::try_from(age).is_ok_and(|age| age >= KEPT) && self.ages.may_end(KEPT)
+        Duration::try_from(age).is_ok_and(|age| age >= RETENTION) && self.expiry.may_expire(RETENTION)
     }
 
     fn open(&self, stored: &Stored<StoredAnswer>) -> Result<Sealed> {
-        let opened = self.seal.decrypt(&place(&stored.id), &stored.value.sealed);
+        let opened = self.encryptor.decrypt(&storage_location(&stored.id), &stored.value.sealed);
         let opened = opened.map_err(|error| Error::internal(format!("the answer `{}`: {error:?}", stored.id)))?;
         serde_json::from_slice(&opened).map_err(Error::internal)
     }
 
     /// Fails if the limits are reached. Stored answers are never evicted early, since a repeat must find them.
-    async fn refuse_full(&self, caller: &Caller) -> Result<()> {
+    async fn check_limits(&self, caller: &Caller) -> Result<()> {
         let stored = self.answers.count(&[Filter::equals("accountId", &*caller.user_id)]).await?;
         let in_flight = lock(&self.in_flight).get(&caller.user_id).map_or(0, HashSet::len) as u64;
         let Limits { per_account, total } = self.limits;
@@ -226,16 +239,16 @@ impl Repeats {
     }
 
     /// Removes expired answers.
-    pub async fn remove_old(&self) -> Result<()> {
-        if !self.ages.may_end(KEPT) {
+    pub async fn remove_expired(&self) -> Result<()> {
+        if !self.expiry.may_expire(RETENTION) {
             return Ok(());
         }
-        let kept = jiff::SignedDuration::try_from(KEPT).unwrap_or(jiff::SignedDuration::MAX);
+        let kept = jiff::SignedDuration::try_from(RETENTION).unwrap_or(jiff::SignedDuration::MAX);
         let Ok(before) = self.clock.now().checked_sub(kept) else { return Ok(()) };
         let old = Filter::range("at", None, Some(Time(before).to_string().into()));
         loop {
-            let page = self.answers.find(&Query::all().filter(old.clone()).ascending("at").limit(AT_ONCE)).await?;
-            let is_last = (page.len() as u64) < AT_ONCE;
+            let page = self.answers.find(&Query::all().filter(old.clone()).ascending("at").limit(BATCH_SIZE)).await?;
+            let is_last = (page.len() as u64) < BATCH_SIZE;
             self.remove(page.into_iter().map(|stored| stored.id).collect()).await?;
             if is_last {
                 return Ok(());
@@ -248,31 +261,31 @@ impl Repeats {
             return Ok(());
         }
         // By filter, since some may have been removed already.
-        let gone = Write::DeleteWhere { collection: ANSWERS.name, filters: vec![Filter::is_in("id", ids)] };
-        self.answers.store().commit(gone.into()).await?;
+        let delete = Write::DeleteWhere { collection: ANSWERS.name, filters: vec![Filter::is_in("id", ids)] };
+        self.answers.store().commit(delete.into()).await?;
         *lock(&self.count) = None;
         Ok(())
     }
 
     /// The write that deletes the answers of an account; call [`IdempotencyStore::invalidate_count`] after its commit.
-    pub fn without_account(&self, user_id: &str) -> Write {
+    pub fn delete_for_account(&self, user_id: &str) -> Write {
         Write::DeleteWhere { collection: ANSWERS.name, filters: vec![Filter::equals("accountId", user_id)] }
     }
 
-    pub fn forget_count(&self) {
+    pub fn invalidate_count(&self) {
         *lock(&self.count) = None;
     }
 }
 
-impl Keyed {
+impl IdempotentCall {
     /// Sets the answer: see [`CallAudit::set_answer`](crate::audit::CallAudit::set_answer).
-    pub(crate) fn tell_answer(&self, answer: &impl Serialize) -> Result<()> {
+    pub(crate) fn set_answer(&self, answer: &impl Serialize) -> Result<()> {
         let text = serde_json::value::to_raw_value(answer).map_err(Error::internal)?;
-        if text.get().len() > MAX_ANSWER {
+        if text.get().len() > MAX_ANSWER_BYTES {
             return Err(Error::new(
                 &codes::ANSWER_TOO_LARGE,
                 format!(
-                    "the answer has more than {MAX_ANSWER} bytes and cannot be stored for repeats: nothing was done; omit \
+                    "the answer has more than {MAX_ANSWER_BYTES} bytes and cannot be stored for repeats: nothing was done; omit \
                      `Idempotency-Key`"
                 ),
             ));
@@ -294,11 +307,11 @@ impl Keyed {
         let sealed = serde_json::to_vec(&Sealed { request: self.request.clone(), answer });
         let sealed = sealed.map_err(|error| StoreError::Internal(error.to_string()))?;
         let stored = StoredAnswer {
-            at: Time(self.repeats.clock.now()),
+            at: Time(self.store.clock.now()),
             account_id: self.account.to_string(),
-            sealed: self.repeats.seal.encrypt(&place(&self.id), &sealed),
+            sealed: self.store.encryptor.encrypt(&storage_location(&self.id), &sealed),
         };
-        self.repeats.answers.create(&self.id, &stored)
+        self.store.answers.create(&self.id, &stored)
     }
 
     pub(crate) fn operation(&self) -> &'static str {
@@ -306,21 +319,21 @@ impl Keyed {
     }
 
     /// Called after the write was committed.
-    pub(crate) fn written(&self) {
-        if let Some(count) = lock(&self.repeats.count).as_mut() {
+    pub(crate) fn on_committed(&self) {
+        if let Some(count) = lock(&self.store.count).as_mut() {
             *count += 1;
         }
     }
 
     /// Whether another call with the key was committed.
-    pub(crate) async fn is_known(&self) -> Result<bool, StoreError> {
-        Ok(self.repeats.answers.get(&self.id).await?.is_some())
+    pub(crate) async fn is_stored(&self) -> Result<bool, StoreError> {
+        Ok(self.store.answers.get(&self.id).await?.is_some())
     }
 }
 
-impl Drop for Keyed {
+impl Drop for IdempotentCall {
     fn drop(&mut self) {
-        let mut in_flight = lock(&self.repeats.in_flight);
+        let mut in_flight = lock(&self.store.in_flight);
         if let Some(ids) = in_flight.get_mut(&self.account) {
             ids.remove(&self.id);
             if ids.is_empty() {
@@ -331,7 +344,7 @@ impl Drop for Keyed {
 }
 
 /// The error of a call with the key of another one that is in progress or has just been committed.
-pub(crate) fn in_flight() -> Error {
+pub(crate) fn in_flight_error() -> Error {
     Error::new(
         &codes::IN_FLIGHT,
         "a call with this `Idempotency-Key` is in progress; send it again in a moment, for the answer of that call",
@@ -339,7 +352,7 @@ pub(crate) fn in_flight() -> Error {
 }
 
 /// The storage location to which an encrypted answer is bound.
-fn place(id: &str) -> String {
+fn storage_location(id: &str) -> String {
     format!("{}/{id}/sealed", ANSWERS.name)
 }
 

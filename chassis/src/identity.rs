@@ -102,7 +102,11 @@ pub trait Identity: Send + Sync + 'static {
 
     /// Like [`Identity::delegate_cached`], but reads the session and signs where needed. Fails with `Unauthenticated` (401)
     /// for a revoked or expired token of this daemon, and with `Forbidden` (403) for a delegated token of another service.
-    fn delegate<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<ForwardedAuth>>;
+    fn delegate<'a>(
+        &'a self,
+        authorization: &'a HeaderValue,
+        audience: &'a str,
+    ) -> BoxFuture<'a, Result<ForwardedAuth>>;
 
     /// Whether an `Authorization` value, or any part of it, names one of our signing keys. Does not verify the signature, so
     /// that a flood of unusually spelled values is cheap to reject.

@@ -5,4 +5,4 @@ use std::{any::Any, sync::Arc};
 /// A request extension for built-in operations. The slot is released when all clones are dropped: a client that disconnects
 /// does not release it while work for it continues.
 #[derive(Clone)]
-pub struct Place(pub Arc<dyn Any + Send + Sync>);
+pub struct InFlightGuard(pub Arc<dyn Any + Send + Sync>);

@@ -7,49 +7,49 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-pub mod expiry;
 pub mod audit;
 pub mod body;
+pub mod body_reader;
 pub mod budget;
 pub mod client_body;
 pub mod clock;
+pub mod encryption;
 pub mod error;
 pub mod events;
+pub mod expiry;
+pub mod fair_semaphore;
 pub mod forwarded;
 pub mod headers;
+pub mod idempotency;
 pub mod identity;
 pub mod ids;
+pub mod in_flight;
 pub mod local;
 pub mod log_limit;
 pub mod mail;
 pub mod metrics;
 pub mod monitor;
 pub mod outbound;
-pub mod in_flight;
 pub mod platform;
 pub mod rate_limit;
-pub mod idempotency;
-pub mod body_reader;
 pub mod response;
 pub mod router;
 pub mod routes;
-pub mod encryption;
 pub mod service;
 pub mod settings;
-pub mod fair_semaphore;
 
 pub use audit::Audit;
 pub use body::{Body, EncodedBody};
 pub use budget::MemoryBudget;
 pub use client_body::ClientBody;
 pub use error::{Error, Result};
-pub use identity::{Caller, Credential, Identity, ForwardedAuth};
+pub use identity::{Caller, Credential, ForwardedAuth, Identity};
 pub use log_limit::LogLimit;
 pub use monitor::RequestMonitor;
 /// Error codes and request events for the gateway, which depends on the contract through this crate only.
 pub use openorch_api::{ErrorCode, error as codes, platform::RequestSeen};
-pub use platform::{Module, LocalNode, Platform};
-pub use service::{Cx, BuiltService, ServiceBuilder};
+pub use platform::{LocalNode, Module, Platform};
+pub use service::{BuiltService, Cx, ServiceBuilder};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

@@ -7,16 +7,16 @@ use openorch_store::{Batch, Collection, Committed, Store, StoreError, Table};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Audit, BoxFuture, Error, BuiltService, Result,
-    expiry::ExpiryGrace,
+    Audit, BoxFuture, BuiltService, Error, Result,
     audit::CallAudit,
     clock::Clock,
+    encryption::Encryptor,
+    expiry::ExpiryGrace,
     ids::Ids,
     mail::Mailer,
     metrics::Registry,
     outbound::Outbound,
     routes::Routes,
-    encryption::Encryptor,
     settings::{RawSettings, Section, Settings},
 };
 

@@ -113,7 +113,10 @@ mod tests {
         assert_eq!(passed("a", MICROS_PER_SECOND / 5), 2);
         assert_eq!(passed("a", MICROS_PER_SECOND * 60), 3, "no more than the burst, however long the pause");
         assert_eq!(passed("a", -MICROS_PER_SECOND * 3600), 0);
-        assert!(limiter.try_acquire("a", -MICROS_PER_SECOND * 3600).unwrap_err() <= Duration::from_millis(100), "a clock set back");
+        assert!(
+            limiter.try_acquire("a", -MICROS_PER_SECOND * 3600).unwrap_err() <= Duration::from_millis(100),
+            "a clock set back"
+        );
     }
 
     #[test]

@@ -60,11 +60,11 @@ pub fn success(status: StatusCode, encoded: Option<Encoded>) -> Response<Body> {
 }
 
 /// The response, or 304 if its entity tag matches `if_none_match` by weak comparison (RFC 9110, 13.1.2).
-pub fn unless_known(response: Response<Body>, if_none_match: Option<&str>) -> Response<Body> {
+pub fn unless_not_modified(response: Response<Body>, if_none_match: Option<&str>) -> Response<Body> {
     let Some(etag) = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok()) else { return response };
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    let is_known = |known: &str| known.trim() == "*" || known.split(',').any(|tag| opaque(tag) == opaque(etag));
-    if !if_none_match.is_some_and(is_known) {
+    let matches = |known: &str| known.trim() == "*" || known.split(',').any(|tag| opaque(tag) == opaque(etag));
+    if !if_none_match.is_some_and(matches) {
         return response;
     }
     let (mut head, _) = response.into_parts();

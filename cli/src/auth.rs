@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     args::Format,
-    prompt,
     config::Environment,
     context::{Context, Server, Source, same_url},
-    error::{UNEXPECTED_RESPONSE, CliError, printable, warn},
+    error::{CliError, UNEXPECTED_RESPONSE, printable, warn},
     print::{self, Cell, Column, TableLayout},
+    prompt,
 };
 
 pub async fn login(
@@ -84,8 +84,9 @@ pub async fn logout(context: &mut Context, slug: Option<String>, all: bool, forg
             Ok(_) => {}
             Err(refusal) if refusal.status() == Some(401) => {}
             Err(failure) => {
-                return Err(failure
-                    .with_hint("the token is still stored; `oo logout --forget` removes it without calling the server"));
+                return Err(failure.with_hint(
+                    "the token is still stored; `oo logout --forget` removes it without calling the server",
+                ));
             }
         }
     }

@@ -10,8 +10,8 @@ use openorch_sdk::api::{
 
 use crate::{
     context::Context,
-    manifest,
     error::{CliError, printable},
+    manifest,
     print::Output,
 };
 
@@ -75,7 +75,9 @@ fn split_into_requests(calls: Vec<OperationCall>) -> Vec<Vec<OperationCall>> {
     for call in calls {
         let size = serde_json::to_vec(&call).map_or(0, |text| text.len() + 1);
         match pieces.last_mut() {
-            Some(last) if last.len() < MAX_CALLS && bytes + size < DEFAULT_MAX_BODY_BYTES - ENVELOPE_BYTES => last.push(call),
+            Some(last) if last.len() < MAX_CALLS && bytes + size < DEFAULT_MAX_BODY_BYTES - ENVELOPE_BYTES => {
+                last.push(call)
+            }
             _ => {
                 bytes = 0;
                 pieces.push(vec![call]);

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use openorch_sdk::{
-    api::{self, RequestParts, Operation},
+    api::{self, Operation, RequestParts},
     http::Method,
     path_and_query,
 };
@@ -11,11 +11,12 @@ use serde::Serialize;
 use crate::{
     args::Format,
     context::Context,
-    curl, manifest,
+    curl,
     error::CliError,
     flag::Flag,
     input::Inputs,
-    print::{self, Cell, Column, TableLayout, Output},
+    manifest,
+    print::{self, Cell, Column, Output, TableLayout},
     raw,
 };
 
@@ -72,7 +73,11 @@ struct Arguments {
 }
 
 /// Parses the arguments. Only the short options of `oo` are accepted here; long ones would hide keys.
-fn parse_arguments(context: &mut Context, row: &Operation, mut words: impl Iterator<Item = String>) -> Result<Arguments, CliError> {
+fn parse_arguments(
+    context: &mut Context,
+    row: &Operation,
+    mut words: impl Iterator<Item = String>,
+) -> Result<Arguments, CliError> {
     let mut arguments = Arguments::default();
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| CliError::Usage(format!("`{word}` requires a value")));
@@ -122,7 +127,8 @@ fn list(context: &Context) -> Result<String, CliError> {
 fn describe(row: &Operation, inputs: &Inputs) -> String {
     let doc: Vec<_> = row.doc.lines().map(str::trim).collect();
     let mut text = format!("{}\n\n{} {}\n", doc.join("\n").trim(), row.method.as_str(), row.path);
-    let keys: Vec<_> = inputs.parameters().into_iter().map(|key| (format!("--{}=<{}>", key.name, key.kind), key)).collect();
+    let keys: Vec<_> =
+        inputs.parameters().into_iter().map(|key| (format!("--{}=<{}>", key.name, key.kind), key)).collect();
     let width = keys.iter().map(|(shown, _)| shown.len()).max().unwrap_or_default();
     for (shown, key) in keys {
         let about = key.about.replace('\n', " ");

@@ -5,7 +5,7 @@
 use openorch_sdk::{
     Client, ClientFactory, Error, Response, SdkSettings,
     api::{
-        Access, Effect, RequestParts, Operation,
+        Access, Effect, Operation, RequestParts,
         error::{access, request},
         op,
     },
@@ -129,7 +129,12 @@ impl Context {
     }
 
     /// Calls an operation with prepared parts.
-    pub async fn send(&self, connection: &Connection, row: &'static Operation, parts: &RequestParts) -> Result<Response, CliError> {
+    pub async fn send(
+        &self,
+        connection: &Connection,
+        row: &'static Operation,
+        parts: &RequestParts,
+    ) -> Result<Response, CliError> {
         // A server may close the connection on an oversized body before its error can be read.
         let size = parts.body.as_ref().map_or(0, |body| body.to_string().len());
         let limit = row.max_body_bytes.unwrap_or(op::DEFAULT_MAX_BODY_BYTES);
@@ -236,7 +241,12 @@ pub fn same_url(one: &str, other: &str) -> bool {
     one.trim_end_matches('/').eq_ignore_ascii_case(other.trim_end_matches('/'))
 }
 
-fn token(common: &Common, variables: &SdkSettings, config: &Config, server: &Server) -> Result<Option<Token>, CliError> {
+fn token(
+    common: &Common,
+    variables: &SdkSettings,
+    config: &Config,
+    server: &Server,
+) -> Result<Option<Token>, CliError> {
     // A flag is more specific than a variable exported earlier, and the variable's token belongs to the server it was
     // set for.
     if common.env.is_none()

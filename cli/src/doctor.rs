@@ -15,7 +15,7 @@ use crate::{
     args::Format,
     context::{Connection, Context, Server},
     error::CliError,
-    print::{self, Cell, Column, TableLayout, Output},
+    print::{self, Cell, Column, Output, TableLayout},
 };
 
 /// Timeout of each request unless `--timeout` sets another.
@@ -139,7 +139,10 @@ async fn daemon(context: &Context, server: &Server, checks: &mut Vec<Check>) {
 
 async fn get(context: &Context, client: &Client, path: &str) -> Result<Response, CliError> {
     let connection = Connection { client: client.clone(), caller: None };
-    context.await_answer(&connection, None, client.request(Method::GET, path, None)).await.map_err(CliError::without_hint)
+    context
+        .await_answer(&connection, None, client.request(Method::GET, path, None))
+        .await
+        .map_err(CliError::without_hint)
 }
 
 fn versions(daemon: &str) -> Check {
@@ -161,7 +164,9 @@ fn clock(answer: &Response) -> Check {
     let told = format!("{apart} s of clock skew");
     match apart {
         _ if apart <= CLOCK_SKEW_LIMITS.0 => Check::ok("clock", told),
-        _ if apart <= CLOCK_SKEW_LIMITS.1 => Check::warn("clock", format!("{told}; synchronize both machines with NTP")),
+        _ if apart <= CLOCK_SKEW_LIMITS.1 => {
+            Check::warn("clock", format!("{told}; synchronize both machines with NTP"))
+        }
         _ => Check::fail(
             "clock",
             &CliError::Other(format!("{told}: tokens expire too early or too late; synchronize both with NTP")),

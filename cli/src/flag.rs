@@ -4,7 +4,7 @@
 use openorch_sdk::api::json;
 use serde_json::Value;
 
-use crate::{manifest, error::CliError};
+use crate::{error::CliError, manifest};
 
 #[derive(Debug, PartialEq)]
 pub struct Flag {
@@ -26,8 +26,7 @@ impl Flag {
     /// Parses a word; reads the file that it names.
     pub fn parse(word: &str) -> Result<Flag, CliError> {
         let invalid = || {
-            let hint = if matches!(word, "-e" | "-u" | "-o" | "-f" | "-H" | "--curl" | "--timeout" | "--help" | "-h")
-            {
+            let hint = if matches!(word, "-e" | "-u" | "-o" | "-f" | "-H" | "--curl" | "--timeout" | "--help" | "-h") {
                 "options of `oo` precede the path"
             } else {
                 "write `--key=value`"

@@ -1,14 +1,14 @@
 //! Turns `--key=value` pairs into the parts of a request. The schemas of the operation's row determine which part a key
 //! belongs to and the type of its value.
 
-use openorch_sdk::api::{InputKeys, RequestParts, Operation, json::MAX_DEPTH, input_keys::ParameterLocation};
+use openorch_sdk::api::{InputKeys, Operation, RequestParts, input_keys::ParameterLocation, json::MAX_DEPTH};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    body_args::too_deep,
     error::CliError,
     flag::{Flag, FlagValue},
-    body_args::too_deep,
 };
 
 /// The input schema of an operation.
@@ -94,14 +94,17 @@ impl Inputs {
     }
 
     fn assign(&self, flags: Vec<Flag>, body: Option<Value>) -> Result<(RequestParts, Vec<Option<String>>), CliError> {
-        let mut parts = RequestParts { body: body.or_else(|| self.body.as_ref().map(|_| json!({}))), ..RequestParts::default() };
+        let mut parts =
+            RequestParts { body: body.or_else(|| self.body.as_ref().map(|_| json!({}))), ..RequestParts::default() };
         let mut path = vec![None; self.path.len()];
         for Flag { key, value } in flags {
             match (self.keys.location(&key), &self.body, &mut parts.body) {
                 (Some(ParameterLocation::Path(at)), ..) => path[at] = Some(value.into_text()),
                 (Some(ParameterLocation::Query), ..) => parts.query.push((key, value.into_text())),
                 _ if key.split('.').count() > MAX_DEPTH => return Err(too_deep(key.split('.').count())),
-                (Some(ParameterLocation::Body), Some(schema), Some(body)) => self.set(body, schema, &key, &key, value)?,
+                (Some(ParameterLocation::Body), Some(schema), Some(body)) => {
+                    self.set(body, schema, &key, &key, value)?
+                }
                 _ => return Err(self.unknown(&key)),
             }
         }
@@ -110,7 +113,14 @@ impl Inputs {
 
     /// Sets the field that `rest`, the remainder of the key `whole`, points to: `a.b` is the field `b` of the object
     /// `a`.
-    fn set(&self, object: &mut Value, schema: &Value, whole: &str, rest: &str, value: FlagValue) -> Result<(), CliError> {
+    fn set(
+        &self,
+        object: &mut Value,
+        schema: &Value,
+        whole: &str,
+        rest: &str,
+        value: FlagValue,
+    ) -> Result<(), CliError> {
         let Value::Object(fields) = object else {
             return Err(CliError::Usage(format!("`--{whole}` names a field, but the body is not an object")));
         };

@@ -2,29 +2,29 @@
 //! for scripts. Each command has its own file.
 
 mod args;
-mod prompt;
+mod auth;
 mod backup;
 mod batch;
+mod body_args;
 mod call;
 mod completion;
 mod config;
 mod context;
 mod curl;
 mod doctor;
-mod manifest;
 mod environment;
 mod error;
 mod flag;
 mod input;
 mod json;
+mod manifest;
 mod manual;
-mod body_args;
 mod monitor;
 mod print;
 mod progress;
+mod prompt;
 mod raw;
 mod resource;
-mod auth;
 mod signal;
 
 use std::{

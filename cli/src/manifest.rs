@@ -120,7 +120,8 @@ fn parse(file: &str, text: &str) -> Result<Vec<Document>, CliError> {
         Err(error) if text.trim_start().starts_with('{') => yaml_documents(text).map_err(|_| error.to_string()),
         Err(_) => yaml_documents(text),
     };
-    let values = values.map_err(|error| CliError::Usage(format!("`{}` cannot be used: {error}", display_name(file))))?;
+    let values =
+        values.map_err(|error| CliError::Usage(format!("`{}` cannot be used: {error}", display_name(file))))?;
     if values.is_empty() {
         return Err(CliError::Usage(format!("`{}` contains no document", display_name(file))));
     }

@@ -202,12 +202,10 @@ fn cell(cell: Cell, item: &Value) -> Shown {
             Shown { text, style: colour.map_or(Style::new(), |colour| colour.on_default()) }
         }
         // An unparsable time is printed as it is, an unset one as nothing.
-        Cell::Ago(name) => {
-            plain(seconds(name).map_or_else(
-                || printable(&raw_time(item, name)),
-                |ahead| format!("{} ago", format_duration(ahead.saturating_neg())),
-            ))
-        }
+        Cell::Ago(name) => plain(seconds(name).map_or_else(
+            || printable(&raw_time(item, name)),
+            |ahead| format!("{} ago", format_duration(ahead.saturating_neg())),
+        )),
         Cell::Until(name) => plain(seconds(name).map_or_else(|| printable(&raw_time(item, name)), format_duration)),
         Cell::Percent(name) => {
             let percent = field_at(item, name).and_then(Value::as_f64);

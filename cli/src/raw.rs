@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 
 use openorch_sdk::{
-    Bytes, Client, Error, StreamingResponse, Response,
-    api::{RequestParts, Operation},
+    Bytes, Client, Error, Response, StreamingResponse,
+    api::{Operation, RequestParts},
     http::{HeaderValue, Method, header},
     path_and_query,
 };
@@ -12,11 +12,12 @@ use serde_json::{json, value::RawValue};
 
 use crate::{
     args::{RawArgs, Words},
+    body_args,
     context::{Connection, Context},
-    curl, manifest,
+    curl,
     error::{CliError, printable_lines},
     flag::Flag,
-    body_args,
+    manifest,
     print::{self, Output},
 };
 
@@ -62,7 +63,11 @@ pub async fn run(context: &Context, method: Method, file: Option<String>, args: 
 }
 
 /// Calls an operation whose answer is a stream, and copies it as it arrives.
-pub async fn call_streamed(context: &Context, row: &'static Operation, parts: &RequestParts) -> Result<Output, CliError> {
+pub async fn call_streamed(
+    context: &Context,
+    row: &'static Operation,
+    parts: &RequestParts,
+) -> Result<Output, CliError> {
     let connection = context.connection_for(row)?;
     let method = Method::from_bytes(row.method.as_str().as_bytes()).unwrap_or_default();
     let body = parts.body.as_ref().map(|body| body.to_string().into_bytes());

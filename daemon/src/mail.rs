@@ -19,7 +19,7 @@ use lettre::{
     },
 };
 use openorch_api::user::errors;
-use openorch_chassis::{BoxFuture, Error, LogLimit, Result, mail::Mailer, fair_semaphore::Turns};
+use openorch_chassis::{BoxFuture, Error, LogLimit, Result, fair_semaphore::FairSemaphore, mail::Mailer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -64,7 +64,7 @@ pub struct SmtpMailer {
     credentials: Option<Credentials>,
     from: Mailbox,
     /// Fair queue, keyed by the requester of the message.
-    turns: Turns<String>,
+    turns: FairSemaphore<String>,
     timeout: Duration,
     failures: LogLimit,
 }
@@ -122,7 +122,7 @@ impl SmtpMailer {
             security,
             credentials,
             from,
-            turns: Turns::new(MAX_CONCURRENT_DELIVERIES),
+            turns: FairSemaphore::new(MAX_CONCURRENT_DELIVERIES),
             timeout: TIMEOUT,
             failures: LogLimit::once_a_minute(),
         })
@@ -232,14 +232,16 @@ impl Mailer for SmtpMailer {
                 .header(ContentType::TEXT_PLAIN)
                 .body(text)
                 .map_err(|error| {
-                    Error::new(&errors::MAIL_NOT_POSSIBLE, "mail cannot be sent to this e-mail address").with_cause(error)
+                    Error::new(&errors::MAIL_NOT_POSSIBLE, "mail cannot be sent to this e-mail address")
+                        .with_cause(error)
                 })?;
             let sending = timeout(self.timeout, async {
-                let _turn = self.turns.take(asked_by.to_owned()).await;
+                let _turn = self.turns.acquire(asked_by.to_owned()).await;
                 self.deliver(&message).await
             });
-            let too_slow =
-                |_| Err(DeliveryError::Server(format!("it did not accept the message within {} s", self.timeout.as_secs())));
+            let too_slow = |_| {
+                Err(DeliveryError::Server(format!("it did not accept the message within {} s", self.timeout.as_secs())))
+            };
             match sending.await.unwrap_or_else(too_slow) {
                 Ok(()) => Ok(()),
                 Err(DeliveryError::Address(error)) => {

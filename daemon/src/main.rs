@@ -99,7 +99,9 @@ fn main() -> ExitCode {
         Some(Command::Admin { command: AdminCommand::ResetPassword { slug } }) => {
             runtime.block_on(reset(settings, &slug))
         }
-        Some(Command::Backup { file }) => print_result(runtime.block_on(maintenance::backup(&settings, &file, SystemClock.now()))),
+        Some(Command::Backup { file }) => {
+            print_result(runtime.block_on(maintenance::backup(&settings, &file, SystemClock.now())))
+        }
         Some(Command::Restore { file }) => print_result(runtime.block_on(maintenance::restore(&settings, &file))),
         Some(Command::Check { accept, folder }) => {
             print_result(runtime.block_on(maintenance::check(&settings, folder.as_deref(), accept)))

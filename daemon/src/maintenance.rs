@@ -45,7 +45,12 @@ pub async fn backup(settings: &Settings, file: &Path, now: Timestamp) -> Result<
     engine.backup(&mut archive, &mut show).await?;
     let size = archive.finish(&notes)?;
     meter.end();
-    Ok(format!("`{}` contains all data of {}, {}; {about_key}", file.display(), engine::location(settings), bytes(size)))
+    Ok(format!(
+        "`{}` contains all data of {}, {}; {about_key}",
+        file.display(),
+        engine::location(settings),
+        bytes(size)
+    ))
 }
 
 /// The notes of a backup, with the encryption key if it was generated.
@@ -102,7 +107,8 @@ pub async fn check(settings: &Settings, directory: Option<&Path>, accept: bool) 
     };
     let findings = engine.check(&collections(), &mut show).await?;
     meter.end();
-    let place = folder.map_or_else(|| capitalize(engine::location(settings)), |folder| format!("`{}`", folder.display()));
+    let place =
+        folder.map_or_else(|| capitalize(engine::location(settings)), |folder| format!("`{}`", folder.display()));
     if findings.problems.is_empty() {
         let sound = format!("{place} is sound: {} documents were checked", findings.documents);
         return match (findings.missing_writes, folder) {

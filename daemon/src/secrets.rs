@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use openorch_chassis::{ids::random_text, encryption::PUBLISHED_DEFAULT_KEY};
+use openorch_chassis::{encryption::PUBLISHED_DEFAULT_KEY, ids::random_text};
 
 use crate::StartError;
 

@@ -7,19 +7,19 @@ use std::{
 };
 
 use openorch_chassis::{
-    Audit, BoxFuture, Builtin, BuiltService, Platform, RequestMonitor,
-    expiry::ExpiryGrace,
+    Audit, BoxFuture, BuiltService, Builtin, Platform, RequestMonitor,
     clock::Clock,
+    encryption::Encryptor,
     events::EventStreams,
+    expiry::ExpiryGrace,
+    idempotency::{self, IdempotencyStore},
     ids::Ids,
     metrics::Registry,
     outbound::Outbound,
-    idempotency::{self, Repeats},
     router::Router,
-    encryption::Encryptor,
     service::{Hooks, supervise},
 };
-use openorch_gateway::{Gateway, Metrics, RequestLog, Server, RoutingTable, Tls};
+use openorch_gateway::{Gateway, Metrics, RequestLog, RoutingTable, Server, Tls};
 use openorch_services::{MODULES, platform, registry, user};
 use openorch_store::{Collection, Store};
 use tokio::{
@@ -28,7 +28,10 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::{Settings, VERSION, engine, online_backup::Backups, store_metrics::MeteredStore, server_time::StoreClock, settings::Engine};
+use crate::{
+    Settings, VERSION, engine, online_backup::Backups, server_time::StoreClock, settings::Engine,
+    store_metrics::MeteredStore,
+};
 
 /// Capacity of the queue of unreachable instances to probe; regular probes find the rest.
 const UNREACHABLE_QUEUE: usize = 1024;
@@ -164,12 +167,13 @@ async fn assemble(
     audit.register(&registry);
     let newest = audit.newest().await?.max(registry::last_heartbeat(&store).await?);
     let grace_left = user::stored_clock_grace(&store).await?;
-    let ages = Arc::new(ExpiryGrace::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.expiry.clone()));
+    let ages =
+        Arc::new(ExpiryGrace::new(clock.clone(), newest.map(|time| time.0), grace_left, settings.expiry.clone()));
     let limits = idempotency::Limits {
         per_account: settings.api.max_stored_answers_per_account,
         total: settings.api.max_stored_answers,
     };
-    let repeats = Repeats::new(store.clone(), clock.clone(), ages.clone(), seal.clone(), limits);
+    let repeats = IdempotencyStore::new(store.clone(), clock.clone(), ages.clone(), seal.clone(), limits);
     let outbound = Arc::new(Outbound::new(settings.outbound.clone()));
     let table = Arc::new(RoutingTable::new());
     let mut platform = Platform {
@@ -286,7 +290,17 @@ async fn assemble(
         audit.flush_aggregated(true).await;
         store.close().await;
     });
-    Ok(Running { address, is_first_start, registration, passwords, restricted_reason: held_back, default_password, tls, stop, server_task: served })
+    Ok(Running {
+        address,
+        is_first_start,
+        registration,
+        passwords,
+        restricted_reason: held_back,
+        default_password,
+        tls,
+        stop,
+        server_task: served,
+    })
 }
 
 /// Logs how many accounts have a password too weak for sign-in over the network (decision "Sign-in from elsewhere").
@@ -337,8 +351,10 @@ pub async fn reset_admin_password(
         store.open_collections(&collections).await?;
         let clock = StoreClock::for_store(&*store, clock).await?.clock;
         let loopback_only = settings.listen().ip().is_loopback();
-        let rules =
-            (user::PasswordRules::from_settings(&settings.user, loopback_only), user::PasswordRules::from_settings(&settings.user, false));
+        let rules = (
+            user::PasswordRules::from_settings(&settings.user, loopback_only),
+            user::PasswordRules::from_settings(&settings.user, false),
+        );
         Ok(user::reset_admin_password(store.clone(), &*clock, rules, slug, password).await?)
     };
     let outcome = outcome.await;

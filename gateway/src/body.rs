@@ -21,15 +21,15 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use openorch_chassis::{ClientBody, in_flight::Place};
+use openorch_chassis::{ClientBody, in_flight::InFlightGuard};
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::{
-    client_limits::{self, Admission, ClientSlot, AbandonedRequest, RequestSlot},
-    connection::{Connection, RunningGuard},
-    exchange::{Exchange, AbortHandle},
-    headers,
+    client_limits::{self, AbandonedRequest, Admission, ClientSlot, RequestSlot},
     conn_tracker::Shutdown,
+    connection::{Connection, RunningGuard},
+    exchange::{AbortHandle, Exchange},
+    headers,
     pool::{Upstream, UpstreamConn},
     refusal::Refusal,
     request_log::CompletedRequest,
@@ -295,11 +295,20 @@ struct RequestGuardInner {
 
 impl RequestGuard {
     /// Must be called by the task that serves the request. Returns a refusal if a limit is reached.
-    pub fn begin(connection: Arc<Connection>, headers: &HeaderMap, is_builtin: bool) -> (RequestGuard, Option<Refusal>) {
+    pub fn begin(
+        connection: Arc<Connection>,
+        headers: &HeaderMap,
+        is_builtin: bool,
+    ) -> (RequestGuard, Option<Refusal>) {
         let gateway = &connection.gateway;
         let behind_proxy = connection.forwarded.client_behind_proxy(headers);
-        let Admission { slot: place, refusal, is_flood } =
-            client_limits::admit(connection.client_slot.as_ref(), behind_proxy, is_builtin, &gateway.metrics, &gateway.settings);
+        let Admission { slot: place, refusal, is_flood } = client_limits::admit(
+            connection.client_slot.as_ref(),
+            behind_proxy,
+            is_builtin,
+            &gateway.metrics,
+            &gateway.settings,
+        );
         if is_flood {
             connection.state.signal(Shutdown::Immediate);
         }
@@ -309,14 +318,17 @@ impl RequestGuard {
         let share = connection.client_slot.as_ref().map(share);
         let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), share, refusal.is_some()));
         connection.state.add_exchange(exchange.clone());
-        let counted =
-            RequestGuardInner { running: RunningGuard::begin(connection), exchange: exchange.clone(), slot: Arc::new(place) };
+        let counted = RequestGuardInner {
+            running: RunningGuard::begin(connection),
+            exchange: exchange.clone(),
+            slot: Arc::new(place),
+        };
         (RequestGuard { exchange, counted: Arc::new(counted) }, refusal)
     }
 
     /// Its slot, for work that continues after a disconnect of the client.
-    pub fn in_flight(&self) -> Place {
-        Place(self.counted.slot.clone())
+    pub fn in_flight(&self) -> InFlightGuard {
+        InFlightGuard(self.counted.slot.clone())
     }
 
     pub fn connection(&self) -> &Arc<Connection> {

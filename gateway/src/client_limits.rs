@@ -80,7 +80,11 @@ pub struct Admission {
 impl ClientLimits {
     /// Acquires a slot for a connection of this address; `Ok(None)` if the address is exempt. The error is the number of its
     /// connections.
-    pub fn acquire(self: &Arc<ClientLimits>, address: IpAddr, settings: &Settings) -> Result<Option<ClientSlot>, usize> {
+    pub fn acquire(
+        self: &Arc<ClientLimits>,
+        address: IpAddr,
+        settings: &Settings,
+    ) -> Result<Option<ClientSlot>, usize> {
         let is_proxy = settings.http.trusted_proxies.contains(address);
         if settings.http.address_limit_exempt.contains(address) && !is_proxy {
             return Ok(None);
@@ -90,7 +94,7 @@ impl ClientLimits {
         let max_requests = share(settings.http.max_requests, settings.http.requests_per_address()).max(1) as u64;
         let network = client_network(address);
         let mut by_network = self.by_network.lock().unwrap_or_else(PoisonError::into_inner);
-        let usage = by_network.entry(client_network).or_default();
+        let usage = by_network.entry(network).or_default();
         // Only modified under the lock.
         let connections = usage.connections.load(Relaxed);
         if connections >= max_connections {
@@ -98,7 +102,7 @@ impl ClientLimits {
         }
         usage.connections.store(connections + 1, Relaxed);
         let usage = usage.clone();
-        Ok(Some(ClientSlot { clients: self.clone(), client_network, usage, is_proxy, max_connections, max_requests }))
+        Ok(Some(ClientSlot { clients: self.clone(), network, usage, is_proxy, max_connections, max_requests }))
     }
 }
 

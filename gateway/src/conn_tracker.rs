@@ -19,7 +19,7 @@ use std::{
 use http::HeaderMap;
 use tokio::sync::Notify;
 
-use crate::{Settings, client_limits::ConnectionUsage, exchange::Exchange, connection_limit::IdleConnection};
+use crate::{Settings, client_limits::ConnectionUsage, connection_limit::IdleConnection, exchange::Exchange};
 
 /// A coarse clock: milliseconds since the server started, as of the last tick. Reading it is one atomic load.
 pub struct CoarseClock {
@@ -230,7 +230,11 @@ impl ConnState {
     /// Closes it to free its slot: gracefully if it is between requests, since the next one may be on its way.
     pub fn evict(&self) {
         let is_between = matches!(self.phase.load(Relaxed), NEXT_REQUEST | NEXT_STREAM);
-        self.signal(if is_between && self.shutdown_signal() == Shutdown::None { Shutdown::Graceful } else { Shutdown::Immediate });
+        self.signal(if is_between && self.shutdown_signal() == Shutdown::None {
+            Shutdown::Graceful
+        } else {
+            Shutdown::Immediate
+        });
     }
 
     /// Registers this task for wake-ups by later signals.
@@ -286,9 +290,12 @@ impl ConnTracker {
 
     /// Connections without a request in progress.
     pub fn idle(&self) -> Vec<IdleConnection> {
-        let is_idle = |life: &Arc<ConnState>| life.running.load(Acquire) == 0 && life.shutdown_signal() != Shutdown::Immediate;
-        let idle =
-            |(key, life): (&u64, &Arc<ConnState>)| IdleConnection { state: life.clone(), since: (life.phase_since.load(Relaxed), *key) };
+        let is_idle =
+            |life: &Arc<ConnState>| life.running.load(Acquire) == 0 && life.shutdown_signal() != Shutdown::Immediate;
+        let idle = |(key, life): (&u64, &Arc<ConnState>)| IdleConnection {
+            state: life.clone(),
+            since: (life.phase_since.load(Relaxed), *key),
+        };
         self.open().1.iter().filter(|(_, life)| is_idle(life)).map(idle).collect()
     }
 

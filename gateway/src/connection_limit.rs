@@ -127,7 +127,8 @@ pub fn select_evictions(mut idle: Vec<IdleConnection>, count: usize) -> Vec<Arc<
     let mut by_network: HashMap<IpAddr, IdleByAddress> = HashMap::new();
     for IdleConnection { state: life, .. } in &idle {
         if let Some(load) = life.usage() {
-            let line = by_network.entry(load.network).or_insert_with(|| IdleByAddress { load, connections: VecDeque::new() });
+            let line =
+                by_network.entry(load.network).or_insert_with(|| IdleByAddress { load, connections: VecDeque::new() });
             line.connections.push_back(life);
         }
     }
@@ -182,7 +183,8 @@ mod tests {
         let idle: Vec<IdleConnection> = connections.iter().map(|(address, since)| connect(address, *since)).collect();
         let since: HashMap<_, _> = idle.iter().map(|idle| (Arc::as_ptr(&idle.state), idle.since.0)).collect();
         let chosen = |count| {
-            let idle = idle.iter().map(|idle| IdleConnection { state: idle.state.clone(), since: idle.since }).collect();
+            let idle =
+                idle.iter().map(|idle| IdleConnection { state: idle.state.clone(), since: idle.since }).collect();
             let chosen = select_evictions(idle, count);
             chosen.iter().map(|life| since[&Arc::as_ptr(life)]).collect::<Vec<_>>()
         };

@@ -1,6 +1,9 @@
 //! Request dispatch: validates a request and passes it to a built-in service or an instance.
 
-use std::{convert::Infallible, sync::Arc, sync::atomic::Ordering::Acquire};
+use std::{
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering::Acquire},
+};
 
 use http::{
     HeaderValue, Method, Request, Response, Version, header,
@@ -16,7 +19,7 @@ use openorch_chassis::{
 use tracing::Instrument;
 
 use crate::{
-    body::{self, ResponseBodyKind, ResponseBody},
+    body::{self, ResponseBody, ResponseBodyKind},
     connection::Connection,
     forward::forward,
     guard, headers,
@@ -25,7 +28,10 @@ use crate::{
     target::{Target, target},
 };
 
-pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+pub async fn serve(
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
     let request = ClientBody::of(request);
     let path = request.uri().path_and_query().cloned();
     let path = path.as_ref().map_or("", PathAndQuery::path);
@@ -182,7 +188,9 @@ async fn call_builtin(
     call_info: Option<Arc<CallInfo>>,
 ) -> Response<ResponseBodyKind> {
     let client = connection.forwarded.client(request.headers(), host.as_ref());
-    if client.ip.is_loopback() && non_local_reason(request.headers(), host.as_ref().map(HeaderValue::as_bytes)).is_none() {
+    if client.ip.is_loopback()
+        && non_local_reason(request.headers(), host.as_ref().map(HeaderValue::as_bytes)).is_none()
+    {
         request.extensions_mut().insert(LocalRequest);
     }
     connection.forwarded.strip_untrusted(request.headers_mut());

@@ -22,8 +22,8 @@ use crate::{
     Settings,
     conn_tracker::{ConnState, Shutdown},
     pool::READ_BUFFER,
-    routing_table::ServiceEntry,
     response_budget::MemoryQuota,
+    routing_table::ServiceEntry,
 };
 
 /// The value of a time that is not set.
@@ -164,8 +164,7 @@ impl Exchange {
     /// Whether the request body continues beyond the linger timeout after the response.
     pub fn is_lingering(&self, now: u64, settings: &Settings) -> bool {
         let finished = self.response_ended_at.load(Relaxed);
-        finished != NOT_SET
-            && u128::from(now.saturating_sub(finished)) >= settings.forward.linger_timeout.as_millis()
+        finished != NOT_SET && u128::from(now.saturating_sub(finished)) >= settings.forward.linger_timeout.as_millis()
     }
 
     /// Whether it was aborted; else registers the task that forwards the request body for a wake-up.

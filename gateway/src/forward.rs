@@ -24,7 +24,7 @@ use openorch_chassis::{
 
 use crate::{
     Gateway, balance,
-    body::{self, UpstreamBody, ContinueGate, PooledConn, RequestBody, RequestBodyError},
+    body::{self, ContinueGate, PooledConn, RequestBody, RequestBodyError, UpstreamBody},
     connection::Connection,
     headers::{self, VIA},
     pool::{Upstream, UpstreamConn},
@@ -385,7 +385,10 @@ impl UpstreamAttempt<'_> {
     }
 
     /// The request to retry, if it may be retried (decision "Gateway retries").
-    fn retry_request(&mut self, mut failed: TrySendError<Request<RequestBody>>) -> Result<Request<RequestBody>, Refusal> {
+    fn retry_request(
+        &mut self,
+        mut failed: TrySendError<Request<RequestBody>>,
+    ) -> Result<Request<RequestBody>, Refusal> {
         // hyper returned the request, so no byte of it was written.
         if let Some(unsent) = failed.take_message() {
             return Ok(unsent);

@@ -6,35 +6,34 @@
 mod balance;
 mod body;
 mod client_limits;
+mod conn_tracker;
 mod connection;
+mod connection_limit;
+mod dispatch;
 mod exchange;
 mod forward;
 mod guard;
 mod headers;
-mod conn_tracker;
 mod metrics;
 mod pool;
 mod refusal;
 mod request_log;
-mod connection_limit;
-mod server;
-mod dispatch;
-mod settings;
+mod response_budget;
 mod routing_table;
+mod server;
+mod settings;
 mod target;
 mod tls;
 mod tunnel;
-mod response_budget;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use openorch_chassis::{Builtin, Identity, RequestMonitor, outbound::Outbound, routes::UnreachableReports};
-
 pub use metrics::Metrics;
+use openorch_chassis::{Builtin, Identity, RequestMonitor, outbound::Outbound, routes::UnreachableReports};
 pub use request_log::RequestLog;
+pub use routing_table::RoutingTable;
 pub use server::Server;
 pub use settings::{ForwardSettings, HttpSettings, Settings};
-pub use routing_table::RoutingTable;
 pub use tls::Tls;
 
 /// The gateway's dependencies and configuration.

@@ -203,7 +203,7 @@ impl DurationMetrics {
                 None => &self.others,
             },
         };
-        duration_histogram.observe(status, elapsed);
+        durations.observe(status, elapsed);
     }
 }
 

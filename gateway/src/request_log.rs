@@ -85,7 +85,13 @@ enum Destination {
 }
 
 impl RequestRecord {
-    pub fn begin(connection: &Connection, method: &Method, path: &str, headers: &HeaderMap, id: &RequestId) -> RequestRecord {
+    pub fn begin(
+        connection: &Connection,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        id: &RequestId,
+    ) -> RequestRecord {
         let gateway = &connection.gateway;
         let is_sampled = gateway.settings.http.access_log.sample(random);
         let monitor = gateway.monitor.has_subscribers().then(|| gateway.monitor.clone());

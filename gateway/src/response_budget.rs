@@ -29,7 +29,8 @@ pub fn over_budget(mut unread: Vec<Arc<Exchange>>, now: u64, settings: &Settings
     unread.sort_by_key(|exchange| exchange.unread_for(now));
     unread.retain(|exchange| {
         let bytes = exchange.buffered_bytes();
-        let of_network = exchange.memory_quota().map(|share| (by_network.entry(share.network).or_default(), share.bytes));
+        let of_network =
+            exchange.memory_quota().map(|share| (by_network.entry(share.network).or_default(), share.bytes));
         let fits = total + bytes <= *settings.forward.max_response_memory
             && of_network.as_ref().is_none_or(|(held, most)| **held + bytes <= *most);
         if fits {
@@ -48,7 +49,7 @@ mod tests {
     use openorch_chassis::settings::ByteSize;
 
     use super::*;
-    use crate::{exchange::AbortHandle, conn_tracker::ConnState};
+    use crate::{conn_tracker::ConnState, exchange::AbortHandle};
 
     fn untaken(since: u64, share: Option<(u8, usize)>) -> Arc<Exchange> {
         let share = share.map(|(last, bytes)| MemoryQuota { network: [192, 0, 2, last].into(), bytes });

@@ -17,7 +17,7 @@ use openorch_chassis::{
 
 use crate::{
     Settings,
-    metrics::{ServiceDurations, DurationMetrics},
+    metrics::{DurationMetrics, ServiceDurations},
     pool::Upstream,
 };
 
@@ -156,7 +156,8 @@ impl ServiceRoutes {
             Some(old) => old.entry.clone(),
             None => Arc::new(ServiceEntry::new(slug)),
         };
-        let mut service = ServiceRoutes { entry: presence, healthy: Vec::new(), slow: Vec::new(), unroutable: Vec::new() };
+        let mut service =
+            ServiceRoutes { entry: presence, healthy: Vec::new(), slow: Vec::new(), unroutable: Vec::new() };
         for backend in backends {
             let known =
                 old.and_then(|old| old.all().find(|known| known.id == backend.instance_id && known.url == backend.url));
@@ -186,8 +187,9 @@ fn shard(slug: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use openorch_chassis::outbound::InstanceUrl;
+
+    use super::*;
 
     fn backend(id: &str, url: &str, routable: Eligibility) -> Backend {
         Backend { instance_id: id.into(), url: Arc::new(InstanceUrl::parse(url).unwrap()), eligibility: routable }

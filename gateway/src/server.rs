@@ -27,14 +27,14 @@ use tokio::{
 
 use crate::{
     Gateway,
-    client_limits::{ClientSlot, ClientLimits},
-    connection::{Connection, Socket, Stream},
-    exchange::{Exchange, StreamExecutor},
+    client_limits::{ClientLimits, ClientSlot},
     conn_tracker::{CoarseClock, ConnGuard, ConnState, ConnTracker, Shutdown},
-    connection_limit::{self, ConnectionPermit, ConnectionLimiter},
+    connection::{Connection, Socket, Stream},
+    connection_limit::{self, ConnectionLimiter, ConnectionPermit},
     dispatch::serve,
-    tls::HandshakeLimiter,
+    exchange::{Exchange, StreamExecutor},
     response_budget,
+    tls::HandshakeLimiter,
 };
 
 /// The listener side of a [`Gateway`].
@@ -70,7 +70,10 @@ impl Server {
         Server {
             clock: Arc::new(CoarseClock::start()),
             tracker: Arc::default(),
-            connection_limiter: Arc::new(ConnectionLimiter::new(settings.http.max_connections, gateway.metrics.clone())),
+            connection_limiter: Arc::new(ConnectionLimiter::new(
+                settings.http.max_connections,
+                gateway.metrics.clone(),
+            )),
             client_limits: Arc::default(),
             refused_log_limit: LogLimit::once_a_minute(),
             full_log_limit: LogLimit::once_a_minute(),
@@ -206,7 +209,13 @@ impl Server {
         });
     }
 
-    async fn serve_connection(&self, stream: TcpStream, from: SocketAddr, entry: &ConnGuard, (room, place): Slots) -> Served {
+    async fn serve_connection(
+        &self,
+        stream: TcpStream,
+        from: SocketAddr,
+        entry: &ConnGuard,
+        (room, place): Slots,
+    ) -> Served {
         let conn = &entry.state;
         // Nagle's algorithm would delay small responses. Ignored on failure: the connection works without it.
         let _ = stream.set_nodelay(true);
@@ -351,7 +360,11 @@ impl Server {
 type Served = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Serves a connection until it ends or is shut down.
-async fn run_until_shutdown<C: Future<Output = Served>>(life: &ConnState, http: C, finish: impl Fn(Pin<&mut C>)) -> Served {
+async fn run_until_shutdown<C: Future<Output = Served>>(
+    life: &ConnState,
+    http: C,
+    finish: impl Fn(Pin<&mut C>),
+) -> Served {
     let mut http = pin!(http);
     let (mut watched, mut finishing) = (false, false);
     poll_fn(|cx| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use openorch_chassis::{
     forwarded::NetworkList,
     settings,
-    settings::{ByteSize, Fraction, RawSettings, Interval, Settings as _},
+    settings::{ByteSize, Fraction, Interval, RawSettings, Settings as _},
 };
 
 settings! {

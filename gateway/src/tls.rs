@@ -3,7 +3,7 @@
 use std::{fs, future::poll_fn, io, net::IpAddr, num::NonZero, path::Path, pin::pin, sync::Arc, task::ready, thread};
 
 use arc_swap::ArcSwap;
-use openorch_chassis::{Error, Result, forwarded::client_network, fair_semaphore::Turns};
+use openorch_chassis::{Error, Result, fair_semaphore::FairSemaphore, forwarded::client_network};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -31,12 +31,12 @@ impl Tls {
 
 /// Limits concurrent handshakes, fairly among client networks. A signature takes milliseconds of a worker with an RSA key (a
 /// tenth of a millisecond with ECDSA), so half of the workers are left to open connections.
-pub(crate) struct HandshakeLimiter(Turns<IpAddr>);
+pub(crate) struct HandshakeLimiter(FairSemaphore<IpAddr>);
 
 impl Default for HandshakeLimiter {
     fn default() -> HandshakeLimiter {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        HandshakeLimiter(Turns::new((cores / 2).max(1)))
+        HandshakeLimiter(FairSemaphore::new((cores / 2).max(1)))
     }
 }
 
@@ -49,7 +49,7 @@ impl HandshakeLimiter {
         client: IpAddr,
     ) -> io::Result<TlsStream<S>> {
         let client_hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-        let acquire = || Box::pin(self.0.take(client_network(client)));
+        let acquire = || Box::pin(self.0.acquire(client_network(client)));
         let finishing = {
             // Creates and signs the reply to the `ClientHello`.
             let _permit = acquire().await;

@@ -19,8 +19,8 @@ use tokio::{
 
 use crate::{
     Settings, body,
-    exchange::{Exchange, AbortHandle},
     conn_tracker::{ConnGuard, Shutdown},
+    exchange::{AbortHandle, Exchange},
 };
 
 /// Starts copying once both sides have upgraded. A tunnel outlives the request of its connection, so it is tracked

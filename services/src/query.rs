@@ -2,7 +2,7 @@
 
 use openorch_api::{error::request, query as wire};
 use openorch_chassis::{Error, Result};
-use openorch_store::{Cursor, Direction, Filter, MAX_FILTERS, MAX_FILTER_VALUES, Query};
+use openorch_store::{Cursor, Direction, Filter, MAX_FILTER_VALUES, MAX_FILTERS, Query};
 use serde_json::Value;
 
 /// The store's query for a query of the API. `default_limit` is the limit if the query has none, `max_limit` the maximum limit.

@@ -1,8 +1,10 @@
 //! Consistency check, shared by the engines: each document can be parsed, and the index columns and list entries of its
 //! collection are the ones that would be derived from it today.
 
-use crate::sql::{Entry, Spec};
-use crate::{Result, document};
+use crate::{
+    Result, document,
+    sql::{Entry, Spec},
+};
 
 /// Problems reported individually; further ones are only counted.
 const MAX_PROBLEMS: usize = 100;
@@ -102,7 +104,8 @@ impl<'a> Checker<'a> {
     /// Reports a missing list entry.
     pub(crate) fn report_missing_entry(&mut self, list: usize, id: &str) {
         let (name, list) = (self.spec.name, self.spec.lists[list].list);
-        self.findings.report(format!("an entry of document `{id}` of {name} is missing from the index of list `{list}`"));
+        self.findings
+            .report(format!("an entry of document `{id}` of {name} is missing from the index of list `{list}`"));
     }
 
     /// Reports a list entry that the document does not have.

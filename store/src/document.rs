@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use crate::query::check_field;
-use crate::{Result, StoreError, key};
+use crate::{Result, StoreError, key, query::check_field};
 
 /// The maximum length of an id in bytes.
 const MAX_ID_BYTES: usize = 512;
@@ -11,7 +10,9 @@ const MAX_ID_BYTES: usize = 512;
 /// Validates an id.
 pub(crate) fn check_id(collection: &str, id: &str) -> Result<()> {
     if id.is_empty() || id.len() > MAX_ID_BYTES || id.contains('\0') {
-        return Err(StoreError::Invalid(format!("an id of {collection} must have 1 to {MAX_ID_BYTES} bytes and no NUL")));
+        return Err(StoreError::Invalid(format!(
+            "an id of {collection} must have 1 to {MAX_ID_BYTES} bytes and no NUL"
+        )));
     }
     Ok(())
 }
@@ -142,8 +143,9 @@ fn skip_number(body: &str, start: usize) -> Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn what_cannot_come_back_the_same_is_refused() {

@@ -1,7 +1,6 @@
 //! Errors of the store. Each message names the object concerned; none contains a document or a secret.
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// An error of the store. The text is a sentence for the user, except in `Internal` and `Corrupt`, whose causes are for
 /// the log.

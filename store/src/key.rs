@@ -123,8 +123,9 @@ fn write_float(float: f64, rest: i16, key: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use serde_json::json;
+
+    use super::*;
 
     #[test]
     fn keys_are_in_the_order_of_the_contract() {

@@ -1,7 +1,6 @@
 //! Middleware for stores: wraps another store, to count its requests or to add to its writes.
 
-use std::path::Path;
-use std::time::SystemTime;
+use std::{path::Path, time::SystemTime};
 
 use crate::{Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Query, Result, Row, RowStream, Store};
 

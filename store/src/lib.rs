@@ -9,9 +9,9 @@ mod check;
 mod document;
 mod engine;
 mod error;
+mod filter_eval;
 mod key;
 mod layer;
-mod filter_eval;
 mod model;
 mod postgres;
 mod query;
@@ -20,10 +20,7 @@ mod sql;
 mod sqlite;
 mod table;
 
-use std::future::Future;
-use std::path::Path;
-use std::pin::Pin;
-use std::time::SystemTime;
+use std::{future::Future, path::Path, pin::Pin, time::SystemTime};
 
 pub use archive::{ArchiveReader, ArchiveWriter, Notes};
 pub use check::{Findings, OnProgress, Progress};
@@ -32,7 +29,7 @@ pub use error::{INDETERMINATE_WINDOW, StoreError};
 pub use layer::Layer;
 pub use model::{Batch, Collection, Committed, Guard, Index, MAX_ROWS_AFFECTED, Row, Write};
 pub use postgres::{PostgresEngine, PostgresOptions, PostgresStore};
-pub use query::{Cursor, Direction, Filter, MAX_FILTERS, MAX_ORDER_FIELDS, MAX_FILTER_VALUES, Order, Page, Query};
+pub use query::{Cursor, Direction, Filter, MAX_FILTER_VALUES, MAX_FILTERS, MAX_ORDER_FIELDS, Order, Page, Query};
 pub use row_stream::RowStream;
 pub use sqlite::{LastWrite, SqliteEngine, SqliteOptions, SqliteStore, accept_missing_writes};
 pub use table::{Stored, Table, TypedPage};
@@ -40,8 +37,7 @@ pub use table::{Stored, Table, TypedPage};
 /// Query plans of the engines, so that tests of other crates can assert that a query uses an index.
 #[cfg(any(test, feature = "explain"))]
 pub mod explain {
-    pub use crate::postgres::PostgresExplainer;
-    pub use crate::sqlite::explain_on_sqlite;
+    pub use crate::{postgres::PostgresExplainer, sqlite::explain_on_sqlite};
 }
 
 /// A boxed future, so that [`Store`] is usable as `Arc<dyn Store>`.

@@ -288,7 +288,9 @@ impl Filter {
                 }
             }
             Self::Any(_) if depth == MAX_FILTER_DEPTH => {
-                return Err(StoreError::Invalid(format!("filters are nested more than {MAX_FILTER_DEPTH} levels deep")));
+                return Err(StoreError::Invalid(format!(
+                    "filters are nested more than {MAX_FILTER_DEPTH} levels deep"
+                )));
             }
             Self::Any(parts) => parts.iter().try_for_each(|part| part.check(depth + 1, nodes, values))?,
         }

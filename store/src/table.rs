@@ -1,10 +1,8 @@
 //! The typed view of a collection: a [`Table`] turns values into writes and rows into values.
 
-use std::marker::PhantomData;
-use std::sync::Arc;
+use std::{marker::PhantomData, sync::Arc};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Collection, Cursor, Filter, Query, Result, Row, RowStream, Store, StoreError, Write};
 

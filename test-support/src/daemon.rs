@@ -154,7 +154,7 @@ impl Daemon {
 pub fn settings(data_dir: &Path, flags: &[&str]) -> Settings {
     let schema = schema_of(data_dir);
     let folder = data_dir.to_str().unwrap();
-    let always = ["test", "--listen", "127.0.0.1:0", "--data-dir", folder, "--db-schema", &schema_of];
+    let always = ["test", "--listen", "127.0.0.1:0", "--data-dir", folder, "--db-schema", &schema];
     let probing: &[&str] =
         if flags.contains(&"--registry-probe-interval") { &[] } else { &["--registry-probe-interval", "200ms"] };
     let given = Flags::parse_from(always.iter().chain(probing).chain(flags)).given;

@@ -19,14 +19,19 @@ pub struct IndeterminateStore {
 
 impl IndeterminateStore {
     pub fn wrap(store: Arc<dyn Store>) -> Arc<IndeterminateStore> {
-        let (is_unsure, is_late, late, meanwhile) = Default::default();
-        Arc::new(IndeterminateStore { store, drop_next_acknowledgement: is_unsure, delay_next_commit: is_late, delayed: late, concurrent_write: meanwhile })
+        Arc::new(IndeterminateStore {
+            store,
+            drop_next_acknowledgement: AtomicBool::default(),
+            delay_next_commit: AtomicBool::default(),
+            delayed: Mutex::default(),
+            concurrent_write: Mutex::default(),
+        })
     }
 
     /// Applies the delayed commit.
     pub async fn apply_delayed(&self) {
-        let late = std::mem::take(&mut *self.delayed.lock().unwrap());
-        self.store.commit(late).await.unwrap();
+        let delayed = std::mem::take(&mut *self.delayed.lock().unwrap());
+        self.store.commit(delayed).await.unwrap();
     }
 }
 
@@ -37,8 +42,8 @@ impl Layer for IndeterminateStore {
 
     fn wrap_commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         Box::pin(async move {
-            let meanwhile = std::mem::take(&mut *self.concurrent_write.lock().unwrap());
-            self.store.commit(meanwhile).await?;
+            let concurrent = std::mem::take(&mut *self.concurrent_write.lock().unwrap());
+            self.store.commit(concurrent).await?;
             if self.delay_next_commit.swap(false, Ordering::SeqCst) {
                 *self.delayed.lock().unwrap() = batch;
                 return Err(StoreError::Unavailable("the connection was lost".into()));

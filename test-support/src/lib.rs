@@ -13,9 +13,9 @@ pub mod answer;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "platform")]
-pub mod platform;
-#[cfg(feature = "platform")]
 pub mod indeterminate_store;
+#[cfg(feature = "platform")]
+pub mod platform;
 
 mod eventually;
 mod gate;

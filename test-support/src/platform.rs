@@ -7,15 +7,15 @@ use std::{
 
 use openorch_chassis::{
     Audit, BoxFuture, LocalNode, Platform, Result,
-    expiry::{ExpiryGrace, ExpirySettings},
     audit::ENTRIES,
     clock::ManualClock,
+    encryption::Encryptor,
+    expiry::{ExpiryGrace, ExpirySettings},
     ids::Ids,
     mail::Mailer,
     metrics::Registry,
     outbound::{Outbound, OutboundSettings},
     routes::{Backend, Routes},
-    encryption::Encryptor,
     settings::RawSettings,
 };
 use openorch_store::{Collection, Store};

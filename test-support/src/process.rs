@@ -91,7 +91,7 @@ pub fn daemon_binary() -> &'static Path {
         let test = env::current_exe().expect("the test has a path");
         let folder = test.parent().and_then(Path::parent).expect("tests are in a directory of the profile");
         let program = folder.join(format!("openorch{}", env::consts::EXE_SUFFIX));
-        if !daemon_binary.exists() {
+        if !program.exists() {
             let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
             build.args(["build", "--quiet", "--package", "openorch"]);
             if folder.ends_with("release") {
@@ -99,14 +99,14 @@ pub fn daemon_binary() -> &'static Path {
             }
             assert!(build.status().is_ok_and(|status| status.success()), "building the daemon failed");
         }
-        daemon_binary
+        program
     })
 }
 
 /// The daemon with its data in this directory, or in a schema of the database server that `tools/test-on-postgres`
 /// names by variables. Its environment is otherwise empty.
 pub fn command(program: impl AsRef<OsStr>, data_dir: &Path) -> Command {
-    let mut command = Command::new(daemon_binary);
+    let mut command = Command::new(program);
     command
         .env_clear()
         .env("OPENORCH_DATA_DIR", data_dir)

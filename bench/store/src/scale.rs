@@ -52,7 +52,12 @@ pub fn run(table: &mut Table) {
     table.add_row("page of 50, newest first, 1,000,000 / 10,000", newest, Limit::AtMost(1.3), String::new());
     table.add_row("page of 50 in a scattered order, 1,000,000 / 10,000", pages, Limit::AtMost(1.3), String::new());
     table.add_row("the same, pages that are not cached", far, Limit::None, String::new());
-    table.add_row("memory at 1,000,000 documents, MiB", memory_after_work(large.path()) - before, Limit::AtMost(60.0), String::new());
+    table.add_row(
+        "memory at 1,000,000 documents, MiB",
+        memory_after_work(large.path()) - before,
+        Limit::AtMost(60.0),
+        String::new(),
+    );
 }
 
 fn create_store(directory: &Path, count: usize) {

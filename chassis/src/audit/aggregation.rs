@@ -114,7 +114,9 @@ impl Table {
             // Calls of a service with a delegated token must not hide those of the account itself.
             true => format!("{} {}", entry.actor_id, entry.via_service),
             // An anonymous client can use all addresses of its network.
-            false => entry.client_ip.parse().map_or_else(|_| entry.client_ip.clone(), |ip| client_network(ip).to_string()),
+            false => {
+                entry.client_ip.parse().map_or_else(|_| entry.client_ip.clone(), |ip| client_network(ip).to_string())
+            }
         };
         let exact = AggregationKey {
             is_account,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use openorch_api::{
-    RequestParts, Operation, Time,
+    Operation, RequestParts, Time,
     audit::{AuditEntry, AuditOutcome},
     error::access,
     role,
@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::{Audit, lock, target::Target};
 use crate::{
     Caller, Error,
-    idempotency::{self, Keyed},
+    idempotency::{self, IdempotentCall},
 };
 
 /// The audit record of a call. Empty for calls that are not audited and for background tasks: their writes have no entry and
@@ -43,7 +43,7 @@ struct Call {
     /// The precondition that failed when a write was rejected.
     failed_guard: Mutex<Option<FailedGuard>>,
     /// Set if its answer is stored with its change.
-    keyed: Mutex<Option<Arc<Keyed>>>,
+    keyed: Mutex<Option<Arc<IdempotentCall>>>,
 }
 
 /// The caller's authorization as guards of the call's writes: it may be revoked while the call is in progress.
@@ -112,7 +112,7 @@ impl CallAudit {
                 &access::RIGHT_LOST_MEANWHILE,
                 format!("the account lost the permission for this call while it was in progress: {left}"),
             ),
-            FailedGuard::Key => idempotency::in_flight(),
+            FailedGuard::Key => idempotency::in_flight_error(),
         };
         explained.with_cause(error)
     }
@@ -168,7 +168,7 @@ impl CallAudit {
     }
 
     /// Stores the answer with the change.
-    pub(crate) fn keep_answer(&self, keyed: Arc<Keyed>) {
+    pub(crate) fn keep_answer(&self, keyed: Arc<IdempotentCall>) {
         if let Some(call) = &self.0 {
             *lock(&call.keyed) = Some(keyed);
         }
@@ -178,7 +178,7 @@ impl CallAudit {
     /// must call it before they commit their change.
     pub fn set_answer(&self, answer: &impl Serialize) -> crate::Result<()> {
         match self.0.as_ref().and_then(|call| lock(&call.keyed).clone()) {
-            Some(keyed) => keyed.tell_answer(answer),
+            Some(keyed) => keyed.set_answer(answer),
             None => Ok(()),
         }
     }
@@ -282,7 +282,7 @@ impl Audit {
         };
         self.add_to_count(u64::from(with_entry));
         if let Some(keyed) = &keyed {
-            keyed.written();
+            keyed.on_committed();
         }
         committed.rows_affected.drain(..count);
         committed.rows_affected.truncate(steps);
@@ -295,7 +295,11 @@ impl Audit {
         AuditEntry { at: Time(self.clock.now()), outcome, status, ..lock(&call.entry).clone() }
     }
 
-    async fn find_failed_guard(&self, standing: &CallerGuards, keyed: Option<&Keyed>) -> Result<Option<FailedGuard>> {
+    async fn find_failed_guard(
+        &self,
+        standing: &CallerGuards,
+        keyed: Option<&IdempotentCall>,
+    ) -> Result<Option<FailedGuard>> {
         if !self.all_hold(&standing.session).await? {
             return Ok(Some(FailedGuard::Session));
         }
@@ -303,7 +307,7 @@ impl Audit {
             return Ok(Some(FailedGuard::Permission));
         }
         Ok(match keyed {
-            Some(keyed) if keyed.is_known().await? => Some(FailedGuard::Key),
+            Some(keyed) if keyed.is_stored().await? => Some(FailedGuard::Key),
             _ => None,
         })
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use openorch_api::{RequestParts, Operation, SERVICES, text::without_hidden};
+use openorch_api::{Operation, RequestParts, SERVICES, text::without_hidden};
 use serde_json::Value;
 
 /// Longer than any path parameter, so that each can be searched for, and within the limit of an index key.

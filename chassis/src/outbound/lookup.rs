@@ -99,7 +99,10 @@ impl LookupLimits {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{Condvar, atomic::AtomicUsize, atomic::Ordering},
+        sync::{
+            Condvar,
+            atomic::{AtomicUsize, Ordering},
+        },
         time::Duration,
     };
 

@@ -86,7 +86,9 @@ setting_values!(Networks);
 impl Networks {
     /// The reason why `address` must not be dialled; `None` if it is allowed.
     pub fn refusal(&self, address: IpAddr) -> Option<&'static str> {
-        if let Some(reason) = embedded_addresses(address).into_iter().flatten().find_map(|inner| never_allowed_reason(IpAddr::V4(inner))) {
+        if let Some(reason) =
+            embedded_addresses(address).into_iter().flatten().find_map(|inner| never_allowed_reason(IpAddr::V4(inner)))
+        {
             return Some(reason);
         }
         let address = unwrapped(address);

@@ -1,7 +1,7 @@
 //! Authentication and authorization of a call (decision "Refusals", decision "Delegated tokens"), and the rate limit on
 //! the writes of an account.
 
-use openorch_api::{Access, Effect, Exempt, PermissionRequirement, Operation, error as codes};
+use openorch_api::{Access, Effect, Exempt, Operation, PermissionRequirement, error as codes};
 use tracing::Span;
 
 use super::{Inner, origin::CallOrigin};

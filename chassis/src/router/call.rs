@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use http::{HeaderMap, Response, StatusCode, request};
-use openorch_api::{Access, Effect, RequestParts, Idempotency, Operation, error as codes, header::IF_NONE_MATCH};
+use openorch_api::{Access, Effect, Idempotency, Operation, RequestParts, error as codes, header::IF_NONE_MATCH};
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
@@ -12,11 +12,12 @@ use super::{Calls, Inner, MountedOperation, head::query, origin::CallOrigin};
 use crate::{
     Body, ClientBody, Error, Result,
     audit::CallAudit,
+    body_reader as bodies,
     budget::{self, Reservation},
     headers::DeclaredHeaders,
-    idempotency::{self, Begun},
-    body_reader as bodies, response,
-    service::{RequestContext, Authorization, panic_text},
+    idempotency::{self, KeyLookup},
+    response,
+    service::{Authorization, RequestContext, panic_text},
 };
 
 /// Where the input of a call comes from.
@@ -102,7 +103,13 @@ impl Inner {
     }
 
     /// Logs an error of a call, and adds the request id to the message of an internal one.
-    pub(super) fn log_failure(&self, operation: &MountedOperation, span: &Span, request_id: &str, mut error: Error) -> Error {
+    pub(super) fn log_failure(
+        &self,
+        operation: &MountedOperation,
+        span: &Span,
+        request_id: &str,
+        mut error: Error,
+    ) -> Error {
         if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
             match operation.internal_error_limit.allow() {
                 Some(0) => span.in_scope(|| error!("{error:?}")),
@@ -156,13 +163,13 @@ impl Inner {
         let is_large = input.is_large;
         let parts = match (input.key, &caller) {
             (Some(key), Some(caller)) => {
-                let (request, parts) = idempotency::digest_of(caller, input.parts, is_large).await?;
+                let (request, parts) = idempotency::request_digest(caller, input.parts, is_large).await?;
                 match self.idempotency.begin(caller, row, &key, request).await? {
-                    Begun::Known(answer) => {
+                    KeyLookup::Replay(answer) => {
                         let response = response::json(operation.status, answer);
                         return self.reserve_response(row, response, reservation).await;
                     }
-                    Begun::New(keyed) => audit.keep_answer(keyed),
+                    KeyLookup::New(keyed) => audit.keep_answer(keyed),
                 }
                 parts
             }
@@ -191,7 +198,7 @@ impl Inner {
                 ));
             }
         }
-        let response = response::unless_known(response, context.headers.get(&IF_NONE_MATCH));
+        let response = response::unless_not_modified(response, context.headers.get(&IF_NONE_MATCH));
         let mut response = self.reserve_response(row, response, reservation).await?;
         if let Some(credential) = credential.filter(|_| response.body().is_streamed()) {
             // The gateway ends the response when this credential ends.
@@ -213,7 +220,7 @@ impl Inner {
         let mut read = match source {
             Source::InProcess(parts) => {
                 let is_large = match &parts.body {
-                    Some(body) if operation.reads_body => bodies::check_made(body, limits)?,
+                    Some(body) if operation.reads_body => bodies::check_in_process_body(body, limits)?,
                     _ => false,
                 };
                 let headers = DeclaredHeaders::of_nested(row, origin.asks_extended);
@@ -223,7 +230,7 @@ impl Inner {
                 // HTTP/2 compresses a large head to few bytes, so its decompressed size above the usual one is counted.
                 reservation.grow(head_size(&head.headers).saturating_sub(UNCOUNTED_HEAD_BYTES)).await?;
                 let key = match row.idempotency() {
-                    Idempotency::Keyed => idempotency::key_of(&head.headers)?,
+                    Idempotency::Keyed => idempotency::idempotency_key(&head.headers)?,
                     Idempotency::Natural | Idempotency::Never => None,
                 };
                 let (body, is_large) = match operation.reads_body {
@@ -236,7 +243,13 @@ impl Inner {
                 };
                 let query = query(head.uri.query().unwrap_or_default())?;
                 let headers = DeclaredHeaders::of(row, &head.headers);
-                CallInput { parts: RequestParts { path, query, body }, headers, is_large, needs_reauthorization: operation.reads_body, key }
+                CallInput {
+                    parts: RequestParts { path, query, body },
+                    headers,
+                    is_large,
+                    needs_reauthorization: operation.reads_body,
+                    key,
+                }
             }
         };
         if let (Some(normalise), Some(body)) = (row.normalize_body, read.parts.body.as_mut()) {

@@ -9,8 +9,8 @@ use super::head::bearer;
 use crate::{
     CallInfo, Peer,
     forwarded::{ClientAddress, RequestId},
+    in_flight::InFlightGuard,
     local::LocalRequest,
-    in_flight::Place,
 };
 
 /// What is known of a call before its input is read. A call in process inherits it from its request.
@@ -23,7 +23,7 @@ pub(super) struct CallOrigin {
     /// The value of the header `OpenOrch-Extended` is `1`.
     pub asks_extended: bool,
     /// Held until the work is done, even if the client disconnects.
-    pub slot: Option<Place>,
+    pub slot: Option<InFlightGuard>,
     /// `None` for calls in process: the access log is about the operation of the request.
     pub call_info: Option<Arc<CallInfo>>,
     /// The calling operation.
@@ -42,7 +42,7 @@ impl CallOrigin {
             client_ip: extensions.get::<ClientAddress>().map_or(peer.address.ip(), |client| client.ip),
             is_local: extensions.get::<LocalRequest>().is_some(),
             asks_extended: head.headers.get(openorch_api::header::EXTENDED.name).is_some_and(|value| value == "1"),
-            slot: extensions.get::<Place>().cloned(),
+            slot: extensions.get::<InFlightGuard>().cloned(),
             call_info: extensions.get::<Arc<CallInfo>>().cloned(),
             parent: None,
             depth: 0,

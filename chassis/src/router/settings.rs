@@ -5,8 +5,8 @@ use std::time::Duration;
 use openorch_api::{Access, Operation, json::Limits, op};
 
 use crate::{
-    budget::BudgetSettings,
     body_reader::{BodyLimits, Pace},
+    budget::BudgetSettings,
     settings,
     settings::ByteSize,
 };
@@ -74,7 +74,9 @@ impl ApiSettings {
         };
         BodyLimits {
             bytes: row.max_body_bytes.unwrap_or(usual),
-            decompressed_bytes: row.max_body_bytes.map_or(usual_decompressed, |limit| limit * op::MAX_DECOMPRESSION_RATIO),
+            decompressed_bytes: row
+                .max_body_bytes
+                .map_or(usual_decompressed, |limit| limit * op::MAX_DECOMPRESSION_RATIO),
             decompression_ratio: self.max_decompression_ratio,
             json: Limits { depth: self.max_body_depth.min(MAX_DEPTH), values: row.max_values.unwrap_or(usual_values) },
             pace: Pace {

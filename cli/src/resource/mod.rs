@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use openorch_sdk::api::Operation;
 
 pub use self::{
-    run::{run, completion_items},
+    run::{completion_items, run},
     table::RESOURCES,
 };
 use crate::{
@@ -216,7 +216,8 @@ fn flags(row: &'static Operation, excluded: &[&str]) -> Vec<Arg> {
         let name: &'static str = name.leak();
         let filter_help = format!("Only items with this {}", kebab_case(name).replace('-', " "));
         let help = if about.is_empty() && row.id.starts_with("list") { filter_help } else { about };
-        let mut arg = Arg::new(name).long(kebab_case(name)).help(help.replace('\n', " ").trim_end_matches('.').to_owned());
+        let mut arg =
+            Arg::new(name).long(kebab_case(name)).help(help.replace('\n', " ").trim_end_matches('.').to_owned());
         if name.chars().any(char::is_uppercase) {
             arg = arg.alias(name);
         }

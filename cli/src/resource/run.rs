@@ -9,21 +9,21 @@ use std::{
 use clap::ArgMatches;
 use openorch_sdk::{
     Response,
-    api::{RequestParts, Operation},
+    api::{Operation, RequestParts},
 };
 use serde_json::{Map, Value as Json, value::RawValue};
 
 use super::{Answer, List, Lookup, Resource, Save, Verb, flags_of_matches};
 use crate::{
     args::Format,
-    prompt,
     context::{Connection, Context},
-    manifest::{self, Document},
-    error::{UNEXPECTED_RESPONSE, CliError, warn},
+    error::{CliError, UNEXPECTED_RESPONSE, warn},
     flag::{Flag, FlagValue},
     input::Inputs,
     json,
-    print::{self, Output, Item},
+    manifest::{self, Document},
+    print::{self, Item, Output},
+    prompt,
 };
 
 /// Runs the selected command of `resource`.
@@ -87,7 +87,12 @@ async fn list_items(
 }
 
 /// The items that a list operation returns.
-async fn items(context: &Context, connection: &Connection, from: &List, parts: &RequestParts) -> Result<Vec<Item>, CliError> {
+async fn items(
+    context: &Context,
+    connection: &Connection,
+    from: &List,
+    parts: &RequestParts,
+) -> Result<Vec<Item>, CliError> {
     let answer = context.send(connection, from.row, parts).await?;
     items_at(&answer, from.items)
 }
@@ -97,7 +102,9 @@ fn items_at(answer: &Response, key: &str) -> Result<Vec<Item>, CliError> {
     let items = match fields(answer)?.get(key) {
         // An empty list is omitted.
         None => None,
-        Some(items) => serde_json::from_str::<Option<Vec<&RawValue>>>(items.get()).map_err(|_| unexpected_response())?,
+        Some(items) => {
+            serde_json::from_str::<Option<Vec<&RawValue>>>(items.get()).map_err(|_| unexpected_response())?
+        }
     };
     items.into_iter().flatten().map(|item| Item::read(item.get()).ok_or_else(unexpected_response)).collect()
 }
@@ -161,7 +168,8 @@ async fn get(context: &Context, resource: &Resource, from: &List, name: &str) ->
         Lookup::ByIdOrSlug { id, search } => (vec![by(id), by(search)], &["id", "slug"]),
         Lookup::InList | Lookup::Unsupported => (vec![Vec::new()], &["id"]),
     };
-    let matches_name = |item: &Item| fields.iter().chain([&resource.kind.name]).any(|field| item.text_at(field) == name);
+    let matches_name =
+        |item: &Item| fields.iter().chain([&resource.kind.name]).any(|field| item.text_at(field) == name);
     let mut found = None;
     for flags in asked {
         let parts = Inputs::of(from.row).fill(flags, None)?;
@@ -180,7 +188,12 @@ async fn get(context: &Context, resource: &Resource, from: &List, name: &str) ->
 }
 
 /// Saves the documents in files. All files are read and checked before the first call.
-async fn save_all(context: &Context, resource: &Resource, save: &Save, places: Vec<String>) -> Result<String, CliError> {
+async fn save_all(
+    context: &Context,
+    resource: &Resource,
+    save: &Save,
+    places: Vec<String>,
+) -> Result<String, CliError> {
     let mut documents = Vec::new();
     for place in &places {
         documents.extend(manifest::read_all(place)?);
@@ -299,7 +312,12 @@ fn with_progress(context: &Context, failure: CliError, place: &str, all: usize) 
 }
 
 /// Runs another operation of the group.
-async fn run_verb(context: &Context, resource: &Resource, verb: &Verb, matches: &ArgMatches) -> Result<String, CliError> {
+async fn run_verb(
+    context: &Context,
+    resource: &Resource,
+    verb: &Verb,
+    matches: &ArgMatches,
+) -> Result<String, CliError> {
     let mut flags = flags_of_matches(verb.row, matches);
     if let Some(key) = verb.secret {
         flags.push(Flag { key: key.into(), value: FlagValue::Text(prompt::new_password(None, "New password: ")?) });
@@ -310,7 +328,8 @@ async fn run_verb(context: &Context, resource: &Resource, verb: &Verb, matches: 
         Answer::Nothing => Ok(String::new()),
         Answer::Items(key, kind) => print::list(context.format(), kind, &items_at(&answer, key)?),
         Answer::Item(key) => {
-            let thing = fields(&answer)?.get(*key).and_then(|thing| Item::read(thing.get())).ok_or_else(unexpected_response)?;
+            let thing =
+                fields(&answer)?.get(*key).and_then(|thing| Item::read(thing.get())).ok_or_else(unexpected_response)?;
             print::item(context.common.output.unwrap_or(Format::Yaml), &resource.kind, &thing)
         }
     }

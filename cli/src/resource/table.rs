@@ -152,7 +152,11 @@ pub static RESOURCES: &[Resource] = &[
             ],
             name: "id",
         },
-        list: Some(List { row: GET_USERS.row, items: "users", one: Lookup::ByIdOrSlug { id: "ids", search: "search" } }),
+        list: Some(List {
+            row: GET_USERS.row,
+            items: "users",
+            one: Lookup::ByIdOrSlug { id: "ids", search: "search" },
+        }),
         save: Some(Save { row: SAVE_USER.row, wrapper: "", create: Some((CREATE_USER.row, "user")) }),
         remove: Some(DELETE_USER.row),
         verbs: &[

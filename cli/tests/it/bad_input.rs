@@ -9,7 +9,7 @@ use openorch_test_support::{
     stub::{Request, Stub, json},
 };
 
-use crate::support::{Home, CommandOutput};
+use crate::support::{CommandOutput, Home};
 
 /// A server that answers every request with these bytes.
 fn fixed_response(bytes: impl Into<String>) -> Stub {
@@ -123,7 +123,8 @@ fn settings_that_are_broken_are_told_and_kept_aside_by_the_next_sign_in() {
 fn a_selection_that_leads_nowhere_is_told() {
     let home = Home::new();
     home.write_settings("selectedEnvironment: gone\nenvironments: {here: {url: 'http://127.0.0.1:9'}}\n");
-    home.oo("instance ls").expect_error(3, "the selected environment `gone` no longer exists; list them with `oo env ls`");
+    home.oo("instance ls")
+        .expect_error(3, "the selected environment `gone` no longer exists; list them with `oo env ls`");
     home.oo("env current").expect_error(3, "`gone`");
     home.write_settings("selectedEnvironment: here\nenvironments: {here: {url: nonsense}}\n");
     home.oo("get /x").expect_error(2, "`nonsense` is not a server URL");

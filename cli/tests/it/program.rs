@@ -7,7 +7,7 @@ use std::{io::Read, process::Stdio};
 
 use openorch_test_support::stub::{Request, Stub, json};
 
-use crate::support::{Home, CommandOutput};
+use crate::support::{CommandOutput, Home};
 
 /// `{"ori":["user-svc:admin"]}` as the claims of a token.
 const TOKEN: &str = "e30.eyJvcmkiOlsidXNlci1zdmM6YWRtaW4iXX0.c2ln";

@@ -19,7 +19,12 @@ use openorch_test_support::{
 use crate::support::Home;
 
 /// Types an answer after each prompt of `oo`; returns the terminal's output and the exit code.
-fn run_in_terminal(home: &Home, line: &str, talk: &[(&str, &str)], variables: &[(&str, &str)]) -> Option<(String, i32)> {
+fn run_in_terminal(
+    home: &Home,
+    line: &str,
+    talk: &[(&str, &str)],
+    variables: &[(&str, &str)],
+) -> Option<(String, i32)> {
     let mut command = Command::new("script");
     let oo = env!("CARGO_BIN_EXE_oo");
     // `exec`, so that `script` returns the exit code of `oo`. A shell that runs the tests in the background makes them
@@ -105,7 +110,8 @@ fn what_a_service_says_cannot_steer_the_terminal() {
 fn a_password_is_asked_for_without_echo_and_a_new_one_twice() {
     let stub = server();
     let home = Home::signed_in(&stub);
-    let Some((shown, code)) = run_in_terminal(&home, "login", &[("slug: ", "me\n"), ("password: ", "s3cret\n")], &[]) else {
+    let Some((shown, code)) = run_in_terminal(&home, "login", &[("slug: ", "me\n"), ("password: ", "s3cret\n")], &[])
+    else {
         return;
     };
     assert!(shown.contains("Enter slug: ") && shown.contains("Enter password: ") && code == 0, "{shown}");

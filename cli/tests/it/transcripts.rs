@@ -22,7 +22,7 @@ macro_rules! transcripts {
 
         #[test]
         fn every_transcript_is_run() {
-            let files = fs::read_dir(folder()).unwrap().count();
+            let files = fs::read_dir(transcript_dir()).unwrap().count();
             assert_eq!(files, [$(stringify!($name)),*].len());
         }
     };

@@ -52,7 +52,14 @@ fn parse(text: &str, given: &mut RawSettings) -> Result<(), Mistake> {
                     unknown("table", key.get_ref(), &tables.map(str::to_owned).collect::<Vec<_>>(), Some(key.span()))
                 })?;
                 for (key, value) in table {
-                    parse_setting(section, key.get_ref(), Some(key.span()), value.get_ref(), Some(value.span()), given)?;
+                    parse_setting(
+                        section,
+                        key.get_ref(),
+                        Some(key.span()),
+                        value.get_ref(),
+                        Some(value.span()),
+                        given,
+                    )?;
                 }
             }
             value => parse_setting(&DaemonSettings::SECTION, key.get_ref(), Some(key.span()), value, span, given)?,

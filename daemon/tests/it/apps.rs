@@ -173,7 +173,10 @@ async fn roles_permits_and_organizations_of_an_app_count_in_it_alone() {
     let shopper = register(&daemon, "ann", HOST).await;
     assert_eq!(shopper.json()["token"]["appId"], json!(id));
     let there = token_of(&shopper);
-    assert_eq!((&claims(&there)["app"], &read_self(&daemon, &there).await["roles"]), (&json!(id), &json!(["user-svc:user"])));
+    assert_eq!(
+        (&claims(&there)["app"], &read_self(&daemon, &there).await["roles"]),
+        (&json!(id), &json!(["user-svc:user"]))
+    );
     // Everybody may sign in to the default app, but has few rights there without a role.
     let here = token_of(&login(&daemon, "ann", "").await);
     assert_eq!((&claims(&here)["app"], &read_self(&daemon, &here).await["roles"]), (&Value::Null, &json!([])));
@@ -200,7 +203,10 @@ async fn roles_permits_and_organizations_of_an_app_count_in_it_alone() {
     let permit =
         |host: &str| json!({ "permits": [{ "permission": "shop-svc:order:view", "slugs": ["ann"], "appHost": host }] });
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &shop, permit(HOST)).await.status, 200);
-    assert!(has_permission(&daemon, &there, "shop-svc:order:view").await && !has_permission(&daemon, &here, "shop-svc:order:view").await);
+    assert!(
+        has_permission(&daemon, &there, "shop-svc:order:view").await
+            && !has_permission(&daemon, &here, "shop-svc:order:view").await
+    );
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &shop, permit("*")).await.status, 403);
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &shop, permit("none.example.com")).await.status, 404);
     assert_eq!(daemon.call("PUT", "/user-svc/permits", &admin, permit("*")).await.status, 200);
@@ -211,7 +217,10 @@ async fn roles_permits_and_organizations_of_an_app_count_in_it_alone() {
     let ann = read_self(&daemon, &there).await["user"]["id"].clone();
     let given = enroll(&daemon, &shop, &ann, "shop-svc:clerk", HOST).await;
     assert_eq!(given.json()["enrolls"][0]["appId"], json!(id), "{}", given.text);
-    assert!(has_permission(&daemon, &there, "shop-svc:order:edit").await && !has_permission(&daemon, &here, "shop-svc:order:edit").await);
+    assert!(
+        has_permission(&daemon, &there, "shop-svc:order:edit").await
+            && !has_permission(&daemon, &here, "shop-svc:order:edit").await
+    );
     assert_eq!(enroll(&daemon, &shop, &ann, "shop-svc:clerk", "*").await.status, 403, "only admins may");
     assert_eq!(enroll(&daemon, &admin, &ann, "shop-svc:clerk", "*").await.status, 200);
     assert!(has_permission(&daemon, &here, "shop-svc:order:edit").await);
@@ -445,7 +454,10 @@ async fn who_may_save_grants_in_one_app_gives_nothing_in_another() {
     let grant = json!({ "grants": [{ "permissionId": view, "slugs": ["help"] }] });
     assert_eq!(daemon.call("PUT", "/user-svc/grants", &here, grant.clone()).await.status, 403);
     assert_eq!(daemon.call("PUT", "/user-svc/grants", &there, grant.clone()).await.status, 200);
-    assert_eq!((has_permission(&daemon, &there, view).await, has_permission(&daemon, &here, view).await), (true, false));
+    assert_eq!(
+        (has_permission(&daemon, &there, view).await, has_permission(&daemon, &here, view).await),
+        (true, false)
+    );
     // An admin's grant applies in all apps.
     assert_eq!(daemon.call("PUT", "/user-svc/grants", &admin, grant).await.status, 200);
     assert!(has_permission(&daemon, &here, view).await);

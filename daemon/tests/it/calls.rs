@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use openorch_api::{Access, Effect, platform::CALL_OPERATIONS};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Daemon, Echo, id_of, delegated_token, status, token_of};
+use crate::support::{Answer, Daemon, Echo, delegated_token, id_of, status, token_of};
 
 const PATH: &str = CALL_OPERATIONS.row.path;
 

@@ -419,7 +419,8 @@ async fn what_is_sent_too_often_says_to_programs_too_when_to_try_again() {
     assert_eq!(send(&daemon).await, (429, "60".to_owned()));
     drop(post);
     // A code counts toward the limit even if the mail server was unreachable.
-    let away = Daemon::with_flags(&["--smtp-host", "127.0.0.1", "--smtp-port", "1", "--smtp-from", "us@example.org"]).await;
+    let away =
+        Daemon::with_flags(&["--smtp-host", "127.0.0.1", "--smtp-port", "1", "--smtp-from", "us@example.org"]).await;
     assert_eq!(send(&away).await, (503, "60".to_owned()));
     assert_eq!(send(&away).await, (429, "60".to_owned()));
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    process::{command, post, expect_start_failure, run},
+    process::{command, expect_start_failure, post, run},
     support::{Daemon, id_of, status},
 };
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    process::{command, post, expect_start_failure, run, terminate, wait},
+    process::{command, expect_start_failure, post, run, terminate, wait},
     support::settings,
 };
 

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     apps::enroll,
-    support::{Daemon, Echo, id_of, delegated_token, status, token_of},
+    support::{Daemon, Echo, delegated_token, id_of, status, token_of},
 };
 
 const PATH: &str = "/platform-svc/requests";

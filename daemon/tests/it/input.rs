@@ -2,7 +2,7 @@
 //! Schema implementation validates random values against the document, and must agree with the daemon's checks.
 
 use jsonschema::Validator;
-use openorch_api::{SchemaValidator, RequestParts, Operation, text};
+use openorch_api::{Operation, RequestParts, SchemaValidator, text};
 use serde_json::{Map, Value, json};
 
 use crate::{matrix::Rng, support::Daemon};

@@ -9,7 +9,7 @@ use std::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::process::{command, post, expect_start_failure, run};
+use crate::process::{command, expect_start_failure, post, run};
 
 pub fn stdout_of(command: &mut Command) -> String {
     let output = command.stderr(Stdio::piped()).output().unwrap();
@@ -116,5 +116,8 @@ fn what_is_wrong_is_told_and_fails() {
     let nothing = TempDir::new().unwrap();
     assert!(expect_start_failure(&mut command_with(nothing.path(), &["check"])).contains("no data"));
     assert!(expect_start_failure(&mut command_with(nothing.path(), &["backup", "x"])).contains("no data"));
-    assert!(expect_start_failure(&mut command_with(nothing.path(), &["restore", "/no/such/file"])).contains("/no/such/file"));
+    assert!(
+        expect_start_failure(&mut command_with(nothing.path(), &["restore", "/no/such/file"]))
+            .contains("/no/such/file")
+    );
 }

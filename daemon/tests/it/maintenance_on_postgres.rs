@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use crate::{
     database::{database, on_postgres},
     maintenance::stdout_of,
-    process::{Process, command, post, expect_start_failure, run},
+    process::{Process, command, expect_start_failure, post, run},
 };
 
 const KEY: &str = "the operator's key of 32 letters";
@@ -143,7 +143,9 @@ async fn a_backup_beside_a_daemon_that_writes_is_a_daemon_in_another_schema_and_
     assert!(not_empty.contains(&first.schema()) && not_empty.contains("is not empty"), "{not_empty}");
     assert!(knows(&run(&mut first.on_postgres(&[])), "later-svc", &token).await, "existing data is unchanged");
 
-    for on_engine in [TestInstallation::on_postgres, TestInstallation::on_sqlite] as [fn(&TestInstallation, &[&str]) -> Command; 2] {
+    for on_engine in
+        [TestInstallation::on_postgres, TestInstallation::on_sqlite] as [fn(&TestInstallation, &[&str]) -> Command; 2]
+    {
         let command = |arguments: &[&str]| on_engine(&second, arguments);
         let said = stdout_of(&mut command(&["restore", text(&file)]));
         assert!(said.contains("start the daemon with its original OPENORCH_ENCRYPTION_KEY"), "{said}");

@@ -143,7 +143,9 @@ async fn requests_that_no_instance_answers_are_one_line_a_minute_for_each_servic
 #[tokio::test]
 async fn the_access_log_has_a_line_for_each_sampled_request_and_no_secret() {
     let mut token = String::new();
-    let log = log_of(&[("OPENORCH_HTTP_ACCESS_LOG", "1")], async |url: String| token = send_failing_requests(&url).await).await;
+    let log =
+        log_of(&[("OPENORCH_HTTP_ACCESS_LOG", "1")], async |url: String| token = send_failing_requests(&url).await)
+            .await;
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(" access ")).collect();
     assert_eq!(lines.len(), 23, "{log}");
     let line_of = |id: &str| {

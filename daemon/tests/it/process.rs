@@ -137,7 +137,9 @@ fn damaged_missing_and_wrongly_keyed_data_is_named_and_left_alone() {
 async fn the_admin_password_is_reset_while_the_daemon_is_stopped() {
     let folder = TempDir::new().unwrap();
     let process = start(folder.path());
-    let text = expect_start_failure(command(folder.path()).args(["admin", "reset-password"]).env("OPENORCH_ADMIN_PASSWORD", "new"));
+    let text = expect_start_failure(
+        command(folder.path()).args(["admin", "reset-password"]).env("OPENORCH_ADMIN_PASSWORD", "new"),
+    );
     assert!(text.contains("pid") || text.contains(&process.child.id().to_string()), "{text}");
     let login = |password: &str| json!({ "slug": "openorch", "password": password });
     let answer = post(&process.url, "/user-svc/login", "", login("changeme")).await.unwrap();
@@ -186,7 +188,8 @@ async fn a_second_signal_ends_what_the_first_one_waits_for() {
     let _request = silent.accept().await.unwrap();
     process.terminate();
     let address = process.url.trim_start_matches("http://").to_owned();
-    eventually(WAIT_TIMEOUT, "it has stopped listening", async || std::net::TcpStream::connect(&address).is_err()).await;
+    eventually(WAIT_TIMEOUT, "it has stopped listening", async || std::net::TcpStream::connect(&address).is_err())
+        .await;
     assert!(process.child.try_wait().unwrap().is_none(), "it is draining the request");
     process.terminate();
     let ended = tokio::task::spawn_blocking(move || process.wait());

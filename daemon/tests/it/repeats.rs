@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     process::{command, post, run},
-    support::{Answer, Daemon, Echo, id_of, delegated_token, status, token_of},
+    support::{Answer, Daemon, Echo, delegated_token, id_of, status, token_of},
 };
 
 const ORGANIZATION: &str = "/user-svc/organization";
@@ -114,7 +114,10 @@ async fn a_key_is_of_one_account_audience_operation_app_and_request() {
     assert_eq!(create(&daemon, &delegated, "k", "B").await.status, 422);
     // An operation that is not keyed ignores the header.
     for name in ["Ann", "Anna"] {
-        assert_eq!(send_with_key(&daemon, "PUT", "/user-svc/self", &ann, "k", json!({ "name": name })).await.status, 200);
+        assert_eq!(
+            send_with_key(&daemon, "PUT", "/user-svc/self", &ann, "k", json!({ "name": name })).await.status,
+            200
+        );
     }
     let app = json!({ "newHost": "shop.example.com" });
     assert_eq!(send_with_key(&daemon, "PUT", "/user-svc/app", &admin, "k", app).await.status, 200);

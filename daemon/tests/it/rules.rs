@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, claims, has_permission, id_of, delegated_token, status, token_of};
+use crate::support::{Daemon, Echo, claims, delegated_token, has_permission, id_of, status, token_of};
 
 #[tokio::test]
 async fn a_service_gives_its_permissions_to_roles_and_roles_to_accounts() {
@@ -20,7 +20,10 @@ async fn a_service_gives_its_permissions_to_roles_and_roles_to_accounts() {
     assert!(!has_permission(&daemon, &ann, "shop-svc:order:view").await);
     let enroll = json!({ "enrolls": [{ "userId": id_of(&ann), "role": "shop-svc:clerk" }] });
     let enrolled = daemon.call("PUT", "/user-svc/enrolls", &shop, enroll).await.json();
-    assert!(has_permission(&daemon, &ann, "shop-svc:order:view").await && !has_permission(&daemon, &ann, "shop-svc:order:edit").await);
+    assert!(
+        has_permission(&daemon, &ann, "shop-svc:order:view").await
+            && !has_permission(&daemon, &ann, "shop-svc:order:edit").await
+    );
     let own = daemon.call("POST", "/user-svc/permissions", &ann, json!({ "roles": ["shop-svc:clerk"] })).await;
     assert_eq!(own.json()["permissions"], json!(["shop-svc:order:view"]));
 
@@ -32,7 +35,10 @@ async fn a_service_gives_its_permissions_to_roles_and_roles_to_accounts() {
     let path = "/user-svc/role/shop-svc%3Aclerk/permissions";
     let only = json!({ "permissionIds": ["shop-svc:order:edit"] });
     assert_eq!(status(&daemon, "PUT", path, &shop, only).await, 200);
-    assert!(!has_permission(&daemon, &ann, "shop-svc:order:view").await && has_permission(&daemon, &ann, "shop-svc:order:edit").await);
+    assert!(
+        !has_permission(&daemon, &ann, "shop-svc:order:view").await
+            && has_permission(&daemon, &ann, "shop-svc:order:edit").await
+    );
     let listed = daemon.call("GET", path, &shop, Value::Null).await.json();
     assert_eq!(listed["permissions"].as_array().unwrap().len(), 1);
     let link = json!({ "permissionLinks": [{ "roleId": "user-svc:user", "permissionId": "shop-svc:order:view" }] });
@@ -66,7 +72,10 @@ async fn grants_and_permits_give_by_slug_and_by_role() {
     let grant =
         json!({ "grants": [{ "id": "g1", "permissionId": "user-svc:user:view", "slugs": ["ann", "later-svc"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, grant.clone()).await, 200);
-    assert!(has_permission(&daemon, &ann, "user-svc:user:view").await && !has_permission(&daemon, &shop, "user-svc:user:view").await);
+    assert!(
+        has_permission(&daemon, &ann, "user-svc:user:view").await
+            && !has_permission(&daemon, &shop, "user-svc:user:view").await
+    );
     assert_eq!(
         status(&daemon, "POST", "/user-svc/users", &ann, Value::Null).await,
         200,
@@ -86,7 +95,10 @@ async fn grants_and_permits_give_by_slug_and_by_role() {
     }
     let fewer = json!({ "grants": [{ "id": "g1", "permissionId": "user-svc:user:view", "slugs": ["later-svc"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, fewer).await, 200);
-    assert!(!has_permission(&daemon, &ann, "user-svc:user:view").await && has_permission(&daemon, &later, "user-svc:user:view").await);
+    assert!(
+        !has_permission(&daemon, &ann, "user-svc:user:view").await
+            && has_permission(&daemon, &later, "user-svc:user:view").await
+    );
     assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/g1", &admin, Value::Null).await, 200);
     assert!(!has_permission(&daemon, &later, "user-svc:user:view").await);
 
@@ -94,7 +106,10 @@ async fn grants_and_permits_give_by_slug_and_by_role() {
     for _ in 0..2 {
         assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &shop, permit.clone()).await, 200);
     }
-    assert!(has_permission(&daemon, &ann, "shop-svc:order:view").await && !has_permission(&daemon, &admin, "shop-svc:order:view").await);
+    assert!(
+        has_permission(&daemon, &ann, "shop-svc:order:view").await
+            && !has_permission(&daemon, &admin, "shop-svc:order:view").await
+    );
     let listed = daemon.call("POST", "/user-svc/permits", &admin, Value::Null).await.json();
     assert_eq!(listed["permits"].as_array().unwrap().len(), 1, "the same permit is saved once");
     let one = json!({ "permission": "shop-svc:order:view", "slugs": ["bob"] });
@@ -283,13 +298,19 @@ async fn an_admin_who_saves_under_an_id_of_another_gives_nothing_to_that_account
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &squat, permit.clone()).await, 200);
     let grant = json!({ "grants": [{ "id": "ops", "permissionId": "user-svc:user:view", "slugs": ["ann"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &admin, grant).await, 200);
-    assert!(has_permission(&daemon, &ann, "user-svc:user:view").await && !has_permission(&daemon, &squat, "user-svc:user:view").await);
+    assert!(
+        has_permission(&daemon, &ann, "user-svc:user:view").await
+            && !has_permission(&daemon, &squat, "user-svc:user:view").await
+    );
     // The account still manages its own permit, but can neither overwrite nor delete the admin's.
     assert_eq!(status(&daemon, "PUT", "/user-svc/permits", &squat, permit).await, 200);
     for expected in [200, 403] {
         assert_eq!(status(&daemon, "DELETE", "/user-svc/grant/ops", &squat, Value::Null).await, expected);
     }
-    assert!(has_permission(&daemon, &ann, "user-svc:user:view").await && !has_permission(&daemon, &squat, "user-svc:user:view").await);
+    assert!(
+        has_permission(&daemon, &ann, "user-svc:user:view").await
+            && !has_permission(&daemon, &squat, "user-svc:user:view").await
+    );
 }
 
 #[tokio::test]

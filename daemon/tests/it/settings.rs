@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    process::{command, post, expect_start_failure, run},
+    process::{command, expect_start_failure, post, run},
     support::{Daemon, start_time, token_of},
 };
 
@@ -53,7 +53,7 @@ fn a_reset_password_is_held_to_the_same_rules() {
         command.output().unwrap()
     };
     let refused = reset(&mut listen_on_all(folder.path()), "a");
-    let text = String::from_utf8_lossy(&expect_start_failure.stderr).into_owned();
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success(), "{text}");
     assert!(reset(&mut listen_on_all(folder.path()), "long enough for all").status.success());
     // A flag may also follow the subcommand.

@@ -19,7 +19,7 @@ async fn what_a_service_is_given_ends_when_the_session_ends_by_its_age_or_unused
     for (flag, limit, steps) in
         [("--user-session-max-lifetime", "10m", [590, 11]), ("--user-session-idle-timeout", "60s", [30, 61])]
     {
-        let daemon = Daemon::with_flags(&[flag, most, "--registry-probe-interval", "24h"]).await;
+        let daemon = Daemon::with_flags(&[flag, limit, "--registry-probe-interval", "24h"]).await;
         let echo = Echo::start().await;
         let (shop, ann) = (daemon.register("shop-svc").await, daemon.register("ann").await);
         daemon.put_instance(&shop, json!({ "url": echo.url })).await;
@@ -58,7 +58,11 @@ async fn another_key_signs_and_nobody_is_signed_out() {
     daemon.clock.advance(25 * 3600);
     let keys = daemon.call("GET", "/user-svc/jwks.json", "", Value::Null).await.json();
     assert_eq!(keys["keys"].as_array().unwrap().len(), 1, "tokens of the old keys have expired");
-    assert_eq!(token_status(&daemon, &ann).await, 200, "the daemon accepts its own tokens as long as their sessions exist");
+    assert_eq!(
+        token_status(&daemon, &ann).await,
+        200,
+        "the daemon accepts its own tokens as long as their sessions exist"
+    );
 }
 
 #[tokio::test]
@@ -114,7 +118,11 @@ async fn a_service_does_for_its_callers_what_an_admin_opened_and_no_more() {
     }
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, open).await, 200);
     assert_eq!(acts().await, (200, 200));
-    assert_eq!(delegated_token(&daemon, "/mail-svc/x", &delegated).await, delegated, "the token is passed on unchanged");
+    assert_eq!(
+        delegated_token(&daemon, "/mail-svc/x", &delegated).await,
+        delegated,
+        "the token is passed on unchanged"
+    );
     // The service has no rights beyond its caller's, and other services got none.
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &delegated, json!({})).await, 403);
     assert_eq!(status(&daemon, "POST", "/user-svc/role", &delegated, json!({ "id": "ann:r" })).await, 403);

@@ -118,7 +118,7 @@ async fn slow_instances_serve_only_while_no_healthy_one_exists() {
     let backend = |url: &str, routable| openorch_chassis::routes::Backend {
         instance_id: url.into(),
         url: std::sync::Arc::new(openorch_chassis::outbound::InstanceUrl::parse(url).unwrap()),
-        eligibility,
+        eligibility: routable,
     };
     platform.table.publish(
         "demo",

@@ -112,8 +112,9 @@ async fn an_upgraded_connection_is_a_tunnel() {
     .await;
     let platform = Platform::in_front_of(instance).await;
     let mut client = platform.client().await;
-    let answer =
-        client.round_trip("GET /demo/ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    let answer = client
+        .round_trip("GET /demo/ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .await;
     assert_eq!(answer.status, 101);
     assert_eq!(within(client.read_exactly(5)).await.as_deref(), Some("hello"));
     for word in ["ping", "pong"] {

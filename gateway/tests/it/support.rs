@@ -11,18 +11,19 @@ use http::{HeaderValue, Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use openorch_chassis::{
-    Body, BoxFuture, Builtin, Caller, Credential, EncodedBody, Error, Identity, ForwardedAuth, Peer, RequestMonitor, Result,
+    Body, BoxFuture, Builtin, Caller, Credential, EncodedBody, Error, ForwardedAuth, Identity, Peer, RequestMonitor,
+    Result,
     clock::SystemClock,
     codes::{self, access},
     forwarded::{ClientAddress, RequestId},
+    in_flight::InFlightGuard,
     outbound::{self, InstanceUrl, Outbound},
-    in_flight::Place,
     routes::{Backend, Eligibility, Routes},
 };
-use openorch_gateway::{Gateway, Metrics, RequestLog, Server, Settings, RoutingTable};
+use openorch_gateway::{Gateway, Metrics, RequestLog, RoutingTable, Server, Settings};
 pub use openorch_test_support::{
     WAIT_TIMEOUT, eventually,
-    wire::{Answer, WireConnection, header, listen, echo_server, fixed_response},
+    wire::{Answer, WireConnection, echo_server, fixed_response, header, listen},
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -230,7 +231,7 @@ impl Builtin for StubBuiltin {
             }
             if request.uri().path().ends_with("/goes-on") {
                 // Work that continues after a disconnect of the client.
-                let in_flight = request.extensions().get::<Place>().cloned();
+                let in_flight = request.extensions().get::<InFlightGuard>().cloned();
                 tokio::spawn(async move {
                     let _place = in_flight;
                     std::future::pending::<()>().await;

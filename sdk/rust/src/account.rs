@@ -98,7 +98,12 @@ pub(crate) async fn sign_in_service(
 ) -> Result<(Client, String), Error> {
     let credential = load_or_create_credential(slug, &store).await?;
     let slug = credential.slug.clone();
-    let service = Arc::new((client.clone().without_token().with_default_timeout(SIGN_IN_TIMEOUT), credential, name.to_owned(), store));
+    let service = Arc::new((
+        client.clone().without_token().with_default_timeout(SIGN_IN_TIMEOUT),
+        credential,
+        name.to_owned(),
+        store,
+    ));
     let sign_in = move || {
         let service = Arc::clone(&service);
         async move {

@@ -10,14 +10,14 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use openorch_api::{
-    Effect, Events, Input, Op, Output, RequestParts, Idempotency, Operation,
+    Effect, Events, Idempotency, Input, Op, Operation, Output, RequestParts,
     events::{EVENT_STREAM, Event},
 };
 use url::Url;
 
 use crate::{
     Error, EventStream, TraceContext,
-    response::{StreamingResponse, Response, describe_non_json, root_cause, into_success, unexpected},
+    response::{Response, StreamingResponse, describe_non_json, into_success, root_cause, unexpected},
     retry,
     session::Session,
     target,
@@ -454,7 +454,12 @@ impl Client {
     ///     Ok(size)
     /// }
     /// ```
-    pub async fn stream(&self, method: Method, path_and_query: &str, body: Option<Bytes>) -> Result<StreamingResponse, Error> {
+    pub async fn stream(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        body: Option<Bytes>,
+    ) -> Result<StreamingResponse, Error> {
         let call = self.raw_call(method, path_and_query, body)?;
         self.within_timeout(&call, self.send_authenticated(&call)).await
     }
@@ -464,7 +469,11 @@ impl Client {
         Ok(Call { operation: format!("{method} {}", url.path()).into(), method, url, body, key: None })
     }
 
-    async fn within_timeout<T>(&self, call: &Call, sending: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    async fn within_timeout<T>(
+        &self,
+        call: &Call,
+        sending: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         let Some(limit) = self.timeout else { return sending.await };
         tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| {
             let reason = format!("timed out after {} ms", limit.as_millis());
@@ -534,7 +543,13 @@ impl Client {
             }
         };
         let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
-        Ok(StreamingResponse { status, headers, body: answer, operation: call.operation.clone(), limit: self.max_response_bytes })
+        Ok(StreamingResponse {
+            status,
+            headers,
+            body: answer,
+            operation: call.operation.clone(),
+            limit: self.max_response_bytes,
+        })
     }
 
     fn unreachable(&self, call: &Call, reason: String, was_sent: bool) -> Error {

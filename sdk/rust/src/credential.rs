@@ -44,7 +44,8 @@ impl Credential {
             getrandom::fill(&mut random_bytes)
                 .map_err(|error| Error::Credential(format!("cannot get random numbers from the system: {error}")))?;
             // Bytes from 248, the largest multiple of 62, are dropped: they would make some characters more likely.
-            let characters = random_bytes.iter().filter(|byte| **byte < 248).map(|byte| ALPHABET[usize::from(byte % 62)] as char);
+            let characters =
+                random_bytes.iter().filter(|byte| **byte < 248).map(|byte| ALPHABET[usize::from(byte % 62)] as char);
             password.extend(characters.take(37 - password.len()));
         }
         Ok(Credential { slug: slug.to_owned(), password })

@@ -8,15 +8,14 @@ use std::{
 };
 
 use openorch_api::Slug;
-use openorch_store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
-use serde::{Serialize, de::DeserializeOwned};
-
-use crate::{Credential, CredentialStore, Error, credential::home_dir};
-
 pub use openorch_store::{
     Batch, Collection, Committed, Cursor, Direction, Filter, Guard, Index, Order, Page, Query, Row, RowStream, Store,
     StoreError, Stored, Table, TypedPage, Write,
 };
+use openorch_store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Credential, CredentialStore, Error, credential::home_dir};
 
 /// The collection for the service's credential.
 static CREDENTIALS: Collection = Collection { name: "credentials", indexes: &[] };

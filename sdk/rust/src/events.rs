@@ -164,7 +164,8 @@ impl<T: Event> EventStream<T> {
 
     /// Schedules a reconnection; returns the delay.
     fn schedule_reconnect(&mut self, failures: u32, asked: Duration) -> Duration {
-        let first = self.server_delay.unwrap_or(INITIAL_RECONNECT_DELAY).clamp(MIN_RECONNECT_DELAY, MAX_RECONNECT_DELAY);
+        let first =
+            self.server_delay.unwrap_or(INITIAL_RECONNECT_DELAY).clamp(MIN_RECONNECT_DELAY, MAX_RECONNECT_DELAY);
         // Jitter, so that clients that were disconnected together do not reconnect together.
         let pause = match failures {
             0 => first + jitter(first / 2),

@@ -1,6 +1,6 @@
 //! Request URLs: validation of the server's URL, and path templates with safely encoded parameters.
 
-use openorch_api::{RequestParts, Operation};
+use openorch_api::{Operation, RequestParts};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::{Host, Url};
 

@@ -11,12 +11,12 @@ use std::{
 };
 
 use openorch_api::{
-    SharedDocument, Download, Html, Json, Query, Operation, Samples, SharedJson,
+    Download, Html, Json, Operation, PrometheusText, Query, SharedDocument, SharedJson,
     platform::{self as api, MonitorRequestsRequest, RequestSeen},
 };
 use openorch_chassis::{
-    BoxFuture, Cx, Error, BuiltService, RequestMonitor, Result, ServiceBuilder, events::Subscription,
-    identity::AccountDeletionHook, metrics::Registry, idempotency::Repeats,
+    BoxFuture, BuiltService, Cx, Error, RequestMonitor, Result, ServiceBuilder, events::Subscription,
+    idempotency::IdempotencyStore, identity::AccountDeletionHook, metrics::Registry,
 };
 use openorch_store::{Store, Write};
 
@@ -27,7 +27,7 @@ pub struct Platform {
     store: Arc<dyn Store>,
     metrics: Arc<Registry>,
     backup: BackupSource,
-    repeats: Arc<Repeats>,
+    repeats: Arc<IdempotencyStore>,
     limits: BatchLimits,
     /// By id, with whether the operation may be called in a batch. Built for the first batch, since it needs the
     /// schemas of all responses.
@@ -53,7 +53,7 @@ impl Platform {
         store: Arc<dyn Store>,
         metrics: Arc<Registry>,
         backup: BackupSource,
-        repeats: Arc<Repeats>,
+        repeats: Arc<IdempotencyStore>,
         limits: BatchLimits,
         monitor: Arc<RequestMonitor>,
         version: &'static str,
@@ -75,11 +75,11 @@ impl Platform {
 
 impl AccountDeletionHook for Platform {
     fn cascade<'a>(&'a self, user_id: &'a str) -> BoxFuture<'a, Result<Vec<Write>>> {
-        Box::pin(async { Ok(vec![self.repeats.without_account(user_id)]) })
+        Box::pin(async { Ok(vec![self.repeats.delete_for_account(user_id)]) })
     }
 
     fn deleted(&self, _: &str) {
-        self.repeats.forget_count();
+        self.repeats.invalidate_count();
     }
 }
 
@@ -128,15 +128,15 @@ async fn backup(cx: Cx<Platform>, (): ()) -> Result<Download> {
     (cx.backup)().await
 }
 
-async fn metrics(cx: Cx<Platform>, (): ()) -> Result<Samples> {
+async fn metrics(cx: Cx<Platform>, (): ()) -> Result<PrometheusText> {
     let registry = cx.metrics.clone();
     // A thousand services have megabytes of series, so they are formatted off the async workers.
     let text = tokio::task::spawn_blocking(move || registry.text()).await.map_err(Error::internal)?;
-    Ok(Samples(text.into()))
+    Ok(PrometheusText(text.into()))
 }
 
 async fn remove_old_answers(platform: Arc<Platform>) {
-    if let Err(error) = platform.repeats.remove_old().await {
+    if let Err(error) = platform.repeats.remove_expired().await {
         tracing::warn!("cannot remove expired answers to calls with `Idempotency-Key`, retrying: {error:?}");
     }
 }

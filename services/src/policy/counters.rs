@@ -84,7 +84,8 @@ impl Counters {
         let pause = (window / i64::from(max_requests)).max(1);
         let full = pause * i64::from(max_requests);
         let mut state = self.lock();
-        let seen = state.by_account.get(account).and_then(|counters| counters.get(&key)).map(|counter| counter.replenished_at);
+        let seen =
+            state.by_account.get(account).and_then(|counters| counters.get(&key)).map(|counter| counter.replenished_at);
         let replenished_at = seen.unwrap_or(i64::MIN).clamp(now, now + full);
         let is_allowed = replenished_at + pause <= now + full;
         // Stored even if refused: this also corrects a time from before the clock was set back.
@@ -93,7 +94,11 @@ impl Counters {
             state.evict_if_full(account, (self.max / SHARE).max(1), self.max, now);
             state.count += 1;
         }
-        state.by_account.entry(account.clone()).or_default().insert(key, Counter { replenished_at: next, replenish_time: full, max_requests });
+        state
+            .by_account
+            .entry(account.clone())
+            .or_default()
+            .insert(key, Counter { replenished_at: next, replenish_time: full, max_requests });
         is_allowed
     }
 }

@@ -26,8 +26,8 @@ use openorch_api::{
     user::Empty,
 };
 use openorch_chassis::{
-    Cx, Error, Module, Platform, Result, ServiceBuilder, audit::CallAudit, forwarded::client_network, identity::AppDeletionHook,
-    outbound::Cidr, service::retry, settings, settings::Settings as _,
+    Cx, Error, Module, Platform, Result, ServiceBuilder, audit::CallAudit, forwarded::client_network,
+    identity::AppDeletionHook, outbound::Cidr, service::retry, settings, settings::Settings as _,
 };
 use openorch_store::{Batch, Filter, Guard, INDETERMINATE_WINDOW, Query, Table};
 
@@ -236,7 +236,8 @@ impl Policies {
     fn check_network_quota(&self, app: &str, row_id: &str, instance: &PolicyInstance) -> Result<()> {
         let rules = self.rules.load();
         let others = rules.iter().filter(|rule| *rule.app == *app && *rule.row_id != *row_id).map(|rule| &rule.kind);
-        let others: usize = others.map(|test| if let RuleKind::Blocked(ranges) = test { ranges.len() } else { 0 }).sum();
+        let others: usize =
+            others.map(|test| if let RuleKind::Blocked(ranges) = test { ranges.len() } else { 0 }).sum();
         let own = instance.parameters.blocklist.as_ref().map_or(0, |list| list.blocked_ips.len());
         if own > 0 && others + own > MAX_NETWORKS_PER_APP {
             return Err(Error::new(
@@ -301,7 +302,8 @@ impl RuleKind {
         let parameters = &instance.parameters;
         match instance.template_id.as_str() {
             "rate-limit" => {
-                let limit = parameters.rate_limit.as_ref().ok_or_else(|| missing_parameters("rateLimit", "rate-limit"))?;
+                let limit =
+                    parameters.rate_limit.as_ref().ok_or_else(|| missing_parameters("rateLimit", "rate-limit"))?;
                 Ok(RuleKind::Rate { rate: parse_rate(limit)?, entity: limit.entity, scope: limit.scope })
             }
             "blocklist" => {

@@ -118,7 +118,8 @@ pub async fn remove_silent(registry: Arc<Registry>) {
     let passed = before.and_then(|before| Duration::try_from(now.0.duration_since(before.0)).ok()).unwrap_or_default();
     let passed = passed.min(*registry.settings.heartbeat_check_interval * 2);
     let is_silent = |entry: &Arc<CachedInstance>| {
-        let max_silence = Duration::from_secs(entry.row.heartbeat_seconds.into()) * registry.settings.heartbeat_missed_max;
+        let max_silence =
+            Duration::from_secs(entry.row.heartbeat_seconds.into()) * registry.settings.heartbeat_missed_max;
         !max_silence.is_zero() && entry.add_silence(passed, now) > max_silence
     };
     for entry in registry.cache.all().into_iter().filter(is_silent) {
@@ -137,7 +138,12 @@ pub async fn remove_silent(registry: Arc<Registry>) {
 
 impl Registry {
     /// The cached instance, if the request would not change it, so that nothing is written.
-    fn unchanged(&self, request: &RegisterInstanceRequest, url: &InstanceUrl, caller: &Caller) -> Option<Arc<CachedInstance>> {
+    fn unchanged(
+        &self,
+        request: &RegisterInstanceRequest,
+        url: &InstanceUrl,
+        caller: &Caller,
+    ) -> Option<Arc<CachedInstance>> {
         let entry = self.cache.by_url(url.as_str())?;
         let mut merged = entry.row.clone();
         merged.merge(request, url);

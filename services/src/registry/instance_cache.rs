@@ -230,7 +230,11 @@ impl InstanceCache {
     pub fn has_routable(&self, owner_id: &str) -> bool {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let Some(group) = tables.by_owner.get(owner_id) else { return false };
-        group.ids.iter().filter_map(|id| tables.by_id.get(id)).any(|entry| routable(entry.status()) != Eligibility::Ineligible)
+        group
+            .ids
+            .iter()
+            .filter_map(|id| tables.by_id.get(id))
+            .any(|entry| routable(entry.status()) != Eligibility::Ineligible)
     }
 
     /// Inserts a written row. `replaced_ids` are the ids of rows removed by the same batch. A version older than the cached one
@@ -285,7 +289,12 @@ impl InstanceCache {
 
     /// Applies the result of a probe. Returns the previous status if it changed. The result is ignored if the instance
     /// was moved or replaced during the probe.
-    pub fn apply_probe(&self, probed: &Arc<CachedInstance>, finding: &ProbeResult, now: Time) -> Option<InstanceStatus> {
+    pub fn apply_probe(
+        &self,
+        probed: &Arc<CachedInstance>,
+        finding: &ProbeResult,
+        now: Time,
+    ) -> Option<InstanceStatus> {
         // The write lock also orders publications: two concurrent probes must not overwrite newer routes with older
         // ones.
         let tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);

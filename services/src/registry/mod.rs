@@ -20,9 +20,9 @@ use std::{
 
 use openorch_api::{Time, registry as api};
 use openorch_chassis::{
-    BoxFuture, Error, Module, BuiltService, Platform, Result, ServiceBuilder,
+    BoxFuture, BuiltService, Error, Module, Platform, Result, ServiceBuilder,
     identity::{AccountDeletionHook, InstancePresence},
-    rate_limit::{RateLimiter, Rate},
+    rate_limit::{Rate, RateLimiter},
     routes::UnreachableHook,
     settings,
     settings::{Interval, Settings as _},

@@ -19,7 +19,7 @@ use openorch_api::registry::InstanceStatus;
 use openorch_chassis::{
     Result,
     outbound::DialError,
-    rate_limit::{RateLimiter, Rate},
+    rate_limit::{Rate, RateLimiter},
 };
 use openorch_store::{Batch, Stored};
 use tokio::{

@@ -1,10 +1,13 @@
 //! Cases that cannot be provoked from outside: commits of unknown outcome.
 
-use std::{net::Ipv4Addr, sync::Arc, sync::atomic::Ordering};
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, atomic::Ordering},
+};
 
-use openorch_api::error::platform::STORE_UNAVAILABLE;
 use openorch_api::{
     Body, Path,
+    error::platform::STORE_UNAVAILABLE,
     registry::{InstanceId, RegisterInstanceRequest},
 };
 use openorch_chassis::{
@@ -13,11 +16,11 @@ use openorch_chassis::{
 use openorch_store::{SqliteOptions, SqliteStore};
 
 use super::{MODULE, Registry, instance, open};
-use crate::{test_platform, unsure::Unsure};
+use crate::{indeterminate_store::IndeterminateStore, test_platform};
 
 struct Fixture {
     registry: Arc<Registry>,
-    store: Arc<Unsure>,
+    store: Arc<IndeterminateStore>,
     clock: Arc<ManualClock>,
     _directory: tempfile::TempDir,
 }
@@ -25,7 +28,7 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Fixture {
         let directory = tempfile::tempdir().unwrap();
-        let store = Unsure::before(SqliteStore::open(directory.path(), SqliteOptions::default()).unwrap());
+        let store = IndeterminateStore::wrap(SqliteStore::open(directory.path(), SqliteOptions::default()).unwrap());
         let clock = test_platform::clock();
         let (letters, none) = (Arc::default(), &[]);
         let platform = test_platform::platform(store.clone(), MODULE.collections, clock.clone(), letters, none).await;
@@ -82,13 +85,13 @@ async fn an_instance_whose_removal_has_an_unknown_outcome_is_no_longer_routed() 
     for is_late in [false, true] {
         assert_eq!(bench.register().await, None);
         let id = bench.instance_ids().concat();
-        let unsure = if is_late { &bench.store.is_late } else { &bench.store.is_unsure };
+        let unsure = if is_late { &bench.store.delay_next_commit } else { &bench.store.drop_next_acknowledgement };
         unsure.store(true, Ordering::SeqCst);
         assert_eq!(bench.remove(&id).await, Some(&STORE_UNAVAILABLE));
         if is_late {
             bench.reconcile().await;
             assert_eq!(bench.instance_ids(), [&*id], "it is still there");
-            bench.store.make_late().await;
+            bench.store.apply_delayed().await;
         }
         bench.reconcile().await;
         assert_eq!(bench.instance_ids(), [""; 0]);
@@ -101,7 +104,7 @@ async fn an_instance_whose_removal_has_an_unknown_outcome_is_no_longer_routed() 
 #[tokio::test]
 async fn an_instance_whose_registration_has_an_unknown_outcome_is_routed() {
     let bench = Fixture::new().await;
-    bench.store.is_unsure.store(true, Ordering::SeqCst);
+    bench.store.drop_next_acknowledgement.store(true, Ordering::SeqCst);
     assert_eq!(bench.register().await, Some(&STORE_UNAVAILABLE));
     bench.reconcile().await;
     assert_eq!(bench.instance_ids().len(), 1);

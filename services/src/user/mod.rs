@@ -102,7 +102,11 @@ pub fn service(users: Arc<Users>) -> BuiltService {
             |cx, Body(request)| cx.account_or_caller(request.user_id.as_deref()),
             revoke::revoke_tokens,
         )
-        .on_owned(api::LIST_SESSIONS, |cx, Query(request)| cx.account_or_caller(request.user_id.as_deref()), revoke::list)
+        .on_owned(
+            api::LIST_SESSIONS,
+            |cx, Query(request)| cx.account_or_caller(request.user_id.as_deref()),
+            revoke::list,
+        )
         .on_owned_in_store(api::REVOKE_SESSION, |cx, Path(id)| Box::pin(revoke::owner(cx, id)), revoke::revoke)
         .with_state(sessions)
         .every(Duration::from_secs(60), "store the last use of sessions", live::flush_last_used)

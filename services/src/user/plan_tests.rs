@@ -116,7 +116,8 @@ fn audit_queries() -> Vec<(Query, &'static str)> {
 fn sqlite_answers_pages_of_the_audit_log_from_an_index() {
     for (query, index) in audit_queries() {
         // The scans of subqueries read only rows found by the index, no more than a page.
-        let shown = explain_on_sqlite(&ENTRIES, &query).unwrap().replace("SCAN (subquery-1)", "").replace("SCAN t;", "");
+        let shown =
+            explain_on_sqlite(&ENTRIES, &query).unwrap().replace("SCAN (subquery-1)", "").replace("SCAN t;", "");
         let scans = shown.contains("SCAN") && !shown.contains(&format!("USING INDEX {index}"));
         assert!(shown.contains(index) && !scans && !shown.contains("TEMP B-TREE"), "{query:?}: {shown}");
     }

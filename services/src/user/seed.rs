@@ -33,7 +33,7 @@ use crate::user::{
     },
     authz::{
         rows::{PermissionLinkRow, PermissionRow, ROLE_LINKS, RoleLinkRow, RoleRow},
-        rules::{Change, AccessRules, tables::RuleTables},
+        rules::{AccessRules, Change, tables::RuleTables},
         state::Authz,
     },
     clock_grace::ClockGrace,
@@ -75,7 +75,8 @@ pub async fn seed(
     loopback_only: bool,
 ) -> Result<Seeded, StartError> {
     let settings: UserSettings = platform.settings()?;
-    let (admin_rules, network) = (PasswordRules::from_settings(&settings, loopback_only), PasswordRules::from_settings(&settings, false));
+    let (admin_rules, network) =
+        (PasswordRules::from_settings(&settings, loopback_only), PasswordRules::from_settings(&settings, false));
     let seeding = Seeder { platform: platform.clone(), now: platform.now(), network };
     let (keys, batch, was_empty) = match load_keys(platform).await? {
         Some((keys, batch)) => (keys, batch, false),
@@ -149,7 +150,8 @@ pub async fn reset_admin_password(
     if let Some(admin) = admins.iter().find(|admin| admin.value.slug == slug) {
         return set_admin_password(&store, &admin.id, password, &network, Time(clock.now())).await;
     }
-    let names: Vec<String> = admins.iter().take(MAX_ADMINS_SHOWN).map(|admin| format!("`{}`", admin.value.slug)).collect();
+    let names: Vec<String> =
+        admins.iter().take(MAX_ADMINS_SHOWN).map(|admin| format!("`{}`", admin.value.slug)).collect();
     Err(StartError(match names.as_slice() {
         [] => "there is no admin in this data directory: no daemon was started with it, or it is not the right one"
             .to_owned(),

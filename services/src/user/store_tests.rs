@@ -54,8 +54,8 @@ use super::{
     stored_clock_grace,
 };
 use crate::{
-    test_platform::{self, Letters},
-    unsure::Unsure,
+    indeterminate_store::IndeterminateStore,
+    test_platform::{self, RecordingMailer},
 };
 
 /// A part of the service, for calling its handlers.
@@ -89,9 +89,9 @@ impl Part for Directory {
 
 struct Fixture {
     users: Arc<Users>,
-    store: Arc<Unsure>,
+    store: Arc<IndeterminateStore>,
     clock: Arc<ManualClock>,
-    post: Arc<Letters>,
+    post: Arc<RecordingMailer>,
     default_password: Arc<AtomicBool>,
     _directory: tempfile::TempDir,
 }
@@ -104,20 +104,20 @@ impl Fixture {
     async fn with(settings: &[(&str, &str)], hooks: Hooks) -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(directory.path(), SqliteOptions::default()).unwrap();
-        let store = Unsure::before(store);
+        let store = IndeterminateStore::wrap(store);
         let clock = test_platform::clock();
-        let (post, default_password): (Arc<Letters>, Arc<AtomicBool>) = Default::default();
+        let (post, default_password): (Arc<RecordingMailer>, Arc<AtomicBool>) = Default::default();
         let users =
             start_with(store.clone(), clock.clone(), post.clone(), default_password.clone(), settings, hooks).await;
         Fixture { users, store, clock, post, default_password, _directory: directory }
     }
 
     fn make_next_commit_indeterminate(&self) {
-        self.store.is_unsure.store(true, Ordering::SeqCst);
+        self.store.drop_next_acknowledgement.store(true, Ordering::SeqCst);
     }
 
     fn write_before_next_commit(&self, write: Write) {
-        *self.store.meanwhile.lock().unwrap() = write.into();
+        *self.store.concurrent_write.lock().unwrap() = write.into();
     }
 
     /// A call with this token, or without a caller if it is empty.
@@ -196,7 +196,7 @@ const OPEN_REGISTRATION: &[(&str, &str)] = &[("OPENORCH_REGISTRATION", "open")];
 async fn start_with(
     store: Arc<dyn Store>,
     clock: Arc<ManualClock>,
-    letters: Arc<Letters>,
+    letters: Arc<RecordingMailer>,
     default_password: Arc<AtomicBool>,
     settings: &[(&str, &str)],
     hooks: Hooks,
@@ -223,8 +223,8 @@ async fn a_deleted_role_is_removed_from_more_accounts_than_fit_in_one_batch() {
     };
     let save = |row: RoleRow| users.change_rules(&CallAudit::NONE, |_| Ok((vec![Change::SaveRole(row)], Batch::new())));
     save(row.clone()).await.unwrap();
-    let links =
-        (0..openorch_store::MAX_ROWS_AFFECTED + 5).map(|n| RoleLinkRow::new("unnamed", &format!("usr_{n}"), &id(), now));
+    let links = (0..openorch_store::MAX_ROWS_AFFECTED + 5)
+        .map(|n| RoleLinkRow::new("unnamed", &format!("usr_{n}"), &id(), now));
     let links: Vec<RoleLinkRow> = links.collect();
     for part in links.chunks(5000) {
         let creates = part.iter().map(|link| users.role_links.create(link.id(), link));
@@ -258,12 +258,16 @@ async fn a_stored_key_signs_even_if_the_outcome_of_its_commit_is_unknown() {
     let bench = Fixture::new().await;
     let kid = || bench.users.authn.tokens.key_ring.load().current.verifying.public.kid.clone();
     let before = kid();
-    bench.store.is_unsure.store(true, Ordering::SeqCst);
+    bench.store.drop_next_acknowledgement.store(true, Ordering::SeqCst);
     let Json(keys) = keys::rotate_key(bench.admin_cx().await, ()).await.unwrap();
     assert_eq!((keys.keys.len(), &keys.keys[0].kid), (2, &kid()));
     assert_ne!(kid(), before);
     let restarted = start(bench.store.clone()).await;
-    assert_eq!(restarted.authn.tokens.key_ring.load().current.verifying.public.kid, kid(), "the stored key is the same");
+    assert_eq!(
+        restarted.authn.tokens.key_ring.load().current.verifying.public.kid,
+        kid(),
+        "the stored key is the same"
+    );
     keys::rotate_key(bench.admin_cx().await, ()).await.unwrap();
     assert_eq!(bench.users.authn.tokens.key_ring.load().retired.len(), 2);
 }
@@ -293,7 +297,11 @@ async fn a_credential_lost_during_sign_in_is_refused_with_the_reason() {
     let (code, why) = sign_in(json!({ "contact": used, "device": "laptop" })).await;
     assert!(code == "user.code_not_valid" && why.contains("used or expired"), "{code} {why}");
     let lost = bench.code("", "ann@example.org").await;
-    bench.write_before_next_commit(Write::Delete { collection: CONTACTS.name, id: "ann@example.org".into(), version: None });
+    bench.write_before_next_commit(Write::Delete {
+        collection: CONTACTS.name,
+        id: "ann@example.org".into(),
+        version: None,
+    });
     let (code, why) = sign_in(json!({ "contact": lost, "device": "laptop" })).await;
     assert!(code == "user.contact_gone" && why.contains("any more"), "{code} {why}");
 
@@ -371,7 +379,12 @@ async fn contacts_of_older_versions_are_found_as_entered_and_those_with_a_tag_mu
         created_by: String::new(),
         by_admin: true,
     };
-    users.platform.store.commit(users.authz.contact_enrolls.create(pending.id(), &pending).unwrap().into()).await.unwrap();
+    users
+        .platform
+        .store
+        .commit(users.authz.contact_enrolls.create(pending.id(), &pending).unwrap().into())
+        .await
+        .unwrap();
     let forget_done = Write::DeleteWhere { collection: MIGRATIONS.name, filters: Vec::new() };
     users.platform.store.commit(forget_done.into()).await.unwrap();
     let store: Arc<dyn Store> = bench.store.clone();
@@ -414,9 +427,11 @@ async fn a_deleted_account_is_evicted_everywhere_even_if_the_outcome_of_the_comm
         }
     }
     let things = Arc::new(Things::default());
-    let bench = Fixture::with(OPEN_REGISTRATION, Hooks { account_deletion: vec![things.clone()], ..Hooks::default() }).await;
+    let bench =
+        Fixture::with(OPEN_REGISTRATION, Hooks { account_deletion: vec![things.clone()], ..Hooks::default() }).await;
     let (_, id) = bench.register("ann", ContactInput::default()).await;
-    let delete = async |id: &str| users::delete(bench.admin_cx().await, Path(UserId(id.into()))).await.err().unwrap().code;
+    let delete =
+        async |id: &str| users::delete(bench.admin_cx().await, Path(UserId(id.into()))).await.err().unwrap().code;
     // A failed deletion calls no hooks.
     let admin = bench.users.directory.accounts.by_slug(ADMIN_SLUG).await.unwrap().unwrap();
     assert_eq!(delete(&admin.id).await, &errors::LAST_ADMIN);
@@ -467,12 +482,12 @@ async fn a_session_whose_deletion_is_applied_late_is_refused() {
     let bench = Fixture::new().await;
     let (token, _) = bench.register("ann", ContactInput::default()).await;
     let session = bench.users.authn.authenticate(&token).await.unwrap();
-    bench.store.is_late.store(true, Ordering::SeqCst);
+    bench.store.delay_next_commit.store(true, Ordering::SeqCst);
     let ended = [session.session_id.to_string()];
     assert!(bench.users.authn.sessions.revoke_sessions(&CallAudit::NONE, &session.user_id, &ended).await.is_err());
     // It still exists, and is cached again.
     assert!(bench.users.authn.authenticate(&token).await.is_ok());
-    bench.store.make_late().await;
+    bench.store.apply_delayed().await;
     Users::reconcile(bench.users.clone()).await;
     assert!(bench.users.authn.authenticate(&token).await.is_err());
 }

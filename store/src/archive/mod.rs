@@ -29,12 +29,9 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-pub use self::read::ArchiveReader;
 pub(crate) use self::read::ArchivedCollection;
-pub use self::write::ArchiveWriter;
-
-use crate::sqlite::from_file;
-use crate::{Result, StoreError};
+pub use self::{read::ArchiveReader, write::ArchiveWriter};
+use crate::{Result, StoreError, sqlite::from_file};
 
 /// Notes stored in a backup beside the documents, as pairs of name and text.
 pub type Notes = Vec<(String, String)>;

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::{Notes, SourceDatabase, invalid_archive, read_notes, read_error};
-use crate::sql::{check_name, quote};
-use crate::sqlite::{DatabaseInfo, open_read_only, clean_shutdown, read_info, row_of, schema_check};
-use crate::{Result, Row, StoreError};
+use super::{Notes, SourceDatabase, invalid_archive, read_error, read_notes};
+use crate::{
+    Result, Row, StoreError,
+    sql::{check_name, quote},
+    sqlite::{DatabaseInfo, clean_shutdown, open_read_only, read_info, row_of, schema_check},
+};
 
 /// The maximum number of documents in a page, and its approximate maximum size.
 const PAGE_ROWS: usize = 500;
@@ -45,7 +47,8 @@ impl ArchiveReader {
             let last_version =
                 connection
                     .query_row("SELECT value FROM _store_info WHERE key = 'last_version'", [], |row| row.get(0))?;
-            let declared = |row: &rusqlite::Row<'_>| Ok(ArchivedCollection { name: row.get(0)?, declaration: row.get(1)? });
+            let declared =
+                |row: &rusqlite::Row<'_>| Ok(ArchivedCollection { name: row.get(0)?, declaration: row.get(1)? });
             let sql =
                 format!("SELECT collection, spec FROM _store_meta ORDER BY collection LIMIT {}", MAX_COLLECTIONS + 1);
             let mut select = connection.prepare(&sql)?;
@@ -84,7 +87,8 @@ impl ArchiveReader {
 
     /// The next page of documents after `place`, which is advanced. Empty at the end.
     pub(crate) fn page(&self, collection: &str, place: &mut i64) -> Result<Vec<Row>> {
-        let sql = format!("SELECT id, ver, doc, rid FROM {} WHERE rid > ? ORDER BY rid LIMIT ?", table_name(collection)?);
+        let sql =
+            format!("SELECT id, ver, doc, rid FROM {} WHERE rid > ? ORDER BY rid LIMIT ?", table_name(collection)?);
         let mut read = || {
             let mut select = self.connection.prepare_cached(&sql)?;
             let mut found = select.query([*place, PAGE_ROWS as i64])?;

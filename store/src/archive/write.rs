@@ -1,20 +1,27 @@
 //! Writes an archive under a temporary name; it gets its final name after it passed the checks that a restore makes.
 
-use std::fs::{self, File, TryLockError};
 #[cfg(unix)]
 use std::io;
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::read::{require_sound, table_name};
-use super::{ArchivedCollection, Notes, SourceDatabase, write_own_tables};
-use crate::sql::migration::DOCUMENTS_ONLY;
-use crate::sqlite::{
-    with_suffix, from_io, from_sqlite, harden_for_file, make_own_tables, clean_shutdown, open_private, remove_side_files, remove_database,
-    schema_check, sync_file, sync_parent_dir,
+use super::{
+    ArchivedCollection, Notes, SourceDatabase,
+    read::{require_sound, table_name},
+    write_own_tables,
 };
-use crate::{Result, Row, StoreError};
+use crate::{
+    Result, Row, StoreError,
+    sql::migration::DOCUMENTS_ONLY,
+    sqlite::{
+        clean_shutdown, from_io, from_sqlite, harden_for_file, make_own_tables, open_private, remove_database,
+        remove_side_files, schema_check, sync_file, sync_parent_dir, with_suffix,
+    },
+};
 
 /// An archive in progress, to which an [`Engine`](crate::Engine) writes its data. Dropping it deletes the file.
 pub struct ArchiveWriter {

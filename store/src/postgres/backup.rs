@@ -3,14 +3,13 @@
 
 use tokio_postgres::Transaction;
 
-use super::errors::PgError;
-use super::reader::PortalChunks;
-use super::snapshot::Snapshot;
-use super::{PostgresOptions, schema};
-use crate::archive::{ArchivedCollection, SourceDatabase};
-use crate::check::{OnProgress, Progress};
-use crate::sql::quote;
-use crate::{ArchiveWriter, Result};
+use super::{PostgresOptions, errors::PgError, reader::PortalChunks, schema, snapshot::Snapshot};
+use crate::{
+    ArchiveWriter, Result,
+    archive::{ArchivedCollection, SourceDatabase},
+    check::{OnProgress, Progress},
+    sql::quote,
+};
 
 type Outcome<T> = std::result::Result<T, PgError>;
 

@@ -5,16 +5,15 @@ use std::collections::{BTreeSet, HashMap};
 
 use tokio_postgres::Transaction;
 
-use super::PostgresOptions;
-use super::backup::count;
-use super::errors::PgError;
-use super::reader::PortalChunks;
-use super::statements::row_of;
-use super::snapshot::Snapshot;
-use super::{schema, schema_check};
-use crate::check::{Checker, Findings, OnProgress, Progress};
-use crate::sql::{Entry, ListSpec, Spec, migration, quote};
-use crate::{Collection, Result};
+use super::{
+    PostgresOptions, backup::count, errors::PgError, reader::PortalChunks, schema, schema_check, snapshot::Snapshot,
+    statements::row_of,
+};
+use crate::{
+    Collection, Result,
+    check::{Checker, Findings, OnProgress, Progress},
+    sql::{Entry, ListSpec, Spec, migration, quote},
+};
 
 type Outcome<T> = std::result::Result<T, PgError>;
 
@@ -30,7 +29,11 @@ pub(super) async fn check(
     checked.map_err(|failure| failure.into_store(&format!("checking the schema `{}`", options.schema)))
 }
 
-async fn check_snapshot(options: &PostgresOptions, collections: &[Collection], progress: OnProgress<'_>) -> Outcome<Findings> {
+async fn check_snapshot(
+    options: &PostgresOptions,
+    collections: &[Collection],
+    progress: OnProgress<'_>,
+) -> Outcome<Findings> {
     let mut visit = Snapshot::connect(options).await?;
     let (transaction, _) = visit.begin_transaction().await?;
     let recorded = schema::recorded(transaction.client()).await?;

@@ -1,17 +1,19 @@
 //! Parses the connection string. It may contain a password, so messages include only option names and the address.
 
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use percent_encoding::percent_decode_str;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Client, Config};
+use tokio_postgres::{
+    Client, Config,
+    config::{Host, SslMode},
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::errors::PgError;
-use super::tls::{self, CertificateCheck};
+use super::{
+    errors::PgError,
+    tls::{self, CertificateCheck},
+};
 use crate::{Result, StoreError};
 
 /// The options supported by tokio-postgres.

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::restore::LockedRestore;
-use super::{PostgresOptions, PostgresStore, backup, check};
+use super::{PostgresOptions, PostgresStore, backup, check, restore::LockedRestore};
 use crate::{
     ArchiveReader, ArchiveWriter, BoxFuture, Collection, Engine, Findings, OnProgress, PendingRestore, Result, Store,
 };

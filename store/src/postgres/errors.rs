@@ -1,10 +1,8 @@
 //! Translates errors of PostgreSQL into store errors with a remedy.
 
-use std::error::Error as _;
-use std::io;
+use std::{error::Error as _, io};
 
-use tokio_postgres::Error;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::{Error, error::SqlState};
 
 use crate::StoreError;
 

@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::pool::session_settings;
-use super::connection_string::{CONNECT_TIMEOUT, ConnectOptions};
-use super::{PostgresOptions, PostgresStore};
-use crate::sql::{Bind, CountPlan, Dialect, Plan, Spec};
-use crate::{Batch, Collection, Filter, Query, Store};
+use super::{
+    PostgresOptions, PostgresStore,
+    connection_string::{CONNECT_TIMEOUT, ConnectOptions},
+    pool::session_settings,
+};
+use crate::{
+    Batch, Collection, Filter, Query, Store,
+    sql::{Bind, CountPlan, Dialect, Plan, Spec},
+};
 
 /// A schema with a collection that is large enough for an index to be cheaper than a scan.
 pub struct PostgresExplainer {

@@ -4,52 +4,59 @@
 
 mod backup;
 mod check;
+mod connection_string;
 mod engine;
 mod errors;
 #[cfg(any(test, feature = "explain"))]
 mod explain;
+mod open;
 mod pipeline;
-mod schema_lock;
 #[cfg(test)]
 mod plan_tests;
+mod pool;
 mod reader;
 mod restore;
 mod schema;
-mod pool;
 mod schema_check;
-mod open;
-mod statements;
-mod connection_string;
-mod tls;
+mod schema_lock;
 mod snapshot;
+mod statements;
+mod tls;
 mod writer;
 
-use std::fmt;
-use std::future::{Future, poll_fn};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
-use tokio::runtime::Handle;
-use tokio::sync::{OwnedRwLockReadGuard, RwLock, oneshot, watch};
-use tokio::task::AbortHandle;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedRwLockReadGuard, RwLock, oneshot, watch},
+    task::AbortHandle,
+};
 
 pub use self::engine::PostgresEngine;
 #[cfg(any(test, feature = "explain"))]
 pub use self::explain::PostgresExplainer;
-
-use self::schema_lock::LockKeeper;
-use self::reader::{Get, Limits, Reader, Ready, ServerTime};
-use self::pool::{Pools, PoolSettings, closed_error};
-use self::open::OpenedSchema;
-use self::statements::Statements;
-use self::connection_string::ConnectOptions;
-use self::writer::Writer;
-use crate::sql::{self, Dialect};
+use self::{
+    connection_string::ConnectOptions,
+    open::OpenedSchema,
+    pool::{PoolSettings, Pools, closed_error},
+    reader::{Get, Limits, Reader, Ready, ServerTime},
+    schema_lock::LockKeeper,
+    statements::Statements,
+    writer::Writer,
+};
 use crate::{
-    ArchiveWriter, Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Progress, Query, Result, Row, RowStream,
-    Store, StoreError,
+    ArchiveWriter, Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Progress, Query, Result, Row,
+    RowStream, Store, StoreError,
+    sql::{self, Dialect},
 };
 
 /// Options for opening a schema; the daemon uses the defaults. The `Debug` output omits the connection string, which
@@ -177,7 +184,8 @@ impl PostgresStore {
             write_timeout: options.write_limit,
         };
         let sessions = Pools::new(&target, &options.schema, &sizes, keeper.lock())?;
-        let limits = Limits { read: options.read_timeout, stream: options.stream_timeout, chunk: options.chunk_timeout };
+        let limits =
+            Limits { read: options.read_timeout, stream: options.stream_timeout, chunk: options.chunk_timeout };
         Ok(Arc::new(Self(Arc::new(Inner {
             runtime: Handle::current(),
             collections: Collections::new(Dialect::Postgres, options.document_limit),
@@ -273,7 +281,8 @@ impl Store for PostgresStore {
         let inner = self.0.clone();
         self.run_to_completion(async move {
             let _open = inner.enter().await?;
-            let steps = batch.0.into_iter().map(|write| inner.collections.prepare(write)).collect::<Result<Vec<_>>>()?;
+            let steps =
+                batch.0.into_iter().map(|write| inner.collections.prepare(write)).collect::<Result<Vec<_>>>()?;
             if steps.is_empty() {
                 return Ok(Committed::default());
             }

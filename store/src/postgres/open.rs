@@ -1,20 +1,20 @@
 //! Opens a schema: connects to the database, validates it, locks the schema, and creates it or recognizes it as ours.
 //! Everything that can be checked is checked before anything is changed.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Error, error::SqlState, types::Type};
 
-use super::errors::{PgError, describe, is_transient};
-use super::schema_lock::{self, LockKeeper, LockConnection};
-use super::connection_string::{CONNECT_TIMEOUT, ConnectOptions};
-use crate::sql::{ListSpec, quote, random_id};
-use crate::{Result, StoreError};
+use super::{
+    connection_string::{CONNECT_TIMEOUT, ConnectOptions},
+    errors::{PgError, describe, is_transient},
+    schema_lock::{self, LockConnection, LockKeeper},
+};
+use crate::{
+    Result, StoreError,
+    sql::{ListSpec, quote, random_id},
+};
 
 /// The layout version of tables and keys. 2 added tables for lists and `min_compatible`.
 const LAYOUT: u32 = 2;
@@ -78,7 +78,10 @@ pub(super) async fn open(
 }
 
 /// Connects; waits up to `patience` for an unreachable database.
-pub(super) async fn connect(target: &ConnectOptions, patience: Duration) -> Result<(Client, tokio::task::JoinHandle<()>)> {
+pub(super) async fn connect(
+    target: &ConnectOptions,
+    patience: Duration,
+) -> Result<(Client, tokio::task::JoinHandle<()>)> {
     let until = Instant::now() + patience;
     let mut pause = Duration::from_millis(100);
     let mut has_warned = false;
@@ -218,7 +221,9 @@ impl Schema<'_> {
         client.batch_execute(&format!("SET LOCAL search_path = {}", quote(self.name))).await?;
         let found = if there { self.read_info(client).await? } else { None };
         let identity = match (found, wanted) {
-            (Some(found), Some(wanted)) if found.id != wanted => return Err(self.wrong_database(&found.id, wanted).into()),
+            (Some(found), Some(wanted)) if found.id != wanted => {
+                return Err(self.wrong_database(&found.id, wanted).into());
+            }
             (None, Some(wanted)) => return Err(self.missing_database(wanted).into()),
             (Some(found), _) if found.seeded => found,
             // An unfinished first start. It had not acknowledged anything yet.

@@ -1,20 +1,25 @@
 //! Pipelining: the request of a step, how it is sent without waiting for earlier responses, and the interpretation of
 //! its response.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::Poll,
+};
 
 use deadpool_postgres::ClientWrapper;
 use futures_util::TryStreamExt;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::{Error, Row, RowStream, Statement};
+use tokio_postgres::{Error, Row, RowStream, Statement, error::SqlState};
 
-use super::errors::PgError;
-use super::statements::{Param, Writes, row_of, params_of};
-use super::{OpenCollection, MatchingDocs, DocRef, PreparedWrite};
-use crate::StoreError;
-use crate::sql::{Bind, CountPlan, count_guard_error};
+use super::{
+    DocRef, MatchingDocs, OpenCollection, PreparedWrite,
+    errors::PgError,
+    statements::{Param, Writes, params_of, row_of},
+};
+use crate::{
+    StoreError,
+    sql::{Bind, CountPlan, count_guard_error},
+};
 
 type Outcome<T> = std::result::Result<T, PgError>;
 
@@ -61,7 +66,9 @@ impl<'a> Request<'a> {
         match step {
             PreparedWrite::Create(document) => own(&writes(&document.doc_ref.known).create, params_of(document)),
             PreparedWrite::Upsert(document) => own(&writes(&document.doc_ref.known).upsert, params_of(document)),
-            PreparedWrite::Replace(document, None) => own(&writes(&document.doc_ref.known).replace, params_of(document)),
+            PreparedWrite::Replace(document, None) => {
+                own(&writes(&document.doc_ref.known).replace, params_of(document))
+            }
             PreparedWrite::Replace(document, Some(version)) => {
                 let mut values = params_of(document);
                 values.push(Param::version(*version));
@@ -77,13 +84,19 @@ impl<'a> Request<'a> {
             | PreparedWrite::DeleteWhere(matches) => {
                 Self { sql: &matches.plan.sql, values: Params::Bound(matches.plan.values()) }
             }
-            PreparedWrite::Absent(place) | PreparedWrite::Exists(place) | PreparedWrite::Version(place, _) => look(place),
+            PreparedWrite::Absent(place) | PreparedWrite::Exists(place) | PreparedWrite::Version(place, _) => {
+                look(place)
+            }
             PreparedWrite::Count { plan, .. } => Self { sql: &plan.sql, values: Params::Bound(plan.values()) },
         }
     }
 
     /// Sends the request.
-    pub(super) async fn send<'s>(self, client: &'s ClientWrapper, statement: &'s Statement) -> PendingResponse<'s, RowStream>
+    pub(super) async fn send<'s>(
+        self,
+        client: &'s ClientWrapper,
+        statement: &'s Statement,
+    ) -> PendingResponse<'s, RowStream>
     where
         'a: 's,
     {
@@ -96,21 +109,33 @@ impl<'a> Request<'a> {
 
 /// Whether a step writes a single document by its id.
 pub(super) fn is_plain_write(step: &PreparedWrite) -> bool {
-    matches!(step, PreparedWrite::Create(_) | PreparedWrite::Upsert(_) | PreparedWrite::Replace(..) | PreparedWrite::Delete(..))
+    matches!(
+        step,
+        PreparedWrite::Create(_) | PreparedWrite::Upsert(_) | PreparedWrite::Replace(..) | PreparedWrite::Delete(..)
+    )
 }
 
 /// Whether the writes of a step depend on a query.
 pub(super) fn is_by_filters(step: &PreparedWrite) -> bool {
-    matches!(step, PreparedWrite::ReplaceWhere(..) | PreparedWrite::UpsertWhere(..) | PreparedWrite::UpdateFields(..) | PreparedWrite::DeleteWhere(_))
+    matches!(
+        step,
+        PreparedWrite::ReplaceWhere(..)
+            | PreparedWrite::UpsertWhere(..)
+            | PreparedWrite::UpdateFields(..)
+            | PreparedWrite::DeleteWhere(_)
+    )
 }
 
 /// The collection of a step.
 pub(super) fn collection_of(step: &PreparedWrite) -> &'static str {
     match step {
-        PreparedWrite::Create(document) | PreparedWrite::Upsert(document) | PreparedWrite::Replace(document, _) => document.doc_ref.known.spec.name,
-        PreparedWrite::Delete(place, _) | PreparedWrite::Absent(place) | PreparedWrite::Exists(place) | PreparedWrite::Version(place, _) => {
-            place.known.spec.name
+        PreparedWrite::Create(document) | PreparedWrite::Upsert(document) | PreparedWrite::Replace(document, _) => {
+            document.doc_ref.known.spec.name
         }
+        PreparedWrite::Delete(place, _)
+        | PreparedWrite::Absent(place)
+        | PreparedWrite::Exists(place)
+        | PreparedWrite::Version(place, _) => place.known.spec.name,
         PreparedWrite::ReplaceWhere(matches, _)
         | PreparedWrite::UpsertWhere(matches, _, _)
         | PreparedWrite::UpdateFields(matches, _)
@@ -172,7 +197,9 @@ impl StepResult {
             PreparedWrite::Create(document) => return Err(document.doc_ref.already_exists().into()),
             PreparedWrite::Replace(document, None) => return Err(document.doc_ref.not_found().into()),
             PreparedWrite::Delete(place, None) => return Err(place.not_found().into()),
-            PreparedWrite::Replace(document, wanted) => document.doc_ref.check_version(number(1)?, *wanted).map(|()| 0)?,
+            PreparedWrite::Replace(document, wanted) => {
+                document.doc_ref.check_version(number(1)?, *wanted).map(|()| 0)?
+            }
             PreparedWrite::Delete(place, wanted) => place.check_version(number(1)?, *wanted).map(|()| 0)?,
             _ => return Err(StoreError::Internal("a write returned no row".into()).into()),
         };
@@ -223,7 +250,9 @@ fn unique_violation(step: &PreparedWrite, error: Error) -> PgError {
     let Some(told) = error.as_db_error().filter(|told| *told.code() == SqlState::UNIQUE_VIOLATION) else {
         return error.into();
     };
-    let (PreparedWrite::Create(document) | PreparedWrite::Upsert(document) | PreparedWrite::Replace(document, _)) = step else {
+    let (PreparedWrite::Create(document) | PreparedWrite::Upsert(document) | PreparedWrite::Replace(document, _)) =
+        step
+    else {
         return error.into();
     };
     let spec = &document.doc_ref.known.spec;

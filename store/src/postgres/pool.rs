@@ -1,12 +1,14 @@
 //! Connection pools: one for reads and one for writes. Connections are created on demand and closed when idle.
 //! Configures their sessions, and cancels statements of abandoned connections.
 
-use std::future::Future;
-use std::ops::{Deref, DerefMut};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::{
+    future::Future,
+    ops::{Deref, DerefMut},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use deadpool_postgres::{
     Client, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode,
@@ -15,11 +17,12 @@ use deadpool_postgres::{
 use tokio::runtime::Handle;
 use tokio_postgres::{Error, Statement};
 
-use super::errors::{PgError, describe};
-use super::schema_lock::SchemaLock;
-use super::connection_string::{CONNECT_TIMEOUT, ConnectOptions};
-use crate::sql::quote;
-use crate::{BoxFuture, Result, StoreError};
+use super::{
+    connection_string::{CONNECT_TIMEOUT, ConnectOptions},
+    errors::{PgError, describe},
+    schema_lock::SchemaLock,
+};
+use crate::{BoxFuture, Result, StoreError, sql::quote};
 
 /// The idle timeout of a connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -78,7 +81,12 @@ pub(super) struct PoolSettings {
 }
 
 impl Pools {
-    pub(super) fn new(target: &Arc<ConnectOptions>, schema: &str, sizes: &PoolSettings, holding: &SchemaLock) -> Result<Self> {
+    pub(super) fn new(
+        target: &Arc<ConnectOptions>,
+        schema: &str,
+        sizes: &PoolSettings,
+        holding: &SchemaLock,
+    ) -> Result<Self> {
         let settings = session_settings(schema);
         let milliseconds = |time: Duration| time.as_millis().clamp(1, i32::MAX as u128);
         let reading = format!(
@@ -191,7 +199,9 @@ impl ConnectionPool {
                 self.wait.as_secs_f32()
             )),
             PoolError::Timeout(_) => unavailable("connecting took too long"),
-            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => unavailable(&describe(&error)),
+            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
+                unavailable(&describe(&error))
+            }
             PoolError::PostCreateHook(HookError::Message(why)) => unavailable(&why),
             PoolError::Closed => closed_error(),
             PoolError::NoRuntimeSpecified => StoreError::Internal("a pool has no runtime".into()),

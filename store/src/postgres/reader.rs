@@ -1,24 +1,32 @@
 //! Reads, each on one connection of the read pool and with a timeout. A dead connection is replaced once, since reads
 //! are idempotent.
 
-use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use deadpool_postgres::{ClientWrapper, Transaction};
 use futures_util::TryStreamExt;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 use tokio_postgres::{IsolationLevel, Portal, Statement};
 
-use super::OpenCollection;
-use super::errors::PgError;
-use super::pool::{ABANDONED_TIMEOUT, PooledConnection, ConnectionPool, closed_error, prepare};
-use super::statements::{Param, row_of};
-use crate::row_stream::{RowSender, too_many_streams};
-use crate::sql::{CountPlan, Plan};
-use crate::{Page, Result, Row, RowStream, StoreError};
+use super::{
+    OpenCollection,
+    errors::PgError,
+    pool::{ABANDONED_TIMEOUT, ConnectionPool, PooledConnection, closed_error, prepare},
+    statements::{Param, row_of},
+};
+use crate::{
+    Page, Result, Row, RowStream, StoreError,
+    row_stream::{RowSender, too_many_streams},
+    sql::{CountPlan, Plan},
+};
 
 /// The maximum number of rows fetched at a time, and their approximate maximum size in bytes; for the first fetch the
 /// size of a row is not known.
@@ -153,8 +161,11 @@ impl Reader {
         let transaction = begin_snapshot(lease).await?;
         let limit = self.limits.stream.as_millis().clamp(1, i32::MAX as u128);
         transaction.batch_execute(&format!("SET LOCAL statement_timeout = {limit}")).await?;
-        let patience =
-            || self.limits.chunk.min(until.saturating_duration_since(Instant::now()).saturating_sub(SERVER_TIMEOUT_MARGIN / 5));
+        let patience = || {
+            self.limits
+                .chunk
+                .min(until.saturating_duration_since(Instant::now()).saturating_sub(SERVER_TIMEOUT_MARGIN / 5))
+        };
         let mut collector = plan.collector();
         let mut chunks = PortalChunks::new(&transaction, &statement, plan).await?;
         let mut wanted = !plan.has_zero_limit();

@@ -1,26 +1,30 @@
 //! Restores a backup of either engine into an empty schema, in one transaction, so that the schema contains nothing or
 //! everything.
 
-use std::collections::HashMap;
-use std::pin::pin;
-use std::sync::Arc;
+use std::{collections::HashMap, pin::pin, sync::Arc};
 
-use tokio_postgres::Transaction;
-use tokio_postgres::binary_copy::BinaryCopyInWriter;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
+use tokio_postgres::{Transaction, binary_copy::BinaryCopyInWriter, error::SqlState, types::Type};
 
-use super::errors::PgError;
-use super::schema_lock::{self, LockConnection};
-use super::open::{self, Schema};
-use super::statements::Param;
-use super::connection_string::ConnectOptions;
-use super::{Collections, PreparedDocument, OpenCollection, PostgresOptions, schema};
-use crate::archive::ArchivedCollection;
-use crate::check::{OnProgress, Progress};
-use crate::sql::migration::{self, DOCUMENTS_ONLY};
-use crate::sql::{Spec, quote};
-use crate::{ArchiveReader, BoxFuture, Collection, Notes, PendingRestore, Result, Row, StoreError, document};
+use super::{
+    Collections, OpenCollection, PostgresOptions, PreparedDocument,
+    connection_string::ConnectOptions,
+    errors::PgError,
+    open::{self, Schema},
+    schema,
+    schema_lock::{self, LockConnection},
+    statements::Param,
+};
+use crate::{
+    ArchiveReader, BoxFuture, Collection, Notes, PendingRestore, Result, Row, StoreError,
+    archive::ArchivedCollection,
+    check::{OnProgress, Progress},
+    document,
+    sql::{
+        Spec,
+        migration::{self, DOCUMENTS_ONLY},
+        quote,
+    },
+};
 
 type Outcome<T> = std::result::Result<T, PgError>;
 
@@ -103,7 +107,8 @@ async fn restore(
         transaction.execute("SELECT setval('_store_version', $1)", &[&archive.origin.last_version]).await?;
     }
     schema::migrate_in_transaction(&transaction, &declared).await?;
-    let declared: HashMap<&str, Arc<OpenCollection>> = declared.into_iter().map(|known| (known.spec.name, known)).collect();
+    let declared: HashMap<&str, Arc<OpenCollection>> =
+        declared.into_iter().map(|known| (known.spec.name, known)).collect();
     for one in &std::mem::take(&mut archive.collections) {
         let known = declared.get(one.name.as_str());
         if known.is_none() {

@@ -1,25 +1,31 @@
 //! Migrates the tables of PostgreSQL to their declaration in one transaction.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use deadpool_postgres::ClientWrapper;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, IsolationLevel, Transaction};
+use tokio_postgres::{Client, IsolationLevel, Transaction, error::SqlState};
 
-use super::OpenCollection;
-use super::errors::PgError;
-use super::pipeline::PendingResponse;
-use super::statements::{NEXT_VERSION, Param};
-use crate::sql::migration::{self, Migration, BACKFILL_BATCH, RecordedCollections, SPEC_VERSION, ExistingTable};
-use crate::sql::{Column, Dialect, ListSpec, Spec, quote};
-use crate::{StoreError, document};
+use super::{
+    OpenCollection,
+    errors::PgError,
+    pipeline::PendingResponse,
+    statements::{NEXT_VERSION, Param},
+};
+use crate::{
+    StoreError, document,
+    sql::{
+        Column, Dialect, ListSpec, Spec,
+        migration::{self, BACKFILL_BATCH, ExistingTable, Migration, RecordedCollections, SPEC_VERSION},
+        quote,
+    },
+};
 
 type Outcome<T> = std::result::Result<T, PgError>;
 
 /// Migrates the tables of these collections to their declaration, all or none.
 pub(super) async fn migrate(client: &mut ClientWrapper, collections: &[Arc<OpenCollection>]) -> Outcome<()> {
-    let is_done = |recorded: &RecordedCollections| collections.iter().all(|one| migration::is_up_to_date(recorded, &one.spec));
+    let is_done =
+        |recorded: &RecordedCollections| collections.iter().all(|one| migration::is_up_to_date(recorded, &one.spec));
     if is_done(&recorded(client).await?) {
         return Ok(());
     }
@@ -33,7 +39,10 @@ pub(super) async fn migrate(client: &mut ClientWrapper, collections: &[Arc<OpenC
 }
 
 /// The same, within the caller's transaction.
-pub(super) async fn migrate_in_transaction(transaction: &Transaction<'_>, collections: &[Arc<OpenCollection>]) -> Outcome<()> {
+pub(super) async fn migrate_in_transaction(
+    transaction: &Transaction<'_>,
+    collections: &[Arc<OpenCollection>],
+) -> Outcome<()> {
     let recorded = recorded(transaction.client()).await?;
     for known in collections {
         if !migration::is_up_to_date(&recorded, &known.spec) {
@@ -113,7 +122,8 @@ impl TableMigration<'_> {
         );
         let is_new = is_new.await?.is_empty();
         if is_new {
-            let columns: String = self.spec.columns.iter().map(|column| format!("{}, ", column_definition(column))).collect();
+            let columns: String =
+                self.spec.columns.iter().map(|column| format!("{}, ", column_definition(column))).collect();
             self.transaction.batch_execute(&table_with_columns(&self.spec.table, &columns)).await?;
         }
         Ok(ExistingTable {

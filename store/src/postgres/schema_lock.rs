@@ -10,17 +10,19 @@
 //! second lock, which writes share and an opening takes exclusively: an opening waits for earlier writes, and later
 //! ones of the previous holder are refused.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_postgres::{Client, Error};
 
-use super::errors::{FENCED, PgError, describe};
-use super::connection_string::{CONNECT_TIMEOUT, ConnectOptions};
-use crate::sql::quote;
-use crate::{Result, StoreError};
+use super::{
+    connection_string::{CONNECT_TIMEOUT, ConnectOptions},
+    errors::{FENCED, PgError, describe},
+};
+use crate::{Result, StoreError, sql::quote};
 
 /// "OpOr": the first half of the advisory lock key; the second is a hash of the schema name.
 const LOCK_CLASS: u32 = 0x4F70_4F72;
@@ -105,8 +107,10 @@ impl LockConnection {
                 ))));
             }
             if began.elapsed() > WRITES_GRACE {
-                let end =
-                    format!("SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE {}", lock_condition(FENCE_CLASS, schema));
+                let end = format!(
+                    "SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE {}",
+                    lock_condition(FENCE_CLASS, schema)
+                );
                 // Without the privilege to do so, this runs into the timeout.
                 let _ = self.client.query_typed(&end, &[]).await;
             }
@@ -172,7 +176,8 @@ impl SchemaLock {
     pub(super) async fn verify_held(&self, client: &Client) -> std::result::Result<(), PgError> {
         loop {
             let session = self.session()?;
-            let sql = format!("SELECT FROM pg_locks l WHERE l.pid = {session} AND {}", schema_lock_condition(&self.0.schema));
+            let sql =
+                format!("SELECT FROM pg_locks l WHERE l.pid = {session} AND {}", schema_lock_condition(&self.0.schema));
             if !client.query_typed(&sql, &[]).await?.is_empty() {
                 return Ok(());
             }

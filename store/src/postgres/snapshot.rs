@@ -2,13 +2,14 @@
 
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
-use super::PostgresOptions;
-use super::errors::PgError;
-use super::schema_lock;
-use super::open::{self, DatabaseInfo, Schema};
-use super::connection_string::ConnectOptions;
-use crate::StoreError;
-use crate::sql::quote;
+use super::{
+    PostgresOptions,
+    connection_string::ConnectOptions,
+    errors::PgError,
+    open::{self, DatabaseInfo, Schema},
+    schema_lock,
+};
+use crate::{StoreError, sql::quote};
 
 type Outcome<T> = std::result::Result<T, PgError>;
 

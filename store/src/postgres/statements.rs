@@ -7,8 +7,10 @@ use bytes::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use super::PreparedDocument;
-use crate::Row;
-use crate::sql::{Bind, Spec, quote};
+use crate::{
+    Row,
+    sql::{Bind, Spec, quote},
+};
 
 /// The statements of one collection.
 pub(super) struct Statements {

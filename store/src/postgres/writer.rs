@@ -2,20 +2,23 @@
 //! statements. All of it is serializable: after a conflict with another transaction, the batch is retried as a whole,
 //! so that the result is the same as with a single writer thread.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::sync::{Mutex, RwLock};
-use tokio::time::timeout;
+use tokio::{
+    sync::{Mutex, RwLock},
+    time::timeout,
+};
 use tokio_postgres::{Row, Statement};
 
-use super::errors::PgError;
-use super::pipeline::{StepResult, Request, PendingResponse, collection_of, is_by_filters, is_plain_write};
-use super::schema_lock::SchemaLock;
-use super::pool::{PooledConnection, ConnectionPool};
-use super::statements::{NEXT_VERSION, Writes};
-use super::{PreparedDocument, OpenCollection, MatchingDocs, DocRef, PostgresOptions, PreparedWrite, schema};
+use super::{
+    DocRef, MatchingDocs, OpenCollection, PostgresOptions, PreparedDocument, PreparedWrite,
+    errors::PgError,
+    pipeline::{PendingResponse, Request, StepResult, collection_of, is_by_filters, is_plain_write},
+    pool::{ConnectionPool, PooledConnection},
+    schema,
+    schema_lock::SchemaLock,
+    statements::{NEXT_VERSION, Writes},
+};
 use crate::{Committed, Result, StoreError, document};
 
 /// The number of conflicts after which a batch runs exclusively, so that no other batch of ours can conflict with it.
@@ -45,7 +48,14 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(sessions: ConnectionPool, holding: SchemaLock, options: &PostgresOptions) -> Self {
         let (document_limit, limit) = (options.document_limit, options.write_limit);
-        Self { pool: sessions, lock: holding, document_limit, write_timeout: limit, retry_turn: Mutex::default(), running_batches: RwLock::default() }
+        Self {
+            pool: sessions,
+            lock: holding,
+            document_limit,
+            write_timeout: limit,
+            retry_turn: Mutex::default(),
+            running_batches: RwLock::default(),
+        }
     }
 
     /// Applies a batch.
@@ -124,7 +134,10 @@ impl Writer {
             let statement = lease.prepare(request.sql).await?;
             let answer = StepResult::read(step, request.send(&lease, &statement).await).await;
             let answer = release_connection(lease, answer, || outcome_unknown(steps))?;
-            return Ok(Committed { version: answer.version.unwrap_or_default(), rows_affected: vec![answer.rows_affected] });
+            return Ok(Committed {
+                version: answer.version.unwrap_or_default(),
+                rows_affected: vec![answer.rows_affected],
+            });
         }
         let outcome = Transaction::new(&lease, steps, self.document_limit).await?.run(steps).await;
         match outcome {
@@ -132,7 +145,9 @@ impl Writer {
                 let done = lease.batch_execute("COMMIT").await;
                 release_connection(lease, done.map_err(PgError::from), || outcome_unknown(steps)).map(|()| committed)
             }
-            Err(failure) if failure.is_connection_lost() => release_connection(lease, Err(failure), || rolled_back(steps)),
+            Err(failure) if failure.is_connection_lost() => {
+                release_connection(lease, Err(failure), || rolled_back(steps))
+            }
             Err(failure) => {
                 let done = lease.batch_execute("ROLLBACK").await;
                 // If the rollback fails too, the connection is lost and the transaction with it; the first error is
@@ -197,7 +212,11 @@ impl<'a> Transaction<'a> {
 
     /// Pipelines some steps and reads their responses, after those of the transaction start. Returns the allocated
     /// version, if any.
-    async fn pipeline(&self, steps: &[PreparedWrite], start: Option<PendingStart<'_>>) -> Outcome<(Option<u64>, Vec<StepResult>)> {
+    async fn pipeline(
+        &self,
+        steps: &[PreparedWrite],
+        start: Option<PendingStart<'_>>,
+    ) -> Outcome<(Option<u64>, Vec<StepResult>)> {
         let mut sent = Vec::with_capacity(steps.len());
         for step in steps {
             let request = Request::of(step, in_transaction_writes);
@@ -241,7 +260,8 @@ impl<'a> Transaction<'a> {
             PreparedWrite::DeleteWhere(matches) => {
                 for chunk in found.chunks(MAX_PIPELINE_STEPS) {
                     let place = |(id, _): &(String, _)| DocRef { known: matches.known.clone(), id: id.clone() };
-                    let steps: Vec<PreparedWrite> = chunk.iter().map(|one| PreparedWrite::Delete(place(one), None)).collect();
+                    let steps: Vec<PreparedWrite> =
+                        chunk.iter().map(|one| PreparedWrite::Delete(place(one), None)).collect();
                     self.pipeline(&steps, None).await?;
                 }
                 Ok(found.len() as u64)
@@ -285,7 +305,9 @@ fn pipeline_len(steps: &[PreparedWrite]) -> usize {
     let mut bytes = 0;
     for (at, step) in steps.iter().enumerate() {
         bytes += match step {
-            PreparedWrite::Create(document) | PreparedWrite::Upsert(document) | PreparedWrite::Replace(document, _) => document.body.len(),
+            PreparedWrite::Create(document) | PreparedWrite::Upsert(document) | PreparedWrite::Replace(document, _) => {
+                document.body.len()
+            }
             _ => 0,
         };
         if at + 1 == MAX_PIPELINE_STEPS || bytes > MAX_PIPELINE_BYTES || is_by_filters(step) {
@@ -303,9 +325,14 @@ fn in_transaction_writes(known: &OpenCollection) -> &Writes {
 fn statements_of(step: &PreparedWrite) -> Vec<&str> {
     let mut all = vec![Request::of(step, in_transaction_writes).sql];
     match step {
-        PreparedWrite::ReplaceWhere(matches, _) | PreparedWrite::UpdateFields(matches, _) => all.push(&in_transaction_writes(&matches.known).replace),
+        PreparedWrite::ReplaceWhere(matches, _) | PreparedWrite::UpdateFields(matches, _) => {
+            all.push(&in_transaction_writes(&matches.known).replace)
+        }
         PreparedWrite::UpsertWhere(matches, _, _) => {
-            all.extend([&*in_transaction_writes(&matches.known).replace, &*in_transaction_writes(&matches.known).create]);
+            all.extend([
+                &*in_transaction_writes(&matches.known).replace,
+                &*in_transaction_writes(&matches.known).create,
+            ]);
         }
         PreparedWrite::DeleteWhere(matches) => all.push(&in_transaction_writes(&matches.known).delete),
         _ => {}

@@ -3,8 +3,7 @@
 use serde_json::Value;
 
 use super::{Dialect, ListSpec, Spec};
-use crate::filter_eval::Matcher;
-use crate::{Cursor, Direction, Filter, Order, Result, key};
+use crate::{Cursor, Direction, Filter, Order, Result, filter_eval::Matcher, key};
 
 /// A value to bind.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +34,8 @@ const MAX_CACHED_VALUES: usize = 64;
 
 impl Conditions {
     pub(crate) fn new(dialect: Dialect, spec: &Spec<'_>, filters: &[Filter]) -> Result<Self> {
-        let mut this = Self { dialect, sql: Vec::new(), values: Vec::new(), residual: Matcher::default(), has_long_list: false };
+        let mut this =
+            Self { dialect, sql: Vec::new(), values: Vec::new(), residual: Matcher::default(), has_long_list: false };
         for filter in filters {
             if is_declared(spec, filter) {
                 let sql = this.condition(spec, filter)?;

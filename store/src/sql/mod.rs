@@ -3,16 +3,18 @@
 //! (`prepared_write.rs`). The differences between the engines are in [`Dialect`]. Values are always bound; the only
 //! names in SQL text are those of declarations in code.
 
-pub(crate) mod migration;
 mod condition;
+pub(crate) mod migration;
 mod plan;
-mod spec;
 mod prepared_write;
+mod spec;
 
 pub(crate) use condition::{Bind, Conditions};
 pub(crate) use plan::{CountPlan, Plan, count_guard_error};
-pub(crate) use spec::{Column, Entry, IndexSpec, ListSpec, Spec, check_name, quote, escape_name};
-pub(crate) use prepared_write::{Body, Collections, PreparedDocument, OpenCollection, MatchingDocs, DocRef, PreparedWrite};
+pub(crate) use prepared_write::{
+    Body, Collections, DocRef, MatchingDocs, OpenCollection, PreparedDocument, PreparedWrite,
+};
+pub(crate) use spec::{Column, Entry, IndexSpec, ListSpec, Spec, check_name, escape_name, quote};
 
 use crate::{Result, StoreError};
 

@@ -1,16 +1,18 @@
 //! Query plans: SQL as far as the index columns allow, the rest in Rust, row by row. An engine executes the SQL of a
 //! [`Plan`] and passes the rows to its [`Collector`].
 
-use std::cmp::Ordering;
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::{cmp::Ordering, collections::VecDeque, sync::Arc};
 
 use serde_json::Value;
 
-use super::condition::{is_declared, tie_direction};
-use super::{Bind, Conditions, Dialect, ListSpec, Spec};
-use crate::filter_eval::field_key;
-use crate::{Cursor, Direction, Filter, Order, Page, Query, Result, Row, StoreError, document, key, query};
+use super::{
+    Bind, Conditions, Dialect, ListSpec, Spec,
+    condition::{is_declared, tie_direction},
+};
+use crate::{
+    Cursor, Direction, Filter, Order, Page, Query, Result, Row, StoreError, document, filter_eval::field_key, key,
+    query,
+};
 
 /// The maximum number of elements whose list entries are merged; more are looked up as a set.
 const MAX_MERGED_ELEMENTS: usize = 64;
@@ -370,7 +372,8 @@ fn order_terms(order: &[Order], columns: &[String], prefix: &str) -> String {
 /// The values of the list's leading fields, if the other filters fix exactly those and the order consists of the
 /// remaining fields, all in one direction.
 fn fixed_prefix_values<'a>(list: &ListSpec<'_>, filters: &[&'a Filter], order: &[Order]) -> Option<Vec<&'a Value>> {
-    if filters.len() + order.len() != list.fields.len() || order.iter().any(|one| one.direction != tie_direction(order)) {
+    if filters.len() + order.len() != list.fields.len() || order.iter().any(|one| one.direction != tie_direction(order))
+    {
         return None;
     }
     let is_next = |(place, order): (usize, &Order)| list.position_of(&order.field) == Some(filters.len() + place);

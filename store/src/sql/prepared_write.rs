@@ -1,8 +1,10 @@
 //! The open collections of an engine, and prepared writes: validated, with their keys computed, so that an engine only
 //! executes them. Documents are validated here, in the caller's task, the same for every engine.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use serde_json::Value;
 
@@ -131,7 +133,9 @@ impl<S: for<'a> From<&'a Spec<'static>>> Collections<S> {
                 fields.iter().try_for_each(|(field, _)| document::check_settable(field))?;
                 PreparedWrite::UpdateFields(self.matches(collection, filters)?, fields)
             }
-            Write::DeleteWhere { collection, filters } => PreparedWrite::DeleteWhere(self.matches(collection, filters)?),
+            Write::DeleteWhere { collection, filters } => {
+                PreparedWrite::DeleteWhere(self.matches(collection, filters)?)
+            }
             Write::Require(Guard::Absent { collection, id }) => PreparedWrite::Absent(self.doc_ref(collection, id)?),
             Write::Require(Guard::Exists { collection, id }) => PreparedWrite::Exists(self.doc_ref(collection, id)?),
             Write::Require(Guard::Version { collection, id, version }) => {

@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::Dialect;
-use crate::query::check_field;
-use crate::{Collection, Index, Result, StoreError, document, key};
+use crate::{Collection, Index, Result, StoreError, document, key, query::check_field};
 
 /// The maximum size in bytes of one document's keys in one index. PostgreSQL allows 2,704 in a b-tree entry, which also
 /// contains an id of up to 512.
@@ -96,7 +95,8 @@ impl<'d> Spec<'d> {
     /// Parses a recorded declaration. `Corrupt` if it is not valid.
     pub(crate) fn recorded(name: &'d str, declaration: &'d str) -> Result<Self> {
         let indexes = declaration.split(';').filter(|said| !said.is_empty()).map(|said| IndexDecl::parse(name, said));
-        let spec = indexes.collect::<Option<Vec<_>>>().and_then(|indexes| Spec::from_indexes(name, indexes.into_iter()).ok());
+        let spec =
+            indexes.collect::<Option<Vec<_>>>().and_then(|indexes| Spec::from_indexes(name, indexes.into_iter()).ok());
         spec.filter(|spec| spec.declaration == declaration).ok_or_else(|| {
             StoreError::Corrupt(format!(
                 "the recorded declaration of the collection `{}` is not one that this version knows",
@@ -140,7 +140,9 @@ impl<'d> Spec<'d> {
         for field in &fields {
             columns.push(if field.is_id() { "id".into() } else { quote(&field.column()) });
             if !field.is_id() {
-                parts.push(self.add_column(Column { name: field.column(), content: ColumnContent::Key(field.clone()) })?);
+                parts.push(
+                    self.add_column(Column { name: field.column(), content: ColumnContent::Key(field.clone()) })?,
+                );
             }
         }
         if index.unique {
@@ -154,7 +156,13 @@ impl<'d> Spec<'d> {
         let said = format!("{} {name}({declared})", if index.unique { "ux" } else { "ix" });
         let index_name = shorten(said.clone());
         if !self.indexes.iter().any(|there| there.name == index_name) {
-            self.indexes.push(IndexSpec { name: index_name, unique: index.unique, declared, columns, key_positions: parts });
+            self.indexes.push(IndexSpec {
+                name: index_name,
+                unique: index.unique,
+                declared,
+                columns,
+                key_positions: parts,
+            });
         }
         Ok(said)
     }
@@ -437,7 +445,8 @@ mod tests {
         let declared = Spec::new(&Collection { name: "testSvcThings", indexes: INDEXES }).unwrap();
         let recorded = Spec::recorded("testSvcThings", &declared.declaration).unwrap();
         let made = |spec: &Spec<'_>| {
-            let columns = spec.columns.iter().map(|one| format!("{} {}", one.name, one.content.column_type(Dialect::Sqlite)));
+            let columns =
+                spec.columns.iter().map(|one| format!("{} {}", one.name, one.content.column_type(Dialect::Sqlite)));
             let indexes = spec.indexes.iter().map(|one| one.create(&spec.table));
             columns.chain(indexes).chain(spec.lists.iter().map(ListSpec::create)).collect::<Vec<_>>()
         };

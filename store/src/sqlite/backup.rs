@@ -1,18 +1,24 @@
 //! Copies the database of a data directory: a compacted snapshot, with or without a running daemon.
 
-use std::fs;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use rusqlite::Connection;
 
-use super::errors::from_sqlite;
-use super::data_dir::{DATABASE, copy_into, read_info, open_alongside};
-use super::clean_shutdown;
-use crate::check::{OnProgress, Progress};
-use crate::{ArchiveWriter, Result, StoreError};
+use super::{
+    clean_shutdown,
+    data_dir::{DATABASE, copy_into, open_alongside, read_info},
+    errors::from_sqlite,
+};
+use crate::{
+    ArchiveWriter, Result, StoreError,
+    check::{OnProgress, Progress},
+};
 
 /// The interval of progress reports.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);

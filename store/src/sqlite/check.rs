@@ -5,13 +5,17 @@ use std::path::Path;
 
 use rusqlite::{Connection, Row, params_from_iter, types::Value as SqlValue};
 
-use super::errors::from_sqlite;
-use super::data_dir::{DATABASE, inspect, open_alongside};
-use super::{clean_shutdown, schema};
-use crate::check::{Checker, Findings, OnProgress, Progress};
-use crate::sql::migration::DOCUMENTS_ONLY;
-use crate::sql::{ListSpec, Spec, quote};
-use crate::{Collection, Result, StoreError};
+use super::{
+    clean_shutdown,
+    data_dir::{DATABASE, inspect, open_alongside},
+    errors::from_sqlite,
+    schema,
+};
+use crate::{
+    Collection, Result, StoreError,
+    check::{Checker, Findings, OnProgress, Progress},
+    sql::{ListSpec, Spec, migration::DOCUMENTS_ONLY, quote},
+};
 
 /// The number of documents between two progress reports.
 const DOCUMENTS_PER_REPORT: u64 = 1000;
@@ -69,7 +73,11 @@ fn check_pages(connection: &Connection, findings: &mut Findings) -> rusqlite::Re
     Ok(())
 }
 
-fn check_documents(connection: &Connection, mut checker: Checker<'_>, progress: OnProgress<'_>) -> rusqlite::Result<()> {
+fn check_documents(
+    connection: &Connection,
+    mut checker: Checker<'_>,
+    progress: OnProgress<'_>,
+) -> rusqlite::Result<()> {
     let spec = checker.spec;
     let columns: String = spec.columns.iter().map(|column| format!(", {}", quote(&column.name))).collect();
     let mut select = connection.prepare(&format!("SELECT rid, id, doc{columns} FROM {} ORDER BY rid", spec.table))?;

@@ -5,16 +5,16 @@
 //!
 //! A main file with a log from another point in time is not detected, since both files exist.
 
-use std::fs;
-use std::path::Path;
+use std::{fs, path::Path};
 
 use rusqlite::Connection;
 
-use super::errors::from_sqlite;
-use super::data_dir::{DATABASE, DatabaseInfo, with_suffix, read_info, lock_data_dir, open_alongside};
-use super::schema;
-use crate::sql::quote;
-use crate::{Result, StoreError};
+use super::{
+    data_dir::{DATABASE, DatabaseInfo, lock_data_dir, open_alongside, read_info, with_suffix},
+    errors::from_sqlite,
+    schema,
+};
+use crate::{Result, StoreError, sql::quote};
 
 /// The first layout with the flag.
 const FIRST_LAYOUT: u32 = 3;

@@ -5,22 +5,28 @@
 //! the database id once the first seeding is committed. Everything that can be checked is checked before the database
 //! is opened for writing, so a refused directory is left unchanged.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use rusqlite::config::DbConfig;
-use rusqlite::limits::Limit;
-use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{
+    Connection, OpenFlags,
+    config::DbConfig,
+    limits::Limit,
+    types::{ToSqlOutput, ValueRef},
+};
 
-use super::errors::{from_file, from_io, from_sqlite};
-use super::open_files::OpenFiles;
-use super::schema_check::{harden, harden_for_file};
-use super::{clean_shutdown, schema_check};
-use crate::sql::random_id;
-use crate::{Result, StoreError, archive};
+use super::{
+    clean_shutdown,
+    errors::{from_file, from_io, from_sqlite},
+    open_files::OpenFiles,
+    schema_check,
+    schema_check::{harden, harden_for_file},
+};
+use crate::{Result, StoreError, archive, sql::random_id};
 
 /// The layout version of tables and keys. 2 added tables for lists and `min_compatible`, 3 the clean-shutdown flag. Any
 /// other form of tables, indexes or declarations needs a new layout, since a start refuses what it does not know
@@ -102,7 +108,8 @@ impl DataDir {
         clean_shutdown::require(&identity, &database)?;
         restrict_permissions(&database);
         let place = OpenFiles::new(&database, &lock_path);
-        let this = Self { database, database_id: identity.id, seeded: identity.seeded, open_files: place, lock, lock_path };
+        let this =
+            Self { database, database_id: identity.id, seeded: identity.seeded, open_files: place, lock, lock_path };
         if this.seeded && recorded_id.is_none() {
             this.record_id()?;
         }

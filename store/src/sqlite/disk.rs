@@ -1,12 +1,13 @@
 //! The disk of the data directory: whether its file system is suitable, and a reserve of disk space for a start and a
 //! shutdown on a full disk.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
-use super::errors::from_io;
-use super::data_dir::open_private;
+use super::{data_dir::open_private, errors::from_io};
 use crate::{Result, StoreError};
 
 /// The size of the reserve, and how much of it is released at a time, in bytes. A start needs about 32 KiB, a shutdown

@@ -1,12 +1,9 @@
 //! Durability checks of the writer, so that the next start finds every acknowledged write: the clean-shutdown flag is
 //! cleared before the first write and set at shutdown, and after each commit the files are checked.
 
-use rusqlite::ErrorCode;
-use rusqlite::config::DbConfig;
+use rusqlite::{ErrorCode, config::DbConfig};
 
-use super::data_dir::read_main_file;
-use super::clean_shutdown;
-use super::writer::Writer;
+use super::{clean_shutdown, data_dir::read_main_file, writer::Writer};
 use crate::Result;
 
 impl Writer {

@@ -1,10 +1,8 @@
 //! A data directory as an [`Engine`].
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
-use super::restore::StagedRestore;
-use super::{SqliteOptions, SqliteStore, backup, check};
+use super::{SqliteOptions, SqliteStore, backup, check, restore::StagedRestore};
 use crate::{
     ArchiveReader, ArchiveWriter, BoxFuture, Collection, Engine, Findings, OnProgress, PendingRestore, Result, Store,
     StoreError,

@@ -1,11 +1,15 @@
 //! Executes query plans on a connection.
 
-use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Statement, ToSql, params_from_iter};
+use rusqlite::{
+    Connection, Statement, ToSql, params_from_iter,
+    types::{ToSqlOutput, ValueRef},
+};
 
 use super::errors::from_sqlite;
-use crate::sql::{Bind, CountPlan, Plan};
-use crate::{Page, Result, Row, StoreError};
+use crate::{
+    Page, Result, Row, StoreError,
+    sql::{Bind, CountPlan, Plan},
+};
 
 /// The maximum size in bytes of a result read in the caller's thread.
 const MAX_SHORT_BYTES: usize = 256 * 1024;

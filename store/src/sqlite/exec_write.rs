@@ -1,15 +1,21 @@
 //! Executes a batch, and each of its steps, on the writer's connection.
 
-use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{ErrorCode, OptionalExtension, params_from_iter};
+use rusqlite::{
+    ErrorCode, OptionalExtension, params_from_iter,
+    types::{ToSqlOutput, ValueRef},
+};
 use serde_json::Value;
 
-use super::errors::from_sqlite;
-use super::exec_query;
-use super::schema::{Statements, change_entry};
-use super::writer::Writer;
-use crate::sql::{self, Body, Entry, count_guard_error};
-use crate::{Committed, Result, StoreError, document};
+use super::{
+    errors::from_sqlite,
+    exec_query,
+    schema::{Statements, change_entry},
+    writer::Writer,
+};
+use crate::{
+    Committed, Result, StoreError, document,
+    sql::{self, Body, Entry, count_guard_error},
+};
 
 pub(super) type PreparedWrite = sql::PreparedWrite<Statements>;
 type DocRef = sql::DocRef<Statements>;
@@ -21,7 +27,13 @@ impl Writer {
     /// first statement can be refused. If it fails later nevertheless, as on a full disk, it is partly written: then
     /// this returns `None`, and the transaction must be rolled back.
     pub(super) fn apply(&mut self, steps: &[PreparedWrite]) -> Option<Result<Committed>> {
-        let [step @ (PreparedWrite::Create(_) | PreparedWrite::Upsert(_) | PreparedWrite::Replace(..) | PreparedWrite::Delete(..))] = steps else {
+        let [
+            step @ (PreparedWrite::Create(_)
+            | PreparedWrite::Upsert(_)
+            | PreparedWrite::Replace(..)
+            | PreparedWrite::Delete(..)),
+        ] = steps
+        else {
             return Some(self.apply_in_savepoint(steps));
         };
         let (version, changes) = (self.last_version + 1, self.connection.total_changes());

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, params_from_iter};
 
-use super::errors::from_sqlite;
-use super::schema;
-use crate::sql::{Dialect, Plan, Spec};
-use crate::{Collection, Query, Result};
+use super::{errors::from_sqlite, schema};
+use crate::{
+    Collection, Query, Result,
+    sql::{Dialect, Plan, Spec},
+};
 
 /// The plan for a query on a collection. It does not depend on the documents, because the engine collects no
 /// statistics.

@@ -1,55 +1,64 @@
 //! The embedded engine: a data directory with one SQLite database, for a single daemon. One thread writes
 //! (`writer.rs`), a few read (`reader.rs`); documents are validated in the caller's task.
 
-mod exec_write;
 mod backup;
 mod check;
+pub(crate) mod clean_shutdown;
+mod data_dir;
 mod disk;
+mod durability;
 mod engine;
 mod errors;
+mod exec_query;
+mod exec_write;
 #[cfg(any(test, feature = "explain"))]
 mod explain;
-mod data_dir;
-pub(crate) mod clean_shutdown;
 mod open_files;
 mod reader;
 mod restore;
-mod exec_query;
-mod durability;
 mod schema;
 pub(crate) mod schema_check;
 mod writer;
 
-pub use self::engine::SqliteEngine;
-pub(crate) use self::errors::{from_file, from_io, from_sqlite};
-#[cfg(any(test, feature = "explain"))]
-pub use self::explain::explain_on_sqlite;
-pub(crate) use self::data_dir::{
-    DatabaseInfo, with_suffix, open_read_only, make_own_tables, open_private, read_info, remove_side_files, remove_database,
-    sync_file, sync_parent_dir,
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, SystemTime},
 };
-pub use self::clean_shutdown::{LastWrite, accept_missing_writes};
-pub(crate) use self::exec_query::row_of;
-pub(crate) use self::schema_check::harden_for_file;
-
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
 
 use rusqlite::OptionalExtension;
 use tokio::sync::{mpsc, oneshot};
 
-use self::disk::Reserve;
-use self::data_dir::{DataDir, create_data_dir};
-use self::reader::{Limits, ReaderPool, closed_error};
-use self::schema::Statements;
-use self::writer::{Job, Reply, Writer};
-use crate::sql::{self, Dialect};
+#[cfg(any(test, feature = "explain"))]
+pub use self::explain::explain_on_sqlite;
+pub use self::{
+    clean_shutdown::{LastWrite, accept_missing_writes},
+    engine::SqliteEngine,
+};
+use self::{
+    data_dir::{DataDir, create_data_dir},
+    disk::Reserve,
+    reader::{Limits, ReaderPool, closed_error},
+    schema::Statements,
+    writer::{Job, Reply, Writer},
+};
+pub(crate) use self::{
+    data_dir::{
+        DatabaseInfo, make_own_tables, open_private, open_read_only, read_info, remove_database, remove_side_files,
+        sync_file, sync_parent_dir, with_suffix,
+    },
+    errors::{from_file, from_io, from_sqlite},
+    exec_query::row_of,
+    schema_check::harden_for_file,
+};
 use crate::{
     ArchiveWriter, Batch, BoxFuture, Collection, Committed, Filter, Notes, Page, Query, Result, Row, RowStream, Store,
     StoreError,
+    sql::{self, Dialect},
 };
 
 /// The capacity of the writer's queue; further callers wait for a free slot.
@@ -127,10 +136,11 @@ impl SqliteStore {
         };
         let (folder, seeded) = (writer.data_dir(), writer.seeded());
         let (jobs, receiver) = mpsc::channel(JOB_QUEUE_CAPACITY);
-        let thread = std::thread::Builder::new()
-            .name("store-writer".into())
-            .spawn(move || writer.run_jobs(receiver))
-            .map_err(|error| StoreError::Unavailable(format!("no thread can be started for writing: {error}")))?;
+        let thread =
+            std::thread::Builder::new()
+                .name("store-writer".into())
+                .spawn(move || writer.run_jobs(receiver))
+                .map_err(|error| StoreError::Unavailable(format!("no thread can be started for writing: {error}")))?;
         Ok(Arc::new(Self(Arc::new(Inner {
             readers,
             data_dir: folder,
@@ -147,7 +157,8 @@ impl SqliteStore {
         let folder = Arc::new(DataDir::open(data_dir)?);
         let seeded = Arc::new(AtomicBool::new(folder.seeded));
         let writer = Writer::open(folder.clone(), seeded, options.document_limit, options.page_limit)?;
-        let limits = Limits { read: options.read_timeout, stream: options.stream_timeout, chunk: options.chunk_timeout };
+        let limits =
+            Limits { read: options.read_timeout, stream: options.stream_timeout, chunk: options.chunk_timeout };
         let readers = ReaderPool::open(folder, options.readers, limits)?;
         Ok((writer, readers))
     }
@@ -207,7 +218,8 @@ impl Store for SqliteStore {
 
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Committed>> {
         Box::pin(async move {
-            let steps = batch.0.into_iter().map(|write| self.0.collections.prepare(write)).collect::<Result<Vec<_>>>()?;
+            let steps =
+                batch.0.into_iter().map(|write| self.0.collections.prepare(write)).collect::<Result<Vec<_>>>()?;
             if steps.is_empty() {
                 return Ok(Committed::default());
             }

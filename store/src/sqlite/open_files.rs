@@ -2,10 +2,14 @@
 //! process that has it open, so without this check a daemon would acknowledge writes that the next start cannot find.
 //! File systems without stable inode numbers are detected by the writer (`durability.rs`), which can test them.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use super::data_dir::with_suffix;
 use crate::{Result, StoreError};
@@ -29,7 +33,8 @@ pub(super) struct OpenFiles {
 
 impl OpenFiles {
     pub(super) fn new(database: &Path, lock: &Path) -> Self {
-        let paths = [database.to_owned(), with_suffix(database, "-wal"), with_suffix(database, "-shm"), lock.to_owned()];
+        let paths =
+            [database.to_owned(), with_suffix(database, "-wal"), with_suffix(database, "-shm"), lock.to_owned()];
         Self { paths, recorded: Mutex::default(), suspect: AtomicBool::new(false), replaced: OnceLock::new() }
     }
 

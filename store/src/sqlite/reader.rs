@@ -3,23 +3,29 @@
 //! connection of each kind is open from the start: if the files are removed or replaced, no other can be opened, and
 //! all reads share these.
 
-use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use rusqlite::Connection;
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
 
-use super::errors::from_sqlite;
-use super::data_dir::DataDir;
-use super::exec_query;
-use crate::row_stream::{SendOutcome, RowSender, receiver_too_slow, too_many_streams};
-use crate::sql::Plan;
-use crate::{Result, Row, RowStream, StoreError};
+use super::{data_dir::DataDir, errors::from_sqlite, exec_query};
+use crate::{
+    Result, Row, RowStream, StoreError,
+    row_stream::{RowSender, SendOutcome, receiver_too_slow, too_many_streams},
+    sql::Plan,
+};
 
 /// The idle timeout of a thread.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -434,7 +440,8 @@ impl Reader {
         connection.set_prepared_statement_cache_capacity(64);
         let watch = Arc::<Mutex<Option<ReadDeadline>>>::default();
         let asked = watch.clone();
-        let is_over = move || asked.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(ReadDeadline::is_expired);
+        let is_over =
+            move || asked.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(ReadDeadline::is_expired);
         connection
             .progress_handler(STEPS_PER_CHECK, Some(is_over))
             .and_then(|()| {
@@ -485,8 +492,10 @@ pub(super) fn closed_error() -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::{Dialect, Spec};
-    use crate::{Collection, Query};
+    use crate::{
+        Collection, Query,
+        sql::{Dialect, Spec},
+    };
 
     const LIMITS: Limits =
         Limits { read: Duration::from_secs(5), stream: Duration::from_secs(5), chunk: Duration::from_secs(5) };

@@ -1,23 +1,30 @@
 //! Restores an archive into an empty data directory: it is copied under a temporary name, checked, and renamed at the
 //! end.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::errors::{from_io, from_sqlite};
-use super::data_dir::{
-    DATABASE, with_suffix, create_data_dir, open_private, remove_database, sync_file, sync_parent_dir, lock_data_dir,
+use super::{
+    clean_shutdown,
+    data_dir::{
+        DATABASE, create_data_dir, lock_data_dir, open_private, remove_database, sync_file, sync_parent_dir,
+        with_suffix,
+    },
+    errors::{from_io, from_sqlite},
+    schema,
+    schema_check::harden_for_file,
 };
-use super::schema_check::harden_for_file;
-use super::{clean_shutdown, schema};
-use crate::check::{OnProgress, Progress};
-use crate::sql::Spec;
-use crate::sql::migration::DOCUMENTS_ONLY;
-use crate::{ArchiveReader, BoxFuture, Collection, Notes, PendingRestore, Result, StoreError, archive};
+use crate::{
+    ArchiveReader, BoxFuture, Collection, Notes, PendingRestore, Result, StoreError, archive,
+    check::{OnProgress, Progress},
+    sql::{Spec, migration::DOCUMENTS_ONLY},
+};
 
 /// The number of bytes copied between two progress reports.
 const COPY_CHUNK: usize = 1 << 20;
@@ -52,7 +59,13 @@ impl StagedRestore {
             )));
         }
         let part = with_suffix(&database, ".part");
-        let mut this = Self { data_dir: data_dir.into(), temp_path: part, notes: Notes::new(), _lock: lock.file, is_placed: false };
+        let mut this = Self {
+            data_dir: data_dir.into(),
+            temp_path: part,
+            notes: Notes::new(),
+            _lock: lock.file,
+            is_placed: false,
+        };
         this.copy(archive.file(), progress)?;
         this.make_database(&specs)?;
         Ok(this)

@@ -5,9 +5,14 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, Statement, params_from_iter, types::Value as SqlValue};
 
 use super::errors::from_sqlite;
-use crate::sql::migration::{self, Migration, BACKFILL_BATCH, RecordedCollections, SPEC_VERSION, ExistingTable};
-use crate::sql::{Column, Dialect, Entry, ListSpec, Spec, quote};
-use crate::{Result, StoreError, document};
+use crate::{
+    Result, StoreError, document,
+    sql::{
+        Column, Dialect, Entry, ListSpec, Spec,
+        migration::{self, BACKFILL_BATCH, ExistingTable, Migration, RecordedCollections, SPEC_VERSION},
+        quote,
+    },
+};
 
 /// The statements of one collection.
 pub(super) struct Statements {
@@ -152,7 +157,8 @@ impl TableMigration<'_> {
     fn create_or_inspect(&self) -> Result<ExistingTable> {
         let is_new = self.names("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = ?")?.is_empty();
         if is_new {
-            let columns: String = self.spec.columns.iter().map(|column| format!("{}, ", column_definition(column))).collect();
+            let columns: String =
+                self.spec.columns.iter().map(|column| format!("{}, ", column_definition(column))).collect();
             self.execute(&format!(
                 "CREATE TABLE {}(
                    rid INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, ver INTEGER NOT NULL, {columns}doc TEXT NOT NULL)",

@@ -2,19 +2,22 @@
 //! in by a file would run with every read or write from then on, possibly forever. Checked before anything else is read
 //! from a database, and on connections with triggers and views disabled ([`harden`]).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
-use rusqlite::Connection;
-use rusqlite::config::DbConfig;
+use rusqlite::{Connection, config::DbConfig};
 
-use super::errors::from_file;
-use super::data_dir::{LAYOUT, OWN_TABLES};
-use super::schema::column_definition;
-use crate::archive;
-use crate::sql::migration::DOCUMENTS_ONLY;
-use crate::sql::{Spec, escape_name};
-use crate::{Result, StoreError};
+use super::{
+    data_dir::{LAYOUT, OWN_TABLES},
+    errors::from_file,
+    schema::column_definition,
+};
+use crate::{
+    Result, StoreError, archive,
+    sql::{Spec, escape_name, migration::DOCUMENTS_ONLY},
+};
 
 /// The maximum number of problems reported.
 const MAX_PROBLEMS: usize = 20;

@@ -1,21 +1,27 @@
 //! The writer thread, with group commit: all waiting batches are committed in one transaction. A failed batch does not
 //! affect the others (`exec_write.rs`); no batch is acknowledged before the commit is on disk.
 
-use std::fs;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
-use super::OpenCollection;
-use super::exec_write::PreparedWrite;
-use super::disk::Reserve;
-use super::errors::from_sqlite;
-use super::data_dir::{DataDir, with_suffix, upgrade};
-use super::schema;
+use super::{
+    OpenCollection,
+    data_dir::{DataDir, upgrade, with_suffix},
+    disk::Reserve,
+    errors::from_sqlite,
+    exec_write::PreparedWrite,
+    schema,
+};
 use crate::{Committed, Result, StoreError};
 
 /// The maximum number of batches in one transaction.
@@ -173,7 +179,12 @@ impl Writer {
     }
 
     /// Commits this batch and those queued meanwhile as a group; returns a job of another kind that ended the group.
-    fn commit_group(&mut self, steps: Vec<PreparedWrite>, reply: Reply<Committed>, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    fn commit_group(
+        &mut self,
+        steps: Vec<PreparedWrite>,
+        reply: Reply<Committed>,
+        jobs: &mut mpsc::Receiver<Job>,
+    ) -> Option<Job> {
         // A batch of guards alone is evaluated even if nothing can be written.
         let may_go = if has_writes(&steps) { self.prepare_write() } else { Ok(()) };
         if let Err(error) = may_go.and_then(|()| self.execute("BEGIN IMMEDIATE")) {
@@ -341,8 +352,15 @@ impl Writer {
 }
 
 fn has_writes(steps: &[PreparedWrite]) -> bool {
-    let is_guard =
-        |step: &PreparedWrite| matches!(step, PreparedWrite::Absent(_) | PreparedWrite::Exists(_) | PreparedWrite::Version(..) | PreparedWrite::Count { .. });
+    let is_guard = |step: &PreparedWrite| {
+        matches!(
+            step,
+            PreparedWrite::Absent(_)
+                | PreparedWrite::Exists(_)
+                | PreparedWrite::Version(..)
+                | PreparedWrite::Count { .. }
+        )
+    };
     !steps.iter().all(is_guard)
 }
 
@@ -358,8 +376,10 @@ fn send_reply<T>(reply: Reply<T>, outcome: Result<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::{self, Spec};
-    use crate::{Collection, Index};
+    use crate::{
+        Collection, Index,
+        sql::{self, Spec},
+    };
 
     const COLLECTION: Collection =
         Collection { name: "group", indexes: &[Index::unique(&["slug"]), Index::each("tags", &[])] };

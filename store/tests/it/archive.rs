@@ -1,16 +1,20 @@
 //! The backup format: its sections, sections of other versions, and malicious files. A refused file leaves the restore
 //! target without data.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use openorch_store::{ArchiveReader, Engine, Notes, PostgresEngine, Query, StoreError};
 use rusqlite::Connection;
 
-use crate::backup::{P, PAIRS, backup, filled, finish, prepare, silent, sound};
-use crate::open;
-use crate::suite::Schema;
+use crate::{
+    backup::{P, PAIRS, backup, filled, finish, prepare, silent, sound},
+    open,
+    suite::Schema,
+};
 
 const PAGE: usize = 4096;
 

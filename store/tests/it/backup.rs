@@ -1,14 +1,18 @@
 //! Backup, restore and check: a backup is a complete snapshot, and a check finds inconsistencies.
 
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
 
 use futures_util::FutureExt;
 use openorch_store::{
-    ArchiveReader, ArchiveWriter, Batch, Collection, Engine, Findings, Index, Notes, OnProgress, Progress, Query,
-    PendingRestore, Result, SqliteEngine, Store, StoreError,
+    ArchiveReader, ArchiveWriter, Batch, Collection, Engine, Findings, Index, Notes, OnProgress, PendingRestore,
+    Progress, Query, Result, SqliteEngine, Store, StoreError,
 };
 use serde_json::json;
 

@@ -1,18 +1,26 @@
 //! Acknowledged writes survive a kill of the writing process, a kill of the database server, and a power failure;
 //! batches are atomic, and list entries match the documents.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 
 use openorch_store::{Filter, PostgresOptions, PostgresStore, Query, Store, StoreError};
 use serde_json::json;
 
-use crate::child::{lines, run, start};
-use crate::postgres::{Server, until};
-use crate::suite::Schema;
-use crate::{THINGS, open, thing};
+use crate::{
+    THINGS,
+    child::{lines, run, start},
+    open,
+    postgres::{Server, until},
+    suite::Schema,
+    thing,
+};
 
 const T: &str = THINGS.name;
 const WRITERS: usize = 8;

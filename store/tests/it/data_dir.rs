@@ -1,13 +1,18 @@
 //! The data directory: one daemon at a time, the right database or none, migration of indexes to the declaration.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use openorch_store::{Collection, Index, Query, SqliteOptions, SqliteStore, StoreError};
 use serde_json::json;
 
-use crate::child::{lines, run, start};
-use crate::{THINGS, fill, ids, open, thing};
+use crate::{
+    THINGS,
+    child::{lines, run, start},
+    fill, ids, open, thing,
+};
 
 const T: &str = THINGS.name;
 

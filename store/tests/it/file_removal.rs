@@ -1,16 +1,18 @@
 //! External changes of the files of a store, while it is open and while it is not: a file is removed or replaced, a
 //! copy is missing the log.
 
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
+use std::{fs, path::Path, sync::Arc};
 
 use openorch_store::{Filter, Notes, Query, Store, StoreError, accept_missing_writes};
 use serde_json::json;
 
-use crate::backup::{backup, check, finish, prepare, silent};
-use crate::child::{lines, start};
-use crate::{THINGS, body, fill, ids, open, thing};
+use crate::{
+    THINGS,
+    backup::{backup, check, finish, prepare, silent},
+    body,
+    child::{lines, start},
+    fill, ids, open, thing,
+};
 
 const T: &str = THINGS.name;
 const FOLDER: &str = "STORE_CHILD_FOLDER";

@@ -1,15 +1,20 @@
 //! Foreign objects in a database file: triggers, views, tables and indexes. They are refused before any of them could
 //! run, and reported by name.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use openorch_store::{Batch, Collection, StoreError};
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::backup::{P, PAIRS, backup, check, filled, pair, prepare, silent};
-use crate::{THINGS, open, thing};
+use crate::{
+    THINGS,
+    backup::{P, PAIRS, backup, check, filled, pair, prepare, silent},
+    open, thing,
+};
 
 /// The definition of the documents table.
 const TABLE: &str = "\"c_testSvcPairs\"(rid INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, ver INTEGER NOT NULL, \

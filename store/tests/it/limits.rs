@@ -1,17 +1,20 @@
 //! Limits: the size of a document, and a full disk.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use openorch_store::{
     Batch, Filter, Guard, PostgresOptions, PostgresStore, Query, SqliteOptions, SqliteStore, Store, StoreError, Write,
 };
 use serde_json::json;
 
-use crate::child::run;
-use crate::postgres::{Server, with_option};
-use crate::suite::{TestOptions, ask};
-use crate::{Bench, THINGS, body, ids, noise, open, thing};
+use crate::{
+    Bench, THINGS, body,
+    child::run,
+    ids, noise, open,
+    postgres::{Server, with_option},
+    suite::{TestOptions, ask},
+    thing,
+};
 
 const T: &str = THINGS.name;
 

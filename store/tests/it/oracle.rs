@@ -1,15 +1,17 @@
 //! The oracle: a naive store that defines the expected results. Everything is in a map, and every query scans it.
 //! Shares no code with the engines, so that they can be compared with it.
 
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::{
+    cmp::Ordering,
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
 
 use openorch_store::{
-    Batch, BoxFuture, Collection, Committed, Cursor, Direction, Filter, Guard, Index, MAX_FILTERS, MAX_ORDER_FIELDS,
-    MAX_ROWS_AFFECTED, MAX_FILTER_VALUES, Notes, Page, Query, Result, Row, RowStream, Store, StoreError, Write,
+    Batch, BoxFuture, Collection, Committed, Cursor, Direction, Filter, Guard, Index, MAX_FILTER_VALUES, MAX_FILTERS,
+    MAX_ORDER_FIELDS, MAX_ROWS_AFFECTED, Notes, Page, Query, Result, Row, RowStream, Store, StoreError, Write,
 };
 use serde_json::Value;
 

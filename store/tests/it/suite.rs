@@ -1,14 +1,17 @@
 //! The engines under test, and the macro that instantiates a case for each of them.
 
-use std::io::Write;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Once};
-use std::time::Duration;
+use std::{
+    io::Write,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use openorch_store::{PostgresOptions, PostgresStore, Result, SqliteOptions, SqliteStore, Store};
 
-use crate::oracle::MemStore;
-use crate::{PLAIN, THINGS};
+use crate::{PLAIN, THINGS, oracle::MemStore};
 
 /// Creates a test of each function for each engine. The functions take a [`Bench`].
 macro_rules! cases {

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use openorch_store::{Batch, Filter, Query, StoreError};
 use serde_json::json;
 
-use crate::suite::TestOptions;
-use crate::{Bench, PLAIN, THINGS, fill, ids};
+use crate::{Bench, PLAIN, THINGS, fill, ids, suite::TestOptions};
 
 const T: &str = THINGS.name;
 
@@ -23,7 +22,8 @@ async fn with_options(bench: Bench, wishes: TestOptions) -> Bench {
 }
 
 async fn a_read_that_takes_too_long_is_ended_and_said_so(bench: Bench) {
-    let bench = with_options(bench, TestOptions { read_limit: Some(Duration::from_millis(1)), ..TestOptions::default() }).await;
+    let bench =
+        with_options(bench, TestOptions { read_limit: Some(Duration::from_millis(1)), ..TestOptions::default() }).await;
     fill(&bench.store, 5000).await;
     let slow = [Filter::contains("text", "nowhere"), Filter::contains("other", "nowhere")];
     let query = slow.iter().fold(Query::all().ascending("text"), |query, filter| query.filter(filter.clone()));

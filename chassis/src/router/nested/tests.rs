@@ -12,16 +12,16 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    Audit, BoxFuture, Caller, Credential, Cx, Identity, ForwardedAuth, ServiceBuilder,
-    expiry::{ExpiryGrace, ExpirySettings},
+    Audit, BoxFuture, Caller, Credential, Cx, ForwardedAuth, Identity, ServiceBuilder,
     audit::ENTRIES,
     clock::ManualClock,
+    encryption::Encryptor,
     events::EventStreams,
+    expiry::{ExpiryGrace, ExpirySettings},
+    idempotency::{IdempotencyStore, Limits},
     ids::Ids,
     metrics::Registry,
-    idempotency::{Limits, Repeats},
     router::{ApiSettings, Router},
-    encryption::Encryptor,
 };
 
 /// Accepts every token, as an account of that name without permissions.
@@ -133,13 +133,14 @@ struct Bench {
 impl Bench {
     async fn new() -> Bench {
         let data_dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn openorch_store::Store> = SqliteStore::open(data_dir.path(), SqliteOptions::default()).unwrap();
+        let store: Arc<dyn openorch_store::Store> =
+            SqliteStore::open(data_dir.path(), SqliteOptions::default()).unwrap();
         store.open_collections(&[ENTRIES, crate::idempotency::ANSWERS]).await.unwrap();
         let clock = ManualClock::new("2026-11-24T12:00:00Z".parse().unwrap());
         let ages = Arc::new(ExpiryGrace::new(clock.clone(), None, Duration::ZERO, ExpirySettings::default()));
         let audit = Arc::new(Audit::new(store.clone(), clock.clone(), Arc::new(Ids::new(clock.clone())), &ENTRIES));
         let limits = Limits { per_account: 10, total: 10 };
-        let repeats = Repeats::new(store, clock, ages, Encryptor::new("a key"), limits);
+        let repeats = IdempotencyStore::new(store, clock, ages, Encryptor::new("a key"), limits);
         let counts = Arc::new(Counts::default());
         let service = ServiceBuilder::new("a-svc", counts.clone())
             .on(op(&DOWN), down)
@@ -149,8 +150,15 @@ impl Bench {
             .on(op(&LONG), long)
             .build();
         let (settings, metrics) = (ApiSettings::default(), Registry::new("test"));
-        let router =
-            Router::new(vec![service], Arc::new(AcceptAnyToken), audit, repeats, settings, EventStreams::default(), &metrics);
+        let router = Router::new(
+            vec![service],
+            Arc::new(AcceptAnyToken),
+            audit,
+            repeats,
+            settings,
+            EventStreams::default(),
+            &metrics,
+        );
         Bench { router, counts, _data_dir: data_dir }
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     contacts,
-    support::{Daemon, Echo, claims, has_permission, id_of, delegated_token, status, token_of},
+    support::{Daemon, Echo, claims, delegated_token, has_permission, id_of, status, token_of},
 };
 
 #[tokio::test]
@@ -279,10 +279,16 @@ async fn w25_no_memory_answers_for_a_token_or_a_right_that_is_gone() {
     // A revoked right is gone even if it was just used.
     let enroll = json!({ "enrolls": [{ "userId": id_of(&ann), "role": "user-svc:admin" }] });
     let saved = daemon.call("PUT", "/user-svc/enrolls", &admin, enroll).await.json();
-    assert!(has_permission(&daemon, &ann, "user-svc:user:view").await && has_permission(&daemon, &delegated, "user-svc:user:view").await);
+    assert!(
+        has_permission(&daemon, &ann, "user-svc:user:view").await
+            && has_permission(&daemon, &delegated, "user-svc:user:view").await
+    );
     let path = format!("/user-svc/enroll/{}", saved["enrolls"][0]["id"].as_str().unwrap());
     assert_eq!(status(&daemon, "DELETE", &path, &admin, Value::Null).await, 200);
-    assert!(!has_permission(&daemon, &ann, "user-svc:user:view").await && !has_permission(&daemon, &delegated, "user-svc:user:view").await);
+    assert!(
+        !has_permission(&daemon, &ann, "user-svc:user:view").await
+            && !has_permission(&daemon, &delegated, "user-svc:user:view").await
+    );
 
     // After a session is revoked, every token derived from it is invalid.
     assert_eq!(through(&ann).await.status, 200);

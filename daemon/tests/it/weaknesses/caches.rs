@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, claims, id_of, delegated_token, status, token_of};
+use crate::support::{Daemon, Echo, claims, delegated_token, id_of, status, token_of};
 
 /// A daemon with a service that echoes its requests.
 async fn with_service() -> (Daemon, Echo) {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use crate::{
-    contacts::{request_code, contacts, start},
+    contacts::{contacts, request_code, start},
     support::{Daemon, status, token_of},
 };
 
@@ -191,7 +191,8 @@ async fn w97_who_signs_in_with_a_contact_gets_codes_though_strangers_ask_for_the
         if sent.status != 200 {
             return sent.status.as_u16();
         }
-        let contact = json!({ "value": "ann@example.org", "otpId": sent.json()["otpId"], "otpCode": post.last_code().0 });
+        let contact =
+            json!({ "value": "ann@example.org", "otpId": sent.json()["otpId"], "otpCode": post.last_code().0 });
         from(address, "/user-svc/login", "", json!({ "contact": contact })).await.status.as_u16()
     };
     daemon.clock.advance(61);
@@ -224,7 +225,8 @@ async fn w164_a_mail_server_that_never_ends_its_line_or_offers_no_encryption_is_
     let (endless, post) = (endless.await.port().to_string(), crate::contacts::MailServer::start().await);
     for (port, security) in [(&*endless, "none"), (post.port(), "starttls")] {
         let from = ["--smtp-from", "us@example.org", "--smtp-security", security];
-        let daemon = Daemon::with_flags(&[&["--smtp-host", "127.0.0.1", "--smtp-port", port], &from[..]].concat()).await;
+        let daemon =
+            Daemon::with_flags(&[&["--smtp-host", "127.0.0.1", "--smtp-port", port], &from[..]].concat()).await;
         let send = json!({ "contactId": "ann@example.org" });
         let answer = daemon.call("POST", "/user-svc/otp/send", "", send).await;
         assert_eq!(answer.status, 503, "{security}: {}", answer.text);

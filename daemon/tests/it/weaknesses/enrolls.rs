@@ -172,7 +172,10 @@ async fn w81_who_saves_grants_in_one_app_deletes_none_of_another() {
     for (id, expected) in [("everywhere", 404), ("default-one", 404), ("in-y", 404), ("here", 200), ("here", 404)] {
         assert_eq!(delete(id).await, expected, "{id}");
     }
-    assert!(has_permission(&daemon, &worker, "user-svc:user:view").await && has_permission(&daemon, &worker, "user-svc:audit:view").await);
+    assert!(
+        has_permission(&daemon, &worker, "user-svc:user:view").await
+            && has_permission(&daemon, &worker, "user-svc:audit:view").await
+    );
     // It may delete a grant that it saved itself.
     let own = json!({ "grants": [{ "id": "mine", "permissionId": "c:d", "slugs": ["worker"] }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/grants", &granter, own).await, 200);

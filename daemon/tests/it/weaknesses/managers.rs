@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     apps::{HOST, enroll, login, make_app, register},
-    support::{Daemon, Echo, claims, id_of, delegated_token, status, token_of},
+    support::{Daemon, Echo, claims, delegated_token, id_of, status, token_of},
 };
 
 /// The token of an account to which an admin gave these permissions only in the app of `host`.
@@ -81,7 +81,11 @@ async fn w42_who_may_reset_passwords_does_not_become_a_service_that_acts_for_its
     daemon.put_instance(&shop, json!({ "url": echo.url })).await;
     let rights = ["user-svc:user:passwordReset", "user-svc:user:delete"];
     let help = manager(&daemon, &admin, "help", "", &rights).await;
-    assert_eq!(reset_password(&daemon, &help, &id_of(&shop)).await, 200, "a service account can be reset like any other");
+    assert_eq!(
+        reset_password(&daemon, &help, &id_of(&shop)).await,
+        200,
+        "a service account can be reset like any other"
+    );
     let delegation = json!({ "slug": "shop-svc", "operations": ["saveEnrolls"], "services": ["post-svc"] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/delegation", &admin, delegation).await, 200);
     // The service that acts for its callers, and the one to which it may pass their tokens.

@@ -20,7 +20,8 @@ async fn roles_of(daemon: &Daemon, token: &str) -> Vec<Value> {
 
 /// A daemon whose password-hash queue is busy for a while, so that further calls wait in it.
 async fn with_busy_hash_queue(setup: impl AsyncFnOnce(&Daemon)) -> (Arc<Daemon>, JoinSet<()>) {
-    let daemon = Daemon::with_flags(&["--user-password-hash-max-wait", "10m", "--user-password-hash-concurrency", "1"]).await;
+    let daemon =
+        Daemon::with_flags(&["--user-password-hash-max-wait", "10m", "--user-password-hash-concurrency", "1"]).await;
     daemon.register("many-svc").await;
     setup(&daemon).await;
     let (daemon, mut sign_ins) = (Arc::new(daemon), JoinSet::new());

@@ -90,7 +90,8 @@ async fn sign_in_at_once(daemon: Daemon, count: usize) -> Vec<Answer> {
 #[tokio::test]
 async fn w77_two_hundred_programs_of_one_host_that_sign_in_at_once_all_get_in() {
     // Much longer than the default: the machine may be busy.
-    let daemon = Daemon::with_flags(&["--user-password-hash-max-wait", "10m", "--user-password-hash-concurrency", "2"]).await;
+    let daemon =
+        Daemon::with_flags(&["--user-password-hash-max-wait", "10m", "--user-password-hash-concurrency", "2"]).await;
     daemon.register("many-svc").await;
     let answers = sign_in_at_once(daemon, 200).await;
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 200).map(|answer| &answer.text).collect();

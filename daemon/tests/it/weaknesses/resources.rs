@@ -54,10 +54,10 @@ async fn w26_a_small_body_becomes_neither_gigabytes_of_values_nor_of_query() {
     assert_eq!(bomb.status, 413, "{}", bomb.text);
     for (path, token, limit) in [("/user-svc/login", "", 10_000), ("/user-svc/self", ann.as_str(), 100_000)] {
         // The root, the list, and an object and a number for each.
-        let refused = post(&daemon, path, token, many_objects(most / 2), "").await;
+        let refused = post(&daemon, path, token, many_objects(limit / 2), "").await;
         assert_eq!(refused.status, 413, "{}", refused.text);
-        assert!(refused.error().contains(&most.to_string()), "{}", refused.text);
-        let read = post(&daemon, path, token, many_objects(most / 2 - 1), "").await;
+        assert!(refused.error().contains(&limit.to_string()), "{}", refused.text);
+        let read = post(&daemon, path, token, many_objects(limit / 2 - 1), "").await;
         assert!([200, 400].contains(&read.status.as_u16()), "{path}: {}", read.text);
     }
     // Bodies of public operations have their own limits, compressed and decompressed.

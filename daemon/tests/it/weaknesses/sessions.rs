@@ -7,7 +7,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Daemon, Echo, id_of, delegated_token, status, token_of};
+use crate::support::{Daemon, Echo, delegated_token, id_of, status, token_of};
 
 /// A service that switches protocols on request, never answers below `/silent`, and otherwise starts an endless event
 /// stream.
@@ -47,7 +47,8 @@ async fn start_request(daemon: &Daemon, path: &str, headers: &str, waits_for_hea
 async fn start_all(daemon: &Daemon, token: &str) -> Vec<TcpStream> {
     let token = if token.is_empty() { String::new() } else { format!("authorization: Bearer {token}\r\n") };
     vec![
-        start_request(daemon, "/shop-svc/tunnel", &format!("{token}connection: upgrade\r\nupgrade: test\r\n"), true).await,
+        start_request(daemon, "/shop-svc/tunnel", &format!("{token}connection: upgrade\r\nupgrade: test\r\n"), true)
+            .await,
         start_request(daemon, "/shop-svc/events", &token, true).await,
         start_request(daemon, "/shop-svc/silent", &token, false).await,
     ]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Echo, id_of, delegated_token, status, token_of};
+use crate::support::{Daemon, Echo, delegated_token, id_of, status, token_of};
 
 async fn audit(daemon: &Daemon, admin: &str, body: Value) -> Vec<Value> {
     let answer = daemon.call("POST", "/user-svc/audit", admin, body).await;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use openorch_sdk::{
     api::role,
     service::{
-        Caller, Platform, ApiError, Service,
+        ApiError, Caller, Platform, Service,
         axum::{extract::Path, routing::get},
     },
 };

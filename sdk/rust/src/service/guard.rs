@@ -15,9 +15,8 @@ use openorch_api::{
 };
 use tokio::time::Instant;
 
-use crate::{Client, Error};
-
 use super::Caller;
+use crate::{Client, Error};
 
 /// Lifetime of a cached positive result, and so the maximum delay until a revoked permission takes effect.
 const ALLOW_TTL: Duration = Duration::from_secs(10);

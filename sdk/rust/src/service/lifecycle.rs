@@ -15,16 +15,15 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    Client, CredentialStore, Error, InstanceRegistration, RegisteredInstance,
-    account::{STARTUP_TIMEOUT, sign_in_service},
-    retry::retry_until,
-};
-
 use super::{
     Platform,
     permission::{DeclaredPermission, declare},
     request_layer,
+};
+use crate::{
+    Client, CredentialStore, Error, InstanceRegistration, RegisteredInstance,
+    account::{STARTUP_TIMEOUT, sign_in_service},
+    retry::retry_until,
 };
 
 /// Heartbeat interval. A crashed instance is removed after three intervals, which is one minute.
@@ -94,7 +93,8 @@ impl<S: CredentialStore + 'static> Lifecycle<S> {
         // Before the instance is registered, so that the first health check succeeds.
         let mut server = Server::start(listener, router(Platform::new(&slug, client.clone())));
 
-        let registration = InstanceRegistration::new(&self.url).health_path(&self.health_path).heartbeat(HEARTBEAT_INTERVAL);
+        let registration =
+            InstanceRegistration::new(&self.url).health_path(&self.health_path).heartbeat(HEARTBEAT_INTERVAL);
         let what = format!("registering {}", self.url);
         let mut registering = pin!(retry_until(STARTUP_TIMEOUT, &what, || registration.clone().register(&client)));
         let instance = tokio::select! {

@@ -1,20 +1,23 @@
 //! The service kit: runs axum handlers or any tower service as a service of the platform. `platform.rs` is the API for
 //! handlers.
 
+mod api_error;
 mod credentials;
 mod guard;
+mod lifecycle;
 mod logging;
 mod permission;
 mod platform;
-mod api_error;
 mod request_layer;
-mod lifecycle;
 mod token;
 
 use std::{
     collections::BTreeSet, env, future::Future, path::PathBuf, pin::pin, process::ExitCode, sync::Arc, time::Duration,
 };
 
+pub use api_error::ApiError;
+/// The web framework for routes and handlers.
+pub use axum;
 use axum::{
     Router,
     extract::Request,
@@ -22,20 +25,14 @@ use axum::{
     response::IntoResponse,
     routing::{MethodRouter, get},
 };
+use credentials::AnyCredentialStore;
+pub use guard::PermissionGuard;
+pub use platform::Platform;
+pub use token::{Caller, TokenVerifier};
 use tokio::{net::TcpListener, sync::oneshot};
 use url::Url;
 
 use crate::{ClientFactory, CredentialStore, Error, FileCredentialStore, SdkSettings};
-
-use credentials::AnyCredentialStore;
-
-pub use guard::PermissionGuard;
-pub use platform::Platform;
-pub use api_error::ApiError;
-pub use token::{Caller, TokenVerifier};
-
-/// The web framework for routes and handlers.
-pub use axum;
 
 /// Default path for the daemon's health checks.
 const DEFAULT_HEALTH_PATH: &str = "/health";
@@ -485,6 +482,9 @@ mod tests {
 
     #[test]
     fn a_slug_as_people_write_it() {
-        assert_eq!([display_name_of("skeleton-svc"), display_name_of("a"), display_name_of("")], ["Skeleton Svc", "A", ""]);
+        assert_eq!(
+            [display_name_of("skeleton-svc"), display_name_of("a"), display_name_of("")],
+            ["Skeleton Svc", "A", ""]
+        );
     }
 }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use http::{StatusCode, header, request::Parts};
 
+use super::{ApiError, Caller, PermissionGuard, TokenVerifier};
 use crate::{Client, Error};
-
-use super::{Caller, PermissionGuard, ApiError, TokenVerifier};
 
 /// Access to the platform for handlers. An axum extractor. Cheap to clone.
 ///

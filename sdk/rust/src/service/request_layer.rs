@@ -22,14 +22,14 @@ use http_body::Frame;
 use tokio::sync::watch;
 use tracing::Instrument;
 
+use super::{ApiError, Caller, Platform};
 use crate::TraceContext;
-
-use super::{Caller, Platform, ApiError};
 
 /// Runs the handler in a tracing span, as a child span of the caller's trace.
 pub(super) async fn trace_request(platform: Platform, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(platform);
-    let span_context = TraceContext::from_headers(request.headers()).map_or_else(TraceContext::new_trace, |caller| caller.child());
+    let span_context =
+        TraceContext::from_headers(request.headers()).map_or_else(TraceContext::new_trace, |caller| caller.child());
     let request_id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
     let span = tracing::info_span!(
         "request",

@@ -227,8 +227,8 @@ impl TokenVerifier {
         if !is_signed {
             return Err(unauthenticated("the signature of the token is invalid; sign in again"));
         }
-        let claims: Claims =
-            serde_json::from_slice(&payload).map_err(|_| unauthenticated("the token lacks required claims; sign in again"))?;
+        let claims: Claims = serde_json::from_slice(&payload)
+            .map_err(|_| unauthenticated("the token lacks required claims; sign in again"))?;
         if claims.iss != ISSUER {
             return Err(unauthenticated("the token has another issuer; sign in again"));
         }
@@ -242,7 +242,9 @@ impl TokenVerifier {
         // A token issued while the daemon's clock was ahead would otherwise be valid for too long.
         let issued_at = UNIX_EPOCH.checked_add(Duration::from_secs(caller.claims.iat));
         if issued_at.is_none_or(|issued_at| issued_at > now() + LEEWAY) {
-            return Err(unauthenticated("the token was issued in the future by this machine's clock; correct the clock"));
+            return Err(unauthenticated(
+                "the token was issued in the future by this machine's clock; correct the clock",
+            ));
         }
         if caller.expires_at().checked_add(LEEWAY).is_none_or(|end| end <= now()) {
             return Err(unauthenticated("the token has expired; call again through the gateway"));
@@ -303,7 +305,8 @@ impl Inner {
 
     async fn fetch(&self) -> Result<KeyCache, Error> {
         let Json(set) = self.client.call(GET_KEY_SET, ()).await?;
-        let is_signing_key = |key: &openorch_api::user::Key| key.kty == "RSA" && matches!(key.use_.as_str(), "sig" | "");
+        let is_signing_key =
+            |key: &openorch_api::user::Key| key.kty == "RSA" && matches!(key.use_.as_str(), "sig" | "");
         let by_id = set.keys.into_iter().filter(is_signing_key).filter_map(|key| {
             let (n, e) = (URL_SAFE_NO_PAD.decode(&key.n).ok()?, URL_SAFE_NO_PAD.decode(&key.e).ok()?);
             Some((key.kid, RsaPublicKeyComponents { n, e }))

@@ -69,7 +69,8 @@ async fn the_token_of_an_incoming_request_is_passed_on_and_never_an_older_one() 
     let own = client(&stub).with_token("own").unwrap();
     own.clone().with_forwarded_token(&incoming).call(READ_USER_BY_TOKEN, ()).await.unwrap();
     own.with_forwarded_token(&HeaderMap::new()).call(READ_USER_BY_TOKEN, ()).await.unwrap();
-    let tokens: Vec<_> = stub.requests().iter().map(|request| request.header("authorization").map(str::to_owned)).collect();
+    let tokens: Vec<_> =
+        stub.requests().iter().map(|request| request.header("authorization").map(str::to_owned)).collect();
     assert_eq!(tokens, [Some("Bearer theirs".to_owned()), None]);
 }
 

@@ -18,7 +18,7 @@ use openorch_sdk::{
     },
     http::{HeaderMap, Method},
     service::{
-        Caller, Platform, ApiError, Service,
+        ApiError, Caller, Platform, Service,
         axum::{
             self, Router,
             routing::{get, post},
@@ -52,7 +52,11 @@ impl RunningService {
     fn start_in(directory: &std::path::Path, daemon: &TestDaemon, service: Service) -> RunningService {
         let service = service.daemon(daemon.url()).listen("127.0.0.1:0").credential_dir(directory);
         let (stop, stopped) = oneshot::channel::<()>();
-        RunningService { stop, running: tokio::spawn(service.run_until(async { drop(stopped.await) })), _directory: None }
+        RunningService {
+            stop,
+            running: tokio::spawn(service.run_until(async { drop(stopped.await) })),
+            _directory: None,
+        }
     }
 
     async fn stop(self) {
@@ -306,8 +310,10 @@ async fn a_trace_goes_through_the_service_to_whom_it_calls() {
         TraceContext::current().unwrap().to_string()
     });
     let daemon = daemon::start(&[]).await;
-    let kit =
-        RunningService::start(&daemon, Service::new("a-svc").route("/a-svc/call", call).route("/a-svc/x", get(async || "x")));
+    let kit = RunningService::start(
+        &daemon,
+        Service::new("a-svc").route("/a-svc/call", call).route("/a-svc/x", get(async || "x")),
+    );
     until_reached(&daemon.client(), "/a-svc/x").await;
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let traced = daemon.client().with_header("traceparent", parent).unwrap().with_header("tracestate", "v=1").unwrap();
@@ -325,7 +331,10 @@ async fn a_trace_goes_through_the_service_to_whom_it_calls() {
 async fn any_tower_service_answers_what_no_route_does() {
     let daemon = daemon::start(&[]).await;
     let router = Router::new().route("/a-svc/a", get(async |platform: Platform| platform.slug().to_owned()));
-    let kit = RunningService::start(&daemon, Service::new("a-svc").fallback_service(router).route("/a-svc/b", get(async || "b")));
+    let kit = RunningService::start(
+        &daemon,
+        Service::new("a-svc").fallback_service(router).route("/a-svc/b", get(async || "b")),
+    );
     until_reached(&daemon.client(), "/a-svc/b").await;
     assert_eq!(get_text(&daemon.client(), "/a-svc/a").await.1, "a-svc");
     assert_eq!(get_text(&daemon.client(), "/a-svc/b").await.1, "b");

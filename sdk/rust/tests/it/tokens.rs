@@ -17,12 +17,11 @@ use openorch_sdk::{
     http::HeaderMap,
     service::{PermissionGuard, TokenVerifier},
 };
-use serde_json::{Value, json};
-
 use openorch_test_support::{
     gate,
     stub::{self, Stub},
 };
+use serde_json::{Value, json};
 
 use crate::until;
 
@@ -194,7 +193,8 @@ async fn a_withdrawn_key_is_not_trusted_for_ever_and_an_absent_daemon_changes_no
     *keys.lock().unwrap() = None;
     advance_clock(Duration::from_secs(3601)).await;
     let token = old.token(&claims(600));
-    until("the keys are fetched again", async || check.verify(&token).await.is_ok() && stub.requests().len() == 2).await;
+    until("the keys are fetched again", async || check.verify(&token).await.is_ok() && stub.requests().len() == 2)
+        .await;
     for _ in 0..5 {
         check.verify(&old.token(&claims(600))).await.expect("the previous keys are still used");
     }

@@ -8,7 +8,7 @@ use std::{
 
 use http::HeaderValue;
 use openorch_api::error::access;
-use openorch_chassis::{BoxFuture, Caller, Credential, Error, Identity, ForwardedAuth, Result};
+use openorch_chassis::{BoxFuture, Caller, Credential, Error, ForwardedAuth, Identity, Result};
 use openorch_store::Guard;
 
 use crate::user::{
@@ -18,10 +18,10 @@ use crate::user::{
         state::Authn,
         tokens::{
             digest::{Digest, digest},
-            header::{API_KEY_PREFIX, AuthHeader, decode_basic, contains, is_jwt_byte, classify},
+            header::{API_KEY_PREFIX, AuthHeader, classify, contains, decode_basic, is_jwt_byte},
             jwt::{Claims, ISSUER},
             keys::Verified,
-            role_claims::{role_claims, app_claim},
+            role_claims::{app_claim, role_claims},
         },
     },
     authz::{accounts::account::Account, guards::admin_guard},
@@ -74,7 +74,11 @@ impl Authn {
         let claims = Claims {
             oui: account.id.to_string(),
             olu: account.slug.to_string(),
-            ori: role_claims(account.roles_in(&session.app).iter().map(AsRef::as_ref), &account.trusted, Some(audience)),
+            ori: role_claims(
+                account.roles_in(&session.app).iter().map(AsRef::as_ref),
+                &account.trusted,
+                Some(audience),
+            ),
             iss: ISSUER.into(),
             iat: now,
             exp: now + lifetime,
@@ -177,8 +181,11 @@ impl Identity for Authn {
             AuthHeader::Token(token) => token,
         };
         let now = self.platform.clock.now().as_second();
-        let known =
-            self.sessions.cache.delegated(&digest(&[token, audience.as_bytes()]), now, self.authz.cache.rights_epoch())?;
+        let known = self.sessions.cache.delegated(
+            &digest(&[token, audience.as_bytes()]),
+            now,
+            self.authz.cache.rights_epoch(),
+        )?;
         if self.sessions.is_idle(&known.session, now) {
             return None;
         }
@@ -191,7 +198,11 @@ impl Identity for Authn {
         }))
     }
 
-    fn delegate<'a>(&'a self, authorization: &'a HeaderValue, audience: &'a str) -> BoxFuture<'a, Result<ForwardedAuth>> {
+    fn delegate<'a>(
+        &'a self,
+        authorization: &'a HeaderValue,
+        audience: &'a str,
+    ) -> BoxFuture<'a, Result<ForwardedAuth>> {
         Box::pin(async move {
             match classify(authorization) {
                 AuthHeader::Foreign => Ok(ForwardedAuth::Untouched),

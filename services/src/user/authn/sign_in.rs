@@ -54,7 +54,8 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
         };
         let user_id = account.as_deref().unwrap_or_default();
         let address = cx.request.client_ip;
-        let guess = PasswordAttempt { password: &password, throttle_key: &counted_as, user_id, address, is_signed_in: false };
+        let guess =
+            PasswordAttempt { password: &password, throttle_key: &counted_as, user_id, address, is_signed_in: false };
         cx.sign_in_by_password(&cx.request, &guess, &place).await?
     };
     Ok(Json(LoginResponse { token }))

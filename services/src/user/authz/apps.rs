@@ -13,8 +13,8 @@ use crate::user::{
         state::Authz,
     },
     shared::{
-        rows::{ALL_APPS, DEFAULT_APP},
         quote::quote,
+        rows::{ALL_APPS, DEFAULT_APP},
     },
 };
 

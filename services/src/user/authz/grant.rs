@@ -13,17 +13,19 @@ use openorch_api::{
 use openorch_chassis::{Caller, Cx, Error, Result};
 use openorch_store::Batch;
 
-use crate::query::Paging;
-use crate::user::{
-    authz::{
-        rows::GrantRow,
-        rules::{
-            Change, AccessRules,
-            usage::{self, GrantDigest},
+use crate::{
+    query::Paging,
+    user::{
+        authz::{
+            rows::GrantRow,
+            rules::{
+                AccessRules, Change,
+                usage::{self, GrantDigest},
+            },
+            state::Authz,
         },
-        state::Authz,
+        shared::{quote::quote, rows::ALL_APPS},
     },
-    shared::{rows::ALL_APPS, quote::quote},
 };
 
 /// A grant or permit to be saved.
@@ -94,7 +96,9 @@ async fn save_all(cx: &Cx<Authz>, mut wanted: Vec<GrantInput>) -> Result<Json<Em
     let own = cx.require_account(&caller.user_id).await?;
     let may_everywhere = caller.is_admin() || cx.allows(&own.caller_in(ALL_APPS), GRANT_CREATE.id);
     if may_everywhere && !caller.is_admin() {
-        cx.request.audit.require_permission_guards(cx.rules().permission_guards(&own.caller_in(ALL_APPS), GRANT_CREATE.id));
+        cx.request
+            .audit
+            .require_permission_guards(cx.rules().permission_guards(&own.caller_in(ALL_APPS), GRANT_CREATE.id));
     }
     let default_app = if may_everywhere { ALL_APPS } else { &*caller.app };
     // The digests are computed before the rules are locked, since there may be very many names.
@@ -208,7 +212,8 @@ pub async fn delete(cx: Cx<Authz>, Path(id): Path<GrantId>) -> Result<Json<Empty
         let own = candidates(rules, caller, &id).find(|row| *row.owner_id == *caller.user_id);
         let may_delete =
             |row: &&GrantRow| caller.is_admin() || rules.allow(&account.caller_in(&row.app), GRANT_CREATE.id);
-        let found = own.or_else(|| candidates(rules, caller, &id).find(may_delete)).ok_or_else(|| no_such_grant(&id))?;
+        let found =
+            own.or_else(|| candidates(rules, caller, &id).find(may_delete)).ok_or_else(|| no_such_grant(&id))?;
         Ok((vec![Change::DeleteGrant(found.id.clone())], Batch::new()))
     })
     .await?;

@@ -135,7 +135,8 @@ fn privileged_roles(rules: &AccessRules) -> HashSet<&str> {
 /// The caller with the privileged roles that it could assign to itself, such as those under its slug and of
 /// organizations that it administers, to which an admin may have added platform rights.
 fn with_assignable_roles(caller: Caller, powerful: &HashSet<&str>) -> Caller {
-    let givable = powerful.iter().filter(|role| may_assign(&caller, role, &caller.app) || is_of_own_organization(&caller, role));
+    let givable =
+        powerful.iter().filter(|role| may_assign(&caller, role, &caller.app) || is_of_own_organization(&caller, role));
     let mut roles: Vec<Box<str>> = caller.roles.iter().cloned().chain(givable.map(|role| (**role).into())).collect();
     roles.sort();
     roles.dedup();

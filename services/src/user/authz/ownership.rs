@@ -12,7 +12,7 @@ use openorch_chassis::{Caller, Error, Result};
 use crate::user::{
     authz::{
         rows::PermissionRow,
-        rules::{Change, AccessRules, usage},
+        rules::{AccessRules, Change, usage},
     },
     shared::quote::quote,
 };
@@ -35,7 +35,12 @@ pub fn check_id_prefix(caller: &Caller, what: &str, id: &str) -> Result<()> {
 
 /// Requires the permission unless the caller is the owner. Repeated under the lock of the rules, since rights may have
 /// changed while the caller waited.
-pub fn require_owner_or_permission(caller: &Caller, rules: &AccessRules, owner_id: &str, permission: &Permission) -> Result<()> {
+pub fn require_owner_or_permission(
+    caller: &Caller,
+    rules: &AccessRules,
+    owner_id: &str,
+    permission: &Permission,
+) -> Result<()> {
     if *owner_id == *caller.user_id || rules.allow(caller, permission.id) {
         return Ok(());
     }
@@ -83,7 +88,8 @@ pub fn check_link_quota(caller: &Caller, rules: &AccessRules, changes: &[Change]
             false => (MAX_PERMISSIONS, "a role"),
         };
         let is_own = |id: &str| rules.permissions.get(id).is_some_and(|row| *row.owner_id == *caller.user_id);
-        let remains = |id: &&Arc<str>| !permissions.contains(&***id) && !removed.contains(&(*role, &***id)) && is_own(id);
+        let remains =
+            |id: &&Arc<str>| !permissions.contains(&***id) && !removed.contains(&(*role, &***id)) && is_own(id);
         if rules.permissions_of(role).filter(remains).count() + permissions.len() > max {
             return Err(Error::new(
                 &errors::QUOTA_REACHED,

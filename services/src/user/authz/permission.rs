@@ -11,7 +11,7 @@ use openorch_chassis::{Cx, Error, Result};
 use openorch_store::Batch;
 
 use crate::user::authz::{
-    ownership::{find_permission, check_may_link, check_id_prefix, require_owner_or_permission, check_link_quota},
+    ownership::{check_id_prefix, check_link_quota, check_may_link, find_permission, require_owner_or_permission},
     rows::{PermissionLinkRow, PermissionRow},
     rules::Change,
     state::Authz,

@@ -19,13 +19,13 @@ use crate::user::{
     authz::{
         apps::by_id,
         rows::{APPS, AppRow, CONTACT_ENROLLS, GrantRow, ROLE_LINKS},
-        rules::{Change, AccessRules},
+        rules::{AccessRules, Change},
     },
     directory::{
         rows::{INVITATIONS, ORGANIZATIONS},
         state::Directory,
     },
-    shared::{rows::DEFAULT_APP, quote::quote},
+    shared::{quote::quote, rows::DEFAULT_APP},
 };
 
 /// Apps are cached in memory with the access rules.
@@ -218,7 +218,9 @@ impl Directory {
         let mut left = Vec::new();
         for (collection, what) in self.owned_collections() {
             let plain = match OPEN_COLLECTIONS.contains(collection) {
-                true => self.platform.store.count(collection, &[of_app(app), not_assigned_by_admins()].concat()).await?,
+                true => {
+                    self.platform.store.count(collection, &[of_app(app), not_assigned_by_admins()].concat()).await?
+                }
                 false => 0,
             };
             let count = self.platform.store.count(collection, &of_app(app)).await?.saturating_sub(plain);

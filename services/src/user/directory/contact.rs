@@ -106,7 +106,12 @@ impl Directory {
     /// Adds the contacts of a new account to the batch that creates it; returns the accounts that lose one. An
     /// unverified contact of another account is refused if the creator may know that (`reveals_owner`), otherwise it stays
     /// unowned.
-    pub async fn assign_contacts(&self, mut batch: Batch, user: &UserRow, reveals_owner: bool) -> Result<(Batch, Vec<String>)> {
+    pub async fn assign_contacts(
+        &self,
+        mut batch: Batch,
+        user: &UserRow,
+        reveals_owner: bool,
+    ) -> Result<(Batch, Vec<String>)> {
         let mut displaced = Vec::new();
         for contact in &user.contacts {
             let id = normalize(&contact.value);

@@ -13,18 +13,20 @@ use openorch_chassis::{Caller, Cx, Error, Result, ids::random_text, service::ret
 use openorch_store::{Batch, Filter, Guard, Query as Asked, Stored};
 use sha2::{Digest, Sha256};
 
-use crate::query::{Paging, cursor_by_id};
-use crate::user::{
-    authz::{
-        guards::{assigner_guards, assignment_guard},
-        roles::assignable::check_initial_roles,
-        rules::usage,
+use crate::{
+    query::{Paging, cursor_by_id},
+    user::{
+        authz::{
+            guards::{assigner_guards, assignment_guard},
+            roles::assignable::check_initial_roles,
+            rules::usage,
+        },
+        directory::{
+            rows::{INVITATIONS, InvitationRow},
+            state::Directory,
+        },
+        shared::settings::Registration,
     },
-    directory::{
-        rows::{INVITATIONS, InvitationRow},
-        state::Directory,
-    },
-    shared::settings::Registration,
 };
 
 const DEFAULT_LIFETIME_SECONDS: u64 = 7 * 24 * 3600;

@@ -12,8 +12,8 @@ use crate::user::{
         state::Directory,
     },
     shared::{
-        rows::{CONTACTS, TOMBSTONES, UserRow},
         quote::quote,
+        rows::{CONTACTS, TOMBSTONES, UserRow},
     },
 };
 

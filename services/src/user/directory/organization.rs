@@ -15,24 +15,26 @@ use openorch_api::{
 use openorch_chassis::{Caller, Cx, Error, Result, audit::CallAudit, service::retry};
 use openorch_store::{Batch, Filter, Guard, Query, StoreError, Stored, Write};
 
-use crate::query::{Paging, cursor_by_id};
-use crate::user::{
-    authz::{
-        accounts::account::Account,
-        guards::role_guard,
-        roles::{
-            assignments::RoleAssignments,
-            organization::{admin_role, is_admin_role, organization_of, user_role},
+use crate::{
+    query::{Paging, cursor_by_id},
+    user::{
+        authz::{
+            accounts::account::Account,
+            guards::role_guard,
+            roles::{
+                assignments::RoleAssignments,
+                organization::{admin_role, is_admin_role, organization_of, user_role},
+            },
+            rows::{ROLE_LINKS, RoleLinkRow},
         },
-        rows::{ROLE_LINKS, RoleLinkRow},
-    },
-    directory::{
-        rows::{ORGANIZATIONS, OrganizationRow},
-        state::Directory,
-    },
-    shared::{
-        rows::{TOMBSTONES, TombstoneRow},
-        quote::quote,
+        directory::{
+            rows::{ORGANIZATIONS, OrganizationRow},
+            state::Directory,
+        },
+        shared::{
+            quote::quote,
+            rows::{TOMBSTONES, TombstoneRow},
+        },
     },
 };
 
@@ -260,7 +262,12 @@ impl Directory {
 
     /// Completes a batch that removes this role from an account that leaves for good: an organization without members
     /// is deleted, and one without an admin gets its longest-standing member as admin, who is added to `new_admins`.
-    pub async fn without_member(&self, link: &RoleLinkRow, batch: Batch, new_admins: &mut Vec<String>) -> Result<Batch> {
+    pub async fn without_member(
+        &self,
+        link: &RoleLinkRow,
+        batch: Batch,
+        new_admins: &mut Vec<String>,
+    ) -> Result<Batch> {
         if let Some(batch) = self.without_organization(link, &batch).await? {
             return Ok(batch);
         }
@@ -349,7 +356,8 @@ impl Directory {
         };
         let row = &OrganizationRow { founder_id: caller.user_id.to_string(), ..row.clone() };
         call.set_created(&row.id);
-        let link = RoleLinkRow::new(&row.app, &caller.user_id, &admin_role(&row.id), row.created_at).assigned_by(caller);
+        let link =
+            RoleLinkRow::new(&row.app, &caller.user_id, &admin_role(&row.id), row.created_at).assigned_by(caller);
         retry(|| async {
             let buried = tombstone_id(&row.id);
             if self.tombstones.get(&buried).await?.is_some() {

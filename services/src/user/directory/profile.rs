@@ -65,7 +65,8 @@ impl Directory {
         not_found: impl Fn() -> Error,
     ) -> Result<Json<Empty>> {
         retry(|| async {
-            let Stored { version, value: mut user, .. } = self.accounts.users.get(user_id).await?.ok_or_else(&not_found)?;
+            let Stored { version, value: mut user, .. } =
+                self.accounts.users.get(user_id).await?.ok_or_else(&not_found)?;
             profile.apply(&mut user);
             user.updated_at = self.now();
             let batch = Batch::new().with(self.accounts.users.replace(&user.id, &user, Some(version))?);

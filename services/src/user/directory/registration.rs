@@ -107,12 +107,7 @@ impl Directory {
     }
 
     /// The roles of a new account; fails if registration is not permitted.
-    async fn initial_roles(
-        &self,
-        app: &str,
-        invitation: Option<&str>,
-        from_this_machine: bool,
-    ) -> Result<Vec<String>> {
+    async fn initial_roles(&self, app: &str, invitation: Option<&str>, from_this_machine: bool) -> Result<Vec<String>> {
         match (self.registration, invitation) {
             (Registration::Closed, _) => Err(Error::new(
                 &errors::REGISTRATION_CLOSED,

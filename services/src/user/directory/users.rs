@@ -25,7 +25,7 @@ use crate::user::{
         guards::assignment_guard,
         roles::assignable::check_initial_roles,
         rows::{CONTACT_ENROLLS, DelegationRow, ROLE_LINKS, RoleLinkRow},
-        rules::{Change, AccessRules},
+        rules::{AccessRules, Change},
     },
     directory::{
         new_account::{id_tombstone, no_such_role},
@@ -60,7 +60,11 @@ pub async fn list(cx: Cx<Directory>, Body(request): Body<GetUsersRequest>) -> Re
 
 /// The query of a request. `has_contact` and `has_searched` are the owners of the contact that it names and of the one
 /// that it searches for.
-pub fn account_query(request: &GetUsersRequest, has_contact: Option<String>, has_searched: Option<String>) -> Result<Query> {
+pub fn account_query(
+    request: &GetUsersRequest,
+    has_contact: Option<String>,
+    has_searched: Option<String>,
+) -> Result<Query> {
     let mut asked = wire_query(request)?;
     let is_given = |text: &&str| !text.is_empty();
     if request.contact_id.as_deref().filter(is_given).is_some() {
@@ -197,7 +201,8 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
     let new_admins_lock = Mutex::new(BTreeSet::new());
     let new_admins = || new_admins_lock.lock().unwrap_or_else(PoisonError::into_inner);
     let deleted = retry(|| async {
-        let Stored { version, value: user, .. } = cx.accounts.users.get(&id.0).await?.ok_or_else(no_such_account(&id))?;
+        let Stored { version, value: user, .. } =
+            cx.accounts.users.get(&id.0).await?.ok_or_else(no_such_account(&id))?;
         let caller_now = cx.authz.current_caller(caller, &USER_DELETE).await?;
         cx.authz.require_takeover(&cx.request.audit, &caller_now, &user, &USER_DELETE).await?;
         let mut batch: Batch = not_admin_guard(caller, &id.0).into_iter().collect();

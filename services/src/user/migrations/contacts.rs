@@ -56,7 +56,9 @@ async fn restore_tag(
 ) -> Result<(), StartError> {
     let Stored { id, version, value: mut contact } = row;
     let Stored { version: user_version, value: mut user, .. } = user;
-    let Some(typed) = user.contacts.iter_mut().find(|typed| normal_without_tag(&typed.value) == id) else { return Ok(()) };
+    let Some(typed) = user.contacts.iter_mut().find(|typed| normal_without_tag(&typed.value) == id) else {
+        return Ok(());
+    };
     let new_id = normalize(&typed.value);
     let lost_tag = normal_without_tag(&typed.value) != typed.value.trim().to_lowercase();
     let verified = contact.verified && !lost_tag;

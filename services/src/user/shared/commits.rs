@@ -18,7 +18,12 @@ impl Commits {
 
     /// Commits the change of a call and then invalidates caches with `invalidate`. If the outcome is unknown, the caches
     /// are invalidated too, so that they are reloaded.
-    pub async fn commit(&self, call: &CallAudit, batch: Batch, invalidate: impl FnOnce()) -> Result<Committed, StoreError> {
+    pub async fn commit(
+        &self,
+        call: &CallAudit,
+        batch: Batch,
+        invalidate: impl FnOnce(),
+    ) -> Result<Committed, StoreError> {
         let outcome = self.platform.commit(call, batch).await;
         invalidate();
         outcome.inspect_err(|error| self.record_if_indeterminate(error))

@@ -29,7 +29,8 @@ pub fn check_address(what: &str, address: &str) -> Result<()> {
     if local.is_empty() || local.len() > MAX_LOCAL_BYTES {
         return refused("the part before the `@` must have 1 to 64 bytes");
     }
-    let is_forbidden = |letter: char| letter.is_whitespace() || letter.is_control() || "\"(),:;<>@[\\]".contains(letter);
+    let is_forbidden =
+        |letter: char| letter.is_whitespace() || letter.is_control() || "\"(),:;<>@[\\]".contains(letter);
     if let Some(letter) = local.chars().find(|letter| is_forbidden(*letter)) {
         return refused(&format!("`{}` is not allowed before the `@`", letter.escape_default()));
     }

@@ -1,16 +1,22 @@
 //! Backup, restore and check of a schema, and migration between the engines.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-
-use openorch_store::{
-    ArchiveReader, Batch, Collection, Engine, Findings, Index, Notes, PostgresEngine, PostgresOptions, PostgresStore,
-    Progress, Query, PendingRestore, Result, Row, Store, StoreError,
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
-use crate::backup::{self as files, P, PAIRS, back_up, fill_with_pairs, filled, pair, silent, sound};
-use crate::suite::Schema;
+use openorch_store::{
+    ArchiveReader, Batch, Collection, Engine, Findings, Index, Notes, PendingRestore, PostgresEngine, PostgresOptions,
+    PostgresStore, Progress, Query, Result, Row, Store, StoreError,
+};
+
+use crate::{
+    backup::{self as files, P, PAIRS, back_up, fill_with_pairs, filled, pair, silent, sound},
+    suite::Schema,
+};
 
 const MORE: Collection = Collection { name: "testSvcMore", indexes: &[Index::on(&["rank"]), Index::each("tags", &[])] };
 

@@ -1,14 +1,20 @@
 //! Lost connections: reads and unsent writes are retried; for a sent write the outcome is reported truthfully, and it
 //! is never written twice.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
 use openorch_store::{Batch, Filter, Guard, PostgresOptions, Query, Store, StoreError};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 use super::{Schema, Server, commit_once_possible, opened, sessions, terminate, until, with_option};
 use crate::{THINGS, body, ids};

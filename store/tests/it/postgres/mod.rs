@@ -1,22 +1,23 @@
 //! Tests of PostgreSQL alone: a server that is unreachable, stopped or killed, a network in between, and other users.
 
 mod backup;
-mod schema_lock;
 mod connection_loss;
-mod pooler;
-mod server;
 mod open;
+mod pooler;
+mod schema_lock;
+mod server;
 mod tls;
 
 use std::sync::Arc;
 
 use openorch_store::{PostgresOptions, PostgresStore, Result, Store};
 use openorch_test_support::{WAIT_TIMEOUT, eventually_some};
-
-use crate::suite::{Schema, database, skip};
-use crate::{PLAIN, THINGS};
-
 pub use server::Server;
+
+use crate::{
+    PLAIN, THINGS,
+    suite::{Schema, database, skip},
+};
 
 /// A store with the collections of the tests.
 async fn opened(options: PostgresOptions) -> Arc<dyn Store> {

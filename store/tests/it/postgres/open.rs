@@ -6,8 +6,7 @@ use openorch_store::{Batch, PostgresOptions, Query, StoreError};
 use openorch_test_support::free_address;
 
 use super::{Schema, Server, database, opened, refused, try_open};
-use crate::suite::ask;
-use crate::{THINGS, ids};
+use crate::{THINGS, ids, suite::ask};
 
 const T: &str = THINGS.name;
 

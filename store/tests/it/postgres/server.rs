@@ -1,8 +1,10 @@
 //! A PostgreSQL server for one test, which can be stopped, killed and restarted.
 
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
 
 use openorch_test_support::{WAIT_TIMEOUT, eventually_some, eventually_sync, free_address, process::wait};
 use rustix::process::{Pid, Signal, kill_process};

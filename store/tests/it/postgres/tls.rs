@@ -4,8 +4,7 @@ use openorch_store::{Batch, PostgresOptions, StoreError};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use super::{Server, opened, refused};
-use crate::THINGS;
-use crate::suite::ask;
+use crate::{THINGS, suite::ask};
 
 /// A certificate authority.
 fn authority() -> CertifiedIssuer<'static, KeyPair> {

@@ -15,7 +15,7 @@ use crate::user::{
     authn::rows::{OTPS, OtpPurpose, OtpRow},
     shared::{
         accounts::Accounts,
-        contact_address::{EMAIL, without_tag, check_address, mail_address, normalize},
+        contact_address::{EMAIL, check_address, mail_address, normalize, without_tag},
     },
 };
 
@@ -68,7 +68,8 @@ impl OtpRateLimiter {
         }
         for (key, max, pause) in by_caller.chain(to_contact) {
             let recorded = self.recent.get(&key).unwrap_or_default();
-            let mut times: Vec<i64> = recorded.iter().copied().filter(|time| (0..HOUR).contains(&(now - time))).collect();
+            let mut times: Vec<i64> =
+                recorded.iter().copied().filter(|time| (0..HOUR).contains(&(now - time))).collect();
             let by_pause = times.last().map_or(0, |last| last + pause - now);
             let by_count = times.len().checked_sub(max).map_or(0, |first| times[first] + HOUR - now);
             let wait = by_pause.max(by_count);
@@ -118,7 +119,12 @@ pub struct OtpCodes {
 
 impl OtpCodes {
     pub fn new(platform: &Platform, accounts: Accounts) -> OtpCodes {
-        OtpCodes { accounts, rows: platform.table(&OTPS), rate_limiter: OtpRateLimiter::new(), platform: platform.clone() }
+        OtpCodes {
+            accounts,
+            rows: platform.table(&OTPS),
+            rate_limiter: OtpRateLimiter::new(),
+            platform: platform.clone(),
+        }
     }
 
     /// The purpose of a code requested without signing in. The response is the same for both purposes, so that only the
@@ -182,7 +188,9 @@ impl OtpCodes {
             if constant_time_eq(&sent, code.as_bytes()) {
                 if row.purpose != expected.purpose {
                     let what_for = row.purpose.description();
-                    return Err(invalid(&format!("the code was sent to {what_for} and is not valid for anything else")));
+                    return Err(invalid(&format!(
+                        "the code was sent to {what_for} and is not valid for anything else"
+                    )));
                 }
                 return found.clone().ok_or_else(over);
             }
@@ -241,8 +249,14 @@ mod tests {
     fn codes_to_a_contact_and_for_a_caller_are_few() {
         let sendings = OtpRateLimiter::new();
         let asks = |contact: &str, account: Option<&str>, network: &str, is_at_home: bool, now: i64| {
-            let asked =
-                OtpRequest { purpose: OtpPurpose::Register, user_id: "", account, network, app: "unnamed", is_known_network: is_at_home };
+            let asked = OtpRequest {
+                purpose: OtpPurpose::Register,
+                user_id: "",
+                account,
+                network,
+                app: "unnamed",
+                is_known_network: is_at_home,
+            };
             sendings.count(contact, &asked, now).is_ok()
         };
         let counts =

@@ -15,7 +15,17 @@ pub async fn send(cx: Cx<Authn>, Body(request): Body<SendOtpRequest>) -> Result<
     let purpose = cx.codes.purpose_of_code(&request.contact_id).await?;
     let is_at_home = cx.passwords.is_known_network(&request.contact_id, cx.request.client_ip).await;
     cx.codes
-        .send_code(request, OtpRequest { purpose, user_id: "", app: &app, account: None, network: &address, is_known_network: is_at_home })
+        .send_code(
+            request,
+            OtpRequest {
+                purpose,
+                user_id: "",
+                app: &app,
+                account: None,
+                network: &address,
+                is_known_network: is_at_home,
+            },
+        )
         .await
 }
 
@@ -26,6 +36,7 @@ pub async fn send_to_caller(cx: Cx<Authn>, Body(request): Body<SendOtpRequest>) 
     let purpose = OtpPurpose::Verify;
     let is_at_home = cx.passwords.is_known_network(&request.contact_id, cx.request.client_ip).await;
     let (user_id, account) = (&*caller.user_id, Some(&*caller.user_id));
-    let asked = OtpRequest { purpose, user_id, app: &caller.app, account, network: &address, is_known_network: is_at_home };
+    let asked =
+        OtpRequest { purpose, user_id, app: &caller.app, account, network: &address, is_known_network: is_at_home };
     cx.codes.send_code(request, asked).await
 }

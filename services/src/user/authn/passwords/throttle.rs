@@ -14,7 +14,6 @@ use std::{
 use moka::sync::Cache;
 use openorch_api::user::errors;
 use openorch_chassis::{Error, Result, forwarded::client_network};
-
 use tokio::sync::Notify;
 
 /// Failures without a delay: per account and address, per account, per address.

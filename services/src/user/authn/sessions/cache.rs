@@ -149,7 +149,8 @@ impl SessionCache {
     /// stored one was written while the clock was wrong.
     pub fn unflushed_uses(&self, behind: i64) -> Vec<Arc<LiveSession>> {
         let lags = |session: &LiveSession| {
-            let (used, noted) = (session.used_at.load(Ordering::Relaxed), session.stored_used_at.load(Ordering::Relaxed));
+            let (used, noted) =
+                (session.used_at.load(Ordering::Relaxed), session.stored_used_at.load(Ordering::Relaxed));
             used.abs_diff(noted) >= behind.unsigned_abs()
         };
         let all = self.sessions.iter().map(|(_, session)| session);
@@ -205,7 +206,8 @@ mod tests {
         fn keep(&self, digest: u8, session: &Arc<LiveSession>, account: &Arc<Account>, rights: u64) {
             let header = HeaderValue::from_static("Bearer x");
             let (session, account) = (session.clone(), account.clone());
-            self.sessions.insert_delegated([digest; 32], Delegated { header, session, account, rights, fresh_until: 10 });
+            self.sessions
+                .insert_delegated([digest; 32], Delegated { header, session, account, rights, fresh_until: 10 });
         }
 
         fn has(&self, digest: u8) -> bool {

@@ -19,7 +19,7 @@ use crate::user::{
         tokens::{
             digest::digest,
             jwt::{Claims, ISSUER},
-            role_claims::{role_claims, app_claim},
+            role_claims::{app_claim, role_claims},
         },
     },
     authz::accounts::account::Account,
@@ -63,7 +63,7 @@ impl Authn {
                 ),
             ));
         }
-        let _turn = self.sessions.turns.take(account.id.clone()).await;
+        let _turn = self.sessions.turns.acquire(account.id.clone()).await;
         let by_device = Query::all().equals("userId", &*account.id).equals("app", place.app);
         let found = self.sessions.rows.find(&by_device.equals("device", place.device)).await?.into_iter().next();
         self.check_device_is_free(place, found.as_ref()).await?;
@@ -73,7 +73,9 @@ impl Authn {
         let original_guard = guard.clone();
         let guard = match ended.is_empty() {
             true => guard,
-            false => guard.with(delete_sessions(&account.id, ended.clone())).with(delete_exchanged(&account.id, ended.clone())),
+            false => guard
+                .with(delete_sessions(&account.id, ended.clone()))
+                .with(delete_exchanged(&account.id, ended.clone())),
         };
         let (row, batch) = self.session_for(account, place, found, guard)?;
         let Some(batch) = batch else { return self.auth_token(account, &row).await };

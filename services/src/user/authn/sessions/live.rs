@@ -9,7 +9,9 @@ use std::{
 
 use jiff::Timestamp;
 use openorch_api::{Time, error::access};
-use openorch_chassis::{Error, Platform, Result, audit::CallAudit, identity::InstancePresence, fair_semaphore::Turns};
+use openorch_chassis::{
+    Error, Platform, Result, audit::CallAudit, fair_semaphore::FairSemaphore, identity::InstancePresence,
+};
 use openorch_store::{Batch, Filter, Guard, Stored, Table, Write};
 
 use crate::user::{
@@ -43,7 +45,7 @@ pub struct Sessions {
     pub max_per_account: u64,
     /// Fair scheduling of session changes by account, so that an account that constantly changes its sessions cannot
     /// block the sign-ins of others.
-    pub turns: Turns<Arc<str>>,
+    pub turns: FairSemaphore<Arc<str>>,
 }
 
 /// Maximum number of accounts whose sessions change concurrently.
@@ -64,7 +66,7 @@ impl Sessions {
             idle_timeout: settings.session_idle_timeout,
             max_lifetime: settings.session_max_lifetime,
             max_per_account: settings.max_sessions_per_account,
-            turns: Turns::new(CHANGE_CONCURRENCY),
+            turns: FairSemaphore::new(CHANGE_CONCURRENCY),
             platform: platform.clone(),
         }
     }
@@ -182,7 +184,8 @@ impl Sessions {
     /// Ends these sessions of an account and those exchanged from them, in one batch.
     pub async fn revoke_sessions(&self, call: &CallAudit, user_id: &str, ended: &[String]) -> Result<()> {
         // By filter, since some may end concurrently.
-        let batch = Batch::new().with(delete_sessions(user_id, ended.to_vec())).with(delete_exchanged(user_id, ended.to_vec()));
+        let batch =
+            Batch::new().with(delete_sessions(user_id, ended.to_vec())).with(delete_exchanged(user_id, ended.to_vec()));
         self.commits.commit(call, batch, || self.cache.evict(ended)).await?;
         Ok(())
     }

@@ -35,7 +35,9 @@ pub async fn list(cx: Cx<Authn>, Query(request): Query<ListSessionsRequest>) -> 
 /// Callers without the right to end a session get the same error as for a session that does not exist.
 pub async fn owner(cx: &Cx<Authn>, id: &SessionId) -> Result<String> {
     let found = cx.sessions.rows.get(&id.0).await?.map(|found| found.value.user_id);
-    found.filter(|user_id| cx.caller().is_ok_and(|caller| **user_id == *caller.user_id)).ok_or_else(|| no_such_session(id))
+    found
+        .filter(|user_id| cx.caller().is_ok_and(|caller| **user_id == *caller.user_id))
+        .ok_or_else(|| no_such_session(id))
 }
 
 fn no_such_session(id: &SessionId) -> Error {
@@ -67,7 +69,8 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
     }
     // Programs without a device share one session: a user who signs out everywhere does not mean to stop them. An admin
     // who revokes the sessions of another account means all of them.
-    let is_shared_by_programs = |of: &str, id: &str| of == UNKNOWN_DEVICE && others.is_none() && *id != *caller.session_id;
+    let is_shared_by_programs =
+        |of: &str, id: &str| of == UNKNOWN_DEVICE && others.is_none() && *id != *caller.session_id;
     let own = cx.authz.require_account(&caller.user_id).await?;
     let of_account = Asked::all().equals("userId", user_id);
     let asked = match &device {
@@ -75,7 +78,7 @@ pub async fn revoke_tokens(cx: Cx<Authn>, Body(request): Body<RevokeTokensReques
         Some(device) => of_account.equals("device", device.as_str()),
         None => of_account.equals("id", &*caller.session_id),
     };
-    let _turn = cx.sessions.turns.take(caller.user_id.clone()).await;
+    let _turn = cx.sessions.turns.acquire(caller.user_id.clone()).await;
     let ended: Vec<String> = cx
         .sessions
         .rows
@@ -105,7 +108,9 @@ impl Authn {
     /// The commit requires that `own` still has the right.
     fn require_right_to_end(&self, call: &CallAudit, own: &Account, row: &SessionRow) {
         if *row.user_id != *own.id {
-            call.require_permission_guards(self.authz.rules().permission_guards(&own.caller_in(&row.app), TOKEN_REVOKE.id));
+            call.require_permission_guards(
+                self.authz.rules().permission_guards(&own.caller_in(&row.app), TOKEN_REVOKE.id),
+            );
         }
     }
 

@@ -34,7 +34,8 @@ pub fn classify(authorization: &HeaderValue) -> AuthHeader<'_> {
         return AuthHeader::Token(token);
     }
     let decoded = decode_basic(value);
-    let contains_mark = |mark| contains(value, mark) || decoded.as_deref().is_some_and(|decoded| contains(decoded, mark));
+    let contains_mark =
+        |mark| contains(value, mark) || decoded.as_deref().is_some_and(|decoded| contains(decoded, mark));
     match (contains_mark(API_KEY_PREFIX), contains_mark(JWT_START)) {
         (true, _) => AuthHeader::ApiKey,
         (false, true) => AuthHeader::Embedded,

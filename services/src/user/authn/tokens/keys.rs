@@ -65,8 +65,12 @@ pub async fn rotate_key(cx: Cx<Tokens>, (): ()) -> Result<Json<KeySet>> {
     let private = tokio::task::spawn_blocking(SigningKey::generate).await.map_err(Error::internal)??;
     let id = cx.platform.ids.random("keyp");
     let key = Arc::new(SigningKey::from_pkcs8(&id, &private)?);
-    let row =
-        KeyPairRow { private: cx.platform.encryptor.encrypt(&encryption_context(&id), &private), id, created_at: cx.now(), retired: None };
+    let row = KeyPairRow {
+        private: cx.platform.encryptor.encrypt(&encryption_context(&id), &private),
+        id,
+        created_at: cx.now(),
+        retired: None,
+    };
     let before = &ring.current.verifying.public;
     let stored =
         cx.key_pairs.get(&before.kid).await?.ok_or_else(|| Error::internal("the signing key is not stored"))?;

@@ -11,7 +11,11 @@ const MAX_ROLES_BYTES: usize = 2200;
 /// Built-in roles come first, then those of the audience and those assigned by admins. The others, which any account
 /// may have assigned, are taken in turns by slug and organization, shortest first, so that no assigner crowds out the
 /// others. The daemon checks roles by session, and services can query them.
-pub fn role_claims<'a>(roles: impl Iterator<Item = &'a str>, trusted: &[Box<str>], audience: Option<&str>) -> Vec<String> {
+pub fn role_claims<'a>(
+    roles: impl Iterator<Item = &'a str>,
+    trusted: &[Box<str>],
+    audience: Option<&str>,
+) -> Vec<String> {
     let mut roles: Vec<&str> = roles.collect();
     roles.sort_by_key(|role| (role.len(), *role));
     let is_trusted = |role: &str| trusted.binary_search_by(|known| (**known).cmp(role)).is_ok();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use openorch_chassis::{
     Platform,
-    encryption::{DecryptError, PUBLISHED_DEFAULT_KEY, Encryptor},
+    encryption::{DecryptError, Encryptor, PUBLISHED_DEFAULT_KEY},
 };
 use openorch_store::{Batch, Query, Table};
 
@@ -47,7 +47,9 @@ pub async fn load_keys(platform: &Platform) -> Result<Option<(KeyRing, Batch)>, 
             "this data was encrypted with another key (id {id}) than the configured one: set OPENORCH_ENCRYPTION_KEY \
              to the original key, or restore the file `encryption.key` in its data directory"
         )),
-        DecryptError::Corrupted => StartError("the stored signing key is damaged: restore the data from a backup".into()),
+        DecryptError::Corrupted => {
+            StartError("the stored signing key is damaged: restore the data from a backup".into())
+        }
     })?;
     let current = Arc::new(SigningKey::from_pkcs8(&pair.id, &private)?);
     Ok(Some((KeyRing { current, retired }, batch)))

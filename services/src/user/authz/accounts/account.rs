@@ -61,7 +61,8 @@ impl Account {
             if is_everywhere(link) { ALL_APPS.into() } else { link.app.as_str().into() }
         };
         // Rows of older versions have no home app: it is the app of the first role, or else the default app.
-        let initial_app = || links.iter().find(|link| link.created_by.is_empty()).map_or(DEFAULT_APP, |link| &*link.app);
+        let initial_app =
+            || links.iter().find(|link| link.created_by.is_empty()).map_or(DEFAULT_APP, |link| &*link.app);
         let home = if row.home_app.is_empty() { initial_app() } else { &*row.home_app };
         let managed_in = links.iter().filter(|link| admits(link) && !link.is_by_other()).map(app_of);
         Account {

@@ -3,7 +3,7 @@
 use openorch_api::user::errors;
 use openorch_chassis::{Caller, Error, Result};
 
-use crate::user::shared::{rows::ALL_APPS, quote::quote};
+use crate::user::shared::{quote::quote, rows::ALL_APPS};
 
 /// Admins may assign all roles; an account may assign those under its slug in any app; an account with the `admin` role
 /// of a prefix may assign the others with this prefix in its app.

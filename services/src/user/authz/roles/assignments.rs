@@ -15,7 +15,7 @@ use crate::user::{
         rules::usage::AccessLimits,
         state::Authz,
     },
-    shared::{accounts::require_not_built_in, rows::USERS, quote::quote},
+    shared::{accounts::require_not_built_in, quote::quote, rows::USERS},
 };
 
 /// Maximum number of roles of one account assigned by id, and as many by contact: every request evaluates the roles.
@@ -105,10 +105,9 @@ impl RoleAssignments {
         let all = given
             .iter()
             .map(|(id, counted)| Guard::at_most(ROLE_LINKS.name, counted.filters(assigned_to(id)), MAX_ROLES));
-        let by_others = self
-            .max_by_others
-            .iter()
-            .map(|((id, counted), most)| Guard::at_most(ROLE_LINKS.name, counted.filters(assigned_by_others(id)), *most));
+        let by_others = self.max_by_others.iter().map(|((id, counted), most)| {
+            Guard::at_most(ROLE_LINKS.name, counted.filters(assigned_by_others(id)), *most)
+        });
         let by_giver = self.assigner.iter().filter(|_| self.assigned_in_batch > 0).flat_map(|id| {
             let (links, waits) = self.max_assigned(limits.role_assignments);
             [
@@ -308,7 +307,12 @@ impl Authz {
 
     /// Converts a role assigned by contact into one assigned by id, and makes the contact's role pending, as if the
     /// contact had not been verified. Fails in the same cases as if the account did not have the role.
-    pub async fn convert_to_id(&self, giving: &mut RoleAssignments, link: &RoleLinkRow, waits: &ContactEnrollRow) -> Result<()> {
+    pub async fn convert_to_id(
+        &self,
+        giving: &mut RoleAssignments,
+        link: &RoleLinkRow,
+        waits: &ContactEnrollRow,
+    ) -> Result<()> {
         let most = self.check_quota(giving, link).await??;
         giving.batch.push(self.contact_enrolls.upsert(waits.id(), waits)?);
         giving.add(self.role_links.upsert(link.id(), link)?, link.clone(), most);

@@ -13,21 +13,23 @@ use openorch_chassis::{Caller, Cx, Error, Result, audit::CallAudit, service::ret
 use openorch_store::{Batch, Cursor, Filter, Guard, Query, Stored, Write};
 use serde_json::Value;
 
-use crate::query::Paging;
-use crate::user::{
-    authz::{
-        guards::assignment_guard,
-        roles::{
-            assignments::RoleAssignments,
-            assignable::{is_under_own_slug, may_assign, not_assignable},
+use crate::{
+    query::Paging,
+    user::{
+        authz::{
+            guards::assignment_guard,
+            roles::{
+                assignable::{is_under_own_slug, may_assign, not_assignable},
+                assignments::RoleAssignments,
+            },
+            rows::{ContactEnrollRow, ROLES, RoleLinkRow, app_of},
+            state::Authz,
         },
-        rows::{ContactEnrollRow, ROLES, RoleLinkRow, app_of},
-        state::Authz,
-    },
-    shared::{
-        contact_address::{check_value, normalize},
-        rows::ALL_APPS,
-        quote::quote,
+        shared::{
+            contact_address::{check_value, normalize},
+            quote::quote,
+            rows::ALL_APPS,
+        },
     },
 };
 
@@ -279,7 +281,8 @@ impl Authz {
             let links: Vec<_> = links.items.into_iter().map(of_link).collect();
             let waits: Vec<_> = waits.items.into_iter().map(of_waiting).collect();
             // If one of the lists was cut, entries past its last one are incomplete.
-            let ends = [(&links, has_more_links), (&waits, has_more_pending)].into_iter().filter(|(_, goes_on)| *goes_on);
+            let ends =
+                [(&links, has_more_links), (&waits, has_more_pending)].into_iter().filter(|(_, goes_on)| *goes_on);
             let end = ends.filter_map(|(rows, _)| Some(rows.last()?.0.clone())).min();
             let has_more = end.is_some();
             let mut rows: Vec<_> = links.into_iter().chain(waits).collect();

@@ -13,12 +13,14 @@ use openorch_api::{
 use openorch_chassis::{Caller, Cx, Error, Result};
 use openorch_store::Batch;
 
-use crate::query::Paging;
-use crate::user::authz::{
-    ownership::{check_may_link, check_id_prefix, require_owner_or_permission, check_link_quota},
-    rows::{PermissionLinkRow, RoleRow},
-    rules::{Change, AccessRules},
-    state::Authz,
+use crate::{
+    query::Paging,
+    user::authz::{
+        ownership::{check_id_prefix, check_link_quota, check_may_link, require_owner_or_permission},
+        rows::{PermissionLinkRow, RoleRow},
+        rules::{AccessRules, Change},
+        state::Authz,
+    },
 };
 
 /// The remedy if a whole list is too long.

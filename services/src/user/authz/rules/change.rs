@@ -8,7 +8,7 @@ use openorch_store::{Batch, Filter, Query, Write};
 
 use crate::user::authz::{
     rows::{CONTACT_ENROLLS, ROLE_LINKS},
-    rules::{Change, AccessRules, usage},
+    rules::{AccessRules, Change, usage},
     state::Authz,
 };
 
@@ -114,7 +114,12 @@ impl Authz {
 
     /// Deletes many rows in small batches, so that other writes can run in between. Fewer than [`ROWS_PER_BATCH`] rows
     /// remain, which the caller deletes in the same batch as everything that must be deleted with them.
-    pub async fn delete_in_batches(&self, call: &CallAudit, collection: &'static str, filters: &[Filter]) -> Result<()> {
+    pub async fn delete_in_batches(
+        &self,
+        call: &CallAudit,
+        collection: &'static str,
+        filters: &[Filter],
+    ) -> Result<()> {
         loop {
             let some = Query { filters: filters.to_vec(), ..Query::all() }.limit(ROWS_PER_BATCH as u64);
             let rows = self.platform.store.find(collection, &some).await?.rows;

@@ -33,7 +33,10 @@ use crate::user::{
 
 /// See [`openorch_api::Permission::of_all_apps`].
 static PLATFORM_SCOPED: LazyLock<HashSet<&str>> = LazyLock::new(|| {
-    openorch_api::permissions().filter(|permission| permission.platform_scoped).map(|permission| permission.id).collect()
+    openorch_api::permissions()
+        .filter(|permission| permission.platform_scoped)
+        .map(|permission| permission.id)
+        .collect()
 });
 
 /// A snapshot of the rules for checks and lists. Copies are cheap, and a change costs only what it touches.
@@ -274,7 +277,8 @@ impl AccessRules {
         if self.role_has(&link.role_id, &link.permission_id) {
             return;
         }
-        let (role, permission) = (shared_key(&self.roles, &link.role_id), shared_key(&self.permissions, &link.permission_id));
+        let (role, permission) =
+            (shared_key(&self.roles, &link.role_id), shared_key(&self.permissions, &link.permission_id));
         get_or_insert(&mut self.permissions_by_role, &role).insert_mut(permission.clone());
         self.roles_by_permission.insert(&permission, &role);
         self.update_link_usage(&permission, Usage::add_link);

@@ -8,7 +8,7 @@ use openorch_chassis::Caller;
 use crate::user::{
     authz::{
         rows::{AppRow, GrantRow, PermissionLinkRow, PermissionRow, RoleRow},
-        rules::{Change, AccessRules},
+        rules::{AccessRules, Change},
     },
     shared::rows::ALL_APPS,
 };

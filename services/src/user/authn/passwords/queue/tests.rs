@@ -27,7 +27,11 @@ fn a_burst_from_one_address_waits_up_to_ten_seconds_and_the_rest_gets_a_retry_ti
     assert_eq!(burst.len(), 1001, "the last one waits for ten seconds of turns");
     let refused = || pool.reserve(Purpose::SignIn, IpAddr::from([192, 0, 2, 1])).err().unwrap();
     let retry_times: Vec<i64> = (0..1000).filter_map(|_| refused().retry_after).collect();
-    assert_eq!((retry_times[0], retry_times[499], retry_times[999]), (1, 6, 11), "retry times grow with the number refused: {retry_times:?}");
+    assert_eq!(
+        (retry_times[0], retry_times[499], retry_times[999]),
+        (1, 6, 11),
+        "retry times grow with the number refused: {retry_times:?}"
+    );
     // Callers from other networks take turns with the burst, and registrations with sign-ins.
     assert_eq!(reserve_many(&pool, Purpose::SignIn, 2, 1).len(), 1);
     assert_eq!(reserve_many(&pool, Purpose::Registration, 1, 1).len(), 1);
@@ -76,7 +80,8 @@ async fn a_new_caller_evicts_the_newest_slot_of_the_address_with_the_most() {
     let pool = pool();
     pool.cost.store(1, Ordering::Relaxed);
     let place = |network: u8| pool.reserve(Purpose::SignIn, IpAddr::from([192, 0, 2, network]));
-    let mut greedy: Vec<Vec<HashSlot>> = (0..4).map(|n| reserve_many(&pool, Purpose::SignIn, n, MAX_WAITING / 4)).collect();
+    let mut greedy: Vec<Vec<HashSlot>> =
+        (0..4).map(|n| reserve_many(&pool, Purpose::SignIn, n, MAX_WAITING / 4)).collect();
     assert_eq!(pool.queues[Purpose::SignIn as usize].state().count, MAX_WAITING);
     let one_more = place(0).err().unwrap();
     assert_eq!(one_more.code, &TOO_MANY_SIGN_INS, "the network with the most callers gets no more slots");

@@ -6,7 +6,9 @@ use std::{sync::Arc, time::Duration};
 
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
-use openorch_api::{Access, Effect, Input, InvalidInput, Op, Output, RequestParts, Operation, error as codes, error::request};
+use openorch_api::{
+    Access, Effect, Input, InvalidInput, Op, Operation, Output, RequestParts, error as codes, error::request,
+};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -127,7 +129,12 @@ impl Calls {
         }))
     }
 
-    async fn serve(&self, operation: Arc<MountedOperation>, parts: RequestParts, origin: &Arc<CallOrigin>) -> Result<Response<Body>> {
+    async fn serve(
+        &self,
+        operation: Arc<MountedOperation>,
+        parts: RequestParts,
+        origin: &Arc<CallOrigin>,
+    ) -> Result<Response<Body>> {
         self.inner.nested.count(operation.definition.id, self.parent.id);
         let span = span_of(operation.definition, origin);
         self.inner.clone().serve(operation, Source::InProcess(parts), origin.clone(), &span).await

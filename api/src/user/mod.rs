@@ -97,7 +97,7 @@ ops! {
     REGISTER "register" = POST "/user-svc/register"
         (Body<RegisterRequest>) -> Json<RegisterResponse>,
         access: Access::Public, repeat: Some(Idempotency::Never),
-        audited: true, target: &["/slug"], normalise: Some(accept_alternative_contacts),
+        audited: true, audit_targets: &["/slug"], normalize_body: Some(accept_alternative_contacts),
         errors: &[
             &REGISTRATION_CLOSED, &REGISTRATION_LOCAL_ONLY, &INVITATION_REQUIRED, &INVITATION_NOT_VALID,
             &SLUG_TAKEN, &ACCOUNT_EXISTS, &CONTACT_TAKEN, &CODE_NOT_VALID, &PASSWORD_REFUSED, &NO_SUCH_APP,
@@ -110,7 +110,7 @@ ops! {
     LOGIN "login" = POST "/user-svc/login"
         (Body<LoginRequest>) -> Json<LoginResponse>,
         access: Access::Public, repeat: Some(Idempotency::Never),
-        audited: true, target: &["/slug", "/contact/value"], normalise: Some(accept_alternative_contacts),
+        audited: true, audit_targets: &["/slug", "/contact/value"], normalize_body: Some(accept_alternative_contacts),
         errors: &[
             &SLUG_NOT_FOUND, &CODE_NOT_VALID, &WRONG_PASSWORD, &CONTACT_GONE, &access::SESSION_ENDED,
             &access::ACCOUNT_GONE, &NO_ROLE_IN_APP, &PASSWORD_TOO_WEAK, &NO_SUCH_APP, &TOO_MANY_SIGN_INS,
@@ -145,13 +145,13 @@ ops! {
     EXCHANGE_TOKEN "exchangeToken" = PUT "/user-svc/token/exchange"
         (Body<ExchangeTokenRequest>) -> Json<LoginResponse>,
         access: Access::SignedIn, repeat: Some(Idempotency::Never),
-        audited: true, target: &["/newAppHost", "/newAppId", "/newDevice"],
+        audited: true, audit_targets: &["/newAppHost", "/newAppId", "/newDevice"],
         errors: &[&NO_ROLE_IN_APP, &ALREADY_EXCHANGED, &NO_SUCH_APP, &DEVICE_IN_USE, &TOO_MANY_EXCHANGED];
 
     /// List the apps with the given ids and hosts, or all apps, which needs a permission.
     LIST_APPS "listApps" = POST "/user-svc/apps"
         (Body<ListAppsRequest>) -> Json<ListAppsResponse>,
-        long_answer: true, access: Access::SignedIn, condition: Some(&NAMES_APPS), effect: Some(Effect::Read);
+        long_response: true, access: Access::SignedIn, condition: Some(&NAMES_APPS), effect: Some(Effect::Read);
 
     /// Find the app of a host.
     READ_APP "readApp" = POST "/user-svc/app"
@@ -163,7 +163,7 @@ ops! {
     UPDATE_APP "updateApp" = PUT "/user-svc/app"
         (Body<UpdateAppRequest>) -> Json<UpdateAppResponse>,
         access: Access::needs(&APP_EDIT), repeat: Some(Idempotency::Keyed),
-        audited: true, target: &["/id", "/newHost"], normalise: Some(accept_host_key),
+        audited: true, audit_targets: &["/id", "/newHost"], normalize_body: Some(accept_host_key),
         errors: &[&TOO_MANY_APPS, &APP_BUILT_IN, &NO_SUCH_APP, &APP_HOST_TAKEN];
 
     /// Delete an app. Its id is never reused; its host can be.
@@ -194,19 +194,19 @@ ops! {
     /// account that has it. The response does not reveal which of the two applies; the message that arrives does.
     SEND_OTP "sendOtp" = POST "/user-svc/otp/send"
         (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
-        access: Access::Public, repeat: Some(Idempotency::Never), audited: true, target: &["/contactId"],
+        access: Access::Public, repeat: Some(Idempotency::Never), audited: true, audit_targets: &["/contactId"],
         errors: &[&MAIL_NOT_POSSIBLE, &NO_MAIL_SERVER, &TOO_MANY_CODES, &MAIL_NOT_TAKEN, &NO_SUCH_APP];
 
     /// Send a code to a new contact of the caller.
     SEND_OWN_OTP "sendOwnOtp" = POST "/user-svc/self/contact"
         (Body<SendOtpRequest>) -> Json<SendOtpResponse>,
-        access: Access::SignedIn, repeat: Some(Idempotency::Never), audited: true, target: &["/contactId"],
+        access: Access::SignedIn, repeat: Some(Idempotency::Never), audited: true, audit_targets: &["/contactId"],
         errors: &[&MAIL_NOT_POSSIBLE, &NO_MAIL_SERVER, &TOO_MANY_CODES, &MAIL_NOT_TAKEN];
 
     /// Verify a contact with the code sent to it. Unverified claims of other accounts are dropped.
     VERIFY_CONTACT "verifyContact" = PUT "/user-svc/self/contact"
         (Body<VerifyContactRequest>) -> Json<Empty>,
-        access: Access::SignedIn, repeat: Some(Idempotency::Never), audited: true, target: &["/otpId"],
+        access: Access::SignedIn, repeat: Some(Idempotency::Never), audited: true, audit_targets: &["/otpId"],
         errors: &[&CODE_NOT_VALID, &TOO_MANY_CONTACTS, &CONTACT_TAKEN];
 
     /// Remove a contact of the caller.
@@ -233,13 +233,13 @@ ops! {
     REVOKE_TOKENS "revokeTokens" = DELETE "/user-svc/tokens"
         (Body<RevokeTokensRequest>) -> Json<Empty>,
         access: Access::itself_or(&TOKEN_REVOKE), repeat: Some(Idempotency::Never),
-        audited: true, ends_sessions: true, target: &["/userId", "/device"],
+        audited: true, ends_sessions: true, audit_targets: &["/userId", "/device"],
         errors: &[&NO_SUCH_ACCOUNT, &NO_SUCH_SESSION];
 
     /// List the sessions of an account: your own, or those of any account with the permission to end them.
     LIST_SESSIONS "listSessions" = GET "/user-svc/sessions"
         (Query<ListSessionsRequest>) -> Json<ListSessionsResponse>,
-        long_answer: true, access: Access::itself_or(&TOKEN_REVOKE);
+        long_response: true, access: Access::itself_or(&TOKEN_REVOKE);
 
     /// End one session: your own, or any with the permission to do so. Its tokens are rejected from then on.
     REVOKE_SESSION "revokeSession" = DELETE "/user-svc/session/{sessionId}"
@@ -250,15 +250,15 @@ ops! {
     /// List and search accounts.
     GET_USERS "getUsers" = POST "/user-svc/users"
         (Body<GetUsersRequest>) -> Json<GetUsersResponse>,
-        long_answer: true, access: Access::needs(&USER_VIEW), effect: Some(Effect::Read),
-        normalise: Some(accept_alternative_query);
+        long_response: true, access: Access::needs(&USER_VIEW), effect: Some(Effect::Read),
+        normalize_body: Some(accept_alternative_query);
 
     /// Create an account with the given roles.
     CREATE_USER "createUser" = POST "/user-svc/user"
         (Body<CreateUserRequest>) -> Json<CreateUserResponse>,
         access: Access::needs(&USER_CREATE), repeat: Some(Idempotency::Keyed),
-        audited: true, target: &["/user/id", "/user/slug", "/roleIds/*", "/appHost"],
-        normalise: Some(accept_alternative_contacts),
+        audited: true, audit_targets: &["/user/id", "/user/slug", "/roleIds/*", "/appHost"],
+        normalize_body: Some(accept_alternative_contacts),
         errors: &[
             &PASSWORD_REFUSED, &ROLE_NOT_GIVABLE, &NO_SUCH_APP, &SLUG_TAKEN, &ID_TAKEN, &ACCOUNT_EXISTS,
             &TOO_MANY_SIGN_INS, &CONTACT_TAKEN,
@@ -302,13 +302,13 @@ ops! {
     /// List the roles.
     GET_ROLES "getRoles" = GET "/user-svc/roles"
         (Query<PageRequest>) -> Json<GetRolesResponse>,
-        long_answer: true, access: Access::needs(&ROLE_VIEW);
+        long_response: true, access: Access::needs(&ROLE_VIEW);
 
     /// Create a role under your own slug, or change your role with this id.
     CREATE_ROLE "createRole" = POST "/user-svc/role"
         (Body<CreateRoleRequest>) -> Json<CreateRoleResponse>,
         access: Access::needs(&ROLE_CREATE), repeat: Some(Idempotency::Natural),
-        audited: true, target: &["/id", "/permissionIds/*"],
+        audited: true, audit_targets: &["/id", "/permissionIds/*"],
         errors: &[
             &FOREIGN_PREFIX, &ROLE_OF_ANOTHER, &PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &NO_SUCH_PERMISSION,
             &ROLE_BEING_DELETED, &RULE_MEMORY_FULL,
@@ -323,14 +323,14 @@ ops! {
     /// The permissions of a role.
     GET_PERMISSIONS_BY_ROLE "getPermissionsByRole" = GET "/user-svc/role/{roleId}/permissions"
         ((Path<RoleId>, Query<PageRequest>)) -> Json<GetPermissionsByRoleResponse>,
-        long_answer: true, access: Access::needs(&ROLE_VIEW).or_owner(),
+        long_response: true, access: Access::needs(&ROLE_VIEW).or_owner(),
         errors: &[&NO_SUCH_ROLE];
 
     /// Replace the permissions of a role. Only for the owner of the role; built-in roles belong to the admins.
     SET_ROLE_PERMISSIONS "setRolePermission" = PUT "/user-svc/role/{roleId}/permissions"
         ((Path<RoleId>, Body<SetRolePermissionsRequest>)) -> Json<Empty>,
         access: Access::needs(&ROLE_EDIT).or_owner(), repeat: Some(Idempotency::Natural),
-        audited: true, target: &["/permissionIds/*"],
+        audited: true, audit_targets: &["/permissionIds/*"],
         errors: &[
             &ROLE_BUILT_IN, &ROLE_OF_ANOTHER, &PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &NO_SUCH_ROLE,
             &NO_SUCH_PERMISSION, &RULE_MEMORY_FULL,
@@ -340,13 +340,13 @@ ops! {
     SAVE_PERMISSIONS "savePermissions" = PUT "/user-svc/permissions"
         (Body<SavePermissionsRequest>) -> Json<SavePermissionsResponse>,
         access: Access::needs(&PERMISSION_CREATE), repeat: Some(Idempotency::Natural),
-        audited: true, target: &["/permissions/*/id"],
+        audited: true, audit_targets: &["/permissions/*/id"],
         errors: &[&FOREIGN_PREFIX, &PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &RULE_MEMORY_FULL];
 
     /// The permissions of the caller's roles, or of some of them.
     LIST_PERMISSIONS "listPermissions" = POST "/user-svc/permissions"
         (Body<ListPermissionsRequest>) -> Json<ListPermissionsResponse>,
-        long_answer: true, access: Access::SignedIn, effect: Some(Effect::Read),
+        long_response: true, access: Access::SignedIn, effect: Some(Effect::Read),
         errors: &[&ROLE_NOT_HELD];
 
     /// Delete a permission, and remove it from all roles and grants.
@@ -359,20 +359,20 @@ ops! {
     ASSIGN_PERMISSIONS "assignPermissions" = PUT "/user-svc/roles/permissions"
         (Body<AssignPermissionsRequest>) -> Json<Empty>,
         access: Access::needs(&PERMISSION_ASSIGN), repeat: Some(Idempotency::Natural),
-        audited: true, target: &["/permissionLinks/*/permissionId", "/permissionLinks/*/roleId"],
+        audited: true, audit_targets: &["/permissionLinks/*/permissionId", "/permissionLinks/*/roleId"],
         errors: &[&PERMISSION_OF_ANOTHER, &QUOTA_REACHED, &NO_SUCH_ROLE, &NO_SUCH_PERMISSION, &RULE_MEMORY_FULL];
 
     /// Save grants: permissions for accounts by slug, including slugs that are not registered yet.
     SAVE_GRANTS "saveGrants" = PUT "/user-svc/grants"
         (Body<SaveGrantsRequest>) -> Json<Empty>,
         access: Access::needs(&GRANT_CREATE), repeat: Some(Idempotency::Natural),
-        audited: true, target: &["/grants/*/permissionId", "/grants/*/slugs/*", "/grants/*/id"],
+        audited: true, audit_targets: &["/grants/*/permissionId", "/grants/*/slugs/*", "/grants/*/id"],
         errors: &[&QUOTA_REACHED, &GRANT_ID_TAKEN, &RULE_MEMORY_FULL];
 
     /// List grants, including permits given to slugs.
     LIST_GRANTS "listGrants" = POST "/user-svc/grants"
         (Body<ListGrantsRequest>) -> Json<ListGrantsResponse>,
-        long_answer: true, access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
+        long_response: true, access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
 
     /// Delete a grant or a permit.
     DELETE_GRANT "deleteGrant" = DELETE "/user-svc/grant/{grantId}"
@@ -384,7 +384,7 @@ ops! {
     SAVE_PERMITS "savePermits" = PUT "/user-svc/permits"
         (Body<SavePermitsRequest>) -> Json<Empty>,
         access: Access::SignedIn, condition: Some(&OWNS_PERMISSIONS), repeat: Some(Idempotency::Natural), audited: true,
-        target: &["/permits/*/permission", "/permits/*/slugs/*", "/permits/*/roles/*", "/permits/*/appHost", "/permits/*/id"],
+        audit_targets: &["/permits/*/permission", "/permits/*/slugs/*", "/permits/*/roles/*", "/permits/*/appHost", "/permits/*/id"],
         errors: &[
             &ADMINS_ONLY, &QUOTA_REACHED, &NO_SUCH_APP, &GRANT_ID_TAKEN, &RULE_MEMORY_FULL,
         ];
@@ -392,14 +392,14 @@ ops! {
     /// List permits, including grants.
     LIST_PERMITS "listPermits" = POST "/user-svc/permits"
         (Body<ListPermitsRequest>) -> Json<ListPermitsResponse>,
-        long_answer: true, access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
+        long_response: true, access: Access::needs(&GRANT_VIEW), effect: Some(Effect::Read);
 
     /// Give roles to accounts, or to whoever later verifies a contact. Allowed for admins, for the owner of the slug that
     /// the role starts with, and for accounts that have the `admin` role with the same prefix.
     SAVE_ENROLLS "saveEnrolls" = PUT "/user-svc/enrolls"
         (Body<SaveEnrollsRequest>) -> Json<SaveEnrollsResponse>,
         access: Access::SignedIn, condition: Some(&GIVES_ROLES), repeat: Some(Idempotency::Natural), audited: true, heavy: true,
-        target: &["/enrolls/*/userId", "/enrolls/*/contactId", "/enrolls/*/role", "/enrolls/*/appHost"],
+        audit_targets: &["/enrolls/*/userId", "/enrolls/*/contactId", "/enrolls/*/role", "/enrolls/*/appHost"],
         errors: &[
             &TOO_MANY_ROLES, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ROLE, &NO_SUCH_ACCOUNT, &NO_SUCH_APP,
         ];
@@ -408,7 +408,7 @@ ops! {
     /// needs the right to give the role.
     LIST_ENROLLS "listEnrolls" = POST "/user-svc/enrolls"
         (Body<ListEnrollsRequest>) -> Json<ListEnrollsResponse>,
-        long_answer: true, access: Access::SignedIn, condition: Some(&OWN_OR_GIVES_ROLE), effect: Some(Effect::Read);
+        long_response: true, access: Access::SignedIn, condition: Some(&OWN_OR_GIVES_ROLE), effect: Some(Effect::Read);
 
     /// Revoke a role of an account.
     DELETE_ENROLL "deleteEnroll" = DELETE "/user-svc/enroll/{enrollId}"
@@ -422,12 +422,12 @@ ops! {
     SAVE_DELEGATION "saveDelegation" = PUT "/user-svc/delegation"
         (Body<Delegation>) -> Json<Empty>,
         access: Access::needs(&DELEGATION_EDIT), repeat: Some(Idempotency::Natural),
-        audited: true, target: &["/slug", "/operations/*", "/services/*"];
+        audited: true, audit_targets: &["/slug", "/operations/*", "/services/*"];
 
     /// List the delegations of services.
     LIST_DELEGATIONS "listDelegations" = GET "/user-svc/delegations"
         () -> Json<ListDelegationsResponse>,
-        long_answer: true, access: Access::needs(&DELEGATION_VIEW);
+        long_response: true, access: Access::needs(&DELEGATION_VIEW);
 
     /// Delete the delegation of a service.
     DELETE_DELEGATION "deleteDelegation" = DELETE "/user-svc/delegation/{serviceSlug}"
@@ -444,7 +444,7 @@ ops! {
     CREATE_ORGANIZATION "createOrganization" = POST "/user-svc/organization"
         (Body<CreateOrganizationRequest>) -> Json<CreateOrganizationResponse>,
         access: Access::needs(&ORGANIZATION_CREATE), repeat: Some(Idempotency::Keyed),
-        audited: true, target: &["/id", "/slug"],
+        audited: true, audit_targets: &["/id", "/slug"],
         errors: &[
             &FOREIGN_PREFIX, &QUOTA_REACHED, &ORGANIZATION_TAKEN, &TOO_MANY_ROLES, &ACCOUNT_BUILT_IN,
             &NO_SUCH_ACCOUNT,
@@ -455,7 +455,7 @@ ops! {
     SAVE_ORGANIZATION "saveOrganization" = PUT "/user-svc/organization"
         (Body<SaveOrganizationRequest>) -> Json<SaveOrganizationResponse>,
         access: Access::needs(&ORGANIZATION_CREATE), repeat: Some(Idempotency::Never),
-        audited: true, target: &["/id", "/slug"],
+        audited: true, audit_targets: &["/id", "/slug"],
         errors: &[
             &FOREIGN_PREFIX, &NOT_ORGANIZATION_ADMIN, &QUOTA_REACHED, &ORGANIZATION_TAKEN, &TOO_MANY_ROLES,
             &ACCOUNT_BUILT_IN, &NO_SUCH_ACCOUNT, &NO_SUCH_ORGANIZATION,
@@ -464,7 +464,7 @@ ops! {
     /// List all organizations, newest first. `readSelf` returns the caller's own organizations.
     LIST_ORGANIZATIONS "listOrganizations" = POST "/user-svc/organizations"
         (Body<ListOrganizationsRequest>) -> Json<ListOrganizationsResponse>,
-        long_answer: true, access: Access::needs(&ORGANIZATION_VIEW), effect: Some(Effect::Read);
+        long_response: true, access: Access::needs(&ORGANIZATION_VIEW), effect: Some(Effect::Read);
 
     /// Delete an organization. Its members lose their roles in it immediately.
     DELETE_ORGANIZATION "deleteOrganization" = DELETE "/user-svc/organization/{organizationId}"
@@ -483,21 +483,21 @@ ops! {
     /// List the members of an organization. Allowed for its members and for admins.
     LIST_MEMBERS "listMembers" = GET "/user-svc/organization/{organizationId}/users"
         ((Path<OrganizationId>, Query<PageRequest>)) -> Json<ListMembersResponse>,
-        long_answer: true, access: Access::SignedIn, condition: Some(&ORGANIZATION_MEMBER),
+        long_response: true, access: Access::SignedIn, condition: Some(&ORGANIZATION_MEMBER),
         errors: &[&NO_SUCH_ORGANIZATION];
 
     /// Add an account to an organization, as an admin of the organization.
     ADD_USER_TO_ORGANIZATION "addUserToOrganization" = POST "/user-svc/organization/{organizationId}/user"
         ((Path<OrganizationId>, Body<AddUserToOrganizationRequest>)) -> Json<Empty>,
         access: Access::needs(&ORGANIZATION_ADD_USER), condition: Some(&ORGANIZATION_ADMIN), repeat: Some(Idempotency::Natural), audited: true,
-        target: &["/userId"],
+        audit_targets: &["/userId"],
         errors: &[&TOO_MANY_ROLES, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ORGANIZATION, &NO_SUCH_ACCOUNT];
 
     /// Set a member's role, `user` or `admin`, as an admin of the organization.
     SAVE_MEMBERSHIP "saveMembership" = PUT "/user-svc/organization/{organizationId}/user/{userId}"
         ((Path<OrganizationId>, Path<UserId>, Body<SaveMembershipRequest>)) -> Json<Empty>,
         access: Access::needs(&ORGANIZATION_ADD_USER), condition: Some(&ORGANIZATION_ADMIN), repeat: Some(Idempotency::Natural), audited: true,
-        target: &["/role"],
+        audit_targets: &["/role"],
         errors: &[
             &TOO_MANY_ROLES, &ACCOUNT_BUILT_IN, &QUOTA_REACHED, &NO_SUCH_ORGANIZATION, &NO_SUCH_ACCOUNT, &LAST_ADMIN,
         ];
@@ -513,20 +513,20 @@ ops! {
     /// Read the audit log, changes and refused calls, newest first.
     LIST_AUDIT "listAudit" = POST "/user-svc/audit"
         (Body<ListAuditRequest>) -> Json<ListAuditResponse>,
-        long_answer: true, access: Access::needs(&AUDIT_VIEW), effect: Some(Effect::Read);
+        long_response: true, access: Access::needs(&AUDIT_VIEW), effect: Some(Effect::Read);
 
     /// Create an invitation: a code to register accounts with while registration is by invitation.
     ///
     /// It is valid as long as its creator may give the roles that it gives.
     CREATE_INVITATION "createInvitation" = POST "/user-svc/invitation"
         (Body<CreateInvitationRequest>) -> Json<CreateInvitationResponse>,
-        access: Access::needs(&USER_CREATE), repeat: Some(Idempotency::Never), audited: true, target: &["/roleIds/*"],
+        access: Access::needs(&USER_CREATE), repeat: Some(Idempotency::Never), audited: true, audit_targets: &["/roleIds/*"],
         errors: &[&ROLE_NOT_GIVABLE, &QUOTA_REACHED, &INVITATIONS_CLOSED];
 
     /// List the invitations to the caller's app, or to all apps as an admin, without their codes.
     LIST_INVITATIONS "listInvitations" = GET "/user-svc/invitations"
         (Query<PageRequest>) -> Json<ListInvitationsResponse>,
-        long_answer: true, access: Access::needs(&USER_CREATE);
+        long_response: true, access: Access::needs(&USER_CREATE);
 
     /// Revoke an invitation to the caller's app, or any invitation as an admin.
     REVOKE_INVITATION "revokeInvitation" = DELETE "/user-svc/invitation/{invitationId}"

@@ -18,17 +18,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use openorch_api::{ErrorCode, InputKeys, Operation, error as codes};
 use tokio::sync::Semaphore;
 
-use crate::{
-    Audit, Body, BoxFuture, Builtin, ClientBody, Error, Identity, LogLimit, Peer,
-    budget::MemoryBudget,
-    events::EventStreams,
-    metrics::{CallsInProcess, OperationDurations, Registry, duration_family},
-    rate_limit::{RateLimiter, Rate},
-    idempotency::Repeats,
-    response,
-    service::{BoundOperation, Handler, BuiltService},
-};
-
 use self::{
     call::{Source, span_of},
     head::decode_segments,
@@ -38,6 +27,16 @@ pub use self::{
     nested::{Answer, Calls},
     settings::ApiSettings,
 };
+use crate::{
+    Audit, Body, BoxFuture, Builtin, ClientBody, Error, Identity, LogLimit, Peer,
+    budget::MemoryBudget,
+    events::EventStreams,
+    idempotency::IdempotencyStore,
+    metrics::{CallsInProcess, OperationDurations, Registry, duration_family},
+    rate_limit::{Rate, RateLimiter},
+    response,
+    service::{BoundOperation, BuiltService, Handler},
+};
 
 pub struct Router {
     inner: Arc<Inner>,
@@ -46,7 +45,7 @@ pub struct Router {
 struct Inner {
     identity: Arc<dyn Identity>,
     audit: Arc<Audit>,
-    idempotency: Arc<Repeats>,
+    idempotency: Arc<IdempotencyStore>,
     settings: ApiSettings,
     streams: Arc<EventStreams>,
     memory: Arc<MemoryBudget>,
@@ -102,7 +101,7 @@ impl Router {
         services: Vec<BuiltService>,
         identity: Arc<dyn Identity>,
         audit: Arc<Audit>,
-        idempotency: Arc<Repeats>,
+        idempotency: Arc<IdempotencyStore>,
         settings: ApiSettings,
         streams: EventStreams,
         metrics: &Registry,
@@ -115,15 +114,25 @@ impl Router {
             "Time from a call of an operation to the head of its response",
             durations.clone(),
         );
-        let bound =
-            services.into_iter().flat_map(|service| service.operations.into_iter().map(move |bound| (service.slug, bound)));
+        let bound = services
+            .into_iter()
+            .flat_map(|service| service.operations.into_iter().map(move |bound| (service.slug, bound)));
         for (service, BoundOperation { definition: row, reads_body, status, handler }) in bound {
             let (durations, faults) =
                 (OperationDurations::new(row.id, &durations), LogLimit::new(30, Duration::from_secs(60)));
             let keys = InputKeys::new(row);
             let is_stream = row.stream().is_some();
-            let operation =
-                Arc::new(MountedOperation { definition: row, service, keys, reads_body, is_stream, status, handler, durations, internal_error_limit: faults });
+            let operation = Arc::new(MountedOperation {
+                definition: row,
+                service,
+                keys,
+                reads_body,
+                is_stream,
+                status,
+                handler,
+                durations,
+                internal_error_limit: faults,
+            });
             by_id.insert(row.id, operation.clone());
             for path in std::iter::once(&row.path).chain(row.aliases) {
                 let segments = pattern(path);
@@ -219,7 +228,8 @@ impl Inner {
         let span = span_of(operation.definition, &origin);
         let source = Source::Request { path, head: Box::new(head), body };
         let outcome = self.clone().serve(operation.clone(), source, origin.clone(), &span).await;
-        outcome.unwrap_or_else(|error| response::failure(&self.log_failure(&operation, &span, &origin.request_id, error)))
+        outcome
+            .unwrap_or_else(|error| response::failure(&self.log_failure(&operation, &span, &origin.request_id, error)))
     }
 
     /// The operation of a path, with its parameters decoded once (decision "Paths are decoded once").
@@ -230,7 +240,8 @@ impl Inner {
         let route = candidates.iter().find(|route| matches(&route.segments, &segments)).ok_or_else(no_such)?;
         // HEAD is served as GET; hyper omits the body (RFC 9110, 9.3.2).
         let asked = if method == Method::HEAD { "GET" } else { method.as_str() };
-        let Some(operation) = route.operations.iter().find(|operation| operation.definition.method.as_str() == asked) else {
+        let Some(operation) = route.operations.iter().find(|operation| operation.definition.method.as_str() == asked)
+        else {
             return Err(Box::new(method_not_allowed(route)));
         };
         let parameters = route
@@ -256,7 +267,8 @@ fn refusal(code: &'static ErrorCode, sentence: &'static str) -> Box<Response<Bod
 }
 
 fn method_not_allowed(route: &Route) -> Response<Body> {
-    let mut allowed: Vec<&str> = route.operations.iter().map(|operation| operation.definition.method.as_str()).collect();
+    let mut allowed: Vec<&str> =
+        route.operations.iter().map(|operation| operation.definition.method.as_str()).collect();
     if allowed.contains(&"GET") {
         allowed.push("HEAD");
     }

@@ -6,7 +6,8 @@ use std::{any::Any, future::ready, sync::Arc, time::Duration};
 
 use http::{Response, StatusCode};
 use openorch_api::{
-    Access, SchemaValidator, Events, Exempt, PermissionRequirement, Input, Json, Op, Output, RequestParts, Idempotency, Operation,
+    Access, Events, Exempt, Idempotency, Input, Json, Op, Operation, Output, PermissionRequirement, RequestParts,
+    SchemaValidator,
     error::{access, request},
     events::Event,
     output::{Encoded, Items, LongList},
@@ -14,20 +15,19 @@ use openorch_api::{
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
+pub use self::retry::retry;
 use crate::{
     Body, BoxFuture, Caller, Error, Result,
     audit::CallAudit,
     events::{EventStreams, Subscription},
+    fair_semaphore::FairSemaphore,
     forwarded::client_network,
     headers::DeclaredHeaders,
     identity::{AccountDeletionHook, AppDeletionHook, InstancePresence},
     response,
     router::Calls,
     routes::UnreachableHook,
-    fair_semaphore::Turns,
 };
-
-pub use self::retry::retry;
 
 /// The first argument of a handler: the state of its service and the request context.
 pub struct Cx<S> {
@@ -86,8 +86,11 @@ impl<S> std::ops::Deref for Cx<S> {
 }
 
 /// Runs one operation: decodes the input, checks the owner or condition where the operation requires it, calls the handler.
-pub(crate) type Handler =
-    Arc<dyn Fn(Arc<RequestContext>, RequestParts, Authorization) -> BoxFuture<'static, Result<Response<Body>>> + Send + Sync>;
+pub(crate) type Handler = Arc<
+    dyn Fn(Arc<RequestContext>, RequestParts, Authorization) -> BoxFuture<'static, Result<Response<Body>>>
+        + Send
+        + Sync,
+>;
 
 /// The result of the permission check, made before the input is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +120,7 @@ pub struct ServiceBuilder<S> {
     state: Arc<S>,
     service: BuiltService,
     /// Limits the concurrency of long answers and heavy work, fairly by account or client address.
-    long_work: Turns<Requester>,
+    long_work: FairSemaphore<Requester>,
 }
 
 /// Key of the limits on long work and streams: an account, or the client network of an unauthenticated request.
@@ -174,7 +177,7 @@ impl Hooks {
 impl<S: Send + Sync + 'static> ServiceBuilder<S> {
     pub fn new(slug: &'static str, state: Arc<S>) -> ServiceBuilder<S> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let long_work = Turns::new(cores.max(MIN_LONG_WORK_CONCURRENCY));
+        let long_work = FairSemaphore::new(cores.max(MIN_LONG_WORK_CONCURRENCY));
         let mounted = BuiltService { slug, operations: Vec::new(), tasks: Vec::new(), hooks: Hooks::default() };
         ServiceBuilder { state, service: mounted, long_work }
     }
@@ -193,7 +196,12 @@ impl<S: Send + Sync + 'static> ServiceBuilder<S> {
         R: Future<Output = Result<O>> + Send + 'static,
     {
         assert_authorized_by_router(op.row);
-        self.bind(op.row, |_, _, _| Box::pin(ready(Ok(()))), handler, ResponseEncoding { status: O::STATUS, encode: O::encode })
+        self.bind(
+            op.row,
+            |_, _, _| Box::pin(ready(Ok(()))),
+            handler,
+            ResponseEncoding { status: O::STATUS, encode: O::encode },
+        )
     }
 
     /// Binds the handler of an operation whose answer is a possibly long list: the handler returns the items, which are
@@ -208,7 +216,12 @@ impl<S: Send + Sync + 'static> ServiceBuilder<S> {
     {
         assert_authorized_by_router(op.row);
         let encode = |items: Items<T>| items.encode().map(Some);
-        self.bind(op.row, |_, _, _| Box::pin(ready(Ok(()))), handler, ResponseEncoding { status: Json::<T>::STATUS, encode })
+        self.bind(
+            op.row,
+            |_, _, _| Box::pin(ready(Ok(()))),
+            handler,
+            ResponseEncoding { status: Json::<T>::STATUS, encode },
+        )
     }
 
     /// Binds the handler of an operation whose answer is an event stream: the handler returns the subscription. The stream
@@ -300,7 +313,13 @@ impl<S: Send + Sync + 'static> ServiceBuilder<S> {
         self.bind(row, move |cx, input, _| decide(cx, input), handler, answer)
     }
 
-    fn bind<I, A, D, F, R>(mut self, row: &'static Operation, decide: D, handler: F, answer: ResponseEncoding<A>) -> Self
+    fn bind<I, A, D, F, R>(
+        mut self,
+        row: &'static Operation,
+        decide: D,
+        handler: F,
+        answer: ResponseEncoding<A>,
+    ) -> Self
     where
         I: Input,
         A: 'static,
@@ -420,11 +439,11 @@ const MIN_LONG_WORK_CONCURRENCY: usize = 4;
 
 /// Runs the work on a blocking thread, once it has a permit.
 async fn run_blocking<T: Send + 'static>(
-    turns: Turns<Requester>,
+    turns: FairSemaphore<Requester>,
     asker: Requester,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let permit = turns.take(asker).await;
+    let permit = turns.acquire(asker).await;
     let (runtime, work) = (Handle::current(), work.instrument(Span::current()));
     // The permit is released when the work ends, even if its future was dropped before.
     let work = async move {
@@ -518,10 +537,11 @@ mod long_answer_tests {
             async move { Ok(Json(vec![u32::from(came)])) }
         };
         let make = Arc::new(make);
-        let service = ServiceBuilder::new("a-svc", Arc::new(())).on(Op::<(), Json<Vec<u32>>>::new(&LONG), move |cx, ()| {
-            let make = make.clone();
-            async move { make(cx, ()).await }
-        });
+        let service =
+            ServiceBuilder::new("a-svc", Arc::new(())).on(Op::<(), Json<Vec<u32>>>::new(&LONG), move |cx, ()| {
+                let make = make.clone();
+                async move { make(cx, ()).await }
+            });
         let request = RequestContext {
             caller: None,
             request_id: "".into(),
@@ -534,7 +554,11 @@ mod long_answer_tests {
             streams: Arc::default(),
         };
         let handler = service.build().operations[0].handler.clone();
-        let answer = handler(Arc::new(request), RequestParts { path: vec![], query: vec![], body: None }, Authorization::Allowed);
+        let answer = handler(
+            Arc::new(request),
+            RequestParts { path: vec![], query: vec![], body: None },
+            Authorization::Allowed,
+        );
         let answer = tokio::spawn(answer);
         tokio::task::yield_now().await;
         send.send(()).unwrap();

@@ -160,7 +160,7 @@ macro_rules! settings {
                 )),*],
             };
 
-            fn read(given: &$crate::settings::Given) -> Result<Self, String> {
+            fn read(given: &$crate::settings::RawSettings) -> Result<Self, String> {
                 Ok($name { $($field: given.value(&Self::SECTION, stringify!($field))?,)* })
             }
         }
@@ -168,7 +168,7 @@ macro_rules! settings {
         impl Default for $name {
             fn default() -> Self {
                 // Parses only defaults, which a test of the daemon checks for every section.
-                match <Self as $crate::settings::Settings>::read(&$crate::settings::Given::default()) {
+                match <Self as $crate::settings::Settings>::read(&$crate::settings::RawSettings::default()) {
                     Ok(settings) => settings,
                     Err(error) => panic!("invalid default of a setting: {error}"),
                 }

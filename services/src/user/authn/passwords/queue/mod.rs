@@ -180,7 +180,16 @@ impl HashQueue {
         let gave_way = Arc::new(Notify::new());
         let (number, next) = waiting.insert(&networks, gave_way.clone(), self.settings.concurrency);
         let deadline = Instant::now() + self.settings.max_wait;
-        Ok(HashSlot { pool: self, line, networks, number, next, evicted: gave_way, has_started: AtomicBool::new(false), deadline })
+        Ok(HashSlot {
+            pool: self,
+            line,
+            networks,
+            number,
+            next,
+            evicted: gave_way,
+            has_started: AtomicBool::new(false),
+            deadline,
+        })
     }
 
     /// Hashes a new password; returns a PHC string.

@@ -4,8 +4,8 @@
 //! are aggregated by actor, operation, target and minute ([`aggregation`]) and written every second. The log has a maximum
 //! age and a maximum size.
 
-mod call;
 mod aggregation;
+mod call;
 mod target;
 
 use std::{
@@ -19,8 +19,8 @@ use std::{
 use openorch_api::{Time, audit::AuditEntry};
 use openorch_store::{Batch, Collection, Filter, Index, Query, Result, Store, Table, Write};
 
-pub use self::call::CallAudit;
 use self::aggregation::Due;
+pub use self::call::CallAudit;
 use crate::{LogLimit, clock::Clock, ids::Ids, metrics::Registry};
 
 /// The entries; must be opened before the store is used. The name is that of the first version.
@@ -66,7 +66,16 @@ impl Audit {
         let entries = Table::new(store.clone(), &ENTRIES);
         let (count, unwritten) = (AtomicU64::new(COUNT_UNKNOWN), LogLimit::once_a_minute());
         let accounts = accounts.name;
-        Audit { entries, store, accounts, clock, ids, aggregated: Mutex::default(), count, write_error_limit: unwritten }
+        Audit {
+            entries,
+            store,
+            accounts,
+            clock,
+            ids,
+            aggregated: Mutex::default(),
+            count,
+            write_error_limit: unwritten,
+        }
     }
 
     /// Registers the approximate number of entries as a metric, absent until they were counted.

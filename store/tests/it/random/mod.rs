@@ -6,18 +6,15 @@
 
 mod generate;
 
-use std::collections::BTreeSet;
-use std::mem::discriminant;
-use std::sync::Arc;
+use std::{collections::BTreeSet, mem::discriminant, sync::Arc};
 
+use generate::{CURRENT, Walk};
 use openorch_store::{Committed, Filter, Guard, Page, Query, Result, Row, Store, StoreError, Write};
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::suite::TestOptions;
-use crate::{BOTH, Bench, Engine, PLAIN, THINGS};
-use generate::{CURRENT, Walk};
+use crate::{BOTH, Bench, Engine, PLAIN, THINGS, suite::TestOptions};
 
 /// The number of cases of each property, unless `PROPTEST_CASES` is set.
 const CASES: u32 = 32;

@@ -15,8 +15,8 @@ use std::{
 
 use openorch_chassis::{
     LocalNode,
-    expiry::ExpirySettings,
     events::EventSettings,
+    expiry::ExpirySettings,
     mail::Mailer,
     outbound::{InstanceUrl, OutboundSettings},
     router::ApiSettings,
