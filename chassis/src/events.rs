@@ -26,10 +26,9 @@ use tokio::{
 
 pub use self::topic::{Subscription, Topic};
 use crate::{
-    BoxFuture, Error, Result,
-    service::Asker,
-    settings,
+    BoxFuture, Error, Result, settings,
     settings::{ByteSize, Interval},
+    turns::Asker,
 };
 
 settings! {

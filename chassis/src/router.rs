@@ -26,7 +26,7 @@ use crate::{
     rate::{Limiter, Rate},
     repeat::Repeats,
     respond,
-    service::{Bound, Handler, Mounted},
+    service::{Bound, Handler, Lane, Mounted},
 };
 
 use self::{
@@ -88,6 +88,8 @@ struct Operation {
     is_stream: bool,
     /// The status of a success.
     status: StatusCode,
+    /// Where its calls take turns; `None` if they are short.
+    lane: Option<Lane>,
     handler: Handler,
     durations: OperationDurations,
     /// Limits log lines about internal errors, which a client may be able to provoke.
@@ -117,13 +119,14 @@ impl Router {
         );
         let bound =
             services.into_iter().flat_map(|service| service.bound.into_iter().map(move |bound| (service.slug, bound)));
-        for (service, Bound { row, reads_body, status, handler }) in bound {
+        for (service, Bound { row, reads_body, status, lane, handler }) in bound {
             let (durations, faults) =
                 (OperationDurations::new(row.id, &durations), LogLimit::new(30, Duration::from_secs(60)));
             let keys = Keys::of(row);
             let is_stream = row.stream().is_some();
             let operation =
-                Arc::new(Operation { row, service, keys, reads_body, is_stream, status, handler, durations, faults });
+                Operation { row, service, keys, reads_body, is_stream, status, lane, handler, durations, faults };
+            let operation = Arc::new(operation);
             by_id.insert(row.id, operation.clone());
             for path in std::iter::once(&row.path).chain(row.aliases) {
                 let segments = pattern(path);

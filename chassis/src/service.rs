@@ -1,5 +1,6 @@
 //! A service: handlers bound to operations of the table, and background tasks.
 
+mod long_work;
 mod retry;
 
 use std::{any::Any, future::ready, sync::Arc, time::Duration};
@@ -11,8 +12,6 @@ use openorch_api::{
     events::Event,
     output::{Encoded, Items, LongList},
 };
-use tokio::runtime::Handle;
-use tracing::{Instrument, Span};
 
 use crate::{
     Body, BoxFuture, Caller, Error, Result,
@@ -24,9 +23,11 @@ use crate::{
     respond,
     router::Calls,
     routes::UnreachableHook,
-    turns::Turns,
+    turns::{Asker, Turn},
 };
 
+pub(crate) use self::long_work::Lane;
+use self::long_work::{LongWork, run_beside};
 pub use self::retry::retry;
 
 /// The first argument of a handler: the state of its service and the request context.
@@ -86,8 +87,12 @@ impl<S> std::ops::Deref for Cx<S> {
 }
 
 /// Runs one operation: decodes the input, checks the owner or condition where the operation requires it, calls the handler.
-pub(crate) type Handler =
-    Arc<dyn Fn(Arc<RequestContext>, Parts, Verdict) -> BoxFuture<'static, Result<Response<Body>>> + Send + Sync>;
+/// Requires a turn in the lane of the operation if it has one.
+pub(crate) type Handler = Arc<
+    dyn Fn(Arc<RequestContext>, Parts, Verdict, Option<Turn<Asker>>) -> BoxFuture<'static, Result<Response<Body>>>
+        + Send
+        + Sync,
+>;
 
 /// The result of the permission check, made before the input is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +108,8 @@ pub struct Bound {
     pub(crate) reads_body: bool,
     /// The status of a success.
     pub(crate) status: StatusCode,
+    /// Where its calls take turns; `None` if they are short.
+    pub(crate) lane: Option<Lane>,
     pub(crate) handler: Handler,
 }
 
@@ -116,24 +123,7 @@ pub struct Task {
 pub struct Service<S> {
     state: Arc<S>,
     mounted: Mounted,
-    /// Limits the concurrency of long answers and heavy work, fairly by account or client address.
-    long_work: Turns<Asker>,
-}
-
-/// Key of the limits on long work and streams: an account, or the client network of an unauthenticated request.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Asker {
-    Account(Arc<str>),
-    Address(std::net::IpAddr),
-}
-
-impl Asker {
-    fn of(request: &RequestContext) -> Asker {
-        match &request.caller {
-            Some(caller) => Asker::Account(caller.user_id.clone()),
-            None => Asker::Address(network(request.client_ip)),
-        }
-    }
+    long_work: LongWork,
 }
 
 /// A finished service, with its state type erased.
@@ -173,10 +163,8 @@ impl Hooks {
 
 impl<S: Send + Sync + 'static> Service<S> {
     pub fn new(slug: &'static str, state: Arc<S>) -> Service<S> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let long_work = Turns::new(cores.max(MIN_LONG_WORK));
         let mounted = Mounted { slug, bound: Vec::new(), tasks: Vec::new(), hooks: Hooks::default() };
-        Service { state, mounted, long_work }
+        Service { state, mounted, long_work: LongWork::new() }
     }
 
     /// Continues with the state of another part of the service, which the handlers bound next receive.
@@ -225,7 +213,12 @@ impl<S: Send + Sync + 'static> Service<S> {
         let open = move |cx: Cx<S>, input| {
             let handler = handler.clone();
             async move {
-                let place = cx.request.streams.enter(Asker::of(&cx.request))?;
+                // Per account, or per client network of an unauthenticated request.
+                let asker = match &cx.request.caller {
+                    Some(caller) => Asker::Account(caller.user_id.clone()),
+                    None => Asker::Network(network(cx.request.client_ip)),
+                };
+                let place = cx.request.streams.enter(asker)?;
                 Ok(handler(cx, input).await?.into_events(place))
             }
         };
@@ -317,9 +310,8 @@ impl<S: Send + Sync + 'static> Service<S> {
         assert!(!is_keyed || row.audited && is_decided_by_router(row), "repeats of `{}` cannot be keyed", row.id);
         let status = StatusCode::from_u16(answer.status);
         let status = status.unwrap_or_else(|_| panic!("the status of `{}`: {}", row.id, answer.status));
-        let beside = (row.long_answer || row.heavy).then(|| self.long_work.clone());
-        let run: Handler = Arc::new(move |request, mut parts, verdict| {
-            let asker = Asker::of(&request);
+        let lane = self.long_work.lane(row);
+        let run: Handler = Arc::new(move |request, mut parts, verdict, turn| {
             let cx = Cx { state: state.clone(), request };
             let (decide, handler, checker) = (decide.clone(), handler.clone(), checker.clone());
             let work = async move {
@@ -336,12 +328,12 @@ impl<S: Send + Sync + 'static> Service<S> {
                 let output = handler(cx, input).await?;
                 Ok(respond::success(status, (answer.encode)(output).map_err(Error::internal)?))
             };
-            match beside.clone() {
+            match turn {
                 None => Box::pin(work),
-                Some(turns) => Box::pin(run_beside(turns, asker, work)),
+                Some(turn) => Box::pin(run_beside(turn, work)),
             }
         });
-        self.mounted.bound.push(Bound { row, reads_body: I::HAS_BODY, status, handler: run });
+        self.mounted.bound.push(Bound { row, reads_body: I::HAS_BODY, status, lane, handler: run });
         self
     }
 
@@ -413,25 +405,6 @@ impl<S: Send + Sync + 'static> Service<S> {
     pub fn mount(self) -> Mounted {
         self.mounted
     }
-}
-
-/// Minimum concurrency of long work: a task that waits for the store must not delay all others.
-const MIN_LONG_WORK: usize = 4;
-
-/// Runs the work on a blocking thread, once it has a permit.
-async fn run_beside<T: Send + 'static>(
-    turns: Turns<Asker>,
-    asker: Asker,
-    work: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    let turn = turns.take(asker).await;
-    let (runtime, work) = (Handle::current(), work.instrument(Span::current()));
-    // The permit is released when the work ends, even if its future was dropped before.
-    let work = async move {
-        let _turn = turn;
-        work.await
-    };
-    tokio::task::spawn_blocking(move || runtime.block_on(work)).await.map_err(Error::internal)?
 }
 
 /// How a handler's return value is encoded as a response.
@@ -533,8 +506,10 @@ mod long_answer_tests {
             audit: CallAudit::NONE,
             streams: Arc::default(),
         };
-        let handler = service.mount().bound[0].handler.clone();
-        let answer = handler(Arc::new(request), Parts { path: vec![], query: vec![], body: None }, Verdict::Allowed);
+        let Bound { lane, handler, .. } = service.mount().bound.remove(0);
+        let turn = lane.unwrap().take(None, request.client_ip, true).await.unwrap();
+        let parts = Parts { path: vec![], query: vec![], body: None };
+        let answer = handler(Arc::new(request), parts, Verdict::Allowed, Some(turn));
         let answer = tokio::spawn(answer);
         tokio::task::yield_now().await;
         send.send(()).unwrap();

@@ -1,9 +1,11 @@
 //! A fair semaphore: limits concurrency and serves the waiters of different keys round-robin, each key with its own queue, so
-//! that a key with many waiters does not delay the others.
+//! that a key with many waiters does not delay the others. Keys may be nested: first networks take turns, then the accounts
+//! within each of them.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     hash::Hash,
+    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,16 +20,50 @@ struct Inner<K: Hash + Eq + Clone> {
 
 struct State<K> {
     free: usize,
-    /// The queue of each key, in order of arrival. A queue that all waiters left stays, empty, until its next turn.
-    lines: HashMap<K, BTreeMap<u64, oneshot::Sender<()>>>,
-    /// The keys of the queues in round-robin order, the next one first.
-    order: VecDeque<K>,
+    waiting: Line<K>,
     /// The number of waiters so far.
     came: u64,
 }
 
+/// The waiters of a key, and those of the keys within it.
+struct Line<K> {
+    /// The waiters of the key itself, in order of arrival.
+    own: BTreeMap<u64, oneshot::Sender<()>>,
+    /// The keys within it. A key that all waiters left stays until its next turn.
+    within: HashMap<K, Line<K>>,
+    /// The keys within it in round-robin order, the next one first.
+    order: VecDeque<K>,
+}
+
 /// A permit, released on drop.
-pub struct Turn<K: Hash + Eq + Clone>(Arc<Inner<K>>);
+pub struct Turn<K: Hash + Eq + Clone> {
+    turns: Arc<Inner<K>>,
+    has_waited: bool,
+}
+
+/// Those who take turns: an account, or a client network.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Asker {
+    Account(Arc<str>),
+    Network(IpAddr),
+}
+
+/// The IPv6 prefix lengths by which networks take turns, widest first: the largest, the common and the smallest assignment to
+/// a customer (RFC 6177).
+const WIDTHS: [u32; 3] = [48, 56, 64];
+
+impl Asker {
+    /// The keys by which a call takes turns: its networks, widest first, then its account if it has one.
+    pub fn path(client: IpAddr, account: Option<&Arc<str>>) -> Vec<Asker> {
+        let networks = match client.to_canonical() {
+            IpAddr::V6(address) => WIDTHS
+                .map(|width| Asker::Network(Ipv6Addr::from(u128::from(address) & (u128::MAX << (128 - width))).into()))
+                .to_vec(),
+            address => vec![Asker::Network(address)],
+        };
+        networks.into_iter().chain(account.map(|id| Asker::Account(id.clone()))).collect()
+    }
+}
 
 impl<K: Hash + Eq + Clone> Clone for Turns<K> {
     fn clone(&self) -> Self {
@@ -38,28 +74,78 @@ impl<K: Hash + Eq + Clone> Clone for Turns<K> {
 impl<K: Hash + Eq + Clone> Turns<K> {
     /// A semaphore with this number of permits, at least one.
     pub fn new(at_once: usize) -> Turns<K> {
-        let state = State { free: at_once.max(1), lines: HashMap::new(), order: VecDeque::new(), came: 0 };
+        let state = State { free: at_once.max(1), waiting: Line::new(), came: 0 };
         Turns(Arc::new(Inner { state: Mutex::new(state) }))
     }
 
     /// Waits for a permit. Dropping the future leaves the queue.
     pub async fn take(&self, key: K) -> Turn<K> {
+        self.take_within(|| vec![key]).await
+    }
+
+    /// Like [`Turns::take`], with a key that is nested within others: the widest is first.
+    pub async fn take_within(&self, path: impl FnOnce() -> Vec<K>) -> Turn<K> {
         let turn = {
             let mut state = self.0.lock();
             if state.free > 0 {
                 state.free -= 1;
-                return Turn(self.0.clone());
+                return Turn { turns: self.0.clone(), has_waited: false };
             }
-            let (hand, turn) = oneshot::channel();
-            if !state.lines.contains_key(&key) {
-                state.order.push_back(key.clone());
-            }
+            let (path, (hand, turn)) = (path(), oneshot::channel());
             state.came += 1;
             let number = state.came;
-            state.lines.entry(key.clone()).or_default().insert(number, hand);
-            Waiting { turns: &self.0, turn, key, number }
+            state.waiting.enter(&path, number, hand);
+            Waiting { turns: &self.0, turn, path, number }
         };
         turn.wait().await
+    }
+}
+
+impl<K: Hash + Eq + Clone> Turn<K> {
+    /// Whether no permit was free when it was asked for.
+    pub fn has_waited(&self) -> bool {
+        self.has_waited
+    }
+}
+
+impl<K: Hash + Eq + Clone> Line<K> {
+    fn new() -> Line<K> {
+        Line { own: BTreeMap::new(), within: HashMap::new(), order: VecDeque::new() }
+    }
+
+    fn enter(&mut self, path: &[K], number: u64, hand: oneshot::Sender<()>) {
+        let Some((key, rest)) = path.split_first() else {
+            self.own.insert(number, hand);
+            return;
+        };
+        if !self.within.contains_key(key) {
+            self.order.push_back(key.clone());
+        }
+        self.within.entry(key.clone()).or_insert_with(Line::new).enter(rest, number, hand);
+    }
+
+    fn leave(&mut self, path: &[K], number: u64) {
+        let line = path.iter().try_fold(self, |line, key| line.within.get_mut(key));
+        line.and_then(|line| line.own.remove(&number));
+    }
+
+    /// Removes the waiter whose turn it is.
+    fn next(&mut self) -> Option<oneshot::Sender<()>> {
+        if let Some((_, next)) = self.own.pop_first() {
+            return Some(next);
+        }
+        while let Some(key) = self.order.pop_front() {
+            let Some(line) = self.within.get_mut(&key) else { continue };
+            let next = line.next();
+            match line.own.is_empty() && line.within.is_empty() {
+                true => _ = self.within.remove(&key),
+                false => self.order.push_back(key),
+            }
+            if next.is_some() {
+                return next;
+            }
+        }
+        None
     }
 }
 
@@ -67,7 +153,7 @@ impl<K: Hash + Eq + Clone> Turns<K> {
 struct Waiting<'a, K: Hash + Eq + Clone> {
     turns: &'a Arc<Inner<K>>,
     turn: oneshot::Receiver<()>,
-    key: K,
+    path: Vec<K>,
     number: u64,
 }
 
@@ -75,7 +161,7 @@ impl<K: Hash + Eq + Clone> Waiting<'_, K> {
     async fn wait(mut self) -> Turn<K> {
         // The sender stays in the queue until it sends the permit.
         let _ = (&mut self.turn).await;
-        Turn(self.turns.clone())
+        Turn { turns: self.turns.clone(), has_waited: true }
     }
 }
 
@@ -84,18 +170,14 @@ impl<K: Hash + Eq + Clone> Drop for Waiting<'_, K> {
         self.turn.close();
         match self.turn.try_recv() {
             Ok(()) => self.turns.hand_on(),
-            Err(_) => {
-                if let Some(line) = self.turns.lock().lines.get_mut(&self.key) {
-                    line.remove(&self.number);
-                }
-            }
+            Err(_) => self.turns.lock().waiting.leave(&self.path, self.number),
         }
     }
 }
 
 impl<K: Hash + Eq + Clone> Drop for Turn<K> {
     fn drop(&mut self) {
-        self.0.hand_on();
+        self.turns.hand_on();
     }
 }
 
@@ -104,17 +186,11 @@ impl<K: Hash + Eq + Clone> Inner<K> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes a released permit to the first waiter of the next queue.
+    /// Passes a released permit to the next waiter.
     fn hand_on(&self) {
         let mut state = self.lock();
-        while let Some(key) = state.order.pop_front() {
-            let Some(line) = state.lines.get_mut(&key) else { continue };
-            let next = line.pop_first();
-            match line.is_empty() {
-                true => _ = state.lines.remove(&key),
-                false => state.order.push_back(key),
-            }
-            if next.is_some_and(|(_, next)| next.send(()).is_ok()) {
+        while let Some(next) = state.waiting.next() {
+            if next.send(()).is_ok() {
                 return;
             }
         }
@@ -152,7 +228,46 @@ mod tests {
         // The aborted waiter of key 1 does not cost that key a turn.
         assert_eq!(*served.lock().unwrap(), [1, 2, 3, 1, 3, 1]);
         let state = turns.0.lock();
-        assert_eq!((state.free, state.lines.len(), state.order.len()), (1, 0, 0));
+        assert_eq!((state.free, state.waiting.within.len(), state.waiting.order.len()), (1, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn the_keys_within_a_key_share_its_turns() {
+        let turns: Turns<u8> = Turns::new(1);
+        let first = turns.take(0).await;
+        let served = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for path in [[1, 1], [1, 2], [1, 3], [1, 3], [2, 1], [2, 1]] {
+            let (turns, served) = (turns.clone(), served.clone());
+            tasks.push(tokio::spawn(async move {
+                let turn = turns.take_within(|| path.to_vec()).await;
+                assert!(turn.has_waited());
+                served.lock().unwrap().push(path);
+            }));
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(*served.lock().unwrap(), [[1, 1], [2, 1], [1, 2], [2, 1], [1, 3], [1, 3]]);
+        let state = turns.0.lock();
+        assert_eq!((state.free, state.waiting.within.len(), state.waiting.order.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn an_ipv6_address_takes_turns_within_the_networks_of_its_customer() {
+        let shown = |address: &str| -> Vec<String> {
+            let account = Arc::from("usr_1");
+            let path = Asker::path(address.parse().unwrap(), Some(&account)).into_iter();
+            path.map(|asker| match asker {
+                Asker::Account(id) => id.to_string(),
+                Asker::Network(network) => network.to_string(),
+            })
+            .collect()
+        };
+        assert_eq!(shown("2001:db8:1:2345::6"), ["2001:db8:1::", "2001:db8:1:2300::", "2001:db8:1:2345::", "usr_1"]);
+        assert_eq!(shown("::ffff:192.0.2.1"), ["192.0.2.1", "usr_1"]);
     }
 
     #[tokio::test]

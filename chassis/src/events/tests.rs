@@ -15,7 +15,7 @@ fn seen(path: &str) -> RequestSeen {
 }
 
 fn asker(last: u8) -> Asker {
-    Asker::Address(Ipv4Addr::new(192, 0, 2, last).into())
+    Asker::Network(Ipv4Addr::new(192, 0, 2, last).into())
 }
 
 /// The pieces that are ready, and whether the stream has ended.

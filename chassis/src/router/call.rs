@@ -17,6 +17,7 @@ use crate::{
     repeat::{self, Begun},
     request as bodies, respond,
     service::{RequestContext, Verdict, panic_text},
+    turns::Turn,
 };
 
 /// Where the input of a call comes from.
@@ -144,10 +145,17 @@ impl Inner {
             Access::Public => budget::Caller::Anybody,
             Access::SignedIn | Access::Needs(_) => budget::Caller::Authenticated,
         };
-        let mut reservation = self.memory.reservation(origin.client_ip, budgeted);
+        let account = admitted.0.as_ref().map(|caller| caller.user_id.clone());
+        let reservation = self.memory.reservation(origin.client_ip, budgeted);
+        let mut reservation = reservation.of_account(account).of_this_machine(origin.from_this_machine);
         let read = self.read(&operation, source, &origin, &mut reservation).await?;
-        if read.waited {
-            // Receiving the body may have taken long, and the caller must be authorized when the work begins.
+        let turn = match &operation.lane {
+            None => None,
+            Some(lane) => Some(lane.take(admitted.0.as_ref(), origin.client_ip, origin.from_this_machine).await?),
+        };
+        if read.waited || turn.as_ref().is_some_and(Turn::has_waited) {
+            // Receiving the body or waiting may have taken long, and the caller must be authorized when the work begins. The
+            // handler decides the condition of the operation with this caller.
             admitted = self.admit(row, &origin, &audit, false).await?;
         }
         let (caller, verdict) = admitted;
@@ -180,8 +188,8 @@ impl Inner {
             calls: Some(Calls::new(self.clone(), row, origin.clone())),
         });
         let began = Instant::now();
-        let response = (operation.handler)(context.clone(), parts, verdict).await?;
-        // A list may have waited for a permit, and the caller may have lost its permission meanwhile.
+        let response = (operation.handler)(context.clone(), parts, verdict, turn).await?;
+        // A list may take long, and the caller may have lost its permission meanwhile.
         if row.effect() == Effect::Read && began.elapsed() > RECHECK_AFTER {
             let (_, now) = self.admit(row, &origin, &audit, false).await?;
             if (verdict, now) == (Verdict::Allowed, Verdict::IfOwner) {

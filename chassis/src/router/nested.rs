@@ -137,7 +137,8 @@ impl Calls {
     async fn whole(&self, row: &Row, response: Response<Body>, most: usize) -> Result<Answer> {
         let reads = row.effect() == Effect::Read;
         let (head, mut body) = response.into_parts();
-        let mut reservation = self.inner.memory.reservation(self.origin.client_ip, budget::Caller::Authenticated);
+        let reservation = self.inner.memory.reservation(self.origin.client_ip, budget::Caller::Authenticated);
+        let mut reservation = reservation.of_this_machine(self.origin.from_this_machine);
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(Error::internal)?.into_data() else { continue };

@@ -32,6 +32,7 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
         app: &cx.authz.app_of_host(&request.app_host)?,
         device: device_of(request.device.as_deref()),
         exchanged_from: None,
+        client_ip: cx.request.client_ip,
     };
     let slug = request.slug.unwrap_or_default();
     let contact = request.contact.unwrap_or_default();
@@ -90,7 +91,8 @@ pub async fn exchange(cx: Cx<Authn>, Body(request): Body<ExchangeTokenRequest>) 
             ));
         }
         let device = device.clone().unwrap_or_else(|| device_beside(&from.device, &from.app));
-        let place = Place { app: &app, device: device_of(Some(&device)), exchanged_from: Some(&from) };
+        let (device, client_ip) = (device_of(Some(&device)), cx.request.client_ip);
+        let place = Place { app: &app, device, exchanged_from: Some(&from), client_ip };
         let account = cx.authz.known_account(&caller.user_id).await?;
         let it_lives = Batch::new().require(Guard::Exists { collection: SESSIONS.name, id: from.id.clone() });
         cx.open_session(&cx.request.audit, &account, &place, it_lives).await

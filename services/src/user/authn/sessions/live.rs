@@ -3,13 +3,19 @@
 //! exchanged session ends with its origin.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use openorch_api::{Time, error::access};
-use openorch_chassis::{Error, Platform, Result, audit::CallAudit, identity::InstancePresence, turns::Turns};
+use openorch_chassis::{
+    Error, Platform, Result,
+    audit::CallAudit,
+    identity::InstancePresence,
+    turns::{Asker, Turn, Turns},
+};
 use openorch_store::{Batch, Filter, Guard, Stored, Table, Write};
 
 use crate::user::{
@@ -41,12 +47,12 @@ pub struct Sessions {
     idle_timeout: Duration,
     pub max_lifetime: Option<Duration>,
     pub max_per_account: u64,
-    /// Fair scheduling of session changes by account, so that an account that constantly changes its sessions cannot
-    /// block the sign-ins of others.
-    pub turns: Turns<Arc<str>>,
+    /// Fair scheduling of session changes by network, then by account, so that accounts that constantly change their
+    /// sessions cannot block the sign-ins of others.
+    turns: Turns<Asker>,
 }
 
-/// Maximum number of accounts whose sessions change concurrently.
+/// Maximum number of concurrent changes of sessions.
 const CHANGES_AT_ONCE: usize = 4;
 
 impl Sessions {
@@ -67,6 +73,11 @@ impl Sessions {
             turns: Turns::new(CHANGES_AT_ONCE),
             platform: platform.clone(),
         }
+    }
+
+    /// Waits for a turn to change the sessions of an account.
+    pub async fn take_turn(&self, client: IpAddr, account: &Arc<str>) -> Turn<Asker> {
+        self.turns.take_within(|| Asker::path(client, Some(account))).await
     }
 
     pub fn now(&self) -> Time {
