@@ -14,7 +14,7 @@ use openorch_api::error::platform;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Error, Result, forwarded::network, metrics::Registry, request::LARGE};
+use crate::{Error, Result, body_reader::LARGE_BYTES, forwarded::client_network, metrics::Registry};
 
 /// The variable of [`BudgetSettings::total`], for error messages.
 pub const TOTAL_VARIABLE: &str = "OPENORCH_API_MAX_REQUEST_MEMORY";
@@ -61,18 +61,18 @@ impl Used {
         }
     }
 
-    fn take(&mut self, address: Option<IpAddr>, account: Option<&Arc<str>>, less: usize) {
+    fn subtract(&mut self, address: Option<IpAddr>, account: Option<&Arc<str>>, less: usize) {
         self.total -= less;
         if let Some(address) = address {
-            take_from(&mut self.by_address, &address, less);
+            subtract_from(&mut self.by_address, &address, less);
         }
         if let Some(account) = account {
-            take_from(&mut self.by_account, account, less);
+            subtract_from(&mut self.by_account, account, less);
         }
     }
 }
 
-fn take_from<K: Hash + Eq>(shares: &mut HashMap<K, usize>, key: &K, less: usize) {
+fn subtract_from<K: Hash + Eq>(shares: &mut HashMap<K, usize>, key: &K, less: usize) {
     if let Some(share) = shares.get_mut(key) {
         *share -= less;
         if *share == 0 {
@@ -84,17 +84,17 @@ fn take_from<K: Hash + Eq>(shares: &mut HashMap<K, usize>, key: &K, less: usize)
 /// Which part of the budget a request may use: public requests must leave memory for authenticated ones, and all large ones
 /// the last quarter to small ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
+pub enum BudgetClass {
     /// Half of it, if the request is large.
-    Anybody,
+    Public,
     /// Three quarters of it, if the request is large.
     Authenticated,
 }
 
 /// Maximum bytes of a request that may use the last quarter of the budget: a sign-in needs less.
-const SMALL: usize = 16 << 10;
-/// One in so many bytes is reserved for programs on this machine, whose signed-in requests may use all of the budget.
-const OF_THIS_MACHINE: usize = 16;
+const SMALL_REQUEST: usize = 16 << 10;
+/// Divisor: this fraction of the budget is reserved for programs on this machine, whose signed-in requests may use all of the budget.
+const LOCAL_FRACTION: usize = 16;
 
 /// Bytes reserved for one request, released on drop.
 pub struct Reservation {
@@ -103,8 +103,8 @@ pub struct Reservation {
     address: Option<IpAddr>,
     /// `None` for loopback and where there is no caller.
     account: Option<Arc<str>>,
-    from_this_machine: bool,
-    caller: Caller,
+    is_local: bool,
+    caller: BudgetClass,
     bytes: usize,
     /// The bytes counted as a large body that is still being received.
     arriving: usize,
@@ -112,7 +112,7 @@ pub struct Reservation {
 
 /// The limit that is reached.
 #[derive(Clone, Copy)]
-enum Full {
+enum ExhaustedLimit {
     Total,
     Address,
     Account,
@@ -124,10 +124,10 @@ impl MemoryBudget {
     }
 
     /// An empty reservation for a request from this client.
-    pub fn reservation(self: &Arc<MemoryBudget>, client: IpAddr, caller: Caller) -> Reservation {
-        let address = (!client.to_canonical().is_loopback()).then(|| network(client));
+    pub fn reservation(self: &Arc<MemoryBudget>, client: IpAddr, caller: BudgetClass) -> Reservation {
+        let address = (!client.to_canonical().is_loopback()).then(|| client_network(client));
         let budget = self.clone();
-        Reservation { budget, address, account: None, from_this_machine: false, caller, bytes: 0, arriving: 0 }
+        Reservation { budget, address, account: None, is_local: false, caller, bytes: 0, arriving: 0 }
     }
 
     /// Bytes currently reserved.
@@ -153,18 +153,18 @@ impl MemoryBudget {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refusal(&self, full: Full) -> Error {
+    fn refusal(&self, full: ExhaustedLimit) -> Error {
         self.refused.inc();
         match full {
-            Full::Total => Error::new(
+            ExhaustedLimit::Total => Error::new(
                 &platform::MEMORY_FULL,
                 format!(
                     "the memory budget of requests is exhausted ({TOTAL_VARIABLE}: {} bytes); try again in a moment",
                     self.settings.total
                 ),
             ),
-            Full::Address => self.share_refusal("from your network"),
-            Full::Account => self.share_refusal("of the account"),
+            ExhaustedLimit::Address => self.share_refusal("from your network"),
+            ExhaustedLimit::Account => self.share_refusal("of the account"),
         }
     }
 
@@ -188,8 +188,8 @@ impl Reservation {
     }
 
     /// For a request that may come from a program on this machine: see [`crate::local`].
-    pub fn of_this_machine(mut self, is_so: bool) -> Reservation {
-        self.from_this_machine = is_so;
+    pub fn of_local(mut self, is_so: bool) -> Reservation {
+        self.is_local = is_so;
         self
     }
 
@@ -235,28 +235,28 @@ impl Reservation {
     }
 
     /// Reserves bytes even beyond the budget, for data that cannot be refused any more.
-    pub fn grow_always(&mut self, more: usize) {
+    pub fn grow_unchecked(&mut self, more: usize) {
         self.budget.lock().add(self.address, self.account.as_ref(), more);
         self.bytes += more;
     }
 
-    fn try_grow(&mut self, more: usize, is_arriving: bool) -> Result<(), Full> {
+    fn try_grow(&mut self, more: usize, is_arriving: bool) -> Result<(), ExhaustedLimit> {
         if more == 0 {
             return Ok(());
         }
         let BudgetSettings { total, per_address, .. } = self.budget.settings;
         let mut used = self.budget.lock();
-        let is_small = self.bytes.saturating_add(more) <= SMALL;
-        let most = match self.caller {
-            Caller::Anybody if !is_small => total / 2,
-            _ if self.from_this_machine => total,
-            _ if is_small => total - total / OF_THIS_MACHINE,
-            Caller::Anybody | Caller::Authenticated => total / 4 * 3,
+        let is_small = self.bytes.saturating_add(more) <= SMALL_REQUEST;
+        let max = match self.caller {
+            BudgetClass::Public if !is_small => total / 2,
+            _ if self.is_local => total,
+            _ if is_small => total - total / LOCAL_FRACTION,
+            BudgetClass::Public | BudgetClass::Authenticated => total / 4 * 3,
         };
-        let is_counted = is_arriving && !self.from_this_machine && self.bytes.saturating_add(more) > LARGE;
+        let is_counted = is_arriving && !self.is_local && self.bytes.saturating_add(more) > LARGE_BYTES;
         let arriving = if is_counted { (self.bytes + more).saturating_sub(self.arriving) } else { 0 };
-        if used.total.saturating_add(more) > most || arriving > 0 && used.arriving + arriving > total / 2 {
-            return Err(Full::Total);
+        if used.total.saturating_add(more) > max || arriving > 0 && used.arriving + arriving > total / 2 {
+            return Err(ExhaustedLimit::Total);
         }
         let exceeds = |share: Option<&usize>| {
             let share = share.copied().unwrap_or_default();
@@ -264,10 +264,10 @@ impl Reservation {
             share != self.bytes && share.saturating_add(more) > per_address
         };
         if self.address.as_ref().is_some_and(|address| exceeds(used.by_address.get(address))) {
-            return Err(Full::Address);
+            return Err(ExhaustedLimit::Address);
         }
         if self.account.as_ref().is_some_and(|account| exceeds(used.by_account.get(account))) {
-            return Err(Full::Account);
+            return Err(ExhaustedLimit::Account);
         }
         used.add(self.address, self.account.as_ref(), more);
         used.arriving += arriving;
@@ -284,7 +284,7 @@ impl Reservation {
             return;
         }
         self.bytes -= less;
-        self.budget.lock().take(self.address, self.account.as_ref(), less);
+        self.budget.lock().subtract(self.address, self.account.as_ref(), less);
         self.budget.freed.notify_waiters();
     }
 
@@ -293,7 +293,7 @@ impl Reservation {
     }
 
     /// Attaches the reservation to these bytes: it is released when the last slice of them is dropped.
-    pub fn hold(self, bytes: Bytes) -> Bytes {
+    pub fn attach_to(self, bytes: Bytes) -> Bytes {
         struct Held {
             bytes: Bytes,
             _reservation: Reservation,
@@ -324,7 +324,7 @@ mod tests {
 
     fn from(budget: &Arc<MemoryBudget>, address: &str) -> Reservation {
         let address: IpAddr = address.parse().unwrap();
-        budget.reservation(address, Caller::Authenticated).of_this_machine(address.is_loopback())
+        budget.reservation(address, BudgetClass::Authenticated).of_local(address.is_loopback())
     }
 
     #[tokio::test(start_paused = true)]
@@ -367,18 +367,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn large_bodies_that_are_being_received_have_half_of_it() {
-        let total = 8 * LARGE;
+        let total = 8 * LARGE_BYTES;
         let budget = MemoryBudget::new(BudgetSettings { total, per_address: total, wait: Duration::from_millis(1) });
         let mut bodies = [from(&budget, "192.0.2.1"), from(&budget, "192.0.2.2"), from(&budget, "192.0.2.3")];
-        bodies[0].grow_arriving(LARGE).await.unwrap();
-        bodies[0].grow_arriving(LARGE).await.unwrap();
-        bodies[1].grow_arriving(2 * LARGE).await.unwrap();
-        assert!(bodies[2].grow_arriving(LARGE + 1).await.is_err());
-        bodies[2].grow_arriving(LARGE).await.unwrap();
-        from(&budget, "127.0.0.1").grow_arriving(2 * LARGE).await.unwrap();
+        bodies[0].grow_arriving(LARGE_BYTES).await.unwrap();
+        bodies[0].grow_arriving(LARGE_BYTES).await.unwrap();
+        bodies[1].grow_arriving(2 * LARGE_BYTES).await.unwrap();
+        assert!(bodies[2].grow_arriving(LARGE_BYTES + 1).await.is_err());
+        bodies[2].grow_arriving(LARGE_BYTES).await.unwrap();
+        from(&budget, "127.0.0.1").grow_arriving(2 * LARGE_BYTES).await.unwrap();
         bodies[1].arrived();
         bodies[2].grow_arriving(1).await.unwrap();
-        assert_eq!(budget.lock().arriving, 3 * LARGE + 1);
+        assert_eq!(budget.lock().arriving, 3 * LARGE_BYTES + 1);
         drop(bodies);
         assert_eq!((budget.lock().arriving, budget.used()), (0, 0));
     }
@@ -388,7 +388,7 @@ mod tests {
         let budget = budget();
         let mut first = from(&budget, "127.0.0.1");
         first.grow(160).await.unwrap();
-        let held = first.hold(Bytes::from_static(b"answer"));
+        let held = first.attach_to(Bytes::from_static(b"answer"));
         let mut second = from(&budget, "127.0.0.1");
         let (slice, ()) = (held.slice(2..3), drop(held));
         let (grown, ()) = tokio::join!(second.grow(10), async {
@@ -401,20 +401,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_anybody_can_send_leaves_room_for_small_and_for_authenticated_requests() {
-        let total = 16 * SMALL;
+        let total = 16 * SMALL_REQUEST;
         let settings = BudgetSettings { total, per_address: total, wait: Duration::from_millis(1) };
         let budget = MemoryBudget::new(settings);
         let of = |caller| budget.reservation("192.0.2.1".parse().unwrap(), caller);
-        let mut large = [of(Caller::Anybody), of(Caller::Authenticated)];
+        let mut large = [of(BudgetClass::Public), of(BudgetClass::Authenticated)];
         large[0].grow(total / 2).await.unwrap();
         assert!(large[0].grow(1).await.is_err());
         large[1].grow(total / 4).await.unwrap();
         assert!(large[1].grow(1).await.is_err());
-        let mut small = [of(Caller::Anybody), of(Caller::Anybody), of(Caller::Authenticated), of(Caller::Anybody)];
+        let mut small =
+            [of(BudgetClass::Public), of(BudgetClass::Public), of(BudgetClass::Authenticated), of(BudgetClass::Public)];
         for small in &mut small[..3] {
-            small.grow(SMALL).await.unwrap();
+            small.grow(SMALL_REQUEST).await.unwrap();
         }
-        assert!(small[3].grow(SMALL).await.is_err());
-        of(Caller::Anybody).of_this_machine(true).grow(SMALL).await.unwrap();
+        assert!(small[3].grow(SMALL_REQUEST).await.is_err());
+        of(BudgetClass::Public).of_local(true).grow(SMALL_REQUEST).await.unwrap();
     }
 }
