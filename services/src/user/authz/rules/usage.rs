@@ -110,12 +110,16 @@ impl Usage {
     }
 
     pub fn add_grant(&mut self, row: &GrantRow) {
-        self.grants += 1;
-        self.grant_names += name_count(row);
-        self.bytes += grant_bytes(row);
+        self.count_grant(row);
         let content = grant_digest(row);
         let count = self.contents.get(&content).map_or(1, |count| count + 1);
         self.contents.insert_mut(content, count);
+    }
+
+    fn count_grant(&mut self, row: &GrantRow) {
+        self.grants += 1;
+        self.grant_names += name_count(row);
+        self.bytes += grant_bytes(row);
     }
 
     pub fn remove_grant(&mut self, row: &GrantRow) {
@@ -163,6 +167,13 @@ impl Usage {
     }
 }
 
+/// Refuses new grants that would exceed a limit of an account even if it owned nothing else.
+pub fn check_new_grants<'a>(fresh: impl Iterator<Item = &'a GrantRow>, limits: &AccessLimits) -> Result<()> {
+    let mut usage = Usage::default();
+    fresh.for_each(|row| usage.count_grant(row));
+    usage.check_quota(&Usage::default(), limits)
+}
+
 /// Refuses a change that increases the total above the limit.
 pub fn check_total(had: usize, has: usize, limits: &AccessLimits) -> Result<()> {
     if has > limits.total_bytes && has > had {
@@ -199,7 +210,8 @@ pub fn grant_digest(row: &GrantRow) -> GrantDigest {
     digest.finalize().into()
 }
 
-fn name_count(row: &GrantRow) -> usize {
+/// The number of slugs and roles that a grant names.
+pub fn name_count(row: &GrantRow) -> usize {
     row.slugs.len() + row.role_ids.len()
 }
 
