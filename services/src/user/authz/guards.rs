@@ -8,13 +8,18 @@ use crate::user::{
         roles::givable::is_under_own_slug,
         rows::{ROLE_LINKS, RoleLinkRow, app_of},
     },
-    shared::rows::{ALL_APPS, DEFAULT_APP, USERS},
+    shared::rows::{ALL_APPS, DEFAULT_APP, TOMBSTONES, USERS, id_tombstone},
 };
 
 /// The assigner still exists, and is still an admin if it acts as one.
 pub fn still_gives(giver: &Caller) -> Batch {
     let there = Batch::new().require(Guard::Exists { collection: USERS.name, id: giver.user_id.to_string() });
     still_admin(giver).into_iter().fold(there, Batch::require)
+}
+
+/// The account is not being deleted.
+pub fn is_not_being_deleted(user_id: &str) -> Guard {
+    Guard::Absent { collection: TOMBSTONES.name, id: id_tombstone(user_id) }
 }
 
 /// A caller that acts as an admin is still one.

@@ -40,7 +40,7 @@ pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -
     roles.sort();
     roles.dedup();
     let password =
-        cx.authn.passwords.hash_password(&password, false, Purpose::Registration, cx.request.client_ip).await?;
+        cx.authn.passwords.hash_password(&password, false, Purpose::Registration, cx.request.counted_address()).await?;
 
     let now = cx.now();
     let search_prefixes = search_prefixes(slug.as_str(), &name);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::user::{
     authz::{
-        guards::{still_gives, still_gives_role},
+        guards::{is_not_being_deleted, still_gives, still_gives_role},
         roles::{givable::may_give, organization::is_admin_role},
         rows::{CONTACT_ENROLLS, ContactEnrollRow, ROLE_LINKS, ROLES, RoleLinkRow},
         rules::usage::AccessLimits,
@@ -116,7 +116,9 @@ impl Giving {
                 Guard::at_most(CONTACT_ENROLLS.name, waiting_of(id), waits),
             ]
         });
-        let guards: Vec<Guard> = all.chain(by_others).chain(by_giver).collect();
+        let accounts: BTreeSet<&str> = given.iter().map(|(id, _)| *id).collect();
+        let stay = accounts.into_iter().map(is_not_being_deleted);
+        let guards: Vec<Guard> = all.chain(by_others).chain(by_giver).chain(stay).collect();
         guards.into_iter().fold(self.batch, Batch::require)
     }
 
