@@ -17,7 +17,8 @@ use std::{
 };
 
 use openorch_api::{Time, audit::AuditEntry};
-use openorch_store::{Batch, Collection, Filter, Index, Query, Result, Store, Table, Write};
+use openorch_store::{Batch, Collection, Cursor, Filter, Index, Query, Result, Store, Stored, Table, Write};
+use serde::{Deserialize, Serialize};
 
 pub use self::call::CallAudit;
 use self::gathered::Due;
@@ -37,6 +38,25 @@ pub static ENTRIES: Collection = Collection {
     ],
 };
 
+/// An entry as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredEntry {
+    #[serde(flatten)]
+    entry: AuditEntry,
+    /// Plain accounts cannot cause such an entry: see [`CallAudit`]. It is removed last when the log is too long, or they
+    /// could remove it by causing many others.
+    #[serde(default, rename = "removedLast", skip_serializing_if = "std::ops::Not::not")]
+    is_removed_last: bool,
+}
+
+/// How far the log has been trimmed: no entry before the cursor is one of those that are removed first.
+#[derive(Default)]
+struct Trimmed {
+    until: Option<Cursor>,
+    /// The number of entries before the cursor.
+    passed: u64,
+}
+
 /// Maximum entries written or removed in one batch.
 const AT_ONCE: usize = 1000;
 /// A log that is too long is trimmed by an extra 1/`TRIM_DIVISOR` of its maximum, so that not every new entry trims it again.
@@ -49,6 +69,7 @@ const NOT_COUNTED: u64 = u64::MAX;
 /// Writes the log and enforces its limits.
 pub struct Audit {
     entries: Table<AuditEntry>,
+    stored: Table<StoredEntry>,
     store: Arc<dyn Store>,
     /// The name of the collection of accounts.
     accounts: &'static str,
@@ -57,16 +78,17 @@ pub struct Audit {
     gathered: Mutex<gathered::Table>,
     /// The approximate number of entries: counted once, then updated by writes and removals.
     count: AtomicU64,
+    trimmed: Mutex<Trimmed>,
     /// Limits log lines about failed writes, which repeat while their cause persists.
     unwritten: LogLimit,
 }
 
 impl Audit {
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, ids: Arc<Ids>, accounts: &'static Collection) -> Audit {
-        let entries = Table::new(store.clone(), &ENTRIES);
+        let (entries, stored) = (Table::new(store.clone(), &ENTRIES), Table::new(store.clone(), &ENTRIES));
         let (count, unwritten) = (AtomicU64::new(NOT_COUNTED), LogLimit::once_a_minute());
-        let accounts = accounts.name;
-        Audit { entries, store, accounts, clock, ids, gathered: Mutex::default(), count, unwritten }
+        let (accounts, gathered, trimmed) = (accounts.name, Mutex::default(), Mutex::default());
+        Audit { entries, stored, store, accounts, clock, ids, gathered, count, trimmed, unwritten }
     }
 
     /// Registers the approximate number of entries as a metric, absent until they were counted.
@@ -75,6 +97,11 @@ impl Audit {
         registry.gauge("audit_entries", "Approximate number of entries of the audit log", move || {
             Some(audit.count.load(Ordering::Relaxed)).filter(|count| *count != NOT_COUNTED)
         });
+    }
+
+    /// Leaves the targets of an entry that its text shows. It can be found by more of them: see [`target`].
+    pub fn cut_targets(entry: &mut AuditEntry) {
+        target::Target::cut(&mut entry.targets);
     }
 
     pub(crate) fn now(&self) -> jiff::Timestamp {
@@ -142,6 +169,7 @@ impl Audit {
             if count > 0 {
                 self.store.commit(page.rows.into_iter().map(|row| removal(row.id)).collect()).await?;
                 self.count.store(NOT_COUNTED, Ordering::Relaxed);
+                *lock(&self.trimmed) = Trimmed::default();
             }
             if count < AT_ONCE {
                 return Ok(());
@@ -149,8 +177,9 @@ impl Audit {
         }
     }
 
-    /// Removes the oldest entries if there are more than `max`. The entry [`TRIMMED`] records how many, and up to which time.
-    /// Does not query the store while the approximate count is within the limit.
+    /// Removes entries if there are more than `max`: the oldest ones that plain accounts can cause, and if the others exceed
+    /// half of `max`, or no others are left, the oldest of those. The entry [`TRIMMED`] records how many, and up to which
+    /// time. Does not query the store while the approximate count is within the limit.
     pub async fn remove_beyond(&self, most: u64) -> Result<()> {
         if self.count.load(Ordering::Relaxed) == NOT_COUNTED {
             let count = self.entries.count(&[]).await?;
@@ -164,29 +193,72 @@ impl Audit {
         self.count.store(count, Ordering::Relaxed);
         let Some(beyond) = count.checked_sub(most).filter(|beyond| *beyond > 0) else { return Ok(()) };
         let mut left = beyond + most / SPARE_PART;
+        let surplus = lock(&self.trimmed).passed.saturating_sub(most / 2).min(left);
+        if surplus > 0 {
+            self.remove_oldest(surplus).await?;
+            lock(&self.trimmed).passed -= surplus;
+            left -= surplus;
+        }
+        let mut is_end = false;
+        while left > 0 && !is_end {
+            let after = lock(&self.trimmed).until.clone();
+            let page = self.stored.page(&Query { after, ..oldest() }).await?;
+            is_end = page.next.is_none();
+            let rows = page.items.into_iter().filter(|row| row.id != TRIMMED);
+            let (passed, mut gone): (Vec<_>, Vec<_>) = rows.partition(|row| row.value.is_removed_last);
+            let is_whole = gone.len() as u64 <= left;
+            gone.truncate(left as usize);
+            left -= gone.len() as u64;
+            self.remove_trimmed(gone).await?;
+            let mut trimmed = lock(&self.trimmed);
+            match (is_whole, is_end) {
+                (_, true) => *trimmed = Trimmed::default(),
+                (true, false) => {
+                    *trimmed = Trimmed { until: page.next, passed: trimmed.passed + passed.len() as u64 };
+                }
+                (false, false) => {}
+            }
+        }
+        self.remove_oldest(left).await
+    }
+
+    /// Removes this many of the oldest entries, whatever they are.
+    async fn remove_oldest(&self, mut left: u64) -> Result<()> {
         while left > 0 {
-            let at_once = left.min(AT_ONCE as u64);
-            let page = self.entries.find(&Query::all().ascending("at").limit(at_once + 1)).await?;
-            let page: Vec<_> = page.into_iter().filter(|row| row.id != TRIMMED).take(at_once as usize).collect();
-            let Some(last) = page.last() else { break };
-            let known = self.entries.get(TRIMMED).await?.map_or(0, |known| known.value.count);
-            let told = AuditEntry {
-                id: TRIMMED.to_owned(),
-                at: Time(self.clock.now()),
-                operation: TRIMMED.to_owned(),
-                target: format!("entries up to {}", last.value.at),
-                status: 200,
-                count: known + page.len() as u64,
-                ..AuditEntry::default()
-            };
-            let removed = page.len() as u64;
-            let batch: Batch = page.into_iter().map(|row| removal(row.id)).collect();
-            self.store.commit(batch.with(self.entries.upsert(TRIMMED, &told)?)).await?;
-            left = left.saturating_sub(removed);
-            let _ = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(removed));
+            let mut page = self.stored.find(&oldest()).await?;
+            page.retain(|row| row.id != TRIMMED);
+            page.truncate(left as usize);
+            if page.is_empty() {
+                return Ok(());
+            }
+            left -= page.len() as u64;
+            self.remove_trimmed(page).await?;
         }
         Ok(())
     }
+
+    async fn remove_trimmed(&self, gone: Vec<Stored<StoredEntry>>) -> Result<()> {
+        let Some(last) = gone.last() else { return Ok(()) };
+        let removed = gone.len() as u64;
+        let known = self.entries.get(TRIMMED).await?.map_or(0, |known| known.value.count);
+        let told = AuditEntry {
+            id: TRIMMED.to_owned(),
+            at: Time(self.clock.now()),
+            operation: TRIMMED.to_owned(),
+            target: format!("entries up to {}", last.value.entry.at),
+            status: 200,
+            count: known + removed,
+            ..AuditEntry::default()
+        };
+        let batch: Batch = gone.into_iter().map(|row| removal(row.id)).collect();
+        self.store.commit(batch.with(self.entries.upsert(TRIMMED, &told)?)).await?;
+        let _ = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(removed));
+        Ok(())
+    }
+}
+
+fn oldest() -> Query {
+    Query::all().ascending("at").limit(AT_ONCE as u64)
 }
 
 fn removal(id: String) -> Write {

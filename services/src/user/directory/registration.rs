@@ -1,12 +1,19 @@
 //! Registration: accounts that users create for themselves.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use openorch_api::{
     Body, Json, Slug,
     user::{ContactInput, RegisterRequest, RegisterResponse, errors},
 };
-use openorch_chassis::{Cx, Error, Result, service::retry};
+use openorch_chassis::{
+    Cx, Error, Result,
+    service::{RequestContext, retry},
+};
 use openorch_store::Batch;
 
 use crate::user::{
@@ -36,7 +43,7 @@ pub async fn register(cx: Cx<Directory>, Body(request): Body<RegisterRequest>) -
     let invitation = request.invitation.as_deref().filter(|code| !code.is_empty());
     cx.authn.passwords.check_new_password(&password, cx.request.from_this_machine)?;
     cx.refuse_taken(&slug).await?;
-    let mut roles = cx.admitted_roles(&app, invitation, cx.request.from_this_machine).await?;
+    let mut roles = cx.admitted_roles(&app, invitation, &cx.request).await?;
     roles.sort();
     roles.dedup();
     let password =
@@ -111,7 +118,7 @@ impl Directory {
         &self,
         app: &str,
         invitation: Option<&str>,
-        from_this_machine: bool,
+        request: &RequestContext,
     ) -> Result<Vec<String>> {
         match (self.registration, invitation) {
             (Registration::Closed, _) => Err(Error::new(
@@ -123,12 +130,41 @@ impl Directory {
                 &errors::INVITATION_REQUIRED,
                 "registration is by invitation: ask an admin for one and send its code as `invitation`",
             )),
-            (Registration::OnThisMachine, None) if !from_this_machine => Err(Error::new(
+            (Registration::OnThisMachine, None) if !request.from_this_machine => Err(Error::new(
                 &errors::REGISTRATION_LOCAL_ONLY,
                 "registration is open to programs on this machine, and this request comes from a web page, through a proxy \
                  or for another host; an operator can open it to others with OPENORCH_REGISTRATION=open or invite",
             )),
-            (Registration::Open | Registration::OnThisMachine, None) => Ok(vec![openorch_api::role::USER.to_owned()]),
+            (Registration::Open | Registration::OnThisMachine, None) => {
+                self.count_registration(request)?;
+                Ok(vec![openorch_api::role::USER.to_owned()])
+            }
         }
+    }
+
+    /// Limits the accounts that a network registers, since what an account may have is limited by account.
+    fn count_registration(&self, request: &RequestContext) -> Result<()> {
+        if request.from_this_machine {
+            return Ok(());
+        }
+        // A customer may have a /48.
+        let network = match request.counted_address().to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 80 << 80).into(),
+            address => address,
+        };
+        let hour = Duration::from_secs(3600);
+        let now = self.now().0.as_microsecond() / hour.as_secs() as i64;
+        self.registrations.take(&network, now).map_err(|wait| {
+            let seconds = wait.saturating_mul(hour.as_secs() as u32).as_secs() as i64 + 1;
+            Error::new(
+                &errors::TOO_MANY_REGISTRATIONS,
+                format!(
+                    "{} accounts were registered from your network within an hour, the maximum; try again in {seconds} s, or \
+                     have an operator raise OPENORCH_USER_MAX_REGISTRATIONS_PER_NETWORK",
+                    self.registrations.rate().burst
+                ),
+            )
+            .after(seconds)
+        })
     }
 }

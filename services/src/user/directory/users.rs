@@ -217,10 +217,13 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
             cx.leave_organizations(&cx.request.audit, caller, &user.id).await?;
         }
         let mut batch: Batch = still_managed(caller, &id.0).into_iter().collect();
-        batch.push(cx.accounts.users.delete(&user.id, Some(version).filter(|_| !is_marked)));
         if is_marked {
-            let links = vec![Filter::equals("userId", &*user.id)];
-            batch.push(Write::DeleteWhere { collection: ROLE_LINKS.name, filters: links });
+            batch.push(Write::Require(Guard::Exists { collection: USERS.name, id: user.id.clone() }));
+            for (collection, field) in [(USERS.name, "id"), (ROLE_LINKS.name, "userId")] {
+                batch.push(Write::DeleteWhere { collection, filters: vec![Filter::equals(field, &*user.id)] });
+            }
+        } else {
+            batch.push(cx.accounts.users.delete(&user.id, Some(version)));
         }
         for link in cx.authz.role_links.find(&Query::all().equals("userId", &*user.id)).await? {
             if !is_marked {

@@ -40,7 +40,7 @@ impl Authz {
             }
             let (had, has) = (before.usage(&caller.user_id), after.usage(&caller.user_id));
             has.refuse_growth(&had, limits)?;
-            usage::refuse_total(before.bytes(), after.bytes(), limits)
+            usage::refuse_total(before.bytes(), after.bytes(), has.bytes(), limits)
         };
         self.change_rules_within(&cx.request.audit, check, decide).await
     }
