@@ -7,7 +7,10 @@ use openorch_api::{
     audit::AuditEntry,
     user::{ListAuditRequest, ListAuditResponse},
 };
-use openorch_chassis::{Cx, Error, Platform, Result, audit::{Audit, ENTRIES}};
+use openorch_chassis::{
+    Cx, Error, Platform, Result,
+    audit::{Audit, ENTRIES},
+};
 use openorch_store::{Cursor, Filter, Query, Table};
 
 use crate::user::shared::{accounts::Accounts, settings::AuditSettings};

@@ -30,12 +30,7 @@ use crate::user::{
         rows::{CONTACT_ENROLLS, DelegationRow, ROLE_LINKS, RoleLinkRow},
         rules::{Change, Rules},
     },
-    directory::{
-        new_account::no_such_role,
-        profile::Profile,
-        rows::INVITATIONS,
-        state::Directory,
-    },
+    directory::{new_account::no_such_role, profile::Profile, rows::INVITATIONS, state::Directory},
     shared::{
         accounts::{ADMIN_SLUG, refuse_built_in},
         rows::{CONTACTS, DEFAULT_APP, TombstoneRow, USERS, UserRow, id_tombstone, search_prefix, search_prefixes},
@@ -130,7 +125,12 @@ pub async fn create(cx: Cx<Directory>, Body(request): Body<CreateUserRequest>) -
     let password = match request.password.filter(|password| !password.is_empty()) {
         Some(password) => {
             cx.authn.passwords.check_new_password(&password, cx.request.from_this_machine)?;
-            Some(cx.authn.passwords.hash_password(&password, false, Purpose::KnownSignIn, cx.request.counted_address()).await?)
+            Some(
+                cx.authn
+                    .passwords
+                    .hash_password(&password, false, Purpose::KnownSignIn, cx.request.counted_address())
+                    .await?,
+            )
         }
         None => None,
     };
@@ -175,7 +175,8 @@ pub async fn reset_password(
     refuse_built_in(&user)?;
     cx.authz.require_takeover(&cx.request.audit, caller, &user, &USER_PASSWORD_RESET).await?;
     let is_default = user.slug == ADMIN_SLUG && new == DEFAULT_ADMIN_PASSWORD;
-    let row = cx.authn.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.counted_address()).await?;
+    let row =
+        cx.authn.passwords.hash_password(&new, is_default, Purpose::KnownSignIn, cx.request.counted_address()).await?;
     retry(|| async {
         // Hashing takes time, so the caller's rights and the account's rights are checked again.
         let caller = cx.authz.caller_now(caller, &USER_PASSWORD_RESET).await?;

@@ -67,7 +67,7 @@ settings! {
     pub struct AuditSettings in "audit" {
         /// Time that entries of the audit log are kept.
         retention: Duration = "8760h";
-        /// Maximum number of entries of the audit log; the oldest are removed first.
+        /// Maximum number of entries of the audit log; the oldest are removed first, changes of rights last.
         max_entries: u64 = "5000000";
     }
 }
