@@ -33,7 +33,10 @@ use crate::user::{
     directory::{new_account::no_such_role, profile::Profile, rows::INVITATIONS, state::Directory},
     shared::{
         accounts::{ADMIN_SLUG, refuse_built_in},
-        rows::{CONTACTS, DEFAULT_APP, TombstoneRow, USERS, UserRow, id_tombstone, search_prefix, search_prefixes},
+        rows::{
+            CONTACTS, DEFAULT_APP, TOMBSTONES, TombstoneRow, USERS, UserRow, id_tombstone, search_prefix,
+            search_prefixes,
+        },
     },
 };
 
@@ -252,7 +255,7 @@ pub async fn delete(cx: Cx<Directory>, Path(id): Path<UserId>) -> Result<Json<Em
     })
     .await;
     heirs().iter().for_each(|id: &String| cx.authz.cache.rights_changed(id));
-    if deleted.is_err() && is_marked.load(Ordering::Relaxed) {
+    if deleted.is_err() && attempts.load(Ordering::Relaxed) > 1 {
         cx.give_up_deletion(&id.0).await;
     }
     deleted.inspect_err(|_| {
@@ -350,7 +353,8 @@ impl Directory {
     /// Takes the mark away from an account that could not be deleted.
     async fn give_up_deletion(&self, user_id: &str) {
         let there = Guard::Exists { collection: USERS.name, id: user_id.to_owned() };
-        let batch = Batch::new().require(there).with(self.tombstones.delete(&id_tombstone(user_id), None));
+        let filters = vec![Filter::equals("id", id_tombstone(user_id))];
+        let batch = Batch::new().require(there).with(Write::DeleteWhere { collection: TOMBSTONES.name, filters });
         if let Err(error) = self.platform.store.commit(batch).await {
             tracing::warn!(
                 "the account `{user_id}` could not be deleted and cannot be used until it is deleted again: {error}"
