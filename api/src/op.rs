@@ -140,7 +140,7 @@ impl Access {
 
     /// Whether it needs a permission that accounts do not have from the start, whatever they name.
     pub fn is_privileged(&self) -> bool {
-        matches!(self, Access::Needs(guard) if guard.exempt == Exempt::Nobody
+        matches!(self, Access::Needs(guard) if guard.exempt == Exempt::None
             && !guard.permission.granted_to.contains(&crate::role::USER))
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use openorch_api::{Time, role};
-use openorch_chassis::{Platform, rate::Rate, service::Hooks};
+use openorch_chassis::{Platform, rate_limit::Rate, service::Hooks};
 use openorch_store::{Batch, Query, Store, Table};
 
 use crate::user::{

@@ -372,7 +372,8 @@ async fn calls(daemon: &Daemon, token: &str, calls: Vec<Value>) -> Answer {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w174_an_account_that_changes_all_the_time_is_deleted_nevertheless() {
-    let daemon = Daemon::with(&["--api-max-writes-per-account", "1000000", "--api-max-writes-burst", "1000000"]).await;
+    let daemon =
+        Daemon::with_flags(&["--api-max-writes-per-account", "1000000", "--api-max-writes-burst", "1000000"]).await;
     let daemon = Arc::new(daemon);
     let (eve, pal, admin) = (daemon.register("eve").await, daemon.register("pal").await, daemon.admin().await);
     // Its organizations make the deletion take longer than the next change of it.

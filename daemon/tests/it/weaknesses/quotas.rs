@@ -585,7 +585,7 @@ async fn w143_a_session_takes_no_room_for_the_roles_of_its_account() {
 
 #[tokio::test]
 async fn w173_accounts_that_own_as_much_as_they_may_leave_room_for_the_first_things_of_others() {
-    let daemon = Daemon::with(&[
+    let daemon = Daemon::with_flags(&[
         "--user-max-access-rule-memory",
         "600000",
         "--user-max-access-rule-memory-per-account",
@@ -645,7 +645,7 @@ async fn w173_accounts_that_own_as_much_as_they_may_leave_room_for_the_first_thi
 async fn w179_a_network_registers_so_many_accounts_in_an_hour() {
     let flags =
         ["--registration", "open", "--trusted-proxies", "127.0.0.0/8", "--user-max-registrations-per-network", "3"];
-    let daemon = Daemon::with(&flags).await;
+    let daemon = Daemon::with_flags(&flags).await;
     let change = json!({ "currentPassword": "changeme", "newPassword": "correct horse battery" });
     assert_eq!(status(&daemon, "POST", "/user-svc/change-password", &daemon.admin().await, change).await, 200);
     let register = async |slug: &str, address: &str| {

@@ -350,7 +350,7 @@ async fn w161_an_address_that_carries_that_of_a_proxy_is_not_the_proxy() {
 
 #[tokio::test]
 async fn w176_what_gives_rights_goes_last_from_a_log_that_others_fill() {
-    let daemon = Daemon::with(&["--audit-max-entries", "40"]).await;
+    let daemon = Daemon::with_flags(&["--audit-max-entries", "40"]).await;
     let (eve, mole, admin) = (daemon.register("eve").await, daemon.register("mole").await, daemon.admin().await);
     let enrolls = json!({ "enrolls": [{ "userId": id_of(&mole), "role": "user-svc:admin" }] });
     assert_eq!(status(&daemon, "PUT", "/user-svc/enrolls", &admin, enrolls).await, 200);

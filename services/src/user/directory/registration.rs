@@ -154,7 +154,7 @@ impl Directory {
         };
         let hour = Duration::from_secs(3600);
         let now = self.now().0.as_microsecond() / hour.as_secs() as i64;
-        self.registrations.take(&network, now).map_err(|wait| {
+        self.registrations.try_acquire(&network, now).map_err(|wait| {
             let seconds = wait.saturating_mul(hour.as_secs() as u32).as_secs() as i64 + 1;
             Error::new(
                 &errors::TOO_MANY_REGISTRATIONS,
@@ -164,7 +164,7 @@ impl Directory {
                     self.registrations.rate().burst
                 ),
             )
-            .after(seconds)
+            .with_retry_after(seconds)
         })
     }
 }

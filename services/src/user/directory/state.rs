@@ -10,7 +10,7 @@ use openorch_api::Time;
 use openorch_chassis::{
     Platform,
     identity::{AccountDeletionHook, AppDeletionHook},
-    rate::{Limiter, Rate},
+    rate_limit::{Rate, RateLimiter},
     service::Hooks,
 };
 use openorch_store::Table;
@@ -39,7 +39,7 @@ pub struct Directory {
     /// Who may register.
     pub registration: Registration,
     /// Limits registrations by network, in a time in which an hour is a second.
-    pub registrations: Limiter<IpAddr>,
+    pub registrations: RateLimiter<IpAddr>,
     /// Hooks of other services for the deletion of an account.
     pub deletion_hooks: Vec<Arc<dyn AccountDeletionHook>>,
     /// Hooks for the deletion of an app.
@@ -68,7 +68,7 @@ impl Directory {
             organizations: platform.table(&ORGANIZATIONS),
             invitations: platform.table(&INVITATIONS),
             registration,
-            registrations: Limiter::new(registrations),
+            registrations: RateLimiter::new(registrations),
             deletion_hooks: hooks.account_deletion,
             app_deletion_hooks: hooks.app_deletion,
             pending_deletions: Mutex::default(),
