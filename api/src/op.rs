@@ -138,6 +138,12 @@ impl Access {
         Access::needs(permission).exempting(Exempt::Account)
     }
 
+    /// Whether it needs a permission that accounts do not have from the start, whatever they name.
+    pub fn is_privileged(&self) -> bool {
+        matches!(self, Access::Needs(guard) if guard.exempt == Exempt::None
+            && !guard.permission.granted_to.contains(&crate::role::USER))
+    }
+
     const fn exempting(self, exempt: Exempt) -> Access {
         match self {
             Access::Needs(guard) => Access::Needs(PermissionRequirement { exempt, ..guard }),

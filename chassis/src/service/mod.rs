@@ -25,6 +25,7 @@ use crate::{
     forwarded::client_network,
     headers::DeclaredHeaders,
     identity::{AccountDeletionHook, AppDeletionHook, InstancePresence},
+    local::FOREIGN_ON_LOOPBACK,
     response,
     router::Calls,
     routes::UnreachableHook,
@@ -54,6 +55,18 @@ pub struct RequestContext {
     pub calls: Option<Calls>,
     /// The open event streams; a response may add one.
     pub streams: Arc<EventStreams>,
+}
+
+impl RequestContext {
+    /// The address by which sign-ins are counted. Requests that have a loopback address and do not come from a program on
+    /// this machine, from web pages and proxies, are counted together at [`FOREIGN_ON_LOOPBACK`]: they must not use up what
+    /// programs on this machine have.
+    pub fn counted_address(&self) -> std::net::IpAddr {
+        match self.client_ip.is_loopback() && !self.is_local {
+            true => FOREIGN_ON_LOOPBACK,
+            false => self.client_ip,
+        }
+    }
 }
 
 impl<S> Cx<S> {

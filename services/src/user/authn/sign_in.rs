@@ -54,7 +54,7 @@ pub async fn login(cx: Cx<Authn>, Body(request): Body<LoginRequest>) -> Result<J
             (Some(id.clone()), id)
         };
         let user_id = account.as_deref().unwrap_or_default();
-        let address = cx.request.client_ip;
+        let address = cx.request.counted_address();
         let guess =
             PasswordAttempt { password: &password, throttle_key: &counted_as, user_id, address, is_signed_in: false };
         cx.sign_in_by_password(&cx.request, &guess, &place).await?
@@ -155,7 +155,7 @@ impl Authn {
             Ok((self.open_session(&request.audit, &account, place, used).await?, account.id.clone()))
         })
         .await?;
-        self.passwords.store_address(&user_id, &throttle_key(&contact.value), request.client_ip).await;
+        self.passwords.store_address(&user_id, &throttle_key(&contact.value), request.counted_address()).await;
         Ok(token)
     }
 }

@@ -24,7 +24,7 @@ use crate::user::{
             role_claims::{app_claim, role_claims},
         },
     },
-    authz::accounts::account::Account,
+    authz::{accounts::account::Account, guards::is_not_being_deleted},
 };
 
 /// Maximum number of sessions exchanged from one session.
@@ -223,6 +223,7 @@ impl Authn {
             }
             let most = self.sessions.max_per_account;
             batch = batch.require(Guard::at_most(SESSIONS.name, vec![of_account], most));
+            let batch = batch.require(is_not_being_deleted(&account.id));
             return Ok((fresh, Some(batch)));
         };
         let renew_after = self.tokens.lifetime.as_secs() as i64 * 2 / 3;

@@ -24,6 +24,9 @@ const LINK_BYTES: usize = 176;
 /// A name in a grant is stored in the row, the index for checks, and the index of grants by name.
 const NAME_BYTES: usize = 240;
 
+/// Divisor: an account owns little if it owns at most this part of its limit.
+const SMALL_PART: usize = 64;
+
 /// Limits for accounts other than admins.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessLimits {
@@ -174,15 +177,18 @@ pub fn check_new_grants<'a>(fresh: impl Iterator<Item = &'a GrantRow>, limits: &
     usage.check_quota(&Usage::default(), limits)
 }
 
-/// Refuses a change that increases the total above the limit.
-pub fn check_total(had: usize, has: usize, limits: &AccessLimits) -> Result<()> {
-    if has > limits.total_bytes && has > had {
+/// Refuses a change that increases the total above the limit. The last quarter is for accounts that own little, so that
+/// some accounts that own as much as they may do not take all. `own`: what the account owns after the change.
+pub fn check_total(had: usize, has: usize, own: usize, limits: &AccessLimits) -> Result<()> {
+    let is_small = own <= limits.account_bytes / SMALL_PART;
+    let most = if is_small { limits.total_bytes } else { limits.total_bytes / 4 * 3 };
+    if has > most && has > had {
         return Err(Error::new(
             &errors::RULE_MEMORY_FULL,
             format!(
-                "the roles, permissions and permits of all accounts have reached the limit of {} bytes of memory: have an admin \
-                 delete some, or an operator raise OPENORCH_USER_MAX_ACCESS_RULE_MEMORY",
-                limits.total_bytes
+                "the roles, permissions and permits of all accounts have reached the limit of {most} bytes of memory for \
+                 accounts that own as much as this one: have an admin delete some, or an operator raise \
+                 OPENORCH_USER_MAX_ACCESS_RULE_MEMORY"
             ),
         ));
     }
