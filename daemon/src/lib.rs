@@ -5,6 +5,7 @@ pub mod keep;
 mod live;
 mod mail;
 mod metered;
+mod own_addresses;
 pub mod secrets;
 mod server_time;
 pub mod settings;

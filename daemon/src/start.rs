@@ -28,7 +28,10 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::{Settings, VERSION, engine, live::Backups, metered::Metered, server_time::Time, settings::Engine};
+use crate::{
+    Settings, VERSION, engine, live::Backups, metered::Metered, own_addresses::OwnAddresses, server_time::Time,
+    settings::Engine,
+};
 
 /// Capacity of the queue of unreachable instances to probe; regular probes find the rest.
 const SUSPECTS: usize = 1024;
@@ -202,9 +205,7 @@ async fn assemble(
     };
     let address = local(&listener)?;
     platform.node = settings.node_place(address)?;
-    let mut own = engine::addresses(&settings).await?;
-    own.push(address);
-    outbound.set_own_addresses(own);
+    let own_addresses = OwnAddresses::new(&settings, address, outbound.clone()).await?;
 
     let mut services: Vec<Mounted> = Vec::new();
     for module in MODULES {
@@ -243,6 +244,7 @@ async fn assemble(
         tasks.spawn(supervise(task));
     }
     tasks.spawn(time.follow(store.clone()));
+    tasks.spawn(own_addresses.follow());
     let (suspects, mut suspected) = mpsc::channel::<Arc<str>>(SUSPECTS);
     tasks.spawn(async move {
         while let Some(instance_id) = suspected.recv().await {

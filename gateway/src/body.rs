@@ -25,7 +25,7 @@ use openorch_chassis::{ClientBody, place::Place};
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::{
-    clients::{self, Admission, ClientPlace, GivenUp, RequestPlace},
+    clients::{self, Admission, GivenUp, RequestPlace},
     connection::{Connection, Running},
     exchange::{Exchange, Handle},
     headers,
@@ -33,7 +33,6 @@ use crate::{
     pool::{Instance, Sender},
     refusal::Refusal,
     request_log::EndedRequest,
-    untaken::Share,
 };
 
 /// How long an abandoned request counts in the limits.
@@ -305,9 +304,8 @@ impl Request {
         }
         let handle = Handle::current(&connection.life);
         let budget = *gateway.settings.forward.max_response_memory;
-        let share = |client: &ClientPlace| Share { network: client.network(), bytes: client.share(budget) };
-        let share = connection.place.as_ref().map(share);
-        let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), share, refusal.is_some()));
+        let shares = clients::shares(connection.place.as_ref(), behind_proxy, budget, &gateway.settings);
+        let exchange = Arc::new(Exchange::new(handle, connection.clock.now(), shares, refusal.is_some()));
         connection.life.enter(exchange.clone());
         let counted =
             Counted { running: Running::begin(connection), exchange: exchange.clone(), place: Arc::new(place) };

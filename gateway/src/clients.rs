@@ -11,7 +11,11 @@ use std::{
 
 use openorch_chassis::{codes::gateway as codes, forwarded::network};
 
-use crate::{Metrics, Settings, refusal::Refusal};
+use crate::{
+    Metrics, Settings,
+    refusal::Refusal,
+    untaken::{Share, Shares},
+};
 
 /// The share of a trusted proxy in each limit, in quarters: it serves many clients.
 const PROXY_QUARTERS: usize = 3;
@@ -103,21 +107,32 @@ impl Clients {
 }
 
 impl ClientPlace {
-    /// The address, or the /64 of an IPv6 address.
-    pub fn network(&self) -> IpAddr {
-        self.network
-    }
-
     pub fn load(&self) -> Load {
         Load { network: self.network, usage: self.usage.clone(), most: self.max_connections }
     }
 
-    /// The share of this address in a total: a tenth, or three quarters for a trusted proxy.
-    pub fn share(&self, total: usize) -> usize {
-        let share = if self.is_proxy { total / 4 * PROXY_QUARTERS } else { total / 10 };
-        // At least enough for one response.
-        share.max(1 << 20)
+    /// The share of this address in the memory of unread responses: a tenth, or three quarters for a trusted proxy.
+    fn share(&self, total: usize) -> Share {
+        let part = if self.is_proxy { total / 4 * PROXY_QUARTERS } else { total / 10 };
+        Share { network: self.network, bytes: part.max(ONE_RESPONSE), is_proxied: false }
     }
+}
+
+/// The smallest share of an address: enough for one response.
+const ONE_RESPONSE: usize = 1 << 20;
+
+/// The shares of a request in the memory of unread responses. A client behind a trusted proxy has the share of an address
+/// within that of the proxy.
+pub fn shares(
+    client: Option<&ClientPlace>,
+    behind_proxy: Option<IpAddr>,
+    total: usize,
+    settings: &Settings,
+) -> Shares {
+    let proxied = client.and(behind_proxy.filter(|client| !settings.http.address_limit_exempt.contains(*client)));
+    let of_proxied =
+        |address| Share { network: network(address), bytes: (total / 10).max(ONE_RESPONSE), is_proxied: true };
+    [client.map(|client| client.share(total)), proxied.map(of_proxied)]
 }
 
 impl Load {

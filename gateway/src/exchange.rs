@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc, OnceLock,
         atomic::{
-            AtomicBool, AtomicU64,
+            AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -23,7 +23,7 @@ use crate::{
     life::{Life, Order},
     pool::READ_BUFFER,
     table::Presence,
-    untaken::Share,
+    untaken::Shares,
 };
 
 /// The value of a time that is not set.
@@ -48,11 +48,18 @@ pub struct Exchange {
     service: OnceLock<Arc<Presence>>,
     /// The credential, if the request has a token of this daemon.
     credential: OnceLock<Credential>,
-    /// `None` for an address that is exempt.
-    share: Option<Share>,
+    /// Empty for an address that is exempt.
+    shares: Shares,
+    /// The bytes of the request head if it is large, else zero.
+    head_bytes: AtomicUsize,
     /// Whether the request was refused by a concurrency limit; then its short response has a short timeout.
     is_refused: bool,
 }
+
+/// Request heads up to this size are not counted: the number of connections bounds their memory.
+const SMALL_HEAD: usize = 4 << 10;
+/// The memory of a head relative to its size: the read buffer, the write buffer and hyper's overhead (measured).
+const HEAD_COPIES: usize = 3;
 
 /// Write timeout of the response to a request that was refused by a concurrency limit.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -76,7 +83,7 @@ impl Handle {
 }
 
 impl Exchange {
-    pub fn new(handle: Handle, now: u64, share: Option<Share>, is_refused: bool) -> Exchange {
+    pub fn new(handle: Handle, now: u64, shares: Shares, is_refused: bool) -> Exchange {
         Exchange {
             handle,
             began: now,
@@ -88,17 +95,34 @@ impl Exchange {
             upload: AtomicWaker::new(),
             service: OnceLock::new(),
             credential: OnceLock::new(),
-            share,
+            shares,
+            head_bytes: AtomicUsize::new(0),
             is_refused,
         }
     }
 
-    pub fn share(&self) -> Option<Share> {
-        self.share
+    pub fn shares(&self) -> &Shares {
+        &self.shares
     }
 
-    /// Approximate memory of the response while it is unread.
+    /// Sets the size of the head of a request to a service.
+    pub fn set_head(&self, bytes: usize) {
+        if bytes > SMALL_HEAD {
+            self.head_bytes.store(bytes, Relaxed);
+        }
+    }
+
+    /// Milliseconds since which it holds memory: data of the response is unread, or a large head waits for a response.
+    pub fn held_for(&self, now: u64) -> Option<u64> {
+        let waits = self.head_bytes.load(Relaxed) > 0 && !self.is_answered.load(Relaxed);
+        self.untaken_for(now).or(waits.then(|| self.age(now)))
+    }
+
+    /// Approximate memory of the response while it is unread, or of a large head that waits for a response.
     pub fn held_bytes(&self) -> usize {
+        if !self.is_answered.load(Relaxed) {
+            return HEAD_COPIES * self.head_bytes.load(Relaxed);
+        }
         match self.handle {
             // Two pieces that were read, the read buffer and the write buffer, with the overhead of hyper and the allocator:
             // 1.0 to 1.1 MiB measured.

@@ -92,6 +92,8 @@ pub async fn forward(
         running.exchange.set_credential(credential);
     }
     running.exchange.set_service(service.presence.clone());
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    running.exchange.set_head(headers::size(request.headers()) + target);
 
     let upgrade = headers::wanted_upgrade(request.headers(), request.version());
     let client_side = upgrade.is_some().then(|| upgrade::on(&mut request));
@@ -337,7 +339,9 @@ impl Trip<'_> {
                     ));
                 }
                 Err(error) => {
-                    self.suspect(instance, &error);
+                    if error.is_of_instance() {
+                        self.suspect(instance, &error);
+                    }
                     error.to_string()
                 }
             };

@@ -19,7 +19,7 @@ use std::{
 use http::HeaderMap;
 use tokio::sync::Notify;
 
-use crate::{Settings, clients::Load, exchange::Exchange, room::Idle};
+use crate::{Settings, clients::Load, exchange::Exchange, headers, room::Idle};
 
 /// A coarse clock: milliseconds since the server started, as of the last tick. Reading it is one atomic load.
 pub struct Clock {
@@ -126,7 +126,7 @@ impl Life {
         if self.blocked.load(Relaxed) == NOT_BLOCKED {
             return;
         }
-        let bytes: usize = head.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+        let bytes = headers::size(head);
         if self.heads_unwritten.fetch_add(bytes, Relaxed) + bytes > MAX_HEADS_UNWRITTEN {
             self.give(Order::Stop);
         }

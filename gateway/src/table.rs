@@ -157,11 +157,13 @@ impl Service {
             None => Arc::new(Presence::new(slug)),
         };
         let mut service = Service { presence, healthy: Vec::new(), slow: Vec::new(), resting: Vec::new() };
+        // An account may have many instances, and change them often.
+        let known: HashMap<&str, &Arc<Instance>> =
+            old.into_iter().flat_map(Service::all).map(|instance| (&*instance.id, instance)).collect();
         for backend in backends {
-            let known =
-                old.and_then(|old| old.all().find(|known| known.id == backend.instance_id && known.url == backend.url));
+            let known = known.get(&*backend.instance_id).filter(|known| known.url == backend.url);
             let instance = match known {
-                Some(known) => known.clone(),
+                Some(known) => Arc::clone(known),
                 None => Arc::new(Instance::new(backend.instance_id, backend.url)),
             };
             match backend.routable {
@@ -208,6 +210,21 @@ mod tests {
         assert!(table.find("b").is_none());
         table.publish("a", vec![backend("1", "http://y", Routable::Yes)]);
         assert!(!Arc::ptr_eq(&first, &table.find("a").unwrap().healthy[0]));
+    }
+
+    #[test]
+    fn w181_publishing_many_instances_takes_linear_time() {
+        // The ids differ at the end. Quadratic time would be 400 million comparisons of such ids.
+        let backends = || {
+            let one = |n| backend(&format!("{}{n}", "a".repeat(100)), "http://x", Routable::Yes);
+            (0..20_000).map(one).collect::<Vec<_>>()
+        };
+        let table = Table::new();
+        table.publish("a", backends());
+        let again = backends();
+        let began = std::time::Instant::now();
+        table.publish("a", again);
+        assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
     }
 
     #[test]

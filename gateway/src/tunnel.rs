@@ -29,7 +29,7 @@ pub fn join(request: &body::Request, client: OnUpgrade, instance: OnUpgrade) {
     let connection = request.connection().clone();
     let entry = connection.lives.enter(&connection.clock, None);
     entry.life.begin();
-    let exchange = Exchange::new(Handle::Connection(entry.life.clone()), connection.clock.now(), None, false);
+    let exchange = Exchange::new(Handle::Connection(entry.life.clone()), connection.clock.now(), [None, None], false);
     if let Some(service) = request.exchange.service() {
         exchange.set_service(service.clone());
     }
@@ -37,12 +37,13 @@ pub fn join(request: &body::Request, client: OnUpgrade, instance: OnUpgrade) {
         exchange.set_credential(credential.clone());
     }
     entry.life.enter(Arc::new(exchange));
+    // It counts against the limits of its client, like the request that it was.
+    let place = request.place();
     tokio::spawn(async move {
         let metrics = &connection.gateway.metrics;
         metrics.tunnels.inc();
-        metrics.in_flight.inc();
         let ended = run(&entry, client, instance, &connection.gateway.settings).await;
-        metrics.in_flight.dec();
+        drop(place);
         if let Some(Err(error)) = ended {
             tracing::debug!(%error, "a tunnel ended with an error");
         }

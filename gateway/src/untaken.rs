@@ -1,5 +1,6 @@
 //! The memory budget of responses that clients read slowly: data read from the instance and not yet sent. Slow clients are
-//! legitimate, so a response may wait for minutes, but all of them share a budget.
+//! legitimate, so a response may wait for minutes, but all of them share a budget. Large request heads count too while an
+//! instance does not respond.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -13,29 +14,38 @@ const SHORTEST: u64 = 1000;
 pub struct Share {
     pub network: IpAddr,
     pub bytes: usize,
+    /// Whether it is a client behind a trusted proxy.
+    pub is_proxied: bool,
 }
 
-/// Whether the response counts against the budget: it comes from a service and is unread.
+/// The shares of an exchange: that of its address, and that of a client behind a trusted proxy.
+pub type Shares = [Option<Share>; 2];
+
+/// Whether the exchange counts against the budget: it is a request to a service whose response is unread, or whose large
+/// head waits for a response.
 pub fn is_untaken(exchange: &Exchange, now: u64) -> bool {
-    exchange.service().is_some() && exchange.untaken_for(now).is_some_and(|time| time >= SHORTEST)
+    exchange.service().is_some() && exchange.held_for(now).is_some_and(|time| time >= SHORTEST)
 }
 
 /// Selects the exchanges to abort, so that the remaining ones are within the total budget and that of each network. Those
 /// unread for longest are aborted first.
 pub fn beyond_budget(mut untaken: Vec<Arc<Exchange>>, now: u64, settings: &Settings) -> Vec<Arc<Exchange>> {
     let mut total = 0;
-    let mut by_network: HashMap<IpAddr, usize> = HashMap::new();
+    let mut by_network: HashMap<(IpAddr, bool), usize> = HashMap::new();
     // The most recent ones are kept until the budget is exhausted.
-    untaken.sort_by_key(|exchange| exchange.untaken_for(now));
+    untaken.sort_by_key(|exchange| exchange.held_for(now));
     untaken.retain(|exchange| {
-        let bytes = exchange.held_bytes();
-        let of_network = exchange.share().map(|share| (by_network.entry(share.network).or_default(), share.bytes));
-        let fits = total + bytes <= *settings.forward.max_response_memory
-            && of_network.as_ref().is_none_or(|(held, most)| **held + bytes <= *most);
+        let (bytes, shares) = (exchange.held_bytes(), exchange.shares());
+        let has_room = |share: &Share| {
+            let held = by_network.get(&(share.network, share.is_proxied)).copied().unwrap_or_default();
+            held + bytes <= share.bytes
+        };
+        let fits =
+            total + bytes <= *settings.forward.max_response_memory && shares.iter().flatten().all(has_room);
         if fits {
             total += bytes;
-            if let Some((held, _)) = of_network {
-                *held += bytes;
+            for share in shares.iter().flatten() {
+                *by_network.entry((share.network, share.is_proxied)).or_default() += bytes;
             }
         }
         !fits
@@ -51,9 +61,9 @@ mod tests {
     use crate::{exchange::Handle, life::Life};
 
     fn untaken(since: u64, share: Option<(u8, usize)>) -> Arc<Exchange> {
-        let share = share.map(|(last, bytes)| Share { network: [192, 0, 2, last].into(), bytes });
-        let exchange = Exchange::new(Handle::Connection(Arc::new(Life::new(0, None))), 0, share, false);
-        exchange.offer(since);
+        let share = share.map(|(last, bytes)| Share { network: [192, 0, 2, last].into(), bytes, is_proxied: false });
+        let exchange = Exchange::new(Handle::Connection(Arc::new(Life::new(0, None))), 0, [share, None], false);
+        exchange.answer(since);
         Arc::new(exchange)
     }
 

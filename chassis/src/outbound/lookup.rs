@@ -1,98 +1,399 @@
 //! Name resolution of instances. The system's resolver blocks and cannot be cancelled, so an unresponsive name server holds a
-//! thread for many seconds. Concurrent lookups are limited per owner, so that no owner's names occupy all threads.
+//! thread for many seconds. Concurrent lookups are limited per owner, waiting owners are served round-robin, and owners with
+//! slow names use at most half of the threads. The result of a lookup is cached, so that the connections of a healthy
+//! instance do not wait for a lookup.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
-    net::{SocketAddr, ToSocketAddrs},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, timeout},
+};
+
+use super::is_exhausted;
 
 /// Maximum concurrent lookups per purpose.
 const AT_ONCE: usize = 64;
 /// Maximum concurrent lookups of one owner per purpose.
 const AT_ONCE_OF_ONE_OWNER: usize = 8;
+/// From this number of concurrent lookups, each owner is limited to one. Also the maximum number of lookups of owners with
+/// slow names.
+const HALF: usize = AT_ONCE / 2;
+/// A lookup that takes longer is slow: its name server does not respond.
+const SLOW: Duration = Duration::from_secs(1);
+/// How long an owner counts as one with slow names after a slow lookup; it is limited to one lookup at a time.
+const SLOW_FOR: Duration = Duration::from_secs(60);
+/// How long a caller waits for a lookup to start.
+const START_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a lookup waits to start, also after its callers gave up.
+const QUEUE_LIMIT: Duration = Duration::from_secs(30);
+/// How long cached addresses are used without another lookup.
+const FRESH: Duration = Duration::from_secs(30);
+/// How long cached addresses are used while another lookup is slow or waits to start.
+const KEPT: Duration = Duration::from_secs(600);
+/// How long a caller waits for another lookup before it uses cached addresses that are not fresh.
+const STALE_PATIENCE: Duration = Duration::from_millis(250);
+/// The pause after a slow failed lookup of a name. It doubles up to the maximum.
+const PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// Maximum cached names of one owner and of all owners.
+const NAMES_OF_ONE_OWNER: usize = 1000;
+const NAMES: usize = 50_000;
 
-/// Resolves a host and port; may block for long.
-pub type Resolver = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+/// Resolves a host; may block for long.
+pub type Resolver = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// The system's resolver: `/etc/hosts`, DNS and the like.
 pub fn system_resolver() -> Arc<Resolver> {
-    Arc::new(|host, port| (host, port).to_socket_addrs().map(Iterator::collect))
+    Arc::new(|host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
 }
 
 /// The purpose of a lookup. Each has a limit of its own.
 #[derive(Clone, Copy)]
 pub enum Purpose {
     /// A registration or a probe, for which accounts can choose any number of names.
-    Check,
+    Check = 0,
     /// A request to an instance, which must not queue behind those.
-    Request,
+    Request = 1,
 }
+
+/// Why there are no addresses.
+#[derive(Debug)]
+pub enum LookupError {
+    /// Too many other lookups are in progress; nothing is known about the name.
+    NotStarted,
+    Failed(io::Error),
+}
+
+type Addresses = Arc<[IpAddr]>;
 
 pub struct Lookups {
     resolver: Arc<Resolver>,
-    checks: Turns,
-    requests: Turns,
+    names: Mutex<Names>,
+    /// By purpose.
+    turns: [Arc<Turns>; 2],
+}
+
+/// The state of a lookup in progress.
+#[derive(Clone)]
+enum Progress {
+    Waiting,
+    Started,
+    NotStarted,
+    Done(Result<Addresses, Arc<io::Error>>),
 }
 
 impl Lookups {
     pub fn new(resolver: Arc<Resolver>) -> Lookups {
-        Lookups { resolver, checks: Turns::new(), requests: Turns::new() }
+        Lookups { resolver, names: Mutex::default(), turns: [Arc::default(), Arc::default()] }
     }
 
-    /// Resolves a host that `owner` registered. Waits for a permit; the caller must set a timeout. The permit is released by
-    /// the thread, since the caller may have timed out long before.
-    pub async fn addresses(&self, host: &str, port: u16, owner: &str, purpose: Purpose) -> io::Result<Vec<SocketAddr>> {
-        let turns = match purpose {
-            Purpose::Check => &self.checks,
-            Purpose::Request => &self.requests,
+    /// Resolves a host that `owner` registered; the caller must set a timeout. Returns cached addresses if they are fresh, or
+    /// if another lookup of the name takes long.
+    pub async fn addresses(
+        self: &Arc<Self>,
+        host: &str,
+        port: u16,
+        owner: &str,
+        purpose: Purpose,
+    ) -> Result<Vec<SocketAddr>, LookupError> {
+        let with_port = |addresses: &[IpAddr]| addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        let (cached, progress) = {
+            let (mut names, now) = (self.names(), Instant::now());
+            let name = names.entry(owner, host, now);
+            name.used = now;
+            let cached = name.addresses.as_ref().filter(|cached| now - cached.since < KEPT);
+            if let Some(fresh) = cached.filter(|cached| !cached.is_doubtful && now - cached.since < FRESH) {
+                return Ok(with_port(&fresh.addresses));
+            }
+            let cached = cached.map(|cached| cached.addresses.clone());
+            let pause = name.not_before.and_then(|until| until.checked_duration_since(now));
+            match (&name.progress[purpose as usize], pause.filter(|pause| !pause.is_zero())) {
+                (Some(progress), _) => (cached, progress.clone()),
+                (None, Some(pause)) => return cached.map(|cached| with_port(&cached)).ok_or_else(|| paused(pause)),
+                (None, None) => {
+                    let (told, progress) = watch::channel(Progress::Waiting);
+                    name.progress[purpose as usize] = Some(progress.clone());
+                    tokio::spawn(self.clone().look_up(owner.into(), host.into(), purpose, told));
+                    (cached, progress)
+                }
+            }
         };
-        let turn = turns.take(owner).await?;
-        let (resolver, host) = (self.resolver.clone(), host.to_owned());
-        let lookup = tokio::task::spawn_blocking(move || {
-            let addresses = resolver(&host, port);
-            drop(turn);
-            addresses
-        });
-        lookup.await.map_err(io::Error::other)?
+        let outcome = match cached {
+            Some(cached) => match timeout(STALE_PATIENCE, outcome(progress)).await {
+                Err(_) | Ok(Err(LookupError::NotStarted)) => Ok(cached),
+                Ok(outcome) => outcome,
+            },
+            None => outcome(progress).await,
+        };
+        outcome.map(|addresses| with_port(&addresses))
+    }
+
+    /// Called if no connection to the addresses of this host could be opened: the next caller looks it up again.
+    pub fn doubt(&self, host: &str, owner: &str) {
+        let mut names = self.names();
+        if let Some(cached) = names.get(owner, host).and_then(|name| name.addresses.as_mut()) {
+            cached.is_doubtful = true;
+        }
+    }
+
+    async fn look_up(self: Arc<Self>, owner: Arc<str>, host: Box<str>, purpose: Purpose, told: watch::Sender<Progress>) {
+        let turn = self.turns[purpose as usize].take(&owner).await;
+        let Some(turn) = turn else {
+            if let Some(name) = self.names().get(&owner, &host) {
+                name.progress[purpose as usize] = None;
+            }
+            told.send_replace(Progress::NotStarted);
+            return;
+        };
+        told.send_replace(Progress::Started);
+        let (resolver, asked) = (self.resolver.clone(), host.clone());
+        let resolved = tokio::task::spawn_blocking(move || resolver(&asked)).await.map_err(io::Error::other);
+        let took = turn.since.elapsed();
+        drop(turn);
+        let outcome = resolved.flatten().map(Addresses::from).map_err(Arc::new);
+        if let Some(name) = self.names().get(&owner, &host) {
+            name.progress[purpose as usize] = None;
+            name.note(&outcome, took, Instant::now());
+        }
+        told.send_replace(Progress::Done(outcome));
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for a lookup in progress.
+async fn outcome(mut progress: watch::Receiver<Progress>) -> Result<Addresses, LookupError> {
+    let started = progress.wait_for(|now| !matches!(now, Progress::Waiting));
+    if timeout(START_PATIENCE, started).await.is_err() {
+        return Err(LookupError::NotStarted);
+    }
+    let ended = progress.wait_for(|now| matches!(now, Progress::NotStarted | Progress::Done(_))).await;
+    match ended.as_deref() {
+        Ok(Progress::Done(Ok(addresses))) => Ok(addresses.clone()),
+        Ok(Progress::Done(Err(error))) => Err(LookupError::Failed(copy(error))),
+        _ => Err(LookupError::NotStarted),
+    }
+}
+
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+fn paused(pause: Duration) -> LookupError {
+    let text = format!("its name server did not respond in time; it is asked again in {} s", pause.as_secs() + 1);
+    LookupError::Failed(io::Error::new(io::ErrorKind::TimedOut, text))
+}
+
+/// The cache, by owner and host. A cache shared by all owners would let one of them displace the names of others.
+#[derive(Default)]
+struct Names {
+    by_owner: HashMap<Box<str>, HashMap<Box<str>, Name>>,
+    count: usize,
+}
+
+/// What is known about a name of an owner.
+struct Name {
+    addresses: Option<Cached>,
+    /// The lookups in progress, by purpose.
+    progress: [Option<watch::Receiver<Progress>>; 2],
+    /// The current pause after slow failed lookups, and its end.
+    pause: Duration,
+    not_before: Option<Instant>,
+    used: Instant,
+}
+
+struct Cached {
+    addresses: Addresses,
+    since: Instant,
+    /// Whether a connection to them failed.
+    is_doubtful: bool,
+}
+
+impl Name {
+    /// Records the result of a lookup.
+    fn note(&mut self, outcome: &Result<Addresses, Arc<io::Error>>, took: Duration, now: Instant) {
+        match outcome {
+            Ok(addresses) => {
+                self.addresses = Some(Cached { addresses: addresses.clone(), since: now, is_doubtful: false });
+                (self.pause, self.not_before) = (Duration::ZERO, None);
+            }
+            Err(_) if took >= SLOW => {
+                self.pause = (self.pause * 2).clamp(PAUSE, MAX_PAUSE);
+                self.not_before = Some(now + self.pause);
+            }
+            Err(error) if is_exhausted(error) => {}
+            // The name server responded that there is no such name.
+            Err(_) => self.addresses = None,
+        }
+    }
+}
+
+impl Names {
+    fn get(&mut self, owner: &str, host: &str) -> Option<&mut Name> {
+        self.by_owner.get_mut(owner)?.get_mut(host)
+    }
+
+    fn entry(&mut self, owner: &str, host: &str, now: Instant) -> &mut Name {
+        if self.get(owner, host).is_none() {
+            self.make_room(owner, now);
+            self.count += 1;
+        }
+        let fresh =
+            || Name { addresses: None, progress: [None, None], pause: Duration::ZERO, not_before: None, used: now };
+        self.by_owner.entry(owner.into()).or_default().entry(host.into()).or_insert_with(fresh)
+    }
+
+    /// Makes room for another name of this owner.
+    fn make_room(&mut self, owner: &str, now: Instant) {
+        if let Some(of_owner) = self.by_owner.get_mut(owner).filter(|names| names.len() >= NAMES_OF_ONE_OWNER) {
+            let oldest = of_owner.iter().min_by_key(|(_, name)| name.used).map(|(host, _)| host.clone());
+            if oldest.is_some_and(|oldest| of_owner.remove(&oldest).is_some()) {
+                self.count -= 1;
+            }
+        }
+        if self.count >= NAMES {
+            self.by_owner.retain(|_, names| {
+                names.retain(|_, name| now - name.used < KEPT);
+                !names.is_empty()
+            });
+            self.count = self.by_owner.values().map(HashMap::len).sum();
+        }
+        if self.count >= NAMES {
+            // All names of the owner with the most: rarely done, since it makes room for many.
+            let largest = self.by_owner.iter().max_by_key(|(_, names)| names.len()).map(|(owner, _)| owner.clone());
+            let removed = largest.and_then(|largest| self.by_owner.remove(&largest));
+            self.count -= removed.map_or(0, |names| names.len());
+        }
     }
 }
 
 /// The concurrency limits of one purpose.
-struct Turns {
-    all: Arc<Semaphore>,
-    /// The limits of owners with lookups that run or wait.
-    shares: Mutex<HashMap<Box<str>, Weak<Semaphore>>>,
+#[derive(Default)]
+struct Turns(Mutex<Line>);
+
+#[derive(Default)]
+struct Line {
+    running: Vec<Running>,
+    waiting: HashMap<Arc<str>, VecDeque<oneshot::Sender<Instant>>>,
+    /// The owners with waiting lookups in round-robin order, the next one first.
+    order: VecDeque<Arc<str>>,
+    /// Until when an owner counts as one with slow names.
+    slow_until: HashMap<Arc<str>, Instant>,
 }
 
-/// Permits for one lookup, of the total and of the owner's limit.
-type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+struct Running {
+    owner: Arc<str>,
+    since: Instant,
+}
+
+/// A permit for one lookup, released on drop.
+struct Turn {
+    turns: Arc<Turns>,
+    owner: Arc<str>,
+    since: Instant,
+}
 
 impl Turns {
-    fn new() -> Turns {
-        Turns { all: Arc::new(Semaphore::new(AT_ONCE)), shares: Mutex::default() }
+    /// Waits for a permit, at most [`QUEUE_LIMIT`].
+    async fn take(self: &Arc<Self>, owner: &Arc<str>) -> Option<Turn> {
+        let (hand, mut turn) = oneshot::channel();
+        self.lock().enter(owner, hand);
+        let since = match timeout(QUEUE_LIMIT, &mut turn).await {
+            Ok(since) => since.ok()?,
+            Err(_) => {
+                turn.close();
+                // It may have arrived at the last moment.
+                turn.try_recv().ok()?
+            }
+        };
+        Some(Turn { turns: self.clone(), owner: owner.clone(), since })
     }
 
-    async fn take(&self, owner: &str) -> io::Result<Turn> {
-        // The owner's permit comes first: a lookup that waits for it must not hold one of the total.
-        let share = self.share(owner).acquire_owned().await.map_err(io::Error::other)?;
-        let all = self.all.clone().acquire_owned().await.map_err(io::Error::other)?;
-        Ok((all, share))
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn share(&self, owner: &str) -> Arc<Semaphore> {
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(share) = shares.get(owner).and_then(Weak::upgrade) {
-            return share;
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.turns.lock().leave(&self.owner, self.since, Instant::now());
+    }
+}
+
+impl Line {
+    fn enter(&mut self, owner: &Arc<str>, hand: oneshot::Sender<Instant>) {
+        let waiting = self.waiting.entry(owner.clone()).or_default();
+        if waiting.is_empty() {
+            self.order.push_back(owner.clone());
         }
-        // Unused entries are removed on each insertion, which bounds the map.
-        shares.retain(|_, share| share.strong_count() > 0);
-        let share = Arc::new(Semaphore::new(AT_ONCE_OF_ONE_OWNER));
-        shares.insert(owner.into(), Arc::downgrade(&share));
-        share
+        if waiting.len() >= NAMES_OF_ONE_OWNER {
+            waiting.retain(|hand| !hand.is_closed());
+        }
+        waiting.push_back(hand);
+        self.start_next(Instant::now());
+    }
+
+    fn leave(&mut self, owner: &Arc<str>, since: Instant, now: Instant) {
+        if let Some(at) = self.running.iter().position(|running| running.owner == *owner && running.since == since) {
+            self.running.swap_remove(at);
+        }
+        if now - since >= SLOW {
+            self.slow_until.retain(|_, until| *until > now);
+            self.slow_until.insert(owner.clone(), now + SLOW_FOR);
+        }
+        self.start_next(now);
+    }
+
+    /// Starts waiting lookups as far as the limits permit.
+    fn start_next(&mut self, now: Instant) {
+        let mut slow = self.running.iter().filter(|running| self.is_slow(&running.owner, now)).count();
+        // Until no owner in the order may start one.
+        let mut left = self.order.len();
+        while left > 0 && self.running.len() < AT_ONCE {
+            let Some(owner) = self.order.pop_front() else { return };
+            left -= 1;
+            let is_slow = self.is_slow(&owner, now);
+            let most = if is_slow || self.running.len() >= HALF { 1 } else { AT_ONCE_OF_ONE_OWNER };
+            if (is_slow && slow >= HALF) || self.running_of(&owner).count() >= most {
+                self.order.push_back(owner);
+                continue;
+            }
+            let Some(waiting) = self.waiting.get_mut(&owner) else { continue };
+            while let Some(hand) = waiting.pop_front() {
+                // Fails if it has waited for too long.
+                if hand.send(now).is_ok() {
+                    self.running.push(Running { owner: owner.clone(), since: now });
+                    slow += usize::from(is_slow);
+                    break;
+                }
+            }
+            match waiting.is_empty() {
+                true => _ = self.waiting.remove(&owner),
+                false => self.order.push_back(owner),
+            }
+            left = self.order.len();
+        }
+    }
+
+    fn running_of(&self, owner: &Arc<str>) -> impl Iterator<Item = &Running> {
+        self.running.iter().filter(move |running| running.owner == *owner)
+    }
+
+    fn is_slow(&self, owner: &Arc<str>, now: Instant) -> bool {
+        self.slow_until.get(owner).is_some_and(|until| *until > now)
+            || self.running_of(owner).any(|running| now - running.since >= SLOW)
     }
 }
 
@@ -103,65 +404,154 @@ mod tests {
         time::Duration,
     };
 
-    use tokio::{task::JoinSet, time::timeout};
+    use tokio::{task::JoinSet, time::advance};
 
     use super::*;
 
     const LONG: Duration = Duration::from_secs(30);
+    const FOUND: [SocketAddr; 1] = [SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 7)];
 
-    /// A name server that blocks lookups of names ending in `.silent` until [`UnresponsiveServer::end`].
+    /// A name server that can be silenced: lookups of names that end in `.silent`, or of all names, block until it responds.
     #[derive(Default)]
     struct Silence {
-        over: Mutex<bool>,
+        /// Whether lookups of silent names end, and whether all others begin to block.
+        state: Mutex<(bool, bool)>,
         changed: Condvar,
         asked: AtomicUsize,
     }
 
     impl Silence {
-        fn resolver(self: &Arc<Self>) -> Arc<Resolver> {
+        fn lookups(self: &Arc<Self>) -> Arc<Lookups> {
             let silence = self.clone();
-            Arc::new(move |host, port| {
-                if host.ends_with(".silent") {
-                    silence.asked.fetch_add(1, Ordering::SeqCst);
-                    drop(silence.changed.wait_while(silence.over.lock().unwrap(), |over| !*over).unwrap());
+            Arc::new(Lookups::new(Arc::new(move |host| {
+                silence.asked.fetch_add(1, Ordering::SeqCst);
+                let is_blocked = |state: &mut (bool, bool)| !state.0 && (state.1 || host.ends_with(".silent"));
+                let state = silence.changed.wait_while(silence.state.lock().unwrap(), is_blocked).unwrap();
+                match state.0 && host.ends_with(".silent") {
+                    true => Err(io::Error::other("no answer")),
+                    false => Ok(vec![FOUND[0].ip()]),
                 }
-                Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))])
-            })
+            })))
+        }
+
+        /// Blocks all further lookups.
+        fn silence_all(&self) {
+            *self.state.lock().unwrap() = (false, true);
         }
 
         fn end(&self) {
-            *self.over.lock().unwrap() = true;
+            *self.state.lock().unwrap() = (true, false);
             self.changed.notify_all();
         }
+
+        async fn until_asked(&self, count: usize) {
+            let asked = async {
+                while self.asked.load(Ordering::SeqCst) < count {
+                    tokio::task::yield_now().await;
+                }
+            };
+            // The clock may stand still, so this is bounded by the limit of each test.
+            asked.await;
+        }
+    }
+
+    fn ask(lookups: &Arc<Lookups>, host: String, owner: String) -> impl Future<Output = ()> + Send + 'static {
+        let lookups = lookups.clone();
+        async move { _ = lookups.addresses(&host, 7, &owner, Purpose::Check).await }
     }
 
     #[tokio::test]
     async fn names_that_resolve_slowly_take_the_turns_of_their_owner_alone() {
         let silence = Arc::new(Silence::default());
-        let lookups = Arc::new(Lookups::new(silence.resolver()));
+        let lookups = silence.lookups();
         let mut waiting = JoinSet::new();
         for n in 0..200 {
-            let lookups = lookups.clone();
-            waiting.spawn(async move { lookups.addresses(&format!("{n}.silent"), 1, "slow", Purpose::Check).await });
+            waiting.spawn(ask(&lookups, format!("{n}.silent"), "slow".into()));
         }
-        // The callers time out; the threads do not.
-        let all_turns_taken = async {
-            while silence.asked.load(Ordering::SeqCst) < AT_ONCE_OF_ONE_OWNER {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(LONG, all_turns_taken).await.expect("the owner's limit should be reached");
+        silence.until_asked(AT_ONCE_OF_ONE_OWNER).await;
+        // The callers give up; the threads do not.
         waiting.shutdown().await;
-        let late = lookups.addresses("late.silent", 1, "slow", Purpose::Check);
-        assert!(timeout(Duration::from_millis(1), late).await.is_err(), "the owner's limit is reached");
         for purpose in [Purpose::Check, Purpose::Request] {
             let other = lookups.addresses("quick", 7, "other", purpose);
-            assert_eq!(timeout(LONG, other).await.unwrap().unwrap(), [SocketAddr::from(([192, 0, 2, 1], 7))]);
+            assert_eq!(timeout(LONG, other).await.unwrap().unwrap(), FOUND);
         }
-        assert!(silence.asked.load(Ordering::SeqCst) <= AT_ONCE_OF_ONE_OWNER);
+        assert_eq!(silence.asked.load(Ordering::SeqCst), AT_ONCE_OF_ONE_OWNER + 1, "the second one is cached");
         silence.end();
         let again = lookups.addresses("quick", 7, "slow", Purpose::Check);
         timeout(LONG, again).await.expect("the threads should release their permits").unwrap();
-        assert!(lookups.checks.shares.lock().unwrap().len() <= 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn w180_owners_with_slow_names_leave_half_of_the_turns_to_others() {
+        let silence = Arc::new(Silence::default());
+        let lookups = silence.lookups();
+        let turns = &lookups.turns[Purpose::Check as usize];
+        let until = Instant::now() + SLOW_FOR;
+        turns.lock().slow_until.extend((0..100).map(|owner| (format!("slow-{owner}").into(), until)));
+        let mut waiting = JoinSet::new();
+        for (owner, n) in (0..100).flat_map(|owner| (0..3).map(move |n| (owner, n))) {
+            waiting.spawn(ask(&lookups, format!("{n}.silent"), format!("slow-{owner}")));
+        }
+        silence.until_asked(HALF).await;
+        assert_eq!(lookups.addresses("quick", 7, "other", Purpose::Check).await.unwrap(), FOUND);
+        assert_eq!(turns.lock().running.len(), HALF);
+        let (late, ()) =
+            tokio::join!(lookups.addresses("late.silent", 7, "slow-99", Purpose::Check), advance(START_PATIENCE));
+        assert!(matches!(late, Err(LookupError::NotStarted)), "{late:?}");
+        silence.end();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn w180_cached_addresses_are_used_while_the_name_server_is_silent() {
+        let silence = Arc::new(Silence::default());
+        let lookups = silence.lookups();
+        let ask = || lookups.addresses("good", 7, "shop", Purpose::Request);
+        assert_eq!(ask().await.unwrap(), FOUND);
+        silence.silence_all();
+        assert_eq!(ask().await.unwrap(), FOUND);
+        assert_eq!(silence.asked.load(Ordering::SeqCst), 1, "fresh addresses need no lookup");
+        lookups.doubt("good", "shop");
+        for _ in 0..2 {
+            let patience = async {
+                silence.until_asked(2).await;
+                advance(STALE_PATIENCE).await;
+            };
+            let (asked, ()) = tokio::join!(ask(), patience);
+            assert_eq!(asked.unwrap(), FOUND);
+        }
+        assert_eq!(silence.asked.load(Ordering::SeqCst), 2, "one lookup at a time");
+        silence.end();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn w180_a_name_that_was_not_resolved_in_time_is_not_asked_for_at_once_again() {
+        let silence = Arc::new(Silence::default());
+        let lookups = silence.lookups();
+        let ask = || lookups.addresses("x.silent", 7, "shop", Purpose::Request);
+        let (first, ()) = tokio::join!(ask(), async {
+            silence.until_asked(1).await;
+            advance(SLOW).await;
+            silence.end();
+        });
+        assert!(matches!(first, Err(LookupError::Failed(_))), "{first:?}");
+        let Err(LookupError::Failed(second)) = ask().await else { panic!("there is no such name") };
+        assert_eq!(second.kind(), io::ErrorKind::TimedOut, "{second}");
+        assert_eq!(silence.asked.load(Ordering::SeqCst), 1);
+        advance(PAUSE).await;
+        let _ = ask().await;
+        assert_eq!(silence.asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn names_of_one_owner_and_of_all_have_a_bound() {
+        let (mut names, now) = (Names::default(), Instant::now());
+        (0..2 * NAMES_OF_ONE_OWNER).for_each(|n| _ = names.entry("many", &n.to_string(), now));
+        assert_eq!(names.count, NAMES_OF_ONE_OWNER);
+        names.entry("first", "x", now);
+        for owner in 0..2 * NAMES / NAMES_OF_ONE_OWNER {
+            (0..NAMES_OF_ONE_OWNER).for_each(|n| _ = names.entry(&owner.to_string(), &n.to_string(), now));
+        }
+        assert!(names.count <= NAMES && names.get("first", "x").is_some());
+        assert_eq!(names.count, names.by_owner.values().map(HashMap::len).sum::<usize>());
     }
 }

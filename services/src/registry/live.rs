@@ -237,7 +237,7 @@ impl Live {
     /// is ignored. If the URL is unchanged, the status is kept.
     pub fn put(&self, row: InstanceRow, version: u64, url: InstanceUrl, gone: &[String], now: Time) {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        let mut touched = BTreeSet::from([Box::from(row.owner_id.as_str())]);
+        let mut touched = BTreeSet::new();
         let mut state = State {
             status: InstanceStatus::Unknown,
             details: String::new(),
@@ -248,18 +248,22 @@ impl Live {
         for id in gone {
             touched.extend(tables.remove(id).map(|entry| Box::from(entry.row.owner_id.as_str())));
         }
-        if let Some(known) = tables.by_id.get(row.id.as_str()) {
-            if known.version > version {
-                self.publish(&tables, &touched);
-                return;
-            }
-            if known.row.url == row.url {
+        let known = tables.by_id.get(row.id.as_str()).cloned();
+        if known.as_ref().is_some_and(|known| known.version > version) {
+            self.publish(&tables, &touched);
+            return;
+        }
+        match known.filter(|known| known.row.url == row.url) {
+            Some(known) => {
                 let heartbeat = state.last_heartbeat;
                 state = State { seen_at: now, silent_for: Duration::ZERO, ..known.state() };
                 state.last_heartbeat = state.last_heartbeat.max(heartbeat);
             }
-            let id = known.row.id.clone();
-            tables.remove(&id);
+            None => _ = touched.insert(Box::from(row.owner_id.as_str())),
+        }
+        // The gateway needs no update if neither URL nor status changed.
+        if let Some(old) = tables.remove(&row.id).filter(|old| old.row.owner_id != row.owner_id) {
+            touched.extend([old.row.owner_id.as_str().into(), row.owner_id.as_str().into()]);
         }
         tables.insert(Entry { row, version, url: Arc::new(url), state: Mutex::new(state) });
         self.publish(&tables, &touched);
@@ -347,7 +351,9 @@ impl Tables {
             self.by_url.remove(entry.row.url.as_str());
         }
         if let Some(group) = self.by_owner.get_mut(entry.row.owner_id.as_str()) {
-            group.ids.retain(|known| **known != *id);
+            if let Ok(place) = group.ids.binary_search_by(|known| (**known).cmp(id)) {
+                group.ids.remove(place);
+            }
         }
         Some(entry)
     }

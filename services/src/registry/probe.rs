@@ -343,7 +343,7 @@ async fn look(registry: &Registry, entry: &Entry) -> Option<Finding> {
 
 /// Why a probe failed.
 enum Failure {
-    /// This machine lacked descriptors, ports or memory.
+    /// This machine lacked descriptors, ports or memory, or could not look up the name.
     Here,
     There(String),
 }
@@ -351,9 +351,9 @@ enum Failure {
 async fn reach(registry: &Registry, entry: &Entry) -> Result<(), Failure> {
     let connection =
         registry.platform.outbound.dial(&entry.url, &entry.row.slug).await.map_err(|error: DialError| {
-            match error.is_local() {
-                true => Failure::Here,
-                false => Failure::There(error.to_string()),
+            match error.is_of_instance() {
+                true => Failure::There(error.to_string()),
+                false => Failure::Here,
             }
         })?;
     if entry.row.health_path.is_empty() {
