@@ -368,3 +368,44 @@ impl Tables {
         self.by_owner.reserve(services);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts the publications.
+    #[derive(Default)]
+    struct Published(Mutex<Vec<usize>>);
+
+    impl Routes for Published {
+        fn publish(&self, _: &str, backends: Vec<Backend>) {
+            self.0.lock().unwrap().push(backends.len());
+        }
+
+        fn forget(&self, _: &str) {}
+
+        fn load(&self, _: Vec<(Box<str>, Vec<Backend>)>) {}
+    }
+
+    #[test]
+    fn w181_only_changes_of_url_or_status_are_published() {
+        let routes = Arc::new(Published::default());
+        let live = Live::new(routes.clone());
+        let put = |id: &str, url: &str, path: &str, version| {
+            let row = serde_json::json!({
+                "id": id, "url": url, "ownerId": "usr_1", "slug": "a-svc", "status": "Unknown",
+                "createdAt": "2026-01-01T00:00:00Z", "healthPath": path
+            });
+            let url = InstanceUrl::parse(url).unwrap();
+            live.put(serde_json::from_value(row).unwrap(), version, url, &[], Time::ZERO);
+            routes.0.lock().unwrap().len()
+        };
+        assert_eq!(put("a", "http://127.0.0.1:9", "/", 1), 1);
+        assert_eq!(put("b", "http://127.0.0.1:8", "/", 2), 2);
+        assert_eq!(put("a", "http://127.0.0.1:9", "/health", 3), 2);
+        assert_eq!(live.get("a").unwrap().row.health_path, "/health");
+        assert_eq!(put("a", "http://127.0.0.1:7", "/health", 4), 3);
+        live.remove(&["b".into()]);
+        assert_eq!(*routes.0.lock().unwrap(), [1, 2, 2, 1]);
+    }
+}

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use deadpool_postgres::{
     RecyclingMethod, Runtime, TimeoutType, Timeouts,
 };
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Error, Statement};
 
 use super::errors::{Failure, describe};
@@ -23,6 +27,8 @@ use crate::{BoxFuture, Result, StoreError};
 
 /// The idle timeout of a connection.
 const IDLE: Duration = Duration::from_secs(300);
+/// The interval at which the pools are tidied.
+const TIDY: Duration = Duration::from_secs(10);
 /// The maximum number of cached prepared statements per connection; callers can produce any number of distinct queries.
 const MOST_STATEMENTS: usize = 256;
 /// How long a statement waits for a lock of another program.
@@ -56,15 +62,25 @@ pub(super) struct Sessions {
 #[derive(Clone)]
 pub(super) struct Lessor {
     pool: Pool,
+    places: Arc<Places>,
     runtime: Handle,
     target: Arc<Target>,
     wait: Duration,
+}
+
+/// The number of connections that may be in use or created. It is reduced while the server refuses more of them, so that
+/// callers wait for one of those that there are.
+struct Places {
+    most: usize,
+    free: Arc<Semaphore>,
+    removed: AtomicUsize,
 }
 
 /// A connection acquired from a pool. [`PooledConnection::release`] returns it, after the conversation is complete;
 /// otherwise it is closed and its statement is cancelled, so that no other work waits behind an abandoned statement.
 pub(super) struct Lease {
     client: Option<Client>,
+    place: Option<OwnedSemaphorePermit>,
     runtime: Handle,
     target: Arc<Target>,
 }
@@ -120,20 +136,49 @@ impl Sessions {
         })
     }
 
-    /// Closes idle connections, in a loop.
+    /// Closes idle connections, in a loop. Each pool keeps one, since the server may refuse another one later. Also tries
+    /// again whether the server accepts as many connections as are configured.
     pub(super) async fn tidy(self) {
         loop {
-            tokio::time::sleep(IDLE / 4).await;
-            for pool in [&self.reads.pool, &self.writes.pool] {
-                pool.retain(|_, metrics| metrics.last_used() < IDLE);
+            tokio::time::sleep(TIDY).await;
+            for lessor in [&self.reads, &self.writes] {
+                let mut others = lessor.pool.status().size;
+                lessor.pool.retain(|_, metrics| {
+                    let stays = metrics.last_used() < IDLE || others <= 1;
+                    others -= usize::from(!stays);
+                    stays
+                });
+                lessor.places.restore();
             }
         }
     }
 
     /// Refuses further acquisitions and closes idle connections.
     pub(super) fn close(&self) {
-        self.reads.pool.close();
-        self.writes.pool.close();
+        for lessor in [&self.reads, &self.writes] {
+            lessor.pool.close();
+            lessor.places.free.close();
+        }
+    }
+}
+
+impl Places {
+    fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, free: Arc::new(Semaphore::new(most)), removed: AtomicUsize::new(0) })
+    }
+
+    /// Whether others than the caller have a place, who will give it back.
+    fn has_others(&self) -> bool {
+        self.removed.load(Relaxed) + self.free.available_permits() + 1 < self.most
+    }
+
+    fn remove(&self, place: OwnedSemaphorePermit) {
+        place.forget();
+        self.removed.fetch_add(1, Relaxed);
+    }
+
+    fn restore(&self) {
+        self.free.add_permits(self.removed.swap(0, Relaxed));
     }
 }
 
@@ -152,20 +197,30 @@ impl Lessor {
             .post_create(set_up)
             .build()
             .map_err(|error| StoreError::Internal(format!("no pool of connections can be made: {error}")))?;
-        Ok(Self { pool, runtime: Handle::current(), target: target.clone(), wait })
+        let places = Places::new(size.max(1));
+        Ok(Self { pool, places, runtime: Handle::current(), target: target.clone(), wait })
     }
 
     /// Acquires a connection, creating one if none is idle. If the caller stops waiting, the new connection is still
     /// completed and goes to the pool; otherwise callers that give up early would keep the pool empty.
     pub(super) async fn lease(&self) -> Result<Lease> {
-        let pool = self.pool.clone();
-        let at_once = Timeouts { wait: Some(Duration::ZERO), ..pool.timeouts() };
-        let got = match self.finishing(CONNECT_LIMIT, async move { pool.timeout_get(&at_once).await }).await {
-            Err(PoolError::Timeout(TimeoutType::Wait)) => self.pool.get().await,
-            got => got,
-        };
-        let client = got.map_err(|error| self.refused(error))?;
-        Ok(Lease { client: Some(client), runtime: self.runtime.clone(), target: self.target.clone() })
+        let deadline = Instant::now() + self.wait;
+        loop {
+            let free = tokio::time::timeout_at(deadline, self.places.free.clone().acquire_owned()).await;
+            let place = free.map_err(|_| self.refused(PoolError::Timeout(TimeoutType::Wait)))?.map_err(|_| closed())?;
+            let pool = self.pool.clone();
+            let got = self.finishing(CONNECT_LIMIT, async move { (pool.get().await, place) }).await;
+            match got {
+                (Ok(client), place) => {
+                    let (runtime, target) = (self.runtime.clone(), self.target.clone());
+                    return Ok(Lease { client: Some(client), place: Some(place), runtime, target });
+                }
+                (Err(error), place) if is_refused_another(&error) && self.places.has_others() => {
+                    self.places.remove(place);
+                }
+                (Err(error), _) => return Err(self.refused(error)),
+            }
+        }
     }
 
     /// Wraps `work` so that it continues for up to `longest` after its caller stopped waiting.
@@ -197,6 +252,11 @@ impl Lessor {
             PoolError::NoRuntimeSpecified => StoreError::Internal("a pool has no runtime".into()),
         }
     }
+}
+
+/// Whether the server refuses another connection of this role or database, or of all.
+fn is_refused_another(error: &PoolError) -> bool {
+    matches!(error, PoolError::Backend(error) if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS))
 }
 
 /// The future of [`ConnectionPool::detach_on_drop`].
@@ -271,9 +331,10 @@ impl Drop for Lease {
         }
         // Best effort: without the cancellation, the server notices when it sends its response.
         let (token, tls) = (client.cancel_token(), self.target.tls.clone());
+        let place = self.place.take();
         self.runtime.spawn(async move {
             let _ = tokio::time::timeout(Duration::from_secs(5), token.cancel_query(tls)).await;
-            drop(client);
+            drop((client, place));
         });
     }
 }
