@@ -133,7 +133,7 @@ impl Outbound {
         match url.host().parse::<IpAddr>() {
             Ok(address) => Ok(vec![SocketAddr::new(address, url.port())]),
             Err(_) => {
-                let addresses = self.lookups.addresses(url.host(), url.port(), owner, purpose).await;
+                let addresses = self.lookups.resolve(url.host(), url.port(), owner, purpose).await;
                 addresses.map_err(|error| match error {
                     LookupError::NotStarted => DialError::NotLookedUp,
                     LookupError::Failed(error) => DialError::Resolve(error),

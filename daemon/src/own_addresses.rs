@@ -43,7 +43,8 @@ impl OwnAddresses {
             let host = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
             (host, &MAIL_PORTS[..])
         });
-        let servers = databases.chain(mail).map(|(host, ports)| Server { host, ports, addresses: Vec::new() }).collect();
+        let servers =
+            databases.chain(mail).map(|(host, ports)| Server { host, ports, addresses: Vec::new() }).collect();
         let mut own = OwnAddresses { outbound, listener, servers };
         own.refresh().await;
         for unknown in own.servers.iter().filter(|server| server.addresses.is_empty()) {

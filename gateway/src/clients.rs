@@ -123,12 +123,7 @@ const ONE_RESPONSE: usize = 1 << 20;
 
 /// The shares of a request in the memory of unread responses. A client behind a trusted proxy has the share of an address
 /// within that of the proxy.
-pub fn shares(
-    client: Option<&ClientPlace>,
-    behind_proxy: Option<IpAddr>,
-    total: usize,
-    settings: &Settings,
-) -> Shares {
+pub fn shares(client: Option<&ClientPlace>, behind_proxy: Option<IpAddr>, total: usize, settings: &Settings) -> Shares {
     let proxied = client.and(behind_proxy.filter(|client| !settings.http.address_limit_exempt.contains(*client)));
     let of_proxied =
         |address| Share { network: network(address), bytes: (total / 10).max(ONE_RESPONSE), is_proxied: true };

@@ -40,8 +40,7 @@ pub fn beyond_budget(mut untaken: Vec<Arc<Exchange>>, now: u64, settings: &Setti
             let held = by_network.get(&(share.network, share.is_proxied)).copied().unwrap_or_default();
             held + bytes <= share.bytes
         };
-        let fits =
-            total + bytes <= *settings.forward.max_response_memory && shares.iter().flatten().all(has_room);
+        let fits = total + bytes <= *settings.forward.max_response_memory && shares.iter().flatten().all(has_room);
         if fits {
             total += bytes;
             for share in shares.iter().flatten() {

@@ -1,4 +1,4 @@
-//! Name resolution of instances. The system's resolver blocks and cannot be cancelled, so an unresponsive name server holds a
+//! CachedName resolution of instances. The system's resolver blocks and cannot be cancelled, so an unresponsive name server holds a
 //! thread for many seconds. Concurrent lookups are limited per owner, waiting owners are served round-robin, and owners with
 //! slow names use at most half of the threads. The result of a lookup is cached, so that the connections of a healthy
 //! instance do not wait for a lookup.
@@ -19,32 +19,32 @@ use tokio::{
 use super::is_exhausted;
 
 /// Maximum concurrent lookups per purpose.
-const AT_ONCE: usize = 64;
+const MAX_LOOKUPS: usize = 64;
 /// Maximum concurrent lookups of one owner per purpose.
-const AT_ONCE_OF_ONE_OWNER: usize = 8;
+const MAX_LOOKUPS_PER_OWNER: usize = 8;
 /// From this number of concurrent lookups, each owner is limited to one. Also the maximum number of lookups of owners with
 /// slow names.
-const HALF: usize = AT_ONCE / 2;
+const CROWDED: usize = MAX_LOOKUPS / 2;
 /// A lookup that takes longer is slow: its name server does not respond.
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW_LOOKUP: Duration = Duration::from_secs(1);
 /// How long an owner counts as one with slow names after a slow lookup; it is limited to one lookup at a time.
-const SLOW_FOR: Duration = Duration::from_secs(60);
+const SLOW_OWNER_PERIOD: Duration = Duration::from_secs(60);
 /// How long a caller waits for a lookup to start.
-const START_PATIENCE: Duration = Duration::from_secs(1);
+const START_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a lookup waits to start, also after its callers gave up.
-const QUEUE_LIMIT: Duration = Duration::from_secs(30);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long cached addresses are used without another lookup.
-const FRESH: Duration = Duration::from_secs(30);
+const FRESH_PERIOD: Duration = Duration::from_secs(30);
 /// How long cached addresses are used while another lookup is slow or waits to start.
-const KEPT: Duration = Duration::from_secs(600);
+const STALE_PERIOD: Duration = Duration::from_secs(600);
 /// How long a caller waits for another lookup before it uses cached addresses that are not fresh.
-const STALE_PATIENCE: Duration = Duration::from_millis(250);
+const REFRESH_TIMEOUT: Duration = Duration::from_millis(250);
 /// The pause after a slow failed lookup of a name. It doubles up to the maximum.
-const PAUSE: Duration = Duration::from_secs(5);
+const MIN_PAUSE: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// Maximum cached names of one owner and of all owners.
-const NAMES_OF_ONE_OWNER: usize = 1000;
-const NAMES: usize = 50_000;
+const MAX_NAMES_PER_OWNER: usize = 1000;
+const MAX_NAMES: usize = 50_000;
 
 /// Resolves a host; may block for long.
 pub type Resolver = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
@@ -75,9 +75,9 @@ type Addresses = Arc<[IpAddr]>;
 
 pub struct Lookups {
     resolver: Arc<Resolver>,
-    names: Mutex<Names>,
+    names: Mutex<NameCache>,
     /// By purpose.
-    turns: [Arc<Turns>; 2],
+    queues: [Arc<LookupQueue>; 2],
 }
 
 /// The state of a lookup in progress.
@@ -91,12 +91,12 @@ enum Progress {
 
 impl Lookups {
     pub fn new(resolver: Arc<Resolver>) -> Lookups {
-        Lookups { resolver, names: Mutex::default(), turns: [Arc::default(), Arc::default()] }
+        Lookups { resolver, names: Mutex::default(), queues: [Arc::default(), Arc::default()] }
     }
 
     /// Resolves a host that `owner` registered; the caller must set a timeout. Returns cached addresses if they are fresh, or
     /// if another lookup of the name takes long.
-    pub async fn addresses(
+    pub async fn resolve(
         self: &Arc<Self>,
         host: &str,
         port: u16,
@@ -108,8 +108,8 @@ impl Lookups {
             let (mut names, now) = (self.names(), Instant::now());
             let name = names.entry(owner, host, now);
             name.used = now;
-            let cached = name.addresses.as_ref().filter(|cached| now - cached.since < KEPT);
-            if let Some(fresh) = cached.filter(|cached| !cached.is_doubtful && now - cached.since < FRESH) {
+            let cached = name.addresses.as_ref().filter(|cached| now - cached.since < STALE_PERIOD);
+            if let Some(fresh) = cached.filter(|cached| !cached.is_doubtful && now - cached.since < FRESH_PERIOD) {
                 return Ok(with_port(&fresh.addresses));
             }
             let cached = cached.map(|cached| cached.addresses.clone());
@@ -118,17 +118,18 @@ impl Lookups {
                 (Some(progress), _) => (cached, progress.clone()),
                 (None, Some(pause)) => return cached.map(|cached| with_port(&cached)).ok_or_else(|| paused(pause)),
                 (None, None) => {
-                    let (told, progress) = watch::channel(Progress::Waiting);
+                    let (sender, progress) = watch::channel(Progress::Waiting);
                     name.progress[purpose as usize] = Some(progress.clone());
-                    tokio::spawn(self.clone().look_up(owner.into(), host.into(), purpose, told));
+                    tokio::spawn(self.clone().look_up(owner.into(), host.into(), purpose, sender));
                     (cached, progress)
                 }
             }
         };
         let outcome = match cached {
-            Some(cached) => match timeout(STALE_PATIENCE, outcome(progress)).await {
-                Err(_) | Ok(Err(LookupError::NotStarted)) => Ok(cached),
-                Ok(outcome) => outcome,
+            Some(cached) => match timeout(REFRESH_TIMEOUT, outcome(progress)).await {
+                Ok(Ok(addresses)) => Ok(addresses),
+                Ok(Err(LookupError::Failed(error))) if !self.is_cached(host, owner) => Err(LookupError::Failed(error)),
+                _ => Ok(cached),
             },
             None => outcome(progress).await,
         };
@@ -143,29 +144,40 @@ impl Lookups {
         }
     }
 
-    async fn look_up(self: Arc<Self>, owner: Arc<str>, host: Box<str>, purpose: Purpose, told: watch::Sender<Progress>) {
-        let turn = self.turns[purpose as usize].take(&owner).await;
-        let Some(turn) = turn else {
+    /// Whether its addresses are still cached; a name server that responds quickly that there is no such name removes them.
+    fn is_cached(&self, host: &str, owner: &str) -> bool {
+        self.names().get(owner, host).is_some_and(|name| name.addresses.is_some())
+    }
+
+    async fn look_up(
+        self: Arc<Self>,
+        owner: Arc<str>,
+        host: Box<str>,
+        purpose: Purpose,
+        sender: watch::Sender<Progress>,
+    ) {
+        let permit = self.queues[purpose as usize].acquire(&owner).await;
+        let Some(permit) = permit else {
             if let Some(name) = self.names().get(&owner, &host) {
                 name.progress[purpose as usize] = None;
             }
-            told.send_replace(Progress::NotStarted);
+            sender.send_replace(Progress::NotStarted);
             return;
         };
-        told.send_replace(Progress::Started);
-        let (resolver, asked) = (self.resolver.clone(), host.clone());
-        let resolved = tokio::task::spawn_blocking(move || resolver(&asked)).await.map_err(io::Error::other);
-        let took = turn.since.elapsed();
-        drop(turn);
+        sender.send_replace(Progress::Started);
+        let (resolver, name) = (self.resolver.clone(), host.clone());
+        let resolved = tokio::task::spawn_blocking(move || resolver(&name)).await.map_err(io::Error::other);
+        let took = permit.since.elapsed();
+        drop(permit);
         let outcome = resolved.flatten().map(Addresses::from).map_err(Arc::new);
         if let Some(name) = self.names().get(&owner, &host) {
             name.progress[purpose as usize] = None;
-            name.note(&outcome, took, Instant::now());
+            name.record(&outcome, took, Instant::now());
         }
-        told.send_replace(Progress::Done(outcome));
+        sender.send_replace(Progress::Done(outcome));
     }
 
-    fn names(&self) -> MutexGuard<'_, Names> {
+    fn names(&self) -> MutexGuard<'_, NameCache> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -173,7 +185,7 @@ impl Lookups {
 /// Waits for a lookup in progress.
 async fn outcome(mut progress: watch::Receiver<Progress>) -> Result<Addresses, LookupError> {
     let started = progress.wait_for(|now| !matches!(now, Progress::Waiting));
-    if timeout(START_PATIENCE, started).await.is_err() {
+    if timeout(START_TIMEOUT, started).await.is_err() {
         return Err(LookupError::NotStarted);
     }
     let ended = progress.wait_for(|now| matches!(now, Progress::NotStarted | Progress::Done(_))).await;
@@ -198,14 +210,14 @@ fn paused(pause: Duration) -> LookupError {
 
 /// The cache, by owner and host. A cache shared by all owners would let one of them displace the names of others.
 #[derive(Default)]
-struct Names {
-    by_owner: HashMap<Box<str>, HashMap<Box<str>, Name>>,
+struct NameCache {
+    by_owner: HashMap<Box<str>, HashMap<Box<str>, CachedName>>,
     count: usize,
 }
 
 /// What is known about a name of an owner.
-struct Name {
-    addresses: Option<Cached>,
+struct CachedName {
+    addresses: Option<CachedAddresses>,
     /// The lookups in progress, by purpose.
     progress: [Option<watch::Receiver<Progress>>; 2],
     /// The current pause after slow failed lookups, and its end.
@@ -214,23 +226,23 @@ struct Name {
     used: Instant,
 }
 
-struct Cached {
+struct CachedAddresses {
     addresses: Addresses,
     since: Instant,
     /// Whether a connection to them failed.
     is_doubtful: bool,
 }
 
-impl Name {
+impl CachedName {
     /// Records the result of a lookup.
-    fn note(&mut self, outcome: &Result<Addresses, Arc<io::Error>>, took: Duration, now: Instant) {
+    fn record(&mut self, outcome: &Result<Addresses, Arc<io::Error>>, took: Duration, now: Instant) {
         match outcome {
             Ok(addresses) => {
-                self.addresses = Some(Cached { addresses: addresses.clone(), since: now, is_doubtful: false });
+                self.addresses = Some(CachedAddresses { addresses: addresses.clone(), since: now, is_doubtful: false });
                 (self.pause, self.not_before) = (Duration::ZERO, None);
             }
-            Err(_) if took >= SLOW => {
-                self.pause = (self.pause * 2).clamp(PAUSE, MAX_PAUSE);
+            Err(_) if took >= SLOW_LOOKUP => {
+                self.pause = (self.pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
                 self.not_before = Some(now + self.pause);
             }
             Err(error) if is_exhausted(error) => {}
@@ -240,37 +252,42 @@ impl Name {
     }
 }
 
-impl Names {
-    fn get(&mut self, owner: &str, host: &str) -> Option<&mut Name> {
+impl NameCache {
+    fn get(&mut self, owner: &str, host: &str) -> Option<&mut CachedName> {
         self.by_owner.get_mut(owner)?.get_mut(host)
     }
 
-    fn entry(&mut self, owner: &str, host: &str, now: Instant) -> &mut Name {
+    fn entry(&mut self, owner: &str, host: &str, now: Instant) -> &mut CachedName {
         if self.get(owner, host).is_none() {
             self.make_room(owner, now);
             self.count += 1;
         }
-        let fresh =
-            || Name { addresses: None, progress: [None, None], pause: Duration::ZERO, not_before: None, used: now };
+        let fresh = || CachedName {
+            addresses: None,
+            progress: [None, None],
+            pause: Duration::ZERO,
+            not_before: None,
+            used: now,
+        };
         self.by_owner.entry(owner.into()).or_default().entry(host.into()).or_insert_with(fresh)
     }
 
     /// Makes room for another name of this owner.
     fn make_room(&mut self, owner: &str, now: Instant) {
-        if let Some(of_owner) = self.by_owner.get_mut(owner).filter(|names| names.len() >= NAMES_OF_ONE_OWNER) {
+        if let Some(of_owner) = self.by_owner.get_mut(owner).filter(|names| names.len() >= MAX_NAMES_PER_OWNER) {
             let oldest = of_owner.iter().min_by_key(|(_, name)| name.used).map(|(host, _)| host.clone());
             if oldest.is_some_and(|oldest| of_owner.remove(&oldest).is_some()) {
                 self.count -= 1;
             }
         }
-        if self.count >= NAMES {
+        if self.count >= MAX_NAMES {
             self.by_owner.retain(|_, names| {
-                names.retain(|_, name| now - name.used < KEPT);
+                names.retain(|_, name| now - name.used < STALE_PERIOD);
                 !names.is_empty()
             });
             self.count = self.by_owner.values().map(HashMap::len).sum();
         }
-        if self.count >= NAMES {
+        if self.count >= MAX_NAMES {
             // All names of the owner with the most: rarely done, since it makes room for many.
             let largest = self.by_owner.iter().max_by_key(|(_, names)| names.len()).map(|(owner, _)| owner.clone());
             let removed = largest.and_then(|largest| self.by_owner.remove(&largest));
@@ -281,10 +298,10 @@ impl Names {
 
 /// The concurrency limits of one purpose.
 #[derive(Default)]
-struct Turns(Mutex<Line>);
+struct LookupQueue(Mutex<QueueState>);
 
 #[derive(Default)]
-struct Line {
+struct QueueState {
     running: Vec<Running>,
     waiting: HashMap<Arc<str>, VecDeque<oneshot::Sender<Instant>>>,
     /// The owners with waiting lookups in round-robin order, the next one first.
@@ -299,49 +316,49 @@ struct Running {
 }
 
 /// A permit for one lookup, released on drop.
-struct Turn {
-    turns: Arc<Turns>,
+struct LookupPermit {
+    queue: Arc<LookupQueue>,
     owner: Arc<str>,
     since: Instant,
 }
 
-impl Turns {
-    /// Waits for a permit, at most [`QUEUE_LIMIT`].
-    async fn take(self: &Arc<Self>, owner: &Arc<str>) -> Option<Turn> {
-        let (hand, mut turn) = oneshot::channel();
-        self.lock().enter(owner, hand);
-        let since = match timeout(QUEUE_LIMIT, &mut turn).await {
+impl LookupQueue {
+    /// Waits for a permit, at most [`QUEUE_TIMEOUT`].
+    async fn acquire(self: &Arc<Self>, owner: &Arc<str>) -> Option<LookupPermit> {
+        let (sender, mut started) = oneshot::channel();
+        self.lock().enter(owner, sender);
+        let since = match timeout(QUEUE_TIMEOUT, &mut started).await {
             Ok(since) => since.ok()?,
             Err(_) => {
-                turn.close();
+                started.close();
                 // It may have arrived at the last moment.
-                turn.try_recv().ok()?
+                started.try_recv().ok()?
             }
         };
-        Some(Turn { turns: self.clone(), owner: owner.clone(), since })
+        Some(LookupPermit { queue: self.clone(), owner: owner.clone(), since })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Line> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Turn {
+impl Drop for LookupPermit {
     fn drop(&mut self) {
-        self.turns.lock().leave(&self.owner, self.since, Instant::now());
+        self.queue.lock().leave(&self.owner, self.since, Instant::now());
     }
 }
 
-impl Line {
-    fn enter(&mut self, owner: &Arc<str>, hand: oneshot::Sender<Instant>) {
+impl QueueState {
+    fn enter(&mut self, owner: &Arc<str>, sender: oneshot::Sender<Instant>) {
         let waiting = self.waiting.entry(owner.clone()).or_default();
         if waiting.is_empty() {
             self.order.push_back(owner.clone());
         }
-        if waiting.len() >= NAMES_OF_ONE_OWNER {
-            waiting.retain(|hand| !hand.is_closed());
+        if waiting.len() >= MAX_NAMES_PER_OWNER {
+            waiting.retain(|sender| !sender.is_closed());
         }
-        waiting.push_back(hand);
+        waiting.push_back(sender);
         self.start_next(Instant::now());
     }
 
@@ -349,9 +366,9 @@ impl Line {
         if let Some(at) = self.running.iter().position(|running| running.owner == *owner && running.since == since) {
             self.running.swap_remove(at);
         }
-        if now - since >= SLOW {
+        if now - since >= SLOW_LOOKUP {
             self.slow_until.retain(|_, until| *until > now);
-            self.slow_until.insert(owner.clone(), now + SLOW_FOR);
+            self.slow_until.insert(owner.clone(), now + SLOW_OWNER_PERIOD);
         }
         self.start_next(now);
     }
@@ -361,19 +378,19 @@ impl Line {
         let mut slow = self.running.iter().filter(|running| self.is_slow(&running.owner, now)).count();
         // Until no owner in the order may start one.
         let mut left = self.order.len();
-        while left > 0 && self.running.len() < AT_ONCE {
+        while left > 0 && self.running.len() < MAX_LOOKUPS {
             let Some(owner) = self.order.pop_front() else { return };
             left -= 1;
             let is_slow = self.is_slow(&owner, now);
-            let most = if is_slow || self.running.len() >= HALF { 1 } else { AT_ONCE_OF_ONE_OWNER };
-            if (is_slow && slow >= HALF) || self.running_of(&owner).count() >= most {
+            let most = if is_slow || self.running.len() >= CROWDED { 1 } else { MAX_LOOKUPS_PER_OWNER };
+            if (is_slow && slow >= CROWDED) || self.running_of(&owner).count() >= most {
                 self.order.push_back(owner);
                 continue;
             }
             let Some(waiting) = self.waiting.get_mut(&owner) else { continue };
-            while let Some(hand) = waiting.pop_front() {
+            while let Some(sender) = waiting.pop_front() {
                 // Fails if it has waited for too long.
-                if hand.send(now).is_ok() {
+                if sender.send(now).is_ok() {
                     self.running.push(Running { owner: owner.clone(), since: now });
                     slow += usize::from(is_slow);
                     break;
@@ -393,7 +410,7 @@ impl Line {
 
     fn is_slow(&self, owner: &Arc<str>, now: Instant) -> bool {
         self.slow_until.get(owner).is_some_and(|until| *until > now)
-            || self.running_of(owner).any(|running| now - running.since >= SLOW)
+            || self.running_of(owner).any(|running| now - running.since >= SLOW_LOOKUP)
     }
 }
 
@@ -413,20 +430,20 @@ mod tests {
 
     /// A name server that can be silenced: lookups of names that end in `.silent`, or of all names, block until it responds.
     #[derive(Default)]
-    struct Silence {
+    struct UnresponsiveServer {
         /// Whether lookups of silent names end, and whether all others begin to block.
         state: Mutex<(bool, bool)>,
         changed: Condvar,
-        asked: AtomicUsize,
+        lookups_made: AtomicUsize,
     }
 
-    impl Silence {
+    impl UnresponsiveServer {
         fn lookups(self: &Arc<Self>) -> Arc<Lookups> {
-            let silence = self.clone();
+            let server = self.clone();
             Arc::new(Lookups::new(Arc::new(move |host| {
-                silence.asked.fetch_add(1, Ordering::SeqCst);
+                server.lookups_made.fetch_add(1, Ordering::SeqCst);
                 let is_blocked = |state: &mut (bool, bool)| !state.0 && (state.1 || host.ends_with(".silent"));
-                let state = silence.changed.wait_while(silence.state.lock().unwrap(), is_blocked).unwrap();
+                let state = server.changed.wait_while(server.state.lock().unwrap(), is_blocked).unwrap();
                 match state.0 && host.ends_with(".silent") {
                     true => Err(io::Error::other("no answer")),
                     false => Ok(vec![FOUND[0].ip()]),
@@ -435,123 +452,123 @@ mod tests {
         }
 
         /// Blocks all further lookups.
-        fn silence_all(&self) {
+        fn block_all(&self) {
             *self.state.lock().unwrap() = (false, true);
         }
 
-        fn end(&self) {
+        fn release(&self) {
             *self.state.lock().unwrap() = (true, false);
             self.changed.notify_all();
         }
 
-        async fn until_asked(&self, count: usize) {
-            let asked = async {
-                while self.asked.load(Ordering::SeqCst) < count {
+        async fn until_lookups(&self, count: usize) {
+            let lookups_made = async {
+                while self.lookups_made.load(Ordering::SeqCst) < count {
                     tokio::task::yield_now().await;
                 }
             };
             // The clock may stand still, so this is bounded by the limit of each test.
-            asked.await;
+            lookups_made.await;
         }
     }
 
     fn ask(lookups: &Arc<Lookups>, host: String, owner: String) -> impl Future<Output = ()> + Send + 'static {
         let lookups = lookups.clone();
-        async move { _ = lookups.addresses(&host, 7, &owner, Purpose::Check).await }
+        async move { _ = lookups.resolve(&host, 7, &owner, Purpose::Check).await }
     }
 
     #[tokio::test]
     async fn names_that_resolve_slowly_take_the_turns_of_their_owner_alone() {
-        let silence = Arc::new(Silence::default());
-        let lookups = silence.lookups();
+        let server = Arc::new(UnresponsiveServer::default());
+        let lookups = server.lookups();
         let mut waiting = JoinSet::new();
         for n in 0..200 {
             waiting.spawn(ask(&lookups, format!("{n}.silent"), "slow".into()));
         }
-        silence.until_asked(AT_ONCE_OF_ONE_OWNER).await;
+        server.until_lookups(MAX_LOOKUPS_PER_OWNER).await;
         // The callers give up; the threads do not.
         waiting.shutdown().await;
         for purpose in [Purpose::Check, Purpose::Request] {
-            let other = lookups.addresses("quick", 7, "other", purpose);
+            let other = lookups.resolve("quick", 7, "other", purpose);
             assert_eq!(timeout(LONG, other).await.unwrap().unwrap(), FOUND);
         }
-        assert_eq!(silence.asked.load(Ordering::SeqCst), AT_ONCE_OF_ONE_OWNER + 1, "the second one is cached");
-        silence.end();
-        let again = lookups.addresses("quick", 7, "slow", Purpose::Check);
+        assert_eq!(server.lookups_made.load(Ordering::SeqCst), MAX_LOOKUPS_PER_OWNER + 1, "the second one is cached");
+        server.release();
+        let again = lookups.resolve("quick", 7, "slow", Purpose::Check);
         timeout(LONG, again).await.expect("the threads should release their permits").unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn w180_owners_with_slow_names_leave_half_of_the_turns_to_others() {
-        let silence = Arc::new(Silence::default());
-        let lookups = silence.lookups();
-        let turns = &lookups.turns[Purpose::Check as usize];
-        let until = Instant::now() + SLOW_FOR;
-        turns.lock().slow_until.extend((0..100).map(|owner| (format!("slow-{owner}").into(), until)));
+        let server = Arc::new(UnresponsiveServer::default());
+        let lookups = server.lookups();
+        let queues = &lookups.queues[Purpose::Check as usize];
+        let until = Instant::now() + SLOW_OWNER_PERIOD;
+        queues.lock().slow_until.extend((0..100).map(|owner| (format!("slow-{owner}").into(), until)));
         let mut waiting = JoinSet::new();
         for (owner, n) in (0..100).flat_map(|owner| (0..3).map(move |n| (owner, n))) {
             waiting.spawn(ask(&lookups, format!("{n}.silent"), format!("slow-{owner}")));
         }
-        silence.until_asked(HALF).await;
-        assert_eq!(lookups.addresses("quick", 7, "other", Purpose::Check).await.unwrap(), FOUND);
-        assert_eq!(turns.lock().running.len(), HALF);
+        server.until_lookups(CROWDED).await;
+        assert_eq!(lookups.resolve("quick", 7, "other", Purpose::Check).await.unwrap(), FOUND);
+        assert_eq!(queues.lock().running.len(), CROWDED);
         let (late, ()) =
-            tokio::join!(lookups.addresses("late.silent", 7, "slow-99", Purpose::Check), advance(START_PATIENCE));
+            tokio::join!(lookups.resolve("late.silent", 7, "slow-99", Purpose::Check), advance(START_TIMEOUT));
         assert!(matches!(late, Err(LookupError::NotStarted)), "{late:?}");
-        silence.end();
+        server.release();
     }
 
     #[tokio::test(start_paused = true)]
     async fn w180_cached_addresses_are_used_while_the_name_server_is_silent() {
-        let silence = Arc::new(Silence::default());
-        let lookups = silence.lookups();
-        let ask = || lookups.addresses("good", 7, "shop", Purpose::Request);
+        let server = Arc::new(UnresponsiveServer::default());
+        let lookups = server.lookups();
+        let ask = || lookups.resolve("good", 7, "shop", Purpose::Request);
         assert_eq!(ask().await.unwrap(), FOUND);
-        silence.silence_all();
+        server.block_all();
         assert_eq!(ask().await.unwrap(), FOUND);
-        assert_eq!(silence.asked.load(Ordering::SeqCst), 1, "fresh addresses need no lookup");
+        assert_eq!(server.lookups_made.load(Ordering::SeqCst), 1, "fresh addresses need no lookup");
         lookups.doubt("good", "shop");
         for _ in 0..2 {
             let patience = async {
-                silence.until_asked(2).await;
-                advance(STALE_PATIENCE).await;
+                server.until_lookups(2).await;
+                advance(REFRESH_TIMEOUT).await;
             };
-            let (asked, ()) = tokio::join!(ask(), patience);
-            assert_eq!(asked.unwrap(), FOUND);
+            let (lookups_made, ()) = tokio::join!(ask(), patience);
+            assert_eq!(lookups_made.unwrap(), FOUND);
         }
-        assert_eq!(silence.asked.load(Ordering::SeqCst), 2, "one lookup at a time");
-        silence.end();
+        assert_eq!(server.lookups_made.load(Ordering::SeqCst), 2, "one lookup at a time");
+        server.release();
     }
 
     #[tokio::test(start_paused = true)]
     async fn w180_a_name_that_was_not_resolved_in_time_is_not_asked_for_at_once_again() {
-        let silence = Arc::new(Silence::default());
-        let lookups = silence.lookups();
-        let ask = || lookups.addresses("x.silent", 7, "shop", Purpose::Request);
+        let server = Arc::new(UnresponsiveServer::default());
+        let lookups = server.lookups();
+        let ask = || lookups.resolve("x.silent", 7, "shop", Purpose::Request);
         let (first, ()) = tokio::join!(ask(), async {
-            silence.until_asked(1).await;
-            advance(SLOW).await;
-            silence.end();
+            server.until_lookups(1).await;
+            advance(SLOW_LOOKUP).await;
+            server.release();
         });
         assert!(matches!(first, Err(LookupError::Failed(_))), "{first:?}");
         let Err(LookupError::Failed(second)) = ask().await else { panic!("there is no such name") };
         assert_eq!(second.kind(), io::ErrorKind::TimedOut, "{second}");
-        assert_eq!(silence.asked.load(Ordering::SeqCst), 1);
-        advance(PAUSE).await;
+        assert_eq!(server.lookups_made.load(Ordering::SeqCst), 1);
+        advance(MIN_PAUSE).await;
         let _ = ask().await;
-        assert_eq!(silence.asked.load(Ordering::SeqCst), 2);
+        assert_eq!(server.lookups_made.load(Ordering::SeqCst), 2);
     }
 
     #[test]
     fn names_of_one_owner_and_of_all_have_a_bound() {
-        let (mut names, now) = (Names::default(), Instant::now());
-        (0..2 * NAMES_OF_ONE_OWNER).for_each(|n| _ = names.entry("many", &n.to_string(), now));
-        assert_eq!(names.count, NAMES_OF_ONE_OWNER);
+        let (mut names, now) = (NameCache::default(), Instant::now());
+        (0..2 * MAX_NAMES_PER_OWNER).for_each(|n| _ = names.entry("many", &n.to_string(), now));
+        assert_eq!(names.count, MAX_NAMES_PER_OWNER);
         names.entry("first", "x", now);
-        for owner in 0..2 * NAMES / NAMES_OF_ONE_OWNER {
-            (0..NAMES_OF_ONE_OWNER).for_each(|n| _ = names.entry(&owner.to_string(), &n.to_string(), now));
+        for owner in 0..2 * MAX_NAMES / MAX_NAMES_PER_OWNER {
+            (0..MAX_NAMES_PER_OWNER).for_each(|n| _ = names.entry(&owner.to_string(), &n.to_string(), now));
         }
-        assert!(names.count <= NAMES && names.get("first", "x").is_some());
+        assert!(names.count <= MAX_NAMES && names.get("first", "x").is_some());
         assert_eq!(names.count, names.by_owner.values().map(HashMap::len).sum::<usize>());
     }
 }

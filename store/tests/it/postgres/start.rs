@@ -233,7 +233,8 @@ async fn w188_where_the_server_allows_few_connections_calls_wait_for_those_that_
     admin.batch_execute(role).await.unwrap();
     let connection = server.connection().replace("openorch@", "few@");
     let store =
-        opened(PostgresOptions { read_connections: 12, write_connections: 12, ..PostgresOptions::new(connection) }).await;
+        opened(PostgresOptions { read_connections: 12, write_connections: 12, ..PostgresOptions::new(connection) })
+            .await;
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..60 {
         let store = store.clone();
